@@ -1,0 +1,1 @@
+"""Raw detector arrays to physical units. Arrays in, arrays out."""

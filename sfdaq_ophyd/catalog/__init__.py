@@ -1,0 +1,1 @@
+"""The way to the data: a Tiled catalog of our own."""

@@ -1,0 +1,1 @@
+"""One remote service each: blocking calls, finite timeouts, no ophyd."""

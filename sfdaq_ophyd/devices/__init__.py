@@ -1,0 +1,1 @@
+"""ophyd devices: thin, and alike."""

@@ -1,0 +1,187 @@
+"""Every exception this package raises on purpose.
+
+::
+
+    SfdaqError
+      WireError (ValueError)             their bytes are not what the contract says
+      RequestError (ValueError)          our arguments are wrong; nothing was sent
+      ShapeError (ValueError)            an array has the wrong shape or dtype
+      ConfigError (ValueError)           a configuration file is wrong
+      FileFormatError (ValueError)       a file lacks a dataset, or holds the wrong one
+      ServiceUnreachable (ConnectionError)   the request never reached the service
+      ServiceTimeout (TimeoutError)      no answer, or no progress, within the limit
+      ServiceRefused (RuntimeError)      the service answered, and the answer was no
+      UnknownOutcome (RuntimeError)      sent, but the reply was lost; must not be repeated blindly
+      DetectorStateError (RuntimeError)  the device cannot do this in its present state
+      FramesMissing (RuntimeError)       frames that were asked for did not come
+      Discarded (RuntimeError)           the exposure was given up on purpose (pause, stop, abort)
+
+A subclass carries its facts as attributes and builds its sentence once. A sentence answers: what was
+attempted, on what, what came back, what was expected or what to do next.
+"""
+
+from __future__ import annotations
+
+
+class SfdaqError(Exception):
+    """Root of every exception raised on purpose by this package."""
+
+
+class WireError(SfdaqError, ValueError):
+    """Bytes from outside do not follow the wire format."""
+
+
+class RequestError(SfdaqError, ValueError):
+    """An argument of ours is wrong; nothing was sent.
+
+    Parameters
+    ----------
+    field : str
+        Name of the argument or of the field in the request.
+    value : object
+        What was given.
+    expected : str
+        What would have been right.
+    """
+
+    def __init__(self, field: str, value: object, expected: str):
+        self.field, self.value, self.expected = field, value, expected
+        shown = repr(value)
+        if len(shown) > 200:
+            shown = shown[:200] + "..."
+        super().__init__(f"{field}={shown}: expected {expected}")
+
+
+class ShapeError(SfdaqError, ValueError):
+    """An array has the wrong shape or dtype."""
+
+
+class ConfigError(SfdaqError, ValueError):
+    """A configuration file is wrong; the message names file, line and key where they are known."""
+
+
+class FileFormatError(SfdaqError, ValueError):
+    """A file lacks a dataset or holds one of the wrong shape, dtype or detector.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    dataset : str
+        Path inside the file.
+    found, expected : str
+        What is there, and what should be.
+    """
+
+    def __init__(self, path: object, dataset: str, *, found: str, expected: str):
+        self.path, self.dataset, self.found, self.expected = str(path), dataset, found, expected
+        super().__init__(f"{path}: dataset {dataset!r}: found {found}, expected {expected}")
+
+
+class ServiceUnreachable(SfdaqError, ConnectionError):
+    """The request never reached the service; repeating it is harmless."""
+
+    def __init__(self, what: str, *, url: str, reason: object):
+        self.what, self.url, self.reason = what, url, str(reason)
+        super().__init__(f"{what}: {url} is not reachable ({reason})")
+
+
+class ServiceTimeout(SfdaqError, TimeoutError):
+    """No answer, or no progress, within the limit.
+
+    Parameters
+    ----------
+    what : str
+        What was waited for.
+    timeout : float
+        How long, in s.
+    last_seen : str, optional
+        The last state seen before giving up.
+    hint : str, optional
+        What a person does now.
+    """
+
+    def __init__(self, what: str, timeout: float, last_seen: str = "", hint: str = ""):
+        self.what, self.timeout, self.last_seen = what, timeout, last_seen
+        text = f"{what}: not done after {timeout:g} s"
+        if last_seen:
+            text += f"; last state {last_seen}"
+        if hint:
+            text += f". {hint}"
+        super().__init__(text)
+
+
+class ServiceRefused(SfdaqError, RuntimeError):
+    """The service answered, and the answer was no.
+
+    Parameters
+    ----------
+    what : str
+        What was asked, e.g. ``"PUT detector/config/count_time"``.
+    url : str
+        Address of the service.
+    said : str
+        The service's own words, shortened to 500 characters.
+    code : int, optional
+        HTTP status code.
+    """
+
+    def __init__(self, what: str, *, url: str, said: str, code: int | None = None):
+        self.what, self.url, self.said, self.code = what, url, said, code
+        number = "" if code is None else f" with {code}"
+        super().__init__(f"{what}: {url} answered{number}: {said[:500]!r}")
+
+
+class UnknownOutcome(SfdaqError, RuntimeError):
+    """A request that must not be repeated was sent, and its reply was lost.
+
+    Parameters
+    ----------
+    what : str
+        The request.
+    url : str
+        Address of the service.
+    reason : object
+        How the reply was lost.
+    hint : str
+        What a person can do to find out, or to go on.
+    """
+
+    def __init__(self, what: str, *, url: str, reason: object, hint: str):
+        self.what, self.url, self.reason, self.hint = what, url, str(reason), hint
+        super().__init__(f"{what}: sent to {url}, but the reply was lost ({reason}); outcome unknown. {hint}")
+
+
+class DetectorStateError(SfdaqError, RuntimeError):
+    """The device cannot do this in its present state."""
+
+
+class FramesMissing(SfdaqError, RuntimeError):
+    """Frames that were asked for did not come.
+
+    Parameters
+    ----------
+    device : str
+        Name of the device.
+    asked, got : int
+        Numbers of frames.
+    missing : sequence, optional
+        Ids known to be missing.
+    detail : str, optional
+        Counters and last state, for the reader of the message.
+    """
+
+    def __init__(self, device: str, *, asked: int, got: int, missing=(), detail: str = ""):
+        self.device, self.asked, self.got, self.missing = device, asked, got, tuple(missing)
+        text = f"{device}: {got} of {asked} frames came"
+        if self.missing:
+            shown = ", ".join(str(m) for m in self.missing[:10])
+            more = f" and {len(self.missing) - 10} more" if len(self.missing) > 10 else ""
+            text += f"; missing ids {shown}{more}"
+        if detail:
+            text += f"; {detail}"
+        super().__init__(text)
+
+
+class Discarded(SfdaqError, RuntimeError):
+    """The exposure in flight was given up on purpose: pause, stop or abort."""

@@ -1,0 +1,1 @@
+"""Plans: generators that yield messages and touch nothing."""

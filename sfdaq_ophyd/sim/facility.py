@@ -1,0 +1,151 @@
+"""All simulators together, on free loopback ports, behind one pulse clock."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..errors import RequestError
+from .clock import PulseClock
+from .part import Part, World
+
+PARTS = {
+    "pvs": ("sfdaq_ophyd.sim.pvs", "PvsPart"),
+    "jungfrau": ("sfdaq_ophyd.sim.jungfrau", "JungfrauPart"),
+    "eiger": ("sfdaq_ophyd.sim.simplon", "EigerPart"),
+    "std_daq": ("sfdaq_ophyd.sim.std_daq", "StdDaqPart"),
+    "broker": ("sfdaq_ophyd.sim.broker", "BrokerPart"),
+}
+"""Where each part lives, in the order they are started."""
+
+
+class Facility:
+    """Simulators of the whole beamline: ready on enter, gone on exit.
+
+    Parameters
+    ----------
+    speed : float
+        Divides the services' own delays (never the frame identity); 1.0 is the real thing.
+    directory : str or Path, optional
+        Where files go; default is a temporary folder that goes with the facility.
+    only : iterable of str, optional
+        Start only these of ``"pvs", "jungfrau", "eiger", "std_daq", "broker"``.
+    seed : int
+        Seed of all random numbers.
+    **options
+        ``<part>_<option>=value`` for a part, e.g. ``eiger_model="1M"``,
+        ``jungfrau_name="JF01T03V01"``, ``broker_dialect="documented"``; and ``port_base``.
+
+    Attributes
+    ----------
+    eiger, jungfrau, std_daq, broker
+        The parts; None where not started.
+    pvs : Mapping
+        Role to PV name; empty where not started.
+    clock : PulseClock
+        The machine's pulse clock.
+
+    Examples
+    --------
+    >>> with Facility(only=["eiger"], eiger_model="1M") as facility:  # doctest: +SKIP
+    ...     print(facility.eiger.url)
+    """
+
+    def __init__(
+        self,
+        speed: float = 1.0,
+        directory: str | Path | None = None,
+        only: Iterable[str] | None = None,
+        seed: int = 0,
+        **options,
+    ):
+        if not speed > 0:
+            raise RequestError("speed", speed, "a number above 0")
+        names = list(PARTS) if only is None else [only] if isinstance(only, str) else list(only)
+        for name in names:
+            if name not in PARTS:
+                raise RequestError("only", name, f"names out of {', '.join(PARTS)}")
+        self._names = [name for name in PARTS if name in names]
+        self._port_base = options.pop("port_base", 0)
+        self._options = {name: {} for name in PARTS}
+        for key, value in options.items():
+            part = next((p for p in PARTS if key.startswith(p + "_")), None)
+            if part is None:
+                raise RequestError("option", key, f"a name that starts with one of {', '.join(PARTS)}")
+            self._options[part][key[len(part) + 1 :]] = value
+        self._speed, self._directory, self._seed = speed, directory, seed
+        self._parts: dict[str, Part] = {}
+        self._temporary: tempfile.TemporaryDirectory | None = None
+        self.clock: PulseClock | None = None
+
+    def __enter__(self) -> Facility:
+        if self._directory is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="sfdaq-facility-")
+            directory = Path(self._temporary.name)
+        else:
+            directory = Path(self._directory)
+            directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.clock = PulseClock()
+        world = World(self.clock, directory, self._speed, self._seed, self._port_base, self._parts)
+        try:
+            for name in self._names:
+                module, cls = PARTS[name]
+                part = getattr(importlib.import_module(module), cls)(world, **self._options[name])
+                self._parts[name] = part
+                part.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop every part, last one first. Safe twice."""
+        problems = []
+        for name in reversed(list(self._parts)):
+            try:
+                self._parts.pop(name).stop()
+            except Exception as exc:
+                problems.append(exc)
+        if self.clock is not None:
+            self.clock.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+        if problems:
+            raise ExceptionGroup("parts of the facility did not stop cleanly", problems)
+
+    def addresses(self) -> dict[str, dict[str, str]]:
+        """Return the addresses of every part, by part and role."""
+        return {name: part.addresses() for name, part in self._parts.items()}
+
+    @property
+    def eiger(self):
+        """The SIMPLON server, or None."""
+        return self._parts.get("eiger")
+
+    @property
+    def jungfrau(self):
+        """The Jungfrau streams, or None."""
+        return self._parts.get("jungfrau")
+
+    @property
+    def std_daq(self):
+        """The standard DAQ, or None."""
+        return self._parts.get("std_daq")
+
+    @property
+    def broker(self):
+        """The sf-daq broker, or None."""
+        return self._parts.get("broker")
+
+    @property
+    def pvs(self) -> Mapping[str, str]:
+        """PV names by role."""
+        part = self._parts.get("pvs")
+        return part.addresses() if part is not None else {}

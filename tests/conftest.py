@@ -1,0 +1,49 @@
+"""Fixtures of all tests. Servers on port 0, EPICS on loopback, no test waits for time to pass."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+os.environ.setdefault("EPICS_CA_ADDR_LIST", "127.0.0.1")
+os.environ.setdefault("EPICS_CA_AUTO_ADDR_LIST", "NO")
+os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--recordings",
+        type=Path,
+        default=None,
+        help="folder of recorded exchanges to replay in place of the copies under tests/data",
+    )
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The golden bytes."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Wait for a condition with a deadline: ``wait_for(lambda: ..., "what", timeout=10)``."""
+
+    def wait(condition, what="condition", timeout=10.0, period=0.005):
+        deadline = time.monotonic() + timeout
+        while True:
+            value = condition()
+            if value:
+                return value
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what}: not met after {timeout:g} s; last value {value!r}")
+            time.sleep(period)  # the one poll all tests share
+
+    return wait

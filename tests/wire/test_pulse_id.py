@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS, PulseRange
+
+ids = st.integers(0, 2**40)
+rates = st.sampled_from(RATE_MULTIPLICATORS)
+
+
+def test_len_when_one_pulse_then_one():
+    assert len(PulseRange(7, 7)) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "r", "expected"),
+    [
+        (1000, 1009, 1, (1000, 1009)),
+        (1000, 1010, 2, (1000, 1010)),
+        (1001, 1009, 2, (1002, 1008)),
+        (1000, 1010, 4, (1000, 1008)),
+    ],
+)
+def test_aligned_when_contract_table_then_detector_column(first, last, r, expected):
+    aligned = PulseRange(first, last).aligned(r)
+    assert (aligned.first, aligned.last) == expected
+
+
+def test_aligned_when_no_multiple_inside_then_refused():
+    with pytest.raises(RequestError, match="at least one multiple of 4"):
+        PulseRange(1001, 1002).aligned(4)
+
+
+@given(ids, st.integers(1, 500), rates)
+def test_next_frames_when_any_now_then_exactly_n_after_now(now, n, r):
+    pulses = PulseRange.next_frames(now, n, r)
+    assert pulses.first > now and pulses.first % r == 0 and pulses.last % r == 0
+    assert pulses.n_frames(r) == n == len(range(pulses.first, pulses.last + 1, r))
+
+
+@given(ids, st.integers(0, 300), rates)
+def test_n_frames_when_any_range_then_counts_multiples(first, length, r):
+    pulses = PulseRange(first, first + length)
+    assert pulses.n_frames(r) == sum(p % r == 0 for p in range(pulses.first, pulses.last + 1))
+
+
+@given(ids, st.integers(0, 400_000))
+def test_split_when_long_then_covers_without_gap(first, length):
+    parts = list(PulseRange(first, first + length).split())
+    assert parts[0].first == first and parts[-1].last == first + length
+    assert all(b.first == a.last + 1 for a, b in zip(parts, parts[1:]))
+    assert all(p.last - p.first <= MAX_PULSE_DISTANCE for p in parts)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "message"),
+    [
+        (5, 4, "PulseRange.last=4"),
+        (-1, 4, "PulseRange.first=-1"),
+        (1.0, 4, "an integer"),
+        (True, 4, "an integer"),
+        ("1", 4, "an integer"),
+        (None, 4, "an integer"),
+    ],
+)
+def test_pulse_range_when_bad_then_names_the_field(first, last, message):
+    with pytest.raises(RequestError, match=message):
+        PulseRange(first, last)
+
+
+@pytest.mark.parametrize("r", [0, 3, 5, 25, True, "2", None, 2.5])
+def test_rate_multiplicator_when_not_allowed_then_refused(r):
+    with pytest.raises(RequestError, match="rate_multiplicator"):
+        PulseRange(0, 100).aligned(r)
