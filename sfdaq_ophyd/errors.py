@@ -11,9 +11,12 @@
       ServiceUnreachable (ConnectionError)   the request never reached the service
       ServiceTimeout (TimeoutError)      no answer, or no progress, within the limit
       ServiceRefused (RuntimeError)      the service answered, and the answer was no
+        BrokerRefused                    the sf-daq broker did; says whether anything happened before
+      RunNumberMismatch (RuntimeError)   the broker put data into another run than asked
       UnknownOutcome (RuntimeError)      sent, but the reply was lost; must not be repeated blindly
       DetectorStateError (RuntimeError)  the device cannot do this in its present state
       FramesMissing (RuntimeError)       frames that were asked for did not come
+      RunNotFound (KeyError)             the catalog has no such run
       Discarded (RuntimeError)           the exposure was given up on purpose (pause, stop, abort)
 
 A subclass carries its facts as attributes and builds its sentence once. A sentence answers: what was
@@ -132,6 +135,69 @@ class ServiceRefused(SfdaqError, RuntimeError):
         super().__init__(f"{what}: {url} answered{number}: {said[:500]!r}")
 
 
+class BrokerRefused(ServiceRefused):
+    """The sf-daq broker answered, and the answer was not "ok".
+
+    Parameters
+    ----------
+    endpoint : str
+        The call.
+    url : str
+        Address of the service.
+    sent : mapping
+        The request.
+    reply : mapping
+        The whole reply; empty where it was HTML.
+    said : str
+        The broker's own words.
+    exception : str
+        Class name of the exception in the server; empty where it does not tell.
+    code : int
+        HTTP status code.
+    nothing_done : bool
+        True if the refusal came before any effect; False if part of the work may have been done.
+    hint : str
+        What a person does now.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        url: str,
+        sent,
+        reply,
+        said: str,
+        exception: str = "",
+        code: int = 200,
+        nothing_done: bool = True,
+        hint: str = "",
+    ):
+        self.what, self.url, self.said, self.code = endpoint, url, said, code
+        self.endpoint, self.sent, self.reply = endpoint, dict(sent), dict(reply)
+        self.exception, self.nothing_done, self.hint = exception, nothing_done, hint
+        words = f"{exception} {said[:500]!r}" if exception else repr(said[:500])
+        about = [f"{key} {self.sent[key]!r}" for key in ("pgroup", "run_number", "detector_name") if key in sent]
+        text = f"broker refused {endpoint}: {words} ({', '.join([*about, url])})"
+        RuntimeError.__init__(self, f"{text}. {hint}" if hint else text)
+
+
+class RunNumberMismatch(SfdaqError, RuntimeError):
+    """The broker put data into another run than asked; the request was carried out.
+
+    Parameters
+    ----------
+    asked, got : int
+        Run numbers.
+    reply : object
+        The reply, with the files that will be written.
+    """
+
+    def __init__(self, *, asked: int, got: int, reply: object):
+        self.asked, self.got, self.reply = asked, got, reply
+        super().__init__(f"asked for run {asked}, and the broker answered for run {got}: {reply}")
+
+
 class UnknownOutcome(SfdaqError, RuntimeError):
     """A request that must not be repeated was sent, and its reply was lost.
 
@@ -185,3 +251,30 @@ class FramesMissing(SfdaqError, RuntimeError):
 
 class Discarded(SfdaqError, RuntimeError):
     """The exposure in flight was given up on purpose: pause, stop or abort."""
+
+
+class RunNotFound(SfdaqError, KeyError):
+    """The catalog has no such run.
+
+    Parameters
+    ----------
+    key : object
+        What was looked for: a uid or its beginning, a scan_id, or a negative index.
+    where : str or Path
+        Directory of the catalog.
+    reason : object
+        What the look-up said.
+    waiting : sequence of str
+        Runs whose documents are on disk and not in the catalog.
+    """
+
+    def __init__(self, key: object, *, where: object, reason: object, waiting=()):
+        self.key, self.where, self.waiting = key, str(where), tuple(waiting)
+        text = f"no run {key!r} in the catalog {where}: {reason}"
+        if self.waiting:
+            text += f". {len(self.waiting)} runs wait beside it; catalog.replay() brings them in"
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return self.text

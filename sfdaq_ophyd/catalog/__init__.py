@@ -1,1 +1,6 @@
 """The way to the data: a Tiled catalog of our own."""
+
+from ._embedded import EmbeddedCatalog, embedded_catalog
+from ._table import run_table
+
+__all__ = ["EmbeddedCatalog", "embedded_catalog", "run_table"]

@@ -1,0 +1,171 @@
+"""From the RunEngine's thread to the catalog: journal, queue, and a thread that writes in batches."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from ..errors import ServiceTimeout
+from ._journal import Journal
+from ._routes import Routes
+
+logger = logging.getLogger(__name__)
+
+
+class Feed:
+    """Callback for any number of RunEngines; costs them a line in the journal and a place in a queue.
+
+    A run whose writing fails goes on in the journal alone; the failure is logged once, and other
+    runs are not touched.
+
+    Parameters
+    ----------
+    open_writer : callable
+        Returns a :class:`~sfdaq_ophyd.catalog._writer.RunWriter` for a new run; may raise.
+    journal : Journal
+    period : float
+        At most this long, in s, from a document to the catalog, when the server keeps up.
+    max_queued : int
+        Documents waiting to be written; a run that finds the queue full goes on in the journal alone.
+    max_batch : int
+        Documents per batch.
+    """
+
+    def __init__(
+        self,
+        open_writer: Callable[[], Callable],
+        journal: Journal,
+        *,
+        period: float = 0.25,
+        max_queued: int = 100_000,
+        max_batch: int = 5000,
+    ):
+        self._open_writer, self._journal = open_writer, journal
+        self._period, self._max_batch = period, max_batch
+        self._queue: queue.Queue = queue.Queue(max_queued)
+        self._routes = Routes()
+        self._lock = threading.Lock()
+        self._writers: dict[str, Callable] = {}  # of the thread
+        self._lost: set[str] = set()
+        self.open_runs: set[str] = set()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="catalog feed", daemon=True)
+        self._thread.start()
+
+    def __call__(self, name: str, doc: dict) -> None:
+        """Take a document; never raises, never waits for the server."""
+        with self._lock:
+            try:
+                uid = self._routes.run_of(name, doc)
+            except KeyError as exc:
+                logger.warning("%s document left out: it belongs to no open run (%s)", name, exc)
+                return
+            if name == "start":
+                self.open_runs.add(uid)
+            self._journal.write(uid, name, doc)
+            try:
+                self._queue.put_nowait((uid, name, doc))
+            except queue.Full:
+                self._lose(uid, f"{self._queue.maxsize} documents wait already")
+                if name == "stop":
+                    self._forget(uid)
+
+    def flush(self, timeout: float) -> None:
+        """Wait until every document given so far is written or, its run having failed, in the journal.
+
+        Raises
+        ------
+        ServiceTimeout
+        """
+        written = threading.Event()
+        deadline = time.monotonic() + timeout
+        try:
+            self._queue.put(written, timeout=timeout)
+        except queue.Full:
+            pass
+        if not written.wait(deadline - time.monotonic()):
+            raise ServiceTimeout("catalog flush", timeout, f"{self._queue.qsize()} documents wait")
+
+    def close(self, timeout: float) -> None:
+        """Flush as far as `timeout` allows and end the thread; what is left is in the journal."""
+        try:
+            self.flush(timeout)
+        except ServiceTimeout as exc:
+            logger.warning("%s; they are in %s", exc, self._journal.directory)
+        self._closing.set()
+        try:
+            self._queue.put_nowait(threading.Event())
+        except queue.Full:
+            pass  # the thread has work, and looks up after it
+        self._thread.join(timeout)
+        self._journal.close()
+
+    def _work(self) -> None:
+        written = 0.0
+        while not self._closing.is_set():
+            batch = self._gather(written + self._period)
+            touched = {}
+            for item in batch:
+                if isinstance(item, tuple) and not self._closing.is_set():
+                    self._write(*item, touched)
+            for uid, writer in touched.items():
+                self._try(uid, writer.flush)
+            written = time.monotonic()
+            if not isinstance(batch[-1], tuple):
+                batch[-1].set()
+
+    def _gather(self, until: float) -> list:
+        """Wait for a document, then take all that come until `until`; a stop or a flush ends the wait."""
+        batch = [self._queue.get()]
+        while len(batch) < self._max_batch:
+            if not isinstance(batch[-1], tuple) or batch[-1][1] == "stop":
+                break
+            try:
+                batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
+            except queue.Empty:
+                break
+        return batch
+
+    def _write(self, uid: str, name: str, doc: dict, touched: dict) -> None:
+        if name == "start":
+            self._try(uid, lambda: self._writers.update({uid: self._open_writer()}))
+        writer = self._writers.get(uid)
+        if writer is not None and self._try(uid, lambda: writer(name, doc)):
+            touched[uid] = writer
+        if name == "stop":
+            touched.pop(uid, None)
+            if self._writers.pop(uid, None) is not None:
+                self._journal.drop(uid)
+            self._forget(uid)
+
+    def _try(self, uid: str, action: Callable[[], object]) -> bool:
+        if uid not in self._lost:
+            try:
+                action()
+                return True
+            except Exception as exc:
+                self._lose(uid, f"{type(exc).__name__}: {exc}")
+        self._writers.pop(uid, None)
+        return False
+
+    def _lose(self, uid: str, why: str) -> None:
+        if uid in self._lost:
+            return
+        self._lost.add(uid)
+        if self._journal.broken(uid):
+            logger.error("run %s cannot be written to the catalog or backed up: %s", uid, why)
+        else:
+            logger.error(
+                "run %s cannot be written to the catalog: %s. The scan goes on, its documents are in %s; "
+                "catalog.replay() brings them in",
+                uid,
+                why,
+                self._journal.path(uid),
+            )
+
+    def _forget(self, uid: str) -> None:
+        self._lost.discard(uid)
+        self.open_runs.discard(uid)

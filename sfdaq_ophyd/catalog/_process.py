@@ -1,0 +1,136 @@
+"""Our side of the Tiled server: start it, know whether it lives, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from ..errors import ServiceTimeout, ServiceUnreachable
+
+MAX_LOG = 10 * 2**20
+"""Bytes of ``server.log`` at which the next start begins it anew."""
+
+
+class ServerProcess:
+    """A Tiled server in a child process, on loopback, with a random API key.
+
+    A child, so that serving data takes no time from the RunEngine. It is in a session of its own:
+    Ctrl-C in the terminal pauses a scan and does not reach it. Port and key outlive a restart, so
+    clients made before it go on working.
+
+    Parameters
+    ----------
+    directory : Path
+        Must exist.
+    readable : list of str
+        Folders from which registered files may be read.
+    timeout : float
+        Limit of a start, s.
+    """
+
+    def __init__(self, directory: Path, *, readable: list[str], timeout: float = 60.0):
+        self.directory, self.readable, self.timeout = directory, readable, timeout
+        self.api_key = secrets.token_hex(32)
+        self.port = 0
+        self.log = directory / "server.log"
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        """Base address, without the key."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """The child runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start the child and return at once; :meth:`wait_ready` comes next."""
+        fresh = not self.log.exists() or self.log.stat().st_size > MAX_LOG
+        with open(self.log, "wb" if fresh else "ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sfdaq_ophyd.catalog._server"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        wanted = {
+            "directory": str(self.directory),
+            "readable": self.readable,
+            "api_key": self.api_key,
+            "port": self.port,
+        }
+        with contextlib.suppress(BrokenPipeError):  # wait_ready tells why
+            self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+            self._process.stdin.flush()
+        self._deadline = time.monotonic() + self.timeout
+
+    def wait_ready(self) -> None:
+        """Wait for the address.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The directory is in use, or the child failed; with its own words.
+        ServiceTimeout
+            Nothing was said in time.
+        """
+        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(
+            target=lambda: lines.put(self._process.stdout.readline()), name="catalog start", daemon=True
+        ).start()
+        try:
+            line = lines.get(timeout=max(0.0, self._deadline - time.monotonic()))
+        except queue.Empty:
+            self.stop(patience=0.0)
+            raise ServiceTimeout(
+                f"start of the catalog in {self.directory}", self.timeout, self._said()
+            ) from None
+        said = json.loads(line) if line.endswith(b"\n") else {"error": f"it ended. {self._said()}"}
+        if "error" in said:
+            self.stop(patience=1.0)
+            raise ServiceUnreachable("start of the catalog", url=str(self.directory), reason=said["error"])
+        self.port = said["port"]
+
+    def start(self) -> None:
+        """Launch and wait."""
+        self.launch()
+        self.wait_ready()
+
+    def stop(self, patience: float = 5.0) -> None:
+        """End the child: ask, then kill. Safe twice."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        self._process = None
+
+    def _said(self) -> str:
+        """Return the end of what the child has written since it was launched."""
+        with open(self.log, "rb") as log:
+            log.seek(self._log_start)
+            return f"Its output ends: {log.read()[-1500:].decode('utf-8', 'replace').strip()!r} ({self.log})"
