@@ -146,6 +146,5 @@ class Facility:
 
     @property
     def pvs(self) -> Mapping[str, str]:
-        """PV names by role."""
-        part = self._parts.get("pvs")
-        return part.addresses() if part is not None else {}
+        """PV names by role, with `read`, `write` and `fail_next`; empty where not started."""
+        return self._parts.get("pvs", {})

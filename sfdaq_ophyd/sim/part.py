@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +26,7 @@ class World:
     seed : int
         Seed of all random numbers.
     port_base : int
-        First port to try, counted up per server; 0 takes free ports from the system.
+        First port to give out; 0 lets the system choose. Ask `next_port`, never use it directly.
     parts : dict
         Parts already started, by name: a later part may look at an earlier one.
     """
@@ -35,6 +37,15 @@ class World:
     seed: int = 0
     port_base: int = 0
     parts: dict[str, Part] = field(default_factory=dict)
+    _ports: Iterator[int] | None = field(default=None, repr=False)
+
+    def next_port(self) -> int:
+        """Return the port for one more server: 0 for any free one, else counted up from `port_base`."""
+        if not self.port_base:
+            return 0
+        if self._ports is None:
+            self._ports = itertools.count(self.port_base)
+        return next(self._ports)
 
 
 class Part(Protocol):

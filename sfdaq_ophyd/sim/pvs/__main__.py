@@ -1,0 +1,110 @@
+"""Serve the simulated PVs: ``python -m sfdaq_ophyd.sim.pvs --prefix SIM:``.
+
+Prints ``READY <address> <prefix>`` once it serves. With ``--control`` it also takes one JSON command per
+line on standard input, answers each with one line, and ends when the input does: so it never outlives its
+parent, however that ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+
+from caproto.asyncio.server import Context
+
+from ..clock import PulseClock
+from .environment import LOOPBACK, ioc_environment
+from .ioc import BeamlineIOC
+
+
+class Control:
+    """Answer the parent's commands: read, write, and misbehave."""
+
+    def __init__(self, ioc: BeamlineIOC):
+        self._ioc = ioc
+
+    async def serve(self) -> None:
+        """Answer line by line until standard input ends."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            try:
+                reply = json.dumps({"value": await self._answer(json.loads(line))}, default=float)
+            except Exception as exc:
+                reply = json.dumps({"error": f"{type(exc).__name__}: {exc}"})
+            print(reply, flush=True)  # noqa: T201 - the channel to the parent
+
+    async def _answer(self, command: dict) -> object:
+        match command:
+            case {"read": role}:
+                return self._ioc.read(role)
+            case {"write": role, "value": value}:
+                await self._ioc.write(role, value)
+            case {"fail": "stall_pulse_id", "seconds": seconds}:
+                self._ioc.stall_until = time.monotonic() + seconds
+            case {"fail": "refuse_put", "role": role}:
+                self._ioc.refuse.add(role)
+            case {"fail": fault, "role": role}:
+                getattr(self._ioc, role).fault = fault.removeprefix("motor_")
+            case _:
+                raise ValueError(command)
+        return None
+
+
+async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None:
+    """Run the IOC until SIGINT, SIGTERM or, with `control`, the end of standard input."""
+    await ioc.prepare()
+    context = Context(ioc.pvdb, [LOOPBACK])
+    end = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end.set)
+
+    async def ready(async_lib):
+        sock = context.tcp_sockets[LOOPBACK]
+        while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            await asyncio.sleep(0.001)
+        print(f"READY {LOOPBACK}:{port} {prefix}", flush=True)  # noqa: T201
+        if control:
+            await Control(ioc).serve()
+            end.set()
+
+    server = asyncio.create_task(context.run(startup_hook=ready))
+    await asyncio.wait([server, asyncio.create_task(end.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if server.done():
+        server.result()  # raises what ended it
+    server.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await server
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(prog="python -m sfdaq_ophyd.sim.pvs", description=BeamlineIOC.__doc__)
+    parser.add_argument("--prefix", default="SIM:")
+    parser.add_argument("--port", type=int, default=5064, help="search port (UDP) on loopback")
+    parser.add_argument("--clock", help="file of another process's pulse clock")
+    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--control", action="store_true", help="take JSON commands on standard input")
+    parser.add_argument("-v", "--verbose", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level="INFO" if arguments.verbose else "WARNING")
+    os.environ.update(ioc_environment(arguments.port))
+    clock = PulseClock(arguments.clock)
+    ioc = BeamlineIOC(arguments.prefix, clock=clock, speed=arguments.speed, seed=arguments.seed)
+    try:
+        asyncio.run(serve(ioc, arguments.port, arguments.prefix, arguments.control))
+    finally:
+        clock.close()
+
+
+main()
