@@ -105,7 +105,7 @@ class ServiceTimeout(SfdaqError, TimeoutError):
     """
 
     def __init__(self, what: str, timeout: float, last_seen: str = "", hint: str = ""):
-        self.what, self.timeout, self.last_seen = what, timeout, last_seen
+        self.what, self.timeout, self.last_seen, self.hint = what, timeout, last_seen, hint
         text = f"{what}: not done after {timeout:g} s"
         if last_seen:
             text += f"; last state {last_seen}"

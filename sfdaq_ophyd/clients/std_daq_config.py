@@ -1,0 +1,133 @@
+"""A change of the standard DAQ's configuration, from the check to the writer that is back.
+
+One dialect merges what it gets over what is stored; the other replaces everything, cannot store module
+positions, and may change the configuration although it answers with an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import RequestError, ServiceTimeout
+from ..wire.std_daq import WriterState
+from ..wire.std_daq_config import KEYS, check_config
+from .std_daq_errors import StdDaqRefused, StdDaqUnknownOutcome
+from .std_daq_rest import StdDaqRest
+
+if TYPE_CHECKING:
+    from .std_daq import StdDaqClient
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 0.2
+"""Seconds between two looks at deployment or writer."""
+
+RESTART_HINT = "The writer process did not come back: the DAQ team must restart it"
+
+
+class ConfigChange:
+    """One change; a new object for each.
+
+    Parameters
+    ----------
+    client, rest
+        The service.
+    restart_time : float
+        Seconds the services are away after the deployment; nothing in the service tells when it is over.
+    """
+
+    def __init__(self, client: StdDaqClient, rest: StdDaqRest, *, restart_time: float):
+        self._client, self._rest, self._restart_time = client, rest, restart_time
+
+    def apply(self, changes: dict, *, wait: bool, timeout: float) -> dict:
+        """Check, send, compare and, if asked to, wait; return the configuration now stored."""
+        wanted = check_config(changes)
+        deadline = time.monotonic() + timeout
+        status = self._client.status()
+        if status.state is WriterState.WRITING:
+            raise RequestError(
+                "daq_config",
+                changes,
+                f"a writer that is not writing, for the change restarts it; it is {status}",
+            )
+        body = self._whole(wanted) if self._client.dialect == "fastapi" else wanted
+        stored = self._send(body, wanted)
+        if wait:
+            self._wait_for_deployment(deadline, timeout)
+            self._wait_for_writer(deadline, timeout)
+        return stored
+
+    def _whole(self, wanted: dict) -> dict:
+        stored = self._client.get_config() or {}
+        whole = {key: stored.get(key) for key in KEYS} | wanted
+        whole["module_positions"] = whole["module_positions"] or {}
+        whole["submodule_info"] = whole["submodule_info"] or {}
+        if whole["module_positions"]:
+            raise RequestError(
+                "module_positions",
+                whole["module_positions"],
+                "{}: this generation of the service can store no module positions, "
+                "so its configuration can only be changed by the DAQ team",
+            )
+        missing = [key for key, value in whole.items() if value is None]
+        if missing:
+            raise RequestError(
+                "daq_config", wanted, f"also {', '.join(missing)}: nothing is stored to take it from"
+            )
+        return whole
+
+    def _send(self, body: dict, wanted: dict) -> dict:
+        try:
+            stored = self._rest.post(
+                "/daq/config", body, hint="Read the configuration before sending it again."
+            )["config"]
+        except (StdDaqRefused, StdDaqUnknownOutcome) as exc:
+            stored = self._client.get_config()
+            if not _holds(stored, wanted):
+                raise
+            logger.warning("%s; the configuration read back holds the change all the same", exc)
+        if not _holds(stored, wanted):
+            raise StdDaqRefused(
+                "POST /daq/config", url=self._rest.url, said=f"ok, but the configuration stored is {stored}"
+            )
+        return stored
+
+    def _wait_for_deployment(self, deadline: float, timeout: float) -> None:
+        while True:
+            deployment = self._client.deployment()
+            if deployment.status == "SUCCESS":
+                return
+            seen = f"{deployment.status} {deployment.message!r}, servers {deployment.servers}"
+            if deployment.status == "ERROR":
+                raise StdDaqRefused("deployment of the configuration", url=self._rest.url, said=seen)
+            if time.monotonic() > deadline:
+                raise ServiceTimeout("deployment of the configuration", timeout, seen)
+            time.sleep(PERIOD)
+
+    def _wait_for_writer(self, deadline: float, timeout: float) -> None:
+        if time.monotonic() + self._restart_time > deadline:
+            raise ServiceTimeout(
+                "restart of the DAQ", timeout, "deployed", f"It takes {self._restart_time:g} s more."
+            )
+        time.sleep(self._restart_time)
+        while True:
+            try:
+                status = self._client.stop()
+            except StdDaqRefused as exc:
+                seen = exc.said
+            else:
+                if status.state is WriterState.READY:
+                    return
+                seen = str(status)
+            if time.monotonic() > deadline:
+                raise ServiceTimeout("restart of the DAQ", timeout, seen, RESTART_HINT)
+            time.sleep(PERIOD)
+
+
+def _holds(stored: dict | None, wanted: dict) -> bool:
+    """Tell whether `stored` has all of `wanted`; the content of submodule_info is lost in both dialects."""
+    return stored is not None and all(
+        stored.get(key) == value for key, value in wanted.items() if key != "submodule_info"
+    )

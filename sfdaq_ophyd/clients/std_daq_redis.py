@@ -1,0 +1,261 @@
+"""The standard DAQ's Redis streams, followed in a thread: a hint beside REST, never the truth.
+
+The service publishes nothing while idle or waiting for images, doubles entries, replays old ones, and never
+says UNKNOWN (contract std-daq.md, section 8). Doubled and replayed entries are left out here and counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+KEYS = {"status": "daq:status", "config": "daq:config", "log": "daq:log", "stat": "daq:stat"}
+"""What to follow and its key in the DAQ's Redis."""
+
+MAX_MESSAGE = 2**20
+"""Longest JSON text accepted, bytes."""
+
+MAX_WAITING = 10_000
+"""Messages kept for `StdDaqRedis.messages`; older ones are dropped and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One entry of a stream.
+
+    Attributes
+    ----------
+    stream : str
+        "status", "config", "log" or "stat".
+    entry_id : str
+        Redis id: milliseconds since the epoch, a dash, a counter. That of a config is its config_id.
+    content : dict
+        The JSON object.
+    """
+
+    stream: str
+    entry_id: str
+    content: dict
+
+
+class StdDaqRedis:
+    """Follow streams of one DAQ; survives restarts of its Redis.
+
+    Parameters
+    ----------
+    url : str
+        ``redis://host:6379``.
+    streams : iterable of str
+        Which of "status", "config", "log", "stat".
+    keys : dict, optional
+        Other keys for them, e.g. ``{"status": "daq:writer_status"}``.
+    block : float
+        Longest wait for news in one request, s: `close` may take that long.
+    timeout : float
+        Limit of a connection or an answer, s.
+
+    Attributes
+    ----------
+    counts : Counter
+        How many messages were "delivered", and left out as "doubled", "replayed", "invalid", "dropped".
+
+    Examples
+    --------
+    >>> with StdDaqRedis("redis://localhost:6379", ["status"]) as follower:  # doctest: +SKIP
+    ...     for message in follower.messages("status", timeout=10):
+    ...         print(message.content["state"])
+    """
+
+    def __init__(
+        self,
+        url: str,
+        streams=tuple(KEYS),
+        *,
+        keys: Mapping[str, str] | None = None,
+        block: float = 0.5,
+        timeout: float = 2.0,
+    ):
+        chosen = {**KEYS, **(keys or {})}
+        names = [streams] if isinstance(streams, str) else list(streams)
+        for name in [*names, *(keys or {})]:
+            if name not in KEYS:
+                raise RequestError("streams", name, f"names out of {', '.join(KEYS)}")
+        try:
+            self._redis = redis.Redis.from_url(
+                url,
+                socket_connect_timeout=timeout,
+                socket_timeout=timeout + block,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError as exc:
+            raise RequestError("url", url, "an address such as redis://host:6379") from exc
+        self.url = url
+        self._names = {chosen[name].encode(): name for name in names}
+        self._block_ms = max(1, int(block * 1000))
+        self._join = block + timeout + 1
+        self._ids: dict[bytes, bytes] = {}
+        self._previous = b""
+        self._newest_time = 0.0
+        self._latest: dict[str, Message] = {}
+        self._waiting: dict[str, deque[Message]] = {name: deque(maxlen=MAX_WAITING) for name in names}
+        self._callbacks: dict[str, list[Callable[[Message], None]]] = {name: [] for name in names}
+        self._news = threading.Condition()
+        self._ready, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self.counts: Counter[str] = Counter()
+
+    def start(self) -> StdDaqRedis:
+        """Begin to follow, from the newest entry on. Returns at once, also where no Redis answers."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"follow {self.url}", daemon=True)
+            self._thread.start()
+        return self
+
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until entries to come will be seen; call it before the start whose entries matter."""
+        return self._ready.wait(timeout)
+
+    def subscribe(self, stream: str, callback: Callable[[Message], None]) -> Callable[[], None]:
+        """Call back with each message, in the follower's thread; returns the function that ends it."""
+        self._callbacks[stream].append(callback)
+        return lambda: callback in self._callbacks[stream] and self._callbacks[stream].remove(callback)
+
+    def latest(self, stream: str) -> Message | None:
+        """Return the newest entry, also one from before `start`; None where there is none."""
+        with self._news:
+            return self._latest.get(stream)
+
+    def messages(self, stream: str, timeout: float) -> Iterator[Message]:
+        """Yield messages in order; ends after `timeout` s without one, or once closed."""
+        waiting = self._waiting[stream]
+        while True:
+            with self._news:
+                self._news.wait_for(lambda: waiting or self._closing.is_set(), timeout)
+                if not waiting:
+                    return
+                message = waiting.popleft()
+            yield message
+
+    def close(self) -> None:
+        """Stop following. Safe twice."""
+        self._closing.set()
+        with self._news:
+            self._news.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(self._join)
+        self._redis.close()
+
+    __enter__ = start
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    # ---- the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause = 0.1
+        while not self._closing.is_set():
+            try:
+                self._find_ends()
+                self._ready.set()
+                pause = 0.1
+                while not self._closing.is_set():
+                    self._read()
+            except (redis.RedisError, OSError) as exc:
+                self._ready.clear()
+                logger.warning("%s: %s; next try in %.1f s", self.url, exc, pause)
+                self._closing.wait(pause)
+                pause = min(2 * pause, 2.0)
+
+    def _find_ends(self) -> None:
+        """Take the newest ids; after a restart keep ours, unless the stream began anew."""
+        for key, name in self._names.items():
+            newest = self._redis.xrevrange(key, count=1)
+            end = _as_bytes(newest[0][0]) if newest else b"0-0"
+            if key not in self._ids:
+                self._ids[key] = end
+                if newest and (message := self._parse(name, newest[0][0], newest[0][1])) is not None:
+                    with self._news:
+                        self._latest[name] = message
+            elif _order(end) < _order(self._ids[key]):
+                self._ids[key] = b"0-0"
+
+    def _read(self) -> None:
+        reply = self._redis.xread(dict(self._ids), count=500, block=self._block_ms)
+        pairs = reply.items() if isinstance(reply, Mapping) else reply or ()
+        for key, entries in pairs:
+            key = _as_bytes(key)
+            if entries and isinstance(entries[0], list):  # newer clients wrap the entries once more
+                entries = [entry for part in entries for entry in part]
+            for entry_id, fields in entries:
+                self._ids[key] = _as_bytes(entry_id)
+                self._deliver(self._names[key], entry_id, fields)
+
+    def _deliver(self, name: str, entry_id, fields) -> None:
+        message = self._parse(name, entry_id, fields)
+        if message is None:
+            return
+        with self._news:
+            waiting = self._waiting[name]
+            self.counts["dropped"] += len(waiting) == MAX_WAITING
+            waiting.append(message)
+            self._latest[name] = message
+            self.counts["delivered"] += 1
+            self._news.notify_all()
+        for callback in tuple(self._callbacks[name]):
+            try:
+                callback(message)
+            except Exception:
+                logger.exception("callback of stream %s failed", name)
+
+    def _parse(self, name: str, entry_id, fields) -> Message | None:
+        raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), None)
+        try:
+            content = json.loads(raw) if raw is not None and len(raw) <= MAX_MESSAGE else None
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            self.counts["invalid"] += 1
+            return None
+        if name == "status":
+            if self._previous == raw:
+                self.counts["doubled"] += 1
+                return None
+            if self._is_replay(content):
+                self.counts["replayed"] += 1
+                return None
+            self._previous = raw
+        return Message(name, _as_bytes(entry_id).decode(), content)
+
+    def _is_replay(self, status: dict) -> bool:
+        """Tell a status of an acquisition that ended before the newest one began."""
+        acquisition = status.get("acquisition")
+        stats = acquisition.get("stats") if isinstance(acquisition, dict) else None
+        if not isinstance(stats, dict):
+            return False
+        times = [t for t in (stats.get("start_time"), stats.get("stop_time")) if isinstance(t, int | float)]
+        if max(times, default=0.0) < self._newest_time:
+            return True
+        self._newest_time = max(times, default=0.0)
+        return False
+
+
+def _as_bytes(text) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode()
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    milliseconds, _, count = entry_id.partition(b"-")
+    return int(milliseconds), int(count or 0)

@@ -1,0 +1,219 @@
+"""Write requests and status of the standard DAQ, the same for both REST dialects.
+
+Source: contract std-daq.md, sections 4 (write request), 5 (status), 7 (stats, logs).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ..errors import RequestError, WireError
+
+MAX_IMAGES = 2**31 - 1
+"""Largest n_images the driver can pass on; one more and the writer ends in UNKNOWN."""
+
+SLOW_CREATION_IMAGES = 20_000
+"""From about here creating the file takes longer than the 5 s the service waits (measured: 4.3 s)."""
+
+MAX_RUN_ID = 2**64 - 1
+"""run_id is an unsigned 64-bit integer."""
+
+OUTPUT_FILE = re.compile(r"^/[A-Za-z0-9_\-/]*\..+[^/]$")
+"""What the service takes for a valid path, apart from the missing leading slash it reports first."""
+
+
+class WriterState(StrEnum):
+    """State of the writer as the service knows it: its last word, not its health."""
+
+    UNKNOWN = "UNKNOWN"
+    READY = "READY"
+    WRITING = "WRITING"
+
+
+class AcquisitionState(StrEnum):
+    """State of the newest acquisition. The last two are documented, only the oldest simulator shows them."""
+
+    WAITING_IMAGES = "WAITING_IMAGES"
+    ACQUIRING_IMAGES = "ACQUIRING_IMAGES"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    WRITING = "WRITING"
+    FLUSHING_IMAGES = "FLUSHING_IMAGES"
+
+
+def check_output_file(path: object) -> str:
+    """Return `path` if the service would take it; RequestError otherwise."""
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise RequestError("output_file", path, 'an absolute path as text, starting with "/"')
+    if not OUTPUT_FILE.match(path) or any(ord(c) < 32 for c in path):
+        raise RequestError(
+            "output_file",
+            path,
+            'only letters, digits, "_", "-" and "/" up to the first dot, then an extension of at least '
+            "two characters",
+        )
+    return path
+
+
+def as_integer(field: str, value: object, low: int, high: int) -> int:
+    """Return an integer, an integral float or a text of digits as int; RequestError otherwise.
+
+    A truth value is not a number here, and 5.7 is not 5.
+    """
+    number = None
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,20}\s*", value, re.ASCII):
+        number = int(value)
+    elif isinstance(value, float) and value.is_integer():
+        number = int(value)
+    elif not isinstance(value, bool) and hasattr(value, "__index__"):
+        number = value.__index__()
+    if number is None or not low <= number <= high:
+        raise RequestError(field, value, f"an integer from {low} to {high}")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """One acquisition: which file, how many images, under which id.
+
+    Parameters
+    ----------
+    output_file : str
+        Absolute path on the DAQ's hosts. An existing file is overwritten without warning.
+    n_images : int
+        1 to `MAX_IMAGES`.
+    run_id : int
+        0 to `MAX_RUN_ID`; tells our acquisition from everybody else's.
+    """
+
+    output_file: str
+    n_images: int
+    run_id: int
+
+    def __post_init__(self):
+        check_output_file(self.output_file)
+        object.__setattr__(self, "n_images", as_integer("n_images", self.n_images, 1, MAX_IMAGES))
+        if isinstance(self.run_id, str | float):
+            raise RequestError("run_id", self.run_id, f"an integer from 0 to {MAX_RUN_ID}")
+        object.__setattr__(self, "run_id", as_integer("run_id", self.run_id, 0, MAX_RUN_ID))
+
+    @classmethod
+    def from_dict(cls, request: object, *, default_run_id: int) -> WriteRequest:
+        """Read the dictionary scripts pass to the published client; keys it does not know are ignored."""
+        if not isinstance(request, Mapping):
+            raise RequestError("write request", request, "a dictionary with output_file and n_images")
+        for field in ("output_file", "n_images"):
+            if request.get(field) is None:
+                raise RequestError(field, request.get(field), "a value: the field is mandatory")
+        return cls(request["output_file"], request["n_images"], request.get("run_id", default_run_id))
+
+    def to_dict(self) -> dict:
+        """Return the JSON body of ``write_async`` and ``write_sync``."""
+        return {"n_images": self.n_images, "output_file": self.output_file, "run_id": self.run_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """What the service says about its newest acquisition.
+
+    Attributes
+    ----------
+    n_images : int
+        The request, never the number written.
+    n_requested, n_completed : int
+        Images handed to the writer and acknowledged by it; both exact once FINISHED.
+    start_time, stop_time : float or None
+        Seconds since the epoch, clock of the DAQ's host. `stop_time` is None while it runs.
+    """
+
+    state: AcquisitionState
+    message: str
+    output_file: str
+    n_images: int
+    run_id: int
+    n_requested: int
+    n_completed: int
+    start_time: float | None
+    stop_time: float | None
+
+    def is_answer_to(self, request: WriteRequest) -> bool:
+        """Tell whether this is our acquisition: same run id and same file."""
+        return self.run_id == request.run_id and self.output_file == request.output_file
+
+    @classmethod
+    def from_dict(cls, record: object) -> Acquisition | None:
+        """Read an acquisition object; None where there was none yet (null, or without file and run id)."""
+        if record is None:
+            return None
+        info, stats = _mapping(record, "info"), _mapping(record, "stats")
+        if "output_file" not in info or "run_id" not in info:
+            return None
+        return cls(
+            state=_state(AcquisitionState, record, "acquisition.state"),
+            message=str(record.get("message") or ""),
+            output_file=str(info["output_file"]),
+            n_images=_count(info, "n_images"),
+            run_id=_count(info, "run_id"),
+            n_requested=_count(stats, "n_write_requested"),
+            n_completed=_count(stats, "n_write_completed"),
+            start_time=_time(stats, "start_time"),
+            stop_time=_time(stats, "stop_time"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DaqStatus:
+    """Writer state and newest acquisition, alike for both dialects."""
+
+    state: WriterState
+    acquisition: Acquisition | None
+
+    @classmethod
+    def from_dict(cls, status: object) -> DaqStatus:
+        """Read a status object; WireError if it is none."""
+        if not isinstance(status, Mapping):
+            raise WireError(f"status: expected an object, got {status!r:.200}")
+        return cls(
+            state=_state(WriterState, status, "state"),
+            acquisition=Acquisition.from_dict(status.get("acquisition")),
+        )
+
+    def __str__(self):
+        a = self.acquisition
+        if a is None:
+            return f"{self.state}, no acquisition"
+        return f"{self.state} / {a.state}, message {a.message!r}, {a.n_completed} of {a.n_images} images"
+
+
+def _mapping(record: object, key: str) -> Mapping:
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if not isinstance(value, Mapping):
+        raise WireError(f"acquisition.{key}: expected an object, got {value!r:.200}")
+    return value
+
+
+def _state(enum, record: Mapping, field: str):
+    value = record.get("state")
+    try:
+        return enum(value)
+    except ValueError:
+        raise WireError(f"{field}: expected one of {', '.join(enum)}, got {value!r:.200}") from None
+
+
+def _count(record: Mapping, key: str) -> int:
+    value = record.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RUN_ID:
+        raise WireError(f"{key}: expected an unsigned integer, got {value!r:.200}")
+    return value
+
+
+def _time(record: Mapping, key: str) -> float | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WireError(f"{key}: expected seconds or null, got {value!r:.200}")
+    return float(value)
