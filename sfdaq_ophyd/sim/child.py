@@ -1,0 +1,154 @@
+"""A simulator in a child process: READY on its first line, then one JSON command per line, one reply each.
+
+The child ends when its standard input does, so it never outlives its parent, however that ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
+
+logger = logging.getLogger(__name__)
+
+
+class Child:
+    """Start ``python -m module arguments...`` and talk to it.
+
+    Parameters
+    ----------
+    module : str
+        What to run.
+    *arguments : str
+        Its command line.
+    timeout : float
+        For the READY line and for every reply, s.
+    env : dict, optional
+        Its environment; default is ours.
+    """
+
+    def __init__(
+        self, module: str, *arguments: object, timeout: float = 20.0, env: dict[str, str] | None = None
+    ):
+        self._module, self._timeout, self._env = module, timeout, env
+        self._arguments = [str(argument) for argument in arguments]
+        self._process: subprocess.Popen | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._said: deque[str] = deque(maxlen=50)
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def start(self) -> str:
+        """Start; return what follows READY."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", self._module, *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._env,
+            start_new_session=True,  # Ctrl-C reaches the parent, which then ends the child in order
+        )
+        self._lines = queue.Queue()
+        follow = ((self._process.stdout, self._lines.put), (self._process.stderr, self._complain))
+        self._threads = [threading.Thread(target=_follow, args=pair, daemon=True) for pair in follow]
+        for thread in self._threads:
+            thread.start()
+        try:
+            line = self._reply("READY")
+            if not line.startswith("READY"):
+                raise ServiceUnreachable(self._module, url="child process", reason=line)
+        except BaseException:
+            self.stop()
+            raise
+        return line.removeprefix("READY").strip()
+
+    def ask(self, command: dict[str, Any]) -> Any:
+        """Send a command, return its value; RequestError with the child's words if it refuses."""
+        with self._lock:
+            if self._process is None:
+                raise ServiceUnreachable(self._module, url="child process", reason="not running")
+            try:
+                self._process.stdin.write(json.dumps(command) + "\n")
+                self._process.stdin.flush()
+            except OSError as exc:
+                raise ServiceUnreachable(self._module, url="child process", reason=exc) from exc
+            reply = json.loads(self._reply(f"answer to {command}"))
+        if "error" in reply:
+            raise RequestError("command", command, f"something else: {reply['error']}")
+        return reply["value"]
+
+    @property
+    def running(self) -> bool:
+        """It was started, and neither stopped nor ended by itself."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, kill: bool = False) -> None:
+        """End the child and wait for it; with `kill`, without giving it a chance. Safe twice."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if kill:
+            process.kill()
+        try:
+            process.stdin.close()
+        except OSError:
+            pass  # it was gone already
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _complain(self, line: str | None) -> None:
+        if line is not None:
+            self._said.append(line)
+            logger.debug("%s: %s", self._module, line)
+
+    def _reply(self, what: str) -> str:
+        deadline = time.monotonic() + self._timeout
+        try:
+            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            line = None
+        if line is None:
+            raise ServiceTimeout(f"{self._module}: {what}", self._timeout, "; ".join(self._said) or "silent")
+        return line
+
+
+def _follow(stream, sink) -> None:
+    with stream:
+        for line in stream:
+            sink(line.rstrip("\n"))
+    sink(None)
+
+
+def read_commands(into: queue.Queue) -> None:
+    """Child's side: put every command on standard input into a queue, None at its end. Returns at once."""
+
+    def read():
+        for line in sys.stdin:
+            into.put(json.loads(line))
+        into.put(None)
+
+    threading.Thread(target=read, name="commands", daemon=True).start()
+
+
+def reply(answer) -> None:
+    """Child's side: print the reply to a command, computed by ``answer()``; its exception is the error."""
+    try:
+        message = {"value": answer()}
+    except Exception as exc:
+        message = {"error": f"{type(exc).__name__}: {exc}"}
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,235 @@
+"""The simulated detector with its slsReceivers: pulse ids in, messages of every port out. No sockets here.
+
+A model of what was measured: two-part data messages, one-part end messages, frame numbers that go on over
+acquisitions, lost packets padded with 0xFFFF, three discard policies (contract jungfrau.md, section 3).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from ...errors import RequestError
+from ...wire.detector_name import MODULE_SHAPE
+from ...wire.module_header import ModuleHeader, encode_pulse_id
+from .scene import Scene
+from .settings import Settings, check_fault
+
+PACKETS = 128
+"""Packets of one module frame, 4 rows each."""
+
+TICKS_PER_PULSE = 100_000
+_PADDING = 0xFFFF
+
+
+class Message(NamedTuple):
+    """One message of one port, `delay` seconds after the frame was taken."""
+
+    port: int
+    delay: float
+    parts: list
+
+
+class Faults:
+    """What will go wrong: each fault a number of times, with its details."""
+
+    def __init__(self):
+        self._due: dict[tuple[str, int], list[dict]] = defaultdict(list)
+
+    def add(self, what: str, details: dict) -> None:
+        """Arm a fault."""
+        check_fault(what, details)
+        n, module = int(details.get("n", 1)), int(details.get("module", 0))
+        self._due[what, module] += [details] * n
+
+    def take(self, what: str, module: int = 0) -> dict | None:
+        """Return the details if this fault is due now, and count it off."""
+        due = self._due.get((what, module))
+        return due.pop(0) if due else None
+
+
+class DetectorModel:
+    """Frames of every module, as their receivers stream them.
+
+    Parameters
+    ----------
+    scene : Scene
+        What the detector sees.
+    settings : Settings
+        How it is set up; may be replaced while running.
+    start_pulse_id : int
+        Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1.
+    """
+
+    def __init__(self, scene: Scene, settings: Settings, start_pulse_id: int):
+        self.scene, self.settings = scene, settings
+        self.faults = Faults()
+        self.running = settings.running
+        self.file_index = 0
+        self.frame_number = 0
+        self._first_pulse, self._first_number = start_pulse_id, 1
+        self._clock_start = start_pulse_id
+        self._first_taken: int | None = None
+        self._first_caught: dict[int, int] = {}
+        self.pulse_id = start_pulse_id
+        self.lost: dict[int, set[int]] = {}
+        self._random = random.Random(settings.seed)
+        self._image = np.empty(scene.shape, "u2")
+
+    def start(self, pulse_id: int, first_frame_number: int | None = None) -> None:
+        """Begin an acquisition after `pulse_id`; frame numbers go on unless told otherwise."""
+        if self.running:
+            raise RequestError("start", self.frame_number, "a detector that is not running")
+        rate = self.settings.rate_multiplicator
+        self._count_from((pulse_id // rate + 1) * rate, first_frame_number)
+        self.running = True
+        self.file_index += 1
+        self._clock_start = pulse_id
+        self._first_taken = None
+        self._first_caught.clear()
+
+    def stop(self) -> list[Message]:
+        """End the acquisition: one message per port. Harmless when idle: then they are sent again."""
+        self.running = False
+        ports = range(self.settings.n_ports)
+        keep = [p for p in ports if self.faults.take("lose_end", p // self.settings.interfaces) is None]
+        return [Message(p, self.settings.skew[p], [self._end()]) for p in keep]
+
+    def take(self, pulse_id: int) -> bool:
+        """Take the frame of one pulse; False if the detector does not take this one, or stays silent."""
+        rate = self.settings.rate_multiplicator
+        if not self.running or pulse_id % rate:
+            return False
+        if restart := self.faults.take("restart"):
+            self._count_from(pulse_id, int(restart.get("first", 1)))
+        self.pulse_id = pulse_id
+        self.frame_number = self._first_number + (pulse_id - self._first_pulse) // rate
+        if self._first_taken is None:
+            self._first_taken = self.frame_number
+        self.lost = {module: self._lost_packets(module) for module in range(self.settings.n_modules)}
+        return self.faults.take("silence") is None
+
+    def messages(self) -> list[Message]:
+        """Return what the receivers send of the frame just taken."""
+        self.scene.raw(self.pulse_id, out=self._image)
+        pulse_id = 0 if self.faults.take("no_pulse_id") is not None else self.pulse_id
+        messages = []
+        for module in range(self.settings.n_modules):
+            messages += self._module(module, pulse_id, self._ticks(self.pulse_id))
+        return messages
+
+    def _count_from(self, first_pulse: int, first_number: int | None) -> None:
+        self._first_pulse = first_pulse
+        self._first_number = self.frame_number + 1 if first_number is None else first_number
+
+    def _ticks(self, pulse_id: int) -> int:
+        return (pulse_id - self._clock_start) * TICKS_PER_PULSE + 12_345
+
+    def _end(self) -> bytes:
+        return ModuleHeader.end(self.settings.json_version).encode(old_names=self.settings.old_names)
+
+    def _module(self, module: int, pulse_id: int, ticks: int) -> list[Message]:
+        take, settings = self.faults.take, self.settings
+        rows = MODULE_SHAPE[0] // settings.interfaces
+        lost = self.lost[module]
+        if take("pulse_mismatch", module) is not None:
+            pulse_id -= settings.rate_multiplicator
+        if offset := take("clock_offset", module):
+            ticks += int(offset.get("ticks", 5))
+        pixels = self._image[module * MODULE_SHAPE[0] : (module + 1) * MODULE_SHAPE[0]]
+        if undefined := take("undefined_gain", module):
+            pixels[1, : int(undefined.get("n_pixels", 5))] = 0x8000 | 1000
+        for packet in lost:
+            pixels[4 * packet : 4 * packet + 4] = _PADDING
+        late, twice = take("late", module), take("duplicate", module)
+        early = take("early_end", module) is not None
+        messages = []
+        for interface in range(settings.interfaces):
+            port = module * settings.interfaces + interface
+            n_packets = PACKETS // settings.interfaces
+            mine = range(interface * n_packets, (interface + 1) * n_packets)
+            received = n_packets - sum(packet in mine for packet in lost)
+            parts = self._parts(port, received, n_packets, pulse_id, ticks + module % 3)
+            delay = settings.skew[port] + self._random.uniform(0, settings.jitter)
+            delay += 0 if late is None else float(late.get("seconds", 0.05))
+            if early:
+                messages.append(Message(port, delay, [self._end()]))
+            if parts is not None:
+                block = pixels[interface * rows : (interface + 1) * rows]
+                message = self._spoil(module, Message(port, delay, [*parts, block.tobytes()]))
+                messages += [message] * (1 if twice is None else 2)
+        return messages
+
+    def _lost_packets(self, module: int) -> set[int]:
+        if self.faults.take("lose_module_frame", module) is not None:
+            return set(range(PACKETS))
+        if packets := self.faults.take("lose_packets", module):
+            which = packets.get("packets", 4)
+            return set(which) if isinstance(which, list) else set(range(10, 10 + int(which)))
+        return set(range(PACKETS)) if self._random.random() < self.settings.loss else set()
+
+    def _parts(self, port: int, received: int, n_packets: int, pulse_id: int, ticks: int) -> list | None:
+        """Return the header of one port's frame, or None where the policy says not to send it."""
+        settings = self.settings
+        complete = received == n_packets
+        first = self._first_caught.get(port, self._first_taken)
+        discard = {"nodiscard": False, "discardempty": not received, "discardpartial": not complete}
+        if discard[settings.discard_policy]:
+            if first == self.frame_number:
+                self._first_caught[port] = first + 1
+            return None
+        rows = MODULE_SHAPE[0] // settings.interfaces
+        index = max(0, self.frame_number - first)
+        header = ModuleHeader(
+            frame_number=self.frame_number,
+            row=port,
+            detector_blocks=(settings.n_ports, 1),
+            shape=(rows, MODULE_SHAPE[1]),
+            complete=complete,
+            n_packets=received,
+            file_index=self.file_index,
+            file_name="/data/run/scan",
+            frame_index=index,
+            progress=100 * (index + 1) / settings.n_frames if settings.n_frames else float("inf"),
+            extra=settings.extra or None,
+            rx_roi=(0, MODULE_SHAPE[1] - 1, 0, rows - 1) if settings.json_version >= 5 else None,
+            json_version=settings.json_version,
+        )
+        if received:
+            header = replace(
+                header,
+                ticks=ticks,
+                det_spec1=encode_pulse_id(pulse_id, settings.pulse_id_as_double) if pulse_id else 0,
+                daq_rec=self.scene.daq_rec(pulse_id),
+                exposure_ticks=50,
+                module_id=100 + port // settings.interfaces,
+            )
+        return [header.encode(old_names=settings.old_names)]
+
+    def _spoil(self, module: int, message: Message) -> Message:
+        """Break a message in one of the ways that messages from outside are broken."""
+        take = self.faults.take
+        header, pixels = message.parts
+        if take("corrupt_header", module) is not None:
+            header = header[: len(header) // 2]
+        if take("quoted_header", module) is not None:
+            header = header.replace(b"/data/run/scan", b'/data/"run"/scan')
+        if take("foreign_json", module) is not None:
+            header = b'{"htype":"dheader-1.0","series":1}'
+        if take("wrong_dtype", module) is not None:
+            header = header.replace(b'"bitmode":16', b'"bitmode":32')
+        if take("truncated_pixels", module) is not None:
+            pixels = pixels[: len(pixels) // 2]
+        if take("wrong_shape", module) is not None:
+            header = header.replace(b"[1024, 512]", b"[1024, 256]").replace(
+                b'"size":1048576', b'"size":524288'
+            )
+            pixels = pixels[: len(pixels) // 2]
+        parts = [header, pixels]
+        if take("extra_part", module) is not None:
+            parts.append(b"extra")
+        return message._replace(parts=parts)

@@ -1,0 +1,127 @@
+"""The Jungfrau as a part of the Facility: a sender in a child process, and a handle to it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ...errors import RequestError
+from ..child import Child
+from ..part import World
+from .scene import Scene
+from .settings import Settings, check_fault
+
+
+class JungfrauPart:
+    """Streams of a simulated Jungfrau that runs with the pulse clock.
+
+    Parameters
+    ----------
+    world : World
+        Clock, seed and ports of the facility.
+    name : str
+        Detector name, e.g. ``JF01T03V01``.
+    **settings
+        Fields of `Settings`: rate_multiplicator, discard_policy, interfaces, json_version, old_names,
+        pulse_id_as_double, extra, skew, jitter, loss, live_rate, streamvis_rate, running, ...
+
+    Attributes
+    ----------
+    endpoints : list of str
+        One per port, as slsReceiver's.
+    assembled_endpoint, live_endpoint : str
+        The sf-daq assembled stream: PUB, and PUSH.
+    detector_name : str
+    scene : Scene
+        The same frames as are sent, by pulse id; and the true constants.
+    """
+
+    name = "jungfrau"
+
+    def __init__(self, world: World, *, name: str = "JF01T03V01", **settings):
+        try:
+            self._settings = Settings(detector_name=name, seed=world.seed, **settings)
+        except TypeError as exc:
+            raise RequestError("jungfrau options", sorted(settings), f"fields of Settings ({exc})") from exc
+        self._world = world
+        self.scene = Scene(name, world.seed)
+        self.detector_name = self.scene.detector_name
+        self.endpoints: list[str] = []
+        self.assembled_endpoint = self.live_endpoint = ""
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Start the sender; the detector runs at once unless told otherwise."""
+        world, settings = self._world, self._settings
+        ports = [world.next_port() for _ in range(settings.n_ports + 2)]
+        options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
+        self._child = Child(
+            "sfdaq_ophyd.sim.jungfrau",
+            *("--control", "--clock", str(world.clock.path)),
+            *("--start-pulse-id", str(world.clock.start_pulse_id), "--settings", json.dumps(options)),
+            *("--ports", ",".join(map(str, ports))),
+        )
+        addresses = json.loads(self._child.start())
+        self.endpoints = addresses["endpoints"]
+        self.assembled_endpoint, self.live_endpoint = addresses["assembled"], addresses["live"]
+
+    def stop(self) -> None:
+        """End the sender. Safe twice."""
+        if self._child is not None:
+            self._child.stop()
+
+    def addresses(self) -> dict[str, str]:
+        """Return the endpoints by role."""
+        modules = {f"module{i}": endpoint for i, endpoint in enumerate(self.endpoints)}
+        return {**modules, "assembled": self.assembled_endpoint, "live": self.live_endpoint}
+
+    def fail_next(self, what: str, **details) -> None:
+        """Misbehave: names, meanings and details are in `settings.FAULTS`."""
+        check_fault(what, details)
+        self._ask("fail", what=what, details=details)
+
+    def configure(self, **changes) -> None:
+        """Change `Settings` while running."""
+        self._settings = self._settings.changed(**changes)
+        self._ask("configure", changes=changes)
+
+    def start_acquisition(self, first_frame_number: int | None = None) -> None:
+        """Begin an acquisition: frame numbers go on unless told otherwise, the module clock starts anew."""
+        self._ask("start", first_frame_number=first_frame_number)
+
+    def stop_acquisition(self) -> None:
+        """End the acquisition with an end message on every port; again, if it has ended already."""
+        self._ask("stop")
+
+    def status(self) -> dict[str, Any]:
+        """Return running, frame_number, pulse_id, who listens (subscribed per port), and what was sent."""
+        return self._ask("status")
+
+    @property
+    def beam(self) -> bool:
+        """Whether light reaches the detector."""
+        return self.scene.beam
+
+    @beam.setter
+    def beam(self, on: bool) -> None:
+        self._set_scene(self.scene.forced_stage, bool(on))
+
+    @property
+    def forced_stage(self) -> int | None:
+        """None normally; 0, 1 or 2 sends the dark frames of a pedestal run's stage."""
+        return self.scene.forced_stage
+
+    @forced_stage.setter
+    def forced_stage(self, stage: int | None) -> None:
+        if stage not in (None, 0, 1, 2):
+            raise RequestError("forced_stage", stage, "None, 0, 1 or 2")
+        self._set_scene(stage, self.scene.beam)
+
+    def _set_scene(self, stage: int | None, beam: bool) -> None:
+        self._ask("scene", forced_stage=stage, beam=beam)
+        self.scene.forced_stage, self.scene.beam = stage, beam
+
+    def _ask(self, what: str, **command) -> Any:
+        if self._child is None:
+            raise RequestError("jungfrau", what, "a part that was started")
+        return self._child.ask({"do": what, **command})
