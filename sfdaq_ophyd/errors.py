@@ -177,7 +177,9 @@ class BrokerRefused(ServiceRefused):
         self.endpoint, self.sent, self.reply = endpoint, dict(sent), dict(reply)
         self.exception, self.nothing_done, self.hint = exception, nothing_done, hint
         words = f"{exception} {said[:500]!r}" if exception else repr(said[:500])
-        about = [f"{key} {self.sent[key]!r}" for key in ("pgroup", "run_number", "detector_name") if key in sent]
+        about = [
+            f"{key} {self.sent[key]!r}" for key in ("pgroup", "run_number", "detector_name") if key in sent
+        ]
         text = f"broker refused {endpoint}: {words} ({', '.join([*about, url])})"
         RuntimeError.__init__(self, f"{text}. {hint}" if hint else text)
 

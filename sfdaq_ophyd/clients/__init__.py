@@ -1,5 +1,8 @@
 """One remote service each: blocking calls, finite timeouts, no ophyd."""
 
+from .broker import BrokerClient
+from .broker_main import BrokerTrap, pedestal_time
+from .broker_recover import find_retrieval
 from .std_daq import StdDaqClient
 from .std_daq_errors import (
     StdDaqAdminException,
@@ -14,6 +17,10 @@ from .std_daq_redis import StdDaqRedis
 from .std_daq_request import SlowCreationWarning
 
 __all__ = [
+    "BrokerClient",
+    "BrokerTrap",
+    "find_retrieval",
+    "pedestal_time",
     "SlowCreationWarning",
     "StdDaqAdminException",
     "StdDaqClient",

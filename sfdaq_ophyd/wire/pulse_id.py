@@ -96,10 +96,20 @@ class PulseRange:
         r = check_rate_multiplicator(rate_multiplicator)
         return self.last // r - (self.first - 1) // r
 
-    def split(self, max_distance: int = MAX_PULSE_DISTANCE) -> Iterator[PulseRange]:
-        """Cut into consecutive ranges that one request can carry."""
-        first = self.first
-        while first <= self.last:
-            last = min(first + max_distance, self.last)
+    def split(
+        self, max_distance: int = MAX_PULSE_DISTANCE, rate_multiplicator: int = 1
+    ) -> Iterator[PulseRange]:
+        """Cut into consecutive ranges that one request can carry, each with a frame at 100/r Hz inside.
+
+        Cuts lie before multiples of r; pulses before the first and after the last frame of the whole
+        range stay with the first and the last part.
+        """
+        r = check_rate_multiplicator(rate_multiplicator)
+        if max_distance < 2 * r - 2:
+            raise RequestError("max_distance", max_distance, f"at least {2 * r - 2}: a frame in each part")
+        inner, first = self.aligned(r), self.first
+        while self.last - first > max_distance:
+            last = min((first + max_distance + 1) // r * r - 1, inner.last - 1)
             yield PulseRange(first, last)
             first = last + 1
+        yield PulseRange(first, self.last)

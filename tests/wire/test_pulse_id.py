@@ -53,6 +53,26 @@ def test_split_when_long_then_covers_without_gap(first, length):
     assert all(p.last - p.first <= MAX_PULSE_DISTANCE for p in parts)
 
 
+@given(
+    first=st.integers(0, 10**9),
+    length=st.integers(1, 400_000),
+    r=st.sampled_from([1, 2, 4, 8, 10, 20, 40, 50, 100]),
+    extra=st.integers(0, 70_000),
+)
+def test_split_when_detector_is_slower_then_every_part_has_a_frame(first, length, r, extra):
+    whole = PulseRange(first, first + length + r)
+    parts = list(whole.split(2 * r - 2 + extra if length < 2000 else 60_001, r))
+    assert parts[0].first == whole.first and parts[-1].last == whole.last
+    assert all(b.first == a.last + 1 for a, b in zip(parts, parts[1:]))
+    assert all(part.n_frames(r) > 0 for part in parts)
+    assert sum(part.n_frames(r) for part in parts) == whole.n_frames(r)
+
+
+def test_split_when_parts_could_be_empty_then_refused():
+    with pytest.raises(RequestError, match="max_distance=5"):
+        list(PulseRange(0, 100).split(5, 4))
+
+
 @pytest.mark.parametrize(
     ("first", "last", "message"),
     [

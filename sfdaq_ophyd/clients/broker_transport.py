@@ -1,0 +1,180 @@
+"""How a call reaches the broker: dialect, method, time limit, repeats, and what its failures become."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from ..errors import BrokerRefused, RequestError, UnknownOutcome, WireError
+from ..wire.broker import DIALECTS, ENDPOINTS, Dialect, Endpoint, dialect_of
+from ..wire.broker_reply import Refusal, read_reply
+from ..wire.broker_values import encode_body
+from ._http import HttpService, Reply, check_url
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT, SLOW_TIMEOUT = 10.0, 30.0
+"""Default limits of a call in s. One slow call blocks every other to the same service: do not shorten."""
+
+_HARMLESS = ("ValidationError", "HTTPError")
+_HINTS = {
+    "AMQPConnectionError": "The message broker behind it is down: wait. Numbers may have been used up.",
+    "TriggerError": "The trigger PV could not be written: nothing was changed.",
+}
+_TRIGGER_HINT = "The trigger of the whole beamline may be left stopped: check its PV, 254 is running."
+
+
+class BrokerTransport:
+    """Both services of one broker; see `BrokerClient`."""
+
+    def __init__(
+        self,
+        url: str,
+        slow_url: str | None = None,
+        dialect: Dialect | Literal["auto"] = "current",
+        *,
+        timeout: float = TIMEOUT,
+        slow_timeout: float = SLOW_TIMEOUT,
+    ):
+        if dialect not in (*DIALECTS, "auto"):
+            raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}, auto")
+        url = check_url(url)
+        self._services = {
+            "broker": HttpService(url, name="sf-daq broker", timeout=timeout, keep_alive=False),
+            "slow": HttpService(
+                slow_url or next_port(url), name="sf-daq slow broker", timeout=slow_timeout, keep_alive=False
+            ),
+        }
+        self._dialect = None if dialect == "auto" else dialect
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Address of the broker."""
+        return self._services["broker"].url
+
+    @property
+    def slow_url(self) -> str:
+        """Address of the slow broker."""
+        return self._services["slow"].url
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the server speaks; "auto" finds out once, by the one call that is safe in both.
+
+        Raises
+        ------
+        WireError
+            The reply fits neither.
+        """
+        with self._lock:
+            if self._dialect is None:
+                reply = self._services["broker"].request("GET", "/get_allowed_detectors", idempotent=True)
+                self._dialect = dialect_of(reply.json())
+                if self._dialect is None:
+                    raise WireError(f"{self.url}: no broker of a known dialect: {reply.text[:200]!r}")
+                logger.info("%s speaks the %s dialect", self.url, self._dialect)
+            return self._dialect
+
+    def close(self) -> None:
+        """Close the connections. Safe twice."""
+        for service in self._services.values():
+            service.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def call(
+        self,
+        name: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        expected: str | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Make one call and return its reply, which is a success.
+
+        Parameters
+        ----------
+        name : str
+            The endpoint.
+        body : mapping, optional
+            The request; None for calls without parameters.
+        expected : str, optional
+            Key that marks success in a reply without status (documented dialect).
+        timeout : float, optional
+            Limit in s.
+
+        Raises
+        ------
+        BrokerRefused
+            The broker said no.
+        ServiceUnreachable, ServiceTimeout, WireError
+            No answer, or none that makes sense, to a call that may be repeated and was.
+        UnknownOutcome
+            The same for a call that must not be repeated: it may have been, or still be, carried out.
+        RequestError
+            The body is too large or not JSON, or the dialect lacks the call; nothing was sent.
+        """
+        endpoint, dialect = ENDPOINTS[name], self.dialect
+        method, data = endpoint.method(dialect), None if body is None else encode_body(body)
+        service = self._services[endpoint.service]
+        logger.debug("%s %s/%s %s", method, service.url, name, body)
+        reply = service.request(
+            method,
+            f"/{name}",
+            data=data,
+            headers=None if data is None else {"Content-Type": "application/json"},
+            timeout=timeout,
+            idempotent=endpoint.repeat,
+            hint=endpoint.hint,
+        )
+        logger.debug("%s answered %d %s", name, reply.code, reply.text[:1000])
+        answer = self._read(endpoint, reply, dialect, expected, service)
+        if isinstance(answer, Refusal):
+            raise _refused(endpoint, answer, reply.code, body or {}, service.url)
+        return answer
+
+    @staticmethod
+    def _read(endpoint: Endpoint, reply: Reply, dialect, expected, service: HttpService):
+        try:
+            return read_reply(reply.code, reply.body, dialect, expected)
+        except WireError as exc:
+            if endpoint.repeat:
+                raise
+            raise UnknownOutcome(endpoint.name, url=service.url, reason=exc, hint=endpoint.hint) from exc
+
+
+def next_port(url: str) -> str:
+    """Return `url` with its port plus one: where the slow broker is unless told otherwise."""
+    parts = urlsplit(url)
+    if parts.port is None:
+        raise RequestError("url", url, "a port, or slow_url: the slow broker is on the next port")
+    host = parts.netloc.rsplit(":", 1)[0]
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port + 1}"))
+
+
+def _refused(endpoint: Endpoint, answer: Refusal, code: int, sent: Mapping, url: str) -> BrokerRefused:
+    nothing_done = (
+        answer.exception in _HARMLESS or code != 200 or answer.reply.get("status") in ("failed", "pass")
+    )
+    hint = _HINTS.get(answer.exception, "")
+    if endpoint.name == "set_detector_settings" and not (nothing_done or hint):
+        hint = _TRIGGER_HINT
+    return BrokerRefused(
+        endpoint.name,
+        url=url,
+        sent=sent,
+        reply=answer.reply,
+        said=answer.message,
+        exception=answer.exception,
+        code=code,
+        nothing_done=nothing_done or answer.exception == "TriggerError",
+        hint=hint,
+    )

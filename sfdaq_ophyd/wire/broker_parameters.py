@@ -1,0 +1,173 @@
+"""Detector parameters of a retrieval: types, rules and traps (contract section 5.1).
+
+The broker checks none of them: a wrong value shows up only in a writer's log, or as a file that never comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import RequestError
+from .broker_values import check_detector, check_int, check_modules, plain
+
+Check = Callable[[Any, str, str], Any]
+"""(value, field, detector name) to the value as sent."""
+
+
+def _bool(value: Any, field: str, _: str) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(field, value, "true or false")
+    return value
+
+
+def _choice(*choices: str) -> Check:
+    def check(value: Any, field: str, _: str) -> str:
+        if value not in choices:
+            raise RequestError(field, value, f"one of {', '.join(choices)}")
+        return value
+
+    return check
+
+
+def _modules(value: Any, field: str, detector: str) -> list[int]:
+    return check_modules(value, detector, field)
+
+
+def _factor(value: Any, field: str, _: str) -> float | None:
+    value = plain(value, field)
+    if value is not None and (isinstance(value, bool | str | list | dict) or value <= 0):
+        raise RequestError(field, value, "a number above 0, or None")
+    return value
+
+
+def _downsample(value: Any, field: str, _: str) -> list[int]:
+    value = plain(value, field)
+    if not isinstance(value, list) or len(value) != 2:
+        raise RequestError(field, value, "two integers, block height and width")
+    return [check_int(item, field, 1) for item in value]
+
+
+def _one_roi(value: Any, field: str) -> list[int]:
+    value = plain(value, field)
+    if not isinstance(value, list) or len(value) != 4:
+        raise RequestError(field, value, "four integers [y1, y2, x1, x2]")
+    y1, y2, x1, x2 = (check_int(item, field) for item in value)
+    if not (y1 < y2 and x1 < x2):
+        raise RequestError(field, value, "[y1, y2, x1, x2] with y1 < y2 and x1 < x2")
+    return [y1, y2, x1, x2]
+
+
+def _roi(value: Any, field: str, _: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(label): _one_roi(roi, f"{field}.{label}") for label, roi in value.items()}
+    value = plain(value, field)
+    if not isinstance(value, list) or not all(isinstance(roi, list) for roi in value):
+        raise RequestError(
+            field, value, "{label: [y1, y2, x1, x2]} or a list of such lists: the writer fails on a flat list"
+        )
+    return [_one_roi(roi, f"{field}[{i}]") for i, roi in enumerate(value)]
+
+
+DETECTOR_PARAMETERS: dict[str, Check] = {
+    "adc_to_energy": _bool,
+    "compression": _bool,
+    "disabled_modules": _modules,
+    "save_dap_results": _bool,
+    "save_ppicker_events_only": _bool,
+    "roi": _roi,
+    "downsample": _downsample,
+    "remove_raw_files": _bool,
+    "crystfel_lists_laser": _bool,
+    "mask": _bool,
+    "double_pixels_action": _choice("keep", "mask", "interp"),
+    "module_edge_pixels": _choice("keep", "mask"),
+    "geometry": _bool,
+    "gap_pixels": _bool,
+    "factor": _factor,
+}
+"""Every parameter the writers know, with its check."""
+
+ONLY_WITH_ENERGY = (
+    "mask",
+    "double_pixels_action",
+    "module_edge_pixels",
+    "geometry",
+    "gap_pixels",
+    "factor",
+)
+"""Parameters that do nothing without ``adc_to_energy``."""
+
+
+def check_parameters(detector: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of one detector as sent; RequestError names what is wrong."""
+    if not isinstance(parameters, Mapping):
+        raise RequestError(f"detectors.{detector}", parameters, "a dict of parameters, {} for the defaults")
+    checked = {}
+    for name, value in parameters.items():
+        field = f"detectors.{detector}.{name}"
+        if name == "selected_pulse_ids":
+            raise RequestError(
+                field, value, "selected_pulse_ids at the top of the request: here it is ignored"
+            )
+        if name not in DETECTOR_PARAMETERS:
+            raise RequestError(field, value, f"one of {', '.join(DETECTOR_PARAMETERS)}")
+        checked[name] = DETECTOR_PARAMETERS[name](value, field, detector)
+    if checked.get("downsample", [1, 1]) != [1, 1] and checked.get("roi"):
+        raise RequestError(f"detectors.{detector}.downsample", checked["downsample"], "no roi beside it")
+    if checked.get("double_pixels_action") == "interp":
+        if not checked.get("gap_pixels", True) or checked.get("factor") is not None:
+            raise RequestError(
+                f"detectors.{detector}.double_pixels_action", "interp", "gap_pixels on and no factor"
+            )
+    return checked
+
+
+def check_detectors(detectors: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the detectors of a request with their parameters; RequestError if two share their modules."""
+    if not isinstance(detectors, Mapping):
+        raise RequestError("detectors", detectors, "{detector name: {parameters}}")
+    checked: dict[str, dict[str, Any]] = {}
+    for name, parameters in detectors.items():
+        check_detector(name, "detectors")
+        twin = next((other for other in checked if other[:4] == name[:4]), None)
+        if twin is not None:
+            raise RequestError("detectors", name, f"not together with {twin}: they share modules")
+        checked[name] = check_parameters(name, parameters)
+    return checked
+
+
+def is_converted(parameters: Mapping[str, Any], *, selected_pulse_ids: bool = False) -> bool:
+    """Say whether the raw file goes to ``raw_data/``."""
+    keys = ("adc_to_energy", "compression", "disabled_modules", "roi", "save_ppicker_events_only")
+    return selected_pulse_ids or any(parameters.get(key) for key in keys)
+
+
+def is_processed(parameters: Mapping[str, Any], *, selected_pulse_ids: bool = False) -> bool:
+    """Say whether a processed file appears in ``data/``, given that the raw one does not."""
+    keys = ("adc_to_energy", "disabled_modules", "save_ppicker_events_only")
+    return selected_pulse_ids or any(parameters.get(key) for key in keys)
+
+
+def traps(detectors: Mapping[str, Mapping[str, Any]], *, selected_pulse_ids: bool = False) -> list[str]:
+    """Return one sentence for each legal combination of parameters that does not do what it seems to.
+
+    Examples
+    --------
+    >>> traps({"JF01T03V01": {"adc_to_energy": True, "compression": True}})
+    []
+    """
+    found = []
+    for name, parameters in detectors.items():
+        selected = {"selected_pulse_ids": selected_pulse_ids}
+        if is_converted(parameters, **selected) and not is_processed(parameters, **selected):
+            lost = " and removed" if parameters.get("remove_raw_files") else ""
+            found.append(
+                f"{name}: compression or roi without adc_to_energy, disabled_modules, "
+                "save_ppicker_events_only or selected_pulse_ids: the announced file in data/ never appears; "
+                f"the raw file goes to raw_data/{lost}, uncompressed and uncut"
+            )
+        idle = [key for key in ONLY_WITH_ENERGY if key in parameters]
+        if idle and not parameters.get("adc_to_energy"):
+            found.append(f"{name}: {', '.join(idle)} without adc_to_energy: ignored by the writer")
+    return found
