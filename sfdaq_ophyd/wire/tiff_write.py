@@ -61,7 +61,9 @@ class TiffTags:
     detector_distance: float = 0.0
 
 
-def frame_around(shape: tuple[int, int], bit_depth: int, profile: str, tags: TiffTags | None) -> tuple[bytes, bytes]:
+def frame_around(
+    shape: tuple[int, int], bit_depth: int, profile: str, tags: TiffTags | None
+) -> tuple[bytes, bytes]:
     """Return the bytes before and after the pixels of one frame.
 
     Parameters
@@ -165,7 +167,9 @@ def _directory(entries: list, at: int) -> bytes:
     table, values = bytearray(struct.pack("<H", len(entries))), bytearray()
     values_at = at + 2 + 12 * len(entries) + 4
     for tag, kind, value in entries:
-        raw = value.encode() + b"\0" if kind == _ASCII else struct.pack(f"<{len(value)}{_CODES[kind]}", *value)
+        raw = (
+            value.encode() + b"\0" if kind == _ASCII else struct.pack(f"<{len(value)}{_CODES[kind]}", *value)
+        )
         table += struct.pack("<HHI", tag, kind, len(raw) // _SIZES[kind])
         if len(raw) <= 4:
             table += raw.ljust(4, b"\0")

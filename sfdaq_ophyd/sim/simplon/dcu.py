@@ -1,0 +1,162 @@
+"""The detector control unit: detector, monitor, stream, filewriter and system together. No HTTP in here."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import datetime
+from typing import Any
+
+from ...wire.simplon import Parameter
+from ...wire.simplon_states import DetectorState
+from . import parameters as table
+from .config import DetectorConfig
+from .detector import Detector
+from .faults import Faults
+from .geometry import make_geometry
+from .monitor import MonitorBuffer, StoredFrame
+from .subsystems import DetectorModule, MonitorModule, Subsystem
+
+
+class DetectorControlUnit:
+    """Everything behind one address.
+
+    Attributes
+    ----------
+    detector : Detector
+    monitor : MonitorBuffer
+    faults : Faults
+    modules : dict
+        Name to `Subsystem`.
+    version : str
+        API version.
+    command_limit : float
+        s after which the connection of an open command is closed, though the command goes on.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        shape: tuple[int, int] | None,
+        version: str,
+        profile: str,
+        dwell: float,
+        command_limit: float,
+        serial: str,
+        seed: int,
+    ):
+        self.version, self.command_limit = version, command_limit
+        geometry = make_geometry(model, version, shape)
+        self.n_pixels = math.prod(geometry.shape)
+        self.faults, self.monitor = Faults(), MonitorBuffer()
+        config = DetectorConfig(geometry, version, serial, seed)
+        self.detector = Detector(config, self.monitor, self.faults, profile=profile, dwell=dwell, seed=seed)
+        self._fetched: dict[str, list] = {}
+        self._make_modules()
+
+    def restart(self) -> None:
+        """Restart the service: not initialized, monitor disabled, every frame and series lost."""
+        self.detector.boot()
+        self.monitor.initialize()
+        self._make_modules()
+
+    def note_fetched(self, name: str, frame: StoredFrame | None) -> None:
+        """Remember which frame `next` or `monitor` gave last (a status of API 1.6)."""
+        if frame is not None:
+            self._fetched[name] = [frame.series_id, frame.image_id, 0, 0, 0]
+
+    def _make_modules(self) -> None:
+        self._fetched.clear()
+        self._stream = Subsystem(table.stream_config(), self._stream_status, {"initialize": self._initialize})
+        self._files = Subsystem(
+            table.filewriter_config(), self._file_status, {"clear": _nothing, "initialize": _nothing}
+        )
+        self.modules = {
+            "detector": DetectorModule(self.detector, self._detector_status, self.version),
+            "monitor": MonitorModule(self.monitor, self._monitor_status, self.version),
+            "stream": self._stream,
+            "filewriter": self._files,
+            "system": Subsystem({}, dict, {"restart": self._restart}),
+        }
+
+    async def _restart(self, _argument) -> None:
+        self.restart()
+
+    async def _initialize(self, _argument) -> None:
+        self._stream.config = table.stream_config()
+        self.detector.n_streamed = 0
+
+    def _detector_status(self) -> dict[str, Parameter]:
+        drift = 0.2 * math.sin(time.time() / 60)
+        warm, damp = round(24.5 + drift, 2), round(4.0 - drift, 2)
+        status = {
+            "state": _status(self.detector.state.value, "string", allowed_values=tuple(DetectorState)),
+            "error": _status([], "string[]"),
+            "time": _status(datetime.now().isoformat(), "string"),
+            "temperature": _status(warm, "float", "C"),
+            "humidity": _status(damp, "float", "%"),
+            "board_000/th0_temp": _status(warm, "float", "C"),
+            "board_000/th0_humidity": _status(damp, "float", "%"),
+            "builder/dcu_buffer_free": _status(100.0, "float", "%"),
+        }
+        links = {f"link_{n}": _status("up", "string", allowed_values=("up", "down")) for n in range(4)}
+        if self.version == "1.6.0":
+            return status | links
+        return (
+            status
+            | links
+            | {
+                "high_voltage/state": _status(
+                    "READY", "string", allowed_values=("NA", "OFF", "RAMPING", "READY")
+                ),
+                "series_unique_id": _status(self.detector.series_unique_id, "string"),
+            }
+        )
+
+    def _monitor_status(self) -> dict[str, Parameter]:
+        buffer = self.monitor
+        status = {
+            "state": _status(
+                "overflow" if buffer.overflow else "normal", "string", allowed_values=("normal", "overflow")
+            ),
+            "dropped": _status(buffer.n_dropped, "uint"),
+            "buffer_fill_level": _status([len(buffer), buffer.buffer_size], "uint[]"),
+            "buffer_free": _status(buffer.n_bytes_free, "uint"),
+            "error": _status([], "string[]"),
+        }
+        if self.version == "1.6.0":
+            for name in ("next_image_number", "monitor_image_number"):
+                status[name] = _status(self._fetched.get(name, []), "list")
+        return status
+
+    def _stream_status(self) -> dict[str, Parameter]:
+        enabled = self._stream.config["mode"].value == "enabled"
+        return {
+            "state": _status(self._output_state(enabled), "string"),
+            "dropped": _status(self.detector.n_streamed if enabled else 0, "uint"),
+            "error": _status([], "string[]"),
+        }
+
+    def _file_status(self) -> dict[str, Parameter]:
+        enabled = self._files.config["mode"].value == "enabled"
+        return {
+            "state": _status(self._output_state(enabled), "string"),
+            "files": _status([], "string[]"),
+            "buffer_free": _status(2**36, "uint"),
+            "error": _status([], "string[]"),
+        }
+
+    def _output_state(self, enabled: bool) -> str:
+        if not enabled:
+            return "disabled"
+        return "acquire" if self.detector.armed else "ready"
+
+
+def _status(value: Any, value_type: str, unit: str = "", *, allowed_values: tuple = ()) -> Parameter:
+    now = datetime.now().isoformat()
+    return Parameter(value, value_type, "r", unit, allowed_values=allowed_values, state="normal", time=now)
+
+
+async def _nothing(_argument) -> None:
+    """Accept a command that has nothing to do: this simulator writes no files."""

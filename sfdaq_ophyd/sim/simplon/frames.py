@@ -1,0 +1,82 @@
+"""Frames of one series: a shared scene image, a stamp, and the TIFF around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...wire.tiff_write import TiffTags, frame_around
+from ..stamp import STAMP_PIXELS, write_stamp
+from .config import DetectorConfig
+from .faults import Faults
+from .monitor import StoredFrame
+
+
+def stamp_of(series_id: int, image_id: int) -> int:
+    """Return the number written into the first pixels of a frame."""
+    return series_id << 32 | image_id
+
+
+class FrameMaker:
+    """Make the frames of one series, in the state the configuration had when it was armed.
+
+    Parameters
+    ----------
+    images : list of ndarray
+        The scene; frame i shows image i modulo their number.
+    series_time_ns : int or None
+        Written into every frame in place of its own time.
+    """
+
+    def __init__(
+        self,
+        config: DetectorConfig,
+        images: list[np.ndarray],
+        *,
+        series_id: int,
+        series_unique_id: str,
+        profile: str,
+        offset_minutes: int,
+        series_time_ns: int | None,
+        faults: Faults,
+    ):
+        self._images, self._profile, self._faults = images, profile, faults
+        self._pixels = [memoryview(image).cast("B") for image in images]
+        self._series_id, self._series_time_ns = series_id, series_time_ns
+        self._thresholds = config.thresholds()
+        self._count_time = config["count_time"]
+        self._common = {
+            "series_unique_id": series_unique_id,
+            "offset_minutes": offset_minutes,
+            "incident_energy_ev": config["photon_energy"],
+            "wavelength_angstrom": config["wavelength"],
+            "beam_center": (config["beam_center_x"], config["beam_center_y"]),
+            "detector_distance": config["detector_distance"],
+        }
+
+    def frames(self, image_id: int, time_ns: int, count_time: float | None) -> Iterator[StoredFrame]:
+        """Yield the frame of every enabled threshold, lowest first."""
+        series_id = self._series_id + (1000 if self._faults.take("wrong_series") else 0)
+        bare = self._faults.take("no_private_ifd")
+        for threshold_id, energy in self._thresholds:
+            tags = TiffTags(
+                series_id=series_id,
+                image_id=image_id,
+                time_ns=time_ns if self._series_time_ns is None else self._series_time_ns,
+                threshold_id=threshold_id,
+                threshold_energy_ev=energy,
+                exposure_time=self._count_time if count_time is None else count_time,
+                **self._common,
+            )
+            pieces = self._pieces(image_id, stamp_of(series_id, image_id), None if bare else tags)
+            yield StoredFrame(series_id, image_id, threshold_id, pieces)
+
+    def _pieces(self, image_id: int, stamp: int, tags: TiffTags | None) -> tuple:
+        k = image_id % len(self._images)
+        image = self._images[k]
+        before, after = frame_around(image.shape, 8 * image.itemsize, self._profile, tags)
+        first = np.zeros((1, STAMP_PIXELS), image.dtype)
+        write_stamp(first, stamp)
+        pieces = (before + first.tobytes(), self._pixels[k][first.nbytes :], after)
+        return tuple(piece for piece in pieces if len(piece))

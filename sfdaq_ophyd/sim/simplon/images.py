@@ -1,0 +1,80 @@
+"""``monitor/.../images``: the list, next, monitor and single frames, sent without copying the pixels."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from .dcu import DetectorControlUnit
+from .monitor import StoredFrame
+
+CHUNK = 2**20
+"""Bytes handed to the socket at a time, so that other requests are served in between."""
+
+DEFAULT_WAIT = 0.5
+"""s `images/next` waits unless told otherwise."""
+
+LONGEST_WAIT = 3600.0
+
+
+async def answer(dcu: DetectorControlUnit, request: web.Request) -> web.StreamResponse:
+    """Answer one request below ``images``."""
+    names = request.match_info["rest"].strip("/").split("/")
+    if request.match_info["rest"] and not request.match_info["rest"].startswith("/"):
+        raise web.HTTPNotFound
+    if names == [""]:
+        return web.json_response(dcu.monitor.listing())
+    if names[0] in ("next", "monitor") and len(names) == 1:
+        if dcu.faults.take("no_image") is not None:
+            return _nothing()
+        wait = _wait_of(request)
+        frame = await (dcu.monitor.next(wait) if names[0] == "next" else dcu.monitor.newest(wait))
+        if names[0] == "next":
+            dcu.note_fetched("next_image_number", frame)
+        else:
+            dcu.note_fetched("monitor_image_number", frame)
+        return _nothing() if frame is None else await _send(dcu, request, frame)
+    if len(names) in (2, 3) and all(name.isdecimal() and len(name) < 12 for name in names):
+        frame = dcu.monitor.find(*map(int, names))
+        if frame is not None:
+            return await _send(dcu, request, frame)
+    raise web.HTTPNotFound
+
+
+def _nothing() -> web.Response:
+    return web.Response(status=408, text="no image within the timeout")
+
+
+def _wait_of(request: web.Request) -> float:
+    given = request.query.get("timeout")
+    try:
+        return DEFAULT_WAIT if given is None else min(max(float(given) / 1000, 0.0), LONGEST_WAIT)
+    except ValueError:
+        raise web.HTTPBadRequest from None
+
+
+async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFrame) -> web.StreamResponse:
+    kind = "image/tiff" if dcu.version == "1.8.0" else "application/tiff"
+    if (fault := dcu.faults.take("content_type")) is not None:
+        kind = fault.get("content_type", "text/html")
+        return web.Response(body=b"<html><body>Dectris web interface</body></html>", content_type=kind)
+    n_bytes, stop_at = frame.n_bytes, None
+    if (fault := dcu.faults.take("truncate")) is not None:
+        n_bytes = min(n_bytes, int(fault.get("keep", n_bytes // 2)))
+    if dcu.faults.take("cut_body") is not None:
+        stop_at = n_bytes // 2
+    reply = web.StreamResponse(headers={"Content-Type": kind, "Content-Length": str(n_bytes)})
+    await reply.prepare(request)
+    left = n_bytes if stop_at is None else stop_at
+    for piece in frame.pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), CHUNK):
+            chunk = view[start : start + min(CHUNK, left)]
+            if not len(chunk):
+                break
+            await reply.write(chunk)
+            left -= len(chunk)
+    if stop_at is not None:
+        request.transport.abort()
+        return reply
+    await reply.write_eof()
+    return reply

@@ -1,0 +1,170 @@
+"""The parameters of every subsystem as data, with the defaults of a freshly initialized detector.
+
+Contract eiger-simplon.md, sections 4.1, 4.2, 5.1, 7 and 8; what no source says is the simulator's choice.
+"""
+
+from __future__ import annotations
+
+from ...wire.simplon import Parameter
+from .geometry import Geometry
+
+LARGEST_COUNT = 2000000000
+"""Most images, and most triggers, of one series."""
+
+K_ALPHA_EV = {
+    "Ti": 4510.84, "V": 4952.2, "Cr": 5414.72, "Mn": 5898.75, "Fe": 6403.84, "Co": 6930.32, "Ni": 7478.15,
+    "Cu": 8047.78, "Zn": 8638.86, "Ga": 9251.74, "Ge": 9886.42, "As": 10543.72, "Se": 11222.4,
+    "Br": 11924.2, "Mo": 17479.34, "Ag": 22162.92,
+}  # fmt: skip
+"""Energies `element` stands for."""
+
+CHANGES = {
+    "time": "bit_depth_image bit_depth_readout count_time countrate_correction_count_cutoff"
+    " frame_count_time frame_time",
+    "energy": "element flatfield incident_energy photon_energy threshold/1/energy threshold/1/flatfield"
+    " threshold/2/energy threshold/2/flatfield threshold_energy wavelength",
+    "threshold_1": "flatfield threshold/1/energy threshold/1/flatfield threshold/2/flatfield"
+    " threshold_energy",
+    "threshold/2/energy": "flatfield threshold/1/flatfield threshold/2/energy threshold/2/flatfield",
+    "threshold/1/mode": "threshold/1/mode threshold/difference/mode",
+    "threshold/2/mode": "threshold/2/mode threshold/difference/mode",
+    "threshold/difference/mode": "difference_mode",
+    "roi_mode": "count_time frame_time roi_mode",
+    "auto_summation": "auto_summation frame_count_time",
+    "flatfield": "flatfield threshold/1/flatfield",
+    "pixel_mask": "pixel_mask threshold/1/pixel_mask",
+}
+"""What the real EIGER2 says has changed after a PUT, by the groups below or by name."""
+
+CHANGE_GROUPS = {
+    "count_time": "time", "frame_time": "time",
+    "photon_energy": "energy", "incident_energy": "energy", "wavelength": "energy", "element": "energy",
+    "threshold_energy": "threshold_1", "threshold/1/energy": "threshold_1",
+}  # fmt: skip
+
+SWITCH = ("enabled", "disabled")
+UNLISTED = {"wavelength", "error", "pixel_mask", "flatfield"}
+"""Names that exist but are not in `keys`."""
+
+
+def number(value, unit="", access="rw", low=None, high=None) -> Parameter:
+    """Return a float parameter."""
+    return Parameter(value, "float", access, unit, low, high)
+
+
+def count(value, access="rw", low=0, high=LARGEST_COUNT) -> Parameter:
+    """Return an unsigned integer parameter."""
+    limits = (None, None) if access == "r" else (low, high)
+    return Parameter(value, "uint", access, "", *limits)
+
+
+def text(value, *allowed, access="rw") -> Parameter:
+    """Return a string parameter, of the allowed values if any are given."""
+    return Parameter(value, "string", access, allowed_values=allowed)
+
+
+def flag(value) -> Parameter:
+    """Return a boolean parameter."""
+    return Parameter(value, "bool")
+
+
+def detector_config(geometry: Geometry, version: str, serial: str) -> dict[str, Parameter]:
+    """Return the detector's config parameters."""
+    second = version == "1.8.0"
+    maker = f"Dectris EIGER2 Si {geometry.model}" if second else f"Dectris Eiger {geometry.model}"
+    modes = ("eies", "exte", "extg", "exts", "inte", "ints") if second else ("exte", "exts", "inte", "ints")
+    rois = ("disabled", *(("4M-L", "4M-R") if second else ("4M",))) if geometry.has_roi else ("disabled",)
+    fastest = geometry.fastest_16_bit / 2 if second else geometry.fastest_16_bit
+    readout = 1e-7 if second else 7e-6
+    longest = 3600.0 if second else 1800.0
+    parameters = {
+        "description": text(maker, access="r"),
+        "detector_number": text(serial, access="r"),
+        "software_version": text(version, access="r"),
+        "eiger_fw_version": text("release-2022.1.2" if second else "1.6.6", access="r"),
+        "x_pixels_in_detector": count(geometry.shape[1], "r"),
+        "y_pixels_in_detector": count(geometry.shape[0], "r"),
+        "x_pixel_size": number(7.5e-5, "m", "r"),
+        "y_pixel_size": number(7.5e-5, "m", "r"),
+        "sensor_material": text("Si", access="r"),
+        "sensor_thickness": number(4.5e-4, "m", "r"),
+        "bit_depth_image": count(32, "r"),
+        "bit_depth_readout": count(16 if second else 12, "r"),
+        "count_time": number(0.5, "s", low=1e-7, high=longest),
+        "frame_time": number(0.5 + readout, "s", low=fastest, high=longest + readout),
+        "frame_count_time": number(0.00344898, "s", "r"),
+        "detector_readout_time": number(readout, "s", "r"),
+        "nimages": count(1, low=1),
+        "ntrigger": count(1, low=1),
+        "trigger_mode": text("ints", *modes),
+        "photon_energy": number(8047.78, "eV", low=3500.0, high=40000.0),
+        "wavelength": number(1.5406, "angstrom", low=0.309, high=3.543),
+        "element": text("Cu", "", *K_ALPHA_EV),
+        "threshold_energy": number(4023.89, "eV", low=1700.0, high=20000.0),
+        "beam_center_x": number(0.0),
+        "beam_center_y": number(0.0),
+        "detector_distance": number(0.0, "m", low=0.0),
+        "detector_translation": Parameter([0.0, 0.0, 0.0], "float[]", "rw", "m"),
+        "auto_summation": flag(True),
+        "countrate_correction_applied": flag(True),
+        "flatfield_correction_applied": flag(True),
+        "pixel_mask_applied": flag(True),
+        "virtual_pixel_correction_applied": flag(True),
+        "countrate_correction_count_cutoff": count(2500000, "r"),
+        "number_of_excluded_pixels": count(0, "r"),
+        "compression": text("bslz4", "lz4", "bslz4"),
+        "roi_mode": text("disabled", *rois),
+        "data_collection_date": text("", access="r"),
+    }
+    for axis in ("omega", "chi", "phi", "kappa", "two_theta"):
+        parameters[f"{axis}_start"] = number(0.0, "degree")
+        parameters[f"{axis}_increment"] = number(0.0, "degree")
+    return parameters | (_second_generation() if second else {})
+
+
+def _second_generation() -> dict[str, Parameter]:
+    return {
+        "incident_energy": number(8047.78, "eV", low=3500.0, high=40000.0),
+        "nexpi": count(1, low=1),
+        "trigger_start_delay": number(0.0, "s", low=0.0, high=3600.0),
+        "ntriggers_skipped": count(0),
+        "extg_mode": text("double", "single", "double"),
+        "threshold/1/energy": number(4023.89, "eV", low=1700.0, high=20000.0),
+        "threshold/1/mode": text("enabled", *SWITCH),
+        "threshold/2/energy": number(11266.89, "eV", low=1700.0, high=60000.0),
+        "threshold/2/mode": text("disabled", *SWITCH),
+        "threshold/difference/mode": text("disabled", *SWITCH),
+        "threshold/difference/lower_threshold": count(1, "r"),
+        "threshold/difference/upper_threshold": count(2, "r"),
+        "mask_to_zero": flag(False),
+        "counting_mode": text("normal", "normal", "retrigger"),
+        "fast_arm": flag(False),
+        "test_image_mode": text(""),
+        "test_image_value": count(0),
+        "sample_name": text(""),
+        "instrument_name": text(""),
+        "source_name": text(""),
+    }
+
+
+def stream_config() -> dict[str, Parameter]:
+    """Return the stream subsystem's config."""
+    return {
+        "mode": text("disabled", *SWITCH),
+        "format": text("legacy", "legacy", "cbor"),
+        "header_detail": text("basic", "all", "basic", "none"),
+        "header_appendix": text(""),
+        "image_appendix": text(""),
+    }
+
+
+def filewriter_config() -> dict[str, Parameter]:
+    """Return the filewriter's config."""
+    return {
+        "mode": text("disabled", *SWITCH),
+        "name_pattern": text("series_$id"),
+        "nimages_per_file": count(1000),
+        "image_nr_start": count(1),
+        "compression_enabled": flag(True),
+        "format": text("hdf5 nexus legacy nxmx", "hdf5 nexus legacy nxmx", "hdf5 nexus v2024.2 nxmx"),
+    }

@@ -1,0 +1,172 @@
+"""The simulated Eiger as a part of the Facility: one thread, one event loop, one port."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from aiohttp import web
+
+from ...errors import RequestError
+from ...wire.simplon import VERSIONS
+from ...wire.tiff_write import PROFILES
+from ..part import World
+from .dcu import DetectorControlUnit
+from .faults import FAULTS
+from .frames import stamp_of
+from .server import RequestLog, make_app
+
+START_TIMEOUT = 20.0
+
+
+class EigerPart:
+    """A SIMPLON server with a detector behind it.
+
+    Parameters
+    ----------
+    world : World
+        What the Facility's parts share.
+    model : str
+        ``"500K"``, ``"1M"``, ``"4M"``, ``"9M"`` or ``"16M"``.
+    shape : (y, x), optional
+        Any other size; in place of `model`.
+    api_version : str
+        ``"1.8.0"`` (EIGER2) or ``"1.6.0"`` (EIGER).
+    profile : str, optional
+        TIFF layout: ``"om"`` (default), ``"v2024"``, or ``"legacy16"`` (default of API 1.6.0).
+    dwell : float
+        s spent in the states ``initialize`` and ``configure``, divided by the facility's speed.
+    command_limit : float
+        s after which the connection of a blocking command is closed while the command goes on.
+    initialized : bool
+        Start in ``idle`` instead of ``na``.
+    serial : str
+        The ``detector_number``.
+    port : int
+        0 takes a free one.
+
+    Attributes
+    ----------
+    url : str
+        Address of the detector control unit, ``http://127.0.0.1:<port>``.
+    requests : RequestLog
+        Every request answered: ``entries()``, ``clear()``.
+    faults : Faults
+        Misbehaviour that has not happened yet.
+    """
+
+    name = "eiger"
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        model: str = "16M",
+        shape: tuple[int, int] | None = None,
+        api_version: str = "1.8.0",
+        profile: str | None = None,
+        dwell: float = 0.05,
+        command_limit: float = 300.0,
+        initialized: bool = False,
+        serial: str = "E-32-0000",
+        port: int = 0,
+    ):
+        if api_version not in VERSIONS:
+            raise RequestError("api_version", api_version, f"one of {', '.join(VERSIONS)}")
+        profile = profile or ("om" if api_version == "1.8.0" else "legacy16")
+        if profile not in PROFILES:
+            raise RequestError("profile", profile, f"one of {', '.join(PROFILES)}")
+        self._options = {
+            "model": model,
+            "shape": shape,
+            "version": api_version,
+            "profile": profile,
+            "dwell": dwell / world.speed,
+            "command_limit": command_limit,
+            "serial": serial,
+            "seed": world.seed,
+        }
+        self._initialized, self._port = initialized, port or world.port_base
+        self.requests = RequestLog()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._dcu: DetectorControlUnit | None = None
+        self.url = ""
+
+    def start(self) -> None:
+        """Serve; returns once the port is open."""
+        ready, problems = threading.Event(), []
+        self._thread = threading.Thread(
+            target=self._run, args=(ready, problems), name="simulated Eiger", daemon=True
+        )
+        self._thread.start()
+        if not ready.wait(START_TIMEOUT):
+            raise TimeoutError(f"the simulated Eiger did not start within {START_TIMEOUT:g} s")
+        if problems:
+            self._thread.join()
+            raise problems[0]
+
+    def stop(self) -> None:
+        """Close the port and join the thread. Safe twice."""
+        if self._thread is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join(START_TIMEOUT)
+            self._thread = self._loop = None
+
+    def addresses(self) -> dict[str, str]:
+        """Say where it serves."""
+        return {"url": self.url}
+
+    def fail_next(self, what: str, **details) -> None:
+        """Misbehave by name; `sfdaq_ophyd.sim.simplon.FAULTS` lists the names and what they take."""
+        self.faults.add(what, **details)
+
+    @property
+    def faults(self):
+        """Misbehaviour that has not happened yet."""
+        return self._dcu.faults
+
+    @property
+    def state(self) -> str:
+        """State of the detector."""
+        return self._dcu.detector.state.value
+
+    def edge(self, width: float = 0.0) -> None:
+        """Give the detector one electrical edge, or one gate of `width` s (modes exts, exte, extg, eies)."""
+        self._loop.call_soon_threadsafe(self._dcu.detector.edge, width)
+
+    @staticmethod
+    def stamp_of(series_id: int, image_id: int) -> int:
+        """Return the number in the first pixels of a frame (`sfdaq_ophyd.sim.stamp`)."""
+        return stamp_of(series_id, image_id)
+
+    def _run(self, ready: threading.Event, problems: list) -> None:
+        try:
+            asyncio.run(self._serve(ready))
+        except Exception as exc:
+            problems.append(exc)
+            ready.set()
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._dcu = DetectorControlUnit(**self._options)
+        if self._initialized:
+            await self._dcu.detector.initialize()
+        runner = web.AppRunner(
+            make_app(self._dcu, self.requests),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.2,
+        )
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
+            await site.start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            ready.set()
+            await self._stopping.wait()
+        finally:
+            await runner.cleanup()
+
+
+__all__ = ["FAULTS", "EigerPart"]

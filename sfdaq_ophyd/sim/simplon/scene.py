@@ -1,0 +1,106 @@
+"""What the simulated detector sees: rings, peaks, a beam stop, gaps, Poisson noise. Seeded.
+
+A scene is drawn once per configuration as a small ring of images; a frame is one of them with another
+stamp in its first pixels, so a frame costs nothing to make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_D_SPACINGS = (4.15, 2.94, 2.40, 2.08, 1.86, 1.70, 1.47, 1.39, 1.31)
+"""Lattice spacings of LaB6, angstrom."""
+
+_PIXEL_SIZE = 75e-6
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What decides the look of a frame; equal scenes look alike.
+
+    Parameters
+    ----------
+    shape : (y, x)
+    bit_depth : int
+    count_time : float
+        s; counts grow with it.
+    cutoff : int
+        Count rate cutoff; overloaded pixels read one more than this.
+    energy_ev : float
+    distance : float
+        m.
+    beam_center : (x, y) in pixels
+    masked_value : int or None
+        What masked pixels read; None leaves them as counted.
+    mask_version : int
+        Counts changes of the pixel mask.
+    seed : int
+    """
+
+    shape: tuple[int, int]
+    bit_depth: int
+    count_time: float
+    cutoff: int
+    energy_ev: float
+    distance: float
+    beam_center: tuple[float, float]
+    masked_value: int | None
+    mask_version: int
+    seed: int
+
+    def render(self, pixel_mask: np.ndarray) -> list[np.ndarray]:
+        """Draw the ring of images, each unsigned and of shape (y, x)."""
+        n = 2 if np.prod(self.shape) > 2e6 else 6
+        return [self._draw(pixel_mask, np.random.default_rng([self.seed, 2, k])) for k in range(n)]
+
+    def _draw(self, pixel_mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        image = np.empty(self.shape, f"<u{self.bit_depth // 8}")
+        top = 2**self.bit_depth - 3
+        profile = self._radial_profile() * self.count_time
+        x = np.arange(self.shape[1], dtype="f4") - self.beam_center[0]
+        for start in range(0, self.shape[0], _ROWS):
+            rows = slice(start, min(start + _ROWS, self.shape[0]))
+            y = np.arange(rows.start, rows.stop, dtype="f4")[:, None] - self.beam_center[1]
+            radius = np.hypot(x, y).astype("i4")
+            image[rows] = np.minimum(rng.poisson(profile[radius]), top)
+        self._add_peaks(image, rng)
+        self._add_overloads(image)
+        if self.masked_value is not None:
+            image[pixel_mask != 0] = self.masked_value
+        return image
+
+    def _radial_profile(self) -> np.ndarray:
+        """Return counts per second and pixel by distance from the beam in pixels."""
+        size = float(np.hypot(*self.shape))
+        far = size + float(np.hypot(*self.beam_center))
+        r = np.arange(int(far) + 2, dtype="f8")
+        rate = 20 + 300 * np.exp(-r / (size / 6))
+        wavelength = 12398.42 / self.energy_ev
+        for spacing in _D_SPACINGS:
+            sine = wavelength / (2 * spacing)
+            if sine < 0.7:
+                ring = self.distance * np.tan(2 * np.arcsin(sine)) / _PIXEL_SIZE
+                rate += 600 * np.exp(-(((r - ring) / max(1.5, size / 400)) ** 2))
+        rate[r < max(2, size / 50)] = 0  # the beam stop
+        return rate
+
+    def _add_peaks(self, image: np.ndarray, rng: np.random.Generator) -> None:
+        place = np.random.default_rng([self.seed, 3])  # peaks stay where they are, their counts vary
+        n = max(3, image.size // 40000)
+        ys, xs = place.integers(2, self.shape[0] - 1, n), place.integers(1, self.shape[1] - 1, n)
+        strength = place.pareto(1.2, n).clip(0, 200) * 500 * self.count_time
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                counts = rng.poisson(strength * (1.0, 0.35, 0.1)[abs(dy) + abs(dx)])
+                total = image[ys + dy, xs + dx] + counts
+                image[ys + dy, xs + dx] = np.minimum(total, min(self.cutoff, 2**self.bit_depth - 3))
+
+    def _add_overloads(self, image: np.ndarray) -> None:
+        """Overload one pixel near the beam stop, as a strong reflection does."""
+        away = int(max(3, np.hypot(*self.shape) / 40))
+        x, y = int(self.beam_center[0]) + away, int(self.beam_center[1]) + away
+        if 0 < y < self.shape[0] and 0 <= x < self.shape[1]:
+            image[y, x] = min(self.cutoff + 1, 2**self.bit_depth - 3)

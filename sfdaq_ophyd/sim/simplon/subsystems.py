@@ -1,0 +1,196 @@
+"""The five modules of a detector control unit, as names to read, write and command. No HTTP in here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from ...wire.darray import decode_darray, encode_darray
+from ...wire.simplon import Parameter
+from ...wire.simplon_states import DetectorState, TriggerMode
+from . import parameters as table
+from .config import array_names
+from .detector import Detector
+from .monitor import MonitorBuffer
+
+Command = Callable[[object], Awaitable[int | None]]
+
+
+class Subsystem:
+    """One module: envelopes out, values in.
+
+    Parameters
+    ----------
+    config : dict
+        Name to `Parameter`.
+    status : callable
+        Returns name to `Parameter` as they are now.
+    commands : mapping
+        Name to coroutine function of one argument (None where the command was sent bare).
+    """
+
+    unlisted = frozenset({"error"})
+
+    def __init__(
+        self,
+        config: dict[str, Parameter],
+        status: Callable[[], dict[str, Parameter]],
+        commands: Mapping[str, Command],
+    ):
+        self._config, self._status, self._commands = config, status, commands
+
+    @property
+    def config(self) -> dict[str, Parameter]:
+        """The config parameters by name."""
+        return self._config
+
+    def keys(self, task: str) -> list[str]:
+        """Return the list the server gives of a task's names."""
+        names = {"config": self.config, "status": self._status(), "command": self._commands}[task]
+        return sorted(name for name in names if name not in self.unlisted)
+
+    def get(self, task: str, name: str) -> dict:
+        """Return one envelope; KeyError if there is no such name."""
+        return (self.config if task == "config" else self._status())[name].to_json()
+
+    def put(self, name: str, value) -> list[str]:
+        """Set one config parameter; return what changed (an empty list outside the detector module)."""
+        self.config[name].check(name, value)
+        self._config[name] = replace(self.config[name], value=value)
+        return []
+
+    def delete(self, name: str) -> None:
+        """Restore a parameter; KeyError where that is not offered."""
+        raise KeyError(name)
+
+    def commands(self) -> Mapping[str, Command]:
+        """Return the commands by name."""
+        return self._commands
+
+    def takes_argument(self, name: str) -> bool:
+        """Whether a command may come with a value."""
+        return False
+
+
+class DetectorModule(Subsystem):
+    """``detector``: nothing but ``status/state`` before initialize, and 2-D arrays among the config."""
+
+    unlisted = table.UNLISTED
+
+    def __init__(self, detector: Detector, status, version: str):
+        self._detector, self._version = detector, version
+        super().__init__({}, status, _detector_commands(detector, version))
+
+    @property
+    def config(self) -> dict[str, Parameter]:
+        """The config parameters by name."""
+        return self._detector.config.parameters
+
+    def keys(self, task: str) -> list[str]:
+        """Return the list of names; it is the same before initialize."""
+        return self._detector.config.names() if task == "config" else super().keys(task)
+
+    def get(self, task: str, name: str) -> dict:
+        """Return one envelope, or an array as a darray in it."""
+        arrays = array_names(self._version)
+        if self._asleep and (task, name) != ("status", "state"):
+            raise KeyError(name)
+        if task == "config" and name in arrays:
+            what = arrays[name]
+            kind = "uint[][]" if what == "pixel_mask" else "float[][]"
+            value = encode_darray(self._detector.config.arrays[what])
+            return {"access_mode": "rw", "value": value, "value_type": kind}
+        return super().get(task, name)
+
+    def put(self, name: str, value) -> list[str]:
+        """Set one parameter and return the names that changed."""
+        if self._asleep:
+            raise KeyError(name)
+        if name in array_names(self._version):
+            return self._detector.config.put_array(name, decode_darray(value))
+        return self._detector.config.put(name, value)
+
+    def delete(self, name: str) -> None:
+        """Restore the pixel mask or the flatfield."""
+        if self._asleep or name not in array_names(self._version):
+            raise KeyError(name)
+        self._detector.config.restore_array(name)
+
+    def takes_argument(self, name: str) -> bool:
+        """``trigger`` takes a count time, in inte only."""
+        series = self._detector.series
+        return name == "trigger" and series is not None and series.mode == TriggerMode.INTE
+
+    @property
+    def _asleep(self) -> bool:
+        return self._detector.state == DetectorState.NA
+
+
+class MonitorModule(Subsystem):
+    """``monitor``: its config is that of the buffer."""
+
+    def __init__(self, buffer: MonitorBuffer, status, version: str):
+        self._buffer, self._version = buffer, version
+        super().__init__({}, status, {"clear": _bare(buffer.clear), "initialize": _bare(buffer.initialize)})
+
+    @property
+    def config(self) -> dict[str, Parameter]:
+        """The config parameters by name."""
+        buffer = self._buffer
+        config = {
+            "mode": table.text("enabled" if buffer.enabled else "disabled", *table.SWITCH),
+            "buffer_size": table.count(buffer.buffer_size, low=1),
+        }
+        return (
+            config if self._version == "1.6.0" else config | {"discard_new": table.flag(buffer.discard_new)}
+        )
+
+    def put(self, name: str, value) -> list[str]:
+        """Set the mode, the size or the drop rule."""
+        if name == "mode" and isinstance(value, bool) and self._version == "1.6.0":
+            value = "enabled" if value else "disabled"
+        self.config[name].check(name, value)
+        if name == "mode":
+            self._buffer.enabled = value == "enabled"
+        elif name == "buffer_size":
+            self._buffer.shrink(value)
+        else:
+            self._buffer.discard_new = value
+        return []
+
+
+def _bare(function: Callable[[], object]) -> Command:
+    async def command(_argument) -> None:
+        function()
+
+    return command
+
+
+def _detector_commands(detector: Detector, version: str) -> dict[str, Command]:
+    async def initialize(_argument) -> None:
+        await detector.initialize()
+
+    async def arm(_argument) -> int:
+        return await detector.arm()
+
+    async def trigger(argument) -> int:
+        if argument is not None:
+            detector.config.parameters["count_time"].check("trigger", argument)
+        return await detector.trigger(argument)
+
+    async def disarm(_argument) -> int:
+        return await detector.disarm()
+
+    async def cancel(_argument) -> int:
+        return await detector.cancel()
+
+    async def abort(_argument) -> int:
+        return await detector.abort()
+
+    commands = {"initialize": initialize, "arm": arm, "trigger": trigger}
+    commands |= {"disarm": disarm, "cancel": cancel, "abort": abort}
+    if version == "1.6.0":
+        commands["status_update"] = _bare(lambda: None)
+    for command in ("hv_reset", "check_connections"):
+        commands.setdefault(command, _bare(lambda: None))
+    return commands

@@ -1,0 +1,204 @@
+"""SIMPLON's addresses, parameter envelopes and replies as typed values.
+
+Names and spellings are the vendor's (SIMPLON 1.8 API reference); contract eiger-simplon.md, sections 1 to 3.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import RequestError, WireError
+
+MODULES = ("detector", "monitor", "filewriter", "stream", "system")
+VERSIONS = ("1.8.0", "1.6.0")
+"""API versions understood here: EIGER2, and the first generation."""
+
+NO_LIMIT = 3e38
+"""API 1.6 writes +-3.4e38 where there is no limit."""
+
+MISNAMED = {"difference_mode": "threshold/difference/mode"}
+"""Names in lists of changed parameters that are not paths, and the paths meant."""
+
+_CHECKS = {
+    "bool": (bool, "true or false"),
+    "string": (str, "text"),
+    "int": (int, "an integer"),
+    "uint": (int, "an integer, 0 or more"),
+    "float": ((int, float), "a finite number"),
+}
+
+
+def uri(module: str, task: str, name: str = "", *, version: str) -> str:
+    """Return the path of a parameter, command or list.
+
+    Examples
+    --------
+    >>> uri("detector", "config", "threshold/1/energy", version="1.8.0")
+    '/detector/api/1.8.0/config/threshold/1/energy'
+    """
+    if module not in MODULES:
+        raise RequestError("module", module, f"one of {', '.join(MODULES)}")
+    return f"/{module}/api/{version}/{task}/{name}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter as the server describes it.
+
+    Attributes
+    ----------
+    value : object
+        None where the server says ``null``.
+    value_type : str
+        ``float``, ``int``, ``uint``, ``bool``, ``string``, ``string[]``, ...
+    access_mode : str
+        ``r``, ``w`` or ``rw``.
+    minimum, maximum : float or None
+        None where there is no limit.
+    allowed_values : tuple
+        Empty where any value will do.
+    state : str or None
+        Of a status parameter: ``invalid``, ``normal``, ``critical``, ``disabled``.
+    time : str or None
+        When a status parameter was measured, as the server wrote it.
+    """
+
+    value: Any
+    value_type: str = ""
+    access_mode: str = "rw"
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    allowed_values: tuple = field(default=())
+    state: str | None = None
+    time: str | None = None
+
+    @classmethod
+    def from_json(cls, reply: object) -> Parameter:
+        """Read an envelope; WireError if it has no value."""
+        if not isinstance(reply, dict) or "value" not in reply:
+            raise WireError(
+                f"not a SIMPLON parameter: {_shown(reply)}, expected a JSON object with a 'value'"
+            )
+        value_type = str(reply.get("value_type", ""))
+        allowed = reply.get("allowed_values") or ()
+        numeric = value_type in ("float", "int", "uint")
+        return cls(
+            value=reply["value"],
+            value_type=value_type,
+            access_mode=str(reply.get("access_mode") or "rw"),
+            unit=str(reply.get("unit") or ""),
+            minimum=_limit(reply.get("min")) if numeric else None,
+            maximum=_limit(reply.get("max")) if numeric else None,
+            allowed_values=tuple(allowed) if isinstance(allowed, list | tuple) else (allowed,),
+            state=reply.get("state"),
+            time=reply.get("time"),
+        )
+
+    def to_json(self) -> dict:
+        """Write the envelope; what does not apply is left out."""
+        limits = {"min": self.minimum, "max": self.maximum, "unit": self.unit or None}
+        limits |= {
+            "allowed_values": list(self.allowed_values) or None,
+            "state": self.state,
+            "time": self.time,
+        }
+        envelope = {key: value for key, value in limits.items() if value is not None}
+        return {
+            "access_mode": self.access_mode,
+            "value": self.value,
+            "value_type": self.value_type,
+        } | envelope
+
+    def check(self, name: str, value: object) -> None:
+        """Raise RequestError unless the server would take `value` for this parameter."""
+        if "w" not in self.access_mode:
+            raise RequestError(name, value, "nothing: the parameter is read-only")
+        kind, words = _CHECKS.get(self.value_type, (object, ""))
+        wrong = not isinstance(value, kind) or (isinstance(value, bool) and self.value_type != "bool")
+        wrong = wrong or (isinstance(value, float) and not math.isfinite(value))
+        if wrong or (self.value_type == "uint" and value < 0):
+            raise RequestError(name, value, f"{words} ({self.value_type})")
+        if self.allowed_values and value not in self.allowed_values:
+            raise RequestError(name, value, f"one of {', '.join(map(str, self.allowed_values))}")
+        too_low = self.minimum is not None and value < self.minimum
+        too_high = self.maximum is not None and value > self.maximum
+        if too_low or too_high:
+            raise RequestError(name, value, f"{_span(self.minimum, self.maximum)} {self.unit}".rstrip())
+
+
+def parse_changed(body: bytes, name: str) -> list[str]:
+    """Read the reply to a PUT of `name`: the parameters that changed or may have changed.
+
+    An empty body or an empty string, which some firmware sends, means `name` alone. Names that are not
+    paths are put right (`MISNAMED`).
+    """
+    text = body.strip()
+    if not text:
+        return [name]
+    reply = _loads(text)
+    if reply in ("", None):
+        return [name]
+    if not isinstance(reply, list) or not all(isinstance(entry, str) for entry in reply):
+        raise WireError(f"not a list of changed parameters: {_shown(reply)}")
+    changed = [MISNAMED.get(entry, entry) for entry in reply]
+    return changed if name in changed else [*changed, name]
+
+
+def parse_sequence_id(body: bytes) -> int | None:
+    """Return the series number in the reply to a command, None if there is none.
+
+    The key is ``sequence id`` with a space, ``series id`` on newer firmware, ``sequence_id`` in a table of
+    the reference.
+    """
+    text = body.strip()
+    reply = _loads(text) if text else None
+    if not isinstance(reply, dict):
+        return None
+    for key in ("sequence id", "series id", "sequence_id", "series_id"):
+        if key in reply:
+            if isinstance(reply[key], bool) or not isinstance(reply[key], int):
+                raise WireError(f"the series number is {_shown(reply[key])}, expected an integer")
+            return reply[key]
+    return None
+
+
+def parse_image_list(reply: object) -> list[tuple[int, int]]:
+    """Read the monitor's list of buffered images: pairs (series_id, image_id), oldest series first."""
+    try:
+        return [(int(series), int(image)) for series, images in reply for image in images]
+    except (TypeError, ValueError) as exc:
+        raise WireError(
+            f"not a list of images: {_shown(reply)}, expected [[series, [id, ...]], ...]"
+        ) from exc
+
+
+def event_id(series_id: int, image_id: int) -> str:
+    """Return the name of one frame, e.g. ``"7_42"``."""
+    return f"{series_id}_{image_id}"
+
+
+def _loads(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise WireError(f"not JSON: {_shown(text)}") from exc
+
+
+def _limit(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > NO_LIMIT:
+        return None
+    return value
+
+
+def _span(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"{low:g} or more" if high is None else f"{high:g} or less"
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.200}"
