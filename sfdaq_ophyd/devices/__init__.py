@@ -1,1 +1,5 @@
 """ophyd devices: thin, and alike."""
+
+from .pulse_id import PulseId
+
+__all__ = ["PulseId"]

@@ -70,6 +70,8 @@ async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None
 
     async def ready(async_lib):
         sock = context.tcp_sockets[LOOPBACK]
+        # Inherited by the connections; without it every reply waits 40 ms for the client's delayed ACK.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             await asyncio.sleep(0.001)
         print(f"READY {LOOPBACK}:{port} {prefix}", flush=True)  # noqa: T201

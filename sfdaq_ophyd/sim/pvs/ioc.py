@@ -99,6 +99,7 @@ class BeamlineIOC(PVGroup):
 
     @pulse_id.startup
     async def pulse_id(self, instance, async_lib):
+        """Publish every pulse id as the clock reaches it."""
         last = int(instance.value)
         while True:
             now = self._clock.now()
@@ -112,10 +113,12 @@ class BeamlineIOC(PVGroup):
 
     @event_code.putter
     async def event_code(self, instance, value):
+        """Take the code, unless told to refuse."""
         self._check_refused("event_code")
 
     @shutter.putter
     async def shutter(self, instance, value):
+        """Travel, unless told to refuse."""
         self._check_refused("shutter")
         state = value if isinstance(value, str) else instance.enum_strings[int(value)]
         if state != instance.value:
@@ -124,6 +127,7 @@ class BeamlineIOC(PVGroup):
 
     @beam_intensity.scan(period=0.1)
     async def beam_intensity(self, instance, async_lib):
+        """Measure the beam."""
         await self._shine()
 
     def _check_refused(self, role: str) -> None:

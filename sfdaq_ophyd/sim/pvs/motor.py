@@ -77,6 +77,7 @@ class Motor(PVGroup):
 
     @motor.putter
     async def motor(self, instance, value):
+        """Move there, or with SET say that it is there; done when it stands."""
         fields = instance.field_inst
         low, high = fields.user_low_limit.value, fields.user_high_limit.value
         if fields.set_use_switch.value in ("Set", 1):
@@ -91,16 +92,19 @@ class Motor(PVGroup):
 
     @motor.fields.stop.putter
     async def motor(fields, instance, value):  # noqa: N805 - caproto passes the fields
+        """Stop, whatever moves."""
         if value:
             await fields.parent.group.halt()
         return 0
 
     @motor.fields.user_high_limit.putter
     async def motor(fields, instance, value):  # noqa: N805
+        """Let VAL's control limit follow HLM."""
         await fields.parent.write_metadata(upper_ctrl_limit=value)
 
     @motor.fields.user_low_limit.putter
     async def motor(fields, instance, value):  # noqa: N805
+        """Let VAL's control limit follow LLM."""
         await fields.parent.write_metadata(lower_ctrl_limit=value)
 
     @property

@@ -6,21 +6,14 @@ compete for the interpreter with the scan it serves, in both directions; in a ch
 
 from __future__ import annotations
 
-import json
-import logging
-import queue
-import subprocess
-import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator, Mapping
 
-from ...errors import RequestError, ServiceTimeout, ServiceUnreachable
+from ...errors import RequestError
+from ..child import Child
 from ..part import World
 from .environment import LOOPBACK, acquire_port, ioc_environment, release_port
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = {
     "pulse_id": "RX-PULSEID",
@@ -35,9 +28,6 @@ SUFFIXES = {
 """Role to PV name behind the prefix."""
 
 FAULTS = ("disconnect", "stall_pulse_id", "refuse_put", "motor_stuck", "motor_limit")
-
-START_TIMEOUT = 20.0
-REPLY_TIMEOUT = 10.0
 
 
 class PvsPart(Mapping[str, str]):
@@ -60,12 +50,9 @@ class PvsPart(Mapping[str, str]):
         self.prefix = f"SIM-{uuid.uuid4().hex[:6].upper()}:" if prefix is None else prefix
         self._world = world
         self._port = 0
-        self._process: subprocess.Popen | None = None
-        self._lines: queue.Queue[str] = queue.Queue()
-        self._errors: list[str] = []
-        self._lock = threading.Lock()
+        self._ioc: Child | None = None
+        self._lock = threading.Lock()  # starts and ends of the IOC
         self._back: threading.Timer | None = None
-        self._started = False
 
     def __getitem__(self, role: str) -> str:
         return self.prefix + SUFFIXES[role]
@@ -78,11 +65,19 @@ class PvsPart(Mapping[str, str]):
 
     def start(self) -> None:
         """Choose a port, point this process's Channel Access clients to it, and start the IOC."""
-        self._port = acquire_port(self._world.next_port())
-        self._started = True
+        world = self._world
+        self._port = acquire_port(world.next_port())
+        options = {
+            "--prefix": self.prefix,
+            "--port": self._port,
+            "--clock": world.clock.path,
+            "--speed": world.speed,
+            "--seed": world.seed,
+        }
+        arguments = [word for option in options.items() for word in option]
+        self._ioc = Child(__package__, "--control", *arguments, env=ioc_environment(self._port))
         try:
-            with self._lock:
-                self._launch()
+            self._ioc.start()
         except BaseException:
             self.stop()
             raise
@@ -91,10 +86,10 @@ class PvsPart(Mapping[str, str]):
         """End the IOC and restore the Channel Access environment. Safe twice."""
         if self._back is not None:
             self._back.cancel()
-            self._back = None
         with self._lock:
-            self._started = False
-            self._terminate()
+            if self._ioc is not None:
+                self._ioc.stop()
+                self._ioc = None
         release_port(self._port)
 
     def addresses(self) -> dict[str, str]:
@@ -103,14 +98,14 @@ class PvsPart(Mapping[str, str]):
 
     def read(self, role: str):
         """Return the present value of a role's PV, as the IOC holds it; of a motor, its readback."""
-        return self._ask({"read": self._check_role(role)})
+        return self._ioc.ask({"read": self._check_role(role)})
 
     def write(self, role: str, value) -> None:
         """Change a PV from inside, without Channel Access and at once; a motor jumps there.
 
         What the beam gives (pulse_id, beam_intensity, diode) cannot be written: RequestError.
         """
-        self._ask({"write": self._check_role(role), "value": value})
+        self._ioc.ask({"write": self._check_role(role), "value": value})
 
     def fail_next(self, what: str, *, role: str = "", seconds: float | None = None) -> None:
         """Misbehave once.
@@ -128,111 +123,27 @@ class PvsPart(Mapping[str, str]):
             raise ValueError(f"{what!r} is not one of {', '.join(FAULTS)}")
         if what == "disconnect":
             with self._lock:
-                self._terminate(kill=True)
+                self._ioc.stop(kill=True)
             if seconds is not None:
                 self._back = threading.Timer(seconds, self.reconnect)
                 self._back.daemon = True
                 self._back.start()
         elif what == "stall_pulse_id":
-            self._ask({"fail": what, "seconds": 2.0 if seconds is None else seconds})
+            self._ioc.ask({"fail": what, "seconds": 2.0 if seconds is None else seconds})
         else:
             allowed = ("event_code", "shutter") if what == "refuse_put" else ("motor", "motor2")
             role = role or allowed[0]
             if role not in allowed:
                 raise ValueError(f"{what} works for {' and '.join(allowed)}, not {role!r}")
-            self._ask({"fail": what, "role": role})
+            self._ioc.ask({"fail": what, "role": role})
 
     def reconnect(self) -> None:
         """Bring the IOC back after ``fail_next("disconnect")``, with every value as after a reboot."""
         with self._lock:
-            if self._started and self._process is None:
-                self._launch()
+            if self._ioc is not None and not self._ioc.running:
+                self._ioc.start()
 
     def _check_role(self, role: str) -> str:
         if role not in SUFFIXES:
             raise RequestError("role", role, f"one of {', '.join(SUFFIXES)}")
         return role
-
-    def _launch(self) -> None:
-        world = self._world
-        command = [sys.executable, "-m", __package__, "--control", "--prefix", self.prefix]
-        command += ["--port", str(self._port), "--clock", str(world.clock.path)]
-        command += ["--speed", str(world.speed), "--seed", str(world.seed)]
-        self._lines = lines = queue.Queue()
-        self._process = process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ioc_environment(self._port),
-            start_new_session=True,  # Ctrl-C reaches the parent, which then ends the child in order
-        )
-        self._errors = errors = []
-
-        def follow(stream, sink):
-            with stream:
-                for line in stream:
-                    sink(line.rstrip("\n"))
-
-        def complain(line):
-            del errors[:-50]
-            errors.append(line)
-            logger.debug("%s: %s", self.prefix, line)
-
-        threading.Thread(target=follow, args=(process.stderr, complain), daemon=True).start()
-        threading.Thread(target=follow, args=(process.stdout, lines.put), daemon=True).start()
-        first = self._next_line(time.monotonic() + START_TIMEOUT)
-        if first is None or not first.startswith("READY"):
-            failure = self._silence("start", START_TIMEOUT)
-            self._terminate(kill=True)
-            raise failure
-
-    def _next_line(self, deadline: float) -> str | None:
-        while time.monotonic() < deadline:
-            try:
-                return self._lines.get(timeout=0.05)
-            except queue.Empty:
-                if self._process is None or self._process.poll() is not None:
-                    return None
-        return None
-
-    def _silence(self, what: str, timeout: float) -> Exception:
-        said = "; ".join(self._errors[-3:]) or "no message"
-        if self._process.poll() is not None:
-            reason = f"it ended with {self._process.returncode}: {said}"
-            return ServiceUnreachable(f"simulated IOC: {what}", url=self.prefix, reason=reason)
-        return ServiceTimeout(f"simulated IOC: {what}", timeout, said)
-
-    def _ask(self, command: dict):
-        with self._lock:
-            if self._process is None:
-                raise ServiceUnreachable("simulated IOC", url=self.prefix, reason="not running")
-            try:
-                self._process.stdin.write(json.dumps(command) + "\n")
-                self._process.stdin.flush()
-            except OSError as exc:
-                raise ServiceUnreachable("simulated IOC", url=self.prefix, reason=exc) from exc
-            line = self._next_line(time.monotonic() + REPLY_TIMEOUT)
-            if line is None:
-                raise self._silence(f"answer to {command}", REPLY_TIMEOUT)
-        reply = json.loads(line)
-        if "error" in reply:
-            raise RequestError("command", command, reply["error"])
-        return reply["value"]
-
-    def _terminate(self, kill: bool = False) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if kill:
-            process.kill()
-        try:
-            process.stdin.close()
-        except OSError:
-            pass  # it was gone already
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

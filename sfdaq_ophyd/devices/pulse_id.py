@@ -1,0 +1,165 @@
+"""The machine's pulse id, from its PV. Read or waited for, never computed."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+from ophyd import Component as Cpt
+from ophyd import Device, EpicsSignalRO
+
+from ..errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
+from ..wire.pulse_id import PULSE_RATE
+from ._status import GRACE, ActionStatus
+
+
+class PulseIdSignal(EpicsSignalRO):
+    """An integer that comes as a double, since Channel Access has no 64-bit integers."""
+
+    def get(self, **kwargs) -> int:
+        """Ask the IOC for the value of this moment.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The PV is not connected, or does not answer; a remembered value is never returned.
+        WireError
+            The PV holds no pulse id.
+        """
+        return self._sample()[0]
+
+    def read(self) -> dict:
+        """Return the pulse id of this moment, with the IOC's timestamp of that same id."""
+        value, timestamp = self._sample()
+        return {self.name: {"value": value, "timestamp": timestamp}}
+
+    def describe(self) -> dict:
+        """Describe the one key; known without the PV."""
+        source = f"PV:{self.pvname}"
+        return {self.name: {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}}
+
+    def _sample(self) -> tuple[int, float]:
+        limits = {"timeout": self.timeout, "connection_timeout": self.connection_timeout}
+        form = {"count": None, "as_string": False, "form": "time", "use_monitor": False}
+        try:
+            answer = self._get_with_timeout(self._read_pv, **limits, **form)
+        except TimeoutError as exc:
+            raise ServiceUnreachable(f"{self.name}: pulse id", url=self.pvname, reason=exc) from exc
+        return _checked(self.pvname, answer["value"]), answer["timestamp"]
+
+    def _read_changed(self, value=None, **kwargs):
+        super()._read_changed(value=_checked(self.pvname, value), **kwargs)
+
+
+class PulseId(Device):
+    """The pulse id of the machine: an integer, +1 every 10 ms, whatever the beam does.
+
+    One event key, the device's name. Searching for the PV goes on in the background; making the device
+    neither blocks nor fails without it.
+
+    Parameters
+    ----------
+    prefix : str
+        The PV, e.g. ``"SLAAR21-LTIM01-EVR0:RX-PULSEID"``.
+    name : str
+    timeout : float
+        How long the PV may stand still before a wait fails, s.
+
+    Examples
+    --------
+    ::
+
+        pulse_id = PulseId("SLAAR21-LTIM01-EVR0:RX-PULSEID", name="pulse_id")
+        first = pulse_id.get()
+        pulse_id.wait_past(first + 100).wait()  # a second later
+    """
+
+    value = Cpt(PulseIdSignal, "", kind="hinted")
+
+    def __init__(self, prefix: str = "", *, name: str, timeout: float = 2.0, **kwargs):
+        if not timeout > 0 or not math.isfinite(timeout):
+            raise RequestError("timeout", timeout, "a number of s above 0")
+        super().__init__(prefix, name=name, **kwargs)
+        self.timeout = timeout
+        self.value.name = self.name
+
+    def get(self, **kwargs) -> int:
+        """Ask for the pulse id of this moment. Raises as `PulseIdSignal.get`."""
+        return self.value.get()
+
+    def trigger(self) -> ActionStatus:
+        """Finish at the next pulse, so that what is read then was counted after the call."""
+        now = self.get()
+        return self._count(now, now, self.timeout)
+
+    def wait_past(self, pulse_id: int, timeout: float | None = None) -> ActionStatus:
+        """Wait until the PV shows a pulse id greater than `pulse_id`.
+
+        Parameters
+        ----------
+        pulse_id : int
+        timeout : float, optional
+            Limit in s; default is the time at 100 Hz from now on, and the device's `timeout`.
+
+        Returns
+        -------
+        ActionStatus
+            Fails with ServiceTimeout, which tells the last id seen; `watch` counts pulses.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The PV is not connected.
+        """
+        now = self.get()
+        if timeout is None:
+            timeout = max(0, pulse_id - now) / PULSE_RATE + self.timeout
+        return self._count(now, pulse_id, timeout)
+
+    def check(self, timeout: float | None = None, n_pulses: int = 10) -> float:
+        """Measure that the PV is connected and counts; return its rate in Hz.
+
+        Raises
+        ------
+        ServiceUnreachable
+            Not connected.
+        ServiceTimeout
+            It stands, or takes longer than `timeout` for `n_pulses`.
+        """
+        first, begin = self.get(), time.monotonic()
+        self.wait_past(first + n_pulses - 1, timeout).wait()
+        return (self.get() - first) / (time.monotonic() - begin)
+
+    def _count(self, now: int, target: int, timeout: float) -> ActionStatus:
+        n_pulses = max(1, target + 1 - now)
+        status = ActionStatus(self, "pulse", timeout + GRACE, target=n_pulses, unit="pulses")
+        seen = now
+
+        def update(*, value: int, **kwargs) -> None:
+            nonlocal seen
+            seen = max(seen, value)
+            if not status.done:
+                status.progress(min(seen - now, n_pulses), f"pulse id {seen}")
+            if seen > target:
+                status.succeed()
+
+        def expire() -> None:
+            what = f"{self.name}: pulse id past {target}"
+            hint = f"{self.prefix} stands: does the timing receiver count?" if seen == now else ""
+            status.fail(ServiceTimeout(what, timeout, str(seen), hint))
+
+        timer = threading.Timer(timeout, expire)
+        timer.daemon = True
+        subscription = self.value.subscribe(update, run=False)
+        status.add_callback(lambda _: (timer.cancel(), self.value.unsubscribe(subscription)))
+        timer.start()
+        update(value=now)
+        return status
+
+
+def _checked(pv: str, value: object) -> int:
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or number != int(number):
+        raise WireError(f"{pv} holds {value!r}: expected a pulse id, an integer of at least 0")
+    return int(number)
