@@ -160,7 +160,7 @@ class EmbeddedCatalog:
     def client(self):
         """The Tiled client of the catalog, everything emitted so far being written; runs by start time."""
         self._settle()
-        return self._client
+        return self._client.new_variation()  # a used one remembers how many runs there were
 
     @property
     def databroker(self):

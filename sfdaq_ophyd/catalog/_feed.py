@@ -90,7 +90,9 @@ class Feed:
             raise ServiceTimeout("catalog flush", timeout, f"{self._queue.qsize()} documents wait")
 
     def close(self, timeout: float) -> None:
-        """Flush as far as `timeout` allows and end the thread; what is left is in the journal."""
+        """Flush as far as `timeout` allows and end the thread; what is left is in the journal. Safe twice."""
+        if not self._thread.is_alive():
+            return
         try:
             self.flush(timeout)
         except ServiceTimeout as exc:

@@ -61,7 +61,7 @@ class Journal:
             return True
 
     def broken(self, uid: str) -> bool:
-        """Some documents of this run could not be written."""
+        """Tell whether some documents of this run could not be written."""
         return uid in self._broken
 
     def drop(self, uid: str) -> None:

@@ -18,10 +18,10 @@ import threading
 import time
 from pathlib import Path
 
-LOCK_PATIENCE = 5.0
+LOCK_PATIENCE = 3.0
 """Seconds to wait for the lock of a server whose parent has just died."""
 
-EXIT_PATIENCE = 3.0
+EXIT_PATIENCE = 2.0
 """Seconds for open requests to end before the process leaves anyway."""
 
 

@@ -28,7 +28,8 @@ class RunWriter:
     """
 
     def __init__(self, client):
-        self._writer = _FlushableWriter(client, batch_size=sys.maxsize)
+        # Arrays in table cells come back as text, so every array gets a node of its own.
+        self._writer = _FlushableWriter(client, batch_size=sys.maxsize, max_array_size=0)
         types = _DeclaredTypes()
         self._normalizer = RunNormalizer(
             patches={

@@ -1,0 +1,164 @@
+"""The server dies, the process dies, the directory is taken: no run is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from ophyd.sim import SynAxis, SynSignal
+
+from sfdaq_ophyd.catalog import embedded_catalog
+from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
+
+from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
+
+VICTIM = """
+import sys
+from sfdaq_ophyd.catalog import embedded_catalog
+from tests.catalog.composed import Composed, scalar, simple_run
+catalog = embedded_catalog(sys.argv[1])
+whole = simple_run(catalog)
+half = Composed(catalog)
+stream = half.stream("primary", {"x": scalar("number")})
+stream.event(x=1.0)
+catalog.flush()
+stream.event(x=2.0)
+print(catalog.server.pid, whole, half.uid, flush=True)
+sys.stdin.read()
+"""
+
+
+def running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_run_when_the_server_is_killed_in_it_then_nothing_is_lost(tmp_path, caplog, wait_for):
+    motor, det = SynAxis(name="motor"), SynSignal(name="det", func=lambda: 1)
+    frames = frames_of(5, 4)
+    path = write_frames(tmp_path / "f.h5", frames)
+
+    def interrupted(catalog):
+        yield from bps.open_run()
+        for i in range(6):
+            if i == 3:
+                catalog.flush()
+                os.kill(catalog.server.pid, signal.SIGKILL)
+                wait_for(lambda: not catalog.server.alive, "server gone")
+            yield from bps.mv(motor, i)
+            yield from bps.trigger_and_read([det, motor])
+        yield from bps.close_run()
+
+    with embedded_catalog(tmp_path / "catalog") as catalog:
+        engine = RunEngine()
+        catalog.subscribe(engine)
+        (uid,) = engine(interrupted(catalog))
+        catalog.flush()
+        assert catalog.waiting == [uid]
+        assert [uid in r.getMessage() for r in caplog.records if r.name.endswith("_feed")] == [True]
+        (after,) = engine(bp.count([det], 2))  # finds a new server
+        catalog.flush(60)
+        assert catalog.waiting == [uid]
+        framed = Composed(catalog)
+        stream = framed.stream("primary", {"det_image": image_key()})
+        stream.datum(framed.frames("det_image", path), 0, 4)
+        for _ in range(4):
+            stream.event()
+        framed.stop()
+        assert catalog.replay() == [uid]
+        assert catalog.waiting == []
+        assert list(catalog[uid]["primary"]["motor"].read()) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        assert catalog[uid].stop["num_events"] == {"primary": 6}
+        assert list(catalog) == [uid, after, framed.uid]
+        np.testing.assert_array_equal(catalog[framed.uid]["primary"]["det_image"].read(), frames)
+        assert catalog.replay() == []
+    assert not catalog.server.alive
+    engine(bp.count([det], 1))  # the closed catalog is out of the way
+    catalog.close()
+
+
+def test_process_when_killed_then_the_server_goes_and_the_directory_opens_again(tmp_path, wait_for):
+    victim = subprocess.Popen(
+        [sys.executable, "-c", VICTIM, str(tmp_path / "catalog")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    )
+    watchdog = threading.Timer(40, victim.kill)
+    watchdog.start()
+    server, whole, half = victim.stdout.readline().split()
+    watchdog.cancel()
+    victim.kill()
+    victim.communicate()
+    wait_for(lambda: not running(int(server)), "server gone")
+    with embedded_catalog(tmp_path / "catalog") as catalog:
+        assert list(catalog[whole]["primary"]["x"].read()) == [0.0, 0.5, 1.0]
+        assert catalog.waiting == [half]
+        assert catalog.replay() == [half]
+        assert list(catalog[half]["primary"]["x"].read()) == [1.0, 2.0]
+        assert catalog[half].metadata.get("stop") is None
+
+
+def test_directory_when_open_already_then_an_error_names_the_process(catalog):
+    with pytest.raises(ServiceUnreachable, match=f"in use by process {os.getpid()}"):
+        embedded_catalog(catalog.directory)
+    assert len(catalog) >= 0
+
+
+def test_open_when_the_database_is_broken_then_the_server_s_words(tmp_path):
+    (tmp_path / "catalog.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(ServiceUnreachable, match="file is not a database"):
+        embedded_catalog(tmp_path)
+
+
+def test_open_when_the_start_takes_too_long_then_service_timeout(tmp_path):
+    with pytest.raises(ServiceTimeout, match=r"start of the catalog in .*: not done after 0.01 s"):
+        embedded_catalog(tmp_path, start_timeout=0.01)
+
+
+@pytest.mark.parametrize("options", [{"directory": "a_file"}, {"directory": "new", "readable": ["missing"]}])
+def test_open_when_a_folder_is_none_then_request_error(tmp_path, options, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(RequestError, match="expected a folder"):
+        embedded_catalog(**options)
+
+
+def test_replay_when_one_run_cannot_be_written_then_the_others_come_in(catalog, caplog):
+    documents = []
+    uid = simple_run(lambda name, doc: documents.append((name, doc)))
+    for name, doc in documents:
+        catalog._journal.write(uid, name, doc)
+    bad = Composed(lambda name, doc: catalog._journal.write("bad", name, {**doc, "uid": "bad"}))
+    catalog._journal.write("bad", "event", {"descriptor": "none", "uid": bad.uid})
+    assert catalog.waiting == [uid, "bad"]
+    assert catalog.replay() == [uid]
+    assert catalog.waiting == ["bad"]
+    assert "run bad cannot be brought in" in caplog.text
+    catalog._journal.drop("bad")
+    assert list(catalog[uid]["primary"]["x"].read()) == [0.0, 0.5, 1.0]
+
+
+def test_documents_when_the_writer_refuses_a_value_then_only_that_run_waits(catalog):
+    run = Composed(catalog)
+    stream = run.stream("primary", {"n": scalar("integer")})
+    stream.event(n=2**70)
+    stream.event(n=1)
+    run.stop()
+    uid = simple_run(catalog)
+    assert len(catalog[uid]["primary"]["x"].read()) == 3
+    assert catalog.waiting == [run.uid]
+    catalog._journal.drop(run.uid)
