@@ -1,1 +1,5 @@
 """The command ``sfdaq``."""
+
+from .app import app, main
+
+__all__ = ["app", "main"]

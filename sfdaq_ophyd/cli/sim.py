@@ -1,0 +1,72 @@
+"""``sfdaq sim``: the simulated facility in the foreground."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import RequestError
+from ..sim import Facility
+
+
+def sim(
+    only: Annotated[str, typer.Option(help="Parts to start, with commas: eiger,std-daq. Default: all.")] = "",
+    speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 1.0,
+    port_base: Annotated[int, typer.Option(help="First port, counted up per server; 0 takes free ones.")] = 0,
+    directory: Annotated[Path | None, typer.Option(help="Where files go. Default: a temporary folder.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of a part, NAME=VALUE; see Facility. May be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the addresses as one line of JSON.")] = False,
+) -> None:
+    """Run the simulated facility until Ctrl-C.
+
+    Prints READY once everything serves, then the addresses.
+
+    Example: sfdaq sim --only eiger,pvs --option eiger_model=1M
+    """
+    names = [name.strip().replace("-", "_") for name in only.split(",") if name.strip()] or None
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with Facility(speed, directory, names, seed, port_base=port_base, **_options(option or [])) as facility:
+        addresses = facility.addresses()
+        print("READY", flush=True)
+        if as_json:
+            print(json.dumps(addresses), flush=True)
+        else:
+            _show(addresses)
+        stop.wait()
+
+
+def _options(words: list[str]) -> dict:
+    options = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise RequestError("--option", word, "NAME=VALUE, e.g. eiger_model=1M")
+        options[name] = yaml.safe_load(value)
+    return options
+
+
+def _show(addresses: dict[str, dict]) -> None:
+    table = Table("part", "role", "address")
+    for part, roles in addresses.items():
+        for role, address in roles.items():
+            shown = address if isinstance(address, str) else "\n".join(map(str, address))
+            table.add_row(part, role, shown)
+    console = Console()
+    console.print(table)
+    if "pvs" in addresses:
+        where = addresses["pvs"]["ca"]
+        console.print(f"export EPICS_CA_ADDR_LIST={where} EPICS_CA_AUTO_ADDR_LIST=NO", soft_wrap=True)
+    console.print("Ctrl-C ends it.")
