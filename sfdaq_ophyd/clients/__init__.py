@@ -3,6 +3,7 @@
 from .broker import BrokerClient
 from .broker_main import BrokerTrap, pedestal_time
 from .broker_recover import find_retrieval
+from .simplon import SimplonClient
 from .std_daq import StdDaqClient
 from .std_daq_errors import (
     StdDaqAdminException,
@@ -21,6 +22,7 @@ __all__ = [
     "BrokerTrap",
     "find_retrieval",
     "pedestal_time",
+    "SimplonClient",
     "SlowCreationWarning",
     "StdDaqAdminException",
     "StdDaqClient",

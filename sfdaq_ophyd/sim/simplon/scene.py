@@ -91,7 +91,7 @@ class Scene:
         place = np.random.default_rng([self.seed, 3])  # peaks stay where they are, their counts vary
         n = max(3, image.size // 40000)
         ys, xs = place.integers(2, self.shape[0] - 1, n), place.integers(1, self.shape[1] - 1, n)
-        strength = place.pareto(1.2, n).clip(0, 200) * 500 * self.count_time
+        strength = place.pareto(1.2, n).clip(0, 200) * 4000 * self.count_time
         for dy in (-1, 0, 1):
             for dx in (-1, 0, 1):
                 counts = rng.poisson(strength * (1.0, 0.35, 0.1)[abs(dy) + abs(dx)])

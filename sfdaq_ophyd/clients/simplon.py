@@ -1,0 +1,305 @@
+"""SIMPLON, the REST interface of DECTRIS detectors: configure, command, and take images from the monitor.
+
+Source: SIMPLON 1.8 API reference; contract eiger-simplon.md, sections 1 to 5.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import (
+    DetectorStateError,
+    RequestError,
+    ServiceRefused,
+    ServiceTimeout,
+    ServiceUnreachable,
+    UnknownOutcome,
+)
+from ..wire import simplon
+from ..wire.darray import decode_darray
+from ..wire.simplon import Parameter
+from ..wire.simplon_states import BUSY, DetectorState
+from ._http import HttpService, Reply, check_url
+from ._simplon_images import ImageFetcher, MonitorFrame
+
+logger = logging.getLogger(__name__)
+
+INITIALIZE_TIMEOUT = 240.0
+"""s; a 16M takes up to 2 min."""
+
+ARM_TIMEOUT = 120.0
+"""s; arming is slow after an energy change."""
+
+SLOW_PUT_TIMEOUT = 60.0
+"""s; an energy change takes about 10 s on a 16M."""
+
+TRIGGER_MARGIN = 10.0
+"""s a trigger may take beyond its exposure."""
+
+STATE_PERIOD = 0.2
+"""s between two looks at the state: much faster than 10 Hz has hung detectors."""
+
+LONGEST_BACKOFF = 2.0
+LONGEST_OUTAGE = 20.0
+"""s without any answer after which polling for images gives up."""
+
+_FULL_URL = re.compile(r"(.*?)/(?:detector|monitor|stream|filewriter|system)/api/([^/]+)")
+
+
+class SimplonClient:
+    """One detector control unit.
+
+    Contacts nothing until the first call. Safe to use from several threads, which a blocking `trigger` needs.
+
+    Parameters
+    ----------
+    url : str
+        ``http://host[:port]``, or the address of a module such as ``http://host/monitor/api/1.8.0``.
+    api_version : str, optional
+        ``"1.8.0"`` or ``"1.6.0"``; taken from `url` if it has one, else asked of the server once.
+    timeout : float
+        s for ordinary calls and for the transfer of an image.
+    """
+
+    def __init__(self, url: str, api_version: str | None = None, timeout: float = 10.0):
+        url = check_url(url)
+        match = _FULL_URL.match(url)
+        if match is not None:
+            url, given = match.groups()
+            if api_version not in (None, given):
+                raise RequestError("api_version", api_version, f"{given!r}, as in the address")
+            api_version = given
+        if api_version is not None and api_version not in simplon.VERSIONS:
+            raise RequestError("api_version", api_version, f"one of {', '.join(simplon.VERSIONS)}")
+        self.url, self.timeout = url, timeout
+        self._version = api_version
+        self._http = HttpService(url, name="SIMPLON", timeout=timeout)
+        self._images = ImageFetcher(self._http.url, timeout)
+
+    # ---- parameters
+
+    @property
+    def version(self) -> str:
+        """The API version, asked of the server if it was not given."""
+        if self._version is None:
+            self._version = self.discover_version()
+        return self._version
+
+    def discover_version(self) -> str:
+        """Ask the server for its API version; RequestError if it is one we do not speak."""
+        path = "/detector/api/version"
+        found = Parameter.from_json(self._checked("GET", path, self._request("GET", path)).json()).value
+        if found not in simplon.VERSIONS:
+            raise RequestError("api_version", found, f"a server that speaks {' or '.join(simplon.VERSIONS)}")
+        return found
+
+    def keys(self, module: str, task: str) -> list[str]:
+        """Return the names a module lists; a few more exist."""
+        path = self._uri(module, task, "keys")
+        return [str(name) for name in self._checked("GET", path, self._request("GET", path)).json()]
+
+    def get(self, module: str, task: str, name: str) -> Parameter:
+        """Read one parameter of ``config`` or ``status``."""
+        path = self._uri(module, task, name)
+        return Parameter.from_json(self._checked("GET", path, self._request("GET", path)).json())
+
+    def get_array(self, name: str) -> np.ndarray:
+        """Read ``pixel_mask`` (uint32) or ``flatfield`` (float32) of the detector, shape (y, x)."""
+        path = self._uri("detector", "config", name)
+        reply = self._request("GET", path, timeout=SLOW_PUT_TIMEOUT, max_reply=512 * 2**20)
+        return decode_darray(Parameter.from_json(self._checked("GET", path, reply).json()).value)
+
+    def put(self, module: str, name: str, value, *, timeout: float = SLOW_PUT_TIMEOUT) -> list[str]:
+        """Set one ``config`` parameter; return the names that changed or may have changed, `name` among them.
+
+        Raises
+        ------
+        ServiceRefused
+            The server does not take the value, or does not know the name; its own words are quoted.
+        """
+        path = self._uri(module, "config", name)
+        reply = self._request("PUT", path, payload={"value": value}, timeout=timeout)
+        return simplon.parse_changed(self._checked("PUT", path, reply).body, name)
+
+    def command(self, module: str, name: str, argument=None, *, timeout: float | None = None) -> int | None:
+        """Send one command, once; return the series number in the reply, if there is one.
+
+        Raises
+        ------
+        UnknownOutcome
+            The reply was lost; the command may have been carried out.
+        """
+        path = self._uri(module, "command", name)
+        payload = None if argument is None else {"value": argument}
+        headers = {"Content-Type": "application/json"}
+        hint = f"Look at {self.url}{self._uri('detector', 'status', 'state')} before sending it again."
+        options = {"payload": payload, "headers": headers, "timeout": timeout or self.timeout, "hint": hint}
+        reply = self._http.request("PUT", path, **options)
+        return simplon.parse_sequence_id(self._checked("PUT", path, reply).body)
+
+    # ---- detector
+
+    def state(self) -> DetectorState:
+        """Return the detector's state."""
+        value = self.get("detector", "status", "state").value
+        try:
+            return DetectorState(value)
+        except ValueError:
+            raise DetectorStateError(f"{self.url}: unknown detector state {value!r:.100}") from None
+
+    def wait_while(
+        self, states, timeout: float, what: str, stop: threading.Event | None = None
+    ) -> DetectorState:
+        """Wait until the detector is in none of `states`; return its state, or that of the moment `stop` was set.
+
+        Raises
+        ------
+        ServiceTimeout
+            With the last state seen.
+        """
+        stop, deadline = stop or threading.Event(), time.monotonic() + timeout
+        while (state := self.state()) in states and not stop.wait(STATE_PERIOD):
+            if time.monotonic() > deadline:
+                raise ServiceTimeout(f"{what} ({self.url})", timeout, repr(state.value))
+        return state
+
+    def initialize(self) -> None:
+        """Initialize the detector; takes up to 2 min and resets its configuration and series number."""
+        self.command("detector", "initialize", timeout=INITIALIZE_TIMEOUT)
+
+    def arm(self) -> int:
+        """Open a series and return its number."""
+        series_id = self.command("detector", "arm", timeout=ARM_TIMEOUT)
+        if series_id is None:
+            raise DetectorStateError(f"{self.url}: the reply to arm names no series")
+        return series_id
+
+    def trigger(self, duration: float = 0.0, count_time: float | None = None) -> None:
+        """Send one software trigger and return when its exposure is over.
+
+        Parameters
+        ----------
+        duration : float
+            s its frames take. The server closes a connection open for more than about 5 min though the
+            exposure goes on: the rest is then waited for by looking at the state. It is never sent twice.
+        count_time : float, optional
+            s; only in trigger mode ``inte``.
+
+        Raises
+        ------
+        UnknownOutcome
+            The reply was lost, and the detector does not look as if it had been triggered.
+        """
+        started = time.monotonic()
+        try:
+            self.command("detector", "trigger", count_time, timeout=duration + TRIGGER_MARGIN)
+        except UnknownOutcome:
+            state = self.wait_while(
+                {DetectorState.ACQUIRE}, duration + TRIGGER_MARGIN, "the end of a triggered exposure"
+            )
+            took = time.monotonic() - started
+            if state not in (DetectorState.READY, DetectorState.IDLE) or took < duration:
+                raise
+        if count_time is not None:
+            time.sleep(max(0.0, count_time - (time.monotonic() - started)))  # in inte the reply comes early
+
+    def disarm(self) -> None:
+        """End the series and keep its data; harmless when no series is open."""
+        self.command("detector", "disarm", timeout=ARM_TIMEOUT)
+
+    def abort(self) -> None:
+        """End the series at once, dropping what is in flight; harmless when no series is open."""
+        self.wait_while(BUSY, ARM_TIMEOUT, "the end of a configuration")
+        self.command("detector", "abort", timeout=ARM_TIMEOUT)
+
+    # ---- monitor
+
+    def next_image(self, wait: float = 0.5) -> MonitorFrame | None:
+        """Take the oldest image out of the buffer; None if none came within `wait` s.
+
+        Taking is final, and shared with every other client: a reply lost on the way is a frame lost.
+        """
+        return self._images.fetch(self._uri("monitor", "images", f"next?timeout={round(wait * 1000)}"), wait)
+
+    def newest_image(self, wait: float = 0.5) -> MonitorFrame | None:
+        """Return the image that came last, without taking it: the same one again and again."""
+        return self._images.fetch(
+            self._uri("monitor", "images", f"monitor?timeout={round(wait * 1000)}"), wait
+        )
+
+    def image(self, series_id: int, image_id: int) -> MonitorFrame | None:
+        """Return one image of the buffer, without taking it; None if it is not there."""
+        try:
+            return self._images.fetch(self._uri("monitor", "images", f"{series_id}/{image_id}"))
+        except ServiceRefused as exc:
+            if exc.code == 404:
+                return None
+            raise
+
+    def image_list(self) -> list[tuple[int, int]]:
+        """Return (series_id, image_id) of every image in the buffer."""
+        path = self._uri("monitor", "images")
+        return simplon.parse_image_list(self._checked("GET", path, self._request("GET", path)).json())
+
+    def images(self, stop: threading.Event, wait: float = 0.5) -> Iterator[MonitorFrame | None]:
+        """Yield images as they come, and None each time the server had none, until `stop` is set.
+
+        A server that does not answer is tried again with growing pauses, for `LONGEST_OUTAGE` s at the most.
+        """
+        pause, lost_since = 0.1, None
+        while not stop.is_set():
+            try:
+                frame = self.next_image(wait)
+            except (ServiceUnreachable, ServiceTimeout) as exc:
+                if stop.is_set():
+                    return
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > LONGEST_OUTAGE:
+                    raise
+                logger.warning("%s; trying again in %g s", exc, pause)
+                stop.wait(pause)
+                pause = min(2 * pause, LONGEST_BACKOFF)
+                continue
+            pause, lost_since = 0.1, None
+            yield frame
+
+    def last_taken(self) -> tuple[int, int]:
+        """Return (series_id, image_id) of the image `next_image` gave last; API 1.6 only."""
+        value = self.get("monitor", "status", "next_image_number").value
+        if not isinstance(value, list) or len(value) < 2:
+            raise DetectorStateError(
+                f"{self.url}: next_image_number is {value!r:.100}, expected [series, image]"
+            )
+        return int(value[0]), int(value[1])
+
+    def clear_monitor(self) -> None:
+        """Empty the monitor's buffer and its counters."""
+        self.command("monitor", "clear")
+
+    def interrupt(self) -> None:
+        """Break off image requests under way, for a thread that wants another one to stop waiting."""
+        self._images.interrupt()
+
+    def close(self) -> None:
+        """Close the connections. Safe twice; the next call opens new ones."""
+        self._http.close()
+        self._images.close()
+
+    # ---- plumbing
+
+    def _uri(self, module: str, task: str, name: str = "") -> str:
+        return simplon.uri(module, task, name, version=self.version)
+
+    def _request(self, method: str, path: str, **options) -> Reply:
+        return self._http.request(method, path, idempotent=True, attempts=2, **options)
+
+    def _checked(self, method: str, path: str, reply: Reply) -> Reply:
+        if reply.code not in (200, 204):
+            raise ServiceRefused(f"{method} {path}", url=self.url, said=reply.text, code=reply.code)
+        return reply
