@@ -1,6 +1,6 @@
 """The way to the data: a Tiled catalog of our own."""
 
 from ._embedded import EmbeddedCatalog, embedded_catalog
-from ._table import run_table
+from ._table import run_table, scalar_keys
 
-__all__ = ["EmbeddedCatalog", "embedded_catalog", "run_table"]
+__all__ = ["EmbeddedCatalog", "embedded_catalog", "run_table", "scalar_keys"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,7 @@ def sim(
     only: Annotated[str, typer.Option(help="Parts to start, with commas: eiger,std-daq. Default: all.")] = "",
     speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 1.0,
     port_base: Annotated[int, typer.Option(help="First port, counted up per server; 0 takes free ones.")] = 0,
-    directory: Annotated[Path | None, typer.Option(help="Where files go. Default: a temporary folder.")] = None,
+    directory: Annotated[Path | None, typer.Option(help="For files. Default: a temporary folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     option: Annotated[
         list[str] | None, typer.Option(help="Option of a part, NAME=VALUE; see Facility. May be repeated.")
@@ -64,7 +65,7 @@ def _show(addresses: dict[str, dict]) -> None:
         for role, address in roles.items():
             shown = address if isinstance(address, str) else "\n".join(map(str, address))
             table.add_row(part, role, shown)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     if "pvs" in addresses:
         where = addresses["pvs"]["ca"]

@@ -1,0 +1,45 @@
+"""What the demo scans with: one entry per detector, as a user would make it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import devices
+from ...sim import Facility
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A detector of the demo.
+
+    Parameters
+    ----------
+    part : str
+        The simulator it needs.
+    make : callable
+        Called with the facility, the folder for files and the `PulseId`; returns the device.
+    options : dict
+        Options of the Facility.
+    """
+
+    part: str
+    make: Callable
+    options: dict
+
+
+def eiger(facility: Facility, folder: Path, pulse_id):
+    """Make an Eiger that this program arms and triggers over HTTP."""
+    return devices.Eiger(facility.eiger.url, name="eiger", directory=folder)
+
+
+EXHIBITS = {
+    "Eiger": Exhibit("eiger", eiger, {"eiger_model": "4M"}),
+}
+"""By the device's class."""
+
+
+def available() -> list[Exhibit]:
+    """Return the exhibits whose device is there."""
+    return [exhibit for name, exhibit in EXHIBITS.items() if hasattr(devices, name)]
