@@ -1,5 +1,8 @@
 """ophyd devices: thin, and alike."""
 
+from ._acquisition import LossPolicy
+from ._detector import Detector
+from ._source import FrameSource, Request
 from .pulse_id import PulseId
 
-__all__ = ["PulseId"]
+__all__ = ["Detector", "FrameSource", "LossPolicy", "PulseId", "Request"]

@@ -1,0 +1,305 @@
+"""One acquisition: a thread takes items from the source, a second one judges them and hands them on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from ..errors import Discarded, FramesMissing, ServiceTimeout
+from ..wire.frame import Frame, MissingFrame
+from ._source import FrameSource, Request
+
+logger = logging.getLogger(__name__)
+
+_LATE = object()
+
+JOIN_TIMEOUT = 15.0
+"""s within which a source must end after `discard`."""
+
+
+class LossPolicy(StrEnum):
+    """What becomes of a point when a frame does not come."""
+
+    STRICT = "strict"
+    """The point fails, and says what is missing."""
+    RETAKE = "retake"
+    """The point is taken again, a bounded number of times; then it fails."""
+    TOLERANT = "tolerant"
+    """The gap is marked: `NAME_is_good` False, `NAME_n_missing` counts."""
+
+
+class _Feed:
+    """One call of ``source.frames`` in a thread, with a bounded queue at its end."""
+
+    END = object()
+
+    def __init__(self, source: FrameSource, request: Request, depth: int, name: str):
+        self._source, self._request = source, request
+        self._items: queue.Queue = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._stopping = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"{name} source", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        last: object = self.END
+        try:
+            iterator = iter(self._source.frames(self._request))
+            try:
+                wanted = self._request.n_frames
+                for item in iterator:
+                    if self._stopped.is_set() or not self._put(item):
+                        return
+                    wanted -= item is not None
+                    if wanted == 0:
+                        break
+            finally:
+                getattr(iterator, "close", lambda: None)()
+        except Exception as exc:
+            last = exc
+        finally:
+            self._put(last)
+
+    def _put(self, item: object) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._items.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def get(self, timeout: float) -> object:
+        """Return the next item; raise queue.Empty after `timeout` s."""
+        return self._items.get(timeout=timeout)
+
+    def stop(self) -> None:
+        """Give up at the source, once, and wait until its thread has gone."""
+        with self._stopping:
+            if not self._stopped.is_set():
+                self._stopped.set()
+                with contextlib.suppress(queue.Full):
+                    self._items.put_nowait(self.END)  # wakes a reader; a busy one looks at `stopped` next
+                self._source.discard()
+        self._thread.join(JOIN_TIMEOUT)
+        if self._thread.is_alive():
+            raise ServiceTimeout(f"{self._thread.name}: giving up the acquisition", JOIN_TIMEOUT)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
+
+class FrameSink(Protocol):
+    """Where the frames go; called from one thread at a time."""
+
+    def append(self, item: Frame | MissingFrame) -> None:
+        """Take one more frame; may block for a bounded time."""
+
+    def take_back(self, n_frames: int) -> None:
+        """Forget the last `n_frames`."""
+
+    def flush(self) -> None:
+        """Bring everything to where readers see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When an acquisition is late, and what happens then.
+
+    Attributes
+    ----------
+    timeout : float
+        s without a new frame, on top of `frame_time`, after which the next one counts as lost.
+    frame_time : float
+        s from frame to frame.
+    policy : LossPolicy
+        What happens when a frame is lost.
+    max_retakes : int
+        How often one point is taken again.
+    depth : int
+        Frames that may wait between source and file.
+    """
+
+    timeout: float
+    frame_time: float = 0.0
+    policy: LossPolicy = LossPolicy.STRICT
+    max_retakes: int = 3
+    depth: int = 8
+
+    @property
+    def limit(self) -> float:
+        """S without a frame after which it is lost."""
+        return self.timeout + self.frame_time
+
+    def longest(self, n_frames: int) -> float:
+        """Return s after which any acquisition of `n_frames` has ended, one way or the other."""
+        attempts = 1 + (self.max_retakes if self.policy is LossPolicy.RETAKE else 0)
+        return attempts * (n_frames + 2) * (self.limit + 2 * JOIN_TIMEOUT)
+
+
+class Acquisition:
+    """Bring `request.n_frames` frames from a source to a sink; runs from the moment it is made.
+
+    Parameters
+    ----------
+    name : str
+        Of the device, for messages and threads.
+    source : FrameSource
+        Where frames come from.
+    request : Request
+        How many.
+    sink : FrameSink
+        Where frames go.
+    rules : Rules
+        Deadlines and loss policy.
+    on_armed : callable
+        Called once, when the source is armed or its first frame came.
+    on_progress : callable
+        Called with the number of frames so far and a text, after each frame.
+    on_end : callable
+        Called once, last, with None or the exception; with `Discarded` if it was given up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: FrameSource,
+        request: Request,
+        sink: FrameSink,
+        rules: Rules,
+        *,
+        on_armed: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int, str], None] = lambda n, seen: None,
+        on_end: Callable[[Exception | None], None] = lambda exc: None,
+    ):
+        self._name, self._source, self._request, self._sink, self._rules = name, source, request, sink, rules
+        self._on_armed, self._on_progress, self._on_end = on_armed, on_progress, on_end
+        self._armed = False
+        self._lock = threading.Lock()
+        self._feed: _Feed | None = None
+        self._given_up = False
+        self._ended = threading.Event()
+        self.n_done = 0
+        self._thread = threading.Thread(target=self._run, name=f"{name} frames", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether frames may still be added to the sink."""
+        return not self._ended.is_set()
+
+    def discard(self) -> None:
+        """Give up, at the device too; returns once nothing more can come. Safe twice, and when it has ended.
+
+        Frames already in the sink stay there: the caller decides which of them count.
+        """
+        with self._lock:
+            self._given_up, feed = True, self._feed
+        if feed is not None and self.running:
+            feed.stop()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(JOIN_TIMEOUT)
+            if self._thread.is_alive():
+                what = f"{self._name}: giving up the acquisition"
+                raise ServiceTimeout(what, JOIN_TIMEOUT, "writing frames")
+
+    def _run(self) -> None:
+        try:
+            retakes = best = 0
+            while self.n_done < self._request.n_frames:
+                try:
+                    self._attempt()
+                except FramesMissing as exc:
+                    self._keep_whole_points()
+                    retakes = 0 if self.n_done > best else retakes
+                    if self._rules.policy is not LossPolicy.RETAKE or retakes >= self._rules.max_retakes:
+                        raise
+                    retakes, best = retakes + 1, self.n_done
+                    logger.warning("%s: retake %d: %s", self._name, retakes, exc)
+            self._sink.flush()
+        except Exception as exc:
+            self._end(exc)
+        else:
+            self._end(None)
+
+    def _end(self, exc: Exception | None) -> None:
+        self._ended.set()
+        self._on_end(exc)
+
+    def _attempt(self) -> None:
+        request = self._request.rest(self.n_done)
+        with self._lock:
+            if self._given_up:
+                raise Discarded(f"{self._name}: acquisition given up")
+            feed = self._feed = _Feed(self._source, request, self._rules.depth, self._name)
+        try:
+            self._take(feed)
+        except BaseException:
+            feed.stop()
+            raise
+
+    def _take(self, feed: _Feed) -> None:
+        """Move items until there are enough and the source has cleaned up after itself."""
+        deadline = time.monotonic() + self._rules.limit
+        seen = "no frame yet"
+        while True:
+            try:
+                item = feed.get(max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                item = None if feed.stopped else _LATE
+            if feed.stopped:
+                raise Discarded(f"{self._name}: acquisition given up")
+            if isinstance(item, Exception):
+                raise item
+            if item is _Feed.END or item is _LATE:
+                if self.n_done == self._request.n_frames and item is _Feed.END:
+                    return
+                why = "the source ended" if item is _Feed.END else f"nothing for {self._rules.limit:g} s"
+                return self._fill(feed, f"{why}; {seen}")
+            if not self._armed:
+                self._armed = True
+                self._on_armed()
+            elif item is None:
+                continue
+            deadline = time.monotonic() + self._rules.limit
+            if item is None:
+                continue
+            if isinstance(item, MissingFrame) and self._rules.policy is not LossPolicy.TOLERANT:
+                raise self._missing(seen, [item.what] if item.what else [])
+            self._add(item)
+            seen = f"last frame {item.event_id}" if isinstance(item, Frame) else f"frame {item.what} missing"
+
+    def _fill(self, feed: _Feed, why: str) -> None:
+        """Mark what did not come, if that is allowed."""
+        if self.n_done == self._request.n_frames:
+            raise ServiceTimeout(f"{self._name}: end of acquisition", self._rules.limit, why)
+        if self._rules.policy is not LossPolicy.TOLERANT:
+            raise self._missing(why)
+        feed.stop()
+        while self.n_done < self._request.n_frames:
+            self._add(MissingFrame())
+
+    def _missing(self, why: str, ids=()) -> FramesMissing:
+        return FramesMissing(
+            self._name, asked=self._request.n_frames, got=self.n_done, missing=ids, detail=why
+        )
+
+    def _add(self, item: Frame | MissingFrame) -> None:
+        self._sink.append(item)
+        self.n_done += 1
+        self._on_progress(self.n_done, item.event_id if isinstance(item, Frame) else "gap")
+
+    def _keep_whole_points(self) -> None:
+        partial = self.n_done % self._request.frames_per_trigger
+        self._sink.take_back(partial)
+        self.n_done -= partial
+        self._on_progress(self.n_done, "taken again")

@@ -1,0 +1,281 @@
+"""The base of all detectors: the verbs of bluesky, right once for all of them.
+
+A concrete detector brings a `FrameSource` (see `_source.py`; the how-to "add a detector" has a whole one) and
+declares signals::
+
+    class Camera(Detector):
+        exposure_time = Cpt(Signal, value=0.1, kind="config")
+        hinted = ("total",)
+
+        def __init__(self, url, *, name, directory, **kwargs):
+            super().__init__(source=CameraSource(url), name=name, directory=directory, **kwargs)
+
+        def settings(self):
+            return CameraSettings(exposure_time=self.exposure_time.get())
+
+What happens when:
+
+====================  ==================================================================================
+stage                 ``source.open(self.settings())``; a failure calls ``source.close()`` and is raised
+trigger               frames of a point that was not saved are taken back; ``source.frames`` runs in a thread
+read, describe        the point's ids and scalars; from memory
+collect_asset_docs    the documents of the point, which is on disk by now
+pause                 an exposure in flight: ``source.discard()``, its frames are taken back, its status ends
+                      without an error, and the RunEngine triggers again. A complete point is kept.
+resume                a fly scan goes on with the points that are still wanted
+stop                  as pause, for good
+unstage               as stop; what was not saved is taken back; ``source.close()``
+====================  ==================================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import Device, Signal
+
+from ..errors import DetectorStateError, Discarded, RequestError
+from ._acquisition import Acquisition, LossPolicy, Rules
+from ._flying import Flying
+from ._keys import data_keys, event_columns, first_row
+from ._source import FrameSource, Request
+from ._status import GRACE, ActionStatus
+from ._store import FrameStore
+
+BUFFER_BYTES = 512 * 2**20
+"""Frames that may wait between source and file, in bytes; at least 4 frames, at most 1000."""
+
+
+class Detector(Flying, Device):
+    """A detector whose frames come to this process and go into HDF5 files.
+
+    Parameters
+    ----------
+    source : FrameSource
+        The detector itself, without ophyd.
+    name : str
+        Start of all data keys and file names.
+    directory : str or Path
+        Where files are made.
+    threads : int
+        Frames compressed at the same time.
+    **kwargs
+        For `ophyd.Device`.
+    """
+
+    frames_per_trigger = Cpt(Signal, value=1, kind="config")
+    timeout = Cpt(Signal, value=10.0, kind="config", doc="s without a new frame, on top of the exposure")
+    loss_policy = Cpt(Signal, value=LossPolicy.STRICT.value, kind="config")
+    max_retakes = Cpt(Signal, value=3, kind="config")
+    n_points = Cpt(Signal, value=1, kind="config", doc="points of the next fly scan")
+
+    hinted: tuple[str, ...] = ()
+    """Scalars that live plots show."""
+
+    def __init__(self, *, source: FrameSource, name: str, directory: str | Path, threads: int = 2, **kwargs):
+        self.source = source
+        self.directory = Path(directory)
+        self._threads = threads
+        self._store: FrameStore | None = None
+        self._acquisition: Acquisition | None = None
+        self._exposure: ActionStatus | None = None
+        self._ready = False
+        self._values: dict[str, Any] = {}
+        self._values_time = 0.0
+        super().__init__(name=name, **kwargs)
+
+    def settings(self) -> Any:
+        """Return what `FrameSource.open` needs; the signals as they are at stage."""
+        return None
+
+    # staging
+
+    def stage(self) -> list[object]:
+        """Open the source and make ready; the hardware is as found if this fails."""
+        self._check_signals()
+        staged = super().stage()
+        try:
+            frame_format = self.source.open(self.settings())
+        except BaseException as exc:
+            try:
+                self.unstage()
+            except Exception as second:
+                exc.add_note(f"and while undoing the half that was staged: {second}")
+            raise
+        n = int(self.frames_per_trigger.get())
+        self._store = FrameStore(self.directory, self.name, frame_format, n, self._threads)
+        self._ready = False
+        self._values = {}
+        return staged
+
+    def unstage(self) -> list[object]:
+        """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice."""
+        try:
+            self._give_up()
+        finally:
+            try:
+                self.source.close()
+            finally:
+                store, self._store = self._store, None
+                try:
+                    if store is not None:
+                        store.close()
+                finally:
+                    unstaged = super().unstage()
+        return unstaged
+
+    def _check_signals(self) -> None:
+        n = self.frames_per_trigger.get()
+        if int(n) != n or n < 1:
+            raise RequestError(f"{self.name}.frames_per_trigger", n, "a whole number, 1 or more")
+        if not self.timeout.get() > 0:
+            raise RequestError(f"{self.name}.timeout", self.timeout.get(), "s above 0")
+        if self.loss_policy.get() not in list(LossPolicy):
+            raise RequestError(f"{self.name}.loss_policy", self.loss_policy.get(), ", ".join(LossPolicy))
+        if not self.max_retakes.get() >= 0:
+            raise RequestError(f"{self.name}.max_retakes", self.max_retakes.get(), "0 or more")
+
+    def _rules(self) -> Rules:
+        fmt = self._need_stage("acquire").frame_format
+        return Rules(
+            timeout=float(self.timeout.get()),
+            frame_time=fmt.frame_time,
+            policy=LossPolicy(self.loss_policy.get()),
+            max_retakes=int(self.max_retakes.get()),
+            depth=min(1000, max(4, BUFFER_BYTES // fmt.frame_bytes)),
+        )
+
+    def _need_stage(self, verb: str) -> FrameStore:
+        if self._store is None:
+            raise DetectorStateError(f"{self.name}: {verb} needs a staged device; stage it first")
+        return self._store
+
+    # step scans
+
+    def trigger(self) -> ActionStatus:
+        """Take one point of `frames_per_trigger` frames.
+
+        Returns
+        -------
+        ActionStatus
+            Done when the frames are on disk.
+        """
+        store = self._need_stage("trigger")
+        if self._acquisition is not None and self._acquisition.running:
+            raise DetectorStateError(f"{self.name}: trigger, while an acquisition is running")
+        self._end_flight(None)
+        self._ready = False
+        store.take_back_unsaved()
+        n, rules = store.frames_per_point, self._rules()
+        status = self._exposure = ActionStatus(self, "exposure", rules.longest(n) + GRACE, target=n)
+
+        def success() -> None:
+            columns = event_columns(store.columns(1), self._tolerant)
+            self._values, self._values_time = first_row(columns), time.time()
+            self._ready = True
+            status.succeed()
+
+        self._acquire(
+            Request(n, n), rules, on_progress=status.progress, on_success=success, on_failure=status.fail
+        )
+        return status
+
+    def _acquire(self, request: Request, rules: Rules, *, on_success, on_failure, **callbacks) -> None:
+        def end(exc: Exception | None) -> None:
+            if exc is None:
+                try:
+                    on_success()
+                except Exception as problem:
+                    on_failure(problem)
+            elif not isinstance(exc, Discarded):  # whoever gave it up says what becomes of the status
+                on_failure(exc)
+
+        self._acquisition = Acquisition(
+            self.name, self.source, request, self._store, rules, on_end=end, **callbacks
+        )
+
+    @property
+    def _tolerant(self) -> bool:
+        return self.loss_policy.get() == LossPolicy.TOLERANT
+
+    def read(self) -> OrderedDict:
+        """Return ids and scalars of the point taken last; the image is external.
+
+        Raises
+        ------
+        DetectorStateError
+            There is no point: it was not triggered, it failed, or a pause gave it up.
+        """
+        if self._store is not None and not self._ready:
+            raise DetectorStateError(f"{self.name}: read, but no point is there; trigger first")
+        readings = super().read()
+        for key, value in self._values.items():
+            readings[f"{self.name}_{key}"] = {"value": value, "timestamp": self._values_time}
+        return readings
+
+    def describe(self) -> OrderedDict:
+        """Return the data keys of `read`, and that of the image; the frames' keys once it was staged."""
+        keys = super().describe()
+        if self._store is not None:
+            self._store.described()
+            keys.update(self._frame_keys())
+        return keys
+
+    def _frame_keys(self) -> dict:
+        store = self._need_stage("describe")
+        return data_keys(self.name, store.frame_format, store.frames_per_point, self._tolerant)
+
+    @property
+    def hints(self) -> dict:
+        """A few scalars for live plots, never an image."""
+        one = int(self.frames_per_trigger.get()) == 1
+        return {"fields": [f"{self.name}_{key}" for key in self.hinted if one]}
+
+    def collect_asset_docs(self):
+        """Yield the documents of points on disk that were not handed out yet.
+
+        Raises
+        ------
+        DetectorStateError
+            In a step scan: the point was saved before, there is no new one.
+        """
+        if self.flying:
+            yield from self._collect_flown()
+        elif self._ready:
+            store = self._need_stage("read")
+            if not store.n_ready:
+                raise DetectorStateError(f"{self.name}: this point is in an event already; trigger a new one")
+            yield from store.documents(1)
+
+    # interruptions
+
+    def pause(self) -> None:
+        """Give up the exposure in flight; the RunEngine triggers again. A complete point is kept."""
+        if self.flying:
+            self._pause_flight()
+        else:
+            self._give_up()
+
+    def resume(self) -> None:
+        """Go on with a fly scan."""
+        self._resume_flight()
+
+    def stop(self, *, success: bool = False) -> None:
+        """Give up what is in flight; unless `success`, its status fails. Safe at any time, and twice."""
+        self._give_up(None if success else Discarded(f"{self.name}: stopped on request"))
+
+    def _give_up(self, exc: Exception | None = None) -> None:
+        """Discard the acquisition in flight, if any; its status ends, with `exc` if there is one."""
+        acquisition, self._acquisition = self._acquisition, None
+        try:
+            if acquisition is not None:
+                acquisition.discard()
+        finally:
+            self._end_flight(exc)
+            exposure, self._exposure = self._exposure, None
+            if exposure is not None:
+                exposure.succeed() if exc is None else exposure.fail(exc)

@@ -1,0 +1,175 @@
+"""The flying half of a detector: one acquisition of many points, collected while it runs.
+
+Rows and images of a fly scan share one event stream: `collect_pages` gives the ids, `collect_asset_docs` the
+images of the same points. (A device with `get_index` would get no pages from bluesky, hence it has none; see
+`FlyGroup` for several detectors in one stream.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DetectorStateError, RequestError
+from ._keys import event_columns
+from ._source import Request
+from ._status import ActionStatus
+
+
+@dataclass
+class Flight:
+    """A fly scan under way."""
+
+    request: Request
+    kicked_off: ActionStatus
+    completed: ActionStatus
+    n_done: int = 0
+    paused: bool = False
+
+
+class Flying:
+    """Verbs of a fly scan; a mixin of `Detector`."""
+
+    _flight: Flight | None = None
+    _prepared: Any = None
+    _page: dict | None = None
+
+    @property
+    def flying(self) -> bool:
+        """Whether points of a fly scan are coming, or wait to be collected."""
+        return self._flight is not None
+
+    def prepare(self, value: Any) -> ActionStatus:
+        """Say what the next fly scan will be.
+
+        Parameters
+        ----------
+        value : int or Mapping
+            Number of points; or ``{"n_points": 100, ...}``, the rest of which goes to the source.
+
+        Returns
+        -------
+        ActionStatus
+            Done.
+        """
+        settings = dict(value) if isinstance(value, dict) else {"n_points": value}
+        n_points = settings.pop("n_points", self.n_points.get())
+        if isinstance(n_points, bool) or int(n_points) != n_points or n_points < 1:
+            raise RequestError(f"{self.name}.n_points", n_points, "a whole number, 1 or more")
+        self.n_points.put(int(n_points))
+        self._prepared = settings or None
+        status = ActionStatus(self, "prepare", self.timeout.get())
+        status.succeed()
+        return status
+
+    def kickoff(self) -> ActionStatus:
+        """Start a fly scan of `n_points` points; what an earlier one left uncollected is taken back.
+
+        Returns
+        -------
+        ActionStatus
+            Done when the detector is armed.
+        """
+        store = self._need_stage("kickoff")
+        self._give_up()
+        store.take_back_unsaved()
+        n = store.frames_per_point
+        request = Request(int(self.n_points.get()) * n, n, flying=True, settings=self._prepared)
+        rules = self._rules()
+        limit = rules.longest(request.n_frames)
+        self._flight = Flight(
+            request,
+            ActionStatus(self, "kickoff", limit, unit="steps"),
+            ActionStatus(self, "fly scan", limit, target=request.n_frames),
+        )
+        self._fly(self._flight)
+        return self._flight.kicked_off
+
+    def complete(self) -> ActionStatus:
+        """Return the status of the whole fly scan, the same one each time.
+
+        Returns
+        -------
+        ActionStatus
+            Done when every frame is on disk; a pause does not end it.
+        """
+        if self._flight is None:
+            raise DetectorStateError(f"{self.name}: complete, but no fly scan was kicked off")
+        return self._flight.completed
+
+    def describe_collect(self) -> dict:
+        """Return the data keys of a point, as in a step scan."""
+        self._need_stage("describe_collect").described()
+        return self._frame_keys()
+
+    def collect_pages(self) -> Iterator[dict]:
+        """Yield one partial event page: the points whose documents `collect_asset_docs` gave just before."""
+        page, self._page = self._page, None
+        if page is None:
+            return
+        n_points, now = len(page["event_id"]), time.time()
+        data = {f"{self.name}_{key}": values for key, values in page.items()}
+        yield {"time": [now] * n_points, "data": data, "timestamps": {key: [now] * n_points for key in data}}
+
+    def _collect_flown(self, at_most: int | None = None) -> Iterator[tuple[str, dict]]:
+        store = self._need_stage("collect")
+        n_points = store.n_ready if at_most is None else min(store.n_ready, at_most)
+        self._page = None
+        if n_points:
+            self._page = event_columns(store.columns(n_points), self._tolerant)
+            yield from store.documents(n_points)
+
+    def _fly(self, flight: Flight) -> None:
+        flight.paused = False
+        n_before = flight.n_done
+
+        def progress(n_frames: int, seen: str) -> None:
+            flight.completed.progress(n_before + n_frames, seen)
+
+        def failed(exc: Exception) -> None:
+            flight.kicked_off.fail(exc)
+            flight.completed.fail(exc)
+
+        if flight.n_done == flight.request.n_frames:
+            self._store.flush()
+            return flight.completed.succeed()
+        self._acquire(
+            flight.request.rest(flight.n_done),
+            self._rules(),
+            on_armed=flight.kicked_off.succeed,
+            on_progress=progress,
+            on_success=flight.completed.succeed,
+            on_failure=failed,
+        )
+
+    def _pause_flight(self) -> None:
+        """Give up at the device; whole points stay, the fly scan goes on after `resume`."""
+        flight, acquisition = self._flight, self._acquisition
+        if flight.paused or flight.completed.done:
+            return
+        acquisition.discard()
+        if flight.completed.done:  # the last frame was faster
+            return
+        flight.n_done += acquisition.n_done
+        partial = flight.n_done % flight.request.frames_per_trigger
+        self._store.take_back(partial)
+        flight.n_done -= partial
+        flight.paused = True
+        for status in (flight.kicked_off, flight.completed):
+            status.hold()
+
+    def _resume_flight(self) -> None:
+        flight = self._flight
+        if flight is not None and flight.paused:
+            for status in (flight.kicked_off, flight.completed):
+                if not status.done:
+                    status.release()
+            self._fly(flight)
+
+    def _end_flight(self, exc: Exception | None) -> None:
+        flight, self._flight, self._page = self._flight, None, None
+        if flight is not None:
+            for status in (flight.kicked_off, flight.completed):
+                status.succeed() if exc is None else status.fail(exc)

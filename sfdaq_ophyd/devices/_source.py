@@ -1,0 +1,73 @@
+"""What a detector must be able to do, in plain Python: the hooks behind every `Detector`.
+
+A concrete detector is a `FrameSource` (decisions and I/O, no ophyd) and a `Detector` subclass (signals). The
+base does the rest: threads, deadlines, files, documents, pause, retake, abort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from ..wire.frame import Frame, FrameFormat, MissingFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one call of `FrameSource.frames` shall bring.
+
+    Attributes
+    ----------
+    n_frames : int
+        Frames still wanted; 1 or more.
+    frames_per_trigger : int
+        Frames that belong together: `n_frames` of a step, a divisor of `n_frames` in a fly scan.
+    flying : bool
+        Whether this is a fly scan: one acquisition of many points.
+    settings : object
+        What `prepare` was given for this fly scan; None in a step scan.
+    """
+
+    n_frames: int
+    frames_per_trigger: int = 1
+    flying: bool = False
+    settings: Any = None
+
+    def rest(self, n_done: int) -> Request:
+        """Return what is still wanted after `n_done` frames."""
+        return replace(self, n_frames=self.n_frames - n_done)
+
+
+class FrameSource(Protocol):
+    """Hooks of a detector whose frames come to this process.
+
+    `open`, `discard` and `close` are called from the RunEngine's thread and must be quick or bounded in time;
+    `frames` is called and iterated in a thread of its own. Any `SfdaqError` raised by a hook ends in the stop
+    document's reason, so its text should name device and facts.
+    """
+
+    def open(self, settings: Any) -> FrameFormat:
+        """Stage: find the hardware as it is, remember it, configure it; say what the frames will look like.
+
+        If it raises, `close` is called next and must undo the half that was done.
+        """
+
+    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
+        """Acquire: yield `request.n_frames` frames in order, and nothing that is not of this acquisition.
+
+        ``None`` first says "armed": a kickoff waits for it. A frame known to be lost is yielded as
+        `MissingFrame` in its place. Ending early means that the rest will not come. It may block; after
+        `discard`, called from another thread, it must end within seconds, by returning or raising. When
+        enough frames have come, or the acquisition is given up, the iterator is closed: clean up in
+        ``finally``. Images that were yielded must not be written to again.
+        """
+
+    def discard(self) -> None:
+        """Give up the acquisition in flight; afterwards nothing of it may come. Safe at any time, and twice.
+
+        The next call of `frames` starts anew.
+        """
+
+    def close(self) -> None:
+        """Unstage: leave the hardware as `open` found it. Safe from any state, and twice."""

@@ -1,0 +1,192 @@
+"""Statuses that say what they wait for, what they last saw, and why they failed.
+
+The text of a failed status becomes the `reason` of the run's stop document: the RunEngine takes
+``str(status)``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from ophyd.status import StatusBase
+from ophyd.utils import InvalidState
+
+from ..errors import ServiceTimeout
+
+GRACE = 30.0
+"""s after its own deadline at which ophyd's timer ends a status whose thread is stuck."""
+
+
+class ActionStatus(StatusBase):
+    """A long action of one device, for the RunEngine to wait for and for a progress bar to draw.
+
+    Whoever makes it also ends it, and has put the hardware at rest before: unlike ophyd's DeviceStatus, a
+    failure does not call ``device.stop()`` from a thread.
+
+    Parameters
+    ----------
+    device : HasName
+        Whose action.
+    what : str
+        The action, e.g. ``"exposure"``.
+    timeout : float
+        s until it fails by itself, whatever happens to the thread that should end it.
+    target : float
+        Where `current` ends.
+    unit : str
+        Of `current` and `target`.
+    """
+
+    def __init__(self, device, what: str, timeout: float, *, target: float = 1, unit: str = "frames"):
+        self.device, self.what = device, what
+        self._target, self._unit = target, unit
+        self._started = time.monotonic()
+        self._watchers: list[Callable] = []
+        self._current = 0
+        self.last_seen = ""
+        self._limit = float(timeout)
+        self._backstop: threading.Timer | None = None
+        super().__init__()
+        self.release()
+
+    @property
+    def timeout(self) -> float:
+        """S until it fails by itself."""
+        return self._limit
+
+    def hold(self) -> None:
+        """Stop the clock, while the RunEngine is paused."""
+        if self._backstop is not None:
+            self._backstop.cancel()
+
+    def release(self) -> None:
+        """Start the clock, anew."""
+        self.hold()
+        late = ServiceTimeout(f"{self.name}", self._limit)
+        self._backstop = threading.Timer(self._limit, lambda: self.fail(late))
+        self._backstop.daemon = True
+        self._backstop.start()
+
+    @property
+    def name(self) -> str:
+        """What a progress bar calls it."""
+        return f"{self.device.name} {self.what}"
+
+    def watch(self, func: Callable) -> None:
+        """Call `func` with name, current, initial, target, unit, precision, fraction and times, at each step.
+
+        `fraction` is what remains, 1 to 0, as bluesky's progress bar takes it.
+        """
+        self._watchers.append(func)
+        self._tell(func)
+
+    def progress(self, current: float, last_seen: str = "") -> None:
+        """Note how far it is, and the last state seen, for watchers and for the message of a timeout."""
+        self._current = current
+        self.last_seen = last_seen or self.last_seen
+        for func in tuple(self._watchers):
+            self._tell(func)
+
+    def _tell(self, func: Callable) -> None:
+        elapsed = time.monotonic() - self._started
+        done = self._current / self._target if self._target else 1.0
+        try:
+            func(
+                name=self.name,
+                current=self._current,
+                initial=0,
+                target=self._target,
+                unit=self._unit,
+                precision=0,
+                fraction=max(0.0, 1.0 - done),
+                time_elapsed=elapsed,
+                time_remaining=elapsed * (1 - done) / done if done > 0 else None,
+            )
+        except Exception:
+            self._watchers = [watcher for watcher in self._watchers if watcher is not func]
+            self.log.exception("%s: a watcher failed; it is not called again", self.name)
+
+    def _settled(self) -> None:
+        self.hold()
+        if self._exception is None:
+            self.progress(self._target)
+
+    def succeed(self) -> None:
+        """Finish, unless it is finished already."""
+        with contextlib.suppress(InvalidState):
+            self.set_finished()
+
+    def fail(self, exc: Exception) -> None:
+        """Fail with `exc`, unless it is finished already."""
+        with contextlib.suppress(InvalidState):
+            self.set_exception(exc)
+
+    def __str__(self) -> str:
+        exc = self.exception(timeout=0) if self.done else None
+        if exc is not None:
+            text = str(exc)
+            told = text if self.device.name in text else f"{self.device.name}: {text}"
+            if not isinstance(exc, ServiceTimeout) and self.what not in told:
+                told = f"{told} (during {self.what})"
+            return told
+        state = "done" if self.done else self.last_seen or "waiting"
+        return f"{self.name}: {state}, {self._current:g} of {self._target:g} {self._unit}"
+
+    __repr__ = __str__
+
+
+def poll(
+    device,
+    what: str,
+    check: Callable[[], tuple[bool, str]],
+    *,
+    timeout: float,
+    period: float = 0.1,
+    hint: str = "",
+) -> ActionStatus:
+    """Return a status that ends once `check` says so.
+
+    Parameters
+    ----------
+    device : HasName
+        Whose action.
+    what : str
+        The action.
+    check : callable
+        Returns (done, seen); `seen` is the state a timeout will report. What it raises fails the status.
+    timeout : float
+        s until the status fails with `ServiceTimeout`.
+    period : float
+        s between two looks.
+    hint : str
+        What a person does after a timeout.
+
+    Returns
+    -------
+    ActionStatus
+        Ends by itself, within `timeout`, or `GRACE` later if `check` hangs. Ended from outside, the thread
+        goes.
+    """
+    status = ActionStatus(device, what, timeout + GRACE, unit="steps")
+    deadline, wake = time.monotonic() + timeout, threading.Event()
+    status.add_callback(lambda _: wake.set())
+
+    def loop() -> None:
+        try:
+            while True:
+                done, seen = check()
+                status.progress(float(done), seen)
+                if done:
+                    return status.succeed()
+                if time.monotonic() > deadline:
+                    raise ServiceTimeout(f"{device.name}: {what}", timeout, seen, hint)
+                if wake.wait(period):
+                    return None
+        except Exception as exc:
+            status.fail(exc)
+
+    threading.Thread(target=loop, name=f"{device.name} {what}", daemon=True).start()
+    return status

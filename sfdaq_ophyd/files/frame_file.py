@@ -1,0 +1,211 @@
+"""Frames in HDF5: images and ids side by side, appended while acquiring.
+
+::
+
+    /entry            NXentry, default "data"
+      data            NXdata, signal "data"
+        data          (n, y, x), one frame per chunk, bitshuffle-LZ4
+        timestamp     (n,) float64, s since the epoch; NaN in a gap
+        event_id      (n,) bytes, UTF-8; empty in a gap
+        pulse_id      (n,) int64, where the source has one; -1 in a gap
+        is_good       (n,) bool; False in a gap
+        <scalar>      (n,) one per number computed from each frame
+
+The file is written in HDF5's SWMR mode: another process reads it at any time with
+``h5py.File(path, "r", swmr=True)``, also after the writer was killed. The ids of a frame are on disk before
+its image is, and HDF5 orders the index of a chunk before the new length of its dataset, so that every row of
+``data`` is whole and has its id. A gap (a frame that did not come) holds no chunk: it reads as zeros, NaN in
+float data.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame
+from . import _bitshuffle
+
+IMAGE = "/entry/data/data"
+"""Where the images are."""
+
+_IDS_PER_CHUNK = 1024
+
+
+class FrameFile:
+    """Append frames to a new file.
+
+    All calls come from one thread at a time; compression happens in threads of the file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Must not exist yet.
+    frame_format : FrameFormat
+        What every frame looks like.
+    threads : int
+        Frames compressed at the same time.
+    """
+
+    def __init__(self, path: str | Path, frame_format: FrameFormat, *, threads: int = 2):
+        self.path = Path(path)
+        self.frame_format = frame_format
+        self._limit = threads + 2
+        self._pending: deque[tuple[Frame | MissingFrame, Future | None]] = deque()
+        self._n_written = 0
+        self._file = h5py.File(self.path, "x", libver="latest")
+        try:
+            self._create()
+            self._file.swmr_mode = True
+        except BaseException:
+            self._file.close()
+            self.path.unlink(missing_ok=True)
+            raise
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compress")
+
+    def _create(self) -> None:
+        fmt = self.frame_format
+        self._file.attrs.update(default="entry", NX_class="NXroot")
+        entry = self._file.create_group("entry")
+        entry.attrs.update(default="data", NX_class="NXentry")
+        group = entry.create_group("data")
+        group.attrs.update(signal="data", NX_class="NXdata")
+        fill = np.nan if fmt.dtype.kind == "f" else None
+        images = group.create_dataset(
+            "data",
+            shape=(0, *fmt.shape),
+            maxshape=(None, *fmt.shape),
+            chunks=(1, *fmt.shape),
+            dtype=fmt.dtype.newbyteorder("<"),
+            fillvalue=fill,
+            **_bitshuffle.FILTER,
+        )
+        images.attrs["interpretation"] = "image"
+        kinds = {"timestamp": "f8", "event_id": f"S{MAX_ID_BYTES}", "is_good": "?"}
+        if fmt.has_pulse_id:
+            kinds["pulse_id"] = "i8"
+        kinds |= fmt.scalars
+        self._columns = {
+            name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(_IDS_PER_CHUNK,))
+            for name, kind in kinds.items()
+        }
+        self._columns["timestamp"].attrs["units"] = "s"
+        self._images = images
+
+    @property
+    def n_frames(self) -> int:
+        """Rows appended so far, gaps included."""
+        return self._n_written + len(self._pending)
+
+    def append(self, frame: Frame | MissingFrame) -> None:
+        """Take one more frame; blocks while too many wait to be written.
+
+        The image is read until the next `flush`; nobody may change it before.
+
+        Raises
+        ------
+        ShapeError
+            The frame is not of the file's format; nothing was written.
+        OSError
+            An earlier frame could not be written.
+        """
+        chunk = None
+        if isinstance(frame, Frame):
+            self.frame_format.check(frame)
+            if _bitshuffle.available():
+                chunk = self._pool.submit(_bitshuffle.compress, frame.image)
+        self._pending.append((frame, chunk))
+        while self._pending and (len(self._pending) > self._limit or _is_ready(self._pending[0])):
+            self._write_next()
+
+    def flush(self, wait: bool = True) -> int:
+        """Bring every frame to disk, where readers see it; return the number of rows there.
+
+        Without `wait`, frames still being compressed are left for later.
+        """
+        while self._pending and (wait or _is_ready(self._pending[0])):
+            self._write_next()
+        self._images.flush()
+        return self._n_written
+
+    def _write_next(self) -> None:
+        frame, chunk = self._pending.popleft()
+        data = None if chunk is None else chunk.result()
+        row = self._n_written
+        for name, value in _row(frame, self.frame_format).items():
+            column = self._columns[name]
+            column.resize(row + 1, 0)
+            column[row] = value
+            column.flush()
+        self._images.resize(row + 1, 0)
+        if data is not None:
+            self._images.id.write_direct_chunk((row, 0, 0), data)
+        elif isinstance(frame, Frame):
+            self._images[row] = frame.image
+        self._n_written += 1
+
+    def truncate(self, n_frames: int) -> None:
+        """Take back all rows after the first `n_frames`, written or not."""
+        while self._pending and self.n_frames > n_frames:
+            self._pending.pop()
+        self.flush()
+        if n_frames >= self._n_written:
+            return
+        self._images.resize(n_frames, 0)
+        self._images.flush()
+        for column in self._columns.values():
+            column.resize(n_frames, 0)
+            column.flush()
+        self._n_written = n_frames
+
+    def move_tail(self, first: int, path: str | Path) -> FrameFile:
+        """Move the rows from `first` on into a new file, compressed as they are, and return it."""
+        self.flush()
+        tail = FrameFile(path, self.frame_format, threads=self._limit - 2)
+        for row in range(first, self._n_written):
+            for name, column in self._columns.items():
+                tail._columns[name].resize(row - first + 1, 0)
+                tail._columns[name][row - first] = column[row]
+                tail._columns[name].flush()
+            tail._images.resize(row - first + 1, 0)
+            if self._images.id.get_chunk_info_by_coord((row, 0, 0)).byte_offset is not None:
+                _, chunk = self._images.id.read_direct_chunk((row, 0, 0))
+                tail._images.id.write_direct_chunk((row - first, 0, 0), chunk)
+            tail._n_written += 1
+        tail.flush()
+        self.truncate(first)
+        return tail
+
+    def close(self) -> None:
+        """Write what is pending and close; a file without a row is removed. Safe twice."""
+        if not self._file:
+            return
+        try:
+            self.flush()
+        finally:
+            self._pool.shutdown()
+            self._file.close()
+            if self._n_written == 0:
+                self.path.unlink(missing_ok=True)
+
+
+def _is_ready(entry: tuple[Frame | MissingFrame, Future | None]) -> bool:
+    chunk = entry[1]
+    return chunk is None or chunk.done()
+
+
+def _row(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:
+    """Everything about a frame but its image, by dataset."""
+    if isinstance(frame, Frame):
+        row = {"timestamp": frame.timestamp, "event_id": frame.event_id.encode(), "is_good": frame.is_good}
+        if fmt.has_pulse_id:
+            row["pulse_id"] = frame.pulse_id
+        return row | {name: frame.scalars[name] for name in fmt.scalars}
+    row = {"timestamp": np.nan, "event_id": b"", "is_good": False}
+    if fmt.has_pulse_id:
+        row["pulse_id"] = -1
+    return row | {name: np.nan if kind.kind == "f" else 0 for name, kind in fmt.scalars.items()}

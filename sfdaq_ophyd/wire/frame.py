@@ -1,0 +1,109 @@
+"""A frame: image, timestamp, event id, pulse id and is_good, which never part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from ..errors import RequestError, ShapeError
+
+_NOTHING: Mapping[str, float] = MappingProxyType({})
+
+MAX_ID_BYTES = 64
+"""An event id is at most this long in UTF-8."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One 2-D readout of a whole detector, and what identifies it.
+
+    Attributes
+    ----------
+    image : ndarray, shape (y, x)
+        The pixels. Nobody may change them once the frame is handed on.
+    timestamp : float
+        When the frame was taken, s since the epoch.
+    event_id : str
+        What the source calls this frame; never empty.
+    pulse_id : int or None
+        Machine pulse, where the source has one.
+    is_good : bool
+        What the source says about its own data.
+    scalars : Mapping[str, float]
+        Numbers computed from the image, e.g. ``{"total": 1234}``.
+    """
+
+    image: np.ndarray
+    timestamp: float
+    event_id: str
+    pulse_id: int | None = None
+    is_good: bool = True
+    scalars: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingFrame:
+    """A frame that should have come and did not.
+
+    Attributes
+    ----------
+    what : str
+        Its event id or pulse id as far as known, for the reader of the message; may be empty.
+    """
+
+    what: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFormat:
+    """What every frame of one acquisition looks like.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (y, x).
+    dtype : numpy dtype
+        Of the image.
+    has_pulse_id : bool
+        Whether the source knows the machine pulse.
+    scalars : Mapping[str, str]
+        Name to numpy dtype of the numbers each frame carries, e.g. ``{"total": "i8"}``. Integers stay exact;
+        in a frame that did not come a float is NaN and an integer 0, beside `is_good` False.
+    frame_time : float
+        s from frame to frame, as far as known; deadlines grow with it.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    has_pulse_id: bool = False
+    scalars: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    frame_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if len(self.shape) != 2 or min(self.shape) < 1:
+            raise RequestError("shape", self.shape, "two sizes (y, x) above 0")
+        if self.dtype.kind not in "uifb":
+            raise RequestError("dtype", str(self.dtype), "an integer or float type")
+        object.__setattr__(self, "scalars", {name: np.dtype(kind) for name, kind in self.scalars.items()})
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one image in memory."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def check(self, frame: Frame) -> None:
+        """Raise `ShapeError` if `frame` is not of this format."""
+        if frame.image.shape != self.shape or frame.image.dtype != self.dtype:
+            raise ShapeError(
+                f"frame {frame.event_id}: {frame.image.dtype} {frame.image.shape} came, "
+                f"{self.dtype} {self.shape} was announced"
+            )
+        if not frame.event_id or len(frame.event_id.encode()) > MAX_ID_BYTES:
+            raise ShapeError(f"event id {frame.event_id[:80]!r}: expected 1 to {MAX_ID_BYTES} bytes")
+        if self.has_pulse_id and frame.pulse_id is None:
+            raise ShapeError(f"frame {frame.event_id} carries no pulse id, though its source announced them")

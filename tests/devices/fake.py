@@ -1,0 +1,99 @@
+"""A detector in memory: stamped frames, and every way to misbehave the base has to cope with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+from ophyd import Component as Cpt
+from ophyd import Signal
+
+from sfdaq_ophyd.devices._detector import Detector
+from sfdaq_ophyd.sim.stamp import write_stamp
+from sfdaq_ophyd.wire.frame import Frame, FrameFormat, MissingFrame
+
+
+class FakeSource:
+    """Frames numbered from 1 for ever; the number is stamped into the pixels and is the event id.
+
+    `faults` maps the count of frames() calls (from 1) to what goes wrong in it: an exception to raise, ``"lose"``
+    (the second frame is reported missing), ``"short"`` (ends one frame early), ``"hang"`` (until discarded).
+    """
+
+    def __init__(self, shape=(16, 16), dtype="u2", period=0.0):
+        self.shape, self.dtype, self.period = shape, np.dtype(dtype), period
+        self.calls = Counter()
+        self.state = "as found"
+        self.number = 0
+        self.faults = {}
+        self.open_fault = None
+        self.requests = []
+        self.armed = threading.Event()
+        self._gone = threading.Event()
+        self._acquiring = 0
+
+    def open(self, settings):
+        self.calls["open"] += 1
+        self.state = "open"
+        if self.open_fault:
+            raise self.open_fault
+        scalars = {"total": "i8", "mean": "f8"}
+        return FrameFormat(self.shape, self.dtype, True, scalars, frame_time=self.period)
+
+    def frames(self, request):
+        assert self.state == "open", f"frames() while {self.state}"
+        self._acquiring += 1
+        assert self._acquiring == 1, "two acquisitions at once"
+        gone = self._gone = threading.Event()
+        self.calls["frames"] += 1
+        self.requests.append(request)
+        fault = self.faults.pop(self.calls["frames"], None)
+        try:
+            yield None
+            self.armed.set()
+            for k in range(request.n_frames):
+                if gone.wait(self.period):
+                    return
+                if isinstance(fault, Exception):
+                    raise fault
+                if fault == "hang":
+                    gone.wait(30)
+                    return
+                self.number += 1
+                if fault == "lose" and k == min(1, request.n_frames - 1):
+                    yield MissingFrame(str(self.number))
+                    continue
+                if fault == "short" and k == request.n_frames - 1:
+                    return
+                yield self.frame(self.number)
+        finally:
+            self._acquiring -= 1
+            self.armed.clear()
+
+    def frame(self, number):
+        image = np.full(self.shape, number % 7, self.dtype)
+        write_stamp(image, number)
+        total = int(image.sum(dtype="i8"))
+        scalars = {"total": total, "mean": total / image.size}
+        return Frame(image, time.time(), str(number), 1000 + number, True, scalars)
+
+    def discard(self):
+        self.calls["discard"] += 1
+        self._gone.set()
+
+    def close(self):
+        self.calls["close"] += 1
+        self._gone.set()
+        self.state = "as found"
+
+
+class FakeDetector(Detector):
+    """The detector base around a `FakeSource`."""
+
+    gain = Cpt(Signal, value=3, kind="config")
+    hinted = ("total",)
+
+    def __init__(self, *, name, directory, source=None, **kwargs):
+        super().__init__(source=source or FakeSource(), name=name, directory=directory, **kwargs)
