@@ -1,8 +1,11 @@
 """One remote service each: blocking calls, finite timeouts, no ophyd."""
 
+from ._stream_frame import StreamFrame
 from .broker import BrokerClient
 from .broker_main import BrokerTrap, pedestal_time
 from .broker_recover import find_retrieval
+from .image_stream import ImageStream
+from .module_stream import ModuleStream
 from .simplon import SimplonClient
 from .std_daq import StdDaqClient
 from .std_daq_errors import (
@@ -21,7 +24,10 @@ __all__ = [
     "BrokerClient",
     "BrokerTrap",
     "find_retrieval",
+    "ImageStream",
+    "ModuleStream",
     "pedestal_time",
+    "StreamFrame",
     "SimplonClient",
     "SlowCreationWarning",
     "StdDaqAdminException",

@@ -1,0 +1,142 @@
+"""What one port has sent so far: which numbering its frames belong to, and when its clock began."""
+
+from __future__ import annotations
+
+from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
+
+WINDOW = 1000
+"""A jump back of more than this many frame numbers is a new numbering."""
+
+DRIFT = 2e-5
+"""How fast a module's clock and ours may part, s/s: the anchor follows by so much."""
+
+
+class Numberings:
+    """Every time frame numbers start anew, they belong to a new numbering, counted over all ports.
+
+    Parameters
+    ----------
+    max_lag : float
+        No port is further than this behind another, s.
+    """
+
+    def __init__(self, max_lag: float):
+        self._max_lag = max_lag
+        self._opened: dict[int, float] = {}
+
+    def oldest(self, now: float) -> int:
+        """Return the oldest numbering any port can still be in: the next one began just now, if at all."""
+        past = [n for n, opened in self._opened.items() if opened < now - self._max_lag]
+        for numbering in past[:-1]:
+            del self._opened[numbering]
+        return past[-1] if past else 0
+
+    def after(self, numbering: int, now: float) -> int:
+        """Return the numbering of a port that was in `numbering` and starts anew; -1 for a first frame."""
+        chosen = max(numbering + 1, self.oldest(now))
+        self._opened.setdefault(chosen, now)
+        return chosen
+
+    @property
+    def newest(self) -> int:
+        """The newest numbering any port has reached; -1 before the first frame."""
+        return max(self._opened, default=-1)
+
+
+class Port:
+    """Follow one port. Inside a port numbers grow, until an acquisition or a numbering ends.
+
+    Attributes
+    ----------
+    numbering : int
+        See `Numberings`.
+    last : int
+        Highest frame number of this numbering; -1 before the first.
+    offset : float
+        Arrival minus clock, s: the lower envelope over this acquisition's frames. Arrival is late by
+        transfer and queueing, never early.
+    n_frames : int
+        Module frames so far.
+    heard : float
+        When the last one came, s of the monotonic clock.
+    silent : bool
+        Whether images need not wait for it.
+    """
+
+    def __init__(self, endpoint: str, numberings: Numberings):
+        self.endpoint = endpoint
+        self.numbering, self.last = -1, -1
+        self.offset = 0.0
+        self.n_frames, self.heard, self.silent = 0, 0.0, False
+        self._numberings = numberings
+        self._ended = False
+        self._anchored: float | None = None
+        self._ticks = 0
+        self._pulse_id = self._file_index = None
+
+    def __str__(self) -> str:
+        if not self.n_frames:
+            return f"{self.endpoint}: no frame yet"
+        return f"{self.endpoint}: {self.n_frames} frames, last number {self.last}"
+
+    def end(self) -> None:
+        """Take note of an end message; whether the numbering ends too, the next frame tells."""
+        self._ended = True
+        self._anchored = None
+
+    def passed(self, numbering: int, number: int) -> bool:
+        """Tell whether this port has sent `number` of that numbering, or a later one."""
+        return (self.numbering, self.last) >= (numbering, number)
+
+    def follow(self, header: ModuleHeader, arrival: float, now: float) -> bool:
+        """Take note of a frame; True if it opened a new acquisition.
+
+        Parameters
+        ----------
+        header : ModuleHeader
+            Of the frame.
+        arrival, now : float
+            Of the frame: s since the epoch, and of the monotonic clock.
+        """
+        number = header.frame_number
+        self.n_frames, self.heard, self.silent = self.n_frames + 1, now, False
+        restarted = self._restarted(header)
+        if restarted:
+            self.numbering = self._numberings.after(self.numbering, now)
+        elif (oldest := self._numberings.oldest(now)) > self.numbering:
+            self.numbering, restarted = oldest, True
+        elif number < self.last:
+            return False  # late: says nothing about where the port is now
+        opened = restarted or self._ended or 0 < header.ticks < self._ticks
+        self.last = number if restarted else max(self.last, number)
+        self._ended = False
+        self._ticks = header.ticks or (0 if opened else self._ticks)
+        self._pulse_id = header.pulse_id or self._pulse_id
+        self._file_index = header.file_index
+        if opened:
+            self._anchored = None
+        if header.complete and header.ticks:
+            self._anchor(arrival - header.ticks * CLOCK_PERIOD, arrival)
+        return opened
+
+    def _anchor(self, offset: float, arrival: float) -> None:
+        if self._anchored is not None:
+            offset = min(offset, self.offset + DRIFT * max(0.0, arrival - self._anchored))
+        self.offset, self._anchored = offset, arrival
+
+    def _restarted(self, header: ModuleHeader) -> bool:
+        """Tell a new numbering from a frame that is late or sent twice."""
+        number = header.frame_number
+        if number > self.last or (number == self.last and not self._ended):
+            return self.last < 0
+        later = (
+            header.pulse_id is not None and self._pulse_id is not None and header.pulse_id > self._pulse_id
+        )
+        return (
+            self._ended
+            or later
+            or number < self.last - WINDOW
+            or header.file_index != self._file_index
+            or header.frame_index == 0
+            or self.numbering < self._numberings.newest
+        )
