@@ -244,7 +244,7 @@ class Detector(Flying, Device):
             In a step scan: the point was saved before, there is no new one.
         """
         if self.flying:
-            yield from self._collect_flown()
+            yield from self.collect_flown(self.n_ready)
         elif self._ready:
             store = self._need_stage("read")
             if not store.n_ready:

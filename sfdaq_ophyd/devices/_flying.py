@@ -113,9 +113,14 @@ class Flying:
         data = {f"{self.name}_{key}": values for key, values in page.items()}
         yield {"time": [now] * n_points, "data": data, "timestamps": {key: [now] * n_points for key in data}}
 
-    def _collect_flown(self, at_most: int | None = None) -> Iterator[tuple[str, dict]]:
+    @property
+    def n_ready(self) -> int:
+        """Points of a fly scan on disk that were not collected yet."""
+        return self._need_stage("collect").n_ready if self.flying else 0
+
+    def collect_flown(self, n_points: int) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next `n_points` points; `collect_pages` will give their rows."""
         store = self._need_stage("collect")
-        n_points = store.n_ready if at_most is None else min(store.n_ready, at_most)
         self._page = None
         if n_points:
             self._page = event_columns(store.columns(n_points), self._tolerant)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
@@ -42,10 +42,10 @@ class ActionStatus(StatusBase):
 
     def __init__(self, device, what: str, timeout: float, *, target: float = 1, unit: str = "frames"):
         self.device, self.what = device, what
-        self._target, self._unit = target, unit
+        self.target, self._unit = target, unit
         self._started = time.monotonic()
         self._watchers: list[Callable] = []
-        self._current = 0
+        self.current = 0
         self.last_seen = ""
         self._limit = float(timeout)
         self._backstop: threading.Timer | None = None
@@ -85,20 +85,20 @@ class ActionStatus(StatusBase):
 
     def progress(self, current: float, last_seen: str = "") -> None:
         """Note how far it is, and the last state seen, for watchers and for the message of a timeout."""
-        self._current = current
+        self.current = current
         self.last_seen = last_seen or self.last_seen
         for func in tuple(self._watchers):
             self._tell(func)
 
     def _tell(self, func: Callable) -> None:
         elapsed = time.monotonic() - self._started
-        done = self._current / self._target if self._target else 1.0
+        done = self.current / self.target if self.target else 1.0
         try:
             func(
                 name=self.name,
-                current=self._current,
+                current=self.current,
                 initial=0,
-                target=self._target,
+                target=self.target,
                 unit=self._unit,
                 precision=0,
                 fraction=max(0.0, 1.0 - done),
@@ -112,7 +112,7 @@ class ActionStatus(StatusBase):
     def _settled(self) -> None:
         self.hold()
         if self._exception is None:
-            self.progress(self._target)
+            self.progress(self.target)
 
     def succeed(self) -> None:
         """Finish, unless it is finished already."""
@@ -133,7 +133,60 @@ class ActionStatus(StatusBase):
                 told = f"{told} (during {self.what})"
             return told
         state = "done" if self.done else self.last_seen or "waiting"
-        return f"{self.name}: {state}, {self._current:g} of {self._target:g} {self._unit}"
+        return f"{self.name}: {state}, {self.current:g} of {self.target:g} {self._unit}"
+
+    __repr__ = __str__
+
+
+class JointStatus(StatusBase):
+    """Done when all of several statuses are; failed as soon as one is, with that one's words.
+
+    It has no deadline of its own: each part has one.
+
+    Parameters
+    ----------
+    name : str
+        What a progress bar calls it.
+    parts : sequence of ActionStatus
+        At least one.
+    """
+
+    def __init__(self, name: str, parts: Sequence[ActionStatus]):
+        self.name, self._parts = name, tuple(parts)
+        self._left = len(self._parts)
+        self._guard = threading.Lock()
+        super().__init__()
+        for part in self._parts:
+            part.add_callback(self._part_done)
+
+    @property
+    def timeout(self) -> float:
+        """S until the last part fails by itself."""
+        return max(part.timeout for part in self._parts)
+
+    def _part_done(self, part: ActionStatus) -> None:
+        with self._guard:
+            self._left -= 1
+            last = self._left == 0
+        with contextlib.suppress(InvalidState):
+            if not part.success:
+                self.set_exception(part.exception())
+            elif last:
+                self.set_finished()
+
+    def watch(self, func: Callable) -> None:
+        """Call `func` at each step of any part, with what it has in common: see `ActionStatus.watch`."""
+        for part in self._parts:
+            part.watch(lambda **kwargs: func(**(kwargs | self._sum())))
+
+    def _sum(self) -> dict:
+        current = sum(part.current for part in self._parts)
+        target = sum(part.target for part in self._parts)
+        return {"name": self.name, "current": current, "target": target, "fraction": 1 - current / target}
+
+    def __str__(self) -> str:
+        failed = [part for part in self._parts if part.done and not part.success]
+        return "; ".join(str(part) for part in failed or self._parts)
 
     __repr__ = __str__
 

@@ -1,0 +1,127 @@
+"""Fly scans: stage, declare, kick off, and collect while completing; pausable at any message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.utils import MsgGenerator, plan, short_uid
+
+from ..devices import Detector, FlyGroup
+
+
+@plan
+def fly(
+    detectors: Sequence[Detector],
+    n: int,
+    *,
+    stream_name: str = "primary",
+    period: float = 0.5,
+    settings: dict | None = None,
+    md: dict | None = None,
+) -> MsgGenerator[str]:
+    """Take `n` points with every detector in one acquisition each, without stopping in between.
+
+    Rows are collected while the detectors run; of several detectors, row k holds point k of each. If the plan
+    is paused, the detectors stop, keep what is whole, and go on with the rest after resume. If one fails,
+    what all have so far is collected, then the run fails.
+
+    Parameters
+    ----------
+    detectors : sequence of Detector
+        Any mix of this package's detectors.
+    n : int
+        Points per detector, each of the detector's `frames_per_trigger` frames.
+    stream_name : str
+        Event stream of rows and images.
+    period : float
+        s between two collections.
+    settings : dict, optional
+        More for ``detector.prepare``, by the detector's name.
+    md : dict, optional
+        Metadata of the run.
+
+    Yields
+    ------
+    Msg
+        'prepare', 'kickoff', 'complete', 'wait', 'collect' and others.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Examples
+    --------
+    >>> RE(fly([eiger, jungfrau], 1000))  # doctest: +SKIP
+    """
+    detectors = list(detectors)
+    flyer = detectors[0] if len(detectors) == 1 else FlyGroup(detectors)
+    names = [detector.name for detector in detectors]
+    _md = {
+        "plan_name": "fly",
+        "plan_args": {"detectors": list(map(repr, detectors)), "n": n, "stream_name": stream_name},
+        "detectors": names,
+        "num_points": n,
+        "hints": {"dimensions": [(("time",), stream_name)]},
+        **(md or {}),
+    }
+
+    @bpp.stage_decorator(detectors)
+    @bpp.run_decorator(md=_md)
+    def inner_fly() -> MsgGenerator[None]:
+        yield from _never_twice(bps.declare_stream(flyer, name=stream_name, collect=True))
+        yield from bps.checkpoint()
+        for detector in detectors:
+            yield from bps.prepare(detector, _request(detector, n, settings), group="prepare")
+        yield from bps.wait("prepare")
+        yield from bps.kickoff(flyer, wait=True)
+        yield from bpp.contingency_wrapper(
+            collect_while_completing(flyer, stream_name, period),
+            except_plan=lambda exc: _never_twice(bps.collect(flyer, name=stream_name)),
+        )
+
+    return (yield from inner_fly())
+
+
+@plan
+def collect_while_completing(
+    flyer: Any, stream_name: str = "primary", period: float = 0.5
+) -> MsgGenerator[None]:
+    """Collect from a flyer until it is complete, in a loop that a pause finds right at any message.
+
+    Unlike ``bps.collect_while_completing``, nothing is collected a second time after a pause, and no wait is
+    lost.
+
+    Parameters
+    ----------
+    flyer : Detector or FlyGroup
+        Kicked off, its stream declared.
+    stream_name : str
+        The declared stream.
+    period : float
+        s between two collections.
+
+    Yields
+    ------
+    Msg
+        'checkpoint', 'complete', 'wait', 'collect', until the flyer is complete.
+    """
+    group = short_uid("complete")
+    done = False
+    while not done:
+        yield from bps.checkpoint()
+        yield from bps.complete(flyer, group=group, wait=False)
+        done = yield from bps.wait(group=group, timeout=period, error_on_timeout=False)
+        yield from _never_twice(bps.collect(flyer, name=stream_name))
+
+
+def _never_twice(steps: MsgGenerator) -> MsgGenerator:
+    """Messages that wait for nothing and must not be replayed after a pause."""
+    return (yield from bpp.rewindable_wrapper(steps, False))
+
+
+def _request(detector: Detector, n: int, settings: dict | None) -> dict:
+    return {"n_points": n, **(settings or {}).get(detector.name, {})}
