@@ -50,6 +50,11 @@ class JungfrauPart:
         self.assembled_endpoint = self.live_endpoint = ""
         self._child: Child | None = None
 
+    @property
+    def rate_multiplicator(self) -> int:
+        """The detector takes every so many pulses."""
+        return self._settings.rate_multiplicator
+
     def start(self) -> None:
         """Start the sender; the detector runs at once unless told otherwise."""
         world, settings = self._world, self._settings

@@ -1,0 +1,73 @@
+"""HDF5 files as the writer of the REST generations makes them (contract std-daq.md, section 9)."""
+
+from __future__ import annotations
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from .picture import Pictures
+
+
+class WriterFile:
+    """One file, open for writing and locked: ``/<detector_name>/{data,image_id,status}``.
+
+    Parameters
+    ----------
+    path : str
+        An existing file is truncated.
+    detector_name : str
+    n_images : int
+        Frames asked for; all chunks are allocated now.
+    pictures : Pictures
+        Says shape and dtype.
+    compressed : bool
+        Write bitshuffle with LZ4, filter 32008.
+
+    Raises
+    ------
+    OSError
+        The file cannot be created, or somebody has it open.
+    """
+
+    def __init__(self, path: str, detector_name: str, n_images: int, pictures: Pictures, *, compressed: bool):
+        self.n_images, self.n_written = n_images, 0
+        self._frame = np.empty(pictures.shape, pictures.dtype)
+        self._direct = not compressed
+        self._file = h5py.File(path, "w", libver=("earliest", "v108"), locking=True)
+        group = self._file.create_group(detector_name)
+        options = hdf5plugin.Bitshuffle(nelems=0, cname="lz4") if compressed else {}
+        self._data = _early(group, "data", (n_images, *pictures.shape), pictures.dtype, options)
+        self._image_id = group.create_dataset("image_id", (n_images,), "u8", dcpl=_plan())
+        self._status = group.create_dataset("status", (n_images,), "u8", dcpl=_plan())
+
+    def write(self, pictures: Pictures, image_id: int, pulse_id: int, status: int) -> None:
+        """Append one frame with its id and status (0 good, 1 missing packets, 2 id mismatch)."""
+        row = self.n_written
+        pictures.fill(self._frame, image_id, pulse_id)
+        if self._direct:
+            self._data.id.write_direct_chunk((row, 0, 0), self._frame)
+        else:
+            self._data[row] = self._frame
+        self._image_id[row], self._status[row] = image_id, status
+        self.n_written += 1
+
+    def close(self) -> None:
+        """Close; from two frames on the data are cut to what was written, the ids never."""
+        if 2 <= self.n_written < self.n_images:
+            self._data.resize(self.n_written, axis=0)
+        self._file.close()
+
+
+def _early(group: h5py.Group, name: str, shape: tuple, dtype: np.dtype, options) -> h5py.Dataset:
+    """Make a chunked dataset with allocation at once and no fill, which h5py's own call does not offer."""
+    plan = _plan()
+    plan.set_chunk((1, *shape[1:]))
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return group.create_dataset(name, shape, dtype, dcpl=plan, chunks=(1, *shape[1:]), **options)
+
+
+def _plan() -> h5py.h5p.PropDCID:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    return plan

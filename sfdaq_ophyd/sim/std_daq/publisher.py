@@ -1,0 +1,105 @@
+"""What the service puts into Redis on its own: statuses (twice), the log, throughput."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import redis
+
+from .store import LOG, STAT, STATUS, Store
+from .timing import Timing
+
+
+class Publisher:
+    """Statuses and log entries, in order, in a thread; waits out an absent Redis.
+
+    Two parts of the real service write the status. The second one sleeps until the first detector image and
+    then catches up, so old statuses appear after newer ones.
+    """
+
+    def __init__(self, store: Store, on_log: Callable[[str, dict], None]):
+        self._store, self._on_log = store, on_log
+        self._outbox: queue.Queue[tuple[str, dict] | None] = queue.Queue()
+        self._held: list[dict] | None = []
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="std-daq publisher", daemon=True)
+        self._thread.start()
+
+    def status(self, status: dict) -> None:
+        """Publish a status, once or twice."""
+        with self._lock:
+            self._outbox.put((STATUS, status))
+            if self._held is None:
+                self._outbox.put((STATUS, status))
+            else:
+                self._held.append(status)
+
+    def log(self, acquisition: dict) -> None:
+        """Append to the log."""
+        self._outbox.put((LOG, acquisition))
+
+    def image_seen(self) -> None:
+        """Note a detector image: the second writer of statuses wakes up."""
+        if self._held is None:
+            return
+        with self._lock:
+            for status in self._held or ():
+                self._outbox.put((STATUS, status))
+            self._held = None
+
+    def close(self) -> None:
+        """End the thread; what an absent Redis did not take is lost. Safe twice."""
+        self._closing.set()
+        self._outbox.put(None)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while (item := self._outbox.get()) is not None:
+            while not self._closing.is_set():
+                try:
+                    entry_id = self._store.add(*item)
+                except redis.RedisError:
+                    continue
+                if item[0] == LOG:
+                    self._on_log(entry_id, item[1])
+                break
+
+
+class StatsCounter:
+    """Images and bytes per second of detector and writer, once per period, until Redis is away too long."""
+
+    def __init__(self, store: Store, timing: Timing, counts: Callable[[], tuple[int, int, int]]):
+        self._store, self._timing, self._counts = store, timing, counts
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="std-daq stats", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        before = self._counts()
+        rates = (0.0, 0.0)
+        while True:
+            try:
+                self._store.add(STAT, _stats(*rates, before[2]))
+            except redis.RedisError:
+                return
+            if self._closing.wait(self._timing.stats_period):
+                return
+            now = self._counts()
+            period = self._timing.stats_period
+            rates = ((now[0] - before[0]) / period, max(0, now[1] - before[1]) / period)
+            before = now
+
+    def close(self) -> None:
+        """End the thread. Safe twice."""
+        self._closing.set()
+        self._thread.join(10)
+
+
+def _stats(detector: float, writer: float, image_bytes: int) -> dict:
+    return {
+        name: {"bytes_per_second": rate * image_bytes, "images_per_second": rate}
+        for name, rate in (("detector", detector), ("writer", writer))
+    }

@@ -1,0 +1,199 @@
+"""Dialect D2: FastAPI. Validation errors are 422; errors inside are 200 and cost the connection."""
+
+import threading
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+from . import models
+from .driver import ServiceError
+from .jpeg import live_parts
+from .page import PAGE
+from .pydantic1 import old_errors
+from .service import Service
+from .simulation import UdpSimulator
+from .viewer import FileViewer, pictures_of
+
+INTEGERS = (
+    "bit_depth",
+    "image_pixel_height",
+    "image_pixel_width",
+    "n_modules",
+    "start_udp_port",
+    "writer_user_id",
+)
+
+
+def make_app(service: Service, closing: threading.Event) -> FastAPI:
+    """Build the application; `closing` ends its streams."""
+    app = FastAPI(title="Standard DAQ (simulated)", strict_content_type=False)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    _add_errors(app, service.settings.pydantic)
+    _add_writer(app, service)
+    _add_daq(app, service, closing)
+    _add_simulation(app, service)
+    _add_files(app, FileViewer(service))
+
+    @app.get("/", include_in_schema=False)
+    def page() -> HTMLResponse:
+        return HTMLResponse(PAGE)
+
+    return app
+
+
+def _add_errors(app: FastAPI, pydantic: int) -> None:
+    @app.exception_handler(Exception)
+    def inside(request: Request, exc: Exception) -> JSONResponse:
+        return JSONResponse({"status": "error", "message": str(exc)})
+
+    if pydantic == 1:
+
+        @app.exception_handler(RequestValidationError)
+        def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
+            return JSONResponse({"detail": old_errors(exc)}, 422)
+
+
+def _says(reply: type, error: type = models.ErrorReply) -> dict:
+    return {"response_model": None, "responses": {200: {"model": reply | error}}}
+
+
+def _ok(message: str, **payload: Any) -> dict:
+    return {"status": "ok", "message": message, **payload}
+
+
+def _writer(status: dict) -> dict:
+    acquisition = status["acquisition"]
+    return {"state": status["state"], "acquisition": acquisition and _acquisition(acquisition, None)}
+
+
+def _acquisition(record: dict, reports: list | None) -> dict:
+    return {**{key: record[key] for key in ("state", "message", "info", "stats")}, "reports": reports}
+
+
+def _add_writer(app: FastAPI, service: Service) -> None:
+    request_model = models.write_request(service.settings.pydantic)
+
+    def checked(request) -> dict:
+        service.check_folder(request.output_file, service.config()[0]["writer_user_id"])
+        return {
+            "output_file": request.output_file,
+            "n_images": request.n_images,
+            "run_id": request.run_id,
+        }
+
+    @app.get("/writer/status", **_says(models.WriterReply))
+    def status():
+        writer = service.status()
+        return _ok(f"Writer is {writer['state']}", writer=_writer(writer))
+
+    @app.post("/writer/write_async", **_says(models.WriterReply))
+    def write_async(request: request_model):
+        return _ok("Writing started.", writer=_writer(service.write(checked(request))))
+
+    @app.post("/writer/write_sync", **_says(models.WriterReply))
+    def write_sync(request: request_model):
+        service.write(checked(request))
+        return _ok("Writing finished.", writer=_writer(service.wait_while_writing()))
+
+    @app.post("/writer/stop", **_says(models.WriterReply))
+    def stop():
+        return _ok("Writing stopped.", writer=_writer(service.stop()))
+
+
+def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
+    config_model = models.daq_config(service.settings.pydantic)
+
+    @app.get(
+        "/daq/live", response_class=Response, responses={200: {"content": {"multipart/x-mixed-replace": {}}}}
+    )
+    def live():
+        parts = live_parts(service.observe, pictures_of(service), service.timing, closing)
+        return StreamingResponse(parts, media_type="multipart/x-mixed-replace; boundary=frame")
+
+    @app.get("/daq/config", **_says(models.ConfigReply))
+    def get_config():
+        config, config_id = service.config()
+        depth = (
+            "No config set yet." if config is None else f"DAQ configured for bit_depth={config['bit_depth']}."
+        )
+        return _ok(depth, config=config, config_id=config_id)
+
+    @app.post("/daq/config", **_says(models.ConfigReply))
+    def set_config(config: config_model):
+        return _ok("Setting new daq config.", config=_stored(service, config), config_id=None)
+
+    @app.get("/daq/stats", **_says(models.StatsReply))
+    def stats():
+        return _ok("DAQ statistics", stats=service.stats())
+
+    @app.get("/daq/logs/{n_logs}", **_says(models.LogsReply))
+    def logs(n_logs: int):
+        entries = service.logs(n_logs)
+        reports = [[{}] * service.n_reports(log_id) for log_id, _ in entries]
+        return _ok("DAQ logs", logs={i: _acquisition(a, r) for (i, a), r in zip(entries, reports)})
+
+    @app.get("/daq/deployment", **_says(models.DeploymentReply))
+    def deployment():
+        found = service.deployment()
+        if found["config_id"] is None:
+            found.update(servers=None, stats=None)
+        else:
+            found["stats"] = {key: float(value) for key, value in found["stats"].items()}
+        return _ok("Deployment status", deployment=found)
+
+
+def _stored(service: Service, config) -> dict:
+    """Store a configuration as the service does, which is not always what it says."""
+    whole = {"detector_name": config.detector_name, "detector_type": config.detector_type}
+    whole.update({key: int(getattr(config, key)) for key in INTEGERS})
+    info = dict(iter(config.submodule_info))
+    if config.module_positions:
+        raise ServiceError("Object of type ModulePositions is not JSON serializable")
+    positions = None if config.module_positions is None else {}
+    whole.update(module_positions=positions, submodule_info=info)
+    service.set_config(whole)
+    if positions is None:
+        raise ServiceError(
+            "1 validation errors:\n  {'type': 'dict_type', 'loc': ('response', 'config', "
+            "'module_positions'), 'msg': 'Input should be a valid dictionary', 'input': None}\n"
+        )
+    return whole
+
+
+def _add_simulation(app: FastAPI, service: Service) -> None:
+    simulator = UdpSimulator(service.settings.simulation, service.source)
+
+    def reply(state: dict) -> dict:
+        return _ok(f"Simulator for {service.config()[0]['detector_name']}.", simulator=state)
+
+    @app.get(
+        "/simulation/status", **_says(models.SimulatorReply, models.SimulatorErrorReply | models.ErrorReply)
+    )
+    def status():
+        try:
+            return reply(simulator.status())
+        except ServiceError as exc:
+            return {"status": "error", "message": str(exc), "simulator": None}
+
+    @app.post("/simulation/start", **_says(models.SimulatorReply))
+    def start():
+        return reply(simulator.start())
+
+    @app.post("/simulation/stop", **_says(models.SimulatorReply))
+    def stop():
+        return reply(simulator.stop())
+
+
+def _add_files(app: FastAPI, viewer: FileViewer) -> None:
+    picture = {200: {"content": {"image/jpeg": {}}, "model": models.ErrorReply}}
+
+    @app.get("/file/{acquisition_id}", **_says(models.FileReply))
+    def metadata(acquisition_id: str):
+        return _ok("Metadata retrieved.", file_metadata=viewer.metadata(acquisition_id))
+
+    @app.get("/file/{acquisition_id}/{i_image}", response_model=None, responses=picture)
+    def image(acquisition_id: str, i_image: int, module_map: bool = False, gaps: bool = False):
+        return Response(viewer.picture(acquisition_id, i_image), media_type="image/jpeg")

@@ -1,0 +1,189 @@
+"""The simulated standard DAQ as a server: REST on loopback, Redis, everything behind them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import redis
+import uvicorn
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from ..clock import PulseClock
+from . import rest_fastapi, rest_flask
+from .embedded_redis import EmbeddedRedis
+from .faults import AT_ONCE, Faults, check
+from .misbehave import AsgiFaults, WsgiFaults
+from .service import Service
+from .settings import Settings
+
+HOST = "127.0.0.1"
+
+
+class _QuietHandler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log(self, type, message, *args):
+        logging.getLogger(__name__).debug(message.rstrip(), *args)
+
+
+class StdDaqServer:
+    """One simulated DAQ in this process.
+
+    Parameters
+    ----------
+    settings : Settings
+    clock : PulseClock
+        The machine's pulses.
+    start_pulse_id : int
+        Pulse id of frame 1.
+    port, redis_port : int
+        0 takes a free one.
+
+    Attributes
+    ----------
+    url, redis_url : str
+        Addresses, once started.
+    service : Service
+        What stands behind the REST interface.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: PulseClock,
+        *,
+        start_pulse_id: int | None = None,
+        port: int = 0,
+        redis_port: int = 0,
+    ):
+        self.settings, self._clock = settings, clock
+        self._start_pulse_id = clock.start_pulse_id if start_pulse_id is None else start_pulse_id
+        self._port = port
+        self._embedded = None if settings.redis_url else EmbeddedRedis(redis_port)
+        self.redis_url = settings.redis_url
+        self.url = ""
+        self.service: Service | None = None
+        self._faults = Faults()
+        self._closing = threading.Event()
+        self._stop_rest = lambda: None
+        self._others: list[threading.Thread] = []
+
+    def start(self) -> StdDaqServer:
+        """Return once it serves."""
+        if self._embedded is not None:
+            self._embedded.start()
+            self.redis_url = self._embedded.url
+        try:
+            self.service = Service(
+                self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults
+            )
+            start_rest = self._start_flask if self.settings.dialect == "flask" else self._start_fastapi
+            start_rest()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Leave nothing behind. Safe twice."""
+        self._closing.set()
+        self._stop_rest()
+        for thread in self._others:
+            thread.join(10)
+        if self.service is not None:
+            self.service.close()
+        if self._embedded is not None:
+            self._embedded.stop()
+
+    __enter__ = start
+
+    def __exit__(self, *exc_info):
+        self.stop()
+
+    def fail_next(self, what: str, **details) -> None:
+        """Misbehave, by the names in `faults`."""
+        if what not in AT_ONCE:
+            self._faults.add(what, details)
+            return
+        check(what, details)
+        {
+            "writer_dies": self._writer_dies,
+            "redis_away": self._redis_away,
+            "redis_empty": lambda: redis.Redis.from_url(self.redis_url).flushall(),
+            "rest_restarts": self.service.restart,
+            "ghost_start": self._ghost_start,
+        }[what](**details)
+
+    def _writer_dies(self, seconds: float | None = None) -> None:
+        self.service.writer.kill()
+        if seconds is not None:
+            self._later(seconds, self.service.restart_writer)
+
+    def _ghost_start(self, seconds: float = 0.3) -> None:
+        """Let the next start fail, and the one after it take longer than a poll to create its file."""
+        self._faults.add("creation_error", {})
+        self._faults.add("slow_creation", {"seconds": 0.0})
+        self._faults.add("slow_creation", {"seconds": seconds})
+
+    def _redis_away(self, seconds: float = 1.0, empty: bool = False) -> None:
+        if self._embedded is None:
+            raise ValueError("redis_away: only our own Redis can be stopped; stop the outside one yourself")
+        self._embedded.stop(empty=empty)
+        self._later(seconds, self._embedded.start)
+
+    def _later(self, seconds: float, act) -> None:
+        def wait():
+            if not self._closing.wait(seconds):
+                act()
+
+        thread = threading.Thread(target=wait, name="std-daq later", daemon=True)
+        self._others.append(thread)
+        thread.start()
+
+    # ---- REST ---------------------------------------------------------------------------------------
+
+    def _start_flask(self) -> None:
+        app = WsgiFaults(rest_flask.make_app(self.service, self._closing), self._faults, self._closing)
+        server = make_server(HOST, self._port, app, threaded=True, request_handler=_QuietHandler)
+        server.daemon_threads = True
+        server.block_on_close = False
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="std-daq REST", daemon=True
+        )
+        thread.start()
+        self.url = f"http://{HOST}:{server.server_port}"
+
+        def stop():
+            server.shutdown()
+            thread.join(10)
+            server.server_close()
+            self._stop_rest = lambda: None
+
+        self._stop_rest = stop
+
+    def _start_fastapi(self) -> None:
+        app = AsgiFaults(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
+        config = uvicorn.Config(
+            app, host=HOST, port=self._port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs each error reply at length
+        server = uvicorn.Server(config)
+        socket = config.bind_socket()
+        self.url = f"http://{HOST}:{socket.getsockname()[1]}"
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [socket]}, name="std-daq REST", daemon=True
+        )
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+        def stop():
+            server.should_exit = True
+            thread.join(10)
+            socket.close()
+            self._stop_rest = lambda: None
+
+        self._stop_rest = stop

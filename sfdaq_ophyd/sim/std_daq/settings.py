@@ -1,0 +1,110 @@
+"""Options of the simulated standard DAQ, and what it is configured to at its first start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...errors import RequestError, SfdaqError
+from ...wire.detector_name import DetectorName
+from ...wire.pulse_id import check_rate_multiplicator
+
+DIALECTS = ("flask", "fastapi")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How one simulated DAQ behaves.
+
+    Parameters
+    ----------
+    dialect : str
+        "flask" (D1, what the published documentation describes) or "fastapi" (D2).
+    pydantic : int
+        Words of the fastapi dialect's validation errors: 2 or 1.
+    speed : float
+        Divides the service's own delays; never the detector's rate.
+    detector_name : str
+        A Jungfrau's frames are those of its `Scene`; any other name gets stamped ramps.
+    image_shape : tuple of int
+        (y, x); of a Jungfrau it follows from the name.
+    rate_multiplicator : int
+        The detector runs at 100/r Hz.
+    running : bool
+        The detector sends images in step with the pulse clock from the start.
+    servers : tuple of str
+        Servers that pick up a configuration; none leaves it waiting and restarts nothing.
+    simulation : bool
+        A UDP simulator stands behind ``/simulation``.
+    compressed : bool
+        Files with filter 32008.
+    validator : bool
+        A file validator writes a report on every logged file (fastapi only).
+    redis_url : str
+        An outside Redis; empty starts one of our own.
+    maxlen : int or None
+        Entries kept per Redis stream; None keeps all, as the real one.
+    seed : int
+    folders : dict
+        Folder in requests to folder on this machine; others are used as they are.
+    """
+
+    dialect: str = "flask"
+    pydantic: int = 2
+    speed: float = 1.0
+    detector_name: str = ""
+    image_shape: tuple[int, int] = (256, 512)
+    rate_multiplicator: int = 1
+    running: bool = True
+    servers: tuple[str, ...] = ("daq-srv-1", "daq-srv-2")
+    simulation: bool = False
+    compressed: bool = False
+    validator: bool = False
+    redis_url: str = ""
+    maxlen: int | None = None
+    seed: int = 0
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        check_rate_multiplicator(self.rate_multiplicator)
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+        object.__setattr__(self, "servers", tuple(self.servers))
+        for name, good, expected in (
+            ("dialect", self.dialect in DIALECTS, f"one of {DIALECTS}"),
+            ("pydantic", self.pydantic in (1, 2), "1 or 2"),
+            ("speed", self.speed > 0, "a number above 0"),
+            ("image_shape", len(self.image_shape) == 2 and min(self.image_shape) > 0, "(y, x)"),
+        ):
+            if not good:
+                raise RequestError(name, getattr(self, name), expected)
+
+    @property
+    def first_config(self) -> dict:
+        """The configuration file of the service, pushed into a Redis that holds none."""
+        flask = self.dialect == "flask"
+        config = {
+            "detector_name": self.detector_name or ("EG1M" if flask else "GF2"),
+            "detector_type": "eiger" if flask else "gigafrost",
+            "n_modules": 2 if flask else 8,
+            "bit_depth": 16,
+            "image_pixel_height": self.image_shape[0],
+            "image_pixel_width": self.image_shape[1],
+            "start_udp_port": 50000 if flask else 2000,
+            "writer_user_id": 0,
+            "module_positions": {"0": [0, 255, 255, 0], "1": [256, 255, 511, 0]} if flask else {},
+            "submodule_info": [] if flask else {},
+        }
+        try:
+            name = DetectorName.parse(config["detector_name"])
+        except SfdaqError:
+            return config
+        height, width = name.raw_shape
+        rows = height // name.n_modules
+        positions = {str(m): [0, m * rows, width - 1, (m + 1) * rows - 1] for m in range(name.n_modules)}
+        config.update(
+            detector_type="jungfrau",
+            n_modules=name.n_modules,
+            image_pixel_height=height,
+            image_pixel_width=width,
+            module_positions=positions if flask else {},
+        )
+        return config

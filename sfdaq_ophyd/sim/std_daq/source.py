@@ -1,0 +1,134 @@
+"""The detector as the DAQ sees it: images with ids, in step with the pulse clock or in bursts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from ..clock import PulseClock
+from .driver import Image
+from .faults import Faults
+
+
+class ImageSource:
+    """Images of a detector, one after the other.
+
+    Image ids are frame numbers: with the clock ``(pulse_id - start_pulse_id) // rate_multiplicator + 1``, so
+    that they agree with the live stream of the same detector.
+
+    Parameters
+    ----------
+    clock : PulseClock
+    start_pulse_id : int
+        Of frame 1.
+    rate_multiplicator : int
+        Every so many pulses there is an image.
+    accepting : callable
+        Whether an acquisition takes images; the faults of an acquisition begin with its first image.
+    deliver : callable
+        Takes each `Image`.
+    faults : Faults
+        gap, bad_frames, stall, fewer_images.
+    """
+
+    def __init__(
+        self,
+        clock: PulseClock,
+        start_pulse_id: int,
+        rate_multiplicator: int,
+        *,
+        accepting: Callable[[], bool],
+        deliver: Callable[[Image], None],
+        faults: Faults,
+    ):
+        self._clock, self._start = clock, start_pulse_id
+        self._every = rate_multiplicator
+        self._accepting, self._deliver, self._faults = accepting, deliver, faults
+        self._script: Iterator[Image] | None = None
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._plan: dict[str, dict | None] | None = None
+        self._n_in_acquisition = 0
+        self._quiet_until = 0.0
+        self._next_id = 1
+        self.n_images = 0
+        self._thread = threading.Thread(target=self._run, name="std-daq images", daemon=True)
+        self._thread.start()
+
+    def follow_clock(self) -> None:
+        """Send one image per detector frame, until told otherwise."""
+        self._use(self._clocked())
+
+    def burst(self, n: int, rate: float, first_id: int | None = None) -> None:
+        """Send `n` images at `rate` Hz, ids going on from the last or from `first_id`, then none."""
+        self._use(self._timed(n, 1.0 / rate, self._next_id if first_id is None else first_id))
+
+    def silence(self) -> None:
+        """Send nothing."""
+        self._use(iter(()))
+
+    def close(self) -> None:
+        """End the thread. Safe twice."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(5)
+
+    def _use(self, script: Iterator[Image]) -> None:
+        self._script = script
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            script = self._script
+            for image in script or ():
+                if self._script is not script or self._closing.is_set():
+                    break
+                self._next_id = image.image_id + 1
+                self.n_images += 1
+                self._send(image)
+
+    def _clocked(self) -> Iterator[Image]:
+        every = self._every
+        pulse_id = self._clock.now() // every * every
+        while not self._closing.is_set() and not self._wake.is_set():
+            pulse_id += every
+            if not self._clock.wait_for(pulse_id, timeout=0.5, stop=self._closing):
+                pulse_id -= every
+                continue
+            behind = (self._clock.now() - pulse_id) // every
+            pulse_id += behind * every if behind > 100 else 0  # a clock stepped far ahead, not a late thread
+            yield Image((pulse_id - self._start) // every + 1, pulse_id)
+
+    def _timed(self, n: int, period: float, first_id: int) -> Iterator[Image]:
+        due = time.monotonic()
+        for image_id in range(first_id, first_id + n):
+            if self._closing.wait(max(0.0, due - time.monotonic())) or self._wake.is_set():
+                return
+            yield Image(image_id, image_id)
+            due += period
+
+    def _send(self, image: Image) -> None:
+        if not self._accepting():
+            self._plan, self._n_in_acquisition = None, 0
+            self._deliver(image)
+            return
+        if self._plan is None:
+            names = ("gap", "bad_frames", "stall", "fewer_images")
+            self._plan = {name: self._faults.take(name) for name in names}
+        if time.monotonic() < self._quiet_until:
+            return
+        n, plan = self._n_in_acquisition, self._plan
+        self._n_in_acquisition += 1
+        if (fewer := plan["fewer_images"]) and n >= fewer["n"]:
+            return
+        if (gap := plan["gap"]) and 0 < n <= gap.get("n", 1):
+            return
+        if (stall := plan["stall"]) and n == stall.get("after", 1):
+            plan["stall"] = None
+            self._quiet_until = time.monotonic() + stall.get("seconds", 5.0)
+            return
+        if (bad := plan["bad_frames"]) and n < bad.get("n", 1):
+            image = Image(image.image_id, image.pulse_id, bad.get("status", 1))
+        self._deliver(image)

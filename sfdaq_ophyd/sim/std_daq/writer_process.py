@@ -1,0 +1,95 @@
+"""The writer as a process of its own: commands as JSON lines in, events as JSON lines out.
+
+Commands are ``start`` (request, config, how long creating the file takes), ``image`` and ``stop``; events
+``opened``, ``error``, ``ack`` and ``closed``. It ends when its input does, and it can be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from .files import WriterFile
+from .picture import Pictures
+
+
+class Writer:
+    """State of the writer: at most one open file, and what the last start asked for."""
+
+    def __init__(self, config: dict, seed: int, compressed: bool):
+        self._config, self._seed, self._compressed = config, seed, compressed
+        self._pictures: Pictures | None = None
+        self._file: WriterFile | None = None
+        self._n_images = self._n_written = 0
+
+    def start(self, command: dict) -> dict:
+        """Open a file, closing the one that is open without a word."""
+        request = command["request"]
+        self._close()
+        self._n_images, self._n_written = request["n_images"], 0
+        try:
+            time.sleep(command["delay"])
+            if command.get("error"):
+                raise OSError(command["error"])
+            self._open(request)
+        except ValueError as exc:
+            return {"event": "error", "text": f"ERROR: {exc}"}
+        except OSError:
+            return {"event": "error", "text": "ERROR: Cannot create output file."}
+        return {"event": "opened", "info": command["info"]}
+
+    def image(self, command: dict) -> dict | None:
+        """Write one image; without an open file it is lost."""
+        if self._file is None:
+            return None
+        self._file.write(self._pictures, command["image_id"], command["pulse_id"], command["status"])
+        self._n_written += 1
+        return {"event": "ack"}
+
+    def stop(self, command: dict) -> dict:
+        """Close the file. The first image counts as written even if none came: the real one's slip."""
+        self._close()
+        completed = max(self._n_written, 1) == self._n_images
+        return {"event": "closed", "message": "Completed." if completed else "Interrupted."}
+
+    def _open(self, request: dict) -> None:
+        config = self._config
+        if config["bit_depth"] not in (8, 16, 32):
+            raise ValueError(f"Unsupported bits per pixel:{config['bit_depth']}")
+        if self._pictures is None:
+            shape = (config["image_pixel_height"], config["image_pixel_width"])
+            self._pictures = Pictures(config["detector_name"], shape, config["bit_depth"], self._seed)
+        self._file = WriterFile(
+            request["path"],
+            config["detector_name"],
+            request["n_images"],
+            self._pictures,
+            compressed=self._compressed,
+        )
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def main() -> None:
+    """Serve the commands on standard input."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--config", type=json.loads, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compressed", action="store_true")
+    options = parser.parse_args()
+    writer = Writer(options.config, options.seed, options.compressed)
+    for line in sys.stdin:
+        command = json.loads(line)
+        event = getattr(writer, command["do"])(command)
+        if event is not None:
+            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
