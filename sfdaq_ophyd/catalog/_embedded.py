@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import logging
 import os
@@ -89,6 +91,7 @@ class EmbeddedCatalog:
         except BaseException:
             self.server.stop()
             raise
+        atexit.register(self.close)
         if waiting := self.waiting:
             logger.warning(
                 "%d runs in %s are not in the catalog; catalog.replay() brings them in",
@@ -165,7 +168,14 @@ class EmbeddedCatalog:
     @property
     def databroker(self):
         """The same runs as databroker's ``Broker``: ``catalog.databroker[-1].table()``."""
-        return self.client.v1
+        from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
+        from tiled.utils import OneShotCachedMap
+
+        # databroker sets its own classes in the map it is given, which by default all clients of
+        # the process share: every later `catalog[uid]` would have databroker's layout.
+        shared = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]
+        own = OneShotCachedMap({name: functools.partial(shared.__getitem__, name) for name in shared})
+        return self.client.new_variation(structure_clients=own).v1
 
     @property
     def uri(self) -> str:
@@ -203,6 +213,7 @@ class EmbeddedCatalog:
         if self._closed:
             return
         self._closed = True
+        atexit.unregister(self.close)
         for run_engine, token in self._subscriptions:
             run_engine.unsubscribe(token)
         self._feed.close(timeout)

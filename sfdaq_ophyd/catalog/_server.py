@@ -87,7 +87,7 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
         specs=[{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
         writable_storage=[str(directory / "data"), f"duckdb:///{directory / 'tables.duckdb'}"],
         readable_storage=readable,
-        cache_config=StreamingCacheConfig(uri="memory").model_dump(),
+        cache_config=StreamingCacheConfig(uri="memory", data_ttl=60).model_dump(),
     )
     return build_app(tree, authentication=Authentication(single_user_api_key=api_key))
 

@@ -105,20 +105,25 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "values"), [v[1:] for v in VALUES], ids=[v[0] for v in VALUES])
-@pytest.mark.parametrize("together", [True, False], ids=["one batch", "a batch each"])
-def test_values_when_in_events_then_exact(catalog, key, values, together):
+@pytest.fixture(scope="module", params=[True, False], ids=["one batch", "a batch each"])
+def values_read(catalog, request):
+    """Read back one run that holds all of VALUES, by name."""
     run = Composed(catalog)
-    stream = run.stream("primary", {"v": key})
-    for value in values:
-        stream.event(v=value)
-        if not together:
+    stream = run.stream("primary", {name: key for name, key, _ in VALUES})
+    for i in range(2):
+        stream.event(**{name: values[i] for name, _, values in VALUES})
+        if not request.param:
             catalog.flush()
     run.stop()
-    read = catalog[run.uid]["primary"].read()["v"].values
+    return catalog[run.uid]["primary"].read()
+
+
+@pytest.mark.parametrize(("name", "values"), [(name, values) for name, _, values in VALUES])
+def test_values_when_in_events_then_exact(values_read, name, values):
+    read = values_read[name].values
     assert len(read) == len(values)
     for got, sent in zip(read, values):
-        np.testing.assert_array_equal(np.asarray(list(got) if np.ndim(sent) else got), np.asarray(sent))
+        np.testing.assert_array_equal(got, np.asarray(sent))
 
 
 def test_metadata_when_integers_are_large_then_text(catalog):
@@ -203,3 +208,11 @@ def test_databroker_when_asked_for_a_table_then_the_same_rows(catalog):
     table = header.table()
     assert list(table["x"]) == [0.0, 0.5, 1.0, 1.5]
     assert list(table.index) == [1, 2, 3, 4]
+
+
+def test_databroker_when_used_then_other_clients_are_as_before(catalog, tmp_path):
+    uid, frames = framed_run(catalog, tmp_path / "f.h5")
+    broker = catalog.databroker
+    for _ in range(2):
+        assert len(broker[uid].table()) == 4
+    np.testing.assert_array_equal(catalog[uid]["primary"]["det_image"].read(), frames)
