@@ -1,0 +1,94 @@
+"""Settings of the online analysis, and its custom scripts (contract sections 10.3, 10.4)."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from .hardware import BUFFER
+from .pvlist import stamp
+from .refusals import ValidationError, required
+from .settings import detector_name
+from .site import Caller, Site
+
+DAP_CONFIG = f"{BUFFER}/dap/config"
+SCRIPTS = f"{BUFFER}/dap/custom_dap_scripts"
+CALL_LIMIT = 0.1
+"""Seconds a script may take for one image."""
+
+
+def dap_file(name: str) -> str:
+    """Return the file of a detector's settings."""
+    return f"{DAP_CONFIG}/pipeline_parameters.{name}.json"
+
+
+def get_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return the settings."""
+    name = detector_name(site, request, caller)
+    settings = site.tree.read_json(_existing(site, name))
+    message = f"successfully retrieved DAP settings for {name}"
+    return site.sends_current({"message": message, "parameters": settings}, {"message": settings})
+
+
+def set_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Merge settings; nothing is deleted and no type checked."""
+    name = detector_name(site, request, caller, "parameters")
+    path = dap_file(name)
+    if site.dialect == "current" and not site.tree.exists(path):
+        site.tree.make(DAP_CONFIG)
+        site.tree.write_json(path, {})
+    settings = site.tree.read_json(_existing(site, name))
+    changed = {
+        key: [settings.get(key), value]
+        for key, value in request["parameters"].items()
+        if settings.get(key) != value
+    }
+    if changed:
+        site.tree.make(f"{DAP_CONFIG}/backup")
+        backup = f"{DAP_CONFIG}/backup/pipeline_parameters.{name}.json.{stamp(site)}"
+        site.tree.write_json(backup, settings)
+        site.tree.write_json(path, settings | {key: new for key, (_, new) in changed.items()})
+    message = f"successfully changed DAP settings for {name}"
+    return site.sends_current({"message": message, "changed_parameters": changed}, {"message": changed})
+
+
+def upload_custom_dap_script(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Check and store a script. It is read, never run: a sleep of 0.1 s or more counts as too slow."""
+    required(request, "name", "code")
+    name, code = request["name"], request["code"]
+    directory, _, file = name.rpartition("/")
+    if directory:
+        raise ValueError(f'name "{name}" contains directory information "{directory}"')
+    stem = file.removesuffix(".py")
+    functions = {
+        node.name: node for node in ast.parse(code, f"{stem}.py").body if isinstance(node, ast.FunctionDef)
+    }
+    function = functions.get("proc", functions.get(stem))
+    if function is None:
+        raise AttributeError(f'module "{stem}" contains neither "proc" nor "{stem}" function')
+    if _sleeps(function) >= CALL_LIMIT:
+        raise TimeoutError(f"function call timed out (>{CALL_LIMIT}s): {function.name}({{}}, image, mask)")
+    folder = f"{SCRIPTS}/{caller.beamline}"
+    site.tree.make(folder)
+    site.tree.write_text(f"{folder}/{stem}.py", code)
+    return {"message": f'successfully uploaded custom DAP script "{caller.beamline}/{stem}.py"'}
+
+
+def _existing(site: Site, name: str) -> str:
+    path = dap_file(name)
+    if not site.tree.exists(path):
+        raise ValidationError(
+            f"DAP config file {path} does not exist", "dap parameters file is not existing, contact support"
+        )
+    return path
+
+
+def _sleeps(function: ast.FunctionDef) -> float:
+    """Return the seconds of all calls to a function called sleep, as far as they are written out."""
+    total = 0.0
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called == "sleep" and isinstance(node.args[0].value, int | float):
+                total += node.args[0].value
+    return total

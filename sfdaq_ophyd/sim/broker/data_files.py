@@ -1,0 +1,110 @@
+"""HDF5 files of PVs, channels and cameras (contract section 13)."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..stamp import write_stamp
+from .site import Site
+from .writers import RunLog, WriterError, source_of
+
+PV_PERIOD = 25
+"""Pulses between changes of a simulated PV."""
+
+CAMERA_SHAPE = (48, 64)
+MAX_FOUND_DISTANCE = 1000
+"""The epics writer fails if the last pulse it finds lies further from the asked one."""
+
+
+def channel_value(name: str, pulse_ids: np.ndarray) -> np.ndarray:
+    """Return what a simulated channel or PV reads at each pulse: one smooth curve per name."""
+    phase = zlib.crc32(name.encode()) % 1000
+    return np.sin((np.asarray(pulse_ids, "f8") % 100_000 + phase) / 50.0)
+
+
+class PvWriter:
+    """Write PVDATA: per PV the last change before the range, those inside, and the first after it.
+
+    Parameters
+    ----------
+    site : Site
+    """
+
+    def __init__(self, site: Site):
+        self._site = site
+
+    def __call__(self, body: dict[str, Any], log: RunLog) -> None:
+        """Write the file; WriterError if the range is not over."""
+        first, last = body["start_pulse_id"], body["stop_pulse_id"]
+        now = self._site.clock.now()
+        if last > now:
+            raise WriterError(f"stop pulse ID {last} is not in the buffer, the last is {now}")
+        before, after = first // PV_PERIOD * PV_PERIOD, -(-(last + 1) // PV_PERIOD) * PV_PERIOD
+        if after - last > MAX_FOUND_DISTANCE:
+            raise WriterError(f"pulse IDs found are more than {MAX_FOUND_DISTANCE} from those asked")
+        changes = np.arange(before, after + 1, PV_PERIOD, dtype="i8")
+        with h5py.File(self._site.tree.local(body["output_file"]), "w") as file:
+            for key, value in body["metadata"].items():
+                file[key] = str(value)
+            for name in body["channels"]:
+                group = file.create_group(f"data/{name}")
+                column = (len(changes), 1)
+                group["data"] = channel_value(name, changes).reshape(column)
+                group["timestamp"] = _seconds(self._site, changes).reshape(column)
+                group["connected"] = np.ones(column, "u1")
+                group["status"] = np.zeros(column, "i4")
+                group["pulse_id"] = changes.reshape(column)
+
+
+class BufferWriter:
+    """Write BSDATA or CAMERAS: one group per channel, one row per pulse.
+
+    Parameters
+    ----------
+    site : Site
+    cameras : bool
+        Images in place of scalars.
+    max_rows : int
+        Longer requests are refused: a simulator's disk is small.
+    """
+
+    def __init__(self, site: Site, *, cameras: bool, max_rows: int):
+        self._site, self._cameras, self._max_rows = site, cameras, max_rows
+
+    def __call__(self, body: dict[str, Any], log: RunLog) -> None:
+        """Write the file; pulses that are not over yet are missing."""
+        pulse_ids = self._pulse_ids(body, log)
+        with h5py.File(self._site.tree.local(body["output_file"]), "w") as file:
+            for name in body["channels"]:
+                group = file.create_group(name)
+                group["data"] = self._images(pulse_ids) if self._cameras else channel_value(name, pulse_ids)
+                group["pulse_id"] = pulse_ids
+                group["timestamp"] = (_seconds(self._site, pulse_ids) * 1e9).astype("i8")
+
+    def _pulse_ids(self, body: dict[str, Any], log: RunLog) -> np.ndarray:
+        first, last = body["start_pulse_id"], body["stop_pulse_id"]
+        if last - first >= self._max_rows:
+            raise WriterError(f"the simulator writes at most {self._max_rows} rows, not {last - first + 1}")
+        lost = set(range(self._site.clock.now() + 1, last + 1))
+        if fault := self._site.faults.take("missing_pulses", source=source_of(body)):
+            lost |= set(fault.details.get("pulse_ids", (first,)))
+        if lost:
+            log.write(f"{len(lost)} pulse IDs are missing")
+        return np.array([pulse for pulse in range(first, last + 1) if pulse not in lost], "i8")
+
+    def _images(self, pulse_ids: np.ndarray) -> np.ndarray:
+        y, x = np.ogrid[0 : CAMERA_SHAPE[0], 0 : CAMERA_SHAPE[1]]
+        spot = 1000 * np.exp(-(((y - 24) / 8) ** 2) - ((x - 32) / 10) ** 2)
+        images = np.repeat(spot.astype("u2")[None], len(pulse_ids), 0)
+        for image, pulse_id in zip(images, pulse_ids):
+            write_stamp(image, int(pulse_id))
+        return images
+
+
+def _seconds(site: Site, pulse_ids: np.ndarray) -> np.ndarray:
+    reference = int(pulse_ids[-1]) if len(pulse_ids) else 0
+    return site.clock.time_of(reference) + (np.asarray(pulse_ids, "f8") - reference) * 0.01

@@ -1,0 +1,85 @@
+"""The writer of detector data: which frames there are, raw or converted, and where the files go."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from ...wire.broker_parameters import is_converted, is_processed
+from ...wire.broker_paths import raw_file
+from ...wire.pulse_id import PULSE_RATE
+from .converted_files import write_converted
+from .detector_files import scene_frame, write_raw
+from .pedestal_files import PedestalEvaluation
+from .pedestal_request import PEDESTALS
+from .scenes import Scenes
+from .site import Site
+from .writers import RunLog, WriterError
+
+
+class DetectorWriter:
+    """Write the frames of one detector and one request.
+
+    Parameters
+    ----------
+    site : Site
+    scenes : Scenes
+        What the detectors see.
+    max_frames : int
+        Longer requests are refused: a simulator's disk is small.
+    evaluation : PedestalEvaluation
+        Takes over for pedestals.
+    """
+
+    def __init__(self, site: Site, scenes: Scenes, max_frames: int, evaluation: PedestalEvaluation):
+        self._site, self._scenes, self._max_frames = site, scenes, max_frames
+        self._evaluation = evaluation
+
+    def __call__(self, body: dict[str, Any], log: RunLog) -> None:
+        """Write the file or files."""
+        request = body["channels"]
+        if request["directory_name"] == PEDESTALS:
+            self._evaluation(body, log)
+            return
+        detector, rate = request["detector_name"], request["rate_multiplicator"]
+        parameters, selected = request["detectors"][detector], request.get("selected_pulse_ids") or ()
+        parameters.get("adc_to_energy", False)  # null parameters end here, in the server's words
+        if PULSE_RATE % rate:
+            raise WriterError(f"step {rate} does not divide {PULSE_RATE}")
+        pulse_ids = list(self._pulse_ids(request["det_start_pulse_id"], request["det_stop_pulse_id"], rate))
+        arrived = self._arrived(detector, pulse_ids)
+        scene, keep = self._scenes[detector], {"selected_pulse_ids": bool(selected)}
+        output = body["output_file"]
+        raw = raw_file(output) if is_converted(parameters, **keep) else output
+        self._site.tree.make(str(PurePosixPath(raw).parent))
+        log.write(
+            f"starting detector retrieval from buffer: sf_writer {raw} {detector} "
+            f"{request['det_start_pulse_id']} {request['det_stop_pulse_id']} {rate}"
+        )
+        path = self._site.tree.local(raw)
+        write_raw(path, detector, pulse_ids, arrived, scene.shape, scene_frame(scene))
+        missing = len(pulse_ids) - (len(pulse_ids) if arrived is None else len(arrived))
+        if missing:
+            log.write(f"{missing} of {len(pulse_ids)} frames are missing")
+        if is_processed(parameters, **keep):
+            target = self._site.tree.local(output)
+            if not write_converted(path, target, detector, parameters, set(selected), scene.constants):
+                log.write("no frame passed the filters, no file written")
+                return
+            if parameters.get("remove_raw_files"):
+                path.unlink()
+
+    def _pulse_ids(self, first: int, last: int, rate: int) -> range:
+        first += -first % rate
+        pulse_ids = range(first, last + 1, rate)
+        if len(pulse_ids) > self._max_frames:
+            raise WriterError(f"the simulator writes at most {self._max_frames} frames, not {len(pulse_ids)}")
+        return pulse_ids
+
+    def _arrived(self, detector: str, pulse_ids: list[int]) -> set[int] | None:
+        """Return the pulses that have a frame; None if all do."""
+        now = self._site.clock.now()
+        lost = {pulse_id for pulse_id in pulse_ids if pulse_id > now}
+        if fault := self._site.faults.take("missing_pulses", source=detector):
+            lost |= set(fault.details.get("pulse_ids", pulse_ids[:1]))
+        return set(pulse_ids) - lost if lost else None

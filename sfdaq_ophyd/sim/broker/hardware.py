@@ -1,0 +1,156 @@
+"""Detectors as the servers see them: modules with settings, power and states, and their buffer files."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...wire.detector_name import DetectorName
+from .tree import Tree
+
+BUFFER = "/gpfs/photonics/swissfel/buffer"
+FRESH = 30.0
+"""A module runs if its LATEST file is younger, s."""
+
+POWER_ON_DELAY = {"alvra": 0.000889, "bernina": 0.000890, "cristallina": 0.000888}
+"""s; others 0.004444."""
+
+CONTROL_BOXES = (2, 6, 7, 15, 17)
+"""Installations with a power control box."""
+
+
+@dataclass
+class Module:
+    """One module."""
+
+    state: str = "idle"
+    powered: bool = True
+    reachable: bool = True
+    exptime: float = 5e-6
+    delay: float = 0.00089
+    detector_mode: str = "normal"
+    gain_mode: str = "dynamic"
+    temperature_adc: float = 42
+    temperature_fpga: float = 45
+    temperature_threshold: float = 55
+
+
+@dataclass
+class Detector:
+    """One detector.
+
+    Parameters
+    ----------
+    name : str
+    configured : bool
+        Whether the DAQ server knows its modules; "No modules added" otherwise.
+    """
+
+    name: str
+    configured: bool = False
+    modules: list[Module] = field(default_factory=list)
+    box_reachable: bool = True
+
+    def __post_init__(self):
+        self.modules = self.modules or [Module() for _ in range(DetectorName.parse(self.name).n_modules)]
+
+    @property
+    def installation(self) -> int:
+        """The number behind JF."""
+        return DetectorName.parse(self.name).installation
+
+    def check_configured(self) -> None:
+        """Refuse as the detector library does if the server does not know the modules."""
+        if not self.configured:
+            raise RuntimeError("No modules added")
+
+    @property
+    def running(self) -> bool:
+        """Whether all modules take frames."""
+        return self.configured and all(module.state == "running" for module in self.modules)
+
+    def set_state(self, state: str) -> None:
+        """Bring all modules into a state."""
+        for module in self.modules:
+            module.state = state
+
+    def grouped(self, name: str) -> dict[str, list[int]]:
+        """Return ``{value: [modules]}`` of an attribute."""
+        groups: dict[str, list[int]] = {}
+        for number, module in enumerate(self.modules):
+            groups.setdefault(getattr(module, name), []).append(number)
+        return groups
+
+    def readback(self, name: str) -> Any:
+        """Return a setting; where modules differ, times as a list and modes as ``{mode: [modules]}``."""
+        groups = self.grouped(name)
+        if len(groups) == 1:
+            return next(iter(groups))
+        return groups if name.endswith("mode") else [getattr(module, name) for module in self.modules]
+
+    def apply(self, name: str, value: Any) -> None:
+        """Set one setting of all modules, or of some given as ``{mode: [modules]}``."""
+        if name in ("exptime", "delay"):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"set{name.title()}(): incompatible function arguments: {value!r}")
+        for mode, numbers in (
+            value if isinstance(value, dict) else {value: range(len(self.modules))}
+        ).items():
+            if name.endswith("_mode") and mode not in MODES[name]:
+                raise TypeError(f"set{name.title()}(): incompatible function arguments: 'unknown'")
+            for number in numbers:
+                setattr(self.modules[number], name, mode)
+
+
+MODES = {
+    "detector_mode": ("normal", "low_noise"),
+    "gain_mode": ("dynamic", "fixed_gain1", "fixed_gain2"),
+}
+
+
+class Hardware:
+    """All detectors, and the buffer they write into.
+
+    Parameters
+    ----------
+    tree : Tree
+    """
+
+    def __init__(self, tree: Tree):
+        self._tree = tree
+        self._detectors: dict[str, Detector] = {}
+
+    def __getitem__(self, name: str) -> Detector:
+        return self._detectors.setdefault(name, Detector(name))
+
+    def latest(self, name: str, module: int) -> str:
+        """Return the path of the file whose age tells whether a module writes."""
+        return f"{BUFFER}/{name}/M{module:02d}/LATEST"
+
+    def write_latest(self, name: str, module: int, age: float = 0.0) -> None:
+        """Make a module's LATEST file look `age` s old."""
+        path = self.latest(name, module)
+        self._tree.make(path.rsplit("/", 1)[0])
+        local = self._tree.local(path)
+        local.touch()
+        then = time.time() - age
+        os.utime(local, (then, then))
+
+    def refresh(self, name: str, triggered: bool) -> None:
+        """Let the modules that take frames write into the buffer."""
+        detector = self._detectors.get(name)
+        if detector is None or not (detector.configured and triggered):
+            return
+        for number, module in enumerate(detector.modules):
+            if module.state == "running" and module.reachable and module.powered:
+                self.write_latest(name, number)
+
+    def writing(self, name: str) -> list[bool]:
+        """Say for each module whether it wrote in the last 30 s; the future counts."""
+        ages = []
+        for number in range(DetectorName.parse(name).n_modules):
+            local = self._tree.local(self.latest(name, number))
+            ages.append(time.time() - local.stat().st_mtime if local.exists() else FRESH)
+        return [age < FRESH for age in ages]

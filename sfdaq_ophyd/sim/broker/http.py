@@ -1,0 +1,179 @@
+"""The two HTTP services: bottle on wsgiref, HTTP/1.0, one request at a time (contract section 2)."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import bottle
+
+from ...wire.broker import ENDPOINTS, Service
+from .endpoints import HANDLERS, PARAMETERLESS
+from .refusals import ValidationError, envelope
+from .service_faults import after, before
+from .site import Caller, Site
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRequest:
+    """One request, for tests."""
+
+    service: str
+    method: str
+    endpoint: str
+    request: Any
+    client: str
+    reply: Any
+    started: float
+    elapsed: float
+
+
+class _RequestHandler(WSGIRequestHandler):
+    """Log to our logger, and let the application reach the connection."""
+
+    def log_message(self, format, *args):
+        logger.debug(format, *args)
+
+    def get_environ(self):
+        environ = super().get_environ()
+        environ["sfdaq.connection"] = self.connection
+        return environ
+
+    def address_string(self):
+        return self.client_address[0]
+
+
+class _Server(WSGIServer):
+    request_queue_size = 128  # callers of all beamlines wait here
+
+    def handle_error(self, request, client_address):
+        logger.debug("a client went away: %s", client_address, exc_info=True)
+
+    def server_bind(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        super().server_bind()
+
+
+class HttpService:
+    """Serve one of the two services on loopback.
+
+    Parameters
+    ----------
+    site : Site
+    service : {"broker", "slow"}
+    """
+
+    def __init__(self, site: Site, service: Service):
+        self._site, self.service = site, service
+        self.log: deque[LoggedRequest] = deque(maxlen=10_000)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._server.server_port
+
+    def bind(self, port: int = 0) -> None:
+        """Listen at a port, 0 for a free one; OSError if it is taken."""
+        app = bottle.Bottle()
+        for endpoint in ENDPOINTS.values():
+            method = endpoint.current if self._site.dialect == "current" else endpoint.documented
+            if endpoint.service == self.service and method is not None:
+                app.route(f"/{endpoint.name}", method, self._callback(endpoint.name))
+        self._server = _Server(("127.0.0.1", port), _RequestHandler)
+        self._server.set_app(app)
+
+    def start(self) -> None:
+        """Serve from now on."""
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name=f"sf-daq {self.service}", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the present request. Safe twice."""
+        if self._thread is not None:
+            self._server.shutdown()
+            self._thread.join(10)
+            self._thread = None
+        if self._server is not None:
+            self._server.server_close()
+
+    def _callback(self, name: str):
+        def answer():
+            started = time.time()
+            forwarded = bottle.request.environ.get("HTTP_X_FORWARDED_FOR")
+            caller = Caller(self._site, bottle.request.remote_addr if forwarded else None)
+            request, reply = None, None
+            try:
+                before(self._site, name)
+                try:
+                    request = bottle.request.json
+                    reply = self._handle(name, request, caller)
+                except bottle.HTTPError as exc:
+                    if self._site.dialect == "documented":
+                        raise
+                    reply = envelope(exc, "current")
+                except Exception as exc:
+                    logger.debug("%s refused: %r", name, exc)
+                    reply = envelope(exc, self._site.dialect)
+                return after(self._site, name, reply)
+            finally:
+                self.log.append(
+                    LoggedRequest(
+                        self.service,
+                        bottle.request.method,
+                        name,
+                        request,
+                        bottle.request.remote_addr or "",
+                        reply,
+                        started,
+                        time.time() - started,
+                    )
+                )
+
+        return answer
+
+    def _handle(self, name: str, request: Any, caller: Caller) -> dict[str, Any]:
+        if name in PARAMETERLESS:
+            if request and self._site.dialect == "current":
+                raise ValidationError(
+                    f"this endpoint does not accept request parameters but received {request!r}"
+                )
+        elif not request:
+            raise ValidationError("no request parameters provided", "request parameters are empty")
+        reply = {"status": "ok", **HANDLERS[name](self._site, request, caller)}
+        return {key: value for key, value in reply.items() if not (key == "status" and value is None)}
+
+
+def bind_pair(first: HttpService, second: HttpService, port: int = 0) -> None:
+    """Bind two services to neighbouring ports: the slow broker is one above the broker.
+
+    Parameters
+    ----------
+    port : int
+        Of the first; 0 takes any free pair.
+    """
+    for attempt in range(100):
+        first.bind(port)
+        try:
+            second.bind(first.port + 1)
+            return
+        except OSError:
+            first.stop()
+            if port or attempt == 99:
+                raise

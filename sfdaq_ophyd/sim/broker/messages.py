@@ -1,0 +1,161 @@
+"""The message broker between REST service and writers: requests, status messages, one queue per writer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ...wire.broker import Dialect
+from .delays import MESSAGE_BROKER_DOWN, Delays, Stopped
+from .faults import Faults
+from .refusals import AMQPConnectionError
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+"""Exchange, routing_key, correlation_id, timestamp, headers, body: what a listener of RabbitMQ sees."""
+
+
+class Messages:
+    """Carry requests from the services to the writers, and status messages to whoever listens.
+
+    Parameters
+    ----------
+    dialect : str
+        The 2023 server stamps no times, and its writers no correlation ids.
+    delays : Delays
+    faults : Faults
+
+    Attributes
+    ----------
+    up : bool
+        False: every send fails with AMQPConnectionError after 1 s.
+    log : deque of Message
+        Everything published, oldest first.
+    start_first : bool
+        Publish write_start before write_request, as the real services sometimes do.
+    """
+
+    def __init__(self, dialect: Dialect, delays: Delays, faults: Faults):
+        self._dialect, self._delays, self._faults = dialect, delays, faults
+        self.up = True
+        self.start_first = False
+        self.log: deque[Message] = deque(maxlen=10_000)
+        self._listeners: list[Callable[[Message], None]] = []
+        self._queues: dict[str, queue.Queue[Message]] = {}
+        self._held: dict[str, Message] = {}
+        self._lock = threading.Lock()
+
+    def listen(self, listener: Callable[[Message], None]) -> None:
+        """Call `listener` with every message from now on."""
+        self._listeners.append(listener)
+
+    def consume(self, name: str) -> queue.Queue[Message]:
+        """Return a queue of requests; those for which nobody asked for one vanish."""
+        return self._queues.setdefault(name, queue.Queue())
+
+    def send(self, routing_key: str, body: dict[str, Any]) -> Message:
+        """Publish a request and hand it to its writer."""
+        if not self.up or self._faults.take("message_broker_down"):
+            self._delays.wait(MESSAGE_BROKER_DOWN)
+            raise AMQPConnectionError
+        request = {
+            "exchange": "request",
+            "routing_key": routing_key,
+            "correlation_id": str(uuid.uuid4()),
+            "timestamp": time.time_ns() if self._dialect == "current" else None,
+            "headers": None,
+            "body": json.loads(json.dumps(body)),
+        }
+        headers = {"action": "write_request", "source": "BrokerClient", "routing_key": routing_key}
+        status = {**request, "exchange": "status", "headers": headers}
+        self._publish(request)
+        writer = self._queues.get(queue_name(routing_key, body["writer_type"]))
+        if self.start_first and writer is not None:
+            with self._lock:
+                self._held[request["correlation_id"]] = status
+        else:
+            self._publish(status)
+        if writer is not None and not self._faults.take("writer_absent"):
+            writer.put(request)
+        return request
+
+    def report(
+        self, request: Message, action: str, source: str, message: str | None = None, *, file: bool = True
+    ) -> None:
+        """Publish a writer's status message about a request."""
+        headers = {"action": action, "source": source, "routing_key": "*"}
+        if file:
+            headers["file"] = request["body"].get("output_file")
+        headers["message"] = message
+        status = {**request, "exchange": "status", "routing_key": "", "headers": headers}
+        if self._dialect == "documented":
+            status["correlation_id"] = None
+        self._publish(status)
+        with self._lock:
+            held = self._held.pop(request["correlation_id"], None)
+        if held is not None:
+            self._publish(held)
+
+    def _publish(self, message: Message) -> None:
+        self.log.append(message)
+        for listener in self._listeners:
+            try:
+                listener(message)
+            except Exception:
+                logger.exception("a listener of status messages failed")
+
+
+def queue_name(routing_key: str, writer_type: str) -> str:
+    """Return which writer process takes a request."""
+    if routing_key == "bs.*":
+        return writer_type
+    return "epics" if routing_key.startswith("epics_") else routing_key
+
+
+class Worker:
+    """One writer process: takes one request at a time from its queue.
+
+    Parameters
+    ----------
+    messages : Messages
+    name : str
+        Its queue; see `queue_name`.
+    handle : callable
+        Called with each request.
+    delays : Delays
+    """
+
+    def __init__(self, messages: Messages, name: str, handle: Callable[[Message], None], delays: Delays):
+        self._queue = messages.consume(name)
+        self._handle, self._delays = handle, delays
+        self._thread = threading.Thread(target=self._run, name=f"writer {name}", daemon=True)
+
+    def start(self) -> None:
+        """Take requests from now on."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the present request is done or given up."""
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._delays.stopped.is_set():
+            try:
+                request = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            try:
+                self._handle(request)
+            except Stopped:
+                return
+            except Exception:
+                logger.exception("writer failed: %s", request["body"].get("output_file"))

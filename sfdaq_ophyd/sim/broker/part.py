@@ -1,0 +1,251 @@
+"""The broker as a part of the Facility: both services, the writers behind them, and the files they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ...errors import RequestError
+from ...wire.broker import DIALECTS, Dialect
+from ...wire.broker_beamlines import BEAMLINES
+from ...wire.broker_paths import raw_directory
+from ..part import World
+from .control_writer import ControlWriter
+from .dap import DAP_CONFIG, SCRIPTS, dap_file
+from .data_files import BufferWriter, PvWriter
+from .delays import DATA_BUFFERS, DETECTOR_BUFFER, Delays
+from .detector_writer import DetectorWriter
+from .detectors import Table, beamline_with, table_of
+from .faults import Faults
+from .hardware import Hardware
+from .http import HttpService, LoggedRequest, bind_pair
+from .messages import Message, Messages, Worker
+from .pedestal_files import CENTRAL, PedestalEvaluation, stream_config
+from .pvlist import config_file
+from .scenes import Scenes
+from .site import Site
+from .tree import Tree
+from .trigger import Trigger
+from .writers import EpicsWriter, Writer
+
+FAST = 0.05
+"""Default factor on the measured delays: 10 s become half a second."""
+
+
+class BrokerPart:
+    """Both services of a simulated sf-daq broker.
+
+    Requests from this machine count as those of `beamline`, unless they carry ``X-Forwarded-For``.
+
+    Parameters
+    ----------
+    world : World
+        Clock, folder, speed, seed; its Jungfrau is one of the detectors, its PVs carry the trigger.
+    dialect : {"current", "documented"}
+    beamline : str, optional
+        Default is the one the facility's Jungfrau belongs to, else bernina.
+    pgroup : str or None
+        A pgroup that exists and is open.
+    detectors : dict, optional
+        Detector table in place of the server's: see `detectors.Table`.
+    running : iterable of str, optional
+        Detectors that run from the start; default is the facility's Jungfrau, else the beamline's first.
+    pvs : iterable of str
+        What the epics buffer records at the start.
+    delays : float
+        Factor on the services' measured delays, 1.0 for the real ones; the facility's speed divides it.
+    writers : bool
+        False: requests vanish, as with no writer process running.
+    max_frames : int
+        Largest file the simulated writers make.
+    pedestal_frames : int
+        Frames per gain stage in a pedestal file.
+
+    Attributes
+    ----------
+    site : Site
+        Everything inside: tree, hardware, messages, triggers, faults.
+    """
+
+    name = "broker"
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        dialect: Dialect = "current",
+        beamline: str | None = None,
+        pgroup: str | None = "p12345",
+        detectors: Table | None = None,
+        running: Iterable[str] | None = None,
+        pvs: Iterable[str] = ("SIM:PRESSURE", "SIM:TEMPERATURE"),
+        delays: float = FAST,
+        writers: bool = True,
+        max_frames: int = 2000,
+        pedestal_frames: int = 10,
+    ):
+        if dialect not in DIALECTS:
+            raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}")
+        if not delays >= 0:
+            raise RequestError("delays", delays, "a factor of at least 0")
+        self._world, self._pgroup, self._writers = world, pgroup, writers
+        table = table_of(dialect) if detectors is None else detectors
+        jungfrau = world.parts.get("jungfrau")
+        live = getattr(jungfrau, "detector_name", None)
+        home = beamline or (live and beamline_with(table, live)) or "bernina"
+        if home not in BEAMLINES:
+            raise RequestError("beamline", home, f"one of {', '.join(BEAMLINES)}")
+        tree, faults = Tree(world.directory / "broker"), Faults()
+        waits = Delays(delays / world.speed)
+        messages = Messages(dialect, waits, faults)
+        self.site = Site(dialect, home, tree, table, waits, world.clock, Hardware(tree), messages, faults)
+        names = [entry.name for entry in table.get(home, ())]
+        default = [live] if live in names else names[:1]
+        self._running = list(default if running is None else running)
+        self._detectors, self._pvs = names, list(pvs)
+        self._scenes = Scenes(world.seed, getattr(jungfrau, "scene", None))
+        self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
+        self._services = {
+            "broker": HttpService(self.site, "broker"),
+            "slow": HttpService(self.site, "slow"),
+        }
+
+    def _make_workers(self, max_frames: int, pedestal_frames: int) -> list[Worker]:
+        site = self.site
+        evaluation = PedestalEvaluation(site, self._scenes, pedestal_frames)
+        channels = BufferWriter(site, cameras=False, max_rows=100_000)
+        cameras = BufferWriter(site, cameras=True, max_rows=max_frames)
+        frames = DetectorWriter(site, self._scenes, max_frames, evaluation)
+        handlers = {
+            "epics": EpicsWriter(site, PvWriter(site)),
+            "data3buffer": Writer(site, channels, DATA_BUFFERS),
+            "imagebuffer": Writer(site, cameras, DATA_BUFFERS),
+            "detector.retrieve": Writer(site, frames, DETECTOR_BUFFER),
+            "detector.pedestal": ControlWriter(site),
+        }
+        return [Worker(site.messages, name, handle, site.delays) for name, handle in handlers.items()]
+
+    def start(self) -> None:
+        """Lay out the file system and serve."""
+        self._connect_trigger()
+        self._lay_out()
+        port = self._world.next_port()
+        if port:
+            self._world.next_port()  # the slow broker's
+        bind_pair(self._services["broker"], self._services["slow"], port)
+        for worker in self._workers:
+            worker.start()
+        for service in self._services.values():
+            service.start()
+
+    def stop(self) -> None:
+        """End services and writers. Safe twice."""
+        self.site.delays.stopped.set()
+        for service in self._services.values():
+            service.stop()
+        for worker in self._workers:
+            worker.join()
+
+    def _connect_trigger(self) -> None:
+        pvs = self._world.parts.get("pvs")
+        if pvs is not None:
+            self.site.triggers[self.site.home] = Trigger(
+                self.site.delays, lambda: pvs.read("event_code"), lambda value: pvs.write("event_code", value)
+            )
+
+    def _lay_out(self) -> None:
+        tree, home = self.site.tree, self.site.home
+        if self._pgroup is not None:
+            self.make_pgroup(self._pgroup)
+        path = config_file(self.site.dialect, home)
+        tree.make(path.rsplit("/", 1)[0])
+        tree.write_json(path, {"pulse_id_pv": BEAMLINES[home].pulse_id_pv, "pv_list": self._pvs})
+        tree.make(DAP_CONFIG)
+        tree.make(f"{SCRIPTS}")
+        tree.make(stream_config("").rsplit("/", 1)[0])
+        for name in self._running:
+            detector = self.site.hardware[name]
+            detector.configured = True
+            detector.set_state("running")
+            tree.write_json(dap_file(name), {"detector_distance": 0.1, "do_peakfinder_analysis": False})
+            config = {
+                "detector_name": name,
+                "gain_file": f"/sf/jungfrau/config/gainMaps/{name}/gains.h5",
+                "pedestal_file": f"{CENTRAL}/{name}/20200101_000000.h5",
+            }
+            tree.write_json(stream_config(name), config)
+
+    @property
+    def url(self) -> str:
+        """Address of the broker."""
+        return self._services["broker"].url
+
+    @property
+    def slow_url(self) -> str:
+        """Address of the slow broker."""
+        return self._services["slow"].url
+
+    @property
+    def root(self) -> Path:
+        """The folder that stands for ``/sf``."""
+        return self.site.tree.sf
+
+    @property
+    def dialect(self) -> Dialect:
+        """What it speaks."""
+        return self.site.dialect
+
+    @property
+    def beamline(self) -> str:
+        """Beamline of callers from this machine."""
+        return self.site.home
+
+    @property
+    def trigger(self) -> Trigger:
+        """Trigger of that beamline."""
+        return self.site.trigger(self.site.home)
+
+    def make_pgroup(self, pgroup: str, beamline: str | None = None) -> Path:
+        """Make a pgroup with an empty ``raw/``, and return where that lies."""
+        return self.site.tree.make(raw_directory(beamline or self.site.home, pgroup))
+
+    def requests(self, endpoint: str | None = None) -> list[LoggedRequest]:
+        """Return the requests so far, of one endpoint or all, in order of arrival."""
+        logged = [entry for service in self._services.values() for entry in list(service.log)]
+        chosen = [entry for entry in logged if endpoint in (None, entry.endpoint)]
+        return sorted(chosen, key=lambda entry: entry.started)
+
+    def messages(self) -> list[Message]:
+        """Return what went over the message broker: requests to writers, and their status messages."""
+        return list(self.site.messages.log)
+
+    def on_message(self, listener: Callable[[Message], None]) -> None:
+        """Call `listener` with every such message from now on, in the thread that sends it."""
+        self.site.messages.listen(listener)
+
+    def addresses(self) -> dict[str, str]:
+        """Return both URLs and the folder that stands for ``/sf``."""
+        return {"broker": self.url, "slow": self.slow_url, "root": str(self.root)}
+
+    def fail_next(self, what: str, *, endpoint: str | None = None, times: int = 1, **details: Any) -> None:
+        """Misbehave by name; `faults.FAULTS` lists names and details.
+
+        Parameters
+        ----------
+        endpoint : str, optional
+            Only there; default is the next request, whatever it is.
+        times : int
+            How often.
+        """
+        if what not in ("limping", "detector_stopped", "trigger_stuck"):
+            self.site.faults.arm(what, endpoint=endpoint, times=times, **details)
+            return
+        detector = details.get("detector", self._running[0] if self._running else self._detectors[0])
+        if what == "trigger_stuck":
+            self.trigger.stuck = 2 * times
+            return
+        modules = self.site.hardware[detector].modules
+        for number in details.get("modules", range(len(modules))):
+            modules[number].state = "stopped"
+            self.site.hardware.write_latest(detector, number, age=3600)

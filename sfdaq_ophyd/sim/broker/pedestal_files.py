@@ -1,0 +1,112 @@
+"""Evaluation of a pedestal: raw frames, ``.res.h5``, the copy that becomes active (contract section 8)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ...wire.daq_rec import STAGE_CODES, DaqRec
+from ..jungfrau.scene import Scene
+from .delays import EVALUATION
+from .detector_files import write_raw
+from .hardware import BUFFER
+from .scenes import Scenes
+from .site import Site
+from .writers import RunLog
+
+CENTRAL = "/sf/jungfrau/data/pedestal"
+
+
+def stream_config(detector: str) -> str:
+    """Return the file that names a detector's active gain and pedestal files."""
+    return f"{BUFFER}/config/{detector}.json"
+
+
+class PedestalEvaluation:
+    """Write the files of one detector's pedestal, and switch its stream to it.
+
+    Parameters
+    ----------
+    site : Site
+    scenes : Scenes
+    n_frames : int
+        Frames written per gain stage; the real number is 1000.
+    """
+
+    def __init__(self, site: Site, scenes: Scenes, n_frames: int):
+        self._site, self._scenes, self._n_frames = site, scenes, n_frames
+
+    def __call__(self, body: dict[str, Any], log: RunLog) -> None:
+        """Write raw file and result, and activate it."""
+        request, tree = body["channels"], self._site.tree
+        detector, output = request["detector_name"], body["output_file"]
+        scene = self._scenes[detector]
+        first, rate = request["det_start_pulse_id"], request["rate_multiplicator"]
+        pulse_ids = list(range(first, first + 3 * self._n_frames * rate, rate))
+        write_raw(
+            tree.local(output), detector, pulse_ids, None, scene.shape, self._frames(scene, first, rate)
+        )
+        log.write(f"detector retrieval from buffer took {len(pulse_ids)} frames")
+        self._site.delays.wait(EVALUATION)
+        result = output.removesuffix(".h5") + ".res.h5"
+        log.write(f"{detector}: output file with pedestal corrections: {result}")
+        self._write_result(scene, first, rate, tree.local(result))
+        self._copy_constants(detector, str(PurePosixPath(output).parent))
+        self._activate(detector, result, log)
+
+    def _frames(self, scene: Scene, first: int, rate: int):
+        def fill(pulse_id: int, image: np.ndarray) -> int:
+            stage = (pulse_id - first) // rate // self._n_frames
+            scene.dark(stage, pulse_id, image)
+            return DaqRec(forced_stage=stage, dark_shot=True).encode()
+
+        return fill
+
+    def _write_result(self, scene: Scene, first: int, rate: int, path: Path) -> None:
+        mean, rms = np.zeros((3, *scene.shape)), np.zeros((3, *scene.shape))
+        mask = np.zeros(scene.shape, "i8")
+        image = np.empty(scene.shape, "u2")
+        for stage, code in enumerate(STAGE_CODES):
+            total, squares = np.zeros(scene.shape), np.zeros(scene.shape)
+            for number in range(self._n_frames):
+                scene.dark(stage, first + (stage * self._n_frames + number) * rate, image)
+                adc = (image & 0x3FFF).astype("f8")
+                total += adc
+                squares += adc * adc
+                mask[image >> 14 != code] |= 1 << 1 + code
+            mean[stage] = total / self._n_frames
+            rms[stage] = np.sqrt(np.maximum(squares / self._n_frames - mean[stage] ** 2, 0))
+            mask[rms[stage] == 0] |= 1 << 9 + code
+        with h5py.File(path, "w") as file:
+            file["gains"], file["gainsRMS"], file["pixel_mask"] = mean, rms, mask
+
+    def _copy_constants(self, detector: str, directory: str) -> None:
+        """Copy gain file and permanent mask beside the pedestals, once."""
+        tree = self._site.tree
+        config = tree.read_json(stream_config(detector)) if tree.exists(stream_config(detector)) else {}
+        sources = {
+            "gainMaps": config.get("gain_file"),
+            "pixel_mask": f"/sf/jungfrau/config/pixel_mask/{detector}/pixel_mask.h5",
+        }
+        for folder, source in sources.items():
+            target = f"{directory}/{folder}/{detector}.h5"
+            if source and tree.exists(source) and not tree.exists(target):
+                tree.make(f"{directory}/{folder}")
+                shutil.copyfile(tree.local(source), tree.local(target))
+
+    def _activate(self, detector: str, result: str, log: RunLog) -> None:
+        tree = self._site.tree
+        stamp = PurePosixPath(result).name.split(".")[0]
+        active = f"{CENTRAL}/{detector}/{stamp}.h5"
+        tree.make(f"{CENTRAL}/{detector}")
+        log.write(f"copying pedestal file {result} to {active}")
+        shutil.copyfile(tree.local(result), tree.local(active))
+        path = stream_config(detector)
+        if tree.exists(path):
+            config = tree.read_json(path)
+            log.write(f"{path}: change pedestal from {config.get('pedestal_file')} to {active}")
+            tree.write_json(path, {**config, "pedestal_file": active})

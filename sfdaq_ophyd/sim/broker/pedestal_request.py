@@ -1,0 +1,81 @@
+"""take_pedestal and power_on_detector: they only queue (contract sections 3.3, 8)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...wire.broker import PEDESTAL_FRAMES
+from ...wire.pulse_id import PULSE_RATE
+from .detectors import check_belongs
+from .pgroups import PGroup
+from .refusals import ValidationError, required
+from .site import Caller, Site
+
+PEDESTALS = "JF_pedestals"
+STAMP = "%Y%m%d_%H%M%S"
+
+
+def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Queue a pedestal; the reply's time is a promise."""
+    required(request, "pgroup")
+    required(request, "detectors", documented="no detectors defined")
+    beamline, detectors = caller.beamline, request["detectors"]
+    if not detectors:
+        raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
+    names = list(detectors) if site.dialect == "current" else list(detectors.keys())
+    check_belongs(site.table, beamline, *names)
+    pgroup = PGroup(site.tree, beamline, request["pgroup"])
+    directory = pgroup.raw + PEDESTALS
+    site.tree.make(directory)
+    pgroup.make_run_info()
+    pgroup.check_open()
+
+    prefix = f"{directory}/{site.delays.now():{STAMP}}"
+    rate = request.get("rate_multiplicator", 1)
+    stored = {**request, "directory_name": PEDESTALS, "request_time": site.delays.request_time()}
+    site.tree.write_json(f"{prefix}.json", stored, sort_keys=site.dialect == "current")
+    body = {
+        "writer_type": "pedestal",
+        "detectors": names,
+        "rate_multiplicator": rate,
+        "channels": None,
+        "start_pulse_id": 0,
+        "stop_pulse_id": 100,
+        "output_file": None,
+        "output_file_prefix": prefix,
+        "run_log_file": f"{prefix}.log",
+        "run_file_json": f"{prefix}.json",
+        "run_info_directory": directory,
+        "path_to_pgroup": pgroup.raw,
+        "directory_name": PEDESTALS,
+        "metadata": None,
+        "request_time": site.delays.request_time(),
+        "timestamp": None,
+    }
+    if site.dialect == "current":
+        body["pedestalmode"] = request.get("pedestalmode", False)
+        body["run_log_level"] = request.get("run_log_level")
+    site.messages.send("detector.pedestal", body)
+    seconds = PEDESTAL_FRAMES / PULSE_RATE * rate + 10
+    if site.dialect == "current":
+        return {"message": f"request to take pedestal sent, wait at least {seconds} seconds"}
+    zeros = dict.fromkeys(("run_number", "acquisition_number", "unique_acquisition_number"), "0")
+    return {"message": f"will do a pedestal now, wait at least {seconds} seconds", **zeros}
+
+
+def power_on_detector(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Queue a restart of a detector."""
+    required(request, "detector_name", documented="no detector name in the request")
+    beamline, name = caller.beamline, request["detector_name"]
+    check_belongs(site.table, beamline, name)
+    body = {
+        "detector_name": name,
+        "beamline": beamline,
+        "writer_type": "detector_power_on",
+        "channels": None,
+    }
+    site.messages.send("detector.pedestal", body)
+    return site.sends_current(
+        {"message": f"request to power on detector {name} sent, wait a few minutes"},
+        {"message": "request to power on detector is sent, wait few minutes"},
+    )

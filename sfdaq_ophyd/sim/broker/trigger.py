@@ -1,0 +1,62 @@
+"""The trigger of all detectors of a beamline: 254 runs, 255 is stopped (contract sections 10.1, 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
+from .delays import TRIGGER_SETTLE, Delays
+from .refusals import TriggerError
+
+
+class Trigger:
+    """One beamline's trigger; behind a PV where there is one.
+
+    Parameters
+    ----------
+    delays : Delays
+    read, write : callable, optional
+        Access to the PV; default keeps the value here.
+    """
+
+    def __init__(
+        self,
+        delays: Delays,
+        read: Callable[[], float] | None = None,
+        write: Callable[[int], None] | None = None,
+    ):
+        self._delays = delays
+        self._value = TRIGGER_RUNNING
+        self._read = read or (lambda: self._value)
+        self._write = write or (lambda value: setattr(self, "_value", value))
+        self.stuck = 0
+        """How many of the next writes are lost."""
+
+    @property
+    def value(self) -> int:
+        """The event code."""
+        return int(self._read())
+
+    @property
+    def running(self) -> bool:
+        """Whether the detectors are triggered."""
+        return self.value == TRIGGER_RUNNING
+
+    def stop(self) -> None:
+        """Stop the trigger, wait, and make sure."""
+        self._set(TRIGGER_STOPPED)
+
+    def start(self) -> None:
+        """Start the trigger, wait, and make sure."""
+        self._set(TRIGGER_RUNNING)
+
+    def _set(self, value: int) -> None:
+        for _ in range(2):
+            if self.stuck:
+                self.stuck -= 1
+            else:
+                self._write(value)
+            self._delays.wait(TRIGGER_SETTLE)
+            if self.value == value:
+                return
+        raise TriggerError(f"event code is {self.value}, not {value}")
