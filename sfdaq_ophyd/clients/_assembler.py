@@ -159,11 +159,9 @@ class Assembler:
             found = f"block of {header.shape} in {header.detector_blocks} blocks"
             raise WireError(f"module header: {found}, expected {self._layout[0]} in {self._layout[1]}")
         block = header.row * header.detector_blocks[1] + header.column
-        if self._block_of_port.setdefault(port, block) != block:
+        if self._block_of_port.get(port) != block:
             if block in self._block_of_port.values():
-                raise WireError(
-                    f"module header: block {block} of another port from {self.ports[port].endpoint}"
-                )
+                raise WireError(f"module header: block {block} of another port from {self.ports[port].endpoint}")
             self._block_of_port[port] = block
         return block
 
