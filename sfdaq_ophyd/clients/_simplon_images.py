@@ -60,8 +60,8 @@ class MonitorFrame:
         """``"<series>_<image>"``; WireError if the image came without ids."""
         if self.series_id is None or self.image_id is None:
             raise WireError(
-                "the monitor's TIFF has no private IFD (tag 51192), so neither series nor image number: "
-                "API 1.6 sends such files; Eiger(legacy_ids='status' or 'local') says where ids come from then"
+                "the monitor's TIFF has no private IFD (tag 51192), so neither series nor image number "
+                "(API 1.6); Eiger(legacy_ids='status') or 'local' says where the ids shall come from"
             )
         return simplon.event_id(self.series_id, self.image_id)
 

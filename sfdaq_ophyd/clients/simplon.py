@@ -24,7 +24,7 @@ from ..errors import (
 from ..wire import simplon
 from ..wire.darray import decode_darray
 from ..wire.simplon import Parameter
-from ..wire.simplon_states import BUSY, DetectorState
+from ..wire.simplon_states import DetectorState
 from ._http import HttpService, Reply, check_url
 from ._simplon_images import ImageFetcher, MonitorFrame
 
@@ -153,20 +153,19 @@ class SimplonClient:
         except ValueError:
             raise DetectorStateError(f"{self.url}: unknown detector state {value!r:.100}") from None
 
-    def wait_while(
-        self, states, timeout: float, what: str, stop: threading.Event | None = None
-    ) -> DetectorState:
-        """Wait until the detector is in none of `states`; return its state, or that of the moment `stop` was set.
+    def wait_while(self, states, timeout: float, what: str) -> DetectorState:
+        """Wait until the detector is in none of `states`; return the state it is in then.
 
         Raises
         ------
         ServiceTimeout
             With the last state seen.
         """
-        stop, deadline = stop or threading.Event(), time.monotonic() + timeout
-        while (state := self.state()) in states and not stop.wait(STATE_PERIOD):
+        deadline = time.monotonic() + timeout
+        while (state := self.state()) in states:
             if time.monotonic() > deadline:
                 raise ServiceTimeout(f"{what} ({self.url})", timeout, repr(state.value))
+            time.sleep(STATE_PERIOD)
         return state
 
     def initialize(self) -> None:
@@ -215,7 +214,6 @@ class SimplonClient:
 
     def abort(self) -> None:
         """End the series at once, dropping what is in flight; harmless when no series is open."""
-        self.wait_while(BUSY, ARM_TIMEOUT, "the end of a configuration")
         self.command("detector", "abort", timeout=ARM_TIMEOUT)
 
     # ---- monitor
@@ -225,7 +223,7 @@ class SimplonClient:
 
         Taking is final, and shared with every other client: a reply lost on the way is a frame lost.
         """
-        return self._images.fetch(self._uri("monitor", "images", f"next?timeout={round(wait * 1000)}"), wait)
+        return self._images.fetch(self._waiting("next", wait), wait)
 
     def newest_image(self, wait: float = 0.5) -> MonitorFrame | None:
         """Return the image that came last, without taking it: the same one again and again."""
@@ -295,6 +293,9 @@ class SimplonClient:
 
     def _uri(self, module: str, task: str, name: str = "") -> str:
         return simplon.uri(module, task, name, version=self.version)
+
+    def _waiting(self, which: str, wait: float) -> str:
+        return self._uri("monitor", "images", f"{which}?timeout={round(wait * 1000)}")
 
     def _request(self, method: str, path: str, **options) -> Reply:
         return self._http.request(method, path, idempotent=True, attempts=2, **options)

@@ -1,0 +1,5 @@
+"""DECTRIS EIGER over SIMPLON."""
+
+from ._detector import Eiger
+
+__all__ = ["Eiger"]

@@ -1,0 +1,206 @@
+"""The Eiger as an ophyd device."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import Signal
+
+from ...clients.simplon import ARM_TIMEOUT, SimplonClient
+from ...errors import RequestError, ServiceRefused
+from ...wire.simplon_states import DetectorState
+from .._acquisition import LossPolicy, Rules
+from .._detector import Detector
+from ._settings import EigerSettings, LegacyIds, Mode
+from ._signals import SimplonSignal
+from ._source import EigerSource
+
+
+def _config(path: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
+    return Cpt(SimplonSignal, f"detector/config/{path}", dtype=dtype, units=units, kind="config", **kwargs)
+
+
+def _status(path: str, dtype: str = "number", units: str = "") -> Cpt:
+    return Cpt(SimplonSignal, path, dtype=dtype, units=units, kind="config")
+
+
+class Eiger(Detector):
+    """A DECTRIS EIGER, run and read out over HTTP (SIMPLON, monitor interface).
+
+    Frames come from the monitor: good up to some ten per second at 16M, with timestamps and ids. Constructing
+    contacts nothing.
+
+    Parameters
+    ----------
+    url : str
+        The detector control unit, ``"http://host:port"``, or its monitor, ``".../monitor/api/1.8.0"``.
+    name : str
+        Start of all data keys.
+    directory : str or Path
+        Where frame files are made.
+    api_version : str, optional
+        ``"1.8.0"`` (EIGER2) or ``"1.6.0"`` (EIGER); found in `url` or asked of the server if not given.
+    mode : str, optional
+        ``"internal"``: this device arms and triggers. ``"external"``: it arms, hardware triggers.
+        ``"monitor"``: somebody else runs the detector, frames are taken as they come. ``"auto"``, the default
+        for the address of a monitor: internal, unless the detector is being run by somebody else or cannot be
+        reached. Default ``"internal"``.
+    legacy_ids : str
+        Where ids come from if the images have none (API 1.6): ``"refuse"`` (an error), ``"status"`` (asked of
+        the server after each frame), ``"local"`` (counted here, ids are marked ``local_...``). Their
+        `NAME_timestamp` is then the time of receipt.
+    timeout : float
+        s of an HTTP call; the signal `timeout` is the one for frames.
+    **kwargs
+        For `Detector`.
+
+    Examples
+    --------
+    >>> eiger = Eiger("http://x06sa-dcu", name="eiger", directory="/data")  # doctest: +SKIP
+    >>> eiger.exposure_time.put(0.1)  # doctest: +SKIP
+    >>> RE(bp.count([eiger], 5))  # doctest: +SKIP
+    """
+
+    mode = Cpt(Signal, value=Mode.INTERNAL.value, kind="config", doc="internal, external, monitor or auto")
+    n_triggers = Cpt(Signal, value=1000, kind="config", doc="triggers of one series in a step scan")
+    exclude_masked = Cpt(Signal, value=True, kind="config", doc="keep masked pixels out of total and max")
+    legacy_ids = Cpt(Signal, value=LegacyIds.REFUSE.value, kind="config")
+    timestamp_source = Cpt(Signal, value="detector", kind="config", doc="detector or host")
+    n_stale = Cpt(Signal, value=0, kind="normal", doc="frames dropped because they were not of this exposure")
+    changed_parameters = Cpt(Signal, value=(), kind="omitted", doc="what the last write changed")
+
+    exposure_time = _config("count_time", units="s", writable=True)
+    frame_time = _config("frame_time", units="s", writable=True)
+    photon_energy = _config("photon_energy", units="eV", writable=True)
+    threshold_energy = _config("threshold_energy", units="eV", writable=True)
+    wavelength = _config("wavelength", units="angstrom", writable=True)
+    nimages = _config("nimages", "integer", hint="set frames_per_trigger")
+    ntrigger = _config("ntrigger", "integer", hint="set n_triggers")
+    trigger_mode = _config("trigger_mode", "string", writable=True)
+    trigger_start_delay = _config("trigger_start_delay", units="s", writable=True)
+    bit_depth = _config("bit_depth_image", "integer")
+    roi_mode = _config("roi_mode", "string", writable=True)
+    beam_center_x = _config("beam_center_x", units="pixel", writable=True)
+    beam_center_y = _config("beam_center_y", units="pixel", writable=True)
+    detector_distance = _config("detector_distance", units="m", writable=True)
+    n_pixels_x = _config("x_pixels_in_detector", "integer")
+    n_pixels_y = _config("y_pixels_in_detector", "integer")
+    pixel_size_x = _config("x_pixel_size", units="m")
+    pixel_size_y = _config("y_pixel_size", units="m")
+    sensor_material = _config("sensor_material", "string")
+    sensor_thickness = _config("sensor_thickness", units="m")
+    count_cutoff = _config("countrate_correction_count_cutoff", "integer")
+    pixel_mask_applied = _config("pixel_mask_applied", "boolean", writable=True)
+    flatfield_correction_applied = _config("flatfield_correction_applied", "boolean", writable=True)
+    countrate_correction_applied = _config("countrate_correction_applied", "boolean", writable=True)
+    auto_summation = _config("auto_summation", "boolean", writable=True)
+    description = _config("description", "string")
+    serial_number = _config("detector_number", "string")
+    firmware = _config("eiger_fw_version", "string")
+
+    state = _status("detector/status/state", "string")
+    temperature = _status("detector/status/temperature", units="degree C")
+    humidity = _status("detector/status/humidity", units="%")
+    high_voltage = _status("detector/status/high_voltage/state", "string")
+    monitor_mode = _status("monitor/config/mode", "string")
+    monitor_state = _status("monitor/status/state", "string")
+    monitor_dropped = _status("monitor/status/dropped", "integer")
+    buffer_size = Cpt(
+        SimplonSignal, "monitor/config/buffer_size", dtype="integer", writable=True, kind="config"
+    )
+
+    hinted = ("total", "max")
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        directory: str | Path,
+        api_version: str | None = None,
+        mode: str | None = None,
+        legacy_ids: str = LegacyIds.REFUSE.value,
+        timeout: float = 10.0,
+        **kwargs,
+    ):
+        if legacy_ids not in list(LegacyIds):
+            raise RequestError("legacy_ids", legacy_ids, f"one of {', '.join(LegacyIds)}")
+        self.client = SimplonClient(url, api_version, timeout)
+        self._write_lock = threading.Lock()
+        source = EigerSource(self.client, name, lambda n: self.n_stale.put(n))
+        super().__init__(source=source, name=name, directory=directory, **kwargs)
+        default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
+        self.mode.put(str(mode or default.value))
+        self.legacy_ids.put(str(legacy_ids))
+        if legacy_ids != LegacyIds.REFUSE:
+            self.timestamp_source.put("host")
+
+    def settings(self) -> EigerSettings:
+        """Return what the source needs at stage."""
+        return EigerSettings.checked(
+            self.name,
+            self.mode.get(),
+            self.n_triggers.get(),
+            frames_per_trigger=int(self.frames_per_trigger.get()),
+            timeout=float(self.timeout.get()),
+            exclude_masked=bool(self.exclude_masked.get()),
+            legacy_ids=LegacyIds(self.legacy_ids.get()),
+            strict=self.loss_policy.get() == LossPolicy.STRICT,
+        )
+
+    def initialize(self) -> None:
+        """Initialize the detector: up to 2 min; its configuration returns to defaults."""
+        self.client.initialize()
+
+    @property
+    def is_uninitialized(self) -> bool:
+        """Whether the detector was never initialized since it started: it has no configuration then."""
+        try:
+            return self.client.state() == DetectorState.NA
+        except ServiceRefused:
+            return False
+
+    def prepare_write(self, signal: SimplonSignal) -> None:
+        """Make the detector fit to take a new value: initialized, and no series open."""
+        if signal.module != "detector":
+            return
+        if self.is_uninitialized and self.mode.get() != Mode.MONITOR:
+            self.client.initialize()
+        self.source.end_series()
+
+    def write(self, signal: SimplonSignal, value: Any) -> list[str]:
+        """Write one parameter; read back every one the server says has changed, and return their names.
+
+        A new exposure time also brings the frame time to the shortest that holds it; set `frame_time`
+        afterwards for a longer one.
+        """
+        with self._write_lock:
+            changed = self.client.put(signal.module, signal.parameter, value)
+            if signal is self.exposure_time:
+                changed += self._shorten_frame_time(value)
+            mirrors = {
+                s.parameter: s
+                for s in (getattr(self, n) for n in self.component_names)
+                if isinstance(s, SimplonSignal) and s.module == signal.module and s.task == "config"
+            }
+            for name in dict.fromkeys(changed):
+                if name in mirrors:
+                    mirrors[name].get()
+            self.changed_parameters.put(tuple(dict.fromkeys(changed)))
+        return changed
+
+    def _shorten_frame_time(self, exposure_time: float) -> list[str]:
+        readout = self.client.get("detector", "config", "detector_readout_time").value
+        now = self.client.get("detector", "config", "frame_time")
+        shortest = max(exposure_time + readout, now.minimum or 0.0)
+        return self.client.put("detector", "frame_time", shortest) if now.value > shortest else []
+
+    def _rules(self) -> Rules:
+        """Give the source time to arm, and to say itself what went wrong."""
+        arming = 0.0 if self.source.armed else ARM_TIMEOUT
+        rules = super()._rules()
+        return replace(rules, timeout=rules.timeout + arming + 10.0, frame_time=self.source.frame_time)

@@ -1,0 +1,140 @@
+"""Signals that mirror SIMPLON parameters: read from the server, written to it, read back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from ophyd import Signal
+from ophyd.utils import ReadOnlyError
+
+from ...clients.simplon import SLOW_PUT_TIMEOUT
+from ...errors import RequestError, ServiceRefused
+from .._status import ActionStatus
+
+if TYPE_CHECKING:
+    from ._detector import Eiger
+
+_TYPES = {"number": float, "integer": int, "string": str, "boolean": bool}
+_UNKNOWN = {"number": float("nan"), "integer": float("nan"), "boolean": float("nan"), "string": ""}
+
+
+class SimplonSignal(Signal):
+    """One parameter of the detector control unit.
+
+    `get` asks the server. `put` checks the value against the server's limits, writes it, and reads back every
+    parameter the server says has changed. A parameter this detector does not have reads as NaN or ``""``.
+
+    Parameters
+    ----------
+    path : str
+        ``"<module>/<task>/<name>"``, e.g. ``"detector/config/count_time"``.
+    dtype : str
+        ``number``, ``integer``, ``string`` or ``boolean``.
+    units : str
+        As the manual says.
+    writable : bool
+        False refuses `put` with `hint`.
+    hint : str
+        What to set instead.
+    """
+
+    parent: Eiger
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str = "number",
+        units: str = "",
+        writable: bool = False,
+        hint: str = "",
+        **kwargs,
+    ):
+        self.module, self.task, self.parameter = path.split("/", 2)
+        self.path, self._dtype, self._units = path, dtype, units
+        self._writable, self._hint = writable, hint
+        super().__init__(**kwargs)
+        self._metadata["write_access"] = writable
+
+    def get(self, **kwargs):
+        """Read the parameter from the server."""
+        try:
+            value = self.parent.client.get(self.module, self.task, self.parameter).value
+        except ServiceRefused as exc:
+            if exc.code != 404 or (self.module == "detector" and self.parent.is_uninitialized):
+                raise
+            value = None
+        return self._keep(_UNKNOWN[self._dtype] if value is None else value)
+
+    def read(self) -> OrderedDict:
+        """Read the parameter from the server."""
+        value = self.get()
+        return OrderedDict({self.name: {"value": value, "timestamp": self.timestamp}})
+
+    def describe(self) -> OrderedDict:
+        """Describe without asking the server."""
+        key = {"source": f"SIMPLON:{self.path}", "dtype": self._dtype, "shape": []}
+        if self._units:
+            key["units"] = self._units
+        return OrderedDict({self.name: key})
+
+    def check_value(self, value, **kwargs) -> None:
+        """Raise RequestError unless the server would take `value`; nothing is written."""
+        self._converted(value)
+
+    def put(self, value, *, timestamp=None, force: bool = False, **kwargs) -> None:
+        """Write the parameter, and read back what the server says has changed.
+
+        Raises
+        ------
+        RequestError
+            `value` has the wrong type or is outside the server's limits; nothing was written.
+        ReadOnlyError
+            This parameter is only read.
+        """
+        if not self._writable:
+            hint = f"; {self._hint}" if self._hint else ""
+            raise ReadOnlyError(f"{self.name} ({self.path}) is only read here{hint}")
+        self.parent.write(self, self._converted(value))
+
+    def set(self, value, *, timeout: float | None = None, settle_time: float | None = None) -> ActionStatus:
+        """Write the parameter in a thread of its own.
+
+        Returns
+        -------
+        ActionStatus
+            Done when it was read back. An energy change takes about 10 s on a 16M.
+        """
+        status = ActionStatus(self, "write", timeout or 2 * SLOW_PUT_TIMEOUT, unit="steps")
+
+        def write() -> None:
+            try:
+                self.put(value)
+                time.sleep(settle_time or 0)
+                status.succeed()
+            except Exception as exc:
+                status.fail(exc)
+
+        threading.Thread(target=write, name=f"{self.name} write", daemon=True).start()
+        return status
+
+    def _converted(self, value):
+        try:
+            number = _TYPES[self._dtype](value) if self._dtype in ("number", "integer") else value
+        except (TypeError, ValueError):
+            raise RequestError(self.name, value, f"a value of type {self._dtype}") from None
+        self.parent.prepare_write(self)
+        if self._dtype == "integer" and number != value:
+            raise RequestError(self.name, value, "a whole number")
+        self.parent.client.get(self.module, self.task, self.parameter).check(self.name, number)
+        return number
+
+    def _keep(self, value):
+        old, self._readback, now = self._readback, value, time.time()
+        self._metadata["timestamp"] = now
+        if old != value and not (old != old and value != value):
+            self._run_subs(sub_type=self.SUB_VALUE, old_value=old, value=value, timestamp=now)
+        return value

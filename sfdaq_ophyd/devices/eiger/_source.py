@@ -1,0 +1,371 @@
+"""The Eiger as a source of frames: decisions and HTTP, no ophyd.
+
+A series stays open over the points of a step scan: one arm, many triggers. Anything irregular (a pause, a
+missing frame) ends the series, so that the next one starts with a number of its own and nothing old can be
+taken for new.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from ...clients import SimplonClient
+from ...clients._simplon_images import MonitorFrame
+from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
+from ...wire.frame import Frame, FrameFormat, MissingFrame
+from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
+from .._source import Request
+from ._control import EigerControl
+from ._series import FrameIds, SeriesFilter
+from ._settings import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, LegacyIds, Mode
+from ._statistics import FrameStatistics
+from ._triggers import SoftwareTriggers
+
+logger = logging.getLogger(__name__)
+
+WAIT = 0.25
+"""s one request for the next image waits."""
+
+LARGEST_BUFFER = 1000
+"""Frames the monitor is asked to hold at the most."""
+
+
+class EigerSource:
+    """Frames of one Eiger, for `sfdaq_ophyd.devices._detector.Detector`.
+
+    Parameters
+    ----------
+    client : SimplonClient
+    name : str
+        Of the device, for messages.
+    on_stale : callable
+        Called with the number of stale frames dropped so far.
+    """
+
+    def __init__(self, client: SimplonClient, name: str, on_stale: Callable[[int], None] = lambda n: None):
+        self.client, self.name = client, name
+        self.control = EigerControl(client, name)
+        self._on_stale = on_stale
+        self._stop = threading.Event()
+        self._series = SeriesFilter()
+        self._settings = EigerSettings()
+        self.mode = Mode.INTERNAL
+        self.frame_time = 0.0
+        self.n_stale = 0
+        self._n_triggers_left = 0
+        self._armed_for: tuple | None = None
+
+    # hooks of the base
+
+    def open(self, settings: EigerSettings) -> FrameFormat:
+        """Find the detector as it is, configure it, and say what its frames look like."""
+        self._settings, self._armed_for = settings, None
+        self._count_stale(-self.n_stale)
+        self._ids = FrameIds(self.client, settings.legacy_ids)
+        self.control.check_version()
+        self.mode = self._decide_mode(settings.mode)
+        if self.mode is not Mode.MONITOR:
+            self.control.make_idle()
+            self._set_trigger_mode()
+            self.control.set("detector", "nimages", self._n_images(settings.frames_per_trigger))
+        self.control.set("monitor", "discard_new", self.mode is not Mode.MONITOR)
+        self.control.set("monitor", "mode", "enabled")
+        return self._frame_format()
+
+    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
+        """Acquire; yields None once armed."""
+        self._stop = stop = threading.Event()
+        take = self._take_passively if self.mode is Mode.MONITOR else self._take_own
+        return take(request, stop)
+
+    def discard(self) -> None:
+        """Give up the exposure in flight, at the detector too. Safe twice."""
+        self._stop.set()
+        self.client.interrupt()
+        self._armed_for = None
+        self.control.abort()
+
+    def close(self) -> None:
+        """Leave detector and monitor as they were found. Safe twice."""
+        self._stop.set()
+        self.client.interrupt()
+        self._armed_for = None
+        self.control.restore()
+
+    @property
+    def armed(self) -> bool:
+        """Whether the next point needs no arming."""
+        return self._armed_for is not None
+
+    def end_series(self) -> None:
+        """End the open series, before a parameter is written; the next point arms again."""
+        self._armed_for = None
+        self.control.abort()
+
+    # staging
+
+    def _decide_mode(self, wanted: Mode) -> Mode:
+        if wanted is not Mode.AUTO:
+            return wanted
+        try:
+            state = self.client.state()
+        except ServiceRefused as exc:
+            if exc.code != 404:
+                raise
+            return Mode.MONITOR
+        return Mode.MONITOR if state in ARMED or state in BUSY else Mode.INTERNAL
+
+    def _set_trigger_mode(self) -> None:
+        parameter = self.control.read("detector", "trigger_mode")
+        if parameter is None:
+            raise DetectorStateError(f"{self.name}: the detector has no trigger_mode; is it initialized?")
+        self._trigger_mode = parameter.value
+        if parameter.value not in TRIGGER_MODES[self.mode]:
+            self._trigger_mode = DEFAULT_TRIGGER_MODE[self.mode].value
+            self.control.set("detector", "trigger_mode", self._trigger_mode)
+
+    def _n_images(self, n_frames: int) -> int:
+        return n_frames if self._trigger_mode in MANY_PER_TRIGGER else 1
+
+    def _frame_format(self) -> FrameFormat:
+        names = ("y_pixels_in_detector", "x_pixels_in_detector", "bit_depth_image")
+        config = [self.control.read("detector", name) for name in names]
+        if all(parameter is not None for parameter in config):
+            shape, bits = (config[0].value, config[1].value), config[2].value
+        else:
+            shape, bits = self._format_of_newest()
+        self.refresh_times()
+        self._statistics = self._make_statistics(f"u{bits // 8}")
+        scalars = self._statistics.names | {"receive_time": "f8"}
+        return FrameFormat(shape, f"<u{bits // 8}", scalars=scalars, frame_time=self.frame_time)
+
+    def refresh_times(self) -> None:
+        """Read how long a frame takes; 0 where the detector does not say."""
+        parameter = self.control.read("detector", "frame_time")
+        self.frame_time = float(parameter.value) if parameter is not None and parameter.value else 0.0
+        parameter = self.control.read("detector", "count_time")
+        self._count_time = float(parameter.value) if parameter is not None and parameter.value else 0.0
+        parameter = self.control.read("detector", "trigger_start_delay")
+        self._delay = float(parameter.value) if parameter is not None and parameter.value else 0.0
+
+    def _format_of_newest(self) -> tuple[tuple[int, int], int]:
+        """Learn shape and bit depth from an image: where the monitor is all there is."""
+        try:
+            frame = self.client.newest_image(self._settings.timeout)
+        except ServiceRefused as exc:
+            if exc.code != 404:
+                raise
+            frame = self.client.next_image(self._settings.timeout)
+            self._count_stale(frame is not None)
+        if frame is None:
+            raise FramesMissing(
+                self.name, asked=1, got=0, detail="no image in the monitor to learn the size from"
+            )
+        return frame.image.shape, 8 * frame.image.itemsize
+
+    def _make_statistics(self, dtype: str) -> FrameStatistics:
+        cutoff = self.control.read("detector", "countrate_correction_count_cutoff")
+        applied = self.control.read("detector", "pixel_mask_applied")
+        exclude, mask = self._settings.exclude_masked, None
+        if exclude and applied is not None and applied.value is False:
+            mask = self.client.get_array("pixel_mask")
+        limit = cutoff.value if cutoff is not None else None
+        return FrameStatistics(dtype, limit, exclude, mask)
+
+    # frames of our own series
+
+    def _take_own(self, request: Request, stop: threading.Event) -> Iterator[Frame | MissingFrame | None]:
+        triggers, complete = None, False
+        try:
+            self._make_ready(request, stop)
+            if stop.is_set():
+                return
+            yield None
+            if self.mode is Mode.INTERNAL:
+                triggers = self._send_triggers(request, stop)
+            n_left = request.n_frames
+            for item in self._collect(request, triggers, stop):
+                n_left -= 1
+                complete = n_left == 0 and self._armed_for is not None
+                yield item
+        finally:
+            if triggers is not None:
+                triggers.join() if complete else stop.set()
+            if not complete or (triggers is not None and triggers.problem is not None):
+                self.end_series()
+            elif self._n_triggers_left == 0:
+                self._armed_for = None
+
+    def _make_ready(self, request: Request, stop: threading.Event) -> None:
+        """Arm, unless the open series has triggers left for this request."""
+        plan = self._plan(request)
+        if self._armed_for == plan[:1] and self._n_triggers_left >= plan[2]:
+            self._n_triggers_left -= plan[2]
+            return
+        self.end_series()
+        n_images, n_per_series, n_needed = plan
+        self.control.set("detector", "nimages", n_images)
+        self.control.set("detector", "ntrigger", n_per_series)
+        room = min(max(request.n_frames, 100), LARGEST_BUFFER)
+        buffer_size = self.control.read("monitor", "buffer_size")
+        if buffer_size is not None and buffer_size.value < room:
+            self.control.set("monitor", "buffer_size", room)
+        self.refresh_times()
+        self._drop_buffered()
+        if stop.is_set():
+            return
+        self._series.start(self.control.arm())
+        self._ids.restart()
+        self._armed_for, self._n_triggers_left = plan[:1], n_per_series - n_needed
+
+    def _plan(self, request: Request) -> tuple[int, int, int]:
+        """Return (nimages, ntrigger, triggers this request takes)."""
+        many = self._trigger_mode in MANY_PER_TRIGGER
+        if self.mode is Mode.INTERNAL:
+            if request.flying:
+                return (request.n_frames, 1, 1) if many else (1, request.n_frames, request.n_frames)
+            needed = 1 if many else request.n_frames
+            return (request.n_frames if many else 1), max(needed, self._settings.n_triggers), needed
+        needed = request.n_frames // request.frames_per_trigger if many else request.n_frames
+        if self._trigger_mode == TriggerMode.EIES:
+            needed += 1  # n edges make n - 1 frames
+        return (request.frames_per_trigger if many else 1), needed, needed
+
+    def _send_triggers(self, request: Request, stop: threading.Event) -> SoftwareTriggers:
+        if self._trigger_mode == TriggerMode.INTE:
+            return SoftwareTriggers(self.client, request.n_frames, self._count_time, self._count_time, stop)
+        duration = self._delay + request.n_frames * self.frame_time
+        return SoftwareTriggers(self.client, 1, duration, None, stop)
+
+    def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
+        n_left, deadline = request.n_frames, self._deadline()
+        why, images = "", self._images(stop)
+        while n_left and not why:
+            frame = next(images, None)
+            if stop.is_set():
+                return
+            if frame is None:
+                why = self._why_over(triggers, deadline)
+                continue
+            if isinstance(frame, WireError):
+                why = str(frame)
+                continue
+            series_id, image_id, name = self._ids.of(frame, self._series.series_id)
+            missing = self._series.accept(series_id, image_id)
+            if missing is None:
+                self._count_stale(1)
+                continue
+            deadline = self._deadline()
+            if missing:
+                self._armed_for = None
+            for lost in missing[:n_left]:
+                yield MissingFrame(lost)
+            n_left -= len(missing)
+            if n_left > 0:
+                n_left -= 1
+                yield self._finished(frame, name)
+        yield from self._lost(n_left, why)
+
+    def _images(self, stop: threading.Event) -> Iterator[MonitorFrame | WireError | None]:
+        """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
+        while not stop.is_set():
+            try:
+                yield from self.client.images(stop, WAIT)
+            except WireError as exc:
+                if self._settings.strict:
+                    raise WireError(f"{self.name}: {exc}") from exc
+                logger.warning("%s: %s", self.name, exc)
+                yield exc
+
+    def _why_over(self, triggers: SoftwareTriggers | None, deadline: float) -> str:
+        """Say why nothing more will come; empty while something may."""
+        if triggers is not None and triggers.problem is not None:
+            raise triggers.problem
+        if triggers is not None and not triggers.done:
+            return ""
+        state = self.client.state()
+        if state in (DetectorState.ERROR, DetectorState.NA):
+            raise self.control.state_error(state)
+        late = time.monotonic() > deadline
+        over = state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY)
+        if self._armed_for is not None and (over or late):
+            self._armed_for = None  # some firmware gives the last image only after disarm: one more look
+            self.control.disarm()
+            return ""
+        if over:
+            return f"the detector is in state '{state}' and gives no more images"
+        return (
+            f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'" if late else ""
+        )
+
+    def _lost(self, n: int, why: str) -> Iterator[MissingFrame]:
+        if n <= 0:
+            return
+        self._armed_for = None
+        dropped = self._dropped()
+        for k, name in enumerate(self._series.still_missing(n)):
+            yield MissingFrame(f"{name} ({why}; {dropped})" if k == 0 else name)
+
+    # frames of somebody else's series
+
+    def _take_passively(
+        self, request: Request, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame | None]:
+        self._drop_buffered()
+        yield None
+        n_left, deadline, last = request.n_frames, self._deadline(), None
+        for frame in self._images(stop):
+            if isinstance(frame, MonitorFrame):
+                series_id, image_id, name = self._ids.of(frame, None)
+                if (series_id, image_id) == last:
+                    self._count_stale(1)
+                    continue
+                last, deadline, n_left = (series_id, image_id), self._deadline(), n_left - 1
+                yield self._finished(frame, name)
+            elif frame is not None:
+                n_left -= 1
+                yield MissingFrame(str(frame))
+            elif time.monotonic() > deadline:
+                waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
+                yield MissingFrame(f"{waited} ({self._dropped()})")
+                return
+            if n_left == 0:
+                return
+
+    # helpers
+
+    def _finished(self, frame: MonitorFrame, name: str) -> Frame:
+        numbers = self._statistics.of(frame.image) | {"receive_time": frame.received_ns / 1e9}
+        timestamp = frame.timestamp
+        if timestamp is None:
+            if self._settings.legacy_ids is LegacyIds.REFUSE:
+                raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
+            timestamp = frame.received_ns / 1e9
+        good = frame.private.get("n_lost_pixels", 0) == 0
+        return Frame(frame.image, timestamp, name, is_good=good, scalars=numbers)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._settings.timeout + self.frame_time + self._delay
+
+    def _drop_buffered(self) -> None:
+        """Empty the monitor's buffer, counting what was in it."""
+        try:
+            n_buffered = len(self.client.image_list())
+        except ServiceRefused:
+            return  # no list: stale frames are told by their ids
+        if n_buffered:
+            self._count_stale(n_buffered)
+            self.client.clear_monitor()
+
+    def _count_stale(self, n: int) -> None:
+        self.n_stale += int(n)
+        self._on_stale(self.n_stale)
+
+    def _dropped(self) -> str:
+        try:
+            return f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
+        except SfdaqError:
+            return "monitor counters not readable"
