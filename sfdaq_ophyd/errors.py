@@ -6,6 +6,8 @@
       WireError (ValueError)             their bytes are not what the contract says
       RequestError (ValueError)          our arguments are wrong; nothing was sent
       ShapeError (ValueError)            an array has the wrong shape or dtype
+        DtypeError (TypeError)           its dtype is the wrong one
+      ConstantsMissing (RuntimeError)    a calibration lacks gain, pedestal or mask
       ConfigError (ValueError)           a configuration file is wrong
       FileFormatError (ValueError)       a file lacks a dataset, or holds the wrong one
       ServiceUnreachable (ConnectionError)   the request never reached the service
@@ -57,6 +59,14 @@ class RequestError(SfdaqError, ValueError):
 
 class ShapeError(SfdaqError, ValueError):
     """An array has the wrong shape or dtype."""
+
+
+class DtypeError(ShapeError, TypeError):
+    """An array has the wrong dtype."""
+
+
+class ConstantsMissing(SfdaqError, RuntimeError):
+    """A calibration was asked for without the gain, pedestal or mask it needs."""
 
 
 class ConfigError(SfdaqError, ValueError):

@@ -1,0 +1,134 @@
+"""The fused kernel's driver: its tables, its constants in reading order, and its threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..wire.detector_name import MODULE_SHAPE
+from . import _kernel
+from ._memory import address, aligned_empty
+from .geometry import CHIP, GAP, Layout
+
+_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
+
+WORTH_A_THREAD = 1 << 20
+"""Pixels below which a second thread costs more than it gains."""
+
+
+class FusedEngine:
+    """Calibrate with the compiled kernel; parameters as `NumpyEngine`, and how many threads share an image."""
+
+    def __init__(self, layout: Layout, pedestal, scale, dtype, fill, mask_undefined, mask_lost, n_threads):
+        self._layout, self._dtype = layout, dtype
+        self._n_threads = n_threads
+        self._common, self._rare = _constants(layout, pedestal, scale)
+        self._bands = _bands(layout)
+        self._holes = _holes(layout)
+        fill = np.float32(fill)
+        bits = fill.view(np.int32) if dtype.kind == "f" else np.int32(0)
+        self._tail = (fill, bits, mask_undefined, mask_lost, dtype.kind == "i")
+        self._local = threading.local()
+        self._tables: dict[tuple, list] = {}
+
+    def run(self, raw: np.ndarray, sources: dict[int, int], out: np.ndarray) -> None:
+        """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); frames contiguous, strides between free."""
+        n_parts = min(self._n_threads, max(1, raw.size // WORTH_A_THREAD))
+        first, *others = self._parts(tuple(sources[p.module] for p in self._layout.placements), n_parts)
+        addresses = (address(raw), raw.strides[0], address(out), out.strides[0], len(raw), out.shape[-1])
+        pending = [_pool(self._n_threads).submit(self._run_part, addresses, part) for part in others]
+        self._run_part(addresses, first)
+        for future in pending:
+            future.result()
+
+    def _run_part(self, addresses, part):
+        bands, holes = part
+        buffer = self._scratch()
+        _kernel.calibrate(
+            *addresses, bands, holes, CHIP // 16, GAP if self._layout.gap_pixels else 0,
+            address(self._common), address(self._rare), *self._tail, buffer, buffer + _kernel.BUFFER_BYTES,
+        )  # fmt: skip
+
+    def _parts(self, places, n_parts):
+        """Share bands and holes among threads; tables are kept per order of modules in the data."""
+        key = (places, n_parts)
+        if key not in self._tables:
+            bands = self._bands.copy()
+            bands[:, 2] = np.repeat(
+                np.array(places) * MODULE_SHAPE[0], [_n_bands(p) for p in self._layout.placements]
+            )
+            self._tables[key] = list(
+                zip(np.array_split(bands, n_parts), np.array_split(self._holes, n_parts))
+            )
+        return self._tables[key]
+
+    def _scratch(self):
+        """Return the address of this thread's buffer and tile, on a 64-byte boundary."""
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = aligned_empty(
+                (_kernel.BUFFER_BYTES + _kernel.TILE_BYTES,), np.dtype(np.uint8)
+            )
+        return address(self._local.scratch)
+
+
+def _n_bands(placement):
+    return MODULE_SHAPE[placement.turns % 2] // _kernel.BAND
+
+
+def _constants(layout, pedestal, scale):
+    """Interleave pedestal and scale, 16 pixels of each in turn, module by module in image orientation."""
+    common = aligned_empty((len(layout.placements), _PIXELS // 16, 2, 16), np.dtype(np.float32))
+    rare = aligned_empty((len(layout.placements), _PIXELS // 16, 4, 16), np.dtype(np.float32))
+    for i, placement in enumerate(layout.placements):
+        rows = slice(placement.module * MODULE_SHAPE[0], (placement.module + 1) * MODULE_SHAPE[0])
+        for stage in range(3):
+            for k, planes in enumerate((pedestal, scale)):
+                turned = np.rot90(planes[stage, rows], placement.turns).reshape(-1, 16)
+                if stage == 0:
+                    common[i, :, k] = turned
+                else:
+                    rare[i, :, 2 * (stage - 1) + k] = turned
+    return common, rare
+
+
+def _bands(layout):
+    """Return the kernel's table of bands; the column of raw rows is filled in per call."""
+    table = []
+    for i, p in enumerate(layout.placements):
+        width = MODULE_SHAPE[1 - p.turns % 2]
+        for band in range(_n_bands(p)):
+            row = band * _kernel.BAND
+            y = p.y + row + (GAP * (row // CHIP) if layout.gap_pixels else 0)
+            table.append((band, p.turns, 0, y, p.x, i * _PIXELS + row * width))
+    return np.array(table, dtype=np.int64)
+
+
+def _holes(layout):
+    """Return runs of pixels that no chip row covers, as (first pixel, pixels) in the flat image."""
+    covered = np.zeros(layout.shape, dtype=bool)
+    for block in layout.blocks(covered):
+        block[...] = True
+        if layout.gap_pixels:
+            for y in range(CHIP, len(block), CHIP + GAP):
+                block[y : y + GAP] = False
+    flat = np.concatenate([[True], covered.ravel(), [True]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
+    return np.stack([edges[:, 0], edges[:, 1] - edges[:, 0]], axis=1).astype(np.int64)
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_pools_lock = threading.Lock()
+
+
+def _pool(n_threads):
+    """Return the pool shared by all calibrations with this many threads; the caller is one of them."""
+    with _pools_lock:
+        if n_threads not in _pools:
+            _pools[n_threads] = ThreadPoolExecutor(n_threads - 1, thread_name_prefix="jungfrau-calibration")
+        return _pools[n_threads]
+
+
+os.register_at_fork(after_in_child=_pools.clear)

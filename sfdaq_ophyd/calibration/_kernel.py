@@ -1,0 +1,139 @@
+"""The fused kernel: raw module rows to the final image in one pass.
+
+Pedestal, gain, mask, gap pixels, geometry, turns and holes at once. Rows go through a small buffer, from which
+whole 64-byte lines are streamed to the image, past the caches; the image is written once and never read.
+
+Work comes in bands of `BAND` image rows of one module. A band is done for every frame of a stack before the next
+one, so its constants stay in the cache. Threads share bands. Without the GIL, and without numba's own threads,
+which refuse to be entered twice.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+from numba.core import types
+
+from ._simd import convert16, expect_write, fence, get_pixel, get_word, put_pixel, put_word, stream16
+
+BAND = 32
+"""Image rows of one module that are done in one go."""
+
+BUFFER_BYTES = 4 * 512
+"""Room for a chip's row, with its gap pixels and what is left of the one before."""
+
+TILE_BYTES = 2 * BAND * 1024
+"""Room for a turned band of raw words."""
+
+_TABLE = types.Array(types.int64, 2, "C", readonly=True)
+_SIGNATURE = types.void(
+    *[types.int64] * 6, _TABLE, _TABLE, *[types.int64] * 4, types.float32, types.int32, *[types.boolean] * 3,
+    *[types.int64] * 2,
+)  # fmt: skip
+
+
+@njit(nogil=True)
+def _flush(buffer, skip, fill, target, last):
+    """Write pixels `skip` to `fill` of the buffer; return how many are left for the next row."""
+    first = 0
+    if skip:
+        first = 1
+        for i in range(skip, min(16, fill)):
+            put_pixel(target + 4 * i, get_pixel(buffer + 4 * i))
+    whole = fill // 16
+    for i in range(first, whole):
+        stream16(buffer + 64 * i, target + 64 * i)
+    if last:
+        for i in range(max(16 * whole, 16 * first), fill):
+            put_pixel(target + 4 * i, get_pixel(buffer + 4 * i))
+        return 0
+    return fill - 16 * whole
+
+
+@njit(nogil=True)
+def _turn_band(raw, band, turns, tile):
+    """Copy the raw words of one band into `tile`, turned."""
+    first = band * BAND
+    if turns == 2:
+        for i in range(BAND):
+            source = raw + 2048 * (511 - first - i) + 2046
+            for j in range(1024):
+                put_word(tile + 2048 * i + 2 * j, get_word(source - 2 * j))
+    elif turns == 1:
+        for j in range(512):
+            source = raw + 2048 * j + 2 * (1023 - first)
+            for i in range(BAND):
+                put_word(tile + 1024 * i + 2 * j, get_word(source - 2 * i))
+    else:
+        for j in range(512):
+            source = raw + 2048 * (511 - j) + 2 * first
+            for i in range(BAND):
+                put_word(tile + 1024 * i + 2 * j, get_word(source + 2 * i))
+
+
+@njit(_SIGNATURE, nogil=True, cache=True)
+def calibrate(
+    raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
+    fill, fill_bits, mask_undefined, mask_lost, as_int, buffer, tile,
+):  # fmt: skip
+    """Do some bands and some holes of `n_frames` images.
+
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `buffer` and `tile` are addresses; `pitch`
+    is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column, index of
+    the first constant); `holes` of (first pixel, pixels). `blocks` is a chip's width over 16: a variable, because
+    an unrolled loop is slower (the prefetcher follows one load instruction, not sixteen).
+    """
+    chip = 16 * blocks
+    for task in range(len(bands)):
+        band, turns, raw_row, y, x, constants = bands[task]
+        chips = (1024 if turns % 2 == 0 else 512) // chip
+        row_pixels = chips * chip + gap * (chips - 1)
+        for frame in range(n_frames):
+            source = raw + frame * raw_stride + 2048 * raw_row
+            if turns == 0:
+                source += 2048 * BAND * band
+            else:
+                _turn_band(source, band, turns, tile)
+                source = tile
+            common_at = common + 8 * constants
+            rare_at = rare + 16 * constants
+            skip = filled = target = 0
+            for row in range(BAND):
+                begin = out + frame * out_stride + 4 * ((y + row) * pitch + x)
+                if begin != target + 4 * filled:
+                    _flush(buffer, skip, filled, target, True)
+                    skip = filled = (begin & 63) // 4
+                    target = begin - 4 * skip
+                    expect_write(begin + 4 * pitch)
+                    expect_write(begin + 4 * (pitch + row_pixels))
+                for part in range(chips):
+                    for _ in range(blocks):
+                        convert16(
+                            source,
+                            common_at,
+                            rare_at,
+                            buffer + 4 * filled,
+                            fill,
+                            mask_undefined,
+                            mask_lost,
+                            as_int,
+                        )
+                        source += 32
+                        common_at += 128
+                        rare_at += 256
+                        filled += 16
+                    if part + 1 < chips:
+                        for _ in range(gap):
+                            put_pixel(buffer + 4 * filled, fill_bits)
+                            filled += 1
+                    left = _flush(buffer, skip, filled, target, False)
+                    target += 4 * (filled - left)
+                    for i in range(left):
+                        put_pixel(buffer + 4 * i, get_pixel(buffer + 4 * (filled - left + i)))
+                    skip, filled = 0, left
+            _flush(buffer, skip, filled, target, True)
+    for frame in range(n_frames):
+        for hole in range(len(holes)):
+            at = out + frame * out_stride + 4 * holes[hole, 0]
+            for i in range(holes[hole, 1]):
+                put_pixel(at + 4 * i, fill_bits)
+    fence()

@@ -1,0 +1,171 @@
+"""Sixteen pixels at a time: the four operations numba has no words for.
+
+Written as LLVM vector code, which every CPU can run; where it has them, one AVX-512 or two AVX2 instructions
+per operation. Addresses are plain integers; the callers of `_kernel` have checked what lies there.
+Subtraction and multiplication stay two roundings: no fast-math flag is set, so LLVM must not fuse them.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 16
+"""Pixels per operation: one 64-byte line of the output."""
+
+PREFETCH = 32 * 64 * LANES
+"""Bytes the constants of the rare gain stages are asked for ahead of use."""
+
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+_WORDS = ir.VectorType(_I16, LANES)
+_INTS = ir.VectorType(_I32, LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+def _all(value: int) -> ir.Constant:
+    return ir.Constant(_WORDS, [value] * LANES)
+
+
+def _pointer(builder, address, kind, offset=0):
+    if offset:
+        address = builder.add(address, ir.Constant(_I64, offset))
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _floats(builder, address, index=0):
+    return builder.load(_pointer(builder, address, _FLOATS, 4 * LANES * index), align=64)
+
+
+def _call(builder, name, result, *args):
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _prefetch(builder, address, *, write):
+    arguments = (ir.Constant(_I32, int(write)), ir.Constant(_I32, 2), ir.Constant(_I32, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), _pointer(builder, address, _I8), *arguments)
+
+
+def _splat(builder, value, kind):
+    lane = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(lane, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
+
+
+@intrinsic
+def convert16(typingctx, raw, common, rare, out, fill, mask_undefined, mask_lost, as_int):
+    """Calibrate 16 raw words.
+
+    ``raw``: address of 16 uint16. ``common``: address of 16 pedestals and 16 reciprocal gains of G0.
+    ``rare``: the same of G1, then of G2; read only if one of the 16 is not in G0. ``out``: address of
+    16 float32 or, with ``as_int``, int32. ``fill`` replaces code 2 and lost words on request.
+    """
+    i8, f4, b1 = types.intp, types.float32, types.boolean
+
+    def codegen(context, builder, signature, args):
+        raw, common, rare, out, fill, mask_undefined, mask_lost, as_int = args
+        words = builder.load(_pointer(builder, raw, _WORDS), align=1)
+        adc = builder.uitofp(builder.zext(builder.and_(words, _all(0x3FFF)), _INTS), _FLOATS)
+        pedestal, scale = _floats(builder, common), _floats(builder, common, 1)
+        switched = builder.icmp_unsigned(">=", words, _all(0x4000))
+        lanes = builder.bitcast(switched, ir.IntType(LANES))
+        some = builder.icmp_unsigned("!=", lanes, ir.Constant(lanes.type, 0))
+        before = builder.block
+        with builder.if_then(some, likely=False):
+            ahead = builder.add(rare, ir.Constant(_I64, PREFETCH))
+            for line in range(4):
+                _prefetch(builder, builder.add(ahead, ir.Constant(_I64, 64 * line)), write=False)
+            code = builder.and_(words, _all(0xC000))
+            medium = builder.icmp_unsigned("==", code, _all(0x4000))
+            rare_pedestal = builder.select(medium, _floats(builder, rare), _floats(builder, rare, 2))
+            rare_scale = builder.select(medium, _floats(builder, rare, 1), _floats(builder, rare, 3))
+            rare_pedestal = builder.select(switched, rare_pedestal, pedestal)
+            rare_scale = builder.select(switched, rare_scale, scale)
+            yes = ir.VectorType(_I1, LANES)
+            undefined = builder.and_(
+                builder.icmp_unsigned("==", code, _all(0x8000)),
+                _splat(builder, builder.trunc(mask_undefined, _I1), yes),
+            )
+            lost = builder.and_(
+                builder.icmp_unsigned("==", words, _all(0xFFFF)),
+                _splat(builder, builder.trunc(mask_lost, _I1), yes),
+            )
+            bad = builder.or_(undefined, lost)
+            rare_scale = builder.select(bad, _splat(builder, fill, _FLOATS), rare_scale)
+            rare_pedestal = builder.select(bad, ir.Constant(_FLOATS, [0.0] * LANES), rare_pedestal)
+            inside = builder.block
+        pedestals, scales = builder.phi(_FLOATS), builder.phi(_FLOATS)
+        pedestals.add_incoming(pedestal, before)
+        pedestals.add_incoming(rare_pedestal, inside)
+        scales.add_incoming(scale, before)
+        scales.add_incoming(rare_scale, inside)
+        value = builder.fmul(builder.fsub(adc, pedestals), scales)
+        with builder.if_else(builder.trunc(as_int, _I1)) as (integers, floats):
+            with integers:
+                counts = builder.fptosi(_call(builder, "llvm.rint.v16f32", _FLOATS, value), _INTS)
+                builder.store(counts, _pointer(builder, out, _INTS), align=4)
+            with floats:
+                builder.store(value, _pointer(builder, out, _FLOATS), align=4)
+        return context.get_dummy_value()
+
+    return types.void(i8, i8, i8, i8, f4, b1, b1, b1), codegen
+
+
+@intrinsic
+def stream16(typingctx, source, target):
+    """Copy 64 bytes to a 64-byte boundary past the caches: a written line need not be read first."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(_pointer(builder, args[0], _INTS), align=4)
+        store = builder.store(value, _pointer(builder, args[1], _INTS), align=64)
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def fence(typingctx):
+    """Make streamed lines visible to other threads before what comes next."""
+
+    def codegen(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def expect_write(typingctx, address):
+    """Fetch the line at `address`, which will be written in part."""
+
+    def codegen(context, builder, signature, args):
+        _prefetch(builder, args[0], write=True)
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+def _scalar(kind):
+    """Make the two functions that read and write one number at an address."""
+
+    @intrinsic
+    def get(typingctx, address):
+        def codegen(context, builder, signature, args):
+            return builder.load(_pointer(builder, args[0], ir.IntType(kind.bitwidth)), align=1)
+
+        return kind(types.intp), codegen
+
+    @intrinsic
+    def put(typingctx, address, value):
+        def codegen(context, builder, signature, args):
+            builder.store(args[1], _pointer(builder, args[0], ir.IntType(kind.bitwidth)), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.intp, kind), codegen
+
+    return get, put
+
+
+get_word, put_word = _scalar(types.uint16)
+get_pixel, put_pixel = _scalar(types.int32)

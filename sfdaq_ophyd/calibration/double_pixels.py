@@ -1,0 +1,60 @@
+"""Share the charge of double-size pixels with the gap pixels beside them. Contract jungfrau.md, section 6.5."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .geometry import CHIP, GAP
+
+_PERIOD = CHIP + GAP
+
+
+def interpolate(module: np.ndarray) -> None:
+    """Fill the gap pixels of converted, gap-expanded modules, in place.
+
+    First the corners where four chips meet, then rows, then columns, from the values before each step.
+    Products and quotients in float64, stored as float32, differences in float32: charge is conserved per
+    double pixel.
+
+    Parameters
+    ----------
+    module : ndarray of float32, shape (..., 514, 1030)
+        A view will do; gap pixels hold anything.
+    """
+    rows, columns = (range(CHIP - 1, n - CHIP, _PERIOD) for n in module.shape[-2:])
+    for y in rows:
+        for x in columns:
+            _corners(module, y, x)
+    for y in rows:
+        _pairs(module, y, columns)
+    turned = module.swapaxes(-1, -2)
+    for x in columns:
+        _pairs(turned, x, rows)
+
+
+def _corners(module, y, x):
+    """A quarter of each corner pixel to itself and the three gap pixels it forms a block with."""
+    for row, rows in ((y, slice(y, y + 2)), (y + 3, slice(y + 2, y + 4))):
+        for column, columns in ((x, slice(x, x + 2)), (x + 3, slice(x + 2, x + 4))):
+            module[..., rows, columns] = (module[..., row, column] / np.float32(4))[..., None, None]
+
+
+def _pairs(module, y, gaps):
+    """Share rows `y` and `y + 3` with the two gap rows between, except in the corners."""
+    starts = [0, *(x + 4 for x in gaps)]
+    ends = [*gaps, module.shape[-1]]
+    for start, end in zip(starts, ends):
+        v1, v2, v3, v4 = (module[..., y + k, start:end].copy() for k in (-1, 0, 3, 4))
+        _share(module, y, y + 1, slice(start, end), v2, v1, v3)
+        _share(module, y + 3, y + 2, slice(start, end), v3, v4, v2)
+
+
+def _share(module, double, gap, along, own, behind, beyond):
+    """Split `own` by the neighbours `behind` and `beyond`; in halves where they cancel exactly."""
+    own8, behind8, beyond8 = (v.astype(np.float64) for v in (own, behind, beyond))
+    denominator = 6 * behind8 + 3 * beyond8
+    zero = denominator == 0
+    share = own8 * (4 * behind8 + beyond8) / np.where(zero, 1.0, denominator)
+    share = np.where(zero, own8 / 2, share).astype(np.float32)
+    module[..., double, along] = share
+    module[..., gap, along] = own - share

@@ -1,0 +1,347 @@
+"""`JungfrauCalibration`: raw Jungfrau images to keV, for one detector, one set of constants, one set of options."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..errors import DtypeError, RequestError, ShapeError
+from ..wire.detector_name import MODULE_SHAPE, DetectorName
+from . import pixel_mask as masks
+from ._memory import aligned_empty
+from ._numpy import NumpyEngine, PlacingEngine
+from .double_pixels import interpolate
+from .downsample import downsample, good_fraction
+from .geometry import make_layout
+from .maps import Maps
+from .options import CalibrationOptions, check_names, disabled_to_map
+from .words import CODE_SHIFT, WordCounts, count_words, saturated_word
+
+MAX_THREADS = 8
+"""Default limit of threads per call: memory is busy long before."""
+
+
+class JungfrauCalibration:
+    """Turn raw images of one detector into keV, masked, expanded and placed.
+
+    Constants are checked, and the kernel is compiled or read from its cache, when the object is made: no frame
+    waits for either. The caller's arrays are never written to, except `out`. Threads may share an object.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``.
+    gain : array, shape (4 or 6, 512 n, 1024)
+        G0, G1, G2, HG0[, HG1, HG2] in ADU/keV, of all n modules; used as float32.
+    pedestal : array, shape (3 or 4, 512 n, 1024)
+        G0, G1, G2[, HG0] in ADU, gain bits removed; used as float32.
+    pixel_mask : array of int64 (reason bits, 0 = good) or bool (True = bad), shape (512 n, 1024), optional
+        Used unless the option `mask` is False.
+    disabled_modules : tuple of int
+        Shorthand for a `module_map`.
+    n_threads : int, optional
+        Threads that share one call; default is one per CPU this process may use, at most `MAX_THREADS`.
+    engine : {"auto", "numba", "numpy"}
+        "auto" takes numba where it is installed. Results are identical.
+    gain_file, pedestal_file : str
+        Where the constants came from: carried along for records and messages.
+    **options
+        Fields of `CalibrationOptions`.
+
+    Raises
+    ------
+    RequestError
+        Unknown detector, bad option, constants with zero or NaN (a ValueError).
+    ConstantsMissing
+        Conversion without constants, mask without a mask (a RuntimeError).
+    ShapeError, DtypeError
+        Constants of the wrong shape or dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gain, pedestal = np.full((6, 512, 1024), 40.0), np.full((3, 512, 1024), 2800.0)
+    >>> calibration = JungfrauCalibration("JF03T01V02", gain, pedestal, engine="numpy")
+    >>> calibration.shape, calibration.unit
+    ((514, 1030), 'keV')
+    >>> float(calibration(np.full((512, 1024), 3200, dtype="uint16"))[0, 0])
+    10.0
+    """
+
+    def __init__(
+        self,
+        detector_name: str,
+        gain: Any = None,
+        pedestal: Any = None,
+        pixel_mask: Any = None,
+        *,
+        disabled_modules: tuple[int, ...] = (),
+        n_threads: int | None = None,
+        engine: str = "auto",
+        gain_file: Any = "",
+        pedestal_file: Any = "",
+        **options: Any,
+    ):
+        self._name = DetectorName.parse(detector_name)
+        self.detector_name = detector_name
+        self.gain_file, self.pedestal_file = str(gain_file), str(pedestal_file)
+        check_names(options)
+        if disabled_modules:
+            if options.get("module_map") is not None:
+                raise RequestError("disabled_modules", disabled_modules, "none beside a module_map")
+            options["module_map"] = disabled_to_map(detector_name, tuple(disabled_modules))
+        self.options = opts = CalibrationOptions(**options)
+        self._places = opts.active_modules(detector_name)
+        self._layout = make_layout(
+            detector_name, list(self._places), gap_pixels=opts.gap_pixels, geometry=opts.geometry
+        )
+        opts.check_rois(self._layout.shape)
+        files = ", ".join(filter(None, (self.gain_file, self.pedestal_file)))
+        self._mask = pixel_mask
+        self._maps = Maps.checked(detector_name, gain, pedestal, pixel_mask, f" ({files})" if files else "")
+        self._maps.require(opts)
+        if opts.conversion:
+            self._maps = self._maps.usable(opts)
+        self._bad = self._maps.bad(opts)
+        self._n_threads = _n_threads(n_threads)
+        self.engine = _engine(engine)
+        self._engine = self._make_engine()
+
+    def _make_engine(self):
+        opts = self.options
+        if not opts.conversion:
+            return PlacingEngine(self._layout, self._bad)
+        pedestal, scale = self._maps.folded(opts, self._bad)
+        settings = (self._layout, pedestal, scale, self._whole_dtype, opts.inner_fill)
+        switches = (opts.mask_undefined_gain, opts.mask_lost_packets)
+        if self.engine == "numpy":
+            return NumpyEngine(*settings, *switches)
+        from ._fused import FusedEngine
+
+        return FusedEngine(*settings, *switches, self._n_threads)
+
+    def with_options(self, **changes: Any) -> JungfrauCalibration:
+        """Return a calibration with the same constants and some other options."""
+        return JungfrauCalibration(
+            self.detector_name,
+            self._maps.gain,
+            self._maps.pedestal,
+            self._mask,
+            n_threads=self._n_threads,
+            engine=self.engine,
+            gain_file=self.gain_file,
+            pedestal_file=self.pedestal_file,
+            **self.options.with_(**changes).as_dict(),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of what a call returns: the image, its one region, or its blocks."""
+        if self.options.downsample is not None:
+            return self.good_fraction.shape
+        if self.options.roi is not None and len(self.options.roi) == 1:
+            ((y1, y2, x1, x2),) = self.options.roi.values()
+            return y2 - y1, x2 - x1
+        return self._layout.shape
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole processed image, before regions and downsampling."""
+        return self._layout.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """float32, int32 with a factor; uint16 without conversion."""
+        if not self.options.conversion:
+            return np.dtype(np.uint16)
+        return np.dtype(np.float32 if self.options.factor is None else np.int32)
+
+    @property
+    def _whole_dtype(self):
+        """The dtype before downsampling, which comes before the factor."""
+        return self.dtype if self.options.downsample is None else np.dtype(np.float32)
+
+    @property
+    def unit(self) -> str:
+        """``"keV"``, ``"9.3 keV"`` (with a factor: one count is so much), or ``"ADU"`` for raw words."""
+        if not self.options.conversion:
+            return "ADU"
+        return "keV" if self.options.factor is None else f"{self.options.factor:g} keV"
+
+    @property
+    def constants_hash(self) -> str:
+        """SHA-256 of gain, pedestal and mask as they are used, in hexadecimal."""
+        return self._maps.digest
+
+    @property
+    def module_map(self) -> tuple[int, ...]:
+        """For each module its place among the active ones, -1 = switched off."""
+        return tuple(self._places.get(module, -1) for module in range(self._name.n_modules))
+
+    @cached_property
+    def _good(self):
+        interpolated = self.options.double_pixels == "interp"
+        return masks.good_pixels(self._layout, self._bad, interpolated=interpolated)
+
+    @cached_property
+    def good_fraction(self) -> np.ndarray:
+        """Good pixels over all pixels of each block, float64; without `downsample` a block is a pixel."""
+        return good_fraction(self._good, self.options.downsample or (1, 1))
+
+    @cached_property
+    def pixel_mask(self) -> np.ndarray:
+        """True where the whole processed image is good; gaps and holes are not. With `downsample`: full blocks."""
+        return self._good if self.options.downsample is None else self.good_fraction == 1
+
+    @cached_property
+    def pixel_mask_reasons(self) -> np.ndarray:
+        """Reason bits of the whole processed image, int64; 2**20 where there is no pixel."""
+        reasons = self._maps.reasons
+        if reasons is None:
+            reasons = np.zeros(self._name.raw_shape, dtype=np.int64)
+        return masks.place(self._layout, reasons, np.full(self._layout.shape, masks.EMPTY, dtype=np.int64))
+
+    def empty(self, n_frames: int | None = None) -> np.ndarray:
+        """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack."""
+        return aligned_empty(self.shape if n_frames is None else (n_frames, *self.shape), self.dtype)
+
+    def __call__(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Calibrate an image or a stack.
+
+        Parameters
+        ----------
+        raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
+            Modules stacked in y: all of the detector, or only those switched on.
+        out : ndarray, shape `shape` or (frames, *shape), dtype `dtype`, optional
+            Written completely, gaps and holes too, and returned; each image in C order.
+
+        Returns
+        -------
+        ndarray
+            The image, its region if there is one, or its blocks; or a stack of them.
+
+        Raises
+        ------
+        DtypeError
+            `raw` is not uint16 (without conversion, anything goes).
+        ShapeError
+            `raw` or `out` has the wrong shape.
+        """
+        opts = self.options
+        if opts.roi is None and opts.downsample is None:
+            return self._whole(raw, out)
+        if opts.downsample is not None:
+            image = self._downsample(self._whole(raw))
+        elif len(opts.roi) == 1:
+            (image,) = self.regions(raw).values()
+        else:
+            raise RequestError("roi", dict(opts.roi), "one region; regions() gives several")
+        if out is None:
+            return image
+        np.copyto(_checked_out(out, image.shape, image.dtype), image)
+        return out
+
+    def regions(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+        """Calibrate, and return a copy of each region of interest by its label; see `__call__`."""
+        if self.options.roi is None:
+            raise RequestError("roi", None, "at least one region")
+        whole = self._whole(raw)
+        return {label: whole[..., a:b, c:d].copy() for label, (a, b, c, d) in self.options.roi.items()}
+
+    def gain_codes(self, raw: np.ndarray) -> np.ndarray:
+        """Return the gain code, 0 to 3, of each pixel of the whole processed image; unmasked, uint16."""
+        raw, sources = self._checked_raw(raw, np.uint16)
+        return self._placed(raw >> CODE_SHIFT, sources)
+
+    def saturated_pixels(self, raw: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the indices of saturated pixels in the whole processed image or stack; unmasked."""
+        raw, sources = self._checked_raw(raw, np.uint16)
+        return np.nonzero(self._placed(raw == saturated_word(self.options.highgain), sources))
+
+    def count_words(self, raw: np.ndarray) -> WordCounts:
+        """Count raw pixels in G1, in G2, with the undefined gain code, saturated, and lost."""
+        return count_words(np.asarray(raw), highgain=self.options.highgain)
+
+    def _whole(self, raw, out=None):
+        raw, sources = self._checked_raw(raw, np.uint16 if self.options.conversion else None)
+        shape = (*raw.shape[:-2], *self._layout.shape)
+        dtype = self._whole_dtype if self.options.conversion else raw.dtype
+        out = aligned_empty(shape, dtype) if out is None else _checked_out(out, shape, dtype)
+        self._engine.run(*_stacked(raw, sources, out))
+        if self.options.double_pixels == "interp":
+            for _, view in self._layout.views(out):
+                interpolate(view)
+            if math.isnan(self.options.masked_value) and self.options.downsample is None:
+                out[..., ~self._good] = math.nan
+        return out
+
+    def _downsample(self, image):
+        image = downsample(image, self.good_fraction, self.options.downsample)
+        if self.options.factor is not None:
+            return np.rint(image / np.float32(self.options.factor)).astype(np.int32)
+        if math.isnan(self.options.masked_value):
+            image[..., self.good_fraction == 0] = math.nan
+        return image
+
+    def _placed(self, words, sources):
+        out = np.empty((*words.shape[:-2], *self._layout.shape), dtype=words.dtype)
+        PlacingEngine(self._layout).run(*_stacked(words, sources, out))
+        return out
+
+    def _checked_raw(self, raw, dtype):
+        """Return `raw` with contiguous images, and module -> its place in it."""
+        raw = np.asarray(raw)
+        if dtype is not None and raw.dtype != dtype:
+            raise DtypeError(f"raw image of {self.detector_name}: found {raw.dtype}, expected uint16")
+        rows, columns = raw.shape[-2:] if raw.ndim in (2, 3) else (0, 0)
+        if raw.strides[-2:] != (columns * raw.itemsize, raw.itemsize):
+            raw = np.ascontiguousarray(raw)
+        n_active = len(self._places)
+        if columns == MODULE_SHAPE[1]:
+            if rows == self._name.raw_shape[0]:
+                return raw, {module: module for module in self._places}
+            if rows == MODULE_SHAPE[0] * n_active and max(self._places.values()) < n_active:
+                return raw, self._places
+        height, width = self._name.raw_shape
+        active = "" if n_active == self._name.n_modules else f" or ({MODULE_SHAPE[0] * n_active}, {width})"
+        raise ShapeError(
+            f"raw image of {self.detector_name}: found shape {raw.shape}, expected ({height}, {width}){active}, or a stack"
+        )
+
+
+def _stacked(raw, sources, out):
+    return (raw, sources, out) if raw.ndim == 3 else (raw[None], sources, out[None])
+
+
+def _checked_out(out, shape, dtype):
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise DtypeError(f"out: found {getattr(out, 'dtype', type(out))}, expected an array of {dtype}")
+    if out.shape != shape:
+        raise ShapeError(f"out: found shape {out.shape}, expected {shape}")
+    if not out.flags.writeable or out.strides[-2:] != (shape[-1] * dtype.itemsize, dtype.itemsize):
+        raise ShapeError(
+            "out: found an array that is read-only or not in C order, expected a writable one in C order"
+        )
+    return out
+
+
+def _engine(wanted):
+    if wanted not in ("auto", "numba", "numpy"):
+        raise RequestError("engine", wanted, "'auto', 'numba' or 'numpy'")
+    present = importlib.util.find_spec("numba") is not None
+    if wanted == "numba" and not present:
+        raise RequestError("engine", wanted, "'auto' or 'numpy': numba is not installed")
+    return "numba" if present and wanted != "numpy" else "numpy"
+
+
+def _n_threads(wanted):
+    if wanted is None:
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise RequestError("n_threads", wanted, "an integer of at least 1, or None")
+    return wanted

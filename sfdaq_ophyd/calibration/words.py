@@ -1,0 +1,64 @@
+"""What the 16 bits of a raw Jungfrau pixel say. Contract jungfrau.md, section 1.3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ADC_BITS = 0x3FFF
+"""Bits 0 to 13: ADU."""
+
+CODE_SHIFT = 14
+"""Bits 14 and 15: gain code."""
+
+UNDEFINED_CODE = 2
+"""A gain code no healthy pixel has; calibrated with the constants of G2."""
+
+LOST = 0xFFFF
+"""slsReceiver's padding of lost packets."""
+
+STAGE_OF_CODE = np.array([0, 1, 2, 2], dtype=np.intp)
+"""Gain stage by gain code."""
+
+
+@dataclass(frozen=True, slots=True)
+class WordCounts:
+    """Pixels of a raw image that deserve a look.
+
+    Parameters
+    ----------
+    n_g1, n_g2 : int
+        In the medium and the low gain stage (codes 1 and 3).
+    n_undefined_gain : int
+        With gain code 2.
+    n_saturated : int
+        Saturated: 0xC000, in high gain 0x3FFF; nothing else counts.
+    n_lost : int
+        0xFFFF, the padding of lost packets (counted in `n_g2` too).
+    """
+
+    n_g1: int
+    n_g2: int
+    n_undefined_gain: int
+    n_saturated: int
+    n_lost: int
+
+
+def saturated_word(highgain: bool) -> int:
+    """Return the one raw word that means saturated."""
+    return 0x3FFF if highgain else 0xC000
+
+
+def count_words(raw: np.ndarray, *, highgain: bool = False) -> WordCounts:
+    """Count the pixels of a raw image, uint16 of any shape, that are not plain G0."""
+    switched = raw[raw > ADC_BITS]
+    n_codes = np.bincount(switched >> CODE_SHIFT, minlength=4)
+    where = raw if highgain else switched
+    return WordCounts(
+        n_g1=int(n_codes[1]),
+        n_g2=int(n_codes[3]),
+        n_undefined_gain=int(n_codes[UNDEFINED_CODE]),
+        n_saturated=int(np.count_nonzero(where == saturated_word(highgain))),
+        n_lost=int(np.count_nonzero(switched == LOST)),
+    )
