@@ -34,10 +34,11 @@ FAULTS: dict[str, tuple[str, ...]] = {
 
 In the services: ``latency`` (`seconds` more), ``hang`` (until the simulator stops; the request is never
 carried out), ``drop_before`` and ``drop_after`` (the connection closes before, or after, the request is
-carried out), ``garbage`` (HTML, or `body`, with code 200, after it is carried out), ``server_error`` (HTTP 500),
-``refuse`` (error with `message` and `exception`; nothing is done), ``wrong_run_number`` (the reply is one too
-high), ``message_broker_down``, ``close_pgroup`` (just before the next request), ``run_info_unwritable``,
-``stray_meta_file`` (in the run's ``meta/``, so that numbers drift), ``trigger_stuck`` (event codes are lost).
+carried out), ``garbage`` (HTML, or `body`, with code 200, after it is carried out), ``server_error`` (HTTP
+500), ``refuse`` (error with `message` and `exception`; nothing is done), ``wrong_run_number`` (the reply is
+one too high), ``message_broker_down``, ``close_pgroup`` (just before the next request),
+``run_info_unwritable``, ``stray_meta_file`` (in the run's ``meta/``, so that numbers drift),
+``trigger_stuck`` (event codes are lost).
 
 In the writers; `source` is PVDATA, BSDATA, CAMERAS or a detector, default any: ``writer_absent`` (the request
 vanishes), ``writer_fails`` (``.err`` with `message`), ``writer_silent`` (says it is finished, and there is no

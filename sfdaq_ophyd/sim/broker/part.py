@@ -51,8 +51,8 @@ class BrokerPart:
         Detector table in place of the server's: see `detectors.Table`.
     running : iterable of str, optional
         Detectors that run from the start; default is the facility's Jungfrau, else the beamline's first.
-    pvs : iterable of str
-        What the epics buffer records at the start.
+    pvs : iterable of str, or None
+        What the epics buffer records at the start; None: the beamline has no such buffer.
     delays : float
         Factor on the services' measured delays, 1.0 for the real ones; the facility's speed divides it.
     writers : bool
@@ -79,7 +79,7 @@ class BrokerPart:
         pgroup: str | None = "p12345",
         detectors: Table | None = None,
         running: Iterable[str] | None = None,
-        pvs: Iterable[str] = ("SIM:PRESSURE", "SIM:TEMPERATURE"),
+        pvs: Iterable[str] | None = ("SIM:PRESSURE", "SIM:TEMPERATURE"),
         delays: float = FAST,
         writers: bool = True,
         max_frames: int = 2000,
@@ -103,7 +103,7 @@ class BrokerPart:
         names = [entry.name for entry in table.get(home, ())]
         default = [live] if live in names else names[:1]
         self._running = list(default if running is None else running)
-        self._detectors, self._pvs = names, list(pvs)
+        self._detectors, self._pvs = names, pvs
         self._scenes = Scenes(world.seed, getattr(jungfrau, "scene", None))
         self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
         self._services = {
@@ -160,9 +160,10 @@ class BrokerPart:
             self.make_pgroup(self._pgroup)
         path = config_file(self.site.dialect, home)
         tree.make(path.rsplit("/", 1)[0])
-        tree.write_json(path, {"pulse_id_pv": BEAMLINES[home].pulse_id_pv, "pv_list": self._pvs})
+        if self._pvs is not None:
+            tree.write_json(path, {"pulse_id_pv": BEAMLINES[home].pulse_id_pv, "pv_list": list(self._pvs)})
         tree.make(DAP_CONFIG)
-        tree.make(f"{SCRIPTS}")
+        tree.make(SCRIPTS)
         tree.make(stream_config("").rsplit("/", 1)[0])
         for name in self._running:
             detector = self.site.hardware[name]

@@ -1,0 +1,148 @@
+"""Build the scene of a recording on the simulator, and play its lines."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from urllib.parse import urlsplit
+
+from sfdaq_ophyd.sim.broker import BrokerPart
+from sfdaq_ophyd.sim.broker.dap import dap_file
+from sfdaq_ophyd.sim.broker.pvlist import config_file
+from sfdaq_ophyd.sim.clock import PulseClock
+from sfdaq_ophyd.sim.part import World
+from sfdaq_ophyd.wire.broker_beamlines import BEAMLINES
+
+from .broker_recording import expanded, reply_of
+
+SIMULATED = re.compile(r"(JF\d\dT\d\dV\d\d)\b([^;]*(?:simulated|powered)[^;]*)")
+
+
+class Stage:
+    """One simulator, furnished as the recording's `setup` says."""
+
+    def __init__(self, first: dict, directory, *, writers: bool):
+        self.clock = PulseClock()
+        world = World(self.clock, directory)
+        self.part = BrokerPart(
+            world,
+            dialect=first["dialect"],
+            pgroup=None,
+            running=(),
+            pvs=None,
+            writers=writers,
+            delays=0.01 if writers else 0.0,
+        )
+        self.seconds = 1.8e9
+        self.part.site.delays.wall_clock = lambda: self.seconds
+        self.part.start()
+        self._furnish(first["setup"])
+
+    def _furnish(self, setup: dict) -> None:
+        site, tree = self.part.site, self.part.site.tree
+        tree.default_group = 0
+        for beamline, pgroups in setup.get("pgroups", {}).items():
+            for pgroup in pgroups:
+                self.part.make_pgroup(pgroup, beamline)
+        for name in setup.get("closed", ()):
+            beamline, pgroup = name.split("/")
+            run_info = f"/sf/{beamline}/data/{pgroup}/raw/run_info"
+            tree.make(run_info)
+            tree.write_text(f"{run_info}/CLOSED", "")
+        for path in setup.get("dirs", ()):
+            tree.make(path.split(" (")[0])
+        files = dict(setup.get("files", {}))
+        files |= {config_file(site.dialect, bl): c for bl, c in setup.get("epics_config", {}).items()}
+        files |= {dap_file(detector): c for detector, c in setup.get("dap_config", {}).items()}
+        for path, text in files.items():
+            tree.make(path.rsplit("/", 1)[0])
+            tree.write_text(path, text if isinstance(text, str) else json.dumps(text))
+        for module, age in setup.get("latest_age_s", {}).items():
+            detector, number = module.split("/M")
+            site.hardware.write_latest(detector, int(number), age)
+        tree.group_ids.update(setup.get("group_ids", {}))
+        for entries in site.table.values():
+            for entry in entries:
+                for module in site.hardware[entry.name].modules:
+                    module.reachable = False
+        if re.search(r"trigger PV[^;]*(?:not |cannot|unreachable|down)", setup.get("note", "")):
+            self.part.trigger.stuck = 1_000_000
+        for detector, words in SIMULATED.findall(setup.get("note", "")):
+            self._power(detector, words)
+
+    def _power(self, name: str, words: str) -> None:
+        detector = self.part.site.hardware[name]
+        detector.configured = True
+        for module in detector.modules:
+            module.reachable = True
+            module.state = "running" if "running" in words else "idle"
+            module.temperature_adc = module.temperature_fpga = 0
+            if found := re.search(r"exptime ([\d.]+) us", words):
+                module.exptime = float(f"{found[1]}e-6")
+            if found := re.search(r"delay ([\d.]+) ms", words):
+                module.delay = float(f"{found[1]}e-3")
+
+    def close(self) -> None:
+        self.part.stop()
+        self.clock.close()
+
+    def act(self, words: str, wait_for) -> None:
+        """Do what was done between two calls; words that name nothing the simulator has change nothing."""
+        detectors = [d for d in self.part.site.hardware._detectors.values() if d.configured]
+        modules = detectors[0].modules if detectors else []
+        if found := re.search(r"module (\d+) is switched to (.+)", words):
+            modules[int(found[1])].gain_mode = found[2].replace("fixed gain ", "fixed_gain")
+        elif found := re.search(r"(?:module (\d+)|detector) is (started|stopped)", words):
+            for module in modules if found[1] is None else [modules[int(found[1])]]:
+                module.state = "running" if found[2] == "started" else "idle"
+        elif found := re.search(r"trigger PV .*reads (\d+)", words):
+            assert self.part.trigger.value == int(found[1]), words
+        elif found := re.search(r"client sends (\w+) (\S+) (\{.*\}) while", words):
+            before = len(self.part.requests())
+            self._give_up(found[1], found[2], found[3])
+            wait_for(lambda: len(self.part.requests()) > before, "the request nobody waits for")
+
+    def _give_up(self, method: str, path: str, body: str) -> None:
+        """Send a request and go before the server has time for it."""
+        self.part.fail_next("latency", seconds=0.1)
+        connection = self._connection("broker")
+        connection.request(method, path, body, {"Content-Type": "application/json", **self._who("bernina")})
+        connection.close()
+
+    def _connection(self, service: str) -> http.client.HTTPConnection:
+        address = urlsplit(self.part.url if service == "broker" else self.part.slow_url)
+        return http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+
+    @staticmethod
+    def _who(beamline: str | None, address: str | None = None) -> dict[str, str]:
+        return {"X-Forwarded-For": address or f"{BEAMLINES[beamline].subnet}.10"}
+
+    def send(self, exchange: dict):
+        """Send one request; return code, headers and reply."""
+        self.seconds += 2
+        self._set_environment(exchange)
+        request, headers = exchange["request"], self._who(exchange.get("client"), exchange.get("client_ip"))
+        body = None
+        if "json" in request:
+            body, headers["Content-Type"] = json.dumps(expanded(request["json"])), "application/json"
+        elif "body" in request:
+            body, headers["Content-Type"] = request["body"], request["content_type"]
+        connection = self._connection(exchange["service"])
+        connection.request(request["method"], request["path"], body, headers)
+        response = connection.getresponse()
+        raw = response.read()
+        connection.close()
+        return response.status, response.headers, reply_of(response.status, response.headers, raw)
+
+    def _set_environment(self, exchange: dict) -> None:
+        """Bring what the server only looks at into the state it had: RabbitMQ, network, control box."""
+        self.part.site.messages.up = exchange.get("amqp_server") != "down"
+        reply, asked = exchange["reply"], exchange["request"].get("json") or {}
+        detector = asked.get("detector_name") if isinstance(asked, dict) else None
+        if "pings" in reply:
+            for number, module in enumerate(self.part.site.hardware[detector].modules):
+                module.reachable = number in reply["pings"]["responding"]
+        if exchange["request"]["path"] == "/get_jfctrl_monitor" and detector is not None:
+            unreachable = reply.get("exception") == "ConnectionRefusedError"
+            self.part.site.hardware[detector].box_reachable = not unreachable
