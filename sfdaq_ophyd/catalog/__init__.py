@@ -2,5 +2,6 @@
 
 from ._embedded import EmbeddedCatalog, embedded_catalog
 from ._table import run_table, scalar_keys
+from .pictures import write_pictures
 
-__all__ = ["EmbeddedCatalog", "embedded_catalog", "run_table", "scalar_keys"]
+__all__ = ["EmbeddedCatalog", "embedded_catalog", "run_table", "scalar_keys", "write_pictures"]
