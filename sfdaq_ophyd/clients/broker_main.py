@@ -21,7 +21,7 @@ from ..wire.broker_reply import (
     running_detectors,
     strings,
 )
-from ..wire.broker_request import RetrieveRequest, pedestal_request
+from ..wire.broker_request import RetrieveRequest, check_extra, pedestal_request
 from ..wire.broker_values import check_detector, check_names, check_pgroup
 from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
 from .broker_recover import REQUEST_ID, find_retrieval
@@ -50,18 +50,24 @@ class MainCalls(BrokerTransport):
         """Return which detectors write into the buffer; up to 30 s late after one stops."""
         return running_detectors(self.call("get_running_detectors", expected="detectors"), self.dialect)
 
-    def power_on_detector(self, detector_name: str) -> str:
+    def power_on_detector(self, detector_name: str, *, extra: Mapping[str, Any] | None = None) -> str:
         """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
 
         Takes seconds to minutes; all detectors of the beamline miss frames meanwhile. Poll
         `get_detector_status` until running, then `get_running_detectors`. Failure is visible only on the
         status exchange. Never repeated: each call queues another restart.
         """
-        reply = self.call("power_on_detector", {"detector_name": check_detector(detector_name)})
+        body = {**check_extra(extra), "detector_name": check_detector(detector_name)}
+        reply = self.call("power_on_detector", body)
         return str(reply.get("message", ""))
 
-    def advance_run_number(self, pgroup: str) -> int:
+    def advance_run_number(self, pgroup: str, *, extra: Mapping[str, Any] | None = None) -> int:
         """Take a new run number.
+
+        Parameters
+        ----------
+        extra : mapping, optional
+            Further fields for the server's log, such as the uid of the run.
 
         Raises
         ------
@@ -69,7 +75,7 @@ class MainCalls(BrokerTransport):
             The reply was lost. Never repeated by itself: each executed call uses up a number. Take
             another, gaps are harmless.
         """
-        return self._run_number("advance_run_number", pgroup)
+        return self._run_number("advance_run_number", pgroup, extra)
 
     def get_current_run_number(self, pgroup: str) -> int:
         """Return the last number given out, 0 if none; with several clients not necessarily one's own.
@@ -78,8 +84,8 @@ class MainCalls(BrokerTransport):
         """
         return self._run_number("get_current_run_number", pgroup)
 
-    def _run_number(self, endpoint: str, pgroup: str) -> int:
-        reply = self.call(endpoint, {"pgroup": check_pgroup(pgroup)})
+    def _run_number(self, endpoint: str, pgroup: str, extra: Mapping[str, Any] | None = None) -> int:
+        reply = self.call(endpoint, {**check_extra(extra), "pgroup": check_pgroup(pgroup)})
         key = "message" if self.dialect == "documented" else "run_number"
         return number(reply.get(key), key)
 

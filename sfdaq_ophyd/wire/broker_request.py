@@ -117,7 +117,7 @@ class RetrieveRequest:
         if self.scan_info is not None:
             put(self, "scan_info", _check_scan_info(self.scan_info))
         put(self, "selected_pulse_ids", self._check_selected())
-        put(self, "extra", _check_extra(self.extra))
+        put(self, "extra", check_extra(self.extra))
 
     def _check_selected(self) -> list[int]:
         selected = [check_int(item, "selected_pulse_ids") for item in self.selected_pulse_ids]
@@ -199,7 +199,7 @@ def pedestal_request(
     if not isinstance(pedestalmode, bool):
         raise RequestError("pedestalmode", pedestalmode, "true or false")
     return {
-        **_check_extra(extra or {}),
+        **check_extra(extra),
         "pgroup": check_pgroup(pgroup),
         "detectors": {check_detector(name, "detectors"): {} for name in detectors},
         "rate_multiplicator": check_rate_multiplicator(rate_multiplicator),
@@ -216,7 +216,9 @@ def _check_scan_info(scan_info: Mapping[str, Any]) -> dict[str, Any]:
     return plain(scan_info, "scan_info")
 
 
-def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+def check_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return fields the broker only stores or ignores, as plain JSON; RequestError if it uses one itself."""
+    extra = {} if extra is None else extra
     if not isinstance(extra, Mapping):
         raise RequestError("extra", extra, "a dict")
     for key in extra:
