@@ -69,7 +69,8 @@ class ServerProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                # a reader's lock must never keep a detector from opening its own file
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "HDF5_USE_FILE_LOCKING": "FALSE"},
             )
         wanted = {
             "directory": str(self.directory),

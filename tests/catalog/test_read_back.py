@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from bluesky.callbacks.tiled_writer import TiledWriter as BlueskyTiledWriter
@@ -9,7 +11,7 @@ from bluesky_tiled_plugins import TiledWriter as PluginTiledWriter
 
 from sfdaq_ophyd.errors import RunNotFound
 
-from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
+from .composed import DATASET, Composed, frames_of, image_key, scalar, simple_run, write_frames
 
 
 def framed_run(send, path, *, n=4, per_event=1, per_datum=1):
@@ -153,18 +155,30 @@ def test_configuration_when_given_then_in_the_descriptor(catalog):
     assert stored["data"] == {"det_energy": 12.4}
 
 
-def test_run_when_still_open_then_what_came_can_be_read(catalog, tmp_path):
+def test_run_when_still_open_and_its_file_growing_then_what_came_can_be_read(catalog, tmp_path):
     frames = frames_of(3, 5)
-    path = write_frames(tmp_path / "f.h5", frames)
     run = Composed(catalog)
     stream = run.stream("primary", {"x": scalar("number"), "det_image": image_key()})
-    source = run.frames("det_image", path)
-    for i in range(5):
-        stream.datum(source, i, i + 1)
-        stream.event(x=float(i))
-        seen = catalog[run.uid]["primary"]
-        np.testing.assert_array_equal(seen["det_image"].read(), frames[: i + 1])
-        assert list(seen["x"].read()) == [float(k) for k in range(i + 1)]
+    with h5py.File(tmp_path / "f.h5", "w", libver="latest") as file:
+        dataset = file.create_dataset(
+            DATASET,
+            (0, 6, 8),
+            "u4",
+            maxshape=(None, 6, 8),
+            chunks=(1, 6, 8),
+            **hdf5plugin.Bitshuffle(cname="lz4"),
+        )
+        file.swmr_mode = True
+        source = run.frames("det_image", tmp_path / "f.h5")
+        for i in range(5):
+            dataset.resize(i + 1, axis=0)
+            dataset[i] = frames[i]
+            file.flush()
+            stream.datum(source, i, i + 1)
+            stream.event(x=float(i))
+            seen = catalog[run.uid]["primary"]
+            np.testing.assert_array_equal(seen["det_image"].read(), frames[: i + 1])
+            assert list(seen["x"].read()) == [float(k) for k in range(i + 1)]
     assert catalog.waiting == []
     run.stop()
     assert catalog[run.uid].stop["exit_status"] == "success"
