@@ -37,7 +37,7 @@ class Faults:
         if what not in FAULTS:
             raise ValueError(f"unknown fault {what!r}: expected one of {', '.join(FAULTS)}")
         with self._lock:
-            self._pending[what].extend(dict(details) for _ in range(count))
+            self._pending[what].extend({"what": what, **details} for _ in range(count))
 
     def take(self, what: str, path: str = "") -> dict | None:
         """Return the details of the next fault of this name that fits `path`, and use it up."""

@@ -1,0 +1,98 @@
+"""Simulated Eigers for the tests of the simulator itself."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import requests
+
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.clock import PulseClock
+from sfdaq_ophyd.sim.part import World
+from sfdaq_ophyd.sim.simplon import EigerPart
+from sfdaq_ophyd.wire import tiff
+
+
+class Rest:
+    """The simulator as any HTTP client sees it."""
+
+    def __init__(self, part, version="1.8.0"):
+        self.part, self.version = part, version
+        self.session = requests.Session()
+
+    def url(self, path):
+        module, _, rest = path.partition("/")
+        return f"{self.part.url}/{module}/api/{self.version}/{rest}"
+
+    def get(self, path, **options):
+        return self.session.get(self.url(path), timeout=20, **options)
+
+    def put(self, path, value=None, **options):
+        payload = {} if value is None else {"json": {"value": value}}
+        return self.session.put(self.url(path), timeout=20, **payload, **options)
+
+    def value(self, path):
+        reply = self.get(path)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["value"]
+
+    def set(self, path, value):
+        reply = self.put(path, value)
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    def command(self, path, value=None):
+        reply = self.put(path, value)
+        assert reply.status_code == 200, reply.text
+        return reply.json().get("sequence id") if reply.content else None
+
+    def state(self):
+        return self.value("detector/status/state")
+
+
+@pytest.fixture
+def make_part(tmp_path):
+    """Start simulated Eigers: ``make_part(shape=(32, 48), ...)``; all are stopped at the end."""
+    with contextlib.ExitStack() as stack:
+        clock = PulseClock()
+        stack.callback(clock.close)
+
+        def make(**options):
+            options = {"shape": (32, 48), "dwell": 0.0} | options
+            part = EigerPart(World(clock, tmp_path), **options)
+            part.start()
+            stack.callback(part.stop)
+            return part
+
+        yield make
+
+
+@pytest.fixture
+def rest(make_part):
+    """One initialized detector with the monitor enabled and short frames."""
+    rest = Rest(make_part(initialized=True))
+    rest.set("detector/config/count_time", 0.002)
+    rest.set("detector/config/frame_time", 0.002)
+    rest.set("monitor/config/mode", "enabled")
+    return rest
+
+
+@pytest.fixture(scope="module")
+def shared_rest(tmp_path_factory):
+    """One initialized detector for tests that only read."""
+    with Facility(only=["eiger"], eiger_shape=(32, 48), eiger_initialized=True) as facility:
+        yield Rest(facility.eiger)
+
+
+def images(rest, n, wait=500):
+    frames = [rest.get(f"monitor/images/next?timeout={wait}") for _ in range(n)]
+    assert all(reply.status_code == 200 for reply in frames), [reply.status_code for reply in frames]
+    return [tiff.decode(reply.content) for reply in frames]
+
+
+def arm(rest, nimages=1, ntrigger=1, mode="ints"):
+    rest.set("detector/config/nimages", nimages)
+    rest.set("detector/config/ntrigger", ntrigger)
+    rest.set("detector/config/trigger_mode", mode)
+    return rest.command("detector/command/arm")

@@ -1,0 +1,116 @@
+"""Misbehaviour by name, and the request log."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+
+import pytest
+
+from sfdaq_ophyd.sim.simplon import FAULTS
+from sfdaq_ophyd.wire import tiff
+
+from .conftest import Rest, arm, images
+
+
+def test_long_command_when_beyond_the_limit_then_the_connection_goes_and_the_series_goes_on(
+    make_part, wait_for
+):
+    rest = Rest(make_part(initialized=True, command_limit=0.05))
+    rest.set("monitor/config/mode", "enabled")
+    arm(rest, nimages=1)
+    connection = http.client.HTTPConnection(rest.part.url.removeprefix("http://"), timeout=5)
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
+        connection.request("PUT", "/detector/api/1.8.0/command/trigger")
+        connection.getresponse()
+    connection.close()
+    assert rest.state() == "acquire"
+    wait_for(lambda: rest.state() == "idle", "idle")
+    images(rest, 1)
+
+
+def test_faults_when_named_then_each_happens_once(rest):
+    part = rest.part
+    part.fail_next("error", path="count_time", code=503, text="busy")
+    assert rest.get("detector/config/nimages").status_code == 200
+    reply = rest.get("detector/config/count_time")
+    assert (reply.status_code, reply.text) == (503, "busy")
+    assert rest.get("detector/config/count_time").status_code == 200
+
+    part.fail_next("drop")
+    part.fail_next("truncate", keep=100)
+    part.fail_next("content_type")
+    arm(rest, nimages=4)
+    rest.command("detector/command/trigger")
+    web_page, short, whole = (rest.get("monitor/images/next") for _ in range(3))
+    assert web_page.headers["Content-Type"].startswith("text/html")
+    assert len(short.content) == 100
+    assert tiff.decode(whole.content).image_id == 3
+
+    part.fail_next("wrong_series")
+    part.fail_next("no_private_ifd")
+    series_id = arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    odd, normal = images(rest, 2)
+    assert (odd.series_id, normal.series_id) == (None, series_id)
+
+    part.fail_next("no_image", count=2)
+    arm(rest)
+    rest.command("detector/command/trigger")
+    codes = [rest.get("monitor/images/next").status_code for _ in range(3)]
+    assert codes == [408, 408, 200]
+
+    part.fail_next("same_time")
+    arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    assert len({frame.time_ns for frame in images(rest, 2)}) == 1
+
+    part.fail_next("late_last")
+    arm(rest)
+    rest.command("detector/command/trigger")
+    assert rest.get("monitor/images/next?timeout=0").status_code == 408
+    rest.command("detector/command/disarm")
+    images(rest, 1)
+
+    part.fail_next("detector_error")
+    arm(rest)
+    assert rest.put("detector/command/trigger").status_code == 500
+    assert rest.state() == "error"
+
+    part.fail_next("restart", path="state")
+    assert rest.state() == "na"
+
+
+@pytest.mark.parametrize("what", ["cut", "cut_body", "hang"])
+def test_connection_faults_when_named_then_the_client_gets_no_reply(rest, what):
+    arm(rest)
+    rest.command("detector/command/trigger")
+    rest.part.fail_next(what)
+    connection = http.client.HTTPConnection(rest.part.url.removeprefix("http://"), timeout=0.3)
+    with pytest.raises((http.client.HTTPException, OSError)):
+        connection.request("GET", "/monitor/api/1.8.0/images/monitor")
+        connection.getresponse().read()
+    connection.close()
+
+
+def test_faults_when_the_name_is_unknown_then_value_error(shared_rest):
+    with pytest.raises(ValueError, match="explode"):
+        shared_rest.part.fail_next("explode")
+    assert "drop" in FAULTS
+
+
+def test_log_when_requests_were_made_then_they_are_listed_in_order(rest):
+    rest.part.requests.clear()
+    arm(rest)
+    entries = [(entry.method, entry.path, entry.code) for entry in rest.part.requests.entries()]
+    assert entries[-1] == ("PUT", "/detector/api/1.8.0/command/arm", 200)
+    assert rest.part.requests.entries()[0].body == b'{"value": 1}'
+
+
+def test_part_when_stopped_twice_then_the_port_is_free(make_part):
+    part = make_part()
+    host, port = part.url.removeprefix("http://").split(":")
+    part.stop()
+    part.stop()
+    with pytest.raises(ConnectionError):
+        socket.create_connection((host, int(port)), timeout=1)

@@ -1,0 +1,98 @@
+"""The monitor's buffer by the contract's rules, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sfdaq_ophyd.sim.simplon.monitor import MonitorBuffer, StoredFrame
+
+
+def frame(k, series=1):
+    return StoredFrame(series, k, 1, (b"x" * 100,))
+
+
+def filled(n, *, size=3, discard_new=True):
+    async def fill():
+        buffer = MonitorBuffer()
+        buffer.enabled, buffer.buffer_size, buffer.discard_new = True, size, discard_new
+        for k in range(n):
+            await buffer.store(frame(k))
+        return buffer
+
+    return asyncio.run(fill())
+
+
+def test_buffer_when_full_and_discard_new_then_the_new_frame_is_refused():
+    buffer = filled(5)
+    assert buffer.listing() == [[1, [0, 1, 2]]]
+    assert (buffer.n_dropped, buffer.overflow) == (2, True)
+
+
+def test_buffer_when_full_and_not_discard_new_then_the_oldest_goes():
+    buffer = filled(5, discard_new=False)
+    assert buffer.listing() == [[1, [2, 3, 4]]]
+    assert (buffer.n_dropped, buffer.overflow) == (2, True)
+
+
+def test_buffer_when_shrunk_then_the_drop_rule_says_which_end():
+    newest_first, oldest_first = filled(3), filled(3, discard_new=False)
+    newest_first.shrink(1)
+    oldest_first.shrink(1)
+    assert (newest_first.listing(), oldest_first.listing()) == ([[1, [0]]], [[1, [2]]])
+    assert newest_first.n_dropped == oldest_first.n_dropped == 2
+
+
+def test_newest_when_the_frame_was_refused_then_it_is_still_given_and_not_taken():
+    buffer = filled(5)
+    for _ in range(2):
+        assert asyncio.run(buffer.newest(0)).image_id == 4
+    assert len(buffer) == 3
+
+
+def test_clear_when_called_then_counters_are_zero_and_the_newest_stays():
+    buffer = filled(5)
+    buffer.clear()
+    assert (len(buffer), buffer.n_dropped, buffer.overflow) == (0, 0, False)
+    assert asyncio.run(buffer.newest(0)).image_id == 4
+
+
+def test_initialize_when_called_then_the_monitor_is_disabled_and_forgets_everything():
+    buffer = filled(2)
+    buffer.initialize()
+    assert (buffer.enabled, buffer.buffer_size, buffer.discard_new) == (False, 100, True)
+    assert asyncio.run(buffer.newest(0)) is None
+
+
+def test_store_when_disabled_then_the_buffer_is_untouched():
+    buffer = filled(2)
+    buffer.enabled = False
+    asyncio.run(buffer.store(frame(9)))
+    assert buffer.listing() == [[1, [0, 1]]]
+
+
+def test_next_when_several_clients_wait_then_each_frame_goes_to_one():
+    async def run():
+        buffer = MonitorBuffer()
+        buffer.enabled = True
+        clients = [asyncio.create_task(buffer.next(5.0)) for _ in range(4)]
+        await asyncio.sleep(0)
+        for k in range(4):
+            await buffer.store(frame(k))
+        return [taken.image_id for taken in await asyncio.gather(*clients)]
+
+    assert sorted(asyncio.run(run())) == [0, 1, 2, 3]
+
+
+def test_next_when_nothing_comes_then_none_and_a_cancelled_wait_takes_nothing():
+    async def run():
+        buffer = MonitorBuffer()
+        buffer.enabled = True
+        gone = asyncio.create_task(buffer.next(5.0))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        await buffer.store(frame(0))
+        return await buffer.next(0), await buffer.next(0)
+
+    first, second = asyncio.run(run())
+    assert first.image_id == 0 and second is None

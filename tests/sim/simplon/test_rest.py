@@ -1,0 +1,192 @@
+"""The simulated detector's REST interface: the contract's checklist, section 13."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from sfdaq_ophyd.sim.simplon.geometry import make_geometry
+from sfdaq_ophyd.wire.darray import decode_darray, encode_darray
+
+from .conftest import Rest, arm, images
+
+ADEIGER_READS = {
+    "detector/config": "description wavelength photon_energy threshold_energy ntrigger compression roi_mode"
+    " auto_summation count_time frame_time nimages trigger_mode software_version eiger_fw_version"
+    " detector_number x_pixels_in_detector y_pixels_in_detector x_pixel_size y_pixel_size threshold/1/mode threshold/2/energy"
+    " threshold/2/mode threshold/difference/mode trigger_start_delay extg_mode nexpi",
+    "detector/status": "state error board_000/th0_temp board_000/th0_humidity high_voltage/state",
+    "filewriter/config": "mode compression_enabled name_pattern nimages_per_file image_nr_start format",
+    "filewriter/status": "state buffer_free",
+    "monitor/config": "mode buffer_size",
+    "monitor/status": "state",
+    "stream/config": "mode format",
+    "stream/status": "state dropped",
+}
+
+
+def test_version_when_asked_with_and_without_slash_then_it_is_the_same(rest):
+    for module in ("detector", "monitor", "stream", "filewriter", "system"):
+        for path in ("version", "version/"):
+            reply = rest.session.get(f"{rest.part.url}/{module}/api/{path}", timeout=5)
+            assert reply.json() == {"value": "1.8.0", "value_type": "string"}
+
+
+def test_power_up_when_not_initialized_then_only_the_state_is_there(make_part):
+    rest = Rest(make_part())
+    assert rest.state() == "na"
+    reply = rest.get("detector/config/count_time")
+    assert (reply.status_code, reply.text) == (404, "Parameter count_time does not exist")
+    assert rest.put("detector/config/nimages", 2).status_code == 404
+    assert rest.put("detector/command/arm").status_code == 500
+    reply = rest.put("detector/command/initialize")
+    assert (reply.status_code, reply.content) == (200, b"")
+    assert rest.state() == "idle"
+
+
+@pytest.mark.parametrize(
+    "path", [f"{folder}/{name}" for folder, names in ADEIGER_READS.items() for name in names.split()]
+)
+def test_header_and_body_when_adeiger_reads_then_one_recv_of_512_bytes_is_enough(shared_rest, path):
+    address = shared_rest.part.url.removeprefix("http://").split(":")
+    module, _, name = path.partition("/")
+    with socket.create_connection((address[0], int(address[1])), timeout=5) as sock:
+        request = f"GET /{module}/api/1.8.0/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        sock.sendall(request.encode())
+        reply = sock.recv(512)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    lengths = [line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    assert b" 200 " in head.split(b"\r\n")[0]
+    assert int(lengths[0].split(b":")[1]) == len(body) > 0
+
+
+def test_keys_when_listed_then_every_name_can_be_read_and_has_a_type_fastcs_takes(shared_rest):
+    types = {"float", "int", "bool", "uint", "string", "datetime", "State", "string[]"}
+    for module, task in (
+        ("detector", "config"),
+        ("detector", "status"),
+        ("stream", "config"),
+        ("stream", "status"),
+    ):
+        names = shared_rest.get(f"{module}/{task}/keys").json()
+        assert names
+        for name in names:
+            reply = shared_rest.get(f"{module}/{task}/{name}").json()
+            assert reply["value_type"] in types or name == "detector_translation", (module, task, name)
+
+
+def test_names_that_are_not_listed_when_read_then_they_exist(shared_rest):
+    listed = shared_rest.get("detector/config/keys").json()
+    assert "wavelength" not in listed and "pixel_mask" not in listed
+    for path in ("detector/config/wavelength", "detector/status/error", "stream/status/error"):
+        assert shared_rest.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([("count_time", 0.1)], {"frame_time": 0.5000001, "bit_depth_image": 32}),
+        ([("count_time", 2.0)], {"frame_time": 2.0000001}),
+        ([("frame_time", 0.1)], {"count_time": 0.0999999}),
+        ([("frame_time", 0.005)], {"bit_depth_image": 16, "countrate_correction_count_cutoff": 25000}),
+        ([("frame_time", 0.0004)], {"bit_depth_image": 8}),
+        ([("photon_energy", 12700.0)], {"threshold_energy": 6350.0, "threshold/1/energy": 6350.0}),
+        ([("photon_energy", 12700.0)], {"element": "", "wavelength": 12398.42 / 12700}),
+        ([("element", "Fe")], {"photon_energy": 6403.84, "element": "Fe"}),
+        ([("wavelength", 1.0)], {"photon_energy": 12398.42}),
+        ([("beam_center_x", 100.0), ("detector_distance", 0.2)],
+         {"detector_translation": [0.0075, 0.0, -0.2]}),
+        ([("detector_translation", [0.0075, 0.015, -0.3])],
+         {"beam_center_y": 200.0, "detector_distance": 0.3}),
+    ],
+)  # fmt: skip
+def test_config_when_one_value_is_set_then_those_that_depend_on_it_follow(make_part, changes, expected):
+    rest = Rest(make_part(initialized=True))
+    for name, value in changes:
+        rest.set(f"detector/config/{name}", value)
+    for name, value in expected.items():
+        assert rest.value(f"detector/config/{name}") == pytest.approx(value), name
+
+
+def test_roi_when_set_on_a_16m_then_sizes_and_times_follow(make_part):
+    rest = Rest(make_part(shape=None, model="16M", initialized=True))
+    assert rest.value("detector/config/number_of_excluded_pixels") == 1253074
+    assert rest.set("detector/config/roi_mode", "4M-L") == ["count_time", "frame_time", "roi_mode"]
+    size = [rest.value(f"detector/config/{axis}_pixels_in_detector") for axis in "yx"]
+    assert size == [2162, 2068]
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "shape"),
+    [
+        ("500K", "1.8.0", (512, 1028)), ("1M", "1.8.0", (1062, 1028)), ("4M", "1.8.0", (2162, 2068)),
+        ("9M", "1.8.0", (3262, 3108)), ("16M", "1.8.0", (4362, 4148)), ("500K", "1.6.0", (514, 1030)),
+        ("1M", "1.6.0", (1065, 1030)), ("16M", "1.6.0", (4371, 4150)),
+    ],
+)  # fmt: skip
+def test_model_when_chosen_then_its_size_is_the_vendors(model, version, shape):
+    assert make_geometry(model, version).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("count_time", 0), ("count_time", "1"), ("count_time", 4000), ("nimages", 0), ("nimages", 1.5),
+        ("trigger_mode", "now"), ("bit_depth_image", 16), ("auto_summation", 1), ("photon_energy", 1.0),
+        ("detector_translation", [1, 2]),
+    ],
+)  # fmt: skip
+def test_put_when_the_value_is_bad_then_400_and_nothing_changes(shared_rest, name, value):
+    before = shared_rest.value(f"detector/config/{name}")
+    assert shared_rest.put(f"detector/config/{name}", value).status_code == 400
+    assert shared_rest.value(f"detector/config/{name}") == before
+
+
+def test_put_when_malformed_or_unknown_then_400_or_404(shared_rest):
+    url = shared_rest.url("detector/config/nimages")
+    assert shared_rest.session.put(url, data="{value:", timeout=5).status_code == 400
+    assert shared_rest.session.put(url, data="[1]", timeout=5).status_code == 400
+    assert shared_rest.put("detector/config/nothing", 1).status_code == 404
+    assert shared_rest.put("detector/command/nothing").status_code == 404
+    assert shared_rest.get("telescope/status/state").status_code == 404
+    assert Rest(shared_rest.part, "1.7.0").get("detector/status/state").status_code == 404
+
+
+def test_commands_when_sent_with_each_form_of_no_argument_then_accepted_and_with_one_404(rest):
+    url = rest.url("detector/command/disarm")
+    for body, headers in ((b"", {}), (b"{}", {}), (b"''", {"Content-type": "text/html"})):
+        assert rest.session.put(url, data=body, headers=headers, timeout=5).status_code == 200
+    for value in ({"value": None}, {"value": 1}):
+        reply = rest.session.put(url, json=value, timeout=5)
+        assert (reply.status_code, reply.text) == (
+            404,
+            'error during request: path error: unknown path: "disarm"',
+        )
+
+
+def test_several_values_when_put_at_once_then_all_are_set(rest):
+    url = rest.url("stream/config").rstrip("/")
+    reply = rest.session.put(url, json={"mode": {"value": "enabled"}, "format": {"value": "cbor"}}, timeout=5)
+    assert (reply.status_code, reply.json()) == (200, [])
+    assert rest.value("stream/config/format") == "cbor"
+
+
+def test_pixel_mask_when_written_then_frames_show_it_and_delete_restores_it(rest):
+    mask = decode_darray(rest.value("detector/config/pixel_mask")).copy()
+    assert mask.shape == (32, 48)
+    n_before = rest.value("detector/config/number_of_excluded_pixels")
+    mask[20, 30] = 16
+    assert rest.set("detector/config/pixel_mask", encode_darray(mask)) == [
+        "pixel_mask",
+        "threshold/1/pixel_mask",
+    ]
+    assert rest.value("detector/config/number_of_excluded_pixels") == n_before + 1
+    arm(rest)
+    rest.command("detector/command/trigger")
+    image = images(rest, 1)[0].image
+    assert image[20, 30] == 2 ** (8 * image.itemsize) - 1
+    assert rest.session.delete(rest.url("detector/config/pixel_mask"), timeout=5).status_code == 200
+    assert rest.value("detector/config/number_of_excluded_pixels") == n_before
+    assert rest.session.delete(rest.url("detector/config/nimages"), timeout=5).status_code == 404
+    assert rest.put("detector/config/pixel_mask", encode_darray(mask[:4])).status_code == 400

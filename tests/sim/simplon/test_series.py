@@ -1,0 +1,217 @@
+"""Series, triggers and frames of the simulated detector."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.wire import tiff
+from sfdaq_ophyd.wire.darray import decode_darray
+from sfdaq_ophyd.wire.ulid import ulid_time_ns
+
+from .conftest import Rest, arm, images
+
+
+def test_series_when_run_then_numbers_count_up_and_restart_at_initialize(rest):
+    assert [arm(rest) for _ in range(3)] == [1, 2, 3]
+    ulid = rest.value("detector/status/series_unique_id")
+    date = rest.value("detector/config/data_collection_date")
+    assert len(date) == 29 and ulid_time_ns(ulid) > 0
+    rest.command("detector/command/disarm")
+    rest.command("detector/command/initialize")
+    assert rest.value("detector/config/count_time") == 0.5
+    assert arm(rest) == 1
+
+
+def test_series_when_every_trigger_is_done_then_it_ends_by_itself(rest):
+    series_id = arm(rest, nimages=3, ntrigger=2)
+    rest.command("detector/command/trigger")
+    assert rest.state() == "ready"
+    assert rest.command("detector/command/trigger") == series_id
+    assert rest.state() == "idle"
+    assert rest.put("detector/command/trigger").status_code == 500
+    frames = images(rest, 6)
+    assert [(frame.series_id, frame.image_id) for frame in frames] == [(series_id, k) for k in range(6)]
+    assert [read_stamp(frame.image) for frame in frames] == [
+        rest.part.stamp_of(series_id, k) for k in range(6)
+    ]
+    assert rest.get("monitor/images/next?timeout=0").status_code == 408
+
+
+def test_frames_when_taken_then_times_are_one_frame_time_apart(rest):
+    rest.set("detector/config/frame_time", 0.01)
+    arm(rest, nimages=4)
+    rest.command("detector/command/trigger")
+    times = np.array([frame.time_ns for frame in images(rest, 4)]) / 1e9
+    np.testing.assert_allclose(np.diff(times), 0.01, atol=0.0011)
+
+
+def test_trigger_when_blocking_then_other_requests_are_served_and_abort_ends_it(rest, wait_for):
+    rest.set("detector/config/frame_time", 5.0)
+    arm(rest, nimages=10)
+    codes = []
+    other = Rest(rest.part)
+    thread = threading.Thread(target=lambda: codes.append(other.put("detector/command/trigger").status_code))
+    thread.start()
+    wait_for(lambda: rest.state() == "acquire", "acquire")
+    assert rest.put("detector/command/arm").status_code == 500
+    rest.command("detector/command/abort")
+    thread.join(5)
+    assert codes == [200] and rest.state() == "idle"
+    assert rest.get("monitor/images").json() == []
+
+
+@pytest.mark.parametrize("command", ["disarm", "cancel", "abort"])
+def test_end_of_series_when_idle_already_then_harmless(rest, command):
+    assert rest.put(f"detector/command/{command}").status_code == 200
+    assert rest.state() == "idle"
+
+
+def test_exts_when_edges_come_then_frames_and_the_command_is_refused(rest, wait_for):
+    arm(rest, nimages=2, ntrigger=2, mode="exts")
+    assert rest.put("detector/command/trigger").status_code == 500
+    rest.part.edge()
+    assert [frame.image_id for frame in images(rest, 2)] == [0, 1]
+    wait_for(lambda: rest.state() == "ready", "ready for the second edge")
+    rest.part.edge()
+    images(rest, 2)
+    wait_for(lambda: rest.state() == "idle", "idle")
+
+
+def test_exte_when_a_gate_comes_then_one_frame_of_its_width(rest):
+    arm(rest, nimages=7, ntrigger=1, mode="exte")
+    rest.part.edge(0.01)
+    frame = images(rest, 1)[0]
+    assert frame.private["exposure_time"] == 0.01
+    assert rest.get("monitor/images/next?timeout=50").status_code == 408
+
+
+def test_inte_when_triggered_with_a_time_then_one_frame_of_it(rest):
+    arm(rest, nimages=5, ntrigger=2, mode="inte")
+    rest.command("detector/command/trigger", 0.02)
+    rest.command("detector/command/trigger")
+    assert [frame.private["exposure_time"] for frame in images(rest, 2)] == [
+        0.02,
+        pytest.approx(0.002, rel=1e-3),
+    ]
+
+
+def test_om_when_it_sets_up_and_polls_then_it_gets_series_frame_and_time(rest):
+    for name, value in (("mode", "enabled"), ("discard_new", False), ("buffer_size", 10)):
+        assert rest.put(f"monitor/config/{name}", value).status_code == 200
+    series_id = arm(rest)
+    rest.command("detector/command/trigger")
+    reply = rest.get("monitor/images/next")
+    assert reply.headers["Content-Type"] == "image/tiff"
+    ids = np.frombuffer(reply.content, "<i4", 4, 42)
+    assert (ids[0], ids[3]) == (series_id, 0)
+    assert len(reply.content[162:191].decode()) == 29
+    assert reply.content[162:191].decode()[-6] in "+-"
+
+
+@pytest.mark.parametrize(("profile", "version"), [("om", "1.8.0"), ("v2024", "1.8.0"), ("legacy16", "1.6.0")])
+def test_image_when_read_by_other_libraries_then_the_pixels_agree(make_part, tmp_path, profile, version):
+    rest = Rest(make_part(initialized=True, profile=profile, api_version=version), version)
+    rest.set("detector/config/frame_time", 0.02)
+    rest.set("monitor/config/mode", "enabled")
+    arm(rest)
+    rest.command("detector/command/trigger")
+    reply = rest.get("monitor/images/monitor")
+    image = tiff.decode(reply.content).image
+    path = tmp_path / "frame.tif"
+    path.write_bytes(reply.content)
+    np.testing.assert_array_equal(tifffile.imread(path), image)
+    if profile != "legacy16":
+        with Image.open(path) as opened:
+            np.testing.assert_array_equal(np.asarray(opened).view("u4"), image)
+    assert reply.headers["Content-Type"] == ("image/tiff" if version == "1.8.0" else "application/tiff")
+
+
+def test_images_when_asked_by_id_then_given_and_not_removed(rest):
+    series_id = arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    for _ in range(2):
+        reply = rest.get(f"monitor/images/{series_id}/1")
+        assert tiff.decode(reply.content).image_id == 1
+    assert rest.get(f"monitor/images/{series_id}/1/1").status_code == 200
+    assert rest.get(f"monitor/images/{series_id}/9").status_code == 404
+    assert rest.get("monitor/images/").json() == [[series_id, [0, 1]]]
+    assert rest.value("monitor/status/buffer_fill_level") == [2, 100]
+
+
+def test_thresholds_when_both_enabled_then_one_image_each_lowest_first(rest):
+    rest.set("detector/config/threshold/2/mode", "enabled")
+    arm(rest)
+    rest.command("detector/command/trigger")
+    assert [frame.private["threshold_id"] for frame in images(rest, 2)] == [1, 2]
+
+
+def test_scene_when_drawn_then_gaps_are_flagged_the_beam_stop_is_dark_and_noise_differs(make_part):
+    rest = Rest(make_part(shape=(200, 300), initialized=True))
+    rest.set("monitor/config/mode", "enabled")
+    arm(rest, nimages=2)
+    rest.set("detector/config/frame_time", 0.02)
+    arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    first, second = (frame.image for frame in images(rest, 2))
+    mask = decode_darray(rest.value("detector/config/pixel_mask"))
+    assert ((first == 2**32 - 1) == (mask != 0)).all() and (mask == 1).sum() == 600
+    assert first[97:99, 148:153].max() == 0
+    assert (first[1:] != second[1:]).mean() > 0.3
+    assert first[mask == 0].max() == rest.value("detector/config/countrate_correction_count_cutoff") + 1
+
+
+def test_scene_when_seeded_alike_then_it_is_the_same(make_part):
+    def image():
+        rest = Rest(make_part(initialized=True))
+        rest.set("monitor/config/mode", "enabled")
+        rest.set("detector/config/frame_time", 0.02)
+        arm(rest)
+        rest.command("detector/command/trigger")
+        return images(rest, 1)[0].image
+
+    np.testing.assert_array_equal(image(), image())
+
+
+def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
+    assert rest.value("filewriter/status/state") == rest.value("stream/status/state") == "disabled"
+    rest.set("stream/config/mode", "enabled")
+    rest.set("filewriter/config/mode", "enabled")
+    arm(rest, nimages=3)
+    assert rest.value("stream/status/state") == "acquire"
+    rest.command("detector/command/trigger")
+    assert rest.value("stream/status/dropped") == 3  # nobody listened
+    assert rest.value("filewriter/status/files") == rest.get("filewriter/files/").json() == []
+    for method in ("GET", "HEAD", "DELETE"):
+        reply = rest.session.request(method, f"{rest.part.url}/data/series_1_master.h5", timeout=5)
+        assert reply.status_code == 404
+
+
+def test_restart_when_sent_then_na_and_the_monitor_is_disabled(rest):
+    arm(rest)
+    rest.command("system/command/restart")
+    assert rest.state() == "na" and rest.value("monitor/config/mode") == "disabled"
+
+
+def test_first_generation_when_chosen_then_it_has_its_own_names_and_no_new_ones(make_part):
+    rest = Rest(make_part(initialized=True, api_version="1.6.0"), "1.6.0")
+    assert rest.value("detector/config/bit_depth_readout") == 12
+    assert "EIGER2" not in rest.value("detector/config/description")
+    for path in (
+        "detector/config/threshold/2/mode",
+        "monitor/config/discard_new",
+        "detector/status/series_unique_id",
+    ):
+        assert rest.get(path).status_code == 404, path
+    assert rest.put("detector/command/status_update").status_code == 200
+    rest.set("monitor/config/mode", "enabled")
+    rest.set("detector/config/frame_time", 0.02)
+    series_id = arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    assert rest.get("monitor/images/next").status_code == 200
+    assert rest.value("monitor/status/next_image_number")[:2] == [series_id, 0]
