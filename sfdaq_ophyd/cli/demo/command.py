@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +36,7 @@ def demo(
     from ...sim import Facility
     from .detectors import available
 
-    console = Console()
+    console = Console(highlight=False)
     exhibits = available()
     options = {name: value for exhibit in exhibits for name, value in exhibit.options.items()}
     parts = ["pvs", *(exhibit.part for exhibit in exhibits)]

@@ -77,15 +77,13 @@ class Motor(PVGroup):
 
     @motor.putter
     async def motor(self, instance, value):
-        """Move there, or with SET say that it is there; done when it stands."""
-        fields = instance.field_inst
-        low, high = fields.user_low_limit.value, fields.user_high_limit.value
-        if fields.set_use_switch.value in ("Set", 1):
+        """Move there, or with SET say that it is there; done when it stands.
+
+        caproto has refused what lies outside the limits.
+        """
+        if instance.field_inst.set_use_switch.value in ("Set", 1):
             await self._redefine(value)
-            raise SkipWrite
-        outside = low < high and not low <= value <= high
-        await fields.limit_violation.write(int(outside))
-        if not outside:
+        else:
             await instance.write(value, verify_value=False)
             await self._drive(value)
         raise SkipWrite
