@@ -1,0 +1,169 @@
+"""``sfdaq broker`` against the simulated broker."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from sfdaq_ophyd.cli import main
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.wire.broker import ENDPOINTS
+
+
+@pytest.fixture(scope="module")
+def facility():
+    with Facility(only=["broker"], broker_delays=0.0) as facility:
+        yield facility
+
+
+@pytest.fixture
+def sfdaq(facility, monkeypatch, capsys):
+    """Run ``sfdaq broker ...``; return exit code, standard output and standard error."""
+    monkeypatch.setenv("SFDAQ_BROKER_URL", facility.broker.url)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["sfdaq", "broker", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_help_when_asked_then_every_call_has_a_subcommand_with_an_example(sfdaq):
+    _, listing, _ = sfdaq("--help")
+    for endpoint in ENDPOINTS:
+        command = endpoint.replace("_", "-")
+        assert command in listing
+        code, text, _ = sfdaq(command, "--help")
+        assert code == 0 and f"Example: sfdaq broker {command}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["get-allowed-detectors"], ["JF01T03V01", "Bernina (1.5M)", "sf-daq-12:5001"]),
+        (["get-running-detectors"], ["JF01T03V01", "running", "JF07T32V02", "missing"]),
+        (["get-pvlist"], ["SIM:PRESSURE"]),
+        (["get-detector-settings", "JF01T03V01"], ["exptime", "5e-06", "dynamic"]),
+        (["get-detector-temperatures", "JF01T03V01"], ["TEMPERATURE_ADC", "42"]),
+        (["get-detector-status", "JF01T03V01"], ["running: [0, 1, 2]"]),
+        (["get-detector-pings", "JF01T03V01"], ["responding: (0, 1, 2)"]),
+        (["get-jfctrl-monitor", "JF07T32V02"], ["Humidity [%]"]),
+        (["get-jfstats", "JF01T03V01"], ["TEMPERATURE_FPGA"]),
+        (["power-off-modules", "JF01T03V01", "2"], ["powered_off: [2]"]),
+        (["power-on-modules", "JF01T03V01", "2"], ["powered_on: [2]"]),
+        (["power-on-detector", "JF03T01V02"], ["wait a few minutes"]),
+        (["set-detector-settings", "JF01T03V01", "exptime=7e-6"], ["exptime", "7e-06"]),
+        (["set-dap-settings", "JF01T03V01", "laser_on=true"], ["laser_on", "None", "True"]),
+        (["get-dap-settings", "JF01T03V01"], ["detector_distance"]),
+        (["set-pvlist", "A:B", "C:D"], ["A:B", "C:D"]),
+        (["take-pedestal", "p12345", "JF01T03V01", "--rate", "2"], ["wait_at_least_s: 70.0"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_subcommand_when_called_then_shows_the_result(sfdaq, arguments, words):
+    code, out, err = sfdaq(*arguments)
+    assert code == 0, err
+    for word in words:
+        assert word in out
+
+
+def test_detectors_when_some_modules_stopped_then_limping_row_names_them(facility, sfdaq):
+    facility.broker.fail_next("limping", modules=[1])
+    _, out, _ = sfdaq("get-running-detectors")
+    row = next(line for line in out.splitlines() if "limping" in line)
+    assert "0, 2" in row and " 1 " in row
+
+
+def test_retrieve_when_asked_in_json_then_numbers_and_files_come_back(facility, sfdaq):
+    _, out, _ = sfdaq("advance-run-number", "p12345", "--json")
+    run_number = json.loads(out)["run_number"]
+    now = facility.clock.now()
+    code, out, err = sfdaq(
+        *("retrieve-from-buffers", "p12345", "--first", str(now - 9), "--last", str(now), "--json"),
+        *("--run-number", str(run_number), "--pv", "A:B", "--detector", 'JF03T01V02={"adc_to_energy": true}'),
+    )
+    assert code == 0, err
+    reply = json.loads(out)
+    assert reply["run_number"] == run_number
+    assert [file.rsplit("/", 1)[1] for file in reply["files"]] == [
+        "acq0001.PVDATA.h5",
+        "acq0001.JF03T01V02.h5",
+    ]
+    _, out, _ = sfdaq("get-current-run-number", "p12345")
+    assert out == f"run_number: {run_number}\n"
+
+
+def test_retrieve_when_given_a_request_file_then_it_is_sent(facility, sfdaq, tmp_path):
+    now = facility.clock.now()
+    path = tmp_path / "acq0001.json"
+    path.write_text(
+        json.dumps({"pgroup": "p12345", "start_pulseid": now - 9, "stop_pulseid": now, "pv_list": ["A"]})
+    )
+    code, out, err = sfdaq("retrieve-from-buffers", "--request", str(path))
+    assert code == 0, err
+    assert "acq0001.PVDATA.h5" in out
+
+
+def test_retrieve_when_compression_stands_alone_then_warns_on_standard_error(facility, sfdaq):
+    now = str(facility.clock.now())
+    code, _, err = sfdaq(
+        *("retrieve-from-buffers", "p12345", "--first", now, "--last", now),
+        *("--detector", 'JF01T03V01={"compression": true}'),
+    )
+    assert code == 0 and "never appears" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["advance-run-number", "12345"], "pgroup='12345': expected 'p' and five digits"),
+        (["advance-run-number", "p99999"], "ValidationError 'pgroup directory"),
+        (["get-detector-settings", "JF1"], "detector_name='JF1'"),
+        (["get-detector-settings", "JF15T08V01"], "does not belong to beamline bernina"),
+        (["set-detector-settings", "JF01T03V01", "exptime"], "NAME=VALUE"),
+        (["set-detector-settings", "JF01T03V01", "gain_mode=bogus"], "one of dynamic, fixed_gain1"),
+        (["retrieve-from-buffers", "p12345", "--first", "1"], "stop_pulseid"),
+        (["retrieve-from-buffers", "--request", "/no/such/file"], "a readable text file"),
+        (["set-pvlist"], "--erase"),
+        (["close-pgroup-writing", "p12345", "--confirm", "p12346"], "cannot be undone"),
+        (["copy-user-files", "p12345", "1", "/sf/none"], "does not exist"),
+        (["get-pvlist", "--dialect", "old"], "dialect='old'"),
+        (["get-pvlist", "--url", "http://127.0.0.1:1", "--slow-url", "http://127.0.0.1:2"], "not reachable"),
+    ],
+)
+def test_subcommand_when_it_cannot_be_done_then_one_clear_line_and_exit_code_1(sfdaq, arguments, message):
+    code, out, err = sfdaq(*arguments)
+    assert code == 1 and out == ""
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_close_when_confirmed_then_closed_for_ever(facility, sfdaq):
+    facility.broker.make_pgroup("p54321")
+    code, out, _ = sfdaq("close-pgroup-writing", "p54321", "--confirm", "p54321")
+    assert (code, out) == (0, "closed: p54321\n")
+    assert sfdaq("get-current-run-number", "p54321")[0] == 1
+
+
+def test_upload_and_copy_when_good_then_reported(facility, sfdaq, tmp_path):
+    script = tmp_path / "total.py"
+    script.write_text("def proc(meta, image, mask):\n    return {'total': float(image[mask].sum())}\n")
+    assert sfdaq("upload-custom-dap-script", str(script))[1] == "uploaded: total\n"
+    notes = facility.broker.root / "bernina/data/p12345/res/notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("x")
+    now = facility.clock.now()
+    sfdaq("retrieve-from-buffers", "p12345", "--first", str(now), "--last", str(now), "--pv", "A")
+    run_number = int(sfdaq("get-current-run-number", "p12345", "--json")[1].split(":")[1].strip(" }\n"))
+    code, out, err = sfdaq(
+        "copy-user-files", "p12345", str(run_number), "/sf/bernina/data/p12345/res/notes.txt"
+    )
+    assert code == 0, err
+    assert "aux/notes.txt" in out
