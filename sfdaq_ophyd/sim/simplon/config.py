@@ -17,8 +17,11 @@ from .geometry import Geometry, default_mask
 ALIASES = {"incident_energy": "photon_energy", "threshold/1/energy": "threshold_energy"}
 """Two names of one parameter."""
 
-ARRAYS = {"pixel_mask": "pixel_mask", "threshold/1/pixel_mask": "pixel_mask",
-          "flatfield": "flatfield", "threshold/1/flatfield": "flatfield"}  # fmt: skip
+ARRAYS = {
+    f"{prefix}{what}": what
+    for prefix in ("", "threshold/1/", "threshold/2/")
+    for what in ("pixel_mask", "flatfield")
+}
 """Parameters that are 2-D arrays, and the array each stands for."""
 
 EV_ANGSTROM = 12398.42

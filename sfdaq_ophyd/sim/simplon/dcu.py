@@ -69,6 +69,7 @@ class DetectorControlUnit:
     def _make_modules(self) -> None:
         self._fetched.clear()
         self._stream = Subsystem(table.stream_config(), self._stream_status, {"initialize": self._initialize})
+        self._stream.unlisted = table.UNLISTED
         self._files = Subsystem(
             table.filewriter_config(), self._file_status, {"clear": _nothing, "initialize": _nothing}
         )

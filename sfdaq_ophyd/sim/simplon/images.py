@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from .dcu import DetectorControlUnit
@@ -52,6 +54,17 @@ def _wait_of(request: web.Request) -> float:
         raise web.HTTPBadRequest from None
 
 
+async def forever() -> None:
+    """Wait until the client goes away, which cancels the handler."""
+    await asyncio.Event().wait()
+
+
+async def hang_up(request: web.Request) -> None:
+    """Close the connection without another byte; does not return."""
+    request.transport.abort()
+    await forever()
+
+
 async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFrame) -> web.StreamResponse:
     kind = "image/tiff" if dcu.version == "1.8.0" else "application/tiff"
     if (fault := dcu.faults.take("content_type")) is not None:
@@ -74,7 +87,6 @@ async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFra
             await reply.write(chunk)
             left -= len(chunk)
     if stop_at is not None:
-        request.transport.abort()
-        return reply
+        await hang_up(request)
     await reply.write_eof()
     return reply

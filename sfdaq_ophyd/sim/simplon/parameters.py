@@ -43,7 +43,7 @@ CHANGE_GROUPS = {
 }  # fmt: skip
 
 SWITCH = ("enabled", "disabled")
-UNLISTED = {"wavelength", "error", "pixel_mask", "flatfield"}
+UNLISTED = frozenset({"wavelength", "error"})
 """Names that exist but are not in `keys`."""
 
 

@@ -96,11 +96,11 @@ async def _misbehave(dcu: DetectorControlUnit, request: web.Request) -> web.Stre
     if (fault := dcu.faults.take("delay", path)) is not None:
         await asyncio.sleep(fault.get("seconds", 1.0))
     if dcu.faults.take("hang", path) is not None:
-        await asyncio.Event().wait()
+        await images.forever()
     if dcu.faults.take("restart", path) is not None:
         dcu.restart()
     if dcu.faults.take("cut", path) is not None:
-        request.transport.abort()
+        await images.hang_up(request)
     if (fault := dcu.faults.take("error", path)) is not None:
         return text(fault.get("code", 500), fault.get("text", "internal failure"))
     return None
@@ -182,8 +182,7 @@ class _Server:
         try:
             sequence_id = await asyncio.wait_for(asyncio.shield(task), self._dcu.command_limit)
         except TimeoutError:
-            request.transport.abort()
-            return text(500, "connection closed, the command goes on")
+            await images.hang_up(request)
         return text(200, "") if sequence_id is None else data({"sequence id": sequence_id})
 
 

@@ -29,7 +29,7 @@ class Subsystem:
         Name to coroutine function of one argument (None where the command was sent bare).
     """
 
-    unlisted = frozenset({"error"})
+    unlisted: frozenset[str] = frozenset()
 
     def __init__(
         self,

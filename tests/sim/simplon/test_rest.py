@@ -14,8 +14,8 @@ from .conftest import Rest, arm, images
 ADEIGER_READS = {
     "detector/config": "description wavelength photon_energy threshold_energy ntrigger compression roi_mode"
     " auto_summation count_time frame_time nimages trigger_mode software_version eiger_fw_version"
-    " detector_number x_pixels_in_detector y_pixels_in_detector x_pixel_size y_pixel_size threshold/1/mode threshold/2/energy"
-    " threshold/2/mode threshold/difference/mode trigger_start_delay extg_mode nexpi",
+    " detector_number x_pixels_in_detector y_pixels_in_detector x_pixel_size y_pixel_size threshold/1/mode"
+    " threshold/2/energy threshold/2/mode threshold/difference/mode trigger_start_delay extg_mode nexpi",
     "detector/status": "state error board_000/th0_temp board_000/th0_humidity high_voltage/state",
     "filewriter/config": "mode compression_enabled name_pattern nimages_per_file image_nr_start format",
     "filewriter/status": "state buffer_free",
