@@ -49,7 +49,7 @@ class FileAssets:
         """Yield what registers the points `start` to `stop` (exclusive) for every data key."""
         self._handed = []
         for key, parameters in self._keys.items():
-            if key not in self._bundles or not self._bundles[key][0]["run_start"]:
+            if key not in self._bundles or not self._bundles[key][0].get("run_start"):
                 bundle = compose(mimetype=self._mimetype, uri=self._uri, data_key=key, parameters=parameters)
                 self._bundles[key] = (bundle.stream_resource_doc, bundle.compose_stream_datum)
                 yield "stream_resource", bundle.stream_resource_doc
@@ -66,4 +66,4 @@ class FileAssets:
     @property
     def run_start(self) -> str:
         """Uid of the run the file belongs to; empty until a document was emitted."""
-        return next((resource["run_start"] for resource, _ in self._bundles.values()), "")
+        return next((resource.get("run_start", "") for resource, _ in self._bundles.values()), "")

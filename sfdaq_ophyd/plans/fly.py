@@ -7,7 +7,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import MsgGenerator, plan, short_uid
+from bluesky.utils import Msg, MsgGenerator, plan, short_uid, single_gen
 
 from ..devices import Detector, FlyGroup
 
@@ -72,15 +72,15 @@ def fly(
     @bpp.stage_decorator(detectors)
     @bpp.run_decorator(md=_md)
     def inner_fly() -> MsgGenerator[None]:
-        yield from _never_twice(bps.declare_stream(flyer, name=stream_name, collect=True))
+        yield from bps.declare_stream(flyer, name=stream_name, collect=True)
         yield from bps.checkpoint()
         for detector in detectors:
             yield from bps.prepare(detector, _request(detector, n, settings), group="prepare")
         yield from bps.wait("prepare")
         yield from bps.kickoff(flyer, wait=True)
         yield from bpp.contingency_wrapper(
-            collect_while_completing(flyer, stream_name, period),
-            except_plan=lambda exc: _never_twice(bps.collect(flyer, name=stream_name)),
+            _collect_until_complete(flyer, stream_name, period),
+            except_plan=lambda exc: _collect_once(flyer, stream_name),
         )
 
     return (yield from inner_fly())
@@ -109,18 +109,22 @@ def collect_while_completing(
     Msg
         'checkpoint', 'complete', 'wait', 'collect', until the flyer is complete.
     """
+    yield from _collect_until_complete(flyer, stream_name, period)
+
+
+def _collect_until_complete(flyer: Any, stream_name: str, period: float) -> MsgGenerator[None]:
     group = short_uid("complete")
     done = False
     while not done:
         yield from bps.checkpoint()
         yield from bps.complete(flyer, group=group, wait=False)
         done = yield from bps.wait(group=group, timeout=period, error_on_timeout=False)
-        yield from _never_twice(bps.collect(flyer, name=stream_name))
+        yield from _collect_once(flyer, stream_name)
 
 
-def _never_twice(steps: MsgGenerator) -> MsgGenerator:
-    """Messages that wait for nothing and must not be replayed after a pause."""
-    return (yield from bpp.rewindable_wrapper(steps, False))
+def _collect_once(flyer: Any, stream_name: str) -> MsgGenerator[None]:
+    """Collect, and let no pause replay it: it waits for nothing, and what it emitted is emitted."""
+    yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream_name)), False)
 
 
 def _request(detector: Detector, n: int, settings: dict | None) -> dict:

@@ -1,19 +1,20 @@
 """A preprocessor: an event that was saved is not taken and saved a second time after a pause.
 
 Bluesky rewinds to the last checkpoint. If a pause falls between 'save' and the next checkpoint, the point is
-triggered and saved again, under the same `seq_num`: two rows in the catalog, both right, one of them too many.
+triggered and saved again, under the same `seq_num`: two rows in the catalog, each right, one too many. After
+the last point of a run it is worse: the run is closed by then, and the replay fails.
 """
 
 from __future__ import annotations
 
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import Msg, MsgGenerator, single_gen
 
 
 def save_once(plan: MsgGenerator) -> MsgGenerator:
-    """Let a pause between 'create' and 'save' go on where it was, and make 'save' a checkpoint.
+    """Make every 'save' a checkpoint that no pause can come in front of.
 
-    Nothing between 'create' and 'save' waits for hardware, so nothing is lost. Install it once::
+    Install it once; it changes nothing else::
 
         RE.preprocessors.append(save_once)
 
@@ -25,24 +26,12 @@ def save_once(plan: MsgGenerator) -> MsgGenerator:
     Yields
     ------
     Msg
-        Those of `plan`, and 'rewindable' around each event.
+        Those of `plan`, and 'rewindable' around each 'save'.
     """
-    was_rewindable = True
 
-    def begin(msg: Msg) -> MsgGenerator:
-        nonlocal was_rewindable
-        was_rewindable = yield Msg("rewindable", None, None)
-        yield Msg("rewindable", None, False)
-        return (yield msg)
-
-    def end() -> MsgGenerator:
-        yield Msg("rewindable", None, was_rewindable)
-
-    def around_events(msg: Msg) -> tuple:
-        if msg.command == "create":
-            return begin(msg), None
-        if msg.command in ("save", "drop"):
-            return None, end()
+    def around_save(msg: Msg) -> tuple:
+        if msg.command == "save":
+            return bpp.rewindable_wrapper(single_gen(msg), False), None
         return None, None
 
-    return (yield from bpp.plan_mutator(plan, around_events))
+    return (yield from bpp.plan_mutator(plan, around_save))

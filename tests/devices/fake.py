@@ -18,8 +18,9 @@ from sfdaq_ophyd.wire.frame import Frame, FrameFormat, MissingFrame
 class FakeSource:
     """Frames numbered from 1 for ever; the number is stamped into the pixels and is the event id.
 
-    `faults` maps the count of frames() calls (from 1) to what goes wrong in it: an exception to raise, ``"lose"``
-    (the second frame is reported missing), ``"short"`` (ends one frame early), ``"hang"`` (until discarded).
+    `faults` maps the count of frames() calls (from 1) to what goes wrong in it: an exception to raise,
+    ``"lose"`` (the second frame is reported missing), ``"short"`` (ends one frame early), ``"hang"`` (until
+    discarded).
     """
 
     def __init__(self, shape=(16, 16), dtype="u2", period=0.0):
