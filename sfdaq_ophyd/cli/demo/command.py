@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-SHOWN = ("timestamp", "event_id", "pulse_id", "total", "is_good")
-"""Per detector, the columns of its table that exist."""
+SHOWN = ("timestamp", "event_id", "pulse_id", "total")
+"""Per detector, the columns of its table."""
 
 
 def demo(
@@ -36,7 +37,7 @@ def demo(
     from ...sim import Facility
     from .detectors import available
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     exhibits = available()
     options = {name: value for exhibit in exhibits for name, value in exhibit.options.items()}
     parts = ["pvs", *(exhibit.part for exhibit in exhibits)]
@@ -65,10 +66,13 @@ def demo(
 
 
 def show(console: Console, run, detectors: list[str], directory: Path) -> None:
-    """Print the run from the catalog, a table per detector, and write a picture per frame."""
+    """Print the run from the catalog, a table per detector, and write pictures of its frames."""
     from ...catalog import run_table, scalar_keys
+    from ...catalog.pictures import write_pictures
 
     keys = scalar_keys(run, "primary")
-    for name in detectors or ["pulse_id"]:
-        columns = ["motor", "pulse_id", *(key for part in SHOWN if (key := f"{name}_{part}") in keys)]
+    for name in detectors:
+        columns = ["motor", *(key for part in SHOWN if (key := f"{name}_{part}") in keys)]
         console.print(run_table(run, columns=columns))
+    for path in write_pictures(run, directory):
+        console.print(f"Wrote {path}", soft_wrap=True)
