@@ -28,50 +28,48 @@ class FusedEngine:
         self._common, self._rare = _constants(layout, pedestal, scale)
         self._bands = _bands(layout)
         self._holes = _holes(layout)
-        fill = np.float32(fill)
-        bits = fill.view(np.int32) if dtype.kind == "f" else np.int32(0)
-        self._tail = (fill, bits, mask_undefined, mask_lost, dtype.kind == "i")
+        bits = int(np.float32(fill).view(np.int32)) if dtype.kind == "f" else 0
+        self._settings = (
+            CHIP // 16, GAP if layout.gap_pixels else 0, address(self._common), address(self._rare),
+            float(fill), bits, mask_undefined, mask_lost, dtype.kind == "i",
+        )  # fmt: skip
         self._local = threading.local()
         self._tables: dict[tuple, list] = {}
 
     def run(self, raw: np.ndarray, sources: dict[int, int], out: np.ndarray) -> None:
-        """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); frames contiguous, strides between free."""
-        n_parts = min(self._n_threads, max(1, raw.size // WORTH_A_THREAD))
-        first, *others = self._parts(tuple(sources[p.module] for p in self._layout.placements), n_parts)
-        addresses = (address(raw), raw.strides[0], address(out), out.strides[0], len(raw), out.shape[-1])
-        pending = [_pool(self._n_threads).submit(self._run_part, addresses, part) for part in others]
-        self._run_part(addresses, first)
+        """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); every frame is contiguous."""
+        n_parts = min(self._n_threads, raw.size // WORTH_A_THREAD) or 1
+        first, *others = self._parts(sources, n_parts)
+        images = (address(raw), raw.strides[0], address(out), out.strides[0], len(raw), out.shape[-1])
+        pending = [_pool(self._n_threads).submit(self._run_part, images, part) for part in others]
+        self._run_part(images, first)
         for future in pending:
             future.result()
 
-    def _run_part(self, addresses, part):
-        bands, holes = part
+    def _run_part(self, images, part):
         buffer = self._scratch()
-        _kernel.calibrate(
-            *addresses, bands, holes, CHIP // 16, GAP if self._layout.gap_pixels else 0,
-            address(self._common), address(self._rare), *self._tail, buffer, buffer + _kernel.BUFFER_BYTES,
-        )  # fmt: skip
+        _kernel.calibrate(*images, *part, *self._settings, buffer, buffer + _kernel.BUFFER_BYTES)
 
-    def _parts(self, places, n_parts):
+    def _parts(self, sources, n_parts):
         """Share bands and holes among threads; tables are kept per order of modules in the data."""
-        key = (places, n_parts)
+        key = (n_parts, *sources.values())
         if key not in self._tables:
             bands = self._bands.copy()
-            bands[:, 2] = np.repeat(
-                np.array(places) * MODULE_SHAPE[0], [_n_bands(p) for p in self._layout.placements]
-            )
-            self._tables[key] = list(
-                zip(np.array_split(bands, n_parts), np.array_split(self._holes, n_parts))
-            )
+            places = np.array([sources[p.module] for p in self._layout.placements])
+            bands[:, 2] = np.repeat(places * MODULE_SHAPE[0], [_n_bands(p) for p in self._layout.placements])
+            shares = np.array_split(bands, n_parts), np.array_split(self._holes, n_parts)
+            self._tables[key] = list(zip(*shares))
         return self._tables[key]
 
     def _scratch(self):
-        """Return the address of this thread's buffer and tile, on a 64-byte boundary."""
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = aligned_empty(
-                (_kernel.BUFFER_BYTES + _kernel.TILE_BYTES,), np.dtype(np.uint8)
-            )
-        return address(self._local.scratch)
+        """Return the address of this thread's buffer and tile, on a cache line."""
+        try:
+            return self._local.address
+        except AttributeError:
+            size = _kernel.BUFFER_BYTES + _kernel.TILE_BYTES
+            self._local.scratch = aligned_empty((size,), np.dtype(np.uint8))
+            self._local.address = address(self._local.scratch)
+            return self._local.address
 
 
 def _n_bands(placement):

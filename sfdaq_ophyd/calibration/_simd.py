@@ -52,63 +52,94 @@ def _splat(builder, value, kind):
     return builder.shuffle_vector(lane, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
 
 
-@intrinsic
-def convert16(typingctx, raw, common, rare, out, fill, mask_undefined, mask_lost, as_int):
-    """Calibrate 16 raw words.
+def _store(builder, value, out, *, streaming):
+    store = builder.store(value, _pointer(builder, out, value.type), align=64 if streaming else 4)
+    if streaming:
+        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
 
-    ``raw``: address of 16 uint16. ``common``: address of 16 pedestals and 16 reciprocal gains of G0.
-    ``rare``: the same of G1, then of G2; read only if one of the 16 is not in G0. ``out``: address of
-    16 float32 or, with ``as_int``, int32. ``fill`` replaces code 2 and lost words on request.
-    """
-    i8, f4, b1 = types.intp, types.float32, types.boolean
 
-    def codegen(context, builder, signature, args):
-        raw, common, rare, out, fill, mask_undefined, mask_lost, as_int = args
-        words = builder.load(_pointer(builder, raw, _WORDS), align=1)
-        adc = builder.uitofp(builder.zext(builder.and_(words, _all(0x3FFF)), _INTS), _FLOATS)
-        pedestal, scale = _floats(builder, common), _floats(builder, common, 1)
-        switched = builder.icmp_unsigned(">=", words, _all(0x4000))
-        lanes = builder.bitcast(switched, ir.IntType(LANES))
-        some = builder.icmp_unsigned("!=", lanes, ir.Constant(lanes.type, 0))
-        before = builder.block
-        with builder.if_then(some, likely=False):
-            ahead = builder.add(rare, ir.Constant(_I64, PREFETCH))
-            for line in range(4):
-                _prefetch(builder, builder.add(ahead, ir.Constant(_I64, 64 * line)), write=False)
-            code = builder.and_(words, _all(0xC000))
-            medium = builder.icmp_unsigned("==", code, _all(0x4000))
-            rare_pedestal = builder.select(medium, _floats(builder, rare), _floats(builder, rare, 2))
-            rare_scale = builder.select(medium, _floats(builder, rare, 1), _floats(builder, rare, 3))
-            rare_pedestal = builder.select(switched, rare_pedestal, pedestal)
-            rare_scale = builder.select(switched, rare_scale, scale)
-            yes = ir.VectorType(_I1, LANES)
-            undefined = builder.and_(
-                builder.icmp_unsigned("==", code, _all(0x8000)),
-                _splat(builder, builder.trunc(mask_undefined, _I1), yes),
-            )
-            lost = builder.and_(
-                builder.icmp_unsigned("==", words, _all(0xFFFF)),
-                _splat(builder, builder.trunc(mask_lost, _I1), yes),
-            )
-            bad = builder.or_(undefined, lost)
-            rare_scale = builder.select(bad, _splat(builder, fill, _FLOATS), rare_scale)
-            rare_pedestal = builder.select(bad, ir.Constant(_FLOATS, [0.0] * LANES), rare_pedestal)
-            inside = builder.block
-        pedestals, scales = builder.phi(_FLOATS), builder.phi(_FLOATS)
-        pedestals.add_incoming(pedestal, before)
-        pedestals.add_incoming(rare_pedestal, inside)
-        scales.add_incoming(scale, before)
-        scales.add_incoming(rare_scale, inside)
-        value = builder.fmul(builder.fsub(adc, pedestals), scales)
-        with builder.if_else(builder.trunc(as_int, _I1)) as (integers, floats):
-            with integers:
-                counts = builder.fptosi(_call(builder, "llvm.rint.v16f32", _FLOATS, value), _INTS)
-                builder.store(counts, _pointer(builder, out, _INTS), align=4)
-            with floats:
-                builder.store(value, _pointer(builder, out, _FLOATS), align=4)
-        return context.get_dummy_value()
+def _either(builder, *values_and_blocks):
+    phi = builder.phi(_FLOATS)
+    for value, block in values_and_blocks:
+        phi.add_incoming(value, block)
+    return phi
 
-    return types.void(i8, i8, i8, i8, f4, b1, b1, b1), codegen
+
+def _bad_words(builder, words, mask_undefined, mask_lost):
+    """Return the lanes with gain code 2, if those are masked, and those with 0xFFFF, if these are."""
+    yes = ir.VectorType(_I1, LANES)
+    code = builder.and_(words, _all(0xC000))
+    undefined = builder.icmp_unsigned("==", code, _all(0x8000))
+    lost = builder.icmp_unsigned("==", words, _all(0xFFFF))
+    return builder.or_(
+        builder.and_(undefined, _splat(builder, builder.trunc(mask_undefined, _I1), yes)),
+        builder.and_(lost, _splat(builder, builder.trunc(mask_lost, _I1), yes)),
+    )
+
+
+def _calibrated(builder, raw, common, rare, fill, mask_undefined, mask_lost):
+    """Return the 16 values; a branch for the rare stages keeps their constants out of the way."""
+    words = builder.load(_pointer(builder, raw, _WORDS), align=1)
+    adc = builder.uitofp(builder.zext(builder.and_(words, _all(0x3FFF)), _INTS), _FLOATS)
+    pedestal, scale = _floats(builder, common), _floats(builder, common, 1)
+    switched = builder.icmp_unsigned(">=", words, _all(0x4000))
+    lanes = builder.bitcast(switched, ir.IntType(LANES))
+    some = builder.icmp_unsigned("!=", lanes, ir.Constant(lanes.type, 0))
+    before = builder.block
+    with builder.if_then(some, likely=False):
+        ahead = builder.add(rare, ir.Constant(_I64, PREFETCH))
+        for line in range(4):
+            _prefetch(builder, builder.add(ahead, ir.Constant(_I64, 64 * line)), write=False)
+        low = builder.icmp_signed("<", words, _all(0))
+        rare_pedestal = builder.select(low, _floats(builder, rare, 2), _floats(builder, rare))
+        rare_scale = builder.select(low, _floats(builder, rare, 3), _floats(builder, rare, 1))
+        rare_pedestal = builder.select(switched, rare_pedestal, pedestal)
+        rare_scale = builder.select(switched, rare_scale, scale)
+        chosen = builder.block
+        with builder.if_then(builder.trunc(builder.or_(mask_undefined, mask_lost), _I1), likely=False):
+            bad = _bad_words(builder, words, mask_undefined, mask_lost)
+            masked_pedestal = builder.select(bad, ir.Constant(_FLOATS, [0.0] * LANES), rare_pedestal)
+            masked_scale = builder.select(bad, _splat(builder, fill, _FLOATS), rare_scale)
+            masked = builder.block
+        rare_pedestal = _either(builder, (rare_pedestal, chosen), (masked_pedestal, masked))
+        rare_scale = _either(builder, (rare_scale, chosen), (masked_scale, masked))
+        inside = builder.block
+    pedestal = _either(builder, (pedestal, before), (rare_pedestal, inside))
+    scale = _either(builder, (scale, before), (rare_scale, inside))
+    return builder.fmul(builder.fsub(adc, pedestal), scale)
+
+
+def _converter(streaming):
+    """Make the intrinsic that calibrates 16 words and stores them anywhere, or past the caches."""
+
+    @intrinsic
+    def convert(typingctx, raw, common, rare, out, fill, mask_undefined, mask_lost, as_int):
+        def codegen(context, builder, signature, args):
+            raw, common, rare, out, fill, mask_undefined, mask_lost, as_int = args
+            value = _calibrated(builder, raw, common, rare, fill, mask_undefined, mask_lost)
+            with builder.if_else(builder.trunc(as_int, _I1)) as (integers, floats):
+                with integers:
+                    rounded = _call(builder, "llvm.rint.v16f32", _FLOATS, value)
+                    _store(builder, builder.fptosi(rounded, _INTS), out, streaming=streaming)
+                with floats:
+                    _store(builder, value, out, streaming=streaming)
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 4, types.float32, *[types.boolean] * 3), codegen
+
+    return convert
+
+
+convert16 = _converter(streaming=False)
+"""Calibrate 16 raw words: ``convert16(raw, common, rare, out, fill, mask_undefined, mask_lost, as_int)``.
+
+``raw``: address of 16 uint16. ``common``: address of 16 pedestals and 16 reciprocal gains of G0. ``rare``: the same
+of G1, then of G2; read only if one of the 16 is not in G0. ``out``: address of 16 float32 or, with ``as_int``,
+int32. ``fill`` replaces code 2 and lost words on request.
+"""
+
+convert16_streaming = _converter(streaming=True)
+"""The same, to a 64-byte boundary and past the caches."""
 
 
 @intrinsic
@@ -117,8 +148,7 @@ def stream16(typingctx, source, target):
 
     def codegen(context, builder, signature, args):
         value = builder.load(_pointer(builder, args[0], _INTS), align=4)
-        store = builder.store(value, _pointer(builder, args[1], _INTS), align=64)
-        store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        _store(builder, value, args[1], streaming=True)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.intp), codegen
