@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,6 +120,10 @@ class RetrieveRequest:
         put(self, "extra", check_extra(self.extra))
 
     def _check_selected(self) -> list[int]:
+        if isinstance(self.selected_pulse_ids, str | bytes) or not isinstance(
+            self.selected_pulse_ids, Iterable
+        ):
+            raise RequestError("selected_pulse_ids", self.selected_pulse_ids, "a list of pulse ids")
         selected = [check_int(item, "selected_pulse_ids") for item in self.selected_pulse_ids]
         outside = next((item for item in selected if item not in self.pulses), None)
         if outside is not None:
@@ -166,6 +170,8 @@ class RetrieveRequest:
 
         What the server added is dropped; fields it only stores become `extra`.
         """
+        if not isinstance(body, Mapping):
+            raise RequestError("request", body, "a JSON object")
         missing = [key for key in ("pgroup", "start_pulseid", "stop_pulseid") if key not in body]
         if missing:
             raise RequestError("request", sorted(body), f"the keys {', '.join(missing)}")

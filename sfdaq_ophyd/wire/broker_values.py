@@ -101,21 +101,21 @@ def check_modules(value: Any, detector_name: str, field: str = "modules") -> lis
     return sorted({check_int(item, field, 0, last) for item in value})
 
 
-def check_names(value: Any, field: str, *, cameras: bool | None = False) -> list[str]:
+def check_names(value: Any, field: str, *, cameras: bool = False) -> list[str]:
     """Return names of channels, PVs or cameras: each once, order kept.
 
     Parameters
     ----------
-    cameras : bool or None
-        True: each must end in ``:FPICTURE``; False: none may; None: not looked at.
+    cameras : bool
+        True: each must end in ``:FPICTURE``; False: none may.
     """
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise RequestError(field, value, "a list of names: the server splits a string into its letters")
-    names = list(dict.fromkeys(value))
+    names = list(value)
     for name in names:
         if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
             raise RequestError(field, name, "non-empty names without blanks around them")
-        if cameras is not None and name.endswith(CAMERA_SUFFIX) is not cameras:
+        if name.endswith(CAMERA_SUFFIX) is not cameras:
             where = f"camera images, ending in {CAMERA_SUFFIX}" if cameras else "cameras listed as cameras"
             raise RequestError(field, name, where)
-    return names
+    return list(dict.fromkeys(names))
