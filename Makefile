@@ -1,21 +1,24 @@
-# The two commands of the README: `make demo` and `make test`. Each starts from a bare machine.
-.PHONY: demo test bench lint docs clean
+# `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network.
+.PHONY: demo test bench lint docs clean redis-server
 
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-PYTEST_ARGS ?=
+APT := export DEBIAN_FRONTEND=noninteractive; $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+# Two workers; each file stays on one, so that module fixtures start once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
 
 test: $(VENV)/.installed-test redis-server
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -23,29 +26,30 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --config setup.cfg --no-cache
 
 docs: $(VENV)/.installed-dev
+	rm -rf docs/reference/api
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-$(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed"; exit 1; }
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y python3-venv; }
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/pyvenv.cfg:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; apt-get install python3"; exit 1; }
+	@# Debian keeps a part of venv in a package of its own
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(APT) python3-venv; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[sim]'
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
+	$(PIP) -e '.[sim]'
 	@touch $@
 
-$(VENV)/.installed-test: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[test]'
+$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
+	$(PIP) -e '.[test]'
 	@touch $@
 
-$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q -e '.[dev]'
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 # The Redis tests run against a real server beside the embedded one.
-.PHONY: redis-server
 redis-server:
-	@command -v redis-server >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y redis-server; }
+	@command -v redis-server >/dev/null || { $(APT) redis-server; }
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output docs/_build
+	rm -rf $(VENV) build dist *.egg-info demo-output docs/_build docs/reference/api benchmarks/results.json

@@ -1,8 +1,7 @@
 """Run benchmarks and write ``results.json``: ``python -m benchmarks [area...]``.
 
-Each ``bench_<area>.py`` lists functions in ``BENCHMARKS``; each returns a dict, or a list of dicts, with name,
-ratio, bar, met, baseline and note. A ratio is to a baseline measured in the same run. Exit code 1 if a bar was
-missed.
+Each ``bench_<area>.py`` lists functions in ``BENCHMARKS``; each returns a dict, or a list of dicts, with the
+keys below. A ratio is to a baseline measured in the same run. Exit code 1 if a bar was missed.
 """
 
 from __future__ import annotations
