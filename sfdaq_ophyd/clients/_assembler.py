@@ -32,10 +32,10 @@ _REMEMBERED = 4096
 class Pending:
     """An image that is being filled."""
 
-    __slots__ = ("image", "blocks", "arrival", "created", "offset")
+    __slots__ = ("image", "blocks", "arrival", "created", "last", "offset")
 
     def __init__(self, image: np.ndarray, arrival: float, now: float):
-        self.image, self.arrival, self.created = image, arrival, now
+        self.image, self.arrival, self.created, self.last = image, arrival, now, now
         self.blocks: dict[int, ModuleHeader] = {}
         self.offset = float("inf")
 
@@ -120,24 +120,31 @@ class Assembler:
         key = (self.ports[port].numbering, header.frame_number)
         pending = self._pending[key]
         pending.blocks[self._block_of_port[port]] = header
+        pending.last = now
         if header.complete and header.ticks:
             pending.offset = min(pending.offset, self.ports[port].offset)
-        self.settle(now)
+        self.settle()
 
     def end(self, port: int) -> None:
         """Take note of a port's end message."""
         self.ports[port].end()
 
-    def settle(self, now: float) -> None:
-        """Hand on, in order, what is complete or cannot become so."""
+    def settle(self, read_until: float | None = None) -> None:
+        """Hand on, in order, what is complete or cannot become so.
+
+        Parameters
+        ----------
+        read_until : float, optional
+            Everything that came before this time has been seen; images wait no longer than `max_age` before.
+        """
         while self._pending:
             key = min(self._pending)
             pending = self._pending[key]
-            if len(pending.blocks) < len(self.ports) and not self._hopeless(key, pending, now):
+            if len(pending.blocks) < len(self.ports) and not self._hopeless(key, pending, read_until):
                 if len(self._pending) < max(2, self.ring.n_images * 3 // 4):
                     return
             del self._pending[key]
-            self._finish(key, pending, now)
+            self._finish(key, pending)
 
     def flush(self, now: float) -> None:
         """Give up what has begun: images with a block older than `now` are counted and not handed on."""
@@ -187,22 +194,22 @@ class Assembler:
     def _missing(self, pending: Pending) -> list[Port]:
         return [p for i, p in enumerate(self.ports) if self._block_of_port.get(i) not in pending.blocks]
 
-    def _hopeless(self, key: tuple[int, int], pending: Pending, now: float) -> bool:
+    def _hopeless(self, key: tuple[int, int], pending: Pending, read_until: float | None) -> bool:
         missing = self._missing(pending)
-        if now - pending.created >= self._max_age:
+        if read_until is not None and read_until - pending.created >= self._max_age:
             for port in missing:
                 port.silent = port.silent or port.heard < pending.created
             return True
         numbering, number = key
         return all(port.silent or port.passed(numbering, number + REORDER) for port in missing)
 
-    def _finish(self, key: tuple[int, int], pending: Pending, now: float) -> None:
+    def _finish(self, key: tuple[int, int], pending: Pending) -> None:
         missing = self._missing(pending)
         self._remember(key, "late" if missing else "duplicate")
         if pending.created < self._not_before:
             self.counters["flushed"] += 1
             return
-        frame = self._frame(key, pending, now)
+        frame = self._frame(key, pending)
         self.counters["incomplete" if frame.missing or frame.incomplete else "complete"] += 1
         if self._mark or not (frame.missing or frame.incomplete):
             self._deliver(frame)
@@ -212,7 +219,7 @@ class Assembler:
     def _is_complete(self, header: ModuleHeader) -> bool:
         return header.complete or header.n_packets == self._n_packets
 
-    def _frame(self, key: tuple[int, int], pending: Pending, now: float) -> StreamFrame:
+    def _frame(self, key: tuple[int, int], pending: Pending) -> StreamFrame:
         (rows, columns), (down, across) = self._layout
         wanted = (
             range(down * across) if len(self.ports) >= down * across else sorted(self._block_of_port.values())
@@ -239,6 +246,6 @@ class Assembler:
             missing=missing,
             incomplete=incomplete,
             acquisition=key[0],
-            received=now,
+            received=pending.last,
             extra=(first.extra or {}) if first else {},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -16,6 +17,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ..errors import RequestError, ServiceTimeout, WireError
 from ..wire.json_header import MAX_HEADER_BYTES
+from ._frame_queue import FrameQueue
 from ._stream_frame import StreamFrame
 
 logger = logging.getLogger(__name__)
@@ -28,69 +30,11 @@ _TICK = 0.1
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 
 
-class FrameQueue:
-    """Frames for one consumer: an iterator that ends when the stream or the queue is closed.
-
-    Parameters
-    ----------
-    stream : FrameStream
-        Where the frames come from.
-    timeout : float or None
-        Longest wait for a frame, s; None waits until the stream is closed.
-    """
-
-    def __init__(self, stream: FrameStream, timeout: float | None):
-        self._stream, self._timeout = stream, timeout
-        self._frames: queue.SimpleQueue[StreamFrame | None] = queue.SimpleQueue()
-        self._remove = stream.subscribe(self._frames.put)
-
-    def get(self, timeout: float | None = None) -> StreamFrame:
-        """Return the next frame.
-
-        Raises
-        ------
-        ServiceTimeout
-            None within `timeout` s; the message says what each port sent last.
-        EOFError
-            The stream was closed.
-        """
-        try:
-            frame = self._frames.get(timeout=timeout)
-        except queue.Empty:
-            raise ServiceTimeout("next frame", timeout, self._stream.describe_state()) from None
-        if frame is None:
-            self._frames.put(None)
-            raise EOFError("the image stream was closed")
-        return frame
-
-    def clear(self) -> None:
-        """Forget what is waiting."""
-        while True:
-            try:
-                if self._frames.get_nowait() is None:
-                    return self._frames.put(None)
-            except queue.Empty:
-                return None
-
-    def close(self) -> None:
-        """Take no more frames; wakes whoever waits. Safe twice."""
-        self._remove()
-        self._frames.put(None)
-
-    def __iter__(self) -> Iterator[StreamFrame]:
-        return self
-
-    def __next__(self) -> StreamFrame:
-        try:
-            return self.get(self._timeout)
-        except EOFError:
-            raise StopIteration from None
-
-    def __enter__(self) -> FrameQueue:
-        return self
-
-    def __exit__(self, *exc_info) -> None:
-        self.close()
+def _is_endpoint(endpoint: object) -> bool:
+    if not isinstance(endpoint, str) or not endpoint.startswith("tcp://"):
+        return isinstance(endpoint, str) and endpoint.startswith(("ipc://", "inproc://"))
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
 class FrameStream(ABC):
@@ -102,7 +46,7 @@ class FrameStream(ABC):
 
     def __init__(self, endpoints: list[str], *, timeout: float | None, socket_type: int = zmq.SUB):
         for endpoint in endpoints:
-            if not isinstance(endpoint, str) or "://" not in endpoint:
+            if not _is_endpoint(endpoint):
                 raise RequestError("endpoint", endpoint, "an address like 'tcp://host:port'")
         self.endpoints, self._default_timeout, self._type = list(endpoints), timeout, socket_type
         self.counters: Counter[str] = Counter()
@@ -145,7 +89,7 @@ class FrameStream(ABC):
             if thread is None:
                 return
             self._stopping = True
-            self._wake.send(b"")
+            self._wake_up()
             thread.join(10)
             self._wake.close(0)
             self._context.destroy(linger=0)
@@ -181,7 +125,7 @@ class FrameStream(ABC):
             if self._thread is None:
                 raise RequestError("flush", "closed", "an open stream")
             self._flushes.put(done)
-            self._wake.send(b"")
+            self._wake_up()
         if not done.wait(timeout):
             raise ServiceTimeout("reading old frames out of the image stream", timeout, self.describe_state())
 
@@ -226,8 +170,11 @@ class FrameStream(ABC):
         """Take the rest of a message of `port` whose first part is `header`; WireError if it is wrong."""
 
     @abstractmethod
-    def _settle(self, now: float) -> float | None:
-        """Do what time demands; return when it next will, or None."""
+    def _settle(self, read_until: float | None) -> float | None:
+        """Do what time demands, given that all messages before `read_until` were read (None: not all).
+
+        Returns when time next demands something, or None.
+        """
 
     @abstractmethod
     def _forget(self, now: float) -> None:
@@ -264,6 +211,18 @@ class FrameStream(ABC):
         except Exception:
             logger.exception("a consumer of %s failed", self.endpoints[0])
 
+    def _wake_up(self) -> None:
+        with contextlib.suppress(zmq.Again):  # then it is awake, or gone
+            self._wake.send(b"", zmq.DONTWAIT)
+
+    def _reconnect(self, port: int) -> None:
+        """Connect anew after a connection broke: libzmq does not, if a message was too large."""
+        socket, endpoint = self._sockets[port], self.endpoints[port]
+        self._drain(port, socket, 2 * HIGH_WATER)
+        with contextlib.suppress(zmq.ZMQError):  # it has let go of the address already
+            socket.disconnect(endpoint)
+        self._connect(socket, endpoint)
+
     def _run(self) -> None:
         wake = self._context.socket(zmq.PAIR)
         wake.connect("inproc://wake")
@@ -274,18 +233,26 @@ class FrameStream(ABC):
         for socket in roles:
             poller.register(socket, zmq.POLLIN)
         due: float | None = None
+        broken: dict[int, float] = {}
         while not self._stopping:
             left = _TICK if due is None else min(_TICK, max(0.0, due - time.monotonic()))
-            for socket, _ in poller.poll(left * 1000):
+            ready = poller.poll(left * 1000)
+            read_until: float | None = time.monotonic()
+            for socket, _ in ready:
                 port = roles[socket]
                 if port is None:
                     socket.recv()
                 elif port < 0:
                     event = parse_monitor_message(socket.recv_multipart())["event"]
                     self.connected[-1 - port] = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-                else:
-                    self._drain(port, socket, _BATCH)
-            due = self._settle(time.monotonic())
+                    if event == zmq.EVENT_DISCONNECTED:
+                        broken[-1 - port] = time.monotonic() + _TICK
+                elif not self._drain(port, socket, _BATCH):
+                    read_until = None
+            due = self._settle(read_until)
+            for port in [port for port, when in broken.items() if when <= time.monotonic()]:
+                del broken[port]
+                self._reconnect(port)
             if not self._flushes.empty():
                 self._flush()
         for socket in self._sockets:
@@ -302,13 +269,16 @@ class FrameStream(ABC):
         for done in waiting:
             done.set()
 
-    def _drain(self, port: int, socket: zmq.Socket, limit: int) -> None:
-        """Receive up to `limit` messages of one port. Whatever they hold, the stream goes on."""
+    def _drain(self, port: int, socket: zmq.Socket, limit: int) -> bool:
+        """Receive up to `limit` messages of one port; True if there are no more.
+
+        Whatever they hold, the stream goes on.
+        """
         for _ in range(limit):
             try:
                 header = socket.recv(zmq.DONTWAIT)
             except zmq.Again:
-                return
+                return True
             try:
                 if len(header) > MAX_HEADER_BYTES:
                     raise WireError(f"header of {len(header)} bytes, expected at most {MAX_HEADER_BYTES}")
@@ -326,3 +296,4 @@ class FrameStream(ABC):
             finally:
                 while socket.get(zmq.RCVMORE):
                     socket.recv_into(bytearray())
+        return False

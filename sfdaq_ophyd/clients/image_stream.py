@@ -134,7 +134,7 @@ class ImageStream(FrameStream):
             },
         )
 
-    def _settle(self, now: float) -> float | None:
+    def _settle(self, read_until: float | None) -> float | None:
         return None
 
     def _forget(self, now: float) -> None:

@@ -106,8 +106,8 @@ class ModuleStream(FrameStream):
             raise WireError(f"module frame {head.frame_number}: {found}, expected {head.n_bytes}")
         return self._assembler.placed(port, head, time.monotonic())
 
-    def _settle(self, now: float) -> float | None:
-        self._assembler.settle(now)
+    def _settle(self, read_until: float | None) -> float | None:
+        self._assembler.settle(read_until)
         return self._assembler.next_expiry()
 
     def _forget(self, now: float) -> None:

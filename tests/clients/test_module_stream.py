@@ -1,0 +1,291 @@
+import gc
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import zmq
+
+from sfdaq_ophyd.clients import ImageStream, ModuleStream
+from sfdaq_ophyd.errors import RequestError, ServiceTimeout
+from sfdaq_ophyd.wire.image_header import ImageHeader
+from sfdaq_ophyd.wire.module_header import ModuleHeader
+
+from .stream_peers import Publisher, collect
+
+PIXELS = np.arange(512 * 1024, dtype="u2")
+
+
+def header(number, port=0, n_ports=2, **fields):
+    return ModuleHeader(frame_number=number, row=port, detector_blocks=(n_ports, 1), frame_index=1, **fields)
+
+
+@pytest.fixture
+def pair():
+    """A publisher of two ports and a stream that listens to it."""
+    with Publisher(2) as peer, ModuleStream(peer.endpoints, max_age=0.5) as stream:
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        yield peer, stream
+
+
+def send(peer, number, *ports, **fields):
+    for port in ports or (0, 1):
+        peer.send(port, header(number, port, **fields).encode(), PIXELS + number + port)
+
+
+def test_frames_when_iterated_then_come_with_pixels_of_both_modules(pair):
+    peer, stream = pair
+    queue = stream.frames()
+    for number in range(1, 21):
+        send(peer, number)
+    for number, frame in zip(range(1, 21), queue):
+        assert frame.frame_number == number and frame.is_good
+        assert np.array_equal(frame.image[:512].ravel(), PIXELS + number)
+        assert np.array_equal(frame.image[512:].ravel(), PIXELS + number + 1)
+
+
+def test_endpoints_when_given_in_another_order_then_modules_are_in_their_place():
+    with Publisher(2) as peer, ModuleStream(peer.endpoints[::-1]) as stream:
+        queue = stream.frames()
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        send(peer, 1)
+        assert queue.get(10).image[512, 0] == 2
+
+
+def test_callback_when_it_raises_then_the_stream_goes_on(pair, caplog):
+    peer, stream = pair
+    seen, queue = [], stream.frames()
+
+    def callback(frame):
+        seen.append(frame.frame_number)
+        raise ValueError("not today")
+
+    unsubscribe = stream.subscribe(callback)
+    send(peer, 1)
+    send(peer, 2)
+    collect(queue, 2)
+    assert seen == [1, 2] and "not today" in caplog.text
+    unsubscribe()
+    unsubscribe()
+    send(peer, 3)
+    collect(queue, 1)
+    assert seen == [1, 2]
+
+
+def poison():
+    good = header(7, 0).encode()
+    return {
+        "empty": [b""],
+        "garbage": [b"\xff\xfe\x00garbage", PIXELS],
+        "half a header": [good[:100], PIXELS],
+        "quote in a string": [good.replace(b'"fname":""', b'"fname":"a"b"'), PIXELS],
+        "infinite progress": [good.replace(b'"progress":0', b'"progress":inf'), PIXELS],
+        "foreign json": [b'{"htype":"dheader-1.0","series":1}', PIXELS],
+        "deep json": [b"[" * 50_000, PIXELS],
+        "half the pixels": [good, PIXELS[: PIXELS.size // 2]],
+        "too many pixels": [good, np.concatenate([PIXELS, PIXELS])],
+        "no pixels": [good, b""],
+        "three parts": [good, PIXELS, b"more"],
+        "256 rows": [header(7, shape=(256, 1024)).encode(), PIXELS[: PIXELS.size // 2]],
+        "32 bit": [good.replace(b'"bitmode":16', b'"bitmode":32'), PIXELS],
+        "other detector": [good.replace(b'"detshape":[1, 2]', b'"detshape":[1, 3]'), PIXELS],
+        "pickle": [pickle.dumps({"evil": print}), PIXELS],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", poison())
+def test_message_when_poisoned_then_is_counted_and_the_stream_goes_on(pair, kind, wait_for):
+    peer, stream = pair
+    queue = stream.frames()
+    send(peer, 1)
+    peer.send(0, *poison()[kind])
+    wait_for(lambda: stream.counters["unparsable"] == 1, "the message to be counted")
+    send(peer, 7)
+    send(peer, 8)
+    frames = collect(queue, 3)
+    assert [frame.frame_number for frame in frames] == [1, 7, 8]
+    assert all(frame.is_good for frame in frames)
+    assert np.array_equal(frames[1].image[:512].ravel(), PIXELS + 7)
+    assert stream.last_problem
+
+
+def test_message_when_larger_than_any_frame_then_the_connection_recovers(pair, wait_for):
+    peer, stream = pair
+    queue = stream.frames()
+    peer.send(0, b"x" * (8 << 20))
+    for _ in range(2):  # the connection is cut, and made again
+        assert peer.sockets[0].poll(10_000)
+        peer.sockets[0].recv()
+    wait_for(lambda: all(stream.connected), "reconnection")
+
+    def both():
+        send(peer, 5)
+        try:
+            return queue.get(0.05).is_good
+        except ServiceTimeout:
+            return False
+
+    wait_for(both, "a frame after the reconnection")
+
+
+def test_one_part_message_when_it_is_no_end_then_still_ends_the_port(pair, wait_for):
+    peer, stream = pair
+    queue = stream.frames()
+    send(peer, 5)
+    for port in (0, 1):
+        peer.send(port, header(6, port).encode())
+    send(peer, 1)
+    send(peer, 2)
+    frames = collect(queue, 3)
+    assert [(frame.frame_number, frame.acquisition) for frame in frames] == [(5, 0), (1, 1), (2, 1)]
+    assert stream.counters["unparsable"] == 0
+
+
+def test_end_message_when_in_two_parts_then_is_an_end(pair):
+    peer, stream = pair
+    queue = stream.frames()
+    send(peer, 5)
+    for port in (0, 1):
+        peer.send(port, ModuleHeader.end().encode(), b"")
+    send(peer, 1)
+    assert [frame.acquisition for frame in collect(queue, 2)] == [0, 1]
+
+
+def test_flush_when_frames_lie_in_the_sockets_then_none_of_them_comes_later(pair):
+    peer, stream = pair
+    queue = stream.frames()
+    for number in range(1, 30):
+        send(peer, number)
+    peer.send(0, header(30).encode(), PIXELS)  # half an image
+    collect(queue, 29)
+    stream.flush()
+    queue.clear()
+    peer.send(1, header(30, 1).encode(), PIXELS)
+    send(peer, 31)
+    assert collect(queue, 1)[0].frame_number == 31
+    assert stream.counters["flushed"] == 1
+
+
+def test_get_when_nothing_comes_then_says_what_each_port_sent(pair):
+    peer, stream = pair
+    queue = stream.frames()
+    send(peer, 3)
+    collect(queue, 1)
+    with pytest.raises(ServiceTimeout) as error:
+        queue.get(0.05)
+    assert f"{peer.endpoints[1]}: 1 frames, last number 3" in str(error.value)
+
+
+def test_close_when_a_consumer_waits_then_its_iterator_ends(pair):
+    _, stream = pair
+    ended = threading.Event()
+    queue = stream.frames()
+    thread = threading.Thread(target=lambda: (list(queue), ended.set()))
+    thread.start()
+    stream.close()
+    stream.close()
+    assert ended.wait(10)
+    thread.join()
+
+
+def test_open_when_closed_before_then_works_again_with_new_counters(pair):
+    peer, stream = pair
+    send(peer, 1)
+    stream.close()
+    stream.open()
+    stream.wait_connected(10)
+    for socket in peer.sockets:
+        while socket.poll(200):
+            socket.recv()
+    queue = stream.frames()
+    send(peer, 1)
+    assert queue.get(10).is_good and stream.counters["received"] == 2
+
+
+def test_thread_when_stream_is_open_then_is_one_and_none_when_closed():
+    before = threading.active_count()
+    with Publisher(8) as peer, ModuleStream(peer.endpoints) as stream:
+        assert threading.active_count() == before + 1
+        stream.wait_connected(10)
+    assert threading.active_count() == before
+
+
+def test_wait_connected_when_nobody_is_there_then_names_the_endpoint():
+    free = zmq.Context.instance().socket(zmq.PUB)
+    port = free.bind_to_random_port("tcp://127.0.0.1")
+    free.close()
+    with ModuleStream([f"tcp://127.0.0.1:{port}"]) as stream:
+        with pytest.raises(ServiceTimeout, match=f"connecting to tcp://127.0.0.1:{port}"):
+            stream.wait_connected(0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"endpoints": []}, "endpoints"),
+        ({"endpoints": ["tcp://a:1", "tcp://a:1"]}, "endpoints"),
+        ({"endpoints": [f"tcp://a:{i}" for i in range(65)]}, "endpoints"),
+        ({"endpoints": ["localhost:30001"]}, "endpoint"),
+        ({"endpoints": [7]}, "endpoint"),
+        ({"endpoints": ["tcp://a:99999"]}, "endpoint"),
+        ({"endpoints": ["http://a:80"]}, "endpoint"),
+        ({"endpoints": ["tcp://a:1"], "incomplete": "maybe"}, "incomplete"),
+        ({"endpoints": ["tcp://a:1"], "max_age": 0}, "max_age"),
+        ({"endpoints": ["tcp://a:1"], "detector_name": "JF"}, "detector_name"),
+    ],
+)
+def test_stream_when_arguments_are_wrong_then_refuses_before_anything_is_opened(arguments, field):
+    with pytest.raises(RequestError) as error:
+        ModuleStream(**arguments)
+    assert error.value.field == field
+
+
+def test_open_when_an_address_cannot_be_then_names_it_and_leaves_nothing():
+    before = threading.active_count()
+    stream = ModuleStream(["ipc:///no/such/folder" + "/x" * 200])
+    with pytest.raises(RequestError, match="/no/such/folder"):
+        stream.open()
+    assert threading.active_count() == before
+    stream.close()
+
+
+def test_memory_when_many_frames_pass_then_buffers_are_used_again(pair):
+    peer, stream = pair
+    queue = stream.frames()
+    addresses = set()
+    for number in range(1, 101):
+        send(peer, number)
+        frame = queue.get(10)
+        addresses.add(frame.image.__array_interface__["data"][0])
+        del frame
+    gc.collect()
+    assert len(addresses) <= 3
+
+
+def test_image_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wait_for):
+    good = ImageHeader(frame_number=1, shape=(512, 1024), pulse_id=5, daq_rec=0)
+    pixels = PIXELS.tobytes()
+    bad = [
+        [b"no json", pixels],
+        [b'{"htype":"bsr_m-1.1"}', pixels],
+        [good.encode(), pixels[:-2]],
+        [good.encode(), pixels, b"more"],
+        [good.encode()],
+        [good.encode().replace(b"uint16", b"object"), pixels],
+        [good.encode().replace(b"[512,1024]", b"[51200,102400]"), pixels],
+    ]
+    with Publisher() as peer, ImageStream(peer.endpoints[0]) as stream:
+        queue = stream.frames()
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        for message in bad:
+            peer.send(0, *message)
+        peer.send(0, good.encode(), pixels)
+        peer.send(0, good.encode(), pixels)
+        wait_for(lambda: stream.counters["duplicate"] == 1, "the duplicate")
+        frame = queue.get(10)
+        assert stream.counters["unparsable"] == len(bad) and stream.counters["complete"] == 1
+        assert (frame.event_id, frame.om_event_id) == ("5", "1")
+        assert np.array_equal(frame.image.ravel(), PIXELS)
