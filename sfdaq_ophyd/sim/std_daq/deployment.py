@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable, Sequence
 
@@ -23,7 +24,7 @@ class Deployer:
     store, timing, faults
         Of the service.
     servers : sequence of str
-        Their names; none leaves every configuration waiting.
+        Their names.
     restart : callable
         Takes the new configuration; called once the writer has been away long enough.
     stop_writer : callable
@@ -45,14 +46,12 @@ class Deployer:
         self._closing = threading.Event()
         self._seen: str | None = None
         self._thread = threading.Thread(target=self._run, name="std-daq deployer", daemon=True)
-        if servers:
-            self._thread.start()
+        self._thread.start()
 
     def close(self) -> None:
         """End the thread. Safe twice."""
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        self._thread.join(10)
 
     def _run(self) -> None:
         while not self._closing.wait(self._timing.deployer_poll):
@@ -66,6 +65,7 @@ class Deployer:
     def _deploy(self, config_id: str, config: dict) -> None:
         first, self._seen = self._seen is None, config_id
         for server in self._servers:
+            self._closing.wait(random.random() * self._timing.deployer_poll / len(self._servers))
             self._store.report(config_id, server, "Deploying")
             fault = self._faults.take("server_error")
             self._store.report(config_id, server, fault.get("text", "Error") if fault else "Done")

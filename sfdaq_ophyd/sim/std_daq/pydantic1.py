@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-from fastapi.exceptions import RequestValidationError
-
 WORDS = {
     "missing": ("value_error.missing", "field required"),
     "greater_than_equal": (
@@ -23,9 +21,9 @@ WORDS = {
 }
 
 
-def old_errors(exc: RequestValidationError) -> list[dict]:
-    """Return the ``detail`` list as pydantic 1 and its FastAPI wrote it."""
-    return [_old(item, exc.body) for item in exc.errors()]
+def old_errors(errors: list[dict], body) -> list[dict]:
+    """Return the ``detail`` list as pydantic 1 and its FastAPI wrote it; `body` is the request's."""
+    return [_old(item, body) for item in errors]
 
 
 def _old(item: dict, body) -> dict:

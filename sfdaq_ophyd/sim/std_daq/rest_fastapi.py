@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -49,11 +50,12 @@ def _add_errors(app: FastAPI, pydantic: int) -> None:
     def inside(request: Request, exc: Exception) -> JSONResponse:
         return JSONResponse({"status": "error", "message": str(exc)})
 
-    if pydantic == 1:
-
-        @app.exception_handler(RequestValidationError)
-        def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
-            return JSONResponse({"detail": old_errors(exc)}, 422)
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
+        errors = jsonable_encoder(exc.errors())
+        if len(errors) == 1 and errors[0]["loc"] == ["body"] and errors[0]["input"] is None:
+            errors = [{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}]
+        return JSONResponse({"detail": old_errors(errors, exc.body) if pydantic == 1 else errors}, 422)
 
 
 def _says(reply: type, error: type = models.ErrorReply) -> dict:
@@ -147,6 +149,7 @@ def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
 
 def _stored(service: Service, config) -> dict:
     """Store a configuration as the service does, which is not always what it says."""
+    service.config()  # the stored one is read first, and not used
     whole = {"detector_name": config.detector_name, "detector_type": config.detector_type}
     whole.update({key: int(getattr(config, key)) for key in INTEGERS})
     info = dict(iter(config.submodule_info))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import redis
 
@@ -63,21 +63,17 @@ class Service:
             faults=faults,
         )
         self._stats = StatsCounter(self.store, self.timing, self._counts)
-        self._deployer = Deployer(
-            self.store,
-            self.timing,
-            faults,
-            servers=settings.servers,
-            stop_writer=self.writer.kill,
-            restart=self.writer.start,
-        )
+        self._deployer: Deployer | None = None
+        if settings.servers:
+            self.add_servers(settings.servers)
         if settings.running:
             self.source.follow_clock()
 
     def close(self) -> None:
         """End all parties. Safe twice."""
         self.source.close()
-        self._deployer.close()
+        if self._deployer is not None:
+            self._deployer.close()
         self._stats.close()
         self._driver.close()
         self.writer.kill()
@@ -88,6 +84,17 @@ class Service:
         """Restart the service alone: the state is UNKNOWN, the writer goes on."""
         old, self._driver = self._driver, self._new_driver()
         old.close()
+
+    def add_servers(self, servers: Sequence[str]) -> None:
+        """Let servers pick up configurations from now on."""
+        self._deployer = Deployer(
+            self.store,
+            self.timing,
+            self.faults,
+            servers=servers,
+            stop_writer=self.writer.kill,
+            restart=self.writer.start,
+        )
 
     def restart_writer(self) -> None:
         """Start the writer process anew with the stored configuration."""
