@@ -1,0 +1,209 @@
+"""The Jungfrau device: signals, and which source and processing they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ophyd import Component as Cpt
+from ophyd import Signal, SignalRO
+
+from ...calibration import JungfrauCalibration
+from ...clients import ImageStream, ModuleStream
+from ...errors import DetectorStateError, RequestError
+from ...wire.detector_name import MODULE_SHAPE, DetectorName
+from .._detector import Detector
+from ..pulse_id import PulseId
+from ._control import HardwareControl
+from ._processing import CalibratedImages, ConvertedImages, RawImages
+from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
+
+STREAMS = ("modules", "assembled")
+IMAGES = ("raw", "calibrated", "converted")
+
+
+class CounterSignal(SignalRO):
+    """One of the stream's counters, as it is when it is read."""
+
+    def __init__(self, *args, counter: str, **kwargs):
+        super().__init__(*args, value=0, **kwargs)
+        self._counter = counter
+
+    def get(self, **kwargs) -> int:
+        """Return the count since the device was staged."""
+        return self.parent.source.stream.counters[self._counter]
+
+    def describe(self) -> dict:
+        """Describe the count."""
+        (key,) = super().describe().values()
+        return {self.name: {**key, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}}
+
+
+def _counter(counter: str, doc: str) -> Cpt:
+    return Cpt(CounterSignal, counter=counter, kind="normal", doc=doc)
+
+
+class Jungfrau(Detector):
+    """A Jungfrau that runs, seen through its image streams.
+
+    Besides the keys of every `Detector` an event holds, per frame, ``NAME_frame_number``, ``NAME_daq_rec``,
+    ``NAME_total`` (sum of the pixels; of raw ones in ADU), ``NAME_n_saturated``, ``NAME_n_undefined_gain``,
+    ``NAME_n_lost_pixels``, and once per event the stream's counters (``NAME_n_received``, ...). The units of
+    ``NAME_image`` are in `describe`: ADU, keV or photons. ``NAME_pulse_id`` is -1 where the stream has none.
+
+    Parameters
+    ----------
+    endpoints : list of str, or str
+        One per port of slsReceiver; for ``stream="assembled"`` the one of sf-daq.
+    name : str
+    directory : str or Path
+        Where files are made.
+    detector_name : str
+        E.g. ``JF01T03V01``.
+    stream : {"modules", "assembled"}
+    calibration : JungfrauCalibration, optional
+        Constants and options; without it images stay raw. See `use_calibration`.
+    photon_energy : float, optional
+        keV; calibrated images then count photons.
+    pulse_id : PulseId, optional
+        Only frames of pulses after a trigger count. Without it: frames that arrive after a trigger.
+    disabled_modules : tuple of int
+        Modules that are left out of the assembled stream's raw images.
+    converted_shape : (int, int), optional
+        The assembled stream carries float32 images in keV, of this shape; nothing is calibrated then.
+    pull : bool
+        The assembled stream comes from sf-daq's live (PUSH) socket.
+    frame_step : int, optional
+        Frame numbers grow by so much from frame to frame, a jump is a lost frame; 0: jumps mean nothing.
+        Default 1 for modules; 0 for the assembled stream, whose sender may leave images out.
+    control : HardwareControl, optional
+        Has the detector send frames while the device is staged.
+    **kwargs
+        For `Detector`.
+    """
+
+    image_kind = Cpt(Signal, value="raw", kind="config", doc="raw or calibrated: what is recorded")
+    connect_timeout = Cpt(
+        Signal, value=CONNECT_TIMEOUT, kind="config", doc="s for endpoints to answer at stage"
+    )
+    detector_name = Cpt(SignalRO, value="", kind="config")
+    stream = Cpt(SignalRO, value="", kind="config")
+    endpoints = Cpt(SignalRO, value="", kind="config", doc="JSON list")
+    image_unit = Cpt(SignalRO, value="", kind="config")
+    gain_file = Cpt(SignalRO, value="", kind="config")
+    pedestal_file = Cpt(SignalRO, value="", kind="config")
+    constants_hash = Cpt(SignalRO, value="", kind="config", doc="SHA-256 of gain, pedestal and mask")
+    calibration = Cpt(SignalRO, value="", kind="config", doc="options, JSON")
+    n_received = _counter("received", "messages with data")
+    n_complete = _counter("complete", "images with all modules and packets")
+    n_incomplete = _counter("incomplete", "images with modules or packets missing")
+    n_late = _counter("late", "module frames whose image had gone")
+    n_duplicate = _counter("duplicate", "messages that came twice")
+    n_dropped = _counter("dropped", "images lost because all buffers were in use, or dropped as told")
+    n_unparsable = _counter("unparsable", "messages that were not understood")
+
+    hinted = ("total",)
+
+    def __init__(
+        self,
+        endpoints: Sequence[str] | str,
+        *,
+        name: str,
+        directory: str | Path,
+        detector_name: str,
+        stream: str = "modules",
+        calibration: JungfrauCalibration | None = None,
+        photon_energy: float | None = None,
+        pulse_id: PulseId | None = None,
+        disabled_modules: Sequence[int] = (),
+        converted_shape: tuple[int, int] | None = None,
+        pull: bool = False,
+        frame_step: int | None = None,
+        control: HardwareControl | None = None,
+        **kwargs: Any,
+    ):
+        if stream not in STREAMS:
+            raise RequestError("stream", stream, f"one of {STREAMS}")
+        if stream == "modules" and (converted_shape or disabled_modules or pull):
+            options = (converted_shape, disabled_modules, pull)
+            raise RequestError(
+                "converted_shape, disabled_modules, pull", options, "none with stream='modules'"
+            )
+        self._detector = DetectorName.parse(detector_name)
+        if stream == "modules":
+            frames = ModuleStream(endpoints, detector_name=detector_name, timeout=None)
+        else:
+            frames = ImageStream(endpoints, pull=pull, timeout=None)
+        n_active = self._detector.n_modules - len(set(disabled_modules))
+        self._raw_shape = (MODULE_SHAPE[0] * n_active, MODULE_SHAPE[1])
+        self._converted_shape = converted_shape
+        self._frame_step = int(stream == "modules") if frame_step is None else frame_step
+        self._constants: JungfrauCalibration | None = None
+        source = JungfrauSource(name, frames, None if pulse_id is None else pulse_id.get, control)
+        super().__init__(source=source, name=name, directory=directory, **kwargs)
+        self._say("detector_name", str(self._detector))
+        self._say("stream", stream)
+        self._say("endpoints", json.dumps(frames.endpoints))
+        if converted_shape is not None:
+            self.image_kind.put("converted")
+        self.use_calibration(calibration, photon_energy)
+
+    def use_calibration(
+        self, calibration: JungfrauCalibration | None, photon_energy: float | None = None
+    ) -> None:
+        """Change constants and options, between stagings; images are calibrated if there is one.
+
+        Raises
+        ------
+        DetectorStateError
+            The device is staged.
+        RequestError
+            The constants are of another detector, or the stream is converted already.
+        """
+        if self._store is not None:
+            raise DetectorStateError(f"{self.name}: a staged device keeps its calibration; unstage it first")
+        if calibration is not None:
+            if self._converted_shape is not None:
+                raise RequestError("calibration", calibration, "none: the stream is converted already")
+            if str(DetectorName.parse(calibration.detector_name)) != str(self._detector):
+                raise RequestError("calibration", calibration.detector_name, f"one for {self._detector}")
+        self._constants, self._photon_energy = calibration, photon_energy
+        known = calibration is not None
+        self._say("gain_file", calibration.gain_file if known else "")
+        self._say("pedestal_file", calibration.pedestal_file if known else "")
+        self._say("constants_hash", calibration.constants_hash if known else "")
+        self._say("calibration", calibration.options.to_json() if known else "")
+        if self._converted_shape is None:
+            self.image_kind.put("calibrated" if known else "raw")
+        self._say("image_unit", "")
+
+    def settings(self) -> StageSettings:
+        """Return what the source needs; the signals as they are at stage."""
+        process = self._processing()
+        self._say("image_unit", process.unit)
+        return StageSettings(process, self._frame_step, float(self.connect_timeout.get()))
+
+    def _processing(self):
+        image = self.image_kind.get()
+        if self._converted_shape is not None:
+            if image != "converted":
+                raise RequestError(f"{self.name}.image_kind", image, "'converted': the stream has no raw images")
+            return ConvertedImages(tuple(self._converted_shape))
+        if image == "raw":
+            return RawImages(self._raw_shape)
+        if image != "calibrated":
+            raise RequestError(f"{self.name}.image_kind", image, "'raw' or 'calibrated'")
+        if self._constants is None:
+            raise RequestError(f"{self.name}.image_kind", image, "'raw': there are no constants")
+        return CalibratedImages(self._constants, self._photon_energy)
+
+    def _frame_keys(self) -> dict:
+        keys = super()._frame_keys()
+        unit = self.image_unit.get()
+        keys[f"{self.name}_image"]["units"] = keys[f"{self.name}_total"]["units"] = unit
+        return keys
+
+    def _say(self, signal: str, value: str) -> None:
+        Signal.put(getattr(self, signal), value, force=True)

@@ -1,0 +1,136 @@
+"""From a frame of the stream to a frame of the device: raw or calibrated, with its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...calibration import JungfrauCalibration
+from ...calibration.words import ADC_BITS, LOST, count_words
+from ...clients import StreamFrame
+from ...clients._ring import Ring
+from ...errors import DetectorStateError
+from ...wire.daq_rec import DaqRec
+from ...wire.frame import Frame, FrameFormat
+
+NO_PULSE_ID = -1
+"""`NAME_pulse_id` of a frame whose source did not know its pulse."""
+
+_RAW = {"frame_number": "i8", "daq_rec": "i8", "total": "f8"}
+_COUNTS = {"n_saturated": "i8", "n_undefined_gain": "i8", "n_lost_pixels": "i8"}
+
+
+@dataclass(frozen=True)
+class RawImages:
+    """Hand raw words on as they are.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    """
+
+    shape: tuple[int, int]
+    unit = "ADU"
+
+    @property
+    def frame_format(self) -> FrameFormat:
+        """What the frames look like."""
+        return FrameFormat(self.shape, np.uint16, has_pulse_id=True, scalars=_RAW | _COUNTS)
+
+    def __call__(self, frame: StreamFrame) -> Frame:
+        """Return the frame with its numbers; `total` is in ADU without gain bits and lost pixels."""
+        counts = _counts(frame)
+        total = int(np.bitwise_and(frame.image, ADC_BITS).sum(dtype=np.int64))
+        total -= counts["n_lost_pixels"] * (LOST & ADC_BITS)
+        return _frame(frame, frame.image, float(total), counts)
+
+
+class CalibratedImages:
+    """Calibrate every frame, with the constants of the gain mode it was taken in.
+
+    Parameters
+    ----------
+    calibration : JungfrauCalibration
+        Lost pixels count as masked, whatever its options say.
+    photon_energy : float or None
+        keV; then pixels are photons.
+    """
+
+    def __init__(self, calibration: JungfrauCalibration, photon_energy: float | None = None):
+        changes = {} if photon_energy is None else {"factor": photon_energy}
+        calibration = calibration.with_options(mask_lost_packets=True, **changes)
+        self.unit = calibration.unit if photon_energy is None else "photons"
+        self._calibrations = {calibration.options.highgain: calibration}
+        self._first = calibration
+        self._ring = Ring(calibration.shape, calibration.dtype)
+
+    @property
+    def frame_format(self) -> FrameFormat:
+        """What the frames look like."""
+        return FrameFormat(self._first.shape, self._first.dtype, has_pulse_id=True, scalars=_RAW | _COUNTS)
+
+    def __call__(self, frame: StreamFrame) -> Frame:
+        """Return the calibrated frame; `total` is in the unit of its pixels."""
+        if frame.image.dtype != np.uint16:
+            found = f"frame {frame.frame_number} is {frame.image.dtype}"
+            raise DetectorStateError(f"{found}, expected raw uint16: the stream is converted already")
+        high_gain = frame.daq_rec is not None and DaqRec.decode(frame.daq_rec).high_gain
+        out = self._ring.take()
+        image = self._calibration(high_gain)(frame.image, out=out)
+        total = np.nansum(image, dtype=np.float64)
+        return _frame(frame, image, float(total), _counts(frame, high_gain))
+
+    def _calibration(self, high_gain: bool) -> JungfrauCalibration:
+        if high_gain not in self._calibrations:
+            self._calibrations[high_gain] = self._first.with_options(highgain=high_gain)
+        return self._calibrations[high_gain]
+
+
+@dataclass(frozen=True)
+class ConvertedImages:
+    """Hand images on that were converted to keV before they came.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns.
+    """
+
+    shape: tuple[int, int]
+    unit = "keV"
+
+    @property
+    def frame_format(self) -> FrameFormat:
+        """What the frames look like."""
+        return FrameFormat(self.shape, np.float32, has_pulse_id=True, scalars=_RAW)
+
+    def __call__(self, frame: StreamFrame) -> Frame:
+        """Return the frame; `total` is in keV."""
+        return _frame(frame, frame.image, float(np.nansum(frame.image, dtype=np.float64)), {})
+
+
+def _counts(frame: StreamFrame, high_gain: bool = False) -> dict[str, int]:
+    words = count_words(frame.image, highgain=high_gain)
+    return {
+        "n_saturated": words.n_saturated,
+        "n_undefined_gain": words.n_undefined_gain,
+        "n_lost_pixels": words.n_lost,
+    }
+
+
+def _frame(frame: StreamFrame, image: np.ndarray, total: float, counts: dict[str, int]) -> Frame:
+    return Frame(
+        image=image,
+        timestamp=frame.timestamp,
+        event_id=frame.event_id,
+        pulse_id=NO_PULSE_ID if frame.pulse_id is None else frame.pulse_id,
+        is_good=frame.is_good,
+        scalars={
+            "frame_number": frame.frame_number,
+            "daq_rec": -1 if frame.daq_rec is None else frame.daq_rec,
+            "total": total,
+            **counts,
+        },
+    )

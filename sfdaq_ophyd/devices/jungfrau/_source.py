@@ -1,0 +1,119 @@
+"""Decisions of the Jungfrau device, without ophyd: which frames of the stream belong to an exposure."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ...clients import StreamFrame
+from ...clients._stream import FrameStream
+from ...errors import DetectorStateError
+from ...wire.frame import Frame, FrameFormat, MissingFrame
+from .._source import Request
+from ._control import HardwareControl
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds within which every endpoint must answer when the device is staged."""
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What is fixed while the device is staged.
+
+    Attributes
+    ----------
+    process : callable
+        Makes a device's frame of a stream's; has `frame_format`.
+    frame_step : int
+        Frame numbers grow by so much from frame to frame, a jump is a loss; 0: jumps mean nothing.
+    connect_timeout : float
+        For every endpoint to answer, s.
+    """
+
+    process: Callable[[StreamFrame], Frame]
+    frame_step: int = 1
+    connect_timeout: float = CONNECT_TIMEOUT
+
+
+class JungfrauSource:
+    """Frames of a stream that were taken after they were asked for.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    stream : FrameStream
+        Open while staged.
+    current_pulse_id : callable, optional
+        Returns the machine's pulse id of the moment; then only later pulses count. Without it, only frames
+        that begin to arrive after everything older was read away.
+    control : HardwareControl, optional
+        Has the detector send frames while staged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stream: FrameStream,
+        current_pulse_id: Callable[[], int] | None = None,
+        control: HardwareControl | None = None,
+    ):
+        self._name, self.stream = name, stream
+        self._current_pulse_id, self._control = current_pulse_id, control
+        self._settings: StageSettings | None = None
+        self._given_up = threading.Event()
+        self._queue = None
+
+    def open(self, settings: StageSettings) -> FrameFormat:
+        """Connect; from now on frames are read, so that none lies about when one is asked for."""
+        self._settings = settings
+        if self._control is not None:
+            self._control.prepare()
+        self.stream.open()
+        self.stream.wait_connected(settings.connect_timeout)
+        return settings.process.frame_format
+
+    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
+        """Yield frames of pulses after this call, and a `MissingFrame` for each number that was left out."""
+        settings = self._settings
+        if settings is None:
+            raise DetectorStateError(f"{self._name}: frames, but the stream is not open")
+        self._given_up = given_up = threading.Event()
+        after = None if self._current_pulse_id is None else self._current_pulse_id()
+        self.stream.flush()
+        with self.stream.frames() as queue:
+            self._queue = queue
+            if given_up.is_set():
+                return
+            yield None
+            last: StreamFrame | None = None
+            for frame in queue:
+                if after is not None and frame.pulse_id is not None and frame.pulse_id <= after:
+                    continue
+                for number in self._left_out(last, frame, settings.frame_step):
+                    yield MissingFrame(f"frame number {number}")
+                last = frame
+                yield settings.process(frame)
+
+    def discard(self) -> None:
+        """Take no more frames of this exposure. Safe at any time, and twice."""
+        self._given_up.set()
+        if self._queue is not None:
+            self._queue.close()
+
+    def close(self) -> None:
+        """Disconnect; leave the detector as it was found. Safe from any state, and twice."""
+        try:
+            self.discard()
+            self.stream.close()
+        finally:
+            self._queue = None
+            if self._control is not None:
+                self._control.restore()
+
+    @staticmethod
+    def _left_out(last: StreamFrame | None, frame: StreamFrame, step: int) -> range:
+        if last is None or not step or last.acquisition != frame.acquisition:
+            return range(0)
+        return range(last.frame_number + step, frame.frame_number, step)
