@@ -55,9 +55,13 @@ class Replay:
         (self.root / "private" / "in").mkdir(parents=True)
         (self.root / "private").chmod(0o700)
         stack = meta["stack"]
-        times = [row["t"] for row in rows if "request" in row and row["request"]["path"] in START]
-        at_once = any(b - a < 0.005 for a, b in zip(times, times[1:]))
-        self.speed = 1.0 if at_once else SPEED
+        starts = [row for row in rows if "request" in row and row["request"]["path"] in START]
+        at_once = any(
+            second["t"] - first["t"] < 0.005 < 0.05 < first["elapsed_s"]
+            for first, second in zip(starts, starts[1:])
+        )
+        longest = max((row.get("elapsed_s") or 0 for row in rows), default=0)
+        self.speed = 1.0 if at_once else 30.0 if longest > 20 else SPEED
         notes = str([row.get("note") for row in rows])
         self.boot = "just started" in notes
         self.server = StdDaqServer(

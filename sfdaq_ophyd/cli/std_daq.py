@@ -1,0 +1,147 @@
+"""``sfdaq std-daq``: one subcommand per call of the standard DAQ, the same JSON as the published tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..clients.std_daq import StdDaqClient
+from ..errors import RequestError
+from .std_daq_write import write_with_progress
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Talk to the standard DAQ. The address comes from -b or STD_DAQ_API_URL.\n\n"
+    "Example: sfdaq std-daq status -b http://xbl-daq-28:5000",
+)
+
+Url = Annotated[
+    str, typer.Option("-b", "--url", envvar="STD_DAQ_API_URL", help="Base address of the service.")
+]
+OneLine = Annotated[bool, typer.Option("--json", help="One line of JSON in place of indented JSON.")]
+OutputFile = Annotated[str, typer.Argument(help="Absolute path on the DAQ's hosts.")]
+NImages = Annotated[int, typer.Argument(help="Number of images to write.")]
+RunId = Annotated[int | None, typer.Option(help="Unsigned 64-bit integer. Default: the time in ns.")]
+
+DEFAULT_URL = "http://127.0.0.1:5000"
+
+
+def _show(content: object, one_line: bool) -> None:
+    typer.echo(json.dumps(content, indent=None if one_line else 2))
+
+
+@app.command()
+def status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
+    """Show the state of the writer and its newest acquisition.
+
+    Example: sfdaq std-daq status
+    """
+    _show(StdDaqClient(url).get_status(), one_line)
+
+
+@app.command()
+def config(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
+    """Show the stored configuration.
+
+    Example: sfdaq std-daq config > config.json
+    """
+    _show(StdDaqClient(url).get_config(), one_line)
+
+
+@app.command()
+def set_config(
+    config_file: Annotated[Path, typer.Argument(help="JSON file with the keys to change.")],
+    url: Url = DEFAULT_URL,
+    wait: Annotated[bool, typer.Option(help="Wait until the DAQ is back.")] = True,
+    restart_time: Annotated[float, typer.Option(help="Seconds the DAQ's services are away.")] = 10.0,
+    one_line: OneLine = False,
+) -> None:
+    """Change the configuration, all of it or some keys; restarts the DAQ.
+
+    Example: sfdaq std-daq set-config config.json
+    """
+    try:
+        changes = json.loads(config_file.read_text())
+    except (OSError, ValueError) as exc:
+        raise RequestError("config_file", str(config_file), f"a readable JSON file ({exc})") from exc
+    client = StdDaqClient(url, restart_time=restart_time)
+    _show(client.set_config(changes, wait=wait), one_line)
+
+
+@app.command()
+def logs(
+    url: Url = DEFAULT_URL,
+    n: Annotated[int, typer.Option("-n", help="Number of last logs to show.")] = 1,
+    one_line: OneLine = False,
+) -> None:
+    """Show the newest finished acquisitions.
+
+    Example: sfdaq std-daq logs -n 5
+    """
+    _show(StdDaqClient(url).get_logs(n), one_line)
+
+
+@app.command()
+def stats(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
+    """Show throughput of detector and writer over the last second.
+
+    Example: sfdaq std-daq stats
+    """
+    _show(StdDaqClient(url).get_stats(), one_line)
+
+
+@app.command()
+def deploy_status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
+    """Show how far the newest configuration has got.
+
+    Example: sfdaq std-daq deploy-status
+    """
+    _show(StdDaqClient(url).get_deployment_status(), one_line)
+
+
+@app.command()
+def write_async(
+    output_file: OutputFile,
+    n_images: NImages,
+    url: Url = DEFAULT_URL,
+    run_id: RunId = None,
+    one_line: OneLine = False,
+) -> None:
+    """Start writing and return at once.
+
+    Example: sfdaq std-daq write-async /data/p12345/raw/test.h5 100
+    """
+    _show(StdDaqClient(url).start_writer_async(_request(output_file, n_images, run_id)), one_line)
+
+
+@app.command()
+def write_sync(
+    output_file: OutputFile,
+    n_images: NImages,
+    url: Url = DEFAULT_URL,
+    run_id: RunId = None,
+    one_line: OneLine = False,
+) -> None:
+    """Write and wait for the end, at most 60 s; Ctrl-C stops the writer.
+
+    Example: sfdaq std-daq write-sync /data/p12345/raw/test.h5 100
+    """
+    _show(write_with_progress(StdDaqClient(url), _request(output_file, n_images, run_id)), one_line)
+
+
+@app.command()
+def stop(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
+    """Stop writing, or reset a writer that is UNKNOWN.
+
+    Example: sfdaq std-daq stop
+    """
+    _show(StdDaqClient(url).stop_writer(), one_line)
+
+
+def _request(output_file: str, n_images: int, run_id: int | None) -> dict:
+    request = {"output_file": output_file, "n_images": n_images}
+    return request if run_id is None else {**request, "run_id": run_id}
