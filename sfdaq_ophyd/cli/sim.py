@@ -55,7 +55,8 @@ def _options(words: list[str]) -> dict:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
             raise RequestError("--option", word, "NAME=VALUE, e.g. eiger_model=1M")
-        options[name] = yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
+        options[name] = value if isinstance(parsed, dict) else parsed  # "SIM:" is a prefix, no mapping
     return options
 
 

@@ -96,8 +96,11 @@ class Facility:
                 part = getattr(importlib.import_module(module), cls)(world, **self._options[name])
                 self._parts[name] = part
                 part.start()
-        except BaseException:
-            self.close()
+        except BaseException as exc:
+            try:
+                self.close()
+            except ExceptionGroup as more:
+                exc.add_note(f"and then {more}: {'; '.join(map(str, more.exceptions))}")
             raise
         return self
 

@@ -21,6 +21,7 @@ def demo(
     ),
     points: Annotated[int, typer.Option(min=2, help="Points of the scan.")] = 7,
     speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 2.0,
+    eiger_model: Annotated[str, typer.Option(help="16M, 9M, 4M, 1M or 500K.")] = "4M",
 ) -> None:
     """Scan a motor with every detector, against simulators; print the run and write its pictures.
 
@@ -39,8 +40,8 @@ def demo(
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     exhibits = available()
-    options = {name: value for exhibit in exhibits for name, value in exhibit.options.items()}
     parts = ["pvs", *(exhibit.part for exhibit in exhibits)]
+    options = {"eiger_model": eiger_model}
     folder = directory.resolve() / "frames"
     folder.mkdir(parents=True, exist_ok=True)
     console.print(f"Starting the simulated facility ({', '.join(parts)}) and the catalog ...")

@@ -20,13 +20,10 @@ class Exhibit:
         The simulator it needs.
     make : callable
         Called with the facility, the folder for files and the `PulseId`; returns the device.
-    options : dict
-        Options of the Facility.
     """
 
     part: str
     make: Callable
-    options: dict
 
 
 def eiger(facility: Facility, folder: Path, pulse_id):
@@ -35,7 +32,7 @@ def eiger(facility: Facility, folder: Path, pulse_id):
 
 
 EXHIBITS = {
-    "Eiger": Exhibit("eiger", eiger, {"eiger_model": "4M"}),
+    "Eiger": Exhibit("eiger", eiger),
 }
 """By the device's class."""
 

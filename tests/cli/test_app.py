@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+from typer.testing import CliRunner
+
+from sfdaq_ophyd import __version__
+from sfdaq_ophyd.cli.app import COMMANDS, app
+
+INSTALLED = [name for name in COMMANDS if find_spec(f"sfdaq_ophyd.cli.{name.replace('-', '_')}")]
+
+
+def sfdaq(*words, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", *words],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        **kwargs,
+    )
+
+
+def test_help_when_asked_then_lists_every_installed_command():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for name in INSTALLED:
+        assert f" {name} " in result.output
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_help_when_asked_of_a_command_then_has_an_example(name):
+    result = CliRunner().invoke(app, [name, "--help"], prog_name="sfdaq")
+    assert result.exit_code == 0, result.output
+    assert "Example" in result.output or "COMMAND" in result.output
+    assert f"sfdaq {name}" in result.output
+
+
+def test_help_when_asked_then_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['sfdaq', '--help']\n"
+        "from sfdaq_ophyd.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'ophyd', 'bluesky', 'tiled', 'caproto', 'h5py', 'fastapi', 'numba', 'dask'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert "loaded []" in done.stdout
+
+
+def test_version_when_asked_then_printed():
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, __version__)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["sim", "--only", "nix"], 1, "sfdaq: only='nix': expected names out of pvs"),
+        (["sim", "--option", "foo"], 1, "sfdaq: --option='foo': expected NAME=VALUE"),
+        (
+            ["sim", "--option", "color=red"],
+            1,
+            "sfdaq: option='color': expected a name that starts with one of",
+        ),
+        (["sim", "--speed", "0"], 1, "sfdaq: speed=0.0: expected a number above 0"),
+        (["nix"], 2, "No such command 'nix'"),
+    ],
+)
+def test_sfdaq_when_told_nonsense_then_one_clear_line_and_exit_code(words, code, message):
+    done = sfdaq(*words, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    if code == 1:
+        assert len(done.stderr.strip().splitlines()) == 1

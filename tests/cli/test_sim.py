@@ -1,0 +1,104 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+
+class Sim:
+    """``sfdaq sim`` in a child; its output is read in a thread, so that no wait hangs on a silent child."""
+
+    def __init__(self, *words):
+        self.lines, self._new = [], threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "sim", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            with self._new:
+                self.lines.append(line.rstrip("\n"))
+                self._new.notify_all()
+
+    def wait_line(self, condition, timeout=30):
+        with self._new:
+            found = self._new.wait_for(lambda: next((x for x in self.lines if condition(x)), None), timeout)
+        assert found is not None, (self.lines, self.process.poll())
+        return found
+
+    def end(self, number):
+        self.process.send_signal(number)
+        errors = self.process.stderr.read()
+        self.process.stderr.close()
+        code = self.process.wait(timeout=20)
+        self._reader.join(5)
+        self.process.stdout.close()
+        return code, errors
+
+
+@pytest.fixture
+def sim():
+    started = []
+
+    def start(*words):
+        started.append(Sim(*words))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.end(signal.SIGKILL)
+
+
+def test_sim_when_ready_then_ready_is_the_first_line_and_a_table_follows(sim):
+    child = sim("--only", "pvs")
+    child.wait_line(lambda line: "Ctrl-C" in line)
+    assert child.lines[0] == "READY"
+    text = "\n".join(child.lines)
+    assert "pulse_id" in text and ":RX-PULSEID" in text and "EPICS_CA_ADDR_LIST=127.0.0.1:" in text
+    assert child.end(signal.SIGINT) == (0, "")
+
+
+def test_sim_when_json_then_one_line_with_the_addresses_that_another_process_can_use(sim, wait_for):
+    child = sim("--only", "std-daq,pvs", "--json", "--speed", "10")
+    addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
+    assert child.lines[0] == "READY" and len(child.lines) == 2
+    assert set(addresses) == {"pvs", "std_daq"}
+    environment = {
+        **os.environ,
+        "EPICS_CA_ADDR_LIST": addresses["pvs"]["ca"],
+        "EPICS_CA_AUTO_ADDR_LIST": "NO",
+    }
+    code = "import sys; from caproto.sync.client import read; print(int(read(sys.argv[1]).data[0]))"
+    command = [sys.executable, "-c", code, addresses["pvs"]["pulse_id"]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    assert int(done.stdout) > 10**9
+    assert child.end(signal.SIGTERM) == (0, "")
+
+
+def test_sim_when_port_base_is_given_then_served_there(sim):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        base = probe.getsockname()[1]
+    child = sim("--only", "pvs", "--json", "--port-base", str(base))
+    addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
+    assert addresses["pvs"]["ca"] == f"127.0.0.1:{base}"
+    assert child.end(signal.SIGINT)[0] == 0
+
+
+def test_sim_when_options_are_given_then_they_reach_their_part(sim):
+    child = sim("--only", "pvs", "--json", "--option", "pvs_prefix=MY:")
+    addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
+    assert addresses["pvs"]["motor"] == "MY:M1"
+    assert child.end(signal.SIGINT)[0] == 0

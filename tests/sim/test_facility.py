@@ -1,0 +1,173 @@
+import os
+import sys
+import types
+
+import pytest
+
+from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim import facility as facility_module
+from sfdaq_ophyd.sim.part import World
+
+
+class Recorder:
+    """A part that notes what happens to it."""
+
+    def __init__(self, log, name, fails=()):
+        self.log, self.name, self.fails = log, name, fails
+
+    def __call__(self, world, **options):
+        self.log.append((self.name, "made", options))
+        self.world = world
+        return self
+
+    def start(self):
+        self.log.append((self.name, "start"))
+        if "start" in self.fails:
+            raise RuntimeError(f"{self.name} does not start")
+
+    def stop(self):
+        self.log.append((self.name, "stop"))
+        if "stop" in self.fails:
+            raise RuntimeError(f"{self.name} does not stop")
+
+    def addresses(self):
+        return {"url": self.name}
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Put recorders in place of the parts; returns their log and how to make one fail."""
+    log, module = [], types.ModuleType("recorders")
+    table = {}
+    for name in facility_module.PARTS:
+        setattr(module, name, Recorder(log, name))
+        table[name] = ("recorders", name)
+    monkeypatch.setitem(sys.modules, "recorders", module)
+    monkeypatch.setattr(facility_module, "PARTS", table)
+    return log, module
+
+
+def test_enter_when_all_parts_then_started_in_order_and_stopped_in_reverse(parts):
+    log, _ = parts
+    with Facility() as facility:
+        started = [name for name, *what in log if what == ["start"]]
+        assert started == list(facility_module.PARTS)
+        assert facility.addresses() == {name: {"url": name} for name in started}
+    assert [name for name, *what in log if what == ["stop"]] == started[::-1]
+
+
+def test_only_when_given_then_nothing_else_is_made(parts):
+    log, _ = parts
+    with Facility(only=["eiger", "pvs"]) as facility:
+        assert [name for name, *what in log if what == ["start"]] == ["pvs", "eiger"]
+        assert facility.broker is None and facility.jungfrau is None and facility.std_daq is None
+
+
+def test_options_when_given_then_each_goes_to_its_part(parts):
+    log, _ = parts
+    with Facility(only=["eiger", "std_daq"], eiger_model="1M", std_daq_dialect="fastapi"):
+        made = {name: what[1] for name, *what in log if what[0] == "made"}
+    assert made == {"eiger": {"model": "1M"}, "std_daq": {"dialect": "fastapi"}}
+
+
+def test_world_when_facility_has_settings_then_parts_see_them(parts, tmp_path):
+    _, module = parts
+    with Facility(speed=4, directory=tmp_path / "new", only="eiger", seed=7, port_base=4000) as facility:
+        world = module.eiger.world
+        assert (world.speed, world.seed, world.directory) == (4, 7, tmp_path / "new")
+        assert world.clock is facility.clock
+        assert [world.next_port(), world.next_port()] == [4000, 4001]
+    assert (tmp_path / "new").is_dir(), "a directory that was given stays"
+
+
+def test_next_port_when_no_base_then_the_system_chooses():
+    assert World(clock=None, directory=None).next_port() == 0
+
+
+def test_directory_when_not_given_then_gone_afterwards(parts):
+    with Facility(only="eiger") as facility:
+        directory = facility.directory
+        assert directory.is_dir()
+    assert not directory.exists()
+    assert not facility.clock.path.exists()
+
+
+def test_enter_when_a_part_does_not_start_then_the_others_are_stopped_and_nothing_is_left(parts):
+    log, module = parts
+    module.std_daq.fails = ("start",)
+    facility = Facility()
+    with pytest.raises(RuntimeError, match="std_daq does not start"):
+        facility.__enter__()
+    stopped = [name for name, *what in log if what == ["stop"]]
+    assert stopped == ["std_daq", "eiger", "jungfrau", "pvs"]
+    assert not facility.directory.exists() and not facility.clock.path.exists()
+
+
+def test_enter_when_start_and_clean_up_both_fail_then_the_first_failure_is_raised_and_tells_the_second(parts):
+    _, module = parts
+    module.std_daq.fails, module.pvs.fails = ("start",), ("stop",)
+    with pytest.raises(RuntimeError, match="std_daq does not start") as caught:
+        Facility().__enter__()
+    assert "pvs does not stop" in caught.value.__notes__[0]
+
+
+def test_exit_when_a_part_does_not_stop_then_all_others_are_and_it_is_told(parts):
+    log, module = parts
+    module.eiger.fails = ("stop",)
+    with pytest.raises(ExceptionGroup, match="did not stop cleanly") as caught, Facility():
+        pass
+    assert [str(exc) for exc in caught.value.exceptions] == ["eiger does not stop"]
+    assert {name for name, *what in log if what == ["stop"]} == set(facility_module.PARTS)
+
+
+def test_close_when_twice_then_nothing_happens(parts):
+    facility = Facility()
+    facility.__enter__()
+    facility.close()
+    facility.close()
+
+
+def test_enter_when_used_again_then_starts_again(parts):
+    log, _ = parts
+    facility = Facility(only="eiger")
+    for _ in range(2):
+        with facility:
+            assert facility.eiger is not None
+    assert len([what for what in log if what == ("eiger", "stop")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"speed": 0}, "speed=0: expected a number above 0"),
+        ({"speed": float("nan")}, "speed=nan: expected a number above 0"),
+        ({"only": ["eigr"]}, "only='eigr': expected names out of pvs"),
+        ({"color": "red"}, "option='color': expected a name that starts with one of"),
+    ],
+)
+def test_facility_when_an_argument_is_wrong_then_says_which_before_anything_starts(arguments, message):
+    with pytest.raises(RequestError, match=message):
+        Facility(**arguments)
+
+
+def test_facility_when_real_parts_run_then_all_answer_and_nothing_stays(wait_for):
+    import socket
+    import threading
+    from urllib.parse import urlsplit
+
+    before = set(threading.enumerate())
+    environment = os.environ.get("EPICS_CA_ADDR_LIST")
+    with Facility(speed=10, eiger_model="500K") as facility:
+        addresses = facility.addresses()
+        assert set(addresses) == set(facility_module.PARTS)
+        urls = [u for roles in addresses.values() for u in roles.values() if str(u).startswith("http")]
+        assert len(urls) >= 4
+        for url in urls:
+            assert urlsplit(url).hostname == "127.0.0.1"
+            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=5).close()
+    for url in urls:
+        with pytest.raises(OSError):
+            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=5)
+    assert os.environ.get("EPICS_CA_ADDR_LIST") == environment
+    wait_for(lambda: not (set(threading.enumerate()) - before), "end of the threads")
