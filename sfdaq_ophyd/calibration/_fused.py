@@ -20,7 +20,7 @@ WORTH_A_THREAD = 1 << 20
 
 
 class FusedEngine:
-    """Calibrate with the compiled kernel; parameters as `NumpyEngine`, and how many threads share an image."""
+    """Calibrate with the compiled kernel; parameters as `NumpyEngine`, and threads that share an image."""
 
     def __init__(self, layout: Layout, pedestal, scale, dtype, fill, mask_undefined, mask_lost, n_threads):
         self._layout, self._dtype = layout, dtype

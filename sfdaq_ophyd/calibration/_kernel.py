@@ -1,11 +1,12 @@
 """The fused kernel: raw module rows to the final image in one pass.
 
-Pedestal, gain, mask, gap pixels, geometry, turns and holes at once. Rows go through a small buffer, from which
-whole 64-byte lines are streamed to the image, past the caches; the image is written once and never read.
+Pedestal, gain, mask, gap pixels, geometry, turns and holes at once. Rows go through a small buffer, from
+which whole 64-byte lines are streamed to the image, past the caches: it is written once and never read. Where
+lines of the image and of the constants coincide (no gaps, full width), the buffer is left out.
 
-Work comes in bands of `BAND` image rows of one module. A band is done for every frame of a stack before the next
-one, so its constants stay in the cache. Threads share bands. Without the GIL, and without numba's own threads,
-which refuse to be entered twice.
+Work comes in bands of `BAND` image rows of one module. A band is done for every frame of a stack before the
+next one, so its constants stay in the cache. Threads share bands. The GIL is not held, and numba's own
+threads, which must not be entered twice, are not used.
 """
 
 from __future__ import annotations
@@ -89,10 +90,10 @@ def calibrate(
 ):  # fmt: skip
     """Do some bands and some holes of `n_frames` images.
 
-    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `buffer` and `tile` are addresses; `pitch`
-    is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column, index of
-    the first constant); `holes` of (first pixel, pixels). `blocks` is a chip's width over 16: a variable, because
-    an unrolled loop is slower (the prefetcher follows one load instruction, not sixteen).
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `buffer` and `tile` are addresses;
+    `pitch` is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image
+    column, index of the first constant); `holes` of (first pixel, pixels). `blocks` is a chip's width over
+    16: a variable, because an unrolled loop is slower (the prefetcher follows one load, not sixteen).
     """
     chip = 16 * blocks
     fill = np.float32(fill)

@@ -61,7 +61,7 @@ class NumpyEngine:
         self._pixels = pixel_index(layout)
 
     def run(self, raw: np.ndarray, sources: dict[int, int], out: np.ndarray) -> None:
-        """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); `sources` is module -> place in raw."""
+        """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); `sources`: module to its place."""
         modules = raw.reshape(len(raw), -1, *MODULE_SHAPE)
         for frame, image in zip(modules, out):
             image[...] = self._fill

@@ -133,9 +133,9 @@ def _converter(streaming):
 convert16 = _converter(streaming=False)
 """Calibrate 16 raw words: ``convert16(raw, common, rare, out, fill, mask_undefined, mask_lost, as_int)``.
 
-``raw``: address of 16 uint16. ``common``: address of 16 pedestals and 16 reciprocal gains of G0. ``rare``: the same
-of G1, then of G2; read only if one of the 16 is not in G0. ``out``: address of 16 float32 or, with ``as_int``,
-int32. ``fill`` replaces code 2 and lost words on request.
+``raw``: address of 16 uint16. ``common``: address of 16 pedestals and 16 reciprocal gains of G0. ``rare``:
+the same of G1, then of G2; read only if one of the 16 is not in G0. ``out``: address of 16 float32 or, with
+``as_int``, int32. ``fill`` replaces code 2 and lost words on request.
 """
 
 convert16_streaming = _converter(streaming=True)

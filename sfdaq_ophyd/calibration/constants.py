@@ -36,8 +36,9 @@ def as_planes(name: str, maps: object, detector_name: str, n_planes: tuple[int, 
     expected = DetectorName.parse(detector_name).raw_shape
     if maps.ndim != 3 or maps.shape[0] not in n_planes or maps.shape[1:] != expected:
         planes = " or ".join(map(str, n_planes))
+        rows, columns = expected
         raise ShapeError(
-            f"{name} of {detector_name}: found shape {maps.shape}, expected ({planes}, {expected[0]}, {expected[1]})"
+            f"{name} of {detector_name}: found shape {maps.shape}, expected ({planes}, {rows}, {columns})"
         )
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(maps, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Share the charge of double-size pixels with the gap pixels beside them. Contract jungfrau.md, section 6.5."""
+"""Share the charge of double-size pixels with the gap pixels beside them. Contract jungfrau.md, 6.5."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def interpolate(module: np.ndarray) -> None:
 
 
 def _corners(module, y, x):
-    """A quarter of each corner pixel to itself and the three gap pixels it forms a block with."""
+    """Give a quarter of each corner pixel to itself and to the three gap pixels of its block."""
     for row, rows in ((y, slice(y, y + 2)), (y + 3, slice(y + 2, y + 4))):
         for column, columns in ((x, slice(x, x + 2)), (x + 3, slice(x + 2, x + 4))):
             module[..., rows, columns] = (module[..., row, column] / np.float32(4))[..., None, None]

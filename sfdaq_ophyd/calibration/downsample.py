@@ -16,8 +16,13 @@ def _blocks(image: np.ndarray, block: tuple[int, int]) -> np.ndarray:
 
 
 def good_fraction(good: np.ndarray, block: tuple[int, int]) -> np.ndarray:
-    """Return the good pixels of each block over those of a full block, float64; edges count as full blocks."""
+    """Return the good pixels of each block over those of a full block, float64; at ragged edges too."""
     return _blocks(good, block).sum(axis=(-3, -1)) / (block[0] * block[1])
+
+
+def any_reason(reasons: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+    """Return the reasons that any pixel of a block has, int64."""
+    return np.bitwise_or.reduce(np.bitwise_or.reduce(_blocks(reasons, block), axis=-1), axis=-2)
 
 
 def downsample(image: np.ndarray, fraction: np.ndarray, block: tuple[int, int]) -> np.ndarray:

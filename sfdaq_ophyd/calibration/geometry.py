@@ -61,7 +61,7 @@ class Layout:
     gap_pixels: bool
 
     def blocks(self, image: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the part of `image` that each module covers, as it lies in the image; last two axes y and x."""
+        """Yield what each module covers of `image`, as it lies in the image; last two axes y and x."""
         height, width = module_shape(self.gap_pixels)
         for p in self.placements:
             h, w = (height, width) if p.turns % 2 == 0 else (width, height)

@@ -1,7 +1,8 @@
 """Where the modules of the known detectors sit: the facility's geometry table.
 
-Origins are in units of gap-expanded pixels, turns are counter-clockwise quarters. Source: contract jungfrau.md,
-section 6.6, and its ``geometry_table.json``. A detector is looked up by its full name, then without the ``V`` part.
+Origins are in units of gap-expanded pixels, turns are counter-clockwise quarters. Source: contract
+jungfrau.md, section 6.6, and its ``geometry_table.json``. A detector is looked up by its full name, then
+without its version.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""`JungfrauCalibration`: raw Jungfrau images to keV, for one detector, one set of constants, one set of options."""
+"""`JungfrauCalibration`: raw Jungfrau images to keV, with one set of constants and of options."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 from functools import cached_property
 from typing import Any
 
@@ -13,24 +11,22 @@ import numpy as np
 from ..errors import DtypeError, RequestError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from . import pixel_mask as masks
+from ._checks import checked_out, choose_engine, choose_threads, stacked
 from ._memory import aligned_empty
 from ._numpy import NumpyEngine, PlacingEngine
 from .double_pixels import interpolate
-from .downsample import downsample, good_fraction
+from .downsample import any_reason, downsample, good_fraction
 from .geometry import make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
 from .words import CODE_SHIFT, WordCounts, count_words, saturated_word
 
-MAX_THREADS = 8
-"""Default limit of threads per call: memory is busy long before."""
-
 
 class JungfrauCalibration:
     """Turn raw images of one detector into keV, masked, expanded and placed.
 
-    Constants are checked, and the kernel is compiled or read from its cache, when the object is made: no frame
-    waits for either. The caller's arrays are never written to, except `out`. Threads may share an object.
+    Constants are checked, and the kernel is compiled or read from its cache, when the object is made: frames
+    wait for neither. No array of the caller is written to, except `out`. Threads may share an object.
 
     Parameters
     ----------
@@ -45,7 +41,7 @@ class JungfrauCalibration:
     disabled_modules : tuple of int
         Shorthand for a `module_map`.
     n_threads : int, optional
-        Threads that share one call; default is one per CPU this process may use, at most `MAX_THREADS`.
+        Threads that share one call; default is one per CPU this process may use, at most 8.
     engine : {"auto", "numba", "numpy"}
         "auto" takes numba where it is installed. Results are identical.
     gain_file, pedestal_file : str
@@ -108,8 +104,8 @@ class JungfrauCalibration:
         if opts.conversion:
             self._maps = self._maps.usable(opts)
         self._bad = self._maps.bad(opts)
-        self._n_threads = _n_threads(n_threads)
-        self.engine = _engine(engine)
+        self._n_threads = choose_threads(n_threads)
+        self.engine = choose_engine(engine)
         self._engine = self._make_engine()
 
     def _make_engine(self):
@@ -174,6 +170,11 @@ class JungfrauCalibration:
         return "keV" if self.options.factor is None else f"{self.options.factor:g} keV"
 
     @property
+    def masking(self) -> bool:
+        """Whether bad pixels are replaced."""
+        return self._maps.reasons is not None and self.options.mask is not False
+
+    @property
     def constants_hash(self) -> str:
         """SHA-256 of gain, pedestal and mask as they are used, in hexadecimal."""
         return self._maps.digest
@@ -195,16 +196,18 @@ class JungfrauCalibration:
 
     @cached_property
     def pixel_mask(self) -> np.ndarray:
-        """True where the whole processed image is good; gaps and holes are not. With `downsample`: full blocks."""
+        """True where the processed image is good; gaps and holes are not. Blocks: where all is good."""
         return self._good if self.options.downsample is None else self.good_fraction == 1
 
     @cached_property
     def pixel_mask_reasons(self) -> np.ndarray:
-        """Reason bits of the whole processed image, int64; 2**20 where there is no pixel."""
+        """Reason bits of the processed image, int64; 2**20 where there is no pixel. Blocks: any reason."""
         reasons = self._maps.reasons
         if reasons is None:
             reasons = np.zeros(self._name.raw_shape, dtype=np.int64)
-        return masks.place(self._layout, reasons, np.full(self._layout.shape, masks.EMPTY, dtype=np.int64))
+        empty = np.full(self._layout.shape, masks.EMPTY, dtype=np.int64)
+        reasons = masks.place(self._layout, reasons, empty)
+        return reasons if self.options.downsample is None else any_reason(reasons, self.options.downsample)
 
     def empty(self, n_frames: int | None = None) -> np.ndarray:
         """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack."""
@@ -243,7 +246,7 @@ class JungfrauCalibration:
             raise RequestError("roi", dict(opts.roi), "one region; regions() gives several")
         if out is None:
             return image
-        np.copyto(_checked_out(out, image.shape, image.dtype), image)
+        np.copyto(checked_out(out, image.shape, image.dtype), image)
         return out
 
     def regions(self, raw: np.ndarray) -> dict[str, np.ndarray]:
@@ -271,8 +274,8 @@ class JungfrauCalibration:
         raw, sources = self._checked_raw(raw, np.uint16 if self.options.conversion else None)
         shape = (*raw.shape[:-2], *self._layout.shape)
         dtype = self._whole_dtype if self.options.conversion else raw.dtype
-        out = aligned_empty(shape, dtype) if out is None else _checked_out(out, shape, dtype)
-        self._engine.run(*_stacked(raw, sources, out))
+        out = aligned_empty(shape, dtype) if out is None else checked_out(out, shape, dtype)
+        self._engine.run(*stacked(raw, sources, out))
         if self.options.double_pixels == "interp":
             for _, view in self._layout.views(out):
                 interpolate(view)
@@ -290,7 +293,7 @@ class JungfrauCalibration:
 
     def _placed(self, words, sources):
         out = np.empty((*words.shape[:-2], *self._layout.shape), dtype=words.dtype)
-        PlacingEngine(self._layout).run(*_stacked(words, sources, out))
+        PlacingEngine(self._layout).run(*stacked(words, sources, out))
         return out
 
     def _checked_raw(self, raw, dtype):
@@ -309,39 +312,5 @@ class JungfrauCalibration:
                 return raw, self._places
         height, width = self._name.raw_shape
         active = "" if n_active == self._name.n_modules else f" or ({MODULE_SHAPE[0] * n_active}, {width})"
-        raise ShapeError(
-            f"raw image of {self.detector_name}: found shape {raw.shape}, expected ({height}, {width}){active}, or a stack"
-        )
-
-
-def _stacked(raw, sources, out):
-    return (raw, sources, out) if raw.ndim == 3 else (raw[None], sources, out[None])
-
-
-def _checked_out(out, shape, dtype):
-    if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        raise DtypeError(f"out: found {getattr(out, 'dtype', type(out))}, expected an array of {dtype}")
-    if out.shape != shape:
-        raise ShapeError(f"out: found shape {out.shape}, expected {shape}")
-    if not out.flags.writeable or out.strides[-2:] != (shape[-1] * dtype.itemsize, dtype.itemsize):
-        raise ShapeError(
-            "out: found an array that is read-only or not in C order, expected a writable one in C order"
-        )
-    return out
-
-
-def _engine(wanted):
-    if wanted not in ("auto", "numba", "numpy"):
-        raise RequestError("engine", wanted, "'auto', 'numba' or 'numpy'")
-    present = importlib.util.find_spec("numba") is not None
-    if wanted == "numba" and not present:
-        raise RequestError("engine", wanted, "'auto' or 'numpy': numba is not installed")
-    return "numba" if present and wanted != "numpy" else "numpy"
-
-
-def _n_threads(wanted):
-    if wanted is None:
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-        raise RequestError("n_threads", wanted, "an integer of at least 1, or None")
-    return wanted
+        expected = f"({height}, {width}){active}, or a stack"
+        raise ShapeError(f"raw image of {self.detector_name}: found shape {raw.shape}, expected {expected}")

@@ -97,7 +97,7 @@ class Maps:
         )
 
     def folded(self, options: CalibrationOptions, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (pedestal, scale) such that (adc - pedestal) * scale is the value; bad pixels give the fill."""
+        """Return (pedestal, scale): (adc - pedestal) * scale is the value, and the fill for bad pixels."""
         gain, pedestal = self.stages(options)
         factor = options.inner_factor
         scale = constants.reciprocal(gain, factor)

@@ -43,13 +43,15 @@ def available() -> bool:
     return _library() is not None
 
 
-def compress(image: np.ndarray) -> memoryview:
+def compress(image: np.ndarray, block_items: int = 0) -> memoryview:
     """Return the bytes of a bitshuffle-LZ4 chunk that holds `image`.
 
     Parameters
     ----------
     image : ndarray
         C-contiguous; little-endian, as the dataset it goes into.
+    block_items : int
+        Items that are shuffled together, as the dataset's filter has it; 0 takes the library's default.
 
     Returns
     -------
@@ -59,10 +61,14 @@ def compress(image: np.ndarray) -> memoryview:
     library = _library()
     image = np.ascontiguousarray(image)
     item = image.dtype.itemsize
-    out = np.empty(_HEADER + library.bshuf_compress_lz4_bound(image.size, item, 0), "u1")
-    block_bytes = library.bshuf_default_block_size(item) * item
-    out[:_HEADER] = np.frombuffer(image.nbytes.to_bytes(8, "big") + block_bytes.to_bytes(4, "big"), "u1")
-    n_bytes = library.bshuf_compress_lz4(image.ctypes.data, out.ctypes.data + _HEADER, image.size, item, 0)
+    block_items = block_items or library.bshuf_default_block_size(item)
+    out = np.empty(_HEADER + library.bshuf_compress_lz4_bound(image.size, item, block_items), "u1")
+    out[:_HEADER] = np.frombuffer(
+        image.nbytes.to_bytes(8, "big") + (block_items * item).to_bytes(4, "big"), "u1"
+    )
+    n_bytes = library.bshuf_compress_lz4(
+        image.ctypes.data, out.ctypes.data + _HEADER, image.size, item, block_items
+    )
     if n_bytes < 0:
         raise RuntimeError(f"bitshuffle-LZ4 failed with code {n_bytes} on {image.dtype} {image.shape}")
     return memoryview(out)[: _HEADER + n_bytes]

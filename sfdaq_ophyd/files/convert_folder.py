@@ -1,0 +1,172 @@
+"""Plan the conversion of a folder, and run it on a Dask scheduler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..calibration import CalibrationOptions, disabled_to_map
+from ..errors import RequestError
+from .convert import Conversion, Converted, convert, nearest_pedestal, raw_detectors
+
+RECORD = ".sfdaq-convert.json"
+"""In the output folder: how its files were made, so that a later call goes on in the same way."""
+
+STANDARD_GAIN = "/sf/jungfrau/config/gainMaps/{detector}/gains.h5"
+"""Where the facility keeps gain maps."""
+
+
+def plan(
+    source: Path,
+    target: Path,
+    *,
+    gain_files: tuple[str, ...] = (),
+    pedestal: Path | None = None,
+    options: CalibrationOptions,
+    disabled_modules: tuple[int, ...] = (),
+    all_frames: bool = False,
+    overwrite: bool = False,
+    threads: int = 1,
+) -> list[Conversion]:
+    """Return a conversion for each raw Jungfrau detector in each file below `source`, folders mirrored.
+
+    Parameters
+    ----------
+    source : Path
+        A file or a folder.
+    target : Path
+        Output folder; it must not be the source's.
+    gain_files : tuple of str
+        One HDF5 file, in which ``{detector}`` stands for the name, or binary files; default `STANDARD_GAIN`.
+    pedestal : Path, optional
+        A ``.res.h5`` file, or a folder of them, from which the nearest in time is taken; default is the first
+        ``JF_pedestals`` beside the source or above it.
+    disabled_modules : tuple of int
+        Modules to leave out.
+    options, all_frames, overwrite, threads
+        As `Conversion`.
+
+    Raises
+    ------
+    RequestError
+        No such source, nothing to convert, or `target` holds files that were made in another way.
+    """
+    if not source.exists():
+        raise RequestError("IN", str(source), "a file or a folder that exists")
+    top = source if source.is_dir() else source.parent
+    if target.resolve() == top.resolve():
+        raise RequestError("OUT", str(target), "a folder other than that of the raw files")
+    jobs = []
+    for path, detector, name in _sources(source, top, target):
+        chosen = pedestal or _pedestals_near(path)
+        if chosen.is_dir():
+            chosen = nearest_pedestal(path, detector, chosen)
+        gains = tuple(str(gain).replace("{detector}", detector) for gain in gain_files or (STANDARD_GAIN,))
+        chosen_options = options
+        if disabled_modules:
+            name_only = detector.partition(":")[0]
+            chosen_options = options.with_(module_map=disabled_to_map(name_only, disabled_modules))
+        jobs.append(
+            Conversion(
+                source=str(path),
+                target=str(target / name),
+                detector=detector,
+                gain_file=gains,
+                pedestal_file=str(chosen),
+                options=chosen_options.to_json(),
+                all_frames=all_frames,
+                overwrite=overwrite,
+                threads=threads,
+            )
+        )
+    if not jobs:
+        raise RequestError("IN", str(source), "HDF5 files with raw Jungfrau images")
+    _check_record(target, gain_files, options, all_frames, overwrite)
+    return jobs
+
+
+def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str, Path]]:
+    """Yield (raw file, detector, name of its output below the target)."""
+    inside = target.resolve()
+    for path in sorted(source.rglob("*.h5")) if source.is_dir() else [source]:
+        if inside in path.resolve().parents:
+            continue
+        detectors = raw_detectors(path)
+        for detector in detectors:
+            relative = path.relative_to(top)
+            if len(detectors) > 1:
+                relative = relative.with_name(f"{relative.stem}.{detector.replace(':', '.')}.h5")
+            yield path, detector, relative
+
+
+def _pedestals_near(path: Path) -> Path:
+    for folder in path.resolve().parents:
+        if (folder / "JF_pedestals").is_dir():
+            return folder / "JF_pedestals"
+    raise RequestError("pedestal", None, f"a file or folder: no JF_pedestals lies beside or above {path}")
+
+
+def _check_record(target, gain_files, options, all_frames, overwrite):
+    """Refuse to mix files made in different ways; else write down how these are made."""
+    ours = {"options": options.to_json(), "gain_files": list(gain_files), "all_frames": all_frames}
+    record = target / RECORD
+    if record.exists() and not overwrite:
+        theirs = json.loads(record.read_text())
+        if theirs != ours:
+            raise RequestError(
+                "OUT", str(target), f"a folder made with the same settings; these are {theirs}"
+            )
+    target.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(ours))
+
+
+def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 1) -> Iterator[Converted]:
+    """Yield results as they come: from local threads, or from the workers of a Dask cluster.
+
+    Parameters
+    ----------
+    jobs : list of Conversion
+        What to do; a cluster's workers must see the same paths.
+    scheduler : str, optional
+        ``tcp://host:port`` of a Dask scheduler.
+    workers : int
+        Local threads, one file each.
+    """
+    if scheduler is None:
+        yield from _run_locally(jobs, workers)
+        return
+    from distributed import Client, as_completed
+
+    with Client(scheduler, timeout="10s", set_as_default=False) as client:
+        futures = client.map(convert, jobs, pure=False)
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def _run_locally(jobs, workers):
+    """Run Dask's threaded scheduler file by file in the background; results come over a queue."""
+    import queue
+    import threading
+
+    import dask
+
+    done: queue.Queue = queue.Queue()
+
+    def one(job):
+        done.put(convert(job))
+
+    def all_of_them():
+        try:
+            dask.compute(*(dask.delayed(one)(job) for job in jobs), scheduler="threads", num_workers=workers)
+        except BaseException as exc:
+            done.put(exc)
+
+    thread = threading.Thread(target=all_of_them, name="convert", daemon=True)
+    thread.start()
+    for _ in jobs:
+        result = done.get()
+        if isinstance(result, BaseException):
+            raise result
+        yield result
+    thread.join()

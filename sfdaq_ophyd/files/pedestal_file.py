@@ -1,0 +1,131 @@
+"""Pedestals: the facility's ``.res.h5`` file, and OM's dark files. Contract jungfrau.md, 7.2 and 8.2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from ..errors import FileFormatError, RequestError
+from ..wire.detector_name import MODULE_SHAPE, DetectorName
+from ._hdf5 import dataset, opened, read
+
+OM_GAIN_BITS = {"int16": (0, 16384, -16384), "uint16": (0, 16384, 49152)}
+"""What OM's darks of G0, G1, G2 hold above the ADU: as from its ZMQ stream, and as from files."""
+
+
+class Pedestal(NamedTuple):
+    """Mean and spread of dark frames.
+
+    Attributes
+    ----------
+    mean : ndarray of float, shape (3 or 4, 512 n, 1024)
+        ADU of G0, G1, G2[, HG0], gain bits removed.
+    rms : ndarray of float, same shape, or None
+        Standard deviation, ADU.
+    pixel_mask : ndarray of int64, shape (512 n, 1024), or None
+        A bit per reason; 0 is good.
+    """
+
+    mean: np.ndarray
+    rms: np.ndarray | None
+    pixel_mask: np.ndarray | None
+
+
+def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
+    """Read ``/gains``, ``/gainsRMS`` and ``/pixel_mask``; the last two may be missing.
+
+    Raises
+    ------
+    FileFormatError
+        Missing pedestals, wrong shape or dtype, another detector's file.
+    """
+    rows, columns = DetectorName.parse(detector_name).raw_shape
+    with opened(path) as file:
+        planes = {
+            "kinds": "f",
+            "shape": f"(3 or 4, {rows}, {columns}) for {detector_name}",
+            "fits": lambda shape: shape in ((3, rows, columns), (4, rows, columns)),
+        }
+        mean = read(dataset(file, "gains", **planes))
+        rms = read(dataset(file, "gainsRMS", **planes)) if "gainsRMS" in file else None
+        return Pedestal(mean, rms, _read_mask(file, detector_name) if "pixel_mask" in file else None)
+
+
+def read_pixel_mask(path: str | Path, detector_name: str) -> np.ndarray:
+    """Read ``/pixel_mask`` alone, e.g. the facility's permanent mask; int64, non-zero is bad."""
+    with opened(path) as file:
+        return _read_mask(file, detector_name)
+
+
+def _read_mask(file, detector_name):
+    expected = DetectorName.parse(detector_name).raw_shape
+    mask = dataset(
+        file,
+        "pixel_mask",
+        kinds="iub",
+        shape=f"{expected} for {detector_name}",
+        fits=lambda shape: shape == expected,
+    )
+    return read(mask).astype(np.int64)
+
+
+def write_pedestal(path: str | Path, pedestal: Pedestal) -> None:
+    """Write a pedestal file; `path` must not exist."""
+    with h5py.File(path, "x") as file:
+        file["gains"] = np.asarray(pedestal.mean, dtype=np.float64)
+        if pedestal.rms is not None:
+            file["gainsRMS"] = np.asarray(pedestal.rms, dtype=np.float64)
+        if pedestal.pixel_mask is not None:
+            file["pixel_mask"] = np.asarray(pedestal.pixel_mask, dtype=np.int64)
+
+
+def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str = "int16") -> Pedestal:
+    """Return the pedestals in OM's dark files, one per module, with OM's gain bits taken out.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        In the order of the modules.
+    words : {"int16", "uint16"}
+        How the raw words were read: from OM's ZMQ stream as int16, from files as uint16. The wrong choice
+        puts G2 off by 65536 ADU, which is refused: the ADC's range is 0 to 16383.
+    """
+    if words not in OM_GAIN_BITS:
+        raise RequestError("words", words, "'int16' or 'uint16'")
+    n = DetectorName.parse(detector_name).n_modules
+    if len(paths) != n:
+        raise RequestError(
+            "dark files", [str(path) for path in paths], f"{n} files, one per module of {detector_name}"
+        )
+    mean = np.concatenate([_read_om_dark(path, words) for path in paths], axis=1)
+    return Pedestal(mean, None, np.where((mean == 0).any(axis=0), 1, 0).astype(np.int64))
+
+
+def _read_om_dark(path, words):
+    planes = []
+    with opened(path) as file:
+        for stage, bits in enumerate(OM_GAIN_BITS[words]):
+            dark = read(
+                dataset(
+                    file,
+                    f"gain{stage}",
+                    kinds="f",
+                    shape=str(MODULE_SHAPE),
+                    fits=lambda shape: shape == MODULE_SHAPE,
+                )
+            )
+            adu = np.where(dark == 0, 0, dark - bits)
+            if not ((adu >= 0) & (adu <= 16383)).all():
+                low, high = float(adu.min()), float(adu.max())
+                raise FileFormatError(
+                    path,
+                    f"gain{stage}",
+                    found=f"{low:g} to {high:g} ADU as {words} words",
+                    expected="0 to 16383 ADU",
+                )
+            planes.append(adu)
+    return np.stack(planes)

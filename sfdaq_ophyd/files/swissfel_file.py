@@ -1,0 +1,195 @@
+"""Jungfrau frames in SwissFEL data files, raw (sf_writer) or processed. Contract jungfrau.md, 8.4 and 8.5."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import FileFormatError
+from ..wire.frame import Frame
+from ._hdf5 import dataset, open_file, read
+
+
+class SwissfelFile:
+    """One detector's frames in one file; a context manager.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    detector : str, optional
+        Group below ``/data``, e.g. ``"JF01T03V01"`` or ``"JF01T03V01:ROI_spot"``; needed where there are
+        several.
+
+    Raises
+    ------
+    FileFormatError
+        No HDF5, a missing dataset, the wrong shape or dtype: with file, dataset, found and expected.
+
+    Examples
+    --------
+    >>> with SwissfelFile("acq0001.JF01T03V01.h5") as file:  # doctest: +SKIP
+    ...     for frame in file.frames():
+    ...         print(frame.pulse_id, frame.image.mean())
+    """
+
+    def __init__(self, path: str | Path, detector: str | None = None):
+        self.path = Path(path)
+        self._file = open_file(path)
+        try:
+            self.group_name = self._choose(detector)
+            self._group = self._file["data"][self.group_name]
+            self._images = self._dataset("data", "uif", "(frames, y, x)", lambda shape: len(shape) == 3)
+            self._check()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> SwissfelFile:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Safe twice."""
+        self._file.close()
+
+    def _choose(self, wanted):
+        groups = groups_of(self._file)
+        if wanted is None and len(groups) == 1:
+            return groups[0]
+        if wanted not in groups:
+            expected = "one of them to be named" if wanted is None else f"{wanted!r}"
+            found = ", ".join(groups) or "no detector"
+            raise FileFormatError(self.path, "/data", found=found, expected=expected)
+        return wanted
+
+    def _dataset(self, name, kinds, shape, fits):
+        return dataset(self._file, f"data/{self.group_name}/{name}", kinds=kinds, shape=shape, fits=fits)
+
+    def _check(self):
+        if not self.processed and self._images.dtype != np.uint16:
+            raise FileFormatError(
+                self.path, self._images.name, found=str(self._images.dtype), expected="uint16 in a raw file"
+            )
+        for name in ("pulse_id", "is_good_frame", "daq_rec"):
+            getattr(self, name)
+
+    def _column(self, name, kinds):
+        n = len(self)
+        column = self._dataset(
+            name, kinds, f"({n}, 1)", lambda shape: shape[:1] == (n,) and len(shape) in (1, 2)
+        )
+        return read(column)
+
+    def __len__(self) -> int:
+        return self._images.shape[0]
+
+    @property
+    def detector_name(self) -> str:
+        """The detector, without a region's label."""
+        return self.group_name.partition(":")[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of an image."""
+        return self._images.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the images as they are stored."""
+        return self._images.dtype
+
+    @cached_property
+    def processed(self) -> bool:
+        """Whether the images were calibrated when the file was written."""
+        return "meta/conversion_factor" in self._group
+
+    @cached_property
+    def conversion_factor(self) -> float:
+        """Energy of one count of a processed file, keV; 1 where the counts are keV, or the file is raw."""
+        if not self.processed:
+            return 1.0
+        factor = float(read(self._dataset("meta/conversion_factor", "f", "()", lambda shape: shape == ())))
+        return 1.0 if math.isnan(factor) else factor
+
+    @cached_property
+    def pulse_id(self) -> np.ndarray:
+        """Pulse id of each row, uint64, shape (N,); 0 where nothing arrived."""
+        return self._column("pulse_id", "ui").reshape(len(self), -1)[:, 0].astype(np.uint64)
+
+    @cached_property
+    def is_good_frame(self) -> np.ndarray:
+        """Whether each row holds a whole frame, bool, shape (N,)."""
+        return self._column("is_good_frame", "uib").reshape(len(self), -1).all(axis=1)
+
+    @cached_property
+    def frame_index(self) -> np.ndarray | None:
+        """Detector frame number of each row, uint64, shape (N,); None in processed files."""
+        if "frame_index" not in self._group:
+            return None
+        return self._column("frame_index", "ui").reshape(len(self), -1)[:, 0].astype(np.uint64)
+
+    @cached_property
+    def daq_rec(self) -> np.ndarray:
+        """DAQ word of each row, uint32, shape (N, 1); older files: one per module. Left-overs in bad rows."""
+        return self._column("daq_rec", "ui").reshape(len(self), -1).astype(np.uint32)
+
+    @property
+    def highgain(self) -> bool:
+        """Whether the detector ran in high gain: the first good frame speaks for the file."""
+        good = np.flatnonzero(self.is_good_frame)
+        return bool(good.size and self.daq_rec[good[0], 0] & 1)
+
+    @cached_property
+    def module_map(self) -> tuple[int, ...] | None:
+        """For each module its place in the data, -1 = switched off; None where the file has no map."""
+        for name in ("module_map", "meta/module_map"):
+            if name in self._group:
+                values = read(
+                    self._dataset(name, "iu", "(modules,) or (frames, modules)", lambda s: len(s) in (1, 2))
+                )
+                good = np.flatnonzero(self.is_good_frame)
+                row = values if values.ndim == 1 else values[good[0] if good.size else 0]
+                return tuple(int(v) for v in row)
+        return None
+
+    def images(self, rows: slice | int | np.ndarray) -> np.ndarray:
+        """Read images as they are stored: (y, x) for one row, else (rows, y, x)."""
+        return read(self._images, rows)
+
+    def frames(self, *, good_only: bool = True) -> Iterator[Frame]:
+        """Yield the frames in the order of the file.
+
+        The image of a raw file is raw words; that of a processed one is keV, float32. A file knows no time,
+        so the timestamp is NaN. The event id is the pulse id, or the frame index where nothing arrived.
+        """
+        for row in range(len(self)):
+            good = bool(self.is_good_frame[row])
+            if good or not good_only:
+                yield self._frame(row, good)
+
+    def _frame(self, row, good):
+        image = self.images(row)
+        if self.conversion_factor != 1.0:
+            image = image.astype(np.float32) * np.float32(self.conversion_factor)
+        pulse_id = int(self.pulse_id[row]) or None
+        if pulse_id is not None:
+            event_id = str(pulse_id)
+        else:
+            event_id = f"row {row}" if self.frame_index is None else f"frame {int(self.frame_index[row])}"
+        return Frame(image, math.nan, event_id, pulse_id, good)
+
+
+def groups_of(file: h5py.File) -> list[str]:
+    """Return the names below ``/data`` that hold Jungfrau images, regions of interest among them."""
+    data = file.get("data")
+    if not isinstance(data, h5py.Group):
+        raise FileFormatError(file.filename, "/data", found="nothing", expected="a group per detector")
+    return [name for name, item in data.items() if name.startswith("JF") and isinstance(item, h5py.Group)]
