@@ -18,6 +18,8 @@
       UnknownOutcome (RuntimeError)      sent, but the reply was lost; must not be repeated blindly
       DetectorStateError (RuntimeError)  the device cannot do this in its present state
       FramesMissing (RuntimeError)       frames that were asked for did not come
+      FilesMissing (RuntimeError)        files that were asked for did not come, or are damaged
+      PreflightFailed (RuntimeError)     a check before a run failed; nothing was used up
       RunNotFound (KeyError)             the catalog has no such run
       Discarded (RuntimeError)           the exposure was given up on purpose (pause, stop, abort)
 
@@ -259,6 +261,43 @@ class FramesMissing(SfdaqError, RuntimeError):
         if detail:
             text += f"; {detail}"
         super().__init__(text)
+
+
+class FilesMissing(SfdaqError, RuntimeError):
+    """Files that were asked for did not come, or cannot be read.
+
+    Parameters
+    ----------
+    device : str
+        Name of the device.
+    reasons : mapping of str to str
+        File to what is known of it: the writer's own words, or what was seen last.
+    """
+
+    def __init__(self, device: str, reasons):
+        self.device, self.reasons = device, dict(reasons)
+        shown = [f"{path}: {reason}" for path, reason in list(self.reasons.items())[:5]]
+        more = [f"and {len(self.reasons) - 5} more"] if len(self.reasons) > 5 else []
+        super().__init__(f"{device}: {len(self.reasons)} files did not come: {'; '.join([*shown, *more])}")
+
+
+class PreflightFailed(SfdaqError, RuntimeError):
+    """A check before a run failed; no run number was taken.
+
+    Parameters
+    ----------
+    device : str
+        Name of the device.
+    failed : mapping of str to str
+        Check to what is wrong and what a person does.
+    table : str
+        All checks, one line each.
+    """
+
+    def __init__(self, device: str, failed, table: str = ""):
+        self.device, self.failed, self.table = device, dict(failed), table
+        text = "; ".join(f"{check}: {what}" for check, what in self.failed.items())
+        super().__init__(f"{device}: not ready, no run number was taken: {text}")
 
 
 class Discarded(SfdaqError, RuntimeError):
