@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from ...clients import SimplonClient
 from ...clients._simplon_images import MonitorFrame
@@ -31,6 +32,16 @@ WAIT = 0.25
 
 LARGEST_BUFFER = 1000
 """Frames the monitor is asked to hold at the most."""
+
+
+@dataclass
+class _End:
+    """How a trigger ends when frames do not come."""
+
+    deadline: float
+    why: str = ""
+    unreadable: str = ""
+    over: bool = False
 
 
 class EigerSource:
@@ -241,24 +252,24 @@ class EigerSource:
         return SoftwareTriggers(self.client, 1, duration, None, stop)
 
     def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
-        n_left, deadline = request.n_frames, self._deadline()
-        why, images = "", self._images(stop)
-        while n_left and not why:
+        n_left, end = request.n_frames, _End(self._deadline())
+        images = self._images(stop)
+        while n_left and not end.over:
             frame = next(images, None)
             if stop.is_set():
                 return
             if frame is None:
-                why = self._why_over(triggers, deadline)
+                self._look_for_the_end(triggers, end)
                 continue
             if isinstance(frame, WireError):
-                why = str(frame)
+                end.unreadable = f"{frame}; "  # its number shows as a gap in the ids
                 continue
             series_id, image_id, name = self._ids.of(frame, self._series.series_id)
             missing = self._series.accept(series_id, image_id)
             if missing is None:
                 self._count_stale(1)
                 continue
-            deadline = self._deadline()
+            end.deadline = self._deadline()
             if missing:
                 self._armed_for = None
             for lost in missing[:n_left]:
@@ -267,7 +278,7 @@ class EigerSource:
             if n_left > 0:
                 n_left -= 1
                 yield self._finished(frame, name)
-        yield from self._lost(n_left, why)
+        yield from self._lost(n_left, end)
 
     def _images(self, stop: threading.Event) -> Iterator[MonitorFrame | WireError | None]:
         """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
@@ -280,34 +291,33 @@ class EigerSource:
                 logger.warning("%s: %s", self.name, exc)
                 yield exc
 
-    def _why_over(self, triggers: SoftwareTriggers | None, deadline: float) -> str:
-        """Say why nothing more will come; empty while something may."""
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: _End) -> None:
+        """Find out whether anything more can come, now that the monitor had no image."""
+        if end.why:
+            end.over = True
+            return
         if triggers is not None and triggers.problem is not None:
             raise triggers.problem
         if triggers is not None and not triggers.done:
-            return ""
+            return
         state = self.client.state()
         if state in (DetectorState.ERROR, DetectorState.NA):
             raise self.control.state_error(state)
-        late = time.monotonic() > deadline
-        over = state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY)
-        if self._armed_for is not None and (over or late):
+        if state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY):
+            end.why = f"the detector is in state '{state}' and gives no more images"
+        elif time.monotonic() > end.deadline:
+            end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
+        if end.why:
             self._armed_for = None  # some firmware gives the last image only after disarm: one more look
             self.control.disarm()
-            return ""
-        if over:
-            return f"the detector is in state '{state}' and gives no more images"
-        return (
-            f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'" if late else ""
-        )
 
-    def _lost(self, n: int, why: str) -> Iterator[MissingFrame]:
+    def _lost(self, n: int, end: _End) -> Iterator[MissingFrame]:
         if n <= 0:
             return
         self._armed_for = None
-        dropped = self._dropped()
+        why = f"{end.unreadable}{end.why}; {self._dropped()}"
         for k, name in enumerate(self._series.still_missing(n)):
-            yield MissingFrame(f"{name} ({why}; {dropped})" if k == 0 else name)
+            yield MissingFrame(f"{name} ({why})".strip() if k == 0 else name)
 
     # frames of somebody else's series
 

@@ -1,0 +1,71 @@
+"""Simulated Eigers and devices on them."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.wire.simplon_states import DetectorState
+
+SHAPE = (32, 48)
+
+
+def stamp_of(event_id: str) -> int:
+    """Return what the simulator stamps into the frame of this id."""
+    series_id, image_id = event_id.split("_")
+    return int(series_id) << 32 | int(image_id)
+
+
+@pytest.fixture(scope="module")
+def shared_part():
+    """One simulated Eiger for the tests of a module; each leaves it as it found it."""
+    with Facility(only=["eiger"], eiger_shape=SHAPE, eiger_dwell=0) as facility:
+        yield facility.eiger
+
+
+@pytest.fixture
+def make_part():
+    """Start a simulated Eiger of one's own: ``make_part(api_version="1.6.0")``."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**options):
+            options = {"shape": SHAPE, "dwell": 0} | options
+            eiger = {f"eiger_{name}": value for name, value in options.items()}
+            return stack.enter_context(Facility(only=["eiger"], **eiger)).eiger
+
+        yield make
+
+
+@pytest.fixture
+def part(shared_part):
+    """The shared detector, without faults pending and its log empty."""
+    shared_part.faults.clear()
+    shared_part.requests.clear()
+    return shared_part
+
+
+def make_eiger(part, directory, *, exposure_time=0.002, **options):
+    """Return a device with short exposures."""
+    eiger = Eiger(part.url, name="eiger", directory=directory, timeout=5.0, **options)
+    if exposure_time is not None:
+        eiger.exposure_time.put(exposure_time)
+    eiger.timeout.put(2.0)
+    return eiger
+
+
+@pytest.fixture
+def eiger(part, tmp_path):
+    """A device on the shared detector."""
+    return make_eiger(part, tmp_path)
+
+
+def check_as_found(part, client):
+    """Assert that the detector is disarmed and the monitor as it was."""
+    assert client.state() is DetectorState.IDLE
+    found = {"mode": "disabled", "discard_new": True, "buffer_size": 100}
+    assert {name: client.get("monitor", "config", name).value for name in found} == found
+    for name, value in (("nimages", 1), ("ntrigger", 1), ("trigger_mode", "ints")):
+        assert client.get("detector", "config", name).value == value

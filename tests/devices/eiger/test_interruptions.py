@@ -1,0 +1,66 @@
+"""The Eiger paused, suspended and ended at every message: the right points, the detector as found."""
+
+from __future__ import annotations
+
+import threading
+
+import bluesky.plans as bp
+import pytest
+from ophyd.sim import SynAxis
+
+from sfdaq_ophyd.plans import fly
+
+from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
+from .conftest import check_as_found, make_eiger, stamp_of
+
+N = 3
+
+
+def step_scan(eigers):
+    return bp.scan(eigers, SynAxis(name="motor"), 0, 1, N)
+
+
+def fly_scan(eigers):
+    return fly(eigers, N, period=0.006)
+
+
+STRIDES = {"deferred pause": 6, "stop": 3, "halt": 3}
+"""Pause, suspend and abort at every message; the others, which end alike or take 0.5 s each, at some."""
+
+PLANS = {"step": step_scan, "fly": fly_scan}
+
+
+def every_message(part, directory, plan, interruption, *, frames_per_trigger=1):
+    def fresh(k):
+        eiger = make_eiger(part, directory / str(k), exposure_time=None)
+        eiger.frames_per_trigger.put(frames_per_trigger)
+        return eiger
+
+    make_eiger(part, directory)  # short exposures
+    came_back = interruption in COMING_BACK
+    quiet = drive(interruptible(True), lambda: plan([fresh(-1)]))
+    check_run(quiet, N, stamp_of=stamp_of)
+    for at in range(0, quiet.n_messages, STRIDES.get(interruption, 1)):
+        eiger = fresh(at)
+        run = drive(interruptible(came_back), lambda eiger=eiger: plan([eiger]), interruption, at)
+        try:
+            check_run(run, N if came_back else None, stamp_of=stamp_of)
+            check_files(run, directory / str(at))
+            check_as_found(part, eiger.client)
+            assert not [thread for thread in threading.enumerate() if thread.name.startswith("eiger")]
+        except AssertionError as exc:
+            where = (*run.commands, "end")[min(at, run.n_messages)]
+            raise AssertionError(f"{interruption} at {at} ({where}): {exc}") from exc
+        eiger.client.close()
+
+
+@pytest.mark.parametrize("interruption", [*COMING_BACK, *ENDING])
+@pytest.mark.parametrize("plan", list(PLANS))
+def test_scan_when_interrupted_at_any_message_then_frames_and_detector_are_right(
+    part, tmp_path, plan, interruption
+):
+    every_message(part, tmp_path, PLANS[plan], interruption)
+
+
+def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole(part, tmp_path):
+    every_message(part, tmp_path, fly_scan, "pause", frames_per_trigger=3)

@@ -1,0 +1,306 @@
+"""Internal, external and monitor mode; stale frames, lost frames, and detectors without ids."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import bluesky.plans as bp
+import h5py
+import hdf5plugin  # noqa: F401  registers the filter
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.errors import FramesMissing, RequestError
+from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.wire.simplon_states import DetectorState
+
+from ..run_engine_driver import check_run, drive, interruptible, streams
+from .conftest import check_as_found, make_eiger, stamp_of
+
+
+class Operator:
+    """Somebody else who runs the detector: a series of short frames until stopped."""
+
+    def __init__(self, part, nimages=100000):
+        self.client = SimplonClient(part.url)
+        self.client.put("detector", "nimages", nimages)
+        self.client.put("monitor", "mode", "enabled")
+        self.client.put("monitor", "discard_new", False)
+        self.series_id = self.client.arm()
+        self._thread = threading.Thread(target=self._trigger, daemon=True)
+        self._thread.start()
+
+    def _trigger(self):
+        self.client.trigger(60.0)
+
+    def stop(self):
+        self.client.abort()
+        self._thread.join(10)
+        for module, name, value in (
+            ("detector", "nimages", 1), ("monitor", "mode", "disabled"), ("monitor", "discard_new", True),
+        ):  # fmt: skip
+            self.client.put(module, name, value)
+        self.client.clear_monitor()
+
+
+def rows_of(run):
+    return streams(run)["primary"].rows
+
+
+@contextlib.contextmanager
+def edges(part):
+    """Electrical edges at some 30 Hz, as a timing system gives them."""
+    over = threading.Event()
+
+    def give():
+        while not over.wait(0.03):
+            part.edge(0.003)
+
+    thread = threading.Thread(target=give, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(("trigger_mode", "frames"), [("exts", 1), ("exts", 3), ("exte", 1)])
+def test_external_when_edges_come_then_each_point_is_one_and_no_trigger_is_sent(
+    part, tmp_path, trigger_mode, frames
+):
+    eiger = make_eiger(part, tmp_path, mode="external")
+    eiger.trigger_mode.put(trigger_mode)
+    eiger.frames_per_trigger.put(frames)
+    part.requests.clear()
+    with edges(part):
+        run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    check_run(run, 3, stamp_of=stamp_of)
+    assert not [entry for entry in part.requests.entries() if entry.path.endswith("command/trigger")]
+    eiger.trigger_mode.put("ints")
+    check_as_found(part, eiger.client)
+
+
+def test_external_when_flying_then_edges_make_the_points(part, tmp_path):
+    eiger = make_eiger(part, tmp_path, mode="external")
+    with edges(part):
+        run = drive(interruptible(), lambda: fly([eiger], 4, period=0.01))
+    check_run(run, 4, stamp_of=stamp_of)
+    check_as_found(part, eiger.client)
+
+
+def test_external_when_no_edge_comes_then_the_point_fails_and_says_so(part, tmp_path):
+    eiger = make_eiger(part, tmp_path, mode="external")
+    eiger.timeout.put(0.3)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail"
+    assert "eiger: 0 of 1 frames came" in run.stop["reason"] and "state 'ready'" in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
+def test_inte_when_chosen_then_every_frame_has_its_own_trigger(part, tmp_path):
+    eiger = make_eiger(part, tmp_path)
+    eiger.trigger_mode.put("inte")
+    eiger.frames_per_trigger.put(2)
+    part.requests.clear()
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    bodies = [entry.body for entry in part.requests.entries() if entry.path.endswith("command/trigger")]
+    assert len(bodies) == 4 and all(b"value" in body for body in bodies)
+    eiger.trigger_mode.put("ints")
+
+
+def test_monitor_when_somebody_else_runs_the_detector_then_nothing_is_commanded(part, tmp_path):
+    eiger = make_eiger(part, tmp_path, mode="monitor")
+    operator = Operator(part)
+    part.requests.clear()
+    try:
+        run = drive(interruptible(), lambda: bp.count([eiger], 4))
+        check_run(run, 4, stamp_of=stamp_of)
+        sent = [entry.path for entry in part.requests.entries() if entry.method == "PUT"]
+        assert all("/monitor/" in path for path in sent), sent
+        assert eiger.client.state() is DetectorState.ACQUIRE
+        assert eiger.client.get("monitor", "config", "mode").value == "enabled"
+        assert {row["eiger_event_id"].split("_")[0] for row in rows_of(run)} == {str(operator.series_id)}
+    finally:
+        operator.stop()
+
+
+def test_monitor_when_the_buffer_is_full_of_old_frames_then_they_are_dropped_and_counted(part, tmp_path):
+    eiger = make_eiger(part, tmp_path, mode="monitor")
+    operator = Operator(part, nimages=20)
+    operator._thread.join(10)  # 20 frames wait, none of them ours
+    client = operator.client
+    try:
+        eiger.stage()
+        status = eiger.trigger()
+        client.put("detector", "nimages", 1)
+        series_id = client.arm()
+        client.trigger()
+        status.wait(10)
+        row = {key: value["value"] for key, value in eiger.read().items()}
+        assert row["eiger_event_id"] == f"{series_id}_0"
+        assert row["eiger_n_stale"] == 20
+    finally:
+        eiger.unstage()
+        operator.stop()
+
+
+def test_monitor_when_nothing_comes_then_the_point_fails_in_time(part, tmp_path):
+    eiger = make_eiger(part, tmp_path, mode="monitor")
+    eiger.timeout.put(0.3)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and "is the detector running?" in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
+def test_address_of_the_monitor_when_given_then_the_device_decides_by_who_runs_the_detector(part, tmp_path):
+    make_eiger(part, tmp_path)
+    eiger = make_eiger(part, tmp_path, exposure_time=None)
+    eiger = type(eiger)(part.url + "/monitor/api/1.8.0", name="eiger", directory=tmp_path)
+    assert eiger.mode.get() == "auto"
+    check_run(drive(interruptible(), lambda: bp.count([eiger], 2)), 2, stamp_of=stamp_of)
+    assert eiger.source.mode == "internal"
+    operator = Operator(part)
+    try:
+        check_run(drive(interruptible(), lambda: bp.count([eiger], 2)), 2, stamp_of=stamp_of)
+        assert eiger.source.mode == "monitor" and eiger.client.state() is DetectorState.ACQUIRE
+    finally:
+        operator.stop()
+
+
+def test_internal_when_old_frames_wait_in_the_monitor_then_none_slips_in(part, eiger):
+    operator = Operator(part, nimages=7)
+    operator._thread.join(10)
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    series = {row["eiger_event_id"].split("_")[0] for row in rows_of(run)}
+    assert series == {str(operator.series_id + 1)}
+    assert [row["eiger_n_stale"] for row in rows_of(run)] == [7, 7]
+    operator.stop()
+
+
+def test_internal_when_a_frame_of_another_series_comes_then_it_is_dropped_and_counted(part, eiger):
+    part.fail_next("wrong_series")
+    eiger.loss_policy.put("tolerant")
+    eiger.frames_per_trigger.put(3)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    check_run(run, 1, stamp_of=stamp_of)
+    row = rows_of(run)[0]
+    assert row["eiger_n_stale"] == 1 and row["eiger_n_missing"] == 1
+    assert row["eiger_is_good"].count(False) == 1
+
+
+@pytest.mark.parametrize("fault", ["drop", "truncate", "content_type"])
+@pytest.mark.parametrize("policy", ["strict", "retake", "tolerant"])
+def test_internal_when_a_frame_is_lost_then_the_policy_holds(part, eiger, fault, policy):
+    eiger.loss_policy.put(policy)
+    eiger.frames_per_trigger.put(3)
+    part.fail_next(fault)
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_as_found(part, eiger.client)
+    if policy == "strict":
+        assert run.stop["exit_status"] == "fail"
+        assert "eiger" in run.stop["reason"]
+    else:
+        check_run(run, 2, stamp_of=stamp_of)
+        n_good = [sum(row["eiger_is_good"]) for row in rows_of(run)]
+        assert n_good == ([3, 3] if policy == "retake" else [2, 3])
+
+
+def test_strict_when_a_frame_is_dropped_then_the_reason_names_it(part, eiger):
+    eiger.frames_per_trigger.put(3)
+    drive(interruptible(), lambda: bp.count([eiger]))  # the device has seen where ids start
+    part.fail_next("drop")
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    series_id = eiger.client.arm() - 1
+    eiger.client.disarm()
+    assert f"missing ids {series_id}_0" in run.stop["reason"]
+
+
+def test_last_image_when_it_comes_only_after_disarm_then_the_point_is_whole(part, eiger):
+    part.fail_next("late_last")
+    eiger.frames_per_trigger.put(2)
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+
+
+def test_times_when_all_of_a_series_are_alike_then_the_time_of_receipt_still_differs(part, eiger):
+    part.fail_next("same_time")
+    run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    rows = rows_of(run)
+    assert len({row["eiger_timestamp"] for row in rows}) == 1
+    assert len({row["eiger_receive_time"] for row in rows}) == 3
+    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
+    assert data["eiger_timestamp_source"] == "detector"
+
+
+def test_legacy_detector_when_ids_are_refused_then_the_error_says_what_to_do(make_part, tmp_path):
+    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and "legacy_ids" in run.stop["reason"]
+    assert eiger.client.state() is DetectorState.IDLE
+
+
+@pytest.mark.parametrize("plan", ["count", "fly"])
+def test_legacy_detector_when_ids_come_from_the_status_then_they_are_true(make_part, tmp_path, plan):
+    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path, legacy_ids="status")
+    plans = {"count": lambda: bp.count([eiger], 3), "fly": lambda: fly([eiger], 3, period=0.01)}
+    run = drive(interruptible(), plans[plan])
+    check_run(run, 3, stamp_of=stamp_of)
+    assert all(row["eiger_timestamp"] == row["eiger_receive_time"] for row in rows_of(run))
+    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
+    assert (data["eiger_timestamp_source"], data["eiger_legacy_ids"]) == ("host", "status")
+
+
+def test_legacy_detector_when_frames_are_counted_here_then_the_ids_say_so(make_part, tmp_path):
+    part = make_part(api_version="1.6.0")
+    eiger = make_eiger(part, tmp_path, legacy_ids="local")
+    run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    ids = [row["eiger_event_id"] for row in rows_of(run)]
+    assert ids == ["local_1_0", "local_1_1", "local_1_2"]
+    check_run(run, 3, stamp_of=lambda name: stamp_of(name.removeprefix("local_")))
+
+
+def test_legacy_ids_when_the_choice_is_unknown_then_request_error(part, tmp_path):
+    with pytest.raises(RequestError, match="legacy_ids"):
+        make_eiger(part, tmp_path, legacy_ids="guess")
+
+
+def test_mask_when_zeroed_at_the_detector_then_frames_still_pass(part, eiger):
+    eiger.client.put("detector", "mask_to_zero", True)
+    try:
+        run = drive(interruptible(), lambda: bp.count([eiger]))
+        check_run(run, 1, stamp_of=stamp_of)
+    finally:
+        eiger.client.put("detector", "mask_to_zero", False)
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_numbers_when_masked_pixels_are_excluded_or_not_then_they_are_the_images(part, tmp_path, exclude):
+    eiger = make_eiger(part, tmp_path, exposure_time=0.02)
+    eiger.exclude_masked.put(exclude)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    row = rows_of(run)[0]
+    with h5py.File(next(tmp_path.glob("*.h5"))) as file:
+        image = file["entry/data/data"][0]
+    assert read_stamp(image) == stamp_of(row["eiger_event_id"])
+    counted = image[image < 2**32 - 2] if exclude else image
+    assert row["eiger_total"] == int(counted.sum(dtype="u8"))
+    assert row["eiger_max"] == int(counted.max())
+    assert row["eiger_n_saturated"] == int(np.count_nonzero(counted > eiger.count_cutoff.get())) > 0
+
+
+def test_frames_missing_when_nobody_answers_any_more_then_an_error_of_ours_in_time(make_part, tmp_path):
+    part = make_part()
+    eiger = make_eiger(part, tmp_path)
+    eiger.stage()
+    try:
+        part.fail_next("drop")
+        with pytest.raises(FramesMissing):
+            eiger.trigger().wait(20)
+    finally:
+        eiger.unstage()
