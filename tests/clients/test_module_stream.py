@@ -1,10 +1,10 @@
 import gc
 import pickle
+import socket
 import threading
 
 import numpy as np
 import pytest
-import zmq
 
 from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
@@ -196,9 +196,9 @@ def test_open_when_closed_before_then_works_again_with_new_counters(pair):
     stream.close()
     stream.open()
     stream.wait_connected(10)
-    for socket in peer.sockets:
-        while socket.poll(200):
-            socket.recv()
+    for each in peer.sockets:
+        while each.poll(200):
+            each.recv()
     queue = stream.frames()
     send(peer, 1)
     assert queue.get(10).is_good and stream.counters["received"] == 2
@@ -213,11 +213,13 @@ def test_thread_when_stream_is_open_then_is_one_and_none_when_closed():
 
 
 def test_wait_connected_when_nobody_is_there_then_names_the_endpoint():
-    free = zmq.Context.instance().socket(zmq.PUB)
-    port = free.bind_to_random_port("tcp://127.0.0.1")
-    free.close()
-    with ModuleStream([f"tcp://127.0.0.1:{port}"]) as stream:
-        with pytest.raises(ServiceTimeout, match=f"connecting to tcp://127.0.0.1:{port}"):
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # taken, and never listening
+        endpoint = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
+        with (
+            ModuleStream([endpoint]) as stream,
+            pytest.raises(ServiceTimeout, match=f"connecting to {endpoint}"),
+        ):
             stream.wait_connected(0.2)
 
 

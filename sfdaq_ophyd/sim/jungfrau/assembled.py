@@ -38,11 +38,10 @@ class AssembledModel:
         for module, packets in detector.lost.items():
             for packet in packets:
                 modules[module, 4 * packet : 4 * packet + 4] = 0
-        if (bad := detector.faults.take("bad_image")) is not None:
+        if detector.faults.take("bad_image") is not None:
             good = False
             if self._before is not None:
-                module = int(bad.get("module", 0))
-                modules[module] = self._before.reshape(modules.shape)[module]
+                modules[0] = self._before.reshape(modules.shape)[0]
         none = detector.faults.take("zero_pulse_id") is not None
         self._before = pixels
         header = ImageHeader(

@@ -126,7 +126,7 @@ class JungfrauPart:
         self._ask("scene", forced_stage=stage, beam=beam)
         self.scene.forced_stage, self.scene.beam = stage, beam
 
-    def _ask(self, what: str, **command) -> Any:
+    def _ask(self, do: str, **arguments) -> Any:
         if self._child is None:
-            raise RequestError("jungfrau", what, "a part that was started")
-        return self._child.ask({"do": what, **command})
+            raise RequestError("jungfrau", do, "a part that was started")
+        return self._child.ask({"do": do, **arguments})

@@ -31,7 +31,7 @@ FAULTS = {
     "wrong_shape": "`module` announces and sends 256 rows, `n` times",
     "wrong_dtype": "`module` announces 32 bit, `n` times",
     "extra_part": "`module` sends a third part, `n` times",
-    "bad_image": "assembled stream: is_good_frame 0 with one module left at its old content, `n` times",
+    "bad_image": "assembled stream: is_good_frame 0 with module 0 left at its old content, `n` times",
     "zero_pulse_id": "assembled stream: no module complete, all numbers 0, `n` times",
     "placeholder": "assembled stream: the image is left out, `n` times",
     "foreign_image": "assembled stream: JSON that is no header, `n` times",
