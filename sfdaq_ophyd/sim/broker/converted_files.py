@@ -1,4 +1,4 @@
-"""Converted detector files (contract jungfrau.md, section 8.5), after the rules of contract section 5.1."""
+"""Converted detector files (contract jungfrau.md, section 8.5), by the rules of our section 5.1."""
 
 from __future__ import annotations
 
@@ -9,23 +9,56 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from ...calibration import JungfrauCalibration
 from ...wire.daq_rec import DaqRec
-from ...wire.detector_name import MODULE_SHAPE
 from ..jungfrau.constants import Constants
+from .writers import WriterError
+
+
+def calibration_for(
+    detector: str, parameters: dict[str, Any], constants: Constants, pedestal: np.ndarray | None
+) -> JungfrauCalibration:
+    """Return what the parameters of a request ask for.
+
+    Parameters
+    ----------
+    pedestal : ndarray of shape (3, y, x), or None
+        The active pedestal; None takes the true one.
+    """
+    energy = bool(parameters.get("adc_to_energy"))
+    if energy:
+        options = {
+            "mask": True if parameters.get("downsample") else parameters.get("mask", True),
+            "double_pixels": parameters.get("double_pixels_action", "mask"),
+            "module_edge_pixels": parameters.get("module_edge_pixels", "keep"),
+            "geometry": parameters.get("geometry", False),
+            "gap_pixels": parameters.get("gap_pixels", True),
+            "factor": parameters.get("factor"),
+            "downsample": _downsample(parameters.get("downsample")),
+        }
+    else:
+        options = {"conversion": False, "mask": False, "geometry": False, "gap_pixels": False}
+    return JungfrauCalibration(
+        detector,
+        constants.gain,
+        constants.pedestal if pedestal is None else pedestal,
+        constants.mask,
+        disabled_modules=tuple(parameters.get("disabled_modules") or ()),
+        roi=_regions(parameters.get("roi")),
+        bad_constants="mask",
+        engine="numpy",
+        **options,
+    )
 
 
 def write_converted(
-    raw: Path,
-    target: Path,
-    detector: str,
-    parameters: dict[str, Any],
-    selected: set[int],
-    constants: Constants,
+    raw: Path, target: Path, calibration: JungfrauCalibration, parameters: dict[str, Any], selected: set[int]
 ) -> bool:
     """Convert a raw file; False if no frame passes the filters, and then no file is written.
 
     Rows are the good frames that pass, not pulses.
     """
+    detector = calibration.detector_name
     with h5py.File(raw) as source:
         group = source[f"data/{detector}"]
         columns = {name: group[name][:, 0] for name in ("pulse_id", "daq_rec", "is_good_frame")}
@@ -34,8 +67,13 @@ def write_converted(
             return False
         with h5py.File(target, "w") as file:
             file["general/detector_name"] = detector
-            for name, region in _regions(detector, parameters).items():
-                _write_group(file, name, group["data"], rows, columns, parameters, constants, region)
+            groups = _make_groups(file, calibration, len(rows), bool(parameters.get("compression")))
+            for name in groups:
+                for key, values in columns.items():
+                    file[f"{name}/{key}"] = values[rows][:, None]
+            for number, row in enumerate(rows):
+                for images, image in zip(groups.values(), _images(calibration, group["data"][row])):
+                    images[number] = image
     return True
 
 
@@ -48,68 +86,53 @@ def _rows(columns: dict[str, np.ndarray], parameters: dict[str, Any], selected: 
     return np.flatnonzero(keep)
 
 
-def _regions(detector: str, parameters: dict[str, Any]) -> dict[str, tuple | None]:
-    """Return group names and the region each holds; a flat list of numbers fails, as in the real writer."""
-    roi = parameters.get("roi")
+def _images(calibration: JungfrauCalibration, raw: np.ndarray) -> list[np.ndarray]:
+    if calibration.options.roi is None:
+        return [calibration(raw)]
+    return list(calibration.regions(raw).values())
+
+
+def _make_groups(
+    file: h5py.File, calibration: JungfrauCalibration, n_rows: int, compressed: bool
+) -> dict[str, h5py.Dataset]:
+    """Make one group per region, or one for the image, with its ``meta``; return the datasets of images."""
+    options, detector, datasets = calibration.options, calibration.detector_name, {}
+    bitshuffle = hdf5plugin.Bitshuffle(nelems=32768) if compressed else {}
+    for label, region in (options.roi or {None: None}).items():
+        name = f"data/{detector}" if region is None else f"data/{detector}:ROI_{label}"
+        y1, y2, x1, x2 = region or (0, calibration.shape[0], 0, calibration.shape[1])
+        shape = (y2 - y1, x2 - x1)
+        datasets[name] = file.create_dataset(
+            f"{name}/data", (n_rows, *shape), calibration.dtype, chunks=(1, *shape), **bitshuffle
+        )
+        meta = file.create_group(f"{name}/meta")
+        meta["module_map"] = np.array(calibration.module_map, "i8")
+        for key in ("conversion", "gap_pixels", "geometry"):
+            meta[key] = getattr(options, key)
+        meta["mask"] = calibration.masking
+        meta["double_pixels"], meta["module_edge_pixels"] = options.double_pixels, options.module_edge_pixels
+        meta["downsample"] = np.array(options.downsample or (1, 1), "i8")
+        meta["conversion_factor"] = np.nan if options.factor is None else options.factor
+        meta["pixel_mask"] = calibration.pixel_mask[y1:y2, x1:x2]
+        meta["pixel_mask_reasons"] = calibration.pixel_mask_reasons[y1:y2, x1:x2]
+        if region is None:
+            meta["good_pixels_fraction"] = calibration.good_fraction
+        else:
+            meta["roi"] = np.array([[y1, y2], [x1, x2]], "i8")
+    return datasets
+
+
+def _downsample(value: Any) -> tuple[int, int] | None:
+    """Return the blocks; what is no pair of integers is ignored, as by the real writer."""
+    pair = isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) for n in value)
+    return tuple(value) if pair and value != [1, 1] else None
+
+
+def _regions(roi: Any) -> Any:
+    """Return regions by label; a flat list of numbers fails, as in the real writer."""
     if not roi:
-        return {detector: None}
+        return None
+    if isinstance(roi, list) and not all(isinstance(region, list) for region in roi):
+        raise WriterError(f"roi {roi} is neither a dictionary nor a list of regions")
     items = roi.items() if isinstance(roi, dict) else enumerate(roi)
-    return {f"{detector}:ROI_{label}": tuple(y1y2x1x2) for label, y1y2x1x2 in items}
-
-
-def _write_group(file, name, data, rows, columns, parameters, constants: Constants, region) -> None:
-    group = file.create_group(f"data/{name}")
-    kept = _kept_rows(data.shape[1], parameters)
-    first = _convert(data[rows[0]], parameters, constants, kept, region)
-    options = hdf5plugin.Bitshuffle(nelems=32768) if parameters.get("compression") else {}
-    images = group.create_dataset(
-        "data", (len(rows), *first.shape), first.dtype, chunks=(1, *first.shape), **options
-    )
-    for number, row in enumerate(rows):
-        images[number] = _convert(data[row], parameters, constants, kept, region)
-    for key, values in columns.items():
-        group[key] = values[rows][:, None]
-    meta = group.create_group("meta")
-    meta["conversion"] = bool(parameters.get("adc_to_energy"))
-    meta["conversion_factor"] = float(parameters.get("factor") or np.nan)
-    n_modules = data.shape[1] // MODULE_SHAPE[0]
-    disabled = parameters.get("disabled_modules") or ()
-    present = np.cumsum([module not in disabled for module in range(n_modules)]) - 1
-    meta["module_map"] = np.array(
-        [-1 if module in disabled else present[module] for module in range(n_modules)], "i8"
-    )
-    if region is not None:
-        y1, y2, x1, x2 = region
-        meta["roi"] = np.array([[y1, y2], [x1, x2]], "i8")
-
-
-def _kept_rows(height: int, parameters: dict[str, Any]) -> np.ndarray:
-    module = np.arange(height) // MODULE_SHAPE[0]
-    return ~np.isin(module, parameters.get("disabled_modules") or ())
-
-
-def _convert(
-    raw: np.ndarray, parameters: dict[str, Any], constants: Constants, kept: np.ndarray, region: tuple | None
-) -> np.ndarray:
-    image = _energy(raw, parameters, constants) if parameters.get("adc_to_energy") else raw
-    image = image[kept]
-    if region is not None:
-        y1, y2, x1, x2 = region
-        return image[y1:y2, x1:x2]
-    height, width = parameters.get("downsample") or (1, 1)
-    if (height, width) != (1, 1):
-        y, x = image.shape[0] // height * height, image.shape[1] // width * width
-        image = image[:y, :x].reshape(y // height, height, x // width, width).mean((1, 3)).astype(image.dtype)
-    return image
-
-
-def _energy(raw: np.ndarray, parameters: dict[str, Any], constants: Constants) -> np.ndarray:
-    """Return keV, or multiples of `factor` as int32."""
-    stage = np.minimum(raw >> 14, 2)
-    pedestal = np.choose(stage, constants.pedestal)
-    energy = ((raw & 0x3FFF) - pedestal) / np.choose(stage, constants.gain[:3])
-    if parameters.get("mask", True):
-        energy[constants.mask != 0] = 0
-    if parameters.get("factor"):
-        return np.rint(energy / parameters["factor"]).astype("i4")
-    return energy.astype("f4")
+    return {str(label): tuple(region) for label, region in items}

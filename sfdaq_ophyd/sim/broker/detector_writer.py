@@ -8,7 +8,7 @@ from typing import Any
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_paths import raw_file
 from ...wire.pulse_id import PULSE_RATE
-from .converted_files import write_converted
+from .converted_files import calibration_for, write_converted
 from .detector_files import scene_frame, write_raw
 from .pedestal_files import PedestalEvaluation
 from .pedestal_request import PEDESTALS
@@ -63,7 +63,9 @@ class DetectorWriter:
             log.write(f"{missing} of {len(pulse_ids)} frames are missing")
         if is_processed(parameters, **keep):
             target = self._site.tree.local(output)
-            if not write_converted(path, target, detector, parameters, set(selected), scene.constants):
+            pedestal = self._evaluation.active_pedestal(detector)
+            calibration = calibration_for(detector, parameters, scene.constants, pedestal)
+            if not write_converted(path, target, calibration, parameters, set(selected)):
                 log.write("no frame passed the filters, no file written")
                 return
             if parameters.get("remove_raw_files"):

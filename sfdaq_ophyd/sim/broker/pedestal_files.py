@@ -58,6 +58,16 @@ class PedestalEvaluation:
         self._copy_constants(detector, str(PurePosixPath(output).parent))
         self._activate(detector, result, log)
 
+    def active_pedestal(self, detector: str) -> np.ndarray | None:
+        """Return the pedestal (3, y, x) the detector's stream is configured with; None if it has no file."""
+        tree = self._site.tree
+        config = tree.read_json(stream_config(detector)) if tree.exists(stream_config(detector)) else {}
+        path = config.get("pedestal_file", "")
+        if not tree.exists(path):
+            return None
+        with h5py.File(tree.local(path)) as file:
+            return file["gains"][()]
+
     def _frames(self, scene: Scene, first: int, rate: int):
         def fill(pulse_id: int, image: np.ndarray) -> int:
             stage = (pulse_id - first) // rate // self._n_frames

@@ -1,0 +1,283 @@
+"""The files the simulated writers make: content, time course, and how they fail."""
+
+from __future__ import annotations
+
+import itertools
+
+import h5py
+import hdf5plugin  # noqa: F401 - reads bitshuffle
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.stamp import read_stamp
+
+from .broker_http import post
+
+JF = "JF01T03V01"
+ONE = "JF03T01V02"
+_numbers = itertools.count(40_000)
+
+
+@pytest.fixture(scope="module")
+def facility():
+    with Facility(only=["broker"], broker_delays=0.0, seed=3) as facility:
+        yield facility
+
+
+@pytest.fixture
+def retrieve(facility, wait_for):
+    """Ask for the last pulses, wait until all writers are done, return local paths of the files."""
+    broker = facility.broker
+    pgroup = f"p{next(_numbers)}"
+    broker.make_pgroup(pgroup)
+
+    def run(n=4, shift=0, **fields):
+        last = facility.clock.now() + shift
+        before = len(broker.messages())
+        body = {"pgroup": pgroup, "start_pulseid": last - n + 1, "stop_pulseid": last, **fields}
+        reply = post(broker.url, "retrieve_from_buffers", body)
+        assert reply["status"] == "ok", reply
+
+        def ends():
+            actions = [(m["headers"] or {}).get("action", "") for m in broker.messages()[before:]]
+            return sum(action.endswith(("finished", "rejected", "success", "fail")) for action in actions)
+
+        wait_for(lambda: ends() == len(reply["files"]), "writers", timeout=20)
+        return [broker.site.tree.local(file) for file in reply["files"]], (last - n + 1, last)
+
+    yield run
+    broker.site.faults.clear()
+
+
+def test_detector_file_when_raw_then_one_row_per_pulse_with_the_scenes_pixels(facility, retrieve):
+    (path,), (first, last) = retrieve(detectors={JF: {}})
+    scene = facility.broker._scenes[JF]
+    with h5py.File(path) as file:
+        assert file["general/detector_name"][()].decode() == JF
+        group = file[f"data/{JF}"]
+        assert group["pulse_id"][:, 0].tolist() == list(range(first, last + 1))
+        assert group["data"].shape == (4, 1536, 1024) and group["data"].dtype == np.uint16
+        assert group["is_good_frame"][:, 0].tolist() == [1] * 4
+        assert group["daq_rec"].dtype == np.uint32
+        for row, pulse_id in enumerate(range(first, last + 1)):
+            np.testing.assert_array_equal(group["data"][row], scene.raw(pulse_id))
+            assert read_stamp(group["data"][row]) == pulse_id
+
+
+def test_detector_file_when_slower_then_multiples_only(retrieve):
+    (path,), (first, last) = retrieve(n=20, detectors={ONE: {}}, rate_multiplicator=4)
+    with h5py.File(path) as file:
+        ids = file[f"data/{ONE}/pulse_id"][:, 0]
+        assert ids.tolist() == [i for i in range(first, last + 1) if i % 4 == 0]
+
+
+@pytest.mark.parametrize("rate", [8, 40])
+def test_detector_file_when_rate_does_not_divide_100_then_writer_fails(retrieve, rate):
+    (path,), _ = retrieve(n=80, detectors={ONE: {}}, rate_multiplicator=rate)
+    assert not path.exists()
+    assert path.with_name(path.name + ".err").read_text()
+
+
+def test_detector_file_when_pulses_did_not_arrive_then_rows_say_so(facility, retrieve):
+    now = facility.clock.now()
+    facility.broker.fail_next("missing_pulses", pulse_ids=range(now - 2, now + 50))
+    (path,), (first, last) = retrieve(n=8, detectors={ONE: {}})
+    with h5py.File(path) as file:
+        good = file[f"data/{ONE}/is_good_frame"][:, 0]
+        ids = file[f"data/{ONE}/pulse_id"][:, 0]
+    assert good.tolist() == [int(i < now - 2) for i in range(first, last + 1)]
+    assert set(ids[good == 0]) <= {0}
+    assert "frames are missing" in (path.parent.parent / "logs" / f"acq0001.{ONE}.log").read_text()
+
+
+def test_detector_file_when_asked_for_the_future_then_its_frames_are_missing(facility, retrieve):
+    (path,), _ = retrieve(n=10, shift=1_000_000, detectors={ONE: {}})
+    with h5py.File(path) as file:
+        assert not file[f"data/{ONE}/is_good_frame"][()].any()
+
+
+def test_detector_file_when_parameters_are_null_then_error_file_in_the_servers_words(retrieve):
+    (path,), _ = retrieve(detectors={ONE: None})
+    assert not path.exists()
+    log = (path.parent.parent / "logs" / f"acq0001.{ONE}.log").read_text()
+    assert "AttributeError: 'NoneType' object has no attribute 'get'" in log
+
+
+@pytest.mark.parametrize("parameters", [{"compression": True}, {"roi": {"a": [0, 10, 0, 10]}}])
+def test_detector_file_when_compression_or_roi_stands_alone_then_only_the_raw_copy(retrieve, parameters):
+    (path,), (first, _) = retrieve(detectors={ONE: parameters})
+    assert not path.exists()
+    with h5py.File(path.parent.parent / "raw_data" / path.name) as file:
+        assert file[f"data/{ONE}/pulse_id"][0, 0] == first
+
+
+def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facility, retrieve):
+    now = facility.clock.now()
+    facility.broker.fail_next("missing_pulses", source=ONE, pulse_ids=range(now - 1, now + 50))
+    (path,), (first, last) = retrieve(n=6, detectors={ONE: {"adc_to_energy": True, "compression": True}})
+    expected = [i for i in range(first, last + 1) if i < now - 1]
+    with h5py.File(path) as file:
+        group = file[f"data/{ONE}"]
+        assert group["pulse_id"][:, 0].tolist() == expected  # rows are not pulses
+        assert group["data"].shape == (len(expected), 514, 1030) and group["data"].dtype == np.float32
+        assert group["data"].id.get_create_plist().get_filter(0)[0] == 32008
+        assert group["meta/conversion"][()] and group["meta/gap_pixels"][()]
+        assert group["meta/pixel_mask"].shape == (514, 1030)
+        assert "frame_index" not in group
+        raw = path.parent.parent / "raw_data" / path.name
+    with h5py.File(raw) as file:
+        assert file[f"data/{ONE}/pulse_id"].shape == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name", "shape", "dtype"),
+    [
+        ({"adc_to_energy": True, "gap_pixels": False}, ONE, (512, 1024), "f4"),
+        ({"adc_to_energy": True, "factor": 0.25}, ONE, (514, 1030), "i4"),
+        ({"adc_to_energy": True, "downsample": [2, 2]}, ONE, (257, 515), "f4"),
+        ({"adc_to_energy": True, "downsample": "2x2"}, ONE, (514, 1030), "f4"),
+        ({"adc_to_energy": True, "roi": {"spot": [10, 30, 5, 15]}}, f"{ONE}:ROI_spot", (20, 10), "f4"),
+        ({"adc_to_energy": True, "roi": [[10, 30, 5, 15]]}, f"{ONE}:ROI_0", (20, 10), "f4"),
+        ({"save_ppicker_events_only": True}, ONE, (512, 1024), "u2"),
+    ],
+)
+def test_detector_file_when_processed_then_shape_and_type(retrieve, parameters, name, shape, dtype):
+    (path,), _ = retrieve(detectors={ONE: parameters})
+    with h5py.File(path) as file:
+        data = file[f"data/{name}/data"]
+        assert data.shape == (4, *shape) and data.dtype == dtype
+
+
+def test_detector_file_when_modules_are_disabled_then_left_out(retrieve):
+    (path,), _ = retrieve(detectors={JF: {"disabled_modules": [1]}})
+    with h5py.File(path) as file:
+        assert file[f"data/{JF}/data"].shape == (4, 1024, 1024)
+        assert file[f"data/{JF}/meta/module_map"][()].tolist() == [0, -1, 1]
+
+
+def test_detector_file_when_roi_is_a_flat_list_then_writer_fails(retrieve):
+    (path,), _ = retrieve(detectors={ONE: {"adc_to_energy": True, "roi": [10, 30, 5, 15]}})
+    assert not path.exists() and path.with_name(path.name + ".err").exists()
+
+
+def test_detector_file_when_pulses_are_selected_then_only_those(facility, retrieve):
+    wanted = facility.clock.now() - 3
+    (path,), _ = retrieve(n=10, detectors={ONE: {"remove_raw_files": True}}, selected_pulse_ids=[wanted])
+    with h5py.File(path) as file:
+        assert file[f"data/{ONE}/pulse_id"][:, 0].tolist() == [wanted]
+    assert not (path.parent.parent / "raw_data" / path.name).exists()
+
+
+def test_detector_file_when_no_frame_passes_then_none_and_raw_is_kept(facility, retrieve):
+    (path,), _ = retrieve(detectors={ONE: {"remove_raw_files": True}}, selected_pulse_ids=[5])
+    assert not path.exists()
+    assert (path.parent.parent / "raw_data" / path.name).exists()
+
+
+def test_detector_file_when_too_long_for_a_simulator_then_writer_fails(retrieve):
+    (path,), _ = retrieve(n=60_000, detectors={ONE: {}})
+    assert "at most 2000 frames" in (path.parent.parent / "logs" / f"acq0001.{ONE}.log").read_text()
+
+
+def test_channels_and_cameras_when_retrieved_then_one_group_each_with_pulse_ids(retrieve):
+    (bsdata, cameras), (first, last) = retrieve(
+        channels_list=["SAR:A", "SAR:B"], camera_list=["CAM:FPICTURE"], rate_multiplicator=2
+    )
+    with h5py.File(bsdata) as file:
+        assert sorted(file) == ["SAR:A", "SAR:B"]
+        ids = file["SAR:A/pulse_id"][()]
+        assert ids[0] in (first, first - 1) and ids[-1] >= last  # widened where the ends are multiples
+        assert len(file["SAR:A/data"]) == len(file["SAR:A/timestamp"]) == len(ids)
+        assert not np.array_equal(file["SAR:A/data"], file["SAR:B/data"])
+    with h5py.File(cameras) as file:
+        images = file["CAM:FPICTURE/data"][()]
+        assert [read_stamp(image) for image in images] == file["CAM:FPICTURE/pulse_id"][()].tolist()
+
+
+def test_pvs_when_retrieved_then_changes_around_and_inside_the_range(retrieve):
+    (path,), (first, last) = retrieve(n=60, pv_list=["SAR:X"])
+    with h5py.File(path) as file:
+        assert file["general/instrument"][()] == b"bernina"
+        ids = file["data/SAR:X/pulse_id"][:, 0]
+        assert ids[0] <= first and ids[-1] > last
+        assert len(ids) < 6
+        assert file["data/SAR:X/connected"][()].all()
+        stamps = file["data/SAR:X/timestamp"][:, 0]
+        np.testing.assert_allclose(np.diff(stamps), np.diff(ids) * 0.01, atol=1e-6)
+
+
+def test_pvs_when_stop_is_in_the_future_then_writer_fails(retrieve):
+    (path,), _ = retrieve(shift=10_000, pv_list=["SAR:X"])
+    assert not path.exists()
+    assert "is not in the buffer" in (path.parent.parent / "logs" / "acq0001.PVDATA.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "details", "file", "error"),
+    [
+        ("writer_fails", {"source": "BSDATA", "message": "no such channel"}, False, True),
+        ("writer_silent", {"source": "BSDATA"}, False, False),
+    ],
+)
+def test_writer_when_told_to_fail_then_only_that_source_does(facility, retrieve, fault, details, file, error):
+    facility.broker.fail_next(fault, **details)
+    (pvdata, bsdata), _ = retrieve(pv_list=["P"], channels_list=["C"])
+    assert pvdata.exists()
+    assert bsdata.exists() is file
+    assert bsdata.with_name(bsdata.name + ".err").exists() is error
+
+
+def test_writer_when_told_to_truncate_then_unreadable(facility, retrieve):
+    facility.broker.fail_next("truncated_file", source="PVDATA")
+    (path,), _ = retrieve(pv_list=["P"])
+    with pytest.raises(OSError):
+        h5py.File(path).close()
+
+
+def test_writer_when_absent_then_the_request_vanishes_though_the_reply_was_ok(facility, wait_for):
+    broker = facility.broker
+    broker.fail_next("writer_absent")
+    now = facility.clock.now()
+    body = {"pgroup": "p12345", "start_pulseid": now - 5, "stop_pulseid": now, "pv_list": ["P"]}
+    lost = post(broker.url, "retrieve_from_buffers", body)
+    next_one = post(broker.url, "retrieve_from_buffers", body)
+    wait_for(broker.site.tree.local(next_one["files"][0]).exists, "the next file")
+    assert lost["status"] == "ok"
+    assert not broker.site.tree.local(lost["files"][0]).exists()
+
+
+@pytest.mark.parametrize("start_first", [False, True])
+def test_status_messages_when_a_writer_works_then_correlated_in_either_order(facility, retrieve, start_first):
+    broker, seen = facility.broker, []
+    broker.site.messages.start_first = start_first
+    broker.on_message(seen.append)
+    try:
+        (path,), _ = retrieve(channels_list=["C"])
+    finally:
+        broker.site.messages.start_first = False
+    status = [m for m in seen if m["exchange"] == "status"]
+    actions = [m["headers"]["action"] for m in status]
+    assert actions == (
+        ["write_start", "write_request", "write_finished"]
+        if start_first
+        else ["write_request", "write_start", "write_finished"]
+    )
+    assert len({m["correlation_id"] for m in seen}) == 1
+    assert status[-1]["headers"]["file"] == broker.site.tree.remote(path)
+    assert status[-1]["headers"]["message"] is None
+
+
+def test_delays_when_scaled_then_detectors_wait_10_and_channels_60_of_their_seconds(wait_for):
+    with Facility(only=["broker"], speed=10, broker_delays=0.2) as facility:
+        broker, now = facility.broker, facility.clock.now()
+        body = {"pgroup": "p12345", "start_pulseid": now - 1, "stop_pulseid": now}
+        sources = {"detectors": {ONE: {}}, "channels_list": ["C"], "pv_list": ["P"]}
+        reply = post(broker.url, "retrieve_from_buffers", body | sources)
+        wait_for(lambda: broker.site.tree.local(reply["files"][1]).exists(), "the last file")
+        sleeps = {}
+        for source in (ONE, "BSDATA"):
+            name = f"/sf/bernina/data/p12345/raw/run0001/logs/acq0001.{source}.log"
+            line = next(x for x in broker.site.tree.read_text(name).splitlines() if "sleeping" in x)
+            sleeps[source] = float(line.split()[2])
+        assert 5 < sleeps[ONE] <= 10 and 55 < sleeps["BSDATA"] <= 60
