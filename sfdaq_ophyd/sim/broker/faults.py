@@ -94,6 +94,12 @@ class Faults:
                 return fault
         return None
 
+    @property
+    def armed(self) -> tuple[str, ...]:
+        """Names of the faults nobody has taken yet."""
+        with self._lock:
+            return tuple(fault.what for fault in self._armed)
+
     def clear(self) -> None:
         """Disarm all."""
         with self._lock:

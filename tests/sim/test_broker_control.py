@@ -1,0 +1,270 @@
+"""Detectors behind the simulated broker: settings, trigger, power, pedestals, states."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import h5py
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.sim import Facility
+
+from .broker_http import get, post
+
+JF = "JF01T03V01"
+ONE = "JF03T01V02"
+_numbers = itertools.count(50_000)
+
+
+@pytest.fixture(scope="module")
+def facility():
+    with Facility(only=["broker"], broker_delays=0.005, broker_pedestal_frames=4) as facility:
+        yield facility
+
+
+@pytest.fixture
+def broker(facility):
+    yield facility.broker
+    facility.broker.site.faults.clear()
+
+
+@pytest.fixture
+def pgroup(broker):
+    name = f"p{next(_numbers)}"
+    broker.make_pgroup(name)
+    return name
+
+
+def status(broker, detector=JF):
+    return get(broker.slow_url, "get_detector_status", {"detector_name": detector})
+
+
+def actions(broker, writer_type):
+    return [
+        m["headers"]["action"]
+        for m in broker.messages()
+        if m["exchange"] == "status" and m["body"]["writer_type"] == writer_type
+    ]
+
+
+def test_power_on_when_queued_then_trigger_stops_memory_goes_and_states_follow(broker, wait_for):
+    seen, codes = [], set()
+
+    def poll():
+        reply = status(broker, ONE)
+        codes.add(broker.trigger.value)
+        state = reply.get("message") if reply["status"] == "error" else next(iter(reply["detector_status"]))
+        if not seen or seen[-1] != state:
+            seen.append(state)
+        return state == "running" and broker.trigger.running
+
+    assert status(broker, ONE)["message"] == "No modules added"
+    broker.site.delays.factor, before = 0.1, broker.site.delays.factor
+    try:
+        post(broker.url, "power_on_detector", {"detector_name": ONE})
+        wait_for(poll, "running", timeout=20, period=0.002)
+        wait_for(lambda: actions(broker, "detector_power_on")[-1:] == ["write_finished"], "finished")
+    finally:
+        broker.site.delays.factor = before
+    assert seen == ["No modules added", "error", "idle", "running"]
+    assert codes == {254, 255}
+    assert ONE in get(broker.url, "get_running_detectors")["running_detectors"]
+
+
+@pytest.mark.parametrize("how", ["fault", "unreachable"])
+def test_power_on_when_it_fails_then_rejected_and_the_trigger_runs_again(broker, wait_for, how):
+    if how == "fault":
+        broker.fail_next("power_on_fails", message="no power")
+    else:
+        broker.site.hardware["JF04T01V01"].modules[0].reachable = False
+    before = len(actions(broker, "detector_power_on"))
+    post(broker.url, "power_on_detector", {"detector_name": "JF04T01V01"})
+    wait_for(lambda: len(actions(broker, "detector_power_on")) == before + 3, "the end", timeout=20)
+    rejected = [m for m in broker.messages() if (m["headers"] or {}).get("action") == "write_rejected"][-1]
+    assert ("no power" if how == "fault" else "could not apply config") in rejected["headers"]["message"]
+    assert broker.trigger.value == 254
+    assert status(broker, "JF04T01V01")["message"] == "No modules added"
+
+
+def test_pedestal_when_taken_then_files_come_in_order_and_become_active(broker, pgroup, wait_for):
+    before = actions(broker, "pedestal")
+    body = {"pgroup": pgroup, "detectors": [JF], "run_log_level": "INFO", "client_request_id": "mine"}
+    assert "wait at least 40.0 seconds" in post(broker.url, "take_pedestal", body)["message"]
+    folder = broker.root / f"bernina/data/{pgroup}/raw/JF_pedestals"
+    modes = set()
+
+    def done():
+        modes.add(str(broker.site.hardware[JF].readback("gain_mode")))
+        logs = list(folder.glob(f"*.{JF}.log"))
+        return logs and "processing request took" in logs[0].read_text()
+
+    wait_for(done, "the log's closing line", timeout=30, period=0.001)
+    assert {"dynamic", "fixed_gain1", "fixed_gain2"} <= modes
+    assert broker.site.hardware[JF].readback("gain_mode") == "dynamic"
+    assert actions(broker, "pedestal")[len(before) :] == ["write_request", "write_start", "write_finished"]
+    (stored,) = folder.glob("*.json")
+    request = broker.site.tree.read_json(broker.site.tree.remote(stored))
+    assert request["client_request_id"] == "mine"
+    assert request["stop_pulseid"] - request["start_pulseid"] == 2999
+    scene = broker._scenes[JF]
+    with h5py.File(folder / f"{stored.stem}.{JF}.res.h5") as file:
+        assert file["gains"].shape == (3, 1536, 1024) and file["gains"].dtype == np.float64
+        good = scene.constants.mask == 0
+        good[::512, :8] = False  # the stamps
+        assert np.abs(file["gains"][0] - scene.constants.pedestal[0])[good].mean() < 15
+        assert file["pixel_mask"].dtype == np.int64
+    active = broker.site.tree.read_json(f"/gpfs/photonics/swissfel/buffer/config/{JF}.json")["pedestal_file"]
+    assert active == f"/sf/jungfrau/data/pedestal/{JF}/{stored.stem}.h5"
+    assert broker.site.tree.exists(active)
+
+
+def test_pedestal_when_no_log_level_is_sent_then_todays_writer_rejects_it(broker, pgroup, wait_for):
+    before = len(actions(broker, "pedestal"))
+    post(broker.url, "take_pedestal", {"pgroup": pgroup, "detectors": {JF: {}}})
+    wait_for(lambda: len(actions(broker, "pedestal")) == before + 3, "the end")
+    rejected = broker.messages()[-1]["headers"]
+    assert rejected["action"] == "write_rejected"
+    assert rejected["message"] == "Level not an integer or a valid string: None"
+
+
+def test_pedestal_when_it_fails_then_gains_are_as_before(broker, pgroup, wait_for):
+    broker.fail_next("pedestal_fails", message="detector gone")
+    before = len(actions(broker, "pedestal"))
+    post(broker.url, "take_pedestal", {"pgroup": pgroup, "detectors": [JF], "run_log_level": "INFO"})
+    wait_for(lambda: len(actions(broker, "pedestal")) == before + 3, "the end")
+    assert broker.messages()[-1]["headers"]["message"] == "detector gone"
+    assert broker.site.hardware[JF].readback("gain_mode") == "dynamic"
+
+
+def test_pedestalmode_when_taken_then_detectors_stop_meanwhile(broker, pgroup, wait_for):
+    body = {"pgroup": pgroup, "detectors": [JF], "run_log_level": "INFO", "pedestalmode": True}
+    post(broker.url, "take_pedestal", body)
+    wait_for(lambda: status(broker)["detector_status"] == {"stopped": [0, 1, 2]}, "stopped")
+    wait_for(lambda: status(broker)["detector_status"] == {"running": [0, 1, 2]}, "running", timeout=20)
+
+
+def test_settings_when_an_unknown_mode_comes_then_earlier_values_stay_and_the_trigger_is_off(broker):
+    body = {"detector_name": JF, "parameters": {"delay": 0.001, "gain_mode": "bogus"}}
+    reply = post(broker.slow_url, "set_detector_settings", body)
+    assert reply["exception"] == "TypeError"
+    assert broker.trigger.value == 255
+    assert broker.site.hardware[JF].readback("delay") == 0.001
+    post(broker.slow_url, "set_detector_settings", {"detector_name": JF, "parameters": {"delay": 0.00089}})
+    assert broker.trigger.value == 254
+
+
+def test_slow_service_when_busy_then_everybody_waits_and_the_broker_answers(broker, wait_for):
+    broker.fail_next("latency", endpoint="get_detector_status", seconds=0.4)
+    callers = [threading.Thread(target=status, args=(broker,)) for _ in range(2)]
+    callers[0].start()
+    wait_for(lambda: not broker.site.faults.armed, "the slow call to begin")
+    callers[1].start()
+    get(broker.url, "get_pvlist")
+    for caller in callers:
+        caller.join()
+    slow, second = broker.requests("get_detector_status")[-2:]
+    assert second.started >= slow.started + slow.elapsed
+    other = broker.requests("get_pvlist")[-1]
+    assert other.started + other.elapsed < slow.started + slow.elapsed
+
+
+@pytest.mark.parametrize("module", range(3))
+def test_running_when_a_module_stops_writing_then_limping_until_it_runs(broker, module):
+    broker.fail_next("limping", modules=[module])
+    limping = get(broker.url, "get_running_detectors")["limping_detectors"][JF]
+    assert limping["missing_modules"] == [module]
+    broker.site.hardware[JF].set_state("running")
+    assert JF in get(broker.url, "get_running_detectors")["running_detectors"]
+
+
+def test_running_when_the_detector_stopped_then_missing(broker):
+    broker.fail_next("detector_stopped", detector=JF)
+    assert JF in get(broker.url, "get_running_detectors")["missing_detectors"]
+    broker.site.hardware[JF].set_state("running")
+
+
+def test_trigger_when_there_are_pvs_then_it_is_the_pv():
+    with Facility(only=["broker", "pvs"], broker_delays=0.01) as facility:
+        broker, pvs = facility.broker, facility._parts["pvs"]
+        body = {"detector_name": JF, "parameters": {"gain_mode": "bogus"}}
+        assert pvs.read("event_code") == 254
+        post(broker.slow_url, "set_detector_settings", body)
+        assert pvs.read("event_code") == 255
+        pvs.write("event_code", 254)
+        assert broker.trigger.running
+
+
+@pytest.mark.parametrize(("name", "details"), [("nonsense", {}), ("latency", {"minutes": 1})])
+def test_fault_when_unknown_then_value_error_with_the_list(broker, name, details):
+    with pytest.raises(ValueError, match="latency|seconds"):
+        broker.fail_next(name, **details)
+
+
+def test_fault_when_refused_on_request_then_words_and_class_as_told(broker):
+    broker.fail_next("refuse", endpoint="get_pvlist", message="not today", exception="OSError")
+    assert get(broker.url, "get_pvlist") == {
+        "status": "error",
+        "message": "not today",
+        "exception": "OSError",
+    }
+    assert get(broker.url, "get_pvlist")["status"] == "ok"
+
+
+def test_fault_when_run_info_cannot_be_made_then_refused(broker, pgroup):
+    broker.fail_next("run_info_unwritable", endpoint="advance_run_number")
+    reply = post(broker.url, "advance_run_number", {"pgroup": pgroup})
+    assert "cannot create directory" in reply["message"] and reply["exception"] == "ValidationError"
+
+
+def test_fault_when_a_stray_file_lies_in_meta_then_numbers_drift(facility, broker, pgroup):
+    now = facility.clock.now()
+    body = {"pgroup": pgroup, "start_pulseid": now, "stop_pulseid": now, "pv_list": ["P"]}
+    run = post(broker.url, "retrieve_from_buffers", body)["run_number"]
+    broker.fail_next("stray_meta_file")
+    reply = post(broker.url, "retrieve_from_buffers", {**body, "run_number": int(run)})
+    assert reply["acquisition_number"] == "3"
+
+
+def test_stop_when_a_request_hangs_then_the_facility_still_ends():
+    with Facility(only=["broker"]) as facility:
+        facility.broker.fail_next("hang", endpoint="get_pvlist")
+        caller = threading.Thread(target=_ignore_errors, args=(facility.broker.url,))
+        caller.start()
+    caller.join(10)
+    assert not caller.is_alive()
+
+
+def _ignore_errors(url):
+    try:
+        get(url, "get_pvlist")
+    except OSError:
+        pass
+
+
+def test_head_when_sent_then_executed_like_get(broker):
+    import urllib.request
+
+    before = len(broker.requests("get_pvlist"))
+    urllib.request.urlopen(
+        urllib.request.Request(f"{broker.url}/get_pvlist", method="HEAD"), timeout=10
+    ).close()
+    assert len(broker.requests("get_pvlist")) == before + 1
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/sf/../../etc/passwd", "etc/passwd", "/tmp/x"])
+def test_tree_when_asked_for_the_hosts_files_then_not_there(broker, path):
+    assert not broker.site.tree.exists(path)
+    with pytest.raises(FileNotFoundError):
+        broker.site.tree.local(path)
+
+
+@pytest.mark.parametrize("option", [{"dialect": "old"}, {"beamline": "x"}, {"delays": -1}])
+def test_part_when_option_is_wrong_then_named(option):
+    from sfdaq_ophyd.errors import RequestError
+
+    name = next(iter(option))
+    with pytest.raises(RequestError, match=name):
+        with Facility(only=["broker"], **{f"broker_{name}": option[name]}):
+            pass
