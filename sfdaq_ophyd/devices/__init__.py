@@ -1,11 +1,26 @@
 """ophyd devices: thin, and alike."""
 
 from ._acquisition import LossPolicy
+from ._assets import frames_in_hdf5
 from ._detector import Detector
+from ._file_detector import FileDetector
 from ._fly_group import FlyGroup
-from ._source import FrameSource, Request
+from ._source import FrameSource, Progress, Request, WrittenFile
 from .eiger import Eiger
 from .jungfrau import Jungfrau
 from .pulse_id import PulseId
 
-__all__ = ["Detector", "Eiger", "FlyGroup", "FrameSource", "Jungfrau", "LossPolicy", "PulseId", "Request"]
+__all__ = [
+    "Detector",
+    "Eiger",
+    "FileDetector",
+    "FlyGroup",
+    "FrameSource",
+    "Jungfrau",
+    "LossPolicy",
+    "Progress",
+    "PulseId",
+    "Request",
+    "WrittenFile",
+    "frames_in_hdf5",
+]

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import Discarded, FramesMissing, ServiceTimeout
 from ..wire.frame import Frame, MissingFrame
-from ._source import FrameSource, Request
+from ._source import FrameSource, Progress, Request, WrittenFile
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,9 @@ class _Feed:
             try:
                 wanted = self._request.n_frames
                 for item in iterator:
-                    if self._stopped.is_set() or not self._put(item):
-                        return
-                    wanted -= item is not None
+                    if not self._put(item):
+                        return _forget(item)
+                    wanted -= isinstance(item, Frame | MissingFrame)
                     if wanted == 0:
                         break
             finally:
@@ -92,20 +92,30 @@ class _Feed:
         if self._thread.is_alive():
             raise ServiceTimeout(f"{self._thread.name}: giving up the acquisition", JOIN_TIMEOUT)
 
+    def forget_rest(self) -> None:
+        """Drop what nobody will take; after `stop`, from the thread that takes."""
+        while not self._items.empty():
+            _forget(self._items.get_nowait())
+
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
         return self._stopped.is_set()
 
 
+def _forget(item: object) -> None:
+    if isinstance(item, WrittenFile):
+        item.drop()
+
+
 class FrameSink(Protocol):
     """Where the frames go; called from one thread at a time."""
 
-    def append(self, item: Frame | MissingFrame) -> None:
-        """Take one more frame; may block for a bounded time."""
+    def append(self, item: Any) -> None:
+        """Take one more item; may block for a bounded time."""
 
-    def take_back(self, n_frames: int) -> None:
-        """Forget the last `n_frames`."""
+    def take_back_partial(self) -> int:
+        """Forget the frames that do not make a whole point; return how many those were."""
 
     def flush(self) -> None:
         """Bring everything to where readers see it."""
@@ -245,6 +255,7 @@ class Acquisition:
             self._take(feed)
         except BaseException:
             feed.stop()
+            feed.forget_rest()
             raise
 
     def _take(self, feed: _Feed) -> None:
@@ -257,6 +268,7 @@ class Acquisition:
             except queue.Empty:
                 item = None if feed.stopped else _LATE
             if feed.stopped:
+                _forget(item)
                 raise Discarded(f"{self._name}: acquisition given up")
             if isinstance(item, Exception):
                 raise item
@@ -272,6 +284,13 @@ class Acquisition:
                 continue
             deadline = time.monotonic() + self._rules.limit
             if item is None:
+                continue
+            if isinstance(item, Progress):
+                seen = item.seen or f"{item.n_frames} frames announced"
+                self._on_progress(self.n_done + item.n_frames, seen)
+                continue
+            if not isinstance(item, Frame | MissingFrame):
+                self._sink.append(item)
                 continue
             if isinstance(item, MissingFrame) and self._rules.policy is not LossPolicy.TOLERANT:
                 raise self._missing(seen, [item.what] if item.what else [])
@@ -299,7 +318,5 @@ class Acquisition:
         self._on_progress(self.n_done, item.event_id if isinstance(item, Frame) else "gap")
 
     def _keep_whole_points(self) -> None:
-        partial = self.n_done % self._request.frames_per_trigger
-        self._sink.take_back(partial)
-        self.n_done -= partial
+        self.n_done -= self._sink.take_back_partial()
         self._on_progress(self.n_done, "taken again")

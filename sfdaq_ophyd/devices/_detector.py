@@ -39,12 +39,14 @@ from ophyd import Component as Cpt
 from ophyd import Device, Signal
 
 from ..errors import DetectorStateError, Discarded, RequestError
+from ..wire.frame import FrameFormat
 from ._acquisition import Acquisition, LossPolicy, Rules
 from ._flying import Flying
+from ._frame_store import FrameStore
 from ._keys import data_keys, event_columns, first_row
 from ._source import FrameSource, Request
 from ._status import GRACE, ActionStatus
-from ._store import FrameStore
+from ._store import PointStore
 
 BUFFER_BYTES = 512 * 2**20
 """Frames that may wait between source and file, in bytes; at least 4 frames, at most 1000."""
@@ -80,7 +82,7 @@ class Detector(Flying, Device):
         self.source = source
         self.directory = Path(directory)
         self._threads = threads
-        self._store: FrameStore | None = None
+        self._store: PointStore | None = None
         self._acquisition: Acquisition | None = None
         self._exposure: ActionStatus | None = None
         self._ready = False
@@ -106,11 +108,13 @@ class Detector(Flying, Device):
             except Exception as second:
                 exc.add_note(f"and while undoing the half that was staged: {second}")
             raise
-        n = int(self.frames_per_trigger.get())
-        self._store = FrameStore(self.directory, self.name, frame_format, n, self._threads)
+        self._store = self._new_store(frame_format, int(self.frames_per_trigger.get()))
         self._ready = False
         self._values = {}
         return staged
+
+    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> PointStore:
+        return FrameStore(self.directory, self.name, frame_format, frames_per_point, self._threads)
 
     def unstage(self) -> list[object]:
         """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice."""
@@ -149,7 +153,7 @@ class Detector(Flying, Device):
             depth=min(1000, max(4, BUFFER_BYTES // fmt.frame_bytes)),
         )
 
-    def _need_stage(self, verb: str) -> FrameStore:
+    def _need_stage(self, verb: str) -> PointStore:
         if self._store is None:
             raise DetectorStateError(f"{self.name}: {verb} needs a staged device; stage it first")
         return self._store

@@ -27,6 +27,7 @@ class Flight:
     completed: ActionStatus
     n_done: int = 0
     paused: bool = False
+    ended: bool = False
 
 
 class Flying:
@@ -125,6 +126,7 @@ class Flying:
         if n_points:
             self._page = event_columns(store.columns(n_points), self._tolerant)
             yield from store.documents(n_points)
+        self._finish_flight()
 
     def _fly(self, flight: Flight) -> None:
         flight.paused = False
@@ -133,34 +135,41 @@ class Flying:
         def progress(n_frames: int, seen: str) -> None:
             flight.completed.progress(n_before + n_frames, seen)
 
+        def ended() -> None:
+            flight.ended = True
+            self._finish_flight()
+
         def failed(exc: Exception) -> None:
             flight.kicked_off.fail(exc)
             flight.completed.fail(exc)
 
         if flight.n_done == flight.request.n_frames:
             self._store.flush()
-            return flight.completed.succeed()
+            return ended()
         self._acquire(
             flight.request.rest(flight.n_done),
             self._rules(),
             on_armed=flight.kicked_off.succeed,
             on_progress=progress,
-            on_success=flight.completed.succeed,
+            on_success=ended,
             on_failure=failed,
         )
+
+    def _finish_flight(self) -> None:
+        """Complete once a single collection brings the rest; each brings the points of one file."""
+        flight = self._flight
+        if flight is not None and flight.ended and not self._store.more_files:
+            flight.completed.succeed()
 
     def _pause_flight(self) -> None:
         """Give up at the device; whole points stay, the fly scan goes on after `resume`."""
         flight, acquisition = self._flight, self._acquisition
-        if flight.paused or flight.completed.done:
+        if flight.paused or flight.ended or flight.completed.done:
             return
         acquisition.discard()
-        if flight.completed.done:  # the last frame was faster
+        if flight.ended or flight.completed.done:  # the last frame was faster
             return
-        flight.n_done += acquisition.n_done
-        partial = flight.n_done % flight.request.frames_per_trigger
-        self._store.take_back(partial)
-        flight.n_done -= partial
+        flight.n_done += acquisition.n_done - self._store.take_back_partial()
         flight.paused = True
         for status in (flight.kicked_off, flight.completed):
             status.hold()

@@ -6,8 +6,9 @@ base does the rest: threads, deadlines, files, documents, pause, retake, abort.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..wire.frame import Frame, FrameFormat, MissingFrame
@@ -39,6 +40,48 @@ class Request:
         return replace(self, n_frames=self.n_frames - n_done)
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sign of life from a source that brings its frames at the end; it starts the deadline anew.
+
+    Attributes
+    ----------
+    n_frames : int
+        Frames so far, of those requested.
+    seen : str
+        State, for the message if nothing follows.
+    """
+
+    n_frames: int
+    seen: str = ""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that is closed and was checked; a source yields it before the frames it holds.
+
+    Attributes
+    ----------
+    path : Path
+        Where the catalog's server finds it.
+    n_frames : int
+        Frames it holds: the next ones not in a file yet, in order; whole points, nothing else.
+    keys : Mapping[str, dict]
+        Data key, without the device's name, to the parameters of its StreamResource; see
+        `frames_in_hdf5`.
+    mimetype : str
+        Of the file.
+    drop : callable
+        Called if its points are not kept (an event dropped, a pause): rename or remove it.
+    """
+
+    path: Path
+    n_frames: int
+    keys: Mapping[str, dict]
+    mimetype: str = "application/x-hdf5"
+    drop: Callable[[], None] = field(default=lambda: None)
+
+
 class FrameSource(Protocol):
     """Hooks of a detector whose frames come to this process.
 
@@ -53,7 +96,7 @@ class FrameSource(Protocol):
         If it raises, `close` is called next and must undo the half that was done.
         """
 
-    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
+    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | WrittenFile | None]:
         """Acquire: yield `request.n_frames` frames in order, and nothing that is not of this acquisition.
 
         ``None`` first says "armed": a kickoff waits for it. A frame known to be lost is yielded as

@@ -22,8 +22,9 @@ class Frame:
 
     Attributes
     ----------
-    image : ndarray, shape (y, x)
-        The pixels. Nobody may change them once the frame is handed on.
+    image : ndarray, shape (y, x), or None
+        The pixels. Nobody may change them once the frame is handed on. None where they are in a file that
+        somebody else writes.
     timestamp : float
         When the frame was taken, s since the epoch.
     event_id : str
@@ -36,7 +37,7 @@ class Frame:
         Numbers computed from the image, e.g. ``{"total": 1234}``.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     timestamp: float
     event_id: str
     pulse_id: int | None = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Signal
 
-from sfdaq_ophyd.devices._detector import Detector
+from sfdaq_ophyd.devices import Detector, FileDetector, Progress, WrittenFile, frames_in_hdf5
 from sfdaq_ophyd.sim.stamp import write_stamp
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat, MissingFrame
 
@@ -98,3 +101,44 @@ class FakeDetector(Detector):
 
     def __init__(self, *, name, directory, source=None, **kwargs):
         super().__init__(source=source or FakeSource(), name=name, directory=directory, **kwargs)
+
+
+class FakeFileSource(FakeSource):
+    """The same frames, written to a file per acquisition; only ids and the closed file come here."""
+
+    def __init__(self, directory, **kwargs):
+        super().__init__(**kwargs)
+        self.directory = Path(directory)
+        self.dropped = []
+
+    def frames(self, request):
+        taken = []
+        for item in super().frames(request):
+            if item is None:
+                yield None
+            else:
+                taken.append(item)
+                yield Progress(len(taken), "writing")
+        if not taken or self._gone.is_set():
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"foreign_{taken[0].event_id}.h5"
+        with h5py.File(path, "w") as file:
+            file["their/data"] = np.stack([frame.image for frame in taken])
+
+        def drop():
+            self.dropped.append(path)
+            path.unlink()
+
+        parameters = frames_in_hdf5("/their/data", self.shape, request.frames_per_trigger)
+        yield WrittenFile(path, len(taken), {"image": parameters}, drop=drop)
+        for frame in taken:
+            yield replace(frame, image=None)
+
+
+class FakeWriter(FileDetector):
+    """The file detector base around a `FakeFileSource`."""
+
+    def __init__(self, *, name, directory, source=None, **kwargs):
+        source = source or FakeFileSource(directory)
+        super().__init__(source=source, name=name, directory=directory, **kwargs)

@@ -10,7 +10,7 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd.plans import fly
 
-from .fake import FakeDetector, FakeSource
+from .fake import FakeDetector, FakeFileSource, FakeSource, FakeWriter
 from .run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
 
 N = 3
@@ -19,22 +19,24 @@ N = 3
 class Bench:
     """A fresh folder and detectors for each interrupted run."""
 
-    def __init__(self, tmp_path, n_detectors=1, frames_per_trigger=1, period=0.004):
+    def __init__(self, tmp_path, n_detectors=1, frames_per_trigger=1, period=0.004, theirs=False):
+        self.theirs = theirs
         self.root, self.count = tmp_path, 0
         self.n_detectors, self.frames_per_trigger, self.period = n_detectors, frames_per_trigger, period
 
     def fresh(self):
         self.count += 1
         self.directory = self.root / str(self.count)
-        self.detectors = [
-            FakeDetector(
-                name=f"det{k}", directory=self.directory, source=FakeSource(period=self.period * (k + 1))
-            )
-            for k in range(self.n_detectors)
-        ]
+        self.detectors = [self._detector(k) for k in range(self.n_detectors)]
         for detector in self.detectors:
             detector.frames_per_trigger.put(self.frames_per_trigger)
         return self.detectors
+
+    def _detector(self, k):
+        period, where = self.period * (k + 1), self.directory
+        if self.theirs:
+            return FakeWriter(name=f"det{k}", directory=where, source=FakeFileSource(where, period=period))
+        return FakeDetector(name=f"det{k}", directory=where, source=FakeSource(period=period))
 
     def check_at_rest(self):
         for detector in self.detectors:
@@ -96,3 +98,9 @@ def test_fly_scan_of_two_when_interrupted_then_rows_are_aligned(tmp_path, interr
 @pytest.mark.parametrize("plan", [step_scan, fly_scan])
 def test_plan_when_paused_deferred_then_every_point_is_there_once(tmp_path, plan):
     every_message(Bench(tmp_path), plan, "deferred pause", stride=7)
+
+
+@pytest.mark.parametrize("plan", [step_scan, fly_scan])
+@pytest.mark.parametrize("interruption", ["pause", "abort"])
+def test_foreign_files_when_interrupted_then_only_kept_points_are_registered(tmp_path, plan, interruption):
+    every_message(Bench(tmp_path, theirs=True), plan, interruption, save_once=True)

@@ -1,0 +1,128 @@
+"""Frames that come to this process, in HDF5 files of our own.
+
+A file belongs to one event stream of one run. The device is not told the stream, but the RunEngine asks for
+its description once per stream and run, so a new description means a new file. While a run has several
+streams (dark, primary), every point gets a file of its own: the catalog joins the files of a stream.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+from ..files.frame_file import IMAGE, FrameFile
+from ..wire.frame import Frame, FrameFormat, MissingFrame
+from ._assets import FileAssets, frames_in_hdf5
+from ._store import PointStore, row_of
+
+
+class FrameStore(PointStore):
+    """Write frames, and take back what was not saved.
+
+    Parameters
+    ----------
+    directory : Path
+        Files are made here, one per stream and run, none without a frame.
+    name, frame_format, frames_per_point
+        See `PointStore`.
+    threads : int
+        Frames compressed at the same time.
+    """
+
+    def __init__(
+        self, directory: Path, name: str, frame_format: FrameFormat, frames_per_point: int, threads: int = 2
+    ):
+        super().__init__(name, frame_format, frames_per_point)
+        self._directory, self._threads = Path(directory), threads
+        self._file: FrameFile | None = None
+        self._assets: FileAssets | None = None
+        self._n_saved = 0  # points, in this file
+        self._run = ""
+        self._streams = 0
+
+    def append(self, item: Frame | MissingFrame) -> None:
+        """Take one more frame."""
+        with self._lock:
+            if self._file is None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._use(FrameFile(self._new_path(), self.frame_format, threads=self._threads))
+            self._file.append(item)
+            self._rows.append(row_of(item, self.frame_format))
+
+    def take_back_partial(self) -> int:
+        """Forget the frames that do not make a whole point; return how many those were."""
+        with self._lock:
+            n_frames = len(self._rows) % self.frames_per_point
+            for _ in range(n_frames):
+                self._rows.pop()
+            if n_frames:
+                self._file.truncate(self._n_saved * self.frames_per_point + len(self._rows))
+            return n_frames
+
+    def flush(self) -> None:
+        """Bring every frame to disk."""
+        with self._lock:
+            if self._file is not None:
+                self._file.flush()
+
+    @property
+    def n_ready(self) -> int:
+        """Points on disk, not saved yet."""
+        with self._lock:
+            self.settle()
+            if self._file is None:
+                return 0
+            return self._file.flush(wait=False) // self.frames_per_point - self._n_saved
+
+    @property
+    def more_files(self) -> bool:
+        """Never: one file at a time."""
+        return False
+
+    def take_back_unsaved(self) -> None:
+        """Forget every frame after the last saved point."""
+        with self._lock:
+            self.settle()
+            self._n_handed = 0
+            self._rows.clear()
+            if self._file is not None:
+                self._file.truncate(self._n_saved * self.frames_per_point)
+            if self._streams > 1 and self._n_saved:
+                self._close_file()
+
+    def close(self) -> None:
+        """Take back what was not saved, and close. Safe twice."""
+        with self._lock:
+            try:
+                self.take_back_unsaved()
+            finally:
+                self._close_file()
+
+    def _next_file(self) -> tuple[FileAssets, int]:
+        if self._new_streams and self._n_saved:
+            old = self._file
+            self._use(old.move_tail(self._n_saved * self.frames_per_point, self._new_path()))
+            old.close()
+        return self._assets, self._n_saved
+
+    def _saved(self, n_points: int) -> None:
+        self._n_saved += n_points
+        same_run = self._assets.run_start == self._run
+        self._run = self._assets.run_start
+        self._streams = self._new_streams + (self._streams if same_run else 0)
+        self._new_streams = 0
+
+    def _new_path(self) -> Path:
+        return self._directory / f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.h5"
+
+    def _use(self, file: FrameFile) -> None:
+        parameters = frames_in_hdf5(IMAGE, self.frame_format.shape, self.frames_per_point)
+        self._file, self._n_saved = file, 0
+        self._assets = FileAssets(file.path, {f"{self.name}_image": parameters})
+
+    def _close_file(self) -> None:
+        file, self._file, self._assets = self._file, None, None
+        self._n_saved = self._n_handed = 0
+        if file is not None:
+            file.close()
