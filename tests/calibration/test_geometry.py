@@ -1,0 +1,133 @@
+"""Where pixels go: every detector of the table, with and without gaps, with modules switched off."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.calibration.geometry import make_layout
+from sfdaq_ophyd.calibration.geometry_table import TABLE
+from sfdaq_ophyd.errors import RequestError
+
+from .conftest import plain
+
+FLAT = [name for name, row in TABLE.items() if not row.strip]
+
+
+@pytest.fixture(scope="module")
+def table(golden_dir):
+    return json.loads((golden_dir / "geometry_table.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def points(golden_dir):
+    return json.loads((golden_dir / "geometry_points.json").read_text())
+
+
+def full_name(name):
+    return name if "V" in name else f"{name}V03"
+
+
+def test_table_when_compared_then_holds_every_detector_of_the_contract(table):
+    assert set(TABLE) == set(table)
+    for name, row in TABLE.items():
+        theirs = table[name]
+        assert [list(o) for o in row.origins] == [
+            list(o) for o in zip(theirs["origin_y"], theirs["origin_x"])
+        ]
+        assert list(row.module_turns) == theirs["mod_rot90"]
+        assert (row.turns, row.strip) == (theirs["det_rot90"], theirs["stripsel"])
+
+
+@pytest.mark.parametrize("gap", [True, False])
+@pytest.mark.parametrize("name", FLAT)
+def test_layout_when_made_then_has_the_shape_of_the_contract(table, name, gap):
+    n = len(TABLE[name].origins)
+    layout = make_layout(full_name(name), range(n), gap_pixels=gap, geometry=True)
+    assert list(layout.shape) == table[name]["shape_gap" if gap else "shape_nogap"]
+
+
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+@pytest.mark.parametrize("gap", [True, False])
+def test_pixels_when_marked_then_lie_where_the_facility_has_them(points, engine, gap):
+    for name, both in points.items():
+        marks = both["gap" if gap else "nogap"]
+        n = len(TABLE[name].origins)
+        raw = np.zeros((512 * n, 1024), dtype=np.uint16)
+        for i, (module, row, column, _, _) in enumerate(marks, 1):
+            raw[512 * module + row, column] = i
+        image = plain(full_name(name), n, gap_pixels=gap, engine=engine)(raw)
+        assert np.count_nonzero(image) == len(marks)
+        for i, (_, _, _, y, x) in enumerate(marks, 1):
+            assert image[y, x] == i, (name, marks[i - 1])
+
+
+@pytest.mark.parametrize("gap", [True, False])
+@pytest.mark.parametrize("name", ["JF01T03V01", "JF02T09V03", "JF06T08V07", "JF17T16V01", "JF22T01V01"])
+def test_engines_when_modules_are_turned_then_agree_on_every_pixel(name, gap):
+    n = int(name[5:7])
+    raw = np.random.default_rng(n).integers(0, 2**16, (512 * n, 1024), dtype=np.uint16)
+    fused, numpy = (plain(name, n, gap_pixels=gap, engine=engine) for engine in ("numba", "numpy"))
+    out = fused.empty()
+    out.fill(np.nan)
+    np.testing.assert_array_equal(fused(raw, out=out), numpy(raw))
+
+
+@pytest.mark.parametrize("offset", [1, 3, 16, 31])
+@pytest.mark.parametrize("gap", [True, False])
+def test_output_when_not_on_a_cache_line_then_nothing_beside_it_is_touched(offset, gap):
+    calibration = plain("JF01T03V01", 3, gap_pixels=gap, engine="numba")
+    raw = np.random.default_rng(0).integers(1, 2**14, (1536, 1024), dtype=np.uint16)
+    size = int(np.prod(calibration.shape))
+    memory = np.full(size + 64, -1, dtype="f4")
+    out = memory[offset : offset + size].reshape(calibration.shape)
+    calibration(raw, out=out)
+    np.testing.assert_array_equal(out, calibration(raw))
+    assert np.all(memory[:offset] == -1)
+    assert np.all(memory[offset + size :] == -1)
+
+
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+@pytest.mark.parametrize("geometry", [True, False])
+def test_disabled_modules_when_data_hold_all_or_active_ones_then_same_image(engine, geometry):
+    calibration = plain("JF01T03V01", 3, geometry=geometry, disabled_modules=(1,), engine=engine)
+    everything = plain("JF01T03V01", 3, geometry=geometry, engine=engine)
+    assert calibration.module_map == (0, -1, 1)
+    raw = np.random.default_rng(0).integers(1, 2**14, (1536, 1024), dtype=np.uint16)
+    image = calibration(raw)
+    np.testing.assert_array_equal(image, calibration(np.concatenate([raw[:512], raw[1024:]])))
+    whole = everything(raw)
+    if geometry:
+        assert np.all(image[550:1064] == 0)
+        np.testing.assert_array_equal(image[:514], whole[:514])
+        np.testing.assert_array_equal(image[1100:], whole[1100:])
+        assert not calibration.pixel_mask[550:1064].any()
+    else:
+        np.testing.assert_array_equal(image, np.concatenate([whole[:514], whole[1028:]]))
+
+
+def test_module_map_when_modules_change_places_then_data_follow_and_constants_stay():
+    raw = np.random.default_rng(0).integers(1, 2**14, (1024, 1024), dtype=np.uint16)
+    calibration = plain("JF01T03V01", 3, module_map=(1, -1, 0))
+    image = calibration(raw)
+    np.testing.assert_array_equal(image[:256, :256], raw[512:768, :256])
+    np.testing.assert_array_equal(image[1100:1356, :256], raw[:256, :256])
+
+
+def test_strip_sensor_when_stacked_then_works_and_with_geometry_says_no():
+    assert plain("JF05T01V01", 1, geometry=False, gap_pixels=False).shape == (512, 1024)
+    with pytest.raises(RequestError, match="strip sensor"):
+        plain("JF05T01V01", 1)
+
+
+@pytest.mark.parametrize("name", ["JF1T3V1", "JF01T03V99", "JF01T03V01"])
+def test_name_when_digits_or_version_differ_then_found(name):
+    assert make_layout(name, range(3), gap_pixels=True, geometry=True).shape == (1614, 1030)
+
+
+@pytest.mark.parametrize("name", ["JF99T03V01", "JF01T03", "Eiger", "", "JF01T00V01", None])
+def test_name_when_unknown_then_value_error(name):
+    with pytest.raises(ValueError, match="detector_name"):
+        make_layout(name, [0], gap_pixels=True, geometry=True)
