@@ -41,6 +41,7 @@ from ophyd import Device, Signal
 from ..errors import DetectorStateError, Discarded, RequestError
 from ..wire.frame import FrameFormat
 from ._acquisition import Acquisition, LossPolicy, Rules
+from ._checks import whole_number
 from ._flying import Flying
 from ._frame_store import FrameStore
 from ._keys import data_keys, event_columns, first_row
@@ -133,15 +134,12 @@ class Detector(Flying, Device):
         return unstaged
 
     def _check_signals(self) -> None:
-        n = self.frames_per_trigger.get()
-        if int(n) != n or n < 1:
-            raise RequestError(f"{self.name}.frames_per_trigger", n, "a whole number, 1 or more")
+        whole_number(f"{self.name}.frames_per_trigger", self.frames_per_trigger.get(), 1)
+        whole_number(f"{self.name}.max_retakes", self.max_retakes.get(), 0)
         if not self.timeout.get() > 0:
             raise RequestError(f"{self.name}.timeout", self.timeout.get(), "s above 0")
         if self.loss_policy.get() not in list(LossPolicy):
             raise RequestError(f"{self.name}.loss_policy", self.loss_policy.get(), ", ".join(LossPolicy))
-        if not self.max_retakes.get() >= 0:
-            raise RequestError(f"{self.name}.max_retakes", self.max_retakes.get(), "0 or more")
 
     def _rules(self) -> Rules:
         fmt = self._need_stage("acquire").frame_format

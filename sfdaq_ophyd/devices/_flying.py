@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DetectorStateError, RequestError
+from ..errors import DetectorStateError
+from ._checks import whole_number
 from ._keys import event_columns
 from ._source import Request
 from ._status import ActionStatus
@@ -57,9 +58,7 @@ class Flying:
         """
         settings = dict(value) if isinstance(value, dict) else {"n_points": value}
         n_points = settings.pop("n_points", self.n_points.get())
-        if isinstance(n_points, bool) or int(n_points) != n_points or n_points < 1:
-            raise RequestError(f"{self.name}.n_points", n_points, "a whole number, 1 or more")
-        self.n_points.put(int(n_points))
+        self.n_points.put(whole_number(f"{self.name}.n_points", n_points, 1))
         self._prepared = settings or None
         status = ActionStatus(self, "prepare", self.timeout.get())
         status.succeed()
@@ -77,7 +76,8 @@ class Flying:
         self._give_up()
         store.take_back_unsaved()
         n = store.frames_per_point
-        request = Request(int(self.n_points.get()) * n, n, flying=True, settings=self._prepared)
+        n_points = whole_number(f"{self.name}.n_points", self.n_points.get(), 1)
+        request = Request(n_points * n, n, flying=True, settings=self._prepared)
         rules = self._rules()
         limit = rules.longest(request.n_frames)
         self._flight = Flight(
