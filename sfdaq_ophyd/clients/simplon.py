@@ -46,8 +46,6 @@ STATE_PERIOD = 0.2
 """s between two looks at the state: much faster than 10 Hz has hung detectors."""
 
 LONGEST_BACKOFF = 2.0
-LONGEST_OUTAGE = 20.0
-"""s without any answer after which polling for images gives up."""
 
 _FULL_URL = re.compile(r"(.*?)/(?:detector|monitor|stream|filewriter|system)/api/([^/]+)")
 
@@ -245,10 +243,12 @@ class SimplonClient:
         path = self._uri("monitor", "images")
         return simplon.parse_image_list(self._checked("GET", path, self._request("GET", path)).json())
 
-    def images(self, stop: threading.Event, wait: float = 0.5) -> Iterator[MonitorFrame | None]:
+    def images(
+        self, stop: threading.Event, wait: float = 0.5, patience: float = 20.0
+    ) -> Iterator[MonitorFrame | None]:
         """Yield images as they come, and None each time the server had none, until `stop` is set.
 
-        A server that does not answer is tried again with growing pauses, for `LONGEST_OUTAGE` s at the most.
+        A server that does not answer is tried again with growing pauses, for `patience` s at the most.
         """
         pause, lost_since = 0.1, None
         while not stop.is_set():
@@ -258,7 +258,7 @@ class SimplonClient:
                 if stop.is_set():
                     return
                 lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > LONGEST_OUTAGE:
+                if time.monotonic() - lost_since > patience:
                     raise
                 logger.warning("%s; trying again in %g s", exc, pause)
                 stop.wait(pause)

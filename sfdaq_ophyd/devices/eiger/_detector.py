@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from ophyd import Component as Cpt
 from ophyd import Signal
 
-from ...clients.simplon import ARM_TIMEOUT, SimplonClient
+from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceRefused
 from ...wire.simplon_states import DetectorState
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
+from .._status import ActionStatus
 from ._settings import EigerSettings, LegacyIds, Mode
 from ._signals import SimplonSignal
 from ._source import EigerSource
@@ -151,6 +153,45 @@ class Eiger(Detector):
             legacy_ids=LegacyIds(self.legacy_ids.get()),
             strict=self.loss_policy.get() == LossPolicy.STRICT,
         )
+
+    def prepare(self, value: Any) -> ActionStatus:
+        """Say what the next fly scan will be.
+
+        Parameters
+        ----------
+        value : int or Mapping
+            Number of points; or ``{"n_points": 100, "exposure_time": 0.01, ...}``: with any signal of this
+            device that can be written to the detector.
+
+        Returns
+        -------
+        ActionStatus
+            Done when the detector is configured.
+        """
+        writes = dict(value) if isinstance(value, Mapping) else {"n_points": value}
+        n_points = writes.pop("n_points", self.n_points.get())
+        for name in writes:
+            signal = getattr(self, name, None)
+            if not isinstance(signal, SimplonSignal) or not signal.write_access:
+                raise RequestError(
+                    f"{self.name}.prepare", name, "n_points, or a signal of the detector's config"
+                )
+            signal.check_value(writes[name])
+        done = super().prepare(n_points)
+        if not writes:
+            return done
+        status = ActionStatus(self, "prepare", 2 * SLOW_PUT_TIMEOUT * len(writes), unit="steps")
+
+        def write() -> None:
+            try:
+                for name, wanted in writes.items():
+                    getattr(self, name).put(wanted)
+                status.succeed()
+            except Exception as exc:
+                status.fail(exc)
+
+        threading.Thread(target=write, name=f"{self.name} prepare", daemon=True).start()
+        return status
 
     def initialize(self) -> None:
         """Initialize the detector: up to 2 min; its configuration returns to defaults."""

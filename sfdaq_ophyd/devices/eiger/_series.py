@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...clients import SimplonClient
-from ...clients._simplon_images import MonitorFrame
+from ...clients.simplon import MonitorFrame
 from ...errors import WireError
 from ...wire.simplon import event_id
 from ._settings import LegacyIds

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...clients import SimplonClient
-from ...clients._simplon_images import MonitorFrame
-from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
+from ...clients.simplon import MonitorFrame
+from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
 from .._source import Request
 from ._control import EigerControl
+from ._found import Times, make_statistics, newest_image, read_size, read_times
+from ._plan import plan_series
 from ._series import FrameIds, SeriesFilter
 from ._settings import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, LegacyIds, Mode
-from ._statistics import FrameStatistics
 from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ class EigerSource:
         self._series = SeriesFilter()
         self._settings = EigerSettings()
         self.mode = Mode.INTERNAL
-        self.frame_time = 0.0
+        self._times = Times()
         self.n_stale = 0
         self._n_triggers_left = 0
-        self._armed_for: tuple | None = None
+        self._armed_for: int | None = None
 
     # hooks of the base
 
@@ -84,7 +85,11 @@ class EigerSource:
             self.control.set("detector", "nimages", self._n_images(settings.frames_per_trigger))
         self.control.set("monitor", "discard_new", self.mode is not Mode.MONITOR)
         self.control.set("monitor", "mode", "enabled")
-        return self._frame_format()
+        shape, bits = self._size()
+        self.refresh_times()
+        self._statistics = make_statistics(self.control, f"u{bits // 8}", settings.exclude_masked)
+        scalars = self._statistics.names | {"receive_time": "f8"}
+        return FrameFormat(shape, f"<u{bits // 8}", scalars=scalars, frame_time=self.frame_time)
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
         """Acquire; yields None once armed."""
@@ -141,50 +146,22 @@ class EigerSource:
     def _n_images(self, n_frames: int) -> int:
         return n_frames if self._trigger_mode in MANY_PER_TRIGGER else 1
 
-    def _frame_format(self) -> FrameFormat:
-        names = ("y_pixels_in_detector", "x_pixels_in_detector", "bit_depth_image")
-        config = [self.control.read("detector", name) for name in names]
-        if all(parameter is not None for parameter in config):
-            shape, bits = (config[0].value, config[1].value), config[2].value
-        else:
-            shape, bits = self._format_of_newest()
-        self.refresh_times()
-        self._statistics = self._make_statistics(f"u{bits // 8}")
-        scalars = self._statistics.names | {"receive_time": "f8"}
-        return FrameFormat(shape, f"<u{bits // 8}", scalars=scalars, frame_time=self.frame_time)
+    def _size(self) -> tuple[tuple[int, int], int]:
+        """Return shape and bit depth, as configured or, where the monitor is all there is, of an image."""
+        size = read_size(self.control)
+        if size is None:
+            frame = newest_image(self.client, self.name, self._settings.timeout)
+            size = frame.image.shape, 8 * frame.image.itemsize
+        return size
 
     def refresh_times(self) -> None:
-        """Read how long a frame takes; 0 where the detector does not say."""
-        parameter = self.control.read("detector", "frame_time")
-        self.frame_time = float(parameter.value) if parameter is not None and parameter.value else 0.0
-        parameter = self.control.read("detector", "count_time")
-        self._count_time = float(parameter.value) if parameter is not None and parameter.value else 0.0
-        parameter = self.control.read("detector", "trigger_start_delay")
-        self._delay = float(parameter.value) if parameter is not None and parameter.value else 0.0
+        """Read how long a frame takes."""
+        self._times = read_times(self.control)
 
-    def _format_of_newest(self) -> tuple[tuple[int, int], int]:
-        """Learn shape and bit depth from an image: where the monitor is all there is."""
-        try:
-            frame = self.client.newest_image(self._settings.timeout)
-        except ServiceRefused as exc:
-            if exc.code != 404:
-                raise
-            frame = self.client.next_image(self._settings.timeout)
-            self._count_stale(frame is not None)
-        if frame is None:
-            raise FramesMissing(
-                self.name, asked=1, got=0, detail="no image in the monitor to learn the size from"
-            )
-        return frame.image.shape, 8 * frame.image.itemsize
-
-    def _make_statistics(self, dtype: str) -> FrameStatistics:
-        cutoff = self.control.read("detector", "countrate_correction_count_cutoff")
-        applied = self.control.read("detector", "pixel_mask_applied")
-        exclude, mask = self._settings.exclude_masked, None
-        if exclude and applied is not None and applied.value is False:
-            mask = self.client.get_array("pixel_mask")
-        limit = cutoff.value if cutoff is not None else None
-        return FrameStatistics(dtype, limit, exclude, mask)
+    @property
+    def frame_time(self) -> float:
+        """S from frame to frame, as read last; 0 where the detector does not say."""
+        return self._times.frame_time
 
     # frames of our own series
 
@@ -212,14 +189,13 @@ class EigerSource:
 
     def _make_ready(self, request: Request, stop: threading.Event) -> None:
         """Arm, unless the open series has triggers left for this request."""
-        plan = self._plan(request)
-        if self._armed_for == plan[:1] and self._n_triggers_left >= plan[2]:
-            self._n_triggers_left -= plan[2]
+        plan = plan_series(self.mode, self._trigger_mode, self._settings.n_triggers, request)
+        if self._armed_for == plan.n_images and self._n_triggers_left >= plan.n_needed:
+            self._n_triggers_left -= plan.n_needed
             return
         self.end_series()
-        n_images, n_per_series, n_needed = plan
-        self.control.set("detector", "nimages", n_images)
-        self.control.set("detector", "ntrigger", n_per_series)
+        self.control.set("detector", "nimages", plan.n_images)
+        self.control.set("detector", "ntrigger", plan.n_triggers)
         room = min(max(request.n_frames, 100), LARGEST_BUFFER)
         buffer_size = self.control.read("monitor", "buffer_size")
         if buffer_size is not None and buffer_size.value < room:
@@ -230,25 +206,14 @@ class EigerSource:
             return
         self._series.start(self.control.arm())
         self._ids.restart()
-        self._armed_for, self._n_triggers_left = plan[:1], n_per_series - n_needed
-
-    def _plan(self, request: Request) -> tuple[int, int, int]:
-        """Return (nimages, ntrigger, triggers this request takes)."""
-        many = self._trigger_mode in MANY_PER_TRIGGER
-        if self.mode is Mode.INTERNAL:
-            if request.flying:
-                return (request.n_frames, 1, 1) if many else (1, request.n_frames, request.n_frames)
-            needed = 1 if many else request.n_frames
-            return (request.n_frames if many else 1), max(needed, self._settings.n_triggers), needed
-        needed = request.n_frames // request.frames_per_trigger if many else request.n_frames
-        if self._trigger_mode == TriggerMode.EIES:
-            needed += 1  # n edges make n - 1 frames
-        return (request.frames_per_trigger if many else 1), needed, needed
+        self._armed_for, self._n_triggers_left = plan.n_images, plan.n_triggers - plan.n_needed
 
     def _send_triggers(self, request: Request, stop: threading.Event) -> SoftwareTriggers:
         if self._trigger_mode == TriggerMode.INTE:
-            return SoftwareTriggers(self.client, request.n_frames, self._count_time, self._count_time, stop)
-        duration = self._delay + request.n_frames * self.frame_time
+            return SoftwareTriggers(
+                self.client, request.n_frames, self._times.count_time, self._times.count_time, stop
+            )
+        duration = self._times.delay + request.n_frames * self.frame_time
         return SoftwareTriggers(self.client, 1, duration, None, stop)
 
     def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
@@ -284,7 +249,7 @@ class EigerSource:
         """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
         while not stop.is_set():
             try:
-                yield from self.client.images(stop, WAIT)
+                yield from self.client.images(stop, WAIT, self._settings.timeout)
             except WireError as exc:
                 if self._settings.strict:
                     raise WireError(f"{self.name}: {exc}") from exc
@@ -298,14 +263,15 @@ class EigerSource:
             return
         if triggers is not None and triggers.problem is not None:
             raise triggers.problem
-        if triggers is not None and not triggers.done:
+        late = time.monotonic() > end.deadline
+        if triggers is not None and not triggers.done and not late:
             return
         state = self.client.state()
         if state in (DetectorState.ERROR, DetectorState.NA):
             raise self.control.state_error(state)
         if state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY):
             end.why = f"the detector is in state '{state}' and gives no more images"
-        elif time.monotonic() > end.deadline:
+        elif late:
             end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
         if end.why:
             self._armed_for = None  # some firmware gives the last image only after disarm: one more look
@@ -358,7 +324,7 @@ class EigerSource:
         return Frame(frame.image, timestamp, name, is_good=good, scalars=numbers)
 
     def _deadline(self) -> float:
-        return time.monotonic() + self._settings.timeout + self.frame_time + self._delay
+        return time.monotonic() + self._settings.timeout + self.frame_time + self._times.delay
 
     def _drop_buffered(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""

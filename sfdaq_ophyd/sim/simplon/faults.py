@@ -14,6 +14,7 @@ FAULTS = {
     "cut_body": "the connection is closed in the middle of the next image",
     "truncate": "the next image is a whole reply, its TIFF cut to `keep` (default half) of its bytes",
     "content_type": "the next image is answered with `content_type` (default text/html) and an HTML body",
+    "body": "the next image is a whole reply of the bytes `body`",
     "no_image": "the next request for an image is answered 408",
     "wrong_series": "the next frame carries another series number",
     "same_time": "every frame of the next series carries the time of the series",

@@ -70,6 +70,8 @@ async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFra
     if (fault := dcu.faults.take("content_type")) is not None:
         kind = fault.get("content_type", "text/html")
         return web.Response(body=b"<html><body>Dectris web interface</body></html>", content_type=kind)
+    if (fault := dcu.faults.take("body")) is not None:
+        return web.Response(body=fault["body"], content_type=kind)
     n_bytes, stop_at = frame.n_bytes, None
     if (fault := dcu.faults.take("truncate")) is not None:
         n_bytes = min(n_bytes, int(fault.get("keep", n_bytes // 2)))

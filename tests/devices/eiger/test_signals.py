@@ -1,0 +1,158 @@
+"""Signals of the Eiger: read from the server, written with read-back, described without asking."""
+
+from __future__ import annotations
+
+import math
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky.utils import FailedStatus
+from ophyd.utils import ReadOnlyError
+
+from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.errors import RequestError, ServiceRefused
+
+from ..run_engine_driver import check_run, drive, interruptible, streams
+from .conftest import make_eiger, stamp_of
+
+
+def test_device_when_made_and_described_then_nothing_is_contacted(part, tmp_path):
+    eiger = Eiger(part.url, name="eiger", directory=tmp_path)
+    eiger.describe_configuration()
+    eiger.describe()
+    assert part.requests.entries() == []
+    Eiger("http://no-such-host.invalid", name="eiger", directory=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_configuration_when_read_then_every_described_key_has_a_value_of_its_type(part, eiger):
+    described, values = eiger.describe_configuration(), eiger.read_configuration()
+    assert list(described) == list(values)
+    types = {"number": (int, float), "integer": int, "string": str, "boolean": bool}
+    for key, description in described.items():
+        assert isinstance(values[key]["value"], types[description["dtype"]]), key
+    for key in (
+        "photon_energy",
+        "exposure_time",
+        "trigger_mode",
+        "bit_depth",
+        "temperature",
+        "humidity",
+        "state",
+    ):
+        assert f"eiger_{key}" in values
+    assert described["eiger_exposure_time"]["units"] == "s"
+    assert described["eiger_photon_energy"]["source"] == "SIMPLON:detector/config/photon_energy"
+
+
+def test_put_when_a_time_changes_then_the_others_are_read_back_and_listed(part, eiger):
+    seen = []
+    eiger.frame_time.subscribe(lambda value, **kwargs: seen.append(value), run=False)
+    eiger.exposure_time.put(0.05)
+    assert {"count_time", "frame_time", "bit_depth_image"} <= set(eiger.changed_parameters.get())
+    assert eiger.frame_time.get() == seen[-1] == pytest.approx(0.0500001)
+    eiger.exposure_time.put(0.01)  # the frame time follows down as well
+    assert eiger.frame_time.get() == pytest.approx(0.0100001)
+    eiger.frame_time.put(0.02)
+    assert (eiger.exposure_time.get(), eiger.frame_time.get()) == (pytest.approx(0.01), 0.02)
+
+
+def test_put_when_the_energy_changes_then_threshold_and_wavelength_follow(part, eiger):
+    eiger.photon_energy.set(12700).wait(10)
+    assert eiger.threshold_energy.get() == 6350.0
+    assert eiger.wavelength.get() == pytest.approx(0.97625, rel=1e-4)
+
+
+def test_put_when_the_detector_was_never_initialized_then_it_is_first(make_part, tmp_path):
+    part = make_part()
+    eiger = Eiger(part.url, name="eiger", directory=tmp_path)
+    with pytest.raises(ServiceRefused, match="does not exist"):
+        eiger.exposure_time.get()
+    eiger.exposure_time.put(0.003)
+    assert eiger.exposure_time.get() == 0.003
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("exposure_time", 1e6, "1e-07 to 3600 s"),
+        ("exposure_time", -1, "1e-07 to 3600 s"),
+        ("exposure_time", "long", "type number"),
+        ("exposure_time", float("nan"), "finite number"),
+        ("trigger_mode", "now", "one of eies"),
+        ("buffer_size", 2.5, "a whole number"),
+        ("buffer_size", 0, "1 to"),
+        ("pixel_mask_applied", 1, "true or false"),
+    ],
+)
+def test_put_when_the_server_would_refuse_then_nothing_is_sent(part, eiger, name, value, words):
+    part.requests.clear()
+    with pytest.raises(RequestError) as info:
+        getattr(eiger, name).put(value)
+    assert f"eiger_{name}=" in str(info.value) and words in str(info.value)
+    assert not [entry for entry in part.requests.entries() if entry.method == "PUT"]
+
+
+def test_set_when_refused_in_a_plan_then_the_run_engine_says_why_and_goes_on(eiger):
+    engine = interruptible()
+    with pytest.raises(FailedStatus, match="1e-07 to 3600 s"):
+        engine(bps.mv(eiger.exposure_time, 1e6))
+    assert engine.state == "idle"
+    engine(bps.mv(eiger.exposure_time, 0.002))
+
+
+@pytest.mark.parametrize("name", ["nimages", "bit_depth", "state", "temperature"])
+def test_put_when_the_parameter_is_only_read_then_read_only_error(eiger, name):
+    with pytest.raises(ReadOnlyError, match="only read here"):
+        getattr(eiger, name).put(1)
+
+
+def test_missing_parameters_when_read_on_the_first_generation_then_they_are_unknown_not_invented(
+    make_part, tmp_path
+):
+    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path)
+    assert math.isnan(eiger.trigger_start_delay.get())
+    assert eiger.high_voltage.get() == ""
+    assert eiger.bit_depth.get() == 16
+    eiger.read_configuration()
+
+
+def test_energy_when_scanned_then_the_series_is_ended_before_each_write(part, eiger):
+    energies = [9000.0, 10000.0, 11000.0]
+    run = drive(interruptible(), lambda: bp.list_scan([eiger], eiger.photon_energy, energies))
+    check_run(run, 3, stamp_of=stamp_of)
+    rows = streams(run)["primary"].rows
+    assert len({row["eiger_event_id"].split("_")[0] for row in rows}) == 3
+
+
+def test_exposure_when_scanned_to_long_times_then_deadlines_follow(part, eiger):
+    eiger.exposure_time.put(0.02)  # of the same bit depth as all that follow
+    eiger.timeout.put(0.4)
+    run = drive(interruptible(), lambda: bp.list_scan([eiger], eiger.exposure_time, [0.02, 0.9]))
+    check_run(run, 2, stamp_of=stamp_of)
+
+
+def test_prepare_when_given_signals_then_they_are_written_before_the_flight(part, eiger):
+    eiger.prepare({"n_points": 7, "exposure_time": 0.004}).wait(10)
+    assert (eiger.n_points.get(), eiger.exposure_time.get()) == (7, 0.004)
+    eiger.prepare(3).wait(10)
+    assert eiger.n_points.get() == 3
+
+
+@pytest.mark.parametrize(
+    "value", [{"n_points": 0}, {"exposure": 1}, {"exposure_time": -1.0}, {"state": "idle"}]
+)
+def test_prepare_when_something_is_wrong_then_request_error(eiger, value):
+    with pytest.raises(RequestError):
+        eiger.prepare(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mode", "automatic"), ("n_triggers", 0), ("frames_per_trigger", 0), ("timeout", -1)]
+)
+def test_stage_when_a_setting_makes_no_sense_then_request_error_names_it(eiger, name, value):
+    getattr(eiger, name).put(value)
+    with pytest.raises(RequestError, match=f"eiger.{name}"):
+        eiger.stage()
+    eiger.unstage()
