@@ -4,6 +4,7 @@ from ._stream_frame import StreamFrame
 from .broker import BrokerClient
 from .broker_main import BrokerTrap, pedestal_time
 from .broker_recover import find_retrieval
+from .broker_status import StatusListener
 from .image_stream import ImageStream
 from .module_stream import ModuleStream
 from .simplon import SimplonClient
@@ -23,13 +24,11 @@ from .std_daq_request import SlowCreationWarning
 __all__ = [
     "BrokerClient",
     "BrokerTrap",
-    "find_retrieval",
     "ImageStream",
     "ModuleStream",
-    "pedestal_time",
-    "StreamFrame",
     "SimplonClient",
     "SlowCreationWarning",
+    "StatusListener",
     "StdDaqAdminException",
     "StdDaqClient",
     "StdDaqInvalid",
@@ -39,4 +38,7 @@ __all__ = [
     "StdDaqTimeout",
     "StdDaqUnknownOutcome",
     "StdDaqUnreachable",
+    "StreamFrame",
+    "find_retrieval",
+    "pedestal_time",
 ]

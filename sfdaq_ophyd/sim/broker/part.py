@@ -11,6 +11,7 @@ from ...wire.broker import DIALECTS, Dialect
 from ...wire.broker_beamlines import BEAMLINES
 from ...wire.broker_paths import raw_directory
 from ..part import World
+from .amqp import AmqpPublisher
 from .control_writer import ControlWriter
 from .dap import DAP_CONFIG, SCRIPTS, dap_file
 from .data_files import BufferWriter, PvWriter
@@ -61,6 +62,8 @@ class BrokerPart:
         Largest file the simulated writers make.
     pedestal_frames : int
         Frames per gain stage in a pedestal file.
+    amqp_url : str, optional
+        A RabbitMQ where all messages are published as well.
 
     Attributes
     ----------
@@ -84,6 +87,7 @@ class BrokerPart:
         writers: bool = True,
         max_frames: int = 2000,
         pedestal_frames: int = 10,
+        amqp_url: str | None = None,
     ):
         if dialect not in DIALECTS:
             raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}")
@@ -106,6 +110,7 @@ class BrokerPart:
         self._detectors, self._pvs = names, pvs
         self._scenes = Scenes(world.seed, getattr(jungfrau, "scene", None))
         self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
+        self._amqp = None if amqp_url is None else AmqpPublisher(amqp_url, messages)
         self._services = {
             "broker": HttpService(self.site, "broker"),
             "slow": HttpService(self.site, "slow"),
@@ -130,6 +135,8 @@ class BrokerPart:
         """Lay out the file system and serve."""
         self._connect_trigger()
         self._lay_out()
+        if self._amqp is not None:
+            self._amqp.start()
         port = self._world.next_port()
         if port:
             self._world.next_port()  # the slow broker's
@@ -146,6 +153,8 @@ class BrokerPart:
             service.stop()
         for worker in self._workers:
             worker.join()
+        if self._amqp is not None:
+            self._amqp.stop()
 
     def _connect_trigger(self) -> None:
         pvs = self._world.parts.get("pvs")

@@ -1,0 +1,159 @@
+"""Messages of the RabbitMQ status exchange, and what they say of each file (contract section 11).
+
+Order is not guaranteed: a writer's start may come before the request it answers. Messages are matched by the
+file in their body, which the broker announced in ``files``; ``write_finished`` does not prove that it exists.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from ..errors import WireError
+
+EXCHANGE = "status"
+"""Fanout, not durable."""
+
+
+class FileState(IntEnum):
+    """What is known of a file; a later one wins, in whatever order the messages come."""
+
+    UNKNOWN = 0
+    REQUESTED = 1
+    STARTED = 2
+    FINISHED = 3
+    FAILED = 4
+
+
+_STATES = {
+    "write_request": FileState.REQUESTED,
+    "write_start": FileState.STARTED,
+    "write_finished": FileState.FINISHED,
+    "write_rejected": FileState.FAILED,
+    "request_start": FileState.STARTED,
+    "request_success": FileState.FINISHED,
+    "request_fail": FileState.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StatusMessage:
+    """One message.
+
+    Attributes
+    ----------
+    action : str
+        E.g. ``write_finished``.
+    source : str
+        Who says so.
+    state : FileState
+        What it means.
+    file : str or None
+        Output file of the request; None for pedestals and power-on.
+    message : str or None
+        Why it failed.
+    correlation_id : str or None
+        One per request; none from 2023 writers.
+    body : dict
+        The request.
+    """
+
+    action: str
+    source: str
+    state: FileState
+    file: str | None
+    message: str | None
+    correlation_id: str | None
+    body: dict[str, Any]
+
+
+def read_status(
+    headers: Mapping[str, Any] | None, body: bytes | str, correlation_id: str | None
+) -> StatusMessage:
+    """Read one message; WireError if it is none.
+
+    Examples
+    --------
+    >>> read_status({"action": "write_start", "source": "w"}, b'{"output_file": "/sf/x.h5"}', None).state.name
+    'STARTED'
+    """
+    headers = headers or {}
+    action = headers.get("action")
+    if action not in _STATES:
+        raise WireError(f"status message with action {action!r}: expected one of {', '.join(_STATES)}")
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise WireError(f"status message {action}: the body is not JSON") from exc
+    if not isinstance(request, dict):
+        raise WireError(f"status message {action}: the body is not an object")
+    file, message = request.get("output_file"), headers.get("message")
+    return StatusMessage(
+        action,
+        str(headers.get("source", "")),
+        _STATES[action],
+        file if isinstance(file, str) else None,
+        None if message is None else str(message),
+        correlation_id,
+        request,
+    )
+
+
+class StatusBoard:
+    """Keep the state of files one waits for. Safe to use from several threads.
+
+    Parameters
+    ----------
+    on_change : callable, optional
+        Called with (file, state, message) after each change, in the thread that brought it.
+    limit : int
+        States kept of files that were not watched yet: their messages may overtake the broker's reply.
+    """
+
+    def __init__(
+        self, on_change: Callable[[str, FileState, str | None], None] | None = None, *, limit: int = 10_000
+    ):
+        self._on_change, self._limit = on_change, limit
+        self._states: dict[str, tuple[FileState, str | None]] = {}
+        self._watched: set[str] = set()
+        self._lock = threading.Lock()
+
+    def watch(self, files: Iterable[str]) -> None:
+        """Keep these until `forget`; what was heard of them before counts."""
+        with self._lock:
+            self._watched.update(files)
+
+    def forget(self, files: Iterable[str]) -> None:
+        """Drop these."""
+        with self._lock:
+            for file in files:
+                self._watched.discard(file)
+                self._states.pop(file, None)
+
+    def receive(self, message: StatusMessage) -> None:
+        """Take one message."""
+        if message.file is None:
+            return
+        with self._lock:
+            state, _ = self._states.get(message.file, (FileState.UNKNOWN, None))
+            if message.state <= state:
+                return
+            self._states[message.file] = (message.state, message.message)
+            if len(self._states) > self._limit:
+                self._drop_oldest()
+        if self._on_change is not None:
+            self._on_change(message.file, message.state, message.message)
+
+    def state(self, file: str) -> tuple[FileState, str | None]:
+        """Return what is known of a file, and why it failed."""
+        with self._lock:
+            return self._states.get(file, (FileState.UNKNOWN, None))
+
+    def _drop_oldest(self) -> None:
+        unwatched = next((file for file in self._states if file not in self._watched), None)
+        if unwatched is not None:
+            del self._states[unwatched]

@@ -1,0 +1,209 @@
+"""The listener of status messages, with a stand-in for pika; and with RabbitMQ where it is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from sfdaq_ophyd.clients import BrokerClient, StatusListener, broker_status
+from sfdaq_ophyd.errors import RequestError, SfdaqError
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.wire.broker_request import RetrieveRequest
+from sfdaq_ophyd.wire.broker_status import FileState
+from sfdaq_ophyd.wire.pulse_id import PulseRange
+
+FILE = "/sf/bernina/data/p12345/raw/run0001/data/acq0001.PVDATA.h5"
+
+
+class AmqpError(Exception):
+    pass
+
+
+class FakePika:
+    """As much of pika as the listener uses; `said` holds messages, or an error to raise."""
+
+    exceptions = SimpleNamespace(AMQPError=AmqpError)
+
+    def __init__(self):
+        self.said = queue.Queue()
+        self.connections = 0
+
+    def URLParameters(self, url):
+        return SimpleNamespace(host="fake", port=0)
+
+    def BlockingConnection(self, parameters):
+        self.connections += 1
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+    def channel(self):
+        return self
+
+    def exchange_declare(self, exchange, exchange_type):
+        assert (exchange, exchange_type) == ("status", "fanout")
+
+    def queue_declare(self, name, exclusive):
+        assert (name, exclusive) == ("", True)
+        return SimpleNamespace(method=SimpleNamespace(queue="mine"))
+
+    def queue_bind(self, queue, exchange):
+        assert (queue, exchange) == ("mine", "status")
+
+    def cancel(self):
+        pass
+
+    def consume(self, queue_name, auto_ack, inactivity_timeout):
+        while True:
+            try:
+                said = self.said.get(timeout=0.01)
+            except queue.Empty:
+                yield None, None, None
+                continue
+            if isinstance(said, Exception):
+                raise said
+            action, body = said
+            properties = SimpleNamespace(headers={"action": action}, correlation_id="id")
+            yield object(), properties, body
+
+
+@pytest.fixture
+def pika(monkeypatch):
+    fake = FakePika()
+    monkeypatch.setattr(broker_status, "_import_pika", lambda: fake)
+    monkeypatch.setattr(broker_status, "RETRY", 0.01)
+    return fake
+
+
+BODY = json.dumps({"output_file": FILE}).encode()
+
+
+def test_listener_when_messages_come_then_the_board_knows(pika, wait_for):
+    heard = []
+    with StatusListener("amqp://fake", heard.append) as listener:
+        assert listener.start(5)
+        pika.said.put(("write_start", BODY))
+        pika.said.put(("write_finished", BODY))
+        wait_for(lambda: listener.board.state(FILE)[0] is FileState.FINISHED, "finished")
+    assert [message.action for message in heard] == ["write_start", "write_finished"]
+    assert not listener.connected
+
+
+@pytest.mark.parametrize("bad", [("dance", BODY), ("write_start", b"{"), ("write_start", b" " * (5 * 2**20))])
+def test_listener_when_a_message_is_bad_then_passed_over(pika, wait_for, bad):
+    with StatusListener("amqp://fake") as listener:
+        pika.said.put(bad)
+        pika.said.put(("write_request", BODY))
+        wait_for(lambda: listener.board.state(FILE)[0] is FileState.REQUESTED, "the good one")
+
+
+def test_listener_when_a_callback_fails_then_goes_on(pika, wait_for):
+    with StatusListener("amqp://fake", lambda message: 1 / 0) as listener:
+        pika.said.put(("write_start", BODY))
+        pika.said.put(("write_finished", BODY))
+        wait_for(lambda: listener.board.state(FILE)[0] is FileState.FINISHED, "finished")
+
+
+def test_listener_when_the_connection_is_lost_then_connects_again(pika, wait_for):
+    with StatusListener("amqp://fake") as listener:
+        assert listener.start(5)
+        pika.said.put(AmqpError("gone"))
+        pika.said.put(("write_start", BODY))
+        wait_for(lambda: listener.board.state(FILE)[0] is FileState.STARTED, "a message after the loss")
+        assert pika.connections == 2
+        listener.close()
+
+
+@pytest.mark.parametrize("url", [None, "", "sf-daq:5672", "http://sf-daq"])
+def test_listener_when_address_is_wrong_then_refused(url):
+    with pytest.raises(RequestError, match="amqp://host:5672"):
+        StatusListener(url)
+
+
+def test_listener_when_pika_is_missing_then_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pika", None)
+    with pytest.raises(SfdaqError, match=r"sfdaq-ophyd\[rabbitmq\]"):
+        StatusListener("amqp://127.0.0.1:1").start()
+
+
+@pytest.fixture
+def rabbitmq(tmp_path, wait_for):
+    """The URL of a RabbitMQ of our own."""
+    server = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin:" + os.environ["PATH"])
+    if server is None:
+        pytest.skip("rabbitmq-server is not installed")
+    ports = []
+    for _ in range(3):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(str(free.getsockname()[1]))
+    port, distribution, mapper = ports
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": port,
+        "RABBITMQ_DIST_PORT": distribution,
+        "RABBITMQ_NODENAME": f"test{port}@localhost",
+        "RABBITMQ_MNESIA_BASE": str(tmp_path / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(tmp_path / "log"),
+        "ERL_EPMD_PORT": mapper,
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+    }
+    process = subprocess.Popen(
+        [server],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+    try:
+        wait_for(listens, "RabbitMQ", timeout=45, period=0.1)
+        yield f"amqp://guest:guest@127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+        subprocess.run(["epmd", "-kill"], env=environment, check=False, capture_output=True)
+
+
+def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbitmq, wait_for):
+    with Facility(only=["broker"], broker_amqp_url=rabbitmq, broker_delays=0.0) as facility:
+        with StatusListener(rabbitmq) as listener, BrokerClient(facility.broker.url) as client:
+            assert listener.start(20)
+            now = facility.clock.now()
+            reply = client.retrieve_from_buffers(
+                RetrieveRequest(
+                    pgroup="p12345",
+                    pulses=PulseRange(now - 3, now),
+                    detectors={
+                        "JF03T01V02": {},
+                        "JF01T03V01": {"adc_to_energy": True, "roi": {"a": [0, 9, 0, 9999]}},
+                    },
+                    pvs=["A:X"],
+                )
+            )
+            listener.board.watch(reply.files)
+            ended = (FileState.FINISHED, FileState.FAILED)
+            wait_for(
+                lambda: all(listener.board.state(f)[0] in ended for f in reply.files), "all ends", timeout=20
+            )
+            states = [listener.board.state(file) for file in reply.files]
+    assert [state.name for state, _ in states] == ["FINISHED", "FINISHED", "FAILED"]
+    assert "inside the image" in states[2][1]
