@@ -189,7 +189,9 @@ class Jungfrau(Detector):
         image = self.image_kind.get()
         if self._converted_shape is not None:
             if image != "converted":
-                raise RequestError(f"{self.name}.image_kind", image, "'converted': the stream has no raw images")
+                raise RequestError(
+                    f"{self.name}.image_kind", image, "'converted': the stream has no raw images"
+                )
             return ConvertedImages(tuple(self._converted_shape))
         if image == "raw":
             return RawImages(self._raw_shape)

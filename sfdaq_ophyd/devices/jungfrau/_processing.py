@@ -41,6 +41,7 @@ class RawImages:
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the frame with its numbers; `total` is in ADU without gain bits and lost pixels."""
+        _check_raw(frame)
         counts = _counts(frame)
         total = int(np.bitwise_and(frame.image, ADC_BITS).sum(dtype=np.int64))
         total -= counts["n_lost_pixels"] * (LOST & ADC_BITS)
@@ -73,9 +74,7 @@ class CalibratedImages:
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the calibrated frame; `total` is in the unit of its pixels."""
-        if frame.image.dtype != np.uint16:
-            found = f"frame {frame.frame_number} is {frame.image.dtype}"
-            raise DetectorStateError(f"{found}, expected raw uint16: the stream is converted already")
+        _check_raw(frame)
         high_gain = frame.daq_rec is not None and DaqRec.decode(frame.daq_rec).high_gain
         out = self._ring.take()
         image = self._calibration(high_gain)(frame.image, out=out)
@@ -109,6 +108,12 @@ class ConvertedImages:
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the frame; `total` is in keV."""
         return _frame(frame, frame.image, float(np.nansum(frame.image, dtype=np.float64)), {})
+
+
+def _check_raw(frame: StreamFrame) -> None:
+    if frame.image.dtype != np.uint16:
+        found = f"frame number {frame.frame_number} is {frame.image.dtype}"
+        raise DetectorStateError(f"{found}, expected raw uint16: is the stream converted already?")
 
 
 def _counts(frame: StreamFrame, high_gain: bool = False) -> dict[str, int]:

@@ -46,6 +46,10 @@ class Faults:
         n, module = int(details.get("n", 1)), int(details.get("module", 0))
         self._due[what, module] += [details] * n
 
+    def clear(self) -> None:
+        """Forget what is due."""
+        self._due.clear()
+
     def take(self, what: str, module: int = 0) -> dict | None:
         """Return the details if this fault is due now, and count it off."""
         due = self._due.get((what, module))

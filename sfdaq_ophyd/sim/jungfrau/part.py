@@ -85,6 +85,10 @@ class JungfrauPart:
         check_fault(what, details)
         self._ask("fail", what=what, details=details)
 
+    def clear_faults(self) -> None:
+        """Forget faults that have not happened yet."""
+        self._ask("clear_faults")
+
     def configure(self, **changes) -> None:
         """Change `Settings` while running."""
         self._settings = self._settings.changed(**changes)

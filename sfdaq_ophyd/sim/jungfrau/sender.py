@@ -140,6 +140,8 @@ class Sender:
                 self.scene.forced_stage, self.scene.beam = stage, beam
             case {"do": "fail", "what": what, "details": details}:
                 self.detector.faults.add(what, details)
+            case {"do": "clear_faults"}:
+                self.detector.faults.clear()
             case _:
                 raise RequestError("command", command, "a known one")
 

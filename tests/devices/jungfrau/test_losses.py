@@ -1,0 +1,179 @@
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from bluesky.utils import FailedStatus
+
+from sfdaq_ophyd.calibration import JungfrauCalibration
+from sfdaq_ophyd.clients import StreamFrame
+from sfdaq_ophyd.devices import Jungfrau
+from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages
+from sfdaq_ophyd.errors import DetectorStateError
+from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.wire.daq_rec import DaqRec
+from sfdaq_ophyd.wire.image_header import ImageHeader
+
+from ...clients.stream_peers import Publisher
+from .conftest import NAME
+
+
+def arm(engine, part, at, what, **details):
+    """Have the simulator misbehave once the event `at` was emitted or collected."""
+    token = []
+
+    def callback(name, doc):
+        if name == "descriptor" and at == 0 or name == "event" and doc["seq_num"] == at:
+            part.fail_next(what, **details)
+            engine.RE.unsubscribe(token[0])
+
+    token.append(engine.RE.subscribe(callback))
+
+
+def test_incomplete_frame_when_it_comes_then_the_row_says_it_is_not_good(engine, part, make):
+    arm(engine, part, 1, "lose_packets", module=0, packets=2)
+    engine(bp.count([make()], 6))
+    bad = [row for row in engine.rows if not row["jf_is_good"]]
+    assert len(engine.rows) == 6 and len(bad) <= 1
+    for row in bad:
+        assert row["jf_n_lost_pixels"] == 2 * 4 * 1024 and row["jf_pulse_id"] == -1
+        assert row["jf_event_id"] == str(row["jf_frame_number"])
+
+
+def test_pulse_id_when_the_source_has_none_then_the_frame_number_is_the_event_id(engine, part, make):
+    arm(engine, part, 0, "no_pulse_id", n=200)
+    engine(bp.count([make()], 3))
+    row = engine.rows[-1]
+    assert row["jf_pulse_id"] == -1 and row["jf_event_id"] == str(row["jf_frame_number"])
+
+
+@pytest.fixture
+def sender():
+    """Frames by hand: ``sender(7)`` publishes frame number 7 once somebody listens."""
+    with Publisher() as peer:
+        peer.image = np.full((512, 1024), 3000, "u2")
+
+        def send(*numbers, dtype="uint16", pixels=None, **fields):
+            for number in numbers:
+                header = ImageHeader(
+                    frame_number=number, shape=(512, 1024), pulse_id=10_000 + number, daq_rec=0, **fields
+                )
+                text = header.encode().replace(b"uint16", dtype.encode())
+                peer.send(0, text, peer.image if pixels is None else pixels)
+
+        peer.publish = send
+        yield peer
+
+
+def hand_fed(peer, tmp_path, numbers, **options):
+    """A device that is sent `numbers` each time it was armed."""
+    sent = [list(part) for part in numbers]
+    options |= {"name": "jf", "directory": tmp_path, "detector_name": NAME}
+    jungfrau = Jungfrau(peer.endpoints[0], stream="assembled", frame_step=1, **options)
+    take = jungfrau.source.frames
+
+    def frames(request):
+        for item in take(request):
+            if item is None:
+                peer.publish(*(sent.pop(0) if sent else []))
+            yield item
+
+    jungfrau.source.frames = frames
+    jungfrau.timeout.put(2.0)
+    return jungfrau
+
+
+def test_missing_frame_when_strict_then_the_scan_fails_and_names_it(engine, sender, tmp_path):
+    jungfrau = hand_fed(sender, tmp_path, [[1, 2, 4, 5, 6]])
+    with pytest.raises(FailedStatus):
+        engine(fly([jungfrau], 5))
+    assert "frame number 3" in engine.named("stop")[0]["reason"]
+
+
+def test_missing_frame_when_tolerant_then_the_gap_is_marked(engine, sender, tmp_path):
+    jungfrau = hand_fed(sender, tmp_path, [[1, 2, 4, 5, 6]])
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 5))
+    rows = engine.rows
+    assert [row["jf_event_id"] for row in rows] == ["10001", "10002", "", "10004", "10005"]
+    assert [row["jf_n_missing"] for row in rows] == [0, 0, 1, 0, 0]
+    assert not rows[2]["jf_is_good"] and not engine.images()[2].any()
+
+
+def test_missing_frame_when_retaking_then_the_points_come_from_another_exposure(engine, sender, tmp_path):
+    jungfrau = hand_fed(sender, tmp_path, [[1, 2, 4], [10, 11, 12, 13]])
+    jungfrau.loss_policy.put("retake")
+    engine(fly([jungfrau], 5))
+    assert [row["jf_frame_number"] for row in engine.rows] == [1, 2, 10, 11, 12]
+
+
+def test_missing_frames_when_numbers_jump_far_then_no_more_than_asked_are_marked(engine, sender, tmp_path):
+    jungfrau = hand_fed(sender, tmp_path, [[1, 2**62]])
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 4))
+    assert [row["jf_n_missing"] for row in engine.rows] == [0, 1, 1, 1]
+
+
+def test_converted_stream_when_declared_then_images_are_kev(engine, sender, tmp_path):
+    jungfrau = hand_fed(sender, tmp_path, [[]], converted_shape=(512, 1024))
+    take = jungfrau.source.frames
+    image = np.linspace(-1, 9, 512 * 1024, dtype="f4").reshape(512, 1024)
+
+    def frames(request):
+        for item in take(request):
+            if item is None:
+                sender.publish(1, dtype="float32", pixels=image)
+            yield item
+
+    jungfrau.source.frames = frames
+    engine(bp.count([jungfrau]))
+    assert np.array_equal(engine.images()[0], image)
+    assert engine.named("descriptor")[0]["data_keys"]["jf_image"]["units"] == "keV"
+
+
+def test_converted_image_when_raw_was_expected_then_is_never_passed_as_raw(engine, sender, tmp_path):
+    jungfrau = hand_fed(sender, tmp_path, [[]])
+    take = jungfrau.source.frames
+
+    def frames(request):
+        for item in take(request):
+            if item is None:
+                sender.publish(1, dtype="float32", pixels=np.zeros((512, 1024), "f4"))
+            yield item
+
+    jungfrau.source.frames = frames
+    with pytest.raises(FailedStatus):
+        engine(bp.count([jungfrau]))
+    assert "float32" in engine.named("stop")[0]["reason"] and "uint16" in engine.named("stop")[0]["reason"]
+    assert not engine.rows
+
+
+def frame(raw, **fields):
+    return StreamFrame(image=raw, timestamp=1.0, event_id="1", pulse_id=1, frame_number=1, **fields)
+
+
+def test_calibrated_image_when_taken_in_high_gain_then_uses_its_constants():
+    gain = np.stack([np.full((512, 1024), value) for value in (40.0, -1.4, -0.1, 100.0, -1.4, -0.1)])
+    calibration = JungfrauCalibration(NAME, gain, np.full((3, 512, 1024), 2000.0), gap_pixels=False)
+    process = CalibratedImages(calibration)
+    raw = np.full((512, 1024), 2400, "u2")
+    assert process(frame(raw, daq_rec=0)).image[5, 5] == pytest.approx(10)
+    assert process(frame(raw, daq_rec=DaqRec(high_gain=True).encode())).image[5, 5] == pytest.approx(4)
+    assert process(frame(raw, daq_rec=0)).image[5, 5] == pytest.approx(10)
+
+
+def test_calibrated_image_when_packets_are_lost_then_they_count_as_nothing(calibration):
+    process = CalibratedImages(calibration)
+    raw = np.full((512, 1024), 0xFFFF, "u2")
+    done = process(frame(raw, daq_rec=0, is_good=False))
+    assert not done.image.any() and done.scalars["total"] == 0 and done.scalars["n_lost_pixels"] == raw.size
+
+
+def test_calibrated_image_when_kept_then_later_frames_do_not_write_into_it(calibration, facility):
+    process = CalibratedImages(calibration)
+    kept = [process(frame(facility.jungfrau.scene.raw(p), daq_rec=0)) for p in (4, 8, 12)]
+    for pulse_id, done in zip((4, 8, 12), kept):
+        assert np.array_equal(done.image, calibration(facility.jungfrau.scene.raw(pulse_id)))
+
+
+def test_calibrated_image_when_the_stream_is_converted_already_then_fails(calibration):
+    with pytest.raises(DetectorStateError, match="converted already"):
+        CalibratedImages(calibration)(frame(np.zeros((512, 1024), "f4")))
