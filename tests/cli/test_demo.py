@@ -31,7 +31,9 @@ def test_demo_when_run_then_table_of_the_run_and_pictures(tmp_path):
     assert [float(row[1]) for row in rows] == [0, 1, 2]
     assert [row[3] for row in rows] == ["1_0", "1_1", "1_2"]
     assert "\x1b" not in done.stdout and "%|" not in done.stdout + done.stderr, "no progress bar in a pipe"
-    pictures = list((tmp_path / "out").glob("*eiger_image*.png"))
-    assert len(pictures) == 3
+    assert re.search(r"jf_event_id.*jf_pulse_id.*jf_total", done.stdout)
+    pictures = list((tmp_path / "out").glob("*.png"))
+    assert sum("eiger_image" in picture.name for picture in pictures) == 3
+    assert sum("jf_image" in picture.name for picture in pictures) == 3
     for picture in pictures:
         assert len(Image.open(picture).convert("RGB").getcolors(2**24)) > 20

@@ -31,8 +31,26 @@ def eiger(facility: Facility, folder: Path, pulse_id):
     return devices.Eiger(facility.eiger.url, name="eiger", directory=folder)
 
 
+def jungfrau(facility: Facility, folder: Path, pulse_id):
+    """Make a Jungfrau from its module streams, calibrated with constants from files."""
+    from ...files.constants import load_calibration
+
+    sim = facility.jungfrau
+    constants = sim.scene.write_constants(folder.parent / "constants")
+    calibration = load_calibration(sim.detector_name, constants.gain, constants.pedestal)
+    return devices.Jungfrau(
+        sim.endpoints,
+        name="jf",
+        detector_name=sim.detector_name,
+        directory=folder,
+        calibration=calibration,
+        pulse_id=pulse_id,
+    )
+
+
 EXHIBITS = {
     "Eiger": Exhibit("eiger", eiger),
+    "Jungfrau": Exhibit("jungfrau", jungfrau),
 }
 """By the device's class."""
 
