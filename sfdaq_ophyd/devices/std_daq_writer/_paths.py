@@ -1,0 +1,88 @@
+"""File names from a template, never one that exists."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from ...errors import RequestError
+from ...wire.std_daq import check_output_file
+
+DEFAULT_TEMPLATE = "{name}_{run_id}.h5"
+
+
+class PathMaker:
+    """Paths of one device.
+
+    Parameters
+    ----------
+    directory : str
+        On the DAQ's hosts; ``{...}`` in it are filled in as in the template.
+    template : str
+        E.g. ``"{pgroup}/run{run_number:04d}/{scan_id:05d}_{point:04d}.h5"``. Always there: ``name``,
+        ``point`` (counted per staging) and ``run_id``.
+    fields : Mapping or callable
+        The other values, or a function that returns them; asked for every file.
+    mounted : Mapping
+        Folder on the DAQ's hosts to folder on this machine; others look the same on both.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        template: str,
+        fields: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+        mounted: Mapping[str, str],
+    ):
+        self._template = str(PurePosixPath(str(directory)) / template)
+        self._fields, self._mounted = fields, dict(mounted)
+        self._given: set[str] = set()
+
+    def next(self, **values: Any) -> str:
+        """Return a path on the DAQ's hosts that no file has; its folder is made where this machine sees it.
+
+        Raises
+        ------
+        RequestError
+            The template wants a value that is not there, or the path breaks the DAQ's rule.
+        """
+        fields = self._fields() if callable(self._fields) else self._fields
+        known = {**fields, **values}
+        wanted = {name for _, name, _, _ in string.Formatter().parse(self._template) if name}
+        if missing := sorted(wanted - set(known)):
+            raise RequestError("template", self._template, f"fields out of {sorted(known)}, not {missing}")
+        try:
+            path = check_output_file(self._template.format(**known))
+        except (ValueError, TypeError) as exc:
+            if isinstance(exc, RequestError):
+                raise
+            raise RequestError("template", self._template, f"formats that fit {known} ({exc})") from exc
+        path = self._free(path)
+        self._given.add(path)
+        self._make_folder(os.path.dirname(self.local(path)))
+        return path
+
+    def local(self, path: str) -> str:
+        """Return where this machine sees a path of the DAQ's hosts."""
+        for outside, inside in self._mounted.items():
+            prefix = outside.rstrip("/") + "/"
+            if path.startswith(prefix):
+                return os.path.join(inside, path[len(prefix) :])
+        return path
+
+    def _free(self, path: str) -> str:
+        stem, dot, extension = path.rpartition(".")
+        number, free = 0, path
+        while free in self._given or os.path.exists(self.local(free)):
+            number += 1
+            free = f"{stem}_{number}{dot}{extension}"
+        return free
+
+    @staticmethod
+    def _make_folder(folder: str) -> None:
+        """Make a folder in a tree this machine has; of another machine's tree nothing is known here."""
+        if os.path.isdir("/" + folder.lstrip("/").split("/", 1)[0]):
+            os.makedirs(folder, exist_ok=True)

@@ -1,0 +1,188 @@
+"""The standard DAQ as a source of files: one acquisition per call, registered once closed and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...clients.std_daq_writers import FileWriter
+from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
+from ...files.std_daq_file import StdDaqFile, read_std_daq_file
+from ...wire.frame import Frame, FrameFormat
+from ...wire.std_daq import DaqStatus, WriteRequest
+from ...wire.std_daq_config import DaqConfig
+from .._assets import frames_in_hdf5
+from .._source import Progress, Request, WrittenFile
+from ._errors import ShortFile
+from ._flow import Flow
+from ._paths import PathMaker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSettings:
+    """Settings of one staging.
+
+    Attributes
+    ----------
+    paths : PathMaker
+    timeout : float
+        s without a new image after which the acquisition has stalled.
+    """
+
+    paths: PathMaker
+    timeout: float
+
+
+class StdDaqSource:
+    """Hooks of a `FileDetector`.
+
+    Parameters
+    ----------
+    writer : FileWriter
+    name : str
+        Of the device.
+    on_status, on_request, on_config : callable
+        Called with what is known anew, for the device's signals.
+    on_armed : callable
+        Called once the writer takes images, in the source's thread.
+    wait_for_others : callable
+        Called when the file is closed; returns once the point is complete elsewhere too.
+    """
+
+    def __init__(
+        self,
+        writer: FileWriter,
+        name: str,
+        *,
+        on_status: Callable[[DaqStatus], None],
+        on_request: Callable[[WriteRequest], None],
+        on_config: Callable[[DaqConfig], None],
+        on_armed: Callable[[], None],
+        wait_for_others: Callable[[], None] = lambda: None,
+    ):
+        self.name = name
+        self.flow = Flow(name, writer, on_status)
+        self._on_request, self._on_config, self._on_armed = on_request, on_config, on_armed
+        self._wait_for_others = wait_for_others
+        self._given_up = threading.Event()
+        self._settings: WriterSettings | None = None
+        self._config: DaqConfig | None = None
+        self._point = 0
+        self._last_run_id = 0
+
+    def open(self, settings: WriterSettings) -> FrameFormat:
+        """Read the configuration, make the writer READY; refuse if somebody else is writing."""
+        config = self.flow.writer.config()
+        if config is None:
+            raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
+        self._on_config(config)
+        self.flow.make_ready()
+        self._settings, self._config, self._point = settings, config, 0
+        return FrameFormat(config.image_shape, config.dtype)
+
+    def frames(self, request: Request) -> Iterator[Frame | Progress | WrittenFile | None]:
+        """Write one file of `request.n_frames` images."""
+        given_up = self._given_up = threading.Event()
+        write = self._next(request.n_frames)
+        finished = False
+        try:
+            self.flow.start(write)
+            if given_up.is_set():
+                raise Discarded(f"{self.name}: {write.output_file} given up")
+            yield None
+            self._on_armed()
+            for status in self.flow.watch(write, given_up, self._settings.timeout):
+                yield Progress(status.acquisition.n_completed, str(status))
+            finished = True
+            self._wait_for_others()
+            yield from self._written(write, status, request.frames_per_trigger)
+        finally:
+            if not finished:
+                self._clean_up(write)
+
+    def discard(self) -> None:
+        """Give up; the thread in `frames` stops the writer."""
+        self._given_up.set()
+        self.flow.news.set()
+
+    def close(self) -> None:
+        """Leave the writer READY, if what it does is ours."""
+        self.discard()
+        try:
+            self.flow.leave_ready()
+        except (ServiceUnreachable, ServiceTimeout) as exc:
+            logger.error("%s: could not be left READY: %s", self.name, exc)
+
+    # ---- inside -------------------------------------------------------------------------------------
+
+    def _next(self, n_images: int) -> WriteRequest:
+        self._last_run_id = max(time.time_ns(), self._last_run_id + 1)
+        values = {"name": self.name, "point": self._point, "run_id": self._last_run_id}
+        path = self._settings.paths.next(**values)
+        self._point += 1
+        write = WriteRequest(path, n_images, self._last_run_id)
+        self._on_request(write)
+        return write
+
+    def _written(
+        self, write: WriteRequest, status: DaqStatus, frames_per_point: int
+    ) -> Iterator[Frame | WrittenFile]:
+        acquisition = status.acquisition
+        n = acquisition.n_completed
+        n_whole = n // frames_per_point * frames_per_point
+        if n_whole and (n == write.n_images or n >= 2):
+            file = self._read(write, n)
+            yield WrittenFile(
+                path=file.path,
+                n_frames=n_whole,
+                keys={"image": self._parameters(file, frames_per_point)},
+                drop=lambda: self._put_aside(write),
+            )
+            for image_id, is_good in zip(file.image_id[:n_whole], file.is_good[:n_whole]):
+                yield Frame(None, math.nan, str(image_id), is_good=bool(is_good))
+        if n < write.n_images:
+            raise ShortFile(
+                self.name,
+                asked=write.n_images,
+                got=n,
+                detail=f"the DAQ ended {write.output_file} with {acquisition.message!r}",
+            )
+        logger.info("%s: %d images in %s", self.name, n, write.output_file)
+
+    def _read(self, write: WriteRequest, n: int) -> StdDaqFile:
+        (data,) = self.flow.writer.files(write)
+        path = self._settings.paths.local(data.path)
+        try:
+            return read_std_daq_file(
+                path, data.group, n_written=n, shape=self._config.image_shape, dtype=self._config.dtype
+            )
+        except OSError as exc:
+            raise DetectorStateError(
+                f"{self.name}: the DAQ wrote {n} images to {data.path}, but {path} cannot be read here "
+                f"({exc}). If this machine sees the folder under another name, tell it with mounted={...}"
+            ) from exc
+
+    def _parameters(self, file: StdDaqFile, frames_per_point: int) -> dict:
+        return {**frames_in_hdf5(file.dataset, self._config.image_shape, frames_per_point), "swmr": False}
+
+    def _clean_up(self, write: WriteRequest) -> None:
+        try:
+            self.flow.leave_ready()
+        except SfdaqError as exc:
+            logger.error("%s: after giving up %s: %s", self.name, write.output_file, exc)
+        self._put_aside(write)
+
+    def _put_aside(self, write: WriteRequest) -> None:
+        """Rename a file no document speaks of, so that nobody takes it for data of a run."""
+        path = Path(self._settings.paths.local(write.output_file))
+        with contextlib.suppress(OSError):  # of another machine, or of another user: it stays
+            os.replace(path, path.with_name(f"{path.stem}.discarded{path.suffix}"))
