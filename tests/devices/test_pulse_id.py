@@ -1,0 +1,163 @@
+import bluesky.plans as bp
+import pytest
+from bluesky import RunEngine
+from bluesky.protocols import Readable, Triggerable
+from bluesky.utils import FailedStatus
+from event_model import DocumentNames, schema_validators
+
+from sfdaq_ophyd.devices import PulseId
+from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
+from sfdaq_ophyd.sim import Facility
+
+
+@pytest.fixture(scope="module")
+def facility():
+    with Facility(only=["pvs"]) as facility:
+        yield facility
+
+
+@pytest.fixture
+def pulse_id(facility):
+    device = PulseId(facility.pvs["pulse_id"], name="pulse_id")
+    device.wait_for_connection(timeout=10)
+    yield device
+    device.destroy()
+
+
+@pytest.fixture
+def absent():
+    device = PulseId("NO:SUCH-PULSEID", name="absent")
+    yield device
+    device.destroy()
+
+
+@pytest.fixture
+def paused(facility):
+    """The pulse id at which the clock stands."""
+    yield facility.clock.pause()
+    facility.clock.resume()
+
+
+def test_device_when_asked_then_follows_the_protocols(pulse_id):
+    assert isinstance(pulse_id, Readable) and isinstance(pulse_id, Triggerable)
+
+
+def test_get_when_clock_stands_then_exactly_its_integer(pulse_id, paused, wait_for):
+    wait_for(lambda: pulse_id.get() == paused, "the paused pulse")
+    assert type(pulse_id.get()) is int
+
+
+def test_read_when_described_then_same_key_integer_and_the_pulse_s_own_time(pulse_id, facility):
+    (key,) = pulse_id.describe()
+    reading = pulse_id.read()[key]
+    assert key == "pulse_id" and pulse_id.hints == {"fields": ["pulse_id"]}
+    assert pulse_id.describe()[key]["dtype"] == "integer"
+    assert reading["timestamp"] == pytest.approx(facility.clock.time_of(reading["value"]), abs=1e-3)
+
+
+def test_trigger_when_done_then_the_id_was_counted_after_the_call(pulse_id):
+    before = pulse_id.get()
+    pulse_id.trigger().wait(5)
+    assert pulse_id.get() > before
+
+
+def test_wait_past_when_stepped_then_done_after_the_target_and_not_at_it(
+    facility, pulse_id, paused, wait_for
+):
+    status = pulse_id.wait_past(paused + 3, timeout=20)
+    seen = []
+    status.watch(lambda **progress: seen.append(progress))
+    facility.clock.step(3)
+    wait_for(lambda: seen[-1]["current"] == 3, "the target itself")
+    assert not status.done
+    facility.clock.step(1)
+    status.wait(10)
+    assert seen[-1]["target"] == 4 and seen[-1]["unit"] == "pulses" and seen[-1]["fraction"] == 0
+
+
+def test_wait_past_when_already_past_then_done_at_once(pulse_id):
+    pulse_id.wait_past(pulse_id.get() - 100).wait(1)
+
+
+def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id, paused, wait_for):
+    wait_for(lambda: pulse_id.get() == paused, "the paused pulse")
+    with pytest.raises(ServiceTimeout) as caught:
+        pulse_id.wait_past(paused + 5, timeout=0.2).wait(5)
+    assert f"last state {paused}" in str(caught.value) and "does the timing receiver count?" in str(
+        caught.value
+    )
+
+
+def test_waits_when_many_have_ended_then_no_subscription_is_left(pulse_id):
+    for _ in range(5):
+        pulse_id.trigger().wait(5)
+    assert not pulse_id.value._callbacks["value"]
+
+
+def test_check_when_it_counts_then_about_100_hz(pulse_id):
+    assert 50 < pulse_id.check(n_pulses=30) < 200
+
+
+def test_check_when_it_stands_then_says_so(pulse_id, paused):
+    with pytest.raises(ServiceTimeout, match="pulse id past"):
+        pulse_id.check(timeout=0.2)
+
+
+def test_constructor_when_the_pv_is_absent_then_neither_blocks_nor_fails(absent):
+    assert not absent.connected
+    assert absent.describe()["absent"]["dtype"] == "integer"
+
+
+@pytest.mark.parametrize("verb", ["get", "read", "trigger", "check"])
+def test_verbs_when_the_pv_is_absent_then_unreachable_and_never_a_value(absent, verb):
+    with pytest.raises(ServiceUnreachable, match="NO:SUCH-PULSEID is not reachable"):
+        getattr(absent, verb)()
+
+
+def test_get_when_the_ioc_has_gone_then_no_remembered_value():
+    with Facility(only=["pvs"]) as facility:
+        device = PulseId(facility.pvs["pulse_id"], name="gone")
+        device.wait_for_connection(timeout=10)
+        device.trigger().wait(5)  # it has a subscription, and values in memory
+        facility.pvs.fail_next("disconnect")
+        with pytest.raises(ServiceUnreachable, match="gone: pulse id"):
+            device.get()
+        device.destroy()
+
+
+def test_get_when_the_pv_holds_no_pulse_id_then_wire_error(facility):
+    device = PulseId(facility.pvs["beam_rate"], name="wrong")
+    device.wait_for_connection(timeout=10)
+    facility.pvs.write("beam_rate", 99.5)
+    with pytest.raises(WireError, match=r"99\.5.*expected a pulse id"):
+        device.get()
+    facility.pvs.write("beam_rate", 100)
+    device.destroy()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_constructor_when_timeout_is_no_time_then_refused(timeout):
+    with pytest.raises(RequestError, match="timeout="):
+        PulseId("X", name="x", timeout=timeout)
+
+
+def test_count_when_run_then_documents_are_valid_and_ids_grow(pulse_id):
+    documents = []
+    RunEngine()(bp.count([pulse_id], 4), lambda name, doc: documents.append((name, doc)))
+    for name, doc in documents:
+        schema_validators[DocumentNames[name]].validate(doc)
+    ids = [doc["data"]["pulse_id"] for name, doc in documents if name == "event"]
+    assert len(ids) == 4 and ids == sorted(set(ids))
+
+
+def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paused, wait_for):
+    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
+    device.wait_for_connection(timeout=10)
+    wait_for(lambda: device.get() == paused, "the paused pulse")
+    documents = []
+    with pytest.raises(FailedStatus):
+        RunEngine()(bp.count([device]), lambda name, doc: documents.append((name, doc)))
+    name, stop = documents[-1]
+    assert name == "stop" and stop["exit_status"] == "fail"
+    assert f"pulse_id: pulse id past {paused}" in stop["reason"] and "timing receiver" in stop["reason"]
+    device.destroy()
