@@ -2,6 +2,14 @@
 
 from .jungfrau import JungfrauCalibration
 from .options import CalibrationOptions, disabled_to_map
+from .pedestal import PedestalEvaluation
 from .words import WordCounts, count_words
 
-__all__ = ["CalibrationOptions", "JungfrauCalibration", "WordCounts", "count_words", "disabled_to_map"]
+__all__ = [
+    "CalibrationOptions",
+    "JungfrauCalibration",
+    "PedestalEvaluation",
+    "WordCounts",
+    "count_words",
+    "disabled_to_map",
+]
