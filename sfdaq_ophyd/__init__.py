@@ -9,6 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 try:
     __version__ = version("sfdaq_ophyd")
 except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.1.0+unknown"
+    __version__ = "0.1.0"
 
 __all__ = ["__version__"]
