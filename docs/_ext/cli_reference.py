@@ -15,7 +15,8 @@ a command line that cannot be understood is exit code 2.
 
 
 def _help(*words: str) -> str:
-    result = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "96", "TERM": "dumb"}, prog_name="sfdaq")
+    terminal = {"COLUMNS": "96", "TERM": "dumb"}
+    result = CliRunner().invoke(app, [*words, "--help"], env=terminal, prog_name="sfdaq")
     if result.exit_code:
         raise RuntimeError(f"sfdaq {' '.join(words)} --help failed: {result.output}")
     lines = [line.rstrip() for line in result.output.strip("\n").splitlines()]
