@@ -6,9 +6,11 @@ from ._detector import Detector
 from ._file_detector import FileDetector
 from ._fly_group import FlyGroup
 from ._source import FrameSource, Progress, Request, WrittenFile
+from .broker import SfDaqBroker
 from .eiger import Eiger
 from .jungfrau import Jungfrau
 from .pulse_id import PulseId
+from .std_daq_writer import StdDaqWriter
 
 __all__ = [
     "Detector",
@@ -21,6 +23,8 @@ __all__ = [
     "Progress",
     "PulseId",
     "Request",
+    "StdDaqWriter",
+    "SfDaqBroker",
     "WrittenFile",
     "frames_in_hdf5",
 ]

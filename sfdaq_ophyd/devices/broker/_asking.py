@@ -1,0 +1,193 @@
+"""Asking for data: the run number in use, the request, its line in the run table, and its files followed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...clients import BrokerClient
+from ...errors import BrokerRefused, RunNumberMismatch, SfdaqError, UnknownOutcome
+from ...wire.broker_parameters import is_converted, is_processed
+from ...wire.broker_paths import padded, raw_file
+from ...wire.broker_reply import Retrieval
+from ...wire.broker_request import RetrieveRequest
+from ...wire.pulse_id import PulseRange
+from ._follower import Announced, FileFollower
+from ._run_table import ASKED, ASKING, COMPLETE, FAILED, REFUSED, RUN, UNKNOWN, RunTable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BrokerRun:
+    """One run number in use.
+
+    Parameters
+    ----------
+    number : int
+    pgroup : str
+    table : RunTable
+    uid : str
+        Of Bluesky's run; empty where it is not known.
+    names : tuple of str, or None
+        What the run moves, frozen with its first acquisition.
+    """
+
+    number: int
+    pgroup: str
+    table: RunTable
+    uid: str = ""
+    names: tuple[str, ...] | None = None
+    n_asked: int = 0
+    n_done: int = 0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An acquisition the broker has accepted."""
+
+    index: int
+    run: BrokerRun
+    pulses: PulseRange
+    retrieval: Retrieval
+    time: float = field(default_factory=time.time)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What goes into the event."""
+        return {
+            "run_number": self.retrieval.run_number,
+            "acquisition_number": self.retrieval.acquisition_number,
+            "unique_acquisition_number": self.retrieval.unique_acquisition_number,
+            "start_pulse_id": self.pulses.first,
+            "stop_pulse_id": self.pulses.last,
+            "files": list(self.retrieval.files),
+        }
+
+
+class Asking:
+    """Ask the broker for data, one run at a time.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    client : BrokerClient
+    directory : Path
+        Where run tables and aligned views go.
+    """
+
+    def __init__(self, name: str, client: BrokerClient, directory: Path):
+        self._name, self._client, self.directory = name, client, directory
+        self.follower = FileFollower(name)
+        self.run: BrokerRun | None = None
+        self._lock = threading.Lock()
+
+    def begin_run(self, pgroup: str, facts: Mapping[str, Any], number: int | None = None) -> BrokerRun:
+        """Take a run number, or go on with one taken before, and begin its table."""
+        with self._lock:
+            if number is None:
+                number = self._client.advance_run_number(pgroup)
+            path = self.directory / pgroup / f"run{padded(number)}-{int(time.time() * 1000)}.jsonl"
+            self.run = BrokerRun(number, pgroup, RunTable(path))
+            self.run.table.write(RUN, run_number=number, pgroup=pgroup, **facts)
+        logger.info("%s: run number %d of %s", self._name, number, pgroup)
+        return self.run
+
+    def name_run(self, uid: str) -> None:
+        """Note the uid of Bluesky's run."""
+        if self.run is not None:
+            self.run.uid = uid
+            self.run.table.write(RUN, run_uid=uid)
+
+    def end_run(self) -> None:
+        """Use the number no more; its files are still followed. Safe twice."""
+        self.run = None
+
+    def ask(self, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool) -> Asked:
+        """Send a request for the run in use and follow its files.
+
+        Raises
+        ------
+        BrokerRefused, UnknownOutcome, RunNumberMismatch, ServiceUnreachable
+            Each leaves its line in the run table.
+        """
+        run, request_id = self.run, request.extra["client_request_id"]
+        index, run.n_asked = run.n_asked, run.n_asked + 1
+        pulses = request.pulses
+        span = {"start_pulse_id": pulses.first, "stop_pulse_id": pulses.last}
+        run.table.write(ASKING, index, client_request_id=request_id, **span)
+        try:
+            retrieval = self._client.retrieve_from_buffers(request)
+        except RunNumberMismatch as exc:
+            run.table.write(UNKNOWN, index, reason=str(exc), files=list(exc.reply.files))
+            raise
+        except UnknownOutcome as exc:
+            run.table.write(UNKNOWN, index, reason=str(exc))
+            raise
+        except SfdaqError as exc:
+            nothing_done = not isinstance(exc, BrokerRefused) or exc.nothing_done
+            run.table.write(REFUSED if nothing_done else UNKNOWN, index, reason=str(exc))
+            raise
+        asked = Asked(index, run, pulses, retrieval)
+        run.table.write(ASKED, index, **asked.values)
+        logger.info("%s: run %d, acquisition %d, %s", self._name, run.number, index + 1, pulses)
+        self._follow(asked, request, file_timeout, tolerate_missing)
+        return asked
+
+    def _follow(
+        self, asked: Asked, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool
+    ) -> None:
+        run = asked.run
+        selected = bool(request.selected_pulse_ids)
+        files, gaps = {}, {}
+        for file in asked.retrieval.files:
+            source = file.rsplit(".", 2)[1]
+            parameters = request.detectors.get(source, {})
+            if is_converted(parameters, selected_pulse_ids=selected) and not is_processed(
+                parameters, selected_pulse_ids=selected
+            ):
+                file = raw_file(file)  # what is announced never appears
+            files[source] = self._client.local_path(file)
+            gaps[source] = tolerate_missing or bool(parameters.get("save_ppicker_events_only"))
+
+        def note(found: list[dict], failures: dict[str, str]) -> None:
+            run.table.write(FAILED if failures else COMPLETE, asked.index, found=found, failures=failures)
+            run.n_done += 1
+
+        self.follower.follow(
+            Announced(
+                asked.index,
+                files,
+                frames_of(request),
+                time.monotonic() + file_timeout,
+                self.directory / run.pgroup / f"run{padded(run.number)}-aligned",
+                note,
+                gaps,
+            )
+        )
+
+
+def frames_of(request: RetrieveRequest) -> range | list[int]:
+    """Return the pulses that have a frame when none is lost."""
+    if request.selected_pulse_ids:
+        return sorted(request.selected_pulse_ids)
+    inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
+    step = request.rate_multiplicator
+    return range(-(-inner.first // step) * step, inner.last + 1, step)
+
+
+def labels(run: BrokerRun, **more: Any) -> dict[str, Any]:
+    """Return the fields of a request that only say whose it is."""
+    uid = {"bluesky_run_uid": run.uid} if run.uid else {}
+    return {"client_name": "sfdaq_ophyd", "client_request_id": str(uuid.uuid4()), **uid, **more}
+
+
+Procedure = Callable[..., Any]
+"""``function(patience, **arguments)``: a service call that may take long."""

@@ -1,0 +1,321 @@
+"""The sf-daq broker as a detector: each trigger is one acquisition of `n_pulses`."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ophyd import Component as Cpt
+
+from ...clients import BrokerClient
+from ...errors import DetectorStateError, Discarded, RequestError
+from ...wire.broker_beamlines import BEAMLINES
+from ...wire.pulse_id import PulseRange
+from .._status import GRACE, ActionStatus
+from ..pulse_id import PulseId
+from ._acquisition import Acquisition
+from ._asking import Asked, Asking, Procedure, labels
+from ._jobs import Service
+from ._preflight import Check, Preflight, demand
+from ._procedures import procedures_of
+from ._run_table import READ
+from ._settings import BrokerSettings
+from ._step import NextPoint, scan_info
+
+logger = logging.getLogger(__name__)
+
+_INTEGERS = (
+    "run_number",
+    "acquisition_number",
+    "unique_acquisition_number",
+    "start_pulse_id",
+    "stop_pulse_id",
+)
+
+
+class SfDaqBroker(BrokerSettings):
+    """Record detectors, channels, cameras and PVs through the sf-daq broker.
+
+    One run number per Bluesky run, one acquisition per trigger. A trigger is done when the broker has taken
+    the request; the files come later, are followed in the background, and are registered in the run before
+    it closes, by the preprocessor `run_number_wrapper` or the ``sf_`` plans. Contacts nothing when made.
+
+    Parameters
+    ----------
+    url : str
+        E.g. ``http://sf-daq:10002``.
+    slow_url : str, optional
+        Default is the next port.
+    name : str
+    pgroup : str
+        E.g. ``p12345``.
+    pulse_id : str or PulseId, optional
+        The PV; default is that of `beamline`. Without one, nothing is acquired.
+    beamline : str
+        Goes into the start document, and chooses the PV.
+    detectors : mapping or sequence of str
+        Names to parameters, or names.
+    channels, cameras, pvs : sequence of str
+    n_pulses, rate_multiplicator : int
+    user_tag : str
+    directory : str or Path
+        Where run tables and aligned views are kept.
+    sf_root : str or Path
+        Where the DAQ's ``/sf`` is mounted here.
+    register : {"run", "late"}
+        When files are registered: before the run closes, or afterwards by `register_late`.
+    check : bool
+        Pre-flight checks at every stage.
+    dialect : {"current", "documented", "auto"}
+    beam_rate : str, optional
+        PV of the beam's repetition rate, for the pre-flight check.
+    client : BrokerClient, optional
+        In place of one made from the URLs.
+
+    Examples
+    --------
+    ::
+
+        sfdaq = SfDaqBroker("http://sf-daq:10002", name="sfdaq", pgroup="p12345", beamline="bernina",
+                            detectors=["JF01T03V01"])
+        RE(sf_count([sfdaq], 5))
+    """
+
+    service = Cpt(Service, kind="omitted")
+    next_point = Cpt(NextPoint, kind="omitted")
+
+    def __init__(
+        self,
+        url: str,
+        slow_url: str | None = None,
+        *,
+        name: str,
+        pgroup: str,
+        pulse_id: str | PulseId | None = None,
+        beamline: str = "",
+        detectors: Mapping[str, Mapping] | tuple | list = (),
+        channels=(),
+        cameras=(),
+        pvs=(),
+        n_pulses: int = 1,
+        rate_multiplicator: int = 1,
+        user_tag: str = "",
+        directory: str | Path = "sfdaq-runs",
+        sf_root: str | Path = "/sf",
+        register: str = "run",
+        check: bool = True,
+        dialect: str = "current",
+        beam_rate: str | None = None,
+        client: BrokerClient | None = None,
+        **kwargs: Any,
+    ):
+        if beamline and beamline not in BEAMLINES:
+            raise RequestError("beamline", beamline, f"one of {', '.join(BEAMLINES)}")
+        if register not in ("run", "late"):
+            raise RequestError("register", register, "'run' or 'late'")
+        self.client = client or BrokerClient(url, slow_url, dialect, sf_root=sf_root)
+        super().__init__(name=name, **kwargs)
+        self.beamline, self.register, self.check = beamline, register, check
+        given = {
+            "pgroup": pgroup,
+            "detectors": dict(detectors) if isinstance(detectors, Mapping) else {d: {} for d in detectors},
+            "channels": list(channels),
+            "cameras": list(cameras),
+            "pvs": list(pvs),
+            "n_pulses": n_pulses,
+            "rate_multiplicator": rate_multiplicator,
+            "user_tag": user_tag,
+        }
+        for signal, value in given.items():
+            getattr(self, signal).put(value)
+        self.pulse_id = _pulse_id(pulse_id, beamline, f"{name}_pulse_id")
+        self.beam_rate = _rate_pv(beam_rate, f"{name}_beam_rate")
+        self.asking = Asking(name, self.client, Path(directory))
+        self.procedures: dict[str, Procedure] = procedures_of(self)
+        self._acquisition: Acquisition | None = None
+        self._taken: tuple[str | None, Asked] | None = None
+        self._paused = self._ready = self._was_read = False
+
+    # staging
+
+    def stage(self) -> list[object]:
+        """Check that everything a run needs is there; no run number is taken.
+
+        Raises
+        ------
+        RequestError
+            A signal is wrong.
+        PreflightFailed
+        """
+        self.check_settings()
+        if self.check:
+            checks = self.preflight()
+            demand(self.name, checks)
+        self._forget()
+        return super().stage()
+
+    def unstage(self) -> list[object]:
+        """Give up what was not asked for yet; files asked for are still followed. Safe twice."""
+        try:
+            self._give_up()
+            self.service.give_up()
+        finally:
+            self.asking.end_run()
+            self._forget()
+            unstaged = super().unstage()
+        return unstaged
+
+    def preflight(self) -> list[Check]:
+        """Check broker, pgroup, detectors, tag, pulse id, rate and pedestals; only reads."""
+        preflight = Preflight(self.client, self._measure_pulse_rate, self.beam_rate and self.beam_rate.get)
+        return preflight.run(self.check_settings(), float(self.max_pedestal_age.get()))
+
+    def _measure_pulse_rate(self) -> float:
+        return self._need_pulse_id().check(timeout=float(self.timeout.get()), n_pulses=3)
+
+    def _need_pulse_id(self) -> PulseId:
+        if self.pulse_id is None:
+            raise DetectorStateError(
+                f"{self.name}: no pulse-id PV: give pulse_id or beamline; pulse ids are never made up"
+            )
+        return self.pulse_id
+
+    # step scans
+
+    def trigger(self) -> ActionStatus:
+        """Take one acquisition of `n_pulses`; after a pause, one already asked for is kept.
+
+        Returns
+        -------
+        ActionStatus
+            Counts pulses; done when the broker has taken the request.
+        """
+        if self._acquisition is not None and self._acquisition.running:
+            raise DetectorStateError(f"{self.name}: trigger, while an acquisition is running")
+        timeout = float(self.timeout.get())
+        n_pulses = int(self.n_pulses.get())
+        limit = self.duration + 10 * timeout + GRACE
+        status = ActionStatus(self, "acquisition", limit, target=n_pulses, unit="pulses")
+        point = self.next_point.current
+        if self._is_taken(point and point.token):
+            self._ready = True
+            status.succeed()
+            return status
+        self._ready, self._paused = False, False
+        template = self.check_settings()
+
+        def choose(now: int) -> PulseRange:
+            return PulseRange.next_frames(now, n_pulses, template.rate_multiplicator)
+
+        def end(asked: Asked | None, exc: Exception | None) -> None:
+            if asked is not None:
+                self._taken = (point and point.token, asked)
+                self._ready, self._was_read = True, False
+                status.succeed()
+            elif isinstance(exc, Discarded):
+                status.succeed()  # given up on purpose, by a pause or the end of the plan
+            else:
+                status.fail(exc)
+
+        self._acquisition = Acquisition(
+            self.name,
+            self._need_pulse_id(),
+            choose,
+            self._ask,
+            on_progress=lambda current, target: status.progress(n_pulses * current // target),
+            on_end=end,
+        )
+        return status
+
+    def _ask(self, pulses: PulseRange) -> Asked:
+        asking, point = self.asking, self.next_point.current
+        if asking.run is None:
+            asking.begin_run(self.pgroup.get(), {"beamline": self.beamline, "policy": "first_acquisition"})
+        run = asking.run
+        info = None
+        if point is not None:
+            if run.names is None:
+                run.names = tuple(point.values)
+            info = scan_info(point, run.names)
+        request = self.request(pulses, run_number=run.number, scan_info=info, extra=labels(run))
+        return asking.ask(request, float(self.file_timeout.get()), bool(self.tolerate_missing.get()))
+
+    def _is_taken(self, token: str | None) -> bool:
+        """Say whether the point to take was asked for before a pause: it is not asked for again."""
+        if self._taken is None or self._taken[1].run is not self.asking.run:
+            return False
+        return self._taken[0] == token if token else self._paused and self._ready and not self._was_read
+
+    def read(self) -> OrderedDict:
+        """Return the numbers, pulses and files of the acquisition taken last.
+
+        Raises
+        ------
+        DetectorStateError
+            There is none: not triggered, failed, or given up by a pause.
+        """
+        readings = super().read()
+        if not self._ready:
+            raise DetectorStateError(f"{self.name}: read, but nothing was acquired; trigger first")
+        asked, self._was_read = self._taken[1], True
+        asked.run.table.write(READ, asked.index)
+        for key, value in asked.values.items():
+            readings[f"{self.name}_{key}"] = {"value": value, "timestamp": asked.time}
+        return readings
+
+    def describe(self) -> OrderedDict:
+        """Describe what `read` returns."""
+        keys = super().describe()
+        source = f"broker:{self.client.url}"
+        for key in _INTEGERS:
+            integer = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
+            keys[f"{self.name}_{key}"] = integer
+        n_files = sum(bool(getattr(self, s).get()) for s in ("channels", "cameras", "pvs"))
+        n_files += len(self.detectors.get())
+        strings = {"source": source, "dtype": "array", "dtype_numpy": "<U256", "shape": [n_files]}
+        keys[f"{self.name}_files"] = strings
+        return keys
+
+    @property
+    def hints(self) -> dict:
+        """Run and acquisition number."""
+        return {"fields": [f"{self.name}_run_number", f"{self.name}_acquisition_number"]}
+
+    # interruptions
+
+    def pause(self) -> None:
+        """Give up pulses still to come; an acquisition that was asked for is kept for the replay."""
+        self._paused = True
+        self._give_up()
+
+    def resume(self) -> None:
+        """Nothing to do: the RunEngine triggers again."""
+
+    def stop(self, *, success: bool = False) -> None:
+        """Give up what was not asked for yet. Safe at any time, and twice."""
+        self._give_up()
+
+    def _give_up(self) -> None:
+        acquisition = self._acquisition
+        if acquisition is not None and acquisition.running:
+            acquisition.give_up(4 * float(self.timeout.get()))
+
+    def _forget(self) -> None:
+        self._acquisition, self._taken = None, None
+        self._paused = self._ready = self._was_read = False
+        self.next_point.current = None
+
+
+def _pulse_id(given: str | PulseId | None, beamline: str, name: str) -> PulseId | None:
+    if given is None and beamline:
+        given = BEAMLINES[beamline].pulse_id_pv
+    return PulseId(given, name=name) if isinstance(given, str) else given
+
+
+def _rate_pv(pv: str | None, name: str):
+    from ophyd import EpicsSignalRO
+
+    return None if pv is None else EpicsSignalRO(pv, name=name)

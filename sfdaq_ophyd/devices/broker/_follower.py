@@ -1,0 +1,177 @@
+"""Follow announced files in the background, until they are whole or will not come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ...files.aligned_file import write_aligned
+from ...files.daq_file import PVDATA, FoundData
+from ...files.daq_watch import look_at
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 0.1
+"""s between two looks."""
+
+AT_ONCE = 16
+"""Acquisitions looked at in one look: writers work in order, so the oldest come first."""
+
+MISSING_SHOWN = 100
+
+
+@dataclass
+class Announced:
+    """The files of one acquisition.
+
+    Parameters
+    ----------
+    index : int
+        Row in the run.
+    files : dict of str to Path
+        Source (``PVDATA``, ``BSDATA``, ``CAMERAS``, a detector) to where the file will be on this machine.
+    asked : range or list of int
+        Pulses with a frame.
+    deadline : float
+        Of all files, by ``time.monotonic``.
+    aligned : Path
+        Folder for aligned views.
+    gaps : dict of str to bool
+        Source to whether pulses without a frame are expected (the writer was told to filter).
+    on_done : callable
+        Called once, with the data found (see `_row`), and with failures by file.
+    """
+
+    index: int
+    files: dict[str, Path]
+    asked: range | list[int]
+    deadline: float
+    aligned: Path
+    on_done: Callable[[list[dict[str, Any]], dict[str, str]], None]
+    gaps: dict[str, bool] = field(default_factory=dict)
+    found: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+
+
+class FileFollower:
+    """One thread that looks at announced files; it ends when there is none, and starts again with the next.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self._pending: deque[Announced] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def follow(self, announced: Announced) -> None:
+        """Follow the files of one more acquisition."""
+        with self._changed:
+            self._pending.append(announced)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"{self._name} files", daemon=True)
+                self._thread.start()
+
+    def forget(self) -> None:
+        """Follow nothing any more; the run tables tell what was pending. Safe at any time, and twice."""
+        with self._changed:
+            self._pending.clear()
+            self._changed.notify_all()
+
+    @property
+    def n_pending(self) -> int:
+        """Acquisitions whose files are still awaited."""
+        return len(self._pending)
+
+    @property
+    def last_seen(self) -> str:
+        """What is known of the oldest file that is awaited."""
+        with self._changed:
+            oldest = self._pending[0] if self._pending else None
+            if oldest is None:
+                return "all files are there"
+            waiting = [path for path in oldest.files.values() if str(path) not in oldest.failures]
+            return ", ".join(
+                f"{path.name}: {oldest.seen.get(str(path), 'not looked at')}" for path in waiting
+            )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                batch = list(islice(self._pending, AT_ONCE))
+                if not batch:
+                    self._thread = None
+                    return
+            for announced in batch:
+                self._look(announced)
+                if not announced.files:
+                    self._finish(announced)
+            with self._changed:
+                if self._pending:
+                    self._changed.wait(PERIOD)
+
+    def _look(self, announced: Announced) -> None:
+        for source, path in list(announced.files.items()):
+            try:
+                look = look_at(path, source)
+                if look.found is not None:
+                    announced.found += [self._row(announced, source, path, data) for data in look.found]
+                elif not look.failure and time.monotonic() > announced.deadline:
+                    look = type(look)(failure=f"the time is up; last state: {look.seen}")
+            except Exception as exc:  # a file system has many ways to fail; one file must not stop the rest
+                logger.exception("%s: looking at %s failed", self._name, path)
+                announced.failures[str(path)] = f"{type(exc).__name__}: {exc}"
+                del announced.files[source]
+                continue
+            announced.seen[str(path)] = look.seen
+            if look.failure:
+                announced.failures[str(path)] = look.failure
+            if look.failure or look.found is not None:
+                del announced.files[source]
+
+    def _row(self, announced: Announced, source: str, path: Path, data: FoundData) -> dict[str, Any]:
+        if source == PVDATA:
+            return {"source": source, "key": data.key, "path": str(path), "dataset": data.dataset}
+        missing = data.missing(announced.asked)
+        row = {
+            "source": source,
+            "key": data.key,
+            "path": str(path),
+            "dataset": data.dataset,
+            "ids": data.ids,
+            "ids_shape": list(data.ids_shape),
+            "ids_dtype": data.ids_dtype,
+            "shape": list(data.shape),
+            "dtype": data.dtype,
+            "n_asked": len(announced.asked),
+            "n_got": len(announced.asked) - len(missing),
+            "missing": missing[:MISSING_SHOWN].tolist(),
+            "filtered": announced.gaps.get(source, False),
+        }
+        if not data.in_rows(announced.asked):
+            view = announced.aligned / path.name.replace(source, data.key.replace("/", "_"))
+            write_aligned(view, path, data, announced.asked)
+            row |= {"path": str(view), "origin": str(path)}
+        return row
+
+    def _finish(self, announced: Announced) -> None:
+        try:
+            announced.on_done(announced.found, announced.failures)
+        except Exception:
+            logger.exception("%s: acquisition %d could not be noted", self._name, announced.index)
+        with self._changed:
+            if announced in self._pending:
+                self._pending.remove(announced)
+            self._changed.notify_all()

@@ -1,0 +1,188 @@
+"""Checks before a run number is taken: one table, one error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from ...clients import BrokerClient
+from ...errors import PreflightFailed, SfdaqError
+from ...wire.broker_paths import clean_tag
+from ...wire.broker_reply import RunningDetectors
+from ...wire.broker_request import RetrieveRequest
+from ...wire.pulse_id import PULSE_RATE
+
+PEDESTALS = "JF_pedestals"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the table.
+
+    Attributes
+    ----------
+    what : str
+    found : str
+    ok : bool or None
+        None: cannot be told, which fails nothing.
+    fix : str
+        What a person does if it is not ok.
+    """
+
+    what: str
+    found: str
+    ok: bool | None = True
+    fix: str = ""
+
+
+def table(checks: list[Check]) -> str:
+    """Return the checks as text, one line each."""
+    width = max((len(check.what) for check in checks), default=0)
+    marks = {True: "ok", False: "FAILED", None: "?"}
+    return "\n".join(f"{marks[check.ok]:6} {check.what:{width}}  {check.found}" for check in checks)
+
+
+def demand(device: str, checks: list[Check]) -> None:
+    """Raise PreflightFailed, naming everything that failed, unless nothing did."""
+    failed = {check.what: f"{check.found}. {check.fix}" for check in checks if check.ok is False}
+    if failed:
+        raise PreflightFailed(device, failed, table(checks))
+
+
+class Preflight:
+    """All checks of one device.
+
+    Parameters
+    ----------
+    client : BrokerClient
+    pulse_rate : callable
+        Measures that the pulse-id PV counts, and returns its rate in Hz; raises SfdaqError.
+    beam_rate : callable or None
+        Returns the repetition rate of the beam in Hz, where there is a PV for it.
+    """
+
+    def __init__(
+        self,
+        client: BrokerClient,
+        pulse_rate: Callable[[], float],
+        beam_rate: Callable[[], float] | None = None,
+    ):
+        self._client, self._pulse_rate, self._beam_rate = client, pulse_rate, beam_rate
+
+    def run(self, request: RetrieveRequest, max_pedestal_age: float) -> list[Check]:
+        """Check everything a run with this request needs; only reads, and never raises SfdaqError."""
+        checks = [self._pgroup(request.pgroup)]
+        unreachable = checks[0].ok is False and "not reachable" in checks[0].found
+        if not unreachable and request.detectors:
+            checks += self._detectors(request)
+        checks += [self._tag(request), self._pulse_id(), *self._rate(request), *self._traps(request)]
+        checks += [self._pedestal(name, request.pgroup, max_pedestal_age) for name in request.detectors]
+        return [check for check in checks if check is not None]
+
+    def _pgroup(self, pgroup: str) -> Check:
+        try:
+            number = self._client.get_current_run_number(pgroup)
+        except SfdaqError as exc:
+            return Check(
+                f"pgroup {pgroup}", str(exc), False, "Is the broker up, the pgroup there and still open?"
+            )
+        return Check(f"pgroup {pgroup}", f"open, last run number {number}")
+
+    def _detectors(self, request: RetrieveRequest) -> Iterator[Check]:
+        try:
+            allowed = self._client.get_allowed_detectors().names
+            running = self._client.get_running_detectors()
+        except SfdaqError as exc:
+            yield Check("detectors", str(exc), False, "Does this beamline have detectors?")
+            return
+        for name in request.detectors:
+            if name not in allowed:
+                yield Check(
+                    f"detector {name}", "not of this beamline", False, f"Choose out of {', '.join(allowed)}."
+                )
+            else:
+                yield _state(name, running)
+
+    def _tag(self, request: RetrieveRequest) -> Check | None:
+        tag = request.directory_tag
+        if tag is None:
+            return None
+        cleaned = clean_tag(tag)
+        if cleaned == tag:
+            return Check("user tag", repr(tag))
+        return Check(
+            "user tag",
+            f"{tag!r} would become {cleaned!r} in the directory",
+            False,
+            "Use at most 50 letters, digits, _ - + . and end with a letter or digit.",
+        )
+
+    def _pulse_id(self) -> Check:
+        try:
+            rate = self._pulse_rate()
+        except SfdaqError as exc:
+            return Check("pulse id", str(exc), False, "Without its PV nothing is acquired.")
+        return Check("pulse id", f"counts at {rate:.0f} Hz")
+
+    def _rate(self, request: RetrieveRequest) -> Iterator[Check]:
+        if self._beam_rate is None:
+            return
+        factor = request.rate_multiplicator
+        try:
+            rate = float(self._beam_rate())
+        except (SfdaqError, TimeoutError, ValueError) as exc:
+            yield Check("rate multiplicator", f"{factor}; beam rate unknown ({exc})", None)
+            return
+        expected = round(PULSE_RATE / rate) if rate > 0 else 0
+        yield Check(
+            "rate multiplicator",
+            f"{factor}; the beam comes at {rate:g} Hz",
+            factor == expected if expected else None,
+            f"Set rate_multiplicator to {expected}.",
+        )
+
+    def _traps(self, request: RetrieveRequest) -> Iterator[Check]:
+        for trap in request.traps():
+            yield Check("parameters", trap, None)
+
+    def _pedestal(self, name: str, pgroup: str, limit: float) -> Check:
+        newest = newest_pedestal(self._client.sf_root, pgroup, name)
+        what = f"pedestal {name}"
+        required = limit > 0
+        if newest is None:
+            found = "none in this pgroup" if self._client.sf_root else "unknown: /sf is not mounted here"
+            return Check(what, found, False if required else None, "Take one with take_pedestal.")
+        path, age = newest
+        found = f"{age / 3600:.1f} h old, {path.name}"
+        return Check(what, found, not required or age <= limit, "Take a new one with take_pedestal.")
+
+
+def _state(name: str, running: RunningDetectors) -> Check:
+    what = f"detector {name}"
+    if name in running.running:
+        return Check(what, "running")
+    limping = (running.limping or {}).get(name)
+    if limping is not None:
+        missing = ", ".join(map(str, limping.missing_modules))
+        return Check(
+            what, f"limping: modules {missing} do not write", False, "Check their fibres, or leave them out."
+        )
+    return Check(what, "does not write into the buffer", False, "Power it on with power_on.")
+
+
+def newest_pedestal(sf_root: Path | None, pgroup: str, detector: str) -> tuple[Path, float] | None:
+    """Return the latest evaluated pedestal of a detector in a pgroup, and its age in s."""
+    if sf_root is None:
+        return None
+    results = sorted(Path(sf_root).glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.{detector}.res.h5"))
+    if not results:
+        return None
+    newest = max(results, key=lambda path: path.name)
+    try:
+        taken = datetime.strptime(newest.name.split(".")[0], "%Y%m%d_%H%M%S").timestamp()
+    except ValueError:
+        taken = newest.stat().st_mtime
+    return newest, max(0.0, time.time() - taken)

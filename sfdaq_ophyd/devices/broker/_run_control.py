@@ -1,0 +1,101 @@
+"""Begin and end of a run at the broker: the number, the wait for files, and what is said of them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ...errors import FilesMissing, FramesMissing, ServiceTimeout
+from ._data import arrays, data_streams, is_gap_free
+from ._jobs import Patience
+from ._preflight import demand, newest_pedestal, table
+from ._run_table import COMPLETE, FAILED
+
+if TYPE_CHECKING:
+    from ._device import SfDaqBroker
+
+PERIOD = 0.05
+
+
+class RunControl:
+    """Calls around a run.
+
+    Parameters
+    ----------
+    device : SfDaqBroker
+    """
+
+    def __init__(self, device: SfDaqBroker):
+        self._device = device
+
+    def preflight(self, patience: Patience) -> str:
+        """Return the table of checks; PreflightFailed if one failed."""
+        checks = self._device.preflight()
+        demand(self._device.name, checks)
+        return table(checks)
+
+    def take_run_number(self, patience: Patience) -> dict[str, Any]:
+        """Take a run number and return what goes into the start document."""
+        device = self._device
+        pgroup = device.pgroup.get()
+        facts = {"beamline": device.beamline, "policy": "open_run"}
+        run = device.asking.begin_run(pgroup, facts)
+        pedestals = {
+            name: {"file": str(found[0]), "age": found[1]}
+            for name in device.detectors.get()
+            if (found := newest_pedestal(device.client.sf_root, pgroup, name)) is not None
+        }
+        found = {"pedestals": pedestals} if pedestals else {}
+        return {"run_number": run.number, "pgroup": pgroup, "beamline": device.beamline, **found}
+
+    def name_run(self, patience: Patience, uid: str) -> None:
+        """Note the uid of Bluesky's run, for every request and the run table."""
+        self._device.asking.name_run(uid)
+
+    def wait_for_files(self, patience: Patience) -> None:
+        """Wait until no file is awaited any more; each acquisition has its own time limit."""
+        device, run = self._device, self._device.asking.run
+        if run is None:
+            return
+        follower = device.asking.follower
+        limit = float(device.file_timeout.get()) + 30
+        deadline = time.monotonic() + limit
+        while follower.n_pending:
+            left = follower.n_pending
+            patience.progress(max(0, run.n_asked - left), max(1, run.n_asked), follower.last_seen)
+            if time.monotonic() > deadline:
+                what = f"{device.name}: files of {left} acquisitions"
+                raise ServiceTimeout(what, limit, follower.last_seen)
+            patience.wait(PERIOD)
+
+    def streams(self, patience: Patience) -> list[tuple[str, Any]]:
+        """Return what is to be collected now: names of streams, and flyers that have flown."""
+        device = self._device
+        return data_streams(device.name, device.asking.run.table) if device.asking.run else []
+
+    def judge_run(self, patience: Patience) -> None:
+        """Use the run's number no more; fail if files or frames are missing."""
+        device, run = self._device, self._device.asking.run
+        if run is None:
+            return
+        rows = run.table.rows()
+        device.asking.end_run()
+        reasons = {
+            path: why for row in rows if row["state"] == FAILED for path, why in row["failures"].items()
+        }
+        if reasons:
+            raise FilesMissing(f"{device.name}: run {run.number}", reasons)
+        for row in rows:
+            if row["state"] == COMPLETE and row["read"] and not is_gap_free(row):
+                worst = min(arrays(row), key=lambda found: found["n_got"])
+                where = f"run {run.number}, acquisition {row['acquisition_number']}, {worst['key']}"
+                raise FramesMissing(
+                    f"{device.name}: {where}",
+                    asked=worst["n_asked"],
+                    got=worst["n_got"],
+                    missing=worst["missing"],
+                )
+
+    def end_run(self, patience: Patience) -> None:
+        """Use the run's number no more."""
+        self._device.asking.end_run()

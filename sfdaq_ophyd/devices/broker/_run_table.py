@@ -1,0 +1,75 @@
+"""The run table: one file per run, a line per event in the life of its acquisitions, safe against a crash."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ASKING, ASKED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
+READ, REGISTERED, UNKNOWN, REFUSED, RUN = "read", "registered", "unknown", "refused", "run"
+"""What a line can say. ``asking`` is written before the request is sent, ``asked`` after its reply."""
+
+
+class RunTable:
+    """Append-only record of one run.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made with the first line; an existing one is continued.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, what: str, index: int | None = None, **facts: Any) -> None:
+        """Append a line about acquisition `index` of the run, or about the run."""
+        line = {"what": what, "time": time.time(), **({} if index is None else {"index": index}), **facts}
+        text = json.dumps(line) + "\n"
+        with self.path.open("a") as file:
+            file.write(text)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the acquisitions in order: all facts about each, and `state`, the last one that counts."""
+        return read_rows(self.path)
+
+
+def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines; one cut off by a crash is left out."""
+    with Path(path).open() as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """Return the acquisitions of a table: see `RunTable.rows`."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in read_lines(path):
+        if "index" not in line:
+            continue
+        row = rows.setdefault(line["index"], {"read": False, "registered": False})
+        what = line.pop("what")
+        if what in (READ, REGISTERED):
+            row[what] = True
+            continue
+        row |= line
+        row["state"] = what
+    return [rows[index] for index in sorted(rows)]
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
+    """Return what is known of the run as a whole: the lines without an index, merged."""
+    facts: dict[str, Any] = {}
+    for line in read_lines(path):
+        if line.get("what") == RUN:
+            facts |= {key: value for key, value in line.items() if key not in ("what", "time")}
+    return facts
