@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import ServiceRefused, ServiceTimeout, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
+from ._buffers import BufferPool
 from ._http import CONNECT_TIMEOUT
 
 LARGEST_IMAGE = 256 * 2**20
@@ -86,6 +87,7 @@ class ImageFetcher:
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._n_interrupts = 0
+        self._buffers = BufferPool()
 
     def fetch(self, path: str, wait: float = 0.0) -> MonitorFrame | None:
         """Return the image at `path`; None if the server says that there is none now.
@@ -129,6 +131,7 @@ class ImageFetcher:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        self._buffers.clear()
 
     def _take(self) -> http.client.HTTPConnection:
         with self._lock:
@@ -153,8 +156,29 @@ class ImageFetcher:
         if reply.status != 200:
             words = reply.read(LARGEST_ERROR).decode("utf-8", "replace")
             raise ServiceRefused(what, url=self._url, said=words, code=reply.status)
-        body = _read_whole(reply, connection.sock, deadline)
+        body = self._read_whole(reply, connection.sock, deadline)
         return body, reply.headers.get("Content-Type", "")
+
+    def _read_whole(self, reply: http.client.HTTPResponse, sock: socket.socket | None, deadline: float):
+        if reply.length is None:
+            body = reply.read(LARGEST_IMAGE + 1)
+            if len(body) > LARGEST_IMAGE:
+                raise WireError(f"an image of more than {LARGEST_IMAGE} bytes")
+            return np.frombuffer(body, "u1")
+        if reply.length > LARGEST_IMAGE:
+            raise WireError(f"an image of {reply.length} bytes, more than {LARGEST_IMAGE}")
+        body = self._buffers.take(reply.length)
+        view, n_read = memoryview(body), 0
+        while n_read < len(view):
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            n = reply.fp.readinto1(view[n_read:])
+            if not n:
+                raise WireError(f"the connection ended after {n_read} of {len(view)} bytes of an image")
+            n_read += n
+        if sock is not None and not reply.will_close:
+            reply.close()
+        return body
 
     def _send(self, connection, path, deadline) -> http.client.HTTPResponse:
         kept, n_interrupts = connection.sock is not None, self._n_interrupts
@@ -174,28 +198,6 @@ def _request(connection, path: str, deadline: float) -> http.client.HTTPResponse
     connection.sock.settimeout(max(0.01, deadline - time.monotonic()))
     connection.request("GET", path)
     return connection.getresponse()
-
-
-def _read_whole(reply: http.client.HTTPResponse, sock: socket.socket | None, deadline: float) -> np.ndarray:
-    if reply.length is None:
-        body = reply.read(LARGEST_IMAGE + 1)
-        if len(body) > LARGEST_IMAGE:
-            raise WireError(f"an image of more than {LARGEST_IMAGE} bytes")
-        return np.frombuffer(body, "u1")
-    if reply.length > LARGEST_IMAGE:
-        raise WireError(f"an image of {reply.length} bytes, more than {LARGEST_IMAGE}")
-    body = np.empty(reply.length, "u1")
-    view, n_read = memoryview(body), 0
-    while n_read < len(view):
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        n = reply.fp.readinto1(view[n_read:])
-        if not n:
-            raise WireError(f"the connection ended after {n_read} of {len(view)} bytes of an image")
-        n_read += n
-    if sock is not None and not reply.will_close:
-        reply.close()
-    return body
 
 
 def _decode(body: np.ndarray, content_type: str, what: str) -> MonitorFrame:
