@@ -184,7 +184,9 @@ def rabbitmq(tmp_path, wait_for):
 
 
 def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbitmq, wait_for):
-    with Facility(only=["broker"], broker_amqp_url=rabbitmq, broker_delays=0.0) as facility:
+    running = ["JF01T03V01", "JF03T01V02"]
+    options = {"broker_amqp_url": rabbitmq, "broker_delays": 0.0, "broker_running": running}
+    with Facility(only=["broker"], **options) as facility:
         with StatusListener(rabbitmq) as listener, BrokerClient(facility.broker.url) as client:
             assert listener.start(20)
             now = facility.clock.now()

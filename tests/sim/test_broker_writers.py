@@ -21,7 +21,8 @@ _numbers = itertools.count(40_000)
 
 @pytest.fixture(scope="module")
 def facility():
-    with Facility(only=["broker"], broker_delays=0.0, seed=3) as facility:
+    running = [JF, ONE]
+    with Facility(only=["broker"], broker_delays=0.0, broker_running=running, seed=3) as facility:
         yield facility
 
 
@@ -95,6 +96,32 @@ def test_detector_file_when_asked_for_the_future_then_its_frames_are_missing(fac
     (path,), _ = retrieve(n=10, shift=1_000_000, detectors={ONE: {}})
     with h5py.File(path) as file:
         assert not file[f"data/{ONE}/is_good_frame"][()].any()
+
+
+@pytest.mark.parametrize("fault", ["limping", "detector_stopped"])
+def test_detector_file_when_the_detector_does_not_run_whole_then_no_good_frame(facility, retrieve, fault):
+    facility.broker.fail_next(fault, detector=JF, **({"modules": [1]} if fault == "limping" else {}))
+    try:
+        (path,), _ = retrieve(detectors={JF: {}})
+    finally:
+        facility.broker.site.hardware[JF].set_state("running")
+    with h5py.File(path) as file:
+        assert not file[f"data/{JF}/is_good_frame"][()].any()
+
+
+def test_detector_file_when_settings_were_changed_meanwhile_then_frames_are_missing(facility, retrieve):
+    first = facility.clock.now()
+    facility.broker.site.delays.factor = 0.01
+    try:
+        body = {"detector_name": JF, "parameters": {"exptime": 5e-6}}
+        assert post(facility.broker.slow_url, "set_detector_settings", body)["status"] == "ok"
+    finally:
+        facility.broker.site.delays.factor = 0.0
+    n = facility.clock.now() - first + 1
+    (path,), _ = retrieve(n=n + 5, detectors={ONE: {}})
+    with h5py.File(path) as file:
+        good = file[f"data/{ONE}/is_good_frame"][:, 0]
+    assert 0 < good.sum() < len(good)
 
 
 def test_detector_file_when_parameters_are_null_then_error_file_in_the_servers_words(retrieve):

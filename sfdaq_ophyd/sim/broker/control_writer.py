@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ...wire.broker import PEDESTAL_FRAMES, Dialect
-from .delays import POWER_ON_STEP
+from .delays import POWER_ON_STEP, Stopped
 from .hardware import POWER_ON_DELAY, Detector
 from .messages import Message
 from .site import Site
@@ -46,7 +46,9 @@ class ControlWriter:
                 self._pedestal(body)
             else:
                 self._power_on(body)
-        except WriterError as exc:
+        except Stopped:
+            raise
+        except Exception as exc:
             report(request, "write_rejected", SOURCE, str(exc))
         else:
             report(request, "write_finished", SOURCE)

@@ -47,7 +47,7 @@ class DetectorWriter:
         if PULSE_RATE % rate:
             raise WriterError(f"step {rate} does not divide {PULSE_RATE}")
         pulse_ids = list(self._pulse_ids(request["det_start_pulse_id"], request["det_stop_pulse_id"], rate))
-        arrived = self._arrived(detector, pulse_ids)
+        arrived = self._arrived(detector, pulse_ids, request["beamline"])
         scene, keep = self._scenes[detector], {"selected_pulse_ids": bool(selected)}
         output = body["output_file"]
         raw = raw_file(output) if is_converted(parameters, **keep) else output
@@ -78,10 +78,17 @@ class DetectorWriter:
             raise WriterError(f"the simulator writes at most {self._max_frames} frames, not {len(pulse_ids)}")
         return pulse_ids
 
-    def _arrived(self, detector: str, pulse_ids: list[int]) -> set[int] | None:
-        """Return the pulses that have a frame; None if all do."""
+    def _arrived(self, detector: str, pulse_ids: list[int], beamline: str) -> set[int] | None:
+        """Return the pulses that have a good frame; None if all do.
+
+        There is none in the future, none while the services had the trigger stopped, and none of a
+        detector that does not run with all its modules now.
+        """
+        if not self._site.hardware[detector].running:
+            return set()
         now = self._site.clock.now()
         lost = {pulse_id for pulse_id in pulse_ids if pulse_id > now}
+        lost |= self._site.trigger(beamline).missed(pulse_ids)
         if fault := self._site.faults.take("missing_pulses", source=detector):
             lost |= set(fault.details.get("pulse_ids", pulse_ids[:1]))
         return set(pulse_ids) - lost if lost else None

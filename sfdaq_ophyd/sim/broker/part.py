@@ -160,7 +160,10 @@ class BrokerPart:
         pvs = self._world.parts.get("pvs")
         if pvs is not None:
             self.site.triggers[self.site.home] = Trigger(
-                self.site.delays, lambda: pvs.read("event_code"), lambda value: pvs.write("event_code", value)
+                self.site.delays,
+                self.site.clock.now,
+                lambda: pvs.read("event_code"),
+                lambda value: pvs.write("event_code", value),
             )
 
     def _lay_out(self) -> None:

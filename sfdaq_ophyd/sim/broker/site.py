@@ -46,7 +46,7 @@ class Site:
 
     def trigger(self, beamline: str) -> Trigger:
         """Return a beamline's trigger."""
-        return self.triggers.setdefault(beamline, Trigger(self.delays))
+        return self.triggers.setdefault(beamline, Trigger(self.delays, self.clock.now))
 
     def sends_current(self, current: dict[str, Any], documented: dict[str, Any]) -> dict[str, Any]:
         """Choose the reply of the dialect."""

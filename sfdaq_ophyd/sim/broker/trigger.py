@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
 from .delays import TRIGGER_SETTLE, Delays
 from .refusals import TriggerError
+
+_STILL = 2**63 - 1
 
 
 class Trigger:
@@ -15,6 +18,8 @@ class Trigger:
     Parameters
     ----------
     delays : Delays
+    now : callable
+        Returns the pulse id of this moment.
     read, write : callable, optional
         Access to the PV; default keeps the value here.
     """
@@ -22,10 +27,12 @@ class Trigger:
     def __init__(
         self,
         delays: Delays,
+        now: Callable[[], int],
         read: Callable[[], float] | None = None,
         write: Callable[[int], None] | None = None,
     ):
-        self._delays = delays
+        self._delays, self._now = delays, now
+        self._stops: deque[list[int]] = deque(maxlen=1000)  # [first pulse missed, last]
         self._value = TRIGGER_RUNNING
         self._read = read or (lambda: self._value)
         self._write = write or (lambda value: setattr(self, "_value", value))
@@ -45,10 +52,19 @@ class Trigger:
     def stop(self) -> None:
         """Stop the trigger, wait, and make sure."""
         self._set(TRIGGER_STOPPED)
+        if not (self._stops and self._stops[-1][1] == _STILL):
+            self._stops.append([self._now(), _STILL])
 
     def start(self) -> None:
         """Start the trigger, wait, and make sure."""
         self._set(TRIGGER_RUNNING)
+        if self._stops and self._stops[-1][1] == _STILL:
+            self._stops[-1][1] = self._now()
+
+    def missed(self, pulse_ids: Iterable[int]) -> set[int]:
+        """Return the pulses during which the services had it stopped."""
+        stops = list(self._stops)
+        return {pulse for pulse in pulse_ids if any(first <= pulse <= last for first, last in stops)}
 
     def _set(self, value: int) -> None:
         for _ in range(2):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...wire.broker_paths import error_file
+from .delays import Stopped
 from .messages import Message
 from .site import Site
 
@@ -71,6 +72,8 @@ class Writer:
         started = time.time()
         try:
             carry_out(self._site, self._write, body, log)
+        except Stopped:
+            raise
         except Exception as exc:
             log.write(traceback.format_exc().rstrip())
             report_error_file(self._site, body)
@@ -107,6 +110,8 @@ class EpicsWriter:
         log = RunLog(self._site, body["run_log_file"])
         try:
             carry_out(self._site, self._write, body, log)
+        except Stopped:
+            raise
         except Exception as exc:
             log.write(traceback.format_exc().rstrip())
             report_error_file(self._site, body)

@@ -1,0 +1,223 @@
+"""Traps of the contract's section 17 that no recording shows: the simulator has them all."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import urllib.request
+
+import pytest
+
+from sfdaq_ophyd.sim import Facility
+
+from .broker_http import ask, get, post
+
+JF = "JF01T03V01"
+_numbers = itertools.count(60_000)
+
+
+@pytest.fixture(scope="module")
+def facility():
+    with Facility(only=["broker"], broker_delays=0.0) as facility:
+        yield facility
+
+
+@pytest.fixture
+def broker(facility):
+    yield facility.broker
+    facility.broker.site.faults.clear()
+
+
+@pytest.fixture
+def raw(broker):
+    """Folder of a fresh pgroup."""
+    return broker.make_pgroup(f"p{next(_numbers)}")
+
+
+@pytest.fixture
+def retrieve(broker, raw):
+    def run(**fields):
+        body = {"pgroup": raw.parent.name, "start_pulseid": 1000, "stop_pulseid": 1009, "pv_list": ["P"]}
+        return post(broker.url, "retrieve_from_buffers", {**body, **fields})
+
+    return run
+
+
+def last_run(raw) -> str:
+    return (raw / "run_info/LAST_RUN").read_text()
+
+
+@pytest.mark.parametrize(("scan_info", "exception"), [(None, "AttributeError"), ([1], "AttributeError")])
+def test_scan_info_when_null_then_error_after_all_data_were_requested(
+    broker, retrieve, raw, scan_info, exception
+):
+    before = len(broker.messages())
+    assert retrieve(scan_info=scan_info)["exception"] == exception
+    assert [m["exchange"] for m in broker.messages()[before:]][:1] == ["request"]
+    assert (raw / "run0001/meta/acq0001.json").exists()
+    assert not (raw / "run0001/meta/scan.json").exists()
+
+
+def test_run_number_when_missing_then_a_refused_request_burns_it(retrieve, raw):
+    retrieve()
+    for _ in range(2):
+        assert retrieve(detectors={"JF15T08V01": {}})["status"] == "error"
+    assert last_run(raw) == "3"
+    assert retrieve(detectors={"JF15T08V01": {}}, run_number=1)["status"] == "error"
+    assert last_run(raw) == "3"
+
+
+@pytest.mark.parametrize(
+    ("run_number", "shown", "directory"),
+    [(True, "True", "run0001"), (-1, "-1", "run-001"), (0, "0", "run0000")],
+)
+def test_run_number_when_odd_then_passes_as_measured(retrieve, raw, run_number, shown, directory):
+    retrieve()
+    assert retrieve(run_number=run_number)["run_number"] == shown
+    assert (raw / directory).is_dir()
+
+
+@pytest.mark.parametrize("run_number", ["1", None, [1]])
+def test_run_number_when_no_number_then_type_error(retrieve, run_number):
+    assert retrieve(run_number=run_number)["exception"] == "TypeError"
+
+
+def test_run_directories_when_numbers_share_a_prefix_then_the_longer_one_is_found_too(retrieve, raw):
+    retrieve()
+    (raw / "run_info/LAST_RUN").write_text("10000")
+    (raw / "run10000").mkdir()
+    reply = retrieve(run_number=1000)
+    assert "run 1000 exists already but with different tag(s)" in reply["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "directory"),
+    [
+        ({"append_user_tag_to_data_dir": "false"}, "run0001-tag"),
+        ({"append_user_tag_to_data_dir": 0}, "run0001"),
+        ({}, "run0001"),
+    ],
+)
+def test_tag_when_flag_is_a_string_then_it_is_true(retrieve, raw, fields, directory):
+    assert retrieve(user_tag="tag", **fields)["status"] == "ok"
+    assert (raw / directory).is_dir()
+
+
+def test_tag_when_it_is_a_number_then_type_error(retrieve):
+    assert retrieve(user_tag=5, append_user_tag_to_data_dir=True)["exception"] == "TypeError"
+
+
+@pytest.mark.parametrize("rate", [2.0, True])
+def test_rate_when_it_equals_an_allowed_value_then_passes(retrieve, rate):
+    assert retrieve(rate_multiplicator=rate)["status"] == "ok"
+
+
+@pytest.mark.parametrize("rate", [None, "2", 5, 0])
+def test_rate_when_not_allowed_then_refused_with_the_unfilled_template(retrieve, rate):
+    assert "{ALLOWED_RATE_MULTIPLICATORS}" in retrieve(rate_multiplicator=rate)["message"]
+
+
+def test_lists_when_given_as_strings_then_letters(broker, retrieve):
+    retrieve(pv_list="ABA", channels_list=[])
+    assert broker.messages()[-2]["body"]["channels"] == ["A", "B"]
+    assert post(broker.url, "set_pvlist", {"pv_list": "XYX"})["pv_list"] == ["X", "Y"]
+
+
+@pytest.mark.parametrize("value", [None, [["A"]]])
+def test_lists_when_null_or_nested_then_type_error(retrieve, value):
+    assert retrieve(pv_list=value)["exception"] == "TypeError"
+
+
+def test_cameras_when_named_twice_then_kept_twice(broker, retrieve):
+    retrieve(camera_list=["C:FPICTURE", "C:FPICTURE"])
+    (cameras,) = [
+        m
+        for m in broker.messages()[-8:]
+        if m["exchange"] == "request" and m["body"]["writer_type"] == "imagebuffer"
+    ]
+    assert cameras["body"]["channels"] == ["C:FPICTURE", "C:FPICTURE"]
+
+
+@pytest.mark.parametrize(("start", "stop"), [("1000", 1009), (1000.9, 1009), (1000, "1009")])
+def test_pulse_ids_when_int_takes_them_then_they_pass_as_ints(retrieve, raw, start, stop):
+    assert retrieve(start_pulseid=start, stop_pulseid=stop)["status"] == "ok"
+    stored = json.loads((raw / "run0001/meta/acq0001.json").read_text())
+    assert (stored["start_pulseid"], stored["stop_pulseid"]) == (1000, 1009)
+
+
+@pytest.mark.parametrize("value", [None, "1.0", [1]])
+def test_pulse_ids_when_int_does_not_take_them_then_refused(retrieve, value):
+    assert 'bad "start_pulseid" provided' in retrieve(start_pulseid=value)["message"]
+
+
+def test_range_when_it_holds_no_multiple_then_detectors_are_asked_from_pulse_0(broker, retrieve):
+    retrieve(start_pulseid=1001, stop_pulseid=1002, rate_multiplicator=4, detectors={JF: {}})
+    (detector,) = [
+        m["body"]
+        for m in broker.messages()[-10:]
+        if m["exchange"] == "request" and m["body"]["writer_type"] == "detector_buffer"
+    ]
+    assert (detector["channels"]["det_start_pulse_id"], detector["channels"]["det_stop_pulse_id"]) == (
+        0,
+        1002,
+    )
+
+
+def test_server_fields_when_sent_by_a_client_then_overwritten(retrieve, raw):
+    retrieve(beamline="mars", acquisition_number=99, request_time="never", comment="kept")
+    stored = json.loads((raw / "run0001/meta/acq0001.json").read_text())
+    assert (stored["beamline"], stored["acquisition_number"], stored["comment"]) == ("bernina", 1, "kept")
+    assert stored["request_time"] != "never"
+
+
+def test_copy_when_run_number_is_a_string_then_the_wrong_run_is_searched(broker, retrieve, raw):
+    retrieve()
+    body = {"pgroup": raw.parent.name, "run_number": "1", "files": []}
+    assert (
+        post(broker.slow_url, "copy_user_files", body)["message"] == "run 1000 does not exist in this pgroup"
+    )
+
+
+def test_pedestals_when_two_in_one_second_then_they_collide(broker, raw):
+    broker.site.delays.wall_clock = lambda: 1.8e9
+    body = {"pgroup": raw.parent.name, "detectors": [JF], "run_log_level": "INFO"}
+    for _ in range(2):
+        assert post(broker.url, "take_pedestal", body)["status"] == "ok"
+    assert len(list((raw / "JF_pedestals").glob("*.json"))) == 1
+
+
+def test_pedestal_when_rate_is_a_string_then_queued_and_an_error(broker, raw):
+    body = {"pgroup": raw.parent.name, "detectors": [JF], "rate_multiplicator": "2"}
+    assert post(broker.url, "take_pedestal", body)["exception"] == "TypeError"
+    assert "2" in [message["body"].get("rate_multiplicator") for message in broker.messages()]
+
+
+def test_body_when_it_holds_nan_then_the_servers_parser_takes_it(broker, raw):
+    text = f'{{"pgroup": "{raw.parent.name}", "x": NaN}}'.encode()
+    request = urllib.request.Request(
+        f"{broker.url}/advance_run_number", text, {"Content-Type": "application/json; charset=utf-8"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        assert json.load(reply)["run_number"] == 1
+
+
+@pytest.mark.parametrize("body", [{}, [], None])
+def test_parameterless_call_when_the_body_is_empty_then_fine(broker, body):
+    assert get(broker.url, "get_pvlist", body)["status"] == "ok"
+
+
+def test_path_when_it_starts_with_two_slashes_then_they_count_as_one(broker):
+    assert ask("GET", broker.url + "/", "get_pvlist")["status"] == "ok"
+
+
+def test_running_when_a_latest_file_is_from_the_future_then_it_counts(broker):
+    broker.site.hardware.write_latest("JF14T01V01", 0, age=-1000)
+    assert "JF14T01V01" in get(broker.url, "get_running_detectors")["running_detectors"]
+
+
+def test_documented_when_pvlist_is_set_without_the_key_then_erased():
+    with Facility(only=["broker"], broker_dialect="documented", broker_delays=0.0) as facility:
+        broker = facility.broker
+        assert get(broker.url, "get_pvlist")["pv_list"]
+        assert post(broker.url, "set_pvlist", {"x": 1}) == {"status": "ok", "message": []}
+        assert get(broker.url, "get_pvlist") == {"pv_list": []}
