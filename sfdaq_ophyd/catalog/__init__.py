@@ -2,6 +2,14 @@
 
 from ._embedded import EmbeddedCatalog, embedded_catalog
 from ._table import run_table, scalar_keys
+from .calibrated import calibrated_images
 from .pictures import write_pictures
 
-__all__ = ["EmbeddedCatalog", "embedded_catalog", "run_table", "scalar_keys", "write_pictures"]
+__all__ = [
+    "EmbeddedCatalog",
+    "calibrated_images",
+    "embedded_catalog",
+    "run_table",
+    "scalar_keys",
+    "write_pictures",
+]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import hdf5plugin  # noqa: F401  (brings the filter of processed files)
 import numpy as np
 
 from ..errors import FileFormatError

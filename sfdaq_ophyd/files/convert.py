@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from .swissfel_file import SwissfelFile, groups_of
 
 STACK_BYTES = 64 << 20
 """Raw bytes that are read and calibrated at a time."""
+
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,8 @@ def _calibration(job: Conversion, highgain: bool, module_map: tuple[int, ...] | 
     if options.module_map is None:
         options = options.with_(module_map=module_map)
     name = job.detector.partition(":")[0]
-    return _cached_calibration(name, job.gain_file, job.pedestal_file, options.to_json(), job.threads)
+    with _LOADING:
+        return _cached_calibration(name, job.gain_file, job.pedestal_file, options.to_json(), job.threads)
 
 
 @lru_cache(maxsize=4)

@@ -17,6 +17,10 @@ STANDARD_GAIN = "/sf/jungfrau/config/gainMaps/{detector}/gains.h5"
 """Where the facility keeps gain maps."""
 
 
+PEDESTALS = "JF_pedestals"
+"""Name of the folder in a pgroup's ``raw`` where the facility puts pedestal runs."""
+
+
 def plan(
     source: Path,
     target: Path,
@@ -59,22 +63,15 @@ def plan(
         raise RequestError("OUT", str(target), "a folder other than that of the raw files")
     jobs = []
     for path, detector, name in _sources(source, top, target):
-        chosen = pedestal or _pedestals_near(path)
-        if chosen.is_dir():
-            chosen = nearest_pedestal(path, detector, chosen)
         gains = tuple(str(gain).replace("{detector}", detector) for gain in gain_files or (STANDARD_GAIN,))
-        chosen_options = options
-        if disabled_modules:
-            name_only = detector.partition(":")[0]
-            chosen_options = options.with_(module_map=disabled_to_map(name_only, disabled_modules))
         jobs.append(
             Conversion(
                 source=str(path),
                 target=str(target / name),
                 detector=detector,
                 gain_file=gains,
-                pedestal_file=str(chosen),
-                options=chosen_options.to_json(),
+                pedestal_file=str(_pedestal_for(path, detector, pedestal)),
+                options=_options_for(detector, options, disabled_modules).to_json(),
                 all_frames=all_frames,
                 overwrite=overwrite,
                 threads=threads,
@@ -82,7 +79,14 @@ def plan(
         )
     if not jobs:
         raise RequestError("IN", str(source), "HDF5 files with raw Jungfrau images")
-    _check_record(target, gain_files, options, all_frames, overwrite)
+    settings = {
+        "options": options.to_json(),
+        "disabled_modules": list(disabled_modules),
+        "gain": list(gain_files),
+        "pedestal": str(pedestal or ""),
+        "all_frames": all_frames,
+    }
+    _check_record(target / RECORD, settings, overwrite)
     return jobs
 
 
@@ -90,7 +94,7 @@ def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str,
     """Yield (raw file, detector, name of its output below the target)."""
     inside = target.resolve()
     for path in sorted(source.rglob("*.h5")) if source.is_dir() else [source]:
-        if inside in path.resolve().parents:
+        if inside in path.resolve().parents or PEDESTALS in path.parts:
             continue
         detectors = raw_detectors(path)
         for detector in detectors:
@@ -100,25 +104,31 @@ def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str,
             yield path, detector, relative
 
 
-def _pedestals_near(path: Path) -> Path:
-    for folder in path.resolve().parents:
-        if (folder / "JF_pedestals").is_dir():
-            return folder / "JF_pedestals"
-    raise RequestError("pedestal", None, f"a file or folder: no JF_pedestals lies beside or above {path}")
+def _options_for(detector, options, disabled_modules):
+    if not disabled_modules:
+        return options
+    name = detector.partition(":")[0]
+    return options.with_(module_map=disabled_to_map(name, disabled_modules))
 
 
-def _check_record(target, gain_files, options, all_frames, overwrite):
+def _pedestal_for(path: Path, detector: str, given: Path | None) -> Path:
+    folder = given or next((f / PEDESTALS for f in path.resolve().parents if (f / PEDESTALS).is_dir()), None)
+    if folder is None:
+        raise RequestError("pedestal", None, f"a file or folder: no {PEDESTALS} lies beside or above {path}")
+    return nearest_pedestal(path, detector, folder) if folder.is_dir() else folder
+
+
+def _check_record(record: Path, settings: dict, overwrite: bool) -> None:
     """Refuse to mix files made in different ways; else write down how these are made."""
-    ours = {"options": options.to_json(), "gain_files": list(gain_files), "all_frames": all_frames}
-    record = target / RECORD
     if record.exists() and not overwrite:
         theirs = json.loads(record.read_text())
-        if theirs != ours:
+        if theirs != settings:
+            changed = {name: theirs.get(name) for name in settings if theirs.get(name) != settings[name]}
             raise RequestError(
-                "OUT", str(target), f"a folder made with the same settings; these are {theirs}"
+                "OUT", str(record.parent), f"a folder made with the same settings, not {changed}"
             )
-    target.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(ours))
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(settings))
 
 
 def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 1) -> Iterator[Converted]:
@@ -140,7 +150,7 @@ def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 
 
     with Client(scheduler, timeout="10s", set_as_default=False) as client:
         futures = client.map(convert, jobs, pure=False)
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             yield future.result()
 
 
