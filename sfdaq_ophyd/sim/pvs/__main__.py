@@ -109,4 +109,5 @@ def main() -> None:
         clock.close()
 
 
-main()
+if __name__ == "__main__":
+    main()
