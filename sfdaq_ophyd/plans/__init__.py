@@ -1,6 +1,40 @@
 """Plans: generators that yield messages and touch nothing."""
 
+from .ask import ask
 from .fly import collect_while_completing, fly
+from .pedestal import take_pedestal
+from .pgroup import close_pgroup, copy_user_files, preflight
+from .power import power_on
+from .retrieve import re_retrieve, retrieve_from_buffers
+from .run_number import run_number_decorator, run_number_wrapper
 from .save_once import save_once
+from .scan import sf_count, sf_grid_scan, sf_list_scan, sf_scan
+from .settings import set_dap_settings, set_detector_settings, update_pv_list
+from .std_daq import configure_daq, std_daq_decorator, std_daq_wrapper, write_images
 
-__all__ = ["collect_while_completing", "fly", "save_once"]
+__all__ = [
+    "ask",
+    "close_pgroup",
+    "collect_while_completing",
+    "configure_daq",
+    "copy_user_files",
+    "fly",
+    "power_on",
+    "preflight",
+    "re_retrieve",
+    "retrieve_from_buffers",
+    "run_number_decorator",
+    "run_number_wrapper",
+    "save_once",
+    "set_dap_settings",
+    "set_detector_settings",
+    "sf_count",
+    "sf_grid_scan",
+    "sf_list_scan",
+    "sf_scan",
+    "std_daq_decorator",
+    "std_daq_wrapper",
+    "take_pedestal",
+    "update_pv_list",
+    "write_images",
+]

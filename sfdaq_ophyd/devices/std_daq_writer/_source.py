@@ -26,6 +26,9 @@ from ._paths import PathMaker
 
 logger = logging.getLogger(__name__)
 
+START_LIMIT = 40.0
+"""s after which a start has failed, whatever happens to it: two attempts and their reset."""
+
 
 @dataclass(frozen=True, slots=True)
 class WriterSettings:
@@ -87,7 +90,7 @@ class StdDaqSource:
         self._on_config(config)
         self.flow.make_ready()
         self._settings, self._config, self._point = settings, config, 0
-        return FrameFormat(config.image_shape, config.dtype)
+        return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
 
     def frames(self, request: Request) -> Iterator[Frame | Progress | WrittenFile | None]:
         """Write one file of `request.n_frames` images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,7 @@ from .._file_detector import FileDetector
 from .._status import ActionStatus
 from ._companions import Companions
 from ._paths import DEFAULT_TEMPLATE, PathMaker
-from ._source import StdDaqSource, WriterSettings
-
-START_LIMIT = 40.0
-"""s after which a start has failed, whatever happens to it: two attempts and their reset."""
+from ._source import START_LIMIT, StdDaqSource, WriterSettings
 
 
 class ArmedSignal(Signal):
@@ -32,6 +30,14 @@ class ArmedSignal(Signal):
     def set(self, value, **kwargs):
         """Return the status of the start."""
         return self.parent.armed_status
+
+
+class ConfigSignal(Signal):
+    """``set`` changes the DAQ's configuration, all keys or some, and is done when the DAQ is back."""
+
+    def set(self, value, *, timeout: float = 60.0, **kwargs):
+        """Return the status of the change; `timeout` in s."""
+        return self.parent.change_config(value, timeout)
 
 
 class StdDaqWriter(FileDetector):
@@ -56,7 +62,7 @@ class StdDaqWriter(FileDetector):
         Folder on the DAQ's hosts to folder on this machine, where they differ.
     detectors : sequence of Device
         Detectors whose frames the DAQ writes: staged, triggered (once the writer is open) and read with it.
-    dialect, timeout_of_requests
+    dialect, timeout_of_requests, restart_time
         For `StdDaqClient`.
     **kwargs
         For `FileDetector`.
@@ -87,6 +93,7 @@ class StdDaqWriter(FileDetector):
     start_udp_port = Cpt(Signal, value=0, kind="config")
     writer_user_id = Cpt(Signal, value=0, kind="config")
     armed = Cpt(ArmedSignal, value=0, kind="omitted")
+    daq_config = Cpt(ConfigSignal, value=0, kind="omitted")
 
     def __init__(
         self,
@@ -101,11 +108,12 @@ class StdDaqWriter(FileDetector):
         detectors: Sequence = (),
         dialect: str = "auto",
         timeout_of_requests: float = 10.0,
+        restart_time: float = 10.0,
         **kwargs,
     ):
         self.client = None
         if isinstance(url, str):
-            self.client = StdDaqClient(url, dialect, timeout_of_requests)
+            self.client = StdDaqClient(url, dialect, timeout_of_requests, restart_time=restart_time)
             url = RestWriter(self.client)
         self._template, self._fields, self._mounted = template, fields or {}, dict(mounted)
         self._companions = Companions(detectors)
@@ -126,6 +134,29 @@ class StdDaqWriter(FileDetector):
         """Return what the source needs."""
         paths = PathMaker(str(self.directory), self._template, self._fields, self._mounted)
         return WriterSettings(paths, float(self.timeout.get()))
+
+    def change_config(self, changes: Mapping[str, Any], timeout: float) -> ActionStatus:
+        """Change the DAQ's configuration in a thread.
+
+        Returns
+        -------
+        ActionStatus
+            Done when it is stored, deployed, and the writer is READY again.
+        """
+        status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
+
+        def change() -> None:
+            try:
+                self.client.set_config(dict(changes), timeout=timeout)
+                self._show_config(self.client.config())
+                status.succeed()
+            except Exception as exc:
+                status.fail(exc)
+
+        if self.client is None:
+            raise RequestError("daq_config", self.name, "a device with a REST service")
+        threading.Thread(target=change, name=f"{self.name} configuration", daemon=True).start()
+        return status
 
     def update_rates(self) -> None:
         """Read the throughput of detector and writer over the last second into their signals."""

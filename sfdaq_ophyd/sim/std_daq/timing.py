@@ -40,7 +40,7 @@ class Timing:
             raise AttributeError(name) from None
 
     def creation(self, n_images: int) -> float:
-        """Time to create a file: 8 ms, 0.2 s for 5000 images, 4.3 s for 20 000, over 5 s from about 21 500."""
+        """Time to create a file: 8 ms; 0.2 s for 5000 images, 4.3 s for 20 000, over 5 s from 21 500 on."""
         return (0.008 + 4.3 * (n_images / 20_000) ** 2.2) / self.speed
 
 

@@ -9,7 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 
+from ...errors import ServiceTimeout
+
 logger = logging.getLogger(__name__)
+
+START_LIMIT = 30.0
+"""s for the process to come up."""
 
 
 class WriterProcess:
@@ -37,7 +42,7 @@ class WriterProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self, config: dict) -> None:
-        """Start the process with the DAQ's configuration, in place of one that runs."""
+        """Start the process with a configuration, in place of one that runs; wait until it listens."""
         self.kill()
         command = [sys.executable, "-m", "sfdaq_ophyd.sim.std_daq.writer_process"]
         command += ["--config", json.dumps(config), "--seed", str(self._seed)]
@@ -52,10 +57,13 @@ class WriterProcess:
         )
         with self._lock:
             self._process = process
+        up = threading.Event()
         self._thread = threading.Thread(
-            target=self._listen, args=[process], name="writer events", daemon=True
+            target=self._listen, args=[process, up], name="writer events", daemon=True
         )
         self._thread.start()
+        if not up.wait(START_LIMIT):
+            raise ServiceTimeout("writer process", START_LIMIT, "starting")
 
     def send(self, command: dict) -> None:
         """Send a command; lost if the writer is dead."""
@@ -83,8 +91,10 @@ class WriterProcess:
         if self._thread is not threading.current_thread():
             self._thread.join(5)
 
-    def _listen(self, process: subprocess.Popen) -> None:
+    def _listen(self, process: subprocess.Popen, up: threading.Event) -> None:
         with process.stdout:
+            process.stdout.readline()  # it is up, or it died
+            up.set()
             for line in process.stdout:
                 try:
                     event = json.loads(line)

@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--compressed", action="store_true")
     options = parser.parse_args()
     writer = Writer(options.config, options.seed, options.compressed)
+    print("up", flush=True)  # noqa: T201
     for line in sys.stdin:
         command = json.loads(line)
         event = getattr(writer, command["do"])(command)

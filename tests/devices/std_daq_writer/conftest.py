@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from sfdaq_ophyd.devices import StdDaqWriter
+
+from ...std_daq import simulated_daq
+
+
+@pytest.fixture(scope="session", params=["flask", "fastapi"])
+def daq(request):
+    """A running DAQ, one per dialect and session; a test leaves it READY."""
+    with simulated_daq(dialect=request.param) as server:
+        server.service.stop()
+        yield server
+
+
+@pytest.fixture
+def writer(daq, tmp_path):
+    """A writer of the DAQ, READY before and after."""
+    device = StdDaqWriter(daq.url, name="writer", directory=tmp_path / "raw", restart_time=4.0)
+    device.timeout.put(2.0)
+    yield device
+    device.unstage()
+    status = daq.service.status()
+    if status["state"] != "READY":
+        daq.service.restart_writer()
+        daq.service.stop()
+    assert status["state"] == "READY"
