@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import bluesky.plans as bp
 import h5py
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
-from sfdaq_ophyd.errors import FramesMissing, RequestError
+from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.errors import FramesMissing
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import check_as_found, make_eiger, stamp_of
@@ -238,38 +241,6 @@ def test_times_when_all_of_a_series_are_alike_then_the_time_of_receipt_still_dif
     assert data["eiger_timestamp_source"] == "detector"
 
 
-def test_legacy_detector_when_ids_are_refused_then_the_error_says_what_to_do(make_part, tmp_path):
-    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path)
-    run = drive(interruptible(), lambda: bp.count([eiger]))
-    assert run.stop["exit_status"] == "fail" and "legacy_ids" in run.stop["reason"]
-    assert eiger.client.state() is DetectorState.IDLE
-
-
-@pytest.mark.parametrize("plan", ["count", "fly"])
-def test_legacy_detector_when_ids_come_from_the_status_then_they_are_true(make_part, tmp_path, plan):
-    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path, legacy_ids="status")
-    plans = {"count": lambda: bp.count([eiger], 3), "fly": lambda: fly([eiger], 3, period=0.01)}
-    run = drive(interruptible(), plans[plan])
-    check_run(run, 3, stamp_of=stamp_of)
-    assert all(row["eiger_timestamp"] == row["eiger_receive_time"] for row in rows_of(run))
-    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
-    assert (data["eiger_timestamp_source"], data["eiger_legacy_ids"]) == ("host", "status")
-
-
-def test_legacy_detector_when_frames_are_counted_here_then_the_ids_say_so(make_part, tmp_path):
-    part = make_part(api_version="1.6.0")
-    eiger = make_eiger(part, tmp_path, legacy_ids="local")
-    run = drive(interruptible(), lambda: bp.count([eiger], 3))
-    ids = [row["eiger_event_id"] for row in rows_of(run)]
-    assert ids == ["local_1_0", "local_1_1", "local_1_2"]
-    check_run(run, 3, stamp_of=lambda name: stamp_of(name.removeprefix("local_")))
-
-
-def test_legacy_ids_when_the_choice_is_unknown_then_request_error(part, tmp_path):
-    with pytest.raises(RequestError, match="legacy_ids"):
-        make_eiger(part, tmp_path, legacy_ids="guess")
-
-
 def test_mask_when_zeroed_at_the_detector_then_frames_still_pass(part, eiger):
     eiger.client.put("detector", "mask_to_zero", True)
     try:
@@ -304,3 +275,53 @@ def test_frames_missing_when_nobody_answers_any_more_then_an_error_of_ours_in_ti
             eiger.trigger().wait(20)
     finally:
         eiger.unstage()
+
+
+def test_monitor_when_there_is_no_detector_module_then_the_images_say_it_all(tmp_path):
+    """A server that has nothing but a monitor, as a proxy for displays may be."""
+    frames = [encode(np.full((4, 8), k, "u2"), TiffTags(7, k, "0" * 26, k * 10**9)) for k in range(6)]
+    with monitor_alone(frames) as url:
+        eiger = Eiger(url + "/monitor/api/1.8.0", name="eiger", directory=tmp_path, timeout=5.0)
+        run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    assert run.stop["exit_status"] == "success", run.error
+    ids = [row["eiger_event_id"] for row in rows_of(run)]
+    assert len(set(ids)) == 3 and [row["eiger_max"] for row in rows_of(run)] == [int(i[2:]) for i in ids]
+    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
+    assert np.isnan(data["eiger_photon_energy"]) and data["eiger_state"] == ""
+
+
+@contextlib.contextmanager
+def monitor_alone(frames):
+    """Serve ``images/next`` and ``config/mode``, and nothing else."""
+    left = list(frames)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version, wbufsize = "HTTP/1.1", -1
+
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            code, body = 404, b"404 Not Found"
+            if "/monitor/api/1.8.0/images/next" in self.path:
+                code, body = (200, left.pop(0)) if left else (408, b"")
+            elif self.path.endswith("/monitor/api/1.8.0/config/mode"):
+                code, body = 200, b'{"value": "enabled", "value_type": "string"}'
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_PUT = do_GET  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
