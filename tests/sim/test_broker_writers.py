@@ -291,6 +291,7 @@ def test_status_messages_when_a_writer_works_then_correlated_in_either_order(fac
         (path,), _ = retrieve(channels_list=["C"])
     finally:
         broker.site.messages.start_first = False
+    seen = [m for m in seen if m["body"]["output_file"] == broker.site.tree.remote(path)]
     status = [m for m in seen if m["exchange"] == "status"]
     actions = [m["headers"]["action"] for m in status]
     assert actions == (
