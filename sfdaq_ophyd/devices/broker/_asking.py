@@ -100,6 +100,13 @@ class Asking:
         logger.info("%s: run number %d of %s", self._name, number, pgroup)
         return self.run
 
+    def use_run(self, device: Any, number: int | None = None) -> BrokerRun:
+        """Return the run in use; if there is none, go on with `number`, or take a new one."""
+        if self.run is None:
+            facts = {"beamline": device.beamline, "policy": "first_acquisition"}
+            self.begin_run(device.pgroup.get(), facts, number)
+        return self.run
+
     def name_run(self, uid: str) -> None:
         """Note the uid of Bluesky's run."""
         if self.run is not None:
@@ -183,9 +190,9 @@ def frames_of(request: RetrieveRequest) -> range | list[int]:
     return range(-(-inner.first // step) * step, inner.last + 1, step)
 
 
-def labels(run: BrokerRun, **more: Any) -> dict[str, Any]:
+def labels(run: BrokerRun | None, **more: Any) -> dict[str, Any]:
     """Return the fields of a request that only say whose it is."""
-    uid = {"bluesky_run_uid": run.uid} if run.uid else {}
+    uid = {"bluesky_run_uid": run.uid} if run is not None and run.uid else {}
     return {"client_name": "sfdaq_ophyd", "client_request_id": str(uuid.uuid4()), **uid, **more}
 
 

@@ -54,27 +54,19 @@ def _signature(row: dict[str, Any]) -> list[tuple]:
     return [tuple(found[name] for name in same) for found in arrays(row)]
 
 
-class _Rows:
+class _Columns:
     """A flyer that has flown: rows that are there, to be collected once."""
 
     parent = None
 
-    def __init__(self, stream: str, device: str, rows: list[dict[str, Any]], table: RunTable):
-        self.name, self._device, self._rows, self._table = stream, device, rows, table
-
-    def kickoff(self):
-        """Nothing to start; the data are there."""
-        raise NotImplementedError(f"{self.name}: only to be collected")
-
-    complete = kickoff
+    def __init__(self, stream: str, device: str):
+        self.name, self._device = stream, device
 
     def collect_pages(self) -> Iterator[dict]:
         """Yield all rows."""
-        now, n_rows = time.time(), len(self._rows)
-        data = self._columns()
+        now, data = time.time(), self._columns()
+        n_rows = len(next(iter(data.values())))
         yield {"time": [now] * n_rows, "data": data, "timestamps": {key: [now] * n_rows for key in data}}
-        for row in self._rows:
-            self._table.write(REGISTERED, row["index"])
 
     def describe_collect(self) -> dict:
         """Return the data keys."""
@@ -88,6 +80,35 @@ class _Rows:
 
     def _text(self) -> dict:
         return {"source": f"broker:{self._device}", "dtype": "string", "shape": []}
+
+
+class TextRow(_Columns):
+    """One row of texts."""
+
+    def __init__(self, stream: str, device: str, texts: dict[str, str]):
+        super().__init__(stream, device)
+        self._texts = {key_of(device, name): text for name, text in texts.items()}
+
+    def describe_collect(self) -> dict:
+        """Return the data keys."""
+        return {key: self._text() for key in self._texts}
+
+    def _columns(self) -> dict[str, list]:
+        return {key: [text] for key, text in self._texts.items()}
+
+
+class _Rows(_Columns):
+    """Acquisitions of a run table; it notes that they are in the documents."""
+
+    def __init__(self, stream: str, device: str, rows: list[dict[str, Any]], table: RunTable):
+        super().__init__(stream, device)
+        self._rows, self._table = rows, table
+
+    def collect_pages(self) -> Iterator[dict]:
+        """Yield all rows."""
+        yield from super().collect_pages()
+        for row in self._rows:
+            self._table.write(REGISTERED, row["index"])
 
 
 class DataRows(_Rows):

@@ -13,6 +13,7 @@ from ophyd import Component as Cpt
 from ...clients import BrokerClient
 from ...errors import DetectorStateError, Discarded, RequestError
 from ...wire.broker_beamlines import BEAMLINES
+from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from .._status import GRACE, ActionStatus
 from ..pulse_id import PulseId
@@ -72,6 +73,8 @@ class SfDaqBroker(BrokerSettings):
     dialect : {"current", "documented", "auto"}
     beam_rate : str, optional
         PV of the beam's repetition rate, for the pre-flight check.
+    event_code : str, optional
+        PV of the beamline's trigger, to tell its state when a change of settings fails.
     client : BrokerClient, optional
         In place of one made from the URLs.
 
@@ -109,6 +112,7 @@ class SfDaqBroker(BrokerSettings):
         check: bool = True,
         dialect: str = "current",
         beam_rate: str | None = None,
+        event_code: str | None = None,
         client: BrokerClient | None = None,
         **kwargs: Any,
     ):
@@ -132,7 +136,8 @@ class SfDaqBroker(BrokerSettings):
         for signal, value in given.items():
             getattr(self, signal).put(value)
         self.pulse_id = _pulse_id(pulse_id, beamline, f"{name}_pulse_id")
-        self.beam_rate = _rate_pv(beam_rate, f"{name}_beam_rate")
+        self.beam_rate = _pv(beam_rate, f"{name}_beam_rate")
+        self.event_code = _pv(event_code, f"{name}_event_code")
         self.asking = Asking(name, self.client, Path(directory))
         self.procedures: dict[str, Procedure] = procedures_of(self)
         self._acquisition: Acquisition | None = None
@@ -174,9 +179,10 @@ class SfDaqBroker(BrokerSettings):
         return preflight.run(self.check_settings(), float(self.max_pedestal_age.get()))
 
     def _measure_pulse_rate(self) -> float:
-        return self._need_pulse_id().check(timeout=float(self.timeout.get()), n_pulses=3)
+        return self.need_pulse_id().check(timeout=float(self.timeout.get()), n_pulses=3)
 
-    def _need_pulse_id(self) -> PulseId:
+    def need_pulse_id(self) -> PulseId:
+        """Return the pulse-id PV; DetectorStateError if there is none."""
         if self.pulse_id is None:
             raise DetectorStateError(
                 f"{self.name}: no pulse-id PV: give pulse_id or beamline; pulse ids are never made up"
@@ -222,7 +228,7 @@ class SfDaqBroker(BrokerSettings):
 
         self._acquisition = Acquisition(
             self.name,
-            self._need_pulse_id(),
+            self.need_pulse_id(),
             choose,
             self._ask,
             on_progress=lambda current, target: status.progress(n_pulses * current // target),
@@ -231,17 +237,25 @@ class SfDaqBroker(BrokerSettings):
         return status
 
     def _ask(self, pulses: PulseRange) -> Asked:
-        asking, point = self.asking, self.next_point.current
-        if asking.run is None:
-            asking.begin_run(self.pgroup.get(), {"beamline": self.beamline, "policy": "first_acquisition"})
-        run = asking.run
+        point = self.next_point.current
+        run = self.asking.use_run(self)
         info = None
         if point is not None:
             if run.names is None:
                 run.names = tuple(point.values)
             info = scan_info(point, run.names)
         request = self.request(pulses, run_number=run.number, scan_info=info, extra=labels(run))
-        return asking.ask(request, float(self.file_timeout.get()), bool(self.tolerate_missing.get()))
+        return self._send(request)
+
+    def _send(self, request: RetrieveRequest) -> Asked:
+        limit, tolerant = float(self.file_timeout.get()), bool(self.tolerate_missing.get())
+        return self.asking.ask(request, limit, tolerant)
+
+    def note_taken(self, request: RetrieveRequest) -> dict[str, Any]:
+        """Send a request about past pulses; `read` returns what came of it, and so does this."""
+        asked = self._send(request)
+        self._taken, self._ready, self._was_read = (None, asked), True, False
+        return asked.values
 
     def _is_taken(self, token: str | None) -> bool:
         """Say whether the point to take was asked for before a pause: it is not asked for again."""
@@ -315,7 +329,7 @@ def _pulse_id(given: str | PulseId | None, beamline: str, name: str) -> PulseId 
     return PulseId(given, name=name) if isinstance(given, str) else given
 
 
-def _rate_pv(pv: str | None, name: str):
+def _pv(pv: str | None, name: str):
     from ophyd import EpicsSignalRO
 
     return None if pv is None else EpicsSignalRO(pv, name=name)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._asking import Procedure
+from ._hardware import Hardware
+from ._pedestals import Pedestals
+from ._retrieving import Retrieving
 from ._run_control import RunControl
 
 if TYPE_CHECKING:
@@ -13,7 +16,12 @@ if TYPE_CHECKING:
 
 def procedures_of(device: SfDaqBroker) -> dict[str, Procedure]:
     """Return the calls of one device; each is ``function(patience, **arguments)``."""
-    groups: tuple[Any, ...] = (RunControl(device),)
+    groups: tuple[Any, ...] = (
+        RunControl(device),
+        Retrieving(device),
+        Pedestals(device),
+        Hardware(device),
+    )
     return {
         name: getattr(group, name)
         for group in groups

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ...errors import FilesMissing, FramesMissing, ServiceTimeout
 from ._data import arrays, data_streams, is_gap_free
 from ._jobs import Patience
-from ._preflight import demand, newest_pedestal, table
+from ._pedestals import pedestals_in_use
+from ._preflight import demand, table
 from ._run_table import COMPLETE, FAILED
 
 if TYPE_CHECKING:
@@ -40,11 +41,7 @@ class RunControl:
         pgroup = device.pgroup.get()
         facts = {"beamline": device.beamline, "policy": "open_run"}
         run = device.asking.begin_run(pgroup, facts)
-        pedestals = {
-            name: {"file": str(found[0]), "age": found[1]}
-            for name in device.detectors.get()
-            if (found := newest_pedestal(device.client.sf_root, pgroup, name)) is not None
-        }
+        pedestals = pedestals_in_use(device)
         found = {"pedestals": pedestals} if pedestals else {}
         return {"run_number": run.number, "pgroup": pgroup, "beamline": device.beamline, **found}
 

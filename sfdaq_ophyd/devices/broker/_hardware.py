@@ -1,0 +1,150 @@
+"""Power and settings of detectors, the list of recorded PVs, user files, and the end of a pgroup."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import BrokerRefused, DetectorStateError, RequestError, ServiceTimeout, UnknownOutcome
+from ...wire.broker import TRIGGER_RUNNING
+from ._jobs import Patience
+
+if TYPE_CHECKING:
+    from ._device import SfDaqBroker
+
+PERIOD = 1.0
+"""s between two polls: the server does one request at a time for all beamlines."""
+
+
+class Hardware:
+    """Calls for hardware and settings.
+
+    Parameters
+    ----------
+    device : SfDaqBroker
+    """
+
+    def __init__(self, device: SfDaqBroker):
+        self._device, self._client = device, device.client
+
+    def check_reachable(self, patience: Patience, detector: str) -> list[int]:
+        """Return the modules that answer on the network; DetectorStateError if one does not."""
+        pings = self._client.get_detector_pings(detector)
+        if pings.unreachable:
+            modules = ", ".join(map(str, pings.unreachable))
+            raise DetectorStateError(
+                f"{detector}: modules {modules} do not answer on the network: check power and network cables"
+            )
+        return list(pings.responding)
+
+    def power_on_detector(self, patience: Patience, detector: str) -> str:
+        """Queue a full restart of a detector; return the broker's words."""
+        return self._client.power_on_detector(detector)
+
+    def wait_until_running(self, patience: Patience, detector: str, limit: float) -> None:
+        """Wait until every module is in state running; a refusal meanwhile is normal."""
+
+        def look() -> tuple[bool, str]:
+            try:
+                states = self._client.get_detector_status(detector)
+            except BrokerRefused as exc:
+                return False, exc.said
+            return set(states) == {"running"}, str(states)
+
+        hint = "Failures show on the status exchange, and in the log of the writer."
+        self._poll(patience, look, f"{detector} running", limit, hint)
+
+    def wait_until_writing(self, patience: Patience, detector: str, limit: float) -> None:
+        """Wait until every module writes into the buffer.
+
+        Raises
+        ------
+        DetectorStateError
+            Some modules do not, after `limit` s.
+        """
+
+        def look() -> tuple[bool, str]:
+            running = self._client.get_running_detectors()
+            limping = (running.limping or {}).get(detector)
+            if limping is not None:
+                return False, f"limping: modules {list(limping.missing_modules)} do not write"
+            return detector in running.running, "writes" if detector in running.running else "does not write"
+
+        hint = "Limping: check the fibres of these modules. No data at all: is the trigger running?"
+        self._poll(patience, look, f"{detector} writing into the buffer", limit, hint)
+
+    def set_detector_settings(
+        self, patience: Patience, detector: str, parameters: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Change hardware settings; return what changed. On failure, say what the trigger PV shows."""
+        try:
+            changed = self._client.set_detector_settings(detector, parameters)
+        except (BrokerRefused, UnknownOutcome) as exc:
+            exc.add_note(self._trigger())
+            raise
+        return None if changed is None else {name: list(pair) for name, pair in changed.items()}
+
+    def set_dap_settings(
+        self, patience: Patience, detector: str, parameters: Mapping[str, Any]
+    ) -> dict[str, list]:
+        """Change settings of the online analysis; return what changed."""
+        changed = self._client.set_dap_settings(detector, parameters)
+        return {name: list(pair) for name, pair in changed.items()}
+
+    def update_pv_list(
+        self, patience: Patience, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> dict[str, list[str]]:
+        """Read the list of recorded PVs, merge, and write it only if it changes; return what changed."""
+        both = sorted(set(add) & set(remove))
+        if both:
+            raise RequestError("add, remove", both, "each PV in one of them")
+        old = self._client.get_pvlist()
+        new = [pv for pv in dict.fromkeys([*old, *add]) if pv not in remove]
+        if new != old:
+            stored = self._client.set_pvlist(new)
+            if stored != new:
+                raise DetectorStateError(f"PV list: {stored} was stored instead of {new}")
+        added, removed = [pv for pv in new if pv not in old], [pv for pv in old if pv not in new]
+        return {"added": added, "removed": removed}
+
+    def copy_user_files(self, patience: Patience, run_number: int, files: Sequence[str]) -> dict[str, str]:
+        """Copy files into ``aux/`` of a run; DetectorStateError names those that could not be."""
+        result = self._client.copy_user_files(self._device.pgroup.get(), run_number, files)
+        if result.failed:
+            reasons = "; ".join(f"{file}: {why}" for file, why in result.failed.items())
+            raise DetectorStateError(f"{len(result.failed)} of {len(files)} files were not copied: {reasons}")
+        return dict(result.copied)
+
+    def close_pgroup(self, patience: Patience, confirm: str) -> None:
+        """Close the pgroup for ever."""
+        self._client.close_pgroup_writing(self._device.pgroup.get(), confirm=confirm)
+
+    def _trigger(self) -> str:
+        pv = self._device.event_code
+        if pv is None:
+            return "No trigger PV was given to this device: look whether it is 254, running."
+        try:
+            code = int(pv.get(timeout=2, connection_timeout=2))
+        except (TimeoutError, ValueError, TypeError) as exc:
+            return f"The trigger PV {pv.pvname} cannot be read ({exc})."
+        state = "running" if code == TRIGGER_RUNNING else "NOT running: the beamline has no trigger"
+        return f"The trigger PV {pv.pvname} is {code}: {state}."
+
+    def _poll(
+        self,
+        patience: Patience,
+        look: Callable[[], tuple[bool, str]],
+        what: str,
+        limit: float,
+        hint: str,
+    ) -> None:
+        begin = time.monotonic()
+        while True:
+            done, seen = look()
+            patience.progress(float(done), 1, seen)
+            if done:
+                return
+            if time.monotonic() - begin > limit:
+                raise ServiceTimeout(f"{self._device.name}: {what}", limit, seen, hint)
+            patience.wait(min(PERIOD, limit / 10))

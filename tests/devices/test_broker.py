@@ -1,0 +1,413 @@
+"""SfDaqBroker in plain plans: numbers, requests, files, faults."""
+
+from __future__ import annotations
+
+import bluesky.plans as bp
+import h5py
+import pytest
+from bluesky import RunEngine
+from bluesky.protocols import Collectable, Readable, Stageable, Triggerable
+from bluesky.utils import FailedStatus
+from ophyd.sim import SynAxis
+
+from sfdaq_ophyd.devices import SfDaqBroker
+from sfdaq_ophyd.devices.broker._run_table import read_rows
+from sfdaq_ophyd.errors import (
+    DetectorStateError,
+    FilesMissing,
+    FramesMissing,
+    PreflightFailed,
+    RequestError,
+    ServiceUnreachable,
+)
+from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
+from sfdaq_ophyd.wire.broker_paths import local_path
+
+from .broker_bench import DETECTOR, BrokerBench
+from .run_engine_driver import drive, interruptible, streams
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
+        yield bench
+        bench.part.site.faults.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(bench):
+    yield
+    bench.part.site.faults.clear()
+
+
+def run(plan):
+    return drive(interruptible(), lambda: plan)
+
+
+def cause(result):
+    """The exception behind a failed status."""
+    error = result.error
+    return error.__cause__ or error.args[0].exception() if isinstance(error, FailedStatus) else error
+
+
+def test_device_when_made_then_contacts_nothing_and_has_the_verbs():
+    device = SfDaqBroker("http://127.0.0.1:9", name="sfdaq", pgroup="p12345", detectors=[DETECTOR])
+    for protocol in (Readable, Triggerable, Stageable):
+        assert isinstance(device, protocol)
+    assert not isinstance(device, Collectable)
+    assert device.client.slow_url == "http://127.0.0.1:10"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"beamline": "nowhere"}, "beamline"), ({"register": "sometimes"}, "register")],
+)
+def test_device_when_made_with_a_bad_argument_then_names_it(options, field):
+    with pytest.raises(RequestError, match=field):
+        SfDaqBroker("http://127.0.0.1:9", name="sfdaq", pgroup="p12345", **options)
+
+
+def test_plain_count_when_run_then_one_run_number_and_one_acquisition_per_trigger(bench):
+    device = bench.device()
+    result = run(bp.count([device], 3))
+    assert result.error is None
+    events = [event["data"] for event in result.named("event")]
+    assert [event["sfdaq_run_number"] for event in events] == [1, 1, 1]
+    assert [event["sfdaq_acquisition_number"] for event in events] == [1, 2, 3]
+    assert all(event["sfdaq_stop_pulse_id"] - event["sfdaq_start_pulse_id"] == 1 for event in events)
+    starts = [event["sfdaq_start_pulse_id"] for event in events]
+    assert starts == sorted(set(starts))
+    assert bench.last_run() == 1
+    assert [request["start_pulseid"] for request in bench.acquisitions()] == starts
+
+
+def test_plain_count_when_run_then_configuration_is_in_the_descriptor(bench):
+    device = bench.device(channels=["CH:A"], user_tag="gold")
+    result = run(bp.count([device], 1))
+    configuration = result.named("descriptor")[0]["configuration"]["sfdaq"]["data"]
+    assert configuration["sfdaq_detectors"] == f'{{"{DETECTOR}": {{}}}}'
+    assert configuration["sfdaq_channels"] == '["CH:A"]'
+    assert configuration["sfdaq_user_tag"] == "gold"
+
+
+def test_plain_count_when_over_then_files_are_followed_to_the_run_table(bench, wait_for):
+    device = bench.device()
+    run(bp.count([device], 2))
+    (table,) = (bench.directory / "runs" / device.pgroup.get()).glob("*.jsonl")
+    rows = wait_for(lambda: [r for r in read_rows(table) if r["state"] == "complete"][1:], "files checked")
+    assert rows[0]["found"][0]["n_got"] == 2
+
+
+def test_second_run_when_started_then_takes_another_number(bench):
+    device = bench.device()
+    engine = RunEngine(context_managers=[])
+    engine(bp.count([device], 1))
+    engine(bp.count([device], 1))
+    assert bench.last_run() == 2
+
+
+@pytest.mark.parametrize(("rate", "n"), [(1, 5), (4, 3), (10, 2)])
+def test_trigger_when_rate_multiplicator_given_then_exactly_n_frames(bench, rate, n):
+    device = bench.device(rate_multiplicator=rate, n_pulses=n)
+    result = run(sf_count([device], 1))
+    assert result.error is None
+    data = result.named("event")[0]["data"]
+    assert data["sfdaq_start_pulse_id"] % rate == 0
+    assert data["sfdaq_stop_pulse_id"] - data["sfdaq_start_pulse_id"] == (n - 1) * rate
+    page = result.named("event_page")[0]["data"]
+    assert page[f"sfdaq_{DETECTOR}_n_frames"] == [n]
+
+
+def test_trigger_when_watched_then_counts_pulses(bench):
+    device = bench.device(n_pulses=30)
+    device.stage()
+    seen = []
+    status = device.trigger()
+    status.watch(lambda **kw: seen.append((kw["current"], kw["target"], kw["unit"])))
+    status.wait(20)
+    device.unstage()
+    assert {(target, unit) for _, target, unit in seen} == {(30, "pulses")}
+    assert [current for current, _, _ in seen] == sorted(current for current, _, _ in seen)
+    assert seen[-1][0] == 30
+
+
+def test_request_when_sent_then_carries_run_uid_and_its_own_id(bench):
+    device = bench.device()
+    result = run(sf_count([device], 2))
+    uid = result.named("start")[0]["uid"]
+    requests = bench.acquisitions()
+    assert [request["bluesky_run_uid"] for request in requests] == [uid, uid]
+    assert len({request["client_request_id"] for request in requests}) == 2
+
+
+def test_start_document_when_run_then_carries_number_pgroup_and_beamline(bench):
+    device = bench.device()
+    start = run(sf_count([device], 1)).named("start")[0]
+    facts = {"run_number": 1, "pgroup": device.pgroup.get(), "beamline": "bernina"}
+    assert start["sf_daq"] == facts
+
+
+def test_data_stream_when_run_closes_then_row_k_is_event_k(bench):
+    device = bench.device(channels=["CH:A"])
+    result = run(sf_scan([device], SynAxis(name="motor"), 0, 2, 3))
+    found = streams_of(result)
+    rows, parts = found["sfdaq_data"]
+    assert [row["sfdaq_acquisition_number"] for row in rows] == [
+        event["data"]["sfdaq_acquisition_number"] for event in result.named("event")
+    ]
+    for key in (f"sfdaq_{DETECTOR}", "sfdaq_CH:A"):
+        assert len(parts[key]) == 3
+    for row, (uri, dataset) in zip(rows, parts[f"sfdaq_{DETECTOR}_pulse_id"]):
+        with h5py.File(uri) as file:
+            asked = list(range(row["sfdaq_start_pulse_id"], row["sfdaq_stop_pulse_id"] + 1))
+            assert file[dataset][:, 0].tolist() == asked
+    order = [name for name, _ in result.documents]
+    assert order[-1] == "stop" and result.stop["exit_status"] == "success"
+
+
+def streams_of(result):
+    """Rows of each stream, and (path, dataset) of each row by key; validates every document."""
+    found = {}
+    for name, stream in streams_checked(result).items():
+        parts = {
+            key: [(path, dataset) for path, dataset, *_ in where] for key, where in stream.images.items()
+        }
+        found[name] = (stream.rows, parts)
+    return found
+
+
+def streams_checked(result):
+    return streams(result)
+
+
+def test_scan_json_when_scanned_then_agrees_with_the_documents(bench):
+    device = bench.device()
+    motor = SynAxis(name="motor")
+    result = run(sf_scan([device], motor, -1, 1, 3))
+    scan = bench.scan_json()
+    events = [event["data"] for event in result.named("event")]
+    assert scan["scan_values"] == [[event["motor_setpoint"]] for event in events]
+    assert scan["scan_readbacks"] == [[event["motor"]] for event in events]
+    assert scan["scan_files"] == [event["sfdaq_files"] for event in events]
+    spans = [[event["sfdaq_start_pulse_id"], event["sfdaq_stop_pulse_id"]] for event in events]
+    assert scan["pulseIds"] == spans
+    assert scan["scan_step_info"] == [{"step_number": k} for k in (1, 2, 3)]
+    assert scan["scan_parameters"]["name"] == ["motor"]
+
+
+def test_unused_stream_when_a_writer_fails_then_quotes_it_and_the_run_fails(bench):
+    device = bench.device()
+    bench.part.fail_next("writer_fails", source=DETECTOR, message="no data in the buffer")
+    result = run(sf_count([device], 2))
+    assert isinstance(cause(result), FilesMissing)
+    assert "no data in the buffer" in str(result.stop["reason"])
+    assert result.stop["exit_status"] == "fail"
+    rows, _ = streams_of(result)["sfdaq_unused"]
+    assert [row["sfdaq_acquisition_number"] for row in rows] == [1]
+    assert "no data in the buffer" in rows[0]["sfdaq_detail"]
+    good, _ = streams_of(result)["sfdaq_data"]
+    assert [row["sfdaq_acquisition_number"] for row in good] == [2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("writer_silent", "there is no file"),
+        ("writer_absent", "the time is up"),
+        ("truncated_file", "damaged"),
+    ],
+)
+def test_run_when_a_file_does_not_come_then_fails_with_what_is_known(bench, fault, words):
+    device = bench.device()
+    device.file_timeout.put(3.0)
+    details = {} if fault == "writer_absent" else {"source": DETECTOR}
+    bench.part.fail_next(fault, **details)
+    result = run(sf_count([device], 1))
+    assert words in str(cause(result))
+
+
+def test_missing_pulse_when_strict_then_run_fails_naming_it(bench):
+    device = bench.device(n_pulses=3)
+    bench.part.fail_next("missing_pulses", source=DETECTOR)
+    result = run(sf_count([device], 1))
+    error = cause(result)
+    assert isinstance(error, FramesMissing)
+    first = result.named("event")[0]["data"]["sfdaq_start_pulse_id"]
+    assert (error.asked, error.got, error.missing) == (3, 2, (first,))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"adc_to_energy": True}])
+def test_missing_pulse_when_tolerated_then_gap_is_marked_and_rows_stay_aligned(bench, parameters):
+    device = bench.device(n_pulses=3, detectors={DETECTOR: parameters})
+    device.tolerate_missing.put(True)
+    bench.part.fail_next("missing_pulses", source=DETECTOR)
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    rows, parts = streams_of(result)["sfdaq_data"]
+    assert [row[f"sfdaq_{DETECTOR}_n_frames"] for row in rows] == [2, 3]
+    gaps = []
+    for (path, dataset), (_, images) in zip(parts[f"sfdaq_{DETECTOR}_pulse_id"], parts[f"sfdaq_{DETECTOR}"]):
+        with h5py.File(path) as file:
+            ids = file[dataset][:, 0]
+            gaps.append([k for k, one in enumerate(ids) if not one])
+            assert len(file[images]) == 3
+            for k in gaps[-1]:
+                image = file[images][k]
+                assert (image == 0).all() if image.dtype.kind == "u" else (image != image).all()
+    assert gaps == [[0], []]
+
+
+def test_converted_file_when_pulses_are_selected_by_rate_then_channels_are_aligned_by_pulse(bench):
+    device = bench.device(n_pulses=3, rate_multiplicator=4, channels=["CH:A"])
+    result = run(sf_count([device], 1))
+    rows, parts = streams_of(result)["sfdaq_data"]
+    path, dataset = parts["sfdaq_CH:A_pulse_id"][0]
+    with h5py.File(path) as file:
+        first = rows[0]["sfdaq_start_pulse_id"]
+        assert file[dataset][:].tolist() == [first, first + 4, first + 8]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "what"),
+    [
+        (lambda bench, device: bench.part.fail_next("detector_stopped", detector=DETECTOR), "does not write"),
+        (lambda bench, device: device.detectors.put({"JF16T03V02": {}}), "not of this beamline"),
+        (lambda bench, device: device.pgroup.put("p99999"), "not reachable"),
+        (
+            lambda bench, device: (bench.raw / "run_info").mkdir() or (bench.raw / "run_info/CLOSED").touch(),
+            "closed for writing",
+        ),
+        (
+            lambda bench, device: device.user_tag.put("a/b") or device.append_user_tag.put(True),
+            "would become 'a_b'",
+        ),
+        (
+            lambda bench, device: setattr(
+                bench.pulse_id, "broken", ServiceUnreachable("pulse id", url="PV", reason="gone")
+            ),
+            "nothing is acquired",
+        ),
+        (lambda bench, device: device.max_pedestal_age.put(60.0), "Take one with take_pedestal"),
+    ],
+)
+def test_preflight_when_something_is_wrong_then_no_number_is_taken(bench, prepare, what):
+    device = bench.device()
+    before = bench.part.requests("advance_run_number")
+    prepare(bench, device)
+    try:
+        result = run(sf_count([device], 1))
+    finally:
+        bench.part.site.hardware[DETECTOR].set_state("running")
+        bench.part.site.hardware.write_latest(DETECTOR, 0)
+    assert isinstance(result.error, PreflightFailed)
+    assert what in str(result.error)
+    assert bench.part.requests("advance_run_number") == before
+    assert not result.documents
+
+
+def test_preflight_when_all_is_well_then_one_table(bench):
+    device = bench.device(user_tag="gold")
+    device.append_user_tag.put(True)
+    table = {check.what: check for check in device.preflight()}
+    assert table[f"detector {DETECTOR}"].found == "running"
+    assert table["user tag"].ok and table["pulse id"].ok
+    assert table[f"pedestal {DETECTOR}"].ok is None
+
+
+def test_acquisition_when_no_pulse_id_pv_then_nothing_is_asked_for(bench):
+    device = bench.device(pulse_id=None, beamline="", check=False)
+    result = run(bp.count([device], 1))
+    assert isinstance(result.error, DetectorStateError)
+    assert "never made up" in str(result.error)
+    assert bench.last_run() == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("drop_before", "UnknownOutcome"),
+        ("garbage", "UnknownOutcome"),
+        ("refuse", "BrokerRefused"),
+        ("wrong_run_number", "RunNumberMismatch"),
+        ("close_pgroup", "BrokerRefused"),
+    ],
+)
+def test_step_when_the_broker_misbehaves_then_run_fails_once_and_no_number_is_wasted(bench, fault, error):
+    device = bench.device()
+    device.client.recover_timeout = 0.1
+    details = {"pgroup": device.pgroup.get()} if fault == "close_pgroup" else {}
+    bench.part.fail_next(fault, endpoint="retrieve_from_buffers", **details)
+    asked = len(bench.part.requests("retrieve_from_buffers"))
+    result = run(sf_count([device], 3))
+    found = cause(result)
+    if fault == "garbage":  # carried out, and found in the run's meta/: nothing is lost
+        assert result.error is None
+        return
+    assert type(found).__name__ == error
+    assert result.stop["exit_status"] == "fail" and result.stop["reason"]
+    assert len(bench.part.requests("retrieve_from_buffers")) == asked + 1
+    assert bench.last_run() == 1
+
+
+def test_step_when_reply_is_lost_after_execution_then_goes_on_without_asking_again(bench):
+    device = bench.device()
+    bench.part.fail_next("drop_after", endpoint="retrieve_from_buffers")
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    assert [event["data"]["sfdaq_acquisition_number"] for event in result.named("event")] == [1, 2]
+    assert len(bench.acquisitions()) == 2
+
+
+def test_run_number_mismatch_when_it_happens_then_files_are_in_the_documents(bench):
+    device = bench.device()
+    bench.part.fail_next("wrong_run_number", endpoint="retrieve_from_buffers")
+    result = run(sf_count([device], 1))
+    rows, _ = streams_of(result)["sfdaq_unused"]
+    assert "acq0001" in rows[0]["sfdaq_file_list"]
+
+
+def test_pulse_id_when_lost_mid_acquisition_then_fails_and_nothing_was_asked_for(bench):
+    device = bench.device(n_pulses=200)
+    device.stage()
+    status = device.trigger()
+    bench.pulse_id.broken = ServiceUnreachable("pulse id", url="PV", reason="gone")
+    with pytest.raises(Exception, match="disconnected|gone"):
+        status.wait(10)
+    device.unstage()
+    assert bench.last_run() == 0
+
+
+def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(bench):
+    device = bench.device(n_pulses=500)
+    device.stage()
+    status = device.trigger()
+    device.unstage()
+    device.unstage()
+    status.wait(5)
+    assert not bench.acquisitions()
+
+
+def test_read_when_nothing_was_taken_then_refuses(bench):
+    device = bench.device()
+    with pytest.raises(DetectorStateError, match="trigger first"):
+        device.read()
+
+
+def test_local_path_when_files_are_announced_then_they_exist(bench):
+    device = bench.device()
+    result = run(sf_count([device], 1))
+    for file in result.named("event")[0]["data"]["sfdaq_files"]:
+        assert local_path(file, bench.part.root).exists()
+
+
+def test_decorated_plan_when_policy_is_first_acquisition_then_empty_run_burns_no_number(bench):
+    import bluesky.plan_stubs as bps
+
+    def empty():
+        yield from bps.open_run()
+        yield from bps.close_run()
+
+    device = bench.device()
+    result = run(run_number_wrapper(empty(), device, "first_acquisition"))
+    assert result.error is None
+    assert bench.last_run() == 0
