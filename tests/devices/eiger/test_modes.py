@@ -104,6 +104,37 @@ def test_external_when_no_edge_comes_then_the_point_fails_and_says_so(part, tmp_
     check_as_found(part, eiger.client)
 
 
+@pytest.mark.parametrize("plan", ["count", "fly"])
+@pytest.mark.parametrize("interruption", ["pause", "abort"])
+def test_external_when_interrupted_while_edges_come_then_points_and_detector_are_right(
+    part, tmp_path, plan, interruption
+):
+    for at in range(3, 30, 4):
+        eiger = make_eiger(part, tmp_path / str(at), mode="external")
+        plans = {"count": lambda e=eiger: bp.count([e], 2), "fly": lambda e=eiger: fly([e], 2, period=0.01)}
+        with edges(part):
+            run = drive(interruptible(interruption == "pause"), plans[plan], interruption, at)
+        check_run(run, 2 if interruption == "pause" else None, stamp_of=stamp_of)
+        check_as_found(part, eiger.client)
+
+
+@pytest.mark.parametrize("plan", ["count", "fly"])
+def test_monitor_when_paused_then_the_points_are_right_and_the_detector_runs_on(part, tmp_path, plan):
+    make_eiger(part, tmp_path)
+    operator = Operator(part)
+    try:
+        for at in range(3, 30, 6):
+            eiger = make_eiger(part, tmp_path / str(at), mode="monitor", exposure_time=None)
+            plans = {
+                "count": lambda e=eiger: bp.count([e], 2),
+                "fly": lambda e=eiger: fly([e], 2, period=0.01),
+            }
+            check_run(drive(interruptible(True), plans[plan], "pause", at), 2, stamp_of=stamp_of)
+            assert eiger.client.state() is DetectorState.ACQUIRE
+    finally:
+        operator.stop()
+
+
 def test_inte_when_chosen_then_every_frame_has_its_own_trigger(part, tmp_path):
     eiger = make_eiger(part, tmp_path)
     eiger.trigger_mode.put("inte")

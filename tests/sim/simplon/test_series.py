@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import threading
 
 import numpy as np
@@ -215,3 +217,38 @@ def test_first_generation_when_chosen_then_it_has_its_own_names_and_no_new_ones(
     rest.command("detector/command/trigger")
     assert rest.get("monitor/images/next").status_code == 200
     assert rest.value("monitor/status/next_image_number")[:2] == [series_id, 0]
+
+
+def test_adeiger_when_it_starts_and_acquires_in_its_order_then_every_call_succeeds(make_part):
+    part = make_part()
+    connection = http.client.HTTPConnection(part.url.removeprefix("http://"), timeout=20)
+    headers = {"Content-Type": "application/json;charset=utf-8", "Accept": "application/json"}
+
+    def call(method, path, value=None):
+        body = b"" if value is None else json.dumps({"value": value}).encode()
+        connection.request(method, path, body, headers | {"Content-Length": str(len(body))})
+        reply = connection.getresponse()
+        assert reply.status == 200, (path, reply.read())
+        return reply.read()
+
+    detector, monitor = "/detector/api/1.8.0", "/monitor/api/1.8.0"
+    assert json.loads(call("GET", "/detector/api/version"))["value"] == "1.8.0"
+    assert json.loads(call("GET", f"{detector}/status/state"))["value"] == "na"
+    for command in ("initialize", "arm", "disarm"):
+        call("PUT", f"{detector}/command/{command}")
+    assert "EIGER2" in json.loads(call("GET", f"{detector}/config/description"))["value"]
+    call("PUT", f"{monitor}/config/mode", "disabled")
+    call("PUT", f"{detector}/config/auto_summation", True)
+    call("PUT", "/filewriter/api/1.8.0/config/image_nr_start", 1)
+    call("PUT", f"{monitor}/config/buffer_size", 1)
+    call("PUT", f"{monitor}/config/mode", "enabled")
+    for name, value in (("count_time", 0.01), ("frame_time", 0.01), ("nimages", 2), ("ntrigger", 2)):
+        call("PUT", f"{detector}/config/{name}", value)
+    series_id = json.loads(call("PUT", f"{detector}/command/arm"))["sequence id"]
+    for _ in range(2):
+        call("PUT", f"{detector}/command/trigger")
+    assert json.loads(call("GET", f"{detector}/status/state"))["value"] == "idle"
+    call("PUT", f"{detector}/command/disarm")
+    frame = tiff.decode(call("GET", f"{monitor}/images/monitor?timeout=500"))
+    assert (frame.series_id, frame.image_id) == (series_id, 3)
+    connection.close()
