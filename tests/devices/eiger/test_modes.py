@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import bluesky.plans as bp
 import h5py
@@ -13,12 +12,10 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
-from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import FramesMissing
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.simplon_states import DetectorState
-from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import check_as_found, make_eiger, stamp_of
@@ -306,53 +303,3 @@ def test_frames_missing_when_nobody_answers_any_more_then_an_error_of_ours_in_ti
             eiger.trigger().wait(20)
     finally:
         eiger.unstage()
-
-
-def test_monitor_when_there_is_no_detector_module_then_the_images_say_it_all(tmp_path):
-    """A server that has nothing but a monitor, as a proxy for displays may be."""
-    frames = [encode(np.full((4, 8), k, "u2"), TiffTags(7, k, "0" * 26, k * 10**9)) for k in range(6)]
-    with monitor_alone(frames) as url:
-        eiger = Eiger(url + "/monitor/api/1.8.0", name="eiger", directory=tmp_path, timeout=5.0)
-        run = drive(interruptible(), lambda: bp.count([eiger], 3))
-    assert run.stop["exit_status"] == "success", run.error
-    ids = [row["eiger_event_id"] for row in rows_of(run)]
-    assert len(set(ids)) == 3 and [row["eiger_max"] for row in rows_of(run)] == [int(i[2:]) for i in ids]
-    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
-    assert np.isnan(data["eiger_photon_energy"]) and data["eiger_state"] == ""
-
-
-@contextlib.contextmanager
-def monitor_alone(frames):
-    """Serve ``images/next`` and ``config/mode``, and nothing else."""
-    left = list(frames)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, wbufsize = "HTTP/1.1", -1
-
-        def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            code, body = 404, b"404 Not Found"
-            if "/monitor/api/1.8.0/images/next" in self.path:
-                code, body = (200, left.pop(0)) if left else (408, b"")
-            elif self.path.endswith("/monitor/api/1.8.0/config/mode"):
-                code, body = 200, b'{"value": "enabled", "value_type": "string"}'
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_PUT = do_GET  # noqa: N815
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
