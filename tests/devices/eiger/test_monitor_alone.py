@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import bluesky.plans as bp
 import numpy as np
 
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
+from ...http_peer import reply_with, serving
 from ..run_engine_driver import drive, interruptible, streams
 
 
@@ -32,38 +29,16 @@ def test_monitor_when_there_is_no_detector_module_then_the_images_say_it_all(tmp
     assert np.isnan(data["eiger_photon_energy"]) and data["eiger_state"] == ""
 
 
-@contextlib.contextmanager
 def monitor_alone(frames):
     """Serve ``images/next`` and ``config/mode``, and nothing else."""
     left = list(frames)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, wbufsize = "HTTP/1.1", -1
+    def answer(handler):
+        code, body = 404, b"404 Not Found"
+        if "/monitor/api/1.8.0/images/next" in handler.path:
+            code, body = (200, left.pop(0)) if left else (408, b"")
+        elif handler.path.endswith("/monitor/api/1.8.0/config/mode"):
+            code, body = 200, b'{"value": "enabled", "value_type": "string"}'
+        reply_with(code, body)(handler)
 
-        def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            code, body = 404, b"404 Not Found"
-            if "/monitor/api/1.8.0/images/next" in self.path:
-                code, body = (200, left.pop(0)) if left else (408, b"")
-            elif self.path.endswith("/monitor/api/1.8.0/config/mode"):
-                code, body = 200, b'{"value": "enabled", "value_type": "string"}'
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_PUT = do_GET  # noqa: N815
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(answer)
