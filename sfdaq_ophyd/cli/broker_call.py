@@ -25,6 +25,12 @@ SlowUrl = Annotated[
 ]
 Dialect = Annotated[str, typer.Option(help="current, documented, or auto: ask the server.")]
 Timeout = Annotated[float | None, typer.Option(help="Limit of the call in s; default 10, slow broker 30.")]
+SfRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="SFDAQ_SF_ROOT", help="Where /sf is mounted: to look up what became of a lost reply."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _COMMON = {
@@ -32,6 +38,7 @@ _COMMON = {
     "slow_url": (SlowUrl, None),
     "dialect": (Dialect, "current"),
     "timeout": (Timeout, None),
+    "sf_root": (SfRoot, None),
     "as_json": (Json, False),
 }
 
@@ -50,9 +57,10 @@ def call(app: typer.Typer, show: Callable[[Any], None]):
         own = list(inspect.signature(function).parameters.values())[1:]
 
         @functools.wraps(function)
-        def command(url, slow_url, dialect, timeout, as_json, **arguments):
+        def command(url, slow_url, dialect, timeout, sf_root, as_json, **arguments):
             limits = {} if timeout is None else {"timeout": timeout, "slow_timeout": timeout}
-            with BrokerClient(url, slow_url, dialect, **limits) as client, warnings.catch_warnings():
+            client = BrokerClient(url, slow_url, dialect, sf_root=sf_root, **limits)
+            with client, warnings.catch_warnings():
                 warnings.simplefilter("always", BrokerTrap)
                 warnings.showwarning = _show_warning
                 result = function(client, **arguments)

@@ -111,6 +111,17 @@ def test_retrieve_when_given_a_request_file_then_it_is_sent(facility, sfdaq, tmp
     assert "acq0001.PVDATA.h5" in out
 
 
+def test_retrieve_when_reply_is_lost_then_found_below_sf_root(facility, sfdaq):
+    facility.broker.fail_next("drop_after", endpoint="retrieve_from_buffers")
+    now = str(facility.clock.now())
+    code, out, err = sfdaq(
+        *("retrieve-from-buffers", "p12345", "--first", now, "--last", now, "--pv", "A", "--json"),
+        *("--sf-root", str(facility.broker.root)),
+    )
+    assert code == 0, err
+    assert json.loads(out)["recovered"]
+
+
 def test_retrieve_when_compression_stands_alone_then_warns_on_standard_error(facility, sfdaq):
     now = str(facility.clock.now())
     code, _, err = sfdaq(

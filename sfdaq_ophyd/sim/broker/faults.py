@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,20 @@ At once: ``limping`` (`modules` of `detector` stop writing), ``detector_stopped`
 """
 
 
+AT_ONCE = ("limping", "detector_stopped", "trigger_stuck")
+"""Faults that are there as soon as they are named."""
+
+
+def check(what: str, details: Iterable[str]) -> None:
+    """Refuse an unknown fault or detail; ValueError names those there are."""
+    if what not in FAULTS:
+        raise ValueError(f"{what!r} is not one of {', '.join(FAULTS)}")
+    unknown = set(details) - set(FAULTS[what])
+    if unknown:
+        known = ", ".join(FAULTS[what]) or "no details"
+        raise ValueError(f"{what} takes {known}, not {', '.join(unknown)}")
+
+
 @dataclass
 class Fault:
     """One armed fault."""
@@ -68,13 +83,7 @@ class Faults:
 
     def arm(self, what: str, *, endpoint: str | None = None, times: int = 1, **details: Any) -> Fault:
         """Arm one; ValueError for an unknown name or detail."""
-        if what not in FAULTS:
-            raise ValueError(f"{what!r} is not one of {', '.join(FAULTS)}")
-        unknown = set(details) - set(FAULTS[what])
-        if unknown:
-            raise ValueError(
-                f"{what} takes {', '.join(FAULTS[what]) or 'no details'}, not {', '.join(unknown)}"
-            )
+        check(what, details)
         fault = Fault(what, details, endpoint, times)
         with self._lock:
             self._armed.append(fault)

@@ -18,7 +18,7 @@ from .data_files import BufferWriter, PvWriter
 from .delays import DATA_BUFFERS, DETECTOR_BUFFER, Delays
 from .detector_writer import DetectorWriter
 from .detectors import Table, beamline_with, table_of
-from .faults import Faults
+from .faults import AT_ONCE, Faults, check
 from .hardware import Hardware
 from .http import HttpService, LoggedRequest, bind_pair
 from .messages import Message, Messages, Worker
@@ -28,7 +28,7 @@ from .scenes import Scenes
 from .site import Site
 from .tree import Tree
 from .trigger import Trigger
-from .writers import EpicsWriter, Writer
+from .writers import EPICS_WORDS, Writer
 
 FAST = 0.05
 """Default factor on the measured delays: 10 s become half a second."""
@@ -123,7 +123,7 @@ class BrokerPart:
         cameras = BufferWriter(site, cameras=True, max_rows=max_frames)
         frames = DetectorWriter(site, self._scenes, max_frames, evaluation)
         handlers = {
-            "epics": EpicsWriter(site, PvWriter(site)),
+            "epics": Writer(site, PvWriter(site), words=EPICS_WORDS),
             "data3buffer": Writer(site, channels, DATA_BUFFERS),
             "imagebuffer": Writer(site, cameras, DATA_BUFFERS),
             "detector.retrieve": Writer(site, frames, DETECTOR_BUFFER),
@@ -251,9 +251,10 @@ class BrokerPart:
         times : int
             How often.
         """
-        if what not in ("limping", "detector_stopped", "trigger_stuck"):
+        if what not in AT_ONCE:
             self.site.faults.arm(what, endpoint=endpoint, times=times, **details)
             return
+        check(what, details)
         detector = details.get("detector", self._running[0] if self._running else self._detectors[0])
         if what == "trigger_stuck":
             self.trigger.stuck = 2 * times

@@ -6,6 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ class RunLog:
         self._site.tree.append_text(self.path, f"{line}\n")
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a writer reports when it starts, succeeds and fails, and whether it names the file."""
+
+    start: str = "write_start"
+    success: str = "write_finished"
+    failure: str = "write_rejected"
+    file: bool = True
+
+
+EPICS_WORDS = Words("request_start", "request_success", "request_fail", file=False)
+"""The epics writer speaks for itself, under the name of its service."""
+
+
 class Writer:
     """Handle the requests of one kind.
 
@@ -54,15 +69,16 @@ class Writer:
         Writes the file.
     delay : float
         Counted from the request, s.
+    words : Words
     """
 
-    def __init__(self, site: Site, write: Write, delay: float):
-        self._site, self._write, self._delay = site, write, delay
+    def __init__(self, site: Site, write: Write, delay: float = 0.0, words: Words = Words()):
+        self._site, self._write, self._delay, self._words = site, write, delay, words
 
     def __call__(self, request: Message) -> None:
         """Carry out one request."""
-        body, report = request["body"], self._site.messages.report
-        report(request, "write_start", SOURCE)
+        body, words = request["body"], self._words
+        self._report(request, words.start)
         log = RunLog(self._site, body["run_log_file"])
         log.write(
             f"request for writer type {body['writer_type']}: output file {body['output_file']} "
@@ -77,10 +93,14 @@ class Writer:
         except Exception as exc:
             log.write(traceback.format_exc().rstrip())
             report_error_file(self._site, body)
-            report(request, "write_rejected", SOURCE, str(exc))
+            self._report(request, words.failure, str(exc))
         else:
             log.write(f"processing request took {time.time() - started} seconds")
-            report(request, "write_finished", SOURCE)
+            self._report(request, words.success)
+
+    def _report(self, request: Message, action: str, message: str | None = None) -> None:
+        source = SOURCE if self._words.file else request["body"]["writer_type"]
+        self._site.messages.report(request, action, source, message, file=self._words.file)
 
     def _sleep(self, body: dict[str, Any], log: RunLog) -> None:
         factor = self._site.delays.factor
@@ -88,36 +108,6 @@ class Writer:
         if left > 0:
             log.write(f"sleeping for {left} seconds before continuing...")
             self._site.delays.wait(left)
-
-
-class EpicsWriter:
-    """The writer of PVs: starts at once, has actions of its own, and no file in its messages.
-
-    Parameters
-    ----------
-    site : Site
-    write : callable
-    """
-
-    def __init__(self, site: Site, write: Write):
-        self._site, self._write = site, write
-
-    def __call__(self, request: Message) -> None:
-        """Carry out one request."""
-        body, report = request["body"], self._site.messages.report
-        service = body["writer_type"]
-        report(request, "request_start", service, file=False)
-        log = RunLog(self._site, body["run_log_file"])
-        try:
-            carry_out(self._site, self._write, body, log)
-        except Stopped:
-            raise
-        except Exception as exc:
-            log.write(traceback.format_exc().rstrip())
-            report_error_file(self._site, body)
-            report(request, "request_fail", service, str(exc), file=False)
-        else:
-            report(request, "request_success", service, file=False)
 
 
 def source_of(body: dict[str, Any]) -> str:
