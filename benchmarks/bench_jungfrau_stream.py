@@ -1,0 +1,280 @@
+"""Jungfrau streams: receive and match, calibrate in real time, pair at 300 Hz, write, and all together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import zmq
+
+from sfdaq_ophyd.calibration import JungfrauCalibration
+from sfdaq_ophyd.clients import ModuleStream
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", 60))
+"""Length of the real-time cases."""
+
+FRAME_BYTES = 2**20
+
+
+@contextlib.contextmanager
+def sender(n_ports: int, n_frames: int, rate: float, *more: int):
+    """Run `stream_sender` in a child; give its endpoints."""
+    arguments = [str(argument) for argument in (n_ports, n_frames, rate, *more)]
+    command = [sys.executable, "-m", "benchmarks.stream_sender", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def bare_loop(endpoints: list[str]) -> float:
+    """Receive and drop with pyzmq, without a copy; return module frames per second."""
+    context, poller = zmq.Context(), zmq.Poller()
+    for endpoint in endpoints:
+        socket = context.socket(zmq.SUB)
+        socket.connect(endpoint)
+        socket.subscribe(b"")
+        poller.register(socket, zmq.POLLIN)
+    n = n_ended = 0
+    begin = None
+    while n_ended < len(endpoints):
+        for socket, _ in poller.poll(10_000):
+            begin = begin or time.perf_counter()
+            if len(socket.recv_multipart(copy=False)) == 1:
+                n_ended += 1
+            else:
+                n += 1
+    rate = n / (time.perf_counter() - begin)
+    context.destroy(linger=0)
+    return rate
+
+
+def assembled(endpoints: list[str], n_frames: int) -> float:
+    """Receive, match and assemble; return module frames per second."""
+    times, done = [], threading.Event()
+
+    def take(frame):
+        if frame is not None and frame.is_good:
+            times.append(time.perf_counter())
+            if len(times) == n_frames:
+                done.set()
+
+    stream = ModuleStream(endpoints)
+    stream.subscribe(take)
+    with stream:
+        if not done.wait(120):
+            raise RuntimeError(f"{len(times)} of {n_frames} frames: {stream.describe_state()}")
+    return len(endpoints) * (n_frames - 1) / (times[-1] - times[0])
+
+
+def receive_two_modules() -> dict:
+    n_frames, pairs = 600, []
+    with sender(2, n_frames, 0) as endpoints:
+        for _ in range(15):
+            pairs.append((bare_loop(endpoints), assembled(endpoints, n_frames)))
+    ratios = [ours / bare for bare, ours in pairs]
+    bare, ours = np.median(pairs, axis=0)
+    ratio = float(np.median(ratios))
+    return {
+        "name": "Jungfrau: receive, match and assemble two modules",
+        "ratio": ratio,
+        "bar": ">= 0.8",
+        "met": ratio >= 0.8,
+        "baseline": f"bare pyzmq loop (no copy), receives and drops: {bare * FRAME_BYTES / 1e6:.0f} MB/s",
+        "note": f"ours {ours * FRAME_BYTES / 1e6:.0f} MB/s; median of {len(pairs)} pairs, "
+        f"{min(ratios):.2f} to {max(ratios):.2f}",
+    }
+
+
+def pair_at_300_hz() -> dict:
+    """One stream 120 ms late, and a second acquisition with the same numbers."""
+    n_frames = 900
+    with sender(2, n_frames, 300, 36, 2) as endpoints:
+        stream = ModuleStream(endpoints)
+        with stream.frames(10) as queue, stream:
+            came = [(frame.frame_number, frame.is_good) for _, frame in zip(range(2 * n_frames), queue)]
+    good = sum(is_good for _, is_good in came)
+    ordered = [number for number, _ in came] == [*range(1, n_frames + 1)] * 2
+    return {
+        "name": "Jungfrau: pairing at 300 Hz, one stream 120 ms late, same numbers twice",
+        "ratio": good / (2 * n_frames),
+        "bar": ">= 1",
+        "met": good == 2 * n_frames and ordered,
+        "baseline": "frames sent",
+        "note": f"{good} of {2 * n_frames} whole and in order; OM delivers 28 %, 3 % and 0 % in such cases",
+    }
+
+
+def make_calibration(scene) -> JungfrauCalibration:
+    constants = scene.constants
+    return JungfrauCalibration(scene.detector_name, constants.gain, constants.pedestal, constants.mask)
+
+
+def calibrate_in_real_time() -> dict:
+    """Three modules at 100 Hz, to float32 with gaps and geometry."""
+    from sfdaq_ophyd.sim import Facility
+
+    with Facility(only=["jungfrau"]) as facility:
+        part = facility.jungfrau
+        calibration = make_calibration(part.scene)
+        out = [calibration.empty() for _ in range(4)]
+        latencies, numbers, n_bad = [], [], 0
+        with ModuleStream(part.endpoints, detector_name=part.detector_name) as stream:
+            stream.wait_connected()
+            with stream.frames(10) as queue:
+                first = queue.get(10).frame_number
+                last = first + int(100 * SECONDS)
+                while not numbers or numbers[-1] < last:
+                    frame = queue.get(10)
+                    calibration(frame.image, out=out[len(numbers) % 4])
+                    latencies.append(time.monotonic() - frame.received)
+                    numbers.append(frame.frame_number)
+                    n_bad += not frame.is_good
+            counters = dict(stream.counters)
+        sent = part.status()
+    n_lost = (numbers[-1] - numbers[0] + 1) - len(numbers) + n_bad
+    n_left_out = sent["n_left_out"]
+    latency = float(np.median(latencies))
+    return {
+        "name": f"Jungfrau: three modules at 100 Hz for {SECONDS:g} s, calibrated",
+        "ratio": latency / 5e-3,
+        "bar": "< 1, and no frame lost",
+        "met": latency < 5e-3 and n_lost == 0,
+        "baseline": "5 ms from the last module message to the calibrated image",
+        "note": f"{len(numbers)} frames, {n_lost} lost ({counters['dropped']} dropped here, {n_left_out} "
+        f"left out by the simulator); latency median {latency * 1e3:.2f} ms, "
+        f"99 % {np.quantile(latencies, 0.99) * 1e3:.2f} ms",
+    }
+
+
+def write_raw_frames() -> dict:
+    """A fly scan that writes raw frames, against the slower of disk and compressor."""
+    from bluesky import RunEngine
+
+    from sfdaq_ophyd.devices import Jungfrau
+    from sfdaq_ophyd.files import _bitshuffle
+    from sfdaq_ophyd.plans import fly
+
+    shape, n_frames = (1024, 1024), 400
+    rng = np.random.default_rng(1)
+    frames = [rng.integers(2800, 3100, shape, "u2") for _ in range(8)]
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_bitshuffle.compress, frames))
+            begin = time.perf_counter()
+            chunks = list(pool.map(_bitshuffle.compress, frames * (n_frames // 16)))
+            compressor = frames[0].nbytes * len(chunks) / (time.perf_counter() - begin)
+        begin = time.perf_counter()
+        with open(Path(folder) / "plain", "wb", buffering=0) as file:
+            for k in range(n_frames // 2):
+                file.write(frames[k % 8])
+            os.fsync(file.fileno())
+        disk = frames[0].nbytes * (n_frames // 2) / (time.perf_counter() - begin)
+        limit = min(disk, compressor)
+        rate = 1.2 * limit / frames[0].nbytes
+        speeds = []
+        with sender(2, 4 * n_frames, rate) as endpoints:
+            for _ in range(3):
+                jungfrau = Jungfrau(
+                    endpoints, name="jf", directory=folder, detector_name="JF04T02V01", frame_step=0
+                )  # fmt: skip
+                pages = []
+                engine = RunEngine(context_managers=[])
+                engine.subscribe(
+                    lambda name, doc, pages=pages: pages.append((time.perf_counter(), doc)), "event_page"
+                )
+                begin = []
+                engine.subscribe(
+                    lambda name, doc, begin=begin: begin.append(time.perf_counter()), "descriptor"
+                )
+                engine(fly([jungfrau], n_frames))
+                speeds.append(n_frames * frames[0].nbytes / (pages[-1][0] - begin[0]))
+    speed = float(np.median(speeds))
+    return {
+        "name": "Jungfrau: fly scan writing raw frames",
+        "ratio": speed / limit,
+        "bar": ">= 0.8",
+        "met": speed >= 0.8 * limit,
+        "baseline": f"disk {disk / 1e6:.0f} MB/s, compressor {compressor / 1e6:.0f} MB/s (2 threads)",
+        "note": f"{speed / 1e6:.0f} MB/s of raw frames, RunEngine and receiving included",
+    }
+
+
+def everything_together() -> list[dict]:
+    """Three modules at 100 Hz into RunEngine, HDF5 file and Tiled: rate held, memory bounded."""
+    from bluesky import RunEngine
+
+    from sfdaq_ophyd.catalog import embedded_catalog
+    from sfdaq_ophyd.devices import Jungfrau
+    from sfdaq_ophyd.plans import fly
+    from sfdaq_ophyd.sim import Facility
+
+    n_frames = int(100 * SECONDS)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, Facility(only=["jungfrau"]) as facility:
+        part = facility.jungfrau
+        jungfrau = Jungfrau(
+            part.endpoints, name="jf", directory=Path(folder) / "data", detector_name=part.detector_name
+        )  # fmt: skip
+        jungfrau.loss_policy.put("tolerant")
+        memory = []
+        with embedded_catalog(Path(folder) / "catalog") as catalog:
+            engine = RunEngine(context_managers=[])
+            catalog.subscribe(engine)
+            numbers = []
+
+            def note(name, doc):
+                memory.append(_resident())
+                numbers.extend(doc["data"]["jf_frame_number"])
+
+            engine.subscribe(note, "event_page")
+            begin = time.perf_counter()
+            engine(fly([jungfrau], n_frames))
+            seconds = time.perf_counter() - begin
+        sent = part.status()
+    n_there = sum(number > 0 for number in numbers)
+    name = f"three modules at 100 Hz for {SECONDS:g} s beside RunEngine, Tiled and file writer"
+    half = memory[len(memory) // 5 :] or memory
+    growth = (max(half[-3:]) - half[0]) / 2**20
+    return [
+        {
+            "name": f"Jungfrau: {name}",
+            "ratio": n_there / n_frames,
+            "bar": ">= 1",
+            "met": n_there == n_frames,
+            "baseline": "frames asked for",
+            "note": f"{n_there} frames in {seconds:.1f} s; {sent['n_left_out']} left out by the simulator",
+        },
+        {
+            "name": f"Jungfrau: memory, {name}",
+            "ratio": 1 + growth / 512,
+            "bar": "<= 1.25",
+            "met": growth <= 128,
+            "baseline": "512 MiB, the ring",
+            "note": f"grows by {growth:.0f} MiB from the first fifth to the end; peak "
+            f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB in all",
+        },
+    ]
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+BENCHMARKS = [
+    receive_two_modules,
+    pair_at_300_hz,
+    calibrate_in_real_time,
+    write_raw_frames,
+    everything_together,
+]
