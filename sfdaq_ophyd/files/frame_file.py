@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -34,6 +35,7 @@ IMAGE = "/entry/data/data"
 """Where the images are."""
 
 _IDS_PER_CHUNK = 1024
+_ONE = h5py.h5s.create_simple((1,))
 
 
 class FrameFile:
@@ -134,48 +136,58 @@ class FrameFile:
 
     def _write_next(self) -> None:
         frame, chunk = self._pending.popleft()
-        data = None if chunk is None else chunk.result()
+        try:
+            if isinstance(frame, MissingFrame):
+                pixels = None
+            else:
+                pixels = frame.image if chunk is None else chunk.result()
+            self._write(_row(frame, self.frame_format), pixels)
+        except BaseException:
+            self._pending.clear()  # the rows after a lost one would be in the wrong place
+            raise
+
+    def _write(self, values: dict[str, object], pixels: Any) -> None:
+        """Add a row: ids first, then the image, as it is or as the bytes of its chunk."""
         row = self._n_written
-        for name, value in _row(frame, self.frame_format).items():
-            column = self._columns[name]
-            column.resize(row + 1, 0)
-            column[row] = value
-            column.flush()
-        self._images.resize(row + 1, 0)
-        if data is not None:
-            self._images.id.write_direct_chunk((row, 0, 0), data)
-        elif isinstance(frame, Frame):
-            self._images[row] = frame.image
+        try:
+            for name, value in values.items():
+                _append(self._columns[name], row, value)
+            self._images.id.set_extent((row + 1, *self.frame_format.shape))
+            if isinstance(pixels, np.ndarray):
+                self._images[row] = pixels
+            elif pixels is not None:
+                self._images.id.write_direct_chunk((row, 0, 0), pixels)
+        except BaseException:
+            self._cut(row)
+            raise
         self._n_written += 1
+
+    def _cut(self, n_frames: int) -> None:
+        """Leave `n_frames` rows, images first."""
+        self._images.id.set_extent((n_frames, *self.frame_format.shape))
+        self._images.id.flush()
+        for column in self._columns.values():
+            column.id.set_extent((n_frames,))
+            column.id.flush()
+        self._n_written = n_frames
 
     def truncate(self, n_frames: int) -> None:
         """Take back all rows after the first `n_frames`, written or not."""
         while self._pending and self.n_frames > n_frames:
             self._pending.pop()
         self.flush()
-        if n_frames >= self._n_written:
-            return
-        self._images.resize(n_frames, 0)
-        self._images.flush()
-        for column in self._columns.values():
-            column.resize(n_frames, 0)
-            column.flush()
-        self._n_written = n_frames
+        if n_frames < self._n_written:
+            self._cut(n_frames)
 
     def move_tail(self, first: int, path: str | Path) -> FrameFile:
         """Move the rows from `first` on into a new file, compressed as they are, and return it."""
         self.flush()
         tail = FrameFile(path, self.frame_format, threads=self._limit - 2)
         for row in range(first, self._n_written):
-            for name, column in self._columns.items():
-                tail._columns[name].resize(row - first + 1, 0)
-                tail._columns[name][row - first] = column[row]
-                tail._columns[name].flush()
-            tail._images.resize(row - first + 1, 0)
+            chunk = None
             if self._images.id.get_chunk_info_by_coord((row, 0, 0)).byte_offset is not None:
                 _, chunk = self._images.id.read_direct_chunk((row, 0, 0))
-                tail._images.id.write_direct_chunk((row - first, 0, 0), chunk)
-            tail._n_written += 1
+            tail._write({name: column[row] for name, column in self._columns.items()}, chunk)
         tail.flush()
         self.truncate(first)
         return tail
@@ -191,6 +203,15 @@ class FrameFile:
             self._file.close()
             if self._n_written == 0:
                 self.path.unlink(missing_ok=True)
+
+
+def _append(column: h5py.Dataset, row: int, value: object) -> None:
+    """Make `value` the row after the last one, and bring it to disk; by the short way through h5py."""
+    column.id.set_extent((row + 1,))
+    space = column.id.get_space()
+    space.select_hyperslab((row,), (1,))
+    column.id.write(_ONE, space, np.array([value], column.dtype))
+    column.id.flush()
 
 
 def _is_ready(entry: tuple[Frame | MissingFrame, Future | None]) -> bool:

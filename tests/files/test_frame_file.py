@@ -273,3 +273,21 @@ def test_file_when_library_hides_its_functions_then_hdf5_compresses(path, monkey
         file.append(frame(number))
     file.close()
     assert numbers(path) == [1, 2, 3]
+
+
+def test_append_when_a_frame_cannot_be_written_then_those_before_stay_whole(file, path, monkeypatch):
+    for number in range(1, 4):
+        file.append(frame(number))
+    file.flush()
+
+    def full(image):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_bitshuffle, "compress", full)
+    with pytest.raises(OSError, match="no space left"):
+        file.append(frame(4))
+        file.flush()
+    monkeypatch.undo()
+    file.append(frame(5))
+    file.close()
+    assert numbers(path) == [1, 2, 3, 5]
