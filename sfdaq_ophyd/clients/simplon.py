@@ -177,7 +177,9 @@ class SimplonClient:
             raise DetectorStateError(f"{self.url}: the reply to arm names no series")
         return series_id
 
-    def trigger(self, duration: float = 0.0, count_time: float | None = None) -> None:
+    def trigger(
+        self, duration: float = 0.0, count_time: float | None = None, margin: float = TRIGGER_MARGIN
+    ) -> None:
         """Send one software trigger and return when its exposure is over.
 
         Parameters
@@ -187,6 +189,8 @@ class SimplonClient:
             exposure goes on: the rest is then waited for by looking at the state. It is never sent twice.
         count_time : float, optional
             s; only in trigger mode ``inte``.
+        margin : float
+            s the reply may take beyond `duration`.
 
         Raises
         ------
@@ -195,10 +199,10 @@ class SimplonClient:
         """
         started = time.monotonic()
         try:
-            self.command("detector", "trigger", count_time, timeout=duration + TRIGGER_MARGIN)
+            self.command("detector", "trigger", count_time, timeout=duration + margin)
         except UnknownOutcome:
             state = self.wait_while(
-                {DetectorState.ACQUIRE}, duration + TRIGGER_MARGIN, "the end of a triggered exposure"
+                {DetectorState.ACQUIRE}, duration + margin, "the end of a triggered exposure"
             )
             took = time.monotonic() - started
             if state not in (DetectorState.READY, DetectorState.IDLE) or took < duration:

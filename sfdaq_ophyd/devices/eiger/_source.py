@@ -209,12 +209,10 @@ class EigerSource:
         self._armed_for, self._n_triggers_left = plan.n_images, plan.n_triggers - plan.n_needed
 
     def _send_triggers(self, request: Request, stop: threading.Event) -> SoftwareTriggers:
+        n, duration, count_time = 1, self._times.delay + request.n_frames * self.frame_time, None
         if self._trigger_mode == TriggerMode.INTE:
-            return SoftwareTriggers(
-                self.client, request.n_frames, self._times.count_time, self._times.count_time, stop
-            )
-        duration = self._times.delay + request.n_frames * self.frame_time
-        return SoftwareTriggers(self.client, 1, duration, None, stop)
+            n, duration, count_time = request.n_frames, self._times.count_time, self._times.count_time
+        return SoftwareTriggers(self.client, n, duration, count_time, self._settings.timeout, stop)
 
     def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
         n_left, end = request.n_frames, _End(self._deadline())
