@@ -1,5 +1,6 @@
 """One remote service each: blocking calls, finite timeouts, no ophyd."""
 
+from ..wire.broker_request import RetrieveRequest
 from ._stream_frame import StreamFrame
 from .broker import BrokerClient
 from .broker_main import BrokerTrap, pedestal_time
@@ -26,6 +27,7 @@ __all__ = [
     "BrokerTrap",
     "ImageStream",
     "ModuleStream",
+    "RetrieveRequest",
     "SimplonClient",
     "SlowCreationWarning",
     "StatusListener",

@@ -270,3 +270,22 @@ def test_part_when_option_is_wrong_then_named(option):
     with pytest.raises(RequestError, match=name):
         with Facility(only=["broker"], **{f"broker_{name}": option[name]}):
             pass
+
+
+def test_part_when_the_live_detector_is_in_no_table_then_it_is_added_and_runs():
+    with Facility(only=["jungfrau", "broker"], jungfrau_name="JF99T01V01") as facility:
+        broker = facility.broker
+        assert broker.beamline == "bernina"
+        assert "JF99T01V01" in get(broker.url, "get_allowed_detectors")["detectors"]
+        assert get(broker.url, "get_running_detectors")["running_detectors"] == ["JF99T01V01"]
+        assert broker._scenes["JF99T01V01"] is facility.jungfrau.scene
+
+
+def test_part_when_its_directory_is_used_again_then_counters_and_lists_go_on(tmp_path):
+    for number in (1, 2):
+        with Facility(only=["broker"], directory=tmp_path) as facility:
+            url = facility.broker.url
+            assert post(url, "advance_run_number", {"pgroup": "p12345"})["run_number"] == number
+            if number == 1:
+                post(url, "set_pvlist", {"pv_list": ["MINE"]})
+            assert get(url, "get_pvlist")["pv_list"] == ["MINE"]

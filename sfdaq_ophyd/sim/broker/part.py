@@ -9,21 +9,19 @@ from typing import Any
 from ...errors import RequestError
 from ...wire.broker import DIALECTS, Dialect
 from ...wire.broker_beamlines import BEAMLINES
-from ...wire.broker_paths import raw_directory
 from ..part import World
 from .amqp import AmqpPublisher
 from .control_writer import ControlWriter
-from .dap import DAP_CONFIG, SCRIPTS, dap_file
 from .data_files import BufferWriter, PvWriter
 from .delays import DATA_BUFFERS, DETECTOR_BUFFER, Delays
 from .detector_writer import DetectorWriter
-from .detectors import Table, beamline_with, table_of
+from .detectors import DetectorEntry, Table, beamline_with, table_of
 from .faults import AT_ONCE, Faults, check
 from .hardware import Hardware
 from .http import HttpService, LoggedRequest, bind_pair
+from .layout import lay_out, make_pgroup
 from .messages import Message, Messages, Worker
-from .pedestal_files import CENTRAL, PedestalEvaluation, stream_config
-from .pvlist import config_file
+from .pedestal_files import PedestalEvaluation
 from .scenes import Scenes
 from .site import Site
 from .tree import Tree
@@ -94,12 +92,14 @@ class BrokerPart:
         if not delays >= 0:
             raise RequestError("delays", delays, "a factor of at least 0")
         self._world, self._pgroup, self._writers = world, pgroup, writers
-        table = table_of(dialect) if detectors is None else detectors
+        table = table_of(dialect) if detectors is None else dict(detectors)
         jungfrau = world.parts.get("jungfrau")
         live = getattr(jungfrau, "detector_name", None)
         home = beamline or (live and beamline_with(table, live)) or "bernina"
         if home not in BEAMLINES:
             raise RequestError("beamline", home, f"one of {', '.join(BEAMLINES)}")
+        if live is not None and beamline_with(table, live) is None:
+            table[home] = (*table.get(home, ()), DetectorEntry(live, live, 12))
         tree, faults = Tree(world.directory / "broker"), Faults()
         waits = Delays(delays / world.speed)
         messages = Messages(dialect, waits, faults)
@@ -134,7 +134,7 @@ class BrokerPart:
     def start(self) -> None:
         """Lay out the file system and serve."""
         self._connect_trigger()
-        self._lay_out()
+        lay_out(self.site, self._pgroup, self._pvs, self._running)
         if self._amqp is not None:
             self._amqp.start()
         port = self._world.next_port()
@@ -165,29 +165,6 @@ class BrokerPart:
                 lambda: pvs.read("event_code"),
                 lambda value: pvs.write("event_code", value),
             )
-
-    def _lay_out(self) -> None:
-        tree, home = self.site.tree, self.site.home
-        if self._pgroup is not None:
-            self.make_pgroup(self._pgroup)
-        path = config_file(self.site.dialect, home)
-        tree.make(path.rsplit("/", 1)[0])
-        if self._pvs is not None:
-            tree.write_json(path, {"pulse_id_pv": BEAMLINES[home].pulse_id_pv, "pv_list": list(self._pvs)})
-        tree.make(DAP_CONFIG)
-        tree.make(SCRIPTS)
-        tree.make(stream_config("").rsplit("/", 1)[0])
-        for name in self._running:
-            detector = self.site.hardware[name]
-            detector.configured = True
-            detector.set_state("running")
-            tree.write_json(dap_file(name), {"detector_distance": 0.1, "do_peakfinder_analysis": False})
-            config = {
-                "detector_name": name,
-                "gain_file": f"/sf/jungfrau/config/gainMaps/{name}/gains.h5",
-                "pedestal_file": f"{CENTRAL}/{name}/20200101_000000.h5",
-            }
-            tree.write_json(stream_config(name), config)
 
     @property
     def url(self) -> str:
@@ -221,7 +198,7 @@ class BrokerPart:
 
     def make_pgroup(self, pgroup: str, beamline: str | None = None) -> Path:
         """Make a pgroup with an empty ``raw/``, and return where that lies."""
-        return self.site.tree.make(raw_directory(beamline or self.site.home, pgroup))
+        return make_pgroup(self.site, pgroup, beamline)
 
     def requests(self, endpoint: str | None = None) -> list[LoggedRequest]:
         """Return the requests so far, of one endpoint or all, in order of arrival."""
