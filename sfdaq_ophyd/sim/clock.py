@@ -21,6 +21,7 @@ EPOCH_OF_PULSE_0 = 1504516232
 """A simulator's choice: pulse ids grow at 100 Hz from here (contract jungfrau.md, section 9)."""
 
 _STATE = struct.Struct("<qdq")  # pulse id at anchor, host time of anchor, 1 while running
+_SIZE = _STATE.size + 1  # and 1 while light reaches the sample
 
 
 class PulseClock:
@@ -36,11 +37,11 @@ class PulseClock:
         self._owner = path is None
         if path is None:
             handle, path = tempfile.mkstemp(prefix="sfdaq-clock-")
-            os.write(handle, b"\0" * _STATE.size)
+            os.write(handle, b"\0" * _STATE.size + b"\1")
         else:
             handle = os.open(path, os.O_RDWR)
         self.path = Path(path)
-        self._map = mmap.mmap(handle, _STATE.size)
+        self._map = mmap.mmap(handle, _SIZE)
         os.close(handle)
         self._lock = threading.Lock()
         if self._owner:
@@ -68,6 +69,15 @@ class PulseClock:
     def running(self) -> bool:
         """Whether time moves the clock."""
         return self._get()[2]
+
+    @property
+    def light(self) -> bool:
+        """Whether light reaches the sample: the beam is there and the shutter open."""
+        return self._map[_STATE.size] == 1
+
+    @light.setter
+    def light(self, on: bool) -> None:
+        self._map[_STATE.size] = int(bool(on))
 
     def time_of(self, pulse_id: int) -> float:
         """Return the host time of a pulse, s since the epoch; of a paused clock, as if it had run on."""

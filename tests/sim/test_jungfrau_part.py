@@ -13,6 +13,7 @@ from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.wire.daq_rec import DaqRec
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +123,11 @@ def test_losses_when_armed_then_images_are_marked_and_the_stream_goes_on(part, w
         queue = stream.frames()
         take(queue, 2)
         part.fail_next("lose_packets", module=1, packets=7)
-        bad = wait_for(lambda: next((f for f in take(queue, 1) if not f.is_good), None), "the bad frame")
+        bad = wait_for(lambda: next((f for f in take(queue, 1) if f.incomplete), None), "the bad frame")
         assert bad.incomplete == (1,) and (bad.image == 0xFFFF).sum() == 7 * 4 * 1024
         part.fail_next("corrupt_header", module=0)
         wait_for(lambda: stream.counters["unparsable"] == 1, "the broken header")
-        wait_for(lambda: not queue.get(10).is_good, "the image without its module")
+        wait_for(lambda: queue.get(10).missing == (0,), "the image without its module")
         assert take(queue, 5)[-1].is_good
 
 
@@ -141,6 +142,22 @@ def test_pedestal_stage_when_forced_then_frames_and_daq_rec_show_it(part, wait_f
             assert np.bincount(frame.image.ravel() >> 14, minlength=4)[1] > 0.99 * frame.image.size
         finally:
             part.forced_stage = None
+
+
+def test_light_when_the_shutter_closes_then_frames_are_dark(facility, part, wait_for):
+    with ModuleStream(part.endpoints) as stream:
+        queue = stream.frames()
+
+        def shown():
+            frame = take(queue, 1)[0]
+            return DaqRec.decode(frame.daq_rec).dark_shot, bool((frame.image >> 14 == 1).any())
+
+        try:
+            facility.clock.light = False
+            wait_for(lambda: shown() == (True, False), "dark frames")
+        finally:
+            facility.clock.light = True
+        wait_for(lambda: shown() == (False, True), "light again")
 
 
 def test_part_when_asked_nonsense_then_refuses_by_name(part):

@@ -270,3 +270,14 @@ def _iocs(prefix: str) -> list[bytes]:
         with contextlib.suppress(OSError):  # gone meanwhile
             found.append(line.read_bytes())
     return [line for line in found if b"sfdaq_ophyd.sim.pvs" in line and prefix.encode() in line]
+
+
+def test_shutter_when_closed_or_without_beam_then_the_clock_tells_every_simulator(facility):
+    facility.pvs.write("shutter", "Closed")
+    assert not facility.clock.light
+    facility.pvs.write("shutter", "Open")
+    assert facility.clock.light
+    facility.pvs.write("beam_rate", 0.0)
+    assert not facility.clock.light
+    facility.pvs.write("beam_rate", 100.0)
+    assert facility.clock.light

@@ -108,7 +108,7 @@ class JungfrauPart:
 
     @property
     def beam(self) -> bool:
-        """Whether light reaches the detector."""
+        """Whether light reaches the detector while the beam is there and the shutter open."""
         return self.scene.beam
 
     @beam.setter

@@ -90,6 +90,7 @@ class Sender:
         self.scene = Scene(settings.detector_name, settings.seed)
         self.detector = DetectorModel(self.scene, settings, start_pulse_id)
         self.assembled = AssembledModel(self.detector)
+        self._beam = True
         self._context, ports = zmq.Context(), iter(ports)
         self.modules = [PubSocket(self._context, next(ports)) for _ in range(settings.n_ports)]
         self.streamvis = PubSocket(self._context, next(ports))
@@ -137,7 +138,7 @@ class Sender:
             case {"do": "stop"}:
                 self._post(self.detector.stop())
             case {"do": "scene", "forced_stage": stage, "beam": beam}:
-                self.scene.forced_stage, self.scene.beam = stage, beam
+                self.scene.forced_stage, self._beam = stage, beam
             case {"do": "fail", "what": what, "details": details}:
                 self.detector.faults.add(what, details)
             case {"do": "clear_faults"}:
@@ -167,6 +168,7 @@ class Sender:
         if now - self._last > MAX_BEHIND:
             self._n_left_out += now - self._last - MAX_BEHIND
             self._last = now - MAX_BEHIND
+        self.scene.beam = self._beam and self._clock.light
         for pulse_id in range(self._last + 1, now + 1):
             self._last = pulse_id
             self._take(pulse_id)

@@ -82,6 +82,7 @@ class BeamlineIOC(PVGroup):
             await item.place(float(value))
         elif role in ("event_code", "shutter", "beam_rate"):
             await item.write(value, verify_value=False)
+            self._clock.light = self.shutter.value == "Open" and self.beam_rate.value > 0
         else:
             raise ValueError(f"{role} is what the beam gives; it cannot be written")
 
@@ -123,6 +124,7 @@ class BeamlineIOC(PVGroup):
         state = value if isinstance(value, str) else instance.enum_strings[int(value)]
         if state != instance.value:
             await asyncio.sleep(SHUTTER_TRAVEL / self._speed)
+        self._clock.light = state == "Open" and self.beam_rate.value > 0
         return state
 
     @beam_intensity.scan(period=0.1)
