@@ -11,7 +11,7 @@ import numpy as np
 from ..wire.detector_name import MODULE_SHAPE
 from . import _kernel
 from ._memory import address, aligned_empty
-from .geometry import CHIP, GAP, Layout
+from .geometry import CHIP, GAP, Layout, module_shape
 
 _PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 
@@ -27,7 +27,8 @@ class FusedEngine:
         self._n_threads = n_threads
         self._common, self._rare = _constants(layout, pedestal, scale)
         self._bands = _bands(layout)
-        self._holes = _holes(layout)
+        self._holes, self._lead = _holes(layout, self._bands)
+        self._fill = fill
         bits = int(np.float32(fill).view(np.int32)) if dtype.kind == "f" else 0
         self._settings = (
             CHIP // 16, GAP if layout.gap_pixels else 0, address(self._common), address(self._rare),
@@ -42,13 +43,14 @@ class FusedEngine:
         first, *others = self._parts(sources, n_parts)
         images = (address(raw), raw.strides[0], address(out), out.strides[0], len(raw), out.shape[-1])
         pending = [_pool(self._n_threads).submit(self._run_part, images, part) for part in others]
+        for image in out if self._lead else ():
+            image.reshape(-1)[: self._lead] = self._fill
         self._run_part(images, first)
         for future in pending:
             future.result()
 
     def _run_part(self, images, part):
-        buffer = self._scratch()
-        _kernel.calibrate(*images, *part, *self._settings, buffer, buffer + _kernel.BUFFER_BYTES)
+        _kernel.calibrate(*images, *part, *self._settings, self._scratch())
 
     def _parts(self, sources, n_parts):
         """Share bands and holes among threads; tables are kept per order of modules in the data."""
@@ -62,12 +64,11 @@ class FusedEngine:
         return self._tables[key]
 
     def _scratch(self):
-        """Return the address of this thread's buffer and tile, on a cache line."""
+        """Return the address of this thread's scratch memory, on a cache line."""
         try:
             return self._local.address
         except AttributeError:
-            size = _kernel.BUFFER_BYTES + _kernel.TILE_BYTES
-            self._local.scratch = aligned_empty((size,), np.dtype(np.uint8))
+            self._local.scratch = aligned_empty((_kernel.SCRATCH_BYTES,), np.dtype(np.uint8))
             self._local.address = address(self._local.scratch)
             return self._local.address
 
@@ -104,8 +105,11 @@ def _bands(layout):
     return np.array(table, dtype=np.int64)
 
 
-def _holes(layout):
-    """Return runs of pixels that no chip row covers, as (first pixel, pixels) in the flat image."""
+def _holes(layout, bands):
+    """Return, for each band, how many pixels that nothing covers follow each of its rows in the flat image.
+
+    A hole before the first module belongs to no row: it is returned apart, as the number of its pixels.
+    """
     covered = np.zeros(layout.shape, dtype=bool)
     for block in layout.blocks(covered):
         block[...] = True
@@ -113,8 +117,14 @@ def _holes(layout):
             for y in range(CHIP, len(block), CHIP + GAP):
                 block[y : y + GAP] = False
     flat = np.concatenate([[True], covered.ravel(), [True]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2)
-    return np.stack([edges[:, 0], edges[:, 1] - edges[:, 0]], axis=1).astype(np.int64)
+    starts, ends = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2).T
+    length = dict(zip(starts.tolist(), (ends - starts).tolist()))
+    holes = np.zeros((len(bands), _kernel.BAND), dtype=np.int64)
+    for i, (_, turns, _, y, x, _) in enumerate(bands.tolist()):
+        width = module_shape(layout.gap_pixels)[1 - turns % 2]
+        for row in range(_kernel.BAND):
+            holes[i, row] = length.get((y + row) * layout.shape[1] + x + width, 0)
+    return holes, length.get(0, 0)
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}

@@ -1,8 +1,9 @@
 """The fused kernel: raw module rows to the final image in one pass.
 
-Pedestal, gain, mask, gap pixels, geometry, turns and holes at once. Rows go through a small buffer, from
-which whole 64-byte lines are streamed to the image, past the caches: it is written once and never read. Where
-lines of the image and of the constants coincide (no gaps, full width), the buffer is left out.
+Pedestal, gain, mask, gap pixels, geometry, turns and the holes between modules at once. Rows go through a
+small buffer, from which whole 64-byte lines are streamed to the image, past the caches: it is written once
+and never read. Where lines of the image and of the constants coincide (no gaps, full width), the buffer is
+left out.
 
 Work comes in bands of `BAND` image rows of one module. A band is done for every frame of a stack before the
 next one, so its constants stay in the cache. Threads share bands. The GIL is not held, and numba's own
@@ -33,20 +34,23 @@ BAND = 32
 BUFFER_BYTES = 4 * 512
 """Room for a chip's row, with its gap pixels and what is left of the one before."""
 
-TILE_BYTES = 2 * BAND * 1024
-"""Room for a turned band of raw words."""
+TILE_ROW = 2 * 1024 + 64
+"""Bytes from row to row of a turned band; not a power of two, for the sake of the cache."""
+
+SCRATCH_BYTES = BUFFER_BYTES + 64 + BAND * TILE_ROW
+"""Room for the buffer, a blank line and a turned band."""
 
 _TABLE = types.int64[:, ::1]
 _SIGNATURE = types.void(
     *[types.int64] * 6, _TABLE, _TABLE, *[types.int64] * 4, types.float64, types.int64, *[types.boolean] * 3,
-    *[types.int64] * 2,
+    types.int64,
 )  # fmt: skip
 """Python's own numbers only: numba takes 20 us to recognise a numpy scalar."""
 
 
 @njit(nogil=True)
 def _flush(buffer, skip, fill, target, last):
-    """Write pixels `skip` to `fill` of the buffer; return how many are left for the next row."""
+    """Write pixels `skip` to `fill` of the buffer, of the last line only if asked; return what is left."""
     first = 0
     if skip:
         first = 1
@@ -70,59 +74,77 @@ def _turn_band(raw, band, turns, tile):
         for i in range(BAND):
             source = raw + 2048 * (511 - first - i) + 2046
             for j in range(1024):
-                put_word(tile + 2048 * i + 2 * j, get_word(source - 2 * j))
-    elif turns == 1:
-        for j in range(512):
-            source = raw + 2048 * j + 2 * (1023 - first)
-            for i in range(BAND):
-                put_word(tile + 1024 * i + 2 * j, get_word(source - 2 * i))
-    else:
-        for j in range(512):
-            source = raw + 2048 * (511 - j) + 2 * first
-            for i in range(BAND):
-                put_word(tile + 1024 * i + 2 * j, get_word(source + 2 * i))
+                put_word(tile + TILE_ROW * i + 2 * j, get_word(source - 2 * j))
+        return
+    top, step = (tile + (BAND - 1) * TILE_ROW, -TILE_ROW) if turns == 1 else (tile, TILE_ROW)
+    for j in range(512):
+        source = (
+            raw + 2048 * j + 2 * (1024 - BAND - first) if turns == 1 else raw + 2048 * (511 - j) + 2 * first
+        )
+        for i in range(BAND):
+            put_word(top + i * step + 2 * j, get_word(source + 2 * i))
+
+
+@njit(nogil=True)
+def _fill(buffer, blank, filled, skip, target, n, fill_bits):
+    """Append `n` blank pixels to the row in the buffer; return the new (filled, skip, target)."""
+    while n > 0 and filled % 16:
+        put_pixel(buffer + 4 * filled, fill_bits)
+        filled += 1
+        n -= 1
+    if n > 0:
+        _flush(buffer, skip, filled, target, True)
+        target += 4 * filled
+        for i in range(n // 16):
+            stream16(blank, target + 64 * i)
+        target += 64 * (n // 16)
+        skip = filled = 0
+        for _ in range(n % 16):
+            put_pixel(buffer + 4 * filled, fill_bits)
+            filled += 1
+    return filled, skip, target
 
 
 @njit(_SIGNATURE, nogil=True, cache=True)
 def calibrate(
     raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
-    fill, fill_bits, mask_undefined, mask_lost, as_int, buffer, tile,
+    fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
 ):  # fmt: skip
-    """Do some bands and some holes of `n_frames` images.
+    """Do some bands of `n_frames` images, and the holes behind them.
 
-    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `buffer` and `tile` are addresses;
-    `pitch` is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image
-    column, index of the first constant); `holes` of (first pixel, pixels). `blocks` is a chip's width over
-    16: a variable, because an unrolled loop is slower (the prefetcher follows one load, not sixteen).
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare` and `scratch` are addresses; `pitch` is
+    the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column, index
+    of the first constant). `holes` has, for each band, the blank pixels that follow each of its rows.
+    `blocks` is a chip's width over 16: a variable, because an unrolled loop is slower (the prefetcher follows
+    one load, not sixteen).
     """
-    chip = 16 * blocks
     fill = np.float32(fill)
+    buffer, blank, tile = scratch, scratch + BUFFER_BYTES, scratch + BUFFER_BYTES + 64
+    for i in range(16):
+        put_pixel(blank + 4 * i, fill_bits)
+    chip = 16 * blocks
     for task in range(len(bands)):
         band, turns, raw_row, y, x, constants = bands[task]
         chips = (1024 if turns % 2 == 0 else 512) // chip
         row_pixels = chips * chip + gap * (chips - 1)
         for frame in range(n_frames):
             source = raw + frame * raw_stride + 2048 * raw_row
+            source_row = 2048
             if turns == 0:
                 source += 2048 * BAND * band
             else:
                 _turn_band(source, band, turns, tile)
-                source = tile
+                source, source_row = tile, TILE_ROW
             common_at = common + 8 * constants
             rare_at = rare + 16 * constants
             begin = out + frame * out_stride + 4 * (y * pitch + x)
-            if row_pixels == pitch and gap == 0 and begin % 64 == 0:
+            if row_pixels == pitch and gap == 0 and begin % 64 == 0 and turns == 0:
                 for i in range(BAND * chips * blocks):
                     convert16_streaming(
-                        source + 32 * i,
-                        common_at + 128 * i,
-                        rare_at + 256 * i,
-                        begin + 64 * i,
-                        fill,
-                        mask_undefined,
-                        mask_lost,
-                        as_int,
-                    )
+                        source + 32 * i, common_at + 128 * i, rare_at + 256 * i, begin + 64 * i,
+                        fill, mask_undefined, mask_lost, as_int,
+                    )  # fmt: skip
+                _fill(buffer, blank, 0, 0, begin + 4 * BAND * pitch, holes[task, BAND - 1], fill_bits)
                 continue
             skip = filled = target = 0
             for row in range(BAND):
@@ -133,10 +155,11 @@ def calibrate(
                     target = begin - 4 * skip
                     expect_write(begin + 4 * pitch)
                     expect_write(begin + 4 * (pitch + row_pixels))
+                words = source + row * source_row
                 for part in range(chips):
                     for _ in range(blocks):
                         convert16(
-                            source,
+                            words,
                             common_at,
                             rare_at,
                             buffer + 4 * filled,
@@ -145,7 +168,7 @@ def calibrate(
                             mask_lost,
                             as_int,
                         )
-                        source += 32
+                        words += 32
                         common_at += 128
                         rare_at += 256
                         filled += 16
@@ -158,10 +181,6 @@ def calibrate(
                     for i in range(left):
                         put_pixel(buffer + 4 * i, get_pixel(buffer + 4 * (filled - left + i)))
                     skip, filled = 0, left
+                filled, skip, target = _fill(buffer, blank, filled, skip, target, holes[task, row], fill_bits)
             _flush(buffer, skip, filled, target, True)
-    for frame in range(n_frames):
-        for hole in range(len(holes)):
-            at = out + frame * out_stride + 4 * holes[hole, 0]
-            for i in range(holes[hole, 1]):
-                put_pixel(at + 4 * i, fill_bits)
     fence()

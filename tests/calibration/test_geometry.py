@@ -131,3 +131,25 @@ def test_name_when_digits_or_version_differ_then_found(name):
 def test_name_when_unknown_then_value_error(name):
     with pytest.raises(ValueError, match="detector_name"):
         make_layout(name, [0], gap_pixels=True, geometry=True)
+
+
+def test_stack_when_it_is_part_of_a_larger_array_then_written_in_place():
+    calibration = plain("JF02T09V03", 9, gap_pixels=True, engine="numba", disabled_modules=(8,))
+    raw = np.random.default_rng(0).integers(0, 2**14, (4, 512 * 9, 1024), dtype=np.uint16)
+    ring = np.full((4, *calibration.shape), -1, dtype="f4")
+    calibration(raw[::2], out=ring[1::2])
+    assert np.all(ring[::2] == -1)
+    np.testing.assert_array_equal(ring[1], calibration(raw[0]))
+    np.testing.assert_array_equal(ring[3], calibration(raw[2]))
+
+
+def test_threads_when_several_share_a_calibration_then_each_gets_its_own_image():
+    from concurrent.futures import ThreadPoolExecutor
+
+    calibration = plain("JF01T03V01", 3, engine="numba", n_threads=3)
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 2**14, (2, 1536, 1024), dtype=np.uint16) for _ in range(6)]
+    alone = plain("JF01T03V01", 3, engine="numpy")
+    with ThreadPoolExecutor(4) as pool:
+        for frame, image in zip(frames, pool.map(calibration, frames)):
+            np.testing.assert_array_equal(image, alone(frame))
