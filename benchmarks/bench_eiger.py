@@ -242,7 +242,7 @@ def event_overhead(n=200):
         "bar": "<= 3 ms over ophyd.sim.det",
         "met": extra <= 3,
         "baseline": f"ophyd.sim.det {min(plain) * 1e3:.2f} ms per point",
-        "note": f"{n} points of 1 x 1 k, server waits not counted, median point, best of 5; profile in {PROFILE.name}",
+        "note": f"{n} points of 1 x 1 k; median point, best of 5, no server waits; see {PROFILE.name}",
     }
 
 
