@@ -24,6 +24,10 @@ class LostRecord(DetectorStateError):
     """The DAQ does not know our acquisition any more: it, or its writer, was restarted."""
 
 
+class DaqGone(DetectorStateError):
+    """The DAQ does not answer any more."""
+
+
 class SlowCreation(DetectorStateError):
     """Creating the file took longer than the service waits; it writes no image into it."""
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 from ...clients.std_daq_errors import StdDaqRefused
 from ...clients.std_daq_writers import FileWriter
-from ...errors import Discarded
+from ...errors import Discarded, ServiceTimeout, ServiceUnreachable
 from ...wire.std_daq import AcquisitionState, DaqStatus, WriteRequest, WriterState
 from ._errors import (
     DAQ_TEAM,
+    DaqGone,
     DoubleStart,
     LostRecord,
     MissedStart,
@@ -171,13 +172,18 @@ class Flow:
 
         Raises
         ------
-        WriterFailed, LostRecord, DoubleStart, Stalled, Discarded
+        WriterFailed, DaqGone, LostRecord, DoubleStart, Stalled, Discarded
         """
         n_before, last_growth = -1, time.monotonic()
         while True:
             if given_up.is_set():
                 raise Discarded(f"{self._name}: {request.output_file} given up")
-            status = self.status()
+            try:
+                status = self.status()
+            except (ServiceUnreachable, ServiceTimeout) as exc:
+                raise DaqGone(
+                    f"{self._name}: the DAQ is gone while {request.output_file} was written: {exc}"
+                ) from exc
             self._check_ours(request, status)
             a = status.acquisition
             yield status

@@ -20,7 +20,7 @@ from ...wire.std_daq import DaqStatus, WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
-from ._errors import ShortFile
+from ._errors import MissedStart, ShortFile
 from ._flow import Flow
 from ._paths import PathMaker
 
@@ -98,7 +98,13 @@ class StdDaqSource:
         write = self._next(request.n_frames)
         finished = False
         try:
-            self.flow.start(write)
+            try:
+                self.flow.start(write)
+            except MissedStart as missed:
+                logger.warning("%s; starting once more", missed)
+                self._put_aside(write)
+                write = self._next(request.n_frames)
+                self.flow.start(write)
             if given_up.is_set():
                 raise Discarded(f"{self.name}: {write.output_file} given up")
             yield None
@@ -188,4 +194,4 @@ class StdDaqSource:
         """Rename a file no document speaks of, so that nobody takes it for data of a run."""
         path = Path(self._settings.paths.local(write.output_file))
         with contextlib.suppress(OSError):  # of another machine, or of another user: it stays
-            os.replace(path, path.with_name(f"{path.stem}.discarded{path.suffix}"))
+            os.replace(path, path.with_name(f"{path.name}.discarded"))

@@ -159,7 +159,7 @@ class Driver:
 
     def writer_event(self, event: dict) -> None:
         """Take an event of the writer into the status."""
-        what = event["event"]
+        what, logged = event["event"], False
         with self._changed:
             if what == "opened":
                 self._state.opened(event["info"])
@@ -171,11 +171,12 @@ class Driver:
                 self._state.failed(event["text"])
                 publish = True
             else:
-                if self._state.closed(event["message"]):
-                    self._log(self._state.snapshot()["acquisition"])
+                logged = self._state.closed(event["message"])
                 publish = True
             if publish:
                 self._publish(self._state.snapshot())
+            if logged:
+                self._log(self._state.snapshot()["acquisition"])
             self._changed.notify_all()
 
     def _acknowledged(self) -> bool:

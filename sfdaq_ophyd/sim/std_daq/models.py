@@ -5,9 +5,18 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    create_model,
+)
 from pydantic_core import PydanticCustomError
 
+from ...wire.std_daq import OUTPUT_FILE
 from .folders import check_path
 
 
@@ -25,13 +34,23 @@ def _old_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+LIKE_INTEGER = {
+    "anyOf": [{"type": "integer"}, {"type": "boolean"}, {"type": "string", "pattern": "^-?[0-9]{1,18}$"}]
+}
+"""What counts as an integer, for the OpenAPI."""
+
+Integer = Annotated[int, WithJsonSchema(LIKE_INTEGER)]
+OldInteger = Annotated[int, BeforeValidator(_old_integer)]
+OldText = Annotated[str, BeforeValidator(_old_text)]
+
+
 class ModulePositions(BaseModel):
     """Corners of a module in the image."""
 
-    start_x: int
-    start_y: int
-    end_x: int
-    end_y: int
+    start_x: Integer
+    start_y: Integer
+    end_x: Integer
+    end_y: Integer
 
 
 class SubmoduleInfo(BaseModel):
@@ -40,23 +59,40 @@ class SubmoduleInfo(BaseModel):
 
 def write_request(pydantic: int) -> type[BaseModel]:
     """Make the body model of write_async and write_sync for one generation of pydantic."""
-    integer, text = (
-        Annotated[int, BeforeValidator(_old_integer)],
-        Annotated[str, BeforeValidator(_old_text)],
-    )
-    if pydantic == 2:
-        integer, text = int, str
+    integer, text = (int, str) if pydantic == 2 else (OldInteger, OldText)
     return create_model(
         "WriteRequest",
+        __config__=ConfigDict(json_schema_extra=_describe_write_request),
         n_images=(integer, Field(ge=1)),
         output_file=(Annotated[text, AfterValidator(check_path)], ...),
         run_id=(integer, Field(default_factory=time.time_ns)),
     )
 
 
+def _describe_write_request(schema: dict) -> None:
+    """Say what is taken: a bad path wins over all other mistakes, and comes with code 200."""
+    digits = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
+    taken = {
+        "output_file": {"type": "string", "pattern": OUTPUT_FILE.pattern},
+        "n_images": {"anyOf": [{"type": "integer", "minimum": 1}, {"const": True}, digits]},
+        "run_id": LIKE_INTEGER,
+    }
+    refused = {"output_file": {"type": "string", "not": {"pattern": OUTPUT_FILE.pattern}}}
+    title = schema.pop("title")
+    schema.clear()
+    schema.update(
+        title=title,
+        type="object",
+        anyOf=[
+            {"required": ["output_file", "n_images"], "properties": taken},
+            {"required": ["output_file"], "properties": refused},
+        ],
+    )
+
+
 def daq_config(pydantic: int) -> type[BaseModel]:
     """Make the body model of POST /daq/config for one generation of pydantic."""
-    integer = int if pydantic == 2 else Annotated[int, BeforeValidator(_old_integer)]
+    integer = Integer if pydantic == 2 else OldInteger
     integers = ("image_pixel_height", "image_pixel_width", "n_modules", "start_udp_port", "writer_user_id")
     return create_model(
         "DaqConfig",
@@ -86,6 +122,12 @@ class ErrorReply(BaseModel):
     model_config = ConfigDict(extra="forbid")
     status: Literal["error"]
     message: str
+
+
+class Detail(BaseModel):
+    """The request itself cannot be read."""
+
+    detail: str
 
 
 class SimulatorErrorReply(ErrorReply):

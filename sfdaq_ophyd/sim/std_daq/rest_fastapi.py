@@ -3,11 +3,12 @@
 import threading
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Match
 
 from . import models
 from .driver import ServiceError
@@ -50,6 +51,12 @@ def _add_errors(app: FastAPI, pydantic: int) -> None:
     def inside(request: Request, exc: Exception) -> JSONResponse:
         return JSONResponse({"status": "error", "message": str(exc)})
 
+    @app.exception_handler(405)
+    def wrong_method(request: Request, exc: HTTPException) -> JSONResponse:
+        routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
+        allowed = sorted({method for route in routes for method in route.methods})
+        return JSONResponse({"detail": exc.detail}, 405, headers={"Allow": ", ".join(allowed)})
+
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, exc: RequestValidationError) -> JSONResponse:
         errors = jsonable_encoder(exc.errors())
@@ -59,7 +66,8 @@ def _add_errors(app: FastAPI, pydantic: int) -> None:
 
 
 def _says(reply: type, error: type = models.ErrorReply) -> dict:
-    return {"response_model": None, "responses": {200: {"model": reply | error}}}
+    responses = {200: {"model": reply | error}, 400: {"model": models.Detail, "description": "Not UTF-8"}}
+    return {"response_model": None, "responses": responses}
 
 
 def _ok(message: str, **payload: Any) -> dict:

@@ -181,8 +181,13 @@ def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, wr
     assert "took longer than the service waits" in str(error)
 
 
-def test_trigger_when_the_start_is_missed_then_it_is_named(daq, writer):
+def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(daq, writer, caplog):
     daq.fail_next("missed_writing", seconds=0.2)
+    documents, error = run(bp.count([writer], 1))
+    assert error is None and len(documents["event"]) == 1
+    assert "ended before the service looked" in caplog.text
+    for _ in range(2):
+        daq.fail_next("missed_writing", seconds=0.2)
     _, error = run(bp.count([writer], 1))
     assert "ended before the service looked" in str(error)
 

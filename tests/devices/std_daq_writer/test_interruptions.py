@@ -1,0 +1,61 @@
+"""Scans interrupted at messages all over them: right rows, right images, a writer that is READY."""
+
+from __future__ import annotations
+
+import bluesky.plans as bp
+import pytest
+
+from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.plans import fly, std_daq_wrapper
+
+from ..fake import FakeDetector
+from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
+
+N = 2
+
+
+@pytest.fixture
+def make(daq, tmp_path):
+    """Make a fresh writer in a fresh folder, per run."""
+
+    class Made:
+        count = 0
+
+        def writer(self):
+            self.count += 1
+            self.directory = tmp_path / f"{daq.settings.dialect}{self.count}"
+            return StdDaqWriter(daq.url, name="w", directory=self.directory)
+
+    return Made()
+
+
+def step(make):
+    return bp.count([make.writer()], N)
+
+
+def flown(make):
+    return fly([make.writer()], N)
+
+
+def wrapped(make):
+    writer = make.writer()
+    camera = FakeDetector(name="camera", directory=make.directory)
+    return std_daq_wrapper(bp.count([camera], N), writer)
+
+
+@pytest.mark.parametrize("daq", ["flask"], indirect=True)
+@pytest.mark.parametrize("plan", [step, flown, wrapped])
+@pytest.mark.parametrize("interruption", [*COMING_BACK, *ENDING])
+def test_scan_when_interrupted_at_a_message_then_rows_and_files_agree(daq, make, plan, interruption):
+    quiet = drive(interruptible(True), lambda: plan(make))
+    check_run(quiet, N)
+    stride = 3 if plan is step else 7
+    offset = (list(COMING_BACK) + list(ENDING)).index(interruption) % stride
+    for at in range(offset, quiet.n_messages, stride):
+        run = drive(interruptible(True), lambda: plan(make), interruption, at)
+        try:
+            check_run(run, N if interruption in COMING_BACK else None)
+            check_files(run, make.directory)
+            assert daq.service.status()["state"] == "READY"
+        except AssertionError as exc:
+            raise AssertionError(f"{interruption} at {at} of {run.commands}: {exc}") from exc

@@ -1,0 +1,130 @@
+"""The published client and its command line tools drive the simulator through all they have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from std_daq_client import StdDaqAdminException, StdDaqClient
+
+from sfdaq_ophyd import clients
+
+TOOLS = Path(sys.executable).parent
+
+
+def masked(value):
+    """Leave out what differs from call to call."""
+    if isinstance(value, dict):
+        return {k: masked(v) for k, v in value.items() if not k.endswith("_time") and k != "run_id"}
+    return [masked(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(params=[StdDaqClient, clients.StdDaqClient], ids=["published", "ours"])
+def client(request, daq):
+    return request.param(url_base=daq.url)
+
+
+def test_methods_when_called_then_both_clients_return_the_same_dictionaries(client, daq, tmp_path, wait_for):
+    client.stop_writer()
+    request = {"output_file": str(tmp_path / "a.h5"), "n_images": 5, "run_id": 11}
+    started = client.start_writer_async(request)
+    assert started["state"] == "WRITING" and started["acquisition"]["info"]["run_id"] == 11
+    assert request == {"output_file": str(tmp_path / "a.h5"), "n_images": 5, "run_id": 11}
+    wait_for(lambda: client.get_status()["state"] == "READY", "end")
+    finished = client.start_writer_sync({**request, "n_images": "3", "run_id": 12})
+    assert finished["acquisition"]["stats"]["n_write_completed"] == 3
+    logs = client.get_logs(2)
+    newest = list(logs.values())[0] if isinstance(logs, dict) else logs[0]
+    assert newest["info"]["run_id"] == 12
+    wait_for(client.get_stats, "stats")
+    assert set(client.get_deployment_status()) == {"config_id", "message", "servers", "stats", "status"}
+    assert client.get_config() == daq.service.config()[0]
+
+
+def test_set_config_when_the_published_client_sends_all_of_it_then_it_is_stored(daq, wait_for):
+    published = StdDaqClient(daq.url)
+    config = {**published.get_config(), "module_positions": {}, "submodule_info": {}}
+    stored = published.set_config(config)
+    assert stored["detector_name"] == config["detector_name"]
+    wait_for(lambda: not daq.service.writer.alive, "restart")
+    wait_for(lambda: daq.service.writer.alive, "end of the restart", timeout=30)
+
+
+@pytest.mark.parametrize("exception", [StdDaqAdminException, RuntimeError])
+def test_errors_when_the_published_client_raises_then_ours_is_caught_under_its_names(daq, exception):
+    bad = {"output_file": "rel.h5", "n_images": 5}
+    with pytest.raises(StdDaqAdminException):
+        StdDaqClient(daq.url).start_writer_async(bad)
+    ours = clients.StdDaqAdminException if exception is StdDaqAdminException else RuntimeError
+    with pytest.raises(ours):
+        clients.StdDaqClient(daq.url).start_writer_async(bad)
+
+
+def tool(name, *arguments, url, **environment):
+    command = [TOOLS / f"std_cli_{name}", *map(str, arguments), *(["-b", url] if url else [])]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def sfdaq(name, *arguments, url, **environment):
+    command = [TOOLS / "sfdaq", "std-daq", name, *map(str, arguments), *(["-b", url] if url else [])]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+PAIRS = [
+    ("get_status", "status", []),
+    ("get_config", "config", []),
+    ("get_logs", "logs", ["-n", "2"]),
+    ("get_deploy_status", "deploy-status", []),
+    ("write_stop", "stop", []),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours", "arguments"), PAIRS)
+def test_tools_when_called_then_stdout_is_the_same_json(daq, theirs, ours, arguments):
+    first, second = tool(theirs, *arguments, url=daq.url), sfdaq(ours, *arguments, url=daq.url)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert masked(json.loads(first.stdout)) == masked(json.loads(second.stdout))
+    assert second.stdout.count("\n") == first.stdout.count("\n")
+
+
+def test_tools_when_they_write_then_files_are_there(daq, tmp_path, wait_for):
+    for k, call in enumerate((tool, sfdaq)):
+        names = ("write_sync", "write_async") if call is tool else ("write-sync", "write-async")
+        done = call(names[0], tmp_path / f"sync{k}.h5", 3, url=None, STD_DAQ_API_URL=daq.url)
+        assert json.loads(done.stdout)["acquisition"]["message"] == "Completed."
+        assert done.stderr == ""
+        done = call(names[1], tmp_path / f"async{k}.h5", 3, url=daq.url)
+        assert json.loads(done.stdout)["state"] == "WRITING"
+        wait_for(lambda: daq.service.status()["state"] == "READY", "end")
+    assert len(list(tmp_path.glob("*.h5"))) == 4
+
+
+def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for):
+    config = {**daq.service.config()[0], "module_positions": {}, "submodule_info": {}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    assert tool("set_config", tmp_path / "c.json", url=daq.url).returncode == 0
+    wait_for(lambda: not daq.service.writer.alive, "restart")
+    wait_for(lambda: daq.service.writer.alive, "end of the restart", timeout=30)
+    done = sfdaq("set-config", tmp_path / "c.json", "--restart-time", "3", url=daq.url)
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: daq.service.writer.alive, "end of the restart", timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "-b", "http://127.0.0.1:9"], "not reachable"),
+        (["logs", "-n", "0"], "n_last_logs=0"),
+        (["write-async", "rel.h5", "5"], "absolute path"),
+        (["write-sync", "/tmp/x.h5", "0"], "n_images=0"),
+        (["set-config", "missing.json"], "readable JSON file"),
+    ],
+)
+def test_sfdaq_when_something_is_wrong_then_one_line_and_exit_code_1(arguments, words):
+    done = sfdaq(*arguments, url=None, STD_DAQ_API_URL="http://127.0.0.1:9")
+    assert done.returncode == 1 and done.stdout == ""
+    assert words in done.stderr and done.stderr.count("\n") == 1
