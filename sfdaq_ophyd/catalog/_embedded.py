@@ -159,6 +159,29 @@ class EmbeddedCatalog:
             done.append(uid)
         return done
 
+    def extend(self, uid: str, documents: Iterable[tuple[str, dict]]) -> None:
+        """Add streams to a run that is closed already, such as files that came late.
+
+        Parameters
+        ----------
+        uid : str
+            The whole uid.
+        documents : iterable of (str, dict)
+            Descriptors, stream resources, stream datums and event pages of new streams.
+
+        Raises
+        ------
+        RunNotFound
+        """
+        self._settle()
+        writer = self._open_writer()
+        if uid not in self._write_client:
+            raise RunNotFound(uid, where=self.directory, reason="no such run", waiting=self.waiting)
+        writer.go_on(self._write_client[uid])
+        for name, doc in documents:
+            writer(name, doc)
+        writer.flush()
+
     @property
     def client(self):
         """The Tiled client of the catalog, everything emitted so far being written; runs by start time."""

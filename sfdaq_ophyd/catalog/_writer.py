@@ -44,6 +44,10 @@ class RunWriter:
     def __call__(self, name: str, doc: dict) -> None:
         self._normalizer(name, doc)
 
+    def go_on(self, run) -> None:
+        """Write into a run that is there already, in place of one begun by a start document."""
+        self._writer.root_node = run
+
     def flush(self) -> None:
         """Write everything received so far: one request per table, array and external key."""
         self._writer.flush()

@@ -5,6 +5,7 @@ from .fly import collect_while_completing, fly
 from .pedestal import take_pedestal
 from .pgroup import close_pgroup, copy_user_files, preflight
 from .power import power_on
+from .record import sf_record
 from .retrieve import re_retrieve, retrieve_from_buffers
 from .run_number import run_number_decorator, run_number_wrapper
 from .save_once import save_once
@@ -31,6 +32,7 @@ __all__ = [
     "sf_count",
     "sf_grid_scan",
     "sf_list_scan",
+    "sf_record",
     "sf_scan",
     "std_daq_decorator",
     "std_daq_wrapper",

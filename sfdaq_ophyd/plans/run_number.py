@@ -115,7 +115,8 @@ class _RunNumbers:
             if not early and broker.register == "run":
                 limit = 2 * float(broker.file_timeout.get())
                 yield from ask(broker, "wait_for_files", timeout=limit)
-            yield from self._register()
+            if early or broker.register == "run":
+                yield from self._register()
             yield from ask(broker, "end_run" if early or broker.register == "late" else "judge_run")
         except RunEngineControlException as exc:
             yield from ask(broker, "end_run")

@@ -19,7 +19,7 @@ from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from ._follower import Announced, FileFollower
-from ._run_table import ASKED, ASKING, COMPLETE, FAILED, REFUSED, RUN, UNKNOWN, RunTable
+from ._run_table import ASKED, ASKING, REFUSED, RUN, UNKNOWN, RunTable, note_checked
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ class BrokerRun:
     uid: str = ""
     names: tuple[str, ...] | None = None
     n_asked: int = 0
-    n_done: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,18 +142,31 @@ class Asking:
             run.table.write(REFUSED if nothing_done else UNKNOWN, index, reason=str(exc))
             raise
         asked = Asked(index, run, pulses, retrieval)
-        run.table.write(ASKED, index, **asked.values)
+        files, gaps = self._expected(request, retrieval, tolerate_missing)
+        frames = frames_of(request)
+        aligned = self.directory / run.pgroup / f"run{padded(run.number)}-aligned"
+        run.table.write(
+            ASKED,
+            index,
+            **asked.values,
+            expected={source: str(path) for source, path in files.items()},
+            gaps=gaps,
+            aligned=str(aligned),
+            asked=_compact(frames),
+        )
         logger.info("%s: run %d, acquisition %d, %s", self._name, run.number, index + 1, pulses)
-        self._follow(asked, request, file_timeout, tolerate_missing)
+        deadline = time.monotonic() + file_timeout
+        note = note_checked(run.table, index)
+        self.follower.follow(Announced(index, files, frames, deadline, aligned, note, gaps))
         return asked
 
-    def _follow(
-        self, asked: Asked, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool
-    ) -> None:
-        run = asked.run
+    def _expected(
+        self, request: RetrieveRequest, retrieval: Retrieval, tolerate_missing: bool
+    ) -> tuple[dict[str, Path], dict[str, bool]]:
+        """Return where each source's file will be here, and whether it may lack frames."""
         selected = bool(request.selected_pulse_ids)
         files, gaps = {}, {}
-        for file in asked.retrieval.files:
+        for file in retrieval.files:
             source = file.rsplit(".", 2)[1]
             parameters = request.detectors.get(source, {})
             if is_converted(parameters, selected_pulse_ids=selected) and not is_processed(
@@ -163,22 +175,7 @@ class Asking:
                 file = raw_file(file)  # what is announced never appears
             files[source] = self._client.local_path(file)
             gaps[source] = tolerate_missing or bool(parameters.get("save_ppicker_events_only"))
-
-        def note(found: list[dict], failures: dict[str, str]) -> None:
-            run.table.write(FAILED if failures else COMPLETE, asked.index, found=found, failures=failures)
-            run.n_done += 1
-
-        self.follower.follow(
-            Announced(
-                asked.index,
-                files,
-                frames_of(request),
-                time.monotonic() + file_timeout,
-                self.directory / run.pgroup / f"run{padded(run.number)}-aligned",
-                note,
-                gaps,
-            )
-        )
+        return files, gaps
 
 
 def frames_of(request: RetrieveRequest) -> range | list[int]:
@@ -188,6 +185,12 @@ def frames_of(request: RetrieveRequest) -> range | list[int]:
     inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
     step = request.rate_multiplicator
     return range(-(-inner.first // step) * step, inner.last + 1, step)
+
+
+def _compact(frames: range | list[int]) -> dict[str, list[int]]:
+    if isinstance(frames, range):
+        return {"range": [frames.start, frames.stop, frames.step]}
+    return {"ids": frames}
 
 
 def labels(run: BrokerRun | None, **more: Any) -> dict[str, Any]:

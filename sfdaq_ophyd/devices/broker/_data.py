@@ -64,6 +64,10 @@ class _Columns:
 
     def collect_pages(self) -> Iterator[dict]:
         """Yield all rows."""
+        yield from self.pages()
+
+    def pages(self) -> Iterator[dict]:
+        """Yield all rows as partial event pages."""
         now, data = time.time(), self._columns()
         n_rows = len(next(iter(data.values())))
         yield {"time": [now] * n_rows, "data": data, "timestamps": {key: [now] * n_rows for key in data}}
@@ -105,10 +109,18 @@ class _Rows(_Columns):
         self._rows, self._table = rows, table
 
     def collect_pages(self) -> Iterator[dict]:
-        """Yield all rows."""
-        yield from super().collect_pages()
+        """Yield all rows, and note that they are in the documents."""
+        yield from self.pages()
+        self.note_registered()
+
+    def note_registered(self) -> None:
+        """Note that these rows are in the documents."""
         for row in self._rows:
             self._table.write(REGISTERED, row["index"])
+
+    def collect_asset_docs(self) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of external data."""
+        yield from ()
 
 
 class DataRows(_Rows):

@@ -18,8 +18,11 @@ from ...wire.pulse_id import PulseRange
 from .._status import GRACE, ActionStatus
 from ..pulse_id import PulseId
 from ._acquisition import Acquisition
-from ._asking import Asked, Asking, Procedure, labels
+from ._asking import Asked, Asking, BrokerRun, Procedure, labels
+from ._flying import BrokerFlying
 from ._jobs import Service
+from ._keys import acquisition_keys, pulse_id_of, signal_of
+from ._late import Catalog, register_late
 from ._preflight import Check, Preflight, demand
 from ._procedures import procedures_of
 from ._run_table import READ
@@ -28,16 +31,8 @@ from ._step import NextPoint, scan_info
 
 logger = logging.getLogger(__name__)
 
-_INTEGERS = (
-    "run_number",
-    "acquisition_number",
-    "unique_acquisition_number",
-    "start_pulse_id",
-    "stop_pulse_id",
-)
 
-
-class SfDaqBroker(BrokerSettings):
+class SfDaqBroker(BrokerFlying, BrokerSettings):
     """Record detectors, channels, cameras and PVs through the sf-daq broker.
 
     One run number per Bluesky run, one acquisition per trigger. A trigger is done when the broker has taken
@@ -135,9 +130,9 @@ class SfDaqBroker(BrokerSettings):
         }
         for signal, value in given.items():
             getattr(self, signal).put(value)
-        self.pulse_id = _pulse_id(pulse_id, beamline, f"{name}_pulse_id")
-        self.beam_rate = _pv(beam_rate, f"{name}_beam_rate")
-        self.event_code = _pv(event_code, f"{name}_event_code")
+        self.pulse_id = pulse_id_of(pulse_id, beamline, f"{name}_pulse_id")
+        self.beam_rate = signal_of(beam_rate, f"{name}_beam_rate")
+        self.event_code = signal_of(event_code, f"{name}_event_code")
         self.asking = Asking(name, self.client, Path(directory))
         self.procedures: dict[str, Procedure] = procedures_of(self)
         self._acquisition: Acquisition | None = None
@@ -166,6 +161,7 @@ class SfDaqBroker(BrokerSettings):
         """Give up what was not asked for yet; files asked for are still followed. Safe twice."""
         try:
             self._give_up()
+            self._end_flight()
             self.service.give_up()
         finally:
             self.asking.end_run()
@@ -237,8 +233,11 @@ class SfDaqBroker(BrokerSettings):
         return status
 
     def _ask(self, pulses: PulseRange) -> Asked:
+        return self.ask_for(pulses, self.asking.use_run(self))
+
+    def ask_for(self, pulses: PulseRange, run: BrokerRun) -> Asked:
+        """Send the request for `pulses`, which are over."""
         point = self.next_point.current
-        run = self.asking.use_run(self)
         info = None
         if point is not None:
             if run.names is None:
@@ -283,20 +282,38 @@ class SfDaqBroker(BrokerSettings):
     def describe(self) -> OrderedDict:
         """Describe what `read` returns."""
         keys = super().describe()
-        source = f"broker:{self.client.url}"
-        for key in _INTEGERS:
-            integer = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
-            keys[f"{self.name}_{key}"] = integer
         n_files = sum(bool(getattr(self, s).get()) for s in ("channels", "cameras", "pvs"))
         n_files += len(self.detectors.get())
-        strings = {"source": source, "dtype": "array", "dtype_numpy": "<U256", "shape": [n_files]}
-        keys[f"{self.name}_files"] = strings
+        keys.update(acquisition_keys(self.name, f"broker:{self.client.url}", n_files))
         return keys
 
     @property
     def hints(self) -> dict:
         """Run and acquisition number."""
         return {"fields": [f"{self.name}_run_number", f"{self.name}_acquisition_number"]}
+
+    def register_late(self, catalog: Catalog, timeout: float = 600.0) -> dict[str, list[str]]:
+        """Register files of closed runs in `catalog`, also those of an earlier session that crashed.
+
+        Parameters
+        ----------
+        catalog : EmbeddedCatalog
+            With the runs.
+        timeout : float
+            s for files that are still awaited.
+
+        Returns
+        -------
+        dict of str to list of str
+            Uid of each run to the streams added to it.
+
+        Raises
+        ------
+        ServiceTimeout
+            Files are still awaited; call it again.
+        """
+        limit = float(self.file_timeout.get())
+        return register_late(self.name, self.asking.directory, catalog, file_timeout=limit, timeout=timeout)
 
     # interruptions
 
@@ -321,15 +338,3 @@ class SfDaqBroker(BrokerSettings):
         self._acquisition, self._taken = None, None
         self._paused = self._ready = self._was_read = False
         self.next_point.current = None
-
-
-def _pulse_id(given: str | PulseId | None, beamline: str, name: str) -> PulseId | None:
-    if given is None and beamline:
-        given = BEAMLINES[beamline].pulse_id_pv
-    return PulseId(given, name=name) if isinstance(given, str) else given
-
-
-def _pv(pv: str | None, name: str):
-    from ophyd import EpicsSignalRO
-
-    return None if pv is None else EpicsSignalRO(pv, name=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,22 @@ class RunTable:
     def write(self, what: str, index: int | None = None, **facts: Any) -> None:
         """Append a line about acquisition `index` of the run, or about the run."""
         line = {"what": what, "time": time.time(), **({} if index is None else {"index": index}), **facts}
-        text = json.dumps(line) + "\n"
+        text = "\n" + json.dumps(line)  # a line cut off by a crash does not spoil the next
         with self.path.open("a") as file:
             file.write(text)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the acquisitions in order: all facts about each, and `state`, the last one that counts."""
         return read_rows(self.path)
+
+
+def note_checked(table: RunTable, index: int) -> Callable[[list[dict], dict[str, str]], None]:
+    """Return what notes the files of an acquisition once they are checked: data found, failures by file."""
+
+    def note(found: list[dict], failures: dict[str, str]) -> None:
+        table.write(FAILED if failures else COMPLETE, index, found=found, failures=failures)
+
+    return note
 
 
 def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,142 @@
+"""Register files after their run has closed: from the run tables on disk, also after a crash."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from event_model import ComposeDescriptor
+
+from ...errors import RunNotFound, ServiceTimeout
+from ._data import data_streams
+from ._follower import Announced, FileFollower
+from ._run_table import ASKED, RunTable, note_checked, read_rows, read_run
+
+logger = logging.getLogger(__name__)
+
+PERIOD = 0.05
+
+
+class Catalog(Protocol):
+    """What this needs of a catalog."""
+
+    def __contains__(self, uid: object) -> bool:
+        """Tell whether a run is there."""
+
+    def extend(self, uid: str, documents: Any) -> None:
+        """Add streams to a run that is closed already."""
+
+
+def unregistered(directory: Path) -> list[Path]:
+    """Return the run tables with acquisitions that are in no document yet, oldest first."""
+    tables = sorted(directory.glob("*/run*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return [path for path in tables if any(_waits(row) for row in read_rows(path))]
+
+
+def register_late(
+    name: str, directory: Path, catalog: Catalog, *, file_timeout: float, timeout: float
+) -> dict[str, list[str]]:
+    """Check what was not checked, and add the streams to the runs in the catalog.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    directory : Path
+        With the run tables.
+    file_timeout : float
+        s from now for files nobody has followed to their end.
+    timeout : float
+        s for everything.
+
+    Returns
+    -------
+    dict of str to list of str
+        Uid of each run to the streams added to it. Runs that are not in the catalog are left for later.
+
+    Raises
+    ------
+    ServiceTimeout
+        Files are still awaited; what is whole stays to be registered by the next call.
+    """
+    done: dict[str, list[str]] = {}
+    follower = FileFollower(f"{name} late")
+    tables = [path for path in unregistered(directory) if read_run(path).get("run_uid") in catalog]
+    for path in tables:
+        for row in read_rows(path):
+            if row["state"] == ASKED:
+                follower.follow(_announced(RunTable(path), row, file_timeout))
+    deadline = time.monotonic() + timeout
+    wait = threading.Event()
+    while follower.n_pending:
+        if time.monotonic() > deadline:
+            seen = follower.last_seen
+            follower.forget()
+            raise ServiceTimeout(f"{name}: late registration", timeout, seen)
+        wait.wait(PERIOD)
+    for path in tables:
+        uid, table = read_run(path)["run_uid"], RunTable(path)
+        streams = data_streams(name, table)
+        try:
+            catalog.extend(uid, _documents(uid, streams))
+        except RunNotFound:
+            logger.warning("%s: run %s went from the catalog", name, uid)
+            continue
+        for _, rows in streams:
+            rows.note_registered()
+        done[uid] = [stream for stream, _ in streams]
+    return done
+
+
+def _waits(row: dict[str, Any]) -> bool:
+    return not row["registered"] and "files" in row
+
+
+def _announced(table: RunTable, row: dict[str, Any], file_timeout: float) -> Announced:
+    asked = row["asked"]
+    return Announced(
+        row["index"],
+        {source: Path(path) for source, path in row["expected"].items()},
+        range(*asked["range"]) if "range" in asked else asked["ids"],
+        time.monotonic() + file_timeout,
+        Path(row["aligned"]),
+        note_checked(table, row["index"]),
+        row["gaps"],
+    )
+
+
+def _documents(uid: str, streams: list[tuple[str, Any]]) -> Iterator[tuple[str, dict]]:
+    """Yield the documents of streams for a run that has a start document already."""
+    compose = ComposeDescriptor(start={"uid": uid}, streams={}, event_counters={})
+    for stream, rows in streams:
+        bundle = compose(name=stream, data_keys=rows.describe_collect())
+        descriptor = bundle.descriptor_doc
+        yield "descriptor", descriptor
+        seq_nums: dict[str, int] = {}
+        keys: dict[str, str] = {}
+        for kind, doc in rows.collect_asset_docs():
+            if kind == "stream_resource":
+                keys[doc["uid"]] = doc["data_key"]
+                yield kind, {**doc, "run_start": uid}
+            else:
+                key = keys[doc["stream_resource"]]
+                start = seq_nums.get(key, 1)
+                width = doc["indices"]["stop"] - doc["indices"]["start"]
+                seq_nums[key] = start + width
+                yield (
+                    kind,
+                    {
+                        **doc,
+                        "descriptor": descriptor["uid"],
+                        "seq_nums": {"start": start, "stop": start + width},
+                    },
+                )
+        for page in rows.pages():
+            page_doc = bundle.compose_event_page(
+                data=page["data"], timestamps=page["timestamps"], time=page["time"]
+            )
+            yield "event_page", page_doc
