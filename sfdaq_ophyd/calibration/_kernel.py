@@ -181,6 +181,7 @@ def calibrate(
                     for i in range(left):
                         put_pixel(buffer + 4 * i, get_pixel(buffer + 4 * (filled - left + i)))
                     skip, filled = 0, left
-                filled, skip, target = _fill(buffer, blank, filled, skip, target, holes[task, row], fill_bits)
+                n_blank = holes[task, row]
+                filled, skip, target = _fill(buffer, blank, filled, skip, target, n_blank, fill_bits)
             _flush(buffer, skip, filled, target, True)
     fence()
