@@ -11,7 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
-from ..files.frame_file import IMAGE, FrameFile
+from ..files.frame_file import FrameFile, dataset_of
 from ..wire.frame import Frame, FrameFormat, MissingFrame
 from ._assets import FileAssets, frames_in_hdf5
 from ._store import PointStore, row_of
@@ -117,9 +117,12 @@ class FrameStore(PointStore):
         return self._directory / f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.h5"
 
     def _use(self, file: FrameFile) -> None:
-        parameters = frames_in_hdf5(IMAGE, self.frame_format.shape, self.frames_per_point)
+        keys = {
+            f"{self.name}_{image}": frames_in_hdf5(dataset_of(image), shape, self.frames_per_point)
+            for image, (shape, _) in self.frame_format.images.items()
+        }
         self._file, self._n_saved = file, 0
-        self._assets = FileAssets(file.path, {f"{self.name}_image": parameters})
+        self._assets = FileAssets(file.path, keys)
 
     def _close_file(self) -> None:
         file, self._file, self._assets = self._file, None, None

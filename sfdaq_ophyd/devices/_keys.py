@@ -26,7 +26,8 @@ def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
 
 def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: bool) -> dict[str, dict]:
     """Describe a point of `frames_per_point` frames: the image, and a key per column."""
-    keys = {f"{name}_image": image_key(name, fmt, frames_per_point)}
+    images = fmt.images.items()
+    keys = {f"{name}_{image}": image_key(name, *kind, frames_per_point) for image, kind in images}
     for column, dtype in columns_of(fmt).items():
         one = frames_per_point == 1
         keys[f"{name}_{column}"] = {
@@ -46,13 +47,13 @@ def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: 
     return keys
 
 
-def image_key(name: str, fmt: FrameFormat, frames_per_point: int) -> dict:
-    """Describe the image of a point: external, shape (frames_per_point, y, x)."""
+def image_key(name: str, shape: tuple[int, int], dtype: np.dtype, frames_per_point: int) -> dict:
+    """Describe an image of a point: external, shape (frames_per_point, y, x)."""
     return {
         "source": f"frame:{name}",
         "dtype": "array",
-        "dtype_numpy": fmt.dtype.newbyteorder("<").str,
-        "shape": [frames_per_point, *fmt.shape],
+        "dtype_numpy": dtype.newbyteorder("<").str,
+        "shape": [frames_per_point, *shape],
         "dims": [f"{name}_frame", f"{name}_y", f"{name}_x"],
         "external": "STREAM:",
     }

@@ -10,6 +10,7 @@
         pulse_id      (n,) int64, where the source has one; -1 in a gap
         is_good       (n,) bool; False in a gap
         <scalar>      (n,) one per number computed from each frame
+      <name>        (n, y, x), one per further form of the image, e.g. raw
 
 The file is written in HDF5's SWMR mode: another process reads it at any time with
 ``h5py.File(path, "r", swmr=True)``, also after the writer was killed. The ids of a frame are on disk before
@@ -34,6 +35,12 @@ from . import _bitshuffle
 IMAGE = "/entry/data/data"
 """Where the images are."""
 
+
+def dataset_of(image: str) -> str:
+    """Return where a form of the image is; ``"image"`` is the image itself."""
+    return IMAGE if image == "image" else f"/entry/data/{image}"
+
+
 _IDS_PER_CHUNK = 1024
 _ONE = h5py.h5s.create_simple((1,))
 
@@ -57,7 +64,7 @@ class FrameFile:
         self.path = Path(path)
         self.frame_format = frame_format
         self._limit = threads + 2
-        self._pending: deque[tuple[Frame | MissingFrame, Future | None]] = deque()
+        self._pending: deque[tuple[Frame | MissingFrame, dict[str, Future]]] = deque()
         self._n_written = 0
         self._file = h5py.File(self.path, "x", libver="latest")
         try:
@@ -76,17 +83,7 @@ class FrameFile:
         entry.attrs.update(default="data", NX_class="NXentry")
         group = entry.create_group("data")
         group.attrs.update(signal="data", NX_class="NXdata")
-        fill = np.nan if fmt.dtype.kind == "f" else None
-        images = group.create_dataset(
-            "data",
-            shape=(0, *fmt.shape),
-            maxshape=(None, *fmt.shape),
-            chunks=(1, *fmt.shape),
-            dtype=fmt.dtype.newbyteorder("<"),
-            fillvalue=fill,
-            **_bitshuffle.FILTER,
-        )
-        images.attrs["interpretation"] = "image"
+        self._images = {name: self._create_images(name, *kind) for name, kind in fmt.images.items()}
         kinds = {"timestamp": "f8", "event_id": f"S{MAX_ID_BYTES}", "is_good": "?"}
         if fmt.has_pulse_id:
             kinds["pulse_id"] = "i8"
@@ -96,7 +93,19 @@ class FrameFile:
             for name, kind in kinds.items()
         }
         self._columns["timestamp"].attrs["units"] = "s"
-        self._images = images
+
+    def _create_images(self, name: str, shape: tuple[int, int], dtype: np.dtype) -> h5py.Dataset:
+        images = self._file.create_dataset(
+            dataset_of(name),
+            shape=(0, *shape),
+            maxshape=(None, *shape),
+            chunks=(1, *shape),
+            dtype=dtype.newbyteorder("<"),
+            fillvalue=np.nan if dtype.kind == "f" else None,
+            **_bitshuffle.FILTER,
+        )
+        images.attrs["interpretation"] = "image"
+        return images
 
     @property
     def n_frames(self) -> int:
@@ -115,12 +124,13 @@ class FrameFile:
         OSError
             An earlier frame could not be written.
         """
-        chunk = None
+        chunks = {}
         if isinstance(frame, Frame):
             self.frame_format.check(frame)
             if _bitshuffle.available():
-                chunk = self._pool.submit(_bitshuffle.compress, frame.image)
-        self._pending.append((frame, chunk))
+                images = _images(frame).items()
+                chunks = {name: self._pool.submit(_bitshuffle.compress, image) for name, image in images}
+        self._pending.append((frame, chunks))
         while self._pending and (len(self._pending) > self._limit or _is_ready(self._pending[0])):
             self._write_next()
 
@@ -131,32 +141,31 @@ class FrameFile:
         """
         while self._pending and (wait or _is_ready(self._pending[0])):
             self._write_next()
-        self._images.flush()
+        for images in self._images.values():
+            images.flush()
         return self._n_written
 
     def _write_next(self) -> None:
-        frame, chunk = self._pending.popleft()
+        frame, chunks = self._pending.popleft()
         try:
-            if isinstance(frame, MissingFrame):
-                pixels = None
-            else:
-                pixels = frame.image if chunk is None else chunk.result()
+            pixels = {name: chunk.result() for name, chunk in chunks.items()} or _images(frame)
             self._write(_row(frame, self.frame_format), pixels)
         except BaseException:
             self._pending.clear()  # the rows after a lost one would be in the wrong place
             raise
 
-    def _write(self, values: dict[str, object], pixels: Any) -> None:
-        """Add a row: ids first, then the image, as it is or as the bytes of its chunk."""
+    def _write(self, values: dict[str, object], pixels: dict[str, Any]) -> None:
+        """Add a row: ids first, the image last, as it is or as the bytes of its chunk."""
         row = self._n_written
         try:
             for name, value in values.items():
                 _append(self._columns[name], row, value)
-            self._images.id.set_extent((row + 1, *self.frame_format.shape))
-            if isinstance(pixels, np.ndarray):
-                self._images[row] = pixels
-            elif pixels is not None:
-                self._images.id.write_direct_chunk((row, 0, 0), pixels)
+            for name, images in reversed(self._images.items()):
+                images.id.set_extent((row + 1, *images.shape[1:]))
+                if isinstance(image := pixels.get(name), np.ndarray):
+                    images[row] = image
+                elif image is not None:
+                    images.id.write_direct_chunk((row, 0, 0), image)
         except BaseException:
             self._cut(row)
             raise
@@ -164,8 +173,9 @@ class FrameFile:
 
     def _cut(self, n_frames: int) -> None:
         """Leave `n_frames` rows, images first."""
-        self._images.id.set_extent((n_frames, *self.frame_format.shape))
-        self._images.id.flush()
+        for images in self._images.values():
+            images.id.set_extent((n_frames, *images.shape[1:]))
+            images.id.flush()
         for column in self._columns.values():
             column.id.set_extent((n_frames,))
             column.id.flush()
@@ -184,10 +194,11 @@ class FrameFile:
         self.flush()
         tail = FrameFile(path, self.frame_format, threads=self._limit - 2)
         for row in range(first, self._n_written):
-            chunk = None
-            if self._images.id.get_chunk_info_by_coord((row, 0, 0)).byte_offset is not None:
-                _, chunk = self._images.id.read_direct_chunk((row, 0, 0))
-            tail._write({name: column[row] for name, column in self._columns.items()}, chunk)
+            chunks = {}
+            for name, images in self._images.items():
+                if images.id.get_chunk_info_by_coord((row, 0, 0)).byte_offset is not None:
+                    _, chunks[name] = images.id.read_direct_chunk((row, 0, 0))
+            tail._write({name: column[row] for name, column in self._columns.items()}, chunks)
         tail.flush()
         self.truncate(first)
         return tail
@@ -214,9 +225,12 @@ def _append(column: h5py.Dataset, row: int, value: object) -> None:
     column.id.flush()
 
 
-def _is_ready(entry: tuple[Frame | MissingFrame, Future | None]) -> bool:
-    chunk = entry[1]
-    return chunk is None or chunk.done()
+def _is_ready(entry: tuple[Frame | MissingFrame, dict[str, Future]]) -> bool:
+    return all(chunk.done() for chunk in entry[1].values())
+
+
+def _images(frame: Frame | MissingFrame) -> dict[str, np.ndarray]:
+    return {} if isinstance(frame, MissingFrame) else {"image": frame.image, **frame.more_images}
 
 
 def _row(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:

@@ -35,6 +35,8 @@ class Frame:
         What the source says about its own data.
     scalars : Mapping[str, float]
         Numbers computed from the image, e.g. ``{"total": 1234}``.
+    more_images : Mapping[str, ndarray]
+        The same readout in other forms, e.g. ``{"raw": ...}`` beside a calibrated image.
     """
 
     image: np.ndarray | None
@@ -43,6 +45,7 @@ class Frame:
     pulse_id: int | None = None
     is_good: bool = True
     scalars: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    more_images: Mapping[str, np.ndarray] = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class FrameFormat:
         in a frame that did not come a float is NaN and an integer 0, beside `is_good` False.
     frame_time : float
         s from frame to frame, as far as known; deadlines grow with it.
+    more_images : Mapping[str, tuple]
+        Name to ((y, x), dtype) of the other forms each frame comes in.
     """
 
     shape: tuple[int, int]
@@ -82,6 +87,7 @@ class FrameFormat:
     has_pulse_id: bool = False
     scalars: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     frame_time: float = 0.0
+    more_images: Mapping[str, tuple[tuple[int, int], np.dtype]] = field(default_factory=lambda: _NOTHING)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
@@ -94,16 +100,26 @@ class FrameFormat:
 
     @property
     def frame_bytes(self) -> int:
-        """Size of one image in memory."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+        """Size of one frame in memory, in all its forms."""
+        return sum(y * x * np.dtype(dtype).itemsize for (y, x), dtype in self.images.values())
+
+    @property
+    def images(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
+        """Shape and dtype of every form of a frame; the image itself is ``"image"``."""
+        more = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in self.more_images.items()}
+        return {"image": (self.shape, self.dtype), **more}
 
     def check(self, frame: Frame) -> None:
         """Raise `ShapeError` if `frame` is not of this format."""
-        if frame.image.shape != self.shape or frame.image.dtype != self.dtype:
-            raise ShapeError(
-                f"frame {frame.event_id}: {frame.image.dtype} {frame.image.shape} came, "
-                f"{self.dtype} {self.shape} was announced"
-            )
+        came = {"image": frame.image, **frame.more_images}
+        for name, (shape, dtype) in self.images.items():
+            image = came.get(name)
+            if image is None or image.shape != shape or image.dtype != dtype:
+                found = "none" if image is None else f"{image.dtype} {image.shape}"
+                which = "" if name == "image" else f" {name}:"
+                raise ShapeError(
+                    f"frame {frame.event_id}:{which} {found} came, {dtype} {shape} was announced"
+                )
         if not frame.event_id or len(frame.event_id.encode()) > MAX_ID_BYTES:
             raise ShapeError(f"event id {frame.event_id[:80]!r}: expected 1 to {MAX_ID_BYTES} bytes")
         if self.has_pulse_id and frame.pulse_id is None:
