@@ -21,7 +21,6 @@ from ._processing import CalibratedImages, ConvertedImages, RawImages
 from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
 
 STREAMS = ("modules", "assembled")
-IMAGES = ("raw", "calibrated", "converted")
 
 
 class CounterSignal(SignalRO):
@@ -51,7 +50,8 @@ class Jungfrau(Detector):
     Besides the keys of every `Detector` an event holds, per frame, ``NAME_frame_number``, ``NAME_daq_rec``,
     ``NAME_total`` (sum of the pixels; of raw ones in ADU), ``NAME_n_saturated``, ``NAME_n_undefined_gain``,
     ``NAME_n_lost_pixels``, and once per event the stream's counters (``NAME_n_received``, ...). The units of
-    ``NAME_image`` are in `describe`: ADU, keV or photons. ``NAME_pulse_id`` is -1 where the stream has none.
+    ``NAME_image`` are in `describe`: ADU, keV or photons. With ``image_kind`` "both" the raw image is
+    recorded beside the calibrated one, as ``NAME_raw``. ``NAME_pulse_id`` is -1 where the stream has none.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Jungfrau(Detector):
         For `Detector`.
     """
 
-    image_kind = Cpt(Signal, value="raw", kind="config", doc="raw or calibrated: what is recorded")
+    image_kind = Cpt(Signal, value="raw", kind="config", doc="raw, calibrated or both: what is recorded")
     connect_timeout = Cpt(
         Signal, value=CONNECT_TIMEOUT, kind="config", doc="s for endpoints to answer at stage"
     )
@@ -195,16 +195,19 @@ class Jungfrau(Detector):
             return ConvertedImages(tuple(self._converted_shape))
         if image == "raw":
             return RawImages(self._raw_shape)
-        if image != "calibrated":
-            raise RequestError(f"{self.name}.image_kind", image, "'raw' or 'calibrated'")
+        if image not in ("calibrated", "both"):
+            raise RequestError(f"{self.name}.image_kind", image, "'raw', 'calibrated' or 'both'")
         if self._constants is None:
             raise RequestError(f"{self.name}.image_kind", image, "'raw': there are no constants")
-        return CalibratedImages(self._constants, self._photon_energy)
+        raw_shape = self._raw_shape if image == "both" else None
+        return CalibratedImages(self._constants, self._photon_energy, raw_shape)
 
     def _frame_keys(self) -> dict:
         keys = super()._frame_keys()
         unit = self.image_unit.get()
         keys[f"{self.name}_image"]["units"] = keys[f"{self.name}_total"]["units"] = unit
+        if f"{self.name}_raw" in keys:
+            keys[f"{self.name}_raw"]["units"] = "ADU"
         return keys
 
     def _say(self, signal: str, value: str) -> None:

@@ -57,20 +57,29 @@ class CalibratedImages:
         Lost pixels count as masked, whatever its options say.
     photon_energy : float or None
         keV; then pixels are photons.
+    raw_shape : (int, int), optional
+        Hand the raw image on too, of this shape, as ``raw``.
     """
 
-    def __init__(self, calibration: JungfrauCalibration, photon_energy: float | None = None):
+    def __init__(
+        self,
+        calibration: JungfrauCalibration,
+        photon_energy: float | None = None,
+        raw_shape: tuple[int, int] | None = None,
+    ):
         changes = {} if photon_energy is None else {"factor": photon_energy}
         calibration = calibration.with_options(mask_lost_packets=True, **changes)
         self.unit = calibration.unit if photon_energy is None else "photons"
         self._calibrations = {calibration.options.highgain: calibration}
         self._first = calibration
+        self._more = {} if raw_shape is None else {"raw": (raw_shape, np.dtype("u2"))}
         self._ring = Ring(calibration.shape, calibration.dtype)
 
     @property
     def frame_format(self) -> FrameFormat:
         """What the frames look like."""
-        return FrameFormat(self._first.shape, self._first.dtype, has_pulse_id=True, scalars=_RAW | _COUNTS)
+        shape, dtype, scalars = self._first.shape, self._first.dtype, _RAW | _COUNTS
+        return FrameFormat(shape, dtype, has_pulse_id=True, scalars=scalars, more_images=self._more)
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the calibrated frame; `total` is in the unit of its pixels."""
@@ -78,7 +87,8 @@ class CalibratedImages:
         high_gain = frame.daq_rec is not None and DaqRec.decode(frame.daq_rec).high_gain
         out = self._ring.take()
         image = self._calibration(high_gain)(frame.image, out=out)
-        return _frame(frame, image, _sum(image), _counts(frame, high_gain))
+        more = {"raw": frame.image} if self._more else {}
+        return _frame(frame, image, _sum(image), _counts(frame, high_gain), more)
 
     def _calibration(self, high_gain: bool) -> JungfrauCalibration:
         if high_gain not in self._calibrations:
@@ -130,9 +140,12 @@ def _counts(frame: StreamFrame, high_gain: bool = False) -> dict[str, int]:
     }
 
 
-def _frame(frame: StreamFrame, image: np.ndarray, total: float, counts: dict[str, int]) -> Frame:
+def _frame(
+    frame: StreamFrame, image: np.ndarray, total: float, counts: dict[str, int], more: dict | None = None
+) -> Frame:
     return Frame(
         image=image,
+        more_images=more or {},
         timestamp=frame.timestamp,
         event_id=frame.event_id,
         pulse_id=NO_PULSE_ID if frame.pulse_id is None else frame.pulse_id,

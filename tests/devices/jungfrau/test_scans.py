@@ -75,6 +75,19 @@ def test_step_scan_when_calibrated_then_images_are_kev_and_the_constants_are_rec
     assert engine.rows[0]["jf_total"] == pytest.approx(engine.images()[0].sum(dtype="f8"))
 
 
+@pytest.mark.parametrize("plan", ["step", "fly"])
+def test_scan_when_both_are_wanted_then_raw_and_calibrated_images_share_their_rows(
+    engine, part, make, calibration, plan
+):
+    jungfrau = make(calibration=calibration)
+    jungfrau.image_kind.put("both")
+    engine(bp.count([jungfrau], 3) if plan == "step" else fly([jungfrau], 3))
+    check_rows(engine, part, calibration)
+    check_rows(engine, part, key="jf_raw")
+    keys = engine.named("descriptor")[0]["data_keys"]
+    assert [keys[key]["units"] for key in ("jf_image", "jf_raw")] == ["keV", "ADU"]
+
+
 def test_step_scan_when_photons_are_counted_then_the_scenes_photons_come_back(
     engine, part, make, calibration
 ):
