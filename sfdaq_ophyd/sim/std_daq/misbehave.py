@@ -40,7 +40,8 @@ class AsgiFaults:
         if fault := self._faults.take("hang", path=scope["path"]):
             await asyncio.to_thread(self._closing.wait, fault.get("seconds", 30.0))
         if self._faults.take("lost_reply", path=scope["path"]):
-            await self._app(scope, receive, _swallow)
+            with contextlib.suppress(Exception):  # raised again once its reply is sent
+                await self._app(scope, receive, _swallow)
             header = [(b"content-length", b"1000"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": 200, "headers": header})
             return

@@ -1,0 +1,235 @@
+"""The standard DAQ's client against the simulated service: errors, lost replies, configuration."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import requests
+
+from sfdaq_ophyd import clients
+from sfdaq_ophyd.clients import StdDaqClient
+from sfdaq_ophyd.errors import SfdaqError, WireError
+from sfdaq_ophyd.wire.std_daq import WriterState
+
+from ..std_daq import simulated_daq
+
+
+@pytest.fixture(scope="module", params=["flask", "fastapi"])
+def daq(request):
+    with simulated_daq(dialect=request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def client(daq):
+    client = StdDaqClient(daq.url, restart_time=3.0)
+    client.stop_writer()
+    yield client
+    client.close()
+
+
+def body(tmp_path, **more):
+    return {"output_file": str(tmp_path / "x.h5"), "n_images": 5, **more}
+
+
+@pytest.fixture
+def answering():
+    """A server that gives one fixed answer, and remembers the paths asked for."""
+    servers = []
+
+    def serve(text: bytes, code: int = 200):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):  # noqa: N802
+                server.paths.append(self.path)
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *args):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        server.paths = []
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        return server, f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_dialect_when_asked_then_it_is_found_without_side_effects(daq, client):
+    before = client.get_status()
+    assert client.dialect == daq.settings.dialect
+    assert client.get_status() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"openapi": "3.1.0", "paths": {"/api/config/get": {}}}', "websocket"),
+        (b'{"openapi": "3.1.0", "paths": {}}', "not a standard DAQ"),
+        (b"<html>", "not a standard DAQ"),
+    ],
+)
+def test_dialect_when_something_else_answers_then_it_is_named(answering, text, words):
+    _, url = answering(text)
+    with pytest.raises(WireError, match=words):
+        StdDaqClient(url).dialect  # noqa: B018
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"nonsense", b'{"status": 5}'])
+def test_reply_when_it_is_no_envelope_then_an_error_of_ours_comes(answering, text):
+    _, url = answering(text)
+    with pytest.raises(SfdaqError):
+        StdDaqClient(url).get_status()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"output_file": "rel.h5"},
+        {"n_images": 0},
+        {"run_id": -1},
+        {"run_id": "abc"},
+        {"output_file": "/tmp/no-such-folder/x.h5"},
+    ],
+)
+def test_request_when_it_is_wrong_then_nothing_is_sent(answering, tmp_path, wrong):
+    server, url = answering(b"{}")
+    with pytest.raises(clients.StdDaqRequestError) as caught:
+        StdDaqClient(url).start_writer_async(body(tmp_path, **wrong))
+    assert server.paths == []
+    assert isinstance(caught.value, clients.StdDaqAdminException | RuntimeError | ValueError)
+
+
+def test_request_when_it_is_for_another_machine_then_its_folder_is_not_judged(answering, tmp_path):
+    server, url = answering(b'{"status": "ok", "writer": {}}')
+    StdDaqClient(url).start_writer_async({"output_file": "/sls/no/such/x.h5", "n_images": 1})
+    StdDaqClient(url, shared_folders=False).start_writer_async(
+        {"output_file": "/tmp/no-such-folder/x.h5", "n_images": 1}
+    )
+    assert server.paths == ["/writer/write_async"] * 2
+
+
+def test_request_when_creation_will_be_slow_then_it_warns(answering, tmp_path):
+    _, url = answering(b'{"status": "ok", "writer": {}}')
+    with pytest.warns(clients.SlowCreationWarning, match="Split the run"):
+        StdDaqClient(url).start_writer_async(body(tmp_path, n_images=30_000))
+
+
+def test_refusal_when_the_service_says_no_then_its_words_are_there(daq, client, tmp_path):
+    client.start_writer_async(body(tmp_path, n_images=1000))
+    with pytest.raises(clients.StdDaqRefused, match="Cannot start new acquisition") as caught:
+        client.start_writer_async(body(tmp_path))
+    assert isinstance(caught.value, clients.StdDaqAdminException) and "\n" not in str(caught.value)
+    client.stop_writer()
+
+
+@pytest.mark.parametrize("daq", ["fastapi"], indirect=True)
+def test_validation_when_the_service_finds_mistakes_then_the_detail_is_there(daq, client):
+    with pytest.raises(clients.StdDaqInvalid, match="body.n_images: Input should be") as caught:
+        client._rest.post("/writer/write_async", {"output_file": "/tmp/x.h5", "n_images": "abc"}, hint="")
+    assert caught.value.detail[0]["loc"] == ["body", "n_images"]
+    assert isinstance(caught.value, RuntimeError)
+
+
+def test_transport_when_nothing_listens_then_it_is_a_connection_error_of_requests():
+    with pytest.raises(requests.exceptions.ConnectionError) as caught:
+        StdDaqClient("http://127.0.0.1:9").get_status()
+    assert isinstance(caught.value, clients.StdDaqUnreachable | ConnectionError)
+
+
+def test_get_when_replies_are_lost_then_it_is_repeated(daq, client):
+    daq.fail_next("lost_reply", path="/writer/status")
+    assert client.status().state is WriterState.READY
+
+
+def test_start_when_the_reply_is_lost_then_the_status_tells_that_it_worked(daq, client, tmp_path):
+    daq.fail_next("lost_reply", path="/writer/write_async")
+    status = client.start_writer_async(body(tmp_path, run_id=77, n_images=1000))
+    assert status["state"] == "WRITING" and status["acquisition"]["info"]["run_id"] == 77
+
+
+def test_start_when_the_reply_is_lost_and_it_failed_then_the_outcome_is_named(daq, client, tmp_path):
+    client.start_writer_sync(body(tmp_path))
+    daq.fail_next("creation_error")
+    daq.fail_next("lost_reply", path="/writer/write_async")
+    with pytest.raises(clients.StdDaqUnknownOutcome, match="it did not start. It may be sent again"):
+        client.start_writer_async(body(tmp_path, run_id=78))
+
+
+def test_stop_when_the_reply_is_lost_then_it_is_stopped_once(daq, client, tmp_path):
+    client.start_writer_async(body(tmp_path, n_images=1000))
+    n_logs = len(client.logs(1000))
+    daq.fail_next("lost_reply", path="/writer/stop")
+    assert client.stop().state is WriterState.READY
+    assert len(client.logs(1000)) == n_logs + 1
+
+
+def test_call_when_the_service_hangs_then_it_ends_in_time(daq, tmp_path):
+    daq.fail_next("hang", seconds=1.5, path="/daq/stats")
+    started = time.monotonic()
+    assert StdDaqClient(daq.url, timeout=0.5).get_stats() is not None
+    assert time.monotonic() - started >= 0.5
+
+
+def test_connection_when_the_service_closes_it_after_an_error_then_the_next_call_works(daq, client, tmp_path):
+    for _ in range(3):
+        with pytest.raises(clients.StdDaqRefused):
+            client._rest.post("/writer/write_async", {"n_images": 5, "output_file": "rel.h5"}, hint="")
+        assert client.status().state is WriterState.READY
+
+
+def test_views_when_both_dialects_are_asked_then_they_are_alike(daq, client, tmp_path, wait_for):
+    client.start_writer_sync(body(tmp_path, run_id=5))
+    (entry,) = client.logs(1)
+    assert (entry.acquisition.run_id, entry.acquisition.n_completed) == (5, 5)
+    assert entry.acquisition == client.status().acquisition
+    assert client.config().dtype == "uint16" and client.config().config_id
+    assert wait_for(client.stats, "stats").detector_images_per_second >= 0
+    assert client.deployment().status in ("SUCCESS", "RUNNING", "UNKNOWN")
+
+
+def test_set_config_when_one_key_changes_then_the_rest_stays_and_the_writer_is_back(daq, client, tmp_path):
+    before = client.config()
+    stored = client.set_config({"bit_depth": "32", "module_positions": {}})
+    assert stored["bit_depth"] == 32 and stored["image_pixel_width"] == before.image_pixel_width
+    assert client.deployment().status == "SUCCESS"
+    status = client.start_writer_sync(body(tmp_path))
+    assert status["acquisition"]["message"] == "Completed."
+    client.set_config({"bit_depth": 16})
+
+
+def test_set_config_when_a_server_reports_an_error_then_it_is_named(daq, client):
+    daq.fail_next("server_error")
+    with pytest.raises(clients.StdDaqRefused, match="Deployment failed"):
+        client.set_config({"bit_depth": 16, "module_positions": {}})
+    client.set_config({"bit_depth": 16})
+
+
+def test_set_config_when_positions_cannot_be_stored_then_nothing_is_sent(daq, client):
+    before = client.config()
+    if daq.settings.dialect == "flask":
+        client.set_config({"module_positions": {"0": [0, 15, 15, 0]}})
+        assert client.config().module_positions == {"0": [0, 15, 15, 0]}
+    else:
+        with pytest.raises(clients.StdDaqRequestError, match="can store no module positions"):
+            client.set_config({"module_positions": {"0": [0, 15, 15, 0]}})
+        assert client.config() == before
+
+
+def test_set_config_when_somebody_writes_then_it_is_refused(daq, client, tmp_path):
+    client.start_writer_async(body(tmp_path, n_images=1000))
+    with pytest.raises(clients.StdDaqRequestError, match="not writing"):
+        client.set_config({"bit_depth": 16})
+    client.stop_writer()

@@ -1,0 +1,137 @@
+"""The follower of the DAQ's streams, on the embedded Redis and on a real one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+
+import pytest
+import redis
+
+from sfdaq_ophyd.clients import StdDaqRedis
+from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.sim.std_daq.embedded_redis import EmbeddedRedis
+
+from ..sim.std_daq.conftest import redis_server  # noqa: F401
+
+
+@pytest.fixture(params=["embedded", "redis-server"])
+def server(request):
+    if request.param == "redis-server":
+        yield request.getfixturevalue("redis_server")
+        return
+    embedded = EmbeddedRedis()
+    embedded.start()
+    yield embedded
+    embedded.stop()
+
+
+def status(run_id, state="WRITING", start=1.0, stop=None, n=0):
+    info = {"n_images": 5, "output_file": "/x.h5", "run_id": run_id}
+    stats = {"n_write_completed": n, "n_write_requested": n, "start_time": start, "stop_time": stop}
+    acquisition = {"state": "ACQUIRING_IMAGES", "message": "", "info": info, "stats": stats}
+    return {"state": state, "acquisition": acquisition}
+
+
+def add(server, key, content):
+    with redis.Redis.from_url(server.url) as client:
+        return client.xadd(key, content if "json" in content else {"json": json.dumps(content)})
+
+
+def collect(follower, stream, n, timeout=5.0):
+    found = []
+    for message in follower.messages(stream, timeout):
+        found.append(message)
+        if len(found) == n:
+            break
+    return found
+
+
+def test_follow_when_entries_come_then_they_are_delivered_in_order_from_the_newest_on(server):
+    add(server, "daq:config", {"bit_depth": 16})
+    with StdDaqRedis(server.url, block=0.1) as follower:
+        assert follower.wait_connected(5)
+        assert follower.latest("config").content == {"bit_depth": 16}
+        seen = []
+        stop = follower.subscribe("status", lambda message: seen.append(message.content["acquisition"]))
+        for n in range(5):
+            add(server, "daq:status", status(1, n=n))
+        counts = [
+            m.content["acquisition"]["stats"]["n_write_completed"] for m in collect(follower, "status", 5)
+        ]
+        assert counts == [0, 1, 2, 3, 4] and len(seen) == 5
+        stop()
+        assert not list(follower.messages("config", 0.01))
+
+
+def test_follow_when_entries_are_doubled_or_replayed_then_each_comes_once(server):
+    with StdDaqRedis(server.url, "status", block=0.1) as follower:
+        assert follower.wait_connected(5)
+        for content in (
+            status(1, start=10.0),
+            status(1, start=10.0),
+            status(0, "READY", start=5.0, stop=6.0),
+            status(1, start=10.0, n=1),
+            status(1, start=10.0, n=1),
+            status(1, "READY", start=10.0, stop=11.0, n=5),
+        ):
+            add(server, "daq:status", content)
+        assert [m.content["state"] for m in collect(follower, "status", 3)] == ["WRITING", "WRITING", "READY"]
+        assert (follower.counts["doubled"], follower.counts["replayed"]) == (2, 1)
+
+
+def test_follow_when_entries_are_no_json_then_they_are_counted_and_left_out(server):
+    with StdDaqRedis(server.url, "status", block=0.1) as follower:
+        assert follower.wait_connected(5)
+        with redis.Redis.from_url(server.url) as client:
+            for fields in (
+                {"json": "{"},
+                {"json": "[]"},
+                {"other": "x"},
+                {"json": b"\xff"},
+                {"json": "9" * 2**21},
+            ):
+                client.xadd("daq:status", fields)
+        add(server, "daq:status", status(1))
+        assert len(collect(follower, "status", 1)) == 1
+        assert follower.counts["invalid"] == 5
+
+
+def test_follow_when_the_key_is_another_one_then_it_is_followed(server):
+    with StdDaqRedis(server.url, "status", keys={"status": "daq:writer_status"}, block=0.1) as follower:
+        assert follower.wait_connected(5)
+        add(server, "daq:writer_status", status(3))
+        assert collect(follower, "status", 1)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_follow_when_redis_restarts_then_it_goes_on(server, wait_for, empty):
+    add(server, "daq:status", status(1, start=1.0))
+    with StdDaqRedis(server.url, "status", block=0.1, timeout=1.0) as follower:
+        assert follower.wait_connected(5)
+        server.stop(empty=empty)
+        wait_for(lambda: not follower._ready.is_set(), "loss of the connection")
+        server.start()
+        assert follower.wait_connected(10)
+        add(server, "daq:status", status(2, start=2.0))
+        assert collect(follower, "status", 1)[0].content["acquisition"]["info"]["run_id"] == 2
+
+
+def test_close_when_nothing_answers_then_it_is_quick_and_nothing_is_left(wait_for):
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        follower = StdDaqRedis(f"redis://127.0.0.1:{deaf.getsockname()[1]}", block=0.1, timeout=0.5).start()
+        assert not follower.wait_connected(0.05)
+        follower.close()
+        follower.close()
+    wait_for(
+        lambda: not [t for t in threading.enumerate() if t.name.startswith("follow ")], "end of the thread"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("redis://x", ["nosuch"])])
+def test_follower_when_an_argument_is_wrong_then_it_is_named(arguments):
+    with pytest.raises(RequestError):
+        StdDaqRedis(*arguments)
