@@ -27,7 +27,7 @@ def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
 def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: bool) -> dict[str, dict]:
     """Describe a point of `frames_per_point` frames: the image, and a key per column."""
     images = fmt.images.items()
-    keys = {f"{name}_{image}": image_key(name, *kind, frames_per_point) for image, kind in images}
+    keys = {f"{name}_{image}": image_key(name, image, *kind, frames_per_point) for image, kind in images}
     for column, dtype in columns_of(fmt).items():
         one = frames_per_point == 1
         keys[f"{name}_{column}"] = {
@@ -47,14 +47,15 @@ def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: 
     return keys
 
 
-def image_key(name: str, shape: tuple[int, int], dtype: np.dtype, frames_per_point: int) -> dict:
+def image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, frames_per_point: int) -> dict:
     """Describe an image of a point: external, shape (frames_per_point, y, x)."""
+    axes = name if image == "image" else f"{name}_{image}"
     return {
         "source": f"frame:{name}",
         "dtype": "array",
         "dtype_numpy": dtype.newbyteorder("<").str,
         "shape": [frames_per_point, *shape],
-        "dims": [f"{name}_frame", f"{name}_y", f"{name}_x"],
+        "dims": [f"{name}_frame", f"{axes}_y", f"{axes}_x"],
         "external": "STREAM:",
     }
 
