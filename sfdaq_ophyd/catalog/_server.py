@@ -79,6 +79,8 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     from tiled.config import Authentication, StreamingCacheConfig
     from tiled.server.app import build_app
 
+    from ._growing import GrowingHDF5Adapter
+
     database = f"sqlite+aiosqlite:///{directory / 'catalog.db'}"
     prepare_database(database)
     (directory / "data").mkdir(exist_ok=True)
@@ -87,6 +89,7 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
         specs=[{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
         writable_storage=[str(directory / "data"), f"duckdb:///{directory / 'tables.duckdb'}"],
         readable_storage=readable,
+        adapters_by_mimetype={"application/x-hdf5": GrowingHDF5Adapter},
         cache_config=StreamingCacheConfig(uri="memory", data_ttl=60).model_dump(),
     )
     return build_app(tree, authentication=Authentication(single_user_api_key=api_key))
