@@ -1,4 +1,4 @@
-"""``sfdaq demo``: from an empty folder to a finished scan, its table and its pictures."""
+"""``sfdaq demo``: from an empty folder to a finished run of the whole beamline, its tables, pictures, report."""
 
 from .command import demo
 

@@ -1,4 +1,4 @@
-"""The demo's course: facility, devices, scan, table, pictures."""
+"""The demo's course: facility, pedestal, scan, tables, pictures, report."""
 
 from __future__ import annotations
 
@@ -11,69 +11,52 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-SHOWN = ("timestamp", "event_id", "pulse_id", "total")
-"""Per detector, the columns of its table."""
-
 
 def demo(
-    directory: Annotated[Path, typer.Option(help="Catalog, frames and pictures go here.")] = Path(
+    directory: Annotated[Path, typer.Option(help="Catalog, frames, pictures and the report go here.")] = Path(
         "demo-output"
     ),
-    points: Annotated[int, typer.Option(min=2, help="Points of the scan.")] = 7,
-    speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 2.0,
-    eiger_model: Annotated[str, typer.Option(help="16M, 9M, 4M, 1M or 500K.")] = "4M",
+    points: Annotated[int, typer.Option(min=2, help="Points of the scan.")] = 5,
+    speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 4.0,
+    eiger_model: Annotated[str, typer.Option(help="16M, 9M, 4M, 1M or 500K.")] = "1M",
 ) -> None:
-    """Scan a motor with every detector, against simulators; print the run and write its pictures.
+    """Take a pedestal and scan a motor with the whole simulated beamline; show what the catalog has of it.
 
-    Example: sfdaq demo --directory demo-output --points 5
+    Example: sfdaq demo --directory demo-output --points 7 --eiger-model 4M
     """
     os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")  # before ophyd is imported
-    import bluesky.plans as bp
     from bluesky import RunEngine
     from bluesky.utils import ProgressBarManager
-    from ophyd import EpicsMotor
 
     from ...catalog import embedded_catalog
-    from ...devices import PulseId
+    from ...plans import save_once, sf_scan, take_pedestal
     from ...sim import Facility
-    from .detectors import available
+    from .beamline import Beamline
+    from .exhibits import calibrating_file, show
+    from .report import write_report
 
+    directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    exhibits = available()
-    parts = ["pvs", *(exhibit.part for exhibit in exhibits)]
-    options = {"eiger_model": eiger_model}
-    folder = directory.resolve() / "frames"
-    folder.mkdir(parents=True, exist_ok=True)
-    console.print(f"Starting the simulated facility ({', '.join(parts)}) and the catalog ...")
+    console.print("Starting the simulated facility and the catalog ...")
     with (
-        Facility(speed, only=parts, **options) as facility,
+        Facility(speed, directory / "facility", eiger_model=eiger_model) as facility,
         embedded_catalog(directory / "catalog") as catalog,
     ):
-        motor = EpicsMotor(facility.pvs["motor"], name="motor")
-        pulse_id = PulseId(facility.pvs["pulse_id"], name="pulse_id")
-        detectors = [exhibit.make(facility, folder, pulse_id) for exhibit in exhibits]
-        for device in (motor, pulse_id, *detectors):
-            device.wait_for_connection(timeout=10)
+        beamline = Beamline(facility, directory / "frames")
         run_engine = RunEngine()
+        run_engine.preprocessors.append(save_once)
         catalog.subscribe(run_engine)
         if console.is_terminal:
             run_engine.waiting_hook = ProgressBarManager()
             # ophyd's own bar divides by zero where the motor already stands at its target
             warnings.filterwarnings("ignore", "invalid value", RuntimeWarning, "ophyd.status")
-        console.print(f"Scanning {motor.name} with {', '.join(d.name for d in (pulse_id, *detectors))} ...")
-        (uid,) = run_engine(bp.scan([pulse_id, *detectors], motor, 0, 2, points))
+        console.print("Taking a pedestal: shutter closed, three gain stages ...")
+        (dark,) = run_engine(take_pedestal(beamline.sfdaq, shutter=beamline.shutter))
+        detectors = beamline.scanned(calibrating_file(catalog[dark]))
+        names = "pulse_id, eiger, jf, writer (standard DAQ) and sfdaq (broker)"
+        console.print(f"Scanning {beamline.motor.name} with {names} ...")
+        (light,) = run_engine(sf_scan(detectors, beamline.motor, 0, 2, points))
         catalog.flush()
-        show(console, catalog[uid], [detector.name for detector in detectors], directory)
-
-
-def show(console: Console, run, detectors: list[str], directory: Path) -> None:
-    """Print the run from the catalog, a table per detector, and write pictures of its frames."""
-    from ...catalog import run_table, scalar_keys
-    from ...catalog.pictures import write_pictures
-
-    keys = scalar_keys(run, "primary")
-    for name in detectors:
-        columns = ["motor", *(key for part in SHOWN if (key := f"{name}_{part}") in keys)]
-        console.print(run_table(run, columns=columns))
-    for path in write_pictures(run, directory):
-        console.print(f"Wrote {path}", soft_wrap=True)
+        exhibits = [show(console, catalog[uid], directory / "pictures") for uid in (dark, light)]
+    report = write_report(directory / "report.html", exhibits)
+    console.print(f"\nReport: {report.as_uri()}", soft_wrap=True)
