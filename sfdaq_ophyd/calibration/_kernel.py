@@ -26,6 +26,7 @@ from ._simd import (
     put_pixel,
     put_word,
     stream16,
+    transpose8,
 )
 
 BAND = 32
@@ -76,13 +77,17 @@ def _turn_band(raw, band, turns, tile):
             for j in range(1024):
                 put_word(tile + TILE_ROW * i + 2 * j, get_word(source - 2 * j))
         return
-    top, step = (tile + (BAND - 1) * TILE_ROW, -TILE_ROW) if turns == 1 else (tile, TILE_ROW)
-    for j in range(512):
-        source = (
-            raw + 2048 * j + 2 * (1024 - BAND - first) if turns == 1 else raw + 2048 * (511 - j) + 2 * first
-        )
-        for i in range(BAND):
-            put_word(top + i * step + 2 * j, get_word(source + 2 * i))
+    if turns == 1:
+        source, source_row = raw + 2 * (1024 - BAND - first), 2048
+        target, target_row = tile + (BAND - 1) * TILE_ROW, -TILE_ROW
+    else:
+        source, source_row = raw + 2048 * 511 + 2 * first, -2048
+        target, target_row = tile, TILE_ROW
+    for j in range(0, 512, 8):
+        for i in range(0, BAND, 8):
+            transpose8(
+                source + j * source_row + 2 * i, source_row, target + i * target_row + 2 * j, target_row
+            )
 
 
 @njit(nogil=True)
@@ -112,9 +117,9 @@ def calibrate(
 ):  # fmt: skip
     """Do some bands of `n_frames` images, and the holes behind them.
 
-    `raw`, `out` (with the bytes from frame to frame), `common`, `rare` and `scratch` are addresses; `pitch` is
-    the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column, index
-    of the first constant). `holes` has, for each band, the blank pixels that follow each of its rows.
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare` and `scratch` are addresses; `pitch`
+    is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column,
+    index of the first constant). `holes` has, for each band, the blank pixels that follow each of its rows.
     `blocks` is a chip's width over 16: a variable, because an unrolled loop is slower (the prefetcher follows
     one load, not sixteen).
     """

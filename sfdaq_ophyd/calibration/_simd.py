@@ -155,6 +155,35 @@ def stream16(typingctx, source, target):
 
 
 @intrinsic
+def transpose8(typingctx, source, source_row, target, target_row):
+    """Copy 8 x 8 words with rows and columns exchanged; bytes from row to row may be negative.
+
+    Interleaving row i with row i + 4 moves one bit of the row number into the column number; three times
+    moves them all.
+    """
+
+    def codegen(context, builder, signature, args):
+        source, source_row, target, target_row = args
+        kind = ir.VectorType(_I16, 8)
+
+        def at(address, row, number):
+            offset = builder.mul(row, ir.Constant(_I64, number))
+            return _pointer(builder, builder.add(address, offset), kind)
+
+        halves = [
+            ir.Constant(ir.VectorType(_I32, 8), [k // 2 + h + 8 * (k % 2) for k in range(8)]) for h in (0, 4)
+        ]
+        rows = [builder.load(at(source, source_row, i), align=1) for i in range(8)]
+        for _ in range(3):
+            rows = [builder.shuffle_vector(rows[i], rows[i + 4], half) for i in range(4) for half in halves]
+        for i, row in enumerate(rows):
+            builder.store(row, at(target, target_row, i), align=1)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
+
+
+@intrinsic
 def fence(typingctx):
     """Make streamed lines visible to other threads before what comes next."""
 
