@@ -193,7 +193,7 @@ class Acquisition:
     ):
         self._name, self._source, self._request, self._sink, self._rules = name, source, request, sink, rules
         self._on_armed, self._on_progress, self._on_end = on_armed, on_progress, on_end
-        self._armed = False
+        self._armed, self._seen = False, "no frame yet"
         self._lock = threading.Lock()
         self._feed: _Feed | None = None
         self._given_up = False
@@ -261,41 +261,46 @@ class Acquisition:
     def _take(self, feed: _Feed) -> None:
         """Move items until there are enough and the source has cleaned up after itself."""
         deadline = time.monotonic() + self._rules.limit
-        seen = "no frame yet"
         while True:
-            try:
-                item = feed.get(max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                item = None if feed.stopped else _LATE
-            if feed.stopped:
-                _forget(item)
-                raise Discarded(f"{self._name}: acquisition given up")
-            if isinstance(item, Exception):
-                raise item
+            item = self._next(feed, deadline)
+            if item is _Feed.END and self.n_done == self._request.n_frames:
+                return
             if item is _Feed.END or item is _LATE:
-                if self.n_done == self._request.n_frames and item is _Feed.END:
-                    return
                 why = "the source ended" if item is _Feed.END else f"nothing for {self._rules.limit:g} s"
-                return self._fill(feed, f"{why}; {seen}")
-            if not self._armed:
-                self._armed = True
-                self._on_armed()
-            elif item is None:
-                continue
-            deadline = time.monotonic() + self._rules.limit
-            if item is None:
-                continue
-            if isinstance(item, Progress):
-                seen = item.seen or f"{item.n_frames} frames announced"
-                self._on_progress(self.n_done + item.n_frames, seen)
-                continue
-            if not isinstance(item, Frame | MissingFrame):
-                self._sink.append(item)
-                continue
-            if isinstance(item, MissingFrame) and self._rules.policy is not LossPolicy.TOLERANT:
-                raise self._missing(seen, [item.what] if item.what else [])
+                return self._fill(feed, f"{why}; {self._seen}")
+            if self._accept(item):
+                deadline = time.monotonic() + self._rules.limit
+
+    def _next(self, feed: _Feed, deadline: float) -> object:
+        """Return the next item; raise what the source raised, or `Discarded` if it was given up."""
+        try:
+            item = feed.get(max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            item = _LATE
+        if feed.stopped:
+            _forget(item)
+            raise Discarded(f"{self._name}: acquisition given up")
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def _accept(self, item: object) -> bool:
+        """Hand an item on; return whether it was a step forward."""
+        was_armed, self._armed = self._armed, True
+        if not was_armed:
+            self._on_armed()
+        if item is None:
+            return not was_armed
+        if isinstance(item, Progress):
+            self._seen = item.seen or f"{item.n_frames} frames announced"
+            self._on_progress(self.n_done + item.n_frames, self._seen)
+        elif isinstance(item, MissingFrame) and self._rules.policy is not LossPolicy.TOLERANT:
+            raise self._missing(self._seen, [item.what] if item.what else [])
+        elif isinstance(item, Frame | MissingFrame):
             self._add(item)
-            seen = f"last frame {item.event_id}" if isinstance(item, Frame) else f"frame {item.what} missing"
+        else:
+            self._sink.append(item)
+        return True
 
     def _fill(self, feed: _Feed, why: str) -> None:
         """Mark what did not come, if that is allowed."""
@@ -315,7 +320,9 @@ class Acquisition:
     def _add(self, item: Frame | MissingFrame) -> None:
         self._sink.append(item)
         self.n_done += 1
-        self._on_progress(self.n_done, item.event_id if isinstance(item, Frame) else "gap")
+        came = isinstance(item, Frame)
+        self._seen = f"last frame {item.event_id}" if came else f"frame {item.what} missing"
+        self._on_progress(self.n_done, self._seen)
 
     def _keep_whole_points(self) -> None:
         self.n_done -= self._sink.take_back_partial()

@@ -1,4 +1,4 @@
-"""Is a value fit to be sent?"""
+"""Whether a value is fit to be sent."""
 
 from __future__ import annotations
 

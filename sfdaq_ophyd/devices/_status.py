@@ -65,8 +65,7 @@ class ActionStatus(StatusBase):
     def release(self) -> None:
         """Start the clock, anew."""
         self.hold()
-        late = ServiceTimeout(f"{self.name}", self._limit)
-        self._backstop = threading.Timer(self._limit, lambda: self.fail(late))
+        self._backstop = threading.Timer(self._limit, self._late)
         self._backstop.daemon = True
         self._backstop.start()
 
@@ -108,6 +107,9 @@ class ActionStatus(StatusBase):
         except Exception:
             self._watchers = [watcher for watcher in self._watchers if watcher is not func]
             self.log.exception("%s: a watcher failed; it is not called again", self.name)
+
+    def _late(self) -> None:
+        self.fail(ServiceTimeout(self.name, self._limit, self.last_seen))
 
     def _settled(self) -> None:
         self.hold()

@@ -1,0 +1,155 @@
+"""Statuses: deadlines, words, watchers."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import bluesky.plans as bp
+import pytest
+from bluesky.utils import ProgressBarManager
+
+from sfdaq_ophyd.devices._status import ActionStatus, JointStatus, poll
+from sfdaq_ophyd.errors import FramesMissing, ServiceRefused, ServiceTimeout
+
+from .fake import FakeDetector, FakeSource
+from .run_engine_driver import drive, interruptible
+
+
+class Named:
+    name = "det"
+
+
+def action(what="exposure", timeout=30, **kwargs):
+    return ActionStatus(Named(), what, timeout, **kwargs)
+
+
+def test_status_when_nobody_ends_it_then_it_fails_with_the_last_state_in_time():
+    status = action(timeout=0.05)
+    status.progress(0, "armed, waiting for the gate")
+    assert isinstance(status.exception(10), ServiceTimeout)
+    assert str(status) == "det exposure: not done after 0.05 s; last state armed, waiting for the gate"
+
+
+@pytest.mark.parametrize(
+    "exc, text",
+    [
+        (
+            FramesMissing("det", asked=3, got=1, missing=[7]),
+            "det: 1 of 3 frames came; missing ids 7 (during exposure)",
+        ),
+        (ServiceRefused("arm", url="there", said="no"), "det: arm: there answered: 'no'"),
+    ],
+)
+def test_status_when_failed_then_its_text_says_who_what_and_why(exc, text):
+    status = action()
+    status.fail(exc)
+    assert status.exception(10) is exc
+    assert str(status) == f"{text} (during exposure)"
+
+
+def test_status_when_ended_twice_then_the_first_counts():
+    status = action()
+    status.succeed()
+    status.succeed()
+    status.fail(ValueError("late"))
+    assert status.exception(10) is None
+
+
+def test_status_when_held_then_its_clock_stands_until_released(wait_for):
+    status = action(timeout=0.05)
+    status.hold()
+    other = action(timeout=0.2)
+    wait_for(lambda: other.done, "the other status to time out")
+    assert not status.done
+    status.release()
+    assert isinstance(status.exception(10), ServiceTimeout)
+
+
+def test_status_when_watched_then_tells_how_far_it_is():
+    status, told = action(target=10), []
+    status.watch(lambda **kwargs: told.append(kwargs))
+    status.progress(4, "frame 4")
+    status.succeed()
+    status.wait(10)
+    assert [(step["current"], step["target"], step["unit"]) for step in told] == [
+        *((0, 10, "frames"), (4, 10, "frames")),
+        (10, 10, "frames"),
+    ]
+    assert [step["fraction"] for step in told] == [1.0, 0.6, 0.0]
+    assert told[0]["time_remaining"] is None and told[1]["time_remaining"] > 0
+    assert {step["name"] for step in told} == {"det exposure"}
+
+
+def test_status_when_a_watcher_fails_then_it_goes_on_without_it():
+    status = action(target=3)
+    told = []
+
+    def broken(**kwargs):
+        told.append(kwargs)
+        raise RuntimeError("screen is gone")
+
+    status.watch(broken)
+    status.progress(1)
+    status.succeed()
+    assert status.exception(10) is None
+    assert len(told) == 1
+
+
+def test_joint_status_when_all_are_done_then_done():
+    parts = [action(target=2), action(target=6)]
+    joint, told = JointStatus("both", parts), []
+    joint.watch(lambda **kwargs: told.append((kwargs["name"], kwargs["current"], kwargs["target"])))
+    parts[1].progress(3)
+    parts[0].succeed()
+    assert not joint.done
+    parts[1].succeed()
+    assert joint.exception(10) is None
+    assert ("both", 3, 8) in told and told[-1] == ("both", 8, 8)
+
+
+def test_joint_status_when_one_fails_then_fails_with_its_words():
+    parts = [action("kickoff"), action("kickoff")]
+    joint = JointStatus("both", parts)
+    parts[1].fail(FramesMissing("jf", asked=3, got=1))
+    assert isinstance(joint.exception(10), FramesMissing)
+    assert "jf: 1 of 3 frames came" in str(joint)
+
+
+def test_poll_when_check_says_so_then_done():
+    answers = iter([(False, "IDLE"), (False, "BUSY"), (True, "READY")])
+    assert poll(Named(), "arming", lambda: next(answers), timeout=10, period=0.001).exception(10) is None
+
+
+def test_poll_when_late_then_reports_the_last_state_and_a_hint():
+    status = poll(
+        Named(), "arming", lambda: (False, "BUSY"), timeout=0.02, period=0.001, hint="Restart the DCU."
+    )
+    assert isinstance(status.exception(10), ServiceTimeout)
+    assert str(status) == "det: arming: not done after 0.02 s; last state BUSY. Restart the DCU."
+
+
+def test_poll_when_check_raises_then_status_carries_it(wait_for):
+    def check():
+        raise ServiceRefused("state", url="there", said="no")
+
+    status = poll(Named(), "arming", check, timeout=10)
+    assert isinstance(status.exception(10), ServiceRefused)
+    wait_for(lambda: "det arming" not in {t.name for t in threading.enumerate()}, "the thread to go")
+
+
+def test_poll_when_ended_from_outside_then_its_thread_goes(wait_for):
+    status = poll(Named(), "waiting", lambda: (False, "still"), timeout=60, period=30)
+    status.succeed()
+    wait_for(lambda: "det waiting" not in {t.name for t in threading.enumerate()}, "the thread to go")
+
+
+def test_progress_bar_when_a_scan_runs_then_it_is_drawn(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stdout", screen)
+    engine = interruptible()
+    engine.waiting_hook = ProgressBarManager()
+    det = FakeDetector(name="det", directory=tmp_path, source=FakeSource(period=0.05))
+    det.frames_per_trigger.put(8)
+    assert drive(engine, lambda: bp.count([det], 1)).error is None
+    assert "det exposure" in screen.getvalue()
