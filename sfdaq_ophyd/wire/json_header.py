@@ -51,6 +51,8 @@ class HeaderReader:
     def integer(self, field: str, default: int | None = None, *, bits: int = 64) -> int:
         """Return an unsigned integer of so many bits; true and false count as 1 and 0."""
         value = self.fields.pop(field, default)
+        if type(value) is int and 0 <= value < 1 << bits:
+            return value
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or not 0 <= value < 1 << bits:

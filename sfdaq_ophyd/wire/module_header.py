@@ -22,6 +22,27 @@ MAX_PORTS = 64
 """Streams of one detector: 32 modules with two interfaces each."""
 
 _OLD_NAMES = {"bunchId": "detSpec1", "reserved": "detSpec2", "debug": "detSpec3", "roundRNumber": "detSpec4"}
+_INTEGERS = (  # name on the wire, ours, default, bits
+    ("frameNumber", "frame_number", None, 64),
+    ("row", "row", None, 16),
+    ("column", "column", None, 16),
+    ("packetNumber", "n_packets", 128, 32),
+    ("timestamp", "ticks", 0, 64),
+    ("detSpec1", "det_spec1", 0, 64),
+    ("detSpec3", "daq_rec", 0, 32),
+    ("expLength", "exposure_ticks", 0, 32),
+    ("modId", "module_id", 0, 16),
+    ("fileIndex", "file_index", 0, 64),
+    ("frameIndex", "frame_index", 0, 64),
+    ("bitmode", "bit_mode", 16, 8),
+    ("detSpec2", "det_spec2", 0, 64),
+    ("detSpec4", "det_spec4", 0, 64),
+    ("detType", "det_type", 3, 8),
+    ("version", "version", 2, 8),
+    ("flipRows", "flip_rows", 0, 8),
+    ("quad", "quad", 0, 8),
+    ("jsonversion", "json_version", 0, 16),
+)
 _LARGEST_EXACT = 1 << 53
 
 
@@ -156,32 +177,15 @@ class ModuleHeader:
         columns, rows = read.integers("shape", 2)
         blocks_x, blocks_y = read.integers("detshape", 2, [1, 1])
         header = cls(
-            frame_number=read.integer("frameNumber"),
-            row=read.integer("row", bits=16),
-            column=read.integer("column", bits=16),
             detector_blocks=(blocks_y, blocks_x),
             shape=(rows, columns),
+            data=True,
             complete=bool(read.integer("completeImage", 1, bits=1)),
-            n_packets=read.integer("packetNumber", 128, bits=32),
-            ticks=read.integer("timestamp", 0),
-            det_spec1=read.integer("detSpec1", 0),
-            daq_rec=read.integer("detSpec3", 0, bits=32),
-            exposure_ticks=read.integer("expLength", 0, bits=32),
-            module_id=read.integer("modId", 0, bits=16),
-            file_index=read.integer("fileIndex", 0),
             file_name=read.text("fname"),
-            frame_index=read.integer("frameIndex", 0),
             progress=read.number("progress"),
-            bit_mode=read.integer("bitmode", 16, bits=8),
-            det_spec2=read.integer("detSpec2", 0),
-            det_spec4=read.integer("detSpec4", 0),
-            det_type=read.integer("detType", 3, bits=8),
-            version=read.integer("version", 2, bits=8),
-            flip_rows=read.integer("flipRows", 0, bits=8),
-            quad=read.integer("quad", 0, bits=8),
             extra=_extra(read),
             rx_roi=_roi(read),
-            json_version=read.integer("jsonversion", 0, bits=16),
+            **{ours: read.integer(name, default, bits=bits) for name, ours, default, bits in _INTEGERS},
         )
         header._check(read.integer("size", header.n_bytes))
         return header
