@@ -313,6 +313,8 @@ class Acquisition:
             self._add(MissingFrame())
 
     def _missing(self, why: str, ids=()) -> FramesMissing:
+        if state := getattr(self._source, "state", str)():
+            why = f"{why}; {state}"
         return FramesMissing(
             self._name, asked=self._request.n_frames, got=self.n_done, missing=ids, detail=why
         )

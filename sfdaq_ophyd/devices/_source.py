@@ -87,7 +87,8 @@ class FrameSource(Protocol):
 
     `open`, `discard` and `close` are called from the RunEngine's thread and must be quick or bounded in time;
     `frames` is called and iterated in a thread of its own. Any `SfdaqError` raised by a hook ends in the stop
-    document's reason, so its text should name device and facts.
+    document's reason, so its text should name device and facts. A method ``state()``, if there is one,
+    returns what the source knows about frames that did not come, for that text.
     """
 
     def open(self, settings: Any) -> FrameFormat:

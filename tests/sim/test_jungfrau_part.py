@@ -179,6 +179,16 @@ def test_part_when_options_are_wrong_then_the_facility_does_not_start():
         pass
 
 
+def test_two_interfaces_when_set_then_four_streams_make_the_same_image():
+    options = {"jungfrau_name": "JF04T02V01", "jungfrau_interfaces": 2, "jungfrau_rate_multiplicator": 10}
+    with Facility(only=["jungfrau"], **options) as facility:
+        part = facility.jungfrau
+        assert len(part.endpoints) == 4
+        with ModuleStream(part.endpoints, detector_name=part.detector_name) as stream:
+            frame = next(frame for frame in stream if frame.is_good)
+            assert np.array_equal(frame.image, part.scene.raw(frame.pulse_id))
+
+
 def test_module_when_run_alone_then_prints_ready_and_ends_on_a_signal():
     command = [sys.executable, "-m", "sfdaq_ophyd.sim.jungfrau", "--name", "JF04T01V01"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -96,6 +96,10 @@ class JungfrauSource:
                 last = frame
                 yield settings.process(frame)
 
+    def state(self) -> str:
+        """Say what the stream has received since it was opened."""
+        return self.stream.describe_state()
+
     def discard(self) -> None:
         """Take no more frames of this exposure. Safe at any time, and twice."""
         self._given_up.set()

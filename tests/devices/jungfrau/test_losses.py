@@ -146,6 +146,15 @@ def test_converted_image_when_raw_was_expected_then_is_never_passed_as_raw(engin
     assert not engine.rows
 
 
+def test_messages_when_all_are_of_another_detector_then_the_failed_scan_says_so(engine, part, tmp_path):
+    other = Jungfrau(part.endpoints, name="jf", directory=tmp_path, detector_name="JF05T02V01")
+    other.timeout.put(0.3)
+    with pytest.raises(FailedStatus):
+        engine(bp.count([other]))
+    reason = engine.named("stop")[0]["reason"]
+    assert "unparsable" in reason and "an image of (512, 1024), expected (1024, 1024)" in reason
+
+
 def frame(raw, **fields):
     return StreamFrame(image=raw, timestamp=1.0, event_id="1", pulse_id=1, frame_number=1, **fields)
 
