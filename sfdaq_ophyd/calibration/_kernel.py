@@ -110,19 +110,12 @@ def _fill(buffer, blank, filled, skip, target, n, fill_bits):
     return filled, skip, target
 
 
-@njit(_SIGNATURE, nogil=True, cache=True)
-def calibrate(
+@njit(nogil=True, forceinline=True)
+def _do(
     raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
     fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
 ):  # fmt: skip
-    """Do some bands of `n_frames` images, and the holes behind them.
-
-    `raw`, `out` (with the bytes from frame to frame), `common`, `rare` and `scratch` are addresses; `pitch`
-    is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column,
-    index of the first constant). `holes` has, for each band, the blank pixels that follow each of its rows.
-    `blocks` is a chip's width over 16: a variable, because an unrolled loop is slower (the prefetcher follows
-    one load, not sixteen).
-    """
+    """Do the work of `calibrate`; a copy of this in place lets the compiler drop what is switched off."""
     fill = np.float32(fill)
     buffer, blank, tile = scratch, scratch + BUFFER_BYTES, scratch + BUFFER_BYTES + 64
     for i in range(16):
@@ -190,3 +183,28 @@ def calibrate(
                 filled, skip, target = _fill(buffer, blank, filled, skip, target, n_blank, fill_bits)
             _flush(buffer, skip, filled, target, True)
     fence()
+
+
+@njit(_SIGNATURE, nogil=True, cache=True)
+def calibrate(
+    raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
+    fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
+):  # fmt: skip
+    """Do some bands of `n_frames` images, and the holes behind them.
+
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare` and `scratch` are addresses; `pitch`
+    is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column,
+    index of the first constant). `holes` has, for each band, the blank pixels that follow each of its rows.
+    `blocks` is a chip's width over 16: a variable, because an unrolled loop is slower (the prefetcher follows
+    one load, not sixteen).
+    """
+    if mask_undefined or mask_lost or as_int:
+        _do(
+            raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
+            fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
+        )  # fmt: skip
+    else:
+        _do(
+            raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
+            fill, fill_bits, False, False, False, scratch,
+        )  # fmt: skip
