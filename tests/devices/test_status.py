@@ -36,7 +36,7 @@ def test_status_when_nobody_ends_it_then_it_fails_with_the_last_state_in_time():
     [
         (
             FramesMissing("det", asked=3, got=1, missing=[7]),
-            "det: 1 of 3 frames came; missing ids 7 (during exposure)",
+            "det: 1 of 3 frames came; missing ids 7",
         ),
         (ServiceRefused("arm", url="there", said="no"), "det: arm: there answered: 'no'"),
     ],
