@@ -37,6 +37,7 @@ SETTLE = 1.0
 """Seconds for which a failed start is watched: it may begin all the same."""
 
 CANNOT_REACH = "Cannot reach WRITING"
+CANNOT_START = "Cannot start new acquisition"
 
 
 class Flow:
@@ -54,6 +55,7 @@ class Flow:
     def __init__(self, name: str, writer: FileWriter, on_status: Callable[[DaqStatus], None]):
         self._name, self.writer, self._on_status = name, writer, on_status
         self._ours: WriteRequest | None = None
+        self._known_ready = False
         self.news = threading.Event()
 
     def status(self) -> DaqStatus:
@@ -75,6 +77,7 @@ class Flow:
         stale = status.acquisition is not None and status.acquisition.message.startswith("ERROR")
         if ours or stale or status.state is WriterState.UNKNOWN:
             self._reset()
+        self._known_ready = True
 
     def leave_ready(self) -> None:
         """Stop what is ours, reset UNKNOWN; WriterNotReady if a person must restart it. Safe twice."""
@@ -108,8 +111,9 @@ class Flow:
         ------
         WriterNotReady, WriterFailed, DoubleStart, SlowCreation, MissedStart
         """
-        self.make_ready()
-        self._ours = request
+        if not self._known_ready:
+            self.make_ready()
+        self._ours, self._known_ready = request, False
         try:
             status = self.writer.start(request)
         except StdDaqRefused as refused:
@@ -128,6 +132,9 @@ class Flow:
 
     def _explain(self, request: WriteRequest, refused: StdDaqRefused) -> bool:
         """Find out what a refused start left behind; return whether to start once more."""
+        if refused.said.startswith(CANNOT_START):
+            self.make_ready()
+            return True
         running = self._began_all_the_same(request)
         if refused.said.startswith("ERROR"):
             if running:
@@ -193,6 +200,7 @@ class Flow:
                     f"{request.output_file}"
                 )
             if status.state is WriterState.READY:
+                self._known_ready = True
                 return
             if a.n_completed != n_before:
                 n_before, last_growth = a.n_completed, time.monotonic()
