@@ -73,8 +73,13 @@ def read_daq_file(path: str | Path, source: str) -> list[FoundData]:
     FileFormatError
         It is readable, and not such a file.
     """
-    with h5py.File(path, "r", locking=False) as file:
-        found = list(_detector(file, source) if source[:2] == "JF" else _channels(file))
+    try:
+        with h5py.File(path, "r", locking=False) as file:  # a lock could make the writer fail
+            found = list(_detector(file, source) if source[:2] == "JF" else _channels(file))
+    except FileFormatError:
+        raise
+    except (RuntimeError, KeyError, ValueError) as exc:  # h5py's words for a file that ends too early
+        raise OSError(f"{path}: {exc}") from exc
     if not found:
         raise FileFormatError(path, "data", found="nothing", expected=f"data of {source}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ CLOSING = "processing request took"
 SETTLED = 2.0
 """s a file must stand unchanged, where no log says that its writer is done; and s given to a file system to
 show what a log says is there."""
+
+SETTLED_PVS = 0.5
+"""The same for PVDATA, whose writer's log has no closing line, and which is written in one go."""
 
 _TAIL = 4096
 
@@ -49,35 +53,43 @@ def look_at(path: Path, source: str) -> Look:
     source : str
         ``PVDATA``, ``BSDATA``, ``CAMERAS``, or a detector's name.
     """
-    tail = _tail(Path(log_file(str(path))))
-    last_line = tail[-1] if tail else ""
-    if Path(error_file(str(path))).exists():
-        return Look(failure=f"the writer failed: {last_line or 'no log, see the .err beside it'}")
-    closed = CLOSING in last_line
+    log = Path(log_file(str(path)))
+    if os.path.exists(error_file(str(path))):
+        return Look(failure=f"the writer failed: {last_words(path)}")
     try:
-        state = path.stat()
+        age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        if closed and time.time() - _modified(Path(log_file(str(path)))) > SETTLED:
-            said = tail[-2] if len(tail) > 1 else last_line
-            return Look(failure=f"the writer says it is done, and there is no file; before that: {said!r}")
-        return Look(seen=f"not there; log: {last_line!r}" if last_line else "not there, no log: not begun")
-    unchanged = time.time() - state.st_mtime > SETTLED
+        return _look_at_nothing(log)
+    settled = age > (SETTLED_PVS if source == PVDATA else SETTLED)
+    closed = CLOSING in _last(_tail(log))
+    if not (closed or settled):
+        return Look(seen="being written")
     try:
-        found = read_daq_file(path, source)
+        return Look(found=read_daq_file(path, source))
     except (OSError, FileFormatError) as exc:
-        if closed and unchanged:
+        if closed and age > SETTLED:
             return Look(failure=f"damaged: {exc}")
         return Look(seen=f"not readable yet ({exc})")
-    if closed or unchanged or source == PVDATA:
-        return Look(found=found)
-    return Look(seen="being written")
 
 
-def _modified(path: Path) -> float:
+def last_words(path: Path) -> str:
+    """Return the last line of the log of a file's writer."""
+    return _last(_tail(Path(log_file(str(path))))) or "it has no log"
+
+
+def _look_at_nothing(log: Path) -> Look:
     try:
-        return path.stat().st_mtime
+        silent = time.time() - log.stat().st_mtime
     except FileNotFoundError:
-        return time.time()
+        return Look(seen="not begun: neither file nor log")
+    tail = _tail(log) if silent > SETTLED else []
+    if CLOSING in _last(tail):
+        return Look(failure=f"the writer says it is done, and there is no file; its log: {tail[-2:]}")
+    return Look(seen="begun, no file yet")
+
+
+def _last(lines: list[str]) -> str:
+    return lines[-1] if lines else ""
 
 
 def _tail(path: Path) -> list[str]:

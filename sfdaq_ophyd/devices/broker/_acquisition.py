@@ -47,13 +47,14 @@ class Acquisition:
         self._given_up = threading.Event()
         self._lock = threading.Lock()
         self._waiting = None
+        self._running = True
         self._over = threading.Event()
         threading.Thread(target=self._run, name=f"{name} acquisition", daemon=True).start()
 
     @property
     def running(self) -> bool:
         """Whether pulses are still to come, or the reply is."""
-        return not self._over.is_set()
+        return self._running
 
     def give_up(self, timeout: float) -> bool:
         """Give up unless the request is out; then wait for its reply. Return whether it had been sent."""
@@ -76,6 +77,7 @@ class Acquisition:
             self._end(result, None)
 
     def _end(self, result: Any, exc: Exception | None) -> None:
+        self._running = False  # before anyone who waits for the end can start the next one
         try:
             self._on_end(result, exc)
         finally:

@@ -331,7 +331,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
 
     def _give_up(self) -> None:
         acquisition = self._acquisition
-        if acquisition is not None and acquisition.running:
+        if acquisition is not None:
             acquisition.give_up(4 * float(self.timeout.get()))
 
     def _forget(self) -> None:

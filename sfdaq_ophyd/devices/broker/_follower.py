@@ -14,14 +14,14 @@ from typing import Any
 
 from ...files.aligned_file import write_aligned
 from ...files.daq_file import PVDATA, FoundData
-from ...files.daq_watch import look_at
+from ...files.daq_watch import last_words, look_at
 
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.1
 """s between two looks."""
 
-AT_ONCE = 16
+AT_ONCE = 64
 """Acquisitions looked at in one look: writers work in order, so the oldest come first."""
 
 MISSING_SHOWN = 100
@@ -129,7 +129,8 @@ class FileFollower:
                 if look.found is not None:
                     announced.found += [self._row(announced, source, path, data) for data in look.found]
                 elif not look.failure and time.monotonic() > announced.deadline:
-                    look = type(look)(failure=f"the time is up; last state: {look.seen}")
+                    said = last_words(path)
+                    look = type(look)(failure=f"the time is up; {look.seen}; the writer's last words: {said}")
             except Exception as exc:  # a file system has many ways to fail; one file must not stop the rest
                 logger.exception("%s: looking at %s failed", self._name, path)
                 announced.failures[str(path)] = f"{type(exc).__name__}: {exc}"

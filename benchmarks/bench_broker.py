@@ -1,0 +1,219 @@
+"""What the broker device adds to a step, and whether the 1000th step costs what the 100th did."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tracemalloc
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import bluesky.plans as bp
+import matplotlib
+from bluesky import RunEngine
+from ophyd.sim import SynAxis, SynSignal
+
+from sfdaq_ophyd.devices import SfDaqBroker
+from sfdaq_ophyd.devices._status import ActionStatus
+from sfdaq_ophyd.plans import sf_scan
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+MAIN = "from sfdaq_ophyd.cli import main; main()"
+N_STEPS = 1000
+ADDED_BAR = 0.005
+"""s that device and client may add to a step."""
+
+
+class PulsesGoneBy:
+    """A pulse id whose pulses are always over: what is left of a step is overhead."""
+
+    name, parent = "pulse_id", None
+
+    def __init__(self):
+        self.now = 20_000_000_000
+
+    def get(self):
+        self.now += 10
+        return self.now
+
+    def check(self, timeout=None, n_pulses=10):
+        return 100.0
+
+    def wait_past(self, pulse_id, timeout=None):
+        status = ActionStatus(self, "pulse", 10, unit="pulses")
+        status.succeed()
+        return status
+
+
+@contextmanager
+def broker():
+    """A simulated broker in a process of its own; yields its addresses."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", MAIN, "sim", "--only", "broker", "--json"]
+        command += ["--directory", folder, "--option", "broker_delays=0"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout.readline().strip() == "READY"
+            yield json.loads(process.stdout.readline())["broker"], Path(folder)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def raw_call(url: str, path: str, body: bytes) -> None:
+    """The same call with nothing around it."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection.request("GET", path, body, {"Content-Type": "application/json"})
+    connection.getresponse().read()
+    connection.close()
+
+
+def client_share(device) -> float:
+    """Median of what our client adds to a call, s."""
+    body = json.dumps({"pgroup": "p12345"}).encode()
+    ours, bare = [], []
+    for _ in range(100):
+        begin = time.perf_counter()
+        raw_call(device.client.url, "/get_current_run_number", body)
+        middle = time.perf_counter()
+        device.client.get_current_run_number("p12345")
+        ours.append(time.perf_counter() - middle)
+        bare.append(middle - begin)
+    return statistics.median(ours) - statistics.median(bare)
+
+
+def step_times(plan) -> list[float]:
+    """Run a plan; return the s between events."""
+    stamps = []
+    engine = RunEngine(context_managers=[])
+    engine.subscribe(lambda name, doc: stamps.append(time.perf_counter()), "event")
+    engine(plan)
+    return [after - before for before, after in zip(stamps, stamps[1:])]
+
+
+def one_scan(addresses, folder):
+    """Return step times without the requests, times of requests, growth of memory, and the client's share."""
+    device = SfDaqBroker(
+        addresses["broker"],
+        addresses["slow"],
+        name="sfdaq",
+        pgroup="p12345",
+        pulse_id=PulsesGoneBy(),
+        pvs=["SIM:PRESSURE"],
+        sf_root=addresses["root"],
+        directory=folder / "tables",
+    )
+    share = client_share(device)
+    service, spent = device.client._services["broker"], []
+    request = service.request
+
+    def timed(*args, **kwargs):
+        begin = time.perf_counter()
+        try:
+            return request(*args, **kwargs)
+        finally:
+            if args[1] == "/retrieve_from_buffers":
+                spent.append(time.perf_counter() - begin)
+
+    service.request = timed
+    motor, memory = SynAxis(name="motor"), []
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(0.2):
+            memory.append((len(spent), tracemalloc.get_traced_memory()[0]))
+
+    steps = step_times(sf_scan([device], motor, 0, 1, N_STEPS))
+    own = [step - http_time for step, http_time in zip(steps, spent[1:])]
+    spent.clear()
+    tracemalloc.start()
+    threading.Thread(target=watch, daemon=True).start()
+    step_times(sf_scan([device], motor, 0, 1, 600))
+    done.set()
+    tracemalloc.stop()
+    return own, share, memory
+
+
+def added_per_step() -> list[dict]:
+    """Time a 1000-step scan, without pulses and without the server."""
+    with broker() as (addresses, folder):
+        own, share, memory = one_scan(addresses, folder)
+    motor, noop = SynAxis(name="motor"), SynSignal(name="noop", func=lambda: 0)
+    baseline = statistics.median(step_times(bp.scan([noop], motor, 0, 1, 200)))
+    added = statistics.median(own) - baseline + share
+    early, late = statistics.median(own[50:250]), statistics.median(own[-200:])
+    kept = [used for n, used in memory if n >= 200]
+    growth = (kept[-1] - kept[0]) / max(1, memory[-1][0] - 200)
+    plot(own, memory)
+    return [
+        {
+            "name": "broker: added per step",
+            "ratio": added / ADDED_BAR,
+            "bar": 1.0,
+            "met": added <= ADDED_BAR,
+            "baseline": "5 ms; without pulses, server time and a step of a detector that does nothing",
+            "note": f"{1000 * added:.2f} ms, of which the client {1000 * share:.2f} ms",
+        },
+        {
+            "name": "broker: 1000th step",
+            "ratio": late / early,
+            "bar": 1.3,
+            "met": late <= 1.3 * early,
+            "baseline": f"steps 50 to 250: {1000 * early:.2f} ms",
+            "note": f"last 200: {1000 * late:.2f} ms",
+        },
+        {
+            "name": "broker: memory kept per step",
+            "ratio": growth / 4096,
+            "bar": 1.0,
+            "met": growth <= 4096,
+            "baseline": "4 kB",
+            "note": f"{growth:.0f} bytes per step after the 200th",
+        },
+    ]
+
+
+def plot(own, memory) -> None:
+    """Draw both against the step."""
+    figure, (times, used) = plt.subplots(2, 1, sharex=True, figsize=(8, 6), layout="constrained")
+    times.plot([1000 * value for value in own], ".", markersize=2)
+    times.set(ylabel="step without server, ms", ylim=(0, None))
+    used.plot(*zip(*[(n, value / 2**20) for n, value in memory]))
+    used.set(xlabel="step", ylabel="memory, MiB", ylim=(0, None))
+    figure.savefig(HERE / "broker_steps.png", dpi=100)
+    plt.close(figure)
+
+
+def long_ranges() -> dict:
+    """Check a request of 60 000 pulses before it is sent."""
+    from sfdaq_ophyd.wire.broker_request import RetrieveRequest
+    from sfdaq_ophyd.wire.pulse_id import PulseRange
+
+    times = []
+    for _ in range(200):
+        begin = time.perf_counter()
+        pulses = PulseRange(20_000_000_000, 20_000_059_999)
+        RetrieveRequest(pgroup="p12345", pulses=pulses, run_number=1, detectors={"JF01T03V01": {}})
+        times.append(time.perf_counter() - begin)
+    took = statistics.median(times)
+    return {
+        "name": "broker: 60 000 pulses validated",
+        "ratio": took / 1e-3,
+        "bar": 1.0,
+        "met": took < 1e-3,
+        "baseline": "1 ms",
+        "note": f"{1e6 * took:.0f} us",
+    }
+
+
+BENCHMARKS = [added_per_step, long_ranges]
