@@ -1,4 +1,4 @@
-"""``sfdaq demo``: from an empty folder to a finished run of the whole beamline, its tables, pictures, report."""
+"""``sfdaq demo``: from an empty folder to a run of the whole beamline, its tables, pictures and report."""
 
 from .command import demo
 
