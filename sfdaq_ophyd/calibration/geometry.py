@@ -90,6 +90,13 @@ def find_row(detector_name: str) -> Row:
     return row
 
 
+def is_strip(detector_name: str) -> bool:
+    """Whether the detector has a strip sensor, which has no gaps; unknown detectors have not."""
+    name = DetectorName.parse(detector_name)
+    row = TABLE.get(str(name)) or TABLE.get(name.family)
+    return row is not None and row.strip
+
+
 def module_shape(gap_pixels: bool) -> tuple[int, int]:
     """Rows and columns of one module, with or without the pixels between its chips."""
     rows, columns = MODULE_SHAPE

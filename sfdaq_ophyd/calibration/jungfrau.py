@@ -16,7 +16,7 @@ from ._memory import aligned_empty
 from ._numpy import NumpyEngine, PlacingEngine
 from .double_pixels import interpolate
 from .downsample import any_reason, downsample, good_fraction
-from .geometry import make_layout
+from .geometry import is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
 from .words import CODE_SHIFT, WordCounts, count_words, saturated_word
@@ -91,7 +91,10 @@ class JungfrauCalibration:
             if options.get("module_map") is not None:
                 raise RequestError("disabled_modules", disabled_modules, "none beside a module_map")
             options["module_map"] = disabled_to_map(detector_name, tuple(disabled_modules))
-        self.options = opts = CalibrationOptions(**options)
+        opts = CalibrationOptions(**options)
+        if is_strip(detector_name):
+            opts = opts.with_(gap_pixels=False, double_pixels="keep")
+        self.options = opts
         self._places = opts.active_modules(detector_name)
         self._layout = make_layout(
             detector_name, list(self._places), gap_pixels=opts.gap_pixels, geometry=opts.geometry

@@ -33,7 +33,8 @@ class CalibrationOptions:
     factor : float, optional
         Divide by this many keV, round half to even, give int32.
     gap_pixels : bool
-        Chips two pixels apart, as they are: a module has 514 x 1030 pixels.
+        Chips two pixels apart, as they are: a module has 514 x 1030 pixels. Strip sensors have no gaps: there
+        this and `double_pixels` have no effect.
     geometry : bool
         Modules at their places; False stacks them in y.
     double_pixels : {"keep", "mask", "interp"}
