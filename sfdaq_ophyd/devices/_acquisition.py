@@ -82,13 +82,15 @@ class _Feed:
 
     def stop(self) -> None:
         """Give up at the source, once, and wait until its thread has gone."""
-        with self._stopping:
-            if not self._stopped.is_set():
-                self._stopped.set()
-                with contextlib.suppress(queue.Full):
-                    self._items.put_nowait(self.END)  # wakes a reader; a busy one looks at `stopped` next
-                self._source.discard()
-        self._thread.join(JOIN_TIMEOUT)
+        try:
+            with self._stopping:
+                if not self._stopped.is_set():
+                    self._stopped.set()
+                    with contextlib.suppress(queue.Full):
+                        self._items.put_nowait(self.END)  # wakes a reader; a busy one looks at `stopped` next
+                    self._source.discard()
+        finally:
+            self._thread.join(JOIN_TIMEOUT)
         if self._thread.is_alive():
             raise ServiceTimeout(f"{self._thread.name}: giving up the acquisition", JOIN_TIMEOUT)
 
@@ -214,13 +216,15 @@ class Acquisition:
         """
         with self._lock:
             self._given_up, feed = True, self._feed
-        if feed is not None and self.running:
-            feed.stop()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(JOIN_TIMEOUT)
-            if self._thread.is_alive():
-                what = f"{self._name}: giving up the acquisition"
-                raise ServiceTimeout(what, JOIN_TIMEOUT, "writing frames")
+        try:
+            if feed is not None and self.running:
+                feed.stop()
+        finally:
+            if threading.current_thread() is not self._thread:
+                self._thread.join(JOIN_TIMEOUT)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            what = f"{self._name}: giving up the acquisition"
+            raise ServiceTimeout(what, JOIN_TIMEOUT, "writing frames")
 
     def _run(self) -> None:
         try:

@@ -29,7 +29,7 @@ class FakeSource:
     def __init__(self, shape=(16, 16), dtype="u2", period=0.0):
         self.shape, self.dtype, self.period = shape, np.dtype(dtype), period
         self.calls = Counter()
-        self.state = "as found"
+        self.hardware = "as found"
         self.number = 0
         self.faults = {}
         self.open_fault = None
@@ -40,14 +40,14 @@ class FakeSource:
 
     def open(self, settings):
         self.calls["open"] += 1
-        self.state = "open"
+        self.hardware = "open"
         if self.open_fault:
             raise self.open_fault
         scalars = {"total": "i8", "mean": "f8"}
         return FrameFormat(self.shape, self.dtype, True, scalars, frame_time=self.period)
 
     def frames(self, request):
-        assert self.state == "open", f"frames() while {self.state}"
+        assert self.hardware == "open", f"frames() while {self.hardware}"
         self._acquiring += 1
         assert self._acquiring == 1, "two acquisitions at once"
         gone = self._gone = threading.Event()
@@ -90,7 +90,7 @@ class FakeSource:
     def close(self):
         self.calls["close"] += 1
         self._gone.set()
-        self.state = "as found"
+        self.hardware = "as found"
 
 
 class FakeDetector(Detector):

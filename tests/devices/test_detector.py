@@ -160,7 +160,7 @@ def test_stage_when_open_fails_then_source_is_closed_and_engine_is_usable(engine
     det.source.open_fault = ServiceRefused("find", url="there", said="gone")
     run = drive(engine, count(det))
     assert isinstance(run.error, ServiceRefused)
-    assert det.source.state == "as found"
+    assert det.source.hardware == "as found"
     det.source.open_fault = None
     check_run(drive(engine, count(det)), 3)
 
@@ -230,8 +230,28 @@ def test_stop_when_acquiring_then_status_fails_and_hardware_rests(det):
     assert "det: stopped on request" in str(status)
     det.unstage()
     det.unstage()
-    assert det.source.state == "as found"
+    assert det.source.hardware == "as found"
     assert not [t for t in threading.enumerate() if t.name.startswith("det ")]
+
+
+def test_unstage_when_the_source_cannot_be_told_then_the_rest_is_done_all_the_same(det, tmp_path):
+    det.source.faults = {2: "hang"}
+    det.stage()
+    det.trigger().wait(10)
+    det.trigger()
+    gone = det.source.discard
+
+    def unreachable():
+        gone()
+        raise ServiceRefused("disarm", url="there", said="no")
+
+    det.source.discard = unreachable
+    with pytest.raises(ServiceRefused):
+        det.unstage()
+    assert det.source.hardware == "as found"
+    assert not list(tmp_path.glob("*.h5"))
+    assert not [t for t in threading.enumerate() if t.name.startswith("det ")]
+    det.unstage()
 
 
 # files and streams

@@ -96,7 +96,7 @@ def test_fly_when_one_of_two_fails_then_reason_names_it_and_the_other_rests(engi
     run = drive(engine, lambda: fly([good, bad], 5))
     assert run.stop["exit_status"] == "fail"
     assert "bad: 4 of 5 frames came" in run.stop["reason"]
-    assert good.source.state == bad.source.state == "as found"
+    assert good.source.hardware == bad.source.hardware == "as found"
     check_run(run)
     check_files(run, tmp_path)
 

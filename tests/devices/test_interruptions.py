@@ -40,7 +40,7 @@ class Bench:
 
     def check_at_rest(self):
         for detector in self.detectors:
-            assert detector.source.state == "as found"
+            assert detector.source.hardware == "as found"
             assert detector._staged.value == "no"
         names = tuple(detector.name for detector in self.detectors)
         assert not [t for t in threading.enumerate() if t.name.startswith(names)]
