@@ -52,7 +52,8 @@ class CalibrationOptions:
     mask_undefined_gain : bool
         Pixels with gain code 2, which no healthy pixel has, count as bad in that frame; else as G2.
     mask_lost_packets : bool
-        Words 0xFFFF, with which slsReceiver pads lost packets, count as bad in that frame.
+        Words 0xFFFF, with which slsReceiver pads lost packets, count as bad in that frame. Bad pixels of one
+        frame are 0 in interpolated and downsampled images, and do not count in the scale of a block.
     bad_constants : {"raise", "mask"}
         Gains of 0, NaN or infinity, or such pedestals, on pixels that are not masked.
 
