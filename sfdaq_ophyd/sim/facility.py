@@ -46,6 +46,8 @@ class Facility:
         Role to PV name; empty where not started.
     clock : PulseClock
         The machine's pulse clock.
+    started : list of str
+        Parts that serve already, for those who look on while it is entered.
 
     Examples
     --------
@@ -77,6 +79,7 @@ class Facility:
             self._options[part][key[len(part) + 1 :]] = value
         self._speed, self._directory, self._seed = speed, directory, seed
         self._parts: dict[str, Part] = {}
+        self.started: list[str] = []
         self._temporary: tempfile.TemporaryDirectory | None = None
         self.clock: PulseClock | None = None
 
@@ -96,6 +99,7 @@ class Facility:
                 part = getattr(importlib.import_module(module), cls)(world, **self._options[name])
                 self._parts[name] = part
                 part.start()
+                self.started.append(name)
         except BaseException as exc:
             try:
                 self.close()

@@ -86,7 +86,7 @@ class EigerPart:
             "serial": serial,
             "seed": world.seed,
         }
-        self._initialized, self._port = initialized, port or world.port_base
+        self._initialized, self._port = initialized, port or world.next_port()
         self.requests = RequestLog()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -1,0 +1,5 @@
+"""Say what there is."""
+
+if session.facility is not None:
+    facility = session.facility
+print(session.report())

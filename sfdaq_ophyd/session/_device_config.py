@@ -1,0 +1,138 @@
+"""What ``sfdaq.yaml`` may say of a device: one model per ``class``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+Http = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
+Tcp = Annotated[str, StringConstraints(pattern=r"^tcp://[^:\s]+:\d+$")]
+Pv = Annotated[str, StringConstraints(pattern=r"^[^\s{}]+$", max_length=100)]
+Pgroup = Annotated[str, StringConstraints(pattern=r"^p\d{5}$")]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Device(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    labels: list[str] = Field([], description="groups for %wa and %ct, beside that of the class")
+    set: dict[str, Any] = Field(
+        {}, description="signals to their values at the start; only settings kept here"
+    )
+
+
+class MotorConfig(_Device):
+    """An EPICS motor record."""
+
+    cls: Literal["Motor"] = Field(alias="class")
+    pv: Pv = Field(description="of the record")
+
+
+class SignalConfig(_Device):
+    """A PV to read, and with class Signal to write."""
+
+    cls: Literal["Signal", "ReadOnly"] = Field(alias="class")
+    pv: Pv = Field(description="its name")
+    string: bool = Field(False, description="read an enum as its text")
+
+
+class PulseIdConfig(_Device):
+    """The machine's pulse id."""
+
+    cls: Literal["PulseId"] = Field(alias="class")
+    pv: Pv = Field(description="its name")
+
+
+class _FileDetector(_Device):
+    directory: UserPath = Field(
+        Path("frames"), description="where files go; relative to the file's `directory`"
+    )
+
+
+class EigerConfig(_FileDetector):
+    """An Eiger over SIMPLON."""
+
+    cls: Literal["Eiger"] = Field(alias="class")
+    url: Http = Field(description="of the detector control unit")
+    api_version: Literal["1.6.0", "1.8.0"] | None = Field(None, description="default: asked of the server")
+    mode: Literal["internal", "external", "monitor", "auto"] | None = Field(None, description="who runs it")
+    legacy_ids: Literal["refuse", "status", "local"] = Field("refuse", description="ids of API 1.6")
+    timeout: Positive = Field(10.0, description="s of an HTTP call")
+
+
+class ConstantsConfig(BaseModel):
+    """Files and options of a Jungfrau's calibration, read when the detector is first staged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gain_file: UserPath | list[UserPath] = Field(
+        description="HDF5 file, or one binary file per module; relative to the file's `directory`"
+    )
+    pedestal_file: UserPath | list[UserPath] = Field(
+        description=".res.h5, or one of OM's dark files per module"
+    )
+    pixel_mask_file: UserPath | None = Field(None, description="a further mask")
+    options: dict[str, Any] = Field({}, description="of JungfrauCalibration, e.g. gap_pixels: false")
+
+
+class JungfrauConfig(_FileDetector):
+    """A Jungfrau through its image streams."""
+
+    cls: Literal["Jungfrau"] = Field(alias="class")
+    detector_name: str = Field(pattern=r"^JF\d\dT\d\dV\d\d$", description="e.g. JF01T03V01")
+    endpoints: list[Tcp] = Field(
+        min_length=1, max_length=64, description="one per port, or the assembled one"
+    )
+    stream: Literal["modules", "assembled"] = Field("modules", description="which streams")
+    pulse_id: str = Field(
+        "", description="name of a PulseId of `devices`; frames before a trigger do not count"
+    )
+    constants: ConstantsConfig | None = Field(None, description="without them images stay raw")
+    photon_energy: Positive | None = Field(None, description="keV; calibrated images then count photons")
+
+
+class StdDaqWriterConfig(_FileDetector):
+    """A standard DAQ."""
+
+    cls: Literal["StdDaqWriter"] = Field(alias="class")
+    url: Http = Field(description="of the REST service")
+    redis_url: str | None = Field(None, pattern=r"^redis(s)?://.+$", description="of its Redis")
+    dialect: Literal["auto", "flask", "fastapi"] = Field("auto", description="of the REST service")
+
+
+class SfDaqBrokerConfig(_Device):
+    """The sf-daq broker."""
+
+    cls: Literal["SfDaqBroker"] = Field(alias="class")
+    url: Http = Field(description="of the broker")
+    slow_url: Http | None = Field(None, description="of the slow one; default: the next port")
+    pgroup: Pgroup | None = Field(None, description="default: that of the file")
+    pulse_id: str = Field("", description="name of a PulseId of `devices`; default: the beamline's PV")
+    detectors: dict[str, dict[str, Any] | None] = Field({}, description="name to parameters")
+    channels: list[str] = Field([], description="beam-synchronous channels")
+    cameras: list[str] = Field([], description="cameras")
+    pvs: list[str] = Field([], description="slow PVs")
+    n_pulses: int = Field(1, ge=1, description="per acquisition")
+    rate_multiplicator: int = Field(1, ge=1, description="100 Hz / detector rate")
+    beam_rate: Pv | None = Field(None, description="PV of the repetition rate, for the check before a run")
+    event_code: Pv | None = Field(None, description="PV of the beamline's trigger")
+    sf_root: UserPath = Field(Path("/sf"), description="where the DAQ's /sf is mounted here")
+    directory: UserPath = Field(Path("runs"), description="run tables; relative to the file's `directory`")
+    register_files: Literal["run", "late"] = Field("run", description="when files are registered")
+    check: bool = Field(True, description="check everything before each run")
+    dialect: Literal["current", "documented", "auto"] = Field("current", description="of the service")
+
+
+DeviceConfig = Annotated[
+    MotorConfig
+    | SignalConfig
+    | PulseIdConfig
+    | EigerConfig
+    | JungfrauConfig
+    | StdDaqWriterConfig
+    | SfDaqBrokerConfig,
+    Field(discriminator="cls"),
+]

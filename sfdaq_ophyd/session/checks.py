@@ -1,0 +1,167 @@
+"""Ask every configured address and PV whether it is well; for ``sfdaq doctor`` and ``%doctor``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ..errors import SfdaqError
+from ..wire.broker_beamlines import BEAMLINES
+from . import _device_config as blocks
+from ._probes import PROBES, probe_catalog, probe_folder, probe_pulse_id, probe_pv, probe_redis, probe_tcp
+from .config import SfdaqConfig
+from .devices import constant_files
+
+LIMIT = 20.0
+"""s after which a check that hangs has failed; each has shorter limits of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor.
+
+    Attributes
+    ----------
+    name : str
+        Device and role.
+    address : str
+    ok : bool
+    latency : float or None
+        s of the answer; None without one.
+    version : str
+        Of what answered, as far as it tells.
+    found : str
+        What was seen, or what went wrong.
+    advice : str
+        What a person does; empty if all is well.
+    """
+
+    name: str
+    address: str
+    ok: bool
+    latency: float | None
+    version: str
+    found: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An address and how to ask it. `probe` returns (version, what was seen) or raises."""
+
+    name: str
+    address: str
+    probe: Callable[[], tuple[str, str]]
+    advice: str
+
+
+def checks_of(config: SfdaqConfig) -> list[Check]:
+    """Return one check per address, PV and file of a configuration."""
+    checks = list(_own_checks(config))
+    for name, block in config.devices.items():
+        checks += _device_checks(name, block, config)
+    return checks
+
+
+def run_checks(checks: list[Check], limit: float = LIMIT) -> Iterator[Finding]:
+    """Run checks side by side and yield their findings in order; a check that hangs costs `limit` s."""
+    pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="doctor")
+    deadline = time.monotonic() + limit
+    futures = [(check, pool.submit(_timed, check)) for check in checks]
+    for check, future in futures:
+        try:
+            yield future.result(max(0.0, deadline - time.monotonic()))
+        except FutureTimeout:
+            yield Finding(
+                check.name, check.address, False, None, "", f"no answer in {limit:g} s", check.advice
+            )
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _timed(check: Check) -> Finding:
+    begin = time.perf_counter()
+    try:
+        version, found = check.probe()
+    except (SfdaqError, OSError, ValueError, TimeoutError) as exc:
+        advice = getattr(exc, "hint", "") or check.advice
+        return Finding(check.name, check.address, False, None, "", str(exc), advice)
+    except Exception as exc:  # redis, tiled and EPICS have roots of their own
+        return Finding(
+            check.name, check.address, False, None, "", f"{type(exc).__name__}: {exc}", check.advice
+        )
+    return Finding(check.name, check.address, True, time.perf_counter() - begin, version, found, "")
+
+
+def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
+    folder = config.directory
+    yield Check(
+        "directory", str(folder), lambda: probe_folder(folder), "Make it, or let this user write there"
+    )
+    metadata = config.metadata.redis
+    if metadata:
+        yield Check("metadata", metadata, lambda: probe_redis(metadata), "Start Redis, or use metadata.file")
+    uri = config.catalog.uri
+    if uri:
+        advice = "Start the Tiled server, or leave catalog.uri out"
+        yield Check("catalog", uri, lambda: probe_catalog(uri), advice)
+
+
+def _device_checks(name: str, block: blocks._Device, config: SfdaqConfig) -> Iterator[Check]:
+    if isinstance(block, blocks.PulseIdConfig):
+        yield Check(name, block.pv, lambda: probe_pulse_id(block.pv), _PV)
+    elif hasattr(block, "pv"):
+        yield Check(name, block.pv, lambda: probe_pv(block.pv), _PV)
+    elif isinstance(block, blocks.JungfrauConfig):
+        for i, endpoint in enumerate(block.endpoints):
+            yield Check(f"{name} {i}", endpoint, lambda endpoint=endpoint: probe_tcp(endpoint), _STREAM)
+        advice = "All endpoints answer, but no image: is the detector running and triggered?"
+        yield Check(name, block.detector_name, lambda: PROBES[block.cls](block), advice)
+    else:
+        yield Check(name, block.url, lambda: PROBES[block.cls](block), _advice(block))
+    for path in constant_files(block, config.directory):
+        yield Check(
+            f"{name} constants", str(path), lambda path=path: probe_folder(path), "Put the file there"
+        )
+    if isinstance(block, blocks.StdDaqWriterConfig) and block.redis_url:
+        yield Check(
+            f"{name} redis", block.redis_url, lambda: probe_redis(block.redis_url), "Start the DAQ's Redis"
+        )
+    if isinstance(block, blocks.SfDaqBrokerConfig):
+        yield from _broker_checks(name, block, config)
+
+
+def _broker_checks(name: str, block: blocks.SfDaqBrokerConfig, config: SfdaqConfig) -> Iterator[Check]:
+    pgroup = block.pgroup or config.pgroup
+    advice = "Is the pgroup right, there, and still open?"
+    yield Check(f"{name} pgroup", pgroup or "none", lambda: PROBES["pgroup"](block, pgroup), advice)
+    slow = block.slow_url or _next_port(block.url)
+    advice = "Start the slow broker"
+    yield Check(f"{name} slow", slow, lambda: probe_tcp(slow), advice)
+    if not block.pulse_id and config.beamline:
+        pv = BEAMLINES[config.beamline].pulse_id_pv
+        yield Check(f"{name} pulse_id", pv, lambda: probe_pulse_id(pv), _PV)
+    for role in ("beam_rate", "event_code"):
+        if pv := getattr(block, role):
+            yield Check(f"{name} {role}", pv, lambda pv=pv: probe_pv(pv), _PV)
+
+
+def _next_port(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{(parts.port or 80) + 1}"
+
+
+def _advice(block: blocks._Device) -> str:
+    what = {
+        "Eiger": "Is the detector control unit on, and this machine in its network?",
+        "StdDaqWriter": "Start the standard DAQ's REST service, or mend url",
+        "SfDaqBroker": "Start the broker, or mend url; it answers consoles of beamlines only",
+    }
+    return what[block.cls]
+
+
+_PV = "Is its IOC up, and EPICS_CA_ADDR_LIST right? caget from this machine tells"
+_STREAM = "Is slsReceiver running, with this zmq port?"

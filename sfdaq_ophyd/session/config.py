@@ -1,0 +1,108 @@
+"""What ``sfdaq.yaml`` may hold: one model per block, every key with its meaning and its check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from ..wire.broker_beamlines import BEAMLINES
+from ._device_config import DeviceConfig, UserPath
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Block(BaseModel):
+    """A block of the file; a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MetadataConfig(Block):
+    """Where ``RE.md`` is kept, and what it always holds."""
+
+    file: UserPath = Field(Path("metadata.json"), description="JSON file; relative to `directory`")
+    redis: str = Field("", pattern=r"^(redis(s)?://.+)?$", description="redis://host/0, in place of the file")
+    key: str = Field("sfdaq:metadata", description="key in Redis")
+    constant: dict[str, Any] = Field({}, description="set at every start, e.g. facility: SwissFEL")
+
+
+class CatalogConfig(Block):
+    """The Tiled catalog: one of our own, or a remote one."""
+
+    directory: UserPath = Field(Path("catalog"), description="of our own; relative to `directory`")
+    uri: str = Field("", pattern=r"^(https?://.+)?$", description="of a remote one, in place of our own")
+    api_key_variable: Name = Field("TILED_API_KEY", description="environment variable with the remote's key")
+
+
+class SuspenderConfig(Block):
+    """Hold plans while a signal says so. One of `below`, `above`, `unless`."""
+
+    device: Name = Field(description="name of a Signal or ReadOnly of `devices`")
+    below: float | None = Field(None, description="hold while the value is below this")
+    above: float | None = Field(None, description="hold while the value is above this")
+    unless: str | float | None = Field(None, description="hold unless the value is this, e.g. Open")
+    resume: float | None = Field(
+        None, description="for below and above: go on from this value; default: the same"
+    )
+    sleep: float = Field(0.0, ge=0, le=3600, description="s to wait before going on")
+    message: str = Field("", description="what to tell the user meanwhile")
+    not_in: list[Name] = Field(
+        [], description="plans it does not hold, e.g. take_pedestal closes the shutter"
+    )
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> SuspenderConfig:
+        if sum(value is not None for value in (self.below, self.above, self.unless)) != 1:
+            raise ValueError("expected exactly one of below, above, unless")
+        if self.resume is not None and self.unless is not None:
+            raise ValueError("resume goes with below or above")
+        lower, upper = (self.below, self.resume) if self.below is not None else (self.resume, self.above)
+        if self.resume is not None and lower > upper:
+            raise ValueError("resume lies on the wrong side of the threshold")
+        return self
+
+
+class SimConfig(Block):
+    """Start the simulated facility. Strings elsewhere in the file may then hold ``{port+3}`` and ``{prefix}``."""
+
+    speed: float = Field(1.0, gt=0, description="divides the services' own delays")
+    seed: int = Field(0, description="seed of all random numbers")
+    only: list[Literal["pvs", "jungfrau", "eiger", "std_daq", "broker"]] | None = Field(
+        None, description="parts to start; default: all"
+    )
+    options: dict[Name, Any] = Field({}, description="options of parts, e.g. eiger_model: 1M")
+
+
+class SfdaqConfig(Block):
+    """The whole file."""
+
+    beamline: Literal["", *BEAMLINES] = Field("", description="name the DAQ knows; goes into every run")
+    pgroup: str = Field("", pattern=r"^(p\d{5})?$", description="p and five digits; goes into every run")
+    directory: UserPath = Field(
+        Path("~/sfdaq"), description="metadata, catalog, frames; relative to the file"
+    )
+    control_layer: Literal["", "pyepics", "caproto"] = Field(
+        "", description="Channel Access; default: ophyd's"
+    )
+    metadata: MetadataConfig = Field(MetadataConfig(), description="what every run carries")
+    catalog: CatalogConfig = Field(CatalogConfig(), description="where runs go")
+    sim: SimConfig | None = Field(None, description="start the simulated facility first")
+    devices: dict[Name, DeviceConfig] = Field({}, description="variable name to device")
+    baseline: list[Name] = Field([], description="devices read before and after every run")
+    suspenders: dict[Name, SuspenderConfig] = Field({}, description="name to suspender")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> SfdaqConfig:
+        used = {f"baseline: {name}": name for name in self.baseline}
+        used |= {f"suspenders: {key}": each.device for key, each in self.suspenders.items()}
+        for name, device in self.devices.items():
+            if getattr(device, "pulse_id", None) in self.devices:
+                used[f"devices: {name}: pulse_id"] = device.pulse_id
+        for where, name in used.items():
+            if name not in self.devices:
+                raise ValueError(
+                    f"{where}: no device {name!r}; there are {', '.join(self.devices) or 'none'}"
+                )
+        return self

@@ -1,0 +1,246 @@
+"""Devices from their blocks in ``sfdaq.yaml``. Making one contacts nothing."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ophyd
+from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
+
+from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
+from ..errors import ConfigError
+from . import _device_config as blocks
+from .config import SfdaqConfig
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One device of the file.
+
+    Attributes
+    ----------
+    name, cls, address : str
+    device : ophyd object or None
+    problem : str
+        Why there is no device, or what it will lack when it is used; empty if all is well.
+    """
+
+    name: str
+    cls: str
+    address: str
+    device: Any
+    problem: str = ""
+
+
+class ConfiguredJungfrau(Jungfrau):
+    """A Jungfrau that reads its constants when it is first staged.
+
+    Parameters
+    ----------
+    load : callable
+        Returns the `JungfrauCalibration`.
+    """
+
+    def __init__(self, *args: Any, load: Callable, photon_energy: float | None, **kwargs: Any):
+        self._load, self._energy = load, photon_energy
+        super().__init__(*args, **kwargs)
+
+    def stage(self) -> list[object]:
+        """Read the constants if that was not done; a failure is this device's, and nothing is recorded raw."""
+        if self._load is not None:
+            self.use_calibration(self._load(), self._energy)
+            self._load = None
+        return super().stage()
+
+    def use_calibration(self, calibration, photon_energy: float | None = None) -> None:
+        """Change constants and options; those of the file are then not read any more."""
+        super().use_calibration(calibration, photon_energy)
+        if calibration is not None:
+            self._load = None
+
+
+def make_devices(config: SfdaqConfig) -> list[Entry]:
+    """Make every device of `config`, pulse ids first; one that cannot be made is listed with the reason."""
+    leave_quietly()
+    made: dict[str, Entry] = {}
+    order = sorted(config.devices, key=lambda name: config.devices[name].cls != "PulseId")
+    for name in order:
+        block = config.devices[name]
+        try:
+            device, problem = _make(name, block, config, made)
+        except Exception as exc:  # whatever it is, the other devices are wanted
+            device, problem = None, f"{type(exc).__name__}: {exc}"
+        made[name] = Entry(name, block.cls, address_of(block), device, problem)
+    return [made[name] for name in config.devices]
+
+
+def leave_quietly() -> None:
+    """Have Channel Access end before the interpreter does.
+
+    caproto's threads go on while the interpreter shuts down, and complain about every PV that just then connects.
+    """
+    if ophyd.cl.name == "caproto":
+        from caproto.threading.pyepics_compat import PV
+
+        # the one hook that runs before thread pools refuse work; atexit comes after
+        threading._register_atexit(lambda: PV.default_context().disconnect(wait=False))  # noqa: SLF001
+
+
+def address_of(block: blocks._Device) -> str:
+    """Return where the device is, for people."""
+    if isinstance(block, blocks.JungfrauConfig):
+        more = len(block.endpoints) - 1
+        return block.endpoints[0] + (f" and {more} more" if more else "")
+    return getattr(block, "pv", None) or block.url
+
+
+def constant_files(block: blocks._Device, directory: Path) -> list[Path]:
+    """Return every file a device needs before it can be used; relative ones lie in `directory`."""
+    constants = getattr(block, "constants", None)
+    if constants is None:
+        return []
+    given = [constants.gain_file, constants.pedestal_file, constants.pixel_mask_file]
+    return [
+        directory / path for each in given if each for path in (each if isinstance(each, list) else [each])
+    ]
+
+
+def _make(name: str, block: blocks._Device, config: SfdaqConfig, made: dict[str, Entry]):
+    labels = {*block.labels, *_LABELS.get(block.cls, ())}
+    device = _MAKERS[block.cls](name, block, config, made, labels)
+    for signal, value in block.set.items():
+        part = getattr(device, signal, None)
+        if part is None or not hasattr(part, "put") or hasattr(part, "pvname") or hasattr(part, "setpoint"):
+            raise ConfigError(
+                f"set: {signal}: expected a signal of {type(device).__name__} that is kept here"
+            )
+        if type(part).__name__ == "SimplonSignal":
+            raise ConfigError(f"set: {signal}: lives in the detector; set it in a plan")
+        part.put(value)
+    missing = [str(path) for path in constant_files(block, config.directory) if not path.exists()]
+    return device, f"files missing: {', '.join(missing)}" if missing and config.sim is None else ""
+
+
+_LABELS = {
+    "Motor": ["motors"],
+    "ReadOnly": ["signals"],
+    "Signal": ["signals"],
+    "PulseId": ["signals"],
+    "Eiger": ["detectors"],
+    "Jungfrau": ["detectors"],
+    "StdDaqWriter": ["detectors"],
+    "SfDaqBroker": ["detectors"],
+}
+
+
+def _motor(name, block, config, made, labels):
+    return EpicsMotor(block.pv, name=name, labels=labels)
+
+
+def _signal(name, block, config, made, labels):
+    cls = EpicsSignal if block.cls == "Signal" else EpicsSignalRO
+    return cls(block.pv, name=name, string=block.string, labels=labels)
+
+
+def _pulse_id(name, block, config, made, labels):
+    return PulseId(block.pv, name=name, labels=labels)
+
+
+def _eiger(name, block, config, made, labels):
+    return Eiger(
+        block.url,
+        name=name,
+        directory=_folder(config, block),
+        api_version=block.api_version,
+        mode=block.mode,
+        legacy_ids=block.legacy_ids,
+        timeout=block.timeout,
+        labels=labels,
+    )
+
+
+def _jungfrau(name, block, config, made, labels):
+    load = None
+    if block.constants is not None:
+        load = functools.partial(load_constants, block.detector_name, block.constants, config.directory)
+    return ConfiguredJungfrau(
+        block.endpoints if block.stream == "modules" else block.endpoints[0],
+        name=name,
+        directory=_folder(config, block),
+        detector_name=block.detector_name,
+        stream=block.stream,
+        pulse_id=_device_named(block.pulse_id, made),
+        load=load,
+        photon_energy=block.photon_energy,
+        labels=labels,
+    )
+
+
+def load_constants(detector_name: str, constants: blocks.ConstantsConfig, directory: Path):
+    from ..files.constants import load_calibration
+
+    given = (constants.gain_file, constants.pedestal_file, constants.pixel_mask_file)
+    files = [
+        [directory / path for path in each] if isinstance(each, list) else each and directory / each
+        for each in given
+    ]
+    return load_calibration(detector_name, *files, **constants.options)
+
+
+def _std_daq_writer(name, block, config, made, labels):
+    where = {"directory": _folder(config, block), "redis_url": block.redis_url}
+    return StdDaqWriter(block.url, name=name, dialect=block.dialect, labels=labels, **where)
+
+
+def _broker(name, block, config, made, labels):
+    return SfDaqBroker(
+        block.url,
+        block.slow_url,
+        name=name,
+        pgroup=block.pgroup or config.pgroup,
+        beamline=config.beamline,
+        pulse_id=_device_named(block.pulse_id, made),
+        detectors={detector: parameters or {} for detector, parameters in block.detectors.items()},
+        directory=_folder(config, block),
+        register=block.register_files,
+        sf_root=config.directory / block.sf_root,
+        labels=labels,
+        **{key: getattr(block, key) for key in _AS_THEY_ARE},
+    )
+
+
+_AS_THEY_ARE = (
+    *("channels", "cameras", "pvs", "n_pulses", "rate_multiplicator"),
+    *("beam_rate", "event_code", "check", "dialect"),
+)
+
+_MAKERS = {
+    "Motor": _motor,
+    "Signal": _signal,
+    "ReadOnly": _signal,
+    "PulseId": _pulse_id,
+    "Eiger": _eiger,
+    "Jungfrau": _jungfrau,
+    "StdDaqWriter": _std_daq_writer,
+    "SfDaqBroker": _broker,
+}
+
+
+def _folder(config: SfdaqConfig, block: blocks._Device) -> Path:
+    return config.directory / block.directory
+
+
+def _device_named(name: str, made: dict[str, Entry]):
+    if not name:
+        return None
+    entry = made.get(name)
+    if entry is None or not isinstance(entry.device, PulseId):
+        raise ConfigError(
+            f"pulse_id: {name!r}: expected the name of a PulseId of `devices` that could be made"
+        )
+    return entry.device

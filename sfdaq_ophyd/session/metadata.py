@@ -1,0 +1,187 @@
+"""``RE.md`` that survives a restart: a dict kept in one JSON document, in a file or in Redis."""
+
+from __future__ import annotations
+
+import copy
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import ConfigError, RequestError, ServiceUnreachable
+
+
+class Store(Protocol):
+    """Where the document is."""
+
+    def update(self, change: Callable[[dict], None]) -> dict:
+        """Read, change and write as one step, also against other processes; return the result."""
+
+
+class FileStore:
+    """One JSON file, replaced as a whole: a reader, or a crash, finds the old or the new one.
+
+    Parameters
+    ----------
+    path : str or Path
+        Made with its folder at the first change.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def update(self, change: Callable[[dict], None]) -> dict:
+        """Change the file under a lock that all processes respect; ConfigError if it is damaged."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = self._read()
+            content = json.loads(json.dumps(before))
+            change(content)
+            if content != before:
+                self._replace(content)
+        return content
+
+    def _read(self) -> dict:
+        try:
+            content = json.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as exc:
+            raise ConfigError(f"{self.path}: not JSON ({exc}). {_REPAIR}") from exc
+        if not isinstance(content, dict):
+            raise ConfigError(f"{self.path}: not a JSON object. {_REPAIR}")
+        return content
+
+    def _replace(self, content: dict) -> None:
+        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        with open(new, "w") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, self.path)
+
+
+_REPAIR = "Mend it, or move it away and set RE.md['scan_id'] to the last scan_id in the catalog"
+
+
+class RedisStore:
+    """One string in Redis.
+
+    Parameters
+    ----------
+    url : str
+        ``redis://host:6379/0``.
+    key : str
+    """
+
+    def __init__(self, url: str, key: str):
+        import redis
+
+        self._url, self._key = url, key
+        self._client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
+
+    def update(self, change: Callable[[dict], None]) -> dict:
+        """Change the document in a transaction; ServiceUnreachable without Redis."""
+        import redis
+
+        content: dict = {}
+
+        def transaction(pipe) -> None:
+            nonlocal content
+            content = json.loads(pipe.get(self._key) or b"{}")
+            change(content)
+            pipe.multi()
+            pipe.set(self._key, json.dumps(content))
+
+        try:
+            self._client.transaction(transaction, self._key)
+        except redis.RedisError as exc:
+            raise ServiceUnreachable("metadata", url=self._url, reason=exc) from exc
+        return content
+
+
+class PersistentMetadata(MutableMapping):
+    """A dict for ``RunEngine(md=...)``; every change is written before the assignment returns.
+
+    Values are what JSON can hold; numpy scalars and arrays become numbers and lists. Change nested values by
+    assigning the key anew. The store is read at the first use.
+
+    Parameters
+    ----------
+    store : Store
+
+    Examples
+    --------
+    ::
+
+        md = PersistentMetadata(FileStore("metadata.json"))
+        RE = RunEngine(md, scan_id_source=next_scan_id)
+    """
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: dict | None = None
+
+    def _content(self) -> dict:
+        with self._lock:
+            if self._known is None:
+                self._known = self._store.update(lambda content: None)
+            return self._known
+
+    def _change(self, change: Callable[[dict], None]) -> None:
+        with self._lock:
+            self._known = self._store.update(change)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._content()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise RequestError("metadata key", key, "a string")
+        try:
+            plain = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+        except (TypeError, ValueError) as exc:
+            raise RequestError(f"metadata {key}", value, f"something JSON can hold ({exc})") from exc
+        if key in self._content() and self._content()[key] == plain:
+            return  # above all the scan_id that `increment` gave: by now another session may be further
+        self._change(lambda content: content.__setitem__(key, plain))
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self._content():
+            raise KeyError(key)
+        self._change(lambda content: content.pop(key, None))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self._content()))
+
+    def __len__(self) -> int:
+        return len(self._content())
+
+    def __deepcopy__(self, memo: dict) -> dict:
+        return copy.deepcopy(self._content(), memo)  # the RunEngine copies it into the start document
+
+    def __repr__(self) -> str:
+        return repr(self._content())
+
+    def increment(self, key: str) -> int:
+        """Count up a number, also against other processes on the same store; return it."""
+        self._change(lambda content: content.__setitem__(key, int(content.get(key, 0)) + 1))
+        return self._known[key]
+
+
+def next_scan_id(md: PersistentMetadata) -> int:
+    """Return the next scan_id; for ``RunEngine(scan_id_source=...)``. No two sessions get the same."""
+    return md.increment("scan_id")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,198 @@
+"""A session from ``sfdaq.yaml``: what the startup files call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from .config import SfdaqConfig
+from .config_file import load_config
+from .lazy import Lazy
+from .simulated import SimulatedFacility
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.preprocessors import SupplementalData
+
+    from .devices import Entry
+
+_BEC = ("disable_baseline", "disable_heading", "disable_plots", "disable_table", "enable_baseline")
+_FACILITY = ("addresses", "broker", "clock", "directory", "eiger", "jungfrau", "pvs", "std_daq")
+_BEC += ("enable_heading", "enable_plots", "enable_table", "noplot_streams", "overplot", "peaks")
+
+
+def config_path(folder: Path, given: str | None = None) -> Path:
+    """Return the file to use.
+
+    Parameters
+    ----------
+    folder : Path
+        The profile: holds ``sim.yaml``, and ``sfdaq.yaml`` where a beamline has its own.
+    given : str, optional
+        ``"sim"`` or a path. Default: the environment variable ``SFDAQ_CONFIG``, then ``sfdaq.yaml`` of the
+        profile if it is there, then the simulated facility.
+    """
+    given = given or os.environ.get("SFDAQ_CONFIG", "")
+    if given == "sim" or not given and not (folder / "sfdaq.yaml").exists():
+        return folder / "sim.yaml"
+    return Path(given) if given else folder / "sfdaq.yaml"
+
+
+class Session:
+    """Everything the startup files hand out. Making it contacts nothing but the store of the metadata.
+
+    Where the file has a ``sim`` block, the simulators start in the background meanwhile.
+
+    Parameters
+    ----------
+    path : str or Path
+        The configuration file.
+
+    Attributes
+    ----------
+    config : SfdaqConfig
+    sim : SimulatedFacility or None
+    facility : Lazy or None
+        The running `Facility`, for ``facility.pvs.fail_next(...)``.
+    RE : RunEngine
+    sd : SupplementalData
+        ``sd.baseline``; a device that could not be made is left out.
+    catalog, bec : Lazy
+        Catalog and BestEffortCallback, opened when the first plan runs, or at their first use.
+    entries : list of Entry
+        Every device of the file, those that could not be made included.
+    suspenders : dict
+        By name; installed.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+        first = load_config(self.path)
+        self.sim = SimulatedFacility() if first.sim is not None else None
+        self.config: SfdaqConfig = first
+        if self.sim is not None:
+            self.config = load_config(self.path, port=self.sim.port, prefix=self.sim.prefix)
+            self.sim.start(self.config.sim, self.config.directory / "facility")
+        if self.config.control_layer:
+            os.environ.setdefault(
+                "OPHYD_CONTROL_LAYER", self.config.control_layer
+            )  # before ophyd is imported
+        self.entries: list[Entry] = []
+        self.suspenders: dict[str, Any] = {}
+        self.catalog = self._lazy_catalog()
+        self.facility = None if self.sim is None else Lazy(self.sim.wait, "simulated facility", _FACILITY)
+        self.bec = Lazy(_best_effort, "BestEffortCallback", _BEC)
+        self.RE = self._run_engine()
+        self.sd = self._supplemental_data()
+
+    @property
+    def devices(self) -> dict[str, Any]:
+        """The devices there are, by name; they are made at the first call."""
+        from .devices import make_devices
+
+        if not self.entries:
+            if self.sim is not None:
+                self.sim.wait_for_pvs()
+            self.entries = make_devices(self.config)
+            made = {entry.name: entry.device for entry in self.entries}
+            self.sd.baseline = [made[name] for name in self.config.baseline if made[name] is not None]
+        return {entry.name: entry.device for entry in self.entries if entry.device is not None}
+
+    def install_suspenders(self, plans: dict[str, Any]) -> dict[str, Any]:
+        """Install the suspenders of the file; return, wrapped, those of `plans` that some do not hold."""
+        from .suspenders import except_plans, make_suspenders
+
+        self.suspenders = make_suspenders(self.config.suspenders, self.devices)
+        for suspender in self.suspenders.values():
+            self.RE.install_suspender(suspender)
+        return except_plans(plans, self.config.suspenders, self.suspenders)
+
+    def ready(self) -> None:
+        """Wait until everything a plan needs is there: simulators, catalog, tables and plots.
+
+        Every plan waits here before its first message, so that a catalog that cannot be opened costs no run.
+        """
+        if self.sim is not None:
+            self.sim.wait()
+        self.catalog.wake()
+        self.bec.wake()
+
+    def report(self) -> str:
+        """Return a line per device: name, class, address, and what is wrong with it."""
+        width = max((len(entry.name) for entry in self.entries), default=0)
+        lines = [f"{self.path}: {len(self.devices)} of {len(self.entries)} devices"]
+        for entry in self.entries:
+            mark = "" if not entry.problem else "  NOT MADE: " if entry.device is None else "  "
+            lines.append(f"  {entry.name:{width}}  {entry.cls:12}  {entry.address}{mark}{entry.problem}")
+        return "\n".join(lines)
+
+    def _run_engine(self) -> RunEngine:
+        from bluesky import RunEngine
+        from bluesky.utils import ProgressBarManager
+
+        from ..plans import save_once
+        from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
+
+        block = self.config.metadata
+        store = RedisStore(block.redis, block.key) if block.redis else FileStore(self._own(block.file))
+        md = PersistentMetadata(store)
+        engine = RunEngine(md, scan_id_source=next_scan_id)
+        md["versions"] = dict(md["versions"])
+        for key, value in {**block.constant, **self._facts()}.items():
+            md[key] = value
+        engine.preprocessors += [save_once, self._ready_first]
+        engine.subscribe(self.catalog)
+        engine.subscribe(self.bec)
+        if sys.stdout.isatty():
+            engine.waiting_hook = ProgressBarManager()
+        return engine
+
+    def _ready_first(self, plan):
+        self.ready()
+        if not self.suspenders:
+            return plan
+        from .suspenders import look_now
+
+        return look_now(plan, self.suspenders)
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"beamline": self.config.beamline, "pgroup": self.config.pgroup}
+        return {key: value for key, value in facts.items() if value}
+
+    def _supplemental_data(self) -> SupplementalData:
+        from bluesky.preprocessors import SupplementalData
+
+        data = SupplementalData()
+        self.RE.preprocessors.append(data)
+        return data
+
+    def _lazy_catalog(self) -> Lazy:
+        from .catalog import lazy_catalog
+
+        return lazy_catalog(self.config)
+
+    def _own(self, path: Path) -> Path:
+        return self.config.directory / path
+
+
+def open_session(folder: str | Path, given: str | None = None) -> Session:
+    """Open the session of a profile folder; see `config_path`.
+
+    Raises
+    ------
+    ConfigError
+        With a line per mistake: file, line, key.
+    """
+    path = config_path(Path(folder), given)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file. SFDAQ_CONFIG is 'sim' or the path of a sfdaq.yaml")
+    return Session(path)
+
+
+def _best_effort():
+    from bluesky.callbacks.best_effort import BestEffortCallback
+
+    return BestEffortCallback()
