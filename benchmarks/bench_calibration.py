@@ -1,8 +1,8 @@
 """The calibration kernel against `numpy.copyto` of an image of the same size.
 
-Buffers are cycled through, more than 160 MB of them on each side, so that neither side finds its images in the
-cache; the constants of a detector are as warm as they stay while its frames come in. A ratio is the median over
-rounds of (median time of the kernel / median time of copyto).
+Buffers are cycled through, more than 160 MB of them on each side, so that neither side finds its images in
+the cache; the constants of a detector are as warm as they stay while its frames come in. A ratio is the median
+over rounds of (median time of the kernel / median time of copyto).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _constants(n: int) -> dict[str, np.ndarray]:
 
 
 def _raw(n: int, gains: str) -> np.ndarray:
-    """Dark frame with clusters of 2 x 2 pixels in G1 (one pixel in 1000), or every pixel in any of three stages."""
+    """Dark frame with clusters of 2 x 2 pixels in G1 (one in 1000), or every pixel in any of three stages."""
     rng = np.random.default_rng(0)
     raw = rng.integers(2800, 3100, (512 * n, 1024), dtype=np.uint16)
     if gains == "mixed":
