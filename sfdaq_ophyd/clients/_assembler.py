@@ -26,6 +26,9 @@ LOST = 0xFFFF
 REORDER = 4
 """A port that is this many frames ahead will not deliver an older one."""
 
+MISFITS = 2
+"""So many frames per port of another layout, and no image before: the first frame was the wrong one."""
+
 _REMEMBERED = 4096
 
 
@@ -78,6 +81,7 @@ class Assembler:
         self._deliver, self._max_age, self._mark = deliver, max_age, incomplete == "mark"
         self._shape, self._n_images, self._n_packets = shape, n_images, n_packets
         self._layout: tuple | None = None
+        self._n_misfits = 0
         self.ring: Ring | None = None
         self._pending: dict[tuple[int, int], Pending] = {}
         self._finished: OrderedDict[tuple[int, int], str] = OrderedDict()
@@ -157,20 +161,31 @@ class Assembler:
         return min(pending.created for pending in self._pending.values()) + self._max_age
 
     def _block(self, port: int, header: ModuleHeader) -> int:
-        if self._layout is None:
-            if self._shape is not None and header.image_shape != tuple(self._shape):
-                raise WireError(f"module header: an image of {header.image_shape}, expected {self._shape}")
-            self._layout = (header.shape, header.detector_blocks)
-            self.ring = Ring(header.image_shape, "u2", self._n_images)
-        elif (header.shape, header.detector_blocks) != self._layout:
-            found = f"block of {header.shape} in {header.detector_blocks} blocks"
-            raise WireError(f"module header: {found}, expected {self._layout[0]} in {self._layout[1]}")
+        if (header.shape, header.detector_blocks) != self._layout:
+            self._lay_out(header)
         block = header.row * header.detector_blocks[1] + header.column
         if self._block_of_port.get(port) != block:
             if block in self._block_of_port.values():
-                raise WireError(f"module header: block {block} of another port from {self.ports[port].endpoint}")
+                raise WireError(
+                    f"module header: block {block} of another port from {self.ports[port].endpoint}"
+                )
             self._block_of_port[port] = block
         return block
+
+    def _lay_out(self, header: ModuleHeader) -> None:
+        """Take the layout of the first frame; or another, if many say so and no image was complete yet."""
+        if self._shape is not None and header.image_shape != tuple(self._shape):
+            raise WireError(f"module header: an image of {header.image_shape}, expected {self._shape}")
+        if self._layout is not None:
+            self._n_misfits += 1
+            if self.counters["complete"] or self._n_misfits < MISFITS * len(self.ports):
+                found = f"block of {header.shape} in {header.detector_blocks} blocks"
+                raise WireError(f"module header: {found}, expected {self._layout[0]} in {self._layout[1]}")
+        self._n_misfits = 0
+        self._pending.clear()
+        self._block_of_port.clear()
+        self._layout = (header.shape, header.detector_blocks)
+        self.ring = Ring(header.image_shape, "u2", self._n_images)
 
     def _open(self, key: tuple[int, int], arrival: float, now: float) -> Pending | None:
         if key in self._finished:

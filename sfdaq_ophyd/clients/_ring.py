@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import RequestError
 
-RING_BYTES = 512 << 20
+RING_BYTES = 1 << 30
 """Memory a ring takes by default, at most; it is touched only as far as it is needed."""
 
 

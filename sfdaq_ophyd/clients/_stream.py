@@ -88,6 +88,9 @@ class FrameStream(ABC):
             thread, self._thread = self._thread, None
             if thread is None:
                 return
+            if thread is threading.current_thread():
+                self._thread = thread
+                raise RequestError("close", "from a callback", "a call from another thread")
             self._stopping = True
             self._wake_up()
             thread.join(10)

@@ -265,6 +265,18 @@ def test_layout_when_a_frame_is_of_another_detector_then_is_refused_and_the_stre
     assert driver.numbers == [1, 2] and driver.counters["unparsable"] == 2
 
 
+def test_layout_when_the_very_first_frame_was_of_another_detector_then_the_right_one_is_learnt():
+    driver = Driver(2)
+    driver.send(0, 1, detector_blocks=(3, 1))
+    driver.both(1, 2, 3, 4)
+    driver.send(0, 5, detector_blocks=(3, 1))
+    driver.both(5)
+    driver.wait(2)
+    assert driver.numbers == [2, 3, 4, 5] and driver.counters["unparsable"] == 4
+    assert [frame.is_good for frame in driver.frames] == [False, True, True, True]
+    driver.check_pixels()
+
+
 def test_ring_when_nobody_gives_images_back_then_new_ones_are_dropped_once_each():
     driver = Driver(2, n_images=8, hold=True)
     driver.both(*range(1, 21))
@@ -354,7 +366,7 @@ def test_matching_when_ports_lag_and_lose_at_random_then_counts_add_up_and_no_im
     n_ports = data.draw(st.integers(1, 4), "ports")
     n = data.draw(st.integers(1, 25), "frames")
     sent = []
-    for port in range(n_ports):
+    for _ in range(n_ports):
         lost = data.draw(st.sets(st.integers(1, n), max_size=4), "lost")
         sent.append([number for number in range(1, n + 1) if number not in lost])
     driver = Driver(n_ports, n_images=128)

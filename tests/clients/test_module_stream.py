@@ -74,6 +74,16 @@ def test_callback_when_it_raises_then_the_stream_goes_on(pair, caplog):
     assert seen == [1, 2]
 
 
+def test_close_when_called_from_a_callback_then_is_refused_and_the_stream_goes_on(pair, caplog):
+    peer, stream = pair
+    queue = stream.frames()
+    stream.subscribe(lambda frame: stream.close())
+    send(peer, 1)
+    send(peer, 2)
+    collect(queue, 2)
+    assert "from a callback" in caplog.text
+
+
 def poison():
     good = header(7, 0).encode()
     return {

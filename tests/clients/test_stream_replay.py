@@ -57,7 +57,7 @@ def expected(messages):
 def replay(messages, n_ports, pixels):
     """Send (port, text, payload) and return the frames that come out, and the counters."""
     wanted = expected([(port, ModuleHeader.decode(text)) for port, text, _ in messages])
-    with Publisher(n_ports) as peer, ModuleStream(peer.endpoints, max_age=0.3) as stream:
+    with Publisher(n_ports) as peer, ModuleStream(peer.endpoints, max_age=3) as stream:
         queue = stream.frames()
         stream.wait_connected(10)
         peer.wait_subscribed()
