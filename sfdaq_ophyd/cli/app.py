@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "Run a whole scan against the simulated facility, and show what the catalog has of it.",
     "sim": "Run the simulated facility until Ctrl-C.",
     "doctor": "Check every configured address and PV.",
+    "watch": "Serve a page with the newest frames, pulse id, writer, broker and runs.",
     "broker": "Talk to the sf-daq broker.",
     "std-daq": "Talk to the standard DAQ.",
     "convert": "Convert raw Jungfrau files to calibrated images.",

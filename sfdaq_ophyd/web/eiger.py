@@ -1,0 +1,117 @@
+"""The newest image of an Eiger, through the monitor's ``images/monitor``: nothing is taken from anybody."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ..clients import SimplonClient
+from ..errors import ServiceRefused
+from ..wire.pixels import invalid_pixels
+from ..wire.simplon_states import DetectorState
+from .detector_source import DetectorSource
+from .geometry import Geometry
+from .live_frame import LiveFrame
+from .source import Rate
+
+STATE_PERIOD = 0.5
+"""s between two looks at the state: SIMPLON servers do not like to be asked often."""
+
+RUNNING = (DetectorState.READY, DetectorState.ACQUIRE)
+
+
+class EigerSource(DetectorSource):
+    """Watch an Eiger.
+
+    A detector that takes no series is asked for an image once, and for its state from then on.
+
+    Parameters
+    ----------
+    name, url : str
+    api_version : str or None
+    period : float
+        s between two images, at least.
+    """
+
+    def __init__(self, name: str, url: str, api_version: str | None = None, period: float = 0.25):
+        super().__init__(name, "Eiger", url, period)
+        self._client = SimplonClient(url, api_version, timeout=5.0)
+        self._rate = Rate()
+        self._about: dict[str, Any] = {}
+        self._state: DetectorState | None = None
+        self._state_due = self._settings_due = 0.0
+        self._settled = False
+        self._ids: tuple | None = None
+        self._geometry: Geometry | None = None
+        self._cutoff: int | None = None
+
+    def take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
+        """Ask for the newest image while the detector runs, and once after."""
+        now = time.monotonic()
+        if now >= self._state_due:
+            self._state = self._client.state()
+            self._state_due = now + STATE_PERIOD
+            self._about = {"state": self._state.value, "counters": self._counters()}
+        running = self._state in RUNNING
+        if not running and self._settled:
+            return None, self._about
+        self._settled = not running
+        found = self._client.newest_image(wait=0.1)
+        if found is None:
+            return None, self._about
+        ids = (found.series_id, found.image_id)
+        if found.series_id is not None and ids == self._ids:
+            return None, self._about
+        if self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
+            self._read_settings()
+            self._settings_due = now + 10
+        if self._ids is None or ids[0] != self._ids[0]:
+            self._rate = Rate()
+        self._ids = ids
+        if found.image_id is not None:
+            self._about = {**self._about, "rate": self._rate.update(found.image_id)}
+        return self._frame(found), self._about
+
+    def rest(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        self._settled, self._state_due = False, 0.0
+
+    def _frame(self, found) -> LiveFrame:
+        self.n_taken += 1
+        image = found.image
+        bad = invalid_pixels(image)
+        above = self._cutoff is not None and self._cutoff < np.iinfo(image.dtype).max
+        saturated = (image > self._cutoff) & ~bad if above else np.zeros(image.shape, bool)
+        has_ids = found.series_id is not None
+        return LiveFrame(
+            number=self.n_taken,
+            image=image,
+            bad=bad,
+            saturated=saturated,
+            unit="counts",
+            event_id=found.event_id if has_ids else "",
+            timestamp=found.timestamp,
+            geometry=self._geometry,
+        )
+
+    def _counters(self) -> dict[str, int]:
+        value = self._optional("dropped", "monitor", "status")
+        return {} if value is None else {"dropped by the monitor": int(value)}
+
+    def _read_settings(self) -> None:
+        self._cutoff = self._optional("countrate_correction_count_cutoff")
+        names = ("beam_center_x", "beam_center_y", "detector_distance", "x_pixel_size", "wavelength")
+        x, y, *rest = (self._optional(name) for name in names)
+        self._geometry = None
+        if None not in (x, y, *rest):
+            geometry = Geometry((float(x), float(y)), *map(float, rest))
+            self._geometry = geometry if geometry.is_known else None
+
+    def _optional(self, name: str, module: str = "detector", task: str = "config"):
+        try:
+            return self._client.get(module, task, name).value
+        except ServiceRefused:
+            return None

@@ -1,0 +1,139 @@
+"""A frame as a small PNG: one palette entry per colour, so single saturated pixels stay what they are."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..catalog.pictures import limits
+from ..errors import RequestError
+from .live_frame import LiveFrame
+
+COLOUR_MAPS = ("viridis", "inferno", "magma", "cividis", "gray", "gray_r", "turbo")
+SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
+"""Lengths of the longer side that are drawn; viewers of about the same size share a picture."""
+
+N_COLOURS, SATURATED, BAD = 254, 254, 255
+SATURATED_COLOUR, BAD_COLOUR = (255, 45, 110), (58, 63, 75)
+
+KEPT = 12
+"""Pictures kept per frame; one more viewer with other wishes costs one more drawing, never one more frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a viewer wants to see.
+
+    Parameters
+    ----------
+    region : (x0, y0, x1, y1) or None
+        Pixels, ends excluded; None is the whole frame.
+    side : int
+        Longest side of the picture; the next of `SIDES` is drawn.
+    colour_map : str
+    scale : {"log", "linear"}
+    low, high : float or None
+        Limits of the colours; None takes percentiles of what is seen.
+    """
+
+    region: tuple[int, int, int, int] | None = None
+    side: int = 768
+    colour_map: str = "viridis"
+    scale: str = "log"
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self):
+        if self.colour_map not in COLOUR_MAPS:
+            raise RequestError("colour_map", self.colour_map, f"one of {', '.join(COLOUR_MAPS)}")
+        if self.scale not in ("log", "linear"):
+            raise RequestError("scale", self.scale, "log or linear")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise RequestError("low", self.low, f"less than high={self.high}")
+        object.__setattr__(self, "side", next((s for s in SIDES if s >= self.side), SIDES[-1]))
+
+    def within(self, shape: tuple[int, int]) -> tuple[slice, slice]:
+        """Return the region as slices of an image of `shape`; RequestError if nothing is left of it."""
+        x0, y0, x1, y1 = self.region or (0, 0, shape[1], shape[0])
+        x0, y0, x1, y1 = max(0, x0), max(0, y0), min(shape[1], x1), min(shape[0], y1)
+        if x0 >= x1 or y0 >= y1:
+            raise RequestError("region", self.region, f"a part of {shape[1]} x {shape[0]} pixels")
+        return slice(y0, y1), slice(x0, x1)
+
+
+def picture(frame: LiveFrame, view: View) -> bytes:
+    """Return a PNG of the frame; drawn once for everybody who wants the same.
+
+    Raises
+    ------
+    RequestError
+        The region lies outside.
+    """
+    drawn = frame.pictures.get(view)
+    if drawn is None:
+        drawn = _draw(frame, view)
+        while len(frame.pictures) >= KEPT:
+            frame.pictures.pop(next(iter(frame.pictures)), None)
+        frame.pictures[view] = drawn
+    return drawn
+
+
+def colour_index(frame: LiveFrame, view: View) -> np.ndarray:
+    """Return the palette index of each pixel of the picture, uint8.
+
+    A block of pixels shows its largest good one; saturated if one of them is; bad if all are.
+    """
+    part = view.within(frame.image.shape)
+    image, bad, saturated = frame.image[part], frame.bad[part], frame.saturated[part]
+    step = -(-max(image.shape) // view.side)
+    lowest = image.dtype.type(0 if image.dtype.kind == "u" else -np.inf)
+    values = _largest(np.where(bad, lowest, image), step).astype("f4")
+    bad, saturated = ~_largest(~bad, step), _largest(saturated & ~bad, step)
+    low, high = _limits(values[~(bad | saturated)], view)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if view.scale == "log":
+            share = np.log(np.maximum(values, low) / low) / np.log(high / low)
+        else:
+            share = (values - low) / (high - low)
+    index = (np.clip(np.nan_to_num(share), 0, 1) * (N_COLOURS - 1)).astype("u1")
+    index[saturated] = SATURATED
+    index[bad] = BAD
+    return index
+
+
+def _limits(values: np.ndarray, view: View) -> tuple[float, float]:
+    low, high = limits(values)
+    if view.scale == "linear":
+        low = 0.0
+    low = low if view.low is None else view.low
+    high = high if view.high is None else view.high
+    if view.scale == "log":
+        low = max(low, 1e-3)
+    return low, max(high, 2 * low, low + 1e-6)
+
+
+def _largest(values: np.ndarray, step: int) -> np.ndarray:
+    for axis in (0, 1) if step > 1 else ():
+        values = np.maximum.reduceat(values, np.arange(0, values.shape[axis], step), axis=axis)
+    return values
+
+
+def _draw(frame: LiveFrame, view: View) -> bytes:
+    from PIL import Image
+
+    drawing = Image.fromarray(colour_index(frame, view))
+    drawing.putpalette(_palette(view.colour_map))
+    png = io.BytesIO()
+    drawing.save(png, "PNG", compress_level=1)
+    return png.getvalue()
+
+
+@cache
+def _palette(name: str) -> bytes:
+    import matplotlib
+
+    colours = matplotlib.colormaps[name](np.linspace(0, 1, N_COLOURS), bytes=True)[:, :3]
+    return colours.tobytes() + bytes(SATURATED_COLOUR) + bytes(BAD_COLOUR)

@@ -1,0 +1,88 @@
+"""The writer and the broker, asked now and then for what they are doing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..clients import BrokerClient, StdDaqClient
+from .source import Source
+
+
+class WriterSource(Source):
+    """Watch a standard DAQ: state, progress and throughput.
+
+    Parameters
+    ----------
+    name, url, dialect : str
+    """
+
+    group = "writers"
+
+    def __init__(self, name: str, url: str, dialect: str = "auto", period: float = 0.5):
+        super().__init__(name, "standard DAQ", url, period)
+        self._client = StdDaqClient(url, dialect, timeout=5.0)
+
+    def look(self) -> dict[str, Any]:
+        """Ask for status and statistics."""
+        status, stats = self._client.status(), self._client.stats()
+        seen: dict[str, Any] = {"state": status.state.value}
+        if (last := status.acquisition) is not None:
+            seen |= {"acquisition": last.state.value, "message": last.message, "file": last.output_file}
+            seen |= {"n_done": last.n_completed, "n_images": last.n_images}
+        if stats is not None:
+            seen["detector_rate"] = round(stats.detector_images_per_second, 1)
+            seen["writer_rate"] = round(stats.writer_images_per_second, 1)
+        return seen
+
+    def rest(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+class BrokerSource(Source):
+    """Watch an sf-daq broker: running detectors and the last run number.
+
+    Asked seldom, since it answers one caller at a time.
+
+    Parameters
+    ----------
+    name, url, pgroup, dialect : str
+    slow_url : str or None
+    wanted : sequence of str
+        Detectors that ought to run.
+    """
+
+    group = "brokers"
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        slow_url: str | None = None,
+        *,
+        wanted: Sequence[str] = (),
+        pgroup: str = "",
+        dialect: str = "current",
+        period: float = 5.0,
+    ):
+        super().__init__(name, "sf-daq broker", url, period)
+        self._client = BrokerClient(url, slow_url, dialect)
+        self._wanted, self._pgroup = wanted, pgroup
+
+    def look(self) -> dict[str, Any]:
+        """Ask for running detectors and, of a known pgroup, the last run number."""
+        found = self._client.get_running_detectors()
+        seen: dict[str, Any] = {
+            "running": list(found.running),
+            "limping": sorted(found.limping or {}),
+            "missing": [name for name in self._wanted if name not in found.running],
+            "pgroup": self._pgroup,
+        }
+        if self._pgroup:
+            seen["run_number"] = self._client.get_current_run_number(self._pgroup)
+        return seen
+
+    def rest(self) -> None:
+        """Close the connections."""
+        self._client.close()

@@ -1,0 +1,65 @@
+"""From ``sfdaq.yaml`` to what the page watches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from ..errors import RequestError
+from ..session.config import SfdaqConfig
+from .eiger import EigerSource
+from .jungfrau import JungfrauSource
+from .pvs import PulseIdSource, PvSource
+from .runs import FolderRuns, RemoteRuns
+from .services import BrokerSource, WriterSource
+from .source import Source
+from .watch import Watch
+
+MAX_RATE = 10.0
+"""Hz."""
+
+
+def watch_of(config: SfdaqConfig, rate: float = 4.0) -> Watch:
+    """Return what a configuration names, ready to be watched; contacts nothing.
+
+    Parameters
+    ----------
+    config : SfdaqConfig
+    rate : float
+        Pictures per second of each detector, at most.
+    """
+    if not 0 < rate <= MAX_RATE:
+        raise RequestError("rate", rate, f"pictures per second, above 0, at most {MAX_RATE:g}")
+    title = " ".join(filter(None, (config.beamline, config.pgroup)))
+    return Watch(list(_sources(config, 1 / rate)), title)
+
+
+def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
+    for name, block in config.devices.items():
+        if block.cls == "Eiger":
+            yield EigerSource(name, block.url, block.api_version, period)
+        elif block.cls == "Jungfrau":
+            load = _loader(config, block) if block.constants is not None else None
+            options = {"stream": block.stream, "load": load, "period": period}
+            yield JungfrauSource(name, block.detector_name, block.endpoints, **options)
+        elif block.cls == "StdDaqWriter":
+            yield WriterSource(name, block.url, block.dialect)
+        elif block.cls == "SfDaqBroker":
+            options = {"pgroup": block.pgroup or config.pgroup, "dialect": block.dialect}
+            yield BrokerSource(name, block.url, block.slow_url, wanted=list(block.detectors), **options)
+        elif block.cls == "PulseId":
+            yield PulseIdSource(name, block.pv)
+        elif block.cls == "Motor":
+            yield PvSource(name, f"{block.pv}.RBV")
+        else:
+            yield PvSource(name, block.pv, string=block.string)
+    if config.catalog.uri:
+        yield RemoteRuns(config.catalog.uri, config.catalog.api_key_variable)
+    else:
+        yield FolderRuns(config.directory / config.catalog.directory)
+
+
+def _loader(config: SfdaqConfig, block):
+    from ..session.devices import load_constants  # imports ophyd
+
+    return functools.partial(load_constants, block.detector_name, block.constants, config.directory)
