@@ -15,13 +15,18 @@ from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
 from ...clients.std_daq_writers import FileWriter, RestWriter
 from ...errors import RequestError
+from ...wire.frame import FrameFormat
 from ...wire.std_daq import DaqStatus, WriteRequest
 from ...wire.std_daq_config import INTEGERS, DaqConfig
 from .._file_detector import FileDetector
+from .._foreign_store import ForeignStore
 from .._status import ActionStatus
 from ._companions import Companions
 from ._paths import DEFAULT_TEMPLATE, PathMaker
+from ._run_file import RunFileStore
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
+
+MODES = ("point", "run")
 
 
 class ArmedSignal(Signal):
@@ -52,6 +57,9 @@ class StdDaqWriter(FileDetector):
         The DAQ's Redis: its news make the end of an acquisition seen sooner.
     directory : str or Path
         Where files go, on the DAQ's hosts.
+    mode : {"point", "run"}
+        "run" writes one file of ``n_points * frames_per_trigger`` images: started at the first trigger, and
+        each trigger waits for its images. For detectors that send images only when they are triggered.
     template : str
         File name below `directory`; may have folders, and ``{pgroup} {run_number} {scan_id} ...`` out of
         `fields`, besides ``{name} {point} {run_id}``.
@@ -70,9 +78,11 @@ class StdDaqWriter(FileDetector):
     Notes
     -----
     ``NAME_event_id`` is the detector's frame number of each image, as in the live stream of that detector.
-    The DAQ's files carry no time of a frame: ``NAME_timestamp`` is NaN.
+    In mode "run" it is ``<run_id>:<image>``, for the frame numbers are known only once the file is closed;
+    they are in its dataset ``image_id``. The DAQ's files carry no time of a frame: ``NAME_timestamp`` is NaN.
     """
 
+    mode = Cpt(Signal, value="point", kind="config", doc='"point" or "run": one file per what')
     file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
     n_images = Cpt(Signal, value=0, doc="images asked for")
     run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")
@@ -102,6 +112,7 @@ class StdDaqWriter(FileDetector):
         name: str,
         directory: str | Path,
         redis_url: str | None = None,
+        mode: str = "point",
         template: str = DEFAULT_TEMPLATE,
         fields: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = (),
         mounted: Mapping[str, str] = (),
@@ -129,11 +140,23 @@ class StdDaqWriter(FileDetector):
             wait_for_others=lambda: self._companions.wait(float(self.timeout.get()) + START_LIMIT),
         )
         super().__init__(source=source, name=name, directory=directory, **kwargs)
+        self.mode.put(mode)
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""
         paths = PathMaker(str(self.directory), self._template, self._fields, self._mounted)
-        return WriterSettings(paths, float(self.timeout.get()))
+        if self.mode.get() not in MODES:
+            raise RequestError(f"{self.name}.mode", self.mode.get(), f"one of {MODES}")
+        n_images = int(self.n_points.get() * self.frames_per_trigger.get())
+        return WriterSettings(paths, float(self.timeout.get()), n_images if self.mode.get() == "run" else 0)
+
+    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> ForeignStore:
+        if self.mode.get() == "point":
+            return super()._new_store(frame_format, frames_per_point)
+        source = self.source
+        return RunFileStore(
+            self.name, frame_format, frames_per_point, lambda: source.run_file_is_open, source.end_run_file
+        )
 
     def change_config(self, changes: Mapping[str, Any], timeout: float) -> ActionStatus:
         """Change the DAQ's configuration in a thread.

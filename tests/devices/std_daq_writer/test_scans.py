@@ -272,7 +272,7 @@ def test_companions_when_a_detector_is_inside_then_it_is_triggered_while_the_wri
     assert Watching.states == ["WRITING", "WRITING"]
     assert {"w_image", "camera_image"} <= set(documents["descriptor"][0]["data_keys"])
     assert [e["data"]["camera_event_id"] for e in documents["event"]] == ["1", "2"]
-    assert camera.source.state == "as found"
+    assert camera.source.hardware == "as found"
 
 
 def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writer):
@@ -313,3 +313,59 @@ def test_bps_when_two_files_are_one_run_then_ids_grow(writer):
     documents, error = run(plan())
     ids = [int(event["data"]["writer_event_id"]) for event in documents["event"]]
     assert error is None and ids == sorted(set(ids))
+
+
+def rows_of(documents):
+    """Return the row of the file each point's datum points to."""
+    return [(doc["indices"]["start"], doc["indices"]["stop"]) for doc in documents["stream_datum"]]
+
+
+def test_run_mode_when_points_are_taken_then_one_file_holds_them_row_by_row(daq, writer):
+    writer.mode.put("run")
+    writer.n_points.put(3)
+    writer.frames_per_trigger.put(2)
+    documents, error = run(bp.count([writer], 3))
+    assert error is None
+    (resource,) = documents["stream_resource"]
+    assert rows_of(documents) == [(0, 1), (1, 2), (2, 3)]
+    (file,) = {event["data"]["writer_file"] for event in documents["event"]}
+    assert unquote(urlparse(resource["uri"]).path) == file
+    run_id = documents["event"][0]["data"]["writer_run_id"]
+    assert documents["event"][1]["data"]["writer_event_id"] == [f"{run_id}:2", f"{run_id}:3"]
+    assert len(images_of(documents)) == 6
+    assert daq.service.status()["acquisition"]["message"] == "Completed."
+
+
+def test_run_mode_when_fewer_points_are_taken_then_unstage_closes_the_file(daq, writer):
+    writer.mode.put("run")
+    writer.n_points.put(10_000)
+    documents, error = run(bp.count([writer], 2))
+    assert error is None
+    assert daq.service.status()["acquisition"]["message"] == "Interrupted."
+    assert len(images_of(documents)) == 2
+
+
+def test_run_mode_when_an_event_is_dropped_then_the_next_point_begins_another_file(daq, writer):
+    writer.mode.put("run")
+    writer.n_points.put(10_000)
+
+    @bpp.stage_decorator([writer])
+    @bpp.run_decorator()
+    def plan():
+        for keep in (True, False, True):
+            yield from bps.trigger(writer, wait=True)
+            yield from bps.create("primary")
+            yield from bps.read(writer)
+            yield from (bps.save() if keep else bps.drop())
+
+    documents, error = run(plan())
+    assert error is None
+    assert len(documents["stream_resource"]) == 2 and rows_of(documents) == [(0, 1), (0, 1)]
+    files = [event["data"]["writer_file"] for event in documents["event"]]
+    assert len(set(files)) == 2 and all(Path(file).exists() for file in files)
+
+
+def test_mode_when_it_is_no_mode_then_it_is_refused(writer):
+    writer.mode.put("nosuch")
+    with pytest.raises(Exception, match="mode='nosuch'"):
+        writer.stage()
