@@ -1,8 +1,8 @@
 """The calibration kernel against `numpy.copyto` of an image of the same size.
 
 Buffers are cycled through, more than 160 MB of them on each side, so that neither side finds its images in
-the cache; the constants of a detector are as warm as they stay while its frames come in. A ratio is the median
-over rounds of (median time of the kernel / median time of copyto).
+the cache; the constants of a detector are as warm as they stay while its frames come in. A ratio is the
+median over rounds of (median time of the kernel / median time of copyto).
 """
 
 from __future__ import annotations
