@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -14,14 +13,12 @@ from typing import Any, Protocol
 
 from ..errors import Discarded, FramesMissing, ServiceTimeout
 from ..wire.frame import Frame, MissingFrame
-from ._source import FrameSource, Progress, Request, WrittenFile
+from ._feed import JOIN_TIMEOUT, Feed, forget
+from ._source import FrameSource, Progress, Request
 
 logger = logging.getLogger(__name__)
 
 _LATE = object()
-
-JOIN_TIMEOUT = 15.0
-"""s within which a source must end after `discard`."""
 
 
 class LossPolicy(StrEnum):
@@ -33,81 +30,6 @@ class LossPolicy(StrEnum):
     """The point is taken again, a bounded number of times; then it fails."""
     TOLERANT = "tolerant"
     """The gap is marked: `NAME_is_good` False, `NAME_n_missing` counts."""
-
-
-class _Feed:
-    """One call of ``source.frames`` in a thread, with a bounded queue at its end."""
-
-    END = object()
-
-    def __init__(self, source: FrameSource, request: Request, depth: int, name: str):
-        self._source, self._request = source, request
-        self._items: queue.Queue = queue.Queue(depth)
-        self._stopped = threading.Event()
-        self._stopping = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"{name} source", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        last: object = self.END
-        try:
-            iterator = iter(self._source.frames(self._request))
-            try:
-                wanted = self._request.n_frames
-                for item in iterator:
-                    if not self._put(item):
-                        return _forget(item)
-                    wanted -= isinstance(item, Frame | MissingFrame)
-                    if wanted == 0:
-                        break
-            finally:
-                getattr(iterator, "close", lambda: None)()
-        except Exception as exc:
-            last = exc
-        finally:
-            self._put(last)
-
-    def _put(self, item: object) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._items.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def get(self, timeout: float) -> object:
-        """Return the next item; raise queue.Empty after `timeout` s."""
-        return self._items.get(timeout=timeout)
-
-    def stop(self) -> None:
-        """Give up at the source, once, and wait until its thread has gone."""
-        try:
-            with self._stopping:
-                if not self._stopped.is_set():
-                    self._stopped.set()
-                    with contextlib.suppress(queue.Full):
-                        self._items.put_nowait(self.END)  # wakes a reader; a busy one looks at `stopped` next
-                    self._source.discard()
-        finally:
-            self._thread.join(JOIN_TIMEOUT)
-        if self._thread.is_alive():
-            raise ServiceTimeout(f"{self._thread.name}: giving up the acquisition", JOIN_TIMEOUT)
-
-    def forget_rest(self) -> None:
-        """Drop what nobody will take; after `stop`, from the thread that takes."""
-        while not self._items.empty():
-            _forget(self._items.get_nowait())
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped.is_set()
-
-
-def _forget(item: object) -> None:
-    if isinstance(item, WrittenFile):
-        item.drop()
 
 
 class FrameSink(Protocol):
@@ -197,7 +119,7 @@ class Acquisition:
         self._on_armed, self._on_progress, self._on_end = on_armed, on_progress, on_end
         self._armed, self._seen = False, "no frame yet"
         self._lock = threading.Lock()
-        self._feed: _Feed | None = None
+        self._feed: Feed | None = None
         self._given_up = False
         self._ended = threading.Event()
         self.n_done = 0
@@ -254,7 +176,7 @@ class Acquisition:
         with self._lock:
             if self._given_up:
                 raise Discarded(f"{self._name}: acquisition given up")
-            feed = self._feed = _Feed(self._source, request, self._rules.depth, self._name)
+            feed = self._feed = Feed(self._source, request, self._rules.depth, self._name)
         try:
             self._take(feed)
         except BaseException:
@@ -262,27 +184,27 @@ class Acquisition:
             feed.forget_rest()
             raise
 
-    def _take(self, feed: _Feed) -> None:
+    def _take(self, feed: Feed) -> None:
         """Move items until there are enough and the source has cleaned up after itself."""
         deadline = time.monotonic() + self._rules.limit
         while True:
             item = self._next(feed, deadline)
-            if item is _Feed.END and self.n_done == self._request.n_frames:
+            if item is Feed.END and self.n_done == self._request.n_frames:
                 return
-            if item is _Feed.END or item is _LATE:
-                why = "the source ended" if item is _Feed.END else f"nothing for {self._rules.limit:g} s"
+            if item is Feed.END or item is _LATE:
+                why = "the source ended" if item is Feed.END else f"nothing for {self._rules.limit:g} s"
                 return self._fill(feed, f"{why}; {self._seen}")
             if self._accept(item):
                 deadline = time.monotonic() + self._rules.limit
 
-    def _next(self, feed: _Feed, deadline: float) -> object:
+    def _next(self, feed: Feed, deadline: float) -> object:
         """Return the next item; raise what the source raised, or `Discarded` if it was given up."""
         try:
             item = feed.get(max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             item = _LATE
         if feed.stopped:
-            _forget(item)
+            forget(item)
             raise Discarded(f"{self._name}: acquisition given up")
         if isinstance(item, Exception):
             raise item
@@ -306,7 +228,7 @@ class Acquisition:
             self._sink.append(item)
         return True
 
-    def _fill(self, feed: _Feed, why: str) -> None:
+    def _fill(self, feed: Feed, why: str) -> None:
         """Mark what did not come, if that is allowed."""
         if self.n_done == self._request.n_frames:
             raise ServiceTimeout(f"{self._name}: end of acquisition", self._rules.limit, why)
