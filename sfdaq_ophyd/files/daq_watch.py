@@ -43,7 +43,7 @@ class Look:
     seen: str = ""
 
 
-def look_at(path: Path, source: str) -> Look:
+def look_at(path: Path, source: str, *, finished: bool = False) -> Look:
     """Look once, without waiting.
 
     Parameters
@@ -52,6 +52,8 @@ def look_at(path: Path, source: str) -> Look:
         Where the file will be on this machine, in the ``data/`` or ``raw_data/`` of a run.
     source : str
         ``PVDATA``, ``BSDATA``, ``CAMERAS``, or a detector's name.
+    finished : bool
+        Its writer was heard to be done.
     """
     log = Path(log_file(str(path)))
     if os.path.exists(error_file(str(path))):
@@ -61,7 +63,7 @@ def look_at(path: Path, source: str) -> Look:
     except FileNotFoundError:
         return _look_at_nothing(log)
     settled = age > (SETTLED_PVS if source == PVDATA else SETTLED)
-    closed = CLOSING in _last(_tail(log))
+    closed = finished or CLOSING in _last(_tail(log))
     if not (closed or settled):
         return Look(seen="being written")
     try:

@@ -105,12 +105,12 @@ class _RunNumbers:
         for name, (device, _) in self._moved.items():
             readings[name] = (yield Msg("read", device)) or {}
         point = Point(self._n_points, dict(self._moved), readings, self._scan_name, self._run)
-        yield Msg("set", self._broker.next_point, point)
+        yield from _tell(self._broker, point)
 
     def _close_run(self, msg: Msg) -> MsgGenerator[Any]:
         broker, self._ours = self._broker, _NO_RUN
         early = (msg.kwargs.get("exit_status") or "success") != "success"
-        yield Msg("set", broker.next_point, None)
+        yield from _tell(broker, None)
         try:
             if not early and broker.register == "run":
                 limit = 2 * float(broker.file_timeout.get())
@@ -138,6 +138,11 @@ class _RunNumbers:
 
 
 _NO_RUN = object()
+
+
+def _tell(broker: SfDaqBroker, point: Point | None) -> MsgGenerator[None]:
+    yield Msg("set", broker.next_point, point, group="next point")
+    yield Msg("wait", None, group="next point")
 
 
 def _each(messages: list[Msg]) -> MsgGenerator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import bluesky.plans as bp
 import h5py
 import pytest
@@ -11,6 +13,7 @@ from bluesky.utils import FailedStatus
 from ophyd.sim import SynAxis
 
 from sfdaq_ophyd.devices import SfDaqBroker
+from sfdaq_ophyd.devices.broker._follower import FileFollower
 from sfdaq_ophyd.devices.broker._run_table import read_rows
 from sfdaq_ophyd.errors import (
     DetectorStateError,
@@ -22,6 +25,7 @@ from sfdaq_ophyd.errors import (
 )
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
 from sfdaq_ophyd.wire.broker_paths import local_path
+from sfdaq_ophyd.wire.broker_status import StatusBoard, read_status
 
 from .broker_bench import DETECTOR, BrokerBench
 from .run_engine_driver import drive, interruptible, streams
@@ -150,6 +154,7 @@ def test_data_stream_when_run_closes_then_row_k_is_event_k(bench):
     device = bench.device(channels=["CH:A"])
     result = run(sf_scan([device], SynAxis(name="motor"), 0, 2, 3))
     found = streams_of(result)
+    assert result.error is None
     rows, parts = found["sfdaq_data"]
     assert [row["sfdaq_acquisition_number"] for row in rows] == [
         event["data"]["sfdaq_acquisition_number"] for event in result.named("event")
@@ -167,16 +172,12 @@ def test_data_stream_when_run_closes_then_row_k_is_event_k(bench):
 def streams_of(result):
     """Rows of each stream, and (path, dataset) of each row by key; validates every document."""
     found = {}
-    for name, stream in streams_checked(result).items():
+    for name, stream in streams(result).items():
         parts = {
             key: [(path, dataset) for path, dataset, *_ in where] for key, where in stream.images.items()
         }
         found[name] = (stream.rows, parts)
     return found
-
-
-def streams_checked(result):
-    return streams(result)
 
 
 def test_scan_json_when_scanned_then_agrees_with_the_documents(bench):
@@ -410,3 +411,69 @@ def test_decorated_plan_when_policy_is_first_acquisition_then_empty_run_burns_no
     result = run(run_number_wrapper(empty(), device, "first_acquisition"))
     assert result.error is None
     assert bench.last_run() == 0
+
+
+def test_status_exchange_when_a_writer_is_rejected_then_it_is_known_without_a_file(bench):
+    board = StatusBoard()
+    device = bench.device()
+    device.asking.follower = FileFollower("sfdaq", board)
+
+    def hear(message):
+        if message["exchange"] == "status":
+            body = json.dumps(message["body"])
+            board.receive(read_status(message["headers"], body, message["correlation_id"]))
+
+    bench.part.on_message(hear)
+    bench.part.fail_next("writer_fails", source=DETECTOR, message="no such module")
+    result = run(sf_count([device], 2))
+    error = cause(result)
+    assert isinstance(error, FilesMissing)
+    assert "no such module" in str(error)
+    assert len(error.reasons) == 1
+
+
+def test_server_when_restarted_mid_scan_then_the_run_fails_with_one_message_and_keeps_its_number(
+    tmp_path, wait_for
+):
+    with BrokerBench(tmp_path) as bench:
+        device = bench.device(n_pulses=1)
+        engine = RunEngine(context_managers=[])
+        n_events = []
+
+        def stop_after_two(name, doc):
+            n_events.append(doc)
+            if len(n_events) == 2:
+                for service in bench.part._services.values():
+                    service.stop()
+
+        engine.subscribe(stop_after_two, "event")
+        stops = []
+        engine.subscribe(lambda name, doc: stops.append(doc), "stop")
+        with pytest.raises(FailedStatus, match="not reachable"):
+            engine(sf_count([device], 5))
+        assert len(n_events) == 2
+        assert "not reachable" in stops[0]["reason"]
+        assert bench.last_run() == 1
+
+
+@pytest.mark.parametrize("interruption", ["pause", "suspend"])
+def test_scan_when_interrupted_at_any_message_then_every_point_is_taken_and_saved_once(bench, interruption):
+    def plan(device):
+        return sf_scan([device], SynAxis(name="motor"), 0, 1, 2)
+
+    quiet = drive(interruptible(True), lambda: plan(bench.device(check=False)))
+    for at in range(0, quiet.n_messages, 2):
+        device = bench.device(check=False)
+        result = drive(interruptible(True), lambda device=device: plan(device), interruption, at)
+        where = f"{interruption} at {at} ({(*result.commands, 'end')[min(at, result.n_messages)]})"
+        if result.error is not None:  # before the first checkpoint a pause ends the plan
+            assert not result.documents or result.stop["exit_status"] != "success" or at > 5, where
+            continue
+        if not result.documents or result.stop["exit_status"] != "success":
+            assert at < 12, where
+            continue
+        numbers = [event["data"]["sfdaq_acquisition_number"] for event in result.named("event")]
+        assert numbers == [1, 2], where
+        assert len(bench.acquisitions()) == 2, where
+        rows, _ = streams_of(result)["sfdaq_data"]
+        assert [row["sfdaq_acquisition_number"] for row in rows] == numbers, where

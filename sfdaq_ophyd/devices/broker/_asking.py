@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...clients import BrokerClient
+from ...clients import BrokerClient, StatusListener
 from ...errors import BrokerRefused, RunNumberMismatch, SfdaqError, UnknownOutcome
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_paths import padded, raw_file
@@ -80,16 +80,23 @@ class Asking:
     client : BrokerClient
     directory : Path
         Where run tables and aligned views go.
+    listener : StatusListener, optional
+        Of the status exchange; started with the first run.
     """
 
-    def __init__(self, name: str, client: BrokerClient, directory: Path):
+    def __init__(
+        self, name: str, client: BrokerClient, directory: Path, listener: StatusListener | None = None
+    ):
         self._name, self._client, self.directory = name, client, directory
-        self.follower = FileFollower(name)
+        self.listener = listener
+        self.follower = FileFollower(name, listener.board if listener is not None else None)
         self.run: BrokerRun | None = None
         self._lock = threading.Lock()
 
     def begin_run(self, pgroup: str, facts: Mapping[str, Any], number: int | None = None) -> BrokerRun:
         """Take a run number, or go on with one taken before, and begin its table."""
+        if self.listener is not None:
+            self.listener.start()
         with self._lock:
             if number is None:
                 number = self._client.advance_run_number(pgroup)
@@ -157,7 +164,8 @@ class Asking:
         logger.info("%s: run %d, acquisition %d, %s", self._name, run.number, index + 1, pulses)
         deadline = time.monotonic() + file_timeout
         note = note_checked(run.table, index)
-        self.follower.follow(Announced(index, files, frames, deadline, aligned, note, gaps))
+        heard_as = dict(zip(files, retrieval.files))
+        self.follower.follow(Announced(index, files, frames, deadline, aligned, note, gaps, heard_as))
         return asked
 
     def _expected(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from ophyd import Component as Cpt
 
-from ...clients import BrokerClient
+from ...clients import BrokerClient, StatusListener
 from ...errors import DetectorStateError, Discarded, RequestError
 from ...wire.broker_beamlines import BEAMLINES
 from ...wire.broker_request import RetrieveRequest
@@ -28,8 +27,6 @@ from ._procedures import procedures_of
 from ._run_table import READ
 from ._settings import BrokerSettings
 from ._step import NextPoint, scan_info
-
-logger = logging.getLogger(__name__)
 
 
 class SfDaqBroker(BrokerFlying, BrokerSettings):
@@ -70,6 +67,9 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         PV of the beam's repetition rate, for the pre-flight check.
     event_code : str, optional
         PV of the beamline's trigger, to tell its state when a change of settings fails.
+    status_exchange : str, optional
+        RabbitMQ of the DAQ, e.g. ``amqp://sf-daq:5672``: failures of writers are heard at once. Needs the
+        extra ``rabbitmq``.
     client : BrokerClient, optional
         In place of one made from the URLs.
 
@@ -108,6 +108,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         dialect: str = "current",
         beam_rate: str | None = None,
         event_code: str | None = None,
+        status_exchange: str | None = None,
         client: BrokerClient | None = None,
         **kwargs: Any,
     ):
@@ -133,7 +134,8 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         self.pulse_id = pulse_id_of(pulse_id, beamline, f"{name}_pulse_id")
         self.beam_rate = signal_of(beam_rate, f"{name}_beam_rate")
         self.event_code = signal_of(event_code, f"{name}_event_code")
-        self.asking = Asking(name, self.client, Path(directory))
+        listener = None if status_exchange is None else StatusListener(status_exchange)
+        self.asking = Asking(name, self.client, Path(directory), listener)
         self.procedures: dict[str, Procedure] = procedures_of(self)
         self._acquisition: Acquisition | None = None
         self._taken: tuple[str | None, Asked] | None = None
@@ -152,8 +154,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         """
         self.check_settings()
         if self.check:
-            checks = self.preflight()
-            demand(self.name, checks)
+            demand(self.name, self.preflight())
         self._forget()
         return super().stage()
 
@@ -184,6 +185,13 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
                 f"{self.name}: no pulse-id PV: give pulse_id or beamline; pulse ids are never made up"
             )
         return self.pulse_id
+
+    def destroy(self) -> None:
+        """Follow no more files, and listen no more."""
+        self.asking.follower.forget()
+        if self.asking.listener is not None:
+            self.asking.listener.close()
+        super().destroy()
 
     # step scans
 

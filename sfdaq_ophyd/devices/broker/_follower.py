@@ -14,7 +14,8 @@ from typing import Any
 
 from ...files.aligned_file import write_aligned
 from ...files.daq_file import PVDATA, FoundData
-from ...files.daq_watch import last_words, look_at
+from ...files.daq_watch import Look, last_words, look_at
+from ...wire.broker_status import FileState, StatusBoard
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Announced:
         Source to whether pulses without a frame are expected (the writer was told to filter).
     on_done : callable
         Called once, with the data found (see `_row`), and with failures by file.
+    heard_as : dict of str to str
+        Source to what the file is called on the status exchange.
     """
 
     index: int
@@ -56,6 +59,7 @@ class Announced:
     aligned: Path
     on_done: Callable[[list[dict[str, Any]], dict[str, str]], None]
     gaps: dict[str, bool] = field(default_factory=dict)
+    heard_as: dict[str, str] = field(default_factory=dict)
     found: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
@@ -68,16 +72,20 @@ class FileFollower:
     ----------
     name : str
         Of the device.
+    board : StatusBoard, optional
+        What the writers say on the status exchange; the files are looked at in any case.
     """
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, name: str, board: StatusBoard | None = None):
+        self._name, self._board = name, board
         self._pending: deque[Announced] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def follow(self, announced: Announced) -> None:
         """Follow the files of one more acquisition."""
+        if self._board is not None:
+            self._board.watch(announced.heard_as.values())
         with self._changed:
             self._pending.append(announced)
             if self._thread is None:
@@ -125,12 +133,12 @@ class FileFollower:
     def _look(self, announced: Announced) -> None:
         for source, path in list(announced.files.items()):
             try:
-                look = look_at(path, source)
+                look = self._look_at(announced, source, path)
                 if look.found is not None:
                     announced.found += [self._row(announced, source, path, data) for data in look.found]
                 elif not look.failure and time.monotonic() > announced.deadline:
                     said = last_words(path)
-                    look = type(look)(failure=f"the time is up; {look.seen}; the writer's last words: {said}")
+                    look = Look(failure=f"the time is up; {look.seen}; the writer's last words: {said}")
             except Exception as exc:  # a file system has many ways to fail; one file must not stop the rest
                 logger.exception("%s: looking at %s failed", self._name, path)
                 announced.failures[str(path)] = f"{type(exc).__name__}: {exc}"
@@ -141,6 +149,14 @@ class FileFollower:
                 announced.failures[str(path)] = look.failure
             if look.failure or look.found is not None:
                 del announced.files[source]
+
+    def _look_at(self, announced: Announced, source: str, path: Path) -> Look:
+        if self._board is None:
+            return look_at(path, source)
+        state, message = self._board.state(announced.heard_as[source])
+        if state is FileState.FAILED:
+            return Look(failure=f"the writer failed: {message}")
+        return look_at(path, source, finished=state is FileState.FINISHED)
 
     def _row(self, announced: Announced, source: str, path: Path, data: FoundData) -> dict[str, Any]:
         if source == PVDATA:
@@ -172,6 +188,8 @@ class FileFollower:
             announced.on_done(announced.found, announced.failures)
         except Exception:
             logger.exception("%s: acquisition %d could not be noted", self._name, announced.index)
+        if self._board is not None:
+            self._board.forget(announced.heard_as.values())
         with self._changed:
             if announced in self._pending:
                 self._pending.remove(announced)
