@@ -1,5 +1,5 @@
 # `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network.
-.PHONY: demo test bench lint docs clean redis-server
+.PHONY: demo test bench lint docs clean redis-server chromium
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
 
-test: $(VENV)/.installed-test redis-server
+test: $(VENV)/.installed-test redis-server chromium
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-test
@@ -50,6 +50,10 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
 # The Redis tests run against a real server beside the embedded one.
 redis-server:
 	@command -v redis-server >/dev/null || { $(APT) redis-server; }
+
+# The live page is tested in a browser without a screen.
+chromium:
+	@command -v chromium >/dev/null || { $(APT) chromium; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-output docs/_build docs/reference/api benchmarks/results.json

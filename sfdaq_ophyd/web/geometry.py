@@ -39,14 +39,14 @@ class Geometry:
         return all(map(math.isfinite, numbers)) and min(numbers[2:]) > 0 and any(self.centre)
 
     def radius(self, resolution: float) -> float | None:
-        """Return the ring's radius in pixels of a resolution in angstrom; None beyond 2 theta = 90 degrees."""
+        """Return the radius of a ring in pixels; None where 2 theta is 90 degrees or more."""
         sine = self.wavelength / (2 * resolution)
         if sine >= math.sqrt(0.5):
             return None
         return self.distance * math.tan(2 * math.asin(sine)) / self.pixel_size
 
     def rings(self, shape: tuple[int, int]) -> list[dict[str, float]]:
-        """Return up to `MAX_RINGS` round resolutions seen on an image of `shape` (y, x), widest apart first."""
+        """Return up to `MAX_RINGS` round resolutions that lie on an image of `shape` (y, x)."""
         x, y = self.centre
         corners = [(cx, cy) for cx in (0, shape[1]) for cy in (0, shape[0])]
         largest = max(math.hypot(cx - x, cy - y) for cx, cy in corners)

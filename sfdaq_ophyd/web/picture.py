@@ -89,7 +89,7 @@ def colour_index(frame: LiveFrame, view: View) -> np.ndarray:
     part = view.within(frame.image.shape)
     image, bad, saturated = frame.image[part], frame.bad[part], frame.saturated[part]
     step = -(-max(image.shape) // view.side)
-    lowest = image.dtype.type(0 if image.dtype.kind == "u" else -np.inf)
+    lowest = image.dtype.type(-np.inf) if image.dtype.kind == "f" else np.iinfo(image.dtype).min
     values = _largest(np.where(bad, lowest, image), step).astype("f4")
     bad, saturated = ~_largest(~bad, step), _largest(saturated & ~bad, step)
     low, high = _limits(values[~(bad | saturated)], view)

@@ -1,0 +1,61 @@
+"""Runs on the page: read beside the session that writes them."""
+
+import json
+
+import event_model
+import pytest
+
+from sfdaq_ophyd.catalog import embedded_catalog
+from sfdaq_ophyd.web.runs import FolderRuns, Tail
+
+
+def documents(n_points: int):
+    """Compose a run of `n_points` events."""
+    run = event_model.compose_run(metadata={"plan_name": "scan", "scan_id": 7, "num_points": n_points})
+    yield "start", run.start_doc
+    keys = {"x": {"source": "test", "dtype": "number", "shape": []}}
+    bundle = run.compose_descriptor(data_keys=keys, name="primary")
+    yield "descriptor", bundle.descriptor_doc
+    for i in range(n_points):
+        yield "event", bundle.compose_event(data={"x": i}, timestamps={"x": 0.0})
+    yield "stop", run.compose_stop()
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    with embedded_catalog(tmp_path_factory.mktemp("runs") / "catalog") as catalog:
+        yield catalog
+
+
+def test_runs_when_one_goes_on_then_its_progress_and_then_its_end(catalog):
+    source = FolderRuns(catalog.directory)
+    docs = list(documents(4))
+    for name, doc in docs[:4]:  # start, descriptor, two events
+        catalog(name, doc)
+    (run,) = source.look()["open"]
+    assert (run["scan_id"], run["n_events"], run["n_points"]) == (7, {"primary": 2}, 4)
+    catalog(*docs[4])
+    assert source.look()["open"][0]["n_events"] == {"primary": 3}
+    for name, doc in docs[5:]:
+        catalog(name, doc)
+    catalog.flush()
+    seen = source.look()
+    assert seen["open"] == []
+    assert seen["last"][0]["exit_status"] == "success" and seen["last"][0]["n_events"] == {"primary": 4}
+
+
+def test_runs_when_there_is_no_catalog_yet_then_none(tmp_path):
+    assert FolderRuns(tmp_path / "later").look() == {"open": [], "last": []}
+
+
+def test_tail_when_a_line_is_half_written_then_waits_for_the_rest(tmp_path):
+    path = tmp_path / "run.jsonl"
+    lines = [json.dumps({"name": name, "doc": doc}) for name, doc in documents(2)]
+    path.write_text("\n".join(lines[:3]) + "\n" + lines[3][:20])
+    tail = Tail(path)
+    assert tail.read()["n_events"] == {"primary": 1}
+    with open(path, "a") as file:
+        file.write(lines[3][20:] + "\n")
+    assert tail.read()["n_events"] == {"primary": 2}
+    path.unlink()
+    assert tail.read() is None

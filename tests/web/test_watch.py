@@ -1,0 +1,151 @@
+"""What the page asks of detectors and services: little, and nothing while nobody watches."""
+
+import contextlib
+import json
+import time
+
+import numpy as np
+import pytest
+import requests
+from websockets.sync.client import connect
+
+from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.web import Watch, config_of
+from sfdaq_ophyd.web.source import Rate, Source
+from sfdaq_ophyd.web.sources import watch_of
+
+RATE = 10  # as in the fixture `watch`
+
+
+@contextlib.contextmanager
+def viewers(url, n):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(connect(url.replace("http", "ws") + "/api/live")) for _ in range(n)]
+
+
+def state_of(socket, group, name):
+    states = json.loads(socket.recv(timeout=10))[group]
+    return next(state for state in states if state["name"] == name)
+
+
+def image_requests(facility):
+    return [entry for entry in facility.eiger.requests.entries() if "images/monitor" in str(entry)]
+
+
+@pytest.mark.parametrize("n", [1, 10])
+def test_detector_when_watched_by_many_then_no_more_frames_are_taken_than_for_one(
+    facility, series, watch, url, wait_for, n
+):
+    source = next(source for source in watch.sources if source.name == "eiger")
+    with viewers(url, n) as sockets:
+        wait_for(lambda: source.n_taken > 0, "a first frame")
+        facility.eiger.requests.clear()
+        begin, first = time.monotonic(), source.n_taken
+        wait_for(lambda: source.n_taken >= first + 8, "eight more frames", timeout=20)
+        for socket in sockets:  # every viewer sees the frames
+            assert wait_for(
+                lambda socket=socket: state_of(socket, "detectors", "eiger")["n_taken"] >= first + 8
+            )
+        for _ in range(n):
+            assert requests.get(f"{url}/api/picture/eiger.png", timeout=10).status_code == 200
+        taken = len(image_requests(facility))
+        assert 8 <= taken <= (time.monotonic() - begin) * RATE + 2
+
+
+def test_detectors_when_the_last_viewer_leaves_then_not_asked_any_more(
+    facility, series, watch, url, wait_for
+):
+    with viewers(url, 1):
+        wait_for(lambda: all(watch.frame(name) is not None for name in ("eiger", "jf")), "frames", timeout=20)
+        assert facility.jungfrau.status()["subscribed"] == [1]
+    wait_for(lambda: facility.jungfrau.status()["subscribed"] == [0], "the end of the subscription")
+    wait_for(lambda: watch.n_viewers == 0, "nobody")
+    pulse_id = facility.clock.now()
+    facility.eiger.requests.clear()
+    wait_for(lambda: facility.clock.now() > pulse_id + 50, "half a second")
+    assert len(facility.eiger.requests.entries()) <= 3  # those under way
+
+
+def test_monitor_when_watched_then_nothing_is_taken_out_of_it(facility, eiger, watch, wait_for):
+    eiger.put("detector", "nimages", 3)
+    eiger.arm()
+    eiger.trigger(0.2)
+    with watch, watch.viewer():
+        wait_for(lambda: watch.frame("eiger"), "a frame")
+    assert len(eiger.image_list()) == 3
+    assert watch.frame("eiger").event_id.endswith("_2")
+
+
+def test_jungfrau_when_watched_then_the_pixels_of_its_pulse(facility, watch, wait_for):
+    with watch, watch.viewer():
+        frame = wait_for(lambda: watch.frame("jf"), "a frame", timeout=20)
+    assert frame.unit == "keV" and frame.event_id == str(frame.pulse_id)
+    photons = facility.jungfrau.scene.photons(frame.pulse_id)
+    y, x = np.unravel_index(np.argmax(np.where(photons < 25, photons, 0)), photons.shape)
+    y, x = int(y + 2 * (y // 256)), int(x + 2 * (x // 256))  # gaps between chips
+    if not frame.bad[y, x]:
+        assert frame.pixel(x, y)["value"] == pytest.approx(9.3 * photons[photons < 25].max(), abs=9.3)
+    assert frame.facts["n_saturated"] > 0  # the direct beam
+
+
+def test_jungfrau_when_its_constants_are_missing_then_raw_and_said_so(facility, tmp_path, wait_for):
+    config = config_of(facility, tmp_path).model_dump(by_alias=True)
+    config["devices"] = {"jf": config["devices"]["jf"]}
+    config["devices"]["jf"]["constants"]["gain_file"] = tmp_path / "none.h5"
+    watch = watch_of(type(config_of(facility, tmp_path)).model_validate(config))
+    with watch, watch.viewer():
+        frame = wait_for(lambda: watch.frame("jf"), "a frame")
+        assert frame.unit == "ADU, raw"
+        assert "none.h5" in watch.state()["detectors"][0]["note"]
+    raw = facility.jungfrau.scene.raw(frame.pulse_id)
+    np.testing.assert_array_equal(frame.image, raw & 0x3FFF)
+
+
+class Broken(Source):
+    group = "writers"
+
+    def __init__(self):
+        super().__init__("broken", "test", "nowhere", 0.01)
+        self.n_looks, self.ok = 0, False
+
+    def look(self):
+        self.n_looks += 1
+        if not self.ok:
+            raise ConnectionError("no such host")
+        return {"state": "well"}
+
+    def rest(self):
+        pass
+
+
+def test_source_when_it_fails_then_shown_and_tried_again_until_it_works(wait_for):
+    source = Broken()
+    with Watch([source]) as watch, watch.viewer():
+        wait_for(lambda: watch.state()["writers"][0]["problem"] == "no such host", "the problem")
+        source.ok = True
+        wait_for(lambda: watch.state()["writers"][0].get("state") == "well", "its end")
+        assert watch.state()["writers"][0]["problem"] == ""
+
+
+def test_watch_when_stopped_twice_or_started_again_then_well(wait_for):
+    source = Broken()
+    watch = Watch([source])
+    for _ in range(2):
+        watch.start()
+        with watch.viewer():
+            wait_for(lambda: source.n_looks, "a look")
+        watch.stop()
+        watch.stop()
+
+
+def test_rate_when_counted_over_a_second_then_per_second_and_anew_after_a_reset():
+    rate = Rate(window=1.0)
+    assert rate.update(100, now=0.0) is None
+    assert [rate.update(100 + 25 * i, now=i / 4) for i in range(1, 5)] == [None, None, None, 100.0]
+    assert rate.update(3, now=2.0) is None
+
+
+@pytest.mark.parametrize("rate", [0, -1, 11, float("nan")])
+def test_rate_when_out_of_bounds_then_refused(facility, tmp_path, rate):
+    with pytest.raises(RequestError, match="rate"):
+        watch_of(config_of(facility, tmp_path), rate=rate)
