@@ -24,3 +24,6 @@ from sfdaq_ophyd.plans import (
     update_pv_list,
     write_images,
 )
+from sfdaq_ophyd.session.queueserver import annotate
+
+annotate(globals())

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import FramesMissing, RequestError, ServiceUnreachable
+from ..errors import FramesMissing, RequestError, ServiceRefused, ServiceUnreachable
 from . import _device_config as blocks
 
 LIMIT = 3.0
@@ -63,17 +63,13 @@ def probe_catalog(uri: str) -> tuple[str, str]:
     return str(reply.json().get("library_version", "")), "answers"
 
 
-def probe_pv(pv: str) -> tuple[str, str]:
-    """Read a PV, and the type of its record."""
+def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:
+    """Read a PV."""
     from ophyd import EpicsSignalRO
 
-    signal = EpicsSignalRO(pv, name="doctor")
-    try:
-        signal.wait_for_connection(timeout=LIMIT)
-        value = signal.get(timeout=LIMIT)
-    finally:
-        signal.destroy()
-    return "Channel Access", f"{value!s:.40}"
+    signal = EpicsSignalRO(pv, name="doctor", string=string)
+    signal.wait_for_connection(timeout=LIMIT)
+    return "Channel Access", f"{signal.get(timeout=LIMIT)!s:.40}"
 
 
 def probe_pulse_id(pv: str) -> tuple[str, str]:
@@ -81,12 +77,9 @@ def probe_pulse_id(pv: str) -> tuple[str, str]:
     from ..devices import PulseId
 
     pulse_id = PulseId(pv, name="doctor", timeout=LIMIT)
-    try:
-        pulse_id.wait_for_connection(timeout=LIMIT)
-        rate = pulse_id.check(timeout=LIMIT)
-        return "Channel Access", f"pulse {pulse_id.get()}, counts at {rate:.0f} Hz"
-    finally:
-        pulse_id.destroy()
+    pulse_id.wait_for_connection(timeout=LIMIT)
+    rate = pulse_id.check(timeout=LIMIT)
+    return "Channel Access", f"pulse {pulse_id.get()}, counts at {rate:.0f} Hz"
 
 
 def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
@@ -94,10 +87,13 @@ def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
 
     client = SimplonClient(block.url, block.api_version, LIMIT)
     try:
-        found = client.discover_version()
-        firmware = client.get("detector", "config", "eiger_fw_version").value
-        name = client.get("detector", "config", "description").value
-        return f"SIMPLON {found}, firmware {firmware}", f"{name}, {client.state().value}"
+        version, words = f"SIMPLON {client.discover_version()}", [f"state {client.state().value}"]
+        for name in ("description", "eiger_fw_version"):
+            try:
+                words.append(str(client.get("detector", "config", name).value))
+            except ServiceRefused:
+                pass  # a detector that is not initialized does not tell, nor does every version
+        return version, ", ".join(words)
     finally:
         client.close()
 

@@ -114,7 +114,7 @@ def _device_checks(name: str, block: blocks._Device, config: SfdaqConfig) -> Ite
     if isinstance(block, blocks.PulseIdConfig):
         yield Check(name, block.pv, lambda: probe_pulse_id(block.pv), _PV)
     elif hasattr(block, "pv"):
-        yield Check(name, block.pv, lambda: probe_pv(block.pv), _PV)
+        yield Check(name, block.pv, lambda: probe_pv(block.pv, getattr(block, "string", False)), _PV)
     elif isinstance(block, blocks.JungfrauConfig):
         for i, endpoint in enumerate(block.endpoints):
             yield Check(f"{name} {i}", endpoint, lambda endpoint=endpoint: probe_tcp(endpoint), _STREAM)

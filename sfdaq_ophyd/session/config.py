@@ -65,7 +65,7 @@ class SuspenderConfig(Block):
 
 
 class SimConfig(Block):
-    """Start the simulated facility. Strings elsewhere in the file may then hold ``{port+3}`` and ``{prefix}``."""
+    """Start the simulated facility; ``{port+3}`` and ``{prefix}`` elsewhere in the file are its."""
 
     speed: float = Field(1.0, gt=0, description="divides the services' own delays")
     seed: int = Field(0, description="seed of all random numbers")

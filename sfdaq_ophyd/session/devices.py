@@ -51,7 +51,7 @@ class ConfiguredJungfrau(Jungfrau):
         super().__init__(*args, **kwargs)
 
     def stage(self) -> list[object]:
-        """Read the constants if that was not done; a failure is this device's, and nothing is recorded raw."""
+        """Read the constants if that was not done; if that fails, nothing is recorded raw."""
         if self._load is not None:
             self.use_calibration(self._load(), self._energy)
             self._load = None
@@ -82,7 +82,7 @@ def make_devices(config: SfdaqConfig) -> list[Entry]:
 def leave_quietly() -> None:
     """Have Channel Access end before the interpreter does.
 
-    caproto's threads go on while the interpreter shuts down, and complain about every PV that just then connects.
+    caproto's threads go on while the interpreter shuts down, and complain about PVs that just then connect.
     """
     if ophyd.cl.name == "caproto":
         from caproto.threading.pyepics_compat import PV
@@ -182,6 +182,7 @@ def _jungfrau(name, block, config, made, labels):
 
 
 def load_constants(detector_name: str, constants: blocks.ConstantsConfig, directory: Path):
+    """Read the calibration a block of the file names; relative paths lie in `directory`."""
     from ..files.constants import load_calibration
 
     given = (constants.gain_file, constants.pedestal_file, constants.pixel_mask_file)

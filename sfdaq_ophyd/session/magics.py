@@ -12,11 +12,11 @@ def register_magics(shell: Any, session: Any) -> None:
 
     Parameters
     ----------
-    shell : IPython shell or None
+    shell : IPython shell, or None
     session : Session
     """
-    if shell is None:
-        return
+    if not hasattr(shell, "register_magics"):
+        return  # plain Python, or the queue server's stand-in
     from bluesky.magics import BlueskyMagics
 
     shell.register_magics(BlueskyMagics)

@@ -1,0 +1,91 @@
+"""``sfdaq doctor``, for the simulated facility and for a half-dead one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sfdaq_ophyd.sim import Facility
+
+PROFILE = Path(__file__).parents[2] / "profile_collection"
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def doctor(*words, home):
+    return subprocess.run(
+        [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "doctor", *words],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        env={**os.environ, "HOME": str(home), "COLUMNS": "300"},
+    )
+
+
+def dead_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
+    done = doctor("--config", "sim", "--json", home=tmp_path)
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["name"] for each in findings if not each["ok"]] == [], done.stdout
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load((PROFILE / "sim.yaml").read_text())
+    assert set(config["devices"]) <= {each["name"] for each in findings}
+    assert all(each["latency"] > 0 for each in findings)
+    by_name = {each["name"]: each for each in findings}
+    assert by_name["eiger"]["version"].startswith("SIMPLON 1.8.0")
+    assert by_name["writer"]["version"] == "flask"
+    assert "counts at" in by_name["pulse_id"]["found"]
+
+
+def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tmp_path):
+    dead = f"http://127.0.0.1:{dead_port()}"
+    with Facility(only=["pvs", "eiger"], eiger_model="500K") as facility:
+        devices = {
+            "pulse_id": {"class": "PulseId", "pv": facility.pvs["pulse_id"]},
+            "lost": {"class": "Motor", "pv": "NO:SUCH:PV"},
+            "eiger": {"class": "Eiger", "url": facility.eiger.url},
+            "eiger2": {"class": "Eiger", "url": dead},
+            "jf": {
+                "class": "Jungfrau",
+                "detector_name": "JF01T01V01",
+                "endpoints": [dead.replace("http", "tcp")],
+                "constants": {"gain_file": "/none/gains.h5", "pedestal_file": "/none/p.h5"},
+            },
+            "writer": {"class": "StdDaqWriter", "url": dead, "redis_url": dead.replace("http", "redis")},
+            "sfdaq": {"class": "SfDaqBroker", "url": dead},
+        }
+        path = tmp_path / "sfdaq.yaml"
+        path.write_text(
+            yaml.safe_dump({"directory": str(tmp_path), "control_layer": "caproto", "devices": devices})
+        )
+        done = doctor("--config", str(path), home=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    state = {line[17:].split()[0]: line.split()[0] for line in lines[:-1]}
+    assert state["pulse_id"] == state["eiger"] == state["directory"] == "ok"
+    for name in ("lost", "eiger2", "jf", "writer", "sfdaq"):
+        assert state[name] == "FAILED", (name, lines)
+    (line,) = [line for line in lines if " eiger2 " in line]
+    assert dead in line and "Connection refused" in line and "detector control unit on" in line
+    assert lines[-1] == f"{sum(line.startswith('FAILED') for line in lines)} failed"
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_doctor_when_the_file_is_wrong_then_one_line_and_code_1(tmp_path):
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text("devices:\n  eiger: {class: Eiger}\n")
+    done = doctor("--config", str(path), home=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"sfdaq: {path}:2: devices.eiger.url: missing\n"

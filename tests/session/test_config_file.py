@@ -1,0 +1,113 @@
+"""What is wrong with sfdaq.yaml is told with file, line and key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfdaq_ophyd.errors import ConfigError
+from sfdaq_ophyd.session import load_config
+from sfdaq_ophyd.session.config import SfdaqConfig
+
+PROFILE = Path(__file__).parents[2] / "profile_collection"
+
+
+def write(tmp_path, text):
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("beamline: bernina\nbeamlime: x\n", ":2: beamlime: no such key"),
+        ("pgroup: 12345\n", ":1: pgroup: Input should be a valid string, not 12345"),
+        ("pgroup: p1\n", ":1: pgroup: String should match pattern '^(p\\d{5})?$', not 'p1'"),
+        ("beamline: nowhere\n", ":1: beamline: Input should be '', 'alvra'"),
+        (
+            "devices:\n  eiger:\n    class: Eiger\n    url: eiger-dcu\n",
+            ":4: devices.eiger.url: String should match",
+        ),
+        ("devices:\n  eiger:\n    class: Eiger\n", ":2: devices.eiger.url: missing"),
+        ("devices:\n  eiger: {class: Eigr, url: 'http://x'}\n", ":2: devices.eiger: Input tag 'Eigr'"),
+        ("devices:\n  eiger: {url: 'http://x'}\n", ":2: devices.eiger: Unable to extract tag using"),
+        ("devices:\n  2nd: {class: Motor, pv: A}\n", ":2: devices.2nd"),
+        ("devices:\n  m: {class: Motor, pv: A}\n  m: {class: Motor, pv: B}\n", ":3: devices.m: given twice"),
+        ("baseline: [motor]\n", "baseline: motor: no device 'motor'; there are none"),
+        (
+            "devices:\n  r: {class: ReadOnly, pv: R}\nsuspenders:\n  beam: {device: r}\n",
+            ":4: suspenders.beam: expected exactly one of below, above, unless",
+        ),
+        (
+            "devices:\n  r: {class: ReadOnly, pv: R}\nsuspenders:\n  b: {device: r, below: 5, resume: 1}\n",
+            ":4: suspenders.b: resume lies on the wrong side",
+        ),
+        ("devices: [\n", ":2: not YAML"),
+        ("- a\n", ":1: expected a mapping"),
+        ("devices: !!python/object/apply:os.system [id]\n", ":1: "),
+    ],
+)
+def test_load_when_the_file_is_wrong_then_file_line_and_key(tmp_path, text, said):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_load_when_several_things_are_wrong_then_a_line_each(tmp_path):
+    path = write(tmp_path, "pgroup: p1\nwrong: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["1", "2"]
+
+
+def test_load_when_missing_or_too_large_then_said(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="larger than"):
+        load_config(write(tmp_path, "#" * (2**20 + 1)))
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_load_when_given_any_text_then_a_configuration_or_a_config_error(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        load_config(path)
+    except ConfigError as exc:
+        assert str(path) in str(exc)
+
+
+def test_load_when_relative_folders_then_below_the_file(tmp_path):
+    config = load_config(write(tmp_path, "directory: here\n"))
+    assert config.directory == tmp_path / "here"
+
+
+def test_load_when_sim_then_ports_and_prefix_are_filled_in():
+    config = load_config(PROFILE / "sim.yaml", port=21000, prefix="X:")
+    assert config.devices["eiger"].url == "http://127.0.0.1:21006"
+    assert config.devices["motor"].pv == "X:M1"
+
+
+def test_load_when_the_example_of_a_facility_then_valid():
+    assert set(load_config(PROFILE / "facility.example.yaml").devices) >= {"eiger", "jf", "writer", "sfdaq"}
+
+
+def test_every_key_when_looked_up_then_described_and_on_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "sfdaq-yaml.md").read_text()
+
+    def check(schema):
+        for name, block in schema.get("properties", {}).items():
+            assert name == "class" or block.get("description"), name
+            assert f"`{name}`" in page, name
+
+    whole = SfdaqConfig.model_json_schema(by_alias=True)
+    check(whole)
+    for block in whole["$defs"].values():
+        check(block)

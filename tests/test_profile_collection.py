@@ -1,0 +1,94 @@
+"""The startup files, in a real IPython: simulated, with dead hardware, and with a wrong file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROFILE = Path(__file__).parents[1] / "profile_collection"
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def profile(tmp_path):
+    """A folder of its own for IPython's history, with the startup files of the repository."""
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    for name in ("startup", "sim.yaml"):
+        (folder / name).symlink_to(PROFILE / name)
+    return folder
+
+
+def ipython(profile, code, config=None, **more):
+    env = {**os.environ, "HOME": str(profile.parent), "MPLBACKEND": "Agg", "IPYTHONDIR": str(profile.parent)}
+    env.pop("SFDAQ_CONFIG", None)
+    if config is not None:
+        env["SFDAQ_CONFIG"] = str(config)
+    done = subprocess.run(
+        [sys.executable, "-m", "IPython", f"--profile-dir={profile}", "--colors=nocolor", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**env, **more},
+    )
+    return done.stdout + done.stderr
+
+
+def test_session_when_sim_then_scans_are_in_the_catalog_and_scan_id_goes_on(profile):
+    code = (
+        "uid, = RE(scan([eiger, jf, pulse_id], motor, 0, 1, 2))\n"
+        "image = catalog[uid]['primary']['eiger_image'].read()\n"
+        "import json; print('RESULT', json.dumps([catalog[uid].start['scan_id'], len(image), "
+        "catalog[uid].start['facility'], sorted(catalog[uid])]))\n"
+        "get_ipython().run_line_magic('wa', '')\n"
+    )
+    for expected in (1, 2):
+        said = ipython(profile, code, "sim")
+        (line,) = [line for line in said.splitlines() if line.startswith("RESULT")] or [said]
+        scan_id, n, facility, streams = json.loads(line.removeprefix("RESULT"))
+        assert (scan_id, n, facility, streams) == (expected, 2, "simulated", ["baseline", "primary"])
+        assert "motor2" in said and "Traceback" not in said, said[-3000:]
+
+
+def test_session_when_hardware_is_dead_or_impossible_then_it_starts_and_lists_it(profile):
+    path = profile.parent / "mine.yaml"
+    path.write_text(
+        "control_layer: caproto\npgroup: p12345\ndevices:\n"
+        "  eiger: {class: Eiger, url: 'http://192.0.2.1'}\n"
+        "  lost: {class: Motor, pv: 'NO:SUCH'}\n"
+        "  sfdaq: {class: SfDaqBroker, url: 'http://192.0.2.1:10002', pulse_id: eiger}\n"
+        "  jf: {class: Jungfrau, detector_name: JF01T01V01, endpoints: ['tcp://192.0.2.1:1'],\n"
+        "       constants: {gain_file: none.h5, pedestal_file: none.h5}}\n"
+    )
+    code = "print('UP', eiger.name, lost.name, jf.name, 'sfdaq' in globals(), catalog, RE.md['pgroup'])"
+    said = ipython(profile, code, path)
+    assert "UP eiger lost jf False <catalog in" in said, said[-3000:]
+    assert "3 of 4 devices" in said and "NOT MADE: ConfigError: pulse_id: 'eiger'" in said
+    assert "files missing: " in said and "Traceback" not in said
+
+
+def test_session_when_the_file_is_wrong_then_file_line_and_key(profile):
+    path = profile.parent / "mine.yaml"
+    path.write_text("pgroup: p12345\ndevices:\n  eiger: {class: Eiger, url: dcu}\n")
+    said = ipython(profile, "pass", path)
+    assert f"{path}:3: devices.eiger.url: String should match" in said
+
+
+def test_session_when_the_suspender_trips_then_a_plan_waits_for_the_shutter(profile):
+    code = (
+        "import threading\n"
+        "facility.pvs.write('shutter', 'Closed')\n"
+        "threading.Timer(3, facility.pvs.write, ('shutter', 'Open')).start()\n"
+        "import time; begin = time.monotonic(); RE.subscribe(lambda n, d: print('STARTED', "
+        "facility.pvs.read('shutter'), flush=True), 'start')\n"
+        "RE(count([diode]))\n"
+    )
+    said = ipython(profile, code, "sim")
+    assert "STARTED" in said, said[-3000:]
+    assert "STARTED Closed" not in said and "STARTED 0" not in said

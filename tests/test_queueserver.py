@@ -1,0 +1,143 @@
+"""The queue server runs profile_collection: a real manager, a real Redis, watched through the client API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+STARTUP = Path(__file__).parents[1] / "profile_collection" / "startup"
+
+pytestmark = [pytest.mark.timeout(400)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def manager(home, wait_for):
+    from bluesky_queueserver_api.zmq import REManagerAPI
+
+    redis_server = shutil.which("redis-server")
+    assert redis_server, "apt-get install redis-server"
+    ports = [free_port() for _ in range(3)]
+    control, info = (f"tcp://127.0.0.1:{port}" for port in ports[:2])
+    redis = subprocess.Popen(
+        [redis_server, "--port", str(ports[2]), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)],
+        stdout=subprocess.DEVNULL,
+    )
+    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", ports[2])) == 0, "redis-server")
+    log = open(home / "manager.log", "w")
+    server = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("start-re-manager")),
+            *("--startup-dir", str(STARTUP), "--keep-re", "--redis-addr", f"127.0.0.1:{ports[2]}"),
+            *("--zmq-control-addr", control, "--zmq-info-addr", info),
+            *("--existing-plans-devices", str(home / "existing.yaml")),
+        ],
+        env={**os.environ, "HOME": str(home), "SFDAQ_CONFIG": "sim", "MPLBACKEND": "Agg"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    api = REManagerAPI(zmq_control_addr=control, zmq_info_addr=info, timeout_recv=10)
+
+    def answers():
+        assert server.poll() is None, (home / "manager.log").read_text()[-3000:]
+        try:
+            return api.status()["manager_state"] == "idle"
+        except api.RequestTimeoutError:
+            return False
+
+    try:
+        wait_for(answers, "queue server", timeout=60)
+        api.environment_open()
+        api.wait_for_idle(timeout=180)
+        assert api.status()["worker_environment_exists"], (home / "manager.log").read_text()[-3000:]
+        yield api
+        api.environment_close()
+        api.wait_for_idle(timeout=60)
+    finally:
+        api.close()
+        server.terminate()
+        server.wait(20)
+        redis.terminate()
+        redis.wait(20)
+        log.close()
+
+
+def run(api, plan, home) -> dict:
+    """Submit one plan, start the queue, watch it, and return the item of the history."""
+    reply = api.item_add(plan)
+    assert reply["success"], reply
+    api.queue_start()
+    api.wait_for_idle(timeout=150)
+    (item,) = [item for item in api.history_get()["items"] if item["item_uid"] == reply["item"]["item_uid"]]
+    assert item["result"]["exit_status"] == "completed", (item["result"], _tail(home))
+    return item
+
+
+def _tail(home: Path) -> str:
+    return (home / "manager.log").read_text()[-3000:]
+
+
+def test_plans_when_listed_then_parameters_have_types_the_server_checks(manager):
+    plans = manager.plans_allowed()["plans_allowed"]
+    assert {"scan", "count", "sf_scan", "sf_count", "take_pedestal", "fly"} <= set(plans)
+    assert "close_pgroup" not in plans
+    types = {p["name"]: p.get("annotation", {}).get("type", "") for p in plans["take_pedestal"]["parameters"]}
+    assert types["broker"] == "__DEVICE__"
+    assert types["pedestalmode"] == "bool"
+    assert "__MOVABLE__" in types["shutter"]
+    devices = manager.devices_allowed()["devices_allowed"]
+    assert {"eiger", "jf", "writer", "sfdaq", "motor", "pulse_id"} <= set(devices)
+
+
+def test_plan_when_an_argument_is_wrong_then_refused_before_it_is_queued(manager):
+    from bluesky_queueserver_api import BPlan
+
+    for wrong in (
+        BPlan("sf_count", ["sfdaq"], policy="nix"),
+        BPlan("take_pedestal", "sfdaq", timeout="long"),
+    ):
+        with pytest.raises(manager.RequestFailedError):
+            manager.item_add(wrong)
+
+
+def test_scan_when_submitted_then_done_and_its_uid_told(manager, home):
+    from bluesky_queueserver_api import BPlan
+
+    item = run(manager, BPlan("scan", ["pulse_id", "diode"], "motor", 0, 1, 3), home)
+    assert len(item["result"]["run_uids"]) == 1
+
+
+def test_sf_scan_when_submitted_then_done_with_a_run_number(manager, home):
+    from bluesky_queueserver_api import BPlan
+
+    item = run(manager, BPlan("sf_scan", ["sfdaq", "diode"], "motor", 0, 1, 3), home)
+    assert len(item["result"]["run_uids"]) == 1
+
+
+def test_take_pedestal_when_submitted_with_the_shutter_then_not_held_by_its_suspender(manager, home):
+    from bluesky_queueserver_api import BPlan
+
+    item = run(manager, BPlan("take_pedestal", "sfdaq", shutter="shutter"), home)
+    assert len(item["result"]["run_uids"]) == 1
+
+
+def test_permissions_when_shipped_then_lie_where_the_manager_looks():
+    groups = yaml.safe_load((STARTUP / "user_group_permissions.yaml").read_text())["user_groups"]
+    assert {"root", "primary"} <= set(groups)
