@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import fly
 
 
+@pytest.mark.timeout(150)  # starting the catalog takes long on a busy machine
 def test_fly_scan_when_read_from_the_catalog_then_each_row_has_its_image(
     engine, part, make, calibration, tmp_path
 ):
