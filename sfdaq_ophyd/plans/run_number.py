@@ -130,11 +130,10 @@ class _RunNumbers:
     def _register(self) -> MsgGenerator[None]:
         """Collect what is there, and let no pause repeat it."""
         for stream, flyer in (yield from ask(self._broker, "streams")) or ():
-            messages = [
-                Msg("declare_stream", None, flyer, name=stream, collect=True),
-                Msg("collect", flyer, name=stream),
-            ]
-            yield from bpp.rewindable_wrapper(_each(messages), False)
+            yield Msg("checkpoint")
+            yield Msg("declare_stream", None, flyer, name=stream, collect=True)
+            yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream)), False)
+        yield Msg("checkpoint")
 
 
 _NO_RUN = object()
@@ -143,11 +142,6 @@ _NO_RUN = object()
 def _tell(broker: SfDaqBroker, point: Point | None) -> MsgGenerator[None]:
     yield Msg("set", broker.next_point, point, group="next point")
     yield Msg("wait", None, group="next point")
-
-
-def _each(messages: list[Msg]) -> MsgGenerator[None]:
-    for message in messages:
-        yield from single_gen(message)
 
 
 def _forwarded(
