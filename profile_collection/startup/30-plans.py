@@ -24,6 +24,6 @@ from sfdaq_ophyd.plans import (
     update_pv_list,
     write_images,
 )
-from sfdaq_ophyd.session.queueserver import annotate
+from sfdaq_ophyd.session.queueserver import annotated
 
-annotate(globals())
+globals().update(annotated(globals()))

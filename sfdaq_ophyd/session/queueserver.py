@@ -23,21 +23,29 @@ TYPES = {
 }
 """Annotation in our source to one that the queue server checks; it cannot read ours, which are strings."""
 
-DEVICES = {"writer": "__DEVICE__", "shutter": "typing.Optional[__MOVABLE__]"}
+DEVICES = {
+    "args": "typing.Union[__MOVABLE__, typing.Any]",
+    "shutter": "typing.Optional[__MOVABLE__]",
+    "writer": "__DEVICE__",
+}
 """By the parameter's name, where the annotation leaves it open."""
 
 
-def annotate(names: Mapping[str, Any]) -> None:
-    """Describe the parameters of this package's plans among `names` to the queue server; else do nothing."""
+def annotated(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return this package's plans among `names` with their parameters described to the queue server.
+
+    Nothing is returned, and nothing imported, where no queue server is running this.
+    """
     if "bluesky_queueserver" not in sys.modules:
-        return
+        return {}
     from bluesky_queueserver import parameter_annotation_decorator
 
-    for plan in list(names.values()):
+    described = {}
+    for name, plan in names.items():
         if inspect.isfunction(plan) and (plan.__module__ or "").startswith("sfdaq_ophyd.plans"):
             known = {}
             for parameter in inspect.signature(plan).parameters.values():
-                words = DEVICES.get(parameter.name) or TYPES.get(parameter.annotation)
-                if words:
-                    known[parameter.name] = {"annotation": words}
-            parameter_annotation_decorator({"parameters": known})(plan)
+                words = DEVICES.get(parameter.name) or TYPES.get(parameter.annotation, "typing.Any")
+                known[parameter.name] = {"annotation": words}
+            described[name] = parameter_annotation_decorator({"parameters": known})(plan)
+    return described
