@@ -45,9 +45,13 @@ class Source(ABC):
         )
         self._thread.start()
 
+    def end(self) -> None:
+        """Tell the thread to end; `stop` waits for it."""
+        self._stop.set()
+
     def stop(self) -> None:
         """End the thread and let go of the service. Safe twice."""
-        self._stop.set()
+        self.end()
         if self._thread is not None:
             self._thread.join(10)
             self._thread = None

@@ -44,6 +44,8 @@ class Watch:
     def stop(self) -> None:
         """End the sources. Safe twice."""
         for source in self.sources:
+            source.end()  # all at once, then wait for each
+        for source in self.sources:
             source.stop()
 
     def __enter__(self) -> Watch:

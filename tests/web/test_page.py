@@ -10,6 +10,7 @@ from sfdaq_ophyd.web.runs import FolderRuns
 from .browser import Browser
 from .test_runs import documents
 
+pytestmark = pytest.mark.timeout(150)  # the first fixture starts a facility and a browser
 PICTURE = "document.querySelector('[data-name=\"{}\"] canvas').toDataURL()"
 
 
@@ -94,6 +95,7 @@ def test_numbers_when_the_clock_stands_then_the_pulse_id_of_the_machine(facility
 
 def test_writer_when_it_writes_then_its_progress_and_its_end(facility, page, wait_for, tmp_path):
     client = StdDaqClient(facility.std_daq.url)
+    client.stop_writer()  # as after every start of the DAQ
     client.start_writer_async({"output_file": str(tmp_path / "x.h5"), "n_images": 5})
     wait_for(lambda: page.fact("writer", "images") == "5 of 5", "all images", timeout=20)
     wait_for(lambda: page.fact("writer", "state") == "READY", "READY")

@@ -14,6 +14,7 @@ from sfdaq_ophyd.web import Watch, config_of
 from sfdaq_ophyd.web.source import Rate, Source
 from sfdaq_ophyd.web.sources import watch_of
 
+pytestmark = pytest.mark.timeout(150)  # the first fixture starts a facility
 RATE = 10  # as in the fixture `watch`
 
 

@@ -13,7 +13,7 @@ export function facts(list, values) {
     dd.textContent = value;
     dd.dataset.fact = name;
     dd.className = name === "saturated" && value > 0 ? "hot" : "";
-    list.children[i].className = String(value).length > 24 ? "wide" : "";
+    list.children[i].className = String(value).length > 15 ? "wide" : "";
   });
 }
 
