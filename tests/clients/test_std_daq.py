@@ -24,8 +24,15 @@ def daq(request):
 
 
 @pytest.fixture
-def client(daq):
+def writer_back(daq, wait_for):
+    """Wait until the writer process takes commands: on a busy machine a restart takes longer."""
+    return lambda: wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
+
+
+@pytest.fixture
+def client(daq, writer_back):
     client = StdDaqClient(daq.url, restart_time=3.0)
+    writer_back()
     client.stop_writer()
     yield client
     client.close()
@@ -200,11 +207,14 @@ def test_views_when_both_dialects_are_asked_then_they_are_alike(daq, client, tmp
     assert client.deployment().status in ("SUCCESS", "RUNNING", "UNKNOWN")
 
 
-def test_set_config_when_one_key_changes_then_the_rest_stays_and_the_writer_is_back(daq, client, tmp_path):
+def test_set_config_when_one_key_changes_then_the_rest_stays_and_the_writer_is_back(
+    client, tmp_path, writer_back
+):
     before = client.config()
     stored = client.set_config({"bit_depth": "32", "module_positions": {}})
     assert stored["bit_depth"] == 32 and stored["image_pixel_width"] == before.image_pixel_width
     assert client.deployment().status == "SUCCESS"
+    writer_back()
     status = client.start_writer_sync(body(tmp_path))
     assert status["acquisition"]["message"] == "Completed."
     client.set_config({"bit_depth": 16})

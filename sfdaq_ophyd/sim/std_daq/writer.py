@@ -35,6 +35,12 @@ class WriterProcess:
         self._process: subprocess.Popen | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._up = threading.Event()
+
+    @property
+    def listening(self) -> bool:
+        """Whether the process runs and takes commands."""
+        return self.alive and self._up.is_set()
 
     @property
     def alive(self) -> bool:
@@ -57,7 +63,7 @@ class WriterProcess:
         )
         with self._lock:
             self._process = process
-        up = threading.Event()
+        up = self._up = threading.Event()
         self._thread = threading.Thread(
             target=self._listen, args=[process, up], name="writer events", daemon=True
         )

@@ -275,12 +275,13 @@ def test_companions_when_a_detector_is_inside_then_it_is_triggered_while_the_wri
     assert camera.source.hardware == "as found"
 
 
-def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writer):
+def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writer, wait_for):
     from sfdaq_ophyd.plans import configure_daq, write_images
 
     @bpp.run_decorator()
     def plan():
         yield from configure_daq(writer, bit_depth=32, module_positions={})
+        wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
         yield from write_images(writer, 4)
         yield from configure_daq(writer, bit_depth=16)
 

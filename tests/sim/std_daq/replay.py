@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,7 +49,7 @@ class Replay:
     """
 
     def __init__(self, meta: dict, rows: list[dict], wait_for):
-        self.rows, self.wait_for = rows, wait_for
+        self.rows, self.wait_for = rows, partial(wait_for, timeout=30)
         self.root = Path(tempfile.mkdtemp(prefix="sls-"))
         self.root.chmod(0o755)  # the service must see it as another user
         (self.root / "raw" / "isdir.h5").mkdir(parents=True)
@@ -61,7 +62,7 @@ class Replay:
             for first, second in zip(starts, starts[1:])
         )
         longest = max((row.get("elapsed_s") or 0 for row in rows), default=0)
-        self.speed = 1.0 if at_once else 30.0 if longest > 20 else SPEED
+        self.speed = 0.2 if at_once else 30.0 if longest > 20 else SPEED
         notes = str([row.get("note") for row in rows])
         self.boot = "just started" in notes
         self.server = StdDaqServer(
@@ -211,7 +212,7 @@ class Replay:
             ends = row["t"] + (row.get("elapsed_s") or 0)
             if i + 1 < len(self.rows) and ends > self.rows[i + 1]["t"] + 0.01:
                 pending.append((ends, self.in_background(row, problems)))
-                gap = (self.rows[i + 1]["t"] - row["t"]) / self.speed
+                gap = (self.rows[i + 1]["t"] - row["t"]) / max(1.0, self.speed)
                 threading.Event().wait(gap)
                 continue
             if self.sync_needs_help(row):
@@ -263,7 +264,7 @@ class Replay:
     def compare(self, row, problems):
         request, wanted = row["request"], row.get("reply", row.get("reply_text"))
         self.settle(row)
-        deadline = time.monotonic() + (4.0 if request["method"] == "GET" else 0.0)
+        deadline = time.monotonic() + (10.0 if request["method"] == "GET" else 0.0)
         while True:
             problem = self.differs(row, self.send(request), wanted)
             if problem is None or time.monotonic() > deadline:
@@ -379,7 +380,7 @@ class Replay:
             seen.append(requests.get(self.server.url + "/writer/status", timeout=5).json())
             return seen[-1]["writer"]["state"] == "READY"
 
-        self.wait_for(finished, "end of the acquisition", timeout=30, period=0.002)
+        self.wait_for(finished, "end of the acquisition", period=0.002)
         got = _sequence([self.rows[i]["reply"], *seen])
         if got != recorded:
             problems.append(f"states {got}, recorded {recorded}")

@@ -51,7 +51,7 @@ def test_set_config_when_the_published_client_sends_all_of_it_then_it_is_stored(
     stored = published.set_config(config)
     assert stored["detector_name"] == config["detector_name"]
     wait_for(lambda: not daq.service.writer.alive, "restart")
-    wait_for(lambda: daq.service.writer.alive, "end of the restart", timeout=30)
+    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
 
 
 @pytest.mark.parametrize("exception", [StdDaqAdminException, RuntimeError])
@@ -108,10 +108,10 @@ def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for
     (tmp_path / "c.json").write_text(json.dumps(config))
     assert tool("set_config", tmp_path / "c.json", url=daq.url).returncode == 0
     wait_for(lambda: not daq.service.writer.alive, "restart")
-    wait_for(lambda: daq.service.writer.alive, "end of the restart", timeout=30)
+    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
     done = sfdaq("set-config", tmp_path / "c.json", "--restart-time", "3", url=daq.url)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: daq.service.writer.alive, "end of the restart", timeout=30)
+    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
 
 
 @pytest.mark.parametrize(
