@@ -105,9 +105,16 @@ class EmbeddedCatalog:
         The RunEngine's thread writes a line to the journal and goes on. A run can be read while it
         goes, and is complete within a second of its end. A failing server costs neither the run
         nor its documents: see :meth:`replay`.
+
+        The preprocessor :func:`sfdaq_ophyd.plans.save_once` is installed as well, unless it is there
+        already: without it bluesky saves a point twice when a pause falls right behind its 'save'.
         """
+        from ..plans import save_once
+
         token = run_engine.subscribe(self._feed)
         self._subscriptions.append((run_engine, token))
+        if save_once not in run_engine.preprocessors:
+            run_engine.preprocessors.append(save_once)
         return token
 
     def __call__(self, name: str, doc: dict) -> None:
