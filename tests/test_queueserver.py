@@ -53,7 +53,7 @@ def manager(home, wait_for):
         stdout=log,
         stderr=subprocess.STDOUT,
     )
-    api = REManagerAPI(zmq_control_addr=control, zmq_info_addr=info, timeout_recv=10)
+    api = REManagerAPI(zmq_control_addr=control, zmq_info_addr=info, timeout_recv=60)
 
     def answers():
         assert server.poll() is None, (home / "manager.log").read_text()[-3000:]
