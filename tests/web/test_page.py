@@ -22,9 +22,10 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, url):
+def page(browser, url, wait_for):
     browser.errors.clear()
     browser.open(url)
+    wait_for(lambda: browser.text("h1 b") == "watch", "the page")
     yield browser
     browser.open("about:blank")
     assert not browser.errors

@@ -1,0 +1,51 @@
+"""``sfdaq watch`` as a user starts it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import requests
+
+COMMAND = [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "watch"]
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(
+        "pgroup: p12345\ndirectory: .\ndevices:\n  eiger: {class: Eiger, url: http://127.0.0.1:9}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(("host", "has_token"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_command_when_started_then_ready_and_ended_by_ctrl_c(config, host, has_token):
+    words = [*COMMAND, "--config", str(config), "--port", "0", "--host", host]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        ready, url = process.stdout.readline().split()
+        try:
+            assert ready == "READY" and ("?token=" in url) == has_token
+            url = url.replace("0.0.0.0", "127.0.0.1")
+            assert requests.get(url, timeout=10).status_code == 200
+            refused = requests.get(url.partition("?")[0], timeout=10).status_code == 401
+            assert refused == has_token
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (0, 130, -signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config", "none.yaml"], "none.yaml"),
+        (["--rate", "100"], "rate"),
+        (["--token", "short"], "16 characters"),
+    ],
+)
+def test_command_when_wrong_then_one_line_and_exit_code_1(config, options, words):
+    words_given = [*COMMAND, "--config", str(config), "--port", "0", *options]
+    done = subprocess.run(words_given, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and words in done.stderr
+    assert "Traceback" not in done.stderr and "short" not in done.stderr.replace("short of", "")
