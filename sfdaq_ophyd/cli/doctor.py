@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +27,11 @@ def doctor(
 
     Example: sfdaq doctor --config sfdaq.yaml
     """
-    from ..session.checks import checks_of, run_checks
+    with _configured(_path(config)) as loaded:
+        from ..session.checks import checks_of, run_checks  # ophyd goes with it, and reads its environment
+        from ..session.devices import leave_quietly
 
-    path = _path(config)
-    with _configured(path) as loaded:
+        leave_quietly()
         failed = 0
         for finding in run_checks(checks_of(loaded), limit):
             failed += not finding.ok
@@ -41,8 +41,6 @@ def doctor(
                 _show(finding)
     if not as_json:
         print(f"{failed} failed" if failed else "all well", flush=True)
-    # a check that hangs has a thread that must not keep the command
-    sys.stdout.flush()
     raise typer.Exit(1 if failed else 0)
 
 
