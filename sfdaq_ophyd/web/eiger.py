@@ -19,13 +19,16 @@ from .source import Rate
 STATE_PERIOD = 0.5
 """s between two looks at the state: SIMPLON servers do not like to be asked often."""
 
+IDLE_PERIOD = 2.0
+"""s between two images of a detector that looks idle: a short series fits between two looks at its state."""
+
 RUNNING = (DetectorState.READY, DetectorState.ACQUIRE)
 
 
 class EigerSource(DetectorSource):
     """Watch an Eiger.
 
-    A detector that takes no series is asked for an image once, and for its state from then on.
+    A detector that takes no series is asked for its state, and for an image every `IDLE_PERIOD`.
 
     Parameters
     ----------
@@ -41,28 +44,27 @@ class EigerSource(DetectorSource):
         self._rate = Rate()
         self._about: dict[str, Any] = {}
         self._state: DetectorState | None = None
-        self._state_due = self._settings_due = 0.0
-        self._settled = False
+        self._state_due = self._settings_due = self._image_due = 0.0
         self._ids: tuple | None = None
         self._geometry: Geometry | None = None
         self._cutoff: int | None = None
 
     def take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
-        """Ask for the newest image while the detector runs, and once after."""
+        """Ask for the newest image: as fast as allowed while the detector runs, seldom when it does not."""
         now = time.monotonic()
         if now >= self._state_due:
             self._state = self._client.state()
             self._state_due = now + STATE_PERIOD
-            self._about = {"state": self._state.value, "counters": self._counters()}
-        running = self._state in RUNNING
-        if not running and self._settled:
+            rate = self._rate.value if self._state in RUNNING else None
+            self._about = {"state": self._state.value, "counters": self._counters(), "rate": rate}
+        if now < self._image_due:
             return None, self._about
-        self._settled = not running
+        self._image_due = now if self._state in RUNNING else now + IDLE_PERIOD
         found = self._client.newest_image(wait=0.1)
         if found is None:
             return None, self._about
-        ids = (found.series_id, found.image_id)
-        if found.series_id is not None and ids == self._ids:
+        ids = (found.series_id, found.image_id, found.time_ns)
+        if self._is_known(found):
             return None, self._about
         if self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
             self._read_settings()
@@ -77,7 +79,12 @@ class EigerSource(DetectorSource):
     def rest(self) -> None:
         """Close the connections."""
         self._client.close()
-        self._settled, self._state_due = False, 0.0
+        self._state_due = self._image_due = 0.0
+
+    def _is_known(self, found) -> bool:
+        if found.series_id is not None:
+            return (found.series_id, found.image_id, found.time_ns) == self._ids  # series count anew at times
+        return self.frame is not None and np.array_equal(found.image, self.frame.image)  # API 1.6 has no ids
 
     def _frame(self, found) -> LiveFrame:
         self.n_taken += 1
