@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..catalog import embedded_catalog
 from ..errors import ConfigError, ServiceUnreachable
 from .config import SfdaqConfig
 from .lazy import Lazy
@@ -18,10 +17,16 @@ def lazy_catalog(config: SfdaqConfig) -> Lazy:
     block = config.catalog
     if not block.uri:
         directory = config.directory / block.directory
-        return Lazy(lambda: embedded_catalog(directory), f"catalog in {directory}", _PUBLIC)
+        return Lazy(lambda: _embedded(directory), f"catalog in {directory}", _PUBLIC)
     backup = config.directory / "documents"
     make = lambda: RemoteCatalog(block.uri, block.api_key_variable, backup)  # noqa: E731
     return Lazy(make, f"catalog at {block.uri}", ("client", "flush", "close", "uri"))
+
+
+def _embedded(directory: Path):
+    from ..catalog import embedded_catalog
+
+    return embedded_catalog(directory)
 
 
 class RemoteCatalog:

@@ -17,15 +17,21 @@ def register_magics(shell: Any, session: Any) -> None:
     """
     if not hasattr(shell, "register_magics"):
         return  # plain Python, or the queue server's stand-in
-    from bluesky.magics import BlueskyMagics
-
-    shell.register_magics(BlueskyMagics)
+    for name in ("ct", "mov", "movr", "wa"):
+        shell.magics_manager.register_lazy(name, __name__)
     shell.register_magic_function(lambda line: _say(session.report()), "line", "devices")
     shell.register_magic_function(lambda line: _doctor(session), "line", "doctor")
     if session.sim is not None:
         if getattr(shell.parent, "file_to_run", ""):
             session.sim.wait()
         shell.events.register("pre_run_cell", lambda info: _wait_for_simulators(session, info.raw_cell))
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register Bluesky's magics; IPython calls this at the first use of one of them."""
+    from bluesky.magics import BlueskyMagics
+
+    shell.register_magics(BlueskyMagics)
 
 
 def _wait_for_simulators(session: Any, cell: str) -> None:
