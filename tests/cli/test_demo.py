@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.timeout(170)  # the fixture runs the demo whole
+
 CODE = "from sfdaq_ophyd.cli import main; main()"
 
 
@@ -45,7 +47,6 @@ def columns(said, title):
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
 
 
-@pytest.mark.timeout(170)
 def test_demo_when_run_then_eiger_and_jungfrau_are_in_one_scan(demo):
     said, errors, _ = demo
     eiger, jungfrau = columns(said, "Eiger"), columns(said, "Jungfrau, calibrated")
