@@ -182,7 +182,7 @@ def write_raw_frames() -> dict:
             os.fsync(file.fileno())
         disk = frames[0].nbytes * (n_frames // 2) / (time.perf_counter() - begin)
         limit = min(disk, compressor)
-        rate = 1.2 * limit / frames[0].nbytes
+        rate = 0.95 * limit / frames[0].nbytes
         speeds = []
         with sender(2, 4 * n_frames, rate) as endpoints:
             for _ in range(3):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...calibration.words import ADC_BITS, LOST, count_words
+from ...calibration.words import ADC_BITS, CODE_SHIFT, WordCounts, count_words
 from ...clients import StreamFrame
 from ...clients._ring import Ring
 from ...errors import DetectorStateError
@@ -42,10 +42,8 @@ class RawImages:
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the frame with its numbers; `total` is in ADU without gain bits and lost pixels."""
         _check_raw(frame)
-        counts = _counts(frame)
-        total = int(np.bitwise_and(frame.image, ADC_BITS).sum(dtype=np.int64))
-        total -= counts["n_lost_pixels"] * (LOST & ADC_BITS)
-        return _frame(frame, frame.image, float(total), counts)
+        words = count_words(frame.image)
+        return _frame(frame, frame.image, float(_sum_of_adu(frame.image, words)), _counts(words))
 
 
 class CalibratedImages:
@@ -87,8 +85,9 @@ class CalibratedImages:
         high_gain = frame.daq_rec is not None and DaqRec.decode(frame.daq_rec).high_gain
         out = self._ring.take()
         image = self._calibration(high_gain)(frame.image, out=out)
+        words = count_words(frame.image, highgain=high_gain)
         more = {"raw": frame.image} if self._more else {}
-        return _frame(frame, image, _sum(image), _counts(frame, high_gain), more)
+        return _frame(frame, image, _sum(image), _counts(words), more)
 
     def _calibration(self, high_gain: bool) -> JungfrauCalibration:
         if high_gain not in self._calibrations:
@@ -131,8 +130,14 @@ def _check_raw(frame: StreamFrame) -> None:
         raise DetectorStateError(f"{found}, expected raw uint16: is the stream converted already?")
 
 
-def _counts(frame: StreamFrame, high_gain: bool = False) -> dict[str, int]:
-    words = count_words(frame.image, highgain=high_gain)
+def _sum_of_adu(raw: np.ndarray, words: WordCounts) -> int:
+    """Sum the ADU of all pixels that were not lost: all words, less what their gain bits count."""
+    total = int(raw.sum(axis=0, dtype=np.uint32).sum(dtype=np.int64))
+    gain_bits = words.n_g1 + 2 * words.n_undefined_gain + 3 * words.n_g2
+    return total - (gain_bits << CODE_SHIFT) - words.n_lost * ADC_BITS
+
+
+def _counts(words: WordCounts) -> dict[str, int]:
     return {
         "n_saturated": words.n_saturated,
         "n_undefined_gain": words.n_undefined_gain,

@@ -6,7 +6,7 @@ from bluesky.utils import FailedStatus
 from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import StreamFrame
 from sfdaq_ophyd.devices import Jungfrau
-from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages
+from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages, RawImages
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.daq_rec import DaqRec
@@ -186,3 +186,10 @@ def test_calibrated_image_when_kept_then_later_frames_do_not_write_into_it(calib
 def test_calibrated_image_when_the_stream_is_converted_already_then_fails(calibration):
     with pytest.raises(DetectorStateError, match="converted already"):
         CalibratedImages(calibration)(frame(np.zeros((512, 1024), "f4")))
+
+
+def test_total_when_pixels_are_in_all_gains_then_sums_their_adu_without_gain_bits_and_lost_ones():
+    raw = np.random.default_rng(4).integers(0, 2**16, (512, 1024), "u2")
+    raw[3:7] = 0xFFFF
+    done = RawImages(raw.shape)(frame(raw))
+    assert done.scalars["total"] == (raw[raw != 0xFFFF].astype("i8") & 0x3FFF).sum()
