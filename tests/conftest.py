@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import threading
 import time
+import weakref
 from pathlib import Path
 
 import matplotlib
 import pytest
+from bluesky import RunEngine
 
 matplotlib.use("Agg")
 os.environ.setdefault("EPICS_CA_ADDR_LIST", "127.0.0.1")
@@ -47,3 +51,30 @@ def wait_for():
             time.sleep(period)  # the one poll all tests share
 
     return wait
+
+
+@pytest.fixture(scope="session", autouse=True)
+def event_loops_go_with_their_run_engine():
+    """Close the event loop that a forgotten RunEngine leaves behind: three descriptors and a thread each."""
+    original = RunEngine.__init__
+
+    def close(loop, thread):
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not threading.current_thread():
+            thread.join(10)
+            loop.close()
+
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        weakref.finalize(self, close, self._loop, self._th).atexit = False
+
+    RunEngine.__init__ = init
+    yield
+    RunEngine.__init__ = original
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_run_engines_are_collected():
+    """A RunEngine is a cycle of objects: let the collector see it after each file."""
+    yield
+    gc.collect()
