@@ -159,7 +159,10 @@ def test_advance_when_server_is_just_restarting_then_tried_again_because_it_was_
             listener.listen()
             connection, _ = listener.accept()
             with connection:
-                served.append(connection.recv(65536))
+                received = b""
+                while not received.endswith(b"}"):
+                    received += connection.recv(65536)
+                served.append(received)
                 reply = b'{"status": "ok", "run_number": 8}'
                 connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + reply)
 

@@ -106,9 +106,16 @@ class Asking:
         logger.info("%s: run number %d of %s", self._name, number, pgroup)
         return self.run
 
-    def use_run(self, device: Any, number: int | None = None) -> BrokerRun:
-        """Return the run in use; if there is none, go on with `number`, or take a new one."""
+    def use_run(
+        self, device: Any, number: int | None = None, go_on: Callable[[], None] = lambda: None
+    ) -> BrokerRun:
+        """Return the run in use; if there is none, go on with `number`, or take a new one.
+
+        `go_on` raises if the caller was given up: a run that an abort has just ended must not cost a
+        second number.
+        """
         if self.run is None:
+            go_on()
             facts = {"beamline": device.beamline, "policy": "first_acquisition"}
             self.begin_run(device.pgroup.get(), facts, number)
         return self.run

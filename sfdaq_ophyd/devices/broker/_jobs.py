@@ -82,7 +82,12 @@ class Patience:
 
     def wait(self, seconds: float) -> None:
         """Wait; Discarded if the job was given up."""
-        if self.cancelled.wait(seconds):
+        self.cancelled.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Discarded if the job was given up."""
+        if self.cancelled.is_set():
             raise Discarded(f"{self._status.name}: given up")
 
 

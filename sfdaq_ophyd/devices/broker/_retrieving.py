@@ -48,7 +48,7 @@ class Retrieving:
         """
         device, pulses = self._device, PulseRange(start_pulse_id, stop_pulse_id)
         self._wait_past(patience, pulses)
-        run = device.asking.use_run(device)
+        run = device.asking.use_run(device, go_on=patience.check)
         request = device.request(
             pulses,
             run_number=run.number,
@@ -79,7 +79,7 @@ class Retrieving:
             raise RequestError("path", path, f"a file of at most {MAX_JSON} bytes")
         body = json.loads(file.read_bytes()) | dict(changes or {})
         old = RetrieveRequest.from_wire(body)
-        run = device.asking.use_run(device, old.run_number)
+        run = device.asking.use_run(device, old.run_number, patience.check)
         origin = {"rerun_of": f"run{padded(old.run_number or 0)}/{file.stem}"}
         extra = {key: value for key, value in old.extra.items() if key != "client_request_id"}
         request = dataclasses.replace(
