@@ -8,10 +8,12 @@ import bluesky.plans as bp
 import pytest
 from ophyd.sim import SynAxis
 
+from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.stamp import read_stamp
 
-from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
-from .conftest import check_as_found, make_eiger, stamp_of
+from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible, streams
+from .conftest import SHAPE, check_as_found, make_eiger, stamp_of
 
 N = 3
 
@@ -27,10 +29,37 @@ def fly_scan(eigers):
 STRIDES = {"deferred pause": 6, "stop": 3, "halt": 3}
 """Pause, suspend and abort at every message; the others, which end alike or take 0.5 s each, at some."""
 
+READ_BACK = 6
+"""Every sixth interrupted run is read back through the catalog, which takes longer than the run."""
+
+pytestmark = pytest.mark.timeout(150)
+
 PLANS = {"step": step_scan, "fly": fly_scan}
 
 
-def every_message(part, directory, plan, interruption, *, frames_per_trigger=1):
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory):
+    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as catalog:
+        yield catalog
+
+
+def check_catalog(catalog, run):
+    """Every event of the run is a row of the catalog, and every image there carries the id of its row."""
+    for name, doc in run.documents:
+        catalog(name, doc)
+    for start in run.named("start"):
+        rows = len(streams(run)["primary"].rows) if run.named("event") + run.named("event_page") else 0
+        if rows:
+            primary = catalog[start["uid"]]["primary"]
+            ids = primary["eiger_event_id"].read()
+            images = primary["eiger_image"].read().reshape(rows, -1, *SHAPE)
+            assert len(ids) == rows
+            for point, images_of_point in zip(ids, images):
+                named = [str(one) for one in (point if getattr(point, "ndim", 0) else [point])]
+                assert [read_stamp(image) for image in images_of_point] == [stamp_of(one) for one in named]
+
+
+def every_message(part, catalog, directory, plan, interruption, *, frames_per_trigger=1):
     def fresh(k):
         eiger = make_eiger(part, directory / str(k), exposure_time=None)
         eiger.frames_per_trigger.put(frames_per_trigger)
@@ -46,6 +75,8 @@ def every_message(part, directory, plan, interruption, *, frames_per_trigger=1):
         try:
             check_run(run, N if came_back else None, stamp_of=stamp_of)
             check_files(run, directory / str(at))
+            if at % READ_BACK == 0:
+                check_catalog(catalog, run)
             check_as_found(part, eiger.client)
             assert not [thread for thread in threading.enumerate() if thread.name.startswith("eiger")]
         except AssertionError as exc:
@@ -57,10 +88,10 @@ def every_message(part, directory, plan, interruption, *, frames_per_trigger=1):
 @pytest.mark.parametrize("interruption", [*COMING_BACK, *ENDING])
 @pytest.mark.parametrize("plan", list(PLANS))
 def test_scan_when_interrupted_at_any_message_then_frames_and_detector_are_right(
-    part, tmp_path, plan, interruption
+    part, catalog, tmp_path, plan, interruption
 ):
-    every_message(part, tmp_path, PLANS[plan], interruption)
+    every_message(part, catalog, tmp_path, PLANS[plan], interruption)
 
 
-def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole(part, tmp_path):
-    every_message(part, tmp_path, fly_scan, "pause", frames_per_trigger=3)
+def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole(part, catalog, tmp_path):
+    every_message(part, catalog, tmp_path, fly_scan, "pause", frames_per_trigger=3)
