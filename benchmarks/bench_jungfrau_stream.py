@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import zmq
 
 from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import ModuleStream
@@ -43,25 +42,9 @@ def sender(n_ports: int, n_frames: int, rate: float, *more: int):
 
 
 def bare_loop(endpoints: list[str]) -> float:
-    """Receive and drop with pyzmq, without a copy; return module frames per second."""
-    context, poller = zmq.Context(), zmq.Poller()
-    for endpoint in endpoints:
-        socket = context.socket(zmq.SUB)
-        socket.connect(endpoint)
-        socket.subscribe(b"")
-        poller.register(socket, zmq.POLLIN)
-    n = n_ended = 0
-    begin = None
-    while n_ended < len(endpoints):
-        for socket, _ in poller.poll(10_000):
-            begin = begin or time.perf_counter()
-            if len(socket.recv_multipart(copy=False)) == 1:
-                n_ended += 1
-            else:
-                n += 1
-    rate = n / (time.perf_counter() - begin)
-    context.destroy(linger=0)
-    return rate
+    """Receive and drop with pyzmq, in a process of its own; return module frames per second."""
+    command = [sys.executable, "-m", "benchmarks.bare_loop", *endpoints]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
 
 
 def assembled(endpoints: list[str], n_frames: int) -> float:
@@ -95,7 +78,7 @@ def receive_two_modules() -> dict:
         "ratio": ratio,
         "bar": ">= 0.8",
         "met": ratio >= 0.8,
-        "baseline": f"bare pyzmq loop (no copy), receives and drops: {bare * FRAME_BYTES / 1e6:.0f} MB/s",
+        "baseline": f"bare pyzmq loop, receives and drops: {bare * FRAME_BYTES / 1e6:.0f} MB/s",
         "note": f"ours {ours * FRAME_BYTES / 1e6:.0f} MB/s; median of {len(pairs)} pairs, "
         f"{min(ratios):.2f} to {max(ratios):.2f}",
     }

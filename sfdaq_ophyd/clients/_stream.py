@@ -18,6 +18,7 @@ from zmq.utils.monitor import parse_monitor_message
 from ..errors import RequestError, ServiceTimeout, WireError
 from ..wire.json_header import MAX_HEADER_BYTES
 from ._frame_queue import FrameQueue
+from ._memory import keep_freed_memory
 from ._stream_frame import StreamFrame
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class FrameStream(ABC):
         with self._lock:
             if self._thread is not None:
                 return
+            keep_freed_memory()
             self._context = zmq.Context()
             try:
                 self._wake = self._context.socket(zmq.PAIR)

@@ -185,7 +185,12 @@ class ModuleHeader:
             progress=read.number("progress"),
             extra=_extra(read),
             rx_roi=_roi(read),
-            **{ours: read.integer(name, default, bits=bits) for name, ours, default, bits in _INTEGERS},
+            **{
+                ours: value
+                if type(value := fields.get(name, default)) is int and 0 <= value < 1 << bits
+                else read.integer(name, default, bits=bits)
+                for name, ours, default, bits in _INTEGERS
+            },
         )
         header._check(read.integer("size", header.n_bytes))
         return header
