@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import WireError
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
-from ._port import Numberings, Port
+from ._port import DRIFT, Numberings, Port
 from ._ring import Ring
 from ._stream_frame import StreamFrame
 
@@ -87,6 +87,7 @@ class Assembler:
         self._finished: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._not_before = 0.0
         self._block_of_port: dict[int, int] = {}
+        self._clock: tuple[int, float] | None = None  # ticks and offset of the last image
 
     @property
     def n_pending(self) -> int:
@@ -103,7 +104,8 @@ class Assembler:
         """
         block = self._block(port, header)
         self.counters["received"] += 1
-        if self.ports[port].follow(header, arrival, now):
+        if self.ports[port].follow(header, arrival, now, self._is_complete(header)):
+            self._clock = None
             for other in self.ports:
                 other.silent = False
         key = (self.ports[port].numbering, header.frame_number)
@@ -125,7 +127,7 @@ class Assembler:
         pending = self._pending[key]
         pending.blocks[self._block_of_port[port]] = header
         pending.last = now
-        if header.complete and header.ticks:
+        if self._is_complete(header) and header.ticks:
             pending.offset = min(pending.offset, self.ports[port].offset)
         self.settle()
 
@@ -234,6 +236,14 @@ class Assembler:
     def _is_complete(self, header: ModuleHeader) -> bool:
         return header.complete or header.n_packets == self._n_packets
 
+    def _time(self, pending: Pending, ticks: int) -> float:
+        """Return s since the epoch; where the least late port is missing, by what it said before."""
+        offset = pending.offset
+        if self._clock is not None and ticks > self._clock[0]:
+            offset = min(offset, self._clock[1] + DRIFT * (ticks - self._clock[0]) * CLOCK_PERIOD)
+        self._clock = (ticks, offset)
+        return offset + ticks * CLOCK_PERIOD
+
     def _frame(self, key: tuple[int, int], pending: Pending) -> StreamFrame:
         (rows, columns), (down, across) = self._layout
         wanted = (
@@ -252,7 +262,7 @@ class Assembler:
         clock = first is not None and first.ticks and pending.offset < float("inf")
         return StreamFrame(
             image=pending.image,
-            timestamp=pending.offset + first.ticks * CLOCK_PERIOD if clock else pending.arrival,
+            timestamp=self._time(pending, first.ticks) if clock else pending.arrival,
             event_id=str(key[1] if pulse_id is None else pulse_id),
             pulse_id=pulse_id,
             is_good=bool(whole) and agree and len(whole) == len(self.ports),

@@ -88,7 +88,7 @@ class Port:
         """Tell whether this port has sent `number` of that numbering, or a later one."""
         return (self.numbering, self.last) >= (numbering, number)
 
-    def follow(self, header: ModuleHeader, arrival: float, now: float) -> bool:
+    def follow(self, header: ModuleHeader, arrival: float, now: float, complete: bool) -> bool:
         """Take note of a frame; True if it opened a new acquisition.
 
         Parameters
@@ -97,6 +97,8 @@ class Port:
             Of the frame.
         arrival, now : float
             Of the frame: s since the epoch, and of the monotonic clock.
+        complete : bool
+            Whether its clock can be trusted.
         """
         number = header.frame_number
         self.n_frames, self.heard, self.silent = self.n_frames + 1, now, False
@@ -115,7 +117,7 @@ class Port:
         self._file_index = header.file_index
         if opened:
             self._anchored = None
-        if header.complete and header.ticks:
+        if complete and header.ticks:
             self._anchor(arrival - header.ticks * CLOCK_PERIOD, arrival)
         return opened
 
@@ -126,17 +128,17 @@ class Port:
 
     def _restarted(self, header: ModuleHeader) -> bool:
         """Tell a new numbering from a frame that is late or sent twice."""
-        number = header.frame_number
+        number, pulse_id = header.frame_number, header.pulse_id
         if number > self.last or (number == self.last and not self._ended):
             return self.last < 0
-        later = (
-            header.pulse_id is not None and self._pulse_id is not None and header.pulse_id > self._pulse_id
-        )
+        if pulse_id is None or self._pulse_id is None:
+            begins = header.frame_index == 0
+        else:  # pulses know; the first frame may have been sent twice
+            begins = pulse_id > self._pulse_id
         return (
             self._ended
-            or later
+            or begins
             or number < self.last - WINDOW
             or header.file_index != self._file_index
-            or header.frame_index == 0
             or self.numbering < self._numberings.newest
         )

@@ -12,6 +12,9 @@ from ..errors import RequestError
 RING_BYTES = 1 << 30
 """Memory a ring takes by default, at most; it is touched only as far as it is needed."""
 
+MOST_IMAGES = 512
+"""Buffers a ring has by default, at most."""
+
 
 class Ring:
     """A bounded set of image buffers.
@@ -23,14 +26,14 @@ class Ring:
     dtype : dtype
         Of the pixels.
     n_images : int, optional
-        How many; default 8 to 128, by `RING_BYTES`.
+        How many; default 8 to `MOST_IMAGES`, by `RING_BYTES`.
     """
 
     def __init__(self, shape: tuple[int, int], dtype: object = "u2", n_images: int | None = None):
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         n_bytes = shape[0] * shape[1] * self.dtype.itemsize
         if n_images is None:
-            n_images = max(8, min(128, RING_BYTES // n_bytes))
+            n_images = max(8, min(MOST_IMAGES, RING_BYTES // n_bytes))
         if isinstance(n_images, bool) or not isinstance(n_images, int) or n_images < 2:
             raise RequestError("n_images", n_images, "an integer of at least 2")
         self.n_images = n_images

@@ -38,7 +38,7 @@ class ImageStream(FrameStream):
     pull : bool
         Whether the sender is a PUSH socket (sf-daq's live stream: clients share the images) and not a PUB.
     n_images : int, optional
-        Ring buffers; default as many as fit 1 GiB, 8 to 128.
+        Ring buffers; default as many as fit 1 GiB, 8 to 512.
     incomplete : str
         ``"mark"`` delivers images that are not good with `is_good` False; ``"drop"`` counts them only.
     timeout : float or None

@@ -25,7 +25,7 @@ class ModuleStream(FrameStream):
         E.g. ``JF01T03V01``; frames that do not add up to this detector are counted as unparsable. Default:
         the first frame says what the image looks like.
     n_images : int, optional
-        Ring buffers; default as many as fit 1 GiB, 8 to 128.
+        Ring buffers; default as many as fit 1 GiB, 8 to 512.
     max_age : float
         Seconds an image may wait for a module, and a port may lag behind another.
     incomplete : str

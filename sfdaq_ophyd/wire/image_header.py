@@ -96,10 +96,11 @@ class ImageHeader:
         WireError
             Neither form, or a field of the wrong type or range.
         """
-        if bytes(data[:1]) == b"{":
+        starts = bytes(data[:1]) == b"{"
+        if len(data) == _PACKED.size and not (starts and bytes(data).rstrip().endswith(b"}")):
+            return cls._decode_packed(data)  # an image id may well begin with a brace
+        if starts:
             return cls._decode_json(data)
-        if len(data) == _PACKED.size:
-            return cls._decode_packed(data)
         raise WireError(
             f"image header: {len(data)} bytes starting {bytes(data[:8])!r}, expected JSON or "
             f"{_PACKED.size} packed bytes (the protobuf form carries no pixels)"

@@ -96,6 +96,18 @@ def test_renumbering_when_the_end_was_lost_then_is_seen_by_other_signs(signs):
     assert driver.counters["complete"] == 23
 
 
+@pytest.mark.parametrize("repeated", [1, 2, 7])
+def test_module_frame_when_sent_again_later_then_is_a_duplicate_and_opens_nothing(repeated):
+    """The first frame too: its frame index is 0, as in a header that never says another."""
+    driver = Driver(2)
+    for number in range(1, 11):
+        driver.both(number, pulse_id=1000 + number, frame_index=0)
+    driver.send(0, repeated, pulse_id=1000 + repeated, frame_index=0)
+    driver.both(11, 12, pulse_id=2000)
+    assert driver.numbers == [*range(1, 13)] and {frame.acquisition for frame in driver.frames} == {0}
+    assert driver.counters == {"received": 25, "complete": 12, "duplicate": 1}
+
+
 def test_renumbering_when_the_jump_back_exceeds_the_window_then_opens_a_new_one():
     driver = Driver(2)
     driver.both(5000, 5001)
@@ -352,6 +364,28 @@ def test_timestamps_when_one_port_lags_then_the_other_ones_clock_is_used():
             driver.send(1, number - 12, ticks=(number - 12) * 100_000)
     for frame in driver.frames:
         assert frame.timestamp - 5e8 == pytest.approx(1000 + frame.frame_number / 100, abs=1e-5)
+
+
+def test_timestamps_when_the_least_late_port_is_missing_then_time_does_not_jump():
+    driver = Driver(2)
+    for number in range(1, 43):
+        if number != 20 and number <= 30:
+            driver.send(0, number, at=1000 + number / 100, ticks=number * 100_000)
+        if number > 12:
+            driver.send(1, number - 12, at=1000 + number / 100, ticks=(number - 12) * 100_000 + 2)
+    assert driver.frames[19].missing == (0,) and len(driver.frames) == 30
+    for frame in driver.frames:
+        assert frame.timestamp - 5e8 == pytest.approx(1000 + frame.frame_number / 100, abs=1e-5)
+
+
+def test_timestamps_when_fewer_rows_are_read_out_then_follow_the_clock_all_the_same():
+    driver = Driver(2, n_packets=64)
+    for number, delay in zip(range(1, 6), (5, 3, 0, 4, 2)):
+        fields = {"ticks": number * 100_000, "complete": False, "n_packets": 64}
+        driver.send(0, number, at=1000 + number / 100 + delay / 1000, **fields)
+        driver.send(1, number, **fields)
+    times = [frame.timestamp - 5e8 for frame in driver.frames]
+    assert times[2:] == pytest.approx([1000 + number / 100 for number in range(3, 6)], abs=1e-5)
 
 
 def test_timestamps_when_the_clock_is_zero_then_arrival_counts():

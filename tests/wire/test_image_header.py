@@ -90,6 +90,13 @@ def test_decode_when_packed_then_dtype_and_status_are_read(code, dtype):
     assert not header.is_good and header.extra == {"status": 1, "source_id": 3}
 
 
+def test_decode_when_a_packed_image_id_begins_like_json_then_it_is_packed_all_the_same():
+    for number in (123, 123 + 256, ord("{") + (ord('"') << 8)):
+        assert ImageHeader.decode(struct.pack("<QQQHHH", number, 2, 3, 2, 0, 0)).frame_number == number
+    text = b'{"frame":1,"shape":[512,1024]}'
+    assert len(text) == 30 and ImageHeader.decode(text).shape == (512, 1024)
+
+
 @pytest.mark.parametrize("good", [True, 1, False, 0])
 def test_decode_when_is_good_frame_is_a_bool_or_a_number_then_means_the_same(good):
     text = json.dumps({"frame": 1, "shape": [4, 4], "type": "uint16", "is_good_frame": good})
