@@ -11,6 +11,7 @@ import numpy as np
 from ..wire.detector_name import MODULE_SHAPE
 from . import _kernel
 from ._memory import address, aligned_empty
+from ._packed import pack
 from .geometry import CHIP, GAP, Layout, module_shape
 
 _PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
@@ -25,13 +26,14 @@ class FusedEngine:
     def __init__(self, layout: Layout, pedestal, scale, dtype, fill, mask_undefined, mask_lost, n_threads):
         self._layout, self._dtype = layout, dtype
         self._n_threads = n_threads
-        self._common, self._rare = _constants(layout, pedestal, scale)
-        self._bands = _bands(layout)
+        packed = pack(list(_in_reading_order(layout, pedestal, scale)), fill)
+        self._constants = (packed.common, packed.rare, packed.bases, np.concatenate(packed.exceptions))
+        self._bands = _bands(layout, packed.exceptions)
         self._holes, self._lead = _holes(layout, self._bands)
         self._fill = fill
         bits = int(np.float32(fill).view(np.int32)) if dtype.kind == "f" else 0
         self._settings = (
-            CHIP // 16, GAP if layout.gap_pixels else 0, address(self._common), address(self._rare),
+            CHIP // 16, GAP if layout.gap_pixels else 0, *map(address, self._constants),
             float(fill), bits, mask_undefined, mask_lost, dtype.kind == "i",
         )  # fmt: skip
         self._local = threading.local()
@@ -77,31 +79,26 @@ def _n_bands(placement):
     return MODULE_SHAPE[placement.turns % 2] // _kernel.BAND
 
 
-def _constants(layout, pedestal, scale):
-    """Interleave pedestal and scale, 16 pixels of each in turn, module by module in image orientation."""
-    common = aligned_empty((len(layout.placements), _PIXELS // 16, 2, 16), np.dtype(np.float32))
-    rare = aligned_empty((len(layout.placements), _PIXELS // 16, 4, 16), np.dtype(np.float32))
-    for i, placement in enumerate(layout.placements):
+def _in_reading_order(layout, pedestal, scale):
+    """Yield pedestal and scale of each module, its pixels as they follow each other in the image."""
+    for placement in layout.placements:
         rows = slice(placement.module * MODULE_SHAPE[0], (placement.module + 1) * MODULE_SHAPE[0])
-        for stage in range(3):
-            for k, planes in enumerate((pedestal, scale)):
-                turned = np.rot90(planes[stage, rows], placement.turns).reshape(-1, 16)
-                if stage == 0:
-                    common[i, :, k] = turned
-                else:
-                    rare[i, :, 2 * (stage - 1) + k] = turned
-    return common, rare
+        yield tuple(
+            np.ascontiguousarray(np.rot90(planes[:, rows], placement.turns, axes=(1, 2))).reshape(3, _PIXELS)
+            for planes in (pedestal, scale)
+        )
 
 
-def _bands(layout):
+def _bands(layout, exceptions):
     """Return the kernel's table of bands; the column of raw rows is filled in per call."""
-    table = []
+    table, listed = [], 0
     for i, p in enumerate(layout.placements):
         width = MODULE_SHAPE[1 - p.turns % 2]
         for band in range(_n_bands(p)):
             row = band * _kernel.BAND
             y = p.y + row + (GAP * (row // CHIP) if layout.gap_pixels else 0)
-            table.append((band, p.turns, 0, y, p.x, i * _PIXELS + row * width))
+            table.append((band, p.turns, 0, y, p.x, i * _PIXELS + row * width, i, listed))
+        listed += len(exceptions[i])
     return np.array(table, dtype=np.int64)
 
 
@@ -120,7 +117,7 @@ def _holes(layout, bands):
     starts, ends = np.flatnonzero(flat[1:] != flat[:-1]).reshape(-1, 2).T
     length = dict(zip(starts.tolist(), (ends - starts).tolist()))
     holes = np.zeros((len(bands), _kernel.BAND), dtype=np.int64)
-    for i, (_, turns, _, y, x, _) in enumerate(bands.tolist()):
+    for i, (_, turns, _, y, x, *_) in enumerate(bands.tolist()):
         width = module_shape(layout.gap_pixels)[1 - turns % 2]
         for row in range(_kernel.BAND):
             holes[i, row] = length.get((y + row) * layout.shape[1] + x + width, 0)

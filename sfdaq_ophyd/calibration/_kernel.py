@@ -17,6 +17,8 @@ from numba import njit
 from numba.core import types
 
 from ._simd import (
+    COMMON_BYTES,
+    RARE_BYTES,
     convert16,
     convert16_streaming,
     expect_write,
@@ -43,7 +45,7 @@ SCRATCH_BYTES = BUFFER_BYTES + 64 + BAND * TILE_ROW
 
 _TABLE = types.int64[:, ::1]
 _SIGNATURE = types.void(
-    *[types.int64] * 6, _TABLE, _TABLE, *[types.int64] * 4, types.float64, types.int64, *[types.boolean] * 3,
+    *[types.int64] * 6, _TABLE, _TABLE, *[types.int64] * 6, types.float64, types.int64, *[types.boolean] * 3,
     types.int64,
 )  # fmt: skip
 """Python's own numbers only: numba takes 20 us to recognise a numpy scalar."""
@@ -113,7 +115,7 @@ def _fill(buffer, blank, filled, skip, target, n, fill_bits):
 @njit(nogil=True, forceinline=True)
 def _do(
     raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
-    fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
+    bases, exceptions, fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
 ):  # fmt: skip
     """Do the work of `calibrate`; a copy of this in place lets the compiler drop what is switched off."""
     fill = np.float32(fill)
@@ -122,9 +124,10 @@ def _do(
         put_pixel(blank + 4 * i, fill_bits)
     chip = 16 * blocks
     for task in range(len(bands)):
-        band, turns, raw_row, y, x, constants = bands[task]
+        band, turns, raw_row, y, x, constants, module, listed = bands[task]
         chips = (1024 if turns % 2 == 0 else 512) // chip
         row_pixels = chips * chip + gap * (chips - 1)
+        bases_at, exceptions_at = bases + 24 * module, exceptions + 8 * listed
         for frame in range(n_frames):
             source = raw + frame * raw_stride + 2048 * raw_row
             source_row = 2048
@@ -133,14 +136,14 @@ def _do(
             else:
                 _turn_band(source, band, turns, tile)
                 source, source_row = tile, TILE_ROW
-            common_at = common + 8 * constants
-            rare_at = rare + 16 * constants
+            common_at = common + COMMON_BYTES * (constants // 16)
+            rare_at = rare + RARE_BYTES * (constants // 16)
             begin = out + frame * out_stride + 4 * (y * pitch + x)
             if row_pixels == pitch and gap == 0 and begin % 64 == 0 and turns == 0:
                 for i in range(BAND * chips * blocks):
                     convert16_streaming(
-                        source + 32 * i, common_at + 128 * i, rare_at + 256 * i, begin + 64 * i,
-                        fill, mask_undefined, mask_lost, as_int,
+                        source + 32 * i, common_at + COMMON_BYTES * i, rare_at + RARE_BYTES * i,
+                        bases_at, exceptions_at, begin + 64 * i, fill, mask_undefined, mask_lost, as_int,
                     )  # fmt: skip
                 _fill(buffer, blank, 0, 0, begin + 4 * BAND * pitch, holes[task, BAND - 1], fill_bits)
                 continue
@@ -157,18 +160,12 @@ def _do(
                 for part in range(chips):
                     for _ in range(blocks):
                         convert16(
-                            words,
-                            common_at,
-                            rare_at,
-                            buffer + 4 * filled,
-                            fill,
-                            mask_undefined,
-                            mask_lost,
-                            as_int,
-                        )
+                            words, common_at, rare_at, bases_at, exceptions_at, buffer + 4 * filled,
+                            fill, mask_undefined, mask_lost, as_int,
+                        )  # fmt: skip
                         words += 32
-                        common_at += 128
-                        rare_at += 256
+                        common_at += COMMON_BYTES
+                        rare_at += RARE_BYTES
                         filled += 16
                     if part + 1 < chips:
                         for _ in range(gap):
@@ -188,23 +185,24 @@ def _do(
 @njit(_SIGNATURE, nogil=True, cache=True)
 def calibrate(
     raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
-    fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
+    bases, exceptions, fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
 ):  # fmt: skip
     """Do some bands of `n_frames` images, and the holes behind them.
 
-    `raw`, `out` (with the bytes from frame to frame), `common`, `rare` and `scratch` are addresses; `pitch`
-    is the image's width. `bands` has rows of (band, quarter turns, first raw row, image row, image column,
-    index of the first constant). `holes` has, for each band, the blank pixels that follow each of its rows.
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `bases`, `exceptions` (see `_packed`)
+    and `scratch` are addresses; `pitch` is the image's width. `bands` has rows of (band, quarter turns, first
+    raw row, image row, image column, index of the first constant, the module's place in `bases`, place of
+    its first exception). `holes` has, for each band, the blank pixels that follow each of its rows.
     `blocks` is a chip's width over 16: a variable, because an unrolled loop is slower (the prefetcher follows
     one load, not sixteen).
     """
     if mask_undefined or mask_lost or as_int:
         _do(
             raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
-            fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
+            bases, exceptions, fill, fill_bits, mask_undefined, mask_lost, as_int, scratch,
         )  # fmt: skip
     else:
         _do(
             raw, raw_stride, out, out_stride, n_frames, pitch, bands, holes, blocks, gap, common, rare,
-            fill, fill_bits, False, False, False, scratch,
+            bases, exceptions, fill, fill_bits, False, False, False, scratch,
         )  # fmt: skip

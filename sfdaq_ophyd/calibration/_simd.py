@@ -17,6 +17,9 @@ LANES = 16
 PREFETCH = 32 * 64 * LANES
 """Bytes the constants of the rare gain stages are asked for ahead of use."""
 
+COMMON_BYTES, RARE_BYTES = 6 * LANES, 12 * LANES
+"""Bytes of the packed constants of 16 pixels: of G0, and of G1 and G2."""
+
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _WORDS = ir.VectorType(_I16, LANES)
 _INTS = ir.VectorType(_I32, LANES)
@@ -33,8 +36,8 @@ def _pointer(builder, address, kind, offset=0):
     return builder.inttoptr(address, kind.as_pointer())
 
 
-def _floats(builder, address, index=0):
-    return builder.load(_pointer(builder, address, _FLOATS, 4 * LANES * index), align=64)
+def _shift(bits):
+    return ir.Constant(_INTS, [bits] * LANES)
 
 
 def _call(builder, name, result, *args):
@@ -59,7 +62,7 @@ def _store(builder, value, out, *, streaming):
 
 
 def _either(builder, *values_and_blocks):
-    phi = builder.phi(_FLOATS)
+    phi = builder.phi(values_and_blocks[0][0].type)
     for value, block in values_and_blocks:
         phi.add_incoming(value, block)
     return phi
@@ -77,35 +80,88 @@ def _bad_words(builder, words, mask_undefined, mask_lost):
     )
 
 
-def _calibrated(builder, raw, common, rare, fill, mask_undefined, mask_lost):
-    """Return the 16 values; a branch for the rare stages keeps their constants out of the way."""
+def _any(builder, lanes):
+    bits = builder.bitcast(lanes, ir.IntType(LANES))
+    return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+
+def _packed(builder, address, bases, stage):
+    """Load the three words of 16 pixels' packed constants, and their two bases."""
+    words = [
+        builder.load(_pointer(builder, address, _WORDS, 2 * LANES * i), align=2 * LANES) for i in range(3)
+    ]
+    for i in (2 * stage, 2 * stage + 1):
+        base = builder.load(_pointer(builder, bases, _I32, 4 * i), align=4)
+        words.append(_splat(builder, base, _INTS))
+    return words
+
+
+def _stage_constants(builder, words, common, rare, bases):
+    """Return the packed constants by gain stage; a branch keeps the rare stages' out of the way."""
+    chosen = _packed(builder, common, bases, 0)
+    switched = builder.icmp_unsigned(">=", words, _all(0x4000))
+    before = builder.block
+    with builder.if_then(_any(builder, switched), likely=False):
+        ahead = builder.add(rare, ir.Constant(_I64, PREFETCH))
+        for line in range(0, RARE_BYTES, 64):
+            _prefetch(builder, builder.add(ahead, ir.Constant(_I64, line)), write=False)
+        low = builder.icmp_signed("<", words, _all(0))
+        medium = _packed(builder, rare, bases, 1)
+        lowest = _packed(builder, builder.add(rare, ir.Constant(_I64, COMMON_BYTES)), bases, 2)
+        switched_to = [builder.select(low, *pair) for pair in zip(lowest, medium)]
+        mixed = [builder.select(switched, *pair) for pair in zip(switched_to, chosen)]
+        inside = builder.block
+    return [_either(builder, (a, before), (b, inside)) for a, b in zip(chosen, mixed)]
+
+
+def _listed(builder, codes, special, exceptions):
+    """Return pedestals and scales from the list of exceptions; those of masked pixels in all other lanes."""
+    codes = builder.select(special, codes, ir.Constant(_INTS, [0] * LANES))
+    pedestal = scale = ir.Constant(_FLOATS, ir.Undefined)
+    for i in range(LANES):
+        lane = ir.Constant(_I32, i)
+        offset = builder.shl(builder.zext(builder.extract_element(codes, lane), _I64), ir.Constant(_I64, 3))
+        at = builder.add(exceptions, offset)
+        numbers = [builder.load(_pointer(builder, at, ir.FloatType(), 4 * k), align=4) for k in range(2)]
+        pedestal = builder.insert_element(pedestal, numbers[0], lane)
+        scale = builder.insert_element(scale, numbers[1], lane)
+    return pedestal, scale
+
+
+def _unpacked(builder, packed, exceptions):
+    """Return pedestals and scales from their codes, or from the list where there is no code."""
+    low_pedestal, low_scale, high, *bases = packed
+    high = builder.zext(high, _INTS)
+    high_pedestal = builder.shl(builder.and_(high, ir.Constant(_INTS, [0xFF] * LANES)), _shift(16))
+    high_scale = builder.shl(builder.and_(high, ir.Constant(_INTS, [0xFF00] * LANES)), _shift(8))
+    codes = [
+        builder.or_(builder.zext(low, _INTS), up)
+        for low, up in ((low_pedestal, high_pedestal), (low_scale, high_scale))
+    ]
+    numbers = [builder.bitcast(builder.add(code, base), _FLOATS) for code, base in zip(codes, bases)]
+    special = builder.icmp_unsigned("==", codes[1], ir.Constant(_INTS, [0] * LANES))
+    before = builder.block
+    with builder.if_then(_any(builder, special), likely=False):
+        listed = _listed(builder, codes[0], special, exceptions)
+        mixed = [builder.select(special, *pair) for pair in zip(listed, numbers)]
+        inside = builder.block
+    return [_either(builder, (a, before), (b, inside)) for a, b in zip(numbers, mixed)]
+
+
+def _calibrated(builder, raw, common, rare, bases, exceptions, fill, mask_undefined, mask_lost):
+    """Return the 16 values."""
     words = builder.load(_pointer(builder, raw, _WORDS), align=1)
     adc = builder.uitofp(builder.zext(builder.and_(words, _all(0x3FFF)), _INTS), _FLOATS)
-    pedestal, scale = _floats(builder, common), _floats(builder, common, 1)
-    switched = builder.icmp_unsigned(">=", words, _all(0x4000))
-    lanes = builder.bitcast(switched, ir.IntType(LANES))
-    some = builder.icmp_unsigned("!=", lanes, ir.Constant(lanes.type, 0))
+    packed = _stage_constants(builder, words, common, rare, bases)
+    pedestal, scale = _unpacked(builder, packed, exceptions)
     before = builder.block
-    with builder.if_then(some, likely=False):
-        ahead = builder.add(rare, ir.Constant(_I64, PREFETCH))
-        for line in range(4):
-            _prefetch(builder, builder.add(ahead, ir.Constant(_I64, 64 * line)), write=False)
-        low = builder.icmp_signed("<", words, _all(0))
-        rare_pedestal = builder.select(low, _floats(builder, rare, 2), _floats(builder, rare))
-        rare_scale = builder.select(low, _floats(builder, rare, 3), _floats(builder, rare, 1))
-        rare_pedestal = builder.select(switched, rare_pedestal, pedestal)
-        rare_scale = builder.select(switched, rare_scale, scale)
-        chosen = builder.block
-        with builder.if_then(builder.trunc(builder.or_(mask_undefined, mask_lost), _I1), likely=False):
-            bad = _bad_words(builder, words, mask_undefined, mask_lost)
-            masked_pedestal = builder.select(bad, ir.Constant(_FLOATS, [0.0] * LANES), rare_pedestal)
-            masked_scale = builder.select(bad, _splat(builder, fill, _FLOATS), rare_scale)
-            masked = builder.block
-        rare_pedestal = _either(builder, (rare_pedestal, chosen), (masked_pedestal, masked))
-        rare_scale = _either(builder, (rare_scale, chosen), (masked_scale, masked))
+    with builder.if_then(builder.trunc(builder.or_(mask_undefined, mask_lost), _I1), likely=False):
+        bad = _bad_words(builder, words, mask_undefined, mask_lost)
+        masked_pedestal = builder.select(bad, ir.Constant(_FLOATS, [0.0] * LANES), pedestal)
+        masked_scale = builder.select(bad, _splat(builder, fill, _FLOATS), scale)
         inside = builder.block
-    pedestal = _either(builder, (pedestal, before), (rare_pedestal, inside))
-    scale = _either(builder, (scale, before), (rare_scale, inside))
+    pedestal = _either(builder, (pedestal, before), (masked_pedestal, inside))
+    scale = _either(builder, (scale, before), (masked_scale, inside))
     return builder.fmul(builder.fsub(adc, pedestal), scale)
 
 
@@ -113,10 +169,12 @@ def _converter(streaming):
     """Make the intrinsic that calibrates 16 words and stores them anywhere, or past the caches."""
 
     @intrinsic
-    def convert(typingctx, raw, common, rare, out, fill, mask_undefined, mask_lost, as_int):
+    def convert(
+        typingctx, raw, common, rare, bases, exceptions, out, fill, mask_undefined, mask_lost, as_int
+    ):  # fmt: skip
         def codegen(context, builder, signature, args):
-            raw, common, rare, out, fill, mask_undefined, mask_lost, as_int = args
-            value = _calibrated(builder, raw, common, rare, fill, mask_undefined, mask_lost)
+            *constants, out, fill, mask_undefined, mask_lost, as_int = args
+            value = _calibrated(builder, *constants, fill, mask_undefined, mask_lost)
             with builder.if_else(builder.trunc(as_int, _I1)) as (integers, floats):
                 with integers:
                     rounded = _call(builder, "llvm.rint.v16f32", _FLOATS, value)
@@ -125,17 +183,19 @@ def _converter(streaming):
                     _store(builder, value, out, streaming=streaming)
             return context.get_dummy_value()
 
-        return types.void(*[types.intp] * 4, types.float32, *[types.boolean] * 3), codegen
+        return types.void(*[types.intp] * 6, types.float32, *[types.boolean] * 3), codegen
 
     return convert
 
 
 convert16 = _converter(streaming=False)
-"""Calibrate 16 raw words: ``convert16(raw, common, rare, out, fill, mask_undefined, mask_lost, as_int)``.
+"""Calibrate 16 raw words.
 
-``raw``: address of 16 uint16. ``common``: address of 16 pedestals and 16 reciprocal gains of G0. ``rare``:
-the same of G1, then of G2; read only if one of the 16 is not in G0. ``out``: address of 16 float32 or, with
-``as_int``, int32. ``fill`` replaces code 2 and lost words on request.
+``convert16(raw, common, rare, bases, exceptions, out, fill, mask_undefined, mask_lost, as_int)``. ``raw``:
+address of 16 uint16. ``common``, ``rare``, ``bases``, ``exceptions``: the constants, as `_packed` has them;
+``rare`` is read only if one of the 16 is not in G0. ``out``: address of 16 float32 or, with ``as_int``,
+int32.
+``fill`` replaces code 2 and lost words on request.
 """
 
 convert16_streaming = _converter(streaming=True)
