@@ -9,35 +9,37 @@ from hypothesis import strategies as st
 from sfdaq_ophyd.errors import WireError
 from sfdaq_ophyd.wire.image_header import ImageHeader
 
-
-def records(data_dir):
-    lines = (data_dir / "jungfrau" / "assembled_stream_messages.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+from ..jungfrau_recordings import assembled_messages
 
 
-def test_encode_when_given_what_was_decoded_then_the_captured_bytes_come_back(data_dir):
-    captured = [record["header"] for record in records(data_dir) if record["parts"]]
-    assert len(captured) == 12
+@pytest.fixture(scope="module")
+def records(pytestconfig):
+    return list(assembled_messages(pytestconfig))
+
+
+def test_encode_when_given_what_was_decoded_then_the_captured_bytes_come_back(records):
+    captured = [record["header"] for record in records if record["parts"]]
+    assert len(captured) >= 2
     for text in captured:
         assert ImageHeader.decode(text.encode()).encode().decode() == text
 
 
-def test_decode_when_captured_then_sizes_agree_and_placeholders_are_known(data_dir):
-    for record in records(data_dir):
+def test_decode_when_captured_then_sizes_agree_and_placeholders_are_known(records):
+    for record in records:
         header = ImageHeader.decode(record["header"].encode())
         if record["parts"]:
             assert header.n_bytes == record["parts"][1]
             assert header.placeholder == (record["parts"][1] == 8)
 
 
-def test_decode_when_no_module_was_complete_then_there_is_no_pulse_id(data_dir):
-    headers = [ImageHeader.decode(record["header"].encode()) for record in records(data_dir)]
+def test_decode_when_no_module_was_complete_then_there_is_no_pulse_id(records):
+    headers = [ImageHeader.decode(record["header"].encode()) for record in records]
     empty = [header for header in headers if header.frame_number == 0]
     assert empty and all(header.pulse_id is None and not header.is_good for header in empty)
 
 
-def test_decode_when_analysis_added_fields_then_all_are_carried_untouched(data_dir):
-    text = records(data_dir)[-2]["header"]
+def test_decode_when_analysis_added_fields_then_all_are_carried_untouched(records):
+    text = records[-2]["header"]
     header = ImageHeader.decode(text.encode())
     assert header.dtype == np.float32 and header.shape == (1614, 1030)
     sent = json.loads(text)
@@ -46,8 +48,8 @@ def test_decode_when_analysis_added_fields_then_all_are_carried_untouched(data_d
     assert header.extra["roi_intensities_normalised"] == [3.25]
 
 
-def test_decode_when_a_module_is_off_then_its_map_is_carried(data_dir):
-    header = ImageHeader.decode(records(data_dir)[-1]["header"].encode())
+def test_decode_when_a_module_is_off_then_its_map_is_carried(records):
+    header = ImageHeader.decode(records[-1]["header"].encode())
     assert header.extra["module_map"] == [0, -1, 1] and header.shape == (1024, 1024)
 
 

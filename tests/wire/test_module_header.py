@@ -7,27 +7,35 @@ from hypothesis import strategies as st
 from sfdaq_ophyd.errors import WireError
 from sfdaq_ophyd.wire.module_header import ModuleHeader, decode_pulse_id, encode_pulse_id
 
-
-def texts(data_dir):
-    folder = data_dir / "jungfrau"
-    files = ["slsreceiver_messages.jsonl", "slsreceiver/headers.jsonl", "slsreceiver/distinct/headers.jsonl"]
-    for file in files:
-        for line in (folder / file).read_text().splitlines():
-            record = json.loads(line)
-            yield record.get("header_text") or record["header"]
+from ..jungfrau_recordings import module_headers, recordings, records
 
 
-def test_encode_when_given_what_was_decoded_then_the_captured_text_comes_back(data_dir):
-    n = 0
-    for text in texts(data_dir):
+@pytest.fixture(scope="module")
+def texts(pytestconfig):
+    return list(module_headers(pytestconfig))
+
+
+def test_encode_when_given_what_was_decoded_then_the_captured_text_comes_back(texts):
+    assert len(texts) >= 10
+    for text in texts:
         header = ModuleHeader.decode(text.encode())
         assert header.encode(old_names="bunchId" in text).decode() == text
-        n += 1
-    assert n == 140
 
 
-def test_decode_when_captured_then_fields_have_their_meaning(data_dir):
-    headers = [ModuleHeader.decode(text.encode()) for text in texts(data_dir)]
+def test_decode_when_parsed_by_the_recorder_then_the_fields_are_the_same(pytestconfig):
+    lines = [line for path in recordings(pytestconfig, "headers.jsonl") for line in records(path)]
+    for sent, text in ((line["header"], line["header_text"]) for line in lines if line["header"]):
+        header = ModuleHeader.decode(text.encode())
+        assert header.data == bool(sent["data"]) and header.frame_number == sent["frameNumber"]
+        if header.data:
+            assert (header.row, header.column) == (sent["row"], sent["column"])
+            assert header.shape == tuple(sent["shape"][::-1]) and header.n_bytes == sent["size"]
+            assert header.pulse_id == decode_pulse_id(sent["detSpec1"]) and header.ticks == sent["timestamp"]
+            assert (header.n_packets, header.daq_rec) == (sent["packetNumber"], sent["detSpec3"])
+
+
+def test_decode_when_captured_then_fields_have_their_meaning(texts):
+    headers = [ModuleHeader.decode(text.encode()) for text in texts]
     data = [header for header in headers if header.data]
     assert {header.shape for header in data} == {(512, 1024), (256, 1024)}
     assert {header.detector_blocks for header in data} == {(2, 1), (4, 1)}
@@ -37,11 +45,11 @@ def test_decode_when_captured_then_fields_have_their_meaning(data_dir):
     assert (with_extra.frame_number, with_extra.pulse_id, with_extra.daq_rec) == (101, 21125820000, 3872)
     as_double = [header for header in data if header.det_spec1 > 2**53]
     assert [header.pulse_id for header in as_double[:1]] == [21125820008]
-    assert [not header.data for header in headers] == ['"data":0' in text for text in texts(data_dir)]
+    assert [not header.data for header in headers] == ['"data":0' in text for text in texts]
 
 
-def test_decode_when_names_are_of_package_6_then_reads_them_alike(data_dir):
-    old = next(text for text in texts(data_dir) if "bunchId" in text)
+def test_decode_when_names_are_of_package_6_then_reads_them_alike(texts):
+    old = next(text for text in texts if "bunchId" in text)
     header = ModuleHeader.decode(old.encode())
     assert (header.json_version, header.pulse_id, header.daq_rec, header.rx_roi) == (
         4,
