@@ -176,8 +176,7 @@ class Detector(Flying, Device):
         status = self._exposure = ActionStatus(self, "exposure", rules.longest(n) + GRACE, target=n)
 
         def success() -> None:
-            columns = event_columns(store.columns(1), self._tolerant)
-            self._values, self._values_time = first_row(columns), time.time()
+            self._values, self._values_time = first_row(self._columns(1)), time.time()
             self._ready = True
             status.succeed()
 
@@ -227,9 +226,14 @@ class Detector(Flying, Device):
             keys.update(self._frame_keys())
         return keys
 
-    def _frame_keys(self) -> dict:
+    def _frame_keys(self, flying: bool = False) -> dict:
+        """Return the data keys of a point of a step scan, or of a fly scan."""
         store = self._need_stage("describe")
         return data_keys(self.name, store.frame_format, store.frames_per_point, self._tolerant)
+
+    def _columns(self, n_points: int) -> dict[str, list]:
+        """Return what the next points say beside their images, by column."""
+        return event_columns(self._need_stage("read").columns(n_points), self._tolerant)
 
     @property
     def hints(self) -> dict:

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..errors import DetectorStateError
 from ._checks import whole_number
-from ._keys import event_columns
 from ._source import Request
 from ._status import ActionStatus
 
@@ -101,9 +100,9 @@ class Flying:
         return self._flight.completed
 
     def describe_collect(self) -> dict:
-        """Return the data keys of a point, as in a step scan."""
+        """Return the data keys of a point."""
         self._need_stage("describe_collect").described()
-        return self._frame_keys()
+        return self._frame_keys(flying=True)
 
     def collect_pages(self) -> Iterator[dict]:
         """Yield one partial event page: the points whose documents `collect_asset_docs` gave just before."""
@@ -124,7 +123,7 @@ class Flying:
         store = self._need_stage("collect")
         self._page = None
         if n_points:
-            self._page = event_columns(store.columns(n_points), self._tolerant)
+            self._page = self._columns(n_points)
             yield from store.documents(n_points)
         self._finish_flight()
 

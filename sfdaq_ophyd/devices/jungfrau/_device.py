@@ -202,8 +202,8 @@ class Jungfrau(Detector):
         raw_shape = self._raw_shape if image == "both" else None
         return CalibratedImages(self._constants, self._photon_energy, raw_shape)
 
-    def _frame_keys(self) -> dict:
-        keys = super()._frame_keys()
+    def _frame_keys(self, flying: bool = False) -> dict:
+        keys = super()._frame_keys(flying)
         unit = self.image_unit.get()
         keys[f"{self.name}_image"]["units"] = keys[f"{self.name}_total"]["units"] = unit
         if f"{self.name}_raw" in keys:
