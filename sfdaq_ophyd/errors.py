@@ -5,6 +5,7 @@
     SfdaqError
       WireError (ValueError)             their bytes are not what the contract says
       RequestError (ValueError)          our arguments are wrong; nothing was sent
+        BadConstant                      a gain or a pedestal that no pixel can be calibrated with
       ShapeError (ValueError)            an array has the wrong shape or dtype
         DtypeError (TypeError)           its dtype is the wrong one
       ConstantsMissing (RuntimeError)    a calibration lacks gain, pedestal or mask
@@ -57,6 +58,34 @@ class RequestError(SfdaqError, ValueError):
         if len(shown) > 200:
             shown = shown[:200] + "..."
         super().__init__(f"{field}={shown}: expected {expected}")
+
+
+class BadConstant(RequestError):
+    """A gain of 0, NaN or infinity, or such a pedestal, on a pixel in use.
+
+    Parameters
+    ----------
+    maps : str
+        ``"gain"`` or ``"pedestal"``.
+    stage : str
+        Which of the maps: G0, G1, G2, HG0, HG1 or HG2.
+    y, x : int
+        Of the first such pixel, in the stacked modules.
+    value : float
+        What it has.
+    n_pixels : int
+        How many such pixels there are, in all maps.
+    of : str
+        The detector, and the files if they are known.
+    """
+
+    def __init__(self, maps: str, stage: str, y: int, x: int, *, value: float, n_pixels: int, of: str):
+        self.maps, self.stage, self.y, self.x, self.n_pixels = maps, stage, y, x, n_pixels
+        expected = (
+            "finite numbers and no gain of 0 on unmasked pixels; "
+            f"{n_pixels} have others: mask them, or pass bad_constants='mask'"
+        )
+        super().__init__(f"{maps} of {of}, {stage} at row {y}, column {x}", value, expected)
 
 
 class ShapeError(SfdaqError, ValueError):

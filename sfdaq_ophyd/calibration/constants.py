@@ -6,11 +6,14 @@ import hashlib
 
 import numpy as np
 
-from ..errors import DtypeError, RequestError, ShapeError
+from ..errors import BadConstant, DtypeError, RequestError, ShapeError
 from ..wire.detector_name import DetectorName
 
 HIGH_GAIN_STAGES = {4: (3, 3, 3), 6: (3, 4, 5), 3: (0, 1, 2)}
 """Planes for stages 0, 1, 2 in high gain, by number of planes; three pedestals were taken in high gain."""
+
+STAGES = ("G0", "G1", "G2", "HG0", "HG1", "HG2")
+"""Names of the planes, in their order in files."""
 
 
 def as_planes(name: str, maps: object, detector_name: str, n_planes: tuple[int, ...]) -> np.ndarray:
@@ -44,9 +47,14 @@ def as_planes(name: str, maps: object, detector_name: str, n_planes: tuple[int, 
         return np.ascontiguousarray(maps, dtype=np.float32)
 
 
+def plane_numbers(planes: np.ndarray, *, highgain: bool) -> tuple[int, ...]:
+    """Return which planes belong to gain codes 0, 1 and 2 or 3."""
+    return HIGH_GAIN_STAGES[len(planes)] if highgain else (0, 1, 2)
+
+
 def stages(planes: np.ndarray, *, highgain: bool) -> np.ndarray:
     """Return the three planes for gain codes 0, 1 and 2 or 3."""
-    return planes[list(HIGH_GAIN_STAGES[len(planes)])] if highgain else planes[:3]
+    return planes[list(plane_numbers(planes, highgain=highgain))] if highgain else planes[:3]
 
 
 def reciprocal(gain: np.ndarray, factor: float | None) -> np.ndarray:
@@ -56,22 +64,26 @@ def reciprocal(gain: np.ndarray, factor: float | None) -> np.ndarray:
         return one / gain
 
 
+def unusable_gain(gain: np.ndarray) -> np.ndarray:
+    """Return True where a gain is 0, NaN or infinity, or so small that its reciprocal is infinite."""
+    with np.errstate(divide="ignore", over="ignore"):
+        return ~(np.isfinite(gain) & np.isfinite(np.float32(1) / gain))
+
+
 def unusable(gain: np.ndarray, pedestal: np.ndarray) -> np.ndarray:
-    """Return True where a pixel has a gain of 0, NaN or infinity, or such a pedestal, in any stage."""
-    with np.errstate(divide="ignore"):
-        fine = np.isfinite(gain) & np.isfinite(np.float32(1) / gain) & np.isfinite(pedestal)
-    return ~fine.all(axis=0)
+    """Return True where a pixel has an unusable gain, or a pedestal of NaN or infinity, in any stage."""
+    return (unusable_gain(gain) | ~np.isfinite(pedestal)).any(axis=0)
 
 
-def refuse(bad: np.ndarray, gain: np.ndarray, pedestal: np.ndarray, source: str) -> None:
-    """Raise RequestError for pixels that cannot be calibrated; the first one is shown."""
-    y, x = np.argwhere(bad)[0]
-    raise RequestError(
-        f"constants of {source}",
-        f"gain {gain[:, y, x].tolist()}, pedestal {pedestal[:, y, x].tolist()} at row {y}, column {x}",
-        "finite numbers and no gain of 0 on unmasked pixels; "
-        f"{int(bad.sum())} have others: mask them, or pass bad_constants='mask'",
-    )
+def refuse(bad: np.ndarray, gain: np.ndarray, pedestal: np.ndarray, highgain: bool, of: str) -> None:
+    """Raise BadConstant for pixels that cannot be calibrated: the first one, in the first map that has it."""
+    y, x = (int(i) for i in np.argwhere(bad)[0])
+    for maps, planes in (("gain", gain), ("pedestal", pedestal)):
+        for plane in plane_numbers(planes, highgain=highgain):
+            value = planes[plane, y, x]
+            if not np.isfinite(value) or (maps == "gain" and unusable_gain(value)):
+                what = {"value": float(value), "n_pixels": int(bad.sum()), "of": of}
+                raise BadConstant(maps, STAGES[plane], y, x, **what)
 
 
 def check_range(scale: np.ndarray, pedestal: np.ndarray, factor: float, good: np.ndarray) -> None:

@@ -44,7 +44,7 @@ class JungfrauCalibration:
         Threads that share one call; default is one per CPU this process may use, at most 8.
     engine : {"auto", "numba", "numpy"}
         "auto" takes numba where it is installed. Results are identical.
-    gain_file, pedestal_file : str
+    gain_file, pedestal_file, pixel_mask_file : str
         Where the constants came from: carried along for records and messages.
     **options
         Fields of `CalibrationOptions`.
@@ -52,7 +52,7 @@ class JungfrauCalibration:
     Raises
     ------
     RequestError
-        Unknown detector, bad option, constants with zero or NaN (a ValueError).
+        Unknown detector, bad option (a ValueError); BadConstant for zero or NaN.
     ConstantsMissing
         Conversion without constants, mask without a mask (a RuntimeError).
     ShapeError, DtypeError
@@ -81,11 +81,13 @@ class JungfrauCalibration:
         engine: str = "auto",
         gain_file: Any = "",
         pedestal_file: Any = "",
+        pixel_mask_file: Any = "",
         **options: Any,
     ):
         self._name = DetectorName.parse(detector_name)
         self.detector_name = detector_name
         self.gain_file, self.pedestal_file = str(gain_file), str(pedestal_file)
+        self.pixel_mask_file = str(pixel_mask_file)
         check_names(options)
         if disabled_modules:
             if options.get("module_map") is not None:
@@ -135,6 +137,7 @@ class JungfrauCalibration:
             engine=self.engine,
             gain_file=self.gain_file,
             pedestal_file=self.pedestal_file,
+            pixel_mask_file=self.pixel_mask_file,
             **self.options.with_(**changes).as_dict(),
         )
 

@@ -85,7 +85,8 @@ class Maps:
         if not unusable.any():
             return self
         if options.bad_constants == "raise" or options.mask is False:
-            constants.refuse(unusable, gain, pedestal, self.detector_name + self.source)
+            of = self.detector_name + self.source
+            constants.refuse(unusable, self.gain, self.pedestal, options.highgain, of)
         reasons = np.zeros(unusable.shape, dtype=np.int64) if self.reasons is None else self.reasons
         reasons = reasons | np.where(unusable, BAD_CONSTANT, 0)
         return Maps(self.detector_name, self.gain, self.pedestal, reasons, self.source)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..calibration import CalibrationOptions, JungfrauCalibration
 from ..errors import ConstantsMissing, RequestError
-from ..files.constants import load_calibration
+from ..files.constants import files_of, load_calibration
 from ..wire.daq_rec import DaqRec
 
 _ALONE = threading.Lock()
@@ -123,7 +123,7 @@ def _recorded(settings, device) -> JungfrauCalibration:
     names = [settings.get(name, "") for name in ("detector_name", "gain_file", "pedestal_file")]
     if not all(names):
         raise ConstantsMissing(f"{device}: the run names no gain and pedestal files; pass a calibration")
-    calibration = _loaded(*names, settings.get("calibration") or "{}")
+    calibration = _loaded(*names, settings.get("pixel_mask_file", ""), settings.get("calibration") or "{}")
     then = settings.get("constants_hash", "")
     if then and then != calibration.constants_hash:
         raise ConstantsMissing(
@@ -134,9 +134,9 @@ def _recorded(settings, device) -> JungfrauCalibration:
 
 
 @lru_cache(maxsize=2)
-def _loaded(detector_name, gain_file, pedestal_file, options):
-    gain, pedestal = (tuple(text.split(",")) if "," in text else text for text in (gain_file, pedestal_file))
-    return load_calibration(detector_name, gain, pedestal, **CalibrationOptions.from_json(options).as_dict())
+def _loaded(detector_name, gain_file, pedestal_file, pixel_mask_file, options):
+    files = (files_of(gain_file), files_of(pedestal_file), pixel_mask_file or None)
+    return load_calibration(detector_name, *files, **CalibrationOptions.from_json(options).as_dict())
 
 
 def _daq_rec(node, device, lead) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import hdf5plugin  # noqa: F401  (brings the filter of processed files)
 import numpy as np
 
 from ..errors import FileFormatError
+from ..wire.detector_name import DetectorName
 
 
 @contextmanager
@@ -29,6 +31,20 @@ def open_file(path: str | Path) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as exc:
         raise FileFormatError(path, "/", found=f"no readable HDF5 ({exc})", expected="an HDF5 file") from exc
+
+
+def check_detector(path: str | Path, name: str, detector_name: str) -> None:
+    """Refuse a file that says it is another detector's, by its own name or by that of its folder.
+
+    Files hold no detector name, but the facility calls them ``<time>.<detector>.res.h5`` and
+    ``<detector>/gains.h5``. Versions of one detector are the same modules.
+    """
+    path = Path(path)
+    says = _DETECTOR.search(path.name) or _DETECTOR.fullmatch(path.absolute().parent.name)
+    if says and DetectorName.parse(says[0]).family != DetectorName.parse(detector_name).family:
+        raise FileFormatError(
+            path, name, found=f"constants of {says[0]}, by its name", expected=f"those of {detector_name}"
+        )
 
 
 def dataset(file: h5py.File, name: str, *, kinds: str, shape: str, fits) -> h5py.Dataset:
@@ -69,4 +85,5 @@ def read(source: h5py.Dataset, where=()) -> np.ndarray:
         ) from exc
 
 
+_DETECTOR = re.compile(r"(?<![A-Za-z0-9])JF\d{1,4}T0*[1-9]\d{0,3}V\d{1,4}(?![0-9])", re.ASCII)
 _KINDS = {"u": "unsigned integers", "i": "integers", "f": "floats", "b": "booleans"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,21 @@ from typing import Any
 import numpy as np
 
 from ..calibration import JungfrauCalibration
+from ..errors import BadConstant, FileFormatError
+from ..wire.detector_name import MODULE_SHAPE
 from .gain_file import read_gain
 from .pedestal_file import read_om_darks, read_pedestal, read_pixel_mask
+
+Files = str | Path | Sequence[str | Path]
 
 
 def load_calibration(
     detector_name: str,
-    gain_file: str | Path | Sequence[str | Path],
-    pedestal_file: str | Path | Sequence[str | Path],
+    gain_file: Files,
+    pedestal_file: Files,
     pixel_mask_file: str | Path | None = None,
     *,
-    om_words: str = "int16",
+    om_words: str = "auto",
     **options: Any,
 ) -> JungfrauCalibration:
     """Read constants and make the calibration, ready for the first frame.
@@ -34,7 +39,7 @@ def load_calibration(
         ``.res.h5`` file, whose ``/pixel_mask`` is used; or OM's dark files, one per module.
     pixel_mask_file : path, optional
         A further mask, e.g. the permanent one; its bad pixels get bit 0.
-    om_words : {"int16", "uint16"}
+    om_words : {"auto", "int16", "uint16"}
         How OM's dark files came to be; see `read_om_darks`.
     **options
         As `JungfrauCalibration` takes them: options, `n_threads`, `engine`, `disabled_modules`.
@@ -42,9 +47,10 @@ def load_calibration(
     Raises
     ------
     FileFormatError
-        A file is missing, truncated, or holds the wrong thing; names file, dataset, found and expected.
+        A file is missing, truncated, of another detector, or holds the wrong thing, such as a gain of zero or
+        NaN on a pixel in use; names file, dataset, found and expected.
     RequestError
-        Unknown detector, bad option, gains of zero or NaN.
+        Unknown detector, bad option.
 
     Examples
     --------
@@ -59,13 +65,37 @@ def load_calibration(
     if pixel_mask_file is not None:
         permanent = (read_pixel_mask(pixel_mask_file, detector_name) != 0).astype(np.int64)
         mask = permanent if mask is None else mask | permanent
-    names = [str(gain_file)] if isinstance(gain_file, (str, Path)) else [str(path) for path in gain_file]
-    return JungfrauCalibration(
-        detector_name,
-        gain,
-        pedestal.mean,
-        mask,
-        gain_file=" ".join(names),
-        pedestal_file=pedestal_file,
-        **options,
-    )
+    try:
+        return JungfrauCalibration(
+            detector_name,
+            gain,
+            pedestal.mean,
+            mask,
+            gain_file=names_of(gain_file),
+            pedestal_file=names_of(pedestal_file),
+            pixel_mask_file=pixel_mask_file or "",
+            **options,
+        )
+    except BadConstant as exc:
+        raise _in_its_file(exc, gain_file if exc.maps == "gain" else pedestal_file) from exc
+
+
+def names_of(files: Files) -> str:
+    """Return file names as one text: the name, or a JSON list of names."""
+    return str(files) if isinstance(files, (str, Path)) else json.dumps([str(path) for path in files])
+
+
+def files_of(names: str) -> Files:
+    """Return what `names_of` wrote down."""
+    return json.loads(names) if names.startswith("[") else names
+
+
+def _in_its_file(exc: BadConstant, files: Files) -> FileFormatError:
+    """Return the same error with the file and the dataset that hold the constant."""
+    path, dataset, y = files, "gains", exc.y
+    if not isinstance(files, (str, Path)):
+        module, y = divmod(exc.y, MODULE_SHAPE[0])
+        path = files[module]
+        dataset = "gain maps" if exc.maps == "gain" else f"gain{exc.stage.removeprefix('G')}"
+    found = f"{exc.value:g} in {exc.stage} at row {y}, column {exc.x}"
+    return FileFormatError(path, dataset, found=found, expected=exc.expected)

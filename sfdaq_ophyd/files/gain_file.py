@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from ._hdf5 import dataset, opened, read
+from ._hdf5 import check_detector, dataset, opened, read
 
 _MAP_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 _PLANES = {3: [0, 1, 2, 0, 1, 2], 4: [0, 1, 2, 3, 1, 2], 6: [0, 1, 2, 3, 4, 5]}
@@ -34,7 +34,7 @@ def read_gain(source: str | Path | Sequence[str | Path], detector_name: str) -> 
     Raises
     ------
     FileFormatError
-        Missing dataset, wrong shape or dtype, wrong length of a binary file.
+        Missing dataset, wrong shape or dtype, another detector's file, wrong length of a binary file.
     """
     if isinstance(source, (str, Path)):
         return _read_hdf5(source, detector_name)
@@ -48,6 +48,7 @@ def read_gain(source: str | Path | Sequence[str | Path], detector_name: str) -> 
 
 def _read_hdf5(path, detector_name):
     rows, columns = DetectorName.parse(detector_name).raw_shape
+    check_detector(path, "gains", detector_name)
     with opened(path) as file:
         gains = dataset(
             file,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from ._hdf5 import dataset, opened, read
+from ._hdf5 import check_detector, dataset, opened, read
 
 OM_GAIN_BITS = {"int16": (0, 16384, -16384), "uint16": (0, 16384, 49152)}
 """What OM's darks of G0, G1, G2 hold above the ADU: as from its ZMQ stream, and as from files."""
@@ -44,6 +44,7 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
         Missing pedestals, wrong shape or dtype, another detector's file.
     """
     rows, columns = DetectorName.parse(detector_name).raw_shape
+    check_detector(path, "gains", detector_name)
     with opened(path) as file:
         planes = {
             "kinds": "f",
@@ -57,6 +58,7 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
 
 def read_pixel_mask(path: str | Path, detector_name: str) -> np.ndarray:
     """Read ``/pixel_mask`` alone, e.g. the facility's permanent mask; int64, non-zero is bad."""
+    check_detector(path, "pixel_mask", detector_name)
     with opened(path) as file:
         return _read_mask(file, detector_name)
 
@@ -83,19 +85,19 @@ def write_pedestal(path: str | Path, pedestal: Pedestal) -> None:
             file["pixel_mask"] = np.asarray(pedestal.pixel_mask, dtype=np.int64)
 
 
-def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str = "int16") -> Pedestal:
+def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str = "auto") -> Pedestal:
     """Return the pedestals in OM's dark files, one per module, with OM's gain bits taken out.
 
     Parameters
     ----------
     paths : sequence of path
         In the order of the modules.
-    words : {"int16", "uint16"}
-        How the raw words were read: from OM's ZMQ stream as int16, from files as uint16. The wrong choice
-        puts G2 off by 65536 ADU, which is refused: the ADC's range is 0 to 16383.
+    words : {"auto", "int16", "uint16"}
+        How the raw words were read: from OM's ZMQ stream as int16, from files as uint16. They differ by 65536
+        in G2, and the ADC's range is 0 to 16383: "auto" looks at the sign, the wrong choice is refused.
     """
-    if words not in OM_GAIN_BITS:
-        raise RequestError("words", words, "'int16' or 'uint16'")
+    if words not in (*OM_GAIN_BITS, "auto"):
+        raise RequestError("words", words, "'auto', 'int16' or 'uint16'")
     n = DetectorName.parse(detector_name).n_modules
     if len(paths) != n:
         raise RequestError(
@@ -107,17 +109,12 @@ def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str
 
 def _read_om_dark(path, words):
     planes = []
+    expected = {"kinds": "f", "shape": str(MODULE_SHAPE), "fits": lambda shape: shape == MODULE_SHAPE}
     with opened(path) as file:
-        for stage, bits in enumerate(OM_GAIN_BITS[words]):
-            dark = read(
-                dataset(
-                    file,
-                    f"gain{stage}",
-                    kinds="f",
-                    shape=str(MODULE_SHAPE),
-                    fits=lambda shape: shape == MODULE_SHAPE,
-                )
-            )
+        darks = [read(dataset(file, f"gain{stage}", **expected)) for stage in range(3)]
+        if words == "auto":
+            words = "int16" if (darks[2] < 0).any() else "uint16"
+        for stage, (dark, bits) in enumerate(zip(darks, OM_GAIN_BITS[words])):
             adu = np.where(dark == 0, 0, dark - bits)
             if not ((adu >= 0) & (adu <= 16383)).all():
                 low, high = float(adu.min()), float(adu.max())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.calibration import count_words
-from sfdaq_ophyd.errors import ConstantsMissing, RequestError
+from sfdaq_ophyd.errors import BadConstant, ConstantsMissing, RequestError
 
 from .conftest import plain
 
@@ -95,9 +95,7 @@ def test_counts_when_words_are_known_then_exact(golden, given):
 def test_bad_gain_when_not_masked_then_refused_and_when_masked_then_harmless(golden, given, value):
     gain = given["gain"].copy()
     gain[1, 33, 44] = value
-    with pytest.raises(RequestError, match="row 33, column 44"):
-        golden(gain=gain, gain_file="gains.h5")
-    with pytest.raises(RequestError, match="gains.h5"):
+    with pytest.raises(BadConstant, match=r"gain of JF03T01V02 \(gains\.h5\), G1 at row 33, column 44"):
         golden(gain=gain, gain_file="gains.h5")
     masked = golden(gain=gain, bad_constants="mask", gap_pixels=False)
     assert masked(given["raw"])[33, 44] == 0
@@ -112,7 +110,7 @@ def test_bad_gain_when_its_plane_is_not_used_then_no_matter(golden, given, expec
     gain = given["gain"].copy()
     gain[3:] = np.nan
     np.testing.assert_array_equal(golden(gain=gain)(given["raw"]), expected["gap_keep"])
-    with pytest.raises(RequestError, match="constants"):
+    with pytest.raises(BadConstant, match="HG0 at row"):
         golden(gain=gain, highgain=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 
@@ -109,6 +110,26 @@ def test_constants_when_they_changed_since_the_run_then_refused(catalog, tmp_pat
         calibrated_images(catalog[uid], "jf")
     calibration = load_calibration(DETECTOR, *constants)
     assert calibrated_images(catalog[uid], "jf", calibration=calibration).shape == (1, 514, 1030)
+
+
+def test_constants_when_files_are_per_module_and_the_mask_apart_then_the_run_finds_them_again(
+    catalog, tmp_path, constants, golden
+):
+    maps, mask = tmp_path / "gainMaps, M045 [1].bin", tmp_path / "pixel_mask.h5"
+    golden["gain"].astype("<f8").tofile(maps)
+    with h5py.File(mask, "w") as file:
+        file["pixel_mask"] = np.eye(512, 1024, dtype="u1")
+    files = ([maps], constants[1], mask)
+    calibration = load_calibration(DETECTOR, *files)
+    names = {
+        f"jf_{name}": getattr(calibration, name)
+        for name in ("gain_file", "pedestal_file", "pixel_mask_file", "constants_hash")
+    }
+    uid = record(catalog, tmp_path, constants, golden["raw"][None], [3872], **names)
+    image = calibrated_images(catalog[uid], "jf").compute()[0]
+    again = calibration.with_options(mask_lost_packets=True)
+    np.testing.assert_array_equal(image, again(golden["raw"]))
+    assert not again.pixel_mask[7, 7]
 
 
 def test_run_when_it_names_no_constants_or_no_such_device_then_refused(catalog, tmp_path, constants, golden):

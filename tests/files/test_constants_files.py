@@ -10,7 +10,7 @@ import pytest
 
 from sfdaq_ophyd.calibration import PedestalEvaluation
 from sfdaq_ophyd.errors import FileFormatError, RequestError
-from sfdaq_ophyd.files.constants import load_calibration
+from sfdaq_ophyd.files.constants import files_of, load_calibration, names_of
 from sfdaq_ophyd.files.gain_file import read_gain, read_gain_binary, write_gain
 from sfdaq_ophyd.files.pedestal_file import (
     Pedestal,
@@ -39,6 +39,7 @@ def test_permanent_mask_when_given_then_bit_0_is_added(constants, tmp_path):
     assert plain.pixel_mask[3, 4]
     assert not masked.pixel_mask[3, 4]
     assert masked.pixel_mask_reasons[3, 4] & 1
+    assert masked.pixel_mask_file == str(tmp_path / "mask.h5") and plain.pixel_mask_file == ""
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,9 @@ def test_om_darks_when_converted_then_same_pedestals(tmp_path):
     np.testing.assert_array_equal(pedestal.mean[:, ~stamp], scene.constants.pedestal[:, ~stamp])
     with pytest.raises(FileFormatError, match="gain2.*found .* as uint16 words"):
         read_om_darks(files.om_darks, "JF03T01V02", words="uint16")
+    with h5py.File(files.om_darks[0], "a") as file:  # as OM's own tool makes them
+        file["gain2"][...] += np.float32(65536)
+    np.testing.assert_array_equal(read_om_darks(files.om_darks, "JF03T01V02").mean, pedestal.mean)
     with pytest.raises(RequestError, match="1 files, one per module"):
         read_om_darks(files.om_darks * 2, "JF03T01V02")
 
@@ -183,10 +187,56 @@ def test_constants_file_when_absent_truncated_or_foreign_then_named(constants, t
         read_gain([short], "JF01T03V01")
 
 
-def test_nan_in_a_gain_file_when_loaded_then_the_file_is_named(constants, tmp_path):
+@pytest.mark.parametrize(
+    ("which", "stage", "value"),
+    [
+        ("gain", 1, 0),
+        ("gain", 0, np.nan),
+        ("gain", 2, np.inf),
+        ("pedestal", 2, np.nan),
+        ("pedestal", 0, np.inf),
+    ],
+)
+def test_constant_when_it_is_no_number_then_named_with_file_dataset_and_pixel(
+    constants, tmp_path, which, stage, value
+):
     def spoil(file):
-        file["gains"][0, 5, 6] = np.nan
+        file["gains"][stage, 5, 6] = value
 
-    gain = rewritten(constants[0], tmp_path / "nan.h5", spoil)
-    with pytest.raises(RequestError, match=r"nan\.h5.*row 5, column 6"):
-        load_calibration(DETECTOR, gain, constants[1])
+    paths = dict(zip(("gain", "pedestal"), constants))
+    paths[which] = rewritten(paths[which], tmp_path / "bad.h5", spoil)
+    with pytest.raises(FileFormatError, match="expected finite numbers and no gain of 0") as caught:
+        load_calibration(DETECTOR, *paths.values())
+    assert (caught.value.path, caught.value.dataset) == (str(paths[which]), "gains")
+    assert caught.value.found == f"{value:g} in G{stage} at row 5, column 6"
+    load_calibration(DETECTOR, *paths.values(), bad_constants="mask")
+
+
+def test_constant_when_the_files_are_per_module_then_the_modules_file_is_named(tmp_path):
+    name = "JF04T02V01"
+    files = Scene(name, seed=4).write_constants(tmp_path)
+    maps = np.fromfile(files.gain_maps[1], "<f8")
+    maps[2 * 512 * 1024 + 3 * 1024 + 8] = 0
+    maps.tofile(files.gain_maps[1])
+    options = {"geometry": False, "gap_pixels": False, "mask": False}
+    with pytest.raises(FileFormatError) as caught:
+        load_calibration(name, files.gain_maps, files.om_darks, **options)
+    assert (caught.value.path, caught.value.dataset) == (str(files.gain_maps[1]), "gain maps")
+    assert caught.value.found == "0 in G2 at row 3, column 8"
+
+
+@pytest.mark.parametrize("where", ["20240101_000000.JF04T01V01.res.h5", "JF04T01V01/gains.h5"])
+def test_constants_file_when_it_is_named_after_another_detector_then_refused(constants, tmp_path, where):
+    path = tmp_path / where
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(constants[where.endswith(".res.h5")].read_bytes())
+    paths = [path, constants[1]] if "gains" in where else [constants[0], path]
+    with pytest.raises(FileFormatError, match="constants of JF04T01V01, by its name") as caught:
+        load_calibration(DETECTOR, *paths)
+    assert caught.value.path == str(path)
+
+
+def test_names_when_several_files_are_written_down_then_read_back(tmp_path):
+    files = [tmp_path / "a,b [1].bin", tmp_path / "c d.bin"]
+    assert files_of(names_of(files)) == [str(path) for path in files]
+    assert files_of(names_of(files[0])) == str(files[0])

@@ -94,6 +94,7 @@ class Jungfrau(Detector):
     image_unit = Cpt(SignalRO, value="", kind="config")
     gain_file = Cpt(SignalRO, value="", kind="config")
     pedestal_file = Cpt(SignalRO, value="", kind="config")
+    pixel_mask_file = Cpt(SignalRO, value="", kind="config")
     constants_hash = Cpt(SignalRO, value="", kind="config", doc="SHA-256 of gain, pedestal and mask")
     calibration = Cpt(SignalRO, value="", kind="config", doc="options, JSON")
     n_received = _counter("received", "messages with data")
@@ -171,9 +172,8 @@ class Jungfrau(Detector):
                 raise RequestError("calibration", calibration.detector_name, f"one for {self._detector}")
         self._constants, self._photon_energy = calibration, photon_energy
         known = calibration is not None
-        self._say("gain_file", calibration.gain_file if known else "")
-        self._say("pedestal_file", calibration.pedestal_file if known else "")
-        self._say("constants_hash", calibration.constants_hash if known else "")
+        for fact in ("gain_file", "pedestal_file", "pixel_mask_file", "constants_hash"):
+            self._say(fact, getattr(calibration, fact) if known else "")
         self._say("calibration", calibration.options.to_json() if known else "")
         if self._converted_shape is None:
             self.image_kind.put("calibrated" if known else "raw")
