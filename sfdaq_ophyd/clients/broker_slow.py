@@ -118,6 +118,8 @@ class SlowCalls(BrokerTransport):
         CopiedFiles
             Look at `failed`: a file that could not be copied does not stop the others and raises nothing.
         """
+        if isinstance(files, str | bytes) or not isinstance(files, Iterable):
+            raise RequestError("files", files, "a list of absolute paths")
         files = [str(file) for file in files]
         names: dict[str, str] = {}
         for file in files:

@@ -30,7 +30,7 @@ def clean_tag(tag: str) -> str:
 
 def padded(number: int) -> str:
     """Write a run or acquisition number as in file names: at least four digits, minus included."""
-    return f"{number:04d}"
+    return f"{number:04}"
 
 
 def run_directory(run_number: int, tag: str | None = None) -> str:

@@ -212,13 +212,17 @@ def retrieval(reply: Mapping[str, Any]) -> Retrieval:
     return Retrieval(*(number(reply.get(key), key) for key in keys), files=strings(reply, "files"))
 
 
+_LIMPING = ("running_modules", "missing_modules")
+
+
 def running_detectors(reply: Mapping[str, Any], dialect: Dialect) -> RunningDetectors:
     """Read the reply of get_running_detectors."""
     if dialect == "documented":
         return RunningDetectors(strings(reply, "detectors"), None, None)
+    groups = field(reply, "limping_detectors", dict)
     limping = {
-        name: LimpingDetector(integers(modules, "running_modules"), integers(modules, "missing_modules"))
-        for name, modules in field(reply, "limping_detectors", dict).items()
+        name: LimpingDetector(*(integers(field(groups, name, dict), key) for key in _LIMPING))
+        for name in groups
     }
     return RunningDetectors(strings(reply, "running_detectors"), limping, strings(reply, "missing_detectors"))
 

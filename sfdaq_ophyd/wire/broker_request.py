@@ -200,7 +200,7 @@ def pedestal_request(
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the body of take_pedestal, in the form both dialects take, with what today's writer needs."""
-    if isinstance(detectors, str) or not detectors:
+    if isinstance(detectors, str) or not isinstance(detectors, Iterable) or not detectors:
         raise RequestError("detectors", detectors, "a list with at least one detector name")
     if not isinstance(pedestalmode, bool):
         raise RequestError("pedestalmode", pedestalmode, "true or false")

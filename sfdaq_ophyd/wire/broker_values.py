@@ -94,11 +94,11 @@ def check_detector(value: Any, field: str = "detector_name") -> str:
 
 
 def check_modules(value: Any, detector_name: str, field: str = "modules") -> list[int]:
-    """Return module numbers of `detector_name`, sorted, each once."""
+    """Return module numbers of `detector_name`, each once, order kept."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise RequestError(field, value, "a list of module numbers")
     last = DetectorName.parse(detector_name).n_modules - 1
-    return sorted({check_int(item, field, 0, last) for item in value})
+    return list(dict.fromkeys(check_int(item, field, 0, last) for item in value))
 
 
 def check_names(value: Any, field: str, *, cameras: bool = False) -> list[str]:

@@ -5,6 +5,7 @@ Where the client refuses to send what was recorded, the table below says which f
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sfdaq_ophyd.errors import BrokerRefused, RequestError
 from sfdaq_ophyd.wire.broker import ENDPOINTS
 from sfdaq_ophyd.wire.broker_reply import Retrieval
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
+from sfdaq_ophyd.wire.broker_settings import DAP_SETTINGS
 
 from ..sim.broker_recording import expanded, load
 from .recorded_broker import RecordedBroker, words
@@ -32,7 +34,7 @@ CALLS = {
     "retrieve_from_buffers": lambda c, q: c.retrieve_from_buffers(RetrieveRequest.from_wire(q)),
     "take_pedestal": lambda c, q: c.take_pedestal(
         q["pgroup"],
-        list(q["detectors"]),
+        q["detectors"],
         rate_multiplicator=q.get("rate_multiplicator", 1),
         pedestalmode=q.get("pedestalmode", False),
     ),
@@ -54,20 +56,60 @@ CALLS = {
     "upload_custom_dap_script": lambda c, q: c.upload_custom_dap_script(q["name"], q["code"]),
 }
 
+_DETECTOR = ("detector_name",)
+_SOURCES = ("detectors", "channels", "cameras", "pvs", "detectors, channels, cameras, pvs")
+CHECKED_HERE = {
+    **dict.fromkeys(CALLS, ("detector_name", "pgroup", "extra")),
+    "retrieve_from_buffers": (
+        *("pgroup", "PulseRange", "pulses", "pulse range", "run_number", "rate_multiplicator"),
+        *("user_tag", "append_user_tag_to_data_dir", "scan_info", "selected_pulse_ids", "extra", *_SOURCES),
+    ),
+    "take_pedestal": ("pgroup", "detectors", "rate_multiplicator", "pedestalmode"),
+    "set_pvlist": ("pv_list",),
+    "set_detector_settings": (*_DETECTOR, "parameters", "exptime", "delay", "detector_mode", "gain_mode"),
+    "set_dap_settings": (*_DETECTOR, "parameters", *DAP_SETTINGS),
+    "power_on_modules": (*_DETECTOR, "modules"),
+    "power_off_modules": (*_DETECTOR, "modules"),
+    "copy_user_files": ("pgroup", "run_number", "files"),
+    "upload_custom_dap_script": ("name", "code"),
+}
+"""Fields that the client checks and the server does not, by call."""
+
+NEEDED = {
+    **dict.fromkeys(CALLS, ("detector_name", "pgroup")),
+    "set_pvlist": ("pv_list",),
+    "get_jfstats": ("det",),
+    "set_detector_settings": (*_DETECTOR, "parameters"),
+    "set_dap_settings": (*_DETECTOR, "parameters"),
+    "power_on_modules": (*_DETECTOR, "modules"),
+    "power_off_modules": (*_DETECTOR, "modules"),
+    "copy_user_files": ("pgroup", "run_number", "files"),
+    "upload_custom_dap_script": ("name", "code"),
+}
+"""Fields that must be sent, by call."""
+
+REFUSED_HERE = {
+    "04-retrieve-basic": ("detectors, channels, cameras, pvs", "PulseRange.first"),
+    "06-retrieve-alignment": ("pulse range", "pulse range"),
+    "16-slow-set-detector-settings": ("parameters", "exptime"),
+    "19-slow-dap-settings": ("parameters",),
+    "32-flow-retrieve-detector": ("detectors.JF01T03V01",),
+    "46-doc-pvlist": ("pv_list",),
+    "47-doc-slow": ("parameters", "parameters"),
+}
+"""What the client refuses in our recordings although the server takes it: fields, in order."""
+
 PARAMETERLESS = ("get_allowed_detectors", "get_running_detectors", "get_pvlist")
 
 
 def exchanges(folder: Path):
     """Yield (id, exchange) of everything the client can be asked to do."""
     for path in sorted(folder.glob("*.jsonl")):
-        for line in load(path)[1]:
-            request = line.get("request", {})
+        first, lines = load(path)
+        for line in lines:
+            request, dialect = line.get("request", {}), line.setdefault("dialect", first.get("dialect"))
             endpoint = ENDPOINTS.get(request.get("path", "/")[1:])
-            if (
-                endpoint is None
-                or request["method"] != getattr(endpoint, line["dialect"])
-                or "body" in request
-            ):
+            if endpoint is None or request["method"] != getattr(endpoint, dialect) or "body" in request:
                 continue  # other paths, methods and bodies: the client cannot send them
             if endpoint.name in PARAMETERLESS and request.get("json"):
                 continue
@@ -102,9 +144,9 @@ def test_exchange_when_made_by_the_client_then_request_and_reply_as_recorded(rec
         assert refused.said.startswith(words(exchange["reply"]))
         assert refused.exception == exchange["reply"].get("exception", "")
         assert not succeeded(exchange)
-    except (RequestError, KeyError):
+    except (RequestError, KeyError) as refusal:
         assert not recorded.asked, "refused before sending means nothing was sent"
-        assert not succeeded(exchange) or legal_but_useless(name, request)
+        assert not succeeded(exchange) or rightly_refused(name, request, exchange, refusal)
         return
     else:
         assert succeeded(exchange)
@@ -114,56 +156,75 @@ def test_exchange_when_made_by_the_client_then_request_and_reply_as_recorded(rec
     check_sent(name, request, sent)
 
 
+def test_recordings_when_the_server_takes_what_the_client_does_not_then_only_where_it_should(recorded):
+    refused = {}
+    for name, exchange in exchanges(DATA):
+        recorded.exchange, recorded.asked = exchange, []
+        client = BrokerClient(recorded.url, recorded.url, dialect=exchange["dialect"])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                CALLS[exchange["request"]["path"][1:]](client, expanded(exchange["request"].get("json")))
+        except BrokerRefused:
+            pass
+        except (RequestError, KeyError) as refusal:
+            if succeeded(exchange):
+                field = refusal.args[0] if isinstance(refusal, KeyError) else refusal.field
+                refused.setdefault(name.rsplit("-", 1)[0], []).append(field)
+    assert {name: tuple(fields) for name, fields in refused.items()} == REFUSED_HERE
+
+
 def succeeded(exchange) -> bool:
     reply = exchange["reply"]
     bare = exchange["dialect"] == "documented" and "status" not in reply and "state" not in reply
     return reply.get("status") == "ok" or bare or "error_files" in reply
 
 
-def legal_but_useless(name, request) -> bool:
-    """Say whether the server takes a request that the client refuses, and why that is right."""
-    if name == "set_pvlist":
-        return "pv_list" not in request  # the documented dialect erases the list
-    if name in ("set_detector_settings", "set_dap_settings"):
-        parameters = request.get("parameters", {})
-        return not parameters or not set(parameters) <= {"delay", "exptime"} or None in parameters.values()
-    if name == "retrieve_from_buffers":
-        string_ids = isinstance(request["start_pulseid"], str)
-        sources = [request.get(key) for key in ("pv_list", "channels_list", "camera_list", "detectors")]
-        null = request.get("detectors") and None in request["detectors"].values()
-        rate = request.get("rate_multiplicator", 1)
-        no_frame = (
-            request["start_pulseid"] // rate == request["stop_pulseid"] // rate if not string_ids else False
-        )
-        return string_ids or not any(sources) or bool(null) or no_frame
-    return False
+def rightly_refused(name: str, request, exchange, refusal: Exception) -> bool:
+    """Say whether the client names a field that it checks and the server does not, or one that is missing."""
+    if isinstance(refusal, KeyError):  # the documented dialect takes less
+        return refusal.args[0] not in request and exchange["dialect"] == "documented"
+    return re.split(r"[.\[]", refusal.field)[0] in CHECKED_HERE[name]
 
 
 def check_sent(name, request, sent) -> None:
-    """What was recorded was sent, and what today's server needs on top."""
+    """What was recorded was sent, each source once, empty ones left out, and what the server needs on top."""
     if name in PARAMETERLESS:
         assert sent is None
         return
     if name == "retrieve_from_buffers":
         assert sent.pop("client_request_id")
-        defaults = {"rate_multiplicator": 1}
-        empty = {"append_user_tag_to_data_dir": False, "user_tag": None}
-        request = {**defaults, **request}
-        request = {k: v for k, v in request.items() if not (k in empty and v == empty[k])}
-        for key in ("pv_list", "channels_list", "camera_list"):
-            if key in request:
-                request[key] = list(dict.fromkeys(request[key]))
-        request = {k: v for k, v in request.items() if v != [] or k not in ("pv_list", "channels_list")}
+        assert sent == {"rate_multiplicator": 1, **without_empty_sources(request)}
+        return
     if name == "take_pedestal":
-        assert sent["run_log_level"] == "INFO"
-        assert list(sent["detectors"]) == list(request["detectors"])
-        return
+        assert sent.pop("run_log_level") == "INFO"
+        assert list(sent.pop("detectors")) == list(request["detectors"])
+    if name == "upload_custom_dap_script":
+        sent["name"], request = sent["name"].removesuffix(".py"), {**request}
+        request["name"] = request["name"].removesuffix(".py")
     if name == "set_pvlist":
-        request = {"pv_list": list(dict.fromkeys(request["pv_list"]))}
-    if name in ("power_on_modules", "upload_custom_dap_script", "copy_user_files"):
-        assert sent.keys() >= request.keys()
-        return
-    assert {key: sent.get(key) for key in request} == request
+        request = {**request, "pv_list": list(dict.fromkeys(request["pv_list"]))}
+    assert {key: sent[key] for key in sent if key in request} == {
+        key: request[key] for key in request if key in sent
+    }
+    assert sent.keys() >= set(NEEDED[name]) & request.keys()
+
+
+def without_empty_sources(request) -> dict:
+    """Return a request for data as the client words it."""
+    request = dict(request)
+    for key in ("pv_list", "channels_list", "camera_list"):
+        request[key] = list(dict.fromkeys(request.get(key, ())))
+    empty = {
+        "pv_list": [],
+        "channels_list": [],
+        "camera_list": [],
+        "detectors": {},
+        "selected_pulse_ids": [],
+        "append_user_tag_to_data_dir": False,
+        "user_tag": None,
+    }
+    return {key: value for key, value in request.items() if not (key in empty and value == empty[key])}
 
 
 def check_answer(answer, reply) -> None:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from sfdaq_ophyd.sim.broker import BrokerPart
 from sfdaq_ophyd.sim.broker.dap import dap_file
+from sfdaq_ophyd.sim.broker.detectors import beamline_with
+from sfdaq_ophyd.sim.broker.hardware import MODES
 from sfdaq_ophyd.sim.broker.pvlist import config_file
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.part import World
@@ -17,6 +19,8 @@ from sfdaq_ophyd.wire.broker_beamlines import BEAMLINES
 from .broker_recording import expanded, reply_of
 
 SIMULATED = re.compile(r"(JF\d\dT\d\dV\d\d)\b([^;]*(?:simulated|powered)[^;]*)")
+STATES = ("running", "waiting", "transmitting", "run_finished", "error", "stopped")
+UNITS = {"s": "", "ms": "e-3", "us": "e-6", "ns": "e-9"}
 
 
 class Stage:
@@ -76,12 +80,20 @@ class Stage:
         detector.configured = True
         for module in detector.modules:
             module.reachable = True
-            module.state = "running" if "running" in words else "idle"
+            module.state = next((state for state in STATES if state in words), "idle")
             module.temperature_adc = module.temperature_fpga = 0
-            if found := re.search(r"exptime ([\d.]+) us", words):
-                module.exptime = float(f"{found[1]}e-6")
-            if found := re.search(r"delay ([\d.]+) ms", words):
-                module.delay = float(f"{found[1]}e-3")
+            for setting, value, unit in re.findall(r"(exptime|delay) ([\d.]+) (s|ms|us|ns)\b", words):
+                setattr(module, setting, float(value + UNITS[unit]))
+            self._set_modes([module], words)
+
+    @staticmethod
+    def _set_modes(modules, words: str) -> None:
+        """Set the modes that are named, in the settings' words or in plain ones."""
+        for setting, modes in MODES.items():
+            for mode in modes:
+                if re.search(rf"\b{re.sub('_| ', '[_ ]', mode).replace('gain', 'gain ?')}\b", words):
+                    for module in modules:
+                        setattr(module, setting, mode)
 
     def close(self) -> None:
         self.part.stop()
@@ -91,10 +103,10 @@ class Stage:
         """Do what was done between two calls; words that name nothing the simulator has change nothing."""
         detectors = [d for d in self.part.site.hardware._detectors.values() if d.configured]
         modules = detectors[0].modules if detectors else []
-        if found := re.search(r"module (\d+) is switched to (.+)", words):
-            modules[int(found[1])].gain_mode = found[2].replace("fixed gain ", "fixed_gain")
-        elif found := re.search(r"(?:module (\d+)|detector) is (started|stopped)", words):
-            for module in modules if found[1] is None else [modules[int(found[1])]]:
+        if found := re.search(r"(?:modules? ([\d, and]+)|detector) (?:is|are) (switched|set) to (.+)", words):
+            self._set_modes(_chosen(modules, found[1]), found[3])
+        elif found := re.search(r"(?:modules? ([\d, and]+)|detector) (?:is|are) (started|stopped)", words):
+            for module in _chosen(modules, found[1]):
                 module.state = "running" if found[2] == "started" else "idle"
         elif found := re.search(r"trigger PV .*reads (\d+)", words):
             assert self.part.trigger.value == int(found[1]), words
@@ -116,6 +128,8 @@ class Stage:
 
     @staticmethod
     def _who(beamline: str | None, address: str | None = None) -> dict[str, str]:
+        if beamline is None and address is None:
+            return {}
         return {"X-Forwarded-For": address or f"{BEAMLINES[beamline].subnet}.10"}
 
     def send(self, exchange: dict):
@@ -127,7 +141,8 @@ class Stage:
         if "json" in request:
             body, headers["Content-Type"] = json.dumps(expanded(request["json"])), "application/json"
         elif "body" in request:
-            body, headers["Content-Type"] = request["body"], request["content_type"]
+            body = expanded(request["body"]).encode()
+            headers |= {"Content-Type": request["content_type"]} if request.get("content_type") else {}
         connection = self._connection(exchange["service"])
         connection.request(request["method"], request["path"], body, headers)
         response = connection.getresponse()
@@ -138,11 +153,21 @@ class Stage:
     def _set_environment(self, exchange: dict) -> None:
         """Bring what the server only looks at into the state it had: RabbitMQ, network, control box."""
         self.part.site.messages.up = exchange.get("amqp_server") != "down"
-        reply, asked = exchange["reply"], exchange["request"].get("json") or {}
-        detector = asked.get("detector_name") if isinstance(asked, dict) else None
-        if "pings" in reply:
-            for number, module in enumerate(self.part.site.hardware[detector].modules):
+        reply, asked = exchange["reply"], exchange["request"].get("json")
+        if not isinstance(reply, dict) or not isinstance(asked, dict):
+            return
+        name = asked.get("detector_name", asked.get("det"))
+        if not isinstance(name, str) or beamline_with(self.part.site.table, name) is None:
+            return
+        detector = self.part.site.hardware[name]
+        for number, module in enumerate(detector.modules):
+            if "pings" in reply:
                 module.reachable = number in reply["pings"]["responding"]
-        if exchange["request"]["path"] == "/get_jfctrl_monitor" and detector is not None:
-            unreachable = reply.get("exception") == "ConnectionRefusedError"
-            self.part.site.hardware[detector].box_reachable = not unreachable
+        if exchange["request"]["path"] in ("/get_jfctrl_monitor", "/get_jfstats"):
+            detector.box_reachable = reply.get("exception") != "ConnectionRefusedError"
+            detector.box = reply.get("parameters", detector.box)
+
+
+def _chosen(modules: list, numbers: str | None) -> list:
+    """Return the modules that are named, all if none is."""
+    return modules if numbers is None else [modules[int(number)] for number in re.findall(r"\d+", numbers)]

@@ -69,7 +69,7 @@ class Player:
         assert code == exchange["status_code"], where
         for name, value in exchange["headers"].items():
             assert headers.get(name) == value, where
-        assert comparable(reply) == comparable(exchange["reply"]), where
+        assert comparable(reply) == comparable(exchange["reply"] or None), where
         effects = Snapshot(self.stage.part.site.tree).changes_since(before)
         compare_effects(exchange.get("effects", {}), effects, writers=self.flow)
         recorded = exchange.get("amqp", [])

@@ -53,7 +53,9 @@ def last_run(raw) -> str:
     return (raw / "run_info/LAST_RUN").read_text()
 
 
-@pytest.mark.parametrize(("scan_info", "exception"), [(None, "AttributeError"), ([1], "AttributeError")])
+@pytest.mark.parametrize(
+    ("scan_info", "exception"), [(None, "TypeError"), (["Id"], "TypeError"), ([], "AttributeError")]
+)
 def test_scan_info_when_null_then_error_after_all_data_were_requested(
     broker, retrieve, raw, scan_info, exception
 ):
@@ -74,7 +76,7 @@ def test_run_number_when_missing_then_a_refused_request_burns_it(retrieve, raw):
 
 @pytest.mark.parametrize(
     ("run_number", "shown", "directory"),
-    [(True, "True", "run0001"), (-1, "-1", "run-001"), (0, "0", "run0000")],
+    [(True, "True", "run0001"), (-1, "-1", "run-001"), (0, "0", "run0000"), (1.0, "1.0", "run01.0")],
 )
 def test_run_number_when_odd_then_passes_as_measured(retrieve, raw, run_number, shown, directory):
     retrieve()
@@ -106,6 +108,12 @@ def test_run_directories_when_numbers_share_a_prefix_then_the_longer_one_is_foun
 def test_tag_when_flag_is_a_string_then_it_is_true(retrieve, raw, fields, directory):
     assert retrieve(user_tag="tag", **fields)["status"] == "ok"
     assert (raw / directory).is_dir()
+
+
+@pytest.mark.parametrize("tag", [["a", "long", 5, "b"], {"a": 1, "long": 2, "/": 3, "b": 4}])
+def test_tag_when_it_is_a_list_then_each_item_counts_as_a_character(retrieve, raw, tag):
+    assert retrieve(user_tag=tag, append_user_tag_to_data_dir=True)["status"] == "ok"
+    assert (raw / "run0001-a__b").is_dir()
 
 
 def test_tag_when_it_is_a_number_then_type_error(retrieve):
@@ -155,6 +163,34 @@ def test_range_when_it_holds_no_multiple_then_detectors_are_asked_from_pulse_0(b
     retrieve(start_pulseid=1001, stop_pulseid=1002, rate_multiplicator=4, detectors={JF: {}})
     channels = published(broker, raw)[1]["body"]["channels"]
     assert (channels["det_start_pulse_id"], channels["det_stop_pulse_id"]) == (0, 1002)
+
+
+@pytest.mark.parametrize("rate", [1, 8])
+def test_range_when_it_begins_with_pulse_0_then_that_counts_as_not_found(broker, retrieve, raw, rate):
+    retrieve(start_pulseid=0, stop_pulseid=16, rate_multiplicator=rate, detectors={JF: {}})
+    channels = published(broker, raw)[1]["body"]["channels"]
+    assert (channels["det_start_pulse_id"], channels["det_stop_pulse_id"]) == (rate, 16)
+
+
+def test_scan_info_when_null_in_a_later_step_then_attribute_error_and_no_entry(retrieve, raw):
+    retrieve()
+    assert retrieve(run_number=1, scan_info=None)["exception"] == "AttributeError"
+    assert len(json.loads((raw / "run0001/meta/scan.json").read_text())["pulseIds"]) == 1
+    assert (raw / "run0001/meta/acq0002.json").exists()
+
+
+def test_sources_when_all_are_empty_and_the_message_broker_is_down_then_an_error_all_the_same(
+    broker, retrieve, raw
+):
+    broker.fail_next("message_broker_down")
+    assert retrieve(pv_list=[])["exception"] == "AMQPConnectionError"
+    assert (raw / "run_info/LAST_ARUN").read_text() == "1"
+
+
+def test_run_info_when_it_is_a_file_then_the_systems_words(broker, raw):
+    (raw / "run_info").write_text("")
+    body = {"pgroup": raw.parent.name}
+    assert post(broker.url, "advance_run_number", body)["exception"] == "NotADirectoryError"
 
 
 def test_server_fields_when_sent_by_a_client_then_overwritten(retrieve, raw):

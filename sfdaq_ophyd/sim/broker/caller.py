@@ -21,7 +21,7 @@ def beamline_of(address: str, dialect: Dialect) -> str:
     """
     beamline = beamline_of_address(address)
     if dialect == "documented":
-        if beamline is None or beamline.name == "diavolezza":
+        if beamline is None or beamline.name == "diavolezza" or len(address) == SUBNET_LENGTH:
             raise ValidationError(_REJECTED)
         return beamline.name
     if len(address) < SUBNET_LENGTH:

@@ -77,6 +77,7 @@ class ControlWriter:
         path = body["run_file_json"]
         stored = {**site.tree.read_json(path), "start_pulseid": first, "stop_pulseid": last}
         site.tree.write_json(path, stored, sort_keys=True)
+        site.messages.connect()
         for name in body["detectors"]:
             site.messages.send("detector.retrieve", self._retrieval(body, name, first, last))
         log.write(f"processing request took {time.time() - started} seconds")

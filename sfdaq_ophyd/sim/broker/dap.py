@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import math
 from typing import Any
 
 from .hardware import BUFFER
@@ -32,16 +34,17 @@ def get_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]
 
 def set_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Merge settings; nothing is deleted and no type checked."""
-    name = detector_name(site, request, caller, "parameters")
+    current = site.dialect == "current"
+    name = detector_name(site, request, caller, *(["parameters"] if current else []))
     path = dap_file(name)
-    if site.dialect == "current" and not site.tree.exists(path):
+    if current and not site.tree.exists(path):
         site.tree.make(DAP_CONFIG)
         site.tree.write_json(path, {})
     settings = site.tree.read_json(_existing(site, name))
     changed = {
         key: [settings.get(key), value]
-        for key, value in request["parameters"].items()
-        if settings.get(key) != value
+        for key, value in request.get("parameters", {}).items()
+        if settings.get(key) != value or not (current or key in settings)
     }
     if changed:
         site.tree.make(f"{DAP_CONFIG}/backup")
@@ -53,25 +56,25 @@ def set_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]
 
 
 def upload_custom_dap_script(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
-    """Check and store a script. It is read, never run: a sleep of 0.1 s or more counts as too slow."""
+    """Check and store a script. It is read, never run: long sleeps and endless loops count as too slow."""
     required(request, "name", "code")
-    name, code = request["name"], request["code"]
+    beamline, name, code = caller.beamline, request["name"], request["code"]
     directory, _, file = name.rpartition("/")
     if directory:
         raise ValueError(f'name "{name}" contains directory information "{directory}"')
     stem = file.removesuffix(".py")
-    functions = {
-        node.name: node for node in ast.parse(code, f"{stem}.py").body if isinstance(node, ast.FunctionDef)
-    }
-    function = functions.get("proc", functions.get(stem))
-    if function is None:
+    script = ast.parse(code, f"{stem}.py")
+    _check_imports(script)
+    names = _names(script)
+    called = next((known for known in ("proc", stem) if known in names), None)
+    if called is None:
         raise AttributeError(f'module "{stem}" contains neither "proc" nor "{stem}" function')
-    if _sleeps(function) >= CALL_LIMIT:
-        raise TimeoutError(f"function call timed out (>{CALL_LIMIT}s): {function.name}({{}}, image, mask)")
-    folder = f"{SCRIPTS}/{caller.beamline}"
+    if _seconds(names[called]) >= CALL_LIMIT:
+        raise TimeoutError(f"function call timed out (>{CALL_LIMIT}s): {called}({{}}, image, mask)")
+    folder = f"{SCRIPTS}/{beamline}"
     site.tree.make(folder)
     site.tree.write_text(f"{folder}/{stem}.py", code)
-    return {"message": f'successfully uploaded custom DAP script "{caller.beamline}/{stem}.py"'}
+    return {"message": f'successfully uploaded custom DAP script "{beamline}/{stem}.py"'}
 
 
 def _existing(site: Site, name: str) -> str:
@@ -83,10 +86,35 @@ def _existing(site: Site, name: str) -> str:
     return path
 
 
-def _sleeps(function: ast.FunctionDef) -> float:
-    """Return the seconds of all calls to a function called sleep, as far as they are written out."""
+def _check_imports(script: ast.Module) -> None:
+    """Refuse a script that imports what is not installed; inside functions nobody would notice."""
+    for node in script.body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in names:
+            if importlib.util.find_spec(name.split(".")[0]) is None:
+                raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+def _names(script: ast.Module) -> dict[str, ast.AST]:
+    """Return what the script defines, by name."""
+    names: dict[str, ast.AST] = {}
+    for node in script.body:
+        if isinstance(node, ast.FunctionDef):
+            names[node.name] = node
+        elif isinstance(node, ast.Assign):
+            names |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _seconds(function: ast.AST) -> float:
+    """Return how long all written-out sleeps take, s; infinite with an endless loop."""
     total = 0.0
     for node in ast.walk(function):
+        if isinstance(node, ast.While) and isinstance(node.test, ast.Constant) and node.test.value:
+            if not any(isinstance(inner, ast.Break | ast.Return | ast.Raise) for inner in ast.walk(node)):
+                return math.inf
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called == "sleep" and isinstance(node.args[0].value, int | float):

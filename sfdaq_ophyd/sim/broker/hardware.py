@@ -20,6 +20,15 @@ POWER_ON_DELAY = {"alvra": 0.000889, "bernina": 0.000890, "cristallina": 0.00088
 CONTROL_BOXES = (2, 6, 7, 15, 17)
 """Installations with a power control box."""
 
+CONTROL_BOX = {
+    "Temp0 [\u00b0C]": 31.25,
+    "Humidity [%]": 12.0,
+    "VOut [V]": 12.03,
+    "IOut [A]": 5.4,
+    "Power state": 1,
+}
+"""What a simulated control box says."""
+
 
 @dataclass
 class Module:
@@ -46,12 +55,15 @@ class Detector:
     name : str
     configured : bool
         Whether the DAQ server knows its modules; "No modules added" otherwise.
+    box : dict
+        What its power control box says, if it has one.
     """
 
     name: str
     configured: bool = False
     modules: list[Module] = field(default_factory=list)
     box_reachable: bool = True
+    box: dict[str, float] = field(default_factory=lambda: dict(CONTROL_BOX))
 
     def __post_init__(self):
         self.modules = self.modules or [Module() for _ in range(DetectorName.parse(self.name).n_modules)]

@@ -156,6 +156,8 @@ class HttpService:
                 )
         elif not request:
             raise ValidationError("no request parameters provided", "request parameters are empty")
+        elif self._site.dialect == "documented":
+            _ = caller.beamline  # a stranger is refused before the request is looked at
         reply = {"status": "ok", **HANDLERS[name](self._site, request, caller)}
         return {key: value for key, value in reply.items() if not (key == "status" and value is None)}
 

@@ -36,7 +36,7 @@ class Messages:
     Attributes
     ----------
     up : bool
-        False: every send fails with AMQPConnectionError after 1 s.
+        False: `connect` fails with AMQPConnectionError after 1 s.
     log : deque of Message
         Everything published, oldest first.
     start_first : bool
@@ -61,11 +61,14 @@ class Messages:
         """Return a queue of requests; those for which nobody asked for one vanish."""
         return self._queues.setdefault(name, queue.Queue())
 
-    def send(self, routing_key: str, body: dict[str, Any]) -> Message:
-        """Publish a request and hand it to its writer."""
+    def connect(self) -> None:
+        """Reach the message broker, as each call does before it sends; AMQPConnectionError if it is down."""
         if not self.up or self._faults.take("message_broker_down"):
             self._delays.wait(MESSAGE_BROKER_DOWN)
             raise AMQPConnectionError
+
+    def send(self, routing_key: str, body: dict[str, Any]) -> Message:
+        """Publish a request and hand it to its writer."""
         request = {
             "exchange": "request",
             "routing_key": routing_key,

@@ -6,9 +6,10 @@ from typing import Any
 
 from ...wire.broker import PEDESTAL_FRAMES
 from ...wire.pulse_id import PULSE_RATE
-from .detectors import check_belongs
+from .detectors import check_belongs, detectors_of
 from .pgroups import PGroup
 from .refusals import ValidationError, required
+from .settings import detector_name
 from .site import Caller, Site
 
 PEDESTALS = "JF_pedestals"
@@ -17,13 +18,16 @@ STAMP = "%Y%m%d_%H%M%S"
 
 def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Queue a pedestal; the reply's time is a promise."""
-    required(request, "pgroup")
+    if site.dialect == "current":  # the 2023 server asks for it last
+        required(request, "pgroup")
     required(request, "detectors", documented="no detectors defined")
     beamline, detectors = caller.beamline, request["detectors"]
-    if not detectors:
-        raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
+    detectors_of(site.table, beamline)
     names = list(detectors) if site.dialect == "current" else list(detectors.keys())
+    if not names:
+        raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
     check_belongs(site.table, beamline, *names)
+    required(request, "pgroup")
     pgroup = PGroup(site.tree, beamline, request["pgroup"])
     directory = pgroup.raw + PEDESTALS
     site.tree.make(directory)
@@ -55,6 +59,7 @@ def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     if site.dialect == "current":
         body["pedestalmode"] = request.get("pedestalmode", False)
         body["run_log_level"] = request.get("run_log_level")
+    site.messages.connect()
     site.messages.send("detector.pedestal", body)
     seconds = PEDESTAL_FRAMES / PULSE_RATE * rate + 10
     if site.dialect == "current":
@@ -65,15 +70,14 @@ def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
 
 def power_on_detector(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Queue a restart of a detector."""
-    required(request, "detector_name", documented="no detector name in the request")
-    beamline, name = caller.beamline, request["detector_name"]
-    check_belongs(site.table, beamline, name)
+    name, beamline = detector_name(site, request, caller), caller.beamline
     body = {
         "detector_name": name,
         "beamline": beamline,
         "writer_type": "detector_power_on",
         "channels": None,
     }
+    site.messages.connect()
     site.messages.send("detector.pedestal", body)
     return site.sends_current(
         {"message": f"request to power on detector {name} sent, wait a few minutes"},

@@ -46,7 +46,9 @@ class PGroup:
         self._tree.write_text(f"{self.run_info}/CLOSED", "")
 
     def make_run_info(self) -> None:
-        """Make the directory of the counters."""
+        """Make the directory of the counters, unless anything of that name is there."""
+        if self._tree.exists(self.run_info):
+            return
         try:
             self._tree.make(self.run_info)
         except OSError as exc:

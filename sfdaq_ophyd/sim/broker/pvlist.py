@@ -49,9 +49,8 @@ def set_pvlist(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
         required(request, "pv_list")
     beamline = caller.beamline
     path = _existing_config(site, beamline)
-    default = BEAMLINES[beamline].pulse_id_pv
     pvs = list(dict.fromkeys(request["pv_list"] if site.dialect == "current" else request.get("pv_list", [])))
-    config = {"pulse_id_pv": site.tree.read_json(path).get("pulse_id_pv", default), "pv_list": pvs}
+    config = {"pulse_id_pv": _pulse_id_pv(site, beamline, path), "pv_list": pvs}
     directory, name = path.rsplit("/", 1)
     backup = (
         site.tree.remote(site.tree.make(f"{directory}/backup")) if site.dialect == "current" else directory
@@ -61,6 +60,13 @@ def set_pvlist(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     return site.sends_current(
         {"message": f"successfully changed list of PVs for {beamline}", "pv_list": pvs}, {"message": pvs}
     )
+
+
+def _pulse_id_pv(site: Site, beamline: str, path: str) -> str:
+    """Return what stays beside the list; in 2023 it was Alvra's for every beamline."""
+    if site.dialect == "documented":
+        return BEAMLINES["alvra"].pulse_id_pv
+    return site.tree.read_json(path).get("pulse_id_pv", BEAMLINES[beamline].pulse_id_pv)
 
 
 def _existing_config(site: Site, beamline: str) -> str:

@@ -10,15 +10,6 @@ from .refusals import ValidationError
 from .settings import configured, detector_name
 from .site import Caller, Site
 
-CONTROL_BOX = {
-    "Temp0 [\u00b0C]": 31.25,
-    "Humidity [%]": 12.0,
-    "VOut [V]": 12.03,
-    "IOut [A]": 5.4,
-    "Power state": 1,
-}
-"""What every simulated control box says."""
-
 
 def get_detector_status(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Return modules by state."""
@@ -57,6 +48,8 @@ def get_jfstats(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     if detector.installation in CONTROL_BOXES:
         site.hardware.refresh(detector.name, site.trigger(caller.beamline).running)
         reply |= {
+            "message": "successfully retrieved JFCtrl monitor parameters and temperatures from "
+            f"{detector.name}",
             "parameters": _control_box(detector),
             "writing": all(site.hardware.writing(detector.name)),
         }
@@ -76,7 +69,7 @@ def power_off_modules(site: Site, request: Any, caller: Caller) -> dict[str, Any
 
 
 def _power(site: Site, request: Any, caller: Caller, on: bool) -> dict[str, Any]:
-    detector = configured(site, request, caller, "modules")
+    detector = site.hardware[detector_name(site, request, caller, "modules")]
     modules = request["modules"]
     for number in modules:
         if not 0 <= number < len(detector.modules):
@@ -84,6 +77,7 @@ def _power(site: Site, request: Any, caller: Caller, on: bool) -> dict[str, Any]
                 f"requested module {number} is not allowed for detector {detector.name} "
                 f"(number of modules: {len(detector.modules)})"
             )
+    detector.check_configured()
     for number in modules:
         detector.modules[number].powered = on
     return {"message": f"successfully powered {'on' if on else 'off'} modules {modules} of {detector.name}"}
@@ -105,4 +99,4 @@ def _control_box(detector: Detector) -> dict[str, float]:
         raise ValueError(f"cannot match Jungfrau ID {detector.installation} to host name")
     if not detector.box_reachable:
         raise ConnectionRefusedError(111, "Connection refused")
-    return dict(CONTROL_BOX)
+    return dict(detector.box)

@@ -22,7 +22,7 @@ def retrieve_from_buffers(site: Site, request: Any, caller: Caller) -> dict[str,
     """Queue requests for data, and write the run's ``meta/``."""
     required(request, "pgroup")
     required(request, "start_pulseid", "stop_pulseid", documented=_DOCUMENTED_PULSES)
-    beamline = caller.beamline
+    beamline, name = caller.beamline, request["pgroup"]
     start, stop = (_pulse_id(request, key) for key in ("start_pulseid", "stop_pulseid"))
     _check_range(stop - start)
     rate = request.get("rate_multiplicator", 1)
@@ -31,7 +31,7 @@ def retrieve_from_buffers(site: Site, request: Any, caller: Caller) -> dict[str,
             '"rate_multiplicator" not from allowed values {ALLOWED_RATE_MULTIPLICATORS}',
             "rate_multiplicator is not allowed one",
         )
-    pgroup = PGroup(site.tree, beamline, request["pgroup"])
+    pgroup = PGroup(site.tree, beamline, name)
     run_number = _run_number(pgroup, request)
     directory, suffix = _directory(site, pgroup, request, run_number)
     pgroup.check_open()
@@ -58,6 +58,7 @@ def retrieve_from_buffers(site: Site, request: Any, caller: Caller) -> dict[str,
     json_path = f"{directory}/meta/{acquisition(number)}.json"
     site.tree.write_json(json_path, request, sort_keys=site.dialect == "current")
 
+    site.messages.connect()
     files = []
     for routing_key, body in _messages(site, request, pgroup, directory, json_path, int(rate)):
         site.messages.send(routing_key, body)
@@ -109,7 +110,7 @@ def _directory(site: Site, pgroup: PGroup, request: dict, run_number: Any) -> tu
     """Return the run's directory and the tag in its name; refuse a tag that does not fit what is there."""
     tag, suffix = request.get("user_tag"), None
     if request.get("append_user_tag_to_data_dir", False) and tag is not None and len(tag) > 0:
-        suffix = clean_tag(tag)
+        suffix = clean_tag("".join(item if isinstance(item, str) and len(item) == 1 else "_" for item in tag))
     directory = pgroup.raw + run_directory(run_number, suffix)
     existing = [
         site.tree.remote(path) for path in site.tree.local(pgroup.raw).glob(f"run{padded(run_number)}*")
@@ -153,9 +154,10 @@ def widened(start: int, stop: int, rate: int) -> tuple[int, int]:
 
 
 def narrowed(start: int, stop: int, rate: int) -> tuple[int, int]:
-    """Return the range asked of detectors; without a multiple of the rate inside, it begins at pulse 0."""
-    if rate == 1:
-        return start, stop
+    """Return the range asked of detectors; without a multiple of the rate inside, it begins at pulse 0.
+
+    Pulse 0 itself counts as not found, at any rate.
+    """
     first, last = -(-start // rate) * rate or rate, stop // rate * rate
     return (first if first <= stop else 0), (last if last >= start else stop)
 
@@ -169,7 +171,7 @@ def _messages(
         "general/created": site.delays.request_time(),
         "general/instrument": request["beamline"],
         "general/process": "sf_daq_broker.broker_manager",
-        "general/user": str(request["pgroup"])[1:],
+        "general/user": request["pgroup"][1:6],
     }
 
     def body(writer_type: str, channels: Any, source: str) -> dict[str, Any]:

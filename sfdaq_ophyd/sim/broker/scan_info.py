@@ -30,12 +30,11 @@ def append_step(
     tree: Tree, path: str, scan_info: Any, files: list[str], pulses: tuple[int, int], dialect: Dialect
 ) -> None:
     """Add one acquisition; the parameters of the first one stay."""
-    parameters = {key: value for key, value in scan_info.items() if key not in STEP_KEYS}
     if tree.exists(path):
         scan = tree.read_json(path)
     else:
         scan = {
-            "scan_parameters": parameters,
+            "scan_parameters": {key: scan_info[key] for key in scan_info if key not in STEP_KEYS},
             "scan_files": [],
             "pulseIds": [],
             **{key: [] for key in STEP_KEYS},

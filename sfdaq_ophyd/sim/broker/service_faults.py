@@ -58,4 +58,4 @@ def _drop() -> None:
 def _block_run_info(site: Site) -> None:
     for raw in site.tree.local(raw_directory(site.home, "*").removesuffix("*/raw/")).glob("*/raw"):
         if not (raw / "run_info").exists():
-            (raw / "run_info").write_text("in the way")
+            (raw / "run_info").symlink_to("nowhere")  # is not there, and cannot be made

@@ -7,8 +7,8 @@ from typing import Any
 from ...wire.broker_settings import HARDWARE_SETTINGS
 from .delays import DETECTOR_MODE
 from .detectors import check_belongs
-from .hardware import Detector
-from .refusals import required
+from .hardware import MODES, Detector
+from .refusals import TriggerError, ValidationError, required
 from .site import Caller, Site
 
 NO_NAME = "no detector name in the request"
@@ -17,16 +17,16 @@ NO_NAME = "no detector name in the request"
 def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: str = "detector_name") -> str:
     """Return the detector of a request, which must be of the caller's beamline."""
     required(request, key, documented=NO_NAME)
+    if site.dialect == "documented" and not request[key]:
+        raise ValidationError(NO_NAME)
     required(request, *others)
     check_belongs(site.table, caller.beamline, request[key])
     return request[key]
 
 
-def configured(
-    site: Site, request: Any, caller: Caller, *others: str, key: str = "detector_name"
-) -> Detector:
+def configured(site: Site, request: Any, caller: Caller, key: str = "detector_name") -> Detector:
     """Return the detector of a request, which the server must know."""
-    detector = site.hardware[detector_name(site, request, caller, *others, key=key)]
+    detector = site.hardware[detector_name(site, request, caller, key=key)]
     detector.check_configured()
     return detector
 
@@ -36,6 +36,7 @@ def get_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str,
     detector = configured(site, request, caller)
     settings = {name: detector.readback(name) for name in HARDWARE_SETTINGS}
     if site.dialect == "documented":
+        _check_modes_are_one(settings)
         return settings
     message = f"successfully retrieved detector settings from {detector.name}"
     return {"message": message, "parameters": settings}
@@ -43,23 +44,47 @@ def get_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str,
 
 def set_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Stop the trigger, set what differs, start it: what raises in between leaves it stopped."""
-    documented = site.dialect == "documented"
-    name = detector_name(site, request, caller, *([] if documented else ["parameters"]))
-    parameters = request if documented else request["parameters"]
+    if site.dialect == "documented":
+        return _set_documented(site, request, caller)
+    name = detector_name(site, request, caller, "parameters")
+    wanted = {setting: request["parameters"].get(setting) for setting in HARDWARE_SETTINGS}
     trigger, detector = site.trigger(caller.beamline), site.hardware[name]
     trigger.stop()
-    detector.check_configured()
     changed = {}
-    for setting in HARDWARE_SETTINGS:
-        new = parameters.get(setting)
+    for setting, new in wanted.items():
+        if new is None:
+            continue
+        detector.check_configured()
         old = detector.readback(setting)
-        if new is None or new == old:
+        if new == old:
             continue
         detector.apply(setting, new)
         changed[setting] = [old, new]
         if setting == "detector_mode":
             site.delays.wait(DETECTOR_MODE)
     trigger.start()
-    if documented:
-        return {}
     return {"message": f"successfully changed detector settings of {name}", "changed_parameters": changed}
+
+
+def _set_documented(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Set what is at the top of the request; zero, nothing and unknown modes are passed over."""
+    detector = site.hardware[detector_name(site, request, caller)]
+    trigger = site.trigger(caller.beamline)
+    try:
+        trigger.stop()
+    except TriggerError as exc:
+        raise ValidationError("tried to stop detector trigger but failed") from exc
+    for setting in ("exptime", "detector_mode", "delay", "gain_mode"):
+        new = request.get(setting)
+        if new and (setting not in MODES or new in MODES[setting]):
+            detector.check_configured()
+            detector.apply(setting, new)
+    trigger.start()
+    return {}
+
+
+def _check_modes_are_one(settings: dict[str, Any]) -> None:
+    """Fail as the 2023 server does where modules differ in a mode."""
+    for name in MODES:
+        if isinstance(settings[name], dict):
+            raise TypeError("unhashable type: 'list'")
