@@ -156,6 +156,11 @@ class Assembler:
         """Give up what has begun: images with a block older than `now` are counted and not handed on."""
         self._not_before = now
 
+    def release(self) -> None:
+        """Let the image buffers go; nothing can be received any more."""
+        self._pending.clear()
+        self.ring = None
+
     def next_expiry(self) -> float | None:
         """Return when `settle` has something to do even if nothing comes; None if never."""
         if not self._pending:

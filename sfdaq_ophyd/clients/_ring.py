@@ -12,7 +12,7 @@ from ..errors import RequestError
 RING_BYTES = 1 << 30
 """Memory a ring takes by default, at most; it is touched only as far as it is needed."""
 
-MOST_IMAGES = 512
+MOST_IMAGES = 256
 """Buffers a ring has by default, at most."""
 
 

@@ -98,6 +98,7 @@ class FrameStream(ABC):
             thread.join(10)
             self._wake.close(0)
             self._context.destroy(linger=0)
+            self._release()
         for consumer in list(self._consumers.values()):
             self._call(consumer, None)
 
@@ -169,6 +170,10 @@ class FrameStream(ABC):
     @abstractmethod
     def _prepare(self) -> None:
         """Forget what an earlier opening knew."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let the image buffers go, once their readers have; counters stay."""
 
     @abstractmethod
     def _receive(self, port: int, socket: zmq.Socket, header: bytes) -> None:

@@ -38,7 +38,7 @@ class ImageStream(FrameStream):
     pull : bool
         Whether the sender is a PUSH socket (sf-daq's live stream: clients share the images) and not a PUB.
     n_images : int, optional
-        Ring buffers; default as many as fit 1 GiB, 8 to 512.
+        Ring buffers; default as many as fit 1 GiB, 8 to 256.
     incomplete : str
         ``"mark"`` delivers images that are not good with `is_good` False; ``"drop"`` counts them only.
     timeout : float or None
@@ -75,6 +75,9 @@ class ImageStream(FrameStream):
         self._ring: Ring | None = None
         self._last_id: tuple[int, int | None] | None = None
         self._not_before = 0.0
+
+    def _release(self) -> None:
+        self._ring = None
 
     def _max_message(self) -> int:
         return MAX_IMAGE_BYTES

@@ -25,7 +25,7 @@ class ModuleStream(FrameStream):
         E.g. ``JF01T03V01``; frames that do not add up to this detector are counted as unparsable. Default:
         the first frame says what the image looks like.
     n_images : int, optional
-        Ring buffers; default as many as fit 1 GiB, 8 to 512.
+        Ring buffers; default as many as fit 1 GiB, 8 to 256.
     max_age : float
         Seconds an image may wait for a module, and a port may lag behind another.
     incomplete : str
@@ -91,6 +91,9 @@ class ModuleStream(FrameStream):
     def _prepare(self) -> None:
         self._assembler = Assembler(self.endpoints, self._deliver, **self._options)
         self.counters = self._assembler.counters
+
+    def _release(self) -> None:
+        self._assembler.release()
 
     def _receive(self, port: int, socket: zmq.Socket, header: bytes) -> None:
         more = socket.get(zmq.RCVMORE)

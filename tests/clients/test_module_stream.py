@@ -2,6 +2,7 @@ import gc
 import pickle
 import socket
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -301,3 +302,15 @@ def test_image_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wa
         assert stream.counters["unparsable"] == len(bad) and stream.counters["complete"] == 1
         assert (frame.event_id, frame.om_event_id) == ("5", "1")
         assert np.array_equal(frame.image.ravel(), PIXELS)
+
+
+def test_memory_when_closed_then_is_given_back_once_nobody_looks_at_a_frame(pair):
+    peer, stream = pair
+    queue = stream.frames()
+    send(peer, 1)
+    (frame,) = collect(queue, 1)
+    ring = weakref.ref(stream._assembler.ring)
+    stream.close()
+    assert stream.counters["complete"] == 1 and frame.image[0, 1] == 2
+    gc.collect()
+    assert ring() is None

@@ -112,7 +112,7 @@ class JungfrauSource:
             self.discard()
             self.stream.close()
         finally:
-            self._queue = None
+            self._queue = self._settings = None
             if self._control is not None:
                 self._control.restore()
 
