@@ -66,7 +66,7 @@ def start_overhead():
                 time.sleep(0.005)
             begin = time.perf_counter()
             status = writer.trigger()
-            writer.armed_status.wait(10)
+            writer.opening.status().wait(10)
             device.append(time.perf_counter() - begin)
             status.wait(10)
     extra = median(device) - median(bare)

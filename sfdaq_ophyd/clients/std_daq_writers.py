@@ -53,10 +53,16 @@ class RestWriter:
 
     def __init__(self, client: StdDaqClient):
         self.client = client
-        self.config, self.status = client.config, client.status
+        self.status = client.status
         self.start, self.stop, self.close = client.start, client.stop, client.close
+        self._config: DaqConfig | None = None
+
+    def config(self) -> DaqConfig | None:
+        """Return what detector it writes; None if it is not configured."""
+        self._config = self.client.config()
+        return self._config
 
     def files(self, request: WriteRequest) -> list[DataFile]:
-        """Return the one file, in the group named after the detector."""
-        config = self.config()
+        """Return the one file, in the group named after the detector as `config` saw it last."""
+        config = self._config or self.config()
         return [DataFile(request.output_file, config.detector_name if config else "")]

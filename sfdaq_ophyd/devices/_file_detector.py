@@ -10,10 +10,10 @@ from ._foreign_store import ForeignStore
 class FileDetector(Detector):
     """The base for writers: all of `Detector`, but the source brings `WrittenFile` and frames without images.
 
-    For each file the source yields a `WrittenFile`, once it is closed and was checked, then one `Frame` with
-    ``image=None`` per image in it; before that, `Progress` as often as it knows more. An acquisition that is
-    given up leaves no file: the source stops the writer in `discard`, `WrittenFile.drop` cleans up behind a
-    point that was taken but not kept.
+    For each file the source yields a `WrittenFile`, then one `Frame` with ``image=None`` per image in it, and
+    `Progress` as often as it knows more: once the file is closed and was checked, or, where it can, while it
+    grows. The file of an acquisition that is given up is not registered, or keeps the points registered so
+    far; `WrittenFile.drop` is called for one of which no point is kept.
     """
 
     def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> ForeignStore:

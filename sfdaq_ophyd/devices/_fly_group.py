@@ -71,11 +71,16 @@ class FlyGroup:
 
     def collect_pages(self) -> Iterator[dict]:
         """Yield one partial event page with the rows of all."""
-        pages = [page for detector in self.detectors for page in detector.collect_pages()]
-        if pages:
-            data = {key: column for page in pages for key, column in page["data"].items()}
-            timestamps = {key: column for page in pages for key, column in page["timestamps"].items()}
-            yield {"time": pages[0]["time"], "data": data, "timestamps": timestamps}
+        yield from joined_page([page for detector in self.detectors for page in detector.collect_pages()])
 
     def _merged(self, verb: str) -> dict:
         return {key: value for detector in self.detectors for key, value in getattr(detector, verb)().items()}
+
+
+def joined_page(pages: list[dict]) -> list[dict]:
+    """Return one partial event page with the columns of all, in a list; an empty one if there are none."""
+    if not pages:
+        return []
+    data = {key: column for page in pages for key, column in page["data"].items()}
+    timestamps = {key: column for page in pages for key, column in page["timestamps"].items()}
+    return [{"time": pages[0]["time"], "data": data, "timestamps": timestamps}]

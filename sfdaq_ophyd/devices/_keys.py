@@ -60,6 +60,17 @@ def image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, fr
     }
 
 
+def number_key(name: str, dtype: np.dtype, frames_per_point: int) -> dict:
+    """Describe a number per frame that is external as the image is, shape (frames_per_point,)."""
+    return {
+        "source": f"frame:{name}",
+        "dtype": "array",
+        "dtype_numpy": dtype.newbyteorder("<").str,
+        "shape": [frames_per_point],
+        "external": "STREAM:",
+    }
+
+
 def event_columns(columns: dict[str, list], with_missing: bool) -> dict[str, list]:
     """Add the count of missing frames per point, where it is wanted."""
     if not with_missing:

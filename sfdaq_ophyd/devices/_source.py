@@ -58,14 +58,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that is closed and was checked; a source yields it before the frames it holds.
+    """A file of somebody else; a source yields it before the frames it holds.
+
+    A closed one is checked before. One that still grows is valid once it is closed: the source keeps its last
+    frame back until it has checked that, and raises if the file does not hold what it yielded.
 
     Attributes
     ----------
     path : Path
         Where the catalog's server finds it.
     n_frames : int
-        Frames it holds: the next ones not in a file yet, in order; whole points, nothing else.
+        Frames of whole points it holds, or will hold at the most: those the source yields next.
     keys : Mapping[str, dict]
         Data key, without the device's name, to the parameters of its StreamResource; see
         `frames_in_hdf5`.

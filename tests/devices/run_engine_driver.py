@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -145,7 +145,9 @@ def streams(run: Run) -> dict[str, Stream]:
             n_rows_of[resource["uid"]] = indices["stop"]
             path = Path(unquote(urlparse(resource["uri"]).path))
             where = (path, resource["parameters"]["dataset"], indices["start"], indices["stop"])
-            found[names[doc["descriptor"]]].images[resource["data_key"]].append(where)
+            stream, key = found[names[doc["descriptor"]]], resource["data_key"]
+            if len(stream.data_keys[key]["shape"]) == 3:
+                stream.images[key].append(where)
     return found
 
 
@@ -204,15 +206,15 @@ def _check_images(stream: Stream, stamp_of: Callable[[str], int]) -> None:
         assert next(rows, None) is None, f"{key}: a row without its image"
 
 
-def check_files(run: Run, directory: Path) -> None:
-    """Check that the files hold what was registered, and nothing else."""
+def check_files(run: Run, directory: Path, unused: Iterable[str] = ()) -> None:
+    """Check that the files hold what was registered, and nothing else, or are named in `unused`."""
     registered: dict[Path, int] = defaultdict(int)
     for one in streams(run).values():
         frames = {key: len(_ids(one, key)) for key in one.images}
         for key, parts in one.images.items():
             for path, _, start, stop in parts:
                 registered[path] += (stop - start) * frames[key]
-    present = {}
+    present, told = {}, {Path(path): 0 for path in unused}
     for path in Path(directory).glob("*.h5"):
         with h5py.File(path, "r") as file:
             if "entry/data" not in file:  # somebody else's
@@ -221,7 +223,7 @@ def check_files(run: Run, directory: Path) -> None:
             group = file["entry/data"]
             assert len({len(group[column]) for column in group}) == 1
             present[path] = len(group["data"])
-    assert present == dict(registered)
+    assert present == {**told, **registered}
 
 
 def _ids(stream: Stream, key: str) -> list:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from ...errors import RequestError
+from ...errors import Discarded, RequestError, ServiceTimeout
+from .._detector import Detector
+
+LOOK = 0.05
+"""s between two looks whether a wait was given up."""
 
 
 class Companions:
@@ -14,7 +20,8 @@ class Companions:
     Parameters
     ----------
     detectors : sequence of Device
-        Triggered once the writer takes images; its point is done when theirs are.
+        Triggered once the writer takes images; its point is done when theirs are. For fly scans those of this
+        package, which are kicked off then.
     """
 
     def __init__(self, detectors: Sequence):
@@ -23,6 +30,7 @@ class Companions:
             raise RequestError("detectors", names, "detectors of different names")
         self.detectors = tuple(detectors)
         self._statuses: list = []
+        self._flying = False
 
     def each(self, verb: str) -> None:
         """Call a verb of all that have it; all are called, then the first problem is raised."""
@@ -43,20 +51,61 @@ class Companions:
         return joined
 
     def trigger(self) -> None:
-        """Trigger all."""
+        """Trigger all; what is left of an earlier attempt is given up before."""
+        if not all(status.done for status in self._statuses):
+            self.each("pause")
         self._statuses = [detector.trigger() for detector in self.detectors]
 
     def forget(self) -> None:
         """Wait for none of them any more."""
-        self._statuses = []
+        self._statuses, self._flying = [], False
 
-    def wait(self, timeout: float) -> None:
-        """Wait until all are done; raise what failed."""
-        for status in self._statuses:
-            status.wait(timeout)
+    def wait(self, timeout: float, given_up: threading.Event) -> None:
+        """Wait until all are done, `timeout` s at the most; raise what failed, or `Discarded`."""
+        deadline = time.monotonic() + timeout
+        for detector, status in zip(self.detectors, self._statuses):
+            while not status.done:
+                if given_up.wait(LOOK):
+                    raise Discarded(f"{detector.name}: given up with the writer around it")
+                if time.monotonic() > deadline:
+                    raise ServiceTimeout(f"{detector.name}, inside an open writer", timeout, str(status))
+            if not status.success:
+                raise status.exception()
 
-    def documents(self):
+    def documents(self) -> Iterator[tuple[str, dict]]:
         """Yield the asset documents of all."""
         for detector in self.detectors:
             if hasattr(detector, "collect_asset_docs"):
                 yield from detector.collect_asset_docs()
+
+    # ---- fly scans ----------------------------------------------------------------------------------
+
+    def prepare(self, n_points: int) -> None:
+        """Make ready for a fly scan of `n_points` points."""
+        for detector in self.detectors:
+            if not isinstance(detector, Detector):
+                raise RequestError("detectors", detector.name, "detectors of this package, for a fly scan")
+            detector.prepare(n_points)
+
+    def fly(self, timeout: float) -> None:
+        """Kick off all, or let them go on after a pause; returns once they are armed."""
+        if self._flying:
+            self.each("resume")
+            return
+        started = [detector.kickoff() for detector in self.detectors]
+        self._statuses, self._flying = [detector.complete() for detector in self.detectors], True
+        for status in started:
+            status.wait(timeout)
+
+    def n_ready(self, n_points: int) -> int:
+        """Return how many of `n_points` points all have on disk."""
+        return min([n_points, *(detector.n_ready for detector in self.detectors)])
+
+    def collect_flown(self, n_points: int) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next `n_points` points of all."""
+        for detector in self.detectors:
+            yield from detector.collect_flown(n_points)
+
+    def pages(self) -> list[dict]:
+        """Return the partial event pages of the points `collect_flown` gave."""
+        return [page for detector in self.detectors for page in detector.collect_pages()]

@@ -44,6 +44,10 @@ class Stalled(FramesMissing):
     """No image was written for too long."""
 
 
+class PointsLost(DetectorStateError):
+    """A file that was registered while it grew does not hold, once closed, the images of its points."""
+
+
 def found(status: DaqStatus) -> str:
     """Say what a status shows, with the ids that tell whose it is."""
     a = status.acquisition

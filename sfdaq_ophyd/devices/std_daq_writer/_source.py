@@ -1,11 +1,10 @@
-"""The standard DAQ as a source of files: one acquisition per call, registered once closed and checked."""
+"""The standard DAQ as a source of files: one per point, or one that grows over many points."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +13,21 @@ from pathlib import Path
 
 from ...clients.std_daq_writers import FileWriter
 from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
-from ...files.std_daq_file import StdDaqFile, read_std_daq_file
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import DaqStatus, WriteRequest
 from ...wire.std_daq_config import DaqConfig
-from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
-from ._errors import MissedStart, ShortFile
+from ._daq_file import DaqFile
+from ._errors import MissedStart, PointsLost, ShortFile
 from ._flow import Flow
 from ._paths import PathMaker
-from ._run_file import RunFile
 
 logger = logging.getLogger(__name__)
 
 START_LIMIT = 40.0
 """s after which a start has failed, whatever happens to it: two attempts and their reset."""
+
+Items = Iterator[Frame | Progress | WrittenFile | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +59,12 @@ class StdDaqSource:
     on_status, on_request, on_config : callable
         Called with what is known anew, for the device's signals.
     on_armed : callable
-        Called once the writer takes images, in the source's thread.
+        Called once the writer takes images, in the source's thread; with whether it is a fly scan.
+    on_unused : callable
+        Called with the path of a file that belongs to no point.
     wait_for_others : callable
-        Called when the file is closed; returns once the point is complete elsewhere too.
+        Called when all images came; returns once the point is complete elsewhere too, raises if the event it
+        is given is set.
     """
 
     def __init__(
@@ -73,30 +75,38 @@ class StdDaqSource:
         on_status: Callable[[DaqStatus], None],
         on_request: Callable[[WriteRequest], None],
         on_config: Callable[[DaqConfig], None],
-        on_armed: Callable[[], None],
-        wait_for_others: Callable[[], None] = lambda: None,
+        on_armed: Callable[[bool], None],
+        on_unused: Callable[[str], None],
+        wait_for_others: Callable[[threading.Event], None],
     ):
         self.name = name
         self.flow = Flow(name, writer, on_status)
-        self._on_request, self._on_config, self._on_armed = on_request, on_config, on_armed
+        self._on_request, self._on_config = on_request, on_config
+        self._on_armed, self._on_unused = on_armed, on_unused
         self._wait_for_others = wait_for_others
         self._given_up = threading.Event()
         self._settings: WriterSettings | None = None
         self._config: DaqConfig | None = None
         self._point = 0
         self._last_run_id = 0
-        self._run_file: RunFile | None = None
+        self._growing: DaqFile | None = None
+        self._lost: SfdaqError | None = None
 
     @property
     def run_file_is_open(self) -> bool:
         """Whether the file of a run takes images for further points."""
-        return self._run_file is not None and not self._given_up.is_set()
+        return self._growing is not None and not self._given_up.is_set()
 
     def end_run_file(self) -> None:
-        """End the file of a run; its saved points stay. Safe twice."""
-        run_file, self._run_file = self._run_file, None
-        if run_file is not None:
-            self.flow.leave_ready()
+        """End the file of a run; its saved points stay.
+
+        Raises
+        ------
+        PointsLost
+            It does not hold the images of its points.
+        """
+        self._end_growing()
+        self._tell_lost()
 
     def open(self, settings: WriterSettings) -> FrameFormat:
         """Read the configuration, make the writer READY; refuse if somebody else is writing."""
@@ -108,57 +118,72 @@ class StdDaqSource:
         self._settings, self._config, self._point = settings, config, 0
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
 
-    def frames(self, request: Request) -> Iterator[Frame | Progress | WrittenFile | None]:
-        """Write one file of `request.n_frames` images; or wait for as many in the file of the run."""
-        if self._settings.n_images_per_run and not request.flying:
-            yield from self._frames_of_run(request)
-            return
+    def frames(self, request: Request) -> Items:
+        """Write one file of `request.n_frames` images; or hand out as many of one that grows."""
+        self._tell_lost()
         given_up = self._given_up = threading.Event()
-        write = self._start(request.n_frames, given_up)
+        if request.flying or self._settings.n_images_per_run:
+            return self._grow(request, given_up)
+        return self._write_point(request, given_up)
+
+    def _write_point(self, request: Request, given_up: threading.Event) -> Items:
+        file = self._start(request.n_frames, given_up)
         finished = False
         try:
+            self._on_armed(request.flying)
             yield None
-            self._on_armed()
-            for status in self.flow.watch(write, given_up, self._settings.timeout):
+            for status in self.flow.watch(file.write, given_up, self._settings.timeout):
                 yield Progress(status.acquisition.n_completed, str(status))
+            self._wait_for_others(given_up)
+            self._check_count(file.write, status, request.n_frames)
+            found = file.closed(request.n_frames)
             finished = True
-            self._wait_for_others()
-            yield from self._written(write, status, request.frames_per_trigger)
+            yield self._announced(file, request, grows=False)
+            for image_id, is_good in zip(found.image_id, found.is_good):
+                yield Frame(None, math.nan, str(image_id), is_good=bool(is_good))
+            logger.info("%s: %d images in %s", self.name, request.n_frames, file.write.output_file)
         finally:
             if not finished:
                 self._end_quietly()
-                self._put_aside(write)
+                self._tell_unused(file)
 
-    def _frames_of_run(self, request: Request) -> Iterator[Frame | Progress | WrittenFile | None]:
-        given_up = self._given_up = threading.Event()
+    def _grow(self, request: Request, given_up: threading.Event) -> Items:
+        """Hand out images as they are acknowledged; the last of a file once it is closed and checked."""
         finished = False
         try:
-            if self._run_file is None:
-                self._run_file = RunFile(self._start(self._settings.n_images_per_run, given_up))
-            run_file = self._run_file
+            if self._growing is None:
+                n_images = request.n_frames if request.flying else self._settings.n_images_per_run
+                self._growing = self._start(n_images, given_up)
+            file = self._growing
+            self._on_armed(request.flying)
             yield None
-            self._on_armed()
-            if not run_file.n_used:
-                yield self._open_file(run_file.write, request.frames_per_trigger)
-            wanted = run_file.n_used + request.n_frames
-            for status in self.flow.watch(run_file.write, given_up, self._settings.timeout):
+            if not file.n_handed:
+                yield self._announced(file, request, grows=True)
+            wanted = file.n_handed + request.n_frames
+            for status in self.flow.watch(file.write, given_up, self._settings.timeout):
                 n = status.acquisition.n_completed
-                yield Progress(min(n, wanted) - run_file.n_used, str(status))
-                if n >= wanted and wanted < run_file.write.n_images:
+                yield from file.hand_out(min(n, wanted - 1))
+                yield Progress(0, str(status))
+                if n >= wanted and wanted < file.write.n_images:
                     break
             else:
-                self._check_count(run_file.write, status)
-            self._wait_for_others()
-            if wanted == run_file.write.n_images:
-                self._run_file = None
-                self._read(run_file.write, wanted)
-            for k in range(run_file.n_used, wanted):
-                finished = k == wanted - 1  # the generator is closed at its last frame
-                run_file.n_used = k + 1
-                yield Frame(None, math.nan, f"{run_file.write.run_id}:{k}")
+                self._check_count(file.write, status, wanted)
+                file.closed(n)
+                self._growing = None
+            self._wait_for_others(given_up)
+            finished = True  # the generator is closed at its last frame
+            yield from file.hand_out(wanted)
+        except Discarded:
+            raise
+        except SfdaqError as exc:
+            self._end_growing()
+            lost, self._lost = self._lost, None
+            if lost is not None:
+                raise PointsLost(f"{exc}; and {lost}") from exc
+            raise
         finally:
             if not finished:
-                self._end_quietly()
+                self._end_growing()
 
     def discard(self) -> None:
         """Give up; the thread in `frames` stops the writer."""
@@ -166,47 +191,43 @@ class StdDaqSource:
         self.flow.news.set()
 
     def close(self) -> None:
-        """Leave the writer READY, if what it does is ours."""
+        """Leave the writer READY, if what it does is ours.
+
+        Raises
+        ------
+        WriterNotReady
+            A person must restart it.
+        PointsLost
+            A file does not hold the images of its points.
+        """
         self.discard()
         try:
-            self._run_file = None
             self.flow.leave_ready()
         except (ServiceUnreachable, ServiceTimeout) as exc:
             logger.error("%s: could not be left READY: %s", self.name, exc)
+        finally:
+            self._end_growing()
+        self._tell_lost()
 
     # ---- inside -------------------------------------------------------------------------------------
 
-    def _start(self, n_images: int, given_up: threading.Event, attempts: int = 2) -> WriteRequest:
+    def _start(self, n_images: int, given_up: threading.Event, attempts: int = 2) -> DaqFile:
         """Start; once more, under another name, if the first start was missed. Return what runs."""
         write = self._next(n_images)
+        (data,) = self.flow.writer.files(write)
+        file = DaqFile(self.name, write, data, Path(self._settings.paths.local(data.path)), self._config)
         try:
             self.flow.start(write)
             if given_up.is_set():
                 raise Discarded(f"{self.name}: {write.output_file} given up")
         except BaseException as exc:
             self._end_quietly()
-            self._put_aside(write)
+            self._tell_unused(file)
             if isinstance(exc, MissedStart) and attempts > 1:
                 logger.warning("%s; starting once more", exc)
                 return self._start(n_images, given_up, attempts - 1)
             raise
-        return write
-
-    def _open_file(self, write: WriteRequest, frames_per_point: int) -> WrittenFile:
-        """Announce the file of a run, which is readable once it is closed."""
-        (data,) = self.flow.writer.files(write)
-        return WrittenFile(
-            path=Path(self._settings.paths.local(data.path)),
-            n_frames=write.n_images,
-            keys={"image": self._parameters(f"/{data.group}/data", frames_per_point)},
-            drop=lambda: self._put_aside(write),
-        )
-
-    def _check_count(self, write: WriteRequest, status: DaqStatus) -> None:
-        a = status.acquisition
-        if a.n_completed < write.n_images:
-            ended = f"the DAQ ended {write.output_file} with {a.message!r}"
-            raise ShortFile(self.name, asked=write.n_images, got=a.n_completed, detail=ended)
+        return file
 
     def _next(self, n_images: int) -> WriteRequest:
         self._last_run_id = max(time.time_ns(), self._last_run_id + 1)
@@ -217,50 +238,45 @@ class StdDaqSource:
         self._on_request(write)
         return write
 
-    def _written(
-        self, write: WriteRequest, status: DaqStatus, frames_per_point: int
-    ) -> Iterator[Frame | WrittenFile]:
-        n = status.acquisition.n_completed
-        n_whole = n // frames_per_point * frames_per_point
-        if n_whole and (n == write.n_images or n >= 2):
-            file = self._read(write, n)
-            yield WrittenFile(
-                path=file.path,
-                n_frames=n_whole,
-                keys={"image": self._parameters(file.dataset, frames_per_point)},
-                drop=lambda: self._put_aside(write),
-            )
-            for image_id, is_good in zip(file.image_id[:n_whole], file.is_good[:n_whole]):
-                yield Frame(None, math.nan, str(image_id), is_good=bool(is_good))
-        self._check_count(write, status)
-        logger.info("%s: %d images in %s", self.name, n, write.output_file)
+    def _announced(self, file: DaqFile, request: Request, *, grows: bool) -> WrittenFile:
+        return file.announced(request.frames_per_trigger, lambda: self._tell_unused(file), grows=grows)
 
-    def _read(self, write: WriteRequest, n: int) -> StdDaqFile:
-        (data,) = self.flow.writer.files(write)
-        path = self._settings.paths.local(data.path)
+    def _check_count(self, write: WriteRequest, status: DaqStatus, wanted: int) -> None:
+        a = status.acquisition
+        if a.n_completed < wanted:
+            ended = f"the DAQ ended {write.output_file} with {a.message!r}"
+            raise ShortFile(self.name, asked=wanted, got=a.n_completed, detail=ended)
+
+    def _end_growing(self) -> None:
+        """End the file that grows, if there is one; remember if it does not hold what was handed out."""
+        file, self._growing = self._growing, None
+        if file is None:
+            return
+        self._end_quietly()
         try:
-            return read_std_daq_file(
-                path, data.group, n_written=n, shape=self._config.image_shape, dtype=self._config.dtype
+            if file.n_handed:
+                file.closed(file.n_handed)
+        except SfdaqError as exc:
+            self._lost = PointsLost(
+                f"{self.name}: {file.n_handed} images are registered in {file.write.output_file}, but {exc}"
             )
-        except OSError as exc:
-            raise DetectorStateError(
-                f"{self.name}: the DAQ wrote {n} images to {data.path}, but {path} cannot be read here "
-                f"({exc}). If this machine sees the folder under another name, tell it with mounted={...}"
-            ) from exc
+            logger.error("%s", self._lost)
 
-    def _parameters(self, dataset: str, frames_per_point: int) -> dict:
-        return {**frames_in_hdf5(dataset, self._config.image_shape, frames_per_point), "swmr": False}
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            raise lost
 
     def _end_quietly(self) -> None:
         """Stop what is ours; the reason why is told by another exception already."""
-        self._run_file = None
         try:
             self.flow.leave_ready()
         except SfdaqError as exc:
             logger.error("%s: after giving up: %s", self.name, exc)
 
-    def _put_aside(self, write: WriteRequest) -> None:
-        """Rename a file no document speaks of, so that nobody takes it for data of a run."""
-        path = Path(self._settings.paths.local(write.output_file))
-        with contextlib.suppress(OSError):  # of another machine, or of another user: it stays
-            os.replace(path, path.with_name(f"{path.name}.discarded"))
+    def _tell_unused(self, file: DaqFile) -> None:
+        """Say that no point needs the file; it is the DAQ's and stays."""
+        with contextlib.suppress(OSError):
+            if file.path.exists():
+                logger.warning("%s: %s belongs to no point", self.name, file.write.output_file)
+                self._on_unused(file.write.output_file)

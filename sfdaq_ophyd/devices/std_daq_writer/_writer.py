@@ -4,48 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ophyd import Component as Cpt
-from ophyd import Signal
+import numpy as np
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
 from ...clients.std_daq_writers import FileWriter, RestWriter
 from ...errors import RequestError
 from ...wire.frame import FrameFormat
-from ...wire.std_daq import DaqStatus, WriteRequest
-from ...wire.std_daq_config import INTEGERS, DaqConfig
-from .._file_detector import FileDetector
+from .._fly_group import joined_page
 from .._foreign_store import ForeignStore
+from .._keys import number_key
 from .._status import ActionStatus
 from ._companions import Companions
+from ._daq_file import PER_IMAGE
 from ._paths import DEFAULT_TEMPLATE, PathMaker
-from ._run_file import RunFileStore
+from ._rates import RatesFollower, StreamedStats
+from ._run_store import RunFileStore
+from ._signals import Opening, WriterSignals
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 
 MODES = ("point", "run")
 
 
-class ArmedSignal(Signal):
-    """``set`` gives the status that is done once the writer takes the images of the point just triggered."""
-
-    def set(self, value, **kwargs):
-        """Return the status of the start."""
-        return self.parent.armed_status
-
-
-class ConfigSignal(Signal):
-    """``set`` changes the DAQ's configuration, all keys or some, and is done when the DAQ is back."""
-
-    def set(self, value, *, timeout: float = 60.0, **kwargs):
-        """Return the status of the change; `timeout` in s."""
-        return self.parent.change_config(value, timeout)
-
-
-class StdDaqWriter(FileDetector):
+class StdDaqWriter(WriterSignals):
     """One standard DAQ: each trigger writes one file of `frames_per_trigger` images.
 
     Parameters
@@ -78,32 +63,17 @@ class StdDaqWriter(FileDetector):
     Notes
     -----
     ``NAME_event_id`` is the detector's frame number of each image, as in the live stream of that detector.
-    In mode "run" it is ``<run_id>:<image>``, for the frame numbers are known only once the file is closed;
-    they are in its dataset ``image_id``. The DAQ's files carry no time of a frame: ``NAME_timestamp`` is NaN.
-    """
 
-    mode = Cpt(Signal, value="point", kind="config", doc='"point" or "run": one file per what')
-    file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
-    n_images = Cpt(Signal, value=0, doc="images asked for")
-    run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")
-    message = Cpt(Signal, value="", doc="the DAQ's last word on the acquisition")
-    n_requested = Cpt(Signal, value=0, doc="images handed to the writer")
-    n_completed = Cpt(Signal, value=0, doc="images acknowledged by the writer")
-    writer_state = Cpt(Signal, value="", kind="omitted")
-    acquisition_state = Cpt(Signal, value="", kind="omitted")
-    detector_rate = Cpt(Signal, value=0.0, kind="omitted", doc="images per second; see update_rates")
-    writer_rate = Cpt(Signal, value=0.0, kind="omitted", doc="images per second; see update_rates")
-    detector_name = Cpt(Signal, value="", kind="config")
-    detector_type = Cpt(Signal, value="", kind="config")
-    config_id = Cpt(Signal, value="", kind="config")
-    bit_depth = Cpt(Signal, value=0, kind="config")
-    image_pixel_height = Cpt(Signal, value=0, kind="config")
-    image_pixel_width = Cpt(Signal, value=0, kind="config")
-    n_modules = Cpt(Signal, value=0, kind="config")
-    start_udp_port = Cpt(Signal, value=0, kind="config")
-    writer_user_id = Cpt(Signal, value=0, kind="config")
-    armed = Cpt(ArmedSignal, value=0, kind="omitted")
-    daq_config = Cpt(ConfigSignal, value=0, kind="omitted")
+    In fly scans and in mode "run" points are registered while the file is open, and can be read once it is
+    closed. Nobody knows the frame numbers until then: ``NAME_event_id`` is ``<run_id>:<image>``, and the
+    numbers and the DAQ's judgement (0 is good) come out of the file, as external arrays ``NAME_image_id`` and
+    ``NAME_image_status`` beside the images; there is no ``NAME_is_good``. A file that does not hold, once
+    closed, what was registered fails the scan.
+
+    The DAQ's files carry no time of a frame, nor does anything else it says: ``NAME_timestamp`` is NaN.
+    ``NAME_start_time`` and ``NAME_stop_time`` are those of the file. A file that belongs to no point, for its
+    acquisition failed or was given up, stays where it is: it is the DAQ's; ``NAME_unused`` lists it.
+    """
 
     def __init__(
         self,
@@ -128,8 +98,8 @@ class StdDaqWriter(FileDetector):
             url = RestWriter(self.client)
         self._template, self._fields, self._mounted = template, fields or {}, dict(mounted)
         self._companions = Companions(detectors)
-        self._redis_url, self._follower = redis_url, None
-        self.armed_status: ActionStatus | None = None
+        self._redis_url, self._follower, self._rates = redis_url, None, None
+        self.opening = Opening(self)
         source = StdDaqSource(
             url,
             name,
@@ -137,7 +107,8 @@ class StdDaqWriter(FileDetector):
             on_request=self._show_request,
             on_config=self._show_config,
             on_armed=self._armed,
-            wait_for_others=lambda: self._companions.wait(float(self.timeout.get()) + START_LIMIT),
+            on_unused=self._show_unused,
+            wait_for_others=self._wait_for_others,
         )
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.mode.put(mode)
@@ -181,36 +152,38 @@ class StdDaqWriter(FileDetector):
         threading.Thread(target=change, name=f"{self.name} configuration", daemon=True).start()
         return status
 
-    def update_rates(self) -> None:
-        """Read the throughput of detector and writer over the last second into their signals."""
-        if self.client is None:
-            raise RequestError("update_rates", self.name, "a device with a REST service")
-        stats = self.client.stats()
-        if stats is not None:
-            self.detector_rate.put(stats.detector_images_per_second)
-            self.writer_rate.put(stats.writer_images_per_second)
-
     # ---- verbs: those of the base, and the companions' ----------------------------------------------
 
     def stage(self) -> list[object]:
         """Read the configuration, make the writer READY, follow Redis; stage the detectors."""
+        self.unused.put("")
         staged = super().stage()
         try:
             self._companions.each("stage")
         except BaseException:
             self.unstage()
             raise
-        if self._redis_url and self._follower is None:
-            self._follower = StdDaqRedis(self._redis_url, ["status"]).start()
-            self._follower.subscribe("status", lambda message: self.source.flow.news.set())
+        self._follow()
         return staged + list(self._companions.detectors)
+
+    def _follow(self) -> None:
+        """Begin to listen to what is said beside the status."""
+        read = self.client.stats if self.client is not None else None
+        if self._redis_url and self._follower is None:
+            self._follower = StdDaqRedis(self._redis_url, ["status", "stat"]).start()
+            self._follower.subscribe("status", lambda message: self.source.flow.news.set())
+            read = StreamedStats(self._follower)
+        if read is not None and self._rates is None:
+            self._rates = RatesFollower(f"{self.name} rates", read, self._acquiring, self._show_rates)
 
     def unstage(self) -> list[object]:
         """Leave the writer READY if what it does is ours, or say who must restart it. Safe twice."""
-        follower, self._follower = self._follower, None
+        followers = (self._rates, self._follower)
+        self._rates = self._follower = None
         try:
-            if follower is not None:
-                follower.close()
+            for follower in followers:
+                if follower is not None:
+                    follower.close()
             self._companions.each("unstage")
         finally:
             unstaged = super().unstage()
@@ -225,9 +198,9 @@ class StdDaqWriter(FileDetector):
             Done when the file is closed, checked and counted, and the detectors are done.
         """
         self._companions.forget()
-        armed = self.armed_status = ActionStatus(self, "start", START_LIMIT, unit="steps")
+        opening = self.opening = Opening(self)
         exposure = super().trigger()
-        exposure.add_callback(lambda done: armed.succeed() if done.success else armed.fail(done.exception()))
+        exposure.add_callback(lambda done: opening.end(None if done.success else done.exception()))
         return exposure
 
     def read(self) -> OrderedDict:
@@ -264,39 +237,83 @@ class StdDaqWriter(FileDetector):
         super().pause()
 
     def resume(self) -> None:
-        """Go on with a fly scan."""
+        """Go on with a fly scan; the detectors follow once the writer is open again."""
+        if not self.flying:
+            self._companions.each("resume")
         super().resume()
-        self._companions.each("resume")
 
     def stop(self, *, success: bool = False) -> None:
         """Give up what is in flight, at the detectors too. Safe at any time, and twice."""
         self._companions.each("stop")
         super().stop(success=success)
 
-    # ---- what the source tells ----------------------------------------------------------------------
+    # ---- fly scans ----------------------------------------------------------------------------------
 
-    def _armed(self) -> None:
-        self._companions.trigger()
-        if self.armed_status is not None:
-            self.armed_status.succeed()
+    def prepare(self, value: Any) -> ActionStatus:
+        """Say what the next fly scan will be, to the detectors too; see `Detector.prepare`."""
+        prepared = super().prepare(value)
+        self._companions.prepare(self.n_points.get())
+        return prepared
 
-    def _show_status(self, status: DaqStatus) -> None:
-        self.writer_state.put(str(status.state))
-        a = status.acquisition
-        if a is not None and str(a.run_id) == self.run_id.get():
-            self.acquisition_state.put(str(a.state))
-            self.message.put(a.message)
-            self.n_requested.put(a.n_requested)
-            self.n_completed.put(a.n_completed)
+    def kickoff(self) -> ActionStatus:
+        """Start one file for `n_points` points; the detectors are kicked off once it is open.
 
-    def _show_request(self, request: WriteRequest) -> None:
-        self.file.put(request.output_file)
-        self.n_images.put(request.n_images)
-        self.run_id.put(str(request.run_id))
-        for signal, nothing in ((self.message, ""), (self.n_requested, 0), (self.n_completed, 0)):
-            signal.put(nothing)
+        Returns
+        -------
+        ActionStatus
+            Done when all are armed.
+        """
+        self._companions.forget()
+        return super().kickoff()
 
-    def _show_config(self, config: DaqConfig) -> None:
-        for key in ("detector_name", "detector_type", *INTEGERS):
-            getattr(self, key).put(getattr(config, key))
-        self.config_id.put(config.config_id or "")
+    def describe_collect(self) -> dict:
+        """Return the data keys of a point, and those of the detectors."""
+        return {**super().describe_collect(), **self._companions.merged("describe_collect")}
+
+    @property
+    def n_ready(self) -> int:
+        """Points of a fly scan that this device and the detectors have, and that were not collected yet."""
+        return self._companions.n_ready(super().n_ready)
+
+    def collect_flown(self, n_points: int) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next `n_points` points, and those of the detectors."""
+        yield from super().collect_flown(n_points)
+        yield from self._companions.collect_flown(n_points)
+
+    def collect_pages(self) -> Iterator[dict]:
+        """Yield one partial event page with the rows of all."""
+        yield from joined_page([*super().collect_pages(), *self._companions.pages()])
+
+    # ---- inside -------------------------------------------------------------------------------------
+
+    def _grows(self, flying: bool) -> bool:
+        """Whether points are registered while their file is open."""
+        return flying or self.mode.get() == "run"
+
+    def _frame_keys(self, flying: bool = False) -> dict:
+        keys = super()._frame_keys(flying)
+        if self._grows(flying):
+            del keys[f"{self.name}_is_good"]
+            n = self._need_stage("describe").frames_per_point
+            for key in PER_IMAGE:
+                keys[f"{self.name}_{key}"] = number_key(self.name, np.dtype("u8"), n)
+        return keys
+
+    def _columns(self, n_points: int) -> dict[str, list]:
+        columns = super()._columns(n_points)
+        if self._grows(self.flying):
+            del columns["is_good"]
+        return columns
+
+    def _armed(self, flying: bool) -> None:
+        if flying:
+            self._companions.fly(START_LIMIT)
+        else:
+            self._companions.trigger()
+        self.opening.end()
+
+    def _wait_for_others(self, given_up: threading.Event) -> None:
+        self._companions.wait(float(self.timeout.get()) + START_LIMIT, given_up)
+
+    def _acquiring(self) -> bool:
+        return self._acquisition is not None and self._acquisition.running

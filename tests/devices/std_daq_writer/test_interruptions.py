@@ -25,7 +25,8 @@ def make(daq, tmp_path):
         def writer(self):
             self.count += 1
             self.directory = tmp_path / f"{daq.settings.dialect}{self.count}"
-            return StdDaqWriter(daq.url, name="w", directory=self.directory)
+            self.device = StdDaqWriter(daq.url, name="w", directory=self.directory)
+            return self.device
 
         def stamp(self, event_id):
             """Return the frame number of an event id, which is that, or a run id and a row of its file."""
@@ -71,7 +72,7 @@ def test_scan_when_interrupted_at_a_message_then_rows_and_files_agree(daq, make,
         run = drive(interruptible(True), lambda: plan(make), interruption, at)
         try:
             check_run(run, N if interruption in COMING_BACK else None, stamp_of=make.stamp)
-            check_files(run, make.directory)
+            check_files(run, make.directory, make.device.unused.get().splitlines())
             assert daq.service.status()["state"] == "READY"
         except AssertionError as exc:
             raise AssertionError(f"{interruption} at {at} of {run.commands}: {exc}") from exc

@@ -10,7 +10,7 @@ import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
 
-from .test_scans import run
+from .documents import run
 
 
 class Process:

@@ -1,25 +1,11 @@
-"""One file for all points of a run: started at the first trigger, closed when all its images came."""
+"""Points of one file for a whole run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ...wire.frame import FrameFormat
-from ...wire.std_daq import WriteRequest
 from .._foreign_store import ForeignStore
-
-
-class RunFile:
-    """The file that is open, and how many of its images belong to points.
-
-    Parameters
-    ----------
-    write : WriteRequest
-        What was started.
-    """
-
-    def __init__(self, write: WriteRequest):
-        self.write, self.n_used = write, 0
 
 
 class RunFileStore(ForeignStore):

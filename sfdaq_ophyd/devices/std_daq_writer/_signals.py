@@ -1,0 +1,129 @@
+"""What a `StdDaqWriter` shows: request, progress, state, configuration of its DAQ."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from ophyd import Component as Cpt
+from ophyd import Signal
+
+from ...wire.std_daq import DaqStatus, WriteRequest
+from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
+from .._file_detector import FileDetector
+from .._status import ActionStatus
+from ._source import START_LIMIT
+
+MAX_UNUSED = 20
+"""Files named in `unused`; the newest are kept."""
+
+
+class Opening:
+    """Whether the writer takes the images of the point just triggered; a status for those who ask."""
+
+    def __init__(self, device):
+        self._device = device
+        self._lock = threading.Lock()
+        self._status: ActionStatus | None = None
+        self._end: tuple[Exception | None] | None = None
+
+    def end(self, exc: Exception | None = None) -> None:
+        """Note that it is open, or why it is not; the first word counts."""
+        with self._lock:
+            self._end = self._end or (exc,)
+            status = self._status
+        if status is not None:
+            self._finish(status)
+
+    def status(self) -> ActionStatus:
+        """Return the status, the same one each time."""
+        with self._lock:
+            if self._status is None:
+                self._status = ActionStatus(self._device, "start", START_LIMIT, unit="steps")
+            known = self._end is not None
+        if known:
+            self._finish(self._status)
+        return self._status
+
+    def _finish(self, status: ActionStatus) -> None:
+        (exc,) = self._end
+        status.succeed() if exc is None else status.fail(exc)
+
+
+class ArmedSignal(Signal):
+    """``set`` gives the status that is done once the writer takes the images of the point just triggered."""
+
+    def set(self, value, **kwargs):
+        """Return the status of the start."""
+        return self.parent.opening.status()
+
+
+class ConfigSignal(Signal):
+    """``set`` changes the DAQ's configuration, all keys or some, and is done when the DAQ is back."""
+
+    def set(self, value, *, timeout: float = 60.0, **kwargs):
+        """Return the status of the change; `timeout` in s."""
+        return self.parent.change_config(value, timeout)
+
+
+class WriterSignals(FileDetector):
+    """The signals of a `StdDaqWriter`, and how they follow the DAQ."""
+
+    mode = Cpt(Signal, value="point", kind="config", doc='"point" or "run": one file per what')
+    file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
+    n_images = Cpt(Signal, value=0, doc="images asked for")
+    run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")
+    message = Cpt(Signal, value="", doc="the DAQ's last word on the acquisition")
+    n_requested = Cpt(Signal, value=0, doc="images handed to the writer")
+    n_completed = Cpt(Signal, value=0, doc="images acknowledged by the writer")
+    start_time = Cpt(Signal, value=math.nan, doc="of the file, s since the epoch, the DAQ's clock")
+    stop_time = Cpt(Signal, value=math.nan, doc="of the file; NaN while it is open")
+    unused = Cpt(Signal, value="", doc="files since stage that belong to no point, one per line")
+    writer_state = Cpt(Signal, value="", kind="omitted")
+    acquisition_state = Cpt(Signal, value="", kind="omitted")
+    detector_rate = Cpt(Signal, value=math.nan, kind="omitted", doc="images per second; NaN if unknown")
+    writer_rate = Cpt(Signal, value=math.nan, kind="omitted", doc="images per second; NaN if unknown")
+    detector_name = Cpt(Signal, value="", kind="config")
+    detector_type = Cpt(Signal, value="", kind="config")
+    config_id = Cpt(Signal, value="", kind="config")
+    bit_depth = Cpt(Signal, value=0, kind="config")
+    image_pixel_height = Cpt(Signal, value=0, kind="config")
+    image_pixel_width = Cpt(Signal, value=0, kind="config")
+    n_modules = Cpt(Signal, value=0, kind="config")
+    start_udp_port = Cpt(Signal, value=0, kind="config")
+    writer_user_id = Cpt(Signal, value=0, kind="config")
+    armed = Cpt(ArmedSignal, value=0, kind="omitted")
+    daq_config = Cpt(ConfigSignal, value=0, kind="omitted")
+
+    def _show_status(self, status: DaqStatus) -> None:
+        self.writer_state.put(str(status.state))
+        a = status.acquisition
+        if a is not None and str(a.run_id) == self.run_id.get():
+            self.acquisition_state.put(str(a.state))
+            self.message.put(a.message)
+            self.n_requested.put(a.n_requested)
+            self.n_completed.put(a.n_completed)
+            self.start_time.put(math.nan if a.start_time is None else a.start_time)
+            self.stop_time.put(math.nan if a.stop_time is None else a.stop_time)
+
+    def _show_request(self, request: WriteRequest) -> None:
+        self.file.put(request.output_file)
+        self.n_images.put(request.n_images)
+        self.run_id.put(str(request.run_id))
+        self.message.put("")
+        for signal, nothing in ((self.n_requested, 0), (self.n_completed, 0)):
+            signal.put(nothing)
+        for signal in (self.start_time, self.stop_time):
+            signal.put(math.nan)
+
+    def _show_config(self, config: DaqConfig) -> None:
+        for key in ("detector_name", "detector_type", *INTEGERS):
+            getattr(self, key).put(getattr(config, key))
+        self.config_id.put(config.config_id or "")
+
+    def _show_rates(self, stats: DaqStats | None) -> None:
+        self.detector_rate.put(math.nan if stats is None else stats.detector_images_per_second)
+        self.writer_rate.put(math.nan if stats is None else stats.writer_images_per_second)
+
+    def _show_unused(self, path: str) -> None:
+        self.unused.put("\n".join([*self.unused.get().splitlines(), path][-MAX_UNUSED:]))

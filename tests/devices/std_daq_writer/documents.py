@@ -1,0 +1,71 @@
+"""Run plans and read what their documents point to."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlparse
+
+import h5py
+from bluesky import RunEngine
+from bluesky.utils import FailedStatus
+from event_model import DocumentNames, schema_validators
+
+from sfdaq_ophyd.sim.stamp import read_stamp
+
+
+def run(plan, *callbacks):
+    """Run a plan; return documents by name, all valid, and the exception."""
+    documents, error = {}, None
+    engine = RunEngine(context_managers=[])
+
+    def keep(name, doc):
+        schema_validators[DocumentNames[name]].validate(doc)
+        documents.setdefault(name, []).append(doc)
+
+    for callback in (keep, *callbacks):
+        engine.subscribe(callback)
+    try:
+        engine(plan)
+    except FailedStatus as exc:
+        error = exc
+    return documents, error
+
+
+def data_of(documents, key):
+    """Return what the stream documents of a data key point to, image by image, in order."""
+    resources = {doc["uid"]: doc for doc in documents["stream_resource"] if doc["data_key"] == key}
+    found = []
+    for datum in documents["stream_datum"]:
+        if (resource := resources.get(datum["stream_resource"])) is None:
+            continue
+        (descriptor,) = (doc for doc in documents["descriptor"] if doc["uid"] == datum["descriptor"])
+        n = descriptor["data_keys"][key]["shape"][0]
+        with h5py.File(path_of(resource)) as file:
+            data = file[resource["parameters"]["dataset"]]
+            found += list(data[datum["indices"]["start"] * n : datum["indices"]["stop"] * n])
+    return found
+
+
+def images_of(documents, key="writer_image"):
+    """Return the stamps of the images, as text."""
+    return [str(read_stamp(image)) for image in data_of(documents, key)]
+
+
+def rows_of(documents, key="writer_image"):
+    """Return which points of its file each datum of a key brings."""
+    resources = {doc["uid"] for doc in documents["stream_resource"] if doc["data_key"] == key}
+    datums = [doc for doc in documents["stream_datum"] if doc["stream_resource"] in resources]
+    return [(doc["indices"]["start"], doc["indices"]["stop"]) for doc in datums]
+
+
+def path_of(resource):
+    """Return the file of a stream resource."""
+    return unquote(urlparse(resource["uri"]).path)
+
+
+def events_of(documents):
+    """Return the data of all events, of pages too."""
+    rows = [event["data"] for event in documents.get("event", ())]
+    for page in documents.get("event_page", ()):
+        n = len(page["seq_num"])
+        rows += [{key: column[k] for key, column in page["data"].items()} for k in range(n)]
+    return rows

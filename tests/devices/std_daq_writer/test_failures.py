@@ -1,0 +1,132 @@
+"""Everything that can go wrong with an acquisition, named at the device; what is left behind."""
+
+from __future__ import annotations
+
+import re
+
+import bluesky.plans as bp
+import pytest
+
+from .documents import images_of, run
+
+
+def test_stage_when_somebody_else_writes_then_it_is_refused_and_left_alone(daq, writer, tmp_path):
+    theirs = {"output_file": str(tmp_path / "theirs.h5"), "n_images": 10_000, "run_id": 5}
+    writer.client.start_writer_async(theirs)
+    with pytest.raises(Exception, match="somebody else is writing.*run_id 5"):
+        run(bp.count([writer], 1))
+    assert daq.service.status()["state"] == "WRITING"
+    writer.client.stop_writer()
+
+
+def test_trigger_when_the_detector_sends_too_few_then_the_status_says_so_and_the_writer_is_ready(daq, writer):
+    writer.timeout.put(0.5)
+    writer.frames_per_trigger.put(5)
+    daq.fail_next("fewer_images", n=2)
+    documents, error = run(bp.count([writer], 1))
+    assert re.search(
+        r"writer: 2 of 5 frames came; no image written to .* the detector sends no images", str(error)
+    )
+    assert documents["stop"][0]["exit_status"] == "fail"
+    assert "2 of 5 frames came" in documents["stop"][0]["reason"]
+    assert "stream_resource" not in documents
+    (file,) = writer.directory.glob("*.h5")
+    assert str(file) in str(error), "the file is the DAQ's and stays; the documents name it"
+    assert writer.unused.get() == str(file)
+
+
+def test_trigger_when_somebody_stops_our_acquisition_then_the_daq_is_quoted(daq, writer):
+    writer.frames_per_trigger.put(50)
+    daq.fail_next("stopped_by_other", after=5)
+    _, error = run(bp.count([writer], 1))
+    assert re.search(r"of 50 frames came; the DAQ ended .* with 'Interrupted.'", str(error))
+
+
+def test_trigger_when_the_file_cannot_be_created_then_the_daqs_words_are_in_the_reason(daq, writer):
+    run(bp.count([writer], 1))  # an earlier acquisition: without one the newer dialect is silent for 5 s
+    daq.fail_next("creation_error")
+    documents, error = run(bp.count([writer], 1))
+    assert "ERROR: Cannot create output file." in documents["stop"][0]["reason"]
+    _, error = run(bp.count([writer], 1))
+    assert error is None
+
+
+def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(daq, writer):
+    run(bp.count([writer], 1))
+    daq.fail_next("creation_error")
+    run(bp.count([writer], 1))
+    daq.fail_next("ghost_start")
+    run(bp.count([writer], 1))
+    documents, error = run(bp.count([writer], 2))
+    assert error is None and len(documents["event"]) == 2
+
+
+def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, writer):
+    daq.fail_next("slow_creation", seconds=1.0)
+    _, error = run(bp.count([writer], 1))
+    assert "took longer than the service waits" in str(error)
+
+
+def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(daq, writer, caplog):
+    daq.fail_next("missed_writing", seconds=0.2)
+    documents, error = run(bp.count([writer], 1))
+    assert error is None and len(documents["event"]) == 1
+    assert "ended before the service looked" in caplog.text
+    for _ in range(2):
+        daq.fail_next("missed_writing", seconds=0.2)
+    _, error = run(bp.count([writer], 1))
+    assert "ended before the service looked" in str(error)
+
+
+def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
+    writer.timeout.put(0.5)
+    writer.loss_policy.put("retake")
+    writer.frames_per_trigger.put(4)
+    daq.fail_next("stall", after=2, seconds=1.0)
+    documents, error = run(bp.count([writer], 2))
+    assert error is None and len(images_of(documents)) == 8
+
+
+def test_stage_when_the_service_was_restarted_then_unknown_is_reset_once(daq, writer):
+    daq.fail_next("rest_restarts")
+    assert daq.service.status()["state"] == "UNKNOWN"
+    _, error = run(bp.count([writer], 1))
+    assert error is None
+
+
+def test_trigger_when_the_service_restarts_meanwhile_then_the_record_is_lost_and_named(daq, writer, wait_for):
+    writer.frames_per_trigger.put(1000)
+    writer.stage()
+    status = writer.trigger()
+    wait_for(lambda: writer.n_completed.get() > 0, "images")
+    daq.fail_next("rest_restarts")
+    wait_for(lambda: status.done, "failure")
+    assert "the DAQ lost the acquisition" in str(status)
+    writer.unstage()
+    assert daq.service.status()["state"] == "READY"
+
+
+def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for):
+    writer.frames_per_trigger.put(1000)
+    writer.stage()
+    status = writer.trigger()
+    wait_for(lambda: writer.n_completed.get() > 0, "images")
+    daq.fail_next("writer_dies")
+    wait_for(lambda: status.done, "failure", timeout=20)
+    assert "does not acknowledge" in str(status)
+    with pytest.raises(Exception, match="the DAQ team must restart it"):
+        writer.unstage()
+    daq.service.restart()
+    daq.service.restart_writer()
+    writer.unstage()
+
+
+def test_abort_when_it_comes_at_any_time_then_unstage_twice_leaves_it_ready(daq, writer):
+    for _ in range(2):
+        writer.frames_per_trigger.put(100_00)
+        writer.stage()
+        status = writer.trigger()
+        writer.unstage()
+        writer.unstage()
+        assert status.done
+        assert daq.service.status()["state"] == "READY"
