@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from ..errors import FileFormatError
+from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.frame import Frame
 from ._hdf5 import dataset, open_file, read
 
@@ -78,8 +79,18 @@ class SwissfelFile:
             raise FileFormatError(
                 self.path, self._images.name, found=str(self._images.dtype), expected="uint16 in a raw file"
             )
+        if not self.processed:
+            self._check_modules()
         for name in ("pulse_id", "is_good_frame", "daq_rec"):
             getattr(self, name)
+
+    def _check_modules(self):
+        (rows, columns), (height, width) = self.shape, MODULE_SHAPE
+        most = DetectorName.parse(self.detector_name).n_modules
+        if columns != width or rows % height or not 1 <= rows // height <= most:
+            found = f"images of {self.shape}"
+            expected = f"1 to {most} modules of {MODULE_SHAPE} stacked in y, for {self.detector_name}"
+            raise FileFormatError(self.path, self._images.name, found=found, expected=expected)
 
     def _column(self, name, kinds):
         n = len(self)
@@ -110,6 +121,15 @@ class SwissfelFile:
     def processed(self) -> bool:
         """Whether the images were calibrated when the file was written."""
         return "meta/conversion_factor" in self._group
+
+    @cached_property
+    def unit(self) -> str:
+        """Of the images that `frames` gives: "keV", or "ADU" for raw words, in a processed file too."""
+        converted = self.processed and (
+            "meta/conversion" not in self._group
+            or bool(read(self._dataset("meta/conversion", "biu", "()", lambda shape: shape == ())))
+        )
+        return "keV" if converted else "ADU"
 
     @cached_property
     def conversion_factor(self) -> float:
@@ -167,7 +187,8 @@ class SwissfelFile:
     def frames(self, *, good_only: bool = True) -> Iterator[Frame]:
         """Yield the frames in the order of the file.
 
-        The image of a raw file is raw words; that of a processed one is keV, float32. A file knows no time,
+        The image of a raw file is raw words; that of a processed one is keV, float32, unless it was written
+        without conversion (see `unit`). A file knows no time,
         so the timestamp is NaN. The event id is the pulse id, or the frame index where nothing arrived.
         """
         for row in range(len(self)):

@@ -9,7 +9,10 @@ from .jungfrau_files import write_constants
 
 
 @pytest.fixture(scope="session")
-def jungfrau_dir(data_dir):
+def jungfrau_dir(request, data_dir):
+    given = request.config.getoption("--recordings")
+    if given is not None and (given / "calibration_input.npz").exists():
+        return given
     return data_dir / "jungfrau" / "calibration"
 
 

@@ -9,7 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.errors import FileFormatError
+from sfdaq_ophyd.files.processed_file import ProcessedFile
 from sfdaq_ophyd.files.swissfel_file import SwissfelFile
 
 from .jungfrau_files import DETECTOR, PULSE, write_raw
@@ -46,11 +48,25 @@ def test_processed_file_when_read_then_kev(jungfrau_dir, expected):
     with SwissfelFile(jungfrau_dir / "processed_roi.JF03T01V02.h5") as file:
         assert (file.group_name, file.detector_name) == ("JF03T01V02:ROI_spot", "JF03T01V02")
         assert (file.processed, file.conversion_factor, file.frame_index) == (True, 0.25, None)
+        assert file.unit == "keV"
         (frame,) = file.frames()
     counts = expected["gap_keep_factor0p25"][100:140, 200:300]
     assert frame.image.dtype == np.float32
     np.testing.assert_array_equal(frame.image, counts * np.float32(0.25))
     assert frame.pulse_id == PULSE
+
+
+def test_processed_file_when_it_was_not_converted_then_says_so(given, tmp_path):
+    calibration = JungfrauCalibration(DETECTOR, conversion=False, gap_pixels=False)
+    path = tmp_path / "a.h5"
+    with ProcessedFile(path, calibration, 1) as file:
+        ids = {"pulse_id": [[PULSE]], "daq_rec": [[0]], "is_good_frame": [[1]]}
+        file.write_columns(**{name: np.array(value, "u8") for name, value in ids.items()})
+        file.write(0, given["raw"][None])
+    with SwissfelFile(path) as file:
+        (frame,) = file.frames()
+        assert (file.processed, file.unit, frame.image.dtype) == (True, "ADU", np.uint16)
+    np.testing.assert_array_equal(frame.image, given["raw"])
 
 
 def test_highgain_when_left_over_words_precede_then_first_good_frame_speaks(given, tmp_path):
@@ -93,6 +109,8 @@ def change(path, name, data=None):
         ("pulse_id", np.zeros((3, 1), "f8"), "found float64 (3, 1)"),
         ("data", np.zeros((3, 8, 8), "f4"), "found float32, expected uint16 in a raw file"),
         ("data", np.zeros((3, 8), "u2"), "found uint16 (3, 8)"),
+        ("data", np.zeros((3, 1024, 1024), "u2"), "found images of (1024, 1024), expected 1 to 1 modules"),
+        ("data", np.zeros((3, 512, 1030), "u2"), "found images of (512, 1030)"),
     ],
 )
 def test_file_when_a_dataset_is_missing_or_wrong_then_named_before_the_first_frame(
