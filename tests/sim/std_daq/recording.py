@@ -38,7 +38,22 @@ def acquisition_of(reply) -> dict | None:
     """Return the acquisition in a writer reply that names a file, or None."""
     writer = reply.get("writer") if isinstance(reply, dict) else None
     acquisition = (writer or {}).get("acquisition")
-    return acquisition if acquisition and "output_file" in acquisition["info"] else None
+    return acquisition if is_named(acquisition) else None
+
+
+def is_named(acquisition: dict | None) -> bool:
+    """Tell a real acquisition from the empty record of a service that had none."""
+    return bool(acquisition) and "output_file" in acquisition["info"]
+
+
+def identity_asked(body) -> tuple:
+    """Return the `identity` of the acquisition that a request starts."""
+    body = body if isinstance(body, dict) else {}
+    try:
+        n_images = int(body.get("n_images"))
+    except (TypeError, ValueError):
+        n_images = None
+    return identity({**body, "n_images": n_images})
 
 
 def log_of(reply) -> list[dict]:
@@ -49,10 +64,11 @@ def log_of(reply) -> list[dict]:
 
 def identity(info: dict) -> tuple:
     """Tell acquisitions apart: file, count, and the run id unless it is a time."""
+    run_id = info.get("run_id")
     return (
-        info.get("output_file"),
+        str(info.get("output_file")),
         info.get("n_images"),
-        None if _is_time(info.get("run_id")) else info.get("run_id"),
+        None if _is_time(run_id) else str(run_id or None),
     )
 
 
@@ -87,3 +103,61 @@ def masked(value, key: str = ""):
             value = pattern.sub(word, value)
         return RUN_ID.sub(r"\1<run_id>", value)
     return value
+
+
+def settings_for(meta: dict, rows: list[dict]) -> dict:
+    """Return the simulator's settings for a recording."""
+    stack = str(meta["stack"])
+    return {
+        "dialect": stack.split("-")[0],
+        "pydantic": 1 if stack.endswith("pydantic1") else 2,
+        "simulation": any("n_generated_images" in str(row.get("reply")) for row in rows),
+        "validator": "validator" in meta["scenario"],
+    }
+
+
+def began(rows: list[dict]) -> float:
+    """Return when the scenario began, on the clock of its replies; infinite where nothing tells."""
+    for row in rows:
+        acquisition = acquisition_of(row.get("reply"))
+        if acquisition and row["reply"]["message"] == "Writing started.":
+            return acquisition["stats"]["start_time"] - row["t"] - 0.02
+    return float("inf")
+
+
+def is_together(first: dict, second: dict) -> bool:
+    """Tell two starts of which the second one was sent before the first one was answered."""
+    return all(
+        "/writer/write" in row.get("request", {}).get("path", "") and "elapsed_s" in row
+        for row in (first, second)
+    ) and (second["t"] - first["t"] < 0.02 and first["t"] + first["elapsed_s"] > second["t"] + 0.03)
+
+
+def in_order_of_arrival(rows: list[dict]) -> list[dict]:
+    """Put starts that were sent at once in the order in which the service took them.
+
+    The replies show the first one that the writer opened; the last one it opened is what the status shows in the
+    end. One that was refused came last.
+    """
+    rows = list(rows)
+    i = 0
+    while i < len(rows):
+        j = i
+        while j + 1 < len(rows) and is_together(rows[j], rows[j + 1]):
+            j += 1
+        if j > i:
+            rows[i : j + 1] = _in_order(rows[i : j + 1], rows[j + 1 :])
+        i = j + 1
+    return rows
+
+
+def _in_order(starts: list[dict], rest: list[dict]) -> list[dict]:
+    shown = [identity(a["info"]) for row in (*starts, *rest) if (a := acquisition_of(row.get("reply")))]
+
+    def place(row: dict) -> tuple:
+        asked = identity_asked(row["request"].get("json"))
+        refused = acquisition_of(row.get("reply")) is None
+        return refused, asked != shown[0], shown.index(asked) if asked in shown else 0
+
+    times = [row["t"] for row in starts]
+    return [{**row, "t": t} for t, row in zip(times, sorted(starts, key=place))]

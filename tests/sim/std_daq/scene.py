@@ -1,0 +1,144 @@
+"""A simulator of its own for one recording, and what the recording does not show being done to it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import redis
+import requests
+
+from sfdaq_ophyd.sim.clock import PulseClock
+from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
+from sfdaq_ophyd.sim.std_daq.settings import Settings
+
+from .recording import identity, is_named
+
+RAW = "/sls/test/raw"
+START = ("/writer/write_async", "/writer/write_sync")
+NOBODY = {
+    "info": {"n_images": 1, "output_file": f"{RAW}/before.h5", "run_id": 1},
+    "stats": {"n_write_completed": 1, "n_write_requested": 1},
+    "message": "Completed.",
+}
+"""An acquisition for a service that must have had one."""
+
+
+class Scene:
+    """One fresh simulator; use as a context manager.
+
+    Parameters
+    ----------
+    wait_for : callable
+        The fixture.
+    **settings
+        Of the simulator.
+    """
+
+    def __init__(self, wait_for, **settings):
+        self.wait_for = partial(wait_for, timeout=30)
+        self.root = Path(tempfile.mkdtemp(prefix="sls-"))
+        self.root.chmod(0o755)  # the service must see it as another user
+        (self.root / "raw" / "isdir.h5").mkdir(parents=True)
+        (self.root / "private" / "in").mkdir(parents=True)
+        (self.root / "private").chmod(0o700)
+        folders = {"/sls/test": str(self.root)}
+        self.server = StdDaqServer(
+            Settings(running=False, servers=(), folders=folders, **settings), PulseClock()
+        )
+        self.next_id = 1000
+        self.sent: set[tuple] = set()
+
+    def __enter__(self):
+        self.server.start()
+        self.source = self.server.service.source
+        self.redis = redis.Redis.from_url(self.server.redis_url)
+        return self
+
+    def __exit__(self, *exc_info):
+        self.server.stop()
+        self.redis.close()
+        shutil.rmtree(self.root)
+
+    # ---- one thing each -----------------------------------------------------------------------------
+
+    def status(self) -> dict:
+        return self.server.service.status()
+
+    def post(self, path: str, body=None):
+        return requests.post(self.server.url + path, json=body, timeout=70)
+
+    def reset(self):
+        self.wait_for(lambda: self.post("/writer/stop").json()["status"] == "ok", "writer READY")
+
+    def lose(self):
+        """Let the service lose track of the writer: a request that its driver cannot encode."""
+        if self.status()["state"] == "WRITING":
+            self.reset()
+        self.post(START[0], {"output_file": f"{RAW}/lost.h5", "n_images": 2**31})
+
+    def images(self, n: int):
+        self.source.burst(n, rate=2000.0, first_id=self.next_id)
+        self.next_id += n
+
+    def is_running(self, acquisition: dict) -> bool:
+        status = self.status()
+        return status["state"] == "WRITING" and self.is_known(acquisition)
+
+    def is_known(self, acquisition: dict) -> bool:
+        ours = self.status()["acquisition"]
+        return is_named(ours) and identity(ours["info"]) == identity(acquisition["info"])
+
+    # ---- acquisitions -------------------------------------------------------------------------------
+
+    def begin(self, acquisition: dict):
+        """Start it, and let it get as far as was recorded."""
+        if self.status()["state"] != "READY":
+            self.reset()
+        self.sent.add(identity(acquisition["info"]))
+        self.post(START[0], acquisition["info"])
+        self.wait_for(lambda: self.is_running(acquisition), f"WRITING {acquisition['info']}")
+        self.drive_to(acquisition)
+
+    def drive_to(self, acquisition: dict):
+        """Let images come until the running acquisition looks like `acquisition`."""
+        wanted = acquisition["stats"]["n_write_completed"]
+        current = self.status()["acquisition"]
+        done = current["stats"]["n_write_completed"] if current else 0
+        if wanted <= done or self.status()["state"] != "WRITING":
+            return
+        self.wait_for(lambda: self.server.service.source._accepting(), "driver subscribed")
+        self.images(wanted - done)
+
+        def there():
+            current = self.status()["acquisition"]
+            return current is not None and current["stats"]["n_write_completed"] >= wanted
+
+        self.wait_for(there, f"{wanted} images written")
+
+    def finish(self, acquisition: dict | None):
+        """Bring what runs to its recorded end; stop it where none is recorded."""
+        if acquisition is not None:
+            self.drive_to(acquisition)
+        if acquisition is None or not _is_whole(acquisition):
+            self.reset()
+        self.wait_for(lambda: self.status()["state"] == "READY", "end of the acquisition")
+
+    def perform(self, acquisition: dict):
+        """Carry out an acquisition the rows only mention, with the recorded end."""
+        if self.status()["state"] != "READY":
+            self.reset()
+        if not self.is_known(acquisition):
+            self.begin(acquisition)
+            self.finish(acquisition)
+            return
+        if _is_whole(acquisition) and acquisition["message"] == "Interrupted.":  # a start failed after it
+            n_images = acquisition["info"]["n_images"] + 4
+            self.post(START[0], {"output_file": f"{RAW}/isdir.h5", "n_images": n_images})
+        self.reset()  # a second entry of the same acquisition: somebody stopped again
+
+
+def _is_whole(acquisition: dict) -> bool:
+    return acquisition["stats"]["n_write_completed"] == acquisition["info"]["n_images"]
