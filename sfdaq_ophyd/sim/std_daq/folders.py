@@ -43,7 +43,14 @@ class Folders:
         local = self.local(folder)
         if not os.path.isdir(local):
             return False
-        return user_id < 1 or all(_may_enter(parent, user_id) for parent in _parents(local))
+        return user_id < 1 or all(
+            _may(stat.S_IXUSR, stat.S_IXOTH, parent, user_id) for parent in _parents(local)
+        )
+
+
+def may_write(folder: str, user_id: int) -> bool:
+    """Tell whether `user_id` can create files in a folder of this machine; below 1 nobody is asked."""
+    return user_id < 1 or _may(stat.S_IWUSR | stat.S_IXUSR, stat.S_IWOTH | stat.S_IXOTH, folder, user_id)
 
 
 def _parents(path: str):
@@ -51,7 +58,7 @@ def _parents(path: str):
         yield path
 
 
-def _may_enter(folder: str, user_id: int) -> bool:
+def _may(as_owner: int, as_other: int, folder: str, user_id: int) -> bool:
     info = os.stat(folder)
-    bit = stat.S_IXUSR if info.st_uid == user_id else stat.S_IXOTH
-    return bool(info.st_mode & bit)
+    bits = as_owner if info.st_uid == user_id else as_other
+    return info.st_mode & bits == bits

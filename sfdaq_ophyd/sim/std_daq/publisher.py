@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 import redis
@@ -11,16 +13,22 @@ import redis
 from .store import LOG, STAT, STATUS, Store
 from .timing import Timing
 
+logger = logging.getLogger(__name__)
+
+LASTING = 5
+"""So many times the patience of one call with an absent Redis, and the service stops to log."""
+
 
 class Publisher:
     """Statuses and log entries, in order, in a thread; waits out an absent Redis.
 
     Two parts of the real service write the status. The second one sleeps until the first detector image and
-    then catches up, so old statuses appear after newer ones.
+    then catches up, so old statuses appear after newer ones. A lasting outage ends the log for good.
     """
 
-    def __init__(self, store: Store, on_log: Callable[[str, dict], None]):
-        self._store, self._on_log = store, on_log
+    def __init__(self, store: Store, timing: Timing, on_log: Callable[[str, dict], None]):
+        self._store, self._timing, self._on_log = store, timing, on_log
+        self._log_ended = False
         self._outbox: queue.Queue[tuple[str, dict] | None] = queue.Queue()
         self._held: list[dict] | None = []
         self._lock = threading.Lock()
@@ -58,14 +66,27 @@ class Publisher:
 
     def _run(self) -> None:
         while (item := self._outbox.get()) is not None:
-            while not self._closing.is_set():
-                try:
-                    entry_id = self._store.add(*item)
-                except redis.RedisError:
-                    continue
-                if item[0] == LOG:
-                    self._on_log(entry_id, item[1])
-                break
+            key, content = item
+            if key == LOG and self._log_ended:
+                continue
+            entry_id = self._stored(key, content)
+            if key != LOG:
+                continue
+            if entry_id is None:
+                logger.debug("the log ended")
+                self._log_ended = True
+            else:
+                self._on_log(entry_id, content)
+
+    def _stored(self, key: str, content: dict) -> str | None:
+        """Return the id of the new entry; None when closed, or for a log entry after a lasting outage."""
+        deadline = time.monotonic() + LASTING * self._timing.redis_patience
+        while not self._closing.is_set() and not (key == LOG and time.monotonic() > deadline):
+            try:
+                return self._store.add(key, content)
+            except redis.RedisError:
+                continue
+        return None
 
 
 class StatsCounter:

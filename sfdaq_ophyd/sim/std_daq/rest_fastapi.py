@@ -27,6 +27,15 @@ INTEGERS = (
     "start_udp_port",
     "writer_user_id",
 )
+IN_REPLIES = (
+    "bit_depth",
+    "detector_name",
+    "detector_type",
+    *INTEGERS[1:],
+    "submodule_info",
+    "module_positions",
+)
+"""Order of a stored configuration in the reply to its POST."""
 
 
 def make_app(service: Service, closing: threading.Event) -> FastAPI:
@@ -80,7 +89,14 @@ def _writer(status: dict) -> dict:
 
 
 def _acquisition(record: dict, reports: list | None) -> dict:
-    return {**{key: record[key] for key in ("state", "message", "info", "stats")}, "reports": reports}
+    info = {key: record["info"][key] for key in ("n_images", "output_file", "run_id")}
+    return {
+        "state": record["state"],
+        "message": record["message"],
+        "info": info,
+        "stats": record["stats"],
+        "reports": reports,
+    }
 
 
 def _add_writer(app: FastAPI, service: Service) -> None:
@@ -171,7 +187,7 @@ def _stored(service: Service, config) -> dict:
             "1 validation errors:\n  {'type': 'dict_type', 'loc': ('response', 'config', "
             "'module_positions'), 'msg': 'Input should be a valid dictionary', 'input': None}\n"
         )
-    return whole
+    return {key: whole[key] for key in IN_REPLIES}
 
 
 def _add_simulation(app: FastAPI, service: Service) -> None:

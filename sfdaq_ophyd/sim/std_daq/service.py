@@ -42,17 +42,11 @@ class Service:
         self.store = Store(redis_url, self.timing, settings.maxlen)
         self.folders = Folders(settings.folders)
         self._observers: list[Callable[[Image], None]] = []
-        self._publisher = Publisher(self.store, self._logged)
         self.writer = WriterProcess(self._writer_event, seed=settings.seed, compressed=settings.compressed)
-        self._n_acknowledged = 0
-        self._n_of_acquisition = 0
-        config = self.config()[0]
-        if config is None:
-            config = settings.first_config
-            self.store.add(CONFIG, config)
-        self._config = config
-        self._user_id = config["writer_user_id"]
-        self.writer.start(config)
+        self._n_written = self._n_published = self._n_of_acquisition = 0
+        self._config = self._boot_config()
+        self._publisher = Publisher(self.store, self.timing, self._logged)
+        self.writer.start(self._config)
         self._driver = self._new_driver()
         self.source = ImageSource(
             clock,
@@ -82,8 +76,13 @@ class Service:
 
     def restart(self) -> None:
         """Restart the service alone: the state is UNKNOWN, the writer goes on."""
-        old, self._driver = self._driver, self._new_driver()
-        old.close()
+        self._boot_config()
+        old = self._driver, self._stats, self._publisher
+        self._publisher = Publisher(self.store, self.timing, self._logged)
+        self._driver = self._new_driver()
+        self._stats = StatsCounter(self.store, self.timing, self._counts)
+        for part in old:
+            part.close()
 
     def add_servers(self, servers: Sequence[str]) -> None:
         """Let servers pick up configurations from now on."""
@@ -93,12 +92,12 @@ class Service:
             self.faults,
             servers=servers,
             stop_writer=self.writer.kill,
-            restart=self.writer.start,
+            restart=self._start_writer,
         )
 
     def restart_writer(self) -> None:
         """Start the writer process anew with the stored configuration."""
-        self.writer.start(self.config()[0] or self._config)
+        self._start_writer(self.config()[0] or self._config)
 
     # ---- what the REST dialects ask -----------------------------------------------------------------
 
@@ -171,6 +170,19 @@ class Service:
 
     # ---- inside -------------------------------------------------------------------------------------
 
+    def _boot_config(self) -> dict:
+        """Return the stored configuration, pushed if there was none; one dialect keeps its user for good."""
+        config = self.config()[0]
+        if config is None:
+            config = self.settings.first_config
+            self.store.add(CONFIG, config)
+        self._user_id = config["writer_user_id"]
+        return config
+
+    def _start_writer(self, config: dict) -> None:
+        self.writer.start(config)
+        self._config = config
+
     def _new_driver(self) -> Driver:
         return Driver(
             self.writer,
@@ -178,17 +190,24 @@ class Service:
             self.faults,
             null_acquisition=self.settings.dialect == "fastapi",
             local_path=self.folders.local,
-            publish=self._publisher.status,
-            log=self._publisher.log,
+            publish=self._publish,
+            log=lambda acquisition: self._publisher.log(acquisition),
         )
 
     def _writer_event(self, event: dict) -> None:
         if event["event"] == "ack":
-            self._n_acknowledged += 1
             self._n_of_acquisition += 1
         elif event["event"] == "opened":
             self._n_of_acquisition = 0
         self._driver.writer_event(event)
+
+    def _publish(self, status: dict) -> None:
+        """Publish a status; the writer's throughput is counted from these alone."""
+        acquisition = status["acquisition"]
+        n_images = acquisition["stats"]["n_write_completed"] if acquisition else 0
+        self._n_written += max(0, n_images - self._n_published)
+        self._n_published = n_images
+        self._publisher.status(status)
 
     def _image(self, image: Image) -> None:
         self._publisher.image_seen()
@@ -199,7 +218,7 @@ class Service:
     def _counts(self) -> tuple[int, int, int]:
         config = self._config
         size = config["image_pixel_height"] * config["image_pixel_width"] * config["bit_depth"] // 8
-        return self.source.n_images, self._n_acknowledged, size
+        return self.source.n_images, self._n_written, size
 
     def _logged(self, log_id: str, acquisition: dict) -> None:
         if self.settings.validator:

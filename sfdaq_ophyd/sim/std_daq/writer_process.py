@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 
 from .files import WriterFile
+from .folders import may_write
 from .picture import Pictures
 
 
@@ -58,6 +60,9 @@ class Writer:
         config = self._config
         if config["bit_depth"] not in (8, 16, 32):
             raise ValueError(f"Unsupported bits per pixel:{config['bit_depth']}")
+        user_id = config["writer_user_id"]
+        if not may_write(os.path.dirname(request["path"]), user_id):
+            raise PermissionError(request["path"])
         if self._pictures is None:
             shape = (config["image_pixel_height"], config["image_pixel_width"])
             self._pictures = Pictures(config["detector_name"], shape, config["bit_depth"], self._seed)
@@ -68,6 +73,9 @@ class Writer:
             self._pictures,
             compressed=self._compressed,
         )
+        os.chmod(request["path"], 0o644)
+        if user_id >= 1 and os.geteuid() == 0:
+            os.chown(request["path"], user_id, -1)
 
     def _close(self) -> None:
         if self._file is not None:
