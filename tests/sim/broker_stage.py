@@ -14,12 +14,18 @@ from sfdaq_ophyd.sim.broker.hardware import MODES
 from sfdaq_ophyd.sim.broker.pvlist import config_file
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.part import World
+from sfdaq_ophyd.wire.broker import ENDPOINTS
 from sfdaq_ophyd.wire.broker_beamlines import BEAMLINES
 
 from .broker_recording import expanded, reply_of
 
 SIMULATED = re.compile(r"(JF\d\dT\d\dV\d\d)\b([^;]*(?:simulated|powered)[^;]*)")
 STATES = ("running", "waiting", "transmitting", "run_finished", "error", "stopped")
+SENSORS = {
+    "TEMPERATURE_ADC": "temperature_adc",
+    "TEMPERATURE_FPGA": "temperature_fpga",
+    "TEMPERATURE_THRESHOLDS": "temperature_threshold",
+}
 UNITS = {"s": "", "ms": "e-3", "us": "e-6", "ns": "e-9"}
 
 
@@ -41,6 +47,7 @@ class Stage:
         self.seconds = 1.8e9
         self.part.site.delays.wall_clock = lambda: self.seconds
         self.part.start()
+        self.beamline = next(iter(first["setup"].get("pgroups", ())), self.part.beamline)
         self._furnish(first["setup"])
 
     def _furnish(self, setup: dict) -> None:
@@ -70,9 +77,17 @@ class Stage:
             for entry in entries:
                 for module in site.hardware[entry.name].modules:
                     module.reachable = False
-        if re.search(r"trigger PV[^;]*(?:not |cannot|unreachable|down)", setup.get("note", "")):
-            self.part.trigger.stuck = 1_000_000
-        for detector, words in SIMULATED.findall(setup.get("note", "")):
+        self._heed(setup.get("note", ""))
+
+    def _heed(self, note: str) -> None:
+        """Bring triggers and detectors into the state the note tells of."""
+        for beamline in BEAMLINES:
+            trigger = self.part.site.trigger(beamline)
+            if re.search(r"trigger PV[^;]*\b255", note):
+                trigger.stop()
+            if re.search(r"trigger PV[^;]*(?:not |cannot|unreachable|down)", note):
+                trigger.stuck = 1_000_000
+        for detector, words in SIMULATED.findall(note):
             self._power(detector, words)
 
     def _power(self, name: str, words: str) -> None:
@@ -109,17 +124,19 @@ class Stage:
             for module in _chosen(modules, found[1]):
                 module.state = "running" if found[2] == "started" else "idle"
         elif found := re.search(r"trigger PV .*reads (\d+)", words):
-            assert self.part.trigger.value == int(found[1]), words
-        elif found := re.search(r"client sends (\w+) (\S+) (\{.*\}) while", words):
+            named = (name for name, known in BEAMLINES.items() if known.event_code_pv in words)
+            assert self.part.site.trigger(next(named, self.beamline)).value == int(found[1]), words
+        elif found := re.search(r"client sends (\w+) /(\w+) ?(\{.*\})? while", words):
             before = len(self.part.requests())
             self._give_up(found[1], found[2], found[3])
             wait_for(lambda: len(self.part.requests()) > before, "the request nobody waits for")
 
-    def _give_up(self, method: str, path: str, body: str) -> None:
+    def _give_up(self, method: str, endpoint: str, body: str | None) -> None:
         """Send a request and go before the server has time for it."""
         self.part.fail_next("latency", seconds=0.1)
-        connection = self._connection("broker")
-        connection.request(method, path, body, {"Content-Type": "application/json", **self._who("bernina")})
+        connection = self._connection(ENDPOINTS[endpoint].service)
+        headers = {"Content-Type": "application/json", **self._who(self.beamline)}
+        connection.request(method, f"/{endpoint}", body, headers)
         connection.close()
 
     def _connection(self, service: str) -> http.client.HTTPConnection:
@@ -135,6 +152,7 @@ class Stage:
     def send(self, exchange: dict):
         """Send one request; return code, headers and reply."""
         self.seconds += 2
+        self.beamline = exchange.get("client") or self.beamline
         self._set_environment(exchange)
         request, headers = exchange["request"], self._who(exchange.get("client"), exchange.get("client_ip"))
         body = None
@@ -151,7 +169,7 @@ class Stage:
         return response.status, response.headers, reply_of(response.status, response.headers, raw)
 
     def _set_environment(self, exchange: dict) -> None:
-        """Bring what the server only looks at into the state it had: RabbitMQ, network, control box."""
+        """Bring what the server only looks at into the state it had: RabbitMQ, network, sensors."""
         self.part.site.messages.up = exchange.get("amqp_server") != "down"
         reply, asked = exchange["reply"], exchange["request"].get("json")
         if not isinstance(reply, dict) or not isinstance(asked, dict):
@@ -163,6 +181,9 @@ class Stage:
         for number, module in enumerate(detector.modules):
             if "pings" in reply:
                 module.reachable = number in reply["pings"]["responding"]
+            for sensor, attribute in SENSORS.items():
+                if "temperatures" in reply:
+                    setattr(module, attribute, reply["temperatures"][sensor][number])
         if exchange["request"]["path"] in ("/get_jfctrl_monitor", "/get_jfstats"):
             detector.box_reachable = reply.get("exception") != "ConnectionRefusedError"
             detector.box = reply.get("parameters", detector.box)

@@ -129,6 +129,7 @@ def test_documented_when_a_stranger_asks_then_refused_before_the_request_is_look
         ),
         ({"detectors": {JF: {}}}, {"status": "failed", "message": "no pgroup in request parameters"}),
         ({"detectors": []}, {"state": "error", "status": "'list' object has no attribute 'keys'"}),
+        (["detectors"], {"state": "error", "status": "'list' object has no attribute 'get'"}),
     ],
 )
 def test_documented_pedestal_when_refused_then_the_pgroup_is_looked_for_last(documented, body, reply):

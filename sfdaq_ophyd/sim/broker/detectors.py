@@ -39,13 +39,13 @@ def _table(**beamlines: str) -> Table:
 
 CURRENT = _table(
     alvra="""
-        JF02T09V03|12|
-        JF06T08V07|12|
-        JF06T32V07|12|
-        JF08T01V01|13|
-        JF09T01V01|13|
-        JF10T01V01|13|
-        JF11T04V01|13|""",
+        JF02T09V03|12|Alvra: von Hamos (4.5M)
+        JF06T08V07|12|Alvra: 4M version of 16M (4M)
+        JF06T32V07|12|Alvra (16M)
+        JF08T01V01|13|Alvra: Visual Light (0.5M)
+        JF09T01V01|13|Alvra: Flex (0.5M)
+        JF10T01V01|13|Alvra: Flex-Stripsel (0.5M)
+        JF11T04V01|13|Alvra: TXS (2M)""",
     bernina="""
         JF01T03V01|12|Bernina (1.5M)
         JF03T01V02|12|Bernina: I0 (0.5M)
@@ -55,26 +55,26 @@ CURRENT = _table(
         JF13T01V01|13|Bernina: Vacuum (0.5M)
         JF14T01V01|13|Bernina: RIXS (0.5M)""",
     cristallina="""
-        JF16T03V02|10|
-        JF17T16V01|10|
-        JF20T01V01|10|
+        JF16T03V02|10|Cristallina-Q (1.5M)
+        JF17T16V01|10|Cristallina-MX (8M)
+        JF20T01V01|10|Cristallina-Q: I0 (0.5M)
         JF21T01V01|10|
         JF22T01V01|10|""",
     maloja="""
-        JF15T08V01|9|""",
+        JF15T08V01|9|Maloja (4M)""",
     furka="""
         JF18T01V01|9|Furka: RIXS (0.5M)
         JF19T01V01|9|Furka: UHV (0.5M)""",
 )
 DOCUMENTED = _table(
     alvra="""
-        JF02T09V03|12|
-        JF06T08V04|12|
-        JF06T32V04|12|
-        JF08T01V01|13|
-        JF09T01V01|13|
-        JF10T01V01|13|
-        JF11T04V01|13|""",
+        JF02T09V03|12|von Hamos 4.5M
+        JF06T08V04|12|4M version of 16M detector
+        JF06T32V04|12|16M detector
+        JF08T01V01|13|Visual light detector, 1 module
+        JF09T01V01|13|Flex, 1 module
+        JF10T01V01|13|Flex-stripsel, 1 module
+        JF11T04V01|13|TXS, 4 modules detector""",
     bernina="""
         JF01T03V01|12|1p5M Bernina detector
         JF03T01V02|12|Bernina I0, 1 module
@@ -84,10 +84,10 @@ DOCUMENTED = _table(
         JF13T01V01|13|Vacuum detector
         JF14T01V01|13|RIXS detector""",
     cristallina="""
-        JF16T03V01|10|
-        JF17T16V01|10|""",
+        JF16T03V01|10|Cristallina-Q, 3 modules detector, 1p5M
+        JF17T16V01|10|Cristallina-MX, 16 modules detector, 8M""",
     maloja="""
-        JF15T08V01|9|""",
+        JF15T08V01|9|Maloja, 8 modules detector, 4M""",
     furka="""
         JF18T01V01|9|Furka, RIXS detector""",
 )

@@ -18,11 +18,13 @@ STAMP = "%Y%m%d_%H%M%S"
 
 def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Queue a pedestal; the reply's time is a promise."""
-    if site.dialect == "current":  # the 2023 server asks for it last
-        required(request, "pgroup")
-    required(request, "detectors", documented="no detectors defined")
-    beamline, detectors = caller.beamline, request["detectors"]
+    if site.dialect == "current":  # the 2023 server asks for the pgroup last
+        required(request, "pgroup", "detectors")
+    beamline = caller.beamline
     detectors_of(site.table, beamline)
+    rate = request.get("rate_multiplicator", 1)
+    required(request, "detectors", documented="no detectors defined")
+    detectors = request["detectors"]
     names = list(detectors) if site.dialect == "current" else list(detectors.keys())
     if not names:
         raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
@@ -35,7 +37,6 @@ def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     pgroup.check_open()
 
     prefix = f"{directory}/{site.delays.now():{STAMP}}"
-    rate = request.get("rate_multiplicator", 1)
     stored = {**request, "directory_name": PEDESTALS, "request_time": site.delays.request_time()}
     site.tree.write_json(f"{prefix}.json", stored, sort_keys=site.dialect == "current")
     body = {

@@ -16,10 +16,9 @@ NO_NAME = "no detector name in the request"
 
 def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: str = "detector_name") -> str:
     """Return the detector of a request, which must be of the caller's beamline."""
-    required(request, key, documented=NO_NAME)
-    if site.dialect == "documented" and not request[key]:
+    if site.dialect == "documented" and not request.get(key):
         raise ValidationError(NO_NAME)
-    required(request, *others)
+    required(request, key, *others)
     check_belongs(site.table, caller.beamline, request[key])
     return request[key]
 
