@@ -106,15 +106,18 @@ class EmbeddedCatalog:
         goes, and is complete within a second of its end. A failing server costs neither the run
         nor its documents: see :meth:`replay`.
 
-        The preprocessor :func:`sfdaq_ophyd.plans.save_once` is installed as well, unless it is there
-        already: without it bluesky saves a point twice when a pause falls right behind its 'save'.
+        Two preprocessors are installed as well, unless they are there already:
+        :func:`sfdaq_ophyd.plans.save_once`, without which bluesky saves a point twice when a pause falls
+        right behind its 'save'; and :func:`sfdaq_ophyd.plans.run_number_wrapper`, by which the runs of a
+        `SfDaqBroker` have their files before they close.
         """
-        from ..plans import save_once
+        from ..plans import run_number_wrapper, save_once
 
         token = run_engine.subscribe(self._feed)
         self._subscriptions.append((run_engine, token))
-        if save_once not in run_engine.preprocessors:
-            run_engine.preprocessors.append(save_once)
+        for preprocessor in (save_once, run_number_wrapper):
+            if preprocessor not in run_engine.preprocessors:
+                run_engine.preprocessors.append(preprocessor)
         return token
 
     def __call__(self, name: str, doc: dict) -> None:
@@ -188,6 +191,17 @@ class EmbeddedCatalog:
         for name, doc in documents:
             writer(name, doc)
         writer.flush()
+
+    def runs_at(self, time: float, at_most: int = 20) -> list[str]:
+        """Return the uids of runs that were open at `time` (s since the epoch), the latest first.
+
+        A run without an end counts as open. Of the runs begun before, the last `at_most` are looked at.
+        """
+        from tiled.queries import Key
+
+        begun = self.client.search(Key("start.time") <= time).sort(("start.time", -1))
+        stops = {uid: run.metadata.get("stop") or {} for uid, run in begun.items()[:at_most]}
+        return [uid for uid, stop in stops.items() if stop.get("time", time) >= time]
 
     @property
     def client(self):

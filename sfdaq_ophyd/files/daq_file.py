@@ -57,7 +57,7 @@ class FoundData:
         return np.array_equal(self.pulse_ids, np.asarray(asked, "i8"))
 
 
-def read_daq_file(path: str | Path, source: str) -> list[FoundData]:
+def read_daq_file(path: str | Path, source: str, names: Sequence[str] = ()) -> list[FoundData]:
     """Look into a file of one acquisition.
 
     Parameters
@@ -65,13 +65,15 @@ def read_daq_file(path: str | Path, source: str) -> list[FoundData]:
     path : str or Path
     source : str
         ``PVDATA``, ``BSDATA``, ``CAMERAS``, or a detector's name.
+    names : sequence of str
+        Channels that must be in it.
 
     Raises
     ------
     OSError
         It is not there, not readable yet, or damaged.
     FileFormatError
-        It is readable, and not such a file.
+        It is readable, and not such a file, or one of `names` is not in it.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:  # a lock could make the writer fail
@@ -82,6 +84,9 @@ def read_daq_file(path: str | Path, source: str) -> list[FoundData]:
         raise OSError(f"{path}: {exc}") from exc
     if not found:
         raise FileFormatError(path, "data", found="nothing", expected=f"data of {source}")
+    absent = set(names) - {one.key for one in found}
+    if absent:
+        raise FileFormatError(path, ", ".join(sorted(absent)), found="nothing", expected="data")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Look:
     seen: str = ""
 
 
-def look_at(path: Path, source: str, *, finished: bool = False) -> Look:
+def look_at(path: Path, source: str, *, names: Sequence[str] = (), finished: bool = False) -> Look:
     """Look once, without waiting.
 
     Parameters
@@ -52,6 +53,8 @@ def look_at(path: Path, source: str, *, finished: bool = False) -> Look:
         Where the file will be on this machine, in the ``data/`` or ``raw_data/`` of a run.
     source : str
         ``PVDATA``, ``BSDATA``, ``CAMERAS``, or a detector's name.
+    names : sequence of str
+        Channels that must be in it.
     finished : bool
         Its writer was heard to be done.
     """
@@ -61,13 +64,13 @@ def look_at(path: Path, source: str, *, finished: bool = False) -> Look:
     try:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        return _look_at_nothing(log)
+        return _look_at_nothing(path, log)
     settled = age > (SETTLED_PVS if source == PVDATA else SETTLED)
     closed = finished or CLOSING in _last(_tail(log))
     if not (closed or settled):
         return Look(seen="being written")
     try:
-        return Look(found=read_daq_file(path, source))
+        return Look(found=read_daq_file(path, source, names))
     except (OSError, FileFormatError) as exc:
         if closed and age > SETTLED:
             return Look(failure=f"damaged: {exc}")
@@ -79,13 +82,13 @@ def last_words(path: Path) -> str:
     return _last(_tail(Path(log_file(str(path))))) or "it has no log"
 
 
-def _look_at_nothing(log: Path) -> Look:
+def _look_at_nothing(path: Path, log: Path) -> Look:
     try:
         silent = time.time() - log.stat().st_mtime
     except FileNotFoundError:
         return Look(seen="not begun: neither file nor log")
     tail = _tail(log) if silent > SETTLED else []
-    if CLOSING in _last(tail):
+    if CLOSING in _last(tail) and not path.exists():  # it may have come since the first look
         return Look(failure=f"the writer says it is done, and there is no file; its log: {tail[-2:]}")
     return Look(seen="begun, no file yet")
 

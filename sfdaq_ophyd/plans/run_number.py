@@ -9,7 +9,8 @@ import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid, single_gen
 
 from ..devices import SfDaqBroker
-from ..devices.broker import Point
+from ..devices.broker import NextPoint, Point, Service
+from ..errors import RequestError
 from .ask import ask
 
 Policy = Literal["open_run", "staged", "first_acquisition"]
@@ -20,7 +21,7 @@ START_KEY = "sf_daq"
 
 
 def run_number_wrapper(
-    plan: MsgGenerator, broker: SfDaqBroker, policy: Policy = "open_run"
+    plan: MsgGenerator, broker: SfDaqBroker | None = None, policy: Policy | None = None
 ) -> MsgGenerator[Any]:
     """Give every run of a plan one run number of the broker, and register its files before it closes.
 
@@ -29,14 +30,18 @@ def run_number_wrapper(
     and registered in the stream ``NAME_data``, row k for event k; what was asked for and is not there is
     listed in ``NAME_unused``. A run that ends early does not wait.
 
+    As a preprocessor it serves every plan: `EmbeddedCatalog.subscribe` and the startup files install it.
+
     Parameters
     ----------
     plan : generator
         Any plan.
-    broker : SfDaqBroker
-    policy : {"open_run", "staged", "first_acquisition"}
-        When the number is taken: as a run opens; the same, if the broker is staged by then; or by the first
-        acquisition, so that an empty run uses up none (the start document cannot hold it then).
+    broker : SfDaqBroker, optional
+        Default is the one the plan stages, or triggers.
+    policy : {"open_run", "staged", "first_acquisition"}, optional
+        When the number is taken: as a run opens; the same, if the broker is staged by then, else by the first
+        acquisition; or always by the first acquisition, so that an empty run uses up none. A start document
+        that was made before does not hold the number. Default is "open_run" with `broker`, else "staged".
 
     Yields
     ------
@@ -45,12 +50,15 @@ def run_number_wrapper(
 
     Examples
     --------
-    For every plan of a RunEngine that stages the broker::
+    For every plan of a RunEngine::
 
-        RE.preprocessors.append(partial(run_number_wrapper, broker=sfdaq, policy="staged"))
+        RE.preprocessors.append(run_number_wrapper)
     """
+    policy = policy or ("open_run" if broker is not None else "staged")
     if policy not in POLICIES:
-        raise ValueError(f"policy={policy!r}: expected one of {', '.join(POLICIES)}")
+        raise RequestError("policy", policy, f"one of {', '.join(POLICIES)}")
+    if broker is None and policy == "open_run":
+        raise RequestError("broker", broker, "a SfDaqBroker, since its number is taken as the run opens")
     return _forwarded(plan, _RunNumbers(broker, policy).around)
 
 
@@ -61,63 +69,96 @@ run_number_decorator = make_decorator(run_number_wrapper)
 class _RunNumbers:
     """What is put around the messages of one plan."""
 
-    def __init__(self, broker: SfDaqBroker, policy: Policy):
-        self._broker, self._policy = broker, policy
+    def __init__(self, broker: SfDaqBroker | None, policy: Policy):
+        self._given, self._policy = broker, policy
+        self._broker: Any = broker
         self._staged = False
         self._ours: Any = _NO_RUN
+        self._opened: Msg | None = None
         self._moved: dict[str, tuple[Any, Any]] = {}
         self._n_points = 0
-        self._scan_name, self._run = "", ""
+        self._run = ""
 
     def around(self, msg: Msg) -> MsgGenerator[Any]:
         """Yield `msg` and what belongs around it; return its response."""
-        broker = self._broker
-        if msg.command in ("stage", "unstage") and msg.obj is broker:
-            self._staged = msg.command == "stage"
-        elif msg.command == "open_run" and self._ours is _NO_RUN and START_KEY not in msg.kwargs:
-            return (yield from self._open_run(msg))
-        elif self._ours is not _NO_RUN:
-            if msg.command == "close_run" and msg.run == self._ours:
+        match msg.command:
+            case "stage" if self._concerns(msg.obj) and not self._staged:
+                self._broker, self._staged = msg.obj, True
+            case "unstage" if self._staged and msg.obj is self._broker:
+                self._staged = False
+            case "open_run" if self._ours is _NO_RUN:
+                return (yield from self._open_run(msg))
+            case "close_run" if self._ours is not _NO_RUN and msg.run == self._ours:
                 return (yield from self._close_run(msg))
-            if msg.command == "set" and msg.obj not in (broker.service, broker.next_point):
+            case "close_run" if self._opened is not None and msg.run == self._opened.run:
+                self._opened = None
+            case "set" if not isinstance(msg.obj, NextPoint | Service):
                 self._moved[msg.obj.name] = (msg.obj, msg.args[0] if msg.args else None)
-            if msg.command == "trigger" and msg.obj is broker:
-                yield from self._announce_point()
+            case "trigger" | "kickoff" if self._concerns(msg.obj):
+                yield from self._prepare(msg)
         return (yield msg)
 
+    def _concerns(self, device: Any) -> bool:
+        return isinstance(device, SfDaqBroker) and self._given in (None, device)
+
     def _open_run(self, msg: Msg) -> MsgGenerator[str]:
-        broker = self._broker
-        facts: dict[str, Any] = {"pgroup": broker.pgroup.get(), "beamline": broker.beamline}
-        if self._policy == "open_run" or (self._policy == "staged" and self._staged):
-            facts = (yield from ask(broker, "take_run_number")) or facts
-        elif not self._staged and self._policy == "staged":
+        self._opened, self._moved, self._n_points = None, {}, 0
+        if START_KEY in msg.kwargs:  # a wrapper inside this one has numbered it
             return (yield msg)
-        uid = yield msg._replace(kwargs={**msg.kwargs, START_KEY: facts})
-        self._ours, self._moved, self._n_points = msg.run, {}, 0
-        self._scan_name = str(msg.kwargs.get("scan_name") or msg.kwargs.get("plan_name") or "scan")
-        self._run = uid or short_uid("run")
-        yield from ask(broker, "name_run", uid=self._run)
-        return uid
+        facts = None
+        if self._policy == "open_run" or (self._policy == "staged" and self._staged):
+            facts = (yield from ask(self._broker, "take_run_number")) or self._facts()
+        elif self._policy == "first_acquisition" and self._broker is not None:
+            facts = self._facts()
+        self._opened = msg
+        if facts is None:
+            self._run = (yield msg) or short_uid("run")
+            return self._run
+        self._run = (yield msg._replace(kwargs={**msg.kwargs, START_KEY: facts})) or short_uid("run")
+        yield from self._adopt()
+        return self._run
+
+    def _facts(self) -> dict[str, Any]:
+        return {"pgroup": self._broker.pgroup.get(), "beamline": self._broker.beamline}
+
+    def _adopt(self) -> MsgGenerator[None]:
+        """Be the one that numbers the run just opened."""
+        self._ours = self._opened.run
+        yield from ask(self._broker, "name_run", uid=self._run)
+
+    def _prepare(self, msg: Msg) -> MsgGenerator[None]:
+        """Before the broker is triggered or kicked off in a run."""
+        if self._ours is _NO_RUN and self._opened is not None:
+            self._broker = msg.obj
+            yield from self._adopt()
+        if self._ours is not _NO_RUN and msg.command == "trigger" and msg.obj is self._broker:
+            yield from self._announce_point()
 
     def _announce_point(self) -> MsgGenerator[None]:
         self._n_points += 1
         readings = {}
         for name, (device, _) in self._moved.items():
             readings[name] = (yield Msg("read", device)) or {}
-        point = Point(self._n_points, dict(self._moved), readings, self._scan_name, self._run)
+        md = self._opened.kwargs
+        name = str(md.get("scan_name") or md.get("plan_name") or "scan")
+        point = Point(self._n_points, dict(self._moved), readings, name, self._run)
         yield from _tell(self._broker, point)
 
     def _close_run(self, msg: Msg) -> MsgGenerator[Any]:
-        broker, self._ours = self._broker, _NO_RUN
+        broker, uid = self._broker, self._run
+        self._ours, self._opened = _NO_RUN, None
         early = (msg.kwargs.get("exit_status") or "success") != "success"
         yield from _tell(broker, None)
         try:
             if not early and broker.register == "run":
                 limit = 2 * float(broker.file_timeout.get())
-                yield from ask(broker, "wait_for_files", timeout=limit)
+                yield from ask(broker, "wait_for_files", timeout=limit, uid=uid)
             if early or broker.register == "run":
                 yield from self._register()
-            yield from ask(broker, "end_run" if early or broker.register == "late" else "judge_run")
+            if early or broker.register == "late":
+                yield from ask(broker, "end_run")
+            else:
+                yield from ask(broker, "judge_run", uid=uid)
         except RunEngineControlException as exc:
             yield from ask(broker, "end_run")
             yield msg._replace(kwargs={**msg.kwargs, "exit_status": exc.exit_status})
@@ -129,7 +170,7 @@ class _RunNumbers:
 
     def _register(self) -> MsgGenerator[None]:
         """Collect what is there, and let no pause repeat it."""
-        for stream, flyer in (yield from ask(self._broker, "streams")) or ():
+        for stream, flyer in (yield from ask(self._broker, "streams", uid=self._run)) or ():
             yield Msg("checkpoint")
             yield Msg("declare_stream", None, flyer, name=stream, collect=True)
             yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream)), False)

@@ -133,7 +133,7 @@ class Session:
         from bluesky import RunEngine
         from bluesky.utils import ProgressBarManager
 
-        from ..plans import save_once
+        from ..plans import run_number_wrapper, save_once
         from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
 
         block = self.config.metadata
@@ -143,7 +143,7 @@ class Session:
         md["versions"] = dict(md["versions"])
         for key, value in {**block.constant, **self._facts()}.items():
             md[key] = value
-        engine.preprocessors += [save_once, self._ready_first]
+        engine.preprocessors += [save_once, run_number_wrapper, self._ready_first]
         engine.subscribe(self.catalog)
         engine.subscribe(self.bec)
         if sys.stdout.isatty():

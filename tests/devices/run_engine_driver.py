@@ -114,11 +114,12 @@ def _request(engine: RunEngine, interruption: str) -> None:
 
 @dataclass
 class Stream:
-    """Rows and images of one event stream, as a catalog would join them."""
+    """Rows and external arrays of one event stream, as a catalog would join them; some are images."""
 
     data_keys: dict
     rows: list[dict] = field(default_factory=list)
     seq_nums: list[int] = field(default_factory=list)
+    arrays: dict[str, list[tuple[Path, str, int, int]]] = field(default_factory=lambda: defaultdict(list))
     images: dict[str, list[tuple[Path, str, int, int]]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -146,6 +147,7 @@ def streams(run: Run) -> dict[str, Stream]:
             path = Path(unquote(urlparse(resource["uri"]).path))
             where = (path, resource["parameters"]["dataset"], indices["start"], indices["stop"])
             stream, key = found[names[doc["descriptor"]]], resource["data_key"]
+            stream.arrays[key].append(where)
             if len(stream.data_keys[key]["shape"]) == 3:
                 stream.images[key].append(where)
     return found

@@ -174,7 +174,7 @@ def streams_of(result):
     found = {}
     for name, stream in streams(result).items():
         parts = {
-            key: [(path, dataset) for path, dataset, *_ in where] for key, where in stream.images.items()
+            key: [(path, dataset) for path, dataset, *_ in where] for key, where in stream.arrays.items()
         }
         found[name] = (stream.rows, parts)
     return found

@@ -13,6 +13,7 @@ from bluesky import RunEngine
 
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_record
+from sfdaq_ophyd.sim.broker.data_files import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .broker_bench import DETECTOR, BrokerBench
@@ -105,11 +106,103 @@ def test_late_registration_when_run_is_not_in_the_catalog_then_it_waits(bench, c
     assert device.register_late(catalog) == {}
 
 
-def test_plain_plan_when_preprocessor_is_installed_then_files_are_registered(bench, catalog, engine):
+def test_plain_plan_when_catalog_is_subscribed_then_files_are_registered_before_the_run_closes(
+    bench, catalog, engine
+):
     device = bench.device(directory=bench.directory / "plain")
-    engine.preprocessors.append(lambda plan: run_number_wrapper(plan, device, "staged"))
-    (uid,) = engine(bp.count([device], 2))
+    seen = []
+    engine.subscribe(lambda name, doc: seen.append((name, doc)))
+    (uid,) = engine(bp.count([device], 5))
+    names = [name for name, _ in seen]
+    assert names[-1] == "stop" and names.count("stream_resource") == 2 * 5
+    assert seen[0][1]["sf_daq"]["run_number"] == bench.last_run() == 1
+    assert check_frames(catalog[uid], 5, 2) == [1, 2, 3, 4, 5]
+
+
+def test_plain_plan_when_the_engine_is_bare_then_says_so_once_and_files_are_registered_late(
+    bench, catalog, caplog
+):
+    device = bench.device(directory=bench.directory / "bare")
+    bare = RunEngine(context_managers=[])
+    bare.subscribe(catalog)
+    uids = [bare(bp.count([device], 2))[0] for _ in range(2)]
+    assert bench.last_run() == 2
+    assert [record.message.count("register_late(catalog)") for record in caplog.records] == [1]
+    assert device.register_late(catalog) == {uid: ["sfdaq_data"] for uid in uids}
+    for uid in uids:
+        assert check_frames(catalog[uid], 2, 2) == [1, 2]
+    assert device.register_late(catalog) == {}
+
+
+def test_late_registration_when_told_so_then_bare_runs_are_taken_too_and_nothing_is_said(
+    bench, catalog, caplog
+):
+    device = bench.device(directory=bench.directory / "bare-late", register="late")
+    bare = RunEngine(context_managers=[])
+    bare.subscribe(catalog)
+    (uid,) = bare(bp.count([device], 1))
+    assert not caplog.records
+    assert device.register_late(catalog) == {uid: ["sfdaq_data"]}
+
+
+def test_late_registration_when_tables_are_of_another_device_or_a_run_in_use_then_they_are_left(
+    bench, catalog, engine
+):
+    device = bench.device(directory=bench.directory / "shared", register="late")
+    (uid,) = engine(bp.count([device], 1))
+    other = bench.device(directory=bench.directory / "shared")
+    other.name = other.asking._name = "other"
+    assert other.register_late(catalog) == {}
+    found = {}
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def looks():
+        yield from bps.trigger_and_read([device])
+        found.update(device.register_late(catalog))
+
+    engine(looks())
+    assert list(found) == [uid]
+
+
+def staged_inside(device):
+    yield from bps.open_run()
+    for _ in range(2):
+        yield from bps.stage(device)
+        yield from bps.trigger_and_read([device])
+        yield from bps.unstage(device)
+    yield from bps.close_run()
+
+
+def never_staged(device):
+    yield from bps.open_run()
+    yield from bps.trigger_and_read([device])
+    yield from bps.trigger_and_read([device])
+    yield from bps.close_run()
+
+
+@pytest.mark.parametrize("plan", [staged_inside, never_staged])
+def test_plan_when_the_broker_is_not_staged_as_the_run_opens_then_files_are_registered_all_the_same(
+    bench, catalog, engine, plan
+):
+    device = bench.device()
+    (uid,) = engine(plan(device))
     assert check_frames(catalog[uid], 2, 2) == [1, 2]
+    assert bench.last_run() == 1
+    assert {request["bluesky_run_uid"] for request in bench.acquisitions()} == {uid}
+    RunEngine(context_managers=[])(plan(device))
+    assert not any("bluesky_run_uid" in request for request in bench.acquisitions(2))
+
+
+def test_pvs_when_recorded_then_the_value_at_each_pulse_is_in_the_data(bench, catalog, engine):
+    device = bench.device(pvs=["SIM:PRESSURE", "SIM:NONE"], n_pulses=40, rate_multiplicator=2)
+    (uid,) = engine(bp.count([device], 2))
+    data = catalog[uid]["sfdaq_data"]
+    values, ids = data["sfdaq_SIM:PRESSURE"].read(), data["sfdaq_SIM:PRESSURE_pulse_id"].read()
+    assert values.shape == ids.shape == (2, 40)
+    np.testing.assert_array_equal(ids, data[f"sfdaq_{DETECTOR}_pulse_id"].read()[..., 0])
+    np.testing.assert_array_equal(values, channel_value("SIM:PRESSURE", ids // PV_PERIOD * PV_PERIOD))
+    assert data["sfdaq_SIM:PRESSURE_n_frames"].read().tolist() == [40, 40]
 
 
 def test_record_when_run_then_everything_between_kickoff_and_complete_is_there(bench, catalog, engine):

@@ -1,7 +1,7 @@
 """The sf-daq broker as a Bluesky device."""
 
 from ._device import SfDaqBroker
-from ._jobs import Job
-from ._step import Point
+from ._jobs import Job, Service
+from ._step import NextPoint, Point
 
-__all__ = ["Job", "Point", "SfDaqBroker"]
+__all__ = ["Job", "NextPoint", "Point", "Service", "SfDaqBroker"]

@@ -13,15 +13,21 @@ from typing import Any
 
 from ...clients import BrokerClient, StatusListener
 from ...errors import BrokerRefused, RunNumberMismatch, SfdaqError, UnknownOutcome
+from ...files.daq_file import BSDATA, CAMERAS, PVDATA
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_paths import padded, raw_file
 from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from ._follower import Announced, FileFollower
-from ._run_table import ASKED, ASKING, REFUSED, RUN, UNKNOWN, RunTable, note_checked
+from ._run_table import ASKED, ASKING, REFUSED, RUN, UNKNOWN, RunTable, note_checked, tables_of
 
 logger = logging.getLogger(__name__)
+
+_ALONE = (
+    "this RunEngine has no run_number_wrapper: the files are registered by register_late(catalog) after the "
+    "run. RE.preprocessors.append(run_number_wrapper), or catalog.subscribe(RE), has it done before"
+)
 
 
 @dataclass
@@ -91,6 +97,8 @@ class Asking:
         self.listener = listener
         self.follower = FileFollower(name, listener.board if listener is not None else None)
         self.run: BrokerRun | None = None
+        self._ended: BrokerRun | None = None
+        self._uid, self._told_late = "", False
         self._lock = threading.Lock()
 
     def begin_run(self, pgroup: str, facts: Mapping[str, Any], number: int | None = None) -> BrokerRun:
@@ -101,8 +109,9 @@ class Asking:
             if number is None:
                 number = self._client.advance_run_number(pgroup)
             path = self.directory / pgroup / f"run{padded(number)}-{int(time.time() * 1000)}.jsonl"
-            self.run = BrokerRun(number, pgroup, RunTable(path))
-            self.run.table.write(RUN, run_number=number, pgroup=pgroup, **facts)
+            self.run = BrokerRun(number, pgroup, RunTable(path), self._uid)
+            uid = {"run_uid": self._uid} if self._uid else {}
+            self.run.table.write(RUN, device=self._name, run_number=number, pgroup=pgroup, **facts, **uid)
         logger.info("%s: run number %d of %s", self._name, number, pgroup)
         return self.run
 
@@ -114,21 +123,40 @@ class Asking:
         `go_on` raises if the caller was given up: a run that an abort has just ended must not cost a
         second number.
         """
+        point = device.next_point.current
+        self._uid = self._uid or (point.run if point is not None else "")
+        if self.run is None:
+            self.run = self.run_of(self._uid)  # unstaged and staged again within Bluesky's run
         if self.run is None:
             go_on()
+            if not (self._uid or self._told_late or device.register == "late"):
+                self._told_late = True
+                logger.warning("%s: %s", self._name, _ALONE)
             facts = {"beamline": device.beamline, "policy": "first_acquisition"}
             self.begin_run(device.pgroup.get(), facts, number)
         return self.run
 
     def name_run(self, uid: str) -> None:
-        """Note the uid of Bluesky's run."""
+        """Note the uid of Bluesky's run, whose number is taken or will be."""
+        self._uid = uid
         if self.run is not None:
             self.run.uid = uid
             self.run.table.write(RUN, run_uid=uid)
 
+    def run_of(self, uid: str) -> BrokerRun | None:
+        """Return the run in use, or the one ended last, if it belongs to Bluesky's run `uid`."""
+        runs = (self.run, self._ended)
+        return next((run for run in runs if run is not None and run.uid == uid != ""), None)
+
+    def closed_tables(self) -> list[Path]:
+        """Return the run tables of this device, the oldest first, without that of the run in use."""
+        in_use = self.run and self.run.table.path
+        return [path for path in tables_of(self._name, self.directory) if path != in_use]
+
     def end_run(self) -> None:
         """Use the number no more; its files are still followed. Safe twice."""
-        self.run = None
+        self._ended = self.run or self._ended
+        self.run, self._uid = None, ""
 
     def ask(self, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool) -> Asked:
         """Send a request for the run in use and follow its files.
@@ -158,13 +186,17 @@ class Asking:
         asked = Asked(index, run, pulses, retrieval)
         files, gaps = self._expected(request, retrieval, tolerate_missing)
         frames = frames_of(request)
+        names = {PVDATA: request.pvs, BSDATA: request.channels, CAMERAS: request.cameras}
+        names = {source: list(given) for source, given in names.items() if source in files}
         aligned = self.directory / run.pgroup / f"run{padded(run.number)}-aligned"
         run.table.write(
             ASKED,
             index,
             **asked.values,
+            asked_at=asked.time,
             expected={source: str(path) for source, path in files.items()},
             gaps=gaps,
+            names=names,
             aligned=str(aligned),
             asked=_compact(frames),
         )
@@ -172,7 +204,7 @@ class Asking:
         deadline = time.monotonic() + file_timeout
         note = note_checked(run.table, index)
         heard_as = dict(zip(files, retrieval.files))
-        self.follower.follow(Announced(index, files, frames, deadline, aligned, note, gaps, heard_as))
+        self.follower.follow(Announced(index, files, frames, deadline, aligned, note, gaps, names, heard_as))
         return asked
 
     def _expected(

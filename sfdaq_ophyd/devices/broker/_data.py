@@ -24,9 +24,8 @@ def is_gap_free(row: dict[str, Any]) -> bool:
 
 
 def arrays(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the datasets of an acquisition that have a row per pulse, by name: files come in any order."""
-    found = [found for found in row.get("found", ()) if "shape" in found]
-    return sorted(found, key=lambda one: one["key"])
+    """Return the datasets of an acquisition, by name: files come in any order."""
+    return sorted(row.get("found", ()), key=lambda one: one["key"])
 
 
 def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | UnusedRows]]:

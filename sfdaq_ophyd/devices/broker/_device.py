@@ -34,7 +34,8 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
 
     One run number per Bluesky run, one acquisition per trigger. A trigger is done when the broker has taken
     the request; the files come later, are followed in the background, and are registered in the run before
-    it closes, by the preprocessor `run_number_wrapper` or the ``sf_`` plans. Contacts nothing when made.
+    it closes by the preprocessor `run_number_wrapper`: part of the ``sf_`` plans, installed by
+    `EmbeddedCatalog.subscribe`; without it, by `register_late`. Contacts nothing when made.
 
     Parameters
     ----------
@@ -138,8 +139,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         self.asking = Asking(name, self.client, Path(directory), listener)
         self.procedures: dict[str, Procedure] = procedures_of(self)
         self._acquisition: Acquisition | None = None
-        self._taken: tuple[str | None, Asked] | None = None
-        self._paused = self._ready = self._was_read = False
+        self._forget()
 
     # staging
 
@@ -218,6 +218,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         template = self.check_settings()
 
         def choose(now: int) -> PulseRange:
+            self.asking.follower.go_on()
             return PulseRange.next_frames(now, n_pulses, template.rate_multiplicator)
 
         def end(asked: Asked | None, exc: Exception | None) -> None:
@@ -241,6 +242,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         return status
 
     def _ask(self, pulses: PulseRange) -> Asked:
+        self.asking.follower.stand_aside()
         return self.ask_for(pulses, self.asking.use_run(self))
 
     def ask_for(self, pulses: PulseRange, run: BrokerRun) -> Asked:
@@ -320,8 +322,8 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         ServiceTimeout
             Files are still awaited; call it again.
         """
-        limit = float(self.file_timeout.get())
-        return register_late(self.name, self.asking.directory, catalog, file_timeout=limit, timeout=timeout)
+        limits = {"file_timeout": float(self.file_timeout.get()), "timeout": timeout}
+        return register_late(self.name, self.asking.closed_tables(), catalog, **limits)
 
     # interruptions
 

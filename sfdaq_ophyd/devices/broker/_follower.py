@@ -6,26 +6,27 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...files.aligned_file import write_aligned
-from ...files.daq_file import PVDATA, FoundData
+from ...files.daq_file import BSDATA, CAMERAS
 from ...files.daq_watch import Look, last_words, look_at
 from ...wire.broker_status import FileState, StatusBoard
+from ._found_rows import found_rows
 
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.1
 """s between two looks."""
 
+ASIDE = 0.05
+"""s for which files can wait while data are asked for."""
+
 AT_ONCE = 64
 """Acquisitions looked at in one look: writers work in order, so the oldest come first."""
-
-MISSING_SHOWN = 100
 
 
 @dataclass
@@ -46,8 +47,10 @@ class Announced:
         Folder for aligned views.
     gaps : dict of str to bool
         Source to whether pulses without a frame are expected (the writer was told to filter).
+    names : dict of str to sequence of str
+        Source to what its file must hold: channels, cameras, PVs.
     on_done : callable
-        Called once, with the data found (see `_row`), and with failures by file.
+        Called once, with the data found (see `found_rows`), and with failures by file.
     heard_as : dict of str to str
         Source to what the file is called on the status exchange.
     """
@@ -59,6 +62,7 @@ class Announced:
     aligned: Path
     on_done: Callable[[list[dict[str, Any]], dict[str, str]], None]
     gaps: dict[str, bool] = field(default_factory=dict)
+    names: dict[str, Sequence[str]] = field(default_factory=dict)
     heard_as: dict[str, str] = field(default_factory=dict)
     found: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -81,6 +85,16 @@ class FileFollower:
         self._pending: deque[Announced] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._free, self._aside_until = threading.Event(), 0.0
+
+    def stand_aside(self) -> None:
+        """Open no file for a moment, until `go_on`: opening one holds up every thread of the process."""
+        self._aside_until = time.monotonic() + ASIDE
+        self._free.clear()
+
+    def go_on(self) -> None:
+        """Open files again."""
+        self._free.set()
 
     def follow(self, announced: Announced) -> None:
         """Follow the files of one more acquisition."""
@@ -110,7 +124,7 @@ class FileFollower:
             oldest = self._pending[0] if self._pending else None
             if oldest is None:
                 return "all files are there"
-            waiting = [path for path in oldest.files.values() if str(path) not in oldest.failures]
+            waiting = list(oldest.files.values())  # at once: the thread takes out those that are done
             return ", ".join(
                 f"{path.name}: {oldest.seen.get(str(path), 'not looked at')}" for path in waiting
             )
@@ -123,6 +137,7 @@ class FileFollower:
                     self._thread = None
                     return
             for announced in batch:
+                self._free.wait(max(0.0, self._aside_until - time.monotonic()))
                 self._look(announced)
                 if not announced.files:
                     self._finish(announced)
@@ -135,7 +150,7 @@ class FileFollower:
             try:
                 look = self._look_at(announced, source, path)
                 if look.found is not None:
-                    announced.found += [self._row(announced, source, path, data) for data in look.found]
+                    announced.found += found_rows(announced, source, path, look.found)
                 elif not look.failure and time.monotonic() > announced.deadline:
                     said = last_words(path)
                     look = Look(failure=f"the time is up; {look.seen}; the writer's last words: {said}")
@@ -151,37 +166,14 @@ class FileFollower:
                 del announced.files[source]
 
     def _look_at(self, announced: Announced, source: str, path: Path) -> Look:
+        strict = source in (BSDATA, CAMERAS) and not announced.gaps.get(source, False)
+        names = announced.names.get(source, ()) if strict else ()
         if self._board is None:
-            return look_at(path, source)
+            return look_at(path, source, names=names)
         state, message = self._board.state(announced.heard_as[source])
         if state is FileState.FAILED:
             return Look(failure=f"the writer failed: {message}")
-        return look_at(path, source, finished=state is FileState.FINISHED)
-
-    def _row(self, announced: Announced, source: str, path: Path, data: FoundData) -> dict[str, Any]:
-        if source == PVDATA:
-            return {"source": source, "key": data.key, "path": str(path), "dataset": data.dataset}
-        missing = data.missing(announced.asked)
-        row = {
-            "source": source,
-            "key": data.key,
-            "path": str(path),
-            "dataset": data.dataset,
-            "ids": data.ids,
-            "ids_shape": list(data.ids_shape),
-            "ids_dtype": data.ids_dtype,
-            "shape": list(data.shape),
-            "dtype": data.dtype,
-            "n_asked": len(announced.asked),
-            "n_got": len(announced.asked) - len(missing),
-            "missing": missing[:MISSING_SHOWN].tolist(),
-            "filtered": announced.gaps.get(source, False),
-        }
-        if not data.in_rows(announced.asked):
-            view = announced.aligned / path.name.replace(source, data.key.replace("/", "_"))
-            write_aligned(view, path, data, announced.asked)
-            row |= {"path": str(view), "origin": str(path)}
-        return row
+        return look_at(path, source, names=names, finished=state is FileState.FINISHED)
 
     def _finish(self, announced: Announced) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from event_model import ComposeDescriptor
 from ...errors import RunNotFound, ServiceTimeout
 from ._data import data_streams
 from ._follower import Announced, FileFollower
-from ._run_table import ASKED, RunTable, note_checked, read_rows, read_run
+from ._run_table import ASKED, RUN, RunTable, note_checked, read_rows, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +27,18 @@ class Catalog(Protocol):
     def __contains__(self, uid: object) -> bool:
         """Tell whether a run is there."""
 
+    def __getitem__(self, uid: str) -> Mapping[str, Any]:
+        """Return a run: its streams by name."""
+
+    def runs_at(self, time: float) -> list[str]:
+        """Return the uids of runs that were open at `time`, the latest first."""
+
     def extend(self, uid: str, documents: Any) -> None:
         """Add streams to a run that is closed already."""
 
 
-def unregistered(directory: Path) -> list[Path]:
-    """Return the run tables with acquisitions that are in no document yet, oldest first."""
-    tables = sorted(directory.glob("*/run*.jsonl"), key=lambda path: path.stat().st_mtime)
-    return [path for path in tables if any(_waits(row) for row in read_rows(path))]
-
-
 def register_late(
-    name: str, directory: Path, catalog: Catalog, *, file_timeout: float, timeout: float
+    name: str, tables: Iterable[Path], catalog: Catalog, *, file_timeout: float, timeout: float
 ) -> dict[str, list[str]]:
     """Check what was not checked, and add the streams to the runs in the catalog.
 
@@ -46,8 +46,8 @@ def register_late(
     ----------
     name : str
         Of the device.
-    directory : Path
-        With the run tables.
+    tables : iterable of Path
+        Run tables of closed runs.
     file_timeout : float
         s from now for files nobody has followed to their end.
     timeout : float
@@ -65,8 +65,10 @@ def register_late(
     """
     done: dict[str, list[str]] = {}
     follower = FileFollower(f"{name} late")
-    tables = [path for path in unregistered(directory) if read_run(path).get("run_uid") in catalog]
-    for path in tables:
+    waiting = [path for path in tables if any(_waits(row) for row in read_rows(path))]
+    uids = {path: _uid_of(name, path, catalog) for path in waiting}
+    uids = {path: uid for path, uid in uids.items() if uid in catalog}
+    for path in uids:
         for row in read_rows(path):
             if row["state"] == ASKED:
                 follower.follow(_announced(RunTable(path), row, file_timeout))
@@ -78,8 +80,8 @@ def register_late(
             follower.forget()
             raise ServiceTimeout(f"{name}: late registration", timeout, seen)
         wait.wait(PERIOD)
-    for path in tables:
-        uid, table = read_run(path)["run_uid"], RunTable(path)
+    for path, uid in uids.items():
+        table = RunTable(path)
         streams = data_streams(name, table)
         try:
             catalog.extend(uid, _documents(uid, streams))
@@ -90,6 +92,27 @@ def register_late(
             rows.note_registered()
         done[uid] = [stream for stream, _ in streams]
     return done
+
+
+def _uid_of(name: str, path: Path, catalog: Catalog) -> str | None:
+    """Return the uid of a table's run: it is in the table, or the run is the one with these pulses."""
+    uid = read_run(path).get("run_uid")
+    if uid is not None:
+        return uid
+    rows = [row for row in read_rows(path) if row["read"] and "asked_at" in row]
+    pulses = {row["start_pulse_id"] for row in rows}
+    for uid in catalog.runs_at(rows[-1]["asked_at"]) if rows else ():
+        if not pulses.isdisjoint(_column(catalog[uid], f"{name}_start_pulse_id")):
+            RunTable(path).write(RUN, run_uid=uid)
+            return uid
+    return None
+
+
+def _column(run: Mapping[str, Any], key: str) -> Iterator[int]:
+    """Yield the values of a key in whatever stream has it."""
+    for stream in run:
+        if key in run[stream]:
+            yield from map(int, run[stream][key].read())
 
 
 def _waits(row: dict[str, Any]) -> bool:
@@ -106,6 +129,7 @@ def _announced(table: RunTable, row: dict[str, Any], file_timeout: float) -> Ann
         Path(row["aligned"]),
         note_checked(table, row["index"]),
         row["gaps"],
+        row.get("names", {}),
     )
 
 

@@ -49,9 +49,9 @@ class RunControl:
         """Note the uid of Bluesky's run, for every request and the run table."""
         self._device.asking.name_run(uid)
 
-    def wait_for_files(self, patience: Patience) -> None:
+    def wait_for_files(self, patience: Patience, uid: str) -> None:
         """Wait until no file is awaited any more; each acquisition has its own time limit."""
-        device, run = self._device, self._device.asking.run
+        device, run = self._device, self._device.asking.run_of(uid)
         if run is None:
             return
         follower = device.asking.follower
@@ -65,18 +65,18 @@ class RunControl:
                 raise ServiceTimeout(what, limit, follower.last_seen)
             patience.wait(PERIOD)
 
-    def streams(self, patience: Patience) -> list[tuple[str, Any]]:
+    def streams(self, patience: Patience, uid: str) -> list[tuple[str, Any]]:
         """Return what is to be collected now: names of streams, and flyers that have flown."""
-        device = self._device
-        return data_streams(device.name, device.asking.run.table) if device.asking.run else []
+        device, run = self._device, self._device.asking.run_of(uid)
+        return data_streams(device.name, run.table) if run is not None else []
 
-    def judge_run(self, patience: Patience) -> None:
+    def judge_run(self, patience: Patience, uid: str) -> None:
         """Use the run's number no more; fail if files or frames are missing."""
-        device, run = self._device, self._device.asking.run
+        device, run = self._device, self._device.asking.run_of(uid)
+        device.asking.end_run()
         if run is None:
             return
         rows = run.table.rows()
-        device.asking.end_run()
         reasons = {
             path: why for row in rows if row["state"] == FAILED for path, why in row["failures"].items()
         }

@@ -30,8 +30,8 @@ class RunTable:
         """Append a line about acquisition `index` of the run, or about the run."""
         line = {"what": what, "time": time.time(), **({} if index is None else {"index": index}), **facts}
         text = "\n" + json.dumps(line)  # a line cut off by a crash does not spoil the next
-        with self.path.open("a") as file:
-            file.write(text)
+        with self.path.open("ab", buffering=0) as file:  # in one piece: two threads write
+            file.write(text.encode())
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the acquisitions in order: all facts about each, and `state`, the last one that counts."""
@@ -82,3 +82,9 @@ def read_run(path: str | Path) -> dict[str, Any]:
         if line.get("what") == RUN:
             facts |= {key: value for key, value in line.items() if key not in ("what", "time")}
     return facts
+
+
+def tables_of(device: str, directory: Path) -> list[Path]:
+    """Return the run tables of a device, the oldest first."""
+    paths = sorted(directory.glob("*/run*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return [path for path in paths if read_run(path).get("device", device) == device]
