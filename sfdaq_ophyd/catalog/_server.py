@@ -78,21 +78,37 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     from tiled.catalog import from_uri
     from tiled.config import Authentication, StreamingCacheConfig
     from tiled.server.app import build_app
+    from tiled.storage import parse_storage
 
     from ._growing import GrowingHDF5Adapter
 
     database = f"sqlite+aiosqlite:///{directory / 'catalog.db'}"
     prepare_database(database)
     (directory / "data").mkdir(exist_ok=True)
+    tables = f"duckdb:///{directory / 'tables.duckdb'}"
     tree = from_uri(
         database,
         specs=[{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
-        writable_storage=[str(directory / "data"), f"duckdb:///{directory / 'tables.duckdb'}"],
+        writable_storage=[str(directory / "data"), tables],
         readable_storage=readable,
         adapters_by_mimetype={"application/x-hdf5": GrowingHDF5Adapter},
         cache_config=StreamingCacheConfig(uri="memory", data_ttl=60).model_dump(),
     )
+    take_turns(parse_storage(tables))
     return build_app(tree, authentication=Authentication(single_user_api_key=api_key))
+
+
+def take_turns(storage) -> None:
+    """Let one request at a time use the DuckDB connection of `storage`, before anyone has used it.
+
+    Tiled hands the one connection to any number of threads at once. A reader's end of a transaction is then
+    the writer's as well: either fails, and rows just appended can be rolled back.
+    """
+    from sqlalchemy.pool import QueuePool
+
+    connection = storage.create_adbc_connection()
+    pool = QueuePool(connection.adbc_clone, pool_size=1, max_overflow=0, timeout=60)
+    vars(storage).update(_adbc_connection=connection, _connection_pool=pool)
 
 
 def watch_parent(leave) -> None:

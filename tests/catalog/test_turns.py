@@ -1,0 +1,38 @@
+"""Readers and the writer of event tables share one connection and must not meet on it."""
+
+from __future__ import annotations
+
+import threading
+
+import pyarrow as pa
+
+N_APPENDS, N_READERS = 40, 3
+
+
+def test_table_when_read_by_many_while_it_grows_then_no_request_fails_and_no_row_is_lost(catalog):
+    rows = [pa.table({"a": [float(i)]}) for i in range(N_APPENDS)]
+    table = catalog.client.create_appendable_table(rows[0].schema, key="table_of_test_turns")
+    table.append_partition(0, rows[0])
+    done, failures, n_reads = threading.Event(), [], []
+
+    def read():
+        while not done.is_set():
+            try:
+                table.read()
+                n_reads.append(1)
+            except Exception as exc:
+                failures.append(exc)
+
+    readers = [threading.Thread(target=read) for _ in range(N_READERS)]
+    for reader in readers:
+        reader.start()
+    try:
+        for row in rows[1:]:
+            table.append_partition(0, row)
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert not failures and len(n_reads) > N_READERS
+    assert sorted(table.read()["a"]) == list(range(N_APPENDS))
+    catalog.client.delete_contents("table_of_test_turns", external_only=False)
