@@ -20,10 +20,11 @@ TIMEOUT, SLOW_TIMEOUT = 10.0, 30.0
 """Default limits of a call in s. One slow call blocks every other to the same service: do not shorten."""
 
 _HARMLESS = ("ValidationError", "HTTPError")
+_BEFORE_ANYTHING = ("requester network IP", "no detectors configured")
 _HINTS = {
     "AMQPConnectionError": "The message broker behind it is down: wait. Numbers may have been used up.",
-    "TriggerError": "The trigger PV could not be written: nothing was changed.",
 }
+_NOT_STOPPED_HINT = "The trigger PV could not be written: nothing was changed."
 _TRIGGER_HINT = "The trigger of the whole beamline may be left stopped: check its PV, 254 is running."
 
 
@@ -161,12 +162,13 @@ def next_port(url: str) -> str:
 
 
 def _refused(endpoint: Endpoint, answer: Refusal, code: int, sent: Mapping, url: str) -> BrokerRefused:
-    nothing_done = (
-        answer.exception in _HARMLESS or code != 200 or answer.reply.get("status") in ("failed", "pass")
-    )
+    nothing_done = _nothing_done(endpoint, answer, code)
     hint = _HINTS.get(answer.exception, "")
-    if endpoint.name == "set_detector_settings" and not (nothing_done or hint):
-        hint = _TRIGGER_HINT
+    if endpoint.name == "set_detector_settings" and not hint:
+        if not nothing_done:
+            hint = _TRIGGER_HINT
+        elif answer.exception == "TriggerError":
+            hint = _NOT_STOPPED_HINT
     return BrokerRefused(
         endpoint.name,
         url=url,
@@ -175,6 +177,18 @@ def _refused(endpoint: Endpoint, answer: Refusal, code: int, sent: Mapping, url:
         said=answer.message,
         exception=answer.exception,
         code=code,
-        nothing_done=nothing_done or answer.exception == "TriggerError",
+        nothing_done=nothing_done,
         hint=hint,
     )
+
+
+def _nothing_done(endpoint: Endpoint, answer: Refusal, code: int) -> bool:
+    """Say whether a refusal came before any effect; an error of a gateway (5xx) may come after."""
+    if code != 200:
+        return code < 500
+    if endpoint.name.startswith("get_") or answer.exception in _HARMLESS:
+        return True
+    if answer.exception == "TriggerError":
+        return "not start" not in answer.message
+    too_early = any(words in answer.message for words in _BEFORE_ANYTHING)
+    return too_early or answer.reply.get("status") in ("failed", "pass")

@@ -11,6 +11,26 @@ from sfdaq_ophyd.cli import main
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.broker import ENDPOINTS
 
+SHOWN = [
+    (["get-allowed-detectors"], ["JF01T03V01", "Bernina (1.5M)", "sf-daq-12:5001"]),
+    (["get-running-detectors"], ["JF01T03V01", "running", "JF07T32V02", "missing"]),
+    (["get-pvlist"], ["SIM:PRESSURE"]),
+    (["get-detector-settings", "JF01T03V01"], ["exptime", "5e-06", "dynamic"]),
+    (["get-detector-temperatures", "JF01T03V01"], ["TEMPERATURE_ADC", "42"]),
+    (["get-detector-status", "JF01T03V01"], ["running: [0, 1, 2]"]),
+    (["get-detector-pings", "JF01T03V01"], ["responding: (0, 1, 2)"]),
+    (["get-jfctrl-monitor", "JF07T32V02"], ["Humidity [%]"]),
+    (["get-jfstats", "JF01T03V01"], ["TEMPERATURE_FPGA"]),
+    (["power-off-modules", "JF01T03V01", "2"], ["powered_off: [2]"]),
+    (["power-on-modules", "JF01T03V01", "2"], ["powered_on: [2]"]),
+    (["power-on-detector", "JF03T01V02"], ["wait a few minutes"]),
+    (["set-detector-settings", "JF01T03V01", "exptime=7e-6"], ["exptime", "7e-06"]),
+    (["set-dap-settings", "JF01T03V01", "laser_on=true"], ["laser_on", "None", "True"]),
+    (["get-dap-settings", "JF01T03V01"], ["detector_distance"]),
+    (["set-pvlist", "A:B", "C:D"], ["A:B", "C:D"]),
+    (["take-pedestal", "p12345", "JF01T03V01", "--rate", "2"], ["wait_at_least_s: 70.0"]),
+]
+
 
 @pytest.fixture(scope="module")
 def facility():
@@ -45,33 +65,32 @@ def test_help_when_asked_then_every_call_has_a_subcommand_with_an_example(sfdaq)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["get-allowed-detectors"], ["JF01T03V01", "Bernina (1.5M)", "sf-daq-12:5001"]),
-        (["get-running-detectors"], ["JF01T03V01", "running", "JF07T32V02", "missing"]),
-        (["get-pvlist"], ["SIM:PRESSURE"]),
-        (["get-detector-settings", "JF01T03V01"], ["exptime", "5e-06", "dynamic"]),
-        (["get-detector-temperatures", "JF01T03V01"], ["TEMPERATURE_ADC", "42"]),
-        (["get-detector-status", "JF01T03V01"], ["running: [0, 1, 2]"]),
-        (["get-detector-pings", "JF01T03V01"], ["responding: (0, 1, 2)"]),
-        (["get-jfctrl-monitor", "JF07T32V02"], ["Humidity [%]"]),
-        (["get-jfstats", "JF01T03V01"], ["TEMPERATURE_FPGA"]),
-        (["power-off-modules", "JF01T03V01", "2"], ["powered_off: [2]"]),
-        (["power-on-modules", "JF01T03V01", "2"], ["powered_on: [2]"]),
-        (["power-on-detector", "JF03T01V02"], ["wait a few minutes"]),
-        (["set-detector-settings", "JF01T03V01", "exptime=7e-6"], ["exptime", "7e-06"]),
-        (["set-dap-settings", "JF01T03V01", "laser_on=true"], ["laser_on", "None", "True"]),
-        (["get-dap-settings", "JF01T03V01"], ["detector_distance"]),
-        (["set-pvlist", "A:B", "C:D"], ["A:B", "C:D"]),
-        (["take-pedestal", "p12345", "JF01T03V01", "--rate", "2"], ["wait_at_least_s: 70.0"]),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ("arguments", "words"), SHOWN, ids=lambda value: value[0] if isinstance(value, list) else ""
 )
 def test_subcommand_when_called_then_shows_the_result(sfdaq, arguments, words):
     code, out, err = sfdaq(*arguments)
     assert code == 0, err
     for word in words:
         assert word in out
+
+
+@pytest.mark.parametrize("arguments", [shown[0] for shown in SHOWN], ids=lambda arguments: arguments[0])
+def test_subcommand_when_asked_for_json_then_one_object(sfdaq, arguments):
+    code, out, err = sfdaq(*arguments, "--json")
+    assert code == 0, err
+    assert isinstance(json.loads(out), dict) and out.count("\n") == 1
+
+
+def test_table_when_names_look_like_markup_then_shown_as_they_are(facility, sfdaq):
+    box = facility.broker.site.hardware["JF07T32V02"]
+    box.box = {"Current [mA]": 5}
+    assert "Current [mA]" in sfdaq("get-jfctrl-monitor", "JF07T32V02")[1]
+
+
+def test_detectors_when_the_server_cannot_tell_who_limps_then_said_so(sfdaq):
+    with Facility(only=["broker"], broker_dialect="documented", broker_delays=0.0) as documented:
+        out = sfdaq("get-running-detectors", "--url", documented.broker.url, "--dialect", "auto")[1]
+    assert "JF01T03V01" in out and "does not tell which are limping" in out
 
 
 def test_detectors_when_some_modules_stopped_then_limping_row_names_them(facility, sfdaq):

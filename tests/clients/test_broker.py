@@ -308,3 +308,8 @@ def test_warnings_when_nothing_is_lost_then_none(facility, client, pgroup):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         client.retrieve_from_buffers(request)
+
+
+def test_limits_when_not_given_then_10_and_30_seconds():
+    client = BrokerClient("http://127.0.0.1:1")
+    assert [service.timeout for service in client._services.values()] == [10.0, 30.0]

@@ -270,6 +270,24 @@ def test_settings_when_trigger_cannot_be_stopped_then_nothing_changed(broker, cl
     assert client.get_detector_settings(JF)["exptime"] == 5e-6
 
 
+def test_settings_when_trigger_cannot_be_started_again_then_said_that_they_changed(broker, client):
+    stop = broker.trigger.stop
+
+    def stop_and_stick():
+        stop()
+        broker.trigger.stuck = 2
+
+    broker.trigger.stop = stop_and_stick
+    try:
+        with pytest.raises(BrokerRefused, match="left stopped: check its PV") as refused:
+            client.set_detector_settings(JF, {"exptime": 9e-6})
+    finally:
+        broker.trigger.stop = stop
+    assert not refused.value.nothing_done
+    client.set_detector_settings(JF, {"exptime": 5e-6})
+    assert broker.trigger.value == 254
+
+
 def test_settings_when_detector_is_not_configured_then_warned_that_the_trigger_is_off(broker, client):
     with pytest.raises(BrokerRefused, match="left stopped: check its PV, 254 is running") as refused:
         client.set_detector_settings("JF04T01V01", {"exptime": 9e-6})

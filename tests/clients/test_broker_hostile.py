@@ -1,4 +1,4 @@
-"""Any arguments and any replies: the client answers, or raises one of its own errors."""
+"""Any arguments, any replies, any refusal: the client answers, or raises one of its own errors."""
 
 from __future__ import annotations
 
@@ -99,3 +99,25 @@ def test_call_when_its_reply_is_anything_then_answered_or_an_error_of_ours(
         CALLS[name](BrokerClient(recorded.url, recorded.url, dialect=dialect), GOOD)
     except SfdaqError as exc:
         assert str(exc)
+
+
+@pytest.mark.parametrize(
+    ("code", "exception", "message", "nothing_done"),
+    [
+        (502, "", "Bad Gateway", False),
+        (404, "", "Not Found", True),
+        (200, "ValueError", "cannot match requester network IP 10.20.30.40 to beamline", True),
+        (200, "RuntimeError", "no detectors configured for beamline diavolezza", True),
+        (200, "ValidationError", "anything", True),
+        (200, "TypeError", "anything", False),
+        (200, "AMQPConnectionError", "", False),
+    ],
+)
+def test_refusal_when_read_then_says_whether_anything_was_done(
+    recorded, code, exception, message, nothing_done
+):
+    reply = {"status": "error", "message": message, "exception": exception}
+    recorded.exchange = {"reply": reply, "headers": {"Content-Type": "application/json"}, "status_code": code}
+    with BrokerClient(recorded.url, recorded.url) as client, pytest.raises(BrokerRefused) as refused:
+        client.advance_run_number("p12345")
+    assert refused.value.nothing_done is nothing_done

@@ -51,13 +51,13 @@ class Trigger:
 
     def stop(self) -> None:
         """Stop the trigger, wait, and make sure."""
-        self._set(TRIGGER_STOPPED)
+        self._set(TRIGGER_STOPPED, "stop")
         if not (self._stops and self._stops[-1][1] == _STILL):
             self._stops.append([self._now(), _STILL])
 
     def start(self) -> None:
         """Start the trigger, wait, and make sure."""
-        self._set(TRIGGER_RUNNING)
+        self._set(TRIGGER_RUNNING, "start")
         if self._stops and self._stops[-1][1] == _STILL:
             self._stops[-1][1] = self._now()
 
@@ -66,7 +66,7 @@ class Trigger:
         stops = list(self._stops)
         return {pulse for pulse in pulse_ids if any(first <= pulse <= last for first, last in stops)}
 
-    def _set(self, value: int) -> None:
+    def _set(self, value: int, action: str) -> None:
         for _ in range(2):
             if self.stuck:
                 self.stuck -= 1
@@ -75,4 +75,4 @@ class Trigger:
             self._delays.wait(TRIGGER_SETTLE)
             if self.value == value:
                 return
-        raise TriggerError(f"event code is {self.value}, not {value}")
+        raise TriggerError(f"trigger did not {action}: event code is {self.value}, not {value}")
