@@ -1,27 +1,68 @@
-"""Read what is registered from a file that holds more by now."""
+"""Read what is registered from files that hold more by now, or cannot be read yet."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import dask.array
 from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter
+from tiled.utils import Conflicts, path_from_uri
 
 
 class GrowingHDF5Adapter(HDF5Adapter):
     """Tiled's HDF5 adapter, for files whose writer is ahead of the documents.
 
     A detector's file holds (n, y, x) while the catalog shows (points, frames, y, x). Tiled reshapes the whole
-    dataset, which fails as long as the file has a frame that is not registered yet; here such frames are left
-    out.
+    dataset, which fails as long as a file has a frame that is not registered; here such frames are left out,
+    of each file of several. A file that its writer still has open is answered by HTTP code 409 and its name.
     """
 
     @classmethod
-    def from_catalog(cls, data_source, node, /, *args, **kwargs):
-        """Return the adapter of one data source."""
-        adapter = super().from_catalog(data_source, node, *args, **kwargs)
-        if isinstance(adapter, HDF5ArrayAdapter):
-            shape, array = tuple(data_source.structure.shape), adapter._array  # noqa: SLF001
-            n_frames = math.prod(shape[:-2])
-            if array.shape[1:] == shape[-2:] and array.shape[0] > n_frames:
-                adapter._array = array[:n_frames]  # noqa: SLF001
+    def from_catalog(cls, data_source, node, /, *args, rows: Sequence[Sequence[int]] | None = None, **kwargs):
+        """Return the adapter of one data source.
+
+        Parameters
+        ----------
+        data_source, node, *args, **kwargs
+            As the base class takes them.
+        rows : sequence of (start, stop), optional
+            Points registered of each file, in the order of the assets.
+
+        Raises
+        ------
+        Conflicts
+            A file cannot be opened: its writer has not closed it, or was killed.
+        """
+        try:
+            adapter = super().from_catalog(data_source, node, *args, **kwargs)
+            if isinstance(adapter, HDF5ArrayAdapter):
+                adapter._array = _registered(adapter._array, data_source, rows, kwargs)  # noqa: SLF001
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            newest = path_from_uri(data_source.assets[-1].data_uri)
+            raise Conflicts(
+                f"{newest} is not readable now: its writer has it open, or did not close it; try again when "
+                f"the acquisition is over ({exc})"
+            ) from exc
         return adapter
+
+
+def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> dask.array.Array:
+    """Cut an array, all files of a data source in one, to what is registered of each file."""
+    shape = tuple(data_source.structure.shape)
+    n_axes = len(shape) - (array.ndim - 1)
+    n_frames = math.prod(shape[:n_axes])
+    if array.shape[1:] != shape[n_axes:] or array.shape[0] <= n_frames:
+        return array
+    uris = [asset.data_uri for asset in data_source.assets if asset.parameter == "data_uris"]
+    if not rows or len(rows) != len(uris) or "slice" in kwargs:
+        return array[:n_frames]
+    options = {name: kwargs[name] for name in ("dataset", "swmr", "libver", "locking") if name in kwargs}
+    per_row = math.prod(shape[1:n_axes])
+    parts = []
+    for uri, (start, stop) in zip(uris, rows):
+        whole = HDF5ArrayAdapter.lazy_load_hdf5_array(path_from_uri(uri), **options)
+        parts.append(whole[start * per_row : stop * per_row])
+    return dask.array.concatenate(parts)

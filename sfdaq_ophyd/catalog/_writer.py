@@ -14,6 +14,8 @@ import numpy as np
 from bluesky_tiled_plugins.writing.consolidators import Patch
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
 
+HDF5 = "application/x-hdf5"
+
 EXACT = 2**53
 """Integers of metadata beyond this lose digits in JSON; they are stored as text."""
 
@@ -54,6 +56,27 @@ class RunWriter:
 
 
 class _FlushableWriter(_RunWriter):
+    """Writes when it is told to; says of each file which points of it are registered.
+
+    Upstream counts the points of all files together, which places them right only where no file holds more.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._rows = defaultdict(dict)  # node to {file's resource: (start, stop)}, in the order of the assets
+
+    def _update_consolidator(self, doc):
+        node, consolidator, patch = super()._update_consolidator(doc)
+        rows, indices = self._rows[node.uri], doc["indices"]
+        start, _ = rows.get(doc["stream_resource"], (indices["start"], 0))
+        rows[doc["stream_resource"]] = (start, indices["stop"])
+        return node, consolidator, patch
+
+    def _update_data_source_for_node(self, node, data_source, patch=None) -> None:
+        if data_source.mimetype == HDF5 and self._rows[node.uri]:
+            data_source.parameters["rows"] = list(self._rows[node.uri].values())
+        super()._update_data_source_for_node(node, data_source, patch)
+
     def flush(self) -> None:
         for stream, rows in self._internal_data_cache.items():
             if rows:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 
+import h5py
 import numpy as np
 import pytest
 from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource
+from tiled.utils import Conflicts
 
 from sfdaq_ophyd.catalog._growing import GrowingHDF5Adapter
 from sfdaq_ophyd.files.frame_file import IMAGE, FrameFile
@@ -43,3 +45,38 @@ def test_file_when_ahead_of_the_catalog_then_registered_frames_are_read(path, sh
     adapter = GrowingHDF5Adapter.from_catalog(source, Node({}, []), dataset=IMAGE, swmr=True)
     frames = adapter.read().reshape(-1, 8, 10)
     assert [read_stamp(frame) for frame in frames] == list(range(int(np.prod(shape[:-2]))))
+
+
+def test_files_when_each_holds_more_than_is_registered_then_their_registered_points_are_read(tmp_path):
+    paths, shape = [], (8, 10)
+    for k in range(2):
+        with h5py.File(tmp_path / f"{k}.h5", "w") as file:
+            file["data"] = np.arange(100 * k, 100 * k + 9)[:, None, None] * np.ones(shape, "i8")
+            file["id"] = np.arange(100 * k, 100 * k + 9)
+            paths.append(file.filename)
+    read = lambda *args: [int(x) for x in adapter_of(*args).read().reshape(6, -1)[:, 0]]  # noqa: E731
+    rows = [[0, 2], [1, 2]]
+    assert read(paths, "data", (3, 2, *shape), rows) == [0, 1, 2, 3, 102, 103]
+    assert read(paths, "id", (3, 2), rows) == [0, 1, 2, 3, 102, 103]
+    assert read(paths, "id", (6,), [[0, 3], [0, 3]]) == [0, 1, 2, 100, 101, 102]
+
+
+def test_file_when_its_writer_has_it_open_then_the_answer_is_a_conflict(tmp_path):
+    with h5py.File(tmp_path / "open.h5", "w", locking=True) as file:
+        file["id"] = np.arange(4)
+        with pytest.raises(Conflicts, match="open.h5 is not readable now: its writer has it open"):
+            adapter_of([file.filename], "id", (4,), [[0, 4]])
+
+
+def adapter_of(paths, dataset, shape, rows):
+    structure = ArrayStructure(
+        data_type=BuiltinDtype.from_numpy_dtype(np.dtype("i8")),
+        shape=shape,
+        chunks=tuple((n,) for n in shape),
+    )
+    assets = [
+        Asset(data_uri=f"file://localhost{path}", is_directory=False, parameter="data_uris", num=k)
+        for k, path in enumerate(paths)
+    ]
+    source = DataSource(structure_family=StructureFamily.array, structure=structure, assets=assets)
+    return GrowingHDF5Adapter.from_catalog(source, Node({}, []), dataset=dataset, rows=rows, swmr=False)
