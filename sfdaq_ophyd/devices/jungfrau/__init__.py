@@ -1,6 +1,6 @@
 """The Jungfrau as an ophyd device: module streams or the assembled stream, raw or calibrated."""
 
-from ._control import HardwareControl
+from ._control import BrokerControl, HardwareControl
 from ._device import Jungfrau
 
-__all__ = ["HardwareControl", "Jungfrau"]
+__all__ = ["BrokerControl", "HardwareControl", "Jungfrau"]

@@ -1,18 +1,154 @@
-"""The place where control of the detector itself plugs in. The streams alone need none: the detector runs."""
+"""Control of the detector itself while it is staged. The streams alone need none: the detector runs."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...errors import BrokerRefused, DetectorStateError, RequestError
+from ...wire.broker_settings import check_hardware_settings
+from ...wire.broker_values import check_modules
+
+if TYPE_CHECKING:
+    from ..broker import SfDaqBroker
 
 
 class HardwareControl(Protocol):
     """What a service that controls the detector does for a staged `Jungfrau`.
 
     Both calls are bounded in time and raise an `SfdaqError` if they fail.
+
+    Attributes
+    ----------
+    in_force : Mapping
+        The detector's settings while it is prepared, for the run's record; values fit for JSON.
     """
+
+    in_force: Mapping[str, Any]
 
     def prepare(self) -> None:
         """Find the detector as it is, remember it, and have it send frames."""
 
     def restore(self) -> None:
         """Leave the detector as `prepare` found it. Safe twice, and without `prepare`."""
+
+
+class BrokerControl:
+    """Settings and power of a Jungfrau through the sf-daq broker, while the device is staged.
+
+    Staging reads the settings, changes those that differ, and unstaging sets these back. A change stops the
+    trigger of the whole beamline for 8 to 9 s, at stage and again at unstage; where nothing differs nothing
+    is sent. What could not be set back is not changed.
+
+    Parameters
+    ----------
+    broker : SfDaqBroker
+        Of the beamline.
+    detector_name : str
+        E.g. ``JF01T03V01``.
+    settings : mapping
+        Any of ``exptime`` and ``delay`` (s), ``detector_mode``, ``gain_mode``; may be replaced between
+        stagings.
+    power_on : sequence of int
+        Modules that are off, and have power while staged. The broker does not tell which modules have power,
+        so exactly these are switched off again.
+
+    Examples
+    --------
+    ::
+
+        control = BrokerControl(sfdaq, "JF01T03V01", {"gain_mode": "fixed_gain1"})
+        jf = Jungfrau(endpoints, name="jf", directory="frames", detector_name="JF01T03V01", control=control)
+    """
+
+    def __init__(
+        self,
+        broker: SfDaqBroker,
+        detector_name: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        power_on: Sequence[int] = (),
+    ):
+        self._broker, self.detector_name = broker, detector_name
+        self._modules = check_modules(power_on, detector_name, "power_on")
+        self.settings = settings or {}
+        self.in_force: dict[str, Any] = {}
+        self._found: dict[str, Any] = {}  # what is to be set back
+        self._powered = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the detector is to be set to at stage."""
+        return dict(self._settings)
+
+    @settings.setter
+    def settings(self, settings: Mapping[str, Any]) -> None:
+        self._settings = check_hardware_settings(self.detector_name, settings) if settings else {}
+
+    def prepare(self) -> None:
+        """Switch modules on, make sure that all run, and set what differs.
+
+        Raises
+        ------
+        DetectorStateError
+            Modules do not run, or a setting could not be set back later; nothing was set.
+        BrokerRefused, UnknownOutcome
+            The change failed half-way; `restore` sets back what it did, and starts the trigger.
+        """
+        self.restore()  # an earlier one may have failed
+        client = self._broker.client
+        if self._modules:
+            self._powered = True
+            client.power_on_modules(self.detector_name, self._modules)
+        if client.dialect == "current":  # older brokers do not tell
+            self._check_running(client.get_detector_status(self.detector_name))
+        found = client.get_detector_settings(self.detector_name)
+        wanted = {name: value for name, value in self._settings.items() if not _same(found.get(name), value)}
+        before = {name: self._restorable(name, found.get(name)) for name in wanted}
+        if wanted:
+            self._found = before
+            try:
+                self._set(wanted)
+            except BrokerRefused as exc:
+                if exc.nothing_done:
+                    self._found = {}
+                raise
+        self.in_force = found | wanted
+
+    def restore(self) -> None:
+        """Set back what was changed, switch off what was switched on. Safe twice, and without `prepare`."""
+        self.in_force = {}
+        try:
+            if self._found:
+                self._set(self._found)
+                self._found = {}
+        finally:
+            if self._powered:
+                self._broker.client.power_off_modules(self.detector_name, self._modules)
+                self._powered = False
+
+    def _check_running(self, states: Mapping[str, list[int]]) -> None:
+        if set(states) != {"running"}:
+            found = ", ".join(f"{state}: modules {modules}" for state, modules in states.items())
+            raise DetectorStateError(f"{self.detector_name}: {found}; expected all running (plan power_on)")
+
+    def _set(self, parameters: dict[str, Any]) -> None:
+        """Set; a failure says what the trigger shows, if the broker device was told its PV."""
+        call = self._broker.procedures["set_detector_settings"]
+        call(None, detector=self.detector_name, parameters=parameters)
+
+    def _restorable(self, name: str, value: Any) -> Any:
+        try:
+            return check_hardware_settings(self.detector_name, {name: value})[name]
+        except RequestError as exc:
+            raise DetectorStateError(
+                f"{self.detector_name}: {name} reads {value!r}, which cannot be set back at unstage; "
+                "set it by hand first (plan set_detector_settings)"
+            ) from exc
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(found, int | float) and isinstance(wanted, int | float):
+        return math.isclose(found, wanted, rel_tol=1e-6)
+    return found == wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from ._processing import CalibratedImages, ConvertedImages, RawImages
 from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
 
 STREAMS = ("modules", "assembled")
+STREAM_OPTIONS = {
+    "modules": {"max_age", "incomplete", "n_packets", "n_images"},
+    "assembled": {"incomplete", "n_images"},
+}
 
 
 class CounterSignal(SignalRO):
@@ -79,7 +83,11 @@ class Jungfrau(Detector):
         Frame numbers grow by so much from frame to frame, a jump is a lost frame; 0: jumps mean nothing.
         Default 1 for modules; 0 for the assembled stream, whose sender may leave images out.
     control : HardwareControl, optional
-        Has the detector send frames while the device is staged.
+        Sets the detector itself while the device is staged, e.g. a `BrokerControl`. What it is set to then is
+        recorded as ``NAME_hardware``.
+    stream_options : mapping, optional
+        For the `ModuleStream` (``max_age``, ``incomplete``, ``n_packets``, ``n_images``) or `ImageStream`.
+        Images dropped with ``incomplete="drop"`` are lost frames, as `loss_policy` has it.
     **kwargs
         For `Detector`.
     """
@@ -91,6 +99,7 @@ class Jungfrau(Detector):
     detector_name = Cpt(SignalRO, value="", kind="config")
     stream = Cpt(SignalRO, value="", kind="config")
     endpoints = Cpt(SignalRO, value="", kind="config", doc="JSON list")
+    hardware = Cpt(SignalRO, value="", kind="config", doc="settings of the detector while staged, JSON")
     image_unit = Cpt(SignalRO, value="", kind="config")
     gain_file = Cpt(SignalRO, value="", kind="config")
     pedestal_file = Cpt(SignalRO, value="", kind="config")
@@ -123,6 +132,7 @@ class Jungfrau(Detector):
         pull: bool = False,
         frame_step: int | None = None,
         control: HardwareControl | None = None,
+        stream_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         if stream not in STREAMS:
@@ -133,10 +143,17 @@ class Jungfrau(Detector):
                 "converted_shape, disabled_modules, pull", options, "none with stream='modules'"
             )
         self._detector = DetectorName.parse(detector_name)
+        if (controlled := getattr(control, "detector_name", detector_name)) != detector_name:
+            raise RequestError("control", controlled, f"one of {detector_name}")
+        self._control = control
+        more = dict(stream_options or {})
+        for option in set(more) - STREAM_OPTIONS[stream]:
+            expected = f"one of {', '.join(sorted(STREAM_OPTIONS[stream]))} with stream={stream!r}"
+            raise RequestError("stream_options", option, expected)
         if stream == "modules":
-            frames = ModuleStream(endpoints, detector_name=detector_name, timeout=None)
+            frames = ModuleStream(endpoints, detector_name=detector_name, timeout=None, **more)
         else:
-            frames = ImageStream(endpoints, pull=pull, timeout=None)
+            frames = ImageStream(endpoints, pull=pull, timeout=None, **more)
         n_active = self._detector.n_modules - len(set(disabled_modules))
         self._raw_shape = (MODULE_SHAPE[0] * n_active, MODULE_SHAPE[1])
         self._converted_shape = converted_shape
@@ -178,6 +195,12 @@ class Jungfrau(Detector):
         if self._converted_shape is None:
             self.image_kind.put("calibrated" if known else "raw")
         self._say("image_unit", "")
+
+    def stage(self) -> list[object]:
+        """Open the streams and set the detector; both are as found if this fails."""
+        staged = super().stage()
+        self._say("hardware", json.dumps(self._control.in_force) if self._control else "")
+        return staged
 
     def settings(self) -> StageSettings:
         """Return what the source needs; the signals as they are at stage."""

@@ -1,3 +1,4 @@
+import bluesky.plans as bp
 import numpy as np
 import pytest
 
@@ -6,20 +7,28 @@ from sfdaq_ophyd.plans import fly
 
 
 @pytest.mark.timeout(150)  # starting the catalog takes long on a busy machine
-def test_fly_scan_when_read_from_the_catalog_then_each_row_has_its_image(
+def test_scan_when_read_from_the_catalog_then_each_row_has_its_image(
     engine, part, make, calibration, tmp_path
 ):
-    jungfrau = make(directory=tmp_path / "frames", calibration=calibration)
-    jungfrau.image_kind.put("both")
     with embedded_catalog(tmp_path / "catalog") as catalog:
         catalog.subscribe(engine.RE)
-        engine(fly([jungfrau], 6))
-        catalog.flush()
-        data = catalog[-1]["primary"].read()
-        assert data["jf_image"].shape == (6, 1, *calibration.shape)
-        for row in range(6):
-            point = data.isel(time=row)
-            raw = part.scene.raw(int(point["jf_pulse_id"]))
-            assert np.array_equal(point["jf_raw"].values[0], raw)
-            assert np.array_equal(point["jf_image"].values[0], calibration(raw))
-            assert str(point["jf_event_id"].values) == str(int(point["jf_pulse_id"]))
+        for stream in ("modules", "assembled"):
+            jungfrau = make(directory=tmp_path / "frames", stream=stream, calibration=calibration)
+            jungfrau.image_kind.put("both")
+            for plan in (fly([jungfrau], 6), bp.count([jungfrau], 2)):
+                engine(plan)
+                check_rows(catalog, part, calibration)
+
+
+def check_rows(catalog, part, calibration):
+    catalog.flush()
+    data = catalog[-1]["primary"].read()
+    n = data.sizes["time"]
+    assert n in (2, 6) and data["jf_image"].shape == (n, 1, *calibration.shape)
+    assert (np.diff(data["jf_pulse_id"].values.ravel()) > 0).all()
+    for row in range(n):
+        point = data.isel(time=row)
+        raw = part.scene.raw(int(point["jf_pulse_id"]))
+        assert np.array_equal(point["jf_raw"].values[0], raw)
+        assert np.array_equal(point["jf_image"].values[0], calibration(raw))
+        assert str(point["jf_event_id"].values) == str(int(point["jf_pulse_id"]))

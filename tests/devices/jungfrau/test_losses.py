@@ -98,6 +98,16 @@ def test_missing_frame_when_tolerant_then_the_gap_is_marked(engine, sender, tmp_
     assert not rows[2]["jf_is_good"] and not engine.images()[2].any()
 
 
+def test_incomplete_frame_when_told_to_drop_then_it_is_a_lost_one(engine, sender, tmp_path):
+    publish = sender.publish
+    sender.publish = lambda *numbers: [publish(number, is_good=number != 3) for number in numbers]
+    jungfrau = hand_fed(sender, tmp_path, [[1, 2, 3, 4, 5]], stream_options={"incomplete": "drop"})
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 5))
+    assert [row["jf_n_missing"] for row in engine.rows] == [0, 0, 1, 0, 0]
+    assert [row["jf_is_good"] for row in engine.rows] == [True, True, False, True, True]
+
+
 def test_missing_frame_when_retaking_then_the_points_come_from_another_exposure(engine, sender, tmp_path):
     jungfrau = hand_fed(sender, tmp_path, [[1, 2, 4], [10, 11, 12, 13]])
     jungfrau.loss_policy.put("retake")

@@ -1,0 +1,169 @@
+"""A Jungfrau whose settings and power come from the broker while it is staged."""
+
+from __future__ import annotations
+
+import json
+
+import bluesky.plans as bp
+import pytest
+
+from sfdaq_ophyd.devices import Jungfrau, SfDaqBroker
+from sfdaq_ophyd.devices.jungfrau import BrokerControl
+from sfdaq_ophyd.errors import BrokerRefused, DetectorStateError, RequestError, ServiceUnreachable
+from sfdaq_ophyd.sim import Facility
+
+NAME = "JF03T01V02"
+SETTINGS = {"gain_mode": "fixed_gain1", "exptime": 1e-5, "detector_mode": "normal"}
+
+
+@pytest.fixture(scope="module")
+def facility():
+    options = {"broker_delays": 0.002, "broker_running": [NAME]}
+    with Facility(
+        only=["broker", "jungfrau"], jungfrau_name=NAME, jungfrau_rate_multiplicator=4, **options
+    ) as facility:
+        facility.broker.make_pgroup("p20001")
+        yield facility
+
+
+@pytest.fixture
+def hardware(facility):
+    """The simulated module; as new afterwards."""
+    (module,) = facility.broker.site.hardware[NAME].modules
+    before = dict(vars(module))
+    yield module
+    vars(module).update(before)
+
+
+@pytest.fixture
+def sfdaq(facility, tmp_path):
+    pulse_id = type("Never", (), {"name": "pulse_id", "parent": None})()
+    options = {"beamline": "bernina", "pulse_id": pulse_id, "directory": tmp_path}
+    return SfDaqBroker(facility.broker.url, name="sfdaq", pgroup="p20001", **options)
+
+
+@pytest.fixture
+def make(facility, sfdaq, tmp_path):
+    def make(*arguments, **options):
+        control = BrokerControl(sfdaq, NAME, *arguments, **options)
+        endpoints = facility.jungfrau.endpoints
+        return Jungfrau(endpoints, name="jf", directory=tmp_path, detector_name=NAME, control=control)
+
+    return make
+
+
+def changes(facility):
+    return len(facility.broker.requests("set_detector_settings"))
+
+
+def test_scan_when_settings_differ_then_set_recorded_and_set_back(facility, hardware, make, engine):
+    hardware.delay = 0.0007
+    seen = []
+    engine.RE.subscribe(lambda name, doc: seen.append((hardware.gain_mode, hardware.exptime)), "event")
+    before = changes(facility)
+    engine(bp.count([make(SETTINGS)], 2))
+    assert seen == [("fixed_gain1", 1e-5)] * 2
+    assert (hardware.gain_mode, hardware.exptime, hardware.delay) == ("dynamic", 5e-6, 0.0007)
+    recorded = engine.named("descriptor")[0]["configuration"]["jf"]["data"]["jf_hardware"]
+    assert json.loads(recorded) == SETTINGS | {"delay": 0.0007}
+    assert changes(facility) == before + 2
+
+
+def test_staging_when_nothing_differs_then_nothing_is_sent(facility, hardware, make):
+    before = changes(facility)
+    jungfrau = make({"exptime": hardware.exptime, "gain_mode": "dynamic"})
+    jungfrau.stage()
+    jungfrau.unstage()
+    jungfrau.unstage()
+    assert changes(facility) == before
+
+
+def test_stage_when_a_setting_could_not_be_set_back_then_refused_before_anything_is_sent(
+    facility, hardware, make
+):
+    hardware.gain_mode = "unknown"
+    before = changes(facility)
+    with pytest.raises(DetectorStateError, match="gain_mode reads 'unknown', which cannot be set back"):
+        make(SETTINGS).stage()
+    assert changes(facility) == before and hardware.exptime == 5e-6
+
+
+def test_stage_when_modules_do_not_run_then_refused_and_named(facility, hardware, make):
+    hardware.state = "stopped"
+    with pytest.raises(DetectorStateError, match=r"JF03T01V02: stopped: modules \[0\]; expected all running"):
+        make(SETTINGS).stage()
+    assert hardware.gain_mode == "dynamic"
+
+
+def test_stage_when_the_change_fails_half_way_then_all_is_set_back_and_the_trigger_runs(
+    facility, hardware, make, monkeypatch
+):
+    apply = type(facility.broker.site.hardware[NAME]).apply
+
+    def once(detector, setting, value):
+        if setting == "gain_mode" and value == "fixed_gain1":
+            raise RuntimeError("setGainMode(): no answer")
+        apply(detector, setting, value)
+
+    monkeypatch.setattr(type(facility.broker.site.hardware[NAME]), "apply", once)
+    with pytest.raises(BrokerRefused, match="no answer"):
+        make(SETTINGS).stage()
+    assert (hardware.gain_mode, hardware.exptime) == ("dynamic", 5e-6)
+    assert facility.broker.trigger.running
+
+
+def test_stage_when_the_streams_do_not_answer_then_the_settings_are_set_back(hardware, sfdaq, tmp_path):
+    control = BrokerControl(sfdaq, NAME, SETTINGS)
+    deaf = Jungfrau(["tcp://127.0.0.1:1"], name="jf", directory=tmp_path, detector_name=NAME, control=control)
+    deaf.connect_timeout.put(0.1)
+    with pytest.raises(TimeoutError, match="connecting to"):
+        deaf.stage()
+    assert (hardware.gain_mode, hardware.exptime) == ("dynamic", 5e-6) and control.in_force == {}
+
+
+def test_unstage_when_the_broker_is_away_then_says_so_and_the_next_one_sets_back(
+    hardware, make, sfdaq, monkeypatch
+):
+    jungfrau = make(SETTINGS)
+    jungfrau.stage()
+    with monkeypatch.context() as away:
+        away.setitem(sfdaq.procedures, "set_detector_settings", unreachable)
+        with pytest.raises(ServiceUnreachable):
+            jungfrau.unstage()
+    assert hardware.gain_mode == "fixed_gain1"
+    jungfrau.unstage()
+    assert hardware.gain_mode == "dynamic"
+
+
+def unreachable(patience, **arguments):
+    raise ServiceUnreachable("broker", url="http://away", reason="refused")
+
+
+def test_modules_when_named_then_have_power_only_while_staged(hardware, make):
+    hardware.powered = False
+    jungfrau = make(power_on=[0])
+    jungfrau.stage()
+    assert hardware.powered
+    jungfrau.unstage()
+    assert not hardware.powered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "field"),
+    [
+        (({"exposure_time": 1},), {}, "parameters"),
+        (({"gain_mode": "high"},), {}, "gain_mode"),
+        (({"exptime": -1},), {}, "exptime"),
+        ((), {"power_on": [1]}, "power_on"),
+    ],
+)
+def test_control_when_wrong_then_refused_when_made(sfdaq, arguments, options, field):
+    with pytest.raises(RequestError) as error:
+        BrokerControl(sfdaq, NAME, *arguments, **options)
+    assert error.value.field.startswith(field)
+
+
+def test_control_when_of_another_detector_then_refused(sfdaq, tmp_path):
+    control = BrokerControl(sfdaq, "JF04T01V01")
+    with pytest.raises(RequestError, match="control='JF04T01V01': expected one of JF03T01V02"):
+        Jungfrau(["tcp://a:1"], name="jf", directory=tmp_path, detector_name=NAME, control=control)
