@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 import bluesky.preprocessors as bpp
+from bluesky.protocols import Readable
 from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid, single_gen
 
 from ..devices import SfDaqBroker
@@ -138,10 +139,11 @@ class _RunNumbers:
         self._n_points += 1
         readings = {}
         for name, (device, _) in self._moved.items():
-            readings[name] = (yield Msg("read", device)) or {}
+            readings[name] = ((yield Msg("read", device)) if isinstance(device, Readable) else None) or {}
         md = self._opened.kwargs
-        name = str(md.get("scan_name") or md.get("plan_name") or "scan")
-        point = Point(self._n_points, dict(self._moved), readings, name, self._run)
+        name, total = str(md.get("scan_name") or md.get("plan_name") or "scan"), md.get("num_points")
+        total = total if isinstance(total, int) else None
+        point = Point(self._n_points, dict(self._moved), readings, name, self._run, total)
         yield from _tell(self._broker, point)
 
     def _close_run(self, msg: Msg) -> MsgGenerator[Any]:

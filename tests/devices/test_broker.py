@@ -180,21 +180,6 @@ def streams_of(result):
     return found
 
 
-def test_scan_json_when_scanned_then_agrees_with_the_documents(bench):
-    device = bench.device()
-    motor = SynAxis(name="motor")
-    result = run(sf_scan([device], motor, -1, 1, 3))
-    scan = bench.scan_json()
-    events = [event["data"] for event in result.named("event")]
-    assert scan["scan_values"] == [[event["motor_setpoint"]] for event in events]
-    assert scan["scan_readbacks"] == [[event["motor"]] for event in events]
-    assert scan["scan_files"] == [event["sfdaq_files"] for event in events]
-    spans = [[event["sfdaq_start_pulse_id"], event["sfdaq_stop_pulse_id"]] for event in events]
-    assert scan["pulseIds"] == spans
-    assert scan["scan_step_info"] == [{"step_number": k} for k in (1, 2, 3)]
-    assert scan["scan_parameters"]["name"] == ["motor"]
-
-
 def test_unused_stream_when_a_writer_fails_then_quotes_it_and_the_run_fails(bench):
     device = bench.device()
     bench.part.fail_next("writer_fails", source=DETECTOR, message="no data in the buffer")

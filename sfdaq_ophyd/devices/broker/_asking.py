@@ -21,6 +21,7 @@ from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from ._follower import Announced, FileFollower
 from ._run_table import ASKED, ASKING, REFUSED, RUN, UNKNOWN, RunTable, note_checked, tables_of
+from ._step import Axis
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class BrokerRun:
     table : RunTable
     uid : str
         Of Bluesky's run; empty where it is not known.
-    names : tuple of str, or None
+    axes : tuple of Axis, or None
         What the run moves, frozen with its first acquisition.
     """
 
@@ -49,7 +50,7 @@ class BrokerRun:
     pgroup: str
     table: RunTable
     uid: str = ""
-    names: tuple[str, ...] | None = None
+    axes: tuple[Axis, ...] | None = None
     n_asked: int = 0
 
 

@@ -26,7 +26,7 @@ from ._preflight import Check, Preflight, demand
 from ._procedures import procedures_of
 from ._run_table import READ
 from ._settings import BrokerSettings
-from ._step import NextPoint, scan_info
+from ._step import NextPoint, axes_of, scan_info
 
 
 class SfDaqBroker(BrokerFlying, BrokerSettings):
@@ -250,9 +250,9 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         point = self.next_point.current
         info = None
         if point is not None:
-            if run.names is None:
-                run.names = tuple(point.values)
-            info = scan_info(point, run.names)
+            if run.axes is None:
+                run.axes = axes_of(point)
+            info = scan_info(point, run.axes)
         request = self.request(pulses, run_number=run.number, scan_info=info, extra=labels(run))
         return self._send(request)
 

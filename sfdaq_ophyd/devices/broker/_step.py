@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from ophyd import Device
+from ophyd.utils import DisconnectedError
 
 from .._status import GRACE, ActionStatus
 
@@ -26,6 +29,8 @@ class Point:
     scan_name : str
     run : str
         Tells points of one run from those of others.
+    n_points : int or None
+        Of the whole scan; None if the plan does not say.
     """
 
     number: int
@@ -33,6 +38,7 @@ class Point:
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scan_name: str = "scan"
     run: str = ""
+    n_points: int | None = None
 
     @property
     def token(self) -> str:
@@ -56,51 +62,113 @@ class NextPoint(Device):
         return self._done
 
 
-def scan_info(point: Point, names: Sequence[str]) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Axis:
+    """One number, or text, that a run moves.
+
+    Parameters
+    ----------
+    name : str
+        Of the device; of a pseudo positioner moved as a whole, that of one of its axes.
+    device : device
+    index : int or None
+        Where in what the device is set to; None if that is one value.
+    units : str
+        Empty if it has none.
+    """
+
+    name: str
+    device: Any
+    index: int | None = None
+    units: str = ""
+
+    def value(self, point: Point) -> Any:
+        """Return where it was sent."""
+        value = point.values[self.device.name][1]
+        return value if self.index is None else value[self.index]
+
+    def readback(self, point: Point) -> Any:
+        """Return where it was; None if that is not known."""
+        reading = point.readings.get(self.device.name, {})
+        fields = [field for field in _fields(self.device) if field in reading] or list(reading)
+        values = [reading[field]["value"] for field in fields]
+        if self.index is not None and len(values) == 1:
+            values = list(np.atleast_1d(values[0]))
+        index = self.index or 0
+        value = values[index] if index < len(values) else None
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    @property
+    def address(self) -> str:
+        """Its PV; its name if it has none."""
+        if self.index is not None:
+            return self.name
+        return getattr(self.device, "prefix", "") or getattr(self.device, "pvname", "") or self.name
+
+
+def axes_of(point: Point) -> tuple[Axis, ...]:
+    """Return what is moved: numbers; texts only if there are none, since readers make arrays of them."""
+    axes = [axis for device, value in point.values.values() for axis in _axes(device, value)]
+    numbers = [axis for axis in axes if not isinstance(axis.value(point), str)]
+    return tuple(numbers or axes)
+
+
+def scan_info(point: Point, axes: Sequence[Axis]) -> dict[str, Any] | None:
     """Return what goes into ``meta/scan.json``.
 
     Parameters
     ----------
     point : Point
-    names : sequence of str
-        Names of what the run moves, as at its first acquisition: the lists have this length in every step.
+    axes : sequence of Axis
+        As at the first acquisition of the run: the lists have this length in every step.
 
     Returns
     -------
     dict or None
         None if nothing is moved: the server then writes its dummy values.
     """
-    if not names:
+    if not axes:
         return None
-    moved = [point.values[name] for name in names]
-    readbacks = [_readback(device, point.readings.get(device.name, {})) for device, _ in moved]
+    readbacks = [axis.readback(point) for axis in axes]
+    total = {} if point.n_points is None else {"expected_total_number_of_steps": point.n_points}
     return {
         "scan_name": point.scan_name,
-        "name": list(names),
-        "Id": [_address(device) for device, _ in moved],
-        "units": [_units(device) for device, _ in moved],
-        "offset": [0.0] * len(names),
-        "conversion_factor": [1.0] * len(names),
-        "scan_values": [value for _, value in moved],
+        "name": [axis.name for axis in axes],
+        "Id": [axis.address for axis in axes],
+        "units": [axis.units for axis in axes],
+        "offset": [0.0] * len(axes),
+        "conversion_factor": [1.0] * len(axes),
+        **total,
+        "scan_values": [axis.value(point) for axis in axes],
         "scan_readbacks": readbacks,
         "scan_readbacks_raw": readbacks,
         "scan_step_info": {"step_number": point.number},
     }
 
 
-def _readback(device: Any, reading: Mapping[str, Any]) -> Any:
-    hinted = (getattr(device, "hints", None) or {}).get("fields") or [device.name]
-    key = next((field for field in hinted if field in reading), next(iter(reading), None))
-    return None if key is None else reading[key]["value"]
+def _axes(device: Any, value: Any) -> Iterator[Axis]:
+    """Yield the axes of one device; none if it is set to something that is no number, text, or numbers."""
+    if isinstance(value, int | float | str | np.generic):
+        yield Axis(device.name, device, None, _units(device))
+    elif isinstance(value, list | tuple | np.ndarray) and all(
+        isinstance(one, int | float | np.generic) for one in value
+    ):
+        names = _fields(device)
+        names = names if len(names) == len(value) else [f"{device.name}[{k}]" for k in range(len(value))]
+        for index, name in enumerate(names):
+            yield Axis(name, device, index, _units(device))
 
 
-def _address(device: Any) -> str:
-    return getattr(device, "prefix", "") or getattr(device, "pvname", "") or device.name
+def _fields(device: Any) -> list[str]:
+    return (getattr(device, "hints", None) or {}).get("fields") or [device.name]
 
 
 def _units(device: Any) -> str:
     for name in ("egu", "units"):
-        units = getattr(device, name, None)
+        try:
+            units = getattr(device, name, None)
+        except (TimeoutError, DisconnectedError):  # a record beside the motor's; the step does not need it
+            continue
         if isinstance(units, str):
             return units
     return ""
