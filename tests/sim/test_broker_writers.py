@@ -165,6 +165,26 @@ def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facilit
         assert file[f"data/{ONE}/pulse_id"].shape == (6, 1)
 
 
+def test_detector_file_when_lists_are_asked_for_then_laser_and_dark_rows_and_analysis_lie_beside_it(
+    facility, retrieve
+):
+    lists = {"adc_to_energy": True, "crystfel_lists_laser": True, "save_dap_results": True}
+    (path,), (first, last) = retrieve(n=5, detectors={ONE: lists})
+    remote = facility.broker.site.tree.remote(path)
+    lit = [pulse_id - first for pulse_id in range(first, last + 1) if pulse_id % 2]
+    dark = [pulse_id - first for pulse_id in range(first, last + 1) if not pulse_id % 2]
+    for kind, rows in (("light", lit), ("dark", dark)):
+        lines = path.with_suffix(f".{kind}.lst").read_text().splitlines()
+        assert lines == [f"{remote} //{row}" for row in rows]
+    analysed = path.with_suffix(".dap").read_text().splitlines()
+    assert [int(line.split()[0]) for line in analysed] == list(range(first, last + 1))
+
+
+def test_detector_file_when_lists_are_asked_for_without_conversion_then_none(retrieve):
+    (path,), _ = retrieve(detectors={ONE: {"crystfel_lists_laser": True}})
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize(
     ("parameters", "name", "shape", "dtype"),
     [

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import PurePosixPath
 from typing import Any
 
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_paths import raw_file
+from ...wire.detector_name import DetectorName
 from ...wire.pulse_id import PULSE_RATE
 from .converted_files import calibration_for, write_converted
 from .detector_files import scene_frame, write_raw
+from .hardware import BUFFER
 from .pedestal_files import PedestalEvaluation
 from .pedestal_request import PEDESTALS
 from .scenes import Scenes
+from .side_files import write_crystfel_lists, write_dap
 from .site import Site
 from .writers import RunLog, WriterError
+
+COMMAND = "/home/svcusr-sfdaq/bin/sf_writer"
+"""What reads the buffer, as logs show it."""
 
 
 class DetectorWriter:
@@ -53,14 +60,19 @@ class DetectorWriter:
         raw = raw_file(output) if is_converted(parameters, **keep) else output
         self._site.tree.make(str(PurePosixPath(raw).parent))
         log.write(
-            f"starting detector retrieval from buffer: sf_writer {raw} {detector} "
-            f"{request['det_start_pulse_id']} {request['det_stop_pulse_id']} {rate}"
+            f"executing detector retrieval from buffer: {COMMAND} {raw} {BUFFER}/{detector} "
+            f"{DetectorName.parse(detector).n_modules} {request['det_start_pulse_id']} "
+            f"{request['det_stop_pulse_id']} {rate}"
         )
-        path = self._site.tree.local(raw)
+        path, started = self._site.tree.local(raw), time.time()
         write_raw(path, detector, pulse_ids, arrived, scene.shape, scene_frame(scene))
+        log.write(f"detector retrieval from buffer took {time.time() - started} seconds")
         missing = len(pulse_ids) - (len(pulse_ids) if arrived is None else len(arrived))
         if missing:
             log.write(f"{missing} of {len(pulse_ids)} frames are missing")
+        if parameters.get("save_dap_results"):
+            found = pulse_ids if arrived is None else sorted(arrived)
+            write_dap(self._site.tree.local(output).with_suffix(".dap"), found)
         if is_processed(parameters, **keep):
             target = self._site.tree.local(output)
             pedestal = self._evaluation.active_pedestal(detector)
@@ -68,6 +80,8 @@ class DetectorWriter:
             if not write_converted(path, target, calibration, parameters, set(selected)):
                 log.write("no frame passed the filters, no file written")
                 return
+            if parameters.get("crystfel_lists_laser"):
+                log.write(f"lists of frames: {write_crystfel_lists(target, output, detector)}")
             if parameters.get("remove_raw_files"):
                 path.unlink()
 
