@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import re
+import contextlib
 from collections import Counter
 
-from .recording import acquisition_of, identity, is_named, log_of
+from .recording import REFUSED, acquisition_of, identity, is_named, log_of
 from .scene import NOBODY, RAW, START, Scene
 
-REFUSED = re.compile(r"Cannot start new acquisition while previous one is running:\n (\{.*)", re.DOTALL)
 FROM_READY = ("ERROR", "Cannot reach WRITING", "Your acquisition")
 """How the messages begin of starts that were refused only after the writer was found READY."""
 
@@ -47,10 +46,7 @@ class Approach(Scene):
     def _before_start(self, row: dict, reply: dict, rest: list[dict]) -> None:
         message = str(reply.get("message", ""))
         if refused := REFUSED.match(message):
-            status = ast.literal_eval(refused[1])
-            self._before_status(status, True, rest)
-            if is_named(status["acquisition"]) and identity(status["acquisition"]["info"]) in self.sent:
-                self.wait_for(lambda: self.is_known(status["acquisition"]), "the start before this one")
+            self._before_status(ast.literal_eval(refused[1]), True, rest)
             return
         if not (reply.get("status") == "ok" or message.startswith(FROM_READY)):
             return
@@ -74,31 +70,41 @@ class Approach(Scene):
         wanted, acquisition, ours = status["state"], status["acquisition"], self.status()
         if not is_named(acquisition):
             if wanted == "UNKNOWN":
-                if ours["state"] == "READY" and not any(thread.is_alive() for _, thread in self.pending):
+                if ours["state"] != wanted and not self._is_busy():
                     self.lose()
                 return
             if is_named(ours["acquisition"]):
                 self.lose()
             if looking and self.status()["state"] == "UNKNOWN":
                 self.reset()
-        elif self.is_known(acquisition):
-            if ours["state"] == "WRITING":
-                self.drive_to(acquisition)
-                stats = acquisition["stats"]
-                if (
-                    looking
-                    and wanted == "READY"
-                    and stats["n_write_completed"] < acquisition["info"]["n_images"]
-                ):
-                    self.reset()
-        elif identity(acquisition["info"]) in self.sent:
-            pass  # it will come
-        elif wanted == "WRITING" or not looking:
-            if ours["state"] == "WRITING":
-                self.finish(_fate(ours["acquisition"], rest))
-            self.begin(acquisition)
-        elif acquisition["state"] == "FINISHED" and ours["state"] != "WRITING":
-            self.perform(acquisition)
+            return
+        if wanted == "WRITING" or not looking and not self.is_known(acquisition):
+            self._let_begin(acquisition, rest)
+        elif not self.is_known(acquisition):
+            if identity(acquisition["info"]) not in self.sent and acquisition["state"] == "FINISHED":
+                self.perform(acquisition)
+            return
+        if self.status()["state"] == "WRITING":
+            self.drive_to(acquisition)
+            stats, info = acquisition["stats"], acquisition["info"]
+            if looking and wanted == "READY" and stats["n_write_completed"] < info["n_images"]:
+                self.reset()
+
+    def _let_begin(self, acquisition: dict, rest: list[dict]) -> None:
+        """Wait for an acquisition that was asked for; ask for it where no row did."""
+        if self.is_running(acquisition):
+            return
+        if self._is_busy() or identity(acquisition["info"]) in self.sent:
+            with contextlib.suppress(AssertionError):
+                self.wait_for(lambda: self.is_running(acquisition), "an acquisition asked for", timeout=3)
+                return
+        if self.status()["state"] == "WRITING":
+            self.finish(_fate(self.status()["acquisition"], rest))
+        self.begin(acquisition)
+
+    def _is_busy(self) -> bool:
+        """Tell whether a request is still without its reply."""
+        return any(thread.is_alive() for _, thread in self.pending)
 
     def _block(self, acquisition: dict | None) -> None:
         """Wait until the driver is blocked by a dead writer, where the record shows that it was."""
@@ -114,10 +120,18 @@ class Approach(Scene):
         service = self.server.service
         if not wanted or not service.store.redis.ping():
             return
-        ours = Counter(_key(acquisition) for _, acquisition in service.logs(1000))
+        keys = Counter(map(_key, wanted))
+
+        def ours() -> Counter:
+            return Counter(_key(acquisition) for _, acquisition in service.logs(1000))
+
+        with contextlib.suppress(AssertionError):  # what just ended may be on its way to Redis
+            self.wait_for(lambda: ours() >= keys, "entries of the log", timeout=1)
+            return
+        logged = ours()
         for acquisition in reversed(wanted):
-            if ours[_key(acquisition)]:
-                ours[_key(acquisition)] -= 1
+            if logged[_key(acquisition)]:
+                logged[_key(acquisition)] -= 1
             elif self.is_running(acquisition):
                 self.finish(acquisition)
             elif self.is_known(acquisition) or identity(acquisition["info"]) not in self.sent:

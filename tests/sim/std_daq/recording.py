@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ ADDRESSES = re.compile(
 )
 PYTHON_WORDS = re.compile(r"int\(\) argument must be .*")
 NUMBERS_OF_TIME = re.compile(r"'(start|stop)_time': [\d.]+")
+REFUSED = re.compile(r"Cannot start new acquisition while previous one is running:\n (\{.*)", re.DOTALL)
 RUN_ID = re.compile(r"('run_id': )\d{16,}")
 
 
@@ -125,6 +127,19 @@ def began(rows: list[dict]) -> float:
     return float("inf")
 
 
+def running(rows: list[dict]) -> set[tuple]:
+    """Return the identities of the acquisitions that a row shows running."""
+    found = set()
+    for row in rows:
+        reply = row.get("reply") if isinstance(row.get("reply"), dict) else {}
+        status = reply.get("writer") or {}
+        if refused := REFUSED.match(str(reply.get("message"))):
+            status = ast.literal_eval(refused[1])
+        if status.get("state") == "WRITING":
+            found.add(identity(status["acquisition"]["info"]))
+    return found
+
+
 def is_together(first: dict, second: dict) -> bool:
     """Tell two starts of which the second one was sent before the first one was answered."""
     return all(
@@ -136,8 +151,8 @@ def is_together(first: dict, second: dict) -> bool:
 def in_order_of_arrival(rows: list[dict]) -> list[dict]:
     """Put starts that were sent at once in the order in which the service took them.
 
-    The replies show the first one that the writer opened; the last one it opened is what the status shows in the
-    end. One that was refused came last.
+    The replies show the first one that the writer opened; the last one it opened is what the status shows in
+    the end. One that was refused came last.
     """
     rows = list(rows)
     i = 0

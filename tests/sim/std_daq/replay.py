@@ -23,6 +23,7 @@ from .recording import (
     is_together,
     log_of,
     masked,
+    running,
     settings_for,
 )
 from .scene import START
@@ -67,7 +68,7 @@ class Replay(Approach):
             return
         self.reset()
         starts = [row["request"].get("json") for row in self.rows if _path(row) in START]
-        asked = {identity_asked(body) for body in starts}
+        asked = {identity_asked(body) for body in starts} | running(self.rows)
         beginning = began(self.rows)
         old, seen = [], set()
         for row in self.rows:

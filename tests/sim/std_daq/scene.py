@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import redis
@@ -38,7 +37,7 @@ class Scene:
     """
 
     def __init__(self, wait_for, **settings):
-        self.wait_for = partial(wait_for, timeout=30)
+        self.wait_for = lambda *args, timeout=30, **more: wait_for(*args, timeout=timeout, **more)
         self.root = Path(tempfile.mkdtemp(prefix="sls-"))
         self.root.chmod(0o755)  # the service must see it as another user
         (self.root / "raw" / "isdir.h5").mkdir(parents=True)
@@ -76,8 +75,9 @@ class Scene:
     def lose(self):
         """Let the service lose track of the writer: a request that its driver cannot encode."""
         if self.status()["state"] == "WRITING":
-            self.reset()
-        self.post(START[0], {"output_file": f"{RAW}/lost.h5", "n_images": 2**31})
+            self.post("/writer/stop")
+        if self.status()["state"] != "UNKNOWN":
+            self.post(START[0], {"output_file": f"{RAW}/lost.h5", "n_images": 2**31})
 
     def images(self, n: int):
         self.source.burst(n, rate=2000.0, first_id=self.next_id)
