@@ -18,7 +18,7 @@ from zmq.utils.monitor import parse_monitor_message
 from ..errors import RequestError, ServiceTimeout, WireError
 from ..wire.json_header import MAX_HEADER_BYTES
 from ._frame_queue import FrameQueue
-from ._memory import keep_freed_memory
+from ._memory import give_freed_memory_back, keep_freed_memory
 from ._stream_frame import StreamFrame
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ class FrameStream(ABC):
             self._wake.close(0)
             self._context.destroy(linger=0)
             self._release()
+        give_freed_memory_back()
         for consumer in list(self._consumers.values()):
             self._call(consumer, None)
 

@@ -78,6 +78,16 @@ class ConstantsConfig(BaseModel):
     options: dict[str, Any] = Field({}, description="of JungfrauCalibration, e.g. gap_pixels: false")
 
 
+class ControlConfig(BaseModel):
+    """What a broker does to a Jungfrau while it is staged; set back at unstage."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    broker: str = Field(description="name of a SfDaqBroker of `devices`")
+    settings: dict[str, Any] = Field({}, description="any of exptime, delay (s), detector_mode, gain_mode")
+    power_on: list[int] = Field([], description="modules that have power only while staged")
+
+
 class JungfrauConfig(_FileDetector):
     """A Jungfrau through its image streams."""
 
@@ -92,6 +102,8 @@ class JungfrauConfig(_FileDetector):
     )
     constants: ConstantsConfig | None = Field(None, description="without them images stay raw")
     photon_energy: Positive | None = Field(None, description="keV; calibrated images then count photons")
+    control: ControlConfig | None = Field(None, description="settings while staged, through a broker")
+    stream_options: dict[str, Any] = Field({}, description="e.g. incomplete: drop, max_age: 0.5")
 
 
 class StdDaqWriterConfig(_FileDetector):

@@ -13,6 +13,7 @@ import ophyd
 from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
 
 from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
+from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError
 from . import _device_config as blocks
 from .config import SfdaqConfig
@@ -65,10 +66,10 @@ class ConfiguredJungfrau(Jungfrau):
 
 
 def make_devices(config: SfdaqConfig) -> list[Entry]:
-    """Make every device of `config`, pulse ids first; one that cannot be made is listed with the reason."""
+    """Make every device of `config`, `_FIRST` first; one that cannot be made is listed with the reason."""
     leave_quietly()
     made: dict[str, Entry] = {}
-    order = sorted(config.devices, key=lambda name: config.devices[name].cls != "PulseId")
+    order = sorted(config.devices, key=lambda name: _FIRST.get(config.devices[name].cls, len(_FIRST)))
     for name in order:
         block = config.devices[name]
         try:
@@ -126,6 +127,9 @@ def _make(name: str, block: blocks._Device, config: SfdaqConfig, made: dict[str,
     return device, f"files missing: {', '.join(missing)}" if missing and config.sim is None else ""
 
 
+_FIRST = {"PulseId": 0, "SfDaqBroker": 1}
+"""Classes that others refer to, in the order in which they are made."""
+
 _LABELS = {
     "Motor": ["motors"],
     "ReadOnly": ["signals"],
@@ -177,8 +181,17 @@ def _jungfrau(name, block, config, made, labels):
         pulse_id=_device_named(block.pulse_id, made),
         load=load,
         photon_energy=block.photon_energy,
+        control=_control(block, made),
+        stream_options=block.stream_options,
         labels=labels,
     )
+
+
+def _control(block: blocks.JungfrauConfig, made: dict[str, Entry]) -> BrokerControl | None:
+    if block.control is None:
+        return None
+    broker = _device_named(block.control.broker, made, SfDaqBroker, "control.broker")
+    return BrokerControl(broker, block.detector_name, block.control.settings, power_on=block.control.power_on)
 
 
 def load_constants(detector_name: str, constants: blocks.ConstantsConfig, directory: Path):
@@ -236,12 +249,12 @@ def _folder(config: SfdaqConfig, block: blocks._Device) -> Path:
     return config.directory / block.directory
 
 
-def _device_named(name: str, made: dict[str, Entry]):
+def _device_named(name: str, made: dict[str, Entry], cls: type = PulseId, key: str = "pulse_id"):
     if not name:
         return None
     entry = made.get(name)
-    if entry is None or not isinstance(entry.device, PulseId):
+    if entry is None or not isinstance(entry.device, cls):
         raise ConfigError(
-            f"pulse_id: {name!r}: expected the name of a PulseId of `devices` that could be made"
+            f"{key}: {name!r}: expected the name of a {cls.__name__} of `devices` that could be made"
         )
     return entry.device
