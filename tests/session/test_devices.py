@@ -1,0 +1,33 @@
+"""Devices of a configuration file, made without contacting anything."""
+
+from __future__ import annotations
+
+from sfdaq_ophyd.devices.jungfrau import BrokerControl
+from sfdaq_ophyd.session import load_config
+from sfdaq_ophyd.session.devices import make_devices
+
+TEXT = """
+devices:
+  jf:
+    class: Jungfrau
+    detector_name: JF01T03V01
+    endpoints: [tcp://h:30001, tcp://h:30002, tcp://h:30003]
+    stream_options: {incomplete: drop}
+    control: {broker: sfdaq, settings: {gain_mode: fixed_gain1}}
+  sfdaq: {class: SfDaqBroker, url: http://h:10002, pgroup: p12345}
+  lone:
+    class: Jungfrau
+    detector_name: JF01T03V01
+    endpoints: [tcp://h:30001]
+    control: {broker: jf}
+"""
+
+
+def test_control_when_it_names_a_broker_then_is_given_and_else_the_device_says_why(tmp_path):
+    (tmp_path / "sfdaq.yaml").write_text(TEXT)
+    made = {entry.name: entry for entry in make_devices(load_config(tmp_path / "sfdaq.yaml"))}
+    assert list(made) == ["jf", "sfdaq", "lone"]
+    control = made["jf"].device._control
+    assert isinstance(control, BrokerControl) and control.settings == {"gain_mode": "fixed_gain1"}
+    assert made["lone"].device is None
+    assert "control.broker: 'jf': expected the name of a SfDaqBroker" in made["lone"].problem
