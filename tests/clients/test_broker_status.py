@@ -12,13 +12,18 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from bluesky import RunEngine
 
 from sfdaq_ophyd.clients import BrokerClient, StatusListener, broker_status
 from sfdaq_ophyd.errors import RequestError, SfdaqError
+from sfdaq_ophyd.plans import sf_count
 from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.broker import writers
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.broker_status import FileState
 from sfdaq_ophyd.wire.pulse_id import PulseRange
+
+from ..devices.broker_bench import DETECTOR, BrokerBench
 
 FILE = "/sf/bernina/data/p12345/raw/run0001/data/acq0001.PVDATA.h5"
 
@@ -138,9 +143,10 @@ def test_listener_when_pika_is_missing_then_says_what_to_install(monkeypatch):
         StatusListener("amqp://127.0.0.1:1").start()
 
 
-@pytest.fixture
-def rabbitmq(tmp_path, wait_for):
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory, wait_for):
     """The URL of a RabbitMQ of our own."""
+    tmp_path = tmp_path_factory.mktemp("rabbitmq")
     server = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin:" + os.environ["PATH"])
     if server is None:
         pytest.skip("rabbitmq-server is not installed")
@@ -209,3 +215,18 @@ def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbi
             states = [listener.board.state(file) for file in reply.files]
     assert [state.name for state, _ in states] == ["FINISHED", "FINISHED", "FAILED"]
     assert "inside the image" in states[2][1]
+
+
+def test_run_when_only_rabbitmq_says_that_a_writer_failed_then_it_ends_with_its_words(
+    rabbitmq, tmp_path, wait_for, monkeypatch
+):
+    monkeypatch.setattr(writers, "report_error_file", lambda site, body: None)
+    with BrokerBench(tmp_path, amqp_url=rabbitmq) as bench:
+        device = bench.device(status_exchange=rabbitmq)
+        device.file_timeout.put(20.0)
+        assert device.asking.listener.start(20)
+        bench.part.fail_next("writer_fails", source=DETECTOR, message="no such module")
+        with pytest.raises(Exception, match="no such module") as failed:
+            RunEngine(context_managers=[])(sf_count([device], 1))
+        device.destroy()
+    assert "time is up" not in str(failed.value)
