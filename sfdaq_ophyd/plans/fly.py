@@ -80,7 +80,7 @@ def fly(
         yield from bps.kickoff(flyer, wait=True)
         yield from bpp.contingency_wrapper(
             _collect_until_complete(flyer, stream_name, period),
-            except_plan=lambda exc: _collect_once(flyer, stream_name),
+            except_plan=lambda exc: collect_once(flyer, stream_name),
         )
 
     return (yield from inner_fly())
@@ -115,14 +115,14 @@ def collect_while_completing(
 def _collect_until_complete(flyer: Any, stream_name: str, period: float) -> MsgGenerator[None]:
     group = short_uid("complete")
     done = False
-    while not done:
+    while done is False:  # a dry run answers None
         yield from bps.checkpoint()
         yield from bps.complete(flyer, group=group, wait=False)
         done = yield from bps.wait(group=group, timeout=period, error_on_timeout=False)
-        yield from _collect_once(flyer, stream_name)
+        yield from collect_once(flyer, stream_name)
 
 
-def _collect_once(flyer: Any, stream_name: str) -> MsgGenerator[None]:
+def collect_once(flyer: Any, stream_name: str) -> MsgGenerator[None]:
     """Collect, and let no pause replay it: it waits for nothing, and what it emitted is emitted."""
     yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream_name)), False)
 

@@ -13,6 +13,7 @@ from ophyd import Signal
 from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import plans
+from sfdaq_ophyd.devices.broker import _follower, _hardware, _pedestals, _run_control
 from sfdaq_ophyd.errors import DetectorStateError, RequestError
 from sfdaq_ophyd.plans import run_number_decorator, run_number_wrapper, sf_count
 
@@ -24,6 +25,13 @@ from ..devices.run_engine_driver import drive, interruptible, streams
 def bench(tmp_path_factory):
     with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
         yield bench
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Look more often: every plan is run dozens of times."""
+    for module in (_follower, _run_control, _pedestals, _hardware):
+        monkeypatch.setattr(module, "PERIOD", 0.01)
 
 
 class Shutter(Signal):
@@ -64,6 +72,7 @@ CASES = [
     Case("sf_scan", lambda b, d: plans.sf_scan([d], MOTOR, 0, 1, 1), RETRIEVE),
     Case("sf_list_scan", lambda b, d: plans.sf_list_scan([d], MOTOR, [1]), RETRIEVE),
     Case("sf_grid_scan", lambda b, d: plans.sf_grid_scan([d], MOTOR, 0, 1, 1), RETRIEVE),
+    Case("sf_record", lambda b, d: plans.sf_record(d, 0.03), RETRIEVE),
     Case("retrieve", lambda b, d: plans.retrieve_from_buffers(d, **past(b, d)), RETRIEVE),
     Case(
         "re_retrieve",
@@ -146,6 +155,7 @@ def test_plan_when_simulated_then_has_the_messages_of_a_dry_run(bench, case):
 _RUN = ["take_run_number", "name_run", "wait_for_files", "streams", "judge_run"]
 EXPECTED_JOBS = {
     **dict.fromkeys(("sf_count", "sf_scan", "sf_list_scan", "sf_grid_scan"), _RUN),
+    "sf_record": _RUN,
     "retrieve": [*_RUN[:2], "retrieve", *_RUN[2:]],
     "re_retrieve": ["saved_requests", *_RUN],
     "pedestal": ["begin_pedestal", "wait_for_pedestal", "pedestal_rows"],
@@ -178,7 +188,7 @@ def test_plan_when_run_then_succeeds_and_sends_each_once(bench, case):
 
 
 STRIDES = {"abort": 1, "pause": 3, "stop": 6, "halt": 6}
-"""Interrupted at every message, or every few; the scans differ in their middle only."""
+"""Aborted at every message, otherwise interrupted at every few."""
 
 
 @pytest.mark.parametrize("interruption", STRIDES)
@@ -186,8 +196,7 @@ def test_plan_when_interrupted_at_any_message_then_sends_nothing_twice_and_leave
     bench, case, interruption, wait_for
 ):
     quiet = drive(interruptible(), lambda: case.make(bench, ready(bench, case)))
-    stride = STRIDES[interruption] * (4 if case.name in ("sf_scan", "sf_list_scan", "sf_grid_scan") else 1)
-    for at in range(0, quiet.n_messages, stride):
+    for at in range(0, quiet.n_messages, STRIDES[interruption]):
         device = ready(bench, case)
         bench.shutter.put("Open")
         before = len(sent(bench))
