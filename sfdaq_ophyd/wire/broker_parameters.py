@@ -98,6 +98,9 @@ ONLY_WITH_ENERGY = (
 )
 """Parameters that do nothing without ``adc_to_energy``."""
 
+ONLY_WHEN_PROCESSED = ("downsample", "crystfel_lists_laser")
+"""Parameters that do nothing where only the raw file is written."""
+
 
 def check_parameters(detector: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of one detector as sent; RequestError names what is wrong."""
@@ -161,12 +164,15 @@ def traps(detectors: Mapping[str, Mapping[str, Any]], *, selected_pulse_ids: boo
     for name, parameters in detectors.items():
         selected = {"selected_pulse_ids": selected_pulse_ids}
         if is_converted(parameters, **selected) and not is_processed(parameters, **selected):
-            lost = " and removed" if parameters.get("remove_raw_files") else ""
+            where = "raw_data/ or temporary storage" if parameters.get("remove_raw_files") else "raw_data/"
             found.append(
                 f"{name}: compression or roi without adc_to_energy, disabled_modules, "
                 "save_ppicker_events_only or selected_pulse_ids: the announced file in data/ never appears; "
-                f"the raw file goes to raw_data/{lost}, uncompressed and uncut"
+                f"the raw file goes to {where}, uncompressed and uncut"
             )
+        idle = [key for key in ONLY_WHEN_PROCESSED if parameters.get(key)]
+        if idle and not is_processed(parameters, **selected):
+            found.append(f"{name}: {', '.join(idle)} without a processed file: ignored by the writer")
         idle = [key for key in ONLY_WITH_ENERGY if key in parameters]
         if idle and not parameters.get("adc_to_energy"):
             found.append(f"{name}: {', '.join(idle)} without adc_to_energy: ignored by the writer")

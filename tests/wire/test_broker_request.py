@@ -174,7 +174,7 @@ def test_request_when_written_and_read_then_the_same(first, length, rate, run_nu
     [
         ({"compression": True}, ["never appears", "raw_data/"]),
         ({"roi": {"a": [0, 2, 0, 2]}}, ["never appears"]),
-        ({"compression": True, "remove_raw_files": True}, ["never appears", "removed"]),
+        ({"compression": True, "remove_raw_files": True}, ["never appears", "temporary storage"]),
         ({"geometry": True}, ["geometry without adc_to_energy: ignored"]),
     ],
 )
@@ -183,6 +183,12 @@ def test_traps_when_data_would_be_lost_then_the_sentence_says_what_happens(param
     assert JF in sentence
     for word in words:
         assert word in sentence
+
+
+def test_traps_when_only_a_raw_file_is_written_then_says_what_is_ignored():
+    (sentence,) = traps({JF: {"downsample": [2, 2], "crystfel_lists_laser": True}})
+    assert "downsample, crystfel_lists_laser without a processed file" in sentence
+    assert traps({JF: {"downsample": [2, 2], "adc_to_energy": True}}) == []
 
 
 @pytest.mark.parametrize("rescue", ["adc_to_energy", "save_ppicker_events_only", "disabled_modules"])
