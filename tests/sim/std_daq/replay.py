@@ -53,8 +53,13 @@ class Replay(Approach):
     def __init__(self, meta: dict, rows: list[dict], wait_for):
         self.rows = in_order_of_arrival(rows)
         longest = max((row.get("elapsed_s") or 0 for row in rows), default=0)
-        at_once = any(is_together(*pair) for pair in zip(self.rows, self.rows[1:]))
-        self.speed = 0.2 if at_once else 30.0 if longest > 20 else SPEED
+        pairs = list(zip(self.rows, self.rows[1:]))
+        if any(is_together(*pair) for pair in pairs):
+            self.speed = 0.2
+        elif any(_ends(first) > second["t"] + 0.01 for first, second in pairs):
+            self.speed = 2.0
+        else:
+            self.speed = 30.0 if longest > 20 else SPEED
         self.boot = "just started" in str([row.get("note") for row in rows[:1]])
         self.problems: list[str] = []
         self.pending: list[tuple[float, threading.Thread]] = []
@@ -127,7 +132,7 @@ class Replay(Approach):
             self.approach(row, self.rows[i:])
         if _path(row) in START:
             self.sent.add(identity_asked(row["request"].get("json")))
-        ends = row["t"] + (row.get("elapsed_s") or 0)
+        ends = _ends(row)
         following = self.rows[i + 1 : i + 2]
         if following and ends > following[0]["t"] + 0.01:
             thread = self.in_background(row)
@@ -263,6 +268,11 @@ class Replay(Approach):
             self.problems.append(f"states {got}, recorded {recorded}")
         if masked(seen[-1]) != masked(polled[-1]["reply"]):
             self.problems.append(f"last status {masked(seen[-1])}, recorded {masked(polled[-1]['reply'])}")
+
+
+def _ends(row) -> float:
+    """Return when the reply of a row had come."""
+    return row["t"] + (row.get("elapsed_s") or 0)
 
 
 def _path(row) -> str:
