@@ -60,6 +60,17 @@ def test_settings_when_nothing_is_named_then_ok_even_of_an_unconfigured_detector
     assert current.trigger.value == 254
 
 
+@pytest.mark.parametrize(
+    ("exptime", "exception"),
+    [("5e-6", "TypeError"), ([5e-6], "TypeError"), (-1, "RuntimeError"), (True, None)],
+)
+def test_settings_when_a_time_is_odd_then_as_the_detector_library_takes_it(current, exptime, exception):
+    reply = settings(current, {"exptime": exptime})
+    assert reply.get("exception") == exception
+    assert current.trigger.value == (254 if exception is None else 255)
+    settings(current, {"exptime": 5e-6})
+
+
 def test_settings_when_named_of_an_unconfigured_detector_then_the_trigger_stays_off(current):
     assert settings(current, {"delay": 0.001}, OFF)["message"] == "No modules added"
     assert current.trigger.value == 255

@@ -105,8 +105,11 @@ class Detector:
     def apply(self, name: str, value: Any) -> None:
         """Set one setting of all modules, or of some given as ``{mode: [modules]}``."""
         if name in ("exptime", "delay"):
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            if not isinstance(value, int | float):
                 raise TypeError(f"set{name.title()}(): incompatible function arguments: {value!r}")
+            if value < 0:
+                raise RuntimeError(f"Could not set {name}: {value}")
+            value = float(value)
         for mode, numbers in (
             value if isinstance(value, dict) else {value: range(len(self.modules))}
         ).items():
