@@ -18,8 +18,35 @@ UNDEFINED_CODE = 2
 LOST = 0xFFFF
 """slsReceiver's padding of lost packets."""
 
+PACKET_WORDS = 4096
+"""Pixels of a packet: 4 rows of a module."""
+
 STAGE_OF_CODE = np.array([0, 1, 2, 2], dtype=np.intp)
 """Gain stage by gain code."""
+
+
+def with_lost_packets(raw: np.ndarray) -> np.ndarray:
+    """Return raw images with `LOST` in packets of nothing but zeros, which is how sf-daq pads lost ones.
+
+    Parameters
+    ----------
+    raw : ndarray of uint16, shape (..., 512 n, 1024)
+        Not written to.
+
+    Returns
+    -------
+    ndarray
+        `raw` itself where there are none, or where it is not made of packets; else a copy.
+    """
+    if raw.size % PACKET_WORDS:
+        return raw
+    packets = np.ascontiguousarray(raw).reshape(-1, PACKET_WORDS)
+    empty = (packets[:, 0] == 0) & ~packets.any(axis=1)
+    if not empty.any():
+        return raw
+    packets = packets.copy()
+    packets[empty] = LOST
+    return packets.reshape(raw.shape)
 
 
 @dataclass(frozen=True, slots=True)

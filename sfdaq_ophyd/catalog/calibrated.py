@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import CalibrationOptions, JungfrauCalibration
+from ..calibration.words import with_lost_packets
 from ..errors import ConstantsMissing, RequestError
 from ..files.constants import files_of, load_calibration
 from ..wire.daq_rec import DaqRec
@@ -79,7 +80,7 @@ def calibrated_images(
             return modes[highgain]
 
     def block(words, daq_rec):
-        frames = words.reshape(-1, *words.shape[-2:])
+        frames = with_lost_packets(words.reshape(-1, *words.shape[-2:]))
         out = calibration.empty(len(frames))
         for frame, word, image in zip(frames, daq_rec.ravel(), out):
             highgain = calibration.options.highgain if word < 0 else DaqRec.decode(int(word)).high_gain

@@ -28,6 +28,8 @@ class StreamFrame(Frame):
         Blocks that came with lost packets.
     acquisition : int
         Counted by this client from 0; grows when the numbering starts anew.
+    n_dropped : int
+        Images of an assembled stream that were dropped here since the last one.
     received : float
         ``time.monotonic()`` when the last byte had been read.
     extra : Mapping
@@ -39,6 +41,7 @@ class StreamFrame(Frame):
     missing: tuple[int, ...] = ()
     incomplete: tuple[int, ...] = ()
     acquisition: int = 0
+    n_dropped: int = 0
     received: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from collections import Counter
 import zmq
 
 from ..errors import RequestError, WireError
+from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ._ring import Ring
 from ._stream import FrameStream
@@ -37,6 +38,8 @@ class ImageStream(FrameStream):
         E.g. ``tcp://127.0.0.1:9007``.
     pull : bool
         Whether the sender is a PUSH socket (sf-daq's live stream: clients share the images) and not a PUB.
+    detector_name : str, optional
+        E.g. ``JF01T03V01``; images that say they are of another detector are counted as unparsable.
     n_images : int, optional
         Ring buffers; default as many as fit 1 GiB, 8 to 256.
     incomplete : str
@@ -56,6 +59,7 @@ class ImageStream(FrameStream):
         endpoint: str,
         *,
         pull: bool = False,
+        detector_name: str | None = None,
         n_images: int | None = None,
         incomplete: str = "mark",
         timeout: float | None = 10.0,
@@ -68,12 +72,14 @@ class ImageStream(FrameStream):
             raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
         super().__init__([endpoint], timeout=timeout, socket_type=zmq.PULL if pull else zmq.SUB)
         self._n_images, self._mark = n_images, incomplete == "mark"
+        self._family = None if detector_name is None else DetectorName.parse(detector_name).family
         self._prepare()
 
     def _prepare(self) -> None:
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
         self._ring: Ring | None = None
         self._last_id: tuple[int, int | None] | None = None
+        self._n_told = 0
         self._not_before = 0.0
 
     def _release(self) -> None:
@@ -87,6 +93,7 @@ class ImageStream(FrameStream):
             raise WireError("image message: one part, expected header and pixels")
         arrival, started = time.time(), time.monotonic()
         head = ImageHeader.decode(header)
+        self._check_detector(head)
         self.counters["received"] += 1
         if head.placeholder:
             self.counters["placeholder"] += 1
@@ -118,8 +125,19 @@ class ImageStream(FrameStream):
             self._ring = Ring(head.shape, head.dtype, self._n_images)
         return self._ring.take()
 
-    @staticmethod
-    def _frame(head: ImageHeader, image, arrival: float) -> StreamFrame:
+    def _check_detector(self, head: ImageHeader) -> None:
+        """Refuse an image that names another detector; versions of one detector are the same modules."""
+        if self._family is None or not head.detector_name:
+            return
+        try:
+            family = DetectorName.parse(head.detector_name).family
+        except RequestError as exc:
+            raise WireError(f"image header: {exc}") from exc
+        if family != self._family:
+            raise WireError(f"image header: detector_name={head.detector_name!r}, expected {self._family}")
+
+    def _frame(self, head: ImageHeader, image, arrival: float) -> StreamFrame:
+        n_dropped, self._n_told = self.counters["dropped"] - self._n_told, self.counters["dropped"]
         return StreamFrame(
             image=image,
             timestamp=arrival,
@@ -128,6 +146,7 @@ class ImageStream(FrameStream):
             is_good=head.is_good,
             frame_number=head.frame_number,
             daq_rec=head.daq_rec,
+            n_dropped=n_dropped,
             received=time.monotonic(),
             extra={
                 **head.extra,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.calibration import count_words
+from sfdaq_ophyd.calibration.words import with_lost_packets
 from sfdaq_ophyd.errors import BadConstant, ConstantsMissing, RequestError
 
 from .conftest import plain
@@ -76,6 +77,18 @@ def test_lost_packets_when_masked_on_request_then_no_pixel_passes_as_signal(gold
     assert np.all(image[100:104] == 0)
     rest = np.r_[0:100, 104:512]
     np.testing.assert_array_equal(image[rest], golden(gap_pixels=False)(raw)[rest])
+
+
+def test_lost_packets_when_padded_with_zeros_then_marked_in_a_copy(given):
+    raw = given["raw"].copy()
+    assert with_lost_packets(raw) is raw
+    raw[4:8] = 0
+    raw[101] = 0  # a quarter of a packet proves nothing
+    marked = with_lost_packets(np.stack([raw, given["raw"]]))
+    assert (marked[0, 4:8] == 0xFFFF).all() and not raw[4:8].any() and not marked[0, 101].any()
+    rest = np.r_[0:4, 8:512]
+    np.testing.assert_array_equal(marked[0, rest], raw[rest])
+    np.testing.assert_array_equal(marked[1], given["raw"])
 
 
 def test_counts_when_words_are_known_then_exact(golden, given):

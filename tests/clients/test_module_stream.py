@@ -277,6 +277,33 @@ def test_memory_when_many_frames_pass_then_buffers_are_used_again(pair):
     assert len(addresses) <= 3
 
 
+def test_image_stream_when_buffers_run_out_then_the_next_frame_says_how_many_were_dropped(wait_for):
+    with Publisher() as peer, ImageStream(peer.endpoints[0], n_images=2) as stream:
+        queue = stream.frames()
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        for number in range(1, 6):
+            peer.send(0, ImageHeader(frame_number=number, shape=(4, 4)).encode(), bytes(32))
+        held = collect(queue, 2)
+        wait_for(lambda: stream.counters["dropped"] == 3, "three images to be dropped")
+        held.clear()
+        for number in (6, 7):
+            peer.send(0, ImageHeader(frame_number=number, shape=(4, 4)).encode(), bytes(32))
+        assert [(f.frame_number, f.n_dropped) for f in collect(queue, 2)] == [(6, 3), (7, 0)]
+
+
+def test_image_stream_when_images_are_of_another_detector_then_they_are_refused(wait_for):
+    with Publisher() as peer, ImageStream(peer.endpoints[0], detector_name="JF01T03V01") as stream:
+        queue = stream.frames()
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        for number, name in enumerate(("JF02T09V03", "Eiger", "JF01T03V02", "")):
+            header = ImageHeader(frame_number=number, shape=(4, 4), detector_name=name)
+            peer.send(0, header.encode(), bytes(32))
+        assert [frame.frame_number for frame in collect(queue, 2)] == [2, 3]
+        assert stream.counters["unparsable"] == 2 and "'Eiger'" in stream.last_problem
+
+
 def test_image_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wait_for):
     good = ImageHeader(frame_number=1, shape=(512, 1024), pulse_id=5, daq_rec=0)
     pixels = PIXELS.tobytes()

@@ -103,6 +103,14 @@ def test_discard_policy_when_packets_are_lost_then_decides_what_is_streamed(
         assert np.flatnonzero((pixels == 0xFFFF).all(1)).tolist() == [8, 9, 10, 11, 508, 509, 510, 511]
 
 
+@pytest.mark.parametrize(("packets", "late"), [([127], True), ([3], False)])
+def test_frame_when_its_last_packet_is_lost_then_waits_for_the_next_one(packets, late):
+    model = detector(rate_multiplicator=10)
+    model.faults.add("lose_packets", {"module": 1, "packets": packets})
+    assert model.take(START)
+    assert [message.delay for message in model.messages()] == [0, 0.1 if late else 0]
+
+
 def test_frame_index_when_a_port_lost_its_first_frame_then_differs_between_ports():
     model = detector(discard_policy="discardempty")
     model.faults.add("lose_module_frame", {"module": 1})

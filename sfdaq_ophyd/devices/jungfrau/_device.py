@@ -153,7 +153,7 @@ class Jungfrau(Detector):
         if stream == "modules":
             frames = ModuleStream(endpoints, detector_name=detector_name, timeout=None, **more)
         else:
-            frames = ImageStream(endpoints, pull=pull, timeout=None, **more)
+            frames = ImageStream(endpoints, pull=pull, detector_name=detector_name, timeout=None, **more)
         n_active = self._detector.n_modules - len(set(disabled_modules))
         self._raw_shape = (MODULE_SHAPE[0] * n_active, MODULE_SHAPE[1])
         self._converted_shape = converted_shape

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...calibration.words import ADC_BITS, CODE_SHIFT, WordCounts, count_words
+from ...calibration.words import ADC_BITS, CODE_SHIFT, WordCounts, count_words, with_lost_packets
 from ...clients import StreamFrame
 from ...clients._ring import Ring
 from ...errors import DetectorStateError
@@ -41,9 +41,9 @@ class RawImages:
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the frame with its numbers; `total` is in ADU without gain bits and lost pixels."""
-        _check_raw(frame)
-        words = count_words(frame.image)
-        return _frame(frame, frame.image, float(_sum_of_adu(frame.image, words)), _counts(words))
+        raw = _words(frame)
+        words = count_words(raw)
+        return _frame(frame, frame.image, float(_sum_of_adu(raw, words)), _counts(words))
 
 
 class CalibratedImages:
@@ -81,11 +81,11 @@ class CalibratedImages:
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the calibrated frame; `total` is in the unit of its pixels."""
-        _check_raw(frame)
+        raw = _words(frame)
         high_gain = frame.daq_rec is not None and DaqRec.decode(frame.daq_rec).high_gain
         out = self._ring.take()
-        image = self._calibration(high_gain)(frame.image, out=out)
-        words = count_words(frame.image, highgain=high_gain)
+        image = self._calibration(high_gain)(raw, out=out)
+        words = count_words(raw, highgain=high_gain)
         more = {"raw": frame.image} if self._more else {}
         return _frame(frame, image, _sum(image), _counts(words), more)
 
@@ -124,10 +124,12 @@ def _sum(image: np.ndarray) -> float:
     return total if np.isfinite(total) else float(np.nansum(image, dtype=np.float64))
 
 
-def _check_raw(frame: StreamFrame) -> None:
+def _words(frame: StreamFrame) -> np.ndarray:
+    """Return the raw words, in which lost packets are 0xFFFF wherever the frame came from."""
     if frame.image.dtype != np.uint16:
         found = f"frame number {frame.frame_number} is {frame.image.dtype}"
         raise DetectorStateError(f"{found}, expected raw uint16: is the stream converted already?")
+    return frame.image if frame.is_good else with_lost_packets(frame.image)
 
 
 def _sum_of_adu(raw: np.ndarray, words: WordCounts) -> int:

@@ -26,7 +26,8 @@ class StageSettings:
     process : callable
         Makes a device's frame of a stream's; has `frame_format`.
     frame_step : int
-        Frame numbers grow by so much from frame to frame, a jump is a loss; 0: jumps mean nothing.
+        Frame numbers grow by so much from frame to frame, a jump is a loss; 0: jumps mean nothing, and only
+        what was dropped here is lost.
     connect_timeout : float
         For every endpoint to answer, s.
     """
@@ -75,7 +76,7 @@ class JungfrauSource:
         return settings.process.frame_format
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
-        """Yield frames of pulses after this call, and a `MissingFrame` for each number that was left out."""
+        """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost."""
         settings = self._settings
         if settings is None:
             raise DetectorStateError(f"{self._name}: frames, but the stream is not open")
@@ -91,8 +92,7 @@ class JungfrauSource:
             for frame in queue:
                 if after is not None and frame.pulse_id is not None and frame.pulse_id <= after:
                     continue
-                for number in self._left_out(last, frame, settings.frame_step):
-                    yield MissingFrame(f"frame number {number}")
+                yield from self._left_out(last, frame, settings.frame_step)
                 last = frame
                 yield settings.process(frame)
 
@@ -117,7 +117,13 @@ class JungfrauSource:
                 self._control.restore()
 
     @staticmethod
-    def _left_out(last: StreamFrame | None, frame: StreamFrame, step: int) -> range:
-        if last is None or not step or last.acquisition != frame.acquisition:
-            return range(0)
-        return range(last.frame_number + step, frame.frame_number, step)
+    def _left_out(last: StreamFrame | None, frame: StreamFrame, step: int) -> Iterator[MissingFrame]:
+        """Yield what was lost between two frames: by their numbers, else what was dropped here."""
+        if last is None or last.acquisition != frame.acquisition:
+            return
+        if not step:
+            for _ in range(frame.n_dropped):
+                yield MissingFrame(f"one before frame number {frame.frame_number}")
+        else:
+            for number in range(last.frame_number + step, frame.frame_number, step):
+                yield MissingFrame(f"frame number {number}")

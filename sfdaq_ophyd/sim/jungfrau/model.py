@@ -16,6 +16,7 @@ import numpy as np
 from ...errors import RequestError
 from ...wire.detector_name import MODULE_SHAPE
 from ...wire.module_header import ModuleHeader, encode_pulse_id
+from ..clock import PULSE_PERIOD
 from .scene import Scene
 from .settings import Settings, check_fault
 
@@ -160,6 +161,8 @@ class DetectorModel:
             parts = self._parts(port, received, n_packets, pulse_id, ticks + module % 3)
             delay = settings.skew[port] + self._random.uniform(0, settings.jitter)
             delay += 0 if late is None else float(late.get("seconds", 0.05))
+            if mine[-1] in lost:  # the receiver waits for the last packet until the next frame begins
+                delay += settings.rate_multiplicator * PULSE_PERIOD
             if early:
                 messages.append(Message(port, delay, [self._end()]))
             if parts is not None:

@@ -1,3 +1,5 @@
+import functools
+
 import bluesky.plans as bp
 import numpy as np
 import pytest
@@ -67,7 +69,7 @@ def hand_fed(peer, tmp_path, numbers, **options):
     """A device that is sent `numbers` each time it was armed."""
     sent = [list(part) for part in numbers]
     options |= {"name": "jf", "directory": tmp_path, "detector_name": NAME}
-    jungfrau = Jungfrau(peer.endpoints[0], stream="assembled", frame_step=1, **options)
+    jungfrau = Jungfrau(peer.endpoints[0], **{"stream": "assembled", "frame_step": 1, **options})
     take = jungfrau.source.frames
 
     def frames(request):
@@ -106,6 +108,29 @@ def test_incomplete_frame_when_told_to_drop_then_it_is_a_lost_one(engine, sender
     engine(fly([jungfrau], 5))
     assert [row["jf_n_missing"] for row in engine.rows] == [0, 0, 1, 0, 0]
     assert [row["jf_is_good"] for row in engine.rows] == [True, True, False, True, True]
+
+
+def test_incomplete_frame_when_dropped_from_numbers_that_mean_nothing_then_it_is_lost_all_the_same(
+    engine, sender, tmp_path
+):
+    publish = sender.publish
+    sender.publish = lambda *numbers: [publish(number, is_good=number != 30) for number in numbers]
+    options = {"stream_options": {"incomplete": "drop"}, "frame_step": 0}
+    jungfrau = hand_fed(sender, tmp_path, [[1, 2, 30, 44, 50]], **options)
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 5))
+    assert [row["jf_frame_number"] for row in engine.rows] == [1, 2, 0, 44, 50]
+
+
+def test_lost_packets_when_padded_with_zeros_then_they_are_no_signal(engine, sender, tmp_path, calibration):
+    sender.image[8:12] = 0
+    sender.publish = functools.partial(sender.publish, is_good=False)
+    jungfrau = hand_fed(sender, tmp_path, [[1]], calibration=calibration.with_options(gap_pixels=False))
+    jungfrau.image_kind.put("both")
+    engine(bp.count([jungfrau]))
+    assert engine.rows[0]["jf_n_lost_pixels"] == 4 * 1024 and not engine.rows[0]["jf_is_good"]
+    assert not engine.images()[0][8:12].any() and engine.images()[0][12:16].any()
+    assert not engine.images("jf_raw")[0][8:12].any()
 
 
 def test_missing_frame_when_retaking_then_the_points_come_from_another_exposure(engine, sender, tmp_path):
