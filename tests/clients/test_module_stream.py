@@ -7,9 +7,8 @@ import weakref
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.clients import ImageStream, ModuleStream
+from sfdaq_ophyd.clients import ModuleStream
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
-from sfdaq_ophyd.wire.image_header import ImageHeader
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 from .stream_peers import Publisher, collect
@@ -53,6 +52,21 @@ def test_endpoints_when_given_in_another_order_then_modules_are_in_their_place()
         peer.wait_subscribed()
         send(peer, 1)
         assert queue.get(10).image[512, 0] == 2
+
+
+def test_frames_when_there_are_32_ports_then_each_module_is_in_its_place():
+    with Publisher(32) as peer, ModuleStream(peer.endpoints, detector_name="JF07T32V02") as stream:
+        queue = stream.frames()
+        stream.wait_connected(20)
+        peer.wait_subscribed()
+        for number in (1, 2):
+            for port in range(32):
+                text = header(number, port, n_ports=32).encode()
+                peer.send(port, text, np.full(512 * 1024, 100 * number + port, "u2"))
+        for number, frame in zip((1, 2), collect(queue, 2)):
+            assert frame.is_good and frame.image.shape == (32 * 512, 1024)
+            rows = frame.image.reshape(32, 512, 1024)
+            assert (rows == 100 * number + np.arange(32)[:, None, None]).all()
 
 
 def test_callback_when_it_raises_then_the_stream_goes_on(pair, caplog):
@@ -275,60 +289,6 @@ def test_memory_when_many_frames_pass_then_buffers_are_used_again(pair):
         del frame
     gc.collect()
     assert len(addresses) <= 3
-
-
-def test_image_stream_when_buffers_run_out_then_the_next_frame_says_how_many_were_dropped(wait_for):
-    with Publisher() as peer, ImageStream(peer.endpoints[0], n_images=2) as stream:
-        queue = stream.frames()
-        stream.wait_connected(10)
-        peer.wait_subscribed()
-        for number in range(1, 6):
-            peer.send(0, ImageHeader(frame_number=number, shape=(4, 4)).encode(), bytes(32))
-        held = collect(queue, 2)
-        wait_for(lambda: stream.counters["dropped"] == 3, "three images to be dropped")
-        held.clear()
-        for number in (6, 7):
-            peer.send(0, ImageHeader(frame_number=number, shape=(4, 4)).encode(), bytes(32))
-        assert [(f.frame_number, f.n_dropped) for f in collect(queue, 2)] == [(6, 3), (7, 0)]
-
-
-def test_image_stream_when_images_are_of_another_detector_then_they_are_refused(wait_for):
-    with Publisher() as peer, ImageStream(peer.endpoints[0], detector_name="JF01T03V01") as stream:
-        queue = stream.frames()
-        stream.wait_connected(10)
-        peer.wait_subscribed()
-        for number, name in enumerate(("JF02T09V03", "Eiger", "JF01T03V02", "")):
-            header = ImageHeader(frame_number=number, shape=(4, 4), detector_name=name)
-            peer.send(0, header.encode(), bytes(32))
-        assert [frame.frame_number for frame in collect(queue, 2)] == [2, 3]
-        assert stream.counters["unparsable"] == 2 and "'Eiger'" in stream.last_problem
-
-
-def test_image_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wait_for):
-    good = ImageHeader(frame_number=1, shape=(512, 1024), pulse_id=5, daq_rec=0)
-    pixels = PIXELS.tobytes()
-    bad = [
-        [b"no json", pixels],
-        [b'{"htype":"bsr_m-1.1"}', pixels],
-        [good.encode(), pixels[:-2]],
-        [good.encode(), pixels, b"more"],
-        [good.encode()],
-        [good.encode().replace(b"uint16", b"object"), pixels],
-        [good.encode().replace(b"[512,1024]", b"[51200,102400]"), pixels],
-    ]
-    with Publisher() as peer, ImageStream(peer.endpoints[0]) as stream:
-        queue = stream.frames()
-        stream.wait_connected(10)
-        peer.wait_subscribed()
-        for message in bad:
-            peer.send(0, *message)
-        peer.send(0, good.encode(), pixels)
-        peer.send(0, good.encode(), pixels)
-        wait_for(lambda: stream.counters["duplicate"] == 1, "the duplicate")
-        frame = queue.get(10)
-        assert stream.counters["unparsable"] == len(bad) and stream.counters["complete"] == 1
-        assert (frame.event_id, frame.om_event_id) == ("5", "1")
-        assert np.array_equal(frame.image.ravel(), PIXELS)
 
 
 def test_memory_when_closed_then_is_given_back_once_nobody_looks_at_a_frame(pair):
