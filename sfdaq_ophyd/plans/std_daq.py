@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky import Msg
 from bluesky.utils import short_uid
+
+from .fly import collect_once, collect_while_completing
 
 MsgGenerator = Generator[Msg, Any, Any]
 
@@ -61,43 +63,102 @@ def write_images(writer, n_images: int, *, stream: str = "primary") -> MsgGenera
 def std_daq_wrapper(plan: MsgGenerator, writer) -> MsgGenerator:
     """Write every point of a plan with the standard DAQ as well; a preprocessor.
 
-    The writer is open before the first detector of a point is triggered, and the point waits for its file.
+    In steps, the writer is open before the first detector of a point is triggered, and the point waits for
+    its file; its readings go into the same events. In a fly scan it is open before the first detector is
+    kicked off, takes as many points as that was prepared for (else its own `n_points`), and the run closes
+    after its file; its points are in a stream of their own, named as the writer.
 
     Parameters
     ----------
     plan : generator of Msg
-        With steps that trigger, wait, create, read and save, as `bps.trigger_and_read` makes them.
+        With steps that trigger, wait, create, read and save, as `bps.trigger_and_read` makes them; or one
+        that kicks off and collects.
     writer : StdDaqWriter
-        Not a detector of the plan; staged around it. Its readings go into the same events.
+        Not a detector of the plan; staged around it.
 
     Yields
     ------
     Msg
     """
-    triggered = False
-
-    def open_first(msg: Msg):
-        nonlocal triggered
-        if msg.command == "trigger" and msg.obj is not writer and not triggered:
-            triggered = True
-            return _opened(msg, writer), None
-        if msg.command == "save" and triggered:
-            triggered = False
-            return bpp.pchain(bps.read(writer), bpp.single_gen(msg)), None
-        if msg.command == "drop":
-            triggered = False
-        return None, None
-
-    return (yield from bpp.stage_wrapper(bpp.plan_mutator(plan, open_first), [writer]))
+    around = _Around(writer)
+    return (yield from bpp.stage_wrapper(bpp.plan_mutator(plan, around), [writer]))
 
 
 std_daq_decorator = bpp.make_decorator(std_daq_wrapper)
 """`std_daq_wrapper` as a decorator of plan functions."""
 
 
-def _opened(msg: Msg, writer) -> MsgGenerator:
-    yield from bps.trigger(writer, group=msg.kwargs.get("group"))
-    group = short_uid("armed")
-    yield from bps.abs_set(writer.armed, 1, group=group)
-    yield from bps.wait(group)
-    return (yield msg)
+class _Around:
+    """What is put before and after the messages of others; one per plan."""
+
+    def __init__(self, writer):
+        self._writer = writer
+        self._triggered = self._flying = False
+        self._declared: set = set()
+        self._n_points: Any = None
+
+    def __call__(self, msg: Msg) -> tuple[MsgGenerator | None, MsgGenerator | None]:
+        """Return a plan in place of `msg`, and one after it."""
+        if msg.obj is self._writer:
+            return None, None
+        return getattr(self, f"_{msg.command}", lambda msg: (None, None))(msg)
+
+    # in steps
+
+    def _trigger(self, msg: Msg):
+        if self._triggered:
+            return None, None
+        self._triggered = True
+        return self._opened(msg), None
+
+    def _opened(self, msg: Msg) -> MsgGenerator:
+        yield from bps.trigger(self._writer, group=msg.kwargs.get("group"))
+        group = short_uid("armed")
+        yield from bps.abs_set(self._writer.armed, 1, group=group)
+        yield from bps.wait(group)
+        return (yield msg)
+
+    def _save(self, msg: Msg):
+        if not self._triggered:
+            return None, None
+        self._triggered = False
+        return bpp.pchain(bps.read(self._writer), bpp.single_gen(msg)), None
+
+    def _drop(self, msg: Msg):
+        self._triggered = False
+        return None, None
+
+    # in a fly scan
+
+    def _prepare(self, msg: Msg):
+        (value, *_) = msg.args
+        self._n_points = value.get("n_points") if isinstance(value, Mapping) else value
+        return None, None
+
+    def _kickoff(self, msg: Msg):
+        if self._flying:
+            return None, None
+        self._flying = True
+        return self._kicked_off(msg), None
+
+    def _kicked_off(self, msg: Msg) -> MsgGenerator:
+        writer = self._writer
+        if msg.run not in self._declared:
+            self._declared.add(msg.run)
+            yield from bps.declare_stream(writer, name=writer.name, collect=True)
+        if self._n_points is not None:
+            yield from bps.prepare(writer, self._n_points, wait=True)
+        yield from bps.kickoff(writer, wait=True)
+        return (yield msg)
+
+    def _collect(self, msg: Msg):
+        return None, collect_once(self._writer, self._writer.name) if self._flying else None
+
+    def _close_run(self, msg: Msg):
+        self._declared.discard(msg.run)
+        if not self._flying:
+            return None, None
+        self._flying = False
+        whole = msg.kwargs.get("exit_status") in (None, "success")
+        rest = collect_while_completing if whole else collect_once
+        return bpp.pchain(rest(self._writer, self._writer.name), bpp.single_gen(msg)), None

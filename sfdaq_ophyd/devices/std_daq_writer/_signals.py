@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 
 from ophyd import Component as Cpt
 from ophyd import Signal
@@ -19,10 +20,25 @@ MAX_UNUSED = 20
 
 
 class Opening:
-    """Whether the writer takes the images of the point just triggered; a status for those who ask."""
+    """Whether the writer takes the images of the point just triggered; a status for those who ask.
 
-    def __init__(self, device):
-        self._device = device
+    Parameters
+    ----------
+    device : Device
+        The writer.
+    settle_time : float
+        s from the opening until those who ask too late to be waited for may trigger.
+
+    Attributes
+    ----------
+    asked : bool
+        Whether anybody waits for it.
+    """
+
+    def __init__(self, device, settle_time: float = 0.0):
+        self._device, self._settle_time = device, settle_time
+        self._since = 0.0
+        self.asked = False
         self._lock = threading.Lock()
         self._status: ActionStatus | None = None
         self._end: tuple[Exception | None] | None = None
@@ -30,7 +46,8 @@ class Opening:
     def end(self, exc: Exception | None = None) -> None:
         """Note that it is open, or why it is not; the first word counts."""
         with self._lock:
-            self._end = self._end or (exc,)
+            if self._end is None:
+                self._end, self._since = (exc,), time.monotonic()
             status = self._status
         if status is not None:
             self._finish(status)
@@ -38,11 +55,13 @@ class Opening:
     def status(self) -> ActionStatus:
         """Return the status, the same one each time."""
         with self._lock:
+            late = self._end is not None and not self.asked
+            self.asked = True
             if self._status is None:
                 self._status = ActionStatus(self._device, "start", START_LIMIT, unit="steps")
-            known = self._end is not None
-        if known:
-            self._finish(self._status)
+        if late:
+            left = self._since + self._settle_time - time.monotonic()
+            threading.Timer(max(0.0, left), self._finish, [self._status]).start()
         return self._status
 
     def _finish(self, status: ActionStatus) -> None:
@@ -70,6 +89,7 @@ class WriterSignals(FileDetector):
     """The signals of a `StdDaqWriter`, and how they follow the DAQ."""
 
     mode = Cpt(Signal, value="point", kind="config", doc='"point" or "run": one file per what')
+    settle_time = Cpt(Signal, value=0.05, kind="config", doc="s from WRITING to the trigger of others")
     file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
     n_images = Cpt(Signal, value=0, doc="images asked for")
     run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")

@@ -39,12 +39,15 @@ class WriterSettings:
     paths : PathMaker
     timeout : float
         s without a new image after which the acquisition has stalled.
+    settle_time : float
+        s from WRITING until others may send images: the DAQ's driver subscribes to them only then.
     n_images_per_run : int
         0 writes one file per call; otherwise one file of so many images, over several calls.
     """
 
     paths: PathMaker
     timeout: float
+    settle_time: float
     n_images_per_run: int = 0
 
 
@@ -60,6 +63,8 @@ class StdDaqSource:
         Called with what is known anew, for the device's signals.
     on_armed : callable
         Called once the writer takes images, in the source's thread; with whether it is a fly scan.
+    others_wait : callable
+        Whether anybody waits for the writer to be open.
     on_unused : callable
         Called with the path of a file that belongs to no point.
     wait_for_others : callable
@@ -76,6 +81,7 @@ class StdDaqSource:
         on_request: Callable[[WriteRequest], None],
         on_config: Callable[[DaqConfig], None],
         on_armed: Callable[[bool], None],
+        others_wait: Callable[[], bool],
         on_unused: Callable[[str], None],
         wait_for_others: Callable[[threading.Event], None],
     ):
@@ -83,7 +89,7 @@ class StdDaqSource:
         self.flow = Flow(name, writer, on_status)
         self._on_request, self._on_config = on_request, on_config
         self._on_armed, self._on_unused = on_armed, on_unused
-        self._wait_for_others = wait_for_others
+        self._others_wait, self._wait_for_others = others_wait, wait_for_others
         self._given_up = threading.Event()
         self._settings: WriterSettings | None = None
         self._config: DaqConfig | None = None
@@ -130,7 +136,7 @@ class StdDaqSource:
         file = self._start(request.n_frames, given_up)
         finished = False
         try:
-            self._on_armed(request.flying)
+            self._tell_open(request.flying, given_up)
             yield None
             for status in self.flow.watch(file.write, given_up, self._settings.timeout):
                 yield Progress(status.acquisition.n_completed, str(status))
@@ -155,7 +161,7 @@ class StdDaqSource:
                 n_images = request.n_frames if request.flying else self._settings.n_images_per_run
                 self._growing = self._start(n_images, given_up)
             file = self._growing
-            self._on_armed(request.flying)
+            self._tell_open(request.flying, given_up)
             yield None
             if not file.n_handed:
                 yield self._announced(file, request, grows=True)
@@ -228,6 +234,11 @@ class StdDaqSource:
                 return self._start(n_images, given_up, attempts - 1)
             raise
         return file
+
+    def _tell_open(self, flying: bool, given_up: threading.Event) -> None:
+        if flying or self._others_wait():
+            given_up.wait(self._settings.settle_time)
+        self._on_armed(flying)
 
     def _next(self, n_images: int) -> WriteRequest:
         self._last_run_id = max(time.time_ns(), self._last_run_id + 1)

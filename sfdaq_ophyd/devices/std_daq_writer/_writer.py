@@ -29,6 +29,8 @@ from ._source import START_LIMIT, StdDaqSource, WriterSettings
 
 MODES = ("point", "run")
 
+MAX_SETTLE_TIME = 5.0
+
 
 class StdDaqWriter(WriterSignals):
     """One standard DAQ: each trigger writes one file of `frames_per_trigger` images.
@@ -107,6 +109,7 @@ class StdDaqWriter(WriterSignals):
             on_request=self._show_request,
             on_config=self._show_config,
             on_armed=self._armed,
+            others_wait=lambda: bool(self._companions.detectors) or self.opening.asked,
             on_unused=self._show_unused,
             wait_for_others=self._wait_for_others,
         )
@@ -118,8 +121,11 @@ class StdDaqWriter(WriterSignals):
         paths = PathMaker(str(self.directory), self._template, self._fields, self._mounted)
         if self.mode.get() not in MODES:
             raise RequestError(f"{self.name}.mode", self.mode.get(), f"one of {MODES}")
-        n_images = int(self.n_points.get() * self.frames_per_trigger.get())
-        return WriterSettings(paths, float(self.timeout.get()), n_images if self.mode.get() == "run" else 0)
+        if not 0 <= self.settle_time.get() < MAX_SETTLE_TIME:
+            expected = f"s from 0 to below {MAX_SETTLE_TIME:g}"
+            raise RequestError(f"{self.name}.settle_time", self.settle_time.get(), expected)
+        n_images = int(self.n_points.get() * self.frames_per_trigger.get()) if self.mode.get() == "run" else 0
+        return WriterSettings(paths, float(self.timeout.get()), float(self.settle_time.get()), n_images)
 
     def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> ForeignStore:
         if self.mode.get() == "point":
@@ -198,7 +204,7 @@ class StdDaqWriter(WriterSignals):
             Done when the file is closed, checked and counted, and the detectors are done.
         """
         self._companions.forget()
-        opening = self.opening = Opening(self)
+        opening = self.opening = Opening(self, float(self.settle_time.get()))
         exposure = super().trigger()
         exposure.add_callback(lambda done: opening.end(None if done.success else done.exception()))
         return exposure
@@ -229,7 +235,8 @@ class StdDaqWriter(WriterSignals):
     def collect_asset_docs(self):
         """Yield the documents of the point's file, then those of the detectors."""
         yield from super().collect_asset_docs()
-        yield from self._companions.documents()
+        if not self.flying:
+            yield from self._companions.documents()
 
     def pause(self) -> None:
         """Give up the point in flight, at the detectors too."""
