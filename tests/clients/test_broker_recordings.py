@@ -18,7 +18,7 @@ from sfdaq_ophyd.wire.broker_reply import Retrieval
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.broker_settings import DAP_SETTINGS
 
-from ..sim.broker_recording import expanded, load
+from ..sim.broker_recording import expanded, load, recordings_in
 from .recorded_broker import RecordedBroker, words
 
 DATA = Path(__file__).parent.parent / "data" / "broker"
@@ -104,7 +104,7 @@ PARAMETERLESS = ("get_allowed_detectors", "get_running_detectors", "get_pvlist")
 
 def exchanges(folder: Path):
     """Yield (id, exchange) of everything the client can be asked to do."""
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in recordings_in(folder):
         first, lines = load(path)
         for line in lines:
             request, dialect = line.get("request", {}), line.setdefault("dialect", first.get("dialect"))

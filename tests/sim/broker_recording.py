@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from sfdaq_ophyd.wire.broker import DIALECTS
+
 VOLATILE = ("request_time", "general/created", "correlation_id", "timestamp", "elapsed_s")
 STAMPS = (
     re.compile(r"\d{8}_\d{6}"),
@@ -23,6 +25,21 @@ def load(path: Path) -> tuple[dict, list[dict]]:
     """Return the first line and all others."""
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     return lines[0], lines[1:]
+
+
+def recordings_in(folder: Path) -> list[Path]:
+    """Return the broker's recordings in a folder and below; what is none is passed over."""
+    return [path for path in sorted(folder.rglob("*.jsonl")) if _is_recording(path)]
+
+
+def _is_recording(path: Path) -> bool:
+    with path.open() as file:
+        line = file.readline()
+    try:
+        first = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(first, dict) and "setup" in first and first.get("dialect") in DIALECTS
 
 
 def expanded(value):

@@ -13,6 +13,7 @@ from .broker_recording import (
     kinds,
     load,
     normal,
+    recordings_in,
     requests_of,
     stamped,
 )
@@ -24,8 +25,7 @@ DATA = Path(__file__).parent.parent / "data" / "broker"
 def pytest_generate_tests(metafunc):
     if "recording" in metafunc.fixturenames:
         folder = metafunc.config.getoption("recordings") or DATA
-        files = [path for path in sorted(folder.glob("*.jsonl")) if "scenario" in load(path)[0]]
-        metafunc.parametrize("recording", files, ids=lambda path: path.stem)
+        metafunc.parametrize("recording", recordings_in(folder), ids=lambda path: path.stem)
 
 
 @pytest.fixture
