@@ -85,7 +85,9 @@ def reply_of(code: int, headers: dict, body: bytes):
 
 
 def comparable(reply):
-    """Return a reply without what may differ: see the README."""
+    """Return a reply without what may differ: see the README; None for an empty one."""
+    if not reply or reply == {"__html__": True, "title": None, "pre": None}:
+        return None
     reply = normal(reply)
     if not isinstance(reply, dict):
         return reply
@@ -166,6 +168,20 @@ def requests_of(messages: list[dict]) -> list[dict]:
         for message in messages
         if message["exchange"] == "request"
     ]
+
+
+def of_writers_in(recorded: list[dict], messages: list[dict]) -> list[dict]:
+    """Return messages without those of writers that did not run when the recording was made."""
+    answered = {_output(message) for message in recorded if _says_a_writer(message)}
+    return [m for m in messages if not _says_a_writer(m) or _output(m) in answered]
+
+
+def _says_a_writer(message: dict) -> bool:
+    return message["exchange"] == "status" and message["headers"]["action"] != "write_request"
+
+
+def _output(message: dict) -> str:
+    return stamped(message["body"].get("output_file") or "")
 
 
 def kinds(messages: list[dict]) -> Counter:
