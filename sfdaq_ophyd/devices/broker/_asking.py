@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...clients import BrokerClient, StatusListener
-from ...errors import BrokerRefused, RunNumberMismatch, SfdaqError, UnknownOutcome
+from ...errors import BrokerRefused, Discarded, RunNumberMismatch, SfdaqError, UnknownOutcome
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_paths import padded, raw_file
@@ -99,6 +99,7 @@ class Asking:
         self.follower = FileFollower(name, listener.board if listener is not None else None)
         self.run: BrokerRun | None = None
         self._ended: BrokerRun | None = None
+        self._n_ended = 0
         self._uid, self._told_late = "", False
         self._lock = threading.Lock()
 
@@ -121,15 +122,15 @@ class Asking:
     ) -> BrokerRun:
         """Return the run in use; if there is none, go on with `number`, or take a new one.
 
-        `go_on` raises if the caller was given up: a run that an abort has just ended must not cost a
-        second number.
+        `go_on` raises if the caller was given up, or its run has ended: what an abort leaves behind must
+        not ask for data of another run, or cost a second number.
         """
+        go_on()
         point = device.next_point.current
         self._uid = self._uid or (point.run if point is not None else "")
         if self.run is None:
             self.run = self.run_of(self._uid)  # unstaged and staged again within Bluesky's run
         if self.run is None:
-            go_on()
             if not (self._uid or self._told_late or device.register == "late"):
                 self._told_late = True
                 logger.warning("%s: %s", self._name, _ALONE)
@@ -144,6 +145,16 @@ class Asking:
             self.run.uid = uid
             self.run.table.write(RUN, run_uid=uid)
 
+    def same_run(self) -> Callable[[], None]:
+        """Return what raises Discarded as soon as the run of this moment has ended."""
+        n_ended = self._n_ended
+
+        def check() -> None:
+            if self._n_ended != n_ended:
+                raise Discarded(f"{self._name}: the run ended before its data were asked for")
+
+        return check
+
     def run_of(self, uid: str) -> BrokerRun | None:
         """Return the run in use, or the one ended last, if it belongs to Bluesky's run `uid`."""
         runs = (self.run, self._ended)
@@ -156,18 +167,21 @@ class Asking:
 
     def end_run(self) -> None:
         """Use the number no more; its files are still followed. Safe twice."""
+        self._n_ended += 1
         self._ended = self.run or self._ended
         self.run, self._uid = None, ""
 
-    def ask(self, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool) -> Asked:
-        """Send a request for the run in use and follow its files.
+    def ask(
+        self, run: BrokerRun, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool
+    ) -> Asked:
+        """Send a request for a run and follow its files.
 
         Raises
         ------
         BrokerRefused, UnknownOutcome, RunNumberMismatch, ServiceUnreachable
             Each leaves its line in the run table.
         """
-        run, request_id = self.run, request.extra["client_request_id"]
+        request_id = request.extra["client_request_id"]
         index, run.n_asked = run.n_asked, run.n_asked + 1
         pulses = request.pulses
         span = {"start_pulse_id": pulses.first, "stop_pulse_id": pulses.last}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     def unstage(self) -> list[object]:
         """Give up what was not asked for yet; files asked for are still followed. Safe twice."""
         try:
-            self._give_up()
-            self._end_flight()
+            self.stop()
             self.service.give_up()
         finally:
             self.asking.end_run()
@@ -215,7 +214,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             status.succeed()
             return status
         self._ready, self._paused = False, False
-        template = self.check_settings()
+        template, same_run = self.check_settings(), self.asking.same_run()
 
         def choose(now: int) -> PulseRange:
             self.asking.follower.go_on()
@@ -235,15 +234,15 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             self.name,
             self.need_pulse_id(),
             choose,
-            self._ask,
+            lambda pulses: self._ask(pulses, same_run),
             on_progress=lambda current, target: status.progress(n_pulses * current // target),
             on_end=end,
         )
         return status
 
-    def _ask(self, pulses: PulseRange) -> Asked:
+    def _ask(self, pulses: PulseRange, same_run: Callable[[], None]) -> Asked:
         self.asking.follower.stand_aside()
-        return self.ask_for(pulses, self.asking.use_run(self))
+        return self.ask_for(pulses, self.asking.use_run(self, go_on=same_run))
 
     def ask_for(self, pulses: PulseRange, run: BrokerRun) -> Asked:
         """Send the request for `pulses`, which are over."""
@@ -254,15 +253,15 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
                 run.axes = axes_of(point)
             info = scan_info(point, run.axes)
         request = self.request(pulses, run_number=run.number, scan_info=info, extra=labels(run))
-        return self._send(request)
+        return self._send(run, request)
 
-    def _send(self, request: RetrieveRequest) -> Asked:
+    def _send(self, run: BrokerRun, request: RetrieveRequest) -> Asked:
         limit, tolerant = float(self.file_timeout.get()), bool(self.tolerate_missing.get())
-        return self.asking.ask(request, limit, tolerant)
+        return self.asking.ask(run, request, limit, tolerant)
 
-    def note_taken(self, request: RetrieveRequest) -> dict[str, Any]:
+    def note_taken(self, run: BrokerRun, request: RetrieveRequest) -> dict[str, Any]:
         """Send a request about past pulses; `read` returns what came of it, and so does this."""
-        asked = self._send(request)
+        asked = self._send(run, request)
         self._taken, self._ready, self._was_read = (None, asked), True, False
         return asked.values
 
@@ -338,6 +337,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     def stop(self, *, success: bool = False) -> None:
         """Give up what was not asked for yet. Safe at any time, and twice."""
         self._give_up()
+        self._end_flight()
 
     def _give_up(self) -> None:
         acquisition = self._acquisition

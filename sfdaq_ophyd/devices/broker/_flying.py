@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...errors import DetectorStateError, Discarded
@@ -47,6 +47,7 @@ class BrokerFlying:
             raise DetectorStateError(f"{self.name}: complete, but no fly scan was kicked off")
         if self._completed is None:
             timeout = float(self.timeout.get())
+            same_run = self.asking.same_run()
             status = self._completed = ActionStatus(self, "fly scan", 30 * timeout + GRACE, unit="pulses")
 
             def end(_: Any, exc: Exception | None) -> None:
@@ -59,7 +60,7 @@ class BrokerFlying:
                 self.name,
                 self.need_pulse_id(),
                 self._range_until,
-                self._ask_for_flight,
+                lambda pulses: self._ask_for_flight(pulses, same_run),
                 on_progress=lambda current, target: None,
                 on_end=end,
             )
@@ -69,8 +70,8 @@ class BrokerFlying:
         rate = int(self.rate_multiplicator.get())
         return PulseRange(self._first, max(self._first, now // rate * rate))
 
-    def _ask_for_flight(self, pulses: PulseRange) -> None:
-        run = self.asking.use_run(self)
+    def _ask_for_flight(self, pulses: PulseRange, same_run: Callable[[], None]) -> None:
+        run = self.asking.use_run(self, go_on=same_run)
         for part in pulses.split(rate_multiplicator=int(self.rate_multiplicator.get())):
             self._flown.append(self.ask_for(part, run))
 

@@ -55,7 +55,7 @@ class Retrieving:
             selected_pulse_ids=list(pulse_ids or ()),
             extra=labels(run),
         )
-        return device.note_taken(request)
+        return device.note_taken(run, request)
 
     def saved_requests(
         self, patience: Patience, run_number: int, acquisition_number: int | None = None
@@ -85,7 +85,7 @@ class Retrieving:
         request = dataclasses.replace(
             old, run_number=run.number, pgroup=run.pgroup, extra={**extra, **labels(run, **origin)}
         )
-        return device.note_taken(request)
+        return device.note_taken(run, request)
 
     def _wait_past(self, patience: Patience, pulses: PulseRange) -> None:
         waiting = self._device.need_pulse_id().wait_past(pulses.last)

@@ -66,7 +66,11 @@ class RunControl:
             patience.wait(PERIOD)
 
     def streams(self, patience: Patience, uid: str) -> list[tuple[str, Any]]:
-        """Return what is to be collected now: names of streams, and flyers that have flown."""
+        """Return what is to be collected now: names of streams, and flyers that have flown.
+
+        What was not asked for yet is given up, and a reply that is awaited is waited for.
+        """
+        self._device.stop()
         device, run = self._device, self._device.asking.run_of(uid)
         return data_streams(device.name, run.table) if run is not None else []
 
