@@ -142,7 +142,7 @@ class Replay(Approach):
             return
         if _path(row) == START[1] and (row.get("reply") or {}).get("status") == "ok":
             thread = self.in_background(row)
-            self.help_sync(row)
+            self.help_sync(acquisition_of(row["reply"]))
             thread.join(30)
             return
         for end, thread in self.pending:
@@ -165,13 +165,6 @@ class Replay(Approach):
         thread = threading.Thread(target=self.compare, args=(row,), daemon=True)
         thread.start()
         return thread
-
-    def help_sync(self, row):
-        acquisition = acquisition_of(row["reply"])
-        self.wait_for(self.server.service.source._accepting, "write_sync WRITING")
-        self.drive_to(acquisition)
-        if acquisition["message"] == "Interrupted.":
-            self.reset()
 
     def compare(self, row):
         deadline = time.monotonic() + (10.0 if row["request"]["method"] == "GET" else 0.0)

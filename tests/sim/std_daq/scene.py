@@ -126,6 +126,13 @@ class Scene:
             self.reset()
         self.wait_for(lambda: self.status()["state"] == "READY", "end of the acquisition")
 
+    def help_sync(self, acquisition: dict):
+        """Let a synchronous start, made in another thread, come to its recorded end."""
+        self.wait_for(self.server.service.source._accepting, "write_sync WRITING")
+        self.drive_to(acquisition)
+        if acquisition["message"] == "Interrupted.":
+            self.reset()
+
     def perform(self, acquisition: dict):
         """Carry out an acquisition the rows only mention, with the recorded end."""
         if self.status()["state"] != "READY":
