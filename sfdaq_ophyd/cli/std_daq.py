@@ -24,8 +24,14 @@ Url = Annotated[
 ]
 OneLine = Annotated[bool, typer.Option("--json", help="One line of JSON in place of indented JSON.")]
 OutputFile = Annotated[str, typer.Argument(help="Absolute path on the DAQ's hosts.")]
-NImages = Annotated[int, typer.Argument(help="Number of images to write.")]
-RunId = Annotated[int | None, typer.Option(help="Unsigned 64-bit integer. Default: the time in ns.")]
+NImages = Annotated[int, typer.Argument(help="Number of images to write.", parser=int, metavar="n_images")]
+RunId = Annotated[
+    int | None,
+    typer.Option(parser=int, metavar="INTEGER", help="Unsigned 64-bit integer. Default: the time in ns."),
+]
+
+NUMBERS = {"ignore_unknown_options": True}
+"""Context of commands with a number: -1 is one, and for the service to refuse."""
 
 DEFAULT_URL = "http://127.0.0.1:5000"
 
@@ -75,7 +81,9 @@ def set_config(
 @app.command()
 def logs(
     url: Url = DEFAULT_URL,
-    n: Annotated[int, typer.Option("-n", help="Number of last logs to show.")] = 1,
+    n: Annotated[
+        int, typer.Option("-n", help="Number of last logs to show.", parser=int, metavar="INTEGER")
+    ] = 1,
     one_line: OneLine = False,
 ) -> None:
     """Show the newest finished acquisitions.
@@ -103,7 +111,7 @@ def deploy_status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
     _show(StdDaqClient(url).get_deployment_status(), one_line)
 
 
-@app.command()
+@app.command(context_settings=NUMBERS)
 def write_async(
     output_file: OutputFile,
     n_images: NImages,
@@ -118,7 +126,7 @@ def write_async(
     _show(StdDaqClient(url).start_writer_async(_request(output_file, n_images, run_id)), one_line)
 
 
-@app.command()
+@app.command(context_settings=NUMBERS)
 def write_sync(
     output_file: OutputFile,
     n_images: NImages,

@@ -12,6 +12,7 @@ from .simplon import SimplonClient
 from .std_daq import StdDaqClient
 from .std_daq_errors import (
     StdDaqAdminException,
+    StdDaqBadReply,
     StdDaqInvalid,
     StdDaqRefused,
     StdDaqRequestError,
@@ -32,6 +33,7 @@ __all__ = [
     "SlowCreationWarning",
     "StatusListener",
     "StdDaqAdminException",
+    "StdDaqBadReply",
     "StdDaqClient",
     "StdDaqInvalid",
     "StdDaqRedis",

@@ -108,7 +108,8 @@ class StdDaqClient:
         Parameters
         ----------
         daq_config : dict
-            Keys to change; the others keep their values, in both dialects.
+            Keys to change; the others keep their values, in both dialects. What is given back as it is stored
+            is not checked.
         wait : bool
             Return only after all servers reported, the restart is over and the writer is READY.
         timeout : float

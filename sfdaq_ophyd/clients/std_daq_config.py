@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..errors import RequestError, ServiceTimeout
+from ..errors import RequestError, ServiceTimeout, SfdaqError
 from ..wire.std_daq import WriterState
 from ..wire.std_daq_config import KEYS, check_config
 from .std_daq_errors import StdDaqRefused, StdDaqUnknownOutcome
@@ -43,7 +44,7 @@ class ConfigChange:
 
     def apply(self, changes: dict, *, wait: bool, timeout: float) -> dict:
         """Check, send, compare and, if asked to, wait; return the configuration now stored."""
-        wanted = check_config(changes)
+        wanted = self._checked(changes)
         deadline = time.monotonic() + timeout
         status = self._client.status()
         if status.state is WriterState.WRITING:
@@ -58,6 +59,19 @@ class ConfigChange:
             self._wait_for_deployment(deadline, timeout)
             self._wait_for_writer(deadline, timeout)
         return stored
+
+    def _checked(self, changes: dict) -> dict:
+        """Check what changes; what is stored already, and given back as it is, needs no check."""
+        try:
+            return check_config(changes)
+        except RequestError as exc:
+            if not isinstance(changes, Mapping):
+                raise
+            try:
+                stored = self._client.get_config() or {}
+            except SfdaqError:
+                raise exc from None
+            return check_config({key: value for key, value in changes.items() if not _is(stored, key, value)})
 
     def _whole(self, wanted: dict) -> dict:
         stored = self._client.get_config() or {}
@@ -112,6 +126,8 @@ class ConfigChange:
                 "restart of the DAQ", timeout, "deployed", f"It takes {self._restart_time:g} s more."
             )
         time.sleep(self._restart_time)
+        if self._client.status().state is WriterState.WRITING:
+            return  # somebody has started it since
         while True:
             try:
                 status = self._client.stop()
@@ -124,6 +140,10 @@ class ConfigChange:
             if time.monotonic() > deadline:
                 raise ServiceTimeout("restart of the DAQ", timeout, seen, RESTART_HINT)
             time.sleep(PERIOD)
+
+
+def _is(stored: dict, key: str, value: object) -> bool:
+    return key in stored and stored[key] == value
 
 
 def _holds(stored: dict | None, wanted: dict) -> bool:

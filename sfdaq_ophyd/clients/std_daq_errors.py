@@ -10,6 +10,7 @@ every HTTP code but 200) or the exceptions of ``requests``. Each class here is o
     StdDaqUnreachable (ServiceUnreachable)               requests.exceptions.ConnectionError
     StdDaqTimeout (ServiceTimeout)                       requests.exceptions.Timeout
     StdDaqUnknownOutcome (UnknownOutcome)                requests.exceptions.ConnectionError
+    StdDaqBadReply (WireError)                           requests.exceptions.JSONDecodeError
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..errors import (
     ServiceUnreachable,
     SfdaqError,
     UnknownOutcome,
+    WireError,
 )
 
 
@@ -81,6 +83,19 @@ class StdDaqUnknownOutcome(UnknownOutcome, requests.exceptions.ConnectionError):
     request = response = None
 
 
+class StdDaqBadReply(WireError, requests.exceptions.JSONDecodeError):
+    """What answered is not the service, or not JSON."""
+
+    request = response = None
+
+    def __init__(self, message: str):
+        Exception.__init__(self, message)
+        self.msg, self.doc, self.pos, self.lineno, self.colno = message, "", 0, 1, 1
+
+    def __reduce__(self):
+        return type(self), (self.msg,)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise the general errors of HTTP and of our own checks as the classes above."""
@@ -96,3 +111,5 @@ def translated() -> Iterator[None]:
         raise StdDaqTimeout(exc.what, exc.timeout, exc.last_seen, exc.hint) from exc
     except UnknownOutcome as exc:
         raise StdDaqUnknownOutcome(exc.what, url=exc.url, reason=exc.reason, hint=exc.hint) from exc
+    except WireError as exc:
+        raise StdDaqBadReply(str(exc)) from exc

@@ -66,13 +66,13 @@ class StdDaqRest:
 
         Raises
         ------
-        WireError
+        StdDaqBadReply
             The service is something else; the message says what, where it is known.
         """
         if self._dialect is None:
             with translated():
                 reply = self._http.request("GET", "/openapi.json", idempotent=True)
-            self._dialect = _dialect_of(reply, self.url)
+                self._dialect = _dialect_of(reply, self.url)
         return self._dialect
 
     def _envelope(self, what: str, reply: Reply) -> dict:

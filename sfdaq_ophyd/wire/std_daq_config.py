@@ -31,8 +31,8 @@ KEYS = ("detector_name", "detector_type", *INTEGERS, "module_positions", "submod
 
 def check_config(changes: object) -> dict:
     """Return a copy of a full or partial configuration with integers as int; RequestError if one is wrong."""
-    if not isinstance(changes, Mapping) or not changes:
-        raise RequestError("daq_config", changes, "a dictionary with at least one key")
+    if not isinstance(changes, Mapping):
+        raise RequestError("daq_config", changes, "a dictionary")
     checked = {}
     for key, value in changes.items():
         if key in INTEGERS:

@@ -119,7 +119,7 @@ def test_parsers_when_the_reply_is_anything_then_only_wire_errors_come(content):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "daq_config"),
+        (None, "daq_config"),
         ([1], "daq_config"),
         ({"nosuch": 1}, "one of the keys"),
         ({"bit_depth": 7}, "bit_depth=7"),
