@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import string
 from collections.abc import Callable, Mapping
@@ -44,6 +45,8 @@ class PathMaker:
     def next(self, **values: Any) -> str:
         """Return a path on the DAQ's hosts that no file has; its folder is made where this machine sees it.
 
+        Where it does not, nobody can look whether a name is free: then it always contains the run id.
+
         Raises
         ------
         RequestError
@@ -60,9 +63,12 @@ class PathMaker:
             if isinstance(exc, RequestError):
                 raise
             raise RequestError("template", self._template, f"formats that fit {known} ({exc})") from exc
+        folder = os.path.dirname(self.local(path))
+        self._make_folder(folder)
+        if not os.path.isdir(folder) and "run_id" not in wanted:
+            path = _with_suffix(path, values["run_id"])
         path = self._free(path)
         self._given.add(path)
-        self._make_folder(os.path.dirname(self.local(path)))
         return path
 
     def local(self, path: str) -> str:
@@ -74,15 +80,20 @@ class PathMaker:
         return path
 
     def _free(self, path: str) -> str:
-        stem, dot, extension = path.rpartition(".")
         number, free = 0, path
-        while free in self._given or os.path.exists(self.local(free)):
+        while free in self._given or os.path.lexists(self.local(free)):
             number += 1
-            free = f"{stem}_{number}{dot}{extension}"
+            free = _with_suffix(path, number)
         return free
 
     @staticmethod
     def _make_folder(folder: str) -> None:
         """Make a folder in a tree this machine has; of another machine's tree nothing is known here."""
         if os.path.isdir("/" + folder.lstrip("/").split("/", 1)[0]):
-            os.makedirs(folder, exist_ok=True)
+            with contextlib.suppress(OSError):  # not ours to make; the DAQ says what it misses
+                os.makedirs(folder, exist_ok=True)
+
+
+def _with_suffix(path: str, suffix: object) -> str:
+    stem, dot, extension = path.rpartition(".")
+    return f"{stem}_{suffix}{dot}{extension}"

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 
 import bluesky.plans as bp
 import pytest
 
+from sfdaq_ophyd.clients import StdDaqAdminException
+from sfdaq_ophyd.devices.std_daq_writer import _flow
+from sfdaq_ophyd.devices.std_daq_writer._errors import DoubleStart, WriterNotReady
+
 from .documents import images_of, run
+
+
+@pytest.fixture
+def stops(writer, monkeypatch):
+    """Every stop the device sends."""
+    sent, stop = [], writer.source.flow.writer.stop
+    monkeypatch.setattr(writer.source.flow.writer, "stop", lambda: sent.append(1) or stop())
+    return sent
 
 
 def test_stage_when_somebody_else_writes_then_it_is_refused_and_left_alone(daq, writer, tmp_path):
@@ -51,14 +65,83 @@ def test_trigger_when_the_file_cannot_be_created_then_the_daqs_words_are_in_the_
     assert error is None
 
 
-def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(daq, writer):
+def test_stage_when_the_last_error_is_still_shown_then_it_is_cleared_once(daq, writer, tmp_path, stops):
     run(bp.count([writer], 1))
+    assert stops == [], "a writer that is READY is not stopped"
     daq.fail_next("creation_error")
-    run(bp.count([writer], 1))
-    daq.fail_next("ghost_start")
-    run(bp.count([writer], 1))
+    with pytest.raises(StdDaqAdminException):
+        writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
     documents, error = run(bp.count([writer], 2))
-    assert error is None and len(documents["event"]) == 2
+    assert error is None and len(documents["event"]) == 2 and len(stops) == 1
+
+
+def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
+    daq, writer, tmp_path, stops, caplog
+):
+    writer.stage()
+    writer.trigger().wait(10)
+    daq.fail_next("creation_error")
+    with pytest.raises(StdDaqAdminException):
+        writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
+    daq.fail_next("slow_creation", seconds=0.1)
+    writer.trigger().wait(10)
+    assert "ghost start: ERROR: Cannot create output file." in caplog.text
+    assert writer.read()["writer_n_completed"]["value"] == 1 and len(stops) == 1
+    writer.unstage()
+
+
+def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_the_winner_left_alone(
+    daq, writer, tmp_path, wait_for
+):
+    """Both are told ok; whose start is second cannot be steered from outside, so until ours is first."""
+    theirs = {"output_file": str(tmp_path / "theirs.h5"), "n_images": 10_000, "run_id": 4711}
+    errors = []
+
+    def lost() -> bool:
+        writer.unstage()
+        writer.client.stop_writer()
+        writer.stage()
+        monkeypatch = pytest.MonkeyPatch()
+        gate, start = threading.Barrier(2), writer.source.flow.writer.start
+
+        def ours(request):
+            gate.wait(5)
+            return start(request)
+
+        monkeypatch.setattr(writer.source.flow.writer, "start", ours)
+
+        def other():
+            gate.wait(5)
+            with contextlib.suppress(StdDaqAdminException):
+                writer.client.start_writer_async(theirs)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        status = writer.trigger()
+        wait_for(lambda: status.done, "the end of our acquisition")
+        thread.join()
+        monkeypatch.undo()
+        if status.success:
+            return False
+        errors.append(status.exception())
+        return isinstance(status.exception(), DoubleStart)
+
+    wait_for(lost, "a double start that we lose", timeout=30)
+    assert "somebody else started" in str(errors[-1]) and "run_id 4711" in str(errors[-1])
+    assert all(isinstance(exc, DoubleStart | WriterNotReady) for exc in errors)
+    assert daq.service.status()["state"] == "WRITING", "theirs goes on"
+    writer.unstage()
+    assert daq.service.status()["state"] == "WRITING"
+    writer.client.stop_writer()
+
+
+def test_trigger_when_somebody_else_starts_meanwhile_then_it_is_told_and_left_alone(daq, writer):
+    writer.frames_per_trigger.put(1000)
+    daq.fail_next("restarted_by_other", after=3)
+    _, error = run(bp.count([writer], 1))
+    assert re.search("somebody else started while .* was written: WRITING .*run_id 4711", str(error))
+    assert daq.service.status()["state"] == "WRITING"
+    writer.client.stop_writer()
 
 
 def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, writer):
@@ -67,7 +150,10 @@ def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, wr
     assert "took longer than the service waits" in str(error)
 
 
-def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(daq, writer, caplog):
+def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
+    daq, writer, caplog, monkeypatch
+):
+    monkeypatch.setattr(_flow, "SETTLE", 0.1)
     daq.fail_next("missed_writing", seconds=0.2)
     documents, error = run(bp.count([writer], 1))
     assert error is None and len(documents["event"]) == 1
@@ -87,11 +173,11 @@ def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
     assert error is None and len(images_of(documents)) == 8
 
 
-def test_stage_when_the_service_was_restarted_then_unknown_is_reset_once(daq, writer):
+def test_stage_when_the_service_was_restarted_then_unknown_is_reset_once(daq, writer, stops):
     daq.fail_next("rest_restarts")
     assert daq.service.status()["state"] == "UNKNOWN"
     _, error = run(bp.count([writer], 1))
-    assert error is None
+    assert error is None and len(stops) == 1
 
 
 def test_trigger_when_the_service_restarts_meanwhile_then_the_record_is_lost_and_named(daq, writer, wait_for):

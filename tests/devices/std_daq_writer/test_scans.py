@@ -13,6 +13,7 @@ from bluesky.protocols import Collectable, Flyable, Readable, Stageable, Trigger
 from ophyd.sim import motor
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices.std_daq_writer._paths import PathMaker
 
 from .documents import images_of, run
 
@@ -63,6 +64,14 @@ def test_template_when_it_names_a_scan_then_files_never_overwrite_one_another(da
     files = [event["data"]["w_file"] for event in documents["event"]]
     folder = tmp_path / "p12345" / "run0007"
     assert files == [str(folder / "00003.h5"), str(folder / "00003_1.h5")]
+
+
+def test_template_when_its_folder_cannot_be_seen_then_the_run_id_keeps_names_apart(tmp_path):
+    mounted = {"/daq_only/data": str(tmp_path / "absent" / "file")}
+    (tmp_path / "absent").write_text("no folder")
+    maker = PathMaker("/daq_only/data", "{scan_id}.h5", {"scan_id": 3}, mounted)
+    assert maker.next(run_id=17) == "/daq_only/data/3_17.h5"
+    assert PathMaker("/nowhere/data", "s{run_id}.h5", {}, {}).next(run_id=5) == "/nowhere/data/s5.h5"
 
 
 @pytest.mark.parametrize(
