@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import RequestError
 from .broker_values import check_detector, check_int, check_modules, plain
+from .detector_name import DetectorName
 
 Check = Callable[[Any, str, str], Any]
 """(value, field, detector name) to the value as sent."""
@@ -98,6 +99,9 @@ ONLY_WITH_ENERGY = (
 )
 """Parameters that do nothing without ``adc_to_energy``."""
 
+STRIP_SENSORS = (5, 10, 11, 12, 18)
+"""Installations whose pixels are sorted anew."""
+
 ONLY_WHEN_PROCESSED = ("downsample", "crystfel_lists_laser")
 """Parameters that do nothing where only the raw file is written."""
 
@@ -116,6 +120,7 @@ def check_parameters(detector: str, parameters: Mapping[str, Any]) -> dict[str, 
         if name not in DETECTOR_PARAMETERS:
             raise RequestError(field, value, f"one of {', '.join(DETECTOR_PARAMETERS)}")
         checked[name] = DETECTOR_PARAMETERS[name](value, field, detector)
+    _check_inside(detector, checked)
     if checked.get("downsample", [1, 1]) != [1, 1] and checked.get("roi"):
         raise RequestError(f"detectors.{detector}.downsample", checked["downsample"], "no roi beside it")
     if checked.get("double_pixels_action") == "interp":
@@ -124,6 +129,23 @@ def check_parameters(detector: str, parameters: Mapping[str, Any]) -> dict[str, 
                 f"detectors.{detector}.double_pixels_action", "interp", "gap_pixels on and no factor"
             )
     return checked
+
+
+def _check_inside(detector: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse regions that do not end before the last row and column, as the writer wants it.
+
+    With geometry, and for strip sensors, the size is in tables of the calibration: not checked.
+    """
+    regions, energy = parameters.get("roi") or {}, parameters.get("adc_to_energy")
+    name = DetectorName.parse(detector)
+    if (energy and parameters.get("geometry")) or name.installation in STRIP_SENSORS:
+        return
+    active = name.n_modules - len(parameters.get("disabled_modules", ()))
+    height, width = (514, 1030) if energy and parameters.get("gap_pixels", True) else (512, 1024)
+    for label, region in regions.items() if isinstance(regions, dict) else enumerate(regions):
+        if region[1] >= active * height or region[3] >= width:
+            field = f"detectors.{detector}.roi.{label}"
+            raise RequestError(field, region, f"y2 below {active * height} and x2 below {width}")
 
 
 def check_detectors(detectors: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -195,15 +195,13 @@ def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbi
     with Facility(only=["broker"], **options) as facility:
         with StatusListener(rabbitmq) as listener, BrokerClient(facility.broker.url) as client:
             assert listener.start(20)
+            facility.broker.fail_next("writer_fails", source="JF01T03V01", message="no such module")
             now = facility.clock.now()
             reply = client.retrieve_from_buffers(
                 RetrieveRequest(
                     pgroup="p12345",
                     pulses=PulseRange(now - 3, now),
-                    detectors={
-                        "JF03T01V02": {},
-                        "JF01T03V01": {"adc_to_energy": True, "roi": {"a": [0, 9, 0, 9999]}},
-                    },
+                    detectors={"JF03T01V02": {}, "JF01T03V01": {"adc_to_energy": True}},
                     pvs=["A:X"],
                 )
             )
@@ -214,7 +212,7 @@ def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbi
             )
             states = [listener.board.state(file) for file in reply.files]
     assert [state.name for state, _ in states] == ["FINISHED", "FINISHED", "FAILED"]
-    assert "inside the image" in states[2][1]
+    assert states[2][1] == "no such module"
 
 
 def test_run_when_only_rabbitmq_says_that_a_writer_failed_then_it_ends_with_its_words(

@@ -16,6 +16,7 @@ from .broker_http import post
 
 JF = "JF01T03V01"
 ONE = "JF03T01V02"
+ENDS = ("finished", "rejected", "success", "fail")
 _numbers = itertools.count(40_000)
 
 
@@ -40,13 +41,10 @@ def retrieve(facility, wait_for):
         assert reply["status"] == "ok", reply
 
         def ends():
-            return {
-                m["body"]["output_file"]
-                for m in broker.messages()
-                if (m["headers"] or {})
-                .get("action", "")
-                .endswith(("finished", "rejected", "success", "fail"))
-            }
+            said = [
+                (m["body"]["output_file"], (m["headers"] or {}).get("action", "")) for m in broker.messages()
+            ]
+            return {file for file, action in said if action.endswith(ENDS)}
 
         wait_for(lambda: ends() >= set(reply["files"]), "writers", timeout=20)
         return [broker.site.tree.local(file) for file in reply["files"]], (last - n + 1, last)
@@ -214,6 +212,18 @@ def test_detector_file_when_modules_are_disabled_then_left_out(retrieve):
 def test_detector_file_when_roi_is_a_flat_list_then_writer_fails(retrieve):
     (path,), _ = retrieve(detectors={ONE: {"adc_to_energy": True, "roi": [10, 30, 5, 15]}})
     assert not path.exists() and path.with_name(path.name + ".err").exists()
+
+
+@pytest.mark.parametrize("roi", [[0, 514, 0, 9], [0, 9, 0, 1030]])
+def test_detector_file_when_roi_ends_with_the_last_row_or_column_then_writer_fails(retrieve, roi):
+    (path,), _ = retrieve(detectors={ONE: {"adc_to_energy": True, "roi": {"a": roi}}})
+    assert not path.exists() and path.with_name(path.name + ".err").exists()
+
+
+def test_detector_file_when_mask_is_off_then_double_pixels_are_kept(retrieve):
+    (path,), _ = retrieve(detectors={ONE: {"adc_to_energy": True, "mask": False}})
+    with h5py.File(path) as file:
+        assert not file[f"data/{ONE}/meta/mask"][()]
 
 
 def test_detector_file_when_pulses_are_selected_then_only_those(facility, retrieve):

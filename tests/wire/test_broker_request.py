@@ -185,6 +185,26 @@ def test_traps_when_data_would_be_lost_then_the_sentence_says_what_happens(param
         assert word in sentence
 
 
+@pytest.mark.parametrize(
+    ("detector", "parameters", "limits"),
+    [
+        (JF, {"roi": {"a": [0, 1536, 0, 9]}}, "y2 below 1536 and x2 below 1024"),
+        (JF, {"roi": [[0, 1542, 0, 9]], "adc_to_energy": True}, "y2 below 1542 and x2 below 1030"),
+        (JF, {"roi": {"a": [0, 9, 0, 1030]}, "adc_to_energy": True}, "x2 below 1030"),
+        (JF, {"roi": {"a": [0, 1027, 0, 9]}, "disabled_modules": [0]}, "y2 below 1024"),
+        (JF, {"roi": {"a": [0, 1541, 0, 1029]}, "adc_to_energy": True}, None),
+        (JF, {"roi": {"a": [0, 9999, 0, 9999]}, "adc_to_energy": True, "geometry": True}, None),
+        ("JF18T01V01", {"roi": {"a": [0, 1400, 0, 99]}, "adc_to_energy": True}, None),
+    ],
+)
+def test_roi_when_outside_the_image_then_refused_where_its_size_is_known(detector, parameters, limits):
+    if limits is None:
+        assert check_detectors({detector: parameters})
+        return
+    with pytest.raises(RequestError, match=limits):
+        check_detectors({detector: parameters})
+
+
 def test_traps_when_only_a_raw_file_is_written_then_says_what_is_ignored():
     (sentence,) = traps({JF: {"downsample": [2, 2], "crystfel_lists_laser": True}})
     assert "downsample, crystfel_lists_laser without a processed file" in sentence

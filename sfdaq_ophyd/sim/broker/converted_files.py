@@ -27,9 +27,11 @@ def calibration_for(
     """
     energy = bool(parameters.get("adc_to_energy"))
     if energy:
+        mask = True if parameters.get("downsample") else parameters.get("mask", True)
+        double_pixels = parameters.get("double_pixels_action", "mask")
         options = {
-            "mask": True if parameters.get("downsample") else parameters.get("mask", True),
-            "double_pixels": parameters.get("double_pixels_action", "mask"),
+            "mask": mask,
+            "double_pixels": "keep" if double_pixels == "mask" and not mask else double_pixels,
             "module_edge_pixels": parameters.get("module_edge_pixels", "keep"),
             "geometry": parameters.get("geometry", False),
             "gap_pixels": parameters.get("gap_pixels", True),
@@ -38,7 +40,7 @@ def calibration_for(
         }
     else:
         options = {"conversion": False, "mask": False, "geometry": False, "gap_pixels": False}
-    return JungfrauCalibration(
+    calibration = JungfrauCalibration(
         detector,
         constants.gain,
         constants.pedestal if pedestal is None else pedestal,
@@ -49,6 +51,10 @@ def calibration_for(
         engine="numpy",
         **options,
     )
+    for region in (calibration.options.roi or {}).values():
+        if region[1] == calibration.shape[0] or region[3] == calibration.shape[1]:
+            raise WriterError(f"roi {region} must end before the last row and column of {calibration.shape}")
+    return calibration
 
 
 def write_converted(
