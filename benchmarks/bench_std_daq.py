@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tracemalloc
 from contextlib import contextmanager
@@ -57,16 +58,18 @@ def start_overhead():
     """Trigger to WRITING, against the bare client call, taken in turns."""
     bare, device = [], []
     with simulated() as url, staged(url, frames_per_trigger=3) as (writer, folder):
-        client = StdDaqClient(url)
+        client, writing = StdDaqClient(url), threading.Event()
+        writer.writer_state.subscribe(lambda value, **kwargs: value == "WRITING" and writing.set(), run=False)
         for k in range(N_STARTS):
             begin = time.perf_counter()
             client.start_writer_async({"output_file": f"{folder}/bare{k}.h5", "n_images": 3})
             bare.append(time.perf_counter() - begin)
             while client.get_status()["state"] != "READY":
                 time.sleep(0.005)
+            writing.clear()
             begin = time.perf_counter()
             status = writer.trigger()
-            writer.opening.status().wait(10)
+            writing.wait(10)
             device.append(time.perf_counter() - begin)
             status.wait(10)
     extra = median(device) - median(bare)
