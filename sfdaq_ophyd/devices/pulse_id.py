@@ -100,7 +100,8 @@ class PulseId(Device):
         ----------
         pulse_id : int
         timeout : float, optional
-            Limit in s; default is the time at 100 Hz from now on, and the device's `timeout`.
+            Limit in s; default is the time at 100 Hz from now on, and the device's `timeout`; it then also
+            fails as soon as the PV has stood still for that `timeout`, as when its IOC is gone.
 
         Returns
         -------
@@ -114,7 +115,8 @@ class PulseId(Device):
         """
         now = self.get()
         if timeout is None:
-            timeout = max(0, pulse_id - now) / PULSE_RATE + self.timeout
+            limit = max(0, pulse_id - now) / PULSE_RATE + self.timeout
+            return self._count(now, pulse_id, limit, self.timeout)
         return self._count(now, pulse_id, timeout)
 
     def check(self, timeout: float | None = None, n_pulses: int = 10) -> float:
@@ -131,29 +133,43 @@ class PulseId(Device):
         self.wait_past(first + n_pulses - 1, timeout).wait()
         return (self.get() - first) / (time.monotonic() - begin)
 
-    def _count(self, now: int, target: int, timeout: float) -> ActionStatus:
+    def _count(self, now: int, target: int, timeout: float, stall: float = math.inf) -> ActionStatus:
         n_pulses = max(1, target + 1 - now)
         status = ActionStatus(self, "pulse", timeout + GRACE, target=n_pulses, unit="pulses")
-        seen = now
+        seen, counted = now, time.monotonic()
+        deadline = counted + timeout
 
         def update(*, value: int, **kwargs) -> None:
-            nonlocal seen
-            seen = max(seen, value)
+            nonlocal seen, counted
+            if value > seen:
+                seen, counted = value, time.monotonic()
             if not status.done:
                 status.progress(min(seen - now, n_pulses), f"pulse id {seen}")
             if seen > target:
                 status.succeed()
 
         def expire() -> None:
+            left = min(deadline, counted + stall) - time.monotonic()
+            if left > 0:
+                watch(left)
+                return
             what = f"{self.name}: pulse id past {target}"
-            hint = f"{self.prefix} stands: does the timing receiver count?" if seen == now else ""
-            status.fail(ServiceTimeout(what, timeout, str(seen), hint))
+            stood = seen == now or time.monotonic() > counted + stall
+            hint = f"{self.prefix} stands: does the timing receiver count?" if stood else ""
+            status.fail(ServiceTimeout(what, min(timeout, stall), str(seen), hint))
 
-        timer = threading.Timer(timeout, expire)
-        timer.daemon = True
+        def watch(seconds: float) -> None:
+            nonlocal timer
+            timer = threading.Timer(seconds, expire)
+            timer.daemon = True
+            timer.start()
+            if status.done:
+                timer.cancel()
+
+        timer = None
         subscription = self.value.subscribe(update, run=False)
+        watch(min(timeout, stall))
         status.add_callback(lambda _: (timer.cancel(), self.value.unsubscribe(subscription)))
-        timer.start()
         update(value=now)
         return status
 

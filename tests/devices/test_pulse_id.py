@@ -88,6 +88,20 @@ def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id,
     )
 
 
+def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_time(facility, wait_for):
+    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
+    device.wait_for_connection(timeout=10)
+    status = device.wait_past(device.get() + 100_000)
+    wait_for(lambda: status.current > 5, "some pulses")
+    facility.clock.pause()
+    try:
+        with pytest.raises(ServiceTimeout, match="after 0.2 s.*does the timing receiver count"):
+            status.wait(20)
+    finally:
+        facility.clock.resume()
+        device.destroy()
+
+
 def test_waits_when_many_have_ended_then_no_subscription_is_left(pulse_id):
     for _ in range(5):
         pulse_id.trigger().wait(5)

@@ -6,8 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BrokerRefused, DetectorStateError, RequestError, ServiceTimeout, UnknownOutcome
-from ...wire.broker import TRIGGER_RUNNING
+from ...errors import (
+    BrokerRefused,
+    DetectorStateError,
+    RequestError,
+    ServiceTimeout,
+    SfdaqError,
+    UnknownOutcome,
+)
+from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
 from ._jobs import Patience
 
 if TYPE_CHECKING:
@@ -77,10 +84,20 @@ class Hardware:
     def set_detector_settings(
         self, patience: Patience, detector: str, parameters: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """Change hardware settings; return what changed. On failure, say what the trigger PV shows."""
+        """Change hardware settings; return what changed.
+
+        A failure tells what the trigger PV shows. The server leaves the beamline without trigger when it
+        refuses a value: one that ran before, by its PV, is started again.
+        """
+        ran_before = self._event_code() == TRIGGER_RUNNING
         try:
             changed = self._client.set_detector_settings(detector, parameters)
-        except (BrokerRefused, UnknownOutcome) as exc:
+        except BrokerRefused as exc:
+            if ran_before and self._event_code() == TRIGGER_STOPPED:
+                exc.add_note(self._start_trigger(detector))
+            exc.add_note(self._trigger())
+            raise
+        except UnknownOutcome as exc:
             exc.add_note(self._trigger())
             raise
         return None if changed is None else {name: list(pair) for name, pair in changed.items()}
@@ -120,14 +137,30 @@ class Hardware:
         """Close the pgroup for ever."""
         self._client.close_pgroup_writing(self._device.pgroup.get(), confirm=confirm)
 
-    def _trigger(self) -> str:
+    def _start_trigger(self, detector: str) -> str:
+        """Set times to what they are: a call that goes well starts the trigger, whatever it changes."""
+        try:
+            now = self._client.get_detector_settings(detector)
+            times = {key: now[key] for key in ("delay", "exptime") if isinstance(now.get(key), int | float)}
+            self._client.set_detector_settings(detector, times)
+        except SfdaqError as exc:
+            return f"The trigger was left stopped, and could not be started again: {exc}"
+        return "The trigger was left stopped, and has been started again."
+
+    def _event_code(self) -> int | None:
+        """Return what the trigger PV shows; None if that is not known."""
         pv = self._device.event_code
+        try:
+            return None if pv is None else int(pv.get(timeout=2, connection_timeout=2))
+        except (TimeoutError, ValueError, TypeError):
+            return None
+
+    def _trigger(self) -> str:
+        pv, code = self._device.event_code, self._event_code()
         if pv is None:
             return "No trigger PV was given to this device: look whether it is 254, running."
-        try:
-            code = int(pv.get(timeout=2, connection_timeout=2))
-        except (TimeoutError, ValueError, TypeError) as exc:
-            return f"The trigger PV {pv.pvname} cannot be read ({exc})."
+        if code is None:
+            return f"The trigger PV {pv.pvname} cannot be read."
         state = "running" if code == TRIGGER_RUNNING else "NOT running: the beamline has no trigger"
         return f"The trigger PV {pv.pvname} is {code}: {state}."
 
