@@ -17,6 +17,7 @@ from sfdaq_ophyd.wire.std_daq import WriteRequest
 from sfdaq_ophyd.wire.std_daq_config import check_config
 
 from .approach import Approach
+from .notes import store_config
 from .recording import acquisition_of, identity_asked
 from .scene import START
 
@@ -95,6 +96,7 @@ class Calls(Approach):
         """Bring the simulator to where row `i` was made, and call; ("returned", value) or ("raised", exc)."""
         row = self.exchanges[i]
         self.approach(row, self.exchanges[i:])
+        self._before_config(row["request"], row["reply"].get("config"))
         if row["reply"]["status"] == "ok" and row["request"]["path"] in START:
             self.sent.add(identity_asked(row["request"]["json"]))
         if row["request"]["path"] == START[1] and acquisition_of(row["reply"]):
@@ -103,6 +105,19 @@ class Calls(Approach):
             return "returned", call()
         except Exception as exc:
             return "raised", exc
+
+    def _before_config(self, request: dict, config) -> None:
+        """Store what no row stored."""
+        if not isinstance(config, dict):
+            return
+        ours = self.server.service.config()[0]
+        if request["method"] == "POST":
+            if self.status()["state"] == "WRITING":
+                self.reset()  # our client changes nothing under somebody's acquisition
+            changed = request["json"] or {}
+            config = {**ours, **{key: value for key, value in config.items() if key not in changed}}
+        if config != ours:
+            store_config(self, config)
 
 
 def same_exception(recorded: dict, exc: Exception) -> bool:
