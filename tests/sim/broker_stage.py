@@ -61,6 +61,8 @@ class Stage:
             run_info = f"/sf/{beamline}/data/{pgroup}/raw/run_info"
             tree.make(run_info)
             tree.write_text(f"{run_info}/CLOSED", "")
+        for path in (*setup.get("dirs", ()), *setup.get("files", {})):
+            tree.mount(path.split("/")[1])
         for path in setup.get("dirs", ()):
             tree.make(path.split(" (")[0])
         files = dict(setup.get("files", {}))

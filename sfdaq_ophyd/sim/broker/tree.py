@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 ROOTS = ("sf", "gpfs", "home")
-"""Mount points that exist; nothing else of the host is ever read or written."""
+"""Mount points that always exist; nothing of the host itself is ever read or written."""
 
 
 class Tree:
@@ -21,8 +21,9 @@ class Tree:
 
     def __init__(self, directory: Path):
         self.directory = directory
+        self._roots: set[str] = set()
         for root in ROOTS:
-            (directory / root).mkdir(parents=True, exist_ok=True)
+            self.mount(root)
         self.group_ids: dict[str, int] = {}
         self.default_group: int | None = None
 
@@ -31,10 +32,15 @@ class Tree:
         """The folder that stands for ``/sf``."""
         return self.directory / "sf"
 
+    def mount(self, root: str) -> None:
+        """Add a mount point, empty unless it was there before; `root` without slashes."""
+        self._roots.add(root)
+        (self.directory / root).mkdir(parents=True, exist_ok=True)
+
     def local(self, path: str) -> Path:
         """Return where a server's path lies; FileNotFoundError outside of the mount points."""
         parts = PurePosixPath(path).parts
-        if parts[:1] != ("/",) or len(parts) < 2 or parts[1] not in ROOTS or ".." in parts:
+        if parts[:1] != ("/",) or len(parts) < 2 or parts[1] not in self._roots or ".." in parts:
             raise FileNotFoundError(2, "No such file or directory", path)
         return self.directory.joinpath(*parts[1:])
 
