@@ -53,7 +53,8 @@ class Assembler:
     deliver : callable
         Called with every finished `StreamFrame`, in order of frame numbers.
     shape : (int, int), optional
-        Rows and columns of the image; default is what the first frame says.
+        Rows and columns of the image, which is good only if all of it came; default is what the first frame
+        says, and then fewer ports than the detector has are enough.
     n_images : int, optional
         Buffers of the ring.
     max_age : float
@@ -251,9 +252,9 @@ class Assembler:
 
     def _frame(self, key: tuple[int, int], pending: Pending) -> StreamFrame:
         (rows, columns), (down, across) = self._layout
-        wanted = (
-            range(down * across) if len(self.ports) >= down * across else sorted(self._block_of_port.values())
-        )
+        whole_detector = self._shape is not None or len(self.ports) >= down * across
+        wanted = range(down * across) if whole_detector else sorted(self._block_of_port.values())
+        n_wanted = down * across if whole_detector else len(self.ports)
         missing = tuple(block for block in wanted if block not in pending.blocks)
         for block in range(down * across):
             if block not in pending.blocks:
@@ -270,7 +271,7 @@ class Assembler:
             timestamp=self._time(pending, first.ticks) if clock else pending.arrival,
             event_id=str(key[1] if pulse_id is None else pulse_id),
             pulse_id=pulse_id,
-            is_good=bool(whole) and agree and len(whole) == len(self.ports),
+            is_good=bool(whole) and agree and len(whole) == n_wanted,
             frame_number=key[1],
             daq_rec=first.daq_rec if first else None,
             missing=missing,

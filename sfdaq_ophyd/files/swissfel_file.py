@@ -94,10 +94,12 @@ class SwissfelFile:
 
     def _column(self, name, kinds):
         n = len(self)
-        column = self._dataset(
-            name, kinds, f"({n}, 1)", lambda shape: shape[:1] == (n,) and len(shape) in (1, 2)
-        )
-        return read(column)
+
+        def fits(shape):
+            return shape == (n,) or (len(shape) == 2 and shape[0] == n and shape[1] > 0)
+
+        values = read(self._dataset(name, kinds, f"({n}, 1)", fits))
+        return values if values.ndim == 2 else values[:, None]
 
     def __len__(self) -> int:
         return self._images.shape[0]
@@ -142,24 +144,24 @@ class SwissfelFile:
     @cached_property
     def pulse_id(self) -> np.ndarray:
         """Pulse id of each row, uint64, shape (N,); 0 where nothing arrived."""
-        return self._column("pulse_id", "ui").reshape(len(self), -1)[:, 0].astype(np.uint64)
+        return self._column("pulse_id", "ui")[:, 0].astype(np.uint64)
 
     @cached_property
     def is_good_frame(self) -> np.ndarray:
         """Whether each row holds a whole frame, bool, shape (N,)."""
-        return self._column("is_good_frame", "uib").reshape(len(self), -1).all(axis=1)
+        return self._column("is_good_frame", "uib").all(axis=1)
 
     @cached_property
     def frame_index(self) -> np.ndarray | None:
         """Detector frame number of each row, uint64, shape (N,); None in processed files."""
         if "frame_index" not in self._group:
             return None
-        return self._column("frame_index", "ui").reshape(len(self), -1)[:, 0].astype(np.uint64)
+        return self._column("frame_index", "ui")[:, 0].astype(np.uint64)
 
     @cached_property
     def daq_rec(self) -> np.ndarray:
         """DAQ word of each row, uint32, shape (N, 1); older files: one per module. Left-overs in bad rows."""
-        return self._column("daq_rec", "ui").reshape(len(self), -1).astype(np.uint32)
+        return self._column("daq_rec", "ui").astype(np.uint32)
 
     @property
     def highgain(self) -> bool:
@@ -175,9 +177,10 @@ class SwissfelFile:
                 values = read(
                     self._dataset(name, "iu", "(modules,) or (frames, modules)", lambda s: len(s) in (1, 2))
                 )
-                good = np.flatnonzero(self.is_good_frame)
-                row = values if values.ndim == 1 else values[good[0] if good.size else 0]
-                return tuple(int(v) for v in row)
+                if values.ndim == 2:
+                    good = np.flatnonzero(self.is_good_frame)
+                    values = values[good[0] if good.size else 0] if len(values) else ()
+                return tuple(int(v) for v in values) or None
         return None
 
     def images(self, rows: slice | int | np.ndarray) -> np.ndarray:

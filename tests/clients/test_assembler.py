@@ -267,6 +267,16 @@ def test_two_ports_when_they_claim_the_same_block_then_the_second_is_refused():
     assert driver.frames[0].is_good
 
 
+def test_image_when_there_are_fewer_ports_than_modules_then_good_only_if_that_was_not_known():
+    some = Driver(2, blocks=(3, 1))
+    some.both(1, 2)
+    assert all(frame.is_good and not frame.missing for frame in some.frames)
+    whole = Driver(2, blocks=(3, 1), shape=(12, 8))
+    whole.both(1, 2)
+    assert [(frame.is_good, frame.missing) for frame in whole.frames] == [(False, (2,))] * 2
+    assert whole.counters["incomplete"] == 2
+
+
 def test_layout_when_a_frame_is_of_another_detector_then_is_refused_and_the_stream_goes_on():
     driver = Driver(2, shape=(2 * ROWS, COLUMNS))
     driver.send(0, 1, detector_blocks=(3, 1))

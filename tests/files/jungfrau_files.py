@@ -38,7 +38,7 @@ def write_raw(path: Path, images, good=None, *, daq_rec=3872, detector=DETECTOR,
         if "detector_name" not in file["general"]:
             file["general/detector_name"] = detector
         group = file.create_group(f"data/{detector}")
-        group.create_dataset("data", data=images, chunks=(1, *images.shape[1:]))
+        group.create_dataset("data", data=images, chunks=(1, *images.shape[1:]) if n else None)
         for name, values in (columns | more).items():
             if values is not None:
                 group[name] = values

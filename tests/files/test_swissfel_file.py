@@ -83,6 +83,12 @@ def test_older_file_when_words_and_map_are_per_module_then_read(given, tmp_path,
         assert file.module_map == (0,)
 
 
+def test_file_when_it_has_no_rows_then_has_no_frames(given, tmp_path):
+    path = write_raw(tmp_path / "a.h5", np.empty((0, 512, 1024), "u2"), module_map=np.zeros((0, 1), "i8"))
+    with SwissfelFile(path) as file:
+        assert (len(file), list(file.frames()), file.highgain, file.module_map) == (0, [], False, None)
+
+
 def test_several_detectors_when_in_one_file_then_one_must_be_named(raw_file, given):
     write_raw(raw_file, [given["raw_hg"]], detector="JF04T01V01")
     with pytest.raises(FileFormatError, match="found JF03T01V02, JF04T01V01, expected one of them"):
