@@ -50,6 +50,35 @@ def test_pedestal_when_refused_then_the_first_reason_counts(current, body, addre
     assert post(current.url, "take_pedestal", body, address=address)["exception"] == exception
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "missing"),
+    [
+        ("set_detector_settings", "parameters"),
+        ("set_dap_settings", "parameters"),
+        ("power_on_modules", "modules"),
+        ("power_off_modules", "modules"),
+    ],
+)
+def test_slow_call_when_all_is_missing_then_the_detector_is_asked_for_last(current, endpoint, missing):
+    reply = post(current.slow_url, endpoint, {"x": 1}, address=STRANGER)
+    assert reply["message"] == f'no "{missing}" provided in the request parameters'
+    reply = post(current.slow_url, endpoint, {missing: []}, address=STRANGER)
+    assert reply["message"] == 'no "detector_name" provided in the request parameters'
+
+
+def test_settings_when_modules_differ_in_detector_mode_then_an_error(current):
+    current.site.hardware[JF].modules[1].detector_mode = "low_noise"
+    assert get(current.slow_url, "get_detector_settings", {"detector_name": JF})["exception"] == "TypeError"
+    current.site.hardware[JF].modules[1].detector_mode = "normal"
+
+
+def test_script_when_its_name_has_a_directory_then_refused_whatever_directory(current):
+    for name, directory in {"/x": "/", "a/b.py": "a"}.items():
+        body = {"name": name, "code": "def proc(meta, image, mask): return 1"}
+        message = post(current.slow_url, "upload_custom_dap_script", body)["message"]
+        assert message == f'name "{name}" contains directory information "{directory}"'
+
+
 def test_settings_when_no_dictionary_then_refused_before_the_trigger_stops(current):
     assert settings(current, ["delay"])["exception"] == "AttributeError"
     assert current.trigger.value == 254

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import math
+import posixpath
 from typing import Any
 
 from .hardware import BUFFER
@@ -59,10 +60,10 @@ def upload_custom_dap_script(site: Site, request: Any, caller: Caller) -> dict[s
     """Check and store a script. It is read, never run: long sleeps and endless loops count as too slow."""
     required(request, "name", "code")
     beamline, name, code = caller.beamline, request["name"], request["code"]
-    directory, _, file = name.rpartition("/")
+    directory = posixpath.dirname(name)
     if directory:
         raise ValueError(f'name "{name}" contains directory information "{directory}"')
-    stem = file.removesuffix(".py")
+    stem = name.removesuffix(".py")
     script = ast.parse(code, f"{stem}.py")
     _check_imports(script)
     names = _names(script)

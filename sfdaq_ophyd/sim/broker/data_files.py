@@ -79,7 +79,7 @@ class BufferWriter:
         """Write the file; pulses that are not over yet are missing."""
         pulse_ids = self._pulse_ids(body, log)
         with h5py.File(self._site.tree.local(body["output_file"]), "w") as file:
-            for name in body["channels"]:
+            for name in dict.fromkeys(body["channels"]):
                 group = file.create_group(name)
                 group["data"] = self._images(pulse_ids) if self._cameras else channel_value(name, pulse_ids)
                 group["pulse_id"] = pulse_ids

@@ -96,11 +96,16 @@ class Detector:
         return groups
 
     def readback(self, name: str) -> Any:
-        """Return a setting; where modules differ, times as a list and modes as ``{mode: [modules]}``."""
+        """Return a setting; where modules differ, times as a list and gain modes as ``{mode: [modules]}``.
+
+        The servers cannot tell detector modes that differ: TypeError.
+        """
         groups = self.grouped(name)
         if len(groups) == 1:
             return next(iter(groups))
-        return groups if name.endswith("mode") else [getattr(module, name) for module in self.modules]
+        if name == "detector_mode":
+            raise TypeError("unhashable type: 'list'")
+        return groups if name == "gain_mode" else [getattr(module, name) for module in self.modules]
 
     def apply(self, name: str, value: Any) -> None:
         """Set one setting of all modules, or of some given as ``{mode: [modules]}``."""

@@ -42,7 +42,7 @@ def get_jfctrl_monitor(site: Site, request: Any, caller: Caller) -> dict[str, An
 
 
 def get_jfstats(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
-    """Return temperatures and, where there is a control box, its values and whether data are written."""
+    """Return temperatures and, where there is a control box, its values and whether module 0 writes data."""
     detector = configured(site, request, caller, key="det")
     reply = _temperatures(detector)
     if detector.installation in CONTROL_BOXES:
@@ -51,7 +51,7 @@ def get_jfstats(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
             "message": "successfully retrieved JFCtrl monitor parameters and temperatures from "
             f"{detector.name}",
             "parameters": _control_box(detector),
-            "writing": all(site.hardware.writing(detector.name)),
+            "writing": site.hardware.writing(detector.name)[0],
         }
     return reply
 

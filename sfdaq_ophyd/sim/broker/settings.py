@@ -18,7 +18,7 @@ def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: s
     """Return the detector of a request, which must be of the caller's beamline."""
     if site.dialect == "documented" and not request.get(key):
         raise ValidationError(NO_NAME)
-    required(request, key, *others)
+    required(request, *others, key)
     check_belongs(site.table, caller.beamline, request[key])
     return request[key]
 
@@ -35,7 +35,8 @@ def get_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str,
     detector = configured(site, request, caller)
     settings = {name: detector.readback(name) for name in HARDWARE_SETTINGS}
     if site.dialect == "documented":
-        _check_modes_are_one(settings)
+        if isinstance(settings["gain_mode"], dict):
+            raise TypeError("unhashable type: 'list'")
         return settings
     message = f"successfully retrieved detector settings from {detector.name}"
     return {"message": message, "parameters": settings}
@@ -80,10 +81,3 @@ def _set_documented(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
             detector.apply(setting, new)
     trigger.start()
     return {}
-
-
-def _check_modes_are_one(settings: dict[str, Any]) -> None:
-    """Fail as the 2023 server does where modules differ in a mode."""
-    for name in MODES:
-        if isinstance(settings[name], dict):
-            raise TypeError("unhashable type: 'list'")
