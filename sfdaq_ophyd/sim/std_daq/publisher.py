@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -12,8 +11,6 @@ import redis
 
 from .store import LOG, STAT, STATUS, Store
 from .timing import Timing
-
-logger = logging.getLogger(__name__)
 
 LASTING = 5
 """So many times the patience of one call with an absent Redis, and the service stops to log."""
@@ -70,22 +67,25 @@ class Publisher:
             if key == LOG and self._log_ended:
                 continue
             entry_id = self._stored(key, content)
-            if key != LOG:
-                continue
-            if entry_id is None:
-                logger.debug("the log ended")
-                self._log_ended = True
-            else:
+            if key == LOG and entry_id is not None:
                 self._on_log(entry_id, content)
 
     def _stored(self, key: str, content: dict) -> str | None:
-        """Return the id of the new entry; None when closed, or for a log entry after a lasting outage."""
-        deadline = time.monotonic() + LASTING * self._timing.redis_patience
-        while not self._closing.is_set() and not (key == LOG and time.monotonic() > deadline):
+        """Return the id of the new entry; None where it cannot be stored any more."""
+        away_since = None
+        while not self._closing.is_set():
             try:
-                return self._store.add(key, content)
+                entry_id = self._store.add(key, content)
             except redis.RedisError:
-                continue
+                away_since = away_since or time.monotonic()
+                outage = time.monotonic() - away_since
+                log_waits = key == LOG or any(item and item[0] == LOG for item in tuple(self._outbox.queue))
+                if log_waits and outage > LASTING * self._timing.redis_patience:
+                    self._log_ended = True
+                if key == LOG and self._log_ended:
+                    return None
+            else:
+                return entry_id
         return None
 
 

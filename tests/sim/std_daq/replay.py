@@ -13,7 +13,7 @@ import time
 import requests
 from PIL import Image
 
-from . import notes
+from . import notes, streams
 from .approach import Approach
 from .recording import (
     acquisition_of,
@@ -108,6 +108,7 @@ class Replay(Approach):
         self.prime()
         if not any("writer_user_id" in str(row.get("note")) for row in self.rows):
             self.prime_config()
+        self.since = streams.ends(self)
         previous = None
         for i, row in enumerate(self.rows):
             if "request" not in row:

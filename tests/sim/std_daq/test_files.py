@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import h5py
+import hdf5plugin  # noqa: F401  registers the filter of compressed files
 import pytest
 import requests
 
+from sfdaq_ophyd.sim.std_daq.driver import Image
+
 from ...std_daq import simulated_daq
 
-RECORDED = Path(__file__).parents[2] / "data" / "std_daq" / "files"
+RECORDED = Path(__file__).parents[2] / "data" / "std_daq"
 
 
 def write(server, path, n, wait_for, **more):
@@ -20,32 +23,70 @@ def write(server, path, n, wait_for, **more):
     assert reply["status"] == "ok", reply
 
 
-@pytest.mark.parametrize("name", ["raw_completed_10.json", "raw_gap_and_bad_frames.json"])
-def test_layout_when_a_file_is_written_then_it_is_the_recorded_one(name, tmp_path, wait_for):
-    recorded = json.loads((RECORDED / name).read_text())
-    n = recorded["datasets"]["data"]["shape"][0]
-    detector = recorded["root_keys"][0]
-    with simulated_daq(running=False, image_shape=(256, 512), detector_name=detector) as server:
-        server.service.stop()
+def layouts(folder: Path) -> list[Path]:
+    """Return the recorded layouts of this writer's files: one group of data, image_id and status."""
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and set(content.get("datasets", ())) == {"data", "image_id", "status"}:
+            found.append(path)
+    return found
+
+
+def pytest_generate_tests(metafunc):
+    if "layout" in metafunc.fixturenames:
+        paths = layouts(metafunc.config.getoption("--recordings") or RECORDED)
+        metafunc.parametrize("layout", paths, ids=[path.stem for path in paths])
+
+
+def n_written(recorded: dict) -> int:
+    """Return how many images were written: the ids of the others are zero."""
+    shapes = {name: dataset["shape"][0] for name, dataset in recorded["datasets"].items()}
+    if shapes["data"] < shapes["image_id"]:
+        return shapes["data"]
+    return max((i + 1 for i, image_id in enumerate(recorded["image_id"]) if image_id), default=0)
+
+
+def test_layout_when_a_file_is_written_then_it_is_the_recorded_one(layout, tmp_path, wait_for):
+    recorded = json.loads(layout.read_text())
+    (detector,) = recorded["root_keys"]
+    wanted = recorded["datasets"]
+    n, count = wanted["image_id"]["shape"][0], n_written(recorded)
+    shape, compressed = wanted["data"]["shape"][1:], "32008" in str(wanted["data"].get("filters"))
+    with simulated_daq(
+        running=False, image_shape=shape, detector_name=detector, compressed=compressed
+    ) as server:
+        service = server.service
+        service.stop()
         write(server, tmp_path / "x.h5", n, wait_for)
-        if "status" in recorded and any(recorded["status"]):
-            server.fail_next("gap", n=3)
-            server.fail_next("bad_frames", n=n + 3, status=2)
-        server.service.source.burst(n + 3, rate=500.0)
-        wait_for(lambda: server.service.status()["state"] == "READY", "end")
+        wait_for(lambda: service.source._accepting(), "images wanted")
+        for image_id, status in list(zip(recorded["image_id"], recorded["status"]))[:count]:
+            service._image(Image(image_id, image_id, status))
+        wait_for(lambda: acknowledged(service) == count, "images written")
+        if count < n:
+            service.stop()
+        wait_for(lambda: service.status()["state"] == "READY", "end")
     with h5py.File(tmp_path / "x.h5") as file:
         assert list(file) == recorded["root_keys"]
-        for key, wanted in recorded["datasets"].items():
-            dataset = file[detector][key]
-            assert list(dataset.shape) == wanted["shape"]
-            assert str(dataset.dtype) == wanted["dtype"]
-            assert (list(dataset.chunks) if dataset.chunks else None) == wanted["chunks"]
-            assert dict(dataset.attrs) == wanted["attrs"]
-            assert list(dataset.maxshape) == wanted["maxshape"]
-        ids = file[detector]["image_id"][:]
-        if any(recorded["status"]):
-            assert ids[1] - ids[0] == 4 and list(file[detector]["status"][:]) == [2] * n
-        assert file[detector]["data"][3, 3, 100] == (3 + 100) % 4096 + ids[3] % 1000
+        assert dict(file.attrs) == recorded.get("root_attrs", {})
+        assert dict(file[detector].attrs) == recorded.get("group_attrs", {})
+        for key, dataset in file[detector].items():
+            assert list(dataset.shape) == wanted[key]["shape"]
+            assert list(dataset.maxshape) == wanted[key]["maxshape"]
+            assert str(dataset.dtype) == wanted[key]["dtype"]
+            assert (list(dataset.chunks) if dataset.chunks else None) == wanted[key]["chunks"]
+            assert str(dataset._filters) == wanted[key]["filters"]
+            assert dict(dataset.attrs) == wanted[key]["attrs"]
+        assert file[detector]["image_id"][:].tolist() == recorded["image_id"]
+        assert file[detector]["status"][:].tolist() == recorded["status"]
+        for i in range(count):
+            assert file[detector]["data"][i, 3, 100] == (3 + 100) % 4096 + recorded["image_id"][i] % 1000
+    assert oct((tmp_path / "x.h5").stat().st_mode & 0o777) == recorded.get("mode", "0o644")
+
+
+def acknowledged(service) -> int:
+    acquisition = service.status()["acquisition"]
+    return acquisition["stats"]["n_write_completed"]
 
 
 def test_file_when_it_is_compressed_then_the_filter_is_bitshuffle_lz4(tmp_path, wait_for):

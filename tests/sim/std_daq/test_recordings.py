@@ -1,9 +1,10 @@
-"""The simulator gives the recorded replies of the real service."""
+"""The simulator gives the recorded replies of the real service, and fills Redis as it did."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from . import streams
 from .recording import read, scenarios
 from .replay import Replay
 
@@ -20,3 +21,6 @@ def test_replies_when_a_recording_is_replayed_then_they_are_the_recorded_ones(re
     meta, rows = read(recording)
     with Replay(meta, rows, wait_for) as replay:
         replay.run()
+        entries = recording.with_name(f"{recording.stem}.redis.jsonl")
+        if entries.exists():
+            streams.check(replay, replay.since, entries)

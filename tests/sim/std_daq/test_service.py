@@ -1,0 +1,109 @@
+"""Parties of the simulated service that no recording shows: throughput, restarts, users, outages."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import redis
+import requests
+
+from ...std_daq import simulated_daq
+
+
+def stored(server, **changes):
+    """Put a changed configuration into Redis by hand; the service does not see who did it."""
+    config = {**server.service.config()[0], **changes}
+    with redis.Redis.from_url(server.redis_url) as client:
+        client.xadd("daq:config", {"json": json.dumps(config)})
+    return config
+
+
+def start(server, path, n_images=2, **more):
+    body = {"output_file": str(path), "n_images": n_images, **more}
+    return requests.post(server.url + "/writer/write_async", json=body, timeout=30).json()
+
+
+def end(server, wait_for):
+    wait_for(lambda: server.service.status()["state"] == "READY", "READY")
+
+
+def test_throughput_when_images_are_written_then_it_counts_what_the_statuses_say(tmp_path, wait_for):
+    with simulated_daq(running=False, servers=()) as server, redis.Redis.from_url(server.redis_url) as client:
+        server.service.stop()
+        start(server, tmp_path / "x.h5", 40)
+        server.service.source.burst(45, rate=100.0)
+        end(server, wait_for)
+
+        def rates(who):
+            entries = [json.loads(fields[b"json"]) for _, fields in client.xrange("daq:stat")]
+            return [entry[who]["images_per_second"] * 0.1 for entry in entries]
+
+        wait_for(lambda: sum(rates("writer")) >= 39.9, "all images counted")
+        assert sum(rates("writer")) == pytest.approx(40)
+        wait_for(lambda: sum(rates("detector")) >= 44.9, "all images of the detector counted")
+
+
+@pytest.mark.parametrize(("dialect", "at_once"), [("flask", False), ("fastapi", True)])
+def test_user_of_the_writer_when_it_changes_then_each_dialect_sees_it_in_its_own_time(
+    dialect, at_once, tmp_path
+):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    hidden.chmod(0o700)
+    os.chown(hidden, 4711, -1) if os.geteuid() == 0 else None
+    with simulated_daq(dialect=dialect, servers=(), folders={"/sls": str(tmp_path)}) as server:
+        server.service.stop()
+        stored(server, writer_user_id=1234)
+        refused = start(server, "/sls/hidden/in/x.h5")["message"].startswith("Output file folder")
+        assert refused  # it is not there for anybody
+        (hidden / "in").mkdir()
+        assert ("does not exist" in start(server, "/sls/hidden/in/x.h5")["message"]) is at_once
+        server.service.stop()
+        server.service.restart()
+        assert "does not exist" in start(server, "/sls/hidden/in/x.h5")["message"]
+
+
+def test_writer_when_its_user_may_not_write_then_it_cannot_create_the_file(tmp_path, wait_for):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw").chmod(0o755)
+    with simulated_daq(servers=()) as server:
+        server.service.stop()
+        assert start(server, tmp_path / "raw" / "x.h5")["status"] == "ok"
+        end(server, wait_for)
+        assert (tmp_path / "raw" / "x.h5").stat().st_mode & 0o777 == 0o644
+        stored(server, writer_user_id=1234)
+        server.service.restart_writer()
+        assert start(server, tmp_path / "raw" / "y.h5")["message"] == "ERROR: Cannot create output file."
+
+
+def test_restart_when_redis_is_empty_then_the_service_pushes_its_configuration(tmp_path):
+    with simulated_daq(servers=()) as server:
+        server.service.stop()
+        before = server.service.config()
+        server.fail_next("redis_empty")
+        assert server.service.config() == (None, None)
+        server.fail_next("rest_restarts")
+        config, config_id = server.service.config()
+        assert config == before[0] and config_id != before[1]
+        assert server.service.status()["state"] == "UNKNOWN"
+
+
+def test_log_when_redis_is_away_for_long_then_it_ends_until_the_service_restarts(tmp_path, wait_for):
+    with simulated_daq(servers=(), speed=40.0) as server:
+        service = server.service
+        service.stop()
+        server._embedded.stop()
+        start(server, tmp_path / "x.h5")
+        end(server, wait_for)
+        wait_for(lambda: service._publisher._log_ended, "end of the log")
+        server._embedded.start()
+        start(server, tmp_path / "y.h5")
+        end(server, wait_for)
+        wait_for(lambda: service._publisher._outbox.empty(), "statuses published")
+        assert service.logs(5) == []
+        service.restart()
+        service.stop()
+        start(server, tmp_path / "z.h5")
+        wait_for(lambda: len(service.logs(5)) == 1, "log entry")
