@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 import requests
 
 from sfdaq_ophyd import clients
-from sfdaq_ophyd.clients import StdDaqClient
+from sfdaq_ophyd.clients import StdDaqClient, std_daq
 from sfdaq_ophyd.errors import SfdaqError, WireError
 from sfdaq_ophyd.wire.std_daq import WriterState
 
@@ -31,7 +33,7 @@ def writer_back(daq, wait_for):
 
 @pytest.fixture
 def client(daq, writer_back):
-    client = StdDaqClient(daq.url, restart_time=3.0)
+    client = StdDaqClient(daq.url, restart_time=1.5)
     writer_back()
     client.stop_writer()
     yield client
@@ -167,7 +169,10 @@ def test_start_when_the_reply_is_lost_then_the_status_tells_that_it_worked(daq, 
     assert status["state"] == "WRITING" and status["acquisition"]["info"]["run_id"] == 77
 
 
-def test_start_when_the_reply_is_lost_and_it_failed_then_the_outcome_is_named(daq, client, tmp_path):
+def test_start_when_the_reply_is_lost_and_it_failed_then_the_outcome_is_named(
+    daq, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(std_daq, "START_TIMEOUT", 1.0)
     client.start_writer_sync(body(tmp_path))
     daq.fail_next("creation_error")
     daq.fail_next("lost_reply", path="/writer/write_async")
@@ -243,3 +248,55 @@ def test_set_config_when_somebody_writes_then_it_is_refused(daq, client, tmp_pat
     with pytest.raises(clients.StdDaqRequestError, match="not writing"):
         client.set_config({"bit_depth": 16})
     client.stop_writer()
+
+
+def test_set_config_when_all_of_it_is_given_back_then_odd_values_stored_by_others_are_no_mistake(answering):
+    stored = b'{"bit_depth": 12, "detector_name": "X", "extra": 5}'
+    server, url = answering(
+        b'{"status": "ok", "writer": {"state": "READY", "acquisition": null}, "config": %b}' % stored
+    )
+    client = StdDaqClient(url, dialect="flask")
+    given = client.get_config()
+    assert client.set_config(given, wait=False) == given
+    with pytest.raises(clients.StdDaqRequestError, match="bit_depth=13"):
+        client.set_config({**given, "bit_depth": 13})
+    with pytest.raises(clients.StdDaqRequestError, match="'other'"):
+        client.set_config({"other": 5})
+
+
+def test_set_config_when_a_value_is_wrong_then_it_is_named_even_where_nothing_listens():
+    with pytest.raises(clients.StdDaqRequestError, match="bit_depth=7"):
+        StdDaqClient("http://127.0.0.1:9").set_config({"bit_depth": 7})
+
+
+def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopped(
+    daq, client, tmp_path, monkeypatch, writer_back
+):
+    from sfdaq_ophyd.clients import std_daq_config
+
+    def wait_and_start(seconds):
+        writer_back()
+        StdDaqClient(daq.url).start_writer_async(body(tmp_path, run_id=4, n_images=1000))
+
+    client.set_config({"bit_depth": 16, "module_positions": {}})
+    writer_back()
+    client._restart_time = 30.0
+    monkeypatch.setattr(std_daq_config.ConfigChange, "_wait_for_deployment", lambda *args: None)
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=wait_and_start)
+    monkeypatch.setattr(std_daq_config, "time", clock)
+    client.set_config({}, timeout=60)
+    monkeypatch.undo()
+    status = client.status()
+    assert (status.state, status.acquisition.run_id) == (WriterState.WRITING, 4)
+    client.stop_writer()
+    writer_back()
+
+
+@pytest.mark.parametrize("text", [b"<html>", b"", b"[1]"])
+def test_reply_when_it_is_not_json_then_it_is_caught_as_the_published_clients_error(answering, text):
+    _, url = answering(text)
+    with pytest.raises(requests.exceptions.JSONDecodeError) as caught:
+        StdDaqClient(url).get_status()
+    assert isinstance(caught.value, clients.StdDaqBadReply | WireError)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
