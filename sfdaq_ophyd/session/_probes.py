@@ -137,7 +137,7 @@ def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
     if block.stream == "modules":
         stream = ModuleStream(block.endpoints, detector_name=block.detector_name, timeout=FIRST_IMAGE)
     else:
-        stream = ImageStream(block.endpoints[0], timeout=FIRST_IMAGE)
+        stream = ImageStream(block.endpoints[0], detector_name=block.detector_name, timeout=FIRST_IMAGE)
     with stream:
         frame = next(iter(stream))
         state = "whole" if frame.is_good else "incomplete"
