@@ -87,7 +87,10 @@ class Stage:
             trigger = self.part.site.trigger(beamline)
             if re.search(r"trigger PV[^;]*\b255", note):
                 trigger.stop()
-            if re.search(r"trigger PV[^;]*(?:not |cannot|unreachable|down)", note):
+            others = re.search(r"trigger PV[^;]* of (\w+)", note)
+            if re.search(r"trigger PV[^;]*(?:not |cannot|unreachable|down)", note) or (
+                others and others[1] in BEAMLINES and others[1] != beamline
+            ):
                 trigger.stuck = 1_000_000
         for detector, words in SIMULATED.findall(note):
             self._power(detector, words)

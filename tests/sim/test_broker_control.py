@@ -120,13 +120,24 @@ def test_pedestal_when_taken_then_files_come_in_order_and_become_active(broker, 
     assert broker.site.tree.exists(active)
 
 
-def test_pedestal_when_no_log_level_is_sent_then_todays_writer_rejects_it(broker, pgroup, wait_for):
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "Level not an integer or a valid string: None"),
+        ({"run_log_level": "LOUD"}, "Unknown level: 'LOUD'"),
+        ({"run_log_level": "INFO", "detectors": ["JF04T01V01"]}, "No modules added"),
+    ],
+)
+def test_pedestal_when_the_writer_cannot_then_rejected_though_the_reply_was_ok(
+    broker, pgroup, wait_for, fields, words
+):
     before = len(actions(broker, "pedestal"))
-    post(broker.url, "take_pedestal", {"pgroup": pgroup, "detectors": {JF: {}}})
+    reply = post(broker.url, "take_pedestal", {"pgroup": pgroup, "detectors": {JF: {}}, **fields})
+    assert reply["status"] == "ok"
     wait_for(lambda: len(actions(broker, "pedestal")) == before + 3, "the end")
     rejected = broker.messages()[-1]["headers"]
     assert rejected["action"] == "write_rejected"
-    assert rejected["message"] == "Level not an integer or a valid string: None"
+    assert rejected["message"] == words
 
 
 def test_pedestal_when_it_fails_then_gains_are_as_before(broker, pgroup, wait_for):

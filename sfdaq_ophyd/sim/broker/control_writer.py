@@ -21,8 +21,10 @@ PEDESTALMODE_TIME = 200.0
 
 def rejects_log_level(level: Any, dialect: Dialect) -> str:
     """Return why today's writer refuses a log level; empty if it does not."""
-    if dialect == "documented" or isinstance(level, int) or level in logging.getLevelNamesMapping():
+    if dialect == "documented" or isinstance(level, int):
         return ""
+    if isinstance(level, str):
+        return "" if level in logging.getLevelNamesMapping() else f"Unknown level: {level!r}"
     return f"Level not an integer or a valid string: {level}"
 
 
@@ -67,6 +69,8 @@ class ControlWriter:
         first = site.clock.now()
         first += -first % rate
         detectors = [site.hardware[name] for name in body["detectors"]]
+        for detector in detectors:
+            detector.check_configured()
         if body.get("pedestalmode"):
             log.write(f"take_pedestal: pedestal mode for {body['detectors']}")
             self._pedestal_mode(detectors, rate)
