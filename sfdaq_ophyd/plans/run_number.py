@@ -110,7 +110,7 @@ class _RunNumbers:
         if self._policy == "open_run" or (self._policy == "staged" and self._staged):
             facts = (yield from ask(self._broker, "take_run_number")) or self._facts()
         elif self._policy == "first_acquisition" and self._broker is not None:
-            facts = self._facts()
+            facts = (yield from ask(self._broker, "run_facts")) or self._facts()
         self._opened = msg
         if facts is None:
             self._run = (yield msg) or short_uid("run")

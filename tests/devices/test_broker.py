@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import bluesky.plans as bp
 import h5py
@@ -417,7 +418,39 @@ def test_status_exchange_when_a_writer_is_rejected_then_it_is_known_without_a_fi
     assert len(error.reasons) == 1
 
 
-def test_server_when_restarted_mid_scan_then_the_run_fails_with_one_message_and_keeps_its_number(
+def test_server_when_slow_then_the_scan_goes_on(bench):
+    device = bench.device()
+    bench.part.fail_next("latency", endpoint="retrieve_from_buffers", seconds=0.5)
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    assert len(bench.acquisitions()) == 2 and bench.last_run() == 1
+
+
+def test_server_when_restarted_mid_scan_then_the_scan_goes_on_under_the_same_number(tmp_path):
+    with BrokerBench(tmp_path) as bench:
+        device = bench.device(n_pulses=1)
+        service, n_events = bench.part._services["broker"], []
+
+        def back(port):
+            service.bind(port)
+            service.start()
+
+        def restart_once(name, doc):
+            n_events.append(doc)
+            if len(n_events) == 2:
+                port = service.port
+                service.stop()
+                threading.Timer(0.15, back, [port]).start()
+
+        engine = RunEngine(context_managers=[])
+        engine.subscribe(restart_once, "event")
+        engine(sf_count([device], 4))
+        numbers = [event["data"]["sfdaq_acquisition_number"] for event in n_events]
+        assert numbers == [1, 2, 3, 4]
+        assert bench.last_run() == 1 and len(bench.acquisitions()) == 4
+
+
+def test_server_when_gone_mid_scan_then_the_run_fails_with_one_message_and_keeps_its_number(
     tmp_path, wait_for
 ):
     with BrokerBench(tmp_path) as bench:

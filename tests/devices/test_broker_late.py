@@ -10,9 +10,12 @@ import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from ophyd.sim import SynAxis
 
 from sfdaq_ophyd.catalog import embedded_catalog
+from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_record
+from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.broker.data_files import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -117,6 +120,21 @@ def test_plain_plan_when_catalog_is_subscribed_then_files_are_registered_before_
     assert names[-1] == "stop" and names.count("stream_resource") == 2 * 5
     assert seen[0][1]["sf_daq"]["run_number"] == bench.last_run() == 1
     assert check_frames(catalog[uid], 5, 2) == [1, 2, 3, 4, 5]
+
+
+def test_plain_scan_when_the_broker_stands_beside_another_detector_then_both_are_in_the_run(
+    bench, catalog, engine, tmp_path
+):
+    device, motor = bench.device(), SynAxis(name="motor")
+    with Facility(only=["eiger"], eiger_shape=(32, 48), eiger_dwell=0) as facility:
+        eiger = Eiger(facility.eiger.url, name="eiger", directory=tmp_path)
+        eiger.exposure_time.put(0.002)
+        (uid,) = engine(bp.scan([device, eiger], motor, -1, 1, 3))
+    run = catalog[uid]
+    assert check_frames(run, 3, 2) == [1, 2, 3]
+    assert run["primary"]["eiger_image"].read().reshape(-1, 32, 48).shape[0] == 3
+    scan = bench.scan_json()
+    assert scan["scan_values"] == [[value] for value in run["primary"]["motor_setpoint"].read()]
 
 
 def test_plain_plan_when_the_engine_is_bare_then_says_so_once_and_files_are_registered_late(
@@ -226,6 +244,21 @@ def test_complete_when_called_twice_then_the_same_status(bench):
     assert len(list(device.collect_pages())) == 1
     assert list(device.collect_pages()) == []
     device.unstage()
+
+
+def test_record_when_longer_than_a_request_can_be_then_several_acquisitions_of_one_run(bench):
+    device = bench.device(detectors={}, pvs=["SIM:PRESSURE"], check=False)
+    device.stage()
+    device.kickoff().wait(5)
+    device._first -= 130_000  # as if it had flown for 20 minutes
+    first = device._first
+    device.complete().wait(20)
+    (page,) = device.collect_pages()
+    device.unstage()
+    starts, stops = (page["data"][f"sfdaq_{end}_pulse_id"] for end in ("start", "stop"))
+    assert len(starts) == 3 and starts[0] == first
+    assert starts[1:] == [stop + 1 for stop in stops[:-1]]
+    assert page["data"]["sfdaq_run_number"] == [1, 1, 1]
 
 
 def test_record_when_aborted_then_nothing_is_asked_for(bench):

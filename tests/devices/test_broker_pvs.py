@@ -16,7 +16,7 @@ from .run_engine_driver import drive, interruptible, streams
 
 @pytest.fixture(scope="module")
 def facility(tmp_path_factory):
-    options = {"broker_delays": 0.002, "broker_running": [DETECTOR]}
+    options = {"broker_delays": 0.002, "broker_running": [DETECTOR, "JF01T03V01"]}
     with Facility(only=["pvs", "broker"], directory=tmp_path_factory.mktemp("sf"), **options) as facility:
         yield facility
 
@@ -69,6 +69,13 @@ def test_preflight_when_the_rate_is_not_known_then_cannot_be_told_and_fails_noth
     finally:
         facility.pvs.write("beam_rate", 100)
     assert check.ok is None
+
+
+def test_preflight_when_a_detector_limps_then_its_modules_are_named(facility, make):
+    device = make("p21007", detectors=["JF01T03V01"])
+    facility.broker.fail_next("limping", detector="JF01T03V01", modules=[1])
+    with pytest.raises(PreflightFailed, match="JF01T03V01: limping: modules 1 do not write.*fibres"):
+        device.stage()
 
 
 def refuses_half_way(detector, monkeypatch, times=1):

@@ -14,7 +14,7 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import plans
 from sfdaq_ophyd.devices.broker import _follower, _hardware, _pedestals, _run_control
-from sfdaq_ophyd.errors import DetectorStateError, RequestError
+from sfdaq_ophyd.errors import DetectorStateError, PreflightFailed, RequestError
 from sfdaq_ophyd.plans import run_number_decorator, run_number_wrapper, sf_count
 
 from ..devices.broker_bench import DETECTOR, BrokerBench
@@ -294,6 +294,30 @@ def test_pedestal_when_done_then_event_names_the_file_and_later_runs_carry_it(be
     assert known["age"] >= 0
 
 
+def test_run_when_its_number_comes_with_the_first_acquisition_then_it_carries_the_pedestal_all_the_same(
+    bench,
+):
+    device = bench.device()
+    dark = drive(interruptible(), lambda: plans.take_pedestal(device))
+    start = drive(interruptible(), lambda: sf_count([device], 1, policy="first_acquisition")).named("start")[
+        0
+    ]
+    known = start["sf_daq"]["pedestals"][DETECTOR]
+    assert known["run_uid"] == dark.named("start")[0]["uid"]
+
+
+def test_pedestal_when_it_is_too_old_then_preflight_says_so_and_by_how_much(bench):
+    device = bench.device()
+    assert drive(interruptible(), lambda: plans.take_pedestal(device)).error is None
+    device.max_pedestal_age.put(3600.0)
+    assert {check.what: check.ok for check in device.preflight()}[f"pedestal {DETECTOR}"]
+    folder = bench.raw / "JF_pedestals"
+    for path in folder.glob("*.res.h5"):
+        path.rename(folder / path.name.replace(path.name[:8], "20200101"))
+    with pytest.raises(PreflightFailed, match=f"pedestal {DETECTOR}: .* h old.*Take a new one"):
+        device.stage()
+
+
 def test_pedestal_when_it_fails_then_shutter_is_back_and_run_says_why(bench):
     device, shutter = bench.device(), Shutter()
     bench.part.fail_next("writer_fails", source=DETECTOR, message="no dark frames")
@@ -333,6 +357,17 @@ def test_update_pv_list_when_nothing_changes_then_nothing_is_written(bench):
     result = drive(interruptible(), lambda: plans.update_pv_list(device, add=["SIM:PRESSURE"]))
     assert result.error is None
     assert len(bench.part.requests("set_pvlist")) == before
+
+
+def test_update_pv_list_when_pvs_come_and_go_then_the_others_stay_in_order(bench):
+    device = bench.device()
+    device.client.set_pvlist(["A:1", "A:2", "A:3"])
+    plan = plans.update_pv_list(device, add=["A:4", "A:1"], remove=["A:2", "A:9"])
+    result = drive(interruptible(), lambda: plan)
+    assert result.error is None
+    assert device.client.get_pvlist() == ["A:1", "A:3", "A:4"]
+    result = drive(interruptible(), lambda: plans.update_pv_list(device, add=["A:5"], remove=["A:5"]))
+    assert "each PV in one of them" in str(result.error)
 
 
 @pytest.mark.parametrize(

@@ -35,15 +35,19 @@ class RunControl:
         demand(self._device.name, checks)
         return table(checks)
 
+    def run_facts(self, patience: Patience) -> dict[str, Any]:
+        """Return what goes into every start document: pgroup, beamline, and the pedestals in use."""
+        device = self._device
+        pedestals = pedestals_in_use(device)
+        found = {"pedestals": pedestals} if pedestals else {}
+        return {"pgroup": device.pgroup.get(), "beamline": device.beamline, **found}
+
     def take_run_number(self, patience: Patience) -> dict[str, Any]:
         """Take a run number and return what goes into the start document."""
         device = self._device
-        pgroup = device.pgroup.get()
         facts = {"beamline": device.beamline, "policy": "open_run"}
-        run = device.asking.begin_run(pgroup, facts)
-        pedestals = pedestals_in_use(device)
-        found = {"pedestals": pedestals} if pedestals else {}
-        return {"run_number": run.number, "pgroup": pgroup, "beamline": device.beamline, **found}
+        run = device.asking.begin_run(device.pgroup.get(), facts)
+        return {"run_number": run.number, **self.run_facts(patience)}
 
     def name_run(self, patience: Patience, uid: str) -> None:
         """Note the uid of Bluesky's run, for every request and the run table."""
