@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
     Field,
     WithJsonSchema,
     create_model,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -34,23 +36,32 @@ def _old_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
+def _old_mapping(value: Any) -> Any:
+    """Take pairs for an object, as pydantic 1 did: an empty list is an empty one."""
+    try:
+        return dict(value)
+    except (TypeError, ValueError):
+        return value
+
+
 LIKE_INTEGER = {
     "anyOf": [{"type": "integer"}, {"type": "boolean"}, {"type": "string", "pattern": "^-?[0-9]{1,18}$"}]
 }
 """What counts as an integer, for the OpenAPI."""
 
+LIKE_OLD_INTEGER = {"anyOf": [{"type": "number"}, *LIKE_INTEGER["anyOf"][1:]]}
+LIKE_OLD_TEXT = {"type": ["string", "number", "boolean"]}
+
 Integer = Annotated[int, WithJsonSchema(LIKE_INTEGER)]
-OldInteger = Annotated[int, BeforeValidator(_old_integer)]
-OldText = Annotated[str, BeforeValidator(_old_text)]
+OldInteger = Annotated[int, BeforeValidator(_old_integer), WithJsonSchema(LIKE_OLD_INTEGER)]
+OldText = Annotated[str, BeforeValidator(_old_text), WithJsonSchema(LIKE_OLD_TEXT)]
+
+OLD_MODEL = {"pairs": model_validator(mode="before")(_old_mapping)}
+"""Validators of every model of the older generation."""
 
 
-class ModulePositions(BaseModel):
-    """Corners of a module in the image."""
-
-    start_x: Integer
-    start_y: Integer
-    end_x: Integer
-    end_y: Integer
+CORNERS = ("start_x", "start_y", "end_x", "end_y")
+"""Of a module in the image."""
 
 
 class SubmoduleInfo(BaseModel):
@@ -62,22 +73,24 @@ def write_request(pydantic: int) -> type[BaseModel]:
     integer, text = (int, str) if pydantic == 2 else (OldInteger, OldText)
     return create_model(
         "WriteRequest",
-        __config__=ConfigDict(json_schema_extra=_describe_write_request),
+        __config__=ConfigDict(json_schema_extra=partial(_describe_write_request, pydantic)),
+        __validators__=OLD_MODEL if pydantic == 1 else {},
         n_images=(integer, Field(ge=1)),
         output_file=(Annotated[text, AfterValidator(check_path)], ...),
         run_id=(integer, Field(default_factory=time.time_ns)),
     )
 
 
-def _describe_write_request(schema: dict) -> None:
+def _describe_write_request(pydantic: int, schema: dict) -> None:
     """Say what is taken: a bad path wins over all other mistakes, and comes with code 200."""
     digits = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
+    number, text = ("integer", "string") if pydantic == 2 else ("number", ["string", "number", "boolean"])
     taken = {
         "output_file": {"type": "string", "pattern": OUTPUT_FILE.pattern},
-        "n_images": {"anyOf": [{"type": "integer", "minimum": 1}, {"const": True}, digits]},
-        "run_id": LIKE_INTEGER,
+        "n_images": {"anyOf": [{"type": number, "minimum": 1}, {"const": True}, digits]},
+        "run_id": LIKE_INTEGER if pydantic == 2 else LIKE_OLD_INTEGER,
     }
-    refused = {"output_file": {"type": "string", "not": {"pattern": OUTPUT_FILE.pattern}}}
+    refused = {"output_file": {"type": text, "not": {"type": "string", "pattern": OUTPUT_FILE.pattern}}}
     title = schema.pop("title")
     schema.clear()
     schema.update(
@@ -90,18 +103,25 @@ def _describe_write_request(schema: dict) -> None:
     )
 
 
+def _with(kind: Any, validators: tuple) -> Any:
+    return Annotated[kind, *validators] if validators else kind
+
+
 def daq_config(pydantic: int) -> type[BaseModel]:
     """Make the body model of POST /daq/config for one generation of pydantic."""
-    integer = Integer if pydantic == 2 else OldInteger
+    integer, text = (Integer, str) if pydantic == 2 else (OldInteger, OldText)
+    mapping = () if pydantic == 2 else (BeforeValidator(_old_mapping),)
+    positions = create_model("ModulePositions", **dict.fromkeys(CORNERS, (integer, ...)))
     integers = ("image_pixel_height", "image_pixel_width", "n_modules", "start_udp_port", "writer_user_id")
     return create_model(
         "DaqConfig",
+        __validators__=OLD_MODEL if pydantic == 1 else {},
         bit_depth=(integer | None, None),
-        detector_name=(str | None, None),
-        detector_type=(str | None, None),
+        detector_name=(text | None, None),
+        detector_type=(text | None, None),
         **dict.fromkeys(integers, (integer | None, None)),
-        submodule_info=(SubmoduleInfo | None, None),
-        module_positions=(dict[str, ModulePositions] | None, None),
+        submodule_info=(_with(SubmoduleInfo, mapping) | None, None),
+        module_positions=(_with(dict[str, _with(positions, mapping)], mapping) | None, None),
     )
 
 

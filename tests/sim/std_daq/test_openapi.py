@@ -5,13 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import requests
 
 from ...std_daq import simulated_daq
 
 
-def test_openapi_when_schemathesis_tries_it_then_it_finds_nothing(tmp_path):
-    with simulated_daq(dialect="fastapi", speed=50.0) as server:
+@pytest.mark.parametrize("pydantic", [2, 1])
+def test_openapi_when_schemathesis_tries_it_then_it_finds_nothing(pydantic, tmp_path):
+    with simulated_daq(dialect="fastapi", pydantic=pydantic, speed=50.0) as server:
         server.service.stop()
         command = [sys.executable, "-m", "schemathesis.cli", "run", server.url + "/openapi.json"]
         command += ["--max-examples", "15", "--seed", "1", "--exclude-path", "/daq/live", "--no-color"]
