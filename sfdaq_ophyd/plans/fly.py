@@ -11,6 +11,9 @@ from bluesky.utils import Msg, MsgGenerator, plan, short_uid, single_gen
 
 from ..devices import Detector, FlyGroup
 
+DRY_RUN = 3
+"""Rounds without an answer after which this is a dry run; a pause leaves single messages without one."""
+
 
 @plan
 def fly(
@@ -114,11 +117,12 @@ def collect_while_completing(
 
 def _collect_until_complete(flyer: Any, stream_name: str, period: float) -> MsgGenerator[None]:
     group = short_uid("complete")
-    done = False
-    while done is False:  # a dry run answers None
+    done, n_unanswered = False, 0
+    while not done and n_unanswered < DRY_RUN:
         yield from bps.checkpoint()
-        yield from bps.complete(flyer, group=group, wait=False)
+        status = yield from bps.complete(flyer, group=group, wait=False)
         done = yield from bps.wait(group=group, timeout=period, error_on_timeout=False)
+        n_unanswered = n_unanswered + 1 if status is None and done is None else 0
         yield from collect_once(flyer, stream_name)
 
 

@@ -9,7 +9,7 @@ import pytest
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.plans import fly, std_daq_wrapper
 
-from ..fake import FakeDetector
+from ..fake import FakeDetector, FakeSource
 from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
 
 N = 2
@@ -22,11 +22,17 @@ def make(daq, tmp_path):
     class Made:
         count = 0
 
-        def writer(self):
+        def writer(self, *detectors):
+            self.device = StdDaqWriter(daq.url, name="w", directory=self.directory, detectors=detectors)
+            return self.device
+
+        def camera(self):
+            return FakeDetector(name="camera", directory=self.directory, source=FakeSource(period=0.005))
+
+        def begin(self):
             self.count += 1
             self.directory = tmp_path / f"{daq.settings.dialect}{self.count}"
-            self.device = StdDaqWriter(daq.url, name="w", directory=self.directory)
-            return self.device
+            return self
 
         def stamp(self, event_id):
             """Return the frame number of an event id, which is that, or a run id and a row of its file."""
@@ -55,21 +61,35 @@ def flown(make):
 
 
 def wrapped(make):
-    writer = make.writer()
-    camera = FakeDetector(name="camera", directory=make.directory)
-    return std_daq_wrapper(bp.count([camera], N), writer)
+    return std_daq_wrapper(bp.count([make.camera()], N), make.writer())
+
+
+def inside(make):
+    return bp.count([make.writer(make.camera())], N)
+
+
+def flown_inside(make):
+    return fly([make.writer(make.camera())], N, period=0.02)
+
+
+def flown_wrapped(make):
+    return std_daq_wrapper(fly([make.camera()], N, period=0.02), make.writer())
+
+
+STRIDES = {step: 3, inside: 13, flown_inside: 11, flown_wrapped: 13}
+"""Messages from one interruption to the next; 8 where not named."""
 
 
 @pytest.mark.parametrize("daq", ["flask"], indirect=True)
-@pytest.mark.parametrize("plan", [step, one_file, flown, wrapped])
+@pytest.mark.parametrize("plan", [step, one_file, flown, wrapped, inside, flown_inside, flown_wrapped])
 @pytest.mark.parametrize("interruption", [*COMING_BACK, *ENDING])
 def test_scan_when_interrupted_at_a_message_then_rows_and_files_agree(daq, make, plan, interruption):
-    quiet = drive(interruptible(True), lambda: plan(make))
+    quiet = drive(interruptible(True), lambda: plan(make.begin()))
     check_run(quiet, N, stamp_of=make.stamp)
-    stride = 3 if plan is step else 8
+    stride = STRIDES.get(plan, 8)
     offset = (list(COMING_BACK) + list(ENDING)).index(interruption) % stride
     for at in range(offset, quiet.n_messages, stride):
-        run = drive(interruptible(True), lambda: plan(make), interruption, at)
+        run = drive(interruptible(True), lambda: plan(make.begin()), interruption, at)
         try:
             check_run(run, N if interruption in COMING_BACK else None, stamp_of=make.stamp)
             check_files(run, make.directory, make.device.unused.get().splitlines())
