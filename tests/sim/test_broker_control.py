@@ -115,6 +115,8 @@ def test_pedestal_when_taken_then_files_come_in_order_and_become_active(broker, 
         good[::512, :8] = False  # the stamps
         assert np.abs(file["gains"][0] - scene.constants.pedestal[0])[good].mean() < 15
         assert file["pixel_mask"].dtype == np.int64
+    with h5py.File(folder / f"gainMaps/{JF}.h5") as file:
+        assert np.array_equal(file["gains"][:], scene.constants.gain.astype("f8"))
     active = broker.site.tree.read_json(f"/gpfs/photonics/swissfel/buffer/config/{JF}.json")["pedestal_file"]
     assert active == f"/sf/jungfrau/data/pedestal/{JF}/{stored.stem}.h5"
     assert broker.site.tree.exists(active)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -95,18 +96,22 @@ class PedestalEvaluation:
             file["gains"], file["gainsRMS"], file["pixel_mask"] = mean, rms, mask
 
     def _copy_constants(self, detector: str, directory: str) -> None:
-        """Copy gain file and permanent mask beside the pedestals, once."""
+        """Put gain file and permanent mask beside the pedestals, once; an absent gain file is made first."""
         tree = self._site.tree
         config = tree.read_json(stream_config(detector)) if tree.exists(stream_config(detector)) else {}
+        gain_file = config.get("gain_file")
+        if gain_file and not tree.exists(gain_file):
+            tree.make(gain_file.rsplit("/", 1)[0])
+            self._scenes[detector].constants.write_gain(tree.local(gain_file))
         sources = {
-            "gainMaps": config.get("gain_file"),
+            "gainMaps": gain_file,
             "pixel_mask": f"/sf/jungfrau/config/pixel_mask/{detector}/pixel_mask.h5",
         }
         for folder, source in sources.items():
             target = f"{directory}/{folder}/{detector}.h5"
             if source and tree.exists(source) and not tree.exists(target):
                 tree.make(f"{directory}/{folder}")
-                shutil.copyfile(tree.local(source), tree.local(target))
+                os.link(tree.local(source), tree.local(target))  # no second copy of what nobody changes
 
     def _activate(self, detector: str, result: str, log: RunLog) -> None:
         tree = self._site.tree

@@ -87,6 +87,12 @@ class Constants:
         y, x = name.raw_shape
         return cls(str(name), gain.reshape(6, y, x), pedestal.reshape(3, y, x), mask.reshape(y, x))
 
+    def write_gain(self, path: Path) -> None:
+        """Write ``gains.h5`` for the facility's tools."""
+        with h5py.File(path, "w") as file:
+            file["gains"] = self.gain.astype("f8")
+            file["gains"].attrs["creator"] = "sfdaq_ophyd simulator"
+
     def write(self, folder: str | Path) -> ConstantFiles:
         """Write the files of sections 8.1 and 8.2 into `folder`.
 
@@ -97,9 +103,7 @@ class Constants:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         gain, pedestal = folder / "gains.h5", folder / f"20240101_000000.{self.detector_name}.res.h5"
-        with h5py.File(gain, "w") as file:
-            file["gains"] = self.gain.astype("f8")
-            file["gains"].attrs["creator"] = "sfdaq_ophyd simulator"
+        self.write_gain(gain)
         with h5py.File(pedestal, "w") as file:
             rms = np.empty(self.pedestal.shape)
             for g, noise in enumerate(NOISE):
