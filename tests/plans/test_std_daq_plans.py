@@ -1,0 +1,102 @@
+"""Plans of the standard DAQ as message lists; nothing is contacted."""
+
+from __future__ import annotations
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import bluesky.preprocessors as bpp
+import pytest
+from bluesky.simulators import RunEngineSimulator
+
+from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.plans import configure_daq, fly, std_daq_wrapper, write_images
+
+from ..devices.fake import FakeDetector
+
+
+@pytest.fixture
+def writer(tmp_path):
+    return StdDaqWriter("http://127.0.0.1:9", name="writer", directory=tmp_path)
+
+
+@pytest.fixture
+def camera(tmp_path):
+    return FakeDetector(name="camera", directory=tmp_path)
+
+
+def said(plan):
+    """Return the messages of a plan as text: command and device."""
+    messages = RunEngineSimulator().simulate_plan(plan)
+    return [f"{msg.command} {getattr(msg.obj, 'name', '')}".strip() for msg in messages]
+
+
+def in_order(messages, *wanted):
+    """Check that messages come in this order, whatever is between; return where the last one is."""
+    at = -1
+    for message in wanted:
+        assert message in messages[at + 1 :], f"{message} after {messages[: at + 1]}"
+        at = messages.index(message, at + 1)
+    return at
+
+
+def test_wrapper_when_a_point_is_taken_then_the_writer_is_open_first_and_read_into_the_event(writer, camera):
+    messages = said(std_daq_wrapper(bp.count([camera], 2), writer))
+    point = (
+        "trigger writer",
+        "set writer_armed",
+        "wait",
+        "trigger camera",
+        "read camera",
+        "read writer",
+        "save",
+    )
+    in_order(messages, "stage writer", "open_run", *point, *point, "close_run", "unstage writer")
+    assert messages.count("trigger writer") == 2
+
+
+def test_wrapper_when_several_detectors_are_triggered_then_it_writes_one_file(writer, camera, tmp_path):
+    other = FakeDetector(name="other", directory=tmp_path)
+    messages = said(std_daq_wrapper(bp.count([camera, other], 1), writer))
+    in_order(messages, "trigger writer", "trigger camera", "trigger other", "read writer", "save")
+    assert messages.count("trigger writer") == 1
+
+
+def test_wrapper_when_nothing_is_triggered_for_an_event_then_it_is_left_alone(writer, camera):
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.create("baseline")
+        yield from bps.read(camera)
+        yield from bps.save()
+
+    assert not any("writer" in message for message in said(std_daq_wrapper(plan(), writer))[1:-1])
+
+
+def test_wrapper_when_a_detector_flies_then_the_run_closes_after_the_writers_file(writer, camera):
+    messages = said(std_daq_wrapper(fly([camera], 5), writer))
+    last = in_order(
+        messages,
+        *("stage writer", "open_run", "declare_stream", "prepare writer", "kickoff writer", "wait"),
+        *(
+            "kickoff camera",
+            "collect camera",
+            "collect writer",
+            "complete writer",
+            "collect writer",
+            "close_run",
+        ),
+        "unstage writer",
+    )
+    assert last == len(messages) - 1
+
+
+def test_write_images_when_it_runs_then_frames_per_trigger_is_put_back(writer):
+    messages = said(bpp.run_wrapper(write_images(writer, 50)))
+    in_order(
+        messages,
+        *("set writer_frames_per_trigger", "stage writer", "trigger writer", "read writer", "save"),
+        *("unstage writer", "set writer_frames_per_trigger"),
+    )
+
+
+def test_configure_daq_when_it_runs_then_it_waits_for_the_change(writer):
+    assert said(configure_daq(writer, bit_depth=32)) == ["set writer_daq_config", "wait"]
