@@ -190,7 +190,9 @@ class Stage:
                 if "temperatures" in reply:
                     setattr(module, attribute, reply["temperatures"][sensor][number])
         if exchange["request"]["path"] in ("/get_jfctrl_monitor", "/get_jfstats"):
-            detector.box_reachable = reply.get("exception") != "ConnectionRefusedError"
+            failure = reply.get("exception", "ValueError")
+            own = failure in ("ValidationError", "ValueError", "RuntimeError")
+            detector.box_failure = None if own else type(failure, (OSError,), {})(reply["message"])
             detector.box = reply.get("parameters", detector.box)
 
 

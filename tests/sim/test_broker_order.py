@@ -143,6 +143,18 @@ def test_script_when_tried_then_only_what_the_server_notices_is_refused(current,
     assert reply.get("exception") == exception
 
 
+def test_jfstats_when_there_is_a_control_box_then_its_values_and_whether_module_0_writes(current):
+    box, body = current.site.hardware["JF07T32V02"], {"det": "JF07T32V02"}
+    box.configured = True
+    current.site.hardware.write_latest("JF07T32V02", 0)
+    reply = get(current.slow_url, "get_jfstats", body)
+    assert reply["writing"] is True and reply["parameters"] == box.box
+    assert reply["message"].endswith("JFCtrl monitor parameters and temperatures from JF07T32V02")
+    box.box_failure = TimeoutError("timed out")
+    assert get(current.slow_url, "get_jfstats", body)["exception"] == "TimeoutError"
+    box.box_failure, box.configured = None, False
+
+
 def test_script_when_a_stranger_sends_it_then_refused_before_it_is_read(current):
     body = {"name": "mine", "code": "def proc(:"}
     reply = post(current.slow_url, "upload_custom_dap_script", body, address=STRANGER)

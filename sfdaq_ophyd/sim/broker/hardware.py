@@ -57,12 +57,14 @@ class Detector:
         Whether the DAQ server knows its modules; "No modules added" otherwise.
     box : dict
         What its power control box says, if it has one.
+    box_failure : OSError, optional
+        Raised where the box is asked: nobody answers there.
     """
 
     name: str
     configured: bool = False
     modules: list[Module] = field(default_factory=list)
-    box_reachable: bool = True
+    box_failure: OSError | None = None
     box: dict[str, float] = field(default_factory=lambda: dict(CONTROL_BOX))
 
     def __post_init__(self):

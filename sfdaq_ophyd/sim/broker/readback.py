@@ -97,6 +97,6 @@ def _temperatures(detector: Detector) -> dict[str, Any]:
 def _control_box(detector: Detector) -> dict[str, float]:
     if detector.installation not in CONTROL_BOXES:
         raise ValueError(f"cannot match Jungfrau ID {detector.installation} to host name")
-    if not detector.box_reachable:
-        raise ConnectionRefusedError(111, "Connection refused")
+    if detector.box_failure is not None:
+        raise detector.box_failure
     return dict(detector.box)
