@@ -129,16 +129,11 @@ class Port:
     def _restarted(self, header: ModuleHeader) -> bool:
         """Tell a new numbering from a frame that is late or sent twice."""
         number, pulse_id = header.frame_number, header.pulse_id
-        if number > self.last or (number == self.last and not self._ended):
+        if number > self.last:
             return self.last < 0
-        if pulse_id is None or self._pulse_id is None:
-            begins = header.frame_index == 0
-        else:  # pulses know; the first frame may have been sent twice
-            begins = pulse_id > self._pulse_id
-        return (
-            self._ended
-            or begins
-            or number < self.last - WINDOW
-            or header.file_index != self._file_index
-            or self.numbering < self._numberings.newest
-        )
+        if self._ended or header.file_index != self._file_index or number < self.last - WINDOW:
+            return True
+        if pulse_id is not None and self._pulse_id is not None and pulse_id > self._pulse_id:
+            return True
+        first = header.frame_index == 0 and (pulse_id is None or self._pulse_id is None)
+        return number < self.last and (first or self.numbering < self._numberings.newest)
