@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,8 @@ def simulated(**settings):
 
 @contextmanager
 def staged(url, **signals):
-    """A staged writer."""
+    """A staged writer, which is told to be quiet: its points are never saved, so that no file is of use."""
+    logging.getLogger("sfdaq_ophyd.devices").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         writer = StdDaqWriter(url, name="writer", directory=folder)
         for name, value in signals.items():

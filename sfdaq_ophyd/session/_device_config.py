@@ -113,6 +113,10 @@ class StdDaqWriterConfig(_FileDetector):
     url: Http = Field(description="of the REST service")
     redis_url: str | None = Field(None, pattern=r"^redis(s)?://.+$", description="of its Redis")
     dialect: Literal["auto", "flask", "fastapi"] = Field("auto", description="of the REST service")
+    template: str = Field(
+        "{name}_{run_id}.h5", description="file names; also `{pgroup} {run_number} {scan_id} {point}`"
+    )
+    mounted: dict[str, str] = Field({}, description="folder on the DAQ's hosts to the same folder here")
 
 
 class SfDaqBrokerConfig(_Device):

@@ -81,7 +81,9 @@ class SfdaqConfig(Block):
     beamline: Literal["", *BEAMLINES] = Field("", description="name the DAQ knows; goes into every run")
     pgroup: str = Field("", pattern=r"^(p\d{5})?$", description="p and five digits; goes into every run")
     directory: UserPath = Field(
-        Path("~/sfdaq"), description="metadata, catalog, frames; relative to the file"
+        Path("~/sfdaq"),
+        description="metadata, catalog, frames; relative to the file",
+        validate_default=True,
     )
     control_layer: Literal["", "pyepics", "caproto"] = Field(
         "", description="Channel Access; default: ophyd's"

@@ -208,6 +208,7 @@ def load_constants(detector_name: str, constants: blocks.ConstantsConfig, direct
 
 def _std_daq_writer(name, block, config, made, labels):
     where = {"directory": _folder(config, block), "redis_url": block.redis_url}
+    where |= {"template": block.template, "mounted": block.mounted}
     return StdDaqWriter(block.url, name=name, dialect=block.dialect, labels=labels, **where)
 
 

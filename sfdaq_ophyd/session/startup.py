@@ -66,6 +66,8 @@ class Session:
         Every device of the file, those that could not be made included.
     suspenders : dict
         By name; installed.
+    facts : dict
+        The start document of the newest run, for file names: scan_id, pgroup, run_number and all else.
     """
 
     def __init__(self, path: str | Path):
@@ -85,19 +87,23 @@ class Session:
         self.catalog = self._lazy_catalog()
         self.facility = None if self.sim is None else Lazy(self.sim.wait, "simulated facility", _FACILITY)
         self.bec = Lazy(_best_effort, "BestEffortCallback", _BEC)
+        self.facts: dict[str, Any] = {}
         self.RE = self._run_engine()
         self.sd = self._supplemental_data()
 
     @property
     def devices(self) -> dict[str, Any]:
         """The devices there are, by name; they are made at the first call."""
-        from .devices import make_devices
+        from .devices import StdDaqWriter, make_devices
 
         if not self.entries:
             if self.sim is not None:
                 self.sim.wait_for_pvs()
             self.entries = make_devices(self.config)
             made = {entry.name: entry.device for entry in self.entries}
+            for device in made.values():
+                if isinstance(device, StdDaqWriter):
+                    device.fields = self.facts
             self.sd.baseline = [made[name] for name in self.config.baseline if made[name] is not None]
         return {entry.name: entry.device for entry in self.entries if entry.device is not None}
 
@@ -144,11 +150,16 @@ class Session:
         for key, value in {**block.constant, **self._facts()}.items():
             md[key] = value
         engine.preprocessors += [save_once, run_number_wrapper, self._ready_first]
+        engine.subscribe(self._remember, "start")
         engine.subscribe(self.catalog)
         engine.subscribe(self.bec)
         if sys.stdout.isatty():
             engine.waiting_hook = ProgressBarManager()
         return engine
+
+    def _remember(self, name: str, start: dict) -> None:
+        self.facts.clear()
+        self.facts.update(start)
 
     def _ready_first(self, plan):
         self.ready()

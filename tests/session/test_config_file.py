@@ -89,6 +89,11 @@ def test_load_when_relative_folders_then_below_the_file(tmp_path):
     assert config.directory == tmp_path / "here"
 
 
+def test_load_when_no_folder_is_given_then_it_is_one_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load_config(write(tmp_path, "")).directory == Path("/home/somebody/sfdaq")
+
+
 def test_load_when_sim_then_ports_and_prefix_are_filled_in():
     config = load_config(PROFILE / "sim.yaml", port=21000, prefix="X:")
     assert config.devices["eiger"].url == "http://127.0.0.1:21006"

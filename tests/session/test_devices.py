@@ -5,6 +5,7 @@ from __future__ import annotations
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
 from sfdaq_ophyd.session import load_config
 from sfdaq_ophyd.session.devices import make_devices
+from sfdaq_ophyd.session.startup import Session
 
 TEXT = """
 devices:
@@ -31,3 +32,21 @@ def test_control_when_it_names_a_broker_then_is_given_and_else_the_device_says_w
     assert isinstance(control, BrokerControl) and control.settings == {"gain_mode": "fixed_gain1"}
     assert made["lone"].device is None
     assert "control.broker: 'jf': expected the name of a SfDaqBroker" in made["lone"].problem
+
+
+def test_writer_when_a_session_makes_it_then_file_names_know_the_run(tmp_path):
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(
+        "pgroup: p12345\n"
+        "directory: data\n"
+        "devices:\n"
+        "  writer:\n"
+        "    class: StdDaqWriter\n"
+        "    url: http://127.0.0.1:9\n"
+        '    template: "{pgroup}/{scan_id:05d}_{point}.h5"\n'
+    )
+    session = Session(path)
+    writer = session.devices["writer"]
+    session._remember("start", {"pgroup": "p12345", "scan_id": 7})
+    name = writer.settings().paths.next(name="writer", point=0, run_id=1)
+    assert name.endswith("/p12345/00007_0.h5")

@@ -51,8 +51,9 @@ class StdDaqWriter(WriterSignals):
         File name below `directory`; may have folders, and ``{pgroup} {run_number} {scan_id} ...`` out of
         `fields`, besides ``{name} {point} {run_id}``.
     fields : Mapping or callable
-        Values for the template, or a function asked before every file, e.g.
-        ``lambda: {"scan_id": RE.md["scan_id"]}``.
+        Values for the template, or a function that returns them; looked at before every file. A dict that is
+        kept up to date will do: ``RE.subscribe(lambda name, doc: fields.update(doc), "start")``. The
+        attribute `fields` may be set later.
     mounted : Mapping
         Folder on the DAQ's hosts to folder on this machine, where they differ.
     detectors : sequence of Device
@@ -98,7 +99,7 @@ class StdDaqWriter(WriterSignals):
         if isinstance(url, str):
             self.client = StdDaqClient(url, dialect, timeout_of_requests, restart_time=restart_time)
             url = RestWriter(self.client)
-        self._template, self._fields, self._mounted = template, fields or {}, dict(mounted)
+        self._template, self.fields, self._mounted = template, fields or {}, dict(mounted)
         self._companions = Companions(detectors)
         self._redis_url, self._follower, self._rates = redis_url, None, None
         self.opening = Opening(self)
@@ -118,7 +119,7 @@ class StdDaqWriter(WriterSignals):
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""
-        paths = PathMaker(str(self.directory), self._template, self._fields, self._mounted)
+        paths = PathMaker(str(self.directory), self._template, self.fields, self._mounted)
         if self.mode.get() not in MODES:
             raise RequestError(f"{self.name}.mode", self.mode.get(), f"one of {MODES}")
         if not 0 <= self.settle_time.get() < MAX_SETTLE_TIME:
