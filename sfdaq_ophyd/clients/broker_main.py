@@ -85,9 +85,9 @@ class MainCalls(BrokerTransport):
         return self._run_number("get_current_run_number", pgroup)
 
     def _run_number(self, endpoint: str, pgroup: str, extra: Mapping[str, Any] | None = None) -> int:
-        reply = self.call(endpoint, {**check_extra(extra), "pgroup": check_pgroup(pgroup)})
+        body = {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
         key = "message" if self.dialect == "documented" else "run_number"
-        return number(reply.get(key), key)
+        return self.call(endpoint, body, read=lambda reply: number(reply.get(key), key))
 
     def retrieve_from_buffers(self, request: RetrieveRequest, *, timeout: float | None = None) -> Retrieval:
         """Ask for the data of past pulses: one acquisition of a run.
@@ -122,7 +122,7 @@ class MainCalls(BrokerTransport):
         extra = {REQUEST_ID: str(uuid.uuid4()), **request.extra}
         request = dataclasses.replace(request, extra=extra)
         try:
-            answer = retrieval(self.call("retrieve_from_buffers", request.to_wire(), timeout=timeout))
+            answer = self.call("retrieve_from_buffers", request.to_wire(), timeout=timeout, read=retrieval)
         except UnknownOutcome:
             answer = self._recover(request)
             if answer is None:

@@ -57,8 +57,13 @@ class SlowCalls(BrokerTransport):
         body = {"detector_name": detector_name, "parameters": checked}
         if self.dialect == "documented":
             body |= checked  # the 2023 server reads them here, the document shows them there
-        reply = self.call("set_detector_settings", body, timeout=timeout)
-        return None if self.dialect == "documented" else changes(reply, "changed_parameters")
+        documented = self.dialect == "documented"
+        return self.call(
+            "set_detector_settings",
+            body,
+            timeout=timeout,
+            read=lambda reply: None if documented else changes(reply, "changed_parameters"),
+        )
 
     def get_detector_status(self, detector_name: str) -> dict[str, list[int]]:
         """Return ``{state: [modules]}``.

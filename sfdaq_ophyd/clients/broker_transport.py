@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,7 +12,7 @@ from ..errors import BrokerRefused, RequestError, UnknownOutcome, WireError
 from ..wire.broker import DIALECTS, ENDPOINTS, Dialect, Endpoint, dialect_of
 from ..wire.broker_reply import Refusal, read_reply
 from ..wire.broker_values import encode_body
-from ._http import HttpService, Reply, check_url
+from ._http import HttpService, check_url
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ class BrokerTransport:
         *,
         expected: str | None = None,
         timeout: float | None = None,
-    ) -> dict[str, Any]:
+        read: Callable[[dict[str, Any]], Any] = lambda reply: reply,
+    ) -> Any:
         """Make one call and return its reply, which is a success.
 
         Parameters
@@ -111,6 +112,8 @@ class BrokerTransport:
             Key that marks success in a reply without status (documented dialect).
         timeout : float, optional
             Limit in s.
+        read : callable, optional
+            Reads the reply; its WireError is one of the call.
 
         Raises
         ------
@@ -127,29 +130,25 @@ class BrokerTransport:
         method, data = endpoint.method(dialect), None if body is None else encode_body(body)
         service = self._services[endpoint.service]
         logger.debug("%s %s/%s %s", method, service.url, name, body)
-        reply = service.request(
-            method,
-            f"/{name}",
-            data=data,
-            headers=None if data is None else {"Content-Type": "application/json"},
-            timeout=timeout,
-            idempotent=endpoint.repeat,
-            hint=endpoint.hint,
-        )
-        logger.debug("%s answered %d %s", name, reply.code, reply.text[:1000])
-        answer = self._read(endpoint, reply, dialect, expected, service)
-        if isinstance(answer, Refusal):
-            raise _refused(endpoint, answer, reply.code, body or {}, service.url)
-        return answer
-
-    @staticmethod
-    def _read(endpoint: Endpoint, reply: Reply, dialect, expected, service: HttpService):
         try:
-            return read_reply(reply.code, reply.body, dialect, expected)
+            reply = service.request(
+                method,
+                f"/{name}",
+                data=data,
+                headers=None if data is None else {"Content-Type": "application/json"},
+                timeout=timeout,
+                idempotent=endpoint.repeat,
+                hint=endpoint.hint,
+            )
+            logger.debug("%s answered %d %s", name, reply.code, reply.text[:1000])
+            answer = read_reply(reply.code, reply.body, dialect, expected)
+            if not isinstance(answer, Refusal):
+                return read(answer)
         except WireError as exc:
             if endpoint.repeat:
                 raise
             raise UnknownOutcome(endpoint.name, url=service.url, reason=exc, hint=endpoint.hint) from exc
+        raise _refused(endpoint, answer, reply.code, body or {}, service.url)
 
 
 def next_port(url: str) -> str:

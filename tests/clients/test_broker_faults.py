@@ -306,7 +306,14 @@ def test_close_when_reply_is_lost_then_asked_again_and_already_closed_is_success
     assert (broker.root / f"bernina/data/{pgroup}/raw/run_info/CLOSED").exists()
 
 
-def test_reply_when_endless_then_cut_off():
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda client: client.get_pvlist(), WireError),
+        (lambda client: client.advance_run_number("p12345"), UnknownOutcome),
+    ],
+)
+def test_reply_when_endless_then_cut_off(call, error):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -325,7 +332,7 @@ def test_reply_when_endless_then_cut_off():
         thread = threading.Thread(target=babble)
         thread.start()
         with BrokerClient(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            with pytest.raises(WireError, match="exceeds"):
-                client.get_pvlist()
+            with pytest.raises(error, match="exceeds"):
+                call(client)
         thread.join(5)
         assert not thread.is_alive()

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.clients import BrokerClient
-from sfdaq_ophyd.errors import BrokerRefused, RequestError, SfdaqError
+from sfdaq_ophyd.errors import BrokerRefused, RequestError, SfdaqError, UnknownOutcome
 
 from .recorded_broker import RecordedBroker
 from .test_broker_recordings import CALLS
@@ -99,6 +99,17 @@ def test_call_when_its_reply_is_anything_then_answered_or_an_error_of_ours(
         CALLS[name](BrokerClient(recorded.url, recorded.url, dialect=dialect), GOOD)
     except SfdaqError as exc:
         assert str(exc)
+
+
+@pytest.mark.parametrize("name", ["advance_run_number", "retrieve_from_buffers", "set_detector_settings"])
+def test_call_when_ok_comes_without_what_was_asked_then_unknown_outcome_if_it_must_not_be_repeated(
+    recorded, name
+):
+    answer(recorded, {"status": "ok", "message": "fine"})
+    fields = {"pgroup": "p12345"} if name == "advance_run_number" else GOOD
+    with pytest.raises(UnknownOutcome, match="expected"):
+        CALLS[name](BrokerClient(recorded.url, recorded.url), fields)
+    assert len(recorded.asked) == 1
 
 
 @pytest.mark.parametrize(
