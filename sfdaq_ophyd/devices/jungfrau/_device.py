@@ -10,7 +10,7 @@ from typing import Any
 from ophyd import Component as Cpt
 from ophyd import Signal, SignalRO
 
-from ...calibration import JungfrauCalibration
+from ...calibration import JungfrauCalibration, disabled_to_map
 from ...clients import ImageStream, ModuleStream
 from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
@@ -154,7 +154,8 @@ class Jungfrau(Detector):
             frames = ModuleStream(endpoints, detector_name=detector_name, timeout=None, **more)
         else:
             frames = ImageStream(endpoints, pull=pull, detector_name=detector_name, timeout=None, **more)
-        n_active = self._detector.n_modules - len(set(disabled_modules))
+        self._module_map = disabled_to_map(detector_name, tuple(disabled_modules))
+        n_active = sum(place >= 0 for place in self._module_map)
         self._raw_shape = (MODULE_SHAPE[0] * n_active, MODULE_SHAPE[1])
         self._converted_shape = converted_shape
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
@@ -178,7 +179,8 @@ class Jungfrau(Detector):
         DetectorStateError
             The device is staged.
         RequestError
-            The constants are of another detector, or the stream is converted already.
+            The constants are of another detector, or for other modules than the stream has, or the stream is
+        converted already.
         """
         if self._store is not None:
             raise DetectorStateError(f"{self.name}: a staged device keeps its calibration; unstage it first")
@@ -187,6 +189,9 @@ class Jungfrau(Detector):
                 raise RequestError("calibration", calibration, "none: the stream is converted already")
             if str(DetectorName.parse(calibration.detector_name)) != str(self._detector):
                 raise RequestError("calibration", calibration.detector_name, f"one for {self._detector}")
+            if -1 in self._module_map and calibration.module_map != self._module_map:
+                found = f"module_map {calibration.module_map}"
+                raise RequestError("calibration", found, f"{self._module_map}, as the stream's images")
         self._constants, self._photon_energy = calibration, photon_energy
         known = calibration is not None
         for fact in ("gain_file", "pedestal_file", "pixel_mask_file", "constants_hash"):

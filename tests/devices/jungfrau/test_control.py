@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import pytest
 
 from sfdaq_ophyd.devices import Jungfrau, SfDaqBroker
@@ -119,6 +121,19 @@ def test_stage_when_the_streams_do_not_answer_then_the_settings_are_set_back(har
     with pytest.raises(TimeoutError, match="connecting to"):
         deaf.stage()
     assert (hardware.gain_mode, hardware.exptime) == ("dynamic", 5e-6) and control.in_force == {}
+
+
+def test_plan_when_it_fails_then_the_settings_are_set_back(hardware, make, engine):
+    jungfrau, seen = make(SETTINGS), []
+
+    def broken():
+        seen.append(hardware.gain_mode)
+        yield from bps.null()
+        raise KeyError("lost the sample")
+
+    with pytest.raises(KeyError):
+        engine(bpp.stage_wrapper(broken(), [jungfrau]))
+    assert seen == ["fixed_gain1"] and hardware.gain_mode == "dynamic"
 
 
 def test_unstage_when_the_broker_is_away_then_says_so_and_the_next_one_sets_back(

@@ -7,6 +7,7 @@ import pytest
 from bluesky import protocols
 from bluesky.utils import FailedStatus
 
+from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.devices import Jungfrau
 from sfdaq_ophyd.errors import DetectorStateError, RequestError, ServiceTimeout
 from sfdaq_ophyd.plans import fly
@@ -212,6 +213,7 @@ def test_raw_and_assembled_devices_when_flown_together_then_the_same_pulse_has_t
     [
         ({"stream": "both"}, "stream"),
         ({"detector_name": "JF1"}, "detector_name"),
+        ({"stream": "assembled", "disabled_modules": (1,)}, "disabled_modules"),
         ({"stream_options": {"patience": 3}}, "stream_options"),
         ({"stream": "assembled", "stream_options": {"n_packets": 64}}, "stream_options"),
         ({"stream_options": {"incomplete": "maybe"}}, "incomplete"),
@@ -242,6 +244,16 @@ def test_calibration_when_of_another_detector_or_while_staged_then_is_refused(tm
             jungfrau.use_calibration(calibration)
     finally:
         jungfrau.unstage()
+
+
+def test_calibration_when_for_other_modules_than_the_stream_has_then_refused(tmp_path):
+    gain, pedestal = np.ones((4, 1536, 1024), "f4"), np.zeros((3, 1536, 1024), "f4")
+    calibration = JungfrauCalibration("JF01T03V01", gain, pedestal, engine="numpy")
+    options = {"detector_name": "JF01T03V01", "stream": "assembled", "disabled_modules": (1,)}
+    jungfrau = Jungfrau("tcp://a:1", name="jf", directory=tmp_path, **options)
+    with pytest.raises(RequestError, match=r"module_map \(0, 1, 2\).*expected \(0, -1, 1\)"):
+        jungfrau.use_calibration(calibration)
+    jungfrau.use_calibration(calibration.with_options(module_map=(0, -1, 1)))
 
 
 def test_control_when_given_then_is_prepared_at_stage_and_restored_at_unstage(engine, make):
