@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
@@ -112,6 +113,7 @@ class WriterSignals(FileDetector):
     n_modules = Cpt(Signal, value=0, kind="config")
     start_udp_port = Cpt(Signal, value=0, kind="config")
     writer_user_id = Cpt(Signal, value=0, kind="config")
+    module_positions = Cpt(Signal, value="", kind="config", doc="JSON text")
     armed = Cpt(ArmedSignal, value=0, kind="omitted")
     daq_config = Cpt(ConfigSignal, value=0, kind="omitted")
 
@@ -139,6 +141,7 @@ class WriterSignals(FileDetector):
     def _show_config(self, config: DaqConfig) -> None:
         for key in ("detector_name", "detector_type", *INTEGERS):
             getattr(self, key).put(getattr(config, key))
+        self.module_positions.put(json.dumps(config.module_positions))
         self.config_id.put(config.config_id or "")
 
     def _show_rates(self, stats: DaqStats | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import bluesky.plan_stubs as bps
@@ -41,7 +42,9 @@ def test_count_when_each_point_is_a_file_then_ids_in_events_are_those_in_the_pix
     assert len(set(run_ids)) == 3 and all(re.fullmatch(r"\d{19}", run_id) for run_id in run_ids)
     (descriptor,) = documents["descriptor"]
     assert descriptor["data_keys"]["writer_image"]["shape"] == [3, 8, 16]
-    assert descriptor["configuration"]["writer"]["data"]["writer_detector_name"] in ("EG1M", "GF2")
+    configuration = descriptor["configuration"]["writer"]["data"]
+    assert configuration["writer_detector_name"] in ("EG1M", "GF2")
+    assert json.loads(configuration["writer_module_positions"]) == writer.client.config().module_positions
 
 
 def test_scan_when_a_motor_moves_then_one_frame_per_point_is_a_scalar(writer):
