@@ -236,6 +236,11 @@ def test_parameterless_call_when_the_body_is_empty_then_fine(broker, body):
     assert get(broker.url, "get_pvlist", body)["status"] == "ok"
 
 
+def test_texts_when_they_show_a_string_then_without_quotes(broker, retrieve):
+    assert "received more" in get(broker.url, "get_pvlist", "more")["message"]
+    assert "request parameters (JF) is not" in retrieve(detectors="JF")["message"]
+
+
 def test_path_when_it_starts_with_two_slashes_then_they_count_as_one(broker):
     assert ask("GET", broker.url + "/", "get_pvlist")["status"] == "ok"
 

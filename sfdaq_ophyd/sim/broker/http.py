@@ -152,7 +152,7 @@ class HttpService:
         if name in PARAMETERLESS:
             if request and self._site.dialect == "current":
                 raise ValidationError(
-                    f"this endpoint does not accept request parameters but received {request!r}"
+                    f"this endpoint does not accept request parameters but received {request}"
                 )
         elif not request:
             raise ValidationError("no request parameters provided", "request parameters are empty")

@@ -133,8 +133,8 @@ def _check_sources(site: Site, request: dict, beamline: str) -> None:
     detectors = request["detectors"]
     if not isinstance(detectors, dict):
         raise ValidationError(
-            f'"detectors" provided in the request parameters ({detectors!r}) is not a dictionary',
-            f"{detectors!r} is not dictionary",
+            f'"detectors" provided in the request parameters ({detectors}) is not a dictionary',
+            f"{detectors} is not dictionary",
         )
     if detectors:
         check_belongs(site.table, beamline, *detectors)
