@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from .._detector import Detector
 from ..pulse_id import PulseId
 from ._control import HardwareControl
+from ._counters import CounterSignal, counter
 from ._processing import CalibratedImages, ConvertedImages, RawImages
 from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
 
@@ -25,27 +26,6 @@ STREAM_OPTIONS = {
     "modules": {"max_age", "incomplete", "n_packets", "n_images"},
     "assembled": {"incomplete", "n_images"},
 }
-
-
-class CounterSignal(SignalRO):
-    """One of the stream's counters, as it is when it is read."""
-
-    def __init__(self, *args, counter: str, **kwargs):
-        super().__init__(*args, value=0, **kwargs)
-        self._counter = counter
-
-    def get(self, **kwargs) -> int:
-        """Return the count since the device was staged."""
-        return self.parent.source.stream.counters[self._counter]
-
-    def describe(self) -> dict:
-        """Describe the count."""
-        (key,) = super().describe().values()
-        return {self.name: {**key, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}}
-
-
-def _counter(counter: str, doc: str) -> Cpt:
-    return Cpt(CounterSignal, counter=counter, kind="normal", doc=doc)
 
 
 class Jungfrau(Detector):
@@ -106,13 +86,13 @@ class Jungfrau(Detector):
     pixel_mask_file = Cpt(SignalRO, value="", kind="config")
     constants_hash = Cpt(SignalRO, value="", kind="config", doc="SHA-256 of gain, pedestal and mask")
     calibration = Cpt(SignalRO, value="", kind="config", doc="options, JSON")
-    n_received = _counter("received", "messages with data")
-    n_complete = _counter("complete", "images with all modules and packets")
-    n_incomplete = _counter("incomplete", "images with modules or packets missing")
-    n_late = _counter("late", "module frames whose image had gone")
-    n_duplicate = _counter("duplicate", "messages that came twice")
-    n_dropped = _counter("dropped", "images lost because all buffers were in use, or dropped as told")
-    n_unparsable = _counter("unparsable", "messages that were not understood")
+    n_received = counter("received", "messages with data")
+    n_complete = counter("complete", "images with all modules and packets")
+    n_incomplete = counter("incomplete", "images with modules or packets missing")
+    n_late = counter("late", "module frames whose image had gone")
+    n_duplicate = counter("duplicate", "messages that came twice")
+    n_dropped = counter("dropped", "images lost because all buffers were in use, or dropped as told")
+    n_unparsable = counter("unparsable", "messages that were not understood")
 
     hinted = ("total",)
 
@@ -206,6 +186,27 @@ class Jungfrau(Detector):
         staged = super().stage()
         self._say("hardware", json.dumps(self._control.in_force) if self._control else "")
         return staged
+
+    def describe_collect(self) -> dict:
+        """Return the data keys of a point, the stream's counters among them."""
+        counters = [counter.describe() for counter in self._counters]
+        return {
+            **super().describe_collect(),
+            **{key: data for keys in counters for key, data in keys.items()},
+        }
+
+    def collect_pages(self) -> Iterator[dict]:
+        """Yield one partial event page; the counters are as they are now, for all its points."""
+        for page in super().collect_pages():
+            for signal in self._counters:
+                page["data"][signal.name] = [signal.get()] * len(page["time"])
+                page["timestamps"][signal.name] = page["time"]
+            yield page
+
+    @property
+    def _counters(self) -> list[CounterSignal]:
+        parts = (getattr(self, name) for name in self.component_names)
+        return [part for part in parts if isinstance(part, CounterSignal)]
 
     def settings(self) -> StageSettings:
         """Return what the source needs; the signals as they are at stage."""

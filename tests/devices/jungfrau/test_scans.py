@@ -142,6 +142,15 @@ def test_counters_when_read_then_are_in_the_event_and_described(engine, make):
     assert engine.rows[0]["jf_n_received"] >= 1
 
 
+def test_counters_when_flown_then_are_in_every_row_as_collected(engine, make):
+    engine(fly([make()], 12))
+    keys = engine.named("descriptor")[0]["data_keys"]
+    assert keys["jf_n_received"]["dtype"] == "integer" and keys["jf_n_received"]["shape"] == []
+    received = [row["jf_n_received"] for row in engine.rows]
+    assert len(received) == 12 and received == sorted(received) and received[-1] >= 12
+    assert all(row["jf_n_unparsable"] == row["jf_n_incomplete"] == 0 for row in engine.rows)
+
+
 def test_protocols_when_asked_then_the_device_is_what_bluesky_wants(make):
     jungfrau = make()
     for protocol in (
