@@ -1,4 +1,4 @@
-"""Recorded Jungfrau streams: those of ``--recordings``, or ours."""
+"""Recorded Jungfrau data: those of ``--recordings``, or ours."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def assembled_messages(config):
     """Every message of the assembled stream that was recorded."""
     for path in recordings(config, "assembled_stream_messages.jsonl"):
         yield from records(path)
+
+
+def golden_folder(config):
+    """The folder with calibration inputs and results: the one given, or ours."""
+    given = config.getoption("--recordings")
+    there = given is not None and (Path(given) / "calibration_input.npz").exists()
+    return Path(given) if there else HERE / "calibration"

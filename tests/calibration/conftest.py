@@ -9,15 +9,14 @@ import pytest
 
 from sfdaq_ophyd.calibration import JungfrauCalibration
 
+from ..jungfrau_recordings import golden_folder
+
 ENGINES = ["numpy", "numba"]
 
 
 @pytest.fixture(scope="session")
-def golden_dir(request, data_dir):
-    given = request.config.getoption("--recordings")
-    if given is not None and (given / "calibration_input.npz").exists():
-        return given
-    return data_dir / "jungfrau" / "calibration"
+def golden_dir(pytestconfig):
+    return golden_folder(pytestconfig)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,14 @@ from sfdaq_ophyd.catalog.calibrated import calibrated_images
 from sfdaq_ophyd.errors import ConstantsMissing, RequestError
 from sfdaq_ophyd.files.constants import load_calibration
 from tests.files.jungfrau_files import DETECTOR, write_constants
+from tests.jungfrau_recordings import golden_folder
 
 from .composed import Composed, image_key, scalar, write_frames
 
 
 @pytest.fixture(scope="module")
-def golden(data_dir):
-    folder = data_dir / "jungfrau" / "calibration"
+def golden(pytestconfig):
+    folder = golden_folder(pytestconfig)
     return dict(np.load(folder / "calibration_input.npz")) | dict(
         np.load(folder / "calibration_expected.npz")
     )

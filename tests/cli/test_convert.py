@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from sfdaq_ophyd.cli import app
 from sfdaq_ophyd.files.swissfel_file import SwissfelFile
 from tests.files.jungfrau_files import DETECTOR, PULSE, write_constants, write_raw
+from tests.jungfrau_recordings import golden_folder
 
 
 @pytest.fixture(scope="module")
-def golden(data_dir):
-    folder = data_dir / "jungfrau" / "calibration"
+def golden(pytestconfig):
+    folder = golden_folder(pytestconfig)
     names = {"given": "calibration_input", "expected": "calibration_expected"}
     return {key: dict(np.load(folder / f"{name}.npz")) for key, name in names.items()} | {"folder": folder}
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ..jungfrau_recordings import golden_folder
 from .jungfrau_files import write_constants
 
 
 @pytest.fixture(scope="session")
-def jungfrau_dir(request, data_dir):
-    given = request.config.getoption("--recordings")
-    if given is not None and (given / "calibration_input.npz").exists():
-        return given
-    return data_dir / "jungfrau" / "calibration"
+def jungfrau_dir(pytestconfig):
+    return golden_folder(pytestconfig)
 
 
 @pytest.fixture(scope="session")
