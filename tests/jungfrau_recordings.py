@@ -9,8 +9,8 @@ HERE = Path(__file__).parent / "data" / "jungfrau"
 
 
 def recordings(config, name):
-    """Files of that name in the recordings given, or in ours where they have none."""
-    given = config.getoption("--recordings")
+    """Files of that name in the recordings given, or in ours where they have none, or without a `config`."""
+    given = None if config is None else config.getoption("--recordings")
     found = [] if given is None else sorted(Path(given).rglob(name))
     return found or sorted(HERE.rglob(name))
 

@@ -13,19 +13,20 @@ from ..jungfrau_recordings import assembled_messages
 
 
 @pytest.fixture(scope="module")
-def records(pytestconfig):
-    return list(assembled_messages(pytestconfig))
+def records():
+    """Ours, whatever else is recorded."""
+    return list(assembled_messages(None))
 
 
-def test_encode_when_given_what_was_decoded_then_the_captured_bytes_come_back(records):
-    captured = [record["header"] for record in records if record["parts"]]
-    assert len(captured) >= 2
+def test_encode_when_given_what_was_decoded_then_the_captured_bytes_come_back(pytestconfig):
+    captured = [record["header"] for record in assembled_messages(pytestconfig) if record["parts"]]
+    assert captured
     for text in captured:
         assert ImageHeader.decode(text.encode()).encode().decode() == text
 
 
-def test_decode_when_captured_then_sizes_agree_and_placeholders_are_known(records):
-    for record in records:
+def test_decode_when_captured_then_sizes_agree_and_placeholders_are_known(pytestconfig):
+    for record in assembled_messages(pytestconfig):
         header = ImageHeader.decode(record["header"].encode())
         if record["parts"]:
             assert header.n_bytes == record["parts"][1]

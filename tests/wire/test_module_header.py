@@ -11,13 +11,15 @@ from ..jungfrau_recordings import module_headers, recordings, records
 
 
 @pytest.fixture(scope="module")
-def texts(pytestconfig):
-    return list(module_headers(pytestconfig))
+def texts():
+    """Ours, whatever else is recorded."""
+    return list(module_headers(None))
 
 
-def test_encode_when_given_what_was_decoded_then_the_captured_text_comes_back(texts):
-    assert len(texts) >= 10
-    for text in texts:
+def test_encode_when_given_what_was_decoded_then_the_captured_text_comes_back(pytestconfig):
+    captured = list(module_headers(pytestconfig))
+    assert captured
+    for text in captured:
         header = ModuleHeader.decode(text.encode())
         assert header.encode(old_names="bunchId" in text).decode() == text
 
