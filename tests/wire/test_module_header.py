@@ -20,7 +20,12 @@ def test_encode_when_given_what_was_decoded_then_the_captured_text_comes_back(py
     captured = list(module_headers(pytestconfig))
     assert captured
     for text in captured:
-        header = ModuleHeader.decode(text.encode())
+        try:
+            header = ModuleHeader.decode(text.encode())
+        except WireError:  # a quote in a file name, say
+            with pytest.raises(ValueError):
+                json.loads(text)
+            continue
         assert header.encode(old_names="bunchId" in text).decode() == text
 
 
