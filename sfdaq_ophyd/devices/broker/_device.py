@@ -17,7 +17,8 @@ from ...wire.pulse_id import PulseRange
 from .._status import GRACE, ActionStatus
 from ..pulse_id import PulseId
 from ._acquisition import Acquisition
-from ._asking import Asked, Asking, BrokerRun, Procedure, labels
+from ._asking import Asking, Procedure, labels
+from ._broker_run import Asked, BrokerRun
 from ._flying import BrokerFlying
 from ._jobs import Service
 from ._keys import acquisition_keys, pulse_id_of, signal_of
@@ -26,7 +27,7 @@ from ._preflight import Check, Preflight, demand
 from ._procedures import procedures_of
 from ._run_table import READ
 from ._settings import BrokerSettings
-from ._step import NextPoint, axes_of, scan_info
+from ._step import NextPoint
 
 
 class SfDaqBroker(BrokerFlying, BrokerSettings):
@@ -246,12 +247,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
 
     def ask_for(self, pulses: PulseRange, run: BrokerRun) -> Asked:
         """Send the request for `pulses`, which are over."""
-        point = self.next_point.current
-        info = None
-        if point is not None:
-            if run.axes is None:
-                run.axes = axes_of(point)
-            info = scan_info(point, run.axes)
+        info = run.scan_info(self.next_point.current)
         request = self.request(pulses, run_number=run.number, scan_info=info, extra=labels(run))
         return self._send(run, request)
 

@@ -11,7 +11,7 @@ from ...errors import DetectorStateError, Discarded
 from ...wire.pulse_id import PulseRange
 from .._status import GRACE, ActionStatus
 from ._acquisition import Acquisition
-from ._asking import Asked
+from ._broker_run import Asked
 from ._run_table import READ
 
 

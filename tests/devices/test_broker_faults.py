@@ -1,0 +1,216 @@
+"""SfDaqBroker when something fails: one message, no number wasted, nothing asked for twice."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from bluesky import RunEngine
+from bluesky.utils import FailedStatus
+
+from sfdaq_ophyd.devices.broker._follower import FileFollower
+from sfdaq_ophyd.errors import (
+    FilesMissing,
+    FramesMissing,
+    ServiceUnreachable,
+)
+from sfdaq_ophyd.plans import sf_count
+from sfdaq_ophyd.wire.broker_status import StatusBoard, read_status
+
+from .broker_bench import DETECTOR, BrokerBench
+from .broker_runs import cause, run, streams_of
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
+        yield bench
+        bench.part.site.faults.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(bench):
+    yield
+    bench.part.site.faults.clear()
+
+
+def test_unused_stream_when_a_writer_fails_then_quotes_it_and_the_run_fails(bench):
+    device = bench.device()
+    bench.part.fail_next("writer_fails", source=DETECTOR, message="no data in the buffer")
+    result = run(sf_count([device], 2))
+    assert isinstance(cause(result), FilesMissing)
+    assert "no data in the buffer" in str(result.stop["reason"])
+    assert result.stop["exit_status"] == "fail"
+    rows, _ = streams_of(result)["sfdaq_unused"]
+    assert [row["sfdaq_acquisition_number"] for row in rows] == [1]
+    assert "no data in the buffer" in rows[0]["sfdaq_detail"]
+    good, _ = streams_of(result)["sfdaq_data"]
+    assert [row["sfdaq_acquisition_number"] for row in good] == [2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("writer_silent", "there is no file"),
+        ("writer_absent", "the time is up"),
+        ("truncated_file", "damaged"),
+    ],
+)
+def test_run_when_a_file_does_not_come_then_fails_with_what_is_known(bench, fault, words):
+    device = bench.device()
+    device.file_timeout.put(3.0)
+    details = {} if fault == "writer_absent" else {"source": DETECTOR}
+    bench.part.fail_next(fault, **details)
+    result = run(sf_count([device], 1))
+    assert words in str(cause(result))
+
+
+def test_missing_pulse_when_strict_then_run_fails_naming_it(bench):
+    device = bench.device(n_pulses=3)
+    bench.part.fail_next("missing_pulses", source=DETECTOR)
+    result = run(sf_count([device], 1))
+    error = cause(result)
+    assert isinstance(error, FramesMissing)
+    first = result.named("event")[0]["data"]["sfdaq_start_pulse_id"]
+    assert (error.asked, error.got, error.missing) == (3, 2, (first,))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("drop_before", "UnknownOutcome"),
+        ("garbage", "UnknownOutcome"),
+        ("refuse", "BrokerRefused"),
+        ("wrong_run_number", "RunNumberMismatch"),
+        ("close_pgroup", "BrokerRefused"),
+    ],
+)
+def test_step_when_the_broker_misbehaves_then_run_fails_once_and_no_number_is_wasted(bench, fault, error):
+    device = bench.device()
+    device.client.recover_timeout = 0.1
+    details = {"pgroup": device.pgroup.get()} if fault == "close_pgroup" else {}
+    bench.part.fail_next(fault, endpoint="retrieve_from_buffers", **details)
+    asked = len(bench.part.requests("retrieve_from_buffers"))
+    result = run(sf_count([device], 3))
+    found = cause(result)
+    if fault == "garbage":  # carried out, and found in the run's meta/: nothing is lost
+        assert result.error is None
+        return
+    assert type(found).__name__ == error
+    assert result.stop["exit_status"] == "fail" and result.stop["reason"]
+    assert len(bench.part.requests("retrieve_from_buffers")) == asked + 1
+    assert bench.last_run() == 1
+
+
+def test_step_when_reply_is_lost_after_execution_then_goes_on_without_asking_again(bench):
+    device = bench.device()
+    bench.part.fail_next("drop_after", endpoint="retrieve_from_buffers")
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    assert [event["data"]["sfdaq_acquisition_number"] for event in result.named("event")] == [1, 2]
+    assert len(bench.acquisitions()) == 2
+
+
+def test_run_number_mismatch_when_it_happens_then_files_are_in_the_documents(bench):
+    device = bench.device()
+    bench.part.fail_next("wrong_run_number", endpoint="retrieve_from_buffers")
+    result = run(sf_count([device], 1))
+    rows, _ = streams_of(result)["sfdaq_unused"]
+    assert "acq0001" in rows[0]["sfdaq_file_list"]
+
+
+def test_pulse_id_when_lost_mid_acquisition_then_fails_and_nothing_was_asked_for(bench):
+    device = bench.device(n_pulses=200)
+    device.stage()
+    status = device.trigger()
+    bench.pulse_id.broken = ServiceUnreachable("pulse id", url="PV", reason="gone")
+    with pytest.raises(Exception, match="disconnected|gone"):
+        status.wait(10)
+    device.unstage()
+    assert bench.last_run() == 0
+
+
+def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(bench):
+    device = bench.device(n_pulses=500)
+    device.stage()
+    status = device.trigger()
+    device.unstage()
+    device.unstage()
+    status.wait(5)
+    assert not bench.acquisitions()
+
+
+def test_status_exchange_when_a_writer_is_rejected_then_it_is_known_without_a_file(bench):
+    board = StatusBoard()
+    device = bench.device()
+    device.asking.follower = FileFollower("sfdaq", board)
+
+    def hear(message):
+        if message["exchange"] == "status":
+            body = json.dumps(message["body"])
+            board.receive(read_status(message["headers"], body, message["correlation_id"]))
+
+    bench.part.on_message(hear)
+    bench.part.fail_next("writer_fails", source=DETECTOR, message="no such module")
+    result = run(sf_count([device], 2))
+    error = cause(result)
+    assert isinstance(error, FilesMissing)
+    assert "no such module" in str(error)
+    assert len(error.reasons) == 1
+
+
+def test_server_when_slow_then_the_scan_goes_on(bench):
+    device = bench.device()
+    bench.part.fail_next("latency", endpoint="retrieve_from_buffers", seconds=0.5)
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    assert len(bench.acquisitions()) == 2 and bench.last_run() == 1
+
+
+def test_server_when_restarted_mid_scan_then_the_scan_goes_on_under_the_same_number(tmp_path):
+    with BrokerBench(tmp_path) as bench:
+        device = bench.device(n_pulses=1)
+        service, n_events = bench.part._services["broker"], []
+
+        def back(port):
+            service.bind(port)
+            service.start()
+
+        def restart_once(name, doc):
+            n_events.append(doc)
+            if len(n_events) == 2:
+                port = service.port
+                service.stop()
+                threading.Timer(0.15, back, [port]).start()
+
+        engine = RunEngine(context_managers=[])
+        engine.subscribe(restart_once, "event")
+        engine(sf_count([device], 4))
+        numbers = [event["data"]["sfdaq_acquisition_number"] for event in n_events]
+        assert numbers == [1, 2, 3, 4]
+        assert bench.last_run() == 1 and len(bench.acquisitions()) == 4
+
+
+def test_server_when_gone_mid_scan_then_the_run_fails_with_one_message_and_keeps_its_number(
+    tmp_path, wait_for
+):
+    with BrokerBench(tmp_path) as bench:
+        device = bench.device(n_pulses=1)
+        engine = RunEngine(context_managers=[])
+        n_events = []
+
+        def stop_after_two(name, doc):
+            n_events.append(doc)
+            if len(n_events) == 2:
+                for service in bench.part._services.values():
+                    service.stop()
+
+        engine.subscribe(stop_after_two, "event")
+        stops = []
+        engine.subscribe(lambda name, doc: stops.append(doc), "stop")
+        with pytest.raises(FailedStatus, match="not reachable"):
+            engine(sf_count([device], 5))
+        assert len(n_events) == 2
+        assert "not reachable" in stops[0]["reason"]
+        assert bench.last_run() == 1
