@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
+from sfdaq_ophyd.plans import run_number_wrapper, save_once
 from sfdaq_ophyd.session import load_config
 from sfdaq_ophyd.session.devices import make_devices
 from sfdaq_ophyd.session.startup import Session
@@ -50,3 +51,9 @@ def test_writer_when_a_session_makes_it_then_file_names_know_the_run(tmp_path):
     session._remember("start", {"pgroup": "p12345", "scan_id": 7})
     name = writer.settings().paths.next(name="writer", point=0, run_id=1)
     assert name.endswith("/p12345/00007_0.h5")
+
+
+def test_run_engine_when_a_session_makes_it_then_points_are_saved_once_and_runs_numbered(tmp_path):
+    (tmp_path / "sfdaq.yaml").write_text("directory: data\n")
+    preprocessors = Session(tmp_path / "sfdaq.yaml").RE.preprocessors
+    assert save_once in preprocessors and run_number_wrapper in preprocessors
