@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -128,3 +129,17 @@ def test_sfdaq_when_something_is_wrong_then_one_line_and_exit_code_1(arguments, 
     done = sfdaq(*arguments, url=None, STD_DAQ_API_URL="http://127.0.0.1:9")
     assert done.returncode == 1 and done.stdout == ""
     assert words in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_methods_when_compared_then_ours_take_the_published_arguments_first_and_need_no_others():
+    names = [name for name in vars(StdDaqClient) if not name.startswith("_")]
+    assert len(names) == 9
+    for name in names:
+        theirs, ours = (
+            list(inspect.signature(getattr(kind, name)).parameters.values())
+            for kind in (StdDaqClient, clients.StdDaqClient)
+        )
+        assert [p.name for p in ours[: len(theirs)]] == [p.name for p in theirs], name
+        assert all(p.default is not p.empty for p in ours[len(theirs) :]), name
+    assert clients.StdDaqClient().url_base == StdDaqClient().url_base
+    assert clients.StdDaqClient("http://x:1").url_base == clients.StdDaqClient(url_base="http://x:1").url_base
