@@ -214,3 +214,20 @@ def test_server_when_gone_mid_scan_then_the_run_fails_with_one_message_and_keeps
         assert len(n_events) == 2
         assert "not reachable" in stops[0]["reason"]
         assert bench.last_run() == 1
+
+
+@pytest.mark.parametrize("verb", ["trigger", "complete"])
+def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes_no_number(bench, verb):
+    device = bench.device(check=False)
+    device.stage()
+    device.asking.begin_run(device.pgroup.get(), {})
+    device.kickoff().wait(5)
+    bench.facility.clock.pause()
+    try:
+        status = getattr(device, verb)()
+        device.asking.end_run()
+    finally:
+        bench.facility.clock.resume()
+    status.wait(10)
+    device.unstage()
+    assert bench.last_run() == 1 and not bench.acquisitions()
