@@ -235,6 +235,24 @@ def test_record_when_run_then_everything_between_kickoff_and_complete_is_there(b
     )
 
 
+def test_fly_scan_when_made_of_bluesky_s_own_stubs_then_numbered_and_registered(bench, catalog, engine):
+    device = bench.device()
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def flight():
+        yield from bps.declare_stream(device, name="flight", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.sleep(0.05)
+        yield from bps.collect_while_completing([device], [device], flush_period=0.1, stream_name="flight")
+
+    (uid,) = engine(flight())
+    run = catalog[uid]
+    (start,), (stop,) = (run["flight"][f"sfdaq_{end}_pulse_id"].read() for end in ("start", "stop"))
+    assert stop - start >= 4
+    assert check_frames(run, 1, stop - start + 1) == [1]
+
+
 def test_complete_when_called_twice_then_the_same_status(bench):
     device = bench.device()
     device.stage()
