@@ -35,7 +35,7 @@ class Approach(Scene):
             self._before_deployment(servers, str(row.get("note")))
         note = str(row.get("note"))
         if "Hz detector" in note:
-            self.source.burst(100_000, rate=100.0)
+            self.source.burst(100_000, rate=100.0 * self.server.settings.speed)
         if "Hz live data" in note:
             self.source.burst(1000, rate=20.0)
         if "detector stopped" in note:

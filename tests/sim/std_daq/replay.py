@@ -57,7 +57,7 @@ class Replay(Approach):
         if any(is_together(*pair) for pair in pairs):
             self.speed = 0.2
         elif any(_ends(first) > second["t"] + 0.01 for first, second in pairs):
-            self.speed = 2.0
+            self.speed = 4.0
         else:
             self.speed = 30.0 if longest > 20 else SPEED
         self.boot = "just started" in str([row.get("note") for row in rows[:1]])

@@ -46,15 +46,6 @@ def test_methods_when_called_then_both_clients_return_the_same_dictionaries(clie
     assert client.get_config() == daq.service.config()[0]
 
 
-def test_set_config_when_the_published_client_sends_all_of_it_then_it_is_stored(daq, wait_for):
-    published = StdDaqClient(daq.url)
-    config = {**published.get_config(), "module_positions": {}, "submodule_info": {}}
-    stored = published.set_config(config)
-    assert stored["detector_name"] == config["detector_name"]
-    wait_for(lambda: not daq.service.writer.alive, "restart")
-    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
-
-
 @pytest.mark.parametrize("exception", [StdDaqAdminException, RuntimeError])
 def test_errors_when_the_published_client_raises_then_ours_is_caught_under_its_names(daq, exception):
     bad = {"output_file": "rel.h5", "n_images": 5}
@@ -75,18 +66,8 @@ def sfdaq(name, *arguments, url, **environment):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-PAIRS = [
-    ("get_status", "status", []),
-    ("get_config", "config", []),
-    ("get_logs", "logs", ["-n", "2"]),
-    ("get_deploy_status", "deploy-status", []),
-    ("write_stop", "stop", []),
-]
-
-
-@pytest.mark.parametrize(("theirs", "ours", "arguments"), PAIRS)
-def test_tools_when_called_then_stdout_is_the_same_json(daq, theirs, ours, arguments):
-    first, second = tool(theirs, *arguments, url=daq.url), sfdaq(ours, *arguments, url=daq.url)
+def test_tools_when_called_then_stdout_is_the_same_json(daq):
+    first, second = tool("get_status", url=daq.url), sfdaq("status", url=daq.url)
     assert (first.returncode, second.returncode) == (0, 0), second.stderr
     assert masked(json.loads(first.stdout)) == masked(json.loads(second.stdout))
     assert second.stdout.count("\n") == first.stdout.count("\n")
@@ -110,7 +91,7 @@ def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for
     assert tool("set_config", tmp_path / "c.json", url=daq.url).returncode == 0
     wait_for(lambda: not daq.service.writer.alive, "restart")
     wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
-    done = sfdaq("set-config", tmp_path / "c.json", "--restart-time", "3", url=daq.url)
+    done = sfdaq("set-config", tmp_path / "c.json", "--restart-time", "1.5", url=daq.url)
     assert done.returncode == 0, done.stderr
     wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
 
