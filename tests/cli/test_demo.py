@@ -80,7 +80,7 @@ def test_demo_when_run_then_one_std_daq_file_per_point(demo):
     said, _, out = demo
     rows = [row for row in columns(said, "standard DAQ, one file per point") if row[0]]
     assert len(rows) == 3 and len({row[3] for row in rows}) == 3
-    assert {row[4] for row in rows} == {"5"}
+    assert {row[4] for row in rows} == {"20"}
     assert len(list((out / "frames" / "std-daq").glob("*.h5"))) == 3
 
 

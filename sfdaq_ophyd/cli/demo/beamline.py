@@ -10,8 +10,8 @@ from ...devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ...files import load_calibration
 from ...sim import Facility
 
-FRAMES_PER_FILE = 5
-"""Images per file of the standard DAQ."""
+FRAMES_PER_FILE = 20
+"""Images per file of the standard DAQ: as a rule, the frame that the live Jungfrau shows is among them."""
 
 PULSES_PER_POINT = 10
 """Machine pulses the broker retrieves per point."""
