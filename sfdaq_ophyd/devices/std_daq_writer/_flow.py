@@ -86,6 +86,8 @@ class Flow:
         status = self.status()
         if self._is_ours_writing(status) or status.state is WriterState.UNKNOWN:
             self._reset()
+        elif status.state is WriterState.WRITING:  # somebody else's; ours may still come up behind it
+            return
         self._ours = None
 
     def _reset(self) -> None:
@@ -124,7 +126,8 @@ class Flow:
             status = self.writer.start(request)
         self._on_status(status)
         if status.acquisition is None or not status.acquisition.is_answer_to(request):
-            self.leave_ready()
+            if self._began_all_the_same(request):
+                self._reset()
             raise DoubleStart(
                 f"{self._name}: started {request.output_file} (run_id {request.run_id}), but the reply shows "
                 f"{found(status)}: somebody else started at the same moment"
