@@ -50,24 +50,16 @@ TOOLS = {
 SPEED = 8.0
 
 
-def recordings(folder: Path, name: str) -> list[Path]:
-    """Return the recordings of calls anywhere below `folder`."""
-    return [
-        path
-        for path in sorted(folder.rglob(name))
-        if "flask" in path.parent.name or "fastapi" in path.parent.name
-    ]
-
-
 def read_calls(path: Path) -> tuple[dict, list[dict]]:
-    """Return the simulator's settings and the rows."""
-    folder = path.parent.name
+    """Return the simulator's settings and the rows; only the newer dialect speaks of reports."""
+    text, folder = path.read_text(), path.parent.name
+    newer = "fastapi" in folder or "flask" not in folder and "reports" in text
     settings = {
-        "dialect": "flask" if "flask" in folder else "fastapi",
+        "dialect": "fastapi" if newer else "flask",
         "pydantic": 1 if "pydantic1" in folder else 2,
         "speed": SPEED,
     }
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in text.splitlines()]
     return settings, [row for row in rows if "call" in row or "tool" in row]
 
 

@@ -16,7 +16,7 @@ from std_daq_client import cli as published_tools
 from sfdaq_ophyd import clients
 from sfdaq_ophyd.cli import main
 
-from .calls import TOOLS, Calls, as_exchange, is_refused_by_us, read_calls, recordings, same_exception
+from .calls import TOOLS, Calls, as_exchange, is_refused_by_us, read_calls, same_exception
 from .recording import masked
 
 OWN = Path(__file__).parents[2] / "data" / "std_daq"
@@ -26,7 +26,8 @@ NOTHING = "http://127.0.0.1:1"
 def pytest_generate_tests(metafunc):
     for name in ("client_calls", "cli_calls"):
         if name in metafunc.fixturenames:
-            paths = recordings(metafunc.config.getoption("--recordings") or OWN, f"{name}.jsonl")
+            folder = metafunc.config.getoption("--recordings") or OWN
+            paths = sorted(folder.rglob(f"{name}.jsonl"))
             metafunc.parametrize(name, paths, ids=[path.parent.name for path in paths])
 
 
