@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
 
+from sfdaq_ophyd.devices.std_daq_writer import _daq_file
 from sfdaq_ophyd.devices.std_daq_writer._errors import PointsLost
 from sfdaq_ophyd.errors import FileFormatError
 from sfdaq_ophyd.plans import fly
@@ -75,7 +77,9 @@ def test_fly_when_images_are_retaken_then_a_second_file_goes_on(daq, writer):
     assert images_of(documents) == ids and len(set(ids)) == 20
 
 
-def test_fly_when_the_file_is_lost_then_the_failure_says_what_is_registered(daq, writer, wait_for):
+def test_fly_when_the_file_is_lost_then_the_failure_says_what_is_registered(daq, writer, monkeypatch):
+    read = functools.partial(_daq_file.read_std_daq_file, timeout=0.2)
+    monkeypatch.setattr(_daq_file, "read_std_daq_file", read)
     documents = {}
 
     def lose(name, doc):
@@ -83,9 +87,9 @@ def test_fly_when_the_file_is_lost_then_the_failure_says_what_is_registered(daq,
         if name == "event_page" and len(documents["event_page"]) == 1:
             daq.fail_next("writer_dies")
             daq.fail_next("rest_restarts")
+            daq.service.restart_writer()
 
     _, error = run(fly([writer], 2000, period=0.05), lose)
-    daq.service.restart_writer()
     n = sum(len(page["seq_num"]) for page in documents["event_page"])
     assert "the DAQ lost the acquisition" in str(error)
     registered = re.search(r"(\d+) images are registered in .*cannot be read here", str(error))
@@ -143,8 +147,6 @@ def test_run_mode_when_packets_are_missing_then_the_status_beside_the_image_says
 def test_run_mode_when_the_file_is_padded_then_the_last_point_fails_and_the_others_are_told(
     writer, monkeypatch
 ):
-    from sfdaq_ophyd.devices.std_daq_writer import _daq_file
-
     def padded(*args, **kwargs):
         file = read(*args, **kwargs)
         file.image_id[2:] = 0
@@ -161,8 +163,6 @@ def test_run_mode_when_the_file_is_padded_then_the_last_point_fails_and_the_othe
 
 
 def test_run_mode_when_the_file_is_short_at_its_end_then_unstage_says_so(writer, monkeypatch):
-    from sfdaq_ophyd.devices.std_daq_writer import _daq_file
-
     writer.mode.put("run")
     writer.n_points.put(10_000)
     writer.stage()
