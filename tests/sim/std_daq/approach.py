@@ -87,8 +87,10 @@ class Approach(Scene):
         if self.status()["state"] == "WRITING":
             self.drive_to(acquisition)
             stats, info = acquisition["stats"], acquisition["info"]
-            if looking and wanted == "READY" and stats["n_write_completed"] < info["n_images"]:
-                self.reset()
+            if looking and wanted == "READY":
+                if stats["n_write_completed"] < info["n_images"]:
+                    self.reset()
+                self.wait_for(lambda: self.status()["state"] == "READY", "end of the acquisition")
 
     def _let_begin(self, acquisition: dict, rest: list[dict]) -> None:
         """Wait for an acquisition that was asked for; ask for it where no row did."""
