@@ -149,6 +149,7 @@ def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, wr
     assert "took longer than the service waits" in str(error)
 
 
+@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
     daq, writer, caplog, monkeypatch
 ):
@@ -191,6 +192,7 @@ def test_trigger_when_the_service_restarts_meanwhile_then_the_record_is_lost_and
     assert daq.service.status()["state"] == "READY"
 
 
+@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for):
     writer.frames_per_trigger.put(1000)
     writer.stage()

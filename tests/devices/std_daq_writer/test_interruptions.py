@@ -76,7 +76,7 @@ def flown_wrapped(make):
     return std_daq_wrapper(fly([make.camera()], N, period=0.02), make.writer())
 
 
-STRIDES = {step: 3, inside: 13, flown_inside: 11, flown_wrapped: 13}
+STRIDES = {step: 3, inside: 17, flown_inside: 17, flown_wrapped: 17}
 """Messages from one interruption to the next; 8 where not named."""
 
 

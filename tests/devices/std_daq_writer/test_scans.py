@@ -122,6 +122,7 @@ def test_companions_when_a_detector_is_inside_then_it_is_triggered_while_the_wri
     assert camera.source.hardware == "as found"
 
 
+@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writer, wait_for):
     from sfdaq_ophyd.plans import configure_daq, write_images
 
