@@ -274,12 +274,21 @@ def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopp
 ):
     from sfdaq_ophyd.clients import std_daq_config
 
+    restarted = threading.Event()
+
+    def restart(config):
+        restart_writer(config)
+        restarted.set()
+
     def wait_and_start(seconds):
+        assert restarted.wait(30)
         writer_back()
         StdDaqClient(daq.url).start_writer_async(body(tmp_path, run_id=4, n_images=1000))
 
     client.set_config({"bit_depth": 16, "module_positions": {}})
     writer_back()
+    restart_writer = daq.service._deployer._restart
+    monkeypatch.setattr(daq.service._deployer, "_restart", restart)
     client._restart_time = 30.0
     monkeypatch.setattr(std_daq_config.ConfigChange, "_wait_for_deployment", lambda *args: None)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=wait_and_start)
