@@ -22,10 +22,11 @@ def writer(daq, tmp_path, wait_for):
     device = StdDaqWriter(daq.url, name="writer", directory=tmp_path / "raw", restart_time=4.0)
     device.timeout.put(2.0)
     yield device
-    device.unstage()
-    state = daq.service.status()["state"]
-    if state != "READY":  # tests after this one shall not suffer
+    try:
+        device.unstage()
+        assert daq.service.status()["state"] == "READY"
+    except BaseException:  # tests after this one shall not suffer
         daq.service.restart()
         daq.service.restart_writer()
         daq.service.stop()
-    assert state == "READY"
+        raise
