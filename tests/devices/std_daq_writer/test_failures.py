@@ -86,7 +86,8 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     daq.fail_next("slow_creation", seconds=0.1)
     writer.trigger().wait(10)
     assert "ghost start: ERROR: Cannot create output file." in caplog.text
-    assert writer.read()["writer_n_completed"]["value"] == 1 and len(stops) == 1
+    # on a busy machine the driver may see the old message once more, and the start after it is a ghost again
+    assert writer.read()["writer_n_completed"]["value"] == 1 and len(stops) in (1, 2)
     writer.unstage()
 
 
