@@ -78,6 +78,7 @@ def test_stage_when_the_last_error_is_still_shown_then_it_is_cleared_once(daq, w
 def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     daq, writer, tmp_path, stops, caplog
 ):
+    writer.frames_per_trigger.put(50)  # a single image may be over before the service looks: a missed start
     writer.stage()
     writer.trigger().wait(10)
     daq.fail_next("creation_error")
@@ -86,8 +87,7 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     daq.fail_next("slow_creation", seconds=0.1)
     writer.trigger().wait(10)
     assert "ghost start: ERROR: Cannot create output file." in caplog.text
-    # on a busy machine the driver may see the old message once more, and the start after it is a ghost again
-    assert writer.read()["writer_n_completed"]["value"] == 1 and len(stops) in (1, 2)
+    assert writer.read()["writer_n_completed"]["value"] == 50 and len(stops) == 1
     writer.unstage()
 
 
