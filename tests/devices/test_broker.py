@@ -21,22 +21,11 @@ from sfdaq_ophyd.errors import (
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
 from sfdaq_ophyd.wire.broker_paths import local_path
 
-from .broker_bench import DETECTOR, BrokerBench
+from .broker_bench import DETECTOR
 from .broker_runs import run, streams_of
 from .run_engine_driver import drive, interruptible
 
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
-        yield bench
-        bench.part.site.faults.clear()
-
-
-@pytest.fixture(autouse=True)
-def no_faults(bench):
-    yield
-    bench.part.site.faults.clear()
+pytestmark = pytest.mark.usefixtures("no_faults")
 
 
 def test_device_when_made_then_contacts_nothing_and_has_the_verbs():

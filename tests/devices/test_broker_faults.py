@@ -21,18 +21,7 @@ from sfdaq_ophyd.wire.broker_status import StatusBoard, read_status
 from .broker_bench import DETECTOR, BrokerBench
 from .broker_runs import cause, run, streams_of
 
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
-        yield bench
-        bench.part.site.faults.clear()
-
-
-@pytest.fixture(autouse=True)
-def no_faults(bench):
-    yield
-    bench.part.site.faults.clear()
+pytestmark = pytest.mark.usefixtures("no_faults")
 
 
 def test_unused_stream_when_a_writer_fails_then_quotes_it_and_the_run_fails(bench):

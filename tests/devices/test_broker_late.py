@@ -19,13 +19,7 @@ from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.broker.data_files import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
-from .broker_bench import DETECTOR, BrokerBench
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
-        yield bench
+from .broker_bench import DETECTOR
 
 
 @pytest.fixture(scope="module")

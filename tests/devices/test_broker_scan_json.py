@@ -20,14 +20,7 @@ from sfdaq_ophyd.devices.broker import Point
 from sfdaq_ophyd.devices.broker._step import axes_of, scan_info
 from sfdaq_ophyd.plans import run_number_wrapper, sf_grid_scan, sf_list_scan, sf_scan
 
-from .broker_bench import BrokerBench
 from .run_engine_driver import drive, interruptible
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
-        yield bench
 
 
 class Pair(PseudoPositioner):
