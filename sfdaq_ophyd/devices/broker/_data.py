@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,7 @@ def _signature(row: dict[str, Any]) -> list[tuple]:
     return [tuple(found[name] for name in same) for found in arrays(row)]
 
 
-class _Columns:
+class _Columns(ABC):
     """A flyer that has flown: rows that are there, to be collected once."""
 
     parent = None
@@ -72,12 +73,13 @@ class _Columns:
         n_rows = len(next(iter(data.values())))
         yield {"time": [now] * n_rows, "data": data, "timestamps": {key: [now] * n_rows for key in data}}
 
+    @abstractmethod
     def describe_collect(self) -> dict:
         """Return the data keys."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _columns(self) -> dict[str, list]:
-        raise NotImplementedError
+        """Return the value of each key, row by row."""
 
     def _integer(self) -> dict:
         return {"source": f"broker:{self._device}", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
