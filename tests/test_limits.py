@@ -1,0 +1,88 @@
+"""Limits count what this process could see: not the time it was suspended."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from sfdaq_ophyd.limits import Alarm, Limit, counted_time
+
+WAITS = """
+import time
+from sfdaq_ophyd.limits import Alarm, Limit, counted_time
+import threading
+limit, rang, begun = Limit(1.0), threading.Event(), time.monotonic()
+Alarm(1.0, rang.set)
+print("waiting", flush=True)
+while not limit.reached():
+    time.sleep(0.01)
+rang.wait()
+print(time.monotonic() - begun, flush=True)
+"""
+
+
+def test_limit_when_the_process_is_suspended_then_that_time_does_not_count():
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "waiting\n"
+        child.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        while time.monotonic() - stopped < 3:  # longer than the limit
+            threading.Event().wait(0.1)
+        child.send_signal(signal.SIGCONT)
+        took = float(child.stdout.readline())
+    assert took > 3.5
+
+
+def test_limit_when_passed_then_the_thing_is_looked_at_once_more():
+    limit = Limit(0.0)
+    assert not limit.reached()
+    assert limit.reached()
+
+
+def test_limit_when_restarted_then_it_needs_two_looks_again():
+    limit = Limit(0.0)
+    limit.reached()
+    limit.restart()
+    assert not limit.reached()
+
+
+def test_limit_when_there_is_none_then_never_reached():
+    limit = Limit(None)
+    assert limit.left == float("inf")
+    assert [limit.reached() for _ in range(3)] == [False] * 3
+    assert limit.step(0.25) == 0.25
+
+
+def test_limit_when_waiting_then_no_longer_than_what_is_left():
+    assert Limit(0.0).step(5.0) == 0.0
+    assert Limit(100.0).step(0.1) == 0.1
+
+
+def test_alarm_when_its_time_has_passed_then_called_once():
+    calls, rang = [], threading.Event()
+    Alarm(0.0, lambda: calls.append("first"))
+    Alarm(0.2, rang.set)
+    assert rang.wait(30)
+    assert calls == ["first"]
+
+
+def test_alarm_when_cancelled_then_not_called():
+    calls, rang = [], threading.Event()
+    Alarm(0.1, lambda: calls.append("cancelled")).cancel()
+    Alarm(0.3, rang.set)
+    assert rang.wait(30)
+    assert calls == []
+
+
+def test_alarm_when_its_function_fails_then_the_others_still_go_off(caplog):
+    rang = threading.Event()
+    Alarm(0.0, lambda: 1 / 0)
+    Alarm(0.1, rang.set)
+    assert rang.wait(30)
+    assert "an alarm failed" in caplog.text
+
+
+def test_counted_time_when_read_often_then_never_goes_back():
+    times = [counted_time() for _ in range(1000)]
+    assert times == sorted(times)
