@@ -69,7 +69,7 @@ class _Heartbeat:
         while True:
             time.sleep(BEAT)
             for alarm in self._beat():
-                alarm._go_off()
+                alarm.go_off()
 
 
 _heartbeat = _Heartbeat()
@@ -100,7 +100,8 @@ class Alarm:
         """Do not call it any more. Safe twice, and afterwards."""
         self._function = None
 
-    def _go_off(self) -> None:
+    def go_off(self) -> None:
+        """Call the function, unless it was called or cancelled; the heartbeat does this."""
         function, self._function = self._function, None
         if function is not None:
             try:
