@@ -13,7 +13,10 @@ from pathlib import Path
 from event_model import StreamRange
 from event_model import compose_stream_resource as compose
 
+from ..files.frame_file import IDS_PER_CHUNK
+
 HDF5 = "application/x-hdf5"
+_NOTHING: Mapping[str, dict] = {}
 
 
 def frames_in_hdf5(dataset: str, shape: tuple[int, int], frames_per_point: int) -> dict:
@@ -24,6 +27,11 @@ def frames_in_hdf5(dataset: str, shape: tuple[int, int], frames_per_point: int) 
         "join_method": "stack",
         "swmr": True,
     }
+
+
+def column_in_hdf5(dataset: str, chunk: int = IDS_PER_CHUNK) -> dict:
+    """Return the parameters of a StreamResource for a dataset (n,) with one number or id per frame."""
+    return {"dataset": dataset, "chunk_shape": (chunk,), "join_method": "stack", "swmr": True}
 
 
 class FileAssets:
@@ -45,10 +53,12 @@ class FileAssets:
         self._bundles: dict[str, tuple] = {}
         self._handed: list[dict] = []
 
-    def documents(self, start: int, stop: int) -> Iterator[tuple[str, dict]]:
-        """Yield what registers the points `start` to `stop` (exclusive) for every data key."""
+    def documents(
+        self, start: int, stop: int, more: Mapping[str, dict] = _NOTHING
+    ) -> Iterator[tuple[str, dict]]:
+        """Yield what registers the points `start` to `stop` (exclusive) for all data keys, `more` too."""
         self._handed = []
-        for key, parameters in self._keys.items():
+        for key, parameters in {**self._keys, **more}.items():
             if key not in self._bundles or not self._bundles[key][0].get("run_start"):
                 bundle = compose(mimetype=self._mimetype, uri=self._uri, data_key=key, parameters=parameters)
                 self._bundles[key] = (bundle.stream_resource_doc, bundle.compose_stream_datum)
@@ -62,8 +72,3 @@ class FileAssets:
     def saved(self) -> bool:
         """Whether the RunEngine emitted the datums handed out last."""
         return bool(self._handed) and all(datum["descriptor"] for datum in self._handed)
-
-    @property
-    def run_start(self) -> str:
-        """Uid of the run the file belongs to; empty until a document was emitted."""
-        return next((resource.get("run_start", "") for resource, _ in self._bundles.values()), "")

@@ -151,9 +151,10 @@ class Detector(Flying, Device):
             depth=min(1000, max(4, BUFFER_BYTES // fmt.frame_bytes)),
         )
 
-    def _need_stage(self, verb: str) -> PointStore:
+    def _need_stage(self, verb: str, hint: str = "") -> PointStore:
         if self._store is None:
-            raise DetectorStateError(f"{self.name}: {verb} needs a staged device; stage it first")
+            more = f" ({hint})" if hint else ""
+            raise DetectorStateError(f"{self.name}: {verb} needs a staged device; stage it first{more}")
         return self._store
 
     # step scans
@@ -222,8 +223,8 @@ class Detector(Flying, Device):
         """Return the data keys of `read`, and that of the image; the frames' keys once it was staged."""
         keys = super().describe()
         if self._store is not None:
-            self._store.described()
             keys.update(self._frame_keys())
+            self._store.described(keys)
         return keys
 
     def _frame_keys(self, flying: bool = False) -> dict:
@@ -241,8 +242,13 @@ class Detector(Flying, Device):
         one = int(self.frames_per_trigger.get()) == 1
         return {"fields": [f"{self.name}_{key}" for key in self.hinted if one]}
 
-    def collect_asset_docs(self):
+    def collect_asset_docs(self, index: int | None = None):
         """Yield the documents of points on disk that were not handed out yet.
+
+        Parameters
+        ----------
+        index : int, optional
+            In a fly scan: no further than so many points; see `get_index`.
 
         Raises
         ------
@@ -250,7 +256,10 @@ class Detector(Flying, Device):
             In a step scan: the point was saved before, there is no new one.
         """
         if self.flying:
-            yield from self.collect_flown(self.n_ready)
+            n_points = self.n_ready
+            if index is not None:
+                n_points = min(n_points, index - self._need_stage("collect").n_collected)
+            yield from self.collect_flown(n_points, in_file=True)
         elif self._ready:
             store = self._need_stage("read")
             if not store.n_ready:

@@ -1,4 +1,4 @@
-"""Several detectors that fly together, in one event stream, row by row."""
+"""Detectors that fly together, in one event stream, with their ids and numbers as rows of events."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ._status import JointStatus
 
 
 class FlyGroup:
-    """One flyer made of several detectors: row k holds frame k of each of them.
+    """One flyer made of detectors: row k holds point k of each of them.
 
-    Bluesky collects rows (ids, scalars) and images together from one flyer at a time only; this is that
-    flyer. The detectors are staged, paused and resumed by themselves.
+    Bluesky collects rows (ids, numbers) and images together only from one flyer that has no `get_index`; this
+    is that flyer. The detectors are staged, paused and resumed by themselves.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class FlyGroup:
 
     def describe_collect(self) -> dict:
         """Return the data keys of all."""
-        return self._merged("describe_collect")
+        return self._merged("describe_flown")
 
     def read_configuration(self) -> dict:
         """Return the configuration of all."""
@@ -71,7 +71,7 @@ class FlyGroup:
 
     def collect_pages(self) -> Iterator[dict]:
         """Yield one partial event page with the rows of all."""
-        yield from joined_page([page for detector in self.detectors for page in detector.collect_pages()])
+        yield from joined_page([page for detector in self.detectors for page in detector.flown_pages()])
 
     def _merged(self, verb: str) -> dict:
         return {key: value for detector in self.detectors for key, value in getattr(detector, verb)().items()}

@@ -1,21 +1,25 @@
 """The flying half of a detector: one acquisition of many points, collected while it runs.
 
-Rows and images of a fly scan share one event stream: `collect_pages` gives the ids, `collect_asset_docs` the
-images of the same points. (A device with `get_index` would get no pages from bluesky, hence it has none; see
-`FlyGroup` for several detectors in one stream.)
+Bluesky's own stubs collect what is in files and nothing else: `describe_collect`, `get_index` and
+`collect_asset_docs` give them images, ids and numbers as columns of the file. `FlyGroup`, for our `fly`, has
+the ids and numbers as rows of events: `describe_flown`, `collect_flown` and `flown_pages`.
 """
 
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DetectorStateError
 from ._checks import whole_number
+from ._keys import external_key
 from ._source import Request
 from ._status import ActionStatus
+
+OUR_PLAN = "sfdaq_ophyd.plans.fly does all of it"
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Flight:
     kicked_off: ActionStatus
     completed: ActionStatus
     n_done: int = 0
+    completing: bool = False
     paused: bool = False
     ended: bool = False
 
@@ -59,6 +64,8 @@ class Flying:
         n_points = settings.pop("n_points", self.n_points.get())
         self.n_points.put(whole_number(f"{self.name}.n_points", n_points, 1))
         self._prepared = settings or None
+        if self._store is not None:
+            self._store.prepared()
         status = ActionStatus(self, "prepare", self.timeout.get())
         status.succeed()
         return status
@@ -71,7 +78,7 @@ class Flying:
         ActionStatus
             Done when the detector is armed.
         """
-        store = self._need_stage("kickoff")
+        store = self._need_stage("kickoff", OUR_PLAN)
         self._give_up()
         store.take_back_unsaved()
         n = store.frames_per_point
@@ -97,15 +104,43 @@ class Flying:
         """
         if self._flight is None:
             raise DetectorStateError(f"{self.name}: complete, but no fly scan was kicked off")
+        self._flight.completing = True
         return self._flight.completed
 
+    def get_index(self) -> int:
+        """Return how many points the stream has, or may have now; counted anew after a `prepare`."""
+        return self._need_stage("get_index").index
+
     def describe_collect(self) -> dict:
-        """Return the data keys of a point."""
-        self._need_stage("describe_collect").described()
+        """Return the data keys of a point whose ids and numbers are, as the images, external.
+
+        Raises
+        ------
+        DetectorStateError
+            The stream was not declared, as with ``bp.fly``: bluesky collects no files then.
+        """
+        store, flight = self._need_stage("describe_collect"), self._flight
+        if flight is not None and flight.completing and not store.has_streams:
+            raise DetectorStateError(
+                f"{self.name}: collect needs a stream that was declared before: "
+                f"bps.declare_stream({self.name}, name=..., collect=True). {OUR_PLAN}"
+            )
+        in_file = {f"{self.name}_{column}" for column in store.columns_in_file}
+        keys = OrderedDict(
+            (key, external_key(data_key))
+            for key, data_key in self._frame_keys(flying=True).items()
+            if key in in_file or "external" in data_key
+        )
+        store.described(keys)
+        return keys
+
+    def describe_flown(self) -> dict:
+        """Return the data keys of a point whose ids and numbers are in events."""
+        self._need_stage("describe_flown").described()
         return self._frame_keys(flying=True)
 
-    def collect_pages(self) -> Iterator[dict]:
-        """Yield one partial event page: the points whose documents `collect_asset_docs` gave just before."""
+    def flown_pages(self) -> Iterator[dict]:
+        """Yield one partial event page: the points whose documents `collect_flown` gave just before."""
         page, self._page = self._page, None
         if page is None:
             return
@@ -118,13 +153,16 @@ class Flying:
         """Points of a fly scan on disk that were not collected yet."""
         return self._need_stage("collect").n_ready if self.flying else 0
 
-    def collect_flown(self, n_points: int) -> Iterator[tuple[str, dict]]:
-        """Yield the documents of the next `n_points` points; `collect_pages` will give their rows."""
+    def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next `n_points` points.
+
+        Their rows will come from `flown_pages`; with `in_file` they are columns of the file.
+        """
         store = self._need_stage("collect")
         self._page = None
         if n_points:
-            self._page = self._columns(n_points)
-            yield from store.documents(n_points)
+            self._page = None if in_file else self._columns(n_points)
+            yield from store.documents(n_points, in_file=in_file)
         self._finish_flight()
 
     def _fly(self, flight: Flight) -> None:

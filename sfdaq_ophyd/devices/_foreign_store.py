@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ..errors import RequestError
+from ..errors import DetectorStateError, RequestError
 from ..wire.frame import Frame, FrameFormat, MissingFrame
 from ._assets import FileAssets
 from ._source import WrittenFile
@@ -96,7 +96,13 @@ class ForeignStore(PointStore):
         return entry.n_frames // self.frames_per_point - entry.n_saved
 
     def _next_file(self) -> tuple[FileAssets, int]:
-        return self._files[0].assets, self._files[0].n_saved
+        entry = self._files[0]
+        if self._asked and entry.n_saved:
+            raise DetectorStateError(
+                f"{self.name}: {entry.file.path} holds points of another stream or run already, and a file "
+                "belongs to one; take all its points in one stream, or one file per point"
+            )
+        return entry.assets, entry.n_saved
 
     def _saved(self, n_points: int) -> None:
         self._files[0].n_saved += n_points

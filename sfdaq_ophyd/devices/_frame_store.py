@@ -1,8 +1,9 @@
 """Frames that come to this process, in HDF5 files of our own.
 
 A file belongs to one event stream of one run. The device is not told the stream, but the RunEngine asks for
-its description once per stream and run, so a new description means a new file. While a run has several
-streams (dark, primary), every point gets a file of its own: the catalog joins the files of a stream.
+its description once per stream and run, so a new description means a new file. While several
+streams are open (dark and primary, or those of two runs, one inside the other), nobody tells whose the next
+point is: every point gets a file of its own then, and the catalog joins the files of a stream.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import time
 import uuid
 from pathlib import Path
 
-from ..files.frame_file import FrameFile, dataset_of
+from ..files.frame_file import FrameFile, dataset_of, dataset_of_column
 from ..wire.frame import Frame, FrameFormat, MissingFrame
-from ._assets import FileAssets, frames_in_hdf5
+from ._assets import FileAssets, column_in_hdf5, frames_in_hdf5
+from ._keys import columns_of
 from ._store import PointStore, row_of
 
 
@@ -38,8 +40,6 @@ class FrameStore(PointStore):
         self._file: FrameFile | None = None
         self._assets: FileAssets | None = None
         self._n_saved = 0  # points, in this file
-        self._run = ""
-        self._streams = 0
 
     def append(self, item: Frame | MissingFrame) -> None:
         """Take one more frame."""
@@ -80,6 +80,11 @@ class FrameStore(PointStore):
         """Never: one file at a time."""
         return False
 
+    @property
+    def columns_in_file(self) -> dict[str, dict]:
+        """Return where ids and numbers of every frame are."""
+        return {column: column_in_hdf5(dataset_of_column(column)) for column in columns_of(self.frame_format)}
+
     def take_back_unsaved(self) -> None:
         """Forget every frame after the last saved point."""
         with self._lock:
@@ -88,7 +93,7 @@ class FrameStore(PointStore):
             self._rows.clear()
             if self._file is not None:
                 self._file.truncate(self._n_saved * self.frames_per_point)
-            if self._streams > 1 and self._n_saved:
+            if self._n_saved and not self._goes_on:
                 self._close_file()
 
     def close(self) -> None:
@@ -100,7 +105,7 @@ class FrameStore(PointStore):
                 self._close_file()
 
     def _next_file(self) -> tuple[FileAssets, int]:
-        if self._new_streams and self._n_saved:
+        if self._asked and self._n_saved:
             old = self._file
             self._use(old.move_tail(self._n_saved * self.frames_per_point, self._new_path()))
             old.close()
@@ -108,10 +113,6 @@ class FrameStore(PointStore):
 
     def _saved(self, n_points: int) -> None:
         self._n_saved += n_points
-        same_run = self._assets.run_start == self._run
-        self._run = self._assets.run_start
-        self._streams = self._new_streams + (self._streams if same_run else 0)
-        self._new_streams = 0
 
     def _new_path(self) -> Path:
         return self._directory / f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.h5"

@@ -71,6 +71,15 @@ def number_key(name: str, dtype: np.dtype, frames_per_point: int) -> dict:
     }
 
 
+def external_key(data_key: dict) -> dict:
+    """Describe what `data_key` says of events as a column of the file instead, if it is not external yet."""
+    if "external" in data_key:
+        return data_key
+    dtype = np.dtype(data_key["dtype_numpy"])
+    in_file = np.dtype(f"S{MAX_ID_BYTES}") if dtype.kind == "U" else dtype
+    return {**data_key, "dtype_numpy": in_file.str, "external": "STREAM:"}
+
+
 def event_columns(columns: dict[str, list], with_missing: bool) -> dict[str, list]:
     """Add the count of missing frames per point, where it is wanted."""
     if not with_missing:

@@ -41,7 +41,12 @@ def dataset_of(image: str) -> str:
     return IMAGE if image == "image" else f"/entry/data/{image}"
 
 
-_IDS_PER_CHUNK = 1024
+def dataset_of_column(name: str) -> str:
+    """Return where an id or a number of every frame is."""
+    return f"/entry/data/{name}"
+
+
+IDS_PER_CHUNK = 1024
 _ONE = h5py.h5s.create_simple((1,))
 
 
@@ -89,7 +94,7 @@ class FrameFile:
             kinds["pulse_id"] = "i8"
         kinds |= fmt.scalars
         self._columns = {
-            name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(_IDS_PER_CHUNK,))
+            name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(IDS_PER_CHUNK,))
             for name, kind in kinds.items()
         }
         self._columns["timestamp"].attrs["units"] = "s"

@@ -61,7 +61,7 @@ def fly(
     >>> RE(fly([eiger, jungfrau], 1000))  # doctest: +SKIP
     """
     detectors = list(detectors)
-    flyer = detectors[0] if len(detectors) == 1 else FlyGroup(detectors)
+    flyer = FlyGroup(detectors)
     names = [detector.name for detector in detectors]
     _md = {
         "plan_name": "fly",
@@ -100,8 +100,8 @@ def collect_while_completing(
 
     Parameters
     ----------
-    flyer : Detector or FlyGroup
-        Kicked off, its stream declared.
+    flyer : FlyGroup or Detector
+        Kicked off, its stream declared. Of a detector alone, ids and numbers are columns of its file.
     stream_name : str
         The declared stream.
     period : float

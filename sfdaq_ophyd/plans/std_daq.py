@@ -10,6 +10,7 @@ import bluesky.preprocessors as bpp
 from bluesky import Msg
 from bluesky.utils import short_uid
 
+from ..devices import FlyGroup
 from .fly import collect_once, collect_while_completing
 
 MsgGenerator = Generator[Msg, Any, Any]
@@ -92,14 +93,14 @@ class _Around:
     """What is put before and after the messages of others; one per plan."""
 
     def __init__(self, writer):
-        self._writer = writer
+        self._writer, self._flyer = writer, FlyGroup([writer])
         self._triggered = self._flying = False
         self._declared: set = set()
         self._n_points: Any = None
 
     def __call__(self, msg: Msg) -> tuple[MsgGenerator | None, MsgGenerator | None]:
         """Return a plan in place of `msg`, and one after it."""
-        if msg.obj is self._writer:
+        if msg.obj in (self._writer, self._flyer):
             return None, None
         return getattr(self, f"_{msg.command}", lambda msg: (None, None))(msg)
 
@@ -145,14 +146,14 @@ class _Around:
         writer = self._writer
         if msg.run not in self._declared:
             self._declared.add(msg.run)
-            yield from bps.declare_stream(writer, name=writer.name, collect=True)
+            yield from bps.declare_stream(self._flyer, name=writer.name, collect=True)
         if self._n_points is not None:
             yield from bps.prepare(writer, self._n_points, wait=True)
-        yield from bps.kickoff(writer, wait=True)
+        yield from bps.kickoff(self._flyer, wait=True)
         return (yield msg)
 
     def _collect(self, msg: Msg):
-        return None, collect_once(self._writer, self._writer.name) if self._flying else None
+        return None, collect_once(self._flyer, self._writer.name) if self._flying else None
 
     def _close_run(self, msg: Msg):
         self._declared.discard(msg.run)
@@ -161,4 +162,4 @@ class _Around:
         self._flying = False
         whole = msg.kwargs.get("exit_status") in (None, "success")
         rest = collect_while_completing if whole else collect_once
-        return bpp.pchain(rest(self._writer, self._writer.name), bpp.single_gen(msg)), None
+        return bpp.pchain(rest(self._flyer, self._writer.name), bpp.single_gen(msg)), None

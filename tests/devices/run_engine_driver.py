@@ -127,6 +127,7 @@ def streams(run: Run) -> dict[str, Stream]:
     """Validate every document, and gather the rows and images of each stream."""
     found: dict[str, Stream] = {}
     names, resources, n_rows_of = {}, {}, defaultdict(int)
+    seq_nums = defaultdict(list)
     for kind, doc in run.documents:
         schema_validators[DocumentNames[kind]].validate(doc)
         if kind == "descriptor":
@@ -150,7 +151,28 @@ def streams(run: Run) -> dict[str, Stream]:
             stream.arrays[key].append(where)
             if len(stream.data_keys[key]["shape"]) == 3:
                 stream.images[key].append(where)
+            if key == next(iter(stream.data_keys)):
+                seq_nums[doc["descriptor"]].append(doc["seq_nums"])
+    for stream, ranges in ((found[names[uid]], ranges) for uid, ranges in seq_nums.items()):
+        if not stream.rows:  # collected without events: ids and numbers are in the files
+            stream.seq_nums = [k for one in ranges for k in range(one["start"], one["stop"])]
+            stream.rows = _rows_in_files(stream)
     return found
+
+
+def _rows_in_files(stream: Stream) -> list[dict]:
+    columns = {}
+    for key, parts in stream.arrays.items():
+        if key not in stream.images:
+            shape, columns[key] = stream.data_keys[key]["shape"], []
+            for path, dataset, start, stop in parts:
+                n = shape[0] if shape else 1
+                with h5py.File(path, "r", swmr=True) as file:
+                    values = file[dataset][start * n : stop * n]
+                assert values.dtype == stream.data_keys[key]["dtype_numpy"]
+                values = values.astype(str) if values.dtype.kind == "S" else values
+                columns[key] += values.reshape(-1, *shape).tolist()
+    return [dict(zip(columns, row)) for row in zip(*columns.values(), strict=True)]
 
 
 def check_run(

@@ -12,7 +12,6 @@ import bluesky.preprocessors as bpp
 import pytest
 from bluesky.protocols import (
     Collectable,
-    EventPageCollectable,
     Flyable,
     Pausable,
     Preparable,
@@ -20,7 +19,7 @@ from bluesky.protocols import (
     Stageable,
     Stoppable,
     Triggerable,
-    WritesExternalAssets,
+    WritesStreamAssets,
 )
 
 from sfdaq_ophyd.errors import DetectorStateError, Discarded, FramesMissing, RequestError, ServiceRefused
@@ -47,7 +46,7 @@ def count(det, n=3, **kwargs):
     "protocol",
     [
         *(Readable, Triggerable, Stageable, Stoppable, Pausable, Preparable, Flyable),
-        *(Collectable, EventPageCollectable, WritesExternalAssets),
+        *(Collectable, WritesStreamAssets),
     ],
 )
 def test_detector_when_asked_then_follows_protocol(det, protocol):

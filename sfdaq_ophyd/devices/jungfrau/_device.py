@@ -187,17 +187,17 @@ class Jungfrau(Detector):
         self._say("hardware", json.dumps(self._control.in_force) if self._control else "")
         return staged
 
-    def describe_collect(self) -> dict:
+    def describe_flown(self) -> dict:
         """Return the data keys of a point, the stream's counters among them."""
         counters = [counter.describe() for counter in self._counters]
         return {
-            **super().describe_collect(),
+            **super().describe_flown(),
             **{key: data for keys in counters for key, data in keys.items()},
         }
 
-    def collect_pages(self) -> Iterator[dict]:
+    def flown_pages(self) -> Iterator[dict]:
         """Yield one partial event page; the counters are as they are now, for all its points."""
-        for page in super().collect_pages():
+        for page in super().flown_pages():
             for signal in self._counters:
                 page["data"][signal.name] = [signal.get()] * len(page["time"])
                 page["timestamps"][signal.name] = page["time"]

@@ -101,11 +101,15 @@ class Companions:
         """Return how many of `n_points` points all have on disk."""
         return min([n_points, *(detector.n_ready for detector in self.detectors)])
 
-    def collect_flown(self, n_points: int) -> Iterator[tuple[str, dict]]:
+    def index(self, n_points: int) -> int:
+        """Return how many of `n_points` points of the stream all have."""
+        return min([n_points, *(detector.get_index() for detector in self.detectors)])
+
+    def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
         """Yield the documents of the next `n_points` points of all."""
         for detector in self.detectors:
-            yield from detector.collect_flown(n_points)
+            yield from detector.collect_flown(n_points, in_file=in_file)
 
     def pages(self) -> list[dict]:
         """Return the partial event pages of the points `collect_flown` gave."""
-        return [page for detector in self.detectors for page in detector.collect_pages()]
+        return [page for detector in self.detectors for page in detector.flown_pages()]

@@ -233,9 +233,9 @@ class StdDaqWriter(WriterSignals):
         fields = [f for detector in self._companions.detectors for f in detector.hints.get("fields", ())]
         return {"fields": super().hints["fields"] + fields}
 
-    def collect_asset_docs(self):
+    def collect_asset_docs(self, index: int | None = None):
         """Yield the documents of the point's file, then those of the detectors."""
-        yield from super().collect_asset_docs()
+        yield from super().collect_asset_docs(index)
         if not self.flying:
             yield from self._companions.documents()
 
@@ -275,22 +275,30 @@ class StdDaqWriter(WriterSignals):
         return super().kickoff()
 
     def describe_collect(self) -> dict:
-        """Return the data keys of a point, and those of the detectors."""
+        """Return the data keys of a point, all external, and those of the detectors."""
         return {**super().describe_collect(), **self._companions.merged("describe_collect")}
+
+    def describe_flown(self) -> dict:
+        """Return the data keys of a point, and those of the detectors."""
+        return {**super().describe_flown(), **self._companions.merged("describe_flown")}
+
+    def get_index(self) -> int:
+        """Return how many points the stream has, or may have now."""
+        return self._companions.index(super().get_index())
 
     @property
     def n_ready(self) -> int:
         """Points of a fly scan that this device and the detectors have, and that were not collected yet."""
         return self._companions.n_ready(super().n_ready)
 
-    def collect_flown(self, n_points: int) -> Iterator[tuple[str, dict]]:
+    def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
         """Yield the documents of the next `n_points` points, and those of the detectors."""
-        yield from super().collect_flown(n_points)
-        yield from self._companions.collect_flown(n_points)
+        yield from super().collect_flown(n_points, in_file=in_file)
+        yield from self._companions.collect_flown(n_points, in_file=in_file)
 
-    def collect_pages(self) -> Iterator[dict]:
+    def flown_pages(self) -> Iterator[dict]:
         """Yield one partial event page with the rows of all."""
-        yield from joined_page([*super().collect_pages(), *self._companions.pages()])
+        yield from joined_page([*super().flown_pages(), *self._companions.pages()])
 
     # ---- inside -------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def test_fly_when_the_file_is_lost_then_the_failure_says_what_is_registered(daq,
     assert registered and int(registered[1]) >= n > 0
 
 
-def test_fly_when_bluesky_collects_then_rows_and_images_agree(writer):
+def test_stock_fly_when_the_daq_writes_then_images_and_their_numbers_agree(writer):
     @bpp.stage_decorator([writer])
     @bpp.run_decorator()
     def plan():
@@ -107,7 +107,12 @@ def test_fly_when_bluesky_collects_then_rows_and_images_agree(writer):
 
     documents, error = run(plan())
     assert error is None and len(rows_of(documents)) > 1
-    assert images_of(documents) == ids_of(documents) and len(events_of(documents)) == 30
+    assert images_of(documents) == ids_of(documents) and len(images_of(documents)) == 30
+    assert set(documents["descriptor"][0]["data_keys"]) == {
+        "writer_image",
+        "writer_image_id",
+        "writer_image_status",
+    }
 
 
 def test_run_mode_when_points_are_taken_then_one_file_holds_them_row_by_row(daq, writer):
