@@ -1,6 +1,7 @@
 """A simulator in a child process: READY on its first line, then one JSON command per line, one reply each.
 
-The child ends when its standard input does, so it never outlives its parent, however that ended.
+Before READY it may report steps (`sfdaq_ophyd.starting`). The child ends when its standard input does, so it
+never outlives its parent, however that ended.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import queue
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from typing import Any
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
+from ..starting import next_line
 
 logger = logging.getLogger(__name__)
+
+HINT = "A slow machine needs more: Facility(start_timeout=...), sfdaq sim --start-timeout"
 
 
 class Child:
@@ -30,24 +33,25 @@ class Child:
     *arguments : str
         Its command line.
     timeout : float
-        For the READY line and for every reply, s.
+        s without a step before READY, and for every reply; those in which it had no CPU do not count.
     env : dict, optional
         Its environment; default is ours.
     """
 
     def __init__(
-        self, module: str, *arguments: object, timeout: float = 20.0, env: dict[str, str] | None = None
+        self, module: str, *arguments: object, timeout: float = 60.0, env: dict[str, str] | None = None
     ):
         self._module, self._timeout, self._env = module, timeout, env
         self._arguments = [str(argument) for argument in arguments]
         self._process: subprocess.Popen | None = None
+        self._pid = 0
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._said: deque[str] = deque(maxlen=50)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
-    def start(self) -> str:
-        """Start; return what follows READY."""
+    def launch(self) -> None:
+        """Begin to start; `wait` comes next."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", self._module, *self._arguments],
             stdin=subprocess.PIPE,
@@ -57,19 +61,35 @@ class Child:
             env=self._env,
             start_new_session=True,  # Ctrl-C reaches the parent, which then ends the child in order
         )
-        self._lines = queue.Queue()
+        self._pid, self._lines = self._process.pid, queue.Queue()
         follow = ((self._process.stdout, self._lines.put), (self._process.stderr, self._complain))
         self._threads = [threading.Thread(target=_follow, args=pair, daemon=True) for pair in follow]
         for thread in self._threads:
             thread.start()
+
+    def wait(self) -> str:
+        """Return what follows READY, once it is there.
+
+        Raises
+        ------
+        ServiceTimeout
+            It reported nothing more.
+        ServiceUnreachable
+            It ended, with its last words, or said something else.
+        """
         try:
-            line = self._reply("READY")
+            line = self._reply(f"start of {self._module}")
             if not line.startswith("READY"):
                 raise ServiceUnreachable(self._module, url="child process", reason=line)
         except BaseException:
-            self.stop()
+            self.stop(kill=True)
             raise
         return line.removeprefix("READY").strip()
+
+    def start(self) -> str:
+        """Launch and wait."""
+        self.launch()
+        return self.wait()
 
     def ask(self, command: dict[str, Any]) -> Any:
         """Send a command, return its value; RequestError with the child's words if it refuses."""
@@ -81,7 +101,11 @@ class Child:
                 self._process.stdin.flush()
             except OSError as exc:
                 raise ServiceUnreachable(self._module, url="child process", reason=exc) from exc
-            reply = json.loads(self._reply(f"answer to {command}"))
+            try:
+                reply = json.loads(self._reply(f"{self._module}: answer to {command}"))
+            except ServiceTimeout:
+                self.stop(kill=True)  # its late answer is not the next command's
+                raise
         if "error" in reply:
             raise RequestError("command", command, f"something else: {reply['error']}")
         return reply["value"]
@@ -116,14 +140,17 @@ class Child:
             logger.debug("%s: %s", self._module, line)
 
     def _reply(self, what: str) -> str:
-        deadline = time.monotonic() + self._timeout
-        try:
-            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            line = None
+        line = next_line(
+            self._lines, self._pid, what=what, timeout=self._timeout, said=self._last_words, hint=HINT
+        )
         if line is None:
-            raise ServiceTimeout(f"{self._module}: {what}", self._timeout, "; ".join(self._said) or "silent")
+            self._threads[1].join(1)
+            reason = f"it ended; its last words: {self._last_words() or 'none'}"
+            raise ServiceUnreachable(what, url="child process", reason=reason)
         return line
+
+    def _last_words(self) -> str:
+        return "; ".join(list(self._said)[-5:])
 
 
 def _follow(stream, sink) -> None:
