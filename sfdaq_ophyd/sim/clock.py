@@ -2,17 +2,29 @@
 
 The state lies in a small memory-mapped file, so that a simulator in a child process sees the same clock:
 it opens the clock by its path. Pausing or stepping it in one process is seen by all.
+
+A clock that is patient waits for its followers, those that do something at every pulse: it counts at 100 Hz
+while all keep up, and stands rather than run away from the slowest. Its maker's process keeps it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import logging
 import mmap
 import os
 import struct
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from ..limits import Limit, counted_time
+from .followers import SLOTS_SIZE, Follower, Slots
+
+logger = logging.getLogger(__name__)
 
 PULSE_PERIOD = 0.01
 """Seconds between machine pulses."""
@@ -20,109 +32,298 @@ PULSE_PERIOD = 0.01
 EPOCH_OF_PULSE_0 = 1504516232
 """A simulator's choice: pulse ids grow at 100 Hz from here (contract jungfrau.md, section 9)."""
 
-_STATE = struct.Struct("<qdq")  # pulse id at anchor, host time of anchor, 1 while running
-_SIZE = _STATE.size + 1  # and 1 while light reaches the sample
+LEAD = 10
+"""Pulses by which a patient clock is ahead of its slowest follower at the most."""
+
+KEEP_PERIOD = 0.02
+"""Seconds between two looks of a patient clock at its followers."""
+
+SLOW = 95.0
+"""Hz below which the clock is said to be slow."""
+
+LOOK = 0.005
+"""Seconds between two looks at a clock that stands."""
+
+RATE_WINDOW = 3.0
+"""Seconds over which the rate is measured."""
+
+_ANCHORS = 2**16
+_ANCHOR = struct.Struct("<qddq")  # a pulse id, the steady and the host time at which it came, 1 if running
+_HEAD = struct.Struct("<qqd??6x")
+_COUNT, _CEILING, _RATE, _LIGHT, _PATIENT = 0, 8, 16, 24, 25
+_NO_CEILING = 2**62
+_SLOTS = _HEAD.size
+_RING = _SLOTS + SLOTS_SIZE
+_SIZE = _RING + _ANCHORS * _ANCHOR.size
 
 
 class PulseClock:
-    """Count machine pulses: +1 every 10 ms of host time, unless paused.
+    """Count machine pulses: +1 every 10 ms of host time, unless paused or waiting for a follower.
 
     Parameters
     ----------
     path : str or Path, optional
         Open the clock of another process; default makes a new one, starting at today's pulse id.
+    patient : bool
+        Whether a new clock waits for its followers (see `follow`). Another process's is what it is.
+
+    Attributes
+    ----------
+    start_pulse_id : int
+        Of the moment it was made.
+    on_rate : callable or None
+        Called with a line on the rate at which a patient clock runs, once, and once more should it become
+        slower than 100 Hz after that.
+
+    Notes
+    -----
+    What is read never tears and never goes back: a new anchor (a pulse and its time) is written beside the
+    old ones and then counted, and nobody counts on beyond the ceiling, which is raised after that.
     """
 
-    def __init__(self, path: str | Path | None = None):
+    def __init__(self, path: str | Path | None = None, *, patient: bool = False):
         self._owner = path is None
         if path is None:
-            handle, path = tempfile.mkstemp(prefix="sfdaq-clock-")
-            os.write(handle, b"\0" * _STATE.size + b"\1")
+            self._file, path = tempfile.mkstemp(prefix="sfdaq-clock-")
+            os.truncate(self._file, _SIZE)
         else:
-            handle = os.open(path, os.O_RDWR)
+            self._file = os.open(path, os.O_RDWR)
         self.path = Path(path)
-        self._map = mmap.mmap(handle, _SIZE)
-        os.close(handle)
+        self._map = mmap.mmap(self._file, _SIZE)
         self._lock = threading.Lock()
-        if self._owner:
-            now = time.time()
-            self.start_pulse_id = int((now - EPOCH_OF_PULSE_0) / PULSE_PERIOD)
-            self._set(self.start_pulse_id, now, True)
-        else:
+        self._slots = Slots(self._map, _SLOTS)
+        self._closing = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self.on_rate: Callable[[str], object] | None = None
+        if not self._owner:
             self.start_pulse_id = self.now()
-
-    def _get(self) -> tuple[int, float, bool]:
-        pulse_id, anchor, running = _STATE.unpack(self._map[: _STATE.size])
-        return pulse_id, anchor, bool(running)
-
-    def _set(self, pulse_id: int, anchor: float, running: bool) -> None:
-        self._map[: _STATE.size] = _STATE.pack(pulse_id, anchor, running)
+            return
+        self.start_pulse_id = int((time.time() - EPOCH_OF_PULSE_0) / PULSE_PERIOD)
+        self._write("<q", _CEILING, self.start_pulse_id + LEAD if patient else _NO_CEILING)
+        self._write("<d", _RATE, 1 / PULSE_PERIOD)
+        self._write("??", _LIGHT, True, patient)
+        self._set(self.start_pulse_id, _steady_time(), time.time(), True)
+        if patient:
+            self._keeper = threading.Thread(target=self._keep, name="pulse clock", daemon=True)
+            self._keeper.start()
 
     def now(self) -> int:
         """Return the pulse id of this moment."""
-        pulse_id, anchor, running = self._get()
-        if not running:
-            return pulse_id
-        return pulse_id + int((time.time() - anchor) / PULSE_PERIOD)
+        return self._count(_steady_time())[1]
 
     @property
     def running(self) -> bool:
         """Whether time moves the clock."""
-        return self._get()[2]
+        return bool(self._last_anchor()[3])
+
+    @property
+    def patient(self) -> bool:
+        """Whether the clock waits for its followers."""
+        return self._read("?", _PATIENT)
 
     @property
     def light(self) -> bool:
         """Whether light reaches the sample: the beam is there and the shutter open."""
-        return self._map[_STATE.size] == 1
+        return self._read("?", _LIGHT)
 
     @light.setter
     def light(self, on: bool) -> None:
-        self._map[_STATE.size] = int(bool(on))
+        self._write("?", _LIGHT, bool(on))
 
     def time_of(self, pulse_id: int) -> float:
-        """Return the host time of a pulse, s since the epoch; of a paused clock, as if it had run on."""
-        at, anchor, _ = self._get()
-        return anchor + (pulse_id - at) * PULSE_PERIOD
+        """Return the host time of a pulse, s since the epoch; of a paused clock, as if it had run on.
+
+        It is the same in all processes, also for pulses before a patient clock stood: the last 65536 times
+        that it stood are known.
+        """
+        count = self._read("<q", _COUNT)
+        newest, oldest = count - 1, max(0, count - _ANCHORS + 1)
+        at, _, came, _ = self._anchor(newest)
+        if pulse_id < at:
+            while oldest < newest:
+                middle = (oldest + newest + 1) // 2
+                if self._anchor(middle)[0] <= pulse_id:
+                    oldest = middle
+                else:
+                    newest = middle - 1
+            at, _, came, _ = self._anchor(oldest)
+        return came + (pulse_id - at) * PULSE_PERIOD
+
+    def due_in(self, pulse_id: int) -> float:
+        """Return after how many s to look whether a pulse has come; 0 if it has."""
+        if self.now() >= pulse_id:
+            return 0.0
+        at, steady, _, running = self._last_anchor()
+        due = steady + (pulse_id - at) * PULSE_PERIOD - _steady_time()
+        return max(due, 0.0005) if running and due > -PULSE_PERIOD / 2 else LOOK
 
     def pause(self) -> int:
         """Stop counting; return the pulse id the clock now stands at."""
-        with self._lock:
+        with self._writing():
             pulse_id = self.now()
-            self._set(pulse_id, time.time(), False)
+            self._set(pulse_id, _steady_time(), self.time_of(pulse_id), False)
         return pulse_id
 
     def step(self, n: int = 1) -> int:
         """Move a paused clock on by `n` pulses; return the pulse id it now stands at."""
-        with self._lock:
-            pulse_id, _, running = self._get()
+        with self._writing():
+            pulse_id, _, _, running = self._last_anchor()
             if running:
                 raise RuntimeError("the pulse clock runs; pause() it before step()")
-            self._set(pulse_id + n, time.time(), False)
+            self._set(pulse_id + n, _steady_time(), time.time(), False)
         return pulse_id + n
 
     def resume(self) -> None:
         """Let time move the clock again, from where it stands."""
-        with self._lock:
-            pulse_id, _, running = self._get()
+        with self._writing():
+            pulse_id, _, _, running = self._last_anchor()
             if not running:
-                self._set(pulse_id, time.time(), True)
+                if self.patient:
+                    self._write("<q", _CEILING, pulse_id + LEAD)
+                self._set(pulse_id, _steady_time(), time.time(), True)
 
     def wait_for(self, pulse_id: int, timeout: float, stop: threading.Event | None = None) -> bool:
         """Wait until the clock has reached `pulse_id`; False after `timeout` s or once `stop` is set."""
-        deadline = time.monotonic() + timeout
-        stop = stop or threading.Event()
-        while self.now() < pulse_id:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            due = self.time_of(pulse_id) - time.time() if self.running else 0.02
-            if stop.wait(min(max(due, 0.0005), 0.02, left)):
+        limit, stop = Limit(timeout), stop or threading.Event()
+        while due := self.due_in(pulse_id):
+            if limit.reached() or stop.wait(min(due, limit.step(0.02))):
                 return False
         return True
 
+    def follow(self, name: str) -> Follower:
+        """Return a follower, which a patient clock waits for: at first it has finished the present pulse.
+
+        Say ``follower.finished(pulse_id)`` once all of a pulse is done, and of every pulse in which there
+        was nothing to do. A follower that cannot finish, because its peer takes nothing, makes the clock
+        stand; one whose process has died, or that was closed, does not. Other clocks take no notice, so that
+        a simulator follows in any case::
+
+            with clock.follow("jungfrau") as follower:
+                last = clock.now()
+                while serving:
+                    for pulse_id in range(last + 1, clock.now() + 1):
+                        send(pulse_id)
+                        follower.finished(pulse_id)
+                        last = pulse_id
+                    time.sleep(clock.due_in(last + 1))
+        """
+        with self._writing():
+            return Follower(self._slots, self._slots.take(name, self.now()))
+
+    def status(self) -> dict:
+        """Say how it runs.
+
+        Returns
+        -------
+        dict
+            ``rate`` over the last seconds, Hz; ``held_by`` the name of the follower it waits for, or "";
+            ``followers`` name to the last pulse id finished; ``pulse_id``; ``patient``; ``running``.
+        """
+        now = self.now()
+        waiting = self.patient and self.running and now >= self._read("<q", _CEILING)
+        slowest = self._slots.slowest()
+        return {
+            "pulse_id": now,
+            "running": self.running,
+            "patient": self.patient,
+            "rate": self._read("<d", _RATE) if self.running else 0.0,
+            "held_by": slowest.name if waiting and slowest is not None else "",
+            "followers": {slot.name: slot.finished for slot in self._slots.taken()},
+        }
+
     def close(self) -> None:
         """Forget the clock; its maker also removes the file. Safe twice."""
-        if not self._map.closed:
-            self._map.close()
+        if self._map.closed:
+            return
+        self._closing.set()
+        if self._keeper is not None:
+            self._keeper.join()
+        self._map.close()
+        os.close(self._file)
         if self._owner:
             self.path.unlink(missing_ok=True)
+
+    # ---- patience -------------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Let the clock run on as far as its followers have come, and measure its rate."""
+        said: bool | None = None  # whether what was said last is that it is slow
+        since, pulse_id = counted_time(), self.now()
+        while not self._closing.wait(KEEP_PERIOD):
+            with self._writing():
+                self._let_run()
+            if (seconds := counted_time() - since) < RATE_WINDOW:
+                continue
+            rate = (self.now() - pulse_id) / seconds
+            since, pulse_id = since + seconds, pulse_id + round(rate * seconds)
+            self._write("<d", _RATE, rate)
+            slow = rate < SLOW
+            if self.on_rate is not None and self.running and (said is None or slow > said):
+                said = slow
+                self.on_rate(_line(rate, slow))
+
+    def _let_run(self) -> None:
+        if not self.running:
+            return
+        steady, host = _steady_time(), time.time()
+        counted, now = self._count(steady)
+        slowest = self._slots.slowest()
+        while slowest is not None and slowest.finished + LEAD <= now and not slowest.alive:
+            logger.warning("the pulse clock's follower %s has died; the clock goes on", slowest.name)
+            self._slots.free(slowest.index)
+            slowest = self._slots.slowest()
+        reached = now if slowest is None else slowest.finished
+        ceiling = max(reached + LEAD, self._read("<q", _CEILING))
+        if counted > now < ceiling:  # it stood, and the next pulse is now
+            self._set(now + 1, steady, host, True)
+        self._write("<q", _CEILING, ceiling)
+
+    # ---- the memory -----------------------------------------------------------------------------------
+
+    def _read(self, layout: str, offset: int):
+        return struct.unpack_from(layout, self._map, offset)[0]
+
+    def _write(self, layout: str, offset: int, *values) -> None:
+        struct.pack_into(layout, self._map, offset, *values)
+
+    def _anchor(self, index: int) -> tuple[int, float, float, int]:
+        return _ANCHOR.unpack_from(self._map, _RING + index % _ANCHORS * _ANCHOR.size)
+
+    def _last_anchor(self) -> tuple[int, float, float, int]:
+        return self._anchor(self._read("<q", _COUNT) - 1)
+
+    def _count(self, steady_now: float) -> tuple[int, int]:
+        """Return the pulse id by the time alone, and the one that counts."""
+        ceiling = self._read("<q", _CEILING)  # before the anchor: see the class's notes
+        at, steady, _, running = self._last_anchor()
+        if not running:
+            return at, at
+        counted = at + int((steady_now - steady) / PULSE_PERIOD)
+        return counted, max(at, min(counted, ceiling))
+
+    def _set(self, pulse_id: int, steady: float, host: float, running: bool) -> None:
+        count = self._read("<q", _COUNT)
+        where = _RING + count % _ANCHORS * _ANCHOR.size
+        _ANCHOR.pack_into(self._map, where, pulse_id, steady, host, running)
+        self._write("<q", _COUNT, count + 1)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write alone among all threads and processes."""
+        with self._lock:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def _steady_time() -> float:
+    """Return a time that is the same in all processes and is never set, s."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _line(rate: float, slow: bool) -> str:
+    if not slow:
+        return f"The pulse clock runs at {rate:.0f} Hz."
+    return f"The pulse clock runs at {rate:.0f} Hz in place of 100: this machine is busy. No frame is lost."

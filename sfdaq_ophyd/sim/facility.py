@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from ..errors import RequestError
 from .clock import PulseClock
 from .part import Part, World
+
+logger = logging.getLogger(__name__)
+
+AUTO_SPEED = 4.0
+"""What ``speed="auto"`` divides the services' own delays by."""
 
 PARTS = {
     "pvs": ("sfdaq_ophyd.sim.pvs", "PvsPart"),
@@ -26,14 +33,20 @@ class Facility:
 
     Parameters
     ----------
-    speed : float
-        Divides the services' own delays (never the frame identity); 1.0 is the real thing.
+    speed : float or "auto"
+        Divides the services' own delays (never the frame identity); 1.0 is the real thing. With ``"auto"``
+        it is 4, and the pulse clock is patient: 100 Hz while all parts keep up, slower when one does not,
+        so that no simulated frame is lost for want of CPU. With a number the clock is strict.
     directory : str or Path, optional
         Where files go; default is a temporary folder that goes with the facility.
     only : iterable of str, optional
         Start only these of ``"pvs", "jungfrau", "eiger", "std_daq", "broker"``.
     seed : int
         Seed of all random numbers.
+    start_timeout : float
+        s without a sign of progress after which the start of a part fails.
+    on_rate : callable, optional
+        Called with a line that says at which rate a patient clock runs; default is the log.
     **options
         ``<part>_<option>=value`` for a part, e.g. ``eiger_model="1M"``,
         ``jungfrau_name="JF01T03V01"``, ``broker_dialect="documented"``; and ``port_base``.
@@ -57,14 +70,19 @@ class Facility:
 
     def __init__(
         self,
-        speed: float = 1.0,
+        speed: float | Literal["auto"] = 1.0,
         directory: str | Path | None = None,
         only: Iterable[str] | None = None,
         seed: int = 0,
+        *,
+        start_timeout: float = 60.0,
+        on_rate: Callable[[str], object] = logger.info,
         **options,
     ):
-        if not speed > 0:
-            raise RequestError("speed", speed, "a number above 0")
+        if speed != "auto" and not (isinstance(speed, int | float) and speed > 0):
+            raise RequestError("speed", speed, 'a number above 0, or "auto"')
+        if not start_timeout > 0:
+            raise RequestError("start_timeout", start_timeout, "seconds above 0")
         names = list(PARTS) if only is None else [only] if isinstance(only, str) else list(only)
         for name in names:
             if name not in PARTS:
@@ -77,7 +95,9 @@ class Facility:
             if part is None:
                 raise RequestError("option", key, f"a name that starts with one of {', '.join(PARTS)}")
             self._options[part][key[len(part) + 1 :]] = value
-        self._speed, self._directory, self._seed = speed, directory, seed
+        self._patient, self._speed = speed == "auto", AUTO_SPEED if speed == "auto" else speed
+        self._directory, self._seed = directory, seed
+        self._start_timeout, self._on_rate = start_timeout, on_rate
         self._parts: dict[str, Part] = {}
         self.started: list[str] = []
         self._temporary: tempfile.TemporaryDirectory | None = None
@@ -91,15 +111,26 @@ class Facility:
             directory = Path(self._directory)
             directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.clock = PulseClock()
-        world = World(self.clock, directory, self._speed, self._seed, self._port_base, self._parts)
+        self.clock = PulseClock(patient=self._patient)
+        world = World(
+            self.clock,
+            directory,
+            self._speed,
+            self._seed,
+            self._port_base,
+            start_timeout=self._start_timeout,
+            parts=self._parts,
+        )
         try:
             for name in self._names:
                 module, cls = PARTS[name]
                 part = getattr(importlib.import_module(module), cls)(world, **self._options[name])
                 self._parts[name] = part
-                part.start()
+                part.launch()
+            for name in self._names:
+                self._parts[name].start()
                 self.started.append(name)
+            self.clock.on_rate = self._on_rate
         except BaseException as exc:
             try:
                 self.close()

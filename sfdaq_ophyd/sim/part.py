@@ -18,7 +18,7 @@ class World:
     Parameters
     ----------
     clock : PulseClock
-        The machine's pulse clock.
+        The machine's pulse clock. Parts that do something at every pulse ``follow`` it.
     directory : Path
         Everything the parts write lies below it.
     speed : float
@@ -27,6 +27,8 @@ class World:
         Seed of all random numbers.
     port_base : int
         First port to give out; 0 lets the system choose. Ask `next_port`, never use it directly.
+    start_timeout : float
+        s without a sign of progress after which the start of a part fails.
     parts : dict
         Parts already started, by name: a later part may look at an earlier one.
     """
@@ -36,6 +38,7 @@ class World:
     speed: float = 1.0
     seed: int = 0
     port_base: int = 0
+    start_timeout: float = 60.0
     parts: dict[str, Part] = field(default_factory=dict)
     _ports: Iterator[int] | None = field(default=None, repr=False)
 
@@ -53,8 +56,11 @@ class Part(Protocol):
 
     name: str
 
+    def launch(self) -> None:
+        """Begin to start and return at once: children of several parts start side by side."""
+
     def start(self) -> None:
-        """Return once it serves."""
+        """Return once it serves; launch it if that was not done."""
 
     def stop(self) -> None:
         """Leave nothing behind: threads joined, ports closed, children gone. Safe twice."""

@@ -1,10 +1,11 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from sfdaq_ophyd.sim.clock import PULSE_PERIOD, PulseClock
+from sfdaq_ophyd.sim.clock import LEAD, PULSE_PERIOD, PulseClock
 
 
 @pytest.fixture
@@ -20,8 +21,6 @@ def test_now_when_running_then_counts_with_time(clock, wait_for):
 
 
 def test_time_of_when_running_then_now_is_within_a_pulse(clock):
-    import time
-
     before, pulse_id, after = time.time(), clock.now(), time.time()
     assert before - PULSE_PERIOD <= clock.time_of(pulse_id) <= after
 
@@ -93,3 +92,146 @@ def test_clock_when_many_threads_step_then_none_is_lost(clock):
     for thread in threads:
         thread.join()
     assert clock.now() == stood + 800
+
+
+@pytest.fixture
+def patient():
+    clock = PulseClock(patient=True)
+    yield clock
+    clock.close()
+
+
+def follow_in_child(clock, then):
+    code = (
+        "import sys; from sfdaq_ophyd.sim.clock import PulseClock; c = PulseClock(sys.argv[1]);"
+        "f = c.follow('child'); print(c.now(), flush=True);" + then
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(clock.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_patient_clock_when_nobody_follows_then_counts_with_time(patient, wait_for):
+    first = patient.now()
+    wait_for(lambda: patient.now() > first + 3 * LEAD, "three leads")
+
+
+def test_patient_clock_when_a_follower_stands_then_it_stands_and_says_for_whom(patient, wait_for):
+    other = patient.follow("quick")
+    with patient.follow("slow") as slow:
+        stands_at = patient.status()["followers"]["slow"] + LEAD
+        wait_for(lambda: patient.now() == stands_at, "end of the lead")
+        other.finished(stands_at)
+        assert not patient.wait_for(stands_at + 1, timeout=0.2)
+        status = patient.status()
+        assert status["held_by"] == "slow" and status["patient"] and status["pulse_id"] == stands_at
+        slow.finished(stands_at - LEAD + 3)
+        wait_for(lambda: patient.now() == stands_at + 3, "three pulses more")
+        assert not patient.wait_for(stands_at + 4, timeout=0.1)
+    other.close()
+    assert patient.wait_for(stands_at + 3 * LEAD, timeout=10), "nobody follows any more"
+
+
+def test_patient_clock_when_it_goes_on_then_there_is_no_jump_and_every_pulse_keeps_its_stamp(
+    patient, wait_for
+):
+    first = patient.now()
+    stamps = {}
+    with patient.follow("slow") as slow:
+        for _ in range(3):
+            reached = patient.status()["followers"]["slow"] + LEAD
+            wait_for(lambda reached=reached: patient.now() == reached, "end of the lead")
+            stamps.update({p: patient.time_of(p) for p in range(first, reached + 1)})
+            assert not patient.wait_for(reached + 1, timeout=3 * LEAD * PULSE_PERIOD)
+            slow.finished(reached)
+            assert patient.wait_for(reached + 1, timeout=10)
+            assert patient.now() <= reached + LEAD, "time in which it stood is not made up for"
+    last = max(stamps)
+    assert stamps == {p: patient.time_of(p) for p in range(first, last + 1)}
+    steps = [stamps[p + 1] - stamps[p] for p in range(first, last)]
+    assert min(steps) > 0.99 * PULSE_PERIOD
+    assert sum(step > 2 * LEAD * PULSE_PERIOD for step in steps) == 2, "twice it stood in between"
+
+
+def test_patient_clock_when_opened_in_a_child_then_it_is_patient_there_and_waits_for_it(patient, wait_for):
+    child = follow_in_child(patient, "print(c.patient); c.close()")
+    words = child.communicate(timeout=30)[0].split()
+    assert words[1] == "True" and int(words[0]) <= patient.now()
+
+
+def test_patient_clock_when_a_follower_dies_then_goes_on(patient, wait_for):
+    child = follow_in_child(patient, "sys.stdin.read()")
+    reached = int(child.stdout.readline()) + LEAD
+    wait_for(lambda: patient.status()["held_by"] == "child", "the clock stands")
+    stood = patient.now()
+    assert stood <= reached and not patient.wait_for(stood + 1, timeout=0.1)
+    child.kill()  # and not reaped, as a simulator that crashed
+    assert patient.wait_for(stood + 3 * LEAD, timeout=10)
+    assert patient.status()["followers"] == {}
+    child.communicate()
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_clock_when_the_host_time_is_set_then_it_counts_on(patient, monkeypatch):
+    clock = PulseClock(patient=patient)
+    offset = [0.0]
+    true_time = time.time
+    monkeypatch.setattr("sfdaq_ophyd.sim.clock.time.time", lambda: true_time() + offset[0])
+    for jump in (3600.0, -7200.0):
+        before = clock.now()
+        offset[0] += jump
+        after = clock.now()
+        assert before <= after <= before + 1000
+        assert clock.wait_for(after + 3 * LEAD, timeout=10)
+    clock.close()
+
+
+def test_patient_clock_when_paused_and_stepped_then_it_runs_on_from_there(patient):
+    with patient.follow("slow") as slow:
+        stood = patient.pause()
+        assert patient.step(50 * LEAD) == patient.now() == stood + 50 * LEAD
+        patient.resume()
+        slow.finished(stood + 50 * LEAD)
+        assert patient.wait_for(stood + 51 * LEAD, timeout=10)
+
+
+def test_strict_clock_when_a_follower_stands_then_runs_on(clock):
+    with clock.follow("slow"):
+        assert clock.wait_for(clock.now() + 3 * LEAD, timeout=10)
+        assert clock.status()["held_by"] == "" and not clock.patient
+
+
+def test_followers_when_there_are_too_many_then_refused_by_name(clock):
+    for _ in range(32):
+        clock.follow("many")
+    with pytest.raises(RuntimeError, match="one too many is one too many"):
+        clock.follow("one too many")
+
+
+def test_follower_when_closed_twice_or_after_the_clock_then_nothing_happens(clock):
+    follower, other = clock.follow("one"), clock.follow("two")
+    follower.close()
+    follower.close()
+    follower.finished(3)
+    assert list(clock.status()["followers"]) == ["two"]
+    clock.close()
+    other.finished(5)
+    other.close()
+
+
+def test_patient_clock_when_it_is_slow_then_says_so_once(patient, wait_for, monkeypatch):
+    monkeypatch.setattr("sfdaq_ophyd.sim.clock.RATE_WINDOW", 0.2)
+    said = []
+    patient.on_rate = said.append
+    wait_for(lambda: patient.status()["rate"] > 0 and said, "the rate is said")
+    with patient.follow("slow") as slow:
+        wait_for(lambda: patient.status()["rate"] < 50, "a slow window")
+        wait_for(lambda: patient.status()["rate"] < 1, "a window in which it stands")
+        n = len(said)
+        slow.finished(patient.now())
+    assert "in place of 100" in said[-1] and n <= 2
+    wait_for(lambda: patient.status()["rate"] > 50, "a quick window")
+    assert len(said) == n

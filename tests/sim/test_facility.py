@@ -21,6 +21,9 @@ class Recorder:
         self.world = world
         return self
 
+    def launch(self):
+        self.log.append((self.name, "launch"))
+
     def start(self):
         self.log.append((self.name, "start"))
         if "start" in self.fails:
@@ -55,6 +58,23 @@ def test_enter_when_all_parts_then_started_in_order_and_stopped_in_reverse(parts
         assert started == list(facility_module.PARTS)
         assert facility.addresses() == {name: {"url": name} for name in started}
     assert [name for name, *what in log if what == ["stop"]] == started[::-1]
+
+
+def test_enter_when_parts_start_then_all_were_launched_before_the_first_is_waited_for(parts):
+    log, _ = parts
+    with Facility():
+        acts = [(name, *what) for name, *what in log if what in (["launch"], ["start"])]
+    names = list(facility_module.PARTS)
+    assert acts == [(name, "launch") for name in names] + [(name, "start") for name in names]
+
+
+def test_speed_when_auto_then_parts_get_a_number_and_a_patient_clock(parts):
+    _, module = parts
+    with Facility(speed="auto", only="eiger", start_timeout=7) as facility:
+        world = module.eiger.world
+        assert (world.speed, world.start_timeout) == (4.0, 7) and facility.clock.patient
+    with Facility(only="eiger") as facility:
+        assert module.eiger.world.speed == 1.0 and not facility.clock.patient
 
 
 def test_only_when_given_then_nothing_else_is_made(parts):
@@ -100,7 +120,7 @@ def test_enter_when_a_part_does_not_start_then_the_others_are_stopped_and_nothin
     with pytest.raises(RuntimeError, match="std_daq does not start"):
         facility.__enter__()
     stopped = [name for name, *what in log if what == ["stop"]]
-    assert stopped == ["std_daq", "eiger", "jungfrau", "pvs"]
+    assert stopped == ["broker", "std_daq", "eiger", "jungfrau", "pvs"]
     assert not facility.directory.exists() and not facility.clock.path.exists()
 
 
@@ -142,6 +162,8 @@ def test_enter_when_used_again_then_starts_again(parts):
     [
         ({"speed": 0}, "speed=0: expected a number above 0"),
         ({"speed": float("nan")}, "speed=nan: expected a number above 0"),
+        ({"speed": "quick"}, "speed='quick': expected a number above 0, or \"auto\""),
+        ({"start_timeout": 0}, "start_timeout=0: expected seconds above 0"),
         ({"only": ["eigr"]}, "only='eigr': expected names out of pvs"),
         ({"color": "red"}, "option='color': expected a name that starts with one of"),
     ],

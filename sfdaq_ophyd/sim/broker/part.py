@@ -131,6 +131,9 @@ class BrokerPart:
         }
         return [Worker(site.messages, name, handle, site.delays) for name, handle in handlers.items()]
 
+    def launch(self) -> None:
+        """Begin nothing: it needs what the others have started."""
+
     def start(self) -> None:
         """Lay out the file system and serve."""
         self._connect_trigger()

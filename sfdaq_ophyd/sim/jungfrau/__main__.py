@@ -12,6 +12,7 @@ import logging
 import queue
 import signal
 
+from ...starting import report_step
 from ..child import read_commands
 from ..clock import PulseClock
 from .sender import Sender
@@ -39,6 +40,9 @@ def main() -> None:
         signal.signal(number, lambda *_: commands.put(None))
     sender = Sender(clock, settings, start, ports)
     try:
+        if arguments.control:
+            report_step("rendering the scene")
+        sender.scene.raw(0)  # before the first frame is due
         print(f"READY {json.dumps(sender.addresses())}", flush=True)  # noqa: T201
         if arguments.control:
             read_commands(commands)

@@ -55,8 +55,8 @@ class JungfrauPart:
         """The detector takes every so many pulses."""
         return self._settings.rate_multiplicator
 
-    def start(self) -> None:
-        """Start the sender; the detector runs at once unless told otherwise."""
+    def launch(self) -> None:
+        """Begin to start the sender."""
         world, settings = self._world, self._settings
         ports = [world.next_port() for _ in range(settings.n_ports + 2)]
         options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
@@ -65,8 +65,15 @@ class JungfrauPart:
             *("--control", "--clock", str(world.clock.path)),
             *("--start-pulse-id", str(world.clock.start_pulse_id), "--settings", json.dumps(options)),
             *("--ports", ",".join(map(str, ports))),
+            timeout=world.start_timeout,
         )
-        addresses = json.loads(self._child.start())
+        self._child.launch()
+
+    def start(self) -> None:
+        """Wait for the sender; the detector runs at once unless told otherwise."""
+        if self._child is None:
+            self.launch()
+        addresses = json.loads(self._child.wait())
         self.endpoints = addresses["endpoints"]
         self.assembled_endpoint, self.live_endpoint = addresses["assembled"], addresses["live"]
 

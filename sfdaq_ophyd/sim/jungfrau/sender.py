@@ -6,10 +6,9 @@ Frames are rendered only for streams somebody listens to.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import queue
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,57 +16,15 @@ import zmq
 
 from ...errors import RequestError
 from ..child import reply
-from ..clock import PulseClock
+from ..clock import LOOK, PulseClock
 from .assembled import AssembledModel
 from .model import DetectorModel, Message
 from .scene import Scene
 from .settings import Settings
-
-HIGH_WATER = 1000
-"""Messages a module stream keeps per client before it drops, as slsReceiver."""
-
-LIVE_HIGH_WATER = 10
-"""The same of the assembled live stream."""
+from .sockets import HIGH_WATER, LIVE_HIGH_WATER, PubSocket, PushSocket
 
 MAX_BEHIND = 50
-"""Pulses that are made up for after a stall; more are left out."""
-
-_KEEPALIVE = {
-    zmq.TCP_KEEPALIVE: 1,
-    zmq.TCP_KEEPALIVE_IDLE: 60,
-    zmq.TCP_KEEPALIVE_CNT: 10,
-    zmq.TCP_KEEPALIVE_INTVL: 1,
-}
-
-
-class PubSocket:
-    """A PUB that knows whether anybody listens (XPUB looks the same from the other end)."""
-
-    def __init__(self, context: zmq.Context, port: int, high_water: int = HIGH_WATER):
-        self._socket = context.socket(zmq.XPUB)
-        self._socket.set(zmq.SNDHWM, high_water)
-        self._socket.set(zmq.LINGER, 0)
-        for option, value in _KEEPALIVE.items():
-            self._socket.set(option, value)
-        self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
-        self.endpoint = self._socket.get(zmq.LAST_ENDPOINT).decode()
-        self._topics: set[bytes] = set()
-
-    @property
-    def subscribed(self) -> bool:
-        """Whether any client is subscribed."""
-        while self._socket.poll(0):
-            message = self._socket.recv()
-            (self._topics.add if message[:1] == b"\1" else self._topics.discard)(message[1:])
-        return bool(self._topics)
-
-    def send(self, parts: list) -> None:
-        """Send; a client that is too slow loses it."""
-        self._socket.send_multipart(parts, copy=False)
-
-    def close(self) -> None:
-        """Close at once."""
-        self._socket.close(0)
+"""Pulses that are made up for after a stall of a strict clock; more are left out."""
 
 
 class Sender:
@@ -92,17 +49,15 @@ class Sender:
         self.assembled = AssembledModel(self.detector)
         self._beam = True
         self._context, ports = zmq.Context(), iter(ports)
-        self.modules = [PubSocket(self._context, next(ports)) for _ in range(settings.n_ports)]
-        self.streamvis = PubSocket(self._context, next(ports))
-        self._live = self._context.socket(zmq.PUSH)
-        self._live.set(zmq.SNDHWM, LIVE_HIGH_WATER)
-        self._live.set(zmq.LINGER, 0)
-        self._live.bind(f"tcp://127.0.0.1:{next(ports) or '*'}")
-        self._waiting: list[tuple[float, int, Message]] = []
-        self._order = itertools.count()
-        self._due = [0.0] * settings.n_ports
+        patient, context = clock.patient, self._context
+        self.modules = [PubSocket(context, next(ports), HIGH_WATER, patient) for _ in range(settings.n_ports)]
+        self.streamvis = PubSocket(context, next(ports), HIGH_WATER, patient)
+        self._live = PushSocket(context, next(ports), LIVE_HIGH_WATER, patient)
+        self._outbox: list[tuple[PubSocket | PushSocket, deque[tuple[float, list]]]] = [
+            (socket, deque()) for socket in (*self.modules, self.streamvis, self._live)
+        ]
+        self._stuck = False  # a patient stream waits for its client
         self._n_sent, self._n_left_out, self._worst_delay = 0, 0, 0.0
-        self.scene.raw(0)  # rendered before the first frame is due
         self._last = clock.now()
 
     def addresses(self) -> dict[str, Any]:
@@ -110,20 +65,24 @@ class Sender:
         return {
             "endpoints": [socket.endpoint for socket in self.modules],
             "assembled": self.streamvis.endpoint,
-            "live": self._live.get(zmq.LAST_ENDPOINT).decode(),
+            "live": self._live.endpoint,
         }
 
     def run(self, commands: queue.Queue) -> None:
         """Send until a command is None."""
-        while True:
-            self._send_due()
-            try:
-                command = commands.get(timeout=self._idle())
-            except queue.Empty:
-                continue
-            if command is None:
-                return
-            reply(lambda command=command: self.answer(command))
+        with self._clock.follow("jungfrau") as follower:
+            self._last = self._clock.now()
+            while True:
+                self._send_due()
+                if not self._stuck:
+                    follower.finished(self._last)
+                try:
+                    command = commands.get(timeout=self._idle())
+                except queue.Empty:
+                    continue
+                if command is None:
+                    return
+                reply(lambda command=command: self.answer(command))
 
     def answer(self, command: dict[str, Any]) -> Any:
         """Obey one command."""
@@ -152,8 +111,8 @@ class Sender:
             "running": self.detector.running,
             "frame_number": self.detector.frame_number,
             "pulse_id": self._last,
-            "subscribed": [socket.subscribed for socket in self.modules],
-            "assembled_subscribed": self.streamvis.subscribed,
+            "subscribed": [socket.wanted for socket in self.modules],
+            "assembled_subscribed": self.streamvis.wanted,
             "n_sent": self._n_sent,
             "n_left_out": self._n_left_out,
             "worst_delay": self._worst_delay,
@@ -165,16 +124,15 @@ class Sender:
 
     def _send_due(self) -> None:
         now = self._clock.now()
-        if now - self._last > MAX_BEHIND:
+        if not self._clock.patient and now - self._last > MAX_BEHIND:
             self._n_left_out += now - self._last - MAX_BEHIND
             self._last = now - MAX_BEHIND
         self.scene.beam = self._beam and self._clock.light
-        for pulse_id in range(self._last + 1, now + 1):
-            self._last = pulse_id
-            self._take(pulse_id)
-        while self._waiting and self._waiting[0][0] <= time.monotonic():
-            message = heapq.heappop(self._waiting)[2]
-            self.modules[message.port].send(message.parts)
+        self._flush()
+        while self._last < now and not self._stuck:
+            self._last += 1
+            self._take(self._last)
+            self._flush()
 
     def _take(self, pulse_id: int) -> None:
         if not self.detector.take(pulse_id):
@@ -182,32 +140,41 @@ class Sender:
         self._n_sent += 1
         if self._clock.running:
             self._worst_delay = max(self._worst_delay, time.time() - self._clock.time_of(pulse_id))
-        listening = [socket.subscribed for socket in self.modules]
+        listening = [socket.wanted for socket in self.modules]
         if any(listening):
             self._post([message for message in self.detector.messages() if listening[message.port]])
-        whole, live = self.streamvis.subscribed, bool(self._live.poll(0, zmq.POLLOUT))
+        whole, live = self.streamvis.wanted, self._live.wanted
         if whole or live:
             header, pixels = self.assembled.image()
             settings = self.detector.settings
-            if whole:
-                self.streamvis.send(self.assembled.parts(header, pixels, settings.streamvis_rate))
-            if live:
-                parts = self.assembled.parts(header, pixels, settings.live_rate)
-                self._live.send_multipart(parts, zmq.DONTWAIT, copy=False)
+            for wanted, rate, (_, messages) in (
+                (whole, settings.streamvis_rate, self._outbox[-2]),
+                (live, settings.live_rate, self._outbox[-1]),
+            ):
+                if wanted:
+                    messages.append((0.0, self.assembled.parts(header, pixels, rate)))
 
     def _post(self, messages: list[Message]) -> None:
         now = time.monotonic()
         for message in messages:
-            due = max(now + message.delay, self._due[message.port])  # a port keeps its order
-            self._due[message.port] = due
-            if due > now or self._waiting:
-                heapq.heappush(self._waiting, (due, next(self._order), message))
-            else:
-                self.modules[message.port].send(message.parts)
+            queued = self._outbox[message.port][1]
+            due = now + message.delay
+            queued.append((max(due, queued[-1][0]) if queued else due, message.parts))  # in order
+
+    def _flush(self) -> None:
+        """Send what is due, each stream in its order; note whether one waits for its client."""
+        now, self._stuck = time.monotonic(), False
+        for socket, queued in self._outbox:
+            while queued and queued[0][0] <= now:
+                if not socket.send(queued[0][1]):
+                    self._stuck = True
+                    break
+                queued.popleft()
 
     def _idle(self) -> float:
         """Return seconds until something is due, at most 5 ms."""
-        due = self._clock.time_of(self._last + 1) - time.time() if self._clock.running else 0.005
-        if self._waiting:
-            due = min(due, self._waiting[0][0] - time.monotonic())
-        return min(max(due, 0.0), 0.005)
+        if self._stuck:
+            return LOOK
+        now = time.monotonic()
+        due = [queued[0][0] - now for _, queued in self._outbox if queued]
+        return max(0.0, min(LOOK, self._clock.due_in(self._last + 1), *due))

@@ -20,6 +20,7 @@ import time
 
 from caproto.asyncio.server import Context
 
+from ...starting import report_step
 from ..clock import PulseClock
 from .environment import LOOPBACK, ioc_environment
 from .ioc import BeamlineIOC
@@ -62,6 +63,8 @@ class Control:
 
 async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None:
     """Run the IOC until SIGINT, SIGTERM or, with `control`, the end of standard input."""
+    if control:
+        report_step("preparing the PVs")
     await ioc.prepare()
     context = Context(ioc.pvdb, [LOOPBACK])
     end = asyncio.Event()

@@ -101,16 +101,17 @@ class BeamlineIOC(PVGroup):
     @pulse_id.startup
     async def pulse_id(self, instance, async_lib):
         """Publish every pulse id as the clock reaches it."""
-        last = int(instance.value)
-        while True:
-            now = self._clock.now()
-            if time.monotonic() >= self.stall_until:
-                for pulse_id in range(max(last + 1, now - MAX_BURST + 1), now + 1):
-                    stamp = self._clock.time_of(pulse_id) if self._clock.running else time.time()
-                    await instance.write(float(pulse_id), timestamp=stamp)
-                last = max(last, now)
-            due = self._clock.time_of(now + 1) - time.time() if self._clock.running else PULSE_PERIOD
-            await asyncio.sleep(min(max(due, 0.001), PULSE_PERIOD))
+        last, clock = int(instance.value), self._clock
+        with clock.follow("pvs") as follower:
+            while True:
+                now = clock.now()
+                if time.monotonic() >= self.stall_until:
+                    for pulse_id in range(max(last + 1, now - MAX_BURST + 1), now + 1):
+                        stamp = clock.time_of(pulse_id) if clock.running else time.time()
+                        await instance.write(float(pulse_id), timestamp=stamp)
+                    last = max(last, now)
+                follower.finished(now)
+                await asyncio.sleep(min(max(clock.due_in(now + 1), 0.001), PULSE_PERIOD))
 
     @event_code.putter
     async def event_code(self, instance, value):

@@ -63,8 +63,8 @@ class PvsPart(Mapping[str, str]):
     def __len__(self) -> int:
         return len(SUFFIXES)
 
-    def start(self) -> None:
-        """Choose a port, point this process's Channel Access clients to it, and start the IOC."""
+    def launch(self) -> None:
+        """Choose a port, point this process's Channel Access clients to it, and begin to start the IOC."""
         world = self._world
         self._port = acquire_port(world.next_port())
         options = {
@@ -75,9 +75,17 @@ class PvsPart(Mapping[str, str]):
             "--seed": world.seed,
         }
         arguments = [word for option in options.items() for word in option]
-        self._ioc = Child(__package__, "--control", *arguments, env=ioc_environment(self._port))
+        self._ioc = Child(
+            __package__, "--control", *arguments, env=ioc_environment(self._port), timeout=world.start_timeout
+        )
+        self._ioc.launch()
+
+    def start(self) -> None:
+        """Return once the IOC serves."""
+        if self._ioc is None:
+            self.launch()
         try:
-            self._ioc.start()
+            self._ioc.wait()
         except BaseException:
             self.stop()
             raise

@@ -7,16 +7,18 @@ import threading
 
 from aiohttp import web
 
-from ...errors import RequestError
+from ...errors import RequestError, ServiceTimeout
+from ...limits import Limit
 from ...wire.simplon import VERSIONS
 from ...wire.tiff_write import PROFILES
+from ..child import HINT
 from ..part import World
 from .dcu import DetectorControlUnit
 from .faults import FAULTS
 from .frames import stamp_of
 from .server import RequestLog, make_app
 
-START_TIMEOUT = 20.0
+STOP_TIMEOUT = 20.0
 
 
 class EigerPart:
@@ -88,29 +90,36 @@ class EigerPart:
         }
         self._initialized, self._port = initialized, port or world.next_port()
         self.requests = RequestLog()
+        self._start_timeout, self._ready = world.start_timeout, threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dcu: DetectorControlUnit | None = None
         self.url = ""
 
-    def start(self) -> None:
-        """Serve; returns once the port is open."""
-        ready, problems = threading.Event(), []
-        self._thread = threading.Thread(
-            target=self._run, args=(ready, problems), name="simulated Eiger", daemon=True
-        )
+    def launch(self) -> None:
+        """Begin to serve."""
+        self._ready.clear()
+        self._problem: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="simulated Eiger", daemon=True)
         self._thread.start()
-        if not ready.wait(START_TIMEOUT):
-            raise TimeoutError(f"the simulated Eiger did not start within {START_TIMEOUT:g} s")
-        if problems:
+
+    def start(self) -> None:
+        """Return once the port is open."""
+        if self._thread is None:
+            self.launch()
+        limit = Limit(self._start_timeout)
+        while not limit.wait(self._ready):
+            if limit.reached():
+                raise ServiceTimeout("start of the simulated Eiger", limit.seconds, hint=HINT)
+        if self._problem is not None:
             self._thread.join()
-            raise problems[0]
+            raise self._problem
 
     def stop(self) -> None:
         """Close the port and join the thread. Safe twice."""
         if self._thread is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(START_TIMEOUT)
+            self._thread.join(STOP_TIMEOUT)
             self._thread = self._loop = None
 
     def addresses(self) -> dict[str, str]:
@@ -140,14 +149,14 @@ class EigerPart:
         """Return the number in the first pixels of a frame (`sfdaq_ophyd.sim.stamp`)."""
         return stamp_of(series_id, image_id)
 
-    def _run(self, ready: threading.Event, problems: list) -> None:
+    def _run(self) -> None:
         try:
-            asyncio.run(self._serve(ready))
+            asyncio.run(self._serve())
         except Exception as exc:
-            problems.append(exc)
-            ready.set()
+            self._problem = exc
+            self._ready.set()
 
-    async def _serve(self, ready: threading.Event) -> None:
+    async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._dcu = DetectorControlUnit(**self._options)
         if self._initialized:
@@ -163,7 +172,7 @@ class EigerPart:
             site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            ready.set()
+            self._ready.set()
             await self._stopping.wait()
         finally:
             await runner.cleanup()

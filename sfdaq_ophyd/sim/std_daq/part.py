@@ -52,8 +52,8 @@ class StdDaqPart:
         self._child: Child | None = None
         self.url = self.redis_url = ""
 
-    def start(self) -> None:
-        """Return once REST and Redis serve."""
+    def launch(self) -> None:
+        """Begin to start the processes."""
         world, settings = self._world, self._settings
         options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
         self._child = Child(
@@ -61,8 +61,15 @@ class StdDaqPart:
             *("--control", "--clock", str(world.clock.path)),
             *("--start-pulse-id", str(world.clock.start_pulse_id), "--settings", json.dumps(options)),
             *("--port", str(world.next_port()), "--redis-port", str(world.next_port())),
+            timeout=world.start_timeout,
         )
-        addresses = json.loads(self._child.start())
+        self._child.launch()
+
+    def start(self) -> None:
+        """Return once REST and Redis serve."""
+        if self._child is None:
+            self.launch()
+        addresses = json.loads(self._child.wait())
         self.url, self.redis_url = addresses["url"], addresses["redis_url"]
 
     def stop(self) -> None:
