@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -18,9 +18,31 @@ from ..errors import RequestError
 from ..sim import Facility
 
 
+def parse_speed(word: str) -> float | str:
+    """Read the option ``--speed``: a number, or auto."""
+    try:
+        return word if word == "auto" else float(word)
+    except ValueError:
+        raise typer.BadParameter(f"{word!r} is neither a number nor auto") from None
+
+
+SPEED = typer.Option(
+    parser=parse_speed,
+    metavar="NUMBER|auto",
+    help="Divide the services' own delays by this; auto: by 4, and the pulse clock waits for slow parts.",
+)
+START_TIMEOUT = typer.Option(help="s without a sign of progress after which a start fails.")
+
+
+def say_rate(line: str) -> None:
+    """Print at which rate the pulse clock runs."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def sim(
     only: Annotated[str, typer.Option(help="Parts to start, with commas: eiger,std-daq. Default: all.")] = "",
-    speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 1.0,
+    speed: Annotated[Any, SPEED] = "1",
+    start_timeout: Annotated[float, START_TIMEOUT] = 60.0,
     port_base: Annotated[int, typer.Option(help="First port, counted up per server; 0 takes free ones.")] = 0,
     directory: Annotated[Path | None, typer.Option(help="For files. Default: a temporary folder.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
@@ -39,7 +61,17 @@ def sim(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with Facility(speed, directory, names, seed, port_base=port_base, **_options(option or [])) as facility:
+    facility = Facility(
+        speed,
+        directory,
+        names,
+        seed,
+        start_timeout=start_timeout,
+        on_rate=say_rate,
+        port_base=port_base,
+        **_options(option or []),
+    )
+    with facility:
         addresses = facility.addresses()
         print("READY", flush=True)
         if as_json:

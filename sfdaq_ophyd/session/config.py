@@ -67,7 +67,10 @@ class SuspenderConfig(Block):
 class SimConfig(Block):
     """Start the simulated facility; ``{port+3}`` and ``{prefix}`` elsewhere in the file are its."""
 
-    speed: float = Field(1.0, gt=0, description="divides the services' own delays")
+    speed: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+        "auto", description="divides the services' own delays; auto: by 4, and the pulse clock waits"
+    )
+    start_timeout: float = Field(60.0, gt=0, description="s without a sign of progress of a simulator")
     seed: int = Field(0, description="seed of all random numbers")
     only: list[Literal["pvs", "jungfrau", "eiger", "std_daq", "broker"]] | None = Field(
         None, description="parts to start; default: all"

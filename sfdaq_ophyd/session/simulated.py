@@ -7,17 +7,14 @@ import os
 import random
 import socket
 import threading
-import time
 from pathlib import Path
 
-from ..errors import ServiceTimeout, ServiceUnreachable
+from ..errors import ServiceUnreachable
 from ..sim import Facility
 from .config import SimConfig
 
 N_PORTS = 24
 """Ports kept free for one facility; `sim.yaml` says which server has which."""
-
-START_TIMEOUT = 60.0
 
 
 class SimulatedFacility:
@@ -50,7 +47,9 @@ class SimulatedFacility:
         if self._thread is not None:
             return
         options = {**config.options, "pvs_prefix": self.prefix, "port_base": self.port}
-        self._facility = Facility(config.speed, directory, config.only, config.seed, **options)
+        self._facility = Facility(
+            config.speed, directory, config.only, config.seed, start_timeout=config.start_timeout, **options
+        )
         self._thread = threading.Thread(target=self._run, name="simulated facility", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -60,24 +59,22 @@ class SimulatedFacility:
         """Whether every simulator serves."""
         return self._thread is not None and not self._thread.is_alive() and self._problem is None
 
-    def wait_for_pvs(self, timeout: float = START_TIMEOUT) -> None:
+    def wait_for_pvs(self) -> None:
         """Wait until the PVs are served: Channel Access looks ever more rarely for one it did not find."""
-        deadline = time.monotonic() + timeout
-        while "pvs" not in self._facility.started and self._thread.is_alive() and time.monotonic() < deadline:
+        while "pvs" not in self._facility.started and self._thread.is_alive():
             self._thread.join(0.01)
 
-    def wait(self, timeout: float = START_TIMEOUT) -> Facility:
-        """Return the facility, once it serves.
+    def wait(self) -> Facility:
+        """Return the facility, once it serves; its start ends by itself when nothing moves any more.
 
         Raises
         ------
-        ServiceTimeout, ServiceUnreachable
+        ServiceUnreachable
+            It did not start, with the reason.
         """
         if self._thread is None:
             raise ServiceUnreachable("simulated facility", url="this process", reason="not started")
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise ServiceTimeout("start of the simulated facility", timeout)
+        self._thread.join()
         if self._problem is not None:
             raise ServiceUnreachable(
                 "simulated facility", url="this process", reason=self._problem

@@ -78,7 +78,11 @@ def test_sim_when_json_then_one_line_with_the_addresses_that_another_process_can
         "EPICS_CA_ADDR_LIST": addresses["pvs"]["ca"],
         "EPICS_CA_AUTO_ADDR_LIST": "NO",
     }
-    code = "import sys; from caproto.sync.client import read; print(int(read(sys.argv[1]).data[0]))"
+    # a repeater it started would outlive it and hold its output open
+    code = (
+        "import sys; from caproto.sync.client import read;"
+        "print(int(read(sys.argv[1], repeater=False).data[0]))"
+    )
     command = [sys.executable, "-c", code, addresses["pvs"]["pulse_id"]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
     assert int(done.stdout) > 10**9
@@ -102,3 +106,21 @@ def test_sim_when_options_are_given_then_they_reach_their_part(sim):
     addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
     assert addresses["pvs"]["motor"] == "MY:M1"
     assert child.end(signal.SIGINT)[0] == 0
+
+
+def test_sim_when_speed_is_auto_then_says_once_at_which_rate_the_pulse_clock_runs(sim):
+    child = sim("--only", "pvs", "--json", "--speed", "auto")
+    child.wait_line(lambda line: line.startswith("{"))
+    said = child.process.stderr.readline()
+    assert said.startswith("The pulse clock runs at ") and " Hz" in said
+    assert child.end(signal.SIGINT)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--speed", "quick"], "'quick' is neither a number nor auto"), (["--speed", "0"], "a number above 0")],
+)
+def test_sim_when_the_speed_is_wrong_then_said_before_anything_starts(sim, words, message):
+    child = sim(*words)
+    assert child.process.wait(timeout=60) != 0
+    assert message in child.process.stderr.read() and child.lines == []

@@ -6,10 +6,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from ..sim import SPEED, START_TIMEOUT, say_rate
 
 
 def demo(
@@ -17,7 +19,8 @@ def demo(
         "demo-output"
     ),
     points: Annotated[int, typer.Option(min=2, help="Points of the scan.")] = 5,
-    speed: Annotated[float, typer.Option(help="Divide the services' own delays by this.")] = 4.0,
+    speed: Annotated[Any, SPEED] = "auto",
+    start_timeout: Annotated[float, START_TIMEOUT] = 60.0,
     eiger_model: Annotated[str, typer.Option(help="16M, 9M, 4M, 1M or 500K.")] = "1M",
 ) -> None:
     """Take a pedestal and scan a motor with the whole simulated beamline; show what the catalog has of it.
@@ -38,8 +41,15 @@ def demo(
     directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print("Starting the simulated facility and the catalog ...")
+    simulated = Facility(
+        speed,
+        directory / "facility",
+        start_timeout=start_timeout,
+        on_rate=say_rate,
+        eiger_model=eiger_model,
+    )
     with (
-        Facility(speed, directory / "facility", eiger_model=eiger_model) as facility,
+        simulated as facility,
         embedded_catalog(directory / "catalog") as catalog,
     ):
         beamline = Beamline(facility, directory / "frames")
