@@ -19,6 +19,9 @@ SETTLED = 2.0
 """s a file must stand unchanged, where no log says that its writer is done; and s given to a file system to
 show what a log says is there."""
 
+SETTLED_UNDER_A_LOG = 30.0
+"""The same where a log says that its writer is not done."""
+
 SETTLED_PVS = 0.5
 """The same for PVDATA, whose writer's log has no closing line, and which is written in one go."""
 
@@ -62,13 +65,14 @@ def look_at(path: Path, source: str, *, names: Sequence[str] = (), finished: boo
     if os.path.exists(error_file(str(path))):
         return Look(failure=f"the writer failed: {last_words(path)}")
     try:
-        age = time.time() - path.stat().st_mtime
+        stat = path.stat()
     except FileNotFoundError:
         return _look_at_nothing(path, log)
-    settled = age > (SETTLED_PVS if source == PVDATA else SETTLED)
-    closed = finished or CLOSING in _last(_tail(log))
-    if not (closed or settled):
-        return Look(seen="being written")
+    age, words = time.time() - stat.st_mtime, _tail(log)
+    closed = finished or CLOSING in _last(words)
+    without_log = SETTLED_PVS if source == PVDATA else SETTLED
+    if not closed and age <= (SETTLED_UNDER_A_LOG if words else without_log):
+        return Look(seen=f"being written, {stat.st_size} bytes")
     try:
         return Look(found=read_daq_file(path, source, names))
     except (OSError, FileFormatError) as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from ..devices import SfDaqBroker
 from ..devices.broker import NextPoint, Point, Service
 from ..errors import RequestError
 from .ask import ask
+
+logger = logging.getLogger(__name__)
 
 Policy = Literal["open_run", "staged", "first_acquisition"]
 POLICIES = ("open_run", "staged", "first_acquisition")
@@ -166,6 +169,9 @@ class _RunNumbers:
             yield msg._replace(kwargs={**msg.kwargs, "exit_status": exc.exit_status})
             raise
         except Exception as exc:
+            if early:  # why it ended early is what the run failed of
+                logger.exception("%s: the end of a run that ended early", broker.name)
+                return (yield msg)
             yield msg._replace(kwargs={**msg.kwargs, "exit_status": "fail", "reason": str(exc)})
             raise
         return (yield msg)

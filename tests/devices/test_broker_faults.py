@@ -13,6 +13,7 @@ from sfdaq_ophyd.devices.broker._follower import FileFollower
 from sfdaq_ophyd.errors import (
     FilesMissing,
     FramesMissing,
+    RequestError,
     ServiceUnreachable,
 )
 from sfdaq_ophyd.plans import sf_count
@@ -220,3 +221,24 @@ def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes
     status.wait(10)
     device.unstage()
     assert bench.last_run() == 1 and not bench.acquisitions()
+
+
+def test_reason_when_the_end_of_the_run_fails_too_then_it_is_the_points_own(bench, caplog, monkeypatch):
+    device = bench.device()
+    bench.part.fail_next("refuse", endpoint="retrieve_from_buffers", message="no such thing")
+
+    def no_table(*args, **kwargs):
+        raise OSError("the disk went away")
+
+    monkeypatch.setitem(device.procedures, "streams", no_table)
+    result = run(sf_count([device], 2))
+    assert result.stop["exit_status"] == "fail"
+    assert result.stop["reason"].startswith("sfdaq") and "no such thing" in result.stop["reason"]
+    assert "no such thing" in str(result.error) and "the disk went away" in caplog.text
+
+
+def test_settings_when_one_is_wrong_then_the_error_names_the_device(bench):
+    device = bench.device(check=False)
+    device.pgroup.put("x")
+    with pytest.raises(RequestError, match=r"^sfdaq\.pgroup='x'"):
+        device.trigger()

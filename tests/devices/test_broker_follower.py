@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import UserDict
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def announced(path: Path, done: list, **options) -> Announced:
         0,
         {"BSDATA": path},
         [10, 11, 12],
-        time.monotonic() + 10,
+        10,
         path.parent / "aligned",
         lambda found, failures: done.append((found, failures)),
         names={"BSDATA": ["CH:A", "CH:B"]},
@@ -85,3 +84,74 @@ def test_files_when_data_are_asked_for_then_opened_after_it_or_a_moment_later(
         assert follower.last_seen.endswith("not looked at")
         follower.go_on()
     wait_for(lambda: done, "the file checked", timeout=5)
+
+
+class SteppedLimit:
+    """A limit in a time that the test steps."""
+
+    now = 0.0
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.restart()
+
+    def restart(self):
+        self.begun = self.now
+
+    def reached(self):
+        return self.now >= self.begun + self.seconds
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    monkeypatch.setattr(_follower, "Limit", SteppedLimit)
+    monkeypatch.setattr(SteppedLimit, "now", 0.0)
+    monkeypatch.setattr(FileFollower, "_run", lambda self: None)  # the test looks
+
+
+def test_file_when_it_grows_then_its_time_begins_anew(tmp_path, stepped):
+    follower = FileFollower("sfdaq")
+    one = announced(tmp_path / "run0001" / "data" / "acq0001.BSDATA.h5", [])
+    follower.follow(one)
+    one.files["BSDATA"].parent.mkdir(parents=True)
+    for size in range(5):
+        one.files["BSDATA"].write_bytes(bytes(size))
+        follower._look(one)
+        SteppedLimit.now += 9
+    assert not one.failures
+    follower._look(one)
+    SteppedLimit.now += 9
+    follower._look(one)
+    assert "the time is up, nothing new for 10 s; being written, 4 bytes" in next(iter(one.failures.values()))
+
+
+def test_file_when_the_one_asked_for_before_it_comes_then_its_time_begins_anew(tmp_path, stepped):
+    follower, done = FileFollower("sfdaq"), []
+    first = announced(bsdata(tmp_path / "a", "CH:A", "CH:B"), done)
+    second = announced(tmp_path / "b.BSDATA.h5", done)
+    for one in (first, second):
+        follower.follow(one)
+    follower._look(second)
+    SteppedLimit.now = 9
+    follower._look(first)
+    assert first.found and not first.files
+    SteppedLimit.now = 18
+    follower._look(second)
+    assert not second.failures
+    SteppedLimit.now = 20
+    follower._look(second)
+    assert second.failures
+
+
+def test_file_when_only_one_asked_for_later_comes_then_its_time_is_up(tmp_path, stepped):
+    follower, done = FileFollower("sfdaq"), []
+    first = announced(tmp_path / "a.BSDATA.h5", done)
+    second = announced(bsdata(tmp_path / "b", "CH:A", "CH:B"), done)
+    for one in (first, second):
+        follower.follow(one)
+    follower._look(first)
+    SteppedLimit.now = 9
+    follower._look(second)
+    SteppedLimit.now = 11
+    follower._look(first)
+    assert first.failures

@@ -105,7 +105,16 @@ def test_look_when_log_is_closed_then_whole(run):
 
 def test_look_when_there_is_no_log_then_whole_once_it_stands_still(run):
     path = detector_file(run / "data" / f"acq0001.{DETECTOR}.h5", [10])
-    assert look_at(path, DETECTOR).seen == "being written"
+    assert look_at(path, DETECTOR).seen.startswith("being written")
+    aged(path, 60)
+    assert look_at(path, DETECTOR).found
+
+
+def test_look_when_the_log_is_not_closed_then_a_writer_that_pauses_is_waited_for(run):
+    path = detector_file(run / "data" / f"acq0001.{DETECTOR}.h5", [10])
+    (run / "logs" / f"acq0001.{DETECTOR}.log").write_text("retrieving\n")
+    aged(path, 10)
+    assert look_at(path, DETECTOR).seen.startswith("being written")
     aged(path, 60)
     assert look_at(path, DETECTOR).found
 

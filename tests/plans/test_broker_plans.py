@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import pytest
@@ -164,7 +163,7 @@ def test_plan_when_interrupted_at_any_message_then_sends_nothing_twice_and_leave
         before = len(sent(bench))
         result = drive(interruptible(), lambda device=device: case.make(bench, device), interruption, at)
         where = f"{interruption} at {at} ({(*result.commands, 'end')[min(at, len(result.commands))]})"
-        wait_for(lambda: not jobs_under_way(), f"{where}: calls under way")
+        wait_for(lambda device=device: not device.workers.n_open, f"{where}: calls under way")
         streams(result)
         endpoints = sent(bench, before)
         for name in case.once:
@@ -174,7 +173,3 @@ def test_plan_when_interrupted_at_any_message_then_sends_nothing_twice_and_leave
             assert result.named("start") and result.named("stop"), where
         if interruption != "halt":
             assert bench.shutter.get() == "Open", where
-
-
-def jobs_under_way():
-    return [t for t in threading.enumerate() if t.name.startswith("sfdaq ") and t.name != "sfdaq files"]

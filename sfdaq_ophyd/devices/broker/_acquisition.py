@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import Discarded
+from ...limits import Limit
 from ...wire.pulse_id import PulseRange
+from .._workers import Workers
 
 
 class Acquisition:
@@ -20,6 +22,8 @@ class Acquisition:
     ----------
     name : str
         Of the device.
+    workers : Workers
+        Give it its thread.
     pulse_id : PulseId
         Has ``get()`` and ``wait_past(pulse_id)``.
     choose : callable
@@ -35,6 +39,7 @@ class Acquisition:
     def __init__(
         self,
         name: str,
+        workers: Workers,
         pulse_id: Any,
         choose: Callable[[int], PulseRange],
         ask: Callable[[PulseRange], Any],
@@ -49,7 +54,7 @@ class Acquisition:
         self._waiting = None
         self._running = True
         self._over = threading.Event()
-        threading.Thread(target=self._run, name=f"{name} acquisition", daemon=True).start()
+        workers.do(self._run)
 
     @property
     def running(self) -> bool:
@@ -63,7 +68,10 @@ class Acquisition:
             self._given_up.set()
             if not asked and self._waiting is not None:
                 self._waiting.succeed()
-        self._over.wait(timeout)
+        limit = Limit(timeout)
+        while not limit.wait(self._over):
+            if limit.reached():
+                break
         return asked
 
     _asking = object()

@@ -168,10 +168,11 @@ class Asking:
             asked=_compact(frames),
         )
         logger.info("%s: run %d, acquisition %d, %s", self._name, run.number, index + 1, pulses)
-        deadline = time.monotonic() + file_timeout
         note = note_checked(run.table, index)
         heard_as = dict(zip(files, retrieval.files))
-        self.follower.follow(Announced(index, files, frames, deadline, aligned, note, gaps, names, heard_as))
+        self.follower.follow(
+            Announced(index, files, frames, file_timeout, aligned, note, gaps, names, heard_as)
+        )
         return asked
 
     def _expected(

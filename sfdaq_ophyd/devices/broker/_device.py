@@ -15,6 +15,7 @@ from ...wire.broker_beamlines import BEAMLINES
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from .._status import GRACE, ActionStatus
+from .._workers import Workers
 from ..pulse_id import PulseId
 from ._acquisition import Acquisition
 from ._asking import Asking, Procedure, labels
@@ -138,6 +139,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         self.event_code = signal_of(event_code, f"{name}_event_code")
         listener = None if status_exchange is None else StatusListener(status_exchange)
         self.asking = Asking(name, self.client, Path(directory), listener)
+        self.workers = Workers(f"{name} at the broker")
         self.procedures: dict[str, Procedure] = procedures_of(self)
         self._acquisition: Acquisition | None = None
         self._forget()
@@ -218,8 +220,11 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         template, same_run = self.check_settings(), self.asking.same_run()
 
         def choose(now: int) -> PulseRange:
-            self.asking.follower.go_on()
             return PulseRange.next_frames(now, n_pulses, template.rate_multiplicator)
+
+        def counted(current: float, target: float) -> None:
+            self.asking.follower.go_on()
+            status.progress(n_pulses * current // target)
 
         def end(asked: Asked | None, exc: Exception | None) -> None:
             if asked is not None:
@@ -233,10 +238,11 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
 
         self._acquisition = Acquisition(
             self.name,
+            self.workers,
             self.need_pulse_id(),
             choose,
             lambda pulses: self._ask(pulses, same_run),
-            on_progress=lambda current, target: status.progress(n_pulses * current // target),
+            on_progress=counted,
             on_end=end,
         )
         return status

@@ -58,6 +58,7 @@ class BrokerFlying:
 
             self._flight = Acquisition(
                 self.name,
+                self.workers,
                 self.need_pulse_id(),
                 self._range_until,
                 lambda pulses: self._ask_for_flight(pulses, same_run),

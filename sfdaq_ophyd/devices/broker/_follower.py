@@ -8,12 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
 from ...files.daq_file import BSDATA, CAMERAS
 from ...files.daq_watch import Look, last_words, look_at
+from ...limits import Limit
 from ...wire.broker_status import FileState, StatusBoard
 from ._found_rows import found_rows
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 PERIOD = 0.1
 """s between two looks."""
+
+IDLE = 10.0
+"""s after which the thread goes when no file is awaited."""
 
 ASIDE = 0.05
 """s for which files can wait while data are asked for."""
@@ -41,8 +45,9 @@ class Announced:
         Source (``PVDATA``, ``BSDATA``, ``CAMERAS``, a detector) to where the file will be on this machine.
     asked : range or list of int
         Pulses with a frame.
-    deadline : float
-        Of all files, by ``time.monotonic``.
+    timeout : float
+        s until a file is given up that shows nothing new, while the writer brings none that was asked for
+        before it either.
     aligned : Path
         Folder for aligned views.
     gaps : dict of str to bool
@@ -58,7 +63,7 @@ class Announced:
     index: int
     files: dict[str, Path]
     asked: range | list[int]
-    deadline: float
+    timeout: float
     aligned: Path
     on_done: Callable[[list[dict[str, Any]], dict[str, str]], None]
     gaps: dict[str, bool] = field(default_factory=dict)
@@ -68,9 +73,12 @@ class Announced:
     failures: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self):
+        self.limits = {source: Limit(self.timeout) for source in self.files}
+
 
 class FileFollower:
-    """One thread that looks at announced files; it ends when there is none, and starts again with the next.
+    """One thread that looks at announced files; it goes after a while without any, and comes with the next.
 
     Parameters
     ----------
@@ -102,6 +110,7 @@ class FileFollower:
             self._board.watch(announced.heard_as.values())
         with self._changed:
             self._pending.append(announced)
+            self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"{self._name} files", daemon=True)
                 self._thread.start()
@@ -130,12 +139,7 @@ class FileFollower:
             )
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                batch = list(islice(self._pending, AT_ONCE))
-                if not batch:
-                    self._thread = None
-                    return
+        while batch := self._next():
             for announced in batch:
                 self._free.wait(max(0.0, self._aside_until - time.monotonic()))
                 self._look(announced)
@@ -145,15 +149,28 @@ class FileFollower:
                 if self._pending:
                     self._changed.wait(PERIOD)
 
+    def _next(self) -> list[Announced]:
+        """Return what to look at, the oldest first; nothing when the thread shall go."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending, IDLE)
+            if not self._pending:
+                self._thread = None
+            return list(islice(self._pending, AT_ONCE))
+
     def _look(self, announced: Announced) -> None:
         for source, path in list(announced.files.items()):
+            limit = announced.limits[source]
             try:
                 look = self._look_at(announced, source, path)
+                if look.seen != announced.seen.get(str(path)):
+                    limit.restart()
                 if look.found is not None:
                     announced.found += found_rows(announced, source, path, look.found)
-                elif not look.failure and time.monotonic() > announced.deadline:
+                    self._note_progress(announced, source)
+                elif not look.failure and limit.reached():
                     said = last_words(path)
-                    look = Look(failure=f"the time is up; {look.seen}; the writer's last words: {said}")
+                    late = f"the time is up, nothing new for {limit.seconds:g} s"
+                    look = Look(failure=f"{late}; {look.seen}; the writer's last words: {said}")
             except Exception as exc:  # a file system has many ways to fail; one file must not stop the rest
                 logger.exception("%s: looking at %s failed", self._name, path)
                 announced.failures[str(path)] = f"{type(exc).__name__}: {exc}"
@@ -164,6 +181,14 @@ class FileFollower:
                 announced.failures[str(path)] = look.failure
             if look.failure or look.found is not None:
                 del announced.files[source]
+
+    def _note_progress(self, announced: Announced, source: str) -> None:
+        """Give the files asked for later their whole time: a writer does one request after the other."""
+        with self._changed:
+            later = dropwhile(lambda one: one is not announced, self._pending)
+            for one in islice(later, 1, None):
+                if source in one.files:
+                    one.limits[source].restart()
 
     def _look_at(self, announced: Announced, source: str, path: Path) -> Look:
         strict = source in (BSDATA, CAMERAS) and not announced.gaps.get(source, False)

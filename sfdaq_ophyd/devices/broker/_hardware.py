@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from ...errors import (
     SfdaqError,
     UnknownOutcome,
 )
+from ...limits import Limit
 from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
 from ._jobs import Patience
 
@@ -169,15 +169,15 @@ class Hardware:
         patience: Patience,
         look: Callable[[], tuple[bool, str]],
         what: str,
-        limit: float,
+        seconds: float,
         hint: str,
     ) -> None:
-        begin = time.monotonic()
+        limit = Limit(seconds)
         while True:
             done, seen = look()
             patience.progress(float(done), 1, seen)
             if done:
                 return
-            if time.monotonic() - begin > limit:
-                raise ServiceTimeout(f"{self._device.name}: {what}", limit, seen, hint)
-            patience.wait(min(PERIOD, limit / 10))
+            if limit.reached():
+                raise ServiceTimeout(f"{self._device.name}: {what}", seconds, seen, hint)
+            patience.wait(min(PERIOD, seconds / 10))

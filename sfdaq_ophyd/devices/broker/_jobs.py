@@ -77,8 +77,22 @@ class Patience:
 
     def progress(self, current: float, target: float, seen: str) -> None:
         """Tell how far it is, and the last state seen."""
+        if (current, seen) != (self._status.current, self._status.last_seen):
+            self._status.release()  # its time is for what shows nothing new
         self._status.target = target
         self._status.progress(current, seen)
+
+    def wait_for(self, waiting: ActionStatus) -> None:
+        """Wait for another status and show how far that is; Discarded, and that one ended, if given up."""
+        over = threading.Event()
+        for status in (waiting, self._status):
+            status.add_callback(lambda _: over.set())
+        waiting.watch(lambda **kw: self.progress(kw["current"], kw["target"], waiting.last_seen))
+        over.wait()
+        if self.cancelled.is_set():
+            waiting.succeed()
+            self.check()
+        waiting.wait()
 
     def wait(self, seconds: float) -> None:
         """Wait; Discarded if the job was given up."""
@@ -94,7 +108,7 @@ class Patience:
 class Service(Device):
     """The service calls of a broker device, to be `set`; see `calls` for their names.
 
-    Its parent has ``procedures``, a mapping of name to ``function(patience, **arguments)``.
+    Its parent has ``procedures``, a mapping of name to ``function(patience, **arguments)``, and ``workers``.
     """
 
     def __init__(self, *args, **kwargs):
@@ -131,11 +145,7 @@ class Service(Device):
         self._kept[job.id] = status, patience
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        work = threading.Thread(
-            target=self._work, args=(function, job, status, patience), name=f"{self.parent.name} {job.call}"
-        )
-        work.daemon = True
-        work.start()
+        self.parent.workers.do(lambda: self._work(function, job, status, patience))
         return status
 
     def _work(self, function: Callable, job: Job, status: JobStatus, patience: Patience) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from event_model import ComposeDescriptor
 
 from ...errors import RunNotFound, ServiceTimeout
+from ...limits import Limit
 from ._data import data_streams
 from ._follower import Announced, FileFollower
 from ._run_table import ASKED, RUN, RunTable, note_checked, read_rows, read_run
@@ -72,14 +72,13 @@ def register_late(
         for row in read_rows(path):
             if row["state"] == ASKED:
                 follower.follow(_announced(RunTable(path), row, file_timeout))
-    deadline = time.monotonic() + timeout
-    wait = threading.Event()
+    limit, wait = Limit(timeout), threading.Event()
     while follower.n_pending:
-        if time.monotonic() > deadline:
+        if limit.reached():
             seen = follower.last_seen
             follower.forget()
             raise ServiceTimeout(f"{name}: late registration", timeout, seen)
-        wait.wait(PERIOD)
+        limit.wait(wait, PERIOD)
     for path, uid in uids.items():
         table = RunTable(path)
         streams = data_streams(name, table)
@@ -125,7 +124,7 @@ def _announced(table: RunTable, row: dict[str, Any], file_timeout: float) -> Ann
         row["index"],
         {source: Path(path) for source, path in row["expected"].items()},
         range(*asked["range"]) if "range" in asked else asked["ids"],
-        time.monotonic() + file_timeout,
+        file_timeout,
         Path(row["aligned"]),
         note_checked(table, row["index"]),
         row["gaps"],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FilesMissing, ServiceTimeout
 from ...files.daq_watch import CLOSING
+from ...limits import Limit
 from ._asking import labels
 from ._data import TextRow
 from ._jobs import Patience
@@ -70,7 +71,7 @@ class Pedestals:
             A writer failed; with its own words.
         ServiceTimeout
         """
-        device, begin = self._device, time.monotonic()
+        device, over = self._device, Limit(limit)
         root = device.client.sf_root
         if root is None or not root.is_dir():
             seconds = pedestal["seconds"] + MARGIN_PER_MODULE * len(detectors)
@@ -84,7 +85,7 @@ class Pedestals:
             patience.progress(len(done), len(detectors), seen)
             if len(done) == len(detectors):
                 break
-            if time.monotonic() - begin > limit:
+            if over.reached():
                 raise ServiceTimeout(f"{device.name}: pedestal", limit, seen)
             patience.wait(PERIOD)
         self._remember(done, run_uid)

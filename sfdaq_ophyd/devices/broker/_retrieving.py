@@ -47,7 +47,7 @@ class Retrieving:
             What goes into the event.
         """
         device, pulses = self._device, PulseRange(start_pulse_id, stop_pulse_id)
-        self._wait_past(patience, pulses)
+        patience.wait_for(device.need_pulse_id().wait_past(pulses.last))
         run = device.asking.use_run(device, go_on=patience.check)
         request = device.request(
             pulses,
@@ -86,14 +86,3 @@ class Retrieving:
             old, run_number=run.number, pgroup=run.pgroup, extra={**extra, **labels(run, **origin)}
         )
         return device.note_taken(run, request)
-
-    def _wait_past(self, patience: Patience, pulses: PulseRange) -> None:
-        waiting = self._device.need_pulse_id().wait_past(pulses.last)
-        while not waiting.done:
-            patience.progress(waiting.current, waiting.target, waiting.last_seen)
-            try:
-                patience.wait(0.02)
-            except Exception:
-                waiting.succeed()
-                raise
-        waiting.wait(timeout=1)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FilesMissing, FramesMissing, ServiceTimeout
+from ...limits import Limit
 from ._data import arrays, data_streams, is_gap_free
 from ._jobs import Patience
 from ._pedestals import pedestals_in_use
@@ -54,19 +54,21 @@ class RunControl:
         self._device.asking.name_run(uid)
 
     def wait_for_files(self, patience: Patience, uid: str) -> None:
-        """Wait until no file is awaited any more; each acquisition has its own time limit."""
+        """Wait until no file is awaited any more; each of them has its own limit."""
         device, run = self._device, self._device.asking.run_of(uid)
         if run is None:
             return
         follower = device.asking.follower
-        limit = float(device.file_timeout.get()) + 30
-        deadline = time.monotonic() + limit
-        while follower.n_pending:
-            left = follower.n_pending
-            patience.progress(max(0, run.n_asked - left), max(1, run.n_asked), follower.last_seen)
-            if time.monotonic() > deadline:
+        limit, last = Limit(float(device.file_timeout.get()) + 30), ()
+        while left := follower.n_pending:
+            now = left, follower.last_seen
+            if now != last:
+                limit.restart()
+            patience.progress(max(0, run.n_asked - left), max(1, run.n_asked), now[1])
+            if limit.reached():
                 what = f"{device.name}: files of {left} acquisitions"
-                raise ServiceTimeout(what, limit, follower.last_seen)
+                raise ServiceTimeout(what, limit.seconds, now[1])
+            last = now
             patience.wait(PERIOD)
 
     def streams(self, patience: Patience, uid: str) -> list[tuple[str, Any]]:

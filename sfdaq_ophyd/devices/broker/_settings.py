@@ -98,7 +98,10 @@ class BrokerSettings(Device):
             value = getattr(self, name).get()
             if not 0 < value < float("inf"):
                 raise RequestError(f"{self.name}.{name}", value, "a number of s above 0")
-        return self.request(PulseRange.next_frames(0, int(n_pulses), rate))
+        try:
+            return self.request(PulseRange.next_frames(0, int(n_pulses), rate))
+        except RequestError as exc:
+            raise RequestError(f"{self.name}.{exc.field}", exc.value, exc.expected) from exc
 
     @property
     def duration(self) -> float:
