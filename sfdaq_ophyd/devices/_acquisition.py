@@ -1,24 +1,25 @@
-"""One acquisition: a thread takes items from the source, a second one judges them and hands them on."""
+"""One acquisition: a thread takes items from the source, a second one judges them and hands them on.
+
+Both belong to the staged device, and serve all its points.
+"""
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
 from ..errors import Discarded, FramesMissing, ServiceTimeout
+from ..limits import Limit
 from ..wire.frame import Frame, MissingFrame
-from ._feed import JOIN_TIMEOUT, Feed, forget
+from ._feed import Feed, forget
 from ._source import FrameSource, Progress, Request
+from ._worker import JOIN_TIMEOUT, Worker, ends_within
 
 logger = logging.getLogger(__name__)
-
-_LATE = object()
 
 
 class LossPolicy(StrEnum):
@@ -80,6 +81,25 @@ class Rules:
         return attempts * (n_frames + 2) * (self.limit + 2 * JOIN_TIMEOUT)
 
 
+class Crew:
+    """The threads of a device: one iterates its source, one judges what came, one writes settings.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    """
+
+    def __init__(self, name: str):
+        self.source, self.frames = Worker(f"{name} source"), Worker(f"{name} frames")
+        self.writes = Worker(f"{name} write")
+
+    def end(self) -> None:
+        """Let them go. Safe twice; what is to be done afterwards gets new ones."""
+        for worker in (self.source, self.frames, self.writes):
+            worker.end()
+
+
 class Acquisition:
     """Bring `request.n_frames` frames from a source to a sink; runs from the moment it is made.
 
@@ -94,13 +114,22 @@ class Acquisition:
     sink : FrameSink
         Where frames go.
     rules : Rules
-        Deadlines and loss policy.
+        Limits and loss policy.
+    crew : Crew
+        Whose threads do it.
     on_armed : callable
         Called once, when the source is armed or its first frame came.
     on_progress : callable
         Called with the number of frames so far and a text, after each frame.
     on_end : callable
         Called once, last, with None or the exception; with `Discarded` if it was given up.
+
+    Attributes
+    ----------
+    running : bool
+        Whether frames may still be added to the sink.
+    n_done : int
+        Frames that were.
     """
 
     def __init__(
@@ -110,26 +139,22 @@ class Acquisition:
         request: Request,
         sink: FrameSink,
         rules: Rules,
+        crew: Crew,
         *,
         on_armed: Callable[[], None] = lambda: None,
         on_progress: Callable[[int, str], None] = lambda n, seen: None,
         on_end: Callable[[Exception | None], None] = lambda exc: None,
     ):
         self._name, self._source, self._request, self._sink, self._rules = name, source, request, sink, rules
+        self._crew = crew
         self._on_armed, self._on_progress, self._on_end = on_armed, on_progress, on_end
         self._armed, self._seen = False, "no frame yet"
         self._lock = threading.Lock()
         self._feed: Feed | None = None
         self._given_up = False
-        self._ended = threading.Event()
+        self.running = True
         self.n_done = 0
-        self._thread = threading.Thread(target=self._run, name=f"{name} frames", daemon=True)
-        self._thread.start()
-
-    @property
-    def running(self) -> bool:
-        """Whether frames may still be added to the sink."""
-        return not self._ended.is_set()
+        self._over = crew.frames.do(self._run)
 
     def discard(self) -> None:
         """Give up, at the device too; returns once nothing more can come. Safe twice, and when it has ended.
@@ -142,9 +167,9 @@ class Acquisition:
             if feed is not None and self.running:
                 feed.stop()
         finally:
-            if threading.current_thread() is not self._thread:
-                self._thread.join(JOIN_TIMEOUT)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            ended = self._crew.frames.is_current or ends_within(self._over, JOIN_TIMEOUT)
+        if not ended:
+            self._crew.frames.leave()
             what = f"{self._name}: giving up the acquisition"
             raise ServiceTimeout(what, JOIN_TIMEOUT, "writing frames")
 
@@ -168,7 +193,7 @@ class Acquisition:
             self._end(None)
 
     def _end(self, exc: Exception | None) -> None:
-        self._ended.set()
+        self.running = False
         self._on_end(exc)
 
     def _attempt(self) -> None:
@@ -176,7 +201,7 @@ class Acquisition:
         with self._lock:
             if self._given_up:
                 raise Discarded(f"{self._name}: acquisition given up")
-            feed = self._feed = Feed(self._source, request, self._rules.depth, self._name)
+            feed = self._feed = Feed(self._source, request, self._rules.depth, self._crew.source)
         try:
             self._take(feed)
         except BaseException:
@@ -186,23 +211,24 @@ class Acquisition:
 
     def _take(self, feed: Feed) -> None:
         """Move items until there are enough and the source has cleaned up after itself."""
-        deadline = time.monotonic() + self._rules.limit
+        limit = Limit(self._rules.limit)
         while True:
-            item = self._next(feed, deadline)
+            item = self._next(feed, limit)
             if item is Feed.END and self.n_done == self._request.n_frames:
                 return
-            if item is Feed.END or item is _LATE:
+            if item is Feed.END or item is Feed.NOTHING:
                 why = "the source ended" if item is Feed.END else f"nothing for {self._rules.limit:g} s"
                 return self._fill(feed, f"{why}; {self._seen}")
             if self._accept(item):
-                deadline = time.monotonic() + self._rules.limit
+                limit.restart()
 
-    def _next(self, feed: Feed, deadline: float) -> object:
-        """Return the next item; raise what the source raised, or `Discarded` if it was given up."""
-        try:
-            item = feed.get(max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            item = _LATE
+    def _next(self, feed: Feed, limit: Limit) -> object:
+        """Return the next item, or `Feed.NOTHING` if it is late; raise what the source raised."""
+        item = Feed.NOTHING
+        while item is Feed.NOTHING and not feed.stopped:
+            item = feed.get(limit.step(limit.seconds))
+            if item is Feed.NOTHING and limit.reached():
+                break
         if feed.stopped:
             forget(item)
             raise Discarded(f"{self._name}: acquisition given up")

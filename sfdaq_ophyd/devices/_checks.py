@@ -1,4 +1,4 @@
-"""Whether a value is fit to be sent."""
+"""Whether a value is fit to be sent, and whose failure it was."""
 
 from __future__ import annotations
 
@@ -13,3 +13,14 @@ def whole_number(field: str, value: object, least: int) -> int:
     except (TypeError, ValueError, OverflowError):
         pass
     raise RequestError(field, value, f"a whole number, {least} or more")
+
+
+def naming(exc: Exception, name: str) -> Exception:
+    """Return `exc`; if it does not say whose it is, its text begins with `name` now."""
+    text = str(exc)
+    if name not in text:
+        if len(exc.args) == 1 and text == exc.args[0]:
+            exc.args = (f"{name}: {text}",)
+        else:
+            exc.add_note(f"of {name}")
+    return exc

@@ -26,10 +26,14 @@ resume                a fly scan goes on with the points that are still wanted
 stop                  as pause, for good
 unstage               as stop; what was not saved is taken back; ``source.close()``
 ====================  ==================================================================================
+
+When a point failed and unstage fails too, the failure of the point is raised and recorded; the other one is
+logged, and noted on it.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -40,14 +44,16 @@ from ophyd import Device, Signal
 
 from ..errors import DetectorStateError, Discarded, RequestError
 from ..wire.frame import FrameFormat
-from ._acquisition import Acquisition, LossPolicy, Rules
-from ._checks import whole_number
+from ._acquisition import Acquisition, Crew, LossPolicy, Rules
+from ._checks import naming, whole_number
 from ._flying import Flying
 from ._frame_store import FrameStore
 from ._keys import data_keys, event_columns, first_row
 from ._source import FrameSource, Request
 from ._status import GRACE, ActionStatus
 from ._store import PointStore
+
+logger = logging.getLogger(__name__)
 
 BUFFER_BYTES = 512 * 2**20
 """Frames that may wait between source and file, in bytes; at least 4 frames, at most 1000."""
@@ -84,6 +90,8 @@ class Detector(Flying, Device):
         self.directory = Path(directory)
         self._threads = threads
         self._store: PointStore | None = None
+        self._crew = Crew(name)
+        self._failed: Exception | None = None
         self._acquisition: Acquisition | None = None
         self._exposure: ActionStatus | None = None
         self._ready = False
@@ -101,13 +109,13 @@ class Detector(Flying, Device):
         """Open the source and make ready; the hardware is as found if this fails."""
         self._check_signals()
         staged = super().stage()
+        self._failed = None
         try:
             frame_format = self.source.open(self.settings())
         except BaseException as exc:
-            try:
-                self.unstage()
-            except Exception as second:
-                exc.add_note(f"and while undoing the half that was staged: {second}")
+            if isinstance(exc, Exception):
+                self._failed = naming(exc, self.name)
+            self.unstage()
             raise
         self._store = self._new_store(frame_format, int(self.frames_per_trigger.get()))
         self._ready = False
@@ -118,20 +126,29 @@ class Detector(Flying, Device):
         return FrameStore(self.directory, self.name, frame_format, frames_per_point, self._threads)
 
     def unstage(self) -> list[object]:
-        """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice."""
-        try:
-            self._give_up()
-        finally:
+        """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice.
+
+        Everything is tried; the first failure is raised, unless the staging or a point failed before: then it
+        is logged, and noted on that.
+        """
+        problems: list[BaseException] = []
+        for step in (self._give_up, self.source.close, self._close_store, self._crew.end):
             try:
-                self.source.close()
-            finally:
-                store, self._store = self._store, None
-                try:
-                    if store is not None:
-                        store.close()
-                finally:
-                    unstaged = super().unstage()
+                step()
+            except BaseException as exc:
+                problems.append(exc)
+        unstaged = super().unstage()
+        if problems:
+            if self._failed is None or not isinstance(problems[0], Exception):
+                raise problems[0]
+            logger.error("%s: while it was unstaged: %s", self.name, problems[0])
+            self._failed.add_note(f"{self.name}: and while it was unstaged: {problems[0]}")
         return unstaged
+
+    def _close_store(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
     def _check_signals(self) -> None:
         whole_number(f"{self.name}.frames_per_trigger", self.frames_per_trigger.get(), 1)
@@ -192,12 +209,13 @@ class Detector(Flying, Device):
                 try:
                     on_success()
                 except Exception as problem:
-                    on_failure(problem)
-            elif not isinstance(exc, Discarded):  # whoever gave it up says what becomes of the status
-                on_failure(exc)
+                    exc = problem
+            if exc is not None and not isinstance(exc, Discarded):
+                self._failed = naming(exc, self.name)
+                on_failure(exc)  # of one given up, whoever did that says what becomes of the status
 
         self._acquisition = Acquisition(
-            self.name, self.source, request, self._store, rules, on_end=end, **callbacks
+            self.name, self.source, request, self._store, rules, self._crew, on_end=end, **callbacks
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The thread that iterates a source, and the queue it fills."""
+"""What iterates a source, and the queue it fills."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import threading
 from ..errors import ServiceTimeout
 from ..wire.frame import Frame, MissingFrame
 from ._source import FrameSource, Request, WrittenFile
-
-JOIN_TIMEOUT = 15.0
-"""s within which a source must end after `discard`."""
+from ._worker import JOIN_TIMEOUT, Worker, ends_within
 
 
 class Feed:
-    """One call of ``source.frames`` in a thread, with a bounded queue at its end.
+    """One call of ``source.frames`` in a worker's thread, with a bounded queue at its end.
 
     Parameters
     ----------
@@ -25,23 +23,28 @@ class Feed:
         How many.
     depth : int
         Items that may wait.
-    name : str
-        Of the device, for the thread.
+    worker : Worker
+        Whose thread iterates.
     """
 
     END = object()
     """The last item, unless the source raised: then the exception is."""
 
-    def __init__(self, source: FrameSource, request: Request, depth: int, name: str):
-        self._source, self._request = source, request
-        self._items: queue.Queue = queue.Queue(depth)
+    NOTHING = object()
+    """What `get` returns when no item came in time."""
+
+    def __init__(self, source: FrameSource, request: Request, depth: int, worker: Worker):
+        self._source, self._request, self._worker = source, request, worker
+        self._items: queue.SimpleQueue = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth)
         self._stopped = threading.Event()
         self._stopping = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"{name} source", daemon=True)
-        self._thread.start()
+        self._ended = worker.do(self._run)
 
     def _run(self) -> None:
         last: object = self.END
+        if self._stopped.is_set():
+            return
         try:
             iterator = iter(self._source.frames(self._request))
             try:
@@ -60,36 +63,41 @@ class Feed:
             self._put(last)
 
     def _put(self, item: object) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._items.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+        self._room.acquire()
+        if self._stopped.is_set():
+            return False
+        self._items.put(item)
+        return True
 
     def get(self, timeout: float) -> object:
-        """Return the next item; raise queue.Empty after `timeout` s."""
-        return self._items.get(timeout=timeout)
+        """Return the next item; `NOTHING` after `timeout` s."""
+        try:
+            item = self._items.get(timeout=timeout)
+        except queue.Empty:
+            return self.NOTHING
+        self._room.release()
+        return item
 
     def stop(self) -> None:
-        """Give up at the source, once, and wait until its thread has gone."""
+        """Give up at the source, once, and wait until its thread has gone on."""
         try:
             with self._stopping:
                 if not self._stopped.is_set():
                     self._stopped.set()
-                    with contextlib.suppress(queue.Full):
-                        self._items.put_nowait(self.END)  # wakes a reader; a busy one looks at `stopped` next
+                    self._room.release(2)  # whoever waits to put, and the last item after that
+                    self._items.put(self.END)  # wakes a reader; a busy one looks at `stopped` next
                     self._source.discard()
         finally:
-            self._thread.join(JOIN_TIMEOUT)
-        if self._thread.is_alive():
-            raise ServiceTimeout(f"{self._thread.name}: giving up the acquisition", JOIN_TIMEOUT)
+            ended = ends_within(self._ended, JOIN_TIMEOUT)
+        if not ended:
+            self._worker.leave()
+            raise ServiceTimeout(f"{self._worker.name}: giving up the acquisition", JOIN_TIMEOUT)
 
     def forget_rest(self) -> None:
         """Drop what nobody will take; after `stop`, from the thread that takes."""
-        while not self._items.empty():
-            forget(self._items.get_nowait())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                forget(self._items.get_nowait())
 
     @property
     def stopped(self) -> bool:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
 
 from ..errors import ServiceTimeout
+from ..limits import Alarm, Limit, counted_time
 
 GRACE = 30.0
-"""s after its own deadline at which ophyd's timer ends a status whose thread is stuck."""
+"""s after its own limit at which an alarm ends a status whose thread is stuck."""
 
 
 class ActionStatus(StatusBase):
@@ -33,7 +33,8 @@ class ActionStatus(StatusBase):
     what : str
         The action, e.g. ``"exposure"``.
     timeout : float
-        s until it fails by itself, whatever happens to the thread that should end it.
+        s until it fails by itself, whatever happens to the thread that should end it; time in which this
+        process could not look does not count.
     target : float
         Where `current` ends.
     unit : str
@@ -43,12 +44,12 @@ class ActionStatus(StatusBase):
     def __init__(self, device, what: str, timeout: float, *, target: float = 1, unit: str = "frames"):
         self.device, self.what = device, what
         self.target, self._unit = target, unit
-        self._started = time.monotonic()
+        self._started = counted_time()
         self._watchers: list[Callable] = []
         self.current = 0
         self.last_seen = ""
         self._limit = float(timeout)
-        self._backstop: threading.Timer | None = None
+        self._backstop: Alarm | None = None
         super().__init__()
         self.release()
 
@@ -65,9 +66,7 @@ class ActionStatus(StatusBase):
     def release(self) -> None:
         """Start the clock, anew."""
         self.hold()
-        self._backstop = threading.Timer(self._limit, self._late)
-        self._backstop.daemon = True
-        self._backstop.start()
+        self._backstop = Alarm(self._limit, self._late)
 
     @property
     def name(self) -> str:
@@ -90,7 +89,7 @@ class ActionStatus(StatusBase):
             self._tell(func)
 
     def _tell(self, func: Callable) -> None:
-        elapsed = time.monotonic() - self._started
+        elapsed = counted_time() - self._started
         done = self.current / self.target if self.target else 1.0
         try:
             func(
@@ -226,7 +225,7 @@ def poll(
         goes.
     """
     status = ActionStatus(device, what, timeout + GRACE, unit="steps")
-    deadline, wake = time.monotonic() + timeout, threading.Event()
+    limit, wake = Limit(timeout), threading.Event()
     status.add_callback(lambda _: wake.set())
 
     def loop() -> None:
@@ -236,7 +235,7 @@ def poll(
                 status.progress(float(done), seen)
                 if done:
                     return status.succeed()
-                if time.monotonic() > deadline:
+                if limit.reached():
                     raise ServiceTimeout(f"{device.name}: {what}", timeout, seen, hint)
                 if wake.wait(period):
                     return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
+from ..limits import Alarm, Limit
 from ..wire.pulse_id import PULSE_RATE
 from ._status import GRACE, ActionStatus
 
@@ -133,43 +133,38 @@ class PulseId(Device):
         self.wait_past(first + n_pulses - 1, timeout).wait()
         return (self.get() - first) / (time.monotonic() - begin)
 
-    def _count(self, now: int, target: int, timeout: float, stall: float = math.inf) -> ActionStatus:
+    def _count(self, now: int, target: int, timeout: float, stall: float | None = None) -> ActionStatus:
         n_pulses = max(1, target + 1 - now)
         status = ActionStatus(self, "pulse", timeout + GRACE, target=n_pulses, unit="pulses")
-        seen, counted = now, time.monotonic()
-        deadline = counted + timeout
+        seen, limits = now, (Limit(timeout), Limit(stall))
 
         def update(*, value: int, **kwargs) -> None:
-            nonlocal seen, counted
+            nonlocal seen
             if value > seen:
-                seen, counted = value, time.monotonic()
+                seen = value
+                limits[1].restart()
             if not status.done:
                 status.progress(min(seen - now, n_pulses), f"pulse id {seen}")
             if seen > target:
                 status.succeed()
 
-        def expire() -> None:
-            left = min(deadline, counted + stall) - time.monotonic()
-            if left > 0:
-                watch(left)
+        def look() -> None:
+            """In the thread of the alarms; what comes between its last two looks still counts."""
+            nonlocal alarm
+            if status.done:
+                return
+            late = [limit for limit in limits if limit.reached()]
+            if not late:
+                alarm = Alarm(min(limit.left for limit in limits), look)
                 return
             what = f"{self.name}: pulse id past {target}"
-            stood = seen == now or time.monotonic() > counted + stall
+            stood = seen == now or limits[1] in late
             hint = f"{self.prefix} stands: does the timing receiver count?" if stood else ""
-            status.fail(ServiceTimeout(what, min(timeout, stall), str(seen), hint))
+            status.fail(ServiceTimeout(what, late[-1].seconds, str(seen), hint))
 
-        def watch(seconds: float) -> None:
-            nonlocal timer
-            timer = threading.Timer(seconds, expire)
-            timer.daemon = True
-            timer.start()
-            if status.done:
-                timer.cancel()
-
-        timer = None
         subscription = self.value.subscribe(update, run=False)
-        watch(min(timeout, stall))
-        status.add_callback(lambda _: (timer.cancel(), self.value.unsubscribe(subscription)))
+        alarm = Alarm(min(limit.left for limit in limits), look)
+        status.add_callback(lambda _: (alarm.cancel(), self.value.unsubscribe(subscription)))
         update(value=now)
         return status
 

@@ -26,6 +26,7 @@ from sfdaq_ophyd.errors import DetectorStateError, Discarded, FramesMissing, Req
 
 from .fake import FakeDetector
 from .run_engine_driver import check_files, check_run, drive, interruptible, streams
+from .suspended import scan_suspended
 
 
 @pytest.fixture
@@ -119,6 +120,13 @@ def test_retake_when_a_frame_is_lost_then_the_whole_point_is_taken_again(engine,
     check_files(run, tmp_path)
     ids = [row["det_event_id"] for row in streams(run)["primary"].rows]
     assert all([int(i) for i in point] == list(range(int(point[0]), int(point[0]) + 3)) for point in ids)
+
+
+def test_retake_when_each_point_loses_a_frame_then_the_bound_is_per_point(engine, det, tmp_path):
+    det.loss_policy.put("retake")
+    det.max_retakes.put(1)
+    det.source.faults = {1: "short", 3: "short", 5: "short"}
+    check_run(drive(engine, count(det)), 3)
 
 
 def test_retake_when_frames_keep_being_lost_then_fails_after_the_bound(engine, det):
@@ -237,6 +245,7 @@ def test_unstage_when_the_source_cannot_be_told_then_the_rest_is_done_all_the_sa
     det.stage()
     det.trigger().wait(10)
     det.trigger()
+    assert det.source.armed.wait(10)
     gone = det.source.discard
 
     def unreachable():
@@ -250,3 +259,88 @@ def test_unstage_when_the_source_cannot_be_told_then_the_rest_is_done_all_the_sa
     assert not list(tmp_path.glob("*.h5"))
     assert not [t for t in threading.enumerate() if t.name.startswith("det ")]
     det.unstage()
+
+
+def test_scan_when_it_has_more_points_then_no_more_threads_are_made(engine, det, monkeypatch):
+    started, start = [], threading.Thread.start
+
+    def note(thread):
+        started.append(thread.name)
+        start(thread)
+
+    drive(engine, count(det, 1))  # the heartbeat of all limits
+    monkeypatch.setattr(threading.Thread, "start", note)
+    made = []
+    for n in (1, 6):
+        started.clear()
+        check_run(drive(engine, count(det, n)), n)
+        made.append([name for name in started if not name.startswith("compress")])
+    assert sorted(made[0]) == sorted(made[1]) == ["det frames", "det source"]
+
+
+def test_scan_when_the_process_is_suspended_for_longer_than_its_limit_then_no_point_is_lost(tmp_path):
+    make = f"""
+from tests.devices.fake import FakeDetector, FakeSource
+det = FakeDetector(name="det", directory={str(tmp_path)!r}, source=FakeSource(period=0.4))
+det.timeout.put(0.5)
+"""
+    assert scan_suspended(make, 3, seconds=2.0) == ["1", "2", "3"]
+
+
+# one failure after another
+
+
+def staged_in_the_run(det):
+    @bpp.run_decorator()
+    @bpp.stage_decorator([det])
+    def plan():
+        yield from bps.trigger_and_read([det])
+
+    return plan
+
+
+@pytest.mark.parametrize("make_plan", [count, staged_in_the_run])
+@pytest.mark.parametrize(
+    "failure, text",
+    [
+        ("short", "det: 0 of 1 frames came"),
+        (ServiceRefused("trigger", url="there", said="no"), "det: trigger: there answered: 'no'"),
+        (OSError("disk full"), "det: disk full"),
+        (ValueError("a", "b"), "det: ('a', 'b')"),
+    ],
+)
+def test_unstage_when_it_fails_after_the_point_then_the_point_s_failure_is_told(
+    engine, det, caplog, make_plan, failure, text
+):
+    close = det.source.close
+
+    def unreachable():
+        close()
+        raise ServiceRefused("put back", url="elsewhere", said="never")
+
+    det.source.close = unreachable
+    det.source.faults = {1: failure}
+    run = drive(engine, make_plan(det))
+    assert text in run.stop["reason"] and "never" not in run.stop["reason"]
+    assert text in str(run.error)
+    assert any("put back" in note for note in run.error.__cause__.__notes__)
+    assert "det: while it was unstaged: put back" in caplog.text
+    det.source.close = close
+    check_run(drive(engine, count(det)), 3)
+
+
+def test_unstage_when_only_that_fails_then_it_is_told(engine, det):
+    def unreachable():
+        raise ServiceRefused("put back", url="elsewhere", said="never")
+
+    det.source.close = unreachable
+    run = drive(engine, staged_in_the_run(det))
+    assert "put back" in run.stop["reason"] and "put back" in str(run.error)
+
+
+def test_stage_when_it_fails_then_the_reason_names_the_device(engine, det):
+    det.source.open_fault = ServiceRefused("find", url="there", said="gone")
+    det.source.close = lambda: 1 / 0
+    run = drive(engine, staged_in_the_run(det))
+    assert run.stop["reason"] == "det: find: there answered: 'gone'"
+    assert isinstance(run.error, ServiceRefused) and "ZeroDivision" not in str(run.error)

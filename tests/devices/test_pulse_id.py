@@ -1,3 +1,5 @@
+import threading
+
 import bluesky.plans as bp
 import pytest
 from bluesky import RunEngine
@@ -175,3 +177,14 @@ def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paus
     assert name == "stop" and stop["exit_status"] == "fail"
     assert f"pulse_id: pulse id past {paused}" in stop["reason"] and "timing receiver" in stop["reason"]
     device.destroy()
+
+
+def test_waits_when_there_are_many_then_they_share_their_threads(pulse_id, monkeypatch):
+    pulse_id.trigger().wait(5)
+    started, start = [], threading.Thread.start
+    monkeypatch.setattr(
+        threading.Thread, "start", lambda thread: (started.append(thread.name), start(thread))
+    )
+    for _ in range(5):
+        pulse_id.trigger().wait(5)
+    assert started == []

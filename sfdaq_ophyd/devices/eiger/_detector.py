@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,16 +181,21 @@ class Eiger(Detector):
         if not writes:
             return done
         status = ActionStatus(self, "prepare", 2 * SLOW_PUT_TIMEOUT * len(writes), unit="steps")
+        return self.write_aside(
+            status, lambda: [getattr(self, n).put(wanted) for n, wanted in writes.items()]
+        )
 
-        def write() -> None:
+    def write_aside(self, status: ActionStatus, write: Callable[[], object]) -> ActionStatus:
+        """Have `write` called in the thread that writes settings; return `status`, which ends with it."""
+
+        def job() -> None:
             try:
-                for name, wanted in writes.items():
-                    getattr(self, name).put(wanted)
+                write()
                 status.succeed()
             except Exception as exc:
                 status.fail(exc)
 
-        threading.Thread(target=write, name=f"{self.name} prepare", daemon=True).start()
+        self._crew.writes.do(job)
         return status
 
     def initialize(self) -> None:

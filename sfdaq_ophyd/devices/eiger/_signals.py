@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -101,7 +100,7 @@ class SimplonSignal(Signal):
         self.parent.write(self, self._converted(value))
 
     def set(self, value, *, timeout: float | None = None, settle_time: float | None = None) -> ActionStatus:
-        """Write the parameter in a thread of its own.
+        """Write the parameter, after those set before, in the device's thread for that.
 
         Returns
         -------
@@ -109,17 +108,7 @@ class SimplonSignal(Signal):
             Done when it was read back. An energy change takes about 10 s on a 16M.
         """
         status = ActionStatus(self, "write", timeout or 2 * SLOW_PUT_TIMEOUT, unit="steps")
-
-        def write() -> None:
-            try:
-                self.put(value)
-                time.sleep(settle_time or 0)
-                status.succeed()
-            except Exception as exc:
-                status.fail(exc)
-
-        threading.Thread(target=write, name=f"{self.name} write", daemon=True).start()
-        return status
+        return self.parent.write_aside(status, lambda: (self.put(value), time.sleep(settle_time or 0)))
 
     def _converted(self, value):
         try:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...clients import SimplonClient
 from ...clients.simplon import MonitorFrame
 from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
+from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
 from .._source import Request
+from .._worker import Worker
 from ._control import EigerControl
 from ._found import Times, make_statistics, newest_image, read_size, read_times
 from ._plan import plan_series
@@ -39,7 +40,7 @@ LARGEST_BUFFER = 1000
 class _End:
     """How a trigger ends when frames do not come."""
 
-    deadline: float
+    limit: Limit
     why: str = ""
     unreadable: str = ""
     over: bool = False
@@ -62,6 +63,7 @@ class EigerSource:
         self.control = EigerControl(client, name)
         self._on_stale = on_stale
         self._stop = threading.Event()
+        self._triggering = Worker(f"{name} triggers")
         self._series = SeriesFilter()
         self._settings = EigerSettings()
         self.mode = Mode.INTERNAL
@@ -109,7 +111,10 @@ class EigerSource:
         self._stop.set()
         self.client.interrupt()
         self._armed_for = None
-        self.control.restore()
+        try:
+            self.control.restore()
+        finally:
+            self._triggering.end()
 
     @property
     def armed(self) -> bool:
@@ -181,7 +186,11 @@ class EigerSource:
                 yield item
         finally:
             if triggers is not None:
-                triggers.join() if complete else stop.set()
+                if complete:
+                    triggers.join()
+                else:
+                    stop.set()
+                    self._triggering.leave()  # a reply that does not come holds up no later trigger
             if not complete or (triggers is not None and triggers.problem is not None):
                 self.end_series()
             elif self._n_triggers_left == 0:
@@ -212,10 +221,11 @@ class EigerSource:
         n, duration, count_time = 1, self._times.delay + request.n_frames * self.frame_time, None
         if self._trigger_mode == TriggerMode.INTE:
             n, duration, count_time = request.n_frames, self._times.count_time, self._times.count_time
-        return SoftwareTriggers(self.client, n, duration, count_time, self._settings.timeout, stop)
+        margin = self._settings.timeout
+        return SoftwareTriggers(self.client, n, duration, count_time, margin, stop, self._triggering)
 
     def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
-        n_left, end = request.n_frames, _End(self._deadline())
+        n_left, end = request.n_frames, _End(self._limit())
         images = self._images(stop)
         while n_left and not end.over:
             frame = next(images, None)
@@ -232,7 +242,7 @@ class EigerSource:
             if missing is None:
                 self._count_stale(1)
                 continue
-            end.deadline = self._deadline()
+            end.limit.restart()
             if missing:
                 self._armed_for = None
             for lost in missing[:n_left]:
@@ -261,7 +271,7 @@ class EigerSource:
             return
         if triggers is not None and triggers.problem is not None:
             raise triggers.problem
-        late = time.monotonic() > end.deadline
+        late = end.limit.reached()
         if triggers is not None and not triggers.done and not late:
             return
         state = self.client.state()
@@ -290,19 +300,20 @@ class EigerSource:
     ) -> Iterator[Frame | MissingFrame | None]:
         self._drop_buffered()
         yield None
-        n_left, deadline, last = request.n_frames, self._deadline(), None
+        n_left, limit, last = request.n_frames, self._limit(), None
         for frame in self._images(stop):
             if isinstance(frame, MonitorFrame):
                 series_id, image_id, name = self._ids.of(frame, None)
                 if (series_id, image_id) == last:
                     self._count_stale(1)
                     continue
-                last, deadline, n_left = (series_id, image_id), self._deadline(), n_left - 1
+                last, n_left = (series_id, image_id), n_left - 1
+                limit.restart()
                 yield self._finished(frame, name)
             elif frame is not None:
                 n_left -= 1
                 yield MissingFrame(str(frame))
-            elif time.monotonic() > deadline:
+            elif limit.reached():
                 waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
                 yield MissingFrame(f"{waited} ({self._dropped()})")
                 return
@@ -321,8 +332,9 @@ class EigerSource:
         good = frame.private.get("n_lost_pixels", 0) == 0
         return Frame(frame.image, timestamp, name, is_good=good, scalars=numbers)
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._settings.timeout + self.frame_time + self._times.delay
+    def _limit(self) -> Limit:
+        """For the next image."""
+        return Limit(self._settings.timeout + self.frame_time + self._times.delay)
 
     def _drop_buffered(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""

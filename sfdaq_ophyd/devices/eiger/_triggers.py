@@ -1,10 +1,11 @@
-"""Software triggers: each blocks until its frames are exposed, so long ones get a thread of their own."""
+"""Software triggers: each blocks until its frames are exposed, so a thread of their own sends long ones."""
 
 from __future__ import annotations
 
 import threading
 
 from ...clients.simplon import SimplonClient
+from .._worker import Worker, ends_within
 
 SHORT = 0.1
 """s of exposure that may be waited for before the first frame is asked for."""
@@ -23,6 +24,8 @@ class SoftwareTriggers:
         s a reply may take beyond `duration`.
     stop : threading.Event
         Set by whoever gives up: no further trigger is sent, and errors do not matter any more.
+    worker : Worker
+        Whose thread sends long ones.
     """
 
     def __init__(
@@ -33,16 +36,16 @@ class SoftwareTriggers:
         count_time: float | None,
         margin: float,
         stop: threading.Event,
+        worker: Worker,
     ):
         self._client, self._n, self._duration, self._count_time = client, n, duration, count_time
         self._margin, self._stop = margin, stop
         self._problem: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._sent: threading.Event | None = None
         if n * duration <= SHORT:
             self._run()
         else:
-            self._thread = threading.Thread(target=self._run, name=f"triggers of {client.url}", daemon=True)
-            self._thread.start()
+            self._sent = worker.do(self._run)
 
     def _run(self) -> None:
         try:
@@ -56,7 +59,7 @@ class SoftwareTriggers:
     @property
     def done(self) -> bool:
         """Whether all are exposed, or one failed."""
-        return self._thread is None or not self._thread.is_alive()
+        return self._sent is None or self._sent.is_set()
 
     @property
     def problem(self) -> Exception | None:
@@ -65,5 +68,5 @@ class SoftwareTriggers:
 
     def join(self) -> None:
         """Wait for the reply to the trigger under way."""
-        if self._thread is not None:
-            self._thread.join(self._n * (self._duration + 2 * self._margin))
+        if self._sent is not None:
+            ends_within(self._sent, self._n * (self._duration + 2 * self._margin))

@@ -18,6 +18,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.simplon_states import DetectorState
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
+from ..suspended import scan_suspended
 from .conftest import check_as_found, make_eiger, stamp_of
 
 
@@ -303,3 +304,16 @@ def test_frames_missing_when_nobody_answers_any_more_then_an_error_of_ours_in_ti
             eiger.trigger().wait(20)
     finally:
         eiger.unstage()
+
+
+def test_scan_when_our_process_is_suspended_in_mid_exposure_then_no_point_is_lost(part, tmp_path):
+    make = f"""
+from sfdaq_ophyd.devices import Eiger
+det = Eiger({part.url!r}, name="det", directory={str(tmp_path)!r}, timeout=1.0)
+det.exposure_time.put(0.4)
+det.timeout.put(0.5)
+"""
+    client = SimplonClient(part.url)
+    client.initialize()  # series count from 1
+    assert scan_suspended(make, 3, seconds=2.0) == ["1_0", "1_1", "1_2"]
+    client.initialize()

@@ -1,0 +1,85 @@
+"""A thread that does one job after the other, so that none is made per point."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from ..limits import Limit
+
+logger = logging.getLogger(__name__)
+
+JOIN_TIMEOUT = 15.0
+"""s within which what was given up must end."""
+
+
+def ends_within(ended: threading.Event, seconds: float) -> bool:
+    """Wait until `ended` is set; False if it is not after `seconds` of time in which we could look."""
+    limit = Limit(seconds)
+    while not limit.wait(ended, seconds):
+        if limit.reached():
+            return False
+    return True
+
+
+class Worker:
+    """One thread, from the first job until `end`; jobs are done in the order in which they came.
+
+    Parameters
+    ----------
+    name : str
+        Of the thread.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is called by a job."""
+        return threading.current_thread() is self._thread
+
+    def do(self, job: Callable[[], object]) -> threading.Event:
+        """Have `job` called, after those before; return what is set once it has ended. It must not raise."""
+        ended = threading.Event()
+        with self._lock:
+            self._jobs.put((job, ended))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._jobs,), name=self.name, daemon=True
+                )
+                self._thread.start()
+        return ended
+
+    def leave(self) -> threading.Thread | None:
+        """Let the thread go once its job ends, if that ever happens; the next job gets a new one."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._jobs.put(None)
+                self._jobs = queue.SimpleQueue()
+        return thread
+
+    def end(self, seconds: float = JOIN_TIMEOUT) -> None:
+        """Let the thread go, and wait for it, `seconds` at the most. Safe twice, and from a job."""
+        current = self.is_current
+        thread = self.leave()
+        limit = Limit(seconds)
+        while thread is not None and not current and thread.is_alive() and not limit.reached():
+            thread.join(limit.step(seconds))
+
+    def _run(self, jobs: queue.SimpleQueue) -> None:
+        while (entry := jobs.get()) is not None:
+            job, ended = entry
+            try:
+                job()
+            except Exception:
+                logger.exception("%s: a job failed", self.name)
+            finally:
+                ended.set()
+            del entry, job, ended  # nothing of it is kept while waiting for the next one

@@ -1,0 +1,37 @@
+"""Run a scan in a process of its own, and suspend that in mid-exposure."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+SCAN = """
+from bluesky import RunEngine
+import bluesky.plans as bp
+{make}
+RE = RunEngine(context_managers=[])
+RE(bp.count([det], {n_points}), {{"event": lambda name, doc: print(doc["data"]["det_event_id"], flush=True)}})
+"""
+
+
+def scan_suspended(make: str, n_points: int, seconds: float) -> list[str]:
+    """Return the event ids of a scan of `det`, which the code `make` makes.
+
+    0.1 s after the first point, while the second is exposed, the process is suspended for `seconds`.
+    """
+    code = SCAN.format(make=make, n_points=n_points)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        try:
+            first = child.stdout.readline()
+            threading.Event().wait(0.1)
+            child.send_signal(signal.SIGSTOP)
+            threading.Event().wait(seconds)
+            child.send_signal(signal.SIGCONT)
+            return (first + child.stdout.read()).split()
+        finally:
+            child.kill()
