@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from ...errors import Discarded, RequestError, ServiceTimeout
+from ...limits import Limit
 from .._detector import Detector
 
 LOOK = 0.05
@@ -60,15 +60,23 @@ class Companions:
         """Wait for none of them any more."""
         self._statuses, self._flying = [], False
 
+    @property
+    def done(self) -> bool | None:
+        """Whether all that were triggered have their frames; None if none were."""
+        return all(status.done and status.success for status in self._statuses) if self._statuses else None
+
     def wait(self, timeout: float, given_up: threading.Event) -> None:
-        """Wait until all are done, `timeout` s at the most; raise what failed, or `Discarded`."""
-        deadline = time.monotonic() + timeout
+        """Wait until all are done, `timeout` s from step to step; raise what failed, or `Discarded`."""
+        limit, seen = Limit(timeout), ""
         for detector, status in zip(self.detectors, self._statuses):
             while not status.done:
                 if given_up.wait(LOOK):
                     raise Discarded(f"{detector.name}: given up with the writer around it")
-                if time.monotonic() > deadline:
-                    raise ServiceTimeout(f"{detector.name}, inside an open writer", timeout, str(status))
+                before, seen = seen, str(status)
+                if seen != before:
+                    limit.restart()
+                elif limit.reached():
+                    raise ServiceTimeout(f"{detector.name}, inside an open writer", timeout, seen)
             if not status.success:
                 raise status.exception()
 

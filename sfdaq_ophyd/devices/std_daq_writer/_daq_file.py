@@ -17,6 +17,7 @@ from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
+from ._ring import Ring
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +43,22 @@ class DaqFile:
         Where this machine sees it.
     config : DaqConfig
         Says shape and dtype of an image.
+    ring : Ring
+        Knows how far the writer was behind.
 
     Attributes
     ----------
     n_handed : int
         Images that belong to points, while it grows.
+    overrun : bool
+        Whether pixels may be those of other frames.
     """
 
-    def __init__(self, name: str, write: WriteRequest, data: DataFile, path: Path, config: DaqConfig):
+    def __init__(
+        self, name: str, write: WriteRequest, data: DataFile, path: Path, config: DaqConfig, ring: Ring
+    ):
         self._name, self.write, self._data, self.path, self._config = name, write, data, path, config
-        self.n_handed = 0
+        self.ring, self.n_handed, self.overrun = ring, 0, False
 
     def announced(self, frames_per_point: int, drop: Callable[[], None], *, grows: bool) -> WrittenFile:
         """Return the asset of its images; with their frame numbers and statuses if it `grows`."""

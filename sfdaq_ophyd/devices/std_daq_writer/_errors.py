@@ -16,6 +16,10 @@ class WriterFailed(DetectorStateError):
     """The DAQ reported that the acquisition failed; its own words are in the text."""
 
 
+class WriterDead(DetectorStateError):
+    """The writer was given images and acknowledges none of them any more."""
+
+
 class DoubleStart(DetectorStateError):
     """Somebody else's start and ours came within milliseconds; only one acquisition runs."""
 
@@ -42,6 +46,10 @@ class ShortFile(FramesMissing):
 
 class Stalled(FramesMissing):
     """No image was written for too long."""
+
+
+class RingOverrun(FramesMissing):
+    """The writer was so far behind that pixels of its images may be those of others."""
 
 
 class PointsLost(DetectorStateError):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...clients.std_daq_errors import StdDaqRefused
 from ...clients.std_daq_writers import FileWriter
-from ...errors import Discarded, ServiceTimeout, ServiceUnreachable
-from ...wire.std_daq import AcquisitionState, DaqStatus, WriteRequest, WriterState
+from ...errors import Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
+from ...limits import Limit
+from ...wire.std_daq import Acquisition, AcquisitionState, DaqStatus, WriteRequest, WriterState
 from ._errors import (
     DAQ_TEAM,
     DaqGone,
@@ -23,6 +23,7 @@ from ._errors import (
     MissedStart,
     SlowCreation,
     Stalled,
+    WriterDead,
     WriterFailed,
     WriterNotReady,
     found,
@@ -36,8 +37,13 @@ PERIOD = 0.05
 SETTLE = 1.0
 """Seconds for which a failed start is watched: it may begin all the same."""
 
+RESCUE_LIMIT = 12.0
+"""Seconds for which a stop under way is waited for: the service gives up on a writer after 5."""
+
 CANNOT_REACH = "Cannot reach WRITING"
 CANNOT_START = "Cannot start new acquisition"
+
+NO_IMAGES = "the detector sends no images"
 
 
 class Flow:
@@ -50,12 +56,21 @@ class Flow:
     writer : FileWriter
     on_status : callable
         Called with every status read.
+
+    Attributes
+    ----------
+    dead : bool
+        Whether the writer did not answer when it was used last, which was told.
+    news : Event
+        Set by whoever knows that the status has changed.
     """
 
     def __init__(self, name: str, writer: FileWriter, on_status: Callable[[DaqStatus], None]):
         self._name, self.writer, self._on_status = name, writer, on_status
         self._ours: WriteRequest | None = None
         self._known_ready = False
+        self.dead = False
+        self._rescue: threading.Thread | None = None
         self.news = threading.Event()
 
     def status(self) -> DaqStatus:
@@ -68,6 +83,8 @@ class Flow:
 
     def make_ready(self) -> None:
         """Reset what may be reset once; refuse to touch somebody else's acquisition."""
+        self.dead = False
+        self._wait_for_rescue()
         status = self.status()
         ours = self._is_ours_writing(status)
         if status.state is WriterState.WRITING and not ours:
@@ -80,9 +97,13 @@ class Flow:
         self._known_ready = True
 
     def leave_ready(self) -> None:
-        """Stop what is ours, reset UNKNOWN; WriterNotReady if a person must restart it. Safe twice."""
-        if self._ours is None:
+        """Stop what is ours, reset UNKNOWN; WriterNotReady if a person must restart it. Safe twice.
+
+        A `dead` writer is left alone: it was told to stop already, and asking it takes seconds.
+        """
+        if self._ours is None or self.dead:
             return
+        self._wait_for_rescue()
         status = self.status()
         if self._is_ours_writing(status) or status.state is WriterState.UNKNOWN:
             self._reset()
@@ -98,6 +119,23 @@ class Flow:
                 f"{self._name}: the writer did not become READY: {exc.said!r}. {DAQ_TEAM}"
             ) from exc
         self._on_status(status)
+
+    def _begin_rescue(self) -> None:
+        """Stop a writer that does not answer, in a thread: the service waits for it for seconds."""
+
+        def stop() -> None:
+            try:
+                self._reset()
+            except SfdaqError as exc:
+                logger.error("%s", exc)
+
+        self._rescue = threading.Thread(target=stop, name=f"{self._name} stop", daemon=True)
+        self._rescue.start()
+
+    def _wait_for_rescue(self) -> None:
+        rescue, self._rescue = self._rescue, None
+        if rescue is not None:
+            rescue.join(RESCUE_LIMIT)
 
     def _is_ours_writing(self, status: DaqStatus) -> bool:
         a = status.acquisition
@@ -161,16 +199,23 @@ class Flow:
         ) from refused
 
     def _began_all_the_same(self, request: WriteRequest) -> bool:
-        deadline = time.monotonic() + SETTLE
-        while time.monotonic() < deadline:
-            if self._is_ours_writing(self.status()):
-                return True
-            time.sleep(PERIOD)
-        return False
+        limit = Limit(SETTLE)
+        while not self._is_ours_writing(self.status()):
+            if limit.reached():
+                return False
+            limit.wait(self.news, PERIOD)
+            self.news.clear()
+        return True
 
     # ---- until the end ------------------------------------------------------------------------------
 
-    def watch(self, request: WriteRequest, given_up: threading.Event, timeout: float):
+    def watch(
+        self,
+        request: WriteRequest,
+        given_up: threading.Event,
+        timeout: float,
+        why_silent: Callable[[Acquisition], str] = lambda acquisition: NO_IMAGES,
+    ) -> Iterator[DaqStatus]:
         """Yield each status of our running acquisition; return once it is FINISHED.
 
         Parameters
@@ -179,12 +224,14 @@ class Flow:
             Ends it with `Discarded`; the writer is stopped by `leave_ready`.
         timeout : float
             s without a new image after which it has stalled.
+        why_silent : callable
+            Says why the writer was given no image, as far as anybody knows.
 
         Raises
         ------
-        WriterFailed, DaqGone, LostRecord, DoubleStart, Stalled, Discarded
+        WriterFailed, WriterDead, DaqGone, LostRecord, DoubleStart, Stalled, Discarded
         """
-        n_before, last_growth = -1, time.monotonic()
+        n_before, limit = -1, Limit(timeout)
         while True:
             if given_up.is_set():
                 raise Discarded(f"{self._name}: {request.output_file} given up")
@@ -206,10 +253,11 @@ class Flow:
                 self._known_ready = True
                 return
             if a.n_completed != n_before:
-                n_before, last_growth = a.n_completed, time.monotonic()
-            elif time.monotonic() - last_growth > timeout:
-                self._stall(request, status, timeout)
-            self.news.wait(PERIOD)
+                n_before = a.n_completed
+                limit.restart()
+            elif limit.reached():
+                self._stall(request, status, timeout, why_silent)
+            limit.wait(self.news, PERIOD)
             self.news.clear()
 
     def _check_ours(self, request: WriteRequest, status: DaqStatus) -> None:
@@ -225,14 +273,26 @@ class Flow:
             f"it shows {found(status)}. The service or its writer was restarted; the file may be unreadable"
         )
 
-    def _stall(self, request: WriteRequest, status: DaqStatus, timeout: float) -> None:
+    def _stall(self, request: WriteRequest, status: DaqStatus, timeout: float, why_silent: Callable) -> None:
         a = status.acquisition
-        who = "the detector sends no images"
+        no_image = f"no image written to {request.output_file} for {timeout:g} s"
+        came = f"{self._name}: {a.n_completed} of {request.n_images} frames came; {no_image}"
         if a.n_requested > a.n_completed:
-            who = "the writer does not acknowledge the images it was given"
+            self.dead = True
+            self._begin_rescue()
+            raise WriterDead(
+                f"{came}: the writer does not acknowledge the images it was given; last state {status}. "
+                f"{DAQ_TEAM}"
+            )
+        why = why_silent(a)
+        try:
+            self._reset()
+        except WriterNotReady as exc:
+            self.dead = True
+            raise WriterDead(f"{came}; then {exc}") from exc
         raise Stalled(
             self._name,
             asked=request.n_images,
             got=a.n_completed,
-            detail=f"no image written to {request.output_file} for {timeout:g} s: {who}; last state {status}",
+            detail=f"{no_image}: {why}; last state {status}",
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import threading
-import time
 
 from ophyd import Component as Cpt
 from ophyd import Signal
@@ -27,8 +26,6 @@ class Opening:
     ----------
     device : Device
         The writer.
-    settle_time : float
-        s from the opening until those who ask too late to be waited for may trigger.
 
     Attributes
     ----------
@@ -36,34 +33,33 @@ class Opening:
         Whether anybody waits for it.
     """
 
-    def __init__(self, device, settle_time: float = 0.0):
-        self._device, self._settle_time = device, settle_time
-        self._since = 0.0
+    def __init__(self, device):
+        self._device = device
         self.asked = False
         self._lock = threading.Lock()
         self._status: ActionStatus | None = None
         self._end: tuple[Exception | None] | None = None
 
     def end(self, exc: Exception | None = None) -> None:
-        """Note that it is open, or why it is not; the first word counts."""
+        """Note that it takes images, or why it does not; the first word counts."""
         with self._lock:
             if self._end is None:
-                self._end, self._since = (exc,), time.monotonic()
+                self._end = (exc,)
             status = self._status
         if status is not None:
             self._finish(status)
 
     def status(self) -> ActionStatus:
         """Return the status, the same one each time."""
+        limit = START_LIMIT + float(self._device.timeout.get())
         with self._lock:
-            late = self._end is not None and not self.asked
             self.asked = True
             if self._status is None:
-                self._status = ActionStatus(self._device, "start", START_LIMIT, unit="steps")
-        if late:
-            left = self._since + self._settle_time - time.monotonic()
-            threading.Timer(max(0.0, left), self._finish, [self._status]).start()
-        return self._status
+                self._status = ActionStatus(self._device, "start", limit, unit="steps")
+            status, ended = self._status, self._end is not None
+        if ended:
+            self._finish(status)
+        return status
 
     def _finish(self, status: ActionStatus) -> None:
         (exc,) = self._end
@@ -90,7 +86,7 @@ class WriterSignals(FileDetector):
     """The signals of a `StdDaqWriter`, and how they follow the DAQ."""
 
     mode = Cpt(Signal, value="point", kind="config", doc='"point" or "run": one file per what')
-    settle_time = Cpt(Signal, value=0.05, kind="config", doc="s from WRITING to the trigger of others")
+    settle_time = Cpt(Signal, value=0.3, kind="config", doc="s from WRITING to others, if no images flow")
     file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
     n_images = Cpt(Signal, value=0, doc="images asked for")
     run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")
@@ -99,6 +95,7 @@ class WriterSignals(FileDetector):
     n_completed = Cpt(Signal, value=0, doc="images acknowledged by the writer")
     start_time = Cpt(Signal, value=math.nan, doc="of the file, s since the epoch, the DAQ's clock")
     stop_time = Cpt(Signal, value=math.nan, doc="of the file; NaN while it is open")
+    ring_lag = Cpt(Signal, value=0.0, doc="images the writer was seen behind the detector, of a ring of 100")
     unused = Cpt(Signal, value="", doc="files since stage that belong to no point, one per line")
     writer_state = Cpt(Signal, value="", kind="omitted")
     acquisition_state = Cpt(Signal, value="", kind="omitted")
@@ -133,7 +130,7 @@ class WriterSignals(FileDetector):
         self.n_images.put(request.n_images)
         self.run_id.put(str(request.run_id))
         self.message.put("")
-        for signal, nothing in ((self.n_requested, 0), (self.n_completed, 0)):
+        for signal, nothing in ((self.n_requested, 0), (self.n_completed, 0), (self.ring_lag, 0.0)):
             signal.put(nothing)
         for signal in (self.start_time, self.stop_time):
             signal.put(math.nan)

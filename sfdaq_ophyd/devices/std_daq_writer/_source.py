@@ -14,13 +14,16 @@ from pathlib import Path
 from ...clients.std_daq_writers import FileWriter
 from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
 from ...wire.frame import Frame, FrameFormat
-from ...wire.std_daq import DaqStatus, WriteRequest
+from ...wire.std_daq import Acquisition, DaqStatus, WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._source import Progress, Request, WrittenFile
+from ._beginning import Beginning, ImagesFlow
 from ._daq_file import DaqFile
-from ._errors import MissedStart, PointsLost, ShortFile
+from ._errors import MissedStart, PointsLost, RingOverrun, ShortFile
 from ._flow import Flow
 from ._paths import PathMaker
+from ._rates import Stats
+from ._ring import RING_SLOTS, Ring
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,10 @@ class WriterSettings:
     timeout : float
         s without a new image after which the acquisition has stalled.
     settle_time : float
-        s from WRITING until others may send images: the DAQ's driver subscribes to them only then.
+        s from WRITING until others may send images where none come by themselves: the DAQ's driver subscribes
+        to them up to 0.1 s later, and does not tell.
+    tolerant : bool
+        Whether points whose pixels may be overrun are marked; else they fail.
     n_images_per_run : int
         0 writes one file per call; otherwise one file of so many images, over several calls.
     """
@@ -48,6 +54,7 @@ class WriterSettings:
     paths: PathMaker
     timeout: float
     settle_time: float
+    tolerant: bool = False
     n_images_per_run: int = 0
 
 
@@ -63,13 +70,20 @@ class StdDaqSource:
         Called with what is known anew, for the device's signals.
     on_armed : callable
         Called once the writer takes images, in the source's thread; with whether it is a fly scan.
-    others_wait : callable
-        Whether anybody waits for the writer to be open.
+    on_lag : callable
+        Called with the images by which the writer was behind, when that grows.
     on_unused : callable
         Called with the path of a file that belongs to no point.
     wait_for_others : callable
         Called when all images came; returns once the point is complete elsewhere too, raises if the event it
         is given is set.
+    others_done : callable
+        Whether the others have their frames, as far as is known; None if nobody waits for the writer.
+
+    Attributes
+    ----------
+    stats : Stats or None
+        Throughput, while somebody follows it.
     """
 
     def __init__(
@@ -81,15 +95,17 @@ class StdDaqSource:
         on_request: Callable[[WriteRequest], None],
         on_config: Callable[[DaqConfig], None],
         on_armed: Callable[[bool], None],
-        others_wait: Callable[[], bool],
+        on_lag: Callable[[float], None],
         on_unused: Callable[[str], None],
         wait_for_others: Callable[[threading.Event], None],
+        others_done: Callable[[], bool | None],
     ):
         self.name = name
         self.flow = Flow(name, writer, on_status)
         self._on_request, self._on_config = on_request, on_config
-        self._on_armed, self._on_unused = on_armed, on_unused
-        self._others_wait, self._wait_for_others = others_wait, wait_for_others
+        self._on_armed, self._on_unused, self._on_lag = on_armed, on_unused, on_lag
+        self._wait_for_others, self._others_done = wait_for_others, others_done
+        self.stats: Stats | None = None
         self._given_up = threading.Event()
         self._settings: WriterSettings | None = None
         self._config: DaqConfig | None = None
@@ -122,6 +138,7 @@ class StdDaqSource:
         self._on_config(config)
         self.flow.make_ready()
         self._settings, self._config, self._point = settings, config, 0
+        self._images_flow = ImagesFlow()
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
 
     def frames(self, request: Request) -> Items:
@@ -136,9 +153,10 @@ class StdDaqSource:
         file = self._start(request.n_frames, given_up)
         finished = False
         try:
-            self._tell_open(request.flying, given_up)
-            yield None
-            for status in self.flow.watch(file.write, given_up, self._settings.timeout):
+            for status in self._watch(file, request.flying, given_up):
+                if status is None:
+                    yield None
+                    continue
                 yield Progress(status.acquisition.n_completed, str(status))
             self._wait_for_others(given_up)
             self._check_count(file.write, status, request.n_frames)
@@ -146,7 +164,7 @@ class StdDaqSource:
             finished = True
             yield self._announced(file, request, grows=False)
             for image_id, is_good in zip(found.image_id, found.is_good):
-                yield Frame(None, math.nan, str(image_id), is_good=bool(is_good))
+                yield Frame(None, math.nan, str(image_id), is_good=bool(is_good) and not file.overrun)
             logger.info("%s: %d images in %s", self.name, request.n_frames, file.write.output_file)
         finally:
             if not finished:
@@ -161,12 +179,13 @@ class StdDaqSource:
                 n_images = request.n_frames if request.flying else self._settings.n_images_per_run
                 self._growing = self._start(n_images, given_up)
             file = self._growing
-            self._tell_open(request.flying, given_up)
-            yield None
-            if not file.n_handed:
-                yield self._announced(file, request, grows=True)
             wanted = file.n_handed + request.n_frames
-            for status in self.flow.watch(file.write, given_up, self._settings.timeout):
+            for status in self._watch(file, request.flying, given_up):
+                if status is None:
+                    yield None
+                    if not file.n_handed:
+                        yield self._announced(file, request, grows=True)
+                    continue
                 n = status.acquisition.n_completed
                 yield from file.hand_out(min(n, wanted - 1))
                 yield Progress(0, str(status))
@@ -197,7 +216,7 @@ class StdDaqSource:
         self.flow.news.set()
 
     def close(self) -> None:
-        """Leave the writer READY, if what it does is ours.
+        """Leave the writer READY, if what it does is ours; one whose death was told is asked the next time.
 
         Raises
         ------
@@ -213,6 +232,7 @@ class StdDaqSource:
             logger.error("%s: could not be left READY: %s", self.name, exc)
         finally:
             self._end_growing()
+            self.flow.dead = False
         self._tell_lost()
 
     # ---- inside -------------------------------------------------------------------------------------
@@ -221,7 +241,8 @@ class StdDaqSource:
         """Start; once more, under another name, if the first start was missed. Return what runs."""
         write = self._next(n_images)
         (data,) = self.flow.writer.files(write)
-        file = DaqFile(self.name, write, data, Path(self._settings.paths.local(data.path)), self._config)
+        path = Path(self._settings.paths.local(data.path))
+        file = DaqFile(self.name, write, data, path, self._config, Ring(lambda: self.stats))
         try:
             self.flow.start(write)
             if given_up.is_set():
@@ -235,10 +256,47 @@ class StdDaqSource:
             raise
         return file
 
-    def _tell_open(self, flying: bool, given_up: threading.Event) -> None:
-        if flying or self._others_wait():
-            given_up.wait(self._settings.settle_time)
-        self._on_armed(flying)
+    def _watch(self, file: DaqFile, flying: bool, given_up: threading.Event) -> Iterator[DaqStatus | None]:
+        """Yield None once the writer takes images and the others were told, then each status."""
+        told, settings = False, self._settings
+        began = Beginning(
+            self.name,
+            settings.settle_time,
+            settings.timeout,
+            flow=self._images_flow,
+            stats=self.stats,
+            others_done=self._others_done,
+            fresh=not file.n_handed,
+        )
+        for status in self.flow.watch(file.write, given_up, settings.timeout, began.why_silent):
+            if not told and began.takes_images(status.acquisition):
+                told = True
+                self._on_armed(flying)
+                yield None
+            self._look_at_ring(file, status.acquisition)
+            if told:
+                yield status
+        if not told:  # it ended without any image
+            yield status
+
+    def _look_at_ring(self, file: DaqFile, acquisition: Acquisition) -> None:
+        before, lag = file.ring.lag, file.ring.look(acquisition)
+        if lag > before:
+            self._on_lag(lag)
+        if lag < RING_SLOTS or file.overrun:
+            return
+        file.overrun = True
+        lost = RingOverrun(
+            self.name,
+            asked=file.write.n_images,
+            got=acquisition.n_completed,
+            detail=f"the writer was {lag:.0f} images or more behind the detector, of a ring of {RING_SLOTS}: "
+            f"pixels in {file.write.output_file} may be those of other frames, though ids and status are "
+            "right. Lower the rate, or take bursts of fewer images",
+        )
+        if not self._settings.tolerant:
+            raise lost
+        logger.warning("%s", lost)
 
     def _next(self, n_images: int) -> WriteRequest:
         self._last_run_id = max(time.time_ns(), self._last_run_id + 1)

@@ -15,6 +15,7 @@ from ...clients.std_daq_redis import StdDaqRedis
 from ...clients.std_daq_writers import FileWriter, RestWriter
 from ...errors import RequestError
 from ...wire.frame import FrameFormat
+from .._acquisition import LossPolicy
 from .._fly_group import joined_page
 from .._foreign_store import ForeignStore
 from .._keys import number_key
@@ -22,7 +23,7 @@ from .._status import ActionStatus
 from ._companions import Companions
 from ._daq_file import PER_IMAGE
 from ._paths import DEFAULT_TEMPLATE, PathMaker
-from ._rates import RatesFollower, StreamedStats
+from ._rates import PolledStats, RatesFollower, StreamedStats
 from ._run_store import RunFileStore
 from ._signals import Opening, WriterSignals
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
@@ -110,9 +111,10 @@ class StdDaqWriter(WriterSignals):
             on_request=self._show_request,
             on_config=self._show_config,
             on_armed=self._armed,
-            others_wait=lambda: bool(self._companions.detectors) or self.opening.asked,
+            on_lag=lambda lag: self.ring_lag.put(round(lag, 1)),
             on_unused=self._show_unused,
             wait_for_others=self._wait_for_others,
+            others_done=lambda: False if self.opening.asked else self._companions.done,
         )
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.mode.put(mode)
@@ -126,7 +128,9 @@ class StdDaqWriter(WriterSignals):
             expected = f"s from 0 to below {MAX_SETTLE_TIME:g}"
             raise RequestError(f"{self.name}.settle_time", self.settle_time.get(), expected)
         n_images = int(self.n_points.get() * self.frames_per_trigger.get()) if self.mode.get() == "run" else 0
-        return WriterSettings(paths, float(self.timeout.get()), float(self.settle_time.get()), n_images)
+        tolerant = self.loss_policy.get() == LossPolicy.TOLERANT
+        timeout, settle_time = float(self.timeout.get()), float(self.settle_time.get())
+        return WriterSettings(paths, timeout, settle_time, tolerant, n_images)
 
     def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> ForeignStore:
         if self.mode.get() == "point":
@@ -175,18 +179,20 @@ class StdDaqWriter(WriterSignals):
 
     def _follow(self) -> None:
         """Begin to listen to what is said beside the status."""
-        read = self.client.stats if self.client is not None else None
+        stats = PolledStats(self.client.stats) if self.client is not None else None
         if self._redis_url and self._follower is None:
-            self._follower = StdDaqRedis(self._redis_url, ["status", "stat"]).start()
+            self._follower = StdDaqRedis(self._redis_url, ["status", "stat"])
             self._follower.subscribe("status", lambda message: self.source.flow.news.set())
-            read = StreamedStats(self._follower)
-        if read is not None and self._rates is None:
-            self._rates = RatesFollower(f"{self.name} rates", read, self._acquiring, self._show_rates)
+            stats = StreamedStats(self._follower)
+            self._follower.start()
+        if stats is not None and self._rates is None:
+            self.source.stats = stats
+            self._rates = RatesFollower(f"{self.name} rates", stats, self._acquiring, self._show_rates)
 
     def unstage(self) -> list[object]:
         """Leave the writer READY if what it does is ours, or say who must restart it. Safe twice."""
         followers = (self._rates, self._follower)
-        self._rates = self._follower = None
+        self._rates = self._follower = self.source.stats = None
         try:
             for follower in followers:
                 if follower is not None:
@@ -205,7 +211,7 @@ class StdDaqWriter(WriterSignals):
             Done when the file is closed, checked and counted, and the detectors are done.
         """
         self._companions.forget()
-        opening = self.opening = Opening(self, float(self.settle_time.get()))
+        opening = self.opening = Opening(self)
         exposure = super().trigger()
         exposure.add_callback(lambda done: opening.end(None if done.success else done.exception()))
         return exposure

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...limits import Limit
 from .faults import Faults
+from .patience import Patience
 from .state import READY, WRITING, DaqState
 from .timing import Timing
 from .writer import WriterProcess
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_OUTSTANDING = 20
 """Images the driver hands on before the writer must have acknowledged one."""
 
-MAX_QUEUED = 1000
+MAX_QUEUED = 10_000
 """Images waiting for the driver; later ones are lost, as on the real image socket."""
 
 
@@ -38,6 +40,29 @@ class Image:
     image_id: int
     pulse_id: int
     status: int = 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """One start: what is asked for, and what is to go wrong with it.
+
+    Attributes
+    ----------
+    delay : float
+        s that creating the file takes.
+    error : str or None
+        Why it cannot be created.
+    late : float
+        s by which the driver subscribes to images too late.
+    ghost : str or None
+        The last error, which still stands when driver and service look: both take it for the outcome.
+    """
+
+    info: dict
+    delay: float
+    error: str | None
+    late: float
+    ghost: str | None
 
 
 class Driver:
@@ -73,6 +98,8 @@ class Driver:
         self._local_path, self._publish, self._log = local_path, publish, log
         self._state = DaqState(null_acquisition=null_acquisition)
         self._changed = threading.Condition()
+        self._patience = Patience(writer, timing)
+        self._opened: tuple[int, dict] = (0, {})
         self._inbox: queue.Queue[tuple[str, object]] = queue.Queue()
         self._subscribed = False
         self._outstanding = 0
@@ -103,41 +130,66 @@ class Driver:
                 raise ServiceError(
                     f"Cannot start new acquisition while previous one is running:\n {self._state.snapshot()}"
                 )
-        self._inbox.put(("start", info))
-        if fault := self._faults.take("missed_writing"):
-            self._closing.wait(fault.get("seconds", 10 * self._timing.poll))
-        return self._poll(WRITING, stop_at_error=True)
+            n_opened = self._opened[0]
+        order = self._order(info)
+        missed = self._faults.take("missed_writing")
+        if missed:
+            self._closing.wait(missed.get("seconds", 10 * self._timing.poll))
+        return self._poll(WRITING, order, None if missed else n_opened)
 
     def force_start(self, info: dict) -> None:
         """Start whatever runs: what remains when another start came within the same poll."""
-        self._inbox.put(("start", info))
+        self._order(info)
+
+    def _order(self, info: dict) -> Order:
+        slow, failing = self._faults.take("slow_creation"), self._faults.take("creation_error")
+        late = self._faults.take("late_subscription")
+        delay = slow["seconds"] if slow else self._timing.creation(info["n_images"])
+        with self._changed:
+            ghost = self._state.error if delay > self._timing.poll else None
+            order = Order(
+                info,
+                delay,
+                failing and failing.get("text", "told to fail"),
+                late["seconds"] if late else 0.0,
+                ghost,
+            )
+            if _can_be_encoded(info):
+                self._patience.started(slow=delay >= self._timing.give_up)
+        self._inbox.put(("start", order))
+        return order
 
     def stop(self) -> dict:
         """Stop or reset; return the status once it is READY, whoever's it is."""
+        self._subscribed = False
+        self._patience.stopped(blocked=self._outstanding >= MAX_OUTSTANDING)
         self._inbox.put(("stop", None))
         return self._poll(READY)
 
     def wait_while_writing(self, limit: float) -> dict:
         """Return the status once it is not WRITING any more; after `limit` s an error."""
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            status = self.status()
-            if status["state"] != WRITING:
-                return status
+        patience = Limit(limit)
+        while (status := self.status())["state"] == WRITING:
+            if patience.reached():
+                raise ServiceError(
+                    "Your acquisition is still running, just the REST call has ended. Sync acquisition limit "
+                    "of 60 seconds exceeded. Use async write call for long acquisitions."
+                )
             self._closing.wait(self._timing.poll)
-        raise ServiceError(
-            "Your acquisition is still running, just the REST call has ended. Sync acquisition limit of 60 "
-            "seconds exceeded. Use async write call for long acquisitions."
-        )
+        return status
 
-    def _poll(self, wanted: str, *, stop_at_error: bool = False) -> dict:
-        deadline = time.monotonic() + self._timing.give_up
-        while time.monotonic() < deadline:
-            self._closing.wait(self._timing.poll)
+    def _poll(self, wanted: str, order: Order | None = None, n_opened: int | None = None) -> dict:
+        """Look until the state is the wanted one; of a start also if it was, and is over by now."""
+        over = self._patience.over()
+        while not over() and not self._closing.wait(self._timing.poll):
             with self._changed:
+                if order is not None and order.ghost is not None:
+                    raise ServiceError(order.ghost)
                 if self._state.state == wanted:
                     return self._state.snapshot()
-                if stop_at_error and self._state.error is not None:
+                if n_opened is not None and self._opened[0] > n_opened:
+                    return self._opened[1]
+                if order is not None and self._state.error is not None and not self._patience.lags():
                     raise ServiceError(self._state.error)
         with self._changed:
             self._state.unknown()
@@ -161,8 +213,11 @@ class Driver:
         """Take an event of the writer into the status."""
         what, logged = event["event"], False
         with self._changed:
+            if what != "ack":
+                self._patience.answered()
             if what == "opened":
                 self._state.opened(event["info"])
+                self._opened = (self._opened[0] + 1, self._state.snapshot())
                 self._outstanding = 0
                 publish = True
             elif what == "ack":
@@ -206,34 +261,25 @@ class Driver:
             elif what == "complete" and self._is_current(content):
                 self._stop_writer()
 
-    def _start_writer(self, info: dict) -> None:
+    def _start_writer(self, order: Order) -> None:
         self._subscribed = False
+        info = order.info
         if not _can_be_encoded(info):
             logger.debug("cannot encode %s", info)
             return
-        slow = self._faults.take("slow_creation")
-        failing = self._faults.take("creation_error")
-        self._writer.send(
-            {
-                "do": "start",
-                "info": info,
-                "request": {
-                    "path": self._local_path(info["output_file"]),
-                    "n_images": info["n_images"],
-                },
-                "delay": slow["seconds"] if slow else self._timing.creation(info["n_images"]),
-                "error": failing and failing.get("text", "told to fail"),
-            }
-        )
-        deadline = time.monotonic() + self._timing.give_up
-        while time.monotonic() < deadline and not self._closing.is_set():
-            self._closing.wait(self._timing.poll)
+        request = {"path": self._local_path(info["output_file"]), "n_images": info["n_images"]}
+        command = {"info": info, "request": request, "delay": order.delay, "error": order.error}
+        self._writer.send({"do": "start", **command})
+        over = self._patience.over()
+        while not over() and not self._closing.wait(self._timing.poll):
             with self._changed:
-                if self._state.state == WRITING:
-                    self._subscribed = True
-                    return
-                if self._state.error is not None:
-                    return
+                state, error = self._state.state, self._state.error
+            if order.ghost is not None or error is not None and not self._patience.lags():
+                return
+            if state == WRITING:
+                self._closing.wait(order.late)
+                self._subscribed = True
+                return
 
     def _hand_on(self, image: Image) -> None:
         with self._changed:

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 AT_NEXT_USE = {
     "slow_creation": {"seconds"},
     "creation_error": {"text"},
+    "late_subscription": {"seconds"},
     "missed_writing": {"seconds"},
     "hidden_folder": {"folder"},
     "hang": {"seconds", "path"},

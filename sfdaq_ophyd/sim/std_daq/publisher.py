@@ -99,7 +99,7 @@ class StatsCounter:
         self._thread.start()
 
     def _run(self) -> None:
-        before = self._counts()
+        before, begin = self._counts(), time.monotonic()
         rates = (0.0, 0.0)
         while True:
             try:
@@ -108,10 +108,9 @@ class StatsCounter:
                 return
             if self._closing.wait(self._timing.stats_period):
                 return
-            now = self._counts()
-            period = self._timing.stats_period
-            rates = ((now[0] - before[0]) / period, max(0, now[1] - before[1]) / period)
-            before = now
+            now, end = self._counts(), time.monotonic()
+            rates = ((now[0] - before[0]) / (end - begin), max(0, now[1] - before[1]) / (end - begin))
+            before, begin = now, end
 
     def close(self) -> None:
         """End the thread. Safe twice."""

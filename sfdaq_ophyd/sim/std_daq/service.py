@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import redis
 
+from ...limits import Limit
 from ..clock import PulseClock
 from .deployment import Deployer, deployment
 from .driver import Driver, Image, ServiceError
@@ -44,6 +44,7 @@ class Service:
         self._observers: list[Callable[[Image], None]] = []
         self.writer = WriterProcess(self._writer_event, seed=settings.seed, compressed=settings.compressed)
         self._n_written = self._n_published = self._n_of_acquisition = 0
+        self._news = threading.Event()
         self._config = self._boot_config()
         self._publisher = Publisher(self.store, self.timing, self._logged)
         self.writer.start(self._config)
@@ -200,6 +201,7 @@ class Service:
         elif event["event"] == "opened":
             self._n_of_acquisition = 0
         self._driver.writer_event(event)
+        self._news.set()
 
     def _publish(self, status: dict) -> None:
         """Publish a status; the writer's throughput is counted from these alone."""
@@ -232,14 +234,13 @@ class Service:
         """Do something, as another party, once so many images of the next acquisition are written."""
 
         def wait():
-            deadline = time.monotonic() + 60
-            opened = False
-            while time.monotonic() < deadline:
-                writing = self.status()["state"] == "WRITING"
-                opened = opened or writing
+            limit, opened = Limit(60), False
+            while not limit.reached():
+                opened = opened or self.status()["state"] == "WRITING"
                 if opened and self._n_of_acquisition >= fault.get("after", 1):
                     act()
                     return
-                time.sleep(0.002)
+                self._news.wait(0.1)
+                self._news.clear()
 
         threading.Thread(target=wait, name="std-daq other party", daemon=True).start()

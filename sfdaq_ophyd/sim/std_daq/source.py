@@ -86,7 +86,6 @@ class ImageSource:
                 if self._script is not script or self._closing.is_set():
                     break
                 self._next_id = image.image_id + 1
-                self.n_images += 1
                 self._send(image)
 
     def _clocked(self) -> Iterator[Image]:
@@ -112,7 +111,7 @@ class ImageSource:
     def _send(self, image: Image) -> None:
         if not self._accepting():
             self._plan, self._n_in_acquisition = None, 0
-            self._deliver(image)
+            self._out(image)
             return
         if self._plan is None:
             names = ("gap", "bad_frames", "stall", "fewer_images")
@@ -131,4 +130,8 @@ class ImageSource:
             return
         if (bad := plan["bad_frames"]) and n < bad.get("n", 1):
             image = Image(image.image_id, image.pulse_id, bad.get("status", 1))
+        self._out(image)
+
+    def _out(self, image: Image) -> None:
+        self.n_images += 1
         self._deliver(image)

@@ -28,6 +28,11 @@ class WriterProcess:
         Of the pictures.
     compressed : bool
         Write compressed files.
+
+    Attributes
+    ----------
+    n_starts : int
+        How often a process was started.
     """
 
     def __init__(self, on_event: Callable[[dict], None], *, seed: int = 0, compressed: bool = False):
@@ -36,6 +41,7 @@ class WriterProcess:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._up = threading.Event()
+        self.n_starts = 0
 
     @property
     def listening(self) -> bool:
@@ -63,6 +69,7 @@ class WriterProcess:
         )
         with self._lock:
             self._process = process
+            self.n_starts += 1
         up = self._up = threading.Event()
         self._thread = threading.Thread(
             target=self._listen, args=[process, up], name="writer events", daemon=True

@@ -1,0 +1,54 @@
+"""How long the service waits for its writer: 5 s, divided by the speed, and longer where only CPU is short.
+
+A sped-up service gives up after a fraction of a second. A writer that is alive and would have answered by
+then on a quiet machine is given the real 5 s, so that no client sees a refusal for want of CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...limits import Limit
+from .timing import Timing
+from .writer import WriterProcess
+
+LONGEST = 5.0
+"""Counted s for which a writer that lags is waited for, at any speed."""
+
+
+class Patience:
+    """What the writer owes.
+
+    Parameters
+    ----------
+    writer : WriterProcess
+    timing : Timing
+    """
+
+    def __init__(self, writer: WriterProcess, timing: Timing):
+        self._writer, self._timing = writer, timing
+        self._owes = self._is_slow = False
+        self._process = 0
+
+    def started(self, *, slow: bool) -> None:
+        """Note that a file is to be created; `slow` takes longer than the service waits by itself."""
+        self._process, self._is_slow = self._writer.n_starts, slow
+        self._owes = self._writer.alive and not slow
+
+    def stopped(self, *, blocked: bool) -> None:
+        """Note that it is to stop; `blocked`, if the driver waits for what it was given before."""
+        lost = blocked and self._process != self._writer.n_starts
+        self._owes = self._writer.alive and not self._is_slow and not lost
+
+    def answered(self) -> None:
+        """Note that it did what it was told."""
+        self._owes = self._is_slow = False
+
+    def lags(self) -> bool:
+        """Tell whether it lives and owes an answer that a quiet machine would have given."""
+        return self._owes and self._writer.alive
+
+    def over(self) -> Callable[[], bool]:
+        """Return what tells, look by look, whether the service gives up."""
+        limit, longest = Limit(self._timing.give_up), Limit(LONGEST)
+        return lambda: limit.reached() and not (self.lags() and not longest.reached())
