@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
+from ..limits import Limit
 from ..wire.std_daq import DaqStatus, WriteRequest, WriterState, as_integer
 from ..wire.std_daq_config import DaqConfig, DaqStats, Deployment, LogEntry
 from .std_daq_config import ConfigChange
@@ -157,7 +158,7 @@ class StdDaqClient:
             The reply was lost, and the status did not tell.
         """
         request = self._checked(write_request)
-        sent = time.monotonic()
+        limit = Limit(START_TIMEOUT)
         try:
             reply = self._rest.post(
                 "/writer/write_async",
@@ -166,7 +167,7 @@ class StdDaqClient:
                 hint="Read the status: the acquisition may be running.",
             )
         except StdDaqUnknownOutcome as lost:
-            return self._find_out(request, lost, sent + START_TIMEOUT)
+            return self._find_out(request, lost, limit)
         return reply["writer"]
 
     def start_writer_sync(self, write_request: dict) -> dict:
@@ -246,7 +247,7 @@ class StdDaqClient:
     def _checked(self, write_request: object) -> WriteRequest:
         return check_request(write_request, shared_folders=self._shared_folders)
 
-    def _find_out(self, request: WriteRequest, lost: StdDaqUnknownOutcome, deadline: float) -> dict:
+    def _find_out(self, request: WriteRequest, lost: StdDaqUnknownOutcome, limit: Limit) -> dict:
         """Read from the status whether a start whose reply was lost was carried out."""
         while True:
             status = self.get_status()
@@ -254,7 +255,7 @@ class StdDaqClient:
             if seen.acquisition is not None and seen.acquisition.is_answer_to(request):
                 logger.warning("%s; the status shows it was carried out: %s", lost, seen)
                 return status
-            if seen.state is WriterState.UNKNOWN or time.monotonic() > deadline:
+            if seen.state is WriterState.UNKNOWN or limit.reached():
                 raise StdDaqUnknownOutcome(
                     lost.what,
                     url=self.url,

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import RequestError, ServiceTimeout, SfdaqError
+from ..limits import Limit
 from ..wire.std_daq import WriterState
 from ..wire.std_daq_config import KEYS, check_config
 from .std_daq_errors import StdDaqRefused, StdDaqUnknownOutcome
@@ -45,7 +46,7 @@ class ConfigChange:
     def apply(self, changes: dict, *, wait: bool, timeout: float) -> dict:
         """Check, send, compare and, if asked to, wait; return the configuration now stored."""
         wanted = self._checked(changes)
-        deadline = time.monotonic() + timeout
+        limit = Limit(timeout)
         status = self._client.status()
         if status.state is WriterState.WRITING:
             raise RequestError(
@@ -56,8 +57,8 @@ class ConfigChange:
         body = self._whole(wanted) if self._client.dialect == "fastapi" else wanted
         stored = self._send(body, wanted)
         if wait:
-            self._wait_for_deployment(deadline, timeout)
-            self._wait_for_writer(deadline, timeout)
+            self._wait_for_deployment(limit)
+            self._wait_for_writer(limit)
         return stored
 
     def _checked(self, changes: dict) -> dict:
@@ -108,7 +109,7 @@ class ConfigChange:
             )
         return stored
 
-    def _wait_for_deployment(self, deadline: float, timeout: float) -> None:
+    def _wait_for_deployment(self, limit: Limit) -> None:
         while True:
             deployment = self._client.deployment()
             if deployment.status == "SUCCESS":
@@ -116,14 +117,14 @@ class ConfigChange:
             seen = f"{deployment.status} {deployment.message!r}, servers {deployment.servers}"
             if deployment.status == "ERROR":
                 raise StdDaqRefused("deployment of the configuration", url=self._rest.url, said=seen)
-            if time.monotonic() > deadline:
-                raise ServiceTimeout("deployment of the configuration", timeout, seen)
+            if limit.reached():
+                raise ServiceTimeout("deployment of the configuration", limit.seconds, seen)
             time.sleep(PERIOD)
 
-    def _wait_for_writer(self, deadline: float, timeout: float) -> None:
-        if time.monotonic() + self._restart_time > deadline:
+    def _wait_for_writer(self, limit: Limit) -> None:
+        if limit.left < self._restart_time:
             raise ServiceTimeout(
-                "restart of the DAQ", timeout, "deployed", f"It takes {self._restart_time:g} s more."
+                "restart of the DAQ", limit.seconds, "deployed", f"It takes {self._restart_time:g} s more."
             )
         time.sleep(self._restart_time)
         if self._client.status().state is WriterState.WRITING:
@@ -137,8 +138,8 @@ class ConfigChange:
                 if status.state is WriterState.READY:
                     return
                 seen = str(status)
-            if time.monotonic() > deadline:
-                raise ServiceTimeout("restart of the DAQ", timeout, seen, RESTART_HINT)
+            if limit.reached():
+                raise ServiceTimeout("restart of the DAQ", limit.seconds, seen, RESTART_HINT)
             time.sleep(PERIOD)
 
 

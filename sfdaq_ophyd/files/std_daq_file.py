@@ -15,6 +15,7 @@ import hdf5plugin  # noqa: F401  registers the filter of compressed files
 import numpy as np
 
 from ..errors import FileFormatError
+from ..limits import Limit
 
 GOOD = 0
 """Value of ``status`` of an image without missing packets or mismatched ids."""
@@ -84,13 +85,13 @@ def read_std_daq_file(
     FileNotFoundError, BlockingIOError, OSError
         It cannot be opened within `timeout`.
     """
-    deadline = time.monotonic() + timeout
+    limit = Limit(timeout)
     while True:
         try:
             file = h5py.File(path, "r")
             break
         except OSError:
-            if time.monotonic() > deadline:
+            if limit.reached():
                 raise
             time.sleep(0.05)
     with file:

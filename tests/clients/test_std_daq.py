@@ -291,8 +291,7 @@ def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopp
     monkeypatch.setattr(daq.service._deployer, "_restart", restart)
     client._restart_time = 30.0
     monkeypatch.setattr(std_daq_config.ConfigChange, "_wait_for_deployment", lambda *args: None)
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=wait_and_start)
-    monkeypatch.setattr(std_daq_config, "time", clock)
+    monkeypatch.setattr(std_daq_config, "time", SimpleNamespace(sleep=wait_and_start))
     client.set_config({}, timeout=60)
     monkeypatch.undo()
     status = client.status()

@@ -1,7 +1,7 @@
 """The simulated standard DAQ as a process: ``python -m sfdaq_ophyd.sim.std_daq``.
 
-Prints ``READY <REST address>`` once it serves. With ``--control`` it prints READY and both addresses as JSON,
-obeys JSON commands on standard input, and ends with it.
+Prints ``READY <REST address>`` once it serves. With ``--control`` it reports steps while it starts, prints
+READY and both addresses as JSON, obeys JSON commands on standard input, and ends with it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import queue
 import signal
 import threading
 
+from ...starting import report_step
 from ..child import read_commands, reply
 from ..clock import PulseClock
 from .server import StdDaqServer
@@ -44,6 +45,7 @@ def main() -> None:
         start_pulse_id=options.start_pulse_id,
         port=options.port,
         redis_port=options.redis_port,
+        on_step=report_step if options.control else lambda step: None,
     )
     try:
         with server:

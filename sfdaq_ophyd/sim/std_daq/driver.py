@@ -202,6 +202,11 @@ class Driver:
         """Whether an acquisition has subscribed to the images."""
         return self._subscribed
 
+    @property
+    def behind(self) -> bool:
+        """Whether images wait for a writer that takes them; never for one that is gone."""
+        return self._subscribed and self._inbox.qsize() > MAX_OUTSTANDING and not self._patience.in_vain
+
     def image(self, image: Image) -> None:
         """Take an image of the detector; dropped unless an acquisition has subscribed."""
         if self._subscribed and self._inbox.qsize() < MAX_QUEUED:

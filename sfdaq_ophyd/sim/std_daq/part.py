@@ -40,7 +40,12 @@ class StdDaqPart:
 
     def __init__(self, world: World, *, redis_url: str | None = None, **settings):
         jungfrau = world.parts.get("jungfrau")
-        given = {"speed": world.speed, "seed": world.seed, "redis_url": redis_url or ""}
+        given = {
+            "speed": world.speed,
+            "seed": world.seed,
+            "redis_url": redis_url or "",
+            "start_timeout": world.start_timeout,
+        }
         if jungfrau is not None:
             given["detector_name"] = jungfrau.detector_name
             given["rate_multiplicator"] = jungfrau.rate_multiplicator

@@ -37,8 +37,7 @@ class Patience:
 
     def stopped(self, *, blocked: bool) -> None:
         """Note that it is to stop; `blocked`, if the driver waits for what it was given before."""
-        lost = blocked and self._process != self._writer.n_starts
-        self._owes = self._writer.alive and not self._is_slow and not lost
+        self._owes = self._writer.alive and not self._is_slow and not (blocked and self.in_vain)
 
     def answered(self) -> None:
         """Note that it did what it was told."""
@@ -47,6 +46,11 @@ class Patience:
     def lags(self) -> bool:
         """Tell whether it lives and owes an answer that a quiet machine would have given."""
         return self._owes and self._writer.alive
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether the process that was told to create the file is gone, with what it was given."""
+        return not self._writer.alive or self._process != self._writer.n_starts
 
     def over(self) -> Callable[[], bool]:
         """Return what tells, look by look, whether the service gives up."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import redis
 
+from ...limits import Limit
 from .store import LOG, STAT, STATUS, Store
 from .timing import Timing
 
@@ -72,15 +73,13 @@ class Publisher:
 
     def _stored(self, key: str, content: dict) -> str | None:
         """Return the id of the new entry; None where it cannot be stored any more."""
-        away_since = None
+        outage = Limit(LASTING * self._timing.redis_patience)
         while not self._closing.is_set():
             try:
                 entry_id = self._store.add(key, content)
             except redis.RedisError:
-                away_since = away_since or time.monotonic()
-                outage = time.monotonic() - away_since
                 log_waits = key == LOG or any(item and item[0] == LOG for item in tuple(self._outbox.queue))
-                if log_waits and outage > LASTING * self._timing.redis_patience:
+                if outage.reached() and log_waits:
                     self._log_ended = True
                 if key == LOG and self._log_ended:
                     return None

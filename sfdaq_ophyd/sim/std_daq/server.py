@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
+from collections.abc import Callable
 
 import redis
 import uvicorn
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from ...limits import Limit
 from ..clock import PulseClock
 from . import rest_fastapi, rest_flask
 from .embedded_redis import EmbeddedRedis
@@ -40,6 +41,8 @@ class StdDaqServer:
         Pulse id of frame 1.
     port, redis_port : int
         0 takes a free one.
+    on_step : callable
+        Called with every step of the start.
 
     Attributes
     ----------
@@ -57,10 +60,11 @@ class StdDaqServer:
         start_pulse_id: int | None = None,
         port: int = 0,
         redis_port: int = 0,
+        on_step: Callable[[str], object] = lambda step: None,
     ):
         self.settings, self._clock = settings, clock
         self._start_pulse_id = clock.start_pulse_id if start_pulse_id is None else start_pulse_id
-        self._port = port
+        self._port, self._on_step = port, on_step
         self._embedded = None if settings.redis_url else EmbeddedRedis(redis_port)
         self.redis_url = settings.redis_url
         self.url = ""
@@ -73,12 +77,16 @@ class StdDaqServer:
     def start(self) -> StdDaqServer:
         """Return once it serves."""
         if self._embedded is not None:
+            self._on_step("starting Redis")
             self._embedded.start()
             self.redis_url = self._embedded.url
         try:
+            self._on_step("starting the writer")
             self.service = Service(
-                self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults
+                *(self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults),
+                self._on_step,
             )
+            self._on_step("starting the REST service")
             start_rest = self._start_flask if self.settings.dialect == "flask" else self._start_fastapi
             start_rest()
         except BaseException:
@@ -176,9 +184,9 @@ class StdDaqServer:
             target=server.run, kwargs={"sockets": [socket]}, name="std-daq REST", daemon=True
         )
         thread.start()
-        deadline = time.monotonic() + 10
-        while not server.started and time.monotonic() < deadline:
-            time.sleep(0.005)
+        limit = Limit(self.settings.start_timeout)
+        while not server.started and thread.is_alive() and not limit.reached():
+            self._closing.wait(0.005)
 
         def stop():
             server.should_exit = True

@@ -33,16 +33,30 @@ class Service:
     start_pulse_id : int
         Pulse id of frame 1.
     faults : Faults
+    on_step : callable
+        Called with every step of the writer's start.
     """
 
     def __init__(
-        self, settings: Settings, clock: PulseClock, redis_url: str, start_pulse_id: int, faults: Faults
+        self,
+        settings: Settings,
+        clock: PulseClock,
+        redis_url: str,
+        start_pulse_id: int,
+        faults: Faults,
+        on_step: Callable[[str], object] = lambda step: None,
     ):
         self.settings, self.timing, self.faults = settings, Timing(settings.speed), faults
         self.store = Store(redis_url, self.timing, settings.maxlen)
         self.folders = Folders(settings.folders)
         self._observers: list[Callable[[Image], None]] = []
-        self.writer = WriterProcess(self._writer_event, seed=settings.seed, compressed=settings.compressed)
+        self.writer = WriterProcess(
+            self._writer_event,
+            seed=settings.seed,
+            compressed=settings.compressed,
+            start_timeout=settings.start_timeout,
+            on_step=on_step,
+        )
         self._n_written = self._n_published = self._n_of_acquisition = 0
         self._news = threading.Event()
         self._config = self._boot_config()
@@ -54,6 +68,7 @@ class Service:
             start_pulse_id,
             settings.rate_multiplicator,
             accepting=lambda: self._driver.accepting,
+            behind=lambda: self._driver.behind,
             deliver=self._image,
             faults=faults,
         )

@@ -44,6 +44,8 @@ class Settings:
     maxlen : int or None
         Entries kept per Redis stream; None keeps all, as the real one.
     seed : int
+    start_timeout : float
+        s without a step after which the start of the writer process fails.
     folders : dict
         Folder in requests to folder on this machine; others are used as they are.
     """
@@ -62,6 +64,7 @@ class Settings:
     redis_url: str = ""
     maxlen: int | None = None
     seed: int = 0
+    start_timeout: float = 60.0
     folders: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
-from ..clock import PulseClock
+from ..clock import LOOK, PulseClock
 from .driver import Image
 from .faults import Faults
 
@@ -15,7 +16,8 @@ class ImageSource:
     """Images of a detector, one after the other.
 
     Image ids are frame numbers: with the clock ``(pulse_id - start_pulse_id) // rate_multiplicator + 1``, so
-    that they agree with the live stream of the same detector.
+    that they agree with the live stream of the same detector. A patient clock waits for the images, and for a
+    writer that is behind.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ class ImageSource:
         Every so many pulses there is an image.
     accepting : callable
         Whether an acquisition takes images; the faults of an acquisition begin with its first image.
+    behind : callable
+        Whether images wait to be written.
     deliver : callable
         Takes each `Image`.
     faults : Faults
@@ -39,13 +43,14 @@ class ImageSource:
         rate_multiplicator: int,
         *,
         accepting: Callable[[], bool],
+        behind: Callable[[], bool],
         deliver: Callable[[Image], None],
         faults: Faults,
     ):
         self._clock, self._start = clock, start_pulse_id
         self._every = rate_multiplicator
-        self._accepting, self._deliver, self._faults = accepting, deliver, faults
-        self._script: Iterator[Image] | None = None
+        self._accepting, self._behind, self._deliver, self._faults = accepting, behind, deliver, faults
+        self._script: Generator[Image] = self._timed(0, 0.0, 0)
         self._wake, self._closing = threading.Event(), threading.Event()
         self._plan: dict[str, dict | None] | None = None
         self._n_in_acquisition = 0
@@ -65,7 +70,7 @@ class ImageSource:
 
     def silence(self) -> None:
         """Send nothing."""
-        self._use(iter(()))
+        self._use(self._timed(0, 0.0, 0))
 
     def close(self) -> None:
         """End the thread. Safe twice."""
@@ -73,7 +78,7 @@ class ImageSource:
         self._wake.set()
         self._thread.join(5)
 
-    def _use(self, script: Iterator[Image]) -> None:
+    def _use(self, script: Generator[Image]) -> None:
         self._script = script
         self._wake.set()
 
@@ -82,25 +87,31 @@ class ImageSource:
             self._wake.wait()
             self._wake.clear()
             script = self._script
-            for image in script or ():
-                if self._script is not script or self._closing.is_set():
-                    break
-                self._next_id = image.image_id + 1
-                self._send(image)
+            with contextlib.closing(script):
+                for image in script:
+                    if self._script is not script or self._closing.is_set():
+                        break
+                    self._next_id = image.image_id + 1
+                    self._send(image)
 
-    def _clocked(self) -> Iterator[Image]:
-        every = self._every
-        pulse_id = self._clock.now() // every * every
-        while not self._closing.is_set() and not self._wake.is_set():
-            pulse_id += every
-            if not self._clock.wait_for(pulse_id, timeout=0.5, stop=self._closing):
-                pulse_id -= every
-                continue
-            behind = (self._clock.now() - pulse_id) // every
-            pulse_id += behind * every if behind > 100 else 0  # a clock stepped far ahead, not a late thread
-            yield Image((pulse_id - self._start) // every + 1, pulse_id)
+    def _clocked(self) -> Generator[Image]:
+        every, clock = self._every, self._clock
+        with clock.follow("standard DAQ") as follower:
+            pulse_id = clock.now() // every * every
+            while not self._closing.is_set() and not self._wake.is_set():
+                pulse_id += every
+                follower.finished(pulse_id - 1)
+                if not clock.wait_for(pulse_id, timeout=0.5, stop=self._closing):
+                    pulse_id -= every
+                    continue
+                behind = (clock.now() - pulse_id) // every
+                if behind > 100 and not clock.patient:  # a clock stepped far ahead, not a late thread
+                    pulse_id += behind * every
+                yield Image((pulse_id - self._start) // every + 1, pulse_id)
+                while clock.patient and self._behind() and not self._wake.is_set():
+                    self._closing.wait(LOOK)
 
-    def _timed(self, n: int, period: float, first_id: int) -> Iterator[Image]:
+    def _timed(self, n: int, period: float, first_id: int) -> Generator[Image]:
         due = time.monotonic()
         for image_id in range(first_id, first_id + n):
             if self._closing.wait(max(0.0, due - time.monotonic())) or self._wake.is_set():

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 
-from ...errors import ServiceTimeout
+from ...errors import ServiceUnreachable
+from ...starting import next_line
 
 logger = logging.getLogger(__name__)
 
-START_LIMIT = 30.0
-"""s for the process to come up."""
+UP = "READY"
+"""What the process says once it takes commands; steps come before."""
 
 
 class WriterProcess:
@@ -28,6 +30,10 @@ class WriterProcess:
         Of the pictures.
     compressed : bool
         Write compressed files.
+    start_timeout : float
+        s without a step after which its start fails.
+    on_step : callable
+        Called with every step of a start.
 
     Attributes
     ----------
@@ -35,8 +41,17 @@ class WriterProcess:
         How often a process was started.
     """
 
-    def __init__(self, on_event: Callable[[dict], None], *, seed: int = 0, compressed: bool = False):
+    def __init__(
+        self,
+        on_event: Callable[[dict], None],
+        *,
+        seed: int = 0,
+        compressed: bool = False,
+        start_timeout: float = 60.0,
+        on_step: Callable[[str], object] = lambda step: None,
+    ):
         self._on_event, self._seed, self._compressed = on_event, seed, compressed
+        self._start_timeout, self._on_step = start_timeout, on_step
         self._process: subprocess.Popen | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -54,7 +69,13 @@ class WriterProcess:
         return self._process is not None and self._process.poll() is None
 
     def start(self, config: dict) -> None:
-        """Start the process with a configuration, in place of one that runs; wait until it listens."""
+        """Start the process with a configuration, in place of one that runs; wait until it listens.
+
+        Raises
+        ------
+        ServiceTimeout, ServiceUnreachable
+            It does nothing more, or it ended by itself.
+        """
         self.kill()
         command = [sys.executable, "-m", "sfdaq_ophyd.sim.std_daq.writer_process"]
         command += ["--config", json.dumps(config), "--seed", str(self._seed)]
@@ -70,13 +91,16 @@ class WriterProcess:
         with self._lock:
             self._process = process
             self.n_starts += 1
-        up = self._up = threading.Event()
+        up, lines = threading.Event(), queue.SimpleQueue()
+        self._up = up
         self._thread = threading.Thread(
-            target=self._listen, args=[process, up], name="writer events", daemon=True
+            target=self._listen, args=[process, up, lines], name="writer events", daemon=True
         )
         self._thread.start()
-        if not up.wait(START_LIMIT):
-            raise ServiceTimeout("writer process", START_LIMIT, "starting")
+        what = "start of the DAQ's writer"
+        line = next_line(lines, process.pid, what=what, timeout=self._start_timeout, on_step=self._on_step)
+        if line is None and self._process is process:  # not killed by somebody meanwhile
+            raise ServiceUnreachable(what, url="child process", reason="it ended")
 
     def send(self, command: dict) -> None:
         """Send a command; lost if the writer is dead."""
@@ -104,13 +128,17 @@ class WriterProcess:
         if self._thread is not threading.current_thread():
             self._thread.join(5)
 
-    def _listen(self, process: subprocess.Popen, up: threading.Event) -> None:
+    def _listen(self, process: subprocess.Popen, up: threading.Event, lines: queue.SimpleQueue) -> None:
         with process.stdout:
-            process.stdout.readline()  # it is up, or it died
-            up.set()
             for line in process.stdout:
+                if not up.is_set():
+                    if line.strip() == UP:
+                        up.set()
+                    lines.put(line.rstrip("\n"))
+                    continue
                 try:
                     event = json.loads(line)
                 except ValueError:  # a line cut short by kill
                     continue
                 self._on_event(event)
+        lines.put(None)

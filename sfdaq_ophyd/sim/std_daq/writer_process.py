@@ -1,7 +1,8 @@
 """The writer as a process of its own: commands as JSON lines in, events as JSON lines out.
 
-Commands are ``start`` (request, config, how long creating the file takes), ``image`` and ``stop``; events
-``opened``, ``error``, ``ack`` and ``closed``. It ends when its input does, and it can be killed.
+It reports steps while it starts. Commands are ``start`` (request, config, how long creating the file takes),
+``image`` and ``stop``; events ``opened``, ``error``, ``ack`` and ``closed``. It ends when its input does, and
+it can be killed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import os
 import sys
 import time
 
+from ...starting import report_step
 from .files import WriterFile
 from .folders import may_write
 from .picture import Pictures
+from .writer import UP
 
 
 class Writer:
@@ -90,8 +93,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compressed", action="store_true")
     options = parser.parse_args()
+    report_step("making the writer")
     writer = Writer(options.config, options.seed, options.compressed)
-    print("up", flush=True)  # noqa: T201
+    print(UP, flush=True)  # noqa: T201
     for line in sys.stdin:
         command = json.loads(line)
         event = getattr(writer, command["do"])(command)
