@@ -30,6 +30,31 @@ attempted, on what, what came back, what was expected or what to do next.
 
 from __future__ import annotations
 
+import re
+
+_LOGIN = re.compile(r"//\S*@")
+_SECRET = re.compile(r"(?i)([?&](?:password|passwd|secret|token|api_key)=)[^&#\s'\"]*")
+
+
+def shown_url(url: object) -> str:
+    """Return an address as it may be shown: without user, password, or a secret in its query.
+
+    Every address that goes into a message, a log or a document passes through here.
+
+    Examples
+    --------
+    >>> shown_url("redis://:secret@host:6379")
+    'redis://***@host:6379'
+    """
+    text = str(url)
+    if "//" not in text and "@" in text:
+        text = f"***@{text.rpartition('@')[2]}"
+    return _without_secrets(text)
+
+
+def _without_secrets(text: str) -> str:
+    return _SECRET.sub(r"\1***", _LOGIN.sub("//***@", text))
+
 
 class SfdaqError(Exception):
     """Root of every exception raised on purpose by this package."""
@@ -54,7 +79,7 @@ class RequestError(SfdaqError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str):
         self.field, self.value, self.expected = field, value, expected
-        shown = repr(value)
+        shown = _without_secrets(repr(value))
         if len(shown) > 200:
             shown = shown[:200] + "..."
         super().__init__(f"{field}={shown}: expected {expected}")
@@ -126,6 +151,7 @@ class ServiceUnreachable(SfdaqError, ConnectionError):
     """The request never reached the service; repeating it is harmless."""
 
     def __init__(self, what: str, *, url: str, reason: object):
+        url = shown_url(url)
         self.what, self.url, self.reason = what, url, str(reason)
         super().__init__(f"{what}: {url} is not reachable ({reason})")
 
@@ -171,6 +197,7 @@ class ServiceRefused(SfdaqError, RuntimeError):
     """
 
     def __init__(self, what: str, *, url: str, said: str, code: int | None = None):
+        url = shown_url(url)
         self.what, self.url, self.said, self.code = what, url, said, code
         number = "" if code is None else f" with {code}"
         super().__init__(f"{what}: {url} answered{number}: {said[:500]!r}")
@@ -214,6 +241,7 @@ class BrokerRefused(ServiceRefused):
         nothing_done: bool = True,
         hint: str = "",
     ):
+        url = shown_url(url)
         self.what, self.url, self.said, self.code = endpoint, url, said, code
         self.endpoint, self.sent, self.reply = endpoint, dict(sent), dict(reply)
         self.exception, self.nothing_done, self.hint = exception, nothing_done, hint
@@ -257,6 +285,7 @@ class UnknownOutcome(SfdaqError, RuntimeError):
     """
 
     def __init__(self, what: str, *, url: str, reason: object, hint: str):
+        url = shown_url(url)
         self.what, self.url, self.reason, self.hint = what, url, str(reason), hint
         super().__init__(f"{what}: sent to {url}, but the reply was lost ({reason}); outcome unknown. {hint}")
 

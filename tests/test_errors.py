@@ -41,3 +41,33 @@ def test_docstring_when_class_added_then_drawn_in_the_tree():
     classes = [c for c in vars(e).values() if isinstance(c, type) and issubclass(c, e.SfdaqError)]
     for cls in classes:
         assert re.search(rf"\b{cls.__name__}\b", e.__doc__), cls
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://host:80/a", "http://host:80/a"),
+        ("http://me:s3cret@host/a", "http://***@host/a"),
+        ("http://me:s3/cr@et@host", "http://***@host"),
+        ("redis://:s3cret@host:6379/0", "redis://***@host:6379/0"),
+        ("redis://host?db=1&password=s3cret&x=2", "redis://host?db=1&password=***&x=2"),
+        ("me:s3cret@host:80", "***@host:80"),
+        (None, "None"),
+    ],
+)
+def test_shown_url_when_it_has_a_secret_then_it_is_left_out(url, shown):
+    assert e.shown_url(url) == shown
+
+
+def test_errors_when_given_an_address_with_a_password_then_they_do_not_show_it():
+    """Found as `password-in-messages`."""
+    url = "http://me:s3cret@host"
+    errors = [
+        e.RequestError("url", url, "another"),
+        e.RequestError("devices", {"eiger": {"url": url}}, "another"),
+        e.ServiceUnreachable("GET /x", url=url, reason="refused"),
+        e.ServiceRefused("GET /x", url=url, said="no"),
+        e.BrokerRefused("get_x", url=url, sent={}, reply={}, said="no"),
+        e.UnknownOutcome("POST /x", url=url, reason="reset", hint=""),
+    ]
+    assert not [error for error in errors if "s3cret" in f"{error} {error!r} {getattr(error, 'url', '')}"]
