@@ -6,7 +6,6 @@ HTTP 200 says nothing: `read_reply` tells success from refusal. Numbers are ints
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from ..errors import WireError
 from .broker import Dialect
+from .json_text import load_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,8 @@ def read_reply(
         Status 200, and neither: not JSON, not an object.
     """
     try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError) as exc:
+        reply = load_json(body)
+    except WireError as exc:
         text = html_text(body.decode("utf-8", "replace"))
         if code != 200:
             return Refusal(text, "", {})

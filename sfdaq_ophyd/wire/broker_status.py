@@ -6,7 +6,6 @@ file in their body, which the broker announced in ``files``; ``write_finished`` 
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from ..errors import WireError
+from .json_text import load_json
 
 EXCHANGE = "status"
 """Fanout, not durable."""
@@ -81,14 +81,14 @@ def read_status(
     >>> read_status({"action": "write_start", "source": "w"}, b'{"output_file": "/sf/x.h5"}', None).state.name
     'STARTED'
     """
-    headers = headers or {}
+    headers = headers if isinstance(headers, Mapping) else {}
     action = headers.get("action")
-    if action not in _STATES:
-        raise WireError(f"status message with action {action!r}: expected one of {', '.join(_STATES)}")
+    if not isinstance(action, str) or action not in _STATES:
+        raise WireError(f"status message with action {action!r:.100}: expected one of {', '.join(_STATES)}")
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise WireError(f"status message {action}: the body is not JSON") from exc
+        request = load_json(body)
+    except WireError as exc:
+        raise WireError(f"status message {action}: the body is {exc}") from exc
     if not isinstance(request, dict):
         raise WireError(f"status message {action}: the body is not an object")
     file, message = request.get("output_file"), headers.get("message")

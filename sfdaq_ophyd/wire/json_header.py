@@ -64,7 +64,10 @@ class HeaderReader:
         value = self.fields.pop(field, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(field, value, "a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise self.wrong(field, value, "a number that a float can hold") from None
 
     def text(self, field: str, default: str = "") -> str:
         """Return a string."""

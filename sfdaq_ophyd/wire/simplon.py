@@ -5,12 +5,16 @@ Names and spellings are the vendor's (SIMPLON 1.8 API reference); contract eiger
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..errors import RequestError, WireError
+from . import tiff
+from .darray import decode_darray
+from .json_text import load_json
 
 MODULES = ("detector", "monitor", "filewriter", "stream", "system")
 VERSIONS = ("1.8.0", "1.6.0")
@@ -139,7 +143,7 @@ def parse_changed(body: bytes, name: str) -> list[str]:
     text = body.strip()
     if not text:
         return [name]
-    reply = _loads(text)
+    reply = load_json(text)
     if reply in ("", None):
         return [name]
     if not isinstance(reply, list) or not all(isinstance(entry, str) for entry in reply):
@@ -155,7 +159,7 @@ def parse_sequence_id(body: bytes) -> int | None:
     the reference.
     """
     text = body.strip()
-    reply = _loads(text) if text else None
+    reply = load_json(text) if text else None
     if not isinstance(reply, dict):
         return None
     for key in ("sequence id", "series id", "sequence_id", "series_id"):
@@ -170,22 +174,45 @@ def parse_image_list(reply: object) -> list[tuple[int, int]]:
     """Read the monitor's list of buffered images: pairs (series_id, image_id), oldest series first."""
     try:
         return [(int(series), int(image)) for series, images in reply for image in images]
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise WireError(
             f"not a list of images: {_shown(reply)}, expected [[series, [id, ...]], ...]"
         ) from exc
 
 
+def parse_keys(reply: object) -> list[str]:
+    """Read a module's list of names."""
+    if not isinstance(reply, list) or not all(isinstance(name, str) for name in reply):
+        raise WireError(f"not a list of names: {_shown(reply)}")
+    return reply
+
+
+def parse_array(body: bytes) -> np.ndarray:
+    """Read ``pixel_mask`` or ``flatfield``, in any of the forms in use: TIFF, darray, lists of lists.
+
+    Returns
+    -------
+    ndarray of uint32 or float32, shape (y, x)
+        Empty where the server has none (``[[]]``).
+    """
+    if body[:4] == tiff.MAGIC:
+        array = tiff.decode_array(body)
+        return array if array.dtype.kind == "f" else array.astype("<u4", copy=False)
+    value = Parameter.from_json(load_json(body)).value
+    if not isinstance(value, list):
+        return decode_darray(value)
+    try:
+        array = np.array(value)
+        if array.ndim != 2 or array.dtype.kind not in "iuf" or (array < 0).any():
+            raise ValueError(f"shape {array.shape}, {array.dtype}")
+        return array.astype("<f4" if array.size and array.dtype.kind == "f" else "<u4")
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise WireError(f"not an array: {_shown(value)} ({exc})") from exc
+
+
 def event_id(series_id: int, image_id: int) -> str:
     """Return the name of one frame, e.g. ``"7_42"``."""
     return f"{series_id}_{image_id}"
-
-
-def _loads(text: bytes) -> object:
-    try:
-        return json.loads(text)
-    except ValueError as exc:
-        raise WireError(f"not JSON: {_shown(text)}") from exc
 
 
 def _limit(value: object) -> float | None:

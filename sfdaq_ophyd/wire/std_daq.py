@@ -21,6 +21,9 @@ SLOW_CREATION_IMAGES = 20_000
 MAX_RUN_ID = 2**64 - 1
 """run_id is an unsigned 64-bit integer."""
 
+MAX_TIME = 2.0**53
+"""s since the epoch; nothing beyond is a time."""
+
 OUTPUT_FILE = re.compile(r"^/[A-Za-z0-9_\-/]*\..+[^/]$")
 """What the service takes for a valid path, apart from the missing leading slash it reports first."""
 
@@ -214,6 +217,6 @@ def _time(record: Mapping, key: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_TIME:
         raise WireError(f"{key}: expected seconds or null, got {value!r:.200}")
     return float(value)

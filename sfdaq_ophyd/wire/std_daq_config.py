@@ -118,7 +118,7 @@ class DaqConfig:
                 config_id=config_id,
                 raw=dict(config),
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise WireError(f"config: {type(exc).__name__} {exc} in {config!r:.300}") from exc
 
 
@@ -144,7 +144,7 @@ class DaqStats:
                     for what in ("bytes_per_second", "images_per_second")
                 )
             )
-        except (KeyError, TypeError, ValueError) as exc:
+        except (KeyError, TypeError, ValueError, OverflowError) as exc:
             raise WireError(f"stats: {type(exc).__name__} {exc} in {stats!r:.300}") from exc
 
 
@@ -170,11 +170,14 @@ class Deployment:
         """Read a deployment object; null servers become an empty dictionary."""
         if not isinstance(deployment, Mapping):
             raise WireError(f"deployment: expected an object, got {deployment!r:.200}")
+        servers = deployment.get("servers")
+        if servers is not None and not isinstance(servers, Mapping):
+            raise WireError(f"deployment.servers: expected an object or null, got {servers!r:.200}")
         return cls(
             deployment.get("config_id"),
             str(deployment.get("status")),
             str(deployment.get("message")),
-            dict(deployment.get("servers") or {}),
+            dict(servers or {}),
         )
 
 

@@ -15,6 +15,9 @@ import numpy as np
 from ..errors import WireError
 from .rfc3339 import parse_time_ns
 
+MAGIC = b"II*\0"
+"""How a little-endian TIFF begins."""
+
 PRIVATE_IFD = 51192
 """Tag whose value is the file offset of the private IFD."""
 
@@ -91,14 +94,7 @@ def decode(data) -> TiffFrame:
         Not a little-endian TIFF with one uncompressed strip of unsigned 8, 16 or 32 bit pixels, or shorter
         than it says. No other exception leaves this function, whatever the bytes.
     """
-    view = memoryview(data)
-    if view.format != "B" or view.ndim != 1:
-        view = view.cast("B")
-    if len(view) < 8 or bytes(view[:4]) != b"II*\0":
-        raise WireError(f"not a little-endian TIFF: starts with {bytes(view[:8])!r}")
-    offset = _u32(view, 4, "offset of the main IFD")
-    main, following = _ifd(view, offset, "main IFD")
-    _check_chain(view, offset, following)
+    view, offset, main = _opened(data)
     image = _image(view, main)
     if PRIVATE_IFD not in main:
         return TiffFrame(image)
@@ -107,6 +103,30 @@ def decode(data) -> TiffFrame:
         raise WireError("the private IFD pointer (tag 51192) loops back to the main IFD")
     entries, _ = _ifd(view, pointer, "private IFD")
     return _with_private(image, entries)
+
+
+def decode_array(data) -> np.ndarray:
+    """Decode the TIFF of a pixel mask or a flatfield.
+
+    Returns
+    -------
+    ndarray of uint8, uint16, uint32 or float32, shape (y, x)
+        A view of `data`; WireError as from `decode`.
+    """
+    view, _, main = _opened(data)
+    return _image(view, main, floats=True)
+
+
+def _opened(data) -> tuple[memoryview, int, dict]:
+    view = memoryview(data)
+    if view.format != "B" or view.ndim != 1:
+        view = view.cast("B")
+    if len(view) < 8 or bytes(view[:4]) != MAGIC:
+        raise WireError(f"not a little-endian TIFF: starts with {bytes(view[:8])!r}")
+    offset = _u32(view, 4, "offset of the main IFD")
+    main, following = _ifd(view, offset, "main IFD")
+    _check_chain(view, offset, following)
+    return view, offset, main
 
 
 def _with_private(image: np.ndarray, entries: dict) -> TiffFrame:
@@ -126,7 +146,7 @@ def _with_private(image: np.ndarray, entries: dict) -> TiffFrame:
     )
 
 
-def _image(view: memoryview, main: dict) -> np.ndarray:
+def _image(view: memoryview, main: dict, *, floats: bool = False) -> np.ndarray:
     width = _integer(main, 256, "image width")
     height = _integer(main, 257, "image height")
     bits = _integer(main, 258, "bits per sample")
@@ -137,7 +157,9 @@ def _image(view: memoryview, main: dict) -> np.ndarray:
         raise WireError(f"TIFF with {bits} bits per sample, expected 8, 16 or 32")
     if compression != 1:
         raise WireError(f"TIFF with compression {compression}, expected 1 (none)")
-    if _integer(main, 339, "sample format", 1) != 1 or _integer(main, 277, "samples per pixel", 1) != 1:
+    kinds = {1: "u", 3: "f"} if floats and bits == 32 else {1: "u"}
+    kind = kinds.get(_integer(main, 339, "sample format", 1))
+    if kind is None or _integer(main, 277, "samples per pixel", 1) != 1:
         raise WireError("TIFF that is not one unsigned sample per pixel")
     if width < 1 or height < 1:
         raise WireError(f"TIFF of {height} rows and {width} columns")
@@ -148,7 +170,7 @@ def _image(view: memoryview, main: dict) -> np.ndarray:
         )
     if offset + n_bytes > len(view):
         raise WireError(f"truncated TIFF: {len(view)} bytes, the strip ends at {offset + n_bytes}")
-    pixels = np.frombuffer(view, f"<u{bits // 8}", width * height, offset)
+    pixels = np.frombuffer(view, f"<{kind}{bits // 8}", width * height, offset)
     return pixels.reshape(height, width)
 
 
