@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import time
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-import requests
-from urllib3.exceptions import NameResolutionError, NewConnectionError
-
-from ..errors import RequestError, ServiceTimeout, ServiceUnreachable, UnknownOutcome, WireError
-
-CONNECT_TIMEOUT = 2.0
-"""Seconds to open a connection."""
+from ..errors import (
+    RequestError,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SfdaqError,
+    UnknownOutcome,
+    WireError,
+    shown_url,
+)
+from ..wire.json_text import load_json
+from ._http_call import Call, Connections, Head, NotConnected
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""
+
+MAX_REDIRECTS = 3
+
+AWAY = (502, 503, 504)
+"""Codes of a gateway, or of a server that is busy: nobody looked at the request."""
+
+_REDIRECTS, _SAME_METHOD = (301, 302, 303, 307, 308), (307, 308)
+_SAFE = "!$%&'()*+,/:;=?@[]~"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check_url(url: str, *, default_port: int | None = None) -> str:
     """Return `url` as ``http://host[:port]`` plus path, without a trailing slash; RequestError otherwise."""
     if not isinstance(url, str) or not url:
-        raise RequestError("url", url, "an address such as http://host:port")
-    parts = urlsplit(url if "//" in url else f"http://{url}")
+        raise RequestError("url", shown_url(url), "an address such as http://host:port")
     try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
         port = parts.port
     except ValueError:
-        port = -1
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-        raise RequestError("url", url, "an address such as http://host:port")
+        raise RequestError("url", shown_url(url), "an address such as http://host:port") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError("url", shown_url(url), "an address such as http://host:port")
     netloc = parts.netloc if port or default_port is None else f"{parts.netloc}:{default_port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
@@ -42,55 +59,63 @@ class Reply:
     content_type : str
         Without parameters, lower case.
     body : bytes
+        Or the buffer it was read into.
     headers : Mapping
         Case-insensitive.
     """
 
-    def __init__(self, response: requests.Response, body: bytes):
-        self.code = response.status_code
-        self.headers = response.headers
-        self.content_type = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    def __init__(self, head: Head, body):
+        self.code = head.status_code
+        self.headers = head.headers
+        self.content_type = head.headers.get("Content-Type", "").split(";")[0].strip().lower()
         self.body = body
 
     @property
     def text(self) -> str:
         """The body as text, undecodable bytes replaced."""
-        return self.body.decode("utf-8", "replace")
+        return bytes(self.body).decode("utf-8", "replace")
 
     def json(self):
-        """Parse the body; WireError if it is not JSON."""
-        try:
-            return json.loads(self.body)
-        except ValueError as exc:
-            raise WireError(f"not JSON: {self.text[:200]!r}") from exc
+        """Parse the body; WireError if it is not JSON, or nested too deep."""
+        return load_json(self.body)
 
 
 class HttpService:
-    """One HTTP service: one session, a timeout on every call, errors of ours.
+    """One HTTP service: connections that are used again, one total limit on every call, errors of ours.
 
     Contacts nothing until the first request. Safe to use from several threads.
 
     Parameters
     ----------
     url : str
-        Base address.
+        Base address; its path stands before the path of every request, and ``user:password@`` becomes
+        basic authentication of every request.
     name : str
         Used in messages, e.g. ``"sf-daq broker"``.
     timeout : float
-        Default limit of a call in s, from the request to the last byte of the reply's header; each
-        further read has the same limit.
+        Default limit of a call in s, from the look-up of the host to the last byte of the reply, with all
+        repeats and redirects.
     keep_alive : bool
         False closes the connection after each reply.
+
+    Attributes
+    ----------
+    url : str
+        The address without user and password, fit to be shown.
     """
 
     def __init__(self, url: str, *, name: str, timeout: float = 10.0, keep_alive: bool = True):
-        self.url = check_url(url)
+        parts = urlsplit(check_url(url))
+        self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.name = name
         self.timeout = timeout
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy set for the web must not take the DAQ's traffic
-        if not keep_alive:
-            self._session.headers["Connection"] = "close"
+        self._headers = {} if keep_alive else {"Connection": "close"}
+        if parts.username or parts.password:
+            login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        self._connections = Connections(parts.hostname, port, tls=parts.scheme == "https")
+        self._calls: set[Call] = set()
 
     def request(
         self,
@@ -99,15 +124,16 @@ class HttpService:
         *,
         payload=None,
         data: bytes | None = None,
-        headers: dict | None = None,
-        params: dict | None = None,
+        headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         idempotent: bool = False,
         attempts: int = 3,
         backoff: float = 0.2,
         hint: str = "",
         max_reply: int = MAX_REPLY,
-    ) -> Reply:
+        take: Callable[[int], object] | None = None,
+        read: Callable[[Reply], Any] = lambda reply: reply,
+    ) -> Any:
         """Send one request and return its reply, whatever the status code.
 
         Parameters
@@ -116,95 +142,121 @@ class HttpService:
             Sent as JSON, also with GET. NaN is refused.
         data : bytes, optional
             Sent as it is, in place of `payload`.
+        timeout : float, optional
+            Limit of the whole call, s.
         idempotent : bool
-            May be sent again after a lost reply. A request that never left (connection refused,
-            unknown host) is always repeated, with back-off.
+            May be sent again after a lost reply, or after a gateway's word that the server is away. A
+            request that never left (connection refused, unknown host) is always repeated, with back-off.
         attempts : int
-            How often at the most.
+            How often at the most, within the limit.
         hint : str
             Ends the message of UnknownOutcome.
         max_reply : int
             Largest body accepted, bytes.
+        take : callable, optional
+            Returns a buffer of so many bytes for the body of status 200.
+        read : callable, optional
+            Makes of the `Reply` what is returned; its WireError counts as a reply that was lost.
 
         Raises
         ------
-        ServiceUnreachable, ServiceTimeout, UnknownOutcome, WireError
+        ServiceUnreachable
+            Nothing was sent; or, to an idempotent call, no reply came.
+        ServiceTimeout, WireError
+            An idempotent call had no reply within its limit, or none that makes sense.
+        UnknownOutcome
+            Anything that goes wrong with another call once its first byte was sent.
         """
         what = f"{self.name}: {method} {path}"
         timeout = self.timeout if timeout is None else timeout
-        headers = dict(headers or {})
+        headers = {**self._headers, **(headers or {})}
         if payload is not None:
             try:
                 data = json.dumps(payload, allow_nan=False).encode()
-            except (TypeError, ValueError) as exc:
+            except (TypeError, ValueError, RecursionError) as exc:
                 raise RequestError("request body", payload, f"plain JSON values ({exc})") from exc
             headers.setdefault("Content-Type", "application/json")
-        for attempt in range(1, attempts + 1):
-            last = attempt == attempts
-            try:
-                return self._once(method, path, data, headers, params, timeout, max_reply, what)
-            except requests.exceptions.ConnectTimeout as exc:
-                failure = ServiceUnreachable(what, url=self.url, reason="connection timed out")
-                cause, repeat = exc, True
-            except requests.exceptions.Timeout as exc:
-                cause, repeat = exc, idempotent
-                failure = (
-                    ServiceTimeout(what, timeout, f"no reply from {self.url}")
-                    if idempotent
-                    else UnknownOutcome(what, url=self.url, reason=f"none within {timeout:g} s", hint=hint)
-                )
-            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as exc:
-                cause = exc
-                if _never_sent(exc):
-                    failure = ServiceUnreachable(what, url=self.url, reason=_reason(exc))
-                    repeat = True
-                else:
-                    repeat = idempotent
-                    failure = (
-                        ServiceUnreachable(what, url=self.url, reason=_reason(exc))
-                        if idempotent
-                        else UnknownOutcome(what, url=self.url, reason=_reason(exc), hint=hint)
-                    )
-            if last or not repeat:
-                raise failure from cause
-            time.sleep(backoff * 2 ** (attempt - 1))
-        raise AssertionError("unreachable")
+        call = Call(timeout)
+        self._calls.add(call)
+        try:
+            for pause in (*(backoff * 2**k for k in range(attempts - 1)), None):
+                reply, problem = None, None
+                try:
+                    reply = self._exchange(call, method, path, headers, data, most=max_reply, take=take)
+                except Exception as exc:
+                    problem = exc
+                if not _again(problem, reply, idempotent) or pause is None or call.limit.left <= pause:
+                    break
+                time.sleep(pause)
+            if reply is None:
+                raise self._failure(problem, call, what, idempotent, hint) from problem
+            return read(reply)
+        except WireError as exc:
+            if idempotent:
+                raise
+            raise UnknownOutcome(what, url=self.url, reason=exc, hint=hint) from exc
+        finally:
+            problem = None  # else it and this frame keep each other alive
+            self._calls.discard(call)
+            call.close()
 
-    def _once(self, method, path, data, headers, params, timeout, max_reply, what) -> Reply:
-        with self._session.request(
-            method,
-            self.url + path,
-            data=data,
-            headers=headers,
-            params=params,
-            timeout=(min(CONNECT_TIMEOUT, timeout), timeout),
-            stream=True,
-            allow_redirects=False,
-        ) as response:
-            body = bytearray()
-            deadline = time.monotonic() + timeout
-            for chunk in response.iter_content(65536):
-                body += chunk
-                if len(body) > max_reply:
-                    raise WireError(f"{what}: reply of {self.url} exceeds {max_reply} bytes")
-                if time.monotonic() > deadline:
-                    raise requests.exceptions.ReadTimeout("reply too slow")
-            return Reply(response, bytes(body))
+    def interrupt(self) -> None:
+        """Break off the calls under way: they raise at once."""
+        for call in tuple(self._calls):
+            call.end("broken off")
 
     def close(self) -> None:
-        """Close the connections. Safe twice; the next request opens new ones."""
-        self._session.close()
+        """Close the connections not in use. Safe twice; the next request opens new ones."""
+        self._connections.close()
+
+    def _exchange(self, call: Call, method: str, path: str, headers, data, **options) -> Reply:
+        """Send a request, and again to where the server says on itself; nothing goes to another server."""
+        address = f"{self.url}{path}"
+        for _ in range(MAX_REDIRECTS + 1):
+            parts = urlsplit(address)
+            target = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", safe=_SAFE)
+            reply = Reply(*self._connections.exchange(call, method, target, headers, data, **options))
+            if reply.code not in (_REDIRECTS if method == "GET" else _SAME_METHOD):
+                return reply
+            there = _joined(address, reply.headers.get("Location", ""))
+            if there is None:
+                return reply
+            address = there
+        return reply
+
+    def _failure(self, exc: Exception, call: Call, what: str, idempotent: bool, hint: str) -> SfdaqError:
+        """Return the error that tells why there is no reply."""
+        late, timeout = call.ended == Call.LATE, call.limit.seconds
+        if isinstance(exc, NotConnected):
+            return ServiceUnreachable(what, url=self.url, reason=exc)
+        reason = f"none within {timeout:g} s" if late else call.ended or _words(exc)
+        if not idempotent:
+            return UnknownOutcome(what, url=self.url, reason=reason, hint=hint)
+        if late:
+            return ServiceTimeout(what, timeout, f"no whole reply from {self.url}")
+        if isinstance(exc, WireError):
+            return WireError(f"{what}: {exc} (from {self.url})")
+        return ServiceUnreachable(what, url=self.url, reason=reason)
 
 
-def _root(exc: BaseException) -> BaseException:
-    reason = exc.args[0] if exc.args else exc
-    return getattr(reason, "reason", reason) if isinstance(reason, BaseException) else exc
+def _again(problem: Exception | None, reply: Reply | None, idempotent: bool) -> bool:
+    if reply is not None:
+        return idempotent and reply.code in AWAY
+    return isinstance(problem, NotConnected) or (idempotent and not isinstance(problem, WireError))
 
 
-def _never_sent(exc: BaseException) -> bool:
-    return isinstance(_root(exc), NewConnectionError | NameResolutionError)
+def _joined(address: str, location: str) -> str | None:
+    """Return where a redirect leads; None if that is another server, or nowhere."""
+    try:
+        there = urljoin(address, location)
+        here_parts, parts = urlsplit(address), urlsplit(there)
+        same = (parts.scheme, parts.netloc) == (here_parts.scheme, here_parts.netloc)
+    except ValueError:
+        return None
+    return there if location and same else None
 
 
-def _reason(exc: BaseException) -> str:
-    text = str(_root(exc))
-    return text.split("object at 0x")[-1].split(": ", 1)[-1] if "object at 0x" in text else text
+def _words(exc: Exception) -> str:
+    if isinstance(exc, http.client.HTTPException) and not isinstance(exc, ConnectionError):
+        return f"broken reply: {exc!r:.200}"
+    return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__

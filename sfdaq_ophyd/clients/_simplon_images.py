@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import socket
-import threading
 import time
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..errors import ServiceRefused, ServiceTimeout, ServiceUnreachable, WireError
+from ..errors import ServiceRefused, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
 from ._buffers import BufferPool
-from ._http import CONNECT_TIMEOUT
+from ._http import HttpService, Reply
+from ._http_call import CutShort
 
 LARGEST_IMAGE = 256 * 2**20
 """A longer body is refused, bytes. A 32-bit 16M frame has 72.6 MB."""
-
-LARGEST_ERROR = 64 * 2**10
 
 NO_IMAGE = (204, 408)
 """Codes that say "no image now"; both are normal."""
@@ -68,29 +62,24 @@ class MonitorFrame:
 
 
 class ImageFetcher:
-    """GET requests for images of one server, over kept connections. Safe from several threads.
+    """GET requests for images of one server, over connections of their own. Safe from several threads.
 
     Parameters
     ----------
     url : str
-        ``http://host[:port]``.
+        Base address, with whatever stands before the path, and user and password if there are any.
     timeout : float
         s for the transfer of one image, on top of the time the server may wait.
     """
 
     def __init__(self, url: str, timeout: float):
-        self._url, self._timeout = url, timeout
-        parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connect = lambda: kind(parts.hostname, parts.port, timeout=min(CONNECT_TIMEOUT, timeout))
-        self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPConnection] = []
-        self._busy: set[http.client.HTTPConnection] = set()
-        self._n_interrupts = 0
+        self._http = HttpService(url, name="SIMPLON", timeout=timeout)
         self._buffers = BufferPool()
 
     def fetch(self, path: str, wait: float = 0.0) -> MonitorFrame | None:
         """Return the image at `path`; None if the server says that there is none now.
+
+        Asked once: an image taken by a reply that was lost is lost.
 
         Raises
         ------
@@ -98,109 +87,41 @@ class ImageFetcher:
             The body is not the TIFF of an image, is cut short, or larger than `LARGEST_IMAGE`.
         ServiceRefused, ServiceTimeout, ServiceUnreachable
         """
-        what = f"GET {path}"
-        limit = wait + self._timeout
-        deadline = time.monotonic() + limit
-        connection = self._take()
-        whole = False
+
+        def read(reply: Reply) -> MonitorFrame | None:
+            if reply.code in NO_IMAGE:
+                return None
+            if reply.code != 200:
+                raise ServiceRefused(f"GET {path}", url=self._http.url, said=reply.text, code=reply.code)
+            return _decode(reply.body, reply.content_type, f"GET {path} of {self._http.url}")
+
         try:
-            body, content_type = self._exchange(connection, path, what, deadline)
-            whole = True
-        except TimeoutError as exc:
-            raise ServiceTimeout(what, limit, f"no whole reply from {self._url}") from exc
-        except http.client.HTTPException as exc:
-            raise ServiceUnreachable(what, url=self._url, reason=f"broken reply: {exc!r}") from exc
-        except OSError as exc:
-            raise ServiceUnreachable(what, url=self._url, reason=exc) from exc
-        finally:
-            self._give_back(connection, keep=whole)
-        return None if body is None else _decode(body, content_type, f"{what} of {self._url}")
+            return self._http.request(
+                "GET",
+                path,
+                timeout=wait + self._http.timeout,
+                idempotent=True,
+                attempts=1,
+                max_reply=LARGEST_IMAGE,
+                take=self._buffers.take,
+                read=read,
+            )
+        except ServiceUnreachable as exc:
+            if not isinstance(exc.__cause__, CutShort) or exc.reason != str(exc.__cause__):
+                raise
+            raise WireError(f"{exc.what}: {exc.reason} of an image") from exc
 
     def interrupt(self) -> None:
         """Break off the requests under way: they raise `ServiceUnreachable` at once."""
-        with self._lock:
-            self._n_interrupts += 1
-            for connection in self._busy:
-                if connection.sock is not None:
-                    with contextlib.suppress(OSError):
-                        connection.sock.shutdown(socket.SHUT_RDWR)
+        self._http.interrupt()
 
     def close(self) -> None:
         """Close the connections not in use. Safe twice; the next request opens new ones."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._http.close()
         self._buffers.clear()
 
-    def _take(self) -> http.client.HTTPConnection:
-        with self._lock:
-            connection = self._idle.pop() if self._idle else self._connect()
-            self._busy.add(connection)
-        return connection
 
-    def _give_back(self, connection: http.client.HTTPConnection, *, keep: bool) -> None:
-        with self._lock:
-            self._busy.discard(connection)
-            if keep and connection.sock is not None:
-                self._idle.append(connection)
-                return
-        connection.close()
-
-    def _exchange(self, connection, path, what, deadline):
-        reply = self._send(connection, path, deadline)
-        if reply.status in NO_IMAGE:
-            reply.read(LARGEST_ERROR)
-            reply.close()
-            return None, ""
-        if reply.status != 200:
-            words = reply.read(LARGEST_ERROR).decode("utf-8", "replace")
-            raise ServiceRefused(what, url=self._url, said=words, code=reply.status)
-        body = self._read_whole(reply, connection.sock, deadline)
-        return body, reply.headers.get("Content-Type", "")
-
-    def _read_whole(self, reply: http.client.HTTPResponse, sock: socket.socket | None, deadline: float):
-        if reply.length is None:
-            body = reply.read(LARGEST_IMAGE + 1)
-            if len(body) > LARGEST_IMAGE:
-                raise WireError(f"an image of more than {LARGEST_IMAGE} bytes")
-            return np.frombuffer(body, "u1")
-        if reply.length > LARGEST_IMAGE:
-            raise WireError(f"an image of {reply.length} bytes, more than {LARGEST_IMAGE}")
-        body = self._buffers.take(reply.length)
-        view, n_read = memoryview(body), 0
-        while n_read < len(view):
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            n = reply.fp.readinto1(view[n_read:])
-            if not n:
-                raise WireError(f"the connection ended after {n_read} of {len(view)} bytes of an image")
-            n_read += n
-        if sock is not None and not reply.will_close:
-            reply.close()
-        return body
-
-    def _send(self, connection, path, deadline) -> http.client.HTTPResponse:
-        kept, n_interrupts = connection.sock is not None, self._n_interrupts
-        try:
-            return _request(connection, path, deadline)
-        except (ConnectionError, http.client.BadStatusLine):
-            if not kept or n_interrupts != self._n_interrupts:
-                raise
-        connection.close()  # the server had closed the kept connection: the request was not served
-        connection.timeout = min(CONNECT_TIMEOUT, max(0.01, deadline - time.monotonic()))
-        return _request(connection, path, deadline)
-
-
-def _request(connection, path: str, deadline: float) -> http.client.HTTPResponse:
-    if connection.sock is None:
-        connection.connect()
-    connection.sock.settimeout(max(0.01, deadline - time.monotonic()))
-    connection.request("GET", path)
-    return connection.getresponse()
-
-
-def _decode(body: np.ndarray, content_type: str, what: str) -> MonitorFrame:
+def _decode(body: np.ndarray | bytes, content_type: str, what: str) -> MonitorFrame:
     received = time.time_ns()
     try:
         frame = tiff.decode(body)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from ..errors import BrokerRefused, RequestError, UnknownOutcome, WireError
+from ..errors import BrokerRefused, RequestError, WireError, shown_url
 from ..wire.broker import DIALECTS, ENDPOINTS, Dialect, Endpoint, dialect_of
 from ..wire.broker_reply import Refusal, read_reply
 from ..wire.broker_values import encode_body
-from ._http import HttpService, check_url
+from ._http import HttpService, Reply, check_url
 
 logger = logging.getLogger(__name__)
 
@@ -130,32 +130,31 @@ class BrokerTransport:
         method, data = endpoint.method(dialect), None if body is None else encode_body(body)
         service = self._services[endpoint.service]
         logger.debug("%s %s/%s %s", method, service.url, name, body)
-        try:
-            reply = service.request(
-                method,
-                f"/{name}",
-                data=data,
-                headers=None if data is None else {"Content-Type": "application/json"},
-                timeout=timeout,
-                idempotent=endpoint.repeat,
-                hint=endpoint.hint,
-            )
+
+        def answered(reply: Reply) -> Any:
             logger.debug("%s answered %d %s", name, reply.code, reply.text[:1000])
             answer = read_reply(reply.code, reply.body, dialect, expected)
-            if not isinstance(answer, Refusal):
-                return read(answer)
-        except WireError as exc:
-            if endpoint.repeat:
-                raise
-            raise UnknownOutcome(endpoint.name, url=service.url, reason=exc, hint=endpoint.hint) from exc
-        raise _refused(endpoint, answer, reply.code, body or {}, service.url)
+            if isinstance(answer, Refusal):
+                raise _refused(endpoint, answer, reply.code, body or {}, service.url)
+            return read(answer)
+
+        return service.request(
+            method,
+            f"/{name}",
+            data=data,
+            headers=None if data is None else {"Content-Type": "application/json"},
+            timeout=timeout,
+            idempotent=endpoint.repeat,
+            hint=endpoint.hint,
+            read=answered,
+        )
 
 
 def next_port(url: str) -> str:
     """Return `url` with its port plus one: where the slow broker is unless told otherwise."""
     parts = urlsplit(url)
     if parts.port is None:
-        raise RequestError("url", url, "a port, or slow_url: the slow broker is on the next port")
+        raise RequestError("url", shown_url(url), "a port, or slow_url: the slow broker is on the next port")
     host = parts.netloc.rsplit(":", 1)[0]
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port + 1}"))
 

@@ -5,6 +5,7 @@ Source: SIMPLON 1.8 API reference; contract eiger-simplon.md, sections 1 to 5.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -20,9 +21,10 @@ from ..errors import (
     ServiceTimeout,
     ServiceUnreachable,
     UnknownOutcome,
+    WireError,
 )
+from ..limits import Limit
 from ..wire import simplon
-from ..wire.darray import decode_darray
 from ..wire.simplon import Parameter
 from ..wire.simplon_states import DetectorState
 from ._http import HttpService, Reply, check_url
@@ -47,6 +49,9 @@ STATE_PERIOD = 0.2
 
 LONGEST_BACKOFF = 2.0
 
+LARGEST_ARRAY = 512 * 2**20
+"""Bytes; a 16M mask has 72 MB as TIFF, 97 MB in JSON."""
+
 _FULL_URL = re.compile(r"(.*?)/(?:detector|monitor|stream|filewriter|system)/api/([^/]+)")
 
 
@@ -58,7 +63,8 @@ class SimplonClient:
     Parameters
     ----------
     url : str
-        ``http://host[:port]``, or the address of a module such as ``http://host/monitor/api/1.8.0``.
+        ``http://host[:port]``, or the address of a module such as ``http://host/monitor/api/1.8.0``. The path
+        before the module, and ``user:password@``, go with every request.
     api_version : str, optional
         ``"1.8.0"`` or ``"1.6.0"``; taken from `url` if it has one, else asked of the server once.
     timeout : float
@@ -75,10 +81,10 @@ class SimplonClient:
             api_version = given
         if api_version is not None and api_version not in simplon.VERSIONS:
             raise RequestError("api_version", api_version, f"one of {', '.join(simplon.VERSIONS)}")
-        self.url, self.timeout = url, timeout
-        self._version = api_version
+        self._version, self.timeout = api_version, timeout
         self._http = HttpService(url, name="SIMPLON", timeout=timeout)
-        self._images = ImageFetcher(self._http.url, timeout)
+        self._images = ImageFetcher(url, timeout)
+        self.url = self._http.url
 
     # ---- parameters
 
@@ -86,13 +92,32 @@ class SimplonClient:
     def version(self) -> str:
         """The API version, asked of the server if it was not given."""
         if self._version is None:
-            self._version = self.discover_version()
+            found = self.discover_version()
+            if found is None:
+                raise RequestError(
+                    "api_version",
+                    None,
+                    f"{' or '.join(simplon.VERSIONS)}, given by hand: {self.url} does not know the version "
+                    "request; or else the address is not that of a detector",
+                )
+            self._version = found
         return self._version
 
-    def discover_version(self) -> str:
-        """Ask the server for its API version; RequestError if it is one we do not speak."""
-        path = "/detector/api/version"
-        found = Parameter.from_json(self._checked("GET", path, self._request("GET", path)).json()).value
+    def discover_version(self) -> str | None:
+        """Ask the server for its API version; None where it does not know the request.
+
+        Raises
+        ------
+        RequestError
+            It is a version we do not speak.
+        """
+        for path in ("/detector/api/version", "/detector/api/version/"):
+            reply = self._request("GET", path)
+            if reply.code != 404:
+                break
+        else:
+            return None
+        found = Parameter.from_json(self._checked("GET", path, reply).json()).value
         if found not in simplon.VERSIONS:
             raise RequestError("api_version", found, f"a server that speaks {' or '.join(simplon.VERSIONS)}")
         return found
@@ -100,7 +125,7 @@ class SimplonClient:
     def keys(self, module: str, task: str) -> list[str]:
         """Return the names a module lists; a few more exist."""
         path = self._uri(module, task, "keys")
-        return [str(name) for name in self._checked("GET", path, self._request("GET", path)).json()]
+        return simplon.parse_keys(self._checked("GET", path, self._request("GET", path)).json())
 
     def get(self, module: str, task: str, name: str) -> Parameter:
         """Read one parameter of ``config`` or ``status``."""
@@ -110,8 +135,12 @@ class SimplonClient:
     def get_array(self, name: str) -> np.ndarray:
         """Read ``pixel_mask`` (uint32) or ``flatfield`` (float32) of the detector, shape (y, x)."""
         path = self._uri("detector", "config", name)
-        reply = self._request("GET", path, timeout=SLOW_PUT_TIMEOUT, max_reply=512 * 2**20)
-        return decode_darray(Parameter.from_json(self._checked("GET", path, reply).json()).value)
+        options = {"timeout": SLOW_PUT_TIMEOUT, "max_reply": LARGEST_ARRAY}
+        with contextlib.suppress(ServiceRefused, WireError):  # then in JSON, which is experimental
+            reply = self._request("GET", path, headers={"Accept": "image/tiff"}, **options)
+            return simplon.parse_array(self._checked("GET", path, reply).body)
+        reply = self._request("GET", path, headers={"Accept": "application/json"}, **options)
+        return simplon.parse_array(self._checked("GET", path, reply).body)
 
     def put(self, module: str, name: str, value, *, timeout: float = SLOW_PUT_TIMEOUT) -> list[str]:
         """Set one ``config`` parameter; return the names that changed or may have changed, `name` among them.
@@ -138,8 +167,11 @@ class SimplonClient:
         headers = {"Content-Type": "application/json"}
         hint = f"Look at {self.url}{self._uri('detector', 'status', 'state')} before sending it again."
         options = {"payload": payload, "headers": headers, "timeout": timeout or self.timeout, "hint": hint}
-        reply = self._http.request("PUT", path, **options)
-        return simplon.parse_sequence_id(self._checked("PUT", path, reply).body)
+
+        def read(reply: Reply) -> int | None:
+            return simplon.parse_sequence_id(self._checked("PUT", path, reply).body)
+
+        return self._http.request("PUT", path, read=read, **options)
 
     # ---- detector
 
@@ -159,11 +191,11 @@ class SimplonClient:
         ServiceTimeout
             With the last state seen.
         """
-        deadline = time.monotonic() + timeout
+        limit = Limit(timeout)
         while (state := self.state()) in states:
-            if time.monotonic() > deadline:
+            if limit.reached():
                 raise ServiceTimeout(f"{what} ({self.url})", timeout, repr(state.value))
-            time.sleep(STATE_PERIOD)
+            time.sleep(limit.step(STATE_PERIOD))
         return state
 
     def initialize(self) -> None:
@@ -200,10 +232,13 @@ class SimplonClient:
         started = time.monotonic()
         try:
             self.command("detector", "trigger", count_time, timeout=duration + margin)
-        except UnknownOutcome:
-            state = self.wait_while(
-                {DetectorState.ACQUIRE}, duration + margin, "the end of a triggered exposure"
-            )
+        except UnknownOutcome as lost:
+            try:
+                state = self.wait_while(
+                    {DetectorState.ACQUIRE}, duration + margin, "the end of a triggered exposure"
+                )
+            except ServiceUnreachable as exc:
+                raise lost from exc
             took = time.monotonic() - started
             if state not in (DetectorState.READY, DetectorState.IDLE) or took < duration:
                 raise
@@ -252,33 +287,34 @@ class SimplonClient:
     ) -> Iterator[MonitorFrame | None]:
         """Yield images as they come, and None each time the server had none, until `stop` is set.
 
-        A server that does not answer is tried again with growing pauses, for `patience` s at the most.
+        A server that does not answer, or says that it is away (5xx), is tried again with growing pauses, for
+        `patience` s at the most; what is read at last is raised.
         """
-        pause, lost_since = 0.1, None
+        pause, lost = 0.1, None
         while not stop.is_set():
             try:
                 frame = self.next_image(wait)
-            except (ServiceUnreachable, ServiceTimeout) as exc:
+            except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
                 if stop.is_set():
                     return
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > patience:
+                lost = lost or Limit(patience)
+                if lost.reached() or (isinstance(exc, ServiceRefused) and exc.code < 500):
                     raise
                 logger.warning("%s; trying again in %g s", exc, pause)
-                stop.wait(pause)
+                stop.wait(lost.step(pause))
                 pause = min(2 * pause, LONGEST_BACKOFF)
                 continue
-            pause, lost_since = 0.1, None
+            pause, lost = 0.1, None
             yield frame
 
     def last_taken(self) -> tuple[int, int]:
         """Return (series_id, image_id) of the image `next_image` gave last; API 1.6 only."""
         value = self.get("monitor", "status", "next_image_number").value
-        if not isinstance(value, list) or len(value) < 2:
+        if not isinstance(value, list) or [type(n) for n in value[:2]] != [int, int]:
             raise DetectorStateError(
                 f"{self.url}: next_image_number is {value!r:.100}, expected [series, image]"
             )
-        return int(value[0]), int(value[1])
+        return value[0], value[1]
 
     def clear_monitor(self) -> None:
         """Empty the monitor's buffer and its counters."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 
+from ..errors import SfdaqError
 from ..limits import Limit
 from ..wire.std_daq import DaqStatus, WriteRequest, WriterState, as_integer
 from ..wire.std_daq_config import DaqConfig, DaqStats, Deployment, LogEntry
@@ -81,25 +82,25 @@ class StdDaqClient:
 
     def get_status(self) -> dict:
         """Return the writer's status object."""
-        return self._rest.get("/writer/status")["writer"]
+        return self._rest.get("/writer/status", "writer")
 
     def get_config(self) -> dict | None:
         """Return the stored configuration; None if there is none."""
-        return self._rest.get("/daq/config")["config"]
+        return self._rest.get("/daq/config", "config")
 
     def get_stats(self) -> dict | None:
         """Return throughput of detector and writer; None before the first second is over."""
-        return self._rest.get("/daq/stats")["stats"]
+        return self._rest.get("/daq/stats", "stats")
 
     def get_logs(self, n_last_logs: int = 1) -> list | dict:
         """Return the newest finished acquisitions: a list or, from the newer dialect, a dict by log id."""
         with translated():
             count = as_integer("n_last_logs", n_last_logs, 1, 2**63 - 1)
-        return self._rest.get(f"/daq/logs/{count}")["logs"]
+        return self._rest.get(f"/daq/logs/{count}", "logs")
 
     def get_deployment_status(self) -> dict:
         """Return how far the newest configuration has got."""
-        return self._rest.get("/daq/deployment")["deployment"]
+        return self._rest.get("/daq/deployment", "deployment")
 
     def set_config(self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0) -> dict:
         """Change the configuration, all of it or only some keys, and wait until the DAQ is back.
@@ -160,15 +161,15 @@ class StdDaqClient:
         request = self._checked(write_request)
         limit = Limit(START_TIMEOUT)
         try:
-            reply = self._rest.post(
+            return self._rest.post(
                 "/writer/write_async",
                 request.to_dict(),
+                "writer",
                 timeout=self._rest.start_timeout(),
                 hint="Read the status: the acquisition may be running.",
             )
         except StdDaqUnknownOutcome as lost:
             return self._find_out(request, lost, limit)
-        return reply["writer"]
 
     def start_writer_sync(self, write_request: dict) -> dict:
         """Start writing and return when it ended, 60 s at the most; then the service reports an error.
@@ -179,9 +180,10 @@ class StdDaqClient:
         return self._rest.post(
             "/writer/write_sync",
             request.to_dict(),
+            "writer",
             timeout=SYNC_TIMEOUT,
             hint="Read the status: the acquisition may be running.",
-        )["writer"]
+        )
 
     def stop_writer(self) -> dict:
         """Stop writing, or reset a writer that is UNKNOWN.
@@ -190,11 +192,13 @@ class StdDaqClient:
         """
         try:
             return self._stop()
-        except StdDaqUnknownOutcome:
-            status = self.get_status()
-            if DaqStatus.from_dict(status).state is WriterState.READY:
-                return status
-            return self._stop()
+        except StdDaqUnknownOutcome as lost:
+            try:
+                status = self.get_status()
+                state = DaqStatus.from_dict(status).state
+            except SfdaqError as exc:
+                raise lost from exc
+            return status if state is WriterState.READY else self._stop()
 
     # ---- typed views, alike for both dialects -------------------------------------------------------
 
@@ -204,7 +208,7 @@ class StdDaqClient:
 
     def config(self) -> DaqConfig | None:
         """Return the stored configuration with its id; None if there is none."""
-        reply = self._rest.get("/daq/config")
+        reply = self._rest.get_all("/daq/config", "config")
         return DaqConfig.from_dict(reply["config"], reply.get("config_id"))
 
     def stats(self) -> DaqStats | None:
@@ -240,9 +244,10 @@ class StdDaqClient:
         return self._rest.post(
             "/writer/stop",
             {},
+            "writer",
             timeout=self._rest.start_timeout(),
             hint="Read the status before stopping again.",
-        )["writer"]
+        )
 
     def _checked(self, write_request: object) -> WriteRequest:
         return check_request(write_request, shared_folders=self._shared_folders)
@@ -250,19 +255,20 @@ class StdDaqClient:
     def _find_out(self, request: WriteRequest, lost: StdDaqUnknownOutcome, limit: Limit) -> dict:
         """Read from the status whether a start whose reply was lost was carried out."""
         while True:
-            status = self.get_status()
-            seen = DaqStatus.from_dict(status)
-            if seen.acquisition is not None and seen.acquisition.is_answer_to(request):
-                logger.warning("%s; the status shows it was carried out: %s", lost, seen)
-                return status
-            if seen.state is WriterState.UNKNOWN or limit.reached():
-                raise StdDaqUnknownOutcome(
-                    lost.what,
-                    url=self.url,
-                    reason=lost.reason,
-                    hint=f"The status shows {seen}: it did not start. {_next_step(seen.state)}",
-                ) from lost
-            time.sleep(STATUS_PERIOD)
+            seen = None
+            try:
+                status = self.get_status()
+                seen = DaqStatus.from_dict(status)
+            except SfdaqError as exc:
+                hint = f"The status cannot be read either ({exc}). {lost.hint}"
+            else:
+                if seen.acquisition is not None and seen.acquisition.is_answer_to(request):
+                    logger.warning("%s; the status shows it was carried out: %s", lost, seen)
+                    return status
+                hint = f"The status shows {seen}: it did not start. {_next_step(seen.state)}"
+            if limit.reached() or (seen is not None and seen.state is WriterState.UNKNOWN):
+                raise StdDaqUnknownOutcome(lost.what, url=self.url, reason=lost.reason, hint=hint) from lost
+            time.sleep(limit.step(STATUS_PERIOD))
 
 
 def _next_step(state: WriterState) -> str:

@@ -96,8 +96,8 @@ class ConfigChange:
     def _send(self, body: dict, wanted: dict) -> dict:
         try:
             stored = self._rest.post(
-                "/daq/config", body, hint="Read the configuration before sending it again."
-            )["config"]
+                "/daq/config", body, "config", hint="Read the configuration before sending it again."
+            )
         except (StdDaqRefused, StdDaqUnknownOutcome) as exc:
             stored = self._client.get_config()
             if not _holds(stored, wanted):

@@ -6,7 +6,6 @@ says UNKNOWN (contract std-daq.md, section 8). Doubled and replayed entries are 
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections import Counter, deque
@@ -17,7 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ..errors import RequestError
+from ..errors import RequestError, WireError, shown_url
+from ..wire.json_text import load_json
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ class StdDaqRedis:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as exc:
-            raise RequestError("url", url, "an address such as redis://host:6379") from exc
-        self.url = url
+            raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from exc
+        self.url = shown_url(url)
         self._names = {chosen[name].encode(): name for name in names}
         self._block_ms = max(1, int(block * 1000))
         self._join = block + timeout + 1
@@ -223,8 +223,8 @@ class StdDaqRedis:
     def _parse(self, name: str, entry_id, fields) -> Message | None:
         raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), None)
         try:
-            content = json.loads(raw) if raw is not None and len(raw) <= MAX_MESSAGE else None
-        except ValueError:
+            content = load_json(raw) if raw is not None and len(raw) <= MAX_MESSAGE else None
+        except WireError:
             content = None
         if not isinstance(content, dict):
             self.counts["invalid"] += 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from ..errors import RequestError, WireError
 from ._http import HttpService, Reply
 from .std_daq_errors import StdDaqInvalid, StdDaqRefused, translated
@@ -44,18 +47,21 @@ class StdDaqRest:
         """Base address, without a trailing slash."""
         return self._http.url
 
-    def get(self, path: str, *, attempts: int = 3) -> dict:
-        """Return the reply to a GET; repeated when it is lost."""
-        with translated():
-            return self._envelope(
-                f"GET {path}", self._http.request("GET", path, idempotent=True, attempts=attempts)
-            )
+    def get(self, path: str, key: str, *, attempts: int = 3) -> Any:
+        """Return `key` of the reply to a GET; repeated when it is lost."""
+        return self.get_all(path, key, attempts=attempts)[key]
 
-    def post(self, path: str, body: object, *, timeout: float | None = None, hint: str) -> dict:
-        """Return the reply to a POST; never repeated once it may have been carried out."""
+    def get_all(self, path: str, key: str, *, attempts: int = 3) -> dict:
+        """Return the whole reply, in which `key` is, to a GET."""
+        read = partial(self._envelope, f"GET {path}", key)
         with translated():
-            reply = self._http.request("POST", path, payload=body, timeout=timeout, hint=hint)
-            return self._envelope(f"POST {path}", reply)
+            return self._http.request("GET", path, idempotent=True, attempts=attempts, read=read)
+
+    def post(self, path: str, body: object, key: str, *, timeout: float | None = None, hint: str) -> Any:
+        """Return `key` of the reply to a POST; never repeated once it may have been carried out."""
+        read = partial(self._envelope, f"POST {path}", key)
+        with translated():
+            return self._http.request("POST", path, payload=body, timeout=timeout, hint=hint, read=read)[key]
 
     def start_timeout(self) -> float:
         """Limit of a start or stop, s."""
@@ -75,12 +81,14 @@ class StdDaqRest:
                 self._dialect = _dialect_of(reply, self.url)
         return self._dialect
 
-    def _envelope(self, what: str, reply: Reply) -> dict:
+    def _envelope(self, what: str, key: str, reply: Reply) -> dict:
         if reply.code == 200:
             content = reply.json()
             if not isinstance(content, dict) or "status" not in content:
                 raise WireError(f"{what}: {self.url} sent no envelope with a status: {reply.text[:200]!r}")
             if content["status"] == "ok":
+                if key not in content:
+                    raise WireError(f"{what}: {self.url} sent no {key!r}: {reply.text[:200]!r}")
                 return content
             raise StdDaqRefused(what, url=self.url, said=str(content.get("message", "no message")))
         if reply.code == 422 and reply.content_type == "application/json":

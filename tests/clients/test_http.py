@@ -1,18 +1,31 @@
 """The HTTP base against a raw socket server that misbehaves on purpose."""
 
+import contextlib
+import gzip
+import itertools
 import socket
 import threading
+import time
 
 import pytest
 
+from sfdaq_ophyd.clients import _http_call
 from sfdaq_ophyd.clients._http import HttpService, check_url
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, UnknownOutcome, WireError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"
 
 
+def go_to(where, code=307):
+    head = f"HTTP/1.1 {code} Go\r\nLocation: {where}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    return head.encode()
+
+
 class Server:
-    """Answer each connection with the next of `replies`: bytes, None to hang up, an Event to wait on."""
+    """Answer each connection with the next of `replies`.
+
+    Bytes; None to hang up; an Event to wait on; or a function that is given the connection.
+    """
 
     def __init__(self, *replies):
         self.replies, self.requests = list(replies), []
@@ -28,14 +41,23 @@ class Server:
             except OSError:
                 return
             with connection:
-                request = connection.recv(65536)
-                while b'"a"' not in request and b"Content-Length: 8" in request:
-                    request += connection.recv(65536)
-                self.requests.append(request)
-                if isinstance(reply, threading.Event):
+                if not self.hear(connection):
+                    continue
+                if callable(reply):
+                    with contextlib.suppress(OSError):
+                        reply(connection)
+                elif isinstance(reply, threading.Event):
                     reply.wait(10)
                 elif reply is not None:
                     connection.sendall(reply)
+
+    def hear(self, connection):
+        request = connection.recv(65536)
+        while b'"a"' not in request and b"Content-Length: 8" in request:
+            request += connection.recv(65536)
+        if request:
+            self.requests.append(request)
+        return request
 
     def close(self):
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -98,7 +120,7 @@ def test_request_when_nobody_listens_then_unreachable_names_url():
 def test_request_when_body_above_limit_then_wire_error(serve):
     server = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
     with pytest.raises(WireError, match="exceeds 100 bytes"):
-        HttpService(server.url, name="svc").request("GET", "/x", max_reply=100)
+        HttpService(server.url, name="svc").request("GET", "/x", max_reply=100, idempotent=True)
 
 
 def test_request_when_payload_has_nan_then_refused_before_sending(serve):
@@ -113,6 +135,293 @@ def test_reply_when_html_then_json_is_a_wire_error(serve):
     reply = HttpService(server.url, name="svc").request("GET", "/x")
     with pytest.raises(WireError, match="not JSON: '<html>'"):
         reply.json()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+MANY = 200
+"""Pieces a drip has, one each 0.05 s: far more than the limits of the calls below have room for."""
+
+
+class Drip:
+    """Send `first`, then piece after piece; `n` tells how many went out before the caller hung up."""
+
+    def __init__(self, first, pieces):
+        self.first, self.pieces, self.n = first, pieces, 0
+
+    def __call__(self, connection):
+        connection.sendall(self.first)
+        for piece in itertools.islice(itertools.cycle(self.pieces), MANY):
+            connection.sendall(piece)
+            self.n += 1
+            time.sleep(0.05)
+
+
+def one_by_one(text):
+    return [bytes([byte]) for byte in text]
+
+
+DRIPS = {
+    "status line": (b"", one_by_one(b"HTTP/1.1 200 OK and so on ")),
+    "header": (b"HTTP/1.1 200 OK\r\nX-A: ", [b"b"]),
+    "headers": (b"HTTP/1.1 200 OK\r\n", one_by_one(b"X-A: b\r\n")),
+    "body": (HEAD + b"Content-Length: 100000\r\n\r\n", [b"x"]),
+    "body without length": (b"HTTP/1.0 200 OK\r\n\r\n", [b"x"]),
+    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", [b"1\r\nx\r\n"]),
+    "length of a chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", [b"0"]),
+    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", one_by_one(b"X-A: b\r\n")),
+    "100 Continue": (b"", [b"HTTP/1.1 100 Continue\r\n\r\n"]),
+}
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+@pytest.mark.parametrize("where", DRIPS)
+def test_request_when_the_peer_drips_then_it_ends_at_its_limit(serve, where, idempotent):
+    """Found as `http-drip`."""
+    drip = Drip(*DRIPS[where])
+    service = HttpService(serve(drip).url, name="svc", timeout=0.3)
+    with pytest.raises(ServiceTimeout if idempotent else UnknownOutcome, match=r"0\.3 s"):
+        service.request("GET", "/x", idempotent=idempotent)
+    assert drip.n < MANY / 2
+
+
+def test_request_when_100_continue_comes_without_end_and_pause_then_it_ends(serve):
+    def flood(connection):
+        connection.settimeout(0.5)
+        while True:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+    with pytest.raises(ServiceTimeout):
+        HttpService(serve(flood).url, name="svc", timeout=0.2).request("GET", "/x", idempotent=True)
+
+
+def test_request_when_redirects_are_slow_then_all_of_them_share_one_limit(serve):
+    def slow(connection):
+        time.sleep(0.3)
+        connection.sendall(
+            b"HTTP/1.1 307 Go\r\nLocation: /y\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+
+    server = serve(slow, slow, slow, OK)
+    with pytest.raises(ServiceTimeout):
+        HttpService(server.url, name="svc", timeout=0.5).request("GET", "/x", idempotent=True)
+    assert len(server.requests) < 4
+
+
+def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_a_longer_limit_has_it(serve):
+    def steps(connection):
+        connection.sendall(HEAD + b"Content-Length: 8\r\n\r\n")
+        for piece in (b"[1", b",2", b",3", b"] "):
+            time.sleep(0.15)
+            connection.sendall(piece)
+
+    service = HttpService(serve(steps, steps).url, name="svc", timeout=0.3)
+    with pytest.raises(ServiceTimeout):
+        service.request("GET", "/x", idempotent=True)
+    assert service.request("GET", "/x", idempotent=True, timeout=20).json() == [1, 2, 3]
+
+
+def test_request_when_a_call_that_must_not_be_repeated_times_out_then_it_was_sent_once(serve):
+    hang = threading.Event()
+    server = serve(hang, OK)
+    service = HttpService(server.url, name="svc", timeout=0.2)
+    with pytest.raises(UnknownOutcome, match="none within 0.2 s"):
+        service.request("POST", "/x", payload={}, attempts=3, backoff=0.0)
+    hang.set()
+    assert service.request("GET", "/after", idempotent=True, timeout=10).code == 200
+    assert [request.split()[1] for request in server.requests] == [b"/x", b"/after"]
+
+
+def test_request_when_nobody_answers_names_then_it_ends_at_its_limit(monkeypatch):
+    silent = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: silent.wait(20))
+    with pytest.raises(ServiceUnreachable, match="looking up dcu timed out"):
+        HttpService("http://dcu", name="svc", timeout=0.2).request("POST", "/x")
+    silent.set()
+
+
+deep = b'{"value":' * 50_000
+bomb = gzip.compress(b"[" + b" " * 2**20 + b"]")
+BROKEN = {
+    "gzip that is none": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 10\r\n\r\n0123456789",
+    "gzip that is cut": HEAD + b"Content-Encoding: gzip\r\nContent-Length: 12\r\n\r\n" + bomb[:12],
+    "gzip that grows": HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb,
+    "an unknown encoding": HEAD + b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\n{}",
+    "deep": HEAD + b"Content-Length: %d\r\n\r\n" % len(deep) + deep,
+    "no JSON": HEAD + b"Content-Length: 2\r\n\r\n{]",
+    "too large": HEAD + b"Content-Length: 999999999999\r\n\r\n{}",
+    "too large without length": HEAD + b"Connection: close\r\n\r\n" + b" " * 2**20,
+    "too many chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"100000\r\n" + b" " * 2**20,
+    "a negative chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + b" " * 2**20,
+    "a chunk without number": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "a cut body": HEAD + b"Content-Length: 100\r\n\r\n{}",
+    "a cut chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}",
+    "a cut header": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "a cut status line": b"HTTP/1.1 2",
+    "no number": b"HTTP/1.1 two hundred\r\n\r\n",
+    "another protocol": b"SSH-2.0-OpenSSH\r\n\r\n",
+    "a long header": HEAD + b"X: " + b"x" * 70_000 + b"\r\n\r\n",
+    "many headers": HEAD + b"X: y\r\n" * 500 + b"\r\n",
+    "silence": None,
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_request_when_the_reply_is_broken_then_unknown_outcome_and_the_service_goes_on(serve, what):
+    """Found as `http-undecodable`: whatever goes wrong after the first byte was sent."""
+    server = serve(BROKEN[what], OK)
+    service = HttpService(server.url, name="svc", timeout=10)
+    with pytest.raises(UnknownOutcome, match="Look."):
+        service.request("POST", "/x", hint="Look.", max_reply=2**19, read=lambda reply: reply.json())
+    assert service.request("POST", "/y", payload={}, read=lambda reply: reply.json()) == {}
+    assert [request.split()[1] for request in server.requests] == [b"/x", b"/y"]
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_request_when_the_reply_to_an_idempotent_call_is_broken_then_an_error_of_ours(serve, what):
+    service = HttpService(serve(BROKEN[what], OK).url, name="svc", timeout=10)
+    with pytest.raises((WireError, ServiceUnreachable)):
+        service.request(
+            "GET", "/x", idempotent=True, attempts=1, max_reply=2**19, read=lambda reply: reply.json()
+        )
+
+
+def test_reply_when_compressed_though_not_asked_then_it_is_read_all_the_same(serve):
+    body = gzip.compress(b"[1]")
+    server = serve(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    assert HttpService(server.url, name="svc").request("GET", "/x").json() == [1]
+    assert b"identity" in server.requests[0]
+
+
+def test_request_when_the_server_is_away_then_an_idempotent_call_is_repeated_and_no_other(serve):
+    away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    server = serve(away, OK, away, OK)
+    service = HttpService(server.url, name="svc")
+    assert service.request("GET", "/x", idempotent=True, backoff=0.01).code == 200
+    assert service.request("POST", "/x", backoff=0.01).code == 503
+    assert len(server.requests) == 3
+
+
+# ---- connections
+
+
+def test_request_when_the_connection_is_kept_then_the_next_call_uses_it(serve):
+    def twice(connection):
+        connection.sendall(OK)
+        server.hear(connection)
+        connection.sendall(OK)
+
+    server = serve(twice, OK)
+    service = HttpService(server.url, name="svc")
+    assert [service.request("POST", path).code for path in ("/x", "/y")] == [200, 200]
+    assert len(server.replies) == 2 and [r.split()[1] for r in server.requests] == [b"/x", b"/y"]
+    service.close()
+
+
+def test_request_when_the_server_closed_the_kept_connection_then_the_next_call_works(serve, wait_for):
+    server = serve(OK, OK)
+    service = HttpService(server.url, name="svc")
+    service.request("POST", "/x")
+    (_, guard, _) = service._connections._idle[0]
+    wait_for(lambda: _http_call._has_news(guard), "the end of the connection")
+    assert service.request("POST", "/y").code == 200
+
+
+def test_request_when_a_reply_comes_twice_then_the_second_is_nobodys(serve, wait_for):
+    one, two, three = (HEAD + b"Content-Length: 1\r\n\r\n%d" % n for n in (1, 2, 3))
+    sent, go_on = threading.Event(), threading.Event()
+
+    def double(connection):
+        connection.sendall(one)
+        sent.wait(10)
+        connection.sendall(two)
+        go_on.wait(10)
+
+    service = HttpService(serve(double, three).url, name="svc")
+    assert service.request("GET", "/x").json() == 1
+    (_, guard, _) = service._connections._idle[0]
+    sent.set()
+    wait_for(lambda: _http_call._has_news(guard), "the second reply")
+    go_on.set()
+    assert service.request("GET", "/y").json() == 3
+
+
+def test_request_when_a_connection_was_idle_for_long_then_a_new_one_is_opened(serve, monkeypatch):
+    monkeypatch.setattr(_http_call, "LONGEST_IDLE", 0.0)
+    server = serve(OK, OK)
+    service = HttpService(server.url, name="svc")
+    service.request("GET", "/x")
+    service.request("GET", "/y")
+    assert len(server.requests) == 2
+
+
+def test_interrupt_when_a_call_waits_then_it_ends_at_once_and_the_next_one_works(serve, wait_for):
+    hang = threading.Event()
+    server = serve(hang, OK)
+    service, raised = HttpService(server.url, name="svc", timeout=30), []
+
+    def ask():
+        try:
+            service.request("GET", "/x", idempotent=True, attempts=1)
+        except ServiceUnreachable as exc:
+            raised.append(str(exc))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_for(lambda: server.requests, "the request")
+    service.interrupt()
+    thread.join(10)
+    assert len(raised) == 1 and "broken off" in raised[0]
+    hang.set()
+    assert service.request("GET", "/y").code == 200
+
+
+# ---- addresses
+
+
+def test_request_when_the_address_has_path_and_login_then_both_are_on_every_request(serve):
+    """Found as `eiger-url-prefix-auth`."""
+    server = serve(go_to("/dcu/v/"), OK)
+    url = server.url.replace("//", "//me:s%40cret@") + "/dcu/"
+    service = HttpService(url, name="svc")
+    assert service.url == f"{server.url}/dcu"
+    assert service.request("GET", "/v?timeout=100").code == 200
+    assert [request.split()[1] for request in server.requests] == [b"/dcu/v?timeout=100", b"/dcu/v/"]
+    assert all(b"Authorization: Basic bWU6c0BjcmV0\r\n" in request for request in server.requests)
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:9/x", "https://there", "//there", "http://[", ""])
+def test_request_when_a_redirect_leads_elsewhere_then_it_is_not_followed(serve, location):
+    server = serve(go_to(location, 302), OK)
+    assert HttpService(server.url, name="svc").request("GET", "/x").code == 302
+    assert len(server.requests) == 1
+
+
+def test_request_when_redirects_go_in_circles_then_they_end(serve):
+    server = serve(*[go_to("/x")] * 9)
+    assert HttpService(server.url, name="svc").request("PUT", "/x", payload={}).code == 307
+    assert 2 <= len(server.requests) < 9
+
+
+@pytest.mark.parametrize("code", [301, 302, 303])
+def test_request_when_a_command_is_redirected_as_a_page_then_it_is_not_turned_into_another(serve, code):
+    server = serve(go_to("/y", code), OK)
+    assert HttpService(server.url, name="svc").request("PUT", "/x").code == code
+    assert len(server.requests) == 1
+
+
+def test_request_when_the_path_has_odd_characters_then_they_are_quoted(serve):
+    server = serve(OK)
+    HttpService(server.url, name="svc").request("GET", "/a b/\u00fc\x00?c=d e\r\nX: y")
+    assert server.requests[0].startswith(b"GET /a%20b/%C3%BC%00?c=d%20eX:%20y HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://me:s3cret@host", "http://me:s3cret@host:port", "me:s3cret@host:99999", "http://:s3cret@"]
+)
+def test_check_url_when_wrong_then_the_message_keeps_the_password(url):
+    with pytest.raises(RequestError) as info:
+        check_url(url)
+    assert "s3cret" not in str(info.value)
 
 
 @pytest.mark.parametrize("url", ["", None, 5, "ftp://host", "http://", "http://host:99999"])

@@ -144,7 +144,7 @@ def test_interrupt_when_another_thread_waits_then_it_ends_at_once(client, wait_f
     stop, ended = threading.Event(), []
     thread = threading.Thread(target=lambda: ended.extend(client.images(stop, 30.0)))
     thread.start()
-    wait_for(lambda: client._images._busy, "a request under way")
+    wait_for(lambda: client._images._http._calls, "a request under way")
     wait_for(lambda: (stop.set(), client.interrupt(), not thread.is_alive())[-1], "the end of the wait", 5)
     assert ended == []
 
@@ -228,6 +228,6 @@ def test_client_when_the_server_closes_kept_connections_then_calls_still_work(pa
     client = SimplonClient(part.url)
     client.put("monitor", "mode", "enabled")
     assert client.next_image(0) is None
-    for connection in client._images._idle:
+    for connection, *_ in client._images._http._connections._idle:
         connection.sock.shutdown(socket.SHUT_RDWR)
     assert client.next_image(0) is None

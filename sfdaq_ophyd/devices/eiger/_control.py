@@ -38,13 +38,8 @@ class EigerControl:
 
     def check_version(self) -> None:
         """Raise RequestError if the server speaks another API version than we do."""
-        try:
-            spoken = self.client.discover_version()
-        except ServiceRefused as exc:
-            if exc.code != 404:
-                raise
-            return
-        if spoken != self.client.version:
+        spoken = self.client.discover_version()
+        if spoken not in (None, self.client.version):
             raise RequestError(
                 f"{self.name}: api_version",
                 self.client.version,

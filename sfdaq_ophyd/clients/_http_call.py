@@ -1,0 +1,297 @@
+"""One HTTP exchange with an end: whatever the peer does, it is over when the time of its call is.
+
+At its limit a call's socket is shut down from outside. That ends a wait wherever it stands (TLS, status line,
+headers, "100 Continue", chunks, body), and a drip of single bytes as well as silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import select
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ..errors import WireError
+from ..limits import BEAT, Alarm, Limit
+
+CONNECT_TIMEOUT = 2.0
+"""s to open a connection to one address."""
+
+LONGEST_IDLE = 4.0
+"""s a connection is kept unused. Servers close theirs after 5 s or later, so never under our request."""
+
+LOOK_UP_PERIOD = 60.0
+"""s the addresses of a host hold; they are looked up anew when none of them can be reached."""
+
+PIECE = 65536
+
+
+class NotConnected(Exception):
+    """No connection came about: nothing was sent."""
+
+
+class CutShort(ConnectionError):
+    """The connection ended before the body did."""
+
+
+class Head(NamedTuple):
+    """Status code and headers of a reply; names of headers are case-insensitive."""
+
+    status_code: int
+    headers: Mapping[str, str]
+
+
+class Call:
+    """One call under way, over all its repeats and redirects.
+
+    Parameters
+    ----------
+    seconds : float
+        Its limit, in the time in which this process could look.
+
+    Attributes
+    ----------
+    limit : Limit
+    ended : str
+        Why it was ended from outside; empty while it was not.
+    """
+
+    LATE = "no end in time"
+
+    def __init__(self, seconds: float):
+        self.limit = Limit(seconds)
+        self.ended = ""
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._alarm = Alarm(seconds, lambda: self.end(self.LATE))
+
+    def end(self, why: str) -> None:
+        """End it now: whoever waits for its reply gets an error."""
+        with self._lock:
+            self.ended = self.ended or why
+            self._shut()
+
+    def uses(self, sock: socket.socket | None) -> None:
+        """Say which socket it waits on; None: on none any more, and nobody will touch the last one."""
+        with self._lock:
+            self._socket = sock
+            if self.ended:
+                self._shut()
+
+    def close(self) -> None:
+        """Say that it is over. Safe twice."""
+        self._alarm.cancel()
+        self.uses(None)
+
+    def _shut(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # not connected any more
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class Connections:
+    """Connections to one server. Contacts nothing until the first exchange; safe from several threads.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+    tls : bool
+    """
+
+    def __init__(self, host: str, port: int, *, tls: bool = False):
+        self._host, self._port = host, port
+        self._context = ssl.create_default_context() if tls else None
+        self._lock = threading.Lock()
+        self._known: tuple[list, float] | None = None
+        self._idle: list[tuple[http.client.HTTPConnection, socket.socket, float]] = []
+
+    def exchange(
+        self,
+        call: Call,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        most: int,
+        take: Callable[[int], object] | None = None,
+    ) -> tuple[Head, object]:
+        """Send one request, and read its reply whole.
+
+        Parameters
+        ----------
+        most : int
+            Largest body, bytes.
+        take : callable, optional
+            Returns a buffer of so many bytes: a body of status 200 is read straight into it.
+
+        Returns
+        -------
+        Head, bytes or what `take` gave
+
+        Raises
+        ------
+        NotConnected
+            Nothing was sent.
+        WireError
+            The body is too large, or is not in the encoding it says.
+        OSError, http.client.HTTPException
+            Everything else that can go wrong; `call.ended` tells whether we were the cause.
+        """
+        try:
+            connection, guard = self._take(call)
+        except OSError as exc:
+            raise NotConnected(exc.strerror or str(exc)) from exc
+        keep, response = False, None
+        try:
+            connection.request(method, target, body, dict(headers))
+            response = connection.getresponse()
+            unsized = response.length is None
+            content = _content(response, most, take)
+            if unsized and call.ended:
+                raise ConnectionAbortedError("what ended the reply was our own end")
+            keep = not response.will_close
+            return Head(response.status, response.headers), content
+        finally:
+            call.uses(None)
+            if response is not None:
+                response.close()
+            if keep and not call.ended:
+                with self._lock:
+                    self._idle.append((connection, guard, time.monotonic()))
+            else:
+                connection.close()
+                guard.close()
+
+    def close(self) -> None:
+        """Close the connections not in use. Safe twice; the next exchange opens new ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection, guard, _ in idle:
+            connection.close()
+            guard.close()
+
+    def _take(self, call: Call) -> tuple[http.client.HTTPConnection, socket.socket]:
+        """Return a connection, and a second handle of its socket that nobody else closes."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    break
+                connection, guard, since = self._idle.pop()
+            if time.monotonic() - since < LONGEST_IDLE and not _has_news(guard):
+                call.uses(guard)
+                return connection, guard
+            connection.close()
+            guard.close()
+        sock = self._connect(call)
+        guard = None
+        try:
+            guard = sock.dup()
+            call.uses(guard)
+            if self._context is None:
+                connection = http.client.HTTPConnection(self._host, self._port)
+            else:
+                connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
+                sock = self._context.wrap_socket(sock, server_hostname=self._host)
+            connection.sock = sock
+            return connection, guard
+        except BaseException:
+            call.uses(None)
+            for handle in (sock, guard):
+                if handle is not None:
+                    handle.close()
+            raise
+
+    def _connect(self, call: Call) -> socket.socket:
+        problem: OSError = TimeoutError("timed out")
+        for family, kind, protocol, _, address in self._addresses(call):
+            left = min(CONNECT_TIMEOUT, call.limit.left)
+            if call.ended or not left:
+                break
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(left)
+                sock.connect(address)
+                sock.settimeout(None)  # from here on it is the call that ends a wait
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
+            except OSError as exc:
+                sock.close()
+                problem = exc
+            except BaseException:
+                sock.close()
+                raise
+        self._known = None
+        raise problem
+
+    def _addresses(self, call: Call) -> list:
+        """Look the host up; a name server that does not answer costs the call's time and no more."""
+        known = self._known
+        if known is not None and time.monotonic() - known[1] < LOOK_UP_PERIOD:
+            return known[0]
+        found: list = []
+
+        def look_up() -> None:
+            try:
+                found.append(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM))
+            except Exception as exc:  # unknown, or no name at all
+                found.append(exc if isinstance(exc, OSError) else OSError(str(exc)))
+
+        thread = threading.Thread(target=look_up, name=f"look up {self._host}", daemon=True)
+        thread.start()
+        while not found and not call.ended:
+            thread.join(BEAT)
+        answer = found[0] if found else TimeoutError(f"looking up {self._host} timed out")
+        if isinstance(answer, OSError):
+            raise answer
+        self._known = (answer, time.monotonic())
+        return answer
+
+
+def _has_news(sock: socket.socket) -> bool:
+    """Whether an unused connection has anything to read: it was closed, or holds what nobody asked for."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _content(response: http.client.HTTPResponse, most: int, take: Callable[[int], object] | None):
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    length, noun = response.length, "a reply" if take is None else "an image"
+    if length is not None and length > most:
+        raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
+    if length is None:
+        body = bytearray()
+        while piece := response.read1(PIECE):
+            body += piece
+            if len(body) > most:
+                raise WireError(f"{noun} of unknown length exceeds {most} bytes")
+    else:
+        body = take(length) if take is not None and response.status == 200 else bytearray(length)
+        n = response.readinto(memoryview(body)) if length else 0
+        if n < length:
+            raise CutShort(f"the connection ended after {n} of {length} bytes")
+    if length != 0 and encoding != "identity":
+        return _decoded(bytes(body), encoding, most)
+    return bytes(body) if isinstance(body, bytearray) else body
+
+
+def _decoded(body: bytes, encoding: str, most: int) -> bytes:
+    """Undo a compression nobody asked for; some gateways compress all the same."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        content = unpacker.decompress(body, most)
+    except zlib.error as exc:
+        raise WireError(f"a reply that is not {encoding} as it says ({exc})") from exc
+    if not unpacker.eof:
+        raise WireError(f"a reply in {encoding} that ends early, or exceeds {most} bytes")
+    return content
