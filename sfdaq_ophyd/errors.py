@@ -57,7 +57,15 @@ def _without_secrets(text: str) -> str:
 
 
 class SfdaqError(Exception):
-    """Root of every exception raised on purpose by this package."""
+    """Root of every exception raised on purpose by this package.
+
+    Attributes
+    ----------
+    advice : str
+        What a person does, where the sentence (or its ``hint``) does not say.
+    """
+
+    advice = ""
 
 
 class WireError(SfdaqError, ValueError):
@@ -150,6 +158,8 @@ class FileFormatError(SfdaqError, ValueError):
 class ServiceUnreachable(SfdaqError, ConnectionError):
     """The request never reached the service; repeating it is harmless."""
 
+    advice = "Is it on, and reached from here? `sfdaq doctor` asks every address"
+
     def __init__(self, what: str, *, url: str, reason: object):
         url = shown_url(url)
         self.what, self.url, self.reason = what, url, str(reason)
@@ -170,6 +180,8 @@ class ServiceTimeout(SfdaqError, TimeoutError):
     hint : str, optional
         What a person does now.
     """
+
+    advice = "`sfdaq doctor` tells whether it answers; where it is only slow, give it a longer limit"
 
     def __init__(self, what: str, timeout: float, last_seen: str = "", hint: str = ""):
         self.what, self.timeout, self.last_seen, self.hint = what, timeout, last_seen, hint
@@ -195,6 +207,8 @@ class ServiceRefused(SfdaqError, RuntimeError):
     code : int, optional
         HTTP status code.
     """
+
+    advice = "Its own words tell; `sfdaq doctor` shows its version and state"
 
     def __init__(self, what: str, *, url: str, said: str, code: int | None = None):
         url = shown_url(url)
@@ -293,6 +307,8 @@ class UnknownOutcome(SfdaqError, RuntimeError):
 class DetectorStateError(SfdaqError, RuntimeError):
     """The device cannot do this in its present state."""
 
+    advice = "`sfdaq doctor` shows its state"
+
 
 class FramesMissing(SfdaqError, RuntimeError):
     """Frames that were asked for did not come.
@@ -308,6 +324,8 @@ class FramesMissing(SfdaqError, RuntimeError):
     detail : str, optional
         Counters and last state, for the reader of the message.
     """
+
+    advice = "Is the detector running and triggered? `sfdaq doctor` looks for images; or tolerate the loss"
 
     def __init__(self, device: str, *, asked: int, got: int, missing=(), detail: str = ""):
         self.device, self.asked, self.got, self.missing = device, asked, got, tuple(missing)
@@ -331,6 +349,8 @@ class FilesMissing(SfdaqError, RuntimeError):
     reasons : mapping of str to str
         File to what is known of it: the writer's own words, or what was seen last.
     """
+
+    advice = "The writer's own log tells more; `register_late` looks for them again"
 
     def __init__(self, device: str, reasons):
         self.device, self.reasons = device, dict(reasons)

@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 os.environ.setdefault("EPICS_CA_ADDR_LIST", "127.0.0.1")
 os.environ.setdefault("EPICS_CA_AUTO_ADDR_LIST", "NO")
 os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")
+os.environ.setdefault("SFDAQ_LOG", os.devnull)
 
 DATA = Path(__file__).parent / "data"
 

@@ -37,7 +37,7 @@ def ipython(profile, code, config=None, **more):
         timeout=200,
         env={**env, **more},
     )
-    return done.stdout + done.stderr
+    return done.stdout, done.stderr
 
 
 def test_session_when_sim_then_scans_are_in_the_catalog_and_scan_id_goes_on(profile):
@@ -49,7 +49,7 @@ def test_session_when_sim_then_scans_are_in_the_catalog_and_scan_id_goes_on(prof
         "get_ipython().run_line_magic('wa', '')\n"
     )
     for expected in (1, 2):
-        said = ipython(profile, code, "sim")
+        said = "".join(ipython(profile, code, "sim"))
         (line,) = [line for line in said.splitlines() if line.startswith("RESULT")] or [said]
         scan_id, n, facility, streams = json.loads(line.removeprefix("RESULT"))
         assert (scan_id, n, facility, streams) == (expected, 2, "simulated", ["baseline", "primary"])
@@ -67,7 +67,7 @@ def test_session_when_hardware_is_dead_or_impossible_then_it_starts_and_lists_it
         "       constants: {gain_file: none.h5, pedestal_file: none.h5}}\n"
     )
     code = "print('UP', eiger.name, lost.name, jf.name, 'sfdaq' in globals(), catalog, RE.md['pgroup'])"
-    said = ipython(profile, code, path)
+    said = "".join(ipython(profile, code, path))
     assert "UP eiger lost jf False <catalog in" in said, said[-3000:]
     assert "3 of 4 devices" in said and "NOT MADE: ConfigError: pulse_id: 'eiger'" in said
     assert "files missing: " in said and "Traceback" not in said
@@ -76,7 +76,7 @@ def test_session_when_hardware_is_dead_or_impossible_then_it_starts_and_lists_it
 def test_session_when_the_file_is_wrong_then_file_line_and_key(profile):
     path = profile.parent / "mine.yaml"
     path.write_text("pgroup: p12345\ndevices:\n  eiger: {class: Eiger, url: dcu}\n")
-    said = ipython(profile, "pass", path)
+    said = "".join(ipython(profile, "pass", path))
     assert f"{path}:3: devices.eiger.url: String should match" in said
 
 
@@ -89,6 +89,29 @@ def test_session_when_the_suspender_trips_then_a_plan_waits_for_the_shutter(prof
         "facility.pvs.read('shutter'), flush=True), 'start')\n"
         "RE(count([diode]))\n"
     )
-    said = ipython(profile, code, "sim")
+    said = "".join(ipython(profile, code, "sim"))
     assert "STARTED" in said, said[-3000:]
     assert "STARTED Closed" not in said and "STARTED 0" not in said
+
+
+def test_session_when_something_fails_then_one_screen_and_mistakes_in_a_cell_as_ever(profile, tmp_path):
+    cells = {
+        "plan": "RE(scan([eiger], motor, 0, 1, 2))",
+        "device": "eiger.stage(); eiger.stage()",
+        "catalog": "catalog['nothing']",
+        "cell": "1 / 0",
+    }
+    code = "import sys\nfacility.eiger.fail_next('drop', count=9)\n"
+    for name, cell in cells.items():
+        code += f"print('BEGIN {name}', file=sys.stderr, flush=True)\nget_ipython().run_cell({cell!r})\n"
+    log = tmp_path / "sfdaq.log"
+    out, said = ipython(profile, code, "sim", SFDAQ_LOG=str(log))
+    shown = {part.splitlines()[0]: part.splitlines()[1:] for part in said.split("BEGIN ")[1:]}
+    assert all(len(lines) <= 12 for lines in shown.values()), shown
+    assert shown["plan"][0] == "scan 1 (scan) failed:" and shown["plan"][1].startswith(
+        "  eiger: 0 of 1 frames"
+    )
+    assert shown["plan"][-1] == shown["device"][-1] == f"  Traceback: {log}"
+    assert "is already staged" in shown["device"][1]
+    assert "no run 'nothing'" in shown["catalog"][1]
+    assert shown["cell"] == [] and "----> 1 1 / 0" in out, "IPython shows its own on standard output"

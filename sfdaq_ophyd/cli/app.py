@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import SfdaqError
+from ..log import failure, keep_log
 
 COMMANDS = {
     "demo": "Run a whole scan against the simulated facility, and show what the catalog has of it.",
@@ -83,9 +83,12 @@ def sfdaq(
 
 
 def main() -> None:
-    """Run the command line; an error raised on purpose is one line, and exit code 1."""
+    """Run the command line; a failure is one screen, exit code 1, and its traceback is in the log."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command:
+        keep_log()
     try:
         app()
-    except SfdaqError as exc:
-        print(f"sfdaq: {exc}", file=sys.stderr)
+    except Exception as exc:
+        print(failure(exc, f"sfdaq {command}"), file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,12 @@ import typer
 from ..calibration import CalibrationOptions
 from ..errors import RequestError
 from ..files.convert_folder import plan, run
+from ..log import keep_log
+
+MOST_SHOWN = 8
+"""Failed files that are shown; all are in the log."""
+
+logger = logging.getLogger(__name__)
 
 
 def _numbers(text: str | None, n: int, name: str) -> tuple[int, ...] | None:
@@ -96,22 +103,29 @@ def convert(
     results = list(_shown(run(jobs, scheduler=scheduler, workers=workers), len(jobs), as_json))
     if as_json:
         typer.echo(json.dumps([{name: getattr(r, name) for name in r.__slots__} for r in results], indent=2))
-    if any(r.state == "failed" for r in results):
+    n_failed = sum(r.state == "failed" for r in results)
+    if n_failed > MOST_SHOWN:
+        print(f"sfdaq: {n_failed} of {len(results)} files failed; all are in {keep_log()}", file=sys.stderr)
+    if n_failed:
         raise typer.Exit(1)
 
 
 def _shown(results, n_jobs, as_json):
-    """Pass results on; a bar on a terminal, and a line per file."""
+    """Pass results on; a bar on a terminal, and a line per file; of those that failed, the first ones."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
+    n_failed = 0
     with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("convert", total=n_jobs)
         for result in results:
             progress.advance(task)
             if result.state == "failed":
-                print(f"sfdaq: {result.source}: {result.message}", file=sys.stderr)
+                logger.info("%s: %s", result.source, result.message)
+                n_failed += 1
+                if n_failed <= MOST_SHOWN:
+                    print(f"sfdaq: {result.source}: {result.message:.700}", file=sys.stderr)
             elif not as_json:
                 frames = f", {result.n_frames} frames" if result.state == "converted" else ""
                 typer.echo(f"{result.target}: {result.state}{frames}")

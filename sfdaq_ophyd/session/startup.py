@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..log import keep_log
 from .config import SfdaqConfig
 from .config_file import load_config
 from .lazy import Lazy
@@ -197,6 +198,7 @@ def open_session(folder: str | Path, given: str | None = None) -> Session:
     ConfigError
         With a line per mistake: file, line, key.
     """
+    keep_log()
     path = config_path(Path(folder), given)
     if not path.exists():
         raise ConfigError(f"{path}: no such file. SFDAQ_CONFIG is 'sim' or the path of a sfdaq.yaml")

@@ -55,6 +55,7 @@ def serve(
             ready(url)
 
     options = {
+        "log_config": None,  # its records go where those of the process go
         "log_level": "warning",
         "access_log": False,
         "timeout_graceful_shutdown": 2,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from ...log import attempt
 from ..sim import SPEED, START_TIMEOUT, say_rate
 
 
@@ -40,19 +42,14 @@ def demo(
 
     directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print("Starting the simulated facility and the catalog ...")
-    simulated = Facility(
-        speed,
-        directory / "facility",
-        start_timeout=start_timeout,
-        on_rate=say_rate,
-        eiger_model=eiger_model,
-    )
-    with (
-        simulated as facility,
-        embedded_catalog(directory / "catalog") as catalog,
-    ):
-        beamline = Beamline(facility, directory / "frames")
+    limit = {"start_timeout": start_timeout}
+    parts = Facility(speed, directory / "facility", on_rate=say_rate, eiger_model=eiger_model, **limit)
+    with ExitStack() as stack:
+        console.print("Starting the simulated facility and the catalog ...")
+        with attempt("starting the simulated facility and the catalog"):
+            facility = stack.enter_context(parts)
+            catalog = stack.enter_context(embedded_catalog(directory / "catalog", **limit))
+            beamline = Beamline(facility, directory / "frames")
         run_engine = RunEngine()
         run_engine.preprocessors.append(save_once)
         catalog.subscribe(run_engine)
@@ -61,12 +58,27 @@ def demo(
             # ophyd's own bar divides by zero where the motor already stands at its target
             warnings.filterwarnings("ignore", "invalid value", RuntimeWarning, "ophyd.status")
         console.print("Taking a pedestal: shutter closed, three gain stages ...")
-        (dark,) = run_engine(take_pedestal(beamline.sfdaq, shutter=beamline.shutter))
-        detectors = beamline.scanned(calibrating_file(catalog[dark]))
+        with attempt("taking a pedestal"):
+            dark = _run(run_engine, take_pedestal(beamline.sfdaq, shutter=beamline.shutter))
+            detectors = beamline.scanned(calibrating_file(catalog[dark]))
         names = "pulse_id, eiger, jf, writer (standard DAQ) and sfdaq (broker)"
         console.print(f"Scanning {beamline.motor.name} with {names} ...")
-        (light,) = run_engine(sf_scan(detectors, beamline.motor, 0, 2, points))
-        catalog.flush()
-        exhibits = [show(console, catalog[uid], directory / "pictures") for uid in (dark, light)]
+        with attempt(f"scanning {beamline.motor.name} with {names}"):
+            light = _run(run_engine, sf_scan(detectors, beamline.motor, 0, 2, points))
+        with attempt("showing what the catalog has"):
+            catalog.flush()
+            exhibits = [show(console, catalog[uid], directory / "pictures") for uid in (dark, light)]
     report = write_report(directory / "report.html", exhibits)
     console.print(f"\nReport: {report.as_uri()}", soft_wrap=True)
+
+
+def _run(run_engine, plan) -> str:
+    """Run a plan of one run and return its uid; Ctrl-C ends it in order, and with it the demo."""
+    from bluesky.utils import RunEngineInterrupted
+
+    try:
+        (uid,) = run_engine(plan)
+    except RunEngineInterrupted:
+        run_engine.abort("Ctrl-C")
+        raise KeyboardInterrupt from None
+    return uid

@@ -107,7 +107,7 @@ class StdDaqPart:
         """Start the writer process anew."""
         self._ask("restart_writer")
 
-    def _ask(self, what: str, **command) -> Any:
+    def _ask(self, what: str, /, **command) -> Any:
         if self._child is None:
             raise RequestError("std_daq", what, "a part that was started")
         return self._child.ask({"do": what, **command})
