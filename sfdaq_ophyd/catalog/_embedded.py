@@ -14,16 +14,22 @@ from pathlib import Path
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable
 from ._feed import Feed
 from ._journal import Journal
-from ._process import ServerProcess
+from ._process import START_TIMEOUT, ServerProcess
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+"""s without progress after which a flush has failed."""
+
+ANSWER_TIMEOUT = 120.0
+"""s for an answer of the server: a child on this machine, whose end is noticed at once."""
 
 
 def embedded_catalog(
     directory: str | Path,
     *,
     readable: Iterable[str | Path] | None = None,
-    start_timeout: float = 60.0,
+    start_timeout: float = START_TIMEOUT,
 ) -> EmbeddedCatalog:
     """Open the catalog in `directory`, making it if it is new.
 
@@ -36,7 +42,8 @@ def embedded_catalog(
         user running this may read; the server listens on loopback only, for one key that never
         leaves this process.
     start_timeout : float
-        Limit of the start, s.
+        s without a sign of progress after which a start of the server has failed; those in which it had no
+        CPU do not count.
 
     Returns
     -------
@@ -72,7 +79,7 @@ class EmbeddedCatalog:
     server : ServerProcess
     """
 
-    def __init__(self, directory, *, readable=None, start_timeout: float = 60.0):
+    def __init__(self, directory, *, readable=None, start_timeout: float = START_TIMEOUT):
         self.directory = _folder("directory", directory, make=True)
         folders = ["/"] if readable is None else [str(_folder("readable", folder)) for folder in readable]
         self.server = ServerProcess(self.directory, readable=folders, timeout=start_timeout)
@@ -88,6 +95,7 @@ class EmbeddedCatalog:
             self._write_client = self._connect().include_data_sources()
             self._journal = Journal(self.directory / "documents")
             self._feed = Feed(self._open_writer, self._journal)
+            self._write_client.context.http_client.event_hooks["response"].append(self._feed.went_on)
         except BaseException:
             self.server.stop()
             raise
@@ -124,8 +132,14 @@ class EmbeddedCatalog:
         """Take one document, for callers without a RunEngine."""
         self._feed(name, doc)
 
-    def flush(self, timeout: float = 10.0) -> None:
-        """Wait until everything subscribed engines have emitted is written; ServiceTimeout otherwise."""
+    def flush(self, timeout: float = PATIENCE) -> None:
+        """Wait until everything subscribed engines have emitted is written.
+
+        Raises
+        ------
+        ServiceTimeout
+            For `timeout` s nothing more was written.
+        """
         self._feed.flush(timeout)
 
     @property
@@ -252,7 +266,7 @@ class EmbeddedCatalog:
         """Tell whether a run with this whole uid is here."""
         return uid in self.client
 
-    def close(self, timeout: float = 10.0) -> None:
+    def close(self, timeout: float = PATIENCE) -> None:
         """Write what is left, leave the RunEngines, end the server. Safe twice."""
         if self._closed:
             return
@@ -276,9 +290,13 @@ class EmbeddedCatalog:
         return f"<EmbeddedCatalog {str(self.directory)!r} {state}>"
 
     def _connect(self):
+        import httpx
         from tiled.client import from_uri
 
-        client = from_uri(f"{self.server.url}/api/v1", api_key=self.server.api_key, trust_env=False)
+        timeout = httpx.Timeout(ANSWER_TIMEOUT)
+        client = from_uri(
+            f"{self.server.url}/api/v1", api_key=self.server.api_key, trust_env=False, timeout=timeout
+        )
         client.context.http_client.event_hooks["request"].append(self._check_alive)
         return client.sort(("start.time", 1))
 
@@ -300,7 +318,7 @@ class EmbeddedCatalog:
         self._ensure_server()
         return RunWriter(self._write_client)
 
-    def _settle(self, timeout: float = 10.0) -> None:
+    def _settle(self, timeout: float = PATIENCE) -> None:
         try:
             self.flush(timeout)
         except ServiceTimeout as exc:

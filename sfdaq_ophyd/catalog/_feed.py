@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -9,10 +10,13 @@ import time
 from collections.abc import Callable
 
 from ..errors import ServiceTimeout
+from ..limits import Limit
 from ._journal import Journal
 from ._routes import Routes
 
 logger = logging.getLogger(__name__)
+
+HINT = "The documents are on disk too; catalog.replay() brings in what the catalog lacks"
 
 
 class Feed:
@@ -52,6 +56,7 @@ class Feed:
         self._lost: set[str] = set()
         self.open_runs: set[str] = set()
         self._closing = threading.Event()
+        self._progress = 0
         self._thread = threading.Thread(target=self._work, name="catalog feed", daemon=True)
         self._thread.start()
 
@@ -73,24 +78,35 @@ class Feed:
                 if name == "stop":
                     self._forget(uid)
 
+    def went_on(self, *_: object) -> None:
+        """Take note of progress: a document was written, or the server answered."""
+        self._progress += 1
+
     def flush(self, timeout: float) -> None:
         """Wait until every document given so far is written or, its run having failed, in the journal.
 
         Raises
         ------
         ServiceTimeout
+            Nothing more was written, and the server answered nothing, for `timeout` s.
         """
-        written = threading.Event()
-        deadline = time.monotonic() + timeout
-        try:
-            self._queue.put(written, timeout=timeout)
-        except queue.Full:
-            pass
-        if not written.wait(deadline - time.monotonic()):
-            raise ServiceTimeout("catalog flush", timeout, f"{self._queue.qsize()} documents wait")
+        written, queued = threading.Event(), False
+        limit, progress = Limit(timeout), self._progress
+        while not written.is_set():
+            if progress != self._progress:
+                progress = self._progress
+                limit.restart()
+            elif limit.reached():
+                raise ServiceTimeout("catalog flush", timeout, f"{self._queue.qsize()} documents wait", HINT)
+            if queued:
+                limit.wait(written)
+                continue
+            with contextlib.suppress(queue.Full):
+                self._queue.put(written, timeout=limit.step())
+                queued = True
 
     def close(self, timeout: float) -> None:
-        """Flush as far as `timeout` allows and end the thread; what is left is in the journal. Safe twice."""
+        """Flush while that goes on, end the thread; what is left is in the journal. Safe twice."""
         if not self._thread.is_alive():
             return
         try:
@@ -113,6 +129,7 @@ class Feed:
             for item in batch:
                 if isinstance(item, tuple) and not self._closing.is_set():
                     self._write(*item, touched)
+                    self.went_on()
             for uid, writer in touched.items():
                 self._try(uid, writer.flush)
             written = time.monotonic()

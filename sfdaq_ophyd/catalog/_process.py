@@ -10,13 +10,19 @@ import secrets
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
-from ..errors import ServiceTimeout, ServiceUnreachable
+from ..errors import ServiceUnreachable
+from ..limits import Limit
+from ..starting import next_line
 
 MAX_LOG = 10 * 2**20
 """Bytes of ``server.log`` at which the next start begins it anew."""
+
+START_TIMEOUT = 60.0
+"""s without a sign of progress after which a start has failed."""
+
+HINT = "A slow machine needs more: embedded_catalog(start_timeout=...), catalog.start_timeout in sfdaq.yaml"
 
 
 class ServerProcess:
@@ -33,15 +39,18 @@ class ServerProcess:
     readable : list of str
         Folders from which registered files may be read.
     timeout : float
-        Limit of a start, s.
+        s without a step before a start has failed; those in which it had no CPU do not count.
     """
 
-    def __init__(self, directory: Path, *, readable: list[str], timeout: float = 60.0):
+    module = "sfdaq_ophyd.catalog._server"
+
+    def __init__(self, directory: Path, *, readable: list[str], timeout: float = START_TIMEOUT):
         self.directory, self.readable, self.timeout = directory, readable, timeout
         self.api_key = secrets.token_hex(32)
         self.port = 0
         self.log = directory / "server.log"
         self._process: subprocess.Popen | None = None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     @property
     def url(self) -> str:
@@ -64,7 +73,7 @@ class ServerProcess:
         with open(self.log, "wb" if fresh else "ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sfdaq_ophyd.catalog._server"],
+                [sys.executable, "-m", self.module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -81,7 +90,10 @@ class ServerProcess:
         with contextlib.suppress(BrokenPipeError):  # wait_ready tells why
             self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
             self._process.stdin.flush()
-        self._deadline = time.monotonic() + self.timeout
+        self._lines = queue.SimpleQueue()
+        threading.Thread(
+            target=_follow, args=(self._process.stdout, self._lines.put), name="catalog start", daemon=True
+        ).start()
 
     def wait_ready(self) -> None:
         """Wait for the address.
@@ -91,20 +103,17 @@ class ServerProcess:
         ServiceUnreachable
             The directory is in use, or the child failed; with its own words.
         ServiceTimeout
-            Nothing was said in time.
+            It reported nothing more; with its last step.
         """
-        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(
-            target=lambda: lines.put(self._process.stdout.readline()), name="catalog start", daemon=True
-        ).start()
+        what = f"start of the catalog in {self.directory}"
         try:
-            line = lines.get(timeout=max(0.0, self._deadline - time.monotonic()))
-        except queue.Empty:
+            line = next_line(
+                self._lines, self.pid, what=what, timeout=self.timeout, said=self._said, hint=HINT
+            )
+        except BaseException:
             self.stop(patience=0.0)
-            raise ServiceTimeout(
-                f"start of the catalog in {self.directory}", self.timeout, self._said()
-            ) from None
-        said = json.loads(line) if line.endswith(b"\n") else {"error": f"it ended. {self._said()}"}
+            raise
+        said = json.loads(line) if line is not None else {"error": f"it ended. {self._said()}"}
         if "error" in said:
             self.stop(patience=1.0)
             raise ServiceUnreachable("start of the catalog", url=str(self.directory), reason=said["error"])
@@ -122,12 +131,12 @@ class ServerProcess:
             return
         with contextlib.suppress(OSError):
             process.stdin.close()
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+        limit = Limit(patience)
+        while process.poll() is None and not limit.reached():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(limit.step())
+        process.kill()
+        process.wait()
         self._process = None
 
     def _said(self) -> str:
@@ -135,3 +144,11 @@ class ServerProcess:
         with open(self.log, "rb") as log:
             log.seek(self._log_start)
             return f"Its output ends: {log.read()[-1500:].decode('utf-8', 'replace').strip()!r} ({self.log})"
+
+
+def _follow(stream, sink) -> None:
+    """Hand on the lines of the child, None at its end."""
+    with stream:
+        for line in stream:
+            sink(line.decode().rstrip("\n"))
+    sink(None)

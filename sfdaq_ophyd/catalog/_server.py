@@ -1,6 +1,7 @@
 """The Tiled server itself, run as ``python -m sfdaq_ophyd.catalog._server``.
 
-One JSON line on standard input says what to serve, one JSON line on standard output says where.
+One JSON line on standard input says what to serve, one JSON line on standard output says where; steps of the
+start come before it (`sfdaq_ophyd.starting`).
 Everything else the process prints goes to standard error. It ends when standard input closes or
 its parent is gone, however the parent died.
 """
@@ -18,8 +19,14 @@ import threading
 import time
 from pathlib import Path
 
+from ..limits import Limit
+from ..starting import STEP
+
 LOCK_PATIENCE = 3.0
 """Seconds to wait for the lock of a server whose parent has just died."""
+
+DATABASE_PATIENCE = 600
+"""Seconds a request waits for its turn at a database; on a busy machine the one before it may be slow."""
 
 EXIT_PATIENCE = 2.0
 """Seconds for open requests to end before the process leaves anyway."""
@@ -32,13 +39,13 @@ class InUseError(Exception):
 def lock(directory: Path):
     """Take the lock of `directory` and return the open file that holds it; InUseError if it is taken."""
     file = open(directory / "lock", "a+")  # noqa: SIM115 (held until the process ends)
-    deadline = time.monotonic() + LOCK_PATIENCE
+    limit = Limit(LOCK_PATIENCE)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except OSError:
-            if time.monotonic() > deadline:
+            if limit.reached():
                 file.seek(0)
                 raise InUseError(f"in use by process {file.read().strip() or 'unknown'}") from None
             time.sleep(0.05)
@@ -82,7 +89,7 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
 
     from ._growing import GrowingHDF5Adapter
 
-    database = f"sqlite+aiosqlite:///{directory / 'catalog.db'}"
+    database = f"sqlite+aiosqlite:///{directory / 'catalog.db'}?timeout={DATABASE_PATIENCE}"
     prepare_database(database)
     (directory / "data").mkdir(exist_ok=True)
     tables = f"duckdb:///{directory / 'tables.duckdb'}"
@@ -107,7 +114,7 @@ def take_turns(storage) -> None:
     from sqlalchemy.pool import QueuePool
 
     connection = storage.create_adbc_connection()
-    pool = QueuePool(connection.adbc_clone, pool_size=1, max_overflow=0, timeout=60)
+    pool = QueuePool(connection.adbc_clone, pool_size=1, max_overflow=0, timeout=DATABASE_PATIENCE)
     vars(storage).update(_adbc_connection=connection, _connection_pool=pool)
 
 
@@ -136,6 +143,11 @@ def main() -> int:
         answers.write(json.dumps(fields) + "\n")
         answers.close()
 
+    def step(what: str) -> None:
+        answers.write(f"{STEP}{what}\n")
+        answers.flush()
+
+    step("asking what to serve")
     wanted = json.loads(_first_line())
     state = {"leaving": False, "server": None}
 
@@ -147,7 +159,9 @@ def main() -> int:
     watch_parent(leave)
     directory = Path(wanted["directory"])
     try:
+        step("waiting for the lock of the directory")
         held = lock(directory)
+        step("importing tiled and opening the database")
         app = build(directory, api_key=wanted["api_key"], readable=wanted["readable"])
         listener = socket.create_server(("127.0.0.1", wanted["port"]))
     except Exception as exc:
@@ -156,6 +170,7 @@ def main() -> int:
             raise
         return 1
 
+    step("beginning to serve")
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -164,7 +179,13 @@ def main() -> int:
             answer(port=listener.getsockname()[1])
 
     server = state["server"] = Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=3600,  # the client closes what is idle: both at once would cost a request
+        )
     )
     server.should_exit = state["leaving"]
     server.run(sockets=[listener])

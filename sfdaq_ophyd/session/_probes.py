@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from ..errors import FramesMissing, RequestError, ServiceRefused, ServiceUnreachable
 from . import _device_config as blocks
 
-LIMIT = 3.0
+LIMIT = 5.0
 """s for an answer."""
 
-FIRST_IMAGE = 3.0
+FIRST_IMAGE = 5.0
 """s for an image of a running detector."""
 
 

@@ -17,16 +17,16 @@ def lazy_catalog(config: SfdaqConfig) -> Lazy:
     block = config.catalog
     if not block.uri:
         directory = config.directory / block.directory
-        return Lazy(lambda: _embedded(directory), f"catalog in {directory}", _PUBLIC)
+        return Lazy(lambda: _embedded(directory, block.start_timeout), f"catalog in {directory}", _PUBLIC)
     backup = config.directory / "documents"
     make = lambda: RemoteCatalog(block.uri, block.api_key_variable, backup)  # noqa: E731
     return Lazy(make, f"catalog at {block.uri}", ("client", "flush", "close", "uri"))
 
 
-def _embedded(directory: Path):
+def _embedded(directory: Path, start_timeout: float):
     from ..catalog import embedded_catalog
 
-    return embedded_catalog(directory)
+    return embedded_catalog(directory, start_timeout=start_timeout)
 
 
 class RemoteCatalog:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ..errors import SfdaqError
+from ..limits import Limit
 from ..wire.broker_beamlines import BEAMLINES
 from . import _device_config as blocks
 from ._probes import PROBES, probe_catalog, probe_folder, probe_pulse_id, probe_pv, probe_redis, probe_tcp
@@ -70,15 +70,16 @@ def checks_of(config: SfdaqConfig) -> list[Check]:
 def run_checks(checks: list[Check], limit: float = LIMIT) -> Iterator[Finding]:
     """Run checks side by side and yield their findings in order; a check that hangs costs `limit` s."""
     pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="doctor")
-    deadline = time.monotonic() + limit
+    left = Limit(limit)
     futures = [(check, pool.submit(_timed, check)) for check in checks]
     for check, future in futures:
-        try:
-            yield future.result(max(0.0, deadline - time.monotonic()))
-        except FutureTimeout:
-            yield Finding(
-                check.name, check.address, False, None, "", f"no answer in {limit:g} s", check.advice
-            )
+        while not wait([future], left.step()).done and not left.reached():
+            pass
+        if future.done():
+            yield future.result()
+        else:
+            found = f"no answer in {limit:g} s"
+            yield Finding(check.name, check.address, False, None, "", found, check.advice)
     pool.shutdown(wait=False, cancel_futures=True)
 
 

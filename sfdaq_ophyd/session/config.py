@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from ..wire.broker_beamlines import BEAMLINES
-from ._device_config import DeviceConfig, UserPath
+from ._device_config import DeviceConfig, Positive, UserPath
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
@@ -34,6 +34,7 @@ class CatalogConfig(Block):
     directory: UserPath = Field(Path("catalog"), description="of our own; relative to `directory`")
     uri: str = Field("", pattern=r"^(https?://.+)?$", description="of a remote one, in place of our own")
     api_key_variable: Name = Field("TILED_API_KEY", description="environment variable with the remote's key")
+    start_timeout: Positive = Field(60.0, description="s without a sign of progress of our own one's start")
 
 
 class SuspenderConfig(Block):
@@ -67,10 +68,10 @@ class SuspenderConfig(Block):
 class SimConfig(Block):
     """Start the simulated facility; ``{port+3}`` and ``{prefix}`` elsewhere in the file are its."""
 
-    speed: Literal["auto"] | Annotated[float, Field(gt=0)] = Field(
+    speed: Literal["auto"] | Positive = Field(
         "auto", description="divides the services' own delays; auto: by 4, and the pulse clock waits"
     )
-    start_timeout: float = Field(60.0, gt=0, description="s without a sign of progress of a simulator")
+    start_timeout: Positive = Field(60.0, description="s without a sign of progress of a simulator")
     seed: int = Field(0, description="seed of all random numbers")
     only: list[Literal["pvs", "jungfrau", "eiger", "std_daq", "broker"]] | None = Field(
         None, description="parts to start; default: all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -11,12 +12,16 @@ from typing import Any
 
 import ophyd
 from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
+from ophyd.signal import EpicsSignalBase
 
 from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError
 from . import _device_config as blocks
 from .config import SfdaqConfig
+
+PV_TIMEOUT = 15.0
+"""s for a PV to connect, and to answer."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class ConfiguredJungfrau(Jungfrau):
 def make_devices(config: SfdaqConfig) -> list[Entry]:
     """Make every device of `config`, `_FIRST` first; one that cannot be made is listed with the reason."""
     leave_quietly()
+    be_patient()
     made: dict[str, Entry] = {}
     order = sorted(config.devices, key=lambda name: _FIRST.get(config.devices[name].cls, len(_FIRST)))
     for name in order:
@@ -90,6 +96,12 @@ def leave_quietly() -> None:
 
         # the one hook that runs before thread pools refuse work; atexit comes after
         threading._register_atexit(lambda: PV.default_context().disconnect(wait=False))  # noqa: SLF001
+
+
+def be_patient() -> None:
+    """Have PVs wait longer than ophyd's 1 s to connect and 2 s to read: this machine may be busy."""
+    with contextlib.suppress(RuntimeError):  # somebody's PV is there already, and has what they chose
+        EpicsSignalBase.set_defaults(timeout=PV_TIMEOUT, connection_timeout=PV_TIMEOUT)
 
 
 def address_of(block: blocks._Device) -> str:

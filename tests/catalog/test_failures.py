@@ -17,6 +17,7 @@ from bluesky import RunEngine
 from ophyd.sim import SynAxis, SynSignal
 
 from sfdaq_ophyd.catalog import embedded_catalog
+from sfdaq_ophyd.catalog._process import ServerProcess
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
 
 from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
@@ -24,6 +25,7 @@ from .composed import Composed, frames_of, image_key, scalar, simple_run, write_
 VICTIM = """
 import sys
 from sfdaq_ophyd.catalog import embedded_catalog
+from sfdaq_ophyd.catalog._process import ServerProcess
 from tests.catalog.composed import Composed, scalar, simple_run
 catalog = embedded_catalog(sys.argv[1])
 whole = simple_run(catalog)
@@ -127,6 +129,54 @@ def test_open_when_the_database_is_broken_then_the_server_s_words(tmp_path):
 def test_open_when_the_start_takes_too_long_then_service_timeout(tmp_path):
     with pytest.raises(ServiceTimeout, match=r"start of the catalog in .*: not done after 0.01 s"):
         embedded_catalog(tmp_path, start_timeout=0.01)
+
+
+CHILD = """
+import json, sys, time
+json.loads(sys.stdin.readline())
+{body}
+"""
+STEPS = """
+for i in range(12):
+    print("STEP number", i, flush=True)
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def child(tmp_path, monkeypatch):
+    """A server that does what the test says, in place of the real one."""
+
+    def make(body, timeout):
+        (tmp_path / "child_of_test.py").write_text(CHILD.format(body=body))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setattr(ServerProcess, "module", "child_of_test")
+        return ServerProcess(tmp_path, readable=[], timeout=timeout)
+
+    return make
+
+
+def test_start_when_slower_than_three_limits_but_going_on_then_it_starts(child):
+    server = child(f"{STEPS}\nprint(json.dumps({{'port': 7}}), flush=True)\nsys.stdin.read()", 0.4)
+    server.start()
+    assert (server.port, server.alive) == (7, True)
+    server.stop()
+
+
+def test_start_when_it_stands_still_then_the_step_and_what_to_do(child):
+    server = child(f"{STEPS}\nprint('words', file=sys.stderr, flush=True)\ntime.sleep(60)", 0.4)
+    with pytest.raises(
+        ServiceTimeout, match=r"step 'number 11', \d+ s after .*'words'.*start_timeout"
+    ) as raised:
+        server.start()
+    assert raised.value.hint and not server.alive
+
+
+def test_start_when_the_child_ends_then_at_once_with_its_words(child):
+    server = child(f"{STEPS}\nraise SystemExit('no disk')", 60)
+    with pytest.raises(ServiceUnreachable, match="it ended.*no disk"):
+        server.start()
+    assert not server.alive
 
 
 @pytest.mark.parametrize("options", [{"directory": "a_file"}, {"directory": "new", "readable": ["missing"]}])

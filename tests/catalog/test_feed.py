@@ -165,3 +165,10 @@ def test_close_when_a_run_is_open_then_its_documents_stay_in_the_journal(make_fe
     run = Composed(feed)
     feed.close(5)
     assert list(feed._journal.waiting()) == [run.uid]
+
+
+def test_flush_when_longer_than_two_limits_but_going_on_then_it_ends(make_feed):
+    feed = make_feed(Store(fail=lambda name, doc: threading.Event().wait(0.1)))
+    simple_run(feed, n=10)
+    feed.flush(0.6)
+    assert feed._queue.empty()

@@ -8,6 +8,7 @@ from ophyd import EpicsMotor, EpicsSignal
 
 from ...devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ...files import load_calibration
+from ...session.devices import be_patient
 from ...sim import Facility
 
 FRAMES_PER_FILE = 20
@@ -30,6 +31,7 @@ class Beamline:
 
     def __init__(self, facility: Facility, folder: Path):
         self._facility, self._folder = facility, folder
+        be_patient()
         pvs = facility.pvs
         self.motor = EpicsMotor(pvs["motor"], name="motor")
         self.shutter = EpicsSignal(pvs["shutter"], name="shutter", string=True, put_complete=True)
@@ -48,7 +50,7 @@ class Beamline:
             directory=self._made("sf-daq"),
         )
         for device in (self.motor, self.shutter, self.pulse_id, self.eiger, self.sfdaq):
-            device.wait_for_connection(timeout=10)
+            device.wait_for_connection(timeout=60)
 
     def scanned(self, pedestal: str) -> list:
         """Return the detectors of a scan; the writer brings the Jungfrau it writes.
