@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 
 @contextlib.contextmanager
@@ -15,7 +17,7 @@ def serving(answer):
         protocol_version, wbufsize = "HTTP/1.1", -1
 
         def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             answer(self)
 
         do_PUT = do_GET  # noqa: N815
@@ -44,3 +46,12 @@ def reply_with(code, body, content_type="application/json; charset=utf-8"):
         handler.wfile.write(body)
 
     return answer
+
+
+def forward(handler, target, path=None):
+    """Answer as the server at `target` does, asked for `path`."""
+    connection = http.client.HTTPConnection(urlsplit(target).netloc, timeout=30)
+    headers = {k: v for k, v in handler.headers.items() if k in ("Content-Type", "Accept")}
+    connection.request(handler.command, path or handler.path, handler.body or None, headers)
+    with contextlib.closing(connection), connection.getresponse() as reply:
+        reply_with(reply.status, reply.read(), reply.headers.get("Content-Type", "text/plain"))(handler)

@@ -92,18 +92,21 @@ class SimplonClient:
     def version(self) -> str:
         """The API version, asked of the server if it was not given."""
         if self._version is None:
-            found = self.discover_version()
-            if found is None:
-                raise RequestError(
-                    "api_version",
-                    None,
-                    f"{' or '.join(simplon.VERSIONS)}, given by hand: {self.url} does not know the version "
-                    "request; or else the address is not that of a detector",
-                )
-            self._version = found
+            self._version = self._asked_version()
         return self._version
 
-    def discover_version(self) -> str | None:
+    def _asked_version(self, timeout: float | None = None) -> str:
+        found = self.discover_version(timeout)
+        if found is None:
+            raise RequestError(
+                "api_version",
+                None,
+                f"{' or '.join(simplon.VERSIONS)}, given by hand: {self.url} does not know the version "
+                "request; or else the address is not that of a detector",
+            )
+        return found
+
+    def discover_version(self, timeout: float | None = None) -> str | None:
         """Ask the server for its API version; None where it does not know the request.
 
         Raises
@@ -112,7 +115,7 @@ class SimplonClient:
             It is a version we do not speak.
         """
         for path in ("/detector/api/version", "/detector/api/version/"):
-            reply = self._request("GET", path)
+            reply = self._request("GET", path, timeout=timeout)
             if reply.code != 404:
                 break
         else:
@@ -122,15 +125,36 @@ class SimplonClient:
             raise RequestError("api_version", found, f"a server that speaks {' or '.join(simplon.VERSIONS)}")
         return found
 
+    def hear(self, timeout: float | None = None) -> DetectorState | None:
+        """Ask for the detector's state, or, where there is only a monitor, for its mode: then None.
+
+        Raises
+        ------
+        RequestError
+            The API version must be given by hand.
+        ServiceRefused, ServiceUnreachable, ServiceTimeout, WireError
+            There is no SIMPLON server of this version at the address.
+        """
+        if self._version is None:
+            self._version = self._asked_version(timeout)
+        try:
+            return self.state(timeout)
+        except ServiceRefused as exc:
+            if exc.code != 404:
+                raise
+        self.get("monitor", "config", "mode", timeout)
+        return None
+
     def keys(self, module: str, task: str) -> list[str]:
         """Return the names a module lists; a few more exist."""
         path = self._uri(module, task, "keys")
         return simplon.parse_keys(self._checked("GET", path, self._request("GET", path)).json())
 
-    def get(self, module: str, task: str, name: str) -> Parameter:
+    def get(self, module: str, task: str, name: str, timeout: float | None = None) -> Parameter:
         """Read one parameter of ``config`` or ``status``."""
         path = self._uri(module, task, name)
-        return Parameter.from_json(self._checked("GET", path, self._request("GET", path)).json())
+        reply = self._request("GET", path, timeout=timeout)
+        return Parameter.from_json(self._checked("GET", path, reply).json())
 
     def get_array(self, name: str) -> np.ndarray:
         """Read ``pixel_mask`` (uint32) or ``flatfield`` (float32) of the detector, shape (y, x)."""
@@ -175,9 +199,9 @@ class SimplonClient:
 
     # ---- detector
 
-    def state(self) -> DetectorState:
+    def state(self, timeout: float | None = None) -> DetectorState:
         """Return the detector's state."""
-        value = self.get("detector", "status", "state").value
+        value = self.get("detector", "status", "state", timeout).value
         try:
             return DetectorState(value)
         except ValueError:

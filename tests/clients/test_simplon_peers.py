@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
@@ -18,8 +19,11 @@ from sfdaq_ophyd.errors import (
     ServiceTimeout,
     ServiceUnreachable,
     SfdaqError,
+    UnknownOutcome,
     WireError,
 )
+from sfdaq_ophyd.wire.darray import encode_darray
+from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ..http_peer import reply_with, serving
 
@@ -96,6 +100,164 @@ def test_next_image_when_the_reply_is_no_http_then_unreachable():
         with pytest.raises(ServiceUnreachable, match="broken reply"):
             SimplonClient(url, "1.8.0", timeout=2).next_image()
         thread.join()
+
+
+NO_IMAGE = reply_with(408, b"")
+AWAY = reply_with(503, b"Service Unavailable", "text/plain")
+IMAGE = reply_with(200, encode(np.ones((4, 8), "u2"), TiffTags(7, 42, "0" * 26, 10**9)), "image/tiff")
+
+
+def in_turn(*answers):
+    """Answer each request with the next one, and then always with the last."""
+    left = list(answers)
+    return lambda handler: (left.pop(0) if len(left) > 1 else left[0])(handler)
+
+
+def test_images_when_the_server_is_away_for_a_moment_then_it_is_waited_out():
+    """Found as `eiger-503-once`."""
+    with serving(in_turn(NO_IMAGE, AWAY, AWAY, IMAGE)) as url:
+        images = SimplonClient(url, "1.8.0", timeout=5).images(threading.Event(), 0.0, patience=30)
+        assert next(images) is None
+        assert next(images).event_id == "7_42"
+
+
+def test_images_when_the_server_stays_away_then_its_own_words_are_raised():
+    with serving(AWAY) as url, pytest.raises(ServiceRefused, match="503: 'Service Unavailable'"):
+        next(SimplonClient(url, "1.8.0", timeout=5).images(threading.Event(), 0.0, patience=0.2))
+
+
+def test_images_when_the_server_refuses_then_it_is_not_asked_again():
+    with serving(in_turn(reply_with(401, b"who are you"), NO_IMAGE)) as url:
+        with pytest.raises(ServiceRefused, match="who are you"):
+            next(SimplonClient(url, "1.8.0", timeout=5).images(threading.Event(), 0.0))
+
+
+# ---- version
+
+
+def only(path, value="1.8.0", other=reply_with):
+    """Answer this path only."""
+    then, other = reply_with(200, json.dumps({"value": value}).encode()), other(404, b"nothing here")
+    return lambda handler: (then if handler.path == path else other)(handler)
+
+
+def redirected(handler):
+    handler.send_response(307)
+    handler.send_header("Location", handler.path + "/")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        only("/detector/api/version"),
+        only("/detector/api/version/"),
+        only("/detector/api/version/", other=lambda *_: redirected),
+    ],
+    ids=["without", "with", "redirected"],
+)
+def test_version_when_the_server_wants_a_slash_or_not_then_it_is_found(answer):
+    with serving(answer) as url:
+        assert SimplonClient(url, timeout=2).version == "1.8.0"
+
+
+def test_version_when_the_server_does_not_tell_then_it_is_said_what_to_give():
+    """Found as `eiger-version-endpoint`."""
+    with serving(only("/detector/api/1.8.0/status/state", "idle")) as url:
+        client = SimplonClient(url, timeout=2)
+        for call in (
+            client.state,
+            client.hear,
+            client.next_image,
+            lambda: client.get("detector", "config", "x"),
+        ):
+            with pytest.raises(
+                RequestError, match="api_version=None: expected 1.8.0 or 1.6.0, given by hand"
+            ):
+                call()
+        assert client.discover_version() is None
+        assert SimplonClient(url, "1.8.0", timeout=2).hear() == "idle"
+
+
+def test_hear_when_there_is_only_a_monitor_then_that_one_is_heard():
+    with serving(only("/monitor/api/1.8.0/config/mode", "enabled")) as url:
+        assert SimplonClient(url, "1.8.0", timeout=2).hear() is None
+    with (
+        serving(reply_with(404, b"nothing here")) as url,
+        pytest.raises(ServiceRefused, match="nothing here"),
+    ):
+        SimplonClient(url, "1.8.0", timeout=2).hear()
+
+
+# ---- masks
+
+
+def wants(kind, then, other):
+    return lambda handler: (then if handler.headers["Accept"] == kind else other)(handler)
+
+
+MASK = np.array([[0, 1, 2**31], [3, 0, 2**32 - 1]], "<u4")
+AS_DARRAY = reply_with(200, json.dumps({"value": encode_darray(MASK)}).encode())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        wants("image/tiff", reply_with(200, encode(MASK), "image/tiff"), AS_DARRAY),
+        AS_DARRAY,
+        wants("application/json", AS_DARRAY, reply_with(406, b"no")),
+        wants("application/json", AS_DARRAY, reply_with(200, b"II*", "image/tiff")),
+        reply_with(200, json.dumps({"value": MASK.tolist()}).encode()),
+    ],
+    ids=["tiff", "darray", "tiff refused", "tiff broken", "lists"],
+)
+def test_get_array_when_the_server_has_its_own_form_then_the_mask_is_read(answer):
+    asked = []
+
+    def noted(handler):
+        asked.append(handler.headers["Accept"])
+        answer(handler)
+
+    with serving(noted) as url:
+        mask = SimplonClient(url, "1.8.0", timeout=5).get_array("pixel_mask")
+    assert asked[0] == "image/tiff"
+    assert mask.dtype == np.dtype("<u4") and (mask == MASK).all()
+
+
+def test_get_array_when_a_server_has_none_then_it_is_empty():
+    with serving(reply_with(200, b'{"value": [[]]}')) as url:
+        assert SimplonClient(url, "1.8.0", timeout=5).get_array("pixel_mask").size == 0
+
+
+@pytest.mark.parametrize("value", ["hello", [[1], [2, 3]], [[-1]], [["a"]], 5, None, {"a": 1}])
+def test_get_array_when_it_is_none_then_wire_error(value):
+    with serving(reply_with(200, json.dumps({"value": value}).encode())) as url, pytest.raises(WireError):
+        SimplonClient(url, "1.8.0", timeout=5).get_array("pixel_mask")
+
+
+# ---- commands
+
+
+@pytest.mark.parametrize("body", [b'{"a":' * 5000, b'{"sequence id": "x"}', b"<html>"])
+def test_command_when_its_reply_cannot_be_read_then_unknown_outcome_and_sent_once(body):
+    sent = []
+
+    def answer(handler):
+        sent.append(handler.path)
+        reply_with(200, body)(handler)
+
+    with serving(answer) as url, pytest.raises(UnknownOutcome, match="status/state before sending it again"):
+        SimplonClient(url, "1.8.0", timeout=5).arm()
+    assert len(sent) == 1
+
+
+def test_trigger_when_reply_and_state_are_lost_then_unknown_outcome():
+    def answer(handler):
+        handler.close_connection = True
+
+    with serving(answer) as url, pytest.raises(UnknownOutcome, match="command/trigger"):
+        SimplonClient(url, "1.8.0", timeout=5).trigger(0.1)
 
 
 @pytest.fixture(scope="module")

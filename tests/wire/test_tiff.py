@@ -257,3 +257,14 @@ def test_encode_when_decoded_again_then_nothing_has_changed(
 def test_encode_when_an_argument_is_wrong_then_the_error_names_it(call, field):
     with pytest.raises(RequestError, match=field):
         call()
+
+
+def test_decode_array_when_it_is_a_mask_or_a_flatfield_then_its_numbers_come_back():
+    mask = np.array([[0, 1, 2**31], [3, 0, 2**32 - 1]], "<u4")
+    assert (tiff.decode_array(encode(mask)) == mask).all()
+    flatfield = np.array([[1.0, 0.5, 2.0]], "<f4")
+    unsigned, floating = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (1, 3))
+    raw = encode(flatfield.view("<u4")).replace(unsigned, floating)
+    assert tiff.decode_array(raw).dtype == np.dtype("<f4") and (tiff.decode_array(raw) == flatfield).all()
+    with pytest.raises(WireError, match="unsigned sample"):
+        tiff.decode(raw)

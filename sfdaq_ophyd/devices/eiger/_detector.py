@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from ophyd import Component as Cpt
 from ophyd import Signal
 
 from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
-from ...errors import RequestError, ServiceRefused
+from ...errors import RequestError, ServiceRefused, ServiceTimeout, ServiceUnreachable
+from ...limits import Limit
 from ...wire.simplon_states import DetectorState
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
@@ -250,3 +252,24 @@ class Eiger(Detector):
         arming = 0.0 if self.source.armed else ARM_TIMEOUT
         rules = super()._rules()
         return replace(rules, timeout=rules.timeout + arming + 10.0, frame_time=self.source.frame_time)
+
+    def wait_for_connection(self, all_signals: bool = False, timeout: float | None = 2.0) -> None:
+        """Return once the detector control unit was heard.
+
+        Raises
+        ------
+        ServiceTimeout
+            It was not, within `timeout` s; what came instead is told.
+        RequestError
+            It does not tell its API version: give `api_version`.
+        """
+        limit = Limit(timeout)
+        while True:
+            try:
+                self.client.hear(None if timeout is None else max(limit.left, 0.1))
+                return
+            except (ServiceUnreachable, ServiceTimeout) as exc:
+                if limit.reached():
+                    what = f"{self.name}: an answer of {self.client.url}"
+                    raise ServiceTimeout(what, limit.seconds, str(exc)) from exc
+                time.sleep(limit.step(0.2))

@@ -73,4 +73,5 @@ def make_statistics(control: EigerControl, dtype: str, exclude_masked: bool) -> 
     mask = None
     if exclude_masked and applied is not None and applied.value is False:
         mask = control.client.get_array("pixel_mask")
+        mask = mask if mask.size else None  # a server without one
     return FrameStatistics(dtype, None if cutoff is None else cutoff.value, exclude_masked, mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -10,11 +11,14 @@ from ophyd import Signal
 from ophyd.utils import ReadOnlyError
 
 from ...clients.simplon import SLOW_PUT_TIMEOUT
-from ...errors import RequestError, ServiceRefused
+from ...errors import RequestError, ServiceRefused, WireError
+from ...wire.simplon_states import DetectorState
 from .._status import ActionStatus
 
 if TYPE_CHECKING:
     from ._detector import Eiger
+
+logger = logging.getLogger(__name__)
 
 _TYPES = {"number": float, "integer": int, "string": str, "boolean": bool}
 _UNKNOWN = {"number": float("nan"), "integer": float("nan"), "boolean": float("nan"), "string": ""}
@@ -24,7 +28,8 @@ class SimplonSignal(Signal):
     """One parameter of the detector control unit.
 
     `get` asks the server. `put` checks the value against the server's limits, writes it, and reads back every
-    parameter the server says has changed. A parameter this detector does not have reads as NaN or ``""``.
+    parameter the server says has changed. A parameter this detector does not have, or answers for oddly,
+    reads as NaN or ``""``; a server that cannot be read at all is an error.
 
     Parameters
     ----------
@@ -59,12 +64,15 @@ class SimplonSignal(Signal):
         self._metadata["write_access"] = writable
 
     def get(self, **kwargs):
-        """Read the parameter from the server."""
+        """Read the parameter from the server; unknown if this one cannot be read, and others can."""
+        client = self.parent.client
         try:
-            value = self.parent.client.get(self.module, self.task, self.parameter).value
-        except ServiceRefused as exc:
-            if exc.code != 404 or (self.module == "detector" and self.parent.is_uninitialized):
+            value = client.get(self.module, self.task, self.parameter).value
+        except (ServiceRefused, WireError) as exc:
+            if client.hear() == DetectorState.NA and self.module == "detector":
                 raise
+            if not isinstance(exc, ServiceRefused) or exc.code != 404:
+                logger.warning("%s: not read: %s", self.name, exc)
             value = None
         return self._keep(_UNKNOWN[self._dtype] if value is None else value)
 

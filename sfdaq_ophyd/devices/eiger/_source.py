@@ -257,7 +257,7 @@ class EigerSource:
         """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
         while not stop.is_set():
             try:
-                yield from self.client.images(stop, WAIT, self._settings.timeout)
+                yield from self.client.images(stop, WAIT, self._limit().seconds)
             except WireError as exc:
                 if self._settings.strict:
                     raise WireError(f"{self.name}: {exc}") from exc

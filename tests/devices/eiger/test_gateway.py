@@ -1,0 +1,98 @@
+"""An Eiger behind servers that are odd: gateways, other API servers, moments of absence."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import bluesky.plans as bp
+import pytest
+
+from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.errors import RequestError, ServiceRefused, ServiceTimeout
+
+from ...http_peer import forward, reply_with, serving
+from ..run_engine_driver import drive, interruptible, streams
+from .conftest import make_eiger
+
+NOT_FOUND = reply_with(404, b"404 Not Found", "text/plain")
+
+
+def through(part, *, refuse=NOT_FOUND, when=lambda path: False):
+    """Serve what the simulated detector does, but for some paths."""
+
+    def answer(handler):
+        refuse(handler) if when(handler.path) else forward(handler, part.url)
+
+    return serving(answer)
+
+
+def make(url, directory, **options):
+    eiger = Eiger(url, name="eiger", directory=directory, timeout=5.0, **options)
+    eiger.timeout.put(5.0)
+    return eiger
+
+
+def test_scan_when_the_detector_is_behind_a_gateway_then_every_request_has_path_and_login(
+    part, tmp_path, caplog
+):
+    """Found as `eiger-url-prefix-auth`, and for the password as `password-in-messages`."""
+    seen = []
+
+    def gateway(handler):
+        seen.append((handler.path, handler.headers.get("Authorization")))
+        forward(handler, part.url, handler.path.removeprefix("/eiger1"))
+
+    with serving(gateway) as url, caplog.at_level(logging.DEBUG):
+        eiger = make(url.replace("//", "//me:s3cret@") + "/eiger1", tmp_path)
+        eiger.exposure_time.put(0.002)
+        run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    assert run.stop["exit_status"] == "success", run.error
+    assert len(streams(run)["primary"].rows) == 2
+    assert {path[:8] for path, _ in seen} == {"/eiger1/"}
+    assert len({login for _, login in seen}) == 1 and seen[0][1].startswith("Basic ")
+    assert "s3cret" not in f"{run.documents} {caplog.text} {eiger!r}"
+
+
+def test_point_when_the_server_is_away_for_a_moment_then_it_is_waited_out(part, tmp_path):
+    """Found as `eiger-503-once`."""
+    eiger = make_eiger(part, tmp_path, exposure_time=0.05)
+    part.fail_next("error", code=503, text="Service Unavailable", path="images/next", count=2)
+    run = drive(interruptible(), lambda: bp.count([eiger], 1))
+    assert run.stop["exit_status"] == "success", run.error
+
+
+def test_connection_when_the_server_does_not_tell_its_version_then_it_is_said_what_to_give(part, tmp_path):
+    """Found as `eiger-version-endpoint`."""
+    with through(part, when=lambda path: "/api/version" in path) as url:
+        eiger = make(url, tmp_path)
+        for call in (eiger.wait_for_connection, eiger.read_configuration, eiger.stage):
+            with pytest.raises(RequestError, match="api_version=None: expected 1.8.0"):
+                call()
+        eiger = make(url, tmp_path, api_version="1.8.0")
+        eiger.wait_for_connection()
+        eiger.stage()
+        eiger.unstage()
+
+
+def test_configuration_when_the_server_cannot_be_read_then_an_error_and_no_nan(part, tmp_path):
+    with through(part, when=lambda path: "/1.8.0/" in path) as url:
+        eiger = make(url, tmp_path, api_version="1.8.0")
+        for call in (eiger.wait_for_connection, eiger.read_configuration, eiger.photon_energy.get):
+            with pytest.raises(ServiceRefused, match="404 Not Found"):
+                call()
+
+
+@pytest.mark.parametrize("odd", [reply_with(500, b"Internal Server Error"), reply_with(200, b"<html>")])
+def test_configuration_when_one_parameter_is_odd_then_the_others_are_read(part, tmp_path, odd, caplog):
+    with through(part, refuse=odd, when=lambda path: path.endswith("config/detector_distance")) as url:
+        configuration = make(url, tmp_path, api_version="1.8.0").read_configuration()
+    assert math.isnan(configuration["eiger_detector_distance"]["value"])
+    assert configuration["eiger_photon_energy"]["value"] > 0
+    assert "eiger_detector_distance: not read" in caplog.text
+
+
+def test_wait_for_connection_when_nobody_answers_then_timeout_tells_what_came(tmp_path):
+    eiger = make("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(ServiceTimeout, match="eiger: an answer of http://127.0.0.1:9.*Connection refused"):
+        eiger.wait_for_connection(timeout=0.3)
