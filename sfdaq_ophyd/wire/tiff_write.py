@@ -62,7 +62,7 @@ class TiffTags:
 
 
 def frame_around(
-    shape: tuple[int, int], bit_depth: int, profile: str, tags: TiffTags | None
+    shape: tuple[int, int], bit_depth: int, profile: str, tags: TiffTags | None, *, floats: bool = False
 ) -> tuple[bytes, bytes]:
     """Return the bytes before and after the pixels of one frame.
 
@@ -74,6 +74,8 @@ def frame_around(
         One of `PROFILES`.
     tags : TiffTags or None
         Not used by ``legacy16``; None leaves the private IFD out of the other two.
+    floats : bool
+        The pixels are float32, as those of a flatfield.
 
     Raises
     ------
@@ -87,11 +89,11 @@ def frame_around(
     if profile == "legacy16":
         end = 8 + n_bytes
         ifd_at = end + end % 2
-        ifd = _directory(_legacy_entries(shape, bit_depth, n_bytes), ifd_at)
+        ifd = _directory(_legacy_entries(shape, bit_depth, n_bytes, floats), ifd_at)
         return struct.pack("<4sI", b"II*\0", ifd_at), b"\0" * (ifd_at - end) + ifd
     private = b"" if tags is None else _directory(_private_entries(tags, profile), 8)
     main_at = 8 + len(private) + len(private) % 2
-    entries = _main_entries(shape, bit_depth, n_bytes, has_private=tags is not None)
+    entries = _main_entries(shape, bit_depth, n_bytes, floats, has_private=tags is not None)
     strip = -(-(main_at + 6 + 12 * len(entries)) // 16) * 16
     entries[5] = (273, _LONG, (strip,))
     head = struct.pack("<4sI", b"II*\0", main_at) + private
@@ -100,15 +102,17 @@ def frame_around(
 
 
 def encode(image: np.ndarray, tags: TiffTags | None = None, profile: str = "om") -> bytes:
-    """Return one whole TIFF file; RequestError unless `image` is a 2-D array of uint8, uint16 or uint32."""
-    if image.ndim != 2 or image.dtype.kind != "u" or image.dtype.itemsize not in (1, 2, 4):
-        raise RequestError("image", f"{image.dtype} {image.shape}", "uint8, uint16 or uint32, shape (y, x)")
+    """Return one whole TIFF file of a 2-D array of uint8, uint16, uint32 or float32, else RequestError."""
+    floats = image.dtype == np.float32
+    if image.ndim != 2 or not (floats or image.dtype.kind == "u") or image.dtype.itemsize not in (1, 2, 4):
+        expected = "uint8, uint16, uint32 or float32, shape (y, x)"
+        raise RequestError("image", f"{image.dtype} {image.shape}", expected)
     pixels = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
-    before, after = frame_around(image.shape, 8 * image.dtype.itemsize, profile, tags)
+    before, after = frame_around(image.shape, 8 * image.dtype.itemsize, profile, tags, floats=floats)
     return before + pixels.tobytes() + after
 
 
-def _legacy_entries(shape, bit_depth, n_bytes) -> list:
+def _legacy_entries(shape, bit_depth, n_bytes, floats) -> list:
     height, width = shape
     size = _SHORT if max(shape) < 65536 else _LONG
     return [
@@ -119,11 +123,11 @@ def _legacy_entries(shape, bit_depth, n_bytes) -> list:
         (273, _LONG, (8,)),
         (278, size, (height,)),
         (279, _LONG, (n_bytes,)),
-        (339, _SHORT, (1,)),
+        (339, _SHORT, (3 if floats else 1,)),
     ]
 
 
-def _main_entries(shape, bit_depth, n_bytes, *, has_private) -> list:
+def _main_entries(shape, bit_depth, n_bytes, floats, *, has_private) -> list:
     height, width = shape
     entries = [
         (256, _LONG, (width,)),
@@ -135,7 +139,7 @@ def _main_entries(shape, bit_depth, n_bytes, *, has_private) -> list:
         (277, _SHORT, (1,)),
         (278, _LONG, (height,)),
         (279, _LONG, (n_bytes,)),
-        (339, _SHORT, (1,)),
+        (339, _SHORT, (3 if floats else 1,)),
     ]
     return entries + [(51192, _LONG, (8,))] if has_private else entries
 

@@ -85,7 +85,7 @@ class DetectorControlUnit:
         self.restart()
 
     async def _initialize(self, _argument) -> None:
-        self._stream.config = table.stream_config()
+        self._stream.reset(table.stream_config())
         self.detector.n_streamed = 0
 
     def _detector_status(self) -> dict[str, Parameter]:

@@ -48,6 +48,7 @@ class Series:
     n_gates: int = 0
     last_edge: float | None = None
     held: list = field(default_factory=list)
+    late: list = field(default_factory=list)
 
 
 class Detector:
@@ -149,6 +150,7 @@ class Detector:
         after = self._allow(command)
         self._drop_exposure()
         if self.series is not None and keep:
+            await self._hand_out(self.series, len(self.series.late))
             for frame in self.series.held:
                 await self.monitor.store(frame)
         self.series = None
@@ -223,6 +225,7 @@ class Detector:
             await asyncio.sleep(start + (i + 1) * period - loop.time())
             last = i == series.frames_per_trigger - 1
             await self._make_frame(series, start_ns + round(i * period * 1e9), count_time, held_last and last)
+        await self._hand_out(series, len(series.late))
         series.n_triggered += 1
         if series.n_triggered < series.n_triggers:
             self.state = DetectorState.READY
@@ -234,11 +237,21 @@ class Detector:
         self.n_streamed += 1
         if self.faults.take("drop"):
             return
+        out_of_order = self.faults.take("out_of_order")
         for frame in series.maker.frames(image_id, time_ns, count_time):
             if held:
                 series.held.append(frame)
+            elif out_of_order is not None:
+                series.late.append((image_id + int(out_of_order.get("after", 1)), frame))
             else:
                 await self.monitor.store(frame)
+        await self._hand_out(series, sum(image_id >= after for after, _ in series.late))
+
+    async def _hand_out(self, series: Series, n: int) -> None:
+        """Hand out the first `n` frames that were kept back."""
+        late, series.late = series.late[:n], series.late[n:]
+        for _, frame in late:
+            await self.monitor.store(frame)
 
     def _drop_exposure(self) -> None:
         if self._exposure is not None:

@@ -19,6 +19,7 @@ FAULTS = {
     "wrong_series": "the next frame carries another series number",
     "same_time": "every frame of the next series carries the time of the series",
     "no_private_ifd": "the next frame has no private IFD",
+    "out_of_order": "the next frame reaches the monitor only after `after` (default 1) that follow it",
     "late_last": "the last frame of the next trigger comes out only after disarm",
     "detector_error": "the detector goes to state `error` at the next trigger",
     "restart": "the service restarts before it answers the next matching request; `path` selects",

@@ -16,7 +16,7 @@ from ..part import World
 from .dcu import DetectorControlUnit
 from .faults import FAULTS
 from .frames import stamp_of
-from .server import RequestLog, make_app
+from .server import VERSION_REQUESTS, RequestLog, make_app
 
 STOP_TIMEOUT = 20.0
 
@@ -40,6 +40,9 @@ class EigerPart:
         s spent in the states ``initialize`` and ``configure``, divided by the facility's speed.
     command_limit : float
         s after which the connection of a blocking command is closed while the command goes on.
+    version_request : str
+        ``"both"``: known with and without a slash at its end; ``"slash"``: redirected to the one with it;
+        ``"none"``: not known.
     initialized : bool
         Start in ``idle`` instead of ``na``.
     serial : str
@@ -69,6 +72,7 @@ class EigerPart:
         profile: str | None = None,
         dwell: float = 0.05,
         command_limit: float = 300.0,
+        version_request: str = "both",
         initialized: bool = False,
         serial: str = "E-32-0000",
         port: int = 0,
@@ -78,6 +82,9 @@ class EigerPart:
         profile = profile or ("om" if api_version == "1.8.0" else "legacy16")
         if profile not in PROFILES:
             raise RequestError("profile", profile, f"one of {', '.join(PROFILES)}")
+        if version_request not in VERSION_REQUESTS:
+            raise RequestError("version_request", version_request, f"one of {', '.join(VERSION_REQUESTS)}")
+        self._version_request = version_request
         self._options = {
             "model": model,
             "shape": shape,
@@ -140,6 +147,10 @@ class EigerPart:
         """State of the detector."""
         return self._dcu.detector.state.value
 
+    def restart(self) -> None:
+        """Restart the service: not initialized, every frame and series lost, series numbers from 1 again."""
+        asyncio.run_coroutine_threadsafe(self._restart(), self._loop).result(STOP_TIMEOUT)
+
     def edge(self, width: float = 0.0) -> None:
         """Give the detector one electrical edge, or one gate of `width` s (modes exts, exte, extg, eies)."""
         self._loop.call_soon_threadsafe(self._dcu.detector.edge, width)
@@ -148,6 +159,9 @@ class EigerPart:
     def stamp_of(series_id: int, image_id: int) -> int:
         """Return the number in the first pixels of a frame (`sfdaq_ophyd.sim.stamp`)."""
         return stamp_of(series_id, image_id)
+
+    async def _restart(self) -> None:
+        self._dcu.restart()
 
     def _run(self) -> None:
         try:
@@ -162,7 +176,7 @@ class EigerPart:
         if self._initialized:
             await self._dcu.detector.initialize()
         runner = web.AppRunner(
-            make_app(self._dcu, self.requests),
+            make_app(self._dcu, self.requests, self._version_request),
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=0.2,

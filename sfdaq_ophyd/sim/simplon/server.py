@@ -9,20 +9,31 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import deque
 from dataclasses import dataclass
 
+import numpy as np
 from aiohttp import web
 
 from ...errors import DetectorStateError, RequestError, WireError
+from ...wire.darray import encode_darray
+from ...wire.tiff_write import encode
+from ..local_only import STATUS, refusal
 from . import images, subsystems
 from .dcu import DetectorControlUnit
 
 JSON = "application/json; charset=utf-8"
 
+VERSION_REQUESTS = ("both", "slash", "none")
+"""How servers know the version request: with and without a slash at its end, only with it, or not at all."""
+
+LOG_ENTRIES, LOG_BODY = 10_000, 4096
+"""Requests that are remembered, and bytes of the body of each."""
+
 
 @dataclass(frozen=True)
 class Request:
-    """One request the server has answered."""
+    """One request the server has answered; of a long body its beginning."""
 
     method: str
     path: str
@@ -31,11 +42,11 @@ class Request:
 
 
 class RequestLog:
-    """What was asked, in order of the replies. Safe from any thread."""
+    """What was asked last, in order of the replies. Safe from any thread."""
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._entries: list[Request] = []
+        self._entries: deque[Request] = deque(maxlen=LOG_ENTRIES)
 
     def add(self, entry: Request) -> None:
         """Append one request."""
@@ -53,22 +64,24 @@ class RequestLog:
             self._entries.clear()
 
 
-def make_app(dcu: DetectorControlUnit, log: RequestLog) -> web.Application:
-    """Return the web application of one detector."""
+def make_app(dcu: DetectorControlUnit, log: RequestLog, version_request: str = "both") -> web.Application:
+    """Return the web application of one detector; `version_request` is one of `VERSION_REQUESTS`."""
 
     @web.middleware
     async def around(request: web.Request, handler):
+        if (why := refusal(request.method, request.headers)) is not None:
+            return text(STATUS, why)
         try:
             body = await request.read()
             reply = await _misbehave(dcu, request) or await _answer(handler, request)
         except asyncio.CancelledError:
             log.add(Request(request.method, request.path_qs, b"", 0))
             raise
-        log.add(Request(request.method, request.path_qs, body, reply.status))
+        log.add(Request(request.method, request.path_qs, body[:LOG_BODY], reply.status))
         return reply
 
     app = web.Application(middlewares=[around], client_max_size=2**20 + 8 * dcu.n_pixels)
-    server = _Server(dcu)
+    server = _Server(dcu, version_request)
     app.router.add_route("*", "/data/{name:.*}", _no_file)
     app.router.add_get("/{module}/api/version{slash:/?}", server.version)
     app.router.add_get("/monitor/api/{version}/images{rest:.*}", server.images)
@@ -122,12 +135,14 @@ async def _no_file(request: web.Request) -> web.Response:
 
 
 class _Server:
-    def __init__(self, dcu: DetectorControlUnit):
-        self._dcu = dcu
+    def __init__(self, dcu: DetectorControlUnit, version_request: str):
+        self._dcu, self._version_request = dcu, version_request
 
     async def version(self, request: web.Request) -> web.Response:
-        if request.match_info["module"] not in self._dcu.modules:
+        if request.match_info["module"] not in self._dcu.modules or self._version_request == "none":
             raise web.HTTPNotFound
+        if self._version_request == "slash" and not request.match_info["slash"]:
+            return web.Response(status=307, headers={"Location": f"{request.path}/"})
         return data({"value": self._dcu.version, "value_type": "string"})
 
     async def files(self, request: web.Request) -> web.Response:
@@ -146,9 +161,13 @@ class _Server:
             return await self._command(request, module, name, body)
         if name == "keys" and method == "GET" and task in ("config", "status", "command"):
             return data(module.keys(task))
+        if task == "config" and method == "GET" and (array := module.array(name)) is not None:
+            return await _in_thread(_array, array, request.headers.get("Accept", ""))
         if task in ("config", "status") and method == "GET":
             return data(await _in_thread(module.get, task, name))
         if task == "config" and method == "PUT":
+            if "tiff" in request.content_type:
+                return data(await _in_thread(module.put_array, name, body))
             return data(await self._put(module, name, body))
         if task == "config" and method == "DELETE":
             module.delete(name)
@@ -186,9 +205,18 @@ class _Server:
         return text(200, "") if sequence_id is None else data({"sequence id": sequence_id})
 
 
+def _array(array: np.ndarray, accept: str) -> web.Response:
+    """Return a 2-D array as TIFF where that is asked for, else as a darray in JSON."""
+    for kind in ("image/tiff", "application/tiff"):
+        if kind in accept:
+            return web.Response(body=encode(np.asarray(array)), content_type=kind)
+    value_type = "float[][]" if array.dtype.kind == "f" else "uint[][]"
+    return data({"access_mode": "rw", "value": encode_darray(array), "value_type": value_type})
+
+
 async def _in_thread(function, *arguments):
     """Run what may take seconds on a 16M (arrays) beside the event loop; answer the rest at once."""
-    if any("mask" in str(a) or "flatfield" in str(a) for a in arguments if isinstance(a, str)):
+    if any("mask" in a or "flatfield" in a for a in arguments if isinstance(a, str)) or function is _array:
         return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
     return function(*arguments)
 
@@ -196,7 +224,7 @@ async def _in_thread(function, *arguments):
 def _parse(body: bytes) -> dict:
     try:
         sent = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise WireError(f"malformed JSON: {exc}") from exc
     if not isinstance(sent, dict):
         raise WireError("malformed JSON: expected an object")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from ...wire.darray import decode_darray, encode_darray
+import numpy as np
+
+from ...errors import RequestError
+from ...wire import tiff
+from ...wire.darray import decode_darray
 from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState, TriggerMode
 from . import parameters as table
@@ -59,6 +63,18 @@ class Subsystem:
         self._config[name] = replace(self.config[name], value=value)
         return []
 
+    def array(self, name: str) -> np.ndarray | None:
+        """Return the 2-D array of that name; None if there is no such array."""
+        return None
+
+    def put_array(self, name: str, file: bytes) -> list[str]:
+        """Set a 2-D array from a TIFF; return what changed. KeyError where there is none."""
+        raise KeyError(name)
+
+    def reset(self, config: dict[str, Parameter]) -> None:
+        """Begin anew with this config."""
+        self._config = config
+
     def delete(self, name: str) -> None:
         """Restore a parameter; KeyError where that is not offered."""
         raise KeyError(name)
@@ -91,16 +107,21 @@ class DetectorModule(Subsystem):
         return self._detector.config.names() if task == "config" else super().keys(task)
 
     def get(self, task: str, name: str) -> dict:
-        """Return one envelope, or an array as a darray in it."""
-        arrays = array_names(self._version)
+        """Return one envelope."""
         if self._asleep and (task, name) != ("status", "state"):
             raise KeyError(name)
-        if task == "config" and name in arrays:
-            what = arrays[name]
-            kind = "uint[][]" if what == "pixel_mask" else "float[][]"
-            value = encode_darray(self._detector.config.arrays[what])
-            return {"access_mode": "rw", "value": value, "value_type": kind}
         return super().get(task, name)
+
+    def array(self, name: str) -> np.ndarray | None:
+        """Return the pixel mask (uint32) or the flatfield (float32), shape (y, x)."""
+        what = array_names(self._version).get(name)
+        return None if what is None or self._asleep else self._detector.config.arrays[what]
+
+    def put_array(self, name: str, file: bytes) -> list[str]:
+        """Set the pixel mask or the flatfield from a TIFF."""
+        if self._asleep or name not in array_names(self._version):
+            raise KeyError(name)
+        return self._detector.config.put_array(name, tiff.decode(file).image)
 
     def put(self, name: str, value) -> list[str]:
         """Set one parameter and return the names that changed."""
@@ -117,9 +138,10 @@ class DetectorModule(Subsystem):
         self._detector.config.restore_array(name)
 
     def takes_argument(self, name: str) -> bool:
-        """``trigger`` takes a count time, in inte only."""
+        """``trigger`` takes a count time, in inte only; ``hv_reset`` seconds."""
         series = self._detector.series
-        return name == "trigger" and series is not None and series.mode == TriggerMode.INTE
+        inte = series is not None and series.mode == TriggerMode.INTE
+        return name == "hv_reset" or (name == "trigger" and inte)
 
     @property
     def _asleep(self) -> bool:
@@ -187,10 +209,15 @@ def _detector_commands(detector: Detector, version: str) -> dict[str, Command]:
     async def abort(_argument) -> int:
         return await detector.abort()
 
+    async def hv_reset(argument) -> None:
+        seconds = isinstance(argument, int | float) and not isinstance(argument, bool)
+        if argument is not None and not (seconds and 1 <= argument <= 600):
+            raise RequestError("hv_reset", argument, "1 to 600 s")
+
     commands = {"initialize": initialize, "arm": arm, "trigger": trigger}
     commands |= {"disarm": disarm, "cancel": cancel, "abort": abort}
     if version == "1.6.0":
         commands["status_update"] = _bare(lambda: None)
-    for command in ("hv_reset", "check_connections"):
-        commands.setdefault(command, _bare(lambda: None))
+    commands["hv_reset"] = hv_reset
+    commands["check_connections"] = _bare(lambda: None)
     return commands

@@ -6,6 +6,7 @@ import http.client
 import socket
 
 import pytest
+import requests
 
 from sfdaq_ophyd.sim.simplon import FAULTS
 from sfdaq_ophyd.wire import tiff
@@ -114,3 +115,39 @@ def test_part_when_stopped_twice_then_the_port_is_free(make_part):
     part.stop()
     with pytest.raises(ConnectionError):
         socket.create_connection((host, int(port)), timeout=1)
+
+
+def test_out_of_order_when_named_then_the_frame_comes_after_those_that_follow_it(rest):
+    rest.part.fail_next("out_of_order", after=2)
+    arm(rest, nimages=5)
+    rest.command("detector/command/trigger")
+    assert [frame.image_id for frame in images(rest, 5)] == [1, 2, 0, 3, 4]
+    rest.part.fail_next("out_of_order", after=100)
+    arm(rest, nimages=3)
+    rest.command("detector/command/trigger")
+    assert [frame.image_id for frame in images(rest, 3)] == [1, 2, 0], (
+        "the trigger's end brings it at the latest"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version_request", "codes"), [("both", (200, 200)), ("slash", (307, 200)), ("none", (404, 404))]
+)
+def test_version_request_when_of_another_server_then_answered_as_it_does(make_part, version_request, codes):
+    part = make_part(version_request=version_request)
+    url = f"{part.url}/detector/api/version"
+    replies = [requests.get(each, timeout=20, allow_redirects=False) for each in (url, url + "/")]
+    assert tuple(reply.status_code for reply in replies) == codes
+    if version_request == "slash":
+        assert requests.get(url, timeout=20).json()["value"] == "1.8.0"
+
+
+def test_restart_when_called_then_as_after_power_up(rest):
+    rest.set("detector/config/nimages", 7)
+    first = arm(rest), rest.value("detector/status/series_unique_id")
+    rest.part.restart()
+    assert rest.state() == "na"
+    rest.command("detector/command/initialize")
+    assert rest.value("detector/config/nimages") == 1 and rest.value("monitor/config/mode") == "disabled"
+    second = arm(rest), rest.value("detector/status/series_unique_id")
+    assert first[0] == second[0] == 1 and first[1] != second[1]

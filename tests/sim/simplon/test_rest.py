@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import socket
 
+import numpy as np
 import pytest
+import tifffile
 
 from sfdaq_ophyd.sim.simplon.geometry import make_geometry
 from sfdaq_ophyd.wire.darray import decode_darray, encode_darray
+from sfdaq_ophyd.wire.tiff_write import encode
 
 from .conftest import Rest, arm, images
 
@@ -52,7 +56,7 @@ def test_header_and_body_when_adeiger_reads_then_one_recv_of_512_bytes_is_enough
     address = shared_rest.part.url.removeprefix("http://").split(":")
     module, _, name = path.partition("/")
     with socket.create_connection((address[0], int(address[1])), timeout=5) as sock:
-        request = f"GET /{module}/api/1.8.0/{name} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        request = f"GET /{module}/api/1.8.0/{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
         sock.sendall(request.encode())
         reply = sock.recv(512)
     head, _, body = reply.partition(b"\r\n\r\n")
@@ -190,3 +194,70 @@ def test_pixel_mask_when_written_then_frames_show_it_and_delete_restores_it(rest
     assert rest.value("detector/config/number_of_excluded_pixels") == n_before
     assert rest.session.delete(rest.url("detector/config/nimages"), timeout=5).status_code == 404
     assert rest.put("detector/config/pixel_mask", encode_darray(mask[:4])).status_code == 400
+
+
+def test_commands_of_the_vendors_clients_when_sent_then_taken(rest):
+    """sim-simplon-commands: what DECTRIS' client and ADEiger send."""
+    rest.set("stream/config/mode", "enabled")
+    assert rest.put("stream/command/initialize").status_code == 200
+    assert rest.value("stream/config/mode") == "disabled"
+    assert rest.put("detector/command/hv_reset", 10).status_code == 200
+    assert rest.put("detector/command/hv_reset").status_code == 200
+    for wrong in (0, 601, "10", True):
+        assert rest.put("detector/command/hv_reset", wrong).status_code == 400
+
+
+@pytest.mark.parametrize("accept", ["image/tiff", "application/tiff", "image/tiff, */*;q=0.1"])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pixel_mask", "<u4"), ("flatfield", "<f4"), ("threshold/1/pixel_mask", "<u4")]
+)
+def test_array_when_asked_as_tiff_then_a_tiff_of_it(rest, accept, name, kind):
+    """sim-simplon-commands: TIFF is the only form the reference supports."""
+    reply = rest.get(f"detector/config/{name}", headers={"Accept": accept})
+    assert reply.headers["Content-Type"] in accept
+    array = tifffile.imread(io.BytesIO(reply.content))
+    assert array.dtype == kind
+    assert np.array_equal(array, decode_darray(rest.value(f"detector/config/{name}")))
+
+
+def test_pixel_mask_when_put_as_tiff_then_taken(rest):
+    mask = decode_darray(rest.value("detector/config/pixel_mask")).copy()
+    mask[3, 4] = 8
+    reply = rest.put("detector/config/pixel_mask", data=encode(mask), headers={"Content-Type": "image/tiff"})
+    assert reply.status_code == 200 and "pixel_mask" in reply.json()
+    assert np.array_equal(decode_darray(rest.value("detector/config/pixel_mask")), mask)
+    for body in (b"no tiff", encode(mask[:4])):
+        reply = rest.put("detector/config/pixel_mask", data=body, headers={"Content-Type": "image/tiff"})
+        assert reply.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("GET", {"Host": "evil.example"}),
+        ("PUT", {"Origin": "http://evil.example"}),
+        ("OPTIONS", {"Origin": "http://evil.example", "Access-Control-Request-Method": "PUT"}),
+    ],
+)
+def test_request_when_a_foreign_page_made_it_then_refused_and_nothing_done(rest, method, headers):
+    url = rest.url("detector/command/initialize" if method == "PUT" else "detector/config/count_time")
+    series = arm(rest)
+    reply = rest.session.request(method, url, headers=headers, timeout=20)
+    assert reply.status_code == 403 and not [key for key in reply.headers if key.startswith("Access-Control")]
+    assert arm(rest) == series + 1, "a detector that was initialized would begin at 1"
+
+
+def test_request_log_when_bodies_are_long_and_many_then_bounded(rest, monkeypatch):
+    log = rest.part.requests
+    rest.put("detector/config/sample_name", "x" * 100_000)
+    assert len(log.entries()[-1].body) == 4096
+    for n in range(10_100):
+        log.add(n)
+    assert len(log.entries()) == 10_000 and log.entries()[-1] == 10_099
+
+
+def test_body_when_nested_deeply_then_refused(rest):
+    reply = rest.put(
+        "detector/config/nimages", data="[" * 100_000, headers={"Content-Type": "application/json"}
+    )
+    assert reply.status_code == 400
