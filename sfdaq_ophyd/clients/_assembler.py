@@ -7,14 +7,15 @@ each missing port has gone on, fell silent or took too long, is handed on marked
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
 from ..errors import WireError
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
-from ._port import DRIFT, Numberings, Port
-from ._ring import Ring
+from ._clock import Clock
+from ._port import Numberings, Port
+from ._ring import Full, Ring
 from ._stream_frame import StreamFrame
 
 COUNTERS = ("received", "complete", "incomplete", "late", "duplicate", "dropped", "unparsable", "flushed")
@@ -30,17 +31,20 @@ MISFITS = 2
 """So many frames per port of another layout, and no image before: the first frame was the wrong one."""
 
 _REMEMBERED = 4096
+_CLOCKS = 8
+
+Key = tuple[int, int]
+"""Numbering and frame number: what images are ordered by."""
 
 
 class Pending:
     """An image that is being filled."""
 
-    __slots__ = ("image", "blocks", "arrival", "created", "last", "offset")
+    __slots__ = ("image", "blocks", "arrival", "created", "last")
 
     def __init__(self, image: np.ndarray, arrival: float, now: float):
-        self.image, self.arrival, self.created, self.last = image, arrival, now, now
+        self.image, self.arrival, self.created, self.last = image, arrival, now, 0.0
         self.blocks: dict[int, ModuleHeader] = {}
-        self.offset = float("inf")
 
 
 class Assembler:
@@ -59,10 +63,14 @@ class Assembler:
         Buffers of the ring.
     max_age : float
         Seconds an image may wait for missing blocks, and a port may lag behind another.
+    max_hold : float
+        Seconds without a free buffer after which images are dropped.
     incomplete : str
         ``"mark"`` hands incomplete images on with `is_good` False, ``"drop"`` only counts them.
     n_packets : int, optional
         Packets that make a module frame complete; for detectors that read out fewer rows.
+    on_free : callable, optional
+        Called from any thread when there is a buffer again, after `place` raised `Full`.
     """
 
     def __init__(
@@ -73,48 +81,76 @@ class Assembler:
         shape: tuple[int, int] | None = None,
         n_images: int | None = None,
         max_age: float = 1.0,
+        max_hold: float = 5.0,
         incomplete: str = "mark",
         n_packets: int | None = None,
+        on_free: Callable[[], object] = lambda: None,
     ):
         self._numberings = Numberings(max_age)
         self.ports = [Port(endpoint, self._numberings) for endpoint in endpoints]
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
-        self._deliver, self._max_age, self._mark = deliver, max_age, incomplete == "mark"
+        self._deliver, self._mark = deliver, incomplete == "mark"
+        self._max_age, self._max_hold, self._on_free = max_age, max_hold, on_free
         self._shape, self._n_images, self._n_packets = shape, n_images, n_packets
         self._layout: tuple | None = None
         self._n_misfits = 0
         self.ring: Ring | None = None
-        self._pending: dict[tuple[int, int], Pending] = {}
-        self._finished: OrderedDict[tuple[int, int], str] = OrderedDict()
-        self._not_before = 0.0
+        self._pending: dict[Key, Pending] = {}
+        self._finished: OrderedDict[Key, str] = OrderedDict()
+        self._old_until: Key = (-1, -1)  # images up to this one are older than the mark
         self._block_of_port: dict[int, int] = {}
-        self._clock: tuple[int, float] | None = None  # ticks and offset of the last image
+        self._clocks: list[tuple[Key, Clock]] = []  # from which image on
 
     @property
     def n_pending(self) -> int:
         """Images that are being filled."""
         return len(self._pending)
 
-    def place(self, port: int, header: ModuleHeader, arrival: float, now: float) -> np.ndarray | None:
-        """Return where to put the pixels of a frame; None if they are not wanted.
+    def announce(self, port: int, header: ModuleHeader, arrival: float, now: float, quiet: bool) -> Key:
+        """Take note of a frame that has come.
+
+        Parameters
+        ----------
+        port : int
+        header : ModuleHeader
+        arrival, now : float
+            S since the epoch, and of counted time.
+        quiet : bool
+            Whether it cannot have waited behind others.
 
         Raises
         ------
         WireError
             The frame is not of this detector.
         """
-        block = self._block(port, header)
+        self._block(port, header)
         self.counters["received"] += 1
-        if self.ports[port].follow(header, arrival, now, self._is_complete(header)):
-            self._clock = None
+        opened = self.ports[port].follow(header, now)
+        key = (self.ports[port].numbering, header.frame_number)
+        if opened:
+            self._open_clock(key)
             for other in self.ports:
                 other.silent = False
-        key = (self.ports[port].numbering, header.frame_number)
+        if self._is_complete(header) and header.ticks:
+            self._clock(key).follow(header.ticks * CLOCK_PERIOD, arrival, quiet)
+        return key
+
+    def place(
+        self, port: int, header: ModuleHeader, key: Key, arrival: float, now: float
+    ) -> np.ndarray | None:
+        """Return where to put the pixels of a frame; None if they are not wanted.
+
+        Raises
+        ------
+        Full
+            There is no buffer as yet; call again.
+        """
         pending = self._pending.get(key)
         if pending is None:
             pending = self._open(key, arrival, now)
             if pending is None:
                 return None
+        block = self._block(port, header)
         if block in pending.blocks:
             self.counters["duplicate"] += 1
             return None
@@ -122,51 +158,75 @@ class Assembler:
         y, x = block // across * rows, block % across * columns
         return pending.image[y : y + rows, x : x + columns]
 
-    def placed(self, port: int, header: ModuleHeader, now: float) -> None:
+    def placed(self, port: int, header: ModuleHeader, key: Key, received: float) -> None:
         """Take note that the pixels are in their place; hand on what is finished."""
-        key = (self.ports[port].numbering, header.frame_number)
         pending = self._pending[key]
         pending.blocks[self._block_of_port[port]] = header
-        pending.last = now
-        if self._is_complete(header) and header.ticks:
-            pending.offset = min(pending.offset, self.ports[port].offset)
+        pending.last = received
         self.settle()
 
     def end(self, port: int) -> None:
         """Take note of a port's end message."""
         self.ports[port].end()
 
-    def settle(self, read_until: float | None = None) -> None:
+    def settle(self, now: float | None = None, unread: Collection[int] = ()) -> float:
         """Hand on, in order, what is complete or cannot become so.
 
         Parameters
         ----------
-        read_until : float, optional
-            Everything that came before this time has been seen; images wait no longer than `max_age` before.
+        now : float, optional
+            Until then all ports but `unread` have been read, s of counted time; images whose missing blocks
+            could have come wait no longer than `max_age` before.
+        unread : collection of int
+            Ports in which messages lie.
+
+        Returns
+        -------
+        float
+            S after which there is something to do even if nothing comes.
         """
         while self._pending:
             key = min(self._pending)
             pending = self._pending[key]
-            if len(pending.blocks) < len(self.ports) and not self._hopeless(key, pending, read_until):
-                if len(self._pending) < max(2, self.ring.n_images * 3 // 4):
-                    return
+            if (
+                key > self._old_until
+                and len(pending.blocks) < len(self.ports)
+                and not self._hopeless(key, pending, now, unread)
+            ):
+                break
             del self._pending[key]
             self._finish(key, pending)
+        if now is None or not self._pending:
+            return float("inf")
+        left = min(pending.created for pending in self._pending.values()) + self._max_age - now
+        return left if left > 0 else float("inf")  # else it is a port that is to be read first
 
-    def flush(self, now: float) -> None:
-        """Give up what has begun: images with a block older than `now` are counted and not handed on."""
-        self._not_before = now
+    def begin_mark(self) -> None:
+        """Take all images of which anything is known for old: they are counted and not handed on."""
+        self._old_until = max(self._old_until, *((port.numbering, port.last) for port in self.ports))
+
+    def flush_through(self, key: Key) -> None:
+        """Take this image, and those before it, for old too."""
+        self._old_until = max(self._old_until, key)
+
+    def time(self, key: Key, header: ModuleHeader) -> float | None:
+        """Return when a frame was taken by its own clock, s since the epoch; None if it is not trusted."""
+        clock = self._clock(key)
+        known = self._is_complete(header) and header.ticks and clock.trusted
+        return clock.time(header.ticks * CLOCK_PERIOD) if known else None
 
     def release(self) -> None:
         """Let the image buffers go; nothing can be received any more."""
         self._pending.clear()
         self.ring = None
 
-    def next_expiry(self) -> float | None:
-        """Return when `settle` has something to do even if nothing comes; None if never."""
-        if not self._pending:
-            return None
-        return min(pending.created for pending in self._pending.values()) + self._max_age
+    def _clock(self, key: Key) -> Clock:
+        return next((clock for first, clock in reversed(self._clocks) if first <= key), self._clocks[0][1])
+
+    def _open_clock(self, key: Key) -> None:
+        """Have the clock begin anew with this image; ports come to it one after the other."""
+        if all(first != key for first, _ in self._clocks):
+            self._clocks = sorted([*self._clocks, (key, Clock())], key=lambda pair: pair[0])[-_CLOCKS:]
 
     def _block(self, port: int, header: ModuleHeader) -> int:
         if (header.shape, header.detector_blocks) != self._layout:
@@ -193,14 +253,25 @@ class Assembler:
         self._pending.clear()
         self._block_of_port.clear()
         self._layout = (header.shape, header.detector_blocks)
-        self.ring = Ring(header.image_shape, "u2", self._n_images)
+        self.ring = Ring(header.image_shape, "u2", self._n_images, self._on_free)
 
-    def _open(self, key: tuple[int, int], arrival: float, now: float) -> Pending | None:
+    def _open(self, key: Key, arrival: float, now: float) -> Pending | None:
         if key in self._finished:
             if counts_as := self._finished[key]:
                 self.counters[counts_as] += 1
             return None
+        if key <= self._old_until:
+            self.counters["flushed"] += 1
+            self._remember(key, "")
+            return None
+        may_wait = key > min(
+            self._pending, default=(-1, -1)
+        )  # else those would wait for its port, and it for them
+        if may_wait and len(self._pending) >= max(2, self.ring.n_images * 3 // 4):
+            raise Full  # until the oldest is complete, or too old
         image = self.ring.take()
+        if image is None and may_wait and not self.ring.full_for(self._max_hold):
+            raise Full
         if image is None:
             self.counters["dropped"] += 1
             self._remember(key, "")
@@ -208,49 +279,43 @@ class Assembler:
         pending = self._pending[key] = Pending(image, arrival, now)
         return pending
 
-    def _remember(self, key: tuple[int, int], counts_as: str) -> None:
+    def _remember(self, key: Key, counts_as: str) -> None:
         """Count module frames that still come of this image as `counts_as`; empty: not at all."""
         self._finished[key] = counts_as
         if len(self._finished) > _REMEMBERED:
             self._finished.popitem(last=False)
 
-    def _missing(self, pending: Pending) -> list[Port]:
-        return [p for i, p in enumerate(self.ports) if self._block_of_port.get(i) not in pending.blocks]
+    def _missing(self, pending: Pending) -> list[int]:
+        return [i for i in range(len(self.ports)) if self._block_of_port.get(i) not in pending.blocks]
 
-    def _hopeless(self, key: tuple[int, int], pending: Pending, read_until: float | None) -> bool:
-        missing = self._missing(pending)
-        if read_until is not None and read_until - pending.created >= self._max_age:
-            for port in missing:
-                port.silent = port.silent or port.heard < pending.created
-            return True
+    def _hopeless(self, key: Key, pending: Pending, now: float | None, unread: Collection[int]) -> bool:
         numbering, number = key
-        return all(port.silent or port.passed(numbering, number + REORDER) for port in missing)
-
-    def _finish(self, key: tuple[int, int], pending: Pending) -> None:
         missing = self._missing(pending)
-        self._remember(key, "late" if missing else "duplicate")
-        if pending.created < self._not_before:
+        if now is not None and now - pending.created >= self._max_age:
+            if not any(i in unread and not self.ports[i].passed(numbering, number + 1) for i in missing):
+                for port in (self.ports[i] for i in missing):
+                    port.silent = port.silent or port.heard < pending.created
+                return True
+        ports = (self.ports[i] for i in missing)
+        return all(port.silent or port.passed(numbering, number + REORDER) for port in ports)
+
+    def _finish(self, key: Key, pending: Pending) -> None:
+        missing = self._missing(pending)
+        if key <= self._old_until:
             self.counters["flushed"] += 1
-            return
+            return self._remember(key, "")
+        self._remember(key, "late" if missing else "duplicate")
         frame = self._frame(key, pending)
         self.counters["incomplete" if frame.missing or frame.incomplete else "complete"] += 1
         if self._mark or not (frame.missing or frame.incomplete):
-            self._deliver(frame)
-        else:
-            self.counters["dropped"] += 1
+            return self._deliver(frame)
+        self.counters["dropped"] += 1
+        return None
 
     def _is_complete(self, header: ModuleHeader) -> bool:
         return header.complete or header.n_packets == self._n_packets
 
-    def _time(self, pending: Pending, ticks: int) -> float:
-        """Return s since the epoch; where the least late port is missing, by what it said before."""
-        offset = pending.offset
-        if self._clock is not None and ticks > self._clock[0]:
-            offset = min(offset, self._clock[1] + DRIFT * (ticks - self._clock[0]) * CLOCK_PERIOD)
-        self._clock = (ticks, offset)
-        return offset + ticks * CLOCK_PERIOD
-
-    def _frame(self, key: tuple[int, int], pending: Pending) -> StreamFrame:
+    def _frame(self, key: Key, pending: Pending) -> StreamFrame:
         (rows, columns), (down, across) = self._layout
         whole_detector = self._shape is not None or len(self.ports) >= down * across
         wanted = range(down * across) if whole_detector else sorted(self._block_of_port.values())
@@ -265,10 +330,10 @@ class Assembler:
         first = whole[0] if whole else None
         pulse_id = first.pulse_id if first else None
         agree = all(header.pulse_id == pulse_id for header in whole)
-        clock = first is not None and first.ticks and pending.offset < float("inf")
+        taken = self._clock(key).time(first.ticks * CLOCK_PERIOD) if first and first.ticks else None
         return StreamFrame(
             image=pending.image,
-            timestamp=self._time(pending, first.ticks) if clock else pending.arrival,
+            timestamp=pending.arrival if taken is None else taken,
             event_id=str(key[1] if pulse_id is None else pulse_id),
             pulse_id=pulse_id,
             is_good=bool(whole) and agree and len(whole) == n_wanted,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import ServiceTimeout
+from ..limits import Limit
 from ._stream_frame import StreamFrame
 
 if TYPE_CHECKING:
@@ -39,10 +40,15 @@ class FrameQueue:
         EOFError
             The stream was closed.
         """
-        try:
-            frame = self._frames.get(timeout=timeout)
-        except queue.Empty:
-            raise ServiceTimeout("next frame", timeout, self._stream.describe_state()) from None
+        limit = Limit(timeout)
+        while True:
+            try:
+                frame = self._frames.get(timeout=None if timeout is None else limit.step(1.0))
+                break
+            except queue.Empty:
+                if limit.reached():
+                    state = self._stream.describe_state()
+                    raise ServiceTimeout("next frame", timeout, state) from None
         if frame is None:
             self._frames.put(None)
             raise EOFError("the image stream was closed")

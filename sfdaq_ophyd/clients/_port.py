@@ -1,14 +1,11 @@
-"""What one port has sent so far: which numbering its frames belong to, and when its clock began."""
+"""What one port has sent so far, and which numbering its frames belong to."""
 
 from __future__ import annotations
 
-from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
+from ..wire.module_header import ModuleHeader
 
 WINDOW = 1000
 """A jump back of more than this many frame numbers is a new numbering."""
-
-DRIFT = 2e-5
-"""How fast a module's clock and ours may part, s/s: the anchor follows by so much."""
 
 
 class Numberings:
@@ -52,13 +49,10 @@ class Port:
         See `Numberings`.
     last : int
         Highest frame number of this numbering; -1 before the first.
-    offset : float
-        Arrival minus clock, s: the lower envelope over this acquisition's frames. Arrival is late by
-        transfer and queueing, never early.
     n_frames : int
         Module frames so far.
     heard : float
-        When the last one came, s of the monotonic clock.
+        When the last one came, s of counted time.
     silent : bool
         Whether images need not wait for it.
     """
@@ -66,11 +60,9 @@ class Port:
     def __init__(self, endpoint: str, numberings: Numberings):
         self.endpoint = endpoint
         self.numbering, self.last = -1, -1
-        self.offset = 0.0
         self.n_frames, self.heard, self.silent = 0, 0.0, False
         self._numberings = numberings
         self._ended = False
-        self._anchored: float | None = None
         self._ticks = 0
         self._pulse_id = self._file_index = None
 
@@ -82,24 +74,13 @@ class Port:
     def end(self) -> None:
         """Take note of an end message; whether the numbering ends too, the next frame tells."""
         self._ended = True
-        self._anchored = None
 
     def passed(self, numbering: int, number: int) -> bool:
         """Tell whether this port has sent `number` of that numbering, or a later one."""
         return (self.numbering, self.last) >= (numbering, number)
 
-    def follow(self, header: ModuleHeader, arrival: float, now: float, complete: bool) -> bool:
-        """Take note of a frame; True if it opened a new acquisition.
-
-        Parameters
-        ----------
-        header : ModuleHeader
-            Of the frame.
-        arrival, now : float
-            Of the frame: s since the epoch, and of the monotonic clock.
-        complete : bool
-            Whether its clock can be trusted.
-        """
+    def follow(self, header: ModuleHeader, now: float) -> bool:
+        """Take note of a frame that came at `now`, s of counted time; True if it opened a new acquisition."""
         number = header.frame_number
         self.n_frames, self.heard, self.silent = self.n_frames + 1, now, False
         restarted = self._restarted(header)
@@ -115,16 +96,7 @@ class Port:
         self._ticks = header.ticks or (0 if opened else self._ticks)
         self._pulse_id = header.pulse_id or self._pulse_id
         self._file_index = header.file_index
-        if opened:
-            self._anchored = None
-        if complete and header.ticks:
-            self._anchor(arrival - header.ticks * CLOCK_PERIOD, arrival)
         return opened
-
-    def _anchor(self, offset: float, arrival: float) -> None:
-        if self._anchored is not None:
-            offset = min(offset, self.offset + DRIFT * max(0.0, arrival - self._anchored))
-        self.offset, self._anchored = offset, arrival
 
     def _restarted(self, header: ModuleHeader) -> bool:
         """Tell a new numbering from a frame that is late or sent twice."""

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
 from ..errors import RequestError
+from ..limits import Limit
 
 RING_BYTES = 1 << 30
 """Memory a ring takes by default, at most; it is touched only as far as it is needed."""
 
 MOST_IMAGES = 256
 """Buffers a ring has by default, at most."""
+
+MAX_HOLD = 5.0
+"""s without a free buffer after which images are dropped, by default."""
+
+
+def check_max_hold(seconds: float) -> None:
+    """Raise RequestError unless that is a time a stream can wait for a buffer."""
+    if not 0 <= seconds <= 600:
+        raise RequestError("max_hold", seconds, "seconds from 0 to 600")
+
+
+class Full(Exception):
+    """No buffer is free, as yet."""
 
 
 class Ring:
@@ -27,9 +42,17 @@ class Ring:
         Of the pixels.
     n_images : int, optional
         How many; default 8 to `MOST_IMAGES`, by `RING_BYTES`.
+    on_free : callable, optional
+        Called once, from any thread, when a buffer is given back after `take` had none.
     """
 
-    def __init__(self, shape: tuple[int, int], dtype: object = "u2", n_images: int | None = None):
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        dtype: object = "u2",
+        n_images: int | None = None,
+        on_free: Callable[[], object] = lambda: None,
+    ):
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         n_bytes = shape[0] * shape[1] * self.dtype.itemsize
         if n_images is None:
@@ -38,12 +61,13 @@ class Ring:
             raise RequestError("n_images", n_images, "an integer of at least 2")
         self.n_images = n_images
         self._memory = np.empty((n_images, *self.shape), self.dtype)
-        self._free: deque[int] = deque(range(n_images))
+        self._slots = _Slots(n_images, on_free)
+        self._full: Limit | None = None
 
     @property
     def n_free(self) -> int:
         """Buffers nobody looks at."""
-        return len(self._free)
+        return len(self._slots.free)
 
     def take(self) -> np.ndarray | None:
         """Return a buffer, or None if all are in use.
@@ -51,11 +75,46 @@ class Ring:
         It is free again when the array and every view of it are gone. The one used last comes first: its
         pages are in memory, and perhaps in the cache.
         """
-        try:
-            slot = self._free.pop()
-        except IndexError:
+        slot = self._slots.take()
+        if slot is None:
             return None
+        self._full = None
         # A fresh array per use; numpy keeps it as the base of all views, so its end is the end of them all.
         image = np.frombuffer(memoryview(self._memory[slot]).cast("B"), self.dtype).reshape(self.shape)
-        weakref.finalize(image.base, self._free.append, slot).atexit = False
+        weakref.finalize(image.base, self._slots.give_back, slot).atexit = False
         return image
+
+    @property
+    def left(self) -> float:
+        """What is left of the time that `full_for` was asked for, s; infinity where it was not."""
+        return float("inf") if self._full is None else self._full.left
+
+    def full_for(self, seconds: float) -> bool:
+        """Return whether `take` has had nothing to give for so long; call it each time it had not."""
+        if self._full is None:
+            self._full = Limit(seconds)
+        return self._full.reached()
+
+
+class _Slots:
+    """Which buffers are free; outlives the ring as long as anybody looks at one."""
+
+    def __init__(self, n: int, on_free: Callable[[], object]):
+        self.free: deque[int] = deque(range(n))
+        self._on_free, self._wanted = on_free, False
+
+    def take(self) -> int | None:
+        for self._wanted in (False, True):  # wanted, and looked at once more: none comes back unseen
+            try:
+                slot = self.free.pop()
+            except IndexError:
+                continue
+            self._wanted = False
+            return slot
+        return None
+
+    def give_back(self, slot: int) -> None:
+        self.free.append(slot)
+        if self._wanted:
+            self._wanted = False
+            self._on_free()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -13,22 +11,20 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
-from ..errors import RequestError, ServiceTimeout, WireError
-from ..wire.json_header import MAX_HEADER_BYTES
+from ..errors import RequestError, ServiceTimeout
+from ..limits import Limit
 from ._frame_queue import FrameQueue
+from ._intake import Intake
 from ._memory import give_freed_memory_back, keep_freed_memory
+from ._receiver import HIGH_WATER as HIGH_WATER
+from ._receiver import Receiver
 from ._stream_frame import StreamFrame
 
 logger = logging.getLogger(__name__)
 
-HIGH_WATER = 64
-"""Messages per port that may wait to be received; more are lost at the sender."""
-
-_BATCH = 16  # messages of one port before the others get their turn
-_TICK = 0.1
-_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+CLOSE_TIMEOUT = 10.0
+"""s within which the receiving thread must come back from a consumer when the stream is closed."""
 
 
 def _is_endpoint(endpoint: object) -> bool:
@@ -39,69 +35,88 @@ def _is_endpoint(endpoint: object) -> bool:
 
 
 class FrameStream(ABC):
-    """Base of `ModuleStream` and `ImageStream`: connections, thread, counters, consumers.
+    """Base of `ModuleStream` and `ImageStream`: consumers, counters, opening and closing.
 
     Constructing it contacts nothing; `open` connects, `close` leaves nothing behind; both are safe twice, and
     a closed stream can be opened again. As a context manager it does both.
     """
 
-    def __init__(self, endpoints: list[str], *, timeout: float | None, socket_type: int = zmq.SUB):
+    def __init__(
+        self,
+        endpoints: list[str],
+        *,
+        timeout: float | None,
+        socket_type: int = zmq.SUB,
+        max_message: int = 4 << 20,
+    ):
         for endpoint in endpoints:
             if not _is_endpoint(endpoint):
                 raise RequestError("endpoint", endpoint, "an address like 'tcp://host:port'")
-        self.endpoints, self._default_timeout, self._type = list(endpoints), timeout, socket_type
-        self.counters: Counter[str] = Counter()
-        self.last_problem = ""
-        self._surprised = False
-        self.connected = [False] * len(endpoints)
+        self.endpoints, self._default_timeout = list(endpoints), timeout
+        self._socket_type, self._max_message = socket_type, max_message
+        self._intake: Intake = self._new_intake(lambda: None)
         self._consumers: dict[int, Callable[[StreamFrame | None], None]] = {}
+        self._called: Callable | None = None
         self._keys = count()
-        self._thread: threading.Thread | None = None
+        self._receiver: Receiver | None = None
         self._lock = threading.Lock()
-        self._flushes: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Messages and images since the stream was opened; they stay when it is closed."""
+        return self._intake.counters
+
+    @property
+    def last_problem(self) -> str:
+        """What was wrong with the last message that was not understood."""
+        return self._intake.last_problem
+
+    @property
+    def connected(self) -> list[bool]:
+        """By port, whether its connection is up."""
+        receiver = self._receiver
+        return [False] * len(self.endpoints) if receiver is None else receiver.connected
 
     def open(self) -> None:
         """Connect and start receiving; returns at once, connections come up in the background."""
         with self._lock:
-            if self._thread is not None:
+            if self._receiver is not None:
                 return
             keep_freed_memory()
-            self._context = zmq.Context()
-            try:
-                self._wake = self._context.socket(zmq.PAIR)
-                self._wake.bind("inproc://wake")
-                self._sockets = [self._socket() for _ in self.endpoints]
-                self._monitors = [socket.get_monitor_socket(_EVENTS) for socket in self._sockets]
-                for socket, endpoint in zip(self._sockets, self.endpoints):
-                    self._connect(socket, endpoint)
-                self._prepare()
-            except BaseException:
-                self._context.destroy(linger=0)
-                raise
-            self._stopping = False
-            self._thread = threading.Thread(
-                target=self._run, name=f"frames of {self.endpoints[0]}", daemon=True
-            )
-            self._thread.start()
+            receiver = Receiver(self.endpoints, self._socket_type, self._max_message)
+            self._intake = self._new_intake(receiver.wake.set)
+            self._receiver = receiver
+            receiver.start(self._intake)
 
     def close(self) -> None:
-        """Stop receiving; consumers' iterators end. Safe twice and from any state."""
+        """Stop receiving; consumers' iterators end. Safe twice and from any state.
+
+        Raises
+        ------
+        ServiceTimeout
+            A consumer does not come back. Its thread delivers nothing any more, and closes its sockets when
+            it does.
+        """
         with self._lock:
-            thread, self._thread = self._thread, None
-            if thread is None:
+            receiver = self._receiver
+            if receiver is None:
                 return
-            if thread is threading.current_thread():
-                self._thread = thread
+            if receiver.thread is threading.current_thread():
                 raise RequestError("close", "from a callback", "a call from another thread")
-            self._stopping = True
-            self._wake_up()
-            thread.join(10)
-            self._wake.close(0)
-            self._context.destroy(linger=0)
-            self._release()
+            self._receiver = None
+            receiver.stop()
+            limit = Limit(CLOSE_TIMEOUT)
+            while receiver.thread.is_alive() and not limit.reached():
+                receiver.thread.join(limit.step())
+            stuck = self._called if receiver.thread.is_alive() else None
+            self._intake.release()
         give_freed_memory_back()
         for consumer in list(self._consumers.values()):
-            self._call(consumer, None)
+            if consumer is not stuck:
+                self._call(consumer, None)
+        if receiver.thread.is_alive():
+            what = f"closing the image stream {self.endpoints[0]}"
+            raise ServiceTimeout(what, CLOSE_TIMEOUT, f"its thread is in {stuck!r}")
 
     def frames(self, timeout: float | None = None) -> FrameQueue:
         """Return an iterator over the frames from now on; it ends when the stream is closed."""
@@ -122,19 +137,22 @@ class FrameStream(ABC):
         return lambda: self._consumers.pop(key, None) and None
 
     def flush(self, timeout: float = 5.0) -> None:
-        """Make sure that no frame which has begun to arrive before this call is delivered after it.
+        """Set a mark: no frame that was sent before this call is delivered after it.
 
-        Reads what lies in the sockets, and gives up images that have begun. Queues of consumers are theirs
-        to clear.
+        Costs one look at the sockets, however much lies in them: what is older is dropped as it comes, and so
+        are images that have begun with it. Queues of consumers are theirs to clear.
+
+        Raises
+        ------
+        ServiceTimeout
+            The receiving thread did not come back from a consumer.
         """
-        done = threading.Event()
-        with self._lock:
-            if self._thread is None:
-                raise RequestError("flush", "closed", "an open stream")
-            self._flushes.put(done)
-            self._wake_up()
-        if not done.wait(timeout):
-            raise ServiceTimeout("reading old frames out of the image stream", timeout, self.describe_state())
+        receiver = self._receiver
+        if receiver is None:
+            raise RequestError("flush", "closed", "an open stream")
+        if not receiver.mark(Limit(timeout)):
+            what = "having old frames of the image stream dropped"
+            raise ServiceTimeout(what, timeout, f"the receiving thread is in {self._called!r}")
 
     def wait_connected(self, timeout: float = 5.0) -> None:
         """Wait until every endpoint has answered.
@@ -144,13 +162,13 @@ class FrameStream(ABC):
         ServiceTimeout
             Names the endpoints that have not.
         """
-        deadline = time.monotonic() + timeout
+        limit = Limit(timeout)
         while not all(self.connected):
-            if time.monotonic() > deadline:
+            if limit.reached():
                 silent = [e for e, there in zip(self.endpoints, self.connected) if not there]
                 hint = "Is the receiver's image stream switched on?"
                 raise ServiceTimeout(f"connecting to {', '.join(silent)}", timeout, "no answer", hint)
-            time.sleep(0.005)
+            time.sleep(limit.step(0.005))
 
     def describe_state(self) -> str:
         """Say in one line what came from where, for messages."""
@@ -169,142 +187,23 @@ class FrameStream(ABC):
         return self.frames()
 
     @abstractmethod
-    def _prepare(self) -> None:
-        """Forget what an earlier opening knew."""
-
-    @abstractmethod
-    def _release(self) -> None:
-        """Let the image buffers go, once their readers have; counters stay."""
-
-    @abstractmethod
-    def _receive(self, port: int, socket: zmq.Socket, header: bytes) -> None:
-        """Take the rest of a message of `port` whose first part is `header`; WireError if it is wrong."""
-
-    @abstractmethod
-    def _settle(self, read_until: float | None) -> float | None:
-        """Do what time demands, given that all messages before `read_until` were read (None: not all).
-
-        Returns when time next demands something, or None.
-        """
-
-    @abstractmethod
-    def _forget(self, now: float) -> None:
-        """Give up images that have begun before `now`."""
-
-    def _socket(self) -> zmq.Socket:
-        socket = self._context.socket(self._type)
-        socket.set(zmq.LINGER, 0)
-        socket.set(zmq.RCVHWM, HIGH_WATER)
-        socket.set(zmq.MAXMSGSIZE, self._max_message())
-        socket.set(zmq.RECONNECT_IVL, 100)
-        socket.set(zmq.RECONNECT_IVL_MAX, 1000)
-        if self._type == zmq.SUB:
-            socket.subscribe(b"")
-        return socket
-
-    @staticmethod
-    def _connect(socket: zmq.Socket, endpoint: str) -> None:
-        try:
-            socket.connect(endpoint)
-        except zmq.ZMQError as exc:
-            raise RequestError("endpoint", endpoint, f"an address to connect to ({exc})") from exc
-
-    def _max_message(self) -> int:
-        return 4 << 20
+    def _new_intake(self, on_free: Callable[[], object]) -> Intake:
+        """Return what takes the messages of one opening; `on_free` is for its buffers."""
 
     def _deliver(self, frame: StreamFrame) -> None:
-        for consumer in list(self._consumers.values()):
+        consumers = list(self._consumers.values())
+        receiver = self._receiver
+        if receiver is None or receiver.thread is not threading.current_thread():
+            return  # closed, while a consumer did not come back
+        if receiver.marked:
+            self.counters["flushed"] += 1
+            return
+        for consumer in consumers:
             self._call(consumer, frame)
 
     def _call(self, consumer: Callable, frame: StreamFrame | None) -> None:
+        self._called = consumer
         try:
             consumer(frame)
         except Exception:
             logger.exception("a consumer of %s failed", self.endpoints[0])
-
-    def _wake_up(self) -> None:
-        with contextlib.suppress(zmq.Again):  # then it is awake, or gone
-            self._wake.send(b"", zmq.DONTWAIT)
-
-    def _reconnect(self, port: int) -> None:
-        """Connect anew after a connection broke: libzmq does not, if a message was too large."""
-        socket, endpoint = self._sockets[port], self.endpoints[port]
-        self._drain(port, socket, 2 * HIGH_WATER)
-        with contextlib.suppress(zmq.ZMQError):  # it has let go of the address already
-            socket.disconnect(endpoint)
-        self._connect(socket, endpoint)
-
-    def _run(self) -> None:
-        wake = self._context.socket(zmq.PAIR)
-        wake.connect("inproc://wake")
-        poller = zmq.Poller()
-        roles = {wake: None}
-        for port, (socket, monitor) in enumerate(zip(self._sockets, self._monitors)):
-            roles[socket], roles[monitor] = port, -1 - port
-        for socket in roles:
-            poller.register(socket, zmq.POLLIN)
-        due: float | None = None
-        broken: dict[int, float] = {}
-        while not self._stopping:
-            left = _TICK if due is None else min(_TICK, max(0.0, due - time.monotonic()))
-            ready = poller.poll(left * 1000)
-            read_until: float | None = time.monotonic()
-            for socket, _ in ready:
-                port = roles[socket]
-                if port is None:
-                    socket.recv()
-                elif port < 0:
-                    event = parse_monitor_message(socket.recv_multipart())["event"]
-                    self.connected[-1 - port] = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-                    if event == zmq.EVENT_DISCONNECTED:
-                        broken[-1 - port] = time.monotonic() + _TICK
-                elif not self._drain(port, socket, _BATCH):
-                    read_until = None
-            due = self._settle(read_until)
-            for port in [port for port, when in broken.items() if when <= time.monotonic()]:
-                del broken[port]
-                self._reconnect(port)
-            if not self._flushes.empty():
-                self._flush()
-        for socket in self._sockets:
-            socket.disable_monitor()
-        self.connected = [False] * len(self.endpoints)
-        for socket in (wake, *self._sockets):
-            socket.close(0)
-
-    def _flush(self) -> None:
-        waiting = [self._flushes.get() for _ in range(self._flushes.qsize())]
-        for port, socket in enumerate(self._sockets):
-            self._drain(port, socket, 2 * HIGH_WATER)
-        self._forget(time.monotonic())
-        for done in waiting:
-            done.set()
-
-    def _drain(self, port: int, socket: zmq.Socket, limit: int) -> bool:
-        """Receive up to `limit` messages of one port; True if there are no more.
-
-        Whatever they hold, the stream goes on.
-        """
-        for _ in range(limit):
-            try:
-                header = socket.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return True
-            try:
-                if len(header) > MAX_HEADER_BYTES:
-                    raise WireError(f"header of {len(header)} bytes, expected at most {MAX_HEADER_BYTES}")
-                self._receive(port, socket, header)
-            except WireError as exc:
-                self.counters["unparsable"] += 1
-                self.last_problem = f"{self.endpoints[port]}: {exc}"
-                logger.debug("%s", self.last_problem)
-            except Exception as exc:
-                self.counters["unparsable"] += 1
-                if not self._surprised:
-                    logger.exception("a message of %s was not understood", self.endpoints[port])
-                self._surprised = True
-                self.last_problem = f"{self.endpoints[port]}: {exc!r}"
-            finally:
-                while socket.get(zmq.RCVMORE):
-                    socket.recv_into(bytearray())
-        return False

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
+import numpy as np
 import zmq
 
 from ..errors import RequestError, WireError
 from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
-from ._ring import Ring
+from ..wire.pulse_id import PULSE_RATE
+from ._clock import Clock
+from ._intake import Intake, Message
+from ._ring import MAX_HOLD, Full, Ring, check_max_hold
 from ._stream import FrameStream
 from ._stream_frame import StreamFrame
 
@@ -42,6 +47,9 @@ class ImageStream(FrameStream):
         E.g. ``JF01T03V01``; images that say they are of another detector are counted as unparsable.
     n_images : int, optional
         Ring buffers; default as many as fit 1 GiB, 8 to 256.
+    max_hold : float
+        Seconds messages are left with the sender while all buffers are in use and none is given back; then
+        images are dropped and counted.
     incomplete : str
         ``"mark"`` delivers images that are not good with `is_good` False; ``"drop"`` counts them only.
     timeout : float or None
@@ -61,6 +69,7 @@ class ImageStream(FrameStream):
         pull: bool = False,
         detector_name: str | None = None,
         n_images: int | None = None,
+        max_hold: float = MAX_HOLD,
         incomplete: str = "mark",
         timeout: float | None = 10.0,
     ):
@@ -70,60 +79,108 @@ class ImageStream(FrameStream):
             endpoint = endpoint[0]
         if incomplete not in ("mark", "drop"):
             raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
-        super().__init__([endpoint], timeout=timeout, socket_type=zmq.PULL if pull else zmq.SUB)
-        self._n_images, self._mark = n_images, incomplete == "mark"
-        self._family = None if detector_name is None else DetectorName.parse(detector_name).family
-        self._prepare()
+        check_max_hold(max_hold)
+        self._options = {
+            "family": None if detector_name is None else DetectorName.parse(detector_name).family,
+            "n_images": n_images,
+            "max_hold": max_hold,
+            "keep_bad": incomplete == "mark",
+        }
+        socket_type = zmq.PULL if pull else zmq.SUB
+        super().__init__([endpoint], timeout=timeout, socket_type=socket_type, max_message=MAX_IMAGE_BYTES)
 
-    def _prepare(self) -> None:
+    def _new_intake(self, on_free: Callable[[], object]) -> Images:
+        return Images(self.endpoints, self._deliver, on_free=on_free, **self._options)
+
+
+class Images(Intake):
+    """Hand whole images on, one message each."""
+
+    def __init__(
+        self,
+        endpoints: list[str],
+        deliver: Callable[[StreamFrame], None],
+        *,
+        family: str | None,
+        n_images: int | None,
+        max_hold: float,
+        keep_bad: bool,
+        on_free: Callable[[], object],
+    ):
+        super().__init__(endpoints)
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
+        self._deliver, self._on_free = deliver, on_free
+        self._family, self._n_images, self._max_hold, self._keep_bad = family, n_images, max_hold, keep_bad
         self._ring: Ring | None = None
         self._last_id: tuple[int, int | None] | None = None
         self._n_told = 0
-        self._not_before = 0.0
+        self._n_announced, self._n_old = 0, 0
+        self._clock, self._pulse_id = Clock(), 0
 
-    def _release(self) -> None:
-        self._ring = None
+    @property
+    def ring(self) -> Ring | None:
+        """The image buffers."""
+        return self._ring
 
-    def _max_message(self) -> int:
-        return MAX_IMAGE_BYTES
-
-    def _receive(self, port: int, socket: zmq.Socket, header: bytes) -> None:
-        if not socket.get(zmq.RCVMORE):
-            raise WireError("image message: one part, expected header and pixels")
-        arrival, started = time.time(), time.monotonic()
-        head = ImageHeader.decode(header)
+    def announce(self, message: Message) -> bool:
+        """Read a header and take note of it; an image that was left out has no pixels."""
+        head = ImageHeader.decode(message.header)
         self._check_detector(head)
         self.counters["received"] += 1
         if head.placeholder:
             self.counters["placeholder"] += 1
-            return
-        image = self._buffer(head)
-        if image is None:
-            self.counters["dropped"] += 1
-            return
-        n_bytes = socket.recv_into(image)
-        if n_bytes != head.n_bytes or socket.get(zmq.RCVMORE):
-            found = f"{n_bytes} bytes of pixels" + (" and further parts" if socket.get(zmq.RCVMORE) else "")
-            raise WireError(f"image {head.frame_number}: {found}, expected {head.n_bytes}")
+            return False
+        message.check_pixels(head.n_bytes, f"image {head.frame_number}")
         this_id = (head.frame_number, head.pulse_id)
         if this_id == self._last_id and any(this_id):
             self.counters["duplicate"] += 1
-            return
+            return False
         self._last_id = this_id
-        if started < self._not_before:
+        self._n_announced += 1
+        message.head, message.key = head, self._n_announced
+        if head.pulse_id is not None:
+            if head.pulse_id < self._pulse_id:
+                self._clock = Clock()
+            self._pulse_id = head.pulse_id
+            self._clock.follow(head.pulse_id / PULSE_RATE, message.arrival, message.quiet_until > 0)
+        return True
+
+    def taken(self, message: Message) -> float | None:
+        """Return when the pulse was, s since the epoch: pulses come every 10 ms, with beam or without."""
+        known = message.head.pulse_id is not None and self._clock.trusted
+        return self._clock.time(message.head.pulse_id / PULSE_RATE) if known else None
+
+    def begin_mark(self) -> None:
+        """Take all images that have come for old."""
+        self._n_old = self._n_announced
+
+    def flush_through(self, message: Message) -> None:
+        """Take this image for old."""
+        self._n_old = message.key
+
+    def place(self, message: Message) -> np.ndarray | None:
+        """Return a buffer for the image."""
+        if message.key <= self._n_old:
             self.counters["flushed"] += 1
-            return
+            return None
+        head = message.head
+        if self._ring is None or (self._ring.shape, self._ring.dtype) != (head.shape, head.dtype):
+            self._ring = Ring(head.shape, head.dtype, self._n_images, self._on_free)
+        image = self._ring.take()
+        if image is None:
+            if not self._ring.full_for(self._max_hold):
+                raise Full
+            self.counters["dropped"] += 1
+        return image
+
+    def placed(self, message: Message, image: np.ndarray) -> None:
+        """Hand the image on."""
+        head = message.head
         self.counters["complete" if head.is_good else "incomplete"] += 1
-        if head.is_good or self._mark:
-            self._deliver(self._frame(head, image, arrival))
+        if head.is_good or self._keep_bad:
+            self._deliver(self._frame(head, image, message.arrival))
         else:
             self.counters["dropped"] += 1
-
-    def _buffer(self, head: ImageHeader):
-        if self._ring is None or (self._ring.shape, self._ring.dtype) != (head.shape, head.dtype):
-            self._ring = Ring(head.shape, head.dtype, self._n_images)
-        return self._ring.take()
 
     def _check_detector(self, head: ImageHeader) -> None:
         """Refuse an image that names another detector; versions of one detector are the same modules."""
@@ -156,8 +213,6 @@ class ImageStream(FrameStream):
             },
         )
 
-    def _settle(self, read_until: float | None) -> float | None:
-        return None
-
-    def _forget(self, now: float) -> None:
-        self._not_before = now
+    def release(self) -> None:
+        """Let the image buffers go, once their readers have."""
+        self._ring = None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
-import zmq
+import numpy as np
 
-from ..errors import RequestError, WireError
+from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.module_header import MAX_PORTS, ModuleHeader
 from ._assembler import Assembler
+from ._intake import Intake, Message
+from ._ring import MAX_HOLD, Ring, check_max_hold
 from ._stream import FrameStream
 
 
@@ -28,6 +30,9 @@ class ModuleStream(FrameStream):
         Ring buffers; default as many as fit 1 GiB, 8 to 256.
     max_age : float
         Seconds an image may wait for a module, and a port may lag behind another.
+    max_hold : float
+        Seconds messages are left with the sender while all buffers are in use and none is given back; then
+        images are dropped and counted.
     incomplete : str
         ``"mark"`` delivers incomplete images with `is_good` False; ``"drop"`` counts them only.
     n_packets : int, optional
@@ -57,6 +62,7 @@ class ModuleStream(FrameStream):
         detector_name: str | None = None,
         n_images: int | None = None,
         max_age: float = 1.0,
+        max_hold: float = MAX_HOLD,
         incomplete: str = "mark",
         n_packets: int | None = None,
         timeout: float | None = 10.0,
@@ -68,16 +74,17 @@ class ModuleStream(FrameStream):
             raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
         if not 0 < max_age <= 60:
             raise RequestError("max_age", max_age, "seconds above 0, at most 60")
-        super().__init__(endpoints, timeout=timeout)
+        check_max_hold(max_hold)
         shape = None if detector_name is None else DetectorName.parse(detector_name).raw_shape
         self._options = {
             "shape": shape,
             "n_images": n_images,
             "max_age": max_age,
+            "max_hold": max_hold,
             "incomplete": incomplete,
             "n_packets": n_packets,
         }
-        self._prepare()
+        super().__init__(endpoints, timeout=timeout)
 
     def describe_state(self) -> str:
         """Say in one line what came from where, for messages."""
@@ -88,30 +95,60 @@ class ModuleStream(FrameStream):
         """Images that wait for modules."""
         return self._assembler.n_pending
 
-    def _prepare(self) -> None:
-        self._assembler = Assembler(self.endpoints, self._deliver, **self._options)
-        self.counters = self._assembler.counters
+    def _new_intake(self, on_free: Callable[[], object]) -> Modules:
+        self._assembler = Assembler(self.endpoints, self._deliver, on_free=on_free, **self._options)
+        return Modules(self._assembler, self.endpoints)
 
-    def _release(self) -> None:
+
+class Modules(Intake):
+    """Give module frames to an `Assembler`."""
+
+    def __init__(self, assembler: Assembler, endpoints: list[str]):
+        super().__init__(endpoints)
+        self._assembler, self.counters = assembler, assembler.counters
+
+    @property
+    def ring(self) -> Ring | None:
+        """The image buffers."""
+        return self._assembler.ring
+
+    def announce(self, message: Message) -> bool:
+        """Read a header and take note of it; end messages have no pixels."""
+        head = ModuleHeader.decode(message.header)
+        if not head.data or len(message.parts) == 1:
+            self._assembler.end(message.port)
+            return False
+        message.check_pixels(head.n_bytes, f"module frame {head.frame_number}")
+        quiet = message.quiet_until > 0
+        message.key = self._assembler.announce(message.port, head, message.arrival, message.now, quiet)
+        message.head = head
+        return True
+
+    def taken(self, message: Message) -> float | None:
+        """Return when the module's clock says the frame was taken, s since the epoch."""
+        return self._assembler.time(message.key, message.head)
+
+    def begin_mark(self) -> None:
+        """Take all images for old of which anything has come."""
+        self._assembler.begin_mark()
+
+    def flush_through(self, message: Message) -> None:
+        """Take the image of this frame for old."""
+        self._assembler.flush_through(message.key)
+
+    def place(self, message: Message) -> np.ndarray | None:
+        """Return the module's place in its image."""
+        head, key = message.head, message.key
+        return self._assembler.place(message.port, head, key, message.arrival, message.now)
+
+    def placed(self, message: Message, place: np.ndarray) -> None:
+        """Hand on the image if it is complete."""
+        self._assembler.placed(message.port, message.head, message.key, time.monotonic())
+
+    def settle(self, now: float, unread: Collection[int]) -> float:
+        """Hand on what waits no longer for its missing modules."""
+        return self._assembler.settle(now, unread)
+
+    def release(self) -> None:
+        """Let the image buffers go, once their readers have."""
         self._assembler.release()
-
-    def _receive(self, port: int, socket: zmq.Socket, header: bytes) -> None:
-        more = socket.get(zmq.RCVMORE)
-        head = ModuleHeader.decode(header)
-        if not (head.data and more):
-            return self._assembler.end(port)
-        place = self._assembler.place(port, head, time.time(), time.monotonic())
-        if place is None:
-            return None
-        n_bytes = socket.recv_into(place)
-        if n_bytes != head.n_bytes or socket.get(zmq.RCVMORE):
-            found = f"{n_bytes} bytes of pixels" + (" and further parts" if socket.get(zmq.RCVMORE) else "")
-            raise WireError(f"module frame {head.frame_number}: {found}, expected {head.n_bytes}")
-        return self._assembler.placed(port, head, time.monotonic())
-
-    def _settle(self, read_until: float | None) -> float | None:
-        self._assembler.settle(read_until)
-        return self._assembler.next_expiry()
-
-    def _forget(self, now: float) -> None:
-        self._assembler.flush(now)

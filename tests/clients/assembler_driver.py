@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sfdaq_ophyd.clients._assembler import Assembler
+from sfdaq_ophyd.clients._ring import Full
 from sfdaq_ophyd.errors import WireError
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
@@ -16,7 +17,8 @@ ROWS, COLUMNS = 4, 8
 class Driver:
     """`n_ports` blocks of 4 x 8 pixels, one above the other; every block holds its number and frame number.
 
-    Frames are copied, unless `hold`: then they keep their ring buffers.
+    Frames are copied, unless `hold`: then they keep their ring buffers. A message for which there is no
+    buffer is tried again every 0.1 s.
     """
 
     def __init__(self, n_ports=2, *, blocks=None, hold=False, **options):
@@ -24,9 +26,10 @@ class Driver:
         self.frames = []
         self.now = 1000.0
         self.problems = []
+        self.n_held = 0
         endpoints = [f"tcp://port:{i}" for i in range(n_ports)]
         keep = self.frames.append if hold else self._copy
-        self.assembler = Assembler(endpoints, keep, **options)
+        self.assembler = Assembler(endpoints, keep, **{"max_hold": 0, **options})
 
     def _copy(self, frame):
         self.frames.append(replace(frame, image=frame.image.copy()))
@@ -45,19 +48,28 @@ class Driver:
             }
         )
 
-    def send(self, port, number, *, at=None, dt=0.0, block=None, lost=False, **fields):
+    def send(self, port, number, *, at=None, dt=0.0, block=None, lost=False, quiet=False, **fields):
         """One module frame from `port`, `dt` after the last one."""
         self.now = self.now + dt if at is None else at
         header = self.header(port if block is None else block, number, **fields)
         try:
-            place = self.assembler.place(port, header, self.now + 5e8, self.now)
+            key = self.assembler.announce(port, header, self.now + 5e8, self.now, quiet)
         except WireError as exc:
             self.problems.append(str(exc))
             self.assembler.counters["unparsable"] += 1
             return
+        place = self._place(port, header, key)
         if place is not None and not lost:
             place[...] = pixel(port, number)
-            self.assembler.placed(port, header, self.now)
+            self.assembler.placed(port, header, key, self.now)
+
+    def _place(self, *message):
+        while True:
+            try:
+                return self.assembler.place(*message, self.now + 5e8, self.now)
+            except Full:
+                self.n_held += 1
+                self.wait(0.1)
 
     def both(self, *numbers, dt=0.01, ports=None, **fields):
         """Frames from all ports."""

@@ -10,13 +10,15 @@ import zmq
 class Publisher:
     """`n` PUB sockets on free ports; or one PUSH."""
 
-    def __init__(self, n=1, *, push=False):
+    def __init__(self, n=1, *, push=False, high_water=0):
         self.context = zmq.Context()
-        self.sockets = []
+        self.sockets, self.high_water = [], high_water
         for _ in range(n):
             socket = self.context.socket(zmq.PUSH if push else zmq.XPUB)
             socket.set(zmq.LINGER, 0)
-            socket.set(zmq.SNDHWM, 0)
+            socket.set(zmq.SNDHWM, high_water)
+            if not push:
+                socket.set(zmq.XPUB_VERBOSE, 1)
             socket.bind("tcp://127.0.0.1:*")
             self.sockets.append(socket)
         self.endpoints = [socket.get(zmq.LAST_ENDPOINT).decode() for socket in self.sockets]

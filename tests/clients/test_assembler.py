@@ -334,7 +334,7 @@ def test_flush_when_an_image_has_begun_then_it_is_not_delivered():
     driver = Driver(2)
     driver.send(0, 1)
     driver.now += 0.01
-    driver.assembler.flush(driver.now)
+    driver.assembler.begin_mark()
     driver.send(1, 1, dt=0.01)
     driver.both(2)
     assert driver.numbers == [2]

@@ -15,7 +15,7 @@ PIXELS = np.arange(512 * 1024, dtype="u2")
 
 
 def test_stream_when_buffers_run_out_then_the_next_frame_says_how_many_were_dropped(wait_for):
-    with Publisher() as peer, ImageStream(peer.endpoints[0], n_images=2) as stream:
+    with Publisher() as peer, ImageStream(peer.endpoints[0], n_images=2, max_hold=0.1) as stream:
         queue = stream.frames()
         stream.wait_connected(10)
         peer.wait_subscribed()

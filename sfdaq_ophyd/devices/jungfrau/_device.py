@@ -23,8 +23,8 @@ from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
 
 STREAMS = ("modules", "assembled")
 STREAM_OPTIONS = {
-    "modules": {"max_age", "incomplete", "n_packets", "n_images"},
-    "assembled": {"incomplete", "n_images"},
+    "modules": {"max_age", "max_hold", "incomplete", "n_packets", "n_images"},
+    "assembled": {"max_hold", "incomplete", "n_images"},
 }
 
 
@@ -66,7 +66,8 @@ class Jungfrau(Detector):
         Sets the detector itself while the device is staged, e.g. a `BrokerControl`. What it is set to then is
         recorded as ``NAME_hardware``.
     stream_options : mapping, optional
-        For the `ModuleStream` (``max_age``, ``incomplete``, ``n_packets``, ``n_images``) or `ImageStream`.
+        For the `ModuleStream` (``max_age``, ``max_hold``, ``incomplete``, ``n_packets``, ``n_images``) or
+        `ImageStream` (``max_hold``, ``incomplete``, ``n_images``).
         Images dropped with ``incomplete="drop"`` are lost frames, as `loss_policy` has it.
     **kwargs
         For `Detector`.

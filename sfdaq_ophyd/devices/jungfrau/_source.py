@@ -47,8 +47,9 @@ class JungfrauSource:
     stream : FrameStream
         Open while staged.
     current_pulse_id : callable, optional
-        Returns the machine's pulse id of the moment; then only later pulses count. Without it, only frames
-        that begin to arrive after everything older was read away.
+        Returns the machine's pulse id of the moment; then only later pulses count, and no frame that carries
+        none before the first of those. Without it, only frames sent after they were asked for, as the stream
+        can tell (`FrameStream.flush`).
     control : HardwareControl, optional
         Has the detector send frames while staged.
     """
@@ -65,6 +66,7 @@ class JungfrauSource:
         self._settings: StageSettings | None = None
         self._given_up = threading.Event()
         self._queue = None
+        self._n_passed_over = 0
 
     def open(self, settings: StageSettings) -> FrameFormat:
         """Connect; from now on frames are read, so that none lies about when one is asked for."""
@@ -81,8 +83,10 @@ class JungfrauSource:
         if settings is None:
             raise DetectorStateError(f"{self._name}: frames, but the stream is not open")
         self._given_up = given_up = threading.Event()
+        self._n_passed_over = 0
         after = None if self._current_pulse_id is None else self._current_pulse_id()
-        self.stream.flush()
+        if after is None:
+            self.stream.flush()
         with self.stream.frames() as queue:
             self._queue = queue
             if given_up.is_set():
@@ -90,7 +94,10 @@ class JungfrauSource:
             yield None
             last: StreamFrame | None = None
             for frame in queue:
-                if after is not None and frame.pulse_id is not None and frame.pulse_id <= after:
+                if after is not None and (
+                    last is None if frame.pulse_id is None else frame.pulse_id <= after
+                ):
+                    self._n_passed_over += frame.pulse_id is None
                     continue
                 yield from self._left_out(last, frame, settings.frame_step)
                 last = frame
@@ -98,7 +105,9 @@ class JungfrauSource:
 
     def state(self) -> str:
         """Say what the stream has received since it was opened."""
-        return self.stream.describe_state()
+        state = self.stream.describe_state()
+        n = self._n_passed_over
+        return f"{state}; {n} frames without a pulse id passed over" if n else state
 
     def discard(self) -> None:
         """Take no more frames of this exposure. Safe at any time, and twice."""

@@ -1,0 +1,152 @@
+"""What becomes of an image stream's messages; without sockets, and for one opening of the stream."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zmq
+
+from ..errors import WireError
+from ..wire.json_header import MAX_HEADER_BYTES
+from ._ring import Ring
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Message:
+    """One message of a port, as it is taken in.
+
+    Attributes
+    ----------
+    parts : list of zmq.Frame
+        Header and pixels.
+    arrival : float
+        When it was read, s since the epoch.
+    now : float
+        The same in counted time.
+    quiet_until : float
+        Its port was empty until then, s of the monotonic clock; 0 if it may have waited behind others.
+    head, key : object
+        What was made of the header.
+    """
+
+    port: int
+    parts: list[zmq.Frame]
+    arrival: float
+    now: float
+    quiet_until: float
+    head: Any = None
+    key: Any = None
+
+    @property
+    def header(self) -> bytes:
+        """The first part; WireError if it is too long."""
+        n_bytes = len(self.parts[0])
+        if n_bytes > MAX_HEADER_BYTES:
+            raise WireError(f"header of {n_bytes} bytes, expected at most {MAX_HEADER_BYTES}")
+        return self.parts[0].bytes
+
+    def check_pixels(self, n_bytes: int, what: str) -> None:
+        """Raise WireError unless exactly so many bytes of pixels came."""
+        found = [len(part) for part in self.parts[1:]]
+        if found != [n_bytes]:
+            more = " and further parts" if len(found) > 1 else ""
+            raise WireError(
+                f"{what}: {found[0] if found else 'no'} bytes of pixels{more}, expected {n_bytes}"
+            )
+
+
+class Intake(ABC):
+    """Called by the receiving thread with every message.
+
+    Parameters
+    ----------
+    endpoints : list of str
+        For messages, by port.
+
+    Attributes
+    ----------
+    counters : Counter
+    last_problem : str
+        What was wrong with the last message that was not understood.
+    """
+
+    counters: Counter[str]
+
+    def __init__(self, endpoints: list[str]):
+        self.endpoints, self.last_problem = endpoints, ""
+        self._surprised = False
+
+    @property
+    @abstractmethod
+    def ring(self) -> Ring | None:
+        """The image buffers."""
+
+    @abstractmethod
+    def announce(self, message: Message) -> bool:
+        """Read a header and take note of it; whether pixels are to follow. WireError if it is wrong."""
+
+    @abstractmethod
+    def taken(self, message: Message) -> float | None:
+        """Return when a frame was taken, s since the epoch, if a clock that can be trusted tells."""
+
+    @abstractmethod
+    def begin_mark(self) -> None:
+        """Take for old what was announced so far: it is counted and not handed on."""
+
+    @abstractmethod
+    def flush_through(self, message: Message) -> None:
+        """Take for old what belongs to this message, and what was before it."""
+
+    @abstractmethod
+    def place(self, message: Message) -> np.ndarray | None:
+        """Return where a message's pixels go, or None if nowhere; raise `Full` if there is no buffer yet."""
+
+    @abstractmethod
+    def placed(self, message: Message, place: np.ndarray) -> None:
+        """Take note that they are there, and hand on what is finished."""
+
+    def settle(self, now: float, unread: Collection[int]) -> float:
+        """Do what time demands.
+
+        Parameters
+        ----------
+        now : float
+            Until then all ports but `unread` have been read, s of counted time.
+        unread : collection of int
+            Ports in which messages lie.
+
+        Returns
+        -------
+        float
+            S after which there is something to do even if nothing comes.
+        """
+        return float("inf")
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let the image buffers go, once their readers have; counters stay."""
+
+    def put(self, message: Message) -> None:
+        """Put a message's pixels in their place; raise `Full` if there is none yet."""
+        place = self.place(message)
+        if place is not None:
+            np.copyto(place, np.frombuffer(message.parts[1], place.dtype).reshape(place.shape))
+            self.placed(message, place)
+
+    def complain(self, port: int, exc: Exception) -> None:
+        """Take note of a message that was wrong; whatever it held, the stream goes on."""
+        self.counters["unparsable"] += 1
+        text = str(exc) if isinstance(exc, WireError) else repr(exc)
+        self.last_problem = f"{self.endpoints[port]}: {text}"
+        logger.debug("%s", self.last_problem)
+        if not isinstance(exc, WireError) and not self._surprised:
+            logger.error("a message of %s was not understood", self.endpoints[port], exc_info=exc)
+            self._surprised = True
