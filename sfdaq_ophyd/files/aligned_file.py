@@ -8,14 +8,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from .daq_file import FoundData
+from .daq_file import TEXT, FoundData
 
 
 def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked: Sequence[int]) -> None:
     """Write a view of `found` in which row k is pulse ``asked[k]``; no pixel is copied.
 
     The datasets have the names they have in the source. Where there is no frame, the pulse id is 0 and the
-    data are NaN, or 0 where they are integers.
+    data are NaN, or 0 where they are integers. Texts are not shown, only their pulse ids.
 
     Parameters
     ----------
@@ -32,17 +32,49 @@ def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked:
     at = np.searchsorted(found.pulse_ids[order], asked).clip(max=max(0, len(order) - 1))
     rows = order[at] if len(order) else np.zeros(len(asked), "i8")
     there = found.pulse_ids[rows] == asked if len(order) else np.zeros(len(asked), bool)
-    dtype = np.dtype(found.dtype)
-    layout = h5py.VirtualLayout((len(asked), *found.shape), dtype)
-    origin = h5py.VirtualSource(
-        str(Path(source).absolute()), found.dataset, (len(found.pulse_ids), *found.shape), dtype
-    )
-    for first, last in _runs(rows, there):
-        layout[first:last] = origin[int(rows[first]) : int(rows[last - 1]) + 1]
     with h5py.File(path, "w") as file:
-        file.create_virtual_dataset(found.dataset, layout, fillvalue=np.nan if dtype.kind == "f" else 0)
+        if found.dtype != TEXT:
+            _show(file, Path(source).absolute(), found, rows, there)
         ids = np.where(there, asked, 0).astype(found.ids_dtype)
         file[found.ids] = ids.reshape(len(asked), *found.ids_shape)
+
+
+def write_empty(
+    path: str | Path, dataset: str, shape: Sequence[int], dtype: str, ids: tuple[str, Sequence[int], str]
+) -> None:
+    """Write the view of a channel that is not there: no pulse id, and data of NaN or 0.
+
+    Parameters
+    ----------
+    path : str or Path
+        The new file.
+    dataset : str
+        Of the data.
+    shape : sequence of int
+        Of all rows.
+    dtype : str
+        numpy's name, or `TEXT` for none.
+    ids : tuple
+        Dataset, shape and dtype of the pulse ids.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        if dtype != TEXT:
+            file.create_dataset(dataset, tuple(shape), dtype, fillvalue=_nothing(np.dtype(dtype)))
+        file.create_dataset(ids[0], tuple(ids[1]), ids[2])
+
+
+def _show(file: h5py.File, source: Path, found: FoundData, rows: np.ndarray, there: np.ndarray) -> None:
+    dtype = np.dtype(found.dtype)
+    layout = h5py.VirtualLayout((len(rows), *found.shape), dtype)
+    origin = h5py.VirtualSource(str(source), found.dataset, (len(found.pulse_ids), *found.shape), dtype)
+    for first, last in _runs(rows, there):
+        layout[first:last] = origin[int(rows[first]) : int(rows[last - 1]) + 1]
+    file.create_virtual_dataset(found.dataset, layout, fillvalue=_nothing(dtype))
+
+
+def _nothing(dtype: np.dtype) -> float:
+    return np.nan if dtype.kind in "fc" else 0
 
 
 def _runs(rows: np.ndarray, there: np.ndarray):

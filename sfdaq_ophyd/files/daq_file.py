@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the filters of compressed files
@@ -14,6 +15,16 @@ from ..errors import FileFormatError
 
 PVDATA, BSDATA, CAMERAS = "PVDATA", "BSDATA", "CAMERAS"
 """Sources that are not detectors, as in the names of files."""
+
+
+MAX_ROWS = 1_000_000
+"""Of a dataset: an acquisition has at most 60 002 pulses."""
+
+MAX_TEXT = 2**20
+"""Characters of one channel in one acquisition."""
+
+TEXT = "text"
+"""In place of a dtype where the rows are texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class FoundData:
     shape : tuple of int
         Of one row.
     dtype : str
-        numpy's name.
+        numpy's name, or `TEXT`.
     pulse_ids : ndarray of int64
         One per row; 0 where a row holds no frame.
     ids : str
@@ -37,6 +48,8 @@ class FoundData:
     ids_shape : tuple of int
         Of one row of it: () or (1,).
     ids_dtype : str
+    problem : str
+        Why a channel cannot be taken; the rest means nothing then.
     """
 
     key: str
@@ -47,6 +60,7 @@ class FoundData:
     ids: str
     ids_shape: tuple[int, ...] = ()
     ids_dtype: str = "<i8"
+    problem: str = ""
 
     def missing(self, asked: Sequence[int]) -> np.ndarray:
         """Return the pulses of `asked` that have no row, ascending."""
@@ -58,7 +72,7 @@ class FoundData:
 
 
 def read_daq_file(path: str | Path, source: str, names: Sequence[str] = ()) -> list[FoundData]:
-    """Look into a file of one acquisition.
+    """Look into a file of one acquisition; nothing that only links to another file is taken.
 
     Parameters
     ----------
@@ -66,7 +80,12 @@ def read_daq_file(path: str | Path, source: str, names: Sequence[str] = ()) -> l
     source : str
         ``PVDATA``, ``BSDATA``, ``CAMERAS``, or a detector's name.
     names : sequence of str
-        Channels that must be in it.
+        Channels that must be in it. Others that cannot be taken have a `problem`.
+
+    Returns
+    -------
+    list of FoundData
+        Empty only for a file of channels that holds none of them, as when all were offline.
 
     Raises
     ------
@@ -78,53 +97,123 @@ def read_daq_file(path: str | Path, source: str, names: Sequence[str] = ()) -> l
     try:
         with h5py.File(path, "r", locking=False) as file:  # a lock could make the writer fail
             found = list(_detector(file, source) if source[:2] == "JF" else _channels(file))
-    except FileFormatError:
+            empty = not (found or len(file) or len(file.attrs)) or (source[:2] == "JF" and not found)
+    except (FileFormatError, OSError):
         raise
-    except (RuntimeError, KeyError, ValueError) as exc:  # h5py's words for a file that ends too early
+    except Exception as exc:  # h5py has many words for a file that ends too early
         raise OSError(f"{path}: {exc}") from exc
-    if not found:
+    if empty:
         raise FileFormatError(path, "data", found="nothing", expected=f"data of {source}")
-    absent = set(names) - {one.key for one in found}
+    taken = {one.key: one.problem for one in found}
+    absent = {name: taken.get(name, "nothing") for name in sorted(names) if taken.get(name, "nothing")}
     if absent:
-        raise FileFormatError(path, ", ".join(sorted(absent)), found="nothing", expected="data")
+        raise FileFormatError(
+            path, ", ".join(absent), found="; ".join(dict.fromkeys(absent.values())), expected="data"
+        )
     return found
 
 
+def read_texts(path: str | Path, found: FoundData) -> list[str]:
+    """Return the rows of a dataset of texts; bytes that are no UTF-8 are replaced.
+
+    Raises
+    ------
+    FileFormatError
+        They are more than `MAX_TEXT`.
+    """
+    with h5py.File(path, "r", locking=False) as file:
+        return texts_of(file[found.dataset])
+
+
+def texts_of(data: h5py.Dataset) -> list[str]:
+    """Return the texts of a dataset: see `read_texts`."""
+    texts: list[str] = []
+    size = 0
+    for first in range(0, len(data), 256):
+        for one in data[first : first + 256].reshape(-1):
+            texts.append(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one))
+            size += len(texts[-1])
+        if size > MAX_TEXT:
+            at_most = f"at most {MAX_TEXT} characters"
+            raise FileFormatError(data.file.filename, data.name, found="longer texts", expected=at_most)
+    return texts
+
+
 def _detector(file: h5py.File, name: str) -> Iterator[FoundData]:
-    for key, group in file.get("data", {}).items():
+    data = _item(file, "data", h5py.Group)
+    for key in data or ():
         if key == name or key.startswith(f"{name}:"):
-            found = _found(file, key, group)
-            if "is_good_frame" in group:
-                found.pulse_ids[group["is_good_frame"][()].reshape(-1) == 0] = 0
+            found = _found(file, key, _item(data, key, h5py.Group, needed=True))
+            if found.dtype == TEXT:
+                raise FileFormatError(file.filename, found.dataset, found="texts", expected="numbers")
+            good = _item(file, f"data/{key}/is_good_frame", h5py.Dataset)
+            if good is not None:
+                found.pulse_ids[_column(good, len(found.pulse_ids)) == 0] = 0
             yield found
 
 
 def _channels(file: h5py.File) -> Iterator[FoundData]:
-    for parent in (file, file.get("data", {})):
-        for key, group in parent.items():
-            if isinstance(group, h5py.Group) and {"data", "pulse_id"} <= set(group):
-                yield _found(file, key, group)
+    for parent in (file, _item(file, "data", h5py.Group) or {}):
+        for key in parent:
+            try:
+                group = _item(parent, key, h5py.Group)
+                if group is None or not {"data", "pulse_id"} <= set(group):
+                    continue
+                found = _found(file, key, group)
+                connected = _item(group, "connected", h5py.Dataset)  # of PVs
+                if connected is not None:
+                    _column(connected, len(found.pulse_ids))
+            except FileFormatError as exc:  # costs this channel, not the others
+                found = FoundData(key, "", (), "", np.zeros(0, "i8"), "", problem=f"holds {exc.found}")
+            yield found
 
 
 def _found(file: h5py.File, key: str, group: h5py.Group) -> FoundData:
-    for name in ("data", "pulse_id"):
-        if not isinstance(group.get(name), h5py.Dataset):
-            raise FileFormatError(
-                file.filename, f"{group.name}/{name}", found="nothing", expected="a dataset"
-            )
-    data, ids = group["data"], group["pulse_id"]
-    pulse_ids = ids[()].reshape(-1).astype("i8")
-    if not data.ndim or len(data) != len(pulse_ids):
+    data, ids = (_item(group, name, h5py.Dataset, needed=True) for name in ("data", "pulse_id"))
+    n_rows = len(ids) if ids.ndim else 0
+    if not data.ndim or len(data) != n_rows:
         raise FileFormatError(
-            file.filename, data.name, found=f"shape {data.shape}", expected=f"{len(pulse_ids)} rows"
+            file.filename, data.name, found=f"shape {data.shape}", expected=f"{n_rows} rows"
         )
-    return FoundData(
-        key,
-        data.name,
-        data.shape[1:],
-        data.dtype.str,
-        pulse_ids,
-        ids.name,
-        ids.shape[1:],
-        ids.dtype.str,
-    )
+    text = h5py.check_string_dtype(data.dtype) is not None
+    if not (text and data.size == n_rows) and data.dtype.kind not in "biufc":
+        expected = "numbers, or one text per row"
+        raise FileFormatError(file.filename, data.name, found=f"{data.dtype} {data.shape}", expected=expected)
+    dtype = TEXT if text else data.dtype.str
+    shape = () if text else data.shape[1:]
+    pulse_ids = _column(ids, n_rows).astype("i8")
+    return FoundData(key, data.name, shape, dtype, pulse_ids, ids.name, ids.shape[1:], ids.dtype.str)
+
+
+def _column(dataset: h5py.Dataset, n_rows: int) -> np.ndarray:
+    """Read one integer per row."""
+    if n_rows > MAX_ROWS or dataset.shape not in ((n_rows,), (n_rows, 1)) or dataset.dtype.kind not in "iub":
+        raise FileFormatError(
+            dataset.file.filename,
+            dataset.name,
+            found=f"{dataset.dtype} {dataset.shape}",
+            expected=f"integers, {min(n_rows, MAX_ROWS)} rows",
+        )
+    return dataset[()].reshape(-1)
+
+
+def _item(parent: h5py.Group, name: str, kind: type, *, needed: bool = False) -> Any:
+    """Return a group or dataset that lies in this file; None if there is nothing of that kind.
+
+    FileFormatError if it is `needed`, or if it only points into another file.
+    """
+    path = f"{parent.name}/{name}".lstrip("/")
+    link = parent.get(name, getlink=True) if name in parent or needed else None
+    if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+        raise FileFormatError(parent.file.filename, path, found="a link", expected="data in this file")
+    found = parent.get(name)
+    if isinstance(found, h5py.Dataset) and (found.is_virtual or found.external):
+        raise FileFormatError(
+            parent.file.filename, path, found="data of another file", expected="data in this one"
+        )
+    if isinstance(found, kind):
+        return found
+    if needed:
+        there = "nothing" if found is None else f"a {type(found).__name__.lower()}"
+        raise FileFormatError(parent.file.filename, path, found=there, expected=f"a {kind.__name__.lower()}")
+    return None

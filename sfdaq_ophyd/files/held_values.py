@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from .daq_file import FoundData
+from ..errors import FileFormatError
+from .daq_file import TEXT, FoundData, texts_of
 
 MAX_BYTES = 2**26
 """Of one PV; a waveform that would need more stays in the DAQ's file."""
@@ -20,7 +22,8 @@ def held_rows(pulse_ids: np.ndarray, connected: np.ndarray, asked: Sequence[int]
     Parameters
     ----------
     pulse_ids : ndarray of int, shape (n,)
-        Pulse of each change, in the order of time; 0 where the DAQ knows none.
+        Pulse of each change, in the order of time; 0 where the DAQ knows none. One 0 at the beginning is the
+        last change before the range, whose value holds at its start.
     connected : ndarray of bool, shape (n,)
     asked : sequence of int
         Pulse ids.
@@ -29,14 +32,18 @@ def held_rows(pulse_ids: np.ndarray, connected: np.ndarray, asked: Sequence[int]
     -------
     rows : ndarray of int64, shape (len(asked),)
         The last change at or before each pulse; -1 where the value is not known: before the first change,
-        while disconnected, and from a change without pulse id until the next with one.
+        while disconnected, and from another change without pulse id until the next with one.
 
     Examples
     --------
     >>> held_rows(np.array([100, 0, 120]), np.ones(3, bool), [99, 100, 101, 120, 130]).tolist()
     [-1, 0, -1, 2, 2]
+    >>> held_rows(np.array([0, 110]), np.ones(2, bool), [100, 109, 110]).tolist()
+    [0, 0, 1]
     """
     asked = np.asarray(asked, "i8")
+    if pulse_ids[:1].tolist() == [0]:
+        pulse_ids = np.append(-1, pulse_ids[1:])  # before every pulse
     mapped = np.flatnonzero(pulse_ids)
     mapped = mapped[np.argsort(pulse_ids[mapped], kind="stable")]
     at = np.searchsorted(pulse_ids[mapped], asked, side="right") - 1
@@ -53,9 +60,7 @@ def write_held(
     names: Sequence[str],
     asked: Sequence[int],
 ) -> list[FoundData]:
-    """Write a file with one row per pulse and PV: the value held, or NaN.
-
-    Numbers only: texts stay in the DAQ's file.
+    """Write a file with one row per pulse and PV: the value held, or NaN; of texts, the text or none.
 
     Parameters
     ----------
@@ -66,14 +71,15 @@ def write_held(
     found : sequence of FoundData
         What is in it.
     names : sequence of str
-        PVs that were asked for; one that is not in the file is NaN throughout.
+        PVs that were asked for.
     asked : sequence of int
         Ascending pulse ids.
 
     Returns
     -------
     list of FoundData
-        What the new file holds: float64; the pulse id is 0 where the value is not known.
+        One per name. What the new file holds: float64, or texts; the pulse id is 0 where the value is not
+        known. A PV that it does not hold has a `problem`.
     """
     path, asked = Path(path), np.asarray(asked, "i8")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,22 +91,31 @@ def _held(
     daq: h5py.File, file: h5py.File, found: dict[str, FoundData], names: Sequence[str], asked: np.ndarray
 ) -> Iterator[FoundData]:
     for name in names:
-        values, rows = np.full(1, np.nan), np.full(len(asked), -1)
-        if name in found:
-            pv = found[name]
-            shape = () if pv.shape == (1,) else pv.shape
-            size = 8 * len(asked) * int(np.prod(shape, dtype="i8"))
-            if np.dtype(pv.dtype).kind not in "biuf" or size > MAX_BYTES:
-                continue
-            values = daq[pv.dataset][()].astype("f8").reshape(-1, *shape)
-            connected = daq[pv.dataset].parent.get("connected")
-            there = np.ones(len(values), bool) if connected is None else connected[()].reshape(-1) != 0
-            rows = held_rows(pv.pulse_ids, there, asked)
-        known = rows >= 0
-        held = np.full((len(asked), *values.shape[1:]), np.nan)
-        held[known] = values[rows[known]]
-        ids = np.where(known, asked, 0)
-        group = file.create_group(f"data/{name}")
-        group["data"], group["pulse_id"] = held, ids
-        data = group["data"]
-        yield FoundData(name, data.name, held.shape[1:], data.dtype.str, ids, group["pulse_id"].name)
+        pv = found.get(name) or _left_out(name, "is not in the file")
+        if not pv.problem and 8 * len(asked) * math.prod(pv.shape) > MAX_BYTES:
+            pv = _left_out(name, f"is larger than {MAX_BYTES} bytes; see the DAQ's file")
+        try:
+            yield pv if pv.problem else _held_pv(daq, file, pv, asked)
+        except FileFormatError as exc:
+            yield _left_out(name, f"holds {exc.found}")
+
+
+def _held_pv(daq: h5py.File, file: h5py.File, pv: FoundData, asked: np.ndarray) -> FoundData:
+    text, data = pv.dtype == TEXT, daq[pv.dataset]
+    values = np.array(texts_of(data), object) if text else data[()].astype("f8")
+    values = values.reshape(-1, *(() if text or pv.shape == (1,) else pv.shape))
+    connected = data.parent.get("connected")
+    there = np.ones(len(values), bool) if connected is None else connected[()].reshape(-1) != 0
+    rows = held_rows(pv.pulse_ids, there, asked)
+    known = rows >= 0
+    held = np.full((len(asked), *values.shape[1:]), "" if text else np.nan, values.dtype)
+    held[known] = values[rows[known]]
+    ids = np.where(known, asked, 0)
+    group = file.create_group(f"data/{pv.key}")
+    group["data"], group["pulse_id"] = held, ids
+    dtype = TEXT if text else held.dtype.str
+    return FoundData(pv.key, group["data"].name, held.shape[1:], dtype, ids, group["pulse_id"].name)
+
+
+def _left_out(name: str, why: str) -> FoundData:
+    return FoundData(name, "", (), "", np.zeros(0, "i8"), "", problem=why)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Readable
-from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid, single_gen
+from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid
 
 from ..devices import SfDaqBroker
 from ..devices.broker import NextPoint, Point, Service
@@ -181,7 +181,8 @@ class _RunNumbers:
         for stream, flyer in (yield from ask(self._broker, "streams", uid=self._run)) or ():
             yield Msg("checkpoint")
             yield Msg("declare_stream", None, flyer, name=stream, collect=True)
-            yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream)), False)
+            collect = Msg("collect", flyer, name=stream, return_payload=False)
+            yield from bpp.rewindable_wrapper((collect for _ in range(flyer.n_batches)), False)
         yield Msg("checkpoint")
 
 

@@ -19,7 +19,10 @@ from sfdaq_ophyd.files.held_values import held_rows, write_held
         ([100, 120], [1, 1], [99, 100, 119, 120, 500], [-1, 0, 0, 1, 1]),
         ([], [], [1, 2], [-1, -1]),
         ([100, 110, 120], [1, 0, 1], [100, 110, 119, 120], [0, -1, -1, 2]),
-        ([0, 120], [1, 1], [100, 120], [-1, 1]),
+        ([0, 120], [1, 1], [100, 120], [0, 1]),
+        ([0], [1], [100, 120], [0, 0]),
+        ([0], [0], [100], [-1]),
+        ([0, 0, 120], [1, 1, 1], [100, 120], [-1, 2]),
         ([100, 0, 120], [1, 1, 1], [100, 101, 120], [0, -1, 2]),
         ([100, 0], [1, 1], [100, 200], [0, -1]),
         ([100, 100], [1, 1], [100], [1]),
@@ -41,7 +44,7 @@ def test_held_rows_when_anything_is_given_then_never_a_later_or_unknown_change(c
     asked = sorted(asked)
     for pulse_id, row in zip(asked, held_rows(ids, connected, asked)):
         if row >= 0:
-            assert 0 < ids[row] <= pulse_id and connected[row]
+            assert connected[row] and ids[row] <= pulse_id and (ids[row] > 0 or row == 0)
             assert not ((ids > ids[row]) & (ids <= pulse_id)).any()
 
 
@@ -66,7 +69,7 @@ def held(path, tmp_path, names, asked):
     view = tmp_path / "aligned" / path.name
     found = write_held(view, path, read_daq_file(path, PVDATA), names, asked)
     with h5py.File(view) as file:
-        return {one.key: (file[one.dataset][()], file[one.ids][()].tolist()) for one in found}
+        return {one.key: one.problem or (file[one.dataset][()], file[one.ids][()].tolist()) for one in found}
 
 
 def test_write_held_when_numbers_then_one_value_per_pulse_and_nan_where_unknown(pvdata, tmp_path):
@@ -74,11 +77,18 @@ def test_write_held_when_numbers_then_one_value_per_pulse_and_nan_where_unknown(
     found = held(path, tmp_path, ["P", "W", "ABSENT"], [9, 11, 12])
     np.testing.assert_array_equal(found["P"][0], [np.nan, 1, 2])
     assert found["P"][1] == [0, 11, 12]
-    np.testing.assert_array_equal(found["W"][0], [[np.nan] * 3, [3, 4, 5], [3, 4, 5]])
-    assert np.isnan(found["ABSENT"][0]).all() and found["ABSENT"][1] == [0, 0, 0]
+    np.testing.assert_array_equal(found["W"][0], [[0, 1, 2], [3, 4, 5], [3, 4, 5]])
+    assert found["ABSENT"] == "is not in the file"
 
 
-def test_write_held_when_texts_or_too_large_then_left_in_the_file(pvdata, tmp_path, monkeypatch):
+def test_write_held_when_texts_then_the_text_or_none(pvdata, tmp_path):
+    path = pvdata(T=(np.array([b"in", "häuser".encode()]), [2, 4]))
+    texts, ids = held(path, tmp_path, ["T"], [1, 2, 3, 4])["T"]
+    assert [text.decode() for text in texts] == ["", "in", "in", "häuser"] and ids == [0, 2, 3, 4]
+
+
+def test_write_held_when_too_large_then_left_in_the_file(pvdata, tmp_path, monkeypatch):
     monkeypatch.setattr(held_values, "MAX_BYTES", 47)
-    path = pvdata(T=(np.array([b"in", b"out"]), [1, 2]), W=(np.zeros((2, 3)), [1, 2]), P=([1.0], [1]))
-    assert list(held(path, tmp_path, ["T", "W", "P"], [1, 2])) == ["P"]
+    path = pvdata(W=(np.zeros((2, 3)), [1, 2]), P=([1.0], [1]))
+    found = held(path, tmp_path, ["W", "P"], [1, 2])
+    assert found["W"].startswith("is larger than 47 bytes") and found["P"][1] == [1, 2]

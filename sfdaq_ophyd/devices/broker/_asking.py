@@ -124,9 +124,15 @@ class Asking:
         self.run, self._uid = None, ""
 
     def ask(
-        self, run: BrokerRun, request: RetrieveRequest, file_timeout: float, tolerate_missing: bool
+        self,
+        run: BrokerRun,
+        request: RetrieveRequest,
+        file_timeout: float,
+        tolerates: Callable[[str], bool],
     ) -> Asked:
         """Send a request for a run and follow its files.
+
+        `tolerates` says of a source whether its file may lack frames or channels.
 
         Raises
         ------
@@ -151,7 +157,7 @@ class Asking:
             run.table.write(REFUSED if nothing_done else UNKNOWN, index, reason=str(exc))
             raise
         asked = Asked(index, run, pulses, retrieval)
-        files, gaps = self._expected(request, retrieval, tolerate_missing)
+        files, gaps = self._expected(request, retrieval, tolerates)
         frames = frames_of(request)
         names = {PVDATA: request.pvs, BSDATA: request.channels, CAMERAS: request.cameras}
         names = {source: list(given) for source, given in names.items() if source in files}
@@ -176,7 +182,7 @@ class Asking:
         return asked
 
     def _expected(
-        self, request: RetrieveRequest, retrieval: Retrieval, tolerate_missing: bool
+        self, request: RetrieveRequest, retrieval: Retrieval, tolerates: Callable[[str], bool]
     ) -> tuple[dict[str, Path], dict[str, bool]]:
         """Return where each source's file will be here, and whether it may lack frames."""
         selected = bool(request.selected_pulse_ids)
@@ -189,7 +195,7 @@ class Asking:
             ):
                 file = raw_file(file)  # what is announced never appears
             files[source] = self._client.local_path(file)
-            gaps[source] = tolerate_missing or bool(parameters.get("save_ppicker_events_only"))
+            gaps[source] = tolerates(source) or bool(parameters.get("save_ppicker_events_only"))
         return files, gaps
 
 

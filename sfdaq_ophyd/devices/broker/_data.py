@@ -5,28 +5,25 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ...files.daq_file import TEXT
 from .._assets import FileAssets
-from ._run_table import COMPLETE, REGISTERED, RunTable
+from ._acquired import arrays, filled, forms_of, grouped, is_good
+from ._run_table import REGISTERED, RunTable
+
+MISSING = "missing_channels"
+"""Key, after the device's name, of what an acquisition lacks, in words; empty if it lacks nothing."""
 
 _SCALARS = ("acquisition_number", "start_pulse_id", "stop_pulse_id")
+_EXTERNAL = {"external": "STREAM:"}
 
 
 def key_of(name: str, what: str) -> str:
     """Return a data key; characters that have a meaning in the catalog become ``_``."""
     return f"{name}_{re.sub(r'[./]', '_', what)}"
-
-
-def is_gap_free(row: dict[str, Any]) -> bool:
-    """Say whether every file of an acquisition holds every frame asked for, or was told to leave some out."""
-    return all(found.get("n_got") == found.get("n_asked") or found["filtered"] for found in arrays(row))
-
-
-def arrays(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the datasets of an acquisition, by name: files come in any order."""
-    return sorted(row.get("found", ()), key=lambda one: one["key"])
 
 
 def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | UnusedRows]]:
@@ -36,12 +33,9 @@ def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | Unuse
     a change of settings, in ``NAME_data_2``; everything else that was asked for in ``NAME_unused``.
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
-    good = [row for row in rows if row["state"] == COMPLETE and row["read"] and is_gap_free(row)]
-    groups: dict[str, list[dict]] = {}
-    for row in good:
-        groups.setdefault(repr(_signature(row)), []).append(row)
+    good = [row for row in rows if is_good(row)]
     streams: list[tuple[str, Any]] = []
-    for number, group in enumerate(groups.values(), 1):
+    for number, group in enumerate(grouped(good), 1):
         stream = f"{name}_data" if number == 1 else f"{name}_data_{number}"
         streams.append((stream, DataRows(stream, name, group, table)))
     unused = [row for row in rows if row not in good]
@@ -50,9 +44,13 @@ def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | Unuse
     return streams
 
 
-def _signature(row: dict[str, Any]) -> list[tuple]:
-    same = ("key", "n_asked", "shape", "dtype", "dataset", "ids", "ids_shape", "ids_dtype")
-    return [tuple(found[name] for name in same) for found in arrays(row)]
+@dataclass
+class Batch:
+    """What one collect gives: a partial event page, documents of external data, and the rows they are of."""
+
+    page: dict
+    documents: Sequence[tuple[str, dict]] = ()
+    indices: Sequence[int] = ()
 
 
 class _Columns(ABC):
@@ -62,16 +60,33 @@ class _Columns(ABC):
 
     def __init__(self, stream: str, device: str):
         self.name, self._device = stream, device
+        self._left: Iterator[Batch] | None = None
+        self._batch: Batch
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what each collect gives."""
+        yield Batch(self._page(self._columns()))
+
+    @property
+    def n_batches(self) -> int:
+        """How often to collect it."""
+        return 1
+
+    def collect_asset_docs(self) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next batch; bluesky takes them before its page."""
+        if self._left is None:
+            self._left = self.batches()
+        self._batch = next(self._left)
+        yield from self._batch.documents
 
     def collect_pages(self) -> Iterator[dict]:
-        """Yield all rows."""
-        yield from self.pages()
+        """Yield the page of that batch."""
+        yield self._batch.page
 
-    def pages(self) -> Iterator[dict]:
-        """Yield all rows as partial event pages."""
-        now, data = time.time(), self._columns()
-        n_rows = len(next(iter(data.values())))
-        yield {"time": [now] * n_rows, "data": data, "timestamps": {key: [now] * n_rows for key in data}}
+    @staticmethod
+    def _page(data: dict[str, list]) -> dict:
+        now, n_rows = time.time(), len(next(iter(data.values())))
+        return {"time": [now] * n_rows, "data": data, "timestamps": {key: [now] * n_rows for key in data}}
 
     @abstractmethod
     def describe_collect(self) -> dict:
@@ -83,6 +98,10 @@ class _Columns(ABC):
 
     def _integer(self) -> dict:
         return {"source": f"broker:{self._device}", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
+
+    def _array(self, dtype: str, shape: list[int]) -> dict:
+        source = f"broker:{self._device}"
+        return {"source": source, "dtype": "array", "dtype_numpy": dtype, "shape": shape}
 
     def _text(self) -> dict:
         return {"source": f"broker:{self._device}", "dtype": "string", "shape": []}
@@ -111,60 +130,87 @@ class _Rows(_Columns):
         self._rows, self._table = rows, table
 
     def collect_pages(self) -> Iterator[dict]:
-        """Yield all rows, and note that they are in the documents."""
-        yield from self.pages()
-        self.note_registered()
+        """Yield the page of a batch, and note that its rows are in the documents."""
+        yield from super().collect_pages()
+        for index in self._batch.indices:
+            self._table.write(REGISTERED, index)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield all rows at once."""
+        yield Batch(self._page(self._columns()), indices=[row["index"] for row in self._rows])
 
     def note_registered(self) -> None:
-        """Note that these rows are in the documents."""
+        """Note that all rows are in the documents."""
         for row in self._rows:
             self._table.write(REGISTERED, row["index"])
 
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict]]:
-        """Yield the documents of external data."""
-        yield from ()
-
 
 class DataRows(_Rows):
-    """Acquisitions with their data: external, from the DAQ's own files."""
+    """Acquisitions with their data: external, from the DAQ's own files.
+
+    Each row is a batch of its own: what is collected together gets the same `seq_nums`, and each file has
+    those of its event.
+    """
+
+    def __init__(self, stream: str, device: str, rows: list[dict[str, Any]], table: RunTable):
+        self._forms = forms_of(rows)
+        super().__init__(stream, device, [filled(row, self._forms) for row in rows], table)
+
+    @property
+    def n_batches(self) -> int:
+        """How often to collect it."""
+        return len(self._rows)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield each row: a resource and a datum per dataset, and the event."""
+        for row in self._rows:
+            page = self._page({key: [value] for key, value in self._event(row).items()})
+            yield Batch(page, list(self._documents(row)), [row["index"]])
 
     def describe_collect(self) -> dict:
         """Return the data keys: numbers, and per dataset the data, the pulse ids and the count."""
         keys = {key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
-        for found in arrays(self._rows[0]):
-            key, n = key_of(self._device, found["key"]), found["n_asked"]
-            keys[key] = {
-                "source": f"broker:{self._device}",
-                "dtype": "array",
-                "dtype_numpy": found["dtype"],
-                "shape": [n, *found["shape"]],
-                "external": "STREAM:",
-            }
-            keys[f"{key}_pulse_id"] = {
-                "source": f"broker:{self._device}",
-                "dtype": "array",
-                "dtype_numpy": found["ids_dtype"],
-                "shape": [n, *found["ids_shape"]],
-                "external": "STREAM:",
-            }
+        for number, form in enumerate(self._forms.values()):
+            key, n = key_of(self._device, form["key"]), form["n_asked"]
+            if form["dtype"] == TEXT:
+                texts = [text for row in self._rows for text in row["found"][number]["texts"]]
+                keys[key] = self._array(f"<U{max(1, *map(len, texts))}", [n])
+            else:
+                keys[key] = self._array(form["dtype"], [n, *form["shape"]]) | _EXTERNAL
+            keys[f"{key}_pulse_id"] = self._array(form["ids_dtype"], [n, *form["ids_shape"]]) | _EXTERNAL
             keys[f"{key}_n_frames"] = self._integer()
+        if self._has_channels:
+            keys[key_of(self._device, MISSING)] = self._text()
         return keys
 
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict]]:
-        """Yield a resource and a datum per dataset and acquisition."""
-        for row in self._rows:
-            for found in arrays(row):
-                key, n, shape = key_of(self._device, found["key"]), found["n_asked"], found["shape"]
+    @property
+    def _has_channels(self) -> bool:
+        return any(row.get("names") for row in self._rows)
+
+    def _documents(self, row: dict[str, Any]) -> Iterator[tuple[str, dict]]:
+        for found in row["found"]:
+            key, n, shape = key_of(self._device, found["key"]), found["n_asked"], found["shape"]
+            parts = {}
+            if found["dtype"] != TEXT:
                 images = {"dataset": found["dataset"], "chunk_shape": (1, n, *shape), "join_method": "stack"}
-                ids = {"dataset": found["ids"], "chunk_shape": (1, n), "join_method": "stack"}
-                yield from FileAssets(found["path"], {key: images, f"{key}_pulse_id": ids}).documents(0, 1)
+                parts[key] = images
+            ids = {"dataset": found["ids"], "chunk_shape": (1, n), "join_method": "stack"}
+            parts[f"{key}_pulse_id"] = ids
+            yield from FileAssets(found["path"], parts).documents(0, 1)
+
+    def _event(self, row: dict[str, Any]) -> dict[str, Any]:
+        event = {key_of(self._device, scalar): row[scalar] for scalar in _SCALARS}
+        for found in row["found"]:
+            key = key_of(self._device, found["key"])
+            event |= {key: found["texts"]} if found["dtype"] == TEXT else {}
+            event[f"{key}_n_frames"] = found["n_got"]
+        if self._has_channels:
+            event[key_of(self._device, MISSING)] = row["missing"]
+        return event
 
     def _columns(self) -> dict[str, list]:
-        columns = {key_of(self._device, scalar): [row[scalar] for row in self._rows] for scalar in _SCALARS}
-        for number, found in enumerate(arrays(self._rows[0])):
-            key = f"{key_of(self._device, found['key'])}_n_frames"
-            columns[key] = [arrays(row)[number]["n_got"] for row in self._rows]
-        return columns
+        events = [self._event(row) for row in self._rows]
+        return {key: [event[key] for event in events] for key in events[0]}
 
 
 class UnusedRows(_Rows):

@@ -17,6 +17,7 @@ from ...wire.pulse_id import PulseRange
 from .._status import GRACE, ActionStatus
 from .._workers import Workers
 from ..pulse_id import PulseId
+from ._acquired import CHANNELS
 from ._acquisition import Acquisition
 from ._asking import Asking, Procedure, labels
 from ._broker_run import Asked, BrokerRun
@@ -258,8 +259,11 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         return self._send(run, request)
 
     def _send(self, run: BrokerRun, request: RetrieveRequest) -> Asked:
-        limit, tolerant = float(self.file_timeout.get()), bool(self.tolerate_missing.get())
-        return self.asking.ask(run, request, limit, tolerant)
+        return self.asking.ask(run, request, float(self.file_timeout.get()), self._tolerates)
+
+    def _tolerates(self, source: str) -> bool:
+        signal = self.tolerate_missing_channels if source in CHANNELS else self.tolerate_missing
+        return bool(signal.get())
 
     def note_taken(self, run: BrokerRun, request: RetrieveRequest) -> dict[str, Any]:
         """Send a request about past pulses; `read` returns what came of it, and so does this."""

@@ -93,6 +93,7 @@ class FileFollower:
         self._pending: deque[Announced] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._told: set[tuple] = set()
         self._free, self._aside_until = threading.Event(), 0.0
 
     def stand_aside(self) -> None:
@@ -165,7 +166,9 @@ class FileFollower:
                 if look.seen != announced.seen.get(str(path)):
                     limit.restart()
                 if look.found is not None:
-                    announced.found += found_rows(announced, source, path, look.found)
+                    rows = found_rows(announced, source, path, look.found)
+                    announced.found += rows
+                    self._tell(announced, path, rows)
                     self._note_progress(announced, source)
                 elif not look.failure and limit.reached():
                     said = last_words(path)
@@ -181,6 +184,14 @@ class FileFollower:
                 announced.failures[str(path)] = look.failure
             if look.failure or look.found is not None:
                 del announced.files[source]
+
+    def _tell(self, announced: Announced, path: Path, rows: list[dict[str, Any]]) -> None:
+        """Warn of channels that cannot be had, once per run."""
+        for row in rows:
+            what = announced.aligned, row["key"], row.get("absent")
+            if row.get("absent") and what not in self._told:
+                self._told.add(what)
+                logger.warning("%s: %s: %s %s; the run goes on without", self._name, path, *what[1:])
 
     def _note_progress(self, announced: Announced, source: str) -> None:
         """Give the files asked for later their whole time: a writer does one request after the other."""

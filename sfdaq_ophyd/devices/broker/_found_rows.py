@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import FileFormatError
 from ...files.aligned_file import write_aligned
-from ...files.daq_file import BSDATA, CAMERAS, PVDATA, FoundData
+from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT, FoundData, read_texts
 from ...files.held_values import write_held
 
 if TYPE_CHECKING:
     from ._follower import Announced
-
-logger = logging.getLogger(__name__)
 
 MISSING_SHOWN = 100
 
@@ -25,33 +23,45 @@ def found_rows(
     """Return the facts about each dataset of a file.
 
     Rows that are not the pulses asked for, one by one, are shown by a small file in ``announced.aligned``;
-    so are PVs.
+    so are PVs. Of a channel that was asked for and cannot be had, the fact is why: ``absent``.
     """
     names = announced.names.get(source, ())
     if source == PVDATA:
-        return list(_pvs(announced, path, found, names))
-    absent = set(names) - {one.key for one in found}
-    if absent:
-        logger.warning("%s: no data of %s", path, ", ".join(sorted(absent)))
-    return [_row(announced, source, path, one) for one in found]
+        found = write_held(announced.aligned / path.name, path, found, _pvs(announced), announced.asked)
+    rows = [_row(announced, source, path, one) for one in found]
+    there = {one.key for one in found}
+    return rows + [absent(source, name, "is not in the file") for name in names if name not in there]
 
 
-def _pvs(
-    announced: Announced, path: Path, found: Sequence[FoundData], names: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """PVs never fail a run: where a value is not known, it is NaN."""
+def absent(source: str, key: str, why: str) -> dict[str, Any]:
+    """Return the fact that a channel cannot be had."""
+    return {"source": source, "key": key, "absent": why}
+
+
+def _pvs(announced: Announced) -> list[str]:
+    """Return the PVs asked for; a name that is a channel too is the channel's."""
     channels = {name for source in (BSDATA, CAMERAS) for name in announced.names.get(source, ())}
-    view = announced.aligned / path.name
-    asked = announced.asked
-    for one in write_held(view, path, found, [name for name in names if name not in channels], asked):
-        yield _facts(one, PVDATA, view, asked, True) | {"origin": str(path)}
+    return [name for name in announced.names.get(PVDATA, ()) if name not in channels]
 
 
 def _row(announced: Announced, source: str, path: Path, data: FoundData) -> dict[str, Any]:
-    row = _facts(data, source, path, announced.asked, announced.gaps.get(source, False))
-    if not data.in_rows(announced.asked):
+    if data.problem:
+        return absent(source, data.key, data.problem)
+    asked, gaps = announced.asked, announced.gaps.get(source, False)
+    if source == PVDATA:  # where a value is not known, that is no loss
+        view = announced.aligned / path.name
+        row = _facts(data, source, view, asked, True) | {"origin": str(path)}
+    else:
+        view, row = path, _facts(data, source, path, asked, gaps)
+    if data.dtype == TEXT:
+        try:
+            texts = dict(zip(data.pulse_ids.tolist(), read_texts(view, data)))
+        except FileFormatError as exc:
+            return absent(source, data.key, f"holds {exc.found}")
+        row["texts"] = [texts.get(pulse_id, "") for pulse_id in asked]
+    if source != PVDATA and not data.in_rows(asked):
         view = announced.aligned / path.name.replace(source, data.key.replace("/", "_"))
-        write_aligned(view, path, data, announced.asked)
+        write_aligned(view, path, data, asked)
         row |= {"path": str(view), "origin": str(path)}
     return row
 

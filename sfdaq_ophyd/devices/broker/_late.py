@@ -139,27 +139,9 @@ def _documents(uid: str, streams: list[tuple[str, Any]]) -> Iterator[tuple[str, 
         bundle = compose(name=stream, data_keys=rows.describe_collect())
         descriptor = bundle.descriptor_doc
         yield "descriptor", descriptor
-        seq_nums: dict[str, int] = {}
-        keys: dict[str, str] = {}
-        for kind, doc in rows.collect_asset_docs():
-            if kind == "stream_resource":
-                keys[doc["uid"]] = doc["data_key"]
-                yield kind, {**doc, "run_start": uid}
-            else:
-                key = keys[doc["stream_resource"]]
-                start = seq_nums.get(key, 1)
-                width = doc["indices"]["stop"] - doc["indices"]["start"]
-                seq_nums[key] = start + width
-                yield (
-                    kind,
-                    {
-                        **doc,
-                        "descriptor": descriptor["uid"],
-                        "seq_nums": {"start": start, "stop": start + width},
-                    },
-                )
-        for page in rows.pages():
-            page_doc = bundle.compose_event_page(
-                data=page["data"], timestamps=page["timestamps"], time=page["time"]
-            )
-            yield "event_page", page_doc
+        for seq_num, batch in enumerate(rows.batches(), 1):
+            place = {"descriptor": descriptor["uid"], "seq_nums": {"start": seq_num, "stop": seq_num + 1}}
+            for kind, doc in batch.documents:
+                yield kind, {**doc, **({"run_start": uid} if kind == "stream_resource" else place)}
+            parts = {name: batch.page[name] for name in ("data", "timestamps", "time")}
+            yield "event_page", bundle.compose_event_page(**parts)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import FilesMissing, FramesMissing, ServiceTimeout
 from ...limits import Limit
-from ._data import arrays, data_streams, is_gap_free
+from ._acquired import arrays, is_gap_free
+from ._data import data_streams
 from ._jobs import Patience
 from ._pedestals import pedestals_in_use
 from ._preflight import demand, table

@@ -44,7 +44,10 @@ class BrokerSettings(Device):
     append_user_tag : bool
         The tag goes into the name of the run's directory.
     tolerate_missing : bool
-        Pulses without a frame are marked as gaps; otherwise they fail the run.
+        Pulses without a frame of a detector are marked as gaps; otherwise (the default) they fail the run.
+    tolerate_missing_channels : bool
+        A channel, camera or PV that is absent, not at every pulse, or of another form than before costs that
+        channel alone, with a warning and a mark (the default); otherwise it fails the run.
     file_timeout : float
         Limit for the files of one acquisition, from its request, s.
     max_pedestal_age : float
@@ -63,6 +66,7 @@ class BrokerSettings(Device):
     user_tag = Cpt(Signal, value="", kind="config")
     append_user_tag = Cpt(Signal, value=False, kind="config")
     tolerate_missing = Cpt(Signal, value=False, kind="config")
+    tolerate_missing_channels = Cpt(Signal, value=True, kind="config")
     file_timeout = Cpt(Signal, value=180.0, kind="config")
     max_pedestal_age = Cpt(Signal, value=0.0, kind="config")
     timeout = Cpt(Signal, value=10.0, kind="config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from typing import Any
 
@@ -47,17 +48,23 @@ class PvWriter:
         if after - last > MAX_FOUND_DISTANCE:
             raise WriterError(f"pulse IDs found are more than {MAX_FOUND_DISTANCE} from those asked")
         changes = np.arange(before, after + 1, PV_PERIOD, dtype="i8")
-        with h5py.File(self._site.tree.local(body["output_file"]), "w") as file:
+        image = io.BytesIO()  # on disk at once, like the real writer's
+        with h5py.File(image, "w") as file:
             for key, value in body["metadata"].items():
                 file[key] = str(value)
             for name in body["channels"]:
-                group = file.create_group(f"data/{name}")
-                column = (len(changes), 1)
-                group["data"] = channel_value(name, changes).reshape(column)
-                group["timestamp"] = _seconds(self._site, changes).reshape(column)
-                group["connected"] = np.ones(column, "u1")
-                group["status"] = np.zeros(column, "i4")
-                group["pulse_id"] = changes.reshape(column)
+                self._write_pv(file, name, changes, first)
+        self._site.tree.local(body["output_file"]).write_bytes(image.getvalue())
+
+    def _write_pv(self, file: h5py.File, name: str, changes: np.ndarray, first: int) -> None:
+        """Write one PV; the change before the range is in no table of pulses, and has pulse id 0."""
+        file.create_group(name)
+        group, column = file.create_group(f"data/{name}"), (len(changes), 1)
+        group["data"] = channel_value(name, changes).reshape(column)
+        group["timestamp"] = (_seconds(self._site, changes) * 1e6).astype("u8").reshape(column)
+        group["connected"] = np.ones(column, "u1")
+        group.create_dataset("status", data=np.full(column, "NO_ALARM", object), dtype=h5py.string_dtype())
+        group["pulse_id"] = np.where(changes < first, 0, changes).astype("u8").reshape(column)
 
 
 class BufferWriter:
