@@ -70,6 +70,23 @@ def test_catalog_when_a_gap_is_tolerated_then_it_is_nan_and_the_rest_is_there(be
     assert not np.isnan(images[1]).any()
 
 
+def test_catalog_when_channels_are_texts_or_missing_then_texts_come_back_and_the_mark(
+    bench, catalog, engine, monkeypatch
+):
+    def some_text(name, pulse_ids):
+        return np.array([f"{name} {pulse_id} ä" for pulse_id in pulse_ids], object)
+
+    monkeypatch.setattr("sfdaq_ophyd.sim.broker.data_files.channel_value", some_text)
+    device = bench.device(channels=["CH:A", "CH:B"])
+    bench.part.fail_next("channels_offline", channels=["CH:A"])
+    (uid,) = engine(sf_count([device], 2))
+    data = catalog[uid]["sfdaq_data"]
+    ids = data["sfdaq_CH:B_pulse_id"].read()
+    assert data["sfdaq_CH:B"].read().tolist() == [[f"CH:B {one} ä" for one in row] for row in ids]
+    assert data["sfdaq_CH:A"].read()[0].tolist() == ["", ""]
+    assert data["sfdaq_missing_channels"].read().tolist() == ["CH:A is not in the file", ""]
+
+
 def test_late_registration_when_run_is_over_then_adds_the_streams(bench, catalog, engine):
     device = bench.device(register="late", directory=bench.directory / "late")
     (uid,) = engine(sf_count([device], 2))

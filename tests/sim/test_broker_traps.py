@@ -187,10 +187,32 @@ def test_sources_when_all_are_empty_and_the_message_broker_is_down_then_an_error
     assert (raw / "run_info/LAST_ARUN").read_text() == "1"
 
 
-def test_run_info_when_it_is_a_file_then_the_systems_words(broker, raw):
-    (raw / "run_info").write_text("")
-    body = {"pgroup": raw.parent.name}
-    assert post(broker.url, "advance_run_number", body)["exception"] == "NotADirectoryError"
+@pytest.mark.parametrize("file", ["run_info", "run0000", "run0000/meta", "JF_pedestals", "run0000/aux"])
+def test_directory_when_a_file_stands_there_then_refused_with_the_servers_path(broker, retrieve, raw, file):
+    """golden/found: sim-file-for-directory."""
+    pgroup = raw.parent.name
+    if file.endswith("aux"):
+        retrieve(run_number=0)
+    (raw / file).parent.mkdir(exist_ok=True)
+    (raw / file).write_text("a file")
+    if file == "JF_pedestals":
+        reply = post(broker.url, "take_pedestal", {"pgroup": pgroup, "detectors": {"JF01T03V01": {}}})
+    elif file.endswith("aux"):
+        reply = post(broker.slow_url, "copy_user_files", {"pgroup": pgroup, "run_number": 0, "files": []})
+    else:
+        reply = retrieve(run_number=0)
+    path = f"/sf/bernina/data/{pgroup}/raw/{file}"
+    assert reply["exception"] == "ValidationError"
+    assert reply["message"] == (
+        f"cannot create directory {path} (due to: FileExistsError: [Errno 17] File exists: {path!r})"
+    )
+
+
+def test_directory_when_a_parent_is_a_file_then_refused(broker, raw):
+    (raw.parent / "raw2").write_text("")
+    (raw / "run_info").symlink_to(raw.parent / "raw2" / "x")
+    reply = post(broker.url, "advance_run_number", {"pgroup": raw.parent.name})
+    assert reply["exception"] == "ValidationError" and "cannot create directory" in reply["message"]
 
 
 def test_server_fields_when_sent_by_a_client_then_overwritten(retrieve, raw):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401 - reads bitshuffle
@@ -265,17 +266,98 @@ def test_pvs_when_retrieved_then_changes_around_and_inside_the_range(retrieve):
     with h5py.File(path) as file:
         assert file["general/instrument"][()] == b"bernina"
         ids = file["data/SAR:X/pulse_id"][:, 0]
-        assert ids[0] <= first and ids[-1] > last
+        assert ids[0] == 0 and first <= ids[1] and ids[-2] <= last < ids[-1]
         assert len(ids) < 6
         assert file["data/SAR:X/connected"][()].all()
-        stamps = file["data/SAR:X/timestamp"][:, 0]
-        np.testing.assert_allclose(np.diff(stamps), np.diff(ids) * 0.01, atol=1e-6)
+        stamps = file["data/SAR:X/timestamp"][:, 0].astype("i8")
+        np.testing.assert_allclose(np.diff(stamps[1:]), np.diff(ids[1:]) * 10_000, atol=1)
+    assert not (path.parent.parent / "logs" / "acq0001.PVDATA.log").exists()
 
 
-def test_pvs_when_stop_is_in_the_future_then_writer_fails(retrieve):
+def layout(file):
+    """Paths, dtypes and shapes of one row; the names of PVs and the order are left out."""
+    pvs, found = list(file["data"]), set()
+
+    def note(name, item):
+        for pv in pvs:
+            name = name.replace(pv, "PV")
+        if isinstance(item, h5py.Dataset):
+            text = h5py.check_string_dtype(item.dtype)
+            kind = ("text", text.length) if text else item.dtype.str
+            found.add((name, kind, item.shape[1:], item.chunks, item.compression, len(item.attrs)))
+        else:
+            found.add((name, len(item.attrs)))
+
+    file.visititems(note)
+    return found
+
+
+def test_pvs_when_beside_the_file_of_the_real_writer_then_the_same_layout(retrieve):
+    """golden/found: sim-pv-layout."""
+    (path,), _ = retrieve(n=60, pv_list=["SAR:X"])
+    real = Path(__file__).parent.parent / "data" / "found" / "pv-before-start" / "acq0001.PVDATA.h5"
+    with h5py.File(path) as ours, h5py.File(real) as theirs:
+        assert layout(ours) == layout(theirs)
+
+
+def test_channels_when_beside_the_file_of_the_real_writer_then_the_same_layout(retrieve):
+    (path,), _ = retrieve(channels_list=["A:B"])
+    real = Path(__file__).parent.parent / "data" / "found" / "bs-absent" / "acq0001.BSDATA.h5"
+    with h5py.File(path) as ours, h5py.File(real) as theirs:
+        assert set(ours.attrs) == set(theirs.attrs) == {"file_create_datetime"}
+        assert set(ours) == set(theirs)
+        for name, theirs_ in theirs["A:B"].items():
+            ours_ = ours["A:B"][name]
+            for fact in ("dtype", "chunks", "maxshape", "compression", "shuffle"):
+                assert getattr(ours_, fact) == getattr(theirs_, fact), (name, fact)
+
+
+def test_channels_when_one_is_offline_then_left_out_and_the_log_says_so(facility, retrieve):
+    facility.broker.fail_next("channels_offline", channels=["SAR:B"])
+    (path,), _ = retrieve(channels_list=["SAR:A", "SAR:B"])
+    with h5py.File(path) as file:
+        assert list(file) == ["SAR:A"]
+    log = (path.parent.parent / "logs" / "acq0001.BSDATA.log").read_text()
+    assert "check SAR:B not present in file" in log and "processing request took" in log
+
+
+def test_pvs_when_stop_is_in_the_future_then_only_the_status_exchange_tells(facility, retrieve):
     (path,), _ = retrieve(shift=10_000, pv_list=["SAR:X"])
-    assert not path.exists()
-    assert "is not in the buffer" in (path.parent.parent / "logs" / "acq0001.PVDATA.log").read_text()
+    assert not list(path.parent.glob("*")) and not list((path.parent.parent / "logs").glob("*"))
+    last = facility.broker.messages()[-1]
+    assert last["headers"]["action"] == "request_fail"
+    assert "is not in the buffer" in last["headers"]["message"]
+
+
+@pytest.mark.parametrize("roi", [[0, 10, 0, 10], [5, 50, 0, 30], [0, 513, 0, 1029]])
+def test_detector_file_when_roi_begins_at_row_or_column_0_then_converted(retrieve, roi):
+    """golden/found: sim-roi-at-edge."""
+    (path,), _ = retrieve(detectors={ONE: {"adc_to_energy": True, "roi": {"a": roi}}})
+    with h5py.File(path) as file:
+        assert file[f"data/{ONE}:ROI_a/data"].shape[1:] == (roi[1] - roi[0], roi[3] - roi[2])
+
+
+def test_detector_file_when_converted_then_with_the_mask_of_the_active_pedestal(facility, retrieve):
+    tree, name = facility.broker.site.tree, f"/sf/jungfrau/data/pedestal/{ONE}/20300101_000000.h5"
+    tree.make(name.rpartition("/")[0])
+    constants = facility.broker._scenes[ONE].constants
+    mask = np.zeros(constants.mask.shape, "i8")
+    mask[200:210, 300:310] = 1
+    with h5py.File(tree.local(name), "w") as file:
+        file["gains"], file["pixel_mask"] = constants.pedestal, mask
+    config = f"/gpfs/photonics/swissfel/buffer/config/{ONE}.json"
+    before = tree.read_json(config)
+    tree.write_json(config, {**before, "pedestal_file": name})
+    try:
+        (path,), _ = retrieve(
+            detectors={ONE: {"adc_to_energy": True, "gap_pixels": False, "double_pixels_action": "keep"}}
+        )
+    finally:
+        tree.write_json(config, before)
+    with h5py.File(path) as file:
+        good = file[f"data/{ONE}/meta/pixel_mask"][()]
+    np.testing.assert_array_equal(good, mask == 0)
+    assert tree.exists(before["gain_file"])  # before any pedestal was taken
 
 
 @pytest.mark.parametrize(

@@ -16,22 +16,25 @@ from .writers import WriterError
 
 
 def calibration_for(
-    detector: str, parameters: dict[str, Any], constants: Constants, pedestal: np.ndarray | None
+    detector: str,
+    parameters: dict[str, Any],
+    constants: Constants,
+    active: tuple[np.ndarray, np.ndarray] | None,
 ) -> JungfrauCalibration:
     """Return what the parameters of a request ask for.
 
     Parameters
     ----------
-    pedestal : ndarray of shape (3, y, x), or None
-        The active pedestal; None takes the true one.
+    active : (pedestal, mask) of shapes (3, y, x) and (y, x), or None
+        Of the active pedestal file; None takes the true ones.
     """
     energy = bool(parameters.get("adc_to_energy"))
     if energy:
-        mask = True if parameters.get("downsample") else parameters.get("mask", True)
+        masked = True if parameters.get("downsample") else parameters.get("mask", True)
         double_pixels = parameters.get("double_pixels_action", "mask")
         options = {
-            "mask": mask,
-            "double_pixels": "keep" if double_pixels == "mask" and not mask else double_pixels,
+            "mask": masked,
+            "double_pixels": "keep" if double_pixels == "mask" and not masked else double_pixels,
             "module_edge_pixels": parameters.get("module_edge_pixels", "keep"),
             "geometry": parameters.get("geometry", False),
             "gap_pixels": parameters.get("gap_pixels", True),
@@ -40,11 +43,12 @@ def calibration_for(
         }
     else:
         options = {"conversion": False, "mask": False, "geometry": False, "gap_pixels": False}
+    pedestal, mask = active or (constants.pedestal, constants.mask)
     calibration = JungfrauCalibration(
         detector,
         constants.gain,
-        constants.pedestal if pedestal is None else pedestal,
-        constants.mask,
+        pedestal,
+        mask,
         disabled_modules=tuple(parameters.get("disabled_modules") or ()),
         roi=_regions(parameters.get("roi")),
         bad_constants="mask",
@@ -52,8 +56,9 @@ def calibration_for(
         **options,
     )
     for region in (calibration.options.roi or {}).values():
-        if region[1] == calibration.shape[0] or region[3] == calibration.shape[1]:
-            raise WriterError(f"roi {region} must end before the last row and column of {calibration.shape}")
+        height, width = calibration.image_shape
+        if region[1] == height or region[3] == width:
+            raise WriterError(f"roi {region} must end before the last of {height} rows and {width} columns")
     return calibration
 
 

@@ -75,8 +75,9 @@ class DetectorWriter:
             write_dap(self._site.tree.local(output).with_suffix(".dap"), found)
         if is_processed(parameters, **keep):
             target = self._site.tree.local(output)
-            pedestal = self._evaluation.active_pedestal(detector)
-            calibration = calibration_for(detector, parameters, scene.constants, pedestal)
+            self._evaluation.make_gain_file(detector)
+            active = self._evaluation.active_pedestal(detector)
+            calibration = calibration_for(detector, parameters, scene.constants, active)
             if not write_converted(path, target, calibration, parameters, set(selected)):
                 log.write("no frame passed the filters, no file written")
                 return

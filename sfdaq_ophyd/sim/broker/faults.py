@@ -26,6 +26,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "writer_silent": ("source",),
     "missing_pulses": ("source", "pulse_ids"),
     "truncated_file": ("source",),
+    "channels_offline": ("source", "channels"),
     "power_on_fails": ("message",),
     "pedestal_fails": ("message",),
     "limping": ("detector", "modules"),
@@ -44,6 +45,7 @@ one too high), ``message_broker_down``, ``close_pgroup`` (just before the next r
 In the writers; `source` is PVDATA, BSDATA, CAMERAS or a detector, default any: ``writer_absent`` (the request
 vanishes), ``writer_fails`` (``.err`` with `message`), ``writer_silent`` (says it is finished, and there is no
 file), ``missing_pulses`` (`pulse_ids` did not arrive), ``truncated_file`` (ends half-way),
+``channels_offline`` (`channels`, or the first, of BSDATA or CAMERAS, are left out, and the log says so),
 ``power_on_fails``, ``pedestal_fails``.
 
 At once: ``limping`` (`modules` of `detector` stop writing), ``detector_stopped``.

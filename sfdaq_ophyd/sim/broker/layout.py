@@ -8,6 +8,7 @@ from typing import Any
 
 from ...wire.broker_beamlines import BEAMLINES
 from ...wire.broker_paths import raw_directory
+from ...wire.detector_name import DetectorName
 from .dap import DAP_CONFIG, SCRIPTS, dap_file
 from .pedestal_files import CENTRAL, stream_config
 from .pvlist import config_file
@@ -37,7 +38,14 @@ def lay_out(site: Site, pgroup: str | None, pvs: Iterable[str] | None, running: 
         detector = site.hardware[name]
         detector.configured = True
         detector.set_state("running")
-        _write(site, dap_file(name), {"detector_distance": 0.1, "do_peakfinder_analysis": False})
+        height, width = DetectorName.parse(name).raw_shape
+        dap = {
+            "beam_center_x": width / 2,
+            "beam_center_y": height / 2,
+            "detector_distance": 0.1,
+            "do_peakfinder_analysis": False,
+        }
+        _write(site, dap_file(name), dap)
         config = {
             "detector_name": name,
             "gain_file": f"/sf/jungfrau/config/gainMaps/{name}/gains.h5",

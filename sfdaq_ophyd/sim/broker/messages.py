@@ -61,6 +61,11 @@ class Messages:
         """Return a queue of requests; those for which nobody asked for one vanish."""
         return self._queues.setdefault(name, queue.Queue())
 
+    @property
+    def n_waiting(self) -> int:
+        """Requests that the writers have not finished."""
+        return sum(waiting.unfinished_tasks for waiting in self._queues.values())
+
     def connect(self) -> None:
         """Reach the message broker, as each call does before it sends; AMQPConnectionError if it is down."""
         if not self.up or self._faults.take("message_broker_down"):
@@ -162,3 +167,5 @@ class Worker:
                 return
             except Exception:
                 logger.exception("writer failed: %s", request["body"].get("output_file"))
+            finally:
+                self._queue.task_done()

@@ -213,6 +213,11 @@ class BrokerPart:
         """Return what went over the message broker: requests to writers, and their status messages."""
         return list(self.site.messages.log)
 
+    @property
+    def n_waiting(self) -> int:
+        """Requests that the writers have not finished."""
+        return self.site.messages.n_waiting
+
     def on_message(self, listener: Callable[[Message], None]) -> None:
         """Call `listener` with every such message from now on, in the thread that sends it."""
         self.site.messages.listen(listener)

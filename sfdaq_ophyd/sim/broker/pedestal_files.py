@@ -27,6 +27,11 @@ def stream_config(detector: str) -> str:
     return f"{BUFFER}/config/{detector}.json"
 
 
+def permanent_mask(detector: str) -> str:
+    """Return the file of pixels that are bad for ever, where there is one."""
+    return f"/sf/jungfrau/config/pixel_mask/{detector}/pixel_mask.h5"
+
+
 class PedestalEvaluation:
     """Write the files of one detector's pedestal, and switch its stream to it.
 
@@ -55,19 +60,29 @@ class PedestalEvaluation:
         self._site.delays.wait(EVALUATION)
         result = output.removesuffix(".h5") + ".res.h5"
         log.write(f"{detector}: output file with pedestal corrections: {result}")
-        self._write_result(scene, first, rate, tree.local(result))
+        self._write_result(scene, self._permanent_mask(detector), first, rate, tree.local(result))
         self._copy_constants(detector, str(PurePosixPath(output).parent))
         self._activate(detector, result, log)
 
-    def active_pedestal(self, detector: str) -> np.ndarray | None:
-        """Return the pedestal (3, y, x) the detector's stream is configured with; None if it has no file."""
-        tree = self._site.tree
-        config = tree.read_json(stream_config(detector)) if tree.exists(stream_config(detector)) else {}
-        path = config.get("pedestal_file", "")
+    def active_pedestal(self, detector: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return pedestal (3, y, x) and mask (y, x) of the detector's stream; None if it has no file."""
+        tree, path = self._site.tree, self._config(detector).get("pedestal_file", "")
         if not tree.exists(path):
             return None
         with h5py.File(tree.local(path)) as file:
-            return file["gains"][()]
+            return file["gains"][()], file["pixel_mask"][()]
+
+    def make_gain_file(self, detector: str) -> str:
+        """Return the gain file of the detector's stream, which is made when first needed; empty for none."""
+        tree, path = self._site.tree, self._config(detector).get("gain_file", "")
+        if path and not tree.exists(path):
+            tree.make(path.rsplit("/", 1)[0])
+            self._scenes[detector].constants.write_gain(tree.local(path))
+        return path
+
+    def _config(self, detector: str) -> dict[str, Any]:
+        tree, path = self._site.tree, stream_config(detector)
+        return tree.read_json(path) if tree.exists(path) else {}
 
     def _frames(self, scene: Scene, first: int, rate: int):
         def fill(pulse_id: int, image: np.ndarray) -> int:
@@ -77,9 +92,17 @@ class PedestalEvaluation:
 
         return fill
 
-    def _write_result(self, scene: Scene, first: int, rate: int, path: Path) -> None:
+    def _permanent_mask(self, detector: str) -> np.ndarray | bool:
+        """Return what is bad for ever: bit 0 of the masks."""
+        tree, path = self._site.tree, permanent_mask(detector)
+        if not tree.exists(path):
+            return False
+        with h5py.File(tree.local(path)) as file:
+            return file["pixel_mask"][()] != 0
+
+    def _write_result(self, scene: Scene, bad: np.ndarray | bool, first: int, rate: int, path: Path) -> None:
         mean, rms = np.zeros((3, *scene.shape)), np.zeros((3, *scene.shape))
-        mask = np.zeros(scene.shape, "i8")
+        mask = np.where(np.broadcast_to(bad, scene.shape), np.int64(1), np.int64(0))
         image = np.empty(scene.shape, "u2")
         for stage, code in enumerate(STAGE_CODES):
             total, squares = np.zeros(scene.shape), np.zeros(scene.shape)
@@ -96,16 +119,11 @@ class PedestalEvaluation:
             file["gains"], file["gainsRMS"], file["pixel_mask"] = mean, rms, mask
 
     def _copy_constants(self, detector: str, directory: str) -> None:
-        """Put gain file and permanent mask beside the pedestals, once; an absent gain file is made first."""
+        """Put gain file and permanent mask beside the pedestals, once."""
         tree = self._site.tree
-        config = tree.read_json(stream_config(detector)) if tree.exists(stream_config(detector)) else {}
-        gain_file = config.get("gain_file")
-        if gain_file and not tree.exists(gain_file):
-            tree.make(gain_file.rsplit("/", 1)[0])
-            self._scenes[detector].constants.write_gain(tree.local(gain_file))
         sources = {
-            "gainMaps": gain_file,
-            "pixel_mask": f"/sf/jungfrau/config/pixel_mask/{detector}/pixel_mask.h5",
+            "gainMaps": self.make_gain_file(detector),
+            "pixel_mask": permanent_mask(detector),
         }
         for folder, source in sources.items():
             target = f"{directory}/{folder}/{detector}.h5"

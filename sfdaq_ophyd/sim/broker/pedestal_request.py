@@ -7,7 +7,7 @@ from typing import Any
 from ...wire.broker import PEDESTAL_FRAMES
 from ...wire.pulse_id import PULSE_RATE
 from .detectors import check_belongs, detectors_of
-from .pgroups import PGroup
+from .pgroups import PGroup, make_directory
 from .refusals import ValidationError, required
 from .settings import detector_name
 from .site import Caller, Site
@@ -32,7 +32,7 @@ def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     required(request, "pgroup")
     pgroup = PGroup(site.tree, beamline, request["pgroup"])
     directory = pgroup.raw + PEDESTALS
-    site.tree.make(directory)
+    make_directory(site.tree, directory)
     pgroup.make_run_info()
     pgroup.check_open()
 

@@ -46,15 +46,8 @@ class PGroup:
         self._tree.write_text(f"{self.run_info}/CLOSED", "")
 
     def make_run_info(self) -> None:
-        """Make the directory of the counters, unless anything of that name is there."""
-        if self._tree.exists(self.run_info):
-            return
-        try:
-            self._tree.make(self.run_info)
-        except OSError as exc:
-            raise ValidationError(
-                f"cannot create directory {self.run_info} (due to: {type(exc).__name__}: {exc})"
-            ) from exc
+        """Make the directory of the counters."""
+        make_directory(self._tree, self.run_info)
 
     def last(self, counter: str) -> int:
         """Return a counter, ``LAST_RUN`` or ``LAST_ARUN``; it starts at 0, and the file is made."""
@@ -69,3 +62,12 @@ class PGroup:
         number = self.last(counter) + 1
         self._tree.write_text(f"{self.run_info}/{counter}", str(number))
         return number
+
+
+def make_directory(tree: Tree, path: str) -> None:
+    """Make a directory with its parents; ValidationError, in the server's words, where a file stands."""
+    try:
+        tree.make(path)
+    except OSError as exc:
+        reason = f"{type(exc).__name__}: [Errno {exc.errno}] {exc.strerror}: {path!r}"
+        raise ValidationError(f"cannot create directory {path} (due to: {reason})") from exc

@@ -10,7 +10,7 @@ from ...wire.broker_paths import acquisition, clean_tag, padded, run_directory
 from ...wire.broker_request import SOURCES
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS
 from .detectors import check_belongs
-from .pgroups import PGroup
+from .pgroups import PGroup, make_directory
 from .refusals import NothingToDo, ValidationError, required
 from .scan_info import append_step, dummy
 from .site import Caller, Site
@@ -42,7 +42,7 @@ def retrieve_from_buffers(site: Site, request: Any, caller: Caller) -> dict[str,
             request[key] = list(dict.fromkeys(request[key]))
 
     for name in ("", "/meta", "/data", "/logs"):
-        site.tree.make(directory + name)
+        make_directory(site.tree, directory + name)
     number = _acquisition_number(site, directory)
     unique = pgroup.advance("LAST_ARUN")
     request |= {

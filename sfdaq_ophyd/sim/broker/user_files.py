@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...wire.broker_paths import padded, raw_directory
-from .pgroups import PGroup
+from .pgroups import PGroup, make_directory
 from .refusals import ValidationError, required
 from .site import Caller, Site
 
@@ -17,7 +17,7 @@ def copy_user_files(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     current = site.dialect == "current"
     raw = _open_pgroup(site, request, caller) if current else _open_pgroup_documented(site, request, caller)
     target = f"{_run_directory(site, raw, request['run_number'])}/aux"
-    site.tree.make(target)
+    make_directory(site.tree, target)
     files = request.get("files", [])
     if current:
         files = sorted(set(files))

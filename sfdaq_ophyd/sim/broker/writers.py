@@ -32,31 +32,34 @@ class RunLog:
     ----------
     site : Site
     path : str
-        On the server.
+        On the server; empty for a writer without a log.
     """
 
     def __init__(self, site: Site, path: str):
         self._site, self.path = site, path
-        site.tree.make(path.rsplit("/", 1)[0])
-        site.tree.write_text(path, "")
+        if path:
+            site.tree.make(path.rsplit("/", 1)[0])
+            site.tree.write_text(path, "")
 
     def write(self, line: str) -> None:
         """Append one line."""
-        self._site.tree.append_text(self.path, f"{line}\n")
+        if self.path:
+            self._site.tree.append_text(self.path, f"{line}\n")
 
 
 @dataclass(frozen=True)
 class Words:
-    """What a writer reports when it starts, succeeds and fails, and whether it names the file."""
+    """What a writer reports when it starts, succeeds and fails; whether it names the file, leaves texts."""
 
     start: str = "write_start"
     success: str = "write_finished"
     failure: str = "write_rejected"
     file: bool = True
+    texts: bool = True
 
 
-EPICS_WORDS = Words("request_start", "request_success", "request_fail", file=False)
-"""The epics writer speaks for itself, under the name of its service."""
+EPICS_WORDS = Words("request_start", "request_success", "request_fail", file=False, texts=False)
+"""The epics writer speaks for itself, under the name of its service; it leaves neither log nor ``.err``."""
 
 
 class Writer:
@@ -79,7 +82,7 @@ class Writer:
         """Carry out one request."""
         body, words = request["body"], self._words
         self._report(request, words.start)
-        log = RunLog(self._site, body["run_log_file"])
+        log = RunLog(self._site, body["run_log_file"] if words.texts else "")
         log.write(
             f"request for writer type {body['writer_type']}: output file {body['output_file']} "
             f"from pulse ID {body['start_pulse_id']} to {body['stop_pulse_id']}"
@@ -92,7 +95,8 @@ class Writer:
             raise
         except Exception as exc:
             log.write(traceback.format_exc().rstrip())
-            report_error_file(self._site, body)
+            if words.texts:
+                report_error_file(self._site, body)
             self._report(request, words.failure, str(exc))
         else:
             log.write(f"processing request took {time.time() - started} seconds")
