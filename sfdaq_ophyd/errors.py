@@ -11,6 +11,7 @@
       ConstantsMissing (RuntimeError)    a calibration lacks gain, pedestal or mask
       ConfigError (ValueError)           a configuration file is wrong
       FileFormatError (ValueError)       a file lacks a dataset, or holds the wrong one
+      StorageError (OSError)             a disk or a folder does not take what is written
       ServiceUnreachable (ConnectionError)   the request never reached the service
       ServiceTimeout (TimeoutError)      no answer, or no progress, within the limit
       ServiceRefused (RuntimeError)      the service answered, and the answer was no
@@ -153,6 +154,38 @@ class FileFormatError(SfdaqError, ValueError):
     def __init__(self, path: object, dataset: str, *, found: str, expected: str):
         self.path, self.dataset, self.found, self.expected = str(path), dataset, found, expected
         super().__init__(f"{path}: dataset {dataset!r}: found {found}, expected {expected}")
+
+
+class StorageError(SfdaqError, OSError):
+    """A disk or a folder does not take what is written to it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file or folder.
+    what : str
+        What was attempted, e.g. ``"writing"``.
+    reason : str
+        The system's words.
+    hint : str
+        What a person does now.
+    free : str, optional
+        Space on its disk.
+    number : int, optional
+        The system's error number, also as `errno`.
+    """
+
+    def __init__(
+        self, path: object, *, what: str, reason: str, hint: str, free: str = "", number: int | None = None
+    ):
+        self.path, self.what, self.reason, self.free, self.hint = str(path), what, reason, free, hint
+        space = f" ({free} on its disk)" if free else ""
+        self.text = f"{what} {path}: {reason}{space}. {hint}"
+        super().__init__(self.text)
+        self.errno = number
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class ServiceUnreachable(SfdaqError, ConnectionError):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 from collections.abc import Sequence
 
 import dask.array
 from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter
 from tiled.utils import Conflicts, path_from_uri
+
+from ..errors import SfdaqError
+from ..files.repair import repair_if_ours
+
+logger = logging.getLogger(__name__)
 
 
 class GrowingHDF5Adapter(HDF5Adapter):
@@ -34,6 +41,8 @@ class GrowingHDF5Adapter(HDF5Adapter):
         Conflicts
             A file cannot be opened: its writer has not closed it, or was killed.
         """
+        if kwargs.get("swmr"):
+            _repair_those_left_open(data_source)
         try:
             adapter = super().from_catalog(data_source, node, *args, **kwargs)
             if isinstance(adapter, HDF5ArrayAdapter):
@@ -47,6 +56,15 @@ class GrowingHDF5Adapter(HDF5Adapter):
                 f"the acquisition is over ({exc})"
             ) from exc
         return adapter
+
+
+def _repair_those_left_open(data_source) -> None:
+    """Let any reader open files whose writer was killed; one that lives holds a lock."""
+    for asset in data_source.assets:
+        with contextlib.suppress(SfdaqError, OSError):  # swmr=True reads them all the same
+            path = path_from_uri(asset.data_uri)
+            if repair_if_ours(path):
+                logger.warning("%s: its writer was killed; repaired", path)
 
 
 def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> dask.array.Array:

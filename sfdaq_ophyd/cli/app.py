@@ -21,6 +21,7 @@ COMMANDS = {
     "broker": "Talk to the sf-daq broker.",
     "std-daq": "Talk to the standard DAQ.",
     "convert": "Convert raw Jungfrau files to calibrated images.",
+    "repair": "Make files openable whose writer was killed.",
 }
 """Name to the line shown by ``sfdaq --help``. Command ``a-b`` lives in ``sfdaq_ophyd.cli.a_b``."""
 

@@ -47,7 +47,7 @@ from ..wire.frame import FrameFormat
 from ._acquisition import Acquisition, Crew, LossPolicy, Rules
 from ._checks import naming, whole_number
 from ._flying import Flying
-from ._frame_store import FrameStore
+from ._frame_store import SYNC_PERIOD, FrameStore
 from ._keys import data_keys, event_columns, first_row
 from ._source import FrameSource, Request
 from ._status import GRACE, ActionStatus
@@ -72,6 +72,8 @@ class Detector(Flying, Device):
         Where files are made.
     threads : int
         Frames compressed at the same time.
+    sync_period : float
+        s after which points are on the disk itself (fsync); see `FrameStore`.
     **kwargs
         For `ophyd.Device`.
     """
@@ -85,10 +87,19 @@ class Detector(Flying, Device):
     hinted: tuple[str, ...] = ()
     """Scalars that live plots show."""
 
-    def __init__(self, *, source: FrameSource, name: str, directory: str | Path, threads: int = 2, **kwargs):
+    def __init__(
+        self,
+        *,
+        source: FrameSource,
+        name: str,
+        directory: str | Path,
+        threads: int = 2,
+        sync_period: float = SYNC_PERIOD,
+        **kwargs,
+    ):
         self.source = source
         self.directory = Path(directory)
-        self._threads = threads
+        self._threads, self._sync_period = threads, sync_period
         self._store: PointStore | None = None
         self._crew = Crew(name)
         self._failed: Exception | None = None
@@ -112,18 +123,19 @@ class Detector(Flying, Device):
         self._failed = None
         try:
             frame_format = self.source.open(self.settings())
+            self._store = self._new_store(frame_format, int(self.frames_per_trigger.get()))
         except BaseException as exc:
             if isinstance(exc, Exception):
                 self._failed = naming(exc, self.name)
             self.unstage()
             raise
-        self._store = self._new_store(frame_format, int(self.frames_per_trigger.get()))
         self._ready = False
         self._values = {}
         return staged
 
     def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> PointStore:
-        return FrameStore(self.directory, self.name, frame_format, frames_per_point, self._threads)
+        more = (self._threads, self._sync_period)
+        return FrameStore(self.directory, self.name, frame_format, frames_per_point, *more)
 
     def unstage(self) -> list[object]:
         """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice.

@@ -12,11 +12,15 @@ import time
 import uuid
 from pathlib import Path
 
+from ..files._storage import check_folder, make_folder, sync
 from ..files.frame_file import FrameFile, dataset_of, dataset_of_column
 from ..wire.frame import Frame, FrameFormat, MissingFrame
 from ._assets import FileAssets, column_in_hdf5, frames_in_hdf5
 from ._keys import columns_of
 from ._store import PointStore, row_of
+
+SYNC_PERIOD = 5.0
+"""s after which frames are on the disk itself, at the latest when the next point is."""
 
 
 class FrameStore(PointStore):
@@ -30,13 +34,30 @@ class FrameStore(PointStore):
         See `PointStore`.
     threads : int
         Frames compressed at the same time.
+    sync_period : float
+        Frames are handed to the system at once, and are on the disk itself (fsync) after so many s, at the
+        latest with the next frame: what a power cut can cost.
+
+    Raises
+    ------
+    StorageError
+        No file can be made there.
     """
 
     def __init__(
-        self, directory: Path, name: str, frame_format: FrameFormat, frames_per_point: int, threads: int = 2
+        self,
+        directory: Path,
+        name: str,
+        frame_format: FrameFormat,
+        frames_per_point: int,
+        threads: int = 2,
+        sync_period: float = SYNC_PERIOD,
     ):
         super().__init__(name, frame_format, frames_per_point)
         self._directory, self._threads = Path(directory), threads
+        check_folder(self._directory)
+        self._sync_period, self._synced = sync_period, time.monotonic()
+        self._not_synced: set[Path] = set()
         self._file: FrameFile | None = None
         self._assets: FileAssets | None = None
         self._n_saved = 0  # points, in this file
@@ -45,10 +66,12 @@ class FrameStore(PointStore):
         """Take one more frame."""
         with self._lock:
             if self._file is None:
-                self._directory.mkdir(parents=True, exist_ok=True)
+                make_folder(self._directory)
                 self._use(FrameFile(self._new_path(), self.frame_format, threads=self._threads))
             self._file.append(item)
             self._rows.append(row_of(item, self.frame_format))
+            self._not_synced.add(self._file.path)
+        self._sync_if_due()
 
     def take_back_partial(self) -> int:
         """Forget the frames that do not make a whole point; return how many those were."""
@@ -61,10 +84,26 @@ class FrameStore(PointStore):
             return n_frames
 
     def flush(self) -> None:
-        """Bring every frame to disk."""
+        """Bring every frame to the system, and to the disk itself if `sync_period` has passed."""
         with self._lock:
             if self._file is not None:
                 self._file.flush()
+        self._sync_if_due()
+
+    def _sync_if_due(self) -> None:
+        """Sync without the lock: the RunEngine may go on."""
+        if time.monotonic() < self._synced + self._sync_period:
+            return
+        with self._lock:
+            if self._file is not None:
+                self._file.flush(wait=False)
+        self._sync()
+
+    def _sync(self) -> None:
+        with self._lock:
+            paths, self._not_synced = self._not_synced, set()
+        sync(path for path in paths if path.exists())  # one without a row was removed
+        self._synced = time.monotonic()
 
     @property
     def n_ready(self) -> int:
@@ -73,7 +112,8 @@ class FrameStore(PointStore):
             self.settle()
             if self._file is None:
                 return 0
-            return self._file.flush(wait=False) // self.frames_per_point - self._n_saved
+            n_frames = self._file.n_flushed if self._file.broken else self._file.flush(wait=False)
+            return max(0, n_frames // self.frames_per_point - self._n_saved)
 
     @property
     def more_files(self) -> bool:
@@ -91,9 +131,11 @@ class FrameStore(PointStore):
             self.settle()
             self._n_handed = 0
             self._rows.clear()
-            if self._file is not None:
+            if self._file is None:
+                return
+            if self._file.broken is None:
                 self._file.truncate(self._n_saved * self.frames_per_point)
-            if self._n_saved and not self._goes_on:
+            if self._file.broken is not None or (self._n_saved and not self._goes_on):
                 self._close_file()
 
     def close(self) -> None:
@@ -103,6 +145,7 @@ class FrameStore(PointStore):
                 self.take_back_unsaved()
             finally:
                 self._close_file()
+            self._sync()
 
     def _next_file(self) -> tuple[FileAssets, int]:
         if self._asked and self._n_saved:

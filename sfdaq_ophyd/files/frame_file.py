@@ -13,15 +13,19 @@
       <name>        (n, y, x), one per further form of the image, e.g. raw
 
 The file is written in HDF5's SWMR mode: another process reads it at any time with
-``h5py.File(path, "r", swmr=True)``, also after the writer was killed. The ids of a frame are on disk before
-its image is, and HDF5 orders the index of a chunk before the new length of its dataset, so that every row of
-``data`` is whole and has its id. A gap (a frame that did not come) holds no chunk: it reads as zeros, NaN in
-float data.
+``h5py.File(path, "r", swmr=True)``, also after the writer was killed; `repair` makes it a plain file then.
+The ids of a frame are in the file before its image is, and HDF5 orders the index of a chunk before the new
+length of its dataset, so that every row of ``data`` is whole and has its id. A gap (a frame that did not
+come) holds no chunk: it reads as zeros, NaN in float data.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,8 +33,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..errors import StorageError
 from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame
 from . import _bitshuffle
+from ._storage import leave_open, refused, writing
+from .repair import WRITER_HOST, hold
 
 IMAGE = "/entry/data/data"
 """Where the images are."""
@@ -63,6 +70,13 @@ class FrameFile:
         What every frame looks like.
     threads : int
         Frames compressed at the same time.
+
+    Attributes
+    ----------
+    n_flushed : int
+        Rows that the last `flush` brought where readers see them; 0 once the file is gone.
+    broken : StorageError or None
+        What the disk refused: nothing more goes into this file.
     """
 
     def __init__(self, path: str | Path, frame_format: FrameFormat, *, threads: int = 2):
@@ -71,19 +85,24 @@ class FrameFile:
         self._limit = threads + 2
         self._pending: deque[tuple[Frame | MissingFrame, dict[str, Future]]] = deque()
         self._n_written = 0
-        self._file = h5py.File(self.path, "x", libver="latest")
-        try:
-            self._create()
-            self._file.swmr_mode = True
-        except BaseException:
-            self._file.close()
-            self.path.unlink(missing_ok=True)
-            raise
+        self.n_flushed = 0
+        self.broken: StorageError | None = None
+        with writing(self.path, "making"):
+            self._file = h5py.File(self.path, "x", libver="latest")
+            try:
+                self._create()
+                self._file.swmr_mode = True
+                self._lock = hold(self.path)
+                self._inode = _inode(self.path)
+            except BaseException:
+                self._file.close()
+                self.path.unlink(missing_ok=True)
+                raise
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compress")
 
     def _create(self) -> None:
         fmt = self.frame_format
-        self._file.attrs.update(default="entry", NX_class="NXroot")
+        self._file.attrs.update(default="entry", NX_class="NXroot", **{WRITER_HOST: socket.gethostname()})
         entry = self._file.create_group("entry")
         entry.attrs.update(default="data", NX_class="NXentry")
         group = entry.create_group("data")
@@ -126,8 +145,8 @@ class FrameFile:
         ------
         ShapeError
             The frame is not of the file's format; nothing was written.
-        OSError
-            An earlier frame could not be written.
+        StorageError
+            The disk did not take an earlier frame.
         """
         chunks = {}
         if isinstance(frame, Frame):
@@ -140,21 +159,53 @@ class FrameFile:
             self._write_next()
 
     def flush(self, wait: bool = True) -> int:
-        """Bring every frame to disk, where readers see it; return the number of rows there.
+        """Bring every frame to where readers see it; return the number of rows there.
 
         Without `wait`, frames still being compressed are left for later.
+
+        Raises
+        ------
+        StorageError
+            The disk did not take it, or the file is not there any more.
         """
         while self._pending and (wait or _is_ready(self._pending[0])):
             self._write_next()
-        for images in self._images.values():
-            images.flush()
+        with self._writing():
+            for images in self._images.values():
+                images.flush()
+        self._check_there()
+        self.n_flushed = self._n_written
         return self._n_written
+
+    def _check_there(self) -> None:
+        try:
+            with writing(self.path):
+                there = _inode(self.path)
+            if there != self._inode:
+                raise refused(self.path, None, reason="another file stands there now")
+        except StorageError as exc:
+            self.broken, self.n_flushed = exc, 0
+            raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Do something that writes; once the disk refused, nothing is written any more."""
+        if self.broken is not None:
+            raise self.broken
+        try:
+            with writing(self.path):
+                yield
+        except StorageError as exc:
+            self.broken = exc
+            leave_open(self._file, *self._images.values(), *self._columns.values())
+            raise
 
     def _write_next(self) -> None:
         frame, chunks = self._pending.popleft()
         try:
             pixels = {name: chunk.result() for name, chunk in chunks.items()} or _images(frame)
-            self._write(_row(frame, self.frame_format), pixels)
+            with self._writing():
+                self._write(_row(frame, self.frame_format), pixels)
         except BaseException:
             self._pending.clear()  # the rows after a lost one would be in the wrong place
             raise
@@ -172,7 +223,8 @@ class FrameFile:
                 elif image is not None:
                     images.id.write_direct_chunk((row, 0, 0), image)
         except BaseException:
-            self._cut(row)
+            with contextlib.suppress(OSError, RuntimeError):  # on a full disk not even that
+                self._cut(row)
             raise
         self._n_written += 1
 
@@ -192,7 +244,8 @@ class FrameFile:
             self._pending.pop()
         self.flush()
         if n_frames < self._n_written:
-            self._cut(n_frames)
+            with self._writing():
+                self._cut(n_frames)
 
     def move_tail(self, first: int, path: str | Path) -> FrameFile:
         """Move the rows from `first` on into a new file, compressed as they are, and return it."""
@@ -209,16 +262,31 @@ class FrameFile:
         return tail
 
     def close(self) -> None:
-        """Write what is pending and close; a file without a row is removed. Safe twice."""
-        if not self._file:
+        """Write what is pending and close; a file without a row is removed. Safe twice.
+
+        One that is `broken` stays as the last flush left it; see `repair`.
+        """
+        if self._lock.closed:
             return
         try:
-            self.flush()
+            if self.broken is None:
+                self.flush()
         finally:
             self._pool.shutdown()
-            self._file.close()
-            if self._n_written == 0:
-                self.path.unlink(missing_ok=True)
+            try:
+                if self.broken is None:
+                    with self._writing():
+                        self._file.close()
+            finally:
+                self._lock.close()
+                with contextlib.suppress(OSError):
+                    if self._n_written == 0 and _inode(self.path) == self._inode:
+                        self.path.unlink()
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _append(column: h5py.Dataset, row: int, value: object) -> None:

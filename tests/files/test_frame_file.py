@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sfdaq_ophyd.errors import RequestError, ShapeError
+from sfdaq_ophyd.errors import RequestError, ShapeError, StorageError
 from sfdaq_ophyd.files import _bitshuffle
 from sfdaq_ophyd.files.frame_file import FrameFile
 from sfdaq_ophyd.sim.stamp import read_stamp, write_stamp
@@ -208,7 +208,7 @@ def test_file_when_it_has_no_frame_then_it_is_removed(file, path):
 
 def test_file_when_path_exists_then_it_is_not_touched(path):
     path.write_bytes(b"precious")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(StorageError, match="File exists .* is not replaced"):
         FrameFile(path, FORMAT)
     assert path.read_bytes() == b"precious"
 

@@ -1,0 +1,35 @@
+"""``sfdaq repair``: files whose writer was killed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import SfdaqError
+from ..files.repair import repair as repair_file
+
+
+def repair(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="HDF5 files.")],
+) -> None:
+    """Make files openable whose writer was killed.
+
+    They are changed in place: HDF5's mark that somebody writes is taken off, and ids without an image are
+    cut. A file that a process has open is refused. Doing it twice is harmless.
+
+    Example: sfdaq repair data/eiger_20261126_120000_0a1b2c3d.h5
+    """
+    failed = 0
+    for file in files:
+        try:
+            done = repair_file(file)
+        except SfdaqError as exc:
+            failed += 1
+            print(f"sfdaq: {exc}", file=sys.stderr)
+        else:
+            typer.echo(f"{file}: {'repaired' if done else 'nothing to do'}")
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,138 @@
+"""What a disk or a folder refuses, in our words: the path, what is free, and what a person does."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import getpass
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+
+from ..errors import StorageError
+
+_NUMBER = re.compile(r"errno = (\d+)")
+
+_HINTS = {
+    errno.ENOSPC: "Free space there, or set another directory",
+    errno.EDQUOT: "The quota is used up: free space there, or set another directory",
+    errno.EROFS: "Its file system is read-only: have it mounted for writing, or set another directory",
+    errno.ENOENT: "Was the folder moved or removed? Put it back, or set another directory",
+    errno.ESTALE: "The file server forgot it: have it mounted anew, or set another directory",
+    errno.ENOTDIR: "A file stands where a folder should be: set another directory",
+    errno.EEXIST: "Something of this name is there, and is not replaced: move it, or set another directory",
+}
+_ANY_HINT = "See what the system's log says of this disk, or set another directory"
+
+
+@contextmanager
+def writing(path: str | Path, what: str = "writing") -> Iterator[None]:
+    """Turn what the disk refuses inside into a `StorageError` about `path`."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, RuntimeError) as exc:
+        if (number := _errno_of(exc)) is None:
+            raise
+        raise refused(path, number, what) from exc
+
+
+def leave_open(*objects: h5py.HLObject) -> None:
+    """Have HDF5 never look again at a file that it could not write.
+
+    After a failed flush HDF5 2.0 cannot close the file: it frees half of it, and the process dies with the
+    next file it makes, or at its end. So the objects of the file are kept for ever.
+    """
+    for one in objects:
+        for kept in (one, one.id):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+
+
+def refused(path: str | Path, number: int | None, what: str = "writing", *, reason: str = "") -> StorageError:
+    """Return the error for the error number `number`, or for a `reason` that has none."""
+    if number in (errno.EACCES, errno.EPERM):
+        hint = _whose(_nearest(path))
+    else:
+        hint = _HINTS.get(number, _ANY_HINT)
+    said = reason or os.strerror(number)
+    return StorageError(path, what=what, reason=said, free=_free(path), hint=hint, number=number)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise `StorageError` if no file can be made below `folder`; nothing is made yet."""
+    there = _nearest(folder)
+    if not there.is_dir():
+        raise refused(folder, errno.ENOTDIR, "making files in")
+    if not os.access(there, os.W_OK | os.X_OK):
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        raise refused(folder, errno.EROFS if read_only else errno.EACCES, "making files in")
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder and those above it, unless they are there."""
+    with writing(folder, "making the folder"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Return once files, and their names in their folders, are on the disk itself; may take long."""
+    folders = set()
+    for path in paths:
+        with writing(path, "syncing"):
+            _sync(path)
+        folders.add(path.parent)
+    for folder in folders:
+        with writing(folder, "syncing"):
+            _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # some file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _errno_of(exc: BaseException) -> int | None:
+    """Return the error number of an error of the system, or of one inside HDF5's own text."""
+    number = exc.errno if isinstance(exc, OSError) else None
+    if number is None and (found := _NUMBER.search(str(exc))):
+        number = int(found[1])
+    return number or None
+
+
+def _nearest(path: str | Path) -> Path:
+    """Return the path, or the nearest folder above it that is there."""
+    path = Path(path).absolute()
+    return next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+
+
+def _free(path: str | Path) -> str:
+    try:
+        usage = shutil.disk_usage(_nearest(path))
+    except OSError:
+        return "free space unknown"
+    return f"{usage.free / 1e9:.3g} GB free of {usage.total / 1e9:.3g} GB"
+
+
+def _whose(path: Path) -> str:
+    try:
+        owner, mode = path.owner(), path.stat().st_mode & 0o7777
+    except (OSError, KeyError):
+        return f"This process may not write to {path}: set another directory"
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    whose = f"{path} is {owner}'s, mode {mode:o}, and this process is {user}'s"
+    return f"{whose}: change that, or set another directory"
