@@ -1,0 +1,195 @@
+"""Does the main job end well on a machine that is not quiet? ``python -m benchmarks busy``.
+
+Beside 0, 2, 4 and 8 processes that spin, again and again, each in a fresh process and a fresh folder: the
+demo's scan (5 points, all devices), the README's ten lines, a fly scan of 1000 Jungfrau frames. Every job
+reads its run back from the catalog and proves by ids and stamps that no frame is lost. No job is ended by a
+time limit; one that takes long is reported, and Ctrl-C ends everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
+N_FLOWN = 1000
+PATIENCE = 120.0
+"""s after which a job that goes on is said to, again and again."""
+
+QUIET_ROUNDS = 3
+"""How often, at the most, a job is run without load, for the time that is compared with."""
+
+
+def demo() -> tuple[int, int]:
+    """``sfdaq demo``: five points with every device."""
+    from sfdaq_ophyd.catalog import embedded_catalog
+    from sfdaq_ophyd.cli import app
+
+    app(["demo", "--directory", "."], standalone_mode=False)
+    with embedded_catalog("catalog") as catalog:
+        run = catalog[-1]
+        rows = run["primary"].read()
+        frames = [run["primary"][key].shape[0] for key in ("eiger_image", "jf_image")]
+        pulses = run["sfdaq_data"].read(variables=["time"])["time"].shape[0]
+        whole = [
+            list(rows["eiger_event_id"].values) == [f"1_{i}" for i in range(5)],
+            len(set(rows["jf_pulse_id"].values)) == 5 == pulses,
+            all(rows["writer_n_completed"].values == 20),
+        ]
+    return 10, 10 - sum(frames) + whole.count(False)
+
+
+def ten_lines() -> tuple[int, int]:
+    """The README's example, as it stands there."""
+    from sfdaq_ophyd.catalog import embedded_catalog
+
+    code = re.search(r"## Ten lines\n+```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    exec(compile(code, "README.md", "exec"), {})
+    with embedded_catalog("catalog") as catalog:
+        ids = list(catalog[-1]["primary"]["eiger_event_id"].read())
+    return 3, len({"1_0", "1_1", "1_2"} - set(ids))
+
+
+def fly() -> tuple[int, int]:
+    """A thousand frames of three modules at 100 Hz, raw, without stopping."""
+    import numpy as np
+    from bluesky import RunEngine
+
+    from sfdaq_ophyd.catalog import embedded_catalog
+    from sfdaq_ophyd.devices import Jungfrau, PulseId
+    from sfdaq_ophyd.plans import fly
+    from sfdaq_ophyd.sim import Facility
+    from sfdaq_ophyd.sim.stamp import read_stamp
+
+    with Facility(speed="auto", only=["pvs", "jungfrau"]) as facility, embedded_catalog("catalog") as catalog:
+        sim = facility.jungfrau
+        pulse_id = PulseId(facility.pvs["pulse_id"], name="pulse_id")
+        pulse_id.wait_for_connection(timeout=60)
+        jf = Jungfrau(
+            sim.endpoints, name="jf", detector_name=sim.detector_name, directory="frames", pulse_id=pulse_id
+        )
+        engine = RunEngine()
+        catalog.subscribe(engine)
+        (uid,) = engine(fly([jf], N_FLOWN))
+        stream = catalog[uid]["primary"]
+        pulses = np.ravel(stream["jf_pulse_id"].read())
+        expected = np.arange(pulses[0], pulses[0] + N_FLOWN)
+        lost = set(expected.tolist()) - set(pulses.tolist())
+        for i in range(0, N_FLOWN, 20):
+            image = np.asarray(stream["jf_image"][i])[0]
+            stamps = {read_stamp(module) for module in image.reshape(-1, 512, 1024)}
+            if stamps != {int(pulses[i])}:
+                lost.add(int(pulses[i]))
+    return N_FLOWN, len(lost)
+
+
+JOBS = {"demo": demo, "ten_lines": ten_lines, "fly": fly}
+
+
+@contextlib.contextmanager
+def spinning(n: int) -> Iterator[None]:
+    """Keep `n` processes busy meanwhile; they end with this one, however it ends."""
+    processes = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run(name: str) -> dict:
+    """Run a job in a fresh process; return whether it ended well, s, frames lost and its last words."""
+    folder = tempfile.mkdtemp(prefix=f"busy-{name}-")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "OPHYD_CONTROL_LAYER": "caproto", "SFDAQ_LOG": f"{folder}/log"}
+    begin = time.monotonic()
+    with open(f"{folder}/said", "w+") as said:
+        command = [sys.executable, "-m", "benchmarks.busy", "--job", name]
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
+                    continue
+                print(f"  {name} goes on for {time.monotonic() - begin:.0f} s, in {folder}", flush=True)
+        finally:
+            process.kill()
+            process.wait()
+        took = time.monotonic() - begin
+        said.seek(0)
+        words = said.read().splitlines()
+    asked, lost = json.loads(words[-1]) if process.returncode == 0 else (0, 0)
+    well = process.returncode == 0 and lost == 0
+    if well:
+        shutil.rmtree(folder)
+    return {"well": well, "took": took, "lost": lost, "said": words[-8:], "folder": folder}
+
+
+def measure(names: list[str], loads: list[int], repeat: int) -> list[dict]:
+    """Run every job beside every load, in turns; return a row per job and load."""
+    results = {(name, load): [] for load in (0, *loads) for name in names}
+    for (name, load), rounds in results.items():
+        for i in range(min(repeat, QUIET_ROUNDS) if load == 0 else repeat):
+            with spinning(load):
+                rounds.append(run(name))
+            last = rounds[-1]
+            words = (
+                "ended well"
+                if last["well"]
+                else f"FAILED, see {last['folder']}\n    " + "\n    ".join(last["said"])
+            )
+            print(f"{name} beside {load}, {i + 1}: {last['took']:.1f} s, {words}", flush=True)
+    quiet = {name: statistics.median(each["took"] for each in results[name, 0]) for name in names}
+    return [_row(name, load, rounds, quiet[name]) for (name, load), rounds in results.items()]
+
+
+def _row(name: str, load: int, rounds: list[dict], quiet: float) -> dict:
+    times = sorted(each["took"] / quiet for each in rounds)
+    well = sum(each["well"] for each in rounds)
+    return {
+        "job": name,
+        "load": load,
+        "runs": len(rounds),
+        "well": well,
+        "times": f"{statistics.median(times):.1f} ({times[0]:.1f} to {times[-1]:.1f})",
+        "quiet": f"{quiet:.1f} s",
+        "lost": sum(each["lost"] for each in rounds),
+    }
+
+
+def main(words: list[str]) -> int:
+    """Measure and print the table; exit code 1 if a run did not end well or a frame was lost."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks busy", description=__doc__)
+    parser.add_argument("--repeat", type=int, default=10, help="runs of each job beside each load")
+    parser.add_argument(
+        "--load", type=int, nargs="+", default=[2, 4, 8], help="numbers of spinning processes"
+    )
+    parser.add_argument("--only", choices=JOBS, nargs="+", default=list(JOBS), help="jobs; default all")
+    options = parser.parse_args(words)
+    rows = measure(options.only, options.load, options.repeat)
+    table = Table("job", "beside", "ended well", "time / quiet", "quiet", "frames lost")
+    for row in rows:
+        well = f"{row['well']} of {row['runs']}"
+        table.add_row(row["job"], str(row["load"]), well, row["times"], row["quiet"], str(row["lost"]))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 0 if all(row["well"] == row["runs"] for row in rows) else 1
+
+
+if __name__ == "__main__":  # one job, in a process of its own
+    print(json.dumps(JOBS[sys.argv[2]]()))
