@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 
 from aiohttp import web
 
 from .dcu import DetectorControlUnit
 from .monitor import StoredFrame
-
-CHUNK = 2**20
-"""Bytes handed to the socket at a time, so that other requests are served in between."""
 
 DEFAULT_WAIT = 0.5
 """s `images/next` waits unless told otherwise."""
@@ -79,16 +78,32 @@ async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFra
         stop_at = n_bytes // 2
     reply = web.StreamResponse(headers={"Content-Type": kind, "Content-Length": str(n_bytes)})
     await reply.prepare(request)
-    left = n_bytes if stop_at is None else stop_at
-    for piece in frame.pieces:
-        view = memoryview(piece)
-        for start in range(0, len(view), CHUNK):
-            chunk = view[start : start + min(CHUNK, left)]
-            if not len(chunk):
-                break
-            await reply.write(chunk)
-            left -= len(chunk)
+    views = _cut(frame.pieces, n_bytes if stop_at is None else stop_at)
+    await reply.write(views[0])  # with the header
+    await _send_directly(request.transport, views[1:])
     if stop_at is not None:
         await hang_up(request)
     await reply.write_eof()
     return reply
+
+
+def _cut(pieces: tuple, n_bytes: int) -> list[memoryview]:
+    """Return the first `n_bytes` of the pieces, at least one."""
+    views, left = [], n_bytes
+    for piece in pieces:
+        views.append(memoryview(piece)[:left])
+        left -= len(views[-1])
+    return views
+
+
+async def _send_directly(transport: asyncio.Transport, views: list[memoryview]) -> None:
+    """Hand memory to the socket as it is; the transport would copy what the socket does not take at once."""
+    transport.set_write_buffer_limits(0)
+    while transport.get_write_buffer_size():
+        if transport.is_closing():
+            raise ConnectionResetError("the client went away")
+        await asyncio.sleep(0.001)
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as direct:
+        direct.setblocking(False)
+        for view in views:
+            await asyncio.get_running_loop().sock_sendall(direct, view)

@@ -54,23 +54,33 @@ class Scene:
     def render(self, pixel_mask: np.ndarray) -> list[np.ndarray]:
         """Draw the ring of images, each unsigned and of shape (y, x)."""
         n = 2 if np.prod(self.shape) > 2e6 else 6
-        return [self._draw(pixel_mask, np.random.default_rng([self.seed, 2, k])) for k in range(n)]
+        images = [np.empty(self.shape, f"<u{self.bit_depth // 8}") for _ in range(n)]
+        self._draw_rings(images)
+        masked = None if self.masked_value is None else pixel_mask != 0
+        for k, image in enumerate(images):
+            self._add_peaks(image, np.random.default_rng([self.seed, 2, k]))
+            self._add_overloads(image)
+            if masked is not None:
+                np.copyto(image, image.dtype.type(self.masked_value), where=masked)
+        return images
 
-    def _draw(self, pixel_mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        image = np.empty(self.shape, f"<u{self.bit_depth // 8}")
-        top = 2**self.bit_depth - 3
+    def _draw_rings(self, images: list[np.ndarray]) -> None:
+        """Fill the images with Poisson counts: each pixel takes one of 256 drawn for its distance."""
+        rng = np.random.default_rng([self.seed, 2])
         profile = self._radial_profile() * self.count_time
-        x = np.arange(self.shape[1], dtype="f4") - self.beam_center[0]
+        drawn = np.minimum(rng.poisson(profile[:, None], (len(profile), 256)), 2**self.bit_depth - 3)
+        drawn = drawn.astype(images[0].dtype).ravel()
+        choices = rng.integers(0, 256, 2 * _ROWS * self.shape[1], dtype="u1")
+        x = np.arange(self.shape[1], dtype="f4") - np.float32(self.beam_center[0])
         for start in range(0, self.shape[0], _ROWS):
             rows = slice(start, min(start + _ROWS, self.shape[0]))
-            y = np.arange(rows.start, rows.stop, dtype="f4")[:, None] - self.beam_center[1]
-            radius = np.hypot(x, y).astype("i4")
-            image[rows] = np.minimum(rng.poisson(profile[radius]), top)
-        self._add_peaks(image, rng)
-        self._add_overloads(image)
-        if self.masked_value is not None:
-            image[pixel_mask != 0] = self.masked_value
-        return image
+            y = np.arange(rows.start, rows.stop, dtype="f4")[:, None] - np.float32(self.beam_center[1])
+            distance = np.hypot(x, y).astype("i4")
+            distance *= 256
+            for image in images:
+                at = rng.integers(0, len(choices) - distance.size + 1)
+                which = distance + choices[at : at + distance.size].reshape(distance.shape)
+                np.take(drawn, which, out=image[rows], mode="clip")
 
     def _radial_profile(self) -> np.ndarray:
         """Return counts per second and pixel by distance from the beam in pixels."""
