@@ -172,9 +172,9 @@ class Sender:
                 queued.popleft()
 
     def _idle(self) -> float:
-        """Return seconds until something is due, at most 5 ms."""
+        """Return seconds until something is due."""
         if self._stuck:
             return LOOK
         now = time.monotonic()
         due = [queued[0][0] - now for _, queued in self._outbox if queued]
-        return max(0.0, min(LOOK, self._clock.due_in(self._last + 1), *due))
+        return max(0.0, min([self._clock.due_in(self._last + 1), *due]))

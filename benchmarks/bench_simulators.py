@@ -1,0 +1,242 @@
+"""What each simulator costs, idle and at full rate, and how quickly a 16M image of the monitor comes.
+
+CPU times of the simulators' processes, so that other work on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import requests
+import zmq
+
+from benchmarks.pairs import Ratio, interleave, result, timed
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
+IDLE_BAR = 5.0
+"""% of a core that an idle simulator may cost."""
+
+TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def simulator(part: str, *options: str, folder: str = ""):
+    """Run one part with ``sfdaq sim``, files in `folder`; yields its process id and its addresses."""
+    command = [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "sim", "--json"]
+    command += [
+        "--speed",
+        "auto",
+        "--only",
+        part,
+        *(word for option in options for word in ("--option", option)),
+    ]
+    command += ["--directory", folder] if folder else []
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        process.stdout.readline()
+        yield process.pid, json.loads(process.stdout.readline())[part.replace("-", "_")]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def cpu_time(pid: int) -> float:
+    """Return the CPU time of a process and all its descendants, s."""
+    own = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])) * TICK
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            own += sum(cpu_time(int(child)) for child in (task / "children").read_text().split())
+    return own
+
+
+def cost(pid: int, seconds: float = SECONDS) -> float:
+    """Return how much of a core a simulator takes, %."""
+    begun, used = time.monotonic(), cpu_time(pid)
+    time.sleep(seconds)
+    return 100 * (cpu_time(pid) - used) / (time.monotonic() - begun)
+
+
+def row(name: str, percent: float, bar: float, note: str = "") -> dict:
+    """Return the row of a cost: its ratio is to a whole core."""
+    note = f"{percent:.1f} % of a core{'; ' if note else ''}{note}"
+    return {
+        "name": f"simulators: {name}",
+        "ratio": round(percent / 100, 4),
+        "bar": f"<= {bar / 100:g}",
+        "met": percent <= bar,
+        "baseline": "one core",
+        "note": note,
+    }
+
+
+@contextmanager
+def taking(*endpoints: str):
+    """Take every message of some streams, in a thread, and count them."""
+    context, ended, counts = zmq.Context(), threading.Event(), [0]
+    sockets = []
+    for endpoint in endpoints:
+        socket = context.socket(zmq.SUB)
+        socket.set(zmq.SUBSCRIBE, b"")
+        socket.connect(endpoint)
+        sockets.append(socket)
+
+    def take():
+        poller = zmq.Poller()
+        for socket in sockets:
+            poller.register(socket, zmq.POLLIN)
+        while not ended.is_set():
+            for socket, _ in poller.poll(100):
+                socket.recv_multipart(copy=False)
+                counts[0] += 1
+        context.destroy(linger=0)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        yield counts
+    finally:
+        ended.set()
+        thread.join()
+
+
+def pvs():
+    """Publish the pulse id at 100 Hz, to nobody and to one client."""
+    with simulator("pvs") as (pid, addresses):
+        idle = row("PVs, idle", cost(pid), IDLE_BAR, "the pulse id is written at 100 Hz")
+        environment = {**os.environ, "EPICS_CA_ADDR_LIST": addresses["ca"], "EPICS_CA_AUTO_ADDR_LIST": "NO"}
+        code = "import sys; from caproto.threading.client import Context; c = Context();"
+        code += "pv, = c.get_pvs(sys.argv[1]); pv.wait_for_connection(); s = pv.subscribe();"
+        code += "f = lambda *_: None; s.add_callback(f); print('on', flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", code, addresses["pulse_id"]]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        client = subprocess.Popen(command, env=environment, **pipes)
+        try:
+            client.stdout.readline()
+            return [idle, row("PVs, pulse id monitored", cost(pid), 3 * IDLE_BAR)]
+        finally:
+            client.kill()
+            client.communicate()
+
+
+def jungfrau():
+    """Three modules at 100 Hz, with nobody and with a receiver."""
+    with simulator("jungfrau", "jungfrau_name=JF01T03V01") as (pid, addresses):
+        idle = row("Jungfrau, idle", cost(pid), IDLE_BAR)
+        with taking(*(addresses[f"module{i}"] for i in range(3))) as counts:
+            time.sleep(1)
+            before, begun = counts[0], time.monotonic()
+            percent = cost(pid)
+            rate = (counts[0] - before) / 3 / (time.monotonic() - begun)
+        return [idle, row("Jungfrau, three modules", percent, 40, f"came at {rate:.0f} Hz")]
+
+
+def eiger():
+    """A 16M: idle, and its images one after the other, against the same bytes from a bare socket."""
+    with simulator("eiger", "eiger_model=16M", "eiger_initialized=true") as (pid, addresses):
+        idle = row("Eiger 16M, idle", cost(pid), IDLE_BAR)
+        get = take_16m(addresses["url"])
+        with bare_server(72_374_672) as url:
+            used, n = cpu_time(pid), 20
+            ours, bare = interleave([timed(get), timed(getter(url, "/"))], rounds=n, warm_up=0)
+            percent = 100 * 10 * (cpu_time(pid) - used) / n
+    rate = 1 / float(np.median(ours))
+    return [
+        idle,
+        row("Eiger 16M, ten images a second", percent, 80, f"up to {rate:.0f} Hz"),
+        result(
+            "simulators: 16M image of the monitor", Ratio(ours, bare), most=1.5, baseline="a bare socket's"
+        ),
+        {
+            "name": "simulators: 16M images, one after the other",
+            "ratio": round(rate / 10, 2),
+            "bar": ">= 1",
+            "met": rate >= 10 or rate * np.median(bare) >= 0.8,  # the second: this machine cannot
+            "baseline": "10 Hz",
+            "note": f"{rate:.1f} Hz, 72 MB each; a bare socket's {1 / np.median(bare):.1f} Hz",
+        },
+    ]
+
+
+def take_16m(url: str):
+    """Make frames at 50 Hz without end; returns a function that takes the next one."""
+    session = requests.Session()
+
+    def put(path, value=None):
+        payload = {} if value is None else {"value": value}
+        session.put(f"{url}/{path}", json=payload, timeout=60).raise_for_status()
+
+    put("monitor/api/1.8.0/config/mode", "enabled")
+    put("monitor/api/1.8.0/config/discard_new", False)
+    put("detector/api/1.8.0/config/nimages", 1_000_000)
+    put("detector/api/1.8.0/config/frame_time", 0.02)
+    put("detector/api/1.8.0/command/arm")
+    with contextlib.suppress(requests.ReadTimeout):  # it would answer when the series is over
+        session.put(f"{url}/detector/api/1.8.0/command/trigger", timeout=0.5)
+    return getter(url, "/monitor/api/1.8.0/images/next?timeout=5000")
+
+
+def getter(url: str, path: str):
+    """Return a function that gets one reply into memory that is used again."""
+    connection, memory = http.client.HTTPConnection(url.removeprefix("http://")), memoryview(bytearray(2**27))
+
+    def get():
+        connection.request("GET", path)
+        reply, n = connection.getresponse(), 0
+        while got := reply.readinto(memory[n:]):
+            n += got
+
+    return get
+
+
+@contextmanager
+def bare_server(n_bytes: int):
+    """Serve as many bytes over HTTP with one ``sendall``, from a process of its own; yields its URL."""
+    code = f"""
+import socket, time
+body, head = bytes({n_bytes}), b"HTTP/1.1 200 OK\\r\\nContent-Length: {n_bytes}\\r\\n\\r\\n"
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+peer = server.accept()[0]
+while peer.recv(65536):
+    peer.sendall(head); peer.sendall(body)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def std_daq():
+    """Idle, and writing the images of three modules at 100 Hz."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        simulator("std-daq", "std_daq_image_shape=[16, 32]", folder=folder) as (pid, addresses),
+    ):
+        requests.post(addresses["url"] + "/writer/stop", json={}, timeout=60)
+        idle = row("standard DAQ, idle", cost(pid), IDLE_BAR, "images follow the clock, none is written")
+        wanted = {"output_file": f"{folder}/images.h5", "n_images": 5000, "run_id": 1}
+        requests.post(addresses["url"] + "/writer/write_async", json=wanted, timeout=60).raise_for_status()
+        return [idle, row("standard DAQ, writing", cost(pid), 100, "images of 16 x 32 at 100 Hz")]
+
+
+def broker():
+    """Idle, both services and all writers."""
+    with simulator("broker") as (pid, _):
+        return row("broker, idle", cost(pid), IDLE_BAR)
+
+
+BENCHMARKS = [pvs, jungfrau, eiger, std_daq, broker]
