@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
 from sfdaq_ophyd.sim.std_daq.settings import Settings
 
 
-def simulated_daq(**settings) -> StdDaqServer:
-    """Return a server to be used as a context manager; small images, 100 Hz, ten times as fast."""
-    return StdDaqServer(Settings(**{"speed": 10.0, "image_shape": (8, 16), **settings}), PulseClock())
+@contextlib.contextmanager
+def simulated_daq(**settings) -> Iterator[StdDaqServer]:
+    """Yield a running server; small images, 100 Hz or what the machine can do, ten times as fast."""
+    clock = PulseClock(patient=True)
+    try:
+        with StdDaqServer(Settings(**{"speed": 10.0, "image_shape": (8, 16), **settings}), clock) as server:
+            yield server
+    finally:
+        clock.close()

@@ -64,7 +64,7 @@ class Beginning:
         Where images come by themselves, once some arrived; where they come only when others are triggered,
         once `settle_time` is over, on trust.
         """
-        if acquisition.n_requested:
+        if acquisition.n_requested or acquisition.n_completed:
             if self._fresh:
                 self._flow.known = True
             return True

@@ -11,10 +11,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 
 from ...limits import Limit
 from .faults import Faults
+from .order import Image, Order, Overrun, make_order
 from .patience import Patience
 from .state import READY, WRITING, DaqState
 from .timing import Timing
@@ -25,44 +26,15 @@ logger = logging.getLogger(__name__)
 MAX_OUTSTANDING = 20
 """Images the driver hands on before the writer must have acknowledged one."""
 
+RING_SLOTS = 100
+"""Images in the ring out of which the writer takes pixels: slot ``image_id % 100``."""
+
 MAX_QUEUED = 10_000
 """Images waiting for the driver; later ones are lost, as on the real image socket."""
 
 
 class ServiceError(Exception):
     """An error inside the service; its text is the message of the reply."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """One image of the detector, without its pixels."""
-
-    image_id: int
-    pulse_id: int
-    status: int = 0
-
-
-@dataclass(frozen=True)
-class Order:
-    """One start: what is asked for, and what is to go wrong with it.
-
-    Attributes
-    ----------
-    delay : float
-        s that creating the file takes.
-    error : str or None
-        Why it cannot be created.
-    late : float
-        s by which the driver subscribes to images too late.
-    ghost : str or None
-        The last error, which still stands when driver and service look: both take it for the outcome.
-    """
-
-    info: dict
-    delay: float
-    error: str | None
-    late: float
-    ghost: str | None
 
 
 class Driver:
@@ -81,6 +53,11 @@ class Driver:
         Called with each status worth publishing.
     log : callable
         Called with each acquisition that belongs in the log.
+
+    Attributes
+    ----------
+    overrun : Overrun or None
+        How the ring is overrun in the present acquisition.
     """
 
     def __init__(
@@ -101,7 +78,9 @@ class Driver:
         self._patience = Patience(writer, timing)
         self._opened: tuple[int, dict] = (0, {})
         self._inbox: queue.Queue[tuple[str, object]] = queue.Queue()
-        self._subscribed = False
+        self._subscribed, self._n_subscriptions = False, 0
+        self.overrun: Overrun | None = None
+        self._newest_id = 0
         self._outstanding = 0
         self._last_published = 0.0
         self._closing = threading.Event()
@@ -142,20 +121,10 @@ class Driver:
         self._order(info)
 
     def _order(self, info: dict) -> Order:
-        slow, failing = self._faults.take("slow_creation"), self._faults.take("creation_error")
-        late = self._faults.take("late_subscription")
-        delay = slow["seconds"] if slow else self._timing.creation(info["n_images"])
         with self._changed:
-            ghost = self._state.error if delay > self._timing.poll else None
-            order = Order(
-                info,
-                delay,
-                failing and failing.get("text", "told to fail"),
-                late["seconds"] if late else 0.0,
-                ghost,
-            )
-            if _can_be_encoded(info):
-                self._patience.started(slow=delay >= self._timing.give_up)
+            order = make_order(info, self._faults, self._timing, self._state.error)
+            if order.can_be_encoded:
+                self._patience.started(slow=order.delay >= self._timing.give_up)
         self._inbox.put(("start", order))
         return order
 
@@ -198,17 +167,19 @@ class Driver:
     # ---- called by the image source -----------------------------------------------------------------
 
     @property
-    def accepting(self) -> bool:
-        """Whether an acquisition has subscribed to the images."""
-        return self._subscribed
+    def accepting(self) -> int:
+        """Number of the acquisition that has subscribed to the images; 0 if none has."""
+        return self._n_subscriptions if self._subscribed else 0
 
     @property
     def behind(self) -> bool:
         """Whether images wait for a writer that takes them; never for one that is gone."""
-        return self._subscribed and self._inbox.qsize() > MAX_OUTSTANDING and not self._patience.in_vain
+        too_many = self._inbox.qsize() > MAX_OUTSTANDING
+        return self._subscribed and too_many and self.overrun is None and not self._patience.in_vain
 
     def image(self, image: Image) -> None:
         """Take an image of the detector; dropped unless an acquisition has subscribed."""
+        self._newest_id = image.image_id
         if self._subscribed and self._inbox.qsize() < MAX_QUEUED:
             self._inbox.put(("image", image))
 
@@ -268,21 +239,24 @@ class Driver:
 
     def _start_writer(self, order: Order) -> None:
         self._subscribed = False
-        info = order.info
-        if not _can_be_encoded(info):
-            logger.debug("cannot encode %s", info)
+        if not order.can_be_encoded:
+            logger.debug("cannot encode %s", order.info)
             return
-        request = {"path": self._local_path(info["output_file"]), "n_images": info["n_images"]}
-        command = {"info": info, "request": request, "delay": order.delay, "error": order.error}
+        path = self._local_path(order.info["output_file"])
+        request = {"path": path, "n_images": order.info["n_images"]}
+        command = {"info": order.info, "request": request, "delay": order.delay, "error": order.error}
+        n_opened = self._opened[0]
         self._writer.send({"do": "start", **command})
         over = self._patience.over()
         while not over() and not self._closing.wait(self._timing.poll):
             with self._changed:
-                state, error = self._state.state, self._state.error
+                opened, error = self._opened[0] > n_opened, self._state.error
             if order.ghost is not None or error is not None and not self._patience.lags():
                 return
-            if state == WRITING:
+            if opened:
                 self._closing.wait(order.late)
+                self.overrun = order.overrun
+                self._n_subscriptions += 1
                 self._subscribed = True
                 return
 
@@ -300,9 +274,11 @@ class Driver:
                 return
             self._state.requested()
             self._outstanding += 1
-        self._writer.send(
-            {"do": "image", "image_id": image.image_id, "pulse_id": image.pulse_id, "status": image.status}
-        )
+        ahead = 0
+        if self.overrun is not None:
+            self._closing.wait(self.overrun.pause)
+            ahead = (self._newest_id - image.image_id) // RING_SLOTS * RING_SLOTS
+        self._writer.send({"do": "image", **asdict(image), "ahead": ahead})
 
     def _stop_writer(self) -> None:
         self._subscribed = False
@@ -312,14 +288,3 @@ class Driver:
     def _is_current(self, info: dict) -> bool:
         with self._changed:
             return self._state.state == WRITING and self._state.acquisition["info"] is info
-
-
-def _can_be_encoded(info: dict) -> bool:
-    """Tell whether the driver's message holds it: n_images a signed 32-bit, run_id an unsigned 64-bit one."""
-    run_id = info["run_id"]
-    return (
-        info["n_images"] < 2**31
-        and isinstance(run_id, int)
-        and not isinstance(run_id, bool)
-        and 0 <= run_id < 2**64
-    )

@@ -14,6 +14,7 @@ AT_NEXT_USE = {
     "hang": {"seconds", "path"},
     "lost_reply": {"path"},
     "bad_frames": {"n", "status"},
+    "ring_overrun": {"rate", "seconds"},
     "gap": {"n"},
     "stall": {"after", "seconds"},
     "fewer_images": {"n"},

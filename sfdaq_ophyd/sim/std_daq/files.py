@@ -41,10 +41,13 @@ class WriterFile:
         self._image_id = group.create_dataset("image_id", (n_images,), "u8", dcpl=_plan())
         self._status = group.create_dataset("status", (n_images,), "u8", dcpl=_plan())
 
-    def write(self, pictures: Pictures, image_id: int, pulse_id: int, status: int) -> None:
-        """Append one frame with its id and status (0 good, 1 missing packets, 2 id mismatch)."""
+    def write(self, pictures: Pictures, image_id: int, pulse_id: int, status: int, ahead: int = 0) -> None:
+        """Append one frame with its id and status (0 good, 1 missing packets, 2 id mismatch).
+
+        Its pixels are those of the image `ahead` images later, if the ring was overrun.
+        """
         row = self.n_written
-        pictures.fill(self._frame, image_id, pulse_id)
+        pictures.fill(self._frame, image_id + ahead, pulse_id + ahead)
         if self._direct:
             self._data.id.write_direct_chunk((row, 0, 0), self._frame)
         else:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageDraw
 
-from .driver import Image
+from .order import Image
 from .picture import Pictures
 from .timing import Timing
 

@@ -27,25 +27,27 @@ class Patience:
 
     def __init__(self, writer: WriterProcess, timing: Timing):
         self._writer, self._timing = writer, timing
-        self._owes = self._is_slow = False
-        self._process = 0
+        self._n_owed = self._process = 0
+        self._slow = False
 
     def started(self, *, slow: bool) -> None:
         """Note that a file is to be created; `slow` takes longer than the service waits by itself."""
-        self._process, self._is_slow = self._writer.n_starts, slow
-        self._owes = self._writer.alive and not slow
+        if self._process != self._writer.n_starts:
+            self._process, self._n_owed = self._writer.n_starts, 0
+        self._slow = slow
+        self._n_owed += not slow
 
     def stopped(self, *, blocked: bool) -> None:
         """Note that it is to stop; `blocked`, if the driver waits for what it was given before."""
-        self._owes = self._writer.alive and not self._is_slow and not (blocked and self.in_vain)
+        self._n_owed += not (self._slow or blocked and self.in_vain)
 
     def answered(self) -> None:
-        """Note that it did what it was told."""
-        self._owes = self._is_slow = False
+        """Note that it did something that it was told."""
+        self._n_owed, self._slow = max(0, self._n_owed - 1), False
 
     def lags(self) -> bool:
         """Tell whether it lives and owes an answer that a quiet machine would have given."""
-        return self._owes and self._writer.alive
+        return self._n_owed > 0 and self._writer.alive
 
     @property
     def in_vain(self) -> bool:

@@ -10,9 +10,10 @@ import redis
 from ...limits import Limit
 from ..clock import PulseClock
 from .deployment import Deployer, deployment
-from .driver import Driver, Image, ServiceError
+from .driver import Driver, ServiceError
 from .faults import Faults
 from .folders import Folders
+from .order import Image
 from .publisher import Publisher, StatsCounter
 from .settings import Settings
 from .source import ImageSource
@@ -69,6 +70,7 @@ class Service:
             settings.rate_multiplicator,
             accepting=lambda: self._driver.accepting,
             behind=lambda: self._driver.behind,
+            overrun=lambda: self._driver.overrun,
             deliver=self._image,
             faults=faults,
         )

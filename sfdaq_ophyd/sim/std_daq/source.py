@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
 
 from ..clock import LOOK, PulseClock
-from .driver import Image
 from .faults import Faults
+from .order import Image, Overrun
 
 
 class ImageSource:
@@ -27,13 +28,15 @@ class ImageSource:
     rate_multiplicator : int
         Every so many pulses there is an image.
     accepting : callable
-        Whether an acquisition takes images; the faults of an acquisition begin with its first image.
+        Number of the acquisition that takes images, or 0; its faults begin with its first image.
     behind : callable
         Whether images wait to be written.
+    overrun : callable
+        How the ring is to be overrun in the present acquisition, or None.
     deliver : callable
         Takes each `Image`.
     faults : Faults
-        gap, bad_frames, stall, fewer_images.
+        gap, bad_frames, stall (to the end of the acquisition, or for so many seconds), fewer_images.
     """
 
     def __init__(
@@ -42,19 +45,22 @@ class ImageSource:
         start_pulse_id: int,
         rate_multiplicator: int,
         *,
-        accepting: Callable[[], bool],
+        accepting: Callable[[], int],
         behind: Callable[[], bool],
+        overrun: Callable[[], Overrun | None],
         deliver: Callable[[Image], None],
         faults: Faults,
     ):
         self._clock, self._start = clock, start_pulse_id
         self._every = rate_multiplicator
-        self._accepting, self._behind, self._deliver, self._faults = accepting, behind, deliver, faults
+        self._accepting, self._behind, self._overrun = accepting, behind, overrun
+        self._deliver, self._faults = deliver, faults
         self._script: Generator[Image] = self._timed(0, 0.0, 0)
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._plan: dict[str, dict | None] | None = None
-        self._n_in_acquisition = 0
+        self._plan: dict[str, dict | None] = {}
+        self._acquisition = self._n_in_acquisition = 0
         self._quiet_until = 0.0
+        self._flood: threading.Thread | None = None
         self._next_id = 1
         self.n_images = 0
         self._thread = threading.Thread(target=self._run, name="std-daq images", daemon=True)
@@ -91,7 +97,8 @@ class ImageSource:
                 for image in script:
                     if self._script is not script or self._closing.is_set():
                         break
-                    self._next_id = image.image_id + 1
+                    if self._flood is None:
+                        self._next_id = image.image_id + 1
                     self._send(image)
 
     def _clocked(self) -> Generator[Image]:
@@ -120,28 +127,50 @@ class ImageSource:
             due += period
 
     def _send(self, image: Image) -> None:
-        if not self._accepting():
-            self._plan, self._n_in_acquisition = None, 0
-            self._out(image)
-            return
-        if self._plan is None:
-            names = ("gap", "bad_frames", "stall", "fewer_images")
-            self._plan = {name: self._faults.take(name) for name in names}
-        if time.monotonic() < self._quiet_until:
+        acquisition = self._accepting()
+        if acquisition != self._acquisition:
+            self._begin(acquisition)
+        if self._flood is not None:
             return
         n, plan = self._n_in_acquisition, self._plan
         self._n_in_acquisition += 1
+        if not acquisition:
+            self._out(image)
+            return
+        if time.monotonic() < self._quiet_until:
+            return
         if (fewer := plan["fewer_images"]) and n >= fewer["n"]:
             return
         if (gap := plan["gap"]) and 0 < n <= gap.get("n", 1):
             return
         if (stall := plan["stall"]) and n == stall.get("after", 1):
-            plan["stall"] = None
-            self._quiet_until = time.monotonic() + stall.get("seconds", 5.0)
+            self._quiet_until = time.monotonic() + stall.get("seconds", math.inf)
             return
         if (bad := plan["bad_frames"]) and n < bad.get("n", 1):
             image = Image(image.image_id, image.pulse_id, bad.get("status", 1))
         self._out(image)
+
+    def _begin(self, acquisition: int) -> None:
+        """Take the faults of an acquisition, or those of none."""
+        self._acquisition, self._n_in_acquisition, self._quiet_until = acquisition, 0, 0.0
+        self._flood = None
+        if acquisition:
+            names = ("gap", "bad_frames", "stall", "fewer_images")
+            self._plan = {name: self._faults.take(name) for name in names}
+            if (overrun := self._overrun()) is not None:
+                self._flood = threading.Thread(
+                    target=self._overrun_ring, args=[acquisition, overrun.rate], daemon=True
+                )
+                self._flood.start()
+
+    def _overrun_ring(self, acquisition: int, rate: float) -> None:
+        """Send images in place of the others, too fast for the writer, as long as the acquisition runs."""
+        due = time.monotonic()
+        while self._accepting() == acquisition and not self._closing.is_set():
+            image_id, self._next_id = self._next_id, self._next_id + 1
+            self._out(Image(image_id, self._start + (image_id - 1) * self._every))
+            due += 1 / rate
+            self._closing.wait(max(0.0, due - time.monotonic()))
 
     def _out(self, image: Image) -> None:
         self.n_images += 1

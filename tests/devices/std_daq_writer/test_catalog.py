@@ -72,7 +72,7 @@ def test_catalog_when_two_files_hold_more_than_their_points_then_the_points_are_
     writer.timeout.put(0.5)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(2)
-    daq.fail_next("stall", after=7, seconds=1.0)
+    daq.fail_next("stall", after=7)
     flown = ran(catalog, fly([writer], 10))
     check(flown, 10, 2)
     assert len(flown["primary"]["writer_event_id"].read()) == 10

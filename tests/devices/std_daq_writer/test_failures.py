@@ -169,7 +169,7 @@ def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
     writer.timeout.put(0.5)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(4)
-    daq.fail_next("stall", after=2, seconds=1.0)
+    daq.fail_next("stall", after=2)
     documents, error = run(bp.count([writer], 2))
     assert error is None and len(images_of(documents)) == 8
 

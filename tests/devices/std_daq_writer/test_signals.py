@@ -60,7 +60,7 @@ def test_unused_when_a_point_is_taken_again_then_the_event_names_the_file_left_b
     writer.timeout.put(0.5)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(4)
-    daq.fail_next("stall", after=2, seconds=0.8)
+    daq.fail_next("stall", after=2)
     documents, error = run(bp.count([writer], 1))
     assert error is None
     data = documents["event"][0]["data"]

@@ -63,6 +63,7 @@ class Replay(Approach):
         self.boot = "just started" in str([row.get("note") for row in rows[:1]])
         self.problems: list[str] = []
         self.pending: list[tuple[float, threading.Thread]] = []
+        self.created = threading.Event()
         super().__init__(wait_for, speed=self.speed, **settings_for(meta, rows))
 
     # ---- before the rows ----------------------------------------------------------------------------
@@ -122,6 +123,7 @@ class Replay(Approach):
                 continue
             previous = again
             self.one(row, i)
+        self.created.set()
         for _, thread in self.pending:
             thread.join(30)
         if self.problems:
@@ -136,6 +138,9 @@ class Replay(Approach):
         ends = _ends(row)
         following = self.rows[i + 1 : i + 2]
         if following and ends > following[0]["t"] + 0.01:
+            if _path(row) == START[0] and _path(following[0]) == "/writer/stop":
+                self.pending.append((ends, self.while_creating(row)))
+                return
             thread = self.in_background(row)
             self.pending.append((ends, thread))
             gap = (following[0]["t"] - row["t"]) / self.speed
@@ -148,6 +153,7 @@ class Replay(Approach):
             return
         for end, thread in self.pending:
             if end < row["t"]:
+                self.created.set()
                 thread.join(30)
         self.compare(row)
         if _path(row) == START[0] and (row.get("reply") or {}).get("status") == "ok":
@@ -161,6 +167,24 @@ class Replay(Approach):
             if isinstance(later.get("reply"), dict)
         ]
         return len(servers) > 1 and bool(servers[0]) and len(servers[0]) < max(map(len, servers))
+
+    def while_creating(self, row) -> threading.Thread:
+        """Start in the background, and let the writer create its file until the reply is due."""
+        writer, asked = self.server.service.writer, threading.Event()
+        send, created = writer.send, self.created
+
+        def hold(command: dict):
+            if command["do"] == "start":
+                asked.set()
+                created.wait(30)
+                writer.send = send
+            send(command)
+
+        created.clear()
+        writer.send = hold
+        thread = self.in_background(row)
+        assert asked.wait(30), "the start did not reach the writer"
+        return thread
 
     def in_background(self, row) -> threading.Thread:
         thread = threading.Thread(target=self.compare, args=(row,), daemon=True)
