@@ -8,6 +8,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import requests
+
 
 @contextlib.contextmanager
 def serving(answer):
@@ -35,6 +37,34 @@ def serving(answer):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def relay(target, hook):
+    """A server before another: ``hook(path, forward)`` returns (code, type, body), or None to hang up.
+
+    ``forward()`` asks the other one, and returns the same.
+    """
+
+    def answer(handler):
+        def forward():
+            headers = {
+                key: handler.headers[key] for key in ("Content-Type", "Accept") if key in handler.headers
+            }
+            reply = requests.request(
+                handler.command, target + handler.path, data=handler.body or None, headers=headers, timeout=60
+            )
+            return reply.status_code, reply.headers.get("Content-Type", ""), reply.content
+
+        told = hook(handler.path, forward)
+        if told is None:
+            handler.close_connection = True
+        else:
+            code, content_type, body = told
+            reply_with(code, body, content_type)(handler)
+
+    with serving(answer) as url:
+        yield url
 
 
 def reply_with(code, body, content_type="application/json; charset=utf-8"):

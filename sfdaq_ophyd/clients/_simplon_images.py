@@ -51,6 +51,12 @@ class MonitorFrame:
         return None if self.time_ns is None else self.time_ns / 1e9
 
     @property
+    def series_uid(self) -> str:
+        """The detector's unique id of the series, a ULID; empty where the image does not tell."""
+        uid = self.private.get("series_unique_id")
+        return uid[:26] if isinstance(uid, str) else ""
+
+    @property
     def event_id(self) -> str:
         """``"<series>_<image>"``; WireError if the image came without ids."""
         if self.series_id is None or self.image_id is None:

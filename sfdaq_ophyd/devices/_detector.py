@@ -1,10 +1,10 @@
 """The base of all detectors: the verbs of bluesky, right once for all of them.
 
 A concrete detector brings a `FrameSource` (see `_source.py`; the how-to "add a detector" has a whole one) and
-declares signals::
+declares signals; a `Setting` is fixed while the device is staged::
 
     class Camera(Detector):
-        exposure_time = Cpt(Signal, value=0.1, kind="config")
+        exposure_time = Cpt(Setting, value=0.1, kind="config")
         hinted = ("total",)
 
         def __init__(self, url, *, name, directory, **kwargs):
@@ -49,6 +49,7 @@ from ._checks import naming, whole_number
 from ._flying import Flying
 from ._frame_store import SYNC_PERIOD, FrameStore
 from ._keys import data_keys, event_columns, first_row
+from ._setting import Setting
 from ._source import FrameSource, Request
 from ._status import GRACE, ActionStatus
 from ._store import PointStore
@@ -78,10 +79,10 @@ class Detector(Flying, Device):
         For `ophyd.Device`.
     """
 
-    frames_per_trigger = Cpt(Signal, value=1, kind="config")
-    timeout = Cpt(Signal, value=10.0, kind="config", doc="s without a new frame, on top of the exposure")
-    loss_policy = Cpt(Signal, value=LossPolicy.STRICT.value, kind="config")
-    max_retakes = Cpt(Signal, value=3, kind="config")
+    frames_per_trigger = Cpt(Setting, value=1, kind="config")
+    timeout = Cpt(Setting, value=10.0, kind="config", doc="s without a new frame, on top of the exposure")
+    loss_policy = Cpt(Setting, value=LossPolicy.STRICT.value, kind="config")
+    max_retakes = Cpt(Setting, value=3, kind="config")
     n_points = Cpt(Signal, value=1, kind="config", doc="points of the next fly scan")
 
     hinted: tuple[str, ...] = ()
@@ -115,6 +116,11 @@ class Detector(Flying, Device):
         return None
 
     # staging
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the device is staged: settings of the run are fixed."""
+        return self._store is not None
 
     def stage(self) -> list[object]:
         """Open the source and make ready; the hardware is as found if this fails."""

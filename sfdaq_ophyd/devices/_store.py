@@ -14,9 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
 
-import numpy as np
-
-from ..wire.frame import Frame, FrameFormat, MissingFrame
+from ..wire.frame import Frame, FrameFormat, MissingFrame, nothing
 from ._assets import FileAssets
 from ._keys import columns_of
 
@@ -50,6 +48,11 @@ class PointStore(ABC):
         self._open: list[Callable] = []  # those of streams with points that may get more
         self._stream: Callable | None = None  # of the last file, where it is known
         self.has_streams = False
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nobody was told yet what frames look like, and none came."""
+        return not self.has_streams and not self._rows
 
     # from the thread that acquires
 
@@ -194,8 +197,4 @@ def row_of(item: Frame | MissingFrame, fmt: FrameFormat) -> tuple:
         numbers = (kind.type(item.scalars[name]).item() for name, kind in fmt.scalars.items())
         return (float(item.timestamp), item.event_id, *pulse_id, bool(item.is_good), *numbers)
     pulse_id = (-1,) if fmt.has_pulse_id else ()
-    return (math.nan, "", *pulse_id, False, *(_nothing(kind) for kind in fmt.scalars.values()))
-
-
-def _nothing(kind: np.dtype) -> float | int:
-    return math.nan if kind.kind == "f" else 0
+    return (math.nan, "", *pulse_id, False, *(nothing(kind) for kind in fmt.scalars.values()))

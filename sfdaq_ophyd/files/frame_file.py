@@ -9,7 +9,7 @@
         event_id      (n,) bytes, UTF-8; empty in a gap
         pulse_id      (n,) int64, where the source has one; -1 in a gap
         is_good       (n,) bool; False in a gap
-        <scalar>      (n,) one per number computed from each frame
+        <scalar>      (n,) one per number computed from each frame, or text known of it, as bytes
       <name>        (n, y, x), one per further form of the image, e.g. raw
 
 The file is written in HDF5's SWMR mode: another process reads it at any time with
@@ -34,7 +34,7 @@ import h5py
 import numpy as np
 
 from ..errors import StorageError
-from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame
+from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
 from . import _bitshuffle
 from ._storage import leave_open, refused, writing
 from .repair import WRITER_HOST, hold
@@ -111,7 +111,7 @@ class FrameFile:
         kinds = {"timestamp": "f8", "event_id": f"S{MAX_ID_BYTES}", "is_good": "?"}
         if fmt.has_pulse_id:
             kinds["pulse_id"] = "i8"
-        kinds |= fmt.scalars
+        kinds |= {name: _in_file(kind) for name, kind in fmt.scalars.items()}
         self._columns = {
             name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(IDS_PER_CHUNK,))
             for name, kind in kinds.items()
@@ -312,8 +312,17 @@ def _row(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:
         row = {"timestamp": frame.timestamp, "event_id": frame.event_id.encode(), "is_good": frame.is_good}
         if fmt.has_pulse_id:
             row["pulse_id"] = frame.pulse_id
-        return row | {name: frame.scalars[name] for name in fmt.scalars}
+        return row | {name: _plain(frame.scalars[name]) for name in fmt.scalars}
     row = {"timestamp": np.nan, "event_id": b"", "is_good": False}
     if fmt.has_pulse_id:
         row["pulse_id"] = -1
-    return row | {name: np.nan if kind.kind == "f" else 0 for name, kind in fmt.scalars.items()}
+    return row | {name: _plain(nothing(kind)) for name, kind in fmt.scalars.items()}
+
+
+def _in_file(kind: np.dtype) -> np.dtype:
+    """Return how a column is kept: text as bytes, UTF-8."""
+    return np.dtype(f"S{kind.itemsize // 4}") if kind.kind == "U" else kind
+
+
+def _plain(value: object) -> object:
+    return value.encode() if isinstance(value, str) else value

@@ -75,11 +75,11 @@ def fly(
     @bpp.stage_decorator(detectors)
     @bpp.run_decorator(md=_md)
     def inner_fly() -> MsgGenerator[None]:
-        yield from bps.declare_stream(flyer, name=stream_name, collect=True)
-        yield from bps.checkpoint()
         for detector in detectors:
             yield from bps.prepare(detector, _request(detector, n, settings), group="prepare")
         yield from bps.wait("prepare")
+        yield from bps.declare_stream(flyer, name=stream_name, collect=True)  # with what was prepared
+        yield from bps.checkpoint()
         yield from bps.kickoff(flyer, wait=True)
         yield from bpp.contingency_wrapper(
             _collect_until_complete(flyer, stream_name, period),

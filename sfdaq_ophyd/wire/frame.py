@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -33,8 +34,8 @@ class Frame:
         Machine pulse, where the source has one.
     is_good : bool
         What the source says about its own data.
-    scalars : Mapping[str, float]
-        Numbers computed from the image, e.g. ``{"total": 1234}``.
+    scalars : Mapping[str, float | str]
+        Numbers computed from the image, e.g. ``{"total": 1234}``, and text that is known of it.
     more_images : Mapping[str, ndarray]
         The same readout in other forms, e.g. ``{"raw": ...}`` beside a calibrated image.
     """
@@ -44,7 +45,7 @@ class Frame:
     event_id: str
     pulse_id: int | None = None
     is_good: bool = True
-    scalars: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    scalars: Mapping[str, float | str] = field(default_factory=lambda: _NOTHING)
     more_images: Mapping[str, np.ndarray] = field(default_factory=lambda: _NOTHING)
 
 
@@ -61,6 +62,11 @@ class MissingFrame:
     what: str = ""
 
 
+def nothing(kind: np.dtype) -> float | int | str:
+    """Return what stands for a value of a frame that did not come."""
+    return {"f": math.nan, "U": ""}.get(kind.kind, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class FrameFormat:
     """What every frame of one acquisition looks like.
@@ -74,8 +80,9 @@ class FrameFormat:
     has_pulse_id : bool
         Whether the source knows the machine pulse.
     scalars : Mapping[str, str]
-        Name to numpy dtype of the numbers each frame carries, e.g. ``{"total": "i8"}``. Integers stay exact;
-        in a frame that did not come a float is NaN and an integer 0, beside `is_good` False.
+        Name to numpy dtype of the numbers each frame carries, e.g. ``{"total": "i8"}``, or of text, e.g.
+        ``"U26"``. Integers stay exact; in a frame that did not come a float is NaN, an integer 0 and text
+        empty, beside `is_good` False.
     frame_time : float
         s from frame to frame, as far as known; deadlines grow with it.
     more_images : Mapping[str, tuple]

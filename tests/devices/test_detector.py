@@ -344,3 +344,36 @@ def test_stage_when_it_fails_then_the_reason_names_the_device(engine, det):
     run = drive(engine, staged_in_the_run(det))
     assert run.stop["reason"] == "det: find: there answered: 'gone'"
     assert isinstance(run.error, ServiceRefused) and "ZeroDivision" not in str(run.error)
+
+
+# settings in a run
+
+
+@pytest.mark.parametrize("how", [bps.configure, lambda det, change: bps.mv(det.frames_per_trigger, 3)])
+def test_setting_when_changed_in_a_run_then_refused_by_name_and_the_descriptor_stays_true(engine, det, how):
+    """configure-in-run"""
+
+    @bpp.stage_decorator([det])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([det])
+        yield from how(det, {"frames_per_trigger": 3})
+        yield from bps.trigger_and_read([det])
+
+    run = drive(engine, plan)
+    assert "det_frames_per_trigger=3: it is 1 while det is staged" in run.stop["reason"]
+    assert len(streams(run)["primary"].rows) == 1
+    check_run(run)
+    det.frames_per_trigger.put(3)
+    check_run(drive(engine, count(det)), 3)
+
+
+@pytest.mark.parametrize("name", ["timeout", "loss_policy", "max_retakes"])
+def test_setting_when_put_to_what_it_is_while_staged_then_nothing_happens(det, name):
+    det.stage()
+    signal = getattr(det, name)
+    signal.put(signal.get())
+    with pytest.raises(DetectorStateError, match=f"det_{name}.*unstage first"):
+        signal.put("tolerant")
+    det.unstage()
+    signal.put("tolerant")

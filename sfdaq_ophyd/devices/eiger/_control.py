@@ -10,8 +10,13 @@ from ...clients.simplon import ARM_TIMEOUT, SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, SfdaqError
 from ...wire.simplon import Parameter
 from ...wire.simplon_states import ARMED, BUSY, DetectorState
+from .._debts import Debts
 
 logger = logging.getLogger(__name__)
+
+
+OPEN_SERIES = "detector/command/disarm"
+"""What is owed while a series of ours could not be ended."""
 
 
 class EigerControl:
@@ -22,17 +27,24 @@ class EigerControl:
     client : SimplonClient
     name : str
         Of the device, for messages.
+    debts : Debts
+        What could not be put back.
 
     Attributes
     ----------
     series_id : int or None
         The series opened here; None when there is none.
+    session : dict
+        What this session set through the device, ``"<module>/config/<name>"`` to value, in that order: a
+        detector that was reset gets it again.
     """
 
-    def __init__(self, client: SimplonClient, name: str):
-        self.client, self.name = client, name
+    def __init__(self, client: SimplonClient, name: str, debts: Debts):
+        self.client, self.name, self.debts = client, name, debts
         self.series_id: int | None = None
-        self._found: dict[tuple[str, str], object] = {}
+        self.session: dict[str, object] = {}
+        self._last_series = 0
+        self._found: dict[str, tuple[object, object]] = {}  # what was there, what was set
         self._lock = threading.RLock()
         self._touched = False
 
@@ -56,8 +68,7 @@ class EigerControl:
         """
         state = self.client.wait_while(BUSY, ARM_TIMEOUT, f"{self.name}: the detector to be idle")
         if state == DetectorState.NA:
-            logger.info("%s: initializing the detector", self.name)
-            self.client.initialize()
+            self.initialize()
             state = self.client.state()
         if state in ARMED:
             logger.warning("%s: found in state %s; disarming", self.name, state)
@@ -65,6 +76,61 @@ class EigerControl:
             state = self.client.state()
         if state != DetectorState.IDLE:
             raise self.state_error(state)
+
+    def initialize(self) -> None:
+        """Initialize a detector that started anew; set what this session had set, and pay what is owed."""
+        logger.info("%s: initializing the detector", self.name)
+        self.client.initialize()
+        self._last_series = 0
+        self._set_again()
+        self.pay(reset=True)
+
+    def pay(self, only: str = "", *, reset: bool = False) -> None:
+        """Put back what an earlier staging could not; no series is open."""
+        if not only:
+            self.debts.forget(OPEN_SERIES)
+        self.debts.pay(self._value, self._put, only=only, reset=reset)
+
+    def note_set(self, module: str, parameter: str) -> None:
+        """Note that this session set a parameter, last of all; a detector that was reset gets it again."""
+        name = f"{module}/config/{parameter}"
+        self.session.pop(name, None)
+        self.session[name] = self._value(name)
+
+    def was_reset(self, series_id: int) -> bool:
+        """Whether the detector was reset since the last series; it is set again then, and to be armed again.
+
+        Series are counted from 1 after that. The new one was armed with other settings, and is ended.
+        """
+        last, self._last_series = self._last_series, series_id
+        if series_id > last or all(self._value(name) == value for name, value in self._settings.items()):
+            return False
+        self.abort()
+        self._set_again()
+        return True
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        """What was set by this session, then by this staging."""
+        return self.session | {name: left for name, (_, left) in self._found.items()}
+
+    def _set_again(self) -> None:
+        settings = self._settings
+        if settings:
+            told = ", ".join(f"{name} {value!r}" for name, value in settings.items())
+            logger.warning("%s: the detector was reset; set again as it was set here: %s", self.name, told)
+        for name, value in settings.items():
+            self._put(name, value)
+
+    def _value(self, name: str) -> object:
+        """Read ``"<module>/config/<name>"``; None where this detector does not have it."""
+        module, _, parameter = name.split("/", 2)
+        found = self.read(module, parameter)
+        return None if found is None else found.value
+
+    def _put(self, name: str, value: object) -> None:
+        module, _, parameter = name.split("/", 2)
+        self.client.put(module, parameter, value)
 
     def state_error(self, state: DetectorState) -> DetectorStateError:
         """Return the error for a state in which there is no going on."""
@@ -83,9 +149,18 @@ class EigerControl:
         try:
             return self.client.get(module, "config", name)
         except ServiceRefused as exc:
-            if exc.code == 404:
-                return None
-            raise
+            if exc.code != 404:
+                raise
+            if module == "detector" and self.is_uninitialized():
+                raise self.state_error(DetectorState.NA) from exc
+            return None
+
+    def is_uninitialized(self) -> bool:
+        """Whether the detector was not initialized since it started: it has no configuration then."""
+        try:
+            return self.client.state() == DetectorState.NA
+        except SfdaqError:
+            return False  # not known; or there is a monitor, and no detector module to ask
 
     def set(self, module: str, name: str, value) -> None:
         """Set a config parameter, remembering what was there; nothing is sent if it is so already."""
@@ -93,7 +168,9 @@ class EigerControl:
         if parameter is None:
             return
         with self._lock:
-            self._found.setdefault((module, name), parameter.value)
+            path = f"{module}/config/{name}"
+            found, _ = self._found.get(path, (parameter.value, None))
+            self._found[path] = found, value
         if parameter.value != value:
             parameter.check(f"{self.name}: {module}/config/{name}", value)
             self.client.put(module, name, value)
@@ -128,23 +205,33 @@ class EigerControl:
             raise
 
     def restore(self) -> None:
-        """End the series, and put back what was set. Safe twice; raises the first error after trying all."""
-        problems: list[Exception] = []
+        """End the series, and put back what was set. Safe twice.
+
+        What cannot be put back is owed, and said in the log; a detector that is not reached is tried once.
+        """
         try:
             self.abort()
         except SfdaqError as exc:
-            problems.append(exc)
+            self.debts.owe(OPEN_SERIES, left="armed", back="disarmed", reason=exc)
+            problem = exc
+        else:
+            self.debts.forget(OPEN_SERIES)
+            problem = None
         with self._lock:
             found, self._found = self._found, {}
-        for (module, name), value in reversed(found.items()):
+        for path, (before, left) in reversed(found.items()):
+            if before == left:
+                continue
             try:
-                now = self.read(module, name)
-                if now is not None and now.value != value:
-                    self.client.put(module, name, value)
+                if _is_away(problem):
+                    raise problem
+                now = self._value(path)
+                if now is not None and now != before:
+                    self._put(path, before)
             except SfdaqError as exc:
-                problems.append(exc)
-                if isinstance(exc, ConnectionError | TimeoutError):
-                    break
-        if problems:
-            logger.error("%s: not left as found: %s", self.name, problems[0])
-            raise problems[0]
+                problem = exc
+                self.debts.owe(path, left=left, back=before, reason=exc)
+
+
+def _is_away(problem: Exception | None) -> bool:
+    return isinstance(problem, ConnectionError | TimeoutError)

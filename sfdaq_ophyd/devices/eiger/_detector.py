@@ -13,12 +13,14 @@ from ophyd import Component as Cpt
 from ophyd import Signal
 
 from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
-from ...errors import RequestError, ServiceRefused, ServiceTimeout, ServiceUnreachable
+from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, shown_url
 from ...limits import Limit
-from ...wire.simplon_states import DetectorState
 from .._acquisition import LossPolicy, Rules
+from .._debts import Debts
 from .._detector import Detector
+from .._setting import Setting
 from .._status import ActionStatus
+from ._found import differs
 from ._settings import EigerSettings, LegacyIds, Mode
 from ._signals import SimplonSignal
 from ._source import EigerSource
@@ -69,11 +71,11 @@ class Eiger(Detector):
     >>> RE(bp.count([eiger], 5))  # doctest: +SKIP
     """
 
-    mode = Cpt(Signal, value=Mode.INTERNAL.value, kind="config", doc="internal, external, monitor or auto")
-    n_triggers = Cpt(Signal, value=1000, kind="config", doc="triggers of one series in a step scan")
-    exclude_masked = Cpt(Signal, value=True, kind="config", doc="keep masked pixels out of total and max")
-    legacy_ids = Cpt(Signal, value=LegacyIds.REFUSE.value, kind="config")
-    timestamp_source = Cpt(Signal, value="detector", kind="config", doc="detector or host")
+    mode = Cpt(Setting, value=Mode.INTERNAL.value, kind="config", doc="internal, external, monitor or auto")
+    n_triggers = Cpt(Setting, value=1000, kind="config", doc="triggers of one series in a step scan")
+    exclude_masked = Cpt(Setting, value=True, kind="config", doc="keep masked pixels out of total and max")
+    legacy_ids = Cpt(Setting, value=LegacyIds.REFUSE.value, kind="config")
+    timestamp_source = Cpt(Setting, value="detector", kind="config", doc="detector or host")
     n_stale = Cpt(Signal, value=0, kind="normal", doc="frames dropped because they were not of this exposure")
     changed_parameters = Cpt(Signal, value=(), kind="omitted", doc="what the last write changed")
 
@@ -84,10 +86,10 @@ class Eiger(Detector):
     wavelength = _config("wavelength", units="angstrom", writable=True)
     nimages = _config("nimages", "integer", hint="set frames_per_trigger")
     ntrigger = _config("ntrigger", "integer", hint="set n_triggers")
-    trigger_mode = _config("trigger_mode", "string", writable=True)
+    trigger_mode = _config("trigger_mode", "string", writable=True, fixed=True)
     trigger_start_delay = _config("trigger_start_delay", units="s", writable=True)
     bit_depth = _config("bit_depth_image", "integer")
-    roi_mode = _config("roi_mode", "string", writable=True)
+    roi_mode = _config("roi_mode", "string", writable=True, fixed=True)
     beam_center_x = _config("beam_center_x", units="pixel", writable=True)
     beam_center_y = _config("beam_center_y", units="pixel", writable=True)
     detector_distance = _config("detector_distance", units="m", writable=True)
@@ -135,7 +137,8 @@ class Eiger(Detector):
             raise RequestError("legacy_ids", legacy_ids, f"one of {', '.join(LegacyIds)}")
         self.client = SimplonClient(url, api_version, timeout)
         self._write_lock = threading.Lock()
-        source = EigerSource(self.client, name, lambda n: self.n_stale.put(n))
+        debts = Debts(name, shown_url(self.client.url), directory)
+        source = EigerSource(self.client, name, debts, lambda n: self.n_stale.put(n))
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))
@@ -201,35 +204,43 @@ class Eiger(Detector):
         return status
 
     def initialize(self) -> None:
-        """Initialize the detector: up to 2 min; its configuration returns to defaults."""
-        self.client.initialize()
+        """Initialize the detector: up to 2 min; its configuration returns to defaults.
 
-    @property
-    def is_uninitialized(self) -> bool:
-        """Whether the detector was never initialized since it started: it has no configuration then."""
-        try:
-            return self.client.state() == DetectorState.NA
-        except ServiceRefused:
-            return False
+        What this session had set is set no more; what an earlier scan could not put back is put back.
+        """
+        self.source.control.session.clear()
+        self.source.control.initialize()
 
     def prepare_write(self, signal: SimplonSignal) -> None:
         """Make the detector fit to take a new value: initialized, and no series open."""
         if signal.module != "detector":
             return
-        if self.is_uninitialized and self.mode.get() != Mode.MONITOR:
-            self.client.initialize()
-        self.source.end_series()
+        if self.mode.get() != Mode.MONITOR and self.source.control.is_uninitialized():
+            self.source.control.initialize()
+        self.source.settings_change()
 
     def write(self, signal: SimplonSignal, value: Any) -> list[str]:
         """Write one parameter; read back every one the server says has changed, and return their names.
 
         A new exposure time also brings the frame time to the shortest that holds it; set `frame_time`
         afterwards for a longer one.
+
+        Raises
+        ------
+        RequestError
+            Images would not be any more what a run under way says they are; the old value is there again.
         """
         with self._write_lock:
+            before = (
+                self._times() if self.is_staged and signal in (self.exposure_time, self.frame_time) else {}
+            )
             changed = self.client.put(signal.module, signal.parameter, value)
             if signal is self.exposure_time:
                 changed += self._shorten_frame_time(value)
+            if before:
+                self._check_images(signal, value, before)
+            for parameter in [signal.parameter, *(["frame_time"] if signal is self.exposure_time else [])]:
+                self.source.control.note_set(signal.module, parameter)
             mirrors = {
                 s.parameter: s
                 for s in (getattr(self, n) for n in self.component_names)
@@ -240,6 +251,23 @@ class Eiger(Detector):
                     mirrors[name].get()
             self.changed_parameters.put(tuple(dict.fromkeys(changed)))
         return changed
+
+    def _times(self) -> dict[str, float]:
+        return {n: self.client.get("detector", "config", n).value for n in ("frame_time", "count_time")}
+
+    def _check_images(self, signal: SimplonSignal, value: Any, before: dict[str, float]) -> None:
+        """Put times back that change the bit depth, unless nobody was told of it yet."""
+        now, store = self.source.read_format(), self._need_stage("write")
+        if not (problem := differs(now, store.frame_format)):
+            return
+        if store.is_fresh:
+            self._store = self._new_store(now, store.frames_per_point)
+            self.source.frame_format = now
+            return
+        for name, was in before.items():
+            self.client.put("detector", name, was)
+        expected = f"a time that leaves images as the run describes them: {problem}; unstage first"
+        raise RequestError(signal.name, value, expected)
 
     def _shorten_frame_time(self, exposure_time: float) -> list[str]:
         readout = self.client.get("detector", "config", "detector_readout_time").value

@@ -1,4 +1,4 @@
-"""What is found at stage: size of the frames, times, and how to compute their numbers."""
+"""What is found at stage: size of the frames, times, thresholds, and how to compute their numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ from dataclasses import dataclass
 
 from ...clients import SimplonClient
 from ...clients.simplon import MonitorFrame
-from ...errors import FramesMissing, ServiceRefused
+from ...errors import DetectorStateError, FramesMissing, ServiceRefused
+from ...wire.frame import FrameFormat
 from ._control import EigerControl
 from ._statistics import FrameStatistics
+
+ONE_THRESHOLD = (
+    "the monitor gives an image for each threshold, under one number: leave one enabled "
+    "(detector/config/threshold/<n>/mode, threshold/difference/mode)"
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,23 @@ def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
         return None
     height, width, bits = (parameter.value for parameter in parameters)
     return (height, width), bits
+
+
+def check_thresholds(control: EigerControl) -> None:
+    """Raise DetectorStateError if an exposure would give several images."""
+    enabled, n = [], 1
+    while (mode := control.read("detector", f"threshold/{n}/mode")) is not None:
+        enabled += [n] if mode.value == "enabled" else []
+        n += 1
+    if len(enabled) > 1:
+        raise DetectorStateError(f"{control.name}: thresholds {enabled} are enabled; {ONE_THRESHOLD}")
+
+
+def differs(now: FrameFormat, before: FrameFormat) -> str:
+    """Say how frames differ from what they were; empty if they do not."""
+    if (now.shape, now.dtype) == (before.shape, before.dtype):
+        return ""
+    return f"images are {now.dtype} {now.shape} now, {before.dtype} {before.shape} when it was staged"
 
 
 def newest_image(client: SimplonClient, name: str, timeout: float) -> MonitorFrame:

@@ -11,8 +11,10 @@ from ophyd import Signal
 from ophyd.utils import ReadOnlyError
 
 from ...clients.simplon import SLOW_PUT_TIMEOUT
-from ...errors import RequestError, ServiceRefused, WireError
+from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
 from ...wire.simplon_states import DetectorState
+from .._checks import naming
+from .._setting import refuse_while_staged
 from .._status import ActionStatus
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class SimplonSignal(Signal):
         False refuses `put` with `hint`.
     hint : str
         What to set instead.
+    fixed : bool
+        True refuses `put` while the device is staged.
     """
 
     parent: Eiger
@@ -55,26 +59,34 @@ class SimplonSignal(Signal):
         units: str = "",
         writable: bool = False,
         hint: str = "",
+        fixed: bool = False,
         **kwargs,
     ):
         self.module, self.task, self.parameter = path.split("/", 2)
         self.path, self._dtype, self._units = path, dtype, units
-        self._writable, self._hint = writable, hint
+        self._writable, self._hint, self._fixed = writable, hint, fixed
         super().__init__(**kwargs)
         self._metadata["write_access"] = writable
 
     def get(self, **kwargs):
         """Read the parameter from the server; unknown if this one cannot be read, and others can."""
+        try:
+            value = self._ask()
+        except SfdaqError as exc:
+            naming(exc, self.name)
+            raise
+        return self._keep(_UNKNOWN[self._dtype] if value is None else value)
+
+    def _ask(self):
         client = self.parent.client
         try:
-            value = client.get(self.module, self.task, self.parameter).value
+            return client.get(self.module, self.task, self.parameter).value
         except (ServiceRefused, WireError) as exc:
             if client.hear() == DetectorState.NA and self.module == "detector":
                 raise
             if not isinstance(exc, ServiceRefused) or exc.code != 404:
                 logger.warning("%s: not read: %s", self.name, exc)
-            value = None
-        return self._keep(_UNKNOWN[self._dtype] if value is None else value)
+            return None
 
     def read(self) -> OrderedDict:
         """Read the parameter from the server."""
@@ -105,6 +117,8 @@ class SimplonSignal(Signal):
         if not self._writable:
             hint = f"; {self._hint}" if self._hint else ""
             raise ReadOnlyError(f"{self.name} ({self.path}) is only read here{hint}")
+        if self._fixed:
+            refuse_while_staged(self, value, self.get())
         self.parent.write(self, self._converted(value))
 
     def set(self, value, *, timeout: float | None = None, settle_time: float | None = None) -> ActionStatus:

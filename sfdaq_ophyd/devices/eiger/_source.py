@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...clients import SimplonClient
 from ...clients.simplon import MonitorFrame
@@ -18,12 +19,22 @@ from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
+from .._debts import Debts
 from .._source import Request
 from .._worker import Worker
 from ._control import EigerControl
-from ._found import Times, make_statistics, newest_image, read_size, read_times
+from ._found import (
+    ONE_THRESHOLD,
+    Times,
+    check_thresholds,
+    differs,
+    make_statistics,
+    newest_image,
+    read_size,
+    read_times,
+)
 from ._plan import plan_series
-from ._series import FrameIds, SeriesFilter
+from ._series import WINDOW, FrameIds, SeriesOrder
 from ._settings import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, LegacyIds, Mode
 from ._triggers import SoftwareTriggers
 
@@ -34,6 +45,12 @@ WAIT = 0.25
 
 LARGEST_BUFFER = 1000
 """Frames the monitor is asked to hold at the most."""
+
+UID_LENGTH = 26
+"""Of a series' unique id, a ULID; one of ours is shorter."""
+
+WINDOW_BYTES = 512 * 2**20
+"""Frames that wait for an earlier one, in bytes; at least two."""
 
 
 @dataclass
@@ -54,43 +71,66 @@ class EigerSource:
     client : SimplonClient
     name : str
         Of the device, for messages.
+    debts : Debts
+        What could not be put back.
     on_stale : callable
         Called with the number of stale frames dropped so far.
     """
 
-    def __init__(self, client: SimplonClient, name: str, on_stale: Callable[[int], None] = lambda n: None):
+    def __init__(
+        self,
+        client: SimplonClient,
+        name: str,
+        debts: Debts,
+        on_stale: Callable[[int], None] = lambda n: None,
+    ):
         self.client, self.name = client, name
-        self.control = EigerControl(client, name)
+        self.control = EigerControl(client, name, debts)
         self._on_stale = on_stale
         self._stop = threading.Event()
         self._triggering = Worker(f"{name} triggers")
-        self._series = SeriesFilter()
+        self._series = SeriesOrder()
         self._settings = EigerSettings()
         self.mode = Mode.INTERNAL
         self._times = Times()
         self.n_stale = 0
         self._n_triggers_left = 0
         self._armed_for: int | None = None
+        self._look_again = False
+        self._threshold: object = None
+        self._own_uid = ""
+        self.frame_format: FrameFormat | None = None
 
     # hooks of the base
 
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it, and say what its frames look like."""
         self._settings, self._armed_for = settings, None
+        self._threshold, self._look_again, self._own_uid = None, False, ""
         self._count_stale(-self.n_stale)
         self._ids = FrameIds(self.client, settings.legacy_ids)
         self.control.check_version()
         self.mode = self._decide_mode(settings.mode)
-        if self.mode is not Mode.MONITOR:
+        if self.mode is Mode.MONITOR:
+            self.control.pay("monitor/")
+        else:
             self.control.make_idle()
+            self.control.pay()
             self._set_trigger_mode()
             self.control.set("detector", "nimages", self._n_images(settings.frames_per_trigger))
+        check_thresholds(self.control)
         self.control.set("monitor", "discard_new", self.mode is not Mode.MONITOR)
         self.control.set("monitor", "mode", "enabled")
+        self.frame_format = self.read_format()
+        self._series.window = max(2, min(WINDOW, WINDOW_BYTES // self.frame_format.frame_bytes))
+        return self.frame_format
+
+    def read_format(self) -> FrameFormat:
+        """Say what frames look like, as the detector is set now."""
         shape, bits = self._size()
         self.refresh_times()
-        self._statistics = make_statistics(self.control, f"u{bits // 8}", settings.exclude_masked)
-        scalars = self._statistics.names | {"receive_time": "f8"}
+        self._statistics = make_statistics(self.control, f"u{bits // 8}", self._settings.exclude_masked)
+        scalars = self._statistics.names | {"receive_time": "f8", "series_uid": f"U{UID_LENGTH}"}
         return FrameFormat(shape, f"<u{bits // 8}", scalars=scalars, frame_time=self.frame_time)
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
@@ -122,9 +162,14 @@ class EigerSource:
         return self._armed_for is not None
 
     def end_series(self) -> None:
-        """End the open series, before a parameter is written; the next point arms again."""
+        """End the open series; the next point arms again."""
         self._armed_for = None
         self.control.abort()
+
+    def settings_change(self) -> None:
+        """End the open series, before a parameter is written; what follows from it is read again."""
+        self._look_again = True
+        self.end_series()
 
     # staging
 
@@ -209,13 +254,29 @@ class EigerSource:
         buffer_size = self.control.read("monitor", "buffer_size")
         if buffer_size is not None and buffer_size.value < room:
             self.control.set("monitor", "buffer_size", room)
-        self.refresh_times()
+        self._check_format()
         self._drop_buffered()
         if stop.is_set():
             return
-        self._series.start(self.control.arm())
+        series_id = self.control.arm()
+        if self.control.was_reset(series_id):
+            self._look_again = True
+            return self._make_ready(request, stop)
+        self._series.start(series_id)
+        self._own_uid = f"{time.strftime('%Y%m%dT%H%M%S')}_{series_id}"
         self._ids.restart()
         self._armed_for, self._n_triggers_left = plan.n_images, plan.n_triggers - plan.n_needed
+
+    def _check_format(self) -> None:
+        """Raise, before a frame is taken, if it would not be what was said at stage."""
+        if self._look_again:
+            now, self._look_again = self.read_format(), False
+        else:
+            self.refresh_times()
+            shape, bits = self._size()
+            now = replace(self.frame_format, shape=shape, dtype=f"<u{bits // 8}")
+        if problem := differs(now, self.frame_format):
+            raise DetectorStateError(f"{self.name}: {problem}; stage the device again")
 
     def _send_triggers(self, request: Request, stop: threading.Event) -> SoftwareTriggers:
         n, duration, count_time = 1, self._times.delay + request.n_frames * self.frame_time, None
@@ -238,20 +299,39 @@ class EigerSource:
                 end.unreadable = f"{frame}; "  # its number shows as a gap in the ids
                 continue
             series_id, image_id, name = self._ids.of(frame, self._series.series_id)
-            missing = self._series.accept(series_id, image_id)
-            if missing is None:
+            if series_id == self._series.series_id:
+                self._check_threshold(frame)
+            more = {"uid": frame.series_uid, "n_wanted": n_left}
+            passed = self._series.accept(series_id, image_id, (frame, name), **more)
+            if passed is None:
                 self._count_stale(1)
                 continue
             end.limit.restart()
-            if missing:
+            n_left -= len(passed)
+            yield from self._in_order(passed)
+        if n_left:
+            passed = self._series.end(n_left)
+            yield from self._in_order(passed)
+            yield from self._lost(n_left - len(passed), end)
+
+    def _in_order(self, passed: list) -> Iterator[Frame | MissingFrame]:
+        for event_id, item in passed:
+            if item is None:
                 self._armed_for = None
-            for lost in missing[:n_left]:
-                yield MissingFrame(lost)
-            n_left -= len(missing)
-            if n_left > 0:
-                n_left -= 1
-                yield self._finished(frame, name)
-        yield from self._lost(n_left, end)
+                yield MissingFrame(event_id)
+            else:
+                yield self._finished(*item)
+
+    def _check_threshold(self, frame: MonitorFrame) -> None:
+        """Raise if images of another threshold come between: two of one number."""
+        threshold = frame.private.get("threshold_id")
+        if self._threshold is None:
+            self._threshold = threshold
+        elif threshold not in (None, self._threshold):
+            raise DetectorStateError(
+                f"{self.name}: images of threshold {threshold} come between those of threshold "
+                f"{self._threshold}; {ONE_THRESHOLD}"
+            )
 
     def _images(self, stop: threading.Event) -> Iterator[MonitorFrame | WireError | None]:
         """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
@@ -269,8 +349,10 @@ class EigerSource:
         if end.why:
             end.over = True
             return
-        if triggers is not None and triggers.problem is not None:
-            raise triggers.problem
+        if triggers is not None and (problem := triggers.problem) is not None:
+            if self.control.is_uninitialized():
+                raise self.control.state_error(DetectorState.NA) from problem
+            raise problem
         late = end.limit.reached()
         if triggers is not None and not triggers.done and not late:
             return
@@ -304,6 +386,7 @@ class EigerSource:
         for frame in self._images(stop):
             if isinstance(frame, MonitorFrame):
                 series_id, image_id, name = self._ids.of(frame, None)
+                self._check_threshold(frame)
                 if (series_id, image_id) == last:
                     self._count_stale(1)
                     continue
@@ -323,7 +406,10 @@ class EigerSource:
     # helpers
 
     def _finished(self, frame: MonitorFrame, name: str) -> Frame:
-        numbers = self._statistics.of(frame.image) | {"receive_time": frame.received_ns / 1e9}
+        numbers = self._statistics.of(frame.image) | {
+            "receive_time": frame.received_ns / 1e9,
+            "series_uid": frame.series_uid or self._own_uid,
+        }
         timestamp = frame.timestamp
         if timestamp is None:
             if self._settings.legacy_ids is LegacyIds.REFUSE:

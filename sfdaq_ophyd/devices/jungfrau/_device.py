@@ -15,6 +15,7 @@ from ...clients import ImageStream, ModuleStream
 from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from .._detector import Detector
+from .._setting import Setting
 from ..pulse_id import PulseId
 from ._control import HardwareControl
 from ._counters import CounterSignal, counter
@@ -73,9 +74,9 @@ class Jungfrau(Detector):
         For `Detector`.
     """
 
-    image_kind = Cpt(Signal, value="raw", kind="config", doc="raw, calibrated or both: what is recorded")
+    image_kind = Cpt(Setting, value="raw", kind="config", doc="raw, calibrated or both: what is recorded")
     connect_timeout = Cpt(
-        Signal, value=CONNECT_TIMEOUT, kind="config", doc="s for endpoints to answer at stage"
+        Setting, value=CONNECT_TIMEOUT, kind="config", doc="s for endpoints to answer at stage"
     )
     detector_name = Cpt(SignalRO, value="", kind="config")
     stream = Cpt(SignalRO, value="", kind="config")

@@ -12,6 +12,7 @@ from ophyd import Signal
 from ...wire.std_daq import DaqStatus, WriteRequest
 from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
 from .._file_detector import FileDetector
+from .._setting import Setting
 from .._status import ActionStatus
 from ._source import START_LIMIT
 
@@ -85,8 +86,8 @@ class ConfigSignal(Signal):
 class WriterSignals(FileDetector):
     """The signals of a `StdDaqWriter`, and how they follow the DAQ."""
 
-    mode = Cpt(Signal, value="point", kind="config", doc='"point" or "run": one file per what')
-    settle_time = Cpt(Signal, value=0.3, kind="config", doc="s from WRITING to others, if no images flow")
+    mode = Cpt(Setting, value="point", kind="config", doc='"point" or "run": one file per what')
+    settle_time = Cpt(Setting, value=0.3, kind="config", doc="s from WRITING to others, if no images flow")
     file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
     n_images = Cpt(Signal, value=0, doc="images asked for")
     run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")

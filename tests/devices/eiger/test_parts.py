@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sfdaq_ophyd.devices import Request
 from sfdaq_ophyd.devices.eiger._plan import SeriesPlan, plan_series
-from sfdaq_ophyd.devices.eiger._series import SeriesFilter
+from sfdaq_ophyd.devices.eiger._series import SeriesOrder
 from sfdaq_ophyd.devices.eiger._settings import Mode
 from sfdaq_ophyd.devices.eiger._statistics import BLOCK_BYTES, FrameStatistics
 
@@ -29,35 +31,93 @@ def test_plan_when_asked_for_each_mode_then_images_and_triggers_fit(mode, trigge
     assert plan_series(mode, trigger_mode, 1000, request_) == plan
 
 
-def test_filter_when_frames_come_in_order_then_none_is_missing():
-    series = SeriesFilter()
-    series.start(4)
-    assert [series.accept(4, k) for k in range(3)] == [[], [], []]
+def order(*numbers, series_id=4, first=0, window=8):
+    """Give images of one series, the first of all being `first`; return what passed, and what waits."""
+    series = SeriesOrder()
+    series.window = window
+    series.start(1)
+    series.accept(1, first, "first of all")
+    series.start(series_id)
+    passed = []
+    for number in numbers:
+        passed += series.accept(series_id, number, number, n_wanted=100) or []
+    return [(event_id, frame) for event_id, frame in passed], series
 
 
-def test_filter_when_a_frame_is_of_another_series_or_comes_again_then_it_is_stale():
-    series = SeriesFilter()
-    series.start(4)
-    series.accept(4, 0)
-    assert series.accept(3, 1) is None
-    assert series.accept(4, 0) is None
+def came(*numbers, series_id=4):
+    return [(f"{series_id}_{number}", number) for number in numbers]
 
 
-def test_filter_when_ids_jump_then_the_missing_ones_are_named():
-    series = SeriesFilter()
-    series.start(4)
-    series.accept(4, 0)
-    assert series.accept(4, 3) == ["4_1", "4_2"]
+def test_series_when_frames_come_in_order_then_each_goes_on_at_once():
+    passed, series = order(0, 1, 2)
+    assert passed == came(0, 1, 2) and series.end(10) == []
+
+
+def test_series_when_a_frame_comes_late_then_it_is_put_in_its_place():
+    assert order(0, 2, 3, 1, 4)[0] == came(0, 1, 2, 3, 4)
+    assert order(3, 2, 1, 0)[0] == came(0, 1, 2, 3)
+
+
+@given(st.permutations(range(12)), st.sampled_from([0, 1]))
+def test_series_when_frames_come_in_any_order_of_a_large_window_then_all_pass_in_theirs(numbers, first):
+    numbers = [number + first for number in numbers]
+    passed, series = order(*numbers, first=first, window=12)
+    assert passed + series.end(100) == came(*sorted(numbers))
+
+
+def test_series_when_more_wait_than_the_window_then_what_keeps_them_is_lost():
+    passed, series = order(0, 2, 3, 4, window=2)
+    assert passed == [*came(0), ("4_1", None), *came(2, 3, 4)]
+    assert series.accept(4, 1, 1) is None, "too late"
+
+
+def test_series_when_it_ends_then_what_waits_goes_on_and_the_rest_is_named():
+    passed, series = order(0, 3)
+    assert passed == came(0)
+    assert series.end(2) == [("4_1", None), ("4_2", None)], "no more than asked for"
+    passed, series = order(0, 3)
+    assert series.end(10) == [("4_1", None), ("4_2", None), *came(3)]
     assert series.still_missing(2) == ["4_4", "4_5"]
 
 
+def test_series_when_a_number_is_absurd_then_no_more_are_lost_than_were_wanted():
+    _, series = order(0, 4_000_000_000)
+    assert len(series.end(10)) == 10
+
+
+def test_series_when_a_frame_is_of_another_one_or_comes_again_then_it_is_stale():
+    series = order(0, 2)[1]
+    assert series.accept(3, 1, 1) is None
+    assert series.accept(4, 0, 0) is None
+    assert series.accept(4, 2, 2) is None
+
+
 @pytest.mark.parametrize("first", [0, 1])
-def test_filter_when_a_later_series_lacks_its_first_frame_then_it_is_missed(first):
-    series = SeriesFilter()
+def test_series_when_a_later_one_lacks_its_first_frame_then_it_is_missed(first):
+    passed, series = order(first + 1, first=first)
+    assert passed == []
+    assert series.end(2) == [(f"4_{first}", None), *came(first + 1)]
+
+
+@pytest.mark.parametrize("numbers", [(1, 0, 2), (0, 1, 2), (1, 2, 3), (2, 1, 3)])
+def test_series_when_it_is_the_first_of_all_then_it_begins_where_its_numbers_do(numbers):
+    series = SeriesOrder()
+    series.start(4)
+    passed = []
+    for number in numbers:
+        passed += series.accept(4, number, number, n_wanted=3) or []
+    assert passed == came(*sorted(numbers))
+
+
+def test_series_when_two_have_one_number_then_they_do_not_mix():
+    series = SeriesOrder()
     series.start(1)
-    assert series.accept(1, first) == []
-    series.start(2)
-    assert series.accept(2, first + 1) == [f"2_{first}"]
+    assert series.accept(1, 0, "a", uid="A")
+    series.start(1)
+    assert series.accept(1, 0, "a", uid="A") is None
+    assert series.accept(1, 0, "b", uid="B") == [("1_0", "b")]
+    assert series.accept(1, 1, "c", uid="C") is None
+    assert series.accept(1, 1, "b") == [("1_1", "b")], "one that does not tell"
 
 
 def brute_force(image, cutoff, bad):

@@ -1,0 +1,199 @@
+"""What could not be put back on the hardware: kept on disk, by address, until it is paid.
+
+A device that changes hardware for a while owes it what was there before. If it cannot put that back (the
+network is away), it notes the debt, with both values, in a file; the next stage, or ``initialize``, pays it.
+A value that somebody changed meanwhile is left alone: the debt is forgotten.
+
+The files lie in one folder per session (`keep_in`), without a session in the folder ``debts`` of the device's
+own directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 2**20
+"""A longer file is none of ours."""
+
+_folder: Path | None = None
+_lock = threading.Lock()
+
+
+def keep_in(folder: str | Path | None) -> None:
+    """Keep the debts of all devices in `folder`; None: each device's in its own directory."""
+    global _folder
+    _folder = None if folder is None else Path(folder)
+
+
+@dataclass(frozen=True)
+class Debt:
+    """One value that is to be put back.
+
+    Attributes
+    ----------
+    device : str
+        Name of the device that owes it.
+    what : str
+        Whose value: a path or a name that the device understands, and a person too.
+    left : object
+        The value that was left there, fit for JSON.
+    back : object
+        The value that was there before.
+    since : str
+        When, local time.
+    reason : str
+        Why it could not be put back.
+    """
+
+    device: str
+    what: str
+    left: Any
+    back: Any
+    since: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.device}: {self.what} was left at {self.left!r}, not put back to {self.back!r}, on "
+            f"{self.since} ({self.reason}); the next stage does that, or a person by hand"
+        )
+
+
+class Debts:
+    """What is owed to one address. Safe from several threads, and processes that take turns.
+
+    Parameters
+    ----------
+    device : str
+        Name of the device, for messages.
+    address : str
+        Of the hardware; without passwords.
+    directory : Path
+        Of the device.
+    """
+
+    def __init__(self, device: str, address: str, directory: str | Path):
+        self._device, self.address, self._directory = device, address, Path(directory)
+        self._unsaved: dict[str, Debt] = {}  # what no disk took
+
+    @property
+    def path(self) -> Path:
+        """The file, whether it is there or not."""
+        slug = re.sub(r"\W+", "_", self.address).strip("_")[-60:]
+        digest = hashlib.sha256(self.address.encode()).hexdigest()[:8]
+        return (_folder or self._directory / "debts") / f"{slug}_{digest}.json"
+
+    def owed(self) -> dict[str, Debt]:
+        """Return what is owed, in the order in which it is to be put back."""
+        with _lock:
+            return self._read()
+
+    def owe(self, what: str, *, left: Any, back: Any, reason: object) -> None:
+        """Note a debt, on disk and in the log; one noted before keeps the value to put back."""
+        with _lock:
+            owed = self._read()
+            back = owed[what].back if what in owed else back
+            debt = Debt(self._device, what, left, back, time.strftime("%Y-%m-%d %H:%M:%S"), str(reason))
+            owed[what] = debt
+            self._write(owed)
+        logger.error("not left as found: %s", debt)
+
+    def forget(self, *names: str) -> None:
+        """Owe these no more."""
+        with _lock:
+            owed = self._read()
+            left = {what: debt for what, debt in owed.items() if what not in names}
+            if left != owed:
+                self._write(left)
+
+    def pay(
+        self,
+        read: Callable[[str], Any],
+        write: Callable[[str, Any], object],
+        *,
+        only: str = "",
+        reset: bool = False,
+    ) -> None:
+        """Put back what is owed.
+
+        Parameters
+        ----------
+        read, write : callable
+            Of the hardware: the value of a name, or what sets it. What they raise ends the paying; the rest
+            is still owed.
+        only : str
+            Pay just those whose name begins so.
+        reset : bool
+            The hardware was reset, so that the value left there is gone.
+        """
+        for what, debt in self.owed().items():
+            if not what.startswith(only):
+                continue
+            now = read(what)
+            if now != debt.back and (now == debt.left or reset):
+                write(what, debt.back)
+                logger.warning(
+                    "%s: put %s back to %r, owed since %s", self._device, what, debt.back, debt.since
+                )
+            elif now != debt.back:
+                logger.warning("%s: %s is %r: somebody set it since, so it stays", self._device, what, now)
+            self.forget(what)
+
+    def _read(self) -> dict[str, Debt]:
+        address, owed = _load(self.path)
+        return (owed if address == self.address else {}) | self._unsaved
+
+    def _write(self, owed: dict[str, Debt]) -> None:
+        path, self._unsaved = self.path, {}
+        try:
+            if not owed:
+                path.unlink(missing_ok=True)
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(
+                {"address": self.address, "owed": [asdict(debt) for debt in owed.values()]}, indent=1
+            )
+            new = path.with_suffix(".new")
+            with new.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except (OSError, TypeError, ValueError) as exc:
+            self._unsaved = owed
+            logger.error("%s: debts could not be kept in %s: %s", self._device, path, exc)
+
+
+def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
+    """Yield address and debt of everything owed, by the files of a folder."""
+    for path in sorted(Path(folder).glob("*.json")):
+        with _lock:
+            address, owed = _load(path)
+        yield from ((address, debt) for debt in owed.values())
+
+
+def _load(path: Path) -> tuple[str, dict[str, Debt]]:
+    """Return the address of a file and what is owed to it; one that holds something else is told and left."""
+    try:
+        with path.open() as file:
+            content = json.loads(file.read(MAX_BYTES))
+        names = [field.name for field in fields(Debt)]
+        owed = [Debt(**{name: entry[name] for name in names}) for entry in content["owed"]]
+        return str(content["address"]), {str(debt.what): debt for debt in owed}
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        logger.error("%s: not a file of debts: %r", path, exc)
+        return "", {}

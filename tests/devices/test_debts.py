@@ -1,0 +1,123 @@
+"""What could not be put back: kept on disk by address, paid once, never over somebody else's value."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sfdaq_ophyd.devices import _debts
+from sfdaq_ophyd.devices._debts import Debts, all_debts, keep_in
+
+
+@pytest.fixture
+def debts(tmp_path):
+    return Debts("eiger", "http://dcu", tmp_path)
+
+
+def hardware(**values):
+    """Return a dict of values, and how to read and write it."""
+    return values, {"read": values.get, "write": values.__setitem__}
+
+
+def owe(debts, what="nimages", left=1, back=7):
+    debts.owe(what, left=left, back=back, reason="no network")
+
+
+def test_debt_when_noted_then_another_process_knows_it_and_a_person_too(debts, tmp_path, caplog):
+    owe(debts)
+    assert "eiger: nimages was left at 1, not put back to 7" in caplog.text and "no network" in caplog.text
+    (debt,) = Debts("eiger", "http://dcu", tmp_path).owed().values()
+    assert (debt.left, debt.back) == (1, 7)
+    assert [address for address, _ in all_debts(debts.path.parent)] == ["http://dcu"]
+    assert not Debts("eiger", "http://other", tmp_path).owed()
+
+
+def test_debts_when_paid_then_put_back_in_order_once_and_the_file_goes(debts):
+    written = []
+    owe(debts, "ntrigger", 1, 3)
+    owe(debts, "trigger_mode", "ints", "exts")
+    now = {"ntrigger": 1, "trigger_mode": "ints"}
+    debts.pay(now.get, lambda *pair: written.append(pair))
+    debts.pay(now.get, lambda *pair: written.append(pair))
+    assert written == [("ntrigger", 3), ("trigger_mode", "exts")]
+    assert not debts.path.exists()
+
+
+def test_debts_when_noted_again_then_the_first_value_is_put_back(debts):
+    owe(debts, left=1, back=7)
+    owe(debts, left=5, back=1)
+    values, how = hardware(nimages=5)
+    debts.pay(**how)
+    assert values == {"nimages": 7}
+
+
+@pytest.mark.parametrize(("reset", "after"), [(False, 3), (True, 7)])
+def test_debts_when_somebody_set_the_value_since_then_it_stays_unless_a_reset_did(debts, reset, after):
+    owe(debts)
+    values, how = hardware(nimages=3)
+    debts.pay(**how, reset=reset)
+    assert values == {"nimages": after}
+    assert not debts.owed()
+
+
+def test_debts_when_paying_fails_then_the_rest_is_still_owed(debts):
+    owe(debts, "a")
+    owe(debts, "b")
+
+    def refuse(what, value):
+        if what == "b":
+            raise ConnectionError("away again")
+
+    with pytest.raises(ConnectionError):
+        debts.pay(lambda what: 1, refuse)
+    assert list(debts.owed()) == ["b"]
+
+
+def test_debts_when_only_some_are_to_be_paid_then_the_others_stay(debts):
+    owe(debts, "monitor/mode")
+    owe(debts, "detector/mode")
+    debts.pay(lambda what: 1, lambda *pair: None, only="monitor/")
+    assert list(debts.owed()) == ["detector/mode"]
+
+
+def test_debts_when_a_session_keeps_them_then_they_lie_in_its_folder(debts, tmp_path):
+    keep_in(tmp_path / "session")
+    try:
+        owe(debts)
+        assert len(list((tmp_path / "session").iterdir())) == 1
+        assert not (tmp_path / "debts").exists()
+    finally:
+        keep_in(None)
+    assert not debts.owed()
+
+
+def test_debts_when_the_disk_takes_nothing_then_this_process_remembers(debts, caplog):
+    debts.path.parent.write_text("a file where the folder should be")
+    owe(debts)
+    assert "could not be kept" in caplog.text
+    values, how = hardware(nimages=1)
+    debts.pay(**how)
+    assert values == {"nimages": 7}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"address": "http://dcu", "owed": [1]}', "[" * 100_000, '{"owed": {"a": 1}}']
+)
+def test_debts_when_their_file_holds_something_else_then_it_is_told_and_the_device_goes_on(
+    debts, caplog, content
+):
+    debts.path.parent.mkdir()
+    debts.path.write_text(content)
+    assert debts.owed() == {}
+    assert "not a file of debts" in caplog.text
+    owe(debts)
+    assert list(debts.owed()) == ["nimages"]
+
+
+def test_debts_when_two_devices_owe_to_one_address_then_both_are_kept(debts, tmp_path):
+    owe(debts)
+    Debts("watcher", "http://dcu", tmp_path).owe("mode", left="on", back="off", reason="away")
+    assert [debt.device for debt in debts.owed().values()] == ["eiger", "watcher"]
+    assert json.loads(debts.path.read_text())["address"] == "http://dcu"
+    assert _debts._folder is None
