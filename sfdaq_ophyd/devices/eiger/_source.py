@@ -58,6 +58,7 @@ class _End:
     """How a trigger ends when frames do not come."""
 
     limit: Limit
+    exposed: bool = False
     why: str = ""
     unreadable: str = ""
     over: bool = False
@@ -354,8 +355,10 @@ class EigerSource:
                 raise self.control.state_error(DetectorState.NA) from problem
             raise problem
         late = end.limit.reached()
-        if triggers is not None and not triggers.done and not late:
-            return
+        if triggers is not None and not late:
+            exposed, end.exposed = end.exposed, triggers.done
+            if not exposed:
+                return  # what was there when the exposure ended comes with the next look
         state = self.client.state()
         if state in (DetectorState.ERROR, DetectorState.NA):
             raise self.control.state_error(state)

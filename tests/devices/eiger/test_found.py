@@ -80,6 +80,29 @@ def test_frames_when_one_comes_before_its_turn_then_each_is_in_its_place(part, t
     assert eiger.n_stale.get() == 0
 
 
+def test_image_when_asked_for_just_before_the_exposure_ended_then_the_series_goes_on(part, tmp_path):
+    exposed, looks = threading.Event(), []
+
+    def hook(path, forward):
+        if "/images/next" in path and not looks:
+            looks.append(exposed.wait(10))
+            threading.Event().wait(0.5)  # the reply to the trigger is first
+            return 408, "text/plain", b""
+        if not path.endswith("/trigger"):
+            return forward()
+        answer = forward()
+        exposed.set()
+        return answer
+
+    with relay(part.url, hook) as url:
+        make = type(make_eiger(part, tmp_path, exposure_time=0.15))
+        eiger = make(url, name="eiger", directory=tmp_path)
+        part.requests.clear()
+        check_run(drive(interruptible(), lambda: bp.count([eiger], 1)), 1, stamp_of=stamp_of)
+    sent = [entry.path.rsplit("/", 1)[1] for entry in part.requests.entries() if "/command/" in entry.path]
+    assert sent.index("trigger") == len(sent) - 2 and sent[-1] == "abort", "not disarmed before its end"
+
+
 # restarts
 
 
