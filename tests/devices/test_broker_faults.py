@@ -242,3 +242,18 @@ def test_settings_when_one_is_wrong_then_the_error_names_the_device(bench):
     device.pgroup.put("x")
     with pytest.raises(RequestError, match=r"^sfdaq\.pgroup='x'"):
         device.trigger()
+
+
+@pytest.mark.parametrize("set_back", [True, False])
+def test_run_number_when_last_run_was_set_back_then_told_that_the_run_has_data_already(
+    bench, caplog, set_back
+):
+    """golden/found: last-run-reset."""
+    device = bench.device()
+    assert run(sf_count([device], 1)).error is None
+    if set_back:
+        (bench.raw / "run_info" / "LAST_RUN").write_text("0")
+    caplog.clear()
+    assert run(sf_count([device], 2)).error is None
+    told = f"gave out run number 1 of {device.pgroup.get()} as new, but its first acquisition is number 2"
+    assert caplog.text.count(told) == int(set_back)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import json
 import math
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from ophyd.sim import SynAxis
 from ophyd.utils import DisconnectedError
 
 from sfdaq_ophyd.devices.broker import Point
-from sfdaq_ophyd.devices.broker._step import axes_of, scan_info
+from sfdaq_ophyd.devices.broker._step import axes_of, plain, scan_info
 from sfdaq_ophyd.plans import run_number_wrapper, sf_grid_scan, sf_list_scan, sf_scan
 
 from .run_engine_driver import drive, interruptible
@@ -136,3 +138,80 @@ def test_scan_info_when_the_record_of_units_does_not_answer_then_none():
 
     point = Point(1, {"x": (Motor(), 1.0)})
     assert scan_info(point, axes_of(point))["units"] == [""]
+
+
+class Mode(enum.StrEnum):
+    FINE = "fine"
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (np.float32("nan"), None),
+        (np.float16("inf"), None),
+        (float("-inf"), None),
+        (np.array([1.0, np.nan]), [1.0, None]),
+        (np.array([[1, 2], [3, 4]], "u1"), [[1, 2], [3, 4]]),
+        (np.zeros((2000, 2)), "float64 (2000, 2)"),
+        (np.array(7), 7),
+        ((1, np.float64("nan"), b"x"), [1, None, "x"]),
+        (b"moving", "moving"),
+        (b"\xff", "\ufffd"),
+        (np.bytes_(b"ab"), "ab"),
+        (np.str_("ab"), "ab"),
+        (Mode.FINE, "fine"),
+        (np.bool_(True), True),
+        (np.uint64(2**64 - 1), 2**64 - 1),
+        (None, None),
+        (1 + 2j, "(1+2j)"),
+        (np.datetime64("2026-11-26"), "2026-11-26"),
+        ({"a": 1}, "{'a': 1}"),
+    ],
+)
+def test_plain_when_it_is_no_finite_number_then_null_or_text(value, stored):
+    found = plain(value)
+    assert found == stored and type(found) is type(stored)
+    json.dumps(found, allow_nan=False)
+
+
+def test_scan_when_readbacks_are_no_numbers_then_goes_on_and_they_are_null_or_text(bench):
+    """golden/found: readback-nan."""
+    odd = iter([np.float32("nan"), np.array([1.0, np.nan]), b"moving", None])
+
+    class Odd(SynAxis):
+        def read(self):
+            reading = super().read()
+            if values:
+                reading[self.name]["value"] = values.pop(0)
+            return reading
+
+    motor, values = Odd(name="m"), []
+    read = motor.read
+
+    def told():
+        values[:] = [next(odd, 1.0)]
+        return read()
+
+    motor.read = told
+    device = bench.device()
+    result = drive(interruptible(), lambda: run_number_wrapper(bp.list_scan([device], motor, [1, 2]), device))
+    assert result.error is None
+    readbacks = bench.scan_json()["scan_readbacks"]
+    assert readbacks[0] == [None] and len(readbacks) == 2
+
+
+class OddUnits(SynAxis):
+    @property
+    def egu(self):
+        raise ValueError("not now")
+
+    @egu.setter
+    def egu(self, value):
+        pass
+
+
+def test_scan_when_units_cannot_be_read_then_goes_on_without(bench):
+    device = bench.device()
+    result = drive(interruptible(), lambda: sf_scan([device], OddUnits(name="m"), 0, 1, 1))
+    assert result.error is None
+    assert bench.scan_json()["scan_parameters"]["units"] == [""]

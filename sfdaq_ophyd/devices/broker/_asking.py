@@ -28,6 +28,11 @@ _ALONE = (
     "run. RE.preprocessors.append(run_number_wrapper), or catalog.subscribe(RE), has it done before"
 )
 
+_OLD_RUN = (
+    "%s: the broker gave out run number %d of %s as new, but its first acquisition is number %d: the data go "
+    "into a run that has data already. Was LAST_RUN set back?"
+)
+
 
 class Asking:
     """Ask the broker for data, one run at a time.
@@ -59,11 +64,12 @@ class Asking:
         """Take a run number, or go on with one taken before, and begin its table."""
         if self.listener is not None:
             self.listener.start()
+        new = number is None
         with self._lock:
             if number is None:
                 number = self._client.advance_run_number(pgroup)
             path = self.directory / pgroup / f"run{padded(number)}-{int(time.time() * 1000)}.jsonl"
-            self.run = BrokerRun(number, pgroup, RunTable(path), self._uid)
+            self.run = BrokerRun(number, pgroup, RunTable(path), self._uid, new=new)
             uid = {"run_uid": self._uid} if self._uid else {}
             self.run.table.write(RUN, device=self._name, run_number=number, pgroup=pgroup, **facts, **uid)
         logger.info("%s: run number %d of %s", self._name, number, pgroup)
@@ -156,6 +162,8 @@ class Asking:
             nothing_done = not isinstance(exc, BrokerRefused) or exc.nothing_done
             run.table.write(REFUSED if nothing_done else UNKNOWN, index, reason=str(exc))
             raise
+        if run.new and index == 0 and retrieval.acquisition_number > 1:
+            logger.warning(_OLD_RUN, self._name, run.number, run.pgroup, retrieval.acquisition_number)
         asked = Asked(index, run, pulses, retrieval)
         files, gaps = self._expected(request, retrieval, tolerates)
         frames = frames_of(request)

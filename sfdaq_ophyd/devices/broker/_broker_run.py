@@ -25,6 +25,8 @@ class BrokerRun:
         Of Bluesky's run; empty where it is not known.
     axes : tuple of Axis, or None
         What the run moves, frozen with its first acquisition.
+    new : bool
+        The number was given out for this run, so there can be no data of it yet.
     """
 
     number: int
@@ -33,6 +35,7 @@ class BrokerRun:
     uid: str = ""
     axes: tuple[Axis, ...] | None = None
     n_asked: int = 0
+    new: bool = True
 
     def scan_info(self, point: Point | None) -> dict[str, Any] | None:
         """Return what goes into ``meta/scan.json`` for a point."""

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from ophyd import Device
-from ophyd.utils import DisconnectedError
 
 from .._status import GRACE, ActionStatus
+
+MAX_ITEMS = 1000
+"""Of a list in ``scan.json``: a request has at most 100 kB."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,19 @@ class Axis:
     units: str = ""
 
     def value(self, point: Point) -> Any:
-        """Return where it was sent."""
+        """Return where it was sent, fit for JSON."""
         value = point.values[self.device.name][1]
-        return value if self.index is None else value[self.index]
+        return plain(value if self.index is None else value[self.index])
 
     def readback(self, point: Point) -> Any:
-        """Return where it was; None if that is not known."""
+        """Return where it was, fit for JSON; None if that is not known."""
         reading = point.readings.get(self.device.name, {})
         fields = [field for field in _fields(self.device) if field in reading] or list(reading)
         values = [reading[field]["value"] for field in fields]
         if self.index is not None and len(values) == 1:
             values = list(np.atleast_1d(values[0]))
         index = self.index or 0
-        value = values[index] if index < len(values) else None
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+        return plain(values[index]) if index < len(values) else None
 
     @property
     def address(self) -> str:
@@ -111,6 +112,31 @@ def axes_of(point: Point) -> tuple[Axis, ...]:
     axes = [axis for device, value in point.values.values() for axis in _axes(device, value)]
     numbers = [axis for axis in axes if not isinstance(axis.value(point), str)]
     return tuple(numbers or axes)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: what is no finite number is None, what is no number or list is text.
+
+    Examples
+    --------
+    >>> plain(np.array([1.5, np.nan])), plain(np.float32("inf")), plain(b"moving"), plain(np.uint8(3))
+    ([1.5, None], None, 'moving', 3)
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.size <= MAX_ITEMS else f"{value.dtype} {value.shape}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return "".join(value)  # an exact str, whatever it was
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value] if len(value) <= MAX_ITEMS else f"{len(value)} items"
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def scan_info(point: Point, axes: Sequence[Axis]) -> dict[str, Any] | None:
@@ -167,7 +193,7 @@ def _units(device: Any) -> str:
     for name in ("egu", "units"):
         try:
             units = getattr(device, name, None)
-        except (TimeoutError, DisconnectedError):  # a record beside the motor's; the step does not need it
+        except Exception:  # a record beside the motor's, in whatever state; the step does not need it
             continue
         if isinstance(units, str):
             return units
