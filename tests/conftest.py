@@ -31,6 +31,13 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    """A gate needs something to let through: refuse a folder without recordings."""
+    folder = config.getoption("recordings")
+    if folder is not None and next(folder.rglob("*.json*"), None) is None:
+        raise pytest.UsageError(f"--recordings {folder}: no recordings there")
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The golden bytes."""

@@ -47,8 +47,8 @@ class Stage:
         self.seconds = 1.8e9
         self.part.site.delays.wall_clock = lambda: self.seconds
         self.part.start()
-        self.beamline = next(iter(first["setup"].get("pgroups", ())), self.part.beamline)
-        self._furnish(first["setup"])
+        self.beamline = next(iter(first["setup"].get("pgroups") or ()), self.part.beamline)
+        self._furnish({key: value for key, value in first["setup"].items() if value is not None})
 
     def _furnish(self, setup: dict) -> None:
         site, tree = self.part.site, self.part.site.tree
@@ -83,14 +83,11 @@ class Stage:
 
     def _heed(self, note: str) -> None:
         """Bring triggers and detectors into the state the note tells of."""
-        for beamline in BEAMLINES:
+        for beamline, words in trigger_words(note).items():
             trigger = self.part.site.trigger(beamline)
-            if re.search(r"trigger PV[^;]*\b255", note):
+            if re.search(r"\b255\b", words):
                 trigger.stop()
-            others = re.search(r"trigger PV[^;]* of (\w+)", note)
-            if re.search(r"trigger PV[^;]*(?:not |cannot|unreachable|down)", note) or (
-                others and others[1] in BEAMLINES and others[1] != beamline
-            ):
+            if re.search(r"\b(?:not|no|cannot|unreachable|down)\b", words):
                 trigger.stuck = 1_000_000
         for detector, words in SIMULATED.findall(note):
             self._power(detector, words)
@@ -128,9 +125,9 @@ class Stage:
         elif found := re.search(r"(?:modules? ([\d, and]+)|detector) (?:is|are) (started|stopped)", words):
             for module in _chosen(modules, found[1]):
                 module.state = "running" if found[2] == "started" else "idle"
-        elif found := re.search(r"trigger PV .*reads (\d+)", words):
-            named = (name for name, known in BEAMLINES.items() if known.event_code_pv in words)
-            assert self.part.site.trigger(next(named, self.beamline)).value == int(found[1]), words
+        elif re.search(r"trigger PV .*reads \d+", words):
+            for beamline, read in trigger_readings(words, self.beamline).items():
+                assert self.part.site.trigger(beamline).value == read, words
         elif found := re.search(r"client sends (\w+) /(\w+) ?(\{.*\})? while", words):
             before = len(self.part.requests())
             self._give_up(found[1], found[2], found[3])
@@ -176,7 +173,7 @@ class Stage:
     def _set_environment(self, exchange: dict) -> None:
         """Bring what the server only looks at into the state it had: RabbitMQ, network, sensors."""
         self.part.site.messages.up = exchange.get("amqp_server") != "down"
-        reply, asked = exchange["reply"], exchange["request"].get("json")
+        reply, asked = exchange.get("reply"), exchange["request"].get("json")
         if not isinstance(reply, dict) or not isinstance(asked, dict):
             return
         name = asked.get("detector_name", asked.get("det"))
@@ -199,3 +196,33 @@ class Stage:
 def _chosen(modules: list, numbers: str | None) -> list:
     """Return the modules that are named, all if none is."""
     return modules if numbers is None else [modules[int(number)] for number in re.findall(r"\d+", numbers)]
+
+
+def trigger_words(note: str) -> dict[str, str]:
+    """Return what a note says of the trigger PV of each beamline.
+
+    "trigger PVs of alvra and maloja are at 255, that of furka cannot be written": words follow the names they
+    are about. Said of no beamline, they are about all; with some named, the others have none.
+    """
+    said: dict[str, str] = {}
+    for clause in re.findall(r"[^;]*trigger PV[^;]*", note):
+        names = [found for found in re.finditer(r"\w+", clause) if found[0] in BEAMLINES]
+        if not names:
+            said |= dict.fromkeys(BEAMLINES, clause)
+        ends = [name.start() for name in names[1:]] + [len(clause)]
+        words = ""
+        for name, end in reversed(list(zip(names, ends))):
+            own = clause[name.end() : end]
+            words = own if re.search(r"\d|\b(?:works|not|no|cannot|unreachable|down)\b", own) else words
+            said[name[0]] = words
+    return (dict.fromkeys(BEAMLINES, "no such PV") | said) if said else {}
+
+
+def trigger_readings(words: str, beamline: str) -> dict[str, int]:
+    """Return what each trigger PV of an action read; one that is not named is that of `beamline`."""
+    found = {
+        name: re.search(rf"{re.escape(known.event_code_pv)}\D*?reads (\d+)", words)
+        for name, known in BEAMLINES.items()
+    }
+    named = {name: int(match[1]) for name, match in found.items() if match}
+    return named or {beamline: int(re.search(r"reads (\d+)", words)[1])}

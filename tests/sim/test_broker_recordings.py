@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from .broker_recording import (
     requests_of,
     stamped,
 )
-from .broker_stage import Stage
+from .broker_stage import Stage, trigger_words
 
 DATA = Path(__file__).parent.parent / "data" / "broker"
 
@@ -37,28 +40,46 @@ def stage(recording, tmp_path):
     stage.close()
 
 
-def test_recording_when_replayed_then_same_replies_effects_and_messages(recording, stage, wait_for):
+@pytest.mark.timeout(600)
+def test_recording_when_replayed_then_same_replies_effects_and_messages(recording, stage, wait_for, subtests):
     _, lines = load(recording)
     player = Player(stage, wait_for, flow=any("event" in line for line in lines))
     for line in lines:
-        player.play(line)
-    player.finish()
+        with subtests.test(words_of(line)):
+            player.play(line)
+    with subtests.test("end"):
+        player.finish()
+
+
+def words_of(line: dict) -> str:
+    """Return what a report calls a line."""
+    if "request" in line:
+        return f"step {line.get('step')}: {line.get('title')}"
+    return str(line.get("action") or f"event at {(line.get('event') or {}).get('t')} s")
 
 
 class Player:
-    """Play lines one after the other and compare."""
+    """Play lines one after the other and compare; after one that differs, wait less for the others."""
 
     def __init__(self, stage: Stage, wait_for, *, flow: bool):
-        self.stage, self.wait_for, self.flow = stage, wait_for, flow
+        self.stage, self._wait_for, self.flow = stage, wait_for, flow
         self.messages: list[dict] = []  # recorded so far, of flows
-        self.seen = 0
+        self.seen, self._patience = 0, 20
+
+    def wait_for(self, condition, what="condition"):
+        try:
+            return self._wait_for(condition, what, timeout=self._patience)
+        except AssertionError:
+            self._patience = 2
+            raise
 
     def play(self, line: dict) -> None:
+        line = {key: value for key, value in line.items() if value is not None}
         if "action" in line:
             self.stage.act(line["action"], self.wait_for)
         elif "event" in line:
             self._event(line["event"])
-        else:
+        elif "request" in line:
             self._exchange(line)
 
     def _exchange(self, exchange: dict) -> None:
@@ -66,11 +87,11 @@ class Player:
         code, headers, reply = self.stage.send(exchange)
         if self.flow and exchange["request"]["method"] == "GET":
             reply = self._poll(exchange, reply)
-        where = f"step {exchange['step']}: {exchange['title']}"
+        where = words_of(exchange)
         assert code == exchange["status_code"], where
-        for name, value in exchange["headers"].items():
+        for name, value in exchange.get("headers", {}).items():
             assert headers.get(name) == value, where
-        assert comparable(reply) == comparable(exchange["reply"]), where
+        assert comparable(reply) == comparable(exchange.get("reply")), where
         effects = Snapshot(self.stage.part.site.tree).changes_since(before)
         compare_effects(exchange.get("effects", {}), effects, writers=self.flow)
         recorded = exchange.get("amqp", [])
@@ -88,20 +109,21 @@ class Player:
 
         def again():
             nonlocal reply
-            if comparable(reply) != comparable(exchange["reply"]):
+            if comparable(reply) != comparable(exchange.get("reply")):
                 reply = self.stage.send(exchange)[2]
-            return comparable(reply) == comparable(exchange["reply"])
+            return comparable(reply) == comparable(exchange.get("reply"))
 
-        self.wait_for(again, f"step {exchange['step']}", timeout=20)
+        self.wait_for(again, words_of(exchange))
         return reply
 
     def _event(self, event: dict) -> None:
         if event["event"] == "amqp":
             self.messages.append(event)
-            self.wait_for(self._all_published, "recorded messages", timeout=20)
+            self.wait_for(self._all_published, "recorded messages")
             return
-        for name, recorded in (event.get("files_created", {}) | event.get("files_changed", {})).items():
-            self.wait_for(lambda name=name: self._file(name), f"file {name}", timeout=20)
+        created, changed = (event.get(key) or {} for key in ("files_created", "files_changed"))
+        for name, recorded in (created | changed).items():
+            self.wait_for(lambda name=name: self._file(name), f"file {name}")
             if "json" in recorded:
                 self.wait_for(
                     lambda name=name, r=recorded: self._holds(name, r["json"]), f"content of {name}"
@@ -122,9 +144,55 @@ class Player:
     def finish(self) -> None:
         """In flows: every recorded message came, and no other."""
         if self.flow:
-            self.wait_for(self._all_published, "recorded messages", timeout=20)
+            self.wait_for(self._all_published, "recorded messages")
             assert kinds(of_writers_in(self.messages, self.stage.part.messages())) == kinds(self.messages)
 
 
 def test_recordings_when_copied_then_all_are_there():
     assert len(list(DATA.glob("*.jsonl"))) == 33
+
+
+def test_gate_when_steps_differ_then_all_are_played_and_each_is_reported(tmp_path):
+    lines = [json.loads(line) for line in (DATA / "03-run-numbers.jsonl").read_text().splitlines()]
+    differing = [lines[2], lines[4]]
+    for line in differing:
+        line["status_code"] = 999
+    lines[1] |= {"client_ip": None, "amqp_server": None}
+    lines.append({"remark": "a row of no known kind"})
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, "-m", "pytest", __file__, "--recordings", tmp_path, "-q", "-k", "replayed"]
+    played = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert played.returncode == 1, played.stdout
+    for line in differing:
+        assert f"step {line['step']}: {line['title']}" in played.stdout
+    n_lines = len(lines) - 1
+    assert played.stdout.count("SUBFAILED") == 2 and f"{n_lines + 1 - 2} subtests passed" in played.stdout
+
+
+def test_gate_when_there_is_nothing_to_replay_then_an_error(tmp_path):
+    command = [sys.executable, "-m", "pytest", __file__, "--recordings", tmp_path, "-q"]
+    assert subprocess.run(command, capture_output=True).returncode == pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        ("nothing of interest", {}),
+        ("trigger PV of bernina works and is at 254", {"bernina": "254", "furka": "no such PV"}),
+        (
+            "trigger PV of alvra is at 255; trigger PV of furka cannot be written",
+            {"alvra": "255", "furka": "cannot"},
+        ),
+        (
+            "trigger PVs of alvra and furka are at 255, that of maloja is unreachable",
+            {"alvra": "255", "furka": "255", "maloja": "unreachable", "bernina": "no such PV"},
+        ),
+        ("the trigger PV is at 255", {"alvra": "255", "maloja": "255"}),
+    ],
+)
+def test_note_when_it_tells_of_triggers_then_each_beamline_has_its_own(note, words):
+    told = trigger_words(note)
+    assert all(word in told[beamline] for beamline, word in words.items())
+    assert bool(told) == bool(words)
+    if "255, that" in note:
+        assert "255" not in told["maloja"] and "unreachable" not in told["alvra"]
