@@ -31,7 +31,7 @@ HIGH_WATER = 64
 MOST_OLD = 2 * HIGH_WATER
 """Messages a port may send after a mark before it is connected anew."""
 
-QUIET, LONG_QUIET = 5e-3, 0.1
+QUIET, LONG_QUIET = 5e-3, 1.0
 """s without a message after which none can be waiting on the way; the second where some may have been."""
 
 _BATCH = 16  # messages of one port before the others get their turn

@@ -71,13 +71,14 @@ CLOCKS = {
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_flush_when_the_sender_is_ten_times_faster_then_ends_at_once_and_nothing_old_comes(clock, wait_for):
     with Publisher(2, high_water=1000) as peer, ModuleStream(peer.endpoints) as stream:
-        stream.subscribe(lambda frame: time.sleep(0.002))
+        newest = []
+        stream.subscribe(lambda frame: frame and (newest.append(frame.frame_number), time.sleep(0.005)))
         stream.wait_connected(10)
         peer.wait_subscribed()
         with Flood(peer, CLOCKS[clock]) as flood:
             for _ in range(3):
-                n = stream.counters["received"]
-                wait_for(lambda n=n: stream.counters["received"] > n + 200, "the flood to rise")
+                newest.clear()
+                wait_for(lambda: len(newest) > HIGH_WATER and flood.last > newest[-1] + 400, "the flood")
                 before, sent = stream.counters["received"], flood.last
                 stream.flush()
                 assert stream.counters["received"] - before < 1000, "it waited for the flood to end"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from ...errors import RequestError
 from ...wire.detector_name import MODULE_SHAPE
-from ...wire.module_header import ModuleHeader, encode_pulse_id
+from ...wire.module_header import CLOCK_PERIOD, ModuleHeader, encode_pulse_id
 from ..clock import PULSE_PERIOD
 from .scene import Scene
 from .settings import Settings, check_fault
@@ -68,10 +69,18 @@ class DetectorModel:
         How it is set up; may be replaced while running.
     start_pulse_id : int
         Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1.
+    time_of : callable, optional
+        Time of a pulse, s: the modules' clocks go by it, also where pulses come slower than at 100 Hz.
     """
 
-    def __init__(self, scene: Scene, settings: Settings, start_pulse_id: int):
-        self.scene, self.settings = scene, settings
+    def __init__(
+        self,
+        scene: Scene,
+        settings: Settings,
+        start_pulse_id: int,
+        time_of: Callable[[int], float] | None = None,
+    ):
+        self.scene, self.settings, self._time_of = scene, settings, time_of
         self.faults = Faults()
         self.running = settings.running
         self.file_index = 0
@@ -132,7 +141,11 @@ class DetectorModel:
         self._first_number = self.frame_number + 1 if first_number is None else first_number
 
     def _ticks(self, pulse_id: int) -> int:
-        return (pulse_id - self._clock_start) * TICKS_PER_PULSE + 12_345
+        if self._time_of is None:
+            ticks = (pulse_id - self._clock_start) * TICKS_PER_PULSE
+        else:
+            ticks = round((self._time_of(pulse_id) - self._time_of(self._clock_start)) / CLOCK_PERIOD)
+        return max(0, ticks) + 12_345
 
     def _end(self) -> bytes:
         return ModuleHeader.end(self.settings.json_version).encode(old_names=self.settings.old_names)

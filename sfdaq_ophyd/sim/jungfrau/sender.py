@@ -45,7 +45,7 @@ class Sender:
     def __init__(self, clock: PulseClock, settings: Settings, start_pulse_id: int, ports: Iterable[int]):
         self._clock = clock
         self.scene = Scene(settings.detector_name, settings.seed)
-        self.detector = DetectorModel(self.scene, settings, start_pulse_id)
+        self.detector = DetectorModel(self.scene, settings, start_pulse_id, clock.time_of)
         self.assembled = AssembledModel(self.detector)
         self._beam = True
         self._context, ports = zmq.Context(), iter(ports)
