@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self):
         self._offset: float | None = None
-        self._seen = 0.0
+        self._seen, self._newest = 0.0, 0.0
         self._settled = 0
         self._late: deque[float] = deque(maxlen=2 * SETTLED)
 
@@ -44,12 +44,16 @@ class Clock:
         """
         found = arrival - stamp
         if self._offset is None:
-            self._offset, self._seen = found, arrival
+            self._offset, self._seen, self._newest = found, arrival, stamp
             return
         expected = self._offset + DRIFT * max(0.0, arrival - self._seen)
         self._offset, self._seen = min(found, expected), arrival
         stood = quiet and found > expected + STOOD
-        self._settled = 0 if stood or found < expected - JITTER else self._settled + 1
+        if stood or found < expected - JITTER:
+            self._settled = 0
+        elif stamp > self._newest:  # one that comes after others have told its time says nothing new
+            self._settled += 1
+        self._newest = max(self._newest, stamp)
         if not stood:
             self._late.clear()
             return

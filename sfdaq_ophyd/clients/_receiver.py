@@ -68,6 +68,7 @@ class Receiver:
         self.stopping = False
         self._mark = self._followed = Mark()
         self._old: dict[int, int] = {}  # messages since the mark, of ports that may still send older ones
+        self._anew: set[int] = set()  # ports that were connected anew since, and have sent nothing yet
         self._held: dict[int, Message] = {}  # by port, what waits for a buffer
         self._dry = [0.0] * len(self._endpoints)  # when all of a port had been read, s of the monotonic clock
         self._n_in_a_row = [0] * len(self._endpoints)  # messages of a port since it was quiet
@@ -247,7 +248,7 @@ class Receiver:
             if message.head is None:
                 if not self._intake.announce(message):
                     return True
-                if message.port in self._old:
+                if message.port in self._old or self._anew:
                     self._judge(message)
             self._intake.put(message)
         except Full:
@@ -260,20 +261,26 @@ class Receiver:
         if self._mark is not self._followed:
             self._followed = self._mark
             self._old = dict.fromkeys(range(len(self._endpoints)), 0)
+            self._anew.clear()
             self._intake.begin_mark()
 
     def _judge(self, message: Message) -> None:
         """Decide whether a port has come to what is newer than the mark."""
-        port, n_old = message.port, self._old[message.port]
-        if n_old < MOST_OLD and self._newer(message):
+        port = message.port
+        if not self._anew and self._newer(message):
             del self._old[port]
             return
+        # What came on the old connection of a port is gone: images are whole from its next message on.
         self._intake.flush_through(message)
-        self._old[port] = n_old + 1
-        if n_old + 1 == MOST_OLD and self._type == zmq.SUB:
-            self._reconnect(port)  # its next one is old all the same: from there on all ports are whole
-        elif n_old + 1 >= MOST_OLD:
-            del self._old[port]
+        if port in self._anew:
+            self._anew.remove(port)
+        elif port in self._old:
+            self._old[port] += 1
+            if self._old[port] >= MOST_OLD:
+                del self._old[port]
+                if self._type == zmq.SUB:
+                    self._reconnect(port)
+                    self._anew.add(port)
 
     def _newer(self, message: Message) -> bool:
         taken = self._intake.taken(message)
