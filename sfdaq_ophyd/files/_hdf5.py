@@ -11,26 +11,40 @@ import h5py
 import hdf5plugin  # noqa: F401  (brings the filter of processed files)
 import numpy as np
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, SfdaqError
 from ..wire.detector_name import DetectorName
 
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[h5py.File]:
-    """Open for reading; FileFormatError if there is no such file, or it is not HDF5."""
+    """Open for reading; FileFormatError if there is no such file, it is not HDF5, or odd in any other way."""
     file = open_file(path)
-    with file:
+    with looking_into(path), file:
         yield file
+
+
+@contextmanager
+def looking_into(path: str | Path, where: str = "/") -> Iterator[None]:
+    """Turn whatever an odd file provokes inside into a FileFormatError; ours pass."""
+    try:
+        yield
+    except SfdaqError:
+        raise
+    except Exception as exc:  # h5py and numpy have many words for what is not as it should be
+        found = f"what cannot be read ({type(exc).__name__}: {exc})"
+        raise FileFormatError(path, where, found=found, expected="whole data") from exc
 
 
 def open_file(path: str | Path) -> h5py.File:
     """Return the open file; FileFormatError if there is none, or it is not HDF5. The caller closes."""
-    if not Path(path).is_file():
-        raise FileFormatError(path, "/", found="no such file", expected="an HDF5 file")
-    try:
-        return h5py.File(path, "r")
-    except OSError as exc:
-        raise FileFormatError(path, "/", found=f"no readable HDF5 ({exc})", expected="an HDF5 file") from exc
+    with looking_into(path):
+        if not Path(path).is_file():
+            raise FileFormatError(path, "/", found="no such file", expected="an HDF5 file")
+        try:
+            return h5py.File(path, "r")
+        except OSError as exc:
+            found = f"no readable HDF5 ({exc})"
+            raise FileFormatError(path, "/", found=found, expected="an HDF5 file") from exc
 
 
 def check_detector(path: str | Path, name: str, detector_name: str) -> None:
@@ -77,12 +91,8 @@ def dataset(file: h5py.File, name: str, *, kinds: str, shape: str, fits) -> h5py
 
 def read(source: h5py.Dataset, where=()) -> np.ndarray:
     """Read a dataset or part of it; FileFormatError if the file is truncated or a filter fails."""
-    try:
+    with looking_into(source.file.filename, source.name):
         return source[where]
-    except OSError as exc:
-        raise FileFormatError(
-            source.file.filename, source.name, found=f"unreadable data ({exc})", expected="whole data"
-        ) from exc
 
 
 _DETECTOR = re.compile(r"(?<![A-Za-z0-9])JF\d{1,4}T0*[1-9]\d{0,3}V\d{1,4}(?![0-9])", re.ASCII)

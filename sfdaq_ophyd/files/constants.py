@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..calibration import JungfrauCalibration
-from ..errors import BadConstant, FileFormatError
+from ..errors import BadConstant, FileFormatError, RequestError, WireError
 from ..wire.detector_name import MODULE_SHAPE
+from ..wire.json_text import load_json
 from .gain_file import read_gain
 from .pedestal_file import read_om_darks, read_pedestal, read_pixel_mask
 
@@ -86,8 +87,16 @@ def names_of(files: Files) -> str:
 
 
 def files_of(names: str) -> Files:
-    """Return what `names_of` wrote down."""
-    return json.loads(names) if names.startswith("[") else names
+    """Return what `names_of` wrote down; RequestError if it is something else."""
+    if not names.startswith("["):
+        return names
+    try:
+        files = load_json(names)
+    except WireError as exc:
+        raise RequestError("constants", names, "a file name, or a JSON list of file names") from exc
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise RequestError("constants", names, "a file name, or a JSON list of file names")
+    return files
 
 
 def _in_its_file(exc: BadConstant, files: Files) -> FileFormatError:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..calibration import CalibrationOptions, JungfrauCalibration
 from ..errors import FileFormatError, SfdaqError
+from ._hdf5 import opened
 from .constants import load_calibration
 from .processed_file import ProcessedFile
 from .swissfel_file import SwissfelFile, groups_of
@@ -145,12 +145,10 @@ def _cached_calibration(name, gain_file, pedestal_file, options, threads):
 def raw_detectors(path: str | Path) -> list[str]:
     """Return the groups of a file that hold raw Jungfrau images; none for files of other kinds."""
     try:
-        with h5py.File(path, "r") as file:
-            if not isinstance(file.get("data"), h5py.Group):
-                return []
-            data = file["data"]
-            return [name for name in groups_of(file) if "data" in data[name] and "meta" not in data[name]]
-    except OSError:
+        with opened(path) as file:
+            data = {name: file["data"][name] for name in groups_of(file)}
+            return [name for name, group in data.items() if "data" in group and "meta" not in group]
+    except FileFormatError:
         return []
 
 

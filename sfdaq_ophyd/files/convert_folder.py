@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..calibration import CalibrationOptions, disabled_to_map
-from ..errors import RequestError
+from ..errors import RequestError, WireError
+from ..wire.json_text import load_json
 from .convert import Conversion, Converted, convert, nearest_pedestal, raw_detectors
 
 RECORD = ".sfdaq-convert.json"
@@ -121,8 +122,12 @@ def _pedestal_for(path: Path, detector: str, given: Path | None) -> Path:
 def _check_record(record: Path, settings: dict, overwrite: bool) -> None:
     """Refuse to mix files made in different ways; else write down how these are made."""
     if record.exists() and not overwrite:
-        theirs = json.loads(record.read_text())
+        try:
+            theirs = load_json(record.read_bytes())
+        except WireError as exc:
+            raise RequestError("OUT", str(record), "a record of an earlier conversion") from exc
         if theirs != settings:
+            theirs = theirs if isinstance(theirs, dict) else {}
             changed = {name: theirs.get(name) for name in settings if theirs.get(name) != settings[name]}
             raise RequestError(
                 "OUT", str(record.parent), f"a folder made with the same settings, not {changed}"

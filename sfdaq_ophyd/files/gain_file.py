@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from ._hdf5 import check_detector, dataset, opened, read
+from ._hdf5 import check_detector, dataset, looking_into, opened, read
 
 _MAP_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 _PLANES = {3: [0, 1, 2, 0, 1, 2], 4: [0, 1, 2, 3, 1, 2], 6: [0, 1, 2, 3, 4, 5]}
@@ -66,14 +66,15 @@ def read_gain_binary(path: str | Path) -> np.ndarray:
     Older files hold three maps, then high gain equals normal gain, or four, then HG1 and HG2 equal G1 and G2.
     """
     path = Path(path)
-    n_bytes = path.stat().st_size if path.is_file() else -1
-    n_planes, rest = divmod(n_bytes, 8 * _MAP_PIXELS)
-    if rest or n_planes not in _PLANES:
-        found = "no such file" if n_bytes < 0 else f"{n_bytes} bytes"
-        raise FileFormatError(
-            path, "gain maps", found=found, expected=f"3, 4 or 6 maps of {8 * _MAP_PIXELS} bytes, float64"
-        )
-    maps = np.fromfile(path, dtype="<f8").reshape(n_planes, *MODULE_SHAPE)
+    with looking_into(path, "gain maps"):
+        n_bytes = path.stat().st_size if path.is_file() else -1
+        n_planes, rest = divmod(n_bytes, 8 * _MAP_PIXELS)
+        if rest or n_planes not in _PLANES:
+            found = "no such file" if n_bytes < 0 else f"{n_bytes} bytes"
+            raise FileFormatError(
+                path, "gain maps", found=found, expected=f"3, 4 or 6 maps of {8 * _MAP_PIXELS} bytes, float64"
+            )
+        maps = np.fromfile(path, dtype="<f8").reshape(n_planes, *MODULE_SHAPE)
     return maps[_PLANES[n_planes]].astype(np.float32)
 
 

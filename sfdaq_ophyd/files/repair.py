@@ -30,6 +30,7 @@ from pathlib import Path
 import h5py
 
 from ..errors import FileFormatError, StorageError
+from ._hdf5 import looking_into
 from ._storage import writing
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -95,8 +96,9 @@ def repair(path: str | Path) -> bool:
         A process has it open, or this one may not change it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileFormatError(path, "/", found="no such file", expected="an HDF5 file")
+    with looking_into(path):
+        if not path.is_file():
+            raise FileFormatError(path, "/", found="no such file", expected="an HDF5 file")
     with writing(path, "repairing"), open(path, "r+b") as file:
         head = bytearray(file.read(_SIZE))
         if head[:8] != _SIGNATURE or len(head) < _SIZE:
@@ -133,23 +135,18 @@ def _lock(file: io.BufferedRandom, path: Path) -> None:
 
 def _cut_rows(path: Path) -> None:
     """Leave as many ids as there are images, in a file of `FrameFile`."""
-    try:
-        with writing(path, "repairing"), h5py.File(path, "r+", libver="latest", locking=False) as file:
-            group = file.get("entry/data")
-            images = group.get("data") if isinstance(group, h5py.Group) else None
-            if not isinstance(images, h5py.Dataset) or images.ndim != 3:
-                return
-            for one in [*group.values(), *_other_images(file)]:
-                if len(one) > len(images):
-                    one.resize(len(images), axis=0)
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as exc:
-        if isinstance(exc, StorageError):
-            raise
-        raise FileFormatError(path, "/", found=f"damage ({exc})", expected="whole data") from exc
-
-
-def _other_images(file: h5py.File) -> list[h5py.Dataset]:
-    return [one for one in file["entry"].values() if isinstance(one, h5py.Dataset)]
+    with (
+        looking_into(path),
+        writing(path, "repairing"),
+        h5py.File(path, "r+", libver="latest", locking=False) as file,
+    ):
+        group = file.get("entry/data")
+        images = group.get("data") if isinstance(group, h5py.Group) else None
+        if not isinstance(images, h5py.Dataset) or images.ndim != 3:
+            return
+        for one in [*group.values(), *file["entry"].values()]:
+            if isinstance(one, h5py.Dataset) and len(one) > len(images):
+                one.resize(len(images), axis=0)
 
 
 def lookup3(data: bytes) -> int:

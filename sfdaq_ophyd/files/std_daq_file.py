@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import FileFormatError
 from ..limits import Limit
+from ._hdf5 import looking_into
 
 GOOD = 0
 """Value of ``status`` of an image without missing packets or mismatched ids."""
@@ -94,7 +95,7 @@ def read_std_daq_file(
             if limit.reached():
                 raise
             time.sleep(0.05)
-    with file:
+    with looking_into(path), file:
         group = f"/{detector_name}"
         images = _dataset(file, path, f"{group}/data")
         if images.shape[1:] != tuple(shape) or images.dtype != np.dtype(dtype) or images.shape[0] < n_written:

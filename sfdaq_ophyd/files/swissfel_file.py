@@ -13,7 +13,20 @@ import numpy as np
 from ..errors import FileFormatError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.frame import Frame
-from ._hdf5 import dataset, open_file, read
+from ._hdf5 import dataset, looking_into, open_file, read
+
+MAX_ROWS = 10_000_000
+"""Of a file; more than a day at 100 Hz."""
+
+MAX_MODULES = 1000
+
+_IMAGES = (
+    f"(frames, y, x), at most {MAX_ROWS} frames",
+    lambda shape: len(shape) == 3 and shape[0] <= MAX_ROWS,
+)
+
+_COLUMNS = ("pulse_id", "is_good_frame", "daq_rec", "frame_index", "unit", "conversion_factor", "module_map")
+"""Read when the file is opened, so that an odd one is refused then."""
 
 
 class SwissfelFile:
@@ -43,10 +56,11 @@ class SwissfelFile:
         self.path = Path(path)
         self._file = open_file(path)
         try:
-            self.group_name = self._choose(detector)
-            self._group = self._file["data"][self.group_name]
-            self._images = self._dataset("data", "uif", "(frames, y, x)", lambda shape: len(shape) == 3)
-            self._check()
+            with looking_into(path):
+                self.group_name = self._choose(detector)
+                self._group = self._file["data"][self.group_name]
+                self._images = self._dataset("data", "uif", *_IMAGES)
+                self._check()
         except BaseException:
             self._file.close()
             raise
@@ -81,7 +95,7 @@ class SwissfelFile:
             )
         if not self.processed:
             self._check_modules()
-        for name in ("pulse_id", "is_good_frame", "daq_rec"):
+        for name in _COLUMNS:
             getattr(self, name)
 
     def _check_modules(self):
@@ -96,7 +110,7 @@ class SwissfelFile:
         n = len(self)
 
         def fits(shape):
-            return shape == (n,) or (len(shape) == 2 and shape[0] == n and shape[1] > 0)
+            return shape == (n,) or (len(shape) == 2 and shape[0] == n and 0 < shape[1] <= MAX_MODULES)
 
         values = read(self._dataset(name, kinds, f"({n}, 1)", fits))
         return values if values.ndim == 2 else values[:, None]
@@ -174,14 +188,15 @@ class SwissfelFile:
         """For each module its place in the data, -1 = switched off; None where the file has no map."""
         for name in ("module_map", "meta/module_map"):
             if name in self._group:
-                values = read(
-                    self._dataset(name, "iu", "(modules,) or (frames, modules)", lambda s: len(s) in (1, 2))
-                )
+                values = read(self._dataset(name, "iu", "(modules,) or (frames, modules)", self._is_map))
                 if values.ndim == 2:
                     good = np.flatnonzero(self.is_good_frame)
                     values = values[good[0] if good.size else 0] if len(values) else ()
                 return tuple(int(v) for v in values) or None
         return None
+
+    def _is_map(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) in (1, 2) and shape[-1] <= MAX_MODULES and shape[:-1] in ((), (len(self),))
 
     def images(self, rows: slice | int | np.ndarray) -> np.ndarray:
         """Read images as they are stored: (y, x) for one row, else (rows, y, x)."""
@@ -216,4 +231,4 @@ def groups_of(file: h5py.File) -> list[str]:
     data = file.get("data")
     if not isinstance(data, h5py.Group):
         raise FileFormatError(file.filename, "/data", found="nothing", expected="a group per detector")
-    return [name for name, item in data.items() if name.startswith("JF") and isinstance(item, h5py.Group)]
+    return [name for name in data if name.startswith("JF") and isinstance(data.get(name), h5py.Group)]
