@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
-from ..errors import RequestError, SfdaqError, WireError
+from ..errors import RequestError, SfdaqError, WireError, shown_url
 from ..wire.broker_status import EXCHANGE, StatusBoard, StatusMessage, read_status
 
 logger = logging.getLogger(__name__)
 
 RETRY = 2.0
 """s between attempts to connect."""
+
+HEARTBEAT = 30
+"""s: a peer that is silent for twice as long is taken for dead."""
 
 MAX_BODY = 4 * 2**20
 """Longer messages are passed over, bytes."""
@@ -22,7 +26,8 @@ class StatusListener:
     """Follow announced files by what the writers say of them.
 
     Passive: declares the exchange as the broker does, and a queue of its own that goes with the connection.
-    Connects again when the connection is lost; what was said meanwhile is lost, so look at the files as well.
+    Connects again when the connection is lost, for whatever reason; what was said meanwhile is lost, so look
+    at the files as well.
     Needs the extra ``rabbitmq`` (pika).
 
     Parameters
@@ -34,8 +39,12 @@ class StatusListener:
 
     Attributes
     ----------
+    url : str
+        Without user and password.
     board : StatusBoard
         ``board.watch(retrieval.files)``, ``board.state(file)``.
+    silent_since : float or None
+        Since when nothing can be heard, s since the epoch; None while connected.
 
     Examples
     --------
@@ -46,26 +55,42 @@ class StatusListener:
 
     def __init__(self, url: str, on_message: Callable[[StatusMessage], None] | None = None):
         if not isinstance(url, str) or not url.startswith(("amqp://", "amqps://")):
-            raise RequestError("url", url, "an address like amqp://host:5672")
-        self.url = url
+            raise RequestError("url", shown_url(url), "an address like amqp://host:5672")
+        self.url, self._address = shown_url(url), url
         self.board = StatusBoard()
         self._on_message = on_message
         self._thread: threading.Thread | None = None
         self._stop, self._listening = threading.Event(), threading.Event()
+        self.silent_since: float | None = time.time()
+        self._why = "not started"
 
     @property
     def connected(self) -> bool:
         """Whether messages would arrive now."""
         return self._listening.is_set()
 
+    @property
+    def state(self) -> str:
+        """What to tell a person: that it listens, or since when it hears nothing, and why."""
+        since = self.silent_since
+        if since is None:
+            return "listening"
+        return f"hears nothing since {time.strftime('%H:%M:%S', time.localtime(since))}: {self._why}"
+
     def start(self, timeout: float | None = None) -> bool:
         """Listen from now on; wait up to `timeout` s until connected, and return whether it is."""
         if self._thread is None:
             pika = _import_pika()
-            parameters = pika.URLParameters(self.url)
+            try:
+                parameters = pika.URLParameters(self._address)
+            except Exception as exc:
+                raise RequestError("url", self.url, "an address like amqp://host:5672") from exc
+            if getattr(parameters, "heartbeat", None) is None:
+                parameters.heartbeat = HEARTBEAT
             parameters.socket_timeout = parameters.blocked_connection_timeout = 5
             parameters.connection_attempts = 1
             self._stop.clear()
+            self._fell_silent("not connected yet")
             self._thread = threading.Thread(
                 target=self._run, args=(pika, parameters), name="broker status", daemon=True
             )
@@ -78,7 +103,7 @@ class StatusListener:
         if self._thread is not None:
             self._thread.join(10)
             self._thread = None
-        self._listening.clear()
+        self._fell_silent("closed")
 
     def __enter__(self) -> StatusListener:
         self.start()
@@ -87,15 +112,21 @@ class StatusListener:
     def __exit__(self, *exc_info) -> None:
         self.close()
 
+    def _fell_silent(self, why: str) -> None:
+        self._listening.clear()
+        self.silent_since, self._why = self.silent_since or time.time(), why
+
     def _run(self, pika, parameters) -> None:
         while not self._stop.is_set():
             try:
                 with pika.BlockingConnection(parameters) as connection:
                     self._listen(connection.channel())
-            except (pika.exceptions.AMQPError, OSError) as exc:
-                logger.warning("status exchange: %s:%s: %r", parameters.host, parameters.port, exc)
-            finally:
-                self._listening.clear()
+                why = "the server ended the connection"
+            except Exception as exc:  # a peer may break pika in any way: the thread goes on
+                why = f"{type(exc).__name__} {exc}".strip()
+            if not self._stop.is_set():
+                self._fell_silent(why)
+                logger.warning("status exchange: %s:%s: %s", parameters.host, parameters.port, why)
             self._stop.wait(RETRY)
 
     def _listen(self, channel) -> None:
@@ -103,6 +134,7 @@ class StatusListener:
         queue = channel.queue_declare("", exclusive=True).method.queue
         channel.queue_bind(queue, EXCHANGE)
         for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.1):
+            self.silent_since = None
             self._listening.set()
             if method is not None:
                 self._take(properties, body)
@@ -119,12 +151,12 @@ class StatusListener:
         except WireError as exc:
             logger.warning("%s", exc)
             return
-        self.board.receive(message)
-        if self._on_message is not None:
-            try:
+        try:
+            self.board.receive(message)
+            if self._on_message is not None:
                 self._on_message(message)
-            except Exception:
-                logger.exception("a callback of the status listener failed")
+        except Exception:
+            logger.exception("a callback of the status listener failed")
 
 
 def _import_pika():

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from bluesky import RunEngine
@@ -79,8 +80,9 @@ class FakePika:
                 continue
             if isinstance(said, Exception):
                 raise said
-            action, body = said
-            properties = SimpleNamespace(headers={"action": action}, correlation_id="id")
+            action, body = said  # an action, or all headers
+            headers = {"action": action} if isinstance(action, str) else action
+            properties = SimpleNamespace(headers=headers, correlation_id="id")
             yield object(), properties, body
 
 
@@ -119,6 +121,36 @@ def test_listener_when_a_callback_fails_then_goes_on(pika, wait_for):
         pika.said.put(("write_start", BODY))
         pika.said.put(("write_finished", BODY))
         wait_for(lambda: listener.board.state(FILE)[0] is FileState.FINISHED, "finished")
+
+
+@pytest.mark.parametrize("headers", [{"action": [1, 2]}, {"action": {}}, [], 5, {5: None}])
+def test_listener_when_headers_are_hostile_then_passed_over(pika, wait_for, headers):
+    with StatusListener("amqp://fake") as listener:
+        pika.said.put((headers, BODY))
+        pika.said.put(("write_request", BODY))
+        wait_for(lambda: listener.board.state(FILE)[0] is FileState.REQUESTED, "the good one")
+        assert pika.connections == 1
+
+
+@pytest.mark.parametrize("error", [AmqpError("gone"), RecursionError("deep"), ValueError("odd"), KeyError(5)])
+def test_listener_when_the_peer_breaks_the_library_then_it_goes_on_and_says_since_when(
+    pika, wait_for, monkeypatch, error
+):
+    listener = StatusListener("amqp://me:s3cret@fake")
+    assert listener.silent_since is not None and "not started" in listener.state
+    with listener:
+        assert listener.start(5)
+        assert listener.silent_since is None and listener.state == "listening"
+        with monkeypatch.context() as away:
+            away.setattr(pika, "BlockingConnection", Mock(side_effect=error))
+            pika.said.put(error)
+            wait_for(lambda: pika.BlockingConnection.call_count > 2, "some attempts")
+            since = listener.silent_since
+            assert not listener.connected and type(error).__name__ in listener.state
+        pika.said.put(("write_start", BODY))
+        wait_for(lambda: listener.board.state(FILE)[0] is FileState.STARTED, "a message after it")
+        assert since > 0 and listener.silent_since is None
+    assert "closed" in listener.state and "s3cret" not in f"{listener.state} {listener.url}"
 
 
 def test_listener_when_the_connection_is_lost_then_connects_again(pika, wait_for):
