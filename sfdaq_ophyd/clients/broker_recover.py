@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..errors import WireError
+from ..limits import Limit
 from ..wire.broker_paths import SF, acquisition, padded
-from ..wire.broker_reply import Retrieval
+from ..wire.broker_reply import Retrieval, number
 from ..wire.broker_values import check_pgroup
+from ..wire.json_text import load_json
 
 REQUEST_ID = "client_request_id"
 """Field of a request, stored in ``meta/acqNNNN.json``, that tells it from all others."""
+
+_NUMBERS = ("run_number", "acquisition_number", "unique_acquisition_run_number")
 
 _MAX_JSON = 16 * 2**20
 
@@ -48,15 +53,16 @@ def find_retrieval(
     pattern = (
         f"*/data/{check_pgroup(pgroup)}/raw/run{padded(run_number) if run_number is not None else ''}*/meta"
     )
-    deadline = time.monotonic() + timeout
+    limit = Limit(timeout)
     while True:
-        for meta in Path(sf_root).glob(pattern):
-            found = _in_run(meta, request_id, Path(sf_root))
-            if found is not None:
-                return found
-        if time.monotonic() >= deadline:
+        with contextlib.suppress(OSError):  # a file system that is away for a moment
+            for meta in Path(sf_root).glob(pattern):
+                found = _in_run(meta, request_id, Path(sf_root))
+                if found is not None:
+                    return found
+        if limit.reached():
             return None
-        time.sleep(period)
+        time.sleep(limit.step(period))
 
 
 def _in_run(meta: Path, request_id: str, sf_root: Path) -> Retrieval | None:
@@ -64,15 +70,21 @@ def _in_run(meta: Path, request_id: str, sf_root: Path) -> Retrieval | None:
         request = _read(path)
         if request.get(REQUEST_ID) != request_id:
             continue
-        number = int(request["acquisition_number"])
-        stem = (
-            str(PurePosixPath(SF, *meta.parent.relative_to(sf_root).parts, "data", acquisition(number))) + "."
-        )
-        for files in _read(meta / "scan.json").get("scan_files", ()):
-            if files and all(isinstance(file, str) and file.startswith(stem) for file in files):
-                unique = int(request["unique_acquisition_run_number"])
-                return Retrieval(int(request["run_number"]), number, unique, tuple(files), recovered=True)
+        try:
+            run_number, acquisition_number, unique = (number(request.get(key), key) for key in _NUMBERS)
+        except WireError:
+            continue
+        folder = PurePosixPath(SF, *meta.parent.relative_to(sf_root).parts, "data")
+        stem = f"{folder / acquisition(acquisition_number)}."
+        entries = _read(meta / "scan.json").get("scan_files")
+        for files in entries if isinstance(entries, list) else ():
+            if _are_paths(files) and all(file.startswith(stem) for file in files):
+                return Retrieval(run_number, acquisition_number, unique, tuple(files), recovered=True)
     return None
+
+
+def _are_paths(files: object) -> bool:
+    return isinstance(files, list) and bool(files) and all(isinstance(file, str) for file in files)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -80,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON:
             return {}
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = load_json(path.read_bytes())
+    except (OSError, WireError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -222,8 +222,17 @@ def test_retrieve_when_meta_is_there_but_data_were_not_requested_then_no_proof(
     assert find_retrieval(broker.root, pgroup, "mine", 1) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"client_request_id": 5}'])
-def test_find_when_meta_is_half_written_then_passed_over(broker, pgroup, text):
+ODD_NUMBER = '{"client_request_id": "mine", "run_number": %s, "acquisition_number": 1}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", '{"client_request_id": 5}', '{"client_request_id": "mine"}', '{"a":' * 5000),
+        *(ODD_NUMBER % number for number in ("null", "1e400", '"x"', "[]")),
+    ],
+)
+def test_find_when_meta_is_half_written_or_odd_then_passed_over(broker, pgroup, text):
     meta = broker.root / f"bernina/data/{pgroup}/raw/run0001/meta"
     meta.mkdir()
     (meta / "acq0001.json").write_text(text)
