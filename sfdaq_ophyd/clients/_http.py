@@ -109,12 +109,17 @@ class HttpService:
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.name = name
         self.timeout = timeout
-        self._headers = {} if keep_alive else {"Connection": "close"}
+        self._headers: dict[str, str] = {}
         if parts.username or parts.password:
             login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
             self._headers["Authorization"] = f"Basic {base64.b64encode(login.encode()).decode()}"
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
-        self._connections = Connections(parts.hostname, port, tls=parts.scheme == "https")
+        try:
+            name = parts.netloc.rpartition("@")[2].encode("idna").decode("ascii")
+        except UnicodeError:
+            raise RequestError("url", self.url, "an address such as http://host:port") from None
+        tls = parts.scheme == "https"
+        self._connections = Connections(parts.hostname, port, name, tls=tls, keep=keep_alive)
         self._calls: set[Call] = set()
 
     def request(

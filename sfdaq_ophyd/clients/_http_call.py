@@ -102,15 +102,19 @@ class Connections:
     ----------
     host : str
     port : int
+    name : str
+        As requests call the host, with the port where it is not the usual one.
     tls : bool
+    keep : bool
+        Use a connection again.
     """
 
-    def __init__(self, host: str, port: int, *, tls: bool = False):
-        self._host, self._port = host, port
+    def __init__(self, host: str, port: int, name: str, *, tls: bool = False, keep: bool = True):
+        self._host, self._port, self._name, self._keep = host, port, name, keep
         self._context = ssl.create_default_context() if tls else None
         self._lock = threading.Lock()
         self._known: tuple[list, float] | None = None
-        self._idle: list[tuple[http.client.HTTPConnection, socket.socket, float]] = []
+        self._idle: list[tuple[_Connection, float]] = []
 
     def exchange(
         self,
@@ -145,19 +149,21 @@ class Connections:
         OSError, http.client.HTTPException
             Everything else that can go wrong; `call.ended` tells whether we were the cause.
         """
+        request = self._request(method, target, headers, body)
         try:
-            connection, guard = self._take(call)
+            connection = self._take(call)
         except OSError as exc:
             raise NotConnected(exc.strerror or str(exc)) from exc
         keep, response = False, None
         try:
-            connection.request(method, target, body, dict(headers))
-            response = connection.getresponse()
+            connection.sock.sendall(request)
+            response = http.client.HTTPResponse(connection.sock, method=method)
+            response.begin()
             unsized = response.length is None
             content = _content(response, most, take)
             if unsized and call.ended:
                 raise ConnectionAbortedError("what ended the reply was our own end")
-            keep = not response.will_close
+            keep = self._keep and not response.will_close
             return Head(response.status, response.headers), content
         finally:
             call.uses(None)
@@ -165,48 +171,46 @@ class Connections:
                 response.close()
             if keep and not call.ended:
                 with self._lock:
-                    self._idle.append((connection, guard, time.monotonic()))
+                    self._idle.append((connection, time.monotonic()))
             else:
                 connection.close()
-                guard.close()
 
     def close(self) -> None:
         """Close the connections not in use. Safe twice; the next exchange opens new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for connection, guard, _ in idle:
+        for connection, _ in idle:
             connection.close()
-            guard.close()
 
-    def _take(self, call: Call) -> tuple[http.client.HTTPConnection, socket.socket]:
-        """Return a connection, and a second handle of its socket that nobody else closes."""
+    def _request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+        """Return a request whole: it goes out in one piece."""
+        lines = {"Host": self._name, "Accept-Encoding": "identity", **headers}
+        if not self._keep:
+            lines["Connection"] = "close"
+        if body is not None or method in ("PUT", "POST"):
+            lines["Content-Length"] = str(len(body or b""))
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + (body or b"")
+
+    def _take(self, call: Call) -> _Connection:
         while True:
             with self._lock:
                 if not self._idle:
                     break
-                connection, guard, since = self._idle.pop()
-            if time.monotonic() - since < LONGEST_IDLE and not _has_news(guard):
-                call.uses(guard)
-                return connection, guard
+                connection, since = self._idle.pop()
+            if time.monotonic() - since < LONGEST_IDLE and not connection.has_news():
+                call.uses(connection.guard)
+                return connection
             connection.close()
-            guard.close()
-        sock = self._connect(call)
-        guard = None
+        connection = _Connection(self._connect(call))
         try:
-            guard = sock.dup()
-            call.uses(guard)
-            if self._context is None:
-                connection = http.client.HTTPConnection(self._host, self._port)
-            else:
-                connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
-                sock = self._context.wrap_socket(sock, server_hostname=self._host)
-            connection.sock = sock
-            return connection, guard
+            call.uses(connection.guard)
+            if self._context is not None:
+                connection.sock = self._context.wrap_socket(connection.sock, server_hostname=self._host)
+            return connection
         except BaseException:
             call.uses(None)
-            for handle in (sock, guard):
-                if handle is not None:
-                    handle.close()
+            connection.close()
             raise
 
     def _connect(self, call: Call) -> socket.socket:
@@ -255,11 +259,27 @@ class Connections:
         return answer
 
 
-def _has_news(sock: socket.socket) -> bool:
-    """Whether an unused connection has anything to read: it was closed, or holds what nobody asked for."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+class _Connection:
+    """A socket, and a second handle of it, by which a wait is ended: nobody closes that under our hands."""
+
+    def __init__(self, sock: socket.socket):
+        self.sock = sock
+        try:
+            self.guard = sock.dup()
+        except OSError:
+            sock.close()
+            raise
+
+    def has_news(self) -> bool:
+        """Whether there is anything to read: it was closed, or holds what nobody asked for."""
+        poll = select.poll()
+        poll.register(self.guard, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close it. Safe twice."""
+        self.sock.close()
+        self.guard.close()
 
 
 def _content(response: http.client.HTTPResponse, most: int, take: Callable[[int], object] | None):

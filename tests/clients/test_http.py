@@ -317,12 +317,24 @@ def test_request_when_the_connection_is_kept_then_the_next_call_uses_it(serve):
     service.close()
 
 
+def test_request_when_connections_are_not_kept_then_each_call_has_its_own_whatever_the_server_says(serve):
+    def closes_without_a_word(connection):
+        connection.sendall(OK)
+
+    server = serve(closes_without_a_word, closes_without_a_word)
+    service = HttpService(server.url, name="svc", keep_alive=False)
+    for path in ("/x", "/y"):
+        assert service.request("POST", path).code == 200
+        assert service._connections._idle == []
+    assert all(b"Connection: close" in request for request in server.requests)
+
+
 def test_request_when_the_server_closed_the_kept_connection_then_the_next_call_works(serve, wait_for):
     server = serve(OK, OK)
     service = HttpService(server.url, name="svc")
     service.request("POST", "/x")
-    (_, guard, _) = service._connections._idle[0]
-    wait_for(lambda: _http_call._has_news(guard), "the end of the connection")
+    (connection, _) = service._connections._idle[0]
+    wait_for(connection.has_news, "the end of the connection")
     assert service.request("POST", "/y").code == 200
 
 
@@ -338,9 +350,9 @@ def test_request_when_a_reply_comes_twice_then_the_second_is_nobodys(serve, wait
 
     service = HttpService(serve(double, three).url, name="svc")
     assert service.request("GET", "/x").json() == 1
-    (_, guard, _) = service._connections._idle[0]
+    (connection, _) = service._connections._idle[0]
     sent.set()
-    wait_for(lambda: _http_call._has_news(guard), "the second reply")
+    wait_for(connection.has_news, "the second reply")
     go_on.set()
     assert service.request("GET", "/y").json() == 3
 
@@ -413,6 +425,12 @@ def test_request_when_the_path_has_odd_characters_then_they_are_quoted(serve):
     server = serve(OK)
     HttpService(server.url, name="svc").request("GET", "/a b/\u00fc\x00?c=d e\r\nX: y")
     assert server.requests[0].startswith(b"GET /a%20b/%C3%BC%00?c=d%20eX:%20y HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("url", ["http://a..b", f"http://{'x' * 70}.ch", "http://\u00e9..ch"])
+def test_service_when_the_host_is_no_name_then_refused(url):
+    with pytest.raises(RequestError, match="an address such as"):
+        HttpService(url, name="svc")
 
 
 @pytest.mark.parametrize(
