@@ -77,7 +77,10 @@ def dataset(file: h5py.File, name: str, *, kinds: str, shape: str, fits) -> h5py
     fits : callable
         Takes the shape found, says whether it will do.
     """
-    found = file.get(name)
+    try:
+        found = file.get(name)
+    except (RuntimeError, OSError, KeyError) as exc:  # a damaged index, or links in a circle
+        raise FileFormatError(file.filename, name, found=f"{exc}", expected=f"{shape}") from exc
     if not isinstance(found, h5py.Dataset):
         there = "nothing" if found is None else f"a {type(found).__name__.lower()}"
         raise FileFormatError(file.filename, name, found=there, expected=f"a dataset of shape {shape}")
