@@ -150,12 +150,13 @@ def test_interrupt_when_another_thread_waits_then_it_ends_at_once(client, wait_f
 
 
 def test_trigger_when_the_server_drops_a_long_connection_then_the_exposure_is_waited_for():
-    options = {"eiger_shape": (32, 48), "eiger_command_limit": 0.1, "eiger_initialized": True}
+    options = {"eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_initialized": True}
     with Facility(only=["eiger"], **options) as facility:
         client = SimplonClient(facility.eiger.url)
         client.put("monitor", "mode", "enabled")
         client.put("detector", "frame_time", 0.4)
         client.arm()
+        facility.eiger._dcu.command_limit = 0.1
         client.trigger(0.4)
         assert client.state() is DetectorState.IDLE
         assert client.next_image().image_id == 0
