@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import operator
 import os
 import re
 import threading
@@ -121,35 +122,45 @@ class Debts:
     def pay(
         self,
         read: Callable[[str], Any],
-        write: Callable[[str, Any], object],
+        write: Callable[[dict[str, Any]], object],
         *,
         only: str = "",
         reset: bool = False,
+        same: Callable[[Any, Any], bool] = operator.eq,
     ) -> None:
         """Put back what is owed.
 
         Parameters
         ----------
         read, write : callable
-            Of the hardware: the value of a name, or what sets it. What they raise ends the paying; the rest
-            is still owed.
+            Of the hardware: the value of a name; what sets values, by name, in their order. If one raises,
+            all is still owed.
         only : str
             Pay just those whose name begins so.
         reset : bool
             The hardware was reset, so that the value left there is gone.
+        same : callable
+            Whether two values are.
         """
-        for what, debt in self.owed().items():
-            if not what.startswith(only):
-                continue
-            now = read(what)
-            if now != debt.back and (now == debt.left or reset):
-                write(what, debt.back)
+        owed = {what: debt for what, debt in self.owed().items() if what.startswith(only)}
+        now = {what: read(what) for what in owed}
+        due = {
+            what: debt.back
+            for what, debt in owed.items()
+            if not same(now[what], debt.back) and (reset or same(now[what], debt.left))
+        }
+        if due:
+            write(due)
+        for what, debt in owed.items():
+            if what in due:
                 logger.warning(
                     "%s: put %s back to %r, owed since %s", self._device, what, debt.back, debt.since
                 )
-            elif now != debt.back:
-                logger.warning("%s: %s is %r: somebody set it since, so it stays", self._device, what, now)
-            self.forget(what)
+            elif not same(now[what], debt.back):
+                logger.warning(
+                    "%s: %s is %r: somebody set it since, so it stays", self._device, what, now[what]
+                )
+        self.forget(*owed)
 
     def _read(self) -> dict[str, Debt]:
         address, owed = _load(self.path)

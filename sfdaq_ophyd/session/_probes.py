@@ -7,7 +7,8 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import FramesMissing, RequestError, ServiceRefused, ServiceUnreachable
+from ..devices._debts import all_debts
+from ..errors import DetectorStateError, FramesMissing, RequestError, ServiceRefused, ServiceUnreachable
 from . import _device_config as blocks
 
 LIMIT = 5.0
@@ -25,6 +26,14 @@ def probe_tcp(address: str) -> tuple[str, str]:
     except OSError as exc:
         raise ServiceUnreachable("connect", url=address, reason=exc) from exc
     return "", "accepts connections"
+
+
+def probe_debts(folder: Path) -> tuple[str, str]:
+    """See whether devices could not put something back on the hardware."""
+    owed = [str(debt) for _, debt in all_debts(folder)]
+    if owed:
+        raise DetectorStateError("; ".join(owed))
+    return "", "nothing is owed to the hardware"
 
 
 def probe_folder(path: Path) -> tuple[str, str]:

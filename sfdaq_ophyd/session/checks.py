@@ -12,9 +12,18 @@ from ..errors import SfdaqError
 from ..limits import Limit
 from ..wire.broker_beamlines import BEAMLINES
 from . import _device_config as blocks
-from ._probes import PROBES, probe_catalog, probe_folder, probe_pulse_id, probe_pv, probe_redis, probe_tcp
+from ._probes import (
+    PROBES,
+    probe_catalog,
+    probe_debts,
+    probe_folder,
+    probe_pulse_id,
+    probe_pv,
+    probe_redis,
+    probe_tcp,
+)
 from .config import SfdaqConfig
-from .devices import constant_files
+from .devices import constant_files, debts_of
 
 LIMIT = 20.0
 """s after which a check that hangs has failed; each has shorter limits of its own."""
@@ -102,6 +111,8 @@ def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
     yield Check(
         "directory", str(folder), lambda: probe_folder(folder), "Make it, or let this user write there"
     )
+    debts = debts_of(config)
+    yield Check("debts", str(debts), lambda: probe_debts(debts), "Stage the device, or set it by hand")
     metadata = config.metadata.redis
     if metadata:
         yield Check("metadata", metadata, lambda: probe_redis(metadata), "Start Redis, or use metadata.file")

@@ -15,6 +15,7 @@ from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
 from ophyd.signal import EpicsSignalBase
 
 from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
+from ..devices._debts import keep_in
 from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError
 from . import _device_config as blocks
@@ -74,6 +75,7 @@ def make_devices(config: SfdaqConfig) -> list[Entry]:
     """Make every device of `config`, `_FIRST` first; one that cannot be made is listed with the reason."""
     leave_quietly()
     be_patient()
+    keep_in(debts_of(config))
     made: dict[str, Entry] = {}
     order = sorted(config.devices, key=lambda name: _FIRST.get(config.devices[name].cls, len(_FIRST)))
     for name in order:
@@ -84,6 +86,11 @@ def make_devices(config: SfdaqConfig) -> list[Entry]:
             device, problem = None, f"{type(exc).__name__}: {exc}"
         made[name] = Entry(name, block.cls, address_of(block), device, problem)
     return [made[name] for name in config.devices]
+
+
+def debts_of(config: SfdaqConfig) -> Path:
+    """Return the folder where devices note what they could not put back."""
+    return config.directory / "debts"
 
 
 def leave_quietly() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sfdaq_ophyd.devices._debts import Debts, keep_in
 from sfdaq_ophyd.sim import Facility
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
@@ -70,15 +71,20 @@ def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tm
         path.write_text(
             yaml.safe_dump({"directory": str(tmp_path), "control_layer": "caproto", "devices": devices})
         )
+        keep_in(tmp_path / "debts")
+        Debts("eiger", facility.eiger.url, tmp_path).owe("nimages", left=1, back=7, reason="no network")
+        keep_in(None)
         done = doctor("--config", str(path), home=tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     state = {line[17:].split()[0]: line.split()[0] for line in lines[:-1]}
     assert state["pulse_id"] == state["eiger"] == state["directory"] == "ok"
-    for name in ("lost", "eiger2", "jf", "writer", "sfdaq"):
+    for name in ("debts", "lost", "eiger2", "jf", "writer", "sfdaq"):
         assert state[name] == "FAILED", (name, lines)
     (line,) = [line for line in lines if " eiger2 " in line]
     assert dead in line and "Connection refused" in line and "detector control unit on" in line
+    (line,) = [line for line in lines if " debts " in line]
+    assert "eiger: nimages was left at 1, not put back to 7" in line and "by hand" in line
     assert lines[-1] == f"{sum(line.startswith('FAILED') for line in lines)} failed"
     assert "Traceback" not in done.stdout + done.stderr
 

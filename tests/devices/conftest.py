@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sfdaq_ophyd.devices._debts import keep_in
+
 from .broker_bench import BrokerBench
 
 
@@ -18,3 +20,9 @@ def no_faults(bench):
     """Faults of one test do not wait for the next."""
     yield
     bench.part.site.faults.clear()
+
+
+@pytest.fixture(autouse=True)
+def debts_of_the_device():
+    """No session says where debts are kept."""
+    keep_in(None)

@@ -107,8 +107,8 @@ def test_settings_when_refused_half_way_then_the_trigger_runs_again_and_it_is_to
     assert facility.pvs.read("event_code") == 254
 
 
-def test_settings_when_the_trigger_cannot_be_started_again_then_says_it_is_not_running(
-    facility, make, monkeypatch
+def test_settings_when_the_trigger_cannot_be_started_again_then_says_so_and_the_next_stage_starts_it(
+    facility, make, monkeypatch, caplog
 ):
     device = make("p21004", event_code=facility.pvs["event_code"])
     refuses_half_way(facility.broker.site.hardware[DETECTOR], monkeypatch)
@@ -119,6 +119,12 @@ def test_settings_when_the_trigger_cannot_be_started_again_then_says_it_is_not_r
         assert "could not be started again" in notes(result) and "No modules added" in notes(result)
         assert "255: NOT running" in notes(result)
         assert len(facility.broker.requests("get_detector_settings")) == len(sent) + 1
+        assert facility.pvs.read("event_code") == 255
+        device = make("p21004", event_code=facility.pvs["event_code"], check=False)
+        device.stage()  # of a session of the next day
+        device.unstage()
+        assert facility.pvs.read("event_code") == 254
+        assert "put JF" in caplog.text and "back to 'running'" in caplog.text
     finally:
         facility.pvs.write("event_code", 254)
 

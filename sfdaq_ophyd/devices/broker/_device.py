@@ -30,6 +30,7 @@ from ._procedures import procedures_of
 from ._run_table import READ
 from ._settings import BrokerSettings
 from ._step import NextPoint
+from ._trigger import Trigger
 
 
 class SfDaqBroker(BrokerFlying, BrokerSettings):
@@ -150,6 +151,8 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     def stage(self) -> list[object]:
         """Check that everything a run needs is there; no run number is taken.
 
+        A trigger that settings left stopped, and that could not be started then, is started.
+
         Raises
         ------
         RequestError
@@ -157,6 +160,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         PreflightFailed
         """
         self.check_settings()
+        Trigger(self).pay()
         if self.check:
             demand(self.name, self.preflight())
         self._forget()

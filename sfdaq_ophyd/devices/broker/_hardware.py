@@ -10,12 +10,11 @@ from ...errors import (
     DetectorStateError,
     RequestError,
     ServiceTimeout,
-    SfdaqError,
     UnknownOutcome,
 )
 from ...limits import Limit
-from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
 from ._jobs import Patience
+from ._trigger import Trigger
 
 if TYPE_CHECKING:
     from ._device import SfDaqBroker
@@ -89,16 +88,14 @@ class Hardware:
         A failure tells what the trigger PV shows. The server leaves the beamline without trigger when it
         refuses a value: one that ran before, by its PV, is started again.
         """
-        ran_before = self._event_code() == TRIGGER_RUNNING
+        trigger = Trigger(self._device)
+        ran_before = trigger.runs()
         try:
             changed = self._client.set_detector_settings(detector, parameters)
-        except BrokerRefused as exc:
-            if ran_before and self._event_code() == TRIGGER_STOPPED:
-                exc.add_note(self._start_trigger(detector))
-            exc.add_note(self._trigger())
-            raise
-        except UnknownOutcome as exc:
-            exc.add_note(self._trigger())
+        except (BrokerRefused, UnknownOutcome) as exc:
+            if isinstance(exc, BrokerRefused) and ran_before and trigger.runs() is False:
+                exc.add_note(trigger.start(detector))
+            exc.add_note(trigger.words())
             raise
         return None if changed is None else {name: list(pair) for name, pair in changed.items()}
 
@@ -136,33 +133,6 @@ class Hardware:
     def close_pgroup(self, patience: Patience, confirm: str) -> None:
         """Close the pgroup for ever."""
         self._client.close_pgroup_writing(self._device.pgroup.get(), confirm=confirm)
-
-    def _start_trigger(self, detector: str) -> str:
-        """Set times to what they are: a call that goes well starts the trigger, whatever it changes."""
-        try:
-            now = self._client.get_detector_settings(detector)
-            times = {key: now[key] for key in ("delay", "exptime") if isinstance(now.get(key), int | float)}
-            self._client.set_detector_settings(detector, times)
-        except SfdaqError as exc:
-            return f"The trigger was left stopped, and could not be started again: {exc}"
-        return "The trigger was left stopped, and has been started again."
-
-    def _event_code(self) -> int | None:
-        """Return what the trigger PV shows; None if that is not known."""
-        pv = self._device.event_code
-        try:
-            return None if pv is None else int(pv.get(timeout=2, connection_timeout=2))
-        except (TimeoutError, ValueError, TypeError):
-            return None
-
-    def _trigger(self) -> str:
-        pv, code = self._device.event_code, self._event_code()
-        if pv is None:
-            return "No trigger PV was given to this device: look whether it is 254, running."
-        if code is None:
-            return f"The trigger PV {pv.pvname} cannot be read."
-        state = "running" if code == TRIGGER_RUNNING else "NOT running: the beamline has no trigger"
-        return f"The trigger PV {pv.pvname} is {code}: {state}."
 
     def _poll(
         self,

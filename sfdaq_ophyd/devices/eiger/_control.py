@@ -89,7 +89,7 @@ class EigerControl:
         """Put back what an earlier staging could not; no series is open."""
         if not only:
             self.debts.forget(OPEN_SERIES)
-        self.debts.pay(self._value, self._put, only=only, reset=reset)
+        self.debts.pay(self._value, self._put_all, only=only, reset=reset)
 
     def note_set(self, module: str, parameter: str) -> None:
         """Note that this session set a parameter, last of all; a detector that was reset gets it again."""
@@ -119,6 +119,9 @@ class EigerControl:
         if settings:
             told = ", ".join(f"{name} {value!r}" for name, value in settings.items())
             logger.warning("%s: the detector was reset; set again as it was set here: %s", self.name, told)
+        self._put_all(settings)
+
+    def _put_all(self, settings: dict[str, object]) -> None:
         for name, value in settings.items():
             self._put(name, value)
 

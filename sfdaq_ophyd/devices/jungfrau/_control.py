@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ...errors import BrokerRefused, DetectorStateError, RequestError
+from ...errors import BrokerRefused, DetectorStateError, RequestError, SfdaqError, shown_url
 from ...wire.broker_settings import check_hardware_settings
 from ...wire.broker_values import check_modules
+from .._debts import Debts
 
 if TYPE_CHECKING:
     from ..broker import SfDaqBroker
+
+
+POWER = "power"
 
 
 class HardwareControl(Protocol):
@@ -39,7 +43,8 @@ class BrokerControl:
 
     Staging reads the settings, changes those that differ, and unstaging sets these back. A change stops the
     trigger of the whole beamline for 8 to 9 s, at stage and again at unstage; where nothing differs nothing
-    is sent. What could not be set back is not changed.
+    is sent. What could not be set back is not changed; what cannot be set back at unstage (the broker is
+    away) is owed, said in the log, and set back at the next stage or unstage.
 
     Parameters
     ----------
@@ -74,8 +79,11 @@ class BrokerControl:
         self._modules = check_modules(power_on, detector_name, "power_on")
         self.settings = settings or {}
         self.in_force: dict[str, Any] = {}
+        self._set_here: dict[str, Any] = {}
         self._found: dict[str, Any] = {}  # what is to be set back
         self._powered = False
+        address = f"{shown_url(broker.client.url)} {detector_name}"
+        self.debts = Debts(detector_name, address, broker.asking.directory)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -96,7 +104,7 @@ class BrokerControl:
         BrokerRefused, UnknownOutcome
             The change failed half-way; `restore` sets back what it did, and starts the trigger.
         """
-        self.restore()  # an earlier one may have failed
+        self.restore()  # pays what is owed
         client = self._broker.client
         if self._modules:
             self._powered = True
@@ -107,7 +115,7 @@ class BrokerControl:
         wanted = {name: value for name, value in self._settings.items() if not _same(found.get(name), value)}
         before = {name: self._restorable(name, found.get(name)) for name in wanted}
         if wanted:
-            self._found = before
+            self._set_here, self._found = wanted, before
             try:
                 self._set(wanted)
             except BrokerRefused as exc:
@@ -117,16 +125,47 @@ class BrokerControl:
         self.in_force = found | wanted
 
     def restore(self) -> None:
-        """Set back what was changed, switch off what was switched on. Safe twice, and without `prepare`."""
+        """Set back what was changed, switch off what was switched on. Safe twice, and without `prepare`.
+
+        What cannot be set back is owed; what was owed before is set back if nothing else is.
+        """
         self.in_force = {}
-        try:
-            if self._found:
-                self._set(self._found)
-                self._found = {}
-        finally:
-            if self._powered:
+        found, self._found = self._found, {}
+        powered, self._powered = self._powered, False
+        if not found and not powered:
+            return self._pay()
+        if found:
+            try:
+                self._set(found)
+            except SfdaqError as exc:
+                for name, value in found.items():
+                    self.debts.owe(name, left=self._set_here[name], back=value, reason=exc)
+        if powered:
+            try:
                 self._broker.client.power_off_modules(self.detector_name, self._modules)
-                self._powered = False
+            except SfdaqError as exc:
+                self.debts.owe(POWER, left=list(self._modules), back=[], reason=exc)
+
+    def _pay(self) -> None:
+        """Set back what an earlier staging could not."""
+        owed = self.debts.owed()
+        if not owed:
+            return
+        now = {}
+        if set(owed) - {POWER}:
+            now = self._broker.client.get_detector_settings(self.detector_name)
+
+        def read(what: str) -> Any:
+            return owed[POWER].left if what == POWER else now.get(what)  # the broker does not tell power
+
+        def write(values: dict[str, Any]) -> None:
+            settings = {what: value for what, value in values.items() if what != POWER}
+            if settings:
+                self._set(settings)
+            if POWER in values:
+                self._broker.client.power_off_modules(self.detector_name, owed[POWER].left)
+
+        self.debts.pay(read, write, same=_same)
 
     def _check_running(self, states: Mapping[str, list[int]]) -> None:
         if set(states) != {"running"}:

@@ -136,21 +136,30 @@ def test_plan_when_it_fails_then_the_settings_are_set_back(hardware, make, engin
     assert seen == ["fixed_gain1"] and hardware.gain_mode == "dynamic"
 
 
-def test_unstage_when_the_broker_is_away_then_says_so_and_the_next_one_sets_back(
-    hardware, make, sfdaq, monkeypatch
+@pytest.mark.parametrize("who", ["the same", "another process"])
+@pytest.mark.parametrize("verb", ["unstage", "stage"])
+def test_unstage_when_the_broker_is_away_then_it_is_owed_and_the_next_verb_sets_back(
+    hardware, make, sfdaq, monkeypatch, caplog, who, verb
 ):
-    jungfrau = make(SETTINGS)
+    hardware.powered = False
+    jungfrau = make(SETTINGS, power_on=[0])
     jungfrau.stage()
     with monkeypatch.context() as away:
         away.setitem(sfdaq.procedures, "set_detector_settings", unreachable)
-        with pytest.raises(ServiceUnreachable):
-            jungfrau.unstage()
-    assert hardware.gain_mode == "fixed_gain1"
+        away.setattr(sfdaq.client, "power_off_modules", unreachable)
+        jungfrau.unstage()
+    assert hardware.gain_mode == "fixed_gain1" and hardware.powered
+    assert "gain_mode was left at 'fixed_gain1', not put back to 'dynamic'" in caplog.text
+    assert "power was left at [0]" in caplog.text
+    if who == "another process":
+        jungfrau = make()
+    getattr(jungfrau, verb)()
     jungfrau.unstage()
-    assert hardware.gain_mode == "dynamic"
+    assert hardware.gain_mode == "dynamic" and not hardware.powered
+    assert not jungfrau._control.debts.owed()
 
 
-def unreachable(patience, **arguments):
+def unreachable(*arguments, **more):
     raise ServiceUnreachable("broker", url="http://away", reason="refused")
 
 
