@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -14,6 +13,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import bottle
 
 from ...wire.broker import ENDPOINTS, Service
+from ..bounded_log import BoundedLog
+from ..local_only import STATUS, refusal
 from .endpoints import HANDLERS, PARAMETERLESS
 from .refusals import ValidationError, envelope
 from .service_faults import after, before
@@ -73,7 +74,7 @@ class HttpService:
 
     def __init__(self, site: Site, service: Service):
         self._site, self.service = site, service
-        self.log: deque[LoggedRequest] = deque(maxlen=10_000)
+        self.log: BoundedLog[LoggedRequest] = BoundedLog()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -90,6 +91,7 @@ class HttpService:
     def bind(self, port: int = 0) -> None:
         """Listen at a port, 0 for a free one; OSError if it is taken."""
         app = bottle.Bottle()
+        app.add_hook("before_request", _refuse_foreign_pages)
         for endpoint in ENDPOINTS.values():
             method = endpoint.current if self._site.dialect == "current" else endpoint.documented
             if endpoint.service == self.service and method is not None:
@@ -143,7 +145,8 @@ class HttpService:
                         reply,
                         started,
                         time.time() - started,
-                    )
+                    ),
+                    2 * max(0, bottle.request.content_length),  # replies repeat what was asked
                 )
 
         return answer
@@ -160,6 +163,13 @@ class HttpService:
             _ = caller.beamline  # a stranger is refused before the request is looked at
         reply = {"status": "ok", **HANDLERS[name](self._site, request, caller)}
         return {key: value for key, value in reply.items() if not (key == "status" and value is None)}
+
+
+def _refuse_foreign_pages() -> None:
+    """End a request that a web page elsewhere made a browser send."""
+    why = refusal(bottle.request.method, bottle.request.headers)
+    if why is not None:
+        raise bottle.HTTPError(STATUS, why)
 
 
 def bind_pair(first: HttpService, second: HttpService, port: int = 0) -> None:

@@ -8,11 +8,11 @@ import queue
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from ...wire.broker import Dialect
+from ..bounded_log import BoundedLog
 from .delays import MESSAGE_BROKER_DOWN, Delays, Stopped
 from .faults import Faults
 from .refusals import AMQPConnectionError
@@ -37,8 +37,8 @@ class Messages:
     ----------
     up : bool
         False: `connect` fails with AMQPConnectionError after 1 s.
-    log : deque of Message
-        Everything published, oldest first.
+    log : BoundedLog of Message
+        What was published, oldest first; the oldest are forgotten in the end.
     start_first : bool
         Publish write_start before write_request, as the real services sometimes do.
     """
@@ -47,7 +47,7 @@ class Messages:
         self._dialect, self._delays, self._faults = dialect, delays, faults
         self.up = True
         self.start_first = False
-        self.log: deque[Message] = deque(maxlen=10_000)
+        self.log: BoundedLog[Message] = BoundedLog()
         self._listeners: list[Callable[[Message], None]] = []
         self._queues: dict[str, queue.Queue[Message]] = {}
         self._held: dict[str, Message] = {}
@@ -74,17 +74,18 @@ class Messages:
 
     def send(self, routing_key: str, body: dict[str, Any]) -> Message:
         """Publish a request and hand it to its writer."""
+        text = json.dumps(body)
         request = {
             "exchange": "request",
             "routing_key": routing_key,
             "correlation_id": str(uuid.uuid4()),
             "timestamp": time.time_ns() if self._dialect == "current" else None,
             "headers": None,
-            "body": json.loads(json.dumps(body)),
+            "body": json.loads(text),
         }
         headers = {"action": "write_request", "source": "BrokerClient", "routing_key": routing_key}
         status = {**request, "exchange": "status", "headers": headers}
-        self._publish(request)
+        self._publish(request, len(text))
         writer = self._queues.get(queue_name(routing_key, body["writer_type"]))
         if self.start_first and writer is not None:
             with self._lock:
@@ -112,8 +113,9 @@ class Messages:
         if held is not None:
             self._publish(held)
 
-    def _publish(self, message: Message) -> None:
-        self.log.append(message)
+    def _publish(self, message: Message, size: int = 0) -> None:
+        """Send to whoever listens; status messages share the body of their request, which has the `size`."""
+        self.log.append(message, size)
         for listener in self._listeners:
             try:
                 listener(message)

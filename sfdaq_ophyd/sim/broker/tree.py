@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +21,7 @@ class Tree:
     """
 
     def __init__(self, directory: Path):
-        self.directory = directory
+        self.directory, self._real = directory, Path(os.path.realpath(directory))
         self._roots: set[str] = set()
         for root in ROOTS:
             self.mount(root)
@@ -38,11 +39,16 @@ class Tree:
         (self.directory / root).mkdir(parents=True, exist_ok=True)
 
     def local(self, path: str) -> Path:
-        """Return where a server's path lies; FileNotFoundError outside of the mount points."""
+        """Return where a server's path lies; FileNotFoundError outside of the mount points.
+
+        A link that leads out of them is outside too: nothing a client names is written or read there.
+        """
         parts = PurePosixPath(path).parts
-        if parts[:1] != ("/",) or len(parts) < 2 or parts[1] not in self._roots or ".." in parts:
-            raise FileNotFoundError(2, "No such file or directory", path)
-        return self.directory.joinpath(*parts[1:])
+        if parts[:1] == ("/",) and len(parts) > 1 and parts[1] in self._roots and ".." not in parts:
+            local = self.directory.joinpath(*parts[1:])
+            if Path(os.path.realpath(local)).is_relative_to(self._real):
+                return local
+        raise FileNotFoundError(2, "No such file or directory", path)
 
     def remote(self, path: Path) -> str:
         """Return the server's name of a local path."""
