@@ -71,9 +71,6 @@ class PulseClock:
     ----------
     start_pulse_id : int
         Of the moment it was made.
-    on_rate : callable or None
-        Called with a line on the rate at which a patient clock runs, once, and once more should it become
-        slower than 100 Hz after that.
 
     Notes
     -----
@@ -94,7 +91,7 @@ class PulseClock:
         self._slots = Slots(self._map, _SLOTS)
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
-        self.on_rate: Callable[[str], object] | None = None
+        self._say: Callable[[str], object] | None = None
         if not self._owner:
             self.start_pulse_id = self.now()
             return
@@ -231,6 +228,13 @@ class PulseClock:
             "followers": {slot.name: slot.finished for slot in self._slots.taken()},
         }
 
+    def announce(self, say: Callable[[str], object] = str) -> None:
+        """Log from now on, and tell `say`, at which rate a patient clock runs.
+
+        That is once, and once more should it become slower than 100 Hz after that.
+        """
+        self._say = say
+
     def close(self) -> None:
         """Forget the clock; its maker also removes the file. Safe twice."""
         if self._map.closed:
@@ -258,9 +262,10 @@ class PulseClock:
             since, pulse_id = since + seconds, pulse_id + round(rate * seconds)
             self._write("<d", _RATE, rate)
             slow = rate < SLOW
-            if self.on_rate is not None and self.running and (said is None or slow > said):
-                said = slow
-                self.on_rate(_line(rate, slow))
+            if self._say is not None and self.running and (said is None or slow > said):
+                said, line = slow, _line(rate, slow)
+                logger.log(logging.WARNING if slow else logging.INFO, line)
+                self._say(line)
 
     def _let_run(self) -> None:
         if not self.running:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Literal
 from ..errors import RequestError
 from .clock import PulseClock
 from .part import Part, World
-
-logger = logging.getLogger(__name__)
 
 AUTO_SPEED = 4.0
 """What ``speed="auto"`` divides the services' own delays by."""
@@ -46,7 +43,7 @@ class Facility:
     start_timeout : float
         s without a sign of progress after which the start of a part fails.
     on_rate : callable, optional
-        Called with a line that says at which rate a patient clock runs; default is the log.
+        Called with the line that says at which rate a patient clock runs, which also goes into the log.
     **options
         ``<part>_<option>=value`` for a part, e.g. ``eiger_model="1M"``,
         ``jungfrau_name="JF01T03V01"``, ``broker_dialect="documented"``; and ``port_base``.
@@ -76,7 +73,7 @@ class Facility:
         seed: int = 0,
         *,
         start_timeout: float = 60.0,
-        on_rate: Callable[[str], object] = logger.info,
+        on_rate: Callable[[str], object] = str,
         **options,
     ):
         if speed != "auto" and not (isinstance(speed, int | float) and speed > 0):
@@ -130,7 +127,7 @@ class Facility:
             for name in self._names:
                 self._parts[name].start()
                 self.started.append(name)
-            self.clock.on_rate = self._on_rate
+            self.clock.announce(self._on_rate)
         except BaseException as exc:
             try:
                 self.close()

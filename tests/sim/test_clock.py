@@ -225,7 +225,7 @@ def test_follower_when_closed_twice_or_after_the_clock_then_nothing_happens(cloc
 def test_patient_clock_when_it_is_slow_then_says_so_once(patient, wait_for, monkeypatch):
     monkeypatch.setattr("sfdaq_ophyd.sim.clock.RATE_WINDOW", 0.2)
     said = []
-    patient.on_rate = said.append
+    patient.announce(said.append)
     wait_for(lambda: patient.status()["rate"] > 0 and said, "the rate is said")
     with patient.follow("slow") as slow:
         wait_for(lambda: patient.status()["rate"] < 50, "a slow window")

@@ -20,6 +20,9 @@ LIVE_HIGH_WATER = 10
 PATIENT_HIGH_WATER = 10
 """Messages any stream keeps per client before it waits, where the pulse clock is patient."""
 
+LONGEST_TOPIC = 1024
+"""Bytes that a client may subscribe to; the connection of one that sends more is cut."""
+
 PATIENCE = 60.0
 """s for which a patient stream waits for a client that takes nothing; then that one loses messages."""
 
@@ -51,6 +54,7 @@ class _Socket:
         self._socket = context.socket(self.kind)
         self._socket.set(zmq.SNDHWM, min(high_water, PATIENT_HIGH_WATER) if patient else high_water)
         self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.MAXMSGSIZE, LONGEST_TOPIC)
         for option, value in _KEEPALIVE.items():
             self._socket.set(option, value)
         self._prepare(patient)
@@ -109,13 +113,12 @@ class PubSocket(_Socket):
     @property
     def wanted(self) -> bool:
         """Whether any client is subscribed."""
-        while self._socket.poll(0):
-            message = self._socket.recv()
-            (self._topics.add if message[:1] == b"\1" else self._topics.discard)(message[1:])
-        return bool(self._topics)
+        while self._socket.poll(0):  # of each topic the first subscription and the last one's end
+            self._n_topics += {b"\0": -1, b"\1": 1}.get(self._socket.recv()[:1], 0)
+        return self._n_topics > 0
 
     def _prepare(self, patient: bool) -> None:
-        self._topics: set[bytes] = set()
+        self._n_topics = 0
         self._socket.set(zmq.XPUB_NODROP, int(patient))
 
     def _lose(self, parts: list) -> None:

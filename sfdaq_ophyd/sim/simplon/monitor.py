@@ -12,6 +12,9 @@ from dataclasses import dataclass
 MEMORY = 16 * 2**30
 """Bytes the simulated buffer may hold, whatever `buffer_size` says."""
 
+MOST_FRAMES = 100_000
+"""Frames it may hold, however small they are."""
+
 
 @dataclass(frozen=True, eq=False)
 class StoredFrame:
@@ -53,11 +56,13 @@ class MonitorBuffer:
         """Restore the defaults, which disables the monitor, and forget every frame."""
         self.enabled, self.buffer_size, self.discard_new = False, 100, True
         self._newest: StoredFrame | None = None
+        self._n_bytes = 0
         self.clear()
 
     def clear(self) -> None:
         """Empty the buffer and the counters; the newest frame stays readable."""
         self._frames.clear()
+        self._n_bytes = 0
         self.n_dropped, self.overflow = 0, False
 
     async def store(self, frame: StoredFrame) -> None:
@@ -69,9 +74,10 @@ class MonitorBuffer:
             self._drop(1)
         else:
             while self._frames and not self._has_room(frame):
-                self._frames.popleft()
+                self._take_out(newest=False)
                 self._drop(1)
             self._frames.append(frame)
+            self._n_bytes += frame.n_bytes
         async with self._arrived:
             self._arrived.notify_all()
 
@@ -79,13 +85,13 @@ class MonitorBuffer:
         """Set `buffer_size`; frames beyond it go, the newest first with `discard_new`, else the oldest."""
         self.buffer_size = buffer_size
         while len(self._frames) > buffer_size:
-            self._frames.pop() if self.discard_new else self._frames.popleft()
+            self._take_out(newest=self.discard_new)
             self._drop(1)
 
     async def next(self, timeout: float) -> StoredFrame | None:
         """Take out the oldest frame; None if none came within `timeout` s."""
         await self._wait(lambda: bool(self._frames), timeout)
-        return self._frames.popleft() if self._frames else None
+        return self._take_out(newest=False) if self._frames else None
 
     async def newest(self, timeout: float) -> StoredFrame | None:
         """Return the frame that came last, in the buffer or not; None if there has been none."""
@@ -112,10 +118,16 @@ class MonitorBuffer:
     @property
     def n_bytes_free(self) -> int:
         """Memory left for frames."""
-        return MEMORY - sum(frame.n_bytes for frame in self._frames)
+        return MEMORY - self._n_bytes
 
     def _has_room(self, frame: StoredFrame) -> bool:
-        return len(self._frames) < self.buffer_size and self.n_bytes_free >= frame.n_bytes
+        most = min(self.buffer_size, MOST_FRAMES)
+        return len(self._frames) < most and self.n_bytes_free >= frame.n_bytes
+
+    def _take_out(self, *, newest: bool) -> StoredFrame:
+        frame = self._frames.pop() if newest else self._frames.popleft()
+        self._n_bytes -= frame.n_bytes
+        return frame
 
     def _drop(self, n: int) -> None:
         self.n_dropped += n

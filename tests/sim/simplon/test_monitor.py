@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from sfdaq_ophyd.sim.simplon import monitor
 from sfdaq_ophyd.sim.simplon.monitor import MonitorBuffer, StoredFrame
 
 
@@ -96,3 +97,23 @@ def test_next_when_nothing_comes_then_none_and_a_cancelled_wait_takes_nothing():
 
     first, second = asyncio.run(run())
     assert first.image_id == 0 and second is None
+
+
+def test_buffer_when_its_size_is_beyond_all_bounds_then_it_holds_no_more_than_it_may(monkeypatch):
+    monkeypatch.setattr(monitor, "MOST_FRAMES", 5)
+    buffer = filled(7, size=2_000_000_000, discard_new=False)
+    assert buffer.listing() == [[1, [2, 3, 4, 5, 6]]] and buffer.n_dropped == 2
+    monkeypatch.setattr(monitor, "MEMORY", 450)
+    buffer = filled(7, size=2_000_000_000)
+    assert buffer.listing() == [[1, [0, 1, 2, 3]]] and buffer.n_bytes_free == 50
+
+
+def test_bytes_free_when_frames_come_and_go_then_what_is_left(monkeypatch):
+    buffer = filled(3)
+    whole = buffer.n_bytes_free + 300
+    asyncio.run(buffer.next(0))
+    assert buffer.n_bytes_free == whole - 200
+    buffer.shrink(1)
+    assert buffer.n_bytes_free == whole - 100
+    buffer.clear()
+    assert buffer.n_bytes_free == whole
