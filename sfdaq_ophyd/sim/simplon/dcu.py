@@ -13,6 +13,7 @@ from . import parameters as table
 from .config import DetectorConfig
 from .detector import Detector
 from .faults import Faults
+from .filewriter import FileWriter
 from .geometry import make_geometry
 from .monitor import MonitorBuffer, StoredFrame
 from .subsystems import DetectorModule, MonitorModule, Subsystem
@@ -51,7 +52,9 @@ class DetectorControlUnit:
         self.n_pixels = math.prod(geometry.shape)
         self.faults, self.monitor = Faults(), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
-        self.detector = Detector(config, self.monitor, self.faults, profile=profile, dwell=dwell, seed=seed)
+        self.files = FileWriter(lambda: self._files.config)
+        options = {"profile": profile, "dwell": dwell, "seed": seed}
+        self.detector = Detector(config, self.monitor, self.files, self.faults, **options)
         self._fetched: dict[str, list] = {}
         self._make_modules()
 
@@ -59,6 +62,7 @@ class DetectorControlUnit:
         """Restart the service: not initialized, monitor disabled, every frame and series lost."""
         self.detector.boot()
         self.monitor.initialize()
+        self.files.clear()
         self._make_modules()
 
     def note_fetched(self, name: str, frame: StoredFrame | None) -> None:
@@ -68,10 +72,14 @@ class DetectorControlUnit:
 
     def _make_modules(self) -> None:
         self._fetched.clear()
-        self._stream = Subsystem(table.stream_config(), self._stream_status, {"initialize": self._initialize})
+        self._stream = Subsystem(
+            table.stream_config(), self._stream_status, {"initialize": self._initialize_stream}
+        )
         self._stream.unlisted = table.UNLISTED
         self._files = Subsystem(
-            table.filewriter_config(), self._file_status, {"clear": _nothing, "initialize": _nothing}
+            table.filewriter_config(),
+            self._file_status,
+            {"clear": self._clear_files, "initialize": self._initialize_files},
         )
         self.modules = {
             "detector": DetectorModule(self.detector, self._detector_status, self.version),
@@ -84,7 +92,13 @@ class DetectorControlUnit:
     async def _restart(self, _argument) -> None:
         self.restart()
 
-    async def _initialize(self, _argument) -> None:
+    async def _clear_files(self, _argument) -> None:
+        self.files.clear()
+
+    async def _initialize_files(self, _argument) -> None:
+        self._files.reset(table.filewriter_config())
+
+    async def _initialize_stream(self, _argument) -> None:
         self._stream.reset(table.stream_config())
         self.detector.n_streamed = 0
 
@@ -143,7 +157,7 @@ class DetectorControlUnit:
         enabled = self._files.config["mode"].value == "enabled"
         return {
             "state": _status(self._output_state(enabled), "string"),
-            "files": _status([], "string[]"),
+            "files": _status(self.files.names(), "string[]"),
             "buffer_free": _status(2**36, "uint"),
             "error": _status([], "string[]"),
         }
@@ -157,7 +171,3 @@ class DetectorControlUnit:
 def _status(value: Any, value_type: str, unit: str = "", *, allowed_values: tuple = ()) -> Parameter:
     now = datetime.now().isoformat()
     return Parameter(value, value_type, "r", unit, allowed_values=allowed_values, state="normal", time=now)
-
-
-async def _nothing(_argument) -> None:
-    """Accept a command that has nothing to do: this simulator writes no files."""

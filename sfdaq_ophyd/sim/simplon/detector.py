@@ -26,6 +26,7 @@ from ...wire.simplon_states import (
 from ...wire.ulid import make_ulid
 from .config import DetectorConfig, masked_value
 from .faults import Faults
+from .filewriter import FileWriter
 from .frames import FrameMaker
 from .monitor import MonitorBuffer
 from .scene import Scene
@@ -67,9 +68,17 @@ class Detector:
     """
 
     def __init__(
-        self, config: DetectorConfig, monitor: MonitorBuffer, faults: Faults, *, profile, dwell, seed
+        self,
+        config: DetectorConfig,
+        monitor: MonitorBuffer,
+        files: FileWriter,
+        faults: Faults,
+        *,
+        profile: str,
+        dwell: float,
+        seed: int,
     ):
-        self.config, self.monitor, self.faults = config, monitor, faults
+        self.config, self.monitor, self.files, self.faults = config, monitor, files, faults
         self.profile, self.dwell = profile, dwell
         self._seed, self._random = seed, random.Random(seed)
         self._exposure: asyncio.Task | None = None
@@ -103,6 +112,7 @@ class Detector:
         offset = round(datetime.now().astimezone().utcoffset().total_seconds() / 60)
         self.config.set_internal("data_collection_date", format_time_ns(now, offset_minutes=offset))
         self.series = await self._open_series(now, offset)
+        self.files.open(self.series.maker, self.config)
         self.state = after
         return self.series_id
 
@@ -154,6 +164,7 @@ class Detector:
             for frame in self.series.held:
                 await self.monitor.store(frame)
         self.series = None
+        self.files.close()
         self.state = after
         return self.series_id
 
@@ -230,11 +241,13 @@ class Detector:
         if series.n_triggered < series.n_triggers:
             self.state = DetectorState.READY
         else:
+            self.files.close()
             self.state = DetectorState.READY if series.held else DetectorState.IDLE
 
     async def _make_frame(self, series: Series, time_ns: int, count_time: float | None, held) -> None:
         image_id, series.n_frames = series.n_frames, series.n_frames + 1
         self.n_streamed += 1
+        self.files.count(series.n_frames)
         if self.faults.take("drop"):
             return
         out_of_order = self.faults.take("out_of_order")

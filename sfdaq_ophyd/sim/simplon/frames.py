@@ -25,6 +25,9 @@ class FrameMaker:
     ----------
     images : list of ndarray
         The scene; frame i shows image i modulo their number.
+    series_id : int
+        Also an attribute, as are `shape` (y, x), `dtype` and `n_bytes` of an image, and `n_channels`, the
+        number of enabled thresholds.
     series_time_ns : int or None
         Written into every frame in place of its own time.
     """
@@ -43,8 +46,10 @@ class FrameMaker:
     ):
         self._images, self._profile, self._faults = images, profile, faults
         self._pixels = [memoryview(image).cast("B") for image in images]
-        self._series_id, self._series_time_ns = series_id, series_time_ns
+        self.series_id, self._series_time_ns = series_id, series_time_ns
+        self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
         self._thresholds = config.thresholds()
+        self.n_channels = len(self._thresholds)
         self._count_time = config["count_time"]
         self._common = {
             "series_unique_id": series_unique_id,
@@ -57,7 +62,7 @@ class FrameMaker:
 
     def frames(self, image_id: int, time_ns: int, count_time: float | None) -> Iterator[StoredFrame]:
         """Yield the frame of every enabled threshold, lowest first."""
-        series_id = self._series_id + (1000 if self._faults.take("wrong_series") else 0)
+        series_id = self.series_id + (1000 if self._faults.take("wrong_series") else 0)
         bare = self._faults.take("no_private_ifd")
         for threshold_id, energy in self._thresholds:
             tags = TiffTags(
@@ -71,6 +76,12 @@ class FrameMaker:
             )
             pieces = self._pieces(image_id, stamp_of(series_id, image_id), None if bare else tags)
             yield StoredFrame(series_id, image_id, threshold_id, pieces)
+
+    def image(self, image_id: int) -> np.ndarray:
+        """Return the pixels of a frame, a copy."""
+        image = self._images[image_id % len(self._images)].copy()
+        write_stamp(image, stamp_of(self.series_id, image_id))
+        return image
 
     def _pieces(self, image_id: int, stamp: int, tags: TiffTags | None) -> tuple:
         k = image_id % len(self._images)

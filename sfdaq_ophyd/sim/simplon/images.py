@@ -11,6 +11,9 @@ from aiohttp import web
 from .dcu import DetectorControlUnit
 from .monitor import StoredFrame
 
+HEAD = 2**14
+"""Bytes of a body that go out with its header."""
+
 DEFAULT_WAIT = 0.5
 """s `images/next` waits unless told otherwise."""
 
@@ -76,11 +79,19 @@ async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFra
         n_bytes = min(n_bytes, int(fault.get("keep", n_bytes // 2)))
     if dcu.faults.take("cut_body") is not None:
         stop_at = n_bytes // 2
+    return await send(request, kind, frame.pieces, n_bytes, stop_at)
+
+
+async def send(
+    request: web.Request, kind: str, pieces: tuple, n_bytes: int, stop_at: int | None = None
+) -> web.StreamResponse:
+    """Send `n_bytes` of the pieces without copying them; hang up after `stop_at` bytes, if given."""
     reply = web.StreamResponse(headers={"Content-Type": kind, "Content-Length": str(n_bytes)})
     await reply.prepare(request)
-    views = _cut(frame.pieces, n_bytes if stop_at is None else stop_at)
-    await reply.write(views[0])  # with the header
-    await _send_directly(request.transport, views[1:])
+    if request.method != "HEAD":
+        views = _cut(pieces, n_bytes if stop_at is None else stop_at)
+        await reply.write(views[0][:HEAD])  # with the header
+        await _send_directly(request.transport, [views[0][HEAD:], *views[1:]])
     if stop_at is not None:
         await hang_up(request)
     await reply.write_eof()

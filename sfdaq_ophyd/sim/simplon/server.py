@@ -82,7 +82,7 @@ def make_app(dcu: DetectorControlUnit, log: RequestLog, version_request: str = "
 
     app = web.Application(middlewares=[around], client_max_size=2**20 + 8 * dcu.n_pixels)
     server = _Server(dcu, version_request)
-    app.router.add_route("*", "/data/{name:.*}", _no_file)
+    app.router.add_route("*", "/data/{name:.*}", server.file)
     app.router.add_get("/{module}/api/version{slash:/?}", server.version)
     app.router.add_get("/monitor/api/{version}/images{rest:.*}", server.images)
     app.router.add_get("/filewriter/api/{version}/files{slash:/?}", server.files)
@@ -130,10 +130,6 @@ def data(value) -> web.Response:
     return web.Response(body=body, headers={"Content-Type": JSON})
 
 
-async def _no_file(request: web.Request) -> web.Response:
-    return text(404, "404: Not Found")
-
-
 class _Server:
     def __init__(self, dcu: DetectorControlUnit, version_request: str):
         self._dcu, self._version_request = dcu, version_request
@@ -147,7 +143,19 @@ class _Server:
 
     async def files(self, request: web.Request) -> web.Response:
         self._module(request, "filewriter")
-        return data([])
+        return data(self._dcu.files.names())
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        name, files = request.match_info["name"], self._dcu.files
+        if name not in files.names():
+            return text(404, "404: Not Found")
+        if request.method == "DELETE":
+            files.delete(name)
+            return web.Response(status=204)
+        if request.method not in ("GET", "HEAD"):
+            raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD", "DELETE"))
+        content = await asyncio.get_running_loop().run_in_executor(None, files.reader(name))
+        return await images.send(request, "application/x-hdf5", (content,), len(content))
 
     async def images(self, request: web.Request) -> web.StreamResponse:
         self._module(request, "monitor")

@@ -188,9 +188,10 @@ def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
     assert rest.value("stream/status/state") == "acquire"
     rest.command("detector/command/trigger")
     assert rest.value("stream/status/dropped") == 3  # nobody listened
-    assert rest.value("filewriter/status/files") == rest.get("filewriter/files/").json() == []
+    names = ["series_1_master.h5", "series_1_data_000001.h5"]
+    assert rest.value("filewriter/status/files") == rest.get("filewriter/files/").json() == names
     for method in ("GET", "HEAD", "DELETE"):
-        reply = rest.session.request(method, f"{rest.part.url}/data/series_1_master.h5", timeout=5)
+        reply = rest.session.request(method, f"{rest.part.url}/data/series_2_master.h5", timeout=5)
         assert reply.status_code == 404
 
 

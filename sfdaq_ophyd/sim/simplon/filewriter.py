@@ -1,0 +1,218 @@
+"""Files of the filewriter. They are made when somebody fetches them: until then a series is a few numbers.
+
+Contract eiger-simplon.md, section 8. No HTTP in here.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from ...wire.simplon import Parameter
+from .config import DetectorConfig
+from .frames import FrameMaker
+
+MOST_SERIES = 4
+"""Series whose files are kept; older ones are gone, as from a full buffer."""
+
+MOST_BYTES = 2**28
+"""Bytes of pixels in one file at the most, whatever `nimages_per_file` says."""
+
+DETECTOR = (
+    *("description", "detector_number", "sensor_material", "sensor_thickness", "bit_depth_image"),
+    *("bit_depth_readout", "x_pixel_size", "y_pixel_size", "beam_center_x", "beam_center_y"),
+    *("detector_distance", "count_time", "frame_time", "detector_readout_time", "threshold_energy"),
+    *("flatfield_correction_applied", "pixel_mask_applied", "virtual_pixel_correction_applied"),
+)
+"""Config parameters in ``/entry/instrument/detector``."""
+
+SPECIFIC = (
+    *("nimages", "ntrigger", "trigger_mode", "photon_energy", "software_version", "eiger_fw_version"),
+    *("x_pixels_in_detector", "y_pixels_in_detector", "number_of_excluded_pixels", "auto_summation"),
+    *("countrate_correction_count_cutoff", "frame_count_time", "roi_mode", "data_collection_date"),
+)
+"""Those in ``detectorSpecific`` below it."""
+
+
+@dataclass(eq=False)
+class SeriesFiles:
+    """Files of one series.
+
+    Attributes
+    ----------
+    name : str
+        The pattern with the series' number in it.
+    per_file : int
+        Images per data file; 0 has all in the master.
+    n_images : int
+        So far.
+    closed : bool
+        Whether the series has ended: then the last data file is there, too.
+    """
+
+    name: str
+    maker: FrameMaker
+    per_file: int
+    first_number: int
+    compressed: bool
+    legacy: bool
+    values: dict
+    arrays: dict[str, np.ndarray]
+    n_images: int = 0
+    closed: bool = False
+    deleted: set[str] = field(default_factory=set)
+
+    @property
+    def master(self) -> str:
+        """Name of the master file."""
+        return f"{self.name}_master.h5"
+
+    def names(self) -> list[str]:
+        """Return the files that are there."""
+        return [name for name in [self.master, *self._data_names()] if name not in self.deleted]
+
+    def render(self, name: str) -> memoryview:
+        """Return the bytes of a file."""
+        memory = io.BytesIO()
+        with h5py.File(memory, "w") as file:
+            if name == self.master:
+                self._write_master(file)
+            else:
+                first = self._data_names().index(name) * self.per_file
+                self._write_images(file, first, min(first + self.per_file, self.n_images))
+        return memory.getbuffer()
+
+    def _data_names(self) -> list[str]:
+        n_files = self.n_images // self.per_file if self.per_file else 0
+        if self.closed and self.per_file and self.n_images % self.per_file:
+            n_files += 1
+        return [f"{self.name}_data_{i + 1:06d}.h5" for i in range(n_files)]
+
+    def _write_images(self, file: h5py.File, first: int, last: int) -> None:
+        shape, dtype = self.maker.shape, self.maker.dtype
+        inner = shape if self.legacy else (self.maker.n_channels, *shape)
+        options = {"chunks": (1,) * (len(inner) - 1) + shape}
+        if self.compressed:
+            options |= hdf5plugin.Bitshuffle(cname="lz4")
+        images = file.create_dataset("entry/data/data", (last - first, *inner), dtype, **options)
+        images.attrs["image_nr_low"] = self.first_number + first
+        images.attrs["image_nr_high"] = self.first_number + last - 1
+        for i in range(first, last):
+            images[i - first] = self.maker.image(i)
+
+    def _write_master(self, file: h5py.File) -> None:
+        entry = file.create_group("entry")
+        entry.attrs["NX_class"] = "NXentry"
+        detector = entry.create_group("instrument/detector")
+        specific = detector.create_group("detectorSpecific")
+        for group, names in ((detector, DETECTOR), (specific, SPECIFIC)):
+            for name in names:
+                group[name] = self.values[name]
+        for name, array in self.arrays.items():
+            specific.create_dataset(name, data=array, **hdf5plugin.Bitshuffle(cname="lz4"))
+        entry["instrument/beam/incident_wavelength"] = self.values["wavelength"]
+        data, names = entry.create_group("data"), self._data_names()
+        if not self.per_file:
+            most = max(1, MOST_BYTES // self.maker.n_bytes)
+            self._write_images(file, 0, min(self.n_images, most))
+        elif self.legacy:
+            for i, name in enumerate(names):
+                data[f"data_{i + 1:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
+        elif names:
+            inner = (self.maker.n_channels, *self.maker.shape)
+            n = min(self.n_images, len(names) * self.per_file)
+            layout = h5py.VirtualLayout((n, *inner), self.maker.dtype)
+            for first, name in zip(range(0, n, self.per_file), names):
+                last = min(first + self.per_file, n)
+                layout[first:last] = h5py.VirtualSource(name, "/entry/data/data", (last - first, *inner))
+            data.create_virtual_dataset("data", layout)
+
+
+class FileWriter:
+    """Files of the last series.
+
+    Parameters
+    ----------
+    config : callable
+        Returns the filewriter's config: name to `Parameter`.
+    """
+
+    def __init__(self, config: Callable[[], dict[str, Parameter]]):
+        self._config = config
+        self._series: deque[SeriesFiles] = deque(maxlen=MOST_SERIES)
+        self._writing: SeriesFiles | None = None
+        self._rendered: tuple[object, memoryview] | None = None
+        self._rendering = threading.Lock()
+
+    def open(self, maker: FrameMaker, detector: DetectorConfig) -> None:
+        """Begin a series, if the filewriter is enabled: its master file is there at once."""
+        self.close()
+        config = {name: parameter.value for name, parameter in self._config().items()}
+        if config["mode"] != "enabled":
+            return
+        most = max(1, MOST_BYTES // maker.n_bytes)
+        series = SeriesFiles(
+            name=config["name_pattern"].replace("$id", str(maker.series_id)),
+            maker=maker,
+            per_file=min(config["nimages_per_file"], most),
+            first_number=config["image_nr_start"],
+            compressed=config["compression_enabled"],
+            legacy="legacy" in config["format"],
+            values={name: parameter.value for name, parameter in detector.parameters.items()},
+            arrays=dict(detector.arrays),
+        )
+        for same in [other for other in self._series if other.name == series.name]:
+            self._series.remove(same)
+        self._series.append(series)
+        self._writing = series
+
+    def count(self, n_images: int) -> None:
+        """Note how many images the series has."""
+        if self._writing is not None:
+            self._writing.n_images = n_images
+
+    def close(self) -> None:
+        """End the series: its last file is there."""
+        if self._writing is not None:
+            self._writing.closed = True
+            self._writing = None
+
+    def clear(self) -> None:
+        """Delete every file."""
+        self._series.clear()
+        self._writing = self._rendered = None
+
+    def names(self) -> list[str]:
+        """Return the names of all files, oldest series first."""
+        return [name for series in self._series for name in series.names()]
+
+    def reader(self, name: str) -> Callable[[], memoryview]:
+        """Return a function, for any thread, that makes the bytes of a file; KeyError if it is not there."""
+        series = self._find(name)
+        state = (name, series.n_images, series.closed)
+
+        def read() -> memoryview:
+            with self._rendering:  # one at a time
+                if self._rendered is None or self._rendered[0] != (state, series):
+                    self._rendered = None
+                    self._rendered = ((state, series), series.render(name))
+                return self._rendered[1]
+
+        return read
+
+    def delete(self, name: str) -> None:
+        """Delete a file; KeyError if it is not there."""
+        self._find(name).deleted.add(name)
+
+    def _find(self, name: str) -> SeriesFiles:
+        for series in self._series:
+            if name in series.names():
+                return series
+        raise KeyError(name)
