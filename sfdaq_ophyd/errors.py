@@ -34,6 +34,7 @@ from __future__ import annotations
 import re
 
 _LOGIN = re.compile(r"//\S*@")
+_BARE_LOGIN = re.compile(r"^[^/\s@:]*:(?!//)\S*@")
 _SECRET = re.compile(r"(?i)([?&](?:password|passwd|secret|token|api_key)=)[^&#\s'\"]*")
 
 
@@ -47,10 +48,7 @@ def shown_url(url: object) -> str:
     >>> shown_url("redis://:secret@host:6379")
     'redis://***@host:6379'
     """
-    text = str(url)
-    if "//" not in text and "@" in text:
-        text = f"***@{text.rpartition('@')[2]}"
-    return _without_secrets(text)
+    return _without_secrets(_BARE_LOGIN.sub("***@", str(url)))
 
 
 def _without_secrets(text: str) -> str:
@@ -58,7 +56,7 @@ def _without_secrets(text: str) -> str:
 
 
 class SfdaqError(Exception):
-    """Root of every exception raised on purpose by this package.
+    """Root of every exception raised on purpose by this package; its message shows no password.
 
     Attributes
     ----------
@@ -67,6 +65,9 @@ class SfdaqError(Exception):
     """
 
     advice = ""
+
+    def __init__(self, *args):
+        super().__init__(*(_without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class WireError(SfdaqError, ValueError):
@@ -88,7 +89,7 @@ class RequestError(SfdaqError, ValueError):
 
     def __init__(self, field: str, value: object, expected: str):
         self.field, self.value, self.expected = field, value, expected
-        shown = _without_secrets(repr(value))
+        shown = repr(value)
         if len(shown) > 200:
             shown = shown[:200] + "..."
         super().__init__(f"{field}={shown}: expected {expected}")
@@ -297,7 +298,7 @@ class BrokerRefused(ServiceRefused):
             f"{key} {self.sent[key]!r}" for key in ("pgroup", "run_number", "detector_name") if key in sent
         ]
         text = f"broker refused {endpoint}: {words} ({', '.join([*about, url])})"
-        RuntimeError.__init__(self, f"{text}. {hint}" if hint else text)
+        SfdaqError.__init__(self, f"{text}. {hint}" if hint else text)
 
 
 class RunNumberMismatch(SfdaqError, RuntimeError):

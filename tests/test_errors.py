@@ -52,6 +52,7 @@ def test_docstring_when_class_added_then_drawn_in_the_tree():
         ("redis://:s3cret@host:6379/0", "redis://***@host:6379/0"),
         ("redis://host?db=1&password=s3cret&x=2", "redis://host?db=1&password=***&x=2"),
         ("me:s3cret@host:80", "***@host:80"),
+        ("/data/me:you@home/gains.h5", "/data/me:you@home/gains.h5"),
         (None, "None"),
     ],
 )
@@ -65,6 +66,8 @@ def test_errors_when_given_an_address_with_a_password_then_they_do_not_show_it()
     errors = [
         e.RequestError("url", url, "another"),
         e.RequestError("devices", {"eiger": {"url": url}}, "another"),
+        e.ConfigError(f"sfdaq.yaml:3: devices.eiger.url: not {url!r}"),
+        e.WireError(f"not a time: {url}"),
         e.ServiceUnreachable("GET /x", url=url, reason="refused"),
         e.ServiceRefused("GET /x", url=url, said="no"),
         e.BrokerRefused("get_x", url=url, sent={}, reply={}, said="no"),

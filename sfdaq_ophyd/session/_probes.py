@@ -96,7 +96,7 @@ def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
 
     client = SimplonClient(block.url, block.api_version, LIMIT)
     try:
-        version, words = f"SIMPLON {client.discover_version()}", [f"state {client.state().value}"]
+        version, words = f"SIMPLON {client.version}", [f"state {client.state().value}"]
         for name in ("description", "eiger_fw_version"):
             try:
                 words.append(str(client.get("detector", "config", name).value))

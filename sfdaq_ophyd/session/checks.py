@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from ..errors import SfdaqError
+from ..errors import SfdaqError, shown_url
 from ..limits import Limit
 from ..wire.broker_beamlines import BEAMLINES
 from . import _device_config as blocks
@@ -66,6 +66,9 @@ class Check:
     address: str
     probe: Callable[[], tuple[str, str]]
     advice: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "address", shown_url(self.address))
 
 
 def checks_of(config: SfdaqConfig) -> list[Check]:

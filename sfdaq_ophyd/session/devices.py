@@ -17,7 +17,7 @@ from ophyd.signal import EpicsSignalBase
 from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ..devices._debts import keep_in
 from ..devices.jungfrau import BrokerControl
-from ..errors import ConfigError
+from ..errors import ConfigError, shown_url
 from . import _device_config as blocks
 from .config import SfdaqConfig
 
@@ -116,7 +116,7 @@ def address_of(block: blocks._Device) -> str:
     if isinstance(block, blocks.JungfrauConfig):
         more = len(block.endpoints) - 1
         return block.endpoints[0] + (f" and {more} more" if more else "")
-    return getattr(block, "pv", None) or block.url
+    return getattr(block, "pv", None) or shown_url(block.url)
 
 
 def constant_files(block: blocks._Device, directory: Path) -> list[Path]:

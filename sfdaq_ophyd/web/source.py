@@ -8,6 +8,8 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any
 
+from ..errors import shown_url
+
 logger = logging.getLogger(__name__)
 
 DUTY = 0.5
@@ -32,7 +34,7 @@ class Source(ABC):
     """Which part of the page shows it."""
 
     def __init__(self, name: str, kind: str, address: str, period: float):
-        self.name, self.kind, self.address, self.period = name, kind, address, period
+        self.name, self.kind, self.address, self.period = name, kind, shown_url(address), period
         self.problem = ""
         self._seen: dict[str, Any] = {}
         self._stop, self._thread = threading.Event(), None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.session import load_config
+from sfdaq_ophyd.session.checks import checks_of, run_checks
 from sfdaq_ophyd.session.config import SfdaqConfig
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
@@ -116,3 +117,20 @@ def test_every_key_when_looked_up_then_described_and_on_the_page():
     check(whole)
     for block in whole["$defs"].values():
         check(block)
+
+
+def test_checks_when_addresses_have_passwords_then_none_is_shown(tmp_path):
+    """Found as `password-in-messages`."""
+    text = """
+pgroup: p12345
+devices:
+  eiger: {class: Eiger, url: "http://me:s3cret@127.0.0.1:9"}
+  writer: {class: StdDaqWriter, url: "http://me:s3cret@127.0.0.1:9", redis_url: "redis://:s3cret@127.0.0.1:9"}
+  sfdaq: {class: SfDaqBroker, url: "http://me:s3cret@127.0.0.1:9"}
+"""
+    checks = checks_of(load_config(write(tmp_path, text)))
+    findings = list(run_checks(checks))
+    assert len(findings) >= 5 and not any("s3cret" in str(finding) for finding in findings)
+    with pytest.raises(ConfigError) as info:
+        load_config(write(tmp_path, text.replace('127.0.0.1:9"}', '127.0.0.1:port", n: 1}')))
+    assert "s3cret" not in str(info.value)
