@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ConfigError, RequestError, ServiceUnreachable
+from ._observed import observed
 
 
 class Store(Protocol):
@@ -39,9 +40,9 @@ class FileStore:
         with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = self._read()
-            content = json.loads(json.dumps(before))
+            content = copy.deepcopy(before)
             change(content)
-            if content != before:
+            if json.dumps(content) != json.dumps(before):  # 1, 1.0 and True are equal
                 self._replace(content)
         return content
 
@@ -105,10 +106,11 @@ class RedisStore:
 
 
 class PersistentMetadata(MutableMapping):
-    """A dict for ``RunEngine(md=...)``; every change is written before the assignment returns.
+    """A dict for ``RunEngine(md=...)``; every change is written before it returns, nested ones too.
 
-    Values are what JSON can hold; numpy scalars and arrays become numbers and lists. Change nested values by
-    assigning the key anew. The store is read at the first use.
+    Values are what JSON can hold; numpy scalars and arrays become numbers and lists. Dicts and lists that are
+    handed out store what is done to them: ``md["sample"]["name"] = "b"``. A change is made to what is in the
+    store now, where another session may have changed the rest. The store is read at the first use.
 
     Parameters
     ----------
@@ -124,8 +126,9 @@ class PersistentMetadata(MutableMapping):
 
     def __init__(self, store: Store):
         self._store = store
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._known: dict | None = None
+        self._counted: dict[str, int] = {}
 
     def _content(self) -> dict:
         with self._lock:
@@ -137,19 +140,48 @@ class PersistentMetadata(MutableMapping):
         with self._lock:
             self._known = self._store.update(change)
 
+    def change_at(self, path: tuple, operate: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """Do something to a nested dict or list, and store the whole; for what `__getitem__` hands out.
+
+        Parameters
+        ----------
+        path : tuple of str and int
+            Where it is; its first part is our key.
+        operate : callable
+            Takes the dict or list and changes it in place.
+
+        Returns
+        -------
+        result, now : object
+            What `operate` returned, and the dict or list after it.
+        """
+        result = None
+
+        def change(content: dict) -> None:
+            nonlocal result
+            result = operate(_at(content, path))
+            content[path[0]] = as_json(path[0], content[path[0]])
+
+        with self._lock:
+            self._change(change)
+            return result, _at(self._known, path)
+
     def __getitem__(self, key: str) -> Any:
-        return self._content()[key]
+        return observed(self._content()[key], self, (key,))
 
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
             raise RequestError("metadata key", key, "a string")
-        try:
-            plain = json.loads(json.dumps(value, default=_plain, allow_nan=False))
-        except (TypeError, ValueError) as exc:
-            raise RequestError(f"metadata {key}", value, f"something JSON can hold ({exc})") from exc
-        if key in self._content() and self._content()[key] == plain:
-            return  # above all the scan_id that `increment` gave: by now another session may be further
+        plain = as_json(key, value)
+        if key in self._counted and self._counted[key] == plain:
+            return  # the scan_id that `increment` gave: by now another session may be further
         self._change(lambda content: content.__setitem__(key, plain))
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """Return the value, set to `default` if there was none."""
+        if key not in self:
+            self[key] = default
+        return self[key]
 
     def __delitem__(self, key: str) -> None:
         if key not in self._content():
@@ -170,13 +202,33 @@ class PersistentMetadata(MutableMapping):
 
     def increment(self, key: str) -> int:
         """Count up a number, also against other processes on the same store; return it."""
-        self._change(lambda content: content.__setitem__(key, int(content.get(key, 0)) + 1))
-        return self._known[key]
+        with self._lock:
+            self._change(lambda content: content.__setitem__(key, int(content.get(key, 0)) + 1))
+            self._counted[key] = self._known[key]
+            return self._known[key]
 
 
 def next_scan_id(md: PersistentMetadata) -> int:
     """Return the next scan_id; for ``RunEngine(scan_id_source=...)``. No two sessions get the same."""
     return md.increment("scan_id")
+
+
+def as_json(key: str, value: Any) -> Any:
+    """Return `value` as JSON gives it back; RequestError if JSON cannot hold it."""
+    try:
+        return json.loads(json.dumps(value, default=_plain, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise RequestError(f"metadata {key}", value, f"something JSON can hold ({exc})") from exc
+
+
+def _at(content: Any, path: tuple) -> Any:
+    try:
+        for step in path:
+            content = content[step]
+    except (KeyError, IndexError, TypeError):
+        where = "".join(f"[{step!r}]" for step in path)
+        raise RequestError(f"metadata {where}", None, "to be still there; somebody took it away") from None
+    return content
 
 
 def _plain(value: Any) -> Any:

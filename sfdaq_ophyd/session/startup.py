@@ -147,7 +147,6 @@ class Session:
         store = RedisStore(block.redis, block.key) if block.redis else FileStore(self._own(block.file))
         md = PersistentMetadata(store)
         engine = RunEngine(md, scan_id_source=next_scan_id)
-        md["versions"] = dict(md["versions"])
         for key, value in {**block.constant, **self._facts()}.items():
             md[key] = value
         engine.preprocessors += [save_once, run_number_wrapper, self._ready_first]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import socket
 import subprocess
@@ -43,6 +45,119 @@ def test_metadata_when_opened_again_then_as_it_was(open_md):
     md["energy"] = np.float64(12.4)
     del md["gone"]
     assert dict(open_md()) == {"sample": "lysozyme", "numbers": [0, 1, 2], "energy": 12.4}
+
+
+DICTS = {
+    "set": lambda md: md["d"].__setitem__("new", 1),
+    "set deep": lambda md: md["d"]["in"]["x"].append(3),
+    "set an array": lambda md: md["d"].update(array=np.arange(2)),
+    "delete": lambda md: md["d"].__delitem__("a"),
+    "update": lambda md: md["d"].update({"a": 5}, more=6),
+    "update from an iterator": lambda md: md["d"].update(pair for pair in [("a", 7)]),
+    "pop": lambda md: md["d"].pop("a"),
+    "popitem": lambda md: md["d"].popitem(),
+    "setdefault, then in it": lambda md: md["d"].setdefault("new", {}).update(deep=1),
+    "setdefault of all": lambda md: md.setdefault("other", {}).update(deep=1),
+    "clear": lambda md: md["d"].clear(),
+    "or": lambda md: md["d"].__ior__({"a": 8}),
+    "or in place": lambda md: exec("md['d'] |= {'a': 9}", {"md": md}),
+    "add in place": lambda md: exec("md['l'] += [9]", {"md": md}),
+    "add deep": lambda md: exec("md['d']['in']['x'] += [9]", {"md": md}),
+    "times": lambda md: exec("md['l'] *= 2", {"md": md}),
+    "append": lambda md: md["l"].append({"deep": 1}),
+    "extend": lambda md: md["l"].extend(iter([1, 2])),
+    "insert": lambda md: md["l"].insert(0, 5),
+    "item": lambda md: md["l"].__setitem__(0, 5),
+    "slice": lambda md: md["l"].__setitem__(slice(0, 2), [7, 8, 9]),
+    "delete slice": lambda md: md["l"].__delitem__(slice(0, 2)),
+    "remove": lambda md: md["l"].remove(1),
+    "pop of a list": lambda md: md["l"].pop(0),
+    "reverse": lambda md: md["l"].reverse(),
+    "sort": lambda md: md["l"].sort(key=lambda each: -each),
+    "clear of a list": lambda md: md["l"].clear(),
+    "in a list": lambda md: md["n"][1]["x"].update(y=2),
+    "through values": lambda md: list(md.values())[0].update(seen=1),
+    "through get": lambda md: md.get("d").update(seen=1),
+    "true for one": lambda md: md["d"].update(a=True),
+    "update of all": lambda md: md.update(d={"a": 1}, more=[1]),
+    "pop of all": lambda md: md.pop("d"),
+    "clear of all": lambda md: md.clear(),
+}
+"""Every way in which people change metadata (metadata-nested)."""
+
+
+@pytest.mark.parametrize("change", DICTS.values(), ids=DICTS)
+def test_metadata_nested_when_changed_in_any_way_then_stored_at_once_and_as_a_dict_would(open_md, change):
+    md = open_md()
+    content = {"d": {"a": 1, "in": {"x": [1, 2]}}, "l": [3, 1, 2], "n": [1, {"x": {}}]}
+    md.clear()
+    md.update(content)
+    change(content)
+    change(md)
+    expected = json.loads(json.dumps(content, default=np.ndarray.tolist))
+    assert json.dumps(dict(md)) == json.dumps(dict(open_md())) == json.dumps(expected)
+
+
+def test_metadata_nested_when_changed_and_set_again_then_stored(open_md):
+    md = open_md()
+    md["sample"] = {"name": "a"}
+    sample = md["sample"]
+    sample["name"] = "b"
+    md["sample"] = sample
+    assert open_md()["sample"] == {"name": "b"}
+
+
+def test_metadata_nested_when_two_hold_it_then_neither_loses_what_the_other_did(open_md):
+    md, other = open_md(), open_md()
+    md["sample"] = {}
+    one, two, theirs = md["sample"], md["sample"], other["sample"]
+    one["x"] = 1
+    two["y"] = 2
+    theirs["z"] = 3
+    assert open_md()["sample"] == {"x": 1, "y": 2, "z": 3}
+    del md["sample"]
+    with pytest.raises(RequestError, match="still there"):
+        one["x"] = 2
+    assert "sample" not in open_md()
+
+
+def test_metadata_nested_when_json_cannot_hold_it_then_refused_and_as_before(open_md):
+    md = open_md()
+    md["sample"] = {"x": [1]}
+    sample = md["sample"]
+    for change in (lambda: sample.update(y=object()), lambda: sample["x"].append(float("nan"))):
+        with pytest.raises(RequestError, match="JSON can hold"):
+            change()
+    assert sample == md["sample"] == open_md()["sample"] == {"x": [1]}
+
+
+def test_metadata_nested_when_copied_or_pickled_then_plain_and_apart(open_md):
+    md = open_md()
+    md["sample"] = {"x": [1, {}]}
+    for copied in (
+        copy.deepcopy(md["sample"]),
+        pickle.loads(pickle.dumps(md["sample"])),
+        copy.deepcopy(md)["sample"],
+    ):
+        assert type(copied) is dict and type(copied["x"]) is list and type(copied["x"][1]) is dict
+        copied["x"].append(2)
+    assert open_md()["sample"] == {"x": [1, {}]}
+
+
+def test_metadata_when_another_session_changed_it_then_setting_it_back_is_stored(open_md):
+    md, other = open_md(), open_md()
+    md["sample"] = "a"
+    other["sample"] = "b"
+    md["sample"] = "a"
+    assert open_md()["sample"] == "a"
+
+
+def test_versions_when_a_run_engine_is_made_then_recorded(open_md):
+    import bluesky
+    from bluesky import RunEngine
+
+    RunEngine(open_md())
+    assert open_md()["versions"]["bluesky"] == bluesky.__version__
 
 
 def test_run_engine_when_started_again_then_scan_id_continues(open_md):
