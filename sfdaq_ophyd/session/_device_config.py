@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from ..wire.detector_name import DetectorName
 
 Http = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
 Tcp = Annotated[str, StringConstraints(pattern=r"^tcp://[^:\s]+:\d+$")]
 Pv = Annotated[str, StringConstraints(pattern=r"^[^\s{}]+$", max_length=100)]
 Pgroup = Annotated[str, StringConstraints(pattern=r"^p\d{5}$")]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+Whole = Annotated[int, Field(strict=True)]
 
 
 class _Device(BaseModel):
@@ -85,7 +89,7 @@ class ControlConfig(BaseModel):
 
     broker: str = Field(description="name of a SfDaqBroker of `devices`")
     settings: dict[str, Any] = Field({}, description="any of exptime, delay (s), detector_mode, gain_mode")
-    power_on: list[int] = Field([], description="modules that have power only while staged")
+    power_on: list[Whole] = Field([], description="modules that have power only while staged")
 
 
 class JungfrauConfig(_FileDetector):
@@ -104,6 +108,20 @@ class JungfrauConfig(_FileDetector):
     photon_energy: Positive | None = Field(None, description="keV; calibrated images then count photons")
     control: ControlConfig | None = Field(None, description="settings while staged, through a broker")
     stream_options: dict[str, Any] = Field({}, description="e.g. incomplete: drop, max_age: 0.5")
+
+    @model_validator(mode="after")
+    def _all_endpoints(self) -> JungfrauConfig:
+        n, n_modules = len(self.endpoints), DetectorName.parse(self.detector_name).n_modules
+        if len(set(self.endpoints)) < n:
+            raise ValueError("endpoints: one is there twice")
+        if self.stream == "assembled" and n != 1:
+            raise ValueError(f"endpoints: {n}, expected the one of the assembled stream")
+        if self.stream == "modules" and n not in (n_modules, 2 * n_modules):
+            raise ValueError(
+                f"endpoints: {n}, expected all of {self.detector_name}: {n_modules}, or with two interfaces "
+                f"{2 * n_modules}"
+            )
+        return self
 
 
 class StdDaqWriterConfig(_FileDetector):
@@ -131,8 +149,8 @@ class SfDaqBrokerConfig(_Device):
     channels: list[str] = Field([], description="beam-synchronous channels")
     cameras: list[str] = Field([], description="cameras")
     pvs: list[str] = Field([], description="slow PVs")
-    n_pulses: int = Field(1, ge=1, description="per acquisition")
-    rate_multiplicator: int = Field(1, ge=1, description="100 Hz / detector rate")
+    n_pulses: Whole = Field(1, ge=1, description="per acquisition")
+    rate_multiplicator: Whole = Field(1, ge=1, description="100 Hz / detector rate")
     beam_rate: Pv | None = Field(None, description="PV of the repetition rate, for the check before a run")
     event_code: Pv | None = Field(None, description="PV of the beamline's trigger")
     sf_root: UserPath = Field(Path("/sf"), description="where the DAQ's /sf is mounted here")

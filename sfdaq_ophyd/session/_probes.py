@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..devices._debts import all_debts
-from ..errors import DetectorStateError, FramesMissing, RequestError, ServiceRefused, ServiceUnreachable
+from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
 from . import _device_config as blocks
 
 LIMIT = 5.0
@@ -47,7 +47,8 @@ def probe_folder(path: Path) -> tuple[str, str]:
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{there} cannot be written")
     free = os.statvfs(there)
-    return "", f"{free.f_bavail * free.f_frsize / 2**30:.0f} GiB free"
+    made = "" if there == path else "will be made, "
+    return "", f"{made}{free.f_bavail * free.f_frsize / 2**30:.0f} GiB free"
 
 
 def probe_redis(url: str) -> tuple[str, str]:
@@ -123,12 +124,10 @@ def _broker(block: blocks.SfDaqBrokerConfig) -> tuple[str, str]:
 
     with BrokerClient(block.url, block.slow_url, block.dialect) as client:
         running = client.get_running_detectors().running
-        missing = sorted(set(block.detectors) - set(running))
+        missing, shown = sorted(set(block.detectors) - set(running)), ", ".join(running) or "no detector"
         if missing:
-            raise FramesMissing(
-                "broker", asked=len(block.detectors), got=len(block.detectors) - len(missing), missing=missing
-            )
-        return block.dialect, f"running: {', '.join(running) or 'no detector'}"
+            raise DetectorStateError(f"not running: {', '.join(missing)}; running: {shown}")
+        return block.dialect, f"running: {shown}"
 
 
 def _pgroup(block: blocks.SfDaqBrokerConfig, pgroup: str) -> tuple[str, str]:

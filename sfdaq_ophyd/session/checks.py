@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from ..errors import SfdaqError, shown_url
@@ -100,8 +101,9 @@ def _timed(check: Check) -> Finding:
     try:
         version, found = check.probe()
     except (SfdaqError, OSError, ValueError, TimeoutError) as exc:
-        advice = getattr(exc, "hint", "") or check.advice
-        return Finding(check.name, check.address, False, None, "", str(exc), advice)
+        hint = getattr(exc, "hint", "")
+        found = str(exc).removesuffix(hint)
+        return Finding(check.name, check.address, False, None, "", found, hint or check.advice)
     except Exception as exc:  # redis, tiled and EPICS have roots of their own
         return Finding(
             check.name, check.address, False, None, "", f"{type(exc).__name__}: {exc}", check.advice
@@ -111,57 +113,49 @@ def _timed(check: Check) -> Finding:
 
 def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
     folder = config.directory
-    yield Check(
-        "directory", str(folder), lambda: probe_folder(folder), "Make it, or let this user write there"
-    )
+    advice = "Make it, or let this user write there"
+    yield Check("directory", str(folder), partial(probe_folder, folder), advice)
     debts = debts_of(config)
-    yield Check("debts", str(debts), lambda: probe_debts(debts), "Stage the device, or set it by hand")
-    metadata = config.metadata.redis
-    if metadata:
-        yield Check("metadata", metadata, lambda: probe_redis(metadata), "Start Redis, or use metadata.file")
-    uri = config.catalog.uri
-    if uri:
+    yield Check("debts", str(debts), partial(probe_debts, debts), "Stage the device, or set it by hand")
+    if url := config.metadata.redis:
+        yield Check("metadata", url, partial(probe_redis, url), "Start Redis, or use metadata.file")
+    if uri := config.catalog.uri:
         advice = "Start the Tiled server, or leave catalog.uri out"
-        yield Check("catalog", uri, lambda: probe_catalog(uri), advice)
+        yield Check("catalog", uri, partial(probe_catalog, uri), advice)
 
 
 def _device_checks(name: str, block: blocks._Device, config: SfdaqConfig) -> Iterator[Check]:
     if isinstance(block, blocks.PulseIdConfig):
-        yield Check(name, block.pv, lambda: probe_pulse_id(block.pv), _PV)
+        yield Check(name, block.pv, partial(probe_pulse_id, block.pv), _PV)
     elif hasattr(block, "pv"):
-        yield Check(name, block.pv, lambda: probe_pv(block.pv, getattr(block, "string", False)), _PV)
+        yield Check(name, block.pv, partial(probe_pv, block.pv, getattr(block, "string", False)), _PV)
     elif isinstance(block, blocks.JungfrauConfig):
         for i, endpoint in enumerate(block.endpoints):
-            yield Check(f"{name} {i}", endpoint, lambda endpoint=endpoint: probe_tcp(endpoint), _STREAM)
-        advice = "All endpoints answer, but no image: is the detector running and triggered?"
-        yield Check(name, block.detector_name, lambda: PROBES[block.cls](block), advice)
+            yield Check(f"{name} {i}", endpoint, partial(probe_tcp, endpoint), _STREAM)
+        advice = "Do all its endpoints answer? Then: is the detector running and triggered?"
+        yield Check(name, block.detector_name, partial(PROBES[block.cls], block), advice)
     else:
-        yield Check(name, block.url, lambda: PROBES[block.cls](block), _advice(block))
+        yield Check(name, block.url, partial(PROBES[block.cls], block), _advice(block))
     for path in constant_files(block, config.directory):
-        yield Check(
-            f"{name} constants", str(path), lambda path=path: probe_folder(path), "Put the file there"
-        )
-    if isinstance(block, blocks.StdDaqWriterConfig) and block.redis_url:
-        yield Check(
-            f"{name} redis", block.redis_url, lambda: probe_redis(block.redis_url), "Start the DAQ's Redis"
-        )
+        yield Check(f"{name} constants", str(path), partial(probe_folder, path), "Put the file there")
+    if isinstance(block, blocks.StdDaqWriterConfig) and (url := block.redis_url):
+        yield Check(f"{name} redis", url, partial(probe_redis, url), "Start the DAQ's Redis")
     if isinstance(block, blocks.SfDaqBrokerConfig):
         yield from _broker_checks(name, block, config)
 
 
 def _broker_checks(name: str, block: blocks.SfDaqBrokerConfig, config: SfdaqConfig) -> Iterator[Check]:
     pgroup = block.pgroup or config.pgroup
-    advice = "Is the pgroup right, there, and still open?"
-    yield Check(f"{name} pgroup", pgroup or "none", lambda: PROBES["pgroup"](block, pgroup), advice)
+    advice = "Does the broker answer? Then: is the pgroup right, there, and still open?"
+    yield Check(f"{name} pgroup", pgroup or "none", partial(PROBES["pgroup"], block, pgroup), advice)
     slow = block.slow_url or _next_port(block.url)
-    advice = "Start the slow broker"
-    yield Check(f"{name} slow", slow, lambda: probe_tcp(slow), advice)
+    yield Check(f"{name} slow", slow, partial(probe_tcp, slow), "Start the slow broker, or mend slow_url")
     if not block.pulse_id and config.beamline:
         pv = BEAMLINES[config.beamline].pulse_id_pv
-        yield Check(f"{name} pulse_id", pv, lambda: probe_pulse_id(pv), _PV)
+        yield Check(f"{name} pulse_id", pv, partial(probe_pulse_id, pv), _PV)
     for role in ("beam_rate", "event_code"):
         if pv := getattr(block, role):
-            yield Check(f"{name} {role}", pv, lambda pv=pv: probe_pv(pv), _PV)
+            yield Check(f"{name} {role}", pv, partial(probe_pv, pv), _PV)
 
 
 def _next_port(url: str) -> str:

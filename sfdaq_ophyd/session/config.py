@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import builtins
+import keyword
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from ..wire.broker_beamlines import BEAMLINES
-from ._device_config import DeviceConfig, Positive, UserPath
+from ._device_config import DeviceConfig, Number, Positive, UserPath, Whole
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+SESSION_NAMES = frozenset(
+    """
+    In Out Path RE annotated bec bp bpp bps catalog configure_daq copy_user_files count exit facility fly
+    get_ipython grid_scan list_scan mv mvr open_session power_on preflight quit re_retrieve register_magics
+    rel_scan retrieve_from_buffers scan sd session set_dap_settings set_detector_settings sf_count
+    sf_grid_scan sf_list_scan sf_scan sleep take_pedestal update_pv_list write_images
+    """.split()
+)
+"""What the startup files and IPython call something."""
+
+
+def _free(name: str) -> str:
+    """Refuse the name of a device that would hide something else."""
+    for what, names in (
+        ("of the session", SESSION_NAMES),
+        ("of Python", {*keyword.kwlist, *dir(builtins)}),
+    ):
+        if name in names:
+            raise ValueError(f"{name!r} is a name {what}; a device of that name would hide it")
+    return name
+
+
+DeviceName = Annotated[Name, AfterValidator(_free)]
 
 
 class Block(BaseModel):
@@ -41,13 +67,13 @@ class SuspenderConfig(Block):
     """Hold plans while a signal says so. One of `below`, `above`, `unless`."""
 
     device: Name = Field(description="name of a Signal or ReadOnly of `devices`")
-    below: float | None = Field(None, description="hold while the value is below this")
-    above: float | None = Field(None, description="hold while the value is above this")
-    unless: str | float | None = Field(None, description="hold unless the value is this, e.g. Open")
-    resume: float | None = Field(
+    below: Number | None = Field(None, description="hold while the value is below this")
+    above: Number | None = Field(None, description="hold while the value is above this")
+    unless: str | Number | None = Field(None, description="hold unless the value is this, e.g. Open")
+    resume: Number | None = Field(
         None, description="for below and above: go on from this value; default: the same"
     )
-    sleep: float = Field(0.0, ge=0, le=3600, description="s to wait before going on")
+    sleep: Number = Field(0.0, ge=0, le=3600, description="s to wait before going on")
     message: str = Field("", description="what to tell the user meanwhile")
     not_in: list[Name] = Field(
         [], description="plans it does not hold, e.g. take_pedestal closes the shutter"
@@ -72,7 +98,7 @@ class SimConfig(Block):
         "auto", description="divides the services' own delays; auto: by 4, and the pulse clock waits"
     )
     start_timeout: Positive = Field(60.0, description="s without a sign of progress of a simulator")
-    seed: int = Field(0, description="seed of all random numbers")
+    seed: Whole = Field(0, description="seed of all random numbers")
     only: list[Literal["pvs", "jungfrau", "eiger", "std_daq", "broker"]] | None = Field(
         None, description="parts to start; default: all"
     )
@@ -95,7 +121,7 @@ class SfdaqConfig(Block):
     metadata: MetadataConfig = Field(MetadataConfig(), description="what every run carries")
     catalog: CatalogConfig = Field(CatalogConfig(), description="where runs go")
     sim: SimConfig | None = Field(None, description="start the simulated facility first")
-    devices: dict[Name, DeviceConfig] = Field({}, description="variable name to device")
+    devices: dict[DeviceName, DeviceConfig] = Field({}, description="variable name to device")
     baseline: list[Name] = Field([], description="devices read before and after every run")
     suspenders: dict[Name, SuspenderConfig] = Field({}, description="name to suspender")
 
@@ -104,10 +130,11 @@ class SfdaqConfig(Block):
         used = {f"baseline: {name}": name for name in self.baseline}
         used |= {f"suspenders: {key}": each.device for key, each in self.suspenders.items()}
         for name, device in self.devices.items():
-            if getattr(device, "pulse_id", None) in self.devices:
-                used[f"devices: {name}: pulse_id"] = device.pulse_id
+            control = getattr(device, "control", None)
+            used[f"devices: {name}: pulse_id"] = getattr(device, "pulse_id", "")
+            used[f"devices: {name}: control: broker"] = control.broker if control else ""
         for where, name in used.items():
-            if name not in self.devices:
+            if name and name not in self.devices:
                 raise ValueError(
                     f"{where}: no device {name!r}; there are {', '.join(self.devices) or 'none'}"
                 )

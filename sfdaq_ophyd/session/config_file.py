@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +18,9 @@ from .config import SfdaqConfig
 
 LIMIT = 2**20
 """Largest file, bytes."""
+
+MOST_VALUES, DEEPEST, LONGEST_NUMBER = 50_000, 50, 100
+"""Values of a file, aliases written out; lists and mappings within each other; characters of a number."""
 
 _PLACE = re.compile(r"\{(prefix|port(?:\+(\d+))?)\}")
 
@@ -37,7 +42,7 @@ def load_config(path: str | Path, *, port: int = 0, prefix: str = "") -> SfdaqCo
     path = Path(os.path.abspath(Path(path).expanduser()))
     root = _compose(path)
     lines: dict[tuple, int] = {}
-    raw = _plain(root, (), lines, path) if root is not None else {}
+    raw = _Reader(path, lines).plain(root, ()) if root is not None else {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}:1: expected a mapping of keys to values")
     if raw.get("sim") is not None:
@@ -57,38 +62,63 @@ def _compose(path: Path) -> yaml.Node | None:
         return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
+    except RecursionError:
+        raise ConfigError(f"{path}: {_TOO_DEEP}") from None
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML: {getattr(exc, 'problem', None) or exc}") from exc
 
 
-def _plain(node: yaml.Node, key: tuple, lines: dict[tuple, int], path: Path) -> Any:
-    """Return the node's value, and note the line of every key; a key given twice is an error."""
-    lines.setdefault(key, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        found: dict[str, Any] = {}
-        for name_node, value in node.value:
-            name = _scalar(name_node, path)
-            line = name_node.start_mark.line + 1
-            if name in found:
-                raise ConfigError(f"{path}:{line}: {_dotted((*key, name))}: given twice")
-            lines[(*key, name)] = line
-            found[name] = _plain(value, (*key, name), lines, path)
-        return found
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*key, i), lines, path) for i, item in enumerate(node.value)]
-    return _scalar(node, path)
+class _Reader:
+    """Make values of nodes, within limits; note the line of every key."""
+
+    def __init__(self, path: Path, lines: dict[tuple, int]):
+        self._path, self._lines, self._n = path, lines, 0
+
+    def plain(self, node: yaml.Node, key: tuple) -> Any:
+        """Return the node's value; a key given twice is an error."""
+        self._n += 1
+        if self._n > MOST_VALUES:
+            raise self._wrong(node, f"more than {MOST_VALUES} values, with aliases written out")
+        if len(key) > DEEPEST:
+            raise self._wrong(node, _TOO_DEEP)
+        self._lines.setdefault(key, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            found: dict[str, Any] = {}
+            for name_node, value in node.value:
+                name = self._scalar(name_node)
+                if name in found:
+                    raise self._wrong(name_node, f"{_dotted((*key, name))}: given twice")
+                self._lines[(*key, name)] = name_node.start_mark.line + 1
+                found[name] = self.plain(value, (*key, name))
+            return found
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(item, (*key, i)) for i, item in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self._wrong(node, "a key must be a word")
+        if node.tag != "tag:yaml.org,2002:str" and len(node.value) > LONGEST_NUMBER:
+            raise self._wrong(node, f"{node.value[:20]!r}...: too long for a number")
+        try:
+            value = yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError) as exc:
+            raise self._wrong(node, getattr(exc, "problem", None) or str(exc)) from exc
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._wrong(node, f"{node.value}: expected a finite number")
+        if isinstance(value, datetime.date):
+            return str(value)
+        if value is not None and not isinstance(value, str | int | float):
+            raise self._wrong(node, f"{node.value!r:.40}: expected text, a number, true or false")
+        return value
+
+    def _wrong(self, node: yaml.Node, what: str) -> ConfigError:
+        return ConfigError(f"{self._path}:{node.start_mark.line + 1}: {what}")
 
 
-def _scalar(node: yaml.Node, path: Path) -> Any:
-    line = node.start_mark.line + 1
-    if not isinstance(node, yaml.ScalarNode):
-        raise ConfigError(f"{path}:{line}: a key must be a word")
-    try:
-        return yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError) as exc:
-        raise ConfigError(f"{path}:{line}: {getattr(exc, 'problem', None) or exc}") from exc
+_TOO_DEEP = f"lists and mappings more than {DEEPEST} deep"
 
 
 def _filled(value: Any, port: int, prefix: str) -> Any:

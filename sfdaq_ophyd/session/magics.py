@@ -84,7 +84,7 @@ def line_of(finding: Any) -> str:
     version = f" [{finding.version}]" if finding.version else ""
     found = " ".join(finding.found.split())
     text = f"{mark} {took} ms  {finding.name:18} {finding.address}{version}  {found}"
-    return text if finding.ok else f"{text}. {finding.advice}"
+    return text if finding.ok else f"{text.rstrip('. ')}. {finding.advice}"
 
 
 def _say(text: str, stderr: bool = False) -> None:

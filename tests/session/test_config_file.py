@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -49,6 +50,50 @@ def write(tmp_path, text):
             ":4: suspenders.b: resume lies on the wrong side",
         ),
         ("devices: [\n", ":2: not YAML"),
+        (
+            "devices:\n  jf: {class: Jungfrau, detector_name: JF01T03V01, pulse_id: beat,\n"
+            "    endpoints: ['tcp://a:1', 'tcp://a:2', 'tcp://a:3']}\n",
+            "devices: jf: pulse_id: no device 'beat'; there are jf",
+        ),
+        (
+            "devices:\n  jf: {class: Jungfrau, detector_name: JF01T01V01, endpoints: ['tcp://a:1'],\n"
+            "    control: {broker: nobody}}\n",
+            "devices: jf: control: broker: no device 'nobody'",
+        ),
+        (
+            "devices:\n  jf: {class: Jungfrau, detector_name: JF01T03V01, endpoints: ['tcp://a:1', 'tcp://a:2']}\n",
+            ":2: devices.jf: endpoints: 2, expected all of JF01T03V01: 3, or with two interfaces 6",
+        ),
+        (
+            "devices:\n  jf: {class: Jungfrau, detector_name: JF01T02V01, endpoints: ['tcp://a:1', 'tcp://a:1']}\n",
+            ":2: devices.jf: endpoints: one is there twice",
+        ),
+        (
+            "devices:\n  jf: {class: Jungfrau, detector_name: JF01T02V01, stream: assembled,\n"
+            "    endpoints: ['tcp://a:1', 'tcp://a:2']}\n",
+            ":2: devices.jf: endpoints: 2, expected the one of the assembled stream",
+        ),
+        (
+            "devices:\n  e: {class: Eiger, url: 'http://x', timeout: yes}\n",
+            ":2: devices.e.timeout: Input should",
+        ),
+        (
+            "devices:\n  s: {class: SfDaqBroker, url: 'http://x', n_pulses: true}\n",
+            ":2: devices.s.n_pulses: ",
+        ),
+        ("sim: {speed: true}\n", ":1: sim.speed: "),
+        ("sim: {seed: false}\n", ":1: sim.seed: "),
+        ("catalog: {start_timeout: on}\n", ":1: catalog.start_timeout: "),
+        (
+            "devices:\n  r: {class: ReadOnly, pv: R}\nsuspenders:\n  b: {device: r, below: true}\n",
+            ":4: suspenders.b.below: ",
+        ),
+        (
+            "devices:\n  e: {class: Eiger, url: 'http://x', timeout: .nan}\n",
+            ":2: .nan: expected a finite number",
+        ),
+        ("metadata:\n  constant:\n    deep: [1, {x: -.inf}]\n", ":3: -.inf: expected a finite number"),
+        ("metadata: {constant: {x: !!binary aGVsbG8=}}\n", ":1: 'aGVsbG8=': expected text, a number"),
         ("- a\n", ":1: expected a mapping"),
         ("devices: !!python/object/apply:os.system [id]\n", ":1: "),
     ],
@@ -58,6 +103,53 @@ def test_load_when_the_file_is_wrong_then_file_line_and_key(tmp_path, text, said
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         load_config(path)
     assert str(caught.value).startswith(str(path))
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, "more than 50000 values, with aliases written out"),
+        ("devices: &a\n  x: *a\n", "lists and mappings more than 50 deep"),
+        ("devices: &a [*a, *a]\n", "lists and mappings more than 50 deep"),
+        ("[" * 100_000, "more than 50 deep"),
+        ("{a: " * 100_000, "more than 50 deep"),
+        ("- " * 50_000, "more than 50 deep"),
+        ("x: " + "1:" * 500_000 + "1\n", "too long for a number"),
+        ("x: " + "9" * 500_000 + "\n", "too long for a number"),
+    ],
+    ids=["aliases", "its own alias", "two", "brackets", "braces", "dashes", "base 60", "digits"],
+)
+def test_yaml_hostile_when_a_bomb_then_refused_before_it_is_written_out(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_config(write(tmp_path, text))
+
+
+def names_of_the_startup_files():
+    for path in sorted((PROFILE / "startup").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.alias):
+                yield (node.asname or node.name).partition(".")[0]
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+
+
+@pytest.mark.parametrize(
+    "name", ["lambda", "None", "print", "In", *sorted(set(names_of_the_startup_files()))]
+)
+def test_yaml_hostile_when_a_device_would_hide_a_name_then_refused(tmp_path, name):
+    text = f"devices:\n  {name}: {{class: Motor, pv: X}}\n"
+    with pytest.raises(ConfigError, match=f":2: devices.{name}.*would hide it"):
+        load_config(write(tmp_path, text))
+
+
+def test_load_when_a_date_is_given_then_text_that_metadata_can_hold(tmp_path):
+    config = load_config(write(tmp_path, "metadata: {constant: {since: 2026-11-26}}\n"))
+    assert config.metadata.constant == {"since": "2026-11-26"}
 
 
 def test_load_when_several_things_are_wrong_then_a_line_each(tmp_path):

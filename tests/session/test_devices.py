@@ -19,7 +19,7 @@ devices:
   sfdaq: {class: SfDaqBroker, url: http://h:10002, pgroup: p12345}
   lone:
     class: Jungfrau
-    detector_name: JF01T03V01
+    detector_name: JF01T01V01
     endpoints: [tcp://h:30001]
     control: {broker: jf}
 """
