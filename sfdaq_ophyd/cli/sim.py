@@ -58,9 +58,15 @@ def sim(
     Example: sfdaq sim --only eiger,pvs --option eiger_model=1M
     """
     names = [name.strip().replace("-", "_") for name in only.split(",") if name.strip()] or None
-    stop = threading.Event()
+    serving, stop = threading.Event(), threading.Event()
+
+    def end(*_) -> None:
+        stop.set()
+        if not serving.is_set():
+            raise KeyboardInterrupt  # what has started is ended on the way out
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     facility = Facility(
         speed,
         directory,
@@ -72,6 +78,7 @@ def sim(
         **_options(option or []),
     )
     with facility:
+        serving.set()
         addresses = facility.addresses()
         print("READY", flush=True)
         if as_json:

@@ -124,3 +124,18 @@ def test_sim_when_the_speed_is_wrong_then_said_before_anything_starts(sim, words
     child = sim(*words)
     assert child.process.wait(timeout=60) != 0
     assert message in child.process.stderr.read() and child.lines == []
+
+
+def test_sim_when_interrupted_while_it_starts_then_ends_at_once_and_leaves_nothing(
+    sim, tmp_path, monkeypatch, wait_for
+):
+    hanging = tmp_path / "hanging"
+    hanging.mkdir()
+    (hanging / "caproto.py").write_text("import time\nprint('STEP hanging', flush=True)\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hanging), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    child = sim("--only", "pvs")
+    wait_for(lambda: list(tmp_path.glob("sfdaq-clock-*")), "start", timeout=60)
+    code, _ = child.end(signal.SIGINT)
+    assert code != 0 and child.lines == []
+    assert [path.name for path in tmp_path.iterdir()] == ["hanging"], "neither folder nor clock"

@@ -429,3 +429,16 @@ def test_delays_when_scaled_then_detectors_wait_10_and_channels_60_of_their_seco
             line = next(x for x in broker.site.tree.read_text(name).splitlines() if "sleeping" in x)
             sleeps[source] = float(line.split()[2])
         assert 5 < sleeps[ONE] <= 10 and 55 < sleeps["BSDATA"] <= 60
+
+
+def test_stamps_when_the_clock_stood_in_between_then_those_of_the_clock(facility, retrieve):
+    clock = facility.clock
+    stood = clock.pause()
+    assert not clock.wait_for(stood + 1, timeout=0.2)
+    clock.resume()
+    assert clock.wait_for(stood + 5, timeout=10)
+    (path,), _ = retrieve(n=clock.now() - stood + 3, channels_list=["SAR:A"])
+    with h5py.File(path) as file:
+        ids, stamps = file["SAR:A/pulse_id"][()], file["SAR:A/timestamp"][()]
+    assert stood in ids and (np.diff(stamps) > 0.1e9).sum() == 1
+    np.testing.assert_allclose(stamps, [1e9 * clock.time_of(int(i)) for i in ids], rtol=0, atol=1e3)

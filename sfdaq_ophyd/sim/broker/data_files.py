@@ -133,5 +133,4 @@ def _column(group: h5py.Group, name: str, values: np.ndarray) -> None:
 
 
 def _seconds(site: Site, pulse_ids: np.ndarray) -> np.ndarray:
-    reference = int(pulse_ids[-1]) if len(pulse_ids) else 0
-    return site.clock.time_of(reference) + (np.asarray(pulse_ids, "f8") - reference) * 0.01
+    return np.array([site.clock.time_of(int(pulse_id)) for pulse_id in pulse_ids], "f8")
