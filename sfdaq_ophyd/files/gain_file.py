@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ._hdf5 import check_detector, dataset, looking_into, opened, read
+from ._plausible import check_gain
 
 _MAP_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 _PLANES = {3: [0, 1, 2, 0, 1, 2], 4: [0, 1, 2, 3, 1, 2], 6: [0, 1, 2, 3, 4, 5]}
@@ -34,7 +35,8 @@ def read_gain(source: str | Path | Sequence[str | Path], detector_name: str) -> 
     Raises
     ------
     FileFormatError
-        Missing dataset, wrong shape or dtype, another detector's file, wrong length of a binary file.
+        Missing dataset, wrong shape or dtype, another detector's file, wrong length of a binary file; gains
+        of the wrong sign, or inverted.
     """
     if isinstance(source, (str, Path)):
         return _read_hdf5(source, detector_name)
@@ -57,7 +59,9 @@ def _read_hdf5(path, detector_name):
             shape=f"(4 or 6, {rows}, {columns}) for {detector_name}",
             fits=lambda shape: shape in ((4, rows, columns), (6, rows, columns)),
         )
-        return read(gains).astype(np.float32)
+        maps = read(gains).astype(np.float32)
+    check_gain(path, "gains", maps)
+    return maps
 
 
 def read_gain_binary(path: str | Path) -> np.ndarray:
@@ -75,7 +79,9 @@ def read_gain_binary(path: str | Path) -> np.ndarray:
                 path, "gain maps", found=found, expected=f"3, 4 or 6 maps of {8 * _MAP_PIXELS} bytes, float64"
             )
         maps = np.fromfile(path, dtype="<f8").reshape(n_planes, *MODULE_SHAPE)
-    return maps[_PLANES[n_planes]].astype(np.float32)
+    maps = maps[_PLANES[n_planes]].astype(np.float32)
+    check_gain(path, "gain maps", maps)
+    return maps
 
 
 def write_gain(path: str | Path, gain: np.ndarray, *, input_files: Sequence[str] = ()) -> None:

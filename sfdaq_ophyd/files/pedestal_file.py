@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ._hdf5 import check_detector, dataset, opened, read
+from ._plausible import check_pedestal
 
 OM_GAIN_BITS = {"int16": (0, 16384, -16384), "uint16": (0, 16384, 49152)}
 """What OM's darks of G0, G1, G2 hold above the ADU: as from its ZMQ stream, and as from files."""
@@ -41,7 +42,8 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
     Raises
     ------
     FileFormatError
-        Missing pedestals, wrong shape or dtype, another detector's file.
+        Missing pedestals, wrong shape or dtype, another detector's file; pedestals that no ADC can give, as
+        with gain bits left in them. A stage without values is warned of.
     """
     rows, columns = DetectorName.parse(detector_name).raw_shape
     check_detector(path, "gains", detector_name)
@@ -53,7 +55,9 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
         }
         mean = read(dataset(file, "gains", **planes))
         rms = read(dataset(file, "gainsRMS", **planes)) if "gainsRMS" in file else None
-        return Pedestal(mean, rms, _read_mask(file, detector_name) if "pixel_mask" in file else None)
+        mask = _read_mask(file, detector_name) if "pixel_mask" in file else None
+    check_pedestal(path, "gains", mean)
+    return Pedestal(mean, rms, mask)
 
 
 def read_pixel_mask(path: str | Path, detector_name: str) -> np.ndarray:

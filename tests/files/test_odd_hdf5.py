@@ -144,8 +144,8 @@ def read(name, path):
 
 @pytest.mark.parametrize("name", READERS)
 def test_reader_when_the_file_is_whole_then_it_is_content(content, name):
-    if name in ("of channels", "binary gain"):
-        pytest.skip("reads nothing of this file")
+    if name in ("of channels", "binary gain", "gain"):
+        pytest.skip("reads nothing of this file, whose /gains are pedestals")
     READERS[name](content)
 
 
