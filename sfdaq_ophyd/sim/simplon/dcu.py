@@ -46,6 +46,7 @@ class DetectorControlUnit:
         command_limit: float,
         serial: str,
         seed: int,
+        patient: bool = False,
     ):
         self.version, self.command_limit = version, command_limit
         geometry = make_geometry(model, version, shape)
@@ -53,7 +54,7 @@ class DetectorControlUnit:
         self.faults, self.monitor = Faults(), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
-        options = {"profile": profile, "dwell": dwell, "seed": seed}
+        options = {"profile": profile, "dwell": dwell, "seed": seed, "patient": patient}
         self.detector = Detector(config, self.monitor, self.files, self.faults, **options)
         self._fetched: dict[str, list] = {}
         self._make_modules()

@@ -31,6 +31,9 @@ from .frames import FrameMaker
 from .monitor import MonitorBuffer
 from .scene import Scene
 
+PATIENCE = 60.0
+"""s for which a patient detector waits with its next frame for a client that took the frames before."""
+
 
 @dataclass
 class Series:
@@ -65,6 +68,8 @@ class Detector:
         Number of the last series; 0 after initialize.
     dwell : float
         s spent in ``initialize`` and ``configure``.
+
+    A patient detector never exposes more than its reader has room for, and makes up for no delay.
     """
 
     def __init__(
@@ -77,9 +82,10 @@ class Detector:
         profile: str,
         dwell: float,
         seed: int,
+        patient: bool,
     ):
         self.config, self.monitor, self.files, self.faults = config, monitor, files, faults
-        self.profile, self.dwell = profile, dwell
+        self.profile, self.dwell, self._patient = profile, dwell, patient
         self._seed, self._random = seed, random.Random(seed)
         self._exposure: asyncio.Task | None = None
         self._scenes: dict[Scene, list] = {}
@@ -234,6 +240,11 @@ class Detector:
         held_last = self.faults.take("late_last")
         for i in range(series.frames_per_trigger):
             await asyncio.sleep(start + (i + 1) * period - loop.time())
+            if self._patient:
+                await self.monitor.wait_for_room(PATIENCE)
+                late = loop.time() - start - (i + 1) * period
+                if late > period:
+                    start, start_ns = start + late, start_ns + round(late * 1e9)
             last = i == series.frames_per_trigger - 1
             await self._make_frame(series, start_ns + round(i * period * 1e9), count_time, held_last and last)
         await self._hand_out(series, len(series.late))

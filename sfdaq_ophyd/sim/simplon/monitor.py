@@ -9,6 +9,8 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
+from ...limits import counted_time
+
 MEMORY = 16 * 2**30
 """Bytes the simulated buffer may hold, whatever `buffer_size` says."""
 
@@ -49,7 +51,8 @@ class MonitorBuffer:
 
     def __init__(self):
         self._frames: deque[StoredFrame] = deque()
-        self._arrived = asyncio.Condition()
+        self._changed = asyncio.Condition()
+        self._asked_at: float | None = None
         self.initialize()
 
     def initialize(self) -> None:
@@ -78,8 +81,7 @@ class MonitorBuffer:
                 self._drop(1)
             self._frames.append(frame)
             self._n_bytes += frame.n_bytes
-        async with self._arrived:
-            self._arrived.notify_all()
+        await self._notify()
 
     def shrink(self, buffer_size: int) -> None:
         """Set `buffer_size`; frames beyond it go, the newest first with `discard_new`, else the oldest."""
@@ -90,8 +92,21 @@ class MonitorBuffer:
 
     async def next(self, timeout: float) -> StoredFrame | None:
         """Take out the oldest frame; None if none came within `timeout` s."""
+        self._asked_at = counted_time()
         await self._wait(lambda: bool(self._frames), timeout)
-        return self._take_out(newest=False) if self._frames else None
+        self._asked_at = counted_time()
+        if not self._frames:
+            return None
+        frame = self._take_out(newest=False)
+        await self._notify()
+        return frame
+
+    async def wait_for_room(self, patience: float) -> None:
+        """Wait while the buffer is full, if somebody asked for the next frame in the last `patience` s."""
+        while self.enabled and len(self._frames) >= self._most and self._asked_at is not None:
+            if counted_time() - self._asked_at > patience:
+                return
+            await self._wait(lambda: len(self._frames) < self._most, 0.5)
 
     async def newest(self, timeout: float) -> StoredFrame | None:
         """Return the frame that came last, in the buffer or not; None if there has been none."""
@@ -121,8 +136,11 @@ class MonitorBuffer:
         return MEMORY - self._n_bytes
 
     def _has_room(self, frame: StoredFrame) -> bool:
-        most = min(self.buffer_size, MOST_FRAMES)
-        return len(self._frames) < most and self.n_bytes_free >= frame.n_bytes
+        return len(self._frames) < self._most and self.n_bytes_free >= frame.n_bytes
+
+    @property
+    def _most(self) -> int:
+        return min(self.buffer_size, MOST_FRAMES)
 
     def _take_out(self, *, newest: bool) -> StoredFrame:
         frame = self._frames.pop() if newest else self._frames.popleft()
@@ -133,10 +151,14 @@ class MonitorBuffer:
         self.n_dropped += n
         self.overflow = True
 
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
     async def _wait(self, condition, timeout: float) -> None:
-        async with self._arrived:
+        async with self._changed:
             try:
                 async with asyncio.timeout(timeout):
-                    await self._arrived.wait_for(condition)
+                    await self._changed.wait_for(condition)
             except TimeoutError:
                 return

@@ -94,6 +94,7 @@ class EigerPart:
             "command_limit": command_limit,
             "serial": serial,
             "seed": world.seed,
+            "patient": world.clock.patient,
         }
         self._initialized, self._port = initialized, port or world.next_port()
         self.requests = RequestLog()

@@ -117,3 +117,23 @@ def test_bytes_free_when_frames_come_and_go_then_what_is_left(monkeypatch):
     assert buffer.n_bytes_free == whole - 100
     buffer.clear()
     assert buffer.n_bytes_free == whole
+
+
+def test_wait_for_room_when_its_reader_is_there_then_until_it_takes_a_frame():
+    async def run():
+        buffer = MonitorBuffer()
+        buffer.enabled, buffer.buffer_size = True, 2
+        for k in range(2):
+            await buffer.store(frame(k))
+        await asyncio.wait_for(buffer.wait_for_room(60), 5)  # nobody has read yet
+        await buffer.next(0)
+        await buffer.store(frame(2))
+        waiting = asyncio.create_task(buffer.wait_for_room(60))
+        assert (await asyncio.wait([waiting], timeout=0.05))[1], "the buffer is full"
+        assert (await buffer.next(0)).image_id == 1
+        await asyncio.wait_for(waiting, 5)
+        await buffer.store(frame(3))
+        await asyncio.wait_for(buffer.wait_for_room(0.0), 5)  # its patience is over
+        return buffer.n_dropped
+
+    assert asyncio.run(run()) == 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire import tiff
 from sfdaq_ophyd.wire.darray import decode_darray
@@ -253,3 +255,26 @@ def test_adeiger_when_it_starts_and_acquires_in_its_order_then_every_call_succee
     frame = tiff.decode(call("GET", f"{monitor}/images/monitor?timeout=500"))
     assert (frame.series_id, frame.image_id) == (series_id, 3)
     connection.close()
+
+
+def test_series_when_the_facility_is_patient_then_no_frame_is_dropped_for_a_slow_reader():
+    with Facility(speed="auto", only=["eiger"], eiger_shape=(32, 48), eiger_initialized=True) as facility:
+        rest = Rest(facility.eiger)
+        rest.set("monitor/config/mode", "enabled")
+        rest.set("monitor/config/buffer_size", 3)
+        rest.set("detector/config/count_time", 0.002)
+        rest.set("detector/config/frame_time", 0.002)
+        arm(rest, nimages=12)
+        assert rest.get("monitor/images/next?timeout=0").status_code == 408, "a reader is there"
+        with ThreadPoolExecutor(1) as pool:
+            triggered = pool.submit(Rest(facility.eiger).command, "detector/command/trigger")
+            seen = images(rest, 1)
+            for _ in range(11):
+                status = rest.value("monitor/status/buffer_fill_level")
+                assert status[0] <= 3
+                seen += images(rest, 1)
+            triggered.result(20)
+        assert [frame.image_id for frame in seen] == list(range(12))
+        assert rest.value("monitor/status/dropped") == 0
+        times = [frame.time_ns for frame in seen]
+        assert all(later - earlier >= 1.9e6 for earlier, later in zip(times, times[1:]))
