@@ -30,6 +30,7 @@ N_MESSAGES = 100_000
 def simulated(**settings):
     """The simulated DAQ in a process of its own, small images."""
     command = [sys.executable, "-m", "sfdaq_ophyd.sim.std_daq", "--port", "0"]
+    command += ["--writable", tempfile.gettempdir()]
     command += ["--settings", json.dumps({"image_shape": [16, 32], "maxlen": 1000, **settings})]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

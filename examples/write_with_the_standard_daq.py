@@ -1,7 +1,5 @@
 """Have the standard DAQ write images at each point of a scan."""
 
-import tempfile
-
 import bluesky.plans as bp
 from bluesky import RunEngine
 from ophyd.sim import motor
@@ -10,7 +8,8 @@ from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.sim import Facility
 
 documents = []
-with tempfile.TemporaryDirectory() as folder, Facility(only=["jungfrau", "std_daq"], speed=10) as facility:
+with Facility(only=["jungfrau", "std_daq"], speed=10) as facility:
+    folder = facility.directory / "files"  # the simulated DAQ writes nowhere else
     RE = RunEngine()
     RE.subscribe(lambda name, doc: documents.append((name, doc)))
     writer = StdDaqWriter(facility.std_daq.url, name="writer", directory=folder)

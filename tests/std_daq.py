@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 
 from sfdaq_ophyd.sim.clock import PulseClock
@@ -12,10 +13,14 @@ from sfdaq_ophyd.sim.std_daq.settings import Settings
 
 @contextlib.contextmanager
 def simulated_daq(**settings) -> Iterator[StdDaqServer]:
-    """Yield a running server; small images, 100 Hz or what the machine can do, ten times as fast."""
+    """Yield a running server; small images, 100 Hz or what the machine can do, ten times as fast.
+
+    It writes below the folder of temporary files.
+    """
+    given = {"speed": 10.0, "image_shape": (8, 16), "writable": tempfile.gettempdir(), **settings}
     clock = PulseClock(patient=True)
     try:
-        with StdDaqServer(Settings(**{"speed": 10.0, "image_shape": (8, 16), **settings}), clock) as server:
+        with StdDaqServer(Settings(**given), clock) as server:
             yield server
     finally:
         clock.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ MAX_MESSAGE = 2**20
 
 MAX_WAITING = 10_000
 """Messages kept for `StdDaqRedis.messages`; older ones are dropped and counted."""
+
+
+AHEAD = 86_400.0
+"""s by which a time of the DAQ's clock may be ahead of its Redis; what is more, is no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class StdDaqRedis:
     ----------
     counts : Counter
         How many messages were "delivered", and left out as "doubled", "replayed", "invalid", "dropped".
+    silent_since : float or None
+        Since when nothing can be heard, s since the epoch; None while connected.
 
     Examples
     --------
@@ -99,8 +106,8 @@ class StdDaqRedis:
                 socket_timeout=timeout + block,
                 retry=Retry(NoBackoff(), 0),
             )
-        except ValueError as exc:
-            raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from exc
+        except ValueError:  # its text may show the password
+            raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from None
         self.url = shown_url(url)
         self._names = {chosen[name].encode(): name for name in names}
         self._block_ms = max(1, int(block * 1000))
@@ -115,6 +122,16 @@ class StdDaqRedis:
         self._ready, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self.counts: Counter[str] = Counter()
+        self.silent_since: float | None = time.time()
+        self._why = "not started"
+
+    @property
+    def state(self) -> str:
+        """What to tell a person: that it listens, or since when it hears nothing, and why."""
+        since = self.silent_since
+        if since is None:
+            return "listening"
+        return f"hears nothing since {time.strftime('%H:%M:%S', time.localtime(since))}: {self._why}"
 
     def start(self) -> StdDaqRedis:
         """Begin to follow, from the newest entry on. Returns at once, also where no Redis answers."""
@@ -153,6 +170,7 @@ class StdDaqRedis:
         self._closing.set()
         with self._news:
             self._news.notify_all()
+        self._fell_silent("closed")
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self._join)
         self._redis.close()
@@ -170,14 +188,18 @@ class StdDaqRedis:
             try:
                 self._find_ends()
                 self._ready.set()
-                pause = 0.1
                 while not self._closing.is_set():
                     self._read()
-            except (redis.RedisError, OSError) as exc:
-                self._ready.clear()
-                logger.warning("%s: %s; next try in %.1f s", self.url, exc, pause)
+                    self.silent_since, pause = None, 0.1
+            except Exception as exc:  # a peer may break the library in any way: the thread goes on
+                self._fell_silent(f"{type(exc).__name__} {exc}".strip())
+                logger.warning("%s: %s; next try in %.1f s", self.url, self._why, pause)
                 self._closing.wait(pause)
                 pause = min(2 * pause, 2.0)
+
+    def _fell_silent(self, why: str) -> None:
+        self._ready.clear()
+        self.silent_since, self._why = self.silent_since or time.time(), why
 
     def _find_ends(self) -> None:
         """Take the newest ids; after a restart keep ours, unless the stream began anew."""
@@ -186,7 +208,7 @@ class StdDaqRedis:
             end = _as_bytes(newest[0][0]) if newest else b"0-0"
             if key not in self._ids:
                 self._ids[key] = end
-                if newest and (message := self._parse(name, newest[0][0], newest[0][1])) is not None:
+                if newest and (message := self._parsed(name, newest[0][0], newest[0][1])) is not None:
                     with self._news:
                         self._latest[name] = message
             elif _order(end) < _order(self._ids[key]):
@@ -204,7 +226,7 @@ class StdDaqRedis:
                 self._deliver(self._names[key], entry_id, fields)
 
     def _deliver(self, name: str, entry_id, fields) -> None:
-        message = self._parse(name, entry_id, fields)
+        message = self._parsed(name, entry_id, fields)
         if message is None:
             return
         with self._news:
@@ -220,6 +242,15 @@ class StdDaqRedis:
             except Exception:
                 logger.exception("callback of stream %s failed", name)
 
+    def _parsed(self, name: str, entry_id, fields) -> Message | None:
+        """Return the message of an entry; whatever is wrong with one, the next one is looked at."""
+        try:
+            return self._parse(name, entry_id, fields)
+        except Exception:
+            self.counts["invalid"] += 1
+            logger.debug("%s: entry %s of stream %s", self.url, entry_id, name, exc_info=True)
+            return None
+
     def _parse(self, name: str, entry_id, fields) -> Message | None:
         raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), None)
         try:
@@ -233,19 +264,20 @@ class StdDaqRedis:
             if self._previous == raw:
                 self.counts["doubled"] += 1
                 return None
-            if self._is_replay(content):
+            if self._is_replay(content, _order(_as_bytes(entry_id))[0] / 1000):
                 self.counts["replayed"] += 1
                 return None
             self._previous = raw
         return Message(name, _as_bytes(entry_id).decode(), content)
 
-    def _is_replay(self, status: dict) -> bool:
-        """Tell a status of an acquisition that ended before the newest one began."""
+    def _is_replay(self, status: dict, now: float) -> bool:
+        """Tell a status of an acquisition that ended before the newest one began; times to come count not."""
         acquisition = status.get("acquisition")
         stats = acquisition.get("stats") if isinstance(acquisition, dict) else None
         if not isinstance(stats, dict):
             return False
-        times = [t for t in (stats.get("start_time"), stats.get("stop_time")) if isinstance(t, int | float)]
+        times = [stats.get("start_time"), stats.get("stop_time")]
+        times = [t for t in times if isinstance(t, int | float) and t < now + AHEAD]
         if max(times, default=0.0) < self._newest_time:
             return True
         self._newest_time = max(times, default=0.0)

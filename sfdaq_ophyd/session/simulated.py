@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ServiceUnreachable
@@ -42,11 +43,12 @@ class SimulatedFacility:
         os.environ["EPICS_CA_ADDR_LIST"] = f"127.0.0.1:{self.port}"
         os.environ["EPICS_CA_AUTO_ADDR_LIST"] = "NO"
 
-    def start(self, config: SimConfig, directory: Path) -> None:
-        """Begin to start; returns at once. Files go below `directory`."""
+    def start(self, config: SimConfig, directory: Path, writable: Sequence[Path] = ()) -> None:
+        """Begin to start and return. Files go below `directory`, the standard DAQ's below `writable`, too."""
         if self._thread is not None:
             return
-        options = {**config.options, "pvs_prefix": self.prefix, "port_base": self.port}
+        options = {"std_daq_writable": list(writable), **config.options}
+        options |= {"pvs_prefix": self.prefix, "port_base": self.port}
         self._facility = Facility(
             config.speed, directory, config.only, config.seed, start_timeout=config.start_timeout, **options
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..log import keep_log
+from ._device_config import StdDaqWriterConfig
 from .config import SfdaqConfig
 from .config_file import load_config
 from .lazy import Lazy
@@ -78,7 +79,12 @@ class Session:
         self.config: SfdaqConfig = first
         if self.sim is not None:
             self.config = load_config(self.path, port=self.sim.port, prefix=self.sim.prefix)
-            self.sim.start(self.config.sim, self.config.directory / "facility")
+            folders = [
+                self.config.directory / block.directory
+                for block in self.config.devices.values()
+                if isinstance(block, StdDaqWriterConfig)
+            ]
+            self.sim.start(self.config.sim, self.config.directory / "facility", folders)
         if self.config.control_layer:
             os.environ.setdefault(
                 "OPHYD_CONTROL_LAYER", self.config.control_layer

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -96,6 +98,67 @@ def test_follow_when_entries_are_no_json_then_they_are_counted_and_left_out(serv
         add(server, "daq:status", status(1))
         assert len(collect(follower, "status", 1)) == 1
         assert follower.counts["invalid"] == 5
+
+
+HOSTILE = {
+    "deep": b'{"a":' * 100_000,
+    "deep list": b"[" * 100_000,
+    "number": json.dumps(status(9)).encode().replace(b"1.0", b"1" + b"0" * 5000),
+    "text for a number": json.dumps(status(9, start="x", stop=[])).encode(),
+    "a time to come": json.dumps(status(9, start=1e300)).encode(),
+    "not a number": json.dumps(status(9, start=float("nan"))).encode(),
+    "surrogates": json.dumps(status(9, state="\ud800")).encode(),
+    "odd fields": None,
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_follow_when_an_entry_is_hostile_then_the_next_one_is_delivered(server, what):
+    """`redis-deep-entry`: one entry nested 100 000 deep ended the follower's thread for good."""
+    with StdDaqRedis(server.url, "status", block=0.1) as follower:
+        assert follower.wait_connected(5)
+        with redis.Redis.from_url(server.url) as client:
+            client.xadd("daq:status", {"json": HOSTILE[what]} if HOSTILE[what] else {b"\xff": b"\xfe"})
+        add(server, "daq:status", status(1, start=5.0, n=3))
+        counts = (
+            m.content["acquisition"]["stats"]["n_write_completed"] for m in follower.messages("status", 10)
+        )
+        assert 3 in counts
+
+
+def test_state_when_redis_is_away_or_talks_nonsense_then_it_says_since_when_and_goes_on(wait_for):
+    """A peer that is no Redis at all, and then one."""
+    nonsense = socket.create_server(("127.0.0.1", 0))
+    port = nonsense.getsockname()[1]
+
+    def talk():
+        while True:
+            try:
+                connection, _ = nonsense.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"*1\r\n" * 5000)
+
+    threading.Thread(target=talk, daemon=True).start()
+    begun = time.time()
+    with StdDaqRedis(f"redis://:s3cret@127.0.0.1:{port}", "status", block=0.1, timeout=1.0) as follower:
+        wait_for(lambda: "not started" not in follower.state, "the first failure")
+        assert follower.state.startswith("hears nothing since ") and begun - 1 <= follower.silent_since
+        assert "s3cret" not in follower.state
+        nonsense.shutdown(socket.SHUT_RDWR)
+        nonsense.close()
+        embedded = EmbeddedRedis(port)
+        embedded.start()
+        try:
+            assert follower.wait_connected(10)
+            wait_for(lambda: follower.silent_since is None, "news")
+            assert follower.state == "listening"
+            add(SimpleNamespace(url=embedded.url), "daq:status", status(1))
+            assert collect(follower, "status", 1)
+        finally:
+            embedded.stop()
 
 
 def test_follow_when_the_key_is_another_one_then_it_is_followed(server):

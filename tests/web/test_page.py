@@ -94,13 +94,14 @@ def test_numbers_when_the_clock_stands_then_the_pulse_id_of_the_machine(facility
         facility.clock.resume()
 
 
-def test_writer_when_it_writes_then_its_progress_and_its_end(facility, page, wait_for, tmp_path):
+def test_writer_when_it_writes_then_its_progress_and_its_end(facility, page, wait_for):
+    path = facility.directory / "x.h5"
     client = StdDaqClient(facility.std_daq.url)
     client.stop_writer()  # as after every start of the DAQ
-    client.start_writer_async({"output_file": str(tmp_path / "x.h5"), "n_images": 5})
+    client.start_writer_async({"output_file": str(path), "n_images": 5})
     wait_for(lambda: page.fact("writer", "images") == "5 of 5", "all images", timeout=20)
     wait_for(lambda: page.fact("writer", "state") == "READY", "READY")
-    assert page.fact("writer", "file") == str(tmp_path / "x.h5")
+    assert page.fact("writer", "file") == str(path)
 
 
 def test_broker_when_a_run_number_is_taken_then_shown(facility, page, wait_for):

@@ -43,7 +43,8 @@ def demo(
     directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     limit = {"start_timeout": start_timeout}
-    parts = Facility(speed, directory / "facility", on_rate=say_rate, eiger_model=eiger_model, **limit)
+    options = {"eiger_model": eiger_model, "std_daq_writable": directory / "frames"}
+    parts = Facility(speed, directory / "facility", on_rate=say_rate, **options, **limit)
     with ExitStack() as stack:
         console.print("Starting the simulated facility and the catalog ...")
         with attempt("starting the simulated facility and the catalog"):

@@ -50,7 +50,8 @@ class PathMaker:
         Raises
         ------
         RequestError
-            The template wants a value that is not there, or the path breaks the DAQ's rule.
+            The template wants a value that is not there, a value leads out of the folder, or the path breaks
+            the DAQ's rule.
         """
         fields = self._fields() if callable(self._fields) else self._fields
         known = {**fields, **values}
@@ -63,6 +64,11 @@ class PathMaker:
             if isinstance(exc, RequestError):
                 raise
             raise RequestError("template", self._template, f"formats that fit {known} ({exc})") from exc
+        if self._leads_out(path):
+            values = {name: known[name] for name in sorted(wanted)}
+            raise RequestError(
+                "fields of the template", values, f"no '..' in {self._template}; it gives {path}"
+            )
         folder = os.path.dirname(self.local(path))
         self._make_folder(folder)
         if not os.path.isdir(folder) and "run_id" not in wanted:
@@ -78,6 +84,10 @@ class PathMaker:
             if path.startswith(prefix):
                 return os.path.join(inside, path[len(prefix) :])
         return path
+
+    def _leads_out(self, path: str) -> bool:
+        """Whether a value brought a ``..`` that the template itself does not have."""
+        return path.split("/").count("..") > self._template.split("/").count("..")
 
     def _free(self, path: str) -> str:
         number, free = 0, path

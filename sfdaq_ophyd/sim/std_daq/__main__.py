@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import queue
 import signal
 import threading
@@ -29,6 +30,9 @@ def main() -> None:
     parser.add_argument("--redis-url", default="", help="use this Redis")
     parser.add_argument("--detector-name", default="", help="e.g. JF01T03V01")
     parser.add_argument("--speed", type=float, default=1.0, help="divides the service's own delays")
+    parser.add_argument(
+        "--writable", action="append", metavar="DIR", help="write below it; default: the current directory"
+    )
     parser.add_argument("--settings", type=json.loads, default={}, help="any of Settings, as JSON")
     parser.add_argument("--clock", help="file of the pulse clock to follow")
     parser.add_argument("--start-pulse-id", type=int, help="pulse id of frame 1")
@@ -37,7 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.CRITICAL)
     given = {"dialect": options.dialect, "redis_url": options.redis_url, "speed": options.speed}
-    settings = Settings(**{**given, "detector_name": options.detector_name, **options.settings})
+    given |= {"detector_name": options.detector_name, "writable": options.writable or [os.getcwd()]}
+    settings = Settings(**{**given, **options.settings})
     clock = PulseClock(options.clock)
     server = StdDaqServer(
         settings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ...wire.std_daq import OUTPUT_FILE
 from .driver import ServiceError
@@ -19,6 +19,12 @@ def check_path(path: str) -> str:
     return path
 
 
+def is_below(path: str, roots: Sequence[str]) -> bool:
+    """Tell whether a path of this machine, all links followed, lies below one of `roots`."""
+    real = os.path.realpath(path)
+    return any(os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root) for root in roots)
+
+
 class Folders:
     """Translate and judge the folders of requests.
 
@@ -26,10 +32,13 @@ class Folders:
     ----------
     mapping : dict
         Folder in requests to folder on this machine.
+    writable : sequence of str
+        Below these, and the folders of `mapping`, files are written; all else is not there for the service.
     """
 
-    def __init__(self, mapping: Mapping[str, str]):
+    def __init__(self, mapping: Mapping[str, str], writable: Sequence[str] = ()):
         self._mapping = dict(mapping)
+        self.writable = (*writable, *self._mapping.values())
 
     def local(self, path: str) -> str:
         """Return the path on this machine."""
@@ -37,6 +46,17 @@ class Folders:
             if path == outside or path.startswith(outside.rstrip("/") + "/"):
                 return inside + path[len(outside.rstrip("/")) :]
         return path
+
+    def missing(self, folder: str, user_id: int) -> str | None:
+        """Return what the service says of a folder that `user_id` cannot see; None if it can."""
+        local = self.local(folder)
+        words = f"Output file folder {folder} does not exist. Please create it first."
+        if os.path.isdir(local) and not is_below(local, self.writable):
+            return (
+                f"{words} (It does, but this simulated DAQ writes below {', '.join(self.writable)} only; "
+                "others are named when it is started: std_daq_writable, --writable)"
+            )
+        return None if self.exists(folder, user_id) else words
 
     def exists(self, folder: str, user_id: int) -> bool:
         """Tell whether `user_id` can see the folder; below 1 it is the user of the service."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from ...errors import RequestError
@@ -18,12 +19,14 @@ class StdDaqPart:
     Parameters
     ----------
     world : World
-        Clock, speed, seed and ports of the facility; its Jungfrau, if there is one.
+        Clock, speed, seed and ports of the facility, the directory below which files are written; its
+        Jungfrau, if there is one.
     redis_url : str, optional
         An outside Redis; default is one of our own.
     **settings
         Fields of `Settings`: dialect, pydantic, detector_name, image_shape, rate_multiplicator, running,
-        servers, simulation, compressed, validator, maxlen, folders.
+        servers, simulation, compressed, validator, maxlen, folders; `writable` names folders outside of the
+        facility's directory that files may be written to.
 
     Attributes
     ----------
@@ -50,7 +53,8 @@ class StdDaqPart:
             given["detector_name"] = jungfrau.detector_name
             given["rate_multiplicator"] = jungfrau.rate_multiplicator
         try:
-            self._settings = Settings(**{**given, **settings})
+            chosen = Settings(**{**given, **settings})
+            self._settings = replace(chosen, writable=(str(world.directory), *chosen.writable))
         except TypeError as exc:
             raise RequestError("std_daq options", sorted(settings), f"fields of Settings ({exc})") from exc
         self._world = world

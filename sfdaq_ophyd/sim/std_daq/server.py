@@ -15,6 +15,7 @@ from ..clock import PulseClock
 from . import rest_fastapi, rest_flask
 from .embedded_redis import EmbeddedRedis
 from .faults import AT_ONCE, Faults, check
+from .local import LocalAsgi, LocalWsgi
 from .misbehave import AsgiFaults, WsgiFaults
 from .service import Service
 from .settings import Settings
@@ -153,7 +154,9 @@ class StdDaqServer:
     # ---- REST ---------------------------------------------------------------------------------------
 
     def _start_flask(self) -> None:
-        app = WsgiFaults(rest_flask.make_app(self.service, self._closing), self._faults, self._closing)
+        app = LocalWsgi(
+            WsgiFaults(rest_flask.make_app(self.service, self._closing), self._faults, self._closing)
+        )
         server = make_server(HOST, self._port, app, threaded=True, request_handler=_QuietHandler)
         server.daemon_threads = True
         server.block_on_close = False
@@ -172,7 +175,9 @@ class StdDaqServer:
         self._stop_rest = stop
 
     def _start_fastapi(self) -> None:
-        app = AsgiFaults(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
+        app = LocalAsgi(
+            AsgiFaults(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
+        )
         config = uvicorn.Config(
             app, host=HOST, port=self._port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
         )

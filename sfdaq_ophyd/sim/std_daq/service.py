@@ -49,10 +49,11 @@ class Service:
     ):
         self.settings, self.timing, self.faults = settings, Timing(settings.speed), faults
         self.store = Store(redis_url, self.timing, settings.maxlen)
-        self.folders = Folders(settings.folders)
+        self.folders = Folders(settings.folders, settings.writable)
         self._observers: list[Callable[[Image], None]] = []
         self.writer = WriterProcess(
             self._writer_event,
+            writable=self.folders.writable,
             seed=settings.seed,
             compressed=settings.compressed,
             start_timeout=settings.start_timeout,
@@ -144,9 +145,10 @@ class Service:
     def check_folder(self, path: str, user_id: int | None = None) -> None:
         """Raise the service's error if the folder of `path` is not there for the writer's user."""
         folder = path.rpartition("/")[0] or "/"
-        hidden = self.faults.take("hidden_folder", folder=folder)
-        if hidden or not self.folders.exists(folder, self._user_id if user_id is None else user_id):
+        if self.faults.take("hidden_folder", folder=folder):
             raise ServiceError(f"Output file folder {folder} does not exist. Please create it first.")
+        if missing := self.folders.missing(folder, self._user_id if user_id is None else user_id):
+            raise ServiceError(missing)
 
     def config(self) -> tuple[dict | None, str | None]:
         """Return configuration and id; both None if nothing is stored."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from ...errors import RequestError, SfdaqError
@@ -48,6 +49,8 @@ class Settings:
         s without a step after which the start of the writer process fails.
     folders : dict
         Folder in requests to folder on this machine; others are used as they are.
+    writable : tuple of str
+        Folders below which files are written, besides those of `folders`; others are not there for the DAQ.
     """
 
     dialect: str = "flask"
@@ -66,11 +69,13 @@ class Settings:
     seed: int = 0
     start_timeout: float = 60.0
     folders: dict[str, str] = field(default_factory=dict)
+    writable: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_rate_multiplicator(self.rate_multiplicator)
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
         object.__setattr__(self, "servers", tuple(self.servers))
+        object.__setattr__(self, "writable", _folders(self.writable))
         for name, good, expected in (
             ("dialect", self.dialect in DIALECTS, f"one of {DIALECTS}"),
             ("pydantic", self.pydantic in (1, 2), "1 or 2"),
@@ -111,3 +116,11 @@ class Settings:
             module_positions=positions if flask else {},
         )
         return config
+
+
+def _folders(given: object) -> tuple[str, ...]:
+    folders = [given] if isinstance(given, str | os.PathLike) else given
+    try:
+        return tuple(os.path.abspath(folder) for folder in folders)
+    except (TypeError, ValueError):
+        raise RequestError("writable", given, "a folder, or several") from None

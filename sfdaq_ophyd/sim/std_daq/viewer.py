@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from .driver import ServiceError
+from .folders import is_below
 from .jpeg import grey_picture, jpeg
 from .picture import Pictures
 from .service import Service
@@ -60,6 +61,6 @@ class FileViewer:
 
     def _open(self, path: str) -> h5py.File:
         local = self._service.folders.local(path)
-        if not os.path.exists(local):
+        if not os.path.exists(local) or not is_below(local, self._service.folders.writable):
             raise FileNotFoundError(2, "No such file or directory", path)
         return h5py.File(local, "r")

@@ -8,7 +8,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...errors import ServiceUnreachable
 from ...starting import next_line
@@ -26,6 +26,8 @@ class WriterProcess:
     ----------
     on_event : callable
         Called with each event (dict), in a thread of this object.
+    writable : sequence of str
+        Folders below which it writes.
     seed : int
         Of the pictures.
     compressed : bool
@@ -45,12 +47,14 @@ class WriterProcess:
         self,
         on_event: Callable[[dict], None],
         *,
+        writable: Sequence[str],
         seed: int = 0,
         compressed: bool = False,
         start_timeout: float = 60.0,
         on_step: Callable[[str], object] = lambda step: None,
     ):
-        self._on_event, self._seed, self._compressed = on_event, seed, compressed
+        self._on_event, self._writable = on_event, list(writable)
+        self._seed, self._compressed = seed, compressed
         self._start_timeout, self._on_step = start_timeout, on_step
         self._process: subprocess.Popen | None = None
         self._thread: threading.Thread | None = None
@@ -79,6 +83,7 @@ class WriterProcess:
         self.kill()
         command = [sys.executable, "-m", "sfdaq_ophyd.sim.std_daq.writer_process"]
         command += ["--config", json.dumps(config), "--seed", str(self._seed)]
+        command += ["--writable", json.dumps(self._writable)]
         command += ["--compressed"] * self._compressed
         process = subprocess.Popen(
             command,

@@ -12,19 +12,24 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from ...starting import report_step
 from .files import WriterFile
-from .folders import may_write
+from .folders import is_below, may_write
 from .picture import Pictures
 from .writer import UP
+
+LONGEST = 1e6
+"""s; no file takes longer to create."""
 
 
 class Writer:
     """State of the writer: at most one open file, and what the last start asked for."""
 
-    def __init__(self, config: dict, seed: int, compressed: bool):
-        self._config, self._seed, self._compressed = config, seed, compressed
+    def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool):
+        self._config, self._writable = config, writable
+        self._seed, self._compressed = seed, compressed
         self._pictures: Pictures | None = None
         self._file: WriterFile | None = None
         self._n_images = self._n_written = 0
@@ -35,7 +40,7 @@ class Writer:
         self._close()
         self._n_images, self._n_written = request["n_images"], 0
         try:
-            time.sleep(command["delay"])
+            time.sleep(min(command["delay"], LONGEST))
             if command.get("error"):
                 raise OSError(command["error"])
             self._open(request)
@@ -66,7 +71,8 @@ class Writer:
         if config["bit_depth"] not in (8, 16, 32):
             raise ValueError(f"Unsupported bits per pixel:{config['bit_depth']}")
         user_id = config["writer_user_id"]
-        if not may_write(os.path.dirname(request["path"]), user_id):
+        inside = is_below(request["path"], self._writable)
+        if not inside or not may_write(os.path.dirname(request["path"]), user_id):
             raise PermissionError(request["path"])
         if self._pictures is None:
             shape = (config["image_pixel_height"], config["image_pixel_width"])
@@ -92,11 +98,12 @@ def main() -> None:
     """Serve the commands on standard input."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--config", type=json.loads, required=True)
+    parser.add_argument("--writable", type=json.loads, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--compressed", action="store_true")
     options = parser.parse_args()
     report_step("making the writer")
-    writer = Writer(options.config, options.seed, options.compressed)
+    writer = Writer(options.config, options.writable, options.seed, options.compressed)
     print(UP, flush=True)  # noqa: T201
     for line in sys.stdin:
         command = json.loads(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 
 import bluesky.plans as bp
 import pytest
@@ -18,7 +19,7 @@ class Process:
 
     def __init__(self, port: int = 0):
         command = [sys.executable, "-m", "sfdaq_ophyd.sim.std_daq", "--port", str(port)]
-        command += ["--settings", '{"image_shape": [8, 16]}']
+        command += ["--settings", '{"image_shape": [8, 16]}', "--writable", tempfile.gettempdir()]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.url = self.process.stdout.readline().removeprefix("READY ").strip()
 

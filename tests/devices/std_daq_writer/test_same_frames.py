@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import bluesky.plans as bp
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ N = 40
 def facility():
     """A Jungfrau at 25 Hz that the DAQ writes too, and an Eiger."""
     options = {"jungfrau_name": DETECTOR, "jungfrau_rate_multiplicator": 4, "eiger_model": "500K"}
+    options["std_daq_writable"] = tempfile.gettempdir()
     with Facility(only=["jungfrau", "std_daq", "eiger"], speed=10.0, **options) as facility:
         yield facility
 

@@ -15,6 +15,7 @@ from ophyd.sim import motor
 
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer._paths import PathMaker
+from sfdaq_ophyd.errors import RequestError
 
 from .documents import images_of, run
 
@@ -75,6 +76,31 @@ def test_template_when_its_folder_cannot_be_seen_then_the_run_id_keeps_names_apa
     maker = PathMaker("/daq_only/data", "{scan_id}.h5", {"scan_id": 3}, mounted)
     assert maker.next(run_id=17) == "/daq_only/data/3_17.h5"
     assert PathMaker("/nowhere/data", "s{run_id}.h5", {}, {}).next(run_id=5) == "/nowhere/data/s5.h5"
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("{sample}/{name}.h5", "../pg2"),
+        ("{sample}/{name}.h5", "../../../../../../tmp/out"),
+        ("{sample}/{name}.h5", ".."),
+        (".{sample}/{name}.h5", "."),
+        ("{sample}{sample}/{name}.h5", "."),
+        ("s_{sample}", "a/../../x.h5"),
+    ],
+)
+def test_template_when_a_value_leads_out_of_the_folder_then_it_is_refused(tmp_path, template, value):
+    """`path-template`: values come from the RunEngine's metadata."""
+    (tmp_path / "pg1").mkdir()
+    maker = PathMaker(str(tmp_path / "pg1"), template, {"sample": value}, {})
+    with pytest.raises(RequestError, match="sample"):
+        maker.next(name="w", point=0, run_id=1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["pg1"]
+
+
+def test_template_when_it_goes_up_by_itself_then_that_is_what_was_asked_for(tmp_path):
+    maker = PathMaker(str(tmp_path / "pg1"), "../pg2/{sample}/{name}.h5", {"sample": "a/b"}, {})
+    assert maker.next(name="w", point=0, run_id=1) == str(tmp_path / "pg1") + "/../pg2/a/b/w.h5"
 
 
 @pytest.mark.parametrize(
