@@ -14,12 +14,14 @@ import numpy as np
 from ..errors import WireError
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
 from ._clock import Clock
+from ._layout import Layout
 from ._port import Numberings, Port
 from ._ring import Full, Ring
-from ._stream_frame import StreamFrame
+from ._stream_frame import EventIds, StreamFrame
 
-COUNTERS = ("received", "complete", "incomplete", "late", "duplicate", "dropped", "unparsable", "flushed")
-"""``received``, ``late``, ``duplicate`` and ``unparsable`` count messages, the others images."""
+COUNTERS = tuple("received complete incomplete mismatched late duplicate dropped unparsable flushed".split())
+"""``received``, ``late``, ``duplicate`` and ``unparsable`` count messages, the others images; ``mismatched``
+those whose modules do not agree on the pulse."""
 
 LOST = 0xFFFF
 """Pixels that did not come, as slsReceiver pads them."""
@@ -57,8 +59,8 @@ class Assembler:
     deliver : callable
         Called with every finished `StreamFrame`, in order of frame numbers.
     shape : (int, int), optional
-        Rows and columns of the image, which is good only if all of it came; default is what the first frame
-        says, and then fewer ports than the detector has are enough.
+        See `Layout`; an image is good only if all of it came. Default is what the first frame says, and then
+        fewer ports than the detector has are enough.
     n_images : int, optional
         Buffers of the ring.
     max_age : float
@@ -92,7 +94,7 @@ class Assembler:
         self._deliver, self._mark = deliver, incomplete == "mark"
         self._max_age, self._max_hold, self._on_free = max_age, max_hold, on_free
         self._shape, self._n_images, self._n_packets = shape, n_images, n_packets
-        self._layout: tuple | None = None
+        self._layout: Layout | None = None
         self._n_misfits = 0
         self.ring: Ring | None = None
         self._pending: dict[Key, Pending] = {}
@@ -100,6 +102,7 @@ class Assembler:
         self._old_until: Key = (-1, -1)  # images up to this one are older than the mark
         self._block_of_port: dict[int, int] = {}
         self._clocks: list[tuple[Key, Clock]] = []  # from which image on
+        self._ids = EventIds()
 
     @property
     def n_pending(self) -> int:
@@ -154,9 +157,7 @@ class Assembler:
         if block in pending.blocks:
             self.counters["duplicate"] += 1
             return None
-        (rows, columns), (_, across) = header.shape, header.detector_blocks
-        y, x = block // across * rows, block % across * columns
-        return pending.image[y : y + rows, x : x + columns]
+        return self._layout.part(pending.image, block)
 
     def placed(self, port: int, header: ModuleHeader, key: Key, received: float) -> None:
         """Take note that the pixels are in their place; hand on what is finished."""
@@ -188,18 +189,13 @@ class Assembler:
         while self._pending:
             key = min(self._pending)
             pending = self._pending[key]
-            if (
-                key > self._old_until
-                and len(pending.blocks) < len(self.ports)
-                and not self._hopeless(key, pending, now, unread)
-            ):
-                break
+            waits = key > self._old_until and len(pending.blocks) < len(self.ports)
+            if waits and not self._hopeless(key, pending, now, unread):
+                left = 0.0 if now is None else self._max_age - (now - pending.created)
+                return left if left > 0 else float("inf")  # else it is a port that is to be read first
             del self._pending[key]
             self._finish(key, pending)
-        if now is None or not self._pending:
-            return float("inf")
-        left = min(pending.created for pending in self._pending.values()) + self._max_age - now
-        return left if left > 0 else float("inf")  # else it is a port that is to be read first
+        return float("inf")
 
     def begin_mark(self) -> None:
         """Take all images of which anything is known for old: they are counted and not handed on."""
@@ -229,9 +225,9 @@ class Assembler:
             self._clocks = sorted([*self._clocks, (key, Clock())], key=lambda pair: pair[0])[-_CLOCKS:]
 
     def _block(self, port: int, header: ModuleHeader) -> int:
-        if (header.shape, header.detector_blocks) != self._layout:
+        if self._layout is None or not self._layout.fits(header):
             self._lay_out(header)
-        block = header.row * header.detector_blocks[1] + header.column
+        block = self._layout.block(header)
         if self._block_of_port.get(port) != block:
             if block in self._block_of_port.values():
                 raise WireError(
@@ -242,18 +238,16 @@ class Assembler:
 
     def _lay_out(self, header: ModuleHeader) -> None:
         """Take the layout of the first frame; or another, if many say so and no image was complete yet."""
-        if self._shape is not None and header.image_shape != tuple(self._shape):
-            raise WireError(f"module header: an image of {header.image_shape}, expected {self._shape}")
+        layout = Layout(header, self._shape)
         if self._layout is not None:
             self._n_misfits += 1
             if self.counters["complete"] or self._n_misfits < MISFITS * len(self.ports):
-                found = f"block of {header.shape} in {header.detector_blocks} blocks"
-                raise WireError(f"module header: {found}, expected {self._layout[0]} in {self._layout[1]}")
+                raise WireError(f"module header: {layout}, expected {self._layout}")
         self._n_misfits = 0
         self._pending.clear()
         self._block_of_port.clear()
-        self._layout = (header.shape, header.detector_blocks)
-        self.ring = Ring(header.image_shape, "u2", self._n_images, self._on_free)
+        self._layout = layout
+        self.ring = Ring(layout.shape, "u2", self._n_images, self._on_free)
 
     def _open(self, key: Key, arrival: float, now: float) -> Pending | None:
         if key in self._finished:
@@ -316,29 +310,37 @@ class Assembler:
         return header.complete or header.n_packets == self._n_packets
 
     def _frame(self, key: Key, pending: Pending) -> StreamFrame:
-        (rows, columns), (down, across) = self._layout
-        whole_detector = self._shape is not None or len(self.ports) >= down * across
-        wanted = range(down * across) if whole_detector else sorted(self._block_of_port.values())
-        n_wanted = down * across if whole_detector else len(self.ports)
+        n_blocks = self._layout.n_blocks
+        whole_detector = self._shape is not None or len(self.ports) >= n_blocks
+        wanted = range(n_blocks) if whole_detector else sorted(self._block_of_port.values())
+        n_wanted = n_blocks if whole_detector else len(self.ports)
         missing = tuple(block for block in wanted if block not in pending.blocks)
-        for block in range(down * across):
+        for block in range(n_blocks):
             if block not in pending.blocks:
-                y, x = block // across * rows, block % across * columns
-                pending.image[y : y + rows, x : x + columns] = LOST
+                self._layout.part(pending.image, block)[...] = LOST
         whole = [pending.blocks[b] for b in sorted(pending.blocks) if self._is_complete(pending.blocks[b])]
         incomplete = tuple(b for b in sorted(pending.blocks) if not self._is_complete(pending.blocks[b]))
         first = whole[0] if whole else None
         pulse_id = first.pulse_id if first else None
-        agree = all(header.pulse_id == pulse_id for header in whole)
+        daq_rec = first.daq_rec if first else None
+        pulse_ids = dict.fromkeys(header.pulse_id for header in whole)
+        filler = {b for b in incomplete if not pending.blocks[b].n_packets}
+        lacks = ""
+        if filler.union(missing):
+            lacks = f"block {', '.join(map(str, sorted(filler.union(missing))))} of {n_blocks}"
+        elif len(pulse_ids) > 1:
+            self.counters["mismatched"] += 1
+            lacks = f"a common pulse: {', '.join(map(str, pulse_ids))}"
         taken = self._clock(key).time(first.ticks * CLOCK_PERIOD) if first and first.ticks else None
         return StreamFrame(
             image=pending.image,
             timestamp=pending.arrival if taken is None else taken,
-            event_id=str(key[1] if pulse_id is None else pulse_id),
+            event_id=self._ids.next(key[1], pulse_id, daq_rec),
             pulse_id=pulse_id,
-            is_good=bool(whole) and agree and len(whole) == n_wanted,
+            is_good=len(pulse_ids) == 1 and len(whole) == n_wanted,
+            lacks=lacks,
             frame_number=key[1],
-            daq_rec=first.daq_rec if first else None,
+            daq_rec=daq_rec,
             missing=missing,
             incomplete=incomplete,
             acquisition=key[0],

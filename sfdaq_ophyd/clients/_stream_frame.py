@@ -6,14 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..wire.daq_rec import storage_cell
 from ..wire.frame import Frame
+
+
+class EventIds:
+    """Names for the frames of a stream, in order: the pulse id where known, else the frame number.
+
+    Once one pulse came in several storage cells, the cell belongs to the name.
+    """
+
+    def __init__(self):
+        self._last: tuple[int, int] | None = None
+        self._with_cells = False
+
+    def next(self, frame_number: int, pulse_id: int | None, daq_rec: int | None) -> str:
+        """Return the name of the next frame."""
+        if pulse_id is None:
+            return str(frame_number)
+        this = pulse_id, storage_cell(daq_rec or 0)
+        if self._last is not None and this[0] == self._last[0] and this[1] != self._last[1]:
+            self._with_cells = True
+        self._last = this
+        return f"{this[0]}.{this[1]}" if self._with_cells else str(pulse_id)
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class StreamFrame(Frame):
     """A frame of an image stream.
 
-    The event id is the pulse id where known, else the frame number. The pixels lie in a ring buffer and are
+    The event id is the pulse id where known, else the frame number. Once one pulse comes in several storage
+    cells, the cell tells their frames apart: ``"21125820008.3"``. The pixels lie in a ring buffer and are
     yours as long as you keep the array or a view of it; keep many, and the stream runs out of buffers.
 
     Attributes

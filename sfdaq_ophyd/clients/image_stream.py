@@ -17,7 +17,7 @@ from ._clock import Clock
 from ._intake import Intake, Message
 from ._ring import MAX_HOLD, Full, Ring, check_max_hold
 from ._stream import FrameStream
-from ._stream_frame import StreamFrame
+from ._stream_frame import EventIds, StreamFrame
 
 COUNTERS = (
     "received",
@@ -116,6 +116,7 @@ class Images(Intake):
         self._n_told = 0
         self._n_announced, self._n_old = 0, 0
         self._clock, self._pulse_id = Clock(), 0
+        self._ids = EventIds()
 
     @property
     def ring(self) -> Ring | None:
@@ -198,7 +199,7 @@ class Images(Intake):
         return StreamFrame(
             image=image,
             timestamp=arrival,
-            event_id=str(head.frame_number if head.pulse_id is None else head.pulse_id),
+            event_id=self._ids.next(head.frame_number, head.pulse_id, head.daq_rec),
             pulse_id=head.pulse_id,
             is_good=head.is_good,
             frame_number=head.frame_number,

@@ -26,11 +26,11 @@ class LossPolicy(StrEnum):
     """What becomes of a point when a frame does not come."""
 
     STRICT = "strict"
-    """The point fails, and says what is missing."""
+    """The point fails, and says what is missing: a frame, or what a frame lacks."""
     RETAKE = "retake"
     """The point is taken again, a bounded number of times; then it fails."""
     TOLERANT = "tolerant"
-    """The gap is marked: `NAME_is_good` False, `NAME_n_missing` counts."""
+    """The gap is marked: `NAME_is_good` False, `NAME_n_missing` counts; what is not whole is kept."""
 
 
 class FrameSink(Protocol):
@@ -246,8 +246,8 @@ class Acquisition:
         if isinstance(item, Progress):
             self._seen = item.seen or f"{item.n_frames} frames announced"
             self._on_progress(self.n_done + item.n_frames, self._seen)
-        elif isinstance(item, MissingFrame) and self._rules.policy is not LossPolicy.TOLERANT:
-            raise self._missing(self._seen, [item.what] if item.what else [])
+        elif (lost := _lost(item)) is not None and self._rules.policy is not LossPolicy.TOLERANT:
+            raise self._missing(self._seen, [lost] if lost else [])
         elif isinstance(item, Frame | MissingFrame):
             self._add(item)
         else:
@@ -281,3 +281,10 @@ class Acquisition:
     def _keep_whole_points(self) -> None:
         self.n_done -= self._sink.take_back_partial()
         self._on_progress(self.n_done, "taken again")
+
+
+def _lost(item: object) -> str | None:
+    """Return which frame is lost, or not whole; None if none is."""
+    if isinstance(item, MissingFrame):
+        return item.what
+    return f"{item.event_id} (lacks {item.lacks})" if isinstance(item, Frame) and item.lacks else None

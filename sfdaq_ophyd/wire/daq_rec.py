@@ -11,6 +11,11 @@ _HIGH_GAIN, _CHIP_1_1, _STORAGE_CELL, _FORCED = 1, 1 << 5, 15 << 8, 12
 _LASER, _DARK_SHOT, _FEL, _PICKER_OPEN = 1 << 16, 1 << 17, 1 << 18, 1 << 19
 
 
+def storage_cell(word: int) -> int:
+    """Return the storage cell a frame was taken in, 0 to 15."""
+    return word >> 8 & 15
+
+
 @dataclass(frozen=True, slots=True)
 class DaqRec:
     """The fields of daq_rec that change from frame to frame.

@@ -34,6 +34,9 @@ class Frame:
         Machine pulse, where the source has one.
     is_good : bool
         What the source says about its own data.
+    lacks : str
+        What of the image is not there at all, e.g. ``"module 2"``; empty if it is whole. Such a frame counts
+        as lost, unless the loss policy is tolerant.
     scalars : Mapping[str, float | str]
         Numbers computed from the image, e.g. ``{"total": 1234}``, and text that is known of it.
     more_images : Mapping[str, ndarray]
@@ -47,6 +50,7 @@ class Frame:
     is_good: bool = True
     scalars: Mapping[str, float | str] = field(default_factory=lambda: _NOTHING)
     more_images: Mapping[str, np.ndarray] = field(default_factory=lambda: _NOTHING)
+    lacks: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .assembler_driver import COLUMNS, ROWS, Driver
+from sfdaq_ophyd.calibration.geometry_table import TABLE
+from sfdaq_ophyd.wire.detector_name import DetectorName
+from sfdaq_ophyd.wire.module_header import MAX_PORTS
+
+from .assembler_driver import COLUMNS, ROWS, Driver, pixel
 
 
 def test_image_when_all_ports_sent_it_then_is_whole_and_good():
@@ -427,3 +431,95 @@ def test_matching_when_ports_lag_and_lose_at_random_then_counts_add_up_and_no_im
     assert len(driver.numbers) == len(set(driver.numbers))
     assert driver.counters.get("received", 0) == sum(map(len, sent))
     assert driver.assembler.n_pending == 0
+
+
+def layouts():
+    """Every detector of the geometry table, in every number of columns slsReceiver can announce for it."""
+    numbers = sorted({1, 2, 4, 8, 16, *(DetectorName.parse(f"{name[:7]}V01").n_modules for name in TABLE)})
+    return [(n, down) for n in numbers for down in range(1, n + 1)]
+
+
+@pytest.mark.parametrize("interfaces", [1, 2])
+def test_columns_when_the_detector_is_named_then_modules_are_stacked_in_their_order(interfaces):
+    """jungfrau-columns: modules are numbered down a column first; two interfaces are two halves of one."""
+    for n, rows_of_modules in layouts():
+        down, across = interfaces * rows_of_modules, -(-n // rows_of_modules)
+        if down * across > MAX_PORTS:
+            continue
+        driver = Driver(n * interfaces, blocks=(down, across), shape=(n * interfaces * ROWS, COLUMNS))
+        for port in range(n * interfaces):
+            column, row = divmod(port, down)
+            driver.send(port, 1, row=row, column=column)
+        (frame,) = driver.frames
+        assert frame.is_good and not frame.missing and not driver.problems
+        for port in range(n * interfaces):
+            assert (frame.image[port * ROWS : (port + 1) * ROWS] == pixel(port, 1)).all()
+
+
+@pytest.mark.parametrize("blocks", [(3, 1), (1, 3), (2, 3), (5, 1), (3, 2), (8, 1)])
+def test_columns_when_they_are_not_those_of_the_detector_then_the_frame_is_refused(blocks):
+    driver = Driver(4, blocks=blocks, shape=(4 * ROWS, COLUMNS))
+    driver.send(0, 1, row=0, column=0)
+    fits = blocks == (3, 2)  # the second column is not full
+    assert bool(driver.problems) != fits
+    if fits:
+        driver.send(1, 1, row=2, column=1)
+        assert "row=2, column=1, expected one of 4 blocks, 3 in a column" in driver.problems[0]
+
+
+def test_image_when_modules_disagree_on_the_pulse_then_is_counted_by_name_and_lacks_a_common_one():
+    driver = Driver(2)
+    driver.send(0, 1, pulse_id=100)
+    driver.send(1, 1, pulse_id=101)
+    (frame,) = driver.frames
+    assert not frame.is_good and frame.lacks == "a common pulse: 100, 101"
+    assert driver.counters["mismatched"] == 1
+
+
+@pytest.mark.parametrize(
+    ("block_1", "lacks"),
+    [
+        ({}, ""),
+        ({"complete": False, "n_packets": 3}, ""),
+        ({"complete": False, "n_packets": 0}, "block 1 of 2"),
+        (None, "block 1 of 2"),
+    ],
+)
+def test_image_when_a_block_did_not_come_or_only_as_filler_then_says_so(block_1, lacks):
+    """jungfrau-strict-half: a receiver that was killed, or that sends frames it did not catch."""
+    driver = Driver(2)
+    driver.send(0, 1)
+    if block_1 is not None:
+        driver.send(1, 1, **block_1)
+    driver.wait(2)
+    (frame,) = driver.frames
+    assert frame.lacks == lacks
+
+
+def test_event_ids_when_a_trigger_fills_several_storage_cells_then_each_has_its_own():
+    driver = Driver(1)
+    numbers = iter(range(1, 100))
+    for pulse_id in (100, 110, 120):
+        for cell in (0, 1, 2):
+            driver.send(0, next(numbers), pulse_id=pulse_id, daq_rec=cell << 8)
+    ids = [frame.event_id for frame in driver.frames]
+    assert ids[:4] == ["100", "100.1", "100.2", "110.0"] and len(set(ids)) == 9
+
+
+def test_event_ids_when_there_is_one_storage_cell_whichever_then_are_pulse_ids():
+    driver = Driver(1)
+    for number in (1, 2, 3):
+        driver.send(0, number, pulse_id=100 + number, daq_rec=7 << 8)
+    assert [frame.event_id for frame in driver.frames] == ["101", "102", "103"]
+
+
+def test_image_when_it_began_after_later_ones_then_is_waited_for_no_longer_than_it_says():
+    driver = Driver(2, max_age=1.0)
+    driver.send(0, 2)
+    driver.send(1, 2)
+    driver.send(0, 3, dt=0.5)
+    driver.send(0, 4, dt=-0.25)
+    driver.send(1, 4)
+    while (left := driver.assembler.settle(driver.now)) < float("inf"):
+        driver.now += left + 1e-6
+    assert driver.numbers == [2, 3, 4], "nothing would look again"

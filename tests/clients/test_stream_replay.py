@@ -3,8 +3,10 @@
 import json
 import zlib
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.errors import WireError
@@ -109,6 +111,43 @@ def test_replay_when_captured_with_pixels_then_every_frame_comes_with_its_pixels
             assert block.tobytes() in data_of[frame.frame_number, row, column]
             n_checked += 1
     assert counters["received"] == n_checked == sum(len(headers) for headers in wanted.values())
+
+
+COLUMNS = Path(__file__).parents[1] / "data" / "found" / "jungfrau-columns"
+
+
+@pytest.mark.parametrize(("run", "blocks"), [("quad", (2, 2)), ("side", (1, 2))])
+@pytest.mark.parametrize("named", [False, True], ids=["as announced", "of a named detector"])
+def test_replay_when_modules_stand_in_columns_then_each_is_in_its_place(run, blocks, named):
+    """jungfrau-columns: side by side as the headers say, or in the order of modules for a named detector."""
+    down, across = blocks
+    name = f"JF99T{down * across:02d}V01" if named else None
+    messages, wanted = [], {}
+    for line in records(COLUMNS / run / "headers.jsonl"):
+        head, pixels = line["header"], None
+        if len(line["part_sizes"]) > 1:
+            mark = head["frameNumber"] % 100 * 100 + head["row"] * 10 + head["column"]
+            pixels = np.full(512 * 1024, mark, "<u2")
+            wanted.setdefault(head["frameNumber"], {})[head["row"], head["column"]] = mark
+        messages.append((line["stream"], line["header_text"].encode(), pixels))
+    n_ports = down * across
+    with (
+        Publisher(n_ports) as peer,
+        ModuleStream(peer.endpoints, detector_name=name, max_age=5) as stream,
+    ):
+        queue = stream.frames()
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        for port, text, pixels in messages:
+            peer.send(port, text, *([] if pixels is None else [pixels]))
+        for number, marks in wanted.items():
+            frame = queue.get(20)
+            assert frame.frame_number == number and frame.is_good
+            assert frame.image.shape == ((512 * n_ports, 1024) if named else (512 * down, 1024 * across))
+            for (row, column), mark in marks.items():
+                y, x = (down * column + row, 0) if named else (row, column)
+                assert (frame.image[512 * y : 512 * (y + 1), 1024 * x : 1024 * (x + 1)] == mark).all()
+        assert stream.counters["unparsable"] == 0
 
 
 def test_replay_when_captured_with_losses_then_each_image_says_what_is_missing(case):

@@ -91,6 +91,7 @@ class Jungfrau(Detector):
     n_received = counter("received", "messages with data")
     n_complete = counter("complete", "images with all modules and packets")
     n_incomplete = counter("incomplete", "images with modules or packets missing")
+    n_mismatched = counter("mismatched", "complete images whose modules do not agree on the pulse")
     n_late = counter("late", "module frames whose image had gone")
     n_duplicate = counter("duplicate", "messages that came twice")
     n_dropped = counter("dropped", "images lost because all buffers were in use, or dropped as told")

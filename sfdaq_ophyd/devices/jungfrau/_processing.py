@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...calibration.words import ADC_BITS, CODE_SHIFT, WordCounts, count_words, with_lost_packets
+from ...calibration.words import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words, with_lost_packets
 from ...clients import StreamFrame
 from ...clients._ring import Ring
 from ...errors import DetectorStateError
 from ...wire.daq_rec import DaqRec
+from ...wire.detector_name import MODULE_SHAPE
 from ...wire.frame import Frame, FrameFormat
 
 NO_PULSE_ID = -1
@@ -43,7 +44,9 @@ class RawImages:
         """Return the frame with its numbers; `total` is in ADU without gain bits and lost pixels."""
         raw = _words(frame)
         words = count_words(raw)
-        return _frame(frame, frame.image, float(_sum_of_adu(raw, words)), _counts(words))
+        return _frame(
+            frame, frame.image, float(_sum_of_adu(raw, words)), _counts(words), lacks=_lacks(frame, raw)
+        )
 
 
 class CalibratedImages:
@@ -87,7 +90,7 @@ class CalibratedImages:
         image = self._calibration(high_gain)(raw, out=out)
         words = count_words(raw, highgain=high_gain)
         more = {"raw": frame.image} if self._more else {}
-        return _frame(frame, image, _sum(image), _counts(words), more)
+        return _frame(frame, image, _sum(image), _counts(words), more, lacks=_lacks(frame, raw))
 
     def _calibration(self, high_gain: bool) -> JungfrauCalibration:
         if high_gain not in self._calibrations:
@@ -115,7 +118,7 @@ class ConvertedImages:
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the frame; `total` is in keV."""
-        return _frame(frame, frame.image, _sum(frame.image), {})
+        return _frame(frame, frame.image, _sum(frame.image), {}, lacks=_lacks(frame, None))
 
 
 def _sum(image: np.ndarray) -> float:
@@ -147,8 +150,27 @@ def _counts(words: WordCounts) -> dict[str, int]:
     }
 
 
+def _lacks(frame: StreamFrame, raw: np.ndarray | None) -> str:
+    """Return what of an image is not there at all; the assembled stream says only that it is not good."""
+    if frame.is_good or frame.lacks or frame.missing or frame.incomplete:
+        return frame.lacks
+    if raw is None:
+        return "what the stream does not say"
+    lost = [bool((block == LOST).all()) for block in raw.reshape(-1, *MODULE_SHAPE)]
+    if any(lost):
+        return f"block {', '.join(str(k) for k, all_lost in enumerate(lost) if all_lost)} of {len(lost)}"
+    # With no packet lost, a module is of another frame.
+    return "" if (raw == LOST).any() else "modules of one frame"
+
+
 def _frame(
-    frame: StreamFrame, image: np.ndarray, total: float, counts: dict[str, int], more: dict | None = None
+    frame: StreamFrame,
+    image: np.ndarray,
+    total: float,
+    counts: dict[str, int],
+    more: dict | None = None,
+    *,
+    lacks: str,
 ) -> Frame:
     return Frame(
         image=image,
@@ -157,6 +179,7 @@ def _frame(
         event_id=frame.event_id,
         pulse_id=NO_PULSE_ID if frame.pulse_id is None else frame.pulse_id,
         is_good=frame.is_good,
+        lacks=lacks,
         scalars={
             "frame_number": frame.frame_number,
             "daq_rec": -1 if frame.daq_rec is None else frame.daq_rec,

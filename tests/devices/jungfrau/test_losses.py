@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import bluesky.plans as bp
 import numpy as np
@@ -13,6 +14,7 @@ from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.daq_rec import DaqRec
 from sfdaq_ophyd.wire.image_header import ImageHeader
+from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 from ...clients.stream_peers import Publisher
 from .conftest import NAME
@@ -131,6 +133,112 @@ def test_lost_packets_when_padded_with_zeros_then_they_are_no_signal(engine, sen
     assert engine.rows[0]["jf_n_lost_pixels"] == 4 * 1024 and not engine.rows[0]["jf_is_good"]
     assert not engine.images()[0][8:12].any() and engine.images()[0][12:16].any()
     assert not engine.images("jf_raw")[0][8:12].any()
+
+
+@pytest.fixture
+def halves():
+    """Two receivers by hand: ``halves(7, ports=[0])`` sends frame number 7 of receiver 0 alone."""
+    with Publisher(2) as peer:
+
+        def send(number, ports=(0, 1), **fields):
+            for port in ports:
+                header = ModuleHeader(
+                    frame_number=number,
+                    row=port,
+                    detector_blocks=(2, 1),
+                    frame_index=1,
+                    **{"det_spec1": 10_000 + number, **(fields if port else {})},
+                )
+                peer.send(port, header.encode(), peer.image)
+
+        peer.image = np.full((512, 1024), 3000, "u2")
+        peer.publish = send
+        yield peer
+
+
+FILLER = {"complete": False, "n_packets": 0, "det_spec1": 0}
+LACKING = {
+    "dead": {"ports": [0]},
+    "filler": FILLER,
+    "another pulse": {"det_spec1": 77},
+}
+
+
+def half_fed(peer, tmp_path, points, **options):
+    """A two-module device to which each item of `points` is sent once it was armed: how the frames lack."""
+    numbers, points = itertools.count(1), iter(points)
+    jungfrau = Jungfrau(peer.endpoints, name="jf", directory=tmp_path, detector_name="JF02T02V01", **options)
+    take = jungfrau.source.frames
+
+    def frames(request):
+        for item in take(request):
+            if item is None:
+                for lacking in next(points, []):
+                    peer.publish(next(numbers), **LACKING.get(lacking, {}))
+            yield item
+
+    jungfrau.source.frames = frames
+    jungfrau.timeout.put(2.0)
+    return jungfrau
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_image_when_it_is_not_whole_and_strict_then_is_a_loss_and_named(engine, halves, tmp_path, lacking):
+    """jungfrau-strict-half"""
+    jungfrau = half_fed(
+        halves, tmp_path, [["good", "good", lacking, "good"]], stream_options={"max_age": 0.2}
+    )
+    with pytest.raises(FailedStatus):
+        engine(fly([jungfrau], 4))
+    assert all(row["jf_is_good"] for row in engine.rows)
+    what = "a common pulse: 10003, 77" if lacking == "another pulse" else "block 1 of 2"
+    assert f"missing ids 10003 (lacks {what})" in engine.named("stop")[0]["reason"]
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_image_when_it_is_not_whole_and_retaking_then_its_point_is_taken_again(
+    engine, halves, tmp_path, lacking
+):
+    """jungfrau-strict-half"""
+    points = [["good", lacking], ["good", "good", "good"]]
+    jungfrau = half_fed(halves, tmp_path, points, stream_options={"max_age": 0.2})
+    jungfrau.loss_policy.put("retake")
+    engine(fly([jungfrau], 3))
+    assert [(row["jf_frame_number"], row["jf_is_good"]) for row in engine.rows] == [
+        (1, True),
+        (3, True),
+        (4, True),
+    ]
+
+
+@pytest.mark.parametrize("lacking", LACKING)
+def test_image_when_it_is_not_whole_and_tolerant_then_is_recorded_and_marked(
+    engine, halves, tmp_path, lacking
+):
+    """jungfrau-strict-half"""
+    points = [["good", lacking, "good"]]
+    jungfrau = half_fed(halves, tmp_path, points, stream_options={"max_age": 0.2})
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 3))
+    assert [row["jf_is_good"] for row in engine.rows] == [True, False, True]
+    assert [row["jf_n_missing"] for row in engine.rows] == [0, 0, 0]
+    assert engine.rows[-1]["jf_n_mismatched"] == (lacking == "another pulse")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "lacks"),
+    [
+        (lambda image: image.fill(0), "block 0 of 1"),
+        (lambda image: None, "modules of one frame"),
+        (lambda image: image[8:12].fill(0), ""),
+    ],
+    ids=["no packet came", "an older module", "a packet lost"],
+)
+def test_image_of_the_assembled_stream_when_not_good_then_pixels_say_whether_it_is_whole(spoil, lacks):
+    """jungfrau-strict-half: sf-daq does not say why, and may leave an older module in an image."""
+    raw = np.full((512, 1024), 3000, "u2")
+    spoil(raw)
+    assert RawImages(raw.shape)(frame(raw, is_good=False)).lacks == lacks
 
 
 def test_missing_frame_when_retaking_then_the_points_come_from_another_exposure(engine, sender, tmp_path):
