@@ -122,13 +122,6 @@ def test_retake_when_a_frame_is_lost_then_the_whole_point_is_taken_again(engine,
     assert all([int(i) for i in point] == list(range(int(point[0]), int(point[0]) + 3)) for point in ids)
 
 
-def test_retake_when_each_point_loses_a_frame_then_the_bound_is_per_point(engine, det, tmp_path):
-    det.loss_policy.put("retake")
-    det.max_retakes.put(1)
-    det.source.faults = {1: "short", 3: "short", 5: "short"}
-    check_run(drive(engine, count(det)), 3)
-
-
 def test_retake_when_frames_keep_being_lost_then_fails_after_the_bound(engine, det):
     det.loss_policy.put("retake")
     det.max_retakes.put(2)

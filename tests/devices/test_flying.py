@@ -71,6 +71,25 @@ def test_fly_when_strict_and_a_frame_is_lost_then_what_came_is_kept(engine, det,
     check_run(drive(engine, lambda: fly([det], 3)), 3)
 
 
+def test_fly_when_every_point_loses_a_frame_then_the_bound_of_retakes_is_per_point(engine, det, tmp_path):
+    det.loss_policy.put("retake")
+    det.max_retakes.put(1)
+    det.source.faults = dict.fromkeys(range(1, 5), "lose")  # each brings a point, and loses the next one
+    run = drive(engine, lambda: fly([det], 5))
+    check_run(run, 5)
+    check_files(run, tmp_path)
+    assert det.source.calls["frames"] == 5
+
+
+def test_fly_when_one_point_keeps_losing_frames_then_it_fails_after_the_bound(engine, det):
+    det.loss_policy.put("retake")
+    det.max_retakes.put(2)
+    det.frames_per_trigger.put(2)
+    det.source.faults = dict.fromkeys(range(1, 9), "lose")
+    run = drive(engine, lambda: fly([det], 5))
+    assert run.stop["exit_status"] == "fail" and det.source.calls["frames"] == 3
+
+
 def test_fly_when_retaking_then_the_rest_is_taken_in_a_new_acquisition(engine, det, tmp_path):
     det.loss_policy.put("retake")
     det.frames_per_trigger.put(2)
