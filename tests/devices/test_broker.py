@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import h5py
 import pytest
 from bluesky import RunEngine
@@ -42,6 +44,23 @@ def test_device_when_made_then_contacts_nothing_and_has_the_verbs():
 def test_device_when_made_with_a_bad_argument_then_names_it(options, field):
     with pytest.raises(RequestError, match=field):
         SfDaqBroker("http://127.0.0.1:9", name="sfdaq", pgroup="p12345", **options)
+
+
+@pytest.mark.parametrize(("signal", "value"), [("n_pulses", 3), ("detectors", {}), ("pgroup", "p1")])
+def test_setting_when_changed_in_a_run_then_refused_by_name_and_what_was_taken_stays(bench, signal, value):
+    """configure-in-run"""
+    device = bench.device()
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([device])
+        yield from bps.configure(device, {signal: value})
+        yield from bps.trigger_and_read([device])
+
+    result = run(plan())
+    assert f"sfdaq_{signal}" in result.stop["reason"] and "unstage first" in result.stop["reason"]
+    assert len(result.named("event")) == 1
 
 
 def test_plain_count_when_run_then_one_run_number_and_one_acquisition_per_trigger(bench):

@@ -6,14 +6,16 @@ import json
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import Device, Signal
+from ophyd import Device
+from ophyd.device import Staged
 
 from ...errors import RequestError
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
+from .._setting import Setting
 
 
-class JsonSignal(Signal):
+class JsonSignal(Setting):
     """A signal that holds lists or dicts; in documents it is JSON text."""
 
     def describe(self) -> dict:
@@ -26,7 +28,7 @@ class JsonSignal(Signal):
 
 
 class BrokerSettings(Device):
-    """Signals that say what each acquisition asks for.
+    """Signals that say what each acquisition asks for; fixed while the device is staged.
 
     Attributes
     ----------
@@ -56,20 +58,25 @@ class BrokerSettings(Device):
         s the pulse id may stand still, and the broker may be silent.
     """
 
-    pgroup = Cpt(Signal, value="", kind="config")
-    n_pulses = Cpt(Signal, value=1, kind="config")
-    rate_multiplicator = Cpt(Signal, value=1, kind="config")
+    pgroup = Cpt(Setting, value="", kind="config")
+    n_pulses = Cpt(Setting, value=1, kind="config")
+    rate_multiplicator = Cpt(Setting, value=1, kind="config")
     detectors = Cpt(JsonSignal, value={}, kind="config")
     channels = Cpt(JsonSignal, value=[], kind="config")
     cameras = Cpt(JsonSignal, value=[], kind="config")
     pvs = Cpt(JsonSignal, value=[], kind="config")
-    user_tag = Cpt(Signal, value="", kind="config")
-    append_user_tag = Cpt(Signal, value=False, kind="config")
-    tolerate_missing = Cpt(Signal, value=False, kind="config")
-    tolerate_missing_channels = Cpt(Signal, value=True, kind="config")
-    file_timeout = Cpt(Signal, value=180.0, kind="config")
-    max_pedestal_age = Cpt(Signal, value=0.0, kind="config")
-    timeout = Cpt(Signal, value=10.0, kind="config")
+    user_tag = Cpt(Setting, value="", kind="config")
+    append_user_tag = Cpt(Setting, value=False, kind="config")
+    tolerate_missing = Cpt(Setting, value=False, kind="config")
+    tolerate_missing_channels = Cpt(Setting, value=True, kind="config")
+    file_timeout = Cpt(Setting, value=180.0, kind="config")
+    max_pedestal_age = Cpt(Setting, value=0.0, kind="config")
+    timeout = Cpt(Setting, value=10.0, kind="config")
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the device is staged: its settings are fixed."""
+        return self._staged is not Staged.no
 
     def request(self, pulses: PulseRange, **more: Any) -> RetrieveRequest:
         """Return the request for `pulses`; RequestError names the signal that is wrong."""
