@@ -19,7 +19,7 @@ from .downsample import any_reason, downsample, good_fraction
 from .geometry import is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
-from .words import CODE_SHIFT, WordCounts, count_words, saturated_word
+from .words import CODE_SHIFT, LOST, WordCounts, count_words, saturated_word
 
 
 class JungfrauCalibration:
@@ -271,6 +271,11 @@ class JungfrauCalibration:
         """Return the indices of saturated pixels in the whole processed image or stack; unmasked."""
         raw, sources = self._checked_raw(raw, np.uint16)
         return np.nonzero(self._placed(raw == saturated_word(self.options.highgain), sources))
+
+    def lost_pixels(self, raw: np.ndarray) -> np.ndarray:
+        """Return where packets were lost, as bool, in the whole processed image or stack."""
+        raw, sources = self._checked_raw(raw, np.uint16)
+        return self._placed(raw == LOST, sources)
 
     def count_words(self, raw: np.ndarray) -> WordCounts:
         """Count raw pixels in G1, in G2, with the undefined gain code, saturated, and lost."""

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ..calibration.words import with_lost_packets
 from ..wire.daq_rec import storage_cell
 from ..wire.frame import Frame
 
@@ -67,6 +70,11 @@ class StreamFrame(Frame):
     n_dropped: int = 0
     received: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> np.ndarray:
+        """The raw words, in which lost packets are 0xFFFF wherever the frame came from."""
+        return self.image if self.is_good else with_lost_packets(self.image)
 
     @property
     def om_event_id(self) -> str:

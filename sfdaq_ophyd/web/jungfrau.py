@@ -10,6 +10,7 @@ import numpy as np
 from ..calibration import JungfrauCalibration
 from ..calibration.words import ADC_BITS, LOST
 from ..clients import ImageStream, ModuleStream, StreamFrame
+from ..wire.daq_rec import DaqRec
 from .detector_source import DetectorSource
 from .live_frame import LiveFrame
 from .source import Rate
@@ -48,7 +49,8 @@ class JungfrauSource(DetectorSource):
         else:
             self._stream = ImageStream(endpoints[0], n_images=8)
         self._stream.subscribe(self._keep)
-        self._load, self._calibration, self._note = load, None, ""
+        self._load, self._note = load, ""
+        self._calibrations: dict[bool, JungfrauCalibration] = {}  # by whether high gain is on
         self._newest: StreamFrame | None = None
         self._rate = Rate()
         self._is_open = False
@@ -85,16 +87,25 @@ class JungfrauSource(DetectorSource):
     def _calibrate(self) -> None:
         load, self._load = self._load, None
         try:
-            self._calibration = load()
+            calibration = load().with_options(mask_lost_packets=True)
+            self._calibrations = {calibration.options.highgain: calibration}
         except Exception as exc:  # files of any kind and state
             self._note = f"raw, since the constants cannot be read: {exc}"
 
+    def _calibration(self, found: StreamFrame) -> JungfrauCalibration:
+        first = next(iter(self._calibrations.values()))
+        high_gain = found.daq_rec is not None and DaqRec.decode(found.daq_rec).high_gain
+        if high_gain not in self._calibrations:
+            self._calibrations[high_gain] = first.with_options(highgain=high_gain)
+        return self._calibrations[high_gain]
+
     def _frame(self, found: StreamFrame) -> LiveFrame:
         self.n_taken += 1
-        raw, calibration = found.image, self._calibration
-        if calibration is not None and raw.dtype == np.uint16:
+        raw = found.words if found.image.dtype == np.uint16 else found.image
+        if self._calibrations and raw.dtype == np.uint16:
+            calibration = self._calibration(found)
             image = calibration(raw)
-            bad = ~calibration.pixel_mask | ~np.isfinite(image)
+            bad = ~calibration.pixel_mask | ~np.isfinite(image) | calibration.lost_pixels(raw)
             saturated = np.zeros(image.shape, bool)
             saturated[calibration.saturated_pixels(raw)] = True
             unit = calibration.unit

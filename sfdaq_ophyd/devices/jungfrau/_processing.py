@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...calibration.words import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words, with_lost_packets
+from ...calibration.words import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words
 from ...clients import StreamFrame
 from ...clients._ring import Ring
 from ...errors import DetectorStateError
@@ -132,7 +132,7 @@ def _words(frame: StreamFrame) -> np.ndarray:
     if frame.image.dtype != np.uint16:
         found = f"frame number {frame.frame_number} is {frame.image.dtype}"
         raise DetectorStateError(f"{found}, expected raw uint16: is the stream converted already?")
-    return frame.image if frame.is_good else with_lost_packets(frame.image)
+    return frame.words
 
 
 def _sum_of_adu(raw: np.ndarray, words: WordCounts) -> int:

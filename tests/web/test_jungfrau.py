@@ -1,0 +1,50 @@
+"""The newest image of a Jungfrau as the page shows it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.calibration import JungfrauCalibration
+from sfdaq_ophyd.clients import StreamFrame
+from sfdaq_ophyd.web.jungfrau import JungfrauSource
+from sfdaq_ophyd.wire.daq_rec import DaqRec
+
+NAME, N = "JF01T03V01", 3
+
+
+def constants(**options):
+    gain = np.stack([np.full((512 * N, 1024), value) for value in (41.0, -1.4, -0.1, 100.0, -1.4, -0.1)])
+    pedestal = np.stack([np.full((512 * N, 1024), value) for value in (2000.0, 14500.0, 14500.0)])
+    return JungfrauCalibration(NAME, gain=gain, pedestal=pedestal, **options)
+
+
+def facts(raw, load=constants, **fields):
+    fields = {"is_good": True, "daq_rec": 0} | fields
+    frame = StreamFrame(image=raw, timestamp=0.0, event_id="1", pulse_id=1, frame_number=1, **fields)
+    source = JungfrauSource("jf", NAME, [f"tcp://127.0.0.1:{port}" for port in (1, 2, 3)], load=load)
+    if load is not None:
+        source._calibrate()
+    live = source._frame(frame)
+    return live.facts, live
+
+
+@pytest.mark.parametrize("padding", [0xFFFF, 0], ids=["of slsReceiver", "of sf-daq"])
+@pytest.mark.parametrize("load", [constants, None], ids=["calibrated", "raw"])
+def test_picture_when_a_module_is_lost_then_it_is_bad_and_in_no_statistics(padding, load):
+    """live-lost-module"""
+    raw = np.full((512 * N, 1024), 2000 + 41 * 5, np.uint16)
+    whole, _ = facts(raw.copy(), load)
+    raw[1024:] = padding
+    lost, live = facts(raw, load, is_good=False)
+    expected = 5 if load else 2205
+    assert lost["mean"] == whole["mean"] == pytest.approx(expected) and lost["max"] == pytest.approx(expected)
+    assert lost["n_bad"] - whole["n_bad"] == 512 * 1024
+    y = live.image.shape[0] - 5
+    assert live.pixel(3, y)["condition"] == "bad" and live.pixel(3, 5)["condition"] == "good"
+
+
+def test_picture_when_taken_in_high_gain_then_has_its_constants():
+    raw = np.full((512 * N, 1024), 2500, np.uint16)
+    high, _ = facts(raw, daq_rec=DaqRec(high_gain=True).encode())
+    assert high["mean"] == pytest.approx(5)
