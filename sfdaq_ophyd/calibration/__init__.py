@@ -1,5 +1,6 @@
 """Raw detector arrays to physical units. Arrays in, arrays out."""
 
+from .coordinates import pixel_coordinates
 from .jungfrau import JungfrauCalibration
 from .options import CalibrationOptions, disabled_to_map
 from .pedestal import PedestalEvaluation
@@ -12,4 +13,5 @@ __all__ = [
     "WordCounts",
     "count_words",
     "disabled_to_map",
+    "pixel_coordinates",
 ]

@@ -90,11 +90,15 @@ def find_row(detector_name: str) -> Row:
     return row
 
 
+def is_known(detector_name: str) -> bool:
+    """Whether the detector is in the geometry table."""
+    name = DetectorName.parse(detector_name)
+    return str(name) in TABLE or name.family in TABLE
+
+
 def is_strip(detector_name: str) -> bool:
     """Whether the detector has a strip sensor, which has no gaps; unknown detectors have not."""
-    name = DetectorName.parse(detector_name)
-    row = TABLE.get(str(name)) or TABLE.get(name.family)
-    return row is not None and row.strip
+    return is_known(detector_name) and find_row(detector_name).strip
 
 
 def module_shape(gap_pixels: bool) -> tuple[int, int]:
@@ -124,12 +128,6 @@ def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool,
         placements = tuple(Placement(m, i * height, 0, 0) for i, m in enumerate(modules))
         return Layout((height * len(modules), width), placements, gap_pixels)
     row = find_row(detector_name)
-    if row.strip:
-        raise RequestError(
-            "geometry",
-            True,
-            f"False for {detector_name}: its strip sensor re-sorts pixels, which is not supported",
-        )
     corners = [_corner(origin, turns, height, width) for origin, turns in zip(row.origins, row.module_turns)]
     rows = max(y + h for y, _, h, _ in corners)
     columns = max(x + w for _, x, _, w in corners)

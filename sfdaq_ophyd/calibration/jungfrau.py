@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import cached_property
 from typing import Any
@@ -14,12 +15,16 @@ from . import pixel_mask as masks
 from ._checks import checked_out, choose_engine, choose_threads, stacked
 from ._memory import aligned_empty
 from ._numpy import NumpyEngine, PlacingEngine
+from .coordinates import pixel_coordinates
 from .double_pixels import interpolate
 from .downsample import any_reason, downsample, good_fraction
-from .geometry import is_strip, make_layout
+from .geometry import is_known, is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
+from .strips import StripMap
 from .words import CODE_SHIFT, LOST, WordCounts, count_words, saturated_word
+
+logger = logging.getLogger(__name__)
 
 
 class JungfrauCalibration:
@@ -96,12 +101,17 @@ class JungfrauCalibration:
         opts = CalibrationOptions(**options)
         if is_strip(detector_name):
             opts = opts.with_(gap_pixels=False, double_pixels="keep")
+        if opts.geometry and not is_known(detector_name):
+            logger.warning("%s is in no geometry table: its modules are stacked in y", detector_name)
+            opts = opts.with_(geometry=False)
         self.options = opts
         self._places = opts.active_modules(detector_name)
-        self._layout = make_layout(
-            detector_name, list(self._places), gap_pixels=opts.gap_pixels, geometry=opts.geometry
-        )
-        opts.check_rois(self._layout.shape)
+        modules = list(self._places)
+        self._strips = StripMap(detector_name, modules) if opts.geometry and is_strip(detector_name) else None
+        in_places = opts.geometry and self._strips is None
+        self._layout = make_layout(detector_name, modules, gap_pixels=opts.gap_pixels, geometry=in_places)
+        self._image_shape = self._layout.shape if self._strips is None else self._strips.shape
+        opts.check_rois(self._image_shape)
         files = ", ".join(filter(None, (self.gain_file, self.pedestal_file)))
         self._mask = pixel_mask
         self._maps = Maps.checked(detector_name, gain, pedestal, pixel_mask, f" ({files})" if files else "")
@@ -149,19 +159,19 @@ class JungfrauCalibration:
         if self.options.roi is not None and len(self.options.roi) == 1:
             ((y1, y2, x1, x2),) = self.options.roi.values()
             return y2 - y1, x2 - x1
-        return self._layout.shape
+        return self._image_shape
 
     @property
     def image_shape(self) -> tuple[int, int]:
         """Rows and columns of the whole processed image, before regions and downsampling."""
-        return self._layout.shape
+        return self._image_shape
 
     @property
     def dtype(self) -> np.dtype:
-        """float32, int32 with a factor; uint16 without conversion."""
+        """float32; int32 with a factor, unless `rounded` is False; uint16 without conversion."""
         if not self.options.conversion:
             return np.dtype(np.uint16)
-        return np.dtype(np.float32 if self.options.factor is None else np.int32)
+        return np.dtype(np.int32 if self.options.counts else np.float32)
 
     @property
     def _whole_dtype(self):
@@ -170,7 +180,7 @@ class JungfrauCalibration:
 
     @property
     def unit(self) -> str:
-        """``"keV"``, ``"9.3 keV"`` (with a factor: one count is so much), or ``"ADU"`` for raw words."""
+        """``"keV"``, ``"9.3 keV"`` (with a factor: 1 is so much), or ``"ADU"`` for raw words."""
         if not self.options.conversion:
             return "ADU"
         return "keV" if self.options.factor is None else f"{self.options.factor:g} keV"
@@ -193,7 +203,8 @@ class JungfrauCalibration:
     @cached_property
     def _good(self):
         interpolated = self.options.double_pixels == "interp"
-        return masks.good_pixels(self._layout, self._bad, interpolated=interpolated)
+        good = masks.good_pixels(self._layout, self._bad, interpolated=interpolated)
+        return good if self._strips is None else self._strips.place(good, np.zeros(self._image_shape, bool))
 
     @cached_property
     def good_fraction(self) -> np.ndarray:
@@ -213,7 +224,17 @@ class JungfrauCalibration:
             reasons = np.zeros(self._name.raw_shape, dtype=np.int64)
         empty = np.full(self._layout.shape, masks.EMPTY, dtype=np.int64)
         reasons = masks.place(self._layout, reasons, empty)
+        if self._strips is not None:
+            empty = np.full(self._image_shape, masks.EMPTY, dtype=np.int64)
+            reasons = self._strips.place(reasons, empty)
         return reasons if self.options.downsample is None else any_reason(reasons, self.options.downsample)
+
+    def pixel_coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x, y and z of every raw pixel in the image with gaps and geometry; see `coordinates`."""
+        return pixel_coordinates(self.detector_name)
+
+    get_pixel_coordinates = pixel_coordinates
+    """The name that the facility's library has for it."""
 
     def empty(self, n_frames: int | None = None) -> np.ndarray:
         """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack."""
@@ -283,9 +304,11 @@ class JungfrauCalibration:
 
     def _whole(self, raw, out=None):
         raw, sources = self._checked_raw(raw, np.uint16 if self.options.conversion else None)
-        shape = (*raw.shape[:-2], *self._layout.shape)
+        shape = (*raw.shape[:-2], *self._image_shape)
         dtype = self._whole_dtype if self.options.conversion else raw.dtype
         out = aligned_empty(shape, dtype) if out is None else checked_out(out, shape, dtype)
+        if self._strips is not None:
+            return self._in_strips(raw, sources, out)
         self._engine.run(*stacked(raw, sources, out))
         if self.options.double_pixels == "interp":
             for _, view in self._layout.views(out):
@@ -294,10 +317,19 @@ class JungfrauCalibration:
                 out[..., ~self._good] = math.nan
         return out
 
+    def _in_strips(self, raw, sources, out):
+        whole = aligned_empty((*raw.shape[:-2], *self._layout.shape), out.dtype)
+        self._engine.run(*stacked(raw, sources, whole))
+        out[...] = self.options.inner_fill if out.dtype.kind == "f" else 0
+        self._strips.place(whole, out)
+        return self._strips.share(out) if self.options.conversion else out
+
     def _downsample(self, image):
         image = downsample(image, self.good_fraction, self.options.downsample)
         if self.options.factor is not None:
-            return np.rint(image / np.float32(self.options.factor)).astype(np.int32)
+            image = image / np.float32(self.options.factor)
+        if self.options.counts:
+            return np.rint(image).astype(np.int32)
         if math.isnan(self.options.masked_value):
             image[..., self.good_fraction == 0] = math.nan
         return image
@@ -305,7 +337,10 @@ class JungfrauCalibration:
     def _placed(self, words, sources):
         out = np.empty((*words.shape[:-2], *self._layout.shape), dtype=words.dtype)
         PlacingEngine(self._layout).run(*stacked(words, sources, out))
-        return out
+        if self._strips is None:
+            return out
+        image = np.zeros((*words.shape[:-2], *self._image_shape), dtype=words.dtype)
+        return self._strips.place(out, image)
 
     def _checked_raw(self, raw, dtype):
         """Return `raw` with contiguous images, and module -> its place in it."""

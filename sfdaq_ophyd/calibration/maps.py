@@ -102,6 +102,6 @@ class Maps:
         gain, pedestal = self.stages(options)
         factor = options.inner_factor
         scale = constants.reciprocal(gain, factor)
-        if factor is not None:
+        if factor is not None and options.counts:
             constants.check_range(scale, pedestal, factor, ~bad)
         return np.where(bad, np.float32(0), pedestal), np.where(bad, np.float32(options.inner_fill), scale)

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RequestError, WireError
 from ..wire.detector_name import DetectorName
+from ..wire.json_text import load_json
 
 DOUBLE_PIXELS = ("keep", "mask", "interp")
 MODULE_EDGE_PIXELS = ("keep", "mask")
@@ -31,12 +32,15 @@ class CalibrationOptions:
     highgain : bool
         The detector ran in high gain (``daq_rec & 1``): constants of HG0.
     factor : float, optional
-        Divide by this many keV, round half to even, give int32.
+        Divide by this many keV, e.g. by those of a photon; round half to even, give int32.
+    rounded : bool
+        False leaves out the rounding after `factor`: float32.
     gap_pixels : bool
         Chips two pixels apart, as they are: a module has 514 x 1030 pixels. Strip sensors have no gaps: there
         this and `double_pixels` have no effect.
     geometry : bool
-        Modules at their places; False stacks them in y.
+        Modules at their places; False stacks them in y. Strip sensors are re-sorted. A detector that is in no
+        geometry table is stacked in any case, with a warning.
     double_pixels : {"keep", "mask", "interp"}
         Pixels beside the gaps are twice as large: as measured, masked, or shared with the gap pixels.
     module_edge_pixels : {"keep", "mask"}
@@ -67,6 +71,7 @@ class CalibrationOptions:
     mask: bool | None = None
     highgain: bool = False
     factor: float | None = None
+    rounded: bool = True
     gap_pixels: bool = True
     geometry: bool = True
     double_pixels: str = "keep"
@@ -97,6 +102,7 @@ class CalibrationOptions:
         for name in (
             "conversion",
             "highgain",
+            "rounded",
             "gap_pixels",
             "geometry",
             "mask_undefined_gain",
@@ -112,8 +118,9 @@ class CalibrationOptions:
         if self.double_pixels == "interp":
             if not self.gap_pixels:
                 raise RequestError("gap_pixels", False, "True with double_pixels='interp'")
-            if self.factor is not None and self.downsample is None:
-                raise RequestError("factor", self.factor, "None with double_pixels='interp'")
+            if self.counts and self.downsample is None:
+                expected = "None with double_pixels='interp', or rounded=False"
+                raise RequestError("factor", self.factor, expected)
             if not self.conversion:
                 raise RequestError("conversion", False, "True with double_pixels='interp'")
         if self.double_pixels == "mask" and self.mask is False:
@@ -125,8 +132,13 @@ class CalibrationOptions:
                 raise RequestError("downsample", self.downsample, "mask and conversion to be on")
         if self.factor is not None and not self.conversion:
             raise RequestError("factor", self.factor, "None without conversion")
-        if math.isnan(self.masked_value) and (self.factor is not None or not self.conversion):
+        if math.isnan(self.masked_value) and (self.counts or not self.conversion):
             raise RequestError("masked_value", self.masked_value, "0 in an integer image")
+
+    @property
+    def counts(self) -> bool:
+        """Whether pixels are whole multiples of the factor, int32."""
+        return self.factor is not None and self.rounded
 
     @property
     def inner_factor(self) -> float | None:
@@ -163,11 +175,11 @@ class CalibrationOptions:
         return json.dumps(differing, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> CalibrationOptions:
+    def from_json(cls, text: str | bytes) -> CalibrationOptions:
         """Read the text of `to_json`; unknown names are refused."""
         try:
-            values = json.loads(text)
-        except ValueError as exc:
+            values = load_json(text)
+        except WireError as exc:
             raise RequestError("calibration options", text, f"JSON ({exc})") from exc
         if not isinstance(values, dict):
             raise RequestError("calibration options", text, "a JSON object")

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from sfdaq_ophyd.calibration import pixel_coordinates
 from sfdaq_ophyd.calibration.geometry import make_layout
 from sfdaq_ophyd.calibration.geometry_table import TABLE
-from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.calibration.pixel_mask import place
 
 from .conftest import plain
 
@@ -116,11 +117,46 @@ def test_module_map_when_modules_change_places_then_data_follow_and_constants_st
     np.testing.assert_array_equal(image[1100:1356, :256], raw[:256, :256])
 
 
-def test_strip_sensor_when_stacked_then_gaps_have_no_effect_and_with_geometry_says_no():
+def test_strip_sensor_when_stacked_then_gaps_have_no_effect():
     calibration = plain("JF05T01V01", 1, geometry=False, double_pixels="interp", engine="numpy")
     assert calibration.shape == (512, 1024)
-    with pytest.raises(RequestError, match="strip sensor"):
-        plain("JF05T01V01", 1)
+
+
+def test_detector_when_it_is_in_no_table_then_stacked_plainly_and_says_so(caplog):
+    calibration = plain("JF99T02V01", 2)
+    assert "JF99T02V01 is in no geometry table: its modules are stacked in y" in caplog.text
+    assert calibration.shape == (1028, 1030) and calibration.options.to_json() == '{"geometry": false}'
+    raw = np.random.default_rng(0).integers(1, 2**14, (1024, 1024), dtype=np.uint16)
+    np.testing.assert_array_equal(calibration(raw), plain("JF99T02V01", 2, geometry=False)(raw))
+    x, y, _ = calibration.get_pixel_coordinates()
+    assert (y[512, 0], x[1023, 1023]) == (514, 1029)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_coordinates_when_pixels_are_marked_then_they_lie_where_the_facility_has_them(points, name):
+    x, y, z = pixel_coordinates(full_name(name))
+    assert x.shape == y.shape == z.shape == (512 * len(TABLE[name].origins), 1024) and not z.any()
+    for module, row, column, image_y, image_x in points.get(name, {}).get("gap", ()):
+        at = (512 * module + row, column)
+        double = [row in (255, 256), column % 256 in (0, 255) and column not in (0, 1023)]
+        moved = abs(y[at] - image_y) + abs(x[at] - image_x)
+        assert moved == 0.5 * sum(double), (module, row, column)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_coordinates_when_every_pixel_is_marked_then_the_image_has_it_there(name):
+    n = len(TABLE[name].origins)
+    layout = make_layout(full_name(name), range(n), gap_pixels=True, geometry=True)
+    marks = np.arange(1, 512 * 1024 * n + 1).reshape(-1, 1024)
+    image = place(layout, marks, np.zeros(layout.shape, "i8"))
+    x, y, _ = pixel_coordinates(full_name(name))
+    whole = (x % 1 == 0) & (y % 1 == 0)
+    np.testing.assert_array_equal(image[y[whole].astype(int), x[whole].astype(int)], marks[whole])
+    for module in range(n):  # the two halves of a pair of double pixels touch
+        block = slice(512 * module, 512 * (module + 1))
+        for seam in (256, 512, 768):
+            apart = np.hypot(*(a[block][:, seam] - a[block][:, seam - 1] for a in (x, y)))
+            assert np.all(apart == 2)
 
 
 @pytest.mark.parametrize("name", ["JF1T3V1", "JF01T03V99", "JF01T03V01"])

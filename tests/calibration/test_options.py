@@ -180,3 +180,24 @@ def test_with_options_when_changed_then_constants_stay():
     assert other.dtype == np.int32
     assert other.constants_hash == calibration.constants_hash
     assert other.unit == "2 keV"
+
+
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+def test_factor_when_not_rounded_then_photons_are_float32(engine):
+    raw = np.random.default_rng(0).integers(0, 2**16, (512, 1024), dtype=np.uint16)
+    photons = plain("JF03T01V02", 1, factor=9.3, rounded=False, engine=engine)
+    assert photons.dtype == np.float32 and photons.unit == "9.3 keV"
+    keV = plain("JF03T01V02", 1, engine=engine)(raw)
+    np.testing.assert_allclose(photons(raw), keV / 9.3, rtol=3e-7)
+    rounded = plain("JF03T01V02", 1, factor=9.3, engine=engine)(raw)
+    assert np.abs(photons(raw) - rounded).max() <= 0.5 + 1e-3
+    blocks = plain("JF03T01V02", 1, factor=9.3, rounded=False, downsample=(2, 2), engine=engine)
+    assert blocks.dtype == np.float32
+
+
+def test_factor_when_not_rounded_then_interpolation_and_nan_are_allowed():
+    options = CalibrationOptions(factor=9.3, rounded=False, double_pixels="interp", masked_value=math.nan)
+    assert not options.counts
+    assert CalibrationOptions.from_json(options.to_json()) == options or math.isnan(options.masked_value)
+    with pytest.raises(RequestError, match="rounded=False"):
+        CalibrationOptions(factor=9.3, double_pixels="interp")
