@@ -38,7 +38,7 @@ LEAD = 10
 KEEP_PERIOD = 0.02
 """Seconds between two looks of a patient clock at its followers."""
 
-SLOW = 95.0
+SLOW = 90.0
 """Hz below which the clock is said to be slow."""
 
 LOOK = 0.005

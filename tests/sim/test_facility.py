@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.errors import RequestError, ServiceTimeout
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim import facility as facility_module
 from sfdaq_ophyd.sim.part import World
@@ -193,3 +193,18 @@ def test_facility_when_real_parts_run_then_all_answer_and_nothing_stays(wait_for
             socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=5)
     assert os.environ.get("EPICS_CA_ADDR_LIST") == environment
     wait_for(lambda: not (set(threading.enumerate()) - before), "end of the threads")
+
+
+def test_enter_when_a_child_does_nothing_more_then_fails_at_the_limit_with_its_step_and_what_to_do(
+    tmp_path, monkeypatch
+):
+    hanging = "import time\nprint('STEP hanging', flush=True)\ntime.sleep(600)\n"
+    (tmp_path / "caproto.py").write_text(hanging)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    facility = Facility(only="pvs", start_timeout=2.0)
+    expected = (
+        r"start of sfdaq_ophyd\.sim\.pvs: not done after 2 s; last state step 'hanging', \d+ s after the"
+    )
+    with pytest.raises(ServiceTimeout, match=expected) as caught:
+        facility.__enter__()
+    assert "start_timeout" in str(caught.value) and not facility.directory.exists()
