@@ -265,7 +265,8 @@ class PulseClock:
             if self._say is not None and self.running and (said is None or slow > said):
                 said, line = slow, _line(rate, slow)
                 logger.log(logging.WARNING if slow else logging.INFO, line)
-                self._say(line)
+                with contextlib.suppress(Exception):  # nobody reads it, and the clock goes on
+                    self._say(line)
 
     def _let_run(self) -> None:
         if not self.running:

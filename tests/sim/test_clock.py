@@ -222,6 +222,19 @@ def test_follower_when_closed_twice_or_after_the_clock_then_nothing_happens(cloc
     other.close()
 
 
+def test_patient_clock_when_its_rate_cannot_be_said_then_it_goes_on(patient, wait_for, monkeypatch):
+    monkeypatch.setattr("sfdaq_ophyd.sim.clock.RATE_WINDOW", 0.1)
+    tried = []
+
+    def broken(line):
+        tried.append(line)
+        raise BrokenPipeError(line)
+
+    patient.announce(broken)
+    wait_for(lambda: tried, "the rate is said")
+    assert patient.wait_for(patient.now() + 3 * LEAD, timeout=10)
+
+
 def test_patient_clock_when_it_is_slow_then_says_so_once(patient, wait_for, monkeypatch):
     monkeypatch.setattr("sfdaq_ophyd.sim.clock.RATE_WINDOW", 0.2)
     said = []
