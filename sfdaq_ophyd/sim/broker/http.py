@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -77,6 +78,7 @@ class HttpService:
         self.log: BoundedLog[LoggedRequest] = BoundedLog()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
 
     @property
     def url(self) -> str:
@@ -101,15 +103,19 @@ class HttpService:
 
     def start(self) -> None:
         """Serve from now on."""
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name=f"sf-daq {self.service}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name=f"sf-daq {self.service}", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            self._server.handle_request()  # sleeps until there is one
 
     def stop(self) -> None:
         """End after the present request. Safe twice."""
         if self._thread is not None:
-            self._server.shutdown()
+            self._stopping.set()
+            with contextlib.suppress(OSError):  # a caller without a request, to wake it
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
             self._thread.join(10)
             self._thread = None
         if self._server is not None:

@@ -153,16 +153,13 @@ class Worker:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until the present request is done or given up."""
+        """Wait until the present request is done or given up; `delays` are stopped by then."""
         if self._thread.is_alive():
+            self._queue.put({})
             self._thread.join(10)
 
     def _run(self) -> None:
-        while not self._delays.stopped.is_set():
-            try:
-                request = self._queue.get(timeout=0.1)
-            except queue.Empty:
-                continue
+        while (request := self._queue.get()) and not self._delays.stopped.is_set():
             try:
                 self._handle(request)
             except Stopped:
