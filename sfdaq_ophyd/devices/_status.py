@@ -33,8 +33,8 @@ class ActionStatus(StatusBase):
     what : str
         The action, e.g. ``"exposure"``.
     timeout : float
-        s until it fails by itself, whatever happens to the thread that should end it; time in which this
-        process could not look does not count.
+        s without progress until it fails by itself, whatever happens to the thread that should end it; time
+        in which this process could not look does not count.
     target : float
         Where `current` ends.
     unit : str
@@ -66,6 +66,7 @@ class ActionStatus(StatusBase):
     def release(self) -> None:
         """Start the clock, anew."""
         self.hold()
+        self._moved = counted_time()
         self._backstop = Alarm(self._limit, self._late)
 
     @property
@@ -83,6 +84,8 @@ class ActionStatus(StatusBase):
 
     def progress(self, current: float, last_seen: str = "") -> None:
         """Note how far it is, and the last state seen, for watchers and for the message of a timeout."""
+        if (current, last_seen or self.last_seen) != (self.current, self.last_seen):
+            self._moved = counted_time()
         self.current = current
         self.last_seen = last_seen or self.last_seen
         for func in tuple(self._watchers):
@@ -108,6 +111,10 @@ class ActionStatus(StatusBase):
             self.log.exception("%s: a watcher failed; it is not called again", self.name)
 
     def _late(self) -> None:
+        left = self._moved + self._limit - counted_time()
+        if left > 0:  # there was progress meanwhile
+            self._backstop = Alarm(left, self._late)
+            return
         self.fail(ServiceTimeout(self.name, self._limit, self.last_seen))
 
     def _settled(self) -> None:

@@ -10,7 +10,6 @@ from ophyd import Device, EpicsSignalRO
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
 from ..limits import Alarm, Limit
-from ..wire.pulse_id import PULSE_RATE
 from ._status import GRACE, ActionStatus
 
 
@@ -100,8 +99,8 @@ class PulseId(Device):
         ----------
         pulse_id : int
         timeout : float, optional
-            Limit in s; default is the time at 100 Hz from now on, and the device's `timeout`; it then also
-            fails as soon as the PV has stood still for that `timeout`, as when its IOC is gone.
+            Limit in s; by default it fails only once the PV has stood still for the device's `timeout`, as
+            when its IOC is gone, however slowly it counts.
 
         Returns
         -------
@@ -115,8 +114,7 @@ class PulseId(Device):
         """
         now = self.get()
         if timeout is None:
-            limit = max(0, pulse_id - now) / PULSE_RATE + self.timeout
-            return self._count(now, pulse_id, limit, self.timeout)
+            return self._count(now, pulse_id, None, self.timeout)
         return self._count(now, pulse_id, timeout)
 
     def check(self, timeout: float | None = None, n_pulses: int = 10) -> float:
@@ -133,9 +131,12 @@ class PulseId(Device):
         self.wait_past(first + n_pulses - 1, timeout).wait()
         return (self.get() - first) / (time.monotonic() - begin)
 
-    def _count(self, now: int, target: int, timeout: float, stall: float | None = None) -> ActionStatus:
+    def _count(
+        self, now: int, target: int, timeout: float | None, stall: float | None = None
+    ) -> ActionStatus:
         n_pulses = max(1, target + 1 - now)
-        status = ActionStatus(self, "pulse", timeout + GRACE, target=n_pulses, unit="pulses")
+        backstop = (stall if timeout is None else timeout) + GRACE
+        status = ActionStatus(self, "pulse", backstop, target=n_pulses, unit="pulses")
         seen, limits = now, (Limit(timeout), Limit(stall))
 
         def update(*, value: int, **kwargs) -> None:

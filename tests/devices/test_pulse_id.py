@@ -9,6 +9,7 @@ from event_model import DocumentNames, schema_validators
 
 from sfdaq_ophyd.devices import PulseId
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
+from sfdaq_ophyd.limits import counted_time
 from sfdaq_ophyd.sim import Facility
 
 
@@ -102,6 +103,18 @@ def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_t
     finally:
         facility.clock.resume()
         device.destroy()
+
+
+def test_wait_past_when_the_clock_counts_slowly_then_waits_on(facility, paused, wait_for):
+    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=1.0)
+    device.wait_for_connection(timeout=10)
+    wait_for(lambda: device.get() == paused, "the paused pulse")
+    status, begun = device.wait_past(paused + 3), counted_time()
+    for n in range(4):  # at 100 Hz it would be over after 0.03 s, and 1 s of patience
+        wait_for(lambda n=n: counted_time() - begun > 0.6 * (n + 1), "a long pulse")
+        facility.clock.step()
+    status.wait(10)
+    device.destroy()
 
 
 def test_waits_when_many_have_ended_then_no_subscription_is_left(pulse_id):

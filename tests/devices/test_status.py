@@ -11,6 +11,7 @@ from bluesky.utils import ProgressBarManager
 
 from sfdaq_ophyd.devices._status import ActionStatus, JointStatus, poll
 from sfdaq_ophyd.errors import FramesMissing, ServiceRefused, ServiceTimeout
+from sfdaq_ophyd.limits import counted_time
 
 from .fake import FakeDetector, FakeSource
 from .run_engine_driver import drive, interruptible
@@ -54,6 +55,16 @@ def test_status_when_ended_twice_then_the_first_counts():
     status.succeed()
     status.fail(ValueError("late"))
     assert status.exception(10) is None
+
+
+def test_status_when_there_is_progress_then_its_time_begins_anew(wait_for):
+    status = action(timeout=0.4, target=10)
+    begun = counted_time()
+    for step in range(1, 7):
+        wait_for(lambda step=step: counted_time() - begun > 0.2 * step, "time to pass")
+        status.progress(step)
+    assert not status.done
+    assert isinstance(status.exception(10), ServiceTimeout)
 
 
 def test_status_when_held_then_its_clock_stands_until_released(wait_for):

@@ -214,7 +214,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             raise DetectorStateError(f"{self.name}: trigger, while an acquisition is running")
         timeout = float(self.timeout.get())
         n_pulses = int(self.n_pulses.get())
-        limit = self.duration + 10 * timeout + GRACE
+        limit = 10 * timeout + GRACE  # of which pulses that are counted take nothing
         status = ActionStatus(self, "acquisition", limit, target=n_pulses, unit="pulses")
         point = self.next_point.current
         if self._is_taken(point and point.token):
@@ -229,7 +229,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
 
         def counted(current: float, target: float) -> None:
             self.asking.follower.go_on()
-            status.progress(n_pulses * current // target)
+            status.progress(n_pulses * current // target, f"{current:g} of {target:g} machine pulses")
 
         def end(asked: Asked | None, exc: Exception | None) -> None:
             if asked is not None:

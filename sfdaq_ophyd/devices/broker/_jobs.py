@@ -77,8 +77,6 @@ class Patience:
 
     def progress(self, current: float, target: float, seen: str) -> None:
         """Tell how far it is, and the last state seen."""
-        if (current, seen) != (self._status.current, self._status.last_seen):
-            self._status.release()  # its time is for what shows nothing new
         self._status.target = target
         self._status.progress(current, seen)
 

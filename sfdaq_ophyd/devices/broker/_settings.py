@@ -11,7 +11,7 @@ from ophyd.device import Staged
 
 from ...errors import RequestError
 from ...wire.broker_request import RetrieveRequest
-from ...wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
+from ...wire.pulse_id import PulseRange, check_rate_multiplicator
 from .._setting import Setting
 
 
@@ -51,7 +51,8 @@ class BrokerSettings(Device):
         A channel, camera or PV that is absent, not at every pulse, or of another form than before costs that
         channel alone, with a warning and a mark (the default); otherwise it fails the run.
     file_timeout : float
-        Limit for the files of one acquisition, from its request, s.
+        s after which a file is given up that shows nothing new, while its writer brings none that was asked
+        for before it either.
     max_pedestal_age : float
         Oldest pedestal the pre-flight check accepts, s; 0 accepts any, and none.
     timeout : float
@@ -113,8 +114,3 @@ class BrokerSettings(Device):
             return self.request(PulseRange.next_frames(0, int(n_pulses), rate))
         except RequestError as exc:
             raise RequestError(f"{self.name}.{exc.field}", exc.value, exc.expected) from exc
-
-    @property
-    def duration(self) -> float:
-        """S that one acquisition takes at 100 Hz."""
-        return int(self.n_pulses.get()) * int(self.rate_multiplicator.get()) / PULSE_RATE
