@@ -23,7 +23,13 @@ class ClockPulseId:
     def __init__(self, clock):
         self.clock = clock
         self.broken: Exception | None = None
-        self.closed = threading.Event()
+        self.closed, self.threads = threading.Event(), []
+
+    def close(self):
+        """End what still counts: the clock goes next."""
+        self.closed.set()
+        for thread in self.threads:
+            thread.join()
 
     def get(self):
         if self.broken:
@@ -48,7 +54,9 @@ class ClockPulseId:
                     return status.succeed()
                 status.progress(min(status.target, self.clock.now() - now))
 
-        threading.Thread(target=count, name="clock pulse id", daemon=True).start()
+        self.threads = [thread for thread in self.threads if thread.is_alive()]
+        self.threads.append(threading.Thread(target=count, name="clock pulse id", daemon=True))
+        self.threads[-1].start()
         return status
 
 
@@ -73,7 +81,7 @@ class BrokerBench:
 
     def __exit__(self, *exc_info):
         for pulse_id in self.pulse_ids:
-            pulse_id.closed.set()
+            pulse_id.close()
         self.facility.close()
 
     def device(self, **options):

@@ -103,6 +103,7 @@ class HttpService:
 
     def start(self) -> None:
         """Serve from now on."""
+        self._stopping.clear()
         self._thread = threading.Thread(target=self._serve, name=f"sf-daq {self.service}", daemon=True)
         self._thread.start()
 
