@@ -106,6 +106,17 @@ class JungfrauConfig(_FileDetector):
     )
     constants: ConstantsConfig | None = Field(None, description="without them images stay raw")
     photon_energy: Positive | None = Field(None, description="keV; calibrated images then count photons")
+    event_id: Literal["pulse", "frame"] = Field(
+        "pulse", description="what event ids are: pulse ids or frame numbers"
+    )
+    frame_step: Whole | None = Field(
+        None, ge=0, description="frame numbers grow by this, a jump is a lost frame; 0: jumps mean nothing"
+    )
+    disabled_modules: list[Whole] = Field([], description="modules that the assembled stream leaves out")
+    converted_shape: tuple[Whole, Whole] | None = Field(
+        None, description="rows and columns of an assembled stream that carries keV"
+    )
+    pull: bool = Field(False, description="the assembled stream is sf-daq's live (PUSH) one")
     control: ControlConfig | None = Field(None, description="settings while staged, through a broker")
     stream_options: dict[str, Any] = Field({}, description="e.g. incomplete: drop, max_age: 0.5")
 
@@ -116,6 +127,8 @@ class JungfrauConfig(_FileDetector):
             raise ValueError("endpoints: one is there twice")
         if self.stream == "assembled" and n != 1:
             raise ValueError(f"endpoints: {n}, expected the one of the assembled stream")
+        if self.stream == "modules" and (self.disabled_modules or self.converted_shape or self.pull):
+            raise ValueError("disabled_modules, converted_shape, pull: only with `stream: assembled`")
         if self.stream == "modules" and n not in (n_modules, 2 * n_modules):
             raise ValueError(
                 f"endpoints: {n}, expected all of {self.detector_name}: {n_modules}, or with two interfaces "

@@ -142,6 +142,8 @@ def _pgroup(block: blocks.SfDaqBrokerConfig, pgroup: str) -> tuple[str, str]:
 def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
     from ..clients import ImageStream, ModuleStream
 
+    if block.pull:
+        return "", "not asked: its images are shared out among those who listen"
     if block.stream == "modules":
         stream = ModuleStream(block.endpoints, detector_name=block.detector_name, timeout=FIRST_IMAGE)
     else:

@@ -190,7 +190,7 @@ def _eiger(name, block, config, made, labels):
 def _jungfrau(name, block, config, made, labels):
     load = None
     if block.constants is not None:
-        load = functools.partial(load_constants, block.detector_name, block.constants, config.directory)
+        load = functools.partial(load_constants, block, config.directory)
     return ConfiguredJungfrau(
         block.endpoints if block.stream == "modules" else block.endpoints[0],
         name=name,
@@ -200,6 +200,11 @@ def _jungfrau(name, block, config, made, labels):
         pulse_id=_device_named(block.pulse_id, made),
         load=load,
         photon_energy=block.photon_energy,
+        event_id=block.event_id,
+        frame_step=block.frame_step,
+        disabled_modules=block.disabled_modules,
+        converted_shape=block.converted_shape,
+        pull=block.pull,
         control=_control(block, made),
         stream_options=block.stream_options,
         labels=labels,
@@ -213,16 +218,19 @@ def _control(block: blocks.JungfrauConfig, made: dict[str, Entry]) -> BrokerCont
     return BrokerControl(broker, block.detector_name, block.control.settings, power_on=block.control.power_on)
 
 
-def load_constants(detector_name: str, constants: blocks.ConstantsConfig, directory: Path):
+def load_constants(block: blocks.JungfrauConfig, directory: Path):
     """Read the calibration a block of the file names; relative paths lie in `directory`."""
     from ..files.constants import load_calibration
 
+    constants, options = block.constants, dict(block.constants.options)
+    if block.disabled_modules:
+        options.setdefault("disabled_modules", tuple(block.disabled_modules))
     given = (constants.gain_file, constants.pedestal_file, constants.pixel_mask_file)
     files = [
         [directory / path for path in each] if isinstance(each, list) else each and directory / each
         for each in given
     ]
-    return load_calibration(detector_name, *files, **constants.options)
+    return load_calibration(block.detector_name, *files, **options)
 
 
 def _std_daq_writer(name, block, config, made, labels):

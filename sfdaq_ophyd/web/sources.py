@@ -62,4 +62,4 @@ def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
 def _loader(config: SfdaqConfig, block):
     from ..session.devices import load_constants  # imports ophyd
 
-    return functools.partial(load_constants, block.detector_name, block.constants, config.directory)
+    return functools.partial(load_constants, block, config.directory)

@@ -74,6 +74,10 @@ def write(tmp_path, text):
             ":2: devices.jf: endpoints: 2, expected the one of the assembled stream",
         ),
         (
+            "devices:\n  jf: {class: Jungfrau, detector_name: JF01T01V01, pull: yes, endpoints: ['tcp://a:1']}\n",
+            ":2: devices.jf: disabled_modules, converted_shape, pull: only with `stream: assembled`",
+        ),
+        (
             "devices:\n  e: {class: Eiger, url: 'http://x', timeout: yes}\n",
             ":2: devices.e.timeout: Input should",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zmq
+
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
 from sfdaq_ophyd.plans import run_number_wrapper, save_once
 from sfdaq_ophyd.session import load_config
@@ -57,3 +59,30 @@ def test_run_engine_when_a_session_makes_it_then_points_are_saved_once_and_runs_
     (tmp_path / "sfdaq.yaml").write_text("directory: data\n")
     preprocessors = Session(tmp_path / "sfdaq.yaml").RE.preprocessors
     assert save_once in preprocessors and run_number_wrapper in preprocessors
+
+
+def test_jungfrau_when_its_stream_is_assembled_then_all_its_options_have_keys(tmp_path):
+    (tmp_path / "sfdaq.yaml").write_text("""
+devices:
+  live:
+    class: Jungfrau
+    detector_name: JF01T03V01
+    stream: assembled
+    endpoints: [tcp://h:9007]
+    pull: yes
+    disabled_modules: [1]
+    frame_step: 2
+    event_id: frame
+  converted:
+    class: Jungfrau
+    detector_name: JF01T03V01
+    stream: assembled
+    endpoints: [tcp://h:9007]
+    converted_shape: [1614, 1030]
+""")
+    made = {entry.name: entry.device for entry in make_devices(load_config(tmp_path / "sfdaq.yaml"))}
+    live, converted = made["live"], made["converted"]
+    assert live.event_ids.get() == "frame" and live.settings().frame_step == 2
+    assert live.settings().process.frame_format.shape == (1024, 1024)
+    assert live.source.stream._socket_type == zmq.PULL
+    assert converted.settings().process.frame_format.shape == (1614, 1030)

@@ -23,6 +23,7 @@ from ._processing import CalibratedImages, ConvertedImages, RawImages
 from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
 
 STREAMS = ("modules", "assembled")
+EVENT_IDS = ("pulse", "frame")
 STREAM_OPTIONS = {
     "modules": {"max_age", "max_hold", "incomplete", "n_packets", "n_images"},
     "assembled": {"max_hold", "incomplete", "n_images"},
@@ -51,7 +52,7 @@ class Jungfrau(Detector):
     calibration : JungfrauCalibration, optional
         Constants and options; without it images stay raw. See `use_calibration`.
     photon_energy : float, optional
-        keV; calibrated images then count photons.
+        keV; calibrated images then count photons: int32, or float32 of a calibration that is not `rounded`.
     pulse_id : PulseId, optional
         Only frames of pulses after a trigger count. Without it: frames that arrive after a trigger.
     disabled_modules : tuple of int
@@ -63,6 +64,8 @@ class Jungfrau(Detector):
     frame_step : int, optional
         Frame numbers grow by so much from frame to frame, a jump is a lost frame; 0: jumps mean nothing.
         Default 1 for modules; 0 for the assembled stream, whose sender may leave images out.
+    event_id : {"pulse", "frame"}
+        What ``NAME_event_id`` is: the pulse id, where the stream has one, or the frame number.
     control : HardwareControl, optional
         Sets the detector itself while the device is staged, e.g. a `BrokerControl`. What it is set to then is
         recorded as ``NAME_hardware``.
@@ -81,6 +84,7 @@ class Jungfrau(Detector):
     detector_name = Cpt(SignalRO, value="", kind="config")
     stream = Cpt(SignalRO, value="", kind="config")
     endpoints = Cpt(SignalRO, value="", kind="config", doc="JSON list")
+    event_ids = Cpt(SignalRO, value="", kind="config", doc="pulse or frame: what an event id is")
     hardware = Cpt(SignalRO, value="", kind="config", doc="settings of the detector while staged, JSON")
     image_unit = Cpt(SignalRO, value="", kind="config")
     gain_file = Cpt(SignalRO, value="", kind="config")
@@ -114,12 +118,15 @@ class Jungfrau(Detector):
         converted_shape: tuple[int, int] | None = None,
         pull: bool = False,
         frame_step: int | None = None,
+        event_id: str = "pulse",
         control: HardwareControl | None = None,
         stream_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         if stream not in STREAMS:
             raise RequestError("stream", stream, f"one of {STREAMS}")
+        if event_id not in EVENT_IDS:
+            raise RequestError("event_id", event_id, f"one of {EVENT_IDS}")
         if stream == "modules" and (converted_shape or disabled_modules or pull):
             options = (converted_shape, disabled_modules, pull)
             raise RequestError(
@@ -147,6 +154,7 @@ class Jungfrau(Detector):
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self._say("detector_name", str(self._detector))
         self._say("stream", stream)
+        self._say("event_ids", event_id)
         self._say("endpoints", json.dumps(frames.endpoints))
         if converted_shape is not None:
             self.image_kind.put("converted")
@@ -215,7 +223,8 @@ class Jungfrau(Detector):
         """Return what the source needs; the signals as they are at stage."""
         process = self._processing()
         self._say("image_unit", process.unit)
-        return StageSettings(process, self._frame_step, float(self.connect_timeout.get()))
+        timeout, by_frame = float(self.connect_timeout.get()), self.event_ids.get() == "frame"
+        return StageSettings(process, self._frame_step, timeout, by_frame)
 
     def _processing(self):
         image = self.image_kind.get()

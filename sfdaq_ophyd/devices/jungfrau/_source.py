@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...clients import StreamFrame
 from ...clients._stream import FrameStream
@@ -30,11 +30,14 @@ class StageSettings:
         what was dropped here is lost.
     connect_timeout : float
         For every endpoint to answer, s.
+    by_frame : bool
+        Event ids are frame numbers, also where the pulse is known.
     """
 
     process: Callable[[StreamFrame], Frame]
     frame_step: int = 1
     connect_timeout: float = CONNECT_TIMEOUT
+    by_frame: bool = False
 
 
 class JungfrauSource:
@@ -101,7 +104,8 @@ class JungfrauSource:
                     continue
                 yield from self._left_out(last, frame, settings.frame_step)
                 last = frame
-                yield settings.process(frame)
+                made = settings.process(frame)
+                yield replace(made, event_id=frame.om_event_id) if settings.by_frame else made
 
     def state(self) -> str:
         """Say what the stream has received since it was opened."""

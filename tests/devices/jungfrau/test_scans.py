@@ -12,7 +12,9 @@ from sfdaq_ophyd.devices import Jungfrau
 from sfdaq_ophyd.errors import DetectorStateError, RequestError, ServiceTimeout
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.wire.module_header import ModuleHeader
 
+from ...clients.stream_peers import Publisher
 from .conftest import NAME
 
 
@@ -101,6 +103,55 @@ def test_step_scan_when_photons_are_counted_then_the_scenes_photons_come_back(
     plain[0, :8] = False
     image = engine.images()[0]
     assert image.dtype == np.int32 and np.array_equal(image[plain], photons[plain])
+
+
+def test_step_scan_when_photons_are_not_rounded_then_they_are_float32(engine, part, make, calibration):
+    kev = calibration.with_options(gap_pixels=False, geometry=False)
+    engine(bp.count([make(calibration=kev.with_options(rounded=False), photon_energy=9.3)], 1))
+    (descriptor,) = engine.named("descriptor")
+    key = descriptor["data_keys"]["jf_image"]
+    assert key["units"] == "photons" and key["dtype_numpy"] == "<f4"
+    raw = part.scene.raw(engine.rows[0]["jf_pulse_id"])
+    np.testing.assert_allclose(engine.images()[0], kev(raw) / 9.3, rtol=1e-6)
+
+
+def test_event_ids_when_frames_are_asked_for_then_are_frame_numbers_beside_the_pulse_ids(engine, part, make):
+    engine(bp.count([make(event_id="frame")], 2))
+    for row, image in zip(engine.rows, engine.images()):
+        assert row["jf_event_id"] == str(row["jf_frame_number"]) != str(row["jf_pulse_id"])
+        assert np.array_equal(image, part.scene.raw(row["jf_pulse_id"]))
+    assert engine.named("descriptor")[0]["configuration"]["jf"]["data"]["jf_event_ids"] == "frame"
+
+
+def test_step_scan_when_the_detector_is_in_no_geometry_table_then_is_stacked_and_says_so(
+    engine, tmp_path, caplog
+):
+    """OM's Jungfrau 1M: two modules, one above the other, here in two columns at the receivers."""
+    name = "JF99T02V01"
+    gain, pedestal = np.full((4, 1024, 1024), 40.0), np.zeros((3, 1024, 1024))
+    gain[1:3] = -1
+    calibration = JungfrauCalibration(name, gain, pedestal, gap_pixels=False)
+    assert "JF99T02V01 is in no geometry table" in caplog.text
+    with Publisher(2) as peer:
+        device = Jungfrau(
+            peer.endpoints, name="jf", directory=tmp_path, detector_name=name, calibration=calibration
+        )
+        take = device.source.frames
+
+        def frames(request):
+            for item in take(request):
+                if item is None:
+                    for column, value in enumerate((400, 800)):
+                        header = ModuleHeader(frame_number=1, column=column, detector_blocks=(1, 2))
+                        peer.send(column, header.encode(), np.full(512 * 1024, value, "u2"))
+                yield item
+
+        device.source.frames = frames
+        engine(bp.count([device]))
+    image = engine.images()[0]
+    assert image.shape == (1024, 1024) and (image[:512] == 10).all() and (image[512:] == 20).all()
+    options = engine.named("descriptor")[0]["configuration"]["jf"]["data"]["jf_calibration"]
+    assert json.loads(options)["geometry"] is False
 
 
 def test_step_scan_when_several_frames_per_trigger_then_they_are_consecutive(engine, make):
@@ -221,6 +272,7 @@ def test_raw_and_assembled_devices_when_flown_together_then_the_same_pulse_has_t
     ("options", "field"),
     [
         ({"stream": "both"}, "stream"),
+        ({"event_id": "pulse id"}, "event_id"),
         ({"detector_name": "JF1"}, "detector_name"),
         ({"stream": "assembled", "disabled_modules": (1,)}, "disabled_modules"),
         ({"stream_options": {"patience": 3}}, "stream_options"),
