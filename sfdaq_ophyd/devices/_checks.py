@@ -16,11 +16,12 @@ def whole_number(field: str, value: object, least: int) -> int:
 
 
 def naming(exc: Exception, name: str) -> Exception:
-    """Return `exc`; if it does not say whose it is, its text begins with `name` now."""
-    text = str(exc)
-    if name not in text:
-        if len(exc.args) == 1 and text == exc.args[0]:
-            exc.args = (f"{name}: {text}",)
-        else:
+    """Return `exc`; if it does not say whose it is, its text does now, or, where that cannot be, a note."""
+    if name not in str(exc):
+        if isinstance(exc, OSError) and exc.strerror:
+            exc.strerror = f"{name}: {exc.strerror}"
+        elif all(isinstance(arg, str | int | float) for arg in exc.args):
+            exc.args = (f"{name}: {exc}",)
+        if name not in str(exc):
             exc.add_note(f"of {name}")
     return exc
