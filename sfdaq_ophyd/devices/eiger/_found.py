@@ -11,6 +11,8 @@ from ...wire.frame import FrameFormat
 from ._control import EigerControl
 from ._statistics import FrameStatistics
 
+MOST_THRESHOLDS = 8
+
 ONE_THRESHOLD = (
     "the monitor gives an image for each threshold, under one number: leave one enabled "
     "(detector/config/threshold/<n>/mode, threshold/difference/mode)"
@@ -56,7 +58,7 @@ def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
 def check_thresholds(control: EigerControl) -> None:
     """Raise DetectorStateError if an exposure would give several images."""
     enabled, n = [], 1
-    while (mode := control.read("detector", f"threshold/{n}/mode")) is not None:
+    while n <= MOST_THRESHOLDS and (mode := control.read("detector", f"threshold/{n}/mode")) is not None:
         enabled += [n] if mode.value == "enabled" else []
         n += 1
     if len(enabled) > 1:

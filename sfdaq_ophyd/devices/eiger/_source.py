@@ -11,37 +11,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...clients import SimplonClient
-from ...clients.simplon import MonitorFrame
-from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
-from ...limits import Limit
+from ...errors import DetectorStateError, ServiceRefused, UnknownOutcome
 from ...wire.frame import Frame, FrameFormat, MissingFrame
-from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
+from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._debts import Debts
 from .._source import Request
 from .._worker import Worker
 from ._control import EigerControl
-from ._found import (
-    ONE_THRESHOLD,
-    Times,
-    check_thresholds,
-    differs,
-    make_statistics,
-    newest_image,
-    read_size,
-    read_times,
-)
+from ._found import check_thresholds, differs, make_statistics, newest_image, read_size, read_times
 from ._plan import plan_series
-from ._series import WINDOW, FrameIds, SeriesOrder
-from ._settings import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, LegacyIds, Mode
+from ._series import WINDOW, FrameIds
+from ._settings import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode
+from ._taking import FrameTaking
 from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
-
-WAIT = 0.25
-"""s one request for the next image waits."""
 
 LARGEST_BUFFER = 1000
 """Frames the monitor is asked to hold at the most."""
@@ -53,18 +40,7 @@ WINDOW_BYTES = 512 * 2**20
 """Frames that wait for an earlier one, in bytes; at least two."""
 
 
-@dataclass
-class _End:
-    """How a trigger ends when frames do not come."""
-
-    limit: Limit
-    exposed: bool = False
-    why: str = ""
-    unreadable: str = ""
-    over: bool = False
-
-
-class EigerSource:
+class EigerSource(FrameTaking):
     """Frames of one Eiger, for `sfdaq_ophyd.devices._detector.Detector`.
 
     Parameters
@@ -85,22 +61,13 @@ class EigerSource:
         debts: Debts,
         on_stale: Callable[[int], None] = lambda n: None,
     ):
-        self.client, self.name = client, name
-        self.control = EigerControl(client, name, debts)
-        self._on_stale = on_stale
+        super().__init__(client, name, EigerControl(client, name, debts), on_stale)
         self._stop = threading.Event()
         self._triggering = Worker(f"{name} triggers")
-        self._series = SeriesOrder()
-        self._settings = EigerSettings()
         self.mode = Mode.INTERNAL
-        self._times = Times()
-        self.n_stale = 0
-        self._n_triggers_left = 0
-        self._armed_for: int | None = None
-        self._look_again = False
-        self._threshold: object = None
-        self._own_uid = ""
         self.frame_format: FrameFormat | None = None
+        self._n_triggers_left = 0
+        self._look_again = False
 
     # hooks of the base
 
@@ -145,7 +112,10 @@ class EigerSource:
         self._stop.set()
         self.client.interrupt()
         self._armed_for = None
-        self.control.abort()
+        try:
+            self.control.abort()
+        except (ConnectionError, TimeoutError, UnknownOutcome) as exc:
+            logger.warning("%s: the series is ended before the next one: %s", self.name, exc)
 
     def close(self) -> None:
         """Leave detector and monitor as they were found. Safe twice."""
@@ -208,11 +178,6 @@ class EigerSource:
     def refresh_times(self) -> None:
         """Read how long a frame takes."""
         self._times = read_times(self.control)
-
-    @property
-    def frame_time(self) -> float:
-        """S from frame to frame, as read last; 0 where the detector does not say."""
-        return self._times.frame_time
 
     # frames of our own series
 
@@ -285,162 +250,3 @@ class EigerSource:
             n, duration, count_time = request.n_frames, self._times.count_time, self._times.count_time
         margin = self._settings.timeout
         return SoftwareTriggers(self.client, n, duration, count_time, margin, stop, self._triggering)
-
-    def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
-        n_left, end = request.n_frames, _End(self._limit())
-        images = self._images(stop)
-        while n_left and not end.over:
-            frame = next(images, None)
-            if stop.is_set():
-                return
-            if frame is None:
-                self._look_for_the_end(triggers, end)
-                continue
-            if isinstance(frame, WireError):
-                end.unreadable = f"{frame}; "  # its number shows as a gap in the ids
-                continue
-            series_id, image_id, name = self._ids.of(frame, self._series.series_id)
-            if series_id == self._series.series_id:
-                self._check_threshold(frame)
-            more = {"uid": frame.series_uid, "n_wanted": n_left}
-            passed = self._series.accept(series_id, image_id, (frame, name), **more)
-            if passed is None:
-                self._count_stale(1)
-                continue
-            end.limit.restart()
-            n_left -= len(passed)
-            yield from self._in_order(passed)
-        if n_left:
-            passed = self._series.end(n_left)
-            yield from self._in_order(passed)
-            yield from self._lost(n_left - len(passed), end)
-
-    def _in_order(self, passed: list) -> Iterator[Frame | MissingFrame]:
-        for event_id, item in passed:
-            if item is None:
-                self._armed_for = None
-                yield MissingFrame(event_id)
-            else:
-                yield self._finished(*item)
-
-    def _check_threshold(self, frame: MonitorFrame) -> None:
-        """Raise if images of another threshold come between: two of one number."""
-        threshold = frame.private.get("threshold_id")
-        if self._threshold is None:
-            self._threshold = threshold
-        elif threshold not in (None, self._threshold):
-            raise DetectorStateError(
-                f"{self.name}: images of threshold {threshold} come between those of threshold "
-                f"{self._threshold}; {ONE_THRESHOLD}"
-            )
-
-    def _images(self, stop: threading.Event) -> Iterator[MonitorFrame | WireError | None]:
-        """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
-        while not stop.is_set():
-            try:
-                yield from self.client.images(stop, WAIT, self._limit().seconds)
-            except WireError as exc:
-                if self._settings.strict:
-                    raise WireError(f"{self.name}: {exc}") from exc
-                logger.warning("%s: %s", self.name, exc)
-                yield exc
-
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: _End) -> None:
-        """Find out whether anything more can come, now that the monitor had no image."""
-        if end.why:
-            end.over = True
-            return
-        if triggers is not None and (problem := triggers.problem) is not None:
-            if self.control.is_uninitialized():
-                raise self.control.state_error(DetectorState.NA) from problem
-            raise problem
-        late = end.limit.reached()
-        if triggers is not None and not late:
-            exposed, end.exposed = end.exposed, triggers.done
-            if not exposed:
-                return  # what was there when the exposure ended comes with the next look
-        state = self.client.state()
-        if state in (DetectorState.ERROR, DetectorState.NA):
-            raise self.control.state_error(state)
-        if state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY):
-            end.why = f"the detector is in state '{state}' and gives no more images"
-        elif late:
-            end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
-        if end.why:
-            self._armed_for = None  # some firmware gives the last image only after disarm: one more look
-            self.control.disarm()
-
-    def _lost(self, n: int, end: _End) -> Iterator[MissingFrame]:
-        if n <= 0:
-            return
-        self._armed_for = None
-        why = f"{end.unreadable}{end.why}; {self._dropped()}"
-        for k, name in enumerate(self._series.still_missing(n)):
-            yield MissingFrame(f"{name} ({why})".strip() if k == 0 else name)
-
-    # frames of somebody else's series
-
-    def _take_passively(
-        self, request: Request, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | None]:
-        self._drop_buffered()
-        yield None
-        n_left, limit, last = request.n_frames, self._limit(), None
-        for frame in self._images(stop):
-            if isinstance(frame, MonitorFrame):
-                series_id, image_id, name = self._ids.of(frame, None)
-                self._check_threshold(frame)
-                if (series_id, image_id) == last:
-                    self._count_stale(1)
-                    continue
-                last, n_left = (series_id, image_id), n_left - 1
-                limit.restart()
-                yield self._finished(frame, name)
-            elif frame is not None:
-                n_left -= 1
-                yield MissingFrame(str(frame))
-            elif limit.reached():
-                waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
-                yield MissingFrame(f"{waited} ({self._dropped()})")
-                return
-            if n_left == 0:
-                return
-
-    # helpers
-
-    def _finished(self, frame: MonitorFrame, name: str) -> Frame:
-        numbers = self._statistics.of(frame.image) | {
-            "receive_time": frame.received_ns / 1e9,
-            "series_uid": frame.series_uid or self._own_uid,
-        }
-        timestamp = frame.timestamp
-        if timestamp is None:
-            if self._settings.legacy_ids is LegacyIds.REFUSE:
-                raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
-            timestamp = frame.received_ns / 1e9
-        good = frame.private.get("n_lost_pixels", 0) == 0
-        return Frame(frame.image, timestamp, name, is_good=good, scalars=numbers)
-
-    def _limit(self) -> Limit:
-        """For the next image."""
-        return Limit(self._settings.timeout + self.frame_time + self._times.delay)
-
-    def _drop_buffered(self) -> None:
-        """Empty the monitor's buffer, counting what was in it."""
-        try:
-            n_buffered = len(self.client.image_list())
-        except ServiceRefused:
-            return  # no list: stale frames are told by their ids
-        if n_buffered:
-            self._count_stale(n_buffered)
-            self.client.clear_monitor()
-
-    def _count_stale(self, n: int) -> None:
-        self.n_stale += int(n)
-        self._on_stale(self.n_stale)
-
-    def _dropped(self) -> str:
-        try:
-            return f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
-        except SfdaqError:
-            return "monitor counters not readable"

@@ -320,8 +320,9 @@ def test_setting_when_put_in_a_run_then_refused_by_name(part, eiger, signal, val
 
 @pytest.fixture
 def outage(part):
-    """A switch for the network, and the address behind it."""
+    """A switch for the network, and the address behind it, of an initialized detector."""
     away = threading.Event()
+    SimplonClient(part.url).initialize()
     with relay(part.url, lambda path, forward: None if away.is_set() else forward()) as url:
         yield away, url
 
@@ -392,3 +393,20 @@ def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_pat
     assert client.get("detector", "config", "nimages").value == 7
     assert not eiger.source.control.debts.owed()
     client.put("detector", "nimages", 1)
+
+
+def test_pause_when_the_network_is_away_then_the_scan_goes_on_once_it_is_back(part, outage, tmp_path):
+    """eiger-unstage-outage"""
+    away, url = outage
+    make = type(make_eiger(part, tmp_path, exposure_time=0.3))
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=1.0)
+    eiger.stage()
+    status = eiger.trigger()
+    away.set()
+    eiger.pause()
+    assert status.exception(10) is None
+    away.clear()
+    eiger.trigger().wait(20)
+    assert eiger.read()["eiger_is_good"]["value"]
+    eiger.unstage()
+    check_as_found(part, eiger.client)

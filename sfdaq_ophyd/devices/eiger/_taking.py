@@ -1,0 +1,233 @@
+"""Frames from the monitor: of our own series, in order and complete, or somebody else's as they come."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ...clients import SimplonClient
+from ...clients.simplon import MonitorFrame
+from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
+from ...limits import Limit
+from ...wire.frame import Frame, MissingFrame
+from ...wire.simplon_states import DetectorState
+from .._source import Request
+from ._control import EigerControl
+from ._found import ONE_THRESHOLD, Times
+from ._series import FrameIds, SeriesOrder
+from ._settings import EigerSettings, LegacyIds
+from ._statistics import FrameStatistics
+from ._triggers import SoftwareTriggers
+
+logger = logging.getLogger(__name__)
+
+WAIT = 0.25
+"""s one request for the next image waits."""
+
+
+@dataclass
+class _End:
+    """How a trigger ends when frames do not come."""
+
+    limit: Limit
+    exposed: bool = False
+    why: str = ""
+    unreadable: str = ""
+    over: bool = False
+
+
+class FrameTaking:
+    """What an `EigerSource` does with the monitor once it is armed, or somebody else's series runs.
+
+    Parameters
+    ----------
+    client : SimplonClient
+    name : str
+        Of the device, for messages.
+    control : EigerControl
+    on_stale : callable
+        Called with the number of stale frames dropped so far.
+
+    Attributes
+    ----------
+    n_stale : int
+        Frames dropped because they were not of the exposure.
+    """
+
+    _ids: FrameIds
+    _statistics: FrameStatistics
+
+    def __init__(
+        self, client: SimplonClient, name: str, control: EigerControl, on_stale: Callable[[int], None]
+    ):
+        self.client, self.name, self.control = client, name, control
+        self._on_stale = on_stale
+        self._settings = EigerSettings()
+        self._times = Times()
+        self._series = SeriesOrder()
+        self._armed_for: int | None = None  # images per trigger of the open series
+        self._threshold: object = None
+        self._own_uid = ""
+        self.n_stale = 0
+
+    @property
+    def frame_time(self) -> float:
+        """S from frame to frame, as read last; 0 where the detector does not say."""
+        return self._times.frame_time
+
+    def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
+        n_left, end = request.n_frames, _End(self._limit())
+        images = self._images(stop)
+        while n_left and not end.over:
+            frame = next(images, None)
+            if stop.is_set():
+                return
+            if frame is None:
+                self._look_for_the_end(triggers, end)
+                continue
+            if isinstance(frame, WireError):
+                end.unreadable = f"{frame}; "  # its number shows as a gap in the ids
+                continue
+            series_id, image_id, name = self._ids.of(frame, self._series.series_id)
+            if series_id == self._series.series_id:
+                self._check_threshold(frame)
+            more = {"uid": frame.series_uid, "n_wanted": n_left}
+            passed = self._series.accept(series_id, image_id, (frame, name), **more)
+            if passed is None:
+                self._count_stale(1)
+                continue
+            end.limit.restart()
+            n_left -= len(passed)
+            yield from self._in_order(passed)
+        if n_left:
+            passed = self._series.end(n_left)
+            yield from self._in_order(passed)
+            yield from self._lost(n_left - len(passed), end)
+
+    def _in_order(self, passed: list) -> Iterator[Frame | MissingFrame]:
+        for event_id, item in passed:
+            if item is None:
+                self._armed_for = None
+                yield MissingFrame(event_id)
+            else:
+                yield self._finished(*item)
+
+    def _check_threshold(self, frame: MonitorFrame) -> None:
+        """Raise if images of another threshold come between: two of one number."""
+        threshold = frame.private.get("threshold_id")
+        if self._threshold is None:
+            self._threshold = threshold
+        elif threshold not in (None, self._threshold):
+            raise DetectorStateError(
+                f"{self.name}: images of threshold {threshold} come between those of threshold "
+                f"{self._threshold}; {ONE_THRESHOLD}"
+            )
+
+    def _images(self, stop: threading.Event) -> Iterator[MonitorFrame | WireError | None]:
+        """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
+        while not stop.is_set():
+            try:
+                yield from self.client.images(stop, WAIT, self._limit().seconds)
+            except WireError as exc:
+                if self._settings.strict:
+                    raise WireError(f"{self.name}: {exc}") from exc
+                logger.warning("%s: %s", self.name, exc)
+                yield exc
+
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: _End) -> None:
+        """Find out whether anything more can come, now that the monitor had no image."""
+        if end.why:
+            end.over = True
+            return
+        if triggers is not None and (problem := triggers.problem) is not None:
+            if self.control.is_uninitialized():
+                raise self.control.state_error(DetectorState.NA) from problem
+            raise problem
+        late = end.limit.reached()
+        if triggers is not None and not late:
+            exposed, end.exposed = end.exposed, triggers.done
+            if not exposed:
+                return  # what was there when the exposure ended comes with the next look
+        state = self.client.state()
+        if state in (DetectorState.ERROR, DetectorState.NA):
+            raise self.control.state_error(state)
+        if state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY):
+            end.why = f"the detector is in state '{state}' and gives no more images"
+        elif late:
+            end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
+        if end.why:
+            self._armed_for = None  # some firmware gives the last image only after disarm: one more look
+            self.control.disarm()
+
+    def _lost(self, n: int, end: _End) -> Iterator[MissingFrame]:
+        if n <= 0:
+            return
+        self._armed_for = None
+        why = f"{end.unreadable}{end.why}; {self._dropped()}"
+        for k, name in enumerate(self._series.still_missing(n)):
+            yield MissingFrame(f"{name} ({why})".strip() if k == 0 else name)
+
+    def _take_passively(
+        self, request: Request, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame | None]:
+        self._drop_buffered()
+        yield None
+        n_left, limit, last = request.n_frames, self._limit(), None
+        for frame in self._images(stop):
+            if isinstance(frame, MonitorFrame):
+                series_id, image_id, name = self._ids.of(frame, None)
+                self._check_threshold(frame)
+                if (series_id, image_id) == last:
+                    self._count_stale(1)
+                    continue
+                last, n_left = (series_id, image_id), n_left - 1
+                limit.restart()
+                yield self._finished(frame, name)
+            elif frame is not None:
+                n_left -= 1
+                yield MissingFrame(str(frame))
+            elif limit.reached():
+                waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
+                yield MissingFrame(f"{waited} ({self._dropped()})")
+                return
+            if n_left == 0:
+                return
+
+    def _finished(self, frame: MonitorFrame, name: str) -> Frame:
+        numbers = self._statistics.of(frame.image) | {
+            "receive_time": frame.received_ns / 1e9,
+            "series_uid": frame.series_uid or self._own_uid,
+        }
+        timestamp = frame.timestamp
+        if timestamp is None:
+            if self._settings.legacy_ids is LegacyIds.REFUSE:
+                raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
+            timestamp = frame.received_ns / 1e9
+        good = frame.private.get("n_lost_pixels", 0) == 0
+        return Frame(frame.image, timestamp, name, is_good=good, scalars=numbers)
+
+    def _limit(self) -> Limit:
+        """For the next image."""
+        return Limit(self._settings.timeout + self.frame_time + self._times.delay)
+
+    def _drop_buffered(self) -> None:
+        """Empty the monitor's buffer, counting what was in it."""
+        try:
+            n_buffered = len(self.client.image_list())
+        except ServiceRefused:
+            return  # no list: stale frames are told by their ids
+        if n_buffered:
+            self._count_stale(n_buffered)
+            self.client.clear_monitor()
+
+    def _count_stale(self, n: int) -> None:
+        self.n_stale += int(n)
+        self._on_stale(self.n_stale)
+
+    def _dropped(self) -> str:
+        try:
+            return f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
+        except SfdaqError:
+            return "monitor counters not readable"
