@@ -169,7 +169,7 @@ class Connections:
             call.uses(None)
             if response is not None:
                 response.close()
-            if keep and not call.ended:
+            if keep:
                 with self._lock:
                     self._idle.append((connection, time.monotonic()))
             else:
@@ -271,7 +271,7 @@ class _Connection:
             raise
 
     def has_news(self) -> bool:
-        """Whether there is anything to read: it was closed, or holds what nobody asked for."""
+        """Whether there is anything to read: it was closed or shut down, or holds what nobody asked for."""
         poll = select.poll()
         poll.register(self.guard, select.POLLIN)
         return bool(poll.poll(0))

@@ -138,6 +138,7 @@ def test_reply_when_html_then_json_is_a_wire_error(serve):
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 MANY = 200
 """Pieces a drip has, one each 0.05 s: far more than the limits of the calls below have room for."""
 
@@ -166,9 +167,9 @@ DRIPS = {
     "headers": (b"HTTP/1.1 200 OK\r\n", one_by_one(b"X-A: b\r\n")),
     "body": (HEAD + b"Content-Length: 100000\r\n\r\n", [b"x"]),
     "body without length": (b"HTTP/1.0 200 OK\r\n\r\n", [b"x"]),
-    "chunks": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", [b"1\r\nx\r\n"]),
-    "length of a chunk": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", [b"0"]),
-    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", one_by_one(b"X-A: b\r\n")),
+    "chunks": (CHUNKED, [b"1\r\nx\r\n"]),
+    "length of a chunk": (CHUNKED, [b"0"]),
+    "trailers": (CHUNKED + b"0\r\n", one_by_one(b"X-A: b\r\n")),
     "100 Continue": (b"", [b"HTTP/1.1 100 Continue\r\n\r\n"]),
 }
 
@@ -249,12 +250,12 @@ BROKEN = {
     "deep": HEAD + b"Content-Length: %d\r\n\r\n" % len(deep) + deep,
     "no JSON": HEAD + b"Content-Length: 2\r\n\r\n{]",
     "too large": HEAD + b"Content-Length: 999999999999\r\n\r\n{}",
-    "too large without length": HEAD + b"Connection: close\r\n\r\n" + b" " * 2**20,
-    "too many chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"100000\r\n" + b" " * 2**20,
-    "a negative chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + b" " * 2**20,
-    "a chunk without number": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "too large without length": HEAD + b"Connection: close\r\n\r\n{}" + b" " * 2**20,
+    "too large in chunks": CHUNKED + b"100002\r\n{}" + b" " * 2**20 + b"\r\n0\r\n\r\n",
+    "a negative chunk": CHUNKED + b"-1\r\n{}" + b" " * 2**20,
+    "a chunk without number": CHUNKED + b"xyz\r\n",
     "a cut body": HEAD + b"Content-Length: 100\r\n\r\n{}",
-    "a cut chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}",
+    "a cut chunk": CHUNKED + b"5\r\n{}",
     "a cut header": b"HTTP/1.1 200 OK\r\nContent-Le",
     "a cut status line": b"HTTP/1.1 2",
     "no number": b"HTTP/1.1 two hundred\r\n\r\n",
@@ -359,10 +360,14 @@ def test_request_when_a_reply_comes_twice_then_the_second_is_nobodys(serve, wait
 
 def test_request_when_a_connection_was_idle_for_long_then_a_new_one_is_opened(serve, monkeypatch):
     monkeypatch.setattr(_http_call, "LONGEST_IDLE", 0.0)
-    server = serve(OK, OK)
-    service = HttpService(server.url, name="svc")
-    service.request("GET", "/x")
-    service.request("GET", "/y")
+
+    def once(connection):
+        connection.sendall(OK)
+        connection.recv(1)  # until the client closes it; another request has no answer
+
+    server = serve(once, OK)
+    service = HttpService(server.url, name="svc", timeout=10)
+    assert [service.request("POST", path).code for path in ("/x", "/y")] == [200, 200]
     assert len(server.requests) == 2
 
 
