@@ -68,6 +68,77 @@ def test_read_when_rows_and_ids_disagree_then_names_file_and_dataset(tmp_path):
         read_daq_file(path, DETECTOR)
 
 
+def foreign(file, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x/data"], other["x/pulse_id"] = [7.0, 8.0], [10, 11]
+    return h5py.ExternalLink(str(tmp_path / "other.h5"), "/x")
+
+
+def virtual(file, tmp_path):
+    foreign(file, tmp_path)
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x/data", (2,), "f8")
+    file.create_virtual_dataset("ODD/data", layout)
+    file["ODD/pulse_id"] = [10, 11]
+
+
+def columns(**given):
+    """An odd channel: what is given, beside data and pulse ids that are right."""
+
+    def make(file, _):
+        for name, values in {"data": [1.0, 2.0], "pulse_id": [10, 11], **given}.items():
+            file[f"ODD/{name}"] = values
+
+    return make
+
+
+def rows(n):
+    def make(file, _):
+        for name in ("data", "pulse_id"):
+            file.create_dataset(f"ODD/{name}", (n,), "i8", chunks=(1024,))
+
+    return make
+
+
+ODD = {
+    "a link into another file": lambda file, tmp_path: file.__setitem__("ODD", foreign(file, tmp_path)),
+    "data of another file": virtual,
+    "10^13 rows": rows(10**13),
+    "10^9 rows": rows(10**9),
+    "compound ids": columns(pulse_id=np.zeros(2, [("a", "i4")])),
+    "ids that are no integers": columns(pulse_id=[10.0, 11.0]),
+    "ids of another length": columns(pulse_id=[10, 11, 12]),
+    "ids that are nothing": columns(pulse_id=h5py.Empty("i8")),
+    "compound data": columns(data=np.zeros(2, [("a", "i4")])),
+    "two texts per row": columns(data=np.array([[b"a", b"b"], [b"c", b"d"]])),
+    "connected of another length": columns(connected=[1, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("source", ["BSDATA", "CAMERAS", "PVDATA"])
+def test_channel_when_it_is_odd_then_costs_itself_and_is_named(tmp_path, source, odd):
+    """golden/found: odd-hdf5, in files of channels."""
+    path = tmp_path / f"acq0001.{source}.h5"
+    with h5py.File(path, "w") as file:
+        file["GOOD/data"], file["GOOD/pulse_id"] = [1.0, 2.0], [10, 11]
+        ODD[odd](file, tmp_path)
+    found = {one.key: one for one in read_daq_file(path, source)}
+    assert found["GOOD"].pulse_ids.tolist() == [10, 11] and not found["GOOD"].problem
+    assert found["ODD"].problem
+    with pytest.raises(FileFormatError, match="ODD"):
+        read_daq_file(path, source, names=["GOOD", "ODD"])
+
+
+def test_channels_when_none_is_in_the_file_then_none_but_an_empty_file_is_no_such_file(tmp_path):
+    with h5py.File(tmp_path / "a.BSDATA.h5", "w") as file:
+        file.attrs["file_create_datetime"] = "2026-11-26 19:00:00"
+    assert read_daq_file(tmp_path / "a.BSDATA.h5", "BSDATA") == []
+    h5py.File(tmp_path / "b.BSDATA.h5", "w").close()
+    with pytest.raises(FileFormatError):
+        read_daq_file(tmp_path / "b.BSDATA.h5", "BSDATA")
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 4000), noise=st.binary(max_size=64))
 def test_read_when_file_is_damaged_then_an_os_error_or_a_format_error(tmp_path, cut, noise):
