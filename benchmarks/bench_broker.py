@@ -12,6 +12,7 @@ import threading
 import time
 import tracemalloc
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -149,6 +150,11 @@ def own_times(device, spent, n_steps: int) -> tuple[list[float], list[float]]:
     return [step - sent - pulses for step, sent, pulses in zip(steps, spent[1:], waited[1:])], cpu
 
 
+def median_of_own_times(device, spent) -> float:
+    """Return the s of a typical step in a short scan, without pulses and server."""
+    return statistics.median(own_times(device, spent, ROUND_STEPS)[0])
+
+
 def added_per_step() -> dict:
     """Short scans with our device and with one that does nothing, in turns."""
     noop = SynSignal(name="noop", func=lambda: 0)
@@ -159,8 +165,7 @@ def added_per_step() -> dict:
     with broker() as (addresses, folder):
         device, spent = device_of(addresses, folder)
         share = client_share(device)
-        ours = lambda: statistics.median(own_times(device, spent, ROUND_STEPS)[0])  # noqa: E731
-        figures = interleave([ours, bare], rounds=ROUNDS)
+        figures = interleave([partial(median_of_own_times, device, spent), bare], rounds=ROUNDS)
     added = figures[0] - figures[1] + share
     return result(
         "broker: added per step",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import statistics
-import time
 from urllib.parse import urlsplit
+
+import numpy as np
 
 from sfdaq_ophyd.clients import BrokerClient
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.pulse_id import PulseRange
+
+from .pairs import Ratio, interleave, result, timed
 
 CALLS = 200
 LIMIT_OF_A_STEP, LIMIT_OF_A_CHECK = 5e-3, 1e-3
@@ -47,41 +49,30 @@ def overhead_of_a_retrieval():
         def through_the_client():
             client.retrieve_from_buffers(request(first, 100))
 
-        ours, baseline = alternate(through_the_client, plain)
-    added = ours - baseline
-    return {
-        "name": "broker client: time added to a retrieval / 5 ms",
-        "ratio": added / LIMIT_OF_A_STEP,
-        "bar": "<= 1",
-        "met": added <= LIMIT_OF_A_STEP,
-        "baseline": "the same request with http.client",
-        "note": f"{ours * 1e3:.2f} ms, baseline {baseline * 1e3:.2f} ms, added {added * 1e3:.2f} ms",
-    }
+        ours, bare = interleave([timed(through_the_client), timed(plain)], rounds=CALLS)
+    added = ours - bare
+    return result(
+        "broker client: time added to a retrieval / 5 ms",
+        Ratio(added, np.full(CALLS, LIMIT_OF_A_STEP)),
+        most=1.0,
+        baseline="the same request with http.client",
+        note=f"{np.median(ours) * 1e3:.2f} ms, baseline {np.median(bare) * 1e3:.2f} ms, "
+        f"added {np.median(added) * 1e3:.2f} ms",
+    )
 
 
 def check_of_a_long_range():
     """Making and writing a request for 60 000 pulses, against json.dumps of the body it makes."""
     body = request(21_000_000_000, 60_000).to_wire()
-    ours, baseline = alternate(lambda: request(21_000_000_000, 60_000).to_wire(), lambda: json.dumps(body))
-    return {
-        "name": "broker client: check of 60 000 pulses / 1 ms",
-        "ratio": ours / LIMIT_OF_A_CHECK,
-        "bar": "<= 1",
-        "met": ours <= LIMIT_OF_A_CHECK,
-        "baseline": "json.dumps of the same request",
-        "note": f"{ours * 1e6:.0f} us, baseline {baseline * 1e6:.0f} us",
-    }
-
-
-def alternate(ours, baseline) -> tuple[float, float]:
-    """Return the median times of two functions called in turns, s."""
-    times = {ours: [], baseline: []}
-    for _ in range(CALLS):
-        for function, spent in times.items():
-            start = time.perf_counter()
-            function()
-            spent.append(time.perf_counter() - start)
-    return statistics.median(times[ours]), statistics.median(times[baseline])
+    check, dump = lambda: request(21_000_000_000, 60_000).to_wire(), lambda: json.dumps(body)
+    ours, bare = interleave([timed(check), timed(dump)], rounds=CALLS)
+    return result(
+        "broker client: check of 60 000 pulses / 1 ms",
+        Ratio(ours, np.full(CALLS, LIMIT_OF_A_CHECK)),
+        most=1.0,
+        baseline="json.dumps of the same request",
+        note=f"{np.median(ours) * 1e6:.0f} us, baseline {np.median(bare) * 1e6:.0f} us",
+    )
 
 
 BENCHMARKS = [overhead_of_a_retrieval, check_of_a_long_range]
