@@ -15,6 +15,7 @@ from sfdaq_ophyd.errors import FilesMissing
 from sfdaq_ophyd.files.daq_file import read_daq_file
 from sfdaq_ophyd.files.held_values import write_held
 from sfdaq_ophyd.plans import sf_count
+from sfdaq_ophyd.sim.broker.data_files import PvWriter
 
 from .broker_bench import DETECTOR
 from .broker_runs import cause, run, streams_of
@@ -160,6 +161,35 @@ def test_channels_when_all_are_offline_then_the_run_has_only_the_mark(bench):
     assert result.error is None
     ((row,), parts) = streams_of(result)["sfdaq_data"]
     assert not parts and row[MISSING] == "C is not in the file; D is not in the file"
+
+
+def test_name_when_it_is_a_channel_and_a_pv_then_the_channels_data_are_there(bench):
+    device = bench.device(channels=["C"], pvs=["C", "P"])
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    rows, parts = streams_of(result)["sfdaq_data"]
+    assert [(row["sfdaq_C_n_frames"], row["sfdaq_P_n_frames"], row[MISSING]) for row in rows] == [
+        (2, 2, "")
+    ] * 2
+    assert all("BSDATA" in str(path) for path, _ in parts["sfdaq_C"])
+
+
+def test_pv_when_it_is_in_no_file_then_an_empty_column_and_the_mark(bench, monkeypatch):
+    device = bench.device(pvs=["GONE", "P"])
+    write_pv = PvWriter._write_pv
+
+    def without_gone(self, file, name, *more):
+        if name != "GONE":
+            write_pv(self, file, name, *more)
+
+    monkeypatch.setattr(PvWriter, "_write_pv", without_gone)
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    data = streams(result)["sfdaq_data"]
+    assert [row[MISSING] for row in data.rows] == ["GONE is not in the file"] * 2
+    for path, dataset, *_ in data.arrays["sfdaq_GONE"]:
+        with h5py.File(path) as file:
+            assert np.isnan(file[dataset][()]).all()
 
 
 def test_pv_when_it_stands_still_then_has_its_value_at_every_pulse(tmp_path):

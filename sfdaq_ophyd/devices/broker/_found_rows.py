@@ -27,7 +27,8 @@ def found_rows(
     """
     names = announced.names.get(source, ())
     if source == PVDATA:
-        found = write_held(announced.aligned / path.name, path, found, _pvs(announced), announced.asked)
+        names = _pvs(announced)
+        found = write_held(announced.aligned / path.name, path, found, names, announced.asked)
     rows = [_row(announced, source, path, one) for one in found]
     there = {one.key for one in found}
     return rows + [absent(source, name, "is not in the file") for name in names if name not in there]
