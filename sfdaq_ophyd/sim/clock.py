@@ -91,7 +91,7 @@ class PulseClock:
         self._slots = Slots(self._map, _SLOTS)
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
-        self._say: Callable[[str], object] | None = None
+        self._announced, self._say = False, None
         if not self._owner:
             self.start_pulse_id = self.now()
             return
@@ -228,12 +228,15 @@ class PulseClock:
             "followers": {slot.name: slot.finished for slot in self._slots.taken()},
         }
 
-    def announce(self, say: Callable[[str], object] = str) -> None:
-        """Log from now on, and tell `say`, at which rate a patient clock runs.
+    def announce(self, say: Callable[[str], object] | None = None) -> None:
+        """Say from now on at which rate a patient clock runs: once, and once more should it become slower.
 
-        That is once, and once more should it become slower than 100 Hz after that.
+        Parameters
+        ----------
+        say : callable, optional
+            Called with the line; default is the log alone, where a clock below 100 Hz is a warning.
         """
-        self._say = say
+        self._announced, self._say = True, say
 
     def close(self) -> None:
         """Forget the clock; its maker also removes the file. Safe twice."""
@@ -262,11 +265,12 @@ class PulseClock:
             since, pulse_id = since + seconds, pulse_id + round(rate * seconds)
             self._write("<d", _RATE, rate)
             slow = rate < SLOW
-            if self._say is not None and self.running and (said is None or slow > said):
+            if self._announced and self.running and (said is None or slow > said):
                 said, line = slow, _line(rate, slow)
-                logger.log(logging.WARNING if slow else logging.INFO, line)
-                with contextlib.suppress(Exception):  # nobody reads it, and the clock goes on
-                    self._say(line)
+                logger.log(logging.WARNING if slow and self._say is None else logging.INFO, line)
+                if self._say is not None:
+                    with contextlib.suppress(Exception):  # nobody reads it, and the clock goes on
+                        self._say(line)
 
     def _let_run(self) -> None:
         if not self.running:

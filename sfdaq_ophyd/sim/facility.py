@@ -43,7 +43,7 @@ class Facility:
     start_timeout : float
         s without a sign of progress after which the start of a part fails.
     on_rate : callable, optional
-        Called with the line that says at which rate a patient clock runs, which also goes into the log.
+        Called with the line that says at which rate a patient clock runs; default is the log.
     **options
         ``<part>_<option>=value`` for a part, e.g. ``eiger_model="1M"``,
         ``jungfrau_name="JF01T03V01"``, ``broker_dialect="documented"``; and ``port_base``.
@@ -73,7 +73,7 @@ class Facility:
         seed: int = 0,
         *,
         start_timeout: float = 60.0,
-        on_rate: Callable[[str], object] = str,
+        on_rate: Callable[[str], object] | None = None,
         **options,
     ):
         if speed != "auto" and not (isinstance(speed, int | float) and speed > 0):

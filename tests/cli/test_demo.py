@@ -71,7 +71,7 @@ def test_demo_when_run_then_run_and_acquisition_numbers_and_files_through_the_ca
     assert [(row[2], row[3]) for row in broker] == [("1", "1"), ("1", "2"), ("1", "3")]
     data = columns(said, "stream sfdaq_data")
     assert [row[1] for row in data] == ["1", "2", "3"]
-    assert all(row[-2:] == ["10", "10"] for row in data)
+    assert all(row[-3:] == ["10", "10", ""] for row in data), "frames of detector and channel; none missing"
     assert "sfdaq_data_2" not in said and "sfdaq_unused" not in said
     assert list(out.glob("pictures/*sfdaq_data-sfdaq_JF01T03V01-*.png"))
 

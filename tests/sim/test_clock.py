@@ -222,6 +222,17 @@ def test_follower_when_closed_twice_or_after_the_clock_then_nothing_happens(cloc
     other.close()
 
 
+def test_patient_clock_when_nobody_is_to_be_told_then_a_slow_one_is_a_warning(
+    patient, wait_for, monkeypatch, caplog
+):
+    monkeypatch.setattr("sfdaq_ophyd.sim.clock.RATE_WINDOW", 0.1)
+    with patient.follow("slow"):
+        wait_for(lambda: patient.status()["rate"] < 1, "a window in which it stands")
+        patient.announce()
+        wait_for(lambda: "in place of 100" in caplog.text, "a warning")
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
 def test_patient_clock_when_its_rate_cannot_be_said_then_it_goes_on(patient, wait_for, monkeypatch):
     monkeypatch.setattr("sfdaq_ophyd.sim.clock.RATE_WINDOW", 0.1)
     tried = []
