@@ -114,7 +114,7 @@ def takes_bytes(function):
 
 JSON = {
     "calibration.options.CalibrationOptions.from_json": (
-        lambda data: options.CalibrationOptions.from_json(data.decode("latin-1")),
+        options.CalibrationOptions.from_json,
         {"roi": {"a": [0, 1, 0, 1]}, "masked_value": None, "gap_pixels": True},
     ),
     "clients.Reply.json": (lambda data: Reply(Head(200, {}), data).json(), {"a": [1]}),
