@@ -3,7 +3,10 @@
 import contextlib
 import gzip
 import itertools
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -219,6 +222,34 @@ def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_
     with pytest.raises(ServiceTimeout):
         service.request("GET", "/x", idempotent=True)
     assert service.request("GET", "/x", idempotent=True, timeout=20).json() == [1, 2, 3]
+
+
+ASKS = """
+import sys
+from sfdaq_ophyd.clients._http import HttpService
+print(HttpService(sys.argv[1], name="svc", timeout=2.0).request("POST", "/x").code)
+"""
+
+
+def test_request_when_its_process_was_suspended_longer_than_the_limit_then_the_reply_is_taken(
+    serve, wait_for
+):
+    go_on = threading.Event()
+
+    def late(connection):
+        go_on.wait(20)
+        connection.sendall(OK)
+
+    server = serve(late)
+    with subprocess.Popen(
+        [sys.executable, "-c", ASKS, server.url], stdout=subprocess.PIPE, text=True
+    ) as child:
+        wait_for(lambda: server.requests, "the request", timeout=40)
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(2.5)
+        go_on.set()
+        child.send_signal(signal.SIGCONT)
+        assert child.stdout.read() == "200\n"
 
 
 def test_request_when_a_call_that_must_not_be_repeated_times_out_then_it_was_sent_once(serve):
