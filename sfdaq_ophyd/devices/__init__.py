@@ -5,6 +5,7 @@ from ._assets import frames_in_hdf5
 from ._detector import Detector
 from ._file_detector import FileDetector
 from ._fly_group import FlyGroup
+from ._setting import Setting
 from ._source import FrameSource, Progress, Request, WrittenFile
 from .broker import SfDaqBroker
 from .eiger import Eiger
@@ -23,6 +24,7 @@ __all__ = [
     "Progress",
     "PulseId",
     "Request",
+    "Setting",
     "StdDaqWriter",
     "SfDaqBroker",
     "WrittenFile",
