@@ -140,6 +140,11 @@ def test_poll_when_late_then_reports_the_last_state_and_a_hint():
     assert str(status) == "det: arming: not done after 0.02 s; last state BUSY. Restart the DCU."
 
 
+def test_poll_when_its_time_has_passed_then_it_looks_once_more():
+    answers = iter([(False, "BUSY"), (True, "READY")])
+    assert poll(Named(), "arming", lambda: next(answers), timeout=0.0, period=0.001).exception(10) is None
+
+
 def test_poll_when_check_raises_then_status_carries_it(wait_for):
     def check():
         raise ServiceRefused("state", url="there", said="no")

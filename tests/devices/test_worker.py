@@ -1,0 +1,58 @@
+"""One thread for many jobs, and what happens when one of them hangs."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from sfdaq_ophyd.devices._worker import Worker, ends_within
+
+
+@pytest.fixture
+def worker():
+    worker = Worker("test worker")
+    yield worker
+    worker.end()
+
+
+def alive():
+    return [thread for thread in threading.enumerate() if thread.name == "test worker"]
+
+
+def test_worker_when_made_then_no_thread_yet_and_one_for_all_jobs(worker):
+    assert not alive()
+    seen = []
+    ended = [worker.do(lambda k=k: seen.append((k, threading.get_ident()))) for k in range(5)]
+    assert ends_within(ended[-1], 10)
+    assert [k for k, _ in seen] == list(range(5)) and len({ident for _, ident in seen}) == 1
+    assert len(alive()) == 1
+
+
+def test_worker_when_ended_then_its_thread_has_gone_and_the_next_job_gets_another(worker):
+    worker.do(lambda: None)
+    worker.end()
+    worker.end()
+    assert not alive()
+    assert ends_within(worker.do(lambda: None), 10)
+
+
+def test_worker_when_a_job_raises_then_it_is_told_and_the_next_one_is_done(worker, caplog):
+    assert ends_within(worker.do(lambda: 1 / 0), 10)
+    assert ends_within(worker.do(lambda: None), 10)
+    assert "test worker: a job failed" in caplog.text
+
+
+def test_worker_when_a_job_hangs_and_is_left_then_the_next_one_does_not_wait_for_it(worker, wait_for):
+    gate = threading.Event()
+    stuck = worker.do(lambda: gate.wait(30))
+    assert not ends_within(stuck, 0.05)
+    worker.leave()
+    assert ends_within(worker.do(lambda: None), 10)
+    gate.set()
+    assert ends_within(stuck, 10)
+    wait_for(lambda: len(alive()) == 1, "the thread that hung to go")
+
+
+def test_worker_when_ended_by_its_own_job_then_nothing_waits_for_itself(worker):
+    assert ends_within(worker.do(worker.end), 10)
