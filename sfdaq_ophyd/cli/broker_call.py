@@ -15,7 +15,8 @@ import typer
 
 from ..clients.broker import BrokerClient
 from ..clients.broker_main import BrokerTrap
-from ..errors import RequestError
+from ..errors import RequestError, WireError
+from ..wire.json_text import load_json
 
 Pgroup = Annotated[str, typer.Argument(help="E.g. p12345.")]
 Detector = Annotated[str, typer.Argument(help="E.g. JF01T03V01.")]
@@ -85,8 +86,8 @@ def call(app: typer.Typer, show: Callable[[Any], None]):
 def parsed_json(field: str, text: str) -> Any:
     """Return JSON from the command line; RequestError naming the option."""
     try:
-        return json.loads(text)
-    except ValueError as exc:
+        return load_json(text)
+    except WireError as exc:
         raise RequestError(field, text, f"JSON ({exc})") from exc
 
 

