@@ -38,6 +38,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from ophyd import Component as Cpt
 from ophyd import Device, Signal
@@ -55,6 +56,9 @@ from ._status import GRACE, ActionStatus
 from ._store import PointStore
 
 logger = logging.getLogger(__name__)
+
+_together: WeakSet[Detector] = WeakSet()
+"""Detectors that are staged, and those that were together with one of them."""
 
 BUFFER_BYTES = 512 * 2**20
 """Frames that may wait between source and file, in bytes; at least 4 frames, at most 1000."""
@@ -77,6 +81,11 @@ class Detector(Flying, Device):
         s after which points are on the disk itself (fsync); see `FrameStore`.
     **kwargs
         For `ophyd.Device`.
+
+    Attributes
+    ----------
+    failure : Exception or None
+        Of the staging, or of a point since then.
     """
 
     frames_per_trigger = Cpt(Setting, value=1, kind="config")
@@ -103,7 +112,7 @@ class Detector(Flying, Device):
         self._threads, self._sync_period = threads, sync_period
         self._store: PointStore | None = None
         self._crew = Crew(name)
-        self._failed: Exception | None = None
+        self.failure: Exception | None = None
         self._acquisition: Acquisition | None = None
         self._exposure: ActionStatus | None = None
         self._ready = False
@@ -126,13 +135,16 @@ class Detector(Flying, Device):
         """Open the source and make ready; the hardware is as found if this fails."""
         self._check_signals()
         staged = super().stage()
-        self._failed = None
+        self.failure = None
+        if not any(detector.is_staged for detector in _together):
+            _together.clear()
+        _together.add(self)
         try:
             frame_format = self.source.open(self.settings())
             self._store = self._new_store(frame_format, int(self.frames_per_trigger.get()))
         except BaseException as exc:
             if isinstance(exc, Exception):
-                self._failed = naming(exc, self.name)
+                self.failure = naming(exc, self.name)
             self.unstage()
             raise
         self._ready = False
@@ -146,8 +158,8 @@ class Detector(Flying, Device):
     def unstage(self) -> list[object]:
         """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice.
 
-        Everything is tried; the first failure is raised, unless the staging or a point failed before: then it
-        is logged, and noted on that.
+        Everything is tried; the first failure is raised, unless the staging or a point failed before, here or
+        at a detector staged together with this one: then it is logged, and noted on that.
         """
         problems: list[BaseException] = []
         for step in (self._give_up, self.source.close, self._close_store, self._crew.end):
@@ -157,10 +169,11 @@ class Detector(Flying, Device):
                 problems.append(exc)
         unstaged = super().unstage()
         if problems:
-            if self._failed is None or not isinstance(problems[0], Exception):
+            before = [detector.failure for detector in (self, *_together) if detector.failure is not None]
+            if not before or not isinstance(problems[0], Exception):
                 raise problems[0]
             logger.error("%s: while it was unstaged: %s", self.name, problems[0])
-            self._failed.add_note(f"{self.name}: and while it was unstaged: {problems[0]}")
+            before[0].add_note(f"{self.name}: and while it was unstaged: {problems[0]}")
         return unstaged
 
     def _close_store(self) -> None:
@@ -229,7 +242,7 @@ class Detector(Flying, Device):
                 except Exception as problem:
                     exc = problem
             if exc is not None and not isinstance(exc, Discarded):
-                self._failed = naming(exc, self.name)
+                self.failure = naming(exc, self.name)
                 on_failure(exc)  # of one given up, whoever did that says what becomes of the status
 
         self._acquisition = Acquisition(

@@ -100,6 +100,21 @@ def test_point_when_it_fails_and_unstage_too_then_the_point_is_told(det, plan, f
     assert any("never" in note for note in exc.__notes__) and "never" in caplog.text
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_point_when_one_detector_fails_and_unstage_of_another_then_the_point_is_told(tmp_path, first, caplog):
+    pair = [FakeDetector(name=name, directory=tmp_path) for name in ("good", "bad")]
+    good, bad = pair
+    failing(bad, "frames", exc := FAILURES["refused"]())
+    failing(good, "close", ServiceRefused("put back", url="http://elsewhere", said="never"))
+    order = pair[first:] + pair[:first]
+    plan = bpp.run_wrapper(bpp.stage_wrapper(bps.trigger_and_read(order), order))
+    run = drive(interruptible(), lambda: plan)
+    assert run.stop["reason"].startswith("bad: ") and "never" not in run.stop["reason"]
+    assert any("good: and while" in note for note in exc.__notes__) and "good: while" in caplog.text
+    with pytest.raises(ServiceRefused, match="never"):
+        good.stage(), good.unstage()
+
+
 @pytest.mark.parametrize("failure", list(FAILURES))
 def test_stage_when_it_fails_then_the_device_is_named(det, failure):
     exc = FAILURES[failure]()
