@@ -16,8 +16,15 @@ from .geometry import CHIP, GAP, Layout, module_shape
 
 _PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 
-WORTH_A_THREAD = 1 << 20
-"""Pixels below which a second thread costs more than it gains."""
+SHARE = 1 << 19
+"""Pixels, of all frames, in a share of the work; below two shares a second thread costs more than it gains.
+
+A thread takes the next share when it has done one: none waits for another that the system does not let run,
+except for the share that has it. Turned modules take longer, which more shares even out.
+"""
+
+MOST_SHARES = 16
+"""More would be more calls than work."""
 
 
 class FusedEngine:
@@ -41,28 +48,32 @@ class FusedEngine:
 
     def run(self, raw: np.ndarray, sources: dict[int, int], out: np.ndarray) -> None:
         """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); every frame is contiguous."""
-        n_parts = min(self._n_threads, raw.size // WORTH_A_THREAD) or 1
-        first, *others = self._parts(sources, n_parts)
+        n_threads = min(self._n_threads, raw.size // SHARE) or 1
         images = (address(raw), raw.strides[0], address(out), out.strides[0], len(raw), out.shape[-1])
-        pending = [_pool(self._n_threads).submit(self._run_part, images, part) for part in others]
+        n_shares = min(MOST_SHARES, max(2 * n_threads, raw.size // SHARE)) if n_threads > 1 else 1
+        shares = iter(self._shares(sources, n_shares))
+        others = [_pool(self._n_threads).submit(self._run, images, shares) for _ in range(n_threads - 1)]
         for image in out if self._lead else ():
             image.reshape(-1)[: self._lead] = self._fill
-        self._run_part(images, first)
-        for future in pending:
-            future.result()
+        self._run(images, shares)
+        for other in others:
+            if not other.cancel():  # it never began, and there is nothing left
+                other.result()
 
-    def _run_part(self, images, part):
-        _kernel.calibrate(*images, *part, *self._settings, self._scratch())
+    def _run(self, images, shares):
+        scratch = self._scratch()
+        for share in shares:
+            _kernel.calibrate(*images, *share, *self._settings, scratch)
 
-    def _parts(self, sources, n_parts):
-        """Share bands and holes among threads; tables are kept per order of modules in the data."""
-        key = (n_parts, *sources.values())
+    def _shares(self, sources, n_shares):
+        """Return shares of bands and holes; tables are kept per order of modules in the data."""
+        key = (n_shares, *sources.values())
         if key not in self._tables:
             bands = self._bands.copy()
             places = np.array([sources[p.module] for p in self._layout.placements])
             bands[:, 2] = np.repeat(places * MODULE_SHAPE[0], [_n_bands(p) for p in self._layout.placements])
-            shares = np.array_split(bands, n_parts), np.array_split(self._holes, n_parts)
-            self._tables[key] = list(zip(*shares))
+            parts = np.array_split(bands, n_shares), np.array_split(self._holes, n_shares)
+            self._tables[key] = list(zip(*parts))
         return self._tables[key]
 
     def _scratch(self):

@@ -21,9 +21,10 @@ from ._simd import (
     RARE_BYTES,
     convert16,
     convert16_streaming,
+    copy16,
+    copy_part,
     expect_write,
     fence,
-    get_pixel,
     get_word,
     put_pixel,
     put_word,
@@ -34,8 +35,8 @@ from ._simd import (
 BAND = 32
 """Image rows of one module that are done in one go."""
 
-BUFFER_BYTES = 4 * 512
-"""Room for a chip's row, with its gap pixels and what is left of the one before."""
+BUFFER_BYTES = 4 * 1088
+"""Room for a module's row, with its gap pixels and what is left of the one before."""
 
 TILE_ROW = 2 * 1024 + 64
 """Bytes from row to row of a turned band; not a power of two, for the sake of the cache."""
@@ -57,14 +58,13 @@ def _flush(buffer, skip, fill, target, last):
     first = 0
     if skip:
         first = 1
-        for i in range(skip, min(16, fill)):
-            put_pixel(target + 4 * i, get_pixel(buffer + 4 * i))
+        copy_part(buffer, target, skip, min(16, fill))
     whole = fill // 16
     for i in range(first, whole):
         stream16(buffer + 64 * i, target + 64 * i)
     if last:
-        for i in range(max(16 * whole, 16 * first), fill):
-            put_pixel(target + 4 * i, get_pixel(buffer + 4 * i))
+        if whole >= first and fill > 16 * whole:
+            copy_part(buffer + 64 * whole, target + 64 * whole, 0, fill - 16 * whole)
         return 0
     return fill - 16 * whole
 
@@ -171,11 +171,10 @@ def _do(
                         for _ in range(gap):
                             put_pixel(buffer + 4 * filled, fill_bits)
                             filled += 1
-                    left = _flush(buffer, skip, filled, target, False)
-                    target += 4 * (filled - left)
-                    for i in range(left):
-                        put_pixel(buffer + 4 * i, get_pixel(buffer + 4 * (filled - left + i)))
-                    skip, filled = 0, left
+                left = _flush(buffer, skip, filled, target, False)
+                target += 4 * (filled - left)
+                copy16(buffer + 4 * (filled - left), buffer)
+                skip, filled = 0, left
                 n_blank = holes[task, row]
                 filled, skip, target = _fill(buffer, blank, filled, skip, target, n_blank, fill_bits)
             _flush(buffer, skip, filled, target, True)

@@ -215,6 +215,35 @@ def stream16(typingctx, source, target):
 
 
 @intrinsic
+def copy16(typingctx, source, target):
+    """Copy 64 bytes."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(_pointer(builder, args[0], _INTS), align=4)
+        _store(builder, value, args[1], streaming=False)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), codegen
+
+
+@intrinsic
+def copy_part(typingctx, source, target, first, end):
+    """Copy pixels `first` to `end` of 16."""
+
+    def codegen(context, builder, signature, args):
+        source, target, first, end = args
+        value = builder.load(_pointer(builder, source, _INTS), align=4)
+        lanes = ir.Constant(_INTS, list(range(LANES)))
+        first, end = (_splat(builder, builder.trunc(lane, _I32), _INTS) for lane in (first, end))
+        mask = builder.and_(builder.icmp_signed(">=", lanes, first), builder.icmp_signed("<", lanes, end))
+        pointer, align = _pointer(builder, target, _INTS), ir.Constant(_I32, 4)
+        _call(builder, f"llvm.masked.store.v{LANES}i32.p0", ir.VoidType(), value, pointer, align, mask)
+        return context.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
+
+
+@intrinsic
 def transpose8(typingctx, source, source_row, target, target_row):
     """Copy 8 x 8 words with rows and columns exchanged; bytes from row to row may be negative.
 
