@@ -157,6 +157,52 @@ def test_file_when_its_writer_is_killed_then_every_frame_is_whole(path, more_lin
         assert [f"7:{k}" for k in found] == [i.decode() for i in file["entry/data/event_id"][:n]]
 
 
+DYING = """
+import os, sys
+from sfdaq_ophyd.files import frame_file
+from tests.files.test_frame_file import *
+
+def die_after(limit, path):
+    file = FrameFile(path, FORMAT)
+    file.append(frame(1))
+    file.flush()
+    append, n = frame_file._append, 0
+
+    def dying(*args):
+        nonlocal n
+        append(*args)
+        n += 1
+        if n == limit:
+            file._file.flush()
+            os._exit(9)
+
+    frame_file._append = dying
+    file.append(frame(2))
+    file.flush()
+    os._exit(0)
+
+for limit in range(1, 8):
+    child = os.fork()
+    if not child:
+        die_after(limit, f"{sys.argv[1]}/{limit}.h5")
+    os.waitpid(child, 0)
+"""
+
+
+def test_image_before_ids_when_the_writer_dies_between_the_writes_of_a_row_then_never(tmp_path):
+    """A pin: with the order of the writes turned round, every other test here stayed green."""
+    subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], cwd=os.getcwd(), check=True)
+    rows = []
+    for limit in range(1, 8):
+        with h5py.File(tmp_path / f"{limit}.h5", "r", swmr=True) as file:
+            group = file["entry/data"]
+            rows.append(len(group["data"]))
+            assert all(len(column) >= rows[-1] for column in group.values())
+            ids = [int(i.decode().split(":")[1]) for i in group["event_id"][: rows[-1]]]
+            assert ids == [read_stamp(image) for image in group["data"]] == list(range(1, rows[-1] + 1))
+    assert rows[0] == 1 and rows[-1] == 2, "some die before the image, one lives"
+
+
 def test_truncate_when_frames_are_taken_back_then_the_next_take_their_rows(file, path):
     for number in range(1, 9):
         file.append(frame(number))
