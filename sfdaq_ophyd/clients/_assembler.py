@@ -310,21 +310,25 @@ class Assembler:
         return header.complete or header.n_packets == self._n_packets
 
     def _frame(self, key: Key, pending: Pending) -> StreamFrame:
-        n_blocks = self._layout.n_blocks
-        whole_detector = self._shape is not None or len(self.ports) >= n_blocks
-        wanted = range(n_blocks) if whole_detector else sorted(self._block_of_port.values())
-        n_wanted = n_blocks if whole_detector else len(self.ports)
-        missing = tuple(block for block in wanted if block not in pending.blocks)
-        for block in range(n_blocks):
-            if block not in pending.blocks:
+        blocks, n_blocks = pending.blocks, self._layout.n_blocks
+        missing: tuple[int, ...] = ()
+        n_wanted = n_blocks
+        if len(blocks) < n_blocks:
+            if self._shape is None and len(self.ports) < n_blocks:  # only those that are received are wanted
+                n_wanted = len(self.ports)
+                missing = tuple(b for b in sorted(self._block_of_port.values()) if b not in blocks)
+            else:
+                missing = tuple(b for b in range(n_blocks) if b not in blocks)
+            for block in set(range(n_blocks)).difference(blocks):
                 self._layout.part(pending.image, block)[...] = LOST
-        whole = [pending.blocks[b] for b in sorted(pending.blocks) if self._is_complete(pending.blocks[b])]
-        incomplete = tuple(b for b in sorted(pending.blocks) if not self._is_complete(pending.blocks[b]))
+        in_order = sorted(blocks)
+        whole = [blocks[b] for b in in_order if self._is_complete(blocks[b])]
+        incomplete = tuple(b for b in in_order if not self._is_complete(blocks[b]))
         first = whole[0] if whole else None
         pulse_id = first.pulse_id if first else None
         daq_rec = first.daq_rec if first else None
         pulse_ids = dict.fromkeys(header.pulse_id for header in whole)
-        filler = {b for b in incomplete if not pending.blocks[b].n_packets}
+        filler = {b for b in incomplete if not blocks[b].n_packets}
         lacks = ""
         if filler.union(missing):
             lacks = f"block {', '.join(map(str, sorted(filler.union(missing))))} of {n_blocks}"

@@ -61,6 +61,7 @@ class Ring:
             raise RequestError("n_images", n_images, "an integer of at least 2")
         self.n_images = n_images
         self._memory = np.empty((n_images, *self.shape), self.dtype)
+        self._bytes = [memoryview(image).cast("B") for image in self._memory]
         self._slots = _Slots(n_images, on_free)
         self._full: Limit | None = None
 
@@ -80,9 +81,9 @@ class Ring:
             return None
         self._full = None
         # A fresh array per use; numpy keeps it as the base of all views, so its end is the end of them all.
-        image = np.frombuffer(memoryview(self._memory[slot]).cast("B"), self.dtype).reshape(self.shape)
-        weakref.finalize(image.base, self._slots.give_back, slot).atexit = False
-        return image
+        base = np.frombuffer(self._bytes[slot], self.dtype)
+        self._slots.lend(slot, base)
+        return base.reshape(self.shape)
 
     @property
     def left(self) -> float:
@@ -96,12 +97,19 @@ class Ring:
         return self._full.reached()
 
 
+class _Loan(weakref.ref):
+    """A buffer that somebody looks at."""
+
+    __slots__ = ("slot",)
+
+
 class _Slots:
     """Which buffers are free; outlives the ring as long as anybody looks at one."""
 
     def __init__(self, n: int, on_free: Callable[[], object]):
         self.free: deque[int] = deque(range(n))
         self._on_free, self._wanted = on_free, False
+        self._loans: dict[int, _Loan] = {}
 
     def take(self) -> int | None:
         for self._wanted in (False, True):  # wanted, and looked at once more: none comes back unseen
@@ -113,8 +121,14 @@ class _Slots:
             return slot
         return None
 
-    def give_back(self, slot: int) -> None:
-        self.free.append(slot)
+    def lend(self, slot: int, array: np.ndarray) -> None:
+        """Have a buffer come back when `array`, and with it every view of it, is gone."""
+        loan = self._loans[slot] = _Loan(array, self._give_back)
+        loan.slot = slot
+
+    def _give_back(self, loan: _Loan) -> None:
+        del self._loans[loan.slot]
+        self.free.append(loan.slot)
         if self._wanted:
             self._wanted = False
             self._on_free()
