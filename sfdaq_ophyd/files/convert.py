@@ -13,6 +13,7 @@ import numpy as np
 from ..calibration import CalibrationOptions, JungfrauCalibration
 from ..errors import FileFormatError, SfdaqError
 from ._hdf5 import opened
+from ._storage import make_folder
 from .constants import load_calibration
 from .processed_file import ProcessedFile
 from .swissfel_file import SwissfelFile, groups_of
@@ -93,7 +94,7 @@ def convert(job: Conversion) -> Converted:
 
 def _convert(job: Conversion) -> int:
     part = Path(f"{job.target}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(part.parent)
     part.unlink(missing_ok=True)
     try:
         with SwissfelFile(job.source, job.detector) as source:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import hdf5plugin
 import numpy as np
 
 from ..calibration import JungfrauCalibration
+from ..errors import StorageError
 from . import _bitshuffle
+from ._storage import leave_open, writing
 
 BLOCK_ITEMS = 32768
 """Pixels that bitshuffle takes together."""
@@ -39,17 +42,21 @@ class ProcessedFile:
     ):
         self._calibration = calibration
         self._n_frames = n_frames
-        self._file = h5py.File(path, "x")
+        self._images: dict = {}
+        self.path, self._broken = Path(path), False
+        with writing(path, "making"):
+            self._file = h5py.File(path, "x")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compress")
         try:
-            self._file["general/detector_name"] = calibration.detector_name
-            rois = calibration.options.roi
-            name = f"data/{calibration.detector_name}"
-            self._images = (
-                {None: self._group(name, None)}
-                if rois is None
-                else {label: self._group(f"{name}:ROI_{label}", roi) for label, roi in rois.items()}
-            )
+            with self._writing():
+                self._file["general/detector_name"] = calibration.detector_name
+                rois = calibration.options.roi
+                name = f"data/{calibration.detector_name}"
+                self._images = (
+                    {None: self._group(name, None)}
+                    if rois is None
+                    else {label: self._group(f"{name}:ROI_{label}", roi) for label, roi in rois.items()}
+                )
         except BaseException:
             self.close()
             raise
@@ -63,7 +70,19 @@ class ProcessedFile:
     def close(self) -> None:
         """Close the file. Safe twice."""
         self._pool.shutdown()
-        self._file.close()
+        if not self._broken:
+            with self._writing():
+                self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with writing(self.path):
+                yield
+        except StorageError:
+            self._broken = True
+            leave_open(self._file, *self._images.values())
+            raise
 
     def _group(self, name, roi):
         """Make a group with its ``meta`` and its empty images; return these."""
@@ -82,9 +101,10 @@ class ProcessedFile:
 
     def write_columns(self, **columns: np.ndarray) -> None:
         """Write numbers per frame, e.g. ``pulse_id``, each of shape (frames, ...), beside the images."""
-        for images in self._images.values():
-            for name, values in columns.items():
-                images.parent[name] = values
+        with self._writing():
+            for images in self._images.values():
+                for name, values in columns.items():
+                    images.parent[name] = values
 
     def write(self, first_row: int, raw: np.ndarray) -> None:
         """Calibrate a stack of raw images, shape (frames, y, 1024); write them from row `first_row` on."""
@@ -92,8 +112,9 @@ class ProcessedFile:
             parts = {None: self._calibration(raw)}
         else:
             parts = self._calibration.regions(raw)
-        for label, images in parts.items():
-            self._write_images(self._images[label], first_row, images)
+        with self._writing():
+            for label, images in parts.items():
+                self._write_images(self._images[label], first_row, images)
 
     def _write_images(self, target, first_row, images: Iterable[np.ndarray]):
         if not _bitshuffle.available():

@@ -214,3 +214,30 @@ def test_writing_when_the_fault_is_not_the_disks_then_it_passes(tmp_path):
     with pytest.raises(StorageError, match="No space left"), writing(tmp_path):
         raise RuntimeError("Can't decrement id ref count (file write failed: ..., errno = 28, buf = 0x7f)")
     assert refused(tmp_path, errno.EDQUOT).hint.startswith("The quota")
+
+
+CONVERT = """
+from tests.files.test_storage import *
+from sfdaq_ophyd.calibration import JungfrauCalibration
+from sfdaq_ophyd.files.processed_file import ProcessedFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+maps = np.ones((6, 512, 1024)), np.zeros((3, 512, 1024))
+calibration = JungfrauCalibration("JF03T01V02", *maps, engine="numpy")
+raw = np.random.default_rng(0).integers(0, 2**14, (2, 512, 1024), dtype="u2")
+for k in range(6):
+    limit = 1_000_000 if k % 2 else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        with ProcessedFile(f"{sys.argv[1]}/{k}.h5", calibration, 2) as file:
+            file.write(0, raw)
+    except StorageError as exc:
+        assert "File too large" in str(exc) and k % 2
+print("lives")
+"""
+
+
+def test_conversion_when_the_disk_was_full_then_the_process_goes_on_and_ends_well(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", CONVERT, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd()
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "lives\n", "")
