@@ -246,13 +246,18 @@ class EmbeddedCatalog:
         Raises
         ------
         RunNotFound
-            None, or more than one.
+            None, or more than one; or only a part of it is here, since its client or the server was killed:
+            `replay` brings in the rest, and ``catalog.client[key]`` is what there is.
         """
         try:
-            return self.client[key]
+            run = self.client[key]
         except (KeyError, IndexError, ValueError) as exc:
             reason = exc.args[0] if exc.args else exc
             raise RunNotFound(key, where=self.directory, reason=reason, waiting=self.waiting) from exc
+        if run.item["id"] in self.waiting:
+            reason = "only a part of it: its client was killed, or the server failed"
+            raise RunNotFound(key, where=self.directory, reason=reason, waiting=self.waiting)
+        return run
 
     def __len__(self) -> int:
         """Count the runs."""

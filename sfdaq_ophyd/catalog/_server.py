@@ -9,15 +9,18 @@ its parent is gone, however the parent died.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
 import select
 import socket
+import sqlite3
 import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from ..limits import Limit
 from ..starting import STEP
@@ -32,12 +35,18 @@ EXIT_PATIENCE = 2.0
 """Seconds for open requests to end before the process leaves anyway."""
 
 
-class InUseError(Exception):
-    """Another process serves this directory."""
+HOME = "home"
+"""Name of the file that says where the directory was when it was last open."""
+
+_RESTORE = "Restore it from a backup; or move it away, and an empty catalog begins"
+
+
+class UnusableError(Exception):
+    """The directory cannot be served: another process does, or what lies there is not ours."""
 
 
 def lock(directory: Path):
-    """Take the lock of `directory` and return the open file that holds it; InUseError if it is taken."""
+    """Take the lock of `directory` and return the open file that holds it; UnusableError if it is taken."""
     file = open(directory / "lock", "a+")  # noqa: SIM115 (held until the process ends)
     limit = Limit(LOCK_PATIENCE)
     while True:
@@ -47,7 +56,7 @@ def lock(directory: Path):
         except OSError:
             if limit.reached():
                 file.seek(0)
-                raise InUseError(f"in use by process {file.read().strip() or 'unknown'}") from None
+                raise UnusableError(f"in use by process {file.read().strip() or 'unknown'}") from None
             time.sleep(0.05)
     file.truncate(0)
     file.write(str(os.getppid()))
@@ -55,26 +64,88 @@ def lock(directory: Path):
     return file
 
 
-def prepare_database(uri: str) -> None:
-    """Create the tables of the catalog at `uri` unless they are there."""
+def prepare_database(path: Path) -> None:
+    """Create the catalog's database, or see that the one there is ours.
+
+    Raises
+    ------
+    UnusableError
+        It is empty, damaged, or somebody else's; nothing was changed.
+    """
     from sqlalchemy.ext.asyncio import create_async_engine
-    from tiled.alembic_utils import UninitializedDatabase, check_database, stamp_head
+    from tiled.alembic_utils import check_database, stamp_head
     from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PATH
     from tiled.catalog.core import ALL_REVISIONS, REQUIRED_REVISION, initialize_database
 
-    async def create_if_missing() -> bool:
-        engine = create_async_engine(uri)
+    async def with_engine(path: Path, action) -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
         try:
-            await check_database(engine, REQUIRED_REVISION, ALL_REVISIONS)
-        except UninitializedDatabase:
-            await initialize_database(engine)
-            return True
+            await action(engine)
         finally:
             await engine.dispose()
-        return False
 
-    if asyncio.run(create_if_missing()):
-        stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, uri)
+    if path.exists():
+        if path.stat().st_size == 0:
+            raise UnusableError(f"{path} is empty. {_RESTORE}")
+        try:
+            asyncio.run(
+                with_engine(path, lambda each: check_database(each, REQUIRED_REVISION, ALL_REVISIONS))
+            )
+        except Exception as exc:  # of SQLite, SQLAlchemy and Tiled
+            reason = str(getattr(exc, "orig", exc)) or type(exc).__name__
+            raise UnusableError(f"{path} is no catalog of this package: {reason}. {_RESTORE}") from exc
+        return
+    new = path.with_name("catalog.new.db")
+    new.unlink(missing_ok=True)
+    asyncio.run(with_engine(new, initialize_database))
+    stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, f"sqlite+aiosqlite:///{new}")
+    new.replace(path)
+
+
+def settle_in(directory: Path) -> None:
+    """Let the database point into `directory`, where it was moved or copied since it was last open.
+
+    A file outside that is gone, and lies where it lay relative to the catalog, moved with it.
+    """
+    home = directory / HOME
+    with contextlib.closing(sqlite3.connect(directory / "catalog.db")) as database:
+        assets = database.execute("SELECT id, data_uri FROM assets").fetchall()
+        before = home.read_text().strip() if home.exists() else _home_by(assets)
+        if before and before != str(directory):
+            with database:
+                for key, uri in assets:
+                    if (now := _moved(uri, before, directory)) != uri:
+                        database.execute("UPDATE assets SET data_uri = ? WHERE id = ?", (now, key))
+        tables = directory / "tables.duckdb"
+        used = any(uri.startswith("duckdb:") for _, uri in assets)
+    if used and not (tables.exists() and tables.stat().st_size):
+        raise UnusableError(f"{tables} is missing or empty, and catalog.db has runs in it. {_RESTORE}")
+    if before != str(directory):
+        new = home.with_suffix(".new")
+        new.write_text(f"{directory}\n")
+        new.replace(home)
+
+
+def _home_by(assets: list[tuple[int, str]]) -> str:
+    """Return where a catalog was that has not noted it: where its tables are."""
+    for _, uri in assets:
+        if uri.startswith("duckdb:") and uri.endswith("/tables.duckdb"):
+            return _path_of(uri).removesuffix("/tables.duckdb")
+    return ""
+
+
+def _path_of(uri: str) -> str:
+    return "/" + uri.partition("://")[2].partition("/")[2].lstrip("/")
+
+
+def _moved(uri: str, before: str, directory: Path) -> str:
+    """Return where `uri` points now; Tiled writes its own paths as they are, those of frames are quoted."""
+    path = _path_of(uri)
+    if path.startswith(f"{before}/"):
+        return uri.removesuffix(path) + f"{directory}{path.removeprefix(before)}"
+    old = unquote(path)
+    new = os.path.normpath(directory / os.path.relpath(old, before))
+    return uri if os.path.exists(old) or not os.path.exists(new) else uri.removesuffix(path) + quote(new)
 
 
 def build(directory: Path, *, api_key: str, readable: list[str]):
@@ -89,8 +160,9 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
 
     from ._growing import GrowingHDF5Adapter
 
+    prepare_database(directory / "catalog.db")
+    settle_in(directory)
     database = f"sqlite+aiosqlite:///{directory / 'catalog.db'}?timeout={DATABASE_PATIENCE}"
-    prepare_database(database)
     (directory / "data").mkdir(exist_ok=True)
     tables = f"duckdb:///{directory / 'tables.duckdb'}"
     tree = from_uri(
@@ -165,8 +237,8 @@ def main() -> int:
         app = build(directory, api_key=wanted["api_key"], readable=wanted["readable"])
         listener = socket.create_server(("127.0.0.1", wanted["port"]))
     except Exception as exc:
-        answer(error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, InUseError) else str(exc))
-        if not isinstance(exc, InUseError):
+        answer(error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, UnusableError) else str(exc))
+        if not isinstance(exc, UnusableError):
             raise
         return 1
 

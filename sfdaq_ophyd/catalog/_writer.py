@@ -7,12 +7,24 @@ works. That one writes every N events; a live catalog wants *what has come by no
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import defaultdict
 
 import numpy as np
+import pyarrow
 from bluesky_tiled_plugins.writing.consolidators import Patch
-from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+from bluesky_tiled_plugins.writing.tiled_writer import (
+    MAX_TABLE_COLUMNS,
+    RunNormalizer,
+    _RunWriter,
+    split_table,
+    truncate_json_overflow,
+)
+
+from ._columns import ScalarColumn, cast, stacked
+
+logger = logging.getLogger(__name__)
 
 HDF5 = "application/x-hdf5"
 
@@ -32,14 +44,8 @@ class RunWriter:
     def __init__(self, client):
         # Arrays in table cells come back as text, so every array gets a node of its own.
         self._writer = _FlushableWriter(client, batch_size=sys.maxsize, max_array_size=0)
-        types = _DeclaredTypes()
         self._normalizer = RunNormalizer(
-            patches={
-                "start": exact_metadata,
-                "stop": exact_metadata,
-                "descriptor": types.descriptor,
-                "event": types.event,
-            }
+            patches={"start": exact_metadata, "stop": exact_metadata, "descriptor": _exact_configuration}
         )
         self._normalizer.subscribe(self._writer)
 
@@ -59,11 +65,98 @@ class _FlushableWriter(_RunWriter):
     """Writes when it is told to; says of each file which points of it are registered.
 
     Upstream counts the points of all files together, which places them right only where no file holds more.
+    It also takes the type of a column and the shape of an array from the first rows, and fails at a later row
+    that has another: here columns have the declared type, and what does not fit costs its column alone.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._rows = defaultdict(dict)  # node to {file's resource: (start, stop)}, in the order of the assets
+        self._columns: dict[str, dict[str, ScalarColumn]] = {}  # by stream and key
+        self._rewritten: set[str] = set()  # arrays whose rows have changed before
+
+    def _write_internal_data(self, data_cache, desc_node) -> None:
+        stream = desc_node.item["id"]
+        keys = [key for key in data_cache[0] if key not in ("seq_num", "time")]
+        arrays = [key for key in keys if self.data_keys.get(key, {}).get("dtype") == "array"]
+        for key in arrays:
+            self._write_array(stream, key, desc_node, [row.get(key) for row in data_cache])
+        columns = self._columns.setdefault(stream, {})
+        table = {"seq_num": pyarrow.array([row["seq_num"] for row in data_cache], pyarrow.int64())}
+        for key in ["time", *(key for key in keys if key not in arrays)]:
+            values = [row.get(key) for row in data_cache]
+            if key not in columns:
+                columns[key] = ScalarColumn(self.data_keys.get(key, {"dtype": "number"}), values)
+            table[key] = columns[key].array(values)
+            self._tell(stream, key, columns[key].misfit)
+            columns[key].misfit = None
+        self._append(stream, pyarrow.table(table), desc_node)
+
+    def _append(self, stream: str, table: pyarrow.Table, desc_node) -> None:
+        parts = [table]
+        if table.num_columns > MAX_TABLE_COLUMNS:
+            parts = list(split_table(table, MAX_TABLE_COLUMNS))
+        for i, part in enumerate(parts):
+            suffix = f"_{i}" if len(parts) > 1 else ""
+            node = self._internal_tables.get(f"{stream}{suffix}")
+            if node is None:
+                named = {key: spec for key, spec in self.data_keys.items() if key in part.column_names}
+                node = self._internal_tables[f"{stream}{suffix}"] = desc_node.create_appendable_table(
+                    schema=part.schema,
+                    key=f"internal{suffix}",
+                    metadata=truncate_json_overflow(named),
+                    access_tags=self.access_tags,
+                )
+            self._append_with_retry(node, part, stream)
+
+    def _write_array(self, stream: str, key: str, desc_node, values: list) -> None:
+        """Append one row per event; where these have another shape or type, write all rows anew."""
+        node = self._internal_arrays.get(f"{stream}/{key}")
+        block, misfit = stacked(values, None if node is None else len(node.shape) - 1)
+        self._tell(stream, key, misfit)
+        metadata = truncate_json_overflow(self.data_keys[key])
+        if node is not None:
+            fitting = cast(block, node.dtype) if block.shape[1:] == node.shape[1:] else None
+            if fitting is not None:
+                node.patch(fitting, offset=node.shape[:1], extend=True)
+                return
+            block = self._with_earlier(stream, key, node.read(), block)
+            desc_node.delete_contents(key, external_only=False)
+        elif (declared := cast(block, metadata.get("dtype_numpy") or None)) is not None:
+            block = declared
+        self._internal_arrays[f"{stream}/{key}"] = desc_node.write_array(
+            block,
+            key=key,
+            metadata={**metadata, "dtype_numpy": str(block.dtype)},
+            dims=self._internal_dims(stream, block.shape),
+            access_tags=self.access_tags,
+        )
+
+    def _with_earlier(self, stream: str, key: str, before: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """Join the rows of an array that changed; if that goes on, leave room for more."""
+        name, last = f"{stream}/{key}", block.shape[-1]
+        if before.shape[1:] != block.shape[1:]:
+            self._note(f"{key} of stream {stream} changes its length; short ones are padded")
+        if name in self._rewritten and last > before.shape[-1]:
+            room = [(0, 0)] * (block.ndim - 1) + [(0, (1 << (last - 1).bit_length()) - last)]
+            fill = "" if block.dtype.kind == "U" else np.nan
+            wide = block if block.dtype.kind in "fU" else block.astype(float)
+            block = np.pad(wide, room, constant_values=fill)
+        self._rewritten.add(name)
+        return stacked([*before, *block], before.ndim - 1)[0]
+
+    def _tell(self, stream: str, key: str, misfit: object) -> None:
+        if misfit is not None:
+            spec = self.data_keys.get(key, {})
+            self._note(
+                f"{key} of stream {stream}: a value does not fit {spec.get('dtype')} and is missing there"
+            )
+            logger.info("%s of stream %s: %.200r does not fit", key, stream, misfit)
+
+    def _note(self, what: str) -> None:
+        if what not in self.notes:
+            self.notes.append(what)
+            logger.warning("%s", what)
 
     def _update_consolidator(self, doc):
         node, consolidator, patch = super()._update_consolidator(doc)
@@ -92,36 +185,9 @@ class _FlushableWriter(_RunWriter):
             self._update_data_source_for_node(node, source, Patch.combine_patches(parts))
 
 
-class _DeclaredTypes:
-    """Give event values the type their descriptor declares.
-
-    A table gets its column types from its first rows: without this a motor that starts at the
-    integer 0 would make a column of integers, and 0.5 would not go in.
-    """
-
-    def __init__(self):
-        self._floats: dict[str, list[str]] = {}
-
-    def descriptor(self, doc: dict) -> dict:
-        """Remember which scalars of a stream are floating point."""
-        self._floats[doc["uid"]] = [
-            key
-            for key, spec in doc["data_keys"].items()
-            if spec["dtype"] == "number"
-            and not spec.get("external")
-            and np.dtype(spec.get("dtype_numpy") or "f8").kind == "f"
-        ]
-        doc["configuration"] = exact_metadata(doc.get("configuration", {}))
-        return doc
-
-    def event(self, doc: dict) -> dict:
-        """Make declared numbers floats; a missing value becomes NaN."""
-        data = doc["data"]
-        for key in self._floats[doc["descriptor"]]:
-            if key in data and type(data[key]) is not float:
-                value = data[key]
-                data[key] = float("nan") if value is None else float(value)
-        return doc
+def _exact_configuration(descriptor: dict) -> dict:
+    descriptor["configuration"] = exact_metadata(descriptor.get("configuration", {}))
+    return descriptor
 
 
 def exact_metadata(value):

@@ -91,6 +91,7 @@ def test_run_when_the_server_is_killed_in_it_then_nothing_is_lost(tmp_path, capl
     catalog.close()
 
 
+@pytest.mark.timeout(170)
 def test_process_when_killed_then_the_server_goes_and_the_directory_opens_again(tmp_path, wait_for):
     victim = subprocess.Popen(
         [sys.executable, "-c", VICTIM, str(tmp_path / "catalog")],
@@ -99,7 +100,7 @@ def test_process_when_killed_then_the_server_goes_and_the_directory_opens_again(
         cwd=Path(__file__).parents[2],
         text=True,
     )
-    watchdog = threading.Timer(40, victim.kill)
+    watchdog = threading.Timer(150, victim.kill)
     watchdog.start()
     server, whole, half = victim.stdout.readline().split()
     watchdog.cancel()

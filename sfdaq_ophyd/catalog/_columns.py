@@ -1,0 +1,184 @@
+"""Values of events as columns: each keeps its type and its rows, whatever a device says later.
+
+A table gets its column types once, and so does an array its shape. A value that does not fit must cost its
+own column at the most: never the other columns, never the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+
+INT64, UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
+"""The smallest and the largest integer."""
+
+
+class ScalarColumn:
+    """One value per event.
+
+    Parameters
+    ----------
+    spec : dict
+        The data key of the descriptor.
+    first : sequence
+        The first values; where they contradict the descriptor, they hold.
+    """
+
+    def __init__(self, spec: dict, first: Sequence[Any]):
+        self.type = _type_of(spec, first)
+        self.misfit: Any = None
+
+    def array(self, values: Sequence[Any]) -> pyarrow.Array:
+        """Return values in the column's type; NaN or null for what does not fit, kept as `misfit`."""
+        fit = _FITS[self.type]
+        found = []
+        for value in values:
+            try:
+                found.append(fit(value))
+            except (TypeError, ValueError, OverflowError):
+                self.misfit = value
+                found.append(math.nan if self.type == pyarrow.float64() else None)
+        return pyarrow.array(found, self.type)
+
+
+def _type_of(spec: dict, first: Sequence[Any]) -> pyarrow.DataType:
+    declared, dtype = spec.get("dtype"), np.dtype("O")
+    try:
+        dtype = np.dtype(spec.get("dtype_numpy") or "O")
+    except (TypeError, ValueError):
+        pass  # a structure
+    if declared == "boolean":
+        return pyarrow.bool_()
+    if declared == "integer" or declared == "number" and dtype.kind in "iu":
+        values = [value for value in first if value is not None]
+        if not values or any(not _is_whole(value) for value in values):
+            return pyarrow.float64() if all(_is_real(value) for value in values) else pyarrow.string()
+        lowest, highest = min(map(int, values)), max(map(int, values))
+        wide = dtype.kind == "u" and dtype.itemsize == 8 or highest > INT64[1]
+        low, high = UINT64 if wide else INT64
+        if lowest < low or highest > high:
+            return pyarrow.string()
+        return pyarrow.uint64() if wide else pyarrow.int64()
+    return pyarrow.float64() if declared == "number" else pyarrow.string()
+
+
+def _is_real(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        return int(value) == value
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _as_float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _as_integer(limits: tuple[int, int]):
+    def fit(value: Any) -> int | None:
+        if value is None:
+            return None
+        if not _is_whole(value) or not limits[0] <= int(value) <= limits[1]:
+            raise ValueError(value)
+        return int(value)
+
+    return fit
+
+
+def _as_bool(value: Any) -> bool | None:
+    if value is None:
+        return None
+    if value not in (0, 1):
+        raise ValueError(value)
+    return bool(value)
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+_FITS = {
+    pyarrow.float64(): _as_float,
+    pyarrow.int64(): _as_integer(INT64),
+    pyarrow.uint64(): _as_integer(UINT64),
+    pyarrow.bool_(): _as_bool,
+    pyarrow.string(): _as_text,
+}
+
+
+def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray, Any]:
+    """Make one array of the values of several events; short ones are padded with NaN, text with nothing.
+
+    Parameters
+    ----------
+    values : sequence
+        One array, list or None per event.
+    ndim : int, optional
+        Axes of one value; default is what most have.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        Shape ``(len(values), ...)``, no axis of length 0.
+    misfit : object
+        The last value that is no such array and counts as missing, or None.
+    """
+    arrays, misfit = [], None
+    for value in values:
+        try:
+            arrays.append(None if value is None else _array(value))
+        except (TypeError, ValueError):
+            arrays.append(None)
+            misfit = value
+    there = [array.ndim for array in arrays if array is not None]
+    ndim = ndim or (max(set(there), key=there.count) if there else 1)
+    for i, array in enumerate(arrays):
+        if array is not None and array.ndim != ndim:
+            arrays[i], misfit = None, values[i]
+    kept = [array for array in arrays if array is not None]
+    shape = tuple(max((array.shape[axis] for array in kept), default=1) or 1 for axis in range(ndim))
+    dtype = np.result_type(*kept) if kept else np.dtype("f8")
+    if dtype.kind != "U" and any(array is None or array.shape != shape for array in arrays):
+        dtype = np.result_type(dtype, np.float64)
+    out = np.full(
+        (len(arrays), *shape), "" if dtype.kind == "U" else np.nan if dtype.kind == "f" else 0, dtype
+    )
+    for row, array in zip(out, arrays):
+        if array is not None:
+            row[tuple(slice(n) for n in array.shape)] = array
+    return out, misfit
+
+
+def _array(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "backslashreplace")
+    if array.dtype.kind not in "biufU" or array.ndim == 0:
+        raise ValueError(value)
+    return array
+
+
+def cast(block: np.ndarray, dtype: Any) -> np.ndarray | None:
+    """Return `block` as `dtype` if that changes no value, else None."""
+    try:
+        with np.errstate(all="ignore"):
+            made = block.astype(dtype)
+            same = np.array_equal(made, block, equal_nan=made.dtype.kind == block.dtype.kind == "f")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return made if same else None

@@ -1,0 +1,131 @@
+"""A catalog that was copied or moved reads; one whose files are empty, lost or foreign is refused by name."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.catalog import _server, embedded_catalog
+from sfdaq_ophyd.errors import RunNotFound, ServiceUnreachable
+
+from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
+
+pytestmark = [
+    pytest.mark.timeout(170),  # catalogs are opened several times
+    pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning"),  # alembic, of Tiled's settings
+]
+
+WAVE = {"source": "test", "dtype": "array", "shape": [2], "dtype_numpy": "<f8"}
+
+
+def fill(catalog, path):
+    """A run with numbers, a waveform and frames; returns its uid."""
+    frames = frames_of(7, 2)
+    write_frames(path, frames)
+    run = Composed(catalog)
+    stream = run.stream("primary", {"x": scalar("number"), "wave": WAVE, "image": image_key()})
+    stream.datum(run.frames("image", path), 0, 2)
+    for i in range(2):
+        stream.event(x=i / 2, wave=[i, i])
+    run.stop()
+    catalog.flush()
+    return run.uid
+
+
+def check(catalog, uid):
+    stream = catalog[uid]["primary"]
+    assert list(stream["x"].read()) == [0.0, 0.5]
+    np.testing.assert_array_equal(stream["wave"].read(), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(np.squeeze(stream["image"].read()), frames_of(7, 2))
+
+
+def test_catalog_moved_or_empty_when_copied_and_moved_then_each_reads_and_writes_its_own(tmp_path):
+    (tmp_path / "one" / "frames").mkdir(parents=True)
+    with embedded_catalog(tmp_path / "one" / "catalog") as catalog:
+        uid = fill(catalog, tmp_path / "one" / "frames" / "f 1.h5")
+    shutil.copytree(tmp_path / "one", tmp_path / "a copy")
+    with embedded_catalog(tmp_path / "a copy" / "catalog") as catalog:
+        check(catalog, uid)
+        later = fill(catalog, tmp_path / "a copy" / "frames" / "2.h5")
+        with embedded_catalog(tmp_path / "one" / "catalog") as original:
+            assert list(original) == [uid]
+            check(original, uid)
+    shutil.rmtree(tmp_path / "one")
+    shutil.move(tmp_path / "a copy", tmp_path / "moved")
+    (tmp_path / "moved" / "catalog" / "home").unlink()  # as one that was made before it was noted
+    with embedded_catalog(tmp_path / "moved" / "catalog") as catalog:
+        assert list(catalog) == [uid, later]
+        np.testing.assert_array_equal(catalog[later]["primary"]["wave"].read(), [[0, 0], [1, 1]])
+        assert list(catalog[uid]["primary"]["x"].read()) == [0.0, 0.5]
+
+
+def foreign(path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE bookmarks (url TEXT)")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_bytes(b""), "catalog.db is empty"),
+        (foreign, "catalog.db is no catalog of this package"),
+        (lambda path: path.write_bytes(b"this is no database" * 100), "file is not a database"),
+        (lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(5000)), "catalog.db is no catalog"),
+    ],
+)
+def test_catalog_moved_or_empty_when_the_database_is_none_of_ours_then_refused_and_left(
+    tmp_path, spoil, said
+):
+    spoil(tmp_path / "catalog.db")
+    before = (tmp_path / "catalog.db").read_bytes()
+    with pytest.raises(_server.UnusableError, match=f"{tmp_path}/.*{said}.*Restore it"):
+        _server.prepare_database(tmp_path / "catalog.db")
+    assert (tmp_path / "catalog.db").read_bytes() == before
+
+
+def test_catalog_moved_or_empty_when_opened_then_the_reason_reaches_the_user(tmp_path):
+    (tmp_path / "catalog.db").write_bytes(b"")
+    with pytest.raises(ServiceUnreachable, match="catalog.db is empty. Restore it from a backup"):
+        embedded_catalog(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_tables_when_lost_then_refused_by_name(tmp_path, damage):
+    _server.prepare_database(tmp_path / "catalog.db")
+    tables = tmp_path / "tables.duckdb"
+    tables.write_bytes(b"data")
+    with sqlite3.connect(tmp_path / "catalog.db") as database:
+        uri = f"duckdb://localhost/{tables}"
+        database.execute("INSERT INTO assets (data_uri, is_directory) VALUES (?, 0)", (uri,))
+    database.close()
+    _server.settle_in(tmp_path)
+    damage(tables)
+    with pytest.raises(_server.UnusableError, match="tables.duckdb is missing or empty"):
+        _server.settle_in(tmp_path)
+
+
+def test_database_when_its_making_was_killed_then_made_again(tmp_path):
+    (tmp_path / "catalog.new.db").write_bytes(b"half")
+    _server.prepare_database(tmp_path / "catalog.db")
+    _server.prepare_database(tmp_path / "catalog.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.db"]
+
+
+def test_run_when_its_client_was_killed_then_reading_it_says_replay(catalog):
+    run = Composed(catalog)
+    run.stream("primary", {"x": scalar("number")}).event(x=1.0)
+    catalog.flush()
+    assert catalog[run.uid].start["uid"] == run.uid, "it goes on"
+    catalog._feed._forget(run.uid)  # as a process finds it that opens the catalog after the client
+    catalog._journal.close()
+    for key in (run.uid, run.uid[:8], -1):
+        with pytest.raises(RunNotFound, match=r"only a part of it.*catalog.replay\(\) brings"):
+            catalog[key]
+    assert len(catalog.client[run.uid]["primary"]["x"].read()) == 1
+    assert catalog.replay() == [run.uid]
+    assert list(catalog[run.uid]["primary"]["x"].read()) == [1.0]
+    simple_run(catalog)

@@ -1,0 +1,173 @@
+"""Values that devices really give cost their own column at the most (catalog-odd-values)."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfdaq_ophyd.catalog._columns import ScalarColumn, cast, stacked
+
+from .composed import Composed, scalar
+
+NAN = float("nan")
+
+
+def array(shape=(3,), dtype_numpy="<f8"):
+    return {"source": "test", "dtype": "array", "shape": list(shape), "dtype_numpy": dtype_numpy}
+
+
+CASES = {
+    "plain": (scalar("number"), [1.5, 2, 3.0, 4], [1.5, 2, 3, 4]),
+    "big": (scalar("integer", "<u8"), [1, 2**63, 2**64 - 1, 0], [1, 2**63, 2**64 - 1, 0]),
+    "big_at_once": (scalar("integer"), [2**63 + 5, 1, 2, 2**64 - 1], [2**63 + 5, 1, 2, 2**64 - 1]),
+    "big_later": (scalar("integer"), [1, 2, 2**63, 4], [1, 2, NAN, 4]),
+    "huge": (scalar("integer"), [2**70, 1, -(2**80), 3], [str(2**70), "1", str(-(2**80)), "3"]),
+    "numpy_ints": (scalar("integer", "<i2"), [np.int16(1), np.int64(2), 3, np.uint8(4)], [1, 2, 3, 4]),
+    "half": (scalar("integer"), [1, 0.5, 2, 0.25], [1, 0.5, 2, 0.25]),
+    "half_later": (scalar("integer"), [1, 2, 2.5, 4.0], [1, 2, NAN, 4]),
+    "offline": (scalar("number"), [None, 1.0, None, 2.0], [NAN, 1, NAN, 2]),
+    "offline_int": (scalar("integer"), [None, None, 5, 6], [NAN, NAN, 5, 6]),
+    "text_in_number": (scalar("number"), [1.0, "OFF", 2.0, b"x"], [1, NAN, 2, NAN]),
+    "flag": (scalar("boolean"), [True, False, np.True_, 1], [True, False, True, True]),
+    "flag_odd": (scalar("boolean"), [True, 7, False, None], ["True", "<NA>", "False", "<NA>"]),
+    "text": (scalar("string"), ["a", None, b"\xff", "\ud800"], ["a", "<NA>", "\\xff", "\\ud800"]),
+    "wave": (array(), [[1, 2, 3], [4, 5, 6], [7, 8], [9] * 5], None),
+    "wave_grows": (array(dtype_numpy="<i4"), [np.arange(n, dtype="i4") for n in (1, 3, 6, 9)], None),
+    "wave_offline": (array(), [None, None, np.ones(3), None], None),
+    "wave_empty": (array((0,)), [[], [], [1.0], []], None),
+    "wave_odd": (array(), [[1.0], {"no": 1}, [[1.0], [2.0]], 5], None),
+    "wave_of_text": (array(dtype_numpy="<U1"), [["a"], ["b"], ["longer"], ["c", "d"]], None),
+    "wave_turns_float": (array(dtype_numpy="<i8"), [[1], [2], [0.5], [3]], None),
+    "plane": (array((2, 2)), [np.ones((2, 2)), np.ones((2, 2)), np.ones((2, 3)), np.ones((1, 1))], None),
+    "bits": (array(dtype_numpy="|b1"), [[True], [False], [True, False], [True]], None),
+}
+
+
+def same(found, expected):
+    if expected is None or isinstance(expected, float) and np.isnan(expected):
+        return found is None or found != found
+    return found == expected
+
+
+@pytest.fixture(scope="module")
+def run(catalog):
+    """All cases in one run; a flush after the second of four events: later values meet what is there."""
+    run = Composed(catalog)
+    stream = run.stream("primary", {key: spec for key, (spec, *_) in CASES.items()})
+    for i in range(4):
+        stream.event(**{key: values[i] for key, (_, values, _) in CASES.items()})
+        if i == 1:
+            catalog.flush()
+    run.stop()
+    catalog.flush()
+    assert catalog.waiting == []
+    return catalog[run.uid]
+
+
+@pytest.mark.parametrize("key", [key for key, case in CASES.items() if case[2] is not None])
+def test_scalar_when_odd_then_exact_or_missing_and_the_others_as_they_were(run, key):
+    found = run["primary"].read()[key].values
+    expected = CASES[key][2]
+    assert len(found) == 4
+    assert all(map(same, found.tolist(), expected)), (found, expected)
+
+
+@pytest.mark.parametrize("key", [key for key, case in CASES.items() if case[2] is None])
+def test_array_when_its_shape_or_type_changes_then_every_row_is_there_and_padded(run, key):
+    found = run["primary"].read()[key].values
+    assert len(found) == 4
+    ndim = found.ndim - 1
+    for row, value in zip(found, CASES[key][1]):
+        value = None if isinstance(value, dict) else value
+        value = np.full((0,) * ndim, NAN) if value is None or np.ndim(value) != ndim else np.asarray(value)
+        inner = tuple(slice(n) for n in value.shape)
+        np.testing.assert_array_equal(row[inner], value)
+        rest = np.ones(row.shape, bool)
+        rest[inner] = False
+        missing = row[rest] == "" if row.dtype.kind == "U" else np.isnan(row[rest].astype(float))
+        assert missing.all(), row
+
+
+def test_run_when_values_do_not_fit_then_it_says_so_once_per_column(run, catalog):
+    notes = run.metadata["notes"]
+    for key in ("big_later", "half_later", "text_in_number", "flag_odd", "wave_odd"):
+        assert (
+            sum(note.startswith(f"{key} of stream primary: a value does not fit") for note in notes) == 1
+        ), key
+    assert sum(note.startswith("wave of stream primary changes its length") for note in notes) == 1
+    assert not any(note.startswith(("plain", "big ", "offline", "numpy")) for note in notes)
+
+
+def test_columns_when_more_than_a_table_may_have_then_all_are_read(catalog):
+    run = Composed(catalog)
+    names = [f"c{i}" for i in range(600)]
+    stream = run.stream("primary", {name: scalar("number") for name in names})
+    for i in range(2):
+        stream.event(**{name: float(i) for name in names})
+    run.stop()
+    found = catalog[run.uid]["primary"].read(variables=["c0", "c599"])
+    assert list(found["c0"]) == list(found["c599"]) == [0.0, 1.0]
+
+
+ANY = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5),
+    st.just({}), st.lists(st.floats(), max_size=3), st.complex_numbers(),
+    st.just(np.datetime64("2026-01-01")),
+)  # fmt: skip
+
+
+@given(
+    st.sampled_from(["number", "integer", "boolean", "string", "other"]),
+    st.lists(ANY, min_size=1),
+    st.lists(ANY),
+)
+@settings(deadline=None, max_examples=300)
+def test_column_when_given_anything_then_its_rows_in_one_type(declared, first, later):
+    column = ScalarColumn({"dtype": declared}, first)
+    for values in (first, later):
+        made = column.array(values)
+        assert (len(made), made.type) == (len(values), column.type)
+        pyarrow.table({"x": made}).to_pandas()
+
+
+@given(st.lists(ANY, min_size=1, max_size=6))
+@settings(deadline=None, max_examples=300)
+def test_stacked_when_given_anything_then_a_row_each(values):
+    made, _ = stacked(values)
+    assert len(made) == len(values) and 0 not in made.shape and made.dtype.kind in "biufU"
+
+
+@pytest.mark.parametrize(
+    ("block", "dtype", "same_values"),
+    [
+        (np.array([1, 2]), "<u1", True),
+        (np.array([1, 300]), "<u1", False),
+        (np.array([0.5]), "<f4", True),
+        (np.array([0.1]), "<f4", False),
+        (np.array([NAN]), "<i8", False),
+        (np.array([2**63], "u8"), "<i8", False),
+        (np.array(["abc"]), "<U2", False),
+        (np.array(["ab"]), "<f8", False),
+        (np.array([1]), [["x", "<i4"]], False),
+    ],
+)
+def test_cast_when_it_changes_a_value_then_refused(block, dtype, same_values):
+    assert (cast(block, dtype) is not None) == same_values
+
+
+def test_warnings_when_a_column_is_odd_then_one_each(catalog, caplog):
+    run = Composed(catalog)
+    stream = run.stream("primary", {"x": scalar("number")})
+    with caplog.at_level(logging.WARNING):
+        for i in range(5):
+            stream.event(x="OFF")
+            if i == 2:
+                catalog.flush()
+        run.stop()
+        catalog.flush()
+    assert caplog.text.count("x of stream primary: a value does not fit number") == 1
