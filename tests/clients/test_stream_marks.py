@@ -353,3 +353,22 @@ def test_port_when_it_is_connected_anew_then_frames_of_the_others_are_not_taken_
                 assert queue.get(0.05).frame_number >= 6
                 break
         assert number < 29 and stream.counters["incomplete"] == 0
+
+
+def test_thread_when_anything_raises_in_it_then_it_goes_on_and_says_so():
+    with Publisher(1) as peer, ModuleStream(peer.endpoints) as stream:
+        queue = stream.frames()
+        stream.wait_connected(10)
+        peer.wait_subscribed()
+        settle, problems = stream._intake.settle, iter([KeyError("a hostile one")])
+
+        def broken(*args):
+            for problem in problems:
+                raise problem
+            return settle(*args)
+
+        stream._intake.settle = broken
+        send(peer, 1, ports=[0], n_ports=1)
+        send(peer, 2, ports=[0], n_ports=1)
+        assert [frame.frame_number for frame in collect(queue, 2)] == [1, 2]
+        assert "a hostile one" in stream.last_problem and stream.counters["unparsable"] == 1
