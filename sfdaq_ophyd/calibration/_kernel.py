@@ -93,22 +93,21 @@ def _turn_band(raw, band, turns, tile):
 
 
 @njit(nogil=True)
-def _fill(buffer, blank, filled, skip, target, n, fill_bits):
+def _fill(buffer, blank, filled, skip, target, n):
     """Append `n` blank pixels to the row in the buffer; return the new (filled, skip, target)."""
-    while n > 0 and filled % 16:
-        put_pixel(buffer + 4 * filled, fill_bits)
-        filled += 1
-        n -= 1
+    if n > 0 and filled % 16:
+        copy16(blank, buffer + 4 * filled)
+        short = min(n, 16 - filled % 16)
+        filled += short
+        n -= short
     if n > 0:
         _flush(buffer, skip, filled, target, True)
         target += 4 * filled
         for i in range(n // 16):
             stream16(blank, target + 64 * i)
         target += 64 * (n // 16)
-        skip = filled = 0
-        for _ in range(n % 16):
-            put_pixel(buffer + 4 * filled, fill_bits)
-            filled += 1
+        skip, filled = 0, n % 16
+        copy16(blank, buffer)
     return filled, skip, target
 
 
@@ -145,7 +144,7 @@ def _do(
                         source + 32 * i, common_at + COMMON_BYTES * i, rare_at + RARE_BYTES * i,
                         bases_at, exceptions_at, begin + 64 * i, fill, mask_undefined, mask_lost, as_int,
                     )  # fmt: skip
-                _fill(buffer, blank, 0, 0, begin + 4 * BAND * pitch, holes[task, BAND - 1], fill_bits)
+                _fill(buffer, blank, 0, 0, begin + 4 * BAND * pitch, holes[task, BAND - 1])
                 continue
             skip = filled = target = 0
             for row in range(BAND):
@@ -176,7 +175,7 @@ def _do(
                 copy16(buffer + 4 * (filled - left), buffer)
                 skip, filled = 0, left
                 n_blank = holes[task, row]
-                filled, skip, target = _fill(buffer, blank, filled, skip, target, n_blank, fill_bits)
+                filled, skip, target = _fill(buffer, blank, filled, skip, target, n_blank)
             _flush(buffer, skip, filled, target, True)
     fence()
 
