@@ -154,7 +154,7 @@ class Driver:
             with self._changed:
                 if order is not None and order.ghost is not None:
                     raise ServiceError(order.ghost)
-                if self._state.state == wanted:
+                if self._state.state == wanted and not (wanted == READY and self._patience.stop_is_due):
                     return self._state.snapshot()
                 if n_opened is not None and self._opened[0] > n_opened:
                     return self._opened[1]
@@ -189,8 +189,7 @@ class Driver:
         """Take an event of the writer into the status."""
         what, logged = event["event"], False
         with self._changed:
-            if what != "ack":
-                self._patience.answered()
+            self._patience.answered(what)
             if what == "opened":
                 self._state.opened(event["info"])
                 self._opened = (self._opened[0] + 1, self._state.snapshot())

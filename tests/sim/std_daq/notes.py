@@ -22,8 +22,6 @@ def obey(scene: Scene, note: str) -> None:
         if re.search(r"restart|start(ed)? again|back", note):
             scene.server.service.restart()
     elif "killed" in note:
-        if "mid-acquisition" in note:
-            scene.source.burst(10_000, rate=100.0)
         scene.server.fail_next("writer_dies")
     elif "writer" in note and "restarted" in note:
         scene.server.service.restart_writer()

@@ -19,21 +19,40 @@ RUN_ID = re.compile(r"('run_id': )\d{16,}")
 
 def scenarios(folder: Path) -> list[Path]:
     """Return the files with HTTP exchanges of the REST dialects, anywhere below `folder`."""
+    return [path for path, stack in _stacks(folder) if stack.split("-")[0] in ("flask", "fastapi")]
+
+
+def others(folder: Path) -> list[Path]:
+    """Return the recordings below `folder` of dialects that nothing here speaks."""
+    return [
+        path for path, stack in _stacks(folder) if stack and stack.split("-")[0] not in ("flask", "fastapi")
+    ]
+
+
+def _stacks(folder: Path) -> list[tuple[Path, str]]:
+    """Return each recording with what it says of the service; a line that is no JSON is for the replay."""
     found = []
     for path in sorted(folder.rglob("*.jsonl")):
         if path.name.endswith(".redis.jsonl"):
             continue
         with path.open() as lines:
-            first = json.loads(lines.readline() or "{}")
-        if str(first.get("meta", {}).get("stack", "")).split("-")[0] in ("flask", "fastapi"):
-            found.append(path)
+            try:
+                first = json.loads(lines.readline() or "{}")
+            except ValueError:
+                first = None
+        meta = first.get("meta") if isinstance(first, dict) else None
+        if isinstance(meta, dict):
+            found.append((path, str(meta.get("stack") or "")))
     return found
 
 
 def read(path: Path) -> tuple[dict, list[dict]]:
     """Return (meta, rows)."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return lines[0]["meta"], [row for row in lines[1:] if "request" in row or "note" in row]
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    rows = [
+        line for line in lines[1:] if isinstance(line.get("request"), dict) or line.get("note") is not None
+    ]
+    return lines[0]["meta"], rows
 
 
 def acquisition_of(reply) -> dict | None:

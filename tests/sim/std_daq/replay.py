@@ -7,11 +7,14 @@ earlier scenarios) is done here as the rows that follow show it must have been.
 from __future__ import annotations
 
 import io
+import re
 import threading
 import time
 
 import requests
 from PIL import Image
+
+from sfdaq_ophyd.limits import Limit
 
 from . import notes, streams
 from .approach import Approach
@@ -63,7 +66,8 @@ class Replay(Approach):
         self.boot = "just started" in str([row.get("note") for row in rows[:1]])
         self.problems: list[str] = []
         self.pending: list[tuple[float, threading.Thread]] = []
-        self.created = threading.Event()
+        self.created, self.deployed = threading.Event(), threading.Event()
+        self.held: list[threading.Thread] = []
         super().__init__(wait_for, speed=self.speed, **settings_for(meta, rows))
 
     # ---- before the rows ----------------------------------------------------------------------------
@@ -105,38 +109,78 @@ class Replay(Approach):
 
     # ---- the rows -----------------------------------------------------------------------------------
 
-    def run(self):
-        self.prime()
-        if not any("writer_user_id" in str(row.get("note")) for row in self.rows):
-            self.prime_config()
+    def run(self, subtests) -> None:
+        """Play every row to the end, whatever differs on the way; each is a subtest."""
+        self.previous = None
+        with subtests.test("what was before"):
+            self.prime()
+            if not any("writer_user_id" in str(row.get("note")) for row in self.rows):
+                self.prime_config()
         self.since = streams.ends(self)
-        previous = None
         for i, row in enumerate(self.rows):
-            if "request" not in row:
-                if isinstance(row["note"], dict):
-                    notes.check(self, row["note"])
-                elif i > 0 or not self.boot:
-                    notes.obey(self, row["note"])
-                continue
-            again = (row["request"], masked(row.get("reply")))
-            if "poll" in row or self.is_halfway(row, i) or (again == previous and "/daq/" in _path(row)):
-                continue
-            previous = again
-            self.one(row, i)
-        self.created.set()
-        for _, thread in self.pending:
-            thread.join(30)
-        if self.problems:
-            raise Mismatch("\n".join(self.problems))
+            with subtests.test(words_of(row, i)):
+                try:
+                    self.play(row, i)
+                    self.tell()
+                except Exception:
+                    self.patience = min(self.patience, 2.0)  # the rows after it may differ, too
+                    raise
+        with subtests.test("what was still under way"):
+            self.created.set()
+            self.deployed.set()
+            for _, thread in self.pending:
+                thread.join(30)
+            self.tell()
+
+    def play(self, row, i: int) -> None:
+        """Do what one row says, and compare."""
+        if "request" not in row:
+            if isinstance(row["note"], dict):
+                notes.check(self, row["note"])
+            elif i > 0 or not self.boot:
+                self.before_note(str(row["note"]), self.rows[i + 1 :])
+                notes.obey(self, str(row["note"]))
+            return
+        again = (row["request"], masked(row.get("reply")))
+        if "poll" in row or self.is_halfway(row, i) or (again == self.previous and "/daq/" in _path(row)):
+            return  # compared with the row before
+        self.previous = again
+        self.one(row, i)
+
+    def before_note(self, note: str, rest: list[dict]) -> None:
+        """Let the writer get as far as the next row shows that it had before it was killed, or lost."""
+        if not re.search("killed|restart", note) or self.status()["state"] != "WRITING":
+            return
+        acquisition = next(filter(None, (acquisition_of(row.get("reply")) for row in rest)), None)
+        if acquisition is None or not self.is_running(acquisition):
+            return
+        self.drive_to(acquisition)
+        stats = acquisition["stats"]
+        if "killed" in note and stats["n_write_requested"] - stats["n_write_completed"] > 5:
+            self.source.burst(10_000, rate=100.0)  # what the dead writer is given
+
+    def tell(self) -> None:
+        """Raise what differed since the last time."""
+        problems, self.problems = self.problems, []
+        if problems:
+            raise Mismatch("\n".join(problems))
 
     def one(self, row, i: int):
         """Send the request of one row and compare the reply; in a thread if the next row came before it."""
         if i == 0 or not is_together(self.rows[i - 1], row):
             self.approach(row, self.rows[i:])
+        if _path(row) == "/daq/config" and row["request"]["method"] == "POST":
+            self.hold_deployment(self.rows[i + 1 :])
+        elif servers_of(row):
+            self.deployed.set()
         if _path(row) in START:
             self.sent.add(identity_asked(row["request"].get("json")))
         ends = _ends(row)
         following = self.rows[i + 1 : i + 2]
+        with_next = bool(following) and is_together(row, following[0])
+        if with_next or i > 0 and is_together(self.rows[i - 1], row):
+            self.together(row, last=not with_next)
+            return
         if following and ends > following[0]["t"] + 0.01:
             if _path(row) == START[0] and _path(following[0]) == "/writer/stop":
                 self.pending.append((ends, self.while_creating(row)))
@@ -159,6 +203,22 @@ class Replay(Approach):
         if _path(row) == START[0] and (row.get("reply") or {}).get("status") == "ok":
             self.polls(i)
 
+    def hold_deployment(self, rest: list[dict]) -> None:
+        """Let the servers wait with a configuration until a row shows that they have seen it."""
+        deployer = self.server.service._deployer
+        following = next((row for row in rest if _path(row) == "/daq/deployment"), None)
+        self.deployed.set()
+        if deployer is None or following is None or servers_of(following):
+            return
+        deploy, deployed = type(deployer)._deploy, self.deployed
+        deployed.clear()
+
+        def wait(*args):
+            deployed.wait(30)
+            deploy(deployer, *args)
+
+        deployer._deploy = wait
+
     def is_halfway(self, row, i: int) -> bool:
         """Tell a deployment of which one server had reported and the other one was about to."""
         servers = [
@@ -167,6 +227,25 @@ class Replay(Approach):
             if isinstance(later.get("reply"), dict)
         ]
         return len(servers) > 1 and bool(servers[0]) and len(servers[0]) < max(map(len, servers))
+
+    def together(self, row, *, last: bool) -> None:
+        """Send one of several starts at once: all that were taken are there before the first file is made."""
+        driver, held = self.server.service._driver, bool(self.held)
+        if acquisition_of(row.get("reply")) is None:  # it came a moment later, and was refused
+            self.created.set()
+            self.wait_for(lambda: self.status()["state"] == "WRITING", "the first of several starts")
+            self.held.append(self.in_background(row))
+        elif not held:
+            self.held.append(self.while_creating(row))
+        else:
+            n_waiting = driver._inbox.qsize()
+            self.held.append(self.in_background(row))
+            self.wait_for(lambda: driver._inbox.qsize() > n_waiting, "one more start")
+        if last:
+            self.created.set()
+            for thread in self.held:
+                thread.join(30)
+            self.held.clear()
 
     def while_creating(self, row) -> threading.Thread:
         """Start in the background, and let the writer create its file until the reply is due."""
@@ -192,13 +271,13 @@ class Replay(Approach):
         return thread
 
     def compare(self, row):
-        deadline = time.monotonic() + (10.0 if row["request"]["method"] == "GET" else 0.0)
+        once, limit = row["request"]["method"] != "GET", Limit(self.patience / 3)
         while True:
             sent = time.monotonic()
             problem = self.differs(row, self.send(row["request"])) or self.too_quick(
                 row, time.monotonic() - sent
             )
-            if problem is None or time.monotonic() > deadline:
+            if problem is None or once or limit.reached():
                 break
         if problem:
             self.problems.append(problem)
@@ -262,7 +341,10 @@ class Replay(Approach):
         return None
 
     def polls(self, i: int):
-        """Compare the sequence of states with the polls that follow row `i`."""
+        """Compare the states with the polls that follow row `i`, to the end or to the last one.
+
+        Polls see some of the states that there were, in their order.
+        """
         polled = []
         for row in self.rows[i + 1 :]:
             if "poll" in row:
@@ -273,19 +355,42 @@ class Replay(Approach):
             return
         recorded = _sequence([self.rows[i]["reply"], *(row["reply"] for row in polled)])
         last = acquisition_of(polled[-1]["reply"])
-        seen = []
-        self.source.burst(last["info"]["n_images"] + 5, rate=400.0)
+        seen, state = [], polled[-1]["reply"]["writer"]["state"]
+        stopped = state == "READY" and last["message"] == "Interrupted."
+        if state == "READY" and not stopped:
+            self.source.burst(last["info"]["n_images"] + 5, rate=400.0)
+        else:
+            self.wait_for(self.source._accepting, "driver subscribed")
+            self.images(last["stats"]["n_write_completed"])
 
-        def finished():
+        def there():
             seen.append(requests.get(self.server.url + "/writer/status", timeout=5).json())
-            return seen[-1]["writer"]["state"] == "READY"
+            stats = seen[-1]["writer"]["acquisition"]["stats"]
+            enough = stats["n_write_completed"] >= last["stats"]["n_write_completed"]
+            if enough and stopped and seen[-1]["writer"]["state"] == "WRITING":
+                self.reset()  # by somebody
+            return enough and seen[-1]["writer"]["state"] == state
 
-        self.wait_for(finished, "end of the acquisition", period=0.002)
+        self.wait_for(there, f"{state}, as polled last", period=0.002)
         got = _sequence([self.rows[i]["reply"], *seen])
-        if got != recorded:
+        left = iter(got)
+        if not all(state in left for state in recorded):
             self.problems.append(f"states {got}, recorded {recorded}")
         if masked(seen[-1]) != masked(polled[-1]["reply"]):
             self.problems.append(f"last status {masked(seen[-1])}, recorded {masked(polled[-1]['reply'])}")
+
+
+def words_of(row: dict, i: int) -> str:
+    """Return what a report calls a row."""
+    if "request" not in row:
+        return f"row {i}: note {str(row['note'])[:60]}"
+    return f"row {i}: {row['request'].get('method')} {row['request'].get('path')}"
+
+
+def servers_of(row: dict) -> dict:
+    """Return the servers that a deployment's row shows."""
+    reply = row.get("reply")
+    return ((reply.get("deployment") if isinstance(reply, dict) else None) or {}).get("servers") or {}
 
 
 def _ends(row) -> float:
