@@ -15,6 +15,9 @@ from ...wire.std_daq import Acquisition
 from ._flow import NO_IMAGES
 from ._rates import STALE, Stats
 
+QUIET = 1.0
+"""s in which the DAQ's stats must show no image at any look, before none are said to come by themselves."""
+
 
 @dataclass
 class ImagesFlow:
@@ -56,6 +59,7 @@ class Beginning:
         fresh: bool,
     ):
         self._name, self._settle, self._timeout = name, Limit(settle_time), timeout
+        self._quiet = Limit(QUIET)
         self._flow, self._stats, self._others_done, self._fresh = flow, stats, others_done, fresh
 
     def takes_images(self, acquisition: Acquisition) -> bool:
@@ -70,8 +74,12 @@ class Beginning:
             return True
         if not self._settle.reached():
             return False
-        if self._flow.known is not False and self._rate():
-            return False  # they come and do not arrive, or came until a second ago
+        if self._flow.known is not False:
+            rate = self._rate()
+            if rate:
+                self._quiet.restart()  # they come and do not arrive, or came until a second ago
+            if rate is not None and not self._quiet.reached():
+                return False
         self._flow.known = False
         return True
 
@@ -93,7 +101,7 @@ class Beginning:
         more = " any more" if acquisition.n_completed else ""
         return f"{NO_IMAGES}{more}, or sent them too early: {early}"
 
-    def _rate(self) -> float:
-        """Return images per second of the detector; 0 where nobody knows."""
+    def _rate(self) -> float | None:
+        """Return images per second of the detector; None where nobody knows."""
         stats = self._stats() if self._stats is not None else None
-        return 0.0 if stats is None else stats.detector_images_per_second
+        return None if stats is None else stats.detector_images_per_second
