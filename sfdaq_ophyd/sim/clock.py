@@ -18,6 +18,7 @@ import struct
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,6 +96,7 @@ class PulseClock:
         if not self._owner:
             self.start_pulse_id = self.now()
             return
+        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
         self.start_pulse_id = int((time.time() - EPOCH_OF_PULSE_0) / PULSE_PERIOD)
         self._write("<q", _CEILING, self.start_pulse_id + LEAD if patient else _NO_CEILING)
         self._write("<d", _RATE, 1 / PULSE_PERIOD)
@@ -248,7 +250,7 @@ class PulseClock:
         self._map.close()
         os.close(self._file)
         if self._owner:
-            self.path.unlink(missing_ok=True)
+            self._remove()
 
     # ---- patience -------------------------------------------------------------------------------------
 
@@ -331,6 +333,12 @@ class PulseClock:
 def _steady_time() -> float:
     """Return a time that is the same in all processes and is never set, s."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _remove(path: Path, maker: int) -> None:
+    """Remove the file of a clock, once it is closed or forgotten or its maker ends; not when a fork does."""
+    if os.getpid() == maker:
+        path.unlink(missing_ok=True)
 
 
 def _line(rate: float, slow: bool) -> str:
