@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
+import h5py
+import numpy as np
 import pytest
 import redis
 import requests
@@ -110,3 +113,38 @@ def test_log_when_redis_is_away_for_long_then_it_ends_until_the_service_restarts
         service.stop()
         start(server, tmp_path / "z.h5")
         wait_for(lambda: len(service.logs(5)) == 1, "log entry")
+
+
+def test_images_when_the_writer_is_slow_then_a_patient_clock_waits_and_none_is_lost(tmp_path, wait_for):
+    with simulated_daq(servers=()) as server:
+        server.service.stop()
+        driver, writer, waiting = server.service._driver, server.service.writer, []
+        send = writer.send
+
+        def slowly(command):
+            if command["do"] == "image":
+                waiting.append(driver._inbox.qsize())
+                time.sleep(0.02)
+            send(command)
+
+        writer.send = slowly
+        begun = server._clock.now()
+        start(server, tmp_path / "x.h5", 80)
+        end(server, wait_for)
+        n_pulses = server._clock.now() - begun
+    with h5py.File(tmp_path / "x.h5") as file:
+        (group,) = file.values()
+        ids = group["image_id"][:].astype(int)
+    assert (np.diff(ids) == 1).all()
+    assert max(waiting) <= 2 * 20 and n_pulses < 160, "the clock stood instead of running ahead"
+
+
+def test_start_when_the_writer_lacks_cpu_then_the_service_does_not_give_up_on_it(tmp_path, wait_for):
+    """At this speed the service waits for half a second; the answer comes after one."""
+    with simulated_daq(servers=()) as server:
+        server.service.stop()
+        send = server.service.writer.send
+        server.service.writer.send = lambda command: (time.sleep(1.0), send(command))
+        assert start(server, tmp_path / "x.h5")["status"] == "ok"
+        server.service.writer.send = send
+        end(server, wait_for)
