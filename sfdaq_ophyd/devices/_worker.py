@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT = 15.0
 """s within which what was given up must end."""
 
+IDLE = 10.0
+"""s without a job after which the thread goes; the next job gets a new one."""
+
 
 def ends_within(ended: threading.Event, seconds: float) -> bool:
     """Wait until `ended` is set; False if it is not after `seconds` of time in which we could look."""
@@ -25,7 +28,7 @@ def ends_within(ended: threading.Event, seconds: float) -> bool:
 
 
 class Worker:
-    """One thread, from the first job until `end`; jobs are done in the order in which they came.
+    """One thread, from the first job until `end` or until long idle; jobs are done in the order they came.
 
     Parameters
     ----------
@@ -74,7 +77,7 @@ class Worker:
             thread.join(limit.step(seconds))
 
     def _run(self, jobs: queue.SimpleQueue) -> None:
-        while (entry := jobs.get()) is not None:
+        while (entry := self._next(jobs)) is not None:
             job, ended = entry
             try:
                 job()
@@ -83,3 +86,13 @@ class Worker:
             finally:
                 ended.set()
             del entry, job, ended  # nothing of it is kept while waiting for the next one
+
+    def _next(self, jobs: queue.SimpleQueue) -> tuple[Callable[[], object], threading.Event] | None:
+        while True:
+            try:
+                return jobs.get(timeout=IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if jobs is self._jobs and jobs.empty():
+                        self._thread = None
+                        return None

@@ -25,6 +25,7 @@ class Bench:
         self.theirs = theirs
         self.root, self.count = tmp_path, 0
         self.n_detectors, self.frames_per_trigger, self.period = n_detectors, frames_per_trigger, period
+        self.threads_before = set(threading.enumerate())
 
     def fresh(self):
         self.count += 1
@@ -45,7 +46,8 @@ class Bench:
             assert detector.source.hardware == "as found"
             assert detector._staged.value == "no"
         names = tuple(detector.name for detector in self.detectors)
-        assert not [t for t in threading.enumerate() if t.name.startswith(names)]
+        begun = set(threading.enumerate()) - self.threads_before
+        assert not [t for t in begun if t.name.startswith(names)]
 
 
 def step_scan(bench):

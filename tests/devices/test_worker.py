@@ -37,6 +37,15 @@ def test_worker_when_ended_then_its_thread_has_gone_and_the_next_job_gets_anothe
     assert ends_within(worker.do(lambda: None), 10)
 
 
+def test_worker_when_idle_for_long_then_its_thread_goes_and_the_next_job_gets_another(
+    worker, wait_for, monkeypatch
+):
+    monkeypatch.setattr("sfdaq_ophyd.devices._worker.IDLE", 0.01)
+    worker.do(lambda: None)
+    wait_for(lambda: not alive(), "the idle thread to go")
+    assert ends_within(worker.do(lambda: None), 10)
+
+
 def test_worker_when_a_job_raises_then_it_is_told_and_the_next_one_is_done(worker, caplog):
     assert ends_within(worker.do(lambda: 1 / 0), 10)
     assert ends_within(worker.do(lambda: None), 10)

@@ -60,6 +60,8 @@ def check_catalog(catalog, run):
 
 
 def every_message(part, catalog, directory, plan, interruption, *, frames_per_trigger=1):
+    before = set(threading.enumerate())
+
     def fresh(k):
         eiger = make_eiger(part, directory / str(k), exposure_time=None)
         eiger.frames_per_trigger.put(frames_per_trigger)
@@ -78,7 +80,7 @@ def every_message(part, catalog, directory, plan, interruption, *, frames_per_tr
             if at % READ_BACK == 0:
                 check_catalog(catalog, run)
             check_as_found(part, eiger.client)
-            assert not [thread for thread in threading.enumerate() if thread.name.startswith("eiger")]
+            assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("eiger")]
         except AssertionError as exc:
             where = (*run.commands, "end")[min(at, run.n_messages)]
             raise AssertionError(f"{interruption} at {at} ({where}): {exc}") from exc
