@@ -98,7 +98,7 @@ class JungfrauConfig(_FileDetector):
     cls: Literal["Jungfrau"] = Field(alias="class")
     detector_name: str = Field(pattern=r"^JF\d\dT\d\dV\d\d$", description="e.g. JF01T03V01")
     endpoints: list[Tcp] = Field(
-        min_length=1, max_length=64, description="one per port, or the assembled one"
+        min_length=1, max_length=64, description="all of its modules, one per port; or the assembled one"
     )
     stream: Literal["modules", "assembled"] = Field("modules", description="which streams")
     pulse_id: str = Field(
