@@ -31,7 +31,7 @@ def looking_into(path: str | Path, where: str = "/") -> Iterator[None]:
     except SfdaqError:
         raise
     except Exception as exc:  # h5py and numpy have many words for what is not as it should be
-        found = f"what cannot be read ({type(exc).__name__}: {exc})"
+        found = f"unreadable data ({type(exc).__name__}: {exc})"
         raise FileFormatError(path, where, found=found, expected="whole data") from exc
 
 
