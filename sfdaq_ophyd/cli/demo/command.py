@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,11 +49,14 @@ def demo(
     options = {"eiger_model": eiger_model, "std_daq_writable": directory / "frames"}
     parts = Facility(speed, directory / "facility", on_rate=say_rate, **options, **limit)
     with ExitStack() as stack:
+        ctrl_c = stack.enter_context(_remembered_ctrl_c())
         console.print("Starting the simulated facility and the catalog ...")
         with attempt("starting the simulated facility and the catalog"):
             facility = stack.enter_context(parts)
             catalog = stack.enter_context(embedded_catalog(directory / "catalog", **limit))
             beamline = Beamline(facility, directory / "frames")
+            if ctrl_c.is_set():
+                raise KeyboardInterrupt
         run_engine = RunEngine()
         run_engine.preprocessors.append(save_once)
         catalog.subscribe(run_engine)
@@ -60,12 +66,12 @@ def demo(
             warnings.filterwarnings("ignore", "invalid value", RuntimeWarning, "ophyd.status")
         console.print("Taking a pedestal: shutter closed, three gain stages ...")
         with attempt("taking a pedestal"):
-            dark = _run(run_engine, take_pedestal(beamline.sfdaq, shutter=beamline.shutter))
+            dark = _run(run_engine, take_pedestal(beamline.sfdaq, shutter=beamline.shutter), ctrl_c)
             detectors = beamline.scanned(calibrating_file(catalog[dark]))
         names = "pulse_id, eiger, jf, writer (standard DAQ) and sfdaq (broker)"
         console.print(f"Scanning {beamline.motor.name} with {names} ...")
         with attempt(f"scanning {beamline.motor.name} with {names}"):
-            light = _run(run_engine, sf_scan(detectors, beamline.motor, 0, 2, points))
+            light = _run(run_engine, sf_scan(detectors, beamline.motor, 0, 2, points), ctrl_c)
         with attempt("showing what the catalog has"):
             catalog.flush()
             exhibits = [show(console, catalog[uid], directory / "pictures") for uid in (dark, light)]
@@ -73,13 +79,34 @@ def demo(
     console.print(f"\nReport: {report.as_uri()}", soft_wrap=True)
 
 
-def _run(run_engine, plan) -> str:
+@contextmanager
+def _remembered_ctrl_c() -> Iterator[threading.Event]:
+    """Yield what the first Ctrl-C sets, for an import that catches everything loses the KeyboardInterrupt.
+
+    Further ones do not disturb the end in order.
+    """
+    pressed = threading.Event()
+
+    def interrupt(*_) -> None:
+        if not pressed.is_set():
+            pressed.set()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if pressed.is_set() else before)
+
+
+def _run(run_engine, plan, ctrl_c: threading.Event) -> str:
     """Run a plan of one run and return its uid; Ctrl-C ends it in order, and with it the demo."""
     from bluesky.utils import RunEngineInterrupted
 
     try:
         (uid,) = run_engine(plan)
     except RunEngineInterrupted:
+        ctrl_c.set()
         run_engine.abort("Ctrl-C")
         raise KeyboardInterrupt from None
     return uid
