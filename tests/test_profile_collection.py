@@ -108,6 +108,8 @@ def test_session_when_something_fails_then_one_screen_and_mistakes_in_a_cell_as_
     out, said = ipython(profile, code, "sim", SFDAQ_LOG=str(log))
     shown = {part.splitlines()[0]: part.splitlines()[1:] for part in said.split("BEGIN ")[1:]}
     assert all(len(lines) <= 12 for lines in shown.values()), shown
+    slow = "warning: The pulse clock"  # on a busy machine, at any time
+    shown = {name: [line for line in lines if not line.startswith(slow)] for name, lines in shown.items()}
     assert shown["plan"][0] == "scan 1 (scan) failed:" and shown["plan"][1].startswith(
         "  eiger: 0 of 1 frames"
     )

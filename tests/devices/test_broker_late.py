@@ -156,7 +156,8 @@ def test_plain_plan_when_the_engine_is_bare_then_says_so_once_and_files_are_regi
     bare.subscribe(catalog)
     uids = [bare(bp.count([device], 2))[0] for _ in range(2)]
     assert bench.last_run() == 2
-    assert [record.message.count("register_late(catalog)") for record in caplog.records] == [1]
+    warnings = [record.message for record in caplog.records if record.levelname != "INFO"]
+    assert [text.count("register_late(catalog)") for text in warnings] == [1]
     assert device.register_late(catalog) == {uid: ["sfdaq_data"] for uid in uids}
     for uid in uids:
         assert check_frames(catalog[uid], 2, 2) == [1, 2]
@@ -170,7 +171,7 @@ def test_late_registration_when_told_so_then_bare_runs_are_taken_too_and_nothing
     bare = RunEngine(context_managers=[])
     bare.subscribe(catalog)
     (uid,) = bare(bp.count([device], 1))
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelname != "INFO"]
     assert device.register_late(catalog) == {uid: ["sfdaq_data"]}
 
 
