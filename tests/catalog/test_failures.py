@@ -20,7 +20,7 @@ from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.catalog._process import ServerProcess
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
 
-from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
+from .composed import Composed, frames_of, image_key, simple_run, write_frames
 
 VICTIM = """
 import sys
