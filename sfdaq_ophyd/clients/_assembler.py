@@ -96,6 +96,7 @@ class Assembler:
         self._shape, self._n_images, self._n_packets = shape, n_images, n_packets
         self._layout: Layout | None = None
         self._n_misfits = 0
+        self._heard = 0.0
         self.ring: Ring | None = None
         self._pending: dict[Key, Pending] = {}
         self._finished: OrderedDict[Key, str] = OrderedDict()
@@ -128,10 +129,12 @@ class Assembler:
         """
         self._block(port, header)
         self.counters["received"] += 1
+        after_pause, self._heard = now - self._heard > 2 * self._max_age, now
         opened = self.ports[port].follow(header, now)
         key = (self.ports[port].numbering, header.frame_number)
         if opened:
             self._open_clock(key)
+        if opened or after_pause:  # where all were quiet for long, the silence of one says nothing
             for other in self.ports:
                 other.silent = False
         if self._is_complete(header) and header.ticks:
