@@ -290,11 +290,17 @@ class Assembler:
         missing = self._missing(pending)
         if now is not None and now - pending.created >= self._max_age:
             if not any(i in unread and not self.ports[i].passed(numbering, number + 1) for i in missing):
-                for port in (self.ports[i] for i in missing):
-                    port.silent = port.silent or port.heard < pending.created
+                for i in missing:
+                    port = self.ports[i]
+                    port.silent = port.silent or (port.heard < pending.created and self._lacks_many(i))
                 return True
         ports = (self.ports[i] for i in missing)
         return all(port.silent or port.passed(numbering, number + REORDER) for port in ports)
+
+    def _lacks_many(self, port: int) -> bool:
+        """Whether images in a row wait for a port; a single one may have been lost on its way."""
+        block = self._block_of_port.get(port)
+        return sum(block not in pending.blocks for pending in self._pending.values()) >= REORDER
 
     def _finish(self, key: Key, pending: Pending) -> None:
         missing = self._missing(pending)

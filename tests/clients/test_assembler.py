@@ -525,11 +525,14 @@ def test_image_when_it_began_after_later_ones_then_is_waited_for_no_longer_than_
     assert driver.numbers == [2, 3, 4], "nothing would look again"
 
 
-def test_port_when_it_lost_the_last_frame_before_a_pause_then_the_first_one_after_it_waits_for_it():
+@pytest.mark.parametrize("pause", [1.05, 5.0])
+def test_port_when_it_lost_the_last_frame_before_a_pause_then_the_first_one_after_it_waits_for_it(
+    pause,
+):
     driver = Driver(2)
     driver.both(1)
     driver.send(0, 2, dt=0.01)
-    driver.wait(5)
+    driver.wait(pause)
     driver.both(3)
     assert [(frame.frame_number, frame.is_good) for frame in driver.frames] == [
         (1, True),

@@ -73,7 +73,7 @@ def test_point_when_overruns_are_tolerated_then_all_its_images_are_marked(daq, w
     assert error is None
     first, second = (event["data"] for event in documents["event"])
     assert not any(first["w_is_good"]) and first["w_ring_lag"] >= 100
-    assert all(second["w_is_good"]) and second["w_ring_lag"] == 0
+    assert all(second["w_is_good"]) and second["w_ring_lag"] < 100
     assert "may be those of other frames" in caplog.text
 
 
