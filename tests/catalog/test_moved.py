@@ -1,4 +1,7 @@
-"""A catalog that was copied or moved reads; one whose files are empty, lost or foreign is refused by name."""
+"""A catalog that was copied or moved reads; one whose files are empty, lost or foreign is refused by name.
+
+Found faults: catalog-moved-or-empty.
+"""
 
 from __future__ import annotations
 

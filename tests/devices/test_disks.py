@@ -1,4 +1,7 @@
-"""Full disks and lost folders under a detector: the point fails with the path, and life goes on."""
+"""Full disks and lost folders under a detector: the point fails with the path, and life goes on.
+
+Found faults: disk-full, folder-removed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Detectors in bluesky's own fly stubs, and in two runs at once: nothing of ours but the devices."""
+"""Detectors in bluesky's own fly stubs, and in two runs at once: nothing of ours but the devices.
+
+Found faults: stock-fly, two-runs-one-detector.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Frame files: whole frames with their ids, for other processes, and after a kill."""
+"""Frame files: whole frames with their ids, for other processes, and after a kill.
+
+Found faults: image-before-ids.
+"""
 
 from __future__ import annotations
 

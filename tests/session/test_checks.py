@@ -1,4 +1,7 @@
-"""What the doctor asks is what it shows, and what it says is true when nothing answers."""
+"""What the doctor asks is what it shows, and what it says is true when nothing answers.
+
+Found faults: doctor-pulse-id.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What is wrong with sfdaq.yaml is told with file, line and key."""
+"""What is wrong with sfdaq.yaml is told with file, line and key.
+
+Found faults: yaml-hostile.
+"""
 
 from __future__ import annotations
 
