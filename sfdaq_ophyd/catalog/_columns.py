@@ -16,6 +16,9 @@ import pyarrow
 INT64, UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
 """The smallest and the largest integer."""
 
+EXACT = 2**53
+"""Integers beyond this lose digits in floating point numbers, JSON's among them."""
+
 
 class ScalarColumn:
     """One value per event.
@@ -24,40 +27,48 @@ class ScalarColumn:
     ----------
     spec : dict
         The data key of the descriptor.
-    first : sequence
-        The first values; where they contradict the descriptor, they hold.
+    values : sequence
+        Those so far; where they contradict the descriptor, they hold.
+
+    Attributes
+    ----------
+    odd : bool
+        Whether the column is text for want of a type that holds all values.
     """
 
-    def __init__(self, spec: dict, first: Sequence[Any]):
-        self.type = _type_of(spec, first)
-        self.misfit: Any = None
+    def __init__(self, spec: dict, values: Sequence[Any]):
+        self.type = _type_of(spec, values)
+        self.odd = self.type == pyarrow.string() != _type_of(spec, [])
+        self.misfits: list = []
 
     def array(self, values: Sequence[Any]) -> pyarrow.Array:
-        """Return values in the column's type; NaN or null for what does not fit, kept as `misfit`."""
+        """Return values in the column's type; NaN or null for what does not fit, the last in `misfits`."""
         fit = _FITS[self.type]
         found = []
         for value in values:
             try:
                 found.append(fit(value))
             except (TypeError, ValueError, OverflowError):
-                self.misfit = value
+                self.misfits = [value]
                 found.append(math.nan if self.type == pyarrow.float64() else None)
         return pyarrow.array(found, self.type)
 
 
-def _type_of(spec: dict, first: Sequence[Any]) -> pyarrow.DataType:
+def _type_of(spec: dict, values: Sequence[Any]) -> pyarrow.DataType:
     declared, dtype = spec.get("dtype"), np.dtype("O")
     try:
         dtype = np.dtype(spec.get("dtype_numpy") or "O")
     except (TypeError, ValueError):
         pass  # a structure
     if declared == "boolean":
-        return pyarrow.bool_()
+        return pyarrow.bool_() if all(_is_bool(value) for value in values) else pyarrow.string()
     if declared == "integer" or declared == "number" and dtype.kind in "iu":
-        values = [value for value in first if value is not None]
-        if not values or any(not _is_whole(value) for value in values):
-            return pyarrow.float64() if all(_is_real(value) for value in values) else pyarrow.string()
-        lowest, highest = min(map(int, values)), max(map(int, values))
+        there = [value for value in values if value is not None]
+        whole = all(map(_is_whole, there))
+        if not there or not whole or len(there) < len(values):  # integers of a table have no NaN
+            real = all(map(_is_real, there)) and not (whole and any(abs(int(v)) > EXACT for v in there))
+            return pyarrow.float64() if real else pyarrow.string()
+        lowest, highest = min(map(int, there)), max(map(int, there))
         wide = dtype.kind == "u" and dtype.itemsize == 8 or highest > INT64[1]
         low, high = UINT64 if wide else INT64
         if lowest < low or highest > high:
@@ -81,14 +92,16 @@ def _is_whole(value: Any) -> bool:
         return False
 
 
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool | int | float | np.generic) and value in (0, 1)
+
+
 def _as_float(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
 def _as_integer(limits: tuple[int, int]):
-    def fit(value: Any) -> int | None:
-        if value is None:
-            return None
+    def fit(value: Any) -> int:
         if not _is_whole(value) or not limits[0] <= int(value) <= limits[1]:
             raise ValueError(value)
         return int(value)
@@ -96,10 +109,8 @@ def _as_integer(limits: tuple[int, int]):
     return fit
 
 
-def _as_bool(value: Any) -> bool | None:
-    if value is None:
-        return None
-    if value not in (0, 1):
+def _as_bool(value: Any) -> bool:
+    if not _is_bool(value):
         raise ValueError(value)
     return bool(value)
 
@@ -121,7 +132,7 @@ _FITS = {
 }
 
 
-def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray, Any]:
+def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray, Any, bool]:
     """Make one array of the values of several events; short ones are padded with NaN, text with nothing.
 
     Parameters
@@ -137,6 +148,8 @@ def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray,
         Shape ``(len(values), ...)``, no axis of length 0.
     misfit : object
         The last value that is no such array and counts as missing, or None.
+    padded : bool
+        Whether some arrays are shorter than others.
     """
     arrays, misfit = [], None
     for value in values:
@@ -161,7 +174,7 @@ def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray,
     for row, array in zip(out, arrays):
         if array is not None:
             row[tuple(slice(n) for n in array.shape)] = array
-    return out, misfit
+    return out, misfit, any(array.shape != shape for array in kept)
 
 
 def _array(value: Any) -> np.ndarray:

@@ -112,6 +112,8 @@ def _plain(value: object):
         return value.value
     if isinstance(value, pathlib.PurePath | datetime.date | datetime.time):
         return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -22,14 +22,11 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
     truncate_json_overflow,
 )
 
-from ._columns import ScalarColumn, cast, stacked
+from ._columns import EXACT, ScalarColumn, cast, stacked
 
 logger = logging.getLogger(__name__)
 
 HDF5 = "application/x-hdf5"
-
-EXACT = 2**53
-"""Integers of metadata beyond this lose digits in JSON; they are stored as text."""
 
 
 class RunWriter:
@@ -73,6 +70,7 @@ class _FlushableWriter(_RunWriter):
         super().__init__(*args, **kwargs)
         self._rows = defaultdict(dict)  # node to {file's resource: (start, stop)}, in the order of the assets
         self._columns: dict[str, dict[str, ScalarColumn]] = {}  # by stream and key
+        self._schemas: dict[str, tuple[str, pyarrow.Schema]] = {}  # with the stream, by name of the table
         self._rewritten: set[str] = set()  # arrays whose rows have changed before
 
     def _write_internal_data(self, data_cache, desc_node) -> None:
@@ -85,12 +83,26 @@ class _FlushableWriter(_RunWriter):
         table = {"seq_num": pyarrow.array([row["seq_num"] for row in data_cache], pyarrow.int64())}
         for key in ["time", *(key for key in keys if key not in arrays)]:
             values = [row.get(key) for row in data_cache]
+            spec = self.data_keys.get(key, {"dtype": "number"})
             if key not in columns:
-                columns[key] = ScalarColumn(self.data_keys.get(key, {"dtype": "number"}), values)
+                columns[key] = ScalarColumn(spec, values)
             table[key] = columns[key].array(values)
-            self._tell(stream, key, columns[key].misfit)
-            columns[key].misfit = None
+            if columns[key].misfits:  # the type that all values so far would have had from the first
+                columns[key] = ScalarColumn(spec, [*self._earlier(stream, key), *values])
+                table[key] = columns[key].array(values)
+            for misfit in columns[key].misfits:
+                self._tell(stream, key, misfit)
+            columns[key].misfits = []
+            if columns[key].odd:
+                self._note(f"{key} of stream {stream}: not every value fits {spec['dtype']}; it is text")
         self._append(stream, pyarrow.table(table), desc_node)
+
+    def _earlier(self, stream: str, key: str) -> list:
+        """Return the values of a column that are in the catalog."""
+        for name, (of, schema) in self._schemas.items():
+            if of == stream and key in schema.names:
+                return _plain_values(self._internal_tables[name].read([key])[key])
+        return []
 
     def _append(self, stream: str, table: pyarrow.Table, desc_node) -> None:
         parts = [table]
@@ -98,22 +110,36 @@ class _FlushableWriter(_RunWriter):
             parts = list(split_table(table, MAX_TABLE_COLUMNS))
         for i, part in enumerate(parts):
             suffix = f"_{i}" if len(parts) > 1 else ""
-            node = self._internal_tables.get(f"{stream}{suffix}")
-            if node is None:
+            name = f"{stream}{suffix}"
+            if name in self._schemas and self._schemas[name] != (stream, part.schema):
+                part = self._with_earlier_rows(stream, self._internal_tables.pop(name).read(), part)
+                desc_node.delete_contents(f"internal{suffix}", external_only=False)
+            if name not in self._internal_tables:
                 named = {key: spec for key, spec in self.data_keys.items() if key in part.column_names}
-                node = self._internal_tables[f"{stream}{suffix}"] = desc_node.create_appendable_table(
+                self._internal_tables[name] = desc_node.create_appendable_table(
                     schema=part.schema,
                     key=f"internal{suffix}",
                     metadata=truncate_json_overflow(named),
                     access_tags=self.access_tags,
                 )
-            self._append_with_retry(node, part, stream)
+                self._schemas[name] = stream, part.schema
+            self._append_with_retry(self._internal_tables[name], part, stream)
+
+    def _with_earlier_rows(self, stream: str, before, part: pyarrow.Table) -> pyarrow.Table:
+        """Return the rows of a table whose columns got other types, and the new ones."""
+        columns = {"seq_num": ScalarColumn({"dtype": "integer"}, []), **self._columns[stream]}
+        columns["seq_num"].type = pyarrow.int64()
+        earlier = {name: columns[name].array(_plain_values(before[name])) for name in part.column_names}
+        return pyarrow.concat_tables([pyarrow.table(earlier), part]).combine_chunks()
 
     def _write_array(self, stream: str, key: str, desc_node, values: list) -> None:
         """Append one row per event; where these have another shape or type, write all rows anew."""
         node = self._internal_arrays.get(f"{stream}/{key}")
-        block, misfit = stacked(values, None if node is None else len(node.shape) - 1)
-        self._tell(stream, key, misfit)
+        block, misfit, padded = stacked(values, None if node is None else len(node.shape) - 1)
+        if misfit is not None:
+            self._tell(stream, key, misfit)
+        if padded or node is not None and block.shape[1:] != node.shape[1:]:
+            self._note(f"{key} of stream {stream} changes its length; short ones are padded")
         metadata = truncate_json_overflow(self.data_keys[key])
         if node is not None:
             fitting = cast(block, node.dtype) if block.shape[1:] == node.shape[1:] else None
@@ -135,8 +161,6 @@ class _FlushableWriter(_RunWriter):
     def _with_earlier(self, stream: str, key: str, before: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Join the rows of an array that changed; if that goes on, leave room for more."""
         name, last = f"{stream}/{key}", block.shape[-1]
-        if before.shape[1:] != block.shape[1:]:
-            self._note(f"{key} of stream {stream} changes its length; short ones are padded")
         if name in self._rewritten and last > before.shape[-1]:
             room = [(0, 0)] * (block.ndim - 1) + [(0, (1 << (last - 1).bit_length()) - last)]
             fill = "" if block.dtype.kind == "U" else np.nan
@@ -146,12 +170,9 @@ class _FlushableWriter(_RunWriter):
         return stacked([*before, *block], before.ndim - 1)[0]
 
     def _tell(self, stream: str, key: str, misfit: object) -> None:
-        if misfit is not None:
-            spec = self.data_keys.get(key, {})
-            self._note(
-                f"{key} of stream {stream}: a value does not fit {spec.get('dtype')} and is missing there"
-            )
-            logger.info("%s of stream %s: %.200r does not fit", key, stream, misfit)
+        spec = self.data_keys.get(key, {})
+        self._note(f"{key} of stream {stream}: a value does not fit {spec.get('dtype')} and is missing there")
+        logger.info("%s of stream %s: %.200r does not fit", key, stream, misfit)
 
     def _note(self, what: str) -> None:
         if what not in self.notes:
@@ -183,6 +204,11 @@ class _FlushableWriter(_RunWriter):
         for (node, consolidator), parts in patches.items():
             source = consolidator.get_data_source()
             self._update_data_source_for_node(node, source, Patch.combine_patches(parts))
+
+
+def _plain_values(column) -> list:
+    """Return a column of pandas with None where nothing is."""
+    return [None if missing else value for value, missing in zip(column.tolist(), column.isna())]
 
 
 def _exact_configuration(descriptor: dict) -> dict:

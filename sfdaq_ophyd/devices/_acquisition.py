@@ -5,6 +5,7 @@ Both belong to the staged device, and serve all its points.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -188,6 +189,8 @@ class Acquisition:
                     logger.warning("%s: retake %d: %s", self._name, retakes, exc)
             self._sink.flush()
         except Exception as exc:
+            with contextlib.suppress(Exception):  # `exc` says why; a broken file has said so already
+                self._sink.flush()  # what came before belongs to the run
             self._end(exc)
         else:
             self._end(None)
