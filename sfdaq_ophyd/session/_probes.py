@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
+import tempfile
+import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +20,9 @@ LIMIT = 5.0
 
 FIRST_IMAGE = 5.0
 """s for an image of a running detector."""
+
+LEAST_SPACE = 1.0
+"""GiB; a folder with less is full for a detector."""
 
 
 def probe_tcp(address: str) -> tuple[str, str]:
@@ -36,19 +43,30 @@ def probe_debts(folder: Path) -> tuple[str, str]:
     return "", "nothing is owed to the hardware"
 
 
-def probe_folder(path: Path) -> tuple[str, str]:
-    """See whether a file can be read, or a folder (or the one it will be made in) be written."""
-    if path.is_file():
-        path.open("rb").close()
-        return "", f"{path.stat().st_size / 2**20:.1f} MiB"
-    if path.suffix:
-        raise FileNotFoundError(f"{path} is not there")
+def probe_file(path: Path) -> tuple[str, str]:
+    """See whether a file can be read."""
+    path.open("rb").close()
+    return "", f"{path.stat().st_size / 2**20:.1f} MiB"
+
+
+def probe_folder(path: Path, writes: bool = True) -> tuple[str, str]:
+    """Write a file without a name into a folder, or into the one it will be made in, and say how full it is.
+
+    With `writes` False somebody else writes there, and it is only looked into.
+    """
     there = next(each for each in (path, *path.parents) if each.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(f"{there} cannot be written")
-    free = os.statvfs(there)
-    made = "" if there == path else "will be made, "
-    return "", f"{made}{free.f_bavail * free.f_frsize / 2**30:.0f} GiB free"
+    if writes:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"sfdaq doctor")
+    else:
+        os.scandir(there).close()
+    disk = os.statvfs(there)
+    free, total = (n * disk.f_frsize / 2**30 for n in (disk.f_bavail, disk.f_blocks))
+    space = f"{free:.1f} of {total:.0f} GiB free"
+    if free < LEAST_SPACE:
+        raise OSError(f"{there} is full: {space}")
+    can = "can be written" if writes else "can be read"
+    return "", f"{can if there == path else 'will be made'}, {space}"
 
 
 def probe_redis(url: str) -> tuple[str, str]:
@@ -56,9 +74,12 @@ def probe_redis(url: str) -> tuple[str, str]:
     import redis
 
     with redis.Redis.from_url(url, socket_timeout=LIMIT, socket_connect_timeout=LIMIT) as client:
+        before = time.time()
         client.ping()
         try:
-            return str(client.info("server").get("redis_version", "")), "answers"
+            seconds, microseconds = client.time()
+            clock = clock_words(seconds + microseconds / 1e6 - (before + time.time()) / 2)
+            return str(client.info("server").get("redis_version", "")), f"answers{clock}"
         except redis.ResponseError:
             return "", "answers"  # an embedded one has no INFO
 
@@ -70,7 +91,7 @@ def probe_catalog(uri: str) -> tuple[str, str]:
     parts = urlsplit(uri)
     reply = requests.get(f"{parts.scheme}://{parts.netloc}/api/v1/", timeout=LIMIT)
     reply.raise_for_status()
-    return str(reply.json().get("library_version", "")), "answers"
+    return str(reply.json().get("library_version", "")), f"answers{http_clock(uri)}"
 
 
 def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:
@@ -89,7 +110,31 @@ def probe_pulse_id(pv: str) -> tuple[str, str]:
     pulse_id = PulseId(pv, name="doctor", timeout=LIMIT)
     pulse_id.wait_for_connection(timeout=LIMIT)
     rate = pulse_id.check(timeout=LIMIT)
-    return "Channel Access", f"pulse {pulse_id.get()}, counts at {rate:.0f} Hz"
+    reading = pulse_id.read()["doctor"]
+    clock = clock_words(reading["timestamp"] - time.time())
+    return "Channel Access", f"pulse {reading['value']}, counts at {rate:.0f} Hz{clock}"
+
+
+def http_clock(url: str) -> str:
+    """Say how far the clock of an HTTP service is from ours; nothing if it tells no time."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection, before = kind(parts.hostname, parts.port, timeout=LIMIT), time.time()
+    try:
+        connection.request("HEAD", parts.path or "/")
+        told = parsedate_to_datetime(connection.getresponse().headers["Date"]).timestamp()
+    except (OSError, http.client.HTTPException, TypeError, ValueError):
+        return ""
+    finally:
+        connection.close()
+    return clock_words(told + 0.5 - (before + time.time()) / 2, 1.5)  # it counts whole seconds
+
+
+def clock_words(offset: float, resolution: float = 0.5) -> str:
+    """Say by how many s a clock is ahead of ours, as a part of a sentence."""
+    if abs(offset) <= resolution:
+        return f", its clock is ours within {resolution:g} s"
+    return f", its clock is {abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} ours"
 
 
 def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
@@ -103,7 +148,7 @@ def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
                 words.append(str(client.get("detector", "config", name).value))
             except ServiceRefused:
                 pass  # a detector that is not initialized does not tell, nor does every version
-        return version, ", ".join(words)
+        return version, ", ".join(words) + http_clock(block.url)
     finally:
         client.close()
 
@@ -114,7 +159,7 @@ def _std_daq(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
     client = StdDaqClient(block.url, block.dialect, LIMIT)
     try:
         status = client.status()
-        return client.dialect, f"writer {status.state.value}"
+        return client.dialect, f"writer {status.state.value}{http_clock(block.url)}"
     finally:
         client.close()
 
@@ -127,7 +172,7 @@ def _broker(block: blocks.SfDaqBrokerConfig) -> tuple[str, str]:
         missing, shown = sorted(set(block.detectors) - set(running)), ", ".join(running) or "no detector"
         if missing:
             raise DetectorStateError(f"not running: {', '.join(missing)}; running: {shown}")
-        return block.dialect, f"running: {shown}"
+        return block.dialect, f"running: {shown}{http_clock(block.url)}"
 
 
 def _pgroup(block: blocks.SfDaqBrokerConfig, pgroup: str) -> tuple[str, str]:
@@ -142,6 +187,14 @@ def _pgroup(block: blocks.SfDaqBrokerConfig, pgroup: str) -> tuple[str, str]:
 def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
     from ..clients import ImageStream, ModuleStream
 
+    dead = [endpoint for endpoint in block.endpoints if not _accepts(endpoint)]
+    if dead:
+        n = len(block.endpoints)
+        raise DetectorStateError(
+            f"none of {n} endpoints answers"
+            if len(dead) == n
+            else f"{len(dead)} of {n} endpoints do not answer: {', '.join(dead)}"
+        )
     if block.pull:
         return "", "not asked: its images are shared out among those who listen"
     if block.stream == "modules":
@@ -151,7 +204,16 @@ def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
     with stream:
         frame = next(iter(stream))
         state = "whole" if frame.is_good else "incomplete"
-        return "", f"frame {frame.frame_number}, {state}"
+        n = len(block.endpoints)
+        return "", f"{n} of {n} endpoints answer, frame {frame.frame_number}, {state}"
+
+
+def _accepts(endpoint: str) -> bool:
+    try:
+        probe_tcp(endpoint)
+    except ServiceUnreachable:
+        return False
+    return True
 
 
 PROBES = {

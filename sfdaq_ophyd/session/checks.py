@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..errors import SfdaqError, shown_url
@@ -17,6 +18,7 @@ from ._probes import (
     PROBES,
     probe_catalog,
     probe_debts,
+    probe_file,
     probe_folder,
     probe_pulse_id,
     probe_pv,
@@ -112,9 +114,7 @@ def _timed(check: Check) -> Finding:
 
 
 def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
-    folder = config.directory
-    advice = "Make it, or let this user write there"
-    yield Check("directory", str(folder), partial(probe_folder, folder), advice)
+    yield _folder_check("directory", config.directory)
     debts = debts_of(config)
     yield Check("debts", str(debts), partial(probe_debts, debts), "Stage the device, or set it by hand")
     if url := config.metadata.redis:
@@ -122,6 +122,13 @@ def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
     if uri := config.catalog.uri:
         advice = "Start the Tiled server, or leave catalog.uri out"
         yield Check("catalog", uri, partial(probe_catalog, uri), advice)
+    else:
+        yield _folder_check("catalog", config.directory / config.catalog.directory)
+
+
+def _folder_check(name: str, folder: Path, writes: bool = True) -> Check:
+    advice = "Make it, let this user write there, and make room" if writes else "Mount it here"
+    return Check(name, str(folder), partial(probe_folder, folder, writes), advice)
 
 
 def _device_checks(name: str, block: blocks._Device, config: SfdaqConfig) -> Iterator[Check]:
@@ -137,7 +144,10 @@ def _device_checks(name: str, block: blocks._Device, config: SfdaqConfig) -> Ite
     else:
         yield Check(name, block.url, partial(PROBES[block.cls], block), _advice(block))
     for path in constant_files(block, config.directory):
-        yield Check(f"{name} constants", str(path), partial(probe_folder, path), "Put the file there")
+        yield Check(f"{name} constants", str(path), partial(probe_file, path), "Put the file there")
+    if hasattr(block, "directory"):
+        writes = not isinstance(block, blocks.StdDaqWriterConfig)  # of that the DAQ's own hosts do
+        yield _folder_check(f"{name} directory", config.directory / block.directory, writes)
     if isinstance(block, blocks.StdDaqWriterConfig) and (url := block.redis_url):
         yield Check(f"{name} redis", url, partial(probe_redis, url), "Start the DAQ's Redis")
     if isinstance(block, blocks.SfDaqBrokerConfig):

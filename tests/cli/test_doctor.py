@@ -50,6 +50,39 @@ def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
     assert "counts at" in by_name["pulse_id"]["found"]
 
 
+def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(tmp_path):
+    """The shipped example with addresses of running services in it, as a controls engineer makes it."""
+    text = (PROFILE / "facility.example.yaml").read_text()
+    with Facility("auto", tmp_path, eiger_model="500K", pvs_prefix="SLAAR21-LTIM01-EVR0:") as facility:
+        constants = facility.jungfrau.scene.write_constants(tmp_path / "constants")
+        addresses = {
+            "SARES20-MF1:MOT_1": facility.pvs["motor"],
+            "SAROP21-OSHU131:SHUTTER": facility.pvs["shutter"],
+            "SAR-EVPO-010:DELTA-RATE": facility.pvs["beam_rate"],
+            "http://eiger-dcu": facility.eiger.url,
+            "http://std-daq:5000": facility.std_daq.url,
+            "redis://std-daq:6379": facility.std_daq.redis_url,
+            "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}",
+            "/sf/jungfrau/config/gainMaps/JF01T03V01/gains.h5": constants.gain,
+            "/sf/jungfrau/data/pedestal/JF01T03V01/20260101_000000.h5": constants.pedestal,
+            **{f"tcp://sf-daqsync-05:3000{i}": each for i, each in enumerate(facility.jungfrau.endpoints)},
+            "/sf/bernina/applications/sfdaq": tmp_path / "sfdaq",
+            "/sf/bernina/data/p12345/work/eiger": tmp_path / "work" / "eiger",
+            "/gpfs/sf/std-daq": tmp_path,
+        }
+        for example, real in addresses.items():
+            assert example in text, example
+            text = text.replace(example, str(real))
+        (tmp_path / "sfdaq.yaml").write_text(text)
+        done = doctor("--config", str(tmp_path / "sfdaq.yaml"), "--json", home=tmp_path)
+    found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert [each for each in found.values() if not each["ok"]] == [] and done.returncode == 0, done.stderr
+    for name in ("eiger", "writer", "sfdaq", "pulse_id"):
+        assert "its clock is ours within" in found[name]["found"], found[name]
+    assert found["jf"]["found"].startswith("3 of 3 endpoints answer, frame ")
+    assert found["directory"]["found"].endswith(" GiB free")
+
+
 def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tmp_path):
     dead = f"http://127.0.0.1:{dead_port()}"
     with Facility(only=["pvs", "eiger"], eiger_model="500K") as facility:
@@ -77,14 +110,15 @@ def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tm
         done = doctor("--config", str(path), home=tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
-    state = {line[17:].split()[0]: line.split()[0] for line in lines[:-1]}
+    state = {line[17:].split()[0]: line.split()[0] for line in reversed(lines[:-1])}
     assert state["pulse_id"] == state["eiger"] == state["directory"] == "ok"
     for name in ("debts", "lost", "eiger2", "jf", "writer", "sfdaq"):
         assert state[name] == "FAILED", (name, lines)
-    (line,) = [line for line in lines if " eiger2 " in line]
+    (line,) = [line for line in lines if " eiger2   " in line]
     assert dead in line and "Connection refused" in line and "detector control unit on" in line
     (line,) = [line for line in lines if " debts " in line]
     assert "eiger: nimages was left at 1, not put back to 7" in line and "by hand" in line
+    assert any(" jf " in line and "none of 1 endpoints answers" in line for line in lines), lines
     assert lines[-1] == f"{sum(line.startswith('FAILED') for line in lines)} failed"
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -29,6 +29,7 @@ def test_doctor_pulse_id_when_checked_then_every_check_asks_the_address_it_shows
         "probe_pv",
         "probe_tcp",
         "probe_redis",
+        "probe_file",
         "probe_folder",
         "probe_catalog",
     ):
@@ -65,14 +66,21 @@ def test_doctor_when_nothing_answers_then_no_text_says_that_something_does(tmp_p
         f"  sfdaq: {{class: SfDaqBroker, url: 'http://{dead}', detectors: {{JF01T01V01: {{}}}}}}\n"
     )
     findings = {finding.name: finding for finding in run_checks(checks_of(load_config(path)))}
-    assert [name for name, finding in findings.items() if finding.ok] == ["directory", "debts"]
+    folders = [
+        "directory",
+        "catalog",
+        "jf directory",
+        "writer directory",
+        "eiger directory",
+        "sfdaq directory",
+    ]
+    assert {name for name, finding in findings.items() if finding.ok} == {*folders, "debts"}
     assert findings["directory"].found.startswith("will be made, ")
     for name, finding in findings.items():
         line = line_of(finding)
         assert ".." not in line.replace(str(tmp_path), "") and "\n" not in line, line
-        assert (
-            name in ("directory", "debts") or "refused" in line or name == "jf" and "no frame yet" in line
-        ), line
+        assert finding.ok or "refused" in line or name == "jf", line
+    assert findings["jf"].found == "none of 1 endpoints answers"
     assert findings["jf"].advice.startswith("Do all its endpoints answer?")
     assert findings["sfdaq pgroup"].advice.startswith("Does the broker answer?")
 
@@ -111,3 +119,51 @@ def load_block(url, detector):
     from sfdaq_ophyd.session._device_config import SfDaqBrokerConfig
 
     return SfDaqBrokerConfig.model_validate({"class": "SfDaqBroker", "url": url, "detectors": {detector: {}}})
+
+
+def test_jungfrau_when_some_endpoints_or_none_answer_then_counted_and_named():
+    from sfdaq_ophyd.session import _probes
+    from sfdaq_ophyd.session._device_config import JungfrauConfig
+
+    with socket.socket() as there, socket.socket() as gone:
+        for each in (there, gone):
+            each.bind(("127.0.0.1", 0))
+        there.listen()
+        well, dead = (f"tcp://127.0.0.1:{each.getsockname()[1]}" for each in (there, gone))
+        for endpoints, said in (
+            ([well, dead], f"1 of 2 endpoints do not answer: {dead}"),
+            ([dead, dead.replace("127.0.0.1", "localhost")], "none of 2 endpoints answers"),
+        ):
+            block = JungfrauConfig.model_validate(
+                {"class": "Jungfrau", "detector_name": "JF04T02V01", "endpoints": endpoints}
+            )
+            with pytest.raises(DetectorStateError, match=f"^{said}$"):
+                _probes.PROBES["Jungfrau"](block)
+
+
+def test_folder_when_it_cannot_be_written_or_is_full_then_said_and_nothing_is_left(tmp_path, monkeypatch):
+    from sfdaq_ophyd.session import _probes
+
+    _, found = _probes.probe_folder(tmp_path)
+    assert found.startswith("can be written, ") and list(tmp_path.iterdir()) == []
+    assert _probes.probe_folder(tmp_path / "a" / "b")[1].startswith("will be made, ")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        _probes.probe_folder(tmp_path / "file" / "below")
+    monkeypatch.setattr(_probes, "LEAST_SPACE", 1e9)
+    with pytest.raises(OSError, match=r"is full: .* GiB free"):
+        _probes.probe_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [
+        (0.2, ", its clock is ours within 0.5 s"),
+        (7200.04, ", its clock is 7200.0 s ahead of ours"),
+        (-3, ", its clock is 3.0 s behind ours"),
+    ],
+)
+def test_clock_when_it_is_compared_then_the_offset_and_its_sign_are_said(offset, said):
+    from sfdaq_ophyd.session._probes import clock_words
+
+    assert clock_words(offset) == said
