@@ -23,6 +23,7 @@
       FilesMissing (RuntimeError)        files that were asked for did not come, or are damaged
       PreflightFailed (RuntimeError)     a check before a run failed; nothing was used up
       RunNotFound (KeyError)             the catalog has no such run
+      ExtraMissing (ImportError)         a feature's packages are not installed; says which extra brings them
       Discarded (RuntimeError)           the exposure was given up on purpose (pause, stop, abort)
 
 A subclass carries its facts as attributes and builds its sentence once. A sentence answers: what was
@@ -32,6 +33,7 @@ attempted, on what, what came back, what was expected or what to do next.
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 
 _LOGIN = re.compile(r"//\S*@")
 _BARE_LOGIN = re.compile(r"^[^/\s@:]*:(?!//)\S*@")
@@ -441,3 +443,44 @@ class RunNotFound(SfdaqError, KeyError):
 
     def __str__(self) -> str:
         return self.text
+
+
+class ExtraMissing(SfdaqError, ImportError):
+    """A feature needs packages that a plain installation does not bring.
+
+    Parameters
+    ----------
+    what : str
+        The feature.
+    missing : sequence of str
+        Modules that cannot be imported.
+    extra : str
+        The extra that brings them.
+    """
+
+    def __init__(self, what: str, missing, extra: str):
+        self.what, self.missing, self.extra = what, tuple(missing), extra
+        absent = f"{', '.join(self.missing)}: not installed"
+        super().__init__(f"{what} needs {absent}. Install with: pip install 'sfdaq-ophyd[{extra}]'")
+
+
+def require(extra: str, what: str, *modules: str) -> None:
+    """Raise ExtraMissing unless all `modules` are installed; imports none of them.
+
+    Examples
+    --------
+    >>> require("calibration", "the fast engine", "json")
+    """
+    missing = [name for name in modules if not is_installed(name)]
+    if missing:
+        raise ExtraMissing(what, missing, extra)
+
+
+def is_installed(name: str) -> bool:
+    """Return whether a module can be found; it is not imported."""
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # imported, and made by hand
+        return True
+    except ModuleNotFoundError:  # its parent is not
+        return False

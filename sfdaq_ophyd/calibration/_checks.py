@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import numpy as np
 
-from ..errors import DtypeError, RequestError, ShapeError
+from ..errors import DtypeError, RequestError, ShapeError, is_installed, require
 
 MAX_THREADS = 8
 """Default limit of threads per call: memory is busy long before."""
@@ -32,12 +31,12 @@ def checked_out(out, shape, dtype):
 
 
 def choose_engine(wanted):
-    """Return "numba" or "numpy"; RequestError for anything that is not there."""
+    """Return "numba" or "numpy"; ExtraMissing where numba was wanted and is not there."""
     if wanted not in ("auto", "numba", "numpy"):
         raise RequestError("engine", wanted, "'auto', 'numba' or 'numpy'")
-    present = importlib.util.find_spec("numba") is not None
-    if wanted == "numba" and not present:
-        raise RequestError("engine", wanted, "'auto' or 'numpy': numba is not installed")
+    present = is_installed("numba")
+    if wanted == "numba":
+        require("calibration", "engine='numba'", "numba")
     return "numba" if present and wanted != "numpy" else "numpy"
 
 

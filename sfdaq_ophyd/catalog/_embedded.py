@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable
+from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
 from ._feed import Feed
 from ._journal import Journal
 from ._process import START_TIMEOUT, ServerProcess
@@ -67,6 +67,7 @@ def embedded_catalog(
             (uid,) = RE(bp.count([eiger], num=3))
             images = catalog[uid]["primary"]["eiger_image"].read()
     """
+    require("catalog", "the embedded catalog", "tiled", "duckdb", "bluesky_tiled_plugins", "pyarrow")
     return EmbeddedCatalog(directory, readable=readable, start_timeout=start_timeout)
 
 

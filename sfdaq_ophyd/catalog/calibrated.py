@@ -10,7 +10,7 @@ import numpy as np
 
 from ..calibration import CalibrationOptions, JungfrauCalibration
 from ..calibration.words import with_lost_packets
-from ..errors import ConstantsMissing, RequestError
+from ..errors import ConstantsMissing, RequestError, require
 from ..files.constants import files_of, load_calibration
 from ..wire.daq_rec import DaqRec
 
@@ -60,6 +60,7 @@ def calibrated_images(
     >>> images = calibrated_images(catalog[-1], "jf")  # doctest: +SKIP
     >>> images[10].compute()  # doctest: +SKIP
     """
+    require("catalog", "calibrated_images", "dask")
     import dask.array as da
 
     node = _stream_of(run, stream)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import RequestError
+from ..errors import RequestError, require
 from ..wire.pixels import invalid_pixels
 
 MAX_SIDE = 1200
@@ -71,6 +71,7 @@ def write_pictures(
 
 def draw(frame: np.ndarray, path: Path, *, title: str) -> None:
     """Write one frame (y, x) as PNG. Draws without a display and leaves matplotlib's settings alone."""
+    require("catalog", "a picture", "matplotlib")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm

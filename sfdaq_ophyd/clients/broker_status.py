@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..errors import RequestError, SfdaqError, WireError, shown_url
+from ..errors import RequestError, WireError, require, shown_url
 from ..wire.broker_status import EXCHANGE, StatusBoard, StatusMessage, read_status
 
 logger = logging.getLogger(__name__)
@@ -160,9 +160,8 @@ class StatusListener:
 
 
 def _import_pika():
-    try:
-        import pika
-        import pika.exceptions
-    except ImportError as exc:
-        raise SfdaqError("the status exchange needs pika: pip install 'sfdaq-ophyd[rabbitmq]'") from exc
+    require("rabbitmq", "the status exchange", "pika")
+    import pika
+    import pika.exceptions
+
     return pika

@@ -267,7 +267,7 @@ class StdDaqClient:
                     return status
                 hint = f"The status shows {seen}: it did not start. {_next_step(seen.state)}"
             if limit.reached() or (seen is not None and seen.state is WriterState.UNKNOWN):
-                raise StdDaqUnknownOutcome(lost.what, url=self.url, reason=lost.reason, hint=hint) from lost
+                raise type(lost)(lost.what, url=self.url, reason=lost.reason, hint=hint) from lost
             time.sleep(limit.step(STATUS_PERIOD))
 
 

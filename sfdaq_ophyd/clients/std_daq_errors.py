@@ -1,7 +1,8 @@
 """What can go wrong with the standard DAQ's REST service, also under the published client's names.
 
 Scripts written for the published client catch ``StdDaqAdminException``, ``RuntimeError`` (its answer to
-every HTTP code but 200) or the exceptions of ``requests``. Each class here is one of these as well::
+every HTTP code but 200) or the exceptions of ``requests``. Each error here is one of these as well; one of
+``requests`` where the program has imported that, for this package does not need it::
 
     StdDaqAdminException (SfdaqError)
       StdDaqRequestError (RequestError, RuntimeError)    our check failed; nothing was sent
@@ -15,10 +16,10 @@ every HTTP code but 200) or the exceptions of ``requests``. Each class here is o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import requests
+from functools import cache
 
 from ..errors import (
     RequestError,
@@ -65,35 +66,39 @@ def _one_mistake(item: object) -> str:
     return f"{where}: {item.get('msg', item)}{given}"
 
 
-class StdDaqUnreachable(ServiceUnreachable, requests.exceptions.ConnectionError):
+class StdDaqUnreachable(ServiceUnreachable):
     """The request never reached the service."""
 
-    request = response = None
 
-
-class StdDaqTimeout(ServiceTimeout, requests.exceptions.Timeout):
+class StdDaqTimeout(ServiceTimeout):
     """No answer within the limit, to a request that is safe to repeat."""
 
-    request = response = None
 
-
-class StdDaqUnknownOutcome(UnknownOutcome, requests.exceptions.ConnectionError):
+class StdDaqUnknownOutcome(UnknownOutcome):
     """The request was sent, its reply was lost, and it must not be repeated blindly."""
 
-    request = response = None
 
-
-class StdDaqBadReply(WireError, requests.exceptions.JSONDecodeError):
+class StdDaqBadReply(WireError):
     """What answered is not the service, or not JSON."""
-
-    request = response = None
 
     def __init__(self, message: str):
         Exception.__init__(self, message)
         self.msg, self.doc, self.pos, self.lineno, self.colno = message, "", 0, 1, 1
 
     def __reduce__(self):
-        return type(self), (self.msg,)
+        return StdDaqBadReply, (self.msg,)
+
+
+def _caught_as(cls: type[Exception], name: str) -> type[Exception]:
+    """Return `cls`; where requests is imported, a subclass that is its exception `name` as well."""
+    theirs = getattr(sys.modules.get("requests.exceptions"), name, None)
+    return cls if theirs is None else _both(cls, theirs)
+
+
+@cache
+def _both(cls: type[Exception], theirs: type[Exception]) -> type[Exception]:
+    same = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls, theirs), {**same, "request": None, "response": None})
 
 
 @contextmanager
@@ -106,10 +111,14 @@ def translated() -> Iterator[None]:
             raise
         raise StdDaqRequestError(exc.field, exc.value, exc.expected) from exc
     except ServiceUnreachable as exc:
-        raise StdDaqUnreachable(exc.what, url=exc.url, reason=exc.reason) from exc
+        raise _caught_as(StdDaqUnreachable, "ConnectionError")(
+            exc.what, url=exc.url, reason=exc.reason
+        ) from exc
     except ServiceTimeout as exc:
-        raise StdDaqTimeout(exc.what, exc.timeout, exc.last_seen, exc.hint) from exc
+        error = _caught_as(StdDaqTimeout, "Timeout")
+        raise error(exc.what, exc.timeout, exc.last_seen, exc.hint) from exc
     except UnknownOutcome as exc:
-        raise StdDaqUnknownOutcome(exc.what, url=exc.url, reason=exc.reason, hint=exc.hint) from exc
+        error = _caught_as(StdDaqUnknownOutcome, "ConnectionError")
+        raise error(exc.what, url=exc.url, reason=exc.reason, hint=exc.hint) from exc
     except WireError as exc:
-        raise StdDaqBadReply(str(exc)) from exc
+        raise _caught_as(StdDaqBadReply, "JSONDecodeError")(str(exc)) from exc

@@ -13,11 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from ..errors import RequestError, WireError, shown_url
+from ..errors import RequestError, WireError, require, shown_url
 from ..wire.json_text import load_json
 
 logger = logging.getLogger(__name__)
@@ -94,6 +90,11 @@ class StdDaqRedis:
         block: float = 0.5,
         timeout: float = 2.0,
     ):
+        require("redis", "following a standard DAQ's Redis", "redis")
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         chosen = {**KEYS, **(keys or {})}
         names = [streams] if isinstance(streams, str) else list(streams)
         for name in [*names, *(keys or {})]:

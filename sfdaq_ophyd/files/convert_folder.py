@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..calibration import CalibrationOptions, disabled_to_map
-from ..errors import RequestError, WireError
+from ..errors import RequestError, WireError, require
 from ..wire.json_text import load_json
 from .convert import Conversion, Converted, convert, nearest_pedestal, raw_detectors
 
@@ -151,6 +154,7 @@ def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 
     if scheduler is None:
         yield from _run_locally(jobs, workers)
         return
+    require("cluster", "a conversion on a Dask cluster", "distributed")
     from distributed import Client, as_completed
 
     with Client(scheduler, timeout="10s", set_as_default=False) as client:
@@ -160,28 +164,27 @@ def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 
 
 
 def _run_locally(jobs, workers):
-    """Run Dask's threaded scheduler file by file in the background; results come over a queue."""
-    import queue
-    import threading
+    """Convert in daemon threads, which a Ctrl-C need not wait for; results come over a queue."""
+    waiting, done, ended = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
+    for job in jobs:
+        waiting.put(job)
 
-    import dask
+    def work():
+        with suppress(queue.Empty):
+            while not ended.is_set():
+                job = waiting.get_nowait()
+                try:
+                    done.put(convert(job))
+                except BaseException as exc:
+                    done.put(exc)
 
-    done: queue.Queue = queue.Queue()
-
-    def one(job):
-        done.put(convert(job))
-
-    def all_of_them():
-        try:
-            dask.compute(*(dask.delayed(one)(job) for job in jobs), scheduler="threads", num_workers=workers)
-        except BaseException as exc:
-            done.put(exc)
-
-    thread = threading.Thread(target=all_of_them, name="convert", daemon=True)
-    thread.start()
-    for _ in jobs:
-        result = done.get()
-        if isinstance(result, BaseException):
-            raise result
-        yield result
-    thread.join()
+    for _ in range(min(workers, len(jobs))):
+        threading.Thread(target=work, name="convert", daemon=True).start()
+    try:
+        for _ in jobs:
+            result = done.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        ended.set()

@@ -10,9 +10,11 @@ import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from ..devices._debts import all_debts
 from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
+from ..wire.json_text import load_json
 from . import _device_config as blocks
 
 LIMIT = 5.0
@@ -86,12 +88,10 @@ def probe_redis(url: str) -> tuple[str, str]:
 
 def probe_catalog(uri: str) -> tuple[str, str]:
     """Ask a Tiled server about itself."""
-    import requests
-
     parts = urlsplit(uri)
-    reply = requests.get(f"{parts.scheme}://{parts.netloc}/api/v1/", timeout=LIMIT)
-    reply.raise_for_status()
-    return str(reply.json().get("library_version", "")), f"answers{http_clock(uri)}"
+    with urlopen(f"{parts.scheme}://{parts.netloc}/api/v1/", timeout=LIMIT) as reply:
+        about = load_json(reply.read(2**20))
+    return str(about.get("library_version", "")), f"answers{http_clock(uri)}"
 
 
 def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import ConfigError, RequestError, ServiceUnreachable
+from ..errors import ConfigError, RequestError, ServiceUnreachable, require
 from ._observed import observed
 
 
@@ -80,6 +80,7 @@ class RedisStore:
     """
 
     def __init__(self, url: str, key: str):
+        require("redis", "metadata in Redis", "redis")
         import redis
 
         self._url, self._key = url, key

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import ConfigError, require
 from ..log import keep_log
 from ._device_config import StdDaqWriterConfig
 from .config import SfdaqConfig
@@ -211,6 +211,7 @@ def open_session(folder: str | Path, given: str | None = None) -> Session:
 
 
 def _best_effort():
+    require("session", "the BestEffortCallback", "matplotlib")
     from bluesky.callbacks.best_effort import BestEffortCallback
 
     return BestEffortCallback()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from ..errors import RequestError
+from ..errors import RequestError, require
 from .clock import PulseClock
 from .part import Part, World
 
@@ -23,6 +23,13 @@ PARTS = {
     "broker": ("sfdaq_ophyd.sim.broker", "BrokerPart"),
 }
 """Where each part lives, in the order they are started."""
+
+NEEDS = {
+    "eiger": ("aiohttp",),
+    "std_daq": ("fakeredis", "fastapi", "flask", "lupa", "redis", "uvicorn"),
+    "broker": ("bottle",),
+}
+"""Modules that the extra ``sim`` brings."""
 
 
 class Facility:
@@ -84,6 +91,8 @@ class Facility:
         for name in names:
             if name not in PARTS:
                 raise RequestError("only", name, f"names out of {', '.join(PARTS)}")
+        for name in names:
+            require("sim", f"the simulated {name}", *NEEDS.get(name, ()))
         self._names = [name for name in PARTS if name in names]
         self._port_base = options.pop("port_base", 0)
         self._options = {name: {} for name in PARTS}

@@ -1,8 +1,12 @@
 """The live page of a beamline: ``sfdaq watch``."""
 
-from .app import make_app
-from .serve import serve
-from .simulated import config_of
-from .watch import Watch
+from ..errors import require
+
+require("web", "the live page", "fastapi", "matplotlib", "PIL", "uvicorn", "websockets")
+
+from .app import make_app  # noqa: E402
+from .serve import serve  # noqa: E402
+from .simulated import config_of  # noqa: E402
+from .watch import Watch  # noqa: E402
 
 __all__ = ["Watch", "config_of", "make_app", "serve"]

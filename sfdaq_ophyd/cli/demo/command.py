@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ...errors import require
 from ...log import attempt
 from ..sim import SPEED, START_TIMEOUT, say_rate
 
@@ -32,6 +33,7 @@ def demo(
 
     Example: sfdaq demo --directory demo-output --points 7 --eiger-model 4M
     """
+    require("all", "the demo", "aiohttp", "bottle", "duckdb", "flask", "jinja2", "matplotlib", "tiled")
     os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")  # before ophyd is imported
     from bluesky import RunEngine
     from bluesky.utils import ProgressBarManager

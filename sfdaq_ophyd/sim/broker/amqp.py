@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 
+from ...errors import require
 from .messages import Message, Messages
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class AmqpPublisher:
     """
 
     def __init__(self, url: str, messages: Messages):
+        require("rabbitmq", "the simulated broker's status exchange", "pika")
         import pika
 
         self._pika, self._url = pika, url
