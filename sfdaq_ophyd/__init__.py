@@ -4,11 +4,19 @@ Devices live in `sfdaq_ophyd.devices`, plans in `sfdaq_ophyd.plans`, the catalog
 `sfdaq_ophyd.catalog`, the simulated facility in `sfdaq_ophyd.sim`.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("sfdaq_ophyd")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0.1.0"
+__version__: str
 
 __all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> str:
+    """Look the version up when it is asked for: that imports more than all of the command line."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        globals()[name] = version("sfdaq_ophyd")
+    except PackageNotFoundError:  # a source tree that was never installed
+        globals()[name] = "0.1.0"
+    return globals()[name]

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from .. import __version__
 from ..log import failure, keep_log
 
 COMMANDS = {
@@ -75,6 +74,8 @@ def sfdaq(
     Example: sfdaq demo
     """
     if version:
+        from .. import __version__
+
         typer.echo(__version__)
         raise typer.Exit
     if verbose:
