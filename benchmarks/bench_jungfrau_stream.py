@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import ModuleStream
 
@@ -223,7 +224,7 @@ def everything_together() -> list[dict]:
         before, numbers, peaks, levels = _resident(), [], [], []
         with embedded_catalog(Path(folder) / "catalog") as catalog:
             engine = RunEngine(context_managers=[])
-            catalog.subscribe(engine)
+            setup(engine, catalog)
             memory = []
 
             def note(name, doc):

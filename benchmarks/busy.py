@@ -70,6 +70,7 @@ def fly() -> int:
     import numpy as np
     from bluesky import RunEngine
 
+    from sfdaq_ophyd import setup
     from sfdaq_ophyd.catalog import embedded_catalog
     from sfdaq_ophyd.devices import Jungfrau, PulseId
     from sfdaq_ophyd.plans import fly
@@ -84,7 +85,7 @@ def fly() -> int:
             sim.endpoints, name="jf", detector_name=sim.detector_name, directory="frames", pulse_id=pulse_id
         )
         engine = RunEngine()
-        catalog.subscribe(engine)
+        setup(engine, catalog)
         (uid,) = engine(fly([jf], N_FLOWN))
         stream = catalog[uid]["primary"]
         pulses = np.ravel(stream["jf_pulse_id"].read())

@@ -6,6 +6,7 @@ import bluesky.plans as bp
 import numpy as np
 from bluesky import RunEngine
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Jungfrau
 from sfdaq_ophyd.files import load_calibration
@@ -19,7 +20,7 @@ with (
     embedded_catalog(f"{folder}/catalog") as catalog,
 ):
     RE = RunEngine()
-    catalog.subscribe(RE)
+    setup(RE, catalog)
     jf = Jungfrau(facility.jungfrau.endpoints, name="jf", detector_name=NAME, directory=f"{folder}/frames")
     (raw,) = RE(bp.count([jf]))
 

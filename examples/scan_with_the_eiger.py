@@ -6,6 +6,7 @@ import bluesky.plans as bp
 from bluesky import RunEngine
 from ophyd.sim import motor
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import fly
@@ -17,7 +18,7 @@ with (
     embedded_catalog(f"{folder}/catalog") as catalog,
 ):
     RE = RunEngine()
-    catalog.subscribe(RE)
+    setup(RE, catalog)
     eiger = Eiger(facility.eiger.url, name="eiger", directory=f"{folder}/frames")
     eiger.exposure_time.put(0.02)
 

@@ -10,7 +10,9 @@ import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
+import bluesky.plans as bp
 import pytest
+from bluesky import RunEngine
 
 import sfdaq_ophyd
 
@@ -119,3 +121,20 @@ def test_gate_when_read_then_calls_everything():
         assert f"make {target}" in text
     lint = (REPO / "Makefile").read_text()
     assert "ruff check" in lint and "lint-imports" in lint and "sphinx-build -W" in lint
+
+
+def test_setup_when_called_twice_then_it_says_what_it_installs_and_the_second_installs_nothing():
+    engine, seen = RunEngine(context_managers=[]), []
+
+    def catalog(name, doc):
+        seen.append(name)
+
+    said = sfdaq_ophyd.setup(engine, catalog)
+    assert [line.split(":")[0] for line in said[:2]] == [
+        "preprocessor save_once",
+        "preprocessor run_number_wrapper",
+    ]
+    assert said[2].startswith("documents go to") and len(said) == 3
+    assert sfdaq_ophyd.setup(engine, catalog) == []
+    engine(bp.count([], 1))
+    assert seen.count("start") == 1 and len(engine.preprocessors) == 2

@@ -63,7 +63,7 @@ def embedded_catalog(
     ::
 
         with embedded_catalog("catalog") as catalog:
-            catalog.subscribe(RE)
+            sfdaq_ophyd.setup(RE, catalog)
             (uid,) = RE(bp.count([eiger], num=3))
             images = catalog[uid]["primary"]["eiger_image"].read()
     """
@@ -115,18 +115,15 @@ class EmbeddedCatalog:
         goes, and is complete within a second of its end. A failing server costs neither the run
         nor its documents: see :meth:`replay`.
 
-        Two preprocessors are installed as well, unless they are there already:
-        :func:`sfdaq_ophyd.plans.save_once`, without which bluesky saves a point twice when a pause falls
-        right behind its 'save'; and :func:`sfdaq_ophyd.plans.run_number_wrapper`, by which the runs of a
-        `SfDaqBroker` have their files before they close.
+        Nothing else is installed, and a second call changes nothing: :func:`sfdaq_ophyd.setup` does this and
+        what our devices need of a RunEngine beside it.
         """
-        from ..plans import run_number_wrapper, save_once
-
+        for engine, token in list(self._subscriptions):
+            if engine is run_engine:
+                engine.unsubscribe(token)
+                self._subscriptions.remove((engine, token))
         token = run_engine.subscribe(self._feed)
         self._subscriptions.append((run_engine, token))
-        for preprocessor in (save_once, run_number_wrapper):
-            if preprocessor not in run_engine.preprocessors:
-                run_engine.preprocessors.append(preprocessor)
         return token
 
     def __call__(self, name: str, doc: dict) -> None:

@@ -146,7 +146,7 @@ class Session:
         from bluesky import RunEngine
         from bluesky.utils import ProgressBarManager
 
-        from ..plans import run_number_wrapper, save_once
+        from .engine import setup
         from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
 
         block = self.config.metadata
@@ -155,9 +155,9 @@ class Session:
         engine = RunEngine(md, scan_id_source=next_scan_id)
         for key, value in {**block.constant, **self._facts()}.items():
             md[key] = value
-        engine.preprocessors += [save_once, run_number_wrapper, self._ready_first]
         engine.subscribe(self._remember, "start")
-        engine.subscribe(self.catalog)
+        setup(engine, self.catalog)
+        engine.preprocessors.append(self._ready_first)
         engine.subscribe(self.bec)
         if sys.stdout.isatty():
             engine.waiting_hook = ProgressBarManager()

@@ -16,6 +16,7 @@ import pytest
 from bluesky import RunEngine
 from ophyd.sim import SynAxis, SynSignal
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.catalog._process import ServerProcess
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
@@ -65,7 +66,7 @@ def test_run_when_the_server_is_killed_in_it_then_nothing_is_lost(tmp_path, capl
 
     with embedded_catalog(tmp_path / "catalog") as catalog:
         engine = RunEngine()
-        catalog.subscribe(engine)
+        setup(engine, catalog)
         (uid,) = engine(interrupted(catalog))
         catalog.flush()
         assert catalog.waiting == [uid]

@@ -12,6 +12,7 @@ import pytest
 from bluesky import RunEngine
 from ophyd.sim import SynAxis
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_record
@@ -31,7 +32,7 @@ def catalog(tmp_path_factory):
 @pytest.fixture
 def engine(catalog):
     engine = RunEngine(context_managers=[])
-    catalog.subscribe(engine)
+    setup(engine, catalog)
     return engine
 
 

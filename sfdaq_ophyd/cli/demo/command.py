@@ -38,8 +38,9 @@ def demo(
     from bluesky import RunEngine
     from bluesky.utils import ProgressBarManager
 
+    from ... import setup
     from ...catalog import embedded_catalog
-    from ...plans import save_once, sf_scan, take_pedestal
+    from ...plans import sf_scan, take_pedestal
     from ...sim import Facility
     from .beamline import Beamline
     from .exhibits import calibrating_file, show
@@ -60,8 +61,7 @@ def demo(
             if ctrl_c.is_set():
                 raise KeyboardInterrupt
         run_engine = RunEngine()
-        run_engine.preprocessors.append(save_once)
-        catalog.subscribe(run_engine)
+        setup(run_engine, catalog)
         if console.is_terminal:
             run_engine.waiting_hook = ProgressBarManager()
             # ophyd's own bar divides by zero where the motor already stands at its target

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _ALONE = (
     "this RunEngine has no run_number_wrapper: the files are registered by register_late(catalog) after the "
-    "run. RE.preprocessors.append(run_number_wrapper), or catalog.subscribe(RE), has it done before"
+    "run. sfdaq_ophyd.setup(RE), or RE.preprocessors.append(run_number_wrapper), has it done before"
 )
 
 _OLD_RUN = (

@@ -39,7 +39,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     One run number per Bluesky run, one acquisition per trigger. A trigger is done when the broker has taken
     the request; the files come later, are followed in the background, and are registered in the run before
     it closes by the preprocessor `run_number_wrapper`: part of the ``sf_`` plans, installed by
-    `EmbeddedCatalog.subscribe`; without it, by `register_late`. Contacts nothing when made.
+    `sfdaq_ophyd.setup`; without it, by `register_late`. Contacts nothing when made.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ophyd.sim import SynAxis
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import fly
@@ -66,7 +67,7 @@ def test_plans_when_read_through_the_catalog_then_every_image_carries_its_id(par
     eiger = make_eiger(part, tmp_path / "frames")
     engine = interruptible()
     with embedded_catalog(tmp_path / "catalog") as catalog:
-        catalog.subscribe(engine)
+        setup(engine, catalog)
         uids = [drive(engine, lambda p=p: p(eiger)).named("start")[0]["uid"] for p, _ in PLANS.values()]
         for uid in uids:
             primary = catalog[uid]["primary"]

@@ -2,6 +2,7 @@ import bluesky.plans as bp
 import numpy as np
 import pytest
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import fly
 
@@ -11,7 +12,7 @@ def test_scan_when_read_from_the_catalog_then_each_row_has_its_image(
     engine, part, make, calibration, tmp_path
 ):
     with embedded_catalog(tmp_path / "catalog") as catalog:
-        catalog.subscribe(engine.RE)
+        setup(engine.RE, catalog)
         for stream in ("modules", "assembled"):
             jungfrau = make(directory=tmp_path / "frames", stream=stream, calibration=calibration)
             jungfrau.image_kind.put("both")

@@ -8,6 +8,7 @@ import pytest
 from bluesky import RunEngine
 from tiled.client.utils import ClientError
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
@@ -24,7 +25,7 @@ def catalog(tmp_path_factory):
 def ran(catalog, plan):
     """Run a plan; return its run as the catalog gives it back."""
     engine = RunEngine(context_managers=[])
-    catalog.subscribe(engine)
+    setup(engine, catalog)
     (uid,) = engine(plan)
     return catalog[uid]
 
@@ -44,7 +45,7 @@ def test_catalog_when_a_fly_scan_runs_then_points_are_there_and_the_file_is_said
 ):
     writer.stage()
     engine = RunEngine(context_managers=[])
-    catalog.subscribe(engine)
+    setup(engine, catalog)
     seen = []
 
     @bpp.run_decorator()

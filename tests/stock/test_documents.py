@@ -1,0 +1,138 @@
+"""Runs of all detectors, written by bluesky's own TiledWriter into a stock server, each image checked.
+
+Nothing of ours is between the documents and what a stock client reads.
+"""
+
+from __future__ import annotations
+
+import re
+
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from ophyd.sim import SynAxis
+
+from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
+from sfdaq_ophyd.plans import fly, run_number_wrapper
+from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.stamp import read_stamp
+
+from ..devices.broker_bench import ClockPulseId
+from ..devices.eiger.conftest import stamp_of
+from ..devices.run_engine_driver import interruptible
+
+pytestmark = [
+    # bluesky's own writer calls Tiled the old way
+    pytest.mark.filterwarnings("ignore:The order of arguments has changed:DeprecationWarning"),
+    # Tiled stores arrays of strings, such as the files of a point, as zarr
+    pytest.mark.filterwarnings("ignore:The data type:Warning"),
+]
+
+
+NAME = "JF03T01V02"
+"""One module: small files."""
+
+
+@pytest.fixture(scope="module")
+def facility(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("facility")
+    only = ["eiger", "jungfrau", "std_daq", "broker"]
+    with Facility(
+        directory=folder,
+        only=only,
+        eiger_shape=(32, 48),
+        jungfrau_name=NAME,
+        std_daq_writable=folder / "std-daq",
+        broker_delays=0.002,
+    ) as facility:
+        yield facility
+
+
+@pytest.fixture
+def detectors(facility, tmp_path):
+    facility.broker.make_pgroup("p20001")
+    pulse_id = ClockPulseId(facility.clock)
+    eiger = Eiger(facility.eiger.url, name="eiger", directory=tmp_path)
+    jungfrau = Jungfrau(facility.jungfrau.endpoints, name="jf", detector_name=NAME, directory=tmp_path)
+    writer = StdDaqWriter(
+        facility.std_daq.url,
+        name="writer",
+        redis_url=facility.std_daq.redis_url,
+        directory=facility.directory / "std-daq",
+    )
+    sfdaq = SfDaqBroker(
+        facility.broker.url,
+        name="sfdaq",
+        pgroup="p20001",
+        pulse_id=pulse_id,
+        beamline=facility.broker.beamline,
+        detectors=[facility.jungfrau.detector_name],
+        channels=["SIM:INTENSITY"],
+        n_pulses=2,
+        sf_root=facility.broker.root,
+        directory=tmp_path,
+    )
+    writer.frames_per_trigger.put(2)
+    yield [eiger, jungfrau, writer, sfdaq]
+    pulse_id.close()
+
+
+def check_eiger(stream, n, facility):
+    ids = stream["eiger_event_id"].read()
+    images = stream["eiger_image"].read().reshape(n, 32, 48)
+    assert [read_stamp(image) for image in images] == [stamp_of(each) for each in ids]
+    assert len(set(ids)) == n
+
+
+def check_jungfrau(stream, n, facility):
+    pulse_ids, images = stream["jf_pulse_id"].read(), stream["jf_image"].read()
+    for pulse_id, image in zip(pulse_ids, images.reshape(n, 512, 1024), strict=True):
+        np.testing.assert_array_equal(image, facility.jungfrau.scene.raw(int(pulse_id)))
+    assert len(set(pulse_ids)) == n
+
+
+def check_writer(stream, n, facility):
+    """The stamp is the pulse id, and there is one per frame number."""
+    key = "writer_image_id" if "writer_image_id" in stream else "writer_event_id"
+    numbers = re.findall(r"\d+", str(stream[key].read().tolist()))  # bluesky's writes text
+    images = stream["writer_image"].read().reshape(n * 2, 512, 1024)
+    assert len({read_stamp(image) - int(number) for image, number in zip(images, numbers, strict=True)}) == 1
+    assert len(set(numbers)) == n * 2
+
+
+def check_broker(run, n, facility):
+    data, first = run["sfdaq_data"], run["primary"]["sfdaq_start_pulse_id"].read()
+    asked = np.asarray(first)[:, None] + np.arange(2)
+    for key in (NAME, "SIM:INTENSITY"):
+        np.testing.assert_array_equal(data[f"sfdaq_{key}_pulse_id"].read().reshape(n, 2), asked)
+    images = data[f"sfdaq_{NAME}"].read().reshape(n * 2, 512, 1024)
+    assert [read_stamp(image) for image in images] == asked.ravel().tolist()
+
+
+@pytest.mark.parametrize("writer", ["bluesky", "bluesky_tiled_plugins"])
+def test_scan_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(
+    facility, detectors, stock_client, writer
+):
+    if writer == "bluesky":
+        from bluesky.callbacks.tiled_writer import TiledWriter
+    else:
+        from bluesky_tiled_plugins import TiledWriter
+    engine = interruptible()
+    engine.subscribe(TiledWriter(stock_client))
+    (uid,) = engine(run_number_wrapper(bp.scan(detectors, SynAxis(name="motor"), 0, 1, 3)))
+    run = stock_client[uid]
+    for check in (check_eiger, check_jungfrau, check_writer):
+        check(run["primary"], 3, facility)
+    check_broker(run, 3, facility)
+
+
+def test_fly_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(
+    facility, detectors, stock_client
+):
+    from bluesky_tiled_plugins import TiledWriter
+
+    engine = interruptible()
+    engine.subscribe(TiledWriter(stock_client))
+    for detector, check in zip(detectors, (check_eiger, check_jungfrau, check_writer)):
+        (uid,) = engine(fly([detector], 4))
+        check(stock_client[uid]["primary"], 4, facility)
