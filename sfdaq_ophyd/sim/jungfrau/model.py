@@ -92,7 +92,6 @@ class DetectorModel:
         self.pulse_id = start_pulse_id
         self.lost: dict[int, set[int]] = {}
         self._random = random.Random(settings.seed)
-        self._image = np.empty(scene.shape, "u2")
 
     def start(self, pulse_id: int, first_frame_number: int | None = None) -> None:
         """Begin an acquisition after `pulse_id`; frame numbers go on unless told otherwise."""
@@ -129,7 +128,7 @@ class DetectorModel:
 
     def messages(self) -> list[Message]:
         """Return what the receivers send of the frame just taken."""
-        self.scene.raw(self.pulse_id, out=self._image)
+        self._image = self.scene.raw(self.pulse_id)  # a fresh one: the messages hold it, none copies it
         pulse_id = 0 if self.faults.take("no_pulse_id") is not None else self.pulse_id
         messages = []
         for module in range(self.settings.n_modules):
@@ -180,7 +179,7 @@ class DetectorModel:
                 messages.append(Message(port, delay, [self._end()]))
             if parts is not None:
                 block = pixels[interface * rows : (interface + 1) * rows]
-                message = self._spoil(module, Message(port, delay, [*parts, block.tobytes()]))
+                message = self._spoil(module, Message(port, delay, [*parts, memoryview(block).cast("B")]))
                 messages += [message] * (1 if twice is None else 2)
         return messages
 
