@@ -11,17 +11,19 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from ..errors import WireError
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
 from ._clock import Clock
+from ._intake import Foreign
 from ._layout import Layout
 from ._port import Numberings, Port
 from ._ring import Full, Ring
 from ._stream_frame import EventIds, StreamFrame
 
-COUNTERS = tuple("received complete incomplete mismatched late duplicate dropped unparsable flushed".split())
-"""``received``, ``late``, ``duplicate`` and ``unparsable`` count messages, the others images; ``mismatched``
-those whose modules do not agree on the pulse."""
+COUNTERS = tuple(
+    "received complete incomplete mismatched late duplicate dropped foreign unparsable flushed".split()
+)
+"""``received``, ``late``, ``duplicate``, ``foreign`` (of another detector or shape) and ``unparsable`` count
+messages, the others images; ``mismatched`` those whose modules do not agree on the pulse."""
 
 LOST = 0xFFFF
 """Pixels that did not come, as slsReceiver pads them."""
@@ -124,7 +126,7 @@ class Assembler:
 
         Raises
         ------
-        WireError
+        Foreign
             The frame is not of this detector.
         """
         self._block(port, header)
@@ -233,7 +235,7 @@ class Assembler:
         block = self._layout.block(header)
         if self._block_of_port.get(port) != block:
             if block in self._block_of_port.values():
-                raise WireError(
+                raise Foreign(
                     f"module header: block {block} of another port from {self.ports[port].endpoint}"
                 )
             self._block_of_port[port] = block
@@ -245,7 +247,7 @@ class Assembler:
         if self._layout is not None:
             self._n_misfits += 1
             if self.counters["complete"] or self._n_misfits < MISFITS * len(self.ports):
-                raise WireError(f"module header: {layout}, expected {self._layout}")
+                raise Foreign(f"module header: {layout}, expected {self._layout}")
         self._n_misfits = 0
         self._pending.clear()
         self._block_of_port.clear()

@@ -19,6 +19,10 @@ from ._ring import Ring
 logger = logging.getLogger(__name__)
 
 
+class Foreign(WireError):
+    """A message is understood, and is of another detector or shape than this stream's."""
+
+
 @dataclass(slots=True)
 class Message:
     """One message of a port, as it is taken in.
@@ -143,7 +147,7 @@ class Intake(ABC):
 
     def complain(self, port: int, exc: Exception) -> None:
         """Take note of a message that was wrong; whatever it held, the stream goes on."""
-        self.counters["unparsable"] += 1
+        self.counters["foreign" if isinstance(exc, Foreign) else "unparsable"] += 1
         text = str(exc) if isinstance(exc, WireError) else repr(exc)
         self.last_problem = f"{self.endpoints[port]}: {text}"
         logger.debug("%s", self.last_problem)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import WireError
 from ..wire.module_header import ModuleHeader
+from ._intake import Foreign
 
 
 class Layout:
@@ -22,7 +22,7 @@ class Layout:
 
     Raises
     ------
-    WireError
+    Foreign
         The header is not of a detector of that shape.
     """
 
@@ -35,7 +35,7 @@ class Layout:
             fits = columns == shape[1] and self.n_blocks * rows == shape[0]
             whole_columns = down <= self.n_blocks and (across - 1) * down < self.n_blocks <= across * down
             if not (fits and whole_columns):
-                raise WireError(f"module header: an image of {header.image_shape}, expected {self.shape}")
+                raise Foreign(f"module header: an image of {header.image_shape}, expected {self.shape}")
 
     def __str__(self) -> str:
         return f"block of {self._of[0]} in {self._of[1]} blocks"
@@ -45,12 +45,12 @@ class Layout:
         return (header.shape, header.detector_blocks) == self._of
 
     def block(self, header: ModuleHeader) -> int:
-        """Return a block's number, in memory order; WireError if the detector has none there."""
+        """Return a block's number, in memory order; `Foreign` if the detector has none there."""
         down, across = header.detector_blocks
         at = header.column * down + header.row if self._stacked else header.row * across + header.column
         if at >= self.n_blocks:
             where = f"row={header.row}, column={header.column}"
-            raise WireError(
+            raise Foreign(
                 f"module header: {where}, expected one of {self.n_blocks} blocks, {down} in a column"
             )
         return at

@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import zmq
 
-from ..errors import RequestError, WireError
+from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ..wire.pulse_id import PULSE_RATE
 from ._clock import Clock
-from ._intake import Intake, Message
+from ._intake import Foreign, Intake, Message
 from ._ring import MAX_HOLD, Full, Ring, check_max_hold
 from ._stream import FrameStream
 from ._stream_frame import EventIds, StreamFrame
@@ -26,6 +26,7 @@ COUNTERS = (
     "duplicate",
     "dropped",
     "placeholder",
+    "foreign",
     "unparsable",
     "flushed",
 )
@@ -44,7 +45,7 @@ class ImageStream(FrameStream):
     pull : bool
         Whether the sender is a PUSH socket (sf-daq's live stream: clients share the images) and not a PUB.
     detector_name : str, optional
-        E.g. ``JF01T03V01``; images that say they are of another detector are counted as unparsable.
+        E.g. ``JF01T03V01``; images that say they are of another detector are counted as foreign.
     n_images : int, optional
         Ring buffers; default as many as fit 1 GiB, 8 to 256.
     max_hold : float
@@ -58,8 +59,8 @@ class ImageStream(FrameStream):
     Attributes
     ----------
     counters : Counter
-        Messages received, unparsable; images complete (good), incomplete (not good), duplicate, dropped,
-        placeholder, flushed.
+        Messages received, foreign (of another detector), unparsable; images complete (good), incomplete (not
+        good), duplicate, dropped, placeholder, flushed.
     """
 
     def __init__(
@@ -190,9 +191,9 @@ class Images(Intake):
         try:
             family = DetectorName.parse(head.detector_name).family
         except RequestError as exc:
-            raise WireError(f"image header: {exc}") from exc
+            raise Foreign(f"image header: {exc}") from exc
         if family != self._family:
-            raise WireError(f"image header: detector_name={head.detector_name!r}, expected {self._family}")
+            raise Foreign(f"image header: detector_name={head.detector_name!r}, expected {self._family}")
 
     def _frame(self, head: ImageHeader, image, arrival: float) -> StreamFrame:
         n_dropped, self._n_told = self.counters["dropped"] - self._n_told, self.counters["dropped"]

@@ -24,7 +24,7 @@ class ModuleStream(FrameStream):
     endpoints : sequence of str
         One per port, in any order: headers say where a block belongs.
     detector_name : str, optional
-        E.g. ``JF01T03V01``; frames that do not add up to this detector are counted as unparsable. Default:
+        E.g. ``JF01T03V01``; frames that do not add up to this detector are counted as foreign. Default:
         the first frame says what the image looks like.
     n_images : int, optional
         Ring buffers; default as many as fit 1 GiB, 8 to 256.
@@ -44,7 +44,8 @@ class ModuleStream(FrameStream):
     Attributes
     ----------
     counters : Counter
-        Messages received, late, duplicate, unparsable; images complete, incomplete, dropped, flushed.
+        Messages received, late, duplicate, foreign (of another detector or shape), unparsable; images
+        complete, incomplete, mismatched, dropped, flushed.
     connected : list of bool
         By port.
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from sfdaq_ophyd.clients._assembler import Assembler
+from sfdaq_ophyd.clients._intake import Foreign
 from sfdaq_ophyd.clients._ring import Full
-from sfdaq_ophyd.errors import WireError
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 ROWS, COLUMNS = 4, 8
@@ -54,9 +54,9 @@ class Driver:
         header = self.header(port if block is None else block, number, **fields)
         try:
             key = self.assembler.announce(port, header, self.now + 5e8, self.now, quiet)
-        except WireError as exc:
+        except Foreign as exc:
             self.problems.append(str(exc))
-            self.assembler.counters["unparsable"] += 1
+            self.assembler.counters["foreign"] += 1
             return
         place = self._place(port, header, key)
         if place is not None and not lost:

@@ -288,7 +288,7 @@ def test_layout_when_a_frame_is_of_another_detector_then_is_refused_and_the_stre
     driver.both(1)
     driver.send(0, 2, shape=(ROWS, COLUMNS // 2))
     driver.both(2)
-    assert driver.numbers == [1, 2] and driver.counters["unparsable"] == 2
+    assert driver.numbers == [1, 2] and driver.counters["foreign"] == 2
 
 
 def test_layout_when_the_very_first_frame_was_of_another_detector_then_the_right_one_is_learnt():
@@ -298,7 +298,7 @@ def test_layout_when_the_very_first_frame_was_of_another_detector_then_the_right
     driver.send(0, 5, detector_blocks=(3, 1))
     driver.both(5)
     driver.wait(2)
-    assert driver.numbers == [2, 3, 4, 5] and driver.counters["unparsable"] == 4
+    assert driver.numbers == [2, 3, 4, 5] and driver.counters["foreign"] == 4
     assert [frame.is_good for frame in driver.frames] == [False, True, True, True]
     driver.check_pixels()
 

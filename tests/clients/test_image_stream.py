@@ -38,7 +38,7 @@ def test_stream_when_images_are_of_another_detector_then_they_are_refused(wait_f
             header = ImageHeader(frame_number=number, shape=(4, 4), detector_name=name)
             peer.send(0, header.encode(), bytes(32))
         assert [frame.frame_number for frame in collect(queue, 2)] == [2, 3]
-        assert stream.counters["unparsable"] == 2 and "'Eiger'" in stream.last_problem
+        assert stream.counters["foreign"] == 2 and "'Eiger'" in stream.last_problem
 
 
 def test_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wait_for):

@@ -99,6 +99,7 @@ class Jungfrau(Detector):
     n_late = counter("late", "module frames whose image had gone")
     n_duplicate = counter("duplicate", "messages that came twice")
     n_dropped = counter("dropped", "images lost because all buffers were in use, or dropped as told")
+    n_foreign = counter("foreign", "messages of another detector or shape")
     n_unparsable = counter("unparsable", "messages that were not understood")
 
     hinted = ("total",)

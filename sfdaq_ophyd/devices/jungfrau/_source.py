@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 
 from ...clients import StreamFrame
 from ...clients._stream import FrameStream
-from ...errors import DetectorStateError
+from ...errors import DetectorStateError, ServiceTimeout, SfdaqError
+from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from .._source import Request
 from ._control import HardwareControl
 
 CONNECT_TIMEOUT = 5.0
 """Seconds within which every endpoint must answer when the device is staged."""
+
+LOOK = 0.2
+"""Seconds for which a frame is waited for at stage, to see whether it is what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,26 @@ class JungfrauSource:
             self._control.prepare()
         self.stream.open()
         self.stream.wait_connected(settings.connect_timeout)
+        self._look(settings)
         return settings.process.frame_format
+
+    def _look(self, settings: StageSettings) -> None:
+        """Refuse a stream that carries something else; one in which nothing flows says nothing yet."""
+        limit = Limit(LOOK)
+        with self.stream.frames() as queue:
+            while not limit.reached():
+                if self.stream.counters["foreign"]:
+                    problem = self.stream.last_problem
+                    raise DetectorStateError(f"{self._name}: the stream is of another detector: {problem}")
+                try:
+                    frame = queue.get(limit.step(0.01))
+                    return settings.process.frame_format.check(settings.process(frame))
+                except ServiceTimeout:
+                    continue
+                except SfdaqError as exc:
+                    raise DetectorStateError(
+                        f"{self._name}: not the images that were asked for: {exc}"
+                    ) from exc
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
         """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost."""

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from ...errors import RequestError
 from ...wire.detector_name import MODULE_SHAPE
 from ...wire.module_header import CLOCK_PERIOD, ModuleHeader, encode_pulse_id

@@ -289,13 +289,32 @@ def test_converted_image_when_raw_was_expected_then_is_never_passed_as_raw(engin
     assert not engine.rows
 
 
-def test_messages_when_all_are_of_another_detector_then_the_failed_scan_says_so(engine, part, tmp_path):
+def test_stream_when_it_is_of_another_detector_then_stage_is_refused_and_nothing_stays_open(part, tmp_path):
+    other = Jungfrau(part.endpoints, name="jf", directory=tmp_path, detector_name="JF05T02V01")
+    with pytest.raises(
+        DetectorStateError, match=r"^jf: .*an image of \(512, 1024\), expected \(1024, 1024\)"
+    ):
+        other.stage()
+    assert other.n_foreign.get() and not other.n_unparsable.get() and other.source.stream.connected == [False]
+
+
+def test_assembled_stream_when_images_are_of_another_shape_then_stage_is_refused(make):
+    other = make(stream="assembled", converted_shape=(7, 9))
+    with pytest.raises(DetectorStateError, match="^jf: not the images that were asked for"):
+        other.stage()
+
+
+def test_messages_when_they_become_those_of_another_detector_then_the_failed_scan_says_so(
+    engine, part, tmp_path
+):
     other = Jungfrau(part.endpoints, name="jf", directory=tmp_path, detector_name="JF05T02V01")
     other.timeout.put(0.3)
+    other.source._look = lambda settings: None  # nothing flowed while it was staged
     with pytest.raises(FailedStatus):
         engine(bp.count([other]))
     reason = engine.named("stop")[0]["reason"]
-    assert "unparsable" in reason and "an image of (512, 1024), expected (1024, 1024)" in reason
+    assert "foreign" in reason and "unparsable" not in reason
+    assert "an image of (512, 1024), expected (1024, 1024)" in reason
 
 
 def frame(raw, **fields):

@@ -185,7 +185,16 @@ def test_counters_when_read_then_are_in_the_event_and_described(engine, make):
     jungfrau = make()
     engine(bp.count([jungfrau], 1))
     keys = engine.named("descriptor")[0]["data_keys"]
-    for counter in ("received", "complete", "incomplete", "late", "duplicate", "dropped", "unparsable"):
+    for counter in (
+        "received",
+        "complete",
+        "incomplete",
+        "late",
+        "duplicate",
+        "dropped",
+        "foreign",
+        "unparsable",
+    ):
         assert keys[f"jf_n_{counter}"]["dtype"] == "integer"
         assert engine.rows[0][f"jf_n_{counter}"] == (
             0 if counter not in ("received", "complete") else pytest.approx(3, abs=3)
