@@ -1,8 +1,10 @@
 """What could not be put back on the hardware: kept on disk, by address, until it is paid.
 
-A device that changes hardware for a while owes it what was there before. If it cannot put that back (the
-network is away), it notes the debt, with both values, in a file; the next stage, or ``initialize``, pays it.
-A value that somebody changed meanwhile is left alone: the debt is forgotten.
+A device that changes hardware for a while owes it what was there before. It notes that, with both values, in
+a file before it changes anything, and forgets it once all is put back. If that cannot be done (the network is
+away), or the process is killed before, the next stage, or ``initialize``, pays the debt. A value that
+somebody changed meanwhile is left alone: the debt is forgotten. What a process that lives has staged is
+nobody else's to put back.
 
 The files lie in one folder per session (`keep_in`), without a session in the folder ``debts`` of the device's
 own directory.
@@ -16,9 +18,10 @@ import logging
 import operator
 import os
 import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,8 @@ class Debt:
         When, local time.
     reason : str
         Why it could not be put back.
+    holder : str
+        The process that has the device staged, and puts it back if it lives to; empty if none will.
     """
 
     device: str
@@ -64,6 +69,14 @@ class Debt:
     back: Any
     since: str
     reason: str
+    holder: str = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether the device is staged still; of another host's process nobody knows, and it counts as so."""
+        host, _, process = self.holder.partition(" ")
+        here = host == socket.gethostname()
+        return bool(host) and (not here or _process(process.partition(" ")[0]) == self.holder)
 
     def __str__(self) -> str:
         return (
@@ -97,16 +110,51 @@ class Debts:
         return (_folder or self._directory / "debts") / f"{slug}_{digest}.json"
 
     def owed(self) -> dict[str, Debt]:
-        """Return what is owed, in the order in which it is to be put back."""
+        """Return what is owed, in the order in which it is to be put back; nothing that is staged."""
         with _lock:
-            return self._read()
+            return {what: debt for what, debt in self._read().items() if not debt.held}
+
+    def hold(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
+        """Note what is about to be changed, should this process not live to put it back; see `release`.
+
+        Parameters
+        ----------
+        changes : mapping
+            The value that is there and the one that will be, by name, in the order in which they are set.
+        """
+        holder = _process(os.getpid())
+        if not holder:  # nobody could tell whether we live
+            return
+        with _lock:
+            noted = self._read()
+            new = {}
+            for what, (back, left) in reversed(changes.items()):
+                before = noted.get(what)
+                if before is None or (before.left, before.holder) != (left, holder):
+                    back = back if before is None else before.back
+                    why = "the session that had it staged ended"
+                    new[what] = Debt(self._device, what, left, back, _now(), why, holder)
+            if new:
+                self._write(new | {what: debt for what, debt in noted.items() if what not in new})
+
+    def release(self) -> None:
+        """Forget what was held here: it is put back, or owed."""
+        with _lock:
+            noted, mine = self._read(), (self._device, _process(os.getpid()))
+            left = {
+                what: debt
+                for what, debt in noted.items()
+                if not debt.holder or (debt.device, debt.holder) != mine
+            }
+            if left != noted:
+                self._write(left)
 
     def owe(self, what: str, *, left: Any, back: Any, reason: object) -> None:
         """Note a debt, on disk and in the log; one noted before keeps the value to put back."""
         with _lock:
             owed = self._read()
             back = owed[what].back if what in owed else back
-            debt = Debt(self._device, what, left, back, time.strftime("%Y-%m-%d %H:%M:%S"), str(reason))
+            debt = Debt(self._device, what, left, back, _now(), str(reason))
             owed[what] = debt
             self._write(owed)
         logger.error("not left as found: %s", debt)
@@ -188,11 +236,24 @@ class Debts:
 
 
 def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
-    """Yield address and debt of everything owed, by the files of a folder."""
+    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged."""
     for path in sorted(Path(folder).glob("*.json")):
         with _lock:
             address, owed = _load(path)
-        yield from ((address, debt) for debt in owed.values())
+        yield from ((address, debt) for debt in owed.values() if not debt.held)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _process(pid: int | str) -> str:
+    """Name a process as no later one will be named; empty if it has ended, or the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if status[0] in "ZX" else f"{socket.gethostname()} {pid} {status[19]}"
 
 
 def _load(path: Path) -> tuple[str, dict[str, Debt]]:
@@ -201,10 +262,11 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]]:
         with path.open() as file:
             content = json.loads(file.read(MAX_BYTES))
         names = [field.name for field in fields(Debt)]
-        owed = [Debt(**{name: entry[name] for name in names}) for entry in content["owed"]]
+        entries = [{**entry, "holder": str(entry.get("holder", ""))} for entry in content["owed"]]
+        owed = [Debt(**{name: entry[name] for name in names}) for entry in entries]
         return str(content["address"]), {str(debt.what): debt for debt in owed}
     except FileNotFoundError:
         return "", {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         logger.error("%s: not a file of debts: %r", path, exc)
         return "", {}

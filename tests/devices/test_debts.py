@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from sfdaq_ophyd.devices import _debts
 from sfdaq_ophyd.devices._debts import Debts, all_debts, keep_in
 
 
@@ -97,6 +98,37 @@ def test_debts_when_the_disk_takes_nothing_then_this_process_remembers(debts, ca
     values, how = hardware(nimages=1)
     debts.pay(**how)
     assert values == {"nimages": 7}
+
+
+def test_changes_when_noted_at_stage_then_they_are_owed_once_the_process_is_gone(
+    debts, tmp_path, monkeypatch
+):
+    other = Debts("watcher", "http://dcu", tmp_path)
+    debts.hold({"mode": ("exts", "ints"), "nimages": (7, 1)})
+    debts.hold({"nimages": (1, 5)})
+    before = debts.path.stat()
+    debts.hold({"nimages": (1, 5)})
+    assert debts.path.stat() == before, "what is noted already costs nothing"
+    assert not debts.owed() and not other.owed() and not list(all_debts(debts.path.parent))
+    process = _debts._process
+    monkeypatch.setattr(_debts, "_process", lambda pid: process(pid) and f"{process(pid)} of another start")
+    owed = other.owed()
+    assert {what: (debt.left, debt.back) for what, debt in owed.items()} == {
+        "nimages": (5, 7),
+        "mode": ("ints", "exts"),
+    }
+    assert list(owed) == ["nimages", "mode"], "back in the reverse order"
+    assert [address for address, _ in all_debts(debts.path.parent)] == ["http://dcu"] * 2
+
+
+def test_changes_when_put_back_then_the_note_goes_and_what_failed_is_owed(debts):
+    debts.hold({"a": (1, 2), "b": (3, 4)})
+    owe(debts, "b", left=4, back=3)
+    debts.release()
+    debts.release()
+    assert list(debts.owed()) == ["b"]
+    debts.forget("b")
+    assert not debts.path.exists()
 
 
 @pytest.mark.parametrize(

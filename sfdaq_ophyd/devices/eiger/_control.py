@@ -165,18 +165,25 @@ class EigerControl:
         except SfdaqError:
             return False  # not known; or there is a monitor, and no detector module to ask
 
-    def set(self, module: str, name: str, value) -> None:
-        """Set a config parameter, remembering what was there; nothing is sent if it is so already."""
-        parameter = self.read(module, name)
-        if parameter is None:
-            return
-        with self._lock:
-            path = f"{module}/config/{name}"
-            found, _ = self._found.get(path, (parameter.value, None))
-            self._found[path] = found, value
-        if parameter.value != value:
-            parameter.check(f"{self.name}: {module}/config/{name}", value)
-            self.client.put(module, name, value)
+    def set(self, wanted: dict[str, object]) -> None:
+        """Set ``"<module>/config/<name>"``, in that order, remembering what was there.
+
+        Nothing is sent for what is so already, or what this detector does not have.
+        """
+        changes = {}
+        for path, value in wanted.items():
+            module, _, name = path.split("/", 2)
+            parameter = self.read(module, name)
+            if parameter is None:
+                continue
+            with self._lock:
+                found, _ = self._found.get(path, (parameter.value, None))
+                self._found[path] = found, value
+            if parameter.value != value:
+                parameter.check(f"{self.name}: {path}", value)
+                changes[path] = parameter.value, value
+        self.debts.hold(changes)
+        self._put_all({path: value for path, (_, value) in changes.items()})
 
     def arm(self) -> int:
         """Open a series."""
@@ -234,6 +241,7 @@ class EigerControl:
             except SfdaqError as exc:
                 problem = exc
                 self.debts.owe(path, left=left, back=before, reason=exc)
+        self.debts.release()
 
 
 def _is_away(problem: Exception | None) -> bool:

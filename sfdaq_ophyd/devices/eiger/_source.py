@@ -84,11 +84,13 @@ class EigerSource(FrameTaking):
         else:
             self.control.make_idle()
             self.control.pay()
-            self._set_trigger_mode()
-            self.control.set("detector", "nimages", self._n_images(settings.frames_per_trigger))
         check_thresholds(self.control)
-        self.control.set("monitor", "discard_new", self.mode is not Mode.MONITOR)
-        self.control.set("monitor", "mode", "enabled")
+        wanted = {} if self.mode is Mode.MONITOR else self._detector_settings(settings.frames_per_trigger)
+        monitor = {
+            "monitor/config/discard_new": self.mode is not Mode.MONITOR,
+            "monitor/config/mode": "enabled",
+        }
+        self.control.set(wanted | monitor)
         self.frame_format = self.read_format()
         self._series.window = max(2, min(WINDOW, WINDOW_BYTES // self.frame_format.frame_bytes))
         return self.frame_format
@@ -155,14 +157,18 @@ class EigerSource(FrameTaking):
             return Mode.MONITOR
         return Mode.MONITOR if state in ARMED or state in BUSY else Mode.INTERNAL
 
-    def _set_trigger_mode(self) -> None:
+    def _detector_settings(self, frames_per_trigger: int) -> dict[str, object]:
+        """Return what the detector is to be set to: a trigger mode that fits, as it is or ours."""
         parameter = self.control.read("detector", "trigger_mode")
         if parameter is None:
             raise DetectorStateError(f"{self.name}: the detector has no trigger_mode; is it initialized?")
         self._trigger_mode = parameter.value
         if parameter.value not in TRIGGER_MODES[self.mode]:
             self._trigger_mode = DEFAULT_TRIGGER_MODE[self.mode].value
-            self.control.set("detector", "trigger_mode", self._trigger_mode)
+        return {
+            "detector/config/trigger_mode": self._trigger_mode,
+            "detector/config/nimages": self._n_images(frames_per_trigger),
+        }
 
     def _n_images(self, n_frames: int) -> int:
         return n_frames if self._trigger_mode in MANY_PER_TRIGGER else 1
@@ -214,12 +220,15 @@ class EigerSource(FrameTaking):
             self._n_triggers_left -= plan.n_needed
             return
         self.end_series()
-        self.control.set("detector", "nimages", plan.n_images)
-        self.control.set("detector", "ntrigger", plan.n_triggers)
+        wanted: dict[str, object] = {
+            "detector/config/nimages": plan.n_images,
+            "detector/config/ntrigger": plan.n_triggers,
+        }
         room = min(max(request.n_frames, 100), LARGEST_BUFFER)
         buffer_size = self.control.read("monitor", "buffer_size")
         if buffer_size is not None and buffer_size.value < room:
-            self.control.set("monitor", "buffer_size", room)
+            wanted["monitor/config/buffer_size"] = room
+        self.control.set(wanted)
         self._check_format()
         self._drop_buffered()
         if stop.is_set():

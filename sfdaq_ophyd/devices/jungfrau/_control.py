@@ -108,6 +108,7 @@ class BrokerControl:
         client = self._broker.client
         if self._modules:
             self._powered = True
+            self.debts.hold({POWER: ([], list(self._modules))})
             client.power_on_modules(self.detector_name, self._modules)
         if client.dialect == "current":  # older brokers do not tell
             self._check_running(client.get_detector_status(self.detector_name))
@@ -116,6 +117,7 @@ class BrokerControl:
         before = {name: self._restorable(name, found.get(name)) for name in wanted}
         if wanted:
             self._set_here, self._found = wanted, before
+            self.debts.hold({name: (before[name], value) for name, value in wanted.items()})
             try:
                 self._set(wanted)
             except BrokerRefused as exc:
@@ -133,6 +135,7 @@ class BrokerControl:
         found, self._found = self._found, {}
         powered, self._powered = self._powered, False
         if not found and not powered:
+            self.debts.release()
             return self._pay()
         if found:
             try:
@@ -145,6 +148,7 @@ class BrokerControl:
                 self._broker.client.power_off_modules(self.detector_name, self._modules)
             except SfdaqError as exc:
                 self.debts.owe(POWER, left=list(self._modules), back=[], reason=exc)
+        self.debts.release()
 
     def _pay(self) -> None:
         """Set back what an earlier staging could not."""

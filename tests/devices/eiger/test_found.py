@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import bluesky.plan_stubs as bps
@@ -11,6 +13,7 @@ import pytest
 import requests
 
 from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.devices._debts import all_debts
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 
@@ -376,6 +379,48 @@ def test_point_when_the_network_goes_then_its_failure_is_told_and_the_detector_i
     eiger.unstage()
     check_as_found(part, eiger.client)
     assert not eiger.source.control.debts.owed()
+
+
+SCANS = """
+import sys, threading
+from sfdaq_ophyd.devices import Eiger
+eiger = Eiger(sys.argv[1], name="eiger", directory=sys.argv[2])
+eiger.frames_per_trigger.put(3)
+eiger.stage()
+status = eiger.trigger()
+status.wait(30)
+print("staged", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_stage_when_the_session_before_was_killed_in_mid_scan_then_the_next_one_puts_back_what_it_found(
+    part, tmp_path
+):
+    client = SimplonClient(part.url)
+    client.put("detector", "trigger_mode", "exts")
+    client.put("detector", "nimages", 7)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", SCANS, part.url, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        with child:
+            said = child.stdout.readline()
+            owed_while_it_lives = list(all_debts(tmp_path / "debts"))
+            child.kill()
+        assert said == "staged\n" and not owed_while_it_lives
+        assert client.get("detector", "config", "nimages").value == 3
+        owed = {debt.what: debt.back for _, debt in all_debts(tmp_path / "debts")}
+        assert owed["detector/config/nimages"] == 7 and owed["detector/config/trigger_mode"] == "exts"
+        eiger = make_eiger(part, tmp_path)
+        eiger.stage()
+        eiger.unstage()
+        found = [client.get("detector", "config", name).value for name in ("nimages", "trigger_mode")]
+        assert found == [7, "exts"] and not list(all_debts(tmp_path / "debts"))
+    finally:
+        client.put("detector", "trigger_mode", "ints")
+        client.put("detector", "nimages", 1)
+    check_as_found(part, client)
 
 
 def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_path):
