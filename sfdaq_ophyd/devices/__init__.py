@@ -5,6 +5,7 @@ from ._assets import frames_in_hdf5
 from ._detector import Detector
 from ._file_detector import FileDetector
 from ._fly_group import FlyGroup
+from ._pulse_window import NextWindow, PulseWindow, Told
 from ._setting import Setting
 from ._source import FrameSource, Progress, Request, WrittenFile
 from .broker import SfDaqBroker
@@ -21,12 +22,15 @@ __all__ = [
     "FrameSource",
     "Jungfrau",
     "LossPolicy",
+    "NextWindow",
     "Progress",
     "PulseId",
+    "PulseWindow",
     "Request",
     "Setting",
     "StdDaqWriter",
     "SfDaqBroker",
+    "Told",
     "WrittenFile",
     "frames_in_hdf5",
 ]

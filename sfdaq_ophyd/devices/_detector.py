@@ -50,6 +50,7 @@ from ._checks import naming, whole_number
 from ._flying import Flying
 from ._frame_store import SYNC_PERIOD, FrameStore
 from ._keys import data_keys, event_columns, first_row
+from ._pulse_window import PulseWindow
 from ._setting import Setting
 from ._source import FrameSource, Request
 from ._status import GRACE, ActionStatus
@@ -233,6 +234,17 @@ class Detector(Flying, Device):
             Request(n, n), rules, on_progress=status.progress, on_success=success, on_failure=status.fail
         )
         return status
+
+    def _settle_with(self, window: PulseWindow | None, status: ActionStatus) -> None:
+        """Tell a window when this device has its point, or has failed; not when it was given up."""
+
+        def settle(status: ActionStatus) -> None:
+            given_up = isinstance(status.exception(timeout=0), Discarded)
+            if self._ready or not (status.success or given_up):
+                window.settle(self.name)
+
+        if window is not None:
+            status.add_callback(settle)
 
     def _acquire(self, request: Request, rules: Rules, *, on_success, on_failure, **callbacks) -> None:
         def end(exc: Exception | None) -> None:

@@ -8,6 +8,7 @@ from .power import power_on
 from .record import sf_record
 from .retrieve import re_retrieve, retrieve_from_buffers
 from .run_number import run_number_decorator, run_number_wrapper
+from .same_pulses import same_pulses
 from .save_once import save_once
 from .scan import sf_count, sf_grid_scan, sf_list_scan, sf_scan
 from .settings import set_dap_settings, set_detector_settings, update_pv_list
@@ -26,6 +27,7 @@ __all__ = [
     "retrieve_from_buffers",
     "run_number_decorator",
     "run_number_wrapper",
+    "same_pulses",
     "save_once",
     "set_dap_settings",
     "set_detector_settings",

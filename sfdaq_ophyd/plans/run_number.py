@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Readable
 from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid
 
-from ..devices import SfDaqBroker
-from ..devices.broker import NextPoint, Point, Service
+from ..devices import SfDaqBroker, Told
+from ..devices.broker import Point, Service
 from ..errors import RequestError
 from .ask import ask
+from .same_pulses import forwarded, same_pulses
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ def run_number_wrapper(
     acquisition. What the plan moves goes into ``scan_info``. Before the run closes, its files are waited for
     and registered in the stream ``NAME_data``, row k for event k; what was asked for and is not there is
     listed in ``NAME_unused``. A run that ends early does not wait.
+
+    Devices that are triggered in one group take the same pulses: see `same_pulses`.
 
     As a preprocessor it serves every plan: `EmbeddedCatalog.subscribe` and the startup files install it.
 
@@ -63,7 +65,7 @@ def run_number_wrapper(
         raise RequestError("policy", policy, f"one of {', '.join(POLICIES)}")
     if broker is None and policy == "open_run":
         raise RequestError("broker", broker, "a SfDaqBroker, since its number is taken as the run opens")
-    return _forwarded(plan, _RunNumbers(broker, policy).around)
+    return forwarded(same_pulses(plan), _RunNumbers(broker, policy).around)
 
 
 run_number_decorator = make_decorator(run_number_wrapper)
@@ -96,7 +98,7 @@ class _RunNumbers:
                 return (yield from self._close_run(msg))
             case "close_run" if self._opened is not None and msg.run == self._opened.run:
                 self._opened = None
-            case "set" if not isinstance(msg.obj, NextPoint | Service):
+            case "set" if not isinstance(msg.obj, Told | Service):
                 self._moved[msg.obj.name] = (msg.obj, msg.args[0] if msg.args else None)
             case "trigger" | "kickoff" if self._concerns(msg.obj):
                 yield from self._prepare(msg)
@@ -192,24 +194,3 @@ _NO_RUN = object()
 def _tell(broker: SfDaqBroker, point: Point | None) -> MsgGenerator[None]:
     yield Msg("set", broker.next_point, point, group="next point")
     yield Msg("wait", None, group="next point")
-
-
-def _forwarded(
-    plan: MsgGenerator, around: Callable[[Msg], Generator[Msg, Any, Any]]
-) -> Generator[Msg, Any, Any]:
-    """Pass a plan on, each message through `around`; keeps nothing of messages gone by."""
-    plan = iter(plan) if not hasattr(plan, "send") else plan
-    response, exception = None, None
-    while True:
-        try:
-            msg = plan.throw(exception) if exception is not None else plan.send(response)
-        except StopIteration as end:
-            return end.value
-        response, exception = None, None
-        try:
-            response = yield from around(msg)
-        except GeneratorExit:
-            plan.close()
-            raise
-        except Exception as exc:
-            exception = exc

@@ -1,4 +1,4 @@
-"""One acquisition: choose the pulses, wait until they are over, ask for them. No ophyd in here."""
+"""One acquisition: choose the pulses, wait until they are over, ask for them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ class Acquisition:
     pulse_id : PulseId
         Has ``get()`` and ``wait_past(pulse_id)``.
     choose : callable
-        Pulse id of this moment to the PulseRange to ask for.
+        Returns the PulseRange to ask for.
     ask : callable
         Called with the PulseRange once it is over; returns what `on_end` is given.
     on_progress : callable
         Called with (current, target) in machine pulses.
+    before : callable, optional
+        Returns the status that is waited for before the pulses are chosen.
     on_end : callable
         Called once, with (result, None) or (None, exception), in that thread.
     """
@@ -41,14 +43,15 @@ class Acquisition:
         name: str,
         workers: Workers,
         pulse_id: Any,
-        choose: Callable[[int], PulseRange],
+        choose: Callable[[], PulseRange],
         ask: Callable[[PulseRange], Any],
         *,
         on_progress: Callable[[float, float], None],
         on_end: Callable[[Any, Exception | None], None],
+        before: Callable[[], Any] | None = None,
     ):
         self._name, self._pulse_id, self._choose, self._ask = name, pulse_id, choose, ask
-        self._on_progress, self._on_end = on_progress, on_end
+        self._on_progress, self._on_end, self._before = on_progress, on_end, before
         self._given_up = threading.Event()
         self._lock = threading.Lock()
         self._waiting = None
@@ -92,17 +95,21 @@ class Acquisition:
             self._over.set()
 
     def _acquire(self) -> Any:
-        pulses = self._choose(self._pulse_id.get())
-        waiting = self._pulse_id.wait_past(pulses.last)
-        with self._lock:
-            self._check()
-            self._waiting = waiting
-        waiting.watch(lambda **kw: self._on_progress(kw["current"], kw["target"]))
-        waiting.wait()
+        if self._before is not None:
+            self._wait_for(self._before())
+        pulses = self._choose()
+        self._wait_for(self._pulse_id.wait_past(pulses.last))
         with self._lock:
             self._check()
             self._waiting = self._asking
         return self._ask(pulses)
+
+    def _wait_for(self, status: Any) -> None:
+        with self._lock:
+            self._check()
+            self._waiting = status
+        status.watch(lambda **kw: self._on_progress(kw["current"], kw["target"]))
+        status.wait()
 
     def _check(self) -> None:
         if self._given_up.is_set():

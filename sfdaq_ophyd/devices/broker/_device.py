@@ -14,6 +14,7 @@ from ...errors import DetectorStateError, Discarded, RequestError
 from ...wire.broker_beamlines import BEAMLINES
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
+from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus
 from .._workers import Workers
 from ..pulse_id import PulseId
@@ -27,7 +28,7 @@ from ._keys import acquisition_keys, pulse_id_of, signal_of
 from ._late import Catalog, register_late
 from ._preflight import Check, Preflight, demand
 from ._procedures import procedures_of
-from ._run_table import READ
+from ._run_table import READ, RETAKEN
 from ._settings import BrokerSettings
 from ._step import NextPoint
 from ._trigger import Trigger
@@ -89,6 +90,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
 
     service = Cpt(Service, kind="omitted")
     next_point = Cpt(NextPoint, kind="omitted")
+    next_window = Cpt(NextWindow, kind="omitted")
 
     def __init__(
         self,
@@ -205,6 +207,9 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     def trigger(self) -> ActionStatus:
         """Take one acquisition of `n_pulses`; after a pause, one already asked for is kept.
 
+        Where live devices take the same pulses (`same_pulses`), it is theirs that are asked for, once they
+        have their frames; after a pause they take new ones, and so does the broker.
+
         Returns
         -------
         ActionStatus
@@ -216,20 +221,24 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         n_pulses = int(self.n_pulses.get())
         limit = 10 * timeout + GRACE  # of which pulses that are counted take nothing
         status = ActionStatus(self, "acquisition", limit, target=n_pulses, unit="pulses")
-        point = self.next_point.current
+        point, window = self.next_point.current, self.next_window.take()
         if self._is_taken(point and point.token):
-            self._ready = True
-            status.succeed()
-            return status
+            if window is None or not window.has_live:
+                self._ready = True
+                status.succeed()
+                return status
+            self._taken[1].run.table.write(RETAKEN, self._taken[1].index)
         self._ready, self._paused = False, False
         template, same_run = self.check_settings(), self.asking.same_run()
-
-        def choose(now: int) -> PulseRange:
-            return PulseRange.next_frames(now, n_pulses, template.rate_multiplicator)
+        pulse_id, every = self.need_pulse_id(), template.rate_multiplicator
+        window = window or PulseWindow.of_one(self.name, pulse_id, every)
 
         def counted(current: float, target: float) -> None:
             self.asking.follower.go_on()
-            status.progress(n_pulses * current // target, f"{current:g} of {target:g} machine pulses")
+            if target:
+                status.progress(n_pulses * current // target, f"{current:g} of {target:g} machine pulses")
+            else:
+                status.progress(0, f"{current:g} live frames of the same pulses")
 
         def end(asked: Asked | None, exc: Exception | None) -> None:
             if asked is not None:
@@ -244,13 +253,19 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         self._acquisition = Acquisition(
             self.name,
             self.workers,
-            self.need_pulse_id(),
-            choose,
+            pulse_id,
+            lambda: window.pulses(n_pulses, every),
             lambda pulses: self._ask(pulses, same_run),
             on_progress=counted,
             on_end=end,
+            before=lambda: window.settled(self, limit),
         )
         return status
+
+    def join_window(self, window: PulseWindow) -> PulseWindow:
+        """Ask for the pulses of a window with the next trigger."""
+        every = int(self.rate_multiplicator.get())
+        return window.join(self.name, self.need_pulse_id(), every=every)
 
     def _ask(self, pulses: PulseRange, same_run: Callable[[], None]) -> Asked:
         self.asking.follower.stand_aside()

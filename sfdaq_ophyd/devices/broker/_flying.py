@@ -60,16 +60,16 @@ class BrokerFlying:
                 self.name,
                 self.workers,
                 self.need_pulse_id(),
-                self._range_until,
+                self._range_until_now,
                 lambda pulses: self._ask_for_flight(pulses, same_run),
                 on_progress=lambda current, target: None,
                 on_end=end,
             )
         return self._completed
 
-    def _range_until(self, now: int) -> PulseRange:
+    def _range_until_now(self) -> PulseRange:
         rate = int(self.rate_multiplicator.get())
-        return PulseRange(self._first, max(self._first, now // rate * rate))
+        return PulseRange(self._first, max(self._first, self.need_pulse_id().get() // rate * rate))
 
     def _ask_for_flight(self, pulses: PulseRange, same_run: Callable[[], None]) -> None:
         run = self.asking.use_run(self, go_on=same_run)

@@ -13,7 +13,9 @@ from ...wire.json_text import load_json
 
 ASKING, ASKED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
 READ, REGISTERED, UNKNOWN, REFUSED, RUN = "read", "registered", "unknown", "refused", "run"
-"""What a line can say. ``asking`` is written before the request is sent, ``asked`` after its reply."""
+RETAKEN = "retaken"
+"""What a line can say. ``asking`` is written before the request is sent, ``asked`` after its reply, and
+``retaken`` if the point was taken again after that: its event has another acquisition."""
 
 
 class RunTable:
@@ -72,6 +74,9 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         what = line.pop("what")
         if what in (READ, REGISTERED):
             row[what] = True
+            continue
+        if what == RETAKEN:
+            row[READ] = False
             continue
         row |= line
         row["state"] = what

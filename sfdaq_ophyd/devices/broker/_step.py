@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from ophyd import Device
 
-from .._status import GRACE, ActionStatus
+from .._pulse_window import Told
 
 MAX_ITEMS = 1000
 """Of a list in ``scan.json``: a request has at most 100 kB."""
@@ -48,20 +47,10 @@ class Point:
         return f"{self.run}/{self.number}"
 
 
-class NextPoint(Device):
+class NextPoint(Told):
     """Takes the `Point` that the next trigger is for."""
 
     current: Point | None = None
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._done = ActionStatus(self.parent, "next point", GRACE)
-        self._done.succeed()
-
-    def set(self, point: Point | None) -> ActionStatus:
-        """Remember the point; done at once."""
-        self.current = point
-        return self._done
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from ...clients import ImageStream, ModuleStream
 from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from .._detector import Detector
+from .._pulse_window import NextWindow, PulseWindow
 from .._setting import Setting
+from .._status import ActionStatus
 from ..pulse_id import PulseId
 from ._control import HardwareControl
 from ._counters import CounterSignal, counter
@@ -54,7 +56,8 @@ class Jungfrau(Detector):
     photon_energy : float, optional
         keV; calibrated images then count photons: int32, or float32 of a calibration that is not `rounded`.
     pulse_id : PulseId, optional
-        Only frames of pulses after a trigger count. Without it: frames that arrive after a trigger.
+        Only frames of pulses after a trigger count, the same as of the other devices triggered with it
+        (`same_pulses`). Without it: frames that arrive after a trigger.
     disabled_modules : tuple of int
         Modules that are left out of the assembled stream's raw images.
     converted_shape : (int, int), optional
@@ -77,6 +80,7 @@ class Jungfrau(Detector):
         For `Detector`.
     """
 
+    next_window = Cpt(NextWindow, kind="omitted")
     image_kind = Cpt(Setting, value="raw", kind="config", doc="raw, calibrated or both: what is recorded")
     connect_timeout = Cpt(
         Setting, value=CONNECT_TIMEOUT, kind="config", doc="s for endpoints to answer at stage"
@@ -151,7 +155,7 @@ class Jungfrau(Detector):
         self._converted_shape = converted_shape
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._constants: JungfrauCalibration | None = None
-        source = JungfrauSource(name, frames, None if pulse_id is None else pulse_id.get, control)
+        source = JungfrauSource(name, frames, pulse_id, control)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self._say("detector_name", str(self._detector))
         self._say("stream", stream)
@@ -198,6 +202,18 @@ class Jungfrau(Detector):
         staged = super().stage()
         self._say("hardware", json.dumps(self._control.in_force) if self._control else "")
         return staged
+
+    def trigger(self) -> ActionStatus:
+        """Take one point of `frames_per_trigger` frames; of the pulses that the plan's other devices take."""
+        window = self.next_window.take() or self.source.window
+        self.source.window = window if window is not None and window.awaits(self.name) else None
+        status = super().trigger()
+        self._settle_with(self.source.window, status)
+        return status
+
+    def join_window(self, window: PulseWindow) -> PulseWindow | None:
+        """Take the frames of the next point out of a window; None if this device counts no pulses."""
+        return self.source.join(window)
 
     def describe_flown(self) -> dict:
         """Return the data keys of a point, the stream's counters among them."""

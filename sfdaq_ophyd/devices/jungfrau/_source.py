@@ -11,7 +11,9 @@ from ...clients._stream import FrameStream
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
-from .._source import Request
+from .._pulse_window import PulseWindow
+from .._source import Progress, Request
+from ..pulse_id import PulseId
 from ._control import HardwareControl
 
 CONNECT_TIMEOUT = 5.0
@@ -53,23 +55,29 @@ class JungfrauSource:
         For messages.
     stream : FrameStream
         Open while staged.
-    current_pulse_id : callable, optional
-        Returns the machine's pulse id of the moment; then only later pulses count, and no frame that carries
-        none before the first of those. Without it, only frames sent after they were asked for, as the stream
-        can tell (`FrameStream.flush`).
+    pulse_id : PulseId, optional
+        Tells the machine's pulse of the moment; then only later ones count, of the point's `PulseWindow`, and
+        no frame that carries none before the first of those. Without it, only frames sent after they were
+        asked for, as the stream can tell (`FrameStream.flush`).
     control : HardwareControl, optional
         Has the detector send frames while staged.
+
+    Attributes
+    ----------
+    window : PulseWindow or None
+        Of the point; without one, that of this device alone.
     """
 
     def __init__(
         self,
         name: str,
         stream: FrameStream,
-        current_pulse_id: Callable[[], int] | None = None,
+        pulse_id: PulseId | None = None,
         control: HardwareControl | None = None,
     ):
         self._name, self.stream = name, stream
-        self._current_pulse_id, self._control = current_pulse_id, control
+        self._pulse_id, self._control = pulse_id, control
+        self.window: PulseWindow | None = None
         self._settings: StageSettings | None = None
         self._given_up = threading.Event()
         self._queue = None
@@ -103,29 +111,43 @@ class JungfrauSource:
                         f"{self._name}: not the images that were asked for: {exc}"
                     ) from exc
 
-    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
+    def join(self, window: PulseWindow) -> PulseWindow | None:
+        """Be one of the live devices of a window; return it, None if no pulses are counted."""
+        return None if self._pulse_id is None else window.join(self._name, self._pulse_id, live=True)
+
+    def _new_window(self, request: Request) -> PulseWindow | None:
+        """Return the window of one attempt; None if no pulses are counted."""
+        if self._pulse_id is None:
+            return None
+        if self.window is None or request.flying:
+            return PulseWindow.of_one(self._name, self._pulse_id)
+        return self.window
+
+    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | None]:
         """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost."""
         settings = self._settings
         if settings is None:
             raise DetectorStateError(f"{self._name}: frames, but the stream is not open")
         self._given_up = given_up = threading.Event()
         self._n_passed_over = 0
-        after = None if self._current_pulse_id is None else self._current_pulse_id()
-        if after is None:
+        window = self._new_window(request)
+        if window is None:
             self.stream.flush()
         with self.stream.frames() as queue:
             self._queue = queue
             if given_up.is_set():
                 return
+            if window is not None:
+                window.attempt(self._name)
             yield None
             last: StreamFrame | None = None
             for frame in queue:
-                if after is not None and (
-                    last is None if frame.pulse_id is None else frame.pulse_id <= after
-                ):
+                if window is not None and not _is_in(window, frame, last):
                     self._n_passed_over += frame.pulse_id is None
+                    if not window.is_open:
+                        yield Progress(0, "other devices of the point are not triggered yet")
                     continue
-                yield from self._left_out(last, frame, settings.frame_step)
+                yield from _left_out(window, last, frame, settings.frame_step)
                 last = frame
                 made = settings.process(frame)
                 yield replace(made, event_id=frame.om_event_id) if settings.by_frame else made
@@ -152,14 +174,24 @@ class JungfrauSource:
             if self._control is not None:
                 self._control.restore()
 
-    @staticmethod
-    def _left_out(last: StreamFrame | None, frame: StreamFrame, step: int) -> Iterator[MissingFrame]:
-        """Yield what was lost between two frames: by their numbers, else what was dropped here."""
-        if last is None or last.acquisition != frame.acquisition:
-            return
-        if not step:
-            for _ in range(frame.n_dropped):
-                yield MissingFrame(f"one before frame number {frame.frame_number}")
-        else:
-            for number in range(last.frame_number + step, frame.frame_number, step):
-                yield MissingFrame(f"frame number {number}")
+
+def _is_in(window: PulseWindow, frame: StreamFrame, last: StreamFrame | None) -> bool:
+    """Say whether a frame is of the window; one that carries no pulse is, after the first that is."""
+    return last is not None if frame.pulse_id is None else window.admits(frame.pulse_id)
+
+
+def _left_out(
+    window: PulseWindow | None, last: StreamFrame | None, frame: StreamFrame, step: int
+) -> Iterator[MissingFrame]:
+    """Yield what was lost before a frame: by its number or pulse, else what was dropped here."""
+    if last is None:
+        if step and window is not None and frame.pulse_id > window.first:
+            yield MissingFrame(f"frame of pulse {window.first}")
+    elif last.acquisition != frame.acquisition:
+        return
+    elif step:
+        for number in range(last.frame_number + step, frame.frame_number, step):
+            yield MissingFrame(f"frame number {number}")
+    else:
+        for _ in range(frame.n_dropped):
+            yield MissingFrame(f"one before frame number {frame.frame_number}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from ...errors import Discarded, RequestError, ServiceTimeout
 from ...limits import Limit
 from .._detector import Detector
+from .._pulse_window import NextWindow, PulseWindow
 
 LOOK = 0.05
 """s between two looks whether a wait was given up."""
@@ -55,6 +56,13 @@ class Companions:
         if not all(status.done for status in self._statuses):
             self.each("pause")
         self._statuses = [detector.trigger() for detector in self.detectors]
+
+    def join_window(self, window: PulseWindow) -> bool:
+        """Have those that count pulses join a window; return whether there are any."""
+        aware = [d for d in self.detectors if isinstance(getattr(d, "next_window", None), NextWindow)]
+        for detector in aware:
+            detector.next_window.set(window)
+        return bool(aware)
 
     def forget(self) -> None:
         """Wait for none of them any more."""

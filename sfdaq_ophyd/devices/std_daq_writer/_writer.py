@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ophyd import Component as Cpt
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
@@ -19,6 +20,7 @@ from .._acquisition import LossPolicy
 from .._fly_group import joined_page
 from .._foreign_store import ForeignStore
 from .._keys import number_key
+from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
 from ._companions import Companions
 from ._daq_file import PER_IMAGE
@@ -78,6 +80,8 @@ class StdDaqWriter(WriterSignals):
     ``NAME_start_time`` and ``NAME_stop_time`` are those of the file. A file that belongs to no point, for its
     acquisition failed or was given up, stays where it is: it is the DAQ's; ``NAME_unused`` lists it.
     """
+
+    next_window = Cpt(NextWindow, kind="omitted")
 
     def __init__(
         self,
@@ -213,8 +217,16 @@ class StdDaqWriter(WriterSignals):
         self._companions.forget()
         opening = self.opening = Opening(self)
         exposure = super().trigger()
+        self._settle_with(self.next_window.take(), exposure)
         exposure.add_callback(lambda done: opening.end(None if done.success else done.exception()))
         return exposure
+
+    def join_window(self, window: PulseWindow) -> PulseWindow | None:
+        """Have detectors that count pulses take the frames of the next point out of a window."""
+        if not self._companions.join_window(window):
+            return None
+        window.hold(self.name)
+        return window
 
     def read(self) -> OrderedDict:
         """Return ids, file, run id and counts of the point; then the detectors' readings."""

@@ -1,0 +1,246 @@
+"""One window of pulses per point, shared by all devices that count pulses and are triggered together.
+
+What a live stream shows is soon gone; what the broker has buffered can be asked for later. So the live
+devices take the first frames they get once every device of the point was triggered, and the others take the
+same pulses. Nobody has to be fast: the window begins with a frame that a live device has.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+from ophyd import Device
+
+from ..errors import DetectorStateError
+from ..wire.pulse_id import PulseRange
+from ._status import GRACE, ActionStatus
+
+
+class Told(Device):
+    """Holds what a plan tells its device before a trigger; setting it is done at once."""
+
+    current: Any = None
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._done = ActionStatus(self.parent, self.attr_name, GRACE)
+        self._done.succeed()
+
+    def set(self, value: Any) -> ActionStatus:
+        """Remember what the next trigger is for."""
+        self.current = value
+        return self._done
+
+
+class NextWindow(Told):
+    """Takes the `PulseWindow` that the next trigger is for, and has its device join it (`join_window`)."""
+
+    def set(self, window: PulseWindow) -> ActionStatus:
+        """Join a window; done at once."""
+        return super().set(self.parent.join_window(window))
+
+    def take(self) -> PulseWindow | None:
+        """Return it, for one trigger only; None where no plan has told any."""
+        window, self.current = self.current, None
+        return window
+
+
+class PulseWindow:
+    """The pulses of one point, from the first on which all its devices can agree.
+
+    It is triggered after its devices, and chosen once the live ones listen: past the pulse of that moment,
+    and past every frame that one of them has let go by meanwhile. The first live frame fixes where it begins.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    """
+
+    parent = None
+
+    def __init__(self, name: str = "pulse window"):
+        self.name = name
+        self._lock = threading.RLock()
+        self._has_live = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._triggered, self._fixed = False, False
+        self._first: int | None = None
+        self._seen, self._every, self._n_admitted = -1, 1, 0
+        self._pulse_id: Any = None
+        self._live: dict[str, bool] = {}  # by name, whether it has its frames
+        self._around: dict[str, bool] = {}  # the same of devices around live ones
+        self._tried: set[str] = set()
+        self._waiting: list[ActionStatus] = []
+
+    @classmethod
+    def of_one(cls, name: str, pulse_id: Any, every: int = 1) -> PulseWindow:
+        """Return the window of a device that shares its pulses with no other."""
+        window = cls()
+        window.join(name, pulse_id, every=every)
+        window.trigger()
+        return window
+
+    def join(self, name: str, pulse_id: Any, *, every: int = 1, live: bool = False) -> PulseWindow:
+        """Be one of its devices, before it is triggered; if it was, the point is taken again.
+
+        Parameters
+        ----------
+        name : str
+            Of the device.
+        pulse_id : PulseId
+            Has ``get()``.
+        every : int
+            The window begins with a multiple of it.
+        live : bool
+            The device calls `attempt`, `admits` and `settle`.
+
+        Returns
+        -------
+        PulseWindow
+            This one; another one if the device counts other pulses.
+        """
+        with self._lock:
+            if self._triggered:
+                self._begin()
+            if self._pulse_id is not None and _key(self._pulse_id) != _key(pulse_id):
+                return self.of_one(name, pulse_id, every)
+            self._pulse_id = self._pulse_id or pulse_id
+            self._every = math.lcm(self._every, every)
+            if live:
+                self._has_live, self._live[name] = True, False
+                self._tried.discard(name)
+        return self
+
+    def hold(self, name: str) -> None:
+        """Be a device that has live ones take its points again: it calls `settle` when its own is done."""
+        with self._lock:
+            self._around[name] = False
+
+    def awaits(self, name: str) -> bool:
+        """Say whether a live device may still take frames out of it."""
+        with self._lock:
+            return name in self._live and not self._is_settled
+
+    def trigger(self) -> ActionStatus:
+        """All devices of the point were triggered: the pulses may be chosen. Done at once.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The pulse id is not to be had.
+        """
+        with self._lock:
+            self._triggered = True
+            if self._live and self.is_open:
+                self._chosen()
+            self._tell()
+        status = ActionStatus(self, "choice", GRACE)
+        status.succeed()
+        return status
+
+    @property
+    def has_live(self) -> bool:
+        """Whether a live device takes its frames out of it, or did before a pause."""
+        return self._has_live
+
+    def attempt(self, name: str) -> None:
+        """Note that a live device listens; for the second time, it needs new pulses.
+
+        Raises
+        ------
+        DetectorStateError
+            Another live device has taken frames of these pulses.
+        """
+        with self._lock:
+            if name not in self._tried:
+                self._tried.add(name)
+                if self.is_open:
+                    self._chosen()
+                return
+            others = ", ".join(other for other in self._live if other != name)
+            if others:
+                raise DetectorStateError(
+                    f"{name}: the point cannot be taken again here alone: {others} has the same pulses"
+                )
+            self._first, self._fixed, self._live[name] = None, False, False
+            self._chosen()
+
+    def admits(self, pulse_id: int) -> bool:
+        """Say of each frame of a live device, as it comes, whether it is in the window."""
+        with self._lock:
+            admitted = self.is_open and pulse_id >= self._chosen()
+            if admitted and not self._fixed:
+                admitted = pulse_id % self._every == 0
+                if admitted:
+                    self._first, self._fixed = pulse_id, True
+            self._seen = max(self._seen, pulse_id)
+            self._n_admitted += admitted
+            waiting = tuple(self._waiting) if admitted else ()
+        for status in waiting:
+            status.progress(self._n_admitted, f"frame of pulse {pulse_id}")
+        return admitted
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all devices of the point were triggered, and the live ones listen."""
+        return self._triggered and all(name in self._tried or self._live[name] for name in self._live)
+
+    @property
+    def first(self) -> int:
+        """The first pulse, as far as it is known."""
+        with self._lock:
+            return self._chosen()
+
+    def settle(self, name: str) -> None:
+        """Note that a live device has its frames, or has failed: it takes none any more."""
+        with self._lock:
+            for members in (self._live, self._around):
+                if name in members:
+                    members[name] = True
+            self._tell()
+
+    def settled(self, device: Any, timeout: float) -> ActionStatus:
+        """Return a status that is done when no live device takes frames any more.
+
+        Parameters
+        ----------
+        device : HasName
+            Who waits.
+        timeout : float
+            s without a frame of theirs.
+        """
+        status = ActionStatus(device, "live frames of the same pulses", timeout, target=0)
+        with self._lock:
+            self._waiting.append(status)
+            self._tell()
+        return status
+
+    def pulses(self, n_frames: int, every: int) -> PulseRange:
+        """Return the range of `n_frames` frames, each `every` pulses; it is chosen now if it was not."""
+        first = self.first
+        return PulseRange(first, first + (n_frames - 1) * every)
+
+    def _chosen(self) -> int:
+        if self._first is None:
+            past = max(self._pulse_id.get(), self._seen)
+            self._first = (past // self._every + 1) * self._every
+        return self._first
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._triggered and all(self._live.values()) and all(self._around.values())
+
+    def _tell(self) -> None:
+        if self._is_settled:
+            waiting, self._waiting = self._waiting, []
+            for status in waiting:
+                status.succeed()
+
+
+def _key(pulse_id: Any) -> object:
+    return getattr(pulse_id, "prefix", "") or id(pulse_id)

@@ -1,0 +1,77 @@
+"""A preprocessor: devices that are triggered together take the same pulses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from bluesky.utils import Msg, MsgGenerator
+
+from ..devices import NextWindow, PulseWindow
+
+
+def same_pulses(plan: MsgGenerator) -> MsgGenerator[Any]:
+    """Have all devices that a plan triggers in one group take their frames of the same pulses.
+
+    Concerns devices that count pulses: `Jungfrau` with a `PulseId`, alone or inside a `StdDaqWriter`, and
+    `SfDaqBroker` with all its detectors, cameras and channels. `run_number_wrapper` includes it. Without it,
+    each device takes the pulses after its own trigger.
+
+    Parameters
+    ----------
+    plan : generator
+        Any plan.
+
+    Yields
+    ------
+    Msg
+        Those of `plan`; one more before each 'trigger' of such a device, and one after the last of a group.
+    """
+    return (yield from forwarded(plan, _Triggers().around))
+
+
+class _Triggers:
+    """The window of the group that is being triggered."""
+
+    def __init__(self):
+        self._window: PulseWindow | None = None
+        self._group: Any = None
+        self._told: Any = None  # the device that a plan inside this one has told its window
+
+    def around(self, msg: Msg) -> MsgGenerator[Any]:
+        """Yield `msg` and what belongs around it; return its response."""
+        group = msg.kwargs.get("group")
+        goes_on = msg.command == "trigger" and group == self._group
+        if self._window is not None and not goes_on:
+            window, self._window = self._window, None
+            yield Msg("trigger", window, group=self._group)
+        if msg.command == "set" and isinstance(msg.obj, NextWindow):
+            self._told = msg.obj.parent
+        elif msg.command == "trigger" and isinstance(getattr(msg.obj, "next_window", None), NextWindow):
+            told, self._told = self._told, None
+            if group is not None and told is not msg.obj:
+                if self._window is None:
+                    self._window, self._group = PulseWindow(), group
+                yield Msg("set", msg.obj.next_window, self._window, group=group)
+        return (yield msg)
+
+
+def forwarded(
+    plan: MsgGenerator, around: Callable[[Msg], Generator[Msg, Any, Any]]
+) -> Generator[Msg, Any, Any]:
+    """Pass a plan on, each message through `around`; keeps nothing of messages gone by."""
+    plan = iter(plan) if not hasattr(plan, "send") else plan
+    response, exception = None, None
+    while True:
+        try:
+            msg = plan.throw(exception) if exception is not None else plan.send(response)
+        except StopIteration as end:
+            return end.value
+        response, exception = None, None
+        try:
+            response = yield from around(msg)
+        except GeneratorExit:
+            plan.close()
+            raise
+        except Exception as exc:
+            exception = exc
