@@ -12,8 +12,8 @@ import requests
 
 
 @contextlib.contextmanager
-def serving(answer):
-    """A server of one's own: ``answer(handler)`` writes the reply."""
+def serving(answer, context=None):
+    """A server of one's own: ``answer(handler)`` writes the reply; with a TLS context it speaks that."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version, wbufsize = "HTTP/1.1", -1
@@ -29,6 +29,8 @@ def serving(answer):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if context is not None:  # shakes hands in the connection's own thread
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -13,6 +13,7 @@ from sfdaq_ophyd.errors import BrokerRefused, RequestError
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.broker import ENDPOINTS
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
+from sfdaq_ophyd.wire.detector_name import DetectorName
 from sfdaq_ophyd.wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
 
 JF = "JF01T03V01"
@@ -197,6 +198,16 @@ def test_dap_when_merged_then_changes_and_settings(client):
     }
     assert client.set_dap_settings(JF, {"laser_on": True}) == {}
     assert client.get_dap_settings(JF)["detector_distance"] == 0.2
+
+
+def test_dap_when_the_beam_center_is_moved_then_the_old_and_the_new_place_are_told(client):
+    found = client.get_dap_settings(JF)
+    rows, columns = DetectorName.parse(JF).raw_shape
+    assert (found["beam_center_x"], found["beam_center_y"]) == (columns / 2, rows / 2)
+    moved = {"beam_center_x": 1119.5, "beam_center_y": 803}
+    assert client.set_dap_settings(JF, moved) == {name: (found[name], value) for name, value in moved.items()}
+    assert client.get_dap_settings(JF) == found | moved
+    client.set_dap_settings(JF, {name: found[name] for name in moved})
 
 
 def test_copy_when_one_file_is_missing_then_the_others_are_copied(facility, client, pgroup):

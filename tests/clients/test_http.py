@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import itertools
+import select
 import signal
 import socket
 import subprocess
@@ -24,10 +25,17 @@ def go_to(where, code=307):
     return head.encode()
 
 
+def last(reply):
+    """Have a reply say that its connection ends: a client must not race with the end for its next call."""
+    line, end, rest = reply.partition(b"\r\n")
+    return line + end + b"Connection: close\r\n" + rest if end and line.startswith(b"HTTP/1.1 ") else reply
+
+
 class Server:
     """Answer each connection with the next of `replies`.
 
-    Bytes; None to hang up; an Event to wait on; or a function that is given the connection.
+    Bytes, the last on their connection; None to hang up; an Event to wait on; or a function that is given the
+    connection.
     """
 
     def __init__(self, *replies):
@@ -52,7 +60,7 @@ class Server:
                 elif isinstance(reply, threading.Event):
                     reply.wait(10)
                 elif reply is not None:
-                    connection.sendall(reply)
+                    connection.sendall(last(reply))
 
     def hear(self, connection):
         request = connection.recv(65536)
@@ -157,7 +165,13 @@ class Drip:
         for piece in itertools.islice(itertools.cycle(self.pieces), MANY):
             connection.sendall(piece)
             self.n += 1
-            time.sleep(0.05)
+            if hung_up(connection, 0.05):
+                return
+
+
+def hung_up(connection, seconds):
+    """Wait until the caller hangs up, `seconds` at the most; return whether it has."""
+    return bool(select.select([connection], [], [], seconds)[0])
 
 
 def one_by_one(text):
@@ -200,7 +214,7 @@ def test_request_when_100_continue_comes_without_end_and_pause_then_it_ends(serv
 
 def test_request_when_redirects_are_slow_then_all_of_them_share_one_limit(serve):
     def slow(connection):
-        time.sleep(0.3)
+        hung_up(connection, 0.3)
         connection.sendall(
             b"HTTP/1.1 307 Go\r\nLocation: /y\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
@@ -215,8 +229,8 @@ def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_
     def steps(connection):
         connection.sendall(HEAD + b"Content-Length: 8\r\n\r\n")
         for piece in (b"[1", b",2", b",3", b"] "):
-            time.sleep(0.15)
-            connection.sendall(piece)
+            if not hung_up(connection, 0.15):
+                connection.sendall(piece)
 
     service = HttpService(serve(steps, steps).url, name="svc", timeout=0.3)
     with pytest.raises(ServiceTimeout):
@@ -362,7 +376,7 @@ def test_request_when_connections_are_not_kept_then_each_call_has_its_own_whatev
 
 
 def test_request_when_the_server_closed_the_kept_connection_then_the_next_call_works(serve, wait_for):
-    server = serve(OK, OK)
+    server = serve(lambda connection: connection.sendall(OK), OK)
     service = HttpService(server.url, name="svc")
     service.request("POST", "/x")
     (connection, _) = service._connections._idle[0]
