@@ -14,7 +14,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
 	@echo "Next:"
-	@echo "  $(BIN)/ipython --profile-dir=profile_collection    # a session on such a beamline, for your plans"
+	@echo "  $(BIN)/sfdaq session profile_collection            # a session on such a beamline, for your plans"
 	@echo "  $(BIN)/sfdaq watch --config sim                    # a live page of one"
 	@echo "  $(BIN)/sfdaq --help"
 

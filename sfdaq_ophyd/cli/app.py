@@ -15,6 +15,8 @@ from ..log import failure, keep_log
 COMMANDS = {
     "demo": "Run a whole scan against the simulated facility, and show what the catalog has of it.",
     "sim": "Run the simulated facility until Ctrl-C.",
+    "init": "Write a profile collection: startup files and a sfdaq.yaml.",
+    "session": "Open a profile collection in IPython.",
     "doctor": "Check every configured address and PV.",
     "watch": "Serve a page with the newest frames, pulse id, writer, broker and runs.",
     "broker": "Talk to the sf-daq broker.",

@@ -11,8 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import ConfigError
-
 
 def doctor(
     config: Annotated[
@@ -27,7 +25,9 @@ def doctor(
 
     Example: sfdaq doctor --config sfdaq.yaml
     """
-    with _configured(_path(config)) as loaded:
+    from ..session import config_path
+
+    with _configured(config_path(Path(), config)) as loaded:
         from ..session.checks import checks_of, run_checks  # ophyd goes with it, and reads its environment
         from ..session.devices import leave_quietly
 
@@ -70,20 +70,6 @@ class _configured:  # noqa: N801 - used as a function
     def __exit__(self, *exc):
         if self.sim is not None:
             self.sim.close()
-
-
-def _path(given: str) -> Path:
-    given = given or os.environ.get("SFDAQ_CONFIG", "")
-    here = Path("sfdaq.yaml")
-    if given not in ("", "sim"):
-        return Path(given)
-    if not given and here.exists():
-        return here
-    places = [Path.cwd() / "profile_collection", Path(__file__).parents[2] / "profile_collection"]
-    for folder in places:
-        if (folder / "sim.yaml").exists():
-            return folder / "sim.yaml"
-    raise ConfigError("no sim.yaml found: run this in a clone of the repository, or give --config FILE")
 
 
 def _show(finding) -> None:

@@ -15,8 +15,12 @@ from ..errors import RequestError
 
 def watch(
     config: Annotated[
-        str, typer.Option(envvar="SFDAQ_CONFIG", help="sfdaq.yaml, or sim for the simulated facility.")
-    ] = "sfdaq.yaml",
+        str,
+        typer.Option(
+            envvar="SFDAQ_CONFIG",
+            help="'sim' or a sfdaq.yaml. Default: ./sfdaq.yaml, else sim.",
+        ),
+    ] = "",
     host: Annotated[
         str, typer.Option(help="Address to listen at; others than loopback ask for a token.")
     ] = "127.0.0.1",
@@ -56,13 +60,13 @@ def watch(
 def _load(config: str, port_base: int, prefix: str, stack: ExitStack):
     from ..session import load_config
 
-    if config == "sim":
+    if config == "sim" or not config and not Path("sfdaq.yaml").exists():
         from ..sim import Facility
         from ..web import config_of
 
         facility = stack.enter_context(Facility(eiger_model="1M"))
         return config_of(facility, facility.directory)
-    found = load_config(Path(config), port=port_base, prefix=prefix)
+    found = load_config(Path(config or "sfdaq.yaml"), port=port_base, prefix=prefix)
     if found.sim is not None and not port_base:
         raise RequestError(
             "--port-base", port_base, f"the first port of the facility {config} starts; or --config sim"

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from .devices import Entry
 
+PROFILE = Path(__file__).parent / "profile_collection"
+"""Startup files, ``sim.yaml`` and ``facility.example.yaml``; ``sfdaq init`` copies them."""
+
 _BEC = ("disable_baseline", "disable_heading", "disable_plots", "disable_table", "enable_baseline")
 _FACILITY = ("addresses", "broker", "clock", "directory", "eiger", "jungfrau", "pvs", "std_daq")
 _BEC += ("enable_heading", "enable_plots", "enable_table", "noplot_streams", "overplot", "peaks")
@@ -32,14 +35,15 @@ def config_path(folder: Path, given: str | None = None) -> Path:
     Parameters
     ----------
     folder : Path
-        The profile: holds ``sim.yaml``, and ``sfdaq.yaml`` where a beamline has its own.
+        The profile; holds ``sfdaq.yaml`` where a beamline has its own.
     given : str, optional
         ``"sim"`` or a path. Default: the environment variable ``SFDAQ_CONFIG``, then ``sfdaq.yaml`` of the
         profile if it is there, then the simulated facility.
     """
     given = given or os.environ.get("SFDAQ_CONFIG", "")
     if given == "sim" or not given and not (folder / "sfdaq.yaml").exists():
-        return folder / "sim.yaml"
+        own = folder / "sim.yaml"
+        return own if own.exists() else PROFILE / "sim.yaml"
     return Path(given) if given else folder / "sfdaq.yaml"
 
 
