@@ -22,10 +22,13 @@ def scenarios(folder: Path) -> list[Path]:
     return [path for path, stack in _stacks(folder) if stack.split("-")[0] in ("flask", "fastapi")]
 
 
-def others(folder: Path) -> list[Path]:
-    """Return the recordings below `folder` of dialects that nothing here speaks."""
+def others(folder: Path) -> list[tuple[Path, str]]:
+    """Return the other recordings below `folder`, each with why nothing here speaks to it."""
+    spoken = "the simulator speaks the two REST dialects only"
     return [
-        path for path, stack in _stacks(folder) if stack and stack.split("-")[0] not in ("flask", "fastapi")
+        (path, f"{spoken}, not {stack}" if stack else f"{spoken}; the recording names no service")
+        for path, stack in _stacks(folder)
+        if stack.split("-")[0] not in ("flask", "fastapi")
     ]
 
 

@@ -16,10 +16,15 @@ OWN = Path(__file__).parents[2] / "data" / "std_daq"
 def pytest_generate_tests(metafunc):
     if "recording" in metafunc.fixturenames:
         folder = metafunc.config.getoption("--recordings") or OWN
-        unspoken = pytest.mark.skip("the simulator speaks the two REST dialects only")
-        paths = [*scenarios(folder), *(pytest.param(path, marks=unspoken) for path in others(folder))]
-        names = [f"{path.parent.name}/{path.stem}" for path in (*scenarios(folder), *others(folder))]
-        metafunc.parametrize("recording", paths, ids=names)
+        spoken = [pytest.param(path, id=_name(path)) for path in scenarios(folder)]
+        passed_over = [
+            pytest.param(path, id=_name(path), marks=pytest.mark.skip(why)) for path, why in others(folder)
+        ]
+        metafunc.parametrize("recording", [*spoken, *passed_over])
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 @pytest.mark.timeout(600)

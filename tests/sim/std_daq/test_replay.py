@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from .recording import read
+from .recording import others, read, scenarios
 from .replay import Replay
 from .scene import RAW, Scene
 
@@ -346,3 +346,15 @@ def test_replay_when_a_row_differs_then_that_one_is_reported_and_the_others_are_
     assert len(report.failed) == 1, report.failed
     ((name, words),) = report.failed
     assert name.endswith("POST /writer/stop") and "Writing halted." in words
+
+
+def test_recordings_when_no_service_is_named_or_another_one_then_they_are_told_and_not_passed_over(tmp_path):
+    for name, meta in {
+        "flask": {"stack": "flask"},
+        "ws": {"driver": "C++"},
+        "old": {"stack": "tornado"},
+    }.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"meta": meta}) + "\n")
+    assert [path.stem for path in scenarios(tmp_path)] == ["flask"]
+    told = {path.stem: why for path, why in others(tmp_path)}
+    assert "not tornado" in told.pop("old") and "names no service" in told.pop("ws") and not told
