@@ -77,11 +77,7 @@ def test_rings_when_the_geometry_is_set_then_shown_and_else_not(facility, series
 
 def test_wheel_when_turned_on_the_image_then_a_part_at_full_resolution(facility, series, page, wait_for):
     wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=20)
-    box = json.loads(
-        page.run(
-            "JSON.stringify(document.querySelector('[data-name=eiger] .view canvas').getBoundingClientRect())"
-        )
-    )
+    x, y, width, height = box(page, "[data-name=eiger] .view canvas")
     before = page.run(PICTURE.format("eiger"))
     page.mouse("mouseWheel", x + width / 2, y + height / 2, deltaX=0, deltaY=-120)
     wait_for(lambda: data(page, "eiger", "region") == "24,20,216,180", "the part")
@@ -137,9 +133,10 @@ def test_run_when_it_goes_on_then_its_progress(facility, watch, page, wait_for):
 
 NUMBERS = """(() => {
   const card = document.querySelector('[data-name="eiger"]');
-  const texts = (selector) => [...card.querySelectorAll(selector)].map((each) => each.textContent);
+  const texts = (which) => [...card.querySelectorAll(which)].map((each) => each.textContent);
   const ids = [card.dataset.eventId, card.dataset.frame];
-  return JSON.stringify([...ids, ...texts('dd[data-fact="event id"]'), ...texts('.of'), ...texts('.regions td')]);
+  const shown = ['dd[data-fact="event id"]', '.of', '.regions td'].flatMap(texts);
+  return JSON.stringify([...ids, ...shown]);
 })()"""
 
 
