@@ -24,6 +24,7 @@ from pathlib import Path
 
 from ..limits import Limit, counted_time
 from .followers import SLOTS_SIZE, Follower, Slots
+from .views import VIEWS_SIZE, View, Views
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,13 @@ RATE_WINDOW = 3.0
 
 _ANCHORS = 2**16
 _ANCHOR = struct.Struct("<qddq")  # a pulse id, the steady and the host time at which it came, 1 if running
-_HEAD = struct.Struct("<qqd??6x")
-_COUNT, _CEILING, _RATE, _LIGHT, _PATIENT = 0, 8, 16, 24, 25
+_HEAD = struct.Struct("<qqd?7x")
+_COUNT, _CEILING, _RATE, _PATIENT = 0, 8, 16, 24
 _NO_CEILING = 2**62
 _SLOTS = _HEAD.size
 _RING = _SLOTS + SLOTS_SIZE
-_SIZE = _RING + _ANCHORS * _ANCHOR.size
+_VIEWS = _RING + _ANCHORS * _ANCHOR.size
+_SIZE = _VIEWS + VIEWS_SIZE
 
 
 class PulseClock:
@@ -89,7 +91,7 @@ class PulseClock:
         self.path = Path(path)
         self._map = mmap.mmap(self._file, _SIZE)
         self._lock = threading.Lock()
-        self._slots = Slots(self._map, _SLOTS)
+        self._slots, self._views = Slots(self._map, _SLOTS), Views(self._map, _VIEWS)
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._announced, self._say = False, None
@@ -100,7 +102,8 @@ class PulseClock:
         self.start_pulse_id = int((time.time() - EPOCH_OF_PULSE_0) / PULSE_PERIOD)
         self._write("<q", _CEILING, self.start_pulse_id + LEAD if patient else _NO_CEILING)
         self._write("<d", _RATE, 1 / PULSE_PERIOD)
-        self._write("??", _LIGHT, True, patient)
+        self._write("?", _PATIENT, patient)
+        self._views.add(self.start_pulse_id, View(True, 1.0))
         self._set(self.start_pulse_id, _steady_time(), time.time(), True)
         if patient:
             self._keeper = threading.Thread(target=self._keep, name="pulse clock", daemon=True)
@@ -122,12 +125,23 @@ class PulseClock:
 
     @property
     def light(self) -> bool:
-        """Whether light reaches the sample: the beam is there and the shutter open."""
-        return self._read("?", _LIGHT)
+        """Whether light reaches the sample from the next pulse on; can be set."""
+        return self._views.newest().light
 
     @light.setter
     def light(self, on: bool) -> None:
-        self._write("?", _LIGHT, bool(on))
+        self.show(light=bool(on))
+
+    def show(self, **changes) -> None:
+        """Change what detectors see from the next pulse on: fields of `View`."""
+        with self._writing():
+            view = self._views.newest()
+            if (new := view._replace(**changes)) != view:
+                self._views.add(self.now() + 1, new)
+
+    def view(self, pulse_id: int) -> View:
+        """Return what there was to see at a pulse: the same in all processes, whenever it is asked."""
+        return self._views.at(pulse_id)
 
     def time_of(self, pulse_id: int) -> float:
         """Return the host time of a pulse, s since the epoch; of a paused clock, as if it had run on.

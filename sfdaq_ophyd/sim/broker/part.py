@@ -108,7 +108,7 @@ class BrokerPart:
         default = [live] if live in names else names[:1]
         self._running = list(default if running is None else running)
         self._detectors, self._pvs = names, pvs
-        self._scenes = Scenes(world.seed, getattr(jungfrau, "scene", None))
+        self._scenes = Scenes(world.seed, world.clock.view, getattr(jungfrau, "scene", None))
         self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
         self._amqp = None if amqp_url is None else AmqpPublisher(amqp_url, messages)
         self._services = {

@@ -1,12 +1,14 @@
 """What the simulated Jungfrau sees: one picture per pulse id, wherever it is asked for.
 
 Streams, the broker's files and the standard DAQ's files all draw from a `Scene`, so the same pulse id has the
-same pixels everywhere. A few frames are rendered once; a frame is one of them plus the pulse id stamped into
-every module, which is cheap enough for 100 Hz.
+same pixels everywhere. A few frames are rendered once; a frame is one of them plus the sample's reflection,
+as bright as the sample was in the light at that pulse, and the pulse id stamped into every module. That is
+cheap enough for 100 Hz.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 from ...wire.daq_rec import STAGE_CODES, DaqRec
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from ..stamp import STAMP_PIXELS, write_stamp
+from ..views import View
 from .constants import DEAD, NOISE, STUCK, ConstantFiles, Constants
 
 PHOTON_ENERGY_KEV = 9.3
@@ -22,6 +25,9 @@ PHOTON_ENERGY_KEV = 9.3
 
 G0_LIMIT_KEV, G1_LIMIT_KEV = 300.0, 9000.0
 """Where pixels switch to G1 and to G2."""
+
+REFLECTION = (slice(96, 160), slice(672, 736))
+"""Rows and columns of the sample's reflection, in the first module."""
 
 SATURATED = 0xC000
 """Raw word of a saturated pixel: G2 with 0 ADU."""
@@ -38,7 +44,9 @@ class Scene:
     detector_name : str
         E.g. ``JF01T03V01``; says how many modules there are.
     seed : int
-        Same name, seed and pulse id: same pixels.
+        Same name, seed, pulse id and view: same pixels.
+    view : callable, optional
+        Pulse id to what there was to see, as `PulseClock.view`; default is the whole sample in the light.
 
     Attributes
     ----------
@@ -48,7 +56,8 @@ class Scene:
         None is normal running; 0, 1 or 2 gives the frames of a pedestal run's stage.
     """
 
-    def __init__(self, detector_name: str, seed: int = 0):
+    def __init__(self, detector_name: str, seed: int = 0, view: Callable[[int], View] | None = None):
+        self._view = view or (lambda pulse_id: View(True, 1.0))
         self._name = DetectorName.parse(detector_name)
         self.detector_name, self.n_modules = str(self._name), self._name.n_modules
         self.shape, self.seed = self._name.raw_shape, seed
@@ -80,9 +89,12 @@ class Scene:
         -------
         ndarray of uint16, shape (512 n, 1024)
         """
-        if self.forced_stage is not None or not self.beam:
+        view = self._view(pulse_id)
+        if not self._is_lit(view):
             return self.dark(self.forced_stage or 0, pulse_id, out)
-        return self._stamped("light", pulse_id, out)
+        out = self._stamped("light", pulse_id, out)
+        self._reflect(self._index(pulse_id), view.sample, out[REFLECTION])
+        return out
 
     def dark(self, stage: int, pulse_id: int = 0, out: np.ndarray | None = None) -> np.ndarray:
         """Return a dark frame with all pixels in one gain stage (0, 1, 2), as a pedestal run takes them."""
@@ -90,7 +102,7 @@ class Scene:
 
     def daq_rec(self, pulse_id: int) -> int:
         """Return the word detSpec3 of a pulse: every second pulse has the laser on."""
-        lit = self.beam and self.forced_stage is None
+        lit = self._is_lit(self._view(pulse_id))
         return DaqRec(
             forced_stage=self.forced_stage or 0,
             laser=lit and pulse_id % 2 == 1,
@@ -100,9 +112,42 @@ class Scene:
 
     def photons(self, pulse_id: int) -> np.ndarray:
         """Return the true photons per pixel, uint32 (512 n, 1024); zeros where the beam is off."""
-        if self.forced_stage is not None or not self.beam:
+        view, k = self._view(pulse_id), self._index(pulse_id)
+        if not self._is_lit(view):
             return np.zeros(self.shape, "u4")
-        return self._draw_photons(self._index(pulse_id))
+        photons = self._draw_photons(k)
+        photons[REFLECTION] += _share(self._reflections[k][1], view.sample)
+        return photons
+
+    def _is_lit(self, view: View) -> bool:
+        return self.beam and view.light and self.forced_stage is None
+
+    def _reflect(self, k: int, sample: float, frame: np.ndarray) -> None:
+        """Draw the sample's reflection into its part of a light frame, anew in all gain stages."""
+        around, photons, noise, good = self._reflections[k]
+        energy = (around + _share(photons, sample)) * np.float32(PHOTON_ENERGY_KEV)
+        stage = (energy >= G0_LIMIT_KEV).astype("i8") + (energy >= G1_LIMIT_KEV)
+        gain, pedestal = (np.choose(stage, planes[(slice(3), *REFLECTION)]) for planes in self._planes)
+        adc = np.clip(np.rint(pedestal + noise + gain * energy), 0, _ADC).astype("u2")
+        np.copyto(frame, adc | np.array(STAGE_CODES, "u2")[stage] << np.uint16(14), where=good)
+
+    @property
+    def _planes(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.constants.gain, self.constants.pedestal
+
+    @cached_property
+    def _reflections(self) -> list[tuple[np.ndarray, ...]]:
+        """Of every rendered frame: photons around the reflection and of it, noise, and the good pixels."""
+        good = self.constants.mask[REFLECTION] == 0
+        rows, columns = (each.stop - each.start for each in REFLECTION)
+        y, x = np.ogrid[0:rows, 0:columns]
+        mean = 400 * np.exp(-(((y - rows / 2) / 9) ** 2) / 2 - ((x - columns / 2) / 7) ** 2 / 2)
+        found = []
+        for k in range(self._n_rendered):
+            rng = np.random.default_rng([self.seed, 11, k])
+            noise = np.rint(rng.standard_normal(mean.shape, dtype="f4"))
+            found.append((self._draw_photons(k)[REFLECTION], rng.poisson(mean), noise, good))
+        return found
 
     def _index(self, pulse_id: int) -> int:
         """Choose a rendered frame: evenly used whatever the step between pulse ids."""
@@ -176,3 +221,7 @@ class Scene:
         photons = rng.poisson(self._mean_photons).astype("u4")
         photons.reshape(self.n_modules, *MODULE_SHAPE)[:, 0, :STAMP_PIXELS] = 0
         return photons
+
+
+def _share(photons: np.ndarray, sample: float) -> np.ndarray:
+    return np.rint(photons * sample).astype("u4")

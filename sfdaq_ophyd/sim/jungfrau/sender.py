@@ -44,10 +44,9 @@ class Sender:
 
     def __init__(self, clock: PulseClock, settings: Settings, start_pulse_id: int, ports: Iterable[int]):
         self._clock = clock
-        self.scene = Scene(settings.detector_name, settings.seed)
+        self.scene = Scene(settings.detector_name, settings.seed, clock.view)
         self.detector = DetectorModel(self.scene, settings, start_pulse_id, clock.time_of)
         self.assembled = AssembledModel(self.detector)
-        self._beam = True
         self._context, ports = zmq.Context(), iter(ports)
         patient, context = clock.patient, self._context
         self.modules = [PubSocket(context, next(ports), HIGH_WATER, patient) for _ in range(settings.n_ports)]
@@ -97,7 +96,7 @@ class Sender:
             case {"do": "stop"}:
                 self._post(self.detector.stop())
             case {"do": "scene", "forced_stage": stage, "beam": beam}:
-                self.scene.forced_stage, self._beam = stage, beam
+                self.scene.forced_stage, self.scene.beam = stage, beam
             case {"do": "fail", "what": what, "details": details}:
                 self.detector.faults.add(what, details)
             case {"do": "clear_faults"}:
@@ -127,7 +126,6 @@ class Sender:
         if not self._clock.patient and now - self._last > MAX_BEHIND:
             self._n_left_out += now - self._last - MAX_BEHIND
             self._last = now - MAX_BEHIND
-        self.scene.beam = self._beam and self._clock.light
         self._flush()
         while self._last < now and not self._stuck:
             self._last += 1

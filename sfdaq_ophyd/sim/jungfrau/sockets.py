@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -35,7 +34,7 @@ _KEEPALIVE = {
 }
 
 
-class _Socket(ABC):
+class _Socket:
     """What both kinds share: never blocks, and knows how to be patient.
 
     Parameters
@@ -66,9 +65,9 @@ class _Socket(ABC):
         self._gave_up = False
 
     @property
-    @abstractmethod
     def wanted(self) -> bool:
         """Whether a message would go to anybody."""
+        raise NotImplementedError
 
     def send(self, parts: list) -> bool:
         """Send, and lose it for a client that is too slow.
@@ -92,7 +91,6 @@ class _Socket(ABC):
         self._lose(parts)
         return True
 
-    @abstractmethod
     def _prepare(self, patient: bool) -> None:
         """Set what a kind needs before it binds."""
 
@@ -105,7 +103,6 @@ class _Socket(ABC):
 
     def _lose(self, parts: list) -> None:
         """Send to those who take it."""
-        self._try(parts)
 
 
 class PubSocket(_Socket):

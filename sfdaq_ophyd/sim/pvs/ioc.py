@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 
 from caproto.server import PVGroup, SubGroup, pvproperty
 
 from ..clock import PULSE_PERIOD, PulseClock
+from ..views import sample_at
 from .motor import Motor
 
 TRIGGER_RUNNING, TRIGGER_STOPPED = 254, 255
@@ -40,7 +40,8 @@ class BeamlineIOC(PVGroup):
     BEAM-INTENSITY (double)
         Pulse energy before the shutter, uJ, with 5 % noise.
     DIODE (double)
-        Intensity behind the shutter and a slit at M1 = 1 mm, sigma 1 mm.
+        Intensity behind the shutter and a slit at M1 = 1 mm, sigma 1 mm. There is the sample as well: the
+        detectors see a reflection of it, as bright as the diode.
     """
 
     pulse_id = pvproperty(name="RX-PULSEID", value=0.0, precision=0, read_only=True, doc="pulse id")
@@ -69,6 +70,7 @@ class BeamlineIOC(PVGroup):
         self.refuse: set[str] = set()  # roles whose next put from a client fails
         for motor in (self.motor, self.motor2):
             motor.speed = speed
+        self.motor.on_place = lambda dial: clock.show(sample=sample_at(dial))
 
     def read(self, role: str):
         """Return the value of a role; of a motor its readback."""
@@ -95,6 +97,7 @@ class BeamlineIOC(PVGroup):
         """Bring every PV to its first value; call before clients come."""
         await self.motor.prepare()
         await self.motor2.prepare()
+        self.motor.on_place(self.motor.dial)
         await self.pulse_id.write(float(self._clock.now()))
         await self._shine()
 
@@ -142,5 +145,4 @@ class BeamlineIOC(PVGroup):
         pulse_energy = 500 * self._random.gauss(1, 0.05) if self.beam_rate.value > 0 else 0.0
         await self.beam_intensity.write(pulse_energy)
         through = pulse_energy if self.shutter.value == "Open" else 0.0
-        position = self.motor.readback
-        await self.diode.write(through / 500 * math.exp(-((position - 1.0) ** 2) / 2))
+        await self.diode.write(through / 500 * sample_at(self.motor.dial))

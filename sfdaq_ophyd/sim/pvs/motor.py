@@ -62,6 +62,7 @@ class Motor(PVGroup):
         self._move = 0  # counts moves; a motion that finds it changed has been superseded
         self._idle = asyncio.Event()
         self._idle.set()
+        self.on_place = lambda dial: None  # called with every position, before clients see it
         self.fault = ""  # "stuck" or "limit": spoils the next move
 
     async def prepare(self) -> None:
@@ -109,6 +110,11 @@ class Motor(PVGroup):
     def readback(self) -> float:
         """Where the motor is, mm."""
         return self.motor.field_inst.user_readback_value.value
+
+    @property
+    def dial(self) -> float:
+        """Where the motor is whatever the user calls it, mm."""
+        return self.motor.field_inst.dial_readback_value.value
 
     async def place(self, position: float) -> None:
         """Be at `position` at once."""
@@ -161,8 +167,9 @@ class Motor(PVGroup):
 
     async def _show(self, position: float) -> None:
         fields = self.motor.field_inst
-        await fields.user_readback_value.write(position)
         dial = position - fields.user_offset.value
+        self.on_place(dial)
+        await fields.user_readback_value.write(position)
         await fields.dial_readback_value.write(dial)
         await fields.raw_readback_value.write(round(dial / fields.motor_step_size.value))
 

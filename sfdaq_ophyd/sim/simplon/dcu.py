@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -33,6 +34,8 @@ class DetectorControlUnit:
         API version.
     command_limit : float
         s after which the connection of an open command is closed, though the command goes on.
+
+    `sample` says how much of the sample is in the light now, 0 to 1.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class DetectorControlUnit:
         serial: str,
         seed: int,
         patient: bool = False,
+        sample: Callable[[], float] = lambda: 1.0,
     ):
         self.version, self.command_limit = version, command_limit
         geometry = make_geometry(model, version, shape)
@@ -54,7 +58,7 @@ class DetectorControlUnit:
         self.faults, self.monitor = Faults(), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
-        options = {"profile": profile, "dwell": dwell, "seed": seed, "patient": patient}
+        options = {"profile": profile, "dwell": dwell, "seed": seed, "patient": patient, "sample": sample}
         self.detector = Detector(config, self.monitor, self.files, self.faults, **options)
         self._fetched: dict[str, list] = {}
         self._make_modules()

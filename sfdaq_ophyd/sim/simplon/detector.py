@@ -9,6 +9,7 @@ import asyncio
 import math
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -83,12 +84,14 @@ class Detector:
         dwell: float,
         seed: int,
         patient: bool,
+        sample: Callable[[], float],
     ):
         self.config, self.monitor, self.files, self.faults = config, monitor, files, faults
         self.profile, self.dwell, self._patient = profile, dwell, patient
         self._seed, self._random = seed, random.Random(seed)
         self._exposure: asyncio.Task | None = None
-        self._scenes: dict[Scene, list] = {}
+        self._sample = sample
+        self._scenes: dict[Scene, tuple] = {}
         self.n_streamed = 0
         self.boot()
 
@@ -207,10 +210,11 @@ class Detector:
         if scene not in self._scenes:
             mask = config.arrays["pixel_mask"]
             images = await asyncio.get_running_loop().run_in_executor(None, scene.render, mask)
-            self._scenes = {scene: images}
+            self._scenes = {scene: (images, (*scene.reflection(mask), scene.most))}
         maker = FrameMaker(
             config,
-            self._scenes[scene],
+            *self._scenes[scene],
+            sample=self._sample,
             series_id=self.series_id,
             series_unique_id=self.series_unique_id,
             profile=self.profile,

@@ -1,7 +1,7 @@
 """What the simulated detector sees: rings, peaks, a beam stop, gaps, Poisson noise. Seeded.
 
 A scene is drawn once per configuration as a small ring of images; a frame is one of them with another
-stamp in its first pixels, so a frame costs nothing to make.
+stamp in its first pixels and the sample's reflection in a few of its rows, so a frame costs next to nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import numpy as np
 
 _D_SPACINGS = (4.15, 2.94, 2.40, 2.08, 1.86, 1.70, 1.47, 1.39, 1.31)
 """Lattice spacings of LaB6, angstrom."""
+
+_SPOT = 64
+"""Rows and columns of the sample's reflection."""
 
 _PIXEL_SIZE = 75e-6
 _ROWS = 256
@@ -64,6 +67,21 @@ class Scene:
                 np.copyto(image, image.dtype.type(self.masked_value), where=masked)
         return images
 
+    def reflection(self, pixel_mask: np.ndarray) -> tuple[slice, slice, np.ndarray]:
+        """Return rows, columns and counts of the sample's reflection with all of the sample in the light."""
+        y, x = (max(1, int(f * n) - _SPOT // 2) for f, n in zip((0.25, 0.7), self.shape))
+        rows, columns = slice(y, y + _SPOT), slice(x, x + _SPOT)
+        away_y, away_x = np.ogrid[-_SPOT // 2 : _SPOT // 2, -_SPOT // 2 : _SPOT // 2]
+        mean = 20000 * self.count_time * np.exp(-((away_y / 8) ** 2) / 2 - ((away_x / 6) ** 2) / 2)
+        good = pixel_mask[rows, columns] == 0
+        counts = np.random.default_rng([self.seed, 4]).poisson(mean)[: good.shape[0], : good.shape[1]]
+        return rows, columns, counts * good
+
+    @property
+    def most(self) -> int:
+        """Counts of the brightest pixel there can be that is not overloaded."""
+        return min(self.cutoff, 2**self.bit_depth - 3)
+
     def _draw_rings(self, images: list[np.ndarray]) -> None:
         """Fill the images with Poisson counts: each pixel takes one of 256 drawn for its distance."""
         rng = np.random.default_rng([self.seed, 2])
@@ -106,7 +124,7 @@ class Scene:
             for dx in (-1, 0, 1):
                 counts = rng.poisson(strength * (1.0, 0.35, 0.1)[abs(dy) + abs(dx)])
                 total = image[ys + dy, xs + dx] + counts
-                image[ys + dy, xs + dx] = np.minimum(total, min(self.cutoff, 2**self.bit_depth - 3))
+                image[ys + dy, xs + dx] = np.minimum(total, self.most)
 
     def _add_overloads(self, image: np.ndarray) -> None:
         """Overload one pixel near the beam stop, as a strong reflection does."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ...errors import SfdaqError
 from ..jungfrau.scene import Scene
 from ..stamp import STAMP_PIXELS, write_stamp
+from ..views import View
 
 
 class Pictures:
@@ -23,11 +26,20 @@ class Pictures:
         8, 16 or 32.
     seed : int
         Of the scene.
+    view : callable, optional
+        Of the scene: pulse id to what there was to see.
     """
 
-    def __init__(self, detector_name: str, shape: tuple[int, int], bit_depth: int, seed: int = 0):
+    def __init__(
+        self,
+        detector_name: str,
+        shape: tuple[int, int],
+        bit_depth: int,
+        seed: int = 0,
+        view: Callable[[int], View] | None = None,
+    ):
         self.shape, self.dtype = tuple(shape), np.dtype(f"u{bit_depth // 8}")
-        self._scene = _scene(detector_name, self.shape, bit_depth, seed)
+        self._scene = _scene(detector_name, self.shape, bit_depth, seed, view)
         y, x = np.indices(self.shape, dtype="u4")
         self._ramp = (y + x) % 4096 if self._scene is None else None
 
@@ -41,9 +53,9 @@ class Pictures:
             write_stamp(frame, image_id)
 
 
-def _scene(detector_name: str, shape: tuple[int, int], bit_depth: int, seed: int) -> Scene | None:
+def _scene(detector_name: str, shape: tuple[int, int], bit_depth: int, seed: int, view) -> Scene | None:
     try:
-        scene = Scene(detector_name, seed)
+        scene = Scene(detector_name, seed, view)
     except SfdaqError:
         return None
     return scene if scene.shape == shape and bit_depth == 16 else None

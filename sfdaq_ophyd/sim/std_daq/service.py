@@ -55,6 +55,7 @@ class Service:
             self._writer_event,
             writable=self.folders.writable,
             seed=settings.seed,
+            clock=clock.path,
             compressed=settings.compressed,
             start_timeout=settings.start_timeout,
             on_step=on_step,

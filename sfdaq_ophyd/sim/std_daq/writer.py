@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ...errors import ServiceUnreachable
 from ...starting import next_line
@@ -30,6 +31,8 @@ class WriterProcess:
         Folders below which it writes.
     seed : int
         Of the pictures.
+    clock : Path, optional
+        File of the pulse clock, which knows what there was to see at a pulse.
     compressed : bool
         Write compressed files.
     start_timeout : float
@@ -49,12 +52,14 @@ class WriterProcess:
         *,
         writable: Sequence[str],
         seed: int = 0,
+        clock: Path | None = None,
         compressed: bool = False,
         start_timeout: float = 60.0,
         on_step: Callable[[str], object] = lambda step: None,
     ):
         self._on_event, self._writable = on_event, list(writable)
         self._seed, self._compressed = seed, compressed
+        self._clock = clock
         self._start_timeout, self._on_step = start_timeout, on_step
         self._process: subprocess.Popen | None = None
         self._thread: threading.Thread | None = None
@@ -85,6 +90,7 @@ class WriterProcess:
         command += ["--config", json.dumps(config), "--seed", str(self._seed)]
         command += ["--writable", json.dumps(self._writable)]
         command += ["--compressed"] * self._compressed
+        command += [] if self._clock is None else ["--clock", str(self._clock)]
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

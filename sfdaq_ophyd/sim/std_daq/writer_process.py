@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 
 from ...starting import report_step
+from ..clock import PulseClock
 from .files import WriterFile
 from .folders import is_below, may_write
 from .picture import Pictures
@@ -27,8 +28,8 @@ LONGEST = 1e6
 class Writer:
     """State of the writer: at most one open file, and what the last start asked for."""
 
-    def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool):
-        self._config, self._writable = config, writable
+    def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool, view=None):
+        self._config, self._writable, self._view = config, writable, view
         self._seed, self._compressed = seed, compressed
         self._pictures: Pictures | None = None
         self._file: WriterFile | None = None
@@ -76,7 +77,9 @@ class Writer:
             raise PermissionError(request["path"])
         if self._pictures is None:
             shape = (config["image_pixel_height"], config["image_pixel_width"])
-            self._pictures = Pictures(config["detector_name"], shape, config["bit_depth"], self._seed)
+            self._pictures = Pictures(
+                config["detector_name"], shape, config["bit_depth"], self._seed, self._view
+            )
         self._file = WriterFile(
             request["path"],
             config["detector_name"],
@@ -100,10 +103,12 @@ def main() -> None:
     parser.add_argument("--config", type=json.loads, required=True)
     parser.add_argument("--writable", type=json.loads, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--clock", help="file of the pulse clock")
     parser.add_argument("--compressed", action="store_true")
     options = parser.parse_args()
     report_step("making the writer")
-    writer = Writer(options.config, options.writable, options.seed, options.compressed)
+    view = PulseClock(options.clock).view if options.clock else None
+    writer = Writer(options.config, options.writable, options.seed, options.compressed, view)
     print(UP, flush=True)  # noqa: T201
     for line in sys.stdin:
         command = json.loads(line)
