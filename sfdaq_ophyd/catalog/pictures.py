@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,11 @@ import numpy as np
 from ..errors import RequestError, require
 from ..wire.pixels import invalid_pixels
 
-MAX_SIDE = 1200
+MAX_SIDE = 900
 """Pixels along the longer side of a picture; larger frames show the brightest pixel of each block."""
+
+ENERGY = "keV"
+"""Unit of calibrated images; a pixel of exactly 0 in all frames drawn was not measured: gaps."""
 
 
 def write_pictures(
@@ -21,11 +24,14 @@ def write_pictures(
     stream: str = "primary",
     keys: Sequence[str] | None = None,
     max_points: int = 3,
+    points: Sequence[int] | None = None,
+    frames: Mapping[int, int] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> list[Path]:
-    """Write frames of a run, evenly spread over its points, and return the files.
+    """Write frames of a run and return the files.
 
-    The scale is logarithmic between robust limits. Pixels without a measurement are grey.
-    The title says run, point, event id and, where there is one, pulse id.
+    The scale is logarithmic between robust limits, the same for all pictures of a key. Pixels without a
+    measurement are grey. The title says run, point, event id and, where there is one, pulse id.
 
     Parameters
     ----------
@@ -38,7 +44,13 @@ def write_pictures(
     keys : sequence of str, optional
         Image keys; default all external keys with two dimensions or more.
     max_points : int
-        At most this many points of each key. Of several frames per point the first is drawn.
+        At most this many points of each key, evenly spread.
+    points : sequence of int, optional
+        Which points, from 0, in place of those.
+    frames : mapping, optional
+        Point to which of its frames; the first if it is not there.
+    units : mapping, optional
+        Of keys whose data key names none.
 
     Raises
     ------
@@ -48,29 +60,50 @@ def write_pictures(
     if stream not in list(run):
         raise RequestError("stream", stream, f"one of {sorted(run)}")
     data_keys = run[stream].metadata["data_keys"]
-    images = [k for k, spec in data_keys.items() if spec.get("external") and len(spec["shape"]) >= 2]
-    chosen = images if keys is None else list(keys)
-    if unknown := [key for key in chosen if key not in images]:
-        raise RequestError("keys", unknown, f"some of {images}")
+    known = [k for k, spec in data_keys.items() if spec.get("external") and len(spec["shape"]) >= 2]
+    wanted = known if keys is None else list(keys)
+    if unknown := [key for key in wanted if key not in known]:
+        raise RequestError("keys", unknown, f"some of {known}")
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for key in chosen:
+    for key in wanted:
         array = run[stream][key]
+        drawn = _points(points, max_points, len(array))
+        chosen = {point: (frames or {}).get(point, 0) for point in drawn}
+        where = [(point, *[chosen[point]] * (len(array.shape) - 3)) for point in drawn]
+        images = [np.asarray(array[each]) for each in where]  # nothing else of the point is read
+        unit = data_keys[key].get("units") or (units or {}).get(key, "")
+        pictures = [good_pixels(image) for image in images]
+        if images and images[0].dtype.kind == "f" and unit == ENERGY:
+            gaps = np.logical_and.reduce([image == 0 for image in images])
+            for picture in pictures:
+                picture[gaps] = np.nan
+        scale = limits(np.concatenate([picture[::3, ::3].ravel() for picture in pictures] or [[]]))
         ids = _ids(run, stream, key.removesuffix("_image"))
-        points = np.unique(np.linspace(0, len(array) - 1, min(max_points, len(array))).round().astype(int))
-        for point in points.tolist():
-            frame = np.asarray(array[point])
-            frame = frame[(0,) * (frame.ndim - 2)]
+        for point, picture in zip(drawn, pictures):
             path = folder / f"{run.start['uid'][:8]}-{stream}-{key}-{point + 1:04d}.png"
-            said = ", ".join(f"{name} {_first(values[point])}" for name, values in ids.items())
-            draw(frame, path, title=f"{_name(run)}, {stream} point {point + 1}: {key}\n{said}")
+            said = ", ".join(
+                f"{name} {np.ravel(values[point])[chosen[point]]}" for name, values in ids.items()
+            )
+            title = f"{key}, point {point + 1}\n{_name(run)}{', ' * bool(said)}{said}"
+            draw(picture, path, title=title, unit=unit, scale=scale)
             written.append(path)
     return written
 
 
-def draw(frame: np.ndarray, path: Path, *, title: str) -> None:
-    """Write one frame (y, x) as PNG. Draws without a display and leaves matplotlib's settings alone."""
+def draw(
+    frame: np.ndarray,
+    path: Path,
+    *,
+    title: str,
+    unit: str = "",
+    scale: tuple[float, float] | None = None,
+) -> None:
+    """Write one frame (y, x) as PNG. Draws without a display and leaves matplotlib's settings alone.
+
+    `unit` names the colour bar, `scale` are the ends of it; default is what `limits` says.
+    """
     require("catalog", "a picture", "matplotlib")
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -78,11 +111,11 @@ def draw(frame: np.ndarray, path: Path, *, title: str) -> None:
     from matplotlib.figure import Figure
 
     picture = _shrink(good_pixels(frame))
-    low, high = limits(picture)
+    low, high = scale or limits(picture)
     colours = matplotlib.colormaps["viridis"].with_extremes(bad="0.6")
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=(6.4, 6.4))
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((0.12, 0.08, 0.7, 0.82), anchor="E")
     drawn = axes.imshow(
         np.ma.masked_invalid(np.maximum(picture, low)),
         cmap=colours,
@@ -91,9 +124,12 @@ def draw(frame: np.ndarray, path: Path, *, title: str) -> None:
         interpolation="nearest",
     )
     axes.set(title=title, xlabel="x (pixel)", ylabel="y (pixel)")
-    axes.title.set_fontsize(9)
-    figure.colorbar(drawn, ax=axes, extend="both")
-    figure.savefig(path, dpi=120)
+    ticks = [low, *(10.0**n for n in range(-9, 12) if 2.5 * low < 10.0**n < high / 2.5), high]
+    bar = figure.colorbar(drawn, cax=figure.add_axes((0.84, 0.08, 0.03, 0.82)), extend="both", ticks=ticks)
+    bar.minorticks_off()  # most of the time went into them
+    bar.ax.set_yticklabels([f"{tick:.0f}" if tick >= 100 else f"{tick:.2g}" for tick in ticks])
+    bar.set_label(unit or "value as stored, no unit given")
+    figure.savefig(path, dpi=120, pil_kwargs={"compress_level": 3})
 
 
 def good_pixels(frame: np.ndarray) -> np.ndarray:
@@ -110,6 +146,12 @@ def good_pixels(frame: np.ndarray) -> np.ndarray:
     else:
         values[~np.isfinite(values)] = np.nan
     return values
+
+
+def _points(points: Sequence[int] | None, most: int, n: int) -> list[int]:
+    if points is not None:
+        return [point for point in points if 0 <= point < n]
+    return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int)).tolist()
 
 
 def limits(picture: np.ndarray) -> tuple[float, float]:
@@ -139,10 +181,6 @@ def _ids(run, stream: str, device: str) -> dict:
         return {}
     values = run[stream].read(variables=list(present.values()))
     return {what: values[key].values for what, key in present.items()}
-
-
-def _first(value):
-    return np.ravel(value)[0]
 
 
 def _name(run) -> str:
