@@ -33,6 +33,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """A gate needs something to let through: refuse a folder without recordings."""
+    gc.disable()  # until all is imported: that stays, and the collector would look at it again and again
     folder = config.getoption("recordings")
     if folder is not None and next(folder.rglob("*.json*"), None) is None:
         raise pytest.UsageError(f"--recordings {folder}: no recordings there")
@@ -59,6 +60,11 @@ def wait_for():
             time.sleep(period)  # the one poll all tests share
 
     return wait
+
+
+def pytest_collection_finish(session):
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

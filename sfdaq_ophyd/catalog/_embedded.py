@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
+from ..starting import without_collection
 from ._feed import Feed
 from ._journal import Journal
 from ._process import START_TIMEOUT, ServerProcess
@@ -85,8 +86,9 @@ class EmbeddedCatalog:
         folders = ["/"] if readable is None else [str(_folder("readable", folder)) for folder in readable]
         self.server = ServerProcess(self.directory, readable=folders, timeout=start_timeout)
         self.server.launch()
-        for module in ("tiled.client", "bluesky_tiled_plugins.writing.tiled_writer"):
-            importlib.import_module(module)  # while the child does the same
+        with without_collection():
+            for module in ("tiled.client", "bluesky_tiled_plugins.writing.tiled_writer"):
+                importlib.import_module(module)  # while the child does the same
         self.server.wait_ready()
         self._restart_lock = threading.Lock()
         self._subscriptions: list[tuple] = []

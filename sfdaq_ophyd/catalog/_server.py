@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import select
@@ -23,7 +24,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from ..limits import Limit
-from ..starting import STEP
+from ..starting import STEP, without_collection
 
 LOCK_PATIENCE = 3.0
 """Seconds to wait for the lock of a server whose parent has just died."""
@@ -234,7 +235,9 @@ def main() -> int:
         step("waiting for the lock of the directory")
         held = lock(directory)
         step("importing tiled and opening the database")
-        app = build(directory, api_key=wanted["api_key"], readable=wanted["readable"])
+        with without_collection():
+            app = build(directory, api_key=wanted["api_key"], readable=wanted["readable"])
+        gc.freeze()  # what is there now stays
         listener = socket.create_server(("127.0.0.1", wanted["port"]))
     except Exception as exc:
         answer(error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, UnusableError) else str(exc))
