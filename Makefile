@@ -13,10 +13,6 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
-	@echo "Next:"
-	@echo "  $(BIN)/sfdaq session profile_collection            # a session on such a beamline, for your plans"
-	@echo "  $(BIN)/sfdaq watch --config sim                    # a live page of one"
-	@echo "  $(BIN)/sfdaq --help"
 
 test: $(VENV)/.installed-test redis-server chromium
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

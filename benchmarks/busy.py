@@ -40,7 +40,7 @@ def demo() -> int:
     from sfdaq_ophyd.catalog import embedded_catalog
     from sfdaq_ophyd.cli import app
 
-    app(["demo", "--directory", "."], standalone_mode=False)
+    app(["demo", "--directory", ".", "--points", "5"], standalone_mode=False)
     with embedded_catalog("catalog") as catalog:
         run = catalog[-1]
         rows = run["primary"].read()

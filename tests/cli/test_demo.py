@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from sfdaq_ophyd.cli.app import COMMANDS
+
 pytestmark = pytest.mark.timeout(170)  # the fixture runs the demo whole
 
 CODE = "from sfdaq_ophyd.cli import main; main()"
@@ -28,7 +30,7 @@ class Links(HTMLParser):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--directory", "out", "--points", "3", "--eiger-model", "500K"]
+    options = ["--directory", "out", "--points", "5", "--eiger-model", "500K"]
     done = subprocess.run(
         [sys.executable, "-c", CODE, "demo", *options],
         cwd=folder,
@@ -40,48 +42,58 @@ def demo(tmp_path_factory):
     return done.stdout, done.stderr, folder / "out"
 
 
-def columns(said, title):
-    """The rows of a printed table, as lists of text."""
-    _, _, after = said.partition(f"\n{title}\n")
+def rows(said, plan):
+    """The rows of a run's printed table, as lists of text."""
+    _, _, after = said.partition(f"\n{plan} ")
     lines = after[: after.index("└")].splitlines()
     return [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
 
 
-def test_demo_when_run_then_eiger_and_jungfrau_are_in_one_scan(demo):
-    said, errors, _ = demo
-    eiger, jungfrau = columns(said, "Eiger"), columns(said, "Jungfrau, calibrated")
-    assert [float(row[1]) for row in eiger] == [float(row[1]) for row in jungfrau] == [0, 1, 2]
-    assert [row[3] for row in eiger] == ["1_0", "1_1", "1_2"]
-    assert all(row[3] == row[4] for row in jungfrau), "the event id is the pulse id"
-    assert len({row[3] for row in jungfrau}) == 3
+def test_demo_when_run_then_one_table_per_run_with_every_detector_in_it(demo):
+    said, errors, out = demo
+    scan = rows(said, "sf_scan")
+    assert [float(row[0]) for row in scan] == [-1, 0, 1, 2, 3]
+    assert [row[1] for row in scan] == ["1_0", "1_1", "1_2", "1_3", "1_4"]
+    assert len({row[3] for row in scan}) == 5 and {len(row[3]) for row in scan} == {11}, "pulse ids"
+    written = sorted((out / "frames" / "std-daq").glob("*.h5"))
+    assert [row[5].lstrip("…") for row in scan] == [path.name[-18:] for path in written]
+    assert max(len(line) for line in said.splitlines() if line.startswith("│")) <= 120
     assert "\x1b" not in said and "%|" not in said + errors, "no progress bar in a pipe"
 
 
 def test_demo_when_run_then_pedestal_first_and_its_run_is_named_by_the_scan(demo):
     said, _, out = demo
-    assert said.index("take_pedestal 1") < said.index("sf_scan 2")
+    ((detector, file),) = rows(said, "take_pedestal")
+    assert detector == "JF01T03V01" and file.endswith(".res.h5")
+    assert said.index("Pedestal: …/") < said.index("Scanning") < said.index("take_pedestal 1")
     page = (out / "report.html").read_text()
     uid = re.search(r"<dt>uid</dt><dd>(\S{8})", page)[1]
-    assert re.search(rf"pedestal of JF01T03V01</dt><dd>.*\.res\.h5, \d+ s old, run {uid}", page)
+    assert re.search(rf"pedestal of JF01T03V01</dt><dd[^>]*>.*\.res\.h5, \d+ s old, run {uid}", page)
 
 
-def test_demo_when_run_then_run_and_acquisition_numbers_and_files_through_the_catalog(demo):
-    said, _, out = demo
-    broker = columns(said, "sf-daq broker")
-    assert [(row[2], row[3]) for row in broker] == [("1", "1"), ("1", "2"), ("1", "3")]
-    data = columns(said, "stream sfdaq_data")
-    assert [row[1] for row in data] == ["1", "2", "3"]
-    assert all(row[-3:] == ["10", "10", ""] for row in data), "frames of detector and channel; none missing"
-    assert "sfdaq_data_2" not in said and "sfdaq_unused" not in said
-    assert list(out.glob("pictures/*sfdaq_data-sfdaq_JF01T03V01-*.png"))
+@pytest.mark.parametrize("total", ["jf_total", "eiger_total"])
+def test_demo_when_run_then_the_peak_is_where_the_simulated_sample_is(demo, total):
+    said, _, _ = demo
+    centre = re.search(rf"{total} peaks at motor = (\S+) ± (\S+) mm", said)
+    assert float(centre[1]) == pytest.approx(1, abs=0.1) and float(centre[2]) < 0.1
+    assert "The simulated sample stands at 1 mm" in said
 
 
-def test_demo_when_run_then_one_std_daq_file_per_point(demo):
-    said, _, out = demo
-    rows = [row for row in columns(said, "standard DAQ, one file per point") if row[0]]
-    assert len(rows) == 3 and len({row[3] for row in rows}) == 3
-    assert {row[4] for row in rows} == {"20"}
-    assert len(list((out / "frames" / "std-daq").glob("*.h5"))) == 3
+def test_demo_when_run_then_live_frames_are_those_of_the_brokers_files(demo):
+    said, _, _ = demo
+    for row in rows(said, "sf_scan"):
+        live, (first, last) = int(row[3]), row[6].split(" - ")
+        assert row[7] == f"{live - int(first) + 1} of 10", row
+        assert int(last) == (int(first) + 9) % 1000
+    assert "5 of 5 live frames are of pulses that the broker's files have." in said
+    shares = re.findall(r"live and from the broker's file: (\S+)% of", said)
+    assert len(shares) == 2 and min(map(float, shares)) > 99.9
+
+
+def test_demo_when_it_ends_then_it_names_commands_that_there_are(demo):
+    said, _, _ = demo
+    named = re.findall(r"^  sfdaq (\S+) ", said, re.MULTILINE)
+    assert {"init", "session", "watch", "doctor"} == set(named) <= set(COMMANDS)
 
 
 def test_demo_when_run_then_pictures_of_every_kind(demo):
@@ -93,13 +105,13 @@ def test_demo_when_run_then_pictures_of_every_kind(demo):
         assert len(Image.open(picture).convert("RGB").getcolors(2**24)) > 20
 
 
-def test_report_when_written_then_all_links_lead_to_files_and_all_tables_are_in_it(demo):
+def test_report_when_written_then_all_links_lead_to_files_and_all_rows_are_in_it(demo):
     said, _, out = demo
     assert (out / "report.html").as_uri() in said
     page = Links()
     page.feed((out / "report.html").read_text())
-    assert len(page.found) == 16
+    assert len(page.found) == 2 * 9
     assert all((out / link).is_file() for link in page.found)
-    for title in ("Eiger", "Jungfrau, calibrated", "standard DAQ, one file per point", "sf-daq broker"):
-        assert title in page.cells
-        assert all(row[0] in page.cells for row in columns(said, title))
+    for row in rows(said, "sf_scan") + rows(said, "take_pedestal"):
+        assert set(row) <= set(page.cells)
+    assert any(cell.startswith("jf_total peaks at") for cell in page.cells)

@@ -14,6 +14,9 @@ from ...sim import Facility
 FRAMES_PER_FILE = 20
 """Images per file of the standard DAQ: as a rule, the frame that the live Jungfrau shows is among them."""
 
+SCAN = -1.0, 3.0
+"""mm; the sample is in the middle."""
+
 PULSES_PER_POINT = 10
 """Machine pulses the broker retrieves per point."""
 

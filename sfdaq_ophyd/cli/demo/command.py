@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,17 +20,27 @@ from ...errors import require
 from ...log import attempt
 from ..sim import SPEED, START_TIMEOUT, say_rate
 
+NEXT = (
+    ("init mybeamline", "a folder for your beamline; it begins with the simulated one"),
+    ("session mybeamline", "an IPython session on it: devices, plans, RE and catalog"),
+    ("watch --config sim", "a live page of a simulated beamline"),
+    ("doctor --config sim", "is everything well there?"),
+)
+"""What to type after the demo, in the same folder, and what it gives."""
+
 
 def demo(
     directory: Annotated[Path, typer.Option(help="Catalog, frames, pictures and the report go here.")] = Path(
         "demo-output"
     ),
-    points: Annotated[int, typer.Option(min=2, help="Points of the scan.")] = 5,
+    points: Annotated[int, typer.Option(min=2, help="Points of the scan; 5 and more are fitted.")] = 7,
     speed: Annotated[Any, SPEED] = "auto",
     start_timeout: Annotated[float, START_TIMEOUT] = 60.0,
     eiger_model: Annotated[str, typer.Option(help="16M, 9M, 4M, 1M or 500K.")] = "1M",
 ) -> None:
-    """Take a pedestal and scan a motor with the whole simulated beamline; show what the catalog has of it.
+    """Take a pedestal and find the sample with a motor, all detectors and the broker of a simulated beamline.
+
+    Then show what the catalog has of it: a table per run, the peak with its fit, pictures, a report.
 
     Example: sfdaq demo --directory demo-output --points 7 --eiger-model 4M
     """
@@ -42,8 +53,8 @@ def demo(
     from ...catalog import embedded_catalog
     from ...plans import sf_scan, take_pedestal
     from ...sim import Facility
-    from .beamline import Beamline
-    from .exhibits import calibrating_file, show
+    from .beamline import SCAN, Beamline
+    from .exhibits import calibrating_file, say, short, show_pedestal, show_scan
     from .report import write_report
 
     directory = directory.resolve()
@@ -69,16 +80,31 @@ def demo(
         console.print("Taking a pedestal: shutter closed, three gain stages ...")
         with attempt("taking a pedestal"):
             dark = _run(run_engine, take_pedestal(beamline.sfdaq, shutter=beamline.shutter), ctrl_c)
-            detectors = beamline.scanned(calibrating_file(catalog[dark]))
+            pedestal = calibrating_file(catalog[dark])
+            console.print(f"Pedestal: {short(pedestal, 80)}", soft_wrap=True)
+            detectors = beamline.scanned(pedestal)
         names = "pulse_id, eiger, jf, writer (standard DAQ) and sfdaq (broker)"
         console.print(f"Scanning {beamline.motor.name} with {names} ...")
         with attempt(f"scanning {beamline.motor.name} with {names}"):
-            light = _run(run_engine, sf_scan(detectors, beamline.motor, 0, 2, points), ctrl_c)
+            light = _run(run_engine, sf_scan(detectors, beamline.motor, *SCAN, points), ctrl_c)
         with attempt("showing what the catalog has"):
             catalog.flush()
-            exhibits = [show(console, catalog[uid], directory / "pictures") for uid in (dark, light)]
+            exhibits = [show_pedestal(catalog[dark]), show_scan(catalog[light], directory / "pictures")]
+            for exhibit in exhibits:
+                say(console, exhibit)
     report = write_report(directory / "report.html", exhibits)
-    console.print(f"\nReport: {report.as_uri()}", soft_wrap=True)
+    console.print(f"\nPictures: {directory / 'pictures'}\nReport: {report.as_uri()}", soft_wrap=True)
+    console.print("\nNext:")
+    for words, what in NEXT:
+        console.print(f"  {_program()} {words:20}  # {what}", soft_wrap=True)
+
+
+def _program() -> str:
+    """Return how this program is called from here."""
+    given = Path(sys.argv[0])
+    if given.name != "sfdaq" or shutil.which("sfdaq") == str(given.absolute()):
+        return "sfdaq"
+    return os.path.relpath(given)
 
 
 @contextmanager

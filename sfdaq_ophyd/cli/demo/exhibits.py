@@ -5,27 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ...catalog import run_table, scalar_keys, write_pictures
+from ...catalog import write_pictures
+from ...sim.views import CENTRE, SIGMA
+from .peak import draw_peaks, fit_peak
 
-PICTURES_PER_IMAGE = 2
-"""Of each kind of image, the first point and the last."""
+JUNGFRAU, FILES = "jf", "sfdaq_JF01T03V01"
+"""The live Jungfrau, and the same detector in the broker's files."""
 
-DEVICES = {
-    "the machine's pulse id": ("pulse_id",),
-    "Eiger": ("eiger_timestamp", "eiger_event_id", "eiger_is_good", "eiger_total"),
-    "Jungfrau, calibrated": ("jf_timestamp", "jf_event_id", "jf_pulse_id", "jf_frame_number", "jf_total"),
-    "standard DAQ, one file per point": ("writer_file", "writer_run_id", "writer_n_completed"),
-    "sf-daq broker": (
-        "sfdaq_run_number",
-        "sfdaq_acquisition_number",
-        "sfdaq_start_pulse_id",
-        "sfdaq_stop_pulse_id",
-    ),
+TOTALS = {"jf_total": "keV", "eiger_total": "counts"}
+"""What is drawn against the motor."""
+
+UNITS = {
+    "eiger_image": "counts",
+    "writer_image": "raw words: ADU and gain bits",
+    FILES: "keV",
 }
-"""Columns of each table of the scan, beside the motor."""
+"""Of images whose data keys name none."""
+
+CLOSE = 0.5
+"""keV; live and retrieved images of one pulse that are calibrated alike differ by less."""
 
 
 @dataclass
@@ -36,14 +38,16 @@ class Exhibit:
     ----------
     start, stop : dict
         The run's documents.
-    tables : dict
-        Title to table.
+    table : Table
+    said : list of str
+        What its data say, a sentence each.
     pictures : list of Path
     """
 
     start: dict
     stop: dict
-    tables: dict[str, Table] = field(default_factory=dict)
+    table: Table
+    said: list[str] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
 
 
@@ -54,41 +58,124 @@ def calibrating_file(run) -> str:
     return str(files[key].values[0])
 
 
-def show(console: Console, run, directory: Path) -> Exhibit:
-    """Print the tables of a run and write its pictures."""
-    exhibit = Exhibit(dict(run.start), dict(run.metadata["stop"]))
-    exhibit.tables = tables(run)
-    for title, table in exhibit.tables.items():
-        console.print(f"\n{title}")
-        console.print(table)
-    for stream in run:
-        if images := image_keys(run, stream):
-            exhibit.pictures += write_pictures(
-                run, directory, stream=stream, keys=images, max_points=PICTURES_PER_IMAGE
-            )
-    for path in exhibit.pictures:
-        console.print(f"Wrote {path}", soft_wrap=True)
+def show_pedestal(run) -> Exhibit:
+    """Return the pedestal's run: its file."""
+    table = _table(run, ["detector", "file"])
+    for key, values in run["primary"].read().items():
+        if key.endswith("_pedestal"):
+            table.add_row(key.removeprefix("sfdaq_").removesuffix("_pedestal"), short(str(values.values[0])))
+    return Exhibit(dict(run.start), dict(run.metadata["stop"]), table)
+
+
+def show_scan(run, directory: Path) -> Exhibit:
+    """Return the scan's run, and write its curve and pictures."""
+    columns = ["motor", "eiger_event_id", "jf_pulse_id", "writer_file", "sfdaq_acquisition_number"]
+    columns += ["sfdaq_start_pulse_id", "sfdaq_stop_pulse_id", *TOTALS]
+    values = {key: each.values for key, each in run["primary"].read(variables=columns).items()}
+    in_files = np.asarray(run["sfdaq_data"][f"{FILES}_pulse_id"].read())[..., 0]
+    rows = [_row_of(live, ids) for live, ids in zip(values["jf_pulse_id"], in_files)]
+    exhibit = Exhibit(dict(run.start), dict(run.metadata["stop"]), _scan_table(run, values, in_files, rows))
+
+    position = values["motor"]
+    fits = {key: fit_peak(position, values[key]) for key in TOTALS}
+    for key, fit in fits.items():
+        if fit is not None:
+            exhibit.said.append(f"{key} peaks at motor = {fit.centre:.3f} ± {fit.error:.3f} mm.")
+    if any(fits.values()):
+        exhibit.said.append(f"The simulated sample stands at {CENTRE:g} mm, sigma {SIGMA:g} mm.")
+    curves = {key: (values[key], unit, fits[key]) for key, unit in TOTALS.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{run.start['uid'][:8]}-peak.png"
+    draw_peaks(path, position, curves, CENTRE, title=f"{run.start['plan_name']} {run.start['scan_id']}")
+
+    points = sorted({0, int(np.argmin(abs(position - CENTRE)))})
+    exhibit.said += _same_pulses(run, values["jf_pulse_id"], rows, points)
+    exhibit.pictures = [path]
+    for stream, keys in (("primary", ["eiger_image", "jf_image", "writer_image"]), ("sfdaq_data", [FILES])):
+        frames = (
+            {point: rows[point] for point in points if rows[point] is not None} if keys == [FILES] else {}
+        )
+        exhibit.pictures += write_pictures(
+            run, directory, stream=stream, keys=keys, points=points, frames=frames, units=UNITS
+        )
     return exhibit
 
 
-def image_keys(run, stream: str) -> list[str]:
-    """Return the keys of a stream that hold images: external, and two dimensions of more than one pixel."""
-    data_keys = run[stream].metadata["data_keys"]
-    return [
-        key
-        for key, spec in data_keys.items()
-        if spec.get("external") and len(spec["shape"]) > 1 and min(spec["shape"][-2:]) > 1
+def say(console: Console, exhibit: Exhibit) -> None:
+    """Print the table of a run and what its data say."""
+    console.print()
+    console.print(exhibit.table)
+    for sentence in exhibit.said:
+        console.print(sentence, soft_wrap=True)
+
+
+def short(path: str, most: int = 40) -> str:
+    """Return the end of a path: all of it, the name, or the end of the name."""
+    name = f"…/{Path(path).name}"
+    return path if len(path) <= most else name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def _row_of(pulse_id: int, ids: np.ndarray) -> int | None:
+    """Return which frame of a point's file is of a pulse; None if none is."""
+    found = np.flatnonzero(ids == pulse_id)
+    return int(found[0]) if found.size else None
+
+
+def _scan_table(run, values: dict, in_files: np.ndarray, rows: list[int | None]) -> Table:
+    headers = [
+        "motor\n(mm)",
+        "Eiger\nimage",
+        "Eiger total\n(counts)",
+        "Jungfrau\npulse id",
+        "its total\n(keV)",
     ]
+    headers += ["standard DAQ's file", "broker's pulses", "live frame\nin its file"]
+    table = _table(run, headers)
+    for k, position in enumerate(values["motor"]):
+        first, last = int(values["sfdaq_start_pulse_id"][k]), int(values["sfdaq_stop_pulse_id"][k])
+        live, n = int(values["jf_pulse_id"][k]), len(in_files[k])
+        there = f"{rows[k] + 1} of {n}" if rows[k] is not None else _outside(live, first, last)
+        table.add_row(
+            f"{position:.4g}",
+            str(values["eiger_event_id"][k]),
+            str(values["eiger_total"][k]),
+            str(live),
+            f"{values['jf_total'][k]:.5g}",
+            short(str(values["writer_file"][k]), 19),
+            f"{first} - {str(last)[-3:]}",
+            there,
+        )
+    return table
 
 
-def tables(run) -> dict[str, Table]:
-    """Return the tables of a run: a table per device for a scan, a table per stream for what comes later."""
-    found = {}
-    for stream in run:
-        scalars = scalar_keys(run, stream)
-        devices = DEVICES if stream == "primary" and "motor" in scalars else {f"stream {stream}": scalars}
-        for title, keys in devices.items():
-            chosen = [key for key in keys if key in scalars]
-            moved = ["motor"] if devices is DEVICES else []
-            found[title] = run_table(run, stream, columns=[*moved, *chosen])
-    return found
+def _outside(live: int, first: int, last: int) -> str:
+    if first <= live <= last:
+        return "lost"
+    return f"{first - live} before" if live < first else f"{live - last} after"
+
+
+def _same_pulses(run, live: np.ndarray, rows: list[int | None], points: list[int]) -> list[str]:
+    """Say whether live frames are in the broker's files, and compare some with what the files have."""
+    n_inside = sum(row is not None for row in rows)
+    said = [f"{n_inside} of {len(rows)} live frames are of pulses that the broker's files have."]
+    for point in points:
+        if rows[point] is None:
+            continue
+        ours = np.asarray(run["primary"]["jf_image"][point, 0])
+        theirs = np.asarray(run["sfdaq_data"][FILES][point, rows[point]])
+        both = (ours != 0) & (theirs != 0)
+        close = np.abs(ours - theirs)[both] < CLOSE
+        said.append(
+            f"Pulse {live[point]}, live and from the broker's file: {close.mean():.3%} of {both.sum()} "
+            f"pixels are the same within {CLOSE:g} keV."
+        )
+    return said
+
+
+def _table(run, headers: list[str]) -> Table:
+    start, stop = run.start, run.metadata["stop"]
+    title = f"{start['plan_name']} {start['scan_id']} ({start['uid'][:8]}): {stop['exit_status']}"
+    table = Table(title=title, title_justify="left")
+    for header in headers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table

@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
-from .exhibits import Exhibit
+from .exhibits import Exhibit, short
 
 
 def write_report(path: Path, exhibits: Iterable[Exhibit]) -> Path:
@@ -23,7 +23,7 @@ def write_report(path: Path, exhibits: Iterable[Exhibit]) -> Path:
     exhibits : iterable of Exhibit
     """
     environment = Environment(loader=PackageLoader(__package__, ""), autoescape=True, trim_blocks=True)
-    environment.filters.update(moment=_moment, rows=_rows, columns=_columns)
+    environment.filters.update(moment=_moment, rows=_rows, columns=_columns, short=short)
     template = environment.get_template("report.html")
     pictures = [[os.path.relpath(p, path.parent) for p in exhibit.pictures] for exhibit in exhibits]
     path.write_text(template.render(runs=list(zip(exhibits, pictures))), encoding="utf-8")
