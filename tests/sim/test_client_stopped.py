@@ -15,9 +15,9 @@ from sfdaq_ophyd.sim import Facility
 
 N_POINTS = 6
 LIMIT = 2.5
-"""s; every limit of the devices is shorter than the stop."""
+"""s; the stop is longer than this and than every other limit of the devices."""
 
-STOP = 6.0
+STOP = 15.0
 """s."""
 
 SCAN = """
