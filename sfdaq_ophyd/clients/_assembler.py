@@ -176,20 +176,9 @@ class Assembler:
         self.ports[port].end()
 
     def settle(self, now: float | None = None, unread: Collection[int] = ()) -> float:
-        """Hand on, in order, what is complete or cannot become so.
+        """Hand on, in order, what is complete or cannot become so; see `Intake.settle`.
 
-        Parameters
-        ----------
-        now : float, optional
-            Until then all ports but `unread` have been read, s of counted time; images whose missing blocks
-            could have come wait no longer than `max_age` before.
-        unread : collection of int
-            Ports in which messages lie.
-
-        Returns
-        -------
-        float
-            S after which there is something to do even if nothing comes.
+        With `now`, images whose missing blocks could have come wait no longer than `max_age` before.
         """
         while self._pending:
             key = min(self._pending)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from ..errors import RequestError, WireError, require, shown_url
 from ..wire.broker_status import EXCHANGE, StatusBoard, StatusMessage, read_status
+from ._listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ MAX_BODY = 4 * 2**20
 """Longer messages are passed over, bytes."""
 
 
-class StatusListener:
+class StatusListener(Listener):
     """Follow announced files by what the writers say of them.
 
     Passive: declares the exchange as the broker does, and a queue of its own that goes with the connection.
@@ -56,26 +56,17 @@ class StatusListener:
     def __init__(self, url: str, on_message: Callable[[StatusMessage], None] | None = None):
         if not isinstance(url, str) or not url.startswith(("amqp://", "amqps://")):
             raise RequestError("url", shown_url(url), "an address like amqp://host:5672")
+        super().__init__()
         self.url, self._address = shown_url(url), url
         self.board = StatusBoard()
         self._on_message = on_message
         self._thread: threading.Thread | None = None
-        self._stop, self._listening = threading.Event(), threading.Event()
-        self.silent_since: float | None = time.time()
-        self._why = "not started"
+        self._stop = threading.Event()
 
     @property
     def connected(self) -> bool:
         """Whether messages would arrive now."""
-        return self._listening.is_set()
-
-    @property
-    def state(self) -> str:
-        """What to tell a person: that it listens, or since when it hears nothing, and why."""
-        since = self.silent_since
-        if since is None:
-            return "listening"
-        return f"hears nothing since {time.strftime('%H:%M:%S', time.localtime(since))}: {self._why}"
+        return self._hears.is_set()
 
     def start(self, timeout: float | None = None) -> bool:
         """Listen from now on; wait up to `timeout` s until connected, and return whether it is."""
@@ -95,7 +86,7 @@ class StatusListener:
                 target=self._run, args=(pika, parameters), name="broker status", daemon=True
             )
             self._thread.start()
-        return self._listening.wait(timeout) if timeout else self.connected
+        return self._hears.wait(timeout) if timeout else self.connected
 
     def close(self) -> None:
         """Stop listening. Safe twice."""
@@ -112,10 +103,6 @@ class StatusListener:
     def __exit__(self, *exc_info) -> None:
         self.close()
 
-    def _fell_silent(self, why: str) -> None:
-        self._listening.clear()
-        self.silent_since, self._why = self.silent_since or time.time(), why
-
     def _run(self, pika, parameters) -> None:
         while not self._stop.is_set():
             try:
@@ -123,10 +110,10 @@ class StatusListener:
                     self._listen(connection.channel())
                 why = "the server ended the connection"
             except Exception as exc:  # a peer may break pika in any way: the thread goes on
-                why = f"{type(exc).__name__} {exc}".strip()
+                why = exc
             if not self._stop.is_set():
                 self._fell_silent(why)
-                logger.warning("status exchange: %s:%s: %s", parameters.host, parameters.port, why)
+                logger.warning("status exchange: %s:%s: %s", parameters.host, parameters.port, self._why)
             self._stop.wait(RETRY)
 
     def _listen(self, channel) -> None:
@@ -135,7 +122,7 @@ class StatusListener:
         channel.queue_bind(queue, EXCHANGE)
         for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.1):
             self.silent_since = None
-            self._listening.set()
+            self._hears.set()
             if method is not None:
                 self._take(properties, body)
             if self._stop.is_set():

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..errors import RequestError, WireError, require, shown_url
 from ..wire.json_text import load_json
+from ._listener import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Message:
     content: dict
 
 
-class StdDaqRedis:
+class StdDaqRedis(Listener):
     """Follow streams of one DAQ; survives restarts of its Redis.
 
     Parameters
@@ -95,6 +95,7 @@ class StdDaqRedis:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
+        super().__init__()
         chosen = {**KEYS, **(keys or {})}
         names = [streams] if isinstance(streams, str) else list(streams)
         for name in [*names, *(keys or {})]:
@@ -120,19 +121,9 @@ class StdDaqRedis:
         self._waiting: dict[str, deque[Message]] = {name: deque(maxlen=MAX_WAITING) for name in names}
         self._callbacks: dict[str, list[Callable[[Message], None]]] = {name: [] for name in names}
         self._news = threading.Condition()
-        self._ready, self._closing = threading.Event(), threading.Event()
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.counts: Counter[str] = Counter()
-        self.silent_since: float | None = time.time()
-        self._why = "not started"
-
-    @property
-    def state(self) -> str:
-        """What to tell a person: that it listens, or since when it hears nothing, and why."""
-        since = self.silent_since
-        if since is None:
-            return "listening"
-        return f"hears nothing since {time.strftime('%H:%M:%S', time.localtime(since))}: {self._why}"
 
     def start(self) -> StdDaqRedis:
         """Begin to follow, from the newest entry on. Returns at once, also where no Redis answers."""
@@ -143,7 +134,7 @@ class StdDaqRedis:
 
     def wait_connected(self, timeout: float) -> bool:
         """Wait until entries to come will be seen; call it before the start whose entries matter."""
-        return self._ready.wait(timeout)
+        return self._hears.wait(timeout)
 
     def subscribe(self, stream: str, callback: Callable[[Message], None]) -> Callable[[], None]:
         """Call back with each message, in the follower's thread; returns the function that ends it."""
@@ -188,19 +179,15 @@ class StdDaqRedis:
         while not self._closing.is_set():
             try:
                 self._find_ends()
-                self._ready.set()
+                self._hears.set()
                 while not self._closing.is_set():
                     self._read()
                     self.silent_since, pause = None, 0.1
             except Exception as exc:  # a peer may break the library in any way: the thread goes on
-                self._fell_silent(f"{type(exc).__name__} {exc}".strip())
+                self._fell_silent(exc)
                 logger.warning("%s: %s; next try in %.1f s", self.url, self._why, pause)
                 self._closing.wait(pause)
                 pause = min(2 * pause, 2.0)
-
-    def _fell_silent(self, why: str) -> None:
-        self._ready.clear()
-        self.silent_since, self._why = self.silent_since or time.time(), why
 
     def _find_ends(self) -> None:
         """Take the newest ids; after a restart keep ours, unless the stream began anew."""

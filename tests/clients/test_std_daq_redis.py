@@ -174,7 +174,7 @@ def test_follow_when_redis_restarts_then_it_goes_on(server, wait_for, empty):
     with StdDaqRedis(server.url, "status", block=0.1, timeout=1.0) as follower:
         assert follower.wait_connected(5)
         server.stop(empty=empty)
-        wait_for(lambda: not follower._ready.is_set(), "loss of the connection")
+        wait_for(lambda: not follower._hears.is_set(), "loss of the connection")
         server.start()
         assert follower.wait_connected(10)
         add(server, "daq:status", status(2, start=2.0))
