@@ -1,10 +1,11 @@
-"""A thread that does one job after the other, so that none is made per point."""
+"""Threads that do one job after the other, so that none is made per point."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from ..limits import Limit
@@ -96,3 +97,31 @@ class Worker:
                     if jobs is self._jobs and jobs.empty():
                         self._thread = None
                         return None
+
+
+class Workers:
+    """As many workers as there are jobs at once; one that is done takes the next job.
+
+    Parameters
+    ----------
+    name : str
+        Of the threads.
+    """
+
+    def __init__(self, name: str):
+        self._name, self._idle = name, deque[Worker]()
+
+    def do(self, job: Callable[[], object]) -> None:
+        """Have `job`, which handles its own errors, called at once."""
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            worker = Worker(self._name)
+
+        def done() -> None:
+            try:
+                job()
+            finally:
+                self._idle.append(worker)
+
+        worker.do(done)

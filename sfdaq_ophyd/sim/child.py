@@ -12,11 +12,13 @@ import queue
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
 from ..starting import next_line
+from .part import World
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +153,60 @@ class Child:
 
     def _last_words(self) -> str:
         return "; ".join(list(self._said)[-5:])
+
+
+class ChildPart(ABC):
+    """A part that is a child process: ``python -m`` its package, with the clock and its settings.
+
+    Parameters
+    ----------
+    world : World
+        Clock, ports and limits of the facility.
+    settings : dataclass instance
+        Goes to the child as JSON.
+    """
+
+    name = ""
+
+    def __init__(self, world: World, settings: Any):
+        self._world, self._settings = world, settings
+        self._child: Child | None = None
+
+    def launch(self) -> None:
+        """Begin to start the child."""
+        world, settings = self._world, self._settings
+        options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
+        self._child = Child(
+            type(self).__module__.rpartition(".")[0],
+            *("--control", "--clock", world.clock.path, "--start-pulse-id", world.clock.start_pulse_id),
+            *("--settings", json.dumps(options), *self._port_options()),
+            timeout=world.start_timeout,
+        )
+        self._child.launch()
+
+    def start(self) -> None:
+        """Return once it serves."""
+        if self._child is None:
+            self.launch()
+        self._take_addresses(json.loads(self._child.wait()))
+
+    def stop(self) -> None:
+        """End the child. Safe twice."""
+        if self._child is not None:
+            self._child.stop()
+
+    @abstractmethod
+    def _port_options(self) -> list[object]:
+        """Return the words of the command line that say which ports to serve."""
+
+    @abstractmethod
+    def _take_addresses(self, addresses: dict[str, Any]) -> None:
+        """Take note of where the child serves."""
+
+    def _ask(self, what: str, /, **command) -> Any:
+        if self._child is None:
+            raise RequestError(self.name, what, "a part that was started")
+        return self._child.ask({"do": what, **command})
 
 
 def _follow(stream, sink) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Request, Response, WebSocket, WebSocketDisconnect
@@ -14,12 +15,19 @@ from fastapi.staticfiles import StaticFiles
 from ..errors import RequestError
 from .access import Guard
 from .live_frame import LiveFrame
-from .picture import COLOUR_MAPS, View, picture
+from .picture import View, picture
+from .viewer import Wishes, frame_message
 from .watch import Watch
 
 STATIC = Path(__file__).parent / "static"
 PERIOD = 0.2
-"""s between two messages to a viewer."""
+"""s between two messages with the state; new frames and answers to wishes come in between."""
+
+MINUTES_PERIOD = 2.0
+"""s between two messages with the last minutes of the detectors."""
+
+SEND_TIMEOUT = 10.0
+"""s within which a viewer takes a message; else it is left."""
 
 MAX_VIEWERS = 200
 N_DRAWING = 2
@@ -57,10 +65,6 @@ def make_app(watch: Watch, token: str = "") -> FastAPI:
     def state():
         return Response(watch.state_text(), media_type="application/json")
 
-    @app.get("/api/colour-maps")
-    def colour_maps():
-        return list(COLOUR_MAPS)
-
     @app.get("/api/picture/{name}.png")
     async def png(
         name: str,
@@ -92,15 +96,7 @@ def make_app(watch: Watch, token: str = "") -> FastAPI:
             return
         await socket.accept()
         with watch.viewer():
-            leaves = asyncio.ensure_future(_until_closed(socket))
-            try:
-                while not leaves.done():
-                    await asyncio.wait_for(socket.send_text(watch.state_text()), 10)
-                    await asyncio.wait({leaves}, timeout=PERIOD)
-            except (WebSocketDisconnect, RuntimeError, TimeoutError):
-                pass  # the viewer is gone, or takes nothing any more
-            finally:
-                leaves.cancel()
+            await _Viewer(watch, socket, drawing).serve()
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(Guard, token=token)
@@ -125,7 +121,82 @@ def _region(text: str) -> tuple[int, int, int, int] | None:
     return x0, y0, x1, y1
 
 
-async def _until_closed(socket: WebSocket) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        while True:
-            await socket.receive_text()
+class _Viewer:
+    """One viewer: takes its wishes; sends the state, and the newest frame of each detector as wished."""
+
+    def __init__(self, watch: Watch, socket: WebSocket, drawing: asyncio.Semaphore):
+        self._watch, self._socket, self._drawing = watch, socket, drawing
+        self._wishes: dict[str, Wishes] = {}
+        self._sent: dict[str, tuple] = {}
+        self._n_points: dict[str, int] = {}
+        self._minutes_due = 0.0
+        self._wished = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Send until the viewer is gone, or takes nothing any more."""
+        listens = asyncio.ensure_future(self._listen())
+        try:
+            while not listens.done():
+                await self._send(self._watch.state_text())
+                await self._send_minutes()
+                limit = asyncio.get_running_loop().time() + PERIOD
+                while (left := limit - asyncio.get_running_loop().time()) > 0 and not listens.done():
+                    self._wished.clear()
+                    await self._send_frames()
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._wished.wait(), left)
+        except (WebSocketDisconnect, RuntimeError, TimeoutError):
+            pass
+        finally:
+            listens.cancel()
+
+    async def _listen(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                text = await self._socket.receive_text()
+                try:
+                    wishes = Wishes.read(text)
+                    self._watch.frame(wishes.detector)  # RequestError if there is no such detector
+                except RequestError as exc:
+                    await self._send(json.dumps({"refused": str(exc)}))
+                    continue
+                self._wishes[wishes.detector] = wishes
+                self._wished.set()
+        self._wished.set()
+
+    async def _send(self, message: str | bytes) -> None:
+        send = self._socket.send_text if isinstance(message, str) else self._socket.send_bytes
+        await asyncio.wait_for(send(message), SEND_TIMEOUT)
+
+    async def _send_minutes(self) -> None:
+        """Send what changes slowly: the last minutes of each detector, and the new points of scans."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._minutes_due:
+            self._minutes_due = now + MINUTES_PERIOD
+            await self._send(self._watch.minutes_text())
+        curves = self._watch.curves()
+        for uid in set(self._n_points) - {curve.uid for curve in curves}:
+            del self._n_points[uid]
+        for curve in curves:
+            if (n := self._n_points.get(curve.uid, -1)) < len(curve.x):
+                message = curve.message(max(0, n))
+                self._n_points[curve.uid] = max(0, n) + len(message["x"])
+                await self._send(json.dumps({"curve": message}))
+
+    async def _send_frames(self) -> None:
+        for name, wishes in list(self._wishes.items()):
+            source = self._watch.detector(name)
+            frame = source.frame
+            if frame is None or self._sent.get(name) == (frame, wishes):
+                continue
+            before = self._sent.get(name)
+            self._sent[name] = frame, wishes
+            same = before is not None and (before[0], before[1].view) == (frame, wishes.view)
+            try:
+                async with self._drawing:
+                    message = await run_in_threadpool(
+                        frame_message, frame, source.frame_age(), wishes, with_picture=not same
+                    )
+            except RequestError as exc:  # the frame is smaller than what was wished
+                message = json.dumps({"refused": str(exc), "detector": name})
+            await self._send(message)

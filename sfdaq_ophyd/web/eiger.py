@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ STATE_PERIOD = 0.5
 IDLE_PERIOD = 2.0
 """s between two images of a detector that looks idle: a short series fits between two looks at its state."""
 
+DROPPED = "dropped by the monitor"
 RUNNING = (DetectorState.READY, DetectorState.ACQUIRE)
 
 
@@ -38,6 +40,8 @@ class EigerSource(DetectorSource):
         s between two images, at least.
     """
 
+    loss_name = DROPPED
+
     def __init__(self, name: str, url: str, api_version: str | None = None, period: float = 0.25):
         super().__init__(name, "Eiger", url, period)
         self._client = SimplonClient(url, api_version, timeout=5.0)
@@ -48,6 +52,8 @@ class EigerSource(DetectorSource):
         self._ids: tuple | None = None
         self._geometry: Geometry | None = None
         self._cutoff: int | None = None
+        self._mask: np.ndarray | None = None
+        self._arrivals_are_known = False  # what is found at the first look may have lain there for hours
 
     def take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
         """Ask for the newest image: as fast as allowed while the detector runs, seldom when it does not."""
@@ -56,11 +62,14 @@ class EigerSource(DetectorSource):
             self._state = self._client.state()
             self._state_due = now + STATE_PERIOD
             rate = self._rate.value if self._state in RUNNING else None
-            self._about = {"state": self._state.value, "counters": self._counters(), "rate": rate}
+            level = "bad" if self._state is DetectorState.ERROR else "good"
+            counters = self._counters()
+            self._about = {"state": self._state.value, "counters": counters, "rate": rate, "level": level}
         if now < self._image_due:
             return None, self._about
         self._image_due = now if self._state in RUNNING else now + IDLE_PERIOD
         found = self._client.newest_image(wait=0.1)
+        known, self._arrivals_are_known = self._arrivals_are_known, True
         if found is None:
             return None, self._about
         ids = (found.series_id, found.image_id, found.time_ns)
@@ -74,11 +83,16 @@ class EigerSource(DetectorSource):
         self._ids = ids
         if found.image_id is not None:
             self._about = {**self._about, "rate": self._rate.update(found.image_id)}
-        return self._frame(found), self._about
+        return self._frame(found, now if known else None), self._about
+
+    def n_lost(self, counters: Mapping[str, int]) -> int | None:
+        """Return what the monitor dropped, if the detector says so."""
+        return counters.get(DROPPED)
 
     def rest(self) -> None:
         """Close the connections."""
         self._client.close()
+        self._arrivals_are_known = False
         self._state_due = self._image_due = 0.0
 
     def _is_known(self, found) -> bool:
@@ -86,10 +100,11 @@ class EigerSource(DetectorSource):
             return (found.series_id, found.image_id, found.time_ns) == self._ids  # series count anew at times
         return self.frame is not None and np.array_equal(found.image, self.frame.image)  # API 1.6 has no ids
 
-    def _frame(self, found) -> LiveFrame:
+    def _frame(self, found, arrived: float | None = None) -> LiveFrame:
         self.n_taken += 1
         image = found.image
-        bad = invalid_pixels(image)
+        fits = self._mask is not None and self._mask.shape == image.shape
+        bad = invalid_pixels(image, self._mask if fits else None)
         above = self._cutoff is not None and self._cutoff < np.iinfo(image.dtype).max
         saturated = (image > self._cutoff) & ~bad if above else np.zeros(image.shape, bool)
         has_ids = found.series_id is not None
@@ -102,16 +117,20 @@ class EigerSource(DetectorSource):
             event_id=found.event_id if has_ids else "",
             timestamp=found.timestamp,
             geometry=self._geometry,
+            arrived=arrived,
         )
 
     def _counters(self) -> dict[str, int]:
         value = self._optional("dropped", "monitor", "status")
-        return {} if value is None else {"dropped by the monitor": int(value)}
+        return {} if value is None else {DROPPED: int(value)}
 
     def _read_settings(self) -> None:
         self._cutoff = self._optional("countrate_correction_count_cutoff")
         names = ("beam_center_x", "beam_center_y", "detector_distance", "x_pixel_size", "wavelength")
         x, y, *rest = (self._optional(name) for name in names)
+        self._mask = None
+        if self._optional("pixel_mask_applied") is False:  # then the image shows masked pixels like good ones
+            self._mask = self._client.get_array("pixel_mask")
         self._geometry = None
         if None not in (x, y, *rest):
             geometry = Geometry((float(x), float(y)), *map(float, rest))

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..calibration import JungfrauCalibration
-from ..calibration.words import ADC_BITS, LOST
+from ..calibration.words import ADC_BITS, LOST, PACKET_WORDS, saturated_word
 from ..clients import ImageStream, ModuleStream, StreamFrame
+from ..limits import Limit
 from ..wire.daq_rec import DaqRec
 from .detector_source import DetectorSource
 from .live_frame import LiveFrame
 from .source import Rate
 
-SATURATED = 0xC000
-"""Raw word of a pixel that is over the top of G2."""
+CONNECTS_WITHIN = 2.0
+"""s after which a stream that is not connected is called so."""
+
+SILENT_AFTER = 5.0
+"""s without any message after which a detector is called silent."""
 
 
 class JungfrauSource(DetectorSource):
@@ -31,6 +36,10 @@ class JungfrauSource(DetectorSource):
         Returns the `JungfrauCalibration`; called once. If it fails, the page shows raw words and says why.
     period : float
         s between two images, at least.
+    frame_step : int, optional
+        As of the device: frame numbers grow by this, a jump is a lost frame; 0: jumps mean nothing.
+    by_frame : bool
+        Event ids are frame numbers, as of the device.
     """
 
     def __init__(
@@ -42,6 +51,8 @@ class JungfrauSource(DetectorSource):
         stream: str = "modules",
         load: Callable[[], JungfrauCalibration] | None = None,
         period: float = 0.25,
+        frame_step: int | None = None,
+        by_frame: bool = False,
     ):
         super().__init__(name, f"Jungfrau {detector_name}", ", ".join(endpoints), period)
         if stream == "modules":
@@ -49,27 +60,34 @@ class JungfrauSource(DetectorSource):
         else:
             self._stream = ImageStream(endpoints[0], n_images=8)
         self._stream.subscribe(self._keep)
+        self._frame_step = int(stream == "modules") if frame_step is None else frame_step
+        self._by_frame, self._n_jumped = by_frame, 0
+        self._before: tuple[int, int] | None = None  # acquisition and number of the last frame
         self._load, self._note = load, ""
         self._calibrations: dict[bool, JungfrauCalibration] = {}  # by whether high gain is on
         self._newest: StreamFrame | None = None
         self._rate = Rate()
         self._is_open = False
+        self._connecting, self._silence, self._n_messages = Limit(CONNECTS_WITHIN), Limit(SILENT_AFTER), 0
 
     def take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
         """Draw the newest image that has come, if any."""
         if not self._is_open:
             self._stream.open()
-            self._is_open = True
+            self._is_open, self._n_messages = True, 0
+            self._connecting.restart()
+            self._silence.restart()
         if self._load is not None:
             self._calibrate()
         counters = {name: count for name, count in dict(self._stream.counters).items() if count}
         rate = self._rate.update(counters.get("complete", 0) + counters.get("incomplete", 0))
-        connected = sum(self._stream.connected)
+        level, note = self._condition(sum(counters.values()))
         about = {
-            "state": f"{connected} of {len(self._stream.endpoints)} streams",
+            "state": f"{sum(self._stream.connected)} of {len(self._stream.endpoints)} streams",
             "rate": rate,
             "counters": counters,
-            "note": self._note or self._stream.last_problem,
+            "level": level,
+            "note": "; ".join(filter(None, (note, self._note or self._stream.last_problem))),
         }
         newest, self._newest = self._newest, None
         return None if newest is None else self._frame(newest), about
@@ -78,11 +96,35 @@ class JungfrauSource(DetectorSource):
         """End the subscription: the detector sends nothing here."""
         if self._is_open:
             self._stream.close()
-        self._is_open, self._newest, self._rate = False, None, Rate()
+        self._is_open, self._newest, self._before, self._rate = False, None, None, Rate()
 
     def _keep(self, frame: StreamFrame | None) -> None:
-        if frame is not None:
-            self._newest = frame
+        if frame is None:
+            return
+        self._newest = frame
+        last, self._before = self._before, (frame.acquisition, frame.frame_number)
+        if last is not None and self._frame_step and last[0] == frame.acquisition:
+            self._n_jumped += max(0, (frame.frame_number - last[1]) // self._frame_step - 1)
+
+    def n_lost(self, counters: Mapping[str, int]) -> int:
+        """Return how many frames came in parts or, by their numbers, not at all."""
+        return counters.get("incomplete", 0) + self._n_jumped
+
+    def _condition(self, n_messages: int) -> tuple[str, str]:
+        """Return level and words: red if nothing is connected, or if all are silent."""
+        connected, n = sum(self._stream.connected), len(self._stream.endpoints)
+        if connected:
+            self._connecting.restart()
+        if n_messages != self._n_messages:
+            self._silence.restart()
+        self._n_messages = n_messages
+        if not connected:
+            return ("bad", f"none of {n} streams answers") if self._connecting.reached() else ("busy", "")
+        if self._silence.reached():
+            return "bad", f"none of {n} streams sends anything"
+        if connected < n:
+            return "busy", f"{n - connected} of {n} streams do not answer"
+        return ("good" if self._n_messages else "busy"), ""
 
     def _calibrate(self) -> None:
         load, self._load = self._load, None
@@ -92,9 +134,8 @@ class JungfrauSource(DetectorSource):
         except Exception as exc:  # files of any kind and state
             self._note = f"raw, since the constants cannot be read: {exc}"
 
-    def _calibration(self, found: StreamFrame) -> JungfrauCalibration:
+    def _calibration(self, high_gain: bool) -> JungfrauCalibration:
         first = next(iter(self._calibrations.values()))
-        high_gain = found.daq_rec is not None and DaqRec.decode(found.daq_rec).high_gain
         if high_gain not in self._calibrations:
             self._calibrations[high_gain] = first.with_options(highgain=high_gain)
         return self._calibrations[high_gain]
@@ -102,18 +143,21 @@ class JungfrauSource(DetectorSource):
     def _frame(self, found: StreamFrame) -> LiveFrame:
         self.n_taken += 1
         raw = found.words if found.image.dtype == np.uint16 else found.image
+        high_gain = found.daq_rec is not None and DaqRec.decode(found.daq_rec).high_gain
         if self._calibrations and raw.dtype == np.uint16:
-            calibration = self._calibration(found)
+            calibration = self._calibration(high_gain)
             image = calibration(raw)
             bad = ~calibration.pixel_mask | ~np.isfinite(image) | calibration.lost_pixels(raw)
             saturated = np.zeros(image.shape, bool)
             saturated[calibration.saturated_pixels(raw)] = True
             unit = calibration.unit
         elif raw.dtype == np.uint16:
-            image, bad, saturated = raw & ADC_BITS, raw == LOST, raw == SATURATED
+            image, bad, saturated = raw & ADC_BITS, raw == LOST, raw == saturated_word(high_gain)
             unit = "ADU, raw"
         else:  # calibrated by the sender
             image, bad, saturated = raw.copy(), ~np.isfinite(raw), np.zeros(raw.shape, bool)
+            if not found.is_good and raw.size % PACKET_WORDS == 0:  # lost packets are nothing but zeros
+                bad |= np.repeat(~raw.reshape(-1, PACKET_WORDS).any(axis=1), PACKET_WORDS).reshape(raw.shape)
             unit = "as sent"
         return LiveFrame(
             number=self.n_taken,
@@ -121,8 +165,9 @@ class JungfrauSource(DetectorSource):
             bad=bad,
             saturated=saturated & ~bad,
             unit=unit,
-            event_id=found.event_id,
+            event_id=found.om_event_id if self._by_frame else found.event_id,
             pulse_id=found.pulse_id,
             timestamp=found.timestamp,
             is_good=bool(found.is_good),
+            arrived=found.received or time.monotonic(),
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from .geometry import Geometry
+
+KEPT = 40
+"""Results kept per frame; one more viewer with other wishes costs one more of them, never one more frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,10 @@ class LiveFrame:
         s since the epoch.
     is_good : bool
     geometry : Geometry or None
+    arrived : float or None
+        ``time.monotonic()`` when it came; None if it was there before the page looked.
+    results : dict
+        Pictures and numbers made of it so far; see `once`.
     """
 
     number: int
@@ -42,13 +51,27 @@ class LiveFrame:
     timestamp: float | None = None
     is_good: bool = True
     geometry: Geometry | None = None
-    pictures: dict = field(default_factory=dict)
+    arrived: float | None = None
+    results: dict = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def once(self, wish: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` gives: made once for all viewers with the same wish."""
+        with self._lock:
+            if wish not in self.results:
+                made = make()
+                while len(self.results) >= KEPT:
+                    self.results.pop(next(iter(self.results)))
+                self.results[wish] = made
+            return self.results[wish]
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the page says of the frame; ready for JSON."""
-        good = ~(self.bad | self.saturated)
-        values = self.image[good]
+        values = self.image[~(self.bad | self.saturated)]
+        beyond = self.image[self.saturated & ~self.bad]
+        exact = "f8" if self.image.dtype.kind == "f" else "i8"
+        total = values.sum(dtype=exact) + beyond.sum(dtype=exact)
         return {
             "number": self.number,
             "event_id": self.event_id,
@@ -59,7 +82,8 @@ class LiveFrame:
             "unit": self.unit,
             "n_bad": int(np.count_nonzero(self.bad)),
             "n_saturated": int(np.count_nonzero(self.saturated)),
-            "max": _plain(values.max()) if values.size else None,
+            "max": plain(values.max()) if values.size else None,
+            "total": plain(total) if values.size or beyond.size else None,
             "mean": float(f"{values.mean(dtype='f8'):.6g}") if values.size else None,
             "geometry": asdict(self.geometry) if self.geometry else None,
             "rings": self.geometry.rings(self.image.shape) if self.geometry else [],
@@ -71,7 +95,7 @@ class LiveFrame:
         if not (0 <= x < width and 0 <= y < height):
             return None
         condition = "bad" if self.bad[y, x] else "saturated" if self.saturated[y, x] else "good"
-        value = None if condition == "bad" else _plain(self.image[y, x])
+        value = None if condition == "bad" else plain(self.image[y, x])
         return {
             "x": x,
             "y": y,
@@ -82,5 +106,6 @@ class LiveFrame:
         }
 
 
-def _plain(value: np.generic) -> int | float:
+def plain(value: np.generic) -> int | float:
+    """Return a value of a frame as JSON has it, floats with six digits."""
     return float(f"{value:.6g}") if value.dtype.kind == "f" else int(value)

@@ -19,9 +19,6 @@ SIDES = (256, 384, 512, 768, 1024, 1536, 2048)
 N_COLOURS, SATURATED, BAD = 254, 254, 255
 SATURATED_COLOUR, BAD_COLOUR = (255, 45, 110), (58, 63, 75)
 
-KEPT = 12
-"""Pictures kept per frame; one more viewer with other wishes costs one more drawing, never one more frame."""
-
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -64,25 +61,45 @@ class View:
         return slice(y0, y1), slice(x0, x1)
 
 
-def picture(frame: LiveFrame, view: View) -> bytes:
-    """Return a PNG of the frame; drawn once for everybody who wants the same.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A part of a frame, drawn.
+
+    Parameters
+    ----------
+    png : bytes
+    low, high : float
+        The values at the ends of the colours.
+    """
+
+    png: bytes
+    low: float
+    high: float
+
+
+def draw(frame: LiveFrame, view: View) -> Picture:
+    """Return a picture of the frame; drawn once for everybody who wants the same.
 
     Raises
     ------
     RequestError
         The region lies outside.
     """
-    drawn = frame.pictures.get(view)
-    if drawn is None:
-        drawn = _draw(frame, view)
-        while len(frame.pictures) >= KEPT:
-            frame.pictures.pop(next(iter(frame.pictures)), None)
-        frame.pictures[view] = drawn
-    return drawn
+    return frame.once(view, lambda: _draw(frame, view))
+
+
+def picture(frame: LiveFrame, view: View) -> bytes:
+    """Return the PNG alone; see `draw`."""
+    return draw(frame, view).png
 
 
 def colour_index(frame: LiveFrame, view: View) -> np.ndarray:
-    """Return the palette index of each pixel of the picture, uint8.
+    """Return the palette index of each pixel of the picture, uint8."""
+    return _coloured(frame, view)[0]
+
+
+def _coloured(frame: LiveFrame, view: View) -> tuple[np.ndarray, float, float]:
+    """Return the palette index of each pixel of the picture, uint8, and the limits of the colours.
 
     A block of pixels shows its largest good one; saturated if one of them is; bad if all are.
     """
@@ -101,7 +118,7 @@ def colour_index(frame: LiveFrame, view: View) -> np.ndarray:
     index = (np.clip(np.nan_to_num(share), 0, 1) * (N_COLOURS - 1)).astype("u1")
     index[saturated] = SATURATED
     index[bad] = BAD
-    return index
+    return index, low, high
 
 
 def _limits(values: np.ndarray, view: View) -> tuple[float, float]:
@@ -121,14 +138,22 @@ def _largest(values: np.ndarray, step: int) -> np.ndarray:
     return values
 
 
-def _draw(frame: LiveFrame, view: View) -> bytes:
+def _draw(frame: LiveFrame, view: View) -> Picture:
     from PIL import Image
 
-    drawing = Image.fromarray(colour_index(frame, view))
+    index, low, high = _coloured(frame, view)
+    drawing = Image.fromarray(index)
     drawing.putpalette(_palette(view.colour_map))
     png = io.BytesIO()
     drawing.save(png, "PNG", compress_level=1)
-    return png.getvalue()
+    return Picture(png.getvalue(), float(low), float(high))
+
+
+@cache
+def colours(name: str) -> list[str]:
+    """Return a dozen colours of a map, low to high, as CSS has them: the colour bar."""
+    palette = _palette(name)
+    return [f"#{palette[3 * i : 3 * i + 3].hex()}" for i in range(0, N_COLOURS, (N_COLOURS - 1) // 11)]
 
 
 @cache

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from .source import Rate, Source
 
 LIMIT = 1.0
 """s for an answer of a PV."""
+
+STANDS_AFTER = 1.0
+"""s without a new pulse id after which the machine's clock stands, as far as the page can see."""
 
 
 class PulseIdSource(Source):
@@ -23,6 +27,7 @@ class PulseIdSource(Source):
     def __init__(self, name: str, pv: str, period: float = 0.2):
         super().__init__(name, "pulse id", pv, period)
         self._device, self._rate = None, Rate()
+        self._value, self._stands_since = None, 0.0
 
     def look(self) -> dict[str, Any]:
         """Ask the IOC for the pulse id of this moment."""
@@ -32,7 +37,12 @@ class PulseIdSource(Source):
             self._device = PulseId(self.address, name=self.name, timeout=LIMIT)
             self._device.wait_for_connection(timeout=LIMIT)
         pulse_id = self._device.get()
-        return {"value": pulse_id, "rate": self._rate.update(pulse_id)}
+        now = time.monotonic()
+        if pulse_id != self._value:
+            self._value, self._stands_since = pulse_id, now
+        stands = now - self._stands_since
+        seen = {"value": pulse_id, "rate": self._rate.update(pulse_id), "level": "good"}
+        return seen if stands < STANDS_AFTER else seen | {"level": "bad", "stands": round(stands, 1)}
 
     def rest(self) -> None:
         """Leave the PV."""
@@ -58,11 +68,13 @@ class PvSource(Source):
         self._string, self._signal = string, None
 
     def look(self) -> dict[str, Any]:
-        """Read the PV; its changes are pushed by the IOC."""
+        """Ask the IOC: what it pushed last would look fresh when it does not answer any more."""
         if self._signal is None:
             from ophyd import EpicsSignalRO
 
-            self._signal = EpicsSignalRO(self.address, name=self.name, string=self._string, auto_monitor=True)
+            self._signal = EpicsSignalRO(
+                self.address, name=self.name, string=self._string, auto_monitor=False
+            )
         self._signal.wait_for_connection(timeout=LIMIT)
         value = self._signal.get(timeout=LIMIT)
         units = self._signal.metadata.get("units")

@@ -9,15 +9,22 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .curve import Curve
 from .source import Source
 
 N_RUNS = 8
+N_CURVES = 6
+"""Scans whose points are kept, the running ones among them."""
+
+QUIET_AFTER = 10.0
+"""s without a document after which a run that goes on is called quiet: its session may be gone."""
 
 
 class FolderRuns(Source):
@@ -35,20 +42,34 @@ class FolderRuns(Source):
         super().__init__("catalog", "catalog", str(directory), period)
         self._directory = Path(directory)
         self._tails: dict[Path, Tail] = {}
+        self.curves: list[Curve] = []
 
     def look(self) -> dict[str, Any]:
         """Read what changed."""
         return {"open": self._open_runs(), "last": self._last_runs()}
 
     def rest(self) -> None:
-        """Forget what was read of open runs."""
+        """Close the files of open runs."""
+        for tail in self._tails.values():
+            tail.close()
         self._tails.clear()
 
     def _open_runs(self) -> list[dict[str, Any]]:
-        paths = sorted(self._directory.glob("documents/*.jsonl"), key=os.path.getmtime, reverse=True)[:3]
+        paths = sorted(self._directory.glob("documents/*.jsonl"), key=_changed, reverse=True)[:3]
+        for gone in set(self._tails) - set(paths):  # in the catalog by now; its file can still be read
+            tail = self._tails.pop(gone)
+            tail.read()
+            tail.close()
+            self._keep(tail.curve)
         self._tails = {path: self._tails.get(path) or Tail(path) for path in paths}
         found = [tail.read() for tail in self._tails.values()]
+        for tail in reversed(self._tails.values()):
+            self._keep(tail.curve)
         return [run for run in found if run is not None and "exit_status" not in run]
+
+    def _keep(self, curve: Curve | None) -> None:
+        if curve is not None:
+            self.curves = _newest_first([curve], self.curves)
 
     def _last_runs(self) -> list[dict[str, Any]]:
         path = self._directory / "catalog.db"
@@ -76,6 +97,7 @@ class RemoteRuns(Source):
     def __init__(self, uri: str, api_key_variable: str, period: float = 2.0):
         super().__init__("catalog", "catalog", uri, period)
         self._variable, self._client = api_key_variable, None
+        self.curves: list[Curve] = []
 
     def look(self) -> dict[str, Any]:
         """Ask for the newest runs."""
@@ -87,6 +109,9 @@ class RemoteRuns(Source):
                 raise ConfigError(f"set the environment variable {self._variable} to the catalog's API key")
             self._client = from_uri(self.address, api_key=key)
         newest = self._client.sort(("start.time", -1)).values().head(N_RUNS)
+        over = {curve.uid for curve in self.curves if curve.is_over}
+        unknown = [run for run in newest[:N_CURVES] if run.metadata["start"]["uid"] not in over]
+        self.curves = _newest_first(filter(None, map(_curve_of, unknown)), self.curves)
         lines = [run_line(run.metadata) for run in newest]
         return {"open": [line for line in lines[:1] if "exit_status" not in line], "last": lines}
 
@@ -107,29 +132,45 @@ class Tail:
     """
 
     def __init__(self, path: Path):
-        self._path, self._offset = path, 0
+        self._path, self._offset, self._file = path, 0, None
         self._run: dict[str, Any] | None = None
+        self.curve: Curve | None = None
         self._streams: dict[str, str] = {}
 
+    def close(self) -> None:
+        """Close the file. Safe twice."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
     def read(self) -> dict[str, Any] | None:
-        """Return the run with its progress; None without a start document, or if the file is gone."""
+        """Return the run with its progress; None without a start document, or if the file is gone.
+
+        What was written before the file went is read nevertheless.
+        """
         try:
-            with open(self._path, "rb") as file:
-                file.seek(self._offset)
-                lines = file.readlines()
+            self._file = self._file or open(self._path, "rb")
         except FileNotFoundError:
             return None
+        is_there = self._path.exists()
+        changed = os.fstat(self._file.fileno()).st_mtime
+        self._file.seek(self._offset)
+        lines = self._file.readlines()
         for line in lines:
             if not line.endswith(b"\n"):
                 break
             self._offset += len(line)
             record = json.loads(line)
             self._take(record["name"], record["doc"])
-        return self._run
+        if self._run is not None:
+            quiet = max(0.0, time.time() - changed)
+            self._run["quiet"] = round(quiet, 1) if quiet > QUIET_AFTER else None
+        return self._run if is_there else None
 
     def _take(self, name: str, doc: Mapping[str, Any]) -> None:
         if name == "start":
             self._run = {**run_line({"start": doc}), "n_events": {}, "n_points": doc.get("num_points")}
+            self.curve = Curve(doc)
         elif self._run is None:
             return
         elif name == "descriptor":
@@ -138,10 +179,41 @@ class Tail:
             self._count(doc, 1 if name == "event" else len(doc["time"]))
         elif name == "stop":
             self._run["exit_status"] = doc.get("exit_status")
+        if self.curve is not None:
+            self.curve.take(name, doc)
 
     def _count(self, doc: Mapping[str, Any], n: int) -> None:
         stream = self._streams.get(doc.get("descriptor", ""), "primary")
         self._run["n_events"][stream] = self._run["n_events"].get(stream, 0) + n
+
+
+def _newest_first(new: Iterable[Curve], old: list[Curve]) -> list[Curve]:
+    found = list(new)
+    uids = {curve.uid for curve in found}
+    return (found + [curve for curve in old if curve.uid not in uids])[:N_CURVES]
+
+
+def _curve_of(run) -> Curve | None:
+    """Read the points of a run out of a catalog; None of one without a primary stream."""
+    if "primary" not in list(run):
+        return None
+    curve, stream = Curve(run.metadata["start"]), run["primary"]
+    curve.take("descriptor", {**stream.metadata, "uid": "primary", "name": "primary"})
+    names = [name for name in (curve.x_name, *curve.ys) if name in stream.metadata["data_keys"]]
+    values = stream.read(variables=[*names, "time"])
+    data = {name: values[name].values.tolist() for name in names}
+    page = {"descriptor": "primary", "time": values["time"].values.tolist(), "data": data}
+    curve.take("event_page", page)
+    if run.metadata.get("stop"):
+        curve.take("stop", {})
+    return curve
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0  # the run was just brought into the catalog
 
 
 def run_line(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,9 @@ class WriterSource(Source):
     def look(self) -> dict[str, Any]:
         """Ask for status and statistics."""
         status, stats = self._client.status(), self._client.stats()
-        seen: dict[str, Any] = {"state": status.state.value}
+        state = status.state.value
+        level = {"UNKNOWN": "bad", "WRITING": "busy"}.get(state, "good")
+        seen: dict[str, Any] = {"state": state, "level": level}
         if (last := status.acquisition) is not None:
             seen |= {"acquisition": last.state.value, "message": last.message, "file": last.output_file}
             seen |= {"n_done": last.n_completed, "n_images": last.n_images}
@@ -79,6 +81,7 @@ class BrokerSource(Source):
             "missing": [name for name in self._wanted if name not in found.running],
             "pgroup": self._pgroup,
         }
+        seen["level"] = "busy" if seen["limping"] or seen["missing"] else "good"
         if self._pgroup:
             seen["run_number"] = self._client.get_current_run_number(self._pgroup)
         return seen

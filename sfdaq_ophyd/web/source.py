@@ -18,6 +18,9 @@ DUTY = 0.5
 LONGEST_PAUSE = 5.0
 """s between looks at something that does not answer."""
 
+GRACE = 1.0
+"""s by which a value may be older than its period before it is called old: no thread is punctual."""
+
 
 class Source(ABC):
     """Look at something every `period` s; `state` tells what was seen last.
@@ -36,7 +39,7 @@ class Source(ABC):
     def __init__(self, name: str, kind: str, address: str, period: float):
         self.name, self.kind, self.address, self.period = name, kind, shown_url(address), period
         self.problem = ""
-        self._seen: dict[str, Any] = {}
+        self._last: tuple[dict[str, Any], float | None, float] = {}, None, 0.0  # what, when, how long it took
         self._stop, self._thread = threading.Event(), None
 
     def start(self, watched: threading.Event) -> None:
@@ -59,9 +62,17 @@ class Source(ABC):
             self._thread = None
 
     def state(self) -> dict[str, Any]:
-        """Return what was seen last; ready for JSON."""
+        """Return what was seen last and how old that is; ready for JSON.
+
+        ``age`` is in s, None before the first answer; beyond ``old_after`` it is old. ``level`` is "good",
+        "busy" or "bad", "" while nothing is known.
+        """
+        seen, seen_at, took = self._last
+        age = None if seen_at is None else round(time.monotonic() - seen_at, 2)
         about = {"name": self.name, "kind": self.kind, "address": self.address, "problem": self.problem}
-        return {**about, **self._seen}
+        level = "bad" if self.problem else "" if age is None else seen.get("level", "good")
+        old_after = max(self.period, took / DUTY) + GRACE
+        return {**about, **seen, "age": age, "old_after": round(old_after, 2), "level": level}
 
     @abstractmethod
     def look(self) -> dict[str, Any]:
@@ -81,7 +92,8 @@ class Source(ABC):
                 continue
             begin = time.monotonic()
             try:
-                self._seen = self.look()
+                seen = self.look()
+                self._last = seen, begin, time.monotonic() - begin
                 self.problem, failures = "", 0
             except Exception as exc:  # a page about trouble must survive it
                 logger.debug("%s: %r", self.name, exc)

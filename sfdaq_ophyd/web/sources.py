@@ -41,6 +41,7 @@ def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
         elif block.cls == "Jungfrau":
             load = _loader(config, block) if block.constants is not None else None
             options = {"stream": block.stream, "load": load, "period": period}
+            options |= {"frame_step": block.frame_step, "by_frame": block.event_id == "frame"}
             yield JungfrauSource(name, block.detector_name, block.endpoints, **options)
         elif block.cls == "StdDaqWriter":
             yield WriterSource(name, block.url, block.dialect)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import RequestError
+from .curve import Curve
 from .detector_source import DetectorSource
 from .live_frame import LiveFrame
 from .source import Source
@@ -35,6 +36,7 @@ class Watch:
         self.n_viewers = 0
         self._watched, self._lock = threading.Event(), threading.Lock()
         self._text, self._text_until = "", 0.0
+        self._minutes, self._minutes_until = "", 0.0
 
     def start(self) -> None:
         """Start the sources; they rest until somebody views the page."""
@@ -79,18 +81,38 @@ class Watch:
                 self._text_until = time.monotonic() + LIFETIME
             return self._text
 
-    def frame(self, name: str) -> LiveFrame | None:
-        """Return the newest frame of a detector; None before the first.
+    def minutes_text(self) -> str:
+        """Return frame rate and loss rate of the last minutes as JSON, made once for all viewers."""
+        with self._lock:
+            if time.monotonic() > self._minutes_until:
+                self._minutes = json.dumps({"minutes": {d.name: list(d.history) for d in self._detectors}})
+                self._minutes_until = time.monotonic() + LIFETIME
+            return self._minutes
+
+    def curves(self) -> list[Curve]:
+        """Return the scans that go on and the last ones, newest first."""
+        return [curve for source in self.sources if source.group == "runs" for curve in source.curves]
+
+    def detector(self, name: str) -> DetectorSource:
+        """Return a detector by its name.
 
         Raises
         ------
         RequestError
-            There is no such detector.
+            There is none of this name.
         """
-        detectors = {source.name: source for source in self.sources if isinstance(source, DetectorSource)}
-        if name not in detectors:
-            raise RequestError("detector", name, f"one of {', '.join(detectors) or 'none'}")
-        return detectors[name].frame
+        found = {detector.name: detector for detector in self._detectors}
+        if name not in found:
+            raise RequestError("detector", name, f"one of {', '.join(found) or 'none'}")
+        return found[name]
+
+    def frame(self, name: str) -> LiveFrame | None:
+        """Return the newest frame of a detector, None before the first; raises as `detector`."""
+        return self.detector(name).frame
+
+    @property
+    def _detectors(self) -> list[DetectorSource]:
+        return [source for source in self.sources if isinstance(source, DetectorSource)]
 
     def _count(self, change: int) -> None:
         with self._lock:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sfdaq_ophyd.devices._worker import Worker, ends_within
+from sfdaq_ophyd.devices._worker import Worker, Workers, ends_within
 
 
 @pytest.fixture
@@ -65,3 +65,25 @@ def test_worker_when_a_job_hangs_and_is_left_then_the_next_one_does_not_wait_for
 
 def test_worker_when_ended_by_its_own_job_then_nothing_waits_for_itself(worker):
     assert ends_within(worker.do(worker.end), 10)
+
+
+def test_workers_when_the_job_before_is_over_then_its_thread_takes_the_next(wait_for):
+    workers, seen = Workers("test workers"), []
+    for k in range(1, 6):
+        workers.do(lambda: seen.append(threading.current_thread()))
+        wait_for(lambda k=k: len(seen) == k and len(workers._idle) == 1, "the thread to be idle again")
+    assert len(set(seen)) == 1
+
+
+def test_workers_when_jobs_block_each_other_then_each_has_a_thread():
+    workers, n = Workers("test workers"), 5
+    all_there, over = threading.Barrier(n + 1), threading.Event()
+
+    def meet():
+        all_there.wait(30)
+        over.wait(30)
+
+    for _ in range(n):
+        workers.do(meet)
+    all_there.wait(30)
+    over.set()

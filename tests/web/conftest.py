@@ -1,6 +1,7 @@
 """A page over a small simulated facility, in threads of this process."""
 
 import contextlib
+import functools
 import socket
 import threading
 
@@ -22,6 +23,12 @@ SETTINGS = {
     "nimages": 1_000_000,
     "trigger_mode": "ints",
 }
+
+
+@pytest.fixture(scope="session")
+def wait_for(wait_for):
+    """Wait as everywhere, but look seldom: browsers and pages share the processor with the tests."""
+    return functools.partial(wait_for, period=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """The page in a real browser: frames move, and the numbers are those of the simulators."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +10,12 @@ from sfdaq_ophyd.clients import BrokerClient, StdDaqClient
 from sfdaq_ophyd.web.runs import FolderRuns
 
 from .browser import Browser
+from .test_curve import scan
 from .test_runs import documents
 
 pytestmark = pytest.mark.timeout(150)  # the first fixture starts a facility and a browser
-PICTURE = "document.querySelector('[data-name=\"{}\"] canvas').toDataURL()"
+AXE = Path(__file__).with_name("axe.min.js")
+PICTURE = "document.querySelector('[data-name=\"{}\"] .view canvas').toDataURL()"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def test_pixel_when_under_the_cursor_then_the_value_of_the_detector(facility, ei
     wait_for(lambda: data(page, "eiger", "eventId") == f"{series_id}_1", "the last picture", timeout=20)
     image = eiger.newest_image().image
     box = page.run(
-        "JSON.stringify(document.querySelector('[data-name=eiger] canvas').getBoundingClientRect())"
+        "JSON.stringify(document.querySelector('[data-name=eiger] .view canvas').getBoundingClientRect())"
     )
     box = json.loads(box)
     height, width = image.shape
@@ -73,16 +77,10 @@ def test_rings_when_the_geometry_is_set_then_shown_and_else_not(facility, series
 
 def test_wheel_when_turned_on_the_image_then_a_part_at_full_resolution(facility, series, page, wait_for):
     wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=20)
-    box = json.loads(
-        page.run("JSON.stringify(document.querySelector('[data-name=eiger] canvas').getBoundingClientRect())")
-    )
+    x, y, width, height = box(page, "[data-name=eiger] .view canvas")
     before = page.run(PICTURE.format("eiger"))
-    at = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse("mouseWheel", *at, deltaX=0, deltaY=-120)
-    asked = (
-        "performance.getEntriesByType('resource').some((e) => e.name.includes('region=24%2C20%2C216%2C180'))"
-    )
-    wait_for(lambda: page.run(asked), "the part")
+    page.mouse("mouseWheel", x + width / 2, y + height / 2, deltaX=0, deltaY=-120)
+    wait_for(lambda: data(page, "eiger", "region") == "24,20,216,180", "the part")
     wait_for(lambda: page.run(PICTURE.format("eiger")) != before, "other pixels")
 
 
@@ -133,9 +131,143 @@ def test_run_when_it_goes_on_then_its_progress(facility, watch, page, wait_for):
     wait_for(lambda: "no run" in page.text("#run"), "its end")
 
 
-def test_page_when_a_detector_does_not_answer_then_said_and_the_rest_goes_on(facility, page, wait_for):
-    facility.eiger.fail_next("error", count=50)
-    wait_for(lambda: page.text('[data-name="eiger"] .problem'), "the problem", timeout=20)
-    first = data(page, "jf", "frame")
-    wait_for(lambda: data(page, "jf", "frame") not in ("", first), "another picture", timeout=20)
-    facility.eiger.faults.clear()
+NUMBERS = """(() => {
+  const card = document.querySelector('[data-name="eiger"]');
+  const texts = (which) => [...card.querySelectorAll(which)].map((each) => each.textContent);
+  const ids = [card.dataset.eventId, card.dataset.frame];
+  const shown = ['dd[data-fact="event id"]', '.of', '.regions td'].flatMap(texts);
+  return JSON.stringify([...ids, ...shown]);
+})()"""
+
+
+def test_numbers_when_frames_move_then_those_of_the_picture(facility, series, page, wait_for):
+    """One message brings both: at any moment all ids on a card are the same."""
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=20)
+    press(page, "eiger", ".mark")
+    wait_for(lambda: page.run("document.querySelectorAll('[data-name=eiger] .regions td').length"), "sums")
+    seen = set()
+
+    def look():
+        event_id, number, fact, words, *row = json.loads(page.run(NUMBERS))
+        assert fact == event_id and words.startswith(f"frame {event_id}, ") and row[5] == event_id
+        seen.add(number)
+        return len(seen) > 3
+
+    wait_for(look, "four frames", timeout=20)
+
+
+def press(page, card, selector):
+    page.run(f"document.querySelector('[data-name={card}] {selector}').click()")
+
+
+def key(page, name, text=""):
+    for kind in ("keyDown", "keyUp"):
+        page.ask(
+            "Input.dispatchKeyEvent", type=kind, key=name, **({"text": text} if kind == "keyDown" else {})
+        )
+
+
+def test_keyboard_when_used_alone_then_zoom_colours_scale_and_limits(facility, series, page, wait_for):
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=20)
+    focused = "document.activeElement.tagName + document.activeElement.className"
+    for _ in range(10):  # Tab alone leads there
+        if page.run(focused) == "CANVAS":
+            break
+        page.ask("Input.dispatchKeyEvent", type="rawKeyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert page.run(focused) == "CANVAS"
+    key(page, "+", "+")
+    wait_for(lambda: data(page, "eiger", "region") == "24,20,216,180", "a part")
+    key(page, "ArrowRight")
+    wait_for(lambda: data(page, "eiger", "region") == "48,20,240,180", "a step to the right")
+    key(page, "0", "0")
+    wait_for(lambda: data(page, "eiger", "region") == "0,0,240,200", "the whole frame")
+    bar = "document.querySelector('[data-name=eiger] .{}').textContent"
+    gradient = "document.querySelector('[data-name=eiger] .gradient').style.background"
+    before = page.run(gradient)
+    key(page, "c", "c")
+    wait_for(lambda: page.run(gradient) != before, "other colours")
+    key(page, "l", "l")
+    wait_for(lambda: page.run(bar.format("unit")) == "counts, linear", "another scale")
+    page.run("document.querySelector('[data-name=eiger] .handle.high').focus()")
+    automatic = float(page.run("document.activeElement.getAttribute('aria-valuenow')"))
+    for _ in range(3):
+        key(page, "ArrowLeft")
+    given = "document.querySelector('[data-name=eiger] input.high').value"
+    wait_for(lambda: page.run(given), "a limit")
+    wait_for(lambda: page.run(bar.format("high-end")) != "", "its end of the bar")
+    assert float(page.run(given)) < automatic
+    key(page, "Delete")
+    wait_for(lambda: page.run(given) == "", "the automatic limit")
+
+
+def test_line_and_limits_when_dragged_then_profile_and_colours(facility, series, page, wait_for):
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=20)
+    page.run("document.querySelector('[data-name=eiger] .drag').value = 'line'")
+    x, y, width, height = box(page, "[data-name=eiger] .view canvas")
+    drag(page, (x + width / 4, y + height / 4), (x + width / 2, y + height / 3))
+    plot = "document.querySelectorAll('[data-name=eiger] .profile canvas').length"
+    wait_for(lambda: page.run(plot), "the profile")
+    page.run("document.querySelector('[data-name=eiger] .handle.low').scrollIntoView({block: 'center'})")
+    x, y, width, height = box(page, "[data-name=eiger] .handle.low")
+    drag(page, (x + width / 2, y + height / 2), (x + width / 2 + 30, y + height / 2))
+    given = "document.querySelector('[data-name=eiger] input.low').value"
+    wanted = wait_for(lambda: page.run(given), "a limit")
+    shown = "document.querySelector('[data-name=eiger] .low-end').textContent.replace(',', '')"
+    wait_for(lambda: float(page.run(shown)) == pytest.approx(float(wanted), rel=0.02), "its end of the bar")
+
+
+def box(page, selector):
+    script = f"(() => {{ const b = document.querySelector('{selector}').getBoundingClientRect();"
+    return json.loads(page.run(script + "return JSON.stringify([b.x, b.y, b.width, b.height]); })()"))
+
+
+def drag(page, begin, end):
+    page.mouse("mouseMoved", *begin)
+    page.mouse("mousePressed", *begin, button="left", buttons=1, clickCount=1)
+    page.mouse("mouseMoved", *end, button="left", buttons=1)
+    page.mouse("mouseReleased", *end, button="left", clickCount=1)
+
+
+def test_scan_when_it_goes_on_then_its_points_against_the_motor_and_the_last_one(watch, page, wait_for):
+    folder = next(source for source in watch.sources if isinstance(source, FolderRuns))
+    documents_folder = folder._directory / "documents"
+    documents_folder.mkdir(parents=True, exist_ok=True)
+    points = "document.getElementById('scan').dataset.points"
+    for scan_id, n in ((1, 4), (2, 3)):
+        docs = list(scan([0.0, 1.0, 2.0, 3.0], [1.0, 5.0, 2.0, 1.0], scan_id=scan_id))
+        lines = [json.dumps({"name": name, "doc": doc}) + "\n" for name, doc in docs]
+        (documents_folder / f"{scan_id}.jsonl").write_text("".join(lines[: 2 + n]))
+        uid = docs[0][1]["uid"]
+        wait_for(lambda uid=uid: page.run("document.getElementById('scan').dataset.uid") == uid, "the scan")
+        wait_for(lambda n=n: page.run(points) == str(n), "its points")
+    with open(documents_folder / "2.jsonl", "a") as file:
+        file.write(lines[5])
+    wait_for(lambda: page.run(points) == "4", "one more point")
+    assert page.run("document.querySelector('#scan .signal').value") == "diode"
+    legend = page.run("[...document.querySelectorAll('#scan .legend li')].map((li) => li.textContent).join()")
+    assert legend == "2 , 4 points (newest),1 , 4 points"
+    assert page.run("document.querySelectorAll('#scan canvas').length") == 1
+
+
+@pytest.mark.parametrize("width", [390, 1500])
+def test_page_when_seen_on_a_phone_or_a_screen_then_fits_and_passes_axe(
+    facility, series, page, wait_for, width
+):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    page.ask("Emulation.setDeviceMetricsOverride", **size)
+    try:
+        wait_for(
+            lambda: data(page, "eiger", "eventId") and data(page, "jf", "eventId"), "pictures", timeout=20
+        )
+        for card in ("eiger", "jf"):
+            press(page, card, ".mark")
+            press(page, card, ".minutes summary")
+        wait_for(lambda: page.run("document.querySelectorAll('.minutes canvas').length") == 2, "last minutes")
+        assert page.run("document.documentElement.scrollWidth") <= width
+        page.run(AXE.read_text() + "; 0")
+        found = json.loads(page.run("axe.run().then((found) => JSON.stringify(found.violations))"))
+        assert not [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
+        if folder := os.environ.get("SFDAQ_SCREENSHOTS"):
+            page.screenshot(Path(folder) / f"watch-{width}.png")
+    finally:
+        page.ask("Emulation.clearDeviceMetricsOverride")

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.web.live_frame import LiveFrame
+from sfdaq_ophyd.web.live_frame import KEPT, LiveFrame
 from sfdaq_ophyd.web.picture import (
     BAD,
-    KEPT,
     N_COLOURS,
     SATURATED,
     SATURATED_COLOUR,
@@ -91,9 +90,9 @@ def test_picture_when_decoded_then_saturated_pixels_have_their_colour():
 def test_picture_when_asked_again_then_not_drawn_again():
     frame = frame_of(np.ones((16, 16), "u2"))
     assert picture(frame, View(side=300)) is picture(frame, View(side=380))
-    for i in range(3 * KEPT):
+    for i in range(KEPT + 5):
         picture(frame, View(low=1, high=2 + i))
-    assert len(frame.pictures) == KEPT
+    assert len(frame.results) == KEPT
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import event_model
 import pytest
 
 from sfdaq_ophyd.catalog import embedded_catalog
-from sfdaq_ophyd.web.runs import FolderRuns, Tail
+from sfdaq_ophyd.web.runs import FolderRuns, Tail, _curve_of
+
+from .test_curve import curve_of, scan
 
 
 def documents(n_points: int):
@@ -42,6 +44,16 @@ def test_runs_when_one_goes_on_then_its_progress_and_then_its_end(catalog):
     seen = source.look()
     assert seen["open"] == []
     assert seen["last"][0]["exit_status"] == "success" and seen["last"][0]["n_events"] == {"primary": 4}
+
+
+def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog):
+    documents = list(scan([3.0, 1.0, 2.0], [1.0, 2.0, 5.0]))
+    for name, doc in documents:
+        catalog(name, doc)
+    catalog.flush()
+    read, expected = _curve_of(catalog[documents[0][1]["uid"]]), curve_of(documents)
+    assert (read.x_name, read.x, read.ys) == (expected.x_name, expected.x, expected.ys)
+    assert read.is_over
 
 
 def test_runs_when_there_is_no_catalog_yet_then_none(tmp_path):

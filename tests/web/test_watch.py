@@ -25,8 +25,9 @@ def viewers(url, n):
 
 
 def state_of(socket, group, name):
-    states = json.loads(socket.recv(timeout=10))[group]
-    return next(state for state in states if state["name"] == name)
+    while group not in (message := json.loads(socket.recv(timeout=10))):
+        pass  # the last minutes, or a curve
+    return next(state for state in message[group] if state["name"] == name)
 
 
 def image_requests(facility):

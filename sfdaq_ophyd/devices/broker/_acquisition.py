@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import Discarded
 from ...limits import Limit
 from ...wire.pulse_id import PulseRange
-from .._workers import Workers
+from .._worker import Workers
 
 
 class Acquisition:

@@ -16,7 +16,7 @@ from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus
-from .._workers import Workers
+from .._worker import Workers
 from ..pulse_id import PulseId
 from ._acquired import CHANNELS
 from ._acquisition import Acquisition

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ...errors import RequestError
-from ..child import Child
+from ..child import ChildPart
 from ..part import World
 from .scene import Scene
 from .settings import Settings, check_fault
 
 
-class JungfrauPart:
+class JungfrauPart(ChildPart):
     """Streams of a simulated Jungfrau that runs with the pulse clock.
 
     Parameters
@@ -40,47 +39,27 @@ class JungfrauPart:
 
     def __init__(self, world: World, *, name: str = "JF01T03V01", **settings):
         try:
-            self._settings = Settings(detector_name=name, seed=world.seed, **settings)
+            chosen = Settings(detector_name=name, seed=world.seed, **settings)
         except TypeError as exc:
             raise RequestError("jungfrau options", sorted(settings), f"fields of Settings ({exc})") from exc
-        self._world = world
+        super().__init__(world, chosen)
         self.scene = Scene(name, world.seed, world.clock.view)
         self.detector_name = self.scene.detector_name
         self.endpoints: list[str] = []
         self.assembled_endpoint = self.live_endpoint = ""
-        self._child: Child | None = None
 
     @property
     def rate_multiplicator(self) -> int:
         """The detector takes every so many pulses."""
         return self._settings.rate_multiplicator
 
-    def launch(self) -> None:
-        """Begin to start the sender."""
-        world, settings = self._world, self._settings
-        ports = [world.next_port() for _ in range(settings.n_ports + 2)]
-        options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-        self._child = Child(
-            "sfdaq_ophyd.sim.jungfrau",
-            *("--control", "--clock", str(world.clock.path)),
-            *("--start-pulse-id", str(world.clock.start_pulse_id), "--settings", json.dumps(options)),
-            *("--ports", ",".join(map(str, ports))),
-            timeout=world.start_timeout,
-        )
-        self._child.launch()
+    def _port_options(self) -> list[object]:
+        ports = [self._world.next_port() for _ in range(self._settings.n_ports + 2)]
+        return ["--ports", ",".join(map(str, ports))]
 
-    def start(self) -> None:
-        """Wait for the sender; the detector runs at once unless told otherwise."""
-        if self._child is None:
-            self.launch()
-        addresses = json.loads(self._child.wait())
+    def _take_addresses(self, addresses: dict[str, Any]) -> None:
         self.endpoints = addresses["endpoints"]
         self.assembled_endpoint, self.live_endpoint = addresses["assembled"], addresses["live"]
-
-    def stop(self) -> None:
-        """End the sender. Safe twice."""
-        if self._child is not None:
-            self._child.stop()
 
     def addresses(self) -> dict[str, str]:
         """Return the endpoints by role."""
@@ -136,8 +115,3 @@ class JungfrauPart:
     def _set_scene(self, stage: int | None, beam: bool) -> None:
         self._ask("scene", forced_stage=stage, beam=beam)
         self.scene.forced_stage, self.scene.beam = stage, beam
-
-    def _ask(self, do: str, **arguments) -> Any:
-        if self._child is None:
-            raise RequestError("jungfrau", do, "a part that was started")
-        return self._child.ask({"do": do, **arguments})

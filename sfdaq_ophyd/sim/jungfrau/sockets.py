@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -34,7 +35,7 @@ _KEEPALIVE = {
 }
 
 
-class _Socket:
+class _Socket(ABC):
     """What both kinds share: never blocks, and knows how to be patient.
 
     Parameters
@@ -65,9 +66,9 @@ class _Socket:
         self._gave_up = False
 
     @property
+    @abstractmethod
     def wanted(self) -> bool:
         """Whether a message would go to anybody."""
-        raise NotImplementedError
 
     def send(self, parts: list) -> bool:
         """Send, and lose it for a client that is too slow.
@@ -91,6 +92,7 @@ class _Socket:
         self._lose(parts)
         return True
 
+    @abstractmethod
     def _prepare(self, patient: bool) -> None:
         """Set what a kind needs before it binds."""
 
@@ -103,6 +105,7 @@ class _Socket:
 
     def _lose(self, parts: list) -> None:
         """Send to those who take it."""
+        self._try(parts)
 
 
 class PubSocket(_Socket):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
 from ...errors import RequestError
-from ..child import Child
+from ..child import ChildPart
 from ..part import World
 from .faults import check
 from .settings import Settings
 
 
-class StdDaqPart:
+class StdDaqPart(ChildPart):
     """A standard DAQ fed by the facility's detector, or by one of its own where there is no Jungfrau.
 
     Parameters
@@ -54,37 +53,17 @@ class StdDaqPart:
             given["rate_multiplicator"] = jungfrau.rate_multiplicator
         try:
             chosen = Settings(**{**given, **settings})
-            self._settings = replace(chosen, writable=(str(world.directory), *chosen.writable))
+            chosen = replace(chosen, writable=(str(world.directory), *chosen.writable))
         except TypeError as exc:
             raise RequestError("std_daq options", sorted(settings), f"fields of Settings ({exc})") from exc
-        self._world = world
-        self._child: Child | None = None
+        super().__init__(world, chosen)
         self.url = self.redis_url = ""
 
-    def launch(self) -> None:
-        """Begin to start the processes."""
-        world, settings = self._world, self._settings
-        options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
-        self._child = Child(
-            "sfdaq_ophyd.sim.std_daq",
-            *("--control", "--clock", str(world.clock.path)),
-            *("--start-pulse-id", str(world.clock.start_pulse_id), "--settings", json.dumps(options)),
-            *("--port", str(world.next_port()), "--redis-port", str(world.next_port())),
-            timeout=world.start_timeout,
-        )
-        self._child.launch()
+    def _port_options(self) -> list[object]:
+        return ["--port", self._world.next_port(), "--redis-port", self._world.next_port()]
 
-    def start(self) -> None:
-        """Return once REST and Redis serve."""
-        if self._child is None:
-            self.launch()
-        addresses = json.loads(self._child.wait())
+    def _take_addresses(self, addresses: dict[str, Any]) -> None:
         self.url, self.redis_url = addresses["url"], addresses["redis_url"]
-
-    def stop(self) -> None:
-        """End the processes. Safe twice."""
-        if self._child is not None:
-            self._child.stop()
 
     def addresses(self) -> dict[str, str]:
         """Return REST and Redis by role."""
@@ -110,8 +89,3 @@ class StdDaqPart:
     def restart_writer(self) -> None:
         """Start the writer process anew."""
         self._ask("restart_writer")
-
-    def _ask(self, what: str, /, **command) -> Any:
-        if self._child is None:
-            raise RequestError("std_daq", what, "a part that was started")
-        return self._child.ask({"do": what, **command})

@@ -1,4 +1,4 @@
-// Small helpers: lists of facts, rows of a table, durations. Text only ever goes in as text.
+// Small helpers: lists of facts, rows of a table, ages. Text only ever goes in as text.
 export function facts(list, values) {
   const shown = Object.entries(values).filter(([, value]) => value != null && value !== false && value !== "");
   while (list.children.length > shown.length) list.lastChild.remove();
@@ -12,25 +12,49 @@ export function facts(list, values) {
     dt.textContent = name;
     dd.textContent = value;
     dd.dataset.fact = name;
-    dd.className = name === "saturated" && value > 0 ? "hot" : "";
+    dd.className = name === "saturated" && value !== "0" ? "hot" : "";
     list.children[i].className = String(value).length > 15 ? "wide" : "";
   });
 }
 
 export function fill(table, rows) {
-  table.replaceChildren(...rows.map((cells) => {
+  table.replaceChildren(...rows.map(({ cells, head = false, seen }) => {
     const row = document.createElement("tr");
     row.append(...cells.map(({ text, title = "", className = "" }) =>
-      Object.assign(document.createElement("td"), { textContent: text, title, className })));
+      Object.assign(document.createElement(head ? "th" : "td"), { textContent: text, title, className })));
+    if (seen) { row.classList.add("aged"); age(row, seen); }
     return row;
   }));
 }
 
-export function since(time) {
-  const seconds = Math.max(0, Math.round(Date.now() / 1000 - time));
-  return seconds < 90 ? `${seconds} s` : `${Math.floor(seconds / 60)} min`;
+// What an element shows was seen `seen.age` s ago (null: never); it is old after `seen.old_after` s.
+export function age(element, seen) {
+  element.seen = { at: seen.age == null ? null : performance.now() - 1000 * seen.age, oldAfter: seen.old_after };
+  grow(element);
+}
+
+export function seconds(element) {
+  return element.seen?.at == null ? null : (performance.now() - element.seen.at) / 1000;
+}
+
+function grow(element) {
+  const old = seconds(element);
+  element.classList.toggle("old", old == null || old > element.seen.oldAfter);
+  const said = element.querySelector(":scope > .age, :scope > h2 > .age");
+  if (said) said.textContent = old == null ? "" : `${span(old)} ago`;
+  element.grown?.(old);
+}
+
+export function grows() {
+  for (const element of document.querySelectorAll(".aged")) if (element.seen) grow(element);
+}
+
+export function span(value) {
+  if (value < 10) return `${Math.max(0, value).toFixed(1)} s`;
+  return value < 90 ? `${Math.round(value)} s` : value < 5400 ? `${Math.round(value / 60)} min` : `${Math.round(value / 3600)} h`;
 }
 
 export function number(value) {
-  return value == null ? null : Number.isInteger(value) ? value.toLocaleString("en") : String(value);
+  if (value == null) return null;
+  return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(6)));
 }
