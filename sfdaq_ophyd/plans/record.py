@@ -8,7 +8,7 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import MsgGenerator, plan
 
-from ..devices import SfDaqBroker
+from ..devices import FlyGroup, SfDaqBroker
 from .fly import collect_while_completing
 from .run_number import run_number_wrapper
 
@@ -32,13 +32,15 @@ def sf_record(broker: SfDaqBroker, duration: float, *, md: dict[str, Any] | None
     """
     _md = {"plan_name": "sf_record", "duration": duration, "detectors": [broker.name], **(md or {})}
 
+    flyer = FlyGroup([broker])
+
     @bpp.stage_decorator([broker])
     @bpp.run_decorator(md=_md)
     def inner() -> MsgGenerator[None]:
-        yield from bps.declare_stream(broker, name="primary", collect=True)
-        yield from bps.kickoff(broker, wait=True)
+        yield from bps.declare_stream(flyer, name="primary", collect=True)
+        yield from bps.kickoff(flyer, wait=True)
         yield from bps.checkpoint()
         yield from bps.sleep(duration)
-        yield from collect_while_completing(broker, "primary")
+        yield from collect_while_completing(flyer, "primary")
 
     return (yield from run_number_wrapper(inner(), broker))

@@ -9,7 +9,7 @@ import bluesky.preprocessors as bpp
 from bluesky.protocols import Readable
 from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid
 
-from ..devices import SfDaqBroker, Told
+from ..devices import FlyGroup, SfDaqBroker, Told
 from ..devices.broker import Point, Service
 from ..errors import RequestError
 from .ask import ask
@@ -100,8 +100,12 @@ class _RunNumbers:
                 self._opened = None
             case "set" if not isinstance(msg.obj, Told | Service):
                 self._moved[msg.obj.name] = (msg.obj, msg.args[0] if msg.args else None)
-            case "trigger" | "kickoff" if self._concerns(msg.obj):
-                yield from self._prepare(msg)
+            case "trigger" if self._concerns(msg.obj):
+                yield from self._prepare(msg, msg.obj)
+            case "kickoff":
+                for device in msg.obj.detectors if isinstance(msg.obj, FlyGroup) else (msg.obj,):
+                    if self._concerns(device):
+                        yield from self._prepare(msg, device)
         return (yield msg)
 
     def _concerns(self, device: Any) -> bool:
@@ -132,10 +136,10 @@ class _RunNumbers:
         self._ours = self._opened.run
         yield from ask(self._broker, "name_run", uid=self._run)
 
-    def _prepare(self, msg: Msg) -> MsgGenerator[None]:
+    def _prepare(self, msg: Msg, broker: SfDaqBroker) -> MsgGenerator[None]:
         """Before the broker is triggered or kicked off in a run."""
         if self._ours is _NO_RUN and self._opened is not None:
-            self._broker = msg.obj
+            self._broker = broker
             yield from self._adopt()
         if self._ours is not _NO_RUN and msg.command == "trigger" and msg.obj is self._broker:
             yield from self._announce_point()

@@ -261,7 +261,7 @@ def test_fly_scan_when_made_of_bluesky_s_own_stubs_then_numbered_and_registered(
 
     (uid,) = engine(flight())
     run = catalog[uid]
-    (start,), (stop,) = (run["flight"][f"sfdaq_{end}_pulse_id"].read() for end in ("start", "stop"))
+    (start,), (stop,) = (run["flight"][f"sfdaq_flown_{end}_pulse_id"].read() for end in ("start", "stop"))
     assert stop - start >= 4
     assert check_frames(run, 1, stop - start + 1) == [1]
 
@@ -272,8 +272,9 @@ def test_complete_when_called_twice_then_the_same_status(bench):
     device.kickoff().wait(5)
     assert device.complete() is device.complete()
     device.complete().wait(10)
-    assert len(list(device.collect_pages())) == 1
-    assert list(device.collect_pages()) == []
+    assert device.get_index() == device.n_ready == 1
+    assert {name for name, _ in device.collect_asset_docs()} == {"stream_resource", "stream_datum"}
+    assert device.get_index() == 1 and list(device.collect_asset_docs()) == []
     device.unstage()
 
 
@@ -284,7 +285,8 @@ def test_record_when_longer_than_a_request_can_be_then_several_acquisitions_of_o
     device._first -= 130_000  # as if it had flown for 20 minutes
     first = device._first
     device.complete().wait(20)
-    (page,) = device.collect_pages()
+    assert list(device.collect_flown(device.n_ready)) == []
+    (page,) = device.flown_pages()
     device.unstage()
     starts, stops = (page["data"][f"sfdaq_{end}_pulse_id"] for end in ("start", "stop"))
     assert len(starts) == 3 and starts[0] == first

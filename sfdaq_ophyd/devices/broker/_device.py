@@ -176,6 +176,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         finally:
             self.asking.end_run()
             self._forget()
+            self._n_points = None
             unstaged = super().unstage()
         return unstaged
 
@@ -372,4 +373,5 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     def _forget(self) -> None:
         self._acquisition, self._taken = None, None
         self._paused = self._ready = self._was_read = False
+        self._declared, self._n_collected = False, 0
         self.next_point.current = None

@@ -1,42 +1,79 @@
-"""Flying: everything between kickoff and complete, as one or more acquisitions."""
+"""Flying: everything between kickoff and complete, or so many points, as one or more acquisitions."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DetectorStateError, Discarded
-from ...wire.pulse_id import PulseRange
+from ...files.columns import write_columns
+from ...wire.broker_paths import padded
+from ...wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
+from .._assets import FileAssets, column_in_hdf5
+from .._checks import whole_number
+from .._flying import OUR_PLAN
+from .._keys import external_key
 from .._status import GRACE, ActionStatus
 from ._acquisition import Acquisition
 from ._broker_run import Asked
+from ._keys import INTEGERS
 from ._run_table import READ
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of a fly scan: what its event, or the columns of a file, hold."""
+
+    asked: Asked
+    values: dict[str, Any]
 
 
 class BrokerFlying:
     """Verbs of a fly scan; a mixin of `SfDaqBroker`.
 
-    The DAQ records all the time: a pause changes nothing, and the pulses meanwhile are in the data.
+    Unprepared, a flight records all pulses until it is completed, as one point per request. Prepared for `n`
+    points, it takes exactly these, of `n_pulses` each, without a pulse between them. The DAQ records all the
+    time: a pause changes nothing, and the pulses meanwhile are in the data.
+
+    Bluesky's stubs collect numbers and pulses of the points as columns of a small file, ``NAME_flown_...``;
+    `FlyGroup` as rows of events. The data themselves come before the run closes, in ``NAME_data``, as those
+    of step scans do.
     """
 
+    _n_points: int | None = None
     _first: int | None = None
     _flight: Acquisition | None = None
     _completed: ActionStatus | None = None
+    _declared = False
+    _n_collected = 0
+    _page: list[Row] = []
+
+    def prepare(self, value: Any) -> ActionStatus:
+        """Say how many points the next fly scans of this staging take.
+
+        Parameters
+        ----------
+        value : int or Mapping
+            Points; or ``{"n_points": 100}``.
+        """
+        value = value["n_points"] if isinstance(value, dict) else value
+        self._n_points = whole_number(f"{self.name}.n_points", value, 1)
+        self._n_collected = 0
+        return self._done("prepare")
 
     def kickoff(self) -> ActionStatus:
         """Note the first pulse; done at once."""
         self._end_flight()
         rate = int(self.rate_multiplicator.get())
         self._first = (self.need_pulse_id().get() // rate + 1) * rate
-        self._flown: deque[Asked] = deque()
-        status = ActionStatus(self, "kickoff", GRACE)
-        status.succeed()
-        return status
+        self._rows: deque[Row] = deque()
+        return self._done("kickoff")
 
     def complete(self) -> ActionStatus:
-        """Note the last pulse and ask for the data; the same status each time.
+        """Ask for the data up to now, or of the points prepared; the same status each time.
 
         Returns
         -------
@@ -47,8 +84,12 @@ class BrokerFlying:
             raise DetectorStateError(f"{self.name}: complete, but no fly scan was kicked off")
         if self._completed is None:
             timeout = float(self.timeout.get())
-            same_run = self.asking.same_run()
+            same_run, points = self.asking.same_run(), self._points()
             status = self._completed = ActionStatus(self, "fly scan", 30 * timeout + GRACE, unit="pulses")
+
+            def counted(current: float, target: float) -> None:
+                status.target = target
+                status.progress(current, f"{current:g} of {target:g} machine pulses")
 
             def end(_: Any, exc: Exception | None) -> None:
                 if exc is None or isinstance(exc, Discarded):
@@ -56,42 +97,119 @@ class BrokerFlying:
                 else:
                     status.fail(exc)
 
+            def pulses() -> PulseRange:
+                rate = int(self.rate_multiplicator.get())
+                now = self.need_pulse_id().get() // rate * rate
+                last = points[-1].last if points else max(self._first, now)
+                return PulseRange(self._first, last)
+
             self._flight = Acquisition(
                 self.name,
                 self.workers,
                 self.need_pulse_id(),
-                self._range_until_now,
-                lambda pulses: self._ask_for_flight(pulses, same_run),
-                on_progress=lambda current, target: None,
+                pulses,
+                lambda pulses: self._ask_for_flight(pulses, points, same_run),
+                on_progress=counted,
                 on_end=end,
             )
         return self._completed
 
-    def _range_until_now(self) -> PulseRange:
-        rate = int(self.rate_multiplicator.get())
-        return PulseRange(self._first, max(self._first, self.need_pulse_id().get() // rate * rate))
+    def _points(self) -> list[PulseRange]:
+        """Return the pulses of each point that was prepared."""
+        rate, n_pulses = int(self.rate_multiplicator.get()), int(self.n_pulses.get())
+        first, step = self._first, n_pulses * rate
+        return [
+            PulseRange(first + k * step, first + (k + 1) * step - rate) for k in range(self._n_points or 0)
+        ]
 
-    def _ask_for_flight(self, pulses: PulseRange, same_run: Callable[[], None]) -> None:
+    def _ask_for_flight(
+        self, pulses: PulseRange, points: list[PulseRange], same_run: Callable[[], None]
+    ) -> None:
         run = self.asking.use_run(self, go_on=same_run)
-        for part in pulses.split(rate_multiplicator=int(self.rate_multiplicator.get())):
-            self._flown.append(self.ask_for(part, run))
+        if not points:
+            for part in pulses.split(rate_multiplicator=int(self.rate_multiplicator.get())):
+                asked = self.ask_for(part, run)
+                self._rows.append(Row(asked, asked.values))
+            return
+        while points:
+            n = sum(point.last - points[0].first <= MAX_PULSE_DISTANCE for point in points) or 1
+            group, points = points[:n], points[n:]
+            asked = self.ask_for(PulseRange(group[0].first, group[-1].last), run)
+            for point in group:
+                span = {"start_pulse_id": point.first, "stop_pulse_id": point.last}
+                self._rows.append(Row(asked, asked.values | span))
 
-    def describe_collect(self) -> dict:
+    def describe_flown(self) -> dict:
         """Return the data keys of `read`."""
         return self.describe()
 
-    def collect_pages(self) -> Iterator[dict]:
-        """Yield a page with the acquisitions asked for since the last one."""
-        rows = []
-        while self._first is not None and self._flown:
-            rows.append(self._flown.popleft())
-        if not rows:
+    def describe_collect(self) -> dict:
+        """Return the data keys of a point whose numbers are in a file.
+
+        Raises
+        ------
+        DetectorStateError
+            The stream was not declared, as with ``bp.fly``: bluesky collects no files then.
+        """
+        if self._completed is not None and not self._declared:
+            raise DetectorStateError(
+                f"{self.name}: collect needs a stream that was declared before: "
+                f"bps.declare_stream({self.name}, name=..., collect=True). {OUR_PLAN}"
+            )
+        self._declared = True
+        keys = self.describe()
+        return {self._flown_key(key): external_key(keys[f"{self.name}_{key}"]) for key in INTEGERS}
+
+    def _flown_key(self, key: str) -> str:
+        """Return the data key of a column; stock writers want a key external in all streams or in none."""
+        return f"{self.name}_flown_{key}"
+
+    @property
+    def n_ready(self) -> int:
+        """Points that were asked for, and not collected yet."""
+        return 0 if self._first is None else len(self._rows)
+
+    def get_index(self) -> int:
+        """Return how many points the stream has, or may have now; counted anew after a `prepare`."""
+        return self._n_collected + self.n_ready
+
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of points that were not collected yet; of a step scan there are none."""
+        n_points = self.n_ready if index is None else min(self.n_ready, index - self._n_collected)
+        yield from self.collect_flown(n_points, in_file=True)
+
+    def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next `n_points` points, if they are to be columns of a file.
+
+        Else their rows come from `flown_pages`.
+        """
+        rows = [self._rows.popleft() for _ in range(n_points)]
+        self._n_collected += len(rows)
+        self._page = [] if in_file else rows
+        for asked in {row.asked.index: row.asked for row in rows}.values():
+            asked.run.table.write(READ, asked.index)
+        if not in_file or not rows:
             return
-        for row in rows:
-            row.run.table.write(READ, row.index)
-        data = {f"{self.name}_{key}": [row.values[key] for row in rows] for key in rows[0].values}
-        stamps = [row.time for row in rows]
-        yield {"time": [time.time()] * len(rows), "data": data, "timestamps": dict.fromkeys(data, stamps)}
+        run = rows[0].asked.run
+        name = f"run{padded(run.number)}-{self.name}-flown-{rows[0].values['start_pulse_id']}.h5"
+        path = self.asking.directory / run.pgroup / name
+        write_columns(path, {key: [row.values[key] for row in rows] for key in INTEGERS})
+        keys = {self._flown_key(key): column_in_hdf5(f"/{key}", len(rows)) for key in INTEGERS}
+        yield from FileAssets(path, keys).documents(0, len(rows))
+
+    def flown_pages(self) -> Iterator[dict]:
+        """Yield one partial event page: the points that `collect_flown` took just before."""
+        rows, self._page = self._page, []
+        if rows:
+            data = {f"{self.name}_{key}": [row.values[key] for row in rows] for key in rows[0].values}
+            stamps = [row.asked.time for row in rows]
+            now = [time.time()] * len(rows)
+            yield {"time": now, "data": data, "timestamps": dict.fromkeys(data, stamps)}
+
+    def _done(self, what: str) -> ActionStatus:
+        status = ActionStatus(self, what, GRACE)
+        status.succeed()
+        return status
 
     def _end_flight(self) -> None:
         flight, self._flight = self._flight, None
