@@ -99,9 +99,9 @@ def test_plans_when_listed_then_parameters_have_types_the_server_checks(manager)
     assert {"scan", "count", "sf_scan", "sf_count", "take_pedestal", "fly"} <= set(plans)
     assert "close_pgroup" not in plans
     types = {p["name"]: p.get("annotation", {}).get("type", "") for p in plans["take_pedestal"]["parameters"]}
-    assert types["broker"] == "__DEVICE__"
+    assert types["broker"] == "Brokers"
     assert types["pedestalmode"] == "bool"
-    assert "__MOVABLE__" in types["shutter"]
+    assert "Movables" in types["shutter"]
     devices = manager.devices_allowed()["devices_allowed"]
     assert {"eiger", "jf", "writer", "sfdaq", "motor", "pulse_id"} <= set(devices)
 
@@ -112,15 +112,20 @@ def test_plan_when_an_argument_is_wrong_then_refused_before_it_is_queued(manager
     for wrong in (
         BPlan("sf_count", ["sfdaq"], policy="nix"),
         BPlan("take_pedestal", "sfdaq", timeout="long"),
+        BPlan("count", ["no_such_device"]),
+        BPlan("list_scan", ["diode"], "no_such_motor", [1, 2]),
+        BPlan("sf_count", ["sfdaq"], number=3),
+        BPlan("take_pedestal", "motor"),
     ):
         with pytest.raises(manager.RequestFailedError):
             manager.item_add(wrong)
 
 
-def test_scan_when_submitted_then_done_and_its_uid_told(manager, home):
+@pytest.mark.parametrize("name, positions", [("scan", (0, 1, 3)), ("list_scan", ([0, 0.5],))])
+def test_scan_when_submitted_then_done_and_its_uid_told(manager, home, name, positions):
     from bluesky_queueserver_api import BPlan
 
-    item = run(manager, BPlan("scan", ["pulse_id", "diode"], "motor", 0, 1, 3), home)
+    item = run(manager, BPlan(name, ["pulse_id", "diode"], "motor", *positions), home)
     assert len(item["result"]["run_uids"]) == 1
 
 

@@ -4,7 +4,20 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 from bluesky.plan_stubs import mv, mvr, sleep
-from bluesky.plans import count, grid_scan, list_scan, rel_scan, scan
+from bluesky.plans import (
+    count,
+    grid_scan,
+    list_grid_scan,
+    list_scan,
+    log_scan,
+    rel_grid_scan,
+    rel_list_grid_scan,
+    rel_list_scan,
+    rel_log_scan,
+    rel_scan,
+    scan,
+    spiral,
+)
 
 from sfdaq_ophyd.plans import (
     configure_daq,
