@@ -52,7 +52,7 @@ class TiledServer:
         address: queue.SimpleQueue = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=(address.put,), daemon=True)
         self._reader.start()
-        self.port = address.get(timeout=60)
+        self.port = address.get(timeout=170)  # a server that ended has told so; this one is slow
         if self.port is None:
             raise AssertionError((self.directory / "server.txt").read_text()[-2000:])
 
