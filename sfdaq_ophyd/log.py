@@ -143,11 +143,14 @@ def _sentence(exc: BaseException) -> tuple[str, str]:
     if isinstance(exc, SfdaqError):
         hint = getattr(exc, "hint", "") or exc.advice
         return text.removesuffix(hint).rstrip(), hint
+    known = isinstance(exc, OSError) and exc.filename is not None
     frames = traceback.extract_tb(exc.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
     return (
         f"{type(exc).__name__}: {text}{where}",
-        "This was not foreseen; the traceback tells where it comes from",
+        "Look at this path, the rights to it and its disk"
+        if known
+        else "This was not foreseen; the traceback tells where it comes from",
     )
 
 

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import threading
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,8 @@ def _options(words: list[str]) -> dict:
     options = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals or not name.isidentifier():
+        taken = {*signature(Facility).parameters, "port_base"}  # have options of their own
+        if not equals or not name.isidentifier() or name in taken:
             raise RequestError("--option", word, "NAME=VALUE, e.g. eiger_model=1M")
         parsed = yaml.safe_load(value)
         options[name] = value if isinstance(parsed, dict) else parsed  # "SIM:" is a prefix, no mapping

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..calibration import CalibrationOptions, disabled_to_map
-from ..errors import RequestError, WireError, require
+from ..errors import RequestError, ServiceUnreachable, WireError, require
 from ..wire.json_text import load_json
 from .convert import Conversion, Converted, convert, nearest_pedestal, raw_detectors
 
@@ -157,7 +157,11 @@ def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 
     require("cluster", "a conversion on a Dask cluster", "distributed")
     from distributed import Client, as_completed
 
-    with Client(scheduler, timeout="10s", set_as_default=False) as client:
+    try:
+        client = Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, ValueError) as exc:
+        raise ServiceUnreachable("Dask's scheduler", url=scheduler, reason=exc) from exc
+    with client:
         futures = client.map(convert, jobs, pure=False)
         for future in as_completed(futures, loop=client.loop):
             yield future.result()

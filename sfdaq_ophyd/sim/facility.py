@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
-from ..errors import RequestError, require
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import RequestError, SfdaqError, require
 from .clock import PulseClock
 from .part import Part, World
 
@@ -30,6 +33,36 @@ NEEDS = {
     "broker": ("bottle",),
 }
 """Modules that the extra ``sim`` brings."""
+
+HIGHEST_BASE = 65_500
+"""First port at the most: there is room for every server after it."""
+
+
+def _made(name: str, cls: type, world: World, options: Mapping[str, object]) -> Part:
+    """Make part `name`; RequestError for an option it does not have, or a value it cannot take.
+
+    Options are the keywords of its class, and the fields of the dataclass ``settings`` where it has one,
+    which looks at its values itself.
+    """
+    types = {
+        key: kind for key, kind in get_type_hints(cls.__init__).items() if key not in ("world", "return")
+    }
+    names = sorted(types.keys() | getattr(getattr(cls, "settings", None), "__dataclass_fields__", {}).keys())
+    anything = any(each.kind is each.VAR_KEYWORD for each in signature(cls).parameters.values())
+    for key, value in options.items():
+        if key not in names and (hasattr(cls, "settings") or not anything):
+            known = ", ".join(f"{name}_{each}" for each in names)
+            raise RequestError("option", f"{name}_{key}", f"one of {known}")
+        try:
+            TypeAdapter(types.get(key, Any), config={"arbitrary_types_allowed": True}).validate_python(value)
+        except ValidationError as exc:
+            raise RequestError(f"{name}_{key}", value, f"another value ({exc.errors()[0]['msg']})") from exc
+    try:
+        return cls(world, **options)
+    except (TypeError, ValueError, AttributeError, OverflowError) as exc:
+        if isinstance(exc, SfdaqError) or not options:
+            raise
+        raise RequestError(f"options of {name}", dict(options), f"values of the right types ({exc})") from exc
 
 
 class Facility:
@@ -95,6 +128,10 @@ class Facility:
             require("sim", f"the simulated {name}", *NEEDS.get(name, ()))
         self._names = [name for name in PARTS if name in names]
         self._port_base = options.pop("port_base", 0)
+        if not (isinstance(self._port_base, int) and 0 <= self._port_base <= HIGHEST_BASE):
+            raise RequestError(
+                "port_base", self._port_base, f"0 for free ports, or a port up to {HIGHEST_BASE}"
+            )
         self._options = {name: {} for name in PARTS}
         for key, value in options.items():
             part = next((p for p in PARTS if key.startswith(p + "_")), None)
@@ -130,8 +167,8 @@ class Facility:
         try:
             for name in self._names:
                 module, cls = PARTS[name]
-                part = getattr(importlib.import_module(module), cls)(world, **self._options[name])
-                self._parts[name] = part
+                make = getattr(importlib.import_module(module), cls)
+                self._parts[name] = part = _made(name, make, world, self._options[name])
                 part.launch()
             for name in self._names:
                 self._parts[name].start()

@@ -37,6 +37,8 @@ class JungfrauPart(ChildPart):
 
     name = "jungfrau"
 
+    settings = Settings
+
     def __init__(self, world: World, *, name: str = "JF01T03V01", **settings):
         try:
             chosen = Settings(detector_name=name, seed=world.seed, **settings)

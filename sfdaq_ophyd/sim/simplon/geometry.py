@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...errors import RequestError
+
 MODULES = {"500K": (1, 1), "1M": (2, 1), "4M": (4, 2), "9M": (6, 3), "16M": (8, 4)}
 """Modules of each model, (down, across)."""
 
@@ -41,13 +43,13 @@ class Geometry:
 
 def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None) -> Geometry:
     """Return the geometry of a model, or one of any `shape` (y, x) of at least 4 x 8 pixels."""
-    if model not in MODULES:
-        raise ValueError(f"model={model!r}: expected one of {', '.join(MODULES)}")
+    if model not in tuple(MODULES):
+        raise RequestError("model", model, f"one of {', '.join(MODULES)}")
     module, gap = _MODULE[version], _GAP[version]
     if shape is None:
         return Geometry(model, _span(module, gap, *MODULES[model]), 1 / _RATES[model], module, gap)
     if len(shape) != 2 or shape[0] < 4 or shape[1] < 8:
-        raise ValueError(f"shape={shape!r}: expected (y, x) of at least (4, 8)")
+        raise RequestError("shape", shape, "(y, x) of at least (4, 8)")
     half = (shape[0] // 2 - 1, shape[1])
     small = shape[0] <= module[0] and shape[1] <= module[1]
     module, gap = (half, (2, 0)) if small and shape[0] >= 16 else (module, gap)

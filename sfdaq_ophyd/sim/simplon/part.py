@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
+from typing import Annotated
 
 from aiohttp import web
+from pydantic import Field
 
 from ...errors import RequestError, ServiceTimeout
 from ...limits import Limit
@@ -16,6 +19,7 @@ from ..part import World
 from .dcu import DetectorControlUnit
 from .faults import FAULTS
 from .frames import stamp_of
+from .geometry import make_geometry
 from .server import VERSION_REQUESTS, RequestLog, make_app
 
 STOP_TIMEOUT = 20.0
@@ -75,7 +79,7 @@ class EigerPart:
         version_request: str = "both",
         initialized: bool = False,
         serial: str = "E-32-0000",
-        port: int = 0,
+        port: Annotated[int, Field(ge=0, le=65535)] = 0,
     ):
         if api_version not in VERSIONS:
             raise RequestError("api_version", api_version, f"one of {', '.join(VERSIONS)}")
@@ -84,6 +88,7 @@ class EigerPart:
             raise RequestError("profile", profile, f"one of {', '.join(PROFILES)}")
         if version_request not in VERSION_REQUESTS:
             raise RequestError("version_request", version_request, f"one of {', '.join(VERSION_REQUESTS)}")
+        make_geometry(model, api_version, shape)  # refuses what is impossible
         self._version_request = version_request
         self._options = {
             "model": model,
@@ -127,7 +132,8 @@ class EigerPart:
     def stop(self) -> None:
         """Close the port and join the thread. Safe twice."""
         if self._thread is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with suppress(RuntimeError):  # it failed to start, and its loop is closed
+                self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(STOP_TIMEOUT)
             self._thread = self._loop = None
 

@@ -40,6 +40,8 @@ class StdDaqPart(ChildPart):
 
     name = "std_daq"
 
+    settings = Settings
+
     def __init__(self, world: World, *, redis_url: str | None = None, **settings):
         jungfrau = world.parts.get("jungfrau")
         given = {
