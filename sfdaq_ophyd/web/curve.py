@@ -61,6 +61,7 @@ class Curve:
         n = len(self.x)
         return {
             "uid": self.uid,
+            "time": self._start_time,
             "scan_id": self.scan_id,
             "plan_name": self.plan_name,
             "is_cut": self.is_cut,

@@ -16,7 +16,7 @@ DUTY = 0.5
 """Share of its time a look may take: of a slow detector fewer frames are fetched."""
 
 LONGEST_PAUSE = 5.0
-"""s between looks at something that does not answer."""
+"""s between looks at something that does not answer, or is slow."""
 
 GRACE = 1.0
 """s by which a value may be older than its period before it is called old: no thread is punctual."""
@@ -71,7 +71,7 @@ class Source(ABC):
         age = None if seen_at is None else round(time.monotonic() - seen_at, 2)
         about = {"name": self.name, "kind": self.kind, "address": self.address, "problem": self.problem}
         level = "bad" if self.problem else "" if age is None else seen.get("level", "good")
-        old_after = max(self.period, took / DUTY) + GRACE
+        old_after = max(self.period, min(took / DUTY, LONGEST_PAUSE)) + GRACE
         return {**about, **seen, "age": age, "old_after": round(old_after, 2), "level": level}
 
     @abstractmethod
@@ -99,10 +99,8 @@ class Source(ABC):
                 logger.debug("%s: %r", self.name, exc)
                 self.problem, failures = str(exc) or type(exc).__name__, failures + 1
             took = time.monotonic() - begin
-            pause = max(self.period - took, took * (1 / DUTY - 1))
-            if failures:
-                pause = min(LONGEST_PAUSE, max(pause, 0.25 * 2**failures))
-            self._stop.wait(pause)
+            pause = max(self.period - took, took * (1 / DUTY - 1), 0.25 * 2**failures if failures else 0.0)
+            self._stop.wait(min(pause, max(self.period, LONGEST_PAUSE)))
         self.rest()
 
 

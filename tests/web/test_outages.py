@@ -60,6 +60,7 @@ class Services:
             "sfdaq": {"class": "SfDaqBroker", "url": f"http://127.0.0.1:{broker}"}
             | {"slow_url": f"http://127.0.0.1:{slow}"},
             "pulse_id": {"class": "PulseId", "pv": "OUT:RX-PULSEID"},
+            "motor": {"class": "Motor", "pv": "OUT:M1"},
         }
         config = {"pgroup": "p12345", "directory": str(directory), "devices": devices}
         (directory / "sfdaq.yaml").write_text(yaml.safe_dump(config))
@@ -161,10 +162,13 @@ def test_services_when_paused_or_killed_then_said_and_after_their_return_well(se
                 said[name] = wait_for(lambda name=name: is_out(page, name), f"{name} out", timeout=30)
             assert "none of 1 streams" in said.get("jf", {"text": "none of 1 streams"})["text"]
             assert "does not answer" in said.get("pulse_id", {"text": "does not answer"})["text"]
+            if "pulse_id" in said:
+                wait_for(lambda: "lost, " in page.text("#pvs .old"), "the motor lost")
             assert all(is_well(page, name) for name in well)
             back(*out)
             for name in out:
                 wait_for(lambda name=name: is_well(page, name), f"the return of {name}", timeout=60)
+            wait_for(lambda: page.text("#pvs .aged:not(.old)"), "the motor")
     assert gone(page) == ""
 
 

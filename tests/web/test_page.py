@@ -135,7 +135,7 @@ NUMBERS = """(() => {
   const card = document.querySelector('[data-name="eiger"]');
   const texts = (which) => [...card.querySelectorAll(which)].map((each) => each.textContent);
   const ids = [card.dataset.eventId, card.dataset.frame];
-  const shown = ['dd[data-fact="event id"]', '.of', '.regions td'].flatMap(texts);
+  const shown = ['dd[data-fact="event id"]', '.of', '.regions caption', '.regions td'].flatMap(texts);
   return JSON.stringify([...ids, ...shown]);
 })()"""
 
@@ -148,8 +148,10 @@ def test_numbers_when_frames_move_then_those_of_the_picture(facility, series, pa
     seen = set()
 
     def look():
-        event_id, number, fact, words, *row = json.loads(page.run(NUMBERS))
-        assert fact == event_id and words.startswith(f"frame {event_id}, ") and row[5] == event_id
+        event_id, number, fact, words, caption, *_ = json.loads(page.run(NUMBERS))
+        assert (
+            fact == event_id and words.startswith(f"frame {event_id}, ") and caption == f"of frame {event_id}"
+        )
         seen.add(number)
         return len(seen) > 3
 

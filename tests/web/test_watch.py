@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import requests
 from websockets.sync.client import connect
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.web import Watch, config_of
+from sfdaq_ophyd.limits import Limit
+from sfdaq_ophyd.web import Watch, config_of, picture
+from sfdaq_ophyd.web.jungfrau import JungfrauSource
 from sfdaq_ophyd.web.source import Rate, Source
 from sfdaq_ophyd.web.sources import watch_of
 
@@ -25,8 +28,8 @@ def viewers(url, n):
 
 
 def state_of(socket, group, name):
-    while group not in (message := json.loads(socket.recv(timeout=10))):
-        pass  # the last minutes, or a curve
+    while isinstance(text := socket.recv(timeout=10), bytes) or group not in (message := json.loads(text)):
+        pass  # a frame, the last minutes, or a curve
     return next(state for state in message[group] if state["name"] == name)
 
 
@@ -35,11 +38,17 @@ def image_requests(facility):
 
 
 @pytest.mark.parametrize("n", [1, 10])
-def test_detector_when_watched_by_many_then_no_more_frames_are_taken_than_for_one(
-    facility, series, watch, url, wait_for, n
+def test_detector_when_watched_by_many_then_no_more_is_taken_and_drawn_than_for_one(
+    facility, series, watch, url, wait_for, n, monkeypatch
 ):
+    drawn, draw = Counter(), picture._draw
+    monkeypatch.setattr(
+        picture, "_draw", lambda frame, view: drawn.update([frame.number]) or draw(frame, view)
+    )
     source = next(source for source in watch.sources if source.name == "eiger")
     with viewers(url, n) as sockets:
+        for socket in sockets:
+            socket.send(json.dumps({"detector": "eiger"}))
         wait_for(lambda: source.n_taken > 0, "a first frame")
         facility.eiger.requests.clear()
         begin, first = time.monotonic(), source.n_taken
@@ -52,6 +61,7 @@ def test_detector_when_watched_by_many_then_no_more_frames_are_taken_than_for_on
             assert requests.get(f"{url}/api/picture/eiger.png", timeout=10).status_code == 200
         taken = len(image_requests(facility))
         assert 8 <= taken <= (time.monotonic() - begin) * RATE + 2
+    assert drawn and set(drawn.values()) == {1}
 
 
 def test_detectors_when_the_last_viewer_leaves_then_not_asked_any_more(
@@ -127,6 +137,51 @@ def test_source_when_it_fails_then_shown_and_tried_again_until_it_works(wait_for
         source.ok = True
         wait_for(lambda: watch.state()["writers"][0].get("state") == "well", "its end")
         assert watch.state()["writers"][0]["problem"] == ""
+
+
+def test_value_when_not_confirmed_for_longer_than_its_period_then_old_and_never_green_with_a_problem():
+    source = Broken()
+    assert (source.state()["age"], source.state()["level"]) == (None, "")
+    source._last = {}, time.monotonic() - 12, 0.02
+    state = source.state()
+    assert state["level"] == "good" and 12 <= state["age"] and state["age"] > state["old_after"]
+    source.problem = "gone"
+    assert source.state()["level"] == "bad"
+
+
+def test_jungfrau_when_no_stream_answers_or_all_are_silent_then_red():
+    source = JungfrauSource("jf", "JF01T03V01", [f"tcp://127.0.0.1:{port}" for port in (1, 2, 3)])
+
+    class Stream:
+        endpoints, connected = "abc", [False] * 3
+
+    source._stream = Stream
+    assert source._condition(0) == ("busy", "")  # it has just begun to connect
+    source._connecting = Limit(0.0)
+    source._condition(0)
+    assert source._condition(0) == ("bad", "none of 3 streams answers")
+    Stream.connected = [True, True, False]
+    assert source._condition(5) == ("busy", "1 of 3 streams do not answer")
+    Stream.connected = [True] * 3
+    assert source._condition(6) == ("good", "")
+    source._silence = Limit(0.0)
+    source._condition(6)
+    assert source._condition(6) == ("bad", "none of 3 streams sends anything")
+    assert source._condition(7)[0] == "good"
+
+
+def test_eiger_when_its_image_was_there_before_the_page_then_no_age_is_made_up(
+    facility, eiger, watch, wait_for
+):
+    eiger.put("detector", "nimages", 2)
+    eiger.arm()
+    eiger.trigger(0.2)
+    with watch, watch.viewer():
+        wait_for(lambda: watch.frame("eiger"), "the old frame")
+        assert watch.detector("eiger").frame_age()["age"] is None
+        eiger.arm()
+        eiger.trigger(0.2)
+        wait_for(lambda: watch.detector("eiger").frame_age()["age"] is not None, "a frame that came since")
 
 
 def test_watch_when_stopped_twice_or_started_again_then_well(wait_for):

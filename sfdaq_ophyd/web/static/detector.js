@@ -36,7 +36,8 @@ export class DetectorCard {
     this.root.dataset.taken = state.n_taken;
     this.lossName = state.loss_name;
     const hertz = (value, what) => `${value == null ? "no rate of" : `${value.toFixed(1)} Hz`} ${what}`;
-    this.find(".rates").textContent = `${hertz(state.rate, "frames")}, ${hertz(state.loss_rate, state.loss_name)}`;
+    this.find(".rates.first").textContent = hertz(state.rate, "frames");
+    this.find(".rates.second").textContent = hertz(state.loss_rate, state.loss_name);
     facts(this.find(".counters"), Object.fromEntries(Object.entries(state.counters ?? {}).map(([name, count]) => [name, number(count)])));
   }
 
@@ -173,9 +174,10 @@ export class DetectorCard {
     this.find(".regions").hidden = !head.regions.length;
     if (!head.regions.length) return;
     fill(this.find(".regions table"), [
-      { head: true, cells: ["region", "sum", "mean", "pixels", "masked", "of frame"].map((text) => ({ text })) },
-      ...head.regions.map((each, i) => ({ cells: [i + 1, number(each?.sum) ?? "–", number(each?.mean) ?? "–", number(each?.n) ?? "outside", number(each?.n_bad) ?? "", head.facts.event_id].map((text) => ({ text })) })),
+      { head: true, cells: ["region", "sum", "mean", "pixels", "masked"].map((text) => ({ text })) },
+      ...head.regions.map((each, i) => ({ cells: [i + 1, number(each?.sum) ?? "–", number(each?.mean) ?? "–", number(each?.n) ?? "outside", number(each?.n_bad) ?? ""].map((text) => ({ text })) })),
     ]);
+    this.find(".regions table").createCaption().textContent = `of frame ${head.facts.event_id}`;
     if (fresh) {
       this.times.push(Date.now() / 1000 - (head.frame_age.age ?? 0));
       this.sums.push(head.regions);

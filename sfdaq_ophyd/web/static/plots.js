@@ -53,7 +53,7 @@ export class Scans extends Plot {
     this.put(JSON.stringify([xName, yName, runs.length]), {
       mode: 2, cursor: { show: false },
       scales: { x: { time: false, range: () => this.ranges[0] }, y: { range: () => this.ranges[1] } },
-      axes: [axis({ label: xName, labelSize: 16, labelFont: "11px sans-serif" }), axis({ size: 62, values: compact, scale: "y" })], series: [null, ...series],
+      axes: [axis({ label: xName, size: 28, labelSize: 16, labelFont: "11px sans-serif" }), axis({ size: 62, values: compact, scale: "y" })], series: [null, ...series],
     }, [null, ...runs.map((run) => [run.x, run.y])]);
   }
 

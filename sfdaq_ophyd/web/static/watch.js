@@ -111,7 +111,7 @@ function runs([state]) {
 // Points come as they are measured; the newest scan is drawn over the last ones with the same axes.
 function curve(part) {
   const known = part.first ? curves.get(part.uid) : null;
-  if (!known) curves.set(part.uid, { ...part, order: curves.get(part.uid)?.order ?? curves.size });
+  if (!known) curves.set(part.uid, { ...part });
   else {
     known.is_cut = part.is_cut;
     known.x.push(...part.x);
@@ -121,7 +121,7 @@ function curve(part) {
 }
 
 function scan() {
-  const all = [...curves.values()].filter((each) => Object.keys(each.ys).length).sort((a, b) => b.order - a.order);
+  const all = [...curves.values()].filter((each) => Object.keys(each.ys).length).sort((a, b) => b.time - a.time);
   $("scan").hidden = !all.length;
   if (!all.length) return;
   const [newest] = all, select = $("scan").querySelector(".signal"), names = Object.keys(newest.ys);
