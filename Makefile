@@ -1,5 +1,5 @@
 # `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network.
-.PHONY: demo test bench lint docs clean redis-server chromium
+.PHONY: demo test bench lint docs screenshots clean redis-server chromium
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -28,6 +28,10 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	rm -rf docs/reference/api
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# Pictures of the live page in docs/_static; look at them before they are committed.
+screenshots: $(VENV)/.installed-test chromium
+	$(BIN)/python -m docs.screenshots
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; apt-get install python3"; exit 1; }

@@ -1,7 +1,6 @@
 """The page in a real browser: frames move, and the numbers are those of the simulators."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -269,7 +268,5 @@ def test_page_when_seen_on_a_phone_or_a_screen_then_fits_and_passes_axe(
         page.run(AXE.read_text() + "; 0")
         found = json.loads(page.run("axe.run().then((found) => JSON.stringify(found.violations))"))
         assert not [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
-        if folder := os.environ.get("SFDAQ_SCREENSHOTS"):
-            page.screenshot(Path(folder) / f"watch-{width}.png")
     finally:
         page.ask("Emulation.clearDeviceMetricsOverride")

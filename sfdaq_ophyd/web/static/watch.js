@@ -73,7 +73,7 @@ function pvs(states) {
   fill($("pvs").querySelector("table"), states.map((pv) => ({ seen: pv, cells: [
     { text: pv.name, title: pv.address }, { text: `${pv.value ?? "–"} ${pv.units ?? ""}` },
     pv.problem ? { text: pv.age == null ? "not connected" : `lost, ${span(pv.age)} ago`, className: "bad", title: pv.problem }
-      : { text: pv.age == null ? "" : span(pv.age), className: "quiet" },
+      : { text: "", className: "age" },
   ] })));
 }
 
