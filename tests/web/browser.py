@@ -81,6 +81,12 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def violations(self) -> list[tuple[str, list[str]]]:
+        """Return what axe-core (MPL-2.0, `axe.min.js`) has to say against the page, rule by rule."""
+        self.run(Path(__file__).with_name("axe.min.js").read_text() + "; 0")
+        found = json.loads(self.run("axe.run().then((found) => JSON.stringify(found.violations))"))
+        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
+
     def text(self, selector: str) -> str:
         return self.run(f"document.querySelector({json.dumps(selector)})?.textContent ?? ''")
 

@@ -179,6 +179,7 @@ def test_page_when_its_server_is_paused_or_killed_then_says_so_and_recovers(serv
         words = wait_for(lambda: gone(page), "the words", timeout=30)
         assert words.startswith("The page's server does not answer since")
         assert page.run("document.body.className") == "gone"
+        assert not page.violations()  # what is old can be read
         if number == signal.SIGSTOP:
             services.send(signal.SIGCONT, "page")
         else:

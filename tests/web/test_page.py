@@ -1,7 +1,6 @@
 """The page in a real browser: frames move, and the numbers are those of the simulators."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,6 @@ from .test_curve import scan
 from .test_runs import documents
 
 pytestmark = pytest.mark.timeout(150)  # the first fixture starts a facility and a browser
-AXE = Path(__file__).with_name("axe.min.js")
 PICTURE = "document.querySelector('[data-name=\"{}\"] .view canvas').toDataURL()"
 
 
@@ -265,8 +263,6 @@ def test_page_when_seen_on_a_phone_or_a_screen_then_fits_and_passes_axe(
             press(page, card, ".minutes summary")
         wait_for(lambda: page.run("document.querySelectorAll('.minutes canvas').length") == 2, "last minutes")
         assert page.run("document.documentElement.scrollWidth") <= width
-        page.run(AXE.read_text() + "; 0")
-        found = json.loads(page.run("axe.run().then((found) => JSON.stringify(found.violations))"))
-        assert not [(each["id"], [node["html"] for node in each["nodes"]]) for each in found]
+        assert not page.violations()
     finally:
         page.ask("Emulation.clearDeviceMetricsOverride")
