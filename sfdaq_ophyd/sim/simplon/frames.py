@@ -102,7 +102,8 @@ class FrameMaker:
         spot, shining = band[:, columns], counts > 0
         sample = next((sample for since, sample in reversed(self._seen) if since <= image_id), 1.0)
         more = np.rint(counts * sample).astype("i8")
-        np.copyto(spot, np.minimum(spot + more, most).astype(band.dtype), where=shining)
+        bright = np.minimum(spot + more, np.maximum(spot, most))  # what is overloaded stays so
+        np.copyto(spot, bright.astype(band.dtype), where=shining)
         return band
 
     def _pieces(self, image_id: int, stamp: int, tags: TiffTags | None) -> tuple:
