@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Callable
 
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO
@@ -82,6 +84,7 @@ class PulseId(Device):
         super().__init__(prefix, name=name, **kwargs)
         self.timeout = timeout
         self.value.name = self.name
+        self._monitors: dict[Callable, int] = {}
 
     def get(self, **kwargs) -> int:
         """Ask for the pulse id of this moment. Raises as `PulseIdSignal.get`."""
@@ -91,6 +94,32 @@ class PulseId(Device):
         """Finish at the next pulse, so that what is read then was counted after the call."""
         now = self.get()
         return self._count(now, now, self.timeout)
+
+    def subscribe(self, function: Callable[[dict], object], event_type: str | None = None, run: bool = True):
+        """Have `function` called with the reading of each pulse id that comes, as ``bps.monitor`` does.
+
+        With `event_type`, as `ophyd.Device` has it.
+        """
+        if event_type is not None:
+            return super().subscribe(function, event_type=event_type, run=run)
+
+        known: deque[int] = deque(maxlen=16)  # the PV may be told more than once of a pulse
+
+        def told(*, value: int, timestamp: float, **kwargs) -> None:
+            if value in known:
+                return
+            known.append(value)
+            function({self.name: {"value": value, "timestamp": timestamp}})
+
+        self._monitors[function] = self.value.subscribe(told, run=run)
+        return self._monitors[function]
+
+    def clear_sub(self, cb: Callable, event_type: str | None = None) -> None:
+        """End what `subscribe` began."""
+        if (monitor := self._monitors.pop(cb, None)) is not None:
+            self.value.unsubscribe(monitor)
+        else:
+            super().clear_sub(cb, event_type=event_type)
 
     def wait_past(self, pulse_id: int, timeout: float | None = None) -> ActionStatus:
         """Wait until the PV shows a pulse id greater than `pulse_id`.

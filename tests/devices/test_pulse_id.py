@@ -1,6 +1,9 @@
+import asyncio
 import threading
 
+import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import pytest
 from bluesky import RunEngine
 from bluesky.protocols import Readable, Triggerable
@@ -177,6 +180,35 @@ def test_count_when_run_then_documents_are_valid_and_ids_grow(pulse_id):
         schema_validators[DocumentNames[name]].validate(doc)
     ids = [doc["data"]["pulse_id"] for name, doc in documents if name == "event"]
     assert len(ids) == 4 and ids == sorted(set(ids))
+
+
+def test_monitor_when_pulses_come_then_each_is_one_event(pulse_id, facility, paused):
+    @bpp.monitor_during_decorator([pulse_id])
+    @bpp.run_decorator()
+    def plan():
+        facility.clock.resume()
+        yield from bps.trigger(pulse_id, wait=True)
+        facility.clock.pause()
+        for _ in range(5):
+            stepped.append(facility.clock.step(1))
+            yield from bps.wait_for([until(stepped[-1])])
+
+    def until(number):
+        async def seen():
+            while not any(doc["data"]["pulse_id"] == number for doc in events):
+                await asyncio.sleep(0.005)
+
+        return seen
+
+    events, stepped = [], []
+    engine = RunEngine(context_managers=[])
+    engine.subscribe(lambda name, doc: events.append(doc), "event")
+    engine(plan())
+    ids = [doc["data"]["pulse_id"] for doc in events]
+    assert [each for each in ids if each in stepped] == stepped
+    for doc in events[-5:]:
+        schema_validators[DocumentNames.event].validate(doc)
+    assert pulse_id._monitors == {}
 
 
 def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paused, wait_for):

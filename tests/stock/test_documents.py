@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from ophyd.sim import SynAxis
 
-from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.plans import fly, run_number_wrapper
-from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
 
-from ..devices.broker_bench import ClockPulseId
 from ..devices.eiger.conftest import stamp_of
 from ..devices.run_engine_driver import interruptible
+from .conftest import NAME
 
 pytestmark = [
     # bluesky's own writer calls Tiled the old way
@@ -29,56 +27,8 @@ pytestmark = [
 ]
 
 
-NAME = "JF03T01V02"
-"""One module: small files."""
-
-
-@pytest.fixture(scope="module")
-def facility(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("facility")
-    only = ["eiger", "jungfrau", "std_daq", "broker"]
-    with Facility(
-        directory=folder,
-        only=only,
-        eiger_shape=(32, 48),
-        jungfrau_name=NAME,
-        std_daq_writable=folder / "std-daq",
-        broker_delays=0.002,
-    ) as facility:
-        yield facility
-
-
-@pytest.fixture
-def detectors(facility, tmp_path):
-    facility.broker.make_pgroup("p20001")
-    pulse_id = ClockPulseId(facility.clock)
-    eiger = Eiger(facility.eiger.url, name="eiger", directory=tmp_path)
-    jungfrau = Jungfrau(facility.jungfrau.endpoints, name="jf", detector_name=NAME, directory=tmp_path)
-    writer = StdDaqWriter(
-        facility.std_daq.url,
-        name="writer",
-        redis_url=facility.std_daq.redis_url,
-        directory=facility.directory / "std-daq",
-    )
-    sfdaq = SfDaqBroker(
-        facility.broker.url,
-        name="sfdaq",
-        pgroup="p20001",
-        pulse_id=pulse_id,
-        beamline=facility.broker.beamline,
-        detectors=[facility.jungfrau.detector_name],
-        channels=["SIM:INTENSITY"],
-        n_pulses=2,
-        sf_root=facility.broker.root,
-        directory=tmp_path,
-    )
-    writer.frames_per_trigger.put(2)
-    yield [eiger, jungfrau, writer, sfdaq]
-    pulse_id.close()
-
-
 def check_eiger(stream, n, facility):
-    ids = stream["eiger_event_id"].read()
+    ids = stream["eiger_event_id"].read().astype(str)
     images = stream["eiger_image"].read().reshape(n, 32, 48)
     assert [read_stamp(image) for image in images] == [stamp_of(each) for each in ids]
     assert len(set(ids)) == n
@@ -109,6 +59,16 @@ def check_broker(run, n, facility):
     assert [read_stamp(image) for image in images] == asked.ravel().tolist()
 
 
+def check_same_pulses(run, n):
+    """Pulse by pulse: the live frame is the first of the broker's, and so is every channel's value."""
+    live = np.asarray(run["primary"]["jf_pulse_id"].read())
+    data, images = run["sfdaq_data"], np.asarray(run["primary"]["jf_image"].read()).reshape(n, 512, 1024)
+    for key in (NAME, "SIM:INTENSITY"):
+        np.testing.assert_array_equal(data[f"sfdaq_{key}_pulse_id"].read().reshape(n, 2)[:, 0], live)
+    saved = np.asarray(data[f"sfdaq_{NAME}"].read()).reshape(n, 2, 512, 1024)[:, 0]
+    np.testing.assert_array_equal(saved, images)
+
+
 @pytest.mark.parametrize("writer", ["bluesky", "bluesky_tiled_plugins"])
 def test_scan_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(
     facility, detectors, stock_client, writer
@@ -124,6 +84,7 @@ def test_scan_when_written_and_read_by_stock_parts_then_each_image_is_that_of_it
     for check in (check_eiger, check_jungfrau, check_writer):
         check(run["primary"], 3, facility)
     check_broker(run, 3, facility)
+    check_same_pulses(run, 3)
 
 
 def test_fly_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(

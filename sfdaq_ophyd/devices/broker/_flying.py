@@ -194,7 +194,7 @@ class BrokerFlying:
         name = f"run{padded(run.number)}-{self.name}-flown-{rows[0].values['start_pulse_id']}.h5"
         path = self.asking.directory / run.pgroup / name
         write_columns(path, {key: [row.values[key] for row in rows] for key in INTEGERS})
-        keys = {self._flown_key(key): column_in_hdf5(f"/{key}", len(rows)) for key in INTEGERS}
+        keys = {self._flown_key(key): column_in_hdf5(f"/{key}") for key in INTEGERS}
         yield from FileAssets(path, keys).documents(0, len(rows))
 
     def flown_pages(self) -> Iterator[dict]:
