@@ -18,6 +18,7 @@ from rich.console import Console
 
 from ...errors import require
 from ...log import attempt
+from ...starting import without_collection
 from ..sim import SPEED, START_TIMEOUT, say_rate
 
 NEXT = (
@@ -46,16 +47,17 @@ def demo(
     """
     require("all", "the demo", "aiohttp", "bottle", "duckdb", "flask", "jinja2", "matplotlib", "tiled")
     os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")  # before ophyd is imported
-    from bluesky import RunEngine
-    from bluesky.utils import ProgressBarManager
+    with without_collection():
+        from bluesky import RunEngine
+        from bluesky.utils import ProgressBarManager
 
-    from ... import setup
-    from ...catalog import embedded_catalog
-    from ...plans import sf_scan, take_pedestal
-    from ...sim import Facility
-    from .beamline import SCAN, Beamline
-    from .exhibits import calibrating_file, say, short, show_pedestal, show_scan
-    from .report import write_report
+        from ... import setup
+        from ...catalog import embedded_catalog
+        from ...plans import sf_scan, take_pedestal
+        from ...sim import Facility
+        from .beamline import SCAN, Beamline
+        from .exhibits import calibrating_file, say, short, show_pedestal, show_scan
+        from .report import write_report
 
     directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
