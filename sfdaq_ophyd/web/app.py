@@ -151,7 +151,7 @@ class _Viewer:
             listens.cancel()
 
     async def _listen(self) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError, KeyError):  # bytes: no text
             while True:
                 text = await self._socket.receive_text()
                 try:
@@ -189,14 +189,16 @@ class _Viewer:
             frame = source.frame
             if frame is None or self._sent.get(name) == (frame, wishes):
                 continue
-            before = self._sent.get(name)
-            self._sent[name] = frame, wishes
-            same = before is not None and (before[0], before[1].view) == (frame, wishes.view)
+            before, self._sent[name] = self._sent.get(name), (frame, wishes)
             try:
+                same = before is not None and (before[0], before[1].view) == (frame, wishes.view)
                 async with self._drawing:
                     message = await run_in_threadpool(
                         frame_message, frame, source.frame_age(), wishes, with_picture=not same
                     )
-            except RequestError as exc:  # the frame is smaller than what was wished
+            except RequestError as exc:  # limits the wrong way round; a frame smaller than the part wished
                 message = json.dumps({"refused": str(exc), "detector": name})
+                del self._sent[name]  # its picture was not sent
+                if self._wishes.get(name) is wishes:
+                    del self._wishes[name]
             await self._send(message)

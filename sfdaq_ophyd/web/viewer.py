@@ -61,13 +61,11 @@ class Wishes(BaseModel):
             Names the field.
         """
         try:
-            wishes = cls.model_validate_json(text)
+            return cls.model_validate_json(text)
         except ValidationError as exc:
             first = exc.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"])) or "message"
             raise RequestError(field, str(first.get("input"))[:100], first["msg"]) from None
-        _ = wishes.view
-        return wishes
 
 
 def frame_message(

@@ -197,6 +197,12 @@ def test_keyboard_when_used_alone_then_zoom_colours_scale_and_limits(facility, s
     assert float(page.run(given)) < automatic
     key(page, "Delete")
     wait_for(lambda: page.run(given) == "", "the automatic limit")
+    limits = "for (const [end, value] of [['low', 9], ['high', 5]]) {{ const input = {}; {} }}"
+    change = "input.value = value; input.dispatchEvent(new Event('change'));"
+    page.run(limits.format("document.querySelector(`[data-name=eiger] input.${end}`)", change))
+    wait_for(lambda: "less than high" in page.text('[data-name="eiger"] .note'), "what is wrong with them")
+    number = data(page, "eiger", "frame")
+    wait_for(lambda: data(page, "eiger", "frame") != number, "frames go on", timeout=20)
 
 
 def test_line_and_limits_when_dragged_then_profile_and_colours(facility, series, page, wait_for):

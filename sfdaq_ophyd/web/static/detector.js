@@ -32,7 +32,7 @@ export class DetectorCard {
     this.root.dataset.level = state.level;
     this.find(".state").textContent = `${state.state ?? ""}${state.age == null ? "" : ` · ${span(state.age)} ago`}`;
     this.find(".problem").textContent = state.problem;
-    this.find(".note").textContent = state.note ?? "";
+    this.find(".note").textContent = [state.note, this.wrong].filter(Boolean).join("; ");
     this.root.dataset.taken = state.n_taken;
     this.lossName = state.loss_name;
     const hertz = (value, what) => `${value == null ? "no rate of" : `${value.toFixed(1)} Hz`} ${what}`;
@@ -85,6 +85,14 @@ export class DetectorCard {
     const words = old == null ? `frame ${frame.event_id} was there before this page looked${taken}`
       : late ? `no frame since ${span(old)}; this is ${frame.event_id || "one without an id"}` : `frame ${frame.event_id}, ${span(old)} ago`;
     if (this.find(".of").textContent !== words) this.find(".of").textContent = words;
+  }
+
+  // The wish makes no sense: say so, and go on with the last one that did.
+  refused(words) {
+    this.wrong = words;
+    if (this.region && words.startsWith("region")) return this.look(null);
+    for (const end of ["low", "high"]) if (words.startsWith("low")) this.find(`.${end}`).value = "";
+    this.wish();
   }
 
   wish() { this.wished ??= setTimeout(() => { this.wished = null; this.tell(); }, 30); }
@@ -244,7 +252,7 @@ export class DetectorCard {
   }
 
   listen() {
-    for (const input of this.root.querySelectorAll(".colour-map, .scale, .low, .high")) input.addEventListener("change", () => this.wish());
+    for (const input of this.root.querySelectorAll(".colour-map, .scale, .low, .high")) input.addEventListener("change", () => { this.wrong = ""; this.wish(); });
     for (const input of this.root.querySelectorAll(".rings input, .drag")) input.addEventListener("change", () => this.shown && this.paint());
     this.find(".what").addEventListener("change", () => this.shown && this.showRegions(this.shown, false));
     this.find(".whole").addEventListener("click", () => this.shown && this.look(null));

@@ -144,7 +144,7 @@ function scan() {
 }
 
 function show(state) {
-  if (state.refused) return cards.get(state.detector)?.look(null);
+  if (state.refused) return cards.get(state.detector)?.refused(state.refused);
   if (state.minutes) { for (const [name, marks] of Object.entries(state.minutes)) cards.get(name)?.remember(marks); return; }
   if (state.curve) return curve(state.curve);
   $("title").textContent = state.title;
