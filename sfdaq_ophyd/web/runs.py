@@ -7,6 +7,7 @@ which the session writes there line by line. A remote catalog is asked through i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -18,6 +19,8 @@ from typing import Any
 from ..errors import ConfigError
 from .curve import Curve
 from .source import Source
+
+logger = logging.getLogger(__name__)
 
 N_RUNS = 8
 N_CURVES = 6
@@ -200,10 +203,14 @@ def _curve_of(run) -> Curve | None:
     curve, stream = Curve(run.metadata["start"]), run["primary"]
     curve.take("descriptor", {**stream.metadata, "uid": "primary", "name": "primary"})
     names = [name for name in (curve.x_name, *curve.ys) if name in stream.metadata["data_keys"]]
-    values = stream.read(variables=[*names, "time"])
-    data = {name: values[name].values.tolist() for name in names}
-    page = {"descriptor": "primary", "time": values["time"].values.tolist(), "data": data}
-    curve.take("event_page", page)
+    try:
+        values = stream.read(variables=[*names, "time"])
+    except Exception as exc:  # one run that cannot be read hides no other
+        logger.debug("points of run %s: %r", curve.uid, exc)
+    else:
+        data = {name: values[name].values.tolist() for name in names}
+        page = {"descriptor": "primary", "time": values["time"].values.tolist(), "data": data}
+        curve.take("event_page", page)
     if run.metadata.get("stop"):
         curve.take("stop", {})
     return curve

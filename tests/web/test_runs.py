@@ -6,7 +6,7 @@ import event_model
 import pytest
 
 from sfdaq_ophyd.catalog import embedded_catalog
-from sfdaq_ophyd.web.runs import FolderRuns, Tail, _curve_of
+from sfdaq_ophyd.web.runs import FolderRuns, RemoteRuns, Tail, _curve_of
 
 from .test_curve import curve_of, scan
 
@@ -46,7 +46,7 @@ def test_runs_when_one_goes_on_then_its_progress_and_then_its_end(catalog):
     assert seen["last"][0]["exit_status"] == "success" and seen["last"][0]["n_events"] == {"primary": 4}
 
 
-def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog):
+def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog, monkeypatch):
     documents = list(scan([3.0, 1.0, 2.0], [1.0, 2.0, 5.0]))
     for name, doc in documents:
         catalog(name, doc)
@@ -54,6 +54,20 @@ def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog):
     read, expected = _curve_of(catalog[documents[0][1]["uid"]]), curve_of(documents)
     assert (read.x_name, read.x, read.ys) == (expected.x_name, expected.x, expected.ys)
     assert read.is_over
+
+    source = RemoteRuns(catalog.server.url, "WATCH_KEY")
+    monkeypatch.setenv("WATCH_KEY", catalog.server.api_key)
+    try:
+        seen = source.look()
+        assert (seen["open"], seen["last"][0]["uid"]) == ([], documents[0][1]["uid"][:8])
+        assert source.curves[0].message(0) == read.message(0)
+        source.curves.clear()
+        monkeypatch.setattr("bluesky_tiled_plugins.BlueskyEventStream.read", None, raising=False)
+        assert source.look()["last"] == seen["last"]  # though no points can be read
+        assert not source.curves[0].x
+        assert len({curve.uid for curve in source.curves}) == len(source.curves)
+    finally:
+        source.rest()
 
 
 def test_runs_when_there_is_no_catalog_yet_then_none(tmp_path):
