@@ -109,7 +109,12 @@ class Workers:
     """
 
     def __init__(self, name: str):
-        self._name, self._idle = name, deque[Worker]()
+        self._name, self._idle, self._busy = name, deque[Worker](), set[Worker]()
+
+    @property
+    def n_open(self) -> int:
+        """Jobs under way."""
+        return len(self._busy)
 
     def do(self, job: Callable[[], object]) -> None:
         """Have `job`, which handles its own errors, called at once."""
@@ -122,6 +127,8 @@ class Workers:
             try:
                 job()
             finally:
+                self._busy.discard(worker)
                 self._idle.append(worker)
 
+        self._busy.add(worker)
         worker.do(done)

@@ -13,7 +13,7 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd.devices import Jungfrau, PulseWindow, SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.errors import DetectorStateError
-from sfdaq_ophyd.plans import run_number_wrapper, same_pulses, sf_scan
+from sfdaq_ophyd.plans import fly, run_number_wrapper, same_pulses, sf_scan
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.frame import Frame, MissingFrame
 
@@ -192,6 +192,15 @@ def test_scan_when_the_live_stream_is_inside_a_writer_then_it_shares_pulses_with
     rows = rows_of(drive(interruptible(), lambda: sf_scan([writer, sfdaq], motor, 0, 1, 2)))
     assert len(rows) == 2
     check_same(rows)
+
+
+def test_fly_when_the_broker_is_among_the_detectors_then_it_takes_as_many_points(live, sfdaq):
+    run = drive(interruptible(), lambda: run_number_wrapper(fly([live(), sfdaq], 4)))
+    rows = rows_of(run)
+    firsts = [row[SPAN[0]] for row in rows]
+    assert np.diff(firsts).tolist() == [2 * RATE] * 3 and len({row["jf_pulse_id"] for row in rows}) == 4
+    (data,) = streams(run)["sfdaq_data"].rows
+    assert [data[key] for key in SPAN] == [firsts[0], rows[-1][SPAN[1]]]
 
 
 def test_trigger_when_groups_differ_then_later_ones_have_later_pulses(live, sfdaq):
