@@ -1,20 +1,24 @@
-# `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network.
-.PHONY: demo test bench lint docs screenshots clean redis-server chromium
+# `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network. They install
+# the versions of constraints.txt; with LATEST=1 the newest ones, beside the others, and say what differs.
+.PHONY: demo test bench lint docs screenshots wheel constraints differs clean redis-server chromium
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-VENV := .venv
+VENV := .venv$(if $(LATEST),-latest)
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := export DEBIAN_FRONTEND=noninteractive; $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -q
+PINNED := $(CURDIR)/constraints.txt
+PIN := $(if $(LATEST),,PIP_CONSTRAINT=$(PINNED) PIP_BUILD_CONSTRAINT=$(PINNED))
+PIP := $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q
+FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
 # Two workers; each file stays on one, so that module fixtures start once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
 
-test: $(VENV)/.installed-test redis-server chromium
+test: $(VENV)/.installed-test redis-server chromium $(if $(LATEST),differs)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-test
@@ -33,21 +37,38 @@ docs: $(VENV)/.installed-dev
 screenshots: $(VENV)/.installed-test chromium
 	$(BIN)/python -m docs.screenshots
 
+# Built, installed into a fresh environment of each Python there is, and run in an empty folder.
+wheel: $(VENV)/.installed
+	$(PIN) .ci/wheel $(VENV)
+
+constraints:
+	rm -rf .venv-latest build/backend
+	$(MAKE) LATEST=1 .venv-latest/.installed-dev
+	$(PYTHON) -m venv build/backend
+	build/backend/bin/python -m pip --disable-pip-version-check install -q 'setuptools>=77' 'setuptools_scm>=8'
+	{ echo "# Made by make constraints: what make demo and make test install."; \
+	  { .venv-latest/bin/python $(FREEZE); build/backend/bin/python $(FREEZE) --all --exclude pip; } | LC_ALL=C sort -fu; \
+	} > constraints.txt
+
+differs: $(VENV)/.installed-test
+	@echo "Installed (+) in place of constraints.txt (-):"
+	@$(BIN)/python $(FREEZE) | LC_ALL=C sort -fu | diff --unified=0 constraints.txt - | grep '^[-+][a-zA-Z]' || true
+
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; apt-get install python3"; exit 1; }
 	@# Debian keeps a part of venv in a package of its own
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(APT) python3-venv; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
-	$(PIP) -e '.[sim]'
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(PIP) -e '.[all]'
 	@touch $@
 
-$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/.installed-test: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	$(PIP) -e '.[test]'
 	@touch $@
 
-$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	$(PIP) -e '.[dev]'
 	@touch $@
 
@@ -60,4 +81,4 @@ chromium:
 	@command -v chromium >/dev/null || { $(APT) chromium; }
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo-output docs/_build docs/reference/api benchmarks/results.json
+	rm -rf .venv .venv-latest build dist *.egg-info demo-output docs/_build docs/reference/api benchmarks/results.json

@@ -50,7 +50,7 @@ def test_console_script_when_installed_then_is_the_command_line():
     assert script.load() is main
 
 
-@pytest.mark.parametrize("extra", ["test", "sim", "docs", "dev"])
+@pytest.mark.parametrize("extra", ["calibration", "catalog", "web", "sim", "all", "test", "docs", "dev"])
 def test_extras_when_listed_then_present(setup_cfg, extra):
     assert setup_cfg["options.extras_require"][extra].strip()
 
@@ -117,7 +117,7 @@ def test_repository_when_listed_then_has_what_a_project_needs():
 
 def test_gate_when_read_then_calls_everything():
     text = (REPO / ".ci" / "run").read_text()
-    for target in ("test", "lint", "docs", "demo"):
+    for target in ("test", "lint", "docs", "demo", "wheel"):
         assert f"make {target}" in text
     lint = (REPO / "Makefile").read_text()
     assert "ruff check" in lint and "lint-imports" in lint and "sphinx-build -W" in lint
