@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import warnings
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from bluesky.callbacks.best_effort import BestEffortCallback
+from bluesky_tiled_plugins.writing.consolidators import consolidator_factory
 
 from sfdaq_ophyd.errors import FilesMissing
 from sfdaq_ophyd.files.daq_file import read_daq_file
@@ -19,7 +22,7 @@ from sfdaq_ophyd.sim.broker.data_files import PvWriter
 
 from .broker_bench import DETECTOR
 from .broker_runs import cause, run, streams_of
-from .run_engine_driver import streams
+from .run_engine_driver import drive, interruptible, streams
 
 pytestmark = pytest.mark.usefixtures("no_faults")
 
@@ -134,6 +137,30 @@ def test_channel_when_pulses_are_lost_then_they_are_gaps_of_it_alone(bench):
     assert result.error is None
     rows, _ = streams_of(result)["sfdaq_data"]
     assert (rows[0]["sfdaq_C_n_frames"], rows[0][f"sfdaq_{DETECTOR}_n_frames"]) == (2, 3)
+
+
+def test_channel_when_one_pulse_is_asked_for_then_a_catalog_takes_it(bench):
+    result = run(sf_count([bench.device(channels=["C"], n_pulses=1)], 1))
+    descriptor = next(doc for doc in result.named("descriptor") if doc["name"] == "sfdaq_data")
+    datums = {doc["stream_resource"]: doc for doc in result.named("stream_datum")}
+    shapes = {}
+    for resource in result.named("stream_resource"):
+        consolidator = consolidator_factory(resource, descriptor)
+        consolidator.consume_stream_datum(datums[resource["uid"]])
+        shapes[resource["data_key"]] = consolidator.structure().shape
+    assert shapes["sfdaq_C"] == shapes["sfdaq_C_pulse_id"] == (1,)
+    assert len(shapes[f"sfdaq_{DETECTOR}"]) == 4
+
+
+def test_channel_when_best_effort_callback_watches_then_it_warns_of_nothing(bench):
+    engine = interruptible()
+    engine.subscribe(BestEffortCallback())
+    device = bench.device(channels=["C"], n_pulses=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = drive(engine, lambda: sf_count([device], 1))
+    hints = {doc["name"]: doc["hints"] for doc in result.named("descriptor")}
+    assert result.error is None and hints["sfdaq_data"] == {"sfdaq_data": {"fields": []}}
 
 
 def test_channel_when_none_may_be_missing_then_the_run_fails(bench):

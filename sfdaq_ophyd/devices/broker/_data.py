@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ...files.daq_file import TEXT
 from .._assets import FileAssets
@@ -57,6 +57,7 @@ class _Columns(ABC):
     """A flyer that has flown: rows that are there, to be collected once."""
 
     parent = None
+    hints: ClassVar[dict] = {"fields": []}  # without, callbacks would plot every key
 
     def __init__(self, stream: str, device: str):
         self.name, self._device = stream, device
@@ -192,10 +193,8 @@ class DataRows(_Rows):
             key, n, shape = key_of(self._device, found["key"]), found["n_asked"], found["shape"]
             parts = {}
             if found["dtype"] != TEXT:
-                images = {"dataset": found["dataset"], "chunk_shape": (1, n, *shape), "join_method": "stack"}
-                parts[key] = images
-            ids = {"dataset": found["ids"], "chunk_shape": (1, n), "join_method": "stack"}
-            parts[f"{key}_pulse_id"] = ids
+                parts[key] = _stacked(found["dataset"], (n, *shape))
+            parts[f"{key}_pulse_id"] = _stacked(found["ids"], (n, *found["ids_shape"]))
             yield from FileAssets(found["path"], parts).documents(0, 1)
 
     def _event(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -211,6 +210,12 @@ class DataRows(_Rows):
     def _columns(self) -> dict[str, list]:
         events = [self._event(row) for row in self._rows]
         return {key: [event[key] for event in events] for key in events[0]}
+
+
+def _stacked(dataset: str, shape: tuple[int, ...]) -> dict:
+    """Return the parameters of a StreamResource; writers take a row of shape (1,) for a number."""
+    chunk = (1,) if shape == (1,) else (1, *shape)
+    return {"dataset": dataset, "chunk_shape": chunk, "join_method": "stack"}
 
 
 class UnusedRows(_Rows):
