@@ -289,7 +289,15 @@ def test_converted_image_when_raw_was_expected_then_is_never_passed_as_raw(engin
     assert not engine.rows
 
 
-def test_stream_when_it_is_of_another_detector_then_stage_is_refused_and_nothing_stays_open(part, tmp_path):
+@pytest.fixture
+def patient(monkeypatch):
+    """Stage looks until it sees something, however slow the machine is."""
+    monkeypatch.setattr("sfdaq_ophyd.devices.jungfrau._source.LOOK", 60.0)
+
+
+def test_stream_when_it_is_of_another_detector_then_stage_is_refused_and_nothing_stays_open(
+    patient, part, tmp_path
+):
     other = Jungfrau(part.endpoints, name="jf", directory=tmp_path, detector_name="JF05T02V01")
     with pytest.raises(
         DetectorStateError, match=r"^jf: .*an image of \(512, 1024\), expected \(1024, 1024\)"
@@ -298,7 +306,7 @@ def test_stream_when_it_is_of_another_detector_then_stage_is_refused_and_nothing
     assert other.n_foreign.get() and not other.n_unparsable.get() and other.source.stream.connected == [False]
 
 
-def test_assembled_stream_when_images_are_of_another_shape_then_stage_is_refused(make):
+def test_assembled_stream_when_images_are_of_another_shape_then_stage_is_refused(patient, make):
     other = make(stream="assembled", converted_shape=(7, 9))
     with pytest.raises(DetectorStateError, match="^jf: not the images that were asked for"):
         other.stage()
