@@ -3,12 +3,12 @@
 ``python examples/live_page.py --stay`` serves it until Ctrl-C, for a browser.
 """
 
+import contextlib
 import json
 import socket
 import sys
 import tempfile
 import threading
-import time
 
 import requests
 import uvicorn
@@ -28,18 +28,17 @@ with tempfile.TemporaryDirectory() as folder, Facility(**OPTIONS) as facility:
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(uvicorn.Config(make_app(watch), log_level="warning"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 60
-    with connect(f"ws://{address}/api/live") as live:
-        while time.monotonic() < deadline:
-            (detector,) = json.loads(live.recv(timeout=10))["detectors"]
-            if detector["n_taken"] >= 3:
-                break
+    with contextlib.closing(listener), connect(f"ws://{address}/api/live") as live:
+        detector = {"n_taken": 0}
+        while detector["n_taken"] < 3:
+            message = live.recv(timeout=60)
+            if isinstance(message, str) and "detectors" in (state := json.loads(message)):
+                (detector,) = state["detectors"]
         frame = detector["frame"]
         print(f"{detector['name']}: pulse {frame['pulse_id']}, mean {frame['mean']} {frame['unit']}")
         png = requests.get(f"http://{address}/api/picture/jf.png?side=512&colour_map=inferno", timeout=10)
         print(f"picture of {len(png.content)} bytes, event {png.headers['X-Event-Id']}")
     server.should_exit = True
     thread.join()
-    listener.close()

@@ -17,9 +17,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 SESSION_NAMES = frozenset(
     """
     In Out Path RE annotated bec bp bpp bps catalog configure_daq copy_user_files count exit facility fly
-    get_ipython grid_scan list_scan mv mvr open_session power_on preflight quit re_retrieve register_magics
-    rel_scan retrieve_from_buffers scan sd session set_dap_settings set_detector_settings sf_count
-    sf_grid_scan sf_list_scan sf_scan sleep take_pedestal update_pv_list write_images
+    get_ipython grid_scan list_grid_scan list_scan log_scan mv mvr open_session power_on preflight quit
+    re_retrieve register_magics rel_grid_scan rel_list_grid_scan rel_list_scan rel_log_scan rel_scan
+    retrieve_from_buffers scan sd session set_dap_settings set_detector_settings sf_count sf_grid_scan
+    sf_list_scan sf_scan sleep spiral take_pedestal update_pv_list write_images
     """.split()
 )
 """What the startup files and IPython call something."""

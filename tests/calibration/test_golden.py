@@ -146,10 +146,7 @@ def test_constants_hash_when_a_constant_changes_then_differs(golden, given):
 
 
 def test_engine_when_numba_is_absent_then_numpy_is_chosen(monkeypatch, given, expected):
-    import importlib.util
-
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else real(name))
+    monkeypatch.setattr("sfdaq_ophyd.calibration._checks.is_installed", lambda name: name != "numba")
     calibration = JungfrauCalibration("JF03T01V02", given["gain"], given["pedestal"][:3], given["pixel_mask"])
     assert calibration.engine == "numpy"
     np.testing.assert_array_equal(calibration(given["raw"]), expected["gap_keep"])

@@ -208,7 +208,7 @@ def test_connection_when_the_service_closes_it_after_an_error_then_the_next_call
 
 
 def test_views_when_both_dialects_are_asked_then_they_are_alike(daq, client, tmp_path, wait_for):
-    client.start_writer_sync(body(tmp_path, run_id=5))
+    assert client.start_writer_sync(body(tmp_path, run_id=5))["acquisition"]["message"] == "Completed."
     (entry,) = client.logs(1)
     assert (entry.acquisition.run_id, entry.acquisition.n_completed) == (5, 5)
     assert entry.acquisition == client.status().acquisition
