@@ -98,7 +98,7 @@ def monitor_fetch():
         take_one(client)
         size = 0
         host, port = url.removeprefix("http://").split(":")
-        request = b"GET /monitor/api/1.8.0/images/monitor HTTP/1.1\r\nHost: x\r\n\r\n"
+        request = f"GET /monitor/api/1.8.0/images/monitor HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         with socket.create_connection((host, int(port))) as sock:
             buffer = memoryview(bytearray(80 * 2**20))
 
