@@ -1,14 +1,17 @@
-"""The way to the data: a Tiled catalog of our own."""
+"""The way to the data: a Tiled catalog of our own, or in a server of the facility."""
 
 from ._embedded import EmbeddedCatalog, embedded_catalog
+from ._remote import RemoteCatalog, remote_catalog
 from ._table import run_table, scalar_keys
 from .calibrated import calibrated_images
 from .pictures import write_pictures
 
 __all__ = [
     "EmbeddedCatalog",
+    "RemoteCatalog",
     "calibrated_images",
     "embedded_catalog",
+    "remote_catalog",
     "run_table",
     "scalar_keys",
     "write_pictures",

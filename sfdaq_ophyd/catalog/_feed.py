@@ -157,7 +157,7 @@ class Feed:
         if name == "stop":
             touched.pop(uid, None)
             if self._writers.pop(uid, None) is not None:
-                self._journal.drop(uid)
+                self._journal.keep(uid)
             self._forget(uid)
 
     def _try(self, uid: str, action: Callable[[], object]) -> bool:

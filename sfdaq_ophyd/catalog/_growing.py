@@ -34,7 +34,8 @@ class GrowingHDF5Adapter(HDF5Adapter):
         data_source, node, *args, **kwargs
             As the base class takes them.
         rows : sequence of (start, stop), optional
-            Points registered of each file, in the order of the assets.
+            Points registered of each file, in the order of the assets, in catalogs that have it among the
+            parameters; default is that of the properties, which servers without this adapter leave alone.
 
         Raises
         ------
@@ -46,6 +47,7 @@ class GrowingHDF5Adapter(HDF5Adapter):
         try:
             adapter = super().from_catalog(data_source, node, *args, **kwargs)
             if isinstance(adapter, HDF5ArrayAdapter):
+                rows = rows or data_source.properties.get("rows")
                 adapter._array = _registered(adapter._array, data_source, rows, kwargs)  # noqa: SLF001
         except FileNotFoundError:
             raise

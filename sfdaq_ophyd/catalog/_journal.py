@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import datetime
-import enum
+import gzip
 import json
 import logging
-import pathlib
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
+from .plain import plain
 
 logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Write documents as they come, drop a run's file once the run is in the catalog.
+    """Write documents as they come; once the run is in the catalog, its file is packed away, below ``kept``.
 
-    A file left behind belongs to a run the catalog does not hold whole: the server failed, or this
-    process was killed. What was written can be read up to the last whole line.
+    A file left in `directory` itself belongs to a run the catalog does not hold whole: the server failed, or
+    this process was killed. What was written can be read up to the last whole line.
 
     Parameters
     ----------
@@ -46,7 +44,7 @@ class Journal:
             if uid in self._broken:
                 return False
             try:
-                line = json.dumps({"name": name, "doc": doc}, default=_plain) + "\n"
+                line = _line(name, doc)
                 file = self._open.get(uid)
                 if file is None:
                     mode = "w" if name == "start" else "a"
@@ -64,11 +62,40 @@ class Journal:
         """Tell whether some documents of this run could not be written."""
         return uid in self._broken
 
-    def drop(self, uid: str) -> None:
-        """Remove the file of a run; the catalog holds it."""
+    def find(self, uid: str) -> Path | None:
+        """Return the file with the documents of a run, for `read`; None if there is none."""
+        return next((path for path in (self._kept(uid), self.path(uid)) if path.exists()), None)
+
+    def keep(self, uid: str) -> None:
+        """Pack the file of a run away; the catalog holds the run. One that lacks documents is removed."""
         self.close(uid)
-        self.path(uid).unlink(missing_ok=True)
-        self._broken.discard(uid)
+        path = self.path(uid)
+        if uid in self._broken:
+            self._broken.discard(uid)
+        else:
+            try:
+                self._pack(uid, path.read_bytes())
+            except OSError as exc:
+                logger.warning("documents of run %s are not kept beside the catalog: %s", uid, exc)
+        path.unlink(missing_ok=True)
+
+    def extend(self, uid: str, documents: Sequence[tuple[str, dict]]) -> None:
+        """Put documents that came late in front of the stop document."""
+        if (kept := self._kept(uid)).exists():
+            *before, stop = gzip.decompress(kept.read_bytes()).splitlines(keepends=True)
+            self._pack(
+                uid, b"".join([*before, *(_line(name, doc).encode() for name, doc in documents), stop])
+            )
+
+    def _kept(self, uid: str) -> Path:
+        return self.directory / "kept" / f"{self.path(uid).name}.gz"
+
+    def _pack(self, uid: str, lines: bytes) -> None:
+        kept = self._kept(uid)
+        kept.parent.mkdir(exist_ok=True)
+        new = kept.with_suffix(".new")
+        new.write_bytes(gzip.compress(lines, compresslevel=1))
+        new.replace(kept)
 
     def close(self, uid: str | None = None) -> None:
         """Close the file of a run, or all files; they stay on disk."""
@@ -89,7 +116,8 @@ class Journal:
     @staticmethod
     def read(path: Path) -> Iterator[tuple[str, dict]]:
         """Yield (name, document) up to the last whole line; nothing if the first is not a start."""
-        with open(path, encoding="utf-8", errors="replace") as file:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file):
                 try:
                     record = json.loads(line)
@@ -102,18 +130,5 @@ class Journal:
                 yield name, doc
 
 
-def _plain(value: object):
-    """Turn what documents hold beside JSON's own types into these."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, pathlib.PurePath | datetime.date | datetime.time):
-        return str(value)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+def _line(name: str, doc: dict) -> str:
+    return json.dumps({"name": name, "doc": doc}, default=plain) + "\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import fcntl
 import gc
 import json
@@ -156,10 +157,13 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     """
     from tiled.catalog import from_uri
     from tiled.config import Authentication, StreamingCacheConfig
+    from tiled.media_type_registration import default_serialization_registry
     from tiled.server.app import build_app
     from tiled.storage import parse_storage
 
-    from ._growing import GrowingHDF5Adapter
+    from ._documents import exporter
+    from ._journal import Journal
+    from .plugin import GrowingHDF5Adapter
 
     prepare_database(directory / "catalog.db")
     settle_in(directory)
@@ -175,7 +179,10 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
         cache_config=StreamingCacheConfig(uri="memory", data_ttl=60).model_dump(),
     )
     take_turns(parse_storage(tables))
-    return build_app(tree, authentication=Authentication(single_user_api_key=api_key))
+    exports = copy.deepcopy(default_serialization_registry)
+    exports.register("BlueskyRun", "application/json-seq", exporter(Journal(directory / "documents")))
+    authentication = Authentication(single_user_api_key=api_key)
+    return build_app(tree, authentication=authentication, serialization_registry=exports)
 
 
 def take_turns(storage) -> None:

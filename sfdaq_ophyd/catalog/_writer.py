@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections import defaultdict
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow
@@ -42,7 +43,12 @@ class RunWriter:
         # Arrays in table cells come back as text, so every array gets a node of its own.
         self._writer = _FlushableWriter(client, batch_size=sys.maxsize, max_array_size=0)
         self._normalizer = RunNormalizer(
-            patches={"start": exact_metadata, "stop": exact_metadata, "descriptor": _exact_configuration}
+            patches={
+                "start": exact_metadata,
+                "stop": exact_metadata,
+                "descriptor": _exact_configuration,
+                "resource": _text_paths,
+            }
         )
         self._normalizer.subscribe(self._writer)
 
@@ -188,7 +194,7 @@ class _FlushableWriter(_RunWriter):
 
     def _update_data_source_for_node(self, node, data_source, patch=None) -> None:
         if data_source.mimetype == HDF5 and self._rows[node.uri]:
-            data_source.parameters["rows"] = list(self._rows[node.uri].values())
+            data_source.properties["rows"] = list(self._rows[node.uri].values())
         super()._update_data_source_for_node(node, data_source, patch)
 
     def flush(self) -> None:
@@ -214,6 +220,11 @@ def _plain_values(column) -> list:
 def _exact_configuration(descriptor: dict) -> dict:
     descriptor["configuration"] = exact_metadata(descriptor.get("configuration", {}))
     return descriptor
+
+
+def _text_paths(resource: dict) -> dict:
+    """Let devices of others give a Path."""
+    return {key: str(value) if isinstance(value, PurePath) else value for key, value in resource.items()}
 
 
 def exact_metadata(value):

@@ -123,7 +123,7 @@ def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
         advice = "Start the Tiled server, or leave catalog.uri out"
         yield Check("catalog", uri, partial(probe_catalog, uri), advice)
     else:
-        yield _folder_check("catalog", config.directory / config.catalog.directory)
+        yield _folder_check("catalog", config.directory / config.catalog.embedded)
 
 
 def _folder_check(name: str, folder: Path, writes: bool = True) -> Check:

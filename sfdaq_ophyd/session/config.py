@@ -7,7 +7,15 @@ import keyword
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from ..wire.broker_beamlines import BEAMLINES
 from ._device_config import DeviceConfig, Number, Positive, UserPath, Whole
@@ -56,12 +64,48 @@ class MetadataConfig(Block):
 
 
 class CatalogConfig(Block):
-    """The Tiled catalog: one of our own, or a remote one."""
+    """The Tiled catalog: `embedded`, a server of our own, or `uri`, one of the facility."""
 
-    directory: UserPath = Field(Path("catalog"), description="of our own; relative to `directory`")
-    uri: str = Field("", pattern=r"^(https?://.+)?$", description="of a remote one, in place of our own")
-    api_key_variable: Name = Field("TILED_API_KEY", description="environment variable with the remote's key")
+    embedded: UserPath = Field(
+        Path("catalog"),
+        validation_alias=AliasChoices("embedded", "directory"),
+        description="folder of a server of our own; relative to `directory`",
+    )
+    uri: str = Field(
+        "", pattern=r"^(https?://[^\s?]+)?$", description="of the facility's, in place of our own"
+    )
+    api_key_variable: Name = Field("TILED_API_KEY", description="environment variable with the key for `uri`")
+    api_key_file: UserPath | None = Field(None, description="file with the key, in place of the variable")
+    documents: UserPath = Field(
+        Path("documents"), description="documents of runs beside `uri`; relative to `directory`"
+    )
     start_timeout: Positive = Field(60.0, description="s without a sign of progress of our own one's start")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CatalogConfig:
+        if self.uri and "embedded" in self.model_fields_set:
+            raise ValueError("expected embedded or uri, not both")
+        if not self.uri and self.api_key_file:
+            raise ValueError("api_key_file goes with uri")
+        return self
+
+
+class PublishConfig(Block):
+    """Send every document elsewhere. One of `zmq`, `kafka`."""
+
+    zmq: str = Field("", pattern=r"^((tcp|ipc)://)?\S*$", description="host:port of a bluesky-0MQ-proxy")
+    kafka: str = Field("", pattern=r"^\S*$", description="host:port of brokers, separated by commas")
+    topic: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,249}$", description="of Kafka")
+    prefix: str = Field("", pattern=r"^\S*$", description="of 0MQ messages, to tell publishers apart")
+    format: Literal["msgpack", "json"] = Field("msgpack", description="how documents are packed")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PublishConfig:
+        if bool(self.zmq) == bool(self.kafka):
+            raise ValueError("expected exactly one of zmq, kafka")
+        if bool(self.topic) != bool(self.kafka):
+            raise ValueError("kafka and topic go together")
+        return self
 
 
 class SuspenderConfig(Block):
@@ -121,6 +165,7 @@ class SfdaqConfig(Block):
     )
     metadata: MetadataConfig = Field(MetadataConfig(), description="what every run carries")
     catalog: CatalogConfig = Field(CatalogConfig(), description="where runs go")
+    publish: list[PublishConfig] = Field([], description="where every document goes beside the catalog")
     sim: SimConfig | None = Field(None, description="start the simulated facility first")
     devices: dict[DeviceName, DeviceConfig] = Field({}, description="variable name to device")
     baseline: list[Name] = Field([], description="devices read before and after every run")

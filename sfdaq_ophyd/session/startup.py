@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -67,7 +68,8 @@ class Session:
     sd : SupplementalData
         ``sd.baseline``; a device that could not be made is left out.
     catalog, bec : Lazy
-        Catalog and BestEffortCallback, opened when the first plan runs, or at their first use.
+    publishers : list of Lazy
+        Catalog, BestEffortCallback and those of ``publish``; opened when the first plan runs, or at first use
     entries : list of Entry
         Every device of the file, those that could not be made included.
     suspenders : dict
@@ -96,6 +98,7 @@ class Session:
         self.entries: list[Entry] = []
         self.suspenders: dict[str, Any] = {}
         self.catalog = self._lazy_catalog()
+        self.publishers = self._lazy_publishers()
         self.facility = None if self.sim is None else Lazy(self.sim.wait, "simulated facility", _FACILITY)
         self.bec = Lazy(_best_effort, "BestEffortCallback", _BEC)
         self.facts: dict[str, Any] = {}
@@ -134,7 +137,8 @@ class Session:
         """
         if self.sim is not None:
             self.sim.wait()
-        self.catalog.wake()
+        for each in (self.catalog, *self.publishers):
+            each.wake()
         self.bec.wake()
 
     def report(self) -> str:
@@ -161,6 +165,8 @@ class Session:
             md[key] = value
         engine.subscribe(self._remember, "start")
         setup(engine, self.catalog)
+        for each in self.publishers:
+            engine.subscribe(each)
         engine.preprocessors.append(self._ready_first)
         engine.subscribe(self.bec)
         if sys.stdout.isatty():
@@ -194,6 +200,14 @@ class Session:
         from .catalog import lazy_catalog
 
         return lazy_catalog(self.config)
+
+    def _lazy_publishers(self) -> list[Lazy]:
+        from .publish import publisher
+
+        return [
+            Lazy(functools.partial(publisher, block), f"documents to {block.zmq or block.kafka}", ("close",))
+            for block in self.config.publish
+        ]
 
     def _own(self, path: Path) -> Path:
         return self.config.directory / path

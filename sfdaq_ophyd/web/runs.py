@@ -11,12 +11,11 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
 from .curve import Curve
 from .source import Source
 
@@ -91,15 +90,15 @@ class RemoteRuns(Source):
     Parameters
     ----------
     uri : str
-    api_key_variable : str
-        Environment variable with the key.
+    api_key : callable
+        Returns the key.
     """
 
     group = "runs"
 
-    def __init__(self, uri: str, api_key_variable: str, period: float = 2.0):
+    def __init__(self, uri: str, api_key: Callable[[], str], period: float = 2.0):
         super().__init__("catalog", "catalog", uri, period)
-        self._variable, self._client = api_key_variable, None
+        self._key, self._client = api_key, None
         self.curves: list[Curve] = []
 
     def look(self) -> dict[str, Any]:
@@ -107,10 +106,7 @@ class RemoteRuns(Source):
         if self._client is None:
             from tiled.client import from_uri
 
-            key = os.environ.get(self._variable)
-            if not key:
-                raise ConfigError(f"set the environment variable {self._variable} to the catalog's API key")
-            self._client = from_uri(self.address, api_key=key)
+            self._client = from_uri(self.address, api_key=self._key())
         newest = self._client.sort(("start.time", -1)).values().head(N_RUNS)
         over = {curve.uid for curve in self.curves if curve.is_over}
         unknown = [run for run in newest[:N_CURVES] if run.metadata["start"]["uid"] not in over]

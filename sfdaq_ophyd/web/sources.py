@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 
 from ..errors import RequestError
+from ..session.catalog import api_key
 from ..session.config import SfdaqConfig
 from .eiger import EigerSource
 from .jungfrau import JungfrauSource
@@ -55,9 +56,9 @@ def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
         else:
             yield PvSource(name, block.pv, string=block.string)
     if config.catalog.uri:
-        yield RemoteRuns(config.catalog.uri, config.catalog.api_key_variable)
+        yield RemoteRuns(config.catalog.uri, functools.partial(api_key, config))
     else:
-        yield FolderRuns(config.directory / config.catalog.directory)
+        yield FolderRuns(config.directory / config.catalog.embedded)
 
 
 def _loader(config: SfdaqConfig, block):

@@ -102,5 +102,5 @@ def test_waiting_when_several_then_oldest_first(tmp_path):
     for uid, time in [("b", 2.0), ("a", 3.0), ("c", 1.0)]:
         journal.write(uid, "start", {"uid": uid, "time": time})
     assert list(journal.waiting(but={"a"})) == ["c", "b"]
-    journal.drop("c")
+    journal.keep("c")
     assert list(journal.waiting()) == ["b", "a"]

@@ -1,0 +1,258 @@
+"""A Tiled server of the facility: the same journal, replay and ways to read as with one of our own."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bluesky import RunEngine
+
+from sfdaq_ophyd import setup
+from sfdaq_ophyd.catalog import remote_catalog
+from sfdaq_ophyd.catalog.plain import plain
+from sfdaq_ophyd.errors import RequestError, ServiceUnreachable
+
+from ..tiled_server import TiledServer, stock_catalog
+from .composed import DATASET, Composed, frames_of, image_key, scalar, simple_run, write_frames
+
+POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+
+CONFIG = """
+trees:
+  - path: /
+    tree: catalog
+    args:
+      uri: "sqlite:///catalog.db"
+      init_if_not_exists: true
+      writable_storage: [data, "duckdb:///tables.duckdb"]
+      readable_storage: ["{readable}"]
+      adapters_by_mimetype:
+        application/x-hdf5: sfdaq_ophyd.catalog.plugin:GrowingHDF5Adapter
+media_types:
+  BlueskyRun:
+    application/json-seq: sfdaq_ophyd.catalog.plugin:json_seq_exporter
+authentication:
+  single_user_api_key: stock
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Tables in SQLite, too: it has no lists and no NaN."""
+    folder = tmp_path_factory.mktemp("server")
+    with stock_catalog(folder, tables=f"sqlite:///{folder / 'tables.db'}") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def remote(server, tmp_path_factory):
+    documents = tmp_path_factory.mktemp("documents")
+    with remote_catalog(server.uri, documents, api_key=server.api_key) as catalog:
+        yield catalog
+
+
+def odd_run(send, path):
+    """A run of numbers, texts, arrays, missing values and frames."""
+    write_frames(path, frames := frames_of(1, 4))
+    run = Composed(send, sample={"name": "lysozyme"})
+    keys = {
+        "x": scalar("number"),
+        "n": scalar("integer"),
+        "good": scalar("boolean"),
+        "text": scalar("string"),
+    }
+    keys |= {"wave": {"source": "test", "dtype": "array", "shape": [3]}, "image": image_key()}
+    stream = run.stream("primary", keys)
+    resource = run.frames("image", path)
+    for i in range(4):
+        wave, x = np.arange(3) + i, math.nan if i == 1 else i / 2
+        stream.event(x=x, n=2**40 + i, good=i % 2 == 0, text=None if i == 2 else f"é{i}", wave=wave)
+        stream.datum(resource, i, i + 1)
+    run.stop()
+    return run.uid, frames
+
+
+def check_odd(run, frames):
+    primary = run["primary"]
+    np.testing.assert_array_equal(primary["x"].read(), [0, math.nan, 1, 1.5])
+    assert primary["n"].read().tolist() == [2**40 + i for i in range(4)]
+    assert primary["good"].read().astype(bool).tolist() == [True, False, True, False]
+    texts = [str(text) for text in primary["text"].read()]
+    assert texts == ["é0", "é1", "nan", "é3"]
+    np.testing.assert_array_equal(primary["wave"].read(), [np.arange(3) + i for i in range(4)])
+    np.testing.assert_array_equal(primary["image"].read(), frames)
+    assert run.metadata["start"]["sample"] == {"name": "lysozyme"}
+
+
+def as_json(documents):
+    return json.loads(json.dumps([(name, dict(doc)) for name, doc in documents], default=plain))
+
+
+def test_run_when_the_server_is_stock_then_everything_reads_back(remote, tmp_path):
+    uid, frames = odd_run(remote, tmp_path / "frames.h5")
+    check_odd(remote[uid], frames)
+    assert remote[-1].metadata["start"]["uid"] == uid and uid in remote and remote.waiting == []
+    assert remote[uid[:8]].metadata["stop"]["exit_status"] == "success"
+
+
+def test_engine_when_set_up_then_its_runs_are_there_by_scan_id(remote):
+    import bluesky.plans as bp
+    from ophyd.sim import SynAxis
+
+    engine = RunEngine(context_managers=[])
+    assert setup(engine, remote)[-1].startswith("documents go to <RemoteCatalog")
+    (uid,) = engine(bp.scan([], SynAxis(name="motor"), 0, 1, 3), scan_id=4711)
+    assert remote[4711].metadata["start"]["uid"] == uid
+    assert remote[uid]["primary"]["motor"].read().tolist() == [0, 0.5, 1]
+    assert remote.databroker[-1].table()["motor"].tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("client", ["run", "databroker"])
+def test_documents_when_asked_for_then_those_that_went_in(remote, catalog, tmp_path, client):
+    for each in (remote, catalog):
+        emitted = []
+
+        def send(name, doc, to=each, emitted=emitted):
+            emitted.append((name, doc))
+            to(name, doc)
+
+        uid, _ = odd_run(send, tmp_path / f"{len(each)}.h5")
+        run = each[uid] if client == "run" else (each.flush(), each.databroker[uid])[1]
+        assert repr(as_json(run.documents())) == repr(as_json(emitted))  # by repr NaN equals NaN
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "msgpack"])
+def test_run_when_exported_and_imported_elsewhere_then_the_same_run(catalog, remote, tmp_path, kind):
+    import msgpack
+    import suitcase.jsonl
+    import suitcase.msgpack
+
+    uid, frames = odd_run(catalog, tmp_path / "frames.h5")
+    documents = catalog[uid].documents()
+    if kind == "jsonl":
+        (path,) = suitcase.jsonl.export(documents, tmp_path)["all"]
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+    else:
+        (path,) = suitcase.msgpack.export(documents, tmp_path)["all"]
+        found = list(msgpack.Unpacker(open(path, "rb")))  # noqa: SIM115
+    for name, doc in found:
+        remote(name, doc)
+    check_odd(remote[uid], frames)
+    assert repr(as_json(remote[uid].documents())) == repr(as_json(catalog[uid].documents()))
+
+
+def test_run_when_exported_as_csv_then_its_rows(catalog, tmp_path):
+    import suitcase.csv
+
+    uid = simple_run(catalog, 3)
+    serializer = suitcase.csv.Serializer(tmp_path)  # its export() closes twice, which its files refuse
+    for name, doc in catalog[uid].documents():
+        serializer(name, doc)
+    (path,) = serializer.artifacts["stream_data"]
+    assert [line.split(",")[-1] for line in path.read_text().split()] == ["x", "0.0", "0.5", "1.0"]
+
+
+def test_documents_when_the_client_is_stock_then_the_server_has_them(catalog, tmp_path):
+    from tiled.client import from_uri
+
+    uid, _ = odd_run(catalog, tmp_path / "frames.h5")
+    catalog.flush()
+    client = from_uri(catalog.uri)
+    assert repr(as_json(client[uid].documents())) == repr(as_json(catalog[uid].documents()))
+    client.context.close()
+
+
+def test_server_when_gone_and_back_then_replay_brings_the_run_in(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 1)
+    with remote_catalog(server.uri, tmp_path / "documents", api_key=server.api_key) as catalog:
+        server.stop()
+        try:
+            uid = simple_run(catalog)
+            catalog.flush()
+            assert catalog.waiting == [uid]
+        finally:
+            server.start()
+        assert catalog.replay() == [uid] and catalog.waiting == []
+        assert catalog[uid]["primary"]["x"].read().tolist() == [0, 0.5, 1]
+
+
+def test_server_when_it_has_the_plugin_then_files_ahead_are_read_and_runs_are_exported(tmp_path):
+    from tiled.client import from_uri
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "config.yml").write_text(CONFIG.format(readable=tmp_path))
+    server = TiledServer(tmp_path, "config", "config.yml")
+    try:
+        with remote_catalog(server.uri, tmp_path / "documents", api_key=server.api_key) as catalog:
+            path = write_frames(tmp_path / "frames.h5", frames_of(1, 6))
+            run = Composed(catalog)
+            stream = run.stream("primary", {"image": image_key()})
+            resource = run.frames("image", path)
+            stream.event()
+            stream.datum(resource, 0, 4)  # the file has two more
+            catalog.flush()
+            with h5py.File(path) as file:
+                expected = file[DATASET][:4]
+            client = from_uri(server.uri, api_key=server.api_key)
+            np.testing.assert_array_equal(client[run.uid]["primary"]["image"].read(), expected)
+            run.stop()
+            catalog.flush()
+            names = [name for name, _ in client[run.uid].documents()]
+            assert names[0] == "start" and names[-1] == "stop" and "stream_datum" in names
+            client.context.close()
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(not POSTGRESQL, reason="no PostgreSQL here: apt-get install postgresql")
+def test_run_when_the_server_keeps_it_in_postgresql_then_everything_reads_back(tmp_path):
+    binaries, folder = POSTGRESQL[-1].parent, Path(tempfile.mkdtemp())  # the user postgres must get there
+    user = ["runuser", "-u", "postgres", "--"] if Path.home() == Path("/root") else []
+    if user:
+        shutil.chown(folder, "postgres")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    options = f"-k {folder} -c listen_addresses=127.0.0.1 -p {port}"
+    subprocess.run([*user, binaries / "initdb", "-A", "trust", "-U", "me", folder / "db"], check=True)
+    control = [*user, binaries / "pg_ctl", "-D", folder / "db", "-w"]
+    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True)
+    try:
+        uris = []
+        for name in ("tree", "tables"):
+            subprocess.run(
+                [*user, binaries / "createdb", "-h", folder, "-p", port, "-U", "me", name], check=True
+            )
+            uris.append(f"postgresql://me@127.0.0.1:{port}/{name}")
+        with (
+            stock_catalog(tmp_path, database=uris[0], tables=uris[1]) as server,
+            remote_catalog(server.uri, tmp_path / "documents", api_key=server.api_key) as catalog,
+        ):
+            uid, frames = odd_run(catalog, tmp_path / "frames.h5")
+            check_odd(catalog[uid], frames)
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("uri", ["tiled:8000", "http://tiled:8000?api_key=secret"])
+def test_uri_when_no_address_or_with_a_key_then_refused_without_it(tmp_path, uri):
+    with pytest.raises(RequestError) as info:
+        remote_catalog(uri, tmp_path)
+    assert "secret" not in str(info.value)
+
+
+def test_server_when_it_is_not_there_or_refuses_the_key_then_said(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 1)
+    with pytest.raises(ServiceUnreachable, match="catalog"):
+        remote_catalog("http://127.0.0.1:9/api/v1", tmp_path, api_key="x")
+    with pytest.raises(ServiceUnreachable, match="401|Invalid API key") as info:
+        remote_catalog(server.uri, tmp_path, api_key="wrong")
+    assert "wrong" not in str(info.value)
