@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -129,24 +130,45 @@ def test_documents_when_asked_for_then_those_that_went_in(remote, catalog, tmp_p
         assert repr(as_json(run.documents())) == repr(as_json(emitted))  # by repr NaN equals NaN
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "msgpack"])
-def test_run_when_exported_and_imported_elsewhere_then_the_same_run(catalog, remote, tmp_path, kind):
-    import msgpack
+def test_run_when_exported_as_jsonl_and_imported_elsewhere_then_the_same_run(catalog, remote, tmp_path):
     import suitcase.jsonl
-    import suitcase.msgpack
 
     uid, frames = odd_run(catalog, tmp_path / "frames.h5")
-    documents = catalog[uid].documents()
-    if kind == "jsonl":
-        (path,) = suitcase.jsonl.export(documents, tmp_path)["all"]
-        found = [json.loads(line) for line in path.read_text().splitlines()]
-    else:
-        (path,) = suitcase.msgpack.export(documents, tmp_path)["all"]
-        found = list(msgpack.Unpacker(open(path, "rb")))  # noqa: SIM115
-    for name, doc in found:
-        remote(name, doc)
+    (path,) = suitcase.jsonl.export(catalog[uid].documents(), tmp_path)["all"]
+    for line in path.read_text().splitlines():
+        remote(*json.loads(line))
     check_odd(remote[uid], frames)
     assert repr(as_json(remote[uid].documents())) == repr(as_json(catalog[uid].documents()))
+
+
+@pytest.mark.parametrize("handlers", ["stock", "two more"])
+def test_run_when_exported_as_msgpack_and_imported_elsewhere_then_the_same_rows(
+    catalog, remote, tmp_path, handlers
+):
+    """suitcase-msgpack 0.3 leaves stream resources and datums out: frames need handlers for these."""
+    import msgpack
+    import suitcase.msgpack
+
+    class Whole(suitcase.msgpack.Serializer):
+        def stream_resource(self, doc):
+            self._buffer.write(msgpack.packb(("stream_resource", doc)))
+
+        def stream_datum(self, doc):
+            self._buffer.write(msgpack.packb(("stream_datum", doc)))
+
+    uid, frames = odd_run(catalog, tmp_path / "frames.h5")
+    with (suitcase.msgpack.Serializer if handlers == "stock" else Whole)(tmp_path) as serializer:
+        for name, doc in catalog[uid].documents():
+            serializer(name, doc)
+    (path,) = serializer.artifacts["all"]
+    with open(path, "rb") as file:
+        for name, doc in msgpack.Unpacker(file):
+            remote(name, doc)
+    if handlers == "stock":
+        np.testing.assert_array_equal(remote[uid]["primary"]["x"].read(), catalog[uid]["primary"]["x"].read())
+        assert remote[uid].metadata["start"] == catalog[uid].metadata["start"]
+    else:
+        check_odd(remote[uid], frames)
 
 
 def test_run_when_exported_as_csv_then_its_rows(catalog, tmp_path):
@@ -157,7 +179,8 @@ def test_run_when_exported_as_csv_then_its_rows(catalog, tmp_path):
     for name, doc in catalog[uid].documents():
         serializer(name, doc)
     (path,) = serializer.artifacts["stream_data"]
-    assert [line.split(",")[-1] for line in path.read_text().split()] == ["x", "0.0", "0.5", "1.0"]
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [(row["seq_num"], row["x"]) for row in rows] == [("1", "0.0"), ("2", "0.5"), ("3", "1.0")]
 
 
 def test_documents_when_the_client_is_stock_then_the_server_has_them(catalog, tmp_path):
