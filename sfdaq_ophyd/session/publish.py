@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 PATIENCE_MS = 3000
 """How long a publisher waits at its opening for somebody who listens."""
 
+KAFKA_PATIENCE_MS = 30_000
+"""How long a message waits for a Kafka broker."""
+
 
 def publisher(config: PublishConfig) -> Publisher:
     """Open one of the blocks below ``publish``.
@@ -93,7 +96,9 @@ def _zmq(config: PublishConfig, pack):
 def _kafka(config: PublishConfig, pack):
     from bluesky_kafka import Publisher as KafkaPublisher
 
-    made = KafkaPublisher(config.topic, config.kafka, key="", serializer=pack)
+    # At the end, messages that no broker took wait for it no longer than this.
+    lasting = {"message.timeout.ms": KAFKA_PATIENCE_MS}
+    made = KafkaPublisher(config.topic, config.kafka, key="", serializer=pack, producer_config=lasting)
     return made, made.flush
 
 

@@ -55,8 +55,7 @@ def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog, mo
     assert (read.x_name, read.x, read.ys) == (expected.x_name, expected.x, expected.ys)
     assert read.is_over
 
-    source = RemoteRuns(catalog.server.url, "WATCH_KEY")
-    monkeypatch.setenv("WATCH_KEY", catalog.server.api_key)
+    source = RemoteRuns(catalog.server.url, lambda: catalog.server.api_key)
     try:
         seen = source.look()
         assert (seen["open"], seen["last"][0]["uid"]) == ([], documents[0][1]["uid"][:8])
