@@ -7,8 +7,11 @@ code that runs unseen; ``<!-- not run: reason -->`` before a block leaves it out
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,18 @@ BLOCK = re.compile(
     r"(?P<skip><!-- not run: .+? -->\n)?^```\{?(?:code-block\} )?python\}?\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
+FIRST = re.compile(
+    r"\A(?:(?!^```).)*?(?P<skip><!-- not run: [^\n]+? -->\n)?^```console\n(?P<code>.*?)^```",
+    re.MULTILINE | re.DOTALL,
+)
+BEAMLINE = """
+beamline: bernina
+pgroup: p12345
+directory: data
+control_layer: caproto
+devices:
+  motor: {class: Motor, pv: "NOBODY:M1"}
+"""
 RUNNER = """
 import json, sys
 names = {"__name__": "__main__"}
@@ -48,6 +63,59 @@ def _runs(page: Path) -> bool:
         and name not in TESTED_ELSEWHERE
         and bool(blocks(page))
     )
+
+
+def console(page: Path) -> list[list[str]]:
+    """Return the commands of a page's first block if that is of a console; none if it is not to be run.
+
+    ``pip install`` is left out: the gate installs the wheel.
+    """
+    match = FIRST.match(page.read_text())
+    if match is None or match["skip"]:
+        return []
+    lines = [line[2:] for line in match["code"].splitlines() if line.startswith("$ ")]
+    return [shlex.split(line, comments=True) for line in lines if not line.startswith("pip install")]
+
+
+def _ran(words: list[str], folder: Path) -> str:
+    """Run to its end, or until a server says that it is ready; return what is wrong, empty if nothing."""
+    assert words[0] == "sfdaq", words
+    code = "from sfdaq_ophyd.cli import main; main()"
+    env = {**os.environ, "MPLBACKEND": "Agg", "OPHYD_CONTROL_LAYER": "caproto", "BROWSER": "true"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words[1:]],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        alarm = threading.Timer(100, process.kill)
+        alarm.start()
+        try:
+            process.stdin.write("exit\n")
+            process.stdin.close()
+            said, ended = [], {0}
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("READY"):
+                    process.send_signal(signal.SIGINT)
+                    ended = {0, -signal.SIGINT, 128 + signal.SIGINT}
+            ended_well = process.wait() in ended
+        finally:
+            alarm.cancel()
+    text = "".join(said)
+    return "" if ended_well and "Traceback" not in text else f"{process.returncode}: {text[-5000:]}"
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("page", [p for p in PAGES if console(p)], ids=lambda p: str(p.relative_to(REPO)))
+def test_page_when_its_first_commands_are_run_then_no_error(page, tmp_path):
+    if page.name == "watch.md":
+        (tmp_path / "sfdaq.yaml").write_text(BEAMLINE)
+    for words in console(page):
+        assert not _ran(words, tmp_path), words
 
 
 @pytest.mark.timeout(150)

@@ -52,6 +52,21 @@ def test_help_when_asked_then_imports_nothing_heavy():
     assert "loaded []" in done.stdout
 
 
+def test_help_when_asked_then_costs_little_more_than_its_libraries():
+    def cpu(code):
+        code += "\nimport time; print('CPU', time.process_time())"
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env=env
+        )
+        return float(done.stdout.rpartition("CPU ")[2])
+
+    ours = "import sys; sys.argv = ['sfdaq', '--help']\nfrom sfdaq_ophyd.cli import main\n"
+    ours += "try: main()\nexcept SystemExit: pass"
+    pairs = [(cpu(ours), cpu("import typer, rich")) for _ in range(4)]
+    assert min(one for one, _ in pairs) < 3 * min(other for _, other in pairs), pairs
+
+
 def test_version_when_asked_then_printed():
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output.strip()) == (0, __version__)
