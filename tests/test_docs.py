@@ -91,7 +91,7 @@ def _ran(words: list[str], folder: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
-        alarm = threading.Timer(100, process.kill)
+        alarm = threading.Timer(280, process.kill)  # before pytest ends everything
         alarm.start()
         try:
             process.stdin.write("exit\n")
@@ -109,16 +109,15 @@ def _ran(words: list[str], folder: Path) -> str:
     return "" if ended_well and "Traceback" not in text else f"{process.returncode}: {text[-5000:]}"
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("page", [p for p in PAGES if console(p)], ids=lambda p: str(p.relative_to(REPO)))
 def test_page_when_its_first_commands_are_run_then_no_error(page, tmp_path):
     if page.name == "watch.md":
         (tmp_path / "sfdaq.yaml").write_text(BEAMLINE)
     for words in console(page):
+        words = [*words, "--port", "0"] if "watch" in words else words  # another program may have the usual one
         assert not _ran(words, tmp_path), words
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize("page", [p for p in PAGES if _runs(p)], ids=lambda p: str(p.relative_to(REPO)))
 def test_page_when_its_blocks_are_run_in_order_then_no_error(page, tmp_path):
     done = subprocess.run(
@@ -127,7 +126,7 @@ def test_page_when_its_blocks_are_run_in_order_then_no_error(page, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=140,
+        timeout=280,
         env={**os.environ, "MPLBACKEND": "Agg", "OPHYD_CONTROL_LAYER": "caproto"},
     )
     assert done.returncode == 0, done.stderr[-5000:]
