@@ -114,7 +114,7 @@ def test_page_when_its_first_commands_are_run_then_no_error(page, tmp_path):
     if page.name == "watch.md":
         (tmp_path / "sfdaq.yaml").write_text(BEAMLINE)
     for words in console(page):
-        words = [*words, "--port", "0"] if "watch" in words else words  # another program may have the usual one
+        words = [*words, "--port", "0"] if "watch" in words else words  # the usual one may be taken
         assert not _ran(words, tmp_path), words
 
 
