@@ -163,6 +163,7 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
 
     from ._documents import exporter
     from ._journal import Journal
+    from ._many import router
     from .plugin import GrowingHDF5Adapter
 
     prepare_database(directory / "catalog.db")
@@ -182,7 +183,9 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     exports = copy.deepcopy(default_serialization_registry)
     exports.register("BlueskyRun", "application/json-seq", exporter(Journal(directory / "documents")))
     authentication = Authentication(single_user_api_key=api_key)
-    return build_app(tree, authentication=authentication, serialization_registry=exports)
+    return build_app(
+        tree, authentication=authentication, serialization_registry=exports, include_routers=[router]
+    )
 
 
 def take_turns(storage) -> None:

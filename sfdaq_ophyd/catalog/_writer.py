@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections import defaultdict
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import pyarrow
-from bluesky_tiled_plugins.writing.consolidators import Patch
+from bluesky_tiled_plugins.writing.consolidators import ConsolidatorBase, Patch, consolidator_factory
 from bluesky_tiled_plugins.writing.tiled_writer import (
     MAX_TABLE_COLUMNS,
     RunNormalizer,
@@ -22,12 +24,23 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
     split_table,
     truncate_json_overflow,
 )
+from tiled.client.utils import handle_error, retry_context
+from tiled.utils import safe_json_dump
 
 from ._columns import EXACT, ScalarColumn, cast, stacked
 
 logger = logging.getLogger(__name__)
 
 HDF5 = "application/x-hdf5"
+
+ROUTE = "/custom/arrays"
+"""Of the embedded server: see `sfdaq_ophyd.catalog._many`."""
+
+MANY = 16
+"""Arrays of a stream that changed together from which on they are registered together."""
+
+MANY_AT_ONCE = 100
+"""In one request, so that each is answered soon."""
 
 
 class RunWriter:
@@ -74,7 +87,8 @@ class _FlushableWriter(_RunWriter):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._rows = defaultdict(dict)  # node to {file's resource: (start, stop)}, in the order of the assets
+        self._arrays: dict[str, _Array] = {}
+        self._can_take_many = True
         self._columns: dict[str, dict[str, ScalarColumn]] = {}  # by stream and key
         self._schemas: dict[str, tuple[str, pyarrow.Schema]] = {}  # with the stream, by name of the table
         self._rewritten: set[str] = set()  # arrays whose rows have changed before
@@ -185,31 +199,120 @@ class _FlushableWriter(_RunWriter):
             self.notes.append(what)
             logger.warning("%s", what)
 
-    def _update_consolidator(self, doc):
-        node, consolidator, patch = super()._update_consolidator(doc)
-        rows, indices = self._rows[node.uri], doc["indices"]
-        start, _ = rows.get(doc["stream_resource"], (indices["start"], 0))
-        rows[doc["stream_resource"]] = (start, indices["stop"])
-        return node, consolidator, patch
-
-    def _update_data_source_for_node(self, node, data_source, patch=None) -> None:
-        if data_source.mimetype == HDF5 and self._rows[node.uri]:
-            data_source.properties["rows"] = list(self._rows[node.uri].values())
-        super()._update_data_source_for_node(node, data_source, patch)
+    def stop(self, doc) -> None:
+        self.flush()
+        super().stop(doc)
 
     def flush(self) -> None:
         for stream, rows in self._internal_data_cache.items():
             if rows:
                 self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
                 rows.clear()
-        patches = defaultdict(list)
-        for datum in self._external_data_cache.values():
-            node, consolidator, patch = self._update_consolidator(datum)
-            patches[node, consolidator].append(patch)
+        datums = list(self._external_data_cache.values())
         self._external_data_cache.clear()
-        for (node, consolidator), parts in patches.items():
-            source = consolidator.get_data_source()
-            self._update_data_source_for_node(node, source, Patch.combine_patches(parts))
+        self._register(datums)
+
+    def _write_external_data(self, doc) -> None:
+        self._register([doc])
+
+    def _register(self, datums: list[dict]) -> None:
+        """Register external data: by one request per array, or by a few where there are many."""
+        patches = defaultdict(list)
+        for datum in datums:
+            array, patch = self._consume(datum)
+            patches[array].append(patch)
+        streams = defaultdict(list)
+        for array in patches:
+            streams[array.stream.uri].append(array)
+        for arrays in streams.values():
+            many = len(arrays) >= MANY
+            if many and self._can_take_many:
+                self._can_take_many = self._put_many(arrays)
+            if not (many and self._can_take_many):
+                for array in arrays:
+                    self._put(array, None if many else Patch.combine_patches(patches[array]))
+
+    def _consume(self, datum: dict) -> tuple[_Array, Patch]:
+        resource = self._stream_resource_cache[datum["stream_resource"]]
+        node = self._desc_nodes[datum["descriptor"]]
+        name = f"{node.item['id']}_{resource['data_key']}"
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = _Array(node, name, consolidator_factory(resource, node.metadata))
+            self._consolidators[name] = array.consolidator
+        elif resource["uid"] not in array.rows:
+            array.consolidator.update_from_stream_resource(resource)
+        indices = datum["indices"]
+        start, _ = array.rows.get(resource["uid"], (indices["start"], 0))
+        array.rows[resource["uid"]] = (start, indices["stop"])
+        return array, array.consolidator.consume_stream_datum(datum)
+
+    def _put(self, array: _Array, patch: Patch | None) -> None:
+        """Create or update one array; those who watch it are told of `patch`."""
+        node, key = self._sres_nodes.get(array.name), array.consolidator.data_key
+        if node is None and array.registered:
+            node = self._sres_nodes[array.name] = array.stream[key]
+        elif node is None:
+            source = array.source()
+            node = self._sres_nodes[array.name] = array.stream.new(
+                key=key,
+                structure_family=source.structure_family,
+                data_sources=[source],
+                metadata={},
+                specs=[],
+                access_tags=self.access_tags,
+            )
+            if patch is None:
+                return
+        self._update_data_source_for_node(node, array.source(), patch)
+
+    def _put_many(self, arrays: list[_Array]) -> bool:
+        """Create or update the arrays of one stream together; False if the server has no such route."""
+        client, stream = arrays[0].stream.context.http_client, arrays[0].stream
+        url = stream.uri.replace("/api/v1/metadata/", f"{ROUTE}/", 1)
+        for first in range(0, len(arrays), MANY_AT_ONCE):
+            some = arrays[first : first + MANY_AT_ONCE]
+            body = safe_json_dump([array.described(self.access_tags) for array in some])
+            for attempt in retry_context():
+                with attempt:
+                    answer = client.put(url, content=body)
+                    if answer.status_code in (403, 404, 405) and first == 0:
+                        return False
+                    handle_error(answer)
+            for array in some:
+                array.registered = True
+        return True
+
+
+@dataclass(eq=False)
+class _Array:
+    """External data of one key of a stream."""
+
+    stream: Any
+    name: str
+    consolidator: ConsolidatorBase
+    rows: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Points of each file, by its resource, in the order of the assets."""
+    registered: bool = False
+    """Whether it was, together with others."""
+
+    def source(self):
+        """Return what the server is to know."""
+        source = self.consolidator.get_data_source()
+        if source.mimetype == HDF5:
+            source.properties["rows"] = list(self.rows.values())
+        return source
+
+    def described(self, access_tags) -> dict:
+        """Return the item of a request for many."""
+        source = self.source()
+        return {
+            "id": self.consolidator.data_key,
+            "structure_family": source.structure_family,
+            "metadata": self.consolidator.metadata,
+            "data_sources": [asdict(source)],
+            "access_tags": access_tags,
+        }
 
 
 def _plain_values(column) -> list:

@@ -17,7 +17,6 @@ PARTS = [
             "_append_with_retry",
             "_close_stream_tree",
             "_internal_dims",
-            "_update_consolidator",
             "_update_data_source_for_node",
             "_write_internal_data",
         )
@@ -31,6 +30,21 @@ PARTS = [
     "bluesky_tiled_plugins.clients.bluesky_run:BlueskyRunV3.documents",
     "tiled.adapters.hdf5:HDF5ArrayAdapter.lazy_load_hdf5_array",
     "tiled.catalog.core:REQUIRED_REVISION",
+    *[
+        f"tiled.catalog.orm:{name}"
+        for name in (
+            "Asset.data_uri",
+            "DataSource.asset_associations",
+            "DataSource.properties",
+            "DataSourceAssetAssociation.num",
+            "Node.data_sources",
+            "Structure.structure",
+        )
+    ],
+    "tiled.catalog.utils:compute_structure_id",
+    "tiled.server.app:build_app",
+    "tiled.server.dependencies:get_root_tree",
+    "tiled.server.schemas:PostMetadataRequest",
     "tiled.storage:EmbeddedSQLStorage.create_adbc_connection",
     "tiled.utils:OneShotCachedMap.set",
 ]

@@ -1,0 +1,100 @@
+"""Runs of many external arrays: requests grow with files, not with arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.catalog import _writer
+
+from .composed import Composed, frames_of, image_key, scalar, write_frames
+
+Y, X = 2, 3
+N_POINTS = 3
+
+
+@pytest.fixture
+def requests(catalog):
+    """Count requests to the server, by method and kind."""
+    counted, hooked = Counter(), []
+
+    def count(request):
+        counted[request.method, request.url.path.split("/")[3 if "/api/" in request.url.path else 2]] += 1
+
+    for client in {id(one): one for one in (catalog._client, catalog._write_client)}.values():
+        hooked.append(client.context.http_client.event_hooks["request"])
+        hooked[-1].append(count)
+    yield counted
+    for hooks in hooked:
+        hooks.remove(count)
+
+
+def run_of(catalog, folder, n_keys):
+    """A run with a file per point for each half of its keys; returns uid, and the frames of both halves."""
+    folder.mkdir()
+    keys = [f"key{i}" for i in range(n_keys)]
+    halves = [frames_of(seed, N_POINTS, Y, X) for seed in (1, 2)]
+    run = Composed(catalog)
+    stream = run.stream("primary", {key: image_key(Y, X) for key in keys} | {"x": scalar("number")})
+    for point in range(N_POINTS):
+        paths = [
+            write_frames(folder / f"{half}_{point}.h5", frames[point : point + 1])
+            for half, frames in enumerate(halves)
+        ]
+        for i, key in enumerate(keys):
+            stream.datum(run.frames(key, paths[i % 2], y=Y, x=X), point, point + 1)
+        stream.event(x=float(point))
+        if point == 0:
+            catalog.flush()  # the rest is added to what is there
+    run.stop()
+    catalog.flush()
+    return run.uid, halves
+
+
+def test_arrays_when_they_are_many_then_as_many_requests_for_twice_as_many(catalog, tmp_path, requests):
+    counts = []
+    for n_keys in (20, 40):
+        requests.clear()
+        uid, halves = run_of(catalog, tmp_path / str(n_keys), n_keys)
+        counts.append(sum(n for (method, _), n in requests.items() if method != "GET"))
+        assert requests["PUT", "arrays"] and not requests["POST", "register"]
+    stream = catalog[uid]["primary"]
+    for i in (0, 1, 38, 39):
+        np.testing.assert_array_equal(stream[f"key{i}"].read(), halves[i % 2])
+    assert counts[1] <= counts[0] + 2  # by when the writer's thread looks
+
+
+def test_array_when_one_of_many_is_read_then_nothing_else_is_opened(catalog, tmp_path, requests):
+    uid, halves = run_of(catalog, tmp_path / "run", 20)
+    for other in (tmp_path / "run").glob("1_*.h5"):
+        other.unlink()
+    array = catalog[uid]["primary"]["key4"]
+    requests.clear()
+    np.testing.assert_array_equal(array.read(), halves[0])
+    assert requests == {("GET", "array"): 1}
+
+
+def test_arrays_when_a_server_has_no_such_route_then_one_request_each(
+    catalog, tmp_path, requests, monkeypatch
+):
+    monkeypatch.setattr(_writer, "ROUTE", "/custom/none")
+    uid, halves = run_of(catalog, tmp_path / "run", _writer.MANY)
+    assert requests["POST", "register"] == _writer.MANY and requests["PUT", "none"] == 1
+    np.testing.assert_array_equal(catalog[uid]["primary"]["key3"].read(), halves[1])
+
+
+def test_array_when_registered_with_many_then_goes_on_alone(catalog, tmp_path):
+    frames = frames_of(3, 4, Y, X)
+    path = write_frames(tmp_path / "f.h5", frames)
+    run = Composed(catalog)
+    stream = run.stream("primary", {f"key{i}": image_key(Y, X) for i in range(_writer.MANY)})
+    sources = [run.frames(f"key{i}", path, y=Y, x=X) for i in range(_writer.MANY)]
+    for source in sources:
+        stream.datum(source, 0, 2)
+    catalog.flush()
+    stream.datum(sources[5], 2, 4)
+    run.stop()
+    np.testing.assert_array_equal(catalog[run.uid]["primary"]["key5"].read(), frames)
+    np.testing.assert_array_equal(catalog[run.uid]["primary"]["key6"].read(), frames[:2])
