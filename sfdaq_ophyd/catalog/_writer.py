@@ -37,7 +37,7 @@ ROUTE = "/custom/arrays"
 """Of the embedded server: see `sfdaq_ophyd.catalog._many`."""
 
 MANY = 16
-"""Arrays of a stream that changed together from which on they are registered together."""
+"""External keys of a stream from which on its arrays are registered together, as many as have changed."""
 
 MANY_AT_ONCE = 100
 """In one request, so that each is answered soon."""
@@ -225,7 +225,8 @@ class _FlushableWriter(_RunWriter):
         for array in patches:
             streams[array.stream.uri].append(array)
         for arrays in streams.values():
-            many = len(arrays) >= MANY
+            keys = arrays[0].stream.metadata["data_keys"].values()
+            many = sum("external" in key for key in keys) >= MANY
             if many and self._can_take_many:
                 self._can_take_many = self._put_many(arrays)
             if not (many and self._can_take_many):

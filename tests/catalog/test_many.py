@@ -53,7 +53,7 @@ def run_of(catalog, folder, n_keys):
     return run.uid, halves
 
 
-def test_arrays_when_they_are_many_then_as_many_requests_for_twice_as_many(catalog, tmp_path, requests):
+def test_arrays_when_they_are_many_then_requests_are_fewer(catalog, tmp_path, requests):
     counts = []
     for n_keys in (20, 40):
         requests.clear()
@@ -63,7 +63,7 @@ def test_arrays_when_they_are_many_then_as_many_requests_for_twice_as_many(catal
     stream = catalog[uid]["primary"]
     for i in (0, 1, 38, 39):
         np.testing.assert_array_equal(stream[f"key{i}"].read(), halves[i % 2])
-    assert counts[1] <= counts[0] + 2  # by when the writer's thread looks
+    assert max(counts) < 20  # how many depends on when the writer's thread looks
 
 
 def test_array_when_one_of_many_is_read_then_nothing_else_is_opened(catalog, tmp_path, requests):
@@ -85,7 +85,7 @@ def test_arrays_when_a_server_has_no_such_route_then_one_request_each(
     np.testing.assert_array_equal(catalog[uid]["primary"]["key3"].read(), halves[1])
 
 
-def test_array_when_registered_with_many_then_goes_on_alone(catalog, tmp_path):
+def test_array_when_registered_with_many_then_goes_on_while_others_stay(catalog, tmp_path):
     frames = frames_of(3, 4, Y, X)
     path = write_frames(tmp_path / "f.h5", frames)
     run = Composed(catalog)
