@@ -78,11 +78,17 @@ def keep_log() -> Path:
         _log.setFormatter(logging.Formatter(f"%(process)d {FORMAT}", datefmt="%Y-%m-%d %H:%M:%S"))
         logging.getLogger().addHandler(_log)
         logging.captureWarnings(True)
-        threading.excepthook = _log_thread
+        threading.excepthook, sys.unraisablehook = _log_thread, _log_unraisable
         SfdaqError._render_traceback_ = _rendered  # noqa: SLF001 (IPython asks for it)
         _use(_Screen())
         logging.getLogger("sfdaq_ophyd").setLevel("INFO")
     return Path(_log.baseFilename)
+
+
+def _log_unraisable(unraisable) -> None:
+    """Keep off the screen what a destructor raised, such as a Ctrl-C that came while it ran."""
+    error = unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback
+    logging.getLogger(__name__).debug("%s: %r", unraisable.err_msg, unraisable.object, exc_info=error)
 
 
 @contextlib.contextmanager

@@ -129,4 +129,4 @@ def test_push_when_patient_then_wanted_and_waited_for_only_while_a_client_is_the
     wait_for(lambda: not sender.send(), "it waits")
     client.close(0)
     wait_for(sender.send, "it has gone")
-    assert not socket.wanted
+    wait_for(lambda: not socket.wanted, "its going is noticed")
