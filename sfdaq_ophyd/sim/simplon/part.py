@@ -100,7 +100,7 @@ class EigerPart:
             "serial": serial,
             "seed": world.seed,
             "patient": world.clock.patient,
-            "sample": lambda: world.clock.view(world.clock.now()).sample,
+            "sample": lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
         }
         self._initialized, self._port = initialized, port or world.next_port()
         self.requests = RequestLog()
