@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ ANSWER_TIMEOUT = 120.0
 """s for an answer of the server."""
 
 
-class Catalog:
+class Catalog(ABC):
     """Runs in a Tiled server, wherever it is; made by `embedded_catalog` and `remote_catalog`.
 
     Documents go to a journal on disk and, in the background, to the server; runs come from there.
@@ -222,9 +223,9 @@ class Catalog:
     def __exit__(self, *exc) -> None:
         self.close()
 
+    @abstractmethod
     def _connect(self):
         """Return a new client of the container that holds the runs."""
-        raise NotImplementedError
 
     def _as_catalog(self, client):
         """Return a client that finds runs by uid, scan_id and index, oldest first; it has their documents."""
@@ -233,7 +234,8 @@ class Catalog:
         return runs_of(client, self._journal).sort(("start.time", 1))
 
     def _ensure_server(self) -> None:
-        """See that there is a server to write to."""
+        """See that there is a server to write to; of others' servers nothing is known beforehand."""
+        return
 
     def _open_writer(self):
         from ._writer import RunWriter

@@ -193,6 +193,12 @@ def test_converted_file_when_pulses_are_selected_by_rate_then_channels_are_align
         assert file[dataset][:].tolist() == [first, first + 4, first + 8]
 
 
+@pytest.mark.parametrize("value", [0, 1.5, "3", None, {}, {"points": 3}, {"n_points": -1}])
+def test_prepare_when_it_is_no_number_of_points_then_refused_by_name(bench, value):
+    with pytest.raises(RequestError, match="n_points"):
+        bench.device().prepare(value)
+
+
 @pytest.mark.parametrize(
     ("prepare", "what"),
     [

@@ -58,8 +58,18 @@ class BrokerFlying:
         ----------
         value : int or Mapping
             Points; or ``{"n_points": 100}``.
+
+        Returns
+        -------
+        ActionStatus
+            Done.
+
+        Raises
+        ------
+        RequestError
+            No whole number of points, 1 or more.
         """
-        value = value["n_points"] if isinstance(value, dict) else value
+        value = value.get("n_points") if isinstance(value, dict) else value
         self._n_points = whole_number(f"{self.name}.n_points", value, 1)
         self._n_collected = 0
         return self._done("prepare")
