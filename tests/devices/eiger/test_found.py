@@ -215,7 +215,7 @@ def test_stage_when_two_thresholds_are_enabled_then_refused_by_name(fresh, tmp_p
 
 @pytest.mark.parametrize("mode", ["internal", "monitor"])
 def test_images_when_a_second_threshold_is_enabled_in_a_scan_then_never_counted_as_stale(
-    fresh, tmp_path, mode
+    fresh, tmp_path, wait_for, mode
 ):
     """eiger-two-thresholds"""
     eiger = make_eiger(fresh, tmp_path, mode=mode)
@@ -225,6 +225,7 @@ def test_images_when_a_second_threshold_is_enabled_in_a_scan_then_never_counted_
         eiger.client.put("detector", "threshold/2/mode", "enabled")
         status = eiger.trigger()
         if mode == "monitor":
+            wait_for(lambda: eiger._acquisition._armed, "the device to have dropped older images")
             assert eiger.client.arm() and eiger.client.trigger(0.01) is None
         with pytest.raises(DetectorStateError, match="eiger: images of threshold 2 come between"):
             status.wait(20)
