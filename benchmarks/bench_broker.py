@@ -152,18 +152,22 @@ def step_times(plan) -> tuple[list[float], list[float]]:
     return tuple(map(list, zip(*steps)))
 
 
-def device_of(addresses, folder) -> tuple[SfDaqBroker, list[float]]:
-    """Return a device, and a list that grows by the s of each request for data."""
-    device = SfDaqBroker(
+def device_for(addresses, folder, **more) -> SfDaqBroker:
+    """Return a device that records what `more` names."""
+    return SfDaqBroker(
         addresses["broker"],
         addresses["slow"],
         name="sfdaq",
         pgroup="p12345",
-        pulse_id=TwoPulses(),
-        channels=["SIM:CHANNEL"],
         sf_root=addresses["root"],
         directory=folder / "tables",
+        **{"pulse_id": TwoPulses(), **more},
     )
+
+
+def device_of(addresses, folder) -> tuple[SfDaqBroker, list[float]]:
+    """Return a device, and a list that grows by the s of each request for data."""
+    device = device_for(addresses, folder, channels=["SIM:CHANNEL"])
     service, spent = device.client._services["broker"], []
     request = service.request
 

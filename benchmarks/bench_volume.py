@@ -1,24 +1,36 @@
-"""Runs of many channels: how soon after its end a run is complete in the catalog, and what that costs."""
+"""Runs of many channels: how soon the catalog has them whole. A run of many points: does it slow down?"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from bluesky import RunEngine
+from ophyd.sim import SynAxis
 
+from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
-from sfdaq_ophyd.devices import SfDaqBroker
-from sfdaq_ophyd.plans import sf_count
+from sfdaq_ophyd.devices import Eiger, Jungfrau, PulseId, StdDaqWriter
+from sfdaq_ophyd.plans import sf_count, sf_scan
+from sfdaq_ophyd.sim import Facility
 
-from .bench_broker import TwoPulses, broker
+from .bench_broker import broker, device_for
 from .pairs import Ratio, result
 
 CASES = (("channels", 200, 5, 10.0), ("pvs", 500, 10, 20.0))
 """What, how many, points, and s from the end of the run."""
 
 N_PULSES = 10
+
+N_POINTS = 3000
+N_COMPARED = N_POINTS // 10
+WARM_UP = N_POINTS // 30
+KEPT = 8192
+"""Points of the long scan; of those compared at either end; and of those before, which fill buffers."""
 
 
 def cpu_of(pid: int) -> float:
@@ -36,17 +48,7 @@ def one_run(kind: str, n: int, n_points: int, bar: float) -> dict:
     """Run, and wait until the catalog has all."""
     names = [f"SIM:{kind.upper()}{i:03d}" for i in range(n)]
     with broker() as (addresses, folder), embedded_catalog(folder / "catalog") as store:
-        device = SfDaqBroker(
-            addresses["broker"],
-            addresses["slow"],
-            name="sfdaq",
-            pgroup="p12345",
-            pulse_id=TwoPulses(),
-            n_pulses=N_PULSES,
-            sf_root=addresses["root"],
-            directory=folder / "tables",
-            **{kind: names},
-        )
+        device = device_for(addresses, folder, n_pulses=N_PULSES, **{kind: names})
         engine = RunEngine(context_managers=[])
         store.subscribe(engine)
         requests, documents = Counter(), Counter()
@@ -71,4 +73,107 @@ def one_run(kind: str, n: int, n_points: int, bar: float) -> dict:
     )
 
 
-BENCHMARKS = [volume]
+def resident(pid: int) -> int:
+    """Memory that a process has, bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def long_scan() -> list[dict]:
+    """Scan with all four devices; compare the last points with the first, here and in the server."""
+    parts = ["pvs", "eiger", "jungfrau", "std_daq", "broker"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (
+            Facility(
+                "auto",
+                folder / "facility",
+                parts,
+                eiger_shape=(32, 48),
+                jungfrau_name="JF03T01V02",
+                std_daq_writable=folder / "std-daq",
+                broker_delays=0,
+            ) as facility,
+            embedded_catalog(folder / "catalog") as store,
+        ):
+            return compared(*points_of(facility, store, folder))
+
+
+def points_of(facility: Facility, store, folder: Path) -> tuple[np.ndarray, float]:
+    """Return s of CPU and bytes, of us and of the server, at the end of each point; and s until complete."""
+    sim = facility.jungfrau
+    pulse_id = PulseId(facility.pvs["pulse_id"], name="pulse_id")
+    pulse_id.wait_for_connection(timeout=60)
+    facility.broker.make_pgroup("p12345")
+    devices = [
+        Eiger(facility.eiger.url, name="eiger", directory=folder),
+        Jungfrau(
+            sim.endpoints,
+            name="jf",
+            detector_name=sim.detector_name,
+            directory=folder,
+            pulse_id=pulse_id,
+        ),
+        StdDaqWriter(
+            facility.std_daq.url,
+            name="writer",
+            redis_url=facility.std_daq.redis_url,
+            directory=folder / "std-daq",
+        ),
+        device_for(
+            facility.addresses()["broker"],
+            folder,
+            pulse_id=pulse_id,
+            detectors=[sim.detector_name],
+            channels=["SIM:INTENSITY"],
+            beamline=facility.broker.beamline,
+            n_pulses=1,
+        ),
+    ]
+    devices[2].frames_per_trigger.put(1)
+    engine, seen = RunEngine(context_managers=[]), []
+    setup(engine, store)
+    processes = os.getpid(), store.server.pid
+
+    def look(*_) -> None:
+        seen.append([figure(pid) for pid in processes for figure in (cpu_of, resident)])
+
+    engine.subscribe(look, "event")
+    (uid,) = engine(sf_scan(devices, SynAxis(name="motor"), 0, 1, N_POINTS))
+    ended = time.perf_counter()
+    store.flush(600)
+    late = time.perf_counter() - ended
+    run = store[uid]
+    arrays = run["primary"]["jf_image"], run["sfdaq_data"]["sfdaq_SIM:INTENSITY"]
+    assert [array.shape[0] for array in arrays] == [N_POINTS] * 2
+    return np.array(seen[:N_POINTS], float), late
+
+
+def compared(seen: np.ndarray, late: float) -> list[dict]:
+    """Return the rows of time and of memory, each of us and of the server."""
+    ends = seen[WARM_UP : WARM_UP + N_COMPARED], seen[-N_COMPARED:]
+    first, last = (np.ptp(part, axis=0) / (len(part) - 1) for part in ends)
+    rows = []
+    for k, who in enumerate(("devices and engine", "catalog's server")):
+        rows.append(
+            result(
+                f"volume: CPU of a point, last of {N_POINTS}, {who}",
+                Ratio([last[2 * k]], [first[2 * k]]),
+                most=1.2,
+                baseline=f"the first {N_COMPARED}: {1000 * first[2 * k]:.1f} ms",
+                note=f"last: {1000 * last[2 * k]:.1f} ms; complete {late:.1f} s after the run",
+            )
+        )
+        rows.append(
+            result(
+                f"volume: memory that a point adds, last of {N_POINTS}, {who}",
+                Ratio([last[2 * k + 1]], [KEPT]),
+                most=1.0,
+                baseline=f"{KEPT} bytes",
+                note=f"{last[2 * k + 1]:.0f} bytes, at first {first[2 * k + 1]:.0f}; "
+                f"at the end {seen[-1, 2 * k + 1] / 2**20:.0f} MiB",
+            )
+        )
+    return rows
+
+
+BENCHMARKS = [volume, long_scan]

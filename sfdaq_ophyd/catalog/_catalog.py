@@ -6,7 +6,7 @@ import atexit
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import RunNotFound, ServiceTimeout, require
@@ -33,14 +33,16 @@ class Catalog(ABC):
         Folder of the journal: runs that are not in the catalog yet, and below ``kept`` those that are.
     where : str or Path
         Told when a run is not there.
+    now_at : callable, optional
+        For the journal.
     """
 
-    def __init__(self, documents: Path, where: str | Path):
+    def __init__(self, documents: Path, where: str | Path, now_at: Callable[[str], str] = str):
         self._where = where
         self._restart_lock = threading.Lock()
         self._subscriptions: list[tuple] = []
         self._closed = False
-        self._journal = Journal(documents)
+        self._journal = Journal(documents, now_at)
         self._client = self._connect()
         self._write_client = self._connect().include_data_sources()
         self._feed = Feed(self._open_writer, self._journal)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import uuid
+from collections.abc import Iterable, Iterator
 
 import event_model
+import numpy as np
 from tiled.utils import OneShotCachedMap
 
 from ._journal import Journal
+
+BLOCK = 2**24
+"""Bytes of an array that are read at once."""
 
 
 class _Clients(OneShotCachedMap):
@@ -21,6 +28,8 @@ class _Clients(OneShotCachedMap):
 def with_documents(shared, journal: Journal) -> _Clients:
     """Return the client classes `shared`, with runs whose ``documents()`` are those that went in.
 
+    ``documents(fill=True)`` has in its events what others refer to: see `filled`.
+
     Parameters
     ----------
     shared : mapping
@@ -32,13 +41,105 @@ def with_documents(shared, journal: Journal) -> _Clients:
 
     class Run(BlueskyRunV3):
         def documents(self, fill: bool = False):
-            path = None if fill else journal.find(self.metadata["start"]["uid"])
-            yield from super().documents(fill) if path is None else journal.read(path)
+            path = journal.find(self.metadata["start"]["uid"])
+            documents = super().documents() if path is None else journal.read(path)
+            yield from filled(documents, self) if fill and fill != "no" else documents
 
     Run.__name__ = Run.__qualname__ = "BlueskyRun"
     clients = _Clients({name: functools.partial(shared.__getitem__, name) for name in shared})
     clients.set("BlueskyRun", lambda: Run)
     return clients
+
+
+def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, dict]]:
+    """Yield a run's documents with all its values in events: no file is needed to read it elsewhere.
+
+    Parameters
+    ----------
+    documents : iterable of (str, dict)
+        Of a closed run.
+    run : tiled.client.container.Container
+        The same run; a row of an array is read when it is its turn.
+
+    Yields
+    ------
+    (str, dict)
+        Points that are in files alone have an event at the end, with the time of the stop document.
+    """
+    streams: dict[str, str] = {}  # by descriptor
+    values: dict[str, dict[str, _Rows]] = {}  # by stream and key
+    keys: dict[str, str] = {}  # by resource
+    in_files: dict[tuple[str, int], str] = {}  # descriptors, by stream and sequence number
+    told: set[tuple[str, int]] = set()
+
+    def whole(event: dict) -> dict:
+        stream = streams[event["descriptor"]]
+        told.add((stream, event["seq_num"]))
+        rows = values[stream]
+        event = {**event, "data": dict(event["data"]), "timestamps": dict(event["timestamps"]), "filled": {}}
+        for key in rows:
+            event["data"][key] = rows[key].at(event["seq_num"])
+            event["timestamps"].setdefault(key, event["time"])
+        return event
+
+    for name, doc in documents:
+        if name == "descriptor":
+            streams[doc["uid"]] = stream = doc["name"]
+            rows = values.setdefault(stream, {})
+            for key, spec in doc["data_keys"].items():
+                if "external" in spec and key not in rows:
+                    rows[key] = _Rows(run, stream, key, spec["shape"])
+            described = {
+                key: {word: value for word, value in spec.items() if word != "external"}
+                for key, spec in doc["data_keys"].items()
+            }
+            yield name, {**doc, "data_keys": described}
+        elif name == "stream_resource":
+            keys[doc["uid"]] = doc["data_key"]
+        elif name == "stream_datum":
+            rows = values[streams[doc["descriptor"]]][keys[doc["stream_resource"]]]
+            for seq_num in range(doc["seq_nums"]["start"], doc["seq_nums"]["stop"]):
+                rows.has(seq_num)
+                in_files[streams[doc["descriptor"]], seq_num] = doc["descriptor"]
+        elif name == "event":
+            yield name, whole(doc)
+        elif name == "event_page":
+            yield from (("event", whole(event)) for event in event_model.unpack_event_page(doc))
+        elif name not in ("resource", "datum", "datum_page"):
+            if name == "stop":
+                for (_, seq_num), descriptor in [each for each in in_files.items() if each[0] not in told]:
+                    uid = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{descriptor}/{seq_num}"))
+                    point = {"uid": uid, "descriptor": descriptor, "seq_num": seq_num, "time": doc["time"]}
+                    yield "event", whole({**point, "data": {}, "timestamps": {}})
+            yield name, doc
+
+
+class _Rows:
+    """An array of a stream, read in blocks by sequence number; what a pause repeats is there twice."""
+
+    def __init__(self, run, stream: str, key: str, shape: list):
+        self._find = functools.cache(lambda: run[stream][key])
+        self._shape = shape
+        self._n, self._again = 0, {}
+        self._first, self._block = 0, ()
+
+    def has(self, seq_num: int) -> None:
+        """Take note of a row."""
+        if self._n != seq_num - 1:
+            self._again[seq_num] = self._n
+        self._n += 1
+
+    def at(self, seq_num: int):
+        """Return the value of a point, in the shape that its descriptor says."""
+        row = self._again.get(seq_num, seq_num - 1)
+        if not self._first <= row < self._first + len(self._block):
+            array = self._find()
+            n = max(1, BLOCK // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
+            self._first, self._block = row, np.asarray(array[row : row + n])
+        value = self._block[row - self._first]
+        if None not in self._shape and np.size(value) == math.prod(self._shape):
+            value = np.reshape(value, self._shape)
+        return value if np.ndim(value) else np.asarray(value).item()
 
 
 def runs_of(client, journal: Journal):

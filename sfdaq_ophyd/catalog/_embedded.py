@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ..errors import RequestError, ServiceUnreachable, require
 from ..starting import without_collection
+from . import _server
 from ._catalog import ANSWER_TIMEOUT, PATIENCE, Catalog
 from ._process import START_TIMEOUT, ServerProcess
 
@@ -81,7 +83,8 @@ class EmbeddedCatalog(Catalog):
                 importlib.import_module(module)  # while the child does the same
         self.server.wait_ready()
         try:
-            super().__init__(self.directory / "documents", self.directory)
+            now_at = functools.partial(_server.now_at, self.directory)
+            super().__init__(self.directory / "documents", self.directory, now_at)
         except BaseException:
             self.server.stop()
             raise

@@ -5,14 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from .plain import plain
 
 logger = logging.getLogger(__name__)
+
+FILE = "file://localhost"
+
+MOST_KEPT = 10 * 2**30
+"""Bytes below ``kept``; beyond them the oldest go, whose runs the catalog still holds."""
 
 
 class Journal:
@@ -25,10 +32,19 @@ class Journal:
     ----------
     directory : Path
         Made if missing.
+    now_at : callable, optional
+        Returns where the file of a URI is today; see `read`.
+    most_kept : int
+        Bytes of all packed files together.
     """
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        now_at: Callable[[str], str] = str,
+        most_kept: int = MOST_KEPT,
+    ):
+        self.directory, self._now_at, self._most_kept = directory, now_at, most_kept
         directory.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, object] = {}
         self._broken: set[str] = set()
@@ -74,28 +90,46 @@ class Journal:
             self._broken.discard(uid)
         else:
             try:
-                self._pack(uid, path.read_bytes())
+                with open(path, "rb") as lines:
+                    self._pack(uid, lines)
             except OSError as exc:
                 logger.warning("documents of run %s are not kept beside the catalog: %s", uid, exc)
         path.unlink(missing_ok=True)
 
     def extend(self, uid: str, documents: Sequence[tuple[str, dict]]) -> None:
         """Put documents that came late in front of the stop document."""
-        if (kept := self._kept(uid)).exists():
-            *before, stop = gzip.decompress(kept.read_bytes()).splitlines(keepends=True)
-            self._pack(
-                uid, b"".join([*before, *(_line(name, doc).encode() for name, doc in documents), stop])
-            )
+        if not (kept := self._kept(uid)).exists():
+            return
+
+        def lines() -> Iterator[bytes]:
+            with gzip.open(kept, "rb") as before:
+                last = next(before)
+                for line in before:
+                    yield last
+                    last = line
+            yield from (_line(name, doc).encode() for name, doc in documents)
+            yield last
+
+        self._pack(uid, lines())
 
     def _kept(self, uid: str) -> Path:
         return self.directory / "kept" / f"{self.path(uid).name}.gz"
 
-    def _pack(self, uid: str, lines: bytes) -> None:
+    def _pack(self, uid: str, lines: Iterable[bytes]) -> None:
         kept = self._kept(uid)
         kept.parent.mkdir(exist_ok=True)
         new = kept.with_suffix(".new")
-        new.write_bytes(gzip.compress(lines, compresslevel=1))
+        with gzip.open(new, "wb", compresslevel=1) as file:
+            file.writelines(lines)
         new.replace(kept)
+        packed = [(entry.stat(), entry.path) for entry in os.scandir(kept.parent)]
+        excess = sum(stat.st_size for stat, _ in packed) - self._most_kept
+        for stat, path in sorted(packed, key=lambda each: each[0].st_mtime_ns):
+            if excess <= 0:
+                break
+            logger.info("%s: documents of an old run go, the catalog holds the run", path)
+            os.unlink(path)
+            excess -= stat.st_size
 
     def close(self, uid: str | None = None) -> None:
         """Close the file of a run, or all files; they stay on disk."""
@@ -113,9 +147,11 @@ class Journal:
                 found.append((first[1].get("time", 0.0), first[1]["uid"], path))
         return {uid: path for _, uid, path in sorted(found)}
 
-    @staticmethod
-    def read(path: Path) -> Iterator[tuple[str, dict]]:
-        """Yield (name, document) up to the last whole line; nothing if the first is not a start."""
+    def read(self, path: Path) -> Iterator[tuple[str, dict]]:
+        """Yield (name, document) up to the last whole line; nothing if the first is not a start.
+
+        Files that were moved with the catalog since are named where they are now.
+        """
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8", errors="replace") as file:
             for number, line in enumerate(file):
@@ -127,7 +163,17 @@ class Journal:
                 except (ValueError, KeyError, TypeError) as exc:
                     logger.warning("%s: line %d cannot be read (%s); the rest is left out", path, number, exc)
                     return
-                yield name, doc
+                yield name, self._located(doc) if name in ("resource", "stream_resource") else doc
+
+    def _located(self, resource: dict) -> dict:
+        before = resource.get("uri") or FILE + quote(
+            os.path.join("/", resource.get("root", ""), resource.get("resource_path", ""))
+        )
+        if (now := self._now_at(before)) == before:
+            return resource
+        if "uri" in resource:
+            return {**resource, "uri": now}
+        return {**resource, "root": "/", "resource_path": unquote(now.removeprefix(FILE)).lstrip("/")}
 
 
 def _line(name: str, doc: dict) -> str:

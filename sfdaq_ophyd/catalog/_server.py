@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import copy
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -38,7 +39,7 @@ EXIT_PATIENCE = 2.0
 
 
 HOME = "home"
-"""Name of the file that says where the directory was when it was last open."""
+"""Name of the file that says where the directory was, line by line; the last says where it was last open."""
 
 _RESTORE = "Restore it from a backup; or move it away, and an empty catalog begins"
 
@@ -112,7 +113,8 @@ def settle_in(directory: Path) -> None:
     home = directory / HOME
     with contextlib.closing(sqlite3.connect(directory / "catalog.db")) as database:
         assets = database.execute("SELECT id, data_uri FROM assets").fetchall()
-        before = home.read_text().strip() if home.exists() else _home_by(assets)
+        homes = home.read_text().split("\n")[:-1] if home.exists() else [_home_by(assets)]
+        before = homes[-1] if homes else ""
         if before and before != str(directory):
             with database:
                 for key, uri in assets:
@@ -124,8 +126,16 @@ def settle_in(directory: Path) -> None:
         raise UnusableError(f"{tables} is missing or empty, and catalog.db has runs in it. {_RESTORE}")
     if before != str(directory):
         new = home.with_suffix(".new")
-        new.write_text(f"{directory}\n")
+        new.write_text("".join(f"{each}\n" for each in [*filter(None, homes), directory]))
         new.replace(home)
+
+
+def now_at(directory: Path, uri: str) -> str:
+    """Return where a file is, by where it was when `directory` was in one of its former places."""
+    for before in reversed((directory / HOME).read_text().splitlines()):
+        if (now := _moved(uri, before, directory)) != uri:
+            return now
+    return uri
 
 
 def _home_by(assets: list[tuple[int, str]]) -> str:
@@ -181,7 +191,8 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     )
     take_turns(parse_storage(tables))
     exports = copy.deepcopy(default_serialization_registry)
-    exports.register("BlueskyRun", "application/json-seq", exporter(Journal(directory / "documents")))
+    journal = Journal(directory / "documents", functools.partial(now_at, directory))
+    exports.register("BlueskyRun", "application/json-seq", exporter(journal))
     authentication = Authentication(single_user_api_key=api_key)
     return build_app(
         tree, authentication=authentication, serialization_registry=exports, include_routers=[router]

@@ -93,12 +93,13 @@ class Stream:
         }
         self.run.send("event", doc)
 
-    def datum(self, frames, start, stop):
+    def datum(self, frames, start, stop, seq_num=None):
+        seq_num = start + 1 if seq_num is None else seq_num
         self.run.send(
             "stream_datum",
             frames.compose_stream_datum(
                 indices={"start": start, "stop": stop},
-                seq_nums={"start": start + 1, "stop": stop + 1},
+                seq_nums={"start": seq_num, "stop": seq_num + stop - start},
                 descriptor=self._bundle.descriptor_doc,
             ),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,14 @@ def test_waiting_when_several_then_oldest_first(tmp_path):
     assert list(journal.waiting(but={"a"})) == ["c", "b"]
     journal.keep("c")
     assert list(journal.waiting()) == ["b", "a"]
+
+
+def test_kept_when_more_than_there_is_room_for_then_the_oldest_go(tmp_path):
+    journal = Journal(tmp_path, most_kept=400)
+    for n in range(9):
+        journal.write(f"u{n}", "start", {"uid": f"u{n}", "time": n})
+        journal.keep(f"u{n}")
+        os.utime(journal.find(f"u{n}"), (n, n))  # some file systems count in ticks
+    kept = [n for n in range(9) if journal.find(f"u{n}")]
+    assert 0 < len(kept) < 9 and kept == list(range(9))[-len(kept) :]
+    assert sum(path.stat().st_size for path in (tmp_path / "kept").iterdir()) <= 400

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from functools import partial
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 
 from sfdaq_ophyd.catalog import _server, embedded_catalog
+from sfdaq_ophyd.catalog._journal import Journal
 from sfdaq_ophyd.errors import RunNotFound, ServiceUnreachable
 
 from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
@@ -53,6 +56,8 @@ def test_catalog_moved_or_empty_when_copied_and_moved_then_each_reads_and_writes
     with embedded_catalog(tmp_path / "a copy" / "catalog") as catalog:
         check(catalog, uid)
         later = fill(catalog, tmp_path / "a copy" / "frames" / "2.h5")
+        homes = (catalog.directory / "home").read_text().splitlines()
+        assert homes == [str(tmp_path / place / "catalog") for place in ("one", "a copy")]
         with embedded_catalog(tmp_path / "one" / "catalog") as original:
             assert list(original) == [uid]
             check(original, uid)
@@ -63,6 +68,33 @@ def test_catalog_moved_or_empty_when_copied_and_moved_then_each_reads_and_writes
         assert list(catalog) == [uid, later]
         np.testing.assert_array_equal(catalog[later]["primary"]["wave"].read(), [[0, 0], [1, 1]])
         assert list(catalog[uid]["primary"]["x"].read()) == [0.0, 0.5]
+
+
+def test_documents_when_moved_twice_with_their_catalog_then_files_are_named_where_they_are(tmp_path):
+    frames = [tmp_path / place / "frames" / "f 1.h5" for place in ("one", "two", "three")]
+    catalog = frames[-1].parents[1] / "catalog"
+    catalog.mkdir(parents=True)
+    (catalog / "home").write_text("".join(f"{path.parents[1] / 'catalog'}\n" for path in frames))
+    frames[-1].parent.mkdir()
+    frames[-1].touch()
+    was, now = (f"file://localhost{quote(str(path))}" for path in (frames[0], frames[-1]))
+    journal = Journal(catalog / "documents", partial(_server.now_at, catalog))
+    elsewhere = {"uid": "3", "run_start": "u", "uri": "file://localhost/elsewhere.h5"}
+    for name, doc in [
+        ("start", {"uid": "u"}),
+        ("stream_resource", {"uid": "1", "run_start": "u", "uri": was}),
+        (
+            "resource",
+            {"uid": "2", "run_start": "u", "root": str(tmp_path), "resource_path": "one/frames/f 1.h5"},
+        ),
+        ("stream_resource", elsewhere),
+        ("stop", {"run_start": "u"}),
+    ]:
+        journal.write("u", name, doc)
+    journal.keep("u")
+    _, (_, new), (_, old), (_, other), _ = journal.read(journal.find("u"))
+    assert new["uri"] == now and other == elsewhere
+    assert f"{old['root']}{old['resource_path']}" == str(frames[-1])
 
 
 def foreign(path):

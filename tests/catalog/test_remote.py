@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from event_model import DocumentNames, schema_validators
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import remote_catalog
@@ -141,45 +142,55 @@ def test_run_when_exported_as_jsonl_and_imported_elsewhere_then_the_same_run(cat
     assert repr(as_json(remote[uid].documents())) == repr(as_json(catalog[uid].documents()))
 
 
-@pytest.mark.parametrize("handlers", ["stock", "two more"])
-def test_run_when_exported_as_msgpack_and_imported_elsewhere_then_the_same_rows(
-    catalog, remote, tmp_path, handlers
+def test_run_when_exported_whole_as_msgpack_and_imported_elsewhere_then_the_same_values(
+    catalog, remote, tmp_path
 ):
-    """suitcase-msgpack 0.3 leaves stream resources and datums out: frames need handlers for these."""
+    """suitcase-msgpack 0.3 knows no documents of files: it gets the values in events."""
     import msgpack
+    import msgpack_numpy
     import suitcase.msgpack
 
-    class Whole(suitcase.msgpack.Serializer):
-        def stream_resource(self, doc):
-            self._buffer.write(msgpack.packb(("stream_resource", doc)))
-
-        def stream_datum(self, doc):
-            self._buffer.write(msgpack.packb(("stream_datum", doc)))
-
     uid, frames = odd_run(catalog, tmp_path / "frames.h5")
-    with (suitcase.msgpack.Serializer if handlers == "stock" else Whole)(tmp_path) as serializer:
-        for name, doc in catalog[uid].documents():
-            serializer(name, doc)
-    (path,) = serializer.artifacts["all"]
+    (path,) = suitcase.msgpack.export(catalog[uid].documents(fill=True), tmp_path)["all"]
+    (tmp_path / "frames.h5").unlink()
     with open(path, "rb") as file:
-        for name, doc in msgpack.Unpacker(file):
+        for name, doc in msgpack.Unpacker(file, object_hook=msgpack_numpy.decode):
             remote(name, doc)
-    if handlers == "stock":
-        np.testing.assert_array_equal(remote[uid]["primary"]["x"].read(), catalog[uid]["primary"]["x"].read())
-        assert remote[uid].metadata["start"] == catalog[uid].metadata["start"]
-    else:
-        check_odd(remote[uid], frames)
+    check_odd(remote[uid], frames)
+    assert remote[uid].metadata["start"] == catalog[uid].metadata["start"]
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_documents_when_filled_then_each_point_has_its_own_row(catalog, tmp_path, events):
+    """Of two files; without events, they are in files alone."""
+    write_frames(tmp_path / "1.h5", first := frames_of(1, 3))
+    write_frames(tmp_path / "2.h5", second := frames_of(2, 2))
+    run = Composed(catalog)
+    stream = run.stream("primary", {"image": image_key(), **({"x": scalar("number")} if events else {})})
+    for path, before, stop in (("1.h5", 0, 3), ("2.h5", 3, 2)):
+        resource = run.frames("image", tmp_path / path)
+        for i in range(stop):
+            stream.datum(resource, i, i + 1, before + i + 1)
+            if events:
+                stream.event(x=i / 2)
+    run.stop()
+    catalog.flush()
+    documents = list(catalog[run.uid].documents(fill=True))
+    for name, doc in documents:
+        schema_validators[DocumentNames[name]].validate(as_json([(name, doc)])[0][1])
+    points = [doc for name, doc in documents if name == "event"]
+    assert [point["seq_num"] for point in points] == [1, 2, 3, 4, 5]
+    images = [np.squeeze(point["data"]["image"]) for point in points]
+    np.testing.assert_array_equal(images, [*first, *second])
+    assert {name for name, _ in documents} == {"start", "descriptor", "event", "stop"}
 
 
 def test_run_when_exported_as_csv_then_its_rows(catalog, tmp_path):
     import suitcase.csv
 
     uid = simple_run(catalog, 3)
-    serializer = suitcase.csv.Serializer(tmp_path)  # its export() closes twice, which its files refuse
-    for name, doc in catalog[uid].documents():
-        serializer(name, doc)
-    (path,) = serializer.artifacts["stream_data"]
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+    (path,) = suitcase.csv.export(catalog[uid].documents(), tmp_path)["stream_data"]
+    rows = list(csv.DictReader(Path(path).read_text().splitlines()))
     assert [(row["seq_num"], row["x"]) for row in rows] == [("1", "0.0"), ("2", "0.5"), ("3", "1.0")]
 
 
