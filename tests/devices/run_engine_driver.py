@@ -43,6 +43,7 @@ class Run:
     commands: list = field(default_factory=list)
     n_pauses: int = 0
     error: Exception | None = None
+    gathered: dict[str, Stream] | None = None
 
     def named(self, name: str) -> list[dict]:
         return [doc for kind, doc in self.documents if kind == name]
@@ -124,7 +125,13 @@ class Stream:
 
 
 def streams(run: Run) -> dict[str, Stream]:
-    """Validate every document, and gather the rows and images of each stream."""
+    """Validate every document, and gather the rows and images of each stream; once per run."""
+    if run.gathered is None:
+        run.gathered = _gather(run)
+    return run.gathered
+
+
+def _gather(run: Run) -> dict[str, Stream]:
     found: dict[str, Stream] = {}
     names, resources, n_rows_of = {}, {}, defaultdict(int)
     seq_nums = defaultdict(list)

@@ -80,7 +80,7 @@ def _check_file(scene: Scene, note: dict) -> None:
 
 
 def _check_report(scene: Scene) -> None:
-    log_id = scene.server.service.logs(1)[0][0]
+    log_id = scene.newest_log_id()
     entries = scene.wait_for(lambda: scene.redis.xrange(f"daq:log:{log_id}"), "validator's report")
     report = json.loads(entries[0][1][b"json"])
     assert report["report_type"] == "file_validator"

@@ -303,7 +303,7 @@ class Replay(Approach):
         """Replace a recorded log id by the newest one of ours."""
         parts = path.split("/")
         if len(parts) > 2 and parts[1] == "file" and len(parts[2].split("-")[0]) == 13:
-            parts[2] = self.server.service.logs(1)[0][0]
+            parts[2] = self.newest_log_id()
         return "/".join(parts)
 
     def differs(self, row, response) -> str | None:

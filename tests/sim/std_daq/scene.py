@@ -96,6 +96,17 @@ class Scene:
         ours = self.status()["acquisition"]
         return is_named(ours) and identity(ours["info"]) == identity(acquisition["info"])
 
+    def newest_log_id(self) -> str:
+        """Return the id of the newest entry of the log, once what ended last is there."""
+
+        def newest() -> str | None:
+            status, entries = self.status(), self.server.service.logs(1)
+            if not entries or status["state"] == "READY" and not self.is_known(entries[0][1]):
+                return None
+            return entries[0][0]
+
+        return self.wait_for(newest, "log entry of the last acquisition")
+
     # ---- acquisitions -------------------------------------------------------------------------------
 
     def begin(self, acquisition: dict):

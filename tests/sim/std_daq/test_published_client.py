@@ -38,9 +38,13 @@ def test_methods_when_called_then_both_clients_return_the_same_dictionaries(clie
     wait_for(lambda: client.get_status()["state"] == "READY", "end")
     finished = client.start_writer_sync({**request, "n_images": "3", "run_id": 12})
     assert finished["acquisition"]["stats"]["n_write_completed"] == 3
-    logs = client.get_logs(2)
-    newest = list(logs.values())[0] if isinstance(logs, dict) else logs[0]
-    assert newest["info"]["run_id"] == 12
+
+    def newest_run():
+        logs = client.get_logs(2)
+        newest = list(logs.values())[0] if isinstance(logs, dict) else logs[0]
+        return newest["info"]["run_id"]
+
+    wait_for(lambda: newest_run() == 12, "log entry")
     wait_for(client.get_stats, "stats")
     assert set(client.get_deployment_status()) == {"config_id", "message", "servers", "stats", "status"}
     assert client.get_config() == daq.service.config()[0]
