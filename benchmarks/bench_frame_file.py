@@ -44,7 +44,12 @@ def _bare(path: Path, images: list[np.ndarray]) -> float:
     with h5py.File(path, "w") as file, ThreadPoolExecutor(THREADS) as pool:
         shape = (1, *SHAPE)
         data = file.create_dataset(
-            "data", (N_FRAMES, *SHAPE), "u4", maxshape=(None, *SHAPE), chunks=shape, **_bitshuffle.FILTER
+            "data",
+            (N_FRAMES, *SHAPE),
+            "u4",
+            maxshape=(None, *SHAPE),
+            chunks=shape,
+            **_bitshuffle.chunk_filter(),
         )
         pending: deque = deque()
         row = 0

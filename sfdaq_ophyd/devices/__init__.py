@@ -1,18 +1,21 @@
 """ophyd devices: thin, and alike."""
 
-from ._acquisition import LossPolicy
-from ._assets import frames_in_hdf5
-from ._detector import Detector
-from ._file_detector import FileDetector
-from ._fly_group import FlyGroup
-from ._pulse_window import NextWindow, PulseWindow, Told
-from ._setting import Setting
-from ._source import FrameSource, Progress, Request, WrittenFile
-from .broker import SfDaqBroker
-from .eiger import Eiger
-from .jungfrau import Jungfrau
-from .pulse_id import PulseId
-from .std_daq_writer import StdDaqWriter
+from ..starting import without_collection
+
+with without_collection():
+    from ._acquisition import LossPolicy
+    from ._assets import frames_in_hdf5
+    from ._detector import Detector
+    from ._file_detector import FileDetector
+    from ._fly_group import FlyGroup
+    from ._pulse_window import NextWindow, PulseWindow, Told
+    from ._setting import Setting
+    from ._source import FrameSource, Progress, Request, WrittenFile
+    from .broker import SfDaqBroker
+    from .eiger import Eiger
+    from .jungfrau import Jungfrau
+    from .pulse_id import PulseId
+    from .std_daq_writer import StdDaqWriter
 
 __all__ = [
     "Detector",

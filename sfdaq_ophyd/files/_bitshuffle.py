@@ -7,16 +7,20 @@ from the library that hdf5plugin ships, runs in as many threads as there are cor
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import hdf5plugin
 import numpy as np
 
-FILTER = hdf5plugin.Bitshuffle(cname="lz4")
-"""Keyword arguments of ``create_dataset`` for a dataset that holds these chunks."""
+from ._late import hdf5plugin
 
 _HEADER = 12  # uint64 size of the data in bytes, uint32 size of a block in bytes, both big-endian
+
+
+def chunk_filter() -> Mapping[str, object]:
+    """Return keyword arguments of ``create_dataset`` for a dataset that holds these chunks."""
+    return hdf5plugin.Bitshuffle(cname="lz4")
 
 
 @cache

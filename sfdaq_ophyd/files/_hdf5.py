@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
-import hdf5plugin  # noqa: F401  (brings the filter of processed files)
 import numpy as np
 
 from ..errors import FileFormatError, SfdaqError
 from ..wire.detector_name import DetectorName
+from ._late import h5py
 
 
 @contextmanager

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import h5py
-
 from ..errors import StorageError
+from ._late import h5py
 
 _NUMBER = re.compile(r"errno = (\d+)")
 

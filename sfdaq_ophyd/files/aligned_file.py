@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from ._late import h5py
 from .daq_file import TEXT, FoundData
 
 

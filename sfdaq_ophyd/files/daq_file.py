@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin  # noqa: F401  registers the filters of compressed files
 import numpy as np
 
 from ..errors import FileFormatError
+from ._late import h5py
 
 PVDATA, BSDATA, CAMERAS = "PVDATA", "BSDATA", "CAMERAS"
 """Sources that are not detectors, as in the names of files."""

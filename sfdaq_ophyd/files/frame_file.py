@@ -30,12 +30,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from ..errors import StorageError
 from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
 from . import _bitshuffle
+from ._late import h5py
 from ._storage import leave_open, refused, writing
 from .repair import WRITER_HOST, hold
 
@@ -54,7 +54,6 @@ def dataset_of_column(name: str) -> str:
 
 
 IDS_PER_CHUNK = 1024
-_ONE = h5py.h5s.create_simple((1,))
 
 
 class FrameFile:
@@ -126,7 +125,7 @@ class FrameFile:
             chunks=(1, *shape),
             dtype=dtype.newbyteorder("<"),
             fillvalue=np.nan if dtype.kind == "f" else None,
-            **_bitshuffle.FILTER,
+            **_bitshuffle.chunk_filter(),
         )
         images.attrs["interpretation"] = "image"
         return images
@@ -294,7 +293,7 @@ def _append(column: h5py.Dataset, row: int, value: object) -> None:
     column.id.set_extent((row + 1,))
     space = column.id.get_space()
     space.select_hyperslab((row,), (1,))
-    column.id.write(_ONE, space, np.array([value], column.dtype))
+    column.id.write(h5py.h5s.create_simple((1,)), space, np.array([value], column.dtype))
     column.id.flush()
 
 

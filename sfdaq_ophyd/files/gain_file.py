@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ._hdf5 import check_detector, dataset, looking_into, opened, read
+from ._late import h5py
 from ._plausible import check_gain
 
 _MAP_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]

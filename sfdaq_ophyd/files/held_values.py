@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from ..errors import FileFormatError
+from ._late import h5py
 from .daq_file import TEXT, FoundData, texts_of
 
 MAX_BYTES = 2**26

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin
 import numpy as np
 
 from ..calibration import JungfrauCalibration
 from ..errors import StorageError
 from . import _bitshuffle
+from ._late import h5py, hdf5plugin
 from ._storage import leave_open, writing
 
 BLOCK_ITEMS = 32768

@@ -27,10 +27,9 @@ import socket
 import struct
 from pathlib import Path
 
-import h5py
-
 from ..errors import FileFormatError, StorageError
 from ._hdf5 import looking_into
+from ._late import h5py
 from ._storage import writing
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

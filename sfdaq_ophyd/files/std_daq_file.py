@@ -10,13 +10,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
-import hdf5plugin  # noqa: F401  registers the filter of compressed files
 import numpy as np
 
 from ..errors import FileFormatError
 from ..limits import Limit
 from ._hdf5 import looking_into
+from ._late import h5py
 
 GOOD = 0
 """Value of ``status`` of an image without missing packets or mismatched ids."""

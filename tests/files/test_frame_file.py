@@ -310,7 +310,7 @@ def test_format_when_impossible_then_refused(shape, dtype, field):
 def test_compress_when_any_image_then_the_filter_reads_it_back(image):
     with h5py.File("compressed", "w", driver="core", backing_store=False) as file:
         shape = (1, *image.shape)
-        data = file.create_dataset("data", shape, image.dtype, chunks=shape, **_bitshuffle.FILTER)
+        data = file.create_dataset("data", shape, image.dtype, chunks=shape, **_bitshuffle.chunk_filter())
         data.id.write_direct_chunk((0, 0, 0), _bitshuffle.compress(image))
         np.testing.assert_array_equal(data[0], image)
 
