@@ -44,6 +44,7 @@ class FolderRuns(Source):
         super().__init__("catalog", "catalog", str(directory), period)
         self._directory = Path(directory)
         self._tails: dict[Path, Tail] = {}
+        self._known: dict[str, Curve | None] = {}
         self.curves: list[Curve] = []
 
     def look(self) -> dict[str, Any]:
@@ -81,7 +82,23 @@ class FolderRuns(Source):
             rows = database.execute(
                 "select metadata from nodes where parent = 0 order by id desc limit ?", (N_RUNS,)
             ).fetchall()
-        return [run_line(json.loads(metadata)) for (metadata,) in rows]
+        runs = [json.loads(metadata) for (metadata,) in rows]
+        self._know(str((run.get("start") or {}).get("uid", "")) for run in runs[:N_CURVES])
+        return [run_line(run) for run in runs]
+
+    def _know(self, uids: Iterable[str]) -> None:
+        """Read the points of runs that were over before the page looked, each once."""
+        from ..catalog._journal import Journal
+
+        journal = Journal(self._directory / "documents")
+        followed = {curve.uid for curve in self.curves}
+        before, self._known = self._known, {}
+        for uid in uids:
+            if uid in before:
+                self._known[uid] = before[uid]
+            elif uid not in followed and (path := journal.find(uid)) and path.suffix == ".gz":  # it is over
+                self._known[uid] = _curve_from(journal.read(path), path)
+        self.curves = _newest_first(self.curves, [curve for curve in self._known.values() if curve])
 
 
 class RemoteRuns(Source):
@@ -190,6 +207,20 @@ def _newest_first(new: Iterable[Curve], old: list[Curve]) -> list[Curve]:
     found = list(new)
     uids = {curve.uid for curve in found}
     return (found + [curve for curve in old if curve.uid not in uids])[:N_CURVES]
+
+
+def _curve_from(documents: Iterable[tuple[str, Mapping[str, Any]]], path: Path) -> Curve | None:
+    """Take the documents of one run; None, or the points so far, if they cannot be read."""
+    curve = None
+    try:
+        for name, doc in documents:
+            if name == "start":
+                curve = Curve(doc)
+            elif curve is not None and not curve.is_cut:
+                curve.take(name, doc)
+    except Exception as exc:  # one run that cannot be read hides no other
+        logger.debug("documents in %s: %r", path, exc)
+    return curve
 
 
 def _curve_of(run) -> Curve | None:

@@ -263,6 +263,7 @@ def test_scan_when_it_goes_on_then_its_points_against_the_motor_and_the_last_one
     legend = page.run("[...document.querySelectorAll('#scan .legend li')].map((li) => li.textContent).join()")
     assert legend == "2 , 4 points (newest),1 , 4 points"
     assert page.run("document.querySelectorAll('#scan canvas').length") == 1
+    assert page.text("#scan .age").endswith(" ago")
 
 
 @pytest.mark.parametrize("width", [390, 1500])
@@ -279,6 +280,8 @@ def test_page_when_seen_on_a_phone_or_a_screen_then_fits_and_passes_axe(
             press(page, card, ".mark")
             press(page, card, ".minutes summary")
         wait_for(lambda: page.run("document.querySelectorAll('.minutes canvas').length") == 2, "last minutes")
+        for part in (".minutes summary", ".counted"):
+            assert page.text(f"[data-name=eiger] {part} .age").endswith(" ago")
         assert page.run("document.documentElement.scrollWidth") <= width
         assert not page.violations()
     finally:

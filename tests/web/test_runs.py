@@ -54,6 +54,12 @@ def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog, mo
     read, expected = _curve_of(catalog[documents[0][1]["uid"]]), curve_of(documents)
     assert (read.x_name, read.x, read.ys) == (expected.x_name, expected.x, expected.ys)
     assert read.is_over
+    folder = FolderRuns(catalog.directory)  # of a page that looks later
+    assert folder.look()["last"][0]["uid"] == documents[0][1]["uid"][:8]
+    first = folder.curves[0]
+    assert (first.message(0), first.is_over) == (read.message(0), True)
+    folder.look()
+    assert folder.curves[0] is first and len({each.uid for each in folder.curves}) == len(folder.curves)
 
     source = RemoteRuns(catalog.server.url, lambda: catalog.server.api_key)
     try:

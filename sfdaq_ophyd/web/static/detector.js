@@ -30,7 +30,7 @@ export class DetectorCard {
     this.find(".dot").className = `dot ${state.level}`;
     this.find(".dot").title = state.level === "bad" ? "trouble" : state.level;
     this.root.dataset.level = state.level;
-    this.find(".state").textContent = `${state.state ?? ""}${state.age == null ? "" : ` · ${span(state.age)} ago`}`;
+    this.find(".state").textContent = state.state ?? "";
     this.find(".problem").textContent = state.problem;
     this.find(".note").textContent = [state.note, this.wrong].filter(Boolean).join("; ");
     this.root.dataset.taken = state.n_taken;

@@ -79,7 +79,7 @@ function pvs(states) {
 
 function runs([state]) {
   if (!state) return;
-  for (const id of ["run", "runs"]) age($(id), state);
+  for (const id of ["run", "scan", "runs"]) age($(id), state);
   const body = $("run").querySelector(".body");
   const run = state.open?.[0];
   $("run").dataset.uid = run?.uid ?? "";

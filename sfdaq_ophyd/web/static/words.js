@@ -27,6 +27,9 @@ export function fill(table, rows) {
   }));
 }
 
+// Where an element says its age; others inside of it have their own.
+const SAID = [":scope > .age", ":scope > h2 > .age", ":scope > p > .age", ":scope > details > summary > .age"].join();
+
 // What an element shows was seen `seen.age` s ago (null: never); it is old after `seen.old_after` s.
 export function age(element, seen) {
   element.seen = { at: seen.age == null ? null : performance.now() - 1000 * seen.age, oldAfter: seen.old_after };
@@ -40,8 +43,7 @@ export function seconds(element) {
 function grow(element) {
   const old = seconds(element);
   element.classList.toggle("old", old == null || old > element.seen.oldAfter);
-  const said = element.querySelector(":scope > .age, :scope > h2 > .age");
-  if (said) said.textContent = old == null ? "" : `${span(old)} ago`;
+  for (const said of element.querySelectorAll(SAID)) said.textContent = old == null ? "" : `${span(old)} ago`;
   element.grown?.(old);
 }
 
