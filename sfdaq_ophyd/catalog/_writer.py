@@ -263,9 +263,11 @@ class _FlushableWriter(_RunWriter):
                 specs=[],
                 access_tags=self.access_tags,
             )
+            array.has_sent()
             if patch is None:
                 return
         self._update_data_source_for_node(node, array.source(), patch)
+        array.has_sent()
 
     def _put_many(self, arrays: list[_Array]) -> bool:
         """Create or update the arrays of one stream together; False if the server has no such route."""
@@ -282,6 +284,7 @@ class _FlushableWriter(_RunWriter):
                     handle_error(answer)
             for array in some:
                 array.registered = True
+                array.has_sent()
         return True
 
 
@@ -296,10 +299,17 @@ class _Array:
     """Points of each file, by its resource, in the order of the assets."""
     registered: bool = False
     """Whether it was, together with others."""
+    n_sent: int = 0
+    """Files that the server knows: it adds those it is told of, and looks up each."""
+
+    def has_sent(self) -> None:
+        """Note that the server knows all files there are."""
+        self.n_sent = len(self.consolidator.assets)
 
     def source(self):
-        """Return what the server is to know."""
+        """Return what the server is to know, without the files that it knows."""
         source = self.consolidator.get_data_source()
+        source.assets = source.assets[self.n_sent :]
         if source.mimetype == HDF5:
             source.properties["rows"] = list(self.rows.values())
         return source

@@ -82,7 +82,7 @@ def fly(
         yield from bps.checkpoint()
         yield from bps.kickoff(flyer, wait=True)
         yield from bpp.contingency_wrapper(
-            _collect_until_complete(flyer, stream_name, period),
+            collect_while_completing(flyer, stream_name, period),
             except_plan=lambda exc: collect_once(flyer, stream_name),
         )
 
@@ -112,10 +112,6 @@ def collect_while_completing(
     Msg
         'checkpoint', 'complete', 'wait', 'collect', until the flyer is complete.
     """
-    yield from _collect_until_complete(flyer, stream_name, period)
-
-
-def _collect_until_complete(flyer: Any, stream_name: str, period: float) -> MsgGenerator[None]:
     group = short_uid("complete")
     done, n_unanswered = False, 0
     while not done and n_unanswered < DRY_RUN:

@@ -14,19 +14,11 @@ from bluesky.utils import Msg, MsgGenerator, single_gen
 def save_once(plan: MsgGenerator) -> MsgGenerator:
     """Make every 'save' a checkpoint that no pause can come in front of.
 
-    Install it once; it changes nothing else::
-
-        RE.preprocessors.append(save_once)
+    Install it once, ``RE.preprocessors.append(save_once)``; it changes nothing else.
 
     Parameters
     ----------
     plan : generator
-        Any plan.
-
-    Yields
-    ------
-    Msg
-        Those of `plan`, and 'rewindable' around each 'save'.
     """
 
     def around_save(msg: Msg) -> tuple:

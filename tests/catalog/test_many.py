@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -98,3 +99,23 @@ def test_array_when_registered_with_many_then_goes_on_while_others_stay(catalog,
     run.stop()
     np.testing.assert_array_equal(catalog[run.uid]["primary"]["key5"].read(), frames)
     np.testing.assert_array_equal(catalog[run.uid]["primary"]["key6"].read(), frames[:2])
+
+
+@pytest.mark.parametrize("n_keys", [2, 20])
+def test_files_when_each_point_has_one_then_the_server_is_told_once_of_each(catalog, tmp_path, n_keys):
+    """It looks up each file that it is told of: with all files so far, a point would cost ever more."""
+    told = Counter()
+
+    def look(request):
+        if request.method in ("POST", "PUT"):
+            told.update(re.findall(r'"data_uri":\s*"([^"]+)"', request.content.decode()))
+
+    hooks = catalog._write_client.context.http_client.event_hooks["request"]
+    hooks.append(look)
+    try:
+        uid, halves = run_of(catalog, tmp_path / "run", n_keys)
+    finally:
+        hooks.remove(look)
+    assert len(told) == 2 * N_POINTS and set(told.values()) == {n_keys // 2}
+    for i in (0, 1):
+        np.testing.assert_array_equal(catalog[uid]["primary"][f"key{i}"].read(), halves[i])
