@@ -74,14 +74,23 @@ class TwoPulses:
 
 @contextmanager
 def broker():
-    """A simulated broker in a process of its own; yields its addresses."""
+    """A simulated broker in a process of its own; yields its addresses, and a folder."""
+    with simulated("broker", "1") as (addresses, folder):
+        yield addresses["broker"], folder
+
+
+@contextmanager
+def simulated(only: str, speed: str, **options):
+    """Simulators in a process of their own; yields their addresses by part, and a folder."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", MAIN, "sim", "--only", "broker", "--json"]
-        command += ["--directory", folder, "--option", "broker_delays=0"]
+        command = [sys.executable, "-c", MAIN, "sim", "--only", only, "--json", "--speed", speed]
+        command += ["--directory", folder]
+        for name, value in {"broker_delays": 0, **options}.items():
+            command += ["--option", f"{name}={value}"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout.readline().strip() == "READY"
-            yield json.loads(process.stdout.readline())["broker"], Path(folder)
+            yield json.loads(process.stdout.readline()), Path(folder)
         finally:
             process.terminate()
             process.wait(20)

@@ -16,15 +16,17 @@ from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Eiger, Jungfrau, PulseId, StdDaqWriter
 from sfdaq_ophyd.plans import sf_count, sf_scan
-from sfdaq_ophyd.sim import Facility
 
-from .bench_broker import broker, device_for
+from .bench_broker import broker, device_for, simulated
 from .pairs import Ratio, result
 
 CASES = (("channels", 200, 5, 10.0), ("pvs", 500, 10, 20.0))
 """What, how many, points, and s from the end of the run."""
 
 N_PULSES = 10
+
+JUNGFRAU = "JF03T01V02"
+"""One module."""
 
 N_POINTS = 3000
 N_COMPARED = N_POINTS // 10
@@ -80,52 +82,38 @@ def resident(pid: int) -> int:
 
 def long_scan() -> list[dict]:
     """Scan with all four devices; compare the last points with the first, here and in the server."""
-    parts = ["pvs", "eiger", "jungfrau", "std_daq", "broker"]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with (
-            Facility(
-                "auto",
-                folder / "facility",
-                parts,
-                eiger_shape=(32, 48),
-                jungfrau_name="JF03T01V02",
-                std_daq_writable=folder / "std-daq",
-                broker_delays=0,
-            ) as facility,
-            embedded_catalog(folder / "catalog") as store,
-        ):
-            return compared(*points_of(facility, store, folder))
+    parts = "pvs,eiger,jungfrau,std_daq,broker"
+    options = {"eiger_shape": [32, 48], "jungfrau_name": JUNGFRAU}
+    with (
+        tempfile.TemporaryDirectory() as writable,
+        simulated(parts, "auto", std_daq_writable=[writable], **options) as (addresses, folder),
+        embedded_catalog(folder / "catalog") as store,
+    ):
+        os.environ |= {"EPICS_CA_ADDR_LIST": addresses["pvs"]["ca"], "EPICS_CA_AUTO_ADDR_LIST": "NO"}
+        return compared(*points_of(addresses, store, folder, writable))
 
 
-def points_of(facility: Facility, store, folder: Path) -> tuple[np.ndarray, float]:
+def points_of(addresses: dict, store, folder: Path, writable: str) -> tuple[np.ndarray, float]:
     """Return s of CPU and bytes, of us and of the server, at the end of each point; and s until complete."""
-    sim = facility.jungfrau
-    pulse_id = PulseId(facility.pvs["pulse_id"], name="pulse_id")
+    pulse_id = PulseId(addresses["pvs"]["pulse_id"], name="pulse_id")
     pulse_id.wait_for_connection(timeout=60)
-    facility.broker.make_pgroup("p12345")
+    std_daq = addresses["std_daq"]
     devices = [
-        Eiger(facility.eiger.url, name="eiger", directory=folder),
+        Eiger(addresses["eiger"]["url"], name="eiger", directory=folder),
         Jungfrau(
-            sim.endpoints,
+            addresses["jungfrau"]["module0"],
             name="jf",
-            detector_name=sim.detector_name,
+            detector_name=JUNGFRAU,
             directory=folder,
             pulse_id=pulse_id,
         ),
-        StdDaqWriter(
-            facility.std_daq.url,
-            name="writer",
-            redis_url=facility.std_daq.redis_url,
-            directory=folder / "std-daq",
-        ),
+        StdDaqWriter(std_daq["url"], name="writer", redis_url=std_daq["redis_url"], directory=writable),
         device_for(
-            facility.addresses()["broker"],
+            addresses["broker"],
             folder,
             pulse_id=pulse_id,
-            detectors=[sim.detector_name],
+            detectors=[JUNGFRAU],
             channels=["SIM:INTENSITY"],
-            beamline=facility.broker.beamline,
             n_pulses=1,
         ),
     ]

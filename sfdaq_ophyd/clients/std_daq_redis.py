@@ -66,6 +66,8 @@ class StdDaqRedis(Listener):
         Longest wait for news in one request, s: `close` may take that long.
     timeout : float
         Limit of a connection or an answer, s.
+    max_waiting : int
+        Of each stream, messages that wait for `messages`; 0 if nobody will ask for them.
 
     Attributes
     ----------
@@ -89,6 +91,7 @@ class StdDaqRedis(Listener):
         keys: Mapping[str, str] | None = None,
         block: float = 0.5,
         timeout: float = 2.0,
+        max_waiting: int = MAX_WAITING,
     ):
         require("redis", "following a standard DAQ's Redis", "redis")
         import redis
@@ -118,7 +121,7 @@ class StdDaqRedis(Listener):
         self._previous = b""
         self._newest_time = 0.0
         self._latest: dict[str, Message] = {}
-        self._waiting: dict[str, deque[Message]] = {name: deque(maxlen=MAX_WAITING) for name in names}
+        self._waiting: dict[str, deque[Message]] = {name: deque(maxlen=max_waiting) for name in names}
         self._callbacks: dict[str, list[Callable[[Message], None]]] = {name: [] for name in names}
         self._news = threading.Condition()
         self._closing = threading.Event()
@@ -219,7 +222,7 @@ class StdDaqRedis(Listener):
             return
         with self._news:
             waiting = self._waiting[name]
-            self.counts["dropped"] += len(waiting) == MAX_WAITING
+            self.counts["dropped"] += 0 < waiting.maxlen == len(waiting)
             waiting.append(message)
             self._latest[name] = message
             self.counts["delivered"] += 1

@@ -57,9 +57,10 @@ class PulseId(Device):
     """The pulse id of the machine: an integer, +1 every 10 ms, whatever the beam does.
 
     One event key, the device's name. Read as a detector it is the pulse of that moment, which is after those
-    of the point's frames: their own are in the columns ``NAME_pulse_id`` and ``NAME_start_pulse_id`` of the
-    detectors, the same in all that `same_pulses` triggers together. Searching for the PV goes on in the background; making the device
-    neither blocks nor fails without it.
+    of the point's frames: their own are in the detectors' columns ``NAME_pulse_id`` and
+    ``NAME_start_pulse_id``, the same in all that `same_pulses` triggers together.
+
+    Searching for the PV goes on in the background; making the device neither blocks nor fails without it.
 
     Parameters
     ----------

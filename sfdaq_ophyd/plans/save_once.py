@@ -10,6 +10,8 @@ from __future__ import annotations
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator, single_gen
 
+from .same_pulses import forwarded
+
 
 def save_once(plan: MsgGenerator) -> MsgGenerator:
     """Make every 'save' a checkpoint that no pause can come in front of.
@@ -21,9 +23,9 @@ def save_once(plan: MsgGenerator) -> MsgGenerator:
     plan : generator
     """
 
-    def around_save(msg: Msg) -> tuple:
+    def around(msg: Msg) -> MsgGenerator:
         if msg.command == "save":
-            return bpp.rewindable_wrapper(single_gen(msg), False), None
-        return None, None
+            return (yield from bpp.rewindable_wrapper(single_gen(msg), False))
+        return (yield msg)
 
-    return (yield from bpp.plan_mutator(plan, around_save))
+    return (yield from forwarded(plan, around))

@@ -12,6 +12,7 @@ from bluesky.utils import short_uid
 
 from ..devices import FlyGroup
 from .fly import collect_once, collect_while_completing
+from .same_pulses import forwarded
 
 MsgGenerator = Generator[Msg, Any, Any]
 
@@ -81,8 +82,7 @@ def std_daq_wrapper(plan: MsgGenerator, writer) -> MsgGenerator:
     ------
     Msg
     """
-    around = _Around(writer)
-    return (yield from bpp.stage_wrapper(bpp.plan_mutator(plan, around), [writer]))
+    return (yield from bpp.stage_wrapper(forwarded(plan, _Around(writer).around), [writer]))
 
 
 std_daq_decorator = bpp.make_decorator(std_daq_wrapper)
@@ -98,11 +98,15 @@ class _Around:
         self._declared: set = set()
         self._n_points: Any = None
 
-    def __call__(self, msg: Msg) -> tuple[MsgGenerator | None, MsgGenerator | None]:
-        """Return a plan in place of `msg`, and one after it."""
-        if msg.obj in (self._writer, self._flyer):
-            return None, None
-        return getattr(self, f"_{msg.command}", lambda msg: (None, None))(msg)
+    def around(self, msg: Msg) -> MsgGenerator[Any]:
+        """Yield `msg` and what belongs around it; return its response."""
+        before, after = None, None
+        if msg.obj not in (self._writer, self._flyer):
+            before, after = getattr(self, f"_{msg.command}", lambda msg: (None, None))(msg)
+        response = (yield msg) if before is None else (yield from before)
+        if after is not None:
+            yield from after
+        return response
 
     # in steps
 
@@ -123,7 +127,7 @@ class _Around:
         if not self._triggered:
             return None, None
         self._triggered = False
-        return bpp.pchain(bps.read(self._writer), bpp.single_gen(msg)), None
+        return _then(bps.read(self._writer), msg), None
 
     def _drop(self, msg: Msg):
         self._triggered = False
@@ -162,4 +166,9 @@ class _Around:
         self._flying = False
         whole = msg.kwargs.get("exit_status") in (None, "success")
         rest = collect_while_completing if whole else collect_once
-        return bpp.pchain(rest(self._flyer, self._writer.name), bpp.single_gen(msg)), None
+        return _then(rest(self._flyer, self._writer.name), msg), None
+
+
+def _then(before: MsgGenerator, msg: Msg) -> MsgGenerator[Any]:
+    yield from before
+    return (yield msg)

@@ -15,6 +15,7 @@ from ophyd.sim import SynAxis
 from sfdaq_ophyd.plans import fly, run_number_wrapper
 from sfdaq_ophyd.sim.stamp import read_stamp
 
+from ..catalog.composed import Composed, frames_of, image_key, scalar, write_frames
 from ..devices.eiger.conftest import stamp_of
 from ..devices.run_engine_driver import interruptible
 from .conftest import NAME
@@ -97,3 +98,22 @@ def test_fly_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its
     for detector, check in zip(detectors, (check_eiger, check_jungfrau, check_writer)):
         (uid,) = engine(fly([detector], 4))
         check(stock_client[uid]["primary"], 4, facility)
+
+
+def test_file_when_it_holds_more_than_was_registered_then_what_was_reads_back(stock_client, tmp_path):
+    """Such as a standard DAQ's whose run was aborted: frames came after the last point."""
+    from bluesky_tiled_plugins import TiledWriter
+
+    frames = frames_of(1, 9)
+    path = write_frames(tmp_path / "frames.h5", frames)
+    run = Composed(TiledWriter(stock_client))
+    stream = run.stream("primary", {"image": image_key(), "x": scalar("number")})
+    resource = run.frames("image", path)
+    for i in range(3):
+        stream.datum(resource, i, i + 1)
+        stream.event(x=i / 2)
+    run.stop()
+    stream = stock_client[run.uid]["primary"]
+    np.testing.assert_array_equal(stream["image"].read(), frames[:3])
+    np.testing.assert_array_equal(stream["image"][1], frames[1])
+    np.testing.assert_array_equal(stream.read()["image"], frames[:3])

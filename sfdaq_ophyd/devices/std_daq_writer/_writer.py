@@ -185,7 +185,7 @@ class StdDaqWriter(WriterSignals):
         """Begin to listen to what is said beside the status."""
         stats = PolledStats(self.client.stats) if self.client is not None else None
         if self._redis_url and self._follower is None:
-            self._follower = StdDaqRedis(self._redis_url, ["status", "stat"])
+            self._follower = StdDaqRedis(self._redis_url, ["status", "stat"], max_waiting=0)
             self._follower.subscribe("status", lambda message: self.source.flow.news.set())
             stats = StreamedStats(self._follower)
             self._follower.start()
