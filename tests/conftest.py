@@ -116,6 +116,7 @@ def event_loops_go_with_their_run_engine():
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_run_engines_are_collected():
-    """A RunEngine is a cycle of objects: let the collector see it after each file."""
+    """A RunEngine is a cycle of objects: the collector sees it after each file, and what stays only once."""
     yield
     gc.collect()
+    gc.freeze()

@@ -327,9 +327,10 @@ def test_stream_when_nothing_comes_then_its_thread_does_not_run(wait_for):
         looks = []
         original = stream._intake.settle
         stream._intake.settle = lambda *args: (looks.append(args), original(*args))[1]
+        begun = time.monotonic()
         stream.flush()  # one look
         time.sleep(0.3)
-        assert len(looks) <= 4
+        assert len(looks) <= 4 + 10 * (time.monotonic() - begun)  # one that spins looks thousands of times
 
 
 def test_port_when_it_is_connected_anew_then_frames_of_the_others_are_not_taken_for_incomplete(wait_for):

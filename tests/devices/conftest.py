@@ -1,12 +1,34 @@
-"""One simulated broker per file of tests."""
+"""One simulated broker per file of tests; one catalog and one Tiled server for all."""
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
+from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices._debts import keep_in
 
 from .broker_bench import BrokerBench
+
+
+@pytest.fixture(scope="session")
+def catalog(tmp_path_factory):
+    """One catalog for all devices: it takes longer to start than most of what is asked of it."""
+    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as catalog:
+        yield catalog
+
+
+@pytest.fixture(scope="session")
+def tiled_server(tmp_path_factory):
+    """A Tiled server as it comes, which may read all folders of the tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tiled.server import SimpleTiledServer
+
+        server = SimpleTiledServer(readable_storage=[tmp_path_factory.getbasetemp()])
+        yield server
+        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ def test_files_when_data_are_asked_for_then_opened_after_it_or_a_moment_later(
     if told:
         assert follower.last_seen.endswith("not looked at")
         follower.go_on()
-    wait_for(lambda: done, "the file checked", timeout=5)
+    wait_for(lambda: done, "the file checked")
 
 
 class SteppedLimit:

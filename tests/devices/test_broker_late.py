@@ -13,7 +13,6 @@ from bluesky import RunEngine
 from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import setup
-from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_record
 from sfdaq_ophyd.sim import Facility
@@ -21,12 +20,6 @@ from sfdaq_ophyd.sim.broker.data_files import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .broker_bench import DETECTOR
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as catalog:
-        yield catalog
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ golden/found: data-seq-nums.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 
@@ -26,26 +24,15 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(bench):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tiled.server import SimpleTiledServer
-
-        server = SimpleTiledServer(readable_storage=[bench.directory])
-        yield server
-        server.close()
-
-
 @pytest.mark.parametrize("writer", ["bluesky", "bluesky_tiled_plugins"])
-def test_run_when_written_and_read_by_stock_parts_then_row_k_is_event_k(bench, server, writer):
+def test_run_when_written_and_read_by_stock_parts_then_row_k_is_event_k(bench, tiled_server, writer):
     from tiled.client import from_uri
 
     if writer == "bluesky":
         from bluesky.callbacks.tiled_writer import TiledWriter
     else:
         from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
-    client, engine = from_uri(server.uri), interruptible()
+    client, engine = from_uri(tiled_server.uri), interruptible()
     engine.subscribe(TiledWriter(client, batch_size=1))
     device = bench.device(channels=["CH:A", "CH:B"], n_pulses=3)
     bench.part.fail_next("channels_offline", channels=["CH:A"])  # the first acquisition has no such channel

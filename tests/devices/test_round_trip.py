@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -26,21 +25,8 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tiled.server import SimpleTiledServer
-
-        frames = tmp_path_factory.mktemp("frames")
-        server = SimpleTiledServer(readable_storage=[frames])
-        server.frames = frames
-        yield server
-        server.close()
-
-
 @pytest.fixture(params=["bluesky", "bluesky_tiled_plugins"])
-def catalog(server, request):
+def catalog(tiled_server, request):
     """An engine whose documents one of the two writers brings to the server, and the server's client."""
     from tiled.client import from_uri
 
@@ -48,17 +34,10 @@ def catalog(server, request):
         from bluesky.callbacks.tiled_writer import TiledWriter
     else:
         from bluesky_tiled_plugins.writing.tiled_writer import TiledWriter
-    client = from_uri(server.uri)
+    client = from_uri(tiled_server.uri)
     engine = interruptible(exact=True)
     engine.subscribe(TiledWriter(client, batch_size=1))
     return engine, client
-
-
-@pytest.fixture
-def directory(server, request):
-    path = server.frames / request.node.name.replace("[", "_").replace("]", "")
-    path.mkdir(exist_ok=True)
-    return path
 
 
 def stream_of(catalog, plan, name="primary", n_points=None):
@@ -87,8 +66,8 @@ def check_images(stream, name, n_points, frames_per_point):
 
 
 @pytest.mark.parametrize("frames_per_point", [1, 3])
-def test_count_when_read_back_then_images_are_those_of_the_ids(catalog, directory, frames_per_point):
-    det = FakeDetector(name="det", directory=directory)
+def test_count_when_read_back_then_images_are_those_of_the_ids(catalog, tmp_path, frames_per_point):
+    det = FakeDetector(name="det", directory=tmp_path)
     det.frames_per_trigger.put(frames_per_point)
     stream = stream_of(catalog, lambda: bp.count([det], 4), n_points=4)
     images = check_images(stream, "det", 4, frames_per_point)
@@ -97,29 +76,29 @@ def test_count_when_read_back_then_images_are_those_of_the_ids(catalog, director
     assert (images.sum(axis=(2, 3), dtype="i8") == totals.astype("i8")).all()
 
 
-def test_fly_when_read_back_then_images_are_those_of_the_ids(catalog, directory):
-    det = FakeDetector(name="det", directory=directory, source=FakeSource(period=0.005))
+def test_fly_when_read_back_then_images_are_those_of_the_ids(catalog, tmp_path):
+    det = FakeDetector(name="det", directory=tmp_path, source=FakeSource(period=0.005))
     stream = stream_of(catalog, lambda: fly([det], 20, period=0.03), n_points=20)
     check_images(stream, "det", 20, 1)
 
 
-def test_fly_when_two_detectors_then_both_are_in_one_stream(catalog, directory):
-    ours = FakeDetector(name="ours", directory=directory, source=FakeSource(period=0.005))
-    theirs = FakeWriter(name="theirs", directory=directory, source=FakeFileSource(directory, shape=(8, 12)))
+def test_fly_when_two_detectors_then_both_are_in_one_stream(catalog, tmp_path):
+    ours = FakeDetector(name="ours", directory=tmp_path, source=FakeSource(period=0.005))
+    theirs = FakeWriter(name="theirs", directory=tmp_path, source=FakeFileSource(tmp_path, shape=(8, 12)))
     stream = stream_of(catalog, lambda: fly([ours, theirs], 6, period=0.02), n_points=6)
     check_images(stream, "ours", 6, 1)
     assert check_images(stream, "theirs", 6, 1).shape == (6, 1, 8, 12)
 
 
-def test_run_when_every_point_has_a_foreign_file_then_they_are_joined(catalog, directory):
-    det = FakeWriter(name="det", directory=directory)
+def test_run_when_every_point_has_a_foreign_file_then_they_are_joined(catalog, tmp_path):
+    det = FakeWriter(name="det", directory=tmp_path)
     det.frames_per_trigger.put(2)
     stream = stream_of(catalog, lambda: bp.count([det], 3), n_points=3)
     check_images(stream, "det", 3, 2)
 
 
-def test_run_when_it_has_two_streams_then_each_has_its_own_frames(catalog, directory):
-    det = FakeDetector(name="det", directory=directory)
+def test_run_when_it_has_two_streams_then_each_has_its_own_frames(catalog, tmp_path):
+    det = FakeDetector(name="det", directory=tmp_path)
 
     @bpp.stage_decorator([det])
     @bpp.run_decorator()
@@ -135,8 +114,8 @@ def test_run_when_it_has_two_streams_then_each_has_its_own_frames(catalog, direc
     check_images(node["dark"], "det", 2, 1)
 
 
-def test_gap_when_read_back_then_it_is_marked_and_empty(catalog, directory):
-    det = FakeDetector(name="det", directory=directory)
+def test_gap_when_read_back_then_it_is_marked_and_empty(catalog, tmp_path):
+    det = FakeDetector(name="det", directory=tmp_path)
     det.loss_policy.put("tolerant")
     det.source.faults = {2: "lose"}
     stream = stream_of(catalog, lambda: bp.count([det], 3), n_points=3)
@@ -147,10 +126,10 @@ def test_gap_when_read_back_then_it_is_marked_and_empty(catalog, directory):
 
 
 @pytest.mark.parametrize("plan", ["step", "fly"])
-def test_scan_when_paused_at_any_message_then_catalog_has_each_point_once(catalog, directory, plan):
+def test_scan_when_paused_at_any_message_then_catalog_has_each_point_once(catalog, tmp_path, plan):
     engine, client = catalog
     for at in (11, 23):
-        det = FakeDetector(name="det", directory=directory, source=FakeSource(period=0.004))
+        det = FakeDetector(name="det", directory=tmp_path, source=FakeSource(period=0.004))
         plans = {
             "step": lambda det=det: bp.count([det], 4),
             "fly": lambda det=det: fly([det], 4, period=0.006),

@@ -8,7 +8,6 @@ import bluesky.plans as bp
 import pytest
 from ophyd.sim import SynAxis
 
-from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -29,18 +28,12 @@ def fly_scan(eigers):
 STRIDES = {"deferred pause": 6, "stop": 3, "halt": 3}
 """Pause, suspend and abort at every message; the others, which end alike or take 0.5 s each, at some."""
 
-READ_BACK = 6
-"""Every sixth interrupted run is read back through the catalog, which takes longer than the run."""
+READ_BACK = 12
+"""Every twelfth interrupted run is read back through the catalog, which takes longer than the run."""
 
 pytestmark = pytest.mark.timeout(150)
 
 PLANS = {"step": step_scan, "fly": fly_scan}
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as catalog:
-        yield catalog
 
 
 def check_catalog(catalog, run):

@@ -10,7 +10,6 @@ import pytest
 from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import setup
-from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
@@ -63,18 +62,17 @@ def test_plan_when_a_trigger_is_several_frames_then_ids_are_arrays_and_images_st
     assert keys["eiger_timestamp"]["shape"] == [3]
 
 
-def test_plans_when_read_through_the_catalog_then_every_image_carries_its_id(part, tmp_path):
-    eiger = make_eiger(part, tmp_path / "frames")
+def test_plans_when_read_through_the_catalog_then_every_image_carries_its_id(part, catalog, tmp_path):
+    eiger = make_eiger(part, tmp_path)
     engine = interruptible()
-    with embedded_catalog(tmp_path / "catalog") as catalog:
-        setup(engine, catalog)
-        uids = [drive(engine, lambda p=p: p(eiger)).named("start")[0]["uid"] for p, _ in PLANS.values()]
-        for uid in uids:
-            primary = catalog[uid]["primary"]
-            ids = list(primary["eiger_event_id"].read())
-            images = primary["eiger_image"].read()
-            assert images.shape == (len(ids), 1, 32, 48) or images.shape == (len(ids), 32, 48)
-            assert [read_stamp(image.reshape(32, 48)) for image in images] == [stamp_of(str(i)) for i in ids]
+    setup(engine, catalog)
+    uids = [drive(engine, lambda p=p: p(eiger)).named("start")[0]["uid"] for p, _ in PLANS.values()]
+    for uid in uids:
+        primary = catalog[uid]["primary"]
+        ids = list(primary["eiger_event_id"].read())
+        images = primary["eiger_image"].read()
+        assert images.shape == (len(ids), 1, 32, 48) or images.shape == (len(ids), 32, 48)
+        assert [read_stamp(image.reshape(32, 48)) for image in images] == [stamp_of(str(i)) for i in ids]
 
 
 def test_scan_when_it_has_many_points_then_it_arms_once_and_again_when_triggers_are_used_up(part, tmp_path):

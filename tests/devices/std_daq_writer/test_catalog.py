@@ -9,17 +9,10 @@ from bluesky import RunEngine
 from tiled.client.utils import ClientError
 
 from sfdaq_ophyd import setup
-from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 pytestmark = pytest.mark.parametrize("daq", ["flask"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def catalog(tmp_path_factory):
-    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as opened:
-        yield opened
 
 
 def ran(catalog, plan):

@@ -364,14 +364,15 @@ class Replay(Approach):
             self.images(last["stats"]["n_write_completed"])
 
         def there():
-            seen.append(requests.get(self.server.url + "/writer/status", timeout=5).json())
+            seen.append(session.get(self.server.url + "/writer/status", timeout=30).json())
             stats = seen[-1]["writer"]["acquisition"]["stats"]
             enough = stats["n_write_completed"] >= last["stats"]["n_write_completed"]
             if enough and stopped and seen[-1]["writer"]["state"] == "WRITING":
                 self.reset()  # by somebody
             return enough and seen[-1]["writer"]["state"] == state
 
-        self.wait_for(there, f"{state}, as polled last", period=0.002)
+        with requests.Session() as session:
+            self.wait_for(there, f"{state}, as polled last", period=0.002)
         got = _sequence([self.rows[i]["reply"], *seen])
         left = iter(got)
         if not all(state in left for state in recorded):
