@@ -2,7 +2,8 @@
 
 ``python -m benchmarks busy`` is another thing: see `benchmarks.busy`.
 Each ``bench_<area>.py`` lists functions in ``BENCHMARKS``; each returns a dict, or a list of dicts, with the
-keys below. A ratio is to a baseline measured in the same run. Exit code 1 if a bar was missed.
+keys below. A ratio is to a baseline measured in the same run. Where the machine's memory sets a limit, that
+was measured beside it too: "met" is "yes", "no" or "at its limit". Exit code 1 if any is "no".
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rich.table import Table
 from . import busy
 
 HERE = Path(__file__).parent
-KEYS = ("name", "ratio", "bar", "met", "baseline", "note")
+KEYS = ("name", "ratio", "bar", "limit", "met", "baseline", "note")
 
 
 def areas() -> list[str]:
@@ -39,17 +40,18 @@ def measure(area: str) -> list[dict]:
             traceback.print_exc()
             measured = {"name": function.__name__, "met": False, "note": f"failed: {exc}"}
         for result in measured if isinstance(measured, list) else [measured]:
-            results.append({key: result.get(key) for key in KEYS})
+            met = result["met"] if isinstance(result["met"], str) else "yes" if result["met"] else "no"
+            results.append({key: result.get(key) for key in KEYS} | {"met": met})
     return results
 
 
 def show(results: list[dict]) -> None:
     """Print a table."""
-    table = Table("benchmark", "ratio", "bar", "met", "baseline", "note")
+    table = Table(*KEYS)
     for result in results:
-        shown = ["" if result[key] is None else str(result[key]) for key in ("bar", "baseline", "note")]
+        shown = {key: "" if result[key] is None else str(result[key]) for key in KEYS}
         ratio = "-" if result["ratio"] is None else f"{result['ratio']:.3g}"
-        table.add_row(result["name"], ratio, shown[0], "yes" if result["met"] else "NO", *shown[1:])
+        table.add_row(*(shown | {"ratio": ratio}).values())
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -68,7 +70,7 @@ def main(wanted: list[str]) -> int:
     kept = [result for result in earlier if result["name"] not in names]
     path.write_text(json.dumps(kept + results, indent=2, default=float) + "\n")
     show(results)
-    return 0 if all(result["met"] for result in results) else 1
+    return 1 if any(result["met"] == "no" for result in results) else 0
 
 
 sys.exit(main(sys.argv[1:]))

@@ -53,6 +53,10 @@ def interleave(functions: Sequence[Callable[[], float]], rounds: int, warm_up: i
     return figures[:, warm_up:]
 
 
+NEAR = 1.1
+"""How far from its limit a figure is still at it; one that is better by more shows that the limit is none."""
+
+
 class Ratio:
     """Median and spread of the ratios of two series of figures that were measured pair by pair.
 
@@ -82,9 +86,10 @@ def result(
     baseline: str,
     most: float | None = None,
     least: float | None = None,
+    limit: Ratio | None = None,
     note: str = "",
 ) -> dict:
-    """Return the row of a benchmark: the ratio against a bar that is its upper or its lower limit.
+    """Return the row of a benchmark: the ratio against a bar, more or less than which it should not be.
 
     Parameters
     ----------
@@ -93,16 +98,23 @@ def result(
     ratio : Ratio
         What was measured.
     most, least : float
-        Give one of the two.
+        The bar; give one of the two.
+    limit : Ratio, optional
+        What the machine allows, to the same baseline and measured in the same rounds: a ratio that misses
+        the bar, and is within `NEAR` of its limit, is at its limit.
     """
     if (most is None) == (least is None):
         raise TypeError("a bar is either `most` or `least`")
+    met = ratio.value <= most if least is None else ratio.value >= least
+    if not met and limit is not None:
+        met = "at its limit" if 1 / NEAR <= ratio.value / limit.value <= NEAR else False
     spread = f"{ratio.low:.3g} to {ratio.high:.3g} (half of {ratio.n} pairs)"
     return {
         "name": name,
         "ratio": round(ratio.value, 3),
         "bar": f"<= {most:g}" if least is None else f">= {least:g}",
-        "met": ratio.value <= most if least is None else ratio.value >= least,
+        "limit": None if limit is None else round(limit.value, 3),
+        "met": met,
         "baseline": baseline,
         "note": f"{spread}; {note}" if note else spread,
     }

@@ -27,6 +27,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,28 @@ def dataset_of(image: str) -> str:
 def dataset_of_column(name: str) -> str:
     """Return where an id or a number of every frame is."""
     return f"/entry/data/{name}"
+
+
+@dataclass
+class _Pending:
+    """A frame that is not in the file yet, and its chunks under way; None while nobody compresses it."""
+
+    frame: Frame | MissingFrame
+    chunks: dict[str, Future] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can be written without waiting."""
+        if self.chunks is None:
+            return isinstance(self.frame, MissingFrame)
+        return all(chunk.done() for chunk in self.chunks.values())
+
+    def pixels(self) -> dict[str, Any]:
+        """Return the images: compressed, here and now if need be, where that can be done outside of HDF5."""
+        images = _images(self.frame)
+        if self.chunks is None and _bitshuffle.available():
+            return {name: _bitshuffle.compress(image) for name, image in images.items()}
+        return {name: chunk.result() for name, chunk in (self.chunks or {}).items()} or images
 
 
 IDS_PER_CHUNK = 1024
@@ -82,7 +105,7 @@ class FrameFile:
         self.path = Path(path)
         self.frame_format = frame_format
         self._limit = threads + 2
-        self._pending: deque[tuple[Frame | MissingFrame, dict[str, Future]]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._n_written = 0
         self.n_flushed = 0
         self.broken: StorageError | None = None
@@ -147,15 +170,22 @@ class FrameFile:
         StorageError
             The disk did not take an earlier frame.
         """
-        chunks = {}
         if isinstance(frame, Frame):
             self.frame_format.check(frame)
-            if _bitshuffle.available():
-                images = _images(frame).items()
-                chunks = {name: self._pool.submit(_bitshuffle.compress, image) for name, image in images}
-        self._pending.append((frame, chunks))
-        while self._pending and (len(self._pending) > self._limit or _is_ready(self._pending[0])):
+        self._pending.append(_Pending(frame))
+        if len(self._pending) > 1:  # one alone is compressed by whoever flushes: no thread is woken for it
+            self._compress()
+        while self._pending and (len(self._pending) > self._limit or self._pending[0].ready):
             self._write_next()
+
+    def _compress(self) -> None:
+        """Have all that wait compressed in threads."""
+        for pending in self._pending:
+            if pending.chunks is None:
+                images = _images(pending.frame).items() if _bitshuffle.available() else ()
+                pending.chunks = {
+                    name: self._pool.submit(_bitshuffle.compress, image) for name, image in images
+                }
 
     def flush(self, wait: bool = True) -> int:
         """Bring every frame to where readers see it; return the number of rows there.
@@ -167,7 +197,9 @@ class FrameFile:
         StorageError
             The disk did not take it, or the file is not there any more.
         """
-        while self._pending and (wait or _is_ready(self._pending[0])):
+        if not wait:
+            self._compress()
+        while self._pending and (wait or self._pending[0].ready):
             self._write_next()
         with self._writing():
             for images in self._images.values():
@@ -200,11 +232,11 @@ class FrameFile:
             raise
 
     def _write_next(self) -> None:
-        frame, chunks = self._pending.popleft()
+        pending = self._pending.popleft()
         try:
-            pixels = {name: chunk.result() for name, chunk in chunks.items()} or _images(frame)
+            pixels = pending.pixels()
             with self._writing():
-                self._write(_row(frame, self.frame_format), pixels)
+                self._write(_row(pending.frame, self.frame_format), pixels)
         except BaseException:
             self._pending.clear()  # the rows after a lost one would be in the wrong place
             raise
@@ -295,10 +327,6 @@ def _append(column: h5py.Dataset, row: int, value: object) -> None:
     space.select_hyperslab((row,), (1,))
     column.id.write(h5py.h5s.create_simple((1,)), space, np.array([value], column.dtype))
     column.id.flush()
-
-
-def _is_ready(entry: tuple[Frame | MissingFrame, dict[str, Future]]) -> bool:
-    return all(chunk.done() for chunk in entry[1].values())
 
 
 def _images(frame: Frame | MissingFrame) -> dict[str, np.ndarray]:

@@ -268,6 +268,23 @@ def test_file_when_closed_then_no_thread_is_left(file):
     assert not [t for t in threading.enumerate() if t.name.startswith("compress")]
 
 
+def test_append_when_frames_come_one_by_one_then_no_thread_is_woken_for_them(file, path, wait_for):
+    def compressing():
+        return [t for t in threading.enumerate() if t.name.startswith("compress")]
+
+    for n in range(3):
+        file.append(frame(n))
+        file.flush()
+    assert numbers(path, swmr=True) == [0, 1, 2] and not compressing()
+    file.append(frame(3))
+    wait_for(lambda: file.flush(wait=False) == 4)  # whoever looks need not wait for its successor
+    for n in range(4, 12):
+        file.append(frame(n))
+    assert compressing()
+    file.flush()
+    assert numbers(path, swmr=True) == list(range(12))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
