@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -25,12 +26,26 @@ def entered(self):
 Facility.__enter__ = entered
 """
 
-REPLACED = """
-import {module} as module
-def fail(*args, **kwargs):
-    {fault}
-module.{name} = fail
+ALL_OF_THEM = """
+import contextlib, json, sys
+from unittest import mock
+from sfdaq_ophyd.cli import main
+from sfdaq_ophyd.errors import ServiceTimeout
+from sfdaq_ophyd.files.convert import Converted
+for name, replaced, words in json.load(sys.stdin):
+    sys.argv, code = ["sfdaq", *words], 0
+    with contextlib.ExitStack() as stack:
+        for target, does in replaced.items():
+            does = eval(does)
+            stack.enter_context(mock.patch(target, does if callable(does) else mock.Mock(side_effect=does)))
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    for stream in (sys.stdout, sys.stderr):
+        print("END", name, code, file=stream, flush=True)
 """
+"""The commands in one process, which imports once; each with functions replaced, or what these raise."""
 
 
 def command(injected, *words):
@@ -67,64 +82,96 @@ def taken_port():
         yield server.getsockname()[1]
 
 
-def raised(module, name, fault):
-    return REPLACED.format(module=module, name=name, fault=fault)
-
-
-ALL_WELL = raised("sfdaq_ophyd.session.checks", "run_checks", "raise KeyError('no such finding')")
-STARVED = (
-    "from sfdaq_ophyd.errors import ServiceTimeout\n"
-    "from sfdaq_ophyd.sim import Facility\n"
-    "def enter(self):\n"
-    "    raise ServiceTimeout('start of the simulated jungfrau', 60, 'importing', 'Give it longer')\n"
-    "Facility.__enter__ = enter\n"
-)
 CONFIG = "directory: .\ndevices:\n  eiger: {class: Eiger, url: http://127.0.0.1:9}\n"
 
 
-@pytest.mark.parametrize(
-    ("injected", "words", "told"),
-    [
-        (
-            STARVED,
-            ["demo"],
-            [
-                "sfdaq demo failed while starting the simulated facility and the catalog:",
-                "  start of the simulated jungfrau: not done after 60 s; last state importing.",
-                "  What to do: Give it longer",
-            ],
-        ),
-        (
-            "import sfdaq_ophyd.catalog as c\nc.embedded_catalog = lambda *a, **k: {}['x']",
-            ["demo"],
-            ["KeyError: 'x' (", "What to do: This was not foreseen"],
-        ),
-        (STARVED, ["sim"], ["sfdaq sim failed:", "not done after 60 s", "What to do: Give it longer"]),
-        (STARVED, ["watch", "--config", "sim"], ["sfdaq watch failed:", "What to do: Give it longer"]),
-        (
-            raised("sfdaq_ophyd.web.sources", "watch_of", "1 / 0"),
-            ["watch", "--config", "sfdaq.yaml"],
-            ["sfdaq watch failed:", "ZeroDivisionError: division by zero ("],
-        ),
-        (ALL_WELL, ["doctor", "--config", "sfdaq.yaml"], ["sfdaq doctor failed:", "'no such finding'"]),
-        (
-            raised("sfdaq_ophyd.cli.convert", "plan", "raise OSError(5, 'Input/output error', '/raw')"),
-            ["convert", "raw", "out"],
-            ["sfdaq convert failed:", "Input/output error: '/raw' ("],
-        ),
-    ],
-)
-def test_command_when_it_fails_then_one_screen_and_the_traceback_in_the_log(
-    sfdaq, tmp_path, injected, words, told
-):
-    (tmp_path / "sfdaq.yaml").write_text(CONFIG)
-    done = sfdaq(injected, *words)
-    assert done.returncode == 1
-    assert len(done.screen) <= SCREEN and "Traceback (most" not in done.stdout + done.stderr, done.screen
-    for text in told:
-        assert any(text in line for line in done.screen), (text, done.screen)
-    assert done.screen[-1] == f"  Traceback: {tmp_path / 'sfdaq.log'}"
-    assert "Traceback (most recent call last)" in done.log
+STARVED = "ServiceTimeout('start of the simulated jungfrau', 60, 'importing', 'Give it longer')"
+ENTER = "sfdaq_ophyd.sim.Facility.__enter__"
+FAILING = {
+    "demo starved": (
+        *(ENTER, STARVED, ["demo"]),
+        [
+            "sfdaq demo failed while starting the simulated facility and the catalog:",
+            "  start of the simulated jungfrau: not done after 60 s; last state importing.",
+            "  What to do: Give it longer",
+        ],
+    ),
+    "demo": (ENTER, "KeyError('x')", ["demo"], ["KeyError: 'x' (", "What to do: This was not foreseen"]),
+    "sim": (
+        *(ENTER, STARVED, ["sim"]),
+        ["sfdaq sim failed:", "not done after 60 s", "What to do: Give it longer"],
+    ),
+    "watch starved": (
+        *(ENTER, STARVED, ["watch", "--config", "sim"]),
+        ["sfdaq watch failed:", "What to do: Give it longer"],
+    ),
+    "watch": (
+        *("sfdaq_ophyd.web.sources.watch_of", "ZeroDivisionError('division by zero')"),
+        ["watch", "--config", "sfdaq.yaml"],
+        ["sfdaq watch failed:", "ZeroDivisionError: division by zero ("],
+    ),
+    "doctor": (
+        *("sfdaq_ophyd.session.checks.run_checks", "KeyError('no such finding')"),
+        ["doctor", "--config", "sfdaq.yaml"],
+        ["sfdaq doctor failed:", "'no such finding'"],
+    ),
+    "convert": (
+        *("sfdaq_ophyd.cli.convert.plan", "OSError(5, 'Input/output error', '/raw')"),
+        ["convert", "raw", "out"],
+        ["sfdaq convert failed:", "Input/output error: '/raw' ("],
+    ),
+}
+"""What is replaced, by what it raises, in which command; and lines of its screen."""
+
+BROKEN = {
+    "sfdaq_ophyd.cli.convert.plan": "lambda *args, **kwargs: []",
+    "sfdaq_ophyd.cli.convert.run": "lambda *args, **kwargs: "
+    "(Converted(f'raw/{i}.h5', '', 0, 'failed', 'damaged') for i in range(40))",
+}
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """The screen and the exit code of each of the commands that fail, and the log of all."""
+    folder = tmp_path_factory.mktemp("failing")
+    (folder / "sfdaq.yaml").write_text(CONFIG)
+    (folder / "raw").mkdir()
+    cases = [(name, {target: fault}, words) for name, (target, fault, words, _) in FAILING.items()]
+    cases.append(("many", BROKEN, ["convert", "raw", "out"]))
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_OF_THEM],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=160,
+        cwd=folder,
+        env={**os.environ, "SFDAQ_LOG": str(folder / "sfdaq.log"), "HOME": str(folder)},
+    )
+    assert done.returncode == 0, done.stderr
+    screens = {name: ([], []) for name, *_ in cases}
+    for text in (done.stdout, done.stderr):
+        lines = []
+        for line in text.splitlines():
+            lines.append(line)
+            if line.startswith("END "):
+                _, *name, code = lines.pop().split()
+                screens[" ".join(name)][0].extend(lines)
+                screens[" ".join(name)][1].append(code)
+                lines = []
+    return screens, folder / "sfdaq.log"
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_command_when_it_fails_then_one_screen_and_the_traceback_in_the_log(failed, name):
+    screens, log = failed
+    screen, codes = screens[name]
+    assert codes == ["1", "1"]
+    assert len(screen) <= SCREEN and not any("Traceback (most" in line for line in screen), screen
+    for text in FAILING[name][3]:
+        assert any(text in line for line in screen), (text, screen)
+    assert screen[-1] == f"  Traceback: {log}"
+    _, _, logged = log.read_text().partition(f"sfdaq {name.split()[0]} failed: ")
+    assert "Traceback (most recent call last)" in logged
 
 
 @pytest.mark.parametrize("name", ["sim", "watch"])
@@ -147,19 +194,13 @@ def test_demo_when_a_detector_fails_then_the_device_and_its_last_words(sfdaq):
     assert "FailedStatus" in done.log
 
 
-def test_convert_when_every_file_is_broken_then_some_are_named_and_all_are_in_the_log(sfdaq, tmp_path):
-    fault = (
-        "from sfdaq_ophyd.files.convert import Converted\n"
-        "import sfdaq_ophyd.cli.convert as convert\n"
-        "convert.plan = lambda *args, **kwargs: []\n"
-        "convert.run = lambda *args, **kwargs: (\n"
-        "    Converted(f'raw/{i}.h5', '', 0, 'failed', 'damaged') for i in range(40)\n)\n"
-    )
-    done = sfdaq(fault, "convert", "raw", "out")
-    assert done.returncode == 1 and len(done.screen) <= SCREEN, done.screen
-    assert done.screen[0] == "sfdaq: raw/0.h5: damaged"
-    assert done.screen[-1] == f"sfdaq: 40 of 40 files failed; all are in {tmp_path / 'sfdaq.log'}"
-    assert all(f"raw/{i}.h5: damaged" in done.log for i in range(40))
+def test_convert_when_every_file_is_broken_then_some_are_named_and_all_are_in_the_log(failed):
+    screens, log = failed
+    screen, codes = screens["many"]
+    assert codes == ["1", "1"] and len(screen) <= SCREEN, screen
+    assert screen[0] == "sfdaq: raw/0.h5: damaged"
+    assert screen[-1] == f"sfdaq: 40 of 40 files failed; all are in {log}"
+    assert all(f"raw/{i}.h5: damaged" in log.read_text() for i in range(40))
 
 
 def press(process, ended, repeats):
