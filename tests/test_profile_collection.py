@@ -12,17 +12,21 @@ import pytest
 
 PROFILE = Path(__file__).parents[1] / "profile_collection"
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(420)  # two sessions begin in the fixture
 
 
-@pytest.fixture
-def profile(tmp_path):
-    """A folder of its own for IPython's history, with the startup files of the repository."""
-    folder = tmp_path / "profile"
+def profile_in(folder):
+    """Make a folder for IPython's history, with the startup files of the repository."""
+    folder = folder / "profile"
     folder.mkdir()
     for name in ("startup", "sim.yaml"):
         (folder / name).symlink_to(PROFILE / name)
     return folder
+
+
+@pytest.fixture
+def profile(tmp_path):
+    return profile_in(tmp_path)
 
 
 def ipython(profile, code, config=None, **more):
@@ -40,20 +44,52 @@ def ipython(profile, code, config=None, **more):
     return done.stdout, done.stderr
 
 
-def test_session_when_sim_then_scans_are_in_the_catalog_and_scan_id_goes_on(profile):
-    code = (
-        "uid, = RE(scan([eiger, jf, pulse_id], motor, 0, 1, 2))\n"
-        "image = catalog[uid]['primary']['eiger_image'].read()\n"
-        "import json; print('RESULT', json.dumps([catalog[uid].start['scan_id'], len(image), "
-        "catalog[uid].start['facility'], sorted(catalog[uid])]))\n"
-        "get_ipython().run_line_magic('wa', '')\n"
-    )
-    for expected in (1, 2):
-        said = "".join(ipython(profile, code, "sim"))
+SCAN = (
+    "uid, = RE(scan([eiger, jf, pulse_id], motor, 0, 1, 2))\n"
+    "image = catalog[uid]['primary']['eiger_image'].read()\n"
+    "import json; print('RESULT', json.dumps([catalog[uid].start['scan_id'], len(image), "
+    "catalog[uid].start['facility'], sorted(catalog[uid])]), flush=True)\n"
+    "get_ipython().run_line_magic('wa', '')\n"
+)
+SUSPENDED = (
+    "import threading\n"
+    "facility.pvs.write('shutter', 'Closed')\n"
+    "threading.Timer(3, facility.pvs.write, ('shutter', 'Open')).start()\n"
+    "token = RE.subscribe(lambda n, d: print('STARTED', facility.pvs.read('shutter'), flush=True), 'start')\n"
+    "RE(count([diode]))\n"
+    "RE.unsubscribe(token)\n"
+)
+FAILING = {
+    "plan": "RE(scan([eiger], motor, 0, 1, 2))",
+    "device": "eiger.stage(); eiger.stage()",
+    "catalog": "catalog['nothing']",
+    "cell": "1 / 0",
+}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Two simulated sessions in one folder, as (output, errors), and the log: a start takes seconds.
+
+    The first scans, waits for the shutter, and scans again; the second scans, and then all fails.
+    """
+    folder = tmp_path_factory.mktemp("simulated")
+    path, log = profile_in(folder), folder / "sfdaq.log"
+    failing = "import sys\nfacility.eiger.fail_next('drop', count=9)\n"
+    for name, cell in FAILING.items():
+        failing += f"print('BEGIN {name}', file=sys.stderr, flush=True)\nget_ipython().run_cell({cell!r})\n"
+    return [ipython(path, SCAN + more, "sim", SFDAQ_LOG=str(log)) for more in (SUSPENDED, failing)], log
+
+
+def test_session_when_sim_then_scans_are_in_the_catalog_and_scan_id_goes_on(simulated):
+    found = []
+    for session in simulated[0]:
+        said = "".join(session)
         (line,) = [line for line in said.splitlines() if line.startswith("RESULT")] or [said]
-        scan_id, n, facility, streams = json.loads(line.removeprefix("RESULT"))
-        assert (scan_id, n, facility, streams) == (expected, 2, "simulated", ["baseline", "primary"])
-        assert "motor2" in said and "Traceback" not in said, said[-3000:]
+        found.append(json.loads(line.removeprefix("RESULT")))
+        assert "motor2" in said, said[-3000:]
+    assert found == [[scan_id, 2, "simulated", ["baseline", "primary"]] for scan_id in (1, 3)]
+    assert "Traceback" not in "".join(simulated[0][0])
 
 
 def test_session_when_hardware_is_dead_or_impossible_then_it_starts_and_lists_it(profile):
@@ -80,37 +116,19 @@ def test_session_when_the_file_is_wrong_then_file_line_and_key(profile):
     assert f"{path}:3: devices.eiger.url: String should match" in said
 
 
-def test_session_when_the_suspender_trips_then_a_plan_waits_for_the_shutter(profile):
-    code = (
-        "import threading\n"
-        "facility.pvs.write('shutter', 'Closed')\n"
-        "threading.Timer(3, facility.pvs.write, ('shutter', 'Open')).start()\n"
-        "import time; begin = time.monotonic(); RE.subscribe(lambda n, d: print('STARTED', "
-        "facility.pvs.read('shutter'), flush=True), 'start')\n"
-        "RE(count([diode]))\n"
-    )
-    said = "".join(ipython(profile, code, "sim"))
+def test_session_when_the_suspender_trips_then_a_plan_waits_for_the_shutter(simulated):
+    said = "".join(simulated[0][0])
     assert "STARTED" in said, said[-3000:]
     assert "STARTED Closed" not in said and "STARTED 0" not in said
 
 
-def test_session_when_something_fails_then_one_screen_and_mistakes_in_a_cell_as_ever(profile, tmp_path):
-    cells = {
-        "plan": "RE(scan([eiger], motor, 0, 1, 2))",
-        "device": "eiger.stage(); eiger.stage()",
-        "catalog": "catalog['nothing']",
-        "cell": "1 / 0",
-    }
-    code = "import sys\nfacility.eiger.fail_next('drop', count=9)\n"
-    for name, cell in cells.items():
-        code += f"print('BEGIN {name}', file=sys.stderr, flush=True)\nget_ipython().run_cell({cell!r})\n"
-    log = tmp_path / "sfdaq.log"
-    out, said = ipython(profile, code, "sim", SFDAQ_LOG=str(log))
+def test_session_when_something_fails_then_one_screen_and_mistakes_in_a_cell_as_ever(simulated):
+    (_, (out, said)), log = simulated
     shown = {part.splitlines()[0]: part.splitlines()[1:] for part in said.split("BEGIN ")[1:]}
     assert all(len(lines) <= 12 for lines in shown.values()), shown
     slow = "warning: The pulse clock"  # on a busy machine, at any time
     shown = {name: [line for line in lines if not line.startswith(slow)] for name, lines in shown.items()}
-    assert shown["plan"][0] == "scan 1 (scan) failed:" and shown["plan"][1].startswith(
+    assert shown["plan"][0] == "scan 4 (scan) failed:" and shown["plan"][1].startswith(
         "  eiger: 0 of 1 frames"
     )
     assert shown["plan"][-1] == shown["device"][-1] == f"  Traceback: {log}"
