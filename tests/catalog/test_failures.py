@@ -122,9 +122,9 @@ def test_directory_when_open_already_then_an_error_names_the_process(catalog):
     assert len(catalog) >= 0
 
 
-def test_open_when_the_database_is_broken_then_the_server_s_words(tmp_path):
-    (tmp_path / "catalog.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(ServiceUnreachable, match="file is not a database"):
+def test_catalog_moved_or_empty_when_opened_then_the_server_s_words(tmp_path):
+    (tmp_path / "catalog.db").write_bytes(b"")  # other damage: test_moved.py
+    with pytest.raises(ServiceUnreachable, match="catalog.db is empty. Restore it from a backup"):
         embedded_catalog(tmp_path)
 
 

@@ -6,10 +6,10 @@ import threading
 
 import pyarrow as pa
 
-N_APPENDS, N_READERS = 40, 3
+N_APPENDS, N_READERS = 12, 3
 
 
-def test_table_when_read_by_many_while_it_grows_then_no_request_fails_and_no_row_is_lost(catalog):
+def test_table_when_read_by_many_while_it_grows_then_no_request_fails_and_no_row_is_lost(catalog, wait_for):
     rows = [pa.table({"a": [float(i)]}) for i in range(N_APPENDS)]
     table = catalog.client.create_appendable_table(rows[0].schema, key="table_of_test_turns")
     table.append_partition(0, rows[0])
@@ -29,10 +29,11 @@ def test_table_when_read_by_many_while_it_grows_then_no_request_fails_and_no_row
     try:
         for row in rows[1:]:
             table.append_partition(0, row)
+        wait_for(lambda: failures or len(n_reads) > N_READERS, "all have read", timeout=60)
     finally:
         done.set()
         for reader in readers:
             reader.join()
-    assert not failures and len(n_reads) > N_READERS
+    assert not failures
     assert sorted(table.read()["a"]) == list(range(N_APPENDS))
     catalog.client.delete_contents("table_of_test_turns", external_only=False)
