@@ -4,11 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ssl
+import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import requests
+
+
+class HungUpOn:
+    """Before a server class of `socketserver`: that a client hung up is no failure, and nothing to print."""
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError | ssl.SSLError):
+            super().handle_error(request, client_address)
+
+
+class Server(HungUpOn, ThreadingHTTPServer):
+    """A thread for each connection."""
+
+    daemon_threads = True
+
+
+class OneByOne(HungUpOn, HTTPServer):
+    """One connection at a time."""
 
 
 @contextlib.contextmanager
@@ -27,8 +47,7 @@ def serving(answer, context=None):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     if context is not None:  # shakes hands in the connection's own thread
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from ..http_peer import OneByOne
 
 
 class RecordedBroker:
@@ -36,7 +38,7 @@ class RecordedBroker:
             def log_message(self, *args):
                 pass
 
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self._server = OneByOne(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"

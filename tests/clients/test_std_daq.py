@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +15,7 @@ from sfdaq_ophyd.clients import StdDaqClient, std_daq
 from sfdaq_ophyd.errors import SfdaqError, WireError
 from sfdaq_ophyd.wire.std_daq import WriterState
 
+from ..http_peer import OneByOne
 from ..std_daq import simulated_daq
 
 
@@ -63,7 +64,7 @@ def answering():
             def log_message(self, *args):
                 pass
 
-        server = HTTPServer(("127.0.0.1", 0), Handler)
+        server = OneByOne(("127.0.0.1", 0), Handler)
         server.paths = []
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
