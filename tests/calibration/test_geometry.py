@@ -56,6 +56,8 @@ def test_pixels_when_marked_then_lie_where_the_facility_has_them(points, engine,
     for name, both in points.items():
         marks = both["gap" if gap else "nogap"]
         n = len(TABLE[name].origins)
+        if engine == "numba" and n > 9:
+            continue  # one layout for both engines, which agree on 16 modules, too (below)
         raw = np.zeros((512 * n, 1024), dtype=np.uint16)
         for i, (module, row, column, _, _) in enumerate(marks, 1):
             raw[512 * module + row, column] = i
@@ -133,7 +135,7 @@ def test_detector_when_it_is_in_no_table_then_stacked_plainly_and_says_so(caplog
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_coordinates_when_pixels_are_marked_then_they_lie_where_the_facility_has_them(points, name):
+def test_coordinates_when_pixels_are_marked_then_facility_and_image_have_them_there(points, name):
     x, y, z = pixel_coordinates(full_name(name))
     assert x.shape == y.shape == z.shape == (512 * len(TABLE[name].origins), 1024) and not z.any()
     for module, row, column, image_y, image_x in points.get(name, {}).get("gap", ()):
@@ -141,15 +143,10 @@ def test_coordinates_when_pixels_are_marked_then_they_lie_where_the_facility_has
         double = [row in (255, 256), column % 256 in (0, 255) and column not in (0, 1023)]
         moved = abs(y[at] - image_y) + abs(x[at] - image_x)
         assert moved == 0.5 * sum(double), (module, row, column)
-
-
-@pytest.mark.parametrize("name", FLAT)
-def test_coordinates_when_every_pixel_is_marked_then_the_image_has_it_there(name):
     n = len(TABLE[name].origins)
     layout = make_layout(full_name(name), range(n), gap_pixels=True, geometry=True)
-    marks = np.arange(1, 512 * 1024 * n + 1).reshape(-1, 1024)
-    image = place(layout, marks, np.zeros(layout.shape, "i8"))
-    x, y, _ = pixel_coordinates(full_name(name))
+    marks = np.arange(1, 512 * 1024 * n + 1, dtype="i4").reshape(-1, 1024)
+    image = place(layout, marks, np.zeros(layout.shape, "i4"))
     whole = (x % 1 == 0) & (y % 1 == 0)
     np.testing.assert_array_equal(image[y[whole].astype(int), x[whole].astype(int)], marks[whole])
     for module in range(n):  # the two halves of a pair of double pixels touch
