@@ -53,13 +53,13 @@ class FrameStatistics:
         return numbers if self._cutoff is None else numbers | {"n_saturated": n_saturated}
 
     def _of_block(self, block: np.ndarray) -> tuple[int, int, int]:
-        highest = int(block.max())
+        total, highest, n_flags = int(block.sum(dtype="u8")), int(block.max()), 0
         if self._sentinel is not None and highest >= self._sentinel:
-            block = np.where(block < self._sentinel, block, block.dtype.type(0))
-            highest = int(block.max())
-        # a sum that need not be widened is five times faster
-        wide_enough = "u4" if highest * block.size < 2**32 else "u8"
-        total = int(block.sum(dtype=wide_enough))
+            flags = block[block >= self._sentinel]
+            n_flags = flags.size
+            total -= int(flags.sum(dtype="u8"))
+            shifted = block + block.dtype.type(2)  # the two flags wrap round to 0 and 1
+            highest = max(0, int(shifted.max()) - 2)
         if self._cutoff is None or highest <= self._cutoff:
             return total, highest, 0
-        return total, highest, int(np.count_nonzero(block > self._cutoff))
+        return total, highest, int(np.count_nonzero(block > self._cutoff)) - n_flags
