@@ -51,8 +51,9 @@ constraints:
 	} > constraints.txt
 
 differs: $(VENV)/.installed-test
-	@echo "Installed (+) in place of constraints.txt (-):"
-	@$(BIN)/python $(FREEZE) | LC_ALL=C sort -fu | diff --unified=0 constraints.txt - | grep '^[-+][a-zA-Z]' || true
+	@echo "Installed, with what constraints.txt has in its place:"
+	@$(BIN)/python $(FREEZE) | grep -vxiFf constraints.txt | while read -r line; do \
+	  echo "$$line ($$(grep -i "^$${line%%==*}==" constraints.txt || echo nothing))"; done
 
 $(VENV)/pyvenv.cfg:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; apt-get install python3"; exit 1; }
