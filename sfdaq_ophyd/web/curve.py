@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+LATE_AFTER = 10.0
+"""s after which the next point is late, at least; else twice the time between the last two."""
+
 MOST_SIGNALS = 8
 MOST_POINTS = 20_000
 """Of a longer run, the first ones are kept; `is_cut` tells."""
@@ -30,6 +33,10 @@ class Curve:
     x : list of float
     ys : dict of str to list of float or None
         By signal, as long as `x`.
+    newest : float or None
+        When the newest point was taken, s since the epoch: its event's time.
+    late_after : float
+        s after `newest` by which the next one is late.
     """
 
     def __init__(self, start: Mapping[str, Any]):
@@ -39,6 +46,7 @@ class Curve:
         self.x: list[float] = []
         self.ys: dict[str, list[float | None]] = {}
         self._start_time = start.get("time") or 0.0
+        self.newest, self.late_after = None, LATE_AFTER
         self._descriptors: dict[str, list[str]] = {}
         dimensions = [d for d in _list(start.get("hints"), "dimensions") if len(d) == 2 and d[1] == "primary"]
         self.x_name = str(dimensions[0][0][0]) if len(dimensions) == 1 and dimensions[0][0] else "point"
@@ -65,6 +73,7 @@ class Curve:
             "scan_id": self.scan_id,
             "plan_name": self.plan_name,
             "is_cut": self.is_cut,
+            "newest": self.newest,
             "x_name": self.x_name,
             "first": first,
             "x": self.x[first:n],
@@ -86,6 +95,9 @@ class Curve:
             self.ys.setdefault(field, [None] * len(self.x))
 
     def _add(self, data: Mapping[str, Any], time: float, fields: list[str]) -> None:
+        if self.newest is not None:
+            self.late_after = max(LATE_AFTER, 2 * (time - self.newest))
+        self.newest = time
         if len(self.x) >= MOST_POINTS:
             self.is_cut = True
             return

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +22,6 @@ logger = logging.getLogger(__name__)
 N_RUNS = 8
 N_CURVES = 6
 """Scans whose points are kept, the running ones among them."""
-
-QUIET_AFTER = 10.0
-"""s without a document after which a run that goes on is called quiet: its session may be gone."""
 
 
 class FolderRuns(Source):
@@ -129,6 +124,9 @@ class RemoteRuns(Source):
         unknown = [run for run in newest[:N_CURVES] if run.metadata["start"]["uid"] not in over]
         self.curves = _newest_first(filter(None, map(_curve_of, unknown)), self.curves)
         lines = [run_line(run.metadata) for run in newest]
+        of_newest = [curve for curve in self.curves if lines and curve.uid.startswith(lines[0]["uid"])]
+        if of_newest and not of_newest[0].is_over:
+            lines[0] |= _newest_point(of_newest[0]) | {"n_events": {"primary": len(of_newest[0].x)}}
         return {"open": [line for line in lines[:1] if "exit_status" not in line], "last": lines}
 
     def rest(self) -> None:
@@ -169,7 +167,6 @@ class Tail:
         except FileNotFoundError:
             return None
         is_there = self._path.exists()
-        changed = os.fstat(self._file.fileno()).st_mtime
         self._file.seek(self._offset)
         lines = self._file.readlines()
         for line in lines:
@@ -178,14 +175,13 @@ class Tail:
             self._offset += len(line)
             record = json.loads(line)
             self._take(record["name"], record["doc"])
-        if self._run is not None:
-            quiet = max(0.0, time.time() - changed)
-            self._run["quiet"] = round(quiet, 1) if quiet > QUIET_AFTER else None
+        if self._run is not None and self.curve is not None:
+            self._run |= _newest_point(self.curve)
         return self._run if is_there else None
 
     def _take(self, name: str, doc: Mapping[str, Any]) -> None:
         if name == "start":
-            self._run = {**run_line({"start": doc}), "n_events": {}, "n_points": doc.get("num_points")}
+            self._run = {**run_line({"start": doc}), "n_events": {}}
             self.curve = Curve(doc)
         elif self._run is None:
             return
@@ -201,6 +197,10 @@ class Tail:
     def _count(self, doc: Mapping[str, Any], n: int) -> None:
         stream = self._streams.get(doc.get("descriptor", ""), "primary")
         self._run["n_events"][stream] = self._run["n_events"].get(stream, 0) + n
+
+
+def _newest_point(curve: Curve) -> dict[str, Any]:
+    return {"newest": curve.newest, "late_after": curve.late_after}
 
 
 def _newest_first(new: Iterable[Curve], old: list[Curve]) -> list[Curve]:
@@ -265,4 +265,6 @@ def run_line(metadata: Mapping[str, Any]) -> dict[str, Any]:
         line |= {"exit_status": stop.get("exit_status", ""), "reason": str(stop.get("reason") or "")[:300]}
         line |= {"seconds": round(stop.get("time", 0) - start.get("time", 0), 1)}
         line |= {"n_events": stop.get("num_events") or {}}
+    else:
+        line |= {"n_points": start.get("num_points")}
     return line

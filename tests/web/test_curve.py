@@ -5,7 +5,7 @@ import json
 import event_model
 
 from sfdaq_ophyd.web import curve as curves
-from sfdaq_ophyd.web.curve import Curve
+from sfdaq_ophyd.web.curve import LATE_AFTER, Curve
 from sfdaq_ophyd.web.runs import FolderRuns
 
 
@@ -38,6 +38,13 @@ def test_curve_when_a_motor_is_scanned_then_hinted_numbers_against_it():
     made = curve_of(scan([3.0, 1.0, 2.0], [1.0, float("nan"), 5.0]))
     assert (made.x_name, made.x, made.ys) == ("motor", [3.0, 1.0, 2.0], {"diode": [1.0, None, 5.0]})
     assert made.is_over and made.message(2)["ys"] == {"diode": [5.0]}
+
+
+def test_curve_when_points_come_then_the_age_is_that_of_the_newest_and_the_next_is_late_by_their_distance():
+    documents = [(name, {**doc, "time": 100.0}) for name, doc in scan([1.0, 2.0], [1.0, 2.0])]
+    documents[3][1]["time"] = 130.0
+    assert [curve_of(documents[:n]).newest for n in (2, 3, 4)] == [None, 100.0, 130.0]
+    assert [curve_of(documents[:n]).late_after for n in (2, 3, 4)] == [LATE_AFTER, LATE_AFTER, 60.0]
 
 
 def test_curve_when_two_motors_are_scanned_then_against_the_point_number():

@@ -251,6 +251,8 @@ def test_scan_when_it_goes_on_then_its_points_against_the_motor_and_the_last_one
     points = "document.getElementById('scan').dataset.points"
     for scan_id, n in ((1, 4), (2, 3)):
         docs = list(scan([0.0, 1.0, 2.0, 3.0], [1.0, 5.0, 2.0, 1.0], scan_id=scan_id))
+        for _, doc in docs:
+            doc["time"] -= 3600.0
         lines = [json.dumps({"name": name, "doc": doc}) + "\n" for name, doc in docs]
         (documents_folder / f"{scan_id}.jsonl").write_text("".join(lines[: 2 + n]))
         uid = docs[0][1]["uid"]
@@ -263,7 +265,13 @@ def test_scan_when_it_goes_on_then_its_points_against_the_motor_and_the_last_one
     legend = page.run("[...document.querySelectorAll('#scan .legend li')].map((li) => li.textContent).join()")
     assert legend == "2 , 4 points (newest),1 , 4 points"
     assert page.run("document.querySelectorAll('#scan canvas').length") == 1
-    assert page.text("#scan .age").endswith(" ago")
+    for part in ("scan", "run"):  # as old as the newest point, however often the page looks
+        assert page.text(f"#{part} .age") == "newest point 60 min ago"
+        assert page.run(f"document.getElementById('{part}').classList.contains('old')")
+    with open(documents_folder / "2.jsonl", "a") as file:
+        file.writelines(lines[6:])
+    wait_for(lambda: page.run("document.querySelectorAll('#scan:not(.old)').length"), "its end")
+    assert page.text("#scan .age") == "newest point 60 min ago"
 
 
 @pytest.mark.parametrize("width", [390, 1500])

@@ -36,6 +36,7 @@ def test_runs_when_one_goes_on_then_its_progress_and_then_its_end(catalog):
         catalog(name, doc)
     (run,) = source.look()["open"]
     assert (run["scan_id"], run["n_events"], run["n_points"]) == (7, {"primary": 2}, 4)
+    assert run["newest"] == docs[3][1]["time"]
     catalog(*docs[4])
     assert source.look()["open"][0]["n_events"] == {"primary": 3}
     for name, doc in docs[5:]:
@@ -66,6 +67,15 @@ def test_curve_when_read_out_of_a_catalog_then_as_from_its_documents(catalog, mo
         seen = source.look()
         assert (seen["open"], seen["last"][0]["uid"]) == ([], documents[0][1]["uid"][:8])
         assert source.curves[0].message(0) == read.message(0)
+        *going_on, stop = scan([3.0, 1.0], [1.0, 2.0])
+        for name, doc in going_on:
+            catalog(name, doc)
+        catalog.flush()
+        (run,) = source.look()["open"]
+        assert (run["n_events"], run["newest"]) == ({"primary": 2}, doc["time"])
+        catalog(*stop)
+        catalog.flush()
+        seen = source.look()
         source.curves.clear()
         monkeypatch.setattr("bluesky_tiled_plugins.BlueskyEventStream.read", None, raising=False)
         assert source.look()["last"] == seen["last"]  # though no points can be read

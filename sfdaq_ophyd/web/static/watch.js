@@ -79,9 +79,14 @@ function pvs(states) {
 
 function runs([state]) {
   if (!state) return;
-  for (const id of ["run", "scan", "runs"]) age($(id), state);
   const body = $("run").querySelector(".body");
-  const run = state.open?.[0];
+  const run = state.open?.[0], [last] = scansByTime();
+  // Points are as old as the newest of them; old is what should have gone on, or cannot be known to be over.
+  const since = (time, late) => ({ what: "newest point ", age: state.now - time, old_after: state.age > state.old_after ? 0 : late ?? 10 });
+  const running = run && (run.newest == null ? { ...since(run.time, run.late_after), what: "begun " } : since(run.newest, run.late_after));
+  age($("run"), running ?? state);
+  age($("scan"), run && last?.uid.startsWith(run.uid) ? running : last?.newest == null ? state : since(last.newest, Infinity));
+  age($("runs"), state);
   $("run").dataset.uid = run?.uid ?? "";
   if (!run) body.replaceChildren(Object.assign(document.createElement("span"), { className: "quiet", textContent: state.age == null ? "not known" : "no run goes on" }));
   else {
@@ -96,7 +101,6 @@ function runs([state]) {
     facts(body.querySelector("dl"), {
       plan: run.plan_name, "scan id": run.scan_id, points: run.n_points ? `${done} of ${run.n_points}` : String(done),
       "begun": `${span(state.now - run.time)} ago`, motors: run.motors?.join(", "), detectors: run.detectors?.join(", "),
-      "nothing new since": run.quiet && span(run.quiet),
     });
   }
   $("runs").querySelector(".problem").textContent = state.problem;
@@ -113,15 +117,19 @@ function curve(part) {
   const known = part.first ? curves.get(part.uid) : null;
   if (!known) curves.set(part.uid, { ...part });
   else {
-    known.is_cut = part.is_cut;
+    Object.assign(known, { is_cut: part.is_cut, newest: part.newest });
     known.x.push(...part.x);
     for (const [name, values] of Object.entries(part.ys)) (known.ys[name] ??= Array(known.x.length - values.length).fill(null)).push(...values);
   }
   scan();
 }
 
+function scansByTime() {
+  return [...curves.values()].filter((each) => Object.keys(each.ys).length).sort((a, b) => b.time - a.time);
+}
+
 function scan() {
-  const all = [...curves.values()].filter((each) => Object.keys(each.ys).length).sort((a, b) => b.time - a.time);
+  const all = scansByTime();
   $("scan").hidden = !all.length;
   if (!all.length) return;
   const [newest] = all, select = $("scan").querySelector(".signal"), names = Object.keys(newest.ys);

@@ -30,9 +30,9 @@ export function fill(table, rows) {
 // Where an element says its age; others inside of it have their own.
 const SAID = [":scope > .age", ":scope > h2 > .age", ":scope > p > .age", ":scope > details > summary > .age"].join();
 
-// What an element shows was seen `seen.age` s ago (null: never); it is old after `seen.old_after` s.
+// What an element shows was seen `seen.age` s ago (null: never); it is old after `seen.old_after` s. `seen.what` is put before the age.
 export function age(element, seen) {
-  element.seen = { at: seen.age == null ? null : performance.now() - 1000 * seen.age, oldAfter: seen.old_after };
+  element.seen = { at: seen.age == null ? null : performance.now() - 1000 * seen.age, oldAfter: seen.old_after, what: seen.what ?? "" };
   grow(element);
 }
 
@@ -43,7 +43,7 @@ export function seconds(element) {
 function grow(element) {
   const old = seconds(element);
   element.classList.toggle("old", old == null || old > element.seen.oldAfter);
-  for (const said of element.querySelectorAll(SAID)) said.textContent = old == null ? "" : `${span(old)} ago`;
+  for (const said of element.querySelectorAll(SAID)) said.textContent = old == null ? "" : `${element.seen.what}${span(old)} ago`;
   element.grown?.(old);
 }
 
