@@ -20,7 +20,9 @@ class _Late:
 
     def __getattr__(self, name: str) -> object:
         module, *_ = [import_module(each) for each in self._names]
-        return getattr(module, name)
+        value = getattr(module, name)
+        setattr(self, name, value)  # not asked for again
+        return value
 
 
 if TYPE_CHECKING:

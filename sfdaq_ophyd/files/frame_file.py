@@ -134,6 +134,7 @@ class FrameFile:
         if fmt.has_pulse_id:
             kinds["pulse_id"] = "i8"
         kinds |= {name: _in_file(kind) for name, kind in fmt.scalars.items()}
+        self._kinds = {name: np.dtype(kind) for name, kind in kinds.items()}
         self._columns = {
             name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(IDS_PER_CHUNK,))
             for name, kind in kinds.items()
@@ -245,8 +246,10 @@ class FrameFile:
         """Add a row: ids first, the image last, as it is or as the bytes of its chunk."""
         row = self._n_written
         try:
+            place = h5py.h5s.create_simple((row + 1,))
+            place.select_hyperslab((row,), (1,))
             for name, value in values.items():
-                _append(self._columns[name], row, value)
+                _append(self._columns[name].id, row, np.array([value], self._kinds[name]), place)
             for name, images in reversed(self._images.items()):
                 images.id.set_extent((row + 1, *images.shape[1:]))
                 if isinstance(image := pixels.get(name), np.ndarray):
@@ -320,13 +323,11 @@ def _inode(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _append(column: h5py.Dataset, row: int, value: object) -> None:
-    """Make `value` the row after the last one, and bring it to disk; by the short way through h5py."""
-    column.id.set_extent((row + 1,))
-    space = column.id.get_space()
-    space.select_hyperslab((row,), (1,))
-    column.id.write(h5py.h5s.create_simple((1,)), space, np.array([value], column.dtype))
-    column.id.flush()
+def _append(column: h5py.h5d.DatasetID, row: int, value: np.ndarray, place: h5py.h5s.SpaceID) -> None:
+    """Make `value` the row after the last one, at `place`, and bring it to disk; the short way of h5py."""
+    column.set_extent((row + 1,))
+    column.write(h5py.h5s.create_simple((1,)), place, value)
+    column.flush()
 
 
 def _images(frame: Frame | MissingFrame) -> dict[str, np.ndarray]:

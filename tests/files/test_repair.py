@@ -33,7 +33,10 @@ for number in range(1, 41):
 file.flush()
 if sys.argv[2] == "ids":  # it dies between the two writes of a row
     from sfdaq_ophyd.files import frame_file
-    frame_file._append(file._columns["timestamp"], 35, 1.0)
+    stamps = file._columns["timestamp"]
+    stamps.resize((36,))
+    stamps[35] = 1.0
+    stamps.flush()
 print("written", flush=True)
 sys.stdin.read()
 """
