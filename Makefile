@@ -33,9 +33,10 @@ docs: $(VENV)/.installed-dev
 	rm -rf docs/reference/api
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-# Pictures of the live page in docs/_static; look at them before they are committed.
+# Pictures of the live page in docs/_static; look at them before they are committed. The gate takes them elsewhere.
+SCREENSHOTS ?= docs/_static
 screenshots: $(VENV)/.installed-test chromium
-	$(BIN)/python -m docs.screenshots
+	$(BIN)/python -m docs.screenshots $(SCREENSHOTS)
 
 # Built, installed into a fresh environment of each Python there is, and run in an empty folder.
 wheel: $(VENV)/.installed

@@ -266,12 +266,12 @@ def test_scan_when_it_goes_on_then_its_points_against_the_motor_and_the_last_one
     assert legend == "2 , 4 points (newest),1 , 4 points"
     assert page.run("document.querySelectorAll('#scan canvas').length") == 1
     for part in ("scan", "run"):  # as old as the newest point, however often the page looks
-        assert page.text(f"#{part} .age") == "newest point 60 min ago"
+        assert page.text(f"#{part} .age") == "point 60 min ago"
         assert page.run(f"document.getElementById('{part}').classList.contains('old')")
     with open(documents_folder / "2.jsonl", "a") as file:
         file.writelines(lines[6:])
     wait_for(lambda: page.run("document.querySelectorAll('#scan:not(.old)').length"), "its end")
-    assert page.text("#scan .age") == "newest point 60 min ago"
+    assert page.text("#scan .age") == "point 60 min ago"
 
 
 @pytest.mark.parametrize("width", [390, 1500])

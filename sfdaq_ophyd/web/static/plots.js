@@ -9,6 +9,9 @@ function axis(more) {
 
 function compact(u, values) { return values.map((value) => value == null ? "" : short.format(value)); }
 
+// Of a single moment uPlot would show years.
+function recent(u, low, high) { return high == null ? [0, 10] : [Math.min(low, high - 10), high]; }
+
 class Plot {
   constructor(root, height) {
     Object.assign(this, { root, height, key: "", chart: null });
@@ -32,7 +35,7 @@ export class Curves extends Plot {
     const series = names.map((name, i) => ({ label: name, stroke: COLOURS[i % COLOURS.length], width: 1.5, points: { show: false } }));
     const range = least == null ? undefined : (u, low, high) => [Math.min(least, low ?? 0), Math.max(1, high ?? 1) * 1.1];
     this.put(JSON.stringify([names, unit]), {
-      cursor: { drag: { x: false, y: false } }, scales: { x: { time }, y: { range } },
+      cursor: { drag: { x: false, y: false } }, scales: { x: { time, range: time ? recent : undefined }, y: { range } },
       axes: [axis(), axis({ size: 62, values: compact, label: unit, labelSize: unit ? 16 : 0, labelFont: "11px sans-serif" })], series: [{}, ...series],
     }, data);
   }

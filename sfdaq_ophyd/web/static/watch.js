@@ -82,7 +82,7 @@ function runs([state]) {
   const body = $("run").querySelector(".body");
   const run = state.open?.[0], [last] = scansByTime();
   // Points are as old as the newest of them; old is what should have gone on, or cannot be known to be over.
-  const since = (time, late) => ({ what: "newest point ", age: state.now - time, old_after: state.age > state.old_after ? 0 : late ?? 10 });
+  const since = (time, late) => ({ what: "point ", age: state.now - time, old_after: state.age > state.old_after ? 0 : late ?? 10 });
   const running = run && (run.newest == null ? { ...since(run.time, run.late_after), what: "begun " } : since(run.newest, run.late_after));
   age($("run"), running ?? state);
   age($("scan"), run && last?.uid.startsWith(run.uid) ? running : last?.newest == null ? state : since(last.newest, Infinity));
