@@ -33,9 +33,10 @@ class GrowingHDF5Adapter(HDF5Adapter):
         ----------
         data_source, node, *args, **kwargs
             As the base class takes them.
-        rows : sequence of (start, stop), optional
-            Points registered of each file, in the order of the assets, in catalogs that have it among the
-            parameters; default is that of the properties, which servers without this adapter leave alone.
+        rows : sequence of (start, stop) or (start, stop, n_files), optional
+            Points registered of each file, or of each of `n_files` that follow each other, in the order of
+            the assets. In catalogs that have it among the parameters; default is that of the properties,
+            which servers without this adapter leave alone.
 
         Raises
         ------
@@ -77,7 +78,8 @@ def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> das
     if array.shape[1:] != shape[n_axes:] or array.shape[0] <= n_frames:
         return array
     uris = [asset.data_uri for asset in data_source.assets if asset.parameter == "data_uris"]
-    if not rows or len(rows) != len(uris) or "slice" in kwargs:
+    rows = [(start, stop) for start, stop, *n in rows or () for _ in range(*n or (1,))]
+    if len(rows) != len(uris) or "slice" in kwargs:
         return array[:n_frames]
     options = {name: kwargs[name] for name in ("dataset", "swmr", "libver", "locking") if name in kwargs}
     per_row = math.prod(shape[1:n_axes])

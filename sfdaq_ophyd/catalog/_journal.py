@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 from .plain import plain
 
@@ -166,14 +165,14 @@ class Journal:
                 yield name, self._located(doc) if name in ("resource", "stream_resource") else doc
 
     def _located(self, resource: dict) -> dict:
-        before = resource.get("uri") or FILE + quote(
-            os.path.join("/", resource.get("root", ""), resource.get("resource_path", ""))
+        before = resource.get("uri") or FILE + os.path.join(
+            "/", resource.get("root", ""), resource.get("resource_path", "")
         )
         if (now := self._now_at(before)) == before:
             return resource
         if "uri" in resource:
             return {**resource, "uri": now}
-        return {**resource, "root": "/", "resource_path": unquote(now.removeprefix(FILE)).lstrip("/")}
+        return {**resource, "root": "/", "resource_path": now.removeprefix(FILE).lstrip("/")}
 
 
 def _line(name: str, doc: dict) -> str:

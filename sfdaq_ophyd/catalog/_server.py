@@ -22,8 +22,8 @@ import sqlite3
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 from ..limits import Limit
 from ..starting import STEP, without_collection
@@ -40,6 +40,9 @@ EXIT_PATIENCE = 2.0
 
 HOME = "home"
 """Name of the file that says where the directory was, line by line; the last says where it was last open."""
+
+N_SAMPLES, SAMPLE = 16, 4096
+"""How many parts of files are compared, and the bytes of each."""
 
 _RESTORE = "Restore it from a backup; or move it away, and an empty catalog begins"
 
@@ -108,7 +111,8 @@ def prepare_database(path: Path) -> None:
 def settle_in(directory: Path) -> None:
     """Let the database point into `directory`, where it was moved or copied since it was last open.
 
-    A file outside that is gone, and lies where it lay relative to the catalog, moved with it.
+    A file outside that lies where it lay relative to the catalog moved with it, or was copied: what is in its
+    former place is gone, not readable, or the same.
     """
     home = directory / HOME
     with contextlib.closing(sqlite3.connect(directory / "catalog.db")) as database:
@@ -151,13 +155,32 @@ def _path_of(uri: str) -> str:
 
 
 def _moved(uri: str, before: str, directory: Path) -> str:
-    """Return where `uri` points now; Tiled writes its own paths as they are, those of frames are quoted."""
+    """Return where `uri` points now; its path is as it is, since Tiled takes it so."""
     path = _path_of(uri)
     if path.startswith(f"{before}/"):
         return uri.removesuffix(path) + f"{directory}{path.removeprefix(before)}"
-    old = unquote(path)
-    new = os.path.normpath(directory / os.path.relpath(old, before))
-    return uri if os.path.exists(old) or not os.path.exists(new) else uri.removesuffix(path) + quote(new)
+    new = os.path.normpath(directory / os.path.relpath(path, before))
+    if new == path or not os.path.exists(new) or os.access(path, os.R_OK) and not _look_the_same(path, new):
+        return uri
+    return uri.removesuffix(path) + new
+
+
+def _look_the_same(*paths: str) -> bool:
+    """Compare files by size and samples: one is a copy, or another proposal has a file of the same name."""
+    try:
+        first, second = (_samples(path) for path in paths)
+        return all(one == other for one, other in zip(first, second, strict=True))
+    except OSError:  # such as a folder
+        return False
+
+
+def _samples(path: str) -> Iterator[int | bytes]:
+    with open(path, "rb") as file:
+        n_bytes = file.seek(0, os.SEEK_END)
+        yield n_bytes
+        for k in range(N_SAMPLES + 1):
+            file.seek(max(0, n_bytes - SAMPLE) * k // N_SAMPLES)
+            yield file.read(SAMPLE)
 
 
 def build(directory: Path, *, api_key: str, readable: list[str]):

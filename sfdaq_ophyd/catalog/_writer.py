@@ -8,9 +8,11 @@ works. That one writes every N events; a live catalog wants *what has come by no
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
@@ -41,6 +43,12 @@ MANY = 16
 
 MANY_AT_ONCE = 100
 """In one request, so that each is answered soon."""
+
+MOST_CHUNKS = 64
+MOST_PER_CHUNK = 2**26
+"""Chunks along the points of an array from which on they are joined, and bytes that a joined one may have.
+
+The server reads their list, stores it, and keeps it for those who watch, with each point."""
 
 
 class RunWriter:
@@ -311,7 +319,9 @@ class _Array:
         source = self.consolidator.get_data_source()
         source.assets = source.assets[self.n_sent :]
         if source.mimetype == HDF5:
-            source.properties["rows"] = list(self.rows.values())
+            same = groupby(self.rows.values())
+            source.properties["rows"] = [[*rows, sum(1 for _ in files)] for rows, files in same]
+            source.structure = joined(source.structure)
         return source
 
     def described(self, access_tags) -> dict:
@@ -324,6 +334,17 @@ class _Array:
             "data_sources": [asdict(source)],
             "access_tags": access_tags,
         }
+
+
+def joined(structure):
+    """Return the structure of an array with a number of chunks that does not grow with its points."""
+    along, *across = structure.chunks
+    n_bytes = max(along, default=0) * math.prod(structure.shape[1:]) * structure.data_type.itemsize
+    n = 1
+    while len(along) >= MOST_CHUNKS * n and 2 * n * n_bytes <= MOST_PER_CHUNK:
+        n *= 2
+    along = tuple(sum(along[first : first + n]) for first in range(0, len(along), n))
+    return replace(structure, chunks=(along, *across))
 
 
 def _plain_values(column) -> list:

@@ -59,6 +59,8 @@ def test_files_when_each_holds_more_than_is_registered_then_their_registered_poi
     assert read(paths, "data", (3, 2, *shape), rows) == [0, 1, 2, 3, 102, 103]
     assert read(paths, "id", (3, 2), rows) == [0, 1, 2, 3, 102, 103]
     assert read(paths, "id", (6,), [[0, 3], [0, 3]]) == [0, 1, 2, 100, 101, 102]
+    assert read(paths, "id", (6,), [[0, 3, 2]]) == [0, 1, 2, 100, 101, 102], "in one, as of many files"
+    assert read([*paths, paths[0]], "data", (3, 2, *shape), [[1, 2, 2], [3, 4, 1]]) == [2, 3, 102, 103, 6, 7]
 
 
 def test_file_when_its_writer_has_it_open_then_the_answer_is_a_conflict(tmp_path):

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tiled.structures.array import ArrayStructure, BuiltinDtype
 
 from sfdaq_ophyd.catalog import _writer
 
@@ -119,3 +120,65 @@ def test_files_when_each_point_has_one_then_the_server_is_told_once_of_each(cata
     assert len(told) == 2 * N_POINTS and set(told.values()) == {n_keys // 2}
     for i in (0, 1):
         np.testing.assert_array_equal(catalog[uid]["primary"][f"key{i}"].read(), halves[i])
+
+
+def test_request_when_many_points_have_gone_before_then_no_longer_than_at_first(catalog, tmp_path):
+    """The server reads, stores and keeps all of it with each point: lists by point cost ever more."""
+    n_points = 201
+    frames = frames_of(4, n_points, Y, X)
+    path = write_frames(tmp_path / "all.h5", frames)
+    run = Composed(catalog)
+    stream = run.stream("primary", {"each": image_key(Y, X), "all": image_key(Y, X)})
+    one_file = run.frames("all", path, y=Y, x=X)
+    sizes = []
+
+    def file_of(point):  # registered alone, hence never opened
+        return run.frames("each", tmp_path / f"{point:03d}.h5", y=Y, x=X)
+
+    def point(number):
+        sizes.clear()
+        stream.datum(file_of(number), 0, 1, number + 1)
+        stream.datum(one_file, number, number + 1)
+        catalog.flush()
+        return max(sizes)
+
+    def look(request):
+        sizes.append(len(request.content))
+
+    hooks = catalog._write_client.context.http_client.event_hooks["request"]
+    hooks.append(look)
+    try:
+        point(0)
+        first = point(1)
+        for number in range(2, n_points - 1):
+            stream.datum(file_of(number), 0, 1, number + 1)
+        stream.datum(one_file, 2, n_points - 1)
+        catalog.flush()
+        last = point(n_points - 1)
+    finally:
+        hooks.remove(look)
+    assert last < 1.5 * first  # with a number for each point it was four times as long
+    run.stop()
+    array = catalog[run.uid]["primary"]["all"]
+    np.testing.assert_array_equal(array.read(), frames)
+    np.testing.assert_array_equal(array[7], frames[7])
+    assert len(array.chunks[0]) < _writer.MOST_CHUNKS
+    np.testing.assert_array_equal(array.read_block((1, 0, 0)), frames[4:8])
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_bytes", "wanted"),
+    [
+        ((0, 2), 4, (0,)),
+        ((63, 2), 4, (1,) * 63),
+        ((64, 2), 4, (2,) * 32),
+        ((201, 2), 4, (4,) * 50 + (1,)),
+        ((100, 2**20), 32, (2,) * 50),
+        ((100, 2**20), 128, (1,) * 100),
+    ],
+)
+def test_chunks_when_points_are_many_then_joined_up_to_a_size(shape, n_bytes, wanted):
+    kind = BuiltinDtype.from_numpy_dtype(np.dtype(f"V{n_bytes}"))
+    chunks = ((1,) * shape[0] or (0,), (shape[1],))
+    structure = ArrayStructure(data_type=kind, shape=shape, chunks=chunks)
+    assert _writer.joined(structure).chunks == (wanted, (shape[1],))

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def files_of(catalog_directory):
     """The paths that the database points to."""
     with contextlib.closing(sqlite3.connect(catalog_directory / "catalog.db")) as database:
         uris = [uri for (uri,) in database.execute("SELECT data_uri FROM assets")]
-    return {Path("/" + unquote(urlsplit(uri).path).lstrip("/")) for uri in uris}
+    return {Path("/" + urlsplit(uri).path.lstrip("/")) for uri in uris}
 
 
 def test_catalog_moved_or_empty_when_copied_and_moved_then_each_reads_and_writes_its_own(tmp_path):
@@ -77,8 +77,8 @@ def test_catalog_moved_or_empty_when_copied_and_moved_then_each_reads_and_writes
     (moved / "catalog" / "home").unlink()  # as one that was made before it was noted
     with embedded_catalog(moved / "catalog") as catalog:
         assert list(catalog) == [uid, later]
-        np.testing.assert_array_equal(catalog[later]["primary"]["wave"].read(), [[0, 0], [1, 1]])
-        assert list(catalog[uid]["primary"]["x"].read()) == [0.0, 0.5]
+        check(catalog, uid)
+        check(catalog, later)
 
 
 def test_documents_when_moved_twice_with_their_catalog_then_files_are_named_where_they_are(tmp_path):
@@ -88,7 +88,7 @@ def test_documents_when_moved_twice_with_their_catalog_then_files_are_named_wher
     (catalog / "home").write_text("".join(f"{path.parents[1] / 'catalog'}\n" for path in frames))
     frames[-1].parent.mkdir()
     frames[-1].touch()
-    was, now = (f"file://localhost{quote(str(path))}" for path in (frames[0], frames[-1]))
+    was, now = (f"file://localhost{path}" for path in (frames[0], frames[-1]))
     journal = Journal(catalog / "documents", partial(_server.now_at, catalog))
     elsewhere = {"uid": "3", "run_start": "u", "uri": "file://localhost/elsewhere.h5"}
     for name, doc in [
@@ -106,6 +106,34 @@ def test_documents_when_moved_twice_with_their_catalog_then_files_are_named_wher
     _, (_, new), (_, old), (_, other), _ = journal.read(journal.find("u"))
     assert new["uri"] == now and other == elsewhere
     assert f"{old['root']}{old['resource_path']}" == str(frames[-1])
+
+
+def test_catalog_when_copied_with_its_frames_then_points_to_its_own_unless_they_are_others(tmp_path):
+    one, copy = tmp_path / "one", tmp_path / "a copy"
+    frames = one / "raw" / "run 1"
+    for folder in (frames, one / "catalog"):
+        folder.mkdir(parents=True)
+    _server.prepare_database(one / "catalog" / "catalog.db")
+    names = ("same.h5", "not copied.h5", "longer.h5", "other.h5")
+    for name in names:
+        (frames / name).write_bytes(np.random.default_rng(1).bytes(100_000))
+    with sqlite3.connect(one / "catalog" / "catalog.db") as database:
+        for name in names:
+            uri = f"file://localhost{frames / name}"
+            database.execute("INSERT INTO assets (data_uri, is_directory) VALUES (?, 0)", (uri,))
+    database.close()
+    (one / "catalog" / "home").write_text(f"{one / 'catalog'}\n")
+    shutil.copytree(one, copy)
+    own = copy / "raw" / "run 1"
+    (own / "not copied.h5").unlink()
+    with open(own / "longer.h5", "ab") as file:
+        file.write(b"more")
+    (own / "other.h5").write_bytes(np.random.default_rng(2).bytes(100_000))
+    _server.settle_in(copy / "catalog")
+    assert files_of(copy / "catalog") == {own / "same.h5", *(frames / name for name in names[1:])}
+    now_at = partial(_server.now_at, copy / "catalog")
+    was, now = (f"file://localhost{folder / 'same.h5'}" for folder in (frames, own))
+    assert now_at(was) == now_at(now) == now
 
 
 def foreign(path):
