@@ -14,7 +14,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible, streams
 from .conftest import SHAPE, check_as_found, make_eiger, stamp_of
 
-N = 3
+N = 2
 
 
 def step_scan(eigers):
