@@ -64,7 +64,8 @@ def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, di
     Yields
     ------
     (str, dict)
-        Points that are in files alone have an event at the end, with the time of the stop document.
+        Points that are in files alone have an event at the end, with the time of the stop document. What no
+        document says to be there is missing in its event.
     """
     streams: dict[str, str] = {}  # by descriptor
     values: dict[str, dict[str, _Rows]] = {}  # by stream and key
@@ -78,8 +79,9 @@ def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, di
         rows = values[stream]
         event = {**event, "data": dict(event["data"]), "timestamps": dict(event["timestamps"]), "filled": {}}
         for key in rows:
-            event["data"][key] = rows[key].at(event["seq_num"])
-            event["timestamps"].setdefault(key, event["time"])
+            if (value := rows[key].at(event["seq_num"])) is not None:
+                event["data"][key] = value
+                event["timestamps"].setdefault(key, event["time"])
         return event
 
     for name, doc in documents:
@@ -115,23 +117,28 @@ def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, di
 
 
 class _Rows:
-    """An array of a stream, read in blocks by sequence number; what a pause repeats is there twice."""
+    """An array of a stream, read in blocks by sequence number; what a pause repeats is there twice.
+
+    Rows of which no stream datum tells, such as those of older datums, are in the order of their points.
+    """
 
     def __init__(self, run, stream: str, key: str, shape: list):
         self._find = functools.cache(lambda: run[stream][key])
         self._shape = shape
-        self._n, self._again = 0, {}
+        self._row: dict[int, int] = {}
+        self._n = 0
         self._first, self._block = 0, ()
 
     def has(self, seq_num: int) -> None:
         """Take note of a row."""
-        if self._n != seq_num - 1:
-            self._again[seq_num] = self._n
+        self._row[seq_num] = self._n
         self._n += 1
 
     def at(self, seq_num: int):
-        """Return the value of a point, in the shape that its descriptor says."""
-        row = self._again.get(seq_num, seq_num - 1)
+        """Return the value of a point, in the shape that its descriptor says; None if it has none."""
+        row = self._row.get(seq_num, seq_num - 1)
+        if seq_num not in self._row and row < self._n:
+            return None  # that is the row of another point
         if not self._first <= row < self._first + len(self._block):
             array = self._find()
             n = max(1, BLOCK // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))

@@ -19,6 +19,7 @@ from event_model import DocumentNames, schema_validators
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import remote_catalog
+from sfdaq_ophyd.catalog._documents import filled
 from sfdaq_ophyd.catalog.plain import plain
 from sfdaq_ophyd.errors import RequestError, ServiceUnreachable
 
@@ -183,6 +184,25 @@ def test_documents_when_filled_then_each_point_has_its_own_row(catalog, tmp_path
     images = [np.squeeze(point["data"]["image"]) for point in points]
     np.testing.assert_array_equal(images, [*first, *second])
     assert {name for name, _ in documents} == {"start", "descriptor", "event", "stop"}
+
+
+def test_documents_when_filled_then_a_point_that_a_file_lacks_is_missing_and_a_repeated_one_the_last():
+    documents = []
+    run = Composed(lambda *document: documents.append(document))
+    stream = run.stream("data", {"all": image_key(), "some": image_key()})
+    for key, seq_nums in (("all", (1, 2, 3)), ("some", (1, 3, 3))):
+        resource = run.frames(key, "/frames.h5")
+        for row, seq_num in enumerate(seq_nums):
+            stream.datum(resource, row, row + 1, seq_num)
+    run.stop()
+    rows = frames_of(1, 3)
+    events = [
+        doc for name, doc in filled(documents, {"data": {"all": rows, "some": rows}}) if name == "event"
+    ]
+    for event, row, other in zip(events, rows, (rows[0], None, rows[2]), strict=True):
+        np.testing.assert_array_equal(event["data"]["all"], row)
+        np.testing.assert_array_equal(event["data"].get("some"), other)
+        assert event["timestamps"].keys() == event["data"].keys()
 
 
 def test_run_when_exported_as_csv_then_its_rows(catalog, tmp_path):
