@@ -13,7 +13,7 @@ from sfdaq_ophyd.plans import fly
 from .fake import FakeDetector, FakeFileSource, FakeSource, FakeWriter
 from .run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
 
-N = 3
+N = 2
 STRIDE = {"pause": 1, "suspend": 1, "abort": 1, "stop": 3, "halt": 3}
 """Stop and halt take the way of abort."""
 

@@ -12,7 +12,7 @@ from sfdaq_ophyd.plans import fly
 
 from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
 
-N = 3
+N = 2
 PLANS = {
     "step": lambda detectors: bp.scan(detectors, SynAxis(name="motor"), 0, 1, N),
     "fly": lambda detectors: fly(detectors, N),
