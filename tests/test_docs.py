@@ -1,6 +1,7 @@
-"""Every Python block of the documentation runs, page by page, as a reader would type it.
+"""Every Python block of the documentation runs, page by page, as a reader would type it; and every example.
 
-The blocks of a page share one namespace and one empty directory. A comment ``<!-- setup`` ... ``-->`` holds
+The blocks of a page share one namespace and one empty directory; pages share a process, so that what they
+import is imported once. A comment ``<!-- setup`` ... ``-->`` holds
 code that runs unseen; ``<!-- not run: reason -->`` before a block leaves it out.
 """
 
@@ -37,12 +38,77 @@ control_layer: caproto
 devices:
   motor: {class: Motor, pv: "NOBODY:M1"}
 """
+PRINTED = {
+    "calibrated_jungfrau.py": ["(1, 512, 1024) uint16", "(1, 514, 1030) float32"],
+    "live_page.py": ["jf: pulse ", "keV", "picture of "],
+    "retrieve_past_pulses.py": ["JF01T03V01", "success"],
+    "scan_with_the_eiger.py": ["scan: 5 points", "1_0", "fly: images (20, "],
+    "stream_without_bluesky.py": ["whole", "complete"],
+    "write_with_the_standard_daq.py": ["1 {", "3 {", "file://"],
+}
+"""What must be in the output of each example."""
+
 RUNNER = """
-import json, sys
-names = {"__name__": "__main__"}
-for path, line, code in json.load(sys.stdin):
-    exec(compile("\\n" * line + code, path, "exec"), names)
+import gc, json, os, sys, traceback
+asked, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+for folder, output, parts in map(json.loads, asked):
+    said = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(said, 1), os.dup2(said, 2), os.close(said)
+    os.chdir(folder)
+    names, ended = {"__name__": "__main__"}, "well"
+    try:
+        for path, line, code in parts:
+            names["__file__"] = path
+            exec(compile("\\n" * line + code, path, "exec"), names)
+    except BaseException:
+        traceback.print_exc()
+        ended = "failed"
+    names.clear()
+    gc.collect()
+    sys.stdout.flush(), sys.stderr.flush()
+    print(ended, file=answers, flush=True)
 """
+"""Runs pages one after the other, each in a namespace and a folder of its own."""
+
+
+class Runner:
+    """A process that runs pages and examples; a new one after one that did not answer."""
+
+    def __init__(self):
+        self._process = None
+
+    def run(self, parts: list[tuple[str, int, str]], folder: Path) -> str:
+        """Run what `blocks` gives; return what it printed, once it ended well."""
+        place, output = folder / "page", folder / "output"
+        place.mkdir()
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", RUNNER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "MPLBACKEND": "Agg", "OPHYD_CONTROL_LAYER": "caproto"},
+            )
+        alarm = threading.Timer(280, self._process.kill)  # before pytest ends everything
+        alarm.start()
+        try:
+            print(json.dumps([str(place), str(output), parts]), file=self._process.stdin, flush=True)
+            ended = self._process.stdout.readline().strip()
+        finally:
+            alarm.cancel()
+        assert ended == "well", output.read_text()[-5000:]
+        return output.read_text()
+
+    def close(self):
+        if self._process is not None:
+            self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with contextlib.closing(Runner()) as runner:
+        yield runner
 
 
 def blocks(page: Path) -> list[tuple[str, int, str]]:
@@ -121,17 +187,22 @@ def test_page_when_its_first_commands_are_run_then_no_error(page, tmp_path):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if _runs(p)], ids=lambda p: str(p.relative_to(REPO)))
-def test_page_when_its_blocks_are_run_in_order_then_no_error(page, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER],
-        input=json.dumps(blocks(page)),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "MPLBACKEND": "Agg", "OPHYD_CONTROL_LAYER": "caproto"},
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+def test_page_when_its_blocks_are_run_in_order_then_no_error(page, runner, tmp_path):
+    runner.run(blocks(page), tmp_path)
+
+
+def test_examples_when_listed_then_each_is_tested_and_described():
+    assert {path.name for path in (REPO / "examples").glob("*.py")} == set(PRINTED)
+    text = (REPO / "examples" / "README.md").read_text()
+    assert all(f"`{name}`" in text for name in PRINTED)
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_example_when_run_then_no_error_and_the_promised_output(name, runner, tmp_path):
+    path = REPO / "examples" / name
+    said = runner.run([(str(path), 0, path.read_text())], tmp_path)
+    for words in PRINTED[name]:
+        assert words in said, said
 
 
 def test_blocks_when_a_page_has_all_kinds_then_in_order_with_their_lines(tmp_path):
