@@ -102,7 +102,11 @@ class Runner:
 
     def close(self):
         if self._process is not None:
-            self._process.communicate(timeout=60)
+            try:
+                self._process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.communicate()
 
 
 @pytest.fixture(scope="module")
