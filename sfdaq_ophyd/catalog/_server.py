@@ -13,7 +13,6 @@ import contextlib
 import copy
 import fcntl
 import functools
-import gc
 import json
 import os
 import select
@@ -279,9 +278,8 @@ def main() -> int:
         step("waiting for the lock of the directory")
         held = lock(directory)
         step("importing tiled and opening the database")
-        with without_collection():
+        with without_collection(ours=True):
             app = build(directory, api_key=wanted["api_key"], readable=wanted["readable"])
-        gc.freeze()  # what is there now stays
         listener = socket.create_server(("127.0.0.1", wanted["port"]))
     except Exception as exc:
         answer(error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, UnusableError) else str(exc))

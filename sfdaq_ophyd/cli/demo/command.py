@@ -47,7 +47,7 @@ def demo(
     """
     require("all", "the demo", "aiohttp", "bottle", "duckdb", "flask", "jinja2", "matplotlib", "tiled")
     os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")  # before ophyd is imported
-    with without_collection():
+    with without_collection(ours=True):
         from bluesky import RunEngine
         from bluesky.utils import ProgressBarManager
 

@@ -12,11 +12,13 @@ import logging
 import queue
 import signal
 
-from ...starting import report_step
+from ...starting import report_step, without_collection
 from ..child import read_commands
 from ..clock import PulseClock
-from .sender import Sender
-from .settings import Settings
+
+with without_collection(ours=True):
+    from .sender import Sender
+    from .settings import Settings
 
 
 def main() -> None:

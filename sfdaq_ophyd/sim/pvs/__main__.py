@@ -18,12 +18,14 @@ import socket
 import sys
 import time
 
-from caproto.asyncio.server import Context
-
-from ...starting import report_step
+from ...starting import report_step, without_collection
 from ..clock import PulseClock
-from .environment import LOOPBACK, ioc_environment
-from .ioc import BeamlineIOC
+
+with without_collection(ours=True):
+    from caproto.asyncio.server import Context
+
+    from .environment import LOOPBACK, ioc_environment
+    from .ioc import BeamlineIOC
 
 
 class Control:

@@ -9,10 +9,13 @@ import sys
 import threading
 from pathlib import Path
 
+from ...starting import without_collection
 from ..clock import PulseClock
 from ..part import World
-from .geometry import MODULES
-from .part import EigerPart
+
+with without_collection(ours=True):
+    from .geometry import MODULES
+    from .part import EigerPart
 
 
 def main() -> None:

@@ -14,11 +14,13 @@ import queue
 import signal
 import threading
 
-from ...starting import report_step
+from ...starting import report_step, without_collection
 from ..child import read_commands, reply
 from ..clock import PulseClock
-from .server import StdDaqServer
-from .settings import DIALECTS, Settings
+
+with without_collection(ours=True):
+    from .server import StdDaqServer
+    from .settings import DIALECTS, Settings
 
 
 def main() -> None:

@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ...starting import report_step
+from ...starting import report_step, without_collection
 from ..clock import PulseClock
-from .files import WriterFile
-from .folders import is_below, may_write
-from .picture import Pictures
-from .writer import UP
+
+with without_collection(ours=True):
+    from .files import WriterFile
+    from .folders import is_below, may_write
+    from .picture import Pictures
+    from .writer import UP
 
 LONGEST = 1e6
 """s; no file takes longer to create."""
