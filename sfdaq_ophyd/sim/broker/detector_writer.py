@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import PurePosixPath
 from typing import Any
 
+from ...calibration import JungfrauCalibration
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_paths import raw_file
 from ...wire.detector_name import DetectorName
@@ -41,6 +43,7 @@ class DetectorWriter:
     def __init__(self, site: Site, scenes: Scenes, max_frames: int, evaluation: PedestalEvaluation):
         self._site, self._scenes, self._max_frames = site, scenes, max_frames
         self._evaluation = evaluation
+        self._calibrated = None, None
 
     def __call__(self, body: dict[str, Any], log: RunLog) -> None:
         """Write the file or files."""
@@ -76,8 +79,7 @@ class DetectorWriter:
         if is_processed(parameters, **keep):
             target = self._site.tree.local(output)
             self._evaluation.make_gain_file(detector)
-            active = self._evaluation.active_pedestal(detector)
-            calibration = calibration_for(detector, parameters, scene.constants, active)
+            calibration = self._calibration(detector, parameters)
             if not write_converted(path, target, calibration, parameters, set(selected)):
                 log.write("no frame passed the filters, no file written")
                 return
@@ -85,6 +87,16 @@ class DetectorWriter:
                 log.write(f"lists of frames: {write_crystfel_lists(target, output, detector)}")
             if parameters.get("remove_raw_files"):
                 path.unlink()
+
+    def _calibration(self, detector: str, parameters: dict[str, Any]) -> JungfrauCalibration:
+        """Return what the parameters ask for, which is the same for all points of a scan."""
+        active = self._evaluation.active_file(detector)
+        known = detector, json.dumps(parameters, sort_keys=True), active, active and active.stat().st_mtime_ns
+        if self._calibrated[0] != known:
+            self._calibrated = None, None
+            constants, pedestal = self._scenes[detector].constants, self._evaluation.active_pedestal(detector)
+            self._calibrated = known, calibration_for(detector, parameters, constants, pedestal)
+        return self._calibrated[1]
 
     def _pulse_ids(self, first: int, last: int, rate: int) -> range:
         first += -first % rate

@@ -66,11 +66,16 @@ class PedestalEvaluation:
 
     def active_pedestal(self, detector: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Return pedestal (3, y, x) and mask (y, x) of the detector's stream; None if it has no file."""
-        tree, path = self._site.tree, self._config(detector).get("pedestal_file", "")
-        if not tree.exists(path):
+        path = self.active_file(detector)
+        if path is None:
             return None
-        with h5py.File(tree.local(path)) as file:
+        with h5py.File(path) as file:
             return file["gains"][()], file["pixel_mask"][()]
+
+    def active_file(self, detector: str) -> Path | None:
+        """Return the file that `active_pedestal` is from."""
+        tree, path = self._site.tree, self._config(detector).get("pedestal_file", "")
+        return tree.local(path) if tree.exists(path) else None
 
     def make_gain_file(self, detector: str) -> str:
         """Return the gain file of the detector's stream, which is made when first needed; empty for none."""
