@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.broker import converted_files, detector_writer
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .broker_http import post
@@ -146,8 +147,13 @@ def test_detector_file_when_compression_or_roi_stands_alone_then_only_the_raw_co
         assert file[f"data/{ONE}/pulse_id"][0, 0] == first
 
 
-def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facility, retrieve):
-    now = facility.clock.now()
+def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facility, retrieve, monkeypatch):
+    now, made = facility.clock.now(), []
+    monkeypatch.setattr(
+        detector_writer,
+        "calibration_for",
+        lambda *given: made.append(converted_files.calibration_for(*given)) or made[-1],
+    )
     facility.broker.fail_next("missing_pulses", source=ONE, pulse_ids=range(now - 1, now + 50))
     (path,), (first, last) = retrieve(n=6, detectors={ONE: {"adc_to_energy": True, "compression": True}})
     expected = [i for i in range(first, last + 1) if i < now - 1]
@@ -162,6 +168,10 @@ def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facilit
         raw = path.parent.parent / "raw_data" / path.name
     with h5py.File(raw) as file:
         assert file[f"data/{ONE}/pulse_id"].shape == (6, 1)
+    retrieve(n=1, detectors={ONE: {"compression": True, "adc_to_energy": True}})
+    assert len(made) == 1  # the next point asks for the same
+    retrieve(n=1, detectors={ONE: {"adc_to_energy": True, "gap_pixels": False}})
+    assert len(made) == 2
 
 
 def test_detector_file_when_lists_are_asked_for_then_laser_and_dark_rows_and_analysis_lie_beside_it(
