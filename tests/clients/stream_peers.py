@@ -23,7 +23,7 @@ class Publisher:
             self.sockets.append(socket)
         self.endpoints = [socket.get(zmq.LAST_ENDPOINT).decode() for socket in self.sockets]
 
-    def wait_subscribed(self, timeout=10):
+    def wait_subscribed(self, timeout=60):
         for socket in self.sockets:
             if not socket.poll(timeout * 1000, zmq.POLLIN):
                 raise AssertionError(f"nobody subscribed within {timeout} s")

@@ -127,7 +127,7 @@ def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(ben
     status = device.trigger()
     device.unstage()
     device.unstage()
-    status.wait(5)
+    status.wait(30)
     assert not bench.acquisitions()
 
 
@@ -211,7 +211,7 @@ def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes
     device = bench.device(check=False)
     device.stage()
     device.asking.begin_run(device.pgroup.get(), {})
-    device.kickoff().wait(5)
+    device.kickoff().wait(30)
     bench.facility.clock.pause()
     try:
         status = getattr(device, verb)()

@@ -262,7 +262,7 @@ def test_fly_scan_when_made_of_bluesky_s_own_stubs_then_numbered_and_registered(
 def test_complete_when_called_twice_then_the_same_status(bench):
     device = bench.device()
     device.stage()
-    device.kickoff().wait(5)
+    device.kickoff().wait(30)
     assert device.complete() is device.complete()
     device.complete().wait(10)
     assert device.get_index() == device.n_ready == 1
@@ -274,7 +274,7 @@ def test_complete_when_called_twice_then_the_same_status(bench):
 def test_record_when_longer_than_a_request_can_be_then_several_acquisitions_of_one_run(bench):
     device = bench.device(detectors={}, pvs=["SIM:PRESSURE"], check=False)
     device.stage()
-    device.kickoff().wait(5)
+    device.kickoff().wait(30)
     device._first -= 130_000  # as if it had flown for 20 minutes
     first = device._first
     device.complete().wait(20)

@@ -85,14 +85,14 @@ def test_motor_when_told_to_stay_then_done_again(connect):
 
 def test_motor_when_stopped_then_stands_short_of_the_target(facility, connect, wait_for):
     motor = connect(EpicsMotor, "motor2", timeout=20)
-    motor.velocity.set(0.5).wait(5)
+    motor.velocity.set(0.5).wait(30)
     status = motor.set(40)
     wait_for(lambda: motor.position > 0, "start")
     motor.stop()
     wait_for(lambda: status.done, "end of the move")
     assert 0 < facility.pvs.read("motor2") < 40
     wait_for(lambda: motor.user_setpoint.get() == facility.pvs.read("motor2"), "setpoint at the readback")
-    motor.velocity.set(10).wait(5)
+    motor.velocity.set(10).wait(30)
 
 
 def test_motor_when_sent_elsewhere_on_the_way_then_ends_there(facility, connect, wait_for):
@@ -229,7 +229,7 @@ PYEPICS = """
             assert motor.position == 2.5
             pulse_id = PulseId(facility.pvs["pulse_id"], name="pulse_id")
             pulse_id.wait_for_connection(timeout=10)
-            pulse_id.trigger().wait(5)
+            pulse_id.trigger().wait(30)
             assert abs(pulse_id.get() - facility.clock.now()) < 100
             motor.destroy(), pulse_id.destroy()
     print("passed")

@@ -105,13 +105,13 @@ def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothin
         gate = threading.Barrier(2)
 
         def ours(request):
-            gate.wait(5)
+            gate.wait(30)
             return start(request)
 
         monkeypatch.setattr(writer.source.flow.writer, "start", ours)
 
         def other():
-            gate.wait(5)
+            gate.wait(30)
             with contextlib.suppress(StdDaqAdminException):
                 writer.client.start_writer_async(theirs)
 

@@ -33,7 +33,7 @@ ADEIGER_READS = {
 def test_version_when_asked_with_and_without_slash_then_it_is_the_same(rest):
     for module in ("detector", "monitor", "stream", "filewriter", "system"):
         for path in ("version", "version/"):
-            reply = rest.session.get(f"{rest.part.url}/{module}/api/{path}", timeout=5)
+            reply = rest.session.get(f"{rest.part.url}/{module}/api/{path}", timeout=60)
             assert reply.json() == {"value": "1.8.0", "value_type": "string"}
 
 
