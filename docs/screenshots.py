@@ -7,6 +7,7 @@ colour bars have units, no picture is blank.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import sys
@@ -108,7 +109,7 @@ def _scans(folder: Path) -> tuple[Path, list[tuple[str, dict]]]:
 
 def _go_on(path: Path, docs: list[tuple[str, dict]]) -> None:
     with open(path, "w") as file:
-        for k, (name, doc) in enumerate(docs[:-1]):
+        for k, (name, doc) in enumerate(itertools.chain(docs[:-1], itertools.repeat(docs[-2]))):
             doc["time"] = time.time()
             file.write(_line((name, doc)))
             file.flush()
@@ -146,10 +147,10 @@ def _take(browser: Browser, size: tuple[int, int], path: Path) -> None:
 
 
 def _wait(is_there, what: str, seen=lambda: "") -> None:
-    limit = Limit(120)
+    limit = Limit(300)
     while not is_there():
         if limit.reached():
-            raise SystemExit(f"{what} did not come within 120 s: {seen()}")
+            raise SystemExit(f"{what} did not come within {limit.seconds:g} s: {seen()}")
         time.sleep(0.2)
 
 
