@@ -13,6 +13,7 @@ import pytest
 from std_daq_client import StdDaqAdminException, StdDaqClient
 
 from sfdaq_ophyd import clients
+from sfdaq_ophyd.cli import main
 
 TOOLS = Path(sys.executable).parent
 
@@ -92,12 +93,13 @@ def test_tools_when_they_write_then_files_are_there(daq, tmp_path, wait_for):
 def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for):
     config = {**daq.service.config()[0], "module_positions": {}, "submodule_info": {}}
     (tmp_path / "c.json").write_text(json.dumps(config))
+    n_starts = daq.service.writer.n_starts
     assert tool("set_config", tmp_path / "c.json", url=daq.url).returncode == 0
-    wait_for(lambda: not daq.service.writer.alive, "restart")
-    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
+    wait_for(lambda: daq.service.writer.n_starts > n_starts, "restart", timeout=60)
+    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=60)
     done = sfdaq("set-config", tmp_path / "c.json", "--restart-time", "1.5", url=daq.url)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=30)
+    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +112,16 @@ def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for
         (["set-config", "missing.json"], "readable JSON file"),
     ],
 )
-def test_sfdaq_when_something_is_wrong_then_a_few_lines_and_exit_code_1(arguments, words):
-    done = sfdaq(*arguments, url=None, STD_DAQ_API_URL="http://127.0.0.1:9")
-    assert done.returncode == 1 and done.stdout == ""
-    assert words in done.stderr and done.stderr.count("\n") <= 12
+def test_sfdaq_when_something_is_wrong_then_a_few_lines_and_exit_code_1(
+    arguments, words, monkeypatch, capsys
+):
+    monkeypatch.setenv("STD_DAQ_API_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(sys, "argv", ["sfdaq", "std-daq", *arguments])
+    with pytest.raises(SystemExit) as done:
+        main()
+    out, err = capsys.readouterr()
+    assert done.value.code == 1 and out == ""
+    assert words in err and err.count("\n") <= 12
 
 
 def test_methods_when_compared_then_ours_take_the_published_arguments_first_and_need_no_others():
