@@ -1,5 +1,10 @@
 """The other end of every cable: simulators of all services, on loopback."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .facility import Facility
+
 __all__ = ["Facility"]
 
 
