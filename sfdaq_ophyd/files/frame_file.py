@@ -82,7 +82,8 @@ IDS_PER_CHUNK = 1024
 class FrameFile:
     """Append frames to a new file.
 
-    All calls come from one thread at a time; compression happens in threads of the file.
+    All calls come from one thread at a time. Frames in a row are compressed in threads of the file, one alone
+    by the thread that flushes.
 
     Parameters
     ----------

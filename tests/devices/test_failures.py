@@ -31,19 +31,6 @@ FAILURES = {
 }
 
 
-FEW = ("refused", "disk", "key")
-"""One of ours, one of the system and a bug: on real devices, which take the way of the base class."""
-
-ON_DEVICES = [
-    (det, failure)
-    for det, failures in {
-        **dict.fromkeys(("base", "files"), FAILURES),
-        **dict.fromkeys(("eiger", "jungfrau", "writer"), FEW),
-    }.items()
-    for failure in failures
-]
-
-
 @pytest.fixture(scope="module")
 def facility():
     options = {"eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_initialized": True}
@@ -60,7 +47,7 @@ def daq():
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(params=["base", "files", "eiger", "jungfrau", "writer"])
 def det(request, tmp_path):
     if request.param == "base":
         return FakeDetector(name="det", directory=tmp_path)
@@ -101,7 +88,7 @@ def words(exc):
 
 
 @pytest.mark.parametrize("plan", [outside, inside, lambda det: fly([det], 2)])
-@pytest.mark.parametrize(("det", "failure"), ON_DEVICES, indirect=["det"])
+@pytest.mark.parametrize("failure", list(FAILURES))
 def test_point_when_it_fails_and_unstage_too_then_the_point_is_told(det, plan, failure, caplog):
     exc = FAILURES[failure]()
     told = words(exc)
@@ -128,7 +115,7 @@ def test_point_when_one_detector_fails_and_unstage_of_another_then_the_point_is_
         good.stage(), good.unstage()
 
 
-@pytest.mark.parametrize(("det", "failure"), ON_DEVICES, indirect=["det"])
+@pytest.mark.parametrize("failure", list(FAILURES))
 def test_stage_when_it_fails_then_the_device_is_named(det, failure):
     exc = FAILURES[failure]()
     told = words(exc)

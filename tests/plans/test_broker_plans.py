@@ -151,17 +151,13 @@ def test_plan_when_run_then_succeeds_and_sends_each_once(bench, case):
 STRIDES = {"abort": 1, "pause": 3, "stop": 6, "halt": 6}
 """Aborted at every message, otherwise interrupted at every few."""
 
-AS_SF_SCAN = ("sf_list_scan", "sf_grid_scan")
-"""These differ from ``sf_scan`` only in where the motor goes: interrupted at every fourth of its messages."""
-
 
 @pytest.mark.parametrize("interruption", STRIDES)
 def test_plan_when_interrupted_at_any_message_then_sends_nothing_twice_and_leaves_nothing(
     bench, case, interruption, wait_for
 ):
     quiet = drive(interruptible(), lambda: case.make(bench, ready(bench, case)))
-    stride = STRIDES[interruption] * (4 if case.name in AS_SF_SCAN else 1)
-    for at in range(0, quiet.n_messages, stride):
+    for at in range(0, quiet.n_messages, STRIDES[interruption]):
         device = ready(bench, case)
         bench.shutter.put("Open")
         before = len(sent(bench))
