@@ -74,9 +74,9 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Wait for a condition with a deadline: ``wait_for(lambda: ..., "what", timeout=30)``."""
+    """Wait for a condition with a deadline: ``wait_for(lambda: ..., "what", timeout=60)``."""
 
-    def wait(condition, what="condition", timeout=30.0, period=0.005):
+    def wait(condition, what="condition", timeout=60.0, period=0.005):
         deadline = time.monotonic() + timeout
         while True:
             value = condition()
@@ -102,7 +102,7 @@ def event_loops_go_with_their_run_engine():
     def close(loop, thread):
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
-            thread.join(10)
+            thread.join(60)
             loop.close()
 
     def init(self, *args, **kwargs):

@@ -12,8 +12,6 @@ import pytest
 
 PROFILE = Path(__file__).parents[1] / "profile_collection"
 
-pytestmark = pytest.mark.timeout(420)  # two sessions begin in the fixture
-
 
 def profile_in(folder):
     """Make a folder for IPython's history, with the startup files of the repository."""

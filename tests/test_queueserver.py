@@ -14,8 +14,6 @@ import yaml
 
 STARTUP = Path(__file__).parents[1] / "profile_collection" / "startup"
 
-pytestmark = [pytest.mark.timeout(400)]
-
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -73,9 +71,9 @@ def manager(home, wait_for):
     finally:
         api.close()
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         redis.terminate()
-        redis.wait(20)
+        redis.wait(60)
         log.close()
 
 

@@ -69,11 +69,11 @@ class TiledServer:
         """End it. Safe twice."""
         self.process.terminate()
         try:
-            self.process.wait(10)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._reader.join(10)
+        self._reader.join(60)
 
 
 @contextlib.contextmanager

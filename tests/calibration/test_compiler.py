@@ -7,8 +7,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -33,7 +31,6 @@ print(json.dumps({
 """
 
 
-@pytest.mark.timeout(120)
 def test_kernel_when_used_in_two_processes_then_compiled_in_the_first_before_any_frame(tmp_path):
     def run():
         done = subprocess.run(

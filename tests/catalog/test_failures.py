@@ -92,7 +92,6 @@ def test_run_when_the_server_is_killed_in_it_then_nothing_is_lost(tmp_path, capl
     catalog.close()
 
 
-@pytest.mark.timeout(170)
 def test_process_when_killed_then_the_server_goes_and_the_directory_opens_again(tmp_path, wait_for):
     victim = subprocess.Popen(
         [sys.executable, "-c", VICTIM, str(tmp_path / "catalog")],

@@ -28,7 +28,7 @@ class Store:
 
         class Writer:
             def __call__(self, name, doc):
-                store.gate.wait(10)
+                store.gate.wait(60)
                 store.fail(name, doc)
                 documents.append((name, doc))
 

@@ -22,7 +22,6 @@ from sfdaq_ophyd.errors import RunNotFound
 from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
 
 pytestmark = [
-    pytest.mark.timeout(170),  # catalogs are opened several times
     pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning"),  # alembic, of Tiled's settings
 ]
 

@@ -17,7 +17,7 @@ def sfdaq(*words, **kwargs):
         [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", *words],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         **kwargs,
     )
 
@@ -47,7 +47,7 @@ def test_help_when_asked_then_imports_nothing_heavy():
         "print('loaded', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert "loaded []" in done.stdout
 
@@ -57,7 +57,7 @@ def test_help_when_asked_then_costs_little_more_than_its_libraries():
         code += "\nimport time; print('CPU', time.process_time())"
         env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env=env
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env
         )
         return float(done.stdout.rpartition("CPU ")[2])
 

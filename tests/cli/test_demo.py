@@ -10,8 +10,6 @@ from PIL import Image
 
 from sfdaq_ophyd.cli.app import COMMANDS
 
-pytestmark = pytest.mark.timeout(170)  # the fixture runs the demo whole
-
 CODE = "from sfdaq_ophyd.cli import main; main()"
 
 

@@ -9,15 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from sfdaq_ophyd.devices._debts import Debts, keep_in
 from sfdaq_ophyd.sim import Facility
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def doctor(*words, home):

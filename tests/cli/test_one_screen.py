@@ -12,8 +12,6 @@ import threading
 
 import pytest
 
-pytestmark = pytest.mark.timeout(170)
-
 SCREEN = 12
 
 HOOK = """

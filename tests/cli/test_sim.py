@@ -38,8 +38,8 @@ class Sim:
         self.process.send_signal(number)
         errors = self.process.stderr.read()
         self.process.stderr.close()
-        code = self.process.wait(timeout=20)
-        self._reader.join(5)
+        code = self.process.wait(timeout=60)
+        self._reader.join(60)
         self.process.stdout.close()
         return code, errors
 

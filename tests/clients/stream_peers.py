@@ -39,7 +39,7 @@ class Publisher:
         self.context.destroy(linger=0)
 
 
-def collect(queue, n, timeout=20.0):
+def collect(queue, n, timeout=60):
     """Return the next `n` frames."""
     deadline = time.monotonic() + timeout
     return [queue.get(max(0.01, deadline - time.monotonic())) for _ in range(n)]

@@ -213,11 +213,11 @@ def rabbitmq(tmp_path_factory, wait_for):
             return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
     try:
-        wait_for(listens, "RabbitMQ", timeout=45, period=0.1)
+        wait_for(listens, "RabbitMQ", timeout=60, period=0.1)
         yield f"amqp://guest:guest@127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
         subprocess.run(["epmd", "-kill"], env=environment, check=False, capture_output=True)
 
 
@@ -240,7 +240,7 @@ def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbi
             listener.board.watch(reply.files)
             ended = (FileState.FINISHED, FileState.FAILED)
             wait_for(
-                lambda: all(listener.board.state(f)[0] in ended for f in reply.files), "all ends", timeout=20
+                lambda: all(listener.board.state(f)[0] in ended for f in reply.files), "all ends", timeout=60
             )
             states = [listener.board.state(file) for file in reply.files]
     assert [state.name for state, _ in states] == ["FINISHED", "FINISHED", "FAILED"]

@@ -73,7 +73,7 @@ class Server:
     def close(self):
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_
     service = HttpService(serve(steps, steps).url, name="svc", timeout=0.3)
     with pytest.raises(ServiceTimeout):
         service.request("GET", "/x", idempotent=True)
-    assert service.request("GET", "/x", idempotent=True, timeout=20).json() == [1, 2, 3]
+    assert service.request("GET", "/x", idempotent=True, timeout=60).json() == [1, 2, 3]
 
 
 ASKS = """
@@ -251,14 +251,14 @@ def test_request_when_its_process_was_suspended_longer_than_the_limit_then_the_r
     go_on = threading.Event()
 
     def late(connection):
-        go_on.wait(20)
+        go_on.wait(60)
         connection.sendall(OK)
 
     server = serve(late)
     with subprocess.Popen(
         [sys.executable, "-c", ASKS, server.url], stdout=subprocess.PIPE, text=True
     ) as child:
-        wait_for(lambda: server.requests, "the request", timeout=40)
+        wait_for(lambda: server.requests, "the request", timeout=60)
         child.send_signal(signal.SIGSTOP)
         time.sleep(2.5)
         go_on.set()
@@ -273,13 +273,13 @@ def test_request_when_a_call_that_must_not_be_repeated_times_out_then_it_was_sen
     with pytest.raises(UnknownOutcome, match="none within 0.2 s"):
         service.request("POST", "/x", payload={}, attempts=3, backoff=0.0)
     hang.set()
-    assert service.request("GET", "/after", idempotent=True, timeout=10).code == 200
+    assert service.request("GET", "/after", idempotent=True, timeout=60).code == 200
     assert [request.split()[1] for request in server.requests] == [b"/x", b"/after"]
 
 
 def test_request_when_nobody_answers_names_then_it_ends_at_its_limit(monkeypatch):
     silent = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: silent.wait(20))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: silent.wait(60))
     with pytest.raises(ServiceUnreachable, match="looking up dcu timed out"):
         HttpService("http://dcu", name="svc", timeout=0.2).request("POST", "/x")
     silent.set()
@@ -315,7 +315,7 @@ BROKEN = {
 def test_request_when_the_reply_is_broken_then_unknown_outcome_and_the_service_goes_on(serve, what):
     """Found as `http-undecodable`: whatever goes wrong after the first byte was sent."""
     server = serve(BROKEN[what], OK)
-    service = HttpService(server.url, name="svc", timeout=10)
+    service = HttpService(server.url, name="svc", timeout=60)
     with pytest.raises(UnknownOutcome, match="Look."):
         service.request("POST", "/x", hint="Look.", max_reply=2**19, read=lambda reply: reply.json())
     assert service.request("POST", "/y", payload={}, read=lambda reply: reply.json()) == {}
@@ -324,7 +324,7 @@ def test_request_when_the_reply_is_broken_then_unknown_outcome_and_the_service_g
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_request_when_the_reply_to_an_idempotent_call_is_broken_then_an_error_of_ours(serve, what):
-    service = HttpService(serve(BROKEN[what], OK).url, name="svc", timeout=10)
+    service = HttpService(serve(BROKEN[what], OK).url, name="svc", timeout=60)
     with pytest.raises((WireError, ServiceUnreachable)):
         service.request(
             "GET", "/x", idempotent=True, attempts=1, max_reply=2**19, read=lambda reply: reply.json()
@@ -390,9 +390,9 @@ def test_request_when_a_reply_comes_twice_then_the_second_is_nobodys(serve, wait
 
     def double(connection):
         connection.sendall(one)
-        sent.wait(10)
+        sent.wait(60)
         connection.sendall(two)
-        go_on.wait(10)
+        go_on.wait(60)
 
     service = HttpService(serve(double, three).url, name="svc")
     assert service.request("GET", "/x").json() == 1
@@ -411,7 +411,7 @@ def test_request_when_a_connection_was_idle_for_long_then_a_new_one_is_opened(se
         connection.recv(1)  # until the client closes it; another request has no answer
 
     server = serve(once, OK)
-    service = HttpService(server.url, name="svc", timeout=10)
+    service = HttpService(server.url, name="svc", timeout=60)
     assert [service.request("POST", path).code for path in ("/x", "/y")] == [200, 200]
     assert len(server.requests) == 2
 
@@ -431,7 +431,7 @@ def test_interrupt_when_a_call_waits_then_it_ends_at_once_and_the_next_one_works
     thread.start()
     wait_for(lambda: server.requests, "the request")
     service.interrupt()
-    thread.join(10)
+    thread.join(60)
     assert len(raised) == 1 and "broken off" in raised[0]
     hang.set()
     assert service.request("GET", "/y").code == 200

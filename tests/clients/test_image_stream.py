@@ -62,7 +62,7 @@ def test_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wait_for
         peer.send(0, good.encode(), pixels)
         peer.send(0, good.encode(), pixels)
         wait_for(lambda: stream.counters["duplicate"] == 1, "the duplicate")
-        frame = queue.get(10)
+        frame = queue.get(60)
         assert stream.counters["unparsable"] == len(bad) and stream.counters["complete"] == 1
         assert (frame.event_id, frame.om_event_id) == ("5", "1")
         assert np.array_equal(frame.image.ravel(), PIXELS)

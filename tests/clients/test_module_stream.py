@@ -51,7 +51,7 @@ def test_endpoints_when_given_in_another_order_then_modules_are_in_their_place()
         stream.wait_connected(10)
         peer.wait_subscribed()
         send(peer, 1)
-        assert queue.get(10).image[512, 0] == 2
+        assert queue.get(60).image[512, 0] == 2
 
 
 def test_frames_when_there_are_32_ports_then_each_module_is_in_its_place():
@@ -212,7 +212,7 @@ def test_close_when_a_consumer_waits_then_its_iterator_ends(pair):
     thread.start()
     stream.close()
     stream.close()
-    assert ended.wait(10)
+    assert ended.wait(60)
     thread.join()
 
 
@@ -227,7 +227,7 @@ def test_open_when_closed_before_then_works_again_with_new_counters(pair):
             each.recv()
     queue = stream.frames()
     send(peer, 1)
-    assert queue.get(10).is_good and stream.counters["received"] == 2
+    assert queue.get(60).is_good and stream.counters["received"] == 2
 
 
 def test_thread_when_stream_is_open_then_is_one_and_none_when_closed():
@@ -285,7 +285,7 @@ def test_memory_when_many_frames_pass_then_buffers_are_used_again(pair):
     addresses = set()
     for number in range(1, 101):
         send(peer, number)
-        frame = queue.get(10)
+        frame = queue.get(60)
         addresses.add(frame.image.__array_interface__["data"][0])
         del frame
     gc.collect()

@@ -41,7 +41,7 @@ def add(server, key, content):
         return client.xadd(key, content if "json" in content else {"json": json.dumps(content)})
 
 
-def collect(follower, stream, n, timeout=5.0):
+def collect(follower, stream, n, timeout=60):
     found = []
     for message in follower.messages(stream, timeout):
         found.append(message)

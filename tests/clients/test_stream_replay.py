@@ -141,7 +141,7 @@ def test_replay_when_modules_stand_in_columns_then_each_is_in_its_place(run, blo
         for port, text, pixels in messages:
             peer.send(port, text, *([] if pixels is None else [pixels]))
         for number, marks in wanted.items():
-            frame = queue.get(20)
+            frame = queue.get(60)
             assert frame.frame_number == number and frame.is_good
             assert frame.image.shape == ((512 * n_ports, 1024) if named else (512 * down, 1024 * across))
             for (row, column), mark in marks.items():

@@ -120,7 +120,7 @@ def test_trigger_when_watched_then_counts_pulses(bench):
     seen = []
     status = device.trigger()
     status.watch(lambda **kw: seen.append((kw["current"], kw["target"], kw["unit"])))
-    status.wait(20)
+    status.wait(60)
     device.unstage()
     assert {(target, unit) for _, target, unit in seen} == {(30, "pulses")}
     assert [current for current, _, _ in seen] == sorted(current for current, _, _ in seen)

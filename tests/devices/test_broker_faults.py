@@ -116,7 +116,7 @@ def test_pulse_id_when_lost_mid_acquisition_then_fails_and_nothing_was_asked_for
     status = device.trigger()
     bench.pulse_id.broken = ServiceUnreachable("pulse id", url="PV", reason="gone")
     with pytest.raises(Exception, match="disconnected|gone"):
-        status.wait(10)
+        status.wait(60)
     device.unstage()
     assert bench.last_run() == 0
 
@@ -218,7 +218,7 @@ def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes
         device.asking.end_run()
     finally:
         bench.facility.clock.resume()
-    status.wait(10)
+    status.wait(60)
     device.unstage()
     assert bench.last_run() == 1 and not bench.acquisitions()
 

@@ -264,7 +264,7 @@ def test_complete_when_called_twice_then_the_same_status(bench):
     device.stage()
     device.kickoff().wait(30)
     assert device.complete() is device.complete()
-    device.complete().wait(10)
+    device.complete().wait(60)
     assert device.get_index() == device.n_ready == 1
     assert {name for name, _ in device.collect_asset_docs()} == {"stream_resource", "stream_datum"}
     assert device.get_index() == 1 and list(device.collect_asset_docs()) == []
@@ -277,7 +277,7 @@ def test_record_when_longer_than_a_request_can_be_then_several_acquisitions_of_o
     device.kickoff().wait(30)
     device._first -= 130_000  # as if it had flown for 20 minutes
     first = device._first
-    device.complete().wait(20)
+    device.complete().wait(60)
     assert list(device.collect_flown(device.n_ready)) == []
     (page,) = device.flown_pages()
     device.unstage()

@@ -30,7 +30,7 @@ def make(facility, tmp_path):
         given = {"pulse_id": facility.pvs["pulse_id"], "sf_root": facility.broker.root, "directory": tmp_path}
         given |= {"beamline": "bernina", "detectors": [DETECTOR], **options}
         made.append(SfDaqBroker(facility.broker.url, name="sfdaq", pgroup=pgroup, **given))
-        made[-1].pulse_id.wait_for_connection(timeout=10)
+        made[-1].pulse_id.wait_for_connection(timeout=60)
         return made[-1]
 
     yield device
@@ -45,7 +45,7 @@ def last_run(facility, pgroup):
 
 def test_preflight_when_the_beam_has_another_rate_then_no_number_and_the_right_multiplicator(facility, make):
     device = make("p21001", beam_rate=facility.pvs["beam_rate"])
-    device.beam_rate.wait_for_connection(timeout=10)
+    device.beam_rate.wait_for_connection(timeout=60)
     facility.pvs.write("beam_rate", 25)
     try:
         result = drive(interruptible(), lambda: sf_count([device], 1))
@@ -62,7 +62,7 @@ def test_preflight_when_the_beam_has_another_rate_then_no_number_and_the_right_m
 def test_preflight_when_the_rate_is_not_known_then_cannot_be_told_and_fails_nothing(facility, make, rate):
     device = make("p21002", beam_rate=facility.pvs["beam_rate"] if rate is not None else "NO:SUCH-RATE")
     if rate is not None:
-        device.beam_rate.wait_for_connection(timeout=10)
+        device.beam_rate.wait_for_connection(timeout=60)
         facility.pvs.write("beam_rate", rate)
     try:
         (check,) = [check for check in device.preflight() if check.what == "rate multiplicator"]

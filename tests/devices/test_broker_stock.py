@@ -16,7 +16,6 @@ from .run_engine_driver import drive, interruptible
 
 pytestmark = [
     pytest.mark.usefixtures("no_faults"),
-    pytest.mark.timeout(180),  # a busy machine takes long to start the server
     # bluesky's own writer calls Tiled the old way
     pytest.mark.filterwarnings("ignore:The order of arguments has changed:DeprecationWarning"),
     # Tiled stores arrays of strings, such as the files of a point, as zarr

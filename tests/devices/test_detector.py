@@ -68,7 +68,7 @@ def test_count_when_run_then_every_event_has_its_frame(engine, det, tmp_path):
 
 def test_read_when_triggered_then_keys_are_those_described(det):
     det.stage()
-    det.trigger().wait(10)
+    det.trigger().wait(60)
     described = det.describe()
     image = described.pop("det_image")
     assert list(det.read()) == list(described)
@@ -225,7 +225,7 @@ def test_stop_when_acquiring_then_status_fails_and_hardware_rests(det):
     status = det.trigger()
     det.stop()
     det.stop()
-    assert isinstance(status.exception(10), Discarded)
+    assert isinstance(status.exception(60), Discarded)
     assert "det: stopped on request" in str(status)
     det.unstage()
     det.unstage()
@@ -236,9 +236,9 @@ def test_stop_when_acquiring_then_status_fails_and_hardware_rests(det):
 def test_unstage_when_the_source_cannot_be_told_then_the_rest_is_done_all_the_same(det, tmp_path):
     det.source.faults = {2: "hang"}
     det.stage()
-    det.trigger().wait(10)
+    det.trigger().wait(60)
     det.trigger()
-    assert det.source.armed.wait(10)
+    assert det.source.armed.wait(60)
     gone = det.source.discard
 
     def unreachable():

@@ -123,9 +123,9 @@ def test_fly_when_one_of_two_fails_then_reason_names_it_and_the_other_rests(engi
 def test_complete_when_asked_again_then_status_is_the_same(det):
     det.stage()
     det.prepare(3)
-    det.kickoff().wait(10)
+    det.kickoff().wait(60)
     assert det.complete() is det.complete()
-    det.complete().wait(10)
+    det.complete().wait(60)
     det.unstage()
 
 
@@ -150,9 +150,9 @@ def test_prepare_when_given_more_then_source_gets_it(engine, det):
 def test_trigger_when_a_fly_scan_ended_then_step_scans_go_on(engine, det):
     det.stage()
     det.prepare(2)
-    det.kickoff().wait(10)
-    det.complete().wait(10)
-    det.trigger().wait(10)
+    det.kickoff().wait(60)
+    det.complete().wait(60)
+    det.trigger().wait(60)
     assert det.read()["det_event_id"]["value"] == "3"
     det.unstage()
 

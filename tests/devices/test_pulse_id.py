@@ -25,7 +25,7 @@ def facility():
 @pytest.fixture
 def pulse_id(facility):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id")
-    device.wait_for_connection(timeout=10)
+    device.wait_for_connection(timeout=60)
     yield device
     device.destroy()
 
@@ -70,14 +70,14 @@ def test_trigger_when_done_then_the_id_was_counted_after_the_call(pulse_id):
 def test_wait_past_when_stepped_then_done_after_the_target_and_not_at_it(
     facility, pulse_id, paused, wait_for
 ):
-    status = pulse_id.wait_past(paused + 3, timeout=20)
+    status = pulse_id.wait_past(paused + 3, timeout=60)
     seen = []
     status.watch(lambda **progress: seen.append(progress))
     facility.clock.step(3)
     wait_for(lambda: seen[-1]["current"] == 3, "the target itself")
     assert not status.done
     facility.clock.step(1)
-    status.wait(10)
+    status.wait(60)
     assert seen[-1]["target"] == 4 and seen[-1]["unit"] == "pulses" and seen[-1]["fraction"] == 0
 
 
@@ -96,13 +96,13 @@ def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id,
 
 def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_time(facility, wait_for):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
-    device.wait_for_connection(timeout=10)
+    device.wait_for_connection(timeout=60)
     status = device.wait_past(device.get() + 100_000)
     wait_for(lambda: status.current > 5, "some pulses")
     facility.clock.pause()
     try:
         with pytest.raises(ServiceTimeout, match="after 0.2 s.*does the timing receiver count"):
-            status.wait(20)
+            status.wait(60)
     finally:
         facility.clock.resume()
         device.destroy()
@@ -110,13 +110,13 @@ def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_t
 
 def test_wait_past_when_the_clock_counts_slowly_then_waits_on(facility, paused, wait_for):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=1.0)
-    device.wait_for_connection(timeout=10)
+    device.wait_for_connection(timeout=60)
     wait_for(lambda: device.get() == paused, "the paused pulse")
     status, begun = device.wait_past(paused + 3), counted_time()
     for n in range(4):  # at 100 Hz it would be over after 0.03 s, and 1 s of patience
         wait_for(lambda n=n: counted_time() - begun > 0.6 * (n + 1), "a long pulse")
         facility.clock.step()
-    status.wait(10)
+    status.wait(60)
     device.destroy()
 
 
@@ -149,7 +149,7 @@ def test_verbs_when_the_pv_is_absent_then_unreachable_and_never_a_value(absent, 
 def test_get_when_the_ioc_has_gone_then_no_remembered_value():
     with Facility(only=["pvs"]) as facility:
         device = PulseId(facility.pvs["pulse_id"], name="gone")
-        device.wait_for_connection(timeout=10)
+        device.wait_for_connection(timeout=60)
         device.trigger().wait(30)  # it has a subscription, and values in memory
         facility.pvs.fail_next("disconnect")
         with pytest.raises(ServiceUnreachable, match="gone: pulse id"):
@@ -159,7 +159,7 @@ def test_get_when_the_ioc_has_gone_then_no_remembered_value():
 
 def test_get_when_the_pv_holds_no_pulse_id_then_wire_error(facility):
     device = PulseId(facility.pvs["beam_rate"], name="wrong")
-    device.wait_for_connection(timeout=10)
+    device.wait_for_connection(timeout=60)
     facility.pvs.write("beam_rate", 99.5)
     with pytest.raises(WireError, match=r"99\.5.*expected a pulse id"):
         device.get()
@@ -213,7 +213,7 @@ def test_monitor_when_pulses_come_then_each_is_one_event(pulse_id, facility, pau
 
 def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paused, wait_for):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
-    device.wait_for_connection(timeout=10)
+    device.wait_for_connection(timeout=60)
     wait_for(lambda: device.get() == paused, "the paused pulse")
     documents = []
     with pytest.raises(FailedStatus):

@@ -17,7 +17,6 @@ from .fake import FakeDetector, FakeFileSource, FakeSource, FakeWriter
 from .run_engine_driver import check_run, drive, interruptible
 
 pytestmark = [
-    pytest.mark.timeout(180),  # a busy machine takes long to start the server
     # bluesky's own writer calls Tiled the old way
     pytest.mark.filterwarnings("ignore:The order of arguments has changed:DeprecationWarning"),
     # Tiled stores arrays of strings, such as the ids of a point of several frames, as zarr

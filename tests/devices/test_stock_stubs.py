@@ -67,7 +67,7 @@ def test_stock_fly_when_one_detector_then_ids_are_columns_of_its_file(
     engine.subscribe(lambda name, doc: collected.set(), "stream_datum")
 
     def frame(number, original=det.source.frame):
-        assert number < 6 * frames_per_trigger or collected.wait(20), "collected while it flies"
+        assert number < 6 * frames_per_trigger or collected.wait(60), "collected while it flies"
         return original(number)
 
     det.source.frame = frame
@@ -150,7 +150,7 @@ class AsyncCamera:
                 self._n += 1
             status.set_finished()
 
-        status = Status(timeout=20)
+        status = Status(timeout=60)
         self._task = asyncio.get_running_loop().create_task(run())
         return status
 
@@ -178,7 +178,7 @@ class AsyncCamera:
 
 
 def _done():
-    status = Status(timeout=20)
+    status = Status(timeout=60)
     status.set_finished()
     return status
 

@@ -28,7 +28,7 @@ def redis_url(tmp_path_factory, wait_for):
     wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "redis-server")
     yield f"redis://127.0.0.1:{port}/0"
     server.terminate()
-    server.wait(10)
+    server.wait(60)
 
 
 @pytest.fixture(params=["file", "redis"])
@@ -225,7 +225,7 @@ def test_file_when_the_writer_is_killed_at_any_moment_then_whole(tmp_path):
         for _ in range(5):
             child.stdout.readline()
         child.kill()
-        child.wait(10)
+        child.wait(60)
         child.stdout.close()
         numbers = PersistentMetadata(FileStore(path))["i"]
         assert len(set(numbers)) == 1 and len(numbers) == 2000

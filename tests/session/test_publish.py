@@ -49,7 +49,7 @@ def published(proxy, config, wait_for):
         send.close()
         send.close()
         dispatcher.loop.call_soon_threadsafe(dispatcher._task.cancel)
-        listening.join(10)
+        listening.join(60)
     return emitted, [(name, doc) for name, doc in got if doc.get("uid") != ""]
 
 

@@ -23,7 +23,7 @@ def broker(tmp_path_factory):
 
 
 def answer(url, method, path, body=None, **headers):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     connection.request(method, path, body, {"Content-Type": "application/json", **headers})
     reply = connection.getresponse()
     reply.read()

@@ -40,7 +40,6 @@ def stage(recording, tmp_path):
     stage.close()
 
 
-@pytest.mark.timeout(600)
 def test_recording_when_replayed_then_same_replies_effects_and_messages(recording, stage, wait_for, subtests):
     _, lines = load(recording)
     player = Player(stage, wait_for, flow=any("event" in line for line in lines))

@@ -249,7 +249,7 @@ def test_body_when_it_holds_nan_then_the_servers_parser_takes_it(broker, raw):
     request = urllib.request.Request(
         f"{broker.url}/advance_run_number", text, {"Content-Type": "application/json; charset=utf-8"}
     )
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         assert json.load(reply)["run_number"] == 1
 
 

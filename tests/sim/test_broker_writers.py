@@ -48,7 +48,7 @@ def retrieve(facility, wait_for):
             ]
             return {file for file, action in said if action.endswith(ENDS)}
 
-        wait_for(lambda: ends() >= set(reply["files"]), "writers", timeout=20)
+        wait_for(lambda: ends() >= set(reply["files"]), "writers", timeout=60)
         return [broker.site.tree.local(file) for file in reply["files"]], (last - n + 1, last)
 
     yield run
@@ -446,7 +446,7 @@ def test_stamps_when_the_clock_stood_in_between_then_those_of_the_clock(facility
     stood = clock.pause()
     assert not clock.wait_for(stood + 1, timeout=0.2)
     clock.resume()
-    assert clock.wait_for(stood + 5, timeout=10)
+    assert clock.wait_for(stood + 5, timeout=60)
     (path,), _ = retrieve(n=clock.now() - stood + 3, channels_list=["SAR:A"])
     with h5py.File(path) as file:
         ids, stamps = file["SAR:A/pulse_id"][()], file["SAR:A/timestamp"][()]

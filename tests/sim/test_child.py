@@ -25,7 +25,7 @@ def child_of(tmp_path):
     """Return a child that runs a script, ended after the test."""
     children = []
 
-    def make(script, timeout=10.0):
+    def make(script, timeout=60):
         (tmp_path / "scripted_child.py").write_text(script)
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         child = Child("scripted_child", timeout=timeout, env={**os.environ, "PYTHONPATH": path})

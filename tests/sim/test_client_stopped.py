@@ -14,7 +14,7 @@ import pytest
 from sfdaq_ophyd.sim import Facility
 
 N_POINTS = 6
-LIMIT = 2.5
+LIMIT = 10.0
 """s; the stop is longer than this and than every other limit of the devices."""
 
 STOP = 15.0
@@ -79,7 +79,7 @@ def test_scan_when_its_process_is_stopped_longer_than_its_limits_then_no_point_i
     os.kill(scan.pid, signal.SIGSTOP)
     threading.Event().wait(STOP)  # nothing to look at: this is how long it is stopped
     os.kill(scan.pid, signal.SIGCONT)
-    said += scan.communicate(timeout=50)[0].splitlines()
+    said += scan.communicate(timeout=60)[0].splitlines()
     events = [json.loads(line.removeprefix("EVENT")) for line in said if line.startswith("EVENT")]
     ends = [json.loads(line.removeprefix("STOP")) for line in said if line.startswith("STOP")]
     assert ends == [["success", ""]]

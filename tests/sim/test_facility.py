@@ -70,9 +70,9 @@ def test_enter_when_parts_start_then_all_were_launched_before_the_first_is_waite
 
 def test_speed_when_auto_then_parts_get_a_number_and_a_patient_clock(parts):
     _, module = parts
-    with Facility(speed="auto", only="eiger", start_timeout=7) as facility:
+    with Facility(speed="auto", only="eiger", start_timeout=70) as facility:
         world = module.eiger.world
-        assert (world.speed, world.start_timeout) == (4.0, 7) and facility.clock.patient
+        assert (world.speed, world.start_timeout) == (4.0, 70) and facility.clock.patient
     with Facility(only="eiger") as facility:
         assert module.eiger.world.speed == 1.0 and not facility.clock.patient
 
@@ -187,10 +187,10 @@ def test_facility_when_real_parts_run_then_all_answer_and_nothing_stays(wait_for
         assert len(urls) >= 4
         for url in urls:
             assert urlsplit(url).hostname == "127.0.0.1"
-            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=5).close()
+            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=60).close()
     for url in urls:
         with pytest.raises(OSError):
-            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=5)
+            socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=60)
     assert os.environ.get("EPICS_CA_ADDR_LIST") == environment
     wait_for(lambda: not (set(threading.enumerate()) - before), "end of the threads")
 

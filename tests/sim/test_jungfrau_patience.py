@@ -61,7 +61,7 @@ def test_receiver_when_it_takes_nothing_then_the_clock_stands_and_no_frame_is_lo
     assert facility.jungfrau.status()["n_left_out"] == 0
     slow.close(0)
     quick.close(0)
-    assert facility.clock.wait_for(facility.clock.now() + 50, timeout=20), "nobody is waited for any more"
+    assert facility.clock.wait_for(facility.clock.now() + 50, timeout=60), "nobody is waited for any more"
 
 
 def test_live_stream_when_its_receiver_takes_nothing_then_no_image_is_left_out(facility, receiver, wait_for):
@@ -70,7 +70,7 @@ def test_live_stream_when_its_receiver_takes_nothing_then_no_image_is_left_out(f
     numbers = [json.loads(live.recv_multipart()[0])["frame"] for _ in range(60)]
     assert numbers == list(range(numbers[0], numbers[0] + 60))
     live.close(0)
-    assert facility.clock.wait_for(facility.clock.now() + 50, timeout=20)
+    assert facility.clock.wait_for(facility.clock.now() + 50, timeout=60)
 
 
 class Numbered:

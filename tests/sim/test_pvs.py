@@ -31,7 +31,7 @@ def connect(facility):
     def make(cls, role, **kwargs):
         device = cls(facility.pvs[role], name=role, **kwargs)
         made.append(device)
-        device.wait_for_connection(timeout=10)
+        device.wait_for_connection(timeout=60)
         return device
 
     yield make
@@ -71,7 +71,7 @@ def test_motor_when_moved_then_stands_there_and_was_seen_moving(connect):
     motor = connect(EpicsMotor, "motor")
     on_the_way = []
     motor.user_readback.subscribe(lambda value, **_: on_the_way.append(value))
-    motor.set(12.5).wait(20)
+    motor.set(12.5).wait(60)
     assert motor.position == motor.user_readback.get() == 12.5
     assert any(0 < position < 12.5 for position in on_the_way)
     assert motor.egu == "mm" and motor.limits == (-50, 50)
@@ -79,12 +79,12 @@ def test_motor_when_moved_then_stands_there_and_was_seen_moving(connect):
 
 def test_motor_when_told_to_stay_then_done_again(connect):
     motor = connect(EpicsMotor, "motor")
-    motor.set(motor.position).wait(10)
-    motor.set(motor.position).wait(10)
+    motor.set(motor.position).wait(60)
+    motor.set(motor.position).wait(60)
 
 
 def test_motor_when_stopped_then_stands_short_of_the_target(facility, connect, wait_for):
-    motor = connect(EpicsMotor, "motor2", timeout=20)
+    motor = connect(EpicsMotor, "motor2", timeout=60)
     motor.velocity.set(0.5).wait(30)
     status = motor.set(40)
     wait_for(lambda: motor.position > 0, "start")
@@ -99,7 +99,7 @@ def test_motor_when_sent_elsewhere_on_the_way_then_ends_there(facility, connect,
     setpoint = connect(EpicsSignal, "motor2")  # an EpicsMotor would stop the first move itself
     setpoint.put(-40)
     wait_for(lambda: facility.pvs.read("motor2") < 0, "start")
-    setpoint.put(3, wait=True, timeout=20)
+    setpoint.put(3, wait=True, timeout=60)
     assert facility.pvs.read("motor2") == 3
 
 
@@ -108,11 +108,11 @@ def test_motor_when_put_outside_its_limits_then_does_not_move(facility, connect)
     with pytest.raises(ValueError, match="outside of range"):
         motor.set(51)
     raw = EpicsSignal(facility.pvs["motor"] + ".VAL", name="raw")
-    raw.wait_for_connection(timeout=10)
+    raw.wait_for_connection(timeout=60)
     raw.put(51)
     assert raw.get(use_monitor=False) == facility.pvs.read("motor") != 51
     raw.destroy()
-    motor.set(2).wait(10)
+    motor.set(2).wait(60)
 
 
 def test_motor_when_redefined_then_offset_keeps_the_dial(connect, wait_for):
@@ -126,9 +126,9 @@ def test_motor_when_redefined_then_offset_keeps_the_dial(connect, wait_for):
 
 def test_shutter_when_put_by_name_then_done_after_its_travel(facility, connect):
     shutter = connect(EpicsSignal, "shutter", string=True)
-    shutter.set("Closed").wait(10)
+    shutter.set("Closed").wait(60)
     assert facility.pvs.read("shutter") == "Closed"
-    shutter.set("Open").wait(10)
+    shutter.set("Open").wait(60)
     assert shutter.get() == "Open"
 
 
@@ -157,9 +157,9 @@ def test_fail_next_motor_limit_when_moved_then_the_move_fails(facility, connect)
     motor = connect(EpicsMotor, "motor")
     facility.pvs.fail_next("motor_limit")
     with pytest.raises(Exception, match="(?i)fail"):
-        motor.set(motor.position + 10).wait(10)
+        motor.set(motor.position + 10).wait(60)
     # ophyd forgets who waits for the end of a move after it has told them: the same object could be too fast
-    connect(EpicsMotor, "motor").set(0).wait(20)
+    connect(EpicsMotor, "motor").set(0).wait(60)
 
 
 def test_fail_next_motor_stuck_when_stopped_then_usable_again(facility, connect, wait_for):
@@ -170,7 +170,7 @@ def test_fail_next_motor_stuck_when_stopped_then_usable_again(facility, connect,
     wait_for(lambda: facility.pvs.read("motor") == pytest.approx(start + 5), "half way")
     assert not status.done
     motor.stop()
-    motor.set(start).wait(20)
+    motor.set(start).wait(60)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_handle_when_asked_nonsense_then_says_so(facility, call, error, message)
 def test_fail_next_disconnect_when_reconnected_then_the_same_pv_is_back(connect):
     with Facility(only=["pvs"]) as other:
         pulse_id = EpicsSignalRO(other.pvs["pulse_id"], name="other")
-        pulse_id.wait_for_connection(timeout=10)
+        pulse_id.wait_for_connection(timeout=60)
         other.pvs.fail_next("disconnect")
         with pytest.raises(ServiceUnreachable, match="not running"):
             other.pvs.read("pulse_id")
@@ -207,8 +207,8 @@ def test_two_facilities_when_open_together_then_each_finds_its_own(connect, faci
         assert other.pvs["pulse_id"] != facility.pvs["pulse_id"]
         assert len(os.environ["EPICS_CA_ADDR_LIST"].split()) == 2
         mine, theirs = connect(EpicsSignal, "event_code"), EpicsSignal(other.pvs["event_code"], name="theirs")
-        theirs.wait_for_connection(timeout=10)
-        theirs.put(255, wait=True, timeout=10)
+        theirs.wait_for_connection(timeout=60)
+        theirs.put(255, wait=True, timeout=60)
         assert (mine.get(), other.pvs.read("event_code")) == (254, 255)
         theirs.destroy()
     assert len(os.environ["EPICS_CA_ADDR_LIST"].split()) == 1
@@ -224,11 +224,11 @@ PYEPICS = """
             from sfdaq_ophyd.devices import PulseId
             assert ophyd.get_cl().name == "pyepics"
             motor = ophyd.EpicsMotor(facility.pvs["motor"], name="motor")
-            motor.wait_for_connection(timeout=10)
-            motor.set(2.5).wait(10)
+            motor.wait_for_connection(timeout=60)
+            motor.set(2.5).wait(60)
             assert motor.position == 2.5
             pulse_id = PulseId(facility.pvs["pulse_id"], name="pulse_id")
-            pulse_id.wait_for_connection(timeout=10)
+            pulse_id.wait_for_connection(timeout=60)
             pulse_id.trigger().wait(30)
             assert abs(pulse_id.get() - facility.clock.now()) < 100
             motor.destroy(), pulse_id.destroy()
@@ -243,7 +243,7 @@ def test_pvs_when_read_with_pyepics_then_work_too():
         [sys.executable, "-c", textwrap.dedent(PYEPICS)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         env=environment,
     )
     assert done.stdout.strip() == "passed", done.stderr

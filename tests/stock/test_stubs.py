@@ -18,7 +18,6 @@ from .conftest import NAME
 from .test_documents import check_eiger, check_jungfrau, check_same_pulses, check_writer
 
 pytestmark = [
-    pytest.mark.timeout(180),  # a busy machine takes long to start the server
     pytest.mark.filterwarnings("ignore:The data type:Warning"),
 ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import requests
 from websockets.sync.client import connect
 
-START = 30.0
+START = 120.0
 
 
 class Browser:
@@ -43,7 +43,7 @@ class Browser:
 
     def _connect(self) -> None:
         port = self._port()
-        pages = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=10).json()
+        pages = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=60).json()
         address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
         self._socket = self._stack.enter_context(connect(address, max_size=2**26, origin=None))
         for domain in ("Page", "Runtime", "Log"):
@@ -63,7 +63,7 @@ class Browser:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=20))
+            message = json.loads(self._socket.recv(timeout=60))
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
@@ -106,7 +106,7 @@ class Browser:
     def _end(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -60,7 +60,7 @@ def series(eiger):
     thread.start()
     yield eiger
     eiger.abort()
-    thread.join(20)
+    thread.join(60)
 
 
 def _trigger(client):
@@ -85,7 +85,7 @@ def served(watch, token=""):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         listener.close()
 
 

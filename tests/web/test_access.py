@@ -22,14 +22,14 @@ class Client(requests.Session):
         self.url = url
 
     def get(self, path, **options):
-        return super().get(self.url + path, timeout=10, **options)
+        return super().get(self.url + path, timeout=60, **options)
 
     def first_message(self, **headers):
         """Open the socket with the cookies of this session; return what comes first."""
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         headers |= {"Cookie": cookies} if cookies else {}
         with connect(self.url.replace("http", "ws") + "/api/live", additional_headers=headers) as socket:
-            return socket.recv(timeout=10)
+            return socket.recv(timeout=60)
 
 
 @pytest.fixture(scope="module")

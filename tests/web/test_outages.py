@@ -13,7 +13,6 @@ import yaml
 
 from .browser import Browser
 
-pytestmark = pytest.mark.timeout(240)  # the first fixture starts six processes and a browser
 SIM = [sys.executable, "-m"]
 BROKER = """
 import sys, signal

@@ -219,8 +219,8 @@ class FrameTaking:
         except ServiceRefused:
             return  # no list: stale frames are told by their ids
         if n_buffered:
-            self._count_stale(n_buffered)
             self.client.clear_monitor()
+            self._count_stale(n_buffered)
 
     def _count_stale(self, n: int) -> None:
         self.n_stale += int(n)

@@ -49,10 +49,10 @@ def part(shared_part):
 
 def make_eiger(part, directory, *, exposure_time=0.002, **options):
     """Return a device with short exposures."""
-    eiger = Eiger(part.url, name="eiger", directory=directory, timeout=5.0, **options)
+    eiger = Eiger(part.url, name="eiger", directory=directory, timeout=60, **options)
     if exposure_time is not None:
         eiger.exposure_time.put(exposure_time)
-    eiger.timeout.put(2.0)
+    eiger.timeout.put(30.0)
     return eiger
 
 

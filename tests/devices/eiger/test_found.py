@@ -27,7 +27,7 @@ def rows_of(run):
 
 
 def restart(part):
-    requests.put(f"{part.url}/system/api/1.8.0/command/restart", timeout=10)
+    requests.put(f"{part.url}/system/api/1.8.0/command/restart", timeout=60)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_image_when_asked_for_just_before_the_exposure_ended_then_the_series_goe
 
     def hook(path, forward):
         if "/images/next" in path and not looks:
-            looks.append(exposed.wait(10))
+            looks.append(exposed.wait(60))
             threading.Event().wait(0.5)  # the reply to the trigger is first
             return 408, "text/plain", b""
         if not path.endswith("/trigger"):
@@ -169,7 +169,7 @@ def test_external_when_somebody_else_initialized_the_detector_in_a_scan_then_the
             while not status.done:
                 fresh.edge()
                 giving.wait(0.05)
-            status.wait(10)
+            status.wait(60)
             SimplonClient(fresh.url).initialize()
         assert eiger.exposure_time.get() == 0.5
     finally:
@@ -228,7 +228,7 @@ def test_images_when_a_second_threshold_is_enabled_in_a_scan_then_never_counted_
             wait_for(lambda: eiger._acquisition._armed, "the device to have dropped older images")
             assert eiger.client.arm() and eiger.client.trigger(0.01) is None
         with pytest.raises(DetectorStateError, match="eiger: images of threshold 2 come between"):
-            status.wait(20)
+            status.wait(60)
         assert eiger.n_stale.get() == 0
     finally:
         eiger.unstage()
@@ -450,9 +450,9 @@ def test_pause_when_the_network_is_away_then_the_scan_goes_on_once_it_is_back(pa
     status = eiger.trigger()
     away.set()
     eiger.pause()
-    assert status.exception(10) is None
+    assert status.exception(60) is None
     away.clear()
-    eiger.trigger().wait(20)
+    eiger.trigger().wait(60)
     assert eiger.read()["eiger_is_good"]["value"]
     eiger.unstage()
     check_as_found(part, eiger.client)

@@ -28,8 +28,8 @@ def through(part, *, refuse=NOT_FOUND, when=lambda path: False):
 
 
 def make(url, directory, **options):
-    eiger = Eiger(url, name="eiger", directory=directory, timeout=5.0, **options)
-    eiger.timeout.put(5.0)
+    eiger = Eiger(url, name="eiger", directory=directory, timeout=60, **options)
+    eiger.timeout.put(30.0)
     return eiger
 
 

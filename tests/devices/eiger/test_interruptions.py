@@ -31,7 +31,6 @@ STRIDES = {"deferred pause": 6, "stop": 3, "halt": 3}
 READ_BACK = 12
 """Every twelfth interrupted run is read back through the catalog, which takes longer than the run."""
 
-pytestmark = pytest.mark.timeout(150)
 
 PLANS = {"step": step_scan, "fly": fly_scan}
 

@@ -39,7 +39,7 @@ class Operator:
 
     def stop(self):
         self.client.abort()
-        self._thread.join(10)
+        self._thread.join(60)
         for module, name, value in (
             ("detector", "nimages", 1), ("monitor", "mode", "disabled"), ("monitor", "discard_new", True),
         ):  # fmt: skip
@@ -161,18 +161,21 @@ def test_monitor_when_somebody_else_runs_the_detector_then_nothing_is_commanded(
         operator.stop()
 
 
-def test_monitor_when_the_buffer_is_full_of_old_frames_then_they_are_dropped_and_counted(part, tmp_path):
+def test_monitor_when_the_buffer_is_full_of_old_frames_then_they_are_dropped_and_counted(
+    part, tmp_path, wait_for
+):
     eiger = make_eiger(part, tmp_path, mode="monitor")
     operator = Operator(part, nimages=20)
-    operator._thread.join(10)  # 20 frames wait, none of them ours
+    operator._thread.join(60)  # 20 frames wait, none of them ours
     client = operator.client
     try:
         eiger.stage()
         status = eiger.trigger()
+        wait_for(lambda: eiger.n_stale.get() == 20, "an empty buffer")
         client.put("detector", "nimages", 1)
         series_id = client.arm()
         client.trigger()
-        status.wait(10)
+        status.wait(60)
         row = {key: value["value"] for key, value in eiger.read().items()}
         assert row["eiger_event_id"] == f"{series_id}_0"
         assert row["eiger_n_stale"] == 20
@@ -206,7 +209,7 @@ def test_address_of_the_monitor_when_given_then_the_device_decides_by_who_runs_t
 
 def test_internal_when_old_frames_wait_in_the_monitor_then_none_slips_in(part, eiger):
     operator = Operator(part, nimages=7)
-    operator._thread.join(10)
+    operator._thread.join(60)
     run = drive(interruptible(), lambda: bp.count([eiger], 2))
     check_run(run, 2, stamp_of=stamp_of)
     series = {row["eiger_event_id"].split("_")[0] for row in rows_of(run)}
@@ -301,7 +304,7 @@ def test_frames_missing_when_nobody_answers_any_more_then_an_error_of_ours_in_ti
     try:
         part.fail_next("drop")
         with pytest.raises(FramesMissing):
-            eiger.trigger().wait(20)
+            eiger.trigger().wait(60)
     finally:
         eiger.unstage()
 
@@ -309,11 +312,11 @@ def test_frames_missing_when_nobody_answers_any_more_then_an_error_of_ours_in_ti
 def test_scan_when_our_process_is_suspended_in_mid_exposure_then_no_point_is_lost(part, tmp_path):
     make = f"""
 from sfdaq_ophyd.devices import Eiger
-det = Eiger({part.url!r}, name="det", directory={str(tmp_path)!r}, timeout=1.0)
+det = Eiger({part.url!r}, name="det", directory={str(tmp_path)!r}, timeout=3.0)
 det.exposure_time.put(0.4)
-det.timeout.put(0.5)
+det.timeout.put(3.0)
 """
     client = SimplonClient(part.url)
     client.initialize()  # series count from 1
-    assert scan_suspended(make, 3, seconds=2.0) == ["1_0", "1_1", "1_2"]
+    assert scan_suspended(make, 3, seconds=5.0) == ["1_0", "1_1", "1_2"]
     client.initialize()

@@ -20,7 +20,7 @@ def test_monitor_when_there_is_no_detector_module_then_the_images_say_it_all(tmp
     """A server that has nothing but a monitor, as a proxy for displays may be."""
     frames = [encode(np.full((4, 8), k, "u2"), TiffTags(7, k, "0" * 26, k * 10**9)) for k in range(6)]
     with monitor_alone(frames) as url:
-        eiger = Eiger(url + "/monitor/api/1.8.0", name="eiger", directory=tmp_path, timeout=5.0)
+        eiger = Eiger(url + "/monitor/api/1.8.0", name="eiger", directory=tmp_path, timeout=60)
         run = drive(interruptible(), lambda: bp.count([eiger], 3))
     assert run.stop["exit_status"] == "success", run.error
     ids = [row["eiger_event_id"] for row in rows_of(run)]

@@ -134,7 +134,7 @@ def test_progress_when_watched_then_it_ends_at_the_target(eiger):
     try:
         status = eiger.trigger()
         status.watch(lambda **progress: seen.append(progress))
-        status.wait(10)
+        status.wait(60)
     finally:
         eiger.unstage()
     assert seen[-1]["current"] == seen[-1]["target"] == 5

@@ -59,7 +59,7 @@ def test_put_when_a_time_changes_then_the_others_are_read_back_and_listed(part, 
 
 
 def test_put_when_the_energy_changes_then_threshold_and_wavelength_follow(part, eiger):
-    eiger.photon_energy.set(12700).wait(10)
+    eiger.photon_energy.set(12700).wait(60)
     assert eiger.threshold_energy.get() == 6350.0
     assert eiger.wavelength.get() == pytest.approx(0.97625, rel=1e-4)
 
@@ -134,9 +134,9 @@ def test_exposure_when_scanned_to_long_times_then_deadlines_follow(part, eiger):
 
 
 def test_prepare_when_given_signals_then_they_are_written_before_the_flight(part, eiger):
-    eiger.prepare({"n_points": 7, "exposure_time": 0.004}).wait(10)
+    eiger.prepare({"n_points": 7, "exposure_time": 0.004}).wait(60)
     assert (eiger.n_points.get(), eiger.exposure_time.get()) == (7, 0.004)
-    eiger.prepare(3).wait(10)
+    eiger.prepare(3).wait(60)
     assert eiger.n_points.get() == 3
 
 

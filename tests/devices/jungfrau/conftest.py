@@ -40,7 +40,7 @@ def make(part, tmp_path):
         assembled = options.get("stream") == "assembled"
         endpoints = part.assembled_endpoint if assembled else part.endpoints
         jungfrau = Jungfrau(endpoints, name="jf", directory=directory, detector_name=NAME, **options)
-        jungfrau.timeout.put(5.0)
+        jungfrau.timeout.put(30.0)
         return jungfrau
 
     return make

@@ -1,12 +1,10 @@
 import bluesky.plans as bp
 import numpy as np
-import pytest
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.plans import fly
 
 
-@pytest.mark.timeout(150)  # starting the catalog takes long on a busy machine
 def test_scan_when_read_from_the_catalog_then_each_row_has_its_image(
     engine, part, make, calibration, catalog, tmp_path
 ):

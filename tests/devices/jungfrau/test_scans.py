@@ -255,7 +255,7 @@ def test_trigger_when_frames_stop_then_fails_in_time_and_says_what_came_last(eng
         part.start_acquisition()
     reason = engine.named("stop")[0]["reason"]
     assert "jf: 0 of 1 frames came" in reason and "0.3 s" in reason
-    jungfrau.timeout.put(5)
+    jungfrau.timeout.put(30.0)
     engine(bp.count([jungfrau]))
     check_rows(engine, part)
 

@@ -20,7 +20,7 @@ def writer(daq, tmp_path, wait_for):
     """A writer of the DAQ, READY before and after."""
     wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
     device = StdDaqWriter(daq.url, name="writer", directory=tmp_path / "raw", restart_time=4.0)
-    device.timeout.put(2.0)
+    device.timeout.put(30.0)
     yield device
     try:
         device.unstage()

@@ -80,12 +80,12 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
 ):
     writer.frames_per_trigger.put(50)  # a single image may be over before the service looks: a missed start
     writer.stage()
-    writer.trigger().wait(10)
+    writer.trigger().wait(60)
     daq.fail_next("creation_error")
     with pytest.raises(StdDaqAdminException):
         writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
     daq.fail_next("slow_creation", seconds=0.1)
-    writer.trigger().wait(10)
+    writer.trigger().wait(60)
     assert "ghost start: ERROR: Cannot create output file." in caplog.text
     assert writer.read()["writer_n_completed"]["value"] == 50 and len(stops) == 1
     writer.unstage()
@@ -195,12 +195,13 @@ def test_trigger_when_the_service_restarts_meanwhile_then_the_record_is_lost_and
 
 @pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for, caplog):
+    writer.timeout.put(2.0)
     writer.frames_per_trigger.put(1000)
     writer.stage()
     status = writer.trigger()
     wait_for(lambda: writer.n_completed.get() > 0, "images")
     daq.fail_next("writer_dies")
-    wait_for(lambda: status.done, "failure", timeout=20)
+    wait_for(lambda: status.done, "failure", timeout=60)
     assert "does not acknowledge" in str(status) and "the DAQ team must restart it" in str(status)
     writer.unstage()  # what the point's failure told is not told again
     writer.unstage()
@@ -218,12 +219,13 @@ def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_serv
     stop, stopped, go_on = daq.service.stop, threading.Event(), threading.Event()
 
     def slow_stop():
-        go_on.wait(30)
+        go_on.wait(300)
         stopped.set()
         return stop()
 
     daq.service.stop = slow_stop
     try:
+        writer.timeout.put(2.0)
         writer.frames_per_trigger.put(1000)
         daq.fail_next("dies_writing", after=3)
         documents, error = run(bp.count([writer], 1))

@@ -171,7 +171,7 @@ def test_run_mode_when_the_file_is_short_at_its_end_then_unstage_says_so(writer,
     writer.mode.put("run")
     writer.n_points.put(10_000)
     writer.stage()
-    writer.trigger().wait(10)
+    writer.trigger().wait(60)
     monkeypatch.setattr(_daq_file, "read_std_daq_file", _truncated)
     with pytest.raises(PointsLost, match="1 images are registered in .*, but .*found 0 images"):
         writer.unstage()

@@ -26,7 +26,7 @@ class Process:
     def end(self, how: str) -> int:
         getattr(self.process, how)()
         with self.process.stdout:
-            return self.process.wait(20)
+            return self.process.wait(60)
 
 
 def test_scan_when_the_daq_is_killed_then_it_ends_with_one_message_and_the_next_one_works(tmp_path, wait_for):

@@ -173,7 +173,7 @@ def test_progress_when_a_file_grows_then_watchers_see_the_count(writer):
     writer.stage()
     status = writer.trigger()
     status.watch(lambda **kwargs: seen.append(kwargs["current"]))
-    status.wait(10)
+    status.wait(60)
     writer.unstage()
     assert any(0 < current < 30 for current in seen)
 

@@ -26,11 +26,11 @@ class Rest:
         return f"{self.part.url}/{module}/api/{self.version}/{rest}"
 
     def get(self, path, **options):
-        return self.session.get(self.url(path), timeout=20, **options)
+        return self.session.get(self.url(path), timeout=60, **options)
 
     def put(self, path, value=None, **options):
         payload = {} if value is None else {"json": {"value": value}}
-        return self.session.put(self.url(path), timeout=20, **payload, **options)
+        return self.session.put(self.url(path), timeout=60, **payload, **options)
 
     def value(self, path):
         reply = self.get(path)

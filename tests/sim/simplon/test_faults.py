@@ -20,7 +20,7 @@ def test_long_command_when_beyond_the_limit_then_the_connection_goes_and_the_ser
     rest = Rest(make_part(initialized=True, command_limit=0.05))
     rest.set("monitor/config/mode", "enabled")
     arm(rest, nimages=1)
-    connection = http.client.HTTPConnection(rest.part.url.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(rest.part.url.removeprefix("http://"), timeout=60)
     with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):
         connection.request("PUT", "/detector/api/1.8.0/command/trigger")
         connection.getresponse()
@@ -136,10 +136,10 @@ def test_out_of_order_when_named_then_the_frame_comes_after_those_that_follow_it
 def test_version_request_when_of_another_server_then_answered_as_it_does(make_part, version_request, codes):
     part = make_part(version_request=version_request)
     url = f"{part.url}/detector/api/version"
-    replies = [requests.get(each, timeout=20, allow_redirects=False) for each in (url, url + "/")]
+    replies = [requests.get(each, timeout=60, allow_redirects=False) for each in (url, url + "/")]
     assert tuple(reply.status_code for reply in replies) == codes
     if version_request == "slash":
-        assert requests.get(url, timeout=20).json()["value"] == "1.8.0"
+        assert requests.get(url, timeout=60).json()["value"] == "1.8.0"
 
 
 def test_restart_when_called_then_as_after_power_up(rest):

@@ -18,7 +18,7 @@ def fetch(rest, tmp_path):
     """Fetch a file, and return its path."""
 
     def get(name):
-        reply = requests.get(f"{rest.part.url}/data/{name}", timeout=20)
+        reply = requests.get(f"{rest.part.url}/data/{name}", timeout=60)
         assert reply.status_code == 200, reply.text
         (tmp_path / name).write_bytes(reply.content)
         return tmp_path / name
@@ -27,7 +27,7 @@ def fetch(rest, tmp_path):
 
 
 def head(rest, name):
-    return requests.head(f"{rest.part.url}/data/{name}", timeout=20)
+    return requests.head(f"{rest.part.url}/data/{name}", timeout=60)
 
 
 def enable(rest, **config):
@@ -113,8 +113,8 @@ def test_files_when_deleted_cleared_or_restarted_then_gone(rest):
     rest.command("detector/command/trigger")
     name = files(rest)[1]
     url = f"{rest.part.url}/data/{name}"
-    assert requests.delete(url, timeout=20).status_code == 204
-    assert requests.delete(url, timeout=20).status_code == requests.get(url, timeout=20).status_code == 404
+    assert requests.delete(url, timeout=60).status_code == 204
+    assert requests.delete(url, timeout=60).status_code == requests.get(url, timeout=60).status_code == 404
     assert len(files(rest)) == 2
     rest.command("filewriter/command/clear")
     assert files(rest) == []

@@ -103,7 +103,7 @@ def test_simulator_when_sent_the_recorded_requests_then_its_replies_have_the_rec
         else:
             found.extend(differences(exchange, send(rest, request)))
     for thread in triggers:
-        thread.join(10)
+        thread.join(60)
     assert not found, "\n".join(found)
 
 

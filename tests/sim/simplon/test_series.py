@@ -65,7 +65,7 @@ def test_trigger_when_blocking_then_other_requests_are_served_and_abort_ends_it(
     wait_for(lambda: rest.state() == "acquire", "acquire")
     assert rest.put("detector/command/arm").status_code == 500
     rest.command("detector/command/abort")
-    thread.join(5)
+    thread.join(60)
     assert codes == [200] and rest.state() == "idle"
     assert rest.get("monitor/images").json() == []
 
@@ -193,7 +193,7 @@ def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
     names = ["series_1_master.h5", "series_1_data_000001.h5"]
     assert rest.value("filewriter/status/files") == rest.get("filewriter/files/").json() == names
     for method in ("GET", "HEAD", "DELETE"):
-        reply = rest.session.request(method, f"{rest.part.url}/data/series_2_master.h5", timeout=5)
+        reply = rest.session.request(method, f"{rest.part.url}/data/series_2_master.h5", timeout=60)
         assert reply.status_code == 404
 
 
@@ -224,7 +224,7 @@ def test_first_generation_when_chosen_then_it_has_its_own_names_and_no_new_ones(
 
 def test_adeiger_when_it_starts_and_acquires_in_its_order_then_every_call_succeeds(make_part):
     part = make_part()
-    connection = http.client.HTTPConnection(part.url.removeprefix("http://"), timeout=20)
+    connection = http.client.HTTPConnection(part.url.removeprefix("http://"), timeout=60)
     headers = {"Content-Type": "application/json;charset=utf-8", "Accept": "application/json"}
 
     def call(method, path, value=None):
@@ -273,7 +273,7 @@ def test_series_when_the_facility_is_patient_then_no_frame_is_dropped_for_a_slow
                 status = rest.value("monitor/status/buffer_fill_level")
                 assert status[0] <= 3
                 seen += images(rest, 1)
-            triggered.result(20)
+            triggered.result(60)
         assert [frame.image_id for frame in seen] == list(range(12))
         assert rest.value("monitor/status/dropped") == 0
         times = [frame.time_ns for frame in seen]

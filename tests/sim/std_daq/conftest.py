@@ -38,7 +38,7 @@ class RedisServer:
 
     def stop(self, *, empty=False):
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 @pytest.fixture

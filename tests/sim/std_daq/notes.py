@@ -90,7 +90,7 @@ def _check_report(scene: Scene) -> None:
 
 def _check_connection(scene: Scene, asked: dict, recorded: list[dict]) -> None:
     """Send two requests on one connection: what the second one meets is what was recorded."""
-    connection = http.client.HTTPConnection(urlsplit(scene.server.url).netloc, timeout=5)
+    connection = http.client.HTTPConnection(urlsplit(scene.server.url).netloc, timeout=60)
     outcome = []
     for _ in recorded:
         try:

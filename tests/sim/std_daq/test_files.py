@@ -19,7 +19,7 @@ RECORDED = Path(__file__).parents[2] / "data" / "std_daq"
 
 def write(server, path, n, wait_for, **more):
     body = {"output_file": str(path), "n_images": n, **more}
-    reply = requests.post(server.url + "/writer/write_async", json=body, timeout=10).json()
+    reply = requests.post(server.url + "/writer/write_async", json=body, timeout=60).json()
     assert reply["status"] == "ok", reply
 
 
@@ -118,7 +118,7 @@ def test_file_when_a_reader_has_it_open_then_the_next_start_on_it_fails(tmp_path
         wait_for(lambda: server.service.status()["state"] == "READY", "end")
         with h5py.File(tmp_path / "x.h5", "r"):
             body = {"output_file": str(tmp_path / "x.h5"), "n_images": 2}
-            reply = requests.post(server.url + "/writer/write_async", json=body, timeout=10).json()
+            reply = requests.post(server.url + "/writer/write_async", json=body, timeout=60).json()
         assert reply == {"status": "error", "message": "ERROR: Cannot create output file."}
 
 
@@ -139,7 +139,7 @@ def test_facility_when_it_has_a_jungfrau_then_files_hold_the_frames_of_its_scene
     options = {"jungfrau_name": "JF01T01V01", "std_daq_writable": tmp_path}
     with Facility(only=["jungfrau", "std_daq"], **options) as facility:
         part = facility.std_daq
-        requests.post(part.url + "/writer/stop", timeout=10)
+        requests.post(part.url + "/writer/stop", timeout=60)
         body = {"output_file": str(tmp_path / "x.h5"), "n_images": 3}
         reply = requests.post(part.url + "/writer/write_sync", json=body, timeout=70).json()
         assert reply["status"] == "ok", reply

@@ -46,7 +46,7 @@ def test_file_when_it_lies_outside_then_it_is_refused_and_nothing_is_touched(daq
     if exists:
         victim.write_text("precious")
     body = {"output_file": str(path_to(what, daq.inside, victim)), "n_images": 1, "run_id": 1}
-    reply = requests.post(daq.url + "/writer/write_async", json=body, timeout=20).json()
+    reply = requests.post(daq.url + "/writer/write_async", json=body, timeout=60).json()
     assert reply["status"] == "error"
     if what == "link to a file":
         assert "Cannot " in reply["message"]  # the newer dialect is silent where there was no file before
@@ -55,14 +55,14 @@ def test_file_when_it_lies_outside_then_it_is_refused_and_nothing_is_touched(daq
         assert f"writes below {daq.inside} only" in reply["message"]
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"] * exists
     assert not exists or victim.read_text() == "precious"
-    requests.post(daq.url + "/writer/stop", json={}, timeout=20)
+    requests.post(daq.url + "/writer/stop", json={}, timeout=60)
 
 
 def test_file_when_it_lies_inside_through_a_link_then_it_is_written(daq, wait_for):
     (daq.inside / "a").mkdir(exist_ok=True)
     (daq.inside / "b").symlink_to(daq.inside / "a") if not (daq.inside / "b").exists() else None
     body = {"output_file": str(daq.inside / "b" / "x.h5"), "n_images": 1, "run_id": 2}
-    assert requests.post(daq.url + "/writer/write_async", json=body, timeout=20).json()["status"] == "ok"
+    assert requests.post(daq.url + "/writer/write_async", json=body, timeout=60).json()["status"] == "ok"
     wait_for(lambda: daq.service.status()["state"] == "READY", "end")
     assert (daq.inside / "a" / "x.h5").exists()
 
@@ -79,16 +79,16 @@ def test_file_when_it_lies_inside_through_a_link_then_it_is_written(daq, wait_fo
 def test_request_when_a_page_elsewhere_sent_it_then_it_is_refused(daq, headers, method):
     path = "/writer/stop" if method == "POST" else "/writer/status"
     before = daq.service.status()
-    reply = requests.request(method, daq.url + path, headers=headers, timeout=20)
+    reply = requests.request(method, daq.url + path, headers=headers, timeout=60)
     assert reply.status_code == 403 and "served here" in reply.text
     assert daq.service.status() == before
-    assert requests.get(daq.url + "/writer/status", timeout=20).json()["status"] == "ok"
+    assert requests.get(daq.url + "/writer/status", timeout=60).json()["status"] == "ok"
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_request_when_its_body_is_long_then_it_is_refused_unread(daq, chunked):
     host, _, port = daq.url.removeprefix("http://").partition(":")
     how = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 10000000000"
-    with socket.create_connection((host, int(port)), timeout=10) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(b"POST /daq/config HTTP/1.1\r\nHost: localhost\r\n" + how + b"\r\n\r\n")
         assert b" 413 " in connection.recv(1000)

@@ -19,4 +19,4 @@ def test_openapi_when_schemathesis_tries_it_then_it_finds_nothing(pydantic, exam
         command += ["--max-examples", examples, "--seed", "1", "--exclude-path", "/daq/live", "--no-color"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-        assert requests.get(server.url + "/writer/status", timeout=10).json()["status"] == "ok"
+        assert requests.get(server.url + "/writer/status", timeout=60).json()["status"] == "ok"

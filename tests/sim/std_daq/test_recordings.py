@@ -27,7 +27,6 @@ def _name(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-@pytest.mark.timeout(600)
 def test_replies_when_a_recording_is_replayed_then_they_are_the_recorded_ones(recording, wait_for, subtests):
     """Each row is a subtest: what differs in one does not keep the others from being played."""
     meta, rows = read(recording)

@@ -45,11 +45,11 @@ def test_status_stream_when_the_first_images_come_then_old_ones_are_replayed_and
     ]
     wanted = statuses(json.loads(e["fields"]["json"]) for e in recorded if e.get("key") == "daq:status")
     with simulated_daq(running=False, redis_url=redis_url, speed=4.0) as server:
-        requests.post(server.url + "/writer/stop", timeout=10)
+        requests.post(server.url + "/writer/stop", timeout=60)
         with redis.Redis.from_url(server.redis_url) as client:
             first = wait_for(lambda: client.xrevrange("daq:status", count=1), "status of the stop")[0][0]
             body = {"output_file": str(tmp_path / "x.h5"), "n_images": 20, "run_id": 7}
-            requests.post(server.url + "/writer/write_async", json=body, timeout=10)
+            requests.post(server.url + "/writer/write_async", json=body, timeout=60)
             server.service.source.burst(25, rate=40.0)
             wait_for(lambda: server.service.status()["state"] == "READY", "end")
             wait_for(lambda: client.xlen("daq:log") == 1, "log entry")
