@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 
+from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.simplon_states import DetectorState
@@ -21,8 +22,9 @@ def stamp_of(event_id: str) -> int:
 
 @pytest.fixture(scope="module")
 def shared_part():
-    """One simulated Eiger for the tests of a module; each leaves it as it found it."""
+    """One simulated Eiger for the tests of a module, initialized; each leaves it as it found it."""
     with Facility(only=["eiger"], eiger_shape=SHAPE, eiger_dwell=0) as facility:
+        SimplonClient(facility.eiger.url).initialize()
         yield facility.eiger
 
 

@@ -77,7 +77,7 @@ def test_image_when_its_bytes_are_wrong_then_the_run_fails_with_the_reason_and_k
     "url", ["http://127.0.0.1:9", "http://no-such-host.invalid", "http://127.0.0.1:9/monitor/api/1.8.0"]
 )
 def test_stage_when_nobody_is_there_then_unreachable_and_the_address_is_named(tmp_path, url):
-    eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=1.0)
+    eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)
     run, chain = fails_in_time(interruptible(), lambda: bp.count([eiger]))
     assert any(isinstance(error, ServiceUnreachable) for error in chain)
     assert url.split("/")[2] in str(chain[0])
@@ -140,7 +140,7 @@ def test_scan_when_the_control_unit_restarts_then_it_says_so_and_the_next_stage_
 )  # fmt: skip
 def test_scan_when_a_call_fails_then_it_ends_in_time_and_the_detector_is_disarmed(part, tmp_path, what, path):
     make_eiger(part, tmp_path)  # short exposures
-    eiger = Eiger(part.url, name="eiger", directory=tmp_path, timeout=1.0)
+    eiger = Eiger(part.url, name="eiger", directory=tmp_path, timeout=4.0)
     eiger.timeout.put(1.0)
     part.fail_next(what, path=path)
     engine = interruptible()
@@ -150,6 +150,7 @@ def test_scan_when_a_call_fails_then_it_ends_in_time_and_the_detector_is_disarme
         check_run(run, 1, stamp_of=stamp_of)
     part.faults.clear()
     assert eiger.client.state() is DetectorState.IDLE
+    eiger.timeout.put(30.0)
     check_run(drive(engine, lambda: bp.count([eiger], 2)), 2, stamp_of=stamp_of)
 
 

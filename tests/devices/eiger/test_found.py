@@ -347,7 +347,7 @@ def test_unstage_when_the_network_is_away_then_the_next_stage_puts_back_what_was
     ]
     found = [client.get(module, "config", name).value for module, name in names]
     make = type(make_eiger(part, tmp_path, exposure_time=0.02))
-    eiger = make(url, name="eiger", directory=tmp_path, timeout=1.0)
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
     eiger.stage()
     away.set()
     eiger.unstage()
@@ -367,8 +367,8 @@ def test_point_when_the_network_goes_then_its_failure_is_told_and_the_detector_i
     """eiger-unstage-outage"""
     away, url = outage
     make = type(make_eiger(part, tmp_path, exposure_time=0.02))
-    eiger = make(url, name="eiger", directory=tmp_path, timeout=1.0)
-    eiger.timeout.put(0.5)
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.timeout.put(5.0)
     engine = interruptible()
     engine.subscribe(lambda *_: away.set(), "event")
     run = drive(engine, lambda: bp.count([eiger], 3))
@@ -430,7 +430,7 @@ def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_pat
     client = SimplonClient(part.url)
     client.put("detector", "nimages", 7)
     make = type(make_eiger(part, tmp_path, exposure_time=0.02))
-    eiger = make(url, name="eiger", directory=tmp_path, timeout=1.0)
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
     eiger.stage()
     away.set()
     eiger.unstage()
@@ -445,7 +445,7 @@ def test_pause_when_the_network_is_away_then_the_scan_goes_on_once_it_is_back(pa
     """eiger-unstage-outage"""
     away, url = outage
     make = type(make_eiger(part, tmp_path, exposure_time=0.3))
-    eiger = make(url, name="eiger", directory=tmp_path, timeout=1.0)
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
     eiger.stage()
     status = eiger.trigger()
     away.set()

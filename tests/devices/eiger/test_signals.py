@@ -128,8 +128,8 @@ def test_energy_when_scanned_then_the_series_is_ended_before_each_write(part, ei
 
 def test_exposure_when_scanned_to_long_times_then_deadlines_follow(part, eiger):
     eiger.exposure_time.put(0.02)  # of the same bit depth as all that follow
-    eiger.timeout.put(0.4)
-    run = drive(interruptible(), lambda: bp.list_scan([eiger], eiger.exposure_time, [0.02, 0.9]))
+    eiger.timeout.put(2.0)
+    run = drive(interruptible(), lambda: bp.list_scan([eiger], eiger.exposure_time, [0.02, 2.5]))
     check_run(run, 2, stamp_of=stamp_of)
 
 

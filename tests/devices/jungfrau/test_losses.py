@@ -81,7 +81,7 @@ def hand_fed(peer, tmp_path, numbers, **options):
             yield item
 
     jungfrau.source.frames = frames
-    jungfrau.timeout.put(2.0)
+    jungfrau.timeout.put(30.0)
     return jungfrau
 
 
@@ -178,7 +178,7 @@ def half_fed(peer, tmp_path, points, **options):
             yield item
 
     jungfrau.source.frames = frames
-    jungfrau.timeout.put(2.0)
+    jungfrau.timeout.put(30.0)
     return jungfrau
 
 

@@ -34,7 +34,7 @@ def test_stage_when_somebody_else_writes_then_it_is_refused_and_left_alone(daq, 
 
 
 def test_trigger_when_the_detector_sends_too_few_then_the_status_says_so_and_the_writer_is_ready(daq, writer):
-    writer.timeout.put(0.5)
+    writer.timeout.put(2.0)
     writer.frames_per_trigger.put(5)
     daq.fail_next("fewer_images", n=2)
     documents, error = run(bp.count([writer], 1))
@@ -166,7 +166,7 @@ def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
 
 
 def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
-    writer.timeout.put(0.5)
+    writer.timeout.put(2.0)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(4)
     daq.fail_next("stall", after=2)
@@ -242,7 +242,7 @@ def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_serv
 
 def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq, writer):
     daq.service.source.silence()
-    writer.timeout.put(0.5)
+    writer.timeout.put(2.0)
 
     def die(value, **kwargs):
         if value == "WRITING":

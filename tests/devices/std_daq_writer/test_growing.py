@@ -66,7 +66,7 @@ def test_fly_when_somebody_stops_it_then_the_points_written_are_registered_and_t
 
 
 def test_fly_when_images_are_retaken_then_a_second_file_goes_on(daq, writer):
-    writer.timeout.put(0.5)
+    writer.timeout.put(2.0)
     writer.loss_policy.put("retake")
     daq.fail_next("stall", after=7)
     documents, error = run(fly([writer], 20, period=0.05))
