@@ -110,7 +110,7 @@ def _coloured(frame: LiveFrame, view: View) -> tuple[np.ndarray, float, float]:
     values = _largest(np.where(bad, lowest, image), step).astype("f4")
     bad, saturated = ~_largest(~bad, step), _largest(saturated & ~bad, step)
     low, high = _limits(values[~(bad | saturated)], view)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if view.scale == "log":
             share = np.log(np.maximum(values, low) / low) / np.log(high / low)
         else:

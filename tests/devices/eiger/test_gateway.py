@@ -95,4 +95,4 @@ def test_configuration_when_one_parameter_is_odd_then_the_others_are_read(part, 
 def test_wait_for_connection_when_nobody_answers_then_timeout_tells_what_came(tmp_path):
     eiger = make("http://127.0.0.1:9", tmp_path)
     with pytest.raises(ServiceTimeout, match="eiger: an answer of http://127.0.0.1:9.*Connection refused"):
-        eiger.wait_for_connection(timeout=0.3)
+        eiger.wait_for_connection(timeout=3.0)

@@ -20,7 +20,7 @@ from sfdaq_ophyd.plans import fly
 
 from .documents import events_of, images_of, run
 
-N = 200
+N = 300
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def _as_documents(path, group):
 
 
 def test_point_when_the_ring_was_overrun_then_it_fails_and_says_so(daq, writer):
-    daq.fail_next("ring_overrun", seconds=2.0)
+    daq.fail_next("ring_overrun", seconds=4.0)
     documents, error = run(bp.count([writer], 1))
     assert "images or more behind the detector, of a ring of 100" in str(error)
     assert "may be those of other frames" in documents["stop"][0]["reason"]
@@ -68,7 +68,7 @@ def test_point_when_the_ring_was_overrun_then_it_fails_and_says_so(daq, writer):
 
 def test_point_when_overruns_are_tolerated_then_all_its_images_are_marked(daq, writer, caplog):
     writer.loss_policy.put("tolerant")
-    daq.fail_next("ring_overrun", seconds=2.0)
+    daq.fail_next("ring_overrun", seconds=4.0)
     documents, error = run(bp.count([writer], 2))
     assert error is None
     first, second = (event["data"] for event in documents["event"])
@@ -79,7 +79,7 @@ def test_point_when_overruns_are_tolerated_then_all_its_images_are_marked(daq, w
 
 def test_point_when_it_is_taken_again_then_the_second_file_counts(daq, writer):
     writer.loss_policy.put("retake")
-    daq.fail_next("ring_overrun", seconds=2.0)
+    daq.fail_next("ring_overrun", seconds=4.0)
     documents, error = run(bp.count([writer], 1))
     assert error is None
     (event,) = documents["event"]
@@ -88,7 +88,7 @@ def test_point_when_it_is_taken_again_then_the_second_file_counts(daq, writer):
 
 def test_fly_scan_when_the_ring_was_overrun_then_it_fails(daq, writer):
     writer.frames_per_trigger.put(1)
-    daq.fail_next("ring_overrun", seconds=2.0)
+    daq.fail_next("ring_overrun", seconds=4.0)
     documents, error = run(fly([writer], N, period=0.05))
     assert "images or more behind the detector, of a ring of 100" in str(error)
     assert len(events_of(documents)) < N

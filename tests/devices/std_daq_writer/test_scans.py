@@ -139,7 +139,7 @@ def test_companions_when_a_detector_is_inside_then_it_is_triggered_while_the_wri
 
     camera = FakeDetector(name="camera", directory=tmp_path, source=Watching())
     device = StdDaqWriter(daq.url, name="w", directory=tmp_path / "raw", detectors=[camera])
-    device.frames_per_trigger.put(20)
+    device.frames_per_trigger.put(100)
     documents, error = run(bp.count([device], 2))
     assert error is None
     assert Watching.states == ["WRITING", "WRITING"]

@@ -85,7 +85,7 @@ def shared_rest(tmp_path_factory):
         yield Rest(facility.eiger)
 
 
-def images(rest, n, wait=500):
+def images(rest, n, wait=30_000):
     frames = [rest.get(f"monitor/images/next?timeout={wait}") for _ in range(n)]
     assert all(reply.status_code == 200 for reply in frames), [reply.status_code for reply in frames]
     return [tiff.decode(reply.content) for reply in frames]

