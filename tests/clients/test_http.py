@@ -114,7 +114,7 @@ def test_request_when_reply_lost_and_idempotent_then_repeated(serve):
 
 def test_request_when_server_hangs_then_unknown_or_timeout(serve):
     server = serve(threading.Event(), threading.Event())
-    service = HttpService(server.url, name="svc", timeout=0.1)
+    service = HttpService(server.url, name="svc", timeout=0.5)
     with pytest.raises(UnknownOutcome):
         service.request("POST", "/x")
     with pytest.raises(ServiceTimeout, match="GET /x"):
@@ -196,8 +196,8 @@ DRIPS = {
 def test_request_when_the_peer_drips_then_it_ends_at_its_limit(serve, where, idempotent):
     """Found as `http-drip`."""
     drip = Drip(*DRIPS[where])
-    service = HttpService(serve(drip).url, name="svc", timeout=0.3)
-    with pytest.raises(ServiceTimeout if idempotent else UnknownOutcome, match=r"0\.3 s"):
+    service = HttpService(serve(drip).url, name="svc", timeout=0.5)
+    with pytest.raises(ServiceTimeout if idempotent else UnknownOutcome, match=r"0\.5 s"):
         service.request("GET", "/x", idempotent=idempotent)
     assert drip.n < MANY / 2
 
@@ -229,10 +229,10 @@ def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_
     def steps(connection):
         connection.sendall(HEAD + b"Content-Length: 8\r\n\r\n")
         for piece in (b"[1", b",2", b",3", b"] "):
-            if not hung_up(connection, 0.15):
+            if not hung_up(connection, 0.5):
                 connection.sendall(piece)
 
-    service = HttpService(serve(steps, steps).url, name="svc", timeout=0.3)
+    service = HttpService(serve(steps, steps).url, name="svc", timeout=1.0)
     with pytest.raises(ServiceTimeout):
         service.request("GET", "/x", idempotent=True)
     assert service.request("GET", "/x", idempotent=True, timeout=60).json() == [1, 2, 3]
@@ -269,8 +269,8 @@ def test_request_when_its_process_was_suspended_longer_than_the_limit_then_the_r
 def test_request_when_a_call_that_must_not_be_repeated_times_out_then_it_was_sent_once(serve):
     hang = threading.Event()
     server = serve(hang, OK)
-    service = HttpService(server.url, name="svc", timeout=0.2)
-    with pytest.raises(UnknownOutcome, match="none within 0.2 s"):
+    service = HttpService(server.url, name="svc", timeout=0.5)
+    with pytest.raises(UnknownOutcome, match="none within 0.5 s"):
         service.request("POST", "/x", payload={}, attempts=3, backoff=0.0)
     hang.set()
     assert service.request("GET", "/after", idempotent=True, timeout=60).code == 200

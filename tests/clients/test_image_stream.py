@@ -17,7 +17,7 @@ PIXELS = np.arange(512 * 1024, dtype="u2")
 def test_stream_when_buffers_run_out_then_the_next_frame_says_how_many_were_dropped(wait_for):
     with Publisher() as peer, ImageStream(peer.endpoints[0], n_images=2, max_hold=0.1) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for number in range(1, 6):
             peer.send(0, ImageHeader(frame_number=number, shape=(4, 4)).encode(), bytes(32))
@@ -32,7 +32,7 @@ def test_stream_when_buffers_run_out_then_the_next_frame_says_how_many_were_drop
 def test_stream_when_images_are_of_another_detector_then_they_are_refused(wait_for):
     with Publisher() as peer, ImageStream(peer.endpoints[0], detector_name="JF01T03V01") as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for number, name in enumerate(("JF02T09V03", "Eiger", "JF01T03V02", "")):
             header = ImageHeader(frame_number=number, shape=(4, 4), detector_name=name)
@@ -55,7 +55,7 @@ def test_stream_when_messages_are_poisoned_then_counts_them_and_goes_on(wait_for
     ]
     with Publisher() as peer, ImageStream(peer.endpoints[0]) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for message in bad:
             peer.send(0, *message)
@@ -74,7 +74,7 @@ def test_standard_daq_stream_when_headers_are_json_or_packed_then_frames_come_wi
     image = np.arange(6, dtype="f4")
     with Publisher() as peer, ImageStream(peer.endpoints[0]) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         peer.send(0, json_header, image.astype("u2"))
         for text in packed:

@@ -24,7 +24,7 @@ def header(number, port=0, n_ports=2, **fields):
 def pair():
     """A publisher of two ports and a stream that listens to it."""
     with Publisher(2) as peer, ModuleStream(peer.endpoints, max_age=0.5) as stream:
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         yield peer, stream
 
@@ -48,7 +48,7 @@ def test_frames_when_iterated_then_come_with_pixels_of_both_modules(pair):
 def test_endpoints_when_given_in_another_order_then_modules_are_in_their_place():
     with Publisher(2) as peer, ModuleStream(peer.endpoints[::-1]) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, 1)
         assert queue.get(60).image[512, 0] == 2
@@ -57,7 +57,7 @@ def test_endpoints_when_given_in_another_order_then_modules_are_in_their_place()
 def test_frames_when_there_are_32_ports_then_each_module_is_in_its_place():
     with Publisher(32) as peer, ModuleStream(peer.endpoints, detector_name="JF07T32V02") as stream:
         queue = stream.frames()
-        stream.wait_connected(20)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for number in (1, 2):
             for port in range(32):
@@ -221,7 +221,7 @@ def test_open_when_closed_before_then_works_again_with_new_counters(pair):
     send(peer, 1)
     stream.close()
     stream.open()
-    stream.wait_connected(10)
+    stream.wait_connected(60)
     for each in peer.sockets:
         while each.poll(200):
             each.recv()
@@ -234,7 +234,7 @@ def test_thread_when_stream_is_open_then_is_one_and_none_when_closed():
     before = threading.active_count()
     with Publisher(8) as peer, ModuleStream(peer.endpoints) as stream:
         assert threading.active_count() == before + 1
-        stream.wait_connected(10)
+        stream.wait_connected(60)
     assert threading.active_count() == before
 
 

@@ -202,7 +202,7 @@ def test_next_image_when_the_body_is_wrong_then_wire_error_and_the_next_one_is_r
     part.fail_next(fault, **details)
     with pytest.raises(WireError, match=words):
         client.next_image()
-    assert client.next_image(0.5) is not None
+    assert client.next_image(30.0) is not None
 
 
 def test_next_image_when_the_server_hangs_then_timeout_in_time(part):

@@ -53,7 +53,7 @@ def collect(follower, stream, n, timeout=60):
 def test_follow_when_entries_come_then_they_are_delivered_in_order_from_the_newest_on(server):
     add(server, "daq:config", {"bit_depth": 16})
     with StdDaqRedis(server.url, block=0.1) as follower:
-        assert follower.wait_connected(5)
+        assert follower.wait_connected(60)
         assert follower.latest("config").content == {"bit_depth": 16}
         seen = []
         stop = follower.subscribe("status", lambda message: seen.append(message.content["acquisition"]))
@@ -69,7 +69,7 @@ def test_follow_when_entries_come_then_they_are_delivered_in_order_from_the_newe
 
 def test_follow_when_entries_are_doubled_or_replayed_then_each_comes_once(server):
     with StdDaqRedis(server.url, "status", block=0.1) as follower:
-        assert follower.wait_connected(5)
+        assert follower.wait_connected(60)
         for content in (
             status(1, start=10.0),
             status(1, start=10.0),
@@ -85,7 +85,7 @@ def test_follow_when_entries_are_doubled_or_replayed_then_each_comes_once(server
 
 def test_follow_when_entries_are_no_json_then_they_are_counted_and_left_out(server):
     with StdDaqRedis(server.url, "status", block=0.1) as follower:
-        assert follower.wait_connected(5)
+        assert follower.wait_connected(60)
         with redis.Redis.from_url(server.url) as client:
             for fields in (
                 {"json": "{"},
@@ -116,7 +116,7 @@ HOSTILE = {
 def test_follow_when_an_entry_is_hostile_then_the_next_one_is_delivered(server, what):
     """`redis-deep-entry`: one entry nested 100 000 deep ended the follower's thread for good."""
     with StdDaqRedis(server.url, "status", block=0.1) as follower:
-        assert follower.wait_connected(5)
+        assert follower.wait_connected(60)
         with redis.Redis.from_url(server.url) as client:
             client.xadd("daq:status", {"json": HOSTILE[what]} if HOSTILE[what] else {b"\xff": b"\xfe"})
         add(server, "daq:status", status(1, start=5.0, n=3))
@@ -152,7 +152,7 @@ def test_state_when_redis_is_away_or_talks_nonsense_then_it_says_since_when_and_
         embedded = EmbeddedRedis(port)
         embedded.start()
         try:
-            assert follower.wait_connected(10)
+            assert follower.wait_connected(60)
             wait_for(lambda: follower.silent_since is None, "news")
             assert follower.state == "listening"
             add(SimpleNamespace(url=embedded.url), "daq:status", status(1))
@@ -163,7 +163,7 @@ def test_state_when_redis_is_away_or_talks_nonsense_then_it_says_since_when_and_
 
 def test_follow_when_the_key_is_another_one_then_it_is_followed(server):
     with StdDaqRedis(server.url, "status", keys={"status": "daq:writer_status"}, block=0.1) as follower:
-        assert follower.wait_connected(5)
+        assert follower.wait_connected(60)
         add(server, "daq:writer_status", status(3))
         assert collect(follower, "status", 1)
 
@@ -172,11 +172,11 @@ def test_follow_when_the_key_is_another_one_then_it_is_followed(server):
 def test_follow_when_redis_restarts_then_it_goes_on(server, wait_for, empty):
     add(server, "daq:status", status(1, start=1.0))
     with StdDaqRedis(server.url, "status", block=0.1, timeout=1.0) as follower:
-        assert follower.wait_connected(5)
+        assert follower.wait_connected(60)
         server.stop(empty=empty)
         wait_for(lambda: not follower._hears.is_set(), "loss of the connection")
         server.start()
-        assert follower.wait_connected(10)
+        assert follower.wait_connected(60)
         add(server, "daq:status", status(2, start=2.0))
         assert collect(follower, "status", 1)[0].content["acquisition"]["info"]["run_id"] == 2
 

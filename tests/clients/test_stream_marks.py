@@ -73,7 +73,7 @@ def test_flush_when_the_sender_is_ten_times_faster_then_ends_at_once_and_nothing
     with Publisher(2, high_water=1000) as peer, ModuleStream(peer.endpoints) as stream:
         newest = []
         stream.subscribe(lambda frame: frame and (newest.append(frame.frame_number), time.sleep(0.005)))
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         with Flood(peer, CLOCKS[clock]) as flood:
             for _ in range(3):
@@ -90,7 +90,7 @@ def test_flush_when_ports_were_quiet_then_the_very_next_frame_comes(wait_for):
     """Whatever its clock says: nothing can have been on its way."""
     with Publisher(2) as peer, ModuleStream(peer.endpoints) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for number in range(1, 9):
             time.sleep(0.15)
@@ -102,7 +102,7 @@ def test_flush_when_ports_were_quiet_then_the_very_next_frame_comes(wait_for):
 def test_flush_when_many_old_messages_lie_in_the_sockets_then_a_port_is_connected_anew(wait_for):
     with Publisher(1) as peer, ModuleStream(peer.endpoints) as stream:
         stuck, go = threading.Event(), threading.Event()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
 
         def wait(frame):
@@ -136,7 +136,7 @@ def test_flush_when_called_from_a_callback_then_does_not_wait_for_itself():
     with Publisher(1) as peer, ModuleStream(peer.endpoints) as stream:
         queue = stream.frames()
         stream.subscribe(lambda frame: frame and stream.flush())
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, 1, ports=[0], n_ports=1)
         assert collect(queue, 1)[0].frame_number == 1
@@ -150,7 +150,7 @@ def test_flush_when_the_stream_is_closed_then_says_so():
 def test_images_when_flushed_then_those_of_later_pulses_come_and_no_other(wait_for):
     with Publisher() as peer, ImageStream(peer.endpoints[0]) as stream:
         stream.subscribe(lambda frame: time.sleep(0.01))
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         begin = time.monotonic()
 
@@ -178,7 +178,7 @@ def test_port_when_it_floods_then_the_others_are_served_all_the_same():
         seen = []
         stream.subscribe(lambda frame: frame and seen.append(stream.counters["duplicate"]))
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, *[1] * n, ports=[0])
         send(peer, 1, ports=[1])
@@ -196,7 +196,7 @@ def test_frames_when_the_consumer_is_slow_then_they_wait_with_the_sender_and_non
             stream = ImageStream(peer.endpoints[0], n_images=4)
         with stream:
             queue = stream.frames()
-            stream.wait_connected(10)
+            stream.wait_connected(60)
             peer.wait_subscribed()
             for number in range(1, n + 1):
                 if kind == "modules":
@@ -215,7 +215,7 @@ def test_frames_when_the_consumer_is_slow_then_they_wait_with_the_sender_and_non
 def test_frames_when_the_consumer_keeps_all_then_others_are_dropped_in_the_end_and_it_goes_on(wait_for):
     with Publisher(2) as peer, ModuleStream(peer.endpoints, n_images=4, max_hold=0.1) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, *range(1, 21))
         kept = collect(queue, 4)
@@ -228,7 +228,7 @@ def test_frames_when_the_consumer_keeps_all_then_others_are_dropped_in_the_end_a
 def test_ports_when_one_is_ahead_of_the_other_by_more_than_the_buffers_then_all_images_are_whole():
     with Publisher(2) as peer, ModuleStream(peer.endpoints, n_images=4, max_age=10) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, *range(1, 41), ports=[0])
         send(peer, *range(1, 41), ports=[1])
@@ -257,7 +257,7 @@ def test_close_when_a_callback_is_stuck_then_its_thread_closes_its_own_sockets(m
         stream.subscribe(callback)
         other = stream.frames()
         stream.open()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, 1, 2, 3, ports=[0], n_ports=1)
         assert stuck.wait(60)
@@ -268,7 +268,7 @@ def test_close_when_a_callback_is_stuck_then_its_thread_closes_its_own_sockets(m
         assert not any(socket.closed for socket in receiver._sockets)
         assert len(list(other)) <= 1, "the iterators of others did not end"
         stream.open()  # works again beside it
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         go.set()
         receiver.thread.join(60)
         assert all(socket.closed for socket in receiver._sockets) and receiver._context.closed
@@ -285,7 +285,7 @@ def test_flush_when_a_callback_is_stuck_then_says_where():
     with Publisher(1) as peer, ModuleStream(peer.endpoints) as stream:
         stuck, go = threading.Event(), threading.Event()
         stream.subscribe(lambda frame: (stuck.set(), go.wait(60)))
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, 1, ports=[0], n_ports=1)
         assert stuck.wait(60)
@@ -314,7 +314,7 @@ def test_close_when_other_threads_wake_the_stream_then_no_socket_is_theirs():
             thread.start()
         for _ in range(10):
             with stream:
-                stream.wait_connected(10)
+                stream.wait_connected(60)
                 send(peer, *range(1, 30), ports=[0], n_ports=1)
         done.set()
         for thread in threads:
@@ -323,7 +323,7 @@ def test_close_when_other_threads_wake_the_stream_then_no_socket_is_theirs():
 
 def test_stream_when_nothing_comes_then_its_thread_does_not_run(wait_for):
     with Publisher(4) as peer, ModuleStream(peer.endpoints) as stream:
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         looks = []
         original = stream._intake.settle
         stream._intake.settle = lambda *args: (looks.append(args), original(*args))[1]
@@ -336,7 +336,7 @@ def test_stream_when_nothing_comes_then_its_thread_does_not_run(wait_for):
 def test_port_when_it_is_connected_anew_then_frames_of_the_others_are_not_taken_for_incomplete(wait_for):
     with Publisher(2) as peer, ModuleStream(peer.endpoints, max_age=0.2) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         send(peer, 1)
         collect(queue, 1)
@@ -359,7 +359,7 @@ def test_port_when_it_is_connected_anew_then_frames_of_the_others_are_not_taken_
 def test_thread_when_anything_raises_in_it_then_it_goes_on_and_says_so(wait_for):
     with Publisher(1) as peer, ModuleStream(peer.endpoints) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         settle, problems = stream._intake.settle, iter([KeyError("a hostile one")])
 

@@ -79,7 +79,7 @@ def replay(messages, n_ports):
     wanted = expected(messages)
     with Publisher(n_ports) as peer, ModuleStream(peer.endpoints, max_age=3) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for port, text, payload in messages:
             peer.send(port, text, *([] if payload is None else [payload]))
@@ -136,7 +136,7 @@ def test_replay_when_modules_stand_in_columns_then_each_is_in_its_place(run, blo
         ModuleStream(peer.endpoints, detector_name=name, max_age=5) as stream,
     ):
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         peer.wait_subscribed()
         for port, text, pixels in messages:
             peer.send(port, text, *([] if pixels is None else [pixels]))
@@ -177,7 +177,7 @@ def test_replay_when_captured_from_the_assembled_stream_then_images_come_and_pla
     push = "PUSH" in assembled[0]["socket"]
     with Publisher(push=push) as peer, ImageStream(peer.endpoints[0], pull=push) as stream:
         queue = stream.frames()
-        stream.wait_connected(10)
+        stream.wait_connected(60)
         if not push:
             peer.wait_subscribed()
         for number, record in enumerate(assembled):

@@ -95,12 +95,12 @@ def test_count_when_several_frames_per_trigger_then_ids_are_arrays(engine, det, 
     [
         ("lose", "det: 0 of 1 frames came; missing ids 2"),
         ("short", "det: 0 of 1 frames came; the source ended; no frame yet"),
-        ("hang", "det: 0 of 1 frames came; nothing for 0.2 s; no frame yet"),
+        ("hang", "det: 0 of 1 frames came; nothing for 1 s; no frame yet"),
         (ServiceRefused("arm", url="http://there", said="no"), "arm: http://there answered: 'no'"),
     ],
 )
 def test_strict_when_a_frame_is_lost_then_reason_says_so(engine, det, tmp_path, fault, text):
-    det.timeout.put(0.2)
+    det.timeout.put(1.0)
     det.source.faults = {2: fault}
     run = drive(engine, count(det))
     assert run.stop["exit_status"] == "fail"

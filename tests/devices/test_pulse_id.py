@@ -95,13 +95,13 @@ def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id,
 
 
 def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_time(facility, wait_for):
-    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
+    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=1.0)
     device.wait_for_connection(timeout=60)
     status = device.wait_past(device.get() + 100_000)
     wait_for(lambda: status.current > 5, "some pulses")
     facility.clock.pause()
     try:
-        with pytest.raises(ServiceTimeout, match="after 0.2 s.*does the timing receiver count"):
+        with pytest.raises(ServiceTimeout, match="after 1 s.*does the timing receiver count"):
             status.wait(60)
     finally:
         facility.clock.resume()
@@ -109,12 +109,12 @@ def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_t
 
 
 def test_wait_past_when_the_clock_counts_slowly_then_waits_on(facility, paused, wait_for):
-    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=1.0)
+    device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=3.0)
     device.wait_for_connection(timeout=60)
     wait_for(lambda: device.get() == paused, "the paused pulse")
     status, begun = device.wait_past(paused + 3), counted_time()
-    for n in range(4):  # at 100 Hz it would be over after 0.03 s, and 1 s of patience
-        wait_for(lambda n=n: counted_time() - begun > 0.6 * (n + 1), "a long pulse")
+    for n in range(4):  # at 100 Hz it would be over after 0.03 s, and 3 s of patience
+        wait_for(lambda n=n: counted_time() - begun > 1.0 * (n + 1), "a long pulse")
         facility.clock.step()
     status.wait(60)
     device.destroy()

@@ -252,7 +252,7 @@ def test_adeiger_when_it_starts_and_acquires_in_its_order_then_every_call_succee
         call("PUT", f"{detector}/command/trigger")
     assert json.loads(call("GET", f"{detector}/status/state"))["value"] == "idle"
     call("PUT", f"{detector}/command/disarm")
-    frame = tiff.decode(call("GET", f"{monitor}/images/monitor?timeout=500"))
+    frame = tiff.decode(call("GET", f"{monitor}/images/monitor?timeout=30000"))
     assert (frame.series_id, frame.image_id) == (series_id, 3)
     connection.close()
 
