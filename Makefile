@@ -1,6 +1,6 @@
 # `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network. They install
 # the versions of constraints.txt; with LATEST=1 the newest ones, beside the others, and say what differs.
-.PHONY: demo test bench lint docs screenshots wheel constraints differs clean redis-server chromium
+.PHONY: installed demo test bench lint docs screenshots wheel constraints differs clean redis-server chromium
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -81,6 +81,10 @@ redis-server:
 # The live page is tested in a browser without a screen.
 chromium:
 	@command -v chromium >/dev/null || { $(APT) chromium; }
+
+# All that any target needs, before several run at once: two pips in one environment spoil it.
+installed: $(VENV)/.installed-dev redis-server chromium
+	@touch $(VENV)/.installed $(VENV)/.installed-test
 
 clean:
 	rm -rf .venv .venv-latest build dist *.egg-info demo-output docs/_build docs/reference/api benchmarks/results.json
