@@ -13,6 +13,9 @@ from ..clients import pedestal_time
 from ..devices import SfDaqBroker
 from .ask import ask
 
+MOST_TRIES = 300
+"""To set a shutter that an interrupted plan left on its way, one in 0.1 s."""
+
 
 @plan
 def take_pedestal(
@@ -95,10 +98,21 @@ def take_pedestal(
     before = yield from bps.rd(shutter)
 
     def with_shutter() -> MsgGenerator[str]:
-        yield from bps.mv(shutter, closed)
+        yield from _move(shutter, closed)
         return (yield from close_on_error())
 
-    return (yield from bpp.finalize_wrapper(with_shutter(), bps.mv(shutter, before)))
+    return (yield from bpp.finalize_wrapper(with_shutter(), _move(shutter, before)))
+
+
+def _move(shutter: Any, value: Any) -> MsgGenerator[None]:
+    """Set `shutter`, also where it is still on its way: a signal then takes no other value for a while."""
+    for n_left in reversed(range(MOST_TRIES)):
+        try:
+            return (yield from bps.mv(shutter, value))
+        except RuntimeError:  # of ophyd: another set() is in progress
+            if not n_left:
+                raise
+        yield from bps.sleep(0.1)
 
 
 def _close_failed(exc: Exception) -> MsgGenerator[None]:

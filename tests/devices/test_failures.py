@@ -33,7 +33,7 @@ FAILURES = {
 
 @pytest.fixture(scope="module")
 def facility():
-    options = {"eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_initialized": True}
+    options = {"speed": "auto", "eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_initialized": True}
     with Facility(
         only=["eiger", "jungfrau"], jungfrau_name=NAME, jungfrau_rate_multiplicator=4, **options
     ) as facility:

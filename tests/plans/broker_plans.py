@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ophyd import Signal
 
 from sfdaq_ophyd.plans import sf_count
@@ -10,15 +12,20 @@ from ..devices.run_engine_driver import drive, interruptible
 
 
 class Shutter(Signal):
-    """Remembers every position."""
+    """Remembers every position; takes a moment to get there, and nothing else meanwhile."""
 
     def __init__(self):
         super().__init__(name="shutter", value="Open")
         self.positions = []
 
     def put(self, value, **kwargs):
+        time.sleep(0.1)
         self.positions.append(value)
         super().put(value, **kwargs)
+
+    @property
+    def stands(self):
+        return self._set_thread is None
 
 
 def first_run(bench, device):

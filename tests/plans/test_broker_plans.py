@@ -172,4 +172,5 @@ def test_plan_when_interrupted_at_any_message_then_sends_nothing_twice_and_leave
         if result.documents:
             assert result.named("start") and result.named("stop"), where
         if interruption != "halt":
+            wait_for(lambda: bench.shutter.stands, f"{where}: a shutter that stands")
             assert bench.shutter.get() == "Open", where

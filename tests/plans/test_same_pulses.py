@@ -34,6 +34,7 @@ def directory(tmp_path_factory):
 def facility(directory):
     """One module at 25 Hz: as a live stream, and behind the broker."""
     with Facility(
+        speed="auto",
         only=["jungfrau", "broker", "std_daq"],
         directory=directory,
         jungfrau_name=NAME,

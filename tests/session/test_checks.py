@@ -99,10 +99,10 @@ def test_doctor_when_a_check_hangs_then_said_and_the_others_shown(wait_for):
     done = threading.Event()
     hangs = Check("a", "here", lambda: done.wait(30), "Kick it")
     well = Check("b", "there", lambda: ("1", "fine"), "")
-    found = list(run_checks([hangs, well], limit=0.3))
+    found = list(run_checks([hangs, well], limit=2.0))
     done.set()
     assert [(each.name, each.ok) for each in found] == [("a", False), ("b", True)]
-    assert isinstance(found[0], Finding) and found[0].found == "no answer in 0.3 s"
+    assert isinstance(found[0], Finding) and found[0].found == "no answer in 2 s"
 
 
 def test_broker_when_a_detector_does_not_run_then_said_in_these_words(monkeypatch):

@@ -18,7 +18,8 @@ from sfdaq_ophyd.wire.daq_rec import DaqRec
 
 @pytest.fixture(scope="module")
 def facility():
-    with Facility(only=["jungfrau"], jungfrau_name="JF04T02V01", jungfrau_rate_multiplicator=4) as facility:
+    options = {"jungfrau_name": "JF04T02V01", "jungfrau_rate_multiplicator": 4}
+    with Facility(speed="auto", only=["jungfrau"], **options) as facility:
         facility.jungfrau.scene.raw(0)
         yield facility
 
@@ -181,7 +182,7 @@ def test_part_when_options_are_wrong_then_the_facility_does_not_start():
 
 def test_two_interfaces_when_set_then_four_streams_make_the_same_image():
     options = {"jungfrau_name": "JF04T02V01", "jungfrau_interfaces": 2, "jungfrau_rate_multiplicator": 10}
-    with Facility(only=["jungfrau"], **options) as facility:
+    with Facility(speed="auto", only=["jungfrau"], **options) as facility:
         part = facility.jungfrau
         assert len(part.endpoints) == 4
         with ModuleStream(part.endpoints, detector_name=part.detector_name) as stream:

@@ -40,6 +40,7 @@ def facility(tmp_path_factory):
     folder = tmp_path_factory.mktemp("facility")
     only = ["eiger", "jungfrau", "std_daq", "broker"]
     with Facility(
+        speed="auto",
         directory=folder,
         only=only,
         eiger_shape=(32, 48),

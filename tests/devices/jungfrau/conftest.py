@@ -21,7 +21,8 @@ NAME = "JF04T01V01"
 @pytest.fixture(scope="package")
 def facility():
     """One simulated Jungfrau at 25 Hz for all tests; each leaves it as it found it."""
-    with Facility(only=["jungfrau"], jungfrau_name=NAME, jungfrau_rate_multiplicator=4) as facility:
+    options = {"jungfrau_name": NAME, "jungfrau_rate_multiplicator": 4}
+    with Facility(speed="auto", only=["jungfrau"], **options) as facility:
         facility.jungfrau.scene.raw(0)
         yield facility
 

@@ -20,7 +20,7 @@ SETTINGS = {"gain_mode": "fixed_gain1", "exptime": 1e-5, "detector_mode": "norma
 
 @pytest.fixture(scope="module")
 def facility():
-    options = {"broker_delays": 0.002, "broker_running": [NAME]}
+    options = {"speed": "auto", "broker_delays": 0.002, "broker_running": [NAME]}
     with Facility(
         only=["broker", "jungfrau"], jungfrau_name=NAME, jungfrau_rate_multiplicator=4, **options
     ) as facility:

@@ -66,7 +66,7 @@ def plan_of(how, writer_around, camera, **signals):
 def test_others_when_images_flow_and_the_driver_is_late_then_they_wait_until_it_takes_them(
     daq, writer_around, camera, how, wait_for
 ):
-    wait_for(lambda: daq.service.stats()["detector"]["images_per_second"] > 0, "images")
+    wait_for(lambda: (stats := daq.service.stats()) and stats["detector"]["images_per_second"] > 0, "images")
     daq.fail_next("late_subscription", seconds=0.6)
     _, plan = plan_of(how, writer_around, camera, settle_time=0.05)
     documents, error = run(plan)

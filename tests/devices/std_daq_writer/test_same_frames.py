@@ -23,7 +23,7 @@ def facility():
     """A Jungfrau at 25 Hz that the DAQ writes too, and an Eiger."""
     options = {"jungfrau_name": DETECTOR, "jungfrau_rate_multiplicator": 4, "eiger_model": "500K"}
     options["std_daq_writable"] = tempfile.gettempdir()
-    with Facility(only=["jungfrau", "std_daq", "eiger"], speed=10.0, **options) as facility:
+    with Facility(only=["jungfrau", "std_daq", "eiger"], speed="auto", **options) as facility:
         yield facility
 
 

@@ -31,6 +31,8 @@ class Approach(Scene):
             self._before_status(reply["writer"], row["request"]["method"] == "GET", rest)
         elif "logs" in reply:
             self._before_logs(log_of(reply))
+        elif reply.get("stats"):
+            self.wait_for(self.server.service.stats, "the first entry of the stats")
         elif servers := (reply.get("deployment") or {}).get("servers"):
             self._before_deployment(servers, str(row.get("note")))
         note = str(row.get("note"))

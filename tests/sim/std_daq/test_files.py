@@ -137,7 +137,7 @@ def test_facility_when_it_has_a_jungfrau_then_files_hold_the_frames_of_its_scene
     from sfdaq_ophyd.sim.stamp import read_stamp
 
     options = {"jungfrau_name": "JF01T01V01", "std_daq_writable": tmp_path}
-    with Facility(only=["jungfrau", "std_daq"], **options) as facility:
+    with Facility(speed="auto", only=["jungfrau", "std_daq"], **options) as facility:
         part = facility.std_daq
         requests.post(part.url + "/writer/stop", timeout=60)
         body = {"output_file": str(tmp_path / "x.h5"), "n_images": 3}
