@@ -146,7 +146,8 @@ class Scene:
 
     def help_sync(self, acquisition: dict):
         """Let a synchronous start, made in another thread, come to its recorded end."""
-        self.wait_for(self.server.service.source._accepting, "write_sync WRITING")
+        running = lambda: self.is_running(acquisition) and self.server.service.source._accepting()  # noqa: E731
+        self.wait_for(running, "write_sync WRITING")
         self.drive_to(acquisition)
         if acquisition["message"] == "Interrupted.":
             self.reset()
