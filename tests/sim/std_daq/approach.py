@@ -17,6 +17,7 @@ class Approach(Scene):
     """Look at a recorded reply and do what must have been done before it."""
 
     pending: list
+    flows = False
 
     def approach(self, row: dict, rest: list[dict]) -> None:
         """Prepare for `row`, the first of `rest`."""
@@ -37,13 +38,19 @@ class Approach(Scene):
             self._before_deployment(servers, str(row.get("note")))
         note = str(row.get("note"))
         if "Hz detector" in note:
-            self.source.burst(100_000, rate=100.0 * self.server.settings.speed)
+            self.flow()
         if "Hz live data" in note:
             self.source.burst(1000, rate=20.0)
         if "detector stopped" in note:
+            self.flows = False
             self.source.silence()
         if "file deleted" in note:
             (self.root / "raw" / "view.h5").unlink()
+
+    def flow(self) -> None:
+        """Let the detector send by itself, as the real one did, until it is silenced."""
+        self.flows = True
+        self.source.burst(100_000, rate=100.0 * self.server.settings.speed)
 
     def _before_start(self, row: dict, reply: dict, rest: list[dict]) -> None:
         message = str(reply.get("message", ""))

@@ -199,8 +199,14 @@ class Replay(Approach):
             if end < row["t"]:
                 self.created.set()
                 thread.join(30)
+        started = _path(row) == START[0] and (row.get("reply") or {}).get("status") == "ok"
+        held = started and self.flows
+        if held:
+            self.source.silence()  # the reply is of the moment before the first image
         self.compare(row)
-        if _path(row) == START[0] and (row.get("reply") or {}).get("status") == "ok":
+        if held:
+            self.flow()
+        if started:
             self.polls(i)
 
     def hold_deployment(self, rest: list[dict]) -> None:
