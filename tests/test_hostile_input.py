@@ -33,14 +33,10 @@ from sfdaq_ophyd.wire import (
     broker_reply,
     broker_request,
     broker_status,
-    daq_rec,
-    darray,
     detector_name,
     image_header,
-    json_header,
     json_text,
     module_header,
-    rfc3339,
     simplon,
     std_daq,
     std_daq_config,
@@ -149,11 +145,11 @@ JSON = {
         parsed(lambda v: broker_status.read_status(v, json.dumps(v).encode(), "id")),
         {"action": "write_start", "source": "w", "message": "m", "output_file": "/sf/a.h5"},
     ),
-    "wire.darray.decode_darray": (
-        parsed(darray.decode_darray), darray.encode_darray(np.ones((2, 3), "u4")),
+    "wire.simplon.decode_darray": (
+        parsed(simplon.decode_darray), simplon.encode_darray(np.ones((2, 3), "u4")),
     ),
     "wire.image_header.ImageHeader.decode": (image_header.ImageHeader.decode, IMAGE_HEADER),
-    "wire.json_header.load_header": (partial(json_header.load_header, what="header"), {"a": 1}),
+    "wire.json_text.load_header": (partial(json_text.load_header, what="header"), {"a": 1}),
     "wire.json_text.load_json": (json_text.load_json, {"a": [1]}),
     "wire.module_header.ModuleHeader.decode": (module_header.ModuleHeader.decode, MODULE_HEADER),
     "wire.simplon.Parameter.from_json": (parsed(simplon.Parameter.from_json), PARAMETER),
@@ -190,8 +186,8 @@ BYTES = {
     "wire.detector_name.DetectorName.parse": (
         lambda data: detector_name.DetectorName.parse(data.decode("latin-1")), JF.encode(),
     ),
-    "wire.rfc3339.parse_time_ns": (
-        lambda data: rfc3339.parse_time_ns(data.decode("latin-1")), b"2024-05-14T08:59:56.123456789Z",
+    "wire.tiff.parse_time_ns": (
+        lambda data: tiff.parse_time_ns(data.decode("latin-1")), b"2024-05-14T08:59:56.123456789Z",
     ),
     "wire.tiff.decode": (tiff.decode, TIFF),
     "wire.tiff.decode_array": (tiff.decode_array, TIFF),
@@ -199,7 +195,7 @@ BYTES = {
 """Functions that read bytes or text: name, function of bytes, and a right value."""
 
 INTEGERS = {
-    "wire.daq_rec.DaqRec.decode": daq_rec.DaqRec.decode,
+    "wire.detector_name.DaqRec.decode": detector_name.DaqRec.decode,
     "wire.module_header.decode_pulse_id": module_header.decode_pulse_id,
 }
 

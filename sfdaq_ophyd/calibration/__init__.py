@@ -1,9 +1,9 @@
 """Raw detector arrays to physical units. Arrays in, arrays out."""
 
-from .coordinates import pixel_coordinates
 from .jungfrau import JungfrauCalibration
 from .options import CalibrationOptions, disabled_to_map
 from .pedestal import PedestalEvaluation
+from .strips import pixel_coordinates
 from .words import WordCounts, count_words
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..wire.detector_name import MODULE_SHAPE
 from . import _kernel
-from ._memory import address, aligned_empty
+from ._numpy import address, aligned_empty
 from ._packed import pack
 from .geometry import CHIP, GAP, Layout, module_shape
 

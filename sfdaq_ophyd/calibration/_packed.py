@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..wire.detector_name import MODULE_SHAPE
-from ._memory import aligned_empty
+from ._numpy import aligned_empty
 
 CODES = 1 << 24
 """Number of codes."""

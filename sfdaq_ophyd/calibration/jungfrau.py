@@ -12,16 +12,21 @@ import numpy as np
 from ..errors import DtypeError, RequestError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from . import pixel_mask as masks
-from ._checks import checked_out, choose_engine, choose_threads, stacked
-from ._memory import aligned_empty
-from ._numpy import NumpyEngine, PlacingEngine
-from .coordinates import pixel_coordinates
+from ._numpy import (
+    NumpyEngine,
+    PlacingEngine,
+    aligned_empty,
+    checked_out,
+    choose_engine,
+    choose_threads,
+    stacked,
+)
 from .double_pixels import interpolate
-from .downsample import any_reason, downsample, good_fraction
 from .geometry import is_known, is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
-from .strips import StripMap
+from .pixel_mask import any_reason, downsample, good_fraction
+from .strips import StripMap, pixel_coordinates
 from .words import CODE_SHIFT, LOST, WordCounts, count_words, saturated_word
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import DtypeError, RequestError, ShapeError
-from ..wire.daq_rec import STAGE_CODES, DaqRec
-from ..wire.detector_name import MODULE_SHAPE, DetectorName
+from ..wire.detector_name import MODULE_SHAPE, STAGE_CODES, DaqRec, DetectorName
 from .words import ADC_BITS, CODE_SHIFT
 
 WINDOW = 1000

@@ -12,7 +12,7 @@ from ..calibration import CalibrationOptions, JungfrauCalibration
 from ..calibration.words import with_lost_packets
 from ..errors import ConstantsMissing, RequestError, require
 from ..files.constants import files_of, load_calibration
-from ..wire.daq_rec import DaqRec
+from ..wire.detector_name import DaqRec
 
 _ALONE = threading.Lock()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import RequestError, require
-from ..wire.pixels import invalid_pixels
+from ..wire.simplon import invalid_pixels
 
 MAX_SIDE = 900
 """Pixels along the longer side of a picture; larger frames show the brightest pixel of each block."""

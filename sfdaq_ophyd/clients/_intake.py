@@ -13,7 +13,7 @@ import numpy as np
 import zmq
 
 from ..errors import WireError
-from ..wire.json_header import MAX_HEADER_BYTES
+from ..wire.json_text import MAX_HEADER_BYTES
 from ._ring import Ring
 
 logger = logging.getLogger(__name__)

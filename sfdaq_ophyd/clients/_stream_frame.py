@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.words import with_lost_packets
-from ..wire.daq_rec import storage_cell
+from ..wire.detector_name import storage_cell
 from ..wire.frame import Frame
 
 
@@ -47,7 +47,7 @@ class StreamFrame(Frame):
     frame_number : int
         The detector's trigger counter.
     daq_rec : int or None
-        How the frame was taken, of the first complete module; see `sfdaq_ophyd.wire.daq_rec`.
+        How the frame was taken, of the first complete module; see `sfdaq_ophyd.wire.detector_name`.
     missing : tuple of int
         Blocks (modules, in memory order) that did not come; their pixels are 0xFFFF.
     incomplete : tuple of int

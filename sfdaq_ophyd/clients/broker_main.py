@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutcome
-from ..wire.broker import PEDESTAL_FRAMES
-from ..wire.broker_paths import SF, local_path
+from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
+from ..wire.broker_parameters import check_detector, check_names, check_pgroup
 from ..wire.broker_reply import (
     AllowedDetectors,
     Retrieval,
@@ -22,7 +22,6 @@ from ..wire.broker_reply import (
     strings,
 )
 from ..wire.broker_request import RetrieveRequest, check_extra, pedestal_request
-from ..wire.broker_values import check_detector, check_names, check_pgroup
 from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
 from .broker_recover import REQUEST_ID, find_retrieval
 from .broker_transport import BrokerTransport

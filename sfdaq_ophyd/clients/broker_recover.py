@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import WireError
 from ..limits import Limit
-from ..wire.broker_paths import SF, acquisition, padded
+from ..wire.broker import SF, acquisition, padded
+from ..wire.broker_parameters import check_pgroup
 from ..wire.broker_reply import Retrieval, number
-from ..wire.broker_values import check_pgroup
 from ..wire.json_text import load_json
 
 REQUEST_ID = "client_request_id"

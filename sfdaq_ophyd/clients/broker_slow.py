@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import BrokerRefused, RequestError
+from ..wire.broker_parameters import check_detector, check_int, check_modules, check_pgroup
 from ..wire.broker_reply import CopiedFiles, JfStats, Pings, changes, field, integers, strings
 from ..wire.broker_settings import (
     HARDWARE_SETTINGS,
@@ -14,7 +15,6 @@ from ..wire.broker_settings import (
     check_hardware_settings,
     check_script,
 )
-from ..wire.broker_values import check_detector, check_int, check_modules, check_pgroup
 from .broker_transport import BrokerTransport
 
 

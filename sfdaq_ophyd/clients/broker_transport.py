@@ -10,8 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import BrokerRefused, RequestError, WireError, shown_url
 from ..wire.broker import DIALECTS, ENDPOINTS, Dialect, Endpoint, dialect_of
+from ..wire.broker_parameters import encode_body
 from ..wire.broker_reply import Refusal, read_reply
-from ..wire.broker_values import encode_body
 from ._http import HttpService, Reply, check_url
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FileFormatError
-from ..wire.broker_paths import error_file, log_file
+from ..wire.broker import error_file, log_file
 from .daq_file import PVDATA, FoundData, read_daq_file
 
 CLOSING = "processing request took"

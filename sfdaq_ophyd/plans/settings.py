@@ -9,8 +9,8 @@ import bluesky.plan_stubs as bps
 from bluesky.utils import MsgGenerator, plan
 
 from ..devices import SfDaqBroker
+from ..wire.broker_parameters import check_names
 from ..wire.broker_settings import check_dap_settings, check_hardware_settings
-from ..wire.broker_values import check_names
 from .ask import ask
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ..errors import SfdaqError, shown_url
 from ..limits import Limit
-from ..wire.broker_beamlines import BEAMLINES
+from ..wire.broker import BEAMLINES
 from . import _device_config as blocks
 from ._probes import (
     PROBES,

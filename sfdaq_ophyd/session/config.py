@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..wire.broker_beamlines import BEAMLINES
+from ..wire.broker import BEAMLINES
 from ._device_config import DeviceConfig, Number, Positive, UserPath, Whole
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]

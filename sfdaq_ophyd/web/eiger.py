@@ -10,7 +10,7 @@ import numpy as np
 
 from ..clients import SimplonClient
 from ..errors import ServiceRefused
-from ..wire.pixels import invalid_pixels
+from ..wire.simplon import invalid_pixels
 from ..wire.simplon_states import DetectorState
 from .detector_source import DetectorSource
 from .geometry import Geometry

@@ -12,7 +12,7 @@ from ..calibration import JungfrauCalibration
 from ..calibration.words import ADC_BITS, LOST, PACKET_WORDS, saturated_word
 from ..clients import ImageStream, ModuleStream, StreamFrame
 from ..limits import Limit
-from ..wire.daq_rec import DaqRec
+from ..wire.detector_name import DaqRec
 from .detector_source import DetectorSource
 from .live_frame import LiveFrame
 from .source import Rate

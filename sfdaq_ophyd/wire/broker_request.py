@@ -8,8 +8,15 @@ from typing import Any
 
 from ..errors import RequestError
 from .broker import RUN_LOG_LEVEL
-from .broker_parameters import check_detectors, traps
-from .broker_values import check_detector, check_int, check_names, check_pgroup, plain
+from .broker_parameters import (
+    check_detector,
+    check_detectors,
+    check_int,
+    check_names,
+    check_pgroup,
+    plain,
+    traps,
+)
 from .pulse_id import MAX_PULSE_DISTANCE, PulseRange, check_rate_multiplicator
 
 SOURCES = {"pvs": "pv_list", "channels": "channels_list", "cameras": "camera_list"}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RequestError
-from .broker_values import check_detector, check_int, check_modules, plain
+from .broker_parameters import check_detector, check_int, check_modules, plain
 
 DETECTOR_MODES = ("normal", "low_noise")
 GAIN_MODES = ("dynamic", "fixed_gain1", "fixed_gain2")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import WireError
-from .json_header import HeaderReader, load_header
+from .json_text import HeaderReader, load_header
 
 PLACEHOLDER_SHAPE = (2, 2)
 """Shape sent in place of an image that was left out to save bandwidth."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from ..errors import WireError
 
@@ -47,3 +48,81 @@ def _children(node: object):
     if isinstance(node, dict):
         return node.values()
     return node if isinstance(node, list) else ()
+
+
+MAX_HEADER_BYTES = 1 << 20
+"""Longest header that is looked at; region lists and spots of sf-daq headers are far below."""
+
+
+def load_header(data: bytes | memoryview, what: str) -> dict[str, Any]:
+    """Parse one JSON object.
+
+    Raises
+    ------
+    WireError
+        Too long, not UTF-8, not JSON (also: numbers such as ``inf``), or not an object.
+    """
+    if len(data) > MAX_HEADER_BYTES:
+        raise WireError(f"{what}: {len(data)} bytes, expected at most {MAX_HEADER_BYTES}")
+    try:
+        fields = json.loads(bytes(data).decode())
+    except (ValueError, RecursionError) as exc:
+        raise WireError(f"{what}: not JSON ({exc}): {bytes(data[:80])!r}") from exc
+    if not isinstance(fields, dict):
+        raise WireError(f"{what}: a JSON {type(fields).__name__}, expected an object")
+    return fields
+
+
+class HeaderReader:
+    """Take typed fields out of a parsed header.
+
+    Parameters
+    ----------
+    fields : dict
+        The parsed header; fields that were read are taken out, the rest stays.
+    what : str
+        Name of the header for messages.
+    """
+
+    def __init__(self, fields: dict[str, Any], what: str):
+        self.fields, self.what = fields, what
+
+    def wrong(self, field: str, value: object, expected: str) -> WireError:
+        """Build the error for one field."""
+        return WireError(f"{self.what}: {field}={value!r:.200}, expected {expected}")
+
+    def integer(self, field: str, default: int | None = None, *, bits: int = 64) -> int:
+        """Return an unsigned integer of so many bits; true and false count as 1 and 0."""
+        value = self.fields.pop(field, default)
+        if type(value) is int and 0 <= value < 1 << bits:
+            return value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or not 0 <= value < 1 << bits:
+            raise self.wrong(field, value, f"an unsigned {bits}-bit integer")
+        return int(value)
+
+    def number(self, field: str, default: float = 0.0) -> float:
+        """Return a number."""
+        value = self.fields.pop(field, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(field, value, "a number")
+        try:
+            return float(value)
+        except OverflowError:
+            raise self.wrong(field, value, "a number that a float can hold") from None
+
+    def text(self, field: str, default: str = "") -> str:
+        """Return a string."""
+        value = self.fields.pop(field, default)
+        if not isinstance(value, str):
+            raise self.wrong(field, value, "a string")
+        return value
+
+    def integers(self, field: str, n: int, default: list[int] | None = None) -> tuple[int, ...]:
+        """Return exactly `n` unsigned 32-bit integers."""
+        value = self.fields.pop(field, default)
+        good = isinstance(value, list) and len(value) == n
+        if not good or not all(type(v) is int and 0 <= v < 1 << 32 for v in value):
+            raise self.wrong(field, value, f"a list of {n} unsigned integers")
+        return tuple(value)

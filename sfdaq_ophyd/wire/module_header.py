@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import WireError
-from .json_header import HeaderReader, load_header
+from .json_text import HeaderReader, load_header
 
 CLOCK_PERIOD = 1e-7
 """Seconds per tick of a module's clock (10 MHz)."""

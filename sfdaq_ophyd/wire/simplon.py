@@ -5,16 +5,94 @@ Names and spellings are the vendor's (SIMPLON 1.8 API reference); contract eiger
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import RequestError, WireError
+from ..errors import RequestError, ShapeError, WireError
 from . import tiff
-from .darray import decode_darray
 from .json_text import load_json
+
+BIT_DEPTHS = (8, 16, 32)
+
+MASK_BITS = {0: "gap", 1: "dead", 2: "under-responding", 3: "over-responding", 4: "noisy"}
+"""Bits of ``detector/config/pixel_mask``; any bit set takes the pixel out."""
+
+
+def first_sentinel(dtype) -> int:
+    """Return the lowest value that is a flag, not a count.
+
+    With n bits, 2**n - 1 marks a masked pixel (gap, any bit of the pixel mask, no data), and clients see
+    2**n - 2 as a second flag. In 8 bit the counter may roll over, so 254 and 255 can be counts too; they
+    are flags here all the same.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind != "u" or 8 * dtype.itemsize not in BIT_DEPTHS:
+        raise ShapeError(f"an Eiger frame is uint8, uint16 or uint32, not {dtype}")
+    return 2 ** (8 * dtype.itemsize) - 2
+
+
+def invalid_pixels(image: np.ndarray, pixel_mask: np.ndarray | None = None) -> np.ndarray:
+    """Mark the pixels that hold no counts.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, uint16 or uint32, shape (..., y, x)
+    pixel_mask : ndarray of uint32, shape (y, x), optional
+        The detector's mask: needed only where it was read with ``mask_to_zero``, which leaves no sentinel.
+
+    Returns
+    -------
+    ndarray of bool, shape like `image`
+        True where a pixel must stay out of sums, maxima and scales.
+    """
+    invalid = image >= first_sentinel(image.dtype)
+    if pixel_mask is not None:
+        if pixel_mask.shape != image.shape[-2:]:
+            raise ShapeError(f"pixel mask of shape {pixel_mask.shape} for frames of {image.shape[-2:]}")
+        invalid |= pixel_mask != 0
+    return invalid
+
+
+TYPES = ("<u4", "<f4")
+
+
+def encode_darray(array: np.ndarray) -> dict:
+    """Return the JSON form of a (y, x) array; its shape is [height, width], as in real replies."""
+    little = np.ascontiguousarray(array, "<f4" if array.dtype.kind == "f" else "<u4")
+    return {
+        "__darray__": [1, 0, 0],
+        "type": little.dtype.str,
+        "shape": list(little.shape),
+        "filters": ["base64"],
+        "data": base64.b64encode(little).decode("ascii"),
+    }
+
+
+def decode_darray(reply: object) -> np.ndarray:
+    """Return the (y, x) array of uint32 or float32, read-only; WireError if it is not one."""
+    if not isinstance(reply, dict) or "__darray__" not in reply:
+        raise WireError(f"not a darray: {reply!r:.200}")
+    if reply.get("type") not in TYPES or reply.get("filters") != ["base64"]:
+        raise WireError(f"darray of type {reply.get('type')!r:.40} and filters {reply.get('filters')!r:.80}")
+    shape = reply.get("shape")
+    good = (
+        isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n < 2**20 for n in shape)
+    )
+    if not good or not isinstance(reply.get("data"), str):
+        raise WireError(f"darray of shape {shape!r:.80}, expected [height, width]")
+    try:
+        raw = base64.b64decode(reply["data"], validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise WireError(f"darray: data is not base64 ({exc})") from exc
+    if len(raw) != 4 * shape[0] * shape[1]:
+        raise WireError(f"darray of shape {shape} with {len(raw)} bytes, expected {4 * shape[0] * shape[1]}")
+    return np.frombuffer(raw, reply["type"]).reshape(shape)
+
 
 MODULES = ("detector", "monitor", "filewriter", "stream", "system")
 VERSIONS = ("1.8.0", "1.6.0")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import RequestError
-from .rfc3339 import format_time_ns
+from .tiff import format_time_ns
 
 PROFILES = ("om", "v2024", "legacy16")
 """``om``: ten private tags, local time in ms (what OM reads); ``v2024``: all thirteen tags of release 2024.1,

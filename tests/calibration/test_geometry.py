@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.calibration import pixel_coordinates
-from sfdaq_ophyd.calibration.geometry import make_layout
-from sfdaq_ophyd.calibration.geometry_table import TABLE
+from sfdaq_ophyd.calibration.geometry import TABLE, make_layout
 from sfdaq_ophyd.calibration.pixel_mask import place
 
 from .conftest import plain

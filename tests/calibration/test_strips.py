@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.calibration import JungfrauCalibration, pixel_coordinates
-from sfdaq_ophyd.calibration.geometry_table import TABLE
+from sfdaq_ophyd.calibration.geometry import TABLE
 from sfdaq_ophyd.calibration.strips import NOTHING, module_map
 
 from .conftest import plain

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfdaq_ophyd.calibration.geometry_table import TABLE
+from sfdaq_ophyd.calibration.geometry import TABLE
 from sfdaq_ophyd.wire.detector_name import DetectorName
 from sfdaq_ophyd.wire.module_header import MAX_PORTS
 

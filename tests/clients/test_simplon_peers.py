@@ -21,7 +21,7 @@ from sfdaq_ophyd.errors import (
     UnknownOutcome,
     WireError,
 )
-from sfdaq_ophyd.wire.darray import encode_darray
+from sfdaq_ophyd.wire.simplon import encode_darray
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ..http_peer import reply_with, serving

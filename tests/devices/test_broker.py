@@ -21,7 +21,7 @@ from sfdaq_ophyd.errors import (
     ServiceUnreachable,
 )
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
-from sfdaq_ophyd.wire.broker_paths import local_path
+from sfdaq_ophyd.wire.broker import local_path
 
 from .broker_bench import DETECTOR
 from .broker_runs import run, streams_of

@@ -12,7 +12,7 @@ import pytest
 
 from sfdaq_ophyd.devices.broker import _follower
 from sfdaq_ophyd.devices.broker._follower import Announced, FileFollower
-from sfdaq_ophyd.wire.broker_paths import log_file
+from sfdaq_ophyd.wire.broker import log_file
 
 
 def bsdata(folder: Path, *channels: str) -> Path:

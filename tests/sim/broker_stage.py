@@ -14,8 +14,7 @@ from sfdaq_ophyd.sim.broker.hardware import MODES
 from sfdaq_ophyd.sim.broker.pvlist import config_file
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.part import World
-from sfdaq_ophyd.wire.broker import ENDPOINTS
-from sfdaq_ophyd.wire.broker_beamlines import BEAMLINES
+from sfdaq_ophyd.wire.broker import BEAMLINES, ENDPOINTS
 
 from .broker_recording import expanded, reply_of
 

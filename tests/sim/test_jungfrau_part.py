@@ -13,7 +13,7 @@ from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
-from sfdaq_ophyd.wire.daq_rec import DaqRec
+from sfdaq_ophyd.wire.detector_name import DaqRec
 
 
 @pytest.fixture(scope="module")

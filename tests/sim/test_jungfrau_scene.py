@@ -5,7 +5,7 @@ import pytest
 from sfdaq_ophyd.sim.jungfrau.constants import DEAD, STUCK
 from sfdaq_ophyd.sim.jungfrau.scene import PHOTON_ENERGY_KEV, SATURATED, Scene
 from sfdaq_ophyd.sim.stamp import read_stamp
-from sfdaq_ophyd.wire.daq_rec import DaqRec
+from sfdaq_ophyd.wire.detector_name import DaqRec
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import StreamFrame
 from sfdaq_ophyd.web.jungfrau import JungfrauSource
-from sfdaq_ophyd.wire.daq_rec import DaqRec
+from sfdaq_ophyd.wire.detector_name import DaqRec
 
 NAME, N = "JF01T03V01", 3
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.wire.broker_beamlines import BEAMLINES, beamline_of_address
-from sfdaq_ophyd.wire.broker_paths import (
+from sfdaq_ophyd.wire.broker import (
+    BEAMLINES,
+    beamline_of_address,
     clean_tag,
     error_file,
     local_path,

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.wire.broker import MAX_BODY
-from sfdaq_ophyd.wire.broker_parameters import check_detectors, traps
+from sfdaq_ophyd.wire.broker_parameters import check_detectors, encode_body, plain, traps
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest, check_extra, pedestal_request
-from sfdaq_ophyd.wire.broker_values import encode_body, plain
 from sfdaq_ophyd.wire.pulse_id import RATE_MULTIPLICATORS, PulseRange
 
 PULSES = PulseRange(21_000_000_000, 21_000_000_099)

@@ -1,8 +1,7 @@
 import pytest
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.wire.daq_rec import DaqRec
-from sfdaq_ophyd.wire.detector_name import DetectorName
+from sfdaq_ophyd.wire.detector_name import DaqRec, DetectorName
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...files.aligned_file import write_empty
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT
-from ...wire.broker_paths import acquisition
+from ...wire.broker import acquisition
 from ._run_table import COMPLETE, FAILED
 
 Facts = dict[str, Any]

@@ -13,8 +13,8 @@ from typing import Any
 from ...clients import BrokerClient, StatusListener
 from ...errors import BrokerRefused, Discarded, RunNumberMismatch, SfdaqError, UnknownOutcome
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA
+from ...wire.broker import padded, raw_file
 from ...wire.broker_parameters import is_converted, is_processed
-from ...wire.broker_paths import padded, raw_file
 from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
 from ._broker_run import Asked, BrokerRun

@@ -11,7 +11,7 @@ from ophyd import Component as Cpt
 
 from ...clients import BrokerClient, StatusListener
 from ...errors import DetectorStateError, Discarded, RequestError
-from ...wire.broker_beamlines import BEAMLINES
+from ...wire.broker import BEAMLINES
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from .._pulse_window import NextWindow, PulseWindow

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import DetectorStateError, Discarded
 from ...files.columns import write_columns
-from ...wire.broker_paths import padded
+from ...wire.broker import padded
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
 from .._assets import FileAssets, column_in_hdf5
 from .._checks import whole_number

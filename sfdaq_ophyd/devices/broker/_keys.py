@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ophyd import EpicsSignalRO
 
-from ...wire.broker_beamlines import BEAMLINES
+from ...wire.broker import BEAMLINES
 from ..pulse_id import PulseId
 
 INTEGERS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...clients import BrokerClient
 from ...errors import PreflightFailed, SfdaqError
-from ...wire.broker_paths import clean_tag
+from ...wire.broker import clean_tag
 from ...wire.broker_reply import RunningDetectors
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PULSE_RATE

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import RequestError
-from ...wire.broker_paths import padded
+from ...wire.broker import padded
 from ...wire.broker_request import RetrieveRequest
 from ...wire.json_text import load_json
 from ...wire.pulse_id import PulseRange

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...wire.pixels import first_sentinel
+from ...wire.simplon import first_sentinel
 
 BLOCK_BYTES = 2**18
 """Pixels looked at together; they stay in the processor's cache."""

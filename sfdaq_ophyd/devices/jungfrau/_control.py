@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import BrokerRefused, DetectorStateError, RequestError, SfdaqError, shown_url
+from ...wire.broker_parameters import check_modules
 from ...wire.broker_settings import check_hardware_settings
-from ...wire.broker_values import check_modules
 from .._debts import Debts
 
 if TYPE_CHECKING:

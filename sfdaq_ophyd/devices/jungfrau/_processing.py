@@ -11,8 +11,7 @@ from ...calibration.words import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_w
 from ...clients import StreamFrame
 from ...clients._ring import Ring
 from ...errors import DetectorStateError
-from ...wire.daq_rec import DaqRec
-from ...wire.detector_name import MODULE_SHAPE
+from ...wire.detector_name import MODULE_SHAPE, DaqRec
 from ...wire.frame import Frame, FrameFormat
 
 NO_PULSE_ID = -1

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ...wire.broker import Dialect
-from ...wire.broker_beamlines import SUBNET_LENGTH, beamline_of_address
+from ...wire.broker import SUBNET_LENGTH, Dialect, beamline_of_address
 from .refusals import ValidationError
 
 _REJECTED = "can not determine from which console request came, rejected"

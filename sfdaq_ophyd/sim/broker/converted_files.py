@@ -10,7 +10,7 @@ import hdf5plugin
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...wire.daq_rec import DaqRec
+from ...wire.detector_name import DaqRec
 from ..jungfrau.constants import Constants
 from .writers import WriterError
 

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...calibration import JungfrauCalibration
+from ...wire.broker import raw_file
 from ...wire.broker_parameters import is_converted, is_processed
-from ...wire.broker_paths import raw_file
 from ...wire.detector_name import DetectorName
 from ...wire.pulse_id import PULSE_RATE
 from .converted_files import calibration_for, write_converted

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...wire.broker_beamlines import BEAMLINES
-from ...wire.broker_paths import raw_directory
+from ...wire.broker import BEAMLINES, raw_directory
 from ...wire.detector_name import DetectorName
 from .dap import DAP_CONFIG, SCRIPTS, dap_file
 from .pedestal_files import CENTRAL, stream_config

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RequestError
-from ...wire.broker import DIALECTS, Dialect
-from ...wire.broker_beamlines import BEAMLINES
+from ...wire.broker import BEAMLINES, DIALECTS, Dialect
 from ..part import World
 from .amqp import AmqpPublisher
 from .control_writer import ControlWriter

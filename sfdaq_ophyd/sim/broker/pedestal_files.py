@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ...wire.daq_rec import STAGE_CODES, DaqRec
+from ...wire.detector_name import STAGE_CODES, DaqRec
 from ..jungfrau.scene import Scene
 from .delays import EVALUATION
 from .detector_files import write_raw

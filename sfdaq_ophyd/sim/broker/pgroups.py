@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...wire.broker_paths import raw_directory
+from ...wire.broker import raw_directory
 from .refusals import ValidationError
 from .tree import Tree
 

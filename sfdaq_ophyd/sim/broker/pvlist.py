@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...wire.broker import Dialect
-from ...wire.broker_beamlines import BEAMLINES
+from ...wire.broker import BEAMLINES, Dialect
 from .refusals import ValidationError, required
 from .site import Caller, Site
 

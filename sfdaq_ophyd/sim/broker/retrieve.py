@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ...wire.broker_paths import acquisition, clean_tag, padded, run_directory
+from ...wire.broker import acquisition, clean_tag, padded, run_directory
 from ...wire.broker_request import SOURCES
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS
 from .detectors import check_belongs

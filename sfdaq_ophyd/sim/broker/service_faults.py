@@ -7,7 +7,7 @@ from typing import Any
 
 import bottle
 
-from ...wire.broker_paths import raw_directory
+from ...wire.broker import raw_directory
 from .delays import Stopped
 from .pgroups import PGroup
 from .refusals import envelope

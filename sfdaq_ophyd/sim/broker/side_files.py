@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 
-from ...wire.daq_rec import DaqRec
+from ...wire.detector_name import DaqRec
 
 
 def write_dap(path: Path, pulse_ids: Iterable[int]) -> None:

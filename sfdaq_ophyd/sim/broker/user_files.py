@@ -6,7 +6,7 @@ import shutil
 from pathlib import PurePosixPath
 from typing import Any
 
-from ...wire.broker_paths import padded, raw_directory
+from ...wire.broker import padded, raw_directory
 from .pgroups import PGroup, make_directory
 from .refusals import ValidationError, required
 from .site import Caller, Site

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...wire.broker_paths import error_file
+from ...wire.broker import error_file
 from .delays import Stopped
 from .messages import Message
 from .site import Site

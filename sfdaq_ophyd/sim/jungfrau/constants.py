@@ -8,8 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ...wire.daq_rec import STAGE_CODES
-from ...wire.detector_name import MODULE_SHAPE, DetectorName
+from ...wire.detector_name import MODULE_SHAPE, STAGE_CODES, DetectorName
 from ..stamp import STAMP_PIXELS
 
 GAIN = (41.5, -1.4, -0.11, 2.5 * 41.5, -1.4, -0.11)

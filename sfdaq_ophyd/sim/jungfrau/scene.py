@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...wire.daq_rec import STAGE_CODES, DaqRec
-from ...wire.detector_name import MODULE_SHAPE, DetectorName
+from ...wire.detector_name import MODULE_SHAPE, STAGE_CODES, DaqRec, DetectorName
 from ..stamp import STAMP_PIXELS, write_stamp
 from ..views import View
 from .constants import DEAD, NOISE, STUCK, ConstantFiles, Constants

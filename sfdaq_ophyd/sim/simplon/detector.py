@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ...errors import DetectorStateError
-from ...wire.rfc3339 import format_time_ns
 from ...wire.simplon_states import (
     ARMED,
     COMMANDS,
@@ -24,6 +23,7 @@ from ...wire.simplon_states import (
     TriggerMode,
     frames_of,
 )
+from ...wire.tiff import format_time_ns
 from ...wire.ulid import make_ulid
 from .config import DetectorConfig, masked_value
 from .faults import Faults

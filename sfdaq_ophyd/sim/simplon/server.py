@@ -16,7 +16,7 @@ import numpy as np
 from aiohttp import web
 
 from ...errors import DetectorStateError, RequestError, WireError
-from ...wire.darray import encode_darray
+from ...wire.simplon import encode_darray
 from ...wire.tiff_write import encode
 from ..local_only import STATUS, refusal
 from . import images, subsystems

@@ -9,8 +9,7 @@ import numpy as np
 
 from ...errors import RequestError
 from ...wire import tiff
-from ...wire.darray import decode_darray
-from ...wire.simplon import Parameter
+from ...wire.simplon import Parameter, decode_darray
 from ...wire.simplon_states import DetectorState, TriggerMode
 from . import parameters as table
 from .config import array_names

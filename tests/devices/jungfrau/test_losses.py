@@ -12,7 +12,7 @@ from sfdaq_ophyd.devices import Jungfrau
 from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages, RawImages
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
-from sfdaq_ophyd.wire.daq_rec import DaqRec
+from sfdaq_ophyd.wire.detector_name import DaqRec
 from sfdaq_ophyd.wire.image_header import ImageHeader
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from sfdaq_ophyd.sim.simplon.geometry import make_geometry
-from sfdaq_ophyd.wire.darray import decode_darray, encode_darray
+from sfdaq_ophyd.wire.simplon import decode_darray, encode_darray
 from sfdaq_ophyd.wire.tiff_write import encode
 
 from .conftest import Rest, arm, images

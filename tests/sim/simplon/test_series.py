@@ -15,7 +15,7 @@ from PIL import Image
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire import tiff
-from sfdaq_ophyd.wire.darray import decode_darray
+from sfdaq_ophyd.wire.simplon import decode_darray
 from sfdaq_ophyd.wire.ulid import ulid_time_ns
 
 from .conftest import Rest, arm, images
