@@ -67,7 +67,7 @@ FEATURES = {
     "from sfdaq_ophyd.clients import StdDaqRedis; StdDaqRedis('redis://h:1')": "redis",
     "from sfdaq_ophyd.session import RedisStore; RedisStore('redis://h:1', 'md')": "redis",
     "from sfdaq_ophyd.clients.broker_status import StatusListener as s; s('amqp://h:1').start()": "rabbitmq",
-    "from sfdaq_ophyd.files.convert_folder import run; list(run([], scheduler='tcp://h:1'))": "cluster",
+    "from sfdaq_ophyd.files.convert import run; list(run([], scheduler='tcp://h:1'))": "cluster",
 }
 """What fails without its extra, and the extra."""
 

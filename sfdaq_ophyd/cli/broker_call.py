@@ -13,8 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..clients.broker import BrokerClient
-from ..clients.broker_main import BrokerTrap
+from ..clients.broker import BrokerClient, BrokerTrap
 from ..errors import RequestError, WireError
 from ..wire.json_text import load_json
 

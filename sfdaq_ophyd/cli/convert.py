@@ -13,7 +13,7 @@ import typer
 
 from ..calibration import CalibrationOptions
 from ..errors import RequestError
-from ..files.convert_folder import plan, run
+from ..files.convert import plan, run
 from ..log import keep_log
 
 MOST_SHOWN = 8

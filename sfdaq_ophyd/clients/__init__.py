@@ -1,16 +1,17 @@
 """One remote service each: blocking calls, finite timeouts, no ophyd."""
 
 from ..wire.broker_request import RetrieveRequest
-from ._stream_frame import StreamFrame
-from .broker import BrokerClient
-from .broker_main import BrokerTrap, pedestal_time
-from .broker_recover import find_retrieval
+from ._intake import StreamFrame
+from .broker import BrokerClient, BrokerTrap, pedestal_time
 from .broker_status import StatusListener
+from .broker_transport import find_retrieval
 from .image_stream import ImageStream
 from .module_stream import ModuleStream
 from .simplon import SimplonClient
 from .std_daq import StdDaqClient
-from .std_daq_errors import (
+from .std_daq_redis import StdDaqRedis
+from .std_daq_rest import (
+    SlowCreationWarning,
     StdDaqAdminException,
     StdDaqBadReply,
     StdDaqInvalid,
@@ -20,8 +21,6 @@ from .std_daq_errors import (
     StdDaqUnknownOutcome,
     StdDaqUnreachable,
 )
-from .std_daq_redis import StdDaqRedis
-from .std_daq_request import SlowCreationWarning
 
 __all__ = [
     "BrokerClient",

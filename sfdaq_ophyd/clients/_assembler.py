@@ -12,12 +12,9 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
-from ._clock import Clock
-from ._intake import Foreign
-from ._layout import Layout
-from ._port import Numberings, Port
+from ._intake import EventIds, Foreign, StreamFrame
+from ._port import Clock, Layout, Numberings, Port
 from ._ring import Full, Ring
-from ._stream_frame import EventIds, StreamFrame
 
 COUNTERS = tuple(
     "received complete incomplete mismatched late duplicate dropped foreign unparsable flushed".split()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+
+import numpy as np
+
 from ..wire.module_header import ModuleHeader
+from ._intake import Foreign
 
 WINDOW = 1000
 """A jump back of more than this many frame numbers is a new numbering."""
@@ -109,3 +114,125 @@ class Port:
             return True
         first = header.frame_index == 0 and (pulse_id is None or self._pulse_id is None)
         return number < self.last and (first or self.numbering < self._numberings.newest)
+
+
+class Layout:
+    """The image that a module header tells of.
+
+    Parameters
+    ----------
+    header : ModuleHeader
+        Of any block.
+    shape : (int, int), optional
+        Rows and columns of the detector's modules one above the other, in the order of their numbers: down a
+        column of the detector first. Its blocks are laid out so, whatever columns the header tells of.
+        Default is an image of rows and columns of blocks, as in the header.
+
+    Raises
+    ------
+    Foreign
+        The header is not of a detector of that shape.
+    """
+
+    def __init__(self, header: ModuleHeader, shape: tuple[int, int] | None):
+        (rows, columns), (down, across) = header.shape, header.detector_blocks
+        self._of, self._stacked = (header.shape, header.detector_blocks), shape is not None
+        self.shape, self.n_blocks = header.image_shape, down * across
+        if shape is not None:
+            self.shape, self.n_blocks = tuple(shape), shape[0] // rows
+            fits = columns == shape[1] and self.n_blocks * rows == shape[0]
+            whole_columns = down <= self.n_blocks and (across - 1) * down < self.n_blocks <= across * down
+            if not (fits and whole_columns):
+                raise Foreign(f"module header: an image of {header.image_shape}, expected {self.shape}")
+
+    def __str__(self) -> str:
+        return f"block of {self._of[0]} in {self._of[1]} blocks"
+
+    def fits(self, header: ModuleHeader) -> bool:
+        """Whether the header is of this layout."""
+        return (header.shape, header.detector_blocks) == self._of
+
+    def block(self, header: ModuleHeader) -> int:
+        """Return a block's number, in memory order; `Foreign` if the detector has none there."""
+        down, across = header.detector_blocks
+        at = header.column * down + header.row if self._stacked else header.row * across + header.column
+        if at >= self.n_blocks:
+            where = f"row={header.row}, column={header.column}"
+            raise Foreign(
+                f"module header: {where}, expected one of {self.n_blocks} blocks, {down} in a column"
+            )
+        return at
+
+    def part(self, image: np.ndarray, block: int) -> np.ndarray:
+        """Return a block's part of an image."""
+        (rows, columns), (_, across) = self._of
+        y, x = (block, 0) if self._stacked else divmod(block, across)
+        return image[y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
+
+
+DRIFT = 2e-5
+"""How fast a peer's clock and ours may part, s/s."""
+
+SETTLED = 4
+"""Stamps in a row that do not move the clock, after which it is trusted."""
+
+JITTER = 1e-3
+"""s by which the earliest arrival may be undercut without an effect on trust."""
+
+STOOD = 0.1
+"""s by which a stamp is late, though nothing waits: then the clock stood, or goes slowly."""
+
+
+class Clock:
+    """Which of our times a stamp means: arrival is late by transfer and queueing, never early.
+
+    So the smallest difference of arrival and stamp is the offset. It may drift, and is taken anew where a
+    clock stood (a simulator's does): where stamps come late that nothing else can have held up.
+    """
+
+    def __init__(self):
+        self._offset: float | None = None
+        self._seen, self._newest = 0.0, 0.0
+        self._settled = 0
+        self._late: deque[float] = deque(maxlen=2 * SETTLED)
+
+    def follow(self, stamp: float, arrival: float, quiet: bool = False) -> None:
+        """Take note of one arrival.
+
+        Parameters
+        ----------
+        stamp : float
+            The peer's time, s from any moment.
+        arrival : float
+            S since the epoch.
+        quiet : bool
+            Whether nothing had come for a while, so that this one cannot have waited for others.
+        """
+        found = arrival - stamp
+        if self._offset is None:
+            self._offset, self._seen, self._newest = found, arrival, stamp
+            return
+        expected = self._offset + DRIFT * max(0.0, arrival - self._seen)
+        self._offset, self._seen = min(found, expected), arrival
+        stood = quiet and found > expected + STOOD
+        if stood or found < expected - JITTER:
+            self._settled = 0
+        elif stamp > self._newest:  # one that comes after others have told its time says nothing new
+            self._settled += 1
+        self._newest = max(self._newest, stamp)
+        if not stood:
+            self._late.clear()
+            return
+        self._late.append(found)
+        if len(self._late) == self._late.maxlen and found > self._late[0] - JITTER:
+            self._offset = min(self._late)
+            self._late.clear()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it can tell what is older than a moment: of late it neither ran ahead nor stood."""
+        return self._settled >= SETTLED
+
+    def time(self, stamp: float) -> float | None:
+        """Return when that was, s since the epoch; None if nothing is known yet."""
+        return None if self._offset is None else self._offset + stamp

@@ -12,6 +12,7 @@ Back-pressure: a message for which there is no buffer is kept, and its port is n
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from typing import Any
@@ -23,7 +24,34 @@ from ..errors import RequestError
 from ..limits import Limit, counted_time
 from ._intake import Intake, Message
 from ._ring import Full
-from ._wake import Wake
+
+
+class Wake:
+    """A pipe: ready to be read once `set` was called. Its ends close when nobody holds it any more."""
+
+    def __init__(self):
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        """Return what to wait for."""
+        return self._read
+
+    def set(self) -> None:
+        """Wake the thread. From anywhere, any number of times."""
+        with contextlib.suppress(BlockingIOError):  # it has plenty to read
+            os.write(self._write, b"\0")
+
+    def clear(self) -> None:
+        """Be ready to be woken again."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read, 4096)
+
+    def __del__(self):
+        os.close(self._read)
+        os.close(self._write)
+
 
 HIGH_WATER = 64
 """Messages per port that may wait to be received; more stay with the sender."""

@@ -2,13 +2,232 @@
 
 from __future__ import annotations
 
+import dataclasses
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ..wire.broker import Dialect
-from .broker_main import MainCalls
+from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutcome
+from ..wire.broker import PEDESTAL_FRAMES, SF, Dialect, local_path
+from ..wire.broker_parameters import check_detector, check_names, check_pgroup
+from ..wire.broker_reply import (
+    AllowedDetectors,
+    Retrieval,
+    RunningDetectors,
+    number,
+    retrieval,
+    running_detectors,
+    strings,
+)
+from ..wire.broker_request import RetrieveRequest, check_extra, pedestal_request
+from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
 from .broker_slow import SlowCalls
-from .broker_transport import SLOW_TIMEOUT, TIMEOUT
+from .broker_transport import REQUEST_ID, SLOW_TIMEOUT, TIMEOUT, BrokerTransport, find_retrieval
+
+
+class BrokerTrap(UserWarning):
+    """A request is legal and will be accepted, and some of its data will not come."""
+
+
+class MainCalls(BrokerTransport):
+    """Calls to port 10002; see `BrokerClient`."""
+
+    sf_root: Path | None = None
+    recover_timeout: float = 2.0
+
+    def get_allowed_detectors(self) -> AllowedDetectors:
+        """Return the detectors that belong to this console's beamline."""
+        reply = self.call("get_allowed_detectors", expected="detectors")
+        descriptions = "names" if self.dialect == "documented" else "descriptions"
+        return AllowedDetectors(
+            strings(reply, "detectors"), strings(reply, descriptions), strings(reply, "visualisation_address")
+        )
+
+    def get_running_detectors(self) -> RunningDetectors:
+        """Return which detectors write into the buffer; up to 30 s late after one stops."""
+        return running_detectors(self.call("get_running_detectors", expected="detectors"), self.dialect)
+
+    def power_on_detector(self, detector_name: str, *, extra: Mapping[str, Any] | None = None) -> str:
+        """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
+
+        Takes seconds to minutes; all detectors of the beamline miss frames meanwhile. Poll
+        `get_detector_status` until running, then `get_running_detectors`. Failure is visible only on the
+        status exchange. Never repeated: each call queues another restart.
+        """
+        body = {**check_extra(extra), "detector_name": check_detector(detector_name)}
+        reply = self.call("power_on_detector", body)
+        return str(reply.get("message", ""))
+
+    def advance_run_number(self, pgroup: str, *, extra: Mapping[str, Any] | None = None) -> int:
+        """Take a new run number.
+
+        Parameters
+        ----------
+        extra : mapping, optional
+            Further fields for the server's log, such as the uid of the run.
+
+        Raises
+        ------
+        UnknownOutcome
+            The reply was lost. Never repeated by itself: each executed call uses up a number. Take
+            another, gaps are harmless.
+        """
+        return self._run_number("advance_run_number", pgroup, extra)
+
+    def get_current_run_number(self, pgroup: str) -> int:
+        """Return the last number given out, 0 if none; with several clients not necessarily one's own.
+
+        A closed pgroup is refused.
+        """
+        return self._run_number("get_current_run_number", pgroup)
+
+    def _run_number(self, endpoint: str, pgroup: str, extra: Mapping[str, Any] | None = None) -> int:
+        body = {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
+        key = "message" if self.dialect == "documented" else "run_number"
+        return self.call(endpoint, body, read=lambda reply: number(reply.get(key), key))
+
+    def retrieve_from_buffers(self, request: RetrieveRequest, *, timeout: float | None = None) -> Retrieval:
+        """Ask for the data of past pulses: one acquisition of a run.
+
+        "ok" means queued: the files come 0 to 60 s later, or never. Each request gets a
+        ``client_request_id`` of its own. If the reply is lost and the client knows `sf_root`, the id is
+        looked up in the run's ``meta/`` and the reply rebuilt from it.
+
+        Parameters
+        ----------
+        request : RetrieveRequest
+            Checked already when it was made.
+        timeout : float, optional
+            Limit in s.
+
+        Warns
+        -----
+        BrokerTrap
+            Parameters that are accepted, and lose data.
+
+        Raises
+        ------
+        BrokerRefused
+            `nothing_done` tells whether data may have been requested although the reply is an error.
+        RunNumberMismatch
+            The data went into another run.
+        UnknownOutcome
+            The reply was lost and there is no proof that the request was carried out. Never repeated.
+        """
+        for trap in request.traps():
+            warnings.warn(trap, BrokerTrap, stacklevel=2)
+        extra = {REQUEST_ID: str(uuid.uuid4()), **request.extra}
+        request = dataclasses.replace(request, extra=extra)
+        try:
+            answer = self.call("retrieve_from_buffers", request.to_wire(), timeout=timeout, read=retrieval)
+        except UnknownOutcome:
+            answer = self._recover(request)
+            if answer is None:
+                raise
+        if request.run_number is not None and answer.run_number != request.run_number:
+            raise RunNumberMismatch(asked=request.run_number, got=answer.run_number, reply=answer)
+        return answer
+
+    def _recover(self, request: RetrieveRequest) -> Retrieval | None:
+        if self.sf_root is None:
+            return None
+        request_id = str(request.extra[REQUEST_ID])
+        return find_retrieval(
+            self.sf_root, request.pgroup, request_id, request.run_number, timeout=self.recover_timeout
+        )
+
+    def retrieve_range(self, request: RetrieveRequest, pulses: PulseRange) -> list[Retrieval]:
+        """Ask for a range of any length, split into acquisitions of the one run of `request`.
+
+        Parameters
+        ----------
+        request : RetrieveRequest
+            With a run number; its own `pulses` are not used.
+        pulses : PulseRange
+            Split such that every part holds at least one frame.
+        """
+        if request.run_number is None:
+            request = dataclasses.replace(request, run_number=self.advance_run_number(request.pgroup))
+        parts = pulses.split(rate_multiplicator=request.rate_multiplicator)
+        return [self.retrieve_from_buffers(dataclasses.replace(request, pulses=part)) for part in parts]
+
+    def take_pedestal(
+        self,
+        pgroup: str,
+        detectors: Sequence[str],
+        *,
+        rate_multiplicator: int = 1,
+        pedestalmode: bool = False,
+        extra: Mapping[str, Any] | None = None,
+    ) -> float:
+        """Queue a pedestal and return the least time it takes, s.
+
+        The beam must be off the detectors. The reply says only that it was queued: done is when each
+        ``<stamp>.<DET>.log`` in ``JF_pedestals/`` has its closing line. ``run_log_level`` is always sent:
+        today's writer fails without. Never repeated.
+
+        Parameters
+        ----------
+        pedestalmode : bool
+            The detector switches gains itself: 200 s times `rate_multiplicator`.
+        extra : mapping, optional
+            Fields stored in ``<stamp>.json``, by which one's own pedestal is found.
+
+        Returns
+        -------
+        float
+            The server's announcement (a promise, not a fact), or 200 s per `rate_multiplicator` if longer.
+        """
+        body = pedestal_request(
+            pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
+        )
+        self.call("take_pedestal", body)
+        return pedestal_time(rate_multiplicator, pedestalmode)
+
+    def get_pvlist(self) -> list[str]:
+        """Return the PVs that the beamline's epics buffer records."""
+        return list(strings(self.call("get_pvlist", expected="pv_list"), "pv_list"))
+
+    def set_pvlist(self, pvs: Iterable[str]) -> list[str]:
+        """Replace the whole list of recorded PVs, and return what was stored.
+
+        The epics buffer restarts: a short gap in all PVs. Two clients can overwrite each other: read,
+        merge, compare, and write only a changed list. An empty list erases it.
+        """
+        reply = self.call("set_pvlist", {"pv_list": check_names(pvs, "pv_list")})
+        return list(strings(reply, "message" if self.dialect == "documented" else "pv_list"))
+
+    def close_pgroup_writing(self, pgroup: str, *, confirm: str) -> None:
+        """Close a pgroup for ever: no more runs, pedestals or copies; archiving starts.
+
+        Parameters
+        ----------
+        confirm : str
+            The pgroup once more.
+        """
+        if confirm != check_pgroup(pgroup):
+            raise RequestError("confirm", confirm, f"{pgroup!r} once more: closing cannot be undone")
+        try:
+            self.call("close_pgroup_writing", {"pgroup": pgroup})
+        except UnknownOutcome:
+            try:
+                self.call("close_pgroup_writing", {"pgroup": pgroup})
+            except BrokerRefused as exc:
+                if "already closed" not in exc.said:
+                    raise
+
+    def local_path(self, path: str) -> Path:
+        """Return where a path of a reply lies on this machine; see `sf_root`."""
+        return local_path(path, SF if self.sf_root is None else self.sf_root)
+
+
+def pedestal_time(rate_multiplicator: int, pedestalmode: bool = False) -> float:
+    """Return the least time of a pedestal, s: the server announces the same, except for pedestalmode."""
+    r = check_rate_multiplicator(rate_multiplicator)
+    manual = PEDESTAL_FRAMES / PULSE_RATE * r + 10
+    return max(manual, 200.0 * r) if pedestalmode else manual
 
 
 class BrokerClient(MainCalls, SlowCalls):

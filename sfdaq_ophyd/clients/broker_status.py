@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..errors import RequestError, WireError, require, shown_url
 from ..wire.broker_status import EXCHANGE, StatusBoard, StatusMessage, read_status
-from ._listener import Listener
+from .std_daq_redis import Listener
 
 logger = logging.getLogger(__name__)
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import BrokerRefused, RequestError, WireError, shown_url
-from ..wire.broker import DIALECTS, ENDPOINTS, Dialect, Endpoint, dialect_of
-from ..wire.broker_parameters import encode_body
-from ..wire.broker_reply import Refusal, read_reply
+from ..limits import Limit
+from ..wire.broker import DIALECTS, ENDPOINTS, SF, Dialect, Endpoint, acquisition, dialect_of, padded
+from ..wire.broker_parameters import check_pgroup, encode_body
+from ..wire.broker_reply import Refusal, Retrieval, number, read_reply
+from ..wire.json_text import load_json
 from ._http import HttpService, Reply, check_url
 
 logger = logging.getLogger(__name__)
+
 
 TIMEOUT, SLOW_TIMEOUT = 10.0, 30.0
 """Default limits of a call in s. One slow call blocks every other to the same service: do not shorten."""
@@ -190,3 +196,87 @@ def _nothing_done(endpoint: Endpoint, answer: Refusal, code: int) -> bool:
         return "not start" not in answer.message
     too_early = any(words in answer.message for words in _BEFORE_ANYTHING)
     return too_early or answer.reply.get("status") in ("failed", "pass")
+
+
+REQUEST_ID = "client_request_id"
+"""Field of a request, stored in ``meta/acqNNNN.json``, that tells it from all others."""
+
+_NUMBERS = ("run_number", "acquisition_number", "unique_acquisition_run_number")
+
+_MAX_JSON = 16 * 2**20
+
+
+def find_retrieval(
+    sf_root: str | Path,
+    pgroup: str,
+    request_id: str,
+    run_number: int | None = None,
+    *,
+    timeout: float = 0.0,
+    period: float = 0.2,
+) -> Retrieval | None:
+    """Look for a request in the runs of a pgroup, and rebuild its reply.
+
+    Parameters
+    ----------
+    sf_root : str or Path
+        Where ``/sf`` is mounted here.
+    request_id : str
+        What was sent as ``client_request_id``.
+    run_number : int, optional
+        Look only here; None looks at every run.
+    timeout : float
+        Keep looking for so long, s: a queued request is carried out late.
+
+    Returns
+    -------
+    Retrieval or None
+        None if there is no proof: not found, or found but the data were not requested (the acquisition
+        has no entry in ``scan.json``).
+    """
+    pattern = (
+        f"*/data/{check_pgroup(pgroup)}/raw/run{padded(run_number) if run_number is not None else ''}*/meta"
+    )
+    limit = Limit(timeout)
+    while True:
+        with contextlib.suppress(OSError):  # a file system that is away for a moment
+            for meta in Path(sf_root).glob(pattern):
+                found = _in_run(meta, request_id, Path(sf_root))
+                if found is not None:
+                    return found
+        if limit.reached():
+            return None
+        time.sleep(limit.step(period))
+
+
+def _in_run(meta: Path, request_id: str, sf_root: Path) -> Retrieval | None:
+    for path in meta.glob("acq*.json"):
+        request = _read(path)
+        if request.get(REQUEST_ID) != request_id:
+            continue
+        try:
+            run_number, acquisition_number, unique = (number(request.get(key), key) for key in _NUMBERS)
+        except WireError:
+            continue
+        folder = PurePosixPath(SF, *meta.parent.relative_to(sf_root).parts, "data")
+        stem = f"{folder / acquisition(acquisition_number)}."
+        entries = _read(meta / "scan.json").get("scan_files")
+        for files in entries if isinstance(entries, list) else ():
+            if _are_paths(files) and all(file.startswith(stem) for file in files):
+                return Retrieval(run_number, acquisition_number, unique, tuple(files), recovered=True)
+    return None
+
+
+def _are_paths(files: object) -> bool:
+    return isinstance(files, list) and bool(files) and all(isinstance(file, str) for file in files)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a JSON object; empty if it is absent, half written or far too large."""
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            return {}
+        content = load_json(path.read_bytes())
+    except (OSError, WireError):
+        return {}
+    return content if isinstance(content, dict) else {}

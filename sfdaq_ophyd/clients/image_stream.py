@@ -13,11 +13,10 @@ from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ..wire.pulse_id import PULSE_RATE
-from ._clock import Clock
-from ._intake import Foreign, Intake, Message
+from ._intake import EventIds, Foreign, Intake, Message, StreamFrame
+from ._port import Clock
 from ._ring import MAX_HOLD, Full, Ring, check_max_hold
 from ._stream import FrameStream
-from ._stream_frame import EventIds, StreamFrame
 
 COUNTERS = (
     "received",

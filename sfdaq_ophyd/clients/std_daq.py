@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import SfdaqError
 from ..limits import Limit
 from ..wire.std_daq import DaqStatus, WriteRequest, WriterState, as_integer
 from ..wire.std_daq_config import DaqConfig, DaqStats, Deployment, LogEntry
 from .std_daq_config import ConfigChange
-from .std_daq_errors import StdDaqRequestError, StdDaqUnknownOutcome, translated
-from .std_daq_request import check_request, is_this_machine
-from .std_daq_rest import START_TIMEOUT, SYNC_TIMEOUT, StdDaqRest
+from .std_daq_rest import (
+    START_TIMEOUT,
+    SYNC_TIMEOUT,
+    StdDaqRequestError,
+    StdDaqRest,
+    StdDaqUnknownOutcome,
+    check_request,
+    is_this_machine,
+    translated,
+)
 
 logger = logging.getLogger(__name__)
+
 
 STATUS_PERIOD = 0.1
 """Seconds between two looks at the status: the service's own poll."""
@@ -277,3 +287,58 @@ def _next_step(state: WriterState) -> str:
     if state is WriterState.WRITING:
         return "Somebody else is writing."
     return "It may be sent again."
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One file of an acquisition: its path on the DAQ's hosts, and the group with data, image_id, status."""
+
+    path: str
+    group: str
+
+
+class FileWriter(Protocol):
+    """A data acquisition that writes files on request."""
+
+    def config(self) -> DaqConfig | None:
+        """Return what detector it writes; None if it is not configured."""
+
+    def status(self) -> DaqStatus:
+        """Return state and newest acquisition."""
+
+    def start(self, request: WriteRequest) -> DaqStatus:
+        """Start; return the status once it writes, whosever acquisition that is."""
+
+    def stop(self) -> DaqStatus:
+        """Stop or reset; return the status once it is READY."""
+
+    def files(self, request: WriteRequest) -> list[DataFile]:
+        """Return the files an acquisition makes, in the order of its images."""
+
+    def close(self) -> None:
+        """Close connections. Safe twice."""
+
+
+class RestWriter:
+    """A standard DAQ with REST control, either dialect: one file per acquisition.
+
+    Parameters
+    ----------
+    client : StdDaqClient
+    """
+
+    def __init__(self, client: StdDaqClient):
+        self.client = client
+        self.status = client.status
+        self.start, self.stop, self.close = client.start, client.stop, client.close
+        self._config: DaqConfig | None = None
+
+    def config(self) -> DaqConfig | None:
+        """Return what detector it writes; None if it is not configured."""
+        self._config = self.client.config()
+        return self._config
+
+    def files(self, request: WriteRequest) -> list[DataFile]:
+        """Return the one file, in the group named after the detector as `config` saw it last."""
+        config = self._config or self.config()
+        return [DataFile(request.output_file, config.detector_name if config else "")]

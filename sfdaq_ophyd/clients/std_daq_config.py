@@ -15,8 +15,7 @@ from ..errors import RequestError, ServiceTimeout, SfdaqError
 from ..limits import Limit
 from ..wire.std_daq import WriterState
 from ..wire.std_daq_config import KEYS, check_config
-from .std_daq_errors import StdDaqRefused, StdDaqUnknownOutcome
-from .std_daq_rest import StdDaqRest
+from .std_daq_rest import StdDaqRefused, StdDaqRest, StdDaqUnknownOutcome
 
 if TYPE_CHECKING:
     from .std_daq import StdDaqClient

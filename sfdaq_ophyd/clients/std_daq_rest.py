@@ -2,12 +2,177 @@
 
 from __future__ import annotations
 
-from functools import partial
+import ipaddress
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
+from urllib.parse import urlsplit
 
-from ..errors import RequestError, WireError
+from ..errors import (
+    RequestError,
+    ServiceRefused,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SfdaqError,
+    UnknownOutcome,
+    WireError,
+)
+from ..wire.std_daq import SLOW_CREATION_IMAGES, WriteRequest
 from ._http import HttpService, Reply
-from .std_daq_errors import StdDaqInvalid, StdDaqRefused, translated
+
+
+class SlowCreationWarning(UserWarning):
+    """So many images that creating the file may take longer than the 5 s the service waits."""
+
+
+def check_request(write_request: object, *, shared_folders: bool) -> WriteRequest:
+    """Return the checked request; an absent run id becomes the time in ns, as in the service.
+
+    Parameters
+    ----------
+    write_request : dict
+        As scripts pass it. Not modified.
+    shared_folders : bool
+        The DAQ sees this machine's folders.
+
+    Raises
+    ------
+    StdDaqRequestError
+        A value is wrong, or the folder is missing.
+    """
+    with translated():
+        request = WriteRequest.from_dict(write_request, default_run_id=time.time_ns())
+    if shared_folders and _folder_is_missing(request.output_file):
+        raise StdDaqRequestError(
+            "output_file", request.output_file, "a path in a folder that exists; create it first"
+        )
+    if request.n_images > SLOW_CREATION_IMAGES:
+        warnings.warn(
+            f"n_images={request.n_images}: above {SLOW_CREATION_IMAGES} creating the file can take longer "
+            "than the 5 s the service waits; it then reports an error and writes no image. Split the run.",
+            SlowCreationWarning,
+            stacklevel=4,
+        )
+    return request
+
+
+def is_this_machine(url: str) -> bool:
+    """Tell whether `url` names a loopback address."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _folder_is_missing(path: str) -> bool:
+    """Judge only below folders this machine has: of an unknown tree the service must be asked."""
+    folder = os.path.dirname(path)
+    if os.path.isdir(folder):
+        return False
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder != "/"
+
+
+class StdDaqAdminException(SfdaqError):
+    """The request was not carried out. The name of the published client."""
+
+
+class StdDaqRequestError(RequestError, StdDaqAdminException, RuntimeError):
+    """An argument is wrong; nothing was sent."""
+
+
+class StdDaqRefused(ServiceRefused, StdDaqAdminException):
+    """The service answered, and the answer was no; its own words are in `said`."""
+
+
+class StdDaqInvalid(StdDaqRefused):
+    """The service's validation found mistakes (422).
+
+    Attributes
+    ----------
+    detail : list
+        As sent: objects with ``loc``, ``msg`` and ``type``.
+    """
+
+    def __init__(self, what: str, *, url: str, detail: object):
+        self.detail = detail if isinstance(detail, list) else [detail]
+        super().__init__(what, url=url, said="; ".join(map(_one_mistake, self.detail)), code=422)
+
+
+def _one_mistake(item: object) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    where = ".".join(str(part) for part in item.get("loc", ()))
+    given = f" (got {item['input']!r:.100})" if "input" in item else ""
+    return f"{where}: {item.get('msg', item)}{given}"
+
+
+class StdDaqUnreachable(ServiceUnreachable):
+    """The request never reached the service."""
+
+
+class StdDaqTimeout(ServiceTimeout):
+    """No answer within the limit, to a request that is safe to repeat."""
+
+
+class StdDaqUnknownOutcome(UnknownOutcome):
+    """The request was sent, its reply was lost, and it must not be repeated blindly."""
+
+
+class StdDaqBadReply(WireError):
+    """What answered is not the service, or not JSON."""
+
+    def __init__(self, message: str):
+        Exception.__init__(self, message)
+        self.msg, self.doc, self.pos, self.lineno, self.colno = message, "", 0, 1, 1
+
+    def __reduce__(self):
+        return StdDaqBadReply, (self.msg,)
+
+
+def _caught_as(cls: type[Exception], name: str) -> type[Exception]:
+    """Return `cls`; where requests is imported, a subclass that is its exception `name` as well."""
+    theirs = getattr(sys.modules.get("requests.exceptions"), name, None)
+    return cls if theirs is None else _both(cls, theirs)
+
+
+@cache
+def _both(cls: type[Exception], theirs: type[Exception]) -> type[Exception]:
+    same = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls, theirs), {**same, "request": None, "response": None})
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise the general errors of HTTP and of our own checks as the classes above."""
+    try:
+        yield
+    except RequestError as exc:
+        if isinstance(exc, StdDaqAdminException):
+            raise
+        raise StdDaqRequestError(exc.field, exc.value, exc.expected) from exc
+    except ServiceUnreachable as exc:
+        raise _caught_as(StdDaqUnreachable, "ConnectionError")(
+            exc.what, url=exc.url, reason=exc.reason
+        ) from exc
+    except ServiceTimeout as exc:
+        error = _caught_as(StdDaqTimeout, "Timeout")
+        raise error(exc.what, exc.timeout, exc.last_seen, exc.hint) from exc
+    except UnknownOutcome as exc:
+        error = _caught_as(StdDaqUnknownOutcome, "ConnectionError")
+        raise error(exc.what, url=exc.url, reason=exc.reason, hint=exc.hint) from exc
+    except WireError as exc:
+        raise _caught_as(StdDaqBadReply, "JSONDecodeError")(str(exc)) from exc
+
 
 DIALECTS = ("flask", "fastapi")
 """D1 and D2 of the contract."""

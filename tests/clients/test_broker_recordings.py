@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sfdaq_ophyd.clients import BrokerClient
-from sfdaq_ophyd.clients.broker_recover import REQUEST_ID
+from sfdaq_ophyd.clients.broker_transport import REQUEST_ID
 from sfdaq_ophyd.errors import BrokerRefused, RequestError
 from sfdaq_ophyd.wire.broker import ENDPOINTS
 from sfdaq_ophyd.wire.broker_reply import Retrieval

@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import FileFormatError
-from sfdaq_ophyd.files.aligned_file import write_aligned
-from sfdaq_ophyd.files.daq_file import read_daq_file
-from sfdaq_ophyd.files.daq_watch import look_at
+from sfdaq_ophyd.files.daq_file import look_at, read_daq_file
+from sfdaq_ophyd.files.held_values import write_aligned
 
 DETECTOR = "JF03T01V02"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ...files.aligned_file import write_empty
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT
+from ...files.held_values import write_empty
 from ...wire.broker import acquisition
 from ._run_table import COMPLETE, FAILED
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DetectorStateError, Discarded
-from ...files.columns import write_columns
+from ...files.held_values import write_columns
 from ...wire.broker import padded
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
 from .._assets import FileAssets, column_in_hdf5

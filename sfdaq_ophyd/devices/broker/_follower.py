@@ -12,8 +12,7 @@ from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
-from ...files.daq_file import BSDATA, CAMERAS
-from ...files.daq_watch import Look, last_words, look_at
+from ...files.daq_file import BSDATA, CAMERAS, Look, last_words, look_at
 from ...limits import Limit
 from ...wire.broker_status import FileState, StatusBoard
 from ._found_rows import found_rows

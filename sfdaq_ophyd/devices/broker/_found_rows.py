@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FileFormatError
-from ...files.aligned_file import write_aligned
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT, FoundData, read_texts
-from ...files.held_values import write_held
+from ...files.held_values import write_aligned, write_held
 
 if TYPE_CHECKING:
     from ._follower import Announced

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import FilesMissing, ServiceTimeout, SfdaqError
-from ...files.daq_watch import CLOSING
+from ...files.daq_file import CLOSING
 from ...limits import Limit
 from ._asking import labels
 from ._data import TextRow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...clients.std_daq_writers import DataFile
+from ...clients.std_daq import DataFile
 from ...errors import DetectorStateError, FileFormatError
 from ...files.std_daq_file import StdDaqFile, read_std_daq_file
 from ...wire.frame import Frame

@@ -10,8 +10,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
-from ...clients.std_daq_errors import StdDaqRefused
-from ...clients.std_daq_writers import FileWriter
+from ...clients.std_daq import FileWriter
+from ...clients.std_daq_rest import StdDaqRefused
 from ...errors import Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
 from ...limits import Limit
 from ...wire.std_daq import Acquisition, AcquisitionState, DaqStatus, WriteRequest, WriterState

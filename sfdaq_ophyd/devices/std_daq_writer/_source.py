@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...clients.std_daq_writers import FileWriter
+from ...clients.std_daq import FileWriter
 from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import Acquisition, DaqStatus, WriteRequest

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from ophyd import Component as Cpt
 
-from ...clients.std_daq import StdDaqClient
+from ...clients.std_daq import FileWriter, RestWriter, StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
-from ...clients.std_daq_writers import FileWriter, RestWriter
 from ...errors import RequestError
 from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy
