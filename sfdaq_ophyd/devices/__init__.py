@@ -7,10 +7,10 @@ with without_collection():
     from ._assets import frames_in_hdf5
     from ._detector import Detector
     from ._file_detector import FileDetector
-    from ._fly_group import FlyGroup
+    from ._flying import FlyGroup
     from ._pulse_window import NextWindow, PulseWindow, Told
-    from ._setting import Setting
     from ._source import FrameSource, Progress, Request, WrittenFile
+    from ._status import Setting
     from .broker import SfDaqBroker
     from .eiger import Eiger
     from .jungfrau import Jungfrau

@@ -16,9 +16,8 @@ from typing import Any, Protocol
 from ..errors import Discarded, FramesMissing, ServiceTimeout
 from ..limits import Limit
 from ..wire.frame import Frame, MissingFrame
-from ._feed import Feed, forget
 from ._source import FrameSource, Progress, Request
-from ._worker import JOIN_TIMEOUT, Worker, ends_within
+from ._worker import JOIN_TIMEOUT, Feed, Worker, ends_within, forget
 
 logger = logging.getLogger(__name__)
 

@@ -46,14 +46,12 @@ from ophyd import Device, Signal
 from ..errors import DetectorStateError, Discarded, RequestError
 from ..wire.frame import FrameFormat
 from ._acquisition import Acquisition, Crew, LossPolicy, Rules
-from ._checks import naming, whole_number
+from ._assets import data_keys, event_columns, first_row
 from ._flying import Flying
 from ._frame_store import SYNC_PERIOD, FrameStore
-from ._keys import data_keys, event_columns, first_row
 from ._pulse_window import PulseWindow
-from ._setting import Setting
 from ._source import FrameSource, Request
-from ._status import GRACE, ActionStatus
+from ._status import GRACE, ActionStatus, Setting, naming, whole_number
 from ._store import PointStore
 
 logger = logging.getLogger(__name__)

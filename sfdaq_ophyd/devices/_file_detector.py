@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..wire.frame import FrameFormat
 from ._detector import Detector
-from ._foreign_store import ForeignStore
+from ._store import ForeignStore
 
 
 class FileDetector(Detector):

@@ -10,10 +10,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 
+from ophyd import Signal
 from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
 
-from ..errors import ServiceTimeout
+from ..errors import DetectorStateError, RequestError, ServiceTimeout
 from ..limits import Alarm, Limit, counted_time
 
 GRACE = 30.0
@@ -251,3 +252,50 @@ def poll(
 
     threading.Thread(target=loop, name=f"{device.name} {what}", daemon=True).start()
     return status
+
+
+class Setting(Signal):
+    """A setting of a detector, fixed while that is staged."""
+
+    def put(self, value, **kwargs) -> None:
+        """Set it; DetectorStateError if the device is staged, and the value another one."""
+        refuse_while_staged(self, value, self._readback)
+        super().put(value, **kwargs)
+
+    def set(self, value, **kwargs) -> ActionStatus:
+        """Set it as `put` does, at once."""
+        self.put(value)
+        status = ActionStatus(self, "setting", GRACE, unit="steps")
+        status.succeed()
+        return status
+
+
+def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
+    """Raise `DetectorStateError` if `value` would contradict what the run has recorded of `signal`."""
+    if signal.parent.is_staged and value != now:
+        raise DetectorStateError(
+            f"{signal.name}={value!r}: it is {now!r} while {signal.parent.name} is staged, and the run says "
+            "so; unstage first"
+        )
+
+
+def whole_number(field: str, value: object, least: int) -> int:
+    """Return `value` as an int; raise `RequestError` unless it is a whole number, `least` or more."""
+    try:
+        if not isinstance(value, bool | str) and int(value) == value and value >= least:
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise RequestError(field, value, f"a whole number, {least} or more")
+
+
+def naming(exc: Exception, name: str) -> Exception:
+    """Return `exc`; if it does not say whose it is, its text does now, or, where that cannot be, a note."""
+    if name not in str(exc):
+        if isinstance(exc, OSError) and exc.strerror:
+            exc.strerror = f"{name}: {exc.strerror}"
+        elif all(isinstance(arg, str | int | float) for arg in exc.args):
+            exc.args = (f"{name}: {exc}",)
+        if name not in str(exc):
+            exc.add_note(f"of {name}")
+    return exc

@@ -1,17 +1,21 @@
 """Plans: generators that yield messages and touch nothing."""
 
-from .ask import ask
+from .broker import (
+    ask,
+    close_pgroup,
+    copy_user_files,
+    power_on,
+    preflight,
+    set_dap_settings,
+    set_detector_settings,
+    update_pv_list,
+)
 from .fly import collect_while_completing, fly
 from .pedestal import take_pedestal
-from .pgroup import close_pgroup, copy_user_files, preflight
-from .power import power_on
-from .record import sf_record
-from .retrieve import re_retrieve, retrieve_from_buffers
+from .retrieve import re_retrieve, retrieve_from_buffers, sf_record
 from .run_number import run_number_decorator, run_number_wrapper
-from .same_pulses import same_pulses
-from .save_once import save_once
+from .same_pulses import same_pulses, save_once
 from .scan import sf_count, sf_grid_scan, sf_list_scan, sf_scan
-from .settings import set_dap_settings, set_detector_settings, update_pv_list
 from .std_daq import configure_daq, std_daq_decorator, std_daq_wrapper, write_images
 
 __all__ = [

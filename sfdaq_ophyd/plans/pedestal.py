@@ -11,7 +11,7 @@ from bluesky.utils import Msg, MsgGenerator, plan
 
 from ..clients import pedestal_time
 from ..devices import SfDaqBroker
-from .ask import ask
+from .broker import ask
 
 MOST_TRIES = 300
 """To set a shutter that an interrupted plan left on its way, one in 0.1 s."""

@@ -9,10 +9,11 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import MsgGenerator, plan
 
-from ..devices import SfDaqBroker
+from ..devices import FlyGroup, SfDaqBroker
 from ..errors import RequestError
 from ..wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
-from .ask import ask
+from .broker import ask
+from .fly import collect_while_completing
 from .run_number import Policy, run_number_wrapper
 
 MAX_SELECTED = 6000
@@ -149,3 +150,36 @@ def _parts(start: int | None, stop: int | None, pulse_ids: Sequence[int] | None,
         n = next((k for k, one in enumerate(ids) if one - ids[0] > MAX_PULSE_DISTANCE), len(ids))
         chosen, ids = ids[: min(n, MAX_SELECTED)], ids[min(n, MAX_SELECTED) :]
         yield {"start_pulse_id": chosen[0], "stop_pulse_id": chosen[-1], "pulse_ids": chosen}
+
+
+@plan
+def sf_record(broker: SfDaqBroker, duration: float, *, md: dict[str, Any] | None = None) -> MsgGenerator[str]:
+    """Record everything for `duration`, under one run number; a pause does not stop the recording.
+
+    Parameters
+    ----------
+    broker : SfDaqBroker
+    duration : float
+        s; more than 10 minutes become several acquisitions.
+    md : dict, optional
+        Metadata of the run.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+    """
+    _md = {"plan_name": "sf_record", "duration": duration, "detectors": [broker.name], **(md or {})}
+
+    flyer = FlyGroup([broker])
+
+    @bpp.stage_decorator([broker])
+    @bpp.run_decorator(md=_md)
+    def inner() -> MsgGenerator[None]:
+        yield from bps.declare_stream(flyer, name="primary", collect=True)
+        yield from bps.kickoff(flyer, wait=True)
+        yield from bps.checkpoint()
+        yield from bps.sleep(duration)
+        yield from collect_while_completing(flyer, "primary")
+
+    return (yield from run_number_wrapper(inner(), broker))

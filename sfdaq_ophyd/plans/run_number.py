@@ -12,7 +12,7 @@ from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_dec
 from ..devices import FlyGroup, SfDaqBroker, Told
 from ..devices.broker import Point, Service
 from ..errors import RequestError
-from .ask import ask
+from .broker import ask
 from .same_pulses import forwarded, same_pulses
 
 logger = logging.getLogger(__name__)

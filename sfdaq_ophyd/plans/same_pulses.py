@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from bluesky.utils import Msg, MsgGenerator
+import bluesky.preprocessors as bpp
+from bluesky.utils import Msg, MsgGenerator, single_gen
 
 from ..devices import NextWindow, PulseWindow
 
@@ -78,3 +79,21 @@ def forwarded(
             raise
         except Exception as exc:
             exception = exc
+
+
+def save_once(plan: MsgGenerator) -> MsgGenerator:
+    """Make every 'save' a checkpoint that no pause can come in front of.
+
+    Install it once, ``RE.preprocessors.append(save_once)``; it changes nothing else.
+
+    Parameters
+    ----------
+    plan : generator
+    """
+
+    def around(msg: Msg) -> MsgGenerator:
+        if msg.command == "save":
+            return (yield from bpp.rewindable_wrapper(single_gen(msg), False))
+        return (yield msg)
+
+    return (yield from forwarded(plan, around))

@@ -21,7 +21,7 @@ from ophyd.sim import motor
 from ophyd.status import Status
 
 from sfdaq_ophyd.devices import WrittenFile, frames_in_hdf5
-from sfdaq_ophyd.devices._foreign_store import ForeignStore
+from sfdaq_ophyd.devices._store import ForeignStore
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat

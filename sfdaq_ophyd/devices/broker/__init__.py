@@ -2,6 +2,6 @@
 
 from ._device import SfDaqBroker
 from ._jobs import Job, Service
-from ._step import NextPoint, Point
+from ._settings import NextPoint, Point
 
 __all__ = ["Job", "NextPoint", "Point", "Service", "SfDaqBroker"]

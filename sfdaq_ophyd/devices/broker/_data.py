@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 
 from ...files.daq_file import TEXT
 from .._assets import FileAssets
-from ._acquired import arrays, filled, forms_of, grouped, is_good
-from ._run_table import REGISTERED, RunTable
+from ._run_table import REGISTERED, RunTable, arrays, filled, forms_of, grouped, is_good
 
 MISSING = "missing_channels"
 """Key, after the device's name, of what an acquisition lacks, in words; empty if it lacks nothing."""

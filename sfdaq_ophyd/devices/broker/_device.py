@@ -18,20 +18,15 @@ from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus
 from .._worker import Workers
 from ..pulse_id import PulseId
-from ._acquired import CHANNELS
-from ._acquisition import Acquisition
-from ._asking import Asking, Procedure, labels
-from ._broker_run import Asked, BrokerRun
-from ._flying import BrokerFlying
+from ._asking import Asked, Asking, BrokerRun, Procedure, labels
+from ._flying import Acquisition, BrokerFlying
+from ._hardware import Trigger
 from ._jobs import Service
-from ._keys import acquisition_keys, pulse_id_of, signal_of
 from ._late import Catalog, register_late
 from ._preflight import Check, Preflight, demand
 from ._procedures import procedures_of
-from ._run_table import READ, RETAKEN
-from ._settings import BrokerSettings
-from ._step import NextPoint
-from ._trigger import Trigger
+from ._run_table import CHANNELS, READ, RETAKEN
+from ._settings import BrokerSettings, NextPoint, acquisition_keys, pulse_id_of, signal_of
 
 
 class SfDaqBroker(BrokerFlying, BrokerSettings):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...errors import WireError
+from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT
+from ...files.held_values import write_empty
+from ...wire.broker import acquisition
 from ...wire.json_text import load_json
 
 ASKING, ASKED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
@@ -96,3 +99,107 @@ def tables_of(device: str, directory: Path) -> list[Path]:
     """Return the run tables of a device, the oldest first."""
     paths = sorted(directory.glob("*/run*.jsonl"), key=lambda path: path.stat().st_mtime)
     return [path for path in paths if read_run(path).get("device", device) == device]
+
+
+Facts = dict[str, Any]
+"""About an acquisition (a row of the run table), or about one dataset of it."""
+
+CHANNELS = (PVDATA, BSDATA, CAMERAS)
+"""Sources of which one name may be missing without harm to the others."""
+
+_FORM = ("n_asked", "shape", "dtype", "dataset", "ids", "ids_shape", "ids_dtype")
+
+
+def arrays(row: Facts) -> list[Facts]:
+    """Return the datasets of an acquisition that are there, by name: files come in any order."""
+    return sorted((one for one in row.get("found", ()) if "absent" not in one), key=lambda one: one["key"])
+
+
+def is_gap_free(row: Facts) -> bool:
+    """Say whether every file of an acquisition holds every frame asked for, or may leave some out."""
+    return all(found.get("n_got") == found.get("n_asked") or found["filtered"] for found in arrays(row))
+
+
+def is_good(row: Facts) -> bool:
+    """Say whether an acquisition has an event and data: those of all its detectors at least."""
+    if row["state"] not in (COMPLETE, FAILED) or not row["read"] or not is_gap_free(row):
+        return False
+    there = {one["source"] for one in row["found"]}
+    wanted = {source for source in row.get("expected", there) if source not in CHANNELS}
+    return wanted <= there and (row["state"] == COMPLETE or bool(arrays(row)))
+
+
+def grouped(rows: Iterable[Facts]) -> list[list[Facts]]:
+    """Return the acquisitions that go into one stream: the same was asked for, detectors have one form."""
+    groups: dict[str, list[Facts]] = {}
+    for row in rows:
+        detectors = [(one["key"], _form(one)) for one in arrays(row) if one["source"] not in CHANNELS]
+        same = detectors, row.get("names", {}), n_asked(row)
+        groups.setdefault(repr(same), []).append(row)
+    return list(groups.values())
+
+
+def forms_of(rows: Iterable[Facts]) -> dict[str, Facts]:
+    """Return the facts about each dataset where it is first there; a PV that never is, is one number."""
+    forms: dict[str, Facts] = {}
+    pvs: dict[str, Facts] = {}
+    for row in rows:
+        for one in arrays(row):
+            forms.setdefault(one["key"], one)
+        for name in row.get("names", {}).get(PVDATA, ()):
+            pvs.setdefault(name, {"key": name, "source": PVDATA, **_number(name), "n_asked": n_asked(row)})
+    return dict(sorted((pvs | forms).items()))
+
+
+def n_asked(row: Facts) -> int:
+    """Return how many pulses an acquisition asked for."""
+    asked = row.get("asked", {})
+    return len(range(*asked["range"]) if "range" in asked else asked.get("ids", ()))
+
+
+def filled(row: Facts, forms: dict[str, Facts]) -> Facts:
+    """Return an acquisition with every dataset of `forms`, in order, and with what is `missing` in words.
+
+    In place of a channel that is not there, or has another form than before, comes an empty one.
+    """
+    there = {one["key"]: one for one in row["found"]}
+    complete, missing = [], []
+    for key, form in forms.items():
+        one = there.get(key, {"absent": _why(row, form["source"])})
+        if "absent" not in one and _form(one) != _form(form):
+            one = {"absent": f"has {_words(one)} per pulse, not {_words(form)} as before"}
+        if "absent" in one:
+            missing.append(f"{key} {one['absent']}")
+            one = _empty(row, form)
+        complete.append(one)
+    missing += [f"{one['key']} {one['absent']}" for one in row["found"] if one["key"] not in forms]
+    return row | {"found": complete, "missing": "; ".join(missing)}
+
+
+def _why(row: Facts, source: str) -> str:
+    path = row.get("expected", {}).get(source, "")
+    return row.get("failures", {}).get(path, "is not in the file")
+
+
+def _form(one: Facts) -> tuple:
+    return tuple(one.get(name) for name in _FORM)
+
+
+def _words(one: Facts) -> str:
+    return "a text" if one["dtype"] == TEXT else f"{one['dtype']} {tuple(one['shape'])}"
+
+
+def _number(name: str) -> Facts:
+    ids = {"ids": f"/data/{name}/pulse_id", "ids_shape": [], "ids_dtype": "<i8"}
+    return {"dataset": f"/data/{name}/data", "shape": [], "dtype": "<f8", **ids}
+
+
+def _empty(row: Facts, form: Facts) -> Facts:
+    """Write an empty dataset of a form, and return the facts about it."""
+    n = form["n_asked"]
+    name = form["key"].replace("/", "_")
+    path = Path(row["aligned"]) / f"{acquisition(row['acquisition_number'])}.{name}.missing.h5"
+    ids = form["ids"], (n, *form["ids_shape"]), form["ids_dtype"]
+    write_empty(path, form["dataset"], (n, *form["shape"]), form["dtype"], ids)
+    texts = {"texts": [""] * n} if form["dtype"] == TEXT else {}
+    return form | {"path": str(path), "n_got": 0, **texts}

@@ -18,10 +18,9 @@ from ...limits import Limit
 from .._acquisition import LossPolicy, Rules
 from .._debts import Debts
 from .._detector import Detector
-from .._setting import Setting
-from .._status import ActionStatus
-from ._found import differs
-from ._settings import EigerSettings, LegacyIds, Mode
+from .._status import ActionStatus, Setting
+from ._control import differs
+from ._series import EigerSettings, LegacyIds, Mode
 from ._signals import SimplonSignal
 from ._source import EigerSource
 

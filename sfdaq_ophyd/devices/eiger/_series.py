@@ -2,13 +2,144 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 from ...clients import SimplonClient
 from ...clients.simplon import MonitorFrame
-from ...errors import WireError
-from ...wire.simplon import event_id
-from ._settings import LegacyIds
+from ...errors import RequestError, WireError
+from ...wire.simplon import event_id, first_sentinel
+from ...wire.simplon_states import SOFTWARE_TRIGGERED, TriggerMode
+
+BLOCK_BYTES = 2**18
+"""Pixels looked at together; they stay in the processor's cache."""
+
+
+class FrameStatistics:
+    """Compute the numbers of one frame after the other.
+
+    Parameters
+    ----------
+    dtype : numpy dtype
+        Of the frames.
+    cutoff : int or None
+        Largest valid count; None leaves `n_saturated` out.
+    exclude_masked : bool
+        Leave sentinels (2**n - 1, 2**n - 2) and the pixels of `pixel_mask` out.
+    pixel_mask : ndarray, shape (y, x), optional
+        Needed only where the detector does not apply its mask: nonzero means bad.
+    """
+
+    def __init__(self, dtype, cutoff: int | None, exclude_masked: bool, pixel_mask: np.ndarray | None = None):
+        self._dtype = np.dtype(dtype)
+        self._cutoff = cutoff
+        self._sentinel = first_sentinel(dtype) if exclude_masked else None
+        self._good = None if pixel_mask is None or not exclude_masked else pixel_mask == 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names and numpy types of the numbers."""
+        names = {"total": "i8", "max": "i8"}
+        return names if self._cutoff is None else names | {"n_saturated": "i8"}
+
+    def of(self, image: np.ndarray) -> dict[str, int]:
+        """Return the numbers of `image`, shape (y, x); `max` of a frame without valid pixels is 0."""
+        if self._good is not None:
+            image = np.where(self._good, image, image.dtype.type(self._sentinel))
+        flat = image.reshape(-1)
+        step = max(1, BLOCK_BYTES // flat.itemsize)
+        total = highest = n_saturated = 0
+        for start in range(0, flat.size, step):
+            block_total, block_highest, block_saturated = self._of_block(flat[start : start + step])
+            total += block_total
+            highest = max(highest, block_highest)
+            n_saturated += block_saturated
+        numbers = {"total": total, "max": highest}
+        return numbers if self._cutoff is None else numbers | {"n_saturated": n_saturated}
+
+    def _of_block(self, block: np.ndarray) -> tuple[int, int, int]:
+        total, highest, n_flags = int(block.sum(dtype="u8")), int(block.max()), 0
+        if self._sentinel is not None and highest >= self._sentinel:
+            flags = block[block >= self._sentinel]
+            n_flags = flags.size
+            total -= int(flags.sum(dtype="u8"))
+            shifted = block + block.dtype.type(2)  # the two flags wrap round to 0 and 1
+            highest = max(0, int(shifted.max()) - 2)
+        if self._cutoff is None or highest <= self._cutoff:
+            return total, highest, 0
+        return total, highest, int(np.count_nonzero(block > self._cutoff)) - n_flags
+
+
+class Mode(StrEnum):
+    """Who runs the detector."""
+
+    INTERNAL = "internal"
+    """This device arms and triggers."""
+    EXTERNAL = "external"
+    """This device arms, hardware triggers."""
+    MONITOR = "monitor"
+    """Somebody else runs the detector; frames are taken as the monitor gives them."""
+    AUTO = "auto"
+    """Internal, unless the detector cannot be reached or is being run by somebody else: then monitor."""
+
+
+class LegacyIds(StrEnum):
+    """Where ids come from if the TIFF has none (API 1.6)."""
+
+    REFUSE = "refuse"
+    """Such a frame is an error."""
+    STATUS = "status"
+    """From ``monitor/status/next_image_number``, read after each frame."""
+    LOCAL = "local"
+    """Counted here, and marked so: ``local_<series>_<n>``."""
+
+
+TRIGGER_MODES = {
+    Mode.INTERNAL: SOFTWARE_TRIGGERED,
+    Mode.EXTERNAL: frozenset(TriggerMode) - SOFTWARE_TRIGGERED,
+}
+"""Trigger modes that fit; any other is replaced by the default."""
+
+DEFAULT_TRIGGER_MODE = {Mode.INTERNAL: TriggerMode.INTS, Mode.EXTERNAL: TriggerMode.EXTS}
+
+
+@dataclass(frozen=True)
+class EigerSettings:
+    """The signals of an `Eiger` as they are at stage.
+
+    Attributes
+    ----------
+    frames_per_trigger : int
+    n_triggers : int
+        Triggers of one series in a step scan; after that many the detector is armed again.
+    timeout : float
+        s without a frame, on top of the exposure.
+    exclude_masked : bool
+        Keep sentinels and masked pixels out of the computed numbers.
+    strict : bool
+        An unreadable image is an error; else it counts as a missing frame.
+    """
+
+    mode: Mode = Mode.INTERNAL
+    frames_per_trigger: int = 1
+    n_triggers: int = 1000
+    timeout: float = 10.0
+    exclude_masked: bool = True
+    legacy_ids: LegacyIds = LegacyIds.REFUSE
+    strict: bool = True
+
+    @classmethod
+    def checked(cls, name: str, mode: str, n_triggers, **others) -> EigerSettings:
+        """Return settings; RequestError if a mode is unknown or a number makes no sense."""
+        if mode not in list(Mode):
+            raise RequestError(f"{name}.mode", mode, f"one of {', '.join(Mode)}")
+        if isinstance(n_triggers, bool) or not isinstance(n_triggers, int) or n_triggers < 1:
+            raise RequestError(f"{name}.n_triggers", n_triggers, "a whole number, 1 or more")
+        return cls(Mode(mode), n_triggers=n_triggers, **others)
+
 
 WINDOW = 8
 """Frames that may wait for an earlier one; fewer where they are large."""

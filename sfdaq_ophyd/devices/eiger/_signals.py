@@ -13,9 +13,7 @@ from ophyd.utils import ReadOnlyError
 from ...clients.simplon import SLOW_PUT_TIMEOUT
 from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
 from ...wire.simplon_states import DetectorState
-from .._checks import naming
-from .._setting import refuse_while_staged
-from .._status import ActionStatus
+from .._status import ActionStatus, naming, refuse_while_staged
 
 if TYPE_CHECKING:
     from ._detector import Eiger

@@ -16,13 +16,34 @@ from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from .._detector import Detector
 from .._pulse_window import NextWindow, PulseWindow
-from .._setting import Setting
-from .._status import ActionStatus
+from .._status import ActionStatus, Setting
 from ..pulse_id import PulseId
 from ._control import HardwareControl
-from ._counters import CounterSignal, counter
 from ._processing import CalibratedImages, ConvertedImages, RawImages
 from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
+
+
+class CounterSignal(SignalRO):
+    """One of the stream's counters, as it is when it is read."""
+
+    def __init__(self, *args, counter: str, **kwargs):
+        super().__init__(*args, value=0, **kwargs)
+        self._counter = counter
+
+    def get(self, **kwargs) -> int:
+        """Return the count since the device was staged."""
+        return self.parent.source.stream.counters[self._counter]
+
+    def describe(self) -> dict:
+        """Describe the count."""
+        (key,) = super().describe().values()
+        return {self.name: {**key, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}}
+
+
+def counter(name: str, doc: str) -> Cpt:
+    """Declare the signal of a counter."""
+    return Cpt(CounterSignal, counter=name, kind="normal", doc=doc)
+
 
 STREAMS = ("modules", "assembled")
 EVENT_IDS = ("pulse", "frame")

@@ -12,14 +12,16 @@ import numpy as np
 from ...clients.std_daq import DataFile
 from ...errors import DetectorStateError, FileFormatError
 from ...files.std_daq_file import StdDaqFile, read_std_daq_file
-from ...wire.frame import Frame
+from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
-from ._ring import Ring
+from .._store import ForeignStore
+from ._rates import Ring
 
 logger = logging.getLogger(__name__)
+
 
 PER_IMAGE = {"image_id": "image_id", "image_status": "status"}
 """Data keys of a file that grows, and their datasets beside the images."""
@@ -111,3 +113,40 @@ class DaqFile:
                 self._name, n_bad, n, self._data.path, rows, ", ..." * (n_bad > 10),
             )  # fmt: skip
         return file
+
+
+class RunFileStore(ForeignStore):
+    """Points of a file that stays open from trigger to trigger.
+
+    A point that was taken but not saved leaves images in the file that belong to none: the file is ended
+    then, and the next point begins another one.
+
+    Parameters
+    ----------
+    name, frame_format, frames_per_point
+        As for `ForeignStore`.
+    is_open : callable
+        Whether the file of the last point takes images.
+    end : callable
+        Ends it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        frame_format: FrameFormat,
+        frames_per_point: int,
+        is_open: Callable[[], bool],
+        end: Callable[[], None],
+    ):
+        super().__init__(name, frame_format, frames_per_point)
+        self._is_open, self._end = is_open, end
+
+    def take_back_unsaved(self) -> None:
+        """Forget points that were not saved; go on with the file if there were none."""
+        with self._lock:
+            self.settle()
+            if self._rows or not self._is_open():
+                self._end()
+                super().take_back_unsaved()
+            self._n_handed = 0

@@ -11,14 +11,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ...clients.std_daq_redis import Message, StdDaqRedis
 from ...errors import SfdaqError
-from ...limits import counted_time
+from ...limits import Limit, counted_time
+from ...wire.std_daq import Acquisition
 from ...wire.std_daq_config import DaqStats
+from ._flow import NO_IMAGES
 
 logger = logging.getLogger(__name__)
+
 
 PERIOD = 1.0
 """s between two looks: the DAQ's own."""
@@ -165,3 +169,153 @@ class PolledStats:
     def moment(self, start_time: float, elapsed: float) -> float:
         """Return now, on this process' clock."""
         return time.monotonic()
+
+
+RING_SLOTS = 100
+
+PUBLISHED = 0.5
+"""s by which the DAQ's count of written images may be late: it follows the published statuses."""
+
+
+class Ring:
+    """How far the writer was behind the detector in one file, at the least.
+
+    What is known is how many images came and how many were written in the same seconds: if more came, it was
+    behind at their end; if more were written, at their beginning. Only seconds after the first image of the
+    file count, for images of before are not its own.
+
+    Made before the acquisition is started.
+
+    Parameters
+    ----------
+    stats : callable
+        `Stats`, or None while there are none.
+
+    Attributes
+    ----------
+    lag : float
+        Images, the largest seen; 0 while nothing is known.
+    """
+
+    def __init__(self, stats: Callable[[], Stats | None]):
+        self._stats, self._begun = stats, time.monotonic()
+        self._first: float | None = None
+        self._known: tuple[Entry, ...] = ()
+        self._last = self._ahead = self._least = self._most = self._rate = 0.0
+        self.lag = 0.0
+
+    def look(self, acquisition: Acquisition) -> float:
+        """Take in what was known at the look before, if it still runs; return the lag."""
+        stats = self._stats()
+        if stats is None or acquisition.start_time is None or acquisition.stop_time is not None:
+            return self.lag
+        known, self._known = self._known, tuple(stats.entries)
+        if not acquisition.n_completed:
+            return self.lag
+        if self._first is None:
+            self._first = stats.moment(acquisition.start_time, time.monotonic() - self._begun)
+        for entry in known:
+            if entry.end > self._last and entry.begin >= self._first:
+                self._take(entry)
+        return self.lag
+
+    def _take(self, entry: Entry) -> None:
+        if entry.begin != self._last:  # seconds are missing between: from here on again
+            self._ahead = self._least = self._most = 0.0
+        self._last = entry.end
+        self._ahead += entry.sent - entry.written
+        self._least, self._most = min(self._least, self._ahead), max(self._most, self._ahead)
+        self._rate = max(self._rate, entry.rate)
+        self.lag = max(self.lag, self._most - self._least - PUBLISHED * self._rate)
+
+
+QUIET = 1.0
+"""s in which the DAQ's stats must show no image at any look, before none are said to come by themselves."""
+
+
+@dataclass
+class ImagesFlow:
+    """Whether images come by themselves, in one staging; None while that is not known."""
+
+    known: bool | None = None
+
+
+class Beginning:
+    """Decide when others may send images to a file, and explain why none arrive.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    settle_time : float
+        s until others may send images where none come by themselves.
+    timeout : float
+        s without an image after which an explanation is asked for.
+    flow : ImagesFlow
+        What earlier files of the staging have shown.
+    stats : Stats or None
+        Throughput.
+    others_done : callable
+        Whether the others have their frames; None if nobody waits for the writer.
+    fresh : bool
+        Whether the file was just started: one that grew before takes images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settle_time: float,
+        timeout: float,
+        *,
+        flow: ImagesFlow,
+        stats: Stats | None,
+        others_done: Callable[[], bool | None],
+        fresh: bool,
+    ):
+        self._name, self._settle, self._timeout = name, Limit(settle_time), timeout
+        self._quiet = Limit(QUIET)
+        self._flow, self._stats, self._others_done, self._fresh = flow, stats, others_done, fresh
+
+    def takes_images(self, acquisition: Acquisition) -> bool:
+        """Tell whether others may send images now.
+
+        Where images come by themselves, once some arrived; where they come only when others are triggered,
+        once `settle_time` is over, on trust.
+        """
+        if acquisition.n_requested or acquisition.n_completed:
+            if self._fresh:
+                self._flow.known = True
+            return True
+        if not self._settle.reached():
+            return False
+        if self._flow.known is not False:
+            rate = self._rate()
+            if rate:
+                self._quiet.restart()  # they come and do not arrive, or came until a second ago
+            if rate is not None and not self._quiet.reached():
+                return False
+        self._flow.known = False
+        return True
+
+    def why_silent(self, acquisition: Acquisition) -> str:
+        """Say why no image arrives, as far as anybody knows."""
+        if self._timeout > STALE and (rate := self._rate()):
+            return f"the detector sends {rate:.3g} images/s, and the DAQ takes none of them"
+        done = self._others_done()
+        if done and not self._fresh:
+            return "the detectors are done, so images were lost"
+        if done is None or not self._fresh or self._flow.known and not done:
+            return NO_IMAGES
+        early = (
+            "the DAQ takes images only from a moment after WRITING on (0.1 s, more on a busy host): raise "
+            f"{self._name}.settle_time, {self._settle.seconds:g} s"
+        )
+        if done:
+            return f"the detectors are done, so images were lost, most likely the first ones: {early}"
+        more = " any more" if acquisition.n_completed else ""
+        return f"{NO_IMAGES}{more}, or sent them too early: {early}"
+
+    def _rate(self) -> float | None:
+        """Return images per second of the detector; None where nobody knows."""
+        stats = self._stats() if self._stats is not None else None
+        return None if stats is None else stats.detector_images_per_second

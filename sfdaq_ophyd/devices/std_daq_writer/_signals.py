@@ -12,8 +12,7 @@ from ophyd import Signal
 from ...wire.std_daq import DaqStatus, WriteRequest
 from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
 from .._file_detector import FileDetector
-from .._setting import Setting
-from .._status import ActionStatus
+from .._status import ActionStatus, Setting
 from ._source import START_LIMIT
 
 MAX_UNUSED = 20

@@ -17,13 +17,10 @@ from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import Acquisition, DaqStatus, WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._source import Progress, Request, WrittenFile
-from ._beginning import Beginning, ImagesFlow
 from ._daq_file import DaqFile
-from ._errors import MissedStart, PointsLost, RingOverrun, ShortFile
-from ._flow import Flow
+from ._flow import Flow, MissedStart, PointsLost, RingOverrun, ShortFile
 from ._paths import PathMaker
-from ._rates import Stats
-from ._ring import RING_SLOTS, Ring
+from ._rates import RING_SLOTS, Beginning, ImagesFlow, Ring, Stats
 
 logger = logging.getLogger(__name__)
 

@@ -16,16 +16,15 @@ from ...clients.std_daq_redis import StdDaqRedis
 from ...errors import RequestError
 from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy
-from .._fly_group import joined_page
-from .._foreign_store import ForeignStore
-from .._keys import number_key
+from .._assets import number_key
+from .._flying import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
+from .._store import ForeignStore
 from ._companions import Companions
-from ._daq_file import PER_IMAGE
+from ._daq_file import PER_IMAGE, RunFileStore
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import PolledStats, RatesFollower, StreamedStats
-from ._run_store import RunFileStore
 from ._signals import Opening, WriterSignals
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 

@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.devices import Request
-from sfdaq_ophyd.devices.eiger._plan import SeriesPlan, plan_series
-from sfdaq_ophyd.devices.eiger._series import SeriesOrder
-from sfdaq_ophyd.devices.eiger._settings import Mode
-from sfdaq_ophyd.devices.eiger._statistics import BLOCK_BYTES, FrameStatistics
+from sfdaq_ophyd.devices.eiger._series import BLOCK_BYTES, FrameStatistics, Mode, SeriesOrder
+from sfdaq_ophyd.devices.eiger._source import SeriesPlan, plan_series
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.devices.std_daq_writer import _beginning
+from sfdaq_ophyd.devices.std_daq_writer import _rates
 from sfdaq_ophyd.plans import std_daq_wrapper
 
 from ..fake import FakeDetector, FakeSource
@@ -91,7 +91,7 @@ def test_others_when_they_make_the_images_then_they_wait_for_the_settle_time_and
 def test_stall_when_the_first_images_were_lost_then_it_says_so_and_what_to_do(
     daq, writer_around, camera, triggered, how, n_lost, monkeypatch
 ):
-    monkeypatch.setattr(_beginning, "QUIET", 0.0)
+    monkeypatch.setattr(_rates, "QUIET", 0.0)
     slowly = lambda: daq.service.source.burst(N, rate=8.0)  # noqa: E731  some come after the subscription
     camera.source.act = triggered if n_lost == "all" else slowly
     daq.fail_next("late_subscription", seconds=1.6)

@@ -11,7 +11,7 @@ import pytest
 
 from sfdaq_ophyd.clients import StdDaqAdminException
 from sfdaq_ophyd.devices.std_daq_writer import _flow
-from sfdaq_ophyd.devices.std_daq_writer._errors import DoubleStart, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._flow import DoubleStart, WriterNotReady
 
 from .documents import images_of, run
 

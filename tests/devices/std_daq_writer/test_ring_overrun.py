@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.devices.std_daq_writer._rates import StreamedStats
-from sfdaq_ophyd.devices.std_daq_writer._ring import Ring
+from sfdaq_ophyd.devices.std_daq_writer._rates import Ring, StreamedStats
 from sfdaq_ophyd.plans import fly
 
 from .documents import events_of, images_of, run
