@@ -12,7 +12,7 @@ __all__ = ["__version__", "setup"]
 def __getattr__(name: str) -> object:
     """Look up what is asked for when it is: that imports more than all of the command line."""
     if name == "setup":
-        from .session.engine import setup
+        from .session.startup import setup
 
         return setup
     if name != "__version__":

@@ -1,7 +1,7 @@
 """The way to the data: a Tiled catalog of our own, or in a server of the facility."""
 
+from ._catalog import RemoteCatalog, remote_catalog
 from ._embedded import EmbeddedCatalog, embedded_catalog
-from ._remote import RemoteCatalog, remote_catalog
 from ._table import run_table, scalar_keys
 from .calibrated import calibrated_images
 from .pictures import write_pictures

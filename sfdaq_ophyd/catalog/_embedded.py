@@ -2,20 +2,165 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import json
 import logging
 import os
+import queue
+import secrets
+import subprocess
+import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import RequestError, ServiceUnreachable, require
-from ..starting import without_collection
+from ..limits import Limit
+from ..starting import next_line, without_collection
 from . import _server
 from ._catalog import ANSWER_TIMEOUT, PATIENCE, Catalog
-from ._process import START_TIMEOUT, ServerProcess
 
 logger = logging.getLogger(__name__)
+
+
+MAX_LOG = 10 * 2**20
+"""Bytes of ``server.log`` at which the next start begins it anew."""
+
+START_TIMEOUT = 60.0
+"""s without a sign of progress after which a start has failed."""
+
+HINT = "A slow machine needs more: embedded_catalog(start_timeout=...), catalog.start_timeout in sfdaq.yaml"
+
+
+class ServerProcess:
+    """A Tiled server in a child process, on loopback, with a random API key.
+
+    A child, so that serving data takes no time from the RunEngine. It is in a session of its own:
+    Ctrl-C in the terminal pauses a scan and does not reach it. Port and key outlive a restart, so
+    clients made before it go on working.
+
+    Parameters
+    ----------
+    directory : Path
+        Must exist.
+    readable : list of str
+        Folders from which registered files may be read.
+    timeout : float
+        s without a step before a start has failed; those in which it had no CPU do not count.
+    """
+
+    module = "sfdaq_ophyd.catalog._server"
+
+    def __init__(self, directory: Path, *, readable: list[str], timeout: float = START_TIMEOUT):
+        self.directory, self.readable, self.timeout = directory, readable, timeout
+        self.api_key = secrets.token_hex(32)
+        self.port = 0
+        self.log = directory / "server.log"
+        self._process: subprocess.Popen | None = None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    @property
+    def url(self) -> str:
+        """Base address, without the key."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """The child runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start the child and return at once; :meth:`wait_ready` comes next."""
+        fresh = not self.log.exists() or self.log.stat().st_size > MAX_LOG
+        with open(self.log, "wb" if fresh else "ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                # a reader's lock must never keep a detector from opening its own file
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "HDF5_USE_FILE_LOCKING": "FALSE"},
+            )
+        wanted = {
+            "directory": str(self.directory),
+            "readable": self.readable,
+            "api_key": self.api_key,
+            "port": self.port,
+        }
+        with contextlib.suppress(BrokenPipeError):  # wait_ready tells why
+            self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
+            self._process.stdin.flush()
+        self._lines = queue.SimpleQueue()
+        threading.Thread(
+            target=_follow, args=(self._process.stdout, self._lines.put), name="catalog start", daemon=True
+        ).start()
+
+    def wait_ready(self) -> None:
+        """Wait for the address.
+
+        Raises
+        ------
+        ServiceUnreachable
+            The directory is in use, or the child failed; with its own words.
+        ServiceTimeout
+            It reported nothing more; with its last step.
+        """
+        what = f"start of the catalog in {self.directory}"
+        try:
+            line = next_line(
+                self._lines, self.pid, what=what, timeout=self.timeout, said=self._said, hint=HINT
+            )
+        except BaseException:
+            self.stop(patience=0.0)
+            raise
+        said = json.loads(line) if line is not None else {"error": f"it ended. {self._said()}"}
+        if "error" in said:
+            self.stop(patience=1.0)
+            raise ServiceUnreachable("start of the catalog", url=str(self.directory), reason=said["error"])
+        self.port = said["port"]
+
+    def start(self) -> None:
+        """Launch and wait."""
+        self.launch()
+        self.wait_ready()
+
+    def stop(self, patience: float = 5.0) -> None:
+        """End the child: ask, then kill. Safe twice."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        limit = Limit(patience)
+        while process.poll() is None and not limit.reached():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(limit.step())
+        process.kill()
+        process.wait()
+        self._process = None
+
+    def _said(self) -> str:
+        """Return the end of what the child has written since it was launched."""
+        with open(self.log, "rb") as log:
+            log.seek(self._log_start)
+            return f"Its output ends: {log.read()[-1500:].decode('utf-8', 'replace').strip()!r} ({self.log})"
+
+
+def _follow(stream, sink) -> None:
+    """Hand on the lines of the child, None at its end."""
+    with stream:
+        for line in stream:
+            sink(line.decode().rstrip("\n"))
+    sink(None)
 
 
 def embedded_catalog(

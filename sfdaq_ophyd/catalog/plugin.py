@@ -20,8 +20,95 @@ asks for these::
 The embedded catalog is a server with this plugin.
 """
 
-from bluesky_tiled_plugins.exporters import json_seq_exporter
+from __future__ import annotations
 
-from ._growing import GrowingHDF5Adapter
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
+
+import dask.array
+from bluesky_tiled_plugins.exporters import json_seq_exporter
+from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter
+from tiled.utils import Conflicts, path_from_uri
+
+from ..errors import SfdaqError
+from ..files.repair import repair_if_ours
+
+logger = logging.getLogger(__name__)
+
+
+class GrowingHDF5Adapter(HDF5Adapter):
+    """Tiled's HDF5 adapter, for files whose writer is ahead of the documents.
+
+    A detector's file holds (n, y, x) while the catalog shows (points, frames, y, x). Tiled reshapes the whole
+    dataset, which fails as long as a file has a frame that is not registered; here such frames are left out,
+    of each file of several. A file that its writer still has open is answered by HTTP code 409 and its name.
+    """
+
+    @classmethod
+    def from_catalog(cls, data_source, node, /, *args, rows: Sequence[Sequence[int]] | None = None, **kwargs):
+        """Return the adapter of one data source.
+
+        Parameters
+        ----------
+        data_source, node, *args, **kwargs
+            As the base class takes them.
+        rows : sequence of (start, stop) or (start, stop, n_files), optional
+            Points registered of each file, or of each of `n_files` that follow each other, in the order of
+            the assets. In catalogs that have it among the parameters; default is that of the properties,
+            which servers without this adapter leave alone.
+
+        Raises
+        ------
+        Conflicts
+            A file cannot be opened: its writer has not closed it, or was killed.
+        """
+        if kwargs.get("swmr"):
+            _repair_those_left_open(data_source)
+        try:
+            adapter = super().from_catalog(data_source, node, *args, **kwargs)
+            if isinstance(adapter, HDF5ArrayAdapter):
+                rows = rows or data_source.properties.get("rows")
+                adapter._array = _registered(adapter._array, data_source, rows, kwargs)  # noqa: SLF001
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            newest = path_from_uri(data_source.assets[-1].data_uri)
+            raise Conflicts(
+                f"{newest} is not readable now: its writer has it open, or did not close it; try again when "
+                f"the acquisition is over ({exc})"
+            ) from exc
+        return adapter
+
+
+def _repair_those_left_open(data_source) -> None:
+    """Let any reader open files whose writer was killed; one that lives holds a lock."""
+    for asset in data_source.assets:
+        with contextlib.suppress(SfdaqError, OSError):  # swmr=True reads them all the same
+            path = path_from_uri(asset.data_uri)
+            if repair_if_ours(path):
+                logger.warning("%s: its writer was killed; repaired", path)
+
+
+def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> dask.array.Array:
+    """Cut an array, all files of a data source in one, to what is registered of each file."""
+    shape = tuple(data_source.structure.shape)
+    n_axes = len(shape) - (array.ndim - 1)
+    n_frames = math.prod(shape[:n_axes])
+    if array.shape[1:] != shape[n_axes:] or array.shape[0] <= n_frames:
+        return array
+    uris = [asset.data_uri for asset in data_source.assets if asset.parameter == "data_uris"]
+    rows = [(start, stop) for start, stop, *n in rows or () for _ in range(*n or (1,))]
+    if len(rows) != len(uris) or "slice" in kwargs:
+        return array[:n_frames]
+    options = {name: kwargs[name] for name in ("dataset", "swmr", "libver", "locking") if name in kwargs}
+    per_row = math.prod(shape[1:n_axes])
+    parts = []
+    for uri, (start, stop) in zip(uris, rows):
+        whole = HDF5ArrayAdapter.lazy_load_hdf5_array(path_from_uri(uri), **options)
+        parts.append(whole[start * per_row : stop * per_row])
+    return dask.array.concatenate(parts)
+
 
 __all__ = ["GrowingHDF5Adapter", "json_seq_exporter"]

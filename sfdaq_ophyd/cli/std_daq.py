@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..clients.std_daq import StdDaqClient
-from ..errors import RequestError
-from .std_daq_write import write_with_progress
+from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
+from ..errors import RequestError, SfdaqError
+from ..wire.std_daq import WriterState
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -153,3 +157,50 @@ def stop(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 def _request(output_file: str, n_images: int, run_id: int | None) -> dict:
     request = {"output_file": output_file, "n_images": n_images}
     return request if run_id is None else {**request, "run_id": run_id}
+
+
+def write_with_progress(client: StdDaqClient, request: dict) -> dict:
+    """Call ``start_writer_sync``; meanwhile show the images written, on standard error, on a terminal only.
+
+    Ctrl-C stops the writer if it still writes what was asked for here.
+    """
+    request = {"run_id": time.time_ns(), **request}
+    outcome: dict = {}
+    done = threading.Event()
+
+    def call() -> None:
+        try:
+            outcome["status"] = client.start_writer_sync(request)
+        except Exception as exc:
+            outcome["error"] = exc
+        done.set()
+
+    threading.Thread(target=call, name="write_sync", daemon=True).start()
+    columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("", total=int(request["n_images"]))
+            while not done.wait(STATUS_PERIOD):
+                if console.is_terminal:
+                    bar.update(task, completed=_n_written(client, request["run_id"]))
+    except KeyboardInterrupt:
+        _stop_ours(client, request["run_id"])
+        raise
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["status"]
+
+
+def _n_written(client: StdDaqClient, run_id: int) -> int | None:
+    try:
+        acquisition = client.status().acquisition
+    except SfdaqError:
+        return None  # the bar stands still; the call itself will say what is wrong
+    return acquisition.n_completed if acquisition and acquisition.run_id == run_id else None
+
+
+def _stop_ours(client: StdDaqClient, run_id: int) -> None:
+    status = client.status()
+    if status.state is WriterState.WRITING and status.acquisition and status.acquisition.run_id == run_id:
+        client.stop()

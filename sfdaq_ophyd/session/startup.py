@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, require
 from ..log import keep_log
 from ._device_config import StdDaqWriterConfig
+from .catalog import Lazy
 from .config import SfdaqConfig
 from .config_file import load_config
-from .lazy import Lazy
 from .simulated import SimulatedFacility
 
 if TYPE_CHECKING:
@@ -21,6 +24,66 @@ if TYPE_CHECKING:
     from bluesky.preprocessors import SupplementalData
 
     from .devices import Entry
+
+logger = logging.getLogger(__name__)
+
+
+_subscribed: weakref.WeakKeyDictionary[RunEngine, list[Callable]] = weakref.WeakKeyDictionary()
+
+
+def setup(run_engine: RunEngine, catalog: Callable | None = None) -> list[str]:
+    """Make a RunEngine ready for our devices; harmless when it is ready already.
+
+    Two preprocessors come in front of every plan: :func:`sfdaq_ophyd.plans.save_once`, without which bluesky
+    saves a point twice when a pause falls right behind its 'save'; and
+    :func:`sfdaq_ophyd.plans.run_number_wrapper`, by which the runs of a `SfDaqBroker` have their run number
+    and their files.
+
+    Parameters
+    ----------
+    run_engine : RunEngine
+    catalog : Catalog or another callback, optional
+        Gets every document.
+
+    Returns
+    -------
+    list of str
+        A line for each thing that this call has installed; they are logged as well.
+
+    Examples
+    --------
+    >>> from bluesky import RunEngine
+    >>> from sfdaq_ophyd import setup
+    >>> RE = RunEngine()
+    >>> for line in setup(RE):
+    ...     print(line)
+    preprocessor save_once: a pause right behind a 'save' saves no point twice
+    preprocessor run_number_wrapper: runs of the sf-daq broker get their number and their files
+    >>> setup(RE)
+    []
+    """
+    from ..plans import run_number_wrapper, save_once
+
+    installed = []
+    for preprocessor, what in (
+        (save_once, "a pause right behind a 'save' saves no point twice"),
+        (run_number_wrapper, "runs of the sf-daq broker get their number and their files"),
+    ):
+        if preprocessor not in run_engine.preprocessors:
+            run_engine.preprocessors.append(preprocessor)
+            installed.append(f"preprocessor {preprocessor.__name__}: {what}")
+    known = _subscribed.setdefault(run_engine, [])
+    if catalog is not None and catalog not in known:
+        if hasattr(catalog, "subscribe"):
+            catalog.subscribe(run_engine)
+        else:
+            run_engine.subscribe(catalog)
+        known.append(catalog)
+        installed.append(f"documents go to {catalog!r}")
+    for line in installed:
+        logger.info("%s", line)
+    return installed
+
 
 PROFILE = Path(__file__).parent / "profile_collection"
 """Startup files, ``sim.yaml`` and ``facility.example.yaml``; ``sfdaq init`` copies them."""
@@ -154,8 +217,8 @@ class Session:
         from bluesky import RunEngine
         from bluesky.utils import ProgressBarManager
 
-        from .engine import setup
         from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
+        from .startup import setup
 
         block = self.config.metadata
         store = RedisStore(block.redis, block.key) if block.redis else FileStore(self._own(block.file))

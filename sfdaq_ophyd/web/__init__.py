@@ -4,8 +4,7 @@ from ..errors import require
 
 require("web", "the live page", "fastapi", "matplotlib", "PIL", "uvicorn", "websockets")
 
-from .app import make_app  # noqa: E402
-from .serve import serve  # noqa: E402
+from .app import make_app, serve  # noqa: E402
 from .simulated import config_of  # noqa: E402
 from .watch import Watch  # noqa: E402
 

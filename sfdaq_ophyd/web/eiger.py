@@ -12,10 +12,8 @@ from ..clients import SimplonClient
 from ..errors import ServiceRefused
 from ..wire.simplon import invalid_pixels
 from ..wire.simplon_states import DetectorState
-from .detector_source import DetectorSource
-from .geometry import Geometry
-from .live_frame import LiveFrame
-from .source import Rate
+from .live_frame import Geometry, LiveFrame
+from .source import DetectorSource, Rate
 
 STATE_PERIOD = 0.5
 """s between two looks at the state: SIMPLON servers do not like to be asked often."""

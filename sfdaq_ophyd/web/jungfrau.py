@@ -13,9 +13,8 @@ from ..calibration.words import ADC_BITS, LOST, PACKET_WORDS, saturated_word
 from ..clients import ImageStream, ModuleStream, StreamFrame
 from ..limits import Limit
 from ..wire.detector_name import DaqRec
-from .detector_source import DetectorSource
 from .live_frame import LiveFrame
-from .source import Rate
+from .source import DetectorSource, Rate
 
 CONNECTS_WITHIN = 2.0
 """s after which a stream that is not connected is called so."""

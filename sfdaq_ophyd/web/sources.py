@@ -10,9 +10,8 @@ from ..session.catalog import api_key
 from ..session.config import SfdaqConfig
 from .eiger import EigerSource
 from .jungfrau import JungfrauSource
-from .pvs import PulseIdSource, PvSource
 from .runs import FolderRuns, RemoteRuns
-from .services import BrokerSource, WriterSource
+from .services import BrokerSource, PulseIdSource, PvSource, WriterSource
 from .source import Source
 from .watch import Watch
 

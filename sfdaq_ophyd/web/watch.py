@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import RequestError
-from .curve import Curve
-from .detector_source import DetectorSource
 from .live_frame import LiveFrame
-from .source import Source
+from .runs import Curve
+from .source import DetectorSource, Source
 
 GROUPS = ("detectors", "pulse_ids", "pvs", "writers", "brokers", "runs")
 LIFETIME = 0.1

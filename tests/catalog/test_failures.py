@@ -18,7 +18,7 @@ from ophyd.sim import SynAxis, SynSignal
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import embedded_catalog
-from sfdaq_ophyd.catalog._process import ServerProcess
+from sfdaq_ophyd.catalog._embedded import ServerProcess
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
 
 from .composed import Composed, frames_of, image_key, simple_run, write_frames
@@ -26,7 +26,7 @@ from .composed import Composed, frames_of, image_key, simple_run, write_frames
 VICTIM = """
 import sys
 from sfdaq_ophyd.catalog import embedded_catalog
-from sfdaq_ophyd.catalog._process import ServerProcess
+from sfdaq_ophyd.catalog._embedded import ServerProcess
 from tests.catalog.composed import Composed, scalar, simple_run
 catalog = embedded_catalog(sys.argv[1])
 whole = simple_run(catalog)

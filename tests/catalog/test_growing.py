@@ -12,7 +12,7 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource
 from tiled.utils import Conflicts
 
-from sfdaq_ophyd.catalog._growing import GrowingHDF5Adapter
+from sfdaq_ophyd.catalog.plugin import GrowingHDF5Adapter
 from sfdaq_ophyd.files.frame_file import IMAGE, FrameFile
 from sfdaq_ophyd.sim.stamp import read_stamp, write_stamp
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat

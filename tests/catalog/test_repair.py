@@ -8,7 +8,7 @@ import h5py
 import pytest
 from tiled.adapters.hdf5 import HDF5Adapter
 
-from sfdaq_ophyd.catalog._growing import GrowingHDF5Adapter
+from sfdaq_ophyd.catalog.plugin import GrowingHDF5Adapter
 
 from ..files.test_repair import kill, opens_plainly, writer  # noqa: F401  a fixture
 

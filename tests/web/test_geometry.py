@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sfdaq_ophyd.web.geometry import MAX_RINGS, Geometry
+from sfdaq_ophyd.web.live_frame import MAX_RINGS, Geometry
 
 
 def test_radius_when_bragg_is_turned_round_then_the_resolution():

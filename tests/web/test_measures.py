@@ -12,8 +12,8 @@ from sfdaq_ophyd.devices.eiger._series import FrameStatistics
 from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages, RawImages
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.web.eiger import EigerSource
-from sfdaq_ophyd.web.measures import N_BINS, histogram, profile, region
-from sfdaq_ophyd.web.viewer import Wishes, frame_message
+from sfdaq_ophyd.web.live_frame import N_BINS, histogram, profile, region
+from sfdaq_ophyd.web.picture import Wishes, frame_message
 
 from .test_jungfrau import N, constants, facts
 from .test_picture import frame_of
