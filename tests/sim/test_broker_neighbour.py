@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.sim.bounded_log import BoundedLog
+from sfdaq_ophyd.sim.http import BoundedLog
 
 from .broker_http import post
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.sim.jungfrau.assembled import AssembledModel
-from sfdaq_ophyd.sim.jungfrau.model import DetectorModel
+from sfdaq_ophyd.sim.jungfrau.model import AssembledModel, DetectorModel
 from sfdaq_ophyd.sim.jungfrau.scene import Scene
 from sfdaq_ophyd.sim.jungfrau.settings import FAULTS, Settings
 from sfdaq_ophyd.wire.image_header import ImageHeader

@@ -9,8 +9,8 @@ import pytest
 import zmq
 
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.sim.jungfrau import sockets
-from sfdaq_ophyd.sim.jungfrau.sockets import PubSocket, PushSocket
+from sfdaq_ophyd.sim.jungfrau import sender as sending
+from sfdaq_ophyd.sim.jungfrau.sender import PubSocket, PushSocket
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ class Numbered:
 def test_pub_when_patient_then_waits_for_its_client_and_then_gives_up(
     context, receiver, wait_for, monkeypatch, caplog
 ):
-    monkeypatch.setattr(sockets, "PATIENCE", 0.5)
+    monkeypatch.setattr(sending, "PATIENCE", 0.5)
     socket = PubSocket(context, 0, 1000, patient=True)
     client = receiver(socket.endpoint)
     wait_for(lambda: socket.wanted, "subscribed")

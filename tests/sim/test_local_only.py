@@ -1,6 +1,6 @@
 import pytest
 
-from sfdaq_ophyd.sim.local_only import refusal
+from sfdaq_ophyd.sim.http import refusal
 
 
 @pytest.mark.parametrize(

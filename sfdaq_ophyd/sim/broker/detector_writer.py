@@ -13,12 +13,10 @@ from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.detector_name import DetectorName
 from ...wire.pulse_id import PULSE_RATE
 from .converted_files import calibration_for, write_converted
-from .detector_files import scene_frame, write_raw
+from .detector_calls import PEDESTALS
+from .detector_files import Scenes, scene_frame, write_crystfel_lists, write_dap, write_raw
 from .hardware import BUFFER
 from .pedestal_files import PedestalEvaluation
-from .pedestal_request import PEDESTALS
-from .scenes import Scenes
-from .side_files import write_crystfel_lists, write_dap
 from .site import Site
 from .writers import RunLog, WriterError
 

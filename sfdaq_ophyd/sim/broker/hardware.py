@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...wire.detector_name import DetectorName
-from .tree import Tree
+from .beamline import Tree
 
 BUFFER = "/gpfs/photonics/swissfel/buffer"
 FRESH = 30.0

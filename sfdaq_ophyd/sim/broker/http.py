@@ -13,15 +13,123 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import bottle
 
-from ...wire.broker import ENDPOINTS, Service
-from ..bounded_log import BoundedLog
-from ..local_only import STATUS, refusal
-from .endpoints import HANDLERS, PARAMETERLESS
+from ...wire.broker import ENDPOINTS, Service, raw_directory
+from ..http import STATUS, BoundedLog, refusal
+from .beamline import Stopped
+from .detector_calls import (
+    get_detector_pings,
+    get_detector_settings,
+    get_detector_status,
+    get_detector_temperatures,
+    get_jfctrl_monitor,
+    get_jfstats,
+    power_off_modules,
+    power_on_detector,
+    power_on_modules,
+    set_detector_settings,
+    take_pedestal,
+)
+from .detector_lists import get_allowed_detectors, get_running_detectors
+from .file_calls import (
+    copy_user_files,
+    get_dap_settings,
+    get_pvlist,
+    set_dap_settings,
+    set_pvlist,
+    upload_custom_dap_script,
+)
 from .refusals import ValidationError, envelope
-from .service_faults import after, before
-from .site import Caller, Site
+from .runs import (
+    PGroup,
+    advance_run_number,
+    close_pgroup_writing,
+    get_current_run_number,
+    retrieve_from_buffers,
+)
+from .site import Caller, Handler, Site
 
 logger = logging.getLogger(__name__)
+
+
+def before(site: Site, endpoint: str) -> None:
+    """Misbehave before the request is carried out; what is raised ends it."""
+    faults = site.faults
+    if fault := faults.take("latency", endpoint=endpoint):
+        site.delays.stopped.wait(fault.details.get("seconds", 0.5))
+    if faults.take("hang", endpoint=endpoint):
+        site.delays.stopped.wait()
+        raise Stopped
+    if faults.take("drop_before", endpoint=endpoint):
+        _drop()
+        raise bottle.HTTPResponse("", 500)
+    if faults.take("server_error", endpoint=endpoint):
+        raise bottle.HTTPError(500, "Unhandled exception")
+    if fault := faults.take("refuse", endpoint=endpoint):
+        refusal = type(fault.details.get("exception", "RuntimeError"), (Exception,), {})
+        raise bottle.HTTPResponse(envelope(refusal(fault.details.get("message", "refused")), site.dialect))
+    if fault := faults.take("close_pgroup", endpoint=endpoint):
+        PGroup(site.tree, site.home, fault.details.get("pgroup", "p12345")).close()
+    if faults.take("run_info_unwritable", endpoint=endpoint):
+        _block_run_info(site)
+
+
+def after(site: Site, endpoint: str, reply: dict[str, Any]) -> Any:
+    """Misbehave after the request was carried out; return what is sent."""
+    faults = site.faults
+    if faults.take("drop_after", endpoint=endpoint):
+        _drop()
+    if fault := faults.take("garbage", endpoint=endpoint):
+        bottle.response.content_type = "text/html; charset=UTF-8"
+        return fault.details.get("body", "<html><title>Proxy</title><pre>try later</pre></html>")
+    if "run_number" in reply and faults.take("wrong_run_number", endpoint=endpoint):
+        number = reply["run_number"]
+        reply = {**reply, "run_number": type(number)(int(number) + 1)}
+    return reply
+
+
+def _drop() -> None:
+    connection = bottle.request.environ["sfdaq.connection"]
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def _block_run_info(site: Site) -> None:
+    for raw in site.tree.local(raw_directory(site.home, "*").removesuffix("*/raw/")).glob("*/raw"):
+        if not (raw / "run_info").exists():
+            (raw / "run_info").symlink_to("nowhere")  # is not there, and cannot be made
+
+
+HANDLERS: dict[str, Handler] = {
+    handler.__name__: handler
+    for handler in (
+        advance_run_number,
+        close_pgroup_writing,
+        copy_user_files,
+        get_allowed_detectors,
+        get_current_run_number,
+        get_dap_settings,
+        get_detector_pings,
+        get_detector_settings,
+        get_detector_status,
+        get_detector_temperatures,
+        get_jfctrl_monitor,
+        get_jfstats,
+        get_pvlist,
+        get_running_detectors,
+        power_off_modules,
+        power_on_detector,
+        power_on_modules,
+        retrieve_from_buffers,
+        set_dap_settings,
+        set_detector_settings,
+        set_pvlist,
+        take_pedestal,
+        upload_custom_dap_script,
+    )
+}
+"""By name."""
+
+PARAMETERLESS = ("get_allowed_detectors", "get_running_detectors", "get_pvlist")
+"""Calls that take no request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...wire.broker import Dialect
-from ..bounded_log import BoundedLog
-from .delays import MESSAGE_BROKER_DOWN, Delays, Stopped
+from ..http import BoundedLog
+from .beamline import MESSAGE_BROKER_DOWN, Delays, Stopped
 from .faults import Faults
 from .refusals import AMQPConnectionError
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from ...wire.detector_name import STAGE_CODES, DaqRec
 from ..jungfrau.scene import Scene
-from .delays import EVALUATION
-from .detector_files import write_raw
+from .beamline import EVALUATION
+from .detector_files import Scenes, write_raw
 from .hardware import BUFFER
-from .scenes import Scenes
 from .site import Site
 from .writers import RunLog
 

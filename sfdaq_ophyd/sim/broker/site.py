@@ -8,14 +8,11 @@ from typing import Any
 
 from ...wire.broker import Dialect
 from ..clock import PulseClock
-from .caller import beamline_of
-from .delays import Delays
+from .beamline import Delays, Tree, Trigger, beamline_of
 from .detectors import Table
 from .faults import Faults
 from .hardware import Hardware
 from .messages import Messages
-from .tree import Tree
-from .trigger import Trigger
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -10,10 +11,169 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...wire.broker import error_file
-from .delays import Stopped
+from ...wire.broker import PEDESTAL_FRAMES, Dialect, error_file
+from .beamline import POWER_ON_STEP, Stopped
+from .hardware import POWER_ON_DELAY, Detector
 from .messages import Message
 from .site import Site
+
+STAGES = ("dynamic", "fixed_gain1", "fixed_gain2")
+STAGE_TIME = 10.0
+PEDESTALMODE_TIME = 200.0
+"""Seconds at 100 Hz."""
+
+
+def rejects_log_level(level: Any, dialect: Dialect) -> str:
+    """Return why today's writer refuses a log level; empty if it does not."""
+    if dialect == "documented" or isinstance(level, int):
+        return ""
+    if isinstance(level, str):
+        return "" if level in logging.getLevelNamesMapping() else f"Unknown level: {level!r}"
+    return f"Level not an integer or a valid string: {level}"
+
+
+class ControlWriter:
+    """Carry out pedestals and power-ons, one after the other.
+
+    Parameters
+    ----------
+    site : Site
+    """
+
+    def __init__(self, site: Site):
+        self._site = site
+
+    def __call__(self, request: Message) -> None:
+        """Carry out one request."""
+        report, body = self._site.messages.report, request["body"]
+        report(request, "write_start", SOURCE)
+        try:
+            if body["writer_type"] == "pedestal":
+                self._pedestal(body)
+            else:
+                self._power_on(body)
+        except Stopped:
+            raise
+        except Exception as exc:
+            report(request, "write_rejected", SOURCE, str(exc))
+        else:
+            report(request, "write_finished", SOURCE)
+
+    def _pedestal(self, body: dict[str, Any]) -> None:
+        site, rate = self._site, body["rate_multiplicator"]
+        log = RunLog(site, body["run_log_file"])
+        if reason := rejects_log_level(body.get("run_log_level"), site.dialect):
+            raise WriterError(reason)
+        started = time.time()
+        log.write("request for writer type pedestal: output file None from pulse ID 0 to 100")
+        log.write("recording pedestal")
+        if fault := site.faults.take("pedestal_fails"):
+            log.write(fault.details.get("message", "pedestal failed"))
+            raise WriterError(fault.details.get("message", "pedestal failed"))
+        first = site.clock.now()
+        first += -first % rate
+        detectors = [site.hardware[name] for name in body["detectors"]]
+        for detector in detectors:
+            detector.check_configured()
+        if body.get("pedestalmode"):
+            log.write(f"take_pedestal: pedestal mode for {body['detectors']}")
+            self._pedestal_mode(detectors, rate)
+        else:
+            log.write(f"take_pedestal: switch gains manually for {body['detectors']}")
+            self._switch_gains(detectors, rate)
+        last = first + PEDESTAL_FRAMES * rate - 1
+        path = body["run_file_json"]
+        stored = {**site.tree.read_json(path), "start_pulseid": first, "stop_pulseid": last}
+        site.tree.write_json(path, stored, sort_keys=True)
+        site.messages.connect()
+        for name in body["detectors"]:
+            site.messages.send("detector.retrieve", self._retrieval(body, name, first, last))
+        log.write(f"processing request took {time.time() - started} seconds")
+
+    def _switch_gains(self, detectors: list[Detector], rate: int) -> None:
+        before = [detector.readback("gain_mode") for detector in detectors]
+        self._site.delays.wait(1.0)
+        try:
+            for stage in STAGES:
+                for detector in detectors:
+                    detector.apply("gain_mode", stage)
+                self._site.delays.wait(STAGE_TIME * rate)
+        finally:
+            for detector, mode in zip(detectors, before):
+                detector.apply("gain_mode", mode if self._site.dialect == "current" else "dynamic")
+        self._site.delays.wait(1.0)
+
+    def _pedestal_mode(self, detectors: list[Detector], rate: int) -> None:
+        states = [[module.state for module in detector.modules] for detector in detectors]
+        for detector in detectors:
+            detector.set_state("stopped")
+        try:
+            self._site.delays.wait(PEDESTALMODE_TIME * rate)
+        finally:
+            for detector, before in zip(detectors, states):
+                for module, state in zip(detector.modules, before):
+                    module.state = state
+
+    def _retrieval(self, body: dict[str, Any], name: str, first: int, last: int) -> dict[str, Any]:
+        output = f"{body['output_file_prefix']}.{name}"
+        keys = (
+            "rate_multiplicator",
+            "run_file_json",
+            "path_to_pgroup",
+            "run_info_directory",
+            "directory_name",
+        )
+        return {
+            "writer_type": "detector_buffer",
+            "channels": {
+                "det_start_pulse_id": first,
+                "det_stop_pulse_id": last,
+                **{key: body[key] for key in keys},
+                "request_time": body["request_time"],
+                "detector_name": name,
+                "detectors": {name: {}},
+            },
+            "start_pulse_id": first,
+            "stop_pulse_id": first,
+            "output_file": f"{output}.h5",
+            "run_log_file": f"{output}.log",
+            "metadata": None,
+            "timestamp": time.time(),
+        }
+
+    def _power_on(self, body: dict[str, Any]) -> None:
+        """Restart a detector; the beamline's trigger stops meanwhile, and starts also after a failure."""
+        site, name = self._site, body["detector_name"]
+        detector, trigger = site.hardware[name], site.trigger(body["beamline"])
+        trigger.stop()
+        try:
+            self._configure(detector, body["beamline"])
+        finally:
+            trigger.start()
+
+    def _configure(self, detector: Detector, beamline: str) -> None:
+        site = self._site
+        if fault := site.faults.take("power_on_fails"):
+            raise WriterError(
+                fault.details.get("message", f"could not apply config to detector {detector.name}")
+            )
+        unreachable = [i for i, module in enumerate(detector.modules) if not module.reachable]
+        if unreachable:
+            raise WriterError(
+                f"ClientSocket cannot decode host of modules {unreachable}\n"
+                f"could not apply config to detector {detector.name}"
+            )
+        detector.configured = False  # shared memory is rebuilt: "No modules added"
+        site.delays.wait(POWER_ON_STEP)
+        detector.configured = True
+        for module in detector.modules:
+            module.powered, module.exptime = True, 10e-6 if detector.installation == 15 else 5e-6
+            module.delay = POWER_ON_DELAY.get(beamline, 0.004444)
+            module.detector_mode, module.gain_mode = "normal", "dynamic"
+        for state in ("error", "idle", "running"):
+            detector.set_state(state)
+            site.delays.wait(POWER_ON_STEP)
+
 
 SOURCE = "sf_daq_writer"
 

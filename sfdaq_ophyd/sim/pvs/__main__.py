@@ -24,8 +24,8 @@ from ..clock import PulseClock
 with without_collection(ours=True):
     from caproto.asyncio.server import Context
 
-    from .environment import LOOPBACK, ioc_environment
     from .ioc import BeamlineIOC
+    from .part import LOOPBACK, ioc_environment
 
 
 class Control:

@@ -28,9 +28,8 @@ from ...wire.ulid import make_ulid
 from .config import DetectorConfig, masked_value
 from .faults import Faults
 from .filewriter import FileWriter
-from .frames import FrameMaker
+from .frames import FrameMaker, Scene
 from .monitor import MonitorBuffer
-from .scene import Scene
 
 PATIENCE = 60.0
 """s for which a patient detector waits with its next frame for a client that took the frames before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,129 @@ from ..stamp import STAMP_PIXELS, write_stamp
 from .config import DetectorConfig
 from .faults import Faults
 from .monitor import StoredFrame
+
+_D_SPACINGS = (4.15, 2.94, 2.40, 2.08, 1.86, 1.70, 1.47, 1.39, 1.31)
+"""Lattice spacings of LaB6, angstrom."""
+
+_SPOT = 64
+"""Rows and columns of the sample's reflection."""
+
+_PIXEL_SIZE = 75e-6
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What decides the look of a frame; equal scenes look alike.
+
+    Parameters
+    ----------
+    shape : (y, x)
+    bit_depth : int
+    count_time : float
+        s; counts grow with it.
+    cutoff : int
+        Count rate cutoff; overloaded pixels read one more than this.
+    energy_ev : float
+    distance : float
+        m.
+    beam_center : (x, y) in pixels
+    masked_value : int or None
+        What masked pixels read; None leaves them as counted.
+    mask_version : int
+        Counts changes of the pixel mask.
+    seed : int
+    """
+
+    shape: tuple[int, int]
+    bit_depth: int
+    count_time: float
+    cutoff: int
+    energy_ev: float
+    distance: float
+    beam_center: tuple[float, float]
+    masked_value: int | None
+    mask_version: int
+    seed: int
+
+    def render(self, pixel_mask: np.ndarray) -> list[np.ndarray]:
+        """Draw the ring of images, each unsigned and of shape (y, x)."""
+        n = 2 if np.prod(self.shape) > 2e6 else 6
+        images = [np.empty(self.shape, f"<u{self.bit_depth // 8}") for _ in range(n)]
+        self._draw_rings(images)
+        masked = None if self.masked_value is None else pixel_mask != 0
+        for k, image in enumerate(images):
+            self._add_peaks(image, np.random.default_rng([self.seed, 2, k]))
+            self._add_overloads(image)
+            if masked is not None:
+                np.copyto(image, image.dtype.type(self.masked_value), where=masked)
+        return images
+
+    def reflection(self, pixel_mask: np.ndarray) -> tuple[slice, slice, np.ndarray]:
+        """Return rows, columns and counts of the sample's reflection with all of the sample in the light."""
+        y, x = (max(1, int(f * n) - _SPOT // 2) for f, n in zip((0.25, 0.7), self.shape))
+        rows, columns = slice(y, y + _SPOT), slice(x, x + _SPOT)
+        away_y, away_x = np.ogrid[-_SPOT // 2 : _SPOT // 2, -_SPOT // 2 : _SPOT // 2]
+        mean = 20000 * self.count_time * np.exp(-((away_y / 8) ** 2) / 2 - ((away_x / 6) ** 2) / 2)
+        good = pixel_mask[rows, columns] == 0
+        counts = np.random.default_rng([self.seed, 4]).poisson(mean)[: good.shape[0], : good.shape[1]]
+        return rows, columns, counts * good
+
+    @property
+    def most(self) -> int:
+        """Counts of the brightest pixel there can be that is not overloaded."""
+        return min(self.cutoff, 2**self.bit_depth - 3)
+
+    def _draw_rings(self, images: list[np.ndarray]) -> None:
+        """Fill the images with Poisson counts: each pixel takes one of 256 drawn for its distance."""
+        rng = np.random.default_rng([self.seed, 2])
+        profile = self._radial_profile() * self.count_time
+        drawn = np.minimum(rng.poisson(profile[:, None], (len(profile), 256)), 2**self.bit_depth - 3)
+        drawn = drawn.astype(images[0].dtype).ravel()
+        choices = rng.integers(0, 256, 2 * _ROWS * self.shape[1], dtype="u1")
+        x = np.arange(self.shape[1], dtype="f4") - np.float32(self.beam_center[0])
+        for start in range(0, self.shape[0], _ROWS):
+            rows = slice(start, min(start + _ROWS, self.shape[0]))
+            y = np.arange(rows.start, rows.stop, dtype="f4")[:, None] - np.float32(self.beam_center[1])
+            distance = np.hypot(x, y).astype("i4")
+            distance *= 256
+            for image in images:
+                at = rng.integers(0, len(choices) - distance.size + 1)
+                which = distance + choices[at : at + distance.size].reshape(distance.shape)
+                np.take(drawn, which, out=image[rows], mode="clip")
+
+    def _radial_profile(self) -> np.ndarray:
+        """Return counts per second and pixel by distance from the beam in pixels."""
+        size = float(np.hypot(*self.shape))
+        far = size + float(np.hypot(*self.beam_center))
+        r = np.arange(int(far) + 2, dtype="f8")
+        rate = 20 + 300 * np.exp(-r / (size / 6))
+        wavelength = 12398.42 / self.energy_ev
+        for spacing in _D_SPACINGS:
+            sine = wavelength / (2 * spacing)
+            if sine < 0.7:
+                ring = self.distance * np.tan(2 * np.arcsin(sine)) / _PIXEL_SIZE
+                rate += 600 * np.exp(-(((r - ring) / max(1.5, size / 400)) ** 2))
+        rate[r < max(2, size / 50)] = 0  # the beam stop
+        return rate
+
+    def _add_peaks(self, image: np.ndarray, rng: np.random.Generator) -> None:
+        place = np.random.default_rng([self.seed, 3])  # peaks stay where they are, their counts vary
+        n = max(3, image.size // 40000)
+        ys, xs = place.integers(2, self.shape[0] - 1, n), place.integers(1, self.shape[1] - 1, n)
+        strength = place.pareto(1.2, n).clip(0, 200) * 4000 * self.count_time
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                counts = rng.poisson(strength * (1.0, 0.35, 0.1)[abs(dy) + abs(dx)])
+                total = image[ys + dy, xs + dx] + counts
+                image[ys + dy, xs + dx] = np.minimum(total, self.most)
+
+    def _add_overloads(self, image: np.ndarray) -> None:
+        """Overload one pixel near the beam stop, as a strong reflection does."""
+        away = int(max(3, np.hypot(*self.shape) / 40))
+        x, y = int(self.beam_center[0]) + away, int(self.beam_center[1]) + away
+        if 0 < y < self.shape[0] and 0 <= x < self.shape[1]:
+            image[y, x] = min(self.cutoff + 1, 2**self.bit_depth - 3)
 
 
 def stamp_of(series_id: int, image_id: int) -> int:

@@ -18,7 +18,7 @@ from aiohttp import web
 from ...errors import DetectorStateError, RequestError, WireError
 from ...wire.simplon import encode_darray
 from ...wire.tiff_write import encode
-from ..local_only import STATUS, refusal
+from ..http import STATUS, refusal
 from . import images, subsystems
 from .dcu import DetectorControlUnit
 

@@ -12,12 +12,10 @@ from starlette.routing import Match
 
 from . import models
 from .driver import ServiceError
-from .jpeg import live_parts
-from .page import PAGE
-from .pydantic1 import old_errors
+from .extras import PAGE, FileViewer, UdpSimulator, pictures_of
+from .models import old_errors
 from .service import Service
-from .simulation import UdpSimulator
-from .viewer import FileViewer, pictures_of
+from .validator import live_parts
 
 INTEGERS = (
     "bit_depth",

@@ -8,12 +8,10 @@ import time
 from flask import Flask, Response, request
 
 from .driver import ServiceError
+from .extras import PAGE, UdpSimulator, pictures_of
 from .folders import check_path
-from .jpeg import live_parts
-from .page import PAGE
 from .service import Service
-from .simulation import UdpSimulator
-from .viewer import pictures_of
+from .validator import live_parts
 
 INTEGERS = (
     "bit_depth",

@@ -9,16 +9,13 @@ import redis
 
 from ...limits import Limit
 from ..clock import PulseClock
-from .deployment import Deployer, deployment
-from .driver import Driver, ServiceError
+from .driver import Driver, Image, ServiceError
 from .faults import Faults
 from .folders import Folders
-from .order import Image
-from .publisher import Publisher, StatsCounter
-from .settings import Settings
+from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store
+from .settings import Settings, Timing
 from .source import ImageSource
-from .store import CONFIG, LOG, STAT, Store
-from .timing import Timing
+from .state import Deployer, deployment
 from .validator import validate
 from .writer import WriterProcess
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Generator
 
 from ..clock import LOOK, PulseClock
+from .driver import Image, Overrun
 from .faults import Faults
-from .order import Image, Overrun
 
 
 class ImageSource:

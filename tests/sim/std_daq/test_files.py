@@ -10,7 +10,7 @@ import hdf5plugin  # noqa: F401  registers the filter of compressed files
 import pytest
 import requests
 
-from sfdaq_ophyd.sim.std_daq.order import Image
+from sfdaq_ophyd.sim.std_daq.driver import Image
 
 from ...std_daq import simulated_daq
 

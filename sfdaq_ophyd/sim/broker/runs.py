@@ -1,4 +1,4 @@
-"""retrieve_from_buffers: checks in the server's order, with their side effects (contract sections 4, 6.2)."""
+"""Runs: pgroups, run numbers, retrievals and what is recorded of scans."""
 
 from __future__ import annotations
 
@@ -6,14 +6,152 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ...wire.broker import acquisition, clean_tag, padded, run_directory
-from ...wire.broker_request import SOURCES
+from ...wire.broker import Dialect, acquisition, clean_tag, padded, raw_directory, run_directory
+from ...wire.broker_request import SOURCES, STEP_KEYS
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS
+from .beamline import Tree
 from .detectors import check_belongs
-from .pgroups import PGroup, make_directory
 from .refusals import NothingToDo, ValidationError, required
-from .scan_info import append_step, dummy
 from .site import Caller, Site
+
+_DUMMY = {
+    "scan_name": "dummy",
+    "name": ["dummy"],
+    "Id": ["dummy"],
+    "units": ["dummy"],
+    "offset": [0],
+    "conversion_factor": [1.0],
+    "scan_values": [0],
+    "scan_readbacks": [0],
+    "scan_readbacks_raw": [0],
+}
+
+
+def dummy(dialect: Dialect) -> dict[str, Any]:
+    """Return what counts as scan_info where a request has none."""
+    return {key: value for key, value in _DUMMY.items() if dialect == "current" or key != "units"}
+
+
+def append_step(
+    tree: Tree, path: str, scan_info: Any, files: list[str], pulses: tuple[int, int], dialect: Dialect
+) -> None:
+    """Add one acquisition; the parameters of the first one stay."""
+    if tree.exists(path):
+        scan = tree.read_json(path)
+    else:
+        scan = {
+            "scan_parameters": {key: scan_info[key] for key in scan_info if key not in STEP_KEYS},
+            "scan_files": [],
+            "pulseIds": [],
+            **{key: [] for key in STEP_KEYS},
+        }
+    for key in STEP_KEYS:
+        scan[key].append(scan_info.get(key, []))
+    scan["scan_files"].append(files)
+    scan["pulseIds"].append(list(pulses))
+    tree.write_json(path, scan, sort_keys=dialect == "current")
+
+
+def advance_run_number(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Take a new number."""
+    pgroup = open_pgroup(site, request, caller)
+    number = pgroup.advance("LAST_RUN")
+    return _reply(site, f"successfully advanced run number for {caller.beamline} {pgroup.name}", number)
+
+
+def get_current_run_number(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return the last number given out."""
+    pgroup = open_pgroup(site, request, caller)
+    number = pgroup.last("LAST_RUN")
+    return _reply(site, f"successfully retrieved run number for {caller.beamline} {pgroup.name}", number)
+
+
+def close_pgroup_writing(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Close a pgroup."""
+    required(request, "pgroup")
+    pgroup = PGroup(site.tree, caller.beamline, request["pgroup"])
+    pgroup.check_open("already ")
+    pgroup.close()
+    return {"message": f"{pgroup.name} closed for writing"}
+
+
+def open_pgroup(site: Site, request: Any, caller: Caller) -> PGroup:
+    """Return the pgroup of a request, which must be open."""
+    required(request, "pgroup")
+    pgroup = PGroup(site.tree, caller.beamline, request["pgroup"])
+    pgroup.check_open()
+    return pgroup
+
+
+def _reply(site: Site, message: str, number: int) -> dict[str, Any]:
+    return site.sends_current({"message": message, "run_number": number}, {"message": str(number)})
+
+
+class PGroup:
+    """One pgroup at one beamline.
+
+    Parameters
+    ----------
+    tree : Tree
+    beamline, name : str
+        Where, and e.g. ``p12345``; the format is not checked, only that the directory exists.
+
+    Raises
+    ------
+    ValidationError
+        There is no such directory.
+    """
+
+    def __init__(self, tree: Tree, beamline: str, name: str):
+        self._tree, self.name = tree, name
+        self.raw = raw_directory(beamline, name)
+        if not tree.exists(self.raw):
+            raise ValidationError(f"pgroup directory {self.raw} not reachable")
+        self.run_info = f"{self.raw}run_info"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for writing."""
+        return self._tree.exists(f"{self.run_info}/CLOSED")
+
+    def check_open(self, already: str = "") -> None:
+        """Refuse a closed pgroup; `already` is "already " where the server says so."""
+        if self.closed:
+            words = f"is {already}closed for writing"
+            raise ValidationError(f"pgroup directory {self.raw} {words}", f"{self.raw} {words}")
+
+    def close(self) -> None:
+        """Close it, for ever."""
+        self.make_run_info()
+        self._tree.write_text(f"{self.run_info}/CLOSED", "")
+
+    def make_run_info(self) -> None:
+        """Make the directory of the counters."""
+        make_directory(self._tree, self.run_info)
+
+    def last(self, counter: str) -> int:
+        """Return a counter, ``LAST_RUN`` or ``LAST_ARUN``; it starts at 0, and the file is made."""
+        self.make_run_info()
+        path = f"{self.run_info}/{counter}"
+        if not self._tree.exists(path):
+            self._tree.write_text(path, "0")
+        return int(self._tree.read_text(path))
+
+    def advance(self, counter: str) -> int:
+        """Count up by one and return the new number."""
+        number = self.last(counter) + 1
+        self._tree.write_text(f"{self.run_info}/{counter}", str(number))
+        return number
+
+
+def make_directory(tree: Tree, path: str) -> None:
+    """Make a directory with its parents; ValidationError, in the server's words, where a file stands."""
+    try:
+        tree.make(path)
+    except OSError as exc:
+        reason = f"{type(exc).__name__}: [Errno {exc.errno}] {exc.strerror}: {path!r}"
+        raise ValidationError(f"cannot create directory {path} (due to: {reason})") from exc
+
 
 _DOCUMENTED_PULSES = "no start or stop pluseid provided in request parameters"
 

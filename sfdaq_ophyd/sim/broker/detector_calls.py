@@ -1,0 +1,251 @@
+"""Calls about one detector: its settings, what it reads back, pedestals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...wire.broker import PEDESTAL_FRAMES
+from ...wire.broker_settings import HARDWARE_SETTINGS
+from ...wire.pulse_id import PULSE_RATE
+from .beamline import DETECTOR_MODE, MODULE_POWER
+from .detectors import check_belongs, detectors_of
+from .hardware import CONTROL_BOXES, MODES, Detector
+from .refusals import TriggerError, ValidationError, required
+from .runs import PGroup, make_directory
+from .site import Caller, Site
+
+NO_NAME = "no detector name in the request"
+
+
+def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: str = "detector_name") -> str:
+    """Return the detector of a request, which must be of the caller's beamline."""
+    if site.dialect == "documented" and not request.get(key):
+        raise ValidationError(NO_NAME)
+    required(request, *others, key)
+    check_belongs(site.table, caller.beamline, request[key])
+    return request[key]
+
+
+def configured(site: Site, request: Any, caller: Caller, key: str = "detector_name") -> Detector:
+    """Return the detector of a request, which the server must know."""
+    detector = site.hardware[detector_name(site, request, caller, key=key)]
+    detector.check_configured()
+    return detector
+
+
+def get_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Read back."""
+    detector = configured(site, request, caller)
+    settings = {name: detector.readback(name) for name in HARDWARE_SETTINGS}
+    if site.dialect == "documented":
+        if isinstance(settings["gain_mode"], dict):
+            raise TypeError("unhashable type: 'list'")
+        return settings
+    message = f"successfully retrieved detector settings from {detector.name}"
+    return {"message": message, "parameters": settings}
+
+
+def set_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Stop the trigger, set what differs, start it: what raises in between leaves it stopped."""
+    if site.dialect == "documented":
+        return _set_documented(site, request, caller)
+    name = detector_name(site, request, caller, "parameters")
+    wanted = {setting: request["parameters"].get(setting) for setting in HARDWARE_SETTINGS}
+    trigger, detector = site.trigger(caller.beamline), site.hardware[name]
+    trigger.stop()
+    changed = {}
+    for setting, new in wanted.items():
+        if new is None:
+            continue
+        detector.check_configured()
+        old = detector.readback(setting)
+        if new == old:
+            continue
+        detector.apply(setting, new)
+        changed[setting] = [old, new]
+        if setting == "detector_mode":
+            site.delays.wait(DETECTOR_MODE)
+    trigger.start()
+    return {"message": f"successfully changed detector settings of {name}", "changed_parameters": changed}
+
+
+def _set_documented(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Set what is at the top of the request; zero, nothing and unknown modes are passed over."""
+    detector = site.hardware[detector_name(site, request, caller)]
+    trigger = site.trigger(caller.beamline)
+    try:
+        trigger.stop()
+    except TriggerError as exc:
+        raise ValidationError("tried to stop detector trigger but failed") from exc
+    for setting in ("exptime", "detector_mode", "delay", "gain_mode"):
+        new = request.get(setting)
+        if new and (setting not in MODES or new in MODES[setting]):
+            detector.check_configured()
+            detector.apply(setting, new)
+    trigger.start()
+    return {}
+
+
+def get_detector_status(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return modules by state."""
+    detector = configured(site, request, caller)
+    message = f"successfully retrieved status from {detector.name}"
+    return {"message": message, "detector_status": detector.grouped("state")}
+
+
+def get_detector_temperatures(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return temperatures of every module, degC."""
+    return _temperatures(configured(site, request, caller))
+
+
+def get_detector_pings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return which modules answer on the network; also of a detector the server does not know."""
+    detector = site.hardware[detector_name(site, request, caller)]
+    reachable = [i for i, module in enumerate(detector.modules) if module.reachable]
+    unreachable = [i for i, module in enumerate(detector.modules) if not module.reachable]
+    return {
+        "message": f"successfully retrieved pings of {detector.name}",
+        "pings": {"responding": reachable, "unreachable": unreachable},
+    }
+
+
+def get_jfctrl_monitor(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return what the control box says."""
+    detector = site.hardware[detector_name(site, request, caller)]
+    message = f"successfully retrieved JFCtrl monitor parameters from {detector.name}"
+    return {"message": message, "parameters": _control_box(detector)}
+
+
+def get_jfstats(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return temperatures and, where there is a control box, its values and whether module 0 writes data."""
+    detector = configured(site, request, caller, key="det")
+    reply = _temperatures(detector)
+    if detector.installation in CONTROL_BOXES:
+        site.hardware.refresh(detector.name, site.trigger(caller.beamline).running)
+        reply |= {
+            "message": "successfully retrieved JFCtrl monitor parameters and temperatures from "
+            f"{detector.name}",
+            "parameters": _control_box(detector),
+            "writing": site.hardware.writing(detector.name)[0],
+        }
+    return reply
+
+
+def power_on_modules(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Switch modules on; 1 s."""
+    reply = _power(site, request, caller, True)
+    site.delays.wait(MODULE_POWER)
+    return reply
+
+
+def power_off_modules(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Switch modules off."""
+    return _power(site, request, caller, False)
+
+
+def _power(site: Site, request: Any, caller: Caller, on: bool) -> dict[str, Any]:
+    detector = site.hardware[detector_name(site, request, caller, "modules")]
+    modules = request["modules"]
+    for number in modules:
+        if not 0 <= number < len(detector.modules):
+            raise ValidationError(
+                f"requested module {number} is not allowed for detector {detector.name} "
+                f"(number of modules: {len(detector.modules)})"
+            )
+    detector.check_configured()
+    for number in modules:
+        detector.modules[number].powered = on
+    return {"message": f"successfully powered {'on' if on else 'off'} modules {modules} of {detector.name}"}
+
+
+def _temperatures(detector: Detector) -> dict[str, Any]:
+    return {
+        "message": f"successfully retrieved temperatures from {detector.name}",
+        "temperatures": {
+            "TEMPERATURE_ADC": [module.temperature_adc for module in detector.modules],
+            "TEMPERATURE_FPGA": [module.temperature_fpga for module in detector.modules],
+            "TEMPERATURE_THRESHOLDS": [module.temperature_threshold for module in detector.modules],
+        },
+    }
+
+
+def _control_box(detector: Detector) -> dict[str, float]:
+    if detector.installation not in CONTROL_BOXES:
+        raise ValueError(f"cannot match Jungfrau ID {detector.installation} to host name")
+    if detector.box_failure is not None:
+        raise detector.box_failure
+    return dict(detector.box)
+
+
+PEDESTALS = "JF_pedestals"
+STAMP = "%Y%m%d_%H%M%S"
+
+
+def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Queue a pedestal; the reply's time is a promise."""
+    if site.dialect == "current":  # the 2023 server asks for the pgroup last
+        required(request, "pgroup", "detectors")
+    beamline = caller.beamline
+    detectors_of(site.table, beamline)
+    rate = request.get("rate_multiplicator", 1)
+    required(request, "detectors", documented="no detectors defined")
+    detectors = request["detectors"]
+    names = list(detectors) if site.dialect == "current" else list(detectors.keys())
+    if not names:
+        raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
+    check_belongs(site.table, beamline, *names)
+    required(request, "pgroup")
+    pgroup = PGroup(site.tree, beamline, request["pgroup"])
+    directory = pgroup.raw + PEDESTALS
+    make_directory(site.tree, directory)
+    pgroup.make_run_info()
+    pgroup.check_open()
+
+    prefix = f"{directory}/{site.delays.now():{STAMP}}"
+    stored = {**request, "directory_name": PEDESTALS, "request_time": site.delays.request_time()}
+    site.tree.write_json(f"{prefix}.json", stored, sort_keys=site.dialect == "current")
+    body = {
+        "writer_type": "pedestal",
+        "detectors": names,
+        "rate_multiplicator": rate,
+        "channels": None,
+        "start_pulse_id": 0,
+        "stop_pulse_id": 100,
+        "output_file": None,
+        "output_file_prefix": prefix,
+        "run_log_file": f"{prefix}.log",
+        "run_file_json": f"{prefix}.json",
+        "run_info_directory": directory,
+        "path_to_pgroup": pgroup.raw,
+        "directory_name": PEDESTALS,
+        "metadata": None,
+        "request_time": site.delays.request_time(),
+        "timestamp": None,
+    }
+    if site.dialect == "current":
+        body["pedestalmode"] = request.get("pedestalmode", False)
+        body["run_log_level"] = request.get("run_log_level")
+    site.messages.connect()
+    site.messages.send("detector.pedestal", body)
+    seconds = PEDESTAL_FRAMES / PULSE_RATE * rate + 10
+    if site.dialect == "current":
+        return {"message": f"request to take pedestal sent, wait at least {seconds} seconds"}
+    zeros = dict.fromkeys(("run_number", "acquisition_number", "unique_acquisition_number"), "0")
+    return {"message": f"will do a pedestal now, wait at least {seconds} seconds", **zeros}
+
+
+def power_on_detector(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Queue a restart of a detector."""
+    name, beamline = detector_name(site, request, caller), caller.beamline
+    body = {
+        "detector_name": name,
+        "beamline": beamline,
+        "writer_type": "detector_power_on",
+        "channels": None,
+    }
+    site.messages.connect()
+    site.messages.send("detector.pedestal", body)
+    return site.sends_current(
+        {"message": f"request to power on detector {name} sent, wait a few minutes"},
+        {"message": "request to power on detector is sent, wait few minutes"},
+    )

@@ -1,0 +1,151 @@
+"""What the service offers beside writing: a page, pictures, a UDP sender."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import h5py
+import numpy as np
+
+from .driver import ServiceError
+from .folders import is_below
+from .picture import Pictures
+from .service import Service
+from .source import ImageSource
+from .validator import grey_picture, jpeg
+
+
+def pictures_of(service: Service) -> Pictures:
+    """Return the detector's pictures as the stored configuration has it."""
+    config = service.config()[0]
+    shape = (config["image_pixel_height"], config["image_pixel_width"])
+    return Pictures(config["detector_name"], shape, config["bit_depth"], service.settings.seed)
+
+
+class FileViewer:
+    """Look into the files of the log; ``live`` is what the detector shows now."""
+
+    def __init__(self, service: Service):
+        self._service = service
+
+    def metadata(self, log_id: str) -> dict:
+        """Return size, shape and dtype of a logged file."""
+        path = self._service.log_entry(log_id)["info"]["output_file"]
+        with self._open(path) as file:
+            group = next(iter(file))
+            data = file[group]["data"]
+            return {
+                "filename": path,
+                "file_size": os.path.getsize(file.filename),
+                "log_id": log_id,
+                "dataset_name": group,
+                "n_images": data.shape[0],
+                "image_pixel_height": data.shape[1],
+                "image_pixel_width": data.shape[2],
+                "dtype": str(data.dtype),
+            }
+
+    def picture(self, log_id: str, index: int) -> bytes:
+        """Return one image as JPEG; a negative index counts from the end."""
+        if log_id == "live":
+            pictures = pictures_of(self._service)
+            frame = np.empty(pictures.shape, pictures.dtype)
+            number = self._service.source.n_images
+            pictures.fill(frame, number, number)
+            return jpeg(grey_picture(frame))
+        path = self._service.log_entry(log_id)["info"]["output_file"]
+        with self._open(path) as file:
+            data = next(iter(file.values()))["data"]
+            if not -data.shape[0] <= index < data.shape[0]:
+                raise ServiceError(f"Index ({index}) out of range for (0-{data.shape[0] - 1})")
+            return jpeg(grey_picture(data[index]))
+
+    def _open(self, path: str) -> h5py.File:
+        local = self._service.folders.local(path)
+        if not os.path.exists(local) or not is_below(local, self._service.folders.writable):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return h5py.File(local, "r")
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Standard DAQ (simulated)</title>
+<style>
+body { font-family: sans-serif; margin: 2em; max-width: 60em }
+pre { background: #f4f4f4; padding: 0.7em; overflow: auto }
+img { width: 400px; border: 1px solid #999 }
+</style></head><body>
+<h1>Standard DAQ (simulated)</h1>
+<img src="/daq/live" alt="live picture">
+<h2>Writer</h2><pre id="status"></pre>
+<h2>Throughput</h2><pre id="stats"></pre>
+<h2>Configuration</h2><pre id="config"></pre>
+<h2>Last acquisitions</h2><pre id="logs"></pre>
+<script>
+const show = async (id, path) => {
+  const reply = await (await fetch(path)).json();
+  document.getElementById(id).textContent = JSON.stringify(reply, null, 1);
+};
+const refresh = () => {
+  show("status", "/writer/status"); show("stats", "/daq/stats");
+  show("config", "/daq/config"); show("logs", "/daq/logs/5");
+};
+refresh(); setInterval(refresh, 1000);
+</script></body></html>
+"""
+
+
+RATE = 20.0
+"""Images per second it makes."""
+
+ADDRESS = "http://127.0.0.1:5001"
+
+
+class UdpSimulator:
+    """READY or STREAMING; present or not.
+
+    Parameters
+    ----------
+    present : bool
+        An absent one makes every request fail as the proxy of the service does.
+    source : ImageSource
+        Streams while it does.
+    """
+
+    def __init__(self, present: bool, source: ImageSource):
+        self._present, self._source = present, source
+        self._started = self._n = None
+
+    def status(self) -> dict:
+        """Return status and number of images; ServiceError if absent."""
+        if not self._present:
+            raise ServiceError(f"Cannot communicate with API on {ADDRESS}.")
+        n = self._n or 0
+        if self._started is not None:
+            n = int((time.monotonic() - self._started) * RATE)
+        return {
+            "status": "READY" if self._started is None else "STREAMING",
+            "stats": {"n_generated_images": n},
+        }
+
+    def start(self) -> dict:
+        """Stream, the counter anew."""
+        self._check("start")
+        self._started = time.monotonic()
+        self._source.burst(2**31, RATE)
+        return self.status()
+
+    def stop(self) -> dict:
+        """Stop; the counter stays."""
+        self._check("stop")
+        self._n, self._started = self.status()["stats"]["n_generated_images"], None
+        self._source.silence()
+        return self.status()
+
+    def _check(self, what: str) -> None:
+        if not self._present:
+            raise ServiceError(
+                f"HTTPConnectionPool(host='127.0.0.1', port=5001): Max retries exceeded with url: /{what} "
+                "(Caused by NewConnectionError(\"HTTPConnection(host='127.0.0.1', port=5001): Failed to "
+                'establish a new connection: [Errno 111] Connection refused"))'
+            )
