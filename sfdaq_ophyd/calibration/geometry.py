@@ -2,6 +2,12 @@
 
 A module is turned once, by its own quarter turns and those of the whole detector together, and its upper left
 corner is worked out here; nothing downstream ever turns an image. Contract jungfrau.md, sections 6.4 and 6.6.
+
+Where the modules of the known detectors sit: the facility's geometry table.
+
+Origins are in units of gap-expanded pixels, turns are counter-clockwise quarters. Source: contract
+jungfrau.md, section 6.6, and its ``geometry_table.json``. A detector is looked up by its full name, then
+without its version.
 """
 
 from __future__ import annotations

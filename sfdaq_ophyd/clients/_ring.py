@@ -1,4 +1,10 @@
-"""Image buffers that are used again: a fixed number, each free once nobody looks at its pixels."""
+"""Image buffers that are used again: a fixed number, each free once nobody looks at its pixels.
+
+Keep the memory of messages in this process, as long as a stream is open.
+
+glibc gives the pages of a freed message back to the kernel and asks for them again, page by page, when the
+next one comes: measured with messages of 1 MiB, that is a third of the time that receiving takes.
+"""
 
 from __future__ import annotations
 

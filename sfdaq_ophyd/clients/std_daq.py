@@ -2,6 +2,10 @@
 
 The calls of the published client under the same names return the same dictionaries; typed views stand
 beside them and are alike for both dialects.
+
+The seam between a device and whatever writes files: start, stop, status, list of files.
+
+The REST dialects stand behind it as one class; control by websocket would be one more.
 """
 
 from __future__ import annotations

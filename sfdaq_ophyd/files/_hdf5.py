@@ -1,4 +1,10 @@
-"""Open an HDF5 file and look into it, with errors that name file, dataset, found and expected."""
+"""Open an HDF5 file and look into it, with errors that name file, dataset, found and expected.
+
+Constants that cannot be right: refused, or warned of, by file, dataset and range.
+
+Medians of a stage are looked at, and shares of its pixels: single bad pixels are the mask's business, and
+`JungfrauCalibration` refuses zeros and NaN on pixels in use.
+"""
 
 from __future__ import annotations
 

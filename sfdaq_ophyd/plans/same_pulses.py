@@ -1,4 +1,11 @@
-"""A preprocessor: devices that are triggered together take the same pulses."""
+"""A preprocessor: devices that are triggered together take the same pulses.
+
+A preprocessor: an event that was saved is not taken and saved a second time after a pause.
+
+Bluesky rewinds to the last checkpoint. If a pause falls between 'save' and the next checkpoint, the point is
+triggered and saved again, under the same `seq_num`: two rows in the catalog, each right, one too many. After
+the last point of a run it is worse: the run is closed by then, and the replay fails.
+"""
 
 from __future__ import annotations
 

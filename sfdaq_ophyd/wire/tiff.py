@@ -3,6 +3,10 @@
 Source: SIMPLON 1.8 API reference, "Monitor images"; contract eiger-simplon.md, section 6. The private IFD is
 found through tag 51192, never by fixed offsets; the pixels are a view of the bytes, so the cost does not grow
 with the frame.
+
+Times as SIMPLON writes them, to integer nanoseconds and back.
+
+float64 seconds resolve only 0.24 us today, so the fraction is kept apart until the last step.
 """
 
 from __future__ import annotations

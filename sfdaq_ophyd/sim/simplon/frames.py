@@ -1,4 +1,10 @@
-"""Frames of one series: a shared scene image, a stamp, and the TIFF around them."""
+"""Frames of one series: a shared scene image, a stamp, and the TIFF around them.
+
+What the simulated detector sees: rings, peaks, a beam stop, gaps, Poisson noise. Seeded.
+
+A scene is drawn once per configuration as a small ring of images; a frame is one of them with another
+stamp in its first pixels and the sample's reflection in a few of its rows, so a frame costs next to nothing.
+"""
 
 from __future__ import annotations
 

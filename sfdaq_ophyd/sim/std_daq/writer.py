@@ -1,4 +1,10 @@
-"""The driver's end of the writer process: start it, kill it, talk to it."""
+"""The driver's end of the writer process: start it, kill it, talk to it.
+
+How long the service waits for its writer: 5 s, divided by the speed, and longer where only CPU is short.
+
+A sped-up service gives up after a fraction of a second. A writer that is alive and would have answered by
+then on a quiet machine is given the real 5 s, so that no client sees a refusal for want of CPU.
+"""
 
 from __future__ import annotations
 
