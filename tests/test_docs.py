@@ -5,6 +5,7 @@ import is imported once. A comment ``<!-- setup`` ... ``-->`` holds
 code that runs unseen; ``<!-- not run: reason -->`` before a block leaves it out.
 """
 
+import ast
 import contextlib
 import json
 import os
@@ -217,3 +218,17 @@ def test_blocks_when_a_page_has_all_kinds_then_in_order_with_their_lines(tmp_pat
         "```{code-block} python\nc = b\n```\n```text\nno\n```\n"
     )
     assert blocks(page) == [(str(page), 1, "a = 1\n"), (str(page), 5, "b = a\n"), (str(page), 12, "c = b\n")]
+
+
+STEP = re.compile(r"^\| \d+ \| `(?P<file>[\w/]+\.py)` \| `(?P<name>[\w.]+)` \|", re.MULTILINE)
+
+
+def test_map_when_it_names_files_and_functions_then_they_are_there():
+    steps = list(STEP.finditer((REPO / "docs" / "explanations" / "architecture.md").read_text()))
+    assert len(steps) > 25
+    for step in steps:
+        body = ast.parse((REPO / "sfdaq_ophyd" / step["file"]).read_text()).body
+        for part in step["name"].split("."):
+            found = [node for node in body if getattr(node, "name", None) == part]
+            assert found, step[0]
+            body = getattr(found[0], "body", [])
