@@ -72,11 +72,6 @@ def _add_errors(app: FastAPI, pydantic: int) -> None:
         return JSONResponse({"detail": old_errors(errors, exc.body) if pydantic == 1 else errors}, 422)
 
 
-def _says(reply: type, error: type = models.ErrorReply) -> dict:
-    responses = {200: {"model": reply | error}, 400: {"model": models.Detail, "description": "Not UTF-8"}}
-    return {"response_model": None, "responses": responses}
-
-
 def _ok(message: str, **payload: Any) -> dict:
     return {"status": "ok", "message": message, **payload}
 
@@ -108,21 +103,21 @@ def _add_writer(app: FastAPI, service: Service) -> None:
             "run_id": request.run_id,
         }
 
-    @app.get("/writer/status", **_says(models.WriterReply))
+    @app.get("/writer/status")
     def status():
         writer = service.status()
         return _ok(f"Writer is {writer['state']}", writer=_writer(writer))
 
-    @app.post("/writer/write_async", **_says(models.WriterReply))
+    @app.post("/writer/write_async")
     def write_async(request: request_model):
         return _ok("Writing started.", writer=_writer(service.write(checked(request))))
 
-    @app.post("/writer/write_sync", **_says(models.WriterReply))
+    @app.post("/writer/write_sync")
     def write_sync(request: request_model):
         service.write(checked(request))
         return _ok("Writing finished.", writer=_writer(service.wait_while_writing()))
 
-    @app.post("/writer/stop", **_says(models.WriterReply))
+    @app.post("/writer/stop")
     def stop():
         return _ok("Writing stopped.", writer=_writer(service.stop()))
 
@@ -130,14 +125,12 @@ def _add_writer(app: FastAPI, service: Service) -> None:
 def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
     config_model = models.daq_config(service.settings.pydantic)
 
-    @app.get(
-        "/daq/live", response_class=Response, responses={200: {"content": {"multipart/x-mixed-replace": {}}}}
-    )
+    @app.get("/daq/live", response_class=Response)
     def live():
         parts = live_parts(service.observe, pictures_of(service), service.timing, closing)
         return StreamingResponse(parts, media_type="multipart/x-mixed-replace; boundary=frame")
 
-    @app.get("/daq/config", **_says(models.ConfigReply))
+    @app.get("/daq/config")
     def get_config():
         config, config_id = service.config()
         depth = (
@@ -145,21 +138,21 @@ def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
         )
         return _ok(depth, config=config, config_id=config_id)
 
-    @app.post("/daq/config", **_says(models.ConfigReply))
+    @app.post("/daq/config")
     def set_config(config: config_model):
         return _ok("Setting new daq config.", config=_stored(service, config), config_id=None)
 
-    @app.get("/daq/stats", **_says(models.StatsReply))
+    @app.get("/daq/stats")
     def stats():
         return _ok("DAQ statistics", stats=service.stats())
 
-    @app.get("/daq/logs/{n_logs}", **_says(models.LogsReply))
+    @app.get("/daq/logs/{n_logs}")
     def logs(n_logs: int):
         entries = service.logs(n_logs)
         reports = [[{}] * service.n_reports(log_id) for log_id, _ in entries]
         return _ok("DAQ logs", logs={i: _acquisition(a, r) for (i, a), r in zip(entries, reports)})
 
-    @app.get("/daq/deployment", **_says(models.DeploymentReply))
+    @app.get("/daq/deployment")
     def deployment():
         found = service.deployment()
         if found["config_id"] is None:
@@ -194,31 +187,27 @@ def _add_simulation(app: FastAPI, service: Service) -> None:
     def reply(state: dict) -> dict:
         return _ok(f"Simulator for {service.config()[0]['detector_name']}.", simulator=state)
 
-    @app.get(
-        "/simulation/status", **_says(models.SimulatorReply, models.SimulatorErrorReply | models.ErrorReply)
-    )
+    @app.get("/simulation/status")
     def status():
         try:
             return reply(simulator.status())
         except ServiceError as exc:
             return {"status": "error", "message": str(exc), "simulator": None}
 
-    @app.post("/simulation/start", **_says(models.SimulatorReply))
+    @app.post("/simulation/start")
     def start():
         return reply(simulator.start())
 
-    @app.post("/simulation/stop", **_says(models.SimulatorReply))
+    @app.post("/simulation/stop")
     def stop():
         return reply(simulator.stop())
 
 
 def _add_files(app: FastAPI, viewer: FileViewer) -> None:
-    picture = {200: {"content": {"image/jpeg": {}}, "model": models.ErrorReply}}
-
-    @app.get("/file/{acquisition_id}", **_says(models.FileReply))
+    @app.get("/file/{acquisition_id}")
     def metadata(acquisition_id: str):
         return _ok("Metadata retrieved.", file_metadata=viewer.metadata(acquisition_id))
 
-    @app.get("/file/{acquisition_id}/{i_image}", response_model=None, responses=picture)
+    @app.get("/file/{acquisition_id}/{i_image}")
     def image(acquisition_id: str, i_image: int, module_map: bool = False, gaps: bool = False):
         return Response(viewer.picture(acquisition_id, i_image), media_type="image/jpeg")

@@ -33,7 +33,8 @@ def end(server, wait_for):
 
 
 def test_throughput_when_images_are_written_then_it_counts_what_the_statuses_say(tmp_path, wait_for):
-    with simulated_daq(running=False, servers=()) as server, redis.Redis.from_url(server.redis_url) as client:
+    options = {"running": False, "servers": (), "speed": 2.0}  # an entry is late by little of half a second
+    with simulated_daq(**options) as server, redis.Redis.from_url(server.redis_url) as client:
         server.service.stop()
         start(server, tmp_path / "x.h5", 40)
         server.service.source.burst(45, rate=100.0)
@@ -47,8 +48,8 @@ def test_throughput_when_images_are_written_then_it_counts_what_the_statuses_say
 
         wait_for(lambda: counted("writer") > 35, "all images counted")
         wait_for(lambda: counted("detector") > 40, "all images of the detector counted")
-        assert counted("writer") == pytest.approx(40, rel=0.1)
-        assert counted("detector") == pytest.approx(45, rel=0.1)
+        assert counted("writer") == pytest.approx(40, rel=0.25)
+        assert counted("detector") == pytest.approx(45, rel=0.25)
 
 
 @pytest.mark.parametrize(("dialect", "at_once"), [("flask", False), ("fastapi", True)])
