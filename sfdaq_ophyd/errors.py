@@ -3,7 +3,7 @@
 ::
 
     SfdaqError
-      WireError (ValueError)             their bytes are not what the contract says
+      WireError (ValueError)             their bytes are not what the wire reference says
       RequestError (ValueError)          our arguments are wrong; nothing was sent
         BadConstant                      a gain or a pedestal that no pixel can be calibrated with
       ShapeError (ValueError)            an array has the wrong shape or dtype

@@ -58,7 +58,7 @@ def stages(planes: np.ndarray, *, highgain: bool) -> np.ndarray:
 
 
 def reciprocal(gain: np.ndarray, factor: float | None) -> np.ndarray:
-    """Return 1 / gain, or 1 / factor / gain, as float32: multiplying by it is the contract's arithmetic."""
+    """Return 1 / gain, or 1 / factor / gain, as float32: the wire reference's arithmetic multiplies by it."""
     one = np.float32(1.0 if factor is None else 1.0 / factor)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return one / gain

@@ -1,4 +1,4 @@
-"""Share the charge of double-size pixels with the gap pixels beside them. Contract jungfrau.md, 6.5."""
+"""Share the charge of double pixels with the gaps beside them (wire reference jungfrau, section 6.5)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """Where each module of a detector goes in the processed image.
 
 A module is turned once, by its own quarter turns and those of the whole detector together, and its upper left
-corner is worked out here; nothing downstream ever turns an image. Contract jungfrau.md, sections 6.4 and 6.6.
+corner is worked out here (wire reference jungfrau, sections 6.4 and 6.6); nothing downstream ever turns an
+image.
 
 Where the modules of the known detectors sit: the facility's geometry table.
 
-Origins are in units of gap-expanded pixels, turns are counter-clockwise quarters. Source: contract
-jungfrau.md, section 6.6, and its ``geometry_table.json``. A detector is looked up by its full name, then
-without its version.
+Origins are in units of gap-expanded pixels, turns are counter-clockwise quarters. Source: wire reference
+jungfrau, section 6.6, and the ``geometry_table.json`` it names. A detector is looked up by its full name,
+then without its version.
 """
 
 from __future__ import annotations

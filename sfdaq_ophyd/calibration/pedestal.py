@@ -1,4 +1,4 @@
-"""Pedestals from dark frames, as the facility evaluates a pedestal run. Contract jungfrau.md, section 8.3."""
+"""Pedestals from dark frames, evaluated as the facility does (wire reference jungfrau, section 8.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pixels are bad, and why. Contract jungfrau.md, sections 6.3 and 8.2.
+"""Which pixels are bad, and why (wire reference jungfrau, sections 6.3 and 8.2).
 
 A mask of int64 holds a reason per bit; a mask of bool knows only good and bad. Nothing here writes to a
 caller's array.

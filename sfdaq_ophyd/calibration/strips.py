@@ -2,7 +2,7 @@
 
 The readout lies as on any module; in the image every pixel is re-sorted to where its strip is. Two sensors
 are known. What both have in common: a cell of the image holds one pixel of the readout or none, and a strip
-that covers several cells shares its value among them. Contract jungfrau.md, section 6.6.
+that covers several cells shares its value among them (wire reference jungfrau, section 6.6).
 """
 
 from __future__ import annotations

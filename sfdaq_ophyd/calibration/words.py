@@ -1,4 +1,4 @@
-"""What the 16 bits of a raw Jungfrau pixel say. Contract jungfrau.md, section 1.3."""
+"""What the 16 bits of a raw Jungfrau pixel say (wire reference jungfrau, section 1.3)."""
 
 from __future__ import annotations
 

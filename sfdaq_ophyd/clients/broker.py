@@ -234,8 +234,9 @@ class BrokerClient(MainCalls, SlowCalls):
     """Speak to both services of the sf-daq broker. Contacts nothing until the first call.
 
     Requests are checked before they are sent, numbers come back as ints in both dialects, and a call is
-    repeated only where the contract allows it: reads, and writes of the same content. Safe to use from
-    several threads; the server does one request at a time for all beamlines, so poll at most once a second.
+    repeated only where the wire reference sf-daq-broker, section 15, allows it: reads, and writes of the same
+    content. Safe to use from several threads; the server does one request at a time for all beamlines, so
+    poll at most once a second.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""slsReceiver's image streams, one per module or interface, joined to images (contract jungfrau.md, 3)."""
+"""slsReceiver's streams, one per module or interface, joined (wire reference jungfrau, section 3)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """SIMPLON, the REST interface of DECTRIS detectors: configure, command, and take images from the monitor.
 
-Source: SIMPLON 1.8 API reference; contract eiger-simplon.md, sections 1 to 5.
+Source: SIMPLON 1.8 API reference; wire reference eiger, sections 1 to 5.
 """
 
 from __future__ import annotations

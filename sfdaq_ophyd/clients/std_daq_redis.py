@@ -1,7 +1,7 @@
 """The standard DAQ's Redis streams, followed in a thread: a hint beside REST, never the truth.
 
 The service publishes nothing while idle or waiting for images, doubles entries, replays old ones, and never
-says UNKNOWN (contract std-daq.md, section 8). Doubled and replayed entries are left out here and counted.
+says UNKNOWN (wire reference std-daq, section 8). Doubled and replayed entries are left out here and counted.
 """
 
 from __future__ import annotations

@@ -191,7 +191,7 @@ def translated() -> Iterator[None]:
 
 
 DIALECTS = ("flask", "fastapi")
-"""D1 and D2 of the contract."""
+"""D1 and D2 of the wire reference std-daq, section 1."""
 
 START_TIMEOUT = 6.0
 """Least limit of a start or stop, s: the service itself may take 5.1 s."""

@@ -121,8 +121,8 @@ MANY = 0.01
 def check_gain(path: str | Path, dataset: str, gain: np.ndarray) -> None:
     """Refuse gains of the wrong sign, or inverted (keV/ADU); `gain` is (planes, y, x) in ADU/keV.
 
-    G0 and HG0 are positive, the others negative; each stage amplifies less than the one before (contract
-    jungfrau.md, section 8.1).
+    G0 and HG0 are positive, the others negative; each stage amplifies less than the one before (wire
+    reference jungfrau, section 8.1).
     """
     medians = [_median(plane) for plane in gain]
     for k, (median, plane) in enumerate(zip(medians, gain)):

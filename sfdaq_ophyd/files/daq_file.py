@@ -1,4 +1,4 @@
-"""Files that the DAQ writes for an acquisition, pulse by pulse (contract sections 4.4, 13)."""
+"""Files of an acquisition, pulse by pulse (wire reference sf-daq-broker, sections 4.4, 13)."""
 
 from __future__ import annotations
 

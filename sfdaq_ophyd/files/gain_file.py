@@ -1,4 +1,4 @@
-"""Gain maps, ADU/keV: the facility's HDF5 file, PSI's binary file per module. Contract jungfrau.md, 8.1."""
+"""Gain maps, ADU/keV: the facility's HDF5 file, PSI's binary ones (wire reference jungfrau, section 8.1)."""
 
 from __future__ import annotations
 

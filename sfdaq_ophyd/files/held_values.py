@@ -1,4 +1,4 @@
-"""PVs pulse by pulse: the value each one held, out of the few changes that PVDATA has (contract 6.4)."""
+"""What each PV held at each pulse, out of PVDATA's changes (wire reference sf-daq-broker, section 6.4)."""
 
 from __future__ import annotations
 

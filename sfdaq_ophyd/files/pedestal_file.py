@@ -1,4 +1,4 @@
-"""Pedestals: the facility's ``.res.h5`` file, and OM's dark files. Contract jungfrau.md, 7.2 and 8.2."""
+"""Pedestals: the facility's ``.res.h5``, OM's darks (wire reference jungfrau, sections 7.2 and 8.2)."""
 
 from __future__ import annotations
 

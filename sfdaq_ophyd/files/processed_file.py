@@ -1,4 +1,4 @@
-"""Write calibrated frames as the facility's processed file. Contract jungfrau.md, section 8.5."""
+"""Write calibrated frames as the facility's processed file. See wire reference jungfrau, section 8.5."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Files of the standard DAQ's writer: checked, counted, without their padding.
 
-Source: contract std-daq.md, section 9. Image ids are never cut by the writer, and images only from two on, so
-only the count the writer acknowledged says what a file holds.
+Source: wire reference std-daq, section 9. Image ids are never cut by the writer, and images only from two on,
+so only the count the writer acknowledged says what a file holds.
 """
 
 from __future__ import annotations

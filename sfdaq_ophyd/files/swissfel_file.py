@@ -1,4 +1,4 @@
-"""Jungfrau frames in SwissFEL data files, raw (sf_writer) or processed. Contract jungfrau.md, 8.4 and 8.5."""
+"""Jungfrau frames in SwissFEL files, raw or processed (wire reference jungfrau, sections 8.4 and 8.5)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ PULSE_PERIOD = 0.01
 """Seconds between machine pulses."""
 
 EPOCH_OF_PULSE_0 = 1504516232
-"""A simulator's choice: pulse ids grow at 100 Hz from here (contract jungfrau.md, section 9)."""
+"""A simulator's choice: pulse ids grow at 100 Hz from here (wire reference jungfrau, section 9)."""
 
 LEAD = 10
 """Pulses by which a patient clock is ahead of its slowest follower at the most."""

@@ -1,7 +1,8 @@
-"""The two services of the sf-daq broker: dialects, endpoints and limits (contract sections 1-3, 10, 15).
+"""The two services: dialects, endpoints and limits (wire reference sf-daq-broker, sections 1 to 3).
 
-The broker answers on port 10002, the slow broker one port above. *current* is what production runs;
-*documented* is what the API document says, with the behaviour of the 2023 server where it is silent.
+The broker answers on port 10002, the slow broker (section 10) one port above. *current* is what production
+runs; *documented* is what the API document says, with the behaviour of the 2023 server where it is silent.
+What may be repeated is in section 15.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Endpoint:
     current, documented : str or None
         HTTP method in each dialect; None where the dialect lacks the call.
     repeat : bool
-        Whether it may be sent again after its reply was lost (contract section 15).
+        Whether it may be sent again after its reply was lost (wire reference sf-daq-broker, section 15).
     hint : str
         What to do when the outcome is unknown.
     """

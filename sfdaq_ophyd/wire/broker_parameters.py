@@ -1,4 +1,4 @@
-"""Detector parameters of a retrieval: types, rules and traps (contract section 5.1).
+"""Detector parameters of a retrieval: types, rules and traps (wire reference sf-daq-broker, section 5.1).
 
 The broker checks none of them: a wrong value shows up only in a writer's log, or as a file that never comes.
 """

@@ -1,4 +1,4 @@
-"""Replies of the broker, in both dialects, as typed values (contract sections 2.1, 3, 4.2, 10).
+"""The broker's replies as typed values (wire reference sf-daq-broker, sections 2.1, 3, 4.2, 10).
 
 HTTP 200 says nothing: `read_reply` tells success from refusal. Numbers are ints whatever the wire says.
 """

@@ -1,4 +1,4 @@
-"""Requests with more than a field or two: retrieval and pedestal (contract sections 4.1, 4.6, 8)."""
+"""Requests of retrievals and pedestals (wire reference sf-daq-broker, sections 4.1, 4.6, 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hardware and online-analysis settings of a detector (contract sections 5.2, 5.3, 10).
+"""Hardware and online-analysis settings (wire reference sf-daq-broker, sections 5.2, 5.3, 10).
 
 The slow broker validates nothing: a bad hardware setting fails *after* it has stopped the trigger of the
 whole beamline, and leaves it stopped.

@@ -1,4 +1,4 @@
-"""Messages of the RabbitMQ status exchange, and what they say of each file (contract section 11).
+"""What RabbitMQ's status messages say of each file (wire reference sf-daq-broker, section 11).
 
 Order is not guaranteed: a writer's start may come before the request it answers. Messages are matched by the
 file in their body, which the broker announced in ``files``; ``write_finished`` does not prove that it exists.

@@ -1,4 +1,4 @@
-"""Jungfrau detector names, ``JF<installation>T<modules>V<version>`` (contract jungfrau.md, section 1.2)."""
+"""Jungfrau names, ``JF<installation>T<modules>V<version>`` (wire reference jungfrau, section 1.2)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Headers of streams that carry whole images: sf-daq, and the standard DAQ's live stream.
 
-Contract jungfrau.md, section 5. A header is JSON (``htype`` "array-1.0") or, from older standard DAQs, 30
-packed bytes. The standard DAQ's protobuf form describes images in its shared memory and never comes with
-pixels; it is refused by name.
+A header is JSON (``htype`` "array-1.0") or, from older standard DAQs, 30 packed bytes (wire reference
+jungfrau, section 5). The standard DAQ's protobuf form describes images in its shared memory and never comes
+with pixels; it is refused by name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Headers of slsReceiver's image stream, one per module frame (contract jungfrau.md, section 3.3).
+"""Headers of slsReceiver's image stream, one per module frame (wire reference jungfrau, section 3.3).
 
 Read and written in all the forms that are about: ``jsonversion`` 5 and 4, and the older field names of
 package 6.x. Arrays are (y, x) here and (x, y) on the wire.

@@ -1,6 +1,6 @@
 """SIMPLON's addresses, parameter envelopes and replies as typed values.
 
-Names and spellings are the vendor's (SIMPLON 1.8 API reference); contract eiger-simplon.md, sections 1 to 3.
+Names and spellings are the vendor's (SIMPLON 1.8 API reference); see wire reference eiger, sections 1 to 3.
 """
 
 from __future__ import annotations

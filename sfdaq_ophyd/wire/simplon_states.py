@@ -1,4 +1,4 @@
-"""The detector's states, commands and trigger modes, as data. Contract eiger-simplon.md, section 4.3."""
+"""The detector's states, commands and trigger modes, as data: wire reference eiger, section 4.3."""
 
 from __future__ import annotations
 

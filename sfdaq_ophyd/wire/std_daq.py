@@ -1,6 +1,6 @@
 """Write requests and status of the standard DAQ, the same for both REST dialects.
 
-Source: contract std-daq.md, sections 4 (write request), 5 (status), 7 (stats, logs).
+Source: wire reference std-daq, sections 4 (write request), 5 (status), 7 (stats, logs).
 """
 
 from __future__ import annotations

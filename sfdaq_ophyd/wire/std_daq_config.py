@@ -1,6 +1,6 @@
 """Configuration, deployment, statistics and log records of the standard DAQ.
 
-Source: contract std-daq.md, sections 6 and 7.
+Source: wire reference std-daq, sections 6 and 7.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Read the TIFF of the SIMPLON monitor: pixels without a copy, ids and times by the private IFD.
 
-Source: SIMPLON 1.8 API reference, "Monitor images"; contract eiger-simplon.md, section 6. The private IFD is
-found through tag 51192, never by fixed offsets; the pixels are a view of the bytes, so the cost does not grow
-with the frame.
+Source: SIMPLON 1.8 API reference, "Monitor images"; wire reference eiger, section 6. The private IFD is found
+through tag 51192, never by fixed offsets; the pixels are a view of the bytes, so the cost does not grow with
+the frame.
 
 Times as SIMPLON writes them, to integer nanoseconds and back.
 

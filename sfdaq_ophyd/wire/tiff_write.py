@@ -1,7 +1,7 @@
 """Write the TIFF of the SIMPLON monitor, in the layouts seen on real detectors.
 
 The pixels are never touched: a writer gives the bytes before and after them, so that a server can send a
-72 MB frame without copying it. Source: contract eiger-simplon.md, section 6.3.
+72 MB frame without copying it. Source: wire reference eiger, section 6.3.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """From a READY writer to a closed file: the flow of one acquisition, and every known way it goes wrong.
 
-Source: contract std-daq.md, sections 5 (transitions) and 10 (the flow). `stop` is sent only to an acquisition
-of ours or to a writer in UNKNOWN: while READY it would change the log, and it would end other people's work.
+Source: wire reference std-daq, sections 5 (transitions) and 10 (the flow). `stop` is sent only to an
+acquisition of ours or to a writer in UNKNOWN: while READY it would change the log, and it would end other
+people's work.
 """
 
 from __future__ import annotations

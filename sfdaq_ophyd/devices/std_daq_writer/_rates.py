@@ -6,13 +6,14 @@ is a hint; nothing waits for it.
 The beginning of an acquisition: whether the writer takes images already, and what was lost if it did not.
 
 The service says WRITING at one look at the writer, every 0.1 s; its driver subscribes to the images at a look
-of its own, so up to 0.1 s later, more on a busy host, and nothing tells but the count of the images (contract
-std-daq.md, section 5).
+of its own, so up to 0.1 s later, more on a busy host, and nothing tells but the count of the images (wire
+reference std-daq, section 5).
 
 The ring out of which the writer takes its pixels, and whether it can have been overrun.
 
 A slot holds the image of ``image_id % 100`` until the writer comes to write it. Once 100 more images came,
-another one's pixels are there, and neither id nor status in the file tell (contract std-daq.md, section 9).
+another one's pixels are there, and neither id nor status in the file tell (wire reference std-daq,
+section 9).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Publish the simulator's messages on a real RabbitMQ, as the DAQ does (contract section 11)."""
+"""Publish messages on a real RabbitMQ, as the DAQ does (wire reference sf-daq-broker, section 11)."""
 
 from __future__ import annotations
 

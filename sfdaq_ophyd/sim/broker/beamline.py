@@ -23,7 +23,7 @@ DETECTOR_BUFFER = 10.0
 DATA_BUFFERS = 60.0
 EVALUATION = 5.0
 POWER_ON_STEP = 0.7
-"""Seconds, measured with the real services (contract sections 5-9)."""
+"""Seconds, measured with the real services (wire reference sf-daq-broker, sections 5 to 9)."""
 
 
 class Delays:

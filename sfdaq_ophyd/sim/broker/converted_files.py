@@ -1,4 +1,7 @@
-"""Converted detector files (contract jungfrau.md, section 8.5), by the rules of our section 5.1."""
+"""Converted detector files (wire reference jungfrau, section 8.5).
+
+Which are made is in the wire reference sf-daq-broker, section 5.1.
+"""
 
 from __future__ import annotations
 

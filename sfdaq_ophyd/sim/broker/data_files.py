@@ -1,4 +1,4 @@
-"""HDF5 files of PVs, channels and cameras (contract section 13)."""
+"""HDF5 files of PVs, channels and cameras (wire reference sf-daq-broker, section 13)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HDF5 files of detectors: raw, as the buffer's reader writes them (contract jungfrau.md, section 8.4)."""
+"""HDF5 files of detectors, raw, as the buffer's reader does (wire reference jungfrau, section 8.4)."""
 
 from __future__ import annotations
 

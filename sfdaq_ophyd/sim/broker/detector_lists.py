@@ -1,4 +1,4 @@
-"""get_allowed_detectors, get_running_detectors (contract sections 3.1, 3.2)."""
+"""get_allowed_detectors, get_running_detectors (wire reference sf-daq-broker, sections 3.1, 3.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which detectors belong to which beamline, in each dialect (contract section 2.3)."""
+"""Detectors of each beamline, in each dialect (wire reference sf-daq-broker, section 2.3)."""
 
 from __future__ import annotations
 

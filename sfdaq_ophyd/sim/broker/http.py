@@ -1,4 +1,4 @@
-"""The two HTTP services: bottle on wsgiref, HTTP/1.0, one request at a time (contract section 2)."""
+"""Both services: bottle on wsgiref, one request at a time (wire reference sf-daq-broker, section 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of a pedestal: raw frames, ``.res.h5``, the copy that becomes active (contract section 8)."""
+"""A pedestal's raw frames, ``.res.h5`` and active copy (wire reference sf-daq-broker, section 8)."""
 
 from __future__ import annotations
 

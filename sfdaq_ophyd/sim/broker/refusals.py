@@ -1,4 +1,4 @@
-"""What the servers raise, and what each dialect makes of it (contract section 2.1)."""
+"""What the servers raise, and each dialect's form of it (wire reference sf-daq-broker, section 2.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a writer process does with a request: wait, write, log, report (contract sections 4.4, 6.4, 11)."""
+"""What a writer does: wait, write, log, report (wire reference sf-daq-broker, sections 4.4, 6.4, 11)."""
 
 from __future__ import annotations
 

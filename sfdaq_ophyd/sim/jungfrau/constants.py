@@ -54,7 +54,7 @@ class Constants:
     pedestal : ndarray of float32, shape (3, y, x)
         ADU, in eighths; 0 in the stamp pixels.
     mask : ndarray of int64, shape (y, x)
-        Bits of contract section 8.2: dead pixels (0 ADU whatever comes) and pixels stuck in G2.
+        Bits of wire reference jungfrau, section 8.2: dead pixels (0 ADU whatever comes), pixels stuck in G2.
     """
 
     detector_name: str
@@ -93,7 +93,7 @@ class Constants:
             file["gains"].attrs["creator"] = "sfdaq_ophyd simulator"
 
     def write(self, folder: str | Path) -> ConstantFiles:
-        """Write the files of sections 8.1 and 8.2 into `folder`.
+        """Write the files of wire reference jungfrau, sections 8.1 and 8.2, into `folder`.
 
         ``gains.h5`` and ``<time>.<detector>.res.h5`` for the facility's tools; per module
         ``gainMaps_M<module>_<date>.bin`` (float64, six planes; OM reads the first three) and

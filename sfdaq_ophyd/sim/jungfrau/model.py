@@ -1,7 +1,7 @@
 """The simulated detector with its slsReceivers: pulse ids in, messages of every port out. No sockets here.
 
 A model of what was measured: two-part data messages, one-part end messages, frame numbers that go on over
-acquisitions, lost packets padded with 0xFFFF, three discard policies (contract jungfrau.md, section 3).
+acquisitions, lost packets padded with 0xFFFF, three discard policies (wire reference jungfrau, section 3).
 """
 
 from __future__ import annotations

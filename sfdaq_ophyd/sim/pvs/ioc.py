@@ -186,7 +186,7 @@ class Motor(PVGroup):
 
 
 TRIGGER_RUNNING, TRIGGER_STOPPED = 254, 255
-"""Event codes of the detectors' trigger (contract sf-daq-broker.md, section 12)."""
+"""Event codes of the detectors' trigger (wire reference sf-daq-broker, section 12)."""
 
 MAX_BURST = 100
 """Pulse ids published at most after a hold-up; older ones are skipped."""

@@ -1,6 +1,6 @@
 """The detector's configuration: parameters that stay consistent with one another.
 
-Contract eiger-simplon.md, section 4.1. No HTTP and no clock in here.
+As in wire reference eiger, section 4.1. No HTTP and no clock in here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The detector's states, series and frames in real time. No HTTP in here; used from one event loop.
 
-Contract eiger-simplon.md, section 4.3.
+The states are those of wire reference eiger, section 4.3.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of the filewriter. They are made when somebody fetches them: until then a series is a few numbers.
 
-Contract eiger-simplon.md, section 8. No HTTP in here.
+As in wire reference eiger, section 8. No HTTP in here.
 """
 
 from __future__ import annotations

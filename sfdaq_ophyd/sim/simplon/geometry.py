@@ -1,4 +1,4 @@
-"""Sizes and gaps of the detector models. Contract eiger-simplon.md, section 9; rates are our choice."""
+"""Sizes and gaps of the detector models: wire reference eiger, section 9; rates are our choice."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The monitor's image buffer: both drop rules, counters, several waiting clients. No HTTP in here.
 
-Contract eiger-simplon.md, section 5. Used from one event loop.
+As in wire reference eiger, section 5. Used from one event loop.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The parameters of every subsystem as data, with the defaults of a freshly initialized detector.
 
-Contract eiger-simplon.md, sections 4.1, 4.2, 5.1, 7 and 8; what no source says is the simulator's choice.
+As in wire reference eiger, sections 4.1, 4.2, 5.1, 7 and 8; what no source says is the simulator's choice.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The SIMPLON REST interface over aiohttp: it translates between HTTP and the model, nothing more.
 
-Contract eiger-simplon.md, sections 1 to 5. aiohttp sends a header and a short body in one write, which
+As in wire reference eiger, sections 1 to 5. aiohttp sends a header and a short body in one write, which
 ADEiger's JSON reader needs.
 """
 

@@ -1,4 +1,4 @@
-"""HDF5 files as the writer of the REST generations makes them (contract std-daq.md, section 9)."""
+"""HDF5 files as the writer of the REST generations makes them (wire reference std-daq, section 9)."""
 
 from __future__ import annotations
 
