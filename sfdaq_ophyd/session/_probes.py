@@ -17,10 +17,10 @@ from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUn
 from ..wire.json_text import load_json
 from . import _device_config as blocks
 
-LIMIT = 5.0
+LIMIT = 10.0
 """s for an answer."""
 
-FIRST_IMAGE = 5.0
+FIRST_IMAGE = 10.0
 """s for an image of a running detector."""
 
 LEAST_SPACE = 1.0

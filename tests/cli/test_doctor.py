@@ -19,7 +19,7 @@ PROFILE = Path(__file__).parents[2] / "profile_collection"
 
 def doctor(*words, home):
     return subprocess.run(
-        [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "doctor", *words],
+        [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "doctor", "--limit", "90", *words],
         capture_output=True,
         text=True,
         timeout=150,
@@ -108,7 +108,7 @@ def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tm
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     state = {line[17:].split()[0]: line.split()[0] for line in reversed(lines[:-1])}
-    assert state["pulse_id"] == state["eiger"] == state["directory"] == "ok"
+    assert state["pulse_id"] == state["eiger"] == state["directory"] == "ok", lines
     for name in ("debts", "lost", "eiger2", "jf", "writer", "sfdaq"):
         assert state[name] == "FAILED", (name, lines)
     (line,) = [line for line in lines if " eiger2   " in line]
