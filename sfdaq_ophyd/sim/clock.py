@@ -85,6 +85,9 @@ class PulseClock:
         self._owner = path is None
         if path is None:
             self._file, path = tempfile.mkstemp(prefix="sfdaq-clock-")
+            self._remove = weakref.finalize(
+                self, _remove, Path(path), os.getpid()
+            )  # also if this is interrupted
             os.truncate(self._file, _SIZE)
         else:
             self._file = os.open(path, os.O_RDWR)
@@ -98,7 +101,6 @@ class PulseClock:
         if not self._owner:
             self.start_pulse_id = self.now()
             return
-        self._remove = weakref.finalize(self, _remove, self.path, os.getpid())
         self.start_pulse_id = int((time.time() - EPOCH_OF_PULSE_0) / PULSE_PERIOD)
         self._write("<q", _CEILING, self.start_pulse_id + LEAD if patient else _NO_CEILING)
         self._write("<d", _RATE, 1 / PULSE_PERIOD)

@@ -1,9 +1,11 @@
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,13 @@ class Sim:
             found = self._new.wait_for(lambda: next((x for x in self.lines if condition(x)), None), timeout)
         assert found is not None, (self.lines, self.process.poll())
         return found
+
+    def has_children(self):
+        found = ""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has ended
+                found += (task / "children").read_text()
+        return bool(found)
 
     def end(self, number):
         self.process.send_signal(number)
@@ -135,7 +144,8 @@ def test_sim_when_interrupted_while_it_starts_then_ends_at_once_and_leaves_nothi
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(hanging), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     child = sim("--only", "pvs")
-    wait_for(lambda: list(tmp_path.glob("sfdaq-clock-*")), "start", timeout=60)
+    wait_for(child.has_children, "a child that starts")
+    assert list(tmp_path.glob("sfdaq-clock-*"))
     code, _ = child.end(signal.SIGINT)
     assert code != 0 and child.lines == []
     assert [path.name for path in tmp_path.iterdir()] == ["hanging"], "neither folder nor clock"
