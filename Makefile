@@ -12,8 +12,8 @@ PINNED := $(CURDIR)/constraints.txt
 PIN := $(if $(LATEST),,PIP_CONSTRAINT=$(PINNED) PIP_BUILD_CONSTRAINT=$(PINNED))
 PIP := $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
-# Four workers: tests wait for half of their time. Each takes tests that lie together, then what others have left.
-PYTEST_ARGS ?= -n 4 --dist worksteal
+# Three workers: tests wait for half of their time. Each takes tests that lie together, then what others have left.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
