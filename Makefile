@@ -28,6 +28,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --config setup.cfg --no-cache
+	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
 	rm -rf docs/reference/api

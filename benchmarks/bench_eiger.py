@@ -33,7 +33,7 @@ PROFILE = Path(__file__).parent / "profile_eiger_event.txt"
 @contextlib.contextmanager
 def simulator(*options):
     """A simulated detector in a process of its own."""
-    command = [sys.executable, "-m", "sfdaq_ophyd.sim.simplon", "--initialized", *options]
+    command = [sys.executable, "-m", "sfdaq_ophyd.sim.eiger", "--initialized", *options]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         line = child.stdout.readline().split()

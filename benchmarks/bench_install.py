@@ -21,7 +21,7 @@ IMPORTS = {
     "calibration": "sfdaq_ophyd.calibration._fused",
     "catalog": "sfdaq_ophyd.catalog, tiled.client",
     "web": "sfdaq_ophyd.web",
-    "sim": "sfdaq_ophyd.sim.simplon, sfdaq_ophyd.sim.broker",
+    "sim": "sfdaq_ophyd.sim.eiger, sfdaq_ophyd.sim.broker",
     "session": "IPython, matplotlib.pyplot, sfdaq_ophyd.session.devices",
     "all": "sfdaq_ophyd.devices, sfdaq_ophyd.catalog, sfdaq_ophyd.web, tiled.client",
 }

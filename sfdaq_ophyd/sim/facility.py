@@ -21,7 +21,7 @@ AUTO_SPEED = 4.0
 PARTS = {
     "pvs": ("sfdaq_ophyd.sim.pvs", "PvsPart"),
     "jungfrau": ("sfdaq_ophyd.sim.jungfrau", "JungfrauPart"),
-    "eiger": ("sfdaq_ophyd.sim.simplon", "EigerPart"),
+    "eiger": ("sfdaq_ophyd.sim.eiger", "EigerPart"),
     "std_daq": ("sfdaq_ophyd.sim.std_daq", "StdDaqPart"),
     "broker": ("sfdaq_ophyd.sim.broker", "BrokerPart"),
 }

@@ -1,4 +1,4 @@
-"""Run one simulated Eiger until Ctrl-C: ``python -m sfdaq_ophyd.sim.simplon --port 8080``."""
+"""Run one simulated Eiger until Ctrl-C: ``python -m sfdaq_ophyd.sim.eiger --port 8080``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ with without_collection(ours=True):
 
 def main() -> None:
     """Parse the options, serve, and leave on Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(prog="python -m sfdaq_ophyd.sim.simplon", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sfdaq_ophyd.sim.eiger", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--model", default="16M", choices=MODULES)
     parser.add_argument("--shape", help="rows x columns in place of a model, e.g. 64x80")

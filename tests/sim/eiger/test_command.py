@@ -1,4 +1,4 @@
-"""``python -m sfdaq_ophyd.sim.simplon``: ready, serving, gone."""
+"""``python -m sfdaq_ophyd.sim.eiger``: ready, serving, gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sfdaq_ophyd.clients import SimplonClient
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_when_run_then_it_prints_ready_serves_and_leaves_on_a_signal(number):
-    command = [sys.executable, "-m", "sfdaq_ophyd.sim.simplon", "--shape", "32x48", "--api-version", "1.6.0"]
+    command = [sys.executable, "-m", "sfdaq_ophyd.sim.eiger", "--shape", "32x48", "--api-version", "1.6.0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             word, url = child.stdout.readline().split()

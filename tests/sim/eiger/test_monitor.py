@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from sfdaq_ophyd.sim.simplon import monitor
-from sfdaq_ophyd.sim.simplon.monitor import MonitorBuffer, StoredFrame
+from sfdaq_ophyd.sim.eiger import monitor
+from sfdaq_ophyd.sim.eiger.monitor import MonitorBuffer, StoredFrame
 
 
 def frame(k, series=1):

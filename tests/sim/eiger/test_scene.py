@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.sim.simplon.frames import Scene
+from sfdaq_ophyd.sim.eiger.frames import Scene
 
 
 @pytest.fixture(scope="module")

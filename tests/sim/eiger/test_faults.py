@@ -8,7 +8,7 @@ import socket
 import pytest
 import requests
 
-from sfdaq_ophyd.sim.simplon import FAULTS
+from sfdaq_ophyd.sim.eiger import FAULTS
 from sfdaq_ophyd.wire import tiff
 
 from .conftest import Rest, arm, images

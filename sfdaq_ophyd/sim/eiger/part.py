@@ -142,7 +142,7 @@ class EigerPart:
         return {"url": self.url}
 
     def fail_next(self, what: str, **details) -> None:
-        """Misbehave by name; `sfdaq_ophyd.sim.simplon.FAULTS` lists the names and what they take."""
+        """Misbehave by name; `sfdaq_ophyd.sim.eiger.FAULTS` lists the names and what they take."""
         self.faults.add(what, **details)
 
     @property

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import requests
 
-from sfdaq_ophyd.sim.simplon import filewriter
+from sfdaq_ophyd.sim.eiger import filewriter
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .conftest import arm, images
