@@ -68,7 +68,7 @@ class SfdaqError(Exception):
 
     advice = ""
 
-    def __init__(self, *args):
+    def __init__(self, *args: object) -> None:
         super().__init__(*(_without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 

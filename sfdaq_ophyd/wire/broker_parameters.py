@@ -48,15 +48,20 @@ def plain(value: Any, field: str, _depth: int = 0) -> Any:
     if _depth >= _DEPTH:
         raise RequestError(field, value, f"at most {_DEPTH} levels of nesting")
     if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise RequestError(field, key, "keys that are strings")
-        return {key: plain(item, f"{field}.{key}", _depth + 1) for key, item in value.items()}
+        return plain_fields(value, field, _depth + 1)
     if hasattr(value, "tolist"):
         return plain(value.tolist(), field, _depth + 1)
     if isinstance(value, list | tuple):
         return [plain(item, f"{field}[{i}]", _depth + 1) for i, item in enumerate(value)]
     raise RequestError(field, value, "plain numbers, strings, lists and dicts")
+
+
+def plain_fields(fields: Mapping[Any, Any], field: str, _depth: int = 1) -> dict[str, Any]:
+    """Return a mapping as a plain JSON object; RequestError as from `plain`."""
+    for key in fields:
+        if not isinstance(key, str):
+            raise RequestError(field, key, "keys that are strings")
+    return {key: plain(item, f"{field}.{key}", _depth) for key, item in fields.items()}
 
 
 def encode_body(fields: Mapping[str, Any]) -> bytes:
@@ -74,12 +79,12 @@ def check_int(value: Any, field: str, low: int = 0, high: int | None = None) -> 
     """Return `value` as a plain int from `low` to `high`; strings, floats and bools are refused."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise RequestError(field, value, "an integer")
-    value = value.__index__()
-    if value < low or (high is not None and value > high):
+    number = int(value.__index__())
+    if number < low or (high is not None and number > high):
         raise RequestError(
-            field, value, f"an integer of at least {low}" if high is None else f"{low} to {high}"
+            field, number, f"an integer of at least {low}" if high is None else f"{low} to {high}"
         )
-    return value
+    return number
 
 
 def check_pgroup(value: Any) -> str:
@@ -136,7 +141,7 @@ def _bool(value: Any, field: str, _: str) -> bool:
 
 def _choice(*choices: str) -> Check:
     def check(value: Any, field: str, _: str) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise RequestError(field, value, f"one of {', '.join(choices)}")
         return value
 

@@ -208,8 +208,11 @@ def integers(reply: Mapping[str, Any], key: str) -> tuple[int, ...]:
 
 def retrieval(reply: Mapping[str, Any]) -> Retrieval:
     """Read the reply of retrieve_from_buffers."""
-    keys = ("run_number", "acquisition_number", "unique_acquisition_number")
-    return Retrieval(*(number(reply.get(key), key) for key in keys), files=strings(reply, "files"))
+    run, acquisition, unique = (
+        number(reply.get(key), key)
+        for key in ("run_number", "acquisition_number", "unique_acquisition_number")
+    )
+    return Retrieval(run, acquisition, unique, files=strings(reply, "files"))
 
 
 _LIMPING = ("running_modules", "missing_modules")

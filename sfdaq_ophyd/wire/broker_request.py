@@ -14,7 +14,7 @@ from .broker_parameters import (
     check_int,
     check_names,
     check_pgroup,
-    plain,
+    plain_fields,
     traps,
 )
 from .pulse_id import MAX_PULSE_DISTANCE, PulseRange, check_rate_multiplicator
@@ -98,7 +98,7 @@ class RetrieveRequest:
     selected_pulse_ids: Sequence[int] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         put = object.__setattr__
         check_pgroup(self.pgroup)
         if not isinstance(self.pulses, PulseRange):
@@ -226,7 +226,7 @@ def _check_scan_info(scan_info: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError(
             "scan_info", scan_info, "a dict, or None: null is fatal after the data were requested"
         )
-    return plain(scan_info, "scan_info")
+    return plain_fields(scan_info, "scan_info")
 
 
 def check_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -237,4 +237,4 @@ def check_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     for key in extra:
         if key in (*_WIRE_KEYS, *SERVER_KEYS, "directory_name"):
             raise RequestError("extra", key, "keys the broker does not use itself")
-    return plain(extra, "extra")
+    return plain_fields(extra, "extra")

@@ -167,6 +167,6 @@ def check_script(name: str, code: str) -> str:
 
 
 def _one_of(value: Any, field: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise RequestError(field, value, f"one of {', '.join(choices)}")
     return value

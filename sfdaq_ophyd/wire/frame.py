@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import RequestError, ShapeError
 
-_NOTHING: Mapping[str, float] = MappingProxyType({})
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 MAX_ID_BYTES = 64
 """An event id is at most this long in UTF-8."""
@@ -43,13 +45,13 @@ class Frame:
         The same readout in other forms, e.g. ``{"raw": ...}`` beside a calibrated image.
     """
 
-    image: np.ndarray | None
+    image: npt.NDArray[Any] | None
     timestamp: float
     event_id: str
     pulse_id: int | None = None
     is_good: bool = True
     scalars: Mapping[str, float | str] = field(default_factory=lambda: _NOTHING)
-    more_images: Mapping[str, np.ndarray] = field(default_factory=lambda: _NOTHING)
+    more_images: Mapping[str, npt.NDArray[Any]] = field(default_factory=lambda: _NOTHING)
     lacks: str = ""
 
 
@@ -66,59 +68,87 @@ class MissingFrame:
     what: str = ""
 
 
-def nothing(kind: np.dtype) -> float | int | str:
+def nothing(kind: np.dtype[Any]) -> float | int | str:
     """Return what stands for a value of a frame that did not come."""
-    return {"f": math.nan, "U": ""}.get(kind.kind, 0)
+    if kind.kind == "U":
+        return ""
+    return math.nan if kind.kind == "f" else 0
 
 
-@dataclass(frozen=True, slots=True)
+ImageForm = tuple[tuple[int, int], np.dtype[Any]]
+"""Shape (y, x) and dtype."""
+
+
+def _form(shape: Sequence[int], dtype: npt.DTypeLike) -> ImageForm:
+    rows, columns = shape
+    return (int(rows), int(columns)), np.dtype(dtype)
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class FrameFormat:
     """What every frame of one acquisition looks like.
 
-    Attributes
+    Parameters
     ----------
     shape : tuple of int
         (y, x).
-    dtype : numpy dtype
+    dtype : numpy dtype, or what makes one
         Of the image.
     has_pulse_id : bool
         Whether the source knows the machine pulse.
-    scalars : Mapping[str, str]
-        Name to numpy dtype of the numbers each frame carries, e.g. ``{"total": "i8"}``, or of text, e.g.
+    scalars : mapping of str to numpy dtype, or what makes one
+        Of the numbers each frame carries, e.g. ``{"total": "i8"}``, or of text, e.g.
         ``"U26"``. Integers stay exact; in a frame that did not come a float is NaN, an integer 0 and text
         empty, beside `is_good` False.
     frame_time : float
         s from frame to frame, as far as known; deadlines grow with it.
-    more_images : Mapping[str, tuple]
-        Name to ((y, x), dtype) of the other forms each frame comes in.
+    more_images : mapping of str to ((y, x), dtype)
+        The other forms each frame comes in.
+
+    Raises
+    ------
+    RequestError
+        The shape or dtype is not that of an image.
     """
 
     shape: tuple[int, int]
-    dtype: np.dtype
-    has_pulse_id: bool = False
-    scalars: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
-    frame_time: float = 0.0
-    more_images: Mapping[str, tuple[tuple[int, int], np.dtype]] = field(default_factory=lambda: _NOTHING)
+    dtype: np.dtype[Any]
+    has_pulse_id: bool
+    scalars: Mapping[str, np.dtype[Any]]
+    frame_time: float
+    more_images: Mapping[str, ImageForm]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        if len(self.shape) != 2 or min(self.shape) < 1:
-            raise RequestError("shape", self.shape, "two sizes (y, x) above 0")
-        if self.dtype.kind not in "uifb":
-            raise RequestError("dtype", str(self.dtype), "an integer or float type")
-        object.__setattr__(self, "scalars", {name: np.dtype(kind) for name, kind in self.scalars.items()})
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: npt.DTypeLike,
+        has_pulse_id: bool = False,
+        scalars: Mapping[str, npt.DTypeLike] = _NOTHING,
+        frame_time: float = 0.0,
+        more_images: Mapping[str, tuple[Sequence[int], npt.DTypeLike]] = _NOTHING,
+    ) -> None:
+        sizes, kind = tuple(int(n) for n in shape), np.dtype(dtype)
+        if len(sizes) != 2 or min(sizes) < 1:
+            raise RequestError("shape", sizes, "two sizes (y, x) above 0")
+        if kind.kind not in "uifb":
+            raise RequestError("dtype", str(kind), "an integer or float type")
+        put = object.__setattr__
+        put(self, "shape", sizes)
+        put(self, "dtype", kind)
+        put(self, "has_pulse_id", has_pulse_id)
+        put(self, "scalars", {name: np.dtype(kind) for name, kind in scalars.items()})
+        put(self, "frame_time", frame_time)
+        put(self, "more_images", {name: _form(*form) for name, form in more_images.items()})
 
     @property
     def frame_bytes(self) -> int:
         """Size of one frame in memory, in all its forms."""
-        return sum(y * x * np.dtype(dtype).itemsize for (y, x), dtype in self.images.values())
+        return sum(y * x * dtype.itemsize for (y, x), dtype in self.images.values())
 
     @property
-    def images(self) -> dict[str, tuple[tuple[int, int], np.dtype]]:
+    def images(self) -> dict[str, ImageForm]:
         """Shape and dtype of every form of a frame; the image itself is ``"image"``."""
-        more = {name: (tuple(shape), np.dtype(dtype)) for name, (shape, dtype) in self.more_images.items()}
-        return {"image": (self.shape, self.dtype), **more}
+        return {"image": (self.shape, self.dtype), **self.more_images}
 
     def check(self, frame: Frame) -> None:
         """Raise `ShapeError` if `frame` is not of this format."""

@@ -68,7 +68,7 @@ class ImageHeader:
 
     frame_number: int
     shape: tuple[int, int]
-    dtype: np.dtype = np.dtype("u2")  # noqa: RUF009
+    dtype: np.dtype[Any] = np.dtype("u2")  # noqa: RUF009
     is_good: bool = True
     pulse_id: int | None = None
     daq_rec: int | None = None
@@ -115,9 +115,10 @@ class ImageHeader:
         if (htype := read.text("htype", "array-1.0")) != "array-1.0":
             raise read.wrong("htype", htype, "'array-1.0'")
         known = "daq_rec" in read.fields
+        rows, columns = read.integers("shape", 2)
         header = cls(
             frame_number=read.integer("frame"),
-            shape=read.integers("shape", 2),
+            shape=(rows, columns),
             dtype=np.dtype(name).newbyteorder("<"),
             is_good=bool(read.integer("is_good_frame", 1, bits=1)),
             pulse_id=read.integer("pulse_id", 0) or None,

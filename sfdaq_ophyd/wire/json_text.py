@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ..errors import WireError
@@ -29,8 +30,11 @@ def load_json(data: bytes | str) -> object:
     except (ValueError, RecursionError) as exc:
         text = data if isinstance(data, str) else bytes(data[:1000]).decode("utf-8", "replace")
         raise WireError(f"not JSON: {text[:200]!r}") from exc
-    brackets = ("[", "{") if isinstance(data, str) else (b"[", b"{")
-    if sum(map(data.count, brackets)) > MAX_DEPTH and _is_deep(value):
+    if isinstance(data, str):
+        n_brackets = data.count("[") + data.count("{")
+    else:
+        n_brackets = data.count(b"[") + data.count(b"{")
+    if n_brackets > MAX_DEPTH and _is_deep(value):
         raise WireError(f"JSON nested deeper than {MAX_DEPTH}: {data[:80]!r}")
     return value
 
@@ -44,7 +48,7 @@ def _is_deep(value: object) -> bool:
     return True
 
 
-def _children(node: object):
+def _children(node: object) -> Iterable[object]:
     if isinstance(node, dict):
         return node.values()
     return node if isinstance(node, list) else ()

@@ -146,16 +146,18 @@ class ModuleHeader:
     @classmethod
     def end(cls, json_version: int = 5) -> ModuleHeader:
         """Header that ends an acquisition."""
-        zeros = dict.fromkeys(("n_packets", "bit_mode", "det_type", "version"), 0)
         roi = (0, 0, 0, 0) if json_version >= 5 else None
         return cls(
             data=False,
             complete=False,
             detector_blocks=(0, 0),
             shape=(0, 0),
+            n_packets=0,
+            bit_mode=0,
+            det_type=0,
+            version=0,
             rx_roi=roi,
             json_version=json_version,
-            **zeros,
         )
 
     @classmethod
@@ -247,7 +249,8 @@ def _extra(read: HeaderReader) -> Mapping[str, Any] | None:
     return extra
 
 
-def _roi(read: HeaderReader) -> tuple[int, ...] | None:
-    roi = read.fields.pop("rx_roi", None)
-    good = isinstance(roi, list) and len(roi) == 4 and all(type(v) is int for v in roi)
-    return tuple(roi) if good else None
+def _roi(read: HeaderReader) -> tuple[int, int, int, int] | None:
+    match read.fields.pop("rx_roi", None):
+        case [int(x0), int(x1), int(y0), int(y1)] as roi if bool not in map(type, roi):
+            return (x0, x1, y0, y1)
+    return None

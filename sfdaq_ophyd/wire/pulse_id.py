@@ -50,7 +50,7 @@ class PulseRange:
     first: int
     last: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("first", "last"):
             value = getattr(self, name)
             if isinstance(value, bool) or not hasattr(value, "__index__"):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import RequestError, ShapeError, WireError
 from . import tiff
@@ -23,7 +24,7 @@ MASK_BITS = {0: "gap", 1: "dead", 2: "under-responding", 3: "over-responding", 4
 """Bits of ``detector/config/pixel_mask``; any bit set takes the pixel out."""
 
 
-def first_sentinel(dtype) -> int:
+def first_sentinel(dtype: npt.DTypeLike) -> int:
     """Return the lowest value that is a flag, not a count.
 
     With n bits, 2**n - 1 marks a masked pixel (gap, any bit of the pixel mask, no data), and clients see
@@ -33,10 +34,12 @@ def first_sentinel(dtype) -> int:
     dtype = np.dtype(dtype)
     if dtype.kind != "u" or 8 * dtype.itemsize not in BIT_DEPTHS:
         raise ShapeError(f"an Eiger frame is uint8, uint16 or uint32, not {dtype}")
-    return 2 ** (8 * dtype.itemsize) - 2
+    return (1 << 8 * dtype.itemsize) - 2
 
 
-def invalid_pixels(image: np.ndarray, pixel_mask: np.ndarray | None = None) -> np.ndarray:
+def invalid_pixels(
+    image: npt.NDArray[Any], pixel_mask: npt.NDArray[np.uint32] | None = None
+) -> npt.NDArray[np.bool_]:
     """Mark the pixels that hold no counts.
 
     Parameters
@@ -50,7 +53,7 @@ def invalid_pixels(image: np.ndarray, pixel_mask: np.ndarray | None = None) -> n
     ndarray of bool, shape like `image`
         True where a pixel must stay out of sums, maxima and scales.
     """
-    invalid = image >= first_sentinel(image.dtype)
+    invalid: npt.NDArray[np.bool_] = image >= first_sentinel(image.dtype)
     if pixel_mask is not None:
         if pixel_mask.shape != image.shape[-2:]:
             raise ShapeError(f"pixel mask of shape {pixel_mask.shape} for frames of {image.shape[-2:]}")
@@ -61,7 +64,7 @@ def invalid_pixels(image: np.ndarray, pixel_mask: np.ndarray | None = None) -> n
 TYPES = ("<u4", "<f4")
 
 
-def encode_darray(array: np.ndarray) -> dict:
+def encode_darray(array: npt.NDArray[Any]) -> dict[str, Any]:
     """Return the JSON form of a (y, x) array; its shape is [height, width], as in real replies."""
     little = np.ascontiguousarray(array, "<f4" if array.dtype.kind == "f" else "<u4")
     return {
@@ -69,24 +72,26 @@ def encode_darray(array: np.ndarray) -> dict:
         "type": little.dtype.str,
         "shape": list(little.shape),
         "filters": ["base64"],
-        "data": base64.b64encode(little).decode("ascii"),
+        "data": base64.b64encode(little.data).decode("ascii"),
     }
 
 
-def decode_darray(reply: object) -> np.ndarray:
+def decode_darray(reply: object) -> npt.NDArray[Any]:
     """Return the (y, x) array of uint32 or float32, read-only; WireError if it is not one."""
     if not isinstance(reply, dict) or "__darray__" not in reply:
         raise WireError(f"not a darray: {reply!r:.200}")
     if reply.get("type") not in TYPES or reply.get("filters") != ["base64"]:
         raise WireError(f"darray of type {reply.get('type')!r:.40} and filters {reply.get('filters')!r:.80}")
-    shape = reply.get("shape")
-    good = (
-        isinstance(shape, list) and len(shape) == 2 and all(type(n) is int and 0 < n < 2**20 for n in shape)
-    )
-    if not good or not isinstance(reply.get("data"), str):
+    shape, text = reply.get("shape"), reply.get("data")
+    if (
+        not isinstance(shape, list)
+        or len(shape) != 2
+        or not all(type(n) is int and 0 < n < 2**20 for n in shape)
+        or not isinstance(text, str)
+    ):
         raise WireError(f"darray of shape {shape!r:.80}, expected [height, width]")
     try:
-        raw = base64.b64decode(reply["data"], validate=True)
+        raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise WireError(f"darray: data is not base64 ({exc})") from exc
     if len(raw) != 4 * shape[0] * shape[1]:
@@ -104,7 +109,7 @@ NO_LIMIT = 3e38
 MISNAMED = {"difference_mode": "threshold/difference/mode"}
 """Names in lists of changed parameters that are not paths, and the paths meant."""
 
-_CHECKS = {
+_CHECKS: dict[str, tuple[type | tuple[type, ...], str]] = {
     "bool": (bool, "true or false"),
     "string": (str, "text"),
     "int": (int, "an integer"),
@@ -154,7 +159,7 @@ class Parameter:
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
-    allowed_values: tuple = field(default=())
+    allowed_values: tuple[Any, ...] = ()
     state: str | None = None
     time: str | None = None
 
@@ -180,22 +185,24 @@ class Parameter:
             time=reply.get("time"),
         )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Write the envelope; what does not apply is left out."""
-        limits = {"min": self.minimum, "max": self.maximum, "unit": self.unit or None}
-        limits |= {
+        known = {
+            "min": self.minimum,
+            "max": self.maximum,
+            "unit": self.unit or None,
             "allowed_values": list(self.allowed_values) or None,
             "state": self.state,
             "time": self.time,
         }
-        envelope = {key: value for key, value in limits.items() if value is not None}
+        envelope = {key: value for key, value in known.items() if value is not None}
         return {
             "access_mode": self.access_mode,
             "value": self.value,
             "value_type": self.value_type,
         } | envelope
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> None:
         """Raise RequestError unless the server would take `value` for this parameter."""
         if "w" not in self.access_mode:
             raise RequestError(name, value, "nothing: the parameter is read-only")
@@ -226,7 +233,8 @@ def parse_changed(body: bytes, name: str) -> list[str]:
         return [name]
     if not isinstance(reply, list) or not all(isinstance(entry, str) for entry in reply):
         raise WireError(f"not a list of changed parameters: {_shown(reply)}")
-    changed = [MISNAMED.get(entry, entry) for entry in reply]
+    names: list[str] = reply
+    changed = [MISNAMED.get(entry, entry) for entry in names]
     return changed if name in changed else [*changed, name]
 
 
@@ -242,13 +250,14 @@ def parse_sequence_id(body: bytes) -> int | None:
         return None
     for key in ("sequence id", "series id", "sequence_id", "series_id"):
         if key in reply:
-            if isinstance(reply[key], bool) or not isinstance(reply[key], int):
-                raise WireError(f"the series number is {_shown(reply[key])}, expected an integer")
-            return reply[key]
+            number = reply[key]
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise WireError(f"the series number is {_shown(number)}, expected an integer")
+            return number
     return None
 
 
-def parse_image_list(reply: object) -> list[tuple[int, int]]:
+def parse_image_list(reply: Any) -> list[tuple[int, int]]:
     """Read the monitor's list of buffered images: pairs (series_id, image_id), oldest series first."""
     try:
         return [(int(series), int(image)) for series, images in reply for image in images]
@@ -265,7 +274,7 @@ def parse_keys(reply: object) -> list[str]:
     return reply
 
 
-def parse_array(body: bytes) -> np.ndarray:
+def parse_array(body: bytes) -> npt.NDArray[Any]:
     """Read ``pixel_mask`` or ``flatfield``, in any of the forms in use: TIFF, darray, lists of lists.
 
     Returns

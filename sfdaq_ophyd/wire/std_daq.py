@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeVar
 
 from ..errors import RequestError, WireError
 
@@ -96,7 +97,7 @@ class WriteRequest:
     n_images: int
     run_id: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_output_file(self.output_file)
         object.__setattr__(self, "n_images", as_integer("n_images", self.n_images, 1, MAX_IMAGES))
         if isinstance(self.run_id, str | float):
@@ -113,7 +114,7 @@ class WriteRequest:
                 raise RequestError(field, request.get(field), "a value: the field is mandatory")
         return cls(request["output_file"], request["n_images"], request.get("run_id", default_run_id))
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, str | int]:
         """Return the JSON body of ``write_async`` and ``write_sync``."""
         return {"n_images": self.n_images, "output_file": self.output_file, "run_id": self.run_id}
 
@@ -151,12 +152,13 @@ class Acquisition:
         """Read an acquisition object; None where there was none yet (null, or without file and run id)."""
         if record is None:
             return None
-        info, stats = _mapping(record, "info"), _mapping(record, "stats")
+        fields: Mapping[str, Any] = record if isinstance(record, Mapping) else {}
+        info, stats = _mapping(fields, "info"), _mapping(fields, "stats")
         if "output_file" not in info or "run_id" not in info:
             return None
         return cls(
-            state=_state(AcquisitionState, record, "acquisition.state"),
-            message=str(record.get("message") or ""),
+            state=_state(AcquisitionState, fields, "acquisition.state"),
+            message=str(fields.get("message") or ""),
             output_file=str(info["output_file"]),
             n_images=_count(info, "n_images"),
             run_id=_count(info, "run_id"),
@@ -184,36 +186,39 @@ class DaqStatus:
             acquisition=Acquisition.from_dict(status.get("acquisition")),
         )
 
-    def __str__(self):
+    def __str__(self) -> str:
         a = self.acquisition
         if a is None:
             return f"{self.state}, no acquisition"
         return f"{self.state} / {a.state}, message {a.message!r}, {a.n_completed} of {a.n_images} images"
 
 
-def _mapping(record: object, key: str) -> Mapping:
-    value = record.get(key) if isinstance(record, Mapping) else None
+def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = record.get(key)
     if not isinstance(value, Mapping):
         raise WireError(f"acquisition.{key}: expected an object, got {value!r:.200}")
     return value
 
 
-def _state(enum, record: Mapping, field: str):
-    value = record.get("state")
+_State = TypeVar("_State", bound=StrEnum)
+
+
+def _state(enum: type[_State], record: Mapping[str, Any], field: str) -> _State:
+    value: Any = record.get("state")
     try:
         return enum(value)
     except ValueError:
         raise WireError(f"{field}: expected one of {', '.join(enum)}, got {value!r:.200}") from None
 
 
-def _count(record: Mapping, key: str) -> int:
+def _count(record: Mapping[str, Any], key: str) -> int:
     value = record.get(key, 0)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_RUN_ID:
         raise WireError(f"{key}: expected an unsigned integer, got {value!r:.200}")
     return value
 
 
-def _time(record: Mapping, key: str) -> float | None:
+def _time(record: Mapping[str, Any], key: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None

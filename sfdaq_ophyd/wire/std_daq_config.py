@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import RequestError, WireError
 from .std_daq import Acquisition, as_integer
@@ -29,11 +30,11 @@ KEYS = ("detector_name", "detector_type", *INTEGERS, "module_positions", "submod
 """The ten keys the service knows; others it drops without a word."""
 
 
-def check_config(changes: object) -> dict:
+def check_config(changes: object) -> dict[str, Any]:
     """Return a copy of a full or partial configuration with integers as int; RequestError if one is wrong."""
     if not isinstance(changes, Mapping):
         raise RequestError("daq_config", changes, "a dictionary")
-    checked = {}
+    checked: dict[str, Any] = {}
     for key, value in changes.items():
         if key in INTEGERS:
             checked[key] = as_integer(key, value, *INTEGERS[key])
@@ -53,7 +54,7 @@ def check_config(changes: object) -> dict:
     return checked
 
 
-def _check_positions(positions: object) -> dict:
+def _check_positions(positions: object) -> dict[str, list[int]]:
     if not isinstance(positions, Mapping):
         raise RequestError("module_positions", positions, "a dictionary of module number to 4 integers")
     checked = {}
@@ -88,9 +89,9 @@ class DaqConfig:
     n_modules: int
     start_udp_port: int
     writer_user_id: int
-    module_positions: dict = field(default_factory=dict)
+    module_positions: dict[str, Any] = field(default_factory=dict)
     config_id: str | None = None
-    raw: dict = field(default_factory=dict, repr=False, compare=False)
+    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -137,6 +138,8 @@ class DaqStats:
         if stats is None:
             return None
         try:
+            if not isinstance(stats, Mapping):
+                raise TypeError(f"{type(stats).__name__} is no object")
             return cls(
                 *(
                     float(stats[who][what])
@@ -163,7 +166,7 @@ class Deployment:
     config_id: str | None
     status: str
     message: str
-    servers: dict
+    servers: dict[str, Any]
 
     @classmethod
     def from_dict(cls, deployment: object) -> Deployment:

@@ -15,8 +15,10 @@ import re
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import WireError
 
@@ -74,6 +76,12 @@ def _zone(offset: str | None) -> timezone:
     return timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[-2:])))
 
 
+Bytes = bytes | bytearray | memoryview | npt.NDArray[Any]
+"""What can be read without a copy."""
+
+_Value = bytes | tuple[float, ...]
+_Entries = dict[int, _Value]
+
 MAGIC = b"II*\0"
 """How a little-endian TIFF begins."""
 
@@ -119,15 +127,15 @@ class TiffFrame:
         None in the legacy layout (API 1.6), which carries neither.
     time_ns : int or None
         ImageDateTime as ns since the epoch. Some firmware writes the time of the series into every frame.
-    private : dict
+    private : dict of str or int to str, float or list
         All values of the private IFD, by the names of `PRIVATE_TAGS`, unknown tags by number.
     """
 
-    image: np.ndarray
+    image: npt.NDArray[Any]
     series_id: int | None = None
     image_id: int | None = None
     time_ns: int | None = None
-    private: dict = field(default_factory=dict)
+    private: dict[str | int, Any] = field(default_factory=dict)
 
     @property
     def has_ids(self) -> bool:
@@ -135,7 +143,7 @@ class TiffFrame:
         return self.series_id is not None and self.image_id is not None
 
 
-def decode(data) -> TiffFrame:
+def decode(data: Bytes) -> TiffFrame:
     """Decode one monitor TIFF.
 
     Parameters
@@ -164,7 +172,7 @@ def decode(data) -> TiffFrame:
     return _with_private(image, entries)
 
 
-def decode_array(data) -> np.ndarray:
+def decode_array(data: Bytes) -> npt.NDArray[Any]:
     """Decode the TIFF of a pixel mask or a flatfield.
 
     Returns
@@ -176,8 +184,8 @@ def decode_array(data) -> np.ndarray:
     return _image(view, main, floats=True)
 
 
-def _opened(data) -> tuple[memoryview, int, dict]:
-    view = memoryview(data)
+def _opened(data: Bytes) -> tuple[memoryview, int, _Entries]:
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     if view.format != "B" or view.ndim != 1:
         view = view.cast("B")
     if len(view) < 8 or bytes(view[:4]) != MAGIC:
@@ -188,8 +196,10 @@ def _opened(data) -> tuple[memoryview, int, dict]:
     return view, offset, main
 
 
-def _with_private(image: np.ndarray, entries: dict) -> TiffFrame:
-    private = {PRIVATE_TAGS.get(tag, tag): _plain(value) for tag, value in entries.items()}
+def _with_private(image: npt.NDArray[Any], entries: _Entries) -> TiffFrame:
+    private: dict[str | int, Any] = {
+        PRIVATE_TAGS.get(tag, tag): _plain(value) for tag, value in entries.items()
+    }
     for name in ("series_id", "image_id"):
         if name in private and not isinstance(private[name], int):
             raise WireError(f"private IFD: {name} is {private[name]!r}, expected one integer")
@@ -205,7 +215,7 @@ def _with_private(image: np.ndarray, entries: dict) -> TiffFrame:
     )
 
 
-def _image(view: memoryview, main: dict, *, floats: bool = False) -> np.ndarray:
+def _image(view: memoryview, main: _Entries, *, floats: bool = False) -> npt.NDArray[Any]:
     width = _integer(main, 256, "image width")
     height = _integer(main, 257, "image height")
     bits = _integer(main, 258, "bits per sample")
@@ -229,11 +239,11 @@ def _image(view: memoryview, main: dict, *, floats: bool = False) -> np.ndarray:
         )
     if offset + n_bytes > len(view):
         raise WireError(f"truncated TIFF: {len(view)} bytes, the strip ends at {offset + n_bytes}")
-    pixels = np.frombuffer(view, f"<{kind}{bits // 8}", width * height, offset)
+    pixels: npt.NDArray[Any] = np.frombuffer(view, f"<{kind}{bits // 8}", width * height, offset)
     return pixels.reshape(height, width)
 
 
-def _ifd(view: memoryview, offset: int, what: str) -> tuple[dict, int]:
+def _ifd(view: memoryview, offset: int, what: str) -> tuple[_Entries, int]:
     """Return the entries of one IFD, tag to tuple or bytes, and the offset of the next."""
     if offset + 2 > len(view):
         raise WireError(f"truncated TIFF: {what} at {offset}, file of {len(view)} bytes")
@@ -243,7 +253,7 @@ def _ifd(view: memoryview, offset: int, what: str) -> tuple[dict, int]:
     end = offset + 2 + 12 * count
     if end + 4 > len(view):
         raise WireError(f"truncated TIFF: {what} ends at {end + 4}, file of {len(view)} bytes")
-    entries = {}
+    entries: _Entries = {}
     for at in range(offset + 2, end, 12):
         tag, kind, n = struct.unpack_from("<HHI", view, at)
         if kind in _FORMATS and 0 < n <= _MAX_VALUES:
@@ -251,35 +261,36 @@ def _ifd(view: memoryview, offset: int, what: str) -> tuple[dict, int]:
     return entries, _u32(view, end, f"next IFD after the {what}")
 
 
-def _value(view: memoryview, at: int, tag: int, kind: int, n: int):
+def _value(view: memoryview, at: int, tag: int, kind: int, n: int) -> _Value:
     layout = f"<{n}{_FORMATS[kind]}"
     size = struct.calcsize(layout)
     start = at + 8 if size <= 4 else _u32(view, at + 8, f"value of tag {tag}")
     if start + size > len(view):
         raise WireError(f"truncated TIFF: value of tag {tag} ends at {start + size} of {len(view)} bytes")
     values = struct.unpack_from(layout, view, start)
-    return values[0] if kind == 2 else values
+    return bytes(values[0]) if kind == 2 else values
 
 
-def _plain(value):
+def _plain(value: _Value) -> str | float | list[float]:
     if isinstance(value, bytes):
         return value.split(b"\0")[0].decode("ascii", "replace")
     return value[0] if len(value) == 1 else list(value)
 
 
-def _integer(entries: dict, tag: int, what: str, default: int | None = None) -> int:
+def _integer(entries: _Entries, tag: int, what: str, default: int | None = None) -> int:
     value = entries.get(tag, None if default is None else (default,))
     if not isinstance(value, tuple) or len(value) != 1 or not isinstance(value[0], int):
         raise WireError(f"TIFF tag {tag} ({what}) is {value!r:.100}, expected one integer")
-    if value[0] < 0:
-        raise WireError(f"TIFF tag {tag} ({what}) is {value[0]}, expected 0 or more")
-    return value[0]
+    number = value[0]
+    if number < 0:
+        raise WireError(f"TIFF tag {tag} ({what}) is {number}, expected 0 or more")
+    return number
 
 
 def _u32(view: memoryview, at: int, what: str) -> int:
     if at + 4 > len(view):
         raise WireError(f"truncated TIFF: {what} at {at}, file of {len(view)} bytes")
-    return struct.unpack_from("<I", view, at)[0]
+    return int.from_bytes(view[at : at + 4], "little")
 
 
 def _check_chain(view: memoryview, first: int, following: int) -> None:

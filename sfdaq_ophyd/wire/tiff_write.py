@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import RequestError
 from .tiff import format_time_ns
@@ -21,6 +23,9 @@ UTC in ns; ``legacy16``: API 1.6, no private IFD."""
 _SHORT, _LONG, _ASCII, _DOUBLE = 3, 4, 2, 12
 _SIZES = {_ASCII: 1, _SHORT: 2, _LONG: 4, _DOUBLE: 8}
 _CODES = {_SHORT: "H", _LONG: "I", _DOUBLE: "d"}
+
+_Entry = tuple[int, int, str | tuple[float, ...]]
+"""Tag, type and value."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +106,19 @@ def frame_around(
     return head.ljust(strip, b"\0"), b""
 
 
-def encode(image: np.ndarray, tags: TiffTags | None = None, profile: str = "om") -> bytes:
+def encode(image: npt.NDArray[Any], tags: TiffTags | None = None, profile: str = "om") -> bytes:
     """Return one whole TIFF file of a 2-D array of uint8, uint16, uint32 or float32, else RequestError."""
     floats = image.dtype == np.float32
     if image.ndim != 2 or not (floats or image.dtype.kind == "u") or image.dtype.itemsize not in (1, 2, 4):
         expected = "uint8, uint16, uint32 or float32, shape (y, x)"
         raise RequestError("image", f"{image.dtype} {image.shape}", expected)
     pixels = np.ascontiguousarray(image, image.dtype.newbyteorder("<"))
-    before, after = frame_around(image.shape, 8 * image.dtype.itemsize, profile, tags, floats=floats)
+    rows, columns = image.shape
+    before, after = frame_around((rows, columns), 8 * image.dtype.itemsize, profile, tags, floats=floats)
     return before + pixels.tobytes() + after
 
 
-def _legacy_entries(shape, bit_depth, n_bytes, floats) -> list:
+def _legacy_entries(shape: tuple[int, int], bit_depth: int, n_bytes: int, floats: bool) -> list[_Entry]:
     height, width = shape
     size = _SHORT if max(shape) < 65536 else _LONG
     return [
@@ -127,9 +133,11 @@ def _legacy_entries(shape, bit_depth, n_bytes, floats) -> list:
     ]
 
 
-def _main_entries(shape, bit_depth, n_bytes, floats, *, has_private) -> list:
+def _main_entries(
+    shape: tuple[int, int], bit_depth: int, n_bytes: int, floats: bool, *, has_private: bool
+) -> list[_Entry]:
     height, width = shape
-    entries = [
+    entries: list[_Entry] = [
         (256, _LONG, (width,)),
         (257, _LONG, (height,)),
         (258, _SHORT, (bit_depth,)),
@@ -144,9 +152,9 @@ def _main_entries(shape, bit_depth, n_bytes, floats, *, has_private) -> list:
     return entries + [(51192, _LONG, (8,))] if has_private else entries
 
 
-def _private_entries(tags: TiffTags, profile: str) -> list:
+def _private_entries(tags: TiffTags, profile: str) -> list[_Entry]:
     offset = tags.offset_minutes if profile == "om" else None
-    entries = [
+    entries: list[_Entry] = [
         (0x0000, _LONG, (0,)),
         (0x0001, _ASCII, tags.series_unique_id),
         (0x0002, _LONG, (tags.series_id,)),
@@ -166,13 +174,15 @@ def _private_entries(tags: TiffTags, profile: str) -> list:
     return entries
 
 
-def _directory(entries: list, at: int) -> bytes:
+def _directory(entries: list[_Entry], at: int) -> bytes:
     """Pack an IFD that starts at file offset `at`, its long values after it on even bytes."""
     table, values = bytearray(struct.pack("<H", len(entries))), bytearray()
     values_at = at + 2 + 12 * len(entries) + 4
     for tag, kind, value in entries:
         raw = (
-            value.encode() + b"\0" if kind == _ASCII else struct.pack(f"<{len(value)}{_CODES[kind]}", *value)
+            value.encode() + b"\0"
+            if isinstance(value, str)
+            else struct.pack(f"<{len(value)}{_CODES[kind]}", *value)
         )
         table += struct.pack("<HHI", tag, kind, len(raw) // _SIZES[kind])
         if len(raw) <= 4:
