@@ -125,10 +125,15 @@ class Limit:
     ----------
     seconds : float or None
         None is never reached.
+
+    Attributes
+    ----------
+    seconds : float
+        The time; infinity where there is no limit.
     """
 
     def __init__(self, seconds: float | None):
-        self.seconds = seconds
+        self.seconds = float("inf") if seconds is None else seconds
         self.restart()
 
     def restart(self) -> None:
@@ -143,7 +148,7 @@ class Limit:
     @property
     def left(self) -> float:
         """Counted time that is left, s; 0 when it has passed, infinity where there is no limit."""
-        return float("inf") if self.seconds is None else max(0.0, self.seconds - self.elapsed)
+        return max(0.0, self.seconds - self.elapsed)
 
     def reached(self) -> bool:
         """Whether the time has passed; call it after each look. The first True needs a look of its own."""

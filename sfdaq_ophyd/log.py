@@ -79,7 +79,7 @@ def keep_log() -> Path:
         logging.getLogger().addHandler(_log)
         logging.captureWarnings(True)
         threading.excepthook, sys.unraisablehook = _log_thread, _log_unraisable
-        SfdaqError._render_traceback_ = _rendered  # noqa: SLF001 (IPython asks for it)
+        setattr(SfdaqError, "_render_traceback_", _rendered)  # noqa: B010 (IPython asks for this method)
         _use(_Screen())
         logging.getLogger("sfdaq_ophyd").setLevel("INFO")
     return Path(_log.baseFilename)
@@ -208,7 +208,7 @@ def _log_thread(args: threading.ExceptHookArgs) -> None:
             name,
             args.exc_type.__name__,
             args.exc_value,
-            exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
+            exc_info=args.exc_value,
         )
 
 

@@ -20,7 +20,7 @@ from ..errors import (
     shown_url,
 )
 from ..wire.json_text import load_json
-from ._http_call import Call, Connections, Head, NotConnected
+from ._http_call import Body, Call, Connections, Head, NotConnected
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""
@@ -58,22 +58,27 @@ class Reply:
     code : int
     content_type : str
         Without parameters, lower case.
-    body : bytes
-        Or the buffer it was read into.
+    content : bytes or memoryview
+        The body; the latter is the buffer it was read into.
     headers : Mapping
         Case-insensitive.
     """
 
-    def __init__(self, head: Head, body):
+    def __init__(self, head: Head, body: Body):
         self.code = head.status_code
         self.headers = head.headers
         self.content_type = head.headers.get("Content-Type", "").split(";")[0].strip().lower()
-        self.body = body
+        self.content = body
+
+    @property
+    def body(self) -> bytes:
+        """The body as bytes."""
+        return bytes(self.content)
 
     @property
     def text(self) -> str:
         """The body as text, undecodable bytes replaced."""
-        return bytes(self.body).decode("utf-8", "replace")
+        return self.body.decode("utf-8", "replace")
 
     def json(self):
         """Parse the body; WireError if it is not JSON, or nested too deep."""
@@ -119,6 +124,7 @@ class HttpService:
         except UnicodeError:
             raise RequestError("url", self.url, "an address such as http://host:port") from None
         tls = parts.scheme == "https"
+        assert parts.hostname is not None  # or check_url had refused it
         self._connections = Connections(parts.hostname, port, name, tls=tls, keep=keep_alive)
         self._calls: set[Call] = set()
 
@@ -136,7 +142,7 @@ class HttpService:
         backoff: float = 0.2,
         hint: str = "",
         max_reply: int = MAX_REPLY,
-        take: Callable[[int], object] | None = None,
+        take: Callable[[int], memoryview] | None = None,
         read: Callable[[Reply], Any] = lambda reply: reply,
     ) -> Any:
         """Send one request and return its reply, whatever the status code.
@@ -183,25 +189,26 @@ class HttpService:
             headers.setdefault("Content-Type", "application/json")
         call = Call(timeout)
         self._calls.add(call)
+        outcome: Reply | Exception | None = None
         try:
             for pause in (*(backoff * 2**k for k in range(attempts - 1)), None):
-                reply, problem = None, None
                 try:
-                    reply = self._exchange(call, method, path, headers, data, most=max_reply, take=take)
+                    outcome = self._exchange(call, method, path, headers, data, most=max_reply, take=take)
                 except Exception as exc:
-                    problem = exc
-                if not _again(problem, reply, idempotent) or pause is None or call.limit.left <= pause:
+                    outcome = exc
+                if not _again(outcome, idempotent) or pause is None or call.limit.left <= pause:
                     break
                 time.sleep(pause)
-            if reply is None:
-                raise self._failure(problem, call, what, idempotent, hint) from problem
-            return read(reply)
+            if isinstance(outcome, Exception):
+                raise self._failure(outcome, call, what, idempotent, hint) from outcome
+            assert outcome is not None  # it was tried once at least
+            return read(outcome)
         except WireError as exc:
             if idempotent:
                 raise
             raise UnknownOutcome(what, url=self.url, reason=exc, hint=hint) from exc
         finally:
-            problem = None  # else it and this frame keep each other alive
+            outcome = None  # else an error and this frame keep each other alive
             self._calls.discard(call)
             call.close()
 
@@ -244,10 +251,10 @@ class HttpService:
         return ServiceUnreachable(what, url=self.url, reason=reason)
 
 
-def _again(problem: Exception | None, reply: Reply | None, idempotent: bool) -> bool:
-    if reply is not None:
-        return idempotent and reply.code in AWAY
-    return isinstance(problem, NotConnected) or (idempotent and not isinstance(problem, WireError))
+def _again(outcome: Reply | Exception, idempotent: bool) -> bool:
+    if isinstance(outcome, Reply):
+        return idempotent and outcome.code in AWAY
+    return isinstance(outcome, NotConnected) or (idempotent and not isinstance(outcome, WireError))
 
 
 def _joined(address: str, location: str) -> str | None:

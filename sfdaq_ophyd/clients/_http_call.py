@@ -15,6 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from http.client import HTTPMessage
 from typing import NamedTuple
 
 from ..errors import WireError
@@ -32,6 +33,10 @@ LOOK_UP_PERIOD = 60.0
 PIECE = 65536
 
 
+Body = bytes | memoryview
+"""Of a reply: the bytes, or the buffer they were read into."""
+
+
 class NotConnected(Exception):
     """No connection came about: nothing was sent."""
 
@@ -44,7 +49,7 @@ class Head(NamedTuple):
     """Status code and headers of a reply; names of headers are case-insensitive."""
 
     status_code: int
-    headers: Mapping[str, str]
+    headers: HTTPMessage
 
 
 class Call:
@@ -125,8 +130,8 @@ class Connections:
         body: bytes | None,
         *,
         most: int,
-        take: Callable[[int], object] | None = None,
-    ) -> tuple[Head, object]:
+        take: Callable[[int], memoryview] | None = None,
+    ) -> tuple[Head, Body]:
         """Send one request, and read its reply whole.
 
         Parameters
@@ -282,25 +287,36 @@ class _Connection:
         self.guard.close()
 
 
-def _content(response: http.client.HTTPResponse, most: int, take: Callable[[int], object] | None):
+def _content(
+    response: http.client.HTTPResponse, most: int, take: Callable[[int], memoryview] | None
+) -> Body:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     length, noun = response.length, "a reply" if take is None else "an image"
     if length is not None and length > most:
         raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
     if length is None:
-        body = bytearray()
+        pieces = bytearray()
         while piece := response.read1(PIECE):
-            body += piece
-            if len(body) > most:
+            pieces += piece
+            if len(pieces) > most:
                 raise WireError(f"{noun} of unknown length exceeds {most} bytes")
+        body: Body = bytes(pieces)
+    elif take is not None and response.status == 200 and length:
+        body = take(length)
+        _fill(body, response)
     else:
-        body = take(length) if take is not None and response.status == 200 else bytearray(length)
-        n = response.readinto(memoryview(body)) if length else 0
-        if n < length:
-            raise CutShort(f"the connection ended after {n} of {length} bytes")
+        whole = bytearray(length)
+        _fill(memoryview(whole), response)
+        body = bytes(whole)
     if length != 0 and encoding != "identity":
         return _decoded(bytes(body), encoding, most)
-    return bytes(body) if isinstance(body, bytearray) else body
+    return body
+
+
+def _fill(buffer: memoryview, response: http.client.HTTPResponse) -> None:
+    n = response.readinto(buffer) if len(buffer) else 0
+    if n < len(buffer):
+        raise CutShort(f"the connection ended after {n} of {len(buffer)} bytes")
 
 
 def _decoded(body: bytes, encoding: str, most: int) -> bytes:

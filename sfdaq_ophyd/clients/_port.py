@@ -69,7 +69,8 @@ class Port:
         self._numberings = numberings
         self._ended = False
         self._ticks = 0
-        self._pulse_id = self._file_index = None
+        self._pulse_id: int | None = None
+        self._file_index: int | None = None
 
     def __str__(self) -> str:
         if not self.n_frames:
@@ -139,7 +140,7 @@ class Layout:
         self._of, self._stacked = (header.shape, header.detector_blocks), shape is not None
         self.shape, self.n_blocks = header.image_shape, down * across
         if shape is not None:
-            self.shape, self.n_blocks = tuple(shape), shape[0] // rows
+            self.shape, self.n_blocks = shape, shape[0] // rows
             fits = columns == shape[1] and self.n_blocks * rows == shape[0]
             whole_columns = down <= self.n_blocks and (across - 1) * down < self.n_blocks <= across * down
             if not (fits and whole_columns):

@@ -58,7 +58,7 @@ class Ring:
     def __init__(
         self,
         shape: tuple[int, int],
-        dtype: object = "u2",
+        dtype: np.dtype | str = "u2",
         n_images: int | None = None,
         on_free: Callable[[], object] = lambda: None,
     ):
@@ -110,6 +110,7 @@ class _Loan(weakref.ref):
     """A buffer that somebody looks at."""
 
     __slots__ = ("slot",)
+    slot: int
 
 
 class _Slots:
@@ -169,8 +170,9 @@ def give_freed_memory_back() -> None:
     It keeps a heap per thread, and every stream that is opened has new threads: without this, memory grows
     with the number of heaps.
     """
-    if keep_freed_memory():
-        _glibc().malloc_trim(0)
+    library = _glibc()
+    if keep_freed_memory() and library is not None:
+        library.malloc_trim(0)
 
 
 @cache

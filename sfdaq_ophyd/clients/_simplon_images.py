@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -9,12 +10,15 @@ import numpy as np
 
 from ..errors import ServiceRefused, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
-from ._buffers import BufferPool
 from ._http import HttpService, Reply
-from ._http_call import CutShort
+from ._http_call import Body, CutShort
+from ._ring import Ring
 
 LARGEST_IMAGE = 256 * 2**20
 """A longer body is refused, bytes. A 32-bit 16M frame has 72.6 MB."""
+
+N_BUFFERS = 4
+"""Images whose memory is used again: fresh pages cost a third of a fetch."""
 
 NO_IMAGE = (204, 408)
 """Codes that say "no image now"; both are normal."""
@@ -80,7 +84,8 @@ class ImageFetcher:
 
     def __init__(self, url: str, timeout: float):
         self._http = HttpService(url, name="SIMPLON", timeout=timeout)
-        self._buffers = BufferPool()
+        self._lock = threading.Lock()
+        self._ring: Ring | None = None
 
     def fetch(self, path: str, wait: float = 0.0) -> MonitorFrame | None:
         """Return the image at `path`; None if the server says that there is none now.
@@ -99,7 +104,7 @@ class ImageFetcher:
                 return None
             if reply.code != 200:
                 raise ServiceRefused(f"GET {path}", url=self._http.url, said=reply.text, code=reply.code)
-            return _decode(reply.body, reply.content_type, f"GET {path} of {self._http.url}")
+            return _decode(reply.content, reply.content_type, f"GET {path} of {self._http.url}")
 
         try:
             return self._http.request(
@@ -109,7 +114,7 @@ class ImageFetcher:
                 idempotent=True,
                 attempts=1,
                 max_reply=LARGEST_IMAGE,
-                take=self._buffers.take,
+                take=self._buffer,
                 read=read,
             )
         except ServiceUnreachable as exc:
@@ -124,10 +129,18 @@ class ImageFetcher:
     def close(self) -> None:
         """Close the connections not in use. Safe twice; the next request opens new ones."""
         self._http.close()
-        self._buffers.clear()
+        self._ring = None
+
+    def _buffer(self, n_bytes: int) -> memoryview:
+        """Return memory that nobody else looks at; while its image is held it is not used again."""
+        with self._lock:
+            if self._ring is None or self._ring.shape != (1, n_bytes):
+                self._ring = Ring((1, n_bytes), "u1", N_BUFFERS)
+            buffer = self._ring.take()
+        return memoryview(np.empty(n_bytes, "u1") if buffer is None else buffer[0])
 
 
-def _decode(body: np.ndarray | bytes, content_type: str, what: str) -> MonitorFrame:
+def _decode(body: Body, content_type: str, what: str) -> MonitorFrame:
     received = time.time_ns()
     try:
         frame = tiff.decode(body)

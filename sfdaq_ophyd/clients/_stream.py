@@ -57,7 +57,7 @@ class FrameQueue:
             except queue.Empty:
                 if limit.reached():
                     state = self._stream.describe_state()
-                    raise ServiceTimeout("next frame", timeout, state) from None
+                    raise ServiceTimeout("next frame", limit.seconds, state) from None
         if frame is None:
             self._frames.put(None)
             raise EOFError("the image stream was closed")

@@ -108,7 +108,7 @@ class StatusListener(Listener):
             try:
                 with pika.BlockingConnection(parameters) as connection:
                     self._listen(connection.channel())
-                why = "the server ended the connection"
+                why: str | Exception = "the server ended the connection"
             except Exception as exc:  # a peer may break pika in any way: the thread goes on
                 why = exc
             if not self._stop.is_set():

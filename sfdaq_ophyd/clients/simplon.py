@@ -190,12 +190,19 @@ class SimplonClient:
         payload = None if argument is None else {"value": argument}
         headers = {"Content-Type": "application/json"}
         hint = f"Look at {self.url}{self._uri('detector', 'status', 'state')} before sending it again."
-        options = {"payload": payload, "headers": headers, "timeout": timeout or self.timeout, "hint": hint}
 
         def read(reply: Reply) -> int | None:
             return simplon.parse_sequence_id(self._checked("PUT", path, reply).body)
 
-        return self._http.request("PUT", path, read=read, **options)
+        return self._http.request(
+            "PUT",
+            path,
+            payload=payload,
+            headers=headers,
+            timeout=timeout or self.timeout,
+            hint=hint,
+            read=read,
+        )
 
     # ---- detector
 
@@ -322,7 +329,7 @@ class SimplonClient:
                 if stop.is_set():
                     return
                 lost = lost or Limit(patience)
-                if lost.reached() or (isinstance(exc, ServiceRefused) and exc.code < 500):
+                if lost.reached() or (isinstance(exc, ServiceRefused) and (exc.code or 0) < 500):
                     raise
                 logger.warning("%s; trying again in %g s", exc, pause)
                 stop.wait(lost.step(pause))

@@ -172,7 +172,12 @@ class StdDaqRedis(Listener):
     def subscribe(self, stream: str, callback: Callable[[Message], None]) -> Callable[[], None]:
         """Call back with each message, in the follower's thread; returns the function that ends it."""
         self._callbacks[stream].append(callback)
-        return lambda: callback in self._callbacks[stream] and self._callbacks[stream].remove(callback)
+
+        def end() -> None:
+            if callback in self._callbacks[stream]:
+                self._callbacks[stream].remove(callback)
+
+        return end
 
     def latest(self, stream: str) -> Message | None:
         """Return the newest entry, also one from before `start`; None where there is none."""
@@ -236,7 +241,7 @@ class StdDaqRedis(Listener):
                 self._ids[key] = b"0-0"
 
     def _read(self) -> None:
-        reply = self._redis.xread(dict(self._ids), count=500, block=self._block_ms)
+        reply = self._redis.xread({key: last for key, last in self._ids.items()}, count=500, block=self._block_ms)
         pairs = reply.items() if isinstance(reply, Mapping) else reply or ()
         for key, entries in pairs:
             key = _as_bytes(key)
@@ -252,7 +257,7 @@ class StdDaqRedis(Listener):
             return
         with self._news:
             waiting = self._waiting[name]
-            self.counts["dropped"] += 0 < waiting.maxlen == len(waiting)
+            self.counts["dropped"] += 0 < len(waiting) == waiting.maxlen
             waiting.append(message)
             self._latest[name] = message
             self.counts["delivered"] += 1
@@ -273,9 +278,9 @@ class StdDaqRedis(Listener):
             return None
 
     def _parse(self, name: str, entry_id, fields) -> Message | None:
-        raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), None)
+        raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), b"")
         try:
-            content = load_json(raw) if raw is not None and len(raw) <= MAX_MESSAGE else None
+            content = load_json(raw) if len(raw) <= MAX_MESSAGE else None
         except WireError:
             content = None
         if not isinstance(content, dict):
@@ -297,11 +302,11 @@ class StdDaqRedis(Listener):
         stats = acquisition.get("stats") if isinstance(acquisition, dict) else None
         if not isinstance(stats, dict):
             return False
-        times = [stats.get("start_time"), stats.get("stop_time")]
-        times = [t for t in times if isinstance(t, int | float) and t < now + AHEAD]
-        if max(times, default=0.0) < self._newest_time:
+        times = (stats.get("start_time"), stats.get("stop_time"))
+        newest = max((t for t in times if isinstance(t, int | float) and t < now + AHEAD), default=0.0)
+        if newest < self._newest_time:
             return True
-        self._newest_time = max(times, default=0.0)
+        self._newest_time = newest
         return False
 
 

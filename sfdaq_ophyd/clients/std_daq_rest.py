@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import (
@@ -155,14 +155,17 @@ class StdDaqBadReply(WireError):
         return StdDaqBadReply, (self.msg,)
 
 
-def _caught_as(cls: type[Exception], name: str) -> type[Exception]:
+E = TypeVar("E", bound=SfdaqError)
+
+
+def _caught_as(cls: type[E], name: str) -> type[E]:
     """Return `cls`; where requests is imported, a subclass that is its exception `name` as well."""
     theirs = getattr(sys.modules.get("requests.exceptions"), name, None)
     return cls if theirs is None else _both(cls, theirs)
 
 
 @cache
-def _both(cls: type[Exception], theirs: type[Exception]) -> type[Exception]:
+def _both(cls: type, theirs: type) -> type:
     same = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls.__name__, (cls, theirs), {**same, "request": None, "response": None})
 
