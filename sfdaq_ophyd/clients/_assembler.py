@@ -41,10 +41,11 @@ Key = tuple[int, int]
 class Pending:
     """An image that is being filled."""
 
-    __slots__ = ("image", "blocks", "arrival", "created", "last")
+    __slots__ = ("image", "layout", "blocks", "arrival", "created", "last")
 
-    def __init__(self, image: np.ndarray, arrival: float, now: float):
-        self.image, self.arrival, self.created, self.last = image, arrival, now, 0.0
+    def __init__(self, image: np.ndarray, layout: Layout, arrival: float, now: float):
+        self.image, self.layout = image, layout
+        self.arrival, self.created, self.last = arrival, now, 0.0
         self.blocks: dict[int, ModuleHeader] = {}
 
 
@@ -159,7 +160,7 @@ class Assembler:
         if block in pending.blocks:
             self.counters["duplicate"] += 1
             return None
-        return self._layout.part(pending.image, block)
+        return pending.layout.part(pending.image, block)
 
     def placed(self, port: int, header: ModuleHeader, key: Key, received: float) -> None:
         """Take note that the pixels are in their place; hand on what is finished."""
@@ -216,9 +217,10 @@ class Assembler:
             self._clocks = sorted([*self._clocks, (key, Clock())], key=lambda pair: pair[0])[-_CLOCKS:]
 
     def _block(self, port: int, header: ModuleHeader) -> int:
-        if self._layout is None or not self._layout.fits(header):
-            self._lay_out(header)
-        block = self._layout.block(header)
+        layout = self._layout
+        if layout is None or not layout.fits(header):
+            layout = self._lay_out(header)
+        block = layout.block(header)
         if self._block_of_port.get(port) != block:
             if block in self._block_of_port.values():
                 raise Foreign(
@@ -227,7 +229,7 @@ class Assembler:
             self._block_of_port[port] = block
         return block
 
-    def _lay_out(self, header: ModuleHeader) -> None:
+    def _lay_out(self, header: ModuleHeader) -> Layout:
         """Take the layout of the first frame; or another, if many say so and no image was complete yet."""
         layout = Layout(header, self._shape)
         if self._layout is not None:
@@ -239,6 +241,7 @@ class Assembler:
         self._block_of_port.clear()
         self._layout = layout
         self.ring = Ring(layout.shape, "u2", self._n_images, self._on_free)
+        return layout
 
     def _open(self, key: Key, arrival: float, now: float) -> Pending | None:
         if key in self._finished:
@@ -249,9 +252,9 @@ class Assembler:
             self.counters["flushed"] += 1
             self._remember(key, "")
             return None
-        may_wait = key > min(
-            self._pending, default=(-1, -1)
-        )  # else those would wait for its port, and it for them
+        assert self._layout is not None and self.ring is not None  # since the first frame was announced
+        # Else those would wait for its port, and it for them.
+        may_wait = key > min(self._pending, default=(-1, -1))
         if may_wait and len(self._pending) >= max(2, self.ring.n_images * 3 // 4):
             raise Full  # until the oldest is complete, or too old
         image = self.ring.take()
@@ -261,7 +264,7 @@ class Assembler:
             self.counters["dropped"] += 1
             self._remember(key, "")
             return None
-        pending = self._pending[key] = Pending(image, arrival, now)
+        pending = self._pending[key] = Pending(image, self._layout, arrival, now)
         return pending
 
     def _remember(self, key: Key, counts_as: str) -> None:
@@ -307,7 +310,7 @@ class Assembler:
         return header.complete or header.n_packets == self._n_packets
 
     def _frame(self, key: Key, pending: Pending) -> StreamFrame:
-        blocks, n_blocks = pending.blocks, self._layout.n_blocks
+        blocks, layout, n_blocks = pending.blocks, pending.layout, pending.layout.n_blocks
         missing: tuple[int, ...] = ()
         n_wanted = n_blocks
         if len(blocks) < n_blocks:
@@ -317,7 +320,7 @@ class Assembler:
             else:
                 missing = tuple(b for b in range(n_blocks) if b not in blocks)
             for block in set(range(n_blocks)).difference(blocks):
-                self._layout.part(pending.image, block)[...] = LOST
+                layout.part(pending.image, block)[...] = LOST
         in_order = sorted(blocks)
         whole = [blocks[b] for b in in_order if self._is_complete(blocks[b])]
         incomplete = tuple(b for b in in_order if not self._is_complete(blocks[b]))

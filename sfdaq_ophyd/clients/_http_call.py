@@ -287,9 +287,7 @@ class _Connection:
         self.guard.close()
 
 
-def _content(
-    response: http.client.HTTPResponse, most: int, take: Callable[[int], memoryview] | None
-) -> Body:
+def _content(response: http.client.HTTPResponse, most: int, take: Callable[[int], memoryview] | None) -> Body:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     length, noun = response.length, "a reply" if take is None else "an image"
     if length is not None and length > most:

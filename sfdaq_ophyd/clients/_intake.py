@@ -71,6 +71,7 @@ class StreamFrame(Frame):
         The user's additional header (module streams), or all further fields (assembled stream).
     """
 
+    image: np.ndarray
     frame_number: int
     daq_rec: int | None = None
     missing: tuple[int, ...] = ()
@@ -140,7 +141,10 @@ class Message:
 
 
 class Intake(ABC):
-    """Called by the receiving thread with every message.
+    """What a stream makes of its messages; called by the receiving thread with every one of them.
+
+    This is what differs from one wire format to another. `announce` reads what a message says of itself,
+    once; `put` takes what it carries, and is called again where it raised `Full`.
 
     Parameters
     ----------
@@ -150,6 +154,7 @@ class Intake(ABC):
     Attributes
     ----------
     counters : Counter
+        ``"foreign"`` and ``"unparsable"`` among others.
     last_problem : str
         What was wrong with the last message that was not understood.
     """
@@ -160,14 +165,16 @@ class Intake(ABC):
         self.endpoints, self.last_problem = endpoints, ""
         self._surprised = False
 
-    @property
-    @abstractmethod
-    def ring(self) -> Ring | None:
-        """The image buffers."""
-
     @abstractmethod
     def announce(self, message: Message) -> bool:
-        """Read a header and take note of it; whether pixels are to follow. WireError if it is wrong."""
+        """Read a header and take note of it; whether `put` shall follow. WireError if it is wrong.
+
+        Where it shall, `message.head` is set, to anything but None.
+        """
+
+    @abstractmethod
+    def put(self, message: Message) -> None:
+        """Take in what a message carries, hand on what is finished; raise `Full` if there is no room yet."""
 
     @abstractmethod
     def taken(self, message: Message) -> float | None:
@@ -181,13 +188,10 @@ class Intake(ABC):
     def flush_through(self, message: Message) -> None:
         """Take for old what belongs to this message, and what was before it."""
 
+    @property
     @abstractmethod
-    def place(self, message: Message) -> np.ndarray | None:
-        """Return where a message's pixels go, or None if nowhere; raise `Full` if there is no buffer yet."""
-
-    @abstractmethod
-    def placed(self, message: Message, place: np.ndarray) -> None:
-        """Take note that they are there, and hand on what is finished."""
+    def hold_left(self) -> float:
+        """S for which messages may still be left with the sender for want of room; `put` takes them then."""
 
     def settle(self, now: float, unread: Collection[int]) -> float:
         """Do what time demands.
@@ -208,14 +212,7 @@ class Intake(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let the image buffers go, once their readers have; counters stay."""
-
-    def put(self, message: Message) -> None:
-        """Put a message's pixels in their place; raise `Full` if there is none yet."""
-        place = self.place(message)
-        if place is not None:
-            np.copyto(place, np.frombuffer(message.parts[1], place.dtype).reshape(place.shape))
-            self.placed(message, place)
+        """Let the memory of images go, once their readers have; counters stay."""
 
     def complain(self, port: int, exc: Exception) -> None:
         """Take note of a message that was wrong; whatever it held, the stream goes on."""
@@ -226,3 +223,33 @@ class Intake(ABC):
         if not isinstance(exc, WireError) and not self._surprised:
             logger.error("a message of %s was not understood", self.endpoints[port], exc_info=exc)
             self._surprised = True
+
+
+class PixelIntake(Intake):
+    """An intake of messages whose second part is pixels as they are, which are copied into a `Ring`."""
+
+    @property
+    @abstractmethod
+    def ring(self) -> Ring | None:
+        """The image buffers; None before the first image, which tells their shape."""
+
+    @property
+    def hold_left(self) -> float:
+        """S for which messages may still be left with the sender while all buffers are in use."""
+        return float("inf") if self.ring is None else self.ring.left
+
+    @abstractmethod
+    def place(self, message: Message) -> np.ndarray | None:
+        """Return where a message's pixels go, or None if nowhere; raise `Full` if there is no buffer yet."""
+
+    @abstractmethod
+    def placed(self, message: Message, place: np.ndarray) -> None:
+        """Take note that they are there, and hand on what is finished."""
+
+    def put(self, message: Message) -> None:
+        """Put a message's pixels in their place; raise `Full` if there is none yet."""
+        place = self.place(message)
+        if place is not None:
+            pixels = np.frombuffer(message.parts[1].buffer, place.dtype)
+            np.copyto(place, pixels.reshape(place.shape))
+            self.placed(message, place)

@@ -4,7 +4,7 @@ A mark divides what is old from what is new. Setting it costs one look at the so
 each port then decides by what comes. A message is newer than the mark if its own clock says so; where there
 is none to be trusted, if its port was seen empty after the mark and no backlog can be on the way (it had been
 quiet, or has sent no more since then than our end of the connection holds); and if neither is seen for
-`MOST_OLD` messages, the port is connected anew: what comes then was sent later.
+twice as many messages as may wait in it, the port is connected anew: what comes then was sent later.
 
 Back-pressure: a message for which there is no buffer is kept, and its port is not read until there is one.
 """
@@ -12,6 +12,7 @@ Back-pressure: a message for which there is no buffer is kept, and its port is n
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -54,10 +55,7 @@ class Wake:
 
 
 HIGH_WATER = 64
-"""Messages per port that may wait to be received; more stay with the sender."""
-
-MOST_OLD = 2 * HIGH_WATER
-"""Messages a port may send after a mark before it is connected anew."""
+"""Messages per port that may wait to be received, by default; more stay with the sender."""
 
 QUIET, LONG_QUIET = 5e-3, 1.0
 """s without a message after which none can be waiting on the way; the second where some may have been."""
@@ -82,17 +80,31 @@ class Receiver:
     ----------
     endpoints : list of str
         One per port.
+    intake : Intake
+        What takes the messages.
+    wake : Wake
+        Wakes the thread; `intake` sets it when there is room again.
     socket_type : int
         SUB or PULL.
     max_message : int
         Bytes; a connection that brings a larger one is cut.
+    high_water : int
+        Messages per port that may wait to be received.
     """
 
-    def __init__(self, endpoints: list[str], socket_type: int, max_message: int):
+    def __init__(
+        self,
+        endpoints: list[str],
+        intake: Intake,
+        wake: Wake,
+        *,
+        socket_type: int,
+        max_message: int,
+        high_water: int,
+    ):
         self._endpoints, self._type, self._max_message = endpoints, socket_type, max_message
-        self._intake: Intake | None = None
+        self._intake, self.wake, self._high_water = intake, wake, high_water
         self.connected = [False] * len(self._endpoints)
-        self.wake = Wake()
         self.stopping = False
         self._mark = self._followed = Mark()
         self._old: dict[int, int] = {}  # messages since the mark, of ports that may still send older ones
@@ -112,9 +124,8 @@ class Receiver:
             raise
         self.thread = threading.Thread(target=self._run, name=f"frames of {self._endpoints[0]}", daemon=True)
 
-    def start(self, intake: Intake) -> None:
-        """Have the thread receive for `intake`."""
-        self._intake = intake
+    def start(self) -> None:
+        """Have the thread receive."""
         self.thread.start()
 
     def mark(self, limit: Limit) -> bool:
@@ -142,7 +153,7 @@ class Receiver:
     def _socket(self) -> zmq.Socket:
         socket = self._context.socket(self._type)
         socket.set(zmq.LINGER, 0)
-        socket.set(zmq.RCVHWM, HIGH_WATER)
+        socket.set(zmq.RCVHWM, self._high_water)
         socket.set(zmq.MAXMSGSIZE, self._max_message)
         socket.set(zmq.RECONNECT_IVL, 100)
         socket.set(zmq.RECONNECT_IVL_MAX, 1000)
@@ -182,7 +193,7 @@ class Receiver:
             ready, blocked = poller.poll(0), False
             self._followed.seen.set()
             if not ready and wait > 0:
-                ready, blocked = poller.poll(None if wait == float("inf") else 1000 * wait), True
+                ready, blocked = poller.poll(None if wait == float("inf") else math.ceil(1000 * wait)), True
                 looked = time.monotonic()
             was_unread = unread
             now, unread = counted_time(), set(self._held)
@@ -203,7 +214,7 @@ class Receiver:
             unread.difference_update(port for port in list(self._held) if self._take(port, 0.0, now))
             if held:
                 moved = held != list(self._held.values())  # then there may be room for the next one too
-                wait = 0.0 if moved else min(wait, self._intake.ring.left)
+                wait = 0.0 if moved else min(wait, self._intake.hold_left)
 
     def _note(self, port: int, monitor: zmq.Socket) -> None:
         event = parse_monitor_message(monitor.recv_multipart())["event"]
@@ -221,7 +232,7 @@ class Receiver:
         for port, when in list(self._broken.items()):
             if when <= now:
                 self._broken[port] = now + _RECONNECT
-                if port not in self._held and not self._sockets[port].get(zmq.EVENTS) & zmq.POLLIN:
+                if port not in self._held and not self._sockets[port].poll(0):
                     self._reconnect(port)
                     del self._broken[port]
         return max(0.0, min(self._broken.values(), default=float("inf")) - now)
@@ -237,7 +248,7 @@ class Receiver:
     def _take(self, port: int, empty_until: float, now: float) -> bool:
         """Take a batch of messages of one port, which was empty until then; True if there are no more."""
         socket = self._sockets[port]
-        backlog = self._n_in_a_row[port] > HIGH_WATER
+        backlog = self._n_in_a_row[port] > self._high_water
         if empty_until - self._dry[port] >= (LONG_QUIET if backlog else QUIET):
             self._n_in_a_row[port], backlog = 0, False
         quiet_until = 0.0 if backlog else empty_until
@@ -304,7 +315,7 @@ class Receiver:
             self._anew.remove(port)
         elif port in self._old:
             self._old[port] += 1
-            if self._old[port] >= MOST_OLD:
+            if self._old[port] >= 2 * self._high_water:
                 del self._old[port]
                 if self._type == zmq.SUB:
                     self._reconnect(port)

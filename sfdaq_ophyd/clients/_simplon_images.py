@@ -137,7 +137,7 @@ class ImageFetcher:
             if self._ring is None or self._ring.shape != (1, n_bytes):
                 self._ring = Ring((1, n_bytes), "u1", N_BUFFERS)
             buffer = self._ring.take()
-        return memoryview(np.empty(n_bytes, "u1") if buffer is None else buffer[0])
+        return (np.empty((1, n_bytes), "u1") if buffer is None else buffer).data.cast("B")
 
 
 def _decode(body: Body, content_type: str, what: str) -> MonitorFrame:

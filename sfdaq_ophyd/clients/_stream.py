@@ -10,20 +10,25 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Generic, TypeVar
 
 import zmq
 
 from ..errors import RequestError, ServiceTimeout
 from ..limits import Limit
-from ._intake import Intake, StreamFrame
+from ..wire.frame import Frame
+from ._intake import Intake
 from ._receiver import HIGH_WATER as HIGH_WATER
-from ._receiver import Receiver
+from ._receiver import Receiver, Wake
 from ._ring import give_freed_memory_back, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
+F = TypeVar("F", bound=Frame)
+"""What a stream makes of its images."""
 
-class FrameQueue:
+
+class FrameQueue(Generic[F]):
     """Frames for one consumer: an iterator that ends when the stream or the queue is closed.
 
     Parameters
@@ -34,12 +39,12 @@ class FrameQueue:
         Longest wait for a frame, s; None waits until the stream is closed.
     """
 
-    def __init__(self, stream: FrameStream, timeout: float | None):
+    def __init__(self, stream: FrameStream[F], timeout: float | None):
         self._stream, self._timeout = stream, timeout
-        self._frames: queue.SimpleQueue[StreamFrame | None] = queue.SimpleQueue()
+        self._frames: queue.SimpleQueue[F | None] = queue.SimpleQueue()
         self._remove = stream.subscribe(self._frames.put)
 
-    def get(self, timeout: float | None = None) -> StreamFrame:
+    def get(self, timeout: float | None = None) -> F:
         """Return the next frame.
 
         Raises
@@ -77,16 +82,16 @@ class FrameQueue:
         self._remove()
         self._frames.put(None)
 
-    def __iter__(self) -> Iterator[StreamFrame]:
+    def __iter__(self) -> Iterator[F]:
         return self
 
-    def __next__(self) -> StreamFrame:
+    def __next__(self) -> F:
         try:
             return self.get(self._timeout)
         except EOFError:
             raise StopIteration from None
 
-    def __enter__(self) -> FrameQueue:
+    def __enter__(self) -> FrameQueue[F]:
         return self
 
     def __exit__(self, *exc_info) -> None:
@@ -104,11 +109,25 @@ def _is_endpoint(endpoint: object) -> bool:
     return bool(host) and port.isdecimal() and 0 < int(port) < 65536
 
 
-class FrameStream(ABC):
-    """Base of `ModuleStream` and `ImageStream`: consumers, counters, opening and closing.
+class FrameStream(ABC, Generic[F]):
+    """Base of all streams of images: consumers, counters, opening and closing.
 
     Constructing it contacts nothing; `open` connects, `close` leaves nothing behind; both are safe twice, and
-    a closed stream can be opened again. As a context manager it does both.
+    a closed stream can be opened again. As a context manager it does both. A stream of another wire format
+    gives the numbers of its sockets and, by `_new_intake`, what becomes of its messages.
+
+    Parameters
+    ----------
+    endpoints : list of str
+        One per port.
+    timeout : float or None
+        Longest wait of an iterator for a frame, s; None waits until the stream is closed.
+    socket_type : int
+        SUB or PULL.
+    max_message : int
+        Bytes; a connection that brings a larger message is cut.
+    high_water : int
+        Messages per port that may wait to be received; more stay with the sender.
     """
 
     def __init__(
@@ -118,14 +137,15 @@ class FrameStream(ABC):
         timeout: float | None,
         socket_type: int = zmq.SUB,
         max_message: int = 4 << 20,
+        high_water: int = HIGH_WATER,
     ):
         for endpoint in endpoints:
             if not _is_endpoint(endpoint):
                 raise RequestError("endpoint", endpoint, "an address like 'tcp://host:port'")
         self.endpoints, self._default_timeout = list(endpoints), timeout
-        self._socket_type, self._max_message = socket_type, max_message
+        self._socket_type, self._max_message, self._high_water = socket_type, max_message, high_water
         self._intake: Intake = self._new_intake(lambda: None)
-        self._consumers: dict[int, Callable[[StreamFrame | None], None]] = {}
+        self._consumers: dict[int, Callable[[F | None], None]] = {}
         self._called: Callable | None = None
         self._keys = count()
         self._receiver: Receiver | None = None
@@ -153,10 +173,18 @@ class FrameStream(ABC):
             if self._receiver is not None:
                 return
             keep_freed_memory()
-            receiver = Receiver(self.endpoints, self._socket_type, self._max_message)
-            self._intake = self._new_intake(receiver.wake.set)
-            self._receiver = receiver
-            receiver.start(self._intake)
+            wake = Wake()
+            intake = self._new_intake(wake.set)
+            receiver = Receiver(
+                self.endpoints,
+                intake,
+                wake,
+                socket_type=self._socket_type,
+                max_message=self._max_message,
+                high_water=self._high_water,
+            )
+            self._intake, self._receiver = intake, receiver
+            receiver.start()
 
     def close(self) -> None:
         """Stop receiving; consumers' iterators end. Safe twice and from any state.
@@ -188,11 +216,11 @@ class FrameStream(ABC):
             what = f"closing the image stream {self.endpoints[0]}"
             raise ServiceTimeout(what, CLOSE_TIMEOUT, f"its thread is in {stuck!r}")
 
-    def frames(self, timeout: float | None = None) -> FrameQueue:
+    def frames(self, timeout: float | None = None) -> FrameQueue[F]:
         """Return an iterator over the frames from now on; it ends when the stream is closed."""
         return FrameQueue(self, self._default_timeout if timeout is None else timeout)
 
-    def subscribe(self, callback: Callable[[StreamFrame | None], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[F | None], None]) -> Callable[[], None]:
         """Have `callback` called with every frame, and with None when the stream closes.
 
         It runs in the receiving thread and must be quick. What it raises is logged and stops nothing.
@@ -253,14 +281,15 @@ class FrameStream(ABC):
     def __exit__(self, *exc_info) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[StreamFrame]:
+    def __iter__(self) -> Iterator[F]:
         return self.frames()
 
     @abstractmethod
     def _new_intake(self, on_free: Callable[[], object]) -> Intake:
         """Return what takes the messages of one opening; `on_free` is for its buffers."""
 
-    def _deliver(self, frame: StreamFrame) -> None:
+    def _deliver(self, frame: F) -> None:
+        """Hand a frame to all consumers, in the receiving thread; what an intake calls."""
         consumers = list(self._consumers.values())
         receiver = self._receiver
         if receiver is None or receiver.thread is not threading.current_thread():
@@ -271,7 +300,7 @@ class FrameStream(ABC):
         for consumer in consumers:
             self._call(consumer, frame)
 
-    def _call(self, consumer: Callable, frame: StreamFrame | None) -> None:
+    def _call(self, consumer: Callable[[F | None], None], frame: F | None) -> None:
         self._called = consumer
         try:
             consumer(frame)

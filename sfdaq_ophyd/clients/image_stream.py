@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import zmq
@@ -13,7 +14,7 @@ from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ..wire.pulse_id import PULSE_RATE
-from ._intake import EventIds, Foreign, Intake, Message, StreamFrame
+from ._intake import EventIds, Foreign, Message, PixelIntake, StreamFrame
 from ._port import Clock
 from ._ring import MAX_HOLD, Full, Ring, check_max_hold
 from ._stream import FrameStream
@@ -31,7 +32,7 @@ COUNTERS = (
 )
 
 
-class ImageStream(FrameStream):
+class ImageStream(FrameStream[StreamFrame]):
     """Images from one endpoint.
 
     Images the sender left out (shape 2 x 2) are counted and skipped. All further header fields are in a
@@ -80,20 +81,23 @@ class ImageStream(FrameStream):
         if incomplete not in ("mark", "drop"):
             raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
         check_max_hold(max_hold)
-        self._options = {
-            "family": None if detector_name is None else DetectorName.parse(detector_name).family,
-            "n_images": n_images,
-            "max_hold": max_hold,
-            "keep_bad": incomplete == "mark",
-        }
+        self._images = partial(
+            Images,
+            [endpoint],
+            self._deliver,
+            family=None if detector_name is None else DetectorName.parse(detector_name).family,
+            n_images=n_images,
+            max_hold=max_hold,
+            keep_bad=incomplete == "mark",
+        )
         socket_type = zmq.PULL if pull else zmq.SUB
         super().__init__([endpoint], timeout=timeout, socket_type=socket_type, max_message=MAX_IMAGE_BYTES)
 
     def _new_intake(self, on_free: Callable[[], object]) -> Images:
-        return Images(self.endpoints, self._deliver, on_free=on_free, **self._options)
+        return self._images(on_free=on_free)
 
 
-class Images(Intake):
+class Images(PixelIntake):
     """Hand whole images on, one message each."""
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,12 +12,12 @@ from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.module_header import MAX_PORTS, ModuleHeader
 from ._assembler import Assembler
-from ._intake import Intake, Message
+from ._intake import Message, PixelIntake, StreamFrame
 from ._ring import MAX_HOLD, Ring, check_max_hold
 from ._stream import FrameStream
 
 
-class ModuleStream(FrameStream):
+class ModuleStream(FrameStream[StreamFrame]):
     """Images from 1 to 64 module streams, matched by frame number.
 
     Parameters
@@ -77,14 +78,17 @@ class ModuleStream(FrameStream):
             raise RequestError("max_age", max_age, "seconds above 0, at most 60")
         check_max_hold(max_hold)
         shape = None if detector_name is None else DetectorName.parse(detector_name).raw_shape
-        self._options = {
-            "shape": shape,
-            "n_images": n_images,
-            "max_age": max_age,
-            "max_hold": max_hold,
-            "incomplete": incomplete,
-            "n_packets": n_packets,
-        }
+        self._new_assembler = partial(
+            Assembler,
+            endpoints,
+            self._deliver,
+            shape=shape,
+            n_images=n_images,
+            max_age=max_age,
+            max_hold=max_hold,
+            incomplete=incomplete,
+            n_packets=n_packets,
+        )
         super().__init__(endpoints, timeout=timeout)
 
     def describe_state(self) -> str:
@@ -97,11 +101,11 @@ class ModuleStream(FrameStream):
         return self._assembler.n_pending
 
     def _new_intake(self, on_free: Callable[[], object]) -> Modules:
-        self._assembler = Assembler(self.endpoints, self._deliver, on_free=on_free, **self._options)
+        self._assembler = self._new_assembler(on_free=on_free)
         return Modules(self._assembler, self.endpoints)
 
 
-class Modules(Intake):
+class Modules(PixelIntake):
     """Give module frames to an `Assembler`."""
 
     def __init__(self, assembler: Assembler, endpoints: list[str]):

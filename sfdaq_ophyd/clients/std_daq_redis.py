@@ -241,7 +241,7 @@ class StdDaqRedis(Listener):
                 self._ids[key] = b"0-0"
 
     def _read(self) -> None:
-        reply = self._redis.xread({key: last for key, last in self._ids.items()}, count=500, block=self._block_ms)
+        reply = self._redis.xread(dict(self._ids.items()), count=500, block=self._block_ms)
         pairs = reply.items() if isinstance(reply, Mapping) else reply or ()
         for key, entries in pairs:
             key = _as_bytes(key)

@@ -25,7 +25,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -156,18 +156,17 @@ class StdDaqBadReply(WireError):
 
 
 E = TypeVar("E", bound=SfdaqError)
+_BOTH: dict[tuple[type, type], type] = {}
 
 
 def _caught_as(cls: type[E], name: str) -> type[E]:
     """Return `cls`; where requests is imported, a subclass that is its exception `name` as well."""
     theirs = getattr(sys.modules.get("requests.exceptions"), name, None)
-    return cls if theirs is None else _both(cls, theirs)
-
-
-@cache
-def _both(cls: type, theirs: type) -> type:
+    if theirs is None:
+        return cls
     same = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls.__name__, (cls, theirs), {**same, "request": None, "response": None})
+    both = type(cls.__name__, (cls, theirs), {**same, "request": None, "response": None})
+    return _BOTH.setdefault((cls, theirs), both)
 
 
 @contextmanager
@@ -184,11 +183,11 @@ def translated() -> Iterator[None]:
             exc.what, url=exc.url, reason=exc.reason
         ) from exc
     except ServiceTimeout as exc:
-        error = _caught_as(StdDaqTimeout, "Timeout")
-        raise error(exc.what, exc.timeout, exc.last_seen, exc.hint) from exc
+        late = _caught_as(StdDaqTimeout, "Timeout")
+        raise late(exc.what, exc.timeout, exc.last_seen, exc.hint) from exc
     except UnknownOutcome as exc:
-        error = _caught_as(StdDaqUnknownOutcome, "ConnectionError")
-        raise error(exc.what, url=exc.url, reason=exc.reason, hint=exc.hint) from exc
+        lost = _caught_as(StdDaqUnknownOutcome, "ConnectionError")
+        raise lost(exc.what, url=exc.url, reason=exc.reason, hint=exc.hint) from exc
     except WireError as exc:
         raise _caught_as(StdDaqBadReply, "JSONDecodeError")(str(exc)) from exc
 

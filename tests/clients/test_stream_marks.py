@@ -10,13 +10,14 @@ import time
 import pytest
 
 from sfdaq_ophyd.clients import ImageStream, ModuleStream, _stream
-from sfdaq_ophyd.clients._receiver import HIGH_WATER, MOST_OLD
+from sfdaq_ophyd.clients._receiver import HIGH_WATER
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
 from sfdaq_ophyd.wire.image_header import ImageHeader
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 from .stream_peers import Publisher, collect
 
+MOST_OLD = 2 * HIGH_WATER  # messages of a port after a mark, before it is connected anew
 SHAPE = (4, 8)
 PIXELS = bytes(64)
 
