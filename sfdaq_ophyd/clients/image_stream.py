@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -40,7 +40,7 @@ class ImageStream(FrameStream[StreamFrame]):
 
     Parameters
     ----------
-    endpoint : str
+    endpoint : str, or list of one
         E.g. ``tcp://127.0.0.1:9007``.
     pull : bool
         Whether the sender is a PUSH socket (sf-daq's live stream: clients share the images) and not a PUB.
@@ -65,7 +65,7 @@ class ImageStream(FrameStream[StreamFrame]):
 
     def __init__(
         self,
-        endpoint: str,
+        endpoint: str | Sequence[str],
         *,
         pull: bool = False,
         detector_name: str | None = None,

@@ -228,7 +228,7 @@ class Acquisition:
         """Return the next item, or `Feed.NOTHING` if it is late; raise what the source raised."""
         item = Feed.NOTHING
         while item is Feed.NOTHING and not feed.stopped:
-            item = feed.get(limit.step(limit.seconds))
+            item = feed.get(limit.step(self._rules.limit))
             if item is Feed.NOTHING and limit.reached():
                 break
         if feed.stopped:
@@ -276,8 +276,9 @@ class Acquisition:
     def _add(self, item: Frame | MissingFrame) -> None:
         self._sink.append(item)
         self.n_done += 1
-        came = isinstance(item, Frame)
-        self._seen = f"last frame {item.event_id}" if came else f"frame {item.what} missing"
+        self._seen = (
+            f"last frame {item.event_id}" if isinstance(item, Frame) else f"frame {item.what} missing"
+        )
         self._on_progress(self.n_done, self._seen)
 
     def _keep_whole_points(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from event_model import StreamRange
@@ -64,8 +64,9 @@ class FileAssets:
         for key, parameters in {**self._keys, **more}.items():
             if key not in self._bundles or not self._bundles[key][0].get("run_start"):
                 bundle = compose(mimetype=self._mimetype, uri=self._uri, data_key=key, parameters=parameters)
-                self._bundles[key] = (bundle.stream_resource_doc, bundle.compose_stream_datum)
-                yield "stream_resource", bundle.stream_resource_doc
+                resource = cast("dict[str, Any]", bundle.stream_resource_doc)  # a TypedDict is one
+                self._bundles[key] = (resource, bundle.compose_stream_datum)
+                yield "stream_resource", resource
         for _, compose_datum in self._bundles.values():
             datum = compose_datum(indices=StreamRange(start=start, stop=stop))
             self._handed.append(datum)

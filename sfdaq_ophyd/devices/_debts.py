@@ -128,7 +128,7 @@ class Debts:
         with _lock:
             noted = self._read()
             new = {}
-            for what, (back, left) in reversed(changes.items()):
+            for what, (back, left) in reversed(tuple(changes.items())):
                 before = noted.get(what)
                 if before is None or (before.left, before.holder) != (left, holder):
                     back = back if before is None else before.back

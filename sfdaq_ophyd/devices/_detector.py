@@ -36,6 +36,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -93,6 +94,7 @@ class Detector(Flying, Device):
     max_retakes = Cpt(Setting, value=3, kind="config")
     n_points = Cpt(Signal, value=1, kind="config", doc="points of the next fly scan")
 
+    source: FrameSource
     hinted: tuple[str, ...] = ()
     """Scalars that live plots show."""
 
@@ -235,16 +237,26 @@ class Detector(Flying, Device):
 
     def _settle_with(self, window: PulseWindow | None, status: ActionStatus) -> None:
         """Tell a window when this device has its point, or has failed; not when it was given up."""
+        if window is None:
+            return
 
         def settle(status: ActionStatus) -> None:
             given_up = isinstance(status.exception(timeout=0), Discarded)
             if self._ready or not (status.success or given_up):
                 window.settle(self.name)
 
-        if window is not None:
-            status.add_callback(settle)
+        status.add_callback(settle)
 
-    def _acquire(self, request: Request, rules: Rules, *, on_success, on_failure, **callbacks) -> None:
+    def _acquire(
+        self,
+        request: Request,
+        rules: Rules,
+        *,
+        on_success: Callable[[], object],
+        on_failure: Callable[[Exception], object],
+        on_progress: Callable[[int, str], None],
+        on_armed: Callable[[], None] = lambda: None,
+    ) -> None:
         def end(exc: Exception | None) -> None:
             if exc is None:
                 try:
@@ -256,7 +268,15 @@ class Detector(Flying, Device):
                 on_failure(exc)  # of one given up, whoever did that says what becomes of the status
 
         self._acquisition = Acquisition(
-            self.name, self.source, request, self._store, rules, self._crew, on_end=end, **callbacks
+            self.name,
+            self.source,
+            request,
+            self._need_stage("acquire"),
+            rules,
+            self._crew,
+            on_armed=on_armed,
+            on_progress=on_progress,
+            on_end=end,
         )
 
     @property

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from ophyd import Signal
 from ophyd.status import StatusBase
 
 from ..errors import DetectorStateError, RequestError
+from ._acquisition import Acquisition, Rules
 from ._assets import external_key
 from ._source import Request
-from ._status import ActionStatus, JointStatus, whole_number
+from ._status import ActionStatus, JointStatus, Setting, whole_number
+from ._store import PointStore
 
 OUR_PLAN = "sfdaq_ophyd.plans.fly does all of it"
 
@@ -37,11 +40,49 @@ class Flight:
 
 
 class Flying:
-    """Verbs of a fly scan; a mixin of `Detector`."""
+    """The verbs of a fly scan; `Detector`, whose part this is, has what is only declared here."""
 
+    name: str
+    n_points: Signal
+    timeout: Setting
+    _store: PointStore | None
+    _acquisition: Acquisition | None
     _flight: Flight | None = None
     _prepared: Any = None
     _page: dict | None = None
+
+    def _need_stage(self, verb: str, hint: str = "") -> PointStore:
+        """Return where the points of this staging go; DetectorStateError if there is none."""
+        raise NotImplementedError
+
+    def _give_up(self, exc: Exception | None = None) -> None:
+        """Discard the acquisition in flight, if any; its status ends, with `exc` if there is one."""
+        raise NotImplementedError
+
+    def _rules(self) -> Rules:
+        """Return the limits and the loss policy, as the signals say now."""
+        raise NotImplementedError
+
+    def _frame_keys(self, flying: bool = False) -> dict:
+        """Return the data keys of a point of a step scan, or of a fly scan."""
+        raise NotImplementedError
+
+    def _columns(self, n_points: int) -> dict[str, list]:
+        """Return what the next points say beside their images, by column."""
+        raise NotImplementedError
+
+    def _acquire(
+        self,
+        request: Request,
+        rules: Rules,
+        *,
+        on_success: Callable[[], object],
+        on_failure: Callable[[Exception], object],
+        on_progress: Callable[[int, str], None],
+        on_armed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin to bring frames to the store."""
+        raise NotImplementedError
 
     @property
     def flying(self) -> bool:
@@ -182,7 +223,7 @@ class Flying:
             flight.completed.fail(exc)
 
         if flight.n_done == flight.request.n_frames:
-            self._store.flush()
+            self._need_stage("complete").flush()
             return ended()
         self._acquire(
             flight.request.rest(flight.n_done),
@@ -196,18 +237,18 @@ class Flying:
     def _finish_flight(self) -> None:
         """Complete once a single collection brings the rest; each brings the points of one file."""
         flight = self._flight
-        if flight is not None and flight.ended and not self._store.more_files:
+        if flight is not None and flight.ended and not self._need_stage("complete").more_files:
             flight.completed.succeed()
 
     def _pause_flight(self) -> None:
         """Give up at the device; whole points stay, the fly scan goes on after `resume`."""
         flight, acquisition = self._flight, self._acquisition
-        if flight.paused or flight.ended or flight.completed.done:
+        if flight is None or acquisition is None or flight.paused or flight.ended or flight.completed.done:
             return
         acquisition.discard()
         if flight.ended or flight.completed.done:  # the last frame was faster
             return
-        flight.n_done += acquisition.n_done - self._store.take_back_partial()
+        flight.n_done += acquisition.n_done - self._need_stage("pause").take_back_partial()
         flight.paused = True
         for status in (flight.kicked_off, flight.completed):
             status.hold()
@@ -227,6 +268,41 @@ class Flying:
                 status.succeed() if exc is None else status.fail(exc)
 
 
+class Flyer(Protocol):
+    """A device whose points are collected with those of others: ours, and the broker's."""
+
+    name: str
+
+    @property
+    def n_ready(self) -> int:
+        """Points on disk that were not collected yet."""
+
+    @property
+    def hints(self) -> dict:
+        """The hinted ``fields``."""
+
+    def kickoff(self) -> ActionStatus:
+        """Start; done when armed."""
+
+    def complete(self) -> ActionStatus:
+        """Return the status of the whole fly scan."""
+
+    def describe_flown(self) -> dict:
+        """Return the data keys of a point."""
+
+    def read_configuration(self) -> dict:
+        """Return the configuration."""
+
+    def describe_configuration(self) -> dict:
+        """Describe the configuration."""
+
+    def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next `n_points` points."""
+
+    def flown_pages(self) -> Iterator[dict]:
+        """Yield the rows of the points whose documents were given just before."""
+
+
 class FlyGroup:
     """One flyer made of detectors: row k holds point k of each of them.
 
@@ -235,7 +311,7 @@ class FlyGroup:
 
     Parameters
     ----------
-    detectors : sequence of Detector
+    detectors : sequence of Detector or SfDaqBroker
         With different names.
     name : str, optional
         Default: the detectors' names joined by "+".
@@ -243,7 +319,7 @@ class FlyGroup:
 
     parent = None
 
-    def __init__(self, detectors: Sequence[Flying], name: str = ""):
+    def __init__(self, detectors: Sequence[Flyer], name: str = ""):
         names = [detector.name for detector in detectors]
         if not names or len(set(names)) < len(names):
             raise RequestError("detectors", names, "one or more detectors of different names")

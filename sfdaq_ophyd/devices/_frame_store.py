@@ -64,12 +64,13 @@ class FrameStore(PointStore):
     def append(self, item: Frame | MissingFrame) -> None:
         """Take one more frame."""
         with self._lock:
-            if self._file is None:
+            file = self._file
+            if file is None:
                 make_folder(self._directory)
-                self._use(FrameFile(self._new_path(), self.frame_format, threads=self._threads))
-            self._file.append(item)
+                file = self._use(FrameFile(self._new_path(), self.frame_format, threads=self._threads))
+            file.append(item)
             self._rows.append(row_of(item, self.frame_format))
-            self._not_synced.add(self._file.path)
+            self._not_synced.add(file.path)
         self._sync_if_due()
 
     def take_back_partial(self) -> int:
@@ -79,6 +80,7 @@ class FrameStore(PointStore):
             for _ in range(n_frames):
                 self._rows.pop()
             if n_frames:
+                assert self._file is not None  # rows are of the open file
                 self._file.truncate(self._n_saved * self.frames_per_point + len(self._rows))
             return n_frames
 
@@ -147,6 +149,7 @@ class FrameStore(PointStore):
             self._sync()
 
     def _next_file(self) -> tuple[FileAssets, int]:
+        assert self._file is not None and self._assets is not None  # its points are asked for
         if self._asked and self._n_saved:
             old = self._file
             self._use(old.move_tail(self._n_saved * self.frames_per_point, self._new_path()))
@@ -159,13 +162,14 @@ class FrameStore(PointStore):
     def _new_path(self) -> Path:
         return self._directory / f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.h5"
 
-    def _use(self, file: FrameFile) -> None:
+    def _use(self, file: FrameFile) -> FrameFile:
         keys = {
             f"{self.name}_{image}": frames_in_hdf5(dataset_of(image), shape, self.frames_per_point)
             for image, (shape, _) in self.frame_format.images.items()
         }
         self._file, self._n_saved = file, 0
         self._assets = FileAssets(file.path, keys)
+        return file
 
     def _close_file(self) -> None:
         file, self._file, self._assets = self._file, None, None

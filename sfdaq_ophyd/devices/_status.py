@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from typing import SupportsInt
 
 from ophyd import Signal
 from ophyd.status import StatusBase
@@ -47,7 +48,7 @@ class ActionStatus(StatusBase):
         self.target, self._unit = target, unit
         self._started = counted_time()
         self._watchers: list[Callable] = []
-        self.current = 0
+        self.current: float = 0
         self.last_seen = ""
         self._limit = float(timeout)
         self._backstop: Alarm | None = None
@@ -282,8 +283,10 @@ def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
 def whole_number(field: str, value: object, least: int) -> int:
     """Return `value` as an int; raise `RequestError` unless it is a whole number, `least` or more."""
     try:
-        if not isinstance(value, bool | str) and int(value) == value and value >= least:
-            return int(value)
+        if isinstance(value, SupportsInt) and not isinstance(value, bool) and int(value) == value:
+            number = int(value)
+            if number >= least:
+                return number
     except (TypeError, ValueError, OverflowError):
         pass
     raise RequestError(field, value, f"a whole number, {least} or more")

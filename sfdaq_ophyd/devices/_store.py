@@ -19,6 +19,9 @@ from ..wire.frame import Frame, FrameFormat, MissingFrame, nothing
 from ._assets import FileAssets, columns_of
 from ._source import WrittenFile
 
+NO_PULSE_ID = -1
+"""`NAME_pulse_id` of a frame that did not come, or whose source did not know its pulse."""
+
 
 class PointStore(ABC):
     """Rows after the last saved point, and whose turn it is.
@@ -169,7 +172,7 @@ class PointStore(ABC):
     def settle(self) -> None:
         """Look whether the points handed out last were saved."""
         with self._lock:
-            if self._n_handed and self._handed_to.saved:
+            if self._n_handed and self._handed_to is not None and self._handed_to.saved:
                 n_points, self._n_handed = self._n_handed, 0
                 self._n_collected += n_points
                 for _ in range(n_points * self.frames_per_point):
@@ -194,10 +197,11 @@ def _for_ever() -> bool:
 def row_of(item: Frame | MissingFrame, fmt: FrameFormat) -> tuple:
     """Return everything about a frame but its image, in the order of `columns_of`."""
     if isinstance(item, Frame):
-        pulse_id = (int(item.pulse_id),) if fmt.has_pulse_id else ()
+        known = NO_PULSE_ID if item.pulse_id is None else int(item.pulse_id)
+        pulse_id = (known,) if fmt.has_pulse_id else ()
         numbers = (kind.type(item.scalars[name]).item() for name, kind in fmt.scalars.items())
         return (float(item.timestamp), item.event_id, *pulse_id, bool(item.is_good), *numbers)
-    pulse_id = (-1,) if fmt.has_pulse_id else ()
+    pulse_id = (NO_PULSE_ID,) if fmt.has_pulse_id else ()
     return (math.nan, "", *pulse_id, False, *(nothing(kind) for kind in fmt.scalars.values()))
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import SupportsFloat
 
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO
@@ -96,7 +97,7 @@ class PulseId(Device):
     def trigger(self) -> ActionStatus:
         """Finish at the next pulse, so that what is read then was counted after the call."""
         now = self.get()
-        return self._count(now, now, self.timeout)
+        return self._count(now, now, self.timeout, restarts=False)
 
     def subscribe(self, function: Callable[[dict], object], event_type: str | None = None, run: bool = True):
         """Have `function` called with the reading of each pulse id that comes, as ``bps.monitor`` does.
@@ -146,8 +147,8 @@ class PulseId(Device):
         """
         now = self.get()
         if timeout is None:
-            return self._count(now, pulse_id, None, self.timeout)
-        return self._count(now, pulse_id, timeout)
+            return self._count(now, pulse_id, self.timeout, restarts=True)
+        return self._count(now, pulse_id, timeout, restarts=False)
 
     def check(self, timeout: float | None = None, n_pulses: int = 10) -> float:
         """Measure that the PV is connected and counts; return its rate in Hz.
@@ -163,19 +164,19 @@ class PulseId(Device):
         self.wait_past(first + n_pulses - 1, timeout).wait()
         return (self.get() - first) / (time.monotonic() - begin)
 
-    def _count(
-        self, now: int, target: int, timeout: float | None, stall: float | None = None
-    ) -> ActionStatus:
+    def _count(self, now: int, target: int, timeout: float, *, restarts: bool) -> ActionStatus:
+        """Return a status that fails after `timeout` s; after as many without a pulse, if it `restarts`."""
         n_pulses = max(1, target + 1 - now)
-        backstop = (stall if timeout is None else timeout) + GRACE
-        status = ActionStatus(self, "pulse", backstop, target=n_pulses, unit="pulses")
-        seen, limits = now, (Limit(timeout), Limit(stall))
+        status = ActionStatus(self, "pulse", timeout + GRACE, target=n_pulses, unit="pulses")
+        seen, limit = now, Limit(timeout)
+        alarm: Alarm
 
         def update(*, value: int, **kwargs) -> None:
             nonlocal seen
             if value > seen:
                 seen = value
-                limits[1].restart()
+                if restarts:
+                    limit.restart()
             if not status.done:
                 status.progress(min(seen - now, n_pulses), f"pulse id {seen}")
             if seen > target:
@@ -186,23 +187,26 @@ class PulseId(Device):
             nonlocal alarm
             if status.done:
                 return
-            late = [limit for limit in limits if limit.reached()]
-            if not late:
-                alarm = Alarm(min(limit.left for limit in limits), look)
+            if not limit.reached():
+                alarm = Alarm(limit.left, look)
                 return
             what = f"{self.name}: pulse id past {target}"
-            stood = seen == now or limits[1] in late
+            stood = restarts or seen == now
             hint = f"{self.prefix} stands: does the timing receiver count?" if stood else ""
-            status.fail(ServiceTimeout(what, late[-1].seconds, str(seen), hint))
+            status.fail(ServiceTimeout(what, timeout, str(seen), hint))
+
+        def end(status: ActionStatus) -> None:
+            alarm.cancel()
+            self.value.unsubscribe(subscription)
 
         subscription = self.value.subscribe(update, run=False)
-        alarm = Alarm(min(limit.left for limit in limits), look)
-        status.add_callback(lambda _: (alarm.cancel(), self.value.unsubscribe(subscription)))
+        alarm = Alarm(limit.left, look)
+        status.add_callback(end)
         update(value=now)
         return status
 
 
-def _checked(pv: str, value: object) -> int:
+def _checked(pv: str, value: SupportsFloat) -> int:
     number = float(value)
     if not math.isfinite(number) or number < 0 or number != int(number):
         raise WireError(f"{pv} holds {value!r}: expected a pulse id, an integer of at least 0")

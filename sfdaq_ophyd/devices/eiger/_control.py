@@ -222,6 +222,7 @@ class EigerControl:
 
         What cannot be put back is owed, and said in the log; a detector that is not reached is tried once.
         """
+        problem: SfdaqError | None = None
         try:
             self.abort()
         except SfdaqError as exc:
@@ -229,14 +230,13 @@ class EigerControl:
             problem = exc
         else:
             self.debts.forget(OPEN_SERIES)
-            problem = None
         with self._lock:
             found, self._found = self._found, {}
         for path, (before, left) in reversed(found.items()):
             if before == left:
                 continue
             try:
-                if _is_away(problem):
+                if isinstance(problem, ConnectionError | TimeoutError):  # it is away: tried once
                     raise problem
                 now = self._value(path)
                 if now is not None and now != before:
@@ -245,10 +245,6 @@ class EigerControl:
                 problem = exc
                 self.debts.owe(path, left=left, back=before, reason=exc)
         self.debts.release()
-
-
-def _is_away(problem: Exception | None) -> bool:
-    return isinstance(problem, ConnectionError | TimeoutError)
 
 
 MOST_THRESHOLDS = 8
@@ -288,10 +284,10 @@ def read_times(control: EigerControl) -> Times:
 def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
     """Read shape (y, x) and bit depth; None where there is no detector module to ask."""
     names = ("y_pixels_in_detector", "x_pixels_in_detector", "bit_depth_image")
-    parameters = [control.read("detector", name) for name in names]
-    if any(parameter is None for parameter in parameters):
+    found = [parameter for name in names if (parameter := control.read("detector", name)) is not None]
+    if len(found) < len(names):
         return None
-    height, width, bits = (parameter.value for parameter in parameters)
+    height, width, bits = (parameter.value for parameter in found)
     return (height, width), bits
 
 

@@ -118,6 +118,7 @@ class Eiger(Detector):
         SimplonSignal, "monitor/config/buffer_size", dtype="integer", writable=True, kind="config"
     )
 
+    source: EigerSource
     hinted = ("total", "max")
 
     def __init__(
@@ -296,7 +297,7 @@ class Eiger(Detector):
                 self.client.hear(None if timeout is None else max(limit.left, 0.1))
                 return
             except (ServiceUnreachable, ServiceTimeout) as exc:
-                if limit.reached():
+                if timeout is not None and limit.reached():
                     what = f"{self.name}: an answer of {self.client.url}"
-                    raise ServiceTimeout(what, limit.seconds, str(exc)) from exc
+                    raise ServiceTimeout(what, timeout, str(exc)) from exc
                 time.sleep(limit.step(0.2))

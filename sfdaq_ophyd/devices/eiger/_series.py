@@ -254,14 +254,17 @@ class SeriesOrder:
     def still_missing(self, n: int) -> list[str]:
         """Return what to call `n` frames that did not come at the end."""
         start = self._next if self._next is not None else self._first
-        return [event_id(self.series_id, start + k) if start is not None else "" for k in range(n)]
+        if start is None or self.series_id is None:
+            return [""] * n
+        return [event_id(self.series_id, start + k) for k in range(n)]
 
     def _in_order(self, n: int, keep: int) -> list[tuple[str, Any]]:
         """Return the next `n` frames at the most, lost ones among them if more than `keep` wait for them."""
-        passed = []
+        passed: list[tuple[str, Any]] = []
         while (
             self._waiting and len(passed) < n and (self._next in self._waiting or len(self._waiting) > keep)
         ):
+            assert self.series_id is not None and self._next is not None  # what waits is of a series
             passed.append((event_id(self.series_id, self._next), self._waiting.pop(self._next, None)))
             self._next += 1
         return passed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ophyd import Signal
 from ophyd.utils import ReadOnlyError
@@ -48,6 +48,7 @@ class SimplonSignal(Signal):
     """
 
     parent: Eiger
+    _readback: Any
 
     def __init__(
         self,
@@ -128,7 +129,12 @@ class SimplonSignal(Signal):
             Done when it was read back. An energy change takes about 10 s on a 16M.
         """
         status = ActionStatus(self, "write", timeout or 2 * SLOW_PUT_TIMEOUT, unit="steps")
-        return self.parent.write_aside(status, lambda: (self.put(value), time.sleep(settle_time or 0)))
+
+        def write() -> None:
+            self.put(value)
+            time.sleep(settle_time or 0)
+
+        return self.parent.write_aside(status, write)
 
     def _converted(self, value):
         try:

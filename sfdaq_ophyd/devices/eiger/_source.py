@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ...clients import SimplonClient
 from ...errors import DetectorStateError, ServiceRefused, UnknownOutcome
 from ...wire.frame import Frame, FrameFormat, MissingFrame
@@ -292,13 +294,15 @@ class EigerSource(FrameTaking):
 
     def _check_format(self) -> None:
         """Raise, before a frame is taken, if it would not be what was said at stage."""
+        before = self.frame_format
+        assert before is not None  # `open` said it
         if self._look_again:
             now, self._look_again = self.read_format(), False
         else:
             self.refresh_times()
             shape, bits = self._size()
-            now = replace(self.frame_format, shape=shape, dtype=f"<u{bits // 8}")
-        if problem := differs(now, self.frame_format):
+            now = replace(before, shape=shape, dtype=np.dtype(f"<u{bits // 8}"))
+        if problem := differs(now, before):
             raise DetectorStateError(f"{self.name}: {problem}; stage the device again")
 
     def _send_triggers(self, request: Request, stop: threading.Event) -> SoftwareTriggers:

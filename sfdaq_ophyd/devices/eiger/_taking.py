@@ -191,7 +191,7 @@ class FrameTaking:
         """Yield what the monitor gives; an unreadable image is raised or, if gaps are tolerated, yielded."""
         while not stop.is_set():
             try:
-                yield from self.client.images(stop, WAIT, self._limit().seconds)
+                yield from self.client.images(stop, WAIT, self._longest)
             except WireError as exc:
                 if self._settings.strict:
                     raise WireError(f"{self.name}: {exc}") from exc
@@ -258,7 +258,8 @@ class FrameTaking:
                 return
 
     def _finished(self, frame: MonitorFrame, name: str) -> Frame:
-        numbers = self._statistics.of(frame.image) | {
+        scalars: dict[str, float | str] = {
+            **self._statistics.of(frame.image),
             "receive_time": frame.received_ns / 1e9,
             "series_uid": frame.series_uid or self._own_uid,
         }
@@ -268,11 +269,15 @@ class FrameTaking:
                 raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
             timestamp = frame.received_ns / 1e9
         good = frame.private.get("n_lost_pixels", 0) == 0
-        return Frame(frame.image, timestamp, name, is_good=good, scalars=numbers)
+        return Frame(frame.image, timestamp, name, is_good=good, scalars=scalars)
+
+    @property
+    def _longest(self) -> float:
+        """S that the next image may take."""
+        return self._settings.timeout + self.frame_time + self._times.delay
 
     def _limit(self) -> Limit:
-        """For the next image."""
-        return Limit(self._settings.timeout + self.frame_time + self._times.delay)
+        return Limit(self._longest)
 
     def _drop_buffered(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""

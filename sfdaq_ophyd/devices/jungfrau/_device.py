@@ -11,7 +11,8 @@ from ophyd import Component as Cpt
 from ophyd import Signal, SignalRO
 
 from ...calibration import JungfrauCalibration, disabled_to_map
-from ...clients import ImageStream, ModuleStream
+from ...clients import ImageStream, ModuleStream, StreamFrame
+from ...clients._stream import FrameStream
 from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from .._detector import Detector
@@ -19,7 +20,7 @@ from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus, Setting
 from ..pulse_id import PulseId
 from ._control import HardwareControl
-from ._processing import CalibratedImages, ConvertedImages, RawImages
+from ._processing import CalibratedImages, ConvertedImages, Processing, RawImages
 from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
 
 
@@ -127,6 +128,7 @@ class Jungfrau(Detector):
     n_foreign = counter("foreign", "messages of another detector or shape")
     n_unparsable = counter("unparsable", "messages that were not understood")
 
+    source: JungfrauSource
     hinted = ("total",)
 
     def __init__(
@@ -166,6 +168,7 @@ class Jungfrau(Detector):
         for option in set(more) - STREAM_OPTIONS[stream]:
             expected = f"one of {', '.join(sorted(STREAM_OPTIONS[stream]))} with stream={stream!r}"
             raise RequestError("stream_options", option, expected)
+        frames: FrameStream[StreamFrame]
         if stream == "modules":
             frames = ModuleStream(endpoints, detector_name=detector_name, timeout=None, **more)
         else:
@@ -173,7 +176,10 @@ class Jungfrau(Detector):
         self._module_map = disabled_to_map(detector_name, tuple(disabled_modules))
         n_active = sum(place >= 0 for place in self._module_map)
         self._raw_shape = (MODULE_SHAPE[0] * n_active, MODULE_SHAPE[1])
-        self._converted_shape = converted_shape
+        self._converted_shape: tuple[int, int] | None = None
+        if converted_shape is not None:
+            height, width = converted_shape
+            self._converted_shape = height, width
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._constants: JungfrauCalibration | None = None
         source = JungfrauSource(name, frames, pulse_id, control)
@@ -210,12 +216,11 @@ class Jungfrau(Detector):
                 found = f"module_map {calibration.module_map}"
                 raise RequestError("calibration", found, f"{self._module_map}, as the stream's images")
         self._constants, self._photon_energy = calibration, photon_energy
-        known = calibration is not None
         for fact in ("gain_file", "pedestal_file", "pixel_mask_file", "constants_hash"):
-            self._say(fact, getattr(calibration, fact) if known else "")
-        self._say("calibration", calibration.options.to_json() if known else "")
+            self._say(fact, getattr(calibration, fact, ""))
+        self._say("calibration", "" if calibration is None else calibration.options.to_json())
         if self._converted_shape is None:
-            self.image_kind.put("calibrated" if known else "raw")
+            self.image_kind.put("raw" if calibration is None else "calibrated")
         self._say("image_unit", "")
 
     def stage(self) -> list[object]:
@@ -264,14 +269,14 @@ class Jungfrau(Detector):
         timeout, by_frame = float(self.connect_timeout.get()), self.event_ids.get() == "frame"
         return StageSettings(process, self._frame_step, timeout, by_frame)
 
-    def _processing(self):
+    def _processing(self) -> Processing:
         image = self.image_kind.get()
         if self._converted_shape is not None:
             if image != "converted":
                 raise RequestError(
                     f"{self.name}.image_kind", image, "'converted': the stream has no raw images"
                 )
-            return ConvertedImages(tuple(self._converted_shape))
+            return ConvertedImages(self._converted_shape)
         if image == "raw":
             return RawImages(self._raw_shape)
         if image not in ("calibrated", "both"):

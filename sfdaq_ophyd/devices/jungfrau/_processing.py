@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,12 +14,25 @@ from ...clients._ring import Ring
 from ...errors import DetectorStateError
 from ...wire.detector_name import MODULE_SHAPE, DaqRec
 from ...wire.frame import Frame, FrameFormat
-
-NO_PULSE_ID = -1
-"""`NAME_pulse_id` of a frame whose source did not know its pulse."""
+from .._store import NO_PULSE_ID
 
 _RAW = {"frame_number": "i8", "daq_rec": "i8", "total": "f8"}
 _COUNTS = {"n_saturated": "i8", "n_undefined_gain": "i8", "n_lost_pixels": "i8"}
+
+
+class Processing(Protocol):
+    """Makes frames of the device out of frames of the stream."""
+
+    @property
+    def unit(self) -> str:
+        """Of a pixel: ``"ADU"``, ``"keV"`` or ``"photons"``."""
+
+    @property
+    def frame_format(self) -> FrameFormat:
+        """What the frames look like."""
+
+    def __call__(self, frame: StreamFrame) -> Frame:
+        """Return the frame of the device."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,7 @@ class RawImages:
         raw = _words(frame)
         words = count_words(raw)
         return _frame(
-            frame, frame.image, float(_sum_of_adu(raw, words)), _counts(words), lacks=_lacks(frame, raw)
+            frame, _pixels(frame), float(_sum_of_adu(raw, words)), _counts(words), lacks=_lacks(frame, raw)
         )
 
 
@@ -88,7 +102,7 @@ class CalibratedImages:
         out = self._ring.take()
         image = self._calibration(high_gain)(raw, out=out)
         words = count_words(raw, highgain=high_gain)
-        more = {"raw": frame.image} if self._more else {}
+        more = {"raw": _pixels(frame)} if self._more else {}
         return _frame(frame, image, _sum(image), _counts(words), more, lacks=_lacks(frame, raw))
 
     def _calibration(self, high_gain: bool) -> JungfrauCalibration:
@@ -117,7 +131,8 @@ class ConvertedImages:
 
     def __call__(self, frame: StreamFrame) -> Frame:
         """Return the frame; `total` is in keV."""
-        return _frame(frame, frame.image, _sum(frame.image), {}, lacks=_lacks(frame, None))
+        image = _pixels(frame)
+        return _frame(frame, image, _sum(image), {}, lacks=_lacks(frame, None))
 
 
 def _sum(image: np.ndarray) -> float:
@@ -126,10 +141,17 @@ def _sum(image: np.ndarray) -> float:
     return total if np.isfinite(total) else float(np.nansum(image, dtype=np.float64))
 
 
+def _pixels(frame: StreamFrame) -> np.ndarray:
+    """Return the image as it came, shape (y, x)."""
+    assert frame.image is not None  # a stream's frames bring their pixels
+    return frame.image
+
+
 def _words(frame: StreamFrame) -> np.ndarray:
     """Return the raw words, in which lost packets are 0xFFFF wherever the frame came from."""
-    if frame.image.dtype != np.uint16:
-        found = f"frame number {frame.frame_number} is {frame.image.dtype}"
+    image = _pixels(frame)
+    if image.dtype != np.uint16:
+        found = f"frame number {frame.frame_number} is {image.dtype}"
         raise DetectorStateError(f"{found}, expected raw uint16: is the stream converted already?")
     return frame.words
 

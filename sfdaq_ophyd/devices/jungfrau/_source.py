@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...clients import StreamFrame
-from ...clients._stream import FrameStream
+from ...clients._stream import FrameQueue, FrameStream
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
@@ -15,6 +15,7 @@ from .._pulse_window import PulseWindow
 from .._source import Progress, Request
 from ..pulse_id import PulseId
 from ._control import HardwareControl
+from ._processing import Processing
 
 CONNECT_TIMEOUT = 5.0
 """Seconds within which every endpoint must answer when the device is staged."""
@@ -29,8 +30,8 @@ class StageSettings:
 
     Attributes
     ----------
-    process : callable
-        Makes a device's frame of a stream's; has `frame_format`.
+    process : Processing
+        Makes a device's frame of a stream's.
     frame_step : int
         Frame numbers grow by so much from frame to frame, a jump is a loss; 0: jumps mean nothing, and only
         what was dropped here is lost.
@@ -40,7 +41,7 @@ class StageSettings:
         Event ids are frame numbers, also where the pulse is known.
     """
 
-    process: Callable[[StreamFrame], Frame]
+    process: Processing
     frame_step: int = 1
     connect_timeout: float = CONNECT_TIMEOUT
     by_frame: bool = False
@@ -71,7 +72,7 @@ class JungfrauSource:
     def __init__(
         self,
         name: str,
-        stream: FrameStream,
+        stream: FrameStream[StreamFrame],
         pulse_id: PulseId | None = None,
         control: HardwareControl | None = None,
     ):
@@ -80,7 +81,7 @@ class JungfrauSource:
         self.window: PulseWindow | None = None
         self._settings: StageSettings | None = None
         self._given_up = threading.Event()
-        self._queue = None
+        self._queue: FrameQueue[StreamFrame] | None = None
         self._n_passed_over = 0
 
     def open(self, settings: StageSettings) -> FrameFormat:
@@ -185,7 +186,7 @@ def _left_out(
 ) -> Iterator[MissingFrame]:
     """Yield what was lost before a frame: by its number or pulse, else what was dropped here."""
     if last is None:
-        if step and window is not None and frame.pulse_id > window.first:
+        if step and window is not None and frame.pulse_id is not None and frame.pulse_id > window.first:
             yield MissingFrame(f"frame of pulse {window.first}")
     elif last.acquisition != frame.acquisition:
         return

@@ -269,8 +269,8 @@ class Flow:
         given_up: threading.Event,
         timeout: float,
         why_silent: Callable[[Acquisition], str] = lambda acquisition: NO_IMAGES,
-    ) -> Iterator[DaqStatus]:
-        """Yield each status of our running acquisition; return once it is FINISHED.
+    ) -> Iterator[tuple[Acquisition, str]]:
+        """Yield our running acquisition, and the status in words, at each look; return once it is FINISHED.
 
         Parameters
         ----------
@@ -295,9 +295,8 @@ class Flow:
                 raise DaqGone(
                     f"{self._name}: the DAQ is gone while {request.output_file} was written: {exc}"
                 ) from exc
-            self._check_ours(request, status)
-            a = status.acquisition
-            yield status
+            a = self._check_ours(request, status)
+            yield a, str(status)
             if a.state is AcquisitionState.FAILED:
                 raise WriterFailed(
                     f"{self._name}: the DAQ failed: {a.message!r}, {a.n_completed} of {a.n_images} images in "
@@ -310,13 +309,13 @@ class Flow:
                 n_before = a.n_completed
                 limit.restart()
             elif limit.reached():
-                self._stall(request, status, timeout, why_silent)
+                self._stall(request, status, a, timeout, why_silent)
             limit.wait(self.news, PERIOD)
             self.news.clear()
 
-    def _check_ours(self, request: WriteRequest, status: DaqStatus) -> None:
+    def _check_ours(self, request: WriteRequest, status: DaqStatus) -> Acquisition:
         if status.acquisition is not None and status.acquisition.is_answer_to(request):
-            return
+            return status.acquisition
         if status.state is WriterState.WRITING:
             raise DoubleStart(
                 f"{self._name}: somebody else started while {request.output_file} was written: "
@@ -327,8 +326,14 @@ class Flow:
             f"it shows {found(status)}. The service or its writer was restarted; the file may be unreadable"
         )
 
-    def _stall(self, request: WriteRequest, status: DaqStatus, timeout: float, why_silent: Callable) -> None:
-        a = status.acquisition
+    def _stall(
+        self,
+        request: WriteRequest,
+        status: DaqStatus,
+        a: Acquisition,
+        timeout: float,
+        why_silent: Callable[[Acquisition], str],
+    ) -> None:
         no_image = f"no image written to {request.output_file} for {timeout:g} s"
         came = f"{self._name}: {a.n_completed} of {request.n_images} frames came; {no_image}"
         if a.n_requested > a.n_completed:

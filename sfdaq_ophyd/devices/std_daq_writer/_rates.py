@@ -137,6 +137,8 @@ class StreamedStats:
         except SfdaqError as exc:
             logger.debug("no stats: %s", exc)
             return
+        if stats is None:
+            return
         end = int(message.entry_id.partition("-")[0]) / 1000
         if self._newest is not None and 0 < (seconds := end - self._newest[1]) <= STALE:
             self.entries.append(_entry(stats, self._newest[1], end, seconds))

@@ -38,13 +38,14 @@ class Opening:
         self.asked = False
         self._lock = threading.Lock()
         self._status: ActionStatus | None = None
-        self._end: tuple[Exception | None] | None = None
+        self._ended = False
+        self._problem: Exception | None = None
 
     def end(self, exc: Exception | None = None) -> None:
         """Note that it takes images, or why it does not; the first word counts."""
         with self._lock:
-            if self._end is None:
-                self._end = (exc,)
+            if not self._ended:
+                self._ended, self._problem = True, exc
             status = self._status
         if status is not None:
             self._finish(status)
@@ -56,14 +57,13 @@ class Opening:
             self.asked = True
             if self._status is None:
                 self._status = ActionStatus(self._device, "start", limit, unit="steps")
-            status, ended = self._status, self._end is not None
+            status, ended = self._status, self._ended
         if ended:
             self._finish(status)
         return status
 
     def _finish(self, status: ActionStatus) -> None:
-        (exc,) = self._end
-        status.succeed() if exc is None else status.fail(exc)
+        status.succeed() if self._problem is None else status.fail(self._problem)
 
 
 class ArmedSignal(Signal):

@@ -104,12 +104,20 @@ class StdDaqSource:
         self._wait_for_others, self._others_done = wait_for_others, others_done
         self.stats: Stats | None = None
         self._given_up = threading.Event()
-        self._settings: WriterSettings | None = None
-        self._config: DaqConfig | None = None
+        self._staged: tuple[WriterSettings, DaqConfig] | None = None
         self._point = 0
         self._last_run_id = 0
         self._growing: DaqFile | None = None
         self._lost: SfdaqError | None = None
+
+    @property
+    def _settings(self) -> WriterSettings:
+        return self._need_open()[0]
+
+    def _need_open(self) -> tuple[WriterSettings, DaqConfig]:
+        if self._staged is None:
+            raise DetectorStateError(f"{self.name}: the writer was not opened; stage the device first")
+        return self._staged
 
     @property
     def run_file_is_open(self) -> bool:
@@ -134,7 +142,7 @@ class StdDaqSource:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
         self._on_config(config)
         self.flow.make_ready()
-        self._settings, self._config, self._point = settings, config, 0
+        self._staged, self._point = (settings, config), 0
         self._images_flow = ImagesFlow()
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
 
@@ -149,14 +157,16 @@ class StdDaqSource:
     def _write_point(self, request: Request, given_up: threading.Event) -> Items:
         file = self._start(request.n_frames, given_up)
         finished = False
+        acquisition = None
         try:
-            for status in self._watch(file, request.flying, given_up):
-                if status is None:
+            for look in self._watch(file, request.flying, given_up):
+                if look is None:
                     yield None
                     continue
-                yield Progress(status.acquisition.n_completed, str(status))
+                acquisition, seen = look
+                yield Progress(acquisition.n_completed, seen)
             self._wait_for_others(given_up)
-            self._check_count(file.write, status, request.n_frames)
+            self._check_count(file.write, acquisition, request.n_frames)
             found = file.closed(request.n_frames)
             finished = True
             yield self._announced(file, request, grows=False)
@@ -170,27 +180,27 @@ class StdDaqSource:
 
     def _grow(self, request: Request, given_up: threading.Event) -> Items:
         """Hand out images as they are acknowledged; the last of a file once it is closed and checked."""
-        finished = False
+        finished, acquisition = False, None
         try:
             if self._growing is None:
                 n_images = request.n_frames if request.flying else self._settings.n_images_per_run
                 self._growing = self._start(n_images, given_up)
             file = self._growing
             wanted = file.n_handed + request.n_frames
-            for status in self._watch(file, request.flying, given_up):
-                if status is None:
+            for look in self._watch(file, request.flying, given_up):
+                if look is None:
                     yield None
                     if not file.n_handed:
                         yield self._announced(file, request, grows=True)
                     continue
-                n = status.acquisition.n_completed
+                acquisition, seen = look
+                n = acquisition.n_completed
                 yield from file.hand_out(min(n, wanted - 1))
-                yield Progress(0, str(status))
+                yield Progress(0, seen)
                 if n >= wanted and wanted < file.write.n_images:
                     break
             else:
-                self._check_count(file.write, status, wanted)
-                file.closed(n)
+                file.closed(self._check_count(file.write, acquisition, wanted))
                 self._growing = None
             self._wait_for_others(given_up)
             finished = True  # the generator is closed at its last frame
@@ -236,10 +246,11 @@ class StdDaqSource:
 
     def _start(self, n_images: int, given_up: threading.Event, attempts: int = 2) -> DaqFile:
         """Start; once more, under another name, if the first start was missed. Return what runs."""
+        settings, config = self._need_open()
         write = self._next(n_images)
         (data,) = self.flow.writer.files(write)
-        path = Path(self._settings.paths.local(data.path))
-        file = DaqFile(self.name, write, data, path, self._config, Ring(lambda: self.stats))
+        path = Path(settings.paths.local(data.path))
+        file = DaqFile(self.name, write, data, path, config, Ring(lambda: self.stats))
         try:
             self.flow.start(write)
             if given_up.is_set():
@@ -253,9 +264,11 @@ class StdDaqSource:
             raise
         return file
 
-    def _watch(self, file: DaqFile, flying: bool, given_up: threading.Event) -> Iterator[DaqStatus | None]:
-        """Yield None once the writer takes images and the others were told, then each status."""
-        told, settings = False, self._settings
+    def _watch(
+        self, file: DaqFile, flying: bool, given_up: threading.Event
+    ) -> Iterator[tuple[Acquisition, str] | None]:
+        """Yield None once the writer takes images and the others were told, then what `Flow.watch` does."""
+        told, settings, look = False, self._settings, None
         began = Beginning(
             self.name,
             settings.settle_time,
@@ -265,16 +278,17 @@ class StdDaqSource:
             others_done=self._others_done,
             fresh=not file.n_handed,
         )
-        for status in self.flow.watch(file.write, given_up, settings.timeout, began.why_silent):
-            if not told and began.takes_images(status.acquisition):
+        for look in self.flow.watch(file.write, given_up, settings.timeout, began.why_silent):
+            acquisition, _ = look
+            if not told and began.takes_images(acquisition):
                 told = True
                 self._on_armed(flying)
                 yield None
-            self._look_at_ring(file, status.acquisition)
+            self._look_at_ring(file, acquisition)
             if told:
-                yield status
+                yield look
         if not told:  # it ended without any image
-            yield status
+            yield look
 
     def _look_at_ring(self, file: DaqFile, acquisition: Acquisition) -> None:
         before, lag = file.ring.lag, file.ring.look(acquisition)
@@ -307,11 +321,13 @@ class StdDaqSource:
     def _announced(self, file: DaqFile, request: Request, *, grows: bool) -> WrittenFile:
         return file.announced(request.frames_per_trigger, lambda: self._tell_unused(file), grows=grows)
 
-    def _check_count(self, write: WriteRequest, status: DaqStatus, wanted: int) -> None:
-        a = status.acquisition
-        if a.n_completed < wanted:
-            ended = f"the DAQ ended {write.output_file} with {a.message!r}"
-            raise ShortFile(self.name, asked=wanted, got=a.n_completed, detail=ended)
+    def _check_count(self, write: WriteRequest, ended: Acquisition | None, wanted: int) -> int:
+        """Return how many images were written; ShortFile if those are fewer than `wanted`."""
+        assert ended is not None  # it was looked at before it ended
+        if ended.n_completed < wanted:
+            why = f"the DAQ ended {write.output_file} with {ended.message!r}"
+            raise ShortFile(self.name, asked=wanted, got=ended.n_completed, detail=why)
+        return ended.n_completed
 
     def _end_growing(self) -> None:
         """End the file that grows, if there is one; remember if it does not hold what was handed out."""

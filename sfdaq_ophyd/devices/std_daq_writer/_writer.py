@@ -24,7 +24,7 @@ from .._store import ForeignStore
 from ._companions import Companions
 from ._daq_file import PER_IMAGE, RunFileStore
 from ._paths import DEFAULT_TEMPLATE, PathMaker
-from ._rates import PolledStats, RatesFollower, StreamedStats
+from ._rates import PolledStats, RatesFollower, Stats, StreamedStats
 from ._signals import Opening, WriterSignals
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 
@@ -79,6 +79,7 @@ class StdDaqWriter(WriterSignals):
     acquisition failed or was given up, stays where it is: it is the DAQ's; ``NAME_unused`` lists it.
     """
 
+    source: StdDaqSource
     next_window = Cpt(NextWindow, kind="omitted")
 
     def __init__(
@@ -90,21 +91,23 @@ class StdDaqWriter(WriterSignals):
         redis_url: str | None = None,
         mode: str = "point",
         template: str = DEFAULT_TEMPLATE,
-        fields: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = (),
-        mounted: Mapping[str, str] = (),
+        fields: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        mounted: Mapping[str, str] | None = None,
         detectors: Sequence = (),
         dialect: str = "auto",
         timeout_of_requests: float = 10.0,
         restart_time: float = 10.0,
         **kwargs,
     ):
-        self.client = None
+        self.client: StdDaqClient | None = None
         if isinstance(url, str):
             self.client = StdDaqClient(url, dialect, timeout_of_requests, restart_time=restart_time)
             url = RestWriter(self.client)
-        self._template, self.fields, self._mounted = template, fields or {}, dict(mounted)
+        self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._companions = Companions(detectors)
-        self._redis_url, self._follower, self._rates = redis_url, None, None
+        self._redis_url = redis_url
+        self._follower: StdDaqRedis | None = None
+        self._rates: RatesFollower | None = None
         self.opening = Opening(self)
         source = StdDaqSource(
             url,
@@ -152,16 +155,20 @@ class StdDaqWriter(WriterSignals):
         """
         status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
 
+        client = self.client
+        if client is None:
+            raise RequestError("daq_config", self.name, "a device with a REST service")
+
         def change() -> None:
             try:
-                self.client.set_config(dict(changes), timeout=timeout)
-                self._show_config(self.client.config())
+                client.set_config(dict(changes), timeout=timeout)
+                config = client.config()
+                assert config is not None  # it was set just now
+                self._show_config(config)
                 status.succeed()
             except Exception as exc:
                 status.fail(exc)
 
-        if self.client is None:
-            raise RequestError("daq_config", self.name, "a device with a REST service")
         threading.Thread(target=change, name=f"{self.name} configuration", daemon=True).start()
         return status
 
@@ -181,7 +188,7 @@ class StdDaqWriter(WriterSignals):
 
     def _follow(self) -> None:
         """Begin to listen to what is said beside the status."""
-        stats = PolledStats(self.client.stats) if self.client is not None else None
+        stats: Stats | None = PolledStats(self.client.stats) if self.client is not None else None
         if self._redis_url and self._follower is None:
             self._follower = StdDaqRedis(self._redis_url, ["status", "stat"], max_waiting=0)
             self._follower.subscribe("status", lambda message: self.source.flow.news.set())
