@@ -97,7 +97,8 @@ class PulseClock:
         self._slots, self._views = Slots(self._map, _SLOTS), Views(self._map, _VIEWS)
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
-        self._announced, self._say = False, None
+        self._announced = False
+        self._say: Callable[[str], object] | None = None
         if not self._owner:
             self.start_pulse_id = self.now()
             return
@@ -298,7 +299,7 @@ class PulseClock:
         slowest = self._slots.slowest()
         while slowest is not None and slowest.finished + LEAD <= now and not slowest.alive:
             logger.warning("the pulse clock's follower %s has died; the clock goes on", slowest.name)
-            self._slots.free(slowest.index)
+            self._slots.free(slowest.number)
             slowest = self._slots.slowest()
         reached = now if slowest is None else slowest.finished
         ceiling = max(reached + LEAD, self._read("<q", _CEILING))

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,11 +44,10 @@ def _made(name: str, cls: type, world: World, options: Mapping[str, object]) -> 
     Options are the keywords of its class, and the fields of the dataclass ``settings`` where it has one,
     which looks at its values itself.
     """
-    types = {
-        key: kind for key, kind in get_type_hints(cls.__init__).items() if key not in ("world", "return")
-    }
+    parameters = [each for each in signature(cls, eval_str=True).parameters.values() if each.name != "world"]
+    types = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
     names = sorted(types.keys() | getattr(getattr(cls, "settings", None), "__dataclass_fields__", {}).keys())
-    anything = any(each.kind is each.VAR_KEYWORD for each in signature(cls).parameters.values())
+    anything = any(each.kind is each.VAR_KEYWORD for each in parameters)
     for key, value in options.items():
         if key not in names and (hasattr(cls, "settings") or not anything):
             known = ", ".join(f"{name}_{each}" for each in names)
@@ -132,7 +131,7 @@ class Facility:
             raise RequestError(
                 "port_base", self._port_base, f"0 for free ports, or a port up to {HIGHEST_BASE}"
             )
-        self._options = {name: {} for name in PARTS}
+        self._options: dict[str, dict[str, Any]] = {name: {} for name in PARTS}
         for key, value in options.items():
             part = next((p for p in PARTS if key.startswith(p + "_")), None)
             if part is None:
@@ -228,4 +227,5 @@ class Facility:
     @property
     def pvs(self) -> Mapping[str, str]:
         """PV names by role, with `read`, `write` and `fail_next`; empty where not started."""
-        return self._parts.get("pvs", {})
+        part = self._parts.get("pvs")
+        return part if isinstance(part, Mapping) else {}

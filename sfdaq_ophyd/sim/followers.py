@@ -19,7 +19,7 @@ SLOTS_SIZE = _N_SLOTS * _SLOT.size
 class Slot(NamedTuple):
     """One follower, as it is at this moment."""
 
-    index: int
+    number: int
     name: str
     pid: int
     finished: int
@@ -86,7 +86,8 @@ class Follower:
     """One that does something at every pulse; made by `PulseClock.follow`."""
 
     def __init__(self, slots: Slots, index: int):
-        self._slots, self._index = slots, index
+        self._slots = slots
+        self._index: int | None = index
 
     def finished(self, pulse_id: int) -> None:
         """Say that all there was to do for this pulse and those before it is done."""

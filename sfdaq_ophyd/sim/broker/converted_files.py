@@ -5,6 +5,7 @@ Which are made is in the wire reference sf-daq-broker, section 5.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,9 @@ def _make_groups(
 ) -> dict[str, h5py.Dataset]:
     """Make one group per region, or one for the image, with its ``meta``; return the datasets of images."""
     options, detector, datasets = calibration.options, calibration.detector_name, {}
-    bitshuffle = hdf5plugin.Bitshuffle(nelems=32768) if compressed else {}
-    for label, region in (options.roi or {None: None}).items():
+    bitshuffle: Mapping[str, Any] = hdf5plugin.Bitshuffle(nelems=32768) if compressed else {}
+    whole: dict[str | None, tuple[int, int, int, int] | None] = {None: None}
+    for label, region in {**options.roi}.items() if options.roi else whole.items():
         name = f"data/{detector}" if region is None else f"data/{detector}:ROI_{label}"
         y1, y2, x1, x2 = region or (0, calibration.shape[0], 0, calibration.shape[1])
         shape = (y2 - y1, x2 - x1)

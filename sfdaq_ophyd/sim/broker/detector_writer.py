@@ -41,7 +41,7 @@ class DetectorWriter:
     def __init__(self, site: Site, scenes: Scenes, max_frames: int, evaluation: PedestalEvaluation):
         self._site, self._scenes, self._max_frames = site, scenes, max_frames
         self._evaluation = evaluation
-        self._calibrated = None, None
+        self._calibrated: tuple[object, JungfrauCalibration] | None = None
 
     def __call__(self, body: dict[str, Any], log: RunLog) -> None:
         """Write the file or files."""
@@ -90,8 +90,8 @@ class DetectorWriter:
         """Return what the parameters ask for, which is the same for all points of a scan."""
         active = self._evaluation.active_file(detector)
         known = detector, json.dumps(parameters, sort_keys=True), active, active and active.stat().st_mtime_ns
-        if self._calibrated[0] != known:
-            self._calibrated = None, None
+        if self._calibrated is None or self._calibrated[0] != known:
+            self._calibrated = None  # room for the next
             constants, pedestal = self._scenes[detector].constants, self._evaluation.active_pedestal(detector)
             self._calibrated = known, calibration_for(detector, parameters, constants, pedestal)
         return self._calibrated[1]

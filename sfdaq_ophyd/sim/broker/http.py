@@ -13,6 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import bottle
 
+from ...errors import ServiceUnreachable
 from ...wire.broker import ENDPOINTS, Service, raw_directory
 from ..http import STATUS, BoundedLog, refusal
 from .beamline import Stopped
@@ -196,7 +197,13 @@ class HttpService:
     @property
     def port(self) -> int:
         """Where it listens."""
-        return self._server.server_port
+        return self._bound.server_port
+
+    @property
+    def _bound(self) -> _Server:
+        if self._server is None:
+            raise ServiceUnreachable(f"simulated {self.service}", url="no port", reason="it does not listen")
+        return self._server
 
     def bind(self, port: int = 0) -> None:
         """Listen at a port, 0 for a free one; OSError if it is taken."""
@@ -217,7 +224,7 @@ class HttpService:
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            self._server.handle_request()  # sleeps until there is one
+            self._bound.handle_request()  # sleeps until there is one
 
     def stop(self) -> None:
         """End after the present request. Safe twice."""

@@ -75,7 +75,7 @@ class Messages:
     def send(self, routing_key: str, body: dict[str, Any]) -> Message:
         """Publish a request and hand it to its writer."""
         text = json.dumps(body)
-        request = {
+        request: Message = {
             "exchange": "request",
             "routing_key": routing_key,
             "correlation_id": str(uuid.uuid4()),
@@ -100,7 +100,7 @@ class Messages:
         self, request: Message, action: str, source: str, message: str | None = None, *, file: bool = True
     ) -> None:
         """Publish a writer's status message about a request."""
-        headers = {"action": action, "source": source, "routing_key": "*"}
+        headers: Message = {"action": action, "source": source, "routing_key": "*"}
         if file:
             headers["file"] = request["body"].get("output_file")
         headers["message"] = message

@@ -9,7 +9,9 @@ from typing import Any
 from ...errors import RequestError
 from ...wire.broker import BEAMLINES, DIALECTS, Dialect, raw_directory
 from ...wire.detector_name import DetectorName
+from ..jungfrau.part import JungfrauPart
 from ..part import World
+from ..pvs.part import PvsPart
 from .amqp import AmqpPublisher
 from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays, Tree, Trigger
 from .data_files import BufferWriter, PvWriter
@@ -142,7 +144,8 @@ class BrokerPart:
         self._world, self._pgroup, self._writers = world, pgroup, writers
         table = table_of(dialect) if detectors is None else dict(detectors)
         jungfrau = world.parts.get("jungfrau")
-        live = getattr(jungfrau, "detector_name", None)
+        scene = jungfrau.scene if isinstance(jungfrau, JungfrauPart) else None
+        live = None if scene is None else scene.detector_name
         home = beamline or (live and beamline_with(table, live)) or "bernina"
         if home not in BEAMLINES:
             raise RequestError("beamline", home, f"one of {', '.join(BEAMLINES)}")
@@ -156,7 +159,7 @@ class BrokerPart:
         default = [live] if live in names else names[:1]
         self._running = list(default if running is None else running)
         self._detectors, self._pvs = names, pvs
-        self._scenes = Scenes(world.seed, world.clock.view, getattr(jungfrau, "scene", None))
+        self._scenes = Scenes(world.seed, world.clock.view, scene)
         self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
         self._amqp = None if amqp_url is None else AmqpPublisher(amqp_url, messages)
         self._services = {
@@ -170,7 +173,7 @@ class BrokerPart:
         channels = BufferWriter(site, cameras=False, max_rows=100_000)
         cameras = BufferWriter(site, cameras=True, max_rows=max_frames)
         frames = DetectorWriter(site, self._scenes, max_frames, evaluation)
-        handlers = {
+        handlers: dict[str, Callable[[Message], None]] = {
             "epics": Writer(site, PvWriter(site), words=EPICS_WORDS),
             "data3buffer": Writer(site, channels, DATA_BUFFERS),
             "imagebuffer": Writer(site, cameras, DATA_BUFFERS),
@@ -209,7 +212,7 @@ class BrokerPart:
 
     def _connect_trigger(self) -> None:
         pvs = self._world.parts.get("pvs")
-        if pvs is not None:
+        if isinstance(pvs, PvsPart):
             self.site.triggers[self.site.home] = Trigger(
                 self.site.delays,
                 self.site.clock.now,

@@ -18,12 +18,17 @@ with without_collection(ours=True):
     from .part import EigerPart
 
 
+def _shape(text: str) -> tuple[int, int]:
+    rows, columns = text.split("x")
+    return int(rows), int(columns)
+
+
 def main() -> None:
     """Parse the options, serve, and leave on Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m sfdaq_ophyd.sim.eiger", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--model", default="16M", choices=MODULES)
-    parser.add_argument("--shape", help="rows x columns in place of a model, e.g. 64x80")
+    parser.add_argument("--shape", type=_shape, help="rows x columns in place of a model, e.g. 64x80")
     parser.add_argument("--api-version", default="1.8.0")
     parser.add_argument("--profile", help="TIFF layout: om, v2024, legacy16")
     parser.add_argument("--initialized", action="store_true", help="start in idle instead of na")
@@ -31,12 +36,11 @@ def main() -> None:
     parser.add_argument("-v", "--verbose", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.WARNING)
-    shape = tuple(int(n) for n in options.shape.split("x")) if options.shape else None
     world = World(PulseClock(), Path("."), seed=options.seed)
     part = EigerPart(
         world,
         model=options.model,
-        shape=shape,
+        shape=options.shape,
         api_version=options.api_version,
         profile=options.profile,
         initialized=options.initialized,

@@ -58,8 +58,17 @@ class DetectorControlUnit:
         self.faults, self.monitor = Faults(), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
-        options = {"profile": profile, "dwell": dwell, "seed": seed, "patient": patient, "sample": sample}
-        self.detector = Detector(config, self.monitor, self.files, self.faults, **options)
+        self.detector = Detector(
+            config,
+            self.monitor,
+            self.files,
+            self.faults,
+            profile=profile,
+            dwell=dwell,
+            seed=seed,
+            patient=patient,
+            sample=sample,
+        )
         self._fetched: dict[str, list] = {}
         self._make_modules()
 

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from ...errors import DetectorStateError
 from ...wire.simplon_states import (
@@ -88,7 +87,7 @@ class Detector:
         self.config, self.monitor, self.files, self.faults = config, monitor, files, faults
         self.profile, self.dwell, self._patient = profile, dwell, patient
         self._seed, self._random = seed, random.Random(seed)
-        self._exposure: asyncio.Task | None = None
+        self._exposure: asyncio.Task[None] | None = None
         self._sample = sample
         self._scenes: dict[Scene, tuple] = {}
         self.n_streamed = 0
@@ -117,7 +116,7 @@ class Detector:
         now = time.time_ns()
         self.series_id += 1
         self.series_unique_id = make_ulid(now, self._random.getrandbits(80))
-        offset = round(datetime.now().astimezone().utcoffset().total_seconds() / 60)
+        offset = round(time.localtime().tm_gmtoff / 60)
         self.config.set_internal("data_collection_date", format_time_ns(now, offset_minutes=offset))
         self.series = await self._open_series(now, offset)
         self.files.open(self.series.maker, self.config)
@@ -126,14 +125,15 @@ class Detector:
 
     async def trigger(self, count_time: float | None = None) -> int:
         """Expose one software trigger; returns when its frames are exposed."""
-        if self.series is not None and self.series.mode not in SOFTWARE_TRIGGERED:
-            raise DetectorStateError(f"trigger command not allowed in trigger mode {self.series.mode}")
+        series = self.series
+        if series is not None and series.mode not in SOFTWARE_TRIGGERED:
+            raise DetectorStateError(f"trigger command not allowed in trigger mode {series.mode}")
         self._allow("trigger")
         if self.faults.take("detector_error"):
             self.state = DetectorState.ERROR
             raise DetectorStateError("detector error: readout failed")
-        self._expose(count_time if self.series.mode == TriggerMode.INTE else None)
-        await asyncio.wait([self._exposure])
+        assert series is not None  # armed, as it is allowed
+        await asyncio.wait([self._expose(series, count_time if series.mode == TriggerMode.INTE else None)])
         return self.series_id
 
     def edge(self, width: float = 0.0) -> None:
@@ -150,7 +150,7 @@ class Detector:
             series.n_gates += 1
             if series.n_gates % series.gates_per_frame:
                 return
-        self._expose(width or None)
+        self._expose(series, width or None)
 
     async def disarm(self) -> int:
         """End the series; frames held back come out."""
@@ -232,9 +232,10 @@ class Detector:
             maker=maker,
         )
 
-    def _expose(self, count_time: float | None) -> None:
+    def _expose(self, series: Series, count_time: float | None) -> asyncio.Task[None]:
         self.state = DetectorState.ACQUIRE
-        self._exposure = asyncio.create_task(self._run_trigger(self.series, count_time))
+        self._exposure = asyncio.create_task(self._run_trigger(series, count_time))
+        return self._exposure
 
     async def _run_trigger(self, series: Series, count_time: float | None) -> None:
         loop = asyncio.get_running_loop()

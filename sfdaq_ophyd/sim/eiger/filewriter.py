@@ -118,18 +118,18 @@ class SeriesFiles:
         for name, array in self.arrays.items():
             specific.create_dataset(name, data=array, **hdf5plugin.Bitshuffle(cname="lz4"))
         entry["instrument/beam/incident_wavelength"] = self.values["wavelength"]
-        data, names = entry.create_group("data"), self._data_names()
+        data, files = entry.create_group("data"), self._data_names()
         if not self.per_file:
             most = max(1, MOST_BYTES // self.maker.n_bytes)
             self._write_images(file, 0, min(self.n_images, most))
         elif self.legacy:
-            for i, name in enumerate(names):
+            for i, name in enumerate(files):
                 data[f"data_{i + 1:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
-        elif names:
+        elif files:
             inner = (self.maker.n_channels, *self.maker.shape)
-            n = min(self.n_images, len(names) * self.per_file)
+            n = min(self.n_images, len(files) * self.per_file)
             layout = h5py.VirtualLayout((n, *inner), self.maker.dtype)
-            for first, name in zip(range(0, n, self.per_file), names):
+            for first, name in zip(range(0, n, self.per_file), files):
                 last = min(first + self.per_file, n)
                 layout[first:last] = h5py.VirtualSource(name, "/entry/data/data", (last - first, *inner))
             data.create_virtual_dataset("data", layout)

@@ -183,7 +183,7 @@ class FrameMaker:
         self._images, self._profile, self._faults = images, profile, faults
         self._reflection, self._sample = reflection, sample
         self._seen: list[tuple[int, float]] = []  # from which image on how much of the sample
-        self._pixels = [memoryview(image).cast("B") for image in images]
+        self._pixels = [image.data.cast("B") for image in images]
         self.series_id, self._series_time_ns = series_id, series_time_ns
         self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
         self._thresholds = config.thresholds()
@@ -244,6 +244,6 @@ class FrameMaker:
         write_stamp(first, stamp)
         band, row = self._band(image_id), image.strides[0]
         begin, end = self._reflection[0].start * row, self._reflection[0].start * row + band.nbytes
-        pixels, spot = self._pixels[k], memoryview(band).cast("B")
+        pixels, spot = self._pixels[k], band.data.cast("B")
         pieces = (before + first.tobytes(), pixels[first.nbytes : begin], spot, pixels[end:], after)
         return tuple(piece for piece in pieces if len(piece))

@@ -63,7 +63,8 @@ async def forever() -> None:
 
 async def hang_up(request: web.Request) -> None:
     """Close the connection without another byte; does not return."""
-    request.transport.abort()
+    if request.transport is not None:  # else it is closed already
+        request.transport.abort()
     await forever()
 
 
@@ -107,8 +108,10 @@ def _cut(pieces: tuple, n_bytes: int) -> list[memoryview]:
     return views
 
 
-async def _send_directly(transport: asyncio.Transport, views: list[memoryview]) -> None:
+async def _send_directly(transport: asyncio.Transport | None, views: list[memoryview]) -> None:
     """Hand memory to the socket as it is; the transport would copy what the socket does not take at once."""
+    if transport is None:
+        raise ConnectionResetError("the client went away")
     transport.set_write_buffer_limits(0)
     while transport.get_write_buffer_size():
         if transport.is_closing():

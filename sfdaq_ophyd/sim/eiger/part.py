@@ -10,16 +10,15 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from ...errors import RequestError, ServiceTimeout
+from ...errors import RequestError, ServiceTimeout, ServiceUnreachable
 from ...limits import Limit
 from ...wire.simplon import VERSIONS
 from ...wire.tiff_write import PROFILES
 from ..child import HINT
 from ..part import World
 from .dcu import DetectorControlUnit
-from .faults import FAULTS
+from .faults import FAULTS, Faults
 from .frames import stamp_of
-from .geometry import make_geometry
 from .server import VERSION_REQUESTS, RequestLog, make_app
 
 STOP_TIMEOUT = 20.0
@@ -88,32 +87,31 @@ class EigerPart:
             raise RequestError("profile", profile, f"one of {', '.join(PROFILES)}")
         if version_request not in VERSION_REQUESTS:
             raise RequestError("version_request", version_request, f"one of {', '.join(VERSION_REQUESTS)}")
-        make_geometry(model, api_version, shape)  # refuses what is impossible
         self._version_request = version_request
-        self._options = {
-            "model": model,
-            "shape": shape,
-            "version": api_version,
-            "profile": profile,
-            "dwell": dwell / world.speed,
-            "command_limit": command_limit,
-            "serial": serial,
-            "seed": world.seed,
-            "patient": world.clock.patient,
-            "sample": lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
-        }
+        self._dcu = DetectorControlUnit(
+            model=model,
+            shape=shape,
+            version=api_version,
+            profile=profile,
+            dwell=dwell / world.speed,
+            command_limit=command_limit,
+            serial=serial,
+            seed=world.seed,
+            patient=world.clock.patient,
+            sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
+        )
         self._initialized, self._port = initialized, port or world.next_port()
         self.requests = RequestLog()
         self._start_timeout, self._ready = world.start_timeout, threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._dcu: DetectorControlUnit | None = None
+        self._problem: Exception | None = None
         self.url = ""
 
     def launch(self) -> None:
         """Begin to serve."""
         self._ready.clear()
-        self._problem: Exception | None = None
+        self._problem = None
         self._thread = threading.Thread(target=self._run, name="simulated Eiger", daemon=True)
         self._thread.start()
 
@@ -124,9 +122,9 @@ class EigerPart:
         limit = Limit(self._start_timeout)
         while not limit.wait(self._ready):
             if limit.reached():
-                raise ServiceTimeout("start of the simulated Eiger", limit.seconds, hint=HINT)
+                raise ServiceTimeout("start of the simulated Eiger", self._start_timeout, hint=HINT)
         if self._problem is not None:
-            self._thread.join()
+            self.stop()
             raise self._problem
 
     def stop(self) -> None:
@@ -146,7 +144,7 @@ class EigerPart:
         self.faults.add(what, **details)
 
     @property
-    def faults(self):
+    def faults(self) -> Faults:
         """Misbehaviour that has not happened yet."""
         return self._dcu.faults
 
@@ -157,16 +155,22 @@ class EigerPart:
 
     def restart(self) -> None:
         """Restart the service: not initialized, every frame and series lost, series numbers from 1 again."""
-        asyncio.run_coroutine_threadsafe(self._restart(), self._loop).result(STOP_TIMEOUT)
+        asyncio.run_coroutine_threadsafe(self._restart(), self._running).result(STOP_TIMEOUT)
 
     def edge(self, width: float = 0.0) -> None:
         """Give the detector one electrical edge, or one gate of `width` s (modes exts, exte, extg, eies)."""
-        self._loop.call_soon_threadsafe(self._dcu.detector.edge, width)
+        self._running.call_soon_threadsafe(self._dcu.detector.edge, width)
 
     @staticmethod
     def stamp_of(series_id: int, image_id: int) -> int:
         """Return the number in the first pixels of a frame (`sfdaq_ophyd.sim.stamp`)."""
         return stamp_of(series_id, image_id)
+
+    @property
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise ServiceUnreachable("simulated Eiger", url=self.url, reason="it was not started")
+        return self._loop
 
     async def _restart(self) -> None:
         self._dcu.restart()
@@ -180,7 +184,7 @@ class EigerPart:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._dcu = DetectorControlUnit(**self._options)
+        self._dcu.restart()
         if self._initialized:
             await self._dcu.detector.initialize()
         runner = web.AppRunner(

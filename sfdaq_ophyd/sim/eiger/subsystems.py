@@ -213,7 +213,7 @@ def _detector_commands(detector: Detector, version: str) -> dict[str, Command]:
         if argument is not None and not (seconds and 1 <= argument <= 600):
             raise RequestError("hv_reset", argument, "1 to 600 s")
 
-    commands = {"initialize": initialize, "arm": arm, "trigger": trigger}
+    commands: dict[str, Command] = {"initialize": initialize, "arm": arm, "trigger": trigger}
     commands |= {"disarm": disarm, "cancel": cancel, "abort": abort}
     if version == "1.6.0":
         commands["status_update"] = _bare(lambda: None)

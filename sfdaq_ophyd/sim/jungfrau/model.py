@@ -180,7 +180,7 @@ class DetectorModel:
                 messages.append(Message(port, delay, [self._end()]))
             if parts is not None:
                 block = pixels[interface * rows : (interface + 1) * rows]
-                message = self._spoil(module, Message(port, delay, [*parts, memoryview(block).cast("B")]))
+                message = self._spoil(module, Message(port, delay, [*parts, block.data.cast("B")]))
                 messages += [message] * (1 if twice is None else 2)
         return messages
 
@@ -197,6 +197,7 @@ class DetectorModel:
         settings = self.settings
         complete = received == n_packets
         first = self._first_caught.get(port, self._first_taken)
+        assert first is not None  # a frame was taken
         discard = {"nodiscard": False, "discardempty": not received, "discardpartial": not complete}
         if discard[settings.discard_policy]:
             if first == self.frame_number:

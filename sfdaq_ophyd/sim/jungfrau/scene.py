@@ -60,7 +60,8 @@ class Scene:
         self._name = DetectorName.parse(detector_name)
         self.detector_name, self.n_modules = str(self._name), self._name.n_modules
         self.shape, self.seed = self._name.raw_shape, seed
-        self.beam, self.forced_stage = True, None
+        self.beam = True
+        self.forced_stage: int | None = None
         n = 8 if self.n_modules <= 4 else 4 if self.n_modules <= 16 else 2
         self._n_rendered = n
         self._rings: dict[str, np.ndarray] = {}
@@ -141,7 +142,7 @@ class Scene:
         rows, columns = (each.stop - each.start for each in REFLECTION)
         y, x = np.ogrid[0:rows, 0:columns]
         mean = 400 * np.exp(-(((y - rows / 2) / 9) ** 2) / 2 - ((x - columns / 2) / 7) ** 2 / 2)
-        found = []
+        found: list[tuple[np.ndarray, ...]] = []
         for k in range(self._n_rendered):
             rng = np.random.default_rng([self.seed, 11, k])
             noise = np.rint(rng.standard_normal(mean.shape, dtype="f4"))
@@ -177,7 +178,7 @@ class Scene:
             where = np.nonzero(energy >= limit)
             frame[where] = self._word(stage, energy[where], k, where)
 
-    def _word(self, stage: int, energy: np.ndarray, k: int, where=...) -> np.ndarray:
+    def _word(self, stage: int, energy: np.ndarray | np.float32, k: int, where=...) -> np.ndarray:
         """Return raw words: pedestal, dithered so that its mean is exact, plus signal and noise."""
         level = self.constants.pedestal[stage][where] + np.float32((k + 0.5) / self._n_rendered - 0.5)
         level += self._noise(stage, k)[where]

@@ -197,7 +197,7 @@ class Sender:
         self.modules = [PubSocket(context, next(ports), HIGH_WATER, patient) for _ in range(settings.n_ports)]
         self.streamvis = PubSocket(context, next(ports), HIGH_WATER, patient)
         self._live = PushSocket(context, next(ports), LIVE_HIGH_WATER, patient)
-        self._outbox: list[tuple[PubSocket | PushSocket, deque[tuple[float, list]]]] = [
+        self._outbox: list[tuple[_Socket, deque[tuple[float, list]]]] = [
             (socket, deque()) for socket in (*self.modules, self.streamvis, self._live)
         ]
         self._stuck = False  # a patient stream waits for its client

@@ -81,8 +81,7 @@ class Motor(PVGroup):
         await fields.user_high_limit.write(high)
         await fields.done_moving_to_value.write(1)
 
-    @motor.putter
-    async def motor(self, instance, value):
+    async def _put(self, instance, value):
         """Move there, or with SET say that it is there; done when it stands.
 
         caproto has refused what lies outside the limits.
@@ -94,22 +93,24 @@ class Motor(PVGroup):
             await self._drive(value)
         raise SkipWrite
 
-    @motor.fields.stop.putter
-    async def motor(fields, instance, value):  # noqa: N805 - caproto passes the fields
+    async def _stop(fields, instance, value):  # noqa: N805 - caproto passes the fields
         """Stop, whatever moves."""
         if value:
             await fields.parent.group.halt()
         return 0
 
-    @motor.fields.user_high_limit.putter
-    async def motor(fields, instance, value):  # noqa: N805
+    async def _limit_above(fields, instance, value):  # noqa: N805
         """Let VAL's control limit follow HLM."""
         await fields.parent.write_metadata(upper_ctrl_limit=value)
 
-    @motor.fields.user_low_limit.putter
-    async def motor(fields, instance, value):  # noqa: N805
+    async def _limit_below(fields, instance, value):  # noqa: N805
         """Let VAL's control limit follow LLM."""
         await fields.parent.write_metadata(lower_ctrl_limit=value)
+
+    motor.putter(_put)
+    motor.fields.stop.putter(_stop)
+    motor.fields.user_high_limit.putter(_limit_above)
+    motor.fields.user_low_limit.putter(_limit_below)
 
     @property
     def readback(self) -> float:
@@ -274,8 +275,7 @@ class BeamlineIOC(PVGroup):
         await self.pulse_id.write(float(self._clock.now()))
         await self._shine()
 
-    @pulse_id.startup
-    async def pulse_id(self, instance, async_lib):
+    async def _publish_pulse_ids(self, instance, async_lib):
         """Publish every pulse id as the clock reaches it."""
         last, clock = int(instance.value), self._clock
         with clock.follow("pvs") as follower:
@@ -289,13 +289,11 @@ class BeamlineIOC(PVGroup):
                 follower.finished(now)
                 await asyncio.sleep(min(max(clock.due_in(now + 1), 0.001), PULSE_PERIOD))
 
-    @event_code.putter
-    async def event_code(self, instance, value):
+    async def _put_event_code(self, instance, value):
         """Take the code, unless told to refuse."""
         self._check_refused("event_code")
 
-    @shutter.putter
-    async def shutter(self, instance, value):
+    async def _put_shutter(self, instance, value):
         """Travel, unless told to refuse."""
         self._check_refused("shutter")
         state = value if isinstance(value, str) else instance.enum_strings[int(value)]
@@ -304,10 +302,14 @@ class BeamlineIOC(PVGroup):
         self._clock.light = state == "Open" and self.beam_rate.value > 0
         return state
 
-    @beam_intensity.scan(period=0.1)
-    async def beam_intensity(self, instance, async_lib):
+    async def _measure(self, instance, async_lib):
         """Measure the beam."""
         await self._shine()
+
+    pulse_id.startup(_publish_pulse_ids)
+    event_code.putter(_put_event_code)
+    shutter.putter(_put_shutter)
+    beam_intensity.scan(period=0.1)(_measure)
 
     def _check_refused(self, role: str) -> None:
         if role in self.refuse:

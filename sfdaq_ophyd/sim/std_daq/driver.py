@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from ...limits import Limit
 from .faults import Faults
@@ -93,10 +94,10 @@ def make_order(info: dict, faults: Faults, timing: Timing, standing_error: str |
     return Order(
         info,
         delay,
-        error=failing and failing.get("text", "told to fail"),
+        error=failing.get("text", "told to fail") if failing else None,
         late=late["seconds"] if late else 0.0,
         ghost=standing_error if delay > timing.poll else None,
-        overrun=overrun and _overrun(info["n_images"], **overrun),
+        overrun=_overrun(info["n_images"], **overrun) if overrun else None,
     )
 
 
@@ -159,7 +160,7 @@ class Driver:
         self._changed = threading.Condition()
         self._patience = Patience(writer, timing)
         self._opened: tuple[int, dict] = (0, {})
-        self._inbox: queue.Queue[tuple[str, object]] = queue.Queue()
+        self._inbox: queue.Queue[Callable[[], None]] = queue.Queue()
         self._subscribed, self._n_subscriptions = False, 0
         self.overrun: Overrun | None = None
         self._newest_id = 0
@@ -174,7 +175,7 @@ class Driver:
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
-        self._inbox.put(("nothing", None))
+        self._inbox.put(lambda: None)
         self._thread.join(10)
 
     # ---- called by the service ----------------------------------------------------------------------
@@ -207,14 +208,14 @@ class Driver:
             order = make_order(info, self._faults, self._timing, self._state.error)
             if order.can_be_encoded:
                 self._patience.started(slow=order.delay >= self._timing.give_up)
-        self._inbox.put(("start", order))
+        self._inbox.put(partial(self._start_writer, order))
         return order
 
     def stop(self) -> dict:
         """Stop or reset; return the status once it is READY, whoever's it is."""
         self._subscribed = False
         self._patience.stopped(blocked=self._outstanding >= MAX_OUTSTANDING)
-        self._inbox.put(("stop", None))
+        self._inbox.put(self._stop_writer)
         return self._poll(READY)
 
     def wait_while_writing(self, limit: float) -> dict:
@@ -263,7 +264,7 @@ class Driver:
         """Take an image of the detector; dropped unless an acquisition has subscribed."""
         self._newest_id = image.image_id
         if self._subscribed and self._inbox.qsize() < MAX_QUEUED:
-            self._inbox.put(("image", image))
+            self._inbox.put(partial(self._hand_on, image))
 
     # ---- called by the writer -----------------------------------------------------------------------
 
@@ -296,8 +297,9 @@ class Driver:
         completed = self._state.acknowledged()
         if not completed:
             return False
-        if completed == self._state.acquisition["info"]["n_images"]:
-            self._inbox.put(("complete", self._state.acquisition["info"]))
+        info = self._state.begun["info"]
+        if completed == info["n_images"]:
+            self._inbox.put(partial(self._complete, info))
         now = time.monotonic()
         if completed > 1 and now - self._last_published < self._timing.status_period:
             return False
@@ -308,15 +310,7 @@ class Driver:
 
     def _obey(self) -> None:
         while not self._closing.is_set():
-            what, content = self._inbox.get()
-            if what == "start":
-                self._start_writer(content)
-            elif what == "image":
-                self._hand_on(content)
-            elif what == "stop":
-                self._stop_writer()
-            elif what == "complete" and self._is_current(content):
-                self._stop_writer()
+            self._inbox.get()()
 
     def _start_writer(self, order: Order) -> None:
         self._subscribed = False
@@ -345,9 +339,8 @@ class Driver:
         with self._changed:
             if not self._subscribed or self._state.state != WRITING:
                 return
-            stats = self._state.acquisition["stats"]
-            n_images = self._state.acquisition["info"]["n_images"]
-            if stats["n_write_requested"] >= n_images:
+            acquisition = self._state.begun
+            if acquisition["stats"]["n_write_requested"] >= acquisition["info"]["n_images"]:
                 self._subscribed = False
                 return
             self._changed.wait_for(lambda: self._outstanding < MAX_OUTSTANDING or self._closing.is_set())
@@ -366,6 +359,9 @@ class Driver:
         self._outstanding = 0
         self._writer.send({"do": "stop"})
 
-    def _is_current(self, info: dict) -> bool:
+    def _complete(self, info: dict) -> None:
+        """Stop the writer once it has all images of an acquisition, if that is still the present one."""
         with self._changed:
-            return self._state.state == WRITING and self._state.acquisition["info"] is info
+            is_current = self._state.state == WRITING and self._state.begun["info"] is info
+        if is_current:
+            self._stop_writer()

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from fakeredis import TcpFakeServer
+from fakeredis import FakeServer, TcpFakeServer
 
 
 class _Server(TcpFakeServer):
@@ -45,7 +45,7 @@ class EmbeddedRedis:
     def __init__(self, port: int = 0):
         self._port = port
         self._server: _Server | None = None
-        self._contents = None
+        self._contents: FakeServer | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -68,7 +68,7 @@ class EmbeddedRedis:
     def stop(self, *, empty: bool = False) -> None:
         """Stop serving and cut all connections; with `empty` forget the contents. Safe twice."""
         server, self._server = self._server, None
-        if server is not None:
+        if server is not None and self._thread is not None:
             server.shutdown()
             for connection in tuple(server.connections):
                 with contextlib.suppress(OSError):

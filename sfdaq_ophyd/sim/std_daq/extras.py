@@ -18,7 +18,7 @@ from .validator import grey_picture, jpeg
 
 def pictures_of(service: Service) -> Pictures:
     """Return the detector's pictures as the stored configuration has it."""
-    config = service.config()[0]
+    config = service.stored_config()
     shape = (config["image_pixel_height"], config["image_pixel_width"])
     return Pictures(config["detector_name"], shape, config["bit_depth"], service.settings.seed)
 
@@ -114,13 +114,14 @@ class UdpSimulator:
 
     def __init__(self, present: bool, source: ImageSource):
         self._present, self._source = present, source
-        self._started = self._n = None
+        self._started: float | None = None
+        self._n = 0
 
     def status(self) -> dict:
         """Return status and number of images; ServiceError if absent."""
         if not self._present:
             raise ServiceError(f"Cannot communicate with API on {ADDRESS}.")
-        n = self._n or 0
+        n = self._n
         if self._started is not None:
             n = int((time.monotonic() - self._started) * RATE)
         return {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import h5py
 import hdf5plugin
 import numpy as np
@@ -31,23 +34,23 @@ class WriterFile:
     """
 
     def __init__(self, path: str, detector_name: str, n_images: int, pictures: Pictures, *, compressed: bool):
-        self.n_images, self.n_written = n_images, 0
+        self.n_images, self.n_written, self._pictures = n_images, 0, pictures
         self._frame = np.empty(pictures.shape, pictures.dtype)
         self._direct = not compressed
         self._file = h5py.File(path, "w", libver=("earliest", "v108"), locking=True)
         group = self._file.create_group(detector_name)
-        options = hdf5plugin.Bitshuffle(nelems=0, cname="lz4") if compressed else {}
+        options: Mapping[str, Any] = hdf5plugin.Bitshuffle(nelems=0, cname="lz4") if compressed else {}
         self._data = _early(group, "data", (n_images, *pictures.shape), pictures.dtype, options)
         self._image_id = group.create_dataset("image_id", (n_images,), "u8", dcpl=_plan())
         self._status = group.create_dataset("status", (n_images,), "u8", dcpl=_plan())
 
-    def write(self, pictures: Pictures, image_id: int, pulse_id: int, status: int, ahead: int = 0) -> None:
+    def write(self, image_id: int, pulse_id: int, status: int, ahead: int = 0) -> None:
         """Append one frame with its id and status (0 good, 1 missing packets, 2 id mismatch).
 
         Its pixels are those of the image `ahead` images later, if the ring was overrun.
         """
         row = self.n_written
-        pictures.fill(self._frame, image_id + ahead, pulse_id + ahead)
+        self._pictures.fill(self._frame, image_id + ahead, pulse_id + ahead)
         if self._direct:
             self._data.id.write_direct_chunk((row, 0, 0), self._frame)
         else:

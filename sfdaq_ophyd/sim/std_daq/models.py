@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import GenericAlias
 from typing import Annotated, Any
 
 from pydantic import (
@@ -87,7 +88,7 @@ def _old_mapping(value: Any) -> Any:
 OldInteger = Annotated[int, BeforeValidator(_old_integer)]
 OldText = Annotated[str, BeforeValidator(_old_text)]
 
-OLD_MODEL = {"pairs": model_validator(mode="before")(_old_mapping)}
+OLD_MODEL: dict[str, Any] = {"pairs": model_validator(mode="before")(_old_mapping)}
 """Validators of every model of the older generation."""
 
 
@@ -102,13 +103,12 @@ class SubmoduleInfo(BaseModel):
 def write_request(pydantic: int) -> type[BaseModel]:
     """Make the body model of write_async and write_sync for one generation of pydantic."""
     integer, text = (int, str) if pydantic == 2 else (OldInteger, OldText)
-    return create_model(
-        "WriteRequest",
-        __validators__=OLD_MODEL if pydantic == 1 else {},
-        n_images=(integer, Field(ge=1)),
-        output_file=(Annotated[text, AfterValidator(check_path)], ...),
-        run_id=(integer, Field(default_factory=time.time_ns)),
-    )
+    fields: dict[str, Any] = {
+        "n_images": (integer, Field(ge=1)),
+        "output_file": (_with(text, (AfterValidator(check_path),)), ...),
+        "run_id": (integer, Field(default_factory=time.time_ns)),
+    }
+    return create_model("WriteRequest", __validators__=OLD_MODEL if pydantic == 1 else {}, **fields)
 
 
 def _with(kind: Any, validators: tuple) -> Any:
@@ -119,15 +119,15 @@ def daq_config(pydantic: int) -> type[BaseModel]:
     """Make the body model of POST /daq/config for one generation of pydantic."""
     integer, text = (int, str) if pydantic == 2 else (OldInteger, OldText)
     mapping = () if pydantic == 2 else (BeforeValidator(_old_mapping),)
-    positions = create_model("ModulePositions", **dict.fromkeys(CORNERS, (integer, ...)))
+    corners: dict[str, Any] = dict.fromkeys(CORNERS, (integer, ...))
+    corner_model = _with(create_model("ModulePositions", **corners), mapping)
     integers = ("image_pixel_height", "image_pixel_width", "n_modules", "start_udp_port", "writer_user_id")
-    return create_model(
-        "DaqConfig",
-        __validators__=OLD_MODEL if pydantic == 1 else {},
-        bit_depth=(integer | None, None),
-        detector_name=(text | None, None),
-        detector_type=(text | None, None),
+    fields: dict[str, Any] = {
+        "bit_depth": (integer | None, None),
+        "detector_name": (text | None, None),
+        "detector_type": (text | None, None),
         **dict.fromkeys(integers, (integer | None, None)),
-        submodule_info=(_with(SubmoduleInfo, mapping) | None, None),
-        module_positions=(_with(dict[str, _with(positions, mapping)], mapping) | None, None),
-    )
+        "submodule_info": (_with(SubmoduleInfo, mapping) | None, None),
+        "module_positions": (_with(GenericAlias(dict, (str, corner_model)), mapping) | None, None),
+    }
+    return create_model("DaqConfig", __validators__=OLD_MODEL if pydantic == 1 else {}, **fields)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import RequestError
 from ..child import ChildPart
+from ..jungfrau.part import JungfrauPart
 from ..part import World
 from .faults import check
 from .settings import Settings
@@ -44,13 +45,13 @@ class StdDaqPart(ChildPart):
 
     def __init__(self, world: World, *, redis_url: str | None = None, **settings):
         jungfrau = world.parts.get("jungfrau")
-        given = {
+        given: dict[str, Any] = {
             "speed": world.speed,
             "seed": world.seed,
             "redis_url": redis_url or "",
             "start_timeout": world.start_timeout,
         }
-        if jungfrau is not None:
+        if isinstance(jungfrau, JungfrauPart):
             given["detector_name"] = jungfrau.detector_name
             given["rate_multiplicator"] = jungfrau.rate_multiplicator
         try:

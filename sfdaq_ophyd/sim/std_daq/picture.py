@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
@@ -38,10 +39,8 @@ class Pictures:
         seed: int = 0,
         view: Callable[[int], View] | None = None,
     ):
-        self.shape, self.dtype = tuple(shape), np.dtype(f"u{bit_depth // 8}")
+        self.shape, self.dtype = shape, np.dtype(f"u{bit_depth // 8}")
         self._scene = _scene(detector_name, self.shape, bit_depth, seed, view)
-        y, x = np.indices(self.shape, dtype="u4")
-        self._ramp = (y + x) % 4096 if self._scene is None else None
 
     def fill(self, frame: np.ndarray, image_id: int, pulse_id: int) -> None:
         """Write the picture into `frame`, shape (y, x)."""
@@ -51,6 +50,11 @@ class Pictures:
         np.add(self._ramp, image_id % 1000, out=frame, casting="unsafe")
         if self.shape[1] >= STAMP_PIXELS:
             write_stamp(frame, image_id)
+
+    @cached_property
+    def _ramp(self) -> np.ndarray:
+        y, x = np.indices(self.shape, dtype="u4")
+        return (y + x) % 4096
 
 
 def _scene(detector_name: str, shape: tuple[int, int], bit_depth: int, seed: int, view) -> Scene | None:

@@ -45,16 +45,16 @@ class Store:
 
     def add(self, key: str, content: dict) -> str:
         """Append a JSON object; return its id."""
-        return self.redis.xadd(key, {"json": json.dumps(content)}, maxlen=self._maxlen).decode()
+        return _text(self.redis.xadd(key, {"json": json.dumps(content)}, maxlen=self._maxlen))
 
     def newest(self, key: str, count: int = 1) -> list[tuple[str, dict]]:
         """Return the newest entries, newest first."""
-        return [(i.decode(), json.loads(f[b"json"])) for i, f in self.redis.xrevrange(key, count=count)]
+        return [(i, json.loads(f["json"])) for i, f in _entries(self.redis.xrevrange(key, count=count))]
 
     def entry(self, key: str, entry_id: str) -> dict | None:
         """Return one entry; None where there is none under that id."""
-        found = self.redis.xrange(key, entry_id, entry_id)
-        return json.loads(found[0][1][b"json"]) if found else None
+        found = _entries(self.redis.xrange(key, entry_id, entry_id))
+        return json.loads(found[0][1]["json"]) if found else None
 
     def report(self, config_id: str, server: str, message: str) -> None:
         """Append a server's deployment report."""
@@ -62,12 +62,25 @@ class Store:
 
     def reports(self, config_id: str) -> list[tuple[str, str, str]]:
         """Return (id, server, message) of all deployment reports, oldest first."""
-        entries = self.redis.xrange(f"{CONFIG}:{config_id}")
-        return [(i.decode(), f[b"server_name"].decode(), f[b"message"].decode()) for i, f in entries]
+        entries = _entries(self.redis.xrange(f"{CONFIG}:{config_id}"))
+        return [(entry_id, fields["server_name"], fields["message"]) for entry_id, fields in entries]
 
     def close(self) -> None:
         """Close the connections."""
         self.redis.close()
+
+
+_Text = bytes | str
+_Found = list[tuple[_Text | None, dict[_Text, _Text] | None]] | None
+
+
+def _text(said: _Text | None) -> str:
+    return said.decode() if isinstance(said, bytes) else said or ""
+
+
+def _entries(found: _Found) -> list[tuple[str, dict[str, str]]]:
+    """Return id and fields of entries as text."""
+    return [(_text(i), {_text(k): _text(v) for k, v in (f or {}).items()}) for i, f in found or ()]
 
 
 LASTING = 5

@@ -8,7 +8,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from . import models
 from .driver import ServiceError
@@ -61,7 +61,7 @@ def _add_errors(app: FastAPI, pydantic: int) -> None:
     @app.exception_handler(405)
     def wrong_method(request: Request, exc: HTTPException) -> JSONResponse:
         routes = [route for route in app.routes if route.matches(request.scope)[0] is not Match.NONE]
-        allowed = sorted({method for route in routes for method in route.methods})
+        allowed = sorted({m for route in routes if isinstance(route, Route) for m in route.methods or ()})
         return JSONResponse({"detail": exc.detail}, 405, headers={"Allow": ", ".join(allowed)})
 
     @app.exception_handler(RequestValidationError)
@@ -96,7 +96,7 @@ def _add_writer(app: FastAPI, service: Service) -> None:
     request_model = models.write_request(service.settings.pydantic)
 
     def checked(request) -> dict:
-        service.check_folder(request.output_file, service.config()[0]["writer_user_id"])
+        service.check_folder(request.output_file, service.stored_config()["writer_user_id"])
         return {
             "output_file": request.output_file,
             "n_images": request.n_images,
@@ -109,11 +109,11 @@ def _add_writer(app: FastAPI, service: Service) -> None:
         return _ok(f"Writer is {writer['state']}", writer=_writer(writer))
 
     @app.post("/writer/write_async")
-    def write_async(request: request_model):
+    def write_async(request: request_model):  # type: ignore[valid-type]  # FastAPI reads it at run time
         return _ok("Writing started.", writer=_writer(service.write(checked(request))))
 
     @app.post("/writer/write_sync")
-    def write_sync(request: request_model):
+    def write_sync(request: request_model):  # type: ignore[valid-type]
         service.write(checked(request))
         return _ok("Writing finished.", writer=_writer(service.wait_while_writing()))
 
@@ -139,7 +139,7 @@ def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
         return _ok(depth, config=config, config_id=config_id)
 
     @app.post("/daq/config")
-    def set_config(config: config_model):
+    def set_config(config: config_model):  # type: ignore[valid-type]
         return _ok("Setting new daq config.", config=_stored(service, config), config_id=None)
 
     @app.get("/daq/stats")
@@ -149,7 +149,7 @@ def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
     @app.get("/daq/logs/{n_logs}")
     def logs(n_logs: int):
         entries = service.logs(n_logs)
-        reports = [[{}] * service.n_reports(log_id) for log_id, _ in entries]
+        reports: list[list[dict]] = [[{}] * service.n_reports(log_id) for log_id, _ in entries]
         return _ok("DAQ logs", logs={i: _acquisition(a, r) for (i, a), r in zip(entries, reports)})
 
     @app.get("/daq/deployment")
@@ -170,7 +170,7 @@ def _stored(service: Service, config) -> dict:
     info = dict(iter(config.submodule_info))
     if config.module_positions:
         raise ServiceError("Object of type ModulePositions is not JSON serializable")
-    positions = None if config.module_positions is None else {}
+    positions: dict | None = None if config.module_positions is None else {}
     whole.update(module_positions=positions, submodule_info=info)
     service.set_config(whole)
     if positions is None:
@@ -185,7 +185,7 @@ def _add_simulation(app: FastAPI, service: Service) -> None:
     simulator = UdpSimulator(service.settings.simulation, service.source)
 
     def reply(state: dict) -> dict:
-        return _ok(f"Simulator for {service.config()[0]['detector_name']}.", simulator=state)
+        return _ok(f"Simulator for {service.stored_config()['detector_name']}.", simulator=state)
 
     @app.get("/simulation/status")
     def status():

@@ -93,7 +93,7 @@ def make_app(service: Service, closing: threading.Event) -> Flask:
         return Response(parts, mimetype="multipart/x-mixed-replace; boundary=frame")
 
     def simulation(act):
-        return lambda: _ok(f"Simulator for {service.config()[0]['detector_name']}.", simulator=act())
+        return lambda: _ok(f"Simulator for {service.stored_config()['detector_name']}.", simulator=act())
 
     app.get("/simulation/status", endpoint="simulation_status")(simulation(simulator.status))
     app.post("/simulation/start", endpoint="simulation_start")(simulation(simulator.start))

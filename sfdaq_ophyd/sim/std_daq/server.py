@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 
 import redis
 import uvicorn
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
+from ...errors import ServiceUnreachable
 from ...limits import Limit
 from ..clock import PulseClock
 from ..http import STATUS, refusal
@@ -135,6 +136,10 @@ class _QuietHandler(WSGIRequestHandler):
         logging.getLogger(__name__).debug(message.rstrip(), *args)
 
 
+class _FlaskServer(ThreadedWSGIServer):
+    block_on_close = False
+
+
 class StdDaqServer:
     """One simulated DAQ in this process.
 
@@ -154,8 +159,6 @@ class StdDaqServer:
     ----------
     url, redis_url : str
         Addresses, once started.
-    service : Service
-        What stands behind the REST interface.
     """
 
     def __init__(
@@ -174,7 +177,7 @@ class StdDaqServer:
         self._embedded = None if settings.redis_url else EmbeddedRedis(redis_port)
         self.redis_url = settings.redis_url
         self.url = ""
-        self.service: Service | None = None
+        self._service: Service | None = None
         self._faults = Faults()
         self._closing = threading.Event()
         self._stop_rest = lambda: None
@@ -188,7 +191,7 @@ class StdDaqServer:
             self.redis_url = self._embedded.url
         try:
             self._on_step("starting the writer")
-            self.service = Service(
+            self._service = Service(
                 *(self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults),
                 self._on_step,
             )
@@ -206,8 +209,8 @@ class StdDaqServer:
         self._stop_rest()
         for thread in self._others:
             thread.join(10)
-        if self.service is not None:
-            self.service.close()
+        if self._service is not None:
+            self._service.close()
         if self._embedded is not None:
             self._embedded.stop()
 
@@ -216,19 +219,27 @@ class StdDaqServer:
     def __exit__(self, *exc_info):
         self.stop()
 
+    @property
+    def service(self) -> Service:
+        """What stands behind the REST interface; ServiceUnreachable before the start."""
+        if self._service is None:
+            raise ServiceUnreachable("simulated standard DAQ", url=self.url, reason="it was not started")
+        return self._service
+
     def fail_next(self, what: str, **details) -> None:
         """Misbehave, by the names in `faults`."""
         if what not in AT_ONCE:
             self._faults.add(what, details)
             return
         check(what, details)
-        {
+        at_once: dict[str, Callable[..., object]] = {
             "writer_dies": self._writer_dies,
             "redis_away": self._redis_away,
             "redis_empty": lambda: redis.Redis.from_url(self.redis_url).flushall(),
             "rest_restarts": self.service.restart,
             "ghost_start": self._ghost_start,
-        }[what](**details)
+        }
+        at_once[what](**details)
 
     def _writer_dies(self, seconds: float | None = None) -> None:
         self.service.writer.kill()
@@ -262,9 +273,7 @@ class StdDaqServer:
         app = LocalWsgi(
             WsgiFaults(rest_flask.make_app(self.service, self._closing), self._faults, self._closing)
         )
-        server = make_server(HOST, self._port, app, threaded=True, request_handler=_QuietHandler)
-        server.daemon_threads = True
-        server.block_on_close = False
+        server = _FlaskServer(HOST, self._port, app, _QuietHandler)
         thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="std-daq REST", daemon=True
         )

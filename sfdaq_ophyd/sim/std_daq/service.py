@@ -153,6 +153,13 @@ class Service:
         newest = self.store.newest(CONFIG)
         return (newest[0][1], newest[0][0]) if newest else (None, None)
 
+    def stored_config(self) -> dict:
+        """Return the configuration; where none is stored, fail in the words of the real service."""
+        config = self.config()[0]
+        if config is None:
+            raise TypeError("'NoneType' object is not subscriptable")
+        return config
+
     def set_config(self, config: dict) -> None:
         """Store a whole configuration, which deploys it."""
         self.store.add(CONFIG, config)

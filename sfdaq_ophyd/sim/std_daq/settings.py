@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...errors import RequestError, SfdaqError
 from ...wire.detector_name import DetectorName
@@ -89,7 +91,7 @@ class Settings:
     def first_config(self) -> dict:
         """The configuration file of the service, pushed into a Redis that holds none."""
         flask = self.dialect == "flask"
-        config = {
+        config: dict[str, Any] = {
             "detector_name": self.detector_name or ("EG1M" if flask else "GF2"),
             "detector_type": "eiger" if flask else "gigafrost",
             "n_modules": 2 if flask else 8,
@@ -118,7 +120,7 @@ class Settings:
         return config
 
 
-def _folders(given: object) -> tuple[str, ...]:
+def _folders(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     folders = [given] if isinstance(given, str | os.PathLike) else given
     try:
         return tuple(os.path.abspath(folder) for folder in folders)

@@ -107,6 +107,12 @@ class DaqState:
         return self.status["acquisition"]
 
     @property
+    def begun(self) -> dict:
+        """The record of an acquisition that was begun: there is one while WRITING."""
+        assert self.acquisition is not None
+        return self.acquisition
+
+    @property
     def error(self) -> str | None:
         """Text of the last error, as long as it stands there."""
         message = "" if self.acquisition is None else self.acquisition["message"]

@@ -57,9 +57,7 @@ class Writer:
         """Write one image; without an open file it is lost."""
         if self._file is None:
             return None
-        self._file.write(
-            self._pictures, command["image_id"], command["pulse_id"], command["status"], command["ahead"]
-        )
+        self._file.write(command["image_id"], command["pulse_id"], command["status"], command["ahead"])
         self._n_written += 1
         return {"event": "ack"}
 
