@@ -4,6 +4,11 @@ Devices live in `sfdaq_ophyd.devices`, plans in `sfdaq_ophyd.plans`, the catalog
 `sfdaq_ophyd.catalog`, the simulated facility in `sfdaq_ophyd.sim`. `setup` makes a RunEngine ready for them.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .session.startup import setup
+
 __version__: str
 
 __all__ = ["__version__", "setup"]

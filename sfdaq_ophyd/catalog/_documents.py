@@ -7,6 +7,7 @@ import json
 import math
 import uuid
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import event_model
 import numpy as np
@@ -87,10 +88,10 @@ def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, di
     for name, doc in documents:
         if name == "descriptor":
             streams[doc["uid"]] = stream = doc["name"]
-            rows = values.setdefault(stream, {})
+            rows_of = values.setdefault(stream, {})
             for key, spec in doc["data_keys"].items():
-                if "external" in spec and key not in rows:
-                    rows[key] = _Rows(run, stream, key, spec["shape"])
+                if "external" in spec and key not in rows_of:
+                    rows_of[key] = _Rows(run, stream, key, spec["shape"])
             described = {
                 key: {word: value for word, value in spec.items() if word != "external"}
                 for key, spec in doc["data_keys"].items()
@@ -106,7 +107,10 @@ def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, di
         elif name == "event":
             yield name, whole(doc)
         elif name == "event_page":
-            yield from (("event", whole(event)) for event in event_model.unpack_event_page(doc))
+            yield from (
+                ("event", whole(event))
+                for event in event_model.unpack_event_page(cast(event_model.EventPage, doc))
+            )
         elif name not in ("resource", "datum", "datum_page"):
             if name == "stop":
                 for (_, seq_num), descriptor in [each for each in in_files.items() if each[0] not in told]:
@@ -127,7 +131,7 @@ class _Rows:
         self._shape = shape
         self._row: dict[int, int] = {}
         self._n = 0
-        self._first, self._block = 0, ()
+        self._first, self._block = 0, np.empty(0)
 
     def has(self, seq_num: int) -> None:
         """Take note of a row."""
@@ -173,7 +177,7 @@ def exporter(journal: Journal):
         await filter_for_access(adapter)
         for name, doc in journal.read(path):
             if name == "datum":  # stock clients take pages of these alone
-                name, doc = "datum_page", event_model.pack_datum_page(doc)
+                name, doc = "datum_page", dict(event_model.pack_datum_page(cast(event_model.Datum, doc)))
             yield "\x1e" + json.dumps({"name": name, "doc": doc}) + "\n"
 
     return export

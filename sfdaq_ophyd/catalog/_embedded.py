@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import RequestError, ServiceUnreachable, require
 from ..limits import Limit
@@ -81,7 +82,7 @@ class ServerProcess:
         fresh = not self.log.exists() or self.log.stat().st_size > MAX_LOG
         with open(self.log, "wb" if fresh else "ab") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
+            self._process = process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -96,12 +97,13 @@ class ServerProcess:
             "api_key": self.api_key,
             "port": self.port,
         }
+        assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # wait_ready tells why
-            self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
-            self._process.stdin.flush()
+            process.stdin.write(json.dumps(wanted).encode() + b"\n")
+            process.stdin.flush()
         self._lines = queue.SimpleQueue()
         threading.Thread(
-            target=_follow, args=(self._process.stdout, self._lines.put), name="catalog start", daemon=True
+            target=_follow, args=(process.stdout, self._lines.put), name="catalog start", daemon=True
         ).start()
 
     def wait_ready(self) -> None:
@@ -114,15 +116,18 @@ class ServerProcess:
         ServiceTimeout
             It reported nothing more; with its last step.
         """
+        assert self._process is not None, "launch comes first"
         what = f"start of the catalog in {self.directory}"
         try:
             line = next_line(
-                self._lines, self.pid, what=what, timeout=self.timeout, said=self._said, hint=HINT
+                self._lines, self._process.pid, what=what, timeout=self.timeout, said=self._said, hint=HINT
             )
         except BaseException:
             self.stop(patience=0.0)
             raise
-        said = json.loads(line) if line is not None else {"error": f"it ended. {self._said()}"}
+        said: dict[str, Any] = (
+            json.loads(line) if line is not None else {"error": f"it ended. {self._said()}"}
+        )
         if "error" in said:
             self.stop(patience=1.0)
             raise ServiceUnreachable("start of the catalog", url=str(self.directory), reason=said["error"])
@@ -138,6 +143,7 @@ class ServerProcess:
         process = self._process
         if process is None:
             return
+        assert process.stdin is not None
         with contextlib.suppress(OSError):
             process.stdin.close()
         limit = Limit(patience)

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import ServiceTimeout
 from ..limits import Limit
@@ -46,6 +47,16 @@ class Routes:
 HINT = "The documents are on disk too; catalog.replay() brings in what the catalog lacks"
 
 
+class Writer(Protocol):
+    """Take the documents of one run; `RunWriter` is one."""
+
+    def __call__(self, name: str, doc: dict) -> None:
+        """Take a document."""
+
+    def flush(self) -> None:
+        """Write what was held back."""
+
+
 class Feed:
     """Callback for any number of RunEngines; costs them a line in the journal and a place in a queue.
 
@@ -67,7 +78,7 @@ class Feed:
 
     def __init__(
         self,
-        open_writer: Callable[[], Callable],
+        open_writer: Callable[[], Writer],
         journal: Journal,
         *,
         period: float = 0.25,
@@ -76,10 +87,10 @@ class Feed:
     ):
         self._open_writer, self._journal = open_writer, journal
         self._period, self._max_batch = period, max_batch
-        self._queue: queue.Queue = queue.Queue(max_queued)
+        self._queue: queue.Queue[tuple[str, str, dict] | threading.Event] = queue.Queue(max_queued)
         self._routes = Routes()
         self._lock = threading.Lock()
-        self._writers: dict[str, Callable] = {}  # of the thread
+        self._writers: dict[str, Writer] = {}  # of the thread
         self._lost: set[str] = set()
         self.open_runs: set[str] = set()
         self._closing = threading.Event()
@@ -152,7 +163,7 @@ class Feed:
         written = 0.0
         while not self._closing.is_set():
             batch = self._gather(written + self._period)
-            touched = {}
+            touched: dict[str, Writer] = {}
             for item in batch:
                 if isinstance(item, tuple) and not self._closing.is_set():
                     self._write(*item, touched)
@@ -160,14 +171,14 @@ class Feed:
             for uid, writer in touched.items():
                 self._try(uid, writer.flush)
             written = time.monotonic()
-            if not isinstance(batch[-1], tuple):
-                batch[-1].set()
+            if isinstance(last := batch[-1], threading.Event):
+                last.set()
 
-    def _gather(self, until: float) -> list:
+    def _gather(self, until: float) -> list[tuple[str, str, dict] | threading.Event]:
         """Wait for a document, then take all that come until `until`; a stop or a flush ends the wait."""
         batch = [self._queue.get()]
         while len(batch) < self._max_batch:
-            if not isinstance(batch[-1], tuple) or batch[-1][1] == "stop":
+            if isinstance(last := batch[-1], threading.Event) or last[1] == "stop":
                 break
             try:
                 batch.append(self._queue.get(timeout=max(0.0, until - time.monotonic())))
@@ -175,7 +186,7 @@ class Feed:
                 break
         return batch
 
-    def _write(self, uid: str, name: str, doc: dict, touched: dict) -> None:
+    def _write(self, uid: str, name: str, doc: dict, touched: dict[str, Writer]) -> None:
         if name == "start":
             self._try(uid, lambda: self._writers.update({uid: self._open_writer()}))
         writer = self._writers.get(uid)

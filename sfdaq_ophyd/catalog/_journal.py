@@ -8,8 +8,9 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
+from typing import IO
 
 from .plain import plain
 
@@ -45,7 +46,7 @@ class Journal:
     ):
         self.directory, self._now_at, self._most_kept = directory, now_at, most_kept
         directory.mkdir(parents=True, exist_ok=True)
-        self._open: dict[str, object] = {}
+        self._open: dict[str, IO[str]] = {}
         self._broken: set[str] = set()
         self._lock = threading.Lock()
 
@@ -60,11 +61,10 @@ class Journal:
                 return False
             try:
                 line = _line(name, doc)
-                file = self._open.get(uid)
-                if file is None:
+                if uid not in self._open:
                     mode = "w" if name == "start" else "a"
-                    file = self._open[uid] = open(self.path(uid), mode, buffering=1, encoding="utf-8")
-                file.write(line)
+                    self._open[uid] = open(self.path(uid), mode, buffering=1, encoding="utf-8")
+                self._open[uid].write(line)
             except (OSError, TypeError, ValueError) as exc:
                 self._broken.add(uid)
                 logger.error("documents of run %s are not backed up from %s on: %s", uid, name, exc)
@@ -137,7 +137,7 @@ class Journal:
                 if (file := self._open.pop(key, None)) is not None:
                     file.close()
 
-    def waiting(self, *, but: set[str] = frozenset()) -> dict[str, Path]:
+    def waiting(self, *, but: Set[str] = frozenset()) -> dict[str, Path]:
         """Files left behind by run uid, oldest run first; runs in `but` are left out."""
         found = []
         for path in self.directory.glob("*.jsonl"):

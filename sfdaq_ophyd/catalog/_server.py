@@ -21,7 +21,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..limits import Limit
@@ -234,7 +234,7 @@ def take_turns(storage) -> None:
     vars(storage).update(_adbc_connection=connection, _connection_pool=pool)
 
 
-def watch_parent(leave) -> None:
+def watch_parent(leave: Callable[[], object]) -> None:
     """Call `leave` once standard input closes or the parent is another process than now."""
     parent = os.getppid()
 
@@ -265,14 +265,8 @@ def main() -> int:
 
     step("asking what to serve")
     wanted = json.loads(_first_line())
-    state = {"leaving": False, "server": None}
-
-    def leave() -> None:
-        state["leaving"] = True
-        if state["server"] is not None:
-            state["server"].should_exit = True
-
-    watch_parent(leave)
+    leaving = threading.Event()
+    watch_parent(leaving.set)
     directory = Path(wanted["directory"])
     try:
         step("waiting for the lock of the directory")
@@ -295,17 +289,17 @@ def main() -> int:
             await super().startup(sockets=sockets)
             answer(port=listener.getsockname()[1])
 
-    server = state["server"] = Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=3600,  # the client closes what is idle: both at once would cost a request
-        )
+        async def on_tick(self, counter: int) -> bool:
+            return await super().on_tick(counter) or leaving.is_set()
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=3600,  # the client closes what is idle: both at once would cost a request
     )
-    server.should_exit = state["leaving"]
-    server.run(sockets=[listener])
+    Server(config).run(sockets=[listener])
     held.close()
     return 0
 

@@ -79,7 +79,7 @@ def write_pictures(
             gaps = np.logical_and.reduce([image == 0 for image in images])
             for picture in pictures:
                 picture[gaps] = np.nan
-        scale = limits(np.concatenate([picture[::3, ::3].ravel() for picture in pictures] or [[]]))
+        scale = limits(np.concatenate([picture[::3, ::3].ravel() for picture in pictures] or [np.empty(0)]))
         ids = _ids(run, stream, key.removesuffix("_image"))
         for point, picture in zip(drawn, pictures):
             path = folder / f"{run.start['uid'][:8]}-{stream}-{key}-{point + 1:04d}.png"

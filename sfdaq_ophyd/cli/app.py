@@ -49,7 +49,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx, args):
         """Find the command to run, and import it."""
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command and load(name), rest
+        return name, load(name) if name is not None and command is not None else None, rest
 
 
 def load(name: str):

@@ -22,23 +22,27 @@ MOST_SHOWN = 8
 logger = logging.getLogger(__name__)
 
 
-def _numbers(text: str | None, n: int, name: str) -> tuple[int, ...] | None:
-    if text is None:
-        return None
+def _numbers(text: str, n: int, name: str) -> list[int]:
     try:
-        values = tuple(int(part) for part in text.split(","))
+        values = [int(part) for part in text.split(",")]
     except ValueError:
-        values = ()
+        values = []
     if len(values) != n:
         raise RequestError(name, text, f"{n} integers with commas between")
     return values
 
 
-def _regions(texts: list[str]) -> dict[str, tuple[int, ...]] | None:
+def _downsample(text: str) -> tuple[int, int]:
+    y, x = _numbers(text, 2, "--downsample")
+    return y, x
+
+
+def _regions(texts: list[str]) -> dict[str, tuple[int, int, int, int]] | None:
     regions = {}
     for i, text in enumerate(texts):
         label, equals, numbers = text.rpartition("=")
-        regions[label if equals else str(i)] = _numbers(numbers, 4, "--roi")
+        y1, y2, x1, x2 = _numbers(numbers, 4, "--roi")
+        regions[label if equals else str(i)] = y1, y2, x1, x2
     return regions or None
 
 
@@ -85,7 +89,7 @@ def convert(
         geometry=geometry,
         double_pixels=double_pixels,
         module_edge_pixels=module_edge_pixels,
-        downsample=_numbers(downsample, 2, "--downsample"),
+        downsample=None if downsample is None else _downsample(downsample),
         roi=_regions(roi or []),
         bad_constants=bad_constants,
     )

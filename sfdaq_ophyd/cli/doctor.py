@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +26,13 @@ def doctor(
     Example: sfdaq doctor --config sfdaq.yaml
     """
     from ..session import config_path
+    from ..session.simulated import load_and_simulate
 
-    with _configured(config_path(Path(), config)) as loaded:
+    loaded, sim = load_and_simulate(config_path(Path(), config))
+    with ExitStack() as stack:
+        if sim is not None:
+            stack.callback(sim.close)
+            sim.wait()
         from ..session.checks import checks_of, run_checks  # ophyd goes with it, and reads its environment
         from ..session.devices import leave_quietly
 
@@ -42,34 +47,6 @@ def doctor(
     if not as_json:
         print(f"{failed} failed" if failed else "all well", flush=True)
     raise typer.Exit(1 if failed else 0)
-
-
-class _configured:  # noqa: N801 - used as a function
-    """Load a file; if it asks for simulators, run them meanwhile."""
-
-    def __init__(self, path: Path):
-        from ..session import load_config
-
-        self._path, self.sim = path, None
-        self.config = load_config(path)
-
-    def __enter__(self):
-        from ..session import load_config
-
-        if self.config.sim is not None:
-            from ..session.simulated import SimulatedFacility
-
-            self.sim = SimulatedFacility()
-            self.config = load_config(self._path, port=self.sim.port, prefix=self.sim.prefix)
-            self.sim.start(self.config.sim, self.config.directory / "facility")
-            self.sim.wait()
-        if self.config.control_layer:
-            os.environ.setdefault("OPHYD_CONTROL_LAYER", self.config.control_layer)
-        return self.config
-
-    def __exit__(self, *exc):
-        if self.sim is not None:
-            self.sim.close()
 
 
 def _show(finding) -> None:

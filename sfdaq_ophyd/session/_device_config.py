@@ -50,13 +50,15 @@ class PulseIdConfig(_Device):
     pv: Pv = Field(description="its name")
 
 
-class _FileDetector(_Device):
+class FileDetectorConfig(_Device):
+    """A detector whose frames go into files."""
+
     directory: UserPath = Field(
         Path("frames"), description="where files go; relative to the file's `directory`"
     )
 
 
-class EigerConfig(_FileDetector):
+class EigerConfig(FileDetectorConfig):
     """An Eiger over SIMPLON."""
 
     cls: Literal["Eiger"] = Field(alias="class")
@@ -92,7 +94,7 @@ class ControlConfig(BaseModel):
     power_on: list[Whole] = Field([], description="modules that have power only while staged")
 
 
-class JungfrauConfig(_FileDetector):
+class JungfrauConfig(FileDetectorConfig):
     """A Jungfrau through its image streams."""
 
     cls: Literal["Jungfrau"] = Field(alias="class")
@@ -137,7 +139,7 @@ class JungfrauConfig(_FileDetector):
         return self
 
 
-class StdDaqWriterConfig(_FileDetector):
+class StdDaqWriterConfig(FileDetectorConfig):
     """A standard DAQ."""
 
     cls: Literal["StdDaqWriter"] = Field(alias="class")

@@ -16,13 +16,11 @@ class Root(Protocol):
 
 def observed(value: Any, root: Root, path: tuple) -> Any:
     """Return a dict or list that stores what is done to it and to those in it; any other value as it is."""
-    cls = ObservedDict if isinstance(value, dict) else ObservedList if isinstance(value, list) else None
-    if cls is None:
-        return value
-    made = cls()
-    made._root, made._path = root, path  # noqa: SLF001
-    made._fill(value)  # noqa: SLF001
-    return made
+    if isinstance(value, dict):
+        return ObservedDict(value, root, path)
+    if isinstance(value, list):
+        return ObservedList(value, root, path)
+    return value
 
 
 def _storing(base: type, name: str) -> Callable:
@@ -44,6 +42,11 @@ def _storing(base: type, name: str) -> Callable:
 class ObservedDict(dict):
     """A dict of metadata; see `observed`."""
 
+    def __init__(self, plain: dict, root: Root, path: tuple):
+        super().__init__()
+        self._root, self._path = root, path
+        self._fill(plain)
+
     def _fill(self, plain: dict) -> None:
         dict.clear(self)
         dict.update(
@@ -59,6 +62,11 @@ class ObservedDict(dict):
 
 class ObservedList(list):
     """A list of metadata; see `observed`."""
+
+    def __init__(self, plain: list, root: Root, path: tuple):
+        super().__init__()
+        self._root, self._path = root, path
+        self._fill(plain)
 
     def _fill(self, plain: list) -> None:
         list.__setitem__(

@@ -7,6 +7,7 @@ import os
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -91,7 +92,8 @@ def probe_catalog(uri: str) -> tuple[str, str]:
     parts = urlsplit(uri)
     with urlopen(f"{parts.scheme}://{parts.netloc}/api/v1/", timeout=LIMIT) as reply:
         about = load_json(reply.read(2**20))
-    return str(about.get("library_version", "")), f"answers{http_clock(uri)}"
+    version = about.get("library_version", "") if isinstance(about, dict) else ""
+    return str(version), f"answers{http_clock(uri)}"
 
 
 def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:
@@ -119,7 +121,7 @@ def http_clock(url: str) -> str:
     """Say how far the clock of an HTTP service is from ours; nothing if it tells no time."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection, before = kind(parts.hostname, parts.port, timeout=LIMIT), time.time()
+    connection, before = kind(parts.hostname or "", parts.port, timeout=LIMIT), time.time()
     try:
         connection.request("HEAD", parts.path or "/")
         told = parsedate_to_datetime(connection.getresponse().headers["Date"]).timestamp()
@@ -198,7 +200,9 @@ def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
     if block.pull:
         return "", "not asked: its images are shared out among those who listen"
     if block.stream == "modules":
-        stream = ModuleStream(block.endpoints, detector_name=block.detector_name, timeout=FIRST_IMAGE)
+        stream: ModuleStream | ImageStream = ModuleStream(
+            block.endpoints, detector_name=block.detector_name, timeout=FIRST_IMAGE
+        )
     else:
         stream = ImageStream(block.endpoints[0], detector_name=block.detector_name, timeout=FIRST_IMAGE)
     with stream:
@@ -216,7 +220,7 @@ def _accepts(endpoint: str) -> bool:
     return True
 
 
-PROBES = {
+PROBES: dict[str, Callable[..., tuple[str, str]]] = {
     "Eiger": _eiger,
     "StdDaqWriter": _std_daq,
     "SfDaqBroker": _broker,

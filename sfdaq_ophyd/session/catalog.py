@@ -32,11 +32,6 @@ class Lazy:
         self._lock = threading.RLock()
         self._made: Any = None
 
-    @property
-    def is_made(self) -> bool:
-        """Whether it was needed yet."""
-        return self._made is not None
-
     def wake(self) -> Any:
         """Make the object now, if it was not; return it."""
         with self._lock:
@@ -69,11 +64,13 @@ class Lazy:
         return sorted(self._attributes)
 
     def __repr__(self) -> str:
-        return repr(self._made) if self.is_made else f"<{self._what}, opened at its first use>"
+        return f"<{self._what}, opened at its first use>" if self._made is None else repr(self._made)
 
 
-_PUBLIC = ("client", "close", "databroker", "directory", "extend", "flush", "replay", "runs_at", "server")
-_PUBLIC += ("uri", "waiting")
+_PUBLIC = (
+    *("client", "close", "databroker", "directory", "extend", "flush", "replay", "runs_at", "server"),
+    *("uri", "waiting"),
+)
 
 
 def lazy_catalog(config: SfdaqConfig) -> Lazy:

@@ -131,21 +131,23 @@ def _folder_check(name: str, folder: Path, writes: bool = True) -> Check:
     return Check(name, str(folder), partial(probe_folder, folder, writes), advice)
 
 
-def _device_checks(name: str, block: blocks._Device, config: SfdaqConfig) -> Iterator[Check]:
+def _device_checks(name: str, block: blocks.DeviceConfig, config: SfdaqConfig) -> Iterator[Check]:
     if isinstance(block, blocks.PulseIdConfig):
         yield Check(name, block.pv, partial(probe_pulse_id, block.pv), _PV)
-    elif hasattr(block, "pv"):
-        yield Check(name, block.pv, partial(probe_pv, block.pv, getattr(block, "string", False)), _PV)
+    elif isinstance(block, blocks.MotorConfig):
+        yield Check(name, block.pv, partial(probe_pv, block.pv), _PV)
+    elif isinstance(block, blocks.SignalConfig):
+        yield Check(name, block.pv, partial(probe_pv, block.pv, block.string), _PV)
     elif isinstance(block, blocks.JungfrauConfig):
         for i, endpoint in enumerate(block.endpoints):
             yield Check(f"{name} {i}", endpoint, partial(probe_tcp, endpoint), _STREAM)
         advice = "Do all its endpoints answer? Then: is the detector running and triggered?"
         yield Check(name, block.detector_name, partial(PROBES[block.cls], block), advice)
     else:
-        yield Check(name, block.url, partial(PROBES[block.cls], block), _advice(block))
+        yield Check(name, block.url, partial(PROBES[block.cls], block), _ADVICE[block.cls])
     for path in constant_files(block, config.directory):
         yield Check(f"{name} constants", str(path), partial(probe_file, path), "Put the file there")
-    if hasattr(block, "directory"):
+    if isinstance(block, blocks.FileDetectorConfig | blocks.SfDaqBrokerConfig):
         writes = not isinstance(block, blocks.StdDaqWriterConfig)  # of that the DAQ's own hosts do
         yield _folder_check(f"{name} directory", config.directory / block.directory, writes)
     if isinstance(block, blocks.StdDaqWriterConfig) and (url := block.redis_url):
@@ -173,14 +175,10 @@ def _next_port(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}:{(parts.port or 80) + 1}"
 
 
-def _advice(block: blocks._Device) -> str:
-    what = {
-        "Eiger": "Is the detector control unit on, and this machine in its network?",
-        "StdDaqWriter": "Start the standard DAQ's REST service, or mend url",
-        "SfDaqBroker": "Start the broker, or mend url; it answers consoles of beamlines only",
-    }
-    return what[block.cls]
-
-
+_ADVICE = {
+    "Eiger": "Is the detector control unit on, and this machine in its network?",
+    "StdDaqWriter": "Start the standard DAQ's REST service, or mend url",
+    "SfDaqBroker": "Start the broker, or mend url; it answers consoles of beamlines only",
+}
 _PV = "Is its IOC up, and EPICS_CA_ADDR_LIST right? caget from this machine tells"
 _STREAM = "Is slsReceiver running, with this zmq port?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import keyword
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -44,6 +44,11 @@ def _free(name: str) -> str:
             raise ValueError(f"{name!r} is a name {what}; a device of that name would hide it")
     return name
 
+
+if TYPE_CHECKING:
+    Beamline = str
+else:
+    Beamline = Literal["", *BEAMLINES]
 
 DeviceName = Annotated[Name, AfterValidator(_free)]
 
@@ -128,10 +133,13 @@ class SuspenderConfig(Block):
     def _one_rule(self) -> SuspenderConfig:
         if sum(value is not None for value in (self.below, self.above, self.unless)) != 1:
             raise ValueError("expected exactly one of below, above, unless")
-        if self.resume is not None and self.unless is not None:
+        if self.resume is None:
+            return self
+        if self.unless is not None:
             raise ValueError("resume goes with below or above")
-        lower, upper = (self.below, self.resume) if self.below is not None else (self.resume, self.above)
-        if self.resume is not None and lower > upper:
+        too_low = self.below is not None and self.resume < self.below
+        too_high = self.above is not None and self.resume > self.above
+        if too_low or too_high:
             raise ValueError("resume lies on the wrong side of the threshold")
         return self
 
@@ -153,7 +161,7 @@ class SimConfig(Block):
 class SfdaqConfig(Block):
     """The whole file."""
 
-    beamline: Literal["", *BEAMLINES] = Field("", description="name the DAQ knows; goes into every run")
+    beamline: Beamline = Field("", description="name the DAQ knows; goes into every run")
     pgroup: str = Field("", pattern=r"^(p\d{5})?$", description="p and five digits; goes into every run")
     directory: UserPath = Field(
         Path("~/sfdaq"),

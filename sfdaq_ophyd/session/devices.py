@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ import ophyd
 from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
 from ophyd.signal import EpicsSignalBase
 
+from ..calibration import JungfrauCalibration
 from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ..devices._debts import keep_in
 from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError, shown_url
 from . import _device_config as blocks
+from ._device_config import DeviceConfig
 from .config import SfdaqConfig
 
 PV_TIMEOUT = 15.0
@@ -49,11 +50,19 @@ class ConfiguredJungfrau(Jungfrau):
 
     Parameters
     ----------
-    load : callable
+    load : callable or None
         Returns the `JungfrauCalibration`.
+    photon_energy : float or None
+        keV; calibrated images then count photons.
     """
 
-    def __init__(self, *args: Any, load: Callable, photon_energy: float | None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        load: Callable[[], JungfrauCalibration] | None,
+        photon_energy: float | None,
+        **kwargs: Any,
+    ):
         self._load, self._energy = load, photon_energy
         super().__init__(*args, **kwargs)
 
@@ -64,7 +73,9 @@ class ConfiguredJungfrau(Jungfrau):
             self._load = None
         return super().stage()
 
-    def use_calibration(self, calibration, photon_energy: float | None = None) -> None:
+    def use_calibration(
+        self, calibration: JungfrauCalibration | None, photon_energy: float | None = None
+    ) -> None:
         """Change constants and options; those of the file are then not read any more."""
         super().use_calibration(calibration, photon_energy)
         if calibration is not None:
@@ -102,7 +113,8 @@ def leave_quietly() -> None:
         from caproto.threading.pyepics_compat import PV
 
         # the one hook that runs before thread pools refuse work; atexit comes after
-        threading._register_atexit(lambda: PV.default_context().disconnect(wait=False))  # noqa: SLF001
+        register = threading._register_atexit  # type: ignore[attr-defined] # noqa: SLF001 - not in typeshed
+        register(lambda: PV.default_context().disconnect(wait=False))
 
 
 def be_patient() -> None:
@@ -111,26 +123,28 @@ def be_patient() -> None:
         EpicsSignalBase.set_defaults(timeout=PV_TIMEOUT, connection_timeout=PV_TIMEOUT)
 
 
-def address_of(block: blocks._Device) -> str:
+def address_of(block: DeviceConfig) -> str:
     """Return where the device is, for people."""
     if isinstance(block, blocks.JungfrauConfig):
         more = len(block.endpoints) - 1
         return block.endpoints[0] + (f" and {more} more" if more else "")
-    return getattr(block, "pv", None) or shown_url(block.url)
+    if isinstance(block, blocks.MotorConfig | blocks.SignalConfig | blocks.PulseIdConfig):
+        return block.pv
+    return shown_url(block.url)
 
 
-def constant_files(block: blocks._Device, directory: Path) -> list[Path]:
+def constant_files(block: DeviceConfig, directory: Path) -> list[Path]:
     """Return every file a device needs before it can be used; relative ones lie in `directory`."""
-    constants = getattr(block, "constants", None)
-    if constants is None:
+    if not isinstance(block, blocks.JungfrauConfig) or block.constants is None:
         return []
+    constants = block.constants
     given = [constants.gain_file, constants.pedestal_file, constants.pixel_mask_file]
     return [
         directory / path for each in given if each for path in (each if isinstance(each, list) else [each])
     ]
 
 
-def _make(name: str, block: blocks._Device, config: SfdaqConfig, made: dict[str, Entry]):
+def _make(name: str, block: DeviceConfig, config: SfdaqConfig, made: dict[str, Entry]):
     labels = {*block.labels, *_LABELS.get(block.cls, ())}
     device = _MAKERS[block.cls](name, block, config, made, labels)
     for signal, value in block.set.items():
@@ -188,9 +202,6 @@ def _eiger(name, block, config, made, labels):
 
 
 def _jungfrau(name, block, config, made, labels):
-    load = None
-    if block.constants is not None:
-        load = functools.partial(load_constants, block, config.directory)
     return ConfiguredJungfrau(
         block.endpoints if block.stream == "modules" else block.endpoints[0],
         name=name,
@@ -198,7 +209,7 @@ def _jungfrau(name, block, config, made, labels):
         detector_name=block.detector_name,
         stream=block.stream,
         pulse_id=_device_named(block.pulse_id, made),
-        load=load,
+        load=calibration_loader(block, config.directory),
         photon_energy=block.photon_energy,
         event_id=block.event_id,
         frame_step=block.frame_step,
@@ -218,19 +229,35 @@ def _control(block: blocks.JungfrauConfig, made: dict[str, Entry]) -> BrokerCont
     return BrokerControl(broker, block.detector_name, block.control.settings, power_on=block.control.power_on)
 
 
-def load_constants(block: blocks.JungfrauConfig, directory: Path):
-    """Read the calibration a block of the file names; relative paths lie in `directory`."""
-    from ..files.constants import load_calibration
+def calibration_loader(
+    block: blocks.JungfrauConfig, directory: Path
+) -> Callable[[], JungfrauCalibration] | None:
+    """Return what reads the calibration that a block of the file names; None if it names none.
 
-    constants, options = block.constants, dict(block.constants.options)
-    if block.disabled_modules:
-        options.setdefault("disabled_modules", tuple(block.disabled_modules))
-    given = (constants.gain_file, constants.pedestal_file, constants.pixel_mask_file)
-    files = [
-        [directory / path for path in each] if isinstance(each, list) else each and directory / each
-        for each in given
-    ]
-    return load_calibration(block.detector_name, *files, **options)
+    Parameters
+    ----------
+    block : JungfrauConfig
+    directory : Path
+        Where relative paths lie.
+    """
+    constants = block.constants
+    if constants is None:
+        return None
+
+    def load() -> JungfrauCalibration:
+        from ..files.constants import load_calibration
+
+        options = dict(constants.options)
+        if block.disabled_modules:
+            options.setdefault("disabled_modules", tuple(block.disabled_modules))
+        gain, pedestal = (
+            [directory / path for path in each] if isinstance(each, list) else directory / each
+            for each in (constants.gain_file, constants.pedestal_file)
+        )
+        mask = constants.pixel_mask_file and directory / constants.pixel_mask_file
+        return load_calibration(block.detector_name, gain, pedestal, mask, **options)
+
+    return load
 
 
 def _std_daq_writer(name, block, config, made, labels):
@@ -273,7 +300,7 @@ _MAKERS = {
 }
 
 
-def _folder(config: SfdaqConfig, block: blocks._Device) -> Path:
+def _folder(config: SfdaqConfig, block: blocks.FileDetectorConfig) -> Path:
     return config.directory / block.directory
 
 

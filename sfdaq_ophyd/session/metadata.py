@@ -137,9 +137,10 @@ class PersistentMetadata(MutableMapping):
                 self._known = self._store.update(lambda content: None)
             return self._known
 
-    def _change(self, change: Callable[[dict], None]) -> None:
+    def _change(self, change: Callable[[dict], None]) -> dict:
         with self._lock:
             self._known = self._store.update(change)
+            return self._known
 
     def change_at(self, path: tuple, operate: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Do something to a nested dict or list, and store the whole; for what `__getitem__` hands out.
@@ -164,8 +165,7 @@ class PersistentMetadata(MutableMapping):
             content[path[0]] = as_json(path[0], content[path[0]])
 
         with self._lock:
-            self._change(change)
-            return result, _at(self._known, path)
+            return result, _at(self._change(change), path)
 
     def __getitem__(self, key: str) -> Any:
         return observed(self._content()[key], self, (key,))
@@ -204,9 +204,9 @@ class PersistentMetadata(MutableMapping):
     def increment(self, key: str) -> int:
         """Count up a number, also against other processes on the same store; return it."""
         with self._lock:
-            self._change(lambda content: content.__setitem__(key, int(content.get(key, 0)) + 1))
-            self._counted[key] = self._known[key]
-            return self._known[key]
+            now = self._change(lambda content: content.__setitem__(key, int(content.get(key, 0)) + 1))
+            self._counted[key] = now[key]
+            return now[key]
 
 
 def next_scan_id(md: PersistentMetadata) -> int:

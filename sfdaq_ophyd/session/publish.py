@@ -78,7 +78,7 @@ def _zmq(config: PublishConfig, pack):
     import zmq
 
     address = config.zmq if "://" in config.zmq else f"tcp://{config.zmq}"
-    socket = zmq.Context.instance().socket(zmq.XPUB)  # as PUB, and tells who subscribes
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)  # as PUB, and tells who subscribes
     socket.linger = 1000
     socket.connect(address)
     if not socket.poll(PATIENCE_MS):

@@ -92,4 +92,5 @@ def _named(names: Mapping[str, Any], protocol: type) -> Iterator[str]:
 
 
 def _verbs(protocol: type) -> tuple[str, ...]:
-    return {Readable: ("read", "describe"), Movable: ("set",)}.get(protocol, ("never",))
+    verbs: dict[type, tuple[str, ...]] = {Readable: ("read", "describe"), Movable: ("set",)}
+    return verbs.get(protocol, ("never",))

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ..errors import ServiceUnreachable
 from ..sim import Facility
-from .config import SimConfig
+from ._device_config import StdDaqWriterConfig
+from .config import SfdaqConfig, SimConfig
+from .config_file import load_config
 
 N_PORTS = 24
 """Ports kept free for one facility; `sim.yaml` says which server has which."""
@@ -34,37 +36,37 @@ class SimulatedFacility:
     def __init__(self):
         self.port = _free_block(N_PORTS)
         self.prefix = f"SIM-{self.port}:"
-        self._facility: Facility | None = None
-        self._thread: threading.Thread | None = None
+        self._started: tuple[Facility, threading.Thread] | None = None
         self._problem: BaseException | None = None
         self._ended = threading.Event()
-        self._constants: list[tuple[Path, Path]] = []
         # pyepics reads this once, when the first PV is made; that is before the IOC serves
         os.environ["EPICS_CA_ADDR_LIST"] = f"127.0.0.1:{self.port}"
         os.environ["EPICS_CA_AUTO_ADDR_LIST"] = "NO"
 
     def start(self, config: SimConfig, directory: Path, writable: Sequence[Path] = ()) -> None:
         """Begin to start and return. Files go below `directory`, the standard DAQ's below `writable`, too."""
-        if self._thread is not None:
+        if self._started is not None:
             return
         options = {"std_daq_writable": list(writable), **config.options}
         options |= {"pvs_prefix": self.prefix, "port_base": self.port}
-        self._facility = Facility(
+        facility = Facility(
             config.speed, directory, config.only, config.seed, start_timeout=config.start_timeout, **options
         )
-        self._thread = threading.Thread(target=self._run, name="simulated facility", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(facility,), name="simulated facility", daemon=True)
+        self._started = facility, thread
+        thread.start()
         atexit.register(self.close)
 
     @property
     def is_ready(self) -> bool:
         """Whether every simulator serves."""
-        return self._thread is not None and not self._thread.is_alive() and self._problem is None
+        return self._started is not None and not self._started[1].is_alive() and self._problem is None
 
     def wait_for_pvs(self) -> None:
         """Wait until the PVs are served: Channel Access looks ever more rarely for one it did not find."""
-        while "pvs" not in self._facility.started and self._thread.is_alive():
-            self._thread.join(0.01)
+        facility, thread = self._parts()
+        while "pvs" not in facility.started and thread.is_alive():
+            thread.join(0.01)
 
     def wait(self) -> Facility:
         """Return the facility, once it serves; its start ends by itself when nothing moves any more.
@@ -74,31 +76,62 @@ class SimulatedFacility:
         ServiceUnreachable
             It did not start, with the reason.
         """
-        if self._thread is None:
-            raise ServiceUnreachable("simulated facility", url="this process", reason="not started")
-        self._thread.join()
+        facility, thread = self._parts()
+        thread.join()
         if self._problem is not None:
             raise ServiceUnreachable(
                 "simulated facility", url="this process", reason=self._problem
             ) from self._problem
-        return self._facility
+        return facility
 
     def close(self) -> None:
         """End it. One that is still starting goes with the process: its children end with their input."""
-        if self._ended.is_set() or self._thread is None:
+        if self._ended.is_set() or self._started is None:
             return
         self._ended.set()
-        if not self._thread.is_alive():
-            self._facility.close()
+        facility, thread = self._started
+        if not thread.is_alive():
+            facility.close()
 
-    def _run(self) -> None:
+    def _parts(self) -> tuple[Facility, threading.Thread]:
+        """Return the facility and the thread that starts it."""
+        if self._started is None:
+            raise ServiceUnreachable("simulated facility", url="this process", reason="not started")
+        return self._started
+
+    def _run(self, facility: Facility) -> None:
         try:
-            self._facility.__enter__()
-            if self._facility.jungfrau is not None:
-                scene = self._facility.jungfrau.scene
-                scene.write_constants(self._facility.directory / "constants")
+            facility.__enter__()
+            if facility.jungfrau is not None:
+                facility.jungfrau.scene.write_constants(facility.directory / "constants")
         except BaseException as exc:
             self._problem = exc
+
+
+def load_and_simulate(path: str | Path) -> tuple[SfdaqConfig, SimulatedFacility | None]:
+    """Load a file. Where it asks for simulators they begin to start, and its addresses are theirs.
+
+    The file's control layer is chosen as well: ophyd must not have been imported before.
+
+    Returns
+    -------
+    config : SfdaqConfig
+    sim : SimulatedFacility or None
+        Still starting; None where the file has no ``sim`` block.
+    """
+    config, sim = load_config(path), None
+    if config.sim is not None:
+        sim = SimulatedFacility()
+        config = load_config(path, port=sim.port, prefix=sim.prefix)
+        folders = [
+            config.directory / block.directory
+            for block in config.devices.values()
+            if isinstance(block, StdDaqWriterConfig)
+        ]
+        sim.start(config.sim or SimConfig(), config.directory / "facility", folders)
+    if config.control_layer:
+        os.environ.setdefault("OPHYD_CONTROL_LAYER", config.control_layer)
+    return config, sim
 
 
 def _free_block(n: int) -> int:

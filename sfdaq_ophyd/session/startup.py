@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, require
 from ..log import keep_log
-from ._device_config import StdDaqWriterConfig
 from .catalog import Lazy
-from .config import SfdaqConfig
-from .config_file import load_config
-from .simulated import SimulatedFacility
+from .simulated import load_and_simulate
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
@@ -88,9 +85,11 @@ def setup(run_engine: RunEngine, catalog: Callable | None = None) -> list[str]:
 PROFILE = Path(__file__).parent / "profile_collection"
 """Startup files, ``sim.yaml`` and ``facility.example.yaml``; ``sfdaq init`` copies them."""
 
-_BEC = ("disable_baseline", "disable_heading", "disable_plots", "disable_table", "enable_baseline")
+_BEC = (
+    *("disable_baseline", "disable_heading", "disable_plots", "disable_table", "enable_baseline"),
+    *("enable_heading", "enable_plots", "enable_table", "noplot_streams", "overplot", "peaks"),
+)
 _FACILITY = ("addresses", "broker", "clock", "directory", "eiger", "jungfrau", "pvs", "std_daq")
-_BEC += ("enable_heading", "enable_plots", "enable_table", "noplot_streams", "overplot", "peaks")
 
 
 def config_path(folder: Path, given: str | None = None) -> Path:
@@ -143,21 +142,7 @@ class Session:
 
     def __init__(self, path: str | Path):
         self.path = Path(path).absolute()
-        first = load_config(self.path)
-        self.sim = SimulatedFacility() if first.sim is not None else None
-        self.config: SfdaqConfig = first
-        if self.sim is not None:
-            self.config = load_config(self.path, port=self.sim.port, prefix=self.sim.prefix)
-            folders = [
-                self.config.directory / block.directory
-                for block in self.config.devices.values()
-                if isinstance(block, StdDaqWriterConfig)
-            ]
-            self.sim.start(self.config.sim, self.config.directory / "facility", folders)
-        if self.config.control_layer:
-            os.environ.setdefault(
-                "OPHYD_CONTROL_LAYER", self.config.control_layer
-            )  # before ophyd is imported
+        self.config, self.sim = load_and_simulate(self.path)
         self.entries: list[Entry] = []
         self.suspenders: dict[str, Any] = {}
         self.catalog = self._lazy_catalog()
@@ -223,7 +208,7 @@ class Session:
         block = self.config.metadata
         store = RedisStore(block.redis, block.key) if block.redis else FileStore(self._own(block.file))
         md = PersistentMetadata(store)
-        engine = RunEngine(md, scan_id_source=next_scan_id)
+        engine = RunEngine(md, scan_id_source=next_scan_id)  # type: ignore[arg-type] # takes any mapping
         for key, value in {**block.constant, **self._facts()}.items():
             md[key] = value
         engine.subscribe(self._remember, "start")
@@ -233,7 +218,7 @@ class Session:
         engine.preprocessors.append(self._ready_first)
         engine.subscribe(self.bec)
         if sys.stdout.isatty():
-            engine.waiting_hook = ProgressBarManager()
+            engine.waiting_hook = ProgressBarManager()  # type: ignore[assignment] # bluesky gives it no type
         return engine
 
     def _remember(self, name: str, start: dict) -> None:

@@ -166,8 +166,9 @@ class _Viewer:
         self._wished.set()
 
     async def _send(self, message: str | bytes) -> None:
-        send = self._socket.send_text if isinstance(message, str) else self._socket.send_bytes
-        await asyncio.wait_for(send(message), SEND_TIMEOUT)
+        socket = self._socket
+        sent = socket.send_text(message) if isinstance(message, str) else socket.send_bytes(message)
+        await asyncio.wait_for(sent, SEND_TIMEOUT)
 
     async def _send_minutes(self) -> None:
         """Send what changes slowly: the last minutes of each detector, and the new points of scans."""
@@ -194,7 +195,7 @@ class _Viewer:
             try:
                 same = before is not None and (before[0], before[1].view) == (frame, wishes.view)
                 async with self._drawing:
-                    message = await run_in_threadpool(
+                    message: str | bytes = await run_in_threadpool(
                         frame_message, frame, source.frame_age(), wishes, with_picture=not same
                     )
             except RequestError as exc:  # limits the wrong way round; a frame smaller than the part wished
@@ -248,12 +249,13 @@ def serve(
             await super().startup(sockets=sockets)
             ready(url)
 
-    options = {
-        "log_config": None,  # its records go where those of the process go
-        "log_level": "warning",
-        "access_log": False,
-        "timeout_graceful_shutdown": 2,
-        "ws_max_size": 4096,
-    }
+    config = uvicorn.Config(
+        make_app(watch, token),
+        log_config=None,  # its records go where those of the process go
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        ws_max_size=4096,
+    )
     with listener:
-        Server(uvicorn.Config(make_app(watch, token), **options)).run(sockets=[listener])
+        Server(config).run(sockets=[listener])

@@ -54,6 +54,7 @@ class JungfrauSource(DetectorSource):
         by_frame: bool = False,
     ):
         super().__init__(name, f"Jungfrau {detector_name}", ", ".join(endpoints), period)
+        self._stream: ModuleStream | ImageStream
         if stream == "modules":
             self._stream = ModuleStream(endpoints, detector_name=detector_name, n_images=8)
         else:
@@ -76,8 +77,7 @@ class JungfrauSource(DetectorSource):
             self._is_open, self._n_messages = True, 0
             self._connecting.restart()
             self._silence.restart()
-        if self._load is not None:
-            self._calibrate()
+        self._calibrate()
         counters = {name: count for name, count in dict(self._stream.counters).items() if count}
         rate = self._rate.update(counters.get("complete", 0) + counters.get("incomplete", 0))
         level, note = self._condition(sum(counters.values()))
@@ -127,6 +127,8 @@ class JungfrauSource(DetectorSource):
 
     def _calibrate(self) -> None:
         load, self._load = self._load, None
+        if load is None:
+            return
         try:
             calibration = load().with_options(mask_lost_packets=True)
             self._calibrations = {calibration.options.highgain: calibration}
@@ -141,6 +143,7 @@ class JungfrauSource(DetectorSource):
 
     def _frame(self, found: StreamFrame) -> LiveFrame:
         self.n_taken += 1
+        assert found.image is not None, "frames of a stream have their pixels"
         raw = found.words if found.image.dtype == np.uint16 else found.image
         high_gain = found.daq_rec is not None and DaqRec.decode(found.daq_rec).high_gain
         if self._calibrations and raw.dtype == np.uint16:

@@ -251,13 +251,15 @@ def frame_message(
         ),
         "regions": [_region(frame, each) for each in wishes.regions],
         "line": wishes.line,
-        "profile": frame.once(("profile", wishes.line), lambda: profile(frame, wishes.line))
-        if wishes.line
-        else None,
+        "profile": _profile(frame, wishes.line) if wishes.line else None,
         "pixel": frame.pixel(*wishes.cursor) if wishes.cursor else None,
     }
     text = json.dumps(head).encode()
     return len(text).to_bytes(4, "big") + text + (drawn.png if with_picture else b"")
+
+
+def _profile(frame: LiveFrame, line: Rectangle) -> dict[str, Any]:
+    return frame.once(("profile", line), lambda: profile(frame, line))
 
 
 def _region(frame: LiveFrame, rectangle: Rectangle) -> dict[str, Any] | None:

@@ -13,9 +13,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .source import Source
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +28,23 @@ N_CURVES = 6
 """Scans whose points are kept, the running ones among them."""
 
 
-class FolderRuns(Source):
+class RunsSource(Source):
+    """A catalog that is looked at.
+
+    Attributes
+    ----------
+    curves : list of Curve
+        Of the scans that go on and the last ones, newest first.
+    """
+
+    group = "runs"
+
+    def __init__(self, address: str, period: float):
+        super().__init__("catalog", "catalog", address, period)
+        self.curves: list[Curve] = []
+
+
+class FolderRuns(RunsSource):
     """Watch the catalog in a folder.
 
     Parameters
@@ -34,14 +53,11 @@ class FolderRuns(Source):
         Of `embedded_catalog`; may not exist yet.
     """
 
-    group = "runs"
-
     def __init__(self, directory: Path, period: float = 0.5):
-        super().__init__("catalog", "catalog", str(directory), period)
+        super().__init__(str(directory), period)
         self._directory = Path(directory)
         self._tails: dict[Path, Tail] = {}
         self._known: dict[str, Curve | None] = {}
-        self.curves: list[Curve] = []
 
     def look(self) -> dict[str, Any]:
         """Read what changed."""
@@ -97,7 +113,7 @@ class FolderRuns(Source):
         self.curves = _newest_first(self.curves, [curve for curve in self._known.values() if curve])
 
 
-class RemoteRuns(Source):
+class RemoteRuns(RunsSource):
     """Watch a Tiled catalog.
 
     Parameters
@@ -107,12 +123,10 @@ class RemoteRuns(Source):
         Returns the key.
     """
 
-    group = "runs"
-
     def __init__(self, uri: str, api_key: Callable[[], str], period: float = 2.0):
-        super().__init__("catalog", "catalog", uri, period)
-        self._key, self._client = api_key, None
-        self.curves: list[Curve] = []
+        super().__init__(uri, period)
+        self._key = api_key
+        self._client: Container | None = None
 
     def look(self) -> dict[str, Any]:
         """Ask for the newest runs."""
@@ -147,7 +161,8 @@ class Tail:
     """
 
     def __init__(self, path: Path):
-        self._path, self._offset, self._file = path, 0, None
+        self._path, self._offset = path, 0
+        self._file: BinaryIO | None = None
         self._run: dict[str, Any] | None = None
         self.curve: Curve | None = None
         self._streams: dict[str, str] = {}
@@ -164,13 +179,12 @@ class Tail:
         What was written before the file went is read nevertheless.
         """
         try:
-            self._file = self._file or open(self._path, "rb")
+            file = self._file = self._file or open(self._path, "rb")
         except FileNotFoundError:
             return None
         is_there = self._path.exists()
-        self._file.seek(self._offset)
-        lines = self._file.readlines()
-        for line in lines:
+        file.seek(self._offset)
+        for line in file.readlines():
             if not line.endswith(b"\n"):
                 break
             self._offset += len(line)
@@ -189,15 +203,13 @@ class Tail:
         elif name == "descriptor":
             self._streams[doc["uid"]] = doc.get("name", "primary")
         elif name in ("event", "event_page"):
-            self._count(doc, 1 if name == "event" else len(doc["time"]))
+            stream = self._streams.get(doc.get("descriptor", ""), "primary")
+            n = 1 if name == "event" else len(doc["time"])
+            self._run["n_events"][stream] = self._run["n_events"].get(stream, 0) + n
         elif name == "stop":
             self._run["exit_status"] = doc.get("exit_status")
         if self.curve is not None:
             self.curve.take(name, doc)
-
-    def _count(self, doc: Mapping[str, Any], n: int) -> None:
-        stream = self._streams.get(doc.get("descriptor", ""), "primary")
-        self._run["n_events"][stream] = self._run["n_events"].get(stream, 0) + n
 
 
 def _newest_point(curve: Curve) -> dict[str, Any]:
@@ -311,7 +323,8 @@ class Curve:
         self.x: list[float] = []
         self.ys: dict[str, list[float | None]] = {}
         self._start_time = start.get("time") or 0.0
-        self.newest, self.late_after = None, LATE_AFTER
+        self.newest: float | None = None
+        self.late_after = LATE_AFTER
         self._descriptors: dict[str, list[str]] = {}
         dimensions = [d for d in _list(start.get("hints"), "dimensions") if len(d) == 2 and d[1] == "primary"]
         self.x_name = str(dimensions[0][0][0]) if len(dimensions) == 1 and dimensions[0][0] else "point"
@@ -367,21 +380,22 @@ class Curve:
             self.is_cut = True
             return
         if self.x_name == "time":
-            x = time - self._start_time
+            x: float | None = time - self._start_time
         elif self.x_name == "point":
             x = len(self.x) + 1
         else:
             x = _number(data.get(self.x_name))
-            if x is None:
-                return  # a point without its place is nowhere
+        if x is None:
+            return  # a point without its place is nowhere
         for field, values in self.ys.items():
             values.append(_number(data.get(field)) if field in fields else None)
         self.x.append(x)  # last: what is counted has all its values
 
 
 def _number(value: object) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if usable else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
 
 
 def _list(holder: object, key: str) -> list:

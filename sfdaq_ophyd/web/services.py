@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..clients import BrokerClient, StdDaqClient
+from ..wire.broker import Dialect
 from .source import Rate, Source
+
+if TYPE_CHECKING:
+    from ophyd import EpicsSignalRO
+
+    from ..devices import PulseId
 
 
 class WriterSource(Source):
@@ -66,7 +72,7 @@ class BrokerSource(Source):
         *,
         wanted: Sequence[str] = (),
         pgroup: str = "",
-        dialect: str = "current",
+        dialect: Dialect | Literal["auto"] = "current",
         period: float = 5.0,
     ):
         super().__init__(name, "sf-daq broker", url, period)
@@ -111,8 +117,10 @@ class PulseIdSource(Source):
 
     def __init__(self, name: str, pv: str, period: float = 0.2):
         super().__init__(name, "pulse id", pv, period)
-        self._device, self._rate = None, Rate()
-        self._value, self._stands_since = None, 0.0
+        self._device: PulseId | None = None
+        self._rate = Rate()
+        self._value: int | None = None
+        self._stands_since = 0.0
 
     def look(self) -> dict[str, Any]:
         """Ask the IOC for the pulse id of this moment."""
@@ -150,7 +158,8 @@ class PvSource(Source):
 
     def __init__(self, name: str, pv: str, *, string: bool = False, period: float = 0.5):
         super().__init__(name, "PV", pv, period)
-        self._string, self._signal = string, None
+        self._string = string
+        self._signal: EpicsSignalRO | None = None
 
     def look(self) -> dict[str, Any]:
         """Ask the IOC: what it pushed last would look fresh when it does not answer any more."""

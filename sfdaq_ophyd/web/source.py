@@ -44,7 +44,8 @@ class Source(ABC):
         self.name, self.kind, self.address, self.period = name, kind, shown_url(address), period
         self.problem = ""
         self._last: tuple[dict[str, Any], float | None, float] = {}, None, 0.0  # what, when, how long it took
-        self._stop, self._thread = threading.Event(), None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self, watched: threading.Event) -> None:
         """Look, whenever `watched` is set."""
@@ -112,7 +113,9 @@ class Rate:
     """Events per second from a counter, over at least `window` s."""
 
     def __init__(self, window: float = 1.0):
-        self._window, self._marks, self.value = window, [], None
+        self._window = window
+        self._marks: list[tuple[float, float]] = []  # time, count
+        self.value: float | None = None
 
     def update(self, count: float, now: float | None = None) -> float | None:
         """Take a count and the time it was read at; return the rate, None until it is known."""
@@ -165,7 +168,7 @@ class DetectorSource(Source):
         if frame is not None:
             _ = frame.facts  # computed here, and not in the server's event loop
             before, self.frame = self.frame, frame
-            if before is not None and None not in (before.arrived, frame.arrived):
+            if before is not None and before.arrived is not None and frame.arrived is not None:
                 self._frame_period = frame.arrived - before.arrived
         n_lost = self.n_lost(about.get("counters", {}))
         loss = None if n_lost is None else self._loss.update(n_lost)

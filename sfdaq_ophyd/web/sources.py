@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 
 from ..errors import RequestError
+from ..session import _device_config as blocks
 from ..session.catalog import api_key
 from ..session.config import SfdaqConfig
 from .eiger import EigerSource
@@ -36,21 +37,35 @@ def watch_of(config: SfdaqConfig, rate: float = 4.0) -> Watch:
 
 def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
     for name, block in config.devices.items():
-        if block.cls == "Eiger":
+        if isinstance(block, blocks.EigerConfig):
             yield EigerSource(name, block.url, block.api_version, period)
-        elif block.cls == "Jungfrau":
-            load = _loader(config, block) if block.constants is not None else None
-            options = {"stream": block.stream, "load": load, "period": period}
-            options |= {"frame_step": block.frame_step, "by_frame": block.event_id == "frame"}
-            yield JungfrauSource(name, block.detector_name, block.endpoints, **options)
-        elif block.cls == "StdDaqWriter":
+        elif isinstance(block, blocks.JungfrauConfig):
+            from ..session.devices import calibration_loader  # imports ophyd
+
+            yield JungfrauSource(
+                name,
+                block.detector_name,
+                block.endpoints,
+                stream=block.stream,
+                load=calibration_loader(block, config.directory),
+                period=period,
+                frame_step=block.frame_step,
+                by_frame=block.event_id == "frame",
+            )
+        elif isinstance(block, blocks.StdDaqWriterConfig):
             yield WriterSource(name, block.url, block.dialect)
-        elif block.cls == "SfDaqBroker":
-            options = {"pgroup": block.pgroup or config.pgroup, "dialect": block.dialect}
-            yield BrokerSource(name, block.url, block.slow_url, wanted=list(block.detectors), **options)
-        elif block.cls == "PulseId":
+        elif isinstance(block, blocks.SfDaqBrokerConfig):
+            yield BrokerSource(
+                name,
+                block.url,
+                block.slow_url,
+                wanted=list(block.detectors),
+                pgroup=block.pgroup or config.pgroup,
+                dialect=block.dialect,
+            )
+        elif isinstance(block, blocks.PulseIdConfig):
             yield PulseIdSource(name, block.pv)
-        elif block.cls == "Motor":
+        elif isinstance(block, blocks.MotorConfig):
             yield PvSource(name, f"{block.pv}.RBV")
         else:
             yield PvSource(name, block.pv, string=block.string)
@@ -58,9 +73,3 @@ def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
         yield RemoteRuns(config.catalog.uri, functools.partial(api_key, config))
     else:
         yield FolderRuns(config.directory / config.catalog.embedded)
-
-
-def _loader(config: SfdaqConfig, block):
-    from ..session.devices import load_constants  # imports ophyd
-
-    return functools.partial(load_constants, block, config.directory)

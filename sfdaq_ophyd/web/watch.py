@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import RequestError
 from .live_frame import LiveFrame
-from .runs import Curve
+from .runs import Curve, RunsSource
 from .source import DetectorSource, Source
 
 GROUPS = ("detectors", "pulse_ids", "pvs", "writers", "brokers", "runs")
@@ -90,7 +90,7 @@ class Watch:
 
     def curves(self) -> list[Curve]:
         """Return the scans that go on and the last ones, newest first."""
-        return [curve for source in self.sources if source.group == "runs" for curve in source.curves]
+        return [curve for source in self.sources if isinstance(source, RunsSource) for curve in source.curves]
 
     def detector(self, name: str) -> DetectorSource:
         """Return a detector by its name.

@@ -143,22 +143,29 @@ def demo(
 
     directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    limit = {"start_timeout": start_timeout}
-    options = {"eiger_model": eiger_model, "std_daq_writable": directory / "frames"}
-    parts = Facility(speed, directory / "facility", on_rate=say_rate, **options, **limit)
+    parts = Facility(
+        speed,
+        directory / "facility",
+        on_rate=say_rate,
+        start_timeout=start_timeout,
+        eiger_model=eiger_model,
+        std_daq_writable=directory / "frames",
+    )
     with ExitStack() as stack:
         ctrl_c = stack.enter_context(_remembered_ctrl_c())
         console.print("Starting the simulated facility and the catalog ...")
         with attempt("starting the simulated facility and the catalog"):
             facility = stack.enter_context(parts)
-            catalog = stack.enter_context(embedded_catalog(directory / "catalog", **limit))
+            catalog = stack.enter_context(
+                embedded_catalog(directory / "catalog", start_timeout=start_timeout)
+            )
             beamline = Beamline(facility, directory / "frames")
             if ctrl_c.is_set():
                 raise KeyboardInterrupt
         run_engine = RunEngine()
         setup(run_engine, catalog)
         if console.is_terminal:
-            run_engine.waiting_hook = ProgressBarManager()
+            run_engine.waiting_hook = ProgressBarManager()  # type: ignore[assignment] # bluesky gives it no type
             # ophyd's own bar divides by zero where the motor already stands at its target
             warnings.filterwarnings("ignore", "invalid value", RuntimeWarning, "ophyd.status")
         console.print("Taking a pedestal: shutter closed, three gain stages ...")

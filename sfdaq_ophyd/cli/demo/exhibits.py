@@ -95,9 +95,9 @@ def show_scan(run, directory: Path) -> Exhibit:
     exhibit.said += _same_pulses(run, values["jf_pulse_id"], rows, points)
     exhibit.pictures = [path]
     for stream, keys in (("primary", ["eiger_image", "jf_image", "writer_image"]), ("sfdaq_data", [FILES])):
-        frames = (
-            {point: rows[point] for point in points if rows[point] is not None} if keys == [FILES] else {}
-        )
+        frames = {}
+        if keys == [FILES]:
+            frames = {point: row for point in points if (row := rows[point]) is not None}
         exhibit.pictures += write_pictures(
             run, directory, stream=stream, keys=keys, points=points, frames=frames, units=UNITS
         )
@@ -137,7 +137,8 @@ def _scan_table(run, values: dict, in_files: np.ndarray, rows: list[int | None])
     for k, position in enumerate(values["motor"]):
         first, last = int(values["sfdaq_start_pulse_id"][k]), int(values["sfdaq_stop_pulse_id"][k])
         live, n = int(values["jf_pulse_id"][k]), len(in_files[k])
-        there = f"{rows[k] + 1} of {n}" if rows[k] is not None else _outside(live, first, last)
+        row = rows[k]
+        there = f"{row + 1} of {n}" if row is not None else _outside(live, first, last)
         table.add_row(
             f"{position:.4g}",
             str(values["eiger_event_id"][k]),
@@ -260,7 +261,7 @@ def fit_peak(x: np.ndarray, y: np.ndarray) -> Peak | None:
     scale, damping = np.array([1, 1, p[2], p[2]]), 1e-2
 
     def residual(p):
-        return Peak(*p, 0)(x) - y
+        return p[3] + p[2] * np.exp(-(((x - p[0]) / p[1]) ** 2) / 2) - y
 
     for _ in range(N_STEPS):
         g = np.exp(-(((x - p[0]) / p[1]) ** 2) / 2)
