@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -18,11 +19,17 @@ from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUn
 from ..wire.json_text import load_json
 from . import _device_config as blocks
 
+if TYPE_CHECKING:
+    from ..devices import PulseId
+
 LIMIT = 10.0
 """s for an answer."""
 
 FIRST_IMAGE = 10.0
 """s for an image of a running detector."""
+
+CLOCK_RESOLUTION = 0.5
+"""s by which a clock may be off."""
 
 LEAST_SPACE = 1.0
 """GiB; a folder with less is full for a detector."""
@@ -81,7 +88,7 @@ def probe_redis(url: str) -> tuple[str, str]:
         client.ping()
         try:
             seconds, microseconds = client.time()
-            clock = clock_words(seconds + microseconds / 1e6 - (before + time.time()) / 2)
+            clock = clock_words(_offset(seconds + microseconds / 1e6, before))
             return str(client.info("server").get("redis_version", "")), f"answers{clock}"
         except redis.ResponseError:
             return "", "answers"  # an embedded one has no INFO
@@ -112,9 +119,21 @@ def probe_pulse_id(pv: str) -> tuple[str, str]:
     pulse_id = PulseId(pv, name="doctor", timeout=LIMIT)
     pulse_id.wait_for_connection(timeout=LIMIT)
     rate = pulse_id.check(timeout=LIMIT)
-    reading = pulse_id.read()["doctor"]
-    clock = clock_words(reading["timestamp"] - time.time())
-    return "Channel Access", f"pulse {reading['value']}, counts at {rate:.0f} Hz{clock}"
+    value, offset = _read_pulse_id(pulse_id)
+    for _ in range(5):
+        if abs(offset) <= CLOCK_RESOLUTION:
+            break
+        pulse_id.wait_past(value, LIMIT).wait()  # the pulse just read may be an old one of a busy IOC
+        value, again = _read_pulse_id(pulse_id)
+        offset = min(offset, again, key=abs)
+    return "Channel Access", f"pulse {value}, counts at {rate:.0f} Hz{clock_words(offset)}"
+
+
+def _read_pulse_id(pulse_id: PulseId) -> tuple[int, float]:
+    """Return the pulse id of this moment, and by how many s the IOC's clock is ahead of ours."""
+    before = time.time()
+    reading = pulse_id.read()[pulse_id.name]
+    return reading["value"], _offset(reading["timestamp"], before)
 
 
 def http_clock(url: str) -> str:
@@ -129,10 +148,15 @@ def http_clock(url: str) -> str:
         return ""
     finally:
         connection.close()
-    return clock_words(told + 0.5 - (before + time.time()) / 2, 1.5)  # it counts whole seconds
+    return clock_words(_offset(told + 0.5, before), 1.5)  # it counts whole seconds
 
 
-def clock_words(offset: float, resolution: float = 0.5) -> str:
+def _offset(told: float, asked: float) -> float:
+    """Return by how many s a clock is ahead of ours: it told its time between `asked` and now."""
+    return told - min(max(told, asked), time.time())
+
+
+def clock_words(offset: float, resolution: float = CLOCK_RESOLUTION) -> str:
     """Say by how many s a clock is ahead of ours, as a part of a sentence."""
     if abs(offset) <= resolution:
         return f", its clock is ours within {resolution:g} s"

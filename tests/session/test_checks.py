@@ -6,6 +6,7 @@ Found faults: doctor-pulse-id.
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,12 @@ def test_clock_when_it_is_compared_then_the_offset_and_its_sign_are_said(offset,
     from sfdaq_ophyd.session._probes import clock_words
 
     assert clock_words(offset) == said
+
+
+def test_clock_when_it_was_told_while_we_waited_then_it_is_ours():
+    from sfdaq_ophyd.session._probes import _offset
+
+    asked = time.time() - 100  # a busy machine: the answer was read long after it was given
+    assert _offset(asked + 30, asked) == 0
+    assert _offset(asked - 5, asked) == pytest.approx(-5)
+    assert _offset(asked + 1e6, asked) > 0
