@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..wire.detector_name import MODULE_SHAPE
 from . import _kernel
-from ._numpy import address, aligned_empty
+from ._numpy import Sources, address, aligned_empty
 from ._packed import pack
-from .geometry import CHIP, GAP, Layout, module_shape
+from .geometry import CHIP, GAP, Layout, Placement, module_shape
 
 _PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 
@@ -27,10 +30,24 @@ MOST_SHARES = 16
 """More would be more calls than work."""
 
 
+_Share = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""Some bands, and the holes behind their rows."""
+
+
 class FusedEngine:
     """Calibrate with the compiled kernel; parameters as `NumpyEngine`, and threads that share an image."""
 
-    def __init__(self, layout: Layout, pedestal, scale, dtype, fill, mask_undefined, mask_lost, n_threads):
+    def __init__(
+        self,
+        layout: Layout,
+        pedestal: npt.NDArray[np.float32],
+        scale: npt.NDArray[np.float32],
+        dtype: np.dtype[Any],
+        fill: float,
+        mask_undefined: bool,
+        mask_lost: bool,
+        n_threads: int,
+    ):
         self._layout, self._dtype = layout, dtype
         self._n_threads = n_threads
         packed = pack(list(_in_reading_order(layout, pedestal, scale)), fill)
@@ -40,13 +57,13 @@ class FusedEngine:
         self._fill = fill
         bits = int(np.float32(fill).view(np.int32)) if dtype.kind == "f" else 0
         self._settings = (
-            CHIP // 16, GAP if layout.gap_pixels else 0, *map(address, self._constants),
+            CHIP // 16, GAP if layout.gap_pixels else 0, *(address(array) for array in self._constants),
             float(fill), bits, mask_undefined, mask_lost, dtype.kind == "i",
         )  # fmt: skip
         self._local = threading.local()
-        self._tables: dict[tuple, list] = {}
+        self._tables: dict[tuple[int, ...], list[_Share]] = {}
 
-    def run(self, raw: np.ndarray, sources: dict[int, int], out: np.ndarray) -> None:
+    def run(self, raw: npt.NDArray[Any], sources: Sources, out: npt.NDArray[Any]) -> None:
         """Calibrate `raw` (frames, rows, 1024) into `out` (frames, y, x); every frame is contiguous."""
         n_threads = min(self._n_threads, raw.size // SHARE) or 1
         images = (address(raw), raw.strides[0], address(out), out.strides[0], len(raw), out.shape[-1])
@@ -60,12 +77,12 @@ class FusedEngine:
             if not other.cancel():  # it never began, and there is nothing left
                 other.result()
 
-    def _run(self, images, shares):
+    def _run(self, images: tuple[int, ...], shares: Iterator[_Share]) -> None:
         scratch = self._scratch()
         for share in shares:
             _kernel.calibrate(*images, *share, *self._settings, scratch)
 
-    def _shares(self, sources, n_shares):
+    def _shares(self, sources: Sources, n_shares: int) -> list[_Share]:
         """Return shares of bands and holes; tables are kept per order of modules in the data."""
         key = (n_shares, *sources.values())
         if key not in self._tables:
@@ -76,31 +93,33 @@ class FusedEngine:
             self._tables[key] = list(zip(*parts))
         return self._tables[key]
 
-    def _scratch(self):
+    def _scratch(self) -> int:
         """Return the address of this thread's scratch memory, on a cache line."""
-        try:
-            return self._local.address
-        except AttributeError:
+        there: int | None = getattr(self._local, "address", None)
+        if there is None:
             self._local.scratch = aligned_empty((_kernel.SCRATCH_BYTES,), np.dtype(np.uint8))
-            self._local.address = address(self._local.scratch)
-            return self._local.address
+            there = self._local.address = address(self._local.scratch)
+        return there
 
 
-def _n_bands(placement):
+def _n_bands(placement: Placement) -> int:
     return MODULE_SHAPE[placement.turns % 2] // _kernel.BAND
 
 
-def _in_reading_order(layout, pedestal, scale):
+def _in_reading_order(
+    layout: Layout, pedestal: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]
+) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
     """Yield pedestal and scale of each module, its pixels as they follow each other in the image."""
     for placement in layout.placements:
         rows = slice(placement.module * MODULE_SHAPE[0], (placement.module + 1) * MODULE_SHAPE[0])
-        yield tuple(
+        turned_pedestal, turned_scale = (
             np.ascontiguousarray(np.rot90(planes[:, rows], placement.turns, axes=(1, 2))).reshape(3, _PIXELS)
             for planes in (pedestal, scale)
         )
+        yield turned_pedestal, turned_scale
 
 
-def _bands(layout, exceptions):
+def _bands(layout: Layout, exceptions: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.int64]:
     """Return the kernel's table of bands; the column of raw rows is filled in per call."""
     table, listed = [], 0
     for i, p in enumerate(layout.placements):
@@ -113,7 +132,7 @@ def _bands(layout, exceptions):
     return np.array(table, dtype=np.int64)
 
 
-def _holes(layout, bands):
+def _holes(layout: Layout, bands: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
     """Return, for each band, how many pixels that nothing covers follow each of its rows in the flat image.
 
     A hole before the first module belongs to no row: it is returned apart, as the number of its pixels.
@@ -139,7 +158,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
 
-def _pool(n_threads):
+def _pool(n_threads: int) -> ThreadPoolExecutor:
     """Return the pool shared by all calibrations with this many threads; the caller is one of them."""
     with _pools_lock:
         if n_threads not in _pools:

@@ -8,9 +8,11 @@ their scale, and that of their pedestal is the place of both numbers in a list.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..wire.detector_name import MODULE_SHAPE
 from ._numpy import aligned_empty
@@ -40,13 +42,13 @@ class Packed(NamedTuple):
         Per module: pedestal and scale of what has no code; first of all, those of masked pixels.
     """
 
-    common: np.ndarray
-    rare: np.ndarray
-    bases: np.ndarray
-    exceptions: list[np.ndarray]
+    common: npt.NDArray[np.uint16]
+    rare: npt.NDArray[np.uint16]
+    bases: npt.NDArray[np.int32]
+    exceptions: list[npt.NDArray[np.float32]]
 
 
-def pack(modules, fill: float) -> Packed:
+def pack(modules: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]], fill: float) -> Packed:
     """Pack constants.
 
     Parameters
@@ -60,7 +62,7 @@ def pack(modules, fill: float) -> Packed:
     common = aligned_empty((len(modules), n_blocks, 3, _BLOCK), np.dtype(np.uint16))
     rare = aligned_empty((len(modules), n_blocks, 6, _BLOCK), np.dtype(np.uint16))
     bases = np.zeros((len(modules), 6), dtype=np.int32)
-    exceptions = []
+    exceptions: list[npt.NDArray[np.float32]] = []
     for i, (pedestal, scale) in enumerate(modules):
         listed = [np.array([[0, fill]], dtype=np.float32)]
         for stage, planes in enumerate(zip(pedestal, scale)):
@@ -71,7 +73,9 @@ def pack(modules, fill: float) -> Packed:
     return Packed(common, rare, bases, exceptions)
 
 
-def _pack_stage(pedestal, scale, listed):
+def _pack_stage(
+    pedestal: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], listed: list[npt.NDArray[np.float32]]
+) -> tuple[npt.NDArray[np.uint16], list[int]]:
     """Return the three planes of words and the two bases; append what has no code to `listed`."""
     masked = (pedestal.view(np.int32) == 0) & (scale.view(np.int32) == listed[0].view(np.int32)[0, 1])
     good = ~masked
@@ -87,7 +91,7 @@ def _pack_stage(pedestal, scale, listed):
     return words, bases
 
 
-def _base(bits):
+def _base(bits: npt.NDArray[np.int32]) -> int:
     """Return the bits of code 0: half the codes below the median, as far as there are such numbers."""
     median = int(np.median(bits[::_EVERY])) if bits.size else 0
     return max(median - CODES // 2, np.iinfo(np.int32).min)

@@ -173,8 +173,10 @@ def _converter(streaming):
         typingctx, raw, common, rare, bases, exceptions, out, fill, mask_undefined, mask_lost, as_int
     ):  # fmt: skip
         def codegen(context, builder, signature, args):
-            *constants, out, fill, mask_undefined, mask_lost, as_int = args
-            value = _calibrated(builder, *constants, fill, mask_undefined, mask_lost)
+            raw, common, rare, bases, exceptions, out, fill, mask_undefined, mask_lost, as_int = args
+            value = _calibrated(
+                builder, raw, common, rare, bases, exceptions, fill, mask_undefined, mask_lost
+            )
             with builder.if_else(builder.trunc(as_int, _I1)) as (integers, floats):
                 with integers:
                     rounded = _call(builder, "llvm.rint.v16f32", _FLOATS, value)

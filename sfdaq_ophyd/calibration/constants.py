@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import BadConstant, DtypeError, RequestError, ShapeError
 from ..wire.detector_name import DetectorName
@@ -16,7 +18,9 @@ STAGES = ("G0", "G1", "G2", "HG0", "HG1", "HG2")
 """Names of the planes, in their order in files."""
 
 
-def as_planes(name: str, maps: object, detector_name: str, n_planes: tuple[int, ...]) -> np.ndarray:
+def as_planes(
+    name: str, maps: npt.ArrayLike, detector_name: str, n_planes: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
     """Return gain or pedestal maps as float32, shape (planes, 512 n, 1024).
 
     Parameters
@@ -47,46 +51,60 @@ def as_planes(name: str, maps: object, detector_name: str, n_planes: tuple[int, 
         return np.ascontiguousarray(maps, dtype=np.float32)
 
 
-def plane_numbers(planes: np.ndarray, *, highgain: bool) -> tuple[int, ...]:
+def plane_numbers(planes: npt.NDArray[np.float32], *, highgain: bool) -> tuple[int, ...]:
     """Return which planes belong to gain codes 0, 1 and 2 or 3."""
     return HIGH_GAIN_STAGES[len(planes)] if highgain else (0, 1, 2)
 
 
-def stages(planes: np.ndarray, *, highgain: bool) -> np.ndarray:
+def stages(planes: npt.NDArray[np.float32], *, highgain: bool) -> npt.NDArray[np.float32]:
     """Return the three planes for gain codes 0, 1 and 2 or 3."""
     return planes[list(plane_numbers(planes, highgain=highgain))] if highgain else planes[:3]
 
 
-def reciprocal(gain: np.ndarray, factor: float | None) -> np.ndarray:
+def reciprocal(gain: npt.NDArray[np.float32], factor: float | None) -> npt.NDArray[np.float32]:
     """Return 1 / gain, or 1 / factor / gain, as float32: the wire reference's arithmetic multiplies by it."""
     one = np.float32(1.0 if factor is None else 1.0 / factor)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return one / gain
 
 
-def unusable_gain(gain: np.ndarray) -> np.ndarray:
+def unusable_gain(gain: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Return True where a gain is 0, NaN or infinity, or so small that its reciprocal is infinite."""
     with np.errstate(divide="ignore", over="ignore"):
-        return ~(np.isfinite(gain) & np.isfinite(np.float32(1) / gain))
+        usable: npt.NDArray[np.bool_] = np.isfinite(gain) & np.isfinite(np.float32(1) / gain)
+        return ~usable
 
 
-def unusable(gain: np.ndarray, pedestal: np.ndarray) -> np.ndarray:
+def unusable(gain: npt.NDArray[np.float32], pedestal: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Return True where a pixel has an unusable gain, or a pedestal of NaN or infinity, in any stage."""
-    return (unusable_gain(gain) | ~np.isfinite(pedestal)).any(axis=0)
+    found = unusable_gain(gain) | ~np.isfinite(pedestal)
+    in_any_stage: npt.NDArray[np.bool_] = np.logical_or.reduce(found, axis=0)
+    return in_any_stage
 
 
-def refuse(bad: np.ndarray, gain: np.ndarray, pedestal: np.ndarray, highgain: bool, of: str) -> None:
+def refuse(
+    bad: npt.NDArray[np.bool_],
+    gain: npt.NDArray[np.float32],
+    pedestal: npt.NDArray[np.float32],
+    highgain: bool,
+    of: str,
+) -> None:
     """Raise BadConstant for pixels that cannot be calibrated: the first one, in the first map that has it."""
     y, x = (int(i) for i in np.argwhere(bad)[0])
     for maps, planes in (("gain", gain), ("pedestal", pedestal)):
         for plane in plane_numbers(planes, highgain=highgain):
             value = planes[plane, y, x]
             if not np.isfinite(value) or (maps == "gain" and unusable_gain(value)):
-                what = {"value": float(value), "n_pixels": int(bad.sum()), "of": of}
-                raise BadConstant(maps, STAGES[plane], y, x, **what)
+                n_pixels = int(bad.sum())
+                raise BadConstant(maps, STAGES[plane], y, x, value=float(value), n_pixels=n_pixels, of=of)
 
 
-def check_range(scale: np.ndarray, pedestal: np.ndarray, factor: float, good: np.ndarray) -> None:
+def check_range(
+    scale: npt.NDArray[np.float32],
+    pedestal: npt.NDArray[np.float32],
+    factor: float,
+    good: npt.NDArray[np.bool_],
+) -> None:
     """Refuse a factor so small that int32 cannot hold the largest ADC value."""
     span = np.maximum(np.abs(pedestal), np.abs(np.float32(16383) - pedestal))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -95,7 +113,7 @@ def check_range(scale: np.ndarray, pedestal: np.ndarray, factor: float, good: np
         raise RequestError("factor", factor, f"one that keeps {largest:.3g} counts below 2**31")
 
 
-def digest(*arrays: np.ndarray | None) -> str:
+def digest(*arrays: npt.NDArray[Any] | None) -> str:
     """Return a SHA-256 of arrays: shape, dtype and bytes."""
     sha = hashlib.sha256()
     for array in arrays:

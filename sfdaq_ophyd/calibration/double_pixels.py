@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from .geometry import CHIP, GAP
 
 _PERIOD = CHIP + GAP
 
 
-def interpolate(module: np.ndarray) -> None:
+def interpolate(module: npt.NDArray[np.float32]) -> None:
     """Fill the gap pixels of converted, gap-expanded modules, in place.
 
     First the corners where four chips meet, then rows, then columns, from the values before each step.
@@ -32,14 +33,14 @@ def interpolate(module: np.ndarray) -> None:
         _pairs(turned, x, rows)
 
 
-def _corners(module, y, x):
+def _corners(module: npt.NDArray[np.float32], y: int, x: int) -> None:
     """Give a quarter of each corner pixel to itself and to the three gap pixels of its block."""
     for row, rows in ((y, slice(y, y + 2)), (y + 3, slice(y + 2, y + 4))):
         for column, columns in ((x, slice(x, x + 2)), (x + 3, slice(x + 2, x + 4))):
             module[..., rows, columns] = (module[..., row, column] / np.float32(4))[..., None, None]
 
 
-def _pairs(module, y, gaps):
+def _pairs(module: npt.NDArray[np.float32], y: int, gaps: range) -> None:
     """Share rows `y` and `y + 3` with the two gap rows between, except in the corners."""
     starts = [0, *(x + 4 for x in gaps)]
     ends = [*gaps, module.shape[-1]]
@@ -49,7 +50,15 @@ def _pairs(module, y, gaps):
         _share(module, y + 3, y + 2, slice(start, end), v3, v4, v2)
 
 
-def _share(module, double, gap, along, own, behind, beyond):
+def _share(
+    module: npt.NDArray[np.float32],
+    double: int,
+    gap: int,
+    along: slice,
+    own: npt.NDArray[np.float32],
+    behind: npt.NDArray[np.float32],
+    beyond: npt.NDArray[np.float32],
+) -> None:
     """Split `own` by the neighbours `behind` and `beyond`; in halves where they cancel exactly."""
     own8, behind8, beyond8 = (v.astype(np.float64) for v in (own, behind, beyond))
     denominator = 6 * behind8 + 3 * beyond8

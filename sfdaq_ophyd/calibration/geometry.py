@@ -15,12 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_Block = tuple[int, int, int, int]
+"""Upper left corner (y, x), rows and columns."""
 
 
 class Row(NamedTuple):
@@ -32,7 +38,9 @@ class Row(NamedTuple):
     strip: bool
 
 
-def _row(y, x, module_turns=None, turns=0, strip=False) -> Row:
+def _row(
+    y: list[int], x: list[int], module_turns: list[int] | None = None, turns: int = 0, strip: bool = False
+) -> Row:
     return Row(tuple(zip(y, x)), tuple(module_turns or [0] * len(y)), turns, strip)
 
 
@@ -138,14 +146,14 @@ class Layout:
     placements: tuple[Placement, ...]
     gap_pixels: bool
 
-    def blocks(self, image: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(self, image: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
         """Yield what each module covers of `image`, as it lies in the image; last two axes y and x."""
         height, width = module_shape(self.gap_pixels)
         for p in self.placements:
             h, w = (height, width) if p.turns % 2 == 0 else (width, height)
             yield image[..., p.y : p.y + h, p.x : p.x + w]
 
-    def views(self, image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def views(self, image: npt.NDArray[Scalar]) -> Iterator[tuple[int, npt.NDArray[Scalar]]]:
         """Yield (module, the same part as a view turned back into the module's own orientation)."""
         for p, block in zip(self.placements, self.blocks(image)):
             yield p.module, np.rot90(block, -p.turns, axes=(-2, -1))
@@ -187,12 +195,14 @@ def module_shape(gap_pixels: bool) -> tuple[int, int]:
     return rows, columns
 
 
-def pixel_index(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def pixel_index(layout: Layout) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return the index of a module's 512 x 1024 pixels in its gap-expanded or plain block."""
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
     rows, columns = (np.arange(n) for n in MODULE_SHAPE)
     if layout.gap_pixels:
         rows, columns = (index + GAP * (index // CHIP) for index in (rows, columns))
-    return np.ix_(rows, columns)
+    return rows[:, None], columns[None, :]
 
 
 def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool, geometry: bool) -> Layout:
@@ -203,21 +213,21 @@ def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool,
     """
     height, width = module_shape(gap_pixels)
     if not geometry:
-        placements = tuple(Placement(m, i * height, 0, 0) for i, m in enumerate(modules))
-        return Layout((height * len(modules), width), placements, gap_pixels)
+        stack = tuple(Placement(m, i * height, 0, 0) for i, m in enumerate(modules))
+        return Layout((height * len(modules), width), stack, gap_pixels)
     row = find_row(detector_name)
     corners = [_corner(origin, turns, height, width) for origin, turns in zip(row.origins, row.module_turns)]
     rows = max(y + h for y, _, h, _ in corners)
     columns = max(x + w for _, x, _, w in corners)
     placements = []
     for m in modules:
-        y, x = _turn_canvas(*corners[m], rows, columns, row.turns)
+        y, x = _turn_canvas(corners[m], rows, columns, row.turns)
         placements.append(Placement(m, y, x, (row.module_turns[m] + row.turns) % 4))
     shape = (columns, rows) if row.turns % 2 else (rows, columns)
     return Layout(shape, tuple(placements), gap_pixels)
 
 
-def _corner(origin, turns, height, width):
+def _corner(origin: tuple[int, int], turns: int, height: int, width: int) -> _Block:
     """Upper left corner and shape of a module whose pixel (0, 0) lies at `origin`."""
     y, x = origin
     if turns == 0:
@@ -229,8 +239,9 @@ def _corner(origin, turns, height, width):
     return y, x - height, width, height
 
 
-def _turn_canvas(y, x, h, w, rows, columns, turns):
-    """Upper left corner of the block (y, x, h, w) after the canvas is turned."""
+def _turn_canvas(block: _Block, rows: int, columns: int, turns: int) -> tuple[int, int]:
+    """Upper left corner of a block after the canvas is turned."""
+    y, x, h, w = block
     if turns == 0:
         return y, x
     if turns == 1:

@@ -8,13 +8,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import DtypeError, RequestError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from . import pixel_mask as masks
 from ._numpy import (
+    Engine,
     NumpyEngine,
     PlacingEngine,
+    Sources,
     aligned_empty,
     checked_out,
     choose_engine,
@@ -22,7 +25,7 @@ from ._numpy import (
     stacked,
 )
 from .double_pixels import interpolate
-from .geometry import is_known, is_strip, make_layout
+from .geometry import Scalar, is_known, is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
 from .pixel_mask import any_reason, downsample, good_fraction
@@ -128,18 +131,25 @@ class JungfrauCalibration:
         self.engine = choose_engine(engine)
         self._engine = self._make_engine()
 
-    def _make_engine(self):
+    def _make_engine(self) -> Engine:
         opts = self.options
         if not opts.conversion:
             return PlacingEngine(self._layout, self._bad)
         pedestal, scale = self._maps.folded(opts, self._bad)
-        settings = (self._layout, pedestal, scale, self._whole_dtype, opts.inner_fill)
-        switches = (opts.mask_undefined_gain, opts.mask_lost_packets)
+        settings = (
+            self._layout,
+            pedestal,
+            scale,
+            self._whole_dtype,
+            opts.inner_fill,
+            opts.mask_undefined_gain,
+            opts.mask_lost_packets,
+        )
         if self.engine == "numpy":
-            return NumpyEngine(*settings, *switches)
+            return NumpyEngine(*settings)
         from ._fused import FusedEngine
 
-        return FusedEngine(*settings, *switches, self._n_threads)
+        return FusedEngine(*settings, self._n_threads)
 
     def with_options(self, **changes: Any) -> JungfrauCalibration:
         """Return a calibration with the same constants and some other options."""
@@ -160,7 +170,8 @@ class JungfrauCalibration:
     def shape(self) -> tuple[int, int]:
         """Rows and columns of what a call returns: the image, its one region, or its blocks."""
         if self.options.downsample is not None:
-            return self.good_fraction.shape
+            rows, columns = self.good_fraction.shape
+            return rows, columns
         if self.options.roi is not None and len(self.options.roi) == 1:
             ((y1, y2, x1, x2),) = self.options.roi.values()
             return y2 - y1, x2 - x1
@@ -172,14 +183,14 @@ class JungfrauCalibration:
         return self._image_shape
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> np.dtype[Any]:
         """float32; int32 with a factor, unless `rounded` is False; uint16 without conversion."""
         if not self.options.conversion:
             return np.dtype(np.uint16)
         return np.dtype(np.int32 if self.options.counts else np.float32)
 
     @property
-    def _whole_dtype(self):
+    def _whole_dtype(self) -> np.dtype[Any]:
         """The dtype before downsampling, which comes before the factor."""
         return self.dtype if self.options.downsample is None else np.dtype(np.float32)
 
@@ -206,23 +217,23 @@ class JungfrauCalibration:
         return tuple(self._places.get(module, -1) for module in range(self._name.n_modules))
 
     @cached_property
-    def _good(self):
+    def _good(self) -> npt.NDArray[np.bool_]:
         interpolated = self.options.double_pixels == "interp"
         good = masks.good_pixels(self._layout, self._bad, interpolated=interpolated)
         return good if self._strips is None else self._strips.place(good, np.zeros(self._image_shape, bool))
 
     @cached_property
-    def good_fraction(self) -> np.ndarray:
+    def good_fraction(self) -> npt.NDArray[np.float64]:
         """Good pixels over all pixels of each block, float64; without `downsample` a block is a pixel."""
         return good_fraction(self._good, self.options.downsample or (1, 1))
 
     @cached_property
-    def pixel_mask(self) -> np.ndarray:
+    def pixel_mask(self) -> npt.NDArray[np.bool_]:
         """True where the processed image is good; gaps and holes are not. Blocks: where all is good."""
         return self._good if self.options.downsample is None else self.good_fraction == 1
 
     @cached_property
-    def pixel_mask_reasons(self) -> np.ndarray:
+    def pixel_mask_reasons(self) -> npt.NDArray[np.int64]:
         """Reason bits of the processed image, int64; 2**20 where there is no pixel. Blocks: any reason."""
         reasons = self._maps.reasons
         if reasons is None:
@@ -234,18 +245,20 @@ class JungfrauCalibration:
             reasons = self._strips.place(reasons, empty)
         return reasons if self.options.downsample is None else any_reason(reasons, self.options.downsample)
 
-    def pixel_coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def pixel_coordinates(
+        self,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return x, y and z of every raw pixel in the image with gaps and geometry; see `coordinates`."""
         return pixel_coordinates(self.detector_name)
 
     get_pixel_coordinates = pixel_coordinates
     """The name that the facility's library has for it."""
 
-    def empty(self, n_frames: int | None = None) -> np.ndarray:
+    def empty(self, n_frames: int | None = None) -> npt.NDArray[Any]:
         """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack."""
         return aligned_empty(self.shape if n_frames is None else (n_frames, *self.shape), self.dtype)
 
-    def __call__(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, raw: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Calibrate an image or a stack.
 
         Parameters
@@ -271,49 +284,49 @@ class JungfrauCalibration:
         if opts.roi is None and opts.downsample is None:
             return self._whole(raw, out)
         if opts.downsample is not None:
-            image = self._downsample(self._whole(raw))
-        elif len(opts.roi) == 1:
+            image = self._downsample(self._whole(raw), opts.downsample)
+        elif opts.roi is not None and len(opts.roi) == 1:
             (image,) = self.regions(raw).values()
         else:
-            raise RequestError("roi", dict(opts.roi), "one region; regions() gives several")
+            raise RequestError("roi", dict(opts.roi or {}), "one region; regions() gives several")
         if out is None:
             return image
         np.copyto(checked_out(out, image.shape, image.dtype), image)
         return out
 
-    def regions(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+    def regions(self, raw: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Calibrate, and return a copy of each region of interest by its label; see `__call__`."""
         if self.options.roi is None:
             raise RequestError("roi", None, "at least one region")
         whole = self._whole(raw)
         return {label: whole[..., a:b, c:d].copy() for label, (a, b, c, d) in self.options.roi.items()}
 
-    def gain_codes(self, raw: np.ndarray) -> np.ndarray:
+    def gain_codes(self, raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
         """Return the gain code, 0 to 3, of each pixel of the whole processed image; unmasked, uint16."""
         raw, sources = self._checked_raw(raw, np.uint16)
-        return self._placed(raw >> CODE_SHIFT, sources)
+        return self._placed(raw >> np.uint16(CODE_SHIFT), sources)
 
-    def saturated_pixels(self, raw: np.ndarray) -> tuple[np.ndarray, ...]:
+    def saturated_pixels(self, raw: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.intp], ...]:
         """Return the indices of saturated pixels in the whole processed image or stack; unmasked."""
         raw, sources = self._checked_raw(raw, np.uint16)
         return np.nonzero(self._placed(raw == saturated_word(self.options.highgain), sources))
 
-    def lost_pixels(self, raw: np.ndarray) -> np.ndarray:
+    def lost_pixels(self, raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
         """Return where packets were lost, as bool, in the whole processed image or stack."""
         raw, sources = self._checked_raw(raw, np.uint16)
         return self._placed(raw == LOST, sources)
 
-    def count_words(self, raw: np.ndarray) -> WordCounts:
+    def count_words(self, raw: npt.NDArray[np.uint16]) -> WordCounts:
         """Count raw pixels in G1, in G2, with the undefined gain code, saturated, and lost."""
         return count_words(np.asarray(raw), highgain=self.options.highgain)
 
-    def _whole(self, raw, out=None):
+    def _whole(self, raw: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         raw, sources = self._checked_raw(raw, np.uint16 if self.options.conversion else None)
         shape = (*raw.shape[:-2], *self._image_shape)
         dtype = self._whole_dtype if self.options.conversion else raw.dtype
         out = aligned_empty(shape, dtype) if out is None else checked_out(out, shape, dtype)
         if self._strips is not None:
-            return self._in_strips(raw, sources, out)
+            return self._in_strips(self._strips, raw, sources, out)
         self._engine.run(*stacked(raw, sources, out))
         if self.options.double_pixels == "interp":
             for _, view in self._layout.views(out):
@@ -322,15 +335,17 @@ class JungfrauCalibration:
                 out[..., ~self._good] = math.nan
         return out
 
-    def _in_strips(self, raw, sources, out):
+    def _in_strips(
+        self, strips: StripMap, raw: npt.NDArray[Any], sources: Sources, out: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
         whole = aligned_empty((*raw.shape[:-2], *self._layout.shape), out.dtype)
         self._engine.run(*stacked(raw, sources, whole))
         out[...] = self.options.inner_fill if out.dtype.kind == "f" else 0
-        self._strips.place(whole, out)
-        return self._strips.share(out) if self.options.conversion else out
+        strips.place(whole, out)
+        return strips.share(out) if self.options.conversion else out
 
-    def _downsample(self, image):
-        image = downsample(image, self.good_fraction, self.options.downsample)
+    def _downsample(self, image: npt.NDArray[np.float32], block: tuple[int, int]) -> npt.NDArray[Any]:
+        image = downsample(image, self.good_fraction, block)
         if self.options.factor is not None:
             image = image / np.float32(self.options.factor)
         if self.options.counts:
@@ -339,15 +354,17 @@ class JungfrauCalibration:
             image[..., self.good_fraction == 0] = math.nan
         return image
 
-    def _placed(self, words, sources):
-        out = np.empty((*words.shape[:-2], *self._layout.shape), dtype=words.dtype)
+    def _placed(self, words: npt.NDArray[Scalar], sources: Sources) -> npt.NDArray[Scalar]:
+        out: npt.NDArray[Scalar] = np.empty((*words.shape[:-2], *self._layout.shape), dtype=words.dtype)
         PlacingEngine(self._layout).run(*stacked(words, sources, out))
         if self._strips is None:
             return out
-        image = np.zeros((*words.shape[:-2], *self._image_shape), dtype=words.dtype)
+        image: npt.NDArray[Scalar] = np.zeros((*words.shape[:-2], *self._image_shape), dtype=words.dtype)
         return self._strips.place(out, image)
 
-    def _checked_raw(self, raw, dtype):
+    def _checked_raw(
+        self, raw: npt.ArrayLike, dtype: type[np.uint16] | None
+    ) -> tuple[npt.NDArray[Any], Sources]:
         """Return `raw` with contiguous images, and module -> its place in it."""
         raw = np.asarray(raw)
         if dtype is not None and raw.dtype != dtype:

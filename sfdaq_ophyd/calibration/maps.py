@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import ConstantsMissing
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
@@ -33,13 +35,13 @@ class Maps:
     """
 
     detector_name: str
-    gain: np.ndarray | None
-    pedestal: np.ndarray | None
-    reasons: np.ndarray | None
+    gain: npt.NDArray[np.float32] | None
+    pedestal: npt.NDArray[np.float32] | None
+    reasons: npt.NDArray[np.int64] | None
     source: str = ""
 
     @classmethod
-    def checked(cls, detector_name: str, gain, pedestal, mask, source: str = "") -> Maps:
+    def checked(cls, detector_name: str, gain: Any, pedestal: Any, mask: Any, source: str = "") -> Maps:
         """Take what a user gives; ShapeError or DtypeError where it does not fit the detector."""
         return cls(
             detector_name,
@@ -56,18 +58,24 @@ class Maps:
 
     def require(self, options: CalibrationOptions) -> None:
         """Raise ConstantsMissing if the options need a map that is not there."""
-        for name, given in (("gain", self.gain), ("pedestal", self.pedestal)):
-            if options.conversion and given is None:
-                raise ConstantsMissing(
-                    f"{self.detector_name}: conversion needs {name} maps; pass them or conversion=False"
-                )
+        if options.conversion:
+            self._gain_and_pedestal()
         masked = options.mask or options.downsample is not None or options.double_pixels == "mask"
         if masked and self.reasons is None:
             raise ConstantsMissing(
                 f"{self.detector_name}: masking needs a pixel mask; pass one or mask=False"
             )
 
-    def bad(self, options: CalibrationOptions) -> np.ndarray:
+    def _gain_and_pedestal(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        for name, given in (("gain", self.gain), ("pedestal", self.pedestal)):
+            if given is None:
+                raise ConstantsMissing(
+                    f"{self.detector_name}: conversion needs {name} maps; pass them or conversion=False"
+                )
+        assert self.gain is not None and self.pedestal is not None
+        return self.gain, self.pedestal
+
+    def bad(self, options: CalibrationOptions) -> npt.NDArray[np.bool_]:
         """Return the raw pixels that these options mask, shape (512 n, 1024)."""
         if self.reasons is None or options.mask is False:
             return np.zeros(DetectorName.parse(self.detector_name).raw_shape, dtype=bool)
@@ -86,18 +94,20 @@ class Maps:
             return self
         if options.bad_constants == "raise" or options.mask is False:
             of = self.detector_name + self.source
-            constants.refuse(unusable, self.gain, self.pedestal, options.highgain, of)
+            constants.refuse(unusable, *self._gain_and_pedestal(), options.highgain, of)
         reasons = np.zeros(unusable.shape, dtype=np.int64) if self.reasons is None else self.reasons
         reasons = reasons | np.where(unusable, BAD_CONSTANT, 0)
         return Maps(self.detector_name, self.gain, self.pedestal, reasons, self.source)
 
-    def stages(self, options: CalibrationOptions) -> tuple[np.ndarray, np.ndarray]:
+    def stages(self, options: CalibrationOptions) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return gain and pedestal planes for the three gain stages in use."""
-        return tuple(
-            constants.stages(planes, highgain=options.highgain) for planes in (self.gain, self.pedestal)
-        )
+        gain, pedestal = self._gain_and_pedestal()
+        highgain = options.highgain
+        return constants.stages(gain, highgain=highgain), constants.stages(pedestal, highgain=highgain)
 
-    def folded(self, options: CalibrationOptions, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def folded(
+        self, options: CalibrationOptions, bad: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return (pedestal, scale): (adc - pedestal) * scale is the value, and the fill for bad pixels."""
         gain, pedestal = self.stages(options)
         factor = options.inner_factor

@@ -84,7 +84,7 @@ class CalibrationOptions:
     mask_lost_packets: bool = False
     bad_constants: str = "raise"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check_choices()
         set_ = object.__setattr__
         if self.factor is not None:
@@ -98,7 +98,7 @@ class CalibrationOptions:
         set_(self, "masked_value", _masked_value(self.masked_value))
         self._check_together()
 
-    def _check_choices(self):
+    def _check_choices(self) -> None:
         for name in (
             "conversion",
             "highgain",
@@ -114,7 +114,7 @@ class CalibrationOptions:
         _choice("module_edge_pixels", self.module_edge_pixels, MODULE_EDGE_PIXELS)
         _choice("bad_constants", self.bad_constants, BAD_CONSTANTS)
 
-    def _check_together(self):
+    def _check_together(self) -> None:
         if self.double_pixels == "interp":
             if not self.gap_pixels:
                 raise RequestError("gap_pixels", False, "True with double_pixels='interp'")
@@ -225,16 +225,16 @@ def disabled_to_map(detector_name: str, disabled: tuple[int, ...]) -> tuple[int,
     return tuple(-1 if module in disabled else next(places) for module in range(n))
 
 
-def _is_int(value) -> bool:
+def _is_int(value: object) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
-def _choice(name, value, choices):
+def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in choices):
         raise RequestError(name, value, f"one of {choices}")
 
 
-def _positive(name, value) -> float:
+def _positive(name: str, value: Any) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -244,7 +244,7 @@ def _positive(name, value) -> float:
     return number
 
 
-def _masked_value(value) -> float:
+def _masked_value(value: object) -> float:
     if (
         not isinstance(value, (int, float))
         or isinstance(value, bool)
@@ -254,7 +254,7 @@ def _masked_value(value) -> float:
     return float(value)
 
 
-def _module_map(values) -> tuple[int, ...]:
+def _module_map(values: Any) -> tuple[int, ...]:
     try:
         values = tuple(values)
     except TypeError:
@@ -271,7 +271,7 @@ def _module_map(values) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
-def _downsample(value) -> tuple[int, int]:
+def _downsample(value: Any) -> tuple[int, int]:
     try:
         ny, nx = value
     except (TypeError, ValueError):
@@ -281,7 +281,7 @@ def _downsample(value) -> tuple[int, int]:
     return int(ny), int(nx)
 
 
-def _rois(value) -> dict[str, Roi]:
+def _rois(value: Any) -> dict[str, Roi]:
     if not isinstance(value, Mapping):
         try:
             value = tuple(value)
@@ -295,7 +295,7 @@ def _rois(value) -> dict[str, Roi]:
     return {str(label): _one_roi(label, roi) for label, roi in value.items()}
 
 
-def _one_roi(label, roi) -> Roi:
+def _one_roi(label: object, roi: Any) -> Roi:
     try:
         y1, y2, x1, x2 = roi
         fine = all(map(_is_int, roi)) and 0 <= y1 < y2 and 0 <= x1 < x2
@@ -303,4 +303,4 @@ def _one_roi(label, roi) -> Roi:
         fine = False
     if not fine:
         raise RequestError(f"roi {label!r}", roi, "(y1, y2, x1, x2) with 0 <= y1 < y2 and 0 <= x1 < x2")
-    return tuple(int(v) for v in roi)
+    return int(y1), int(y2), int(x1), int(x2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import DtypeError, RequestError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE, STAGE_CODES, DaqRec, DetectorName
@@ -59,7 +60,7 @@ class PedestalEvaluation:
         self.n_frames = [0, 0, 0]
         self.n_skipped = 0
 
-    def add(self, raw: np.ndarray, daq_rec: int | np.ndarray, *, is_good: bool = True) -> bool:
+    def add(self, raw: npt.NDArray[np.uint16], daq_rec: npt.ArrayLike, *, is_good: bool = True) -> bool:
         """Take one frame; tell whether it counted.
 
         Parameters
@@ -95,7 +96,7 @@ class PedestalEvaluation:
         self._count(STAGE_CODES.index(code), (raw & ADC_BITS).astype(np.float64))
         return True
 
-    def _count(self, stage, adc):
+    def _count(self, stage: int, adc: npt.NDArray[np.float64]) -> None:
         if self.n_frames[stage] >= WINDOW:
             self._sum[stage] -= self._sum[stage] / WINDOW
             self._squares[stage] -= self._squares[stage] / WINDOW
@@ -104,22 +105,22 @@ class PedestalEvaluation:
         self.n_frames[stage] += 1
 
     @property
-    def _weights(self):
+    def _weights(self) -> npt.NDArray[np.float64]:
         return np.clip(self.n_frames, 1, WINDOW).astype(np.float64)[:, None, None]
 
     @property
-    def mean(self) -> np.ndarray:
+    def mean(self) -> npt.NDArray[np.float64]:
         """Mean ADU of G0, G1, G2, float64, shape (3, 512 n, 1024); 0 for a stage without frames."""
         return self._sum / self._weights
 
     @property
-    def rms(self) -> np.ndarray:
+    def rms(self) -> npt.NDArray[np.float64]:
         """Standard deviation, ADU, float64, same shape."""
         variance = self._squares / self._weights - self.mean**2
         return np.sqrt(np.maximum(variance, 0))
 
     @property
-    def pixel_mask(self) -> np.ndarray:
+    def pixel_mask(self) -> npt.NDArray[np.int64]:
         """Reason bits, int64, shape (512 n, 1024): a wrong gain was shown, or the ADC did not move."""
         reasons = self._reasons.copy()
         for code, rms in zip(STAGE_CODES, self.rms):

@@ -6,11 +6,14 @@ caller's array.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import DtypeError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE
-from .geometry import CHIP, Layout, pixel_index
+from .geometry import CHIP, Layout, Scalar, pixel_index
 
 EMPTY = 1 << 20
 """No pixel here: a gap, or space between modules."""
@@ -25,7 +28,7 @@ BAD_CONSTANT = 1 << 23
 """Gain or pedestal cannot be used (this package's own bit)."""
 
 
-def as_reasons(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def as_reasons(mask: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
     """Return the reasons of every raw pixel, shape (512 n, 1024), int64.
 
     An int64 mask gains the bits `DOUBLE` and `EDGE`; a bool mask gives 0 and 1 and gains nothing.
@@ -45,7 +48,7 @@ def as_reasons(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
         modules = reasons.reshape(-1, *MODULE_SHAPE)
         for axis, length in ((1, MODULE_SHAPE[0]), (2, MODULE_SHAPE[1])):
             beside = np.arange(CHIP, length, CHIP)
-            along = [slice(None)] * 3
+            along: list[Any] = [slice(None)] * 3
             along[axis] = np.sort(np.concatenate([beside - 1, beside]))
             modules[tuple(along)] |= DOUBLE
             along[axis] = [0, length - 1]
@@ -53,13 +56,16 @@ def as_reasons(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return reasons
 
 
-def is_bad(reasons: np.ndarray, *, double_pixels: str, module_edge_pixels: str) -> np.ndarray:
+def is_bad(
+    reasons: npt.NDArray[np.int64], *, double_pixels: str, module_edge_pixels: str
+) -> npt.NDArray[np.bool_]:
     """Return True where a reason is left that counts under these options."""
     ignored = (0 if double_pixels == "mask" else DOUBLE) | (0 if module_edge_pixels == "mask" else EDGE)
-    return (reasons & ~ignored) != 0
+    found: npt.NDArray[np.bool_] = (reasons & ~ignored) != 0
+    return found
 
 
-def place(layout: Layout, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
+def place(layout: Layout, raw: npt.NDArray[Scalar], out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
     """Put raw pixels, shape (512 n, 1024) over all modules, into the image `out`; gaps and holes stay."""
     index = pixel_index(layout)
     modules = raw.reshape(-1, *MODULE_SHAPE)
@@ -68,7 +74,7 @@ def place(layout: Layout, raw: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def good_pixels(layout: Layout, bad: np.ndarray, *, interpolated: bool) -> np.ndarray:
+def good_pixels(layout: Layout, bad: npt.NDArray[np.bool_], *, interpolated: bool) -> npt.NDArray[np.bool_]:
     """Return the image's mask, True = good; gaps only if they were `interpolated` from good pixels."""
     good = place(layout, ~bad, np.zeros(layout.shape, dtype=bool))
     if interpolated:
@@ -78,14 +84,14 @@ def good_pixels(layout: Layout, bad: np.ndarray, *, interpolated: bool) -> np.nd
     return good
 
 
-def _share(view):
+def _share(view: npt.NDArray[np.bool_]) -> None:
     """Gap rows are good where the rows on both sides are."""
     for left in range(CHIP - 1, view.shape[0] - CHIP, CHIP + 2):
         both = view[left] & view[left + 3]
         view[left + 1] = view[left + 2] = both
 
 
-def _blocks(image: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+def _blocks(image: npt.NDArray[Any], block: tuple[int, int]) -> npt.NDArray[Any]:
     """View (..., y, x) as (..., blocks in y, ny, blocks in x, nx); ragged edges padded with 0."""
     ny, nx = block
     *_, rows, columns = image.shape
@@ -95,17 +101,21 @@ def _blocks(image: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     return image.reshape(*image.shape[:-2], (rows + pad_y) // ny, ny, (columns + pad_x) // nx, nx)
 
 
-def good_fraction(good: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+def good_fraction(good: npt.NDArray[np.bool_], block: tuple[int, int]) -> npt.NDArray[np.float64]:
     """Return the good pixels of each block over those of a full block, float64; at ragged edges too."""
-    return _blocks(good, block).sum(axis=(-3, -1)) / (block[0] * block[1])
+    fraction: npt.NDArray[np.float64] = _blocks(good, block).sum(axis=(-3, -1)) / (block[0] * block[1])
+    return fraction
 
 
-def any_reason(reasons: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+def any_reason(reasons: npt.NDArray[np.int64], block: tuple[int, int]) -> npt.NDArray[np.int64]:
     """Return the reasons that any pixel of a block has, int64."""
-    return np.bitwise_or.reduce(np.bitwise_or.reduce(_blocks(reasons, block), axis=-1), axis=-2)
+    found: npt.NDArray[np.int64] = np.bitwise_or.reduce(_blocks(reasons, block), axis=(-3, -1))
+    return found
 
 
-def downsample(image: np.ndarray, fraction: np.ndarray, block: tuple[int, int]) -> np.ndarray:
+def downsample(
+    image: npt.NDArray[np.float32], fraction: npt.NDArray[np.float64], block: tuple[int, int]
+) -> npt.NDArray[np.float32]:
     """Return for each block the sum of its good pixels over the fraction of good ones, float32.
 
     Parameters
@@ -117,5 +127,6 @@ def downsample(image: np.ndarray, fraction: np.ndarray, block: tuple[int, int]) 
     block : (int, int)
         Rows and columns; the result has ceil(y / rows) x ceil(x / columns) pixels.
     """
-    total = _blocks(image, block).sum(axis=(-3, -1), dtype=np.float64)
-    return np.divide(total, fraction, out=np.zeros_like(total), where=fraction > 0).astype(np.float32)
+    total: npt.NDArray[np.float64] = _blocks(image, block).sum(axis=(-3, -1), dtype=np.float64)
+    scaled = np.divide(total, fraction, out=np.zeros_like(total), where=fraction > 0)
+    return scaled.astype(np.float32)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from .geometry import CHIP, GAP, Placement, find_row, is_known, make_layout, module_shape
+from .geometry import CHIP, GAP, Placement, Scalar, find_row, is_known, make_layout, module_shape
 
 NOTHING = -1
 """In a map: no pixel of the readout is here."""
@@ -51,26 +53,26 @@ class StripMap:
         n_cells = np.bincount(index[~self._empty], minlength=index.max() + 1)
         self._shared = ~self._empty & (n_cells[index] > 1)
 
-    def place(self, stacked: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def place(self, stacked: npt.NDArray[Any], out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         """Put a value per pixel, (..., 512 n, 1024), in its cells of `out`, (..., y, x); others stay."""
         flat = stacked.reshape(*stacked.shape[:-2], -1)
         there = ~self._empty
         out[..., there] = flat[..., self._index[there]]
         return out
 
-    def share(self, image: np.ndarray) -> np.ndarray:
+    def share(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Halve what fills two cells, in place: the charge is that of one strip. Integers lose the half."""
         image[..., self._shared] = image[..., self._shared] / 2
         return image
 
 
 @cache
-def module_map(detector_name: str) -> np.ndarray:
+def module_map(detector_name: str) -> npt.NDArray[np.intp]:
     """Return which pixel of a module, as ``1024 * row + column``, is in each cell of its image."""
     return _quad() if DetectorName.parse(detector_name).family.startswith(_QUAD) else _line()
 
 
-def _line() -> np.ndarray:
+def _line() -> npt.NDArray[np.intp]:
     """Return the map of the sensors of one row of chips, shape (84, 3090).
 
     Of 256 rows the first 252 are used, three in one row of strips. Each pixel lies at three times its column,
@@ -91,7 +93,7 @@ def _line() -> np.ndarray:
     return index
 
 
-def _quad() -> np.ndarray:
+def _quad() -> npt.NDArray[np.intp]:
     """Return the map of the sensor on the four chips in the middle, shape (1488, 165).
 
     Nine pixels on every side are guard ring; so are, in effect, the two rows at the seam in the middle, whose
@@ -110,7 +112,9 @@ def _quad() -> np.ndarray:
     return index
 
 
-def pixel_coordinates(detector_name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pixel_coordinates(
+    detector_name: str,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the position of every raw pixel in the processed image, gaps and geometry on.
 
     Pixels beside a gap are twice as large, and their centre lies half a pixel nearer to it.
@@ -137,7 +141,7 @@ def pixel_coordinates(detector_name: str) -> tuple[np.ndarray, np.ndarray, np.nd
     return x, y, np.zeros_like(x)
 
 
-def _block(placement: Placement) -> tuple[np.ndarray, np.ndarray]:
+def _block(placement: Placement) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return rows and columns of a module's pixels, turned and placed."""
     height, width = module_shape(gap_pixels=True)
     row, column = np.meshgrid(*(_centres(n) for n in MODULE_SHAPE), indexing="ij")
@@ -151,16 +155,16 @@ def _block(placement: Placement) -> tuple[np.ndarray, np.ndarray]:
     return placement.y + y, placement.x + x
 
 
-def _centres(n: int) -> np.ndarray:
+def _centres(n: int) -> npt.NDArray[np.float64]:
     pixels = np.arange(n)
-    centres = pixels + GAP * (pixels // CHIP).astype(float)
+    centres: npt.NDArray[np.float64] = pixels + GAP * (pixels // CHIP).astype(float)
     for seam in range(CHIP, n, CHIP):
         centres[seam - 1] += 0.5
         centres[seam] -= 0.5
     return centres
 
 
-def _strips(detector_name: str) -> tuple[np.ndarray, np.ndarray]:
+def _strips(detector_name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return rows and columns of a strip module's pixels: the middle of the cells that each fills."""
     index = module_map(detector_name)
     there = index != NOTHING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 ADC_BITS = 0x3FFF
 """Bits 0 to 13: ADU."""
@@ -21,11 +22,8 @@ LOST = 0xFFFF
 PACKET_WORDS = 4096
 """Pixels of a packet: 4 rows of a module."""
 
-STAGE_OF_CODE = np.array([0, 1, 2, 2], dtype=np.intp)
-"""Gain stage by gain code."""
 
-
-def with_lost_packets(raw: np.ndarray) -> np.ndarray:
+def with_lost_packets(raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
     """Return raw images with `LOST` in packets of nothing but zeros, which is how sf-daq pads lost ones.
 
     Parameters
@@ -77,7 +75,7 @@ def saturated_word(highgain: bool) -> int:
     return 0x3FFF if highgain else 0xC000
 
 
-def count_words(raw: np.ndarray, *, highgain: bool = False) -> WordCounts:
+def count_words(raw: npt.NDArray[np.uint16], *, highgain: bool = False) -> WordCounts:
     """Count the pixels of a raw image, uint16 of any shape, that are not plain G0."""
     switched = raw[raw > ADC_BITS]
     n_codes = np.bincount(switched >> CODE_SHIFT, minlength=4)

@@ -63,6 +63,7 @@ def compress(image: np.ndarray, block_items: int = 0) -> memoryview:
         For ``h5py.h5d.DatasetID.write_direct_chunk``.
     """
     library = _library()
+    assert library is not None, "see `available`"
     image = np.ascontiguousarray(image)
     item = image.dtype.itemsize
     block_items = block_items or library.bshuf_default_block_size(item)
@@ -75,4 +76,4 @@ def compress(image: np.ndarray, block_items: int = 0) -> memoryview:
     )
     if n_bytes < 0:
         raise RuntimeError(f"bitshuffle-LZ4 failed with code {n_bytes} on {image.dtype} {image.shape}")
-    return memoryview(out)[: _HEADER + n_bytes]
+    return out.data[: _HEADER + n_bytes]

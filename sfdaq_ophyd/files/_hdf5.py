@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..calibration.constants import STAGES
 from ..errors import FileFormatError, SfdaqError
@@ -22,6 +24,8 @@ from ..wire.detector_name import DetectorName
 from ._late import h5py
 
 logger = logging.getLogger(__name__)
+
+Shape = tuple[int, ...]
 
 
 @contextmanager
@@ -70,7 +74,9 @@ def check_detector(path: str | Path, name: str, detector_name: str) -> None:
         )
 
 
-def dataset(file: h5py.File, name: str, *, kinds: str, shape: str, fits) -> h5py.Dataset:
+def dataset(
+    file: h5py.File, name: str, *, kinds: str, shape: str, fits: Callable[[Shape], bool]
+) -> h5py.Dataset:
     """Return a dataset whose dtype kind is among `kinds` and whose shape `fits`.
 
     Parameters
@@ -101,7 +107,7 @@ def dataset(file: h5py.File, name: str, *, kinds: str, shape: str, fits) -> h5py
     return found
 
 
-def read(source: h5py.Dataset, where=()) -> np.ndarray:
+def read(source: h5py.Dataset, where: Any = ()) -> npt.NDArray[Any]:
     """Read a dataset or part of it; FileFormatError if the file is truncated or a filter fails."""
     with looking_into(source.file.filename, source.name):
         return source[where]
@@ -149,7 +155,7 @@ def check_pedestal(path: str | Path, dataset: str, pedestal: np.ndarray) -> None
     _warn_of_nothing(path, dataset, pedestal)
 
 
-def _warn_of_nothing(path, dataset: str, planes: np.ndarray) -> None:
+def _warn_of_nothing(path: str | Path, dataset: str, planes: np.ndarray) -> None:
     for k, plane in enumerate(planes):
         empty = float(np.mean(~np.isfinite(plane) | (plane == 0)))
         if empty > 0.5:
@@ -160,7 +166,9 @@ def _warn_of_nothing(path, dataset: str, planes: np.ndarray) -> None:
             )  # fmt: skip
 
 
-def _wrong(path, dataset: str, k: int, plane: np.ndarray, what: str, expected: str) -> FileFormatError:
+def _wrong(
+    path: str | Path, dataset: str, k: int, plane: np.ndarray, what: str, expected: str
+) -> FileFormatError:
     return FileFormatError(path, dataset, found=f"{STAGES[k]} {_range(plane)}, {what}", expected=expected)
 
 

@@ -55,12 +55,12 @@ def leave_open(*objects: h5py.HLObject) -> None:
 
 def refused(path: str | Path, number: int | None, what: str = "writing", *, reason: str = "") -> StorageError:
     """Return the error for the error number `number`, or for a `reason` that has none."""
+    hint, said = _ANY_HINT, ""
+    if number is not None:
+        hint, said = _HINTS.get(number, _ANY_HINT), os.strerror(number)
     if number in (errno.EACCES, errno.EPERM):
         hint = _whose(_nearest(path))
-    else:
-        hint = _HINTS.get(number, _ANY_HINT)
-    said = reason or os.strerror(number)
-    return StorageError(path, what=what, reason=said, free=_free(path), hint=hint, number=number)
+    return StorageError(path, what=what, reason=reason or said, free=_free(path), hint=hint, number=number)
 
 
 def check_folder(folder: str | Path) -> None:

@@ -322,13 +322,15 @@ def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 
             yield future.result()
 
 
-def _run_locally(jobs, workers):
+def _run_locally(jobs: list[Conversion], workers: int) -> Iterator[Converted]:
     """Convert in daemon threads, which a Ctrl-C need not wait for; results come over a queue."""
-    waiting, done, ended = queue.SimpleQueue(), queue.SimpleQueue(), threading.Event()
+    waiting: queue.SimpleQueue[Conversion] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Converted | BaseException] = queue.SimpleQueue()
+    ended = threading.Event()
     for job in jobs:
         waiting.put(job)
 
-    def work():
+    def work() -> None:
         with suppress(queue.Empty):
             while not ended.is_set():
                 job = waiting.get_nowait()

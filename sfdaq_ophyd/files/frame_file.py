@@ -134,11 +134,11 @@ class FrameFile:
         kinds = {"timestamp": "f8", "event_id": f"S{MAX_ID_BYTES}", "is_good": "?"}
         if fmt.has_pulse_id:
             kinds["pulse_id"] = "i8"
-        kinds |= {name: _in_file(kind) for name, kind in fmt.scalars.items()}
         self._kinds = {name: np.dtype(kind) for name, kind in kinds.items()}
+        self._kinds |= {name: _in_file(kind) for name, kind in fmt.scalars.items()}
         self._columns = {
             name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(IDS_PER_CHUNK,))
-            for name, kind in kinds.items()
+            for name, kind in self._kinds.items()
         }
         self._columns["timestamp"].attrs["units"] = "s"
 
@@ -332,13 +332,20 @@ def _append(column: h5py.h5d.DatasetID, row: int, value: np.ndarray, place: h5py
 
 
 def _images(frame: Frame | MissingFrame) -> dict[str, np.ndarray]:
-    return {} if isinstance(frame, MissingFrame) else {"image": frame.image, **frame.more_images}
+    if isinstance(frame, MissingFrame):
+        return {}
+    assert frame.image is not None  # a FrameFormat lets no other pass
+    return {"image": frame.image, **frame.more_images}
 
 
 def _row(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:
     """Everything about a frame but its image, by dataset."""
     if isinstance(frame, Frame):
-        row = {"timestamp": frame.timestamp, "event_id": frame.event_id.encode(), "is_good": frame.is_good}
+        row: dict[str, object] = {
+            "timestamp": frame.timestamp,
+            "event_id": frame.event_id.encode(),
+            "is_good": frame.is_good,
+        }
         if fmt.has_pulse_id:
             row["pulse_id"] = frame.pulse_id
         return row | {name: _plain(frame.scalars[name]) for name in fmt.scalars}

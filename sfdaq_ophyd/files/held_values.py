@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FileFormatError
 from ._late import h5py
@@ -43,17 +44,17 @@ def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked:
     asked : sequence of int
         Ascending pulse ids.
     """
-    path, asked = Path(path), np.asarray(asked, "i8")
+    path, pulses = Path(path), np.asarray(asked, "i8")
     path.parent.mkdir(parents=True, exist_ok=True)
     order = np.argsort(found.pulse_ids, kind="stable")
-    at = np.searchsorted(found.pulse_ids[order], asked).clip(max=max(0, len(order) - 1))
-    rows = order[at] if len(order) else np.zeros(len(asked), "i8")
-    there = found.pulse_ids[rows] == asked if len(order) else np.zeros(len(asked), bool)
+    at = np.searchsorted(found.pulse_ids[order], pulses).clip(max=max(0, len(order) - 1))
+    rows = order[at] if len(order) else np.zeros(len(pulses), "i8")
+    there = found.pulse_ids[rows] == pulses if len(order) else np.zeros(len(pulses), bool)
     with h5py.File(path, "w") as file:
         if found.dtype != TEXT:
             _show(file, Path(source).absolute(), found, rows, there)
-        ids = np.where(there, asked, 0).astype(found.ids_dtype)
-        file[found.ids] = ids.reshape(len(asked), *found.ids_shape)
+        ids = np.where(there, pulses, 0).astype(found.ids_dtype)
+        file[found.ids] = ids.reshape(len(pulses), *found.ids_shape)
 
 
 def write_empty(
@@ -81,7 +82,9 @@ def write_empty(
         file.create_dataset(ids[0], tuple(ids[1]), ids[2])
 
 
-def _show(file: h5py.File, source: Path, found: FoundData, rows: np.ndarray, there: np.ndarray) -> None:
+def _show(
+    file: h5py.File, source: Path, found: FoundData, rows: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]
+) -> None:
     dtype = np.dtype(found.dtype)
     layout = h5py.VirtualLayout((len(rows), *found.shape), dtype)
     origin = h5py.VirtualSource(str(source), found.dataset, (len(found.pulse_ids), *found.shape), dtype)
@@ -94,7 +97,7 @@ def _nothing(dtype: np.dtype) -> float:
     return np.nan if dtype.kind in "fc" else 0
 
 
-def _runs(rows: np.ndarray, there: np.ndarray):
+def _runs(rows: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     """Yield (first, last + 1) of stretches in which consecutive pulses lie in consecutive rows."""
     k = 0
     while k < len(rows):
@@ -112,7 +115,9 @@ MAX_BYTES = 2**26
 """Of one PV; a waveform that would need more stays in the DAQ's file."""
 
 
-def held_rows(pulse_ids: np.ndarray, connected: np.ndarray, asked: Sequence[int]) -> np.ndarray:
+def held_rows(
+    pulse_ids: npt.NDArray[np.integer], connected: npt.NDArray[np.bool_], asked: npt.ArrayLike
+) -> npt.NDArray[np.int64]:
     """Return the row with the value held at each pulse.
 
     Parameters
@@ -121,7 +126,7 @@ def held_rows(pulse_ids: np.ndarray, connected: np.ndarray, asked: Sequence[int]
         Pulse of each change, in the order of time; 0 where the DAQ knows none. One 0 at the beginning is the
         last change before the range, whose value holds at its start.
     connected : ndarray of bool, shape (n,)
-    asked : sequence of int
+    asked : array_like of int
         Pulse ids.
 
     Returns
@@ -137,15 +142,15 @@ def held_rows(pulse_ids: np.ndarray, connected: np.ndarray, asked: Sequence[int]
     >>> held_rows(np.array([0, 110]), np.ones(2, bool), [100, 109, 110]).tolist()
     [0, 0, 1]
     """
-    asked = np.asarray(asked, "i8")
+    pulses = np.asarray(asked, "i8")
     if pulse_ids[:1].tolist() == [0]:
         pulse_ids = np.append(-1, pulse_ids[1:])  # before every pulse
     mapped = np.flatnonzero(pulse_ids)
     mapped = mapped[np.argsort(pulse_ids[mapped], kind="stable")]
-    at = np.searchsorted(pulse_ids[mapped], asked, side="right") - 1
+    at = np.searchsorted(pulse_ids[mapped], pulses, side="right") - 1
     rows = np.where(at >= 0, np.append(mapped, -1)[at], -1)
     followed = np.append(pulse_ids, 1)[rows + 1] == 0
-    unknown = ~np.append(connected, False)[rows] | (followed & (asked > np.append(pulse_ids, 0)[rows]))
+    unknown = ~np.append(connected, False)[rows] | (followed & (pulses > np.append(pulse_ids, 0)[rows]))
     return np.where(unknown, -1, rows)
 
 
@@ -177,14 +182,18 @@ def write_held(
         One per name. What the new file holds: float64, or texts; the pulse id is 0 where the value is not
         known. A PV that it does not hold has a `problem`.
     """
-    path, asked = Path(path), np.asarray(asked, "i8")
+    path, pulses = Path(path), np.asarray(asked, "i8")
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(source, "r", locking=False) as daq, h5py.File(path, "w") as file:
-        return list(_held(daq, file, {one.key: one for one in found}, names, asked))
+        return list(_held(daq, file, {one.key: one for one in found}, names, pulses))
 
 
 def _held(
-    daq: h5py.File, file: h5py.File, found: dict[str, FoundData], names: Sequence[str], asked: np.ndarray
+    daq: h5py.File,
+    file: h5py.File,
+    found: dict[str, FoundData],
+    names: Sequence[str],
+    asked: npt.NDArray[np.int64],
 ) -> Iterator[FoundData]:
     for name in names:
         pv = found.get(name) or _left_out(name, "is not in the file")
@@ -196,7 +205,7 @@ def _held(
             yield _left_out(name, f"holds {exc.found}")
 
 
-def _held_pv(daq: h5py.File, file: h5py.File, pv: FoundData, asked: np.ndarray) -> FoundData:
+def _held_pv(daq: h5py.File, file: h5py.File, pv: FoundData, asked: npt.NDArray[np.int64]) -> FoundData:
     text, data = pv.dtype == TEXT, daq[pv.dataset]
     values = np.array(texts_of(data), object) if text else data[()].astype("f8")
     values = values.reshape(-1, *(() if text or pv.shape == (1,) else pv.shape))

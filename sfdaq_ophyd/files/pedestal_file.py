@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
@@ -30,9 +31,9 @@ class Pedestal(NamedTuple):
         A bit per reason; 0 is good.
     """
 
-    mean: np.ndarray
-    rms: np.ndarray | None
-    pixel_mask: np.ndarray | None
+    mean: npt.NDArray[np.floating]
+    rms: npt.NDArray[np.floating] | None
+    pixel_mask: npt.NDArray[np.int64] | None
 
 
 def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
@@ -46,34 +47,35 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
     """
     rows, columns = DetectorName.parse(detector_name).raw_shape
     check_detector(path, "gains", detector_name)
+
+    def planes(file: h5py.File, name: str) -> npt.NDArray[np.floating]:
+        shape = f"(3 or 4, {rows}, {columns}) for {detector_name}"
+        fits = ((3, rows, columns), (4, rows, columns))
+        return read(dataset(file, name, kinds="f", shape=shape, fits=fits.__contains__))
+
     with opened(path) as file:
-        planes = {
-            "kinds": "f",
-            "shape": f"(3 or 4, {rows}, {columns}) for {detector_name}",
-            "fits": lambda shape: shape in ((3, rows, columns), (4, rows, columns)),
-        }
-        mean = read(dataset(file, "gains", **planes))
-        rms = read(dataset(file, "gainsRMS", **planes)) if "gainsRMS" in file else None
+        mean = planes(file, "gains")
+        rms = planes(file, "gainsRMS") if "gainsRMS" in file else None
         mask = _read_mask(file, detector_name) if "pixel_mask" in file else None
     check_pedestal(path, "gains", mean)
     return Pedestal(mean, rms, mask)
 
 
-def read_pixel_mask(path: str | Path, detector_name: str) -> np.ndarray:
+def read_pixel_mask(path: str | Path, detector_name: str) -> npt.NDArray[np.int64]:
     """Read ``/pixel_mask`` alone, e.g. the facility's permanent mask; int64, non-zero is bad."""
     check_detector(path, "pixel_mask", detector_name)
     with opened(path) as file:
         return _read_mask(file, detector_name)
 
 
-def _read_mask(file, detector_name):
+def _read_mask(file: h5py.File, detector_name: str) -> npt.NDArray[np.int64]:
     expected = DetectorName.parse(detector_name).raw_shape
     mask = dataset(
         file,
         "pixel_mask",
         kinds="iub",
         shape=f"{expected} for {detector_name}",
-        fits=lambda shape: shape == expected,
+        fits=expected.__eq__,
     )
     return read(mask).astype(np.int64)
 
@@ -110,11 +112,13 @@ def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str
     return Pedestal(mean, None, np.where((mean == 0).any(axis=0), 1, 0).astype(np.int64))
 
 
-def _read_om_dark(path, words):
+def _read_om_dark(path: str | Path, words: str) -> npt.NDArray[np.floating]:
     planes = []
-    expected = {"kinds": "f", "shape": str(MODULE_SHAPE), "fits": lambda shape: shape == MODULE_SHAPE}
     with opened(path) as file:
-        darks = [read(dataset(file, f"gain{stage}", **expected)) for stage in range(3)]
+        darks = [
+            read(dataset(file, f"gain{stage}", kinds="f", shape=str(MODULE_SHAPE), fits=MODULE_SHAPE.__eq__))
+            for stage in range(3)
+        ]
         if words == "auto":
             words = "int16" if (darks[2] < 0).any() else "uint16"
         for stage, (dark, bits) in enumerate(zip(darks, OM_GAIN_BITS[words])):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..calibration import JungfrauCalibration
+from ..calibration.options import Roi
 from ..errors import StorageError
 from . import _bitshuffle
 from ._late import h5py, hdf5plugin
@@ -41,7 +43,7 @@ class ProcessedFile:
     ):
         self._calibration = calibration
         self._n_frames = n_frames
-        self._images: dict = {}
+        self._images: dict[str | None, h5py.Dataset] = {}
         self.path, self._broken = Path(path), False
         with writing(path, "making"):
             self._file = h5py.File(path, "x")
@@ -83,7 +85,7 @@ class ProcessedFile:
             leave_open(self._file, *self._images.values())
             raise
 
-    def _group(self, name, roi):
+    def _group(self, name: str, roi: Roi | None) -> h5py.Dataset:
         """Make a group with its ``meta`` and its empty images; return these."""
         calibration = self._calibration
         shape = calibration.shape if roi is None else (roi[1] - roi[0], roi[3] - roi[2])
@@ -107,15 +109,16 @@ class ProcessedFile:
 
     def write(self, first_row: int, raw: np.ndarray) -> None:
         """Calibrate a stack of raw images, shape (frames, y, 1024); write them from row `first_row` on."""
+        parts: dict[str | None, npt.NDArray[Any]] = {}
         if self._calibration.options.roi is None:
-            parts = {None: self._calibration(raw)}
+            parts[None] = self._calibration(raw)
         else:
-            parts = self._calibration.regions(raw)
+            parts.update(self._calibration.regions(raw))
         with self._writing():
             for label, images in parts.items():
                 self._write_images(self._images[label], first_row, images)
 
-    def _write_images(self, target, first_row, images: Iterable[np.ndarray]):
+    def _write_images(self, target: h5py.Dataset, first_row: int, images: npt.NDArray[Any]) -> None:
         if not _bitshuffle.available():
             target[first_row : first_row + len(images)] = images
             return
@@ -124,7 +127,7 @@ class ProcessedFile:
             target.id.write_direct_chunk((row, 0, 0), chunk)
 
 
-def _meta(calibration: JungfrauCalibration, roi) -> dict[str, Any]:
+def _meta(calibration: JungfrauCalibration, roi: Roi | None) -> dict[str, Any]:
     options = calibration.options
     mask, reasons = calibration.pixel_mask, calibration.pixel_mask_reasons
     meta = {

@@ -148,7 +148,7 @@ def _cut_rows(path: Path) -> None:
                 one.resize(len(images), axis=0)
 
 
-def lookup3(data: bytes) -> int:
+def lookup3(data: bytes | bytearray) -> int:
     """Return the checksum that HDF5 has of its metadata: Bob Jenkins' hashlittle of 2006, from 0."""
     a = b = c = (0xDEADBEEF + len(data)) & _MASK
     blocks = max(0, len(data) - 1) // 12

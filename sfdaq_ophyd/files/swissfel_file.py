@@ -191,7 +191,7 @@ class SwissfelFile:
                 values = read(self._dataset(name, "iu", "(modules,) or (frames, modules)", self._is_map))
                 if values.ndim == 2:
                     good = np.flatnonzero(self.is_good_frame)
-                    values = values[good[0] if good.size else 0] if len(values) else ()
+                    values = values[good[0] if good.size else 0] if len(values) else values.ravel()
                 return tuple(int(v) for v in values) or None
         return None
 
