@@ -204,8 +204,8 @@ def everything_together() -> list[dict]:
     from bluesky import RunEngine
 
     from sfdaq_ophyd.catalog import embedded_catalog
-    from sfdaq_ophyd.clients._ring import Ring
-    from sfdaq_ophyd.clients._stream import HIGH_WATER
+    from sfdaq_ophyd.clients.ring import Ring
+    from sfdaq_ophyd.clients.stream import HIGH_WATER
     from sfdaq_ophyd.devices import Jungfrau
     from sfdaq_ophyd.plans import fly
     from sfdaq_ophyd.sim import Facility

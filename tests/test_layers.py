@@ -1,5 +1,6 @@
 """The floors of setup.cfg hold, and a forbidden import is really caught."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -74,3 +75,35 @@ def test_floors_when_a_folder_is_on_no_floor_then_caught(copy):
         shutil.rmtree(copy / "sfdaq_ophyd" / "extra")
     assert done.returncode == 1
     assert "extra" in done.stdout + done.stderr
+
+
+def private_imports(root: Path) -> list[str]:
+    """Return each import of a module's or a name's private part from outside of the package that has it."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        package = [root.name, *path.relative_to(root).parts[:-1]]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base += node.module.split(".") if node.module else []
+            for full in ([*base, alias.name] for alias in node.names):
+                private = [i for i, part in enumerate(full) if part.startswith("_") and part[:2] != "__"]
+                if full[0] == root.name and any(package[:i] != full[:i] for i in private):
+                    found.append(f"{path.relative_to(root)}:{node.lineno}: {'.'.join(full)}")
+    return found
+
+
+def test_private_module_when_imported_then_by_its_own_package_alone():
+    """Ruff's PLC2701 sees other projects' private names; ours it takes for one package."""
+    assert private_imports(REPO / "sfdaq_ophyd") == []
+
+
+def test_private_module_when_another_package_imports_it_then_found(tmp_path):
+    for package in ("files", "devices/eiger"):
+        (tmp_path / "ours" / package).mkdir(parents=True)
+    (tmp_path / "ours/files/convert.py").write_text("from ._storage import writing\n")
+    (tmp_path / "ours/devices/eiger/x.py").write_text(
+        "from .._debts import Debts\nfrom ...files import _storage\n"
+    )
+    assert private_imports(tmp_path / "ours") == ["devices/eiger/x.py:2: ours.files._storage"]

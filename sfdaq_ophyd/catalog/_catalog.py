@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
 from ._feed import Feed
-from ._journal import Journal
+from .journal import Journal
 
 logger = logging.getLogger(__name__)
 

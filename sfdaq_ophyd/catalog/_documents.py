@@ -13,7 +13,7 @@ import event_model
 import numpy as np
 from tiled.utils import OneShotCachedMap
 
-from ._journal import Journal
+from .journal import Journal
 
 BLOCK = 2**24
 """Bytes of an array that are read at once."""

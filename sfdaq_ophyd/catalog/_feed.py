@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..errors import ServiceTimeout
 from ..limits import Limit
-from ._journal import Journal
+from .journal import Journal
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
 from ._intake import EventIds, Foreign, StreamFrame
 from ._port import Clock, Layout, Numberings, Port
-from ._ring import Full, Ring
+from .ring import Full, Ring
 
 COUNTERS = tuple(
     "received complete incomplete mismatched late duplicate dropped foreign unparsable flushed".split()

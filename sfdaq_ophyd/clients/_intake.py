@@ -17,7 +17,7 @@ from ..errors import WireError
 from ..wire.detector_name import storage_cell
 from ..wire.frame import Frame
 from ..wire.json_text import MAX_HEADER_BYTES
-from ._ring import Ring
+from .ring import Ring
 
 logger = logging.getLogger(__name__)
 

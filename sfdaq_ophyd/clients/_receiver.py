@@ -24,7 +24,7 @@ from zmq.utils.monitor import parse_monitor_message
 from ..errors import RequestError
 from ..limits import Limit, counted_time
 from ._intake import Intake, Message
-from ._ring import Full
+from .ring import Full
 
 
 class Wake:

@@ -12,7 +12,7 @@ from ..errors import ServiceRefused, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
 from ._http import HttpService, Reply
 from ._http_call import Body, CutShort
-from ._ring import Ring
+from .ring import Ring
 
 LARGEST_IMAGE = 256 * 2**20
 """A longer body is refused, bytes. A 32-bit 16M frame has 72.6 MB."""

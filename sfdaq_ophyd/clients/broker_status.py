@@ -148,7 +148,6 @@ class StatusListener(Listener):
 
 def _import_pika():
     require("rabbitmq", "the status exchange", "pika")
-    import pika
     import pika.exceptions
 
     return pika

@@ -16,8 +16,8 @@ from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ..wire.pulse_id import PULSE_RATE
 from ._intake import EventIds, Foreign, Message, PixelIntake, StreamFrame
 from ._port import Clock
-from ._ring import MAX_HOLD, Full, Ring, check_max_hold
-from ._stream import FrameStream
+from .ring import MAX_HOLD, Full, Ring, check_max_hold
+from .stream import FrameStream
 
 COUNTERS = (
     "received",

@@ -13,8 +13,8 @@ from ..wire.detector_name import DetectorName
 from ..wire.module_header import MAX_PORTS, ModuleHeader
 from ._assembler import Assembler
 from ._intake import Message, PixelIntake, StreamFrame
-from ._ring import MAX_HOLD, Ring, check_max_hold
-from ._stream import FrameStream
+from .ring import MAX_HOLD, Ring, check_max_hold
+from .stream import FrameStream
 
 
 class ModuleStream(FrameStream[StreamFrame]):

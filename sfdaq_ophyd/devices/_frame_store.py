@@ -12,8 +12,8 @@ import time
 import uuid
 from pathlib import Path
 
-from ..files._storage import check_folder, make_folder, sync
 from ..files.frame_file import FrameFile, dataset_of, dataset_of_column
+from ..files.storage import check_folder, make_folder, sync
 from ..wire.frame import Frame, FrameFormat, MissingFrame
 from ._assets import FileAssets, column_in_hdf5, columns_of, frames_in_hdf5
 from ._store import PointStore, row_of

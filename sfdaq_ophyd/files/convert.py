@@ -18,9 +18,9 @@ from ..calibration import CalibrationOptions, JungfrauCalibration, disabled_to_m
 from ..errors import FileFormatError, RequestError, ServiceUnreachable, SfdaqError, WireError, require
 from ..wire.json_text import load_json
 from ._hdf5 import opened
-from ._storage import make_folder
 from .constants import load_calibration
 from .processed_file import ProcessedFile
+from .storage import make_folder
 from .swissfel_file import SwissfelFile, groups_of
 
 STACK_BYTES = 64 << 20

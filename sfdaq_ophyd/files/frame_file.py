@@ -37,8 +37,8 @@ from ..errors import StorageError
 from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
 from . import _bitshuffle
 from ._late import h5py
-from ._storage import leave_open, refused, writing
 from .repair import WRITER_HOST, hold
+from .storage import leave_open, refused, writing
 
 IMAGE = "/entry/data/data"
 """Where the images are."""

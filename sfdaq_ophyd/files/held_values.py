@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError
 from ._late import h5py
-from ._storage import make_folder, writing
 from .daq_file import TEXT, FoundData, texts_of
+from .storage import make_folder, writing
 
 
 def write_columns(path: str | Path, columns: Mapping[str, Sequence[int]]) -> None:

@@ -17,7 +17,7 @@ from ..calibration.options import Roi
 from ..errors import StorageError
 from . import _bitshuffle
 from ._late import h5py, hdf5plugin
-from ._storage import leave_open, writing
+from .storage import leave_open, writing
 
 BLOCK_ITEMS = 32768
 """Pixels that bitshuffle takes together."""

@@ -30,7 +30,7 @@ from pathlib import Path
 from ..errors import FileFormatError, StorageError
 from ._hdf5 import looking_into
 from ._late import h5py
-from ._storage import writing
+from .storage import writing
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SIZE = 48

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from ..devices._debts import all_debts
+from ..devices.debts import all_debts
 from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
 from ..wire.json_text import load_json
-from . import _device_config as blocks
+from . import device_config as blocks
 
 if TYPE_CHECKING:
     from ..devices import PulseId

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from ..errors import SfdaqError, shown_url
 from ..limits import Limit
 from ..wire.broker import BEAMLINES
-from . import _device_config as blocks
+from . import device_config as blocks
 from ._probes import (
     PROBES,
     probe_catalog,

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from ..wire.broker import BEAMLINES
-from ._device_config import DeviceConfig, Number, Positive, UserPath, Whole
+from .device_config import DeviceConfig, Number, Positive, UserPath, Whole
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 

@@ -15,12 +15,12 @@ from ophyd.signal import EpicsSignalBase
 
 from ..calibration import JungfrauCalibration
 from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
-from ..devices._debts import keep_in
+from ..devices.debts import keep_in
 from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError, shown_url
-from . import _device_config as blocks
-from ._device_config import DeviceConfig
+from . import device_config as blocks
 from .config import SfdaqConfig
+from .device_config import DeviceConfig
 
 PV_TIMEOUT = 15.0
 """s for a PV to connect, and to answer."""

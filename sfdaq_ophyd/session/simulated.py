@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..errors import ServiceUnreachable
 from ..sim import Facility
-from ._device_config import StdDaqWriterConfig
 from .config import SfdaqConfig, SimConfig
 from .config_file import load_config
+from .device_config import StdDaqWriterConfig
 
 N_PORTS = 24
 """Ports kept free for one facility; `sim.yaml` says which server has which."""

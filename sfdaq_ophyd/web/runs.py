@@ -100,7 +100,7 @@ class FolderRuns(RunsSource):
 
     def _know(self, uids: Iterable[str]) -> None:
         """Read the points of runs that were over before the page looked, each once."""
-        from ..catalog._journal import Journal
+        from ..catalog.journal import Journal
 
         journal = Journal(self._directory / "documents")
         followed = {curve.uid for curve in self.curves}

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 from ..errors import RequestError
-from ..session import _device_config as blocks
+from ..session import device_config as blocks
 from ..session.catalog import api_key
 from ..session.config import SfdaqConfig
 from .eiger import EigerSource

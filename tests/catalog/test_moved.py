@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.catalog import _server, embedded_catalog
-from sfdaq_ophyd.catalog._journal import Journal
+from sfdaq_ophyd.catalog.journal import Journal
 from sfdaq_ophyd.errors import RunNotFound
 
 from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from sfdaq_ophyd.devices._debts import Debts, keep_in
+from sfdaq_ophyd.devices.debts import Debts, keep_in
 from sfdaq_ophyd.sim import Facility
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"

@@ -8,7 +8,7 @@ import numpy as np
 
 from sfdaq_ophyd.clients._assembler import Assembler
 from sfdaq_ophyd.clients._intake import Foreign
-from sfdaq_ophyd.clients._ring import Full
+from sfdaq_ophyd.clients.ring import Full
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 ROWS, COLUMNS = 4, 8

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sfdaq_ophyd.clients import ImageStream, ModuleStream, _stream
+from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.clients._receiver import HIGH_WATER
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
 from sfdaq_ophyd.wire.image_header import ImageHeader
@@ -242,7 +242,7 @@ def test_ports_when_one_is_ahead_of_the_other_by_more_than_the_buffers_then_all_
 
 
 def test_close_when_a_callback_is_stuck_then_its_thread_closes_its_own_sockets(monkeypatch, caplog, wait_for):
-    monkeypatch.setattr(_stream, "CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("sfdaq_ophyd.clients.stream.CLOSE_TIMEOUT", 0.1)
     raised = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     with Publisher(1) as peer:

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from sfdaq_ophyd.catalog import embedded_catalog
-from sfdaq_ophyd.devices._debts import keep_in
+from sfdaq_ophyd.devices.debts import keep_in
 
 from .broker_bench import BrokerBench
 

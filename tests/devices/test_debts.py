@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from sfdaq_ophyd.devices import _debts
-from sfdaq_ophyd.devices._debts import Debts, all_debts, keep_in
+from sfdaq_ophyd.devices.debts import Debts, _process, all_debts, keep_in
 
 
 @pytest.fixture
@@ -110,8 +109,9 @@ def test_changes_when_noted_at_stage_then_they_are_owed_once_the_process_is_gone
     debts.hold({"nimages": (1, 5)})
     assert debts.path.stat() == before, "what is noted already costs nothing"
     assert not debts.owed() and not other.owed() and not list(all_debts(debts.path.parent))
-    process = _debts._process
-    monkeypatch.setattr(_debts, "_process", lambda pid: process(pid) and f"{process(pid)} of another start")
+    monkeypatch.setattr(
+        "sfdaq_ophyd.devices.debts._process", lambda pid: (now := _process(pid)) and f"{now} of another start"
+    )
     owed = other.owed()
     assert {what: (debt.left, debt.back) for what, debt in owed.items()} == {
         "nimages": (5, 7),

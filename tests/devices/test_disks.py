@@ -15,7 +15,7 @@ import bluesky.preprocessors as bpp
 import pytest
 
 from sfdaq_ophyd.errors import StorageError
-from sfdaq_ophyd.files import _storage
+from sfdaq_ophyd.files import storage
 from sfdaq_ophyd.plans import fly
 
 from .fake import FakeDetector, FakeSource
@@ -99,7 +99,7 @@ def test_point_when_the_disk_failed_before_then_the_same_staging_goes_on_in_a_ne
 
 
 def test_stage_when_files_cannot_be_made_then_refused_and_the_hardware_rests(det, monkeypatch):
-    monkeypatch.setattr(_storage.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: False)
     with pytest.raises(StorageError, match=f"making files in {det.directory}: Permission denied"):
         det.stage()
     assert det.source.hardware == "as found"

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.errors import StorageError
-from sfdaq_ophyd.files import _storage
-from sfdaq_ophyd.files._storage import check_folder, make_folder, refused, sync, writing
+from sfdaq_ophyd.files import storage
 from sfdaq_ophyd.files.frame_file import FrameFile
+from sfdaq_ophyd.files.storage import check_folder, make_folder, refused, sync, writing
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat
 
 from .test_frame_file import FORMAT, frame, numbers
@@ -147,7 +147,7 @@ def test_folder_when_its_disk_is_read_only_then_it_is_refused_before_a_frame(mou
 
 
 def test_folder_when_somebody_else_owns_it_then_error_says_who(tmp_path, monkeypatch):
-    monkeypatch.setattr(_storage.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(storage.os, "access", lambda path, mode: False)
     with pytest.raises(StorageError) as caught:
         check_folder(tmp_path / "a" / "b")
     owner = tmp_path.owner()

@@ -117,14 +117,14 @@ def test_broker_when_a_detector_does_not_run_then_said_in_these_words(monkeypatc
 
 
 def load_block(url, detector):
-    from sfdaq_ophyd.session._device_config import SfDaqBrokerConfig
+    from sfdaq_ophyd.session.device_config import SfDaqBrokerConfig
 
     return SfDaqBrokerConfig.model_validate({"class": "SfDaqBroker", "url": url, "detectors": {detector: {}}})
 
 
 def test_jungfrau_when_some_endpoints_or_none_answer_then_counted_and_named():
     from sfdaq_ophyd.session import _probes
-    from sfdaq_ophyd.session._device_config import JungfrauConfig
+    from sfdaq_ophyd.session.device_config import JungfrauConfig
 
     with socket.socket() as there, socket.socket() as gone:
         for each in (there, gone):

@@ -16,7 +16,7 @@ from ...errors import (
 )
 from ...limits import Limit
 from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
-from .._debts import Debts
+from ..debts import Debts
 from ._jobs import Patience
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ...errors import DetectorStateError, FramesMissing, RequestError, ServiceRe
 from ...wire.frame import FrameFormat
 from ...wire.simplon import Parameter
 from ...wire.simplon_states import ARMED, BUSY, DetectorState
-from .._debts import Debts
+from ..debts import Debts
 from ._series import FrameStatistics
 
 logger = logging.getLogger(__name__)

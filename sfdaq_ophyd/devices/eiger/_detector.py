@@ -16,9 +16,9 @@ from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, shown_url
 from ...limits import Limit
 from .._acquisition import LossPolicy, Rules
-from .._debts import Debts
 from .._detector import Detector
 from .._status import ActionStatus, Setting
+from ..debts import Debts
 from ._control import differs
 from ._series import EigerSettings, LegacyIds, Mode
 from ._signals import SimplonSignal

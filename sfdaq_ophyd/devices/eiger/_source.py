@@ -19,9 +19,9 @@ from ...clients import SimplonClient
 from ...errors import DetectorStateError, ServiceRefused, UnknownOutcome
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
-from .._debts import Debts
 from .._source import Request
 from .._worker import Worker
+from ..debts import Debts
 from ._control import (
     EigerControl,
     check_thresholds,

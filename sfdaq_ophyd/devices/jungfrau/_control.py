@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...errors import BrokerRefused, DetectorStateError, RequestError, SfdaqError, shown_url
 from ...wire.broker_parameters import check_modules
 from ...wire.broker_settings import check_hardware_settings
-from .._debts import Debts
+from ..debts import Debts
 
 if TYPE_CHECKING:
     from ..broker import SfDaqBroker

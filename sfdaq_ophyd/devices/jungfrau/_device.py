@@ -12,7 +12,7 @@ from ophyd import Signal, SignalRO
 
 from ...calibration import JungfrauCalibration, disabled_to_map
 from ...clients import ImageStream, ModuleStream, StreamFrame
-from ...clients._stream import FrameStream
+from ...clients.stream import FrameStream
 from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from .._detector import Detector

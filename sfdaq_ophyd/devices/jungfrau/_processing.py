@@ -10,7 +10,7 @@ import numpy as np
 from ...calibration import JungfrauCalibration
 from ...calibration.words import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words
 from ...clients import StreamFrame
-from ...clients._ring import Ring
+from ...clients.ring import Ring
 from ...errors import DetectorStateError
 from ...wire.detector_name import MODULE_SHAPE, DaqRec
 from ...wire.frame import Frame, FrameFormat

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ...clients import StreamFrame
-from ...clients._stream import FrameQueue, FrameStream
+from ...clients.stream import FrameQueue, FrameStream
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame

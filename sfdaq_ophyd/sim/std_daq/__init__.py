@@ -1,5 +1,10 @@
 """Simulated standard DAQ: REST in two dialects, Redis streams, a writer process, HDF5 files, faults."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .part import StdDaqPart
+
 __all__ = ["StdDaqPart"]
 
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from sfdaq_ophyd.clients import SimplonClient
-from sfdaq_ophyd.devices._debts import all_debts
+from sfdaq_ophyd.devices.debts import all_debts
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 

@@ -20,7 +20,7 @@ from ..wire.frame import Frame
 from ._intake import Intake
 from ._receiver import HIGH_WATER as HIGH_WATER
 from ._receiver import Receiver, Wake
-from ._ring import give_freed_memory_back, keep_freed_memory
+from .ring import give_freed_memory_back, keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
