@@ -1,19 +1,13 @@
-"""Image buffers that are used again: a fixed number, each free once nobody looks at its pixels.
-
-Keep the memory of messages in this process, as long as a stream is open.
-
-glibc gives the pages of a freed message back to the kernel and asks for them again, page by page, when the
-next one comes: measured with messages of 1 MiB, that is a third of the time that receiving takes.
-"""
+"""Image buffers that are used again: a fixed number, each free once nobody looks at its pixels."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 
@@ -28,6 +22,10 @@ MOST_IMAGES = 256
 
 MAX_HOLD = 5.0
 """s without a free buffer after which images are dropped, by default."""
+
+
+LARGEST_LEARNT = (32 << 20) - (1 << 16)
+"""Bytes; glibc learns nothing from larger pieces."""
 
 
 def check_max_hold(seconds: float) -> None:
@@ -144,49 +142,22 @@ class _Slots:
             self._on_free()
 
 
-MMAP_THRESHOLD = 32 << 20
-"""Larger pieces come from the kernel and go back to it; this is glibc's own upper limit."""
+def keep_freed_memory() -> None:
+    """Have glibc keep 64 MiB of freed memory for messages to come, as long as this process lives.
 
-TRIM_THRESHOLD = 256 << 20
-"""So much freed memory may stay with this process."""
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    """Return the C library if it is glibc."""
-    try:
-        library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018 - AttributeError elsewhere
-    except (OSError, AttributeError, TypeError):
-        return None
-    return library
+    It gives the pages of freed messages back to the kernel, and asks for them again, one by one, when the
+    next ones come. How much it keeps it learns by itself: twice the largest piece that ever went back, where
+    that is no more than 32 MiB. So here is one; nothing of it is touched.
+    """
+    np.empty(LARGEST_LEARNT, "u1")
 
 
 def give_freed_memory_back() -> None:
-    """Have glibc give freed memory back to the kernel.
+    """Have glibc give freed memory back to the kernel, unless the environment says how much it keeps.
 
     It keeps a heap per thread, and every stream that is opened has new threads: without this, memory grows
     with the number of heaps.
     """
-    library = _glibc()
-    if keep_freed_memory() and library is not None:
-        library.malloc_trim(0)
-
-
-@cache
-def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory, up to `TRIM_THRESHOLD`; once per process.
-
-    Returns
-    -------
-    bool
-        Whether it was done: not without glibc, nor where MALLOC_TRIM_THRESHOLD_ in the environment says how.
-    """
-    library = _glibc()
-    if library is None or "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        return False
-    mallopt = library.mallopt
-    mmap, trim = mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD), mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD)
-    return bool(mmap and trim)
+    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)

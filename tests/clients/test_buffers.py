@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+import resource
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfdaq_ophyd.clients._ring import keep_freed_memory
 from sfdaq_ophyd.clients._simplon_images import ImageFetcher
 from sfdaq_ophyd.wire import tiff
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
@@ -47,3 +52,20 @@ def test_buffers_when_some_are_held_then_none_of_them_is_given_twice(steps):
         if hold:
             held.append(buffer)
         del buffer
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_messages_when_they_are_freed_then_the_next_ones_use_their_pages():
+    def pages() -> int:
+        """Take and free three messages of 1 MiB, 50 times; return how many pages the kernel gave for them."""
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        for _ in range(50):
+            messages = [np.empty((1 << 20) + 64, "u1") for _ in range(3)]
+            for message in messages:
+                message[::4096] = 1
+            del message, messages
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    keep_freed_memory()
+    pages()
+    assert pages() < 50 * 3 * 256 / 4
