@@ -7,10 +7,10 @@ import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutcome
-from ..wire.broker import PEDESTAL_FRAMES, SF, Dialect, local_path
+from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
 from ..wire.broker_parameters import check_detector, check_names, check_pgroup
 from ..wire.broker_reply import (
     AllowedDetectors,
@@ -24,7 +24,7 @@ from ..wire.broker_reply import (
 from ..wire.broker_request import RetrieveRequest, check_extra, pedestal_request
 from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
 from .broker_slow import SlowCalls
-from .broker_transport import REQUEST_ID, SLOW_TIMEOUT, TIMEOUT, BrokerTransport, find_retrieval
+from .broker_transport import REQUEST_ID, BrokerTransport, find_retrieval
 
 
 class BrokerTrap(UserWarning):
@@ -33,9 +33,6 @@ class BrokerTrap(UserWarning):
 
 class MainCalls(BrokerTransport):
     """Calls to port 10002; see `BrokerClient`."""
-
-    sf_root: Path | None = None
-    recover_timeout: float = 2.0
 
     def get_allowed_detectors(self) -> AllowedDetectors:
         """Return the detectors that belong to this console's beamline."""
@@ -275,18 +272,3 @@ class BrokerClient(MainCalls, SlowCalls):
     >>> client.url, client.slow_url
     ('http://sf-daq:10002', 'http://sf-daq:10003')
     """
-
-    def __init__(
-        self,
-        url: str,
-        slow_url: str | None = None,
-        dialect: Dialect | Literal["auto"] = "current",
-        *,
-        timeout: float = TIMEOUT,
-        slow_timeout: float = SLOW_TIMEOUT,
-        sf_root: str | Path | None = None,
-        recover_timeout: float = 2.0,
-    ):
-        super().__init__(url, slow_url, dialect, timeout=timeout, slow_timeout=slow_timeout)
-        self.sf_root = None if sf_root is None else Path(sf_root)
-        self.recover_timeout = recover_timeout

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..errors import RequestError, WireError, require, shown_url
 from ..wire.broker_status import EXCHANGE, StatusBoard, StatusMessage, read_status
-from .std_daq_redis import Listener
+from ._listener import Listener
 
 logger = logging.getLogger(__name__)
 

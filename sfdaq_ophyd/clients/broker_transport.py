@@ -45,6 +45,8 @@ class BrokerTransport:
         *,
         timeout: float = TIMEOUT,
         slow_timeout: float = SLOW_TIMEOUT,
+        sf_root: str | Path | None = None,
+        recover_timeout: float = 2.0,
     ):
         if dialect not in (*DIALECTS, "auto"):
             raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}, auto")
@@ -55,6 +57,8 @@ class BrokerTransport:
                 slow_url or next_port(url), name="sf-daq slow broker", timeout=slow_timeout, keep_alive=False
             ),
         }
+        self.sf_root = None if sf_root is None else Path(sf_root)
+        self.recover_timeout = recover_timeout
         self._dialect = None if dialect == "auto" else dialect
         self._lock = threading.Lock()
 
