@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfdaq_ophyd.clients._ring import keep_freed_memory
 from sfdaq_ophyd.clients._simplon_images import ImageFetcher
+from sfdaq_ophyd.clients.ring import keep_freed_memory
 from sfdaq_ophyd.wire import tiff
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
