@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..errors import DtypeError, RequestError, ShapeError, is_installed, require
 from ..wire.detector_name import MODULE_SHAPE
 from .geometry import Layout, Scalar, pixel_index
-from .words import ADC_BITS, CODE_SHIFT, LOST, UNDEFINED_CODE
+from .raw_pixels import ADC_BITS, CODE_SHIFT, LOST, UNDEFINED_CODE
 
 LINE = 64
 """Bytes of a cache line."""

@@ -29,8 +29,8 @@ from .geometry import Scalar, is_known, is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
 from .pixel_mask import any_reason, downsample, good_fraction
+from .raw_pixels import CODE_SHIFT, LOST, WordCounts, count_words, saturated_word
 from .strips import StripMap, pixel_coordinates
-from .words import CODE_SHIFT, LOST, WordCounts, count_words, saturated_word
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ..errors import DtypeError, RequestError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE, STAGE_CODES, DaqRec, DetectorName
-from .words import ADC_BITS, CODE_SHIFT
+from .raw_pixels import ADC_BITS, CODE_SHIFT
 
 WINDOW = 1000
 """Frames of a stage after which older ones fade."""

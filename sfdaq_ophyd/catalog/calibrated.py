@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import CalibrationOptions, JungfrauCalibration
-from ..calibration.words import with_lost_packets
+from ..calibration.raw_pixels import with_lost_packets
 from ..errors import ConstantsMissing, RequestError, require
 from ..files.constants import files_of, load_calibration
 from ..wire.detector_name import DaqRec

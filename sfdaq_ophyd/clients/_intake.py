@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from ..calibration.words import with_lost_packets
+from ..calibration.raw_pixels import with_lost_packets
 from ..errors import WireError
 from ..wire.detector_name import storage_cell
 from ..wire.frame import Frame

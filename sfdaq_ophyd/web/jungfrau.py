@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration import JungfrauCalibration
-from ..calibration.words import ADC_BITS, LOST, PACKET_WORDS, saturated_word
+from ..calibration.raw_pixels import ADC_BITS, LOST, PACKET_WORDS, saturated_word
 from ..clients import ImageStream, ModuleStream, StreamFrame
 from ..limits import Limit
 from ..wire.detector_name import DaqRec

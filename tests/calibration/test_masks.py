@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.calibration import count_words
-from sfdaq_ophyd.calibration.words import with_lost_packets
+from sfdaq_ophyd.calibration.raw_pixels import with_lost_packets
 from sfdaq_ophyd.errors import BadConstant, ConstantsMissing, RequestError
 
 from .conftest import plain

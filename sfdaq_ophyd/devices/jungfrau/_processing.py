@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...calibration.words import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words
+from ...calibration.raw_pixels import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words
 from ...clients import StreamFrame
 from ...clients.ring import Ring
 from ...errors import DetectorStateError
