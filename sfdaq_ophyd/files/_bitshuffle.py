@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._late import hdf5plugin
+from ._lazy_imports import hdf5plugin
 
 _HEADER = 12  # uint64 size of the data in bytes, uint32 size of a block in bytes, both big-endian
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..calibration.constants import STAGES
 from ..errors import FileFormatError, SfdaqError
 from ..wire.detector_name import DetectorName
-from ._late import h5py
+from ._lazy_imports import h5py
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ import numpy as np
 from ..errors import StorageError
 from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
 from . import _bitshuffle
-from ._late import h5py
+from ._lazy_imports import h5py
 from .repair import WRITER_HOST, hold
 from .storage import leave_open, refused, writing
 

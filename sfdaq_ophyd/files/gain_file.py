@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ._hdf5 import check_detector, check_gain, dataset, looking_into, opened, read
-from ._late import h5py
+from ._lazy_imports import h5py
 
 _MAP_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 _PLANES = {3: [0, 1, 2, 0, 1, 2], 4: [0, 1, 2, 3, 1, 2], 6: [0, 1, 2, 3, 4, 5]}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import FileFormatError
-from ._late import h5py
+from ._lazy_imports import h5py
 from .daq_file import TEXT, FoundData, texts_of
 from .storage import make_folder, writing
 

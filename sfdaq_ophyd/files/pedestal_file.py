@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ._hdf5 import check_detector, check_pedestal, dataset, opened, read
-from ._late import h5py
+from ._lazy_imports import h5py
 
 OM_GAIN_BITS = {"int16": (0, 16384, -16384), "uint16": (0, 16384, 49152)}
 """What OM's darks of G0, G1, G2 hold above the ADU: as from its ZMQ stream, and as from files."""

@@ -16,7 +16,7 @@ from ..calibration import JungfrauCalibration
 from ..calibration.options import Roi
 from ..errors import StorageError
 from . import _bitshuffle
-from ._late import h5py, hdf5plugin
+from ._lazy_imports import h5py, hdf5plugin
 from .storage import leave_open, writing
 
 BLOCK_ITEMS = 32768

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from ..errors import FileFormatError, StorageError
 from ._hdf5 import looking_into
-from ._late import h5py
+from ._lazy_imports import h5py
 from .storage import writing
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

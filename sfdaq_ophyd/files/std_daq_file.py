@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import FileFormatError
 from ..limits import Limit
 from ._hdf5 import looking_into
-from ._late import h5py
+from ._lazy_imports import h5py
 
 GOOD = 0
 """Value of ``status`` of an image without missing packets or mismatched ids."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StorageError
-from ._late import h5py
+from ._lazy_imports import h5py
 
 _NUMBER = re.compile(r"errno = (\d+)")
 

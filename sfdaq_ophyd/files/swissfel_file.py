@@ -13,7 +13,7 @@ from ..errors import FileFormatError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.frame import Frame
 from ._hdf5 import dataset, looking_into, open_file, read
-from ._late import h5py
+from ._lazy_imports import h5py
 
 MAX_ROWS = 10_000_000
 """Of a file; more than a day at 100 Hz."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 
-class _Late:
+class _LazyModule:
     """Stands for a module until something is asked of it, and hands that on.
 
     Parameters
@@ -29,5 +29,5 @@ if TYPE_CHECKING:
     import h5py
     import hdf5plugin
 else:
-    h5py = _Late("h5py", "hdf5plugin")  # which registers the filters of compressed files
-    hdf5plugin = _Late("hdf5plugin")
+    h5py = _LazyModule("h5py", "hdf5plugin")  # which registers the filters of compressed files
+    hdf5plugin = _LazyModule("hdf5plugin")
