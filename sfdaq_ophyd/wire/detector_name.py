@@ -10,9 +10,6 @@ from ..errors import RequestError
 MODULE_SHAPE = (512, 1024)
 """Rows and columns of one module."""
 
-MODULE_BYTES = MODULE_SHAPE[0] * MODULE_SHAPE[1] * 2
-"""Bytes of one raw module frame."""
-
 _NAME = re.compile(r"JF(\d{1,4})T(\d{1,4})V(\d{1,4})", re.ASCII)
 
 

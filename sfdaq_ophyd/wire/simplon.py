@@ -20,9 +20,6 @@ from .json_text import load_json
 
 BIT_DEPTHS = (8, 16, 32)
 
-MASK_BITS = {0: "gap", 1: "dead", 2: "under-responding", 3: "over-responding", 4: "noisy"}
-"""Bits of ``detector/config/pixel_mask``; any bit set takes the pixel out."""
-
 
 def first_sentinel(dtype: npt.DTypeLike) -> int:
     """Return the lowest value that is a flag, not a count.

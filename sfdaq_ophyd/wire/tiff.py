@@ -137,11 +137,6 @@ class TiffFrame:
     time_ns: int | None = None
     private: dict[str | int, Any] = field(default_factory=dict)
 
-    @property
-    def has_ids(self) -> bool:
-        """Whether the file itself says which frame of which series it is."""
-        return self.series_id is not None and self.image_id is not None
-
 
 def decode(data: Bytes) -> TiffFrame:
     """Decode one monitor TIFF.

@@ -77,7 +77,7 @@ def test_decode_when_given_each_golden_file_then_pixels_and_ids_are_as_expected(
             assert frame.image[tuple(map(int, place.split(",")))] == value, (name, place)
         private = facts.get("private") or {}
         assert frame.private == {PRIVATE_NAMES[key]: value for key, value in private.items()}, name
-        assert frame.has_ids == bool(private), name
+        assert (frame.series_id is not None) == (frame.image_id is not None) == bool(private), name
         if private:
             assert (frame.series_id, frame.image_id) == (private["SeriesNumber"], private["ImageNumber"])
 
