@@ -35,7 +35,7 @@ def copy(tmp_path_factory):
 def test_floors_when_the_package_is_linted_then_kept(copy):
     done = lint(copy)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Contracts: 3 kept, 0 broken." in done.stdout
+    assert "Contracts: 5 kept, 0 broken." in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,13 @@ def test_floors_when_the_package_is_linted_then_kept(copy):
         ("sim/part.py", "import ophyd", "sim is the other end of the cable", "sim.part"),
         ("wire/pulse_id.py", "import socket", "wire and calibration do no I/O", "wire.pulse_id"),
         ("wire/pulse_id.py", "import h5py", "wire and calibration do no I/O", "wire.pulse_id"),
+        ("clients/simplon.py", "from . import std_daq", "do not know each other", "clients.simplon"),
+        (
+            "clients/std_daq_config.py",
+            "from . import std_daq",
+            "no circles of imports among clients",
+            "clients",
+        ),
     ],
 )
 def test_floors_when_a_forbidden_import_is_added_then_caught_and_named(copy, file, line, broken, named):
