@@ -1,4 +1,4 @@
-"""The queue server runs profile_collection: a real manager, a real Redis, watched through the client API."""
+"""The queue server runs what its page says: a real manager, a real Redis, watched through the client API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-STARTUP = Path(__file__).parents[1] / "profile_collection" / "startup"
+from .test_docs import REPO, console
 
 
 def free_port() -> int:
@@ -30,24 +30,29 @@ def home(tmp_path_factory) -> Path:
 def manager(home, wait_for):
     from bluesky_queueserver_api.zmq import REManagerAPI
 
-    redis_server = shutil.which("redis-server")
-    assert redis_server, "apt-get install redis-server"
+    assert shutil.which("redis-server"), "apt-get install redis-server"
+    init, redis_server, start = console(REPO / "docs" / "how-to" / "queueserver.md")
+    bin = Path(sys.executable).parent
+    env = {key: value for key, value in os.environ.items() if key != "SFDAQ_CONFIG"}
+    env |= {"HOME": str(home), "MPLBACKEND": "Agg"}
+    subprocess.run([bin / init[0], *init[1:]], cwd=home, env=env, check=True, stdin=subprocess.DEVNULL)
     ports = [free_port() for _ in range(3)]
     control, info = (f"tcp://127.0.0.1:{port}" for port in ports[:2])
+    assert redis_server.pop() == "&"
     redis = subprocess.Popen(
-        [redis_server, "--port", str(ports[2]), "--bind", "127.0.0.1", "--save", "", "--dir", str(home)],
+        [*redis_server, "--port", str(ports[2]), "--bind", "127.0.0.1", "--save", ""],
+        cwd=home,
         stdout=subprocess.DEVNULL,
     )
     wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", ports[2])) == 0, "redis-server")
     log = open(home / "manager.log", "w")
     server = subprocess.Popen(
         [
-            str(Path(sys.executable).with_name("start-re-manager")),
-            *("--startup-dir", str(STARTUP), "--keep-re", "--redis-addr", f"127.0.0.1:{ports[2]}"),
+            *(bin / start[0], *start[1:], "--redis-addr", f"127.0.0.1:{ports[2]}"),
             *("--zmq-control-addr", control, "--zmq-info-addr", info),
-            *("--existing-plans-devices", str(home / "existing.yaml")),
         ],
-        env={**os.environ, "HOME": str(home), "SFDAQ_CONFIG": "sim", "MPLBACKEND": "Agg"},
+        cwd=home,
+        env=env,
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -142,5 +147,6 @@ def test_take_pedestal_when_submitted_with_the_shutter_then_not_held_by_its_susp
 
 
 def test_permissions_when_shipped_then_lie_where_the_manager_looks():
-    groups = yaml.safe_load((STARTUP / "user_group_permissions.yaml").read_text())["user_groups"]
+    startup = REPO / "profile_collection" / "startup"
+    groups = yaml.safe_load((startup / "user_group_permissions.yaml").read_text())["user_groups"]
     assert {"root", "primary"} <= set(groups)
