@@ -316,6 +316,7 @@ class RunNumberMismatch(SfdaqError, RuntimeError):
 
     def __init__(self, *, asked: int, got: int, reply: object):
         self.asked, self.got, self.reply = asked, got, reply
+        self.files: tuple[str, ...] = tuple(getattr(reply, "files", ()))
         super().__init__(f"asked for run {asked}, and the broker answered for run {got}: {reply}")
 
 

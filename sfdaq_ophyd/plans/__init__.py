@@ -1,7 +1,7 @@
 """Plans: generators that yield messages and touch nothing."""
 
 from .broker import (
-    ask,
+    call_broker,
     close_pgroup,
     copy_user_files,
     power_on,
@@ -19,7 +19,7 @@ from .scan import sf_count, sf_grid_scan, sf_list_scan, sf_scan
 from .std_daq import configure_daq, std_daq_decorator, std_daq_wrapper, write_images
 
 __all__ = [
-    "ask",
+    "call_broker",
     "close_pgroup",
     "collect_while_completing",
     "configure_daq",

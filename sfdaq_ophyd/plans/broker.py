@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -10,25 +10,34 @@ import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator, plan, short_uid
 
 from ..devices import SfDaqBroker
-from ..devices.broker import Job
+from ..devices.broker import CALL_TIMEOUT, Cancel, Job
 from ..errors import RequestError
 from ..wire.broker_parameters import check_names
 from ..wire.broker_settings import check_dap_settings, check_hardware_settings
 
 
 @plan
-def ask(broker: SfDaqBroker, call: str, *, timeout: float = 120.0, **arguments: Any) -> MsgGenerator[Any]:
-    """Make one call and wait for its end; a pause does not repeat it.
+def call_broker(
+    broker: SfDaqBroker,
+    call: Callable[..., Any],
+    *,
+    timeout: float = CALL_TIMEOUT,
+    waits: bool = False,
+    **arguments: Any,
+) -> MsgGenerator[Any]:
+    """Make one call in a thread of the broker's, and wait for its end; a pause does not repeat it.
 
     If the plan is ended meanwhile, a call that only waits is given up; what was sent is not taken back.
 
     Parameters
     ----------
     broker : SfDaqBroker
-    call : str
-        One of ``broker.service.calls``.
+    call : callable
+        Of ``broker.runner``, ``.hardware``, ``.pedestals``, ``.client``, or of the broker itself.
     timeout : float
         s until the call has failed, whatever happens to it.
+    waits : bool
+        The call takes long, and is given the `JobStatus` to wait with.
     **arguments
         Of the call.
 
@@ -42,8 +51,8 @@ def ask(broker: SfDaqBroker, call: str, *, timeout: float = 120.0, **arguments: 
     object
         What the call returned; None in a dry run.
     """
-    job = Job(call, arguments, timeout)
-    group = short_uid(call)
+    job = Job(call, arguments, timeout, waits)
+    group = short_uid(job.name)
 
     def make_it() -> MsgGenerator[Any]:
         status = yield Msg("set", broker.service, job, group=group)
@@ -51,7 +60,7 @@ def ask(broker: SfDaqBroker, call: str, *, timeout: float = 120.0, **arguments: 
         return getattr(status, "result", None)
 
     def give_it_up(_: Exception) -> MsgGenerator[None]:
-        yield Msg("set", broker.service, Job("cancel", {"ids": [job.id]}))
+        yield Msg("set", broker.service, Cancel((job.id,)))
 
     return (yield from bpp.contingency_wrapper(make_it(), except_plan=give_it_up))
 
@@ -70,7 +79,7 @@ def preflight(broker: SfDaqBroker) -> MsgGenerator[str | None]:
         The table of checks; the plan fails with PreflightFailed if one failed.
     """
     yield from bps.checkpoint()
-    return (yield from ask(broker, "preflight"))
+    return (yield from call_broker(broker, broker.pass_preflight))
 
 
 @plan
@@ -93,7 +102,8 @@ def copy_user_files(
         Source to destination; the plan fails if one could not be copied.
     """
     yield from bps.checkpoint()
-    return (yield from ask(broker, "copy_user_files", run_number=run_number, files=list(files)))
+    copy = broker.hardware.copy_user_files
+    return (yield from call_broker(broker, copy, run_number=run_number, files=list(files)))
 
 
 @plan
@@ -108,7 +118,7 @@ def close_pgroup(broker: SfDaqBroker, confirm: str) -> MsgGenerator[None]:
     """
     if confirm != broker.pgroup.get():
         raise RequestError("confirm", confirm, f"{broker.pgroup.get()!r}: closing cannot be undone")
-    yield from ask(broker, "close_pgroup", confirm=confirm)
+    yield from call_broker(broker, broker.client.close_pgroup_writing, pgroup=confirm, confirm=confirm)
 
 
 @plan
@@ -135,15 +145,27 @@ def power_on(
         s from there until all modules write; the buffer's own look-back is 30 s.
     """
     yield from bps.checkpoint()
-    yield from ask(broker, "check_reachable", detector=detector)
+    yield from call_broker(broker, broker.hardware.check_reachable, detector=detector)
     yield from bps.checkpoint()
-    yield from ask(broker, "power_on_detector", detector=detector)
+    yield from call_broker(broker, broker.client.power_on_detector, detector_name=detector)
     yield from bps.checkpoint()
-    limit = {"timeout": start_timeout + 60, "limit": start_timeout}
-    yield from ask(broker, "wait_until_running", detector=detector, **limit)
+    yield from call_broker(
+        broker,
+        broker.hardware.wait_until_running,
+        timeout=start_timeout + 60,
+        waits=True,
+        detector=detector,
+        limit=start_timeout,
+    )
     yield from bps.checkpoint()
-    limit = {"timeout": data_timeout + 60, "limit": data_timeout}
-    yield from ask(broker, "wait_until_writing", detector=detector, **limit)
+    yield from call_broker(
+        broker,
+        broker.hardware.wait_until_writing,
+        timeout=data_timeout + 60,
+        waits=True,
+        detector=detector,
+        limit=data_timeout,
+    )
 
 
 @plan
@@ -167,7 +189,8 @@ def set_detector_settings(
     """
     checked = check_hardware_settings(detector, parameters)
     yield from bps.checkpoint()
-    return (yield from ask(broker, "set_detector_settings", detector=detector, parameters=checked))
+    change = broker.hardware.set_detector_settings
+    return (yield from call_broker(broker, change, detector=detector, parameters=checked))
 
 
 @plan
@@ -190,7 +213,8 @@ def set_dap_settings(
     """
     checked = check_dap_settings(detector, parameters)
     yield from bps.checkpoint()
-    return (yield from ask(broker, "set_dap_settings", detector=detector, parameters=checked))
+    change = broker.hardware.set_dap_settings
+    return (yield from call_broker(broker, change, detector=detector, parameters=checked))
 
 
 @plan
@@ -213,4 +237,4 @@ def update_pv_list(
     """
     add, remove = check_names(add, "add"), check_names(remove, "remove")
     yield from bps.checkpoint()
-    return (yield from ask(broker, "update_pv_list", add=add, remove=remove))
+    return (yield from call_broker(broker, broker.hardware.update_pv_list, add=add, remove=remove))

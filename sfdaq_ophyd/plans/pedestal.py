@@ -11,7 +11,7 @@ from bluesky.utils import Msg, MsgGenerator, plan
 
 from ..clients import pedestal_time
 from ..devices import SfDaqBroker
-from .broker import ask
+from .broker import call_broker
 
 MOST_TRIES = 300
 """To set a shutter that an interrupted plan left on its way, one in 0.1 s."""
@@ -70,20 +70,25 @@ def take_pedestal(
         uid = yield from bps.open_run(_md)
         uid = uid or ""
         yield from bps.checkpoint()
-        pedestal = yield from ask(
-            broker, "begin_pedestal", detectors=names, pedestalmode=pedestalmode, run_uid=uid
+        pedestal = yield from call_broker(
+            broker,
+            broker.pedestals.begin_pedestal,
+            detectors=names,
+            pedestalmode=pedestalmode,
+            run_uid=uid,
         )
         yield from bps.checkpoint()
-        result = yield from ask(
+        result = yield from call_broker(
             broker,
-            "wait_for_pedestal",
+            broker.pedestals.wait_for_pedestal,
             timeout=limit,
+            waits=True,
             pedestal=pedestal,
             detectors=names,
             limit=limit,
             run_uid=uid,
         )
-        flyer = yield from ask(broker, "pedestal_rows", result=result)
+        flyer = yield from call_broker(broker, broker.pedestals.pedestal_rows, result=result)
         if flyer is not None:
             yield Msg("declare_stream", None, flyer, name="primary", collect=True)
             yield Msg("collect", flyer, name="primary")

@@ -12,7 +12,7 @@ from bluesky.utils import MsgGenerator, plan
 from ..devices import FlyGroup, SfDaqBroker
 from ..errors import RequestError
 from ..wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
-from .broker import ask
+from .broker import call_broker
 from .fly import collect_while_completing
 from .run_number import Policy, run_number_wrapper
 
@@ -61,7 +61,7 @@ def retrieve_from_buffers(
     def inner() -> MsgGenerator[None]:
         for part in parts:
             yield from bps.checkpoint()
-            yield from ask(broker, "retrieve", timeout=_patience(broker), **part)
+            yield from call_broker(broker, broker.retrieve, timeout=_limit(broker), waits=True, **part)
             yield from _event(broker)
 
     return (yield from run_number_wrapper(inner(), broker))
@@ -109,16 +109,19 @@ def re_retrieve(
     }
 
     def inner() -> MsgGenerator[str]:
-        saved = yield from ask(
-            broker, "saved_requests", run_number=run_number, acquisition_number=acquisition_number
+        saved = yield from call_broker(
+            broker,
+            broker.runner.saved_requests,
+            run_number=run_number,
+            acquisition_number=acquisition_number,
         )
 
         @bpp.run_decorator(md=_md)
         def run() -> MsgGenerator[None]:
             for path in saved or ():
                 yield from bps.checkpoint()
-                limit = _patience(broker)
-                yield from ask(broker, "retrieve_again", timeout=limit, path=path, changes=changes)
+                limit, again = _limit(broker), broker.retrieve_again
+                yield from call_broker(broker, again, timeout=limit, waits=True, path=path, changes=changes)
                 yield from _event(broker)
 
         return (yield from run())
@@ -132,7 +135,7 @@ def _event(broker: SfDaqBroker) -> MsgGenerator[None]:
     yield from bps.save()
 
 
-def _patience(broker: SfDaqBroker) -> float:
+def _limit(broker: SfDaqBroker) -> float:
     return 60.0 + 10 * float(broker.timeout.get())
 
 

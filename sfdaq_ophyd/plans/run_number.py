@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeGuard
 
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Readable
@@ -12,7 +13,7 @@ from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_dec
 from ..devices import FlyGroup, SfDaqBroker, Told
 from ..devices.broker import Point, Service
 from ..errors import RequestError
-from .broker import ask
+from .broker import call_broker
 from .same_pulses import forwarded, same_pulses
 
 logger = logging.getLogger(__name__)
@@ -108,48 +109,48 @@ class _RunNumbers:
                         yield from self._prepare(msg, device)
         return (yield msg)
 
-    def _concerns(self, device: Any) -> bool:
+    def _concerns(self, device: Any) -> TypeGuard[SfDaqBroker]:
         return isinstance(device, SfDaqBroker) and self._given in (None, device)
 
     def _open_run(self, msg: Msg) -> MsgGenerator[str]:
         self._opened, self._moved, self._n_points = None, {}, 0
         if START_KEY in msg.kwargs:  # a wrapper inside this one has numbered it
             return (yield msg)
-        facts = None
+        facts, broker = None, self._broker
         if self._policy == "open_run" or (self._policy == "staged" and self._staged):
-            facts = (yield from ask(self._broker, "take_run_number")) or self._facts()
-        elif self._policy == "first_acquisition" and self._broker is not None:
-            facts = (yield from ask(self._broker, "run_facts")) or self._facts()
+            facts = (yield from call_broker(broker, broker.runner.take_run_number)) or self._facts()
+        elif self._policy == "first_acquisition" and broker is not None:
+            facts = (yield from call_broker(broker, broker.runner.run_facts)) or self._facts()
         self._opened = msg
         if facts is None:
             self._run = (yield msg) or short_uid("run")
             return self._run
         self._run = (yield msg._replace(kwargs={**msg.kwargs, START_KEY: facts})) or short_uid("run")
-        yield from self._adopt()
+        yield from self._adopt(msg)
         return self._run
 
     def _facts(self) -> dict[str, Any]:
         return {"pgroup": self._broker.pgroup.get(), "beamline": self._broker.beamline}
 
-    def _adopt(self) -> MsgGenerator[None]:
+    def _adopt(self, opened: Msg) -> MsgGenerator[None]:
         """Be the one that numbers the run just opened."""
-        self._ours = self._opened.run
-        yield from ask(self._broker, "name_run", uid=self._run)
+        self._ours = opened.run
+        yield from call_broker(self._broker, self._broker.runner.name_run, uid=self._run)
 
     def _prepare(self, msg: Msg, broker: SfDaqBroker) -> MsgGenerator[None]:
         """Before the broker is triggered or kicked off in a run."""
         if self._ours is _NO_RUN and self._opened is not None:
             self._broker = broker
-            yield from self._adopt()
-        if self._ours is not _NO_RUN and msg.command == "trigger" and msg.obj is self._broker:
-            yield from self._announce_point()
+            yield from self._adopt(self._opened)
+        if self._opened is not None and self._ours is not _NO_RUN and msg.command == "trigger":
+            if msg.obj is self._broker:
+                yield from self._announce_point(self._opened.kwargs)
 
-    def _announce_point(self) -> MsgGenerator[None]:
+    def _announce_point(self, md: Mapping[str, Any]) -> MsgGenerator[None]:
         self._n_points += 1
         readings = {}
         for name, (device, _) in self._moved.items():
             readings[name] = ((yield Msg("read", device)) if isinstance(device, Readable) else None) or {}
-        md = self._opened.kwargs
         name, total = str(md.get("scan_name") or md.get("plan_name") or "scan"), md.get("num_points")
         total = total if isinstance(total, int) else None
         point = Point(self._n_points, dict(self._moved), readings, name, self._run, total)
@@ -162,17 +163,18 @@ class _RunNumbers:
         yield from _tell(broker, None)
         try:
             if not early and broker.register == "run":
-                limit = 2 * float(broker.file_timeout.get())
-                yield from ask(broker, "wait_for_files", timeout=limit, uid=uid)
+                limit, wait = 2 * float(broker.file_timeout.get()), broker.runner.wait_for_files
+                yield from call_broker(broker, wait, timeout=limit, waits=True, uid=uid)
             if early or broker.register == "run":
-                yield from self._register()
+                yield from self._register(broker, uid)
             if early or broker.register == "late":
-                yield from ask(broker, "end_run")
+                yield from call_broker(broker, broker.runner.end_run)
             else:
-                yield from ask(broker, "judge_run", uid=uid)
+                yield from call_broker(broker, broker.runner.demand_data, uid=uid)
         except RunEngineControlException as exc:
-            yield from ask(broker, "end_run")
-            yield msg._replace(kwargs={**msg.kwargs, "exit_status": exc.exit_status})
+            yield from call_broker(broker, broker.runner.end_run)
+            exit_status = getattr(exc, "exit_status", "abort")
+            yield msg._replace(kwargs={**msg.kwargs, "exit_status": exit_status})
             raise
         except Exception as exc:
             if early:  # why it ended early is what the run failed of
@@ -182,9 +184,9 @@ class _RunNumbers:
             raise
         return (yield msg)
 
-    def _register(self) -> MsgGenerator[None]:
+    def _register(self, broker: SfDaqBroker, uid: str) -> MsgGenerator[None]:
         """Collect what is there, and let no pause repeat it."""
-        for stream, flyer in (yield from ask(self._broker, "streams", uid=self._run)) or ():
+        for stream, flyer in (yield from call_broker(broker, broker.streams, uid=uid)) or ():
             yield Msg("checkpoint")
             yield Msg("declare_stream", None, flyer, name=stream, collect=True)
             collect = Msg("collect", flyer, name=stream, return_payload=False)

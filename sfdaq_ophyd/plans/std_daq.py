@@ -98,7 +98,7 @@ class _Around:
         self._declared: set = set()
         self._n_points: Any = None
 
-    def around(self, msg: Msg) -> MsgGenerator[Any]:
+    def around(self, msg: Msg) -> MsgGenerator:
         """Yield `msg` and what belongs around it; return its response."""
         before, after = None, None
         if msg.obj not in (self._writer, self._flyer):
@@ -169,6 +169,6 @@ class _Around:
         return _then(rest(self._flyer, self._writer.name), msg), None
 
 
-def _then(before: MsgGenerator, msg: Msg) -> MsgGenerator[Any]:
+def _then(before: MsgGenerator, msg: Msg) -> MsgGenerator:
     yield from before
     return (yield msg)

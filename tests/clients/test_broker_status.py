@@ -254,7 +254,7 @@ def test_run_when_only_rabbitmq_says_that_a_writer_failed_then_it_ends_with_its_
     with BrokerBench(tmp_path, amqp_url=rabbitmq) as bench:
         device = bench.device(status_exchange=rabbitmq)
         device.file_timeout.put(20.0)
-        assert device.asking.listener.start(20)
+        assert device.runner.listener.start(20)
         bench.part.fail_next("writer_fails", source=DETECTOR, message="no such module")
         with pytest.raises(Exception, match="no such module") as failed:
             RunEngine(context_managers=[])(sf_count([device], 1))

@@ -12,7 +12,7 @@ from bluesky.protocols import Collectable, Flyable, Pausable, Readable, Stageabl
 from ophyd.sim import SynAxis
 
 from sfdaq_ophyd.devices import SfDaqBroker
-from sfdaq_ophyd.devices.broker import _follower, _procedures
+from sfdaq_ophyd.devices.broker import _follower, _runner
 from sfdaq_ophyd.devices.broker._run_table import read_rows
 from sfdaq_ophyd.errors import (
     DetectorStateError,
@@ -284,7 +284,7 @@ def test_decorated_plan_when_policy_is_first_acquisition_then_empty_run_burns_no
 def test_scan_when_interrupted_at_any_message_then_every_point_is_taken_and_saved_once(
     bench, interruption, monkeypatch
 ):
-    for module in (_follower, _procedures):
+    for module in (_follower, _runner):
         monkeypatch.setattr(module, "PERIOD", 0.01)
 
     def plan(device):

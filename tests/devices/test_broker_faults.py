@@ -134,7 +134,7 @@ def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(ben
 def test_status_exchange_when_a_writer_is_rejected_then_it_is_known_without_a_file(bench):
     board = StatusBoard()
     device = bench.device()
-    device.asking.follower = FileFollower("sfdaq", board)
+    device.runner.follower = FileFollower("sfdaq", board)
 
     def hear(message):
         if message["exchange"] == "status":
@@ -210,12 +210,12 @@ def test_server_when_gone_mid_scan_then_the_run_fails_with_one_message_and_keeps
 def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes_no_number(bench, verb):
     device = bench.device(check=False)
     device.stage()
-    device.asking.begin_run(device.pgroup.get(), {})
+    device.runner.take_run_number()
     device.kickoff().wait(30)
     bench.facility.clock.pause()
     try:
         status = getattr(device, verb)()
-        device.asking.end_run()
+        device.runner.end_run()
     finally:
         bench.facility.clock.resume()
     status.wait(60)
@@ -230,7 +230,7 @@ def test_reason_when_the_end_of_the_run_fails_too_then_it_is_the_points_own(benc
     def no_table(*args, **kwargs):
         raise OSError("the disk went away")
 
-    monkeypatch.setitem(device.procedures, "streams", no_table)
+    monkeypatch.setattr(device, "streams", no_table)
     result = run(sf_count([device], 2))
     assert result.stop["exit_status"] == "fail"
     assert result.stop["reason"].startswith("sfdaq") and "no such thing" in result.stop["reason"]

@@ -80,13 +80,13 @@ def test_last_seen_when_a_file_is_done_meanwhile_then_tells_what_was_known(tmp_p
 def test_files_when_data_are_asked_for_then_opened_after_it_or_a_moment_later(
     tmp_path, wait_for, monkeypatch, told
 ):
-    monkeypatch.setattr(_follower, "ASIDE", 60.0 if told else 0.01)
+    monkeypatch.setattr(_follower, "PAUSE", 60.0 if told else 0.01)
     follower, done = FileFollower("sfdaq"), []
-    follower.stand_aside()
+    follower.pause()
     follower.follow(announced(bsdata(tmp_path, "CH:A", "CH:B"), done))
     if told:
         assert follower.last_seen.endswith("not looked at")
-        follower.go_on()
+        follower.resume()
     wait_for(lambda: done, "the file checked")
 
 

@@ -97,7 +97,7 @@ def test_late_registration_when_session_crashed_then_goes_on_from_the_run_table(
     device = bench.device(register="late", directory=before)
     (uid,) = engine(sf_count([device], 2))
     (table,) = (before / device.pgroup.get()).glob("*.jsonl")
-    wait_for(lambda: device.asking.follower.n_pending == 0, "files")
+    wait_for(lambda: device.runner.follower.n_pending == 0, "files")
     after = bench.directory / "after"
     shutil.copytree(before, after)
     copy = after / device.pgroup.get() / table.name
@@ -175,7 +175,7 @@ def test_late_registration_when_tables_are_of_another_device_or_a_run_in_use_the
     device = bench.device(directory=bench.directory / "shared", register="late")
     (uid,) = engine(bp.count([device], 1))
     other = bench.device(directory=bench.directory / "shared")
-    other.name = other.asking._name = "other"
+    other.name = other.runner.name = "other"
     assert other.register_late(catalog) == {}
     found = {}
 

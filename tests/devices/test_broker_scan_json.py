@@ -19,7 +19,7 @@ from ophyd.sim import SynAxis
 from ophyd.utils import DisconnectedError
 
 from sfdaq_ophyd.devices.broker import Point
-from sfdaq_ophyd.devices.broker._settings import axes_of, plain, scan_info
+from sfdaq_ophyd.devices.broker._scan_info import axes_of, plain, scan_info
 from sfdaq_ophyd.plans import run_number_wrapper, sf_grid_scan, sf_list_scan, sf_scan
 
 from .run_engine_driver import drive, interruptible

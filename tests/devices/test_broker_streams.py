@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfdaq_ophyd.devices.broker._data import data_streams
+from sfdaq_ophyd.devices.broker._data_streams import data_streams
 
 
 class Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sfdaq_ophyd.devices.broker import _follower, _hardware, _pedestals, _procedures
+from sfdaq_ophyd.devices.broker import _follower, _hardware, _pedestals, _runner
 
 from ..devices.broker_bench import BrokerBench
 
@@ -18,5 +18,5 @@ def bench(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Look more often: every plan is run dozens of times."""
-    for module in (_follower, _procedures, _pedestals, _hardware):
+    for module in (_follower, _runner, _pedestals, _hardware):
         monkeypatch.setattr(module, "PERIOD", 0.01)

@@ -38,7 +38,7 @@ def test_retrieve_when_range_is_longer_than_a_request_then_several_acquisitions_
     spans = [
         (msg.args[0].arguments["start_pulse_id"], msg.args[0].arguments["stop_pulse_id"])
         for msg in messages
-        if msg.command == "set" and getattr(msg.args[0], "call", "") == "retrieve"
+        if msg.command == "set" and getattr(msg.args[0], "name", "") == "retrieve"
     ]
     assert len(spans) == 3
     assert spans[0][0] == now - 130_000 and spans[-1][1] == now - 1000

@@ -108,12 +108,12 @@ def test_plan_when_simulated_then_has_the_messages_of_a_dry_run(bench, case):
     device = ready(bench, case)
     before = len(sent(bench))
     messages = RunEngineSimulator().simulate_plan(case.make(bench, device))
-    jobs = [msg.args[0].call for msg in messages if msg.command == "set" and msg.obj is device.service]
+    jobs = [msg.args[0].name for msg in messages if msg.command == "set" and msg.obj is device.service]
     assert len(sent(bench)) == before
     assert jobs == EXPECTED_JOBS[case.name]
 
 
-_RUN = ["take_run_number", "name_run", "wait_for_files", "streams", "judge_run"]
+_RUN = ["take_run_number", "name_run", "wait_for_files", "streams", "demand_data"]
 EXPECTED_JOBS = {
     **dict.fromkeys(("sf_count", "sf_scan", "sf_list_scan", "sf_grid_scan"), _RUN),
     "sf_record": _RUN,
@@ -127,11 +127,11 @@ EXPECTED_JOBS = {
             "set_detector_settings",
             "set_dap_settings",
             "update_pv_list",
-            "preflight",
             "copy_user_files",
-            "close_pgroup",
         )
     },
+    "preflight": ["pass_preflight"],
+    "close_pgroup": ["close_pgroup_writing"],
 }
 
 

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ophyd import Component as Cpt
 
 from ...clients import BrokerClient, StatusListener
 from ...errors import DetectorStateError, Discarded, RequestError
-from ...wire.broker import BEAMLINES
-from ...wire.broker_request import RetrieveRequest
+from ...wire.broker import BEAMLINES, Dialect
 from ...wire.pulse_id import PulseRange
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus
 from .._worker import Workers
 from ..pulse_id import PulseId
-from ._asking import Asked, Asking, BrokerRun, Procedure, labels
 from ._flying import Acquisition, BrokerFlying
-from ._hardware import Trigger
-from ._jobs import Service
-from ._late import Catalog, register_late
-from ._preflight import Check, Preflight, demand
-from ._procedures import procedures_of
-from ._run_table import CHANNELS, READ, RETAKEN
-from ._settings import BrokerSettings, NextPoint, acquisition_keys, pulse_id_of, signal_of
+from ._hardware import Hardware, Trigger
+from ._late_registration import Catalog, register_late
+from ._pedestals import Pedestals
+from ._preflight import Check, Preflight, demand, table
+from ._run import AcceptedAcquisition
+from ._run_table import READ, RETAKEN
+from ._runner import BrokerRunner
+from ._scan_info import NextPoint
+from ._service import JobStatus, Service
+from ._settings import acquisition_keys, pulse_id_of, signal_of
 
 
-class SfDaqBroker(BrokerFlying, BrokerSettings):
+class SfDaqBroker(BrokerFlying):
     """Record detectors, channels, cameras and PVs through the sf-daq broker.
 
     One run number per Bluesky run, one acquisition per trigger. A trigger is done when the broker has taken
@@ -107,7 +108,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         sf_root: str | Path = "/sf",
         register: str = "run",
         check: bool = True,
-        dialect: str = "current",
+        dialect: Dialect | Literal["auto"] = "current",
         beam_rate: str | None = None,
         event_code: str | None = None,
         status_exchange: str | None = None,
@@ -137,10 +138,23 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         self.beam_rate = signal_of(beam_rate, f"{name}_beam_rate")
         self.event_code = signal_of(event_code, f"{name}_event_code")
         listener = None if status_exchange is None else StatusListener(status_exchange)
-        self.asking = Asking(name, self.client, Path(directory), listener)
+        folder = Path(directory)
+        self.runner = BrokerRunner(
+            name,
+            self.client,
+            self.settings,
+            self.pulse_id,
+            folder,
+            beamline=beamline,
+            warns_alone=register != "late",
+            listener=listener,
+        )
+        self.pedestals = Pedestals(name, self.client, self.settings, folder)
+        self.beam_trigger = Trigger(name, self.client, self.event_code, folder)
+        self.hardware = Hardware(name, self.client, self.settings, self.beam_trigger)
         self.workers = Workers(f"{name} at the broker")
-        self.procedures: dict[str, Procedure] = procedures_of(self)
         self._acquisition: Acquisition | None = None
+        self._taken: tuple[str | None, AcceptedAcquisition] | None = None
         self._forget()
 
     # staging
@@ -157,9 +171,9 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         PreflightFailed
         """
         self.check_settings()
-        Trigger(self).pay()
+        self.beam_trigger.pay()
         if self.check:
-            demand(self.name, self.preflight())
+            self.pass_preflight()
         self._forget()
         return super().stage()
 
@@ -169,7 +183,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             self.stop()
             self.service.give_up()
         finally:
-            self.asking.end_run()
+            self.runner.end_run()
             self._forget()
             self._n_points = None
             unstaged = super().unstage()
@@ -180,22 +194,20 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         preflight = Preflight(self.client, self._measure_pulse_rate, self.beam_rate and self.beam_rate.get)
         return preflight.run(self.check_settings(), float(self.max_pedestal_age.get()))
 
-    def _measure_pulse_rate(self) -> float:
-        return self.need_pulse_id().check(timeout=float(self.timeout.get()), n_pulses=3)
+    def pass_preflight(self) -> str:
+        """Return the table of checks; PreflightFailed if one failed."""
+        checks = self.preflight()
+        demand(self.name, checks)
+        return table(checks)
 
-    def need_pulse_id(self) -> PulseId:
-        """Return the pulse-id PV; DetectorStateError if there is none."""
-        if self.pulse_id is None:
-            raise DetectorStateError(
-                f"{self.name}: no pulse-id PV: give pulse_id or beamline; pulse ids are never made up"
-            )
-        return self.pulse_id
+    def _measure_pulse_rate(self) -> float:
+        return self.runner.pulse_id.check(timeout=float(self.timeout.get()), n_pulses=3)
 
     def destroy(self) -> None:
         """Follow no more files, and listen no more."""
-        self.asking.follower.forget()
-        if self.asking.listener is not None:
-            self.asking.listener.close()
+        self.runner.follower.forget()
+        if self.runner.listener is not None:
+            self.runner.listener.close()
         super().destroy()
 
     # step scans
@@ -218,31 +230,35 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
         limit = 10 * timeout + GRACE  # of which pulses that are counted take nothing
         status = ActionStatus(self, "acquisition", limit, target=n_pulses, unit="pulses")
         point, window = self.next_point.current, self.next_window.take()
-        if self._is_taken(point and point.token):
+        token = point.token if point is not None else None
+        taken = self._taken_before(token)
+        if taken is not None:
             if window is None or not window.has_live:
                 self._ready = True
                 status.succeed()
                 return status
-            self._taken[1].run.table.write(RETAKEN, self._taken[1].index)
+            taken.run.table.write(RETAKEN, taken.index)
         self._ready, self._paused = False, False
-        template, same_run = self.check_settings(), self.asking.same_run()
-        pulse_id, every = self.need_pulse_id(), template.rate_multiplicator
+        every, same_run = self.check_settings().rate_multiplicator, self.runner.same_run()
+        pulse_id = self.runner.pulse_id
         window = window or PulseWindow.of_one(self.name, pulse_id, every)
 
         def counted(current: float, target: float) -> None:
-            self.asking.follower.go_on()
+            self.runner.follower.resume()
             if target:
                 status.progress(n_pulses * current // target, f"{current:g} of {target:g} machine pulses")
             else:
                 status.progress(0, f"{current:g} live frames of the same pulses")
 
-        def end(asked: Asked | None, exc: Exception | None) -> None:
-            if asked is not None:
-                self._taken = (point and point.token, asked)
-                self._ready, self._was_read = True, False
-                status.succeed()
-            elif isinstance(exc, Discarded):
-                status.succeed()  # given up on purpose, by a pause or the end of the plan
+        def send(pulses: PulseRange) -> AcceptedAcquisition:
+            self.runner.follower.pause()
+            return self.runner.acquire(pulses, point, self.runner.run_in_use(point, same_run))
+
+        def end(accepted: AcceptedAcquisition | None, exc: Exception | None) -> None:
+            if accepted is not None:
+                self._took(accepted, token)
+            if exc is None or isinstance(exc, Discarded):
+                status.succeed()  # or given up on purpose, by a pause or the end of the plan
             else:
                 status.fail(exc)
 
@@ -251,7 +267,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             self.workers,
             pulse_id,
             lambda: window.pulses(n_pulses, every),
-            lambda pulses: self._ask(pulses, same_run),
+            send,
             on_progress=counted,
             on_end=end,
             before=lambda: window.settled(self, limit),
@@ -261,36 +277,34 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
     def join_window(self, window: PulseWindow) -> PulseWindow:
         """Ask for the pulses of a window with the next trigger."""
         every = int(self.rate_multiplicator.get())
-        return window.join(self.name, self.need_pulse_id(), every=every)
+        return window.join(self.name, self.runner.pulse_id, every=every)
 
-    def _ask(self, pulses: PulseRange, same_run: Callable[[], None]) -> Asked:
-        self.asking.follower.stand_aside()
-        return self.ask_for(pulses, self.asking.use_run(self, go_on=same_run))
+    def streams(self, uid: str) -> list[tuple[str, Any]]:
+        """Return what is to be collected of a run now: names of streams, and flyers that have flown.
 
-    def ask_for(self, pulses: PulseRange, run: BrokerRun) -> Asked:
-        """Send the request for `pulses`, which are over."""
-        info = run.scan_info(self.next_point.current)
-        request = self.request(pulses, run_number=run.number, scan_info=info, extra=labels(run))
-        return self._send(run, request)
+        What was not asked for yet is given up, and a reply that is awaited is waited for.
+        """
+        self.stop()
+        return self.runner.streams(uid)
 
-    def _send(self, run: BrokerRun, request: RetrieveRequest) -> Asked:
-        return self.asking.ask(run, request, float(self.file_timeout.get()), self._tolerates)
+    def retrieve(self, status: JobStatus, **pulses: Any) -> dict[str, Any]:
+        """Get data of past pulses, for the run in use: see `BrokerRunner.acquire_past`; `read` returns it."""
+        return self._took(self.runner.acquire_past(status, self.next_point.current, **pulses))
 
-    def _tolerates(self, source: str) -> bool:
-        signal = self.tolerate_missing_channels if source in CHANNELS else self.tolerate_missing
-        return bool(signal.get())
+    def retrieve_again(self, status: JobStatus, **saved: Any) -> dict[str, Any]:
+        """Get data of an old run once more: see `BrokerRunner.acquire_again`; `read` returns it."""
+        return self._took(self.runner.acquire_again(status, self.next_point.current, **saved))
 
-    def note_taken(self, run: BrokerRun, request: RetrieveRequest) -> dict[str, Any]:
-        """Send a request about past pulses; `read` returns what came of it, and so does this."""
-        asked = self._send(run, request)
-        self._taken, self._ready, self._was_read = (None, asked), True, False
-        return asked.values
+    def _took(self, accepted: AcceptedAcquisition, token: str | None = None) -> dict[str, Any]:
+        self._taken, self._ready, self._was_read = (token, accepted), True, False
+        return accepted.values
 
-    def _is_taken(self, token: str | None) -> bool:
-        """Say whether the point to take was asked for before a pause: it is not asked for again."""
-        if self._taken is None or self._taken[1].run is not self.asking.run:
-            return False
-        return self._taken[0] == token if token else self._paused and self._ready and not self._was_read
+    def _taken_before(self, token: str | None) -> AcceptedAcquisition | None:
+        """Return the acquisition of the point to take, if a pause made it be taken again: it is kept."""
+        if self._taken is None or self._taken[1].run is not self.runner.run:
+            return None
+        same = self._taken[0] == token if token else self._paused and self._ready and not self._was_read
+        return self._taken[1] if same else None
 
     def read(self) -> OrderedDict:
         """Return the numbers, pulses and files of the acquisition taken last.
@@ -301,12 +315,12 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             There is none: not triggered, failed, or given up by a pause.
         """
         readings = super().read()
-        if not self._ready:
+        if not self._ready or self._taken is None:
             raise DetectorStateError(f"{self.name}: read, but nothing was acquired; trigger first")
-        asked, self._was_read = self._taken[1], True
-        asked.run.table.write(READ, asked.index)
-        for key, value in asked.values.items():
-            readings[f"{self.name}_{key}"] = {"value": value, "timestamp": asked.time}
+        accepted, self._was_read = self._taken[1], True
+        accepted.run.table.write(READ, accepted.index)
+        for key, value in accepted.values.items():
+            readings[f"{self.name}_{key}"] = {"value": value, "timestamp": accepted.time}
         return readings
 
     def describe(self) -> OrderedDict:
@@ -343,7 +357,7 @@ class SfDaqBroker(BrokerFlying, BrokerSettings):
             Files are still awaited; call it again.
         """
         limits = {"file_timeout": float(self.file_timeout.get()), "timeout": timeout}
-        return register_late(self.name, self.asking.closed_tables(), catalog, **limits)
+        return register_late(self.name, self.runner.closed_tables(), catalog, **limits)
 
     # interruptions
 

@@ -18,9 +18,11 @@ from .._assets import FileAssets, column_in_hdf5, external_key
 from .._flying import OUR_PLAN
 from .._status import GRACE, ActionStatus, whole_number
 from .._worker import Workers
-from ._asking import Asked
+from ..pulse_id import PulseId
+from ._run import AcceptedAcquisition
 from ._run_table import READ
-from ._settings import INTEGERS
+from ._runner import BrokerRunner
+from ._settings import INTEGERS, BrokerSettings
 
 
 class Acquisition:
@@ -39,7 +41,7 @@ class Acquisition:
         Has ``get()`` and ``wait_past(pulse_id)``.
     choose : callable
         Returns the PulseRange to ask for.
-    ask : callable
+    send : callable
         Called with the PulseRange once it is over; returns what `on_end` is given.
     on_progress : callable
         Called with (current, target) in machine pulses.
@@ -53,20 +55,20 @@ class Acquisition:
         self,
         name: str,
         workers: Workers,
-        pulse_id: Any,
+        pulse_id: PulseId,
         choose: Callable[[], PulseRange],
-        ask: Callable[[PulseRange], Any],
+        send: Callable[[PulseRange], Any],
         *,
         on_progress: Callable[[float, float], None],
         on_end: Callable[[Any, Exception | None], None],
-        before: Callable[[], Any] | None = None,
+        before: Callable[[], ActionStatus] | None = None,
     ):
-        self._name, self._pulse_id, self._choose, self._ask = name, pulse_id, choose, ask
+        self._name, self._pulse_id, self._choose, self._send = name, pulse_id, choose, send
         self._on_progress, self._on_end, self._before = on_progress, on_end, before
         self._given_up = threading.Event()
         self._lock = threading.Lock()
-        self._waiting = None
-        self._running = True
+        self._waiting: ActionStatus | None = None
+        self._sent, self._running = False, True
         self._over = threading.Event()
         workers.do(self._run)
 
@@ -78,17 +80,15 @@ class Acquisition:
     def give_up(self, timeout: float) -> bool:
         """Give up unless the request is out; then wait for its reply. Return whether it had been sent."""
         with self._lock:
-            asked = self._waiting is self._asking
+            sent = self._sent
             self._given_up.set()
-            if not asked and self._waiting is not None:
+            if not sent and self._waiting is not None:
                 self._waiting.succeed()
         limit = Limit(timeout)
         while not limit.wait(self._over):
             if limit.reached():
                 break
-        return asked
-
-    _asking = object()
+        return sent
 
     def _run(self) -> None:
         try:
@@ -112,10 +112,10 @@ class Acquisition:
         self._wait_for(self._pulse_id.wait_past(pulses.last))
         with self._lock:
             self._check()
-            self._waiting = self._asking
-        return self._ask(pulses)
+            self._sent = True
+        return self._send(pulses)
 
-    def _wait_for(self, status: Any) -> None:
+    def _wait_for(self, status: ActionStatus) -> None:
         with self._lock:
             self._check()
             self._waiting = status
@@ -131,12 +131,12 @@ class Acquisition:
 class Row:
     """One point of a fly scan: what its event, or the columns of a file, hold."""
 
-    asked: Asked
+    accepted: AcceptedAcquisition
     values: dict[str, Any]
 
 
-class BrokerFlying:
-    """Verbs of a fly scan; a mixin of `SfDaqBroker`.
+class BrokerFlying(BrokerSettings):
+    """Verbs of a fly scan of `SfDaqBroker`.
 
     Unprepared, a flight records all pulses until it is completed, as one point per request. Prepared for `n`
     points, it takes exactly these, of `n_pulses` each, without a pulse between them. The DAQ records all the
@@ -146,6 +146,9 @@ class BrokerFlying:
     `FlyGroup` as rows of events. The data themselves come before the run closes, in ``NAME_data``, as those
     of step scans do.
     """
+
+    runner: BrokerRunner
+    workers: Workers
 
     _n_points: int | None = None
     _first: int | None = None
@@ -182,7 +185,7 @@ class BrokerFlying:
         """Note the first pulse; done at once."""
         self._end_flight()
         rate = int(self.rate_multiplicator.get())
-        self._first = (self.need_pulse_id().get() // rate + 1) * rate
+        self._first = (self.runner.pulse_id.get() // rate + 1) * rate
         self._rows: deque[Row] = deque()
         return self._done("kickoff")
 
@@ -197,8 +200,8 @@ class BrokerFlying:
         if self._first is None:
             raise DetectorStateError(f"{self.name}: complete, but no fly scan was kicked off")
         if self._completed is None:
-            timeout = float(self.timeout.get())
-            same_run, points = self.asking.same_run(), self._points()
+            first, timeout = self._first, float(self.timeout.get())
+            same_run, points = self.runner.same_run(), self._points(first)
             status = self._completed = ActionStatus(self, "fly scan", 30 * timeout + GRACE, unit="pulses")
 
             def counted(current: float, target: float) -> None:
@@ -213,45 +216,46 @@ class BrokerFlying:
 
             def pulses() -> PulseRange:
                 rate = int(self.rate_multiplicator.get())
-                now = self.need_pulse_id().get() // rate * rate
-                last = points[-1].last if points else max(self._first, now)
-                return PulseRange(self._first, last)
+                now = self.runner.pulse_id.get() // rate * rate
+                last = points[-1].last if points else max(first, now)
+                return PulseRange(first, last)
 
             self._flight = Acquisition(
                 self.name,
                 self.workers,
-                self.need_pulse_id(),
+                self.runner.pulse_id,
                 pulses,
-                lambda pulses: self._ask_for_flight(pulses, points, same_run),
+                lambda pulses: self._acquire_flight(pulses, points, same_run),
                 on_progress=counted,
                 on_end=end,
             )
         return self._completed
 
-    def _points(self) -> list[PulseRange]:
+    def _points(self, first: int) -> list[PulseRange]:
         """Return the pulses of each point that was prepared."""
         rate, n_pulses = int(self.rate_multiplicator.get()), int(self.n_pulses.get())
-        first, step = self._first, n_pulses * rate
+        step = n_pulses * rate
         return [
             PulseRange(first + k * step, first + (k + 1) * step - rate) for k in range(self._n_points or 0)
         ]
 
-    def _ask_for_flight(
+    def _acquire_flight(
         self, pulses: PulseRange, points: list[PulseRange], same_run: Callable[[], None]
     ) -> None:
-        run = self.asking.use_run(self, go_on=same_run)
+        point = self.next_point.current
+        run = self.runner.run_in_use(point, same_run)
         if not points:
             for part in pulses.split(rate_multiplicator=int(self.rate_multiplicator.get())):
-                asked = self.ask_for(part, run)
-                self._rows.append(Row(asked, asked.values))
+                accepted = self.runner.acquire(part, point, run)
+                self._rows.append(Row(accepted, accepted.values))
             return
         while points:
             n = sum(point.last - points[0].first <= MAX_PULSE_DISTANCE for point in points) or 1
             group, points = points[:n], points[n:]
-            asked = self.ask_for(PulseRange(group[0].first, group[-1].last), run)
+            accepted = self.runner.acquire(PulseRange(group[0].first, group[-1].last), point, run)
             for point in group:
                 span = {"start_pulse_id": point.first, "stop_pulse_id": point.last}
-                self._rows.append(Row(asked, asked.values | span))
+                self._rows.append(Row(accepted, accepted.values | span))
 
     def describe_flown(self) -> dict:
         """Return the data keys of `read`."""
@@ -300,13 +304,13 @@ class BrokerFlying:
         rows = [self._rows.popleft() for _ in range(n_points)]
         self._n_collected += len(rows)
         self._page = [] if in_file else rows
-        for asked in {row.asked.index: row.asked for row in rows}.values():
-            asked.run.table.write(READ, asked.index)
+        for accepted in {row.accepted.index: row.accepted for row in rows}.values():
+            accepted.run.table.write(READ, accepted.index)
         if not in_file or not rows:
             return
-        run = rows[0].asked.run
+        run = rows[0].accepted.run
         name = f"run{padded(run.number)}-{self.name}-flown-{rows[0].values['start_pulse_id']}.h5"
-        path = self.asking.directory / run.pgroup / name
+        path = self.runner.directory / run.pgroup / name
         write_columns(path, {key: [row.values[key] for row in rows] for key in INTEGERS})
         keys = {self._flown_key(key): column_in_hdf5(f"/{key}") for key in INTEGERS}
         yield from FileAssets(path, keys).documents(0, len(rows))
@@ -316,7 +320,7 @@ class BrokerFlying:
         rows, self._page = self._page, []
         if rows:
             data = {f"{self.name}_{key}": [row.values[key] for row in rows] for key in rows[0].values}
-            stamps = [row.asked.time for row in rows]
+            stamps = [row.accepted.time for row in rows]
             now = [time.time()] * len(rows)
             yield {"time": now, "data": data, "timestamps": dict.fromkeys(data, stamps)}
 

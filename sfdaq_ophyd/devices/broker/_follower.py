@@ -27,8 +27,8 @@ PERIOD = 0.1
 IDLE = 10.0
 """s after which the thread goes when no file is awaited."""
 
-ASIDE = 0.05
-"""s for which files can wait while data are asked for."""
+PAUSE = 0.05
+"""s for which files can wait while a request is sent."""
 
 AT_ONCE = 64
 """Acquisitions looked at in one look: writers work in order, so the oldest come first."""
@@ -95,16 +95,16 @@ class FileFollower:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._told: set[tuple] = set()
-        self._free, self._aside_until = threading.Event(), 0.0
+        self._resumed, self._paused_until = threading.Event(), 0.0
 
-    def stand_aside(self) -> None:
-        """Open no file for a moment, until `go_on`: opening one holds up every thread of the process."""
-        self._aside_until = time.monotonic() + ASIDE
-        self._free.clear()
+    def pause(self) -> None:
+        """Open no file for a moment, until `resume`: opening one holds up every thread of the process."""
+        self._paused_until = time.monotonic() + PAUSE
+        self._resumed.clear()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Open files again."""
-        self._free.set()
+        self._resumed.set()
 
     def follow(self, announced: Announced) -> None:
         """Follow the files of one more acquisition."""
@@ -143,7 +143,7 @@ class FileFollower:
     def _run(self) -> None:
         while batch := self._next():
             for announced in batch:
-                self._free.wait(max(0.0, self._aside_until - time.monotonic()))
+                self._resumed.wait(max(0.0, self._paused_until - time.monotonic()))
                 self._look(announced)
                 if not announced.files:
                     self._finish(announced)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from ophyd import EpicsSignalRO
+
+from ...clients import BrokerClient
 from ...errors import (
     BrokerRefused,
     DetectorStateError,
@@ -17,35 +21,38 @@ from ...errors import (
 from ...limits import Limit
 from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
 from ..debts import Debts
-from ._jobs import Patience
-
-if TYPE_CHECKING:
-    from ._device import SfDaqBroker
-
+from ._service import JobStatus
+from ._settings import Settings
 
 RUNNING, STOPPED = "running", "stopped"
 
 
 class Trigger:
-    """What the trigger PV of a broker device shows, and the start of a trigger that was left stopped.
+    """What the trigger PV of a beamline shows, and the start of a trigger that was left stopped.
 
     Parameters
     ----------
-    device : SfDaqBroker
+    name : str
+        Of the broker device.
+    client : BrokerClient
+    pv : EpicsSignalRO or None
+        The event code of the trigger.
+    directory : Path
+        Where it is noted that the trigger is to be started.
     """
 
-    def __init__(self, device: SfDaqBroker):
-        self._device, self._client = device, device.client
-        address = f"{shown_url(device.client.url)} trigger"
-        self._debts = Debts(device.name, address, device.asking.directory)
+    def __init__(self, name: str, client: BrokerClient, pv: EpicsSignalRO | None, directory: Path):
+        self._client, self._pv = client, pv
+        self._debts = Debts(name, f"{shown_url(client.url)} trigger", directory)
 
     def runs(self) -> bool | None:
         """Whether the trigger runs; None if that is not known."""
-        return {TRIGGER_RUNNING: True, TRIGGER_STOPPED: False}.get(self._event_code())
+        code = self._event_code()
+        return code == TRIGGER_RUNNING if code in (TRIGGER_RUNNING, TRIGGER_STOPPED) else None
 
-    def words(self) -> str:
-        """Say what the PV shows, for a person."""
-        pv, code = self._device.event_code, self._event_code()
+    def description(self) -> str:
+        """Return what the PV shows, for a person."""
+        pv, code = self._pv, self._event_code()
         if pv is None:
             return "No trigger PV was given to this device: look whether it is 254, running."
         if code is None:
@@ -65,8 +72,7 @@ class Trigger:
     def pay(self) -> None:
         """Start the trigger if it is owed, and stands."""
         if self._debts.owed():
-            states = {True: RUNNING, False: STOPPED}
-            self._debts.pay(lambda what: states.get(self.runs(), STOPPED), self._start_all)
+            self._debts.pay(lambda what: RUNNING if self.runs() else STOPPED, self._start_all)
 
     def _start_all(self, detectors: dict) -> None:
         self._start(next(iter(detectors)))
@@ -78,9 +84,8 @@ class Trigger:
         self._client.set_detector_settings(detector, times)
 
     def _event_code(self) -> int | None:
-        pv = self._device.event_code
         try:
-            return None if pv is None else int(pv.get(timeout=2, connection_timeout=2))
+            return None if self._pv is None else int(self._pv.get(timeout=2, connection_timeout=2))
         except (TimeoutError, ValueError, TypeError):
             return None
 
@@ -94,13 +99,18 @@ class Hardware:
 
     Parameters
     ----------
-    device : SfDaqBroker
+    name : str
+        Of the broker device.
+    client : BrokerClient
+    settings : callable
+        Returns what the device's signals say now.
+    trigger : Trigger
     """
 
-    def __init__(self, device: SfDaqBroker):
-        self._device, self._client = device, device.client
+    def __init__(self, name: str, client: BrokerClient, settings: Callable[[], Settings], trigger: Trigger):
+        self.name, self._client, self._settings, self._trigger = name, client, settings, trigger
 
-    def check_reachable(self, patience: Patience, detector: str) -> list[int]:
+    def check_reachable(self, detector: str) -> list[int]:
         """Return the modules that answer on the network; DetectorStateError if one does not."""
         pings = self._client.get_detector_pings(detector)
         if pings.unreachable:
@@ -110,11 +120,7 @@ class Hardware:
             )
         return list(pings.responding)
 
-    def power_on_detector(self, patience: Patience, detector: str) -> str:
-        """Queue a full restart of a detector; return the broker's words."""
-        return self._client.power_on_detector(detector)
-
-    def wait_until_running(self, patience: Patience, detector: str, limit: float) -> None:
+    def wait_until_running(self, status: JobStatus, detector: str, limit: float) -> None:
         """Wait until every module is in state running; a refusal meanwhile is normal."""
 
         def look() -> tuple[bool, str]:
@@ -125,9 +131,9 @@ class Hardware:
             return set(states) == {"running"}, str(states)
 
         hint = "Failures show on the status exchange, and in the log of the writer."
-        self._poll(patience, look, f"{detector} running", limit, hint)
+        self._poll(status, look, f"{detector} running", limit, hint)
 
-    def wait_until_writing(self, patience: Patience, detector: str, limit: float) -> None:
+    def wait_until_writing(self, status: JobStatus, detector: str, limit: float) -> None:
         """Wait until every module writes into the buffer.
 
         Raises
@@ -144,37 +150,31 @@ class Hardware:
             return detector in running.running, "writes" if detector in running.running else "does not write"
 
         hint = "Limping: check the fibres of these modules. No data at all: is the trigger running?"
-        self._poll(patience, look, f"{detector} writing into the buffer", limit, hint)
+        self._poll(status, look, f"{detector} writing into the buffer", limit, hint)
 
-    def set_detector_settings(
-        self, patience: Patience, detector: str, parameters: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
+    def set_detector_settings(self, detector: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
         """Change hardware settings; return what changed.
 
         A failure tells what the trigger PV shows. The server leaves the beamline without trigger when it
         refuses a value: one that ran before, by its PV, is started again.
         """
-        trigger = Trigger(self._device)
+        trigger = self._trigger
         ran_before = trigger.runs()
         try:
             changed = self._client.set_detector_settings(detector, parameters)
         except (BrokerRefused, UnknownOutcome) as exc:
             if isinstance(exc, BrokerRefused) and ran_before and trigger.runs() is False:
                 exc.add_note(trigger.start(detector))
-            exc.add_note(trigger.words())
+            exc.add_note(trigger.description())
             raise
         return None if changed is None else {name: list(pair) for name, pair in changed.items()}
 
-    def set_dap_settings(
-        self, patience: Patience, detector: str, parameters: Mapping[str, Any]
-    ) -> dict[str, list]:
+    def set_dap_settings(self, detector: str, parameters: Mapping[str, Any]) -> dict[str, list]:
         """Change settings of the online analysis; return what changed."""
         changed = self._client.set_dap_settings(detector, parameters)
         return {name: list(pair) for name, pair in changed.items()}
 
-    def update_pv_list(
-        self, patience: Patience, add: Sequence[str] = (), remove: Sequence[str] = ()
-    ) -> dict[str, list[str]]:
+    def update_pv_list(self, add: Sequence[str] = (), remove: Sequence[str] = ()) -> dict[str, list[str]]:
         """Read the list of recorded PVs, merge, and write it only if it changes; return what changed."""
         both = sorted(set(add) & set(remove))
         if both:
@@ -188,21 +188,17 @@ class Hardware:
         added, removed = [pv for pv in new if pv not in old], [pv for pv in old if pv not in new]
         return {"added": added, "removed": removed}
 
-    def copy_user_files(self, patience: Patience, run_number: int, files: Sequence[str]) -> dict[str, str]:
+    def copy_user_files(self, run_number: int, files: Sequence[str]) -> dict[str, str]:
         """Copy files into ``aux/`` of a run; DetectorStateError names those that could not be."""
-        result = self._client.copy_user_files(self._device.pgroup.get(), run_number, files)
+        result = self._client.copy_user_files(self._settings().pgroup, run_number, files)
         if result.failed:
             reasons = "; ".join(f"{file}: {why}" for file, why in result.failed.items())
             raise DetectorStateError(f"{len(result.failed)} of {len(files)} files were not copied: {reasons}")
         return dict(result.copied)
 
-    def close_pgroup(self, patience: Patience, confirm: str) -> None:
-        """Close the pgroup for ever."""
-        self._client.close_pgroup_writing(self._device.pgroup.get(), confirm=confirm)
-
     def _poll(
         self,
-        patience: Patience,
+        status: JobStatus,
         look: Callable[[], tuple[bool, str]],
         what: str,
         seconds: float,
@@ -211,9 +207,9 @@ class Hardware:
         limit = Limit(seconds)
         while True:
             done, seen = look()
-            patience.progress(float(done), 1, seen)
+            status.show(float(done), 1, seen)
             if done:
                 return
             if limit.reached():
-                raise ServiceTimeout(f"{self._device.name}: {what}", seconds, seen, hint)
-            patience.wait(min(PERIOD, seconds / 10))
+                raise ServiceTimeout(f"{self.name}: {what}", seconds, seen, hint)
+            status.pause(min(PERIOD, seconds / 10))

@@ -78,9 +78,9 @@ class Preflight:
         unreachable = checks[0].ok is False and "not reachable" in checks[0].found
         if not unreachable and request.detectors:
             checks += self._detectors(request)
-        checks += [self._tag(request), self._pulse_id(), *self._rate(request), *self._traps(request)]
+        checks += [*self._tag(request), self._pulse_id(), *self._rate(request), *self._traps(request)]
         checks += [self._pedestal(name, request.pgroup, max_pedestal_age) for name in request.detectors]
-        return [check for check in checks if check is not None]
+        return checks
 
     def _pgroup(self, pgroup: str) -> Check:
         try:
@@ -106,14 +106,15 @@ class Preflight:
             else:
                 yield _state(name, running)
 
-    def _tag(self, request: RetrieveRequest) -> Check | None:
+    def _tag(self, request: RetrieveRequest) -> Iterator[Check]:
         tag = request.directory_tag
         if tag is None:
-            return None
+            return
         cleaned = clean_tag(tag)
         if cleaned == tag:
-            return Check("user tag", repr(tag))
-        return Check(
+            yield Check("user tag", repr(tag))
+            return
+        yield Check(
             "user tag",
             f"{tag!r} would become {cleaned!r} in the directory",
             False,

@@ -14,7 +14,7 @@ from ...files.held_values import write_empty
 from ...wire.broker import acquisition
 from ...wire.json_text import load_json
 
-ASKING, ASKED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
+SENDING, ACCEPTED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
 READ, REGISTERED, UNKNOWN, REFUSED, RUN = "read", "registered", "unknown", "refused", "run"
 RETAKEN = "retaken"
 """What a line can say. ``asking`` is written before the request is sent, ``asked`` after its reply, and

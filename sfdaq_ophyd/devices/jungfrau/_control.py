@@ -83,7 +83,7 @@ class BrokerControl:
         self._found: dict[str, Any] = {}  # what is to be set back
         self._powered = False
         address = f"{shown_url(broker.client.url)} {detector_name}"
-        self.debts = Debts(detector_name, address, broker.asking.directory)
+        self.debts = Debts(detector_name, address, broker.runner.directory)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -178,8 +178,7 @@ class BrokerControl:
 
     def _set(self, parameters: dict[str, Any]) -> None:
         """Set; a failure says what the trigger shows, if the broker device was told its PV."""
-        call = self._broker.procedures["set_detector_settings"]
-        call(None, detector=self.detector_name, parameters=parameters)
+        self._broker.hardware.set_detector_settings(self.detector_name, parameters)
 
     def _restorable(self, name: str, value: Any) -> Any:
         try:

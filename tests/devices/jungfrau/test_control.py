@@ -145,7 +145,7 @@ def test_unstage_when_the_broker_is_away_then_it_is_owed_and_the_next_verb_sets_
     jungfrau = make(SETTINGS, power_on=[0])
     jungfrau.stage()
     with monkeypatch.context() as away:
-        away.setitem(sfdaq.procedures, "set_detector_settings", unreachable)
+        away.setattr(sfdaq.hardware, "set_detector_settings", unreachable)
         away.setattr(sfdaq.client, "power_off_modules", unreachable)
         jungfrau.unstage()
     assert hardware.gain_mode == "fixed_gain1" and hardware.powered

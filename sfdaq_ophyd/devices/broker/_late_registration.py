@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from event_model import ComposeDescriptor
+from event_model import ComposeDescriptor, RunStart
 
 from ...errors import RunNotFound, ServiceTimeout
 from ...limits import Limit
-from ._data import data_streams
+from ._data_streams import data_streams
 from ._follower import Announced, FileFollower
-from ._run_table import ASKED, RUN, RunTable, note_checked, read_rows, read_run
+from ._run_table import ACCEPTED, RUN, RunTable, note_checked, read_rows, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,11 @@ def register_late(
     done: dict[str, list[str]] = {}
     follower = FileFollower(f"{name} late")
     waiting = [path for path in tables if any(_waits(row) for row in read_rows(path))]
-    uids = {path: _uid_of(name, path, catalog) for path in waiting}
-    uids = {path: uid for path, uid in uids.items() if uid in catalog}
+    found = {path: _uid_of(name, path, catalog) for path in waiting}
+    uids = {path: uid for path, uid in found.items() if uid is not None and uid in catalog}
     for path in uids:
         for row in read_rows(path):
-            if row["state"] == ASKED:
+            if row["state"] == ACCEPTED:
                 follower.follow(_announced(RunTable(path), row, file_timeout))
     limit, wait = Limit(timeout), threading.Event()
     while follower.n_pending:
@@ -134,14 +134,15 @@ def _announced(table: RunTable, row: dict[str, Any], file_timeout: float) -> Ann
 
 def _documents(uid: str, streams: list[tuple[str, Any]]) -> Iterator[tuple[str, dict]]:
     """Yield the documents of streams for a run that has a start document already."""
-    compose = ComposeDescriptor(start={"uid": uid}, streams={}, event_counters={})
+    start: RunStart = {"uid": uid, "time": 0.0}  # of which only the uid goes into the descriptors
+    compose = ComposeDescriptor(start=start, streams={}, event_counters={})
     for stream, rows in streams:
         bundle = compose(name=stream, data_keys=rows.describe_collect())
         descriptor = bundle.descriptor_doc
-        yield "descriptor", descriptor
+        yield "descriptor", dict(descriptor)
         for seq_num, batch in enumerate(rows.batches(), 1):
             place = {"descriptor": descriptor["uid"], "seq_nums": {"start": seq_num, "stop": seq_num + 1}}
             for kind, doc in batch.documents:
                 yield kind, {**doc, **({"run_start": uid} if kind == "stream_resource" else place)}
             parts = {name: batch.page[name] for name in ("data", "timestamps", "time")}
-            yield "event_page", bundle.compose_event_page(**parts)
+            yield "event_page", dict(bundle.compose_event_page(**parts))

@@ -1,0 +1,163 @@
+"""Service calls as ordinary messages: ``Msg("set", broker.service, Job(...))``, and a status to wait for.
+
+A job has an id. Set again with the same id, as the RunEngine does when it replays messages after a pause, it
+is not carried out a second time: the first status is returned, done or not.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ophyd import Device
+
+from ...errors import Discarded
+from .._status import GRACE, ActionStatus
+
+KEPT = 256
+"""Jobs whose status is remembered."""
+
+CALL_TIMEOUT = 120.0
+"""s after which a job that says no longer limit has failed."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call.
+
+    Parameters
+    ----------
+    call : callable
+        Called in a thread of the device's.
+    arguments : mapping
+        Its keyword arguments.
+    timeout : float
+        s until its status fails, whatever happens to the call.
+    waits : bool
+        The call takes long: its first argument is the `JobStatus`, to wait with and to tell how far it is.
+    id : str
+        Tells it from all others.
+    """
+
+    call: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float = CALL_TIMEOUT
+    waits: bool = False
+    id: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+
+    @property
+    def name(self) -> str:
+        """What is called."""
+        return self.call.__name__
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={value!r}' for key, value in self.arguments.items())})"
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End the jobs that have these ids, as far as they only wait; what was sent is not taken back."""
+
+    ids: tuple[str, ...]
+
+
+class JobStatus(ActionStatus):
+    """Status of a job; a call that takes long waits with it, and tells it how far it is.
+
+    Attributes
+    ----------
+    result : object
+        What the call returned; None until it is done.
+    """
+
+    result: Any = None
+
+    def __init__(self, device: Any, what: str, timeout: float):
+        self._over = threading.Event()
+        super().__init__(device, what, timeout, unit="steps")
+        self.add_callback(lambda _: self._over.set())
+
+    def give_up(self) -> None:
+        """End the wait of a call; done. Safe at any time, and twice."""
+        self._over.set()
+        self.succeed()
+
+    def show(self, current: float, target: float, seen: str) -> None:
+        """Tell how far it is, and the last state seen."""
+        self.target = target
+        self.progress(current, seen)
+
+    def wait_for(self, waiting: ActionStatus) -> None:
+        """Wait for another status and show how far that is; Discarded, and that one ended, if given up."""
+        over = threading.Event()
+        for status in (waiting, self):
+            status.add_callback(lambda _: over.set())
+        waiting.watch(lambda **kw: self.show(kw["current"], kw["target"], waiting.last_seen))
+        over.wait()
+        if self._over.is_set():
+            waiting.succeed()
+            self.check()
+        waiting.wait()
+
+    def pause(self, seconds: float) -> None:
+        """Let time go by; Discarded if the job was given up."""
+        self._over.wait(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """Discarded if the job was given up."""
+        if self._over.is_set():
+            raise Discarded(f"{self.name}: given up")
+
+    def carry_out(self, job: Job) -> None:
+        """Make the call, and end with what came of it."""
+        try:
+            self.result = job.call(*((self,) if job.waits else ()), **job.arguments)
+        except Exception as exc:
+            self.fail(exc)
+        else:
+            self.succeed()
+
+
+class Service(Device):
+    """The service calls of its parent, to be `set`; that has ``workers``, in whose threads they are made."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._kept: OrderedDict[str, JobStatus] = OrderedDict()
+
+    def set(self, job: Job | Cancel) -> ActionStatus:
+        """Carry out a job, once; or cancel others.
+
+        Returns
+        -------
+        JobStatus
+            Ends with the call; its `result` is what the call returned.
+        """
+        if isinstance(job, Cancel):
+            return self._cancel(job)
+        if job.id in self._kept:
+            return self._kept[job.id]
+        status = self._kept[job.id] = JobStatus(self.parent, job.name, job.timeout + GRACE)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        self.parent.workers.do(lambda: status.carry_out(job))
+        return status
+
+    def _cancel(self, cancel: Cancel) -> ActionStatus:
+        for key in cancel.ids:
+            if key in self._kept:
+                self._kept[key].give_up()
+        done = ActionStatus(self.parent, "cancel", GRACE)
+        done.succeed()
+        return done
+
+    def give_up(self) -> None:
+        """Let every job that only waits end. Safe at any time, and twice."""
+        for status in self._kept.values():
+            if not status.done:
+                status.give_up()
