@@ -145,8 +145,10 @@ def constant_files(block: DeviceConfig, directory: Path) -> list[Path]:
 
 
 def _make(name: str, block: DeviceConfig, config: SfdaqConfig, made: dict[str, Entry]):
-    labels = {*block.labels, *_LABELS.get(block.cls, ())}
-    device = _MAKERS[block.cls](name, block, config, made, labels)
+    cls, label = _CLASSES[block.cls]
+    arguments = _arguments(block, config, made)
+    address = next(arguments.pop(key) for key in ("pv", "url", "endpoints") if key in arguments)
+    device = cls(address, name=name, labels={*block.labels, label}, **arguments)
     for signal, value in block.set.items():
         part = getattr(device, signal, None)
         if part is None or not hasattr(part, "put") or hasattr(part, "pvname") or hasattr(part, "setpoint"):
@@ -163,63 +165,38 @@ def _make(name: str, block: DeviceConfig, config: SfdaqConfig, made: dict[str, E
 _FIRST = {"PulseId": 0, "SfDaqBroker": 1}
 """Classes that others refer to, in the order in which they are made."""
 
-_LABELS = {
-    "Motor": ["motors"],
-    "ReadOnly": ["signals"],
-    "Signal": ["signals"],
-    "PulseId": ["signals"],
-    "Eiger": ["detectors"],
-    "Jungfrau": ["detectors"],
-    "StdDaqWriter": ["detectors"],
-    "SfDaqBroker": ["detectors"],
+_CLASSES = {
+    "Motor": (EpicsMotor, "motors"),
+    "Signal": (EpicsSignal, "signals"),
+    "ReadOnly": (EpicsSignalRO, "signals"),
+    "PulseId": (PulseId, "signals"),
+    "Eiger": (Eiger, "detectors"),
+    "Jungfrau": (ConfiguredJungfrau, "detectors"),
+    "StdDaqWriter": (StdDaqWriter, "detectors"),
+    "SfDaqBroker": (SfDaqBroker, "detectors"),
 }
+"""What is made of a block, and the label that all of them have."""
 
 
-def _motor(name, block, config, made, labels):
-    return EpicsMotor(block.pv, name=name, labels=labels)
-
-
-def _signal(name, block, config, made, labels):
-    cls = EpicsSignal if block.cls == "Signal" else EpicsSignalRO
-    return cls(block.pv, name=name, string=block.string, labels=labels)
-
-
-def _pulse_id(name, block, config, made, labels):
-    return PulseId(block.pv, name=name, labels=labels)
-
-
-def _eiger(name, block, config, made, labels):
-    return Eiger(
-        block.url,
-        name=name,
-        directory=_folder(config, block),
-        api_version=block.api_version,
-        mode=block.mode,
-        legacy_ids=block.legacy_ids,
-        timeout=block.timeout,
-        labels=labels,
-    )
-
-
-def _jungfrau(name, block, config, made, labels):
-    return ConfiguredJungfrau(
-        block.endpoints if block.stream == "modules" else block.endpoints[0],
-        name=name,
-        directory=_folder(config, block),
-        detector_name=block.detector_name,
-        stream=block.stream,
-        pulse_id=_device_named(block.pulse_id, made),
-        load=calibration_loader(block, config.directory),
-        photon_energy=block.photon_energy,
-        event_id=block.event_id,
-        frame_step=block.frame_step,
-        disabled_modules=block.disabled_modules,
-        converted_shape=block.converted_shape,
-        pull=block.pull,
-        control=_control(block, made),
-        stream_options=block.stream_options,
-        labels=labels,
-    )
+def _arguments(block: DeviceConfig, config: SfdaqConfig, made: dict[str, Entry]) -> dict[str, Any]:
+    """Return what the constructor takes: keys of the block, with folders and devices in place of names."""
+    given = {key: getattr(block, key) for key in type(block).model_fields.keys() - {"cls", "labels", "set"}}
+    if "directory" in given:
+        given["directory"] = config.directory / given["directory"]
+    if "pulse_id" in given:
+        given["pulse_id"] = _device_named(given["pulse_id"], made)
+    if isinstance(block, blocks.JungfrauConfig):
+        del given["constants"]
+        given["endpoints"] = block.endpoints if block.stream == "modules" else block.endpoints[0]
+        given["load"] = calibration_loader(block, config.directory)
+        given["control"] = _control(block, made)
+    if isinstance(block, blocks.SfDaqBrokerConfig):
+        given["register"] = given.pop("register_files")
+        given["pgroup"] = block.pgroup or config.pgroup
+        given["beamline"] = config.beamline
+        given["detectors"] = {name: parameters or {} for name, parameters in block.detectors.items()}
+        given["sf_root"] = config.directory / block.sf_root
+    return given
 
 
 def _control(block: blocks.JungfrauConfig, made: dict[str, Entry]) -> BrokerControl | None:
@@ -258,50 +235,6 @@ def calibration_loader(
         return load_calibration(block.detector_name, gain, pedestal, mask, **options)
 
     return load
-
-
-def _std_daq_writer(name, block, config, made, labels):
-    where = {"directory": _folder(config, block), "redis_url": block.redis_url}
-    where |= {"template": block.template, "mounted": block.mounted}
-    return StdDaqWriter(block.url, name=name, dialect=block.dialect, labels=labels, **where)
-
-
-def _broker(name, block, config, made, labels):
-    return SfDaqBroker(
-        block.url,
-        block.slow_url,
-        name=name,
-        pgroup=block.pgroup or config.pgroup,
-        beamline=config.beamline,
-        pulse_id=_device_named(block.pulse_id, made),
-        detectors={detector: parameters or {} for detector, parameters in block.detectors.items()},
-        directory=_folder(config, block),
-        register=block.register_files,
-        sf_root=config.directory / block.sf_root,
-        labels=labels,
-        **{key: getattr(block, key) for key in _AS_THEY_ARE},
-    )
-
-
-_AS_THEY_ARE = (
-    *("channels", "cameras", "pvs", "n_pulses", "rate_multiplicator"),
-    *("beam_rate", "event_code", "check", "dialect"),
-)
-
-_MAKERS = {
-    "Motor": _motor,
-    "Signal": _signal,
-    "ReadOnly": _signal,
-    "PulseId": _pulse_id,
-    "Eiger": _eiger,
-    "Jungfrau": _jungfrau,
-    "StdDaqWriter": _std_daq_writer,
-    "SfDaqBroker": _broker,
-}
-
-
-def _folder(config: SfdaqConfig, block: blocks.FileDetectorConfig) -> Path:
-    return config.directory / block.directory
 
 
 def _device_named(name: str, made: dict[str, Entry], cls: type = PulseId, key: str = "pulse_id"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
+import pytest
 import zmq
 
+from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
 from sfdaq_ophyd.plans import run_number_wrapper, save_once
+from sfdaq_ophyd.session import device_config as blocks
 from sfdaq_ophyd.session import load_config
 from sfdaq_ophyd.session.devices import make_devices
 from sfdaq_ophyd.session.startup import Session
@@ -86,3 +91,17 @@ devices:
     assert live.settings().process.frame_format.shape == (1024, 1024)
     assert live.source.stream._socket_type == zmq.PULL
     assert converted.settings().process.frame_format.shape == (1614, 1030)
+
+
+@pytest.mark.parametrize(
+    ("block", "cls", "resolved"),
+    [
+        (blocks.EigerConfig, Eiger, set()),
+        (blocks.JungfrauConfig, Jungfrau, {"constants"}),  # becomes the calibration
+        (blocks.StdDaqWriterConfig, StdDaqWriter, set()),
+        (blocks.SfDaqBrokerConfig, SfDaqBroker, {"register_files"}),  # register
+    ],
+)
+def test_block_when_its_keys_are_compared_then_the_constructor_takes_each(block, cls, resolved):
+    of_all = {"cls", "labels", "set"}
+    assert block.model_fields.keys() - of_all - resolved <= inspect.signature(cls).parameters.keys()
