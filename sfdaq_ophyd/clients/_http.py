@@ -85,7 +85,7 @@ class Reply:
         return load_json(self.body)
 
 
-class HttpService:
+class HttpClient:
     """One HTTP service: connections that are used again, one total limit on every call, errors of ours.
 
     Contacts nothing until the first request. Safe to use from several threads.

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import ServiceRefused, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
-from ._http import HttpService, Reply
+from ._http import HttpClient, Reply
 from ._http_call import Body, CutShort
 from .ring import Ring
 
@@ -83,7 +83,7 @@ class ImageFetcher:
     """
 
     def __init__(self, url: str, timeout: float):
-        self._http = HttpService(url, name="SIMPLON", timeout=timeout)
+        self._http = HttpClient(url, name="SIMPLON", timeout=timeout)
         self._lock = threading.Lock()
         self._ring: Ring | None = None
 

@@ -17,7 +17,7 @@ from ..wire.broker import DIALECTS, ENDPOINTS, SF, Dialect, Endpoint, acquisitio
 from ..wire.broker_parameters import check_pgroup, encode_body
 from ..wire.broker_reply import Refusal, Retrieval, number, read_reply
 from ..wire.json_text import load_json
-from ._http import HttpService, Reply, check_url
+from ._http import HttpClient, Reply, check_url
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class BrokerTransport:
             raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}, auto")
         url = check_url(url)
         self._services = {
-            "broker": HttpService(url, name="sf-daq broker", timeout=timeout, keep_alive=False),
-            "slow": HttpService(
+            "broker": HttpClient(url, name="sf-daq broker", timeout=timeout, keep_alive=False),
+            "slow": HttpClient(
                 slow_url or next_port(url), name="sf-daq slow broker", timeout=slow_timeout, keep_alive=False
             ),
         }

@@ -100,12 +100,12 @@ class ModuleStream(FrameStream[StreamFrame]):
         """Images that wait for modules."""
         return self._assembler.n_pending
 
-    def _new_intake(self, on_free: Callable[[], object]) -> Modules:
+    def _new_intake(self, on_free: Callable[[], object]) -> ModuleIntake:
         self._assembler = self._new_assembler(on_free=on_free)
-        return Modules(self._assembler, self.endpoints)
+        return ModuleIntake(self._assembler, self.endpoints)
 
 
-class Modules(PixelIntake):
+class ModuleIntake(PixelIntake):
     """Give module frames to an `Assembler`."""
 
     def __init__(self, assembler: Assembler, endpoints: list[str]):

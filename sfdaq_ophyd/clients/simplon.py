@@ -27,7 +27,7 @@ from ..limits import Limit
 from ..wire import simplon
 from ..wire.simplon import Parameter
 from ..wire.simplon_states import DetectorState
-from ._http import HttpService, Reply, check_url
+from ._http import HttpClient, Reply, check_url
 from ._simplon_images import ImageFetcher, MonitorFrame
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class SimplonClient:
         if api_version is not None and api_version not in simplon.VERSIONS:
             raise RequestError("api_version", api_version, f"one of {', '.join(simplon.VERSIONS)}")
         self._version, self.timeout = api_version, timeout
-        self._http = HttpService(url, name="SIMPLON", timeout=timeout)
+        self._http = HttpClient(url, name="SIMPLON", timeout=timeout)
         self._images = ImageFetcher(url, timeout)
         self.url = self._http.url
 

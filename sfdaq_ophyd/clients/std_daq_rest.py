@@ -39,7 +39,7 @@ from ..errors import (
     WireError,
 )
 from ..wire.std_daq import SLOW_CREATION_IMAGES, WriteRequest
-from ._http import HttpService, Reply
+from ._http import HttpClient, Reply
 
 
 class SlowCreationWarning(UserWarning):
@@ -222,7 +222,7 @@ class StdDaqRest:
             raise RequestError("dialect", dialect, f"'auto' or one of {DIALECTS}")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 3600:
             raise RequestError("timeout", timeout, "seconds above 0 and below 3600")
-        self._http = HttpService(url, name="standard DAQ", timeout=timeout, keep_alive=False)
+        self._http = HttpClient(url, name="standard DAQ", timeout=timeout, keep_alive=False)
         self._dialect = None if dialect == "auto" else dialect
 
     @property

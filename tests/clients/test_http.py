@@ -14,7 +14,7 @@ import time
 import pytest
 
 from sfdaq_ophyd.clients import _http_call
-from sfdaq_ophyd.clients._http import HttpService, check_url
+from sfdaq_ophyd.clients._http import HttpClient, check_url
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, UnknownOutcome, WireError
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"
@@ -94,7 +94,7 @@ def serve():
 
 def test_request_when_answered_then_reply_whole(serve):
     server = serve(OK)
-    reply = HttpService(server.url, name="svc").request("GET", "/x", payload={"a": 1})
+    reply = HttpClient(server.url, name="svc").request("GET", "/x", payload={"a": 1})
     assert (reply.code, reply.content_type, reply.json()) == (200, "application/json", {})
     assert server.requests[0].startswith(b"GET /x ") and server.requests[0].endswith(b'{"a": 1}')
 
@@ -102,19 +102,19 @@ def test_request_when_answered_then_reply_whole(serve):
 def test_request_when_reply_lost_and_not_idempotent_then_unknown_and_sent_once(serve):
     server = serve(None, OK)
     with pytest.raises(UnknownOutcome, match="outcome unknown. Look."):
-        HttpService(server.url, name="svc").request("POST", "/x", payload={}, hint="Look.")
+        HttpClient(server.url, name="svc").request("POST", "/x", payload={}, hint="Look.")
     assert len(server.requests) == 1
 
 
 def test_request_when_reply_lost_and_idempotent_then_repeated(serve):
     server = serve(None, None, OK)
-    reply = HttpService(server.url, name="svc").request("GET", "/x", idempotent=True, backoff=0.01)
+    reply = HttpClient(server.url, name="svc").request("GET", "/x", idempotent=True, backoff=0.01)
     assert reply.code == 200 and len(server.requests) == 3
 
 
 def test_request_when_server_hangs_then_unknown_or_timeout(serve):
     server = serve(threading.Event(), threading.Event())
-    service = HttpService(server.url, name="svc", timeout=2.0)
+    service = HttpClient(server.url, name="svc", timeout=2.0)
     with pytest.raises(UnknownOutcome):
         service.request("POST", "/x")
     with pytest.raises(ServiceTimeout, match="GET /x"):
@@ -125,25 +125,25 @@ def test_request_when_nobody_listens_then_unreachable_names_url():
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ServiceUnreachable, match=f"{url} is not reachable"):
-        HttpService(url, name="svc").request("POST", "/x", attempts=2, backoff=0.01)
+        HttpClient(url, name="svc").request("POST", "/x", attempts=2, backoff=0.01)
 
 
 def test_request_when_body_above_limit_then_wire_error(serve):
     server = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000)
     with pytest.raises(WireError, match="exceeds 100 bytes"):
-        HttpService(server.url, name="svc").request("GET", "/x", max_reply=100, idempotent=True)
+        HttpClient(server.url, name="svc").request("GET", "/x", max_reply=100, idempotent=True)
 
 
 def test_request_when_payload_has_nan_then_refused_before_sending(serve):
     server = serve(OK)
     with pytest.raises(RequestError, match="plain JSON"):
-        HttpService(server.url, name="svc").request("POST", "/x", payload={"a": float("nan")})
+        HttpClient(server.url, name="svc").request("POST", "/x", payload={"a": float("nan")})
     assert server.requests == []
 
 
 def test_reply_when_html_then_json_is_a_wire_error(serve):
     server = serve(b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>")
-    reply = HttpService(server.url, name="svc").request("GET", "/x")
+    reply = HttpClient(server.url, name="svc").request("GET", "/x")
     with pytest.raises(WireError, match="not JSON: '<html>'"):
         reply.json()
 
@@ -196,7 +196,7 @@ DRIPS = {
 def test_request_when_the_peer_drips_then_it_ends_at_its_limit(serve, where, idempotent):
     """Found as `http-drip`."""
     drip = Drip(*DRIPS[where])
-    service = HttpService(serve(drip).url, name="svc", timeout=1.0)
+    service = HttpClient(serve(drip).url, name="svc", timeout=1.0)
     with pytest.raises(ServiceTimeout if idempotent else UnknownOutcome, match=r"1 s"):
         service.request("GET", "/x", idempotent=idempotent)
     assert drip.n < MANY / 2
@@ -209,7 +209,7 @@ def test_request_when_100_continue_comes_without_end_and_pause_then_it_ends(serv
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
     with pytest.raises(ServiceTimeout):
-        HttpService(serve(flood).url, name="svc", timeout=0.2).request("GET", "/x", idempotent=True)
+        HttpClient(serve(flood).url, name="svc", timeout=0.2).request("GET", "/x", idempotent=True)
 
 
 def test_request_when_redirects_are_slow_then_all_of_them_share_one_limit(serve):
@@ -221,7 +221,7 @@ def test_request_when_redirects_are_slow_then_all_of_them_share_one_limit(serve)
 
     server = serve(slow, slow, slow, OK)
     with pytest.raises(ServiceTimeout):
-        HttpService(server.url, name="svc", timeout=0.5).request("GET", "/x", idempotent=True)
+        HttpClient(server.url, name="svc", timeout=0.5).request("GET", "/x", idempotent=True)
     assert len(server.requests) < 4
 
 
@@ -232,7 +232,7 @@ def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_
             if not hung_up(connection, 0.5):
                 connection.sendall(piece)
 
-    service = HttpService(serve(steps, steps).url, name="svc", timeout=1.0)
+    service = HttpClient(serve(steps, steps).url, name="svc", timeout=1.0)
     with pytest.raises(ServiceTimeout):
         service.request("GET", "/x", idempotent=True)
     assert service.request("GET", "/x", idempotent=True, timeout=60).json() == [1, 2, 3]
@@ -240,8 +240,8 @@ def test_request_when_the_reply_takes_longer_than_the_limit_in_small_steps_then_
 
 ASKS = """
 import sys
-from sfdaq_ophyd.clients._http import HttpService
-print(HttpService(sys.argv[1], name="svc", timeout=2.0).request("POST", "/x").code)
+from sfdaq_ophyd.clients._http import HttpClient
+print(HttpClient(sys.argv[1], name="svc", timeout=2.0).request("POST", "/x").code)
 """
 
 
@@ -269,7 +269,7 @@ def test_request_when_its_process_was_suspended_longer_than_the_limit_then_the_r
 def test_request_when_a_call_that_must_not_be_repeated_times_out_then_it_was_sent_once(serve):
     hang = threading.Event()
     server = serve(hang, OK)
-    service = HttpService(server.url, name="svc", timeout=0.5)
+    service = HttpClient(server.url, name="svc", timeout=0.5)
     with pytest.raises(UnknownOutcome, match="none within 0.5 s"):
         service.request("POST", "/x", payload={}, attempts=3, backoff=0.0)
     hang.set()
@@ -281,7 +281,7 @@ def test_request_when_nobody_answers_names_then_it_ends_at_its_limit(monkeypatch
     silent = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: silent.wait(60))
     with pytest.raises(ServiceUnreachable, match="looking up dcu timed out"):
-        HttpService("http://dcu", name="svc", timeout=0.2).request("POST", "/x")
+        HttpClient("http://dcu", name="svc", timeout=0.2).request("POST", "/x")
     silent.set()
 
 
@@ -315,7 +315,7 @@ BROKEN = {
 def test_request_when_the_reply_is_broken_then_unknown_outcome_and_the_service_goes_on(serve, what):
     """Found as `http-undecodable`: whatever goes wrong after the first byte was sent."""
     server = serve(BROKEN[what], OK)
-    service = HttpService(server.url, name="svc", timeout=60)
+    service = HttpClient(server.url, name="svc", timeout=60)
     with pytest.raises(UnknownOutcome, match="Look."):
         service.request("POST", "/x", hint="Look.", max_reply=2**19, read=lambda reply: reply.json())
     assert service.request("POST", "/y", payload={}, read=lambda reply: reply.json()) == {}
@@ -324,7 +324,7 @@ def test_request_when_the_reply_is_broken_then_unknown_outcome_and_the_service_g
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_request_when_the_reply_to_an_idempotent_call_is_broken_then_an_error_of_ours(serve, what):
-    service = HttpService(serve(BROKEN[what], OK).url, name="svc", timeout=60)
+    service = HttpClient(serve(BROKEN[what], OK).url, name="svc", timeout=60)
     with pytest.raises((WireError, ServiceUnreachable)):
         service.request(
             "GET", "/x", idempotent=True, attempts=1, max_reply=2**19, read=lambda reply: reply.json()
@@ -334,14 +334,14 @@ def test_request_when_the_reply_to_an_idempotent_call_is_broken_then_an_error_of
 def test_reply_when_compressed_though_not_asked_then_it_is_read_all_the_same(serve):
     body = gzip.compress(b"[1]")
     server = serve(HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-    assert HttpService(server.url, name="svc").request("GET", "/x").json() == [1]
+    assert HttpClient(server.url, name="svc").request("GET", "/x").json() == [1]
     assert b"identity" in server.requests[0]
 
 
 def test_request_when_the_server_is_away_then_an_idempotent_call_is_repeated_and_no_other(serve):
     away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     server = serve(away, OK, away, OK)
-    service = HttpService(server.url, name="svc")
+    service = HttpClient(server.url, name="svc")
     assert service.request("GET", "/x", idempotent=True, backoff=0.01).code == 200
     assert service.request("POST", "/x", backoff=0.01).code == 503
     assert len(server.requests) == 3
@@ -357,7 +357,7 @@ def test_request_when_the_connection_is_kept_then_the_next_call_uses_it(serve):
         connection.sendall(OK)
 
     server = serve(twice, OK)
-    service = HttpService(server.url, name="svc")
+    service = HttpClient(server.url, name="svc")
     assert [service.request("POST", path).code for path in ("/x", "/y")] == [200, 200]
     assert len(server.replies) == 2 and [r.split()[1] for r in server.requests] == [b"/x", b"/y"]
     service.close()
@@ -368,7 +368,7 @@ def test_request_when_connections_are_not_kept_then_each_call_has_its_own_whatev
         connection.sendall(OK)
 
     server = serve(closes_without_a_word, closes_without_a_word)
-    service = HttpService(server.url, name="svc", keep_alive=False)
+    service = HttpClient(server.url, name="svc", keep_alive=False)
     for path in ("/x", "/y"):
         assert service.request("POST", path).code == 200
         assert service._connections._idle == []
@@ -377,7 +377,7 @@ def test_request_when_connections_are_not_kept_then_each_call_has_its_own_whatev
 
 def test_request_when_the_server_closed_the_kept_connection_then_the_next_call_works(serve, wait_for):
     server = serve(lambda connection: connection.sendall(OK), OK)
-    service = HttpService(server.url, name="svc")
+    service = HttpClient(server.url, name="svc")
     service.request("POST", "/x")
     (connection, _) = service._connections._idle[0]
     wait_for(connection.has_news, "the end of the connection")
@@ -394,7 +394,7 @@ def test_request_when_a_reply_comes_twice_then_the_second_is_nobodys(serve, wait
         connection.sendall(two)
         go_on.wait(60)
 
-    service = HttpService(serve(double, three).url, name="svc")
+    service = HttpClient(serve(double, three).url, name="svc")
     assert service.request("GET", "/x").json() == 1
     (connection, _) = service._connections._idle[0]
     sent.set()
@@ -411,7 +411,7 @@ def test_request_when_a_connection_was_idle_for_long_then_a_new_one_is_opened(se
         connection.recv(1)  # until the client closes it; another request has no answer
 
     server = serve(once, OK)
-    service = HttpService(server.url, name="svc", timeout=60)
+    service = HttpClient(server.url, name="svc", timeout=60)
     assert [service.request("POST", path).code for path in ("/x", "/y")] == [200, 200]
     assert len(server.requests) == 2
 
@@ -419,7 +419,7 @@ def test_request_when_a_connection_was_idle_for_long_then_a_new_one_is_opened(se
 def test_interrupt_when_a_call_waits_then_it_ends_at_once_and_the_next_one_works(serve, wait_for):
     hang = threading.Event()
     server = serve(hang, OK)
-    service, raised = HttpService(server.url, name="svc", timeout=30), []
+    service, raised = HttpClient(server.url, name="svc", timeout=30), []
 
     def ask():
         try:
@@ -444,7 +444,7 @@ def test_request_when_the_address_has_path_and_login_then_both_are_on_every_requ
     """Found as `eiger-url-prefix-auth`."""
     server = serve(go_to("/dcu/v/"), OK)
     url = server.url.replace("//", "//me:s%40cret@") + "/dcu/"
-    service = HttpService(url, name="svc")
+    service = HttpClient(url, name="svc")
     assert service.url == f"{server.url}/dcu"
     assert service.request("GET", "/v?timeout=100").code == 200
     assert [request.split()[1] for request in server.requests] == [b"/dcu/v?timeout=100", b"/dcu/v/"]
@@ -454,33 +454,33 @@ def test_request_when_the_address_has_path_and_login_then_both_are_on_every_requ
 @pytest.mark.parametrize("location", ["http://127.0.0.1:9/x", "https://there", "//there", "http://[", ""])
 def test_request_when_a_redirect_leads_elsewhere_then_it_is_not_followed(serve, location):
     server = serve(go_to(location, 302), OK)
-    assert HttpService(server.url, name="svc").request("GET", "/x").code == 302
+    assert HttpClient(server.url, name="svc").request("GET", "/x").code == 302
     assert len(server.requests) == 1
 
 
 def test_request_when_redirects_go_in_circles_then_they_end(serve):
     server = serve(*[go_to("/x")] * 9)
-    assert HttpService(server.url, name="svc").request("PUT", "/x", payload={}).code == 307
+    assert HttpClient(server.url, name="svc").request("PUT", "/x", payload={}).code == 307
     assert 2 <= len(server.requests) < 9
 
 
 @pytest.mark.parametrize("code", [301, 302, 303])
 def test_request_when_a_command_is_redirected_as_a_page_then_it_is_not_turned_into_another(serve, code):
     server = serve(go_to("/y", code), OK)
-    assert HttpService(server.url, name="svc").request("PUT", "/x").code == code
+    assert HttpClient(server.url, name="svc").request("PUT", "/x").code == code
     assert len(server.requests) == 1
 
 
 def test_request_when_the_path_has_odd_characters_then_they_are_quoted(serve):
     server = serve(OK)
-    HttpService(server.url, name="svc").request("GET", "/a b/\u00fc\x00?c=d e\r\nX: y")
+    HttpClient(server.url, name="svc").request("GET", "/a b/\u00fc\x00?c=d e\r\nX: y")
     assert server.requests[0].startswith(b"GET /a%20b/%C3%BC%00?c=d%20eX:%20y HTTP/1.1\r\n")
 
 
 @pytest.mark.parametrize("url", ["http://a..b", f"http://{'x' * 70}.ch", "http://\u00e9..ch"])
 def test_service_when_the_host_is_no_name_then_refused(url):
     with pytest.raises(RequestError, match="an address such as"):
-        HttpService(url, name="svc")
+        HttpClient(url, name="svc")
 
 
 @pytest.mark.parametrize(

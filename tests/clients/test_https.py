@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from sfdaq_ophyd.clients._http import HttpService
+from sfdaq_ophyd.clients._http import HttpClient
 from sfdaq_ophyd.errors import ServiceUnreachable
 
 from ..http_peer import reply_with, serving
@@ -57,7 +57,7 @@ def server(certificate):
 
 def test_request_when_nobody_vouches_for_the_server_then_refused_by_name_and_nothing_was_sent(server):
     url, asked = server
-    service = HttpService(url, name="svc")
+    service = HttpClient(url, name="svc")
     with pytest.raises(ServiceUnreachable, match=rf"{url} is not reachable.*certificate verify failed"):
         service.request("PUT", "/x", backoff=0.01)
     assert not asked
@@ -68,7 +68,7 @@ def test_request_when_the_system_is_told_to_trust_the_server_then_it_is_answered
 ):
     url, asked = server
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    service = HttpService(url, name="svc")
+    service = HttpClient(url, name="svc")
     assert [service.request("PUT", path).json() for path in ("/x", "/y")] == [{}, {}]
     assert asked == ["/x", "/y"]
     service.close()
@@ -78,12 +78,12 @@ def test_request_when_the_certificate_is_of_another_host_then_refused(server, ce
     url, asked = server
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with pytest.raises(ServiceUnreachable, match="certificate is not valid for '127.0.0.1'"):
-        HttpService(url.replace("localhost", "127.0.0.1"), name="svc").request("PUT", "/x", backoff=0.01)
+        HttpClient(url.replace("localhost", "127.0.0.1"), name="svc").request("PUT", "/x", backoff=0.01)
     assert not asked
 
 
 def test_request_when_the_server_never_answers_the_handshake_then_it_ends_at_its_limit():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        service = HttpService(f"https://localhost:{silent.getsockname()[1]}", name="svc", timeout=0.3)
+        service = HttpClient(f"https://localhost:{silent.getsockname()[1]}", name="svc", timeout=0.3)
         with pytest.raises(ServiceUnreachable):  # nothing of the call was sent
             service.request("PUT", "/x")
