@@ -214,7 +214,7 @@ class Intake(ABC):
     def release(self) -> None:
         """Let the memory of images go, once their readers have; counters stay."""
 
-    def complain(self, port: int, exc: Exception) -> None:
+    def note_problem(self, port: int, exc: Exception) -> None:
         """Take note of a message that was wrong; whatever it held, the stream goes on."""
         self.counters["foreign" if isinstance(exc, Foreign) else "unparsable"] += 1
         text = str(exc) if isinstance(exc, WireError) else repr(exc)

@@ -173,7 +173,7 @@ class Receiver:
                 try:
                     self._receive()
                 except Exception as exc:  # nothing that comes from outside ends the thread
-                    self._intake.complain(0, exc)
+                    self._intake.note_problem(0, exc)
                     time.sleep(_RECONNECT)
         finally:
             self.connected[:] = [False] * len(self._endpoints)
@@ -209,7 +209,7 @@ class Receiver:
                         unread.add(port)
             if self.stopping:
                 return
-            wait = min(self._intake.settle(now, unread), self._mend())
+            wait = min(self._intake.settle(now, unread), self._reconnect_broken())
             held = list(self._held.values())
             unread.difference_update(port for port in list(self._held) if self._take(port, 0.0, now))
             if held:
@@ -224,7 +224,7 @@ class Receiver:
         else:
             self._broken[port] = time.monotonic() + 2 * _RECONNECT
 
-    def _mend(self) -> float:
+    def _reconnect_broken(self) -> float:
         """Connect anew where libzmq did not, as after too large a message; return s until the next look."""
         if not self._broken:
             return float("inf")
@@ -288,12 +288,12 @@ class Receiver:
                 if not self._intake.announce(message):
                     return True
                 if message.port in self._old or self._anew:
-                    self._judge(message)
+                    self._compare_with_mark(message)
             self._intake.put(message)
         except Full:
             return False
         except Exception as exc:
-            self._intake.complain(message.port, exc)
+            self._intake.note_problem(message.port, exc)
         return True
 
     def _follow_mark(self) -> None:
@@ -303,7 +303,7 @@ class Receiver:
             self._anew.clear()
             self._intake.begin_mark()
 
-    def _judge(self, message: Message) -> None:
+    def _compare_with_mark(self, message: Message) -> None:
         """Decide whether a port has come to what is newer than the mark."""
         port = message.port
         if not self._anew and self._newer(message):

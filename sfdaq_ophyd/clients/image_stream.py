@@ -82,7 +82,7 @@ class ImageStream(FrameStream[StreamFrame]):
             raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
         check_max_hold(max_hold)
         self._images = partial(
-            Images,
+            ImageIntake,
             [endpoint],
             self._deliver,
             family=None if detector_name is None else DetectorName.parse(detector_name).family,
@@ -93,11 +93,11 @@ class ImageStream(FrameStream[StreamFrame]):
         socket_type = zmq.PULL if pull else zmq.SUB
         super().__init__([endpoint], timeout=timeout, socket_type=socket_type, max_message=MAX_IMAGE_BYTES)
 
-    def _new_intake(self, on_free: Callable[[], object]) -> Images:
+    def _new_intake(self, on_free: Callable[[], object]) -> ImageIntake:
         return self._images(on_free=on_free)
 
 
-class Images(PixelIntake):
+class ImageIntake(PixelIntake):
     """Hand whole images on, one message each."""
 
     def __init__(

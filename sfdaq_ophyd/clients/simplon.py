@@ -125,8 +125,8 @@ class SimplonClient:
             raise RequestError("api_version", found, f"a server that speaks {' or '.join(simplon.VERSIONS)}")
         return found
 
-    def hear(self, timeout: float | None = None) -> DetectorState | None:
-        """Ask for the detector's state, or, where there is only a monitor, for its mode: then None.
+    def probe(self, timeout: float | None = None) -> DetectorState | None:
+        """Return the state of the detector that answers; None where only a monitor does.
 
         Raises
         ------
@@ -314,12 +314,12 @@ class SimplonClient:
         return simplon.parse_image_list(self._checked("GET", path, self._request("GET", path)).json())
 
     def images(
-        self, stop: threading.Event, wait: float = 0.5, patience: float = 20.0
+        self, stop: threading.Event, wait: float = 0.5, give_up_after: float = 20.0
     ) -> Iterator[MonitorFrame | None]:
         """Yield images as they come, and None each time the server had none, until `stop` is set.
 
         A server that does not answer, or says that it is away (5xx), is tried again with growing pauses, for
-        `patience` s at the most; what is read at last is raised.
+        `give_up_after` s at the most; what is read at last is raised.
         """
         pause, lost = 0.1, None
         while not stop.is_set():
@@ -328,7 +328,7 @@ class SimplonClient:
             except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
                 if stop.is_set():
                     return
-                lost = lost or Limit(patience)
+                lost = lost or Limit(give_up_after)
                 if lost.reached() or (isinstance(exc, ServiceRefused) and (exc.code or 0) < 500):
                     raise
                 logger.warning("%s; trying again in %g s", exc, pause)

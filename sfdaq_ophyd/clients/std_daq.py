@@ -3,9 +3,8 @@
 The calls of the published client under the same names return the same dictionaries; typed views stand
 beside them and are alike for both dialects.
 
-The seam between a device and whatever writes files: start, stop, status, list of files.
-
-The REST dialects stand behind it as one class; control by websocket would be one more.
+`FileWriter` is what a device needs of whatever writes files: start, stop, status, list of files. `RestWriter`
+is that for both REST dialects; control by websocket would be one more.
 """
 
 from __future__ import annotations
@@ -183,7 +182,7 @@ class StdDaqClient:
                 hint="Read the status: the acquisition may be running.",
             )
         except StdDaqUnknownOutcome as lost:
-            return self._find_out(request, lost, limit)
+            return self._look_whether_started(request, lost, limit)
 
     def start_writer_sync(self, write_request: dict) -> dict:
         """Start writing and return when it ended, 60 s at the most; then the service reports an error.
@@ -266,7 +265,7 @@ class StdDaqClient:
     def _checked(self, write_request: object) -> WriteRequest:
         return check_request(write_request, shared_folders=self._shared_folders)
 
-    def _find_out(self, request: WriteRequest, lost: StdDaqUnknownOutcome, limit: Limit) -> dict:
+    def _look_whether_started(self, request: WriteRequest, lost: StdDaqUnknownOutcome, limit: Limit) -> dict:
         """Read from the status whether a start whose reply was lost was carried out."""
         while True:
             seen = None

@@ -1,7 +1,5 @@
 """The envelope of the standard DAQ's REST service: both dialects, their errors, telling them apart.
 
-What can go wrong with the standard DAQ's REST service, also under the published client's names.
-
 Scripts written for the published client catch ``StdDaqAdminException``, ``RuntimeError`` (its answer to
 every HTTP code but 200) or the exceptions of ``requests``. Each error here is one of these as well; one of
 ``requests`` where the program has imported that, for this package does not need it::

@@ -136,7 +136,7 @@ def test_images_when_the_connection_is_lost_then_it_is_tried_again(client, part)
 def test_images_when_the_server_stays_away_then_it_gives_up_in_bounded_time():
     client = SimplonClient("http://127.0.0.1:9", "1.8.0", timeout=0.5)
     with pytest.raises(ServiceUnreachable, match="127.0.0.1:9"):
-        next(client.images(threading.Event(), 0.1, patience=0.3))
+        next(client.images(threading.Event(), 0.1, give_up_after=0.3))
 
 
 def test_interrupt_when_another_thread_waits_then_it_ends_at_once(client, wait_for):

@@ -113,14 +113,14 @@ def in_turn(*answers):
 def test_images_when_the_server_is_away_for_a_moment_then_it_is_waited_out():
     """Found as `eiger-503-once`."""
     with serving(in_turn(NO_IMAGE, AWAY, AWAY, IMAGE)) as url:
-        images = SimplonClient(url, "1.8.0", timeout=60).images(threading.Event(), 0.0, patience=30)
+        images = SimplonClient(url, "1.8.0", timeout=60).images(threading.Event(), 0.0, give_up_after=30)
         assert next(images) is None
         assert next(images).event_id == "7_42"
 
 
 def test_images_when_the_server_stays_away_then_its_own_words_are_raised():
     with serving(AWAY) as url, pytest.raises(ServiceRefused, match="503: 'Service Unavailable'"):
-        next(SimplonClient(url, "1.8.0", timeout=60).images(threading.Event(), 0.0, patience=0.2))
+        next(SimplonClient(url, "1.8.0", timeout=60).images(threading.Event(), 0.0, give_up_after=0.2))
 
 
 def test_images_when_the_server_refuses_then_it_is_not_asked_again():
@@ -165,7 +165,7 @@ def test_version_when_the_server_does_not_tell_then_it_is_said_what_to_give():
         client = SimplonClient(url, timeout=60)
         for call in (
             client.state,
-            client.hear,
+            client.probe,
             client.next_image,
             lambda: client.get("detector", "config", "x"),
         ):
@@ -174,17 +174,17 @@ def test_version_when_the_server_does_not_tell_then_it_is_said_what_to_give():
             ):
                 call()
         assert client.discover_version() is None
-        assert SimplonClient(url, "1.8.0", timeout=60).hear() == "idle"
+        assert SimplonClient(url, "1.8.0", timeout=60).probe() == "idle"
 
 
-def test_hear_when_there_is_only_a_monitor_then_that_one_is_heard():
+def test_probe_when_there_is_only_a_monitor_then_that_one_is_asked():
     with serving(only("/monitor/api/1.8.0/config/mode", "enabled")) as url:
-        assert SimplonClient(url, "1.8.0", timeout=60).hear() is None
+        assert SimplonClient(url, "1.8.0", timeout=60).probe() is None
     with (
         serving(reply_with(404, b"nothing here")) as url,
         pytest.raises(ServiceRefused, match="nothing here"),
     ):
-        SimplonClient(url, "1.8.0", timeout=60).hear()
+        SimplonClient(url, "1.8.0", timeout=60).probe()
 
 
 # ---- masks

@@ -294,7 +294,7 @@ class Eiger(Detector):
         limit = Limit(timeout)
         while True:
             try:
-                self.client.hear(None if timeout is None else max(limit.left, 0.1))
+                self.client.probe(None if timeout is None else max(limit.left, 0.1))
                 return
             except (ServiceUnreachable, ServiceTimeout) as exc:
                 if timeout is not None and limit.reached():

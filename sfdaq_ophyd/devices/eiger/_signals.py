@@ -81,7 +81,7 @@ class SimplonSignal(Signal):
         try:
             return client.get(self.module, self.task, self.parameter).value
         except (ServiceRefused, WireError) as exc:
-            if client.hear() == DetectorState.NA and self.module == "detector":
+            if client.probe() == DetectorState.NA and self.module == "detector":
                 raise
             if not isinstance(exc, ServiceRefused) or exc.code != 404:
                 logger.warning("%s: not read: %s", self.name, exc)
