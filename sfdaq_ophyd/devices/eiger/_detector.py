@@ -20,6 +20,7 @@ from .._detector import Detector
 from .._status import ActionStatus, Setting
 from ..debts import Debts
 from ._control import differs
+from ._monitor import MonitorSource
 from ._series import EigerSettings, LegacyIds, Mode
 from ._signals import SimplonSignal
 from ._source import EigerSource
@@ -138,7 +139,7 @@ class Eiger(Detector):
         self.client = SimplonClient(url, api_version, timeout)
         self._write_lock = threading.Lock()
         debts = Debts(name, shown_url(self.client.url), directory)
-        source = EigerSource(self.client, name, debts, lambda n: self.n_stale.put(n))
+        source = MonitorSource(self.client, name, debts, lambda n: self.n_stale.put(n))
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))

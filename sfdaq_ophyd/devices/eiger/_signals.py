@@ -5,23 +5,41 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from ophyd import Signal
 from ophyd.utils import ReadOnlyError
 
-from ...clients.simplon import SLOW_PUT_TIMEOUT
+from ...clients.simplon import SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
 from ...wire.simplon_states import DetectorState
 from .._status import ActionStatus, naming, refuse_while_staged
-
-if TYPE_CHECKING:
-    from ._detector import Eiger
 
 logger = logging.getLogger(__name__)
 
 _TYPES = {"number": float, "integer": int, "string": str, "boolean": bool}
 _UNKNOWN = {"number": float("nan"), "integer": float("nan"), "boolean": float("nan"), "string": ""}
+
+
+class ParameterOwner(Protocol):
+    """The device that has a server's parameters as signals, and writes them one after the other."""
+
+    name: str
+    client: SimplonClient
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether settings of a run are fixed."""
+
+    def prepare_write(self, signal: SimplonSignal) -> None:
+        """Make the server fit to take a new value."""
+
+    def write(self, signal: SimplonSignal, value: Any) -> list[str]:
+        """Write one parameter; return the names of those the server says have changed."""
+
+    def write_aside(self, status: ActionStatus, write: Callable[[], object]) -> ActionStatus:
+        """Have `write` called in the thread that writes settings; return `status`, which ends with it."""
 
 
 class SimplonSignal(Signal):
@@ -47,7 +65,7 @@ class SimplonSignal(Signal):
         True refuses `put` while the device is staged.
     """
 
-    parent: Eiger
+    parent: ParameterOwner
     _readback: Any
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The Eiger as a source of frames: decisions and HTTP, no ophyd.
+"""The Eiger as a source of frames, whatever interface they come from: decisions and HTTP, no ophyd.
 
 A series stays open over the points of a step scan: one arm, many triggers. Anything irregular (a pause, a
 missing frame) ends the series, so that the next one starts with a number of its own and nothing old can be
@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,76 +23,17 @@ from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._source import Request
 from .._worker import Worker
 from ..debts import Debts
-from ._control import (
-    EigerControl,
-    check_thresholds,
-    differs,
-    make_statistics,
-    newest_image,
-    read_size,
-    read_times,
-)
-from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, WINDOW, EigerSettings, FrameIds, Mode
-from ._taking import FrameTaking, SoftwareTriggers
+from ._control import EigerControl, Times, differs, read_size, read_times
+from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode
+from ._triggers import SoftwareTriggers, plan_series
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class SeriesPlan:
-    """What a series must be armed for, to serve one request.
+class EigerSource(ABC):
+    """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
-    Attributes
-    ----------
-    n_images : int
-        ``nimages``: frames of one trigger.
-    n_triggers : int
-        ``ntrigger``: triggers of the series.
-    n_needed : int
-        Triggers this request takes of them.
-    """
-
-    n_images: int
-    n_triggers: int
-    n_needed: int
-
-
-def plan_series(mode: Mode, trigger_mode: str, n_triggers: int, request: Request) -> SeriesPlan:
-    """Return what to arm for.
-
-    Run by us, a step scan shares one series of `n_triggers` triggers, and a fly scan is one trigger of all
-    its frames. With triggers from outside every request has a series of its own, so that no earlier edge
-    counts.
-    """
-    many = trigger_mode in MANY_PER_TRIGGER
-    if mode is Mode.INTERNAL:
-        if request.flying:
-            return SeriesPlan(request.n_frames, 1, 1) if many else _single(request.n_frames)
-        needed = 1 if many else request.n_frames
-        return SeriesPlan(request.n_frames if many else 1, max(needed, n_triggers), needed)
-    if many:
-        needed = request.n_frames // request.frames_per_trigger
-        return SeriesPlan(request.frames_per_trigger, needed, needed)
-    edges_more = 1 if trigger_mode == TriggerMode.EIES else 0  # n edges make n - 1 frames
-    return _single(request.n_frames + edges_more)
-
-
-def _single(n: int) -> SeriesPlan:
-    return SeriesPlan(1, n, n)
-
-
-LARGEST_BUFFER = 1000
-"""Frames the monitor is asked to hold at the most."""
-
-UID_LENGTH = 26
-"""Of a series' unique id, a ULID; one of ours is shorter."""
-
-WINDOW_BYTES = 512 * 2**20
-"""Frames that wait for an earlier one, in bytes; at least two."""
-
-
-class EigerSource(FrameTaking):
-    """Frames of one Eiger, for `sfdaq_ophyd.devices._detector.Detector`.
+    Where its frames come from is the subclass': `MonitorSource`. That has what is abstract here.
 
     Parameters
     ----------
@@ -100,58 +42,100 @@ class EigerSource(FrameTaking):
         Of the device, for messages.
     debts : Debts
         What could not be put back.
-    on_stale : callable
-        Called with the number of stale frames dropped so far.
+
+    Attributes
+    ----------
+    mode : Mode
+        Who runs the detector; never ``auto`` once it is open.
+    frame_format : FrameFormat or None
+        What frames look like, as was said when it was opened.
     """
 
-    def __init__(
-        self,
-        client: SimplonClient,
-        name: str,
-        debts: Debts,
-        on_stale: Callable[[int], None] = lambda n: None,
-    ):
-        super().__init__(client, name, EigerControl(client, name, debts), on_stale)
-        self._stop = threading.Event()
-        self._triggering = Worker(f"{name} triggers")
+    interface: str
+    """The module of the server that gives the frames, e.g. ``"monitor"``."""
+
+    def __init__(self, client: SimplonClient, name: str, debts: Debts):
+        self.client, self.name = client, name
+        self.control = EigerControl(client, name, debts)
         self.mode = Mode.INTERNAL
         self.frame_format: FrameFormat | None = None
+        self._settings = EigerSettings()
+        self._times = Times()
+        self._stop = threading.Event()
+        self._triggering = Worker(f"{name} triggers")
+        self._armed_for: int | None = None  # images per trigger of the open series
         self._n_triggers_left = 0
+        self._own_uid = ""
         self._look_again = False
+
+    # what the interface brings
+
+    @abstractmethod
+    def _interface_settings(self) -> dict[str, object]:
+        """Check that the interface gives one frame after the other; return what it is to be set to."""
+
+    @abstractmethod
+    def _scalars(self, dtype: str) -> dict[str, str]:
+        """Return names and numpy types of what every frame brings beside its image of type `dtype`."""
+
+    @abstractmethod
+    def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
+        """Return shape (y, x) and bit depth where there is no detector module to ask."""
+
+    @abstractmethod
+    def _room_for(self, n_frames: int) -> dict[str, object]:
+        """Return what the interface is to be set to, so that a series of `n_frames` finds room in it."""
+
+    @abstractmethod
+    def _drop_old(self) -> None:
+        """Drop the frames that lie about, of before the series that is armed next."""
+
+    @abstractmethod
+    def _begin_series(self, series_id: int) -> None:
+        """Take frames of this series from now on, and of no other."""
+
+    @abstractmethod
+    def _take_series(
+        self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame]:
+        """Yield the frames of the series that is armed, in order; set `_armed_for` to None if it ended."""
+
+    @abstractmethod
+    def _take_passively(
+        self, request: Request, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame | None]:
+        """Yield None, then the frames of series that somebody else runs, as they come."""
 
     # hooks of the base
 
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it, and say what its frames look like."""
         self._settings, self._armed_for = settings, None
-        self._threshold, self._look_again, self._own_uid = None, False, ""
-        self._count_stale(-self.n_stale)
-        self._ids = FrameIds(self.client, settings.legacy_ids)
+        self._look_again, self._own_uid = False, ""
         self.control.check_version()
         self.mode = self._decide_mode(settings.mode)
         if self.mode is Mode.MONITOR:
-            self.control.pay("monitor/")
+            self.control.pay(f"{self.interface}/")
         else:
             self.control.make_idle()
             self.control.pay()
-        check_thresholds(self.control)
+        interface = self._interface_settings()
         wanted = {} if self.mode is Mode.MONITOR else self._detector_settings(settings.frames_per_trigger)
-        monitor = {
-            "monitor/config/discard_new": self.mode is not Mode.MONITOR,
-            "monitor/config/mode": "enabled",
-        }
-        self.control.set(wanted | monitor)
+        self.control.set(wanted | interface)
         self.frame_format = self.read_format()
-        self._series.window = max(2, min(WINDOW, WINDOW_BYTES // self.frame_format.frame_bytes))
         return self.frame_format
+
+    @property
+    def frame_time(self) -> float:
+        """S from frame to frame, as read last; 0 where the detector does not say."""
+        return self._times.frame_time
 
     def read_format(self) -> FrameFormat:
         """Say what frames look like, as the detector is set now."""
         shape, bits = self._size()
         self.refresh_times()
-        self._statistics = make_statistics(self.control, f"u{bits // 8}", self._settings.exclude_masked)
-        scalars = self._statistics.names | {"receive_time": "f8", "series_uid": f"U{UID_LENGTH}"}
-        return FrameFormat(shape, f"<u{bits // 8}", scalars=scalars, frame_time=self.frame_time)
+        dtype = f"u{bits // 8}"
+        return FrameFormat(shape, f"<{dtype}", scalars=self._scalars(dtype), frame_time=self.frame_time)
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
         """Acquire; yields None once armed."""
@@ -224,12 +208,9 @@ class EigerSource(FrameTaking):
         return n_frames if self._trigger_mode in MANY_PER_TRIGGER else 1
 
     def _size(self) -> tuple[tuple[int, int], int]:
-        """Return shape and bit depth, as configured or, where the monitor is all there is, of an image."""
+        """Return shape and bit depth, as configured or, where the interface is all there is, of an image."""
         size = read_size(self.control)
-        if size is None:
-            frame = newest_image(self.client, self.name, self._settings.timeout)
-            size = frame.image.shape, 8 * frame.image.itemsize
-        return size
+        return self._size_of_an_image() if size is None else size
 
     def refresh_times(self) -> None:
         """Read how long a frame takes."""
@@ -247,7 +228,7 @@ class EigerSource(FrameTaking):
             if self.mode is Mode.INTERNAL:
                 triggers = self._send_triggers(request, stop)
             n_left = request.n_frames
-            for item in self._collect(request, triggers, stop):
+            for item in self._take_series(request, triggers, stop):
                 n_left -= 1
                 complete = n_left == 0 and self._armed_for is not None
                 yield item
@@ -274,22 +255,17 @@ class EigerSource(FrameTaking):
             "detector/config/nimages": plan.n_images,
             "detector/config/ntrigger": plan.n_triggers,
         }
-        room = min(max(request.n_frames, 100), LARGEST_BUFFER)
-        buffer_size = self.control.read("monitor", "buffer_size")
-        if buffer_size is not None and buffer_size.value < room:
-            wanted["monitor/config/buffer_size"] = room
-        self.control.set(wanted)
+        self.control.set(wanted | self._room_for(request.n_frames))
         self._check_format()
-        self._drop_buffered()
+        self._drop_old()
         if stop.is_set():
             return
         series_id = self.control.arm()
         if self.control.was_reset(series_id):
             self._look_again = True
             return self._make_ready(request, stop)
-        self._series.start(series_id)
+        self._begin_series(series_id)
         self._own_uid = f"{time.strftime('%Y%m%dT%H%M%S')}_{series_id}"
-        self._ids.restart()
         self._armed_for, self._n_triggers_left = plan.n_images, plan.n_triggers - plan.n_needed
 
     def _check_format(self) -> None:

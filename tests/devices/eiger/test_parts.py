@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.devices import Request
 from sfdaq_ophyd.devices.eiger._series import BLOCK_BYTES, FrameStatistics, Mode, SeriesOrder
-from sfdaq_ophyd.devices.eiger._source import SeriesPlan, plan_series
+from sfdaq_ophyd.devices.eiger._triggers import SeriesPlan, plan_series
 
 
 @pytest.mark.parametrize(

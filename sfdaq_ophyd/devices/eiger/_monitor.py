@@ -10,79 +10,24 @@ from dataclasses import dataclass
 from ...clients.simplon import MonitorFrame, SimplonClient
 from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
 from ...limits import Limit
-from ...wire.frame import Frame, MissingFrame
+from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import DetectorState
 from .._source import Request
-from .._worker import Worker, ends_within
-from ._control import ONE_THRESHOLD, EigerControl, Times
-from ._series import EigerSettings, FrameIds, FrameStatistics, LegacyIds, SeriesOrder
+from ..debts import Debts
+from ._control import ONE_THRESHOLD, check_thresholds, make_statistics, newest_image
+from ._series import (
+    WINDOW,
+    EigerSettings,
+    FrameIds,
+    FrameStatistics,
+    LegacyIds,
+    Mode,
+    SeriesOrder,
+)
+from ._source import EigerSource
+from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
-
-
-SHORT = 0.1
-"""s of exposure that may be waited for before the first frame is asked for."""
-
-
-class SoftwareTriggers:
-    """Send `n` triggers one after the other, each once, from the moment it is made.
-
-    Parameters
-    ----------
-    duration : float
-        s one of them takes.
-    count_time : float or None
-        Sent along; only in trigger mode ``inte``.
-    margin : float
-        s a reply may take beyond `duration`.
-    stop : threading.Event
-        Set by whoever gives up: no further trigger is sent, and errors do not matter any more.
-    worker : Worker
-        Whose thread sends long ones.
-    """
-
-    def __init__(
-        self,
-        client: SimplonClient,
-        n: int,
-        duration: float,
-        count_time: float | None,
-        margin: float,
-        stop: threading.Event,
-        worker: Worker,
-    ):
-        self._client, self._n, self._duration, self._count_time = client, n, duration, count_time
-        self._margin, self._stop = margin, stop
-        self._problem: Exception | None = None
-        self._sent: threading.Event | None = None
-        if n * duration <= SHORT:
-            self._run()
-        else:
-            self._sent = worker.do(self._run)
-
-    def _run(self) -> None:
-        try:
-            for _ in range(self._n):
-                if self._stop.is_set():
-                    return
-                self._client.trigger(self._duration, self._count_time, self._margin)
-        except Exception as exc:
-            self._problem = exc
-
-    @property
-    def done(self) -> bool:
-        """Whether all are exposed, or one failed."""
-        return self._sent is None or self._sent.is_set()
-
-    @property
-    def problem(self) -> Exception | None:
-        """What went wrong with a trigger, unless it was given up."""
-        return None if self._stop.is_set() else self._problem
-
-    def join(self) -> None:
-        """Wait for the reply to the trigger under way."""
-        if self._sent is not None:
-            ends_within(self._sent, self._n * (self._duration + 2 * self._margin))
 
 
 WAIT = 0.25
@@ -100,15 +45,23 @@ class _End:
     over: bool = False
 
 
-class FrameTaking:
-    """What an `EigerSource` does with the monitor once it is armed, or somebody else's series runs.
+LARGEST_BUFFER = 1000
+"""Frames the monitor is asked to hold at the most."""
+
+UID_LENGTH = 26
+"""Of a series' unique id, a ULID; one of ours is shorter."""
+
+WINDOW_BYTES = 512 * 2**20
+"""Frames that wait for an earlier one, in bytes; at least two."""
+
+
+class MonitorSource(EigerSource):
+    """Frames of one Eiger out of its monitor, one HTTP request each.
 
     Parameters
     ----------
-    client : SimplonClient
-    name : str
-        Of the device, for messages.
-    control : EigerControl
+    client, name, debts
+        For `EigerSource`.
     on_stale : callable
         Called with the number of stale frames dropped so far.
 
@@ -118,28 +71,62 @@ class FrameTaking:
         Frames dropped because they were not of the exposure.
     """
 
+    interface = "monitor"
     _ids: FrameIds
     _statistics: FrameStatistics
 
     def __init__(
-        self, client: SimplonClient, name: str, control: EigerControl, on_stale: Callable[[int], None]
+        self,
+        client: SimplonClient,
+        name: str,
+        debts: Debts,
+        on_stale: Callable[[int], None] = lambda n: None,
     ):
-        self.client, self.name, self.control = client, name, control
+        super().__init__(client, name, debts)
         self._on_stale = on_stale
-        self._settings = EigerSettings()
-        self._times = Times()
         self._series = SeriesOrder()
-        self._armed_for: int | None = None  # images per trigger of the open series
         self._threshold: object = None
-        self._own_uid = ""
         self.n_stale = 0
 
-    @property
-    def frame_time(self) -> float:
-        """S from frame to frame, as read last; 0 where the detector does not say."""
-        return self._times.frame_time
+    def open(self, settings: EigerSettings) -> FrameFormat:
+        """Find the detector as it is, configure it and its monitor, and say what its frames look like."""
+        self._threshold = None
+        self._count_stale(-self.n_stale)
+        self._ids = FrameIds(self.client, settings.legacy_ids)
+        frame_format = super().open(settings)
+        self._series.window = max(2, min(WINDOW, WINDOW_BYTES // frame_format.frame_bytes))
+        return frame_format
 
-    def _collect(self, request, triggers: SoftwareTriggers | None, stop) -> Iterator[Frame | MissingFrame]:
+    def _interface_settings(self) -> dict[str, object]:
+        check_thresholds(self.control)
+        return {
+            "monitor/config/discard_new": self.mode is not Mode.MONITOR,
+            "monitor/config/mode": "enabled",
+        }
+
+    def _scalars(self, dtype: str) -> dict[str, str]:
+        self._statistics = make_statistics(self.control, dtype, self._settings.exclude_masked)
+        return self._statistics.names | {"receive_time": "f8", "series_uid": f"U{UID_LENGTH}"}
+
+    def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
+        image = newest_image(self.client, self.name, self._settings.timeout).image
+        height, width = image.shape
+        return (height, width), 8 * image.itemsize
+
+    def _room_for(self, n_frames: int) -> dict[str, object]:
+        room = min(max(n_frames, 100), LARGEST_BUFFER)
+        buffer_size = self.control.read("monitor", "buffer_size")
+        if buffer_size is None or buffer_size.value >= room:
+            return {}
+        return {"monitor/config/buffer_size": room}
+
+    def _begin_series(self, series_id: int) -> None:
+        self._series.start(series_id)
+        self._ids.restart()
+
+    def _take_series(
+        self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame]:
         n_left, end = request.n_frames, _End(self._limit())
         images = self._images(stop)
         while n_left and not end.over:
@@ -155,8 +142,9 @@ class FrameTaking:
             series_id, image_id, name = self._ids.of(frame, self._series.series_id)
             if series_id == self._series.series_id:
                 self._check_threshold(frame)
-            more = {"uid": frame.series_uid, "n_wanted": n_left}
-            passed = self._series.accept(series_id, image_id, (frame, name), **more)
+            passed = self._series.accept(
+                series_id, image_id, (frame, name), uid=frame.series_uid, n_wanted=n_left
+            )
             if passed is None:
                 self._count_stale(1)
                 continue
@@ -234,7 +222,7 @@ class FrameTaking:
     def _take_passively(
         self, request: Request, stop: threading.Event
     ) -> Iterator[Frame | MissingFrame | None]:
-        self._drop_buffered()
+        self._drop_old()
         yield None
         n_left, limit, last = request.n_frames, self._limit(), None
         for frame in self._images(stop):
@@ -279,7 +267,7 @@ class FrameTaking:
     def _limit(self) -> Limit:
         return Limit(self._longest)
 
-    def _drop_buffered(self) -> None:
+    def _drop_old(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""
         try:
             n_buffered = len(self.client.image_list())
