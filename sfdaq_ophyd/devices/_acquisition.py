@@ -17,7 +17,7 @@ from ..errors import Discarded, FramesMissing, ServiceTimeout
 from ..limits import Limit
 from ..wire.frame import Frame, MissingFrame
 from ._source import FrameSource, Progress, Request
-from ._worker import JOIN_TIMEOUT, Feed, Worker, ends_within, forget
+from ._worker import JOIN_TIMEOUT, SourceCall, Worker, ends_within, forget
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Rules:
 
     @property
     def limit(self) -> float:
-        """S without a frame after which it is lost."""
+        """Time without a frame after which the next one is lost, s."""
         return self.timeout + self.frame_time
 
     def longest(self, n_frames: int) -> float:
@@ -82,7 +82,7 @@ class Rules:
 
 
 class Crew:
-    """The threads of a device: one iterates its source, one judges what came, one writes settings.
+    """The threads of a device: one iterates its source, one takes what came, one writes settings.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ class Acquisition:
         self._on_armed, self._on_progress, self._on_end = on_armed, on_progress, on_end
         self._armed, self._seen = False, "no frame yet"
         self._lock = threading.Lock()
-        self._feed: Feed | None = None
+        self._call: SourceCall | None = None
         self._given_up = False
         self.running = True
         self.n_done = 0
@@ -162,10 +162,10 @@ class Acquisition:
         Frames already in the sink stay there: the caller decides which of them count.
         """
         with self._lock:
-            self._given_up, feed = True, self._feed
+            self._given_up, call = True, self._call
         try:
-            if feed is not None and self.running:
-                feed.stop()
+            if call is not None and self.running:
+                call.stop()
         finally:
             ended = self._crew.frames.is_current or ends_within(self._over, JOIN_TIMEOUT)
         if not ended:
@@ -203,35 +203,35 @@ class Acquisition:
         with self._lock:
             if self._given_up:
                 raise Discarded(f"{self._name}: acquisition given up")
-            feed = self._feed = Feed(self._source, request, self._rules.depth, self._crew.source)
+            call = self._call = SourceCall(self._source, request, self._rules.depth, self._crew.source)
         try:
-            self._take(feed)
+            self._take(call)
         except BaseException:
-            feed.stop()
-            feed.forget_rest()
+            call.stop()
+            call.forget_rest()
             raise
 
-    def _take(self, feed: Feed) -> None:
+    def _take(self, call: SourceCall) -> None:
         """Move items until there are enough and the source has cleaned up after itself."""
         limit = Limit(self._rules.limit)
         while True:
-            item = self._next(feed, limit)
-            if item is Feed.END and self.n_done == self._request.n_frames:
+            item = self._next(call, limit)
+            if item is SourceCall.END and self.n_done == self._request.n_frames:
                 return
-            if item is Feed.END or item is Feed.NOTHING:
-                why = "the source ended" if item is Feed.END else f"nothing for {self._rules.limit:g} s"
-                return self._fill(feed, f"{why}; {self._seen}")
+            if item is SourceCall.END or item is SourceCall.NOTHING:
+                why = "the source ended" if item is SourceCall.END else f"nothing for {self._rules.limit:g} s"
+                return self._fill(call, f"{why}; {self._seen}")
             if self._accept(item):
                 limit.restart()
 
-    def _next(self, feed: Feed, limit: Limit) -> object:
-        """Return the next item, or `Feed.NOTHING` if it is late; raise what the source raised."""
-        item = Feed.NOTHING
-        while item is Feed.NOTHING and not feed.stopped:
-            item = feed.get(limit.step(self._rules.limit))
-            if item is Feed.NOTHING and limit.reached():
+    def _next(self, call: SourceCall, limit: Limit) -> object:
+        """Return the next item, or `SourceCall.NOTHING` if it is late; raise what the source raised."""
+        item = SourceCall.NOTHING
+        while item is SourceCall.NOTHING and not call.stopped:
+            item = call.get(limit.step(self._rules.limit))
+            if item is SourceCall.NOTHING and limit.reached():
                 break
-        if feed.stopped:
+        if call.stopped:
             forget(item)
             raise Discarded(f"{self._name}: acquisition given up")
         if isinstance(item, Exception):
@@ -256,13 +256,13 @@ class Acquisition:
             self._sink.append(item)
         return True
 
-    def _fill(self, feed: Feed, why: str) -> None:
+    def _fill(self, call: SourceCall, why: str) -> None:
         """Mark what did not come, if that is allowed."""
         if self.n_done == self._request.n_frames:
             raise ServiceTimeout(f"{self._name}: end of acquisition", self._rules.limit, why)
         if self._rules.policy is not LossPolicy.TOLERANT:
             raise self._missing(why)
-        feed.stop()
+        call.stop()
         while self.n_done < self._request.n_frames:
             self._add(MissingFrame())
 

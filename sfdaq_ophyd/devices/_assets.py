@@ -83,7 +83,7 @@ _DTYPES = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "U": "
 
 
 def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
-    """Return what is known of every frame beside its image: name, without the device's, to dtype."""
+    """Return name, without the device's, and dtype of every value a frame has beside its image."""
     pulse_id = {"pulse_id": np.dtype("i8")} if fmt.has_pulse_id else {}
     return {
         "timestamp": _FIXED["timestamp"],

@@ -279,6 +279,24 @@ class Detector(Flying, Device):
             on_end=end,
         )
 
+    def write_aside(self, status: ActionStatus, write: Callable[[], object]) -> ActionStatus:
+        """Have settings written in the thread for that, after those before.
+
+        Parameters
+        ----------
+        status : ActionStatus
+            Ends when `write` does.
+        write : callable
+            What it raises fails the status.
+
+        Returns
+        -------
+        ActionStatus
+            The one given.
+        """
+        self._crew.writes.do(lambda: status.carry_out(write))
+        return status
+
     @property
     def _tolerant(self) -> bool:
         return self.loss_policy.get() == LossPolicy.TOLERANT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..wire.frame import FrameFormat
 from ._detector import Detector
-from ._store import ForeignStore
+from ._store import WrittenFileStore
 
 
 class FileDetector(Detector):
@@ -16,5 +16,5 @@ class FileDetector(Detector):
     far; `WrittenFile.drop` is called for one of which no point is kept.
     """
 
-    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> ForeignStore:
-        return ForeignStore(self.name, frame_format, frames_per_point)
+    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> WrittenFileStore:
+        return WrittenFileStore(self.name, frame_format, frames_per_point)

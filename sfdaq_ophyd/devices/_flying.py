@@ -108,9 +108,7 @@ class Flying:
         self._prepared = settings or None
         if self._store is not None:
             self._store.prepared()
-        status = ActionStatus(self, "prepare", self.timeout.get())
-        status.succeed()
-        return status
+        return ActionStatus.done_at_once(self, "prepare")
 
     def kickoff(self) -> ActionStatus:
         """Start a fly scan of `n_points` points; what an earlier one left uncollected is taken back.

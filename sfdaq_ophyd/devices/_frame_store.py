@@ -118,7 +118,7 @@ class FrameStore(PointStore):
 
     @property
     def more_files(self) -> bool:
-        """Never: one file at a time."""
+        """Whether further files have points: never, one file is written at a time."""
         return False
 
     @property

@@ -15,7 +15,7 @@ from ophyd import Device
 
 from ..errors import DetectorStateError
 from ..wire.pulse_id import PulseRange
-from ._status import GRACE, ActionStatus
+from ._status import ActionStatus
 
 
 class Told(Device):
@@ -25,8 +25,7 @@ class Told(Device):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._done = ActionStatus(self.parent, self.attr_name, GRACE)
-        self._done.succeed()
+        self._done = ActionStatus.done_at_once(self.parent, self.attr_name)
 
     def set(self, value: Any) -> ActionStatus:
         """Remember what the next trigger is for."""
@@ -139,9 +138,7 @@ class PulseWindow:
             if self._live and self.is_open:
                 self._chosen()
             self._tell()
-        status = ActionStatus(self, "choice", GRACE)
-        status.succeed()
-        return status
+        return ActionStatus.done_at_once(self, "choice")
 
     @property
     def has_live(self) -> bool:

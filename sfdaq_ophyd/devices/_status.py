@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import SupportsInt
 
+from bluesky.protocols import HasName
 from ophyd import Signal
 from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
 
 from ..errors import DetectorStateError, RequestError, ServiceTimeout
-from ..limits import Alarm, Limit, counted_time
+from ..limits import Alarm, counted_time
 
 GRACE = 30.0
 """s after its own limit at which an alarm ends a status whose thread is stuck."""
@@ -43,7 +44,9 @@ class ActionStatus(StatusBase):
         Of `current` and `target`.
     """
 
-    def __init__(self, device, what: str, timeout: float, *, target: float = 1, unit: str = "frames"):
+    def __init__(
+        self, device: HasName, what: str, timeout: float, *, target: float = 1, unit: str = "frames"
+    ):
         self.device, self.what = device, what
         self.target, self._unit = target, unit
         self._started = counted_time()
@@ -57,7 +60,7 @@ class ActionStatus(StatusBase):
 
     @property
     def timeout(self) -> float:
-        """S until it fails by itself."""
+        """Time without progress after which it fails by itself, s."""
         return self._limit
 
     def hold(self) -> None:
@@ -124,6 +127,28 @@ class ActionStatus(StatusBase):
         if self._exception is None:
             self.progress(self.target)
 
+    @classmethod
+    def done_at_once(cls, device: HasName, what: str, unit: str = "frames") -> ActionStatus:
+        """Return the status of an action that is over already.
+
+        Parameters
+        ----------
+        device, what, unit
+            As for an `ActionStatus`.
+        """
+        status = cls(device, what, GRACE, unit=unit)
+        status.succeed()
+        return status
+
+    def carry_out(self, action: Callable[[], object]) -> None:
+        """Call `action`; finish when it returns, fail with what it raises."""
+        try:
+            action()
+        except Exception as exc:
+            self.fail(exc)
+        else:
+            self.succeed()
+
     def succeed(self) -> None:
         """Finish, unless it is finished already."""
         with contextlib.suppress(InvalidState):
@@ -171,7 +196,7 @@ class JointStatus(StatusBase):
 
     @property
     def timeout(self) -> float:
-        """S until the last part fails by itself."""
+        """Time without progress after which its slowest part fails by itself, s."""
         return max(part.timeout for part in self._parts)
 
     def _part_done(self, part: ActionStatus) -> None:
@@ -201,60 +226,6 @@ class JointStatus(StatusBase):
     __repr__ = __str__
 
 
-def poll(
-    device,
-    what: str,
-    check: Callable[[], tuple[bool, str]],
-    *,
-    timeout: float,
-    period: float = 0.1,
-    hint: str = "",
-) -> ActionStatus:
-    """Return a status that ends once `check` says so.
-
-    Parameters
-    ----------
-    device : HasName
-        Whose action.
-    what : str
-        The action.
-    check : callable
-        Returns (done, seen); `seen` is the state a timeout will report. What it raises fails the status.
-    timeout : float
-        s until the status fails with `ServiceTimeout`.
-    period : float
-        s between two looks.
-    hint : str
-        What a person does after a timeout.
-
-    Returns
-    -------
-    ActionStatus
-        Ends by itself, within `timeout`, or `GRACE` later if `check` hangs. Ended from outside, the thread
-        goes.
-    """
-    status = ActionStatus(device, what, timeout + GRACE, unit="steps")
-    limit, wake = Limit(timeout), threading.Event()
-    status.add_callback(lambda _: wake.set())
-
-    def loop() -> None:
-        try:
-            while True:
-                done, seen = check()
-                status.progress(float(done), seen)
-                if done:
-                    return status.succeed()
-                if limit.reached():
-                    raise ServiceTimeout(f"{device.name}: {what}", timeout, seen, hint)
-                if wake.wait(period):
-                    return None
-        except Exception as exc:
-            status.fail(exc)
-
-    threading.Thread(target=loop, name=f"{device.name} {what}", daemon=True).start()
-    return status
-
-
 class Setting(Signal):
     """A setting of a detector, fixed while that is staged."""
 
@@ -266,9 +237,7 @@ class Setting(Signal):
     def set(self, value, **kwargs) -> ActionStatus:
         """Set it as `put` does, at once."""
         self.put(value)
-        status = ActionStatus(self, "setting", GRACE, unit="steps")
-        status.succeed()
-        return status
+        return ActionStatus.done_at_once(self, "setting", "steps")
 
 
 def refuse_while_staged(signal: Signal, value: object, now: object) -> None:

@@ -214,7 +214,7 @@ class _Entry:
         self.n_frames = self.n_saved = 0
 
 
-class ForeignStore(PointStore):
+class WrittenFileStore(PointStore):
     """Rows of frames, and the files that hold their images.
 
     The source yields a `WrittenFile`, then a `Frame` without an image for every image of it; a row belongs to

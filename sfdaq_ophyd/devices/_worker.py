@@ -139,7 +139,7 @@ class Workers:
         worker.do(done)
 
 
-class Feed:
+class SourceCall:
     """One call of ``source.frames`` in a worker's thread, with a bounded queue at its end.
 
     Parameters
@@ -233,6 +233,6 @@ class Feed:
 
 
 def forget(item: object) -> None:
-    """Drop an item that nobody will take."""
+    """Let a file know, if the item is one, that its points are not kept."""
     if isinstance(item, WrittenFile):
         item.drop()

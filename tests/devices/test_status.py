@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import threading
 
 import bluesky.plans as bp
 import pytest
 from bluesky.utils import ProgressBarManager
 
-from sfdaq_ophyd.devices._status import ActionStatus, JointStatus, poll
+from sfdaq_ophyd.devices._status import ActionStatus, JointStatus
 from sfdaq_ophyd.errors import FramesMissing, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.limits import counted_time
 
@@ -127,37 +126,12 @@ def test_joint_status_when_one_fails_then_fails_with_its_words():
     assert "jf: 1 of 3 frames came" in str(joint)
 
 
-def test_poll_when_check_says_so_then_done():
-    answers = iter([(False, "IDLE"), (False, "BUSY"), (True, "READY")])
-    assert poll(Named(), "arming", lambda: next(answers), timeout=60, period=0.001).exception(60) is None
-
-
-def test_poll_when_late_then_reports_the_last_state_and_a_hint():
-    status = poll(
-        Named(), "arming", lambda: (False, "BUSY"), timeout=0.02, period=0.001, hint="Restart the DCU."
-    )
-    assert isinstance(status.exception(60), ServiceTimeout)
-    assert str(status) == "det: arming: not done after 0.02 s; last state BUSY. Restart the DCU."
-
-
-def test_poll_when_its_time_has_passed_then_it_looks_once_more():
-    answers = iter([(False, "BUSY"), (True, "READY")])
-    assert poll(Named(), "arming", lambda: next(answers), timeout=0.0, period=0.001).exception(60) is None
-
-
-def test_poll_when_check_raises_then_status_carries_it(wait_for):
-    def check():
-        raise ServiceRefused("state", url="there", said="no")
-
-    status = poll(Named(), "arming", check, timeout=60)
-    assert isinstance(status.exception(60), ServiceRefused)
-    wait_for(lambda: "det arming" not in {t.name for t in threading.enumerate()}, "the thread to go")
-
-
-def test_poll_when_ended_from_outside_then_its_thread_goes(wait_for):
-    status = poll(Named(), "waiting", lambda: (False, "still"), timeout=60, period=30)
-    status.succeed()
-    wait_for(lambda: "det waiting" not in {t.name for t in threading.enumerate()}, "the thread to go")
+def test_carry_out_when_the_action_returns_or_raises_then_the_status_says_so():
+    done, failed = action("write"), action("write")
+    done.carry_out(lambda: None)
+    failed.carry_out(lambda: [][0])
+    assert done.exception(60) is None
+    assert isinstance(failed.exception(60), IndexError)
 
 
 def test_progress_bar_when_a_scan_runs_then_it_is_drawn(tmp_path, monkeypatch):

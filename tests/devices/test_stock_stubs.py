@@ -21,7 +21,7 @@ from ophyd.sim import motor
 from ophyd.status import Status
 
 from sfdaq_ophyd.devices import WrittenFile, frames_in_hdf5
-from sfdaq_ophyd.devices._store import ForeignStore
+from sfdaq_ophyd.devices._store import WrittenFileStore
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat
@@ -321,7 +321,7 @@ def test_two_runs_one_detector_when_a_parent_reads_between_children_then_nothing
 
 def test_two_runs_one_detector_when_a_file_is_the_first_ones_then_the_second_is_refused_by_name(tmp_path):
     """Somebody else's file of many points cannot be shared; what the first run has of it stays."""
-    store = ForeignStore("writer", FrameFormat((4, 4), "u2"), 1)
+    store = WrittenFileStore("writer", FrameFormat((4, 4), "u2"), 1)
     keys = {"image": frames_in_hdf5("/data", (4, 4), 1)}
     store.append(WrittenFile(tmp_path / "whole_run.h5", 4, keys))
 

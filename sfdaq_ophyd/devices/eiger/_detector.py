@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ._control import differs
 from ._monitor import MonitorSource
 from ._series import EigerSettings, LegacyIds, Mode
 from ._signals import SimplonSignal
-from ._source import EigerSource
+from ._source import SeriesSource
 
 
 def _config(path: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
@@ -119,7 +119,7 @@ class Eiger(Detector):
         SimplonSignal, "monitor/config/buffer_size", dtype="integer", writable=True, kind="config"
     )
 
-    source: EigerSource
+    source: SeriesSource
     hinted = ("total", "max")
 
     def __init__(
@@ -190,19 +190,6 @@ class Eiger(Detector):
         return self.write_aside(
             status, lambda: [getattr(self, n).put(wanted) for n, wanted in writes.items()]
         )
-
-    def write_aside(self, status: ActionStatus, write: Callable[[], object]) -> ActionStatus:
-        """Have `write` called in the thread that writes settings; return `status`, which ends with it."""
-
-        def job() -> None:
-            try:
-                write()
-                status.succeed()
-            except Exception as exc:
-                status.fail(exc)
-
-        self._crew.writes.do(job)
-        return status
 
     def initialize(self) -> None:
         """Initialize the detector: up to 2 min; its configuration returns to defaults.

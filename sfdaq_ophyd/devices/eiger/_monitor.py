@@ -24,7 +24,7 @@ from ._series import (
     Mode,
     SeriesOrder,
 )
-from ._source import EigerSource
+from ._source import SeriesSource
 from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
@@ -55,13 +55,13 @@ WINDOW_BYTES = 512 * 2**20
 """Frames that wait for an earlier one, in bytes; at least two."""
 
 
-class MonitorSource(EigerSource):
+class MonitorSource(SeriesSource):
     """Frames of one Eiger out of its monitor, one HTTP request each.
 
     Parameters
     ----------
     client, name, debts
-        For `EigerSource`.
+        For `SeriesSource`.
     on_stale : callable
         Called with the number of stale frames dropped so far.
 
@@ -261,7 +261,7 @@ class MonitorSource(EigerSource):
 
     @property
     def _longest(self) -> float:
-        """S that the next image may take."""
+        """Time that the next image may take, s."""
         return self._settings.timeout + self.frame_time + self._times.delay
 
     def _limit(self) -> Limit:

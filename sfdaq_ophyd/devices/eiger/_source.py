@@ -30,7 +30,7 @@ from ._triggers import SoftwareTriggers, plan_series
 logger = logging.getLogger(__name__)
 
 
-class EigerSource(ABC):
+class SeriesSource(ABC):
     """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
     Where its frames come from is the subclass': `MonitorSource`. That has what is abstract here.
@@ -127,7 +127,7 @@ class EigerSource(ABC):
 
     @property
     def frame_time(self) -> float:
-        """S from frame to frame, as read last; 0 where the detector does not say."""
+        """Time from frame to frame as read last, s; 0 where the detector does not say."""
         return self._times.frame_time
 
     def read_format(self) -> FrameFormat:

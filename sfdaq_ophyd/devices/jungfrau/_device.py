@@ -21,7 +21,7 @@ from .._status import ActionStatus, Setting
 from ..pulse_id import PulseId
 from ._control import HardwareControl
 from ._processing import CalibratedImages, ConvertedImages, Processing, RawImages
-from ._source import CONNECT_TIMEOUT, JungfrauSource, StageSettings
+from ._source import CONNECT_TIMEOUT, StageSettings, StreamSource
 
 
 class CounterSignal(SignalRO):
@@ -128,7 +128,7 @@ class Jungfrau(Detector):
     n_foreign = counter("foreign", "messages of another detector or shape")
     n_unparsable = counter("unparsable", "messages that were not understood")
 
-    source: JungfrauSource
+    source: StreamSource
     hinted = ("total",)
 
     def __init__(
@@ -182,7 +182,7 @@ class Jungfrau(Detector):
             self._converted_shape = height, width
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._constants: JungfrauCalibration | None = None
-        source = JungfrauSource(name, frames, pulse_id, control)
+        source = StreamSource(name, frames, pulse_id, control)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self._say("detector_name", str(self._detector))
         self._say("stream", stream)

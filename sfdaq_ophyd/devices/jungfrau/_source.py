@@ -47,7 +47,7 @@ class StageSettings:
     by_frame: bool = False
 
 
-class JungfrauSource:
+class StreamSource:
     """Frames of a stream that were taken after they were asked for.
 
     Parameters

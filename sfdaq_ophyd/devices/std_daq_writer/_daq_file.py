@@ -17,8 +17,8 @@ from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
-from .._store import ForeignStore
-from ._rates import Ring
+from .._store import WrittenFileStore
+from ._rates import RingLag
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class DaqFile:
         Where this machine sees it.
     config : DaqConfig
         Says shape and dtype of an image.
-    ring : Ring
+    ring : RingLag
         Knows how far the writer was behind.
 
     Attributes
@@ -57,7 +57,7 @@ class DaqFile:
     """
 
     def __init__(
-        self, name: str, write: WriteRequest, data: DataFile, path: Path, config: DaqConfig, ring: Ring
+        self, name: str, write: WriteRequest, data: DataFile, path: Path, config: DaqConfig, ring: RingLag
     ):
         self._name, self.write, self._data, self.path, self._config = name, write, data, path, config
         self.ring, self.n_handed, self.overrun = ring, 0, False
@@ -115,7 +115,7 @@ class DaqFile:
         return file
 
 
-class RunFileStore(ForeignStore):
+class RunFileStore(WrittenFileStore):
     """Points of a file that stays open from trigger to trigger.
 
     A point that was taken but not saved leaves images in the file that belong to none: the file is ended
@@ -124,7 +124,7 @@ class RunFileStore(ForeignStore):
     Parameters
     ----------
     name, frame_format, frames_per_point
-        As for `ForeignStore`.
+        As for `WrittenFileStore`.
     is_open : callable
         Whether the file of the last point takes images.
     end : callable

@@ -31,7 +31,7 @@ from ...errors import SfdaqError
 from ...limits import Limit, counted_time
 from ...wire.std_daq import Acquisition
 from ...wire.std_daq_config import DaqStats
-from ._flow import NO_IMAGES
+from ._control import NO_IMAGES
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ PUBLISHED = 0.5
 """s by which the DAQ's count of written images may be late: it follows the published statuses."""
 
 
-class Ring:
+class RingLag:
     """How far the writer was behind the detector in one file, at the least.
 
     What is known is how many images came and how many were written in the same seconds: if more came, it was
@@ -248,7 +248,7 @@ QUIET = 1.0
 
 
 @dataclass
-class ImagesFlow:
+class FreeRunning:
     """Whether images come by themselves, in one staging; None while that is not known."""
 
     known: bool | None = None
@@ -265,7 +265,7 @@ class Beginning:
         s until others may send images where none come by themselves.
     timeout : float
         s without an image after which an explanation is asked for.
-    flow : ImagesFlow
+    free_running : FreeRunning
         What earlier files of the staging have shown.
     stats : Stats or None
         Throughput.
@@ -281,14 +281,15 @@ class Beginning:
         settle_time: float,
         timeout: float,
         *,
-        flow: ImagesFlow,
+        free_running: FreeRunning,
         stats: Stats | None,
         others_done: Callable[[], bool | None],
         fresh: bool,
     ):
         self._name, self._settle, self._timeout = name, Limit(settle_time), timeout
         self._quiet = Limit(QUIET)
-        self._flow, self._stats, self._others_done, self._fresh = flow, stats, others_done, fresh
+        self._free_running, self._fresh = free_running, fresh
+        self._stats, self._others_done = stats, others_done
 
     def takes_images(self, acquisition: Acquisition) -> bool:
         """Tell whether others may send images now.
@@ -298,17 +299,17 @@ class Beginning:
         """
         if acquisition.n_requested or acquisition.n_completed:
             if self._fresh:
-                self._flow.known = True
+                self._free_running.known = True
             return True
         if not self._settle.reached():
             return False
-        if self._flow.known is not False:
+        if self._free_running.known is not False:
             rate = self._rate()
             if rate:
                 self._quiet.restart()  # they come and do not arrive, or came until a second ago
             if rate is not None and not self._quiet.reached():
                 return False
-        self._flow.known = False
+        self._free_running.known = False
         return True
 
     def why_silent(self, acquisition: Acquisition) -> str:
@@ -318,7 +319,7 @@ class Beginning:
         done = self._others_done()
         if done and not self._fresh:
             return "the detectors are done, so images were lost"
-        if done is None or not self._fresh or self._flow.known and not done:
+        if done is None or not self._fresh or self._free_running.known and not done:
             return NO_IMAGES
         early = (
             "the DAQ takes images only from a moment after WRITING on (0.1 s, more on a busy host): raise "

@@ -17,10 +17,10 @@ from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import Acquisition, DaqStatus, WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from .._source import Progress, Request, WrittenFile
+from ._control import MissedStart, PointsLost, RingOverrun, ShortFile, WriterControl
 from ._daq_file import DaqFile
-from ._flow import Flow, MissedStart, PointsLost, RingOverrun, ShortFile
 from ._paths import PathMaker
-from ._rates import RING_SLOTS, Beginning, ImagesFlow, Ring, Stats
+from ._rates import RING_SLOTS, Beginning, FreeRunning, RingLag, Stats
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class StdDaqSource:
         others_done: Callable[[], bool | None],
     ):
         self.name = name
-        self.flow = Flow(name, writer, on_status)
+        self.control = WriterControl(name, writer, on_status)
         self._on_request, self._on_config = on_request, on_config
         self._on_armed, self._on_unused, self._on_lag = on_armed, on_unused, on_lag
         self._wait_for_others, self._others_done = wait_for_others, others_done
@@ -137,13 +137,13 @@ class StdDaqSource:
 
     def open(self, settings: WriterSettings) -> FrameFormat:
         """Read the configuration, make the writer READY; refuse if somebody else is writing."""
-        config = self.flow.writer.config()
+        config = self.control.writer.config()
         if config is None:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
         self._on_config(config)
-        self.flow.make_ready()
+        self.control.make_ready()
         self._staged, self._point = (settings, config), 0
-        self._images_flow = ImagesFlow()
+        self._free_running = FreeRunning()
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
 
     def frames(self, request: Request) -> Items:
@@ -220,7 +220,7 @@ class StdDaqSource:
     def discard(self) -> None:
         """Give up; the thread in `frames` stops the writer."""
         self._given_up.set()
-        self.flow.news.set()
+        self.control.news.set()
 
     def close(self) -> None:
         """Leave the writer READY, if what it does is ours; one whose death was told is asked the next time.
@@ -234,12 +234,12 @@ class StdDaqSource:
         """
         self.discard()
         try:
-            self.flow.leave_ready()
+            self.control.leave_ready()
         except (ServiceUnreachable, ServiceTimeout) as exc:
             logger.error("%s: could not be left READY: %s", self.name, exc)
         finally:
             self._end_growing()
-            self.flow.dead = False
+            self.control.dead = False
         self._tell_lost()
 
     # ---- inside -------------------------------------------------------------------------------------
@@ -248,11 +248,11 @@ class StdDaqSource:
         """Start; once more, under another name, if the first start was missed. Return what runs."""
         settings, config = self._need_open()
         write = self._next(n_images)
-        (data,) = self.flow.writer.files(write)
+        (data,) = self.control.writer.files(write)
         path = Path(settings.paths.local(data.path))
-        file = DaqFile(self.name, write, data, path, config, Ring(lambda: self.stats))
+        file = DaqFile(self.name, write, data, path, config, RingLag(lambda: self.stats))
         try:
-            self.flow.start(write)
+            self.control.start(write)
             if given_up.is_set():
                 raise Discarded(f"{self.name}: {write.output_file} given up")
         except BaseException as exc:
@@ -267,18 +267,18 @@ class StdDaqSource:
     def _watch(
         self, file: DaqFile, flying: bool, given_up: threading.Event
     ) -> Iterator[tuple[Acquisition, str] | None]:
-        """Yield None once the writer takes images and the others were told, then what `Flow.watch` does."""
+        """Yield None once the writer takes images and the others were told, then what each look shows."""
         told, settings, look = False, self._settings, None
         began = Beginning(
             self.name,
             settings.settle_time,
             settings.timeout,
-            flow=self._images_flow,
+            free_running=self._free_running,
             stats=self.stats,
             others_done=self._others_done,
             fresh=not file.n_handed,
         )
-        for look in self.flow.watch(file.write, given_up, settings.timeout, began.why_silent):
+        for look in self.control.watch(file.write, given_up, settings.timeout, began.why_silent):
             acquisition, _ = look
             if not told and began.takes_images(acquisition):
                 told = True
@@ -352,7 +352,7 @@ class StdDaqSource:
     def _end_quietly(self) -> None:
         """Stop what is ours; the reason why is told by another exception already."""
         try:
-            self.flow.leave_ready()
+            self.control.leave_ready()
         except SfdaqError as exc:
             logger.error("%s: after giving up: %s", self.name, exc)
 

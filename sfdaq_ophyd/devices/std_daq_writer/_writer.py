@@ -20,9 +20,9 @@ from .._assets import number_key
 from .._flying import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
-from .._store import ForeignStore
-from ._companions import Companions
+from .._store import WrittenFileStore
 from ._daq_file import PER_IMAGE, RunFileStore
+from ._detector_group import DetectorGroup
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import PolledStats, RatesFollower, Stats, StreamedStats
 from ._signals import Opening, WriterSignals
@@ -104,7 +104,7 @@ class StdDaqWriter(WriterSignals):
             self.client = StdDaqClient(url, dialect, timeout_of_requests, restart_time=restart_time)
             url = RestWriter(self.client)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
-        self._companions = Companions(detectors)
+        self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
         self._follower: StdDaqRedis | None = None
         self._rates: RatesFollower | None = None
@@ -119,7 +119,7 @@ class StdDaqWriter(WriterSignals):
             on_lag=lambda lag: self.ring_lag.put(round(lag, 1)),
             on_unused=self._show_unused,
             wait_for_others=self._wait_for_others,
-            others_done=lambda: False if self.opening.asked else self._companions.done,
+            others_done=lambda: False if self.opening.asked else self._detectors.done,
         )
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.mode.put(mode)
@@ -137,7 +137,7 @@ class StdDaqWriter(WriterSignals):
         timeout, settle_time = float(self.timeout.get()), float(self.settle_time.get())
         return WriterSettings(paths, timeout, settle_time, tolerant, n_images)
 
-    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> ForeignStore:
+    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> WrittenFileStore:
         if self.mode.get() == "point":
             return super()._new_store(frame_format, frames_per_point)
         source = self.source
@@ -146,31 +146,37 @@ class StdDaqWriter(WriterSignals):
         )
 
     def change_config(self, changes: Mapping[str, Any], timeout: float) -> ActionStatus:
-        """Change the DAQ's configuration in a thread.
+        """Change the DAQ's configuration in the thread that writes settings.
+
+        Parameters
+        ----------
+        changes : Mapping
+            Keys of the configuration and their new values; the others stay.
+        timeout : float
+            For the DAQ to be READY again, s.
 
         Returns
         -------
         ActionStatus
             Done when it is stored, deployed, and the writer is READY again.
-        """
-        status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
 
+        Raises
+        ------
+        RequestError
+            The device was made of a `FileWriter`, whose configuration nobody here can change.
+        """
         client = self.client
         if client is None:
             raise RequestError("daq_config", self.name, "a device with a REST service")
 
         def change() -> None:
-            try:
-                client.set_config(dict(changes), timeout=timeout)
-                config = client.config()
-                assert config is not None  # it was set just now
-                self._show_config(config)
-                status.succeed()
-            except Exception as exc:
-                status.fail(exc)
+            client.set_config(dict(changes), timeout=timeout)
+            config = client.config()
+            assert config is not None  # it was set just now
+            self._show_config(config)
 
-        threading.Thread(target=change, name=f"{self.name} configuration", daemon=True).start()
-        return status
+        status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
+        return self.write_aside(status, change)
 
     # ---- verbs: those of the base, and the companions' ----------------------------------------------
 
@@ -179,19 +185,19 @@ class StdDaqWriter(WriterSignals):
         self.unused.put("")
         staged = super().stage()
         try:
-            self._companions.each("stage")
+            self._detectors.each("stage")
         except BaseException:
             self.unstage()
             raise
         self._follow()
-        return staged + list(self._companions.detectors)
+        return staged + list(self._detectors.detectors)
 
     def _follow(self) -> None:
         """Begin to listen to what is said beside the status."""
         stats: Stats | None = PolledStats(self.client.stats) if self.client is not None else None
         if self._redis_url and self._follower is None:
             self._follower = StdDaqRedis(self._redis_url, ["status", "stat"], max_waiting=0)
-            self._follower.subscribe("status", lambda message: self.source.flow.news.set())
+            self._follower.subscribe("status", lambda message: self.source.control.news.set())
             stats = StreamedStats(self._follower)
             self._follower.start()
         if stats is not None and self._rates is None:
@@ -206,7 +212,7 @@ class StdDaqWriter(WriterSignals):
             for follower in followers:
                 if follower is not None:
                     follower.close()
-            self._companions.each("unstage")
+            self._detectors.each("unstage")
         finally:
             unstaged = super().unstage()
         return unstaged
@@ -219,7 +225,7 @@ class StdDaqWriter(WriterSignals):
         ActionStatus
             Done when the file is closed, checked and counted, and the detectors are done.
         """
-        self._companions.forget()
+        self._detectors.forget()
         opening = self.opening = Opening(self)
         exposure = super().trigger()
         self._settle_with(self.next_window.take(), exposure)
@@ -228,54 +234,54 @@ class StdDaqWriter(WriterSignals):
 
     def join_window(self, window: PulseWindow) -> PulseWindow | None:
         """Have detectors that count pulses take the frames of the next point out of a window."""
-        if not self._companions.join_window(window):
+        if not self._detectors.join_window(window):
             return None
         window.hold(self.name)
         return window
 
     def read(self) -> OrderedDict:
         """Return ids, file, run id and counts of the point; then the detectors' readings."""
-        return OrderedDict(**super().read(), **self._companions.merged("read"))
+        return OrderedDict(**super().read(), **self._detectors.merged("read"))
 
     def describe(self) -> OrderedDict:
         """Describe what `read` returns, and the images."""
-        return OrderedDict(**super().describe(), **self._companions.merged("describe"))
+        return OrderedDict(**super().describe(), **self._detectors.merged("describe"))
 
     def read_configuration(self) -> OrderedDict:
         """Return the DAQ's configuration and the settings; then those of the detectors."""
-        return OrderedDict(**super().read_configuration(), **self._companions.merged("read_configuration"))
+        return OrderedDict(**super().read_configuration(), **self._detectors.merged("read_configuration"))
 
     def describe_configuration(self) -> OrderedDict:
         """Describe what `read_configuration` returns."""
         own = super().describe_configuration()
-        return OrderedDict(**own, **self._companions.merged("describe_configuration"))
+        return OrderedDict(**own, **self._detectors.merged("describe_configuration"))
 
     @property
     def hints(self) -> dict:
         """A few scalars for live plots."""
-        fields = [f for detector in self._companions.detectors for f in detector.hints.get("fields", ())]
+        fields = [f for detector in self._detectors.detectors for f in detector.hints.get("fields", ())]
         return {"fields": super().hints["fields"] + fields}
 
     def collect_asset_docs(self, index: int | None = None):
         """Yield the documents of the point's file, then those of the detectors."""
         yield from super().collect_asset_docs(index)
         if not self.flying:
-            yield from self._companions.documents()
+            yield from self._detectors.documents()
 
     def pause(self) -> None:
         """Give up the point in flight, at the detectors too."""
-        self._companions.each("pause")
+        self._detectors.each("pause")
         super().pause()
 
     def resume(self) -> None:
         """Go on with a fly scan; the detectors follow once the writer is open again."""
         if not self.flying:
-            self._companions.each("resume")
+            self._detectors.each("resume")
         super().resume()
 
     def stop(self, *, success: bool = False) -> None:
         """Give up what is in flight, at the detectors too. Safe at any time, and twice."""
-        self._companions.each("stop")
+        self._detectors.each("stop")
         super().stop(success=success)
 
     # ---- fly scans ----------------------------------------------------------------------------------
@@ -283,7 +289,7 @@ class StdDaqWriter(WriterSignals):
     def prepare(self, value: Any) -> ActionStatus:
         """Say what the next fly scan will be, to the detectors too; see `Detector.prepare`."""
         prepared = super().prepare(value)
-        self._companions.prepare(self.n_points.get())
+        self._detectors.prepare(self.n_points.get())
         return prepared
 
     def kickoff(self) -> ActionStatus:
@@ -294,34 +300,34 @@ class StdDaqWriter(WriterSignals):
         ActionStatus
             Done when all are armed.
         """
-        self._companions.forget()
+        self._detectors.forget()
         return super().kickoff()
 
     def describe_collect(self) -> dict:
         """Return the data keys of a point, all external, and those of the detectors."""
-        return {**super().describe_collect(), **self._companions.merged("describe_collect")}
+        return {**super().describe_collect(), **self._detectors.merged("describe_collect")}
 
     def describe_flown(self) -> dict:
         """Return the data keys of a point, and those of the detectors."""
-        return {**super().describe_flown(), **self._companions.merged("describe_flown")}
+        return {**super().describe_flown(), **self._detectors.merged("describe_flown")}
 
     def get_index(self) -> int:
         """Return how many points the stream has, or may have now."""
-        return self._companions.index(super().get_index())
+        return self._detectors.index(super().get_index())
 
     @property
     def n_ready(self) -> int:
         """Points of a fly scan that this device and the detectors have, and that were not collected yet."""
-        return self._companions.n_ready(super().n_ready)
+        return self._detectors.n_ready(super().n_ready)
 
     def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
         """Yield the documents of the next `n_points` points, and those of the detectors."""
         yield from super().collect_flown(n_points, in_file=in_file)
-        yield from self._companions.collect_flown(n_points, in_file=in_file)
+        yield from self._detectors.collect_flown(n_points, in_file=in_file)
 
     def flown_pages(self) -> Iterator[dict]:
         """Yield one partial event page with the rows of all."""
-        yield from joined_page([*super().flown_pages(), *self._companions.pages()])
+        yield from joined_page([*super().flown_pages(), *self._detectors.pages()])
 
     # ---- inside -------------------------------------------------------------------------------------
 
@@ -346,13 +352,13 @@ class StdDaqWriter(WriterSignals):
 
     def _armed(self, flying: bool) -> None:
         if flying:
-            self._companions.fly(START_LIMIT)
+            self._detectors.fly(START_LIMIT)
         else:
-            self._companions.trigger()
+            self._detectors.trigger()
         self.opening.end()
 
     def _wait_for_others(self, given_up: threading.Event) -> None:
-        self._companions.wait(float(self.timeout.get()) + START_LIMIT, given_up)
+        self._detectors.wait(float(self.timeout.get()) + START_LIMIT, given_up)
 
     def _acquiring(self) -> bool:
         return self._acquisition is not None and self._acquisition.running

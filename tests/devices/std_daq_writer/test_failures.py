@@ -10,8 +10,8 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.clients import StdDaqAdminException
-from sfdaq_ophyd.devices.std_daq_writer import _flow
-from sfdaq_ophyd.devices.std_daq_writer._flow import DoubleStart, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer import _control
+from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
 
 from .documents import images_of, run
 
@@ -19,8 +19,8 @@ from .documents import images_of, run
 @pytest.fixture
 def stops(writer, monkeypatch):
     """Every stop the device sends."""
-    sent, stop = [], writer.source.flow.writer.stop
-    monkeypatch.setattr(writer.source.flow.writer, "stop", lambda: sent.append(1) or stop())
+    sent, stop = [], writer.source.control.writer.stop
+    monkeypatch.setattr(writer.source.control.writer, "stop", lambda: sent.append(1) or stop())
     return sent
 
 
@@ -96,7 +96,7 @@ def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothin
 ):
     """Both are told ok; whose start is second cannot be steered from outside, so until ours is first."""
     theirs = {"output_file": str(tmp_path / "theirs.h5"), "n_images": 10_000, "run_id": 4711}
-    errors, start = [], writer.source.flow.writer.start
+    errors, start = [], writer.source.control.writer.start
 
     def lost() -> bool:
         writer.unstage()
@@ -108,7 +108,7 @@ def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothin
             gate.wait(30)
             return start(request)
 
-        monkeypatch.setattr(writer.source.flow.writer, "start", ours)
+        monkeypatch.setattr(writer.source.control.writer, "start", ours)
 
         def other():
             gate.wait(30)
@@ -125,7 +125,7 @@ def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothin
         errors.append(status.exception())
         return isinstance(status.exception(), DoubleStart)
 
-    monkeypatch.setattr(_flow, "SETTLE", 0.3)
+    monkeypatch.setattr(_control, "SETTLE", 0.3)
     wait_for(lost, "a double start that we lose", timeout=30)
     assert "somebody else started" in str(errors[-1]) and "run_id 4711" in str(errors[-1])
     assert all(isinstance(exc, DoubleStart | WriterNotReady) for exc in errors)
@@ -154,7 +154,7 @@ def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, wr
 def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
     daq, writer, caplog, monkeypatch
 ):
-    monkeypatch.setattr(_flow, "SETTLE", 0.1)
+    monkeypatch.setattr(_control, "SETTLE", 0.1)
     daq.fail_next("missed_writing", seconds=0.2)
     documents, error = run(bp.count([writer], 1))
     assert error is None and len(documents["event"]) == 1

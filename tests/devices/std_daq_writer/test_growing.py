@@ -12,7 +12,7 @@ import bluesky.preprocessors as bpp
 import pytest
 
 from sfdaq_ophyd.devices.std_daq_writer import _daq_file
-from sfdaq_ophyd.devices.std_daq_writer._flow import PointsLost
+from sfdaq_ophyd.devices.std_daq_writer._control import PointsLost
 from sfdaq_ophyd.errors import FileFormatError
 from sfdaq_ophyd.plans import fly
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.devices.std_daq_writer._rates import Ring, StreamedStats
+from sfdaq_ophyd.devices.std_daq_writer._rates import RingLag, StreamedStats
 from sfdaq_ophyd.plans import fly
 
 from .documents import events_of, images_of, run
@@ -103,7 +103,7 @@ class Daq:
         self.callback, self.n_completed, self.n_images = None, 0, n_images
         self.stats = StreamedStats(SimpleNamespace(subscribe=self._subscribe))
         self.now = 1000.0
-        self.ring = Ring(lambda: self.stats)
+        self.ring = RingLag(lambda: self.stats)
         self.entry(0, 0)
 
     def _subscribe(self, stream, callback):

@@ -1,4 +1,4 @@
-"""From a READY writer to a closed file: the flow of one acquisition, and every known way it goes wrong.
+"""The writer from READY to a closed file, and every known way in which that goes wrong.
 
 Source: wire reference std-daq, sections 5 (transitions) and 10 (the flow). `stop` is sent only to an
 acquisition of ours or to a writer in UNKNOWN: while READY it would change the log, and it would end other
@@ -100,7 +100,7 @@ CANNOT_START = "Cannot start new acquisition"
 NO_IMAGES = "the detector sends no images"
 
 
-class Flow:
+class WriterControl:
     """The writer, as one device uses it.
 
     Parameters

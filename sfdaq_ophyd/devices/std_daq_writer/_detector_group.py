@@ -15,7 +15,7 @@ LOOK = 0.05
 """s between two looks whether a wait was given up."""
 
 
-class Companions:
+class DetectorGroup:
     """The verbs of several detectors, forwarded.
 
     Parameters
