@@ -14,7 +14,9 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import IO, Any
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
 from ..starting import next_line
@@ -38,23 +40,38 @@ class Child:
         s without a step before READY, and for every reply; those in which it had no CPU do not count.
     env : dict, optional
         Its environment; default is ours.
+    title : str, optional
+        What messages call it; default is `module`.
+    on_line : callable, optional
+        Called with every line after READY, in a thread of this object: for a child that replies to nothing.
+    on_step : callable, optional
+        Called with every step of its start.
     """
 
     def __init__(
-        self, module: str, *arguments: object, timeout: float = 60.0, env: dict[str, str] | None = None
+        self,
+        module: str,
+        *arguments: object,
+        timeout: float = 60.0,
+        env: dict[str, str] | None = None,
+        title: str = "",
+        on_line: Callable[[str], object] | None = None,
+        on_step: Callable[[str], object] | None = None,
     ):
         self._module, self._timeout, self._env = module, timeout, env
+        self._title, self._on_line, self._on_step = title or module, on_line, on_step
         self._arguments = [str(argument) for argument in arguments]
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[str] | None = None
         self._pid = 0
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._said: deque[str] = deque(maxlen=50)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._ready = threading.Event()
 
     def launch(self) -> None:
         """Begin to start; `wait` comes next."""
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", self._module, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -63,8 +80,11 @@ class Child:
             env=self._env,
             start_new_session=True,  # Ctrl-C reaches the parent, which then ends the child in order
         )
-        self._pid, self._lines = self._process.pid, queue.Queue()
-        follow = ((self._process.stdout, self._lines.put), (self._process.stderr, self._complain))
+        assert process.stdout is not None and process.stderr is not None  # pipes
+        self._process, self._pid, self._lines = process, process.pid, queue.Queue()
+        self._ready = threading.Event()
+        hear = partial(self._hear, self._lines, self._ready)
+        follow = ((process.stdout, hear), (process.stderr, self._complain))
         self._threads = [threading.Thread(target=_follow, args=pair, daemon=True) for pair in follow]
         for thread in self._threads:
             thread.start()
@@ -80,9 +100,9 @@ class Child:
             It ended, with its last words, or said something else.
         """
         try:
-            line = self._reply(f"start of {self._module}")
+            line = self._reply(f"start of {self._title}", self._on_step)
             if not line.startswith("READY"):
-                raise ServiceUnreachable(self._module, url="child process", reason=line)
+                raise ServiceUnreachable(self._title, url="child process", reason=line)
         except BaseException:
             self.stop(kill=True)
             raise
@@ -96,21 +116,31 @@ class Child:
     def ask(self, command: dict[str, Any]) -> Any:
         """Send a command, return its value; RequestError with the child's words if it refuses."""
         with self._lock:
-            if self._process is None:
-                raise ServiceUnreachable(self._module, url="child process", reason="not running")
+            self.send(command)
             try:
-                self._process.stdin.write(json.dumps(command) + "\n")
-                self._process.stdin.flush()
-            except OSError as exc:
-                raise ServiceUnreachable(self._module, url="child process", reason=exc) from exc
-            try:
-                reply = json.loads(self._reply(f"{self._module}: answer to {command}"))
+                reply = json.loads(self._reply(f"{self._title}: answer to {command}"))
             except ServiceTimeout:
                 self.stop(kill=True)  # its late answer is not the next command's
                 raise
         if "error" in reply:
             raise RequestError("command", command, f"something else: {reply['error']}")
         return reply["value"]
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Send a command, and wait for nothing; ServiceUnreachable if it does not run."""
+        process = self._process
+        if process is None or process.stdin is None:
+            raise ServiceUnreachable(self._title, url="child process", reason="not running")
+        try:
+            process.stdin.write(json.dumps(command) + "\n")
+            process.stdin.flush()
+        except (OSError, ValueError) as exc:  # it ended, or was stopped meanwhile
+            raise ServiceUnreachable(self._title, url="child process", reason=exc) from exc
+
+    @property
+    def listening(self) -> bool:
+        """It runs, and has said READY."""
+        return self.running and self._ready.is_set()
 
     @property
     def running(self) -> bool:
@@ -120,7 +150,7 @@ class Child:
     def stop(self, kill: bool = False) -> None:
         """End the child and wait for it; with `kill`, without giving it a chance. Safe twice."""
         process, self._process = self._process, None
-        if process is None:
+        if process is None or process.stdin is None:
             return
         if kill:
             process.kill()
@@ -134,16 +164,31 @@ class Child:
             process.kill()
             process.wait()
         for thread in self._threads:
-            thread.join(5)
+            if thread is not threading.current_thread():
+                thread.join(5)
+
+    def _hear(self, lines: queue.Queue[str | None], ready: threading.Event, line: str | None) -> None:
+        if line is not None and self._on_line is not None and ready.is_set():
+            self._on_line(line)
+            return
+        if line is not None and line.startswith("READY"):
+            ready.set()
+        lines.put(line)
 
     def _complain(self, line: str | None) -> None:
         if line is not None:
             self._said.append(line)
             logger.debug("%s: %s", self._module, line)
 
-    def _reply(self, what: str) -> str:
+    def _reply(self, what: str, on_step: Callable[[str], object] | None = None) -> str:
         line = next_line(
-            self._lines, self._pid, what=what, timeout=self._timeout, said=self._last_words, hint=HINT
+            self._lines,
+            self._pid,
+            what=what,
+            timeout=self._timeout,
+            said=self._last_words,
+            hint=HINT,
+            on_step=on_step,
         )
         if line is None:
             self._threads[1].join(1)
@@ -156,31 +201,28 @@ class Child:
 
 
 class ChildPart(ABC):
-    """A part that is a child process: ``python -m`` its package, with the clock and its settings.
+    """A part that is a child process: ``python -m`` its package, with the clock.
 
     Parameters
     ----------
     world : World
         Clock, ports and limits of the facility.
-    settings : dataclass instance
-        Goes to the child as JSON.
     """
 
     name = ""
 
-    def __init__(self, world: World, settings: Any):
-        self._world, self._settings = world, settings
+    def __init__(self, world: World):
+        self._world = world
         self._child: Child | None = None
 
     def launch(self) -> None:
         """Begin to start the child."""
-        world, settings = self._world, self._settings
-        options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
+        world = self._world
         self._child = Child(
             type(self).__module__.rpartition(".")[0],
-            *("--control", "--clock", world.clock.path, "--start-pulse-id", world.clock.start_pulse_id),
-            *("--settings", json.dumps(options), *self._port_options()),
+            *("--control", "--clock", world.clock.path, *self._arguments()),
             timeout=world.start_timeout,
+            env=self._environment(),
         )
         self._child.launch()
 
@@ -188,7 +230,8 @@ class ChildPart(ABC):
         """Return once it serves."""
         if self._child is None:
             self.launch()
-        self._take_addresses(json.loads(self._child.wait()))
+        assert self._child is not None
+        self._take_addresses(self._child.wait())
 
     def stop(self) -> None:
         """End the child. Safe twice."""
@@ -196,12 +239,22 @@ class ChildPart(ABC):
             self._child.stop()
 
     @abstractmethod
-    def _port_options(self) -> list[object]:
-        """Return the words of the command line that say which ports to serve."""
+    def _arguments(self) -> list[object]:
+        """Return the rest of the child's command line."""
+
+    def _environment(self) -> dict[str, str] | None:
+        """Return the child's environment; None for ours."""
+        return None
 
     @abstractmethod
-    def _take_addresses(self, addresses: dict[str, Any]) -> None:
-        """Take note of where the child serves."""
+    def _take_addresses(self, said: str) -> None:
+        """Take note of where the child serves, as it says after READY."""
+
+    def _with_settings(self, settings: Any, *words: object) -> list[object]:
+        """Return the words of a command line for a dataclass of settings, as JSON, and `words`."""
+        options = {key: getattr(settings, key) for key in settings.__dataclass_fields__}
+        start = self._world.clock.start_pulse_id
+        return ["--start-pulse-id", start, "--settings", json.dumps(options), *words]
 
     def _ask(self, what: str, /, **command) -> Any:
         if self._child is None:
@@ -209,7 +262,7 @@ class ChildPart(ABC):
         return self._child.ask({"do": what, **command})
 
 
-def _follow(stream, sink) -> None:
+def _follow(stream: IO[str], sink: Callable[[str | None], object]) -> None:
     with stream:
         for line in stream:
             sink(line.rstrip("\n"))
@@ -227,11 +280,17 @@ def read_commands(into: queue.Queue) -> None:
     threading.Thread(target=read, name="commands", daemon=True).start()
 
 
-def reply(answer) -> None:
+def obey(do: Callable[..., object]) -> None:
+    """Child's side: reply to every command with what ``do(**command)`` returns, until there are no more."""
+    for line in sys.stdin:
+        reply(partial(do, **json.loads(line)))
+
+
+def reply(answer: Callable[[], object]) -> None:
     """Child's side: print the reply to a command, computed by ``answer()``; its exception is the error."""
     try:
         message = {"value": answer()}
     except Exception as exc:
         message = {"error": f"{type(exc).__name__}: {exc}"}
-    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.write(json.dumps(message, default=float) + "\n")
     sys.stdout.flush()

@@ -25,6 +25,7 @@ from sfdaq_ophyd.wire.broker_status import FileState
 from sfdaq_ophyd.wire.pulse_id import PulseRange
 
 from ..devices.broker_bench import DETECTOR, BrokerBench
+from .amqp_publisher import AmqpPublisher
 
 FILE = "/sf/bernina/data/p12345/raw/run0001/data/acq0001.PVDATA.h5"
 
@@ -223,8 +224,8 @@ def rabbitmq(tmp_path_factory, wait_for):
 
 def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbitmq, wait_for):
     running = ["JF01T03V01", "JF03T01V02"]
-    options = {"broker_amqp_url": rabbitmq, "broker_delays": 0.0, "broker_running": running}
-    with Facility(only=["broker"], **options) as facility:
+    options = {"broker_delays": 0.0, "broker_running": running}
+    with Facility(only=["broker"], **options) as facility, AmqpPublisher(rabbitmq, facility.broker):
         with StatusListener(rabbitmq) as listener, BrokerClient(facility.broker.url) as client:
             assert listener.start(20)
             facility.broker.fail_next("writer_fails", source="JF01T03V01", message="no such module")
@@ -251,7 +252,7 @@ def test_run_when_only_rabbitmq_says_that_a_writer_failed_then_it_ends_with_its_
     rabbitmq, tmp_path, wait_for, monkeypatch
 ):
     monkeypatch.setattr(writers, "report_error_file", lambda site, body: None)
-    with BrokerBench(tmp_path, amqp_url=rabbitmq) as bench:
+    with BrokerBench(tmp_path) as bench, AmqpPublisher(rabbitmq, bench.part):
         device = bench.device(status_exchange=rabbitmq)
         device.file_timeout.put(20.0)
         assert device.runner.listener.start(20)

@@ -102,7 +102,7 @@ class BufferWriter:
 
     def _offline(self, body: dict[str, Any]) -> tuple[str, ...]:
         fault = self._site.faults.take("channels_offline", source=source_of(body))
-        return () if fault is None else tuple(fault.details.get("channels", body["channels"][:1]))
+        return () if fault is None else tuple(fault.get("channels", body["channels"][:1]))
 
     def _pulse_ids(self, body: dict[str, Any], log: RunLog) -> np.ndarray:
         first, last = body["start_pulse_id"], body["stop_pulse_id"]
@@ -110,7 +110,7 @@ class BufferWriter:
             raise WriterError(f"the simulator writes at most {self._max_rows} rows, not {last - first + 1}")
         lost = set(range(self._site.clock.now() + 1, last + 1))
         if fault := self._site.faults.take("missing_pulses", source=source_of(body)):
-            lost |= set(fault.details.get("pulse_ids", (first,)))
+            lost |= set(fault.get("pulse_ids", (first,)))
         if lost:
             log.write(f"{len(lost)} pulse IDs are missing")
         return np.array([pulse for pulse in range(first, last + 1) if pulse not in lost], "i8")

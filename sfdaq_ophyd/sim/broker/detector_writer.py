@@ -115,5 +115,5 @@ class DetectorWriter:
         lost = {pulse_id for pulse_id in pulse_ids if pulse_id > now}
         lost |= self._site.trigger(beamline).missed(pulse_ids)
         if fault := self._site.faults.take("missing_pulses", source=detector):
-            lost |= set(fault.details.get("pulse_ids", pulse_ids[:1]))
+            lost |= set(fault.get("pulse_ids", pulse_ids[:1]))
         return set(pulse_ids) - lost if lost else None

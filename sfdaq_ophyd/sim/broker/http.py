@@ -56,7 +56,7 @@ def before(site: Site, endpoint: str) -> None:
     """Misbehave before the request is carried out; what is raised ends it."""
     faults = site.faults
     if fault := faults.take("latency", endpoint=endpoint):
-        site.delays.stopped.wait(fault.details.get("seconds", 0.5))
+        site.delays.stopped.wait(fault.get("seconds", 0.5))
     if faults.take("hang", endpoint=endpoint):
         site.delays.stopped.wait()
         raise Stopped
@@ -66,10 +66,10 @@ def before(site: Site, endpoint: str) -> None:
     if faults.take("server_error", endpoint=endpoint):
         raise bottle.HTTPError(500, "Unhandled exception")
     if fault := faults.take("refuse", endpoint=endpoint):
-        refusal = type(fault.details.get("exception", "RuntimeError"), (Exception,), {})
-        raise bottle.HTTPResponse(envelope(refusal(fault.details.get("message", "refused")), site.dialect))
+        refusal = type(fault.get("exception", "RuntimeError"), (Exception,), {})
+        raise bottle.HTTPResponse(envelope(refusal(fault.get("message", "refused")), site.dialect))
     if fault := faults.take("close_pgroup", endpoint=endpoint):
-        PGroup(site.tree, site.home, fault.details.get("pgroup", "p12345")).close()
+        PGroup(site.tree, site.home, fault.get("pgroup", "p12345")).close()
     if faults.take("run_info_unwritable", endpoint=endpoint):
         _block_run_info(site)
 
@@ -81,7 +81,7 @@ def after(site: Site, endpoint: str, reply: dict[str, Any]) -> Any:
         _drop()
     if fault := faults.take("garbage", endpoint=endpoint):
         bottle.response.content_type = "text/html; charset=UTF-8"
-        return fault.details.get("body", "<html><title>Proxy</title><pre>try later</pre></html>")
+        return fault.get("body", "<html><title>Proxy</title><pre>try later</pre></html>")
     if "run_number" in reply and faults.take("wrong_run_number", endpoint=endpoint):
         number = reply["run_number"]
         reply = {**reply, "run_number": type(number)(int(number) + 1)}

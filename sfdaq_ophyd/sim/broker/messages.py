@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...wire.broker import Dialect
+from ..faults import Faults
 from ..http import BoundedLog
 from .beamline import MESSAGE_BROKER_DOWN, Delays, Stopped
-from .faults import Faults
 from .refusals import AMQPConnectionError
 
 logger = logging.getLogger(__name__)

@@ -9,16 +9,16 @@ from typing import Any
 from ...errors import RequestError
 from ...wire.broker import BEAMLINES, DIALECTS, Dialect, raw_directory
 from ...wire.detector_name import DetectorName
+from ..faults import Faults, check
 from ..jungfrau.part import JungfrauPart
 from ..part import World
 from ..pvs.part import PvsPart
-from .amqp import AmqpPublisher
 from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays, Tree, Trigger
 from .data_files import BufferWriter, PvWriter
 from .detector_files import Scenes
 from .detector_writer import DetectorWriter
 from .detectors import DetectorEntry, Table, beamline_with, table_of
-from .faults import AT_ONCE, Faults, check
+from .faults import AT_ONCE, FAULTS
 from .file_calls import DAP_CONFIG, SCRIPTS, config_file, dap_file
 from .hardware import Hardware
 from .http import HttpService, LoggedRequest, bind_pair
@@ -110,8 +110,6 @@ class BrokerPart:
         Largest file the simulated writers make.
     pedestal_frames : int
         Frames per gain stage in a pedestal file.
-    amqp_url : str, optional
-        A RabbitMQ where all messages are published as well.
 
     Attributes
     ----------
@@ -135,7 +133,6 @@ class BrokerPart:
         writers: bool = True,
         max_frames: int = 2000,
         pedestal_frames: int = 10,
-        amqp_url: str | None = None,
     ):
         if dialect not in DIALECTS:
             raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}")
@@ -151,7 +148,7 @@ class BrokerPart:
             raise RequestError("beamline", home, f"one of {', '.join(BEAMLINES)}")
         if live is not None and beamline_with(table, live) is None:
             table[home] = (*table.get(home, ()), DetectorEntry(live, live, 12))
-        tree, faults = Tree(world.directory / "broker"), Faults()
+        tree, faults = Tree(world.directory / "broker"), Faults(FAULTS)
         waits = Delays(delays / world.speed)
         messages = Messages(dialect, waits, faults)
         self.site = Site(dialect, home, tree, table, waits, world.clock, Hardware(tree), messages, faults)
@@ -161,7 +158,6 @@ class BrokerPart:
         self._detectors, self._pvs = names, pvs
         self._scenes = Scenes(world.seed, world.clock.view, scene)
         self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
-        self._amqp = None if amqp_url is None else AmqpPublisher(amqp_url, messages)
         self._services = {
             "broker": HttpService(self.site, "broker"),
             "slow": HttpService(self.site, "slow"),
@@ -189,8 +185,6 @@ class BrokerPart:
         """Lay out the file system and serve."""
         self._connect_trigger()
         lay_out(self.site, self._pgroup, self._pvs, self._running)
-        if self._amqp is not None:
-            self._amqp.start()
         port = self._world.next_port()
         if port:
             self._world.next_port()  # the slow broker's
@@ -207,8 +201,6 @@ class BrokerPart:
             service.stop()
         for worker in self._workers:
             worker.join()
-        if self._amqp is not None:
-            self._amqp.stop()
 
     def _connect_trigger(self) -> None:
         pvs = self._world.parts.get("pvs")
@@ -288,9 +280,9 @@ class BrokerPart:
             How often.
         """
         if what not in AT_ONCE:
-            self.site.faults.arm(what, endpoint=endpoint, times=times, **details)
+            self.site.faults.add(what, details, times, endpoint=endpoint)
             return
-        check(what, details)
+        check(FAULTS, what, details)
         detector = details.get("detector", self._running[0] if self._running else self._detectors[0])
         if what == "trigger_stuck":
             self.trigger.stuck = 2 * times

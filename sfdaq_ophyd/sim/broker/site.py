@@ -8,9 +8,9 @@ from typing import Any
 
 from ...wire.broker import Dialect
 from ..clock import PulseClock
+from ..faults import Faults
 from .beamline import Delays, Tree, Trigger, beamline_of
 from .detectors import Table
-from .faults import Faults
 from .hardware import Hardware
 from .messages import Messages
 

@@ -68,8 +68,8 @@ class ControlWriter:
         log.write("request for writer type pedestal: output file None from pulse ID 0 to 100")
         log.write("recording pedestal")
         if fault := site.faults.take("pedestal_fails"):
-            log.write(fault.details.get("message", "pedestal failed"))
-            raise WriterError(fault.details.get("message", "pedestal failed"))
+            log.write(fault.get("message", "pedestal failed"))
+            raise WriterError(fault.get("message", "pedestal failed"))
         first = site.clock.now()
         first += -first % rate
         detectors = [site.hardware[name] for name in body["detectors"]]
@@ -154,9 +154,7 @@ class ControlWriter:
     def _configure(self, detector: Detector, beamline: str) -> None:
         site = self._site
         if fault := site.faults.take("power_on_fails"):
-            raise WriterError(
-                fault.details.get("message", f"could not apply config to detector {detector.name}")
-            )
+            raise WriterError(fault.get("message", f"could not apply config to detector {detector.name}"))
         unreachable = [i for i, module in enumerate(detector.modules) if not module.reachable]
         if unreachable:
             raise WriterError(
@@ -283,7 +281,7 @@ def carry_out(site: Site, write: Write, body: dict[str, Any], log: RunLog) -> No
     """Write the file, unless a fault says otherwise."""
     source = source_of(body)
     if fault := site.faults.take("writer_fails", source=source):
-        raise WriterError(fault.details.get("message", "no data in the buffer"))
+        raise WriterError(fault.get("message", "no data in the buffer"))
     if site.faults.take("writer_silent", source=source):
         return
     write(body, log)

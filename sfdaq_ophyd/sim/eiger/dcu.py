@@ -10,10 +10,11 @@ from typing import Any
 
 from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
+from ..faults import Faults
 from . import parameters as table
 from .config import DetectorConfig
 from .detector import Detector
-from .faults import Faults
+from .faults import FAULTS
 from .filewriter import FileWriter
 from .geometry import make_geometry
 from .monitor import MonitorBuffer, StoredFrame
@@ -55,7 +56,7 @@ class DetectorControlUnit:
         self.version, self.command_limit = version, command_limit
         geometry = make_geometry(model, version, shape)
         self.n_pixels = math.prod(geometry.shape)
-        self.faults, self.monitor = Faults(), MonitorBuffer()
+        self.faults, self.monitor = Faults(FAULTS), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
         self.detector = Detector(

@@ -24,8 +24,8 @@ from ...wire.simplon_states import (
 )
 from ...wire.tiff import format_time_ns
 from ...wire.ulid import make_ulid
+from ..faults import Faults
 from .config import DetectorConfig, masked_value
-from .faults import Faults
 from .filewriter import FileWriter
 from .frames import FrameMaker, Scene
 from .monitor import MonitorBuffer

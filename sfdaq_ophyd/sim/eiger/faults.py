@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-
 FAULTS = {
     "drop": "the next frame never reaches the monitor",
     "delay": "the next matching request is answered after `seconds` (default 1); `path` selects by substring",
@@ -25,33 +22,3 @@ FAULTS = {
     "restart": "the service restarts before it answers the next matching request; `path` selects",
 }
 """What `fail_next` takes: name and meaning. Each takes ``count`` (default 1): how often."""
-
-
-class Faults:
-    """Faults waiting to happen. Safe from any thread."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._pending: dict[str, deque[dict]] = {name: deque() for name in FAULTS}
-
-    def add(self, what: str, *, count: int = 1, **details) -> None:
-        """Misbehave `count` times; ValueError for a name not in `FAULTS`."""
-        if what not in FAULTS:
-            raise ValueError(f"unknown fault {what!r}: expected one of {', '.join(FAULTS)}")
-        with self._lock:
-            self._pending[what].extend({"what": what, **details} for _ in range(count))
-
-    def take(self, what: str, path: str = "") -> dict | None:
-        """Return the details of the next fault of this name that fits `path`, and use it up."""
-        with self._lock:
-            for details in self._pending[what]:
-                if details.get("path", "") in path:
-                    self._pending[what].remove(details)
-                    return details
-        return None
-
-    def clear(self) -> None:
-        """Forget every fault that has not happened."""
-        with self._lock:
-            for pending in self._pending.values():
-                pending.clear()

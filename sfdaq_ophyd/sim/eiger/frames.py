@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...wire.tiff_write import TiffTags, frame_around
+from ..faults import Faults
 from ..stamp import STAMP_PIXELS, write_stamp
 from .config import DetectorConfig
-from .faults import Faults
 from .monitor import StoredFrame
 
 _D_SPACINGS = (4.15, 2.94, 2.40, 2.08, 1.86, 1.70, 1.47, 1.39, 1.31)

@@ -15,9 +15,10 @@ from ...limits import Limit
 from ...wire.simplon import VERSIONS
 from ...wire.tiff_write import PROFILES
 from ..child import HINT
+from ..faults import Faults
 from ..part import World
 from .dcu import DetectorControlUnit
-from .faults import FAULTS, Faults
+from .faults import FAULTS
 from .frames import stamp_of
 from .server import VERSION_REQUESTS, RequestLog, make_app
 
@@ -139,9 +140,9 @@ class EigerPart:
         """Say where it serves."""
         return {"url": self.url}
 
-    def fail_next(self, what: str, **details) -> None:
-        """Misbehave by name; `sfdaq_ophyd.sim.eiger.FAULTS` lists the names and what they take."""
-        self.faults.add(what, **details)
+    def fail_next(self, what: str, *, count: int = 1, **details) -> None:
+        """Misbehave `count` times; `sfdaq_ophyd.sim.eiger.FAULTS` lists the names and what they take."""
+        self.faults.add(what, details, count)
 
     @property
     def faults(self) -> Faults:

@@ -106,15 +106,15 @@ async def _answer(handler, request: web.Request) -> web.StreamResponse:
 
 async def _misbehave(dcu: DetectorControlUnit, request: web.Request) -> web.StreamResponse | None:
     path = request.path
-    if (fault := dcu.faults.take("delay", path)) is not None:
+    if (fault := dcu.faults.take("delay", path=path)) is not None:
         await asyncio.sleep(fault.get("seconds", 1.0))
-    if dcu.faults.take("hang", path) is not None:
+    if dcu.faults.take("hang", path=path) is not None:
         await images.forever()
-    if dcu.faults.take("restart", path) is not None:
+    if dcu.faults.take("restart", path=path) is not None:
         dcu.restart()
-    if dcu.faults.take("cut", path) is not None:
+    if dcu.faults.take("cut", path=path) is not None:
         await images.hang_up(request)
-    if (fault := dcu.faults.take("error", path)) is not None:
+    if (fault := dcu.faults.take("error", path=path)) is not None:
         return text(fault.get("code", 500), fault.get("text", "internal failure"))
     return None
 

@@ -7,10 +7,9 @@ acquisitions, lost packets padded with 0xFFFF, three discard policies (wire refe
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +18,9 @@ from ...wire.detector_name import MODULE_SHAPE
 from ...wire.image_header import PLACEHOLDER_SHAPE, ImageHeader
 from ...wire.module_header import CLOCK_PERIOD, ModuleHeader, encode_pulse_id
 from ..clock import PULSE_PERIOD
+from ..faults import Faults, check
 from .scene import Scene
-from .settings import Settings, check_fault
+from .settings import FAULTS, Settings
 
 PACKETS = 128
 """Packets of one module frame, 4 rows each."""
@@ -37,26 +37,13 @@ class Message(NamedTuple):
     parts: list
 
 
-class Faults:
-    """What will go wrong: each fault a number of times, with its details."""
+class ModuleFaults(Faults):
+    """Faults of one `module`, 0 unless named, each `n` times."""
 
-    def __init__(self):
-        self._due: dict[tuple[str, int], list[dict]] = defaultdict(list)
-
-    def add(self, what: str, details: dict) -> None:
+    def add(self, what: str, details: Mapping[str, Any], count: int = 1, **where: Any) -> None:
         """Arm a fault."""
-        check_fault(what, details)
-        n, module = int(details.get("n", 1)), int(details.get("module", 0))
-        self._due[what, module] += [details] * n
-
-    def clear(self) -> None:
-        """Forget what is due."""
-        self._due.clear()
-
-    def take(self, what: str, module: int = 0) -> dict | None:
-        """Return the details if this fault is due now, and count it off."""
-        due = self._due.get((what, module))
-        return due.pop(0) if due else None
+        check(self._table, what, details)
+        super().add(what, details, int(details.get("n", count)), module=int(details.get("module", 0)))
 
 
 class DetectorModel:
@@ -82,7 +69,7 @@ class DetectorModel:
         time_of: Callable[[int], float] | None = None,
     ):
         self.scene, self.settings, self._time_of = scene, settings, time_of
-        self.faults = Faults()
+        self.faults = ModuleFaults(FAULTS)
         self.running = settings.running
         self.file_index = 0
         self.frame_number = 0
@@ -110,7 +97,9 @@ class DetectorModel:
         """End the acquisition: one message per port. Harmless when idle: then they are sent again."""
         self.running = False
         ports = range(self.settings.n_ports)
-        keep = [p for p in ports if self.faults.take("lose_end", p // self.settings.interfaces) is None]
+        keep = [
+            p for p in ports if self.faults.take("lose_end", module=p // self.settings.interfaces) is None
+        ]
         return [Message(p, self.settings.skew[p], [self._end()]) for p in keep]
 
     def take(self, pulse_id: int) -> bool:
@@ -154,17 +143,17 @@ class DetectorModel:
         take, settings = self.faults.take, self.settings
         rows = MODULE_SHAPE[0] // settings.interfaces
         lost = self.lost[module]
-        if take("pulse_mismatch", module) is not None:
+        if take("pulse_mismatch", module=module) is not None:
             pulse_id -= settings.rate_multiplicator
-        if offset := take("clock_offset", module):
+        if offset := take("clock_offset", module=module):
             ticks += int(offset.get("ticks", 5))
         pixels = self._image[module * MODULE_SHAPE[0] : (module + 1) * MODULE_SHAPE[0]]
-        if undefined := take("undefined_gain", module):
+        if undefined := take("undefined_gain", module=module):
             pixels[1, : int(undefined.get("n_pixels", 5))] = 0x8000 | 1000
         for packet in lost:
             pixels[4 * packet : 4 * packet + 4] = _PADDING
-        late, twice = take("late", module), take("duplicate", module)
-        early = take("early_end", module) is not None
+        late, twice = take("late", module=module), take("duplicate", module=module)
+        early = take("early_end", module=module) is not None
         messages = []
         for interface in range(settings.interfaces):
             port = module * settings.interfaces + interface
@@ -185,9 +174,9 @@ class DetectorModel:
         return messages
 
     def _lost_packets(self, module: int) -> set[int]:
-        if self.faults.take("lose_module_frame", module) is not None:
+        if self.faults.take("lose_module_frame", module=module) is not None:
             return set(range(PACKETS))
-        if packets := self.faults.take("lose_packets", module):
+        if packets := self.faults.take("lose_packets", module=module):
             which = packets.get("packets", 4)
             return set(which) if isinstance(which, list) else set(range(10, 10 + int(which)))
         return set(range(PACKETS)) if self._random.random() < self.settings.loss else set()
@@ -235,23 +224,23 @@ class DetectorModel:
         """Break a message in one of the ways that messages from outside are broken."""
         take = self.faults.take
         header, pixels = message.parts
-        if take("corrupt_header", module) is not None:
+        if take("corrupt_header", module=module) is not None:
             header = header[: len(header) // 2]
-        if take("quoted_header", module) is not None:
+        if take("quoted_header", module=module) is not None:
             header = header.replace(b"/data/run/scan", b'/data/"run"/scan')
-        if take("foreign_json", module) is not None:
+        if take("foreign_json", module=module) is not None:
             header = b'{"htype":"dheader-1.0","series":1}'
-        if take("wrong_dtype", module) is not None:
+        if take("wrong_dtype", module=module) is not None:
             header = header.replace(b'"bitmode":16', b'"bitmode":32')
-        if take("truncated_pixels", module) is not None:
+        if take("truncated_pixels", module=module) is not None:
             pixels = pixels[: len(pixels) // 2]
-        if take("wrong_shape", module) is not None:
+        if take("wrong_shape", module=module) is not None:
             header = header.replace(b"[1024, 512]", b"[1024, 256]").replace(
                 b'"size":1048576', b'"size":524288'
             )
             pixels = pixels[: len(pixels) // 2]
         parts = [header, pixels]
-        if take("extra_part", module) is not None:
+        if take("extra_part", module=module) is not None:
             parts.append(b"extra")
         return message._replace(parts=parts)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ...errors import RequestError
 from ..child import ChildPart
+from ..faults import check
 from ..part import World
 from .scene import Scene
-from .settings import Settings, check_fault
+from .settings import FAULTS, Settings
 
 
 class JungfrauPart(ChildPart):
@@ -44,7 +46,8 @@ class JungfrauPart(ChildPart):
             chosen = Settings(detector_name=name, seed=world.seed, **settings)
         except TypeError as exc:
             raise RequestError("jungfrau options", sorted(settings), f"fields of Settings ({exc})") from exc
-        super().__init__(world, chosen)
+        super().__init__(world)
+        self._settings = chosen
         self.scene = Scene(name, world.seed, world.clock.view)
         self.detector_name = self.scene.detector_name
         self.endpoints: list[str] = []
@@ -55,11 +58,12 @@ class JungfrauPart(ChildPart):
         """The detector takes every so many pulses."""
         return self._settings.rate_multiplicator
 
-    def _port_options(self) -> list[object]:
+    def _arguments(self) -> list[object]:
         ports = [self._world.next_port() for _ in range(self._settings.n_ports + 2)]
-        return ["--ports", ",".join(map(str, ports))]
+        return self._with_settings(self._settings, "--ports", ",".join(map(str, ports)))
 
-    def _take_addresses(self, addresses: dict[str, Any]) -> None:
+    def _take_addresses(self, said: str) -> None:
+        addresses = json.loads(said)
         self.endpoints = addresses["endpoints"]
         self.assembled_endpoint, self.live_endpoint = addresses["assembled"], addresses["live"]
 
@@ -70,7 +74,7 @@ class JungfrauPart(ChildPart):
 
     def fail_next(self, what: str, **details) -> None:
         """Misbehave: names, meanings and details are in `settings.FAULTS`."""
-        check_fault(what, details)
+        check(FAULTS, what, details)
         self._ask("fail", what=what, details=details)
 
     def clear_faults(self) -> None:

@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import zmq
@@ -226,7 +227,7 @@ class Sender:
                     continue
                 if command is None:
                     return
-                reply(lambda command=command: self.answer(command))
+                reply(partial(self.answer, command))
 
     def answer(self, command: dict[str, Any]) -> Any:
         """Obey one command."""

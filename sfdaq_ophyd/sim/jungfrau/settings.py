@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 
 from ...errors import RequestError
@@ -137,14 +136,3 @@ class Settings:
                 name, changes[name], f"one of {', '.join(sorted(known))}, set before the start"
             )
         return replace(self, **changes)
-
-
-def check_fault(what: str, details: dict) -> None:
-    """Refuse names and details that are in no fault's description."""
-    if what not in FAULTS:
-        raise RequestError("fault", what, f"one of {', '.join(FAULTS)}")
-    for key, value in details.items():
-        if f"`{key}`" not in FAULTS[what]:
-            raise RequestError(key, value, f"no such detail: {what} is {FAULTS[what]}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise RequestError(key, value, "a finite number")

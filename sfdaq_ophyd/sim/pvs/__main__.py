@@ -48,16 +48,16 @@ class Control:
 
     async def _answer(self, command: dict) -> object:
         match command:
-            case {"read": role}:
+            case {"do": "read", "role": role}:
                 return self._ioc.read(role)
-            case {"write": role, "value": value}:
+            case {"do": "write", "role": role, "value": value}:
                 await self._ioc.write(role, value)
-            case {"fail": "stall_pulse_id", "seconds": seconds}:
+            case {"do": "fail", "what": "stall_pulse_id", "seconds": seconds}:
                 self._ioc.stall_until = time.monotonic() + seconds
-            case {"fail": "refuse_put", "role": role}:
+            case {"do": "fail", "what": "refuse_put", "role": role}:
                 self._ioc.refuse.add(role)
-            case {"fail": fault, "role": role}:
-                getattr(self._ioc, role).fault = fault.removeprefix("motor_")
+            case {"do": "fail", "what": what, "role": role}:
+                getattr(self._ioc, role).fault = what.removeprefix("motor_")
             case _:
                 raise ValueError(command)
         return None

@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 
 from ...errors import RequestError
-from ..child import Child
+from ..child import ChildPart
 from ..part import World
 
 LOOPBACK = "127.0.0.1"
@@ -120,7 +120,7 @@ SUFFIXES = {
 FAULTS = ("disconnect", "stall_pulse_id", "refuse_put", "motor_stuck", "motor_limit")
 
 
-class PvsPart(Mapping[str, str]):
+class PvsPart(ChildPart, Mapping[str, str]):
     """PV names by role, and a handle to the IOC that serves them.
 
     Roles: ``pulse_id``, ``event_code`` (254 running, 255 stopped), ``shutter`` (Closed, Open), ``motor``,
@@ -138,9 +138,8 @@ class PvsPart(Mapping[str, str]):
 
     def __init__(self, world: World, *, prefix: str | None = None):
         self.prefix = f"SIM-{uuid.uuid4().hex[:6].upper()}:" if prefix is None else prefix
-        self._world = world
+        super().__init__(world)
         self._port = 0
-        self._ioc: Child | None = None
         self._lock = threading.Lock()  # starts and ends of the IOC
         self._back: threading.Timer | None = None
 
@@ -155,27 +154,13 @@ class PvsPart(Mapping[str, str]):
 
     def launch(self) -> None:
         """Choose a port, point this process's Channel Access clients to it, and begin to start the IOC."""
-        world = self._world
-        self._port = acquire_port(world.next_port())
-        options = {
-            "--prefix": self.prefix,
-            "--port": self._port,
-            "--clock": world.clock.path,
-            "--speed": world.speed,
-            "--seed": world.seed,
-        }
-        arguments = [word for option in options.items() for word in option]
-        self._ioc = Child(
-            __package__, "--control", *arguments, env=ioc_environment(self._port), timeout=world.start_timeout
-        )
-        self._ioc.launch()
+        self._port = acquire_port(self._world.next_port())
+        super().launch()
 
     def start(self) -> None:
         """Return once the IOC serves."""
-        if self._ioc is None:
-            self.launch()
         try:
-            self._ioc.wait()
+            super().start()
         except BaseException:
             self.stop()
             raise
@@ -185,10 +170,20 @@ class PvsPart(Mapping[str, str]):
         if self._back is not None:
             self._back.cancel()
         with self._lock:
-            if self._ioc is not None:
-                self._ioc.stop()
-                self._ioc = None
+            super().stop()
+            self._child = None
         release_port(self._port)
+
+    def _arguments(self) -> list[object]:
+        world = self._world
+        own = ("--prefix", self.prefix, "--port", self._port)
+        return [*own, "--speed", world.speed, "--seed", world.seed]
+
+    def _environment(self) -> dict[str, str]:
+        return ioc_environment(self._port)
+
+    def _take_addresses(self, said: str) -> None:
+        pass  # it serves where it was told to
 
     def addresses(self) -> dict[str, str]:
         """Return PV names by role, and ``ca`` where to search for them (EPICS_CA_ADDR_LIST)."""
@@ -196,14 +191,14 @@ class PvsPart(Mapping[str, str]):
 
     def read(self, role: str):
         """Return the present value of a role's PV, as the IOC holds it; of a motor, its readback."""
-        return self._ioc.ask({"read": self._check_role(role)})
+        return self._ask("read", role=self._check_role(role))
 
     def write(self, role: str, value) -> None:
         """Change a PV from inside, without Channel Access and at once; a motor jumps there.
 
         What the beam gives (pulse_id, beam_intensity, diode) cannot be written: RequestError.
         """
-        self._ioc.ask({"write": self._check_role(role), "value": value})
+        self._ask("write", role=self._check_role(role), value=value)
 
     def fail_next(self, what: str, *, role: str = "", seconds: float | None = None) -> None:
         """Misbehave once.
@@ -221,25 +216,26 @@ class PvsPart(Mapping[str, str]):
             raise ValueError(f"{what!r} is not one of {', '.join(FAULTS)}")
         if what == "disconnect":
             with self._lock:
-                self._ioc.stop(kill=True)
+                if self._child is not None:
+                    self._child.stop(kill=True)
             if seconds is not None:
                 self._back = threading.Timer(seconds, self.reconnect)
                 self._back.daemon = True
                 self._back.start()
         elif what == "stall_pulse_id":
-            self._ioc.ask({"fail": what, "seconds": 2.0 if seconds is None else seconds})
+            self._ask("fail", what=what, seconds=2.0 if seconds is None else seconds)
         else:
             allowed = ("event_code", "shutter") if what == "refuse_put" else ("motor", "motor2")
             role = role or allowed[0]
             if role not in allowed:
                 raise ValueError(f"{what} works for {' and '.join(allowed)}, not {role!r}")
-            self._ioc.ask({"fail": what, "role": role})
+            self._ask("fail", what=what, role=role)
 
     def reconnect(self) -> None:
         """Bring the IOC back after ``fail_next("disconnect")``, with every value as after a reboot."""
         with self._lock:
-            if self._ioc is not None and not self._ioc.running:
-                self._ioc.start()
+            if self._child is not None and not self._child.running:
+                self._child.start()
 
     def _check_role(self, role: str) -> str:
         if role not in SUFFIXES:

@@ -10,12 +10,12 @@ import argparse
 import json
 import logging
 import os
-import queue
 import signal
 import threading
+from functools import partial
 
 from ...starting import report_step, without_collection
-from ..child import read_commands, reply
+from ..child import obey
 from ..clock import PulseClock
 
 with without_collection(ours=True):
@@ -71,10 +71,7 @@ def _wait(server: StdDaqServer) -> None:
 
 def _obey(server: StdDaqServer) -> None:
     print("READY", json.dumps({"url": server.url, "redis_url": server.redis_url}), flush=True)  # noqa: T201
-    commands: queue.Queue[dict | None] = queue.Queue()
-    read_commands(commands)
-    while (command := commands.get()) is not None:
-        reply(lambda command=command: _do(server, **command))
+    obey(partial(_do, server))
 
 
 def _do(server: StdDaqServer, do: str, **details):

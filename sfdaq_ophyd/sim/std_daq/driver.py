@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from ...limits import Limit
-from .faults import Faults
+from ..faults import Faults
 from .settings import Timing
 from .state import READY, WRITING, DaqState
 from .writer import Patience, WriterProcess
@@ -101,7 +101,7 @@ def make_order(info: dict, faults: Faults, timing: Timing, standing_error: str |
     )
 
 
-def _overrun(n_images: int, seconds: float = 4.0, rate: float | None = None, **_) -> Overrun:
+def _overrun(n_images: int, seconds: float = 4.0, rate: float | None = None) -> Overrun:
     pause = seconds / n_images
     return Overrun(max(2000.0, 4 / pause) if rate is None else rate, pause)
 

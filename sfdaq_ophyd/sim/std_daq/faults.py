@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
-import threading
-from collections import defaultdict, deque
-
-AT_NEXT_USE = {
-    "slow_creation": {"seconds"},
-    "creation_error": {"text"},
-    "late_subscription": {"seconds"},
-    "missed_writing": {"seconds"},
-    "hidden_folder": {"folder"},
-    "hang": {"seconds", "path"},
-    "lost_reply": {"path"},
-    "bad_frames": {"n", "status"},
-    "ring_overrun": {"rate", "seconds"},
-    "gap": {"n"},
-    "stall": {"after", "seconds"},
-    "fewer_images": {"n"},
-    "server_error": {"text"},
-    "dies_writing": {"after"},
-    "stopped_by_other": {"after"},
-    "restarted_by_other": {"after"},
+FAULTS = {
+    "slow_creation": "the next file takes `seconds` to be created",
+    "creation_error": "the next file cannot be created: the writer says `text`",
+    "late_subscription": "the driver subscribes `seconds` too late, and the first images are lost",
+    "missed_writing": "the service looks away for `seconds` after a start, and does not see that it ran",
+    "hidden_folder": "`folder`, or any, is not there for the service",
+    "hang": "the next request to `path` is answered after `seconds`",
+    "lost_reply": "the next request to `path` is carried out, its connection closed without a reply",
+    "bad_frames": "the first `n` images of an acquisition have `status` (default 1)",
+    "ring_overrun": "the detector sends at `rate` in place of the writer's: an acquisition takes `seconds`",
+    "gap": "`n` images after the first are lost",
+    "stall": "no more images after `after`, for `seconds` or to the end of the acquisition",
+    "fewer_images": "an acquisition gets `n` images",
+    "server_error": "a server reports `text` at the next deployment",
+    "dies_writing": "the writer dies once `after` images are written",
+    "stopped_by_other": "somebody else stops the writer once `after` images are written",
+    "restarted_by_other": "somebody else starts another acquisition once `after` images are written",
+    "writer_dies": "at once: the writer dies, and is back after `seconds`, or not",
+    "redis_away": "at once: Redis is away for `seconds`; with `empty` it has forgotten all",
+    "redis_empty": "at once: Redis has forgotten all",
+    "rest_restarts": "at once: the service restarts, its writer does not",
+    "ghost_start": "the next start fails, and the file of the one after it takes `seconds`",
 }
-"""Faults that wait for the next occasion, with the details each takes."""
+"""Name and meaning of every fault."""
 
-AT_ONCE = {
-    "writer_dies": {"seconds"},
-    "redis_away": {"seconds", "empty"},
-    "redis_empty": set(),
-    "rest_restarts": set(),
-    "ghost_start": {"seconds"},
-}
+AT_ONCE = ("writer_dies", "redis_away", "redis_empty", "rest_restarts", "ghost_start")
 """Faults that happen when they are asked for."""
-
-
-class Faults:
-    """What is to go wrong next."""
-
-    def __init__(self):
-        self._waiting: defaultdict[str, deque[dict]] = defaultdict(deque)
-        self._lock = threading.Lock()
-
-    def add(self, what: str, details: dict) -> None:
-        """Queue a fault of `AT_NEXT_USE`; ValueError for an unknown name or detail."""
-        check(what, details)
-        with self._lock:
-            self._waiting[what].append(details)
-
-    def take(self, what: str, **where) -> dict | None:
-        """Return the details of the next such fault, once; None if there is none for this place.
-
-        ``where`` are details that must agree where the fault names them.
-        """
-        with self._lock:
-            waiting = self._waiting[what]
-            if not waiting or any(waiting[0].get(key, value) != value for key, value in where.items()):
-                return None
-            details = waiting.popleft()
-            return details or {"": None}
-
-
-def check(what: str, details: dict) -> None:
-    """Raise ValueError for an unknown fault or an unknown detail."""
-    known = AT_NEXT_USE.get(what, AT_ONCE.get(what))
-    if known is None:
-        raise ValueError(f"fault {what!r}: expected one of {', '.join(sorted(AT_NEXT_USE | AT_ONCE))}")
-    if not set(details) <= known:
-        raise ValueError(f"details of {what!r}: expected {sorted(known)}, got {sorted(details)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 from ...errors import RequestError
 from ..child import ChildPart
+from ..faults import check
 from ..jungfrau.part import JungfrauPart
 from ..part import World
-from .faults import check
+from .faults import FAULTS
 from .settings import Settings
 
 
@@ -59,13 +61,16 @@ class StdDaqPart(ChildPart):
             chosen = replace(chosen, writable=(str(world.directory), *chosen.writable))
         except TypeError as exc:
             raise RequestError("std_daq options", sorted(settings), f"fields of Settings ({exc})") from exc
-        super().__init__(world, chosen)
+        super().__init__(world)
+        self._settings = chosen
         self.url = self.redis_url = ""
 
-    def _port_options(self) -> list[object]:
-        return ["--port", self._world.next_port(), "--redis-port", self._world.next_port()]
+    def _arguments(self) -> list[object]:
+        ports = ("--port", self._world.next_port(), "--redis-port", self._world.next_port())
+        return self._with_settings(self._settings, *ports)
 
-    def _take_addresses(self, addresses: dict[str, Any]) -> None:
+    def _take_addresses(self, said: str) -> None:
+        addresses = json.loads(said)
         self.url, self.redis_url = addresses["url"], addresses["redis_url"]
 
     def addresses(self) -> dict[str, str]:
@@ -73,8 +78,8 @@ class StdDaqPart(ChildPart):
         return {"url": self.url, "redis_url": self.redis_url}
 
     def fail_next(self, what: str, **details) -> None:
-        """Misbehave: names and details are in `faults.AT_NEXT_USE` and `faults.AT_ONCE`."""
-        check(what, details)
+        """Misbehave: names and details are in `faults.FAULTS`."""
+        check(FAULTS, what, details)
         self._ask("fail", what=what, details=details)
 
     def burst(self, n: int, rate: float, first_id: int | None = None) -> None:

@@ -16,10 +16,11 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from ...errors import ServiceUnreachable
 from ...limits import Limit
 from ..clock import PulseClock
+from ..faults import Faults, check
 from ..http import STATUS, refusal
 from . import rest_fastapi, rest_flask
 from .embedded_redis import EmbeddedRedis
-from .faults import AT_ONCE, Faults, check
+from .faults import AT_ONCE, FAULTS
 from .service import Service
 from .settings import Settings
 
@@ -178,7 +179,7 @@ class StdDaqServer:
         self.redis_url = settings.redis_url
         self.url = ""
         self._service: Service | None = None
-        self._faults = Faults()
+        self._faults = Faults(FAULTS)
         self._closing = threading.Event()
         self._stop_rest = lambda: None
         self._others: list[threading.Thread] = []
@@ -231,7 +232,7 @@ class StdDaqServer:
         if what not in AT_ONCE:
             self._faults.add(what, details)
             return
-        check(what, details)
+        check(FAULTS, what, details)
         at_once: dict[str, Callable[..., object]] = {
             "writer_dies": self._writer_dies,
             "redis_away": self._redis_away,

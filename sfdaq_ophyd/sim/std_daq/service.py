@@ -9,8 +9,8 @@ import redis
 
 from ...limits import Limit
 from ..clock import PulseClock
+from ..faults import Faults
 from .driver import Driver, Image, ServiceError
-from .faults import Faults
 from .folders import Folders
 from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store
 from .settings import Settings, Timing

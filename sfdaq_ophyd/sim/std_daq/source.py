@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Generator
 
 from ..clock import LOOK, PulseClock
+from ..faults import Fault, Faults
 from .driver import Image, Overrun
-from .faults import Faults
 
 
 class ImageSource:
@@ -57,7 +57,7 @@ class ImageSource:
         self._deliver, self._faults = deliver, faults
         self._script: Generator[Image] = self._timed(0, 0.0, 0)
         self._wake, self._closing = threading.Event(), threading.Event()
-        self._plan: dict[str, dict | None] = {}
+        self._plan: dict[str, Fault | None] = {}
         self._acquisition = self._n_in_acquisition = 0
         self._quiet_until = 0.0
         self._flood: threading.Thread | None = None

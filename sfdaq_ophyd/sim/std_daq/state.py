@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import redis
 
-from .faults import Faults
+from ..faults import Faults
 from .publisher import CONFIG, Store
 from .settings import Timing
 

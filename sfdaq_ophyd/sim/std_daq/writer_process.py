@@ -21,7 +21,6 @@ with without_collection(ours=True):
     from .files import WriterFile
     from .folders import is_below, may_write
     from .picture import Pictures
-    from .writer import UP
 
 LONGEST = 1e6
 """s; no file takes longer to create."""
@@ -109,7 +108,7 @@ def main() -> None:
     report_step("making the writer")
     view = PulseClock(options.clock).view if options.clock else None
     writer = Writer(options.config, options.writable, options.seed, options.compressed, view)
-    print(UP, flush=True)  # noqa: T201
+    print("READY", flush=True)  # noqa: T201
     for line in sys.stdin:
         command = json.loads(line)
         event = getattr(writer, command["do"])(command)
