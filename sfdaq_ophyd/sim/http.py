@@ -72,10 +72,19 @@ class BoundedLog(Generic[Entry]):
             while self._used > self._n_bytes and len(self._entries) > 1:
                 self._used -= self._entries.popleft()[1]
 
-    def __iter__(self) -> Iterator[Entry]:
+    def entries(self) -> list[Entry]:
+        """Return a copy, the oldest first."""
         with self._lock:
-            entries = [entry for entry, _ in self._entries]
-        return iter(entries)
+            return [entry for entry, _ in self._entries]
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._entries.clear()
+            self._used = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries())
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -16,13 +16,17 @@ from ...wire.simplon import VERSIONS
 from ...wire.tiff_write import PROFILES
 from ..child import HINT
 from ..faults import Faults
+from ..http import ENTRY, BoundedLog
 from ..part import World
 from .dcu import DetectorControlUnit
 from .faults import FAULTS
 from .frames import stamp_of
-from .server import VERSION_REQUESTS, RequestLog, make_app
+from .server import VERSION_REQUESTS, Request, make_app
 
 STOP_TIMEOUT = 20.0
+
+LOG_ENTRIES = 10_000
+"""Requests that are remembered."""
 
 
 class EigerPart:
@@ -58,8 +62,8 @@ class EigerPart:
     ----------
     url : str
         Address of the detector control unit, ``http://127.0.0.1:<port>``.
-    requests : RequestLog
-        Every request answered: ``entries()``, ``clear()``.
+    requests : BoundedLog of Request
+        The last 10 000 requests answered: ``entries()``, ``clear()``.
     faults : Faults
         Misbehaviour that has not happened yet.
     """
@@ -102,7 +106,7 @@ class EigerPart:
             sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
         )
         self._initialized, self._port = initialized, port or world.next_port()
-        self.requests = RequestLog()
+        self.requests: BoundedLog[Request] = BoundedLog(LOG_ENTRIES * ENTRY)
         self._start_timeout, self._ready = world.start_timeout, threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +16,7 @@ from aiohttp import web
 from ...errors import DetectorStateError, RequestError, WireError
 from ...wire.simplon import encode_darray
 from ...wire.tiff_write import encode
-from ..http import STATUS, refusal
+from ..http import STATUS, BoundedLog, refusal
 from . import images, subsystems
 from .dcu import DetectorControlUnit
 
@@ -27,8 +25,8 @@ JSON = "application/json; charset=utf-8"
 VERSION_REQUESTS = ("both", "slash", "none")
 """How servers know the version request: with and without a slash at its end, only with it, or not at all."""
 
-LOG_ENTRIES, LOG_BODY = 10_000, 4096
-"""Requests that are remembered, and bytes of the body of each."""
+LOG_BODY = 4096
+"""Bytes that are remembered of a request's body."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +39,9 @@ class Request:
     code: int
 
 
-class RequestLog:
-    """What was asked last, in order of the replies. Safe from any thread."""
-
-    def __init__(self):
-        self._lock = threading.Lock()
-        self._entries: deque[Request] = deque(maxlen=LOG_ENTRIES)
-
-    def add(self, entry: Request) -> None:
-        """Append one request."""
-        with self._lock:
-            self._entries.append(entry)
-
-    def entries(self) -> list[Request]:
-        """Return a copy."""
-        with self._lock:
-            return list(self._entries)
-
-    def clear(self) -> None:
-        """Forget all."""
-        with self._lock:
-            self._entries.clear()
-
-
-def make_app(dcu: DetectorControlUnit, log: RequestLog, version_request: str = "both") -> web.Application:
+def make_app(
+    dcu: DetectorControlUnit, log: BoundedLog[Request], version_request: str = "both"
+) -> web.Application:
     """Return the web application of one detector; `version_request` is one of `VERSION_REQUESTS`."""
 
     @web.middleware
@@ -75,9 +52,9 @@ def make_app(dcu: DetectorControlUnit, log: RequestLog, version_request: str = "
             body = await request.read()
             reply = await _misbehave(dcu, request) or await _answer(handler, request)
         except asyncio.CancelledError:
-            log.add(Request(request.method, request.path_qs, b"", 0))
+            log.append(Request(request.method, request.path_qs, b"", 0))
             raise
-        log.add(Request(request.method, request.path_qs, body[:LOG_BODY], reply.status))
+        log.append(Request(request.method, request.path_qs, body[:LOG_BODY], reply.status))
         return reply
 
     app = web.Application(middlewares=[around], client_max_size=2**20 + 8 * dcu.n_pixels)

@@ -24,49 +24,6 @@ from .faults import AT_ONCE, FAULTS
 from .service import Service
 from .settings import Settings
 
-
-class WsgiFaults:
-    """Around a Flask application: hang, lost_reply."""
-
-    def __init__(self, app, faults: Faults, closing: threading.Event):
-        self._app, self._faults, self._closing = app, faults, closing
-
-    def __call__(self, environ, start_response):
-        """Answer, or not."""
-        path = environ["PATH_INFO"]
-        if fault := self._faults.take("hang", path=path):
-            self._closing.wait(fault.get("seconds", 30.0))
-        lost = self._faults.take("lost_reply", path=path)
-        reply = self._app(environ, start_response)
-        if lost:
-            with contextlib.suppress(OSError):
-                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        return reply
-
-
-class AsgiFaults:
-    """Around a FastAPI application: hang, lost_reply."""
-
-    def __init__(self, app, faults: Faults, closing: threading.Event):
-        self._app, self._faults, self._closing = app, faults, closing
-
-    async def __call__(self, scope, receive, send):
-        """Answer, or not."""
-        if fault := self._faults.take("hang", path=scope["path"]):
-            await asyncio.to_thread(self._closing.wait, fault.get("seconds", 30.0))
-        if self._faults.take("lost_reply", path=scope["path"]):
-            with contextlib.suppress(Exception):  # raised again once its reply is sent
-                await self._app(scope, receive, _swallow)
-            header = [(b"content-length", b"1000"), (b"connection", b"close")]
-            await send({"type": "http.response.start", "status": 200, "headers": header})
-            return
-        await self._app(scope, receive, send)
-
-
-async def _swallow(message) -> None:
-    pass
-
-
 MAX_BODY = 2**16
 """Longest body of a request, bytes: a configuration of all modules is a tenth of it."""
 
@@ -88,43 +45,65 @@ def refused(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
     return None
 
 
-class LocalWsgi:
-    """Around a Flask application."""
+class _AroundFlask:
+    """Around a Flask application: refuses what is not local, hangs, loses replies."""
 
-    def __init__(self, app):
-        self._app = app
+    def __init__(self, app, faults: Faults, closing: threading.Event):
+        self._app, self._faults, self._closing = app, faults, closing
 
     def __call__(self, environ, start_response):
-        """Answer, or refuse."""
         names = ("Host", "Origin", "Access-Control-Request-Method", "Transfer-Encoding")
         headers = {name: environ.get("HTTP_" + name.upper().replace("-", "_")) for name in names}
         headers["Content-Length"] = environ.get("CONTENT_LENGTH") or None
         headers = {name: value for name, value in headers.items() if value is not None}
-        if (refusal_of_it := refused(environ["REQUEST_METHOD"], headers)) is None:
-            return self._app(environ, start_response)
-        code, text = refusal_of_it
-        start_response(f"{code} Refused", [("Content-Type", "text/plain"), ("Connection", "close")])
-        return [text.encode()]
+        if (refusal_of_it := refused(environ["REQUEST_METHOD"], headers)) is not None:
+            code, text = refusal_of_it
+            start_response(f"{code} Refused", [("Content-Type", "text/plain"), ("Connection", "close")])
+            return [text.encode()]
+        path = environ["PATH_INFO"]
+        if fault := self._faults.take("hang", path=path):
+            self._closing.wait(fault.get("seconds", 30.0))
+        lost = self._faults.take("lost_reply", path=path)
+        reply = self._app(environ, start_response)
+        if lost:
+            with contextlib.suppress(OSError):
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return reply
 
 
-class LocalAsgi:
-    """Around a FastAPI application."""
+class _AroundFastApi:
+    """Around a FastAPI application, the same."""
 
-    def __init__(self, app):
-        self._app = app
+    def __init__(self, app, faults: Faults, closing: threading.Event):
+        self._app, self._faults, self._closing = app, faults, closing
 
     async def __call__(self, scope, receive, send):
-        """Answer, or refuse."""
-        headers = {
-            name.decode("latin-1").title(): value.decode("latin-1") for name, value in scope["headers"]
-        }
-        if (refusal_of_it := refused(scope["method"], headers)) is None:
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = {name.title(): value for name, value in pairs}
+        if (refusal_of_it := refused(scope["method"], headers)) is not None:
+            code, text = refusal_of_it
+            await self._reply(send, code, {b"content-type": b"text/plain"}, text.encode())
+            return
+        path = scope["path"]
+        if fault := self._faults.take("hang", path=path):
+            await asyncio.to_thread(self._closing.wait, fault.get("seconds", 30.0))
+        if not self._faults.take("lost_reply", path=path):
             await self._app(scope, receive, send)
             return
-        code, text = refusal_of_it
-        header = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+        with contextlib.suppress(Exception):  # raised again once its reply is sent
+            await self._app(scope, receive, self._swallow)
+        await self._reply(send, 200, {b"content-length": b"1000"}, None)
+
+    @staticmethod
+    async def _reply(send, code: int, headers: dict[bytes, bytes], body: bytes | None) -> None:
+        header = [*headers.items(), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": code, "headers": header})
-        await send({"type": "http.response.body", "body": text.encode()})
+        if body is not None:
+            await send({"type": "http.response.body", "body": body})
+
+    @staticmethod
+    async def _swallow(message) -> None:
+        pass
 
 
 HOST = "127.0.0.1"
@@ -271,9 +250,7 @@ class StdDaqServer:
     # ---- REST ---------------------------------------------------------------------------------------
 
     def _start_flask(self) -> None:
-        app = LocalWsgi(
-            WsgiFaults(rest_flask.make_app(self.service, self._closing), self._faults, self._closing)
-        )
+        app = _AroundFlask(rest_flask.make_app(self.service, self._closing), self._faults, self._closing)
         server = _FlaskServer(HOST, self._port, app, _QuietHandler)
         thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="std-daq REST", daemon=True
@@ -290,9 +267,7 @@ class StdDaqServer:
         self._stop_rest = stop
 
     def _start_fastapi(self) -> None:
-        app = LocalAsgi(
-            AsgiFaults(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
-        )
+        app = _AroundFastApi(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
         config = uvicorn.Config(
             app, host=HOST, port=self._port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
         )

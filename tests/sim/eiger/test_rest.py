@@ -254,7 +254,7 @@ def test_request_log_when_bodies_are_long_and_many_then_bounded(rest, monkeypatc
     rest.put("detector/config/sample_name", "x" * 100_000)
     assert len(log.entries()[-1].body) == 4096
     for n in range(10_100):
-        log.add(n)
+        log.append(n)
     assert len(log.entries()) == 10_000 and log.entries()[-1] == 10_099
 
 
