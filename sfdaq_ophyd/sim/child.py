@@ -6,20 +6,24 @@ never outlives its parent, however that ended.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import logging
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
 from ..starting import next_line
+from .clock import PulseClock
 from .part import World
 
 logger = logging.getLogger(__name__)
@@ -267,6 +271,42 @@ def _follow(stream: IO[str], sink: Callable[[str | None], object]) -> None:
         for line in stream:
             sink(line.rstrip("\n"))
     sink(None)
+
+
+def make_parser(package: str, about: str | None, *, control: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with the options that all simulators have; see `running_clock`."""
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
+    parser.add_argument("--clock", help="file of another process's pulse clock")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    if control:
+        parser.add_argument("--control", action="store_true", help="take JSON commands on standard input")
+        parser.add_argument("--start-pulse-id", type=int, help="frame numbers count from here")
+    return parser
+
+
+@contextlib.contextmanager
+def running_clock(
+    parser: argparse.ArgumentParser, quiet: int = logging.WARNING, verbose: int = logging.INFO
+) -> Iterator[tuple[argparse.Namespace, PulseClock]]:
+    """Parse the command line, log from level `quiet` or `verbose` on as it says; yield it and the clock."""
+    options = parser.parse_args()
+    logging.basicConfig(level=verbose if options.verbose else quiet)
+    clock = PulseClock(options.clock)
+    try:
+        yield options, clock
+    finally:
+        clock.close()
+
+
+def on_signal(end: Callable[[], object]) -> None:
+    """Call ``end()`` at Ctrl-C and SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end())
+
+
+def say_ready(*said: str) -> None:
+    """Say that it serves, and where."""
+    print("READY", *said, flush=True)  # noqa: T201 - the parent, or a person, reads it
 
 
 def read_commands(into: queue.Queue) -> None:

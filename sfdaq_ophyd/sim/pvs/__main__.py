@@ -7,11 +7,9 @@ parent, however that ended.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import signal
 import socket
@@ -19,7 +17,7 @@ import sys
 import time
 
 from ...starting import report_step, without_collection
-from ..clock import PulseClock
+from ..child import make_parser, running_clock, say_ready
 
 with without_collection(ours=True):
     from caproto.asyncio.server import Context
@@ -79,7 +77,7 @@ async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             await asyncio.sleep(0.001)
-        print(f"READY {LOOPBACK}:{port} {prefix}", flush=True)  # noqa: T201
+        say_ready(f"{LOOPBACK}:{port}", prefix)
         if control:
             await Control(ioc).serve()
             end.set()
@@ -95,23 +93,15 @@ async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None
 
 def main() -> None:
     """Parse the command line and serve."""
-    parser = argparse.ArgumentParser(prog="python -m sfdaq_ophyd.sim.pvs", description=BeamlineIOC.__doc__)
+    parser = make_parser("sfdaq_ophyd.sim.pvs", BeamlineIOC.__doc__)
     parser.add_argument("--prefix", default="SIM:")
     parser.add_argument("--port", type=int, default=5064, help="search port (UDP) on loopback")
-    parser.add_argument("--clock", help="file of another process's pulse clock")
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--control", action="store_true", help="take JSON commands on standard input")
-    parser.add_argument("-v", "--verbose", action="store_true")
-    arguments = parser.parse_args()
-    logging.basicConfig(level="INFO" if arguments.verbose else "WARNING")
-    os.environ.update(ioc_environment(arguments.port))
-    clock = PulseClock(arguments.clock)
-    ioc = BeamlineIOC(arguments.prefix, clock=clock, speed=arguments.speed, seed=arguments.seed)
-    try:
-        asyncio.run(serve(ioc, arguments.port, arguments.prefix, arguments.control))
-    finally:
-        clock.close()
+    with running_clock(parser) as (options, clock):
+        os.environ.update(ioc_environment(options.port))
+        ioc = BeamlineIOC(options.prefix, clock=clock, speed=options.speed, seed=options.seed)
+        asyncio.run(serve(ioc, options.port, options.prefix, options.control))
 
 
 if __name__ == "__main__":
