@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
-from sfdaq_ophyd.sim.std_daq.settings import Settings
+from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def simulated_daq(**settings) -> Iterator[StdDaqServer]:
     given = {"speed": 10.0, "image_shape": (8, 16), "writable": tempfile.gettempdir(), **settings}
     clock = PulseClock(patient=True)
     try:
-        with StdDaqServer(Settings(**given), clock) as server:
+        with StdDaqServer(StdDaqSettings(**given), clock) as server:
             yield server
     finally:
         clock.close()

@@ -47,7 +47,7 @@ def test_floors_when_the_package_is_linted_then_kept(copy):
         ("clients/_http.py", "from .. import files", "imports point down", "clients._http"),
         ("sim/clock.py", "from .. import devices", "sim is the other end of the cable", "sim.clock"),
         ("sim/clock.py", "import bluesky", "sim is the other end of the cable", "sim.clock"),
-        ("sim/part.py", "import ophyd", "sim is the other end of the cable", "sim.part"),
+        ("sim/world.py", "import ophyd", "sim is the other end of the cable", "sim.world"),
         ("wire/pulse_id.py", "import socket", "wire and calibration do no I/O", "wire.pulse_id"),
         ("wire/pulse_id.py", "import h5py", "wire and calibration do no I/O", "wire.pulse_id"),
         ("clients/simplon.py", "from . import std_daq", "do not know each other", "clients.simplon"),

@@ -24,7 +24,7 @@ from typing import IO, Any
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
 from ..starting import next_line
 from .clock import PulseClock
-from .part import World
+from .world import World
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..errors import RequestError, SfdaqError, require
 from .clock import PulseClock
-from .part import Part, World
+from .world import Part, World
 
 AUTO_SPEED = 4.0
 """What ``speed="auto"`` divides the services' own delays by."""

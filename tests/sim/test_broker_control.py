@@ -209,14 +209,6 @@ def test_trigger_when_there_are_pvs_then_it_is_the_pv():
         assert broker.trigger.running
 
 
-@pytest.mark.parametrize(
-    ("name", "details"), [("nonsense", {}), ("latency", {"minutes": 1}), ("limping", {"module": 1})]
-)
-def test_fault_when_unknown_then_value_error_with_the_list(broker, name, details):
-    with pytest.raises(ValueError, match="latency|seconds|modules"):
-        broker.fail_next(name, **details)
-
-
 def test_fault_when_refused_on_request_then_words_and_class_as_told(broker):
     broker.fail_next("refuse", endpoint="get_pvlist", message="not today", exception="OSError")
     assert get(broker.url, "get_pvlist") == {

@@ -9,7 +9,7 @@ from ...wire.broker_settings import HARDWARE_SETTINGS
 from ...wire.pulse_id import PULSE_RATE
 from .beamline import DETECTOR_MODE, MODULE_POWER
 from .detectors import check_belongs, detectors_of
-from .hardware import CONTROL_BOXES, MODES, Detector
+from .hardware import CONTROL_BOXES, MODES, DetectorHardware
 from .refusals import TriggerError, ValidationError, required
 from .runs import PGroup, make_directory
 from .site import Caller, Site
@@ -26,7 +26,7 @@ def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: s
     return request[key]
 
 
-def configured(site: Site, request: Any, caller: Caller, key: str = "detector_name") -> Detector:
+def configured(site: Site, request: Any, caller: Caller, key: str = "detector_name") -> DetectorHardware:
     """Return the detector of a request, which the server must know."""
     detector = site.hardware[detector_name(site, request, caller, key=key)]
     detector.check_configured()
@@ -158,7 +158,7 @@ def _power(site: Site, request: Any, caller: Caller, on: bool) -> dict[str, Any]
     return {"message": f"successfully powered {'on' if on else 'off'} modules {modules} of {detector.name}"}
 
 
-def _temperatures(detector: Detector) -> dict[str, Any]:
+def _temperatures(detector: DetectorHardware) -> dict[str, Any]:
     return {
         "message": f"successfully retrieved temperatures from {detector.name}",
         "temperatures": {
@@ -169,7 +169,7 @@ def _temperatures(detector: Detector) -> dict[str, Any]:
     }
 
 
-def _control_box(detector: Detector) -> dict[str, float]:
+def _control_box(detector: DetectorHardware) -> dict[str, float]:
     if detector.installation not in CONTROL_BOXES:
         raise ValueError(f"cannot match Jungfrau ID {detector.installation} to host name")
     if detector.box_failure is not None:

@@ -47,7 +47,7 @@ class Module:
 
 
 @dataclass
-class Detector:
+class DetectorHardware:
     """One detector.
 
     Parameters
@@ -142,10 +142,10 @@ class Hardware:
 
     def __init__(self, tree: Tree):
         self._tree = tree
-        self._detectors: dict[str, Detector] = {}
+        self._detectors: dict[str, DetectorHardware] = {}
 
-    def __getitem__(self, name: str) -> Detector:
-        return self._detectors.setdefault(name, Detector(name))
+    def __getitem__(self, name: str) -> DetectorHardware:
+        return self._detectors.setdefault(name, DetectorHardware(name))
 
     def latest(self, name: str, module: int) -> str:
         """Return the path of the file whose age tells whether a module writes."""

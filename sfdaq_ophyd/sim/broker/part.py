@@ -11,8 +11,8 @@ from ...wire.broker import BEAMLINES, DIALECTS, Dialect, raw_directory
 from ...wire.detector_name import DetectorName
 from ..faults import Faults, check
 from ..jungfrau.part import JungfrauPart
-from ..part import World
 from ..pvs.part import PvsPart
+from ..world import World
 from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays, Tree, Trigger
 from .data_files import BufferWriter, PvWriter
 from .detector_files import Scenes
@@ -25,7 +25,7 @@ from .http import HttpService, LoggedRequest, bind_pair
 from .messages import Message, Messages, Worker
 from .pedestal_files import CENTRAL, PedestalEvaluation, stream_config
 from .site import Site
-from .writers import EPICS_WORDS, ControlWriter, Writer
+from .writers import EPICS_WORDS, ControlWriter, DataWriter
 
 
 def lay_out(site: Site, pgroup: str | None, pvs: Iterable[str] | None, running: Iterable[str]) -> None:
@@ -170,10 +170,10 @@ class BrokerPart:
         cameras = BufferWriter(site, cameras=True, max_rows=max_frames)
         frames = DetectorWriter(site, self._scenes, max_frames, evaluation)
         handlers: dict[str, Callable[[Message], None]] = {
-            "epics": Writer(site, PvWriter(site), words=EPICS_WORDS),
-            "data3buffer": Writer(site, channels, DATA_BUFFERS),
-            "imagebuffer": Writer(site, cameras, DATA_BUFFERS),
-            "detector.retrieve": Writer(site, frames, DETECTOR_BUFFER),
+            "epics": DataWriter(site, PvWriter(site), words=EPICS_WORDS),
+            "data3buffer": DataWriter(site, channels, DATA_BUFFERS),
+            "imagebuffer": DataWriter(site, cameras, DATA_BUFFERS),
+            "detector.retrieve": DataWriter(site, frames, DETECTOR_BUFFER),
             "detector.pedestal": ControlWriter(site),
         }
         return [Worker(site.messages, name, handle, site.delays) for name, handle in handlers.items()]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...wire.broker import PEDESTAL_FRAMES, Dialect, error_file
 from .beamline import POWER_ON_STEP, Stopped
-from .hardware import POWER_ON_DELAY, Detector
+from .hardware import POWER_ON_DELAY, DetectorHardware
 from .messages import Message
 from .site import Site
 
@@ -90,7 +90,7 @@ class ControlWriter:
             site.messages.send("detector.retrieve", self._retrieval(body, name, first, last))
         log.write(f"processing request took {time.time() - started} seconds")
 
-    def _switch_gains(self, detectors: list[Detector], rate: int) -> None:
+    def _switch_gains(self, detectors: list[DetectorHardware], rate: int) -> None:
         before = [detector.readback("gain_mode") for detector in detectors]
         self._site.delays.wait(1.0)
         try:
@@ -103,7 +103,7 @@ class ControlWriter:
                 detector.apply("gain_mode", mode if self._site.dialect == "current" else "dynamic")
         self._site.delays.wait(1.0)
 
-    def _pedestal_mode(self, detectors: list[Detector], rate: int) -> None:
+    def _pedestal_mode(self, detectors: list[DetectorHardware], rate: int) -> None:
         states = [[module.state for module in detector.modules] for detector in detectors]
         for detector in detectors:
             detector.set_state("stopped")
@@ -151,7 +151,7 @@ class ControlWriter:
         finally:
             trigger.start()
 
-    def _configure(self, detector: Detector, beamline: str) -> None:
+    def _configure(self, detector: DetectorHardware, beamline: str) -> None:
         site = self._site
         if fault := site.faults.take("power_on_fails"):
             raise WriterError(fault.get("message", f"could not apply config to detector {detector.name}"))
@@ -220,7 +220,7 @@ EPICS_WORDS = Words("request_start", "request_success", "request_fail", file=Fal
 """The epics writer speaks for itself, under the name of its service; it leaves neither log nor ``.err``."""
 
 
-class Writer:
+class DataWriter:
     """Handle the requests of one kind.
 
     Parameters

@@ -13,7 +13,7 @@ from ...wire.simplon_states import DetectorState
 from ..faults import Faults
 from . import parameters as table
 from .config import DetectorConfig
-from .detector import Detector
+from .detector import EigerModel
 from .faults import FAULTS
 from .filewriter import FileWriter
 from .geometry import make_geometry
@@ -26,7 +26,7 @@ class DetectorControlUnit:
 
     Attributes
     ----------
-    detector : Detector
+    detector : EigerModel
     monitor : MonitorBuffer
     faults : Faults
     modules : dict
@@ -59,7 +59,7 @@ class DetectorControlUnit:
         self.faults, self.monitor = Faults(FAULTS), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
-        self.detector = Detector(
+        self.detector = EigerModel(
             config,
             self.monitor,
             self.files,

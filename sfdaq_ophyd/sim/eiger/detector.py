@@ -54,7 +54,7 @@ class Series:
     late: list = field(default_factory=list)
 
 
-class Detector:
+class EigerModel:
     """The detector module: commands walk its states, triggers make frames.
 
     Attributes

@@ -17,7 +17,7 @@ from ...wire.tiff_write import PROFILES
 from ..child import HINT
 from ..faults import Faults
 from ..http import ENTRY, BoundedLog
-from ..part import World
+from ..world import World
 from .dcu import DetectorControlUnit
 from .faults import FAULTS
 from .frames import stamp_of

@@ -13,7 +13,7 @@ from ...wire.simplon import Parameter, decode_darray
 from ...wire.simplon_states import DetectorState, TriggerMode
 from . import parameters as table
 from .config import array_names
-from .detector import Detector
+from .detector import EigerModel
 from .monitor import MonitorBuffer
 
 Command = Callable[[object], Awaitable[int | None]]
@@ -92,7 +92,7 @@ class DetectorModule(Subsystem):
 
     unlisted = table.UNLISTED
 
-    def __init__(self, detector: Detector, status, version: str):
+    def __init__(self, detector: EigerModel, status, version: str):
         self._detector, self._version = detector, version
         super().__init__({}, status, _detector_commands(detector, version))
 
@@ -187,7 +187,7 @@ def _bare(function: Callable[[], object]) -> Command:
     return command
 
 
-def _detector_commands(detector: Detector, version: str) -> dict[str, Command]:
+def _detector_commands(detector: EigerModel, version: str) -> dict[str, Command]:
     async def initialize(_argument) -> None:
         await detector.initialize()
 

@@ -16,7 +16,7 @@ from ..child import make_parser, on_signal, read_commands, running_clock, say_re
 
 with without_collection(ours=True):
     from .sender import Sender
-    from .settings import Settings
+    from .settings import JungfrauSettings
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--settings", type=json.loads, default={}, help="fields of Settings, as JSON")
     parser.add_argument("--ports", default="", help="comma-separated: module streams, assembled, live")
     with running_clock(parser) as (options, clock):
-        settings = Settings(**{"detector_name": options.name, **options.settings})
+        settings = JungfrauSettings(**{"detector_name": options.name, **options.settings})
         start = clock.start_pulse_id if options.start_pulse_id is None else options.start_pulse_id
         ports = [int(port) for port in options.ports.split(",") if port] or itertools.repeat(0)
         commands: queue.Queue = queue.Queue()

@@ -20,7 +20,7 @@ from ...wire.module_header import CLOCK_PERIOD, ModuleHeader, encode_pulse_id
 from ..clock import PULSE_PERIOD
 from ..faults import Faults, check
 from .scene import Scene
-from .settings import FAULTS, Settings
+from .settings import FAULTS, JungfrauSettings
 
 PACKETS = 128
 """Packets of one module frame, 4 rows each."""
@@ -53,7 +53,7 @@ class DetectorModel:
     ----------
     scene : Scene
         What the detector sees.
-    settings : Settings
+    settings : JungfrauSettings
         How it is set up; may be replaced while running.
     start_pulse_id : int
         Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1.
@@ -64,7 +64,7 @@ class DetectorModel:
     def __init__(
         self,
         scene: Scene,
-        settings: Settings,
+        settings: JungfrauSettings,
         start_pulse_id: int,
         time_of: Callable[[int], float] | None = None,
     ):

@@ -8,9 +8,9 @@ from typing import Any
 from ...errors import RequestError
 from ..child import ChildPart
 from ..faults import check
-from ..part import World
+from ..world import World
 from .scene import Scene
-from .settings import FAULTS, Settings
+from .settings import FAULTS, JungfrauSettings
 
 
 class JungfrauPart(ChildPart):
@@ -23,7 +23,7 @@ class JungfrauPart(ChildPart):
     name : str
         Detector name, e.g. ``JF01T03V01``.
     **settings
-        Fields of `Settings`: rate_multiplicator, discard_policy, interfaces, json_version, old_names,
+        Fields of `JungfrauSettings`: rate_multiplicator, discard_policy, interfaces, json_version, old_names,
         pulse_id_as_double, extra, skew, jitter, loss, live_rate, streamvis_rate, running, ...
 
     Attributes
@@ -39,11 +39,11 @@ class JungfrauPart(ChildPart):
 
     name = "jungfrau"
 
-    settings = Settings
+    settings = JungfrauSettings
 
     def __init__(self, world: World, *, name: str = "JF01T03V01", **settings):
         try:
-            chosen = Settings(detector_name=name, seed=world.seed, **settings)
+            chosen = JungfrauSettings(detector_name=name, seed=world.seed, **settings)
         except TypeError as exc:
             raise RequestError("jungfrau options", sorted(settings), f"fields of Settings ({exc})") from exc
         super().__init__(world)
@@ -82,7 +82,7 @@ class JungfrauPart(ChildPart):
         self._ask("clear_faults")
 
     def configure(self, **changes) -> None:
-        """Change `Settings` while running."""
+        """Change `JungfrauSettings` while running."""
         self._settings = self._settings.changed(**changes)
         self._ask("configure", changes=changes)
 

@@ -24,7 +24,7 @@ from ..child import reply
 from ..clock import LOOK, PulseClock
 from .model import AssembledModel, DetectorModel, Message
 from .scene import Scene
-from .settings import Settings
+from .settings import JungfrauSettings
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Sender:
     ----------
     clock : PulseClock
         When frames are due.
-    settings : Settings
+    settings : JungfrauSettings
         The detector.
     start_pulse_id : int
         Frame numbers count from here.
@@ -188,7 +188,9 @@ class Sender:
         Ports of the module streams, the assembled stream and the live stream; 0 for free ones.
     """
 
-    def __init__(self, clock: PulseClock, settings: Settings, start_pulse_id: int, ports: Iterable[int]):
+    def __init__(
+        self, clock: PulseClock, settings: JungfrauSettings, start_pulse_id: int, ports: Iterable[int]
+    ):
         self._clock = clock
         self.scene = Scene(settings.detector_name, settings.seed, clock.view)
         self.detector = DetectorModel(self.scene, settings, start_pulse_id, clock.time_of)

@@ -40,7 +40,7 @@ FAULTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class JungfrauSettings:
     """Settings of the simulated detector and its receivers.
 
     Parameters
@@ -127,7 +127,7 @@ class Settings:
         """Streams: one per module and interface."""
         return self.n_modules * self.interfaces
 
-    def changed(self, **changes) -> Settings:
+    def changed(self, **changes) -> JungfrauSettings:
         """Return settings with some changed; a name or a value that is not one is a RequestError."""
         fixed = {"detector_name", "seed", "interfaces", "running"} & set(changes)
         known = {field.name for field in fields(self)}

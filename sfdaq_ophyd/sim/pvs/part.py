@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 
 from ...errors import RequestError
 from ..child import ChildPart
-from ..part import World
+from ..world import World
 
 LOOPBACK = "127.0.0.1"
 

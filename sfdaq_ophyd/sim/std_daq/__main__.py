@@ -17,7 +17,7 @@ from ..child import make_parser, obey, on_signal, running_clock, say_ready
 
 with without_collection(ours=True):
     from .server import StdDaqServer
-    from .settings import DIALECTS, Settings
+    from .settings import DIALECTS, StdDaqSettings
 
 
 def main() -> None:
@@ -32,12 +32,12 @@ def main() -> None:
     parser.add_argument(
         "--writable", action="append", metavar="DIR", help="write below it; default: the current directory"
     )
-    parser.add_argument("--settings", type=json.loads, default={}, help="any of Settings, as JSON")
+    parser.add_argument("--settings", type=json.loads, default={}, help="any of StdDaqSettings, as JSON")
     with running_clock(parser, logging.CRITICAL, logging.DEBUG) as (options, clock):
         given = {name: getattr(options, name) for name in ("dialect", "redis_url", "speed", "detector_name")}
         given["writable"] = options.writable or [os.getcwd()]
         server = StdDaqServer(
-            Settings(**{**given, **options.settings}),
+            StdDaqSettings(**{**given, **options.settings}),
             clock,
             start_pulse_id=options.start_pulse_id,
             port=options.port,

@@ -10,9 +10,9 @@ import numpy as np
 
 from .driver import ServiceError
 from .folders import is_below
+from .image_source import ImageSource
 from .picture import Pictures
 from .service import Service
-from .source import ImageSource
 from .validator import grey_picture, jpeg
 
 

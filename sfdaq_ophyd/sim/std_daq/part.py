@@ -10,9 +10,9 @@ from ...errors import RequestError
 from ..child import ChildPart
 from ..faults import check
 from ..jungfrau.part import JungfrauPart
-from ..part import World
+from ..world import World
 from .faults import FAULTS
-from .settings import Settings
+from .settings import StdDaqSettings
 
 
 class StdDaqPart(ChildPart):
@@ -26,9 +26,9 @@ class StdDaqPart(ChildPart):
     redis_url : str, optional
         An outside Redis; default is one of our own.
     **settings
-        Fields of `Settings`: dialect, pydantic, detector_name, image_shape, rate_multiplicator, running,
-        servers, simulation, compressed, validator, maxlen, folders; `writable` names folders outside of the
-        facility's directory that files may be written to.
+        Fields of `StdDaqSettings`: dialect, pydantic, detector_name, image_shape, rate_multiplicator,
+        running, servers, simulation, compressed, validator, maxlen, folders; `writable` names folders
+        outside of the facility's directory that files may be written to.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class StdDaqPart(ChildPart):
 
     name = "std_daq"
 
-    settings = Settings
+    settings = StdDaqSettings
 
     def __init__(self, world: World, *, redis_url: str | None = None, **settings):
         jungfrau = world.parts.get("jungfrau")
@@ -57,7 +57,7 @@ class StdDaqPart(ChildPart):
             given["detector_name"] = jungfrau.detector_name
             given["rate_multiplicator"] = jungfrau.rate_multiplicator
         try:
-            chosen = Settings(**{**given, **settings})
+            chosen = StdDaqSettings(**{**given, **settings})
             chosen = replace(chosen, writable=(str(world.directory), *chosen.writable))
         except TypeError as exc:
             raise RequestError("std_daq options", sorted(settings), f"fields of Settings ({exc})") from exc

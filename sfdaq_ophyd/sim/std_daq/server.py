@@ -22,7 +22,7 @@ from . import rest_fastapi, rest_flask
 from .embedded_redis import EmbeddedRedis
 from .faults import AT_ONCE, FAULTS
 from .service import Service
-from .settings import Settings
+from .settings import StdDaqSettings
 
 MAX_BODY = 2**16
 """Longest body of a request, bytes: a configuration of all modules is a tenth of it."""
@@ -125,7 +125,7 @@ class StdDaqServer:
 
     Parameters
     ----------
-    settings : Settings
+    settings : StdDaqSettings
     clock : PulseClock
         The machine's pulses.
     start_pulse_id : int
@@ -143,7 +143,7 @@ class StdDaqServer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: StdDaqSettings,
         clock: PulseClock,
         *,
         start_pulse_id: int | None = None,

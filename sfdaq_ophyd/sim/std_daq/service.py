@@ -12,9 +12,9 @@ from ..clock import PulseClock
 from ..faults import Faults
 from .driver import Driver, Image, ServiceError
 from .folders import Folders
+from .image_source import ImageSource
 from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store
-from .settings import Settings, Timing
-from .source import ImageSource
+from .settings import StdDaqSettings, Timing
 from .state import Deployer, deployment
 from .validator import validate
 from .writer import WriterProcess
@@ -25,7 +25,7 @@ class Service:
 
     Parameters
     ----------
-    settings : Settings
+    settings : StdDaqSettings
     clock : PulseClock
     redis_url : str
     start_pulse_id : int
@@ -37,7 +37,7 @@ class Service:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: StdDaqSettings,
         clock: PulseClock,
         redis_url: str,
         start_pulse_id: int,

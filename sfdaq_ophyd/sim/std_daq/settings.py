@@ -15,7 +15,7 @@ DIALECTS = ("flask", "fastapi")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class StdDaqSettings:
     """How one simulated DAQ behaves.
 
     Parameters

@@ -26,7 +26,7 @@ LONGEST = 1e6
 """s; no file takes longer to create."""
 
 
-class Writer:
+class DaqWriter:
     """State of the writer: at most one open file, and what the last start asked for."""
 
     def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool, view=None):
@@ -107,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     report_step("making the writer")
     view = PulseClock(options.clock).view if options.clock else None
-    writer = Writer(options.config, options.writable, options.seed, options.compressed, view)
+    writer = DaqWriter(options.config, options.writable, options.seed, options.compressed, view)
     print("READY", flush=True)  # noqa: T201
     for line in sys.stdin:
         command = json.loads(line)

@@ -10,7 +10,7 @@ import requests
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.eiger import EigerPart
-from sfdaq_ophyd.sim.part import World
+from sfdaq_ophyd.sim.world import World
 from sfdaq_ophyd.wire import tiff
 
 

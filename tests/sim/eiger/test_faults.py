@@ -8,7 +8,6 @@ import socket
 import pytest
 import requests
 
-from sfdaq_ophyd.sim.eiger import FAULTS
 from sfdaq_ophyd.wire import tiff
 
 from .conftest import Rest, arm, images
@@ -94,12 +93,6 @@ def test_connection_faults_when_named_then_the_client_gets_no_reply(rest, what):
         connection.request("GET", "/monitor/api/1.8.0/images/monitor")
         connection.getresponse().read()
     connection.close()
-
-
-def test_faults_when_the_name_is_unknown_then_value_error(shared_rest):
-    with pytest.raises(ValueError, match="explode"):
-        shared_rest.part.fail_next("explode")
-    assert "drop" in FAULTS
 
 
 def test_log_when_requests_were_made_then_they_are_listed_in_order(rest):

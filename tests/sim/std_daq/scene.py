@@ -11,7 +11,7 @@ import requests
 
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
-from sfdaq_ophyd.sim.std_daq.settings import Settings
+from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 
 from .recording import identity, is_named
 
@@ -50,7 +50,7 @@ class Scene:
         (self.root / "private").chmod(0o700)
         folders = {"/sls/test": str(self.root)}
         self.server = StdDaqServer(
-            Settings(running=False, servers=(), folders=folders, **settings), PulseClock()
+            StdDaqSettings(running=False, servers=(), folders=folders, **settings), PulseClock()
         )
         self.next_id = 1000
         self.sent: set[tuple] = set()
