@@ -18,7 +18,7 @@ from .faults import FAULTS
 from .filewriter import FileWriter
 from .geometry import make_geometry
 from .monitor import MonitorBuffer, StoredFrame
-from .subsystems import DetectorModule, MonitorModule, Subsystem
+from .subsystems import DetectorModule, MonitorModule, Subsystem, bare
 
 
 class DetectorControlUnit:
@@ -88,33 +88,24 @@ class DetectorControlUnit:
     def _make_modules(self) -> None:
         self._fetched.clear()
         self._stream = Subsystem(
-            table.stream_config(), self._stream_status, {"initialize": self._initialize_stream}
+            table.stream_config, self._stream_status, {"initialize": bare(self._initialize_stream)}
         )
         self._stream.unlisted = table.UNLISTED
         self._files = Subsystem(
-            table.filewriter_config(),
+            table.filewriter_config,
             self._file_status,
-            {"clear": self._clear_files, "initialize": self._initialize_files},
+            {"clear": bare(self.files.clear), "initialize": bare(lambda: self._files.reset())},
         )
         self.modules = {
             "detector": DetectorModule(self.detector, self._detector_status, self.version),
             "monitor": MonitorModule(self.monitor, self._monitor_status, self.version),
             "stream": self._stream,
             "filewriter": self._files,
-            "system": Subsystem({}, dict, {"restart": self._restart}),
+            "system": Subsystem(dict, dict, {"restart": bare(self.restart)}),
         }
 
-    async def _restart(self, _argument) -> None:
-        self.restart()
-
-    async def _clear_files(self, _argument) -> None:
-        self.files.clear()
-
-    async def _initialize_files(self, _argument) -> None:
-        self._files.reset(table.filewriter_config())
-
-    async def _initialize_stream(self, _argument) -> None:
-        self._stream.reset(table.stream_config())
+    def _initialize_stream(self) -> None:
+        self._stream.reset()
         self.detector.n_streamed = 0
 
     def _detector_status(self) -> dict[str, Parameter]:
@@ -133,16 +124,9 @@ class DetectorControlUnit:
         links = {f"link_{n}": _status("up", "string", allowed_values=("up", "down")) for n in range(4)}
         if self.version == "1.6.0":
             return status | links
-        return (
-            status
-            | links
-            | {
-                "high_voltage/state": _status(
-                    "READY", "string", allowed_values=("NA", "OFF", "RAMPING", "READY")
-                ),
-                "series_unique_id": _status(self.detector.series_unique_id, "string"),
-            }
-        )
+        voltage = _status("READY", "string", allowed_values=("NA", "OFF", "RAMPING", "READY"))
+        unique_id = _status(self.detector.series_unique_id, "string")
+        return status | links | {"high_voltage/state": voltage, "series_unique_id": unique_id}
 
     def _monitor_status(self) -> dict[str, Parameter]:
         buffer = self.monitor

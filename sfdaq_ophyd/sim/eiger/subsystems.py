@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class Subsystem:
 
     Parameters
     ----------
-    config : dict
-        Name to `Parameter`.
+    config : callable
+        Returns name to `Parameter` as they are after a reset.
     status : callable
         Returns name to `Parameter` as they are now.
     commands : mapping
@@ -36,11 +37,12 @@ class Subsystem:
 
     def __init__(
         self,
-        config: dict[str, Parameter],
+        config: Callable[[], dict[str, Parameter]],
         status: Callable[[], dict[str, Parameter]],
         commands: Mapping[str, Command],
     ):
-        self._config, self._status, self._commands = config, status, commands
+        self._default, self._status, self._commands = config, status, commands
+        self.reset()
 
     @property
     def config(self) -> dict[str, Parameter]:
@@ -70,9 +72,9 @@ class Subsystem:
         """Set a 2-D array from a TIFF; return what changed. KeyError where there is none."""
         raise KeyError(name)
 
-    def reset(self, config: dict[str, Parameter]) -> None:
-        """Begin anew with this config."""
-        self._config = config
+    def reset(self) -> None:
+        """Begin anew with the default config."""
+        self._config = self._default()
 
     def delete(self, name: str) -> None:
         """Restore a parameter; KeyError where that is not offered."""
@@ -94,7 +96,7 @@ class DetectorModule(Subsystem):
 
     def __init__(self, detector: EigerModel, status, version: str):
         self._detector, self._version = detector, version
-        super().__init__({}, status, _detector_commands(detector, version))
+        super().__init__(dict, status, _detector_commands(detector, version))
 
     @property
     def config(self) -> dict[str, Parameter]:
@@ -152,7 +154,7 @@ class MonitorModule(Subsystem):
 
     def __init__(self, buffer: MonitorBuffer, status, version: str):
         self._buffer, self._version = buffer, version
-        super().__init__({}, status, {"clear": _bare(buffer.clear), "initialize": _bare(buffer.initialize)})
+        super().__init__(dict, status, {"clear": bare(buffer.clear), "initialize": bare(buffer.initialize)})
 
     @property
     def config(self) -> dict[str, Parameter]:
@@ -180,43 +182,35 @@ class MonitorModule(Subsystem):
         return []
 
 
-def _bare(function: Callable[[], object]) -> Command:
-    async def command(_argument) -> None:
+def bare(function: Callable[[], object]) -> Command:
+    """Return the command that calls a plain function, whatever value it is sent with."""
+
+    async def command(_argument: object) -> None:
         function()
 
     return command
 
 
 def _detector_commands(detector: EigerModel, version: str) -> dict[str, Command]:
-    async def initialize(_argument) -> None:
-        await detector.initialize()
-
-    async def arm(_argument) -> int:
-        return await detector.arm()
-
-    async def trigger(argument) -> int:
+    async def trigger(argument: Any) -> int:
         if argument is not None:
             detector.config.parameters["count_time"].check("trigger", argument)
         return await detector.trigger(argument)
 
-    async def disarm(_argument) -> int:
-        return await detector.disarm()
-
-    async def cancel(_argument) -> int:
-        return await detector.cancel()
-
-    async def abort(_argument) -> int:
-        return await detector.abort()
-
-    async def hv_reset(argument) -> None:
+    async def hv_reset(argument: Any) -> None:
         seconds = isinstance(argument, int | float) and not isinstance(argument, bool)
         if argument is not None and not (seconds and 1 <= argument <= 600):
             raise RequestError("hv_reset", argument, "1 to 600 s")
 
-    commands: dict[str, Command] = {"initialize": initialize, "arm": arm, "trigger": trigger}
-    commands |= {"disarm": disarm, "cancel": cancel, "abort": abort}
-    if version == "1.6.0":
-        commands["status_update"] = _bare(lambda: None)
-    commands["hv_reset"] = hv_reset
-    commands["check_connections"] = _bare(lambda: None)
-    return commands
+    nothing = bare(lambda: None)
+    return {
+        "initialize": lambda _: detector.initialize(),
+        "arm": lambda _: detector.arm(),
+        "trigger": trigger,
+        "disarm": lambda _: detector.disarm(),
+        "cancel": lambda _: detector.cancel(),
+        "abort": lambda _: detector.abort(),
+        **({"status_update": nothing} if version == "1.6.0" else {}),
+        "hv_reset": hv_reset,
+        "check_connections": nothing,
+    }
