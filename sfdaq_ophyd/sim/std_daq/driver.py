@@ -47,6 +47,12 @@ class Overrun:
     rate: float
     pause: float
 
+    @classmethod
+    def of(cls, n_images: int, seconds: float = 4.0, rate: float | None = None) -> Overrun:
+        """Return the overrun of an acquisition that takes `seconds`."""
+        pause = seconds / n_images
+        return cls(max(2000.0, 4 / pause) if rate is None else rate, pause)
+
 
 @dataclass(frozen=True)
 class Order:
@@ -74,6 +80,21 @@ class Order:
     ghost: str | None
     overrun: Overrun | None
 
+    @classmethod
+    def of(cls, info: dict, faults: Faults, timing: Timing, standing_error: str | None) -> Order:
+        """Return the order of one start, with the faults that wait for it."""
+        slow, failing = faults.take("slow_creation"), faults.take("creation_error")
+        late, overrun = faults.take("late_subscription"), faults.take("ring_overrun")
+        delay = slow["seconds"] if slow else timing.creation(info["n_images"])
+        return cls(
+            info,
+            delay,
+            error=failing.get("text", "told to fail") if failing else None,
+            late=late["seconds"] if late else 0.0,
+            ghost=standing_error if delay > timing.poll else None,
+            overrun=Overrun.of(info["n_images"], **overrun) if overrun else None,
+        )
+
     @property
     def can_be_encoded(self) -> bool:
         """Whether the driver's message holds it: n_images a signed 32-bit, run_id an unsigned 64-bit one."""
@@ -84,26 +105,6 @@ class Order:
             and not isinstance(run_id, bool)
             and 0 <= run_id < 2**64
         )
-
-
-def make_order(info: dict, faults: Faults, timing: Timing, standing_error: str | None) -> Order:
-    """Return the order of one start, with the faults that wait for it."""
-    slow, failing = faults.take("slow_creation"), faults.take("creation_error")
-    late, overrun = faults.take("late_subscription"), faults.take("ring_overrun")
-    delay = slow["seconds"] if slow else timing.creation(info["n_images"])
-    return Order(
-        info,
-        delay,
-        error=failing.get("text", "told to fail") if failing else None,
-        late=late["seconds"] if late else 0.0,
-        ghost=standing_error if delay > timing.poll else None,
-        overrun=_overrun(info["n_images"], **overrun) if overrun else None,
-    )
-
-
-def _overrun(n_images: int, seconds: float = 4.0, rate: float | None = None) -> Overrun:
-    pause = seconds / n_images
-    return Overrun(max(2000.0, 4 / pause) if rate is None else rate, pause)
 
 
 MAX_OUTSTANDING = 20
@@ -205,7 +206,7 @@ class Driver:
 
     def _order(self, info: dict) -> Order:
         with self._changed:
-            order = make_order(info, self._faults, self._timing, self._state.error)
+            order = Order.of(info, self._faults, self._timing, self._state.error)
             if order.can_be_encoded:
                 self._patience.started(slow=order.delay >= self._timing.give_up)
         self._inbox.put(partial(self._start_writer, order))
