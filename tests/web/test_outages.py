@@ -43,7 +43,7 @@ class Services:
         broker, slow = self._neighbours()
         settings = json.dumps({"rate_multiplicator": 20})
         self._commands = {
-            "eiger": [*SIM, sim + "simplon", "--port", eiger, "--shape", "40x50", "--initialized"],
+            "eiger": [*SIM, sim + "eiger", "--port", eiger, "--shape", "40x50", "--initialized"],
             "jf": [*SIM, sim + "jungfrau", "--name", "JF03T01V02", "--settings", settings]
             + ["--ports", f"{module},{assembled},{live}"],
             "writer": [*SIM, sim + "std_daq", "--port", daq, "--redis-port", redis],
