@@ -62,7 +62,20 @@ def stages(planes: npt.NDArray[np.float32], *, highgain: bool) -> npt.NDArray[np
 
 
 def reciprocal(gain: npt.NDArray[np.float32], factor: float | None) -> npt.NDArray[np.float32]:
-    """Return 1 / gain, or 1 / factor / gain, as float32: the wire reference's arithmetic multiplies by it."""
+    """Return 1 / gain, or 1 / factor / gain, as float32: the wire reference's arithmetic multiplies by it.
+
+    Parameters
+    ----------
+    gain : ndarray of float32, shape (3, 512 n, 1024)
+        ADU/keV of the three stages in use.
+    factor : float or None
+        keV of one unit of the result.
+
+    Returns
+    -------
+    ndarray of float32
+        Shape of `gain`; infinite where that is 0.
+    """
     one = np.float32(1.0 if factor is None else 1.0 / factor)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return one / gain
@@ -76,7 +89,19 @@ def unusable_gain(gain: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 
 def unusable(gain: npt.NDArray[np.float32], pedestal: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return True where a pixel has an unusable gain, or a pedestal of NaN or infinity, in any stage."""
+    """Return True where a pixel has an unusable gain, or a pedestal of NaN or infinity, in any stage.
+
+    Parameters
+    ----------
+    gain : ndarray of float32, shape (3, 512 n, 1024)
+        ADU/keV of the three stages in use.
+    pedestal : ndarray of float32, shape (3, 512 n, 1024)
+        ADU.
+
+    Returns
+    -------
+    ndarray of bool, shape (512 n, 1024)
+    """
     found = unusable_gain(gain) | ~np.isfinite(pedestal)
     in_any_stage: npt.NDArray[np.bool_] = np.logical_or.reduce(found, axis=0)
     return in_any_stage
@@ -89,7 +114,23 @@ def refuse(
     highgain: bool,
     of: str,
 ) -> None:
-    """Raise BadConstant for pixels that cannot be calibrated: the first one, in the first map that has it."""
+    """Raise BadConstant for pixels that cannot be calibrated: the first one, in the first map that has it.
+
+    Parameters
+    ----------
+    bad : ndarray of bool, shape (512 n, 1024)
+        At least one is True.
+    gain, pedestal : ndarray of float32, shape (planes, 512 n, 1024)
+        As they came.
+    highgain : bool
+        Which planes are in use.
+    of : str
+        Detector and files, for the message.
+
+    Raises
+    ------
+    BadConstant
+    """
     y, x = (int(i) for i in np.argwhere(bad)[0])
     for maps, planes in (("gain", gain), ("pedestal", pedestal)):
         for plane in plane_numbers(planes, highgain=highgain):
@@ -105,7 +146,22 @@ def check_range(
     factor: float,
     good: npt.NDArray[np.bool_],
 ) -> None:
-    """Refuse a factor so small that int32 cannot hold the largest ADC value."""
+    """Refuse a factor so small that int32 cannot hold the largest ADC value.
+
+    Parameters
+    ----------
+    scale, pedestal : ndarray of float32, shape (3, 512 n, 1024)
+        As the engine gets them.
+    factor : float
+        keV.
+    good : ndarray of bool, shape (512 n, 1024)
+        Pixels that count.
+
+    Raises
+    ------
+    RequestError
+        Names the factor.
+    """
     span = np.maximum(np.abs(pedestal), np.abs(np.float32(16383) - pedestal))
     with np.errstate(over="ignore", invalid="ignore"):
         largest = np.max(span * np.abs(scale), where=good, initial=0)

@@ -147,20 +147,42 @@ class Layout:
     gap_pixels: bool
 
     def blocks(self, image: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
-        """Yield what each module covers of `image`, as it lies in the image; last two axes y and x."""
+        """Yield what each module covers of `image`, as it lies in the image; last two axes y and x.
+
+        Parameters
+        ----------
+        image : ndarray, shape (..., y, x)
+            Of the layout's `shape`.
+        """
         height, width = module_shape(self.gap_pixels)
         for p in self.placements:
             h, w = (height, width) if p.turns % 2 == 0 else (width, height)
             yield image[..., p.y : p.y + h, p.x : p.x + w]
 
     def views(self, image: npt.NDArray[Scalar]) -> Iterator[tuple[int, npt.NDArray[Scalar]]]:
-        """Yield (module, the same part as a view turned back into the module's own orientation)."""
+        """Yield (module, the same part as a view turned back into the module's own orientation).
+
+        Parameters
+        ----------
+        image : ndarray, shape (..., y, x)
+            Of the layout's `shape`.
+        """
         for p, block in zip(self.placements, self.blocks(image)):
             yield p.module, np.rot90(block, -p.turns, axes=(-2, -1))
 
 
 def find_row(detector_name: str) -> Row:
     """Return the geometry of a detector, by its full name or without the ``V`` part.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``.
+
+    Returns
+    -------
+    Row
+        Origins, turns, and whether the sensor has strips.
 
     Raises
     ------
@@ -196,7 +218,18 @@ def module_shape(gap_pixels: bool) -> tuple[int, int]:
 
 
 def pixel_index(layout: Layout) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the index of a module's 512 x 1024 pixels in its gap-expanded or plain block."""
+    """Return the index of a module's 512 x 1024 pixels in its gap-expanded or plain block.
+
+    Parameters
+    ----------
+    layout : Layout
+        Whose `gap_pixels` count.
+
+    Returns
+    -------
+    rows, columns : ndarray of int, shapes (512, 1) and (1, 1024)
+        Ready to index a block with.
+    """
     rows: npt.NDArray[np.intp]
     columns: npt.NDArray[np.intp]
     rows, columns = (np.arange(n) for n in MODULE_SHAPE)
@@ -210,6 +243,27 @@ def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool,
 
     Without `geometry` they are stacked in y without holes. With it, every module keeps its place, switched on
     or not, and what no module covers stays empty.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``.
+    modules : sequence of int
+        Those switched on, in the order in which they are stacked.
+    gap_pixels : bool
+        Whether chips stand two pixels apart.
+    geometry : bool
+        Whether modules go to their places.
+
+    Returns
+    -------
+    Layout
+        Shape of the image, and corner and turns of each module.
+
+    Raises
+    ------
+    RequestError
+        `geometry` of a detector that is in no table.
     """
     height, width = module_shape(gap_pixels)
     if not geometry:

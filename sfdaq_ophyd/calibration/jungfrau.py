@@ -152,7 +152,23 @@ class JungfrauCalibration:
         return FusedEngine(*settings, self._n_threads)
 
     def with_options(self, **changes: Any) -> JungfrauCalibration:
-        """Return a calibration with the same constants and some other options."""
+        """Return a calibration with the same constants and some other options.
+
+        Parameters
+        ----------
+        **changes
+            Fields of `CalibrationOptions`.
+
+        Returns
+        -------
+        JungfrauCalibration
+            A new one; compiled and checked like any.
+
+        Raises
+        ------
+        RequestError, ConstantsMissing
+            As when a calibration is made.
+        """
         return JungfrauCalibration(
             self.detector_name,
             self._maps.gain,
@@ -255,7 +271,18 @@ class JungfrauCalibration:
     """The name that the facility's library has for it."""
 
     def empty(self, n_frames: int | None = None) -> npt.NDArray[Any]:
-        """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack."""
+        """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack.
+
+        Parameters
+        ----------
+        n_frames : int, optional
+            Length of the stack.
+
+        Returns
+        -------
+        ndarray
+            Shape `shape` or (n_frames, *shape), dtype `dtype`.
+        """
         return aligned_empty(self.shape if n_frames is None else (n_frames, *self.shape), self.dtype)
 
     def __call__(self, raw: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
@@ -295,29 +322,101 @@ class JungfrauCalibration:
         return out
 
     def regions(self, raw: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        """Calibrate, and return a copy of each region of interest by its label; see `__call__`."""
+        """Calibrate, and return a copy of each region of interest by its label; see `__call__`.
+
+        Parameters
+        ----------
+        raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
+            As for a call.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Shape (y, x) or (frames, y, x), dtype `dtype`.
+
+        Raises
+        ------
+        RequestError
+            There is no region.
+        DtypeError, ShapeError
+            `raw` is no raw image of this detector.
+        """
         if self.options.roi is None:
             raise RequestError("roi", None, "at least one region")
         whole = self._whole(raw)
         return {label: whole[..., a:b, c:d].copy() for label, (a, b, c, d) in self.options.roi.items()}
 
     def gain_codes(self, raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-        """Return the gain code, 0 to 3, of each pixel of the whole processed image; unmasked, uint16."""
+        """Return the gain code, 0 to 3, of each pixel of the whole processed image; unmasked, uint16.
+
+        Parameters
+        ----------
+        raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
+            As for a call.
+
+        Returns
+        -------
+        ndarray of uint16
+            Shape `image_shape`, or (frames, *image_shape).
+
+        Raises
+        ------
+        DtypeError, ShapeError
+            `raw` is no raw image of this detector.
+        """
         raw, sources = self._checked_raw(raw, np.uint16)
         return self._placed(raw >> np.uint16(CODE_SHIFT), sources)
 
     def saturated_pixels(self, raw: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.intp], ...]:
-        """Return the indices of saturated pixels in the whole processed image or stack; unmasked."""
+        """Return the indices of saturated pixels in the whole processed image or stack; unmasked.
+
+        Parameters
+        ----------
+        raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
+            As for a call.
+
+        Returns
+        -------
+        tuple of ndarray of int
+            One per axis, as from `numpy.nonzero`.
+
+        Raises
+        ------
+        DtypeError, ShapeError
+            `raw` is no raw image of this detector.
+        """
         raw, sources = self._checked_raw(raw, np.uint16)
         return np.nonzero(self._placed(raw == saturated_word(self.options.highgain), sources))
 
     def lost_pixels(self, raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
-        """Return where packets were lost, as bool, in the whole processed image or stack."""
+        """Return where packets were lost, as bool, in the whole processed image or stack.
+
+        Parameters
+        ----------
+        raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
+            As for a call.
+
+        Returns
+        -------
+        ndarray of bool
+            Shape `image_shape`, or (frames, *image_shape).
+
+        Raises
+        ------
+        DtypeError, ShapeError
+            `raw` is no raw image of this detector.
+        """
         raw, sources = self._checked_raw(raw, np.uint16)
         return self._placed(raw == LOST, sources)
 
     def count_words(self, raw: npt.NDArray[np.uint16]) -> WordCounts:
-        """Count raw pixels in G1, in G2, with the undefined gain code, saturated, and lost."""
+        """Count raw pixels in G1, in G2, with the undefined gain code, saturated, and lost.
+
+        Parameters
+        ----------
+        raw : ndarray of uint16
+            Of any shape.
+        """
         return count_words(np.asarray(raw), highgain=self.options.highgain)
 
     def _whole(self, raw: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:

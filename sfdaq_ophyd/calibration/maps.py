@@ -76,7 +76,18 @@ class Maps:
         return self.gain, self.pedestal
 
     def bad(self, options: CalibrationOptions) -> npt.NDArray[np.bool_]:
-        """Return the raw pixels that these options mask, shape (512 n, 1024)."""
+        """Return the raw pixels that these options mask, shape (512 n, 1024).
+
+        Parameters
+        ----------
+        options : CalibrationOptions
+            Whose `mask` count.
+
+        Returns
+        -------
+        ndarray of bool, shape (512 n, 1024)
+            True where a pixel is masked.
+        """
         if self.reasons is None or options.mask is False:
             return np.zeros(DetectorName.parse(self.detector_name).raw_shape, dtype=bool)
         return is_bad(
@@ -84,7 +95,23 @@ class Maps:
         )
 
     def usable(self, options: CalibrationOptions) -> Maps:
-        """Refuse gains of 0 and the like on pixels in use, or give them a reason to be masked."""
+        """Refuse gains of 0 and the like on pixels in use, or give them a reason to be masked.
+
+        Parameters
+        ----------
+        options : CalibrationOptions
+            Whose `bad_constants` count.
+
+        Returns
+        -------
+        Maps
+            These, or others with more reasons.
+
+        Raises
+        ------
+        BadConstant
+            A pixel in use has no usable constant, and is not to be masked.
+        """
         modules = np.zeros(DetectorName.parse(self.detector_name).n_modules, dtype=bool)
         modules[list(options.active_modules(self.detector_name))] = True
         gain, pedestal = self.stages(options)
@@ -108,7 +135,25 @@ class Maps:
     def folded(
         self, options: CalibrationOptions, bad: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return (pedestal, scale): (adc - pedestal) * scale is the value, and the fill for bad pixels."""
+        """Return (pedestal, scale): (adc - pedestal) * scale is the value, and the fill for bad pixels.
+
+        Parameters
+        ----------
+        options : CalibrationOptions
+            Whose `factor` count.
+        bad : ndarray of bool, shape (512 n, 1024)
+            Masked pixels.
+
+        Returns
+        -------
+        pedestal, scale : ndarray of float32, shape (3, 512 n, 1024)
+            ADU, and the reciprocal of gain (and factor).
+
+        Raises
+        ------
+        RequestError
+            int32 cannot hold counts of this factor.
+        """
         gain, pedestal = self.stages(options)
         factor = options.inner_factor
         scale = constants.reciprocal(gain, factor)

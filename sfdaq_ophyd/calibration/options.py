@@ -151,7 +151,18 @@ class CalibrationOptions:
         return 0.0 if self.downsample is not None or self.double_pixels == "interp" else self.masked_value
 
     def with_(self, **changes: Any) -> CalibrationOptions:
-        """Return a copy with some options changed."""
+        """Return a copy with some options changed.
+
+        Parameters
+        ----------
+        **changes
+            Fields of this class.
+
+        Raises
+        ------
+        RequestError
+            An option that does not exist, or a value that is wrong.
+        """
         check_names(changes)
         return replace(self, **changes)
 
@@ -160,7 +171,18 @@ class CalibrationOptions:
         return {name: getattr(self, name) for name in _DEFAULTS}
 
     def check_rois(self, shape: tuple[int, int]) -> None:
-        """Refuse regions that leave an image of this shape."""
+        """Refuse regions that leave an image of this shape.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of the processed image.
+
+        Raises
+        ------
+        RequestError
+            Names the region.
+        """
         for label, (y1, y2, x1, x2) in (self.roi or {}).items():
             if y2 > shape[0] or x2 > shape[1]:
                 raise RequestError(
@@ -176,7 +198,18 @@ class CalibrationOptions:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> CalibrationOptions:
-        """Read the text of `to_json`; unknown names are refused."""
+        """Read the text of `to_json`; unknown names are refused.
+
+        Parameters
+        ----------
+        text : str or bytes
+            A JSON object.
+
+        Raises
+        ------
+        RequestError
+            No JSON object, an option that does not exist, or a value that is wrong.
+        """
         try:
             values = load_json(text)
         except WireError as exc:
@@ -190,6 +223,16 @@ class CalibrationOptions:
 
     def active_modules(self, detector_name: str) -> dict[int, int]:
         """Return module -> place among active modules in the data, of those switched on.
+
+        Parameters
+        ----------
+        detector_name : str
+            E.g. ``"JF01T03V01"``.
+
+        Returns
+        -------
+        dict of int to int
+            In the order of the modules.
 
         Raises
         ------
@@ -216,7 +259,25 @@ def check_names(given: Mapping[str, Any]) -> None:
 
 
 def disabled_to_map(detector_name: str, disabled: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the module map with some modules switched off; later ones move down by one each."""
+    """Return the module map with some modules switched off; later ones move down by one each.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``.
+    disabled : tuple of int
+        Modules that are off, counted from 0.
+
+    Returns
+    -------
+    tuple of int
+        For each module its place in the data, -1 = switched off.
+
+    Raises
+    ------
+    RequestError
+        No module of this detector.
+    """
     n = DetectorName.parse(detector_name).n_modules
     for module in disabled:
         if not _is_int(module) or not 0 <= module < n:

@@ -33,6 +33,13 @@ def as_reasons(mask: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.in
 
     An int64 mask gains the bits `DOUBLE` and `EDGE`; a bool mask gives 0 and 1 and gains nothing.
 
+    Parameters
+    ----------
+    mask : array_like of int64 or bool
+        Reason bits, or True = bad.
+    shape : (int, int)
+        (512 n, 1024).
+
     Raises
     ------
     DtypeError, ShapeError
@@ -59,14 +66,42 @@ def as_reasons(mask: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.in
 def is_bad(
     reasons: npt.NDArray[np.int64], *, double_pixels: str, module_edge_pixels: str
 ) -> npt.NDArray[np.bool_]:
-    """Return True where a reason is left that counts under these options."""
+    """Return True where a reason is left that counts under these options.
+
+    Parameters
+    ----------
+    reasons : ndarray of int64
+        A bit per reason.
+    double_pixels, module_edge_pixels : str
+        As in `CalibrationOptions`: only "mask" has them count.
+
+    Returns
+    -------
+    ndarray of bool
+        Shape of `reasons`.
+    """
     ignored = (0 if double_pixels == "mask" else DOUBLE) | (0 if module_edge_pixels == "mask" else EDGE)
     found: npt.NDArray[np.bool_] = (reasons & ~ignored) != 0
     return found
 
 
 def place(layout: Layout, raw: npt.NDArray[Scalar], out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-    """Put raw pixels, shape (512 n, 1024) over all modules, into the image `out`; gaps and holes stay."""
+    """Put raw pixels, shape (512 n, 1024) over all modules, into the image `out`; gaps and holes stay.
+
+    Parameters
+    ----------
+    layout : Layout
+        Where modules go.
+    raw : ndarray, shape (512 n, 1024)
+        A value per pixel of all modules.
+    out : ndarray, shape (y, x)
+        Written to.
+
+    Returns
+    -------
+    ndarray
+        `out`.
+    """
     index = pixel_index(layout)
     modules = raw.reshape(-1, *MODULE_SHAPE)
     for module, view in layout.views(out):
@@ -75,7 +110,22 @@ def place(layout: Layout, raw: npt.NDArray[Scalar], out: npt.NDArray[Scalar]) ->
 
 
 def good_pixels(layout: Layout, bad: npt.NDArray[np.bool_], *, interpolated: bool) -> npt.NDArray[np.bool_]:
-    """Return the image's mask, True = good; gaps only if they were `interpolated` from good pixels."""
+    """Return the image's mask, True = good; gaps only if they were `interpolated` from good pixels.
+
+    Parameters
+    ----------
+    layout : Layout
+        Where modules go.
+    bad : ndarray of bool, shape (512 n, 1024)
+        Masked pixels.
+    interpolated : bool
+        Whether gap pixels get a share of the pixels beside them.
+
+    Returns
+    -------
+    ndarray of bool, shape (y, x)
+        Holes are False.
+    """
     good = place(layout, ~bad, np.zeros(layout.shape, dtype=bool))
     if interpolated:
         for _, view in layout.views(good):
@@ -102,13 +152,39 @@ def _blocks(image: npt.NDArray[Any], block: tuple[int, int]) -> npt.NDArray[Any]
 
 
 def good_fraction(good: npt.NDArray[np.bool_], block: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return the good pixels of each block over those of a full block, float64; at ragged edges too."""
+    """Return the good pixels of each block over those of a full block, float64; at ragged edges too.
+
+    Parameters
+    ----------
+    good : ndarray of bool, shape (y, x)
+        Good pixels.
+    block : (int, int)
+        Rows and columns of a block.
+
+    Returns
+    -------
+    ndarray of float64
+        Of ceil(y / rows) x ceil(x / columns) blocks, 0 to 1.
+    """
     fraction: npt.NDArray[np.float64] = _blocks(good, block).sum(axis=(-3, -1)) / (block[0] * block[1])
     return fraction
 
 
 def any_reason(reasons: npt.NDArray[np.int64], block: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Return the reasons that any pixel of a block has, int64."""
+    """Return the reasons that any pixel of a block has, int64.
+
+    Parameters
+    ----------
+    reasons : ndarray of int64, shape (y, x)
+        A bit per reason.
+    block : (int, int)
+        Rows and columns of a block.
+
+    Returns
+    -------
+    ndarray of int64
+        Of ceil(y / rows) x ceil(x / columns) blocks.
+    """
     found: npt.NDArray[np.int64] = np.bitwise_or.reduce(_blocks(reasons, block), axis=(-3, -1))
     return found
 

@@ -76,7 +76,20 @@ def saturated_word(highgain: bool) -> int:
 
 
 def count_words(raw: npt.NDArray[np.uint16], *, highgain: bool = False) -> WordCounts:
-    """Count the pixels of a raw image, uint16 of any shape, that are not plain G0."""
+    """Count the pixels of a raw image, uint16 of any shape, that are not plain G0.
+
+    Parameters
+    ----------
+    raw : ndarray of uint16
+        Raw words.
+    highgain : bool
+        The detector ran in high gain: another word means saturated.
+
+    Returns
+    -------
+    WordCounts
+        Numbers of pixels.
+    """
     switched = raw[raw > ADC_BITS]
     n_codes = np.bincount(switched >> CODE_SHIFT, minlength=4)
     where = raw if highgain else switched

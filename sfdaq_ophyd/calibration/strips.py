@@ -54,7 +54,20 @@ class StripMap:
         self._shared = ~self._empty & (n_cells[index] > 1)
 
     def place(self, stacked: npt.NDArray[Any], out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """Put a value per pixel, (..., 512 n, 1024), in its cells of `out`, (..., y, x); others stay."""
+        """Put a value per pixel, (..., 512 n, 1024), in its cells of `out`, (..., y, x); others stay.
+
+        Parameters
+        ----------
+        stacked : ndarray, shape (..., 512 n, 1024)
+            A value per pixel.
+        out : ndarray, shape (..., y, x)
+            Written to.
+
+        Returns
+        -------
+        ndarray
+            `out`.
+        """
         flat = stacked.reshape(*stacked.shape[:-2], -1)
         there = ~self._empty
         out[..., there] = flat[..., self._index[there]]
@@ -68,7 +81,18 @@ class StripMap:
 
 @cache
 def module_map(detector_name: str) -> npt.NDArray[np.intp]:
-    """Return which pixel of a module, as ``1024 * row + column``, is in each cell of its image."""
+    """Return which pixel of a module, as ``1024 * row + column``, is in each cell of its image.
+
+    Parameters
+    ----------
+    detector_name : str
+        One with a strip sensor.
+
+    Returns
+    -------
+    ndarray of int, shape (y, x)
+        `NOTHING` where there is no pixel.
+    """
     return _quad() if DetectorName.parse(detector_name).family.startswith(_QUAD) else _line()
 
 
