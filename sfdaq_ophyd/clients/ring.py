@@ -72,11 +72,6 @@ class Ring:
         self._slots = _Slots(n_images, on_free)
         self._full: Limit | None = None
 
-    @property
-    def n_free(self) -> int:
-        """Buffers nobody looks at."""
-        return len(self._slots.free)
-
     def take(self) -> np.ndarray | None:
         """Return a buffer, or None if all are in use.
 
