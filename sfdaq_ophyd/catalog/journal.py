@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import gzip
 import json
 import logging
@@ -9,10 +11,10 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
-from .plain import plain
+import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -177,3 +179,20 @@ class Journal:
 
 def _line(name: str, doc: dict) -> str:
     return json.dumps({"name": name, "doc": doc}, default=plain) + "\n"
+
+
+def plain(value: object):
+    """Turn what documents hold beside JSON's own types into these."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, PurePath | datetime.date | datetime.time):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

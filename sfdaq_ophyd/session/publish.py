@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ..catalog.plain import plain
+from ..catalog.journal import plain
 from ..errors import require
 from .config import PublishConfig
 

@@ -20,7 +20,7 @@ from event_model import DocumentNames, schema_validators
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.catalog import remote_catalog
 from sfdaq_ophyd.catalog._documents import filled
-from sfdaq_ophyd.catalog.plain import plain
+from sfdaq_ophyd.catalog.journal import plain
 from sfdaq_ophyd.errors import RequestError, ServiceUnreachable
 
 from ..tiled_server import TiledServer, stock_catalog

@@ -12,7 +12,7 @@ from bluesky import RunEngine
 from bluesky.callbacks.zmq import Proxy, RemoteDispatcher
 from ophyd.sim import hw
 
-from sfdaq_ophyd.catalog.plain import plain
+from sfdaq_ophyd.catalog.journal import plain
 from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.session import load_config
 from sfdaq_ophyd.session.config import PublishConfig
