@@ -197,6 +197,7 @@ Settings = Annotated[list[str], typer.Argument(help="NAME=VALUE; values are JSON
 Modules = Annotated[list[int], typer.Argument(help="Module numbers.")]
 
 
+@call(app, settings_table)
 def get_detector_settings(client: BrokerClient, detector: Detector):
     """Table of exposure time, delay, detector mode and gain mode.
 
@@ -205,6 +206,7 @@ def get_detector_settings(client: BrokerClient, detector: Detector):
     return client.get_detector_settings(detector)
 
 
+@call(app, changes_table)
 def set_detector_settings(client: BrokerClient, detector: Detector, settings: Settings):
     """Change hardware settings; stops the trigger of the whole beamline for 8 s.
 
@@ -214,6 +216,7 @@ def set_detector_settings(client: BrokerClient, detector: Detector, settings: Se
     return {} if changed is None else changed
 
 
+@call(app, lines)
 def get_detector_status(client: BrokerClient, detector: Detector):
     """Show modules by state.
 
@@ -222,6 +225,7 @@ def get_detector_status(client: BrokerClient, detector: Detector):
     return client.get_detector_status(detector)
 
 
+@call(app, module_table)
 def get_detector_temperatures(client: BrokerClient, detector: Detector):
     """Table of temperatures per module, degC.
 
@@ -230,6 +234,7 @@ def get_detector_temperatures(client: BrokerClient, detector: Detector):
     return client.get_detector_temperatures(detector)
 
 
+@call(app, lines)
 def get_detector_pings(client: BrokerClient, detector: Detector):
     """Show which modules answer on the network.
 
@@ -238,6 +243,7 @@ def get_detector_pings(client: BrokerClient, detector: Detector):
     return client.get_detector_pings(detector)
 
 
+@call(app, settings_table)
 def get_jfctrl_monitor(client: BrokerClient, detector: Detector):
     """Show what the power control box says.
 
@@ -246,6 +252,7 @@ def get_jfctrl_monitor(client: BrokerClient, detector: Detector):
     return client.get_jfctrl_monitor(detector)
 
 
+@call(app, lines)
 def get_jfstats(client: BrokerClient, detector: Detector):
     """Show temperatures, control box and whether data are written.
 
@@ -254,6 +261,7 @@ def get_jfstats(client: BrokerClient, detector: Detector):
     return client.get_jfstats(detector)
 
 
+@call(app, lines)
 def power_on_modules(client: BrokerClient, detector: Detector, modules: Modules):
     """Switch chip power and high voltage of modules on.
 
@@ -263,6 +271,7 @@ def power_on_modules(client: BrokerClient, detector: Detector, modules: Modules)
     return {"powered_on": modules}
 
 
+@call(app, lines)
 def power_off_modules(client: BrokerClient, detector: Detector, modules: Modules):
     """Switch chip power and high voltage of modules off.
 
@@ -272,6 +281,7 @@ def power_off_modules(client: BrokerClient, detector: Detector, modules: Modules
     return {"powered_off": modules}
 
 
+@call(app, lines)
 def copy_user_files(
     client: BrokerClient,
     pgroup: Pgroup,
@@ -291,6 +301,7 @@ def copy_user_files(
     return result
 
 
+@call(app, settings_table)
 def get_dap_settings(client: BrokerClient, detector: Detector):
     """Table of the settings of the online analysis.
 
@@ -299,6 +310,7 @@ def get_dap_settings(client: BrokerClient, detector: Detector):
     return client.get_dap_settings(detector)
 
 
+@call(app, changes_table)
 def set_dap_settings(client: BrokerClient, detector: Detector, settings: Settings):
     """Merge settings into the online analysis.
 
@@ -307,6 +319,7 @@ def set_dap_settings(client: BrokerClient, detector: Detector, settings: Setting
     return client.set_dap_settings(detector, _settings(settings))
 
 
+@call(app, lines)
 def upload_custom_dap_script(
     client: BrokerClient,
     file: Annotated[Path, typer.Argument(help="A Python file that defines proc(meta, image, mask).")],
@@ -317,23 +330,6 @@ def upload_custom_dap_script(
     """
     client.upload_custom_dap_script(file.stem, read_text("file", file))
     return {"uploaded": file.stem}
-
-
-_COMMANDS = {
-    get_detector_settings: settings_table,
-    set_detector_settings: changes_table,
-    get_detector_status: lines,
-    get_detector_temperatures: module_table,
-    get_detector_pings: lines,
-    get_jfctrl_monitor: settings_table,
-    get_jfstats: lines,
-    power_on_modules: lines,
-    power_off_modules: lines,
-    copy_user_files: lines,
-    get_dap_settings: settings_table,
-    set_dap_settings: changes_table,
-    upload_custom_dap_script: lines,
-}
 
 
 def _settings(texts: list[str]) -> dict:
@@ -350,7 +346,3 @@ def _settings(texts: list[str]) -> dict:
         except RequestError:
             settings[name] = value
     return settings
-
-
-for _function, _show in _COMMANDS.items():
-    call(app, _show)(_function)

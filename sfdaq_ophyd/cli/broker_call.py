@@ -24,7 +24,7 @@ from ..wire.json_text import load_json
 
 def lines(result: Any) -> None:
     """Print one line per value, lists item by item."""
-    values = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    values = _plain(result)
     console = Console(soft_wrap=True, highlight=False)
     for key, value in values.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], str):
@@ -144,7 +144,7 @@ def call(app: typer.Typer, show: Callable[[Any], None]):
             for name, (kind, default) in _COMMON.items()
         ]
         parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        command.__signature__ = inspect.Signature(parameters + common)
+        vars(command)["__signature__"] = inspect.Signature(parameters + common)  # typer reads it
         command.__annotations__ = {p.name: p.annotation for p in parameters + common}
         app.command(function.__name__.replace("_", "-"))(command)
         return function
@@ -169,7 +169,8 @@ def read_text(field: str, path: Path) -> str:
 
 
 def _plain(result: Any) -> Any:
-    return dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    is_record = dataclasses.is_dataclass(result) and not isinstance(result, type)
+    return dataclasses.asdict(result) if is_record else result
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

@@ -10,17 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutcome
+from ..wire import broker_operations as ops
 from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
 from ..wire.broker_parameters import check_detector, check_names, check_pgroup
-from ..wire.broker_reply import (
-    AllowedDetectors,
-    Retrieval,
-    RunningDetectors,
-    number,
-    retrieval,
-    running_detectors,
-    strings,
-)
+from ..wire.broker_reply import AllowedDetectors, Retrieval, RunningDetectors
 from ..wire.broker_request import RetrieveRequest, check_extra, pedestal_request
 from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
 from .broker_slow import SlowCalls
@@ -36,15 +29,11 @@ class MainCalls(BrokerTransport):
 
     def get_allowed_detectors(self) -> AllowedDetectors:
         """Return the detectors that belong to this console's beamline."""
-        reply = self.call("get_allowed_detectors", expected="detectors")
-        descriptions = "names" if self.dialect == "documented" else "descriptions"
-        return AllowedDetectors(
-            strings(reply, "detectors"), strings(reply, descriptions), strings(reply, "visualisation_address")
-        )
+        return self.call(ops.GET_ALLOWED_DETECTORS)
 
     def get_running_detectors(self) -> RunningDetectors:
         """Return which detectors write into the buffer; up to 30 s late after one stops."""
-        return running_detectors(self.call("get_running_detectors", expected="detectors"), self.dialect)
+        return self.call(ops.GET_RUNNING_DETECTORS)
 
     def power_on_detector(self, detector_name: str, *, extra: Mapping[str, Any] | None = None) -> str:
         """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
@@ -54,8 +43,7 @@ class MainCalls(BrokerTransport):
         status exchange. Never repeated: each call queues another restart.
         """
         body = {**check_extra(extra), "detector_name": check_detector(detector_name)}
-        reply = self.call("power_on_detector", body)
-        return str(reply.get("message", ""))
+        return self.call(ops.POWER_ON_DETECTOR, body)
 
     def advance_run_number(self, pgroup: str, *, extra: Mapping[str, Any] | None = None) -> int:
         """Take a new run number.
@@ -71,19 +59,15 @@ class MainCalls(BrokerTransport):
             The reply was lost. Never repeated by itself: each executed call uses up a number. Take
             another, gaps are harmless.
         """
-        return self._run_number("advance_run_number", pgroup, extra)
+        body = {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
+        return self.call(ops.ADVANCE_RUN_NUMBER, body)
 
     def get_current_run_number(self, pgroup: str) -> int:
         """Return the last number given out, 0 if none; with several clients not necessarily one's own.
 
         A closed pgroup is refused.
         """
-        return self._run_number("get_current_run_number", pgroup)
-
-    def _run_number(self, endpoint: str, pgroup: str, extra: Mapping[str, Any] | None = None) -> int:
-        body = {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
-        key = "message" if self.dialect == "documented" else "run_number"
-        return self.call(endpoint, body, read=lambda reply: number(reply.get(key), key))
+        return self.call(ops.GET_CURRENT_RUN_NUMBER, {"pgroup": check_pgroup(pgroup)})
 
     def retrieve_from_buffers(self, request: RetrieveRequest, *, timeout: float | None = None) -> Retrieval:
         """Ask for the data of past pulses: one acquisition of a run.
@@ -118,11 +102,12 @@ class MainCalls(BrokerTransport):
         extra = {REQUEST_ID: str(uuid.uuid4()), **request.extra}
         request = dataclasses.replace(request, extra=extra)
         try:
-            answer = self.call("retrieve_from_buffers", request.to_wire(), timeout=timeout, read=retrieval)
+            answer = self.call(ops.RETRIEVE_FROM_BUFFERS, request.to_wire(), timeout=timeout)
         except UnknownOutcome:
-            answer = self._recover(request)
-            if answer is None:
+            found = self._recover(request)
+            if found is None:
                 raise
+            answer = found
         if request.run_number is not None and answer.run_number != request.run_number:
             raise RunNumberMismatch(asked=request.run_number, got=answer.run_number, reply=answer)
         return answer
@@ -180,12 +165,12 @@ class MainCalls(BrokerTransport):
         body = pedestal_request(
             pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
         )
-        self.call("take_pedestal", body)
+        self.call(ops.TAKE_PEDESTAL, body)
         return pedestal_time(rate_multiplicator, pedestalmode)
 
     def get_pvlist(self) -> list[str]:
         """Return the PVs that the beamline's epics buffer records."""
-        return list(strings(self.call("get_pvlist", expected="pv_list"), "pv_list"))
+        return self.call(ops.GET_PVLIST)
 
     def set_pvlist(self, pvs: Iterable[str]) -> list[str]:
         """Replace the whole list of recorded PVs, and return what was stored.
@@ -193,8 +178,7 @@ class MainCalls(BrokerTransport):
         The epics buffer restarts: a short gap in all PVs. Two clients can overwrite each other: read,
         merge, compare, and write only a changed list. An empty list erases it.
         """
-        reply = self.call("set_pvlist", {"pv_list": check_names(pvs, "pv_list")})
-        return list(strings(reply, "message" if self.dialect == "documented" else "pv_list"))
+        return self.call(ops.SET_PVLIST, {"pv_list": check_names(pvs, "pv_list")})
 
     def close_pgroup_writing(self, pgroup: str, *, confirm: str) -> None:
         """Close a pgroup for ever: no more runs, pedestals or copies; archiving starts.
@@ -207,10 +191,10 @@ class MainCalls(BrokerTransport):
         if confirm != check_pgroup(pgroup):
             raise RequestError("confirm", confirm, f"{pgroup!r} once more: closing cannot be undone")
         try:
-            self.call("close_pgroup_writing", {"pgroup": pgroup})
+            self.call(ops.CLOSE_PGROUP_WRITING, {"pgroup": pgroup})
         except UnknownOutcome:
             try:
-                self.call("close_pgroup_writing", {"pgroup": pgroup})
+                self.call(ops.CLOSE_PGROUP_WRITING, {"pgroup": pgroup})
             except BrokerRefused as exc:
                 if "already closed" not in exc.said:
                     raise

@@ -7,14 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import BrokerRefused, RequestError
+from ..wire import broker_operations as ops
 from ..wire.broker_parameters import check_detector, check_int, check_modules, check_pgroup
-from ..wire.broker_reply import CopiedFiles, JfStats, Pings, changes, field, integers, strings
-from ..wire.broker_settings import (
-    HARDWARE_SETTINGS,
-    check_dap_settings,
-    check_hardware_settings,
-    check_script,
-)
+from ..wire.broker_reply import CopiedFiles, JfStats, Pings, copied_files
+from ..wire.broker_settings import check_dap_settings, check_hardware_settings, check_script
 from .broker_transport import BrokerTransport
 
 
@@ -27,9 +23,7 @@ class SlowCalls(BrokerTransport):
         Where modules differ, times are lists and the gain mode is ``{mode: [modules]}``; modes may read
         ``"unknown"``.
         """
-        reply = self.call("get_detector_settings", _detector(detector_name))
-        settings = reply if self.dialect == "documented" else field(reply, "parameters", dict)
-        return {name: settings[name] for name in HARDWARE_SETTINGS if name in settings}
+        return self.call(ops.GET_DETECTOR_SETTINGS, _detector(detector_name))
 
     def set_detector_settings(
         self, detector_name: str, parameters: Mapping[str, Any], *, timeout: float | None = None
@@ -57,13 +51,7 @@ class SlowCalls(BrokerTransport):
         body = {"detector_name": detector_name, "parameters": checked}
         if self.dialect == "documented":
             body |= checked  # the 2023 server reads them here, the document shows them there
-        documented = self.dialect == "documented"
-        return self.call(
-            "set_detector_settings",
-            body,
-            timeout=timeout,
-            read=lambda reply: None if documented else changes(reply, "changed_parameters"),
-        )
+        return self.call(ops.SET_DETECTOR_SETTINGS, body, timeout=timeout)
 
     def get_detector_status(self, detector_name: str) -> dict[str, list[int]]:
         """Return ``{state: [modules]}``.
@@ -71,42 +59,31 @@ class SlowCalls(BrokerTransport):
         States: idle, error, waiting, run_finished, transmitting, running, stopped. While a detector is
         being powered on, the call can be refused with "No modules added".
         """
-        reply = self.call("get_detector_status", _detector(detector_name))
-        states = field(reply, "detector_status", dict)
-        return {state: list(integers(states, state)) for state in states}
+        return self.call(ops.GET_DETECTOR_STATUS, _detector(detector_name))
 
     def get_detector_temperatures(self, detector_name: str) -> dict[str, list[float]]:
         """Return ``TEMPERATURE_ADC``, ``_FPGA`` and ``_THRESHOLDS``, each a list over modules, degC."""
-        reply = self.call("get_detector_temperatures", _detector(detector_name))
-        return dict(field(reply, "temperatures", dict))
+        return self.call(ops.GET_DETECTOR_TEMPERATURES, _detector(detector_name))
 
     def get_detector_pings(self, detector_name: str) -> Pings:
         """Return which modules answer on the network; works for detectors that were never configured."""
-        pings = field(self.call("get_detector_pings", _detector(detector_name)), "pings", dict)
-        return Pings(integers(pings, "responding"), integers(pings, "unreachable"))
+        return self.call(ops.GET_DETECTOR_PINGS, _detector(detector_name))
 
     def get_jfctrl_monitor(self, detector_name: str) -> dict[str, float]:
         """Return ``{"name [unit]": number}`` from the power control box; few detectors have one."""
-        reply = self.call("get_jfctrl_monitor", _detector(detector_name))
-        return dict(field(reply, "parameters", dict))
+        return self.call(ops.GET_JFCTRL_MONITOR, _detector(detector_name))
 
     def get_jfstats(self, detector_name: str) -> JfStats:
         """Return temperatures and, where there is a control box, its values and whether data are written."""
-        reply = self.call("get_jfstats", {"det": check_detector(detector_name)})
-        writing = reply.get("writing")
-        return JfStats(
-            dict(field(reply, "temperatures", dict)),
-            dict(field(reply, "parameters", dict)) if "parameters" in reply else None,
-            None if writing is None else bool(writing),
-        )
+        return self.call(ops.GET_JFSTATS, {"det": check_detector(detector_name)})
 
     def power_on_modules(self, detector_name: str, modules: Iterable[int]) -> None:
         """Switch chip power and high voltage (120 V) of single modules on; 1 s."""
-        self.call("power_on_modules", _modules(detector_name, modules))
+        self.call(ops.POWER_ON_MODULES, _modules(detector_name, modules))
 
     def power_off_modules(self, detector_name: str, modules: Iterable[int]) -> None:
         """Switch chip power and high voltage of single modules off."""
-        self.call("power_off_modules", _modules(detector_name, modules))
+        self.call(ops.POWER_OFF_MODULES, _modules(detector_name, modules))
 
     def copy_user_files(self, pgroup: str, run_number: int, files: Iterable[str]) -> CopiedFiles:
         """Copy files into ``aux/`` of a run; what is there under the same name is overwritten.
@@ -141,24 +118,19 @@ class SlowCalls(BrokerTransport):
             "files": files,
         }
         try:
-            reply = self.call("copy_user_files", body)
+            result = self.call(ops.COPY_USER_FILES, body)
         except BrokerRefused as exc:
             if "error_files" not in exc.reply:
                 raise
-            reply = exc.reply
+            result = copied_files(exc.reply, self.dialect)
         if self.dialect == "documented":
-            copied = {
-                names.get(PurePosixPath(to).name, to): to for to in strings(reply, "destination_file_path")
-            }
-            return CopiedFiles(copied, dict.fromkeys(strings(reply, "error_files"), ""))
-        return CopiedFiles(
-            dict(field(reply, "destination_files", dict)), dict(field(reply, "error_files", dict))
-        )
+            copied = {names.get(name, path): path for name, path in result.copied.items()}
+            return CopiedFiles(copied, result.failed)
+        return result
 
     def get_dap_settings(self, detector_name: str) -> dict[str, Any]:
         """Return the settings of a detector's online analysis."""
-        reply = self.call("get_dap_settings", _detector(detector_name))
-        return dict(field(reply, "message" if self.dialect == "documented" else "parameters", dict))
+        return self.call(ops.GET_DAP_SETTINGS, _detector(detector_name))
 
     def set_dap_settings(
         self, detector_name: str, parameters: Mapping[str, Any]
@@ -171,8 +143,7 @@ class SlowCalls(BrokerTransport):
             "detector_name": detector_name,
             "parameters": check_dap_settings(detector_name, parameters),
         }
-        reply = self.call("set_dap_settings", body)
-        return changes(reply, "message" if self.dialect == "documented" else "changed_parameters")
+        return self.call(ops.SET_DAP_SETTINGS, body)
 
     def upload_custom_dap_script(self, name: str, code: str) -> None:
         """Upload an analysis script for this beamline.
@@ -186,7 +157,7 @@ class SlowCalls(BrokerTransport):
         code : str
             Defines ``proc(meta, image, mask)`` or a function named like the file. Parsed here, not run.
         """
-        self.call("upload_custom_dap_script", {"name": check_script(name, code), "code": code})
+        self.call(ops.UPLOAD_CUSTOM_DAP_SCRIPT, {"name": check_script(name, code), "code": code})
 
 
 def _detector(detector_name: str) -> dict[str, str]:

@@ -6,20 +6,23 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from ..errors import BrokerRefused, RequestError, WireError, shown_url
 from ..limits import Limit
-from ..wire.broker import DIALECTS, ENDPOINTS, SF, Dialect, Endpoint, acquisition, dialect_of, padded
+from ..wire.broker import DIALECTS, SF, Dialect, acquisition, dialect_of, padded
+from ..wire.broker_operations import Operation
 from ..wire.broker_parameters import check_pgroup, encode_body
 from ..wire.broker_reply import Refusal, Retrieval, number, read_reply
 from ..wire.json_text import load_json
 from ._http import HttpClient, Reply, check_url
 
 logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 
 TIMEOUT, SLOW_TIMEOUT = 10.0, 30.0
@@ -103,27 +106,21 @@ class BrokerTransport:
 
     def call(
         self,
-        name: str,
+        operation: Operation[Value],
         body: Mapping[str, Any] | None = None,
         *,
-        expected: str | None = None,
         timeout: float | None = None,
-        read: Callable[[dict[str, Any]], Any] = lambda reply: reply,
-    ) -> Any:
-        """Make one call and return its reply, which is a success.
+    ) -> Value:
+        """Make one call and return what its reply says, which is a success.
 
         Parameters
         ----------
-        name : str
-            The endpoint.
+        operation : Operation
+            Which.
         body : mapping, optional
             The request; None for calls without parameters.
-        expected : str, optional
-            Key that marks success in a reply without status (documented dialect).
         timeout : float, optional
             Limit in s.
-        read : callable, optional
-            Reads the reply; its WireError is one of the call.
 
         Raises
         ------
@@ -136,17 +133,17 @@ class BrokerTransport:
         RequestError
             The body is too large or not JSON, or the dialect lacks the call; nothing was sent.
         """
-        endpoint, dialect = ENDPOINTS[name], self.dialect
-        method, data = endpoint.method(dialect), None if body is None else encode_body(body)
-        service = self._services[endpoint.service]
+        name, dialect = operation.name, self.dialect
+        method, data = operation.method(dialect), None if body is None else encode_body(body)
+        service = self._services[operation.service]
         logger.debug("%s %s/%s %s", method, service.url, name, body)
 
-        def answered(reply: Reply) -> Any:
+        def answered(reply: Reply) -> Value:
             logger.debug("%s answered %d %s", name, reply.code, reply.text[:1000])
-            answer = read_reply(reply.code, reply.body, dialect, expected)
+            answer = read_reply(reply.code, reply.body, dialect, operation.expected)
             if isinstance(answer, Refusal):
-                raise _refused(endpoint, answer, reply.code, body or {}, service.url)
-            return read(answer)
+                raise _refused(operation, answer, reply.code, body or {}, service.url)
+            return operation.read(answer, dialect)
 
         return service.request(
             method,
@@ -154,8 +151,8 @@ class BrokerTransport:
             data=data,
             headers=None if data is None else {"Content-Type": "application/json"},
             timeout=timeout,
-            idempotent=endpoint.repeat,
-            hint=endpoint.hint,
+            idempotent=operation.repeat,
+            hint=operation.hint,
             read=answered,
         )
 
@@ -169,16 +166,16 @@ def next_port(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port + 1}"))
 
 
-def _refused(endpoint: Endpoint, answer: Refusal, code: int, sent: Mapping, url: str) -> BrokerRefused:
-    nothing_done = _nothing_done(endpoint, answer, code)
+def _refused(operation: Operation[Any], answer: Refusal, code: int, sent: Mapping, url: str) -> BrokerRefused:
+    nothing_done = _nothing_done(operation, answer, code)
     hint = _HINTS.get(answer.exception, "")
-    if endpoint.name == "set_detector_settings" and not hint:
+    if operation.name == "set_detector_settings" and not hint:
         if not nothing_done:
             hint = _TRIGGER_HINT
         elif answer.exception == "TriggerError":
             hint = _NOT_STOPPED_HINT
     return BrokerRefused(
-        endpoint.name,
+        operation.name,
         url=url,
         sent=sent,
         reply=answer.reply,
@@ -190,11 +187,11 @@ def _refused(endpoint: Endpoint, answer: Refusal, code: int, sent: Mapping, url:
     )
 
 
-def _nothing_done(endpoint: Endpoint, answer: Refusal, code: int) -> bool:
+def _nothing_done(operation: Operation[Any], answer: Refusal, code: int) -> bool:
     """Say whether a refusal came before any effect; an error of a gateway (5xx) may come after."""
     if code != 200:
         return code < 500
-    if endpoint.name.startswith("get_") or answer.exception in _HARMLESS:
+    if operation.name.startswith("get_") or answer.exception in _HARMLESS:
         return True
     if answer.exception == "TriggerError":
         return "not start" not in answer.message

@@ -9,11 +9,15 @@ import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import WireError
 from .broker import Dialect
+from .broker_settings import HARDWARE_SETTINGS
 from .json_text import load_json
+
+Reply = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,39 @@ def integers(reply: Mapping[str, Any], key: str) -> tuple[int, ...]:
     return tuple(number(value, key) for value in field(reply, key, list))
 
 
-def retrieval(reply: Mapping[str, Any]) -> Retrieval:
+def nothing(reply: Reply, dialect: Dialect) -> None:
+    """Read a reply that says no more than ok."""
+
+
+def message(reply: Reply, dialect: Dialect) -> str:
+    """Return the broker's words."""
+    return str(reply.get("message", ""))
+
+
+def run_number(reply: Reply, dialect: Dialect) -> int:
+    """Read the reply of advance_run_number and get_current_run_number."""
+    key = "message" if dialect == "documented" else "run_number"
+    return number(reply.get(key), key)
+
+
+def pv_list(reply: Reply, dialect: Dialect) -> list[str]:
+    """Read the reply of get_pvlist."""
+    return list(strings(reply, "pv_list"))
+
+
+def stored_pv_list(reply: Reply, dialect: Dialect) -> list[str]:
+    """Read the reply of set_pvlist."""
+    return list(strings(reply, "message" if dialect == "documented" else "pv_list"))
+
+
+def allowed_detectors(reply: Reply, dialect: Dialect) -> AllowedDetectors:
+    """Read the reply of get_allowed_detectors."""
+    descriptions = "names" if dialect == "documented" else "descriptions"
+    keys = ("detectors", descriptions, "visualisation_address")
+    return AllowedDetectors(*(strings(reply, key) for key in keys))
+
+
+def retrieval(reply: Reply, dialect: Dialect) -> Retrieval:
     """Read the reply of retrieve_from_buffers."""
     run, acquisition, unique = (
         number(reply.get(key), key)
@@ -218,7 +254,7 @@ def retrieval(reply: Mapping[str, Any]) -> Retrieval:
 _LIMPING = ("running_modules", "missing_modules")
 
 
-def running_detectors(reply: Mapping[str, Any], dialect: Dialect) -> RunningDetectors:
+def running_detectors(reply: Reply, dialect: Dialect) -> RunningDetectors:
     """Read the reply of get_running_detectors."""
     if dialect == "documented":
         return RunningDetectors(strings(reply, "detectors"), None, None)
@@ -230,7 +266,69 @@ def running_detectors(reply: Mapping[str, Any], dialect: Dialect) -> RunningDete
     return RunningDetectors(strings(reply, "running_detectors"), limping, strings(reply, "missing_detectors"))
 
 
-def changes(reply: Mapping[str, Any], key: str) -> dict[str, tuple[Any, Any]]:
+def detector_settings(reply: Reply, dialect: Dialect) -> dict[str, Any]:
+    """Read the reply of get_detector_settings."""
+    settings = reply if dialect == "documented" else field(reply, "parameters", dict)
+    return {name: settings[name] for name in HARDWARE_SETTINGS if name in settings}
+
+
+def changed_settings(reply: Reply, dialect: Dialect) -> dict[str, tuple[Any, Any]] | None:
+    """Read the reply of set_detector_settings; the documented dialect does not tell what changed."""
+    return None if dialect == "documented" else changes(reply, "changed_parameters")
+
+
+def detector_status(reply: Reply, dialect: Dialect) -> dict[str, list[int]]:
+    """Read the reply of get_detector_status: modules by state."""
+    states = field(reply, "detector_status", dict)
+    return {state: list(integers(states, state)) for state in states}
+
+
+def temperatures(reply: Reply, dialect: Dialect) -> dict[str, list[float]]:
+    """Read the reply of get_detector_temperatures."""
+    return dict(field(reply, "temperatures", dict))
+
+
+def pings(reply: Reply, dialect: Dialect) -> Pings:
+    """Read the reply of get_detector_pings."""
+    found = field(reply, "pings", dict)
+    return Pings(integers(found, "responding"), integers(found, "unreachable"))
+
+
+def control_box(reply: Reply, dialect: Dialect) -> dict[str, float]:
+    """Read the reply of get_jfctrl_monitor."""
+    return dict(field(reply, "parameters", dict))
+
+
+def jfstats(reply: Reply, dialect: Dialect) -> JfStats:
+    """Read the reply of get_jfstats."""
+    writing = reply.get("writing")
+    return JfStats(
+        dict(field(reply, "temperatures", dict)),
+        dict(field(reply, "parameters", dict)) if "parameters" in reply else None,
+        None if writing is None else bool(writing),
+    )
+
+
+def copied_files(reply: Reply, dialect: Dialect) -> CopiedFiles:
+    """Read the reply of copy_user_files; of the documented dialect, `copied` is by base name."""
+    if dialect == "documented":
+        paths = strings(reply, "destination_file_path")
+        copied = {PurePosixPath(path).name: path for path in paths}
+        return CopiedFiles(copied, dict.fromkeys(strings(reply, "error_files"), ""))
+    return CopiedFiles(dict(field(reply, "destination_files", dict)), dict(field(reply, "error_files", dict)))
+
+
+def dap_settings(reply: Reply, dialect: Dialect) -> dict[str, Any]:
+    """Read the reply of get_dap_settings."""
+    return dict(field(reply, "message" if dialect == "documented" else "parameters", dict))
+
+
+def changed_dap_settings(reply: Reply, dialect: Dialect) -> dict[str, tuple[Any, Any]]:
+    """Read the reply of set_dap_settings."""
+    return changes(reply, "message" if dialect == "documented" else "changed_parameters")
+
+
+def changes(reply: Reply, key: str) -> dict[str, tuple[Any, Any]]:
     """Read ``{name: [old, new]}``."""
     pairs = field(reply, key, dict)
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs.values()):

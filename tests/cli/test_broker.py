@@ -9,7 +9,7 @@ import pytest
 
 from sfdaq_ophyd.cli import main
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.wire.broker import ENDPOINTS
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 
 SHOWN = [
     (["get-allowed-detectors"], ["JF01T03V01", "Bernina (1.5M)", "sf-daq-12:5001"]),
@@ -57,7 +57,7 @@ def sfdaq(facility, monkeypatch, capsys):
 
 def test_help_when_asked_then_every_call_has_a_subcommand_with_an_example(sfdaq):
     _, listing, _ = sfdaq("--help")
-    for endpoint in ENDPOINTS:
+    for endpoint in OPERATIONS:
         command = endpoint.replace("_", "-")
         assert command in listing
         code, text, _ = sfdaq(command, "--help")

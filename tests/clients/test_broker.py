@@ -11,7 +11,7 @@ import pytest
 from sfdaq_ophyd.clients import BrokerClient, BrokerTrap, pedestal_time
 from sfdaq_ophyd.errors import BrokerRefused, RequestError
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.wire.broker import ENDPOINTS
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.detector_name import DetectorName
 from sfdaq_ophyd.wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
@@ -283,7 +283,7 @@ def test_close_when_not_confirmed_then_not_sent(facility, client, pgroup):
     ],
 )
 def test_call_when_the_dialect_has_it_then_typed_else_refused(client, endpoint, call, expected):
-    if getattr(ENDPOINTS[endpoint], client.dialect) is None:
+    if getattr(OPERATIONS[endpoint], client.dialect) is None:
         with pytest.raises(RequestError, match=f"one that knows '{endpoint}'"):
             call(client)
     else:

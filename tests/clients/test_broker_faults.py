@@ -18,7 +18,7 @@ from sfdaq_ophyd.errors import (
     WireError,
 )
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.wire.broker import ENDPOINTS
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.pulse_id import PulseRange
 
@@ -89,7 +89,7 @@ def pgroup(broker):
 
 
 def test_calls_when_listed_then_all_endpoints_but_close():
-    assert set(ENDPOINTS) - set(CALLS) == {"close_pgroup_writing"}
+    assert set(OPERATIONS) - set(CALLS) == {"close_pgroup_writing"}
 
 
 @pytest.mark.parametrize("fault", ["drop_before", "drop_after"])
@@ -107,7 +107,7 @@ def test_call_when_its_reply_is_lost_then_repeated_only_where_the_contract_allow
             CALLS[endpoint](client, pgroup)
         CALLS["get_pvlist"](client, pgroup), CALLS["get_detector_pings"](client, pgroup)  # served after it
         assert len(broker.requests(endpoint)) == before + 1
-        assert ENDPOINTS[endpoint].hint in str(unknown.value)
+        assert OPERATIONS[endpoint].hint in str(unknown.value)
 
 
 @pytest.mark.parametrize("endpoint", CALLS)

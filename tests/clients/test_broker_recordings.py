@@ -14,7 +14,7 @@ import pytest
 from sfdaq_ophyd.clients import BrokerClient
 from sfdaq_ophyd.clients.broker_transport import REQUEST_ID
 from sfdaq_ophyd.errors import BrokerRefused, RequestError
-from sfdaq_ophyd.wire.broker import ENDPOINTS
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 from sfdaq_ophyd.wire.broker_reply import Retrieval
 from sfdaq_ophyd.wire.broker_request import SERVER_KEYS, RetrieveRequest
 from sfdaq_ophyd.wire.broker_settings import DAP_SETTINGS
@@ -110,7 +110,7 @@ def exchanges(folder: Path):
         for line in lines:
             line = {key: value for key, value in line.items() if value is not None}
             request, dialect = line.get("request", {}), line.setdefault("dialect", first.get("dialect"))
-            endpoint = ENDPOINTS.get(request.get("path", "/")[1:])
+            endpoint = OPERATIONS.get(request.get("path", "/")[1:])
             if (
                 endpoint is None
                 or "reply" not in line

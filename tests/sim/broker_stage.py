@@ -13,7 +13,8 @@ from sfdaq_ophyd.sim.broker.file_calls import config_file, dap_file
 from sfdaq_ophyd.sim.broker.hardware import MODES
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.world import World
-from sfdaq_ophyd.wire.broker import BEAMLINES, ENDPOINTS
+from sfdaq_ophyd.wire.broker import BEAMLINES
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 
 from .broker_recording import expanded, reply_of
 
@@ -134,7 +135,7 @@ class Stage:
     def _give_up(self, method: str, endpoint: str, body: str | None) -> None:
         """Send a request and go before the server has time for it."""
         self.part.fail_next("latency", seconds=0.1)
-        connection = self._connection(ENDPOINTS[endpoint].service)
+        connection = self._connection(OPERATIONS[endpoint].service)
         headers = {"Content-Type": "application/json", **self._who(self.beamline)}
         connection.request(method, f"/{endpoint}", body, headers)
         connection.close()

@@ -87,7 +87,7 @@ def test_number_when_neither_then_wire_error(value):
 def test_retrieval_when_files_are_no_strings_then_wire_error(files):
     numbers = dict.fromkeys(("run_number", "acquisition_number", "unique_acquisition_number"), "1")
     with pytest.raises(WireError, match="files"):
-        wire.retrieval({**numbers, "files": files})
+        wire.retrieval({**numbers, "files": files}, "current")
 
 
 @pytest.mark.parametrize("changed", [{"a": 1}, {"a": [1]}, [1], None])

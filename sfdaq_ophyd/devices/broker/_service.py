@@ -113,14 +113,9 @@ class JobStatus(ActionStatus):
         if self._over.is_set():
             raise Discarded(f"{self.name}: given up")
 
-    def carry_out(self, job: Job) -> None:
-        """Make the call, and end with what came of it."""
-        try:
-            self.result = job.call(*((self,) if job.waits else ()), **job.arguments)
-        except Exception as exc:
-            self.fail(exc)
-        else:
-            self.succeed()
+    def make(self, job: Job) -> None:
+        """Make the call, and keep what it returned."""
+        self.result = job.call(*((self,) if job.waits else ()), **job.arguments)
 
 
 class Service(Device):
@@ -145,7 +140,7 @@ class Service(Device):
         status = self._kept[job.id] = JobStatus(self.parent, job.name, job.timeout + GRACE)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        self.parent.workers.do(lambda: status.carry_out(job))
+        self.parent.workers.do(lambda: status.carry_out(lambda: status.make(job)))
         return status
 
     def _cancel(self, cancel: Cancel) -> ActionStatus:

@@ -14,7 +14,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import bottle
 
 from ...errors import ServiceUnreachable
-from ...wire.broker import ENDPOINTS, Service, raw_directory
+from ...wire.broker import Service, raw_directory
+from ...wire.broker_operations import OPERATIONS
 from ..http import STATUS, BoundedLog, refusal
 from .beamline import Stopped
 from .detector_calls import (
@@ -209,10 +210,10 @@ class HttpService:
         """Listen at a port, 0 for a free one; OSError if it is taken."""
         app = bottle.Bottle()
         app.add_hook("before_request", _refuse_foreign_pages)
-        for endpoint in ENDPOINTS.values():
-            method = endpoint.current if self._site.dialect == "current" else endpoint.documented
-            if endpoint.service == self.service and method is not None:
-                app.route(f"/{endpoint.name}", method, self._callback(endpoint.name))
+        for operation in OPERATIONS.values():
+            method = operation.current if self._site.dialect == "current" else operation.documented
+            if operation.service == self.service and method is not None:
+                app.route(f"/{operation.name}", method, self._callback(operation.name))
         self._server = _Server(("127.0.0.1", port), _RequestHandler)
         self._server.set_app(app)
 
