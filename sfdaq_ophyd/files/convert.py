@@ -141,7 +141,9 @@ def _calibration(job: Conversion, highgain: bool, module_map: tuple[int, ...] | 
 
 
 @lru_cache(maxsize=4)
-def _cached_calibration(name, gain_file, pedestal_file, options, threads):
+def _cached_calibration(
+    name: str, gain_file: tuple[str, ...], pedestal_file: str, options: str, threads: int
+) -> JungfrauCalibration:
     """Load constants once per process, not once per file."""
     gain = gain_file[0] if len(gain_file) == 1 else gain_file
     chosen = CalibrationOptions.from_json(options).as_dict()
@@ -263,7 +265,9 @@ def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str,
             yield path, detector, relative
 
 
-def _options_for(detector, options, disabled_modules):
+def _options_for(
+    detector: str, options: CalibrationOptions, disabled_modules: tuple[int, ...]
+) -> CalibrationOptions:
     if not disabled_modules:
         return options
     name = detector.partition(":")[0]

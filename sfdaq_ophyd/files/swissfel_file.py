@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import FileFormatError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.frame import Frame
-from ._hdf5 import dataset, looking_into, open_file, read
+from ._hdf5 import Shape, dataset, looking_into, open_file, read
 from ._lazy_imports import h5py
 
 MAX_ROWS = 10_000_000
@@ -75,20 +75,20 @@ class SwissfelFile:
         """Close the file. Safe twice."""
         self._file.close()
 
-    def _choose(self, wanted):
+    def _choose(self, wanted: str | None) -> str:
         groups = groups_of(self._file)
         if wanted is None and len(groups) == 1:
             return groups[0]
-        if wanted not in groups:
+        if wanted is None or wanted not in groups:
             expected = "one of them to be named" if wanted is None else f"{wanted!r}"
             found = ", ".join(groups) or "no detector"
             raise FileFormatError(self.path, "/data", found=found, expected=expected)
         return wanted
 
-    def _dataset(self, name, kinds, shape, fits):
+    def _dataset(self, name: str, kinds: str, shape: str, fits: Callable[[Shape], bool]) -> h5py.Dataset:
         return dataset(self._file, f"data/{self.group_name}/{name}", kinds=kinds, shape=shape, fits=fits)
 
-    def _check(self):
+    def _check(self) -> None:
         if not self.processed and self._images.dtype != np.uint16:
             raise FileFormatError(
                 self.path, self._images.name, found=str(self._images.dtype), expected="uint16 in a raw file"
@@ -98,7 +98,7 @@ class SwissfelFile:
         for name in _COLUMNS:
             getattr(self, name)
 
-    def _check_modules(self):
+    def _check_modules(self) -> None:
         (rows, columns), (height, width) = self.shape, MODULE_SHAPE
         most = DetectorName.parse(self.detector_name).n_modules
         if columns != width or rows % height or not 1 <= rows // height <= most:
@@ -106,10 +106,10 @@ class SwissfelFile:
             expected = f"1 to {most} modules of {MODULE_SHAPE} stacked in y, for {self.detector_name}"
             raise FileFormatError(self.path, self._images.name, found=found, expected=expected)
 
-    def _column(self, name, kinds):
+    def _column(self, name: str, kinds: str) -> np.ndarray:
         n = len(self)
 
-        def fits(shape):
+        def fits(shape: Shape) -> bool:
             return shape == (n,) or (len(shape) == 2 and shape[0] == n and 0 < shape[1] <= MAX_MODULES)
 
         values = read(self._dataset(name, kinds, f"({n}, 1)", fits))
@@ -163,7 +163,8 @@ class SwissfelFile:
     @cached_property
     def is_good_frame(self) -> np.ndarray:
         """Whether each row holds a whole frame, bool, shape (N,)."""
-        return self._column("is_good_frame", "uib").all(axis=1)
+        good: np.ndarray = np.logical_and.reduce(self._column("is_good_frame", "uib"), axis=1)
+        return good
 
     @cached_property
     def frame_index(self) -> np.ndarray | None:
@@ -214,7 +215,7 @@ class SwissfelFile:
             if good or not good_only:
                 yield self._frame(row, good)
 
-    def _frame(self, row, good):
+    def _frame(self, row: int, good: bool) -> Frame:
         image = self.images(row)
         if self.conversion_factor != 1.0:
             image = image.astype(np.float32) * np.float32(self.conversion_factor)
