@@ -23,7 +23,22 @@ _NOTHING: Mapping[str, dict] = {}
 
 
 def frames_in_hdf5(dataset: str, shape: tuple[int, int], frames_per_point: int) -> dict:
-    """Return the parameters of a StreamResource for a dataset (n, y, x) with one frame per chunk."""
+    """Return the parameters of a StreamResource for a dataset (n, y, x) with one frame per chunk.
+
+    Parameters
+    ----------
+    dataset : str
+        Its path in the file.
+    shape : (int, int)
+        (y, x) of a frame, pixels.
+    frames_per_point : int
+        Frames that belong to one event.
+
+    Returns
+    -------
+    dict
+        For `WrittenFile.keys`.
+    """
     return {
         "dataset": dataset,
         "chunk_shape": (1, frames_per_point, *shape),

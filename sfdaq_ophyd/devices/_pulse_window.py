@@ -78,7 +78,22 @@ class PulseWindow:
 
     @classmethod
     def of_one(cls, name: str, pulse_id: Any, every: int = 1) -> PulseWindow:
-        """Return the window of a device that shares its pulses with no other."""
+        """Return the window of a device that shares its pulses with no other.
+
+        Parameters
+        ----------
+        name : str
+            Of the device.
+        pulse_id : PulseId
+            Has ``get()``.
+        every : int
+            The window begins with a multiple of it.
+
+        Returns
+        -------
+        PulseWindow
+            Triggered already.
+        """
         window = cls()
         window.join(name, pulse_id, every=every)
         window.trigger()
@@ -148,6 +163,11 @@ class PulseWindow:
     def attempt(self, name: str) -> None:
         """Note that a live device listens; for the second time, it needs new pulses.
 
+        Parameters
+        ----------
+        name : str
+            Of the device.
+
         Raises
         ------
         DetectorStateError
@@ -168,7 +188,18 @@ class PulseWindow:
             self._chosen()
 
     def admits(self, pulse_id: int) -> bool:
-        """Say of each frame of a live device, as it comes, whether it is in the window."""
+        """Say of each frame of a live device, as it comes, whether it is in the window.
+
+        Parameters
+        ----------
+        pulse_id : int
+            Of the frame.
+
+        Returns
+        -------
+        bool
+            Whether the frame is of the point.
+        """
         with self._lock:
             admitted = self.is_open and pulse_id >= self._chosen()
             if admitted and not self._fixed:
@@ -218,7 +249,20 @@ class PulseWindow:
         return status
 
     def pulses(self, n_frames: int, every: int) -> PulseRange:
-        """Return the range of `n_frames` frames, each `every` pulses; it is chosen now if it was not."""
+        """Return the pulses of the point; they are chosen now if they were not.
+
+        Parameters
+        ----------
+        n_frames : int
+            Frames of the point.
+        every : int
+            Pulses from frame to frame.
+
+        Returns
+        -------
+        PulseRange
+            From the first frame to the last one, both included.
+        """
         first = self.first
         return PulseRange(first, first + (n_frames - 1) * every)
 

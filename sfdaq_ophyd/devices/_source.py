@@ -36,7 +36,18 @@ class Request:
     settings: Any = None
 
     def rest(self, n_done: int) -> Request:
-        """Return what is still wanted after `n_done` frames."""
+        """Return what is still wanted.
+
+        Parameters
+        ----------
+        n_done : int
+            Frames that came.
+
+        Returns
+        -------
+        Request
+            For the others.
+        """
         return replace(self, n_frames=self.n_frames - n_done)
 
 
@@ -98,6 +109,16 @@ class FrameSource(Protocol):
         """Stage: find the hardware as it is, remember it, configure it; say what the frames will look like.
 
         If it raises, `close` is called next and must undo the half that was done.
+
+        Parameters
+        ----------
+        settings : object
+            What `Detector.settings` returned.
+
+        Returns
+        -------
+        FrameFormat
+            Of every frame until `close`.
         """
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | WrittenFile | None]:
@@ -108,6 +129,15 @@ class FrameSource(Protocol):
         `discard`, called from another thread, it must end within seconds, by returning or raising. When
         enough frames have come, or the acquisition is given up, the iterator is closed: clean up in
         ``finally``. Images that were yielded must not be written to again.
+
+        Parameters
+        ----------
+        request : Request
+            How many frames, and whether of a step or of a fly scan.
+
+        Yields
+        ------
+        Frame, MissingFrame, Progress, WrittenFile or None
         """
 
     def discard(self) -> None:

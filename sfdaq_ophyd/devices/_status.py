@@ -230,7 +230,20 @@ class Setting(Signal):
     """A setting of a detector, fixed while that is staged."""
 
     def put(self, value, **kwargs) -> None:
-        """Set it; DetectorStateError if the device is staged, and the value another one."""
+        """Set it.
+
+        Parameters
+        ----------
+        value : object
+            The new setting.
+        **kwargs
+            For `ophyd.Signal.put`.
+
+        Raises
+        ------
+        DetectorStateError
+            The device is staged, and the value another one.
+        """
         refuse_while_staged(self, value, self._readback)
         super().put(value, **kwargs)
 
@@ -250,7 +263,26 @@ def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
 
 
 def whole_number(field: str, value: object, least: int) -> int:
-    """Return `value` as an int; raise `RequestError` unless it is a whole number, `least` or more."""
+    """Return a number as an int.
+
+    Parameters
+    ----------
+    field : str
+        What it is, for the message.
+    value : object
+        ``3`` and ``3.0`` are whole numbers, ``True`` and ``"3"`` are not.
+    least : int
+        The smallest allowed.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    RequestError
+        It is no whole number of `least` or more.
+    """
     try:
         if isinstance(value, SupportsInt) and not isinstance(value, bool) and int(value) == value:
             number = int(value)

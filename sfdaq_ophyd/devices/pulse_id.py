@@ -151,7 +151,19 @@ class PulseId(Device):
         return self._count(now, pulse_id, timeout, restarts=False)
 
     def check(self, timeout: float | None = None, n_pulses: int = 10) -> float:
-        """Measure that the PV is connected and counts; return its rate in Hz.
+        """Measure that the PV is connected and counts.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Limit in s; by default it fails once the PV has stood still for the device's `timeout`.
+        n_pulses : int
+            Pulses that are waited for.
+
+        Returns
+        -------
+        float
+            Its rate, Hz.
 
         Raises
         ------

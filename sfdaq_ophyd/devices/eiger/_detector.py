@@ -213,6 +213,18 @@ class Eiger(Detector):
         A new exposure time also brings the frame time to the shortest that holds it; set `frame_time`
         afterwards for a longer one.
 
+        Parameters
+        ----------
+        signal : SimplonSignal
+            Whose parameter.
+        value : object
+            As the server takes it.
+
+        Returns
+        -------
+        list of str
+            Names of the parameters of that module that changed.
+
         Raises
         ------
         RequestError
@@ -271,6 +283,13 @@ class Eiger(Detector):
 
     def wait_for_connection(self, all_signals: bool = False, timeout: float | None = 2.0) -> None:
         """Return once the detector control unit was heard.
+
+        Parameters
+        ----------
+        all_signals : bool
+            As `ophyd.Device` has it; one answer is enough for all signals here.
+        timeout : float, optional
+            s; None waits for ever.
 
         Raises
         ------

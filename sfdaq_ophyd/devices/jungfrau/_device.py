@@ -197,6 +197,13 @@ class Jungfrau(Detector):
     ) -> None:
         """Change constants and options, between stagings; images are calibrated if there is one.
 
+        Parameters
+        ----------
+        calibration : JungfrauCalibration or None
+            Constants and options; None leaves images raw.
+        photon_energy : float, optional
+            keV; images then count photons.
+
         Raises
         ------
         DetectorStateError
@@ -238,7 +245,18 @@ class Jungfrau(Detector):
         return status
 
     def join_window(self, window: PulseWindow) -> PulseWindow | None:
-        """Take the frames of the next point out of a window; None if this device counts no pulses."""
+        """Take the frames of the next point out of a window.
+
+        Parameters
+        ----------
+        window : PulseWindow
+            Of all devices that are triggered together.
+
+        Returns
+        -------
+        PulseWindow or None
+            The window it takes them out of; None if this device counts no pulses.
+        """
         return self.source.join(window)
 
     def describe_flown(self) -> dict:

@@ -233,7 +233,18 @@ class StdDaqWriter(WriterSignals):
         return exposure
 
     def join_window(self, window: PulseWindow) -> PulseWindow | None:
-        """Have detectors that count pulses take the frames of the next point out of a window."""
+        """Have detectors that count pulses take the frames of the next point out of a window.
+
+        Parameters
+        ----------
+        window : PulseWindow
+            Of all devices that are triggered together.
+
+        Returns
+        -------
+        PulseWindow or None
+            The one given; None if none of the detectors counts pulses.
+        """
         if not self._detectors.join_window(window):
             return None
         window.hold(self.name)
