@@ -281,7 +281,7 @@ class JungfrauCalibration:
         Returns
         -------
         ndarray
-            Shape `shape` or (n_frames, *shape), dtype `dtype`.
+            Shape `shape` or ``(n_frames, *shape)``, dtype `dtype`.
         """
         return aligned_empty(self.shape if n_frames is None else (n_frames, *self.shape), self.dtype)
 
@@ -357,7 +357,7 @@ class JungfrauCalibration:
         Returns
         -------
         ndarray of uint16
-            Shape `image_shape`, or (frames, *image_shape).
+            Shape `image_shape`, or ``(frames, *image_shape)``.
 
         Raises
         ------
@@ -399,7 +399,7 @@ class JungfrauCalibration:
         Returns
         -------
         ndarray of bool
-            Shape `image_shape`, or (frames, *image_shape).
+            Shape `image_shape`, or ``(frames, *image_shape)``.
 
         Raises
         ------

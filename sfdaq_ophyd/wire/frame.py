@@ -75,11 +75,11 @@ def nothing(kind: np.dtype[Any]) -> float | int | str:
     return math.nan if kind.kind == "f" else 0
 
 
-ImageForm = tuple[tuple[int, int], np.dtype[Any]]
+_ImageForm = tuple[tuple[int, int], np.dtype[Any]]
 """Shape (y, x) and dtype."""
 
 
-def _form(shape: Sequence[int], dtype: npt.DTypeLike) -> ImageForm:
+def _form(shape: Sequence[int], dtype: npt.DTypeLike) -> _ImageForm:
     rows, columns = shape
     return (int(rows), int(columns)), np.dtype(dtype)
 
@@ -116,7 +116,7 @@ class FrameFormat:
     has_pulse_id: bool
     scalars: Mapping[str, np.dtype[Any]]
     frame_time: float
-    more_images: Mapping[str, ImageForm]
+    more_images: Mapping[str, _ImageForm]
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class FrameFormat:
         return sum(y * x * dtype.itemsize for (y, x), dtype in self.images.values())
 
     @property
-    def images(self) -> dict[str, ImageForm]:
+    def images(self) -> dict[str, _ImageForm]:
         """Shape and dtype of every form of a frame; the image itself is ``"image"``."""
         return {"image": (self.shape, self.dtype), **self.more_images}
 
