@@ -1,4 +1,7 @@
-"""Calls about one detector: its settings, what it reads back, pedestals."""
+"""Calls about detectors: which there are, their settings, what they read back, pedestals.
+
+The lists are those of the wire reference sf-daq-broker, sections 3.1 and 3.2.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from ...wire.broker import PEDESTAL_FRAMES
 from ...wire.broker_settings import HARDWARE_SETTINGS
 from ...wire.pulse_id import PULSE_RATE
 from .beamline import DETECTOR_MODE, MODULE_POWER
-from .detectors import check_belongs, detectors_of
+from .detectors import DetectorEntry, check_belongs, detectors_of
 from .hardware import CONTROL_BOXES, MODES, DetectorHardware
 from .refusals import TriggerError, ValidationError, required
 from .runs import PGroup, make_directory
@@ -249,3 +252,51 @@ def power_on_detector(site: Site, request: Any, caller: Caller) -> dict[str, Any
         {"message": f"request to power on detector {name} sent, wait a few minutes"},
         {"message": "request to power on detector is sent, wait few minutes"},
     )
+
+
+def get_allowed_detectors(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return the detectors of the caller's beamline."""
+    entries = _entries(site, caller)
+    lists = {
+        "detectors": [entry.name for entry in entries],
+        "visualisation_address": [entry.visualisation_address for entry in entries],
+    }
+    descriptions = [entry.description for entry in entries]
+    if site.dialect == "documented":
+        return {"status": None, **lists, "names": descriptions}
+    message = f"successfully retrieved list of allowed detectors for {caller.beamline}"
+    return {"message": message, **lists, "descriptions": descriptions}
+
+
+def get_running_detectors(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
+    """Return which of them write into the buffer."""
+    entries = _entries(site, caller)
+    for entry in entries:
+        site.hardware.refresh(entry.name, site.trigger(caller.beamline).running)
+    writing = {entry.name: site.hardware.writing(entry.name) for entry in entries}
+    if site.dialect == "documented":
+        return {"status": None, "detectors": [name for name, modules in writing.items() if modules[0]]}
+    running = [name for name, modules in writing.items() if all(modules)]
+    limping = {
+        name: {
+            "running_modules": [i for i, writes in enumerate(modules) if writes],
+            "missing_modules": [i for i, writes in enumerate(modules) if not writes],
+        }
+        for name, modules in writing.items()
+        if any(modules) and not all(modules)
+    }
+    return {
+        "message": "successfully retrieved list of running, limping and missing detectors "
+        f"for {caller.beamline}",
+        "detectors": running,
+        "running_detectors": running,
+        "limping_detectors": limping,
+        "missing_detectors": [name for name, modules in writing.items() if not any(modules)],
+    }
+
+
+def _entries(site: Site, caller: Caller) -> tuple[DetectorEntry, ...]:
+    try:
+        return detectors_of(site.table, caller.beamline)
+    except ValidationError:
+        return ()  # only the documented dialect raises it here: a stranger gets empty lists

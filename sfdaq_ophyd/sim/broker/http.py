@@ -19,19 +19,20 @@ from ...wire.broker_operations import OPERATIONS
 from ..http import STATUS, BoundedLog, refusal
 from .beamline import Stopped
 from .detector_calls import (
+    get_allowed_detectors,
     get_detector_pings,
     get_detector_settings,
     get_detector_status,
     get_detector_temperatures,
     get_jfctrl_monitor,
     get_jfstats,
+    get_running_detectors,
     power_off_modules,
     power_on_detector,
     power_on_modules,
     set_detector_settings,
     take_pedestal,
 )
-from .detector_lists import get_allowed_detectors, get_running_detectors
 from .file_calls import (
     copy_user_files,
     get_dap_settings,

@@ -11,7 +11,7 @@ from ..child import make_parser, on_signal, running_clock, say_ready
 from ..world import World
 
 with without_collection(ours=True):
-    from .geometry import MODULES
+    from .parameters import MODULES
     from .part import EigerPart
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import RequestError
 from ...wire.simplon import Parameter
 from . import parameters as table
-from .geometry import Geometry, default_mask
+from .parameters import Geometry, default_mask
 
 ALIASES = {"incident_energy": "photon_energy", "threshold/1/energy": "threshold_energy"}
 """Two names of one parameter."""

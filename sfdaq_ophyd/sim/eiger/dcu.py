@@ -16,8 +16,8 @@ from .config import DetectorConfig
 from .detector import EigerModel
 from .faults import FAULTS
 from .filewriter import FileWriter
-from .geometry import make_geometry
 from .monitor import MonitorBuffer, StoredFrame
+from .parameters import make_geometry
 from .subsystems import DetectorModule, MonitorModule, Subsystem, bare
 
 

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 
 from .driver import ServiceError
+from .files import Pictures
 from .folders import is_below
 from .image_source import ImageSource
-from .picture import Pictures
 from .service import Service
 from .validator import grey_picture, jpeg
 

@@ -14,7 +14,7 @@ from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from .driver import Image
-from .picture import Pictures
+from .files import Pictures
 from .publisher import LOG, Store
 from .settings import Timing
 

@@ -18,9 +18,8 @@ from ...starting import report_step, without_collection
 from ..clock import PulseClock
 
 with without_collection(ours=True):
-    from .files import WriterFile
+    from .files import Pictures, WriterFile
     from .folders import is_below, may_write
-    from .picture import Pictures
 
 LONGEST = 1e6
 """s; no file takes longer to create."""

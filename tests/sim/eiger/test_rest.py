@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from sfdaq_ophyd.sim.eiger.geometry import make_geometry
+from sfdaq_ophyd.sim.eiger.parameters import make_geometry
 from sfdaq_ophyd.wire.simplon import decode_darray, encode_darray
 from sfdaq_ophyd.wire.tiff_write import encode
 
