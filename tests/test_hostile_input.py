@@ -33,7 +33,10 @@ from sfdaq_ophyd.wire import (
     broker_reply,
     broker_request,
     broker_status,
+    cbor,
+    compression,
     detector_name,
+    eiger_stream,
     image_header,
     json_text,
     module_header,
@@ -93,6 +96,29 @@ REQUEST = {
     **{"scan_info": {"scan_parameters": {"name": ["x"]}}, "selected_pulse_ids": [101, 102], "note": 5},
 }
 TIFF = tiff_write.encode(np.ones((4, 6), "u2"), tiff_write.TiffTags(7, 42, "0" * 26, 10**18))
+PACKED = cbor.ArrayBytes(
+    (4, 6), np.dtype("<u2"), "bslz4", 2, compression.compress_bslz4(np.ones((4, 6), "<u2"))
+)
+STREAM_IMAGE = {
+    **{"type": "image", "series_id": 1, "series_unique_id": "A", "image_id": 0, "real_time": [1, 2]},
+    **{
+        "series_date": cbor.Date("2024-05-14T08:59:56.123+02:00"),
+        "start_time": [0, 50],
+        "stop_time": [1, 50],
+    },
+    **{"data": {"threshold_1": PACKED, "difference": np.ones((4, 6), "<i4")}},
+}
+STREAM_START = {
+    **{"type": "start", "series_id": 1, "series_unique_id": "A", "channels": ["threshold_1"]},
+    **{"image_size_x": 6, "image_size_y": 4, "number_of_images": 3, "image_dtype": "uint16"},
+    **{"pixel_mask": {"threshold_1": np.zeros((4, 6), "<u4")}, "user_data": {"a": 1.5}},
+}
+LEGACY = [
+    b'{"frame":0,"hash":"","htype":"dimage-1.0","series":14}',
+    b'{"encoding":"<","htype":"dimage_d-1.0","shape":[3,2],"size":12,"type":"uint16"}',
+    bytes(12),
+    b'{"htype":"dconfig-1.0","real_time":1,"start_time":2,"stop_time":3}',
+]
 
 
 def parsed(function):
@@ -183,6 +209,16 @@ JSON = {
 """Functions that read JSON: name, function of bytes, and a right value."""
 
 BYTES = {
+    "wire.cbor.decode": (cbor.decode, cbor.encode(STREAM_START)),
+    "wire.compression.decompress": (
+        lambda data: compression.decompress("bslz4", 2, memoryview(data), (4, 6), np.dtype("<u2")),
+        bytes(PACKED.data),
+    ),
+    "wire.eiger_stream.decode_legacy": (
+        lambda data: eiger_stream.decode_legacy(data.split(b"|")), b"|".join(LEGACY),
+    ),
+    "wire.eiger_stream.decode_message": (eiger_stream.decode_message, cbor.encode(STREAM_IMAGE)),
+    "wire.eiger_stream.decode_message of a start": (eiger_stream.decode_message, cbor.encode(STREAM_START)),
     "wire.detector_name.DetectorName.parse": (
         lambda data: detector_name.DetectorName.parse(data.decode("latin-1")), JF.encode(),
     ),

@@ -1,0 +1,235 @@
+"""Compressed arrays of detectors and of HDF5 chunks: bitshuffle-LZ4 and LZ4, checked before memory is taken.
+
+Both are what HDF5's filters 32008 and 32004 keep as a chunk, so that compressed frames go into files as they
+are (wire reference eiger, section 7). The compiled functions are those of the filter library that hdf5plugin
+ships, called directly: they hold neither the GIL nor HDF5's lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WireError
+
+_PREFIX: Final = 12  # uint64 size of the data in bytes, uint32 size of a block in bytes, both big-endian
+BLOCK_BYTES: Final = 8192
+"""Bytes that a detector shuffles together."""
+
+MAX_BLOCK: Final = 1 << 16
+LARGEST_LZ4: Final = 1 << 30
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the filter library, or None where this build hides its functions."""
+    spec = find_spec("hdf5plugin")
+    places = spec.submodule_search_locations if spec is not None else None
+    size, pointer, integer = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
+    for path in sorted(path for place in places or () for path in Path(place, "plugins").glob("*bshuf*")):
+        try:
+            library = ctypes.CDLL(str(path))
+            for name in ("bshuf_compress_lz4", "bshuf_decompress_lz4"):
+                function = getattr(library, name)
+                function.restype, function.argtypes = ctypes.c_int64, [pointer, pointer, size, size, size]
+            library.bshuf_compress_lz4_bound.restype = size
+            library.bshuf_compress_lz4_bound.argtypes = [size, size, size]
+            library.bshuf_default_block_size.restype = size
+            library.bshuf_default_block_size.argtypes = [size]
+            library.LZ4_decompress_safe.argtypes = [pointer, pointer, integer, integer]
+            library.LZ4_compress_default.argtypes = [pointer, pointer, integer, integer]
+        except (OSError, AttributeError):
+            continue
+        return library
+    return None
+
+
+def available() -> bool:
+    """Whether arrays can be compressed and decompressed with this build of hdf5plugin."""
+    return _library() is not None
+
+
+def _need_library() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise RuntimeError("hdf5plugin's bitshuffle library does not export its functions in this build")
+    return library
+
+
+def _address(data: memoryview) -> int:
+    return int(np.frombuffer(data, "u1").ctypes.data)
+
+
+def compress_bslz4(image: np.ndarray, block_items: int = 0) -> memoryview:
+    """Return the bytes of a bitshuffle-LZ4 chunk that holds `image`.
+
+    Parameters
+    ----------
+    image : ndarray
+        C-contiguous; little-endian, as the dataset it goes into.
+    block_items : int
+        Items that are shuffled together, as the dataset's filter has it; 0 takes the library's default.
+
+    Returns
+    -------
+    memoryview
+        For ``h5py.h5d.DatasetID.write_direct_chunk``, and for a detector's stream.
+    """
+    library = _need_library()
+    image = np.ascontiguousarray(image)
+    item = image.dtype.itemsize
+    block_items = block_items or library.bshuf_default_block_size(item)
+    out = np.empty(_PREFIX + library.bshuf_compress_lz4_bound(image.size, item, block_items), "u1")
+    out[:_PREFIX] = np.frombuffer(_prefix(image.nbytes, block_items * item), "u1")
+    n_bytes = library.bshuf_compress_lz4(
+        image.ctypes.data, out.ctypes.data + _PREFIX, image.size, item, block_items
+    )
+    if n_bytes < 0:
+        raise RuntimeError(f"bitshuffle-LZ4 failed with code {n_bytes} on {image.dtype} {image.shape}")
+    return memoryview(out)[: _PREFIX + n_bytes]
+
+
+def compress_lz4(image: np.ndarray) -> bytes:
+    """Return the bytes of an LZ4 chunk that holds `image`: one block, plain if it does not get smaller."""
+    library = _need_library()
+    image = np.ascontiguousarray(image)
+    out = ctypes.create_string_buffer(max(image.nbytes, 1))
+    n_bytes = library.LZ4_compress_default(image.ctypes.data, out, image.nbytes, image.nbytes - 1)
+    block = out.raw[:n_bytes] if n_bytes > 0 else image.tobytes()
+    return _prefix(image.nbytes, image.nbytes) + len(block).to_bytes(4, "big") + block
+
+
+def _prefix(n_bytes: int, block_bytes: int) -> bytes:
+    return n_bytes.to_bytes(8, "big") + block_bytes.to_bytes(4, "big")
+
+
+def check(algorithm: str, element_size: int, data: memoryview, n_bytes: int, item: int) -> None:
+    """Raise unless compressed bytes say of themselves what they should be; in time that no size changes.
+
+    Parameters
+    ----------
+    algorithm : str
+        ``"none"``, ``"bslz4"``, ``"lz4"``, or ``"lz4 block"``: one block without a prefix.
+    element_size : int
+        What was said to be shuffled together.
+    data : memoryview
+        The bytes, their prefix included.
+    n_bytes : int
+        Bytes of the array.
+    item : int
+        Bytes of one of its elements.
+
+    Raises
+    ------
+    WireError
+        Another algorithm; or a prefix, block or length that does not fit.
+    """
+    if algorithm == "none":
+        if len(data) != n_bytes:
+            raise WireError(f"{len(data)} bytes, expected {n_bytes}")
+        return
+    if algorithm == "lz4 block":
+        if not 0 < len(data) <= n_bytes + n_bytes // 128 + (1 << 16):
+            raise WireError(f"{len(data)} bytes of lz4, expected up to {n_bytes}")
+        return
+    if algorithm not in ("bslz4", "lz4"):
+        raise WireError(f"compression={algorithm[:80]!r}, expected none, bslz4 or lz4")
+    said, block = int.from_bytes(data[:8], "big"), int.from_bytes(data[8:12], "big")
+    if said != n_bytes or len(data) < _PREFIX:
+        raise WireError(f"{algorithm} prefix of {said} bytes, expected {n_bytes}")
+    if len(data) > n_bytes + n_bytes // 128 + (1 << 16):
+        raise WireError(f"{len(data)} bytes of {algorithm}, expected fewer for {n_bytes}")
+    if algorithm == "lz4":
+        if not 0 < block <= max(n_bytes, LARGEST_LZ4):
+            raise WireError(f"lz4 blocks of {block} bytes, expected 1 to {LARGEST_LZ4}")
+    elif element_size != item or block % (8 * item) or not 8 * item <= block <= MAX_BLOCK:
+        raise WireError(
+            f"bslz4 of elements of {element_size} bytes in blocks of {block}, expected {item} in blocks of a "
+            f"multiple of {8 * item} up to {MAX_BLOCK}"
+        )
+
+
+def decompress(
+    algorithm: str, element_size: int, data: memoryview, shape: tuple[int, ...], dtype: np.dtype
+) -> NDArray:
+    """Return the array that compressed bytes hold.
+
+    Parameters
+    ----------
+    algorithm, element_size, data
+        As for `check`, which is called first.
+    shape : tuple of int
+        Of the array, ``(y, x)``.
+    dtype : numpy.dtype
+        Of its elements.
+
+    Returns
+    -------
+    ndarray
+        New memory, but for ``"none"``: then a view of the bytes.
+
+    Raises
+    ------
+    WireError
+        As `check`, and bytes that are not what their prefix says.
+    """
+    dtype, size = np.dtype(dtype), int(np.prod(shape))
+    n_bytes = size * dtype.itemsize
+    check(algorithm, element_size, data, n_bytes, dtype.itemsize)
+    if algorithm == "none":
+        return np.frombuffer(data, dtype).reshape(shape)
+    image = np.empty(shape, dtype)
+    if algorithm == "lz4 block":
+        done = _need_library().LZ4_decompress_safe(_address(data), image.ctypes.data, len(data), n_bytes)
+        if done != n_bytes:
+            raise WireError(f"lz4: the block does not hold {n_bytes} bytes")
+        return image
+    block = int.from_bytes(data[8:12], "big")
+    if algorithm == "lz4":
+        _decompress_lz4(data, image, block)
+        return image
+    item = dtype.itemsize
+    _check_blocks(data, size, item, block)
+    n_read = _need_library().bshuf_decompress_lz4(
+        _address(data) + _PREFIX, image.ctypes.data, size, item, block // item
+    )
+    if n_read != len(data) - _PREFIX:
+        raise WireError(f"bslz4: {n_read} bytes were read of {len(data) - _PREFIX}")
+    return image
+
+
+def _check_blocks(data: memoryview, size: int, item: int, block: int) -> None:
+    """Raise unless the blocks end where the bytes do: the library reads as far as they say."""
+    items = block // item
+    n_blocks, rest = divmod(size, items)
+    n_blocks += rest >= 8
+    at, end = _PREFIX, len(data) - (rest % 8) * item
+    for _ in range(n_blocks):
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+        if at > end:
+            break
+    if at != end:
+        raise WireError(f"bslz4: {n_blocks} blocks end at byte {at} of {end}")
+
+
+def _decompress_lz4(data: memoryview, image: NDArray, block: int) -> None:
+    library, at, done, n_bytes = _need_library(), _PREFIX, 0, image.nbytes
+    source, target = _address(data), image.ctypes.data
+    while done < n_bytes:
+        n_in, n_out = int.from_bytes(data[at : at + 4], "big"), min(block, n_bytes - done)
+        at += 4
+        if not 0 < n_in <= len(data) - at:
+            raise WireError(f"lz4: a block of {n_in} bytes at byte {at} of {len(data)}")
+        if n_in == n_out:
+            ctypes.memmove(target + done, source + at, n_in)
+        elif library.LZ4_decompress_safe(source + at, target + done, n_in, n_out) != n_out:
+            raise WireError(f"lz4: the block at byte {at} does not hold {n_out} bytes")
+        at, done = at + n_in, done + n_out
+    if at != len(data):
+        raise WireError(f"lz4: {len(data) - at} bytes follow the last block")
