@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import WireError
+from . import compression
 
 SELF_DESCRIBED: Final = bytes.fromhex("d9d9f7")
 """Tag 55799, before every message of a detector."""
@@ -24,7 +26,8 @@ MAX_ITEMS: Final = 1 << 14
 MAX_KEYS: Final = 256
 MAX_KEY: Final = 64
 MAX_TEXT: Final = 1 << 20
-"""Bounds of one message: nesting, items, keys of a map, bytes of a key, bytes of a text."""
+MAX_ARRAY: Final = 512 << 20
+"""Bounds of one message: nesting, items, keys of a map, bytes of a key, of a text, of an array."""
 
 _DATE, _MATRIX, _COMPRESSED, _SELF = 0, 40, 56500, 55799
 _TYPED_ARRAYS: Final[dict[int, np.dtype]] = {
@@ -95,8 +98,28 @@ class ArrayBytes:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the pixels once decompressed."""
+        """Bytes of the numbers once decompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def unpack(self) -> NDArray:
+        """Return the numbers, decompressed; where nothing was compressed, a view of the message.
+
+        Raises
+        ------
+        WireError
+            The bytes are not what they say they are.
+        """
+        shape = self.shape
+        if shape == (-1,):  # compressed and without rows: its prefix tells
+            said = int.from_bytes(self.data[:8], "big")
+            if said > MAX_ARRAY or said % self.dtype.itemsize:
+                most = f"at most {MAX_ARRAY}, a multiple of {self.dtype.itemsize}"
+                raise WireError(f"an array of {said} bytes, expected {most}")
+            shape = (said // self.dtype.itemsize,)
+        return compression.decompress(self.algorithm, self.element_size, self.data, shape, self.dtype)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> NDArray:
+        return np.array(self.unpack(), dtype, copy=copy)
 
 
 _HEAD = {24: struct.Struct(">B"), 25: struct.Struct(">H"), 26: struct.Struct(">I"), 27: struct.Struct(">Q")}

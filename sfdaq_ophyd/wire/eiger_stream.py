@@ -14,11 +14,10 @@ from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import WireError
 from . import compression
-from .cbor import ArrayBytes, decode, encode
+from .cbor import MAX_ARRAY, ArrayBytes, decode, encode
 from .json_text import HeaderReader, load_header
 
 Rational: TypeAlias = tuple[int, int]
@@ -26,7 +25,6 @@ Rational: TypeAlias = tuple[int, int]
 
 MAX_CHANNELS: Final = 4
 MAX_SIDE: Final = 16384
-MAX_IMAGE_BYTES: Final = 512 << 20
 TICKS: Final = 50_000_000
 """Per second, of an Eiger's clock."""
 
@@ -55,23 +53,6 @@ class FrameRefused(WireError):
     def __init__(self, series: str, image_id: int, reason: str):
         super().__init__(f"image {image_id} of series {series}: {reason}")
         self.series, self.image_id, self.reason = series, image_id, reason
-
-
-def unpack(array: ArrayBytes) -> NDArray:
-    """Return the numbers of an array, decompressed.
-
-    Raises
-    ------
-    WireError
-        Its bytes are not what they say they are.
-    """
-    shape = array.shape
-    if shape == (-1,):  # compressed and without rows: its prefix tells
-        said = int.from_bytes(array.data[:8], "big")
-        if said > MAX_IMAGE_BYTES or said % array.dtype.itemsize:
-            raise WireError(f"an array of {said} bytes, expected a multiple of {array.dtype.itemsize}")
-        shape = (said // array.dtype.itemsize,)
-    return compression.decompress(array.algorithm, array.element_size, array.data, shape, array.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -243,7 +224,7 @@ def _image(fields: Mapping[str, object]) -> SeriesImage:
 def _check_image(channel: str, array: object) -> None:
     if not isinstance(array, ArrayBytes) or len(array.shape) != 2 or array.dtype.kind not in "iu":
         raise _wrong(f"data of {channel}", type(array).__name__, "rows of integers")
-    if not 0 < min(array.shape) or max(array.shape) > MAX_SIDE or array.n_bytes > MAX_IMAGE_BYTES:
+    if not 0 < min(array.shape) or max(array.shape) > MAX_SIDE or array.n_bytes > MAX_ARRAY:
         raise _wrong(f"data of {channel}", array.shape, f"up to {MAX_SIDE} pixels a side")
     try:
         compression.check(

@@ -27,7 +27,6 @@ from sfdaq_ophyd.wire.eiger_stream import (
     decode_legacy,
     decode_message,
     encode_message,
-    unpack,
 )
 
 CAPTURED = [
@@ -79,7 +78,7 @@ def test_decode_when_image_then_ids_times_and_pixels_are_the_known_ones(folder, 
         if key in fields:
             assert getattr(image, key) == tuple(fields[key])
     for channel, array in fields.get("data", {}).items():
-        pixels = unpack(image.data[channel])
+        pixels = image.data[channel].unpack()
         masked = pixels == np.iinfo(pixels.dtype).max
         assert pixels.dtype.name == array["dtype"] and list(pixels.shape) == array["shape"]
         assert hashlib.sha256(pixels.tobytes()).hexdigest() == array["sha256_pixels_le_rowmajor"]
@@ -93,11 +92,11 @@ def test_decode_when_start_then_channels_tables_and_user_data(folder):
     assert (start.series_id, start.number_of_images, start.channels) == (16, 10, ("threshold_1",))
     assert (start.shape, start.dtype) == ((1065, 1030), None)
     assert isinstance(start.user_data, str) and len(start.user_data) == 377
-    values, counts = np.unique(unpack(start.tables["pixel_mask/threshold_1"]), return_counts=True)
+    values, counts = np.unique(start.tables["pixel_mask/threshold_1"].unpack(), return_counts=True)
     assert dict(zip(values, counts)) == {0: 1058820, 1: 38110, 2: 12, 4: 3, 16: 5}
-    lookup = unpack(start.tables["countrate_correction_lookup_table"])
+    lookup = start.tables["countrate_correction_lookup_table"].unpack()
     assert lookup[1748] == 3897 and (lookup[1749:] == 2**32 - 1).all()
-    assert float(unpack(start.tables["flatfield/threshold_1"]).max()) == pytest.approx(26.7367687)
+    assert float(start.tables["flatfield/threshold_1"].unpack().max()) == pytest.approx(26.7367687)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +235,7 @@ def test_cbor_when_lengths_are_indefinite_then_read():
 def test_cbor_when_array_of_any_kind_then_the_same_numbers(dtype):
     array = np.arange(12).reshape(3, 4).astype(dtype)
     found = cbor.decode(cbor.encode(array))
-    np.testing.assert_array_equal(unpack(found), array)
+    np.testing.assert_array_equal(found.unpack(), array)
     assert found.dtype == array.dtype
 
 
@@ -260,7 +259,7 @@ def test_compression_when_undone_then_the_same(dtype, shape, algorithm):
 
 def test_compression_when_a_detectors_frame_is_made_again_then_the_captured_bytes(folder):
     array = decode_message(message(folder, "diamond_16m/image.cbor")).data["threshold_1"]
-    assert compression.compress_bslz4(unpack(array), 4096) == array.data
+    assert compression.compress_bslz4(array.unpack(), 4096) == array.data
 
 
 @settings(deadline=None, max_examples=200)
@@ -293,7 +292,7 @@ def test_legacy_when_image_then_the_known_pixels(folder):
     image = decode_legacy(
         legacy(folder, "frame0_part1.json", "frame0_part2.json", "frame0_part3.bin", "frame0_part4.json")
     )
-    pixels = unpack(image.data)
+    pixels = image.data.unpack()
     masked = pixels == 2**32 - 1
     assert (image.series_id, image.image_id, image.real_time) == (14, 0, 994339020)
     assert (pixels.shape, masked.sum(), pixels[~masked].sum()) == ((1065, 1030), 38310, 9)
@@ -336,7 +335,7 @@ def test_legacy_when_encoding_is_any_then_the_pixels(encoding):
     found = decode_legacy(
         [json.dumps(head).encode(), json.dumps(about).encode(), data, json.dumps(times).encode()]
     )
-    np.testing.assert_array_equal(unpack(found.data), image)
+    np.testing.assert_array_equal(found.data.unpack(), image)
 
 
 def test_legacy_when_end_then_its_series():
