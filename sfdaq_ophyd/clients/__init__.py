@@ -5,6 +5,7 @@ from ._intake import StreamFrame
 from .broker import BrokerClient, BrokerTrap, pedestal_time
 from .broker_status import StatusListener
 from .broker_transport import find_retrieval
+from .eiger_stream import EigerFrame, EigerStream
 from .image_stream import ImageStream
 from .module_stream import ModuleStream
 from .simplon import SimplonClient
@@ -25,6 +26,8 @@ from .std_daq_rest import (
 __all__ = [
     "BrokerClient",
     "BrokerTrap",
+    "EigerFrame",
+    "EigerStream",
     "ImageStream",
     "ModuleStream",
     "RetrieveRequest",

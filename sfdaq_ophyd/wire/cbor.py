@@ -337,8 +337,8 @@ def _float(value: float) -> bytes:
         except OverflowError:
             continue
         if kind.unpack(packed)[0] == value:
-            break
-    return bytes([7 << 5 | code]) + packed
+            return bytes([7 << 5 | code]) + packed
+    raise AssertionError("a float fits 64 bits")
 
 
 def _encode(value: object, parts: list[bytes | memoryview]) -> None:
