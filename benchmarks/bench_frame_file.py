@@ -19,8 +19,9 @@ import numpy as np
 
 from benchmarks.pairs import Ratio, interleave, result
 from sfdaq_ophyd.devices._frame_store import SYNC_PERIOD, FrameStore
-from sfdaq_ophyd.files import _bitshuffle
+from sfdaq_ophyd.files._hdf5 import chunk_filter
 from sfdaq_ophyd.files.frame_file import FrameFile
+from sfdaq_ophyd.wire import compression
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat
 
 SHAPE = (4362, 4148)
@@ -49,12 +50,12 @@ def _bare(path: Path, images: list[np.ndarray]) -> float:
             "u4",
             maxshape=(None, *SHAPE),
             chunks=shape,
-            **_bitshuffle.chunk_filter(),
+            **chunk_filter(),
         )
         pending: deque = deque()
         row = 0
         for k in range(N_FRAMES):
-            pending.append(pool.submit(_bitshuffle.compress, images[k % len(images)]))
+            pending.append(pool.submit(compression.compress_bslz4, images[k % len(images)]))
             while pending and (len(pending) > THREADS + 2 or pending[0].done() or k == N_FRAMES - 1):
                 data.id.write_direct_chunk((row, 0, 0), pending.popleft().result())
                 row += 1

@@ -143,7 +143,7 @@ def calibrate_in_real_time() -> dict:
 
 def write_raw_frames() -> dict:
     """A fly scan that writes raw frames, against the slower of disk and compressor, round by round."""
-    from sfdaq_ophyd.files import _bitshuffle
+    from sfdaq_ophyd.wire import compression
 
     shape, n_frames = (1024, 1024), 400
     rng = np.random.default_rng(1)
@@ -157,7 +157,7 @@ def write_raw_frames() -> dict:
 
         def compressor() -> float:
             begin = time.perf_counter()
-            list(pool.map(_bitshuffle.compress, frames * (n_frames // 8)))
+            list(pool.map(compression.compress_bslz4, frames * (n_frames // 8)))
             return n_bytes / (time.perf_counter() - begin)
 
         def disk() -> float:

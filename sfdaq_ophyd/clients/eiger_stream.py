@@ -1,8 +1,8 @@
 """The Eiger's stream, version 2: every frame at full rate, compressed as it was sent.
 
-The detector control unit binds a PUSH socket: each message goes to exactly one of its clients, and what nobody
-takes is dropped there. So one connection per detector, up before the detector is armed (wire reference eiger,
-section 7).
+The detector control unit binds a PUSH socket: each message goes to exactly one of its clients, and what
+nobody takes is dropped there. So one connection per detector, up before the detector is armed (wire reference
+eiger, section 7).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import zmq
 
 from ..errors import RequestError, WireError
 from ..limits import Limit
-from ..wire.cbor import ArrayBytes
 from ..wire.eiger_stream import (
     FrameRefused,
     SeriesImage,
@@ -64,8 +65,8 @@ MOST_TOLD = 20
 class EigerFrame(Frame):
     """A frame of the Eiger's stream.
 
-    The image is an `ArrayBytes`: it has `shape` and `dtype`, and `numpy.asarray` decompresses it. Its bytes lie
-    in the message that was received, and are yours as long as you keep them; keep many, and no more come.
+    Its images are in `packed`, compressed as they were sent; `pixels` decompresses the first one. Their bytes
+    lie in the message that was received, and are yours as long as you keep them; keep many, and no more come.
 
     Attributes
     ----------
@@ -92,6 +93,17 @@ class EigerFrame(Frame):
     received: float
     real_time: float
     user_data: object = None
+
+    @property
+    def pixels(self) -> npt.NDArray[Any]:
+        """The image, shape (y, x), decompressed anew at each call; 2**n - 1 where there is no data.
+
+        Raises
+        ------
+        WireError
+            Its bytes are not what they say they are.
+        """
+        return self.packed["image"].unpack()
 
 
 @dataclass(eq=False)
@@ -177,7 +189,7 @@ class EigerStream(FrameStream[EigerFrame]):
     --------
     >>> with EigerStream("tcp://dcu:31001") as stream:  # doctest: +SKIP
     ...     for frame in stream:
-    ...         print(frame.image_id, frame.timestamp, numpy.asarray(frame.image).max())
+    ...         print(frame.image_id, frame.timestamp, frame.pixels.max())
     """
 
     def __init__(
@@ -204,11 +216,14 @@ class EigerStream(FrameStream[EigerFrame]):
     @property
     def series(self) -> OrderedDict[str, Series]:
         """What came of the newest series, by unique id; the newest last."""
-        return self._intake.series
+        return self._messages.series
 
     def _new_intake(self, on_free: Callable[[], object]) -> Messages:
         memory = Memory(self._max_bytes, self._max_hold, on_free)
-        return Messages(self.endpoints, self._deliver, lambda series: self.on_series(series), memory)
+        self._messages = Messages(
+            self.endpoints, self._deliver, lambda series: self.on_series(series), memory
+        )
+        return self._messages
 
 
 class Memory:
@@ -298,7 +313,7 @@ class Messages(Intake):
             )
         base = np.frombuffer(message.parts[0].buffer, "u1")
         try:
-            head = decode_message(memoryview(base))
+            head = decode_message(base.data)
         except FrameRefused as exc:
             self.counters["refused"] += 1
             self._of(0, exc.series).refused[exc.image_id] = exc.reason
@@ -382,12 +397,12 @@ class Messages(Intake):
 
 
 def _frame(head: SeriesImage, arrival: float) -> EigerFrame:
-    images: list[ArrayBytes] = list(head.data.values())
+    names = ("image", *(f"image_{k}" for k in range(2, len(head.data) + 1)))
     time_ns = head.time_ns
     real = head.real_time
     return EigerFrame(
-        image=images[0],
-        more_images={f"image_{k}": image for k, image in enumerate(images[1:], 2)},
+        image=None,
+        packed=dict(zip(names, head.data.values())),
         timestamp=arrival if time_ns is None else time_ns / 1e9,
         event_id=event_id(head.series_id, head.image_id),
         image_id=head.image_id,

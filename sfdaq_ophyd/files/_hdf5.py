@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,18 @@ import numpy.typing as npt
 from ..calibration.constants import STAGES
 from ..errors import FileFormatError, SfdaqError
 from ..wire.detector_name import DetectorName
-from ._lazy_imports import h5py
+from ._lazy_imports import h5py, hdf5plugin
 
 logger = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
+
+
+def chunk_filter(compression: str = "bslz4") -> Mapping[str, object]:
+    """Return keyword arguments of ``create_dataset`` for chunks that come compressed in this way."""
+    if compression == "none":
+        return {}
+    return hdf5plugin.LZ4() if compression == "lz4" else hdf5plugin.Bitshuffle(cname="lz4")
 
 
 @contextmanager

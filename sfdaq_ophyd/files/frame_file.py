@@ -4,7 +4,7 @@
 
     /entry            NXentry, default "data"
       data            NXdata, signal "data"
-        data          (n, y, x), one frame per chunk, bitshuffle-LZ4
+        data          (n, y, x), one frame per chunk, bitshuffle-LZ4 or as the detector compressed it
         timestamp     (n,) float64, s since the epoch; NaN in a gap
         event_id      (n,) bytes, UTF-8; empty in a gap
         pulse_id      (n,) int64, where the source has one; -1 in a gap
@@ -27,15 +27,16 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import StorageError
+from ..wire import compression
 from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
-from . import _bitshuffle
+from ._hdf5 import chunk_filter
 from ._lazy_imports import h5py
 from .repair import WRITER_HOST, hold
 from .storage import leave_open, refused, writing
@@ -56,24 +57,41 @@ def dataset_of_column(name: str) -> str:
 
 @dataclass
 class _Pending:
-    """A frame that is not in the file yet, and its chunks under way; None while nobody compresses it."""
+    """A frame that is not in the file yet.
+
+    Attributes
+    ----------
+    images : dict of str to ndarray or memoryview
+        By form: pixels, or a chunk as it is.
+    chunks : dict of str to Future
+        What is being compressed.
+    """
 
     frame: Frame | MissingFrame
-    chunks: dict[str, Future] | None = None
+    images: dict[str, np.ndarray | memoryview]
+    chunks: dict[str, Future[memoryview]] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
-        """Whether it can be written without waiting."""
-        if self.chunks is None:
-            return isinstance(self.frame, MissingFrame)
-        return all(chunk.done() for chunk in self.chunks.values())
+        """Whether it can be written without waiting, or without HDF5 compressing it."""
+        pixels = any(isinstance(image, np.ndarray) for image in self.images.values())
+        return not pixels and all(chunk.done() for chunk in self.chunks.values())
 
-    def pixels(self) -> dict[str, Any]:
-        """Return the images: compressed, here and now if need be, where that can be done outside of HDF5."""
-        images = _images(self.frame)
-        if self.chunks is None and _bitshuffle.available():
-            return {name: _bitshuffle.compress(image) for name, image in images.items()}
-        return {name: chunk.result() for name, chunk in (self.chunks or {}).items()} or images
+    def compress(self, pool: ThreadPoolExecutor) -> None:
+        """Have pixels compressed in threads."""
+        for name, image in list(self.images.items()):
+            if isinstance(image, np.ndarray):
+                self.chunks[name] = pool.submit(compression.compress_bslz4, image)
+                del self.images[name]
+
+    def pixels(self, compress: bool) -> dict[str, np.ndarray | memoryview]:
+        """Return images and chunks; with `compress`, chunks alone."""
+        images: dict[str, np.ndarray | memoryview] = {n: chunk.result() for n, chunk in self.chunks.items()}
+        for name, image in self.images.items():
+            if compress and isinstance(image, np.ndarray):
+                image = compression.compress_bslz4(image)
+            images[name] = image
+        return images
 
 
 IDS_PER_CHUNK = 1024
@@ -150,7 +168,7 @@ class FrameFile:
             chunks=(1, *shape),
             dtype=dtype.newbyteorder("<"),
             fillvalue=np.nan if dtype.kind == "f" else None,
-            **_bitshuffle.chunk_filter(),
+            **chunk_filter(self.frame_format.compression),
         )
         images.attrs["interpretation"] = "image"
         return images
@@ -174,20 +192,39 @@ class FrameFile:
         """
         if isinstance(frame, Frame):
             self.frame_format.check(frame)
-        self._pending.append(_Pending(frame))
+        self._pending.append(_Pending(frame, self._images_of(frame)))
         if len(self._pending) > 1:  # one alone is compressed by whoever flushes: no thread is woken for it
             self._compress()
-        while self._pending and (len(self._pending) > self._limit or self._pending[0].ready):
+        while self._pending and (len(self._pending) > self._limit or self._can_write):
             self._write_next()
+
+    def _images_of(self, frame: Frame | MissingFrame) -> dict[str, np.ndarray | memoryview]:
+        """Return its forms: chunks that are compressed as the file's are stay as they are."""
+        if isinstance(frame, MissingFrame):
+            return {}
+        found: dict[str, np.ndarray | memoryview] = dict(frame.more_images)
+        if frame.image is not None:
+            found["image"] = frame.image
+        for name, array in frame.packed.items():
+            as_it_is = array.algorithm == self.frame_format.compression
+            found[name] = array.data if as_it_is else array.unpack()
+        return found
+
+    @property
+    def _compresses(self) -> bool:
+        """Whether pixels are compressed outside of HDF5."""
+        return self.frame_format.compression == "bslz4" and compression.available()
+
+    @property
+    def _can_write(self) -> bool:
+        """Whether the next frame can be written without waiting for its compression."""
+        return self._pending[0].ready or not self._compresses
 
     def _compress(self) -> None:
         """Have all that wait compressed in threads."""
-        for pending in self._pending:
-            if pending.chunks is None:
-                images = _images(pending.frame).items() if _bitshuffle.available() else ()
-                pending.chunks = {
-                    name: self._pool.submit(_bitshuffle.compress, image) for name, image in images
-                }
+        if self._compresses:
+            for pending in self._pending:
+                pending.compress(self._pool)
 
     def flush(self, wait: bool = True) -> int:
         """Bring every frame to where readers see it; return the number of rows there.
@@ -201,7 +238,7 @@ class FrameFile:
         """
         if not wait:
             self._compress()
-        while self._pending and (wait or self._pending[0].ready):
+        while self._pending and (wait or self._can_write):
             self._write_next()
         with self._writing():
             for images in self._images.values():
@@ -236,7 +273,7 @@ class FrameFile:
     def _write_next(self) -> None:
         pending = self._pending.popleft()
         try:
-            pixels = pending.pixels()
+            pixels = pending.pixels(self._compresses)
             with self._writing():
                 self._write(_row(pending.frame, self.frame_format), pixels)
         except BaseException:
@@ -329,13 +366,6 @@ def _append(column: h5py.h5d.DatasetID, row: int, value: np.ndarray, place: h5py
     column.set_extent((row + 1,))
     column.write(h5py.h5s.create_simple((1,)), place, value)
     column.flush()
-
-
-def _images(frame: Frame | MissingFrame) -> dict[str, np.ndarray]:
-    if isinstance(frame, MissingFrame):
-        return {}
-    assert frame.image is not None  # a FrameFormat lets no other pass
-    return {"image": frame.image, **frame.more_images}
 
 
 def _row(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:

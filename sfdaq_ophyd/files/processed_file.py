@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..calibration import JungfrauCalibration
 from ..calibration.options import Roi
 from ..errors import StorageError
-from . import _bitshuffle
+from ..wire import compression
 from ._lazy_imports import h5py, hdf5plugin
 from .storage import leave_open, writing
 
@@ -119,10 +119,10 @@ class ProcessedFile:
                 self._write_images(self._images[label], first_row, images)
 
     def _write_images(self, target: h5py.Dataset, first_row: int, images: npt.NDArray[Any]) -> None:
-        if not _bitshuffle.available():
+        if not compression.available():
             target[first_row : first_row + len(images)] = images
             return
-        chunks = self._pool.map(lambda image: _bitshuffle.compress(image, BLOCK_ITEMS), images)
+        chunks = self._pool.map(lambda image: compression.compress_bslz4(image, BLOCK_ITEMS), images)
         for row, chunk in enumerate(chunks, first_row):
             target.id.write_direct_chunk((row, 0, 0), chunk)
 

@@ -10,10 +10,10 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 from ..errors import WireError
 from . import compression
@@ -30,7 +30,7 @@ MAX_ARRAY: Final = 512 << 20
 """Bounds of one message: nesting, items, keys of a map, bytes of a key, of a text, of an array."""
 
 _DATE, _MATRIX, _COMPRESSED, _SELF = 0, 40, 56500, 55799
-_TYPED_ARRAYS: Final[dict[int, np.dtype]] = {
+_TYPED_ARRAYS: Final[dict[int, np.dtype[Any]]] = {
     64: np.dtype("u1"),
     65: np.dtype(">u2"),
     66: np.dtype(">u4"),
@@ -91,7 +91,7 @@ class ArrayBytes:
     """
 
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     algorithm: str
     element_size: int
     data: memoryview
@@ -101,7 +101,7 @@ class ArrayBytes:
         """Bytes of the numbers once decompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def unpack(self) -> NDArray:
+    def unpack(self) -> npt.NDArray[Any]:
         """Return the numbers, decompressed; where nothing was compressed, a view of the message.
 
         Raises
@@ -118,7 +118,7 @@ class ArrayBytes:
             shape = (said // self.dtype.itemsize,)
         return compression.decompress(self.algorithm, self.element_size, self.data, shape, self.dtype)
 
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> NDArray:
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.unpack(), dtype, copy=copy)
 
 
@@ -252,7 +252,7 @@ def _compressed(value: object) -> Compressed:
     raise WireError(f"CBOR: tag {_COMPRESSED} with {_kind(value)}, expected [algorithm, element size, bytes]")
 
 
-def _typed_array(dtype: np.dtype, value: object) -> ArrayBytes:
+def _typed_array(dtype: np.dtype[Any], value: object) -> ArrayBytes:
     if isinstance(value, memoryview):
         if len(value) % dtype.itemsize:
             raise WireError(f"CBOR: {len(value)} bytes of {dtype}, expected a multiple of {dtype.itemsize}")
@@ -363,7 +363,7 @@ def _encode(value: object, parts: list[bytes | memoryview]) -> None:
         parts.append(_head(6, _COMPRESSED))
         _encode([value.algorithm, value.element_size, value.data], parts)
     elif isinstance(value, np.ndarray):
-        data = memoryview(np.ascontiguousarray(value)).cast("B")
+        data = np.ascontiguousarray(value).data.cast("B")
         _encode_array(ArrayBytes(value.shape, value.dtype, "none", 0, data), parts)
     elif isinstance(value, ArrayBytes):
         _encode_array(value, parts)

@@ -11,10 +11,10 @@ import ctypes
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 from ..errors import WireError
 
@@ -66,7 +66,7 @@ def _address(data: memoryview) -> int:
     return int(np.frombuffer(data, "u1").ctypes.data)
 
 
-def compress_bslz4(image: np.ndarray, block_items: int = 0) -> memoryview:
+def compress_bslz4(image: npt.NDArray[Any], block_items: int = 0) -> memoryview:
     """Return the bytes of a bitshuffle-LZ4 chunk that holds `image`.
 
     Parameters
@@ -92,10 +92,10 @@ def compress_bslz4(image: np.ndarray, block_items: int = 0) -> memoryview:
     )
     if n_bytes < 0:
         raise RuntimeError(f"bitshuffle-LZ4 failed with code {n_bytes} on {image.dtype} {image.shape}")
-    return memoryview(out)[: _PREFIX + n_bytes]
+    return out.data[: _PREFIX + n_bytes]
 
 
-def compress_lz4(image: np.ndarray) -> bytes:
+def compress_lz4(image: npt.NDArray[Any]) -> bytes:
     """Return the bytes of an LZ4 chunk that holds `image`: one block, plain if it does not get smaller."""
     library = _need_library()
     image = np.ascontiguousarray(image)
@@ -156,8 +156,8 @@ def check(algorithm: str, element_size: int, data: memoryview, n_bytes: int, ite
 
 
 def decompress(
-    algorithm: str, element_size: int, data: memoryview, shape: tuple[int, ...], dtype: np.dtype
-) -> NDArray:
+    algorithm: str, element_size: int, data: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
     """Return the array that compressed bytes hold.
 
     Parameters
@@ -218,7 +218,7 @@ def _check_blocks(data: memoryview, size: int, item: int, block: int) -> None:
         raise WireError(f"bslz4: {n_blocks} blocks end at byte {at} of {end}")
 
 
-def _decompress_lz4(data: memoryview, image: NDArray, block: int) -> None:
+def _decompress_lz4(data: memoryview, image: npt.NDArray[Any], block: int) -> None:
     library, at, done, n_bytes = _need_library(), _PREFIX, 0, image.nbytes
     source, target = _address(data), image.ctypes.data
     while done < n_bytes:

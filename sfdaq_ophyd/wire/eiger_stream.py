@@ -89,7 +89,7 @@ class SeriesStart:
     number_of_images: int | None
     channels: tuple[str, ...]
     shape: tuple[int, int]
-    dtype: np.dtype | None
+    dtype: np.dtype[Any] | None
     arm_date_ns: int | None
     tables: Mapping[str, ArrayBytes] = field(default_factory=dict)
     user_data: object = None
@@ -449,7 +449,7 @@ def _legacy_image(series: int, head: Mapping[str, Any], parts: Sequence[bytes | 
     if (found := _ENCODING.fullmatch(encoding)) is None:
         raise read.wrong("encoding", encoding, "like 'bs16-lz4<', 'lz4<' or '<'")
     bits, lz4, order = found.groups()
-    dtype = np.dtype(_DTYPES[name]).newbyteorder(order)
+    dtype = np.dtype(_DTYPES[name]).newbyteorder("<" if order == "<" else ">")
     algorithm = ("bslz4" if bits else "lz4 block") if lz4 else "none"
     shape = tuple(read.integers("shape", 2))[::-1]
     array = ArrayBytes(shape, dtype, algorithm, int(bits or 0) // 8, memoryview(parts[2]))

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError, ShapeError
+from .cbor import ArrayBytes
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+COMPRESSIONS = ("bslz4", "lz4", "none")
 
 MAX_ID_BYTES = 64
 """An event id is at most this long in UTF-8."""
@@ -43,6 +46,8 @@ class Frame:
         Numbers computed from the image, e.g. ``{"total": 1234}``, and text that is known of it.
     more_images : Mapping[str, ndarray]
         The same readout in other forms, e.g. ``{"raw": ...}`` beside a calibrated image.
+    packed : Mapping[str, ArrayBytes]
+        Forms that are still compressed as they came, in place of `image` (as ``"image"``) and of those above.
     """
 
     image: npt.NDArray[Any] | None
@@ -53,6 +58,7 @@ class Frame:
     scalars: Mapping[str, float | str] = field(default_factory=lambda: _NOTHING)
     more_images: Mapping[str, npt.NDArray[Any]] = field(default_factory=lambda: _NOTHING)
     lacks: str = ""
+    packed: Mapping[str, ArrayBytes] = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class FrameFormat:
         s from frame to frame, as far as known; deadlines grow with it.
     more_images : mapping of str to ((y, x), dtype)
         The other forms each frame comes in.
+    compression : str
+        ``"bslz4"``, ``"lz4"`` or ``"none"``: how files keep the images, as most of them come.
 
     Raises
     ------
@@ -117,6 +125,7 @@ class FrameFormat:
     scalars: Mapping[str, np.dtype[Any]]
     frame_time: float
     more_images: Mapping[str, _ImageForm]
+    compression: str
 
     def __init__(
         self,
@@ -126,12 +135,15 @@ class FrameFormat:
         scalars: Mapping[str, npt.DTypeLike] = _NOTHING,
         frame_time: float = 0.0,
         more_images: Mapping[str, tuple[Sequence[int], npt.DTypeLike]] = _NOTHING,
+        compression: str = "bslz4",
     ) -> None:
         sizes, kind = tuple(int(n) for n in shape), np.dtype(dtype)
         if len(sizes) != 2 or min(sizes) < 1:
             raise RequestError("shape", sizes, "two sizes (y, x) above 0")
         if kind.kind not in "uifb":
             raise RequestError("dtype", str(kind), "an integer or float type")
+        if compression not in COMPRESSIONS:
+            raise RequestError("compression", compression, f"one of {', '.join(COMPRESSIONS)}")
         put = object.__setattr__
         put(self, "shape", sizes)
         put(self, "dtype", kind)
@@ -139,6 +151,7 @@ class FrameFormat:
         put(self, "scalars", {name: np.dtype(kind) for name, kind in scalars.items()})
         put(self, "frame_time", frame_time)
         put(self, "more_images", {name: _form(*form) for name, form in more_images.items()})
+        put(self, "compression", compression)
 
     @property
     def frame_bytes(self) -> int:
@@ -152,7 +165,7 @@ class FrameFormat:
 
     def check(self, frame: Frame) -> None:
         """Raise `ShapeError` if `frame` is not of this format."""
-        came = {"image": frame.image, **frame.more_images}
+        came = {"image": frame.image, **frame.more_images, **frame.packed}
         for name, (shape, dtype) in self.images.items():
             image = came.get(name)
             if image is None or image.shape != shape or image.dtype != dtype:

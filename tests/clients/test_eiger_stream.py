@@ -88,8 +88,8 @@ def test_stream_when_a_captured_series_comes_then_frames_with_their_own_times(
     )
     assert all(frame.has_detector_time and frame.series_uid == SERIES for frame in frames)
     assert frames[0].real_time == 49716627 / 5e7
-    pixels = np.asarray(frames[9].image)
-    assert pixels.shape == frames[9].image.shape == (1065, 1030)
+    pixels = frames[9].pixels
+    assert pixels.shape == frames[9].packed["image"].shape == (1065, 1030)
     assert pixels[pixels != 2**32 - 1].sum() == 51206
     wait_for(lambda: stream.series[SERIES].ended, "the end of the series")
     series = stream.series[SERIES]
@@ -161,7 +161,7 @@ def test_stream_when_two_thresholds_come_then_both_images(control, stream):
     more = {"data": {"threshold_1": np.ones((4, 6), "<u2"), "threshold_2": np.zeros((4, 6), "<u2")}}
     control.send(image(0, **more))
     frame = queue.get(60)
-    assert (np.asarray(frame.image) == 1).all() and (np.asarray(frame.more_images["image_2"]) == 0).all()
+    assert (frame.pixels == 1).all() and (np.asarray(frame.packed["image_2"]) == 0).all()
 
 
 def test_stream_when_no_date_is_sent_then_the_time_is_the_arrival(control, stream, data_dir):

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfdaq_ophyd.errors import RequestError, ShapeError, StorageError
-from sfdaq_ophyd.files import _bitshuffle
-from sfdaq_ophyd.files.frame_file import FrameFile
+from sfdaq_ophyd.files._hdf5 import chunk_filter
+from sfdaq_ophyd.files.frame_file import IMAGE, FrameFile
 from sfdaq_ophyd.sim.stamp import read_stamp, write_stamp
+from sfdaq_ophyd.wire import cbor, compression, eiger_stream
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat, MissingFrame
 
 FORMAT = FrameFormat((16, 20), "u4", has_pulse_id=True, scalars={"total": "i8"})
@@ -327,13 +328,13 @@ def test_format_when_impossible_then_refused(shape, dtype, field):
 def test_compress_when_any_image_then_the_filter_reads_it_back(image):
     with h5py.File("compressed", "w", driver="core", backing_store=False) as file:
         shape = (1, *image.shape)
-        data = file.create_dataset("data", shape, image.dtype, chunks=shape, **_bitshuffle.chunk_filter())
-        data.id.write_direct_chunk((0, 0, 0), _bitshuffle.compress(image))
+        data = file.create_dataset("data", shape, image.dtype, chunks=shape, **chunk_filter())
+        data.id.write_direct_chunk((0, 0, 0), compression.compress_bslz4(image))
         np.testing.assert_array_equal(data[0], image)
 
 
 def test_file_when_library_hides_its_functions_then_hdf5_compresses(path, monkeypatch):
-    monkeypatch.setattr(_bitshuffle, "available", lambda: False)
+    monkeypatch.setattr(compression, "available", lambda: False)
     file = FrameFile(path, FORMAT)
     for number in range(1, 4):
         file.append(frame(number))
@@ -349,7 +350,7 @@ def test_append_when_a_frame_cannot_be_written_then_those_before_stay_whole(file
     def full(image):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(_bitshuffle, "compress", full)
+    monkeypatch.setattr(compression, "compress_bslz4", full)
     with pytest.raises(OSError, match="no space left"):
         file.append(frame(4))
         file.flush()
@@ -357,3 +358,50 @@ def test_append_when_a_frame_cannot_be_written_then_those_before_stay_whole(file
     file.append(frame(5))
     file.close()
     assert numbers(path) == [1, 2, 3, 5]
+
+
+@pytest.mark.parametrize("kept", ["bslz4", "lz4", "none"])
+@pytest.mark.parametrize("came", ["bslz4", "lz4", "none"])
+def test_append_when_frames_come_compressed_then_those_bytes_are_the_chunks(path, came, kept):
+    images = [np.random.default_rng(k).poisson(2, (20, 30)).astype("<u2") for k in range(3)]
+    pack = {
+        "bslz4": compression.compress_bslz4,
+        "lz4": compression.compress_lz4,
+        "none": lambda image: memoryview(image).cast("B"),
+    }[came]
+    file = FrameFile(path, FrameFormat((20, 30), "<u2", compression=kept))
+    packed = [memoryview(bytes(pack(image))) for image in images]
+    for k, data in enumerate(packed):
+        array = cbor.ArrayBytes((20, 30), np.dtype("<u2"), came, 2 if came == "bslz4" else 0, data)
+        file.append(Frame(None, float(k), str(k), packed={"image": array}))
+    file.close()
+    with h5py.File(path) as read:
+        found = read[IMAGE]
+        np.testing.assert_array_equal(found[()], images)
+        if came == kept:
+            assert [bytes(found.id.read_direct_chunk((k, 0, 0))[1]) for k in range(3)] == [
+                bytes(d) for d in packed
+            ]
+
+
+def test_append_when_a_captured_frame_of_16_million_pixels_comes_then_the_same_chunk_and_pixels(
+    path, data_dir
+):
+    message = (data_dir / "eiger" / "stream2" / "diamond_16m" / "image.cbor").read_bytes()
+    array = eiger_stream.decode_message(message).data["threshold_1"]
+    file = FrameFile(path, FrameFormat(array.shape, array.dtype))
+    file.append(Frame(None, 1.0, "15614_0", packed={"image": array}))
+    file.close()
+    with h5py.File(path) as read:
+        assert bytes(read[IMAGE].id.read_direct_chunk((0, 0, 0))[1]) == bytes(array.data)
+        pixels = read[IMAGE][0]
+    assert pixels[1020, 3189] == 6504 and np.count_nonzero(pixels == 65535) == 1253075
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((20, 31), "<u2"), ((20, 30), "<u4")])
+def test_append_when_a_compressed_frame_is_of_another_format_then_refused(path, shape, dtype):
+    file = FrameFile(path, FrameFormat((20, 30), "<u2"))
+    array = cbor.ArrayBytes(shape, np.dtype(dtype), "none", 0, memoryview(bytes(9)))
+    with pytest.raises(ShapeError, match="was announced"):
+        file.append(Frame(None, 0.0, "1", packed={"image": array}))
+    file.close()
