@@ -30,8 +30,8 @@ from ..wire.eiger_stream import (
 from ..wire.frame import Frame
 from ..wire.simplon import event_id
 from ._intake import Intake, Message
-from ._ring import MAX_HOLD, Full, check_max_hold
-from ._stream import FrameStream
+from .ring import MAX_HOLD, Full, check_max_hold
+from .stream import FrameStream
 
 COUNTERS = (
     "received",
