@@ -154,10 +154,11 @@ class DetectorControlUnit:
 
     def _file_status(self) -> dict[str, Parameter]:
         enabled = self._files.config["mode"].value == "enabled"
+        unit = 1024 if self.version == "1.6.0" else 1
         return {
             "state": _status(self._output_state(enabled), "string"),
             "files": _status(self.files.names(), "string[]"),
-            "buffer_free": _status(2**36, "uint"),
+            "buffer_free": _status(self.files.n_bytes_free // unit, "uint"),
             "error": _status([], "string[]"),
         }
 

@@ -119,7 +119,8 @@ class EigerModel:
         offset = round(time.localtime().tm_gmtoff / 60)
         self.config.set_internal("data_collection_date", format_time_ns(now, offset_minutes=offset))
         self.series = await self._open_series(now, offset)
-        self.files.open(self.series.maker, self.config)
+        n_images = self.series.frames_per_trigger * self.series.n_triggers
+        self.files.open(self.series.maker, self.config, now, n_images)
         self.state = after
         return self.series_id
 
@@ -262,7 +263,8 @@ class EigerModel:
     async def _make_frame(self, series: Series, time_ns: int, count_time: float | None, held) -> None:
         image_id, series.n_frames = series.n_frames, series.n_frames + 1
         self.n_streamed += 1
-        self.files.count(series.n_frames)
+        if not self.faults.take("lost_in_file"):
+            self.files.take(image_id, time_ns)
         if self.faults.take("drop"):
             return
         out_of_order = self.faults.take("out_of_order")

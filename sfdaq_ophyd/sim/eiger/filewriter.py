@@ -16,6 +16,7 @@ import hdf5plugin
 import numpy as np
 
 from ...wire.simplon import Parameter
+from ...wire.tiff import format_time_ns
 from .config import DetectorConfig
 from .frames import FrameMaker
 
@@ -24,6 +25,9 @@ MOST_SERIES = 4
 
 MOST_BYTES = 2**28
 """Bytes of pixels in one file at the most, whatever `nimages_per_file` says."""
+
+BUFFER = 2**36
+"""Bytes of pixels for which there is room."""
 
 DETECTOR = (
     *("description", "detector_number", "sensor_material", "sensor_thickness", "bit_depth_image"),
@@ -49,25 +53,43 @@ class SeriesFiles:
     ----------
     name : str
         The pattern with the series' number in it.
+    begun_ns : int
+        When it was armed, ns since the epoch.
+    n_expected : int
+        Images it was armed for: the master, which is there from then on, points to all of them.
     per_file : int
         Images per data file; 0 has all in the master.
-    n_images : int
-        So far.
+    images : list of (int, int)
+        Number and time in ns of the images so far.
     closed : bool
         Whether the series has ended: then the last data file is there, too.
     """
 
     name: str
     maker: FrameMaker
+    begun_ns: int
+    n_expected: int
     per_file: int
     first_number: int
     compressed: bool
     legacy: bool
     values: dict
     arrays: dict[str, np.ndarray]
-    n_images: int = 0
+    images: list[tuple[int, int]] = field(default_factory=list)
     closed: bool = False
     deleted: set[str] = field(default_factory=set)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of pixels that it holds."""
+        gone = self._names_of(self.n_images)
+        n_gone = sum(name in self.deleted for name in gone) * self.per_file
+        return max(0, self.n_images - n_gone) * self.maker.n_channels * self.maker.n_bytes
+
+    @property
+    def n_images(self) -> int:
+        """Images so far."""
+        return len(self.images)
 
     @property
     def master(self) -> str:
@@ -89,10 +111,19 @@ class SeriesFiles:
                 self._write_images(file, first, min(first + self.per_file, self.n_images))
         return memory.getbuffer()
 
+    def state_of(self, name: str) -> tuple:
+        """Return what the bytes of a file depend on."""
+        return (name, self.n_images) if not self.per_file else (name,)
+
     def _data_names(self) -> list[str]:
-        n_files = self.n_images // self.per_file if self.per_file else 0
-        if self.closed and self.per_file and self.n_images % self.per_file:
-            n_files += 1
+        n_images = self.n_images
+        if self.per_file and not self.closed:
+            n_images -= n_images % self.per_file
+        return self._names_of(n_images)
+
+    def _names_of(self, n_images: int) -> list[str]:
+        """Return the data files that hold so many images."""
+        n_files = -(-n_images // self.per_file) if self.per_file else 0
         return [f"{self.name}_data_{i + 1:06d}.h5" for i in range(n_files)]
 
     def _write_images(self, file: h5py.File, first: int, last: int) -> None:
@@ -102,10 +133,16 @@ class SeriesFiles:
         if self.compressed:
             options |= hdf5plugin.Bitshuffle(cname="lz4")
         images = file.create_dataset("entry/data/data", (last - first, *inner), dtype, **options)
-        images.attrs["image_nr_low"] = self.first_number + first
-        images.attrs["image_nr_high"] = self.first_number + last - 1
-        for i in range(first, last):
-            images[i - first] = self.maker.image(i)
+        taken = self.images[first:last]
+        if taken:
+            images.attrs["image_nr_low"] = self.first_number + taken[0][0]
+            images.attrs["image_nr_high"] = self.first_number + taken[-1][0]
+        for k, (image_id, _) in enumerate(taken):
+            images[k] = self.maker.image(image_id)
+        if not self.legacy:
+            file["entry/data/image_id"] = [self.first_number + image_id for image_id, _ in taken]
+            file["entry/data/start_time"] = [(time_ns - self.begun_ns) / 1e9 for _, time_ns in taken]
+            file["entry/data/start_time"].attrs["units"] = "s"
 
     def _write_master(self, file: h5py.File) -> None:
         entry = file.create_group("entry")
@@ -118,21 +155,36 @@ class SeriesFiles:
         for name, array in self.arrays.items():
             specific.create_dataset(name, data=array, **hdf5plugin.Bitshuffle(cname="lz4"))
         entry["instrument/beam/incident_wavelength"] = self.values["wavelength"]
-        data, files = entry.create_group("data"), self._data_names()
+        if not self.legacy:
+            entry["start_time"] = format_time_ns(self.begun_ns)
+            for channel, energy in self.maker.channels:
+                of_channel = detector.create_group(f"{channel}_channel")
+                of_channel["threshold_energy"] = energy
+                for name in self.arrays:
+                    of_channel[name] = specific[name]
+        data = entry.require_group("data")
         if not self.per_file:
             most = max(1, MOST_BYTES // self.maker.n_bytes)
             self._write_images(file, 0, min(self.n_images, most))
         elif self.legacy:
-            for i, name in enumerate(files):
+            for i, name in enumerate(self._names_of(self.n_expected)):
                 data[f"data_{i + 1:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
-        elif files:
-            inner = (self.maker.n_channels, *self.maker.shape)
-            n = min(self.n_images, len(files) * self.per_file)
-            layout = h5py.VirtualLayout((n, *inner), self.maker.dtype)
-            for first, name in zip(range(0, n, self.per_file), files):
-                last = min(first + self.per_file, n)
-                layout[first:last] = h5py.VirtualSource(name, "/entry/data/data", (last - first, *inner))
-            data.create_virtual_dataset("data", layout)
+        else:
+            self._write_virtual(data)
+            data["channel"] = [channel for channel, _ in self.maker.channels]
+
+    def _write_virtual(self, data: h5py.Group) -> None:
+        """Write the datasets that show those of all data files in one."""
+        inner = (self.maker.n_channels, *self.maker.shape)
+        kinds = {"data": (inner, self.maker.dtype), "image_id": ((), "i8"), "start_time": ((), "f8")}
+        for dataset, (inner, dtype) in kinds.items():
+            layout = h5py.VirtualLayout((self.n_expected, *inner), dtype)
+            firsts = range(0, self.n_expected, self.per_file)
+            for first, name in zip(firsts, self._names_of(self.n_expected)):
+                last = min(first + self.per_file, self.n_expected)
+                shape = (last - first, *inner)
+                layout[first:last] = h5py.VirtualSource(name, f"/entry/data/{dataset}", shape)
+            data.create_virtual_dataset(dataset, layout)
 
 
 class FileWriter:
@@ -151,8 +203,13 @@ class FileWriter:
         self._rendered: tuple[object, memoryview] | None = None
         self._rendering = threading.Lock()
 
-    def open(self, maker: FrameMaker, detector: DetectorConfig) -> None:
-        """Begin a series, if the filewriter is enabled: its master file is there at once."""
+    @property
+    def n_bytes_free(self) -> int:
+        """Bytes for which there is room."""
+        return max(0, BUFFER - sum(series.n_bytes for series in self._series))
+
+    def open(self, maker: FrameMaker, detector: DetectorConfig, begun_ns: int, n_images: int) -> None:
+        """Begin a series of `n_images`, if the filewriter is enabled: its master file is there at once."""
         self.close()
         config = {name: parameter.value for name, parameter in self._config().items()}
         if config["mode"] != "enabled":
@@ -161,6 +218,8 @@ class FileWriter:
         series = SeriesFiles(
             name=config["name_pattern"].replace("$id", str(maker.series_id)),
             maker=maker,
+            begun_ns=begun_ns,
+            n_expected=n_images,
             per_file=min(config["nimages_per_file"], most),
             first_number=config["image_nr_start"],
             compressed=config["compression_enabled"],
@@ -173,10 +232,10 @@ class FileWriter:
         self._series.append(series)
         self._writing = series
 
-    def count(self, n_images: int) -> None:
-        """Note how many images the series has."""
+    def take(self, image_id: int, time_ns: int) -> None:
+        """Take the next image of the series."""
         if self._writing is not None:
-            self._writing.n_images = n_images
+            self._writing.images.append((image_id, time_ns))
 
     def close(self) -> None:
         """End the series: its last file is there."""
@@ -196,13 +255,13 @@ class FileWriter:
     def reader(self, name: str) -> Callable[[], memoryview]:
         """Return a function, for any thread, that makes the bytes of a file; KeyError if it is not there."""
         series = self._find(name)
-        state = (name, series.n_images, series.closed)
+        state = (series.state_of(name), series)
 
         def read() -> memoryview:
             with self._rendering:  # one at a time
-                if self._rendered is None or self._rendered[0] != (state, series):
+                if self._rendered is None or self._rendered[0] != state:
                     self._rendered = None
-                    self._rendered = ((state, series), series.render(name))
+                    self._rendered = (state, series.render(name))
                 return self._rendered[1]
 
         return read

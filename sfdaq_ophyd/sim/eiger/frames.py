@@ -160,8 +160,8 @@ class FrameMaker:
     sample : callable
         How much of the sample is in the light now.
     series_id : int
-        Also an attribute, as are `shape` (y, x), `dtype` and `n_bytes` of an image, and `n_channels`, the
-        number of enabled thresholds.
+        Also an attribute, as are `shape` (y, x), `dtype` and `n_bytes` of an image, `n_channels`, the number
+        of enabled thresholds, and `channels`, their names and energies in eV.
     series_time_ns : int or None
         Written into every frame in place of its own time.
     """
@@ -188,6 +188,7 @@ class FrameMaker:
         self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
         self._thresholds = config.thresholds()
         self.n_channels = len(self._thresholds)
+        self.channels = [(f"threshold_{n}", energy) for n, energy in self._thresholds]
         self._count_time = config["count_time"]
         self._common = {
             "series_unique_id": series_unique_id,

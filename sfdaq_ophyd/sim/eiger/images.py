@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -18,6 +19,8 @@ DEFAULT_WAIT = 0.5
 """s `images/next` waits unless told otherwise."""
 
 LONGEST_WAIT = 3600.0
+
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 async def answer(dcu: DetectorControlUnit, request: web.Request) -> web.StreamResponse:
@@ -84,10 +87,18 @@ async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFra
 
 
 async def send(
-    request: web.Request, kind: str, pieces: tuple, n_bytes: int, stop_at: int | None = None
+    request: web.Request,
+    kind: str,
+    pieces: tuple,
+    n_bytes: int,
+    stop_at: int | None = None,
+    *,
+    code: int = 200,
+    headers: Mapping[str, str] = _NO_HEADERS,
 ) -> web.StreamResponse:
     """Send `n_bytes` of the pieces without copying them; hang up after `stop_at` bytes, if given."""
-    reply = web.StreamResponse(headers={"Content-Type": kind, "Content-Length": str(n_bytes)})
+    headers = {"Content-Type": kind, "Content-Length": str(n_bytes), **headers}
+    reply = web.StreamResponse(status=code, headers=headers)
     await reply.prepare(request)
     if request.method != "HEAD":
         views = _cut(pieces, n_bytes if stop_at is None else stop_at)

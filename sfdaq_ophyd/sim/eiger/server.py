@@ -17,7 +17,7 @@ from ...errors import DetectorStateError, RequestError, WireError
 from ...wire.simplon import encode_darray
 from ...wire.tiff_write import encode
 from ..http import STATUS, BoundedLog, refusal
-from . import images, subsystems
+from . import downloads, images, subsystems
 from .dcu import DetectorControlUnit
 
 JSON = "application/json; charset=utf-8"
@@ -123,16 +123,7 @@ class _Server:
         return data(self._dcu.files.names())
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        name, files = request.match_info["name"], self._dcu.files
-        if name not in files.names():
-            return text(404, "404: Not Found")
-        if request.method == "DELETE":
-            files.delete(name)
-            return web.Response(status=204)
-        if request.method not in ("GET", "HEAD"):
-            raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD", "DELETE"))
-        content = await asyncio.get_running_loop().run_in_executor(None, files.reader(name))
-        return await images.send(request, "application/x-hdf5", (content,), len(content))
+        return await downloads.answer(self._dcu, request)
 
     async def images(self, request: web.Request) -> web.StreamResponse:
         self._module(request, "monitor")

@@ -93,8 +93,13 @@ def test_files_when_of_the_newer_format_then_one_virtual_dataset_with_channels(r
     rest.command("detector/command/trigger")
     paths = [fetch(name) for name in files(rest)]
     with h5py.File(paths[0]) as master:
-        data = master["entry/data/data"]
+        data, detector = master["entry/data/data"], master["entry/instrument/detector"]
         assert data.shape[:2] == (3, 2) and np.array_equal(data[2, 0], data[2, 1])
+        assert master["entry/data/image_id"][:].tolist() == [1, 2, 3]
+        assert (np.diff(master["entry/data/start_time"][:]) > 0).all()
+        channels = [name.decode() for name in master["entry/data/channel"][:]]
+        energies = [detector[f"{channel}_channel/threshold_energy"][()] for channel in channels]
+        assert channels == ["threshold_1", "threshold_2"] and energies[0] < energies[1]
         assert read_stamp(data[2, 0]) == rest.part.stamp_of(1, 2)
 
 
@@ -145,3 +150,44 @@ def test_files_when_images_are_large_then_fewer_in_each(rest, monkeypatch):
     arm(rest, nimages=5)
     rest.command("detector/command/trigger")
     assert len(files(rest)) == 1 + 3
+
+
+def test_files_when_a_part_is_asked_for_then_that_part_and_the_size_of_the_whole(rest):
+    enable(rest)
+    url = f"{rest.part.url}/data/series_{arm(rest)}_master.h5"
+    whole = requests.get(url, timeout=60).content
+    reply = requests.get(url, headers={"Range": "bytes=100-"}, timeout=60)
+    assert reply.status_code == 206 and reply.content == whole[100:]
+    assert reply.headers["Content-Range"] == f"bytes 100-{len(whole) - 1}/{len(whole)}"
+    beyond = requests.get(url, headers={"Range": f"bytes={len(whole)}-"}, timeout=60)
+    assert beyond.status_code == 416 and beyond.headers["Content-Range"] == f"bytes */{len(whole)}"
+    rest.part.fail_next("no_range")
+    assert requests.get(url, headers={"Range": "bytes=100-"}, timeout=60).content == whole
+
+
+def test_files_when_they_fail_then_cut_short_or_without_an_image_as_told(rest, fetch):
+    enable(rest)
+    arm(rest, nimages=3)
+    rest.part.fail_next("lost_in_file")
+    rest.command("detector/command/trigger")
+    name = files(rest)[1]
+    size = int(head(rest, name).headers["Content-Length"])
+    rest.part.fail_next("short_file", keep=99)
+    assert len(requests.get(f"{rest.part.url}/data/{name}", timeout=60).content) == 99
+    rest.part.fail_next("cut_file")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(f"{rest.part.url}/data/{name}", timeout=60)
+    path = fetch(name)
+    with h5py.File(path) as file:
+        assert len(file["entry/data/data"]) == 2 and path.stat().st_size == size
+
+
+def test_files_when_images_come_then_there_is_less_room_until_they_are_deleted(rest):
+    enable(rest, nimages_per_file=2)
+    free = [rest.value("filewriter/status/buffer_free")]
+    arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    free.append(rest.value("filewriter/status/buffer_free"))
+    requests.delete(f"{rest.part.url}/data/{files(rest)[1]}", timeout=60)
+    free.append(rest.value("filewriter/status/buffer_free"))
+    assert free[0] == free[2] == free[1] + 2 * 32 * 48 * 2
