@@ -2,7 +2,7 @@
 
 The detector control unit binds a PUSH socket: each message goes to exactly one of its clients, and what
 nobody takes is dropped there. So one connection per detector, up before the detector is armed (wire reference
-eiger, section 7).
+eiger, section 7.2).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CBOR as detectors send it: a decoder with bounds that copies no array, and an encoder true to the byte.
 
 Arrays (RFC 8746 tags, DECTRIS' tag 56500 for compressed bytes) become `ArrayBytes`, views of the message;
-see the wire reference eiger, section 7. A library would copy every byte string, and takes sizes on trust.
+see the wire reference eiger, section 7.3. A library would copy every byte string, and takes sizes on trust.
 """
 
 from __future__ import annotations
