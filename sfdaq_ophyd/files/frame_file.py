@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -72,6 +73,11 @@ class _Pending:
     chunks: dict[str, Future[memoryview]] = field(default_factory=dict)
 
     @property
+    def as_it_came(self) -> bool:
+        """Whether nothing is to be compressed for it."""
+        return not self.chunks and not any(isinstance(image, np.ndarray) for image in self.images.values())
+
+    @property
     def ready(self) -> bool:
         """Whether it can be written without waiting, or without HDF5 compressing it."""
         pixels = any(isinstance(image, np.ndarray) for image in self.images.values())
@@ -95,6 +101,9 @@ class _Pending:
 
 
 IDS_PER_CHUNK = 1024
+
+TOGETHER, TOGETHER_BYTES = 0.05, 8 << 20
+"""s and bytes up to which chunks that come as they are wait for the next ones, to be written with them."""
 
 
 class FrameFile:
@@ -126,6 +135,7 @@ class FrameFile:
         self._limit = threads + 2
         self._pending: deque[_Pending] = deque()
         self._n_written = 0
+        self._n_held, self._held_until = 0, 0.0
         self.n_flushed = 0
         self.broken: StorageError | None = None
         with writing(self.path, "making"):
@@ -192,23 +202,37 @@ class FrameFile:
         """
         if isinstance(frame, Frame):
             self.frame_format.check(frame)
-        self._pending.append(_Pending(frame, self._images_of(frame)))
+        pending = _Pending(frame, self._images_of(frame))
+        hold = pending.as_it_came and self._may_wait(pending)
+        self._pending.append(pending)
+        if hold:
+            return
         if len(self._pending) > 1:  # one alone is compressed by whoever flushes: no thread is woken for it
             self._compress()
         while self._pending and (len(self._pending) > self._limit or self._can_write):
             self._write_next()
 
+    def _may_wait(self, pending: _Pending) -> bool:
+        """Whether a frame as it came, next to be appended, may wait for others to be written with it."""
+        if not self._pending:
+            self._n_held, self._held_until = 0, time.monotonic() + TOGETHER
+        self._n_held += sum(len(image) for image in pending.images.values())
+        return self._n_held < TOGETHER_BYTES and time.monotonic() < self._held_until
+
     def _images_of(self, frame: Frame | MissingFrame) -> dict[str, np.ndarray | memoryview]:
         """Return its forms: chunks that are compressed as the file's are stay as they are."""
         if isinstance(frame, MissingFrame):
             return {}
-        found: dict[str, np.ndarray | memoryview] = dict(frame.more_images)
+        images = dict(frame.more_images)
         if frame.image is not None:
-            found["image"] = frame.image
+            images["image"] = frame.image
+        found: dict[str, np.ndarray | memoryview] = {}
         for name, array in frame.packed.items():
-            as_it_is = array.algorithm == self.frame_format.compression
-            found[name] = array.data if as_it_is else array.unpack()
-        return found
+            if array.algorithm == self.frame_format.compression and array.dtype == self._images[name].dtype:
+                found[name] = array.data
+            else:
+                images[name] = array.unpack()
+        return found | {n: image.astype(self._images[n].dtype, copy=False) for n, image in images.items()}
 
     @property
     def _compresses(self) -> bool:
@@ -271,34 +295,38 @@ class FrameFile:
             raise
 
     def _write_next(self) -> None:
-        pending = self._pending.popleft()
+        """Write the next frame; if it is as it came, those that follow and are so, too."""
+        rows = [self._pending.popleft()]
+        while rows[0].as_it_came and self._pending and self._pending[0].as_it_came:
+            rows.append(self._pending.popleft())
         try:
-            pixels = pending.pixels(self._compresses)
+            pixels = [pending.pixels(self._compresses) for pending in rows]
             with self._writing():
-                self._write(_row(pending.frame, self.frame_format), pixels)
+                self._write([_row(pending.frame, self.frame_format) for pending in rows], pixels)
         except BaseException:
             self._pending.clear()  # the rows after a lost one would be in the wrong place
             raise
 
-    def _write(self, values: dict[str, object], pixels: dict[str, Any]) -> None:
-        """Add a row: ids first, the image last, as it is or as the bytes of its chunk."""
-        row = self._n_written
+    def _write(self, rows: list[dict[str, object]], pixels: list[dict[str, Any]]) -> None:
+        """Add rows: ids first, images last, as they are or as the bytes of their chunks."""
+        first, n_rows = self._n_written, len(rows)
         try:
-            place = h5py.h5s.create_simple((row + 1,))
-            place.select_hyperslab((row,), (1,))
-            for name, value in values.items():
-                _append(self._columns[name].id, row, np.array([value], self._kinds[name]), place)
-            for name, images in reversed(self._images.items()):
-                images.id.set_extent((row + 1, *images.shape[1:]))
-                if isinstance(image := pixels.get(name), np.ndarray):
-                    images[row] = image
-                elif image is not None:
-                    images.id.write_direct_chunk((row, 0, 0), image)
+            place = h5py.h5s.create_simple((first + n_rows,))
+            place.select_hyperslab((first,), (n_rows,))
+            for name, column in self._columns.items():
+                _append(column.id, np.array([row[name] for row in rows], self._kinds[name]), place)
+            for row, forms in enumerate(pixels, first):
+                for name, images in reversed(self._images.items()):
+                    images.id.set_extent((row + 1, *self.frame_format.images[name][0]))
+                    if isinstance(image := forms.get(name), np.ndarray):
+                        images[row] = image
+                    elif image is not None:
+                        images.id.write_direct_chunk((row, 0, 0), image)
         except BaseException:
             with contextlib.suppress(OSError, RuntimeError):  # on a full disk not even that
-                self._cut(row)
+                self._cut(first)
             raise
-        self._n_written += 1
+        self._n_written += n_rows
 
     def _cut(self, n_frames: int) -> None:
         """Leave `n_frames` rows, images first."""
@@ -328,7 +356,7 @@ class FrameFile:
             for name, images in self._images.items():
                 if images.id.get_chunk_info_by_coord((row, 0, 0)).byte_offset is not None:
                     _, chunks[name] = images.id.read_direct_chunk((row, 0, 0))
-            tail._write({name: column[row] for name, column in self._columns.items()}, chunks)
+            tail._write([{name: column[row] for name, column in self._columns.items()}], [chunks])
         tail.flush()
         self.truncate(first)
         return tail
@@ -361,10 +389,10 @@ def _inode(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _append(column: h5py.h5d.DatasetID, row: int, value: np.ndarray, place: h5py.h5s.SpaceID) -> None:
-    """Make `value` the row after the last one, at `place`, and bring it to disk; the short way of h5py."""
-    column.set_extent((row + 1,))
-    column.write(h5py.h5s.create_simple((1,)), place, value)
+def _append(column: h5py.h5d.DatasetID, values: np.ndarray, place: h5py.h5s.SpaceID) -> None:
+    """Make `values` the last rows, at `place`, and bring them to disk; the short way of h5py."""
+    column.set_extent(place.shape)
+    column.write(h5py.h5s.create_simple(values.shape), place, values)
     column.flush()
 
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfdaq_ophyd.errors import RequestError, ShapeError, StorageError
+from sfdaq_ophyd.files import frame_file
 from sfdaq_ophyd.files._hdf5 import chunk_filter
 from sfdaq_ophyd.files.frame_file import IMAGE, FrameFile
 from sfdaq_ophyd.sim.stamp import read_stamp, write_stamp
@@ -405,3 +406,93 @@ def test_append_when_a_compressed_frame_is_of_another_format_then_refused(path, 
     with pytest.raises(ShapeError, match="was announced"):
         file.append(Frame(None, 0.0, "1", packed={"image": array}))
     file.close()
+
+
+def packed_frame(number):
+    """Like `frame`, as a detector compressed it."""
+    image = np.full((16, 20), number % 5, "<u4")
+    write_stamp(image, number)
+    data = memoryview(bytes(compression.compress_bslz4(image)))
+    array = cbor.ArrayBytes((16, 20), image.dtype, "bslz4", 4, data)
+    total = {"total": int(image.sum())}
+    return Frame(
+        None, 1e9 + number, f"7:{number}", 100 + number, number % 3 > 0, total, packed={"image": array}
+    )
+
+
+def test_append_when_chunks_come_fast_then_their_ids_are_written_together(path, monkeypatch):
+    written = []
+    append = frame_file._append
+    monkeypatch.setattr(
+        frame_file,
+        "_append",
+        lambda column, values, place: written.append(len(values)) or append(column, values, place),
+    )
+    monkeypatch.setattr(frame_file, "TOGETHER", float("inf"))
+    file = FrameFile(path, FORMAT)
+    for k in range(40):
+        file.append(packed_frame(k))
+    assert written == [] and file.n_frames == 40
+    assert file.flush(wait=False) == 40
+    assert set(written) == {40}
+    file.close()
+    assert numbers(path) == list(range(40))
+
+
+def test_append_when_chunks_are_large_or_old_then_none_waits_for_many_others(path, monkeypatch):
+    file = FrameFile(path, FORMAT)
+    monkeypatch.setattr(frame_file, "TOGETHER", float("inf"))
+    monkeypatch.setattr(frame_file, "TOGETHER_BYTES", 5 * len(packed_frame(0).packed["image"].data))
+    waiting = []
+    for k in range(20):
+        file.append(packed_frame(k))
+        waiting.append(len(file._pending))
+    assert 1 < max(waiting) < 10
+    monkeypatch.setattr(frame_file, "TOGETHER", 0.0)
+    file.append(packed_frame(20))
+    file.append(packed_frame(21))
+    assert not file._pending
+    file.close()
+    assert numbers(path) == list(range(22))
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(["packed", "pixels", "missing", "flush"]), st.integers(0, 8)), max_size=30
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_append_when_chunks_pixels_and_gaps_are_mixed_then_rows_stay_in_order(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("mixed") / "frames.h5"
+    file, expected = FrameFile(path, FORMAT), []
+    for number, step in enumerate(steps):
+        if isinstance(step, int):
+            file.truncate(min(step, len(expected)))
+            expected = expected[: min(step, len(expected))]
+        elif step == "flush":
+            assert file.flush() == len(expected)
+        else:
+            make = {"packed": packed_frame, "pixels": frame, "missing": lambda n: MissingFrame(str(n))}[step]
+            file.append(make(number))
+            expected.append(None if step == "missing" else number)
+    file.flush()
+    with h5py.File(path, "r", swmr=True) as read:
+        ids = read["entry/data/event_id"][()].tolist()
+        found = [read_stamp(image) if there else None for image, there in zip(read[IMAGE], ids)]
+    file.close()
+    assert found == expected
+    assert ids == [b"" if n is None else f"7:{n}".encode() for n in expected]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_append_when_pixels_are_big_endian_then_they_read_back_equal(path, packed):
+    image = np.arange(600, dtype=">u2").reshape(20, 30)
+    file = FrameFile(path, FrameFormat((20, 30), ">u2"))
+    if packed:
+        data = memoryview(bytes(compression.compress_bslz4(image)))
+        array = cbor.ArrayBytes((20, 30), image.dtype, "bslz4", 2, data)
+        file.append(Frame(None, 1.0, "1", packed={"image": array}))
+    else:
+        file.append(Frame(image, 1.0, "1"))
+    file.close()
+    np.testing.assert_array_equal(stored(path)["data"], [image])
