@@ -1,8 +1,8 @@
 """Compressed arrays of detectors and of HDF5 chunks: bitshuffle-LZ4 and LZ4, checked before memory is taken.
 
 Both are what HDF5's filters 32008 and 32004 keep as a chunk, so that compressed frames go into files as they
-are (wire reference eiger, section 7.7). The compiled functions are those of the filter library that hdf5plugin
-ships, called directly: they hold neither the GIL nor HDF5's lock.
+are (wire reference eiger, section 7.7). The compiled functions are those of the filter library that
+hdf5plugin ships, called directly: they hold neither the GIL nor HDF5's lock.
 """
 
 from __future__ import annotations
