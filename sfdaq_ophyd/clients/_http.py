@@ -20,7 +20,7 @@ from ..errors import (
     shown_url,
 )
 from ..wire.json_text import load_json
-from ._http_call import Body, Call, Connections, Head, NotConnected
+from ._http_call import Body, Call, Connections, Head, NotConnected, Receive
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""
@@ -143,6 +143,7 @@ class HttpClient:
         hint: str = "",
         max_reply: int = MAX_REPLY,
         take: Callable[[int], memoryview] | None = None,
+        receive: Receive | None = None,
         read: Callable[[Reply], Any] = lambda reply: reply,
     ) -> Any:
         """Send one request and return its reply, whatever the status code.
@@ -166,6 +167,9 @@ class HttpClient:
             Largest body accepted, bytes.
         take : callable, optional
             Returns a buffer of so many bytes for the body of status 200.
+        receive : callable, optional
+            Given code and headers of a reply, returns what takes its body piece by piece, of any size: then
+            `timeout` is for each piece. What that raises is raised as it is. None: the body is read whole.
         read : callable, optional
             Makes of the `Reply` what is returned; its WireError counts as a reply that was lost.
 
@@ -193,7 +197,8 @@ class HttpClient:
         try:
             for pause in (*(backoff * 2**k for k in range(attempts - 1)), None):
                 try:
-                    outcome = self._exchange(call, method, path, headers, data, most=max_reply, take=take)
+                    options = {"most": max_reply, "take": take, "receive": receive}
+                    outcome = self._exchange(call, method, path, headers, data, **options)
                 except Exception as exc:
                     outcome = exc
                 if not _again(outcome, idempotent) or pause is None or call.limit.left <= pause:

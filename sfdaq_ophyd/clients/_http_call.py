@@ -32,9 +32,15 @@ LOOK_UP_PERIOD = 60.0
 
 PIECE = 65536
 
+LARGE_PIECE = 2**20
+"""Bytes at the most of a piece of a body that is taken piece by piece."""
+
 
 Body = bytes | memoryview
 """Of a reply: the bytes, or the buffer they were read into."""
+
+Receive = Callable[["Head"], Callable[[memoryview], object] | None]
+"""Given the head of a reply, returns what takes its body piece by piece; None has it read as usual."""
 
 
 class NotConnected(Exception):
@@ -74,7 +80,17 @@ class Call:
         self.ended = ""
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._alarm = Alarm(seconds, lambda: self.end(self.LATE))
+        self._alarm = Alarm(seconds, self._late)
+
+    def progress(self) -> None:
+        """Begin its limit anew: there was progress, and its end is not known."""
+        self.limit.restart()
+
+    def _late(self) -> None:
+        if self.limit.left > 0:
+            self._alarm = Alarm(self.limit.left, self._late)
+        else:
+            self.end(self.LATE)
 
     def end(self, why: str) -> None:
         """End it now: whoever waits for its reply gets an error."""
@@ -131,6 +147,7 @@ class Connections:
         *,
         most: int,
         take: Callable[[int], memoryview] | None = None,
+        receive: Receive | None = None,
     ) -> tuple[Head, Body]:
         """Send one request, and read its reply whole.
 
@@ -140,10 +157,13 @@ class Connections:
             Largest body, bytes.
         take : callable, optional
             Returns a buffer of so many bytes: a body of status 200 is read straight into it.
+        receive : Receive, optional
+            Takes the body piece by piece, however large; each piece begins the limit of `call` anew.
 
         Returns
         -------
         Head, bytes or what `take` gave
+            No bytes where the body was taken piece by piece.
 
         Raises
         ------
@@ -164,12 +184,16 @@ class Connections:
             connection.sock.sendall(request)
             response = http.client.HTTPResponse(connection.sock, method=method)
             response.begin()
-            unsized = response.length is None
-            content = _content(response, most, take)
+            head, unsized = Head(response.status, response.headers), response.length is None
+            if receive is not None and (into := receive(head)) is not None:
+                _pass_on(response, into, call)
+                content: Body = b""
+            else:
+                content = _content(response, most, take)
             if unsized and call.ended:
                 raise ConnectionAbortedError("what ended the reply was our own end")
             keep = self._keep and not response.will_close
-            return Head(response.status, response.headers), content
+            return head, content
         finally:
             call.uses(None)
             if response is not None:
@@ -309,6 +333,19 @@ def _content(response: http.client.HTTPResponse, most: int, take: Callable[[int]
     if length != 0 and encoding != "identity":
         return _decoded(bytes(body), encoding, most)
     return body
+
+
+def _pass_on(response: http.client.HTTPResponse, into: Callable[[memoryview], object], call: Call) -> None:
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
+    length, n_bytes = response.length, 0
+    while piece := response.read1(LARGE_PIECE):  # what is there, however little
+        into(memoryview(piece))
+        n_bytes += len(piece)
+        call.progress()
+    if length is not None and n_bytes < length:
+        raise CutShort(f"the connection ended after {n_bytes} of {length} bytes")
 
 
 def _fill(buffer: memoryview, response: http.client.HTTPResponse) -> None:

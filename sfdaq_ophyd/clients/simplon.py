@@ -28,6 +28,7 @@ from ..wire import simplon
 from ..wire.simplon import Parameter
 from ..wire.simplon_states import DetectorState
 from ._http import HttpClient, Reply, check_url
+from ._simplon_files import FileFetcher
 from ._simplon_images import ImageFetcher, MonitorFrame
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,11 @@ class SimplonClient:
         ``"1.8.0"`` or ``"1.6.0"``; taken from `url` if it has one, else asked of the server once.
     timeout : float
         s for ordinary calls and for the transfer of an image.
+
+    Attributes
+    ----------
+    files : FileFetcher
+        The filewriter's files.
     """
 
     def __init__(self, url: str, api_version: str | None = None, timeout: float = 10.0):
@@ -84,6 +90,7 @@ class SimplonClient:
         self._version, self.timeout = api_version, timeout
         self._http = HttpClient(url, name="SIMPLON", timeout=timeout)
         self._images = ImageFetcher(url, timeout)
+        self.files = FileFetcher(url, timeout, lambda: self._uri("filewriter", "files"))
         self.url = self._http.url
 
     # ---- parameters
@@ -352,13 +359,15 @@ class SimplonClient:
         self.command("monitor", "clear")
 
     def interrupt(self) -> None:
-        """Break off image requests under way, for a thread that wants another one to stop waiting."""
+        """Break off image and file requests under way, for a thread that wants another to stop waiting."""
         self._images.interrupt()
+        self.files.interrupt()
 
     def close(self) -> None:
         """Close the connections. Safe twice; the next call opens new ones."""
         self._http.close()
         self._images.close()
+        self.files.close()
 
     # ---- plumbing
 

@@ -504,3 +504,18 @@ def test_check_url_when_not_an_address_then_refused(url):
 )
 def test_check_url_when_short_form_then_completed(url, expected):
     assert check_url(url) == expected
+
+
+def test_request_when_its_body_is_taken_by_pieces_then_the_limit_is_for_each(serve):
+    def drip(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\n")
+        for k in range(8):
+            time.sleep(0.2)
+            connection.sendall(b"%d" % k)
+
+    server, pieces = serve(drip), []
+    client = HttpClient(server.url, name="service", timeout=1.0)
+    reply = client.request(
+        "GET", "/", idempotent=True, receive=lambda head: lambda piece: pieces.append(bytes(piece))
+    )
+    assert b"".join(pieces) == b"01234567" and not reply.body
