@@ -20,9 +20,6 @@ from . import compression
 from .cbor import MAX_ARRAY, ArrayBytes, decode, encode
 from .json_text import HeaderReader, load_header
 
-Rational: TypeAlias = tuple[int, int]
-"""Numerator and denominator, s."""
-
 MAX_CHANNELS: Final = 4
 MAX_SIDE: Final = 16384
 TICKS: Final = 50_000_000
@@ -109,7 +106,7 @@ class SeriesImage:
     series_date_ns : int or None
         When the series began, ns since the epoch.
     start_time, stop_time, real_time : (int, int) or None
-        s since then, and how long the detector counted.
+        s since then, and how long the detector counted, as numerator and denominator.
     user_data : object
         What was put into ``image_appendix``.
     """
@@ -119,9 +116,9 @@ class SeriesImage:
     image_id: int
     data: Mapping[str, ArrayBytes]
     series_date_ns: int | None = None
-    start_time: Rational | None = None
-    stop_time: Rational | None = None
-    real_time: Rational | None = None
+    start_time: tuple[int, int] | None = None
+    stop_time: tuple[int, int] | None = None
+    real_time: tuple[int, int] | None = None
     user_data: object = None
 
     @property
@@ -234,7 +231,7 @@ def _check_image(channel: str, array: object) -> None:
         raise WireError(f"data of {channel}: {exc}") from exc
 
 
-def _rational(value: object) -> Rational | None:
+def _rational(value: object) -> tuple[int, int] | None:
     match value:
         case [int(numerator), int(denominator)] if denominator > 0 and numerator >= 0:
             return numerator, denominator
