@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...clients.simplon import ARM_TIMEOUT, MonitorFrame, SimplonClient
@@ -217,9 +218,10 @@ class EigerControl:
                 self._touched = True  # not known to be over: the next call tries again
             raise
 
-    def restore(self) -> None:
+    def restore(self, read_on: Callable[[], object] = lambda: None) -> None:
         """End the series, and put back what was set. Safe twice.
 
+        `read_on` is called once the series is over, and everything else still as it was for that.
         What cannot be put back is owed, and said in the log; a detector that is not reached is tried once.
         """
         problem: SfdaqError | None = None
@@ -230,6 +232,7 @@ class EigerControl:
             problem = exc
         else:
             self.debts.forget(OPEN_SERIES)
+            read_on()
         with self._lock:
             found, self._found = self._found, {}
         for path, (before, left) in reversed(found.items()):
@@ -291,20 +294,28 @@ def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
     return (height, width), bits
 
 
-def check_thresholds(control: EigerControl) -> None:
-    """Raise DetectorStateError if an exposure would give several images."""
+def enabled_thresholds(control: EigerControl) -> list[int]:
+    """Return the numbers of the thresholds that are enabled; none where the detector has but one."""
     enabled, n = [], 1
     while n <= MOST_THRESHOLDS and (mode := control.read("detector", f"threshold/{n}/mode")) is not None:
         enabled += [n] if mode.value == "enabled" else []
         n += 1
+    return enabled
+
+
+def check_thresholds(control: EigerControl) -> None:
+    """Raise DetectorStateError if an exposure would give several images."""
+    enabled = enabled_thresholds(control)
     if len(enabled) > 1:
         raise DetectorStateError(f"{control.name}: thresholds {enabled} are enabled; {ONE_THRESHOLD}")
 
 
 def differs(now: FrameFormat, before: FrameFormat) -> str:
     """Say how frames differ from what they were; empty if they do not."""
-    if (now.shape, now.dtype) == (before.shape, before.dtype):
+    if now.images == before.images:
         return ""
+    if (now.shape, now.dtype) == (before.shape, before.dtype):
+        return f"each exposure has {len(now.images)} images now, {len(before.images)} when it was staged"
     return f"images are {now.dtype} {now.shape} now, {before.dtype} {before.shape} when it was staged"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ophyd import Component as Cpt
 from ophyd import Signal
@@ -17,13 +18,17 @@ from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, shown_ur
 from ...limits import Limit
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
-from .._status import ActionStatus, Setting
+from .._status import ActionStatus, Setting, whole_number
 from ..debts import Debts
 from ._control import differs
 from ._monitor import MonitorSource
-from ._series import EigerSettings, LegacyIds, Mode
+from ._series import EigerSettings, LegacyIds, Mode, Readout
 from ._signals import SimplonSignal
 from ._source import SeriesSource
+from ._stream import StreamSource
+
+STREAM_PORT = 31001
+"""Of the stream, version 2."""
 
 
 def _config(path: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
@@ -35,10 +40,11 @@ def _status(path: str, dtype: str = "number", units: str = "") -> Cpt:
 
 
 class Eiger(Detector):
-    """A DECTRIS EIGER, run and read out over HTTP (SIMPLON, monitor interface).
+    """A DECTRIS EIGER, run over HTTP (SIMPLON), read out by its monitor or its stream.
 
-    Frames come from the monitor: good up to some ten per second at 16M, with timestamps and ids. Constructing
-    contacts nothing.
+    Frames of the monitor are for looking and for slow scans, some ten per second. The stream has every frame
+    at full rate; it goes compressed into the frame file as it comes, and `total` and `max` are computed of
+    some of its frames, NaN for the others. Constructing contacts nothing.
 
     Parameters
     ----------
@@ -54,7 +60,11 @@ class Eiger(Detector):
         ``"internal"``: this device arms and triggers. ``"external"``: it arms, hardware triggers.
         ``"monitor"``: somebody else runs the detector, frames are taken as they come. ``"auto"``, the default
         for the address of a monitor: internal, unless the detector is being run by somebody else or cannot be
-        reached. Default ``"internal"``.
+        reached. Default ``"internal"``. With the stream internal or external.
+    readout : str
+        ``"monitor"``, the default, or ``"stream"``.
+    stream : str, optional
+        Endpoint of the stream; default ``"tcp://<host of url>:31001"``.
     legacy_ids : str
         Where ids come from if the images have none (API 1.6): ``"refuse"`` (an error), ``"status"`` (asked of
         the server after each frame), ``"local"`` (counted here, ids are marked ``local_...``). Their
@@ -73,6 +83,9 @@ class Eiger(Detector):
 
     mode = Cpt(Setting, value=Mode.INTERNAL.value, kind="config", doc="internal, external, monitor or auto")
     n_triggers = Cpt(Setting, value=1000, kind="config", doc="triggers of one series in a step scan")
+    statistics_every = Cpt(
+        Setting, value=10, kind="config", doc="stream: numbers of every so many frames of a point or fly scan"
+    )
     exclude_masked = Cpt(Setting, value=True, kind="config", doc="keep masked pixels out of total and max")
     legacy_ids = Cpt(Setting, value=LegacyIds.REFUSE.value, kind="config")
     timestamp_source = Cpt(Setting, value="detector", kind="config", doc="detector or host")
@@ -115,6 +128,9 @@ class Eiger(Detector):
     monitor_mode = _status("monitor/config/mode", "string")
     monitor_state = _status("monitor/status/state", "string")
     monitor_dropped = _status("monitor/status/dropped", "integer")
+    stream_mode = Cpt(SimplonSignal, "stream/config/mode", dtype="string", kind="omitted")
+    stream_state = Cpt(SimplonSignal, "stream/status/state", dtype="string", kind="omitted")
+    stream_dropped = Cpt(SimplonSignal, "stream/status/dropped", dtype="integer", kind="omitted")
     buffer_size = Cpt(
         SimplonSignal, "monitor/config/buffer_size", dtype="integer", writable=True, kind="config"
     )
@@ -130,6 +146,8 @@ class Eiger(Detector):
         directory: str | Path,
         api_version: str | None = None,
         mode: str | None = None,
+        readout: str = Readout.MONITOR.value,
+        stream: str | None = None,
         legacy_ids: str = LegacyIds.REFUSE.value,
         timeout: float = 10.0,
         **kwargs,
@@ -139,13 +157,32 @@ class Eiger(Detector):
         self.client = SimplonClient(url, api_version, timeout)
         self._write_lock = threading.Lock()
         debts = Debts(name, shown_url(self.client.url), directory)
-        source = MonitorSource(self.client, name, debts, lambda n: self.n_stale.put(n))
+        source = self._new_source(readout, name, debts, stream)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))
         self.legacy_ids.put(str(legacy_ids))
         if legacy_ids != LegacyIds.REFUSE:
             self.timestamp_source.put("host")
+        if readout == Readout.STREAM:
+            for signal in (self.stream_mode, self.stream_state, self.stream_dropped):
+                signal.kind = "config"
+            for signal in (self.monitor_mode, self.monitor_state, self.monitor_dropped, self.buffer_size):
+                signal.kind = "omitted"
+
+    def _new_source(self, readout: str, name: str, debts: Debts, stream: str | None) -> SeriesSource:
+        """Return what brings the frames."""
+
+        def stale(n: int) -> None:
+            self.n_stale.put(n)
+
+        if readout == Readout.MONITOR:
+            return MonitorSource(self.client, name, debts, stale)
+        if readout == Readout.STREAM:
+            host = urlsplit(self.client.url).hostname or ""
+            default = f"tcp://{f'[{host}]' if ':' in host else host}:{STREAM_PORT}"
+            return StreamSource(self.client, name, debts, stale, stream or default)
+        raise RequestError("readout", readout, f"one of {', '.join(Readout)}")
 
     def settings(self) -> EigerSettings:
         """Return what the source needs at stage."""
@@ -158,6 +195,7 @@ class Eiger(Detector):
             exclude_masked=bool(self.exclude_masked.get()),
             legacy_ids=LegacyIds(self.legacy_ids.get()),
             strict=self.loss_policy.get() == LossPolicy.STRICT,
+            statistics_every=whole_number(f"{self.name}.statistics_every", self.statistics_every.get(), 0),
         )
 
     def prepare(self, value: Any) -> ActionStatus:

@@ -17,6 +17,7 @@ from ..debts import Debts
 from ._control import ONE_THRESHOLD, check_thresholds, make_statistics, newest_image
 from ._series import (
     WINDOW,
+    WINDOW_BYTES,
     EigerSettings,
     FrameIds,
     FrameStatistics,
@@ -51,27 +52,18 @@ LARGEST_BUFFER = 1000
 UID_LENGTH = 26
 """Of a series' unique id, a ULID; one of ours is shorter."""
 
-WINDOW_BYTES = 512 * 2**20
-"""Frames that wait for an earlier one, in bytes; at least two."""
-
 
 class MonitorSource(SeriesSource):
     """Frames of one Eiger out of its monitor, one HTTP request each.
 
     Parameters
     ----------
-    client, name, debts
+    client, name, debts, on_stale
         For `SeriesSource`.
-    on_stale : callable
-        Called with the number of stale frames dropped so far.
-
-    Attributes
-    ----------
-    n_stale : int
-        Frames dropped because they were not of the exposure.
     """
 
     interface = "monitor"
+    modes = frozenset(Mode)
     _ids: FrameIds
     _statistics: FrameStatistics
 
@@ -82,16 +74,13 @@ class MonitorSource(SeriesSource):
         debts: Debts,
         on_stale: Callable[[int], None] = lambda n: None,
     ):
-        super().__init__(client, name, debts)
-        self._on_stale = on_stale
+        super().__init__(client, name, debts, on_stale)
         self._series = SeriesOrder()
         self._threshold: object = None
-        self.n_stale = 0
 
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it and its monitor, and say what its frames look like."""
         self._threshold = None
-        self._count_stale(-self.n_stale)
         self._ids = FrameIds(self.client, settings.legacy_ids)
         frame_format = super().open(settings)
         self._series.window = max(2, min(WINDOW, WINDOW_BYTES // frame_format.frame_bytes))
@@ -259,14 +248,6 @@ class MonitorSource(SeriesSource):
         good = frame.private.get("n_lost_pixels", 0) == 0
         return Frame(frame.image, timestamp, name, is_good=good, scalars=scalars)
 
-    @property
-    def _longest(self) -> float:
-        """Time that the next image may take, s."""
-        return self._settings.timeout + self.frame_time + self._times.delay
-
-    def _limit(self) -> Limit:
-        return Limit(self._longest)
-
     def _drop_old(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""
         try:
@@ -276,10 +257,6 @@ class MonitorSource(SeriesSource):
         if n_buffered:
             self.client.clear_monitor()
             self._count_stale(n_buffered)
-
-    def _count_stale(self, n: int) -> None:
-        self.n_stale += int(n)
-        self._on_stale(self.n_stale)
 
     def _dropped(self) -> str:
         try:

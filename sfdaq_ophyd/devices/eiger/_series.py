@@ -86,6 +86,15 @@ class Mode(StrEnum):
     """Internal, unless the detector cannot be reached or is being run by somebody else: then monitor."""
 
 
+class Readout(StrEnum):
+    """Where frames come from."""
+
+    MONITOR = "monitor"
+    """One HTTP request each: for looking, and for slow scans."""
+    STREAM = "stream"
+    """Every frame at full rate, over ZeroMQ."""
+
+
 class LegacyIds(StrEnum):
     """Where ids come from if the TIFF has none (API 1.6)."""
 
@@ -121,6 +130,8 @@ class EigerSettings:
         Keep sentinels and masked pixels out of the computed numbers.
     strict : bool
         An unreadable image is an error; else it counts as a missing frame.
+    statistics_every : int
+        Numbers are computed of every so many frames of a fly scan, where that is done aside; 0: of none.
     """
 
     mode: Mode = Mode.INTERNAL
@@ -130,6 +141,7 @@ class EigerSettings:
     exclude_masked: bool = True
     legacy_ids: LegacyIds = LegacyIds.REFUSE
     strict: bool = True
+    statistics_every: int = 10
 
     @classmethod
     def checked(cls, name: str, mode: str, n_triggers, **others) -> EigerSettings:
@@ -143,6 +155,9 @@ class EigerSettings:
 
 WINDOW = 8
 """Frames that may wait for an earlier one; fewer where they are large."""
+
+WINDOW_BYTES = 512 * 2**20
+"""The same in bytes; at least two frames."""
 
 
 class FrameIds:
@@ -189,7 +204,11 @@ class SeriesOrder:
     The monitor may hand out a frame before an earlier one. It waits for that: until it comes, until more than
     `window` frames wait, or until the series ends.
 
-    Image numbers start at 0 on some firmware and at 1 on other: the lowest first number ever seen counts.
+    Parameters
+    ----------
+    first : int, optional
+        Number of the first image. The monitor's start at 0 on some firmware and at 1 on other: the lowest
+        first number ever seen counts.
 
     Attributes
     ----------
@@ -201,11 +220,11 @@ class SeriesOrder:
         does, and two series of one number do not mix.
     """
 
-    def __init__(self):
+    def __init__(self, first: int | None = None):
         self.window = WINDOW
         self.series_id: int | None = None
         self.uid = ""
-        self._first: int | None = None
+        self._first = first
         self._next: int | None = None
         self._waiting: dict[int, Any] = {}
         self._past: set[str] = set()
@@ -215,6 +234,10 @@ class SeriesOrder:
         self._past.add(self.uid)
         self.series_id, self.uid = series_id, ""
         self._next, self._waiting = None, {}
+
+    def is_past(self, uid: str) -> bool:
+        """Whether a series of this unique id was the open one before."""
+        return uid in self._past
 
     def accept(
         self, series_id: int, image_id: int, frame: Any, *, uid: str = "", n_wanted: int = 1

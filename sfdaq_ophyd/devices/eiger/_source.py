@@ -11,13 +11,14 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from ...clients import SimplonClient
-from ...errors import DetectorStateError, ServiceRefused, UnknownOutcome
+from ...errors import DetectorStateError, RequestError, ServiceRefused, UnknownOutcome
+from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._source import Request
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 class SeriesSource(ABC):
     """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
-    Where its frames come from is the subclass': `MonitorSource`. That has what is abstract here.
+    Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `StreamSource`. That has
+    what is abstract here.
 
     Parameters
     ----------
@@ -42,11 +44,15 @@ class SeriesSource(ABC):
         Of the device, for messages.
     debts : Debts
         What could not be put back.
+    on_stale : callable
+        Called with the number of stale frames dropped so far.
 
     Attributes
     ----------
     mode : Mode
         Who runs the detector; never ``auto`` once it is open.
+    n_stale : int
+        Frames dropped because they were not of the exposure.
     frame_format : FrameFormat or None
         What frames look like, as was said when it was opened.
     """
@@ -54,8 +60,18 @@ class SeriesSource(ABC):
     interface: str
     """The module of the server that gives the frames, e.g. ``"monitor"``."""
 
-    def __init__(self, client: SimplonClient, name: str, debts: Debts):
+    modes: frozenset[Mode] = frozenset({Mode.INTERNAL, Mode.EXTERNAL})
+    """Who may run the detector."""
+
+    def __init__(
+        self,
+        client: SimplonClient,
+        name: str,
+        debts: Debts,
+        on_stale: Callable[[int], None] = lambda n: None,
+    ):
         self.client, self.name = client, name
+        self._on_stale, self.n_stale = on_stale, 0
         self.control = EigerControl(client, name, debts)
         self.mode = Mode.INTERNAL
         self.frame_format: FrameFormat | None = None
@@ -79,10 +95,6 @@ class SeriesSource(ABC):
         """Return names and numpy types of what every frame brings beside its image of type `dtype`."""
 
     @abstractmethod
-    def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
-        """Return shape (y, x) and bit depth where there is no detector module to ask."""
-
-    @abstractmethod
     def _room_for(self, n_frames: int) -> dict[str, object]:
         """Return what the interface is to be set to, so that a series of `n_frames` finds room in it."""
 
@@ -100,11 +112,19 @@ class SeriesSource(ABC):
     ) -> Iterator[Frame | MissingFrame]:
         """Yield the frames of the series that is armed, in order; set `_armed_for` to None if it ended."""
 
-    @abstractmethod
+    def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
+        """Return shape (y, x) and bit depth where there is no detector module to ask."""
+        raise DetectorStateError(f"{self.name}: the detector does not tell the size of its images")
+
     def _take_passively(
         self, request: Request, stop: threading.Event
     ) -> Iterator[Frame | MissingFrame | None]:
         """Yield None, then the frames of series that somebody else runs, as they come."""
+        raise NotImplementedError  # where `modes` has it
+
+    def _read_on(self) -> None:
+        """Take what still comes of a series that was ended, so that nobody else gets it."""
+        return None
 
     # hooks of the base
 
@@ -112,6 +132,10 @@ class SeriesSource(ABC):
         """Find the detector as it is, configure it, and say what its frames look like."""
         self._settings, self._armed_for = settings, None
         self._look_again, self._own_uid = False, ""
+        if settings.mode not in self.modes:
+            expected = f"{' or '.join(sorted(self.modes))} where frames come from the {self.interface}"
+            raise RequestError(f"{self.name}.mode", settings.mode.value, expected)
+        self._count_stale(-self.n_stale)
         self.control.check_version()
         self.mode = self._decide_mode(settings.mode)
         if self.mode is Mode.MONITOR:
@@ -154,12 +178,12 @@ class SeriesSource(ABC):
             logger.warning("%s: the series is ended before the next one: %s", self.name, exc)
 
     def close(self) -> None:
-        """Leave detector and monitor as they were found. Safe twice."""
+        """Leave the detector and its interfaces as they were found. Safe twice."""
         self._stop.set()
         self.client.interrupt()
         self._armed_for = None
         try:
-            self.control.restore()
+            self.control.restore(self._read_on)
         finally:
             self._triggering.end()
 
@@ -177,6 +201,18 @@ class SeriesSource(ABC):
         """End the open series, before a parameter is written; what follows from it is read again."""
         self._look_again = True
         self.end_series()
+
+    def _count_stale(self, n: int) -> None:
+        self.n_stale += n
+        self._on_stale(self.n_stale)
+
+    @property
+    def _longest(self) -> float:
+        """Time that the next image may take, s."""
+        return self._settings.timeout + self.frame_time + self._times.delay
+
+    def _limit(self) -> Limit:
+        return Limit(self._longest)
 
     # staging
 

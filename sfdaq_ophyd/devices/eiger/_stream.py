@@ -1,0 +1,399 @@
+"""Frames from the stream: every one of our own series at full rate, compressed as they were sent."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from ...clients.eiger_stream import EigerFrame, EigerStream, Series
+from ...clients.simplon import SimplonClient
+from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
+from ...limits import Limit
+from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame
+from ...wire.simplon_states import DetectorState
+from .._source import Request
+from ..debts import Debts
+from ._control import enabled_thresholds, make_statistics
+from ._numbers import NumbersAside
+from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
+from ._source import SeriesSource
+from ._triggers import SoftwareTriggers
+
+logger = logging.getLogger(__name__)
+
+WAIT = 0.1
+"""s without a message after which the detector is looked at."""
+
+GRACE = 1.0
+"""s without a frame, after the exposure or the end of the series, in which a late one may still come."""
+
+LONGEST_REST = 5.0
+"""s without a frame after which nothing more comes of a series that is over and whose end was not told."""
+
+READ_ON = 10.0
+"""s for which at the most the rest of an ended series is read."""
+
+UID_LENGTH = 64
+"""Of a series' unique id; a detector's is a ULID of 26."""
+
+ENERGIES = ("photon_energy", "threshold_energy", "threshold/2/energy")
+"""What mask and flat field hang on."""
+
+SHARED = "another client reads this stream: each message goes to one of its clients"
+
+
+@dataclass
+class _End:
+    """How a series ends when frames do not come.
+
+    Attributes
+    ----------
+    limit : Limit
+        Without a frame, beyond the exposure.
+    quiet, rest : Limit
+        Without a frame, after the exposure, and after it was found out why there are none (`why`).
+    ended : bool
+        Whether the detector said so.
+    over : bool
+        Whether there is nothing to wait for any more.
+    """
+
+    limit: Limit
+    quiet: Limit = field(default_factory=lambda: Limit(GRACE))
+    pace: Limit = field(default_factory=lambda: Limit(WAIT))
+    rest: Limit | None = None
+    exposed: bool = False
+    ended: bool = False
+    over: bool = False
+    why: str = ""
+
+    def restart(self) -> None:
+        """Begin all limits anew: a frame came."""
+        for limit in (self.limit, self.quiet, self.rest):
+            if limit is not None:
+                limit.restart()
+
+
+class StreamSource(SeriesSource):
+    """Frames of one Eiger out of its stream, version 2; one connection, open while the device is staged.
+
+    Parameters
+    ----------
+    client, name, debts, on_stale
+        For `SeriesSource`.
+    endpoint : str
+        Of the stream, e.g. ``"tcp://dcu:31001"``.
+    """
+
+    interface = "stream"
+    _statistics: FrameStatistics
+
+    def __init__(
+        self,
+        client: SimplonClient,
+        name: str,
+        debts: Debts,
+        on_stale: Callable[[int], None],
+        endpoint: str,
+    ):
+        super().__init__(client, name, debts, on_stale)
+        self.stream = EigerStream(endpoint, timeout=None)
+        self._events: queue.SimpleQueue[EigerFrame | Series | None] = queue.SimpleQueue()
+        self.stream.subscribe(self._events.put)
+        self.stream.on_series = self._events.put
+        self._order = SeriesOrder(first=0)
+        self._numbers = NumbersAside(name)
+        self._tables_of: tuple | None = None  # energies for which they were sent
+        self._n_refused = 0
+        self._last_time = -math.inf
+        self._unfinished = False
+
+    # hooks of the base
+
+    def open(self, settings: EigerSettings) -> FrameFormat:
+        """Find the detector as it is, configure it and its stream, and connect to that."""
+        self._tables_of, self._unfinished = None, False
+        frame_format = super().open(settings)
+        self._drain()
+        self.stream.open()
+        self._connect()
+        self._order.window = max(2, min(WINDOW, WINDOW_BYTES // frame_format.frame_bytes))
+        return frame_format
+
+    def read_format(self) -> FrameFormat:
+        """Say what frames look like: an image per threshold, compressed as the detector does it."""
+        found = super().read_format()
+        compression = self.control.read("detector", "compression")
+        known = compression is not None and compression.value in COMPRESSIONS
+        more = {f"image_{k + 1}": (found.shape, found.dtype) for k in range(1, self._n_thresholds())}
+        return replace(
+            found, more_images=more, compression=compression.value if compression and known else "bslz4"
+        )
+
+    def discard(self) -> None:
+        """Give up the exposure in flight, at the detector too. Safe twice."""
+        self._stop.set()
+        self._events.put(None)
+        super().discard()
+
+    def close(self) -> None:
+        """Leave detector and stream as they were found, and disconnect. Safe twice."""
+        try:
+            super().close()
+        finally:
+            try:
+                self.stream.close()
+            finally:
+                self._numbers.end()
+                self._drain()
+
+    def state(self) -> str:
+        """Say what came from the stream since it was opened."""
+        return f"the stream: {self.stream.describe_state()}"
+
+    def _n_thresholds(self) -> int:
+        difference = self.control.read("detector", "threshold/difference/mode")
+        n = max(1, len(enabled_thresholds(self.control)))
+        return n + (difference is not None and difference.value == "enabled")
+
+    def _interface_settings(self) -> dict[str, object]:
+        if self.client.version == "1.6.0" or self.control.read("stream", "format") is None:
+            raise DetectorStateError(
+                f"{self.name}: this detector's stream has no format 'cbor' (API {self.client.version}); use "
+                "readout='monitor'"
+            )
+        return {
+            "stream/config/format": "cbor",
+            "stream/config/header_detail": "basic" if self._energies() == self._tables_of else "all",
+            "stream/config/header_appendix": "",
+            "stream/config/image_appendix": "",
+            "stream/config/mode": "enabled",
+        }
+
+    def _energies(self) -> tuple:
+        found = (self.control.read("detector", name) for name in ENERGIES)
+        return tuple(None if parameter is None else parameter.value for parameter in found)
+
+    def _scalars(self, dtype: str) -> dict[str, str]:
+        self._statistics = make_statistics(self.control, dtype, self._settings.exclude_masked)
+        times = {"receive_time": "f8", "real_time": "f8"}
+        return dict.fromkeys(self._statistics.names, "f8") | times | {"series_uid": f"U{UID_LENGTH}"}
+
+    def _room_for(self, n_frames: int) -> dict[str, object]:
+        return self._interface_settings()  # an initialize by somebody else has disabled it
+
+    def _drop_old(self) -> None:
+        self._connect()
+        self._read_on()
+        self._drain()
+
+    def _begin_series(self, series_id: int) -> None:
+        self._order.start(series_id)
+        self._order.uid = self._told_uid()
+        self._tables_of = self._energies()
+        self._n_refused, self._last_time, self._unfinished = 0, -math.inf, True
+
+    def _told_uid(self) -> str:
+        """Return the unique id of the series, as the detector says; empty where it does not."""
+        try:
+            uid = self.client.get("detector", "status", "series_unique_id").value
+        except SfdaqError:
+            return ""
+        return uid if isinstance(uid, str) and not self._order.is_past(uid) else ""
+
+    def _connect(self) -> None:
+        """Return once the stream is connected: what is sent before goes to nobody."""
+        try:
+            self.stream.wait_connected(self._settings.timeout)
+        except ServiceTimeout as exc:
+            what = f"{self.name}: connecting to the stream's port, {self.stream.endpoints[0]}"
+            hint = "Is that the port of the stream (31001), and open to this host?"
+            raise ServiceTimeout(what, self._settings.timeout, "no answer", hint) from exc
+
+    def _drain(self) -> None:
+        """Drop what waits, counting frames."""
+        n_frames = 0
+        while not self._events.empty():
+            n_frames += isinstance(self._events.get(), EigerFrame)
+        if n_frames:
+            self._count_stale(n_frames)
+
+    def _read_on(self) -> None:
+        """Wait for the end of the series, so that the next one, or the next client, gets none of it."""
+        if not self._unfinished or not all(self.stream.connected):
+            return
+        whole, quiet, n_before = Limit(READ_ON), Limit(GRACE), -1
+        while (series := self._ours()) is None or not series.ended:
+            if (n := self.stream.counters["received"]) != n_before:
+                n_before = n
+                quiet.restart()
+            if quiet.reached() or whole.reached():
+                logger.warning("%s: no end of series %s came", self.name, self._order.series_id)
+                break
+            time.sleep(quiet.step(0.005))
+        self._unfinished = False
+
+    # frames of our own series
+
+    def _ours(self) -> Series | None:
+        """Return what came of the series that is open here, if anything did."""
+        if self._order.uid:
+            return self.stream.series.get(self._order.uid)
+        for series in reversed(list(self.stream.series.values())):
+            number_fits = series.series_id in (0, self._order.series_id)
+            if number_fits and not self._order.is_past(series.unique_id):
+                return series
+        return None
+
+    def _take_series(
+        self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame]:
+        n_left, n_taken, end = request.n_frames, 0, _End(self._limit())
+        self._numbers.clear()
+        while n_left and not end.over:
+            quiet, passed = self._next(n_left)
+            if stop.is_set():
+                return
+            for item in self._finished(passed):
+                every = self._settings.statistics_every
+                wanted = every > 0 and n_taken % every == 0
+                self._numbers.put(item, self._statistics if wanted else None)
+                n_taken += 1
+            n_left -= len(passed)
+            if passed:
+                end.restart()
+            elif quiet or end.pace.left == 0:
+                end.pace.restart()
+                self._look_for_the_end(triggers, end)
+            yield from self._numbers.ready()
+        if n_left:
+            for item in self._lost(n_left, end):
+                self._numbers.put(item, None)
+        yield from self._numbers.ready(stop)
+
+    def _next(self, n_wanted: int) -> tuple[bool, list]:
+        """Wait for a message; return whether none came, and the frames that can go on now, in order."""
+        quiet, passed = False, []
+        try:
+            event = self._events.get(timeout=WAIT)
+        except queue.Empty:
+            quiet, event = True, None
+        if isinstance(event, EigerFrame):
+            passed = self._accept(event.image_id, event, event.series_id, event.series_uid, n_wanted)
+        if (series := self._ours()) is not None and len(series.refused) > self._n_refused:
+            refused = list(series.refused.items())
+            for image_id, reason in refused[self._n_refused :]:
+                n = n_wanted - len(passed)
+                passed += self._accept(image_id, reason, self._order.series_id, series.unique_id, n)
+            self._n_refused = len(refused)
+        return quiet, passed
+
+    def _accept(self, image_id: int, item: EigerFrame | str, number, uid: str, n_wanted: int) -> list:
+        """Put a frame, or why it was refused, in its place."""
+        passed = self._order.accept(number, image_id, item, uid=uid, n_wanted=n_wanted)
+        if passed is None and isinstance(item, EigerFrame):
+            self._count_stale(1)
+        return passed or []
+
+    def _finished(self, passed: list) -> Iterator[Frame | MissingFrame]:
+        for event_id, item in passed:
+            if isinstance(item, EigerFrame):
+                try:
+                    yield self._frame(item)
+                    continue
+                except ShapeError as exc:
+                    if self._settings.strict:
+                        raise WireError(f"{self.name}: {exc}") from exc
+                    item = str(exc)
+            self._armed_for = None
+            yield MissingFrame(f"{event_id} ({item or self._explanation()})")
+
+    def _frame(self, frame: EigerFrame) -> Frame:
+        scalars: dict[str, float | str] = dict.fromkeys(self._statistics.names, math.nan)
+        scalars |= {"receive_time": frame.received, "real_time": frame.real_time}
+        scalars["series_uid"] = frame.series_uid
+        if self._last_time < math.inf and not frame.timestamp > self._last_time:
+            told = (self.name, frame.event_id, frame.timestamp, self._last_time)
+            logger.warning("%s: frame %s is of %.6f s, not after the one before, of %.6f s", *told)
+            self._last_time = math.inf  # told once per series
+        else:
+            self._last_time = max(frame.timestamp, self._last_time)
+        made = Frame(None, frame.timestamp, frame.event_id, scalars=scalars, packed=frame.packed)
+        assert self.frame_format is not None  # `open` said it
+        self.frame_format.check(made)
+        return made
+
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: _End) -> None:
+        """Find out whether anything more can come, now that nothing has for a moment."""
+        series = self._ours()
+        if series is not None and series.ended and not end.ended:
+            end.ended, end.why = True, end.why or "the detector ended the series"
+            end.rest = Limit(GRACE)
+        if end.rest is not None:
+            end.over = end.rest.reached()
+            return
+        if triggers is not None and (problem := triggers.problem) is not None:
+            if self.control.is_uninitialized():
+                raise self.control.state_error(DetectorState.NA) from problem
+            raise problem
+        late = end.limit.reached()
+        if triggers is not None and not late:
+            if not end.exposed:
+                end.exposed = triggers.done
+                end.quiet.restart()
+            if not end.exposed or not end.quiet.reached():
+                return
+        state = self.client.state()
+        if state in (DetectorState.ERROR, DetectorState.NA):
+            raise self.control.state_error(state)
+        if late:
+            end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
+        elif triggers is not None or state == DetectorState.IDLE:
+            end.why = f"the detector is in state '{state}', and no more images come"
+        if end.why:
+            end.why += f"; {self._explanation()}"
+            self._armed_for = None
+            end.rest = Limit(max(LONGEST_REST, 3 * self.frame_time))
+            self.control.disarm()  # the end of the series follows what is on its way
+
+    def _lost(self, n: int, end: _End) -> Iterator[Frame | MissingFrame]:
+        self._armed_for = None
+        passed = self._order.end(n)
+        yield from self._finished(passed)
+        why = end.why if "; " in end.why else f"{end.why}; {self._explanation()}"
+        for k, name in enumerate(self._order.still_missing(n - len(passed))):
+            yield MissingFrame(f"{name} ({why})" if k == 0 else name)
+
+    def _explanation(self) -> str:
+        """Say why frames are missing, as far as the detector tells."""
+        found = []
+        try:
+            for name, expected in (("mode", "enabled"), ("format", "cbor")):
+                parameter = self.control.read("stream", name)
+                if parameter is not None and parameter.value != expected:
+                    found.append(f"the stream's {name} is {parameter.value!r}, expected {expected!r}")
+            dropped = self.client.get("stream", "status", "dropped").value
+            state = self.client.state()
+        except SfdaqError:
+            return "the stream's counters are not readable"
+        series = self._ours()
+        if not all(self.stream.connected):
+            found.append(f"{self.stream.endpoints[0]} is not connected")
+        elif not found and not dropped:
+            if series is not None and series.looks_shared:
+                found.append(SHARED)
+            elif series is None or not series.n_images:
+                waits = state == DetectorState.READY
+                found.append("no trigger came" if waits and self._waits_for_edges else f"perhaps {SHARED}")
+        found.append(f"the stream dropped {dropped}")
+        return ", ".join(found)
+
+    @property
+    def _waits_for_edges(self) -> bool:
+        """Whether triggers come from outside."""
+        return self.mode.value == "external"
