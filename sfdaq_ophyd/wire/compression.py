@@ -86,7 +86,7 @@ def compress_bslz4(image: npt.NDArray[Any], block_items: int = 0) -> memoryview:
     item = image.dtype.itemsize
     block_items = block_items or library.bshuf_default_block_size(item)
     out = np.empty(_PREFIX + library.bshuf_compress_lz4_bound(image.size, item, block_items), "u1")
-    out[:_PREFIX] = np.frombuffer(_prefix(image.nbytes, block_items * item), "u1")
+    out[:_PREFIX] = np.frombuffer(prefix(image.nbytes, block_items * item), "u1")
     n_bytes = library.bshuf_compress_lz4(
         image.ctypes.data, out.ctypes.data + _PREFIX, image.size, item, block_items
     )
@@ -95,17 +95,31 @@ def compress_bslz4(image: npt.NDArray[Any], block_items: int = 0) -> memoryview:
     return out.data[: _PREFIX + n_bytes]
 
 
-def compress_lz4(image: npt.NDArray[Any]) -> bytes:
-    """Return the bytes of an LZ4 chunk that holds `image`: one block, plain if it does not get smaller."""
+def compress_lz4(image: npt.NDArray[Any], block_bytes: int = 0) -> bytes:
+    """Return the bytes of an LZ4 chunk that holds `image`.
+
+    Parameters
+    ----------
+    image : ndarray
+        C-contiguous; little-endian, as the dataset it goes into.
+    block_bytes : int
+        Bytes that are compressed together; 0 makes one block of all. One that does not get smaller is plain.
+    """
     library = _need_library()
-    image = np.ascontiguousarray(image)
-    out = ctypes.create_string_buffer(max(image.nbytes, 1))
-    n_bytes = library.LZ4_compress_default(image.ctypes.data, out, image.nbytes, image.nbytes - 1)
-    block = out.raw[:n_bytes] if n_bytes > 0 else image.tobytes()
-    return _prefix(image.nbytes, image.nbytes) + len(block).to_bytes(4, "big") + block
+    pixels = np.ascontiguousarray(image).reshape(-1).view("u1")
+    block_bytes = block_bytes or pixels.size
+    out = ctypes.create_string_buffer(max(block_bytes, 1))
+    pieces = [prefix(pixels.size, block_bytes)]
+    for start in range(0, max(pixels.size, 1), max(block_bytes, 1)):
+        block = pixels[start : start + block_bytes]
+        n_bytes = library.LZ4_compress_default(block.ctypes.data, out, block.size, block.size - 1)
+        packed = ctypes.string_at(out, n_bytes) if n_bytes > 0 else block.tobytes()
+        pieces += [len(packed).to_bytes(4, "big"), packed]
+    return b"".join(pieces)
 
 
-def _prefix(n_bytes: int, block_bytes: int) -> bytes:
+def prefix(n_bytes: int, block_bytes: int) -> bytes:
+    """Return what stands before the blocks: how large the data are, and a block of them, in bytes."""
     return n_bytes.to_bytes(8, "big") + block_bytes.to_bytes(4, "big")
 
 

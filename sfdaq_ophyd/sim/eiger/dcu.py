@@ -18,7 +18,8 @@ from .faults import FAULTS
 from .filewriter import FileWriter
 from .monitor import MonitorBuffer, StoredFrame
 from .parameters import make_geometry
-from .subsystems import DetectorModule, MonitorModule, Subsystem, bare
+from .stream import HIGH_WATER, MEMORY, StreamOutput
+from .subsystems import DetectorModule, MonitorModule, StreamModule, Subsystem, bare
 
 
 class DetectorControlUnit:
@@ -28,6 +29,7 @@ class DetectorControlUnit:
     ----------
     detector : EigerModel
     monitor : MonitorBuffer
+    stream : StreamOutput
     faults : Faults
     modules : dict
         Name to `Subsystem`.
@@ -52,6 +54,10 @@ class DetectorControlUnit:
         seed: int,
         patient: bool = False,
         sample: Callable[[], float] = lambda: 1.0,
+        stream_port: int = 0,
+        stream_high_water: int | None = None,
+        stream_clock_error: float = 0.0,
+        stream_live: float = 1.0,
     ):
         self.version, self.command_limit = version, command_limit
         geometry = make_geometry(model, version, shape)
@@ -59,10 +65,19 @@ class DetectorControlUnit:
         self.faults, self.monitor = Faults(FAULTS), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
+        self.stream = StreamOutput(
+            lambda: self._stream.config,
+            self.faults,
+            port=stream_port,
+            high_water=stream_high_water or min(HIGH_WATER, max(4, MEMORY // (4 * self.n_pixels))),
+            clock_error=stream_clock_error,
+            live=stream_live,
+        )
         self.detector = EigerModel(
             config,
             self.monitor,
             self.files,
+            self.stream,
             self.faults,
             profile=profile,
             dwell=dwell,
@@ -87,10 +102,11 @@ class DetectorControlUnit:
 
     def _make_modules(self) -> None:
         self._fetched.clear()
-        self._stream = Subsystem(
-            table.stream_config, self._stream_status, {"initialize": bare(self._initialize_stream)}
+        self._stream = StreamModule(
+            lambda: table.stream_config(self.version),
+            self._stream_status,
+            {"initialize": bare(self._initialize_stream)},
         )
-        self._stream.unlisted = table.UNLISTED
         self._files = Subsystem(
             table.filewriter_config,
             self._file_status,
@@ -106,7 +122,7 @@ class DetectorControlUnit:
 
     def _initialize_stream(self) -> None:
         self._stream.reset()
-        self.detector.n_streamed = 0
+        self.stream.abandon()
 
     def _detector_status(self) -> dict[str, Parameter]:
         drift = 0.2 * math.sin(time.time() / 60)
@@ -148,7 +164,7 @@ class DetectorControlUnit:
         enabled = self._stream.config["mode"].value == "enabled"
         return {
             "state": _status(self._output_state(enabled), "string"),
-            "dropped": _status(self.detector.n_streamed if enabled else 0, "uint"),
+            "dropped": _status(self.stream.n_dropped, "uint"),
             "error": _status([], "string[]"),
         }
 

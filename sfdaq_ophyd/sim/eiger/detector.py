@@ -29,6 +29,7 @@ from .config import DetectorConfig, masked_value
 from .filewriter import FileWriter
 from .frames import FrameMaker, Scene
 from .monitor import MonitorBuffer
+from .stream import StreamOutput
 
 PATIENCE = 60.0
 """s for which a patient detector waits with its next frame for a client that took the frames before."""
@@ -76,6 +77,7 @@ class EigerModel:
         config: DetectorConfig,
         monitor: MonitorBuffer,
         files: FileWriter,
+        stream: StreamOutput,
         faults: Faults,
         *,
         profile: str,
@@ -84,13 +86,13 @@ class EigerModel:
         patient: bool,
         sample: Callable[[], float],
     ):
-        self.config, self.monitor, self.files, self.faults = config, monitor, files, faults
+        self.config, self.monitor, self.files, self.stream = config, monitor, files, stream
+        self.faults = faults
         self.profile, self.dwell, self._patient = profile, dwell, patient
         self._seed, self._random = seed, random.Random(seed)
         self._exposure: asyncio.Task[None] | None = None
         self._sample = sample
         self._scenes: dict[Scene, tuple] = {}
-        self.n_streamed = 0
         self.boot()
 
     def boot(self) -> None:
@@ -99,11 +101,13 @@ class EigerModel:
         self.state = DetectorState.NA
         self.series: Series | None = None
         self.series_id, self.series_unique_id = 0, ""
+        self.stream.abandon()
 
     async def initialize(self) -> None:
         """Reset the configuration and the series number."""
         after = self._allow("initialize")
         self._drop_exposure()
+        self.stream.end()
         await self._busy(DetectorState.INITIALIZE)
         self.config.reset()
         self.series, self.series_id = None, 0
@@ -121,6 +125,13 @@ class EigerModel:
         self.series = await self._open_series(now, offset)
         n_images = self.series.frames_per_trigger * self.series.n_triggers
         self.files.open(self.series.maker, self.config, now, n_images)
+        await self.stream.open(
+            self.series.maker,
+            self.config,
+            unique_id=self.series_unique_id,
+            number_of_images=n_images,
+            offset_minutes=offset,
+        )
         self.state = after
         return self.series_id
 
@@ -174,6 +185,7 @@ class EigerModel:
                 await self.monitor.store(frame)
         self.series = None
         self.files.close()
+        self.stream.end()
         self.state = after
         return self.series_id
 
@@ -247,6 +259,7 @@ class EigerModel:
             await asyncio.sleep(start + (i + 1) * period - loop.time())
             if self._patient:
                 await self.monitor.wait_for_room(PATIENCE)
+                await self.stream.wait_for_room(PATIENCE)
                 late = loop.time() - start - (i + 1) * period
                 if late > period:
                     start, start_ns = start + late, start_ns + round(late * 1e9)
@@ -258,14 +271,16 @@ class EigerModel:
             self.state = DetectorState.READY
         else:
             self.files.close()
+            self.stream.end()
             self.state = DetectorState.READY if series.held else DetectorState.IDLE
 
     async def _make_frame(self, series: Series, time_ns: int, count_time: float | None, held) -> None:
         image_id, series.n_frames = series.n_frames, series.n_frames + 1
-        self.n_streamed += 1
+        series.maker.look(image_id)
         if not self.faults.take("lost_in_file"):
             self.files.take(image_id, time_ns)
-        if self.faults.take("drop"):
+        self.stream.image(image_id, time_ns, count_time)
+        if not self.monitor.enabled or self.faults.take("drop"):
             return
         out_of_order = self.faults.take("out_of_order")
         for frame in series.maker.frames(image_id, time_ns, count_time):

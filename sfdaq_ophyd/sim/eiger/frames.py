@@ -180,11 +180,12 @@ class FrameMaker:
         series_time_ns: int | None,
         faults: Faults,
     ):
-        self._images, self._profile, self._faults = images, profile, faults
+        self.images, self._profile, self._faults = images, profile, faults
         self._reflection, self._sample = reflection, sample
+        self.rows = reflection[0]
         self._seen: list[tuple[int, float]] = []  # from which image on how much of the sample
         self._pixels = [image.data.cast("B") for image in images]
-        self.series_id, self._series_time_ns = series_id, series_time_ns
+        self.series_id, self.series_time_ns = series_id, series_time_ns
         self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
         self._thresholds = config.thresholds()
         self.n_channels = len(self._thresholds)
@@ -199,18 +200,25 @@ class FrameMaker:
             "detector_distance": config["detector_distance"],
         }
 
-    def frames(self, image_id: int, time_ns: int, count_time: float | None) -> Iterator[StoredFrame]:
-        """Yield the frame of every enabled threshold, lowest first."""
+    def look(self, image_id: int) -> None:
+        """Note how much of the sample is in the light: images from this one on show it."""
         sample = self._sample()
         if not self._seen or self._seen[-1][1] != sample:
             self._seen.append((image_id, sample))
+
+    def sample_of(self, image_id: int) -> float:
+        """Return how much of the sample an image shows."""
+        return next((sample for since, sample in reversed(self._seen) if since <= image_id), 1.0)
+
+    def frames(self, image_id: int, time_ns: int, count_time: float | None) -> Iterator[StoredFrame]:
+        """Yield the monitor's frame of every enabled threshold, lowest first."""
         series_id = self.series_id + (1000 if self._faults.take("wrong_series") else 0)
         bare = self._faults.take("no_private_ifd")
         for threshold_id, energy in self._thresholds:
             tags = TiffTags(
                 series_id=series_id,
                 image_id=image_id,
-                time_ns=time_ns if self._series_time_ns is None else self._series_time_ns,
+                time_ns=time_ns if self.series_time_ns is None else self.series_time_ns,
                 threshold_id=threshold_id,
                 threshold_energy_ev=energy,
                 exposure_time=self._count_time if count_time is None else count_time,
@@ -221,29 +229,28 @@ class FrameMaker:
 
     def image(self, image_id: int) -> np.ndarray:
         """Return the pixels of a frame, a copy."""
-        image = self._images[image_id % len(self._images)].copy()
-        image[self._reflection[0]] = self._band(image_id)
+        image = self.images[image_id % len(self.images)].copy()
+        image[self.rows] = self.band(image_id)
         write_stamp(image, stamp_of(self.series_id, image_id))
         return image
 
-    def _band(self, image_id: int) -> np.ndarray:
+    def band(self, image_id: int) -> np.ndarray:
         """Return the rows with the sample's reflection, a copy."""
         rows, columns, counts, most = self._reflection
-        band = self._images[image_id % len(self._images)][rows].copy()
+        band = self.images[image_id % len(self.images)][rows].copy()
         spot, shining = band[:, columns], counts > 0
-        sample = next((sample for since, sample in reversed(self._seen) if since <= image_id), 1.0)
-        more = np.rint(counts * sample).astype("i8")
+        more = np.rint(counts * self.sample_of(image_id)).astype("i8")
         bright = np.minimum(spot + more, np.maximum(spot, most))  # what is overloaded stays so
         np.copyto(spot, bright.astype(band.dtype), where=shining)
         return band
 
     def _pieces(self, image_id: int, stamp: int, tags: TiffTags | None) -> tuple:
-        k = image_id % len(self._images)
-        image = self._images[k]
+        k = image_id % len(self.images)
+        image = self.images[k]
         before, after = frame_around(image.shape, 8 * image.itemsize, self._profile, tags)
         first = np.zeros((1, STAMP_PIXELS), image.dtype)
         write_stamp(first, stamp)
-        band, row = self._band(image_id), image.strides[0]
+        band, row = self.band(image_id), image.strides[0]
         begin, end = self._reflection[0].start * row, self._reflection[0].start * row + band.nbytes
         pixels, spot = self._pixels[k], band.data.cast("B")
         pieces = (before + first.tobytes(), pixels[first.nbytes : begin], spot, pixels[end:], after)

@@ -116,7 +116,7 @@ def detector_config(geometry: Geometry, version: str, serial: str) -> dict[str, 
         "virtual_pixel_correction_applied": flag(True),
         "countrate_correction_count_cutoff": count(2500000, "r"),
         "number_of_excluded_pixels": count(0, "r"),
-        "compression": text("bslz4", "lz4", "bslz4"),
+        "compression": text("bslz4", "lz4", "bslz4", "none"),
         "roi_mode": text("disabled", *rois),
         "data_collection_date": text("", access="r"),
     }
@@ -151,11 +151,12 @@ def _second_generation() -> dict[str, Parameter]:
     }
 
 
-def stream_config() -> dict[str, Parameter]:
-    """Return the stream subsystem's config."""
+def stream_config(version: str) -> dict[str, Parameter]:
+    """Return the stream subsystem's config; API 1.6.0 has one format alone."""
+    formats = ("legacy", "cbor") if version == "1.8.0" else ("legacy",)
     return {
         "mode": text("disabled", *SWITCH),
-        "format": text("legacy", "legacy", "cbor"),
+        "format": text("legacy", *formats),
         "header_detail": text("basic", "all", "basic", "none"),
         "header_appendix": text(""),
         "image_appendix": text(""),

@@ -57,11 +57,21 @@ class EigerPart:
         The ``detector_number``.
     port : int
         0 takes a free one.
+    stream_port : int
+        Of the stream's version 2; 0 takes a free one.
+    stream_high_water : int, optional
+        Messages kept for a slow client of the stream; default is 1000, fewer of a large detector.
+    stream_clock_error : float
+        By which share the detector's clock is fast, e.g. ``11.6e-6``.
+    stream_live : float
+        Share of the exposure in ``real_time``.
 
     Attributes
     ----------
     url : str
         Address of the detector control unit, ``http://127.0.0.1:<port>``.
+    stream_endpoint : str
+        Address of the stream's version 2, ``tcp://127.0.0.1:<port>``.
     requests : BoundedLog of Request
         The last 10 000 requests answered: ``entries()``, ``clear()``.
     faults : Faults
@@ -84,6 +94,10 @@ class EigerPart:
         initialized: bool = False,
         serial: str = "E-32-0000",
         port: Annotated[int, Field(ge=0, le=65535)] = 0,
+        stream_port: Annotated[int, Field(ge=0, le=65535)] = 0,
+        stream_high_water: Annotated[int, Field(ge=1)] | None = None,
+        stream_clock_error: Annotated[float, Field(gt=-0.01, lt=0.01)] = 0.0,
+        stream_live: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ):
         if api_version not in VERSIONS:
             raise RequestError("api_version", api_version, f"one of {', '.join(VERSIONS)}")
@@ -93,6 +107,7 @@ class EigerPart:
         if version_request not in VERSION_REQUESTS:
             raise RequestError("version_request", version_request, f"one of {', '.join(VERSION_REQUESTS)}")
         self._version_request = version_request
+        self._initialized, self._port = initialized, port or world.next_port()
         self._dcu = DetectorControlUnit(
             model=model,
             shape=shape,
@@ -104,14 +119,17 @@ class EigerPart:
             seed=world.seed,
             patient=world.clock.patient,
             sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
+            stream_port=stream_port or world.next_port(),
+            stream_high_water=stream_high_water,
+            stream_clock_error=stream_clock_error,
+            stream_live=stream_live,
         )
-        self._initialized, self._port = initialized, port or world.next_port()
         self.requests: BoundedLog[Request] = BoundedLog(LOG_ENTRIES * ENTRY)
         self._start_timeout, self._ready = world.start_timeout, threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._problem: Exception | None = None
-        self.url = ""
+        self.url = self.stream_endpoint = ""
 
     def launch(self) -> None:
         """Begin to serve."""
@@ -142,7 +160,7 @@ class EigerPart:
 
     def addresses(self) -> dict[str, str]:
         """Say where it serves."""
-        return {"url": self.url}
+        return {"url": self.url, "stream": self.stream_endpoint}
 
     def fail_next(self, what: str, *, count: int = 1, **details) -> None:
         """Misbehave `count` times; `sfdaq_ophyd.sim.eiger.FAULTS` lists the names and what they take."""
@@ -200,6 +218,8 @@ class EigerPart:
         )
         await runner.setup()
         try:
+            self._dcu.stream.bind()
+            self.stream_endpoint = self._dcu.stream.endpoint
             site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -207,6 +227,7 @@ class EigerPart:
             await self._stopping.wait()
         finally:
             await runner.cleanup()
+            self._dcu.stream.close()
 
 
 __all__ = ["FAULTS", "EigerPart"]

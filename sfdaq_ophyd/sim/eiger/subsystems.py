@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import RequestError
-from ...wire import tiff
+from ...wire import cbor, tiff
 from ...wire.simplon import Parameter, decode_darray
 from ...wire.simplon_states import DetectorState, TriggerMode
 from . import parameters as table
@@ -179,6 +180,23 @@ class MonitorModule(Subsystem):
             self._buffer.shrink(value)
         else:
             self._buffer.discard_new = value
+        return []
+
+
+class StreamModule(Subsystem):
+    """``stream``: its appendices take any JSON, whatever their type is said to be."""
+
+    unlisted = table.UNLISTED
+
+    def put(self, name: str, value) -> list[str]:
+        """Set one config parameter."""
+        if not name.endswith("_appendix"):
+            return super().put(name, value)
+        try:
+            cbor.encode(value)
+        except (RecursionError, struct.error):
+            raise RequestError(name, str(value)[:80], "JSON that CBOR can hold") from None
+        self._config[name] = replace(self.config[name], value=value)
         return []
 
 

@@ -6,12 +6,13 @@ import contextlib
 
 import pytest
 import requests
+import zmq
 
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.eiger import EigerPart
 from sfdaq_ophyd.sim.world import World
-from sfdaq_ophyd.wire import tiff
+from sfdaq_ophyd.wire import cbor, tiff
 
 
 class Rest:
@@ -83,6 +84,63 @@ def shared_rest(tmp_path_factory):
     """One initialized detector for tests that only read."""
     with Facility(only=["eiger"], eiger_shape=(32, 48), eiger_initialized=True) as facility:
         yield Rest(facility.eiger)
+
+
+class Pull:
+    """A client of the stream: one PULL socket, connected."""
+
+    def __init__(self, endpoint, hwm=1000):
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.PULL)
+        self.socket.set(zmq.RCVHWM, hwm)
+        events = self.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self.socket.connect(endpoint)
+        assert events.poll(60_000), "connected"
+        self.socket.disable_monitor()
+
+    def parts(self):
+        assert self.socket.poll(60_000), "a message"
+        return self.socket.recv_multipart()
+
+    def message(self):
+        """The fields of the next message of version 2."""
+        (data,) = self.parts()
+        assert data.startswith(cbor.SELF_DESCRIBED)
+        return cbor.decode(data)
+
+    def series(self):
+        """The messages up to an end."""
+        messages = [self.message()]
+        while messages[-1]["type"] != "end":
+            messages.append(self.message())
+        return messages
+
+    def silent(self, ms=50):
+        return not self.socket.poll(ms)
+
+    def close(self):
+        self._context.destroy(linger=0)
+
+
+@pytest.fixture
+def make_pull():
+    """Connect clients of the stream: ``make_pull(rest)``; all are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def make(rest, **options):
+            pull = Pull(rest.part.stream_endpoint, **options)
+            stack.callback(pull.close)
+            return pull
+
+        yield make
+
+
+@pytest.fixture
+def pull(rest, make_pull):
+    """The only client of `rest`'s stream, which is enabled."""
+    rest.set("stream/config/format", "cbor")
+    rest.set("stream/config/mode", "enabled")
+    return make_pull(rest)
 
 
 def images(rest, n, wait=30_000):

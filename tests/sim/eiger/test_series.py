@@ -184,6 +184,7 @@ def test_scene_when_seeded_alike_then_it_is_the_same(make_part):
 
 def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
     assert rest.value("filewriter/status/state") == rest.value("stream/status/state") == "disabled"
+    rest.set("stream/config/format", "cbor")
     rest.set("stream/config/mode", "enabled")
     rest.set("filewriter/config/mode", "enabled")
     arm(rest, nimages=3)

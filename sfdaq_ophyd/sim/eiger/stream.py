@@ -1,0 +1,210 @@
+"""The stream: PUSH sockets, and the series that goes out on one of them.
+
+As in wire reference eiger, section 7. What nobody takes is dropped and counted; nothing waits for a client,
+but for a patient detector. Used from one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from ...limits import Limit
+from ...wire.simplon import Parameter
+from ..faults import Faults
+from .config import DetectorConfig
+from .frames import FrameMaker
+from .packed import PackedScene
+from .stream_series import CborSeries, Parts, SeriesSettings, channels_of, difference_of
+
+HIGH_WATER = 1000
+"""Messages the detector keeps for a slow client, unless they are more than `MEMORY`."""
+
+MEMORY = 2 << 30
+"""Bytes that those may take if no pixel could be compressed."""
+
+LINGER_MS = 2000
+"""How long what was sent may still be on its way when the detector is switched off."""
+
+
+class PushSocket:
+    """A bound PUSH socket that never waits, and knows how many clients it has."""
+
+    def __init__(self, context: zmq.Context, port: int, high_water: int):
+        self._socket = context.socket(zmq.PUSH)
+        self._socket.set(zmq.SNDHWM, high_water)
+        self._socket.set(zmq.LINGER, LINGER_MS)
+        self._events = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._n_clients = 0
+        self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
+
+    def send(self, parts: Parts) -> bool:
+        """Send one message; False if there is no client, or none with room."""
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    async def wait_for_room(self, patience: float) -> None:
+        """Wait while there are clients and none has room, for `patience` s at the most."""
+        limit = Limit(patience)
+        while not self._socket.poll(0, zmq.POLLOUT) and self._clients() and not limit.reached():
+            await asyncio.sleep(0.001)
+
+    def close(self) -> None:
+        """Close it; what was sent still goes out."""
+        self._socket.disable_monitor()
+        self._events.close(0)
+        self._socket.close()
+
+    def _clients(self) -> int:
+        while self._events.poll(0):
+            event = parse_monitor_message(self._events.recv_multipart())["event"]
+            self._n_clients += 1 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else -1
+        return self._n_clients
+
+
+class StreamOutput:
+    """What the stream sends.
+
+    Parameters
+    ----------
+    config : callable
+        Returns the stream's config: name to `Parameter`.
+    faults : Faults
+    port : int
+        Of version 2; 0 takes a free one.
+    high_water : int
+        Messages that are kept for a slow client.
+    clock_error, live : float
+        As `SeriesSettings` has them.
+
+    Attributes
+    ----------
+    n_dropped : int
+        Images that nobody took, since arm.
+    """
+
+    def __init__(
+        self,
+        config: Callable[[], dict[str, Parameter]],
+        faults: Faults,
+        *,
+        port: int,
+        high_water: int,
+        clock_error: float,
+        live: float,
+    ):
+        self._config, self._faults = config, faults
+        self._port, self._high_water = port, high_water
+        self._clock_error, self._live = clock_error, live
+        self._context: zmq.Context | None = None
+        self._sockets: dict[str, PushSocket] = {}
+        self._packed: tuple[object, object, Mapping[str, PackedScene]] = ([], (), {})
+        self._series: CborSeries | None = None
+        self.n_dropped = 0
+
+    def bind(self) -> None:
+        """Open the ports; they are open whether or not the stream is enabled."""
+        self._context = zmq.Context()
+        self._sockets = {"cbor": PushSocket(self._context, self._port, self._high_water)}
+
+    def close(self) -> None:
+        """Close the ports. Safe twice."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets = {}
+        if self._context is not None:
+            self._context.term()
+            self._context = None
+
+    @property
+    def endpoint(self) -> str:
+        """Address of version 2; empty while closed."""
+        return self._sockets["cbor"].endpoint if self._sockets else ""
+
+    async def open(
+        self,
+        maker: FrameMaker,
+        config: DetectorConfig,
+        *,
+        unique_id: str,
+        number_of_images: int,
+        offset_minutes: int,
+    ) -> None:
+        """Begin a series, if the stream is enabled: its start message goes out at once."""
+        self.end()
+        self.n_dropped = 0
+        stream = {name: parameter.value for name, parameter in self._config().items()}
+        channels = channels_of(config)
+        if stream["mode"] != "enabled" or not channels or stream["format"] not in self._sockets:
+            return
+        thresholds = {"threshold_1": config["threshold_energy"]}
+        if "threshold/2/energy" in config.parameters:
+            thresholds["threshold_2"] = config["threshold/2/energy"]
+        settings = SeriesSettings(
+            maker=maker,
+            unique_id=unique_id,
+            arm_date=config["data_collection_date"],
+            number_of_images=number_of_images,
+            offset_minutes=offset_minutes,
+            stream=stream,
+            detector={name: parameter.value for name, parameter in config.parameters.items()},
+            arrays=dict(config.arrays),
+            threshold_energy=thresholds,
+            channels=channels,
+            clock_error=self._clock_error,
+            live=self._live,
+        )
+        series = CborSeries(settings, await self._pack(maker, config, channels))
+        self._series = series
+        self._send(series.encode(series.start()))
+
+    def image(self, image_id: int, time_ns: int, count_time: float | None) -> None:
+        """Send one exposure; parameters as for `CborSeries.image`."""
+        if (series := self._series) is None:
+            return
+        if not self._send(series.encode(series.image(image_id, time_ns, count_time))):
+            self.n_dropped += 1
+
+    async def wait_for_room(self, patience: float) -> None:
+        """Wait while the clients there are have no room, for `patience` s at the most."""
+        if self._series is not None:
+            await self._socket.wait_for_room(patience)
+
+    def end(self) -> None:
+        """Send the end of the series, if one is open."""
+        if (series := self._series) is not None:
+            self._send(series.encode(series.end()))
+            self._series = None
+
+    def abandon(self) -> None:
+        """Forget the series without a word: what it still exposes is not sent."""
+        self._series, self.n_dropped = None, 0
+
+    @property
+    def _socket(self) -> PushSocket:
+        return self._sockets["cbor"]
+
+    def _send(self, parts: Parts) -> bool:
+        return self._socket.send(parts)
+
+    async def _pack(
+        self, maker: FrameMaker, config: DetectorConfig, channels: tuple[str, ...]
+    ) -> Mapping[str, PackedScene]:
+        """Return the compressed scenes of every channel; those of the last series where they are the same."""
+        images, algorithm = maker.images, config["compression"]
+        if self._packed[0] is not images or self._packed[1] != (algorithm, channels):
+            shared = PackedScene(images, algorithm, maker.rows)
+            scenes = dict.fromkeys(channels, shared)
+            if "difference" in scenes:
+                scenes["difference"] = PackedScene([difference_of(config, images)], algorithm)
+            for scene in {id(scene): scene for scene in scenes.values()}.values():
+                await asyncio.get_running_loop().run_in_executor(None, scene.prepare)
+            self._packed = (images, (algorithm, channels), scenes)
+        return self._packed[2]

@@ -1,0 +1,219 @@
+"""What one series says on the stream: version 2, one CBOR message per exposure.
+
+As in wire reference eiger, section 7. No sockets and no clock in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...wire.cbor import ArrayBytes, Date
+from ...wire.eiger_stream import TICKS, encode_message
+from ...wire.tiff import format_time_ns
+from .config import DetectorConfig, masked_value
+from .frames import FrameMaker, stamp_of
+from .packed import PackedScene
+
+_AXES = ("chi", "kappa", "omega", "phi", "two_theta")
+
+_BEYOND = 2**32 - 1
+"""In the table of count-rate corrections: more than can be corrected."""
+
+Parts = tuple[bytes | memoryview, ...]
+"""One ZeroMQ message."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SeriesSettings:
+    """What holds for a series from arm on.
+
+    Attributes
+    ----------
+    maker : FrameMaker
+    unique_id : str
+    arm_date : str
+    number_of_images : int
+    offset_minutes : int
+        Of local time from UTC.
+    stream : Mapping
+        The stream's config, name to value.
+    detector : Mapping
+        The detector's.
+    arrays : Mapping
+        ``pixel_mask`` and ``flatfield``.
+    threshold_energy : Mapping
+        eV by threshold, enabled or not.
+    channels : tuple of str
+    clock_error : float
+        By which share the detector's clock is fast.
+    live : float
+        Share of the exposure during which it counts.
+    """
+
+    maker: FrameMaker
+    unique_id: str
+    arm_date: str
+    number_of_images: int
+    offset_minutes: int
+    stream: Mapping[str, Any]
+    detector: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    threshold_energy: Mapping[str, float]
+    channels: tuple[str, ...]
+    clock_error: float = 0.0
+    live: float = 1.0
+
+
+def channels_of(config: DetectorConfig) -> tuple[str, ...]:
+    """Return the names of what every image message brings."""
+    difference = config.parameters.get("threshold/difference/mode")
+    more = ("difference",) if difference is not None and difference.value == "enabled" else ()
+    return (*(f"threshold_{n}" for n, _ in config.thresholds()), *more)
+
+
+def difference_of(config: DetectorConfig, images: list[np.ndarray]) -> np.ndarray:
+    """Return the difference of two thresholds that see the same: nothing, but for the masked pixels."""
+    image, masked = np.zeros_like(images[0]), masked_value(config)
+    if masked is not None:
+        image[config.arrays["pixel_mask"] != 0] = masked
+    return image
+
+
+class ExposureClock:
+    """Ticks of the detector's clock since the first exposure of a series."""
+
+    def __init__(self, settings: SeriesSettings):
+        self._settings, self.first_ns = settings, -1
+
+    def times(self, time_ns: int, count_time: float | None) -> tuple[int, int, int]:
+        """Return when an exposure began and ended, and for how long it counted, in ticks.
+
+        Parameters
+        ----------
+        time_ns : int
+            When it began, ns since the epoch.
+        count_time : float or None
+            s; None where it is the configured one.
+        """
+        settings = self._settings
+        if settings.maker.series_time_ns is not None:
+            time_ns = settings.maker.series_time_ns
+        if self.first_ns < 0:
+            self.first_ns = time_ns
+        seconds = settings.detector["count_time"] if count_time is None else count_time
+        faster = TICKS * (1 + settings.clock_error)
+        start = max(0, round((time_ns - self.first_ns) / 1e9 * faster))
+        return start, start + round(seconds * faster), round(seconds * settings.live * faster)
+
+
+class CborSeries:
+    """The messages of one series in version 2; each is a map of fields until it is sent."""
+
+    def __init__(self, settings: SeriesSettings, scenes: Mapping[str, PackedScene]):
+        self.settings, self._scenes, self.unique_id = settings, scenes, settings.unique_id
+        self._clock = ExposureClock(settings)
+
+    def start(self) -> dict[str, object]:
+        """Return the fields of the first message."""
+        s, config, maker = self.settings, self.settings.detector, self.settings.maker
+        tables = s.stream["header_detail"] == "all"
+        thresholds = [channel for channel in s.channels if channel != "difference"]
+        fields = {
+            **self._head("start"),
+            "arm_date": Date(s.arm_date),
+            "beam_center_x": config["beam_center_x"],
+            "beam_center_y": config["beam_center_y"],
+            "channels": list(s.channels),
+            "count_time": config["count_time"],
+            "countrate_correction_enabled": config["countrate_correction_applied"],
+            **({"countrate_correction_lookup_table": lookup_table(config)} if tables else {}),
+            "detector_description": config["description"],
+            "detector_serial_number": config["detector_number"],
+            "detector_translation": list(config["detector_translation"]),
+            **({"flatfield": self._table("flatfield", thresholds)} if tables else {}),
+            "flatfield_enabled": config["flatfield_correction_applied"],
+            "frame_time": config["frame_time"],
+            "goniometer": {
+                axis: {"increment": config[f"{axis}_increment"], "start": config[f"{axis}_start"]}
+                for axis in _AXES
+            },
+            "image_dtype": maker.dtype.name,
+            "image_size_x": maker.shape[1],
+            "image_size_y": maker.shape[0],
+            "incident_energy": config["photon_energy"],
+            "incident_wavelength": config["wavelength"],
+            "number_of_images": s.number_of_images,
+            **({"pixel_mask": self._table("pixel_mask", thresholds)} if tables else {}),
+            "pixel_mask_enabled": config["pixel_mask_applied"],
+            "pixel_size_x": config["x_pixel_size"],
+            "pixel_size_y": config["y_pixel_size"],
+            "saturation_value": config["countrate_correction_count_cutoff"],
+            "sensor_material": config["sensor_material"],
+            "sensor_thickness": config["sensor_thickness"],
+            "threshold_energy": dict(s.threshold_energy),
+            "virtual_pixel_interpolation_enabled": config["virtual_pixel_correction_applied"],
+        }
+        return fields | self._user_data("header_appendix")
+
+    def image(self, image_id: int, time_ns: int, count_time: float | None) -> dict[str, object]:
+        """Return the fields of one exposure's message; parameters as for `ExposureClock.times`."""
+        start, stop, real = self._clock.times(time_ns, count_time)
+        maker = self.settings.maker
+        stamp, sample = stamp_of(maker.series_id, image_id), maker.sample_of(image_id)
+        arrays: dict[int, ArrayBytes] = {}  # thresholds see the same
+        data = {}
+        for channel in self.settings.channels:
+            scene = self._scenes[channel]
+            if id(scene) not in arrays:
+                arrays[id(scene)] = scene.frame(image_id, stamp, sample, lambda: maker.band(image_id))
+            data[channel] = arrays[id(scene)]
+        return {
+            **self._head("image"),
+            "image_id": image_id,
+            "real_time": [real, TICKS],
+            "series_date": Date(
+                format_time_ns(self._clock.first_ns, offset_minutes=self.settings.offset_minutes)
+            ),
+            "start_time": [start, TICKS],
+            "stop_time": [stop, TICKS],
+            "data": data,
+        } | self._user_data("image_appendix")
+
+    def end(self) -> dict[str, object]:
+        """Return the fields of the last message."""
+        return self._head("end")
+
+    @staticmethod
+    def encode(fields: Mapping[str, object]) -> Parts:
+        """Return the message that says this."""
+        return (encode_message(fields),)
+
+    def _head(self, kind: str) -> dict[str, object]:
+        return {
+            "type": kind,
+            "series_id": self.settings.maker.series_id,
+            "series_unique_id": self.unique_id,
+        }
+
+    def _table(self, name: str, channels: list[str]) -> dict[str, np.ndarray]:
+        return dict.fromkeys(channels, np.asarray(self.settings.arrays[name]))
+
+    def _user_data(self, name: str) -> dict[str, object]:
+        value = self.settings.stream[name]
+        return {} if value == "" else {"user_data": value}
+
+
+def lookup_table(config: Mapping[str, Any]) -> np.ndarray:
+    """Return the corrected counts of one sub-frame by what was counted, uint32."""
+    counted = np.arange(65536)
+    most = max(1, round(config["countrate_correction_count_cutoff"] * _sub_frame(config)))
+    corrected = np.rint(counted * (1 + counted / (4 * most)))
+    return np.where(corrected <= most, corrected, _BEYOND).astype("<u4")
+
+
+def _sub_frame(config: Mapping[str, Any]) -> float:
+    return min(1.0, config["frame_count_time"] / config["count_time"])
