@@ -2,17 +2,12 @@
 
 The calls of the published client under the same names return the same dictionaries; typed views stand
 beside them and are alike for both dialects.
-
-`FileWriter` is what a device needs of whatever writes files: start, stop, status, list of files. `RestWriter`
-is that for both REST dialects; control by websocket would be one more.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
-from typing import Protocol
 
 from ..errors import SfdaqError
 from ..limits import Limit
@@ -290,58 +285,3 @@ def _next_step(state: WriterState) -> str:
     if state is WriterState.WRITING:
         return "Somebody else is writing."
     return "It may be sent again."
-
-
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """One file of an acquisition: its path on the DAQ's hosts, and the group with data, image_id, status."""
-
-    path: str
-    group: str
-
-
-class FileWriter(Protocol):
-    """A data acquisition that writes files on request."""
-
-    def config(self) -> DaqConfig | None:
-        """Return what detector it writes; None if it is not configured."""
-
-    def status(self) -> DaqStatus:
-        """Return state and newest acquisition."""
-
-    def start(self, request: WriteRequest) -> DaqStatus:
-        """Start; return the status once it writes, whosever acquisition that is."""
-
-    def stop(self) -> DaqStatus:
-        """Stop or reset; return the status once it is READY."""
-
-    def files(self, request: WriteRequest) -> list[DataFile]:
-        """Return the files an acquisition makes, in the order of its images."""
-
-    def close(self) -> None:
-        """Close connections. Safe twice."""
-
-
-class RestWriter:
-    """A standard DAQ with REST control, either dialect: one file per acquisition.
-
-    Parameters
-    ----------
-    client : StdDaqClient
-    """
-
-    def __init__(self, client: StdDaqClient):
-        self.client = client
-        self.status = client.status
-        self.start, self.stop, self.close = client.start, client.stop, client.close
-        self._config: DaqConfig | None = None
-
-    def config(self) -> DaqConfig | None:
-        """Return what detector it writes; None if it is not configured."""
-        self._config = self.client.config()
-        return self._config
-
-    def files(self, request: WriteRequest) -> list[DataFile]:
-        """Return the one file, in the group named after the detector as `config` saw it last."""
-        config = self._config or self.config()
-        return [DataFile(request.output_file, config.detector_name if config else "")]

@@ -14,11 +14,9 @@ import numpy as np
 
 from ..errors import FileFormatError
 from ..limits import Limit
+from ..wire.std_daq_writing import GOOD, NOT_KNOWN, Column, FileLayout, layout_of_one_file
 from ._hdf5 import looking_into
 from ._lazy_imports import h5py
-
-GOOD = 0
-"""Value of ``status`` of an image without missing packets or mismatched ids."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +31,7 @@ class StdDaqFile:
     image_id : ndarray of uint64, shape (n,)
         Frame numbers of the detector; a gap means a frame that was lost on the way.
     status : ndarray of uint64, shape (n,)
-        0 good, 1 missing packets, 2 ids of the modules disagree.
+        0 good, 1 missing packets, 2 ids of the modules disagree, 3 not known; whatever the file's own codes.
     """
 
     path: Path
@@ -54,7 +52,7 @@ class StdDaqFile:
 
 def read_std_daq_file(
     path: str | Path,
-    detector_name: str,
+    layout: FileLayout | str,
     *,
     n_written: int,
     shape: tuple[int, int],
@@ -67,8 +65,8 @@ def read_std_daq_file(
     ----------
     path : str or Path
         As this machine sees it.
-    detector_name : str
-        Name of the group.
+    layout : FileLayout or str
+        Where the file has what; of D1 and D2 the detector's name, which is that of the group, will do.
     n_written : int
         Images the writer acknowledged; ids are cut to it.
     shape : tuple of int
@@ -85,6 +83,8 @@ def read_std_daq_file(
     FileNotFoundError, BlockingIOError, OSError
         It cannot be opened within `timeout`.
     """
+    if isinstance(layout, str):
+        layout = layout_of_one_file(layout)
     limit = Limit(timeout)
     while True:
         try:
@@ -95,8 +95,7 @@ def read_std_daq_file(
                 raise
             time.sleep(0.05)
     with looking_into(path), file:
-        group = f"/{detector_name}"
-        images = _dataset(file, path, f"{group}/data")
+        images = _dataset(file, path, layout.images)
         if images.shape[1:] != tuple(shape) or images.dtype != np.dtype(dtype) or images.shape[0] < n_written:
             raise FileFormatError(
                 path,
@@ -104,18 +103,50 @@ def read_std_daq_file(
                 found=f"{images.dtype} {images.shape}",
                 expected=f"{dtype} ({n_written} or more, {shape[0]}, {shape[1]})",
             )
-        columns = []
-        for name in ("image_id", "status"):
-            column = _dataset(file, path, f"{group}/{name}")
-            if column.ndim != 1 or column.shape[0] < n_written or column.dtype.kind != "u":
-                raise FileFormatError(
-                    path,
-                    column.name,
-                    found=f"{column.dtype} {column.shape}",
-                    expected=f"unsigned ({n_written} or more,)",
-                )
-            columns.append(column[:n_written])
-        return StdDaqFile(Path(path), images.name, *columns)
+        image_id = _column(file, path, layout.image_id, n_written)
+        status = _column(file, path, layout.status, n_written)
+        codes = np.full(n_written, NOT_KNOWN, "u8")
+        for value, code in layout.codes.items():
+            codes[status == value] = code
+        return StdDaqFile(Path(path), layout.images, image_id, codes)
+
+
+def count_std_daq_images(path: str | Path, layout: FileLayout) -> int:
+    """Return how many images of a closed file were judged: what is beyond is padding.
+
+    Parameters
+    ----------
+    path : str or Path
+        As this machine sees it.
+    layout : FileLayout
+        One whose codes do not hold 0, which is that of the padding.
+
+    Raises
+    ------
+    FileFormatError
+        A dataset is missing or of another dtype.
+    OSError
+        It cannot be opened.
+    """
+    with looking_into(path), h5py.File(path, "r") as file:
+        return int(np.count_nonzero(_column(file, path, layout.status, None)))
+
+
+def _column(file: h5py.File, path: object, where: Column, n: int | None) -> np.ndarray:
+    """Return the first `n` numbers of a column, or all."""
+    column = _dataset(file, path, where.dataset)
+    dtype = column.dtype
+    if where.field is not None and dtype.names is not None and where.field in dtype.names:
+        dtype = dtype[where.field]
+    if column.ndim != 1 or column.shape[0] < (n or 0) or dtype.kind != "u":
+        raise FileFormatError(
+            path,
+            column.name,
+            found=f"{column.dtype} {column.shape}",
+            expected=f"unsigned ({n or 0} or more,)" + (f", field {where.field}" if where.field else ""),
+        )
+    rows = column[:n]
+    return rows if where.field is None else np.ascontiguousarray(rows[where.field])
 
 
 def _dataset(file: h5py.File, path: object, name: str) -> h5py.Dataset:

@@ -1,20 +1,24 @@
-"""One file of the DAQ: what the documents say of it, and the check once it is closed."""
+"""What one acquisition wrote: what the documents say of it, and the check once it is closed.
+
+Several files are one to the documents: a virtual dataset beside them, under the name that was asked for.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ...clients.std_daq import DataFile
 from ...errors import DetectorStateError, FileFormatError
 from ...files.std_daq_file import StdDaqFile, read_std_daq_file
+from ...files.std_daq_joined import write_joined
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
+from ...wire.std_daq_writing import DataFile, layout_of_one_file
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
 from .._store import WrittenFileStore
@@ -23,33 +27,37 @@ from ._rates import RingLag
 logger = logging.getLogger(__name__)
 
 
-PER_IMAGE = {"image_id": "image_id", "image_status": "status"}
-"""Data keys of a file that grows, and their datasets beside the images."""
+PER_IMAGE = ("image_id", "image_status")
+"""Data keys of a file that grows: columns beside the images."""
 
 ROWS_PER_CHUNK = 4096
 """Of the datasets with one number per image, for readers; the file has them in one piece."""
 
 
 class DaqFile:
-    """A file that was started.
+    """The file, or the files, of an acquisition.
 
     Parameters
     ----------
     name : str
         Of the device, for messages.
     write : WriteRequest
-        What was started.
-    data : DataFile
-        Path on the DAQ's hosts, and group.
-    path : Path
-        Where this machine sees it.
+        What is started.
+    files : sequence of DataFile
+        With the images, as the DAQ names them.
+    local : callable
+        Takes a path on the DAQ's hosts, returns where this machine sees it.
     config : DaqConfig
         Says shape and dtype of an image.
     ring : RingLag
         Knows how far the writer was behind.
+    grows : bool
+        Whether its points are registered while it is open.
 
     Attributes
     ----------
+    path : str
+        Of what the documents name, on the DAQ's hosts.
     n_handed : int
         Images that belong to points, while it grows.
     overrun : bool
@@ -57,21 +65,58 @@ class DaqFile:
     """
 
     def __init__(
-        self, name: str, write: WriteRequest, data: DataFile, path: Path, config: DaqConfig, ring: RingLag
+        self,
+        name: str,
+        write: WriteRequest,
+        files: Sequence[DataFile],
+        local: Callable[[str], str],
+        config: DaqConfig,
+        ring: RingLag,
+        *,
+        grows: bool,
     ):
-        self._name, self.write, self._data, self.path, self._config = name, write, data, path, config
+        self._name, self.write, self._files, self._config, self._grows = name, write, files, config, grows
+        self._paths = [Path(local(file.path)) for file in files]
+        self._joined = len(files) > 1 or (grows and not files[0].layout.has_columns)
+        self.path = write.output_file if self._joined else files[0].path
+        self._layout = layout_of_one_file(config.detector_name) if self._joined else files[0].layout
+        self._local = Path(local(self.path))
         self.ring, self.n_handed, self.overrun = ring, 0, False
 
-    def announced(self, frames_per_point: int, drop: Callable[[], None], *, grows: bool) -> WrittenFile:
-        """Return the asset of its images; with their frame numbers and statuses if it `grows`."""
-        group = f"/{self._data.group}"
-        images = frames_in_hdf5(f"{group}/data", self._config.image_shape, frames_per_point)
+    def reserve(self) -> None:
+        """Take the name under which several files will be one, before anything is started.
+
+        Raises
+        ------
+        DetectorStateError
+            It cannot be made here.
+        """
+        if not self._joined:
+            return
+        try:
+            self._local.open("xb").close()  # no HDF5 yet: whoever reads it is told so
+        except OSError as exc:
+            raise DetectorStateError(
+                f"{self._name}: the DAQ writes {len(self._files)} files, and {self._local}, which joins "
+                f"them, cannot be made here ({exc}). If this machine sees the folder under another name, tell it "
+                "with mounted={...}"
+            ) from exc
+
+    def release(self) -> list[str]:
+        """Give the name back if nothing was joined; return the files there are, on the DAQ's hosts."""
+        if self._joined and self._local.is_file() and not self._local.stat().st_size:
+            self._local.unlink()
+        return [file.path for file, path in zip(self._files, self._paths) if path.exists()]
+
+    def announced(self, frames_per_point: int, drop: Callable[[], None]) -> WrittenFile:
+        """Return the asset of its images; with their frame numbers and statuses if it grows."""
+        images = frames_in_hdf5(self._layout.images, self._config.image_shape, frames_per_point)
         keys = {"image": {**images, "swmr": False}}
-        if grows:
-            for key, dataset in PER_IMAGE.items():
-                more = {"dataset": f"{group}/{dataset}", "chunk_shape": (ROWS_PER_CHUNK,)}
+        if self._grows:
+            for key, column in zip(PER_IMAGE, (self._layout.image_id, self._layout.status)):
+                more = {"dataset": column.dataset, "chunk_shape": (ROWS_PER_CHUNK,)}
                 keys[key] = {**keys["image"], **more}
-        return WrittenFile(self.path, self.write.n_images, keys, drop=drop)
+        return WrittenFile(self._local, self.write.n_images, keys, drop=drop)
 
     def hand_out(self, n: int) -> Iterator[Frame]:
         """Yield frames until `n` are handed out; ids are place in the file, for nobody can read it yet."""
@@ -80,38 +125,54 @@ class DaqFile:
             yield Frame(None, math.nan, f"{self.write.run_id}:{k}")
 
     def closed(self, n: int) -> StdDaqFile:
-        """Read ids and statuses of the closed file, and check that it holds `n` images.
+        """Read ids and statuses of the closed files, check that they hold `n` images, join several.
 
         Raises
         ------
         FileFormatError
-            It is shorter, of another format, or padded where images should be.
+            One is shorter, of another format, or padded where images should be.
         DetectorStateError
-            It cannot be read from here.
+            One cannot be read from here, or they cannot be joined.
         """
+        parts = [(data, self._read(data, path, n)) for data, path in zip(self._files, self._paths)]
+        ((_, file), *_) = parts
+        if self._joined:
+            shape, dtype = self._config.image_shape, self._config.dtype
+            try:
+                file = write_joined(self._local, self._layout, parts, n, shape=shape, dtype=dtype)
+            except OSError as exc:
+                raise DetectorStateError(
+                    f"{self._name}: the DAQ wrote {n} images to {len(parts)} files, which cannot be "
+                    f"joined in {self._local}: {exc}"
+                ) from exc
+        if n_bad := int(np.count_nonzero(~file.is_good)):
+            rows = ", ".join(map(str, np.flatnonzero(~file.is_good)[:10]))
+            logger.warning(
+                "%s: %d of %d images in %s are incomplete (rows %s%s)",
+                self._name, n_bad, n, self.path, rows, ", ..." * (n_bad > 10),
+            )  # fmt: skip
+        return file
+
+    def _read(self, data: DataFile, path: Path, n: int) -> StdDaqFile:
         shape, dtype = self._config.image_shape, self._config.dtype
+        n_here = len(data.places(n))
         try:
-            file = read_std_daq_file(self.path, self._data.group, n_written=n, shape=shape, dtype=dtype)
+            file = read_std_daq_file(path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
         except OSError as exc:
             raise DetectorStateError(
-                f"{self._name}: the DAQ wrote {n} images to {self._data.path}, but {self.path} cannot be "
+                f"{self._name}: the DAQ wrote {n_here} images to {data.path}, but {path} cannot be "
                 f"read here ({exc}). If this machine sees the folder under another name, tell it with "
                 "mounted={...}"
             ) from exc
         if not file.image_id[1:].all():  # 0 can be the number of a first frame only
             row = int(np.argmin(file.image_id[1:] != 0)) + 1
+            where = data.layout.image_id
             raise FileFormatError(
-                self.path,
-                f"/{self._data.group}/image_id",
+                path,
+                where.dataset,
                 found=f"padding from row {row} on",
-                expected=f"{n} frame numbers",
+                expected=f"{n_here} frame numbers",
             )
-        if n_bad := int(np.count_nonzero(~file.is_good)):
-            rows = ", ".join(map(str, np.flatnonzero(~file.is_good)[:10]))
-            logger.warning(
-                "%s: %d of %d images in %s are incomplete (rows %s%s)",
-                self._name, n_bad, n, self._data.path, rows, ", ..." * (n_bad > 10),
-            )  # fmt: skip
         return file
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -42,10 +42,21 @@ class PathMaker:
         self._fields, self._mounted = fields, dict(mounted)
         self._given: set[str] = set()
 
-    def next(self, **values: Any) -> str:
+    def next(self, makes: Callable[[str], Sequence[str]] = lambda path: (path,), **values: Any) -> str:
         """Return a path on the DAQ's hosts that no file has; its folder is made where this machine sees it.
 
         Where it does not, nobody can look whether a name is free: then it always contains the run id.
+
+        Parameters
+        ----------
+        makes : callable
+            Takes a path, returns those of all files that an acquisition of this name makes.
+        **values
+            For the template.
+
+        Returns
+        -------
+        str
 
         Raises
         ------
@@ -73,7 +84,7 @@ class PathMaker:
         self._make_folder(folder)
         if not os.path.isdir(folder) and "run_id" not in wanted:
             path = _with_suffix(path, values["run_id"])
-        path = self._free(path)
+        path = self._free(path, makes)
         self._given.add(path)
         return path
 
@@ -89,9 +100,9 @@ class PathMaker:
         """Whether a value brought a ``..`` that the template itself does not have."""
         return path.split("/").count("..") > self._template.split("/").count("..")
 
-    def _free(self, path: str) -> str:
+    def _free(self, path: str, makes: Callable[[str], Sequence[str]]) -> str:
         number, free = 0, path
-        while free in self._given or os.path.lexists(self.local(free)):
+        while free in self._given or any(os.path.lexists(self.local(file)) for file in makes(free)):
             number += 1
             free = _with_suffix(path, number)
         return free

@@ -29,9 +29,8 @@ from typing import NamedTuple, Protocol
 from ...clients.std_daq_redis import Message, StdDaqRedis
 from ...errors import SfdaqError
 from ...limits import Limit, counted_time
-from ...wire.std_daq import Acquisition
 from ...wire.std_daq_config import DaqStats
-from ._control import NO_IMAGES
+from ...wire.std_daq_writing import Writing
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +184,8 @@ class PolledStats:
         return time.monotonic()
 
 
+NO_IMAGES = "the detector sends no images"
+
 RING_SLOTS = 100
 
 PUBLISHED = 0.5
@@ -218,16 +219,16 @@ class RingLag:
         self._last = self._ahead = self._least = self._most = self._rate = 0.0
         self.lag = 0.0
 
-    def look(self, acquisition: Acquisition) -> float:
+    def look(self, writing: Writing) -> float:
         """Take in what was known at the look before, if it still runs; return the lag."""
         stats = self._stats()
-        if stats is None or acquisition.start_time is None or acquisition.stop_time is not None:
+        if stats is None or writing.start_time is None or writing.stop_time is not None:
             return self.lag
         known, self._known = self._known, tuple(stats.entries)
-        if not acquisition.n_completed:
+        if not writing.n_completed:
             return self.lag
         if self._first is None:
-            self._first = stats.moment(acquisition.start_time, time.monotonic() - self._begun)
+            self._first = stats.moment(writing.start_time, time.monotonic() - self._begun)
         for entry in known:
             if entry.end > self._last and entry.begin >= self._first:
                 self._take(entry)
@@ -291,13 +292,13 @@ class Beginning:
         self._free_running, self._fresh = free_running, fresh
         self._stats, self._others_done = stats, others_done
 
-    def takes_images(self, acquisition: Acquisition) -> bool:
+    def takes_images(self, writing: Writing) -> bool:
         """Tell whether others may send images now.
 
         Where images come by themselves, once some arrived; where they come only when others are triggered,
         once `settle_time` is over, on trust.
         """
-        if acquisition.n_requested or acquisition.n_completed:
+        if writing.n_requested or writing.n_completed:
             if self._fresh:
                 self._free_running.known = True
             return True
@@ -312,7 +313,7 @@ class Beginning:
         self._free_running.known = False
         return True
 
-    def why_silent(self, acquisition: Acquisition) -> str:
+    def why_silent(self, writing: Writing) -> str:
         """Say why no image arrives, as far as anybody knows."""
         if self._timeout > STALE and (rate := self._rate()):
             return f"the detector sends {rate:.3g} images/s, and the DAQ takes none of them"
@@ -327,7 +328,7 @@ class Beginning:
         )
         if done:
             return f"the detectors are done, so images were lost, most likely the first ones: {early}"
-        more = " any more" if acquisition.n_completed else ""
+        more = " any more" if writing.n_completed else ""
         return f"{NO_IMAGES}{more}, or sent them too early: {early}"
 
     def _rate(self) -> float | None:

@@ -9,8 +9,9 @@ import threading
 from ophyd import Component as Cpt
 from ophyd import Signal
 
-from ...wire.std_daq import DaqStatus, WriteRequest
+from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
+from ...wire.std_daq_writing import Writing
 from .._file_detector import FileDetector
 from .._status import ActionStatus, Setting
 from ._source import START_LIMIT
@@ -114,19 +115,18 @@ class WriterSignals(FileDetector):
     armed = Cpt(ArmedSignal, value=0, kind="omitted")
     daq_config = Cpt(ConfigSignal, value=0, kind="omitted")
 
-    def _show_status(self, status: DaqStatus) -> None:
-        self.writer_state.put(str(status.state))
-        a = status.acquisition
-        if a is not None and str(a.run_id) == self.run_id.get():
-            self.acquisition_state.put(str(a.state))
-            self.message.put(a.message)
-            self.n_requested.put(a.n_requested)
-            self.n_completed.put(a.n_completed)
-            self.start_time.put(math.nan if a.start_time is None else a.start_time)
-            self.stop_time.put(math.nan if a.stop_time is None else a.stop_time)
+    def _show_status(self, writing: Writing) -> None:
+        self.writer_state.put(writing.writer_state)
+        if writing.run_id is not None and str(writing.run_id) == self.run_id.get():
+            self.acquisition_state.put(writing.acquisition_state)
+            self.message.put(writing.text)
+            self.n_requested.put(writing.n_requested)
+            self.n_completed.put(writing.n_completed)
+            self.start_time.put(math.nan if writing.start_time is None else writing.start_time)
+            self.stop_time.put(math.nan if writing.stop_time is None else writing.stop_time)
 
-    def _show_request(self, request: WriteRequest) -> None:
-        self.file.put(request.output_file)
+    def _show_request(self, request: WriteRequest, path: str) -> None:
+        self.file.put(path)
         self.n_images.put(request.n_images)
         self.run_id.put(str(request.run_id))
         self.message.put("")

@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from ...clients.std_daq import FileWriter
 from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
 from ...wire.frame import Frame, FrameFormat
-from ...wire.std_daq import Acquisition, DaqStatus, WriteRequest
+from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
+from ...wire.std_daq_writing import Writing
 from .._source import Progress, Request, WrittenFile
 from ._control import MissedStart, PointsLost, RingOverrun, ShortFile, WriterControl
 from ._daq_file import DaqFile
@@ -60,11 +59,14 @@ class StdDaqSource:
 
     Parameters
     ----------
-    writer : FileWriter
+    control : WriterControl
+        The DAQ.
     name : str
         Of the device.
-    on_status, on_request, on_config : callable
-        Called with what is known anew, for the device's signals.
+    on_request : callable
+        Called with a request, and the path the documents will name.
+    on_config : callable
+        Called with the configuration.
     on_armed : callable
         Called once the writer takes images, in the source's thread; with whether it is a fly scan.
     on_lag : callable
@@ -85,11 +87,10 @@ class StdDaqSource:
 
     def __init__(
         self,
-        writer: FileWriter,
+        control: WriterControl,
         name: str,
         *,
-        on_status: Callable[[DaqStatus], None],
-        on_request: Callable[[WriteRequest], None],
+        on_request: Callable[[WriteRequest, str], None],
         on_config: Callable[[DaqConfig], None],
         on_armed: Callable[[bool], None],
         on_lag: Callable[[float], None],
@@ -97,8 +98,7 @@ class StdDaqSource:
         wait_for_others: Callable[[threading.Event], None],
         others_done: Callable[[], bool | None],
     ):
-        self.name = name
-        self.control = WriterControl(name, writer, on_status)
+        self.name, self.control = name, control
         self._on_request, self._on_config = on_request, on_config
         self._on_armed, self._on_unused, self._on_lag = on_armed, on_unused, on_lag
         self._wait_for_others, self._others_done = wait_for_others, others_done
@@ -137,7 +137,7 @@ class StdDaqSource:
 
     def open(self, settings: WriterSettings) -> FrameFormat:
         """Read the configuration, make the writer READY; refuse if somebody else is writing."""
-        config = self.control.writer.config()
+        config = self.control.config()
         if config is None:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
         self._on_config(config)
@@ -155,24 +155,20 @@ class StdDaqSource:
         return self._write_point(request, given_up)
 
     def _write_point(self, request: Request, given_up: threading.Event) -> Items:
-        file = self._start(request.n_frames, given_up)
+        file = self._start(request.n_frames, given_up, grows=False)
         finished = False
-        acquisition = None
+        writing = None
         try:
-            for look in self._watch(file, request.flying, given_up):
-                if look is None:
-                    yield None
-                    continue
-                acquisition, seen = look
-                yield Progress(acquisition.n_completed, seen)
+            for writing in self._watch(file, request.flying, given_up):
+                yield None if writing is None else Progress(writing.n_completed, writing.words)
             self._wait_for_others(given_up)
-            self._check_count(file.write, acquisition, request.n_frames)
+            self._check_count(file.write, writing, request.n_frames)
             found = file.closed(request.n_frames)
             finished = True
-            yield self._announced(file, request, grows=False)
+            yield self._announced(file, request)
             for image_id, is_good in zip(found.image_id, found.is_good):
                 yield Frame(None, math.nan, str(image_id), is_good=bool(is_good) and not file.overrun)
-            logger.info("%s: %d images in %s", self.name, request.n_frames, file.write.output_file)
+            logger.info("%s: %d images in %s", self.name, request.n_frames, file.path)
         finally:
             if not finished:
                 self._end_quietly()
@@ -180,27 +176,26 @@ class StdDaqSource:
 
     def _grow(self, request: Request, given_up: threading.Event) -> Items:
         """Hand out images as they are acknowledged; the last of a file once it is closed and checked."""
-        finished, acquisition = False, None
+        finished, writing = False, None
         try:
             if self._growing is None:
                 n_images = request.n_frames if request.flying else self._settings.n_images_per_run
-                self._growing = self._start(n_images, given_up)
+                self._growing = self._start(n_images, given_up, grows=True)
             file = self._growing
             wanted = file.n_handed + request.n_frames
-            for look in self._watch(file, request.flying, given_up):
-                if look is None:
+            for writing in self._watch(file, request.flying, given_up):
+                if writing is None:
                     yield None
                     if not file.n_handed:
-                        yield self._announced(file, request, grows=True)
+                        yield self._announced(file, request)
                     continue
-                acquisition, seen = look
-                n = acquisition.n_completed
+                n = writing.n_completed
                 yield from file.hand_out(min(n, wanted - 1))
-                yield Progress(0, seen)
+                yield Progress(0, writing.words)
                 if n >= wanted and wanted < file.write.n_images:
                     break
             else:
-                file.closed(self._check_count(file.write, acquisition, wanted))
+                file.closed(self._check_count(file.write, writing, wanted))
                 self._growing = None
             self._wait_for_others(given_up)
             finished = True  # the generator is closed at its last frame
@@ -240,17 +235,19 @@ class StdDaqSource:
         finally:
             self._end_growing()
             self.control.dead = False
+            self.control.close()
         self._tell_lost()
 
     # ---- inside -------------------------------------------------------------------------------------
 
-    def _start(self, n_images: int, given_up: threading.Event, attempts: int = 2) -> DaqFile:
+    def _start(self, n_images: int, given_up: threading.Event, *, grows: bool, attempts: int = 2) -> DaqFile:
         """Start; once more, under another name, if the first start was missed. Return what runs."""
         settings, config = self._need_open()
         write = self._next(n_images)
-        (data,) = self.control.writer.files(write)
-        path = Path(settings.paths.local(data.path))
-        file = DaqFile(self.name, write, data, path, config, RingLag(lambda: self.stats))
+        files, ring = self.control.files(write), RingLag(lambda: self.stats)
+        file = DaqFile(self.name, write, files, settings.paths.local, config, ring, grows=grows)
+        self._on_request(write, file.path)
+        file.reserve()
         try:
             self.control.start(write)
             if given_up.is_set():
@@ -260,15 +257,13 @@ class StdDaqSource:
             self._tell_unused(file)
             if isinstance(exc, MissedStart) and attempts > 1:
                 logger.warning("%s; starting once more", exc)
-                return self._start(n_images, given_up, attempts - 1)
+                return self._start(n_images, given_up, grows=grows, attempts=attempts - 1)
             raise
         return file
 
-    def _watch(
-        self, file: DaqFile, flying: bool, given_up: threading.Event
-    ) -> Iterator[tuple[Acquisition, str] | None]:
+    def _watch(self, file: DaqFile, flying: bool, given_up: threading.Event) -> Iterator[Writing | None]:
         """Yield None once the writer takes images and the others were told, then what each look shows."""
-        told, settings, look = False, self._settings, None
+        told, settings, writing = False, self._settings, None
         began = Beginning(
             self.name,
             settings.settle_time,
@@ -278,20 +273,19 @@ class StdDaqSource:
             others_done=self._others_done,
             fresh=not file.n_handed,
         )
-        for look in self.control.watch(file.write, given_up, settings.timeout, began.why_silent):
-            acquisition, _ = look
-            if not told and began.takes_images(acquisition):
+        for writing in self.control.watch(file.write, given_up, settings.timeout, began.why_silent):
+            if not told and began.takes_images(writing):
                 told = True
                 self._on_armed(flying)
                 yield None
-            self._look_at_ring(file, acquisition)
+            self._look_at_ring(file, writing)
             if told:
-                yield look
+                yield writing
         if not told:  # it ended without any image
-            yield look
+            yield writing
 
-    def _look_at_ring(self, file: DaqFile, acquisition: Acquisition) -> None:
-        before, lag = file.ring.lag, file.ring.look(acquisition)
+    def _look_at_ring(self, file: DaqFile, writing: Writing) -> None:
+        before, lag = file.ring.lag, file.ring.look(writing)
         if lag > before:
             self._on_lag(lag)
         if lag < RING_SLOTS or file.overrun:
@@ -300,7 +294,7 @@ class StdDaqSource:
         lost = RingOverrun(
             self.name,
             asked=file.write.n_images,
-            got=acquisition.n_completed,
+            got=writing.n_completed,
             detail=f"the writer was {lag:.0f} images or more behind the detector, of a ring of {RING_SLOTS}: "
             f"pixels in {file.write.output_file} may be those of other frames, though ids and status are "
             "right. Lower the rate, or take bursts of fewer images",
@@ -312,20 +306,18 @@ class StdDaqSource:
     def _next(self, n_images: int) -> WriteRequest:
         self._last_run_id = max(time.time_ns(), self._last_run_id + 1)
         values = {"name": self.name, "point": self._point, "run_id": self._last_run_id}
-        path = self._settings.paths.next(**values)
+        path = self._settings.paths.next(self.control.makes, **values)
         self._point += 1
-        write = WriteRequest(path, n_images, self._last_run_id)
-        self._on_request(write)
-        return write
+        return WriteRequest(path, n_images, self._last_run_id)
 
-    def _announced(self, file: DaqFile, request: Request, *, grows: bool) -> WrittenFile:
-        return file.announced(request.frames_per_trigger, lambda: self._tell_unused(file), grows=grows)
+    def _announced(self, file: DaqFile, request: Request) -> WrittenFile:
+        return file.announced(request.frames_per_trigger, lambda: self._tell_unused(file))
 
-    def _check_count(self, write: WriteRequest, ended: Acquisition | None, wanted: int) -> int:
+    def _check_count(self, write: WriteRequest, ended: Writing | None, wanted: int) -> int:
         """Return how many images were written; ShortFile if those are fewer than `wanted`."""
         assert ended is not None  # it was looked at before it ended
         if ended.n_completed < wanted:
-            why = f"the DAQ ended {write.output_file} with {ended.message!r}"
+            why = f"the DAQ ended {write.output_file} with {ended.text!r}"
             raise ShortFile(self.name, asked=wanted, got=ended.n_completed, detail=why)
         return ended.n_completed
 
@@ -357,8 +349,8 @@ class StdDaqSource:
             logger.error("%s: after giving up: %s", self.name, exc)
 
     def _tell_unused(self, file: DaqFile) -> None:
-        """Say that no point needs the file; it is the DAQ's and stays."""
+        """Say that no point needs the files; they are the DAQ's and stay."""
         with contextlib.suppress(OSError):
-            if file.path.exists():
-                logger.warning("%s: %s belongs to no point", self.name, file.write.output_file)
-                self._on_unused(file.write.output_file)
+            for path in file.release():
+                logger.warning("%s: %s belongs to no point", self.name, path)
+                self._on_unused(path)

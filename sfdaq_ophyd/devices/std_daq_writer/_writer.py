@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ophyd import Component as Cpt
 
-from ...clients.std_daq import FileWriter, RestWriter, StdDaqClient
+from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
 from ...errors import RequestError
 from ...wire.frame import FrameFormat
@@ -21,10 +21,12 @@ from .._flying import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
 from .._store import WrittenFileStore
+from ._control import WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
 from ._detector_group import DetectorGroup
 from ._paths import DEFAULT_TEMPLATE, PathMaker
-from ._rates import PolledStats, RatesFollower, Stats, StreamedStats
+from ._rates import RatesFollower, Stats, StreamedStats
+from ._rest_control import RestControl
 from ._signals import Opening, WriterSignals
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 
@@ -38,8 +40,8 @@ class StdDaqWriter(WriterSignals):
 
     Parameters
     ----------
-    url : str or FileWriter
-        Base address of the REST service, or anything that can start, stop and say its status.
+    url : str or WriterControl
+        Base address of the REST service, or anything that can start, stop and say how far it is.
     name : str
     redis_url : str, optional
         The DAQ's Redis: its news make the end of an acquisition seen sooner.
@@ -84,7 +86,7 @@ class StdDaqWriter(WriterSignals):
 
     def __init__(
         self,
-        url: str | FileWriter,
+        url: str | WriterControl,
         *,
         name: str,
         directory: str | Path,
@@ -102,7 +104,7 @@ class StdDaqWriter(WriterSignals):
         self.client: StdDaqClient | None = None
         if isinstance(url, str):
             self.client = StdDaqClient(url, dialect, timeout_of_requests, restart_time=restart_time)
-            url = RestWriter(self.client)
+            url = RestControl(name, self.client, self._show_status)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
@@ -112,7 +114,6 @@ class StdDaqWriter(WriterSignals):
         source = StdDaqSource(
             url,
             name,
-            on_status=self._show_status,
             on_request=self._show_request,
             on_config=self._show_config,
             on_armed=self._armed,
@@ -159,21 +160,10 @@ class StdDaqWriter(WriterSignals):
         -------
         ActionStatus
             Done when it is stored, deployed, and the writer is READY again.
-
-        Raises
-        ------
-        RequestError
-            The device was made of a `FileWriter`, whose configuration nobody here can change.
         """
-        client = self.client
-        if client is None:
-            raise RequestError("daq_config", self.name, "a device with a REST service")
 
         def change() -> None:
-            client.set_config(dict(changes), timeout=timeout)
-            config = client.config()
-            assert config is not None  # it was set just now
-            self._show_config(config)
+            self._show_config(self.source.control.change_config(changes, timeout))
 
         status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
         return self.write_aside(status, change)
@@ -194,7 +184,7 @@ class StdDaqWriter(WriterSignals):
 
     def _follow(self) -> None:
         """Begin to listen to what is said beside the status."""
-        stats: Stats | None = PolledStats(self.client.stats) if self.client is not None else None
+        stats: Stats | None = self.source.control.stats()
         if self._redis_url and self._follower is None:
             self._follower = StdDaqRedis(self._redis_url, ["status", "stat"], max_waiting=0)
             self._follower.subscribe("status", lambda message: self.source.control.news.set())

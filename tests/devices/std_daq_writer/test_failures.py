@@ -10,7 +10,7 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.clients import StdDaqAdminException
-from sfdaq_ophyd.devices.std_daq_writer import _control
+from sfdaq_ophyd.devices.std_daq_writer import _rest_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
 
 from .documents import images_of, run
@@ -125,7 +125,7 @@ def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothin
         errors.append(status.exception())
         return isinstance(status.exception(), DoubleStart)
 
-    monkeypatch.setattr(_control, "SETTLE", 0.3)
+    monkeypatch.setattr(_rest_control, "SETTLE", 0.3)
     wait_for(lost, "a double start that we lose", timeout=30)
     assert "somebody else started" in str(errors[-1]) and "run_id 4711" in str(errors[-1])
     assert all(isinstance(exc, DoubleStart | WriterNotReady) for exc in errors)
@@ -154,7 +154,7 @@ def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, wr
 def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
     daq, writer, caplog, monkeypatch
 ):
-    monkeypatch.setattr(_control, "SETTLE", 0.1)
+    monkeypatch.setattr(_rest_control, "SETTLE", 0.1)
     daq.fail_next("missed_writing", seconds=0.2)
     documents, error = run(bp.count([writer], 1))
     assert error is None and len(documents["event"]) == 1

@@ -1,0 +1,101 @@
+"""Several files of one acquisition of the standard DAQ as one: a virtual dataset with all images in order.
+
+Nothing is copied but ids and statuses. The DAQ's own interleaved file is never used: it lacks the last frame
+of each file (wire reference std-daq, section 12).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..wire.std_daq_writing import DataFile, FileLayout
+from ._lazy_imports import h5py
+from .std_daq_file import StdDaqFile
+
+Parts = Sequence[tuple[DataFile, StdDaqFile]]
+
+
+def in_order(parts: Parts, n_images: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Return frame numbers and statuses of the images of all parts, in the order of the acquisition.
+
+    Parameters
+    ----------
+    parts : sequence of (DataFile, StdDaqFile)
+        All files of the acquisition, read as far as they hold images of the first `n_images`.
+    n_images : int
+
+    Returns
+    -------
+    ndarray of uint64, shape (n_images,)
+        Frame numbers.
+    ndarray of uint64, shape (n_images,)
+        Statuses; 0 is good.
+    """
+    image_id, status = np.zeros(n_images, "u8"), np.zeros(n_images, "u8")
+    for data, part in parts:
+        places = data.places(n_images)
+        image_id[places], status[places] = part.image_id, part.status
+    return image_id, status
+
+
+def write_joined(
+    path: Path, layout: FileLayout, parts: Parts, n_images: int, *, shape: tuple[int, int], dtype: str
+) -> StdDaqFile:
+    """Write the file that joins others, in their folder; one of that name is replaced as a whole.
+
+    Parameters
+    ----------
+    path : Path
+        Beside the files: these are found by their names, so a folder may be moved.
+    layout : FileLayout
+        Of the new file, with ids and statuses in datasets of their own.
+    parts : sequence of (DataFile, StdDaqFile)
+    n_images : int
+        Of all; what the files hold beyond is left out.
+    shape : tuple of int
+        (y, x) of an image.
+    dtype : str
+        Of a pixel.
+
+    Returns
+    -------
+    StdDaqFile
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    image_id, status = in_order(parts, n_images)
+    images = h5py.VirtualLayout((n_images, *shape), dtype)
+    for data, part in parts:
+        if n := len(part.image_id):
+            with h5py.File(part.path, "r") as file:
+                stored = file[part.dataset].shape
+            source = h5py.VirtualSource(part.path.name, part.dataset, stored, dtype)
+            for first, places in _runs(data, n_images, n):
+                images[places] = source[first : first + len(range(n_images)[places])]
+    half = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with h5py.File(half, "w") as file:
+            file.create_virtual_dataset(layout.images, images)
+            file[layout.image_id.dataset], file[layout.status.dataset] = image_id, status
+        os.replace(half, path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
+    return StdDaqFile(path, layout.images, image_id, status)
+
+
+def _runs(data: DataFile, n_images: int, n: int) -> list[tuple[int, slice]]:
+    """Return row in the file, and places in the whole, of what can be mapped in one piece."""
+    if data.block == 1:
+        return [(0, slice(data.index, n_images, data.n_files))]
+    begins = range(0, n, data.block)
+    places = data.places(n_images)
+    return [(row, slice(int(places[row]), int(places[row]) + min(data.block, n - row))) for row in begins]
