@@ -98,8 +98,8 @@ class DaqFile:
         except OSError as exc:
             raise DetectorStateError(
                 f"{self._name}: the DAQ writes {len(self._files)} files, and {self._local}, which joins "
-                f"them, cannot be made here ({exc}). If this machine sees the folder under another name, tell it "
-                "with mounted={...}"
+                f"them, cannot be made here ({exc}). If this machine sees the folder under another name, "
+                "tell it with mounted={...}"
             ) from exc
 
     def release(self) -> list[str]:
