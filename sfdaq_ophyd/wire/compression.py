@@ -8,6 +8,7 @@ hdf5plugin ships, called directly: they hold neither the GIL nor HDF5's lock.
 from __future__ import annotations
 
 import ctypes
+import struct
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from ..errors import WireError
 
 _PREFIX: Final = 12  # uint64 size of the data in bytes, uint32 size of a block in bytes, both big-endian
+_LENGTH: Final = struct.Struct(">I")
 BLOCK_BYTES: Final = 8192
 """Bytes that a detector shuffles together."""
 
@@ -223,11 +225,12 @@ def _check_blocks(data: memoryview, size: int, item: int, block: int) -> None:
     items = block // item
     n_blocks, rest = divmod(size, items)
     n_blocks += rest >= 8
-    at, end = _PREFIX, len(data) - (rest % 8) * item
-    for _ in range(n_blocks):
-        at += 4 + int.from_bytes(data[at : at + 4], "big")
-        if at > end:
-            break
+    at, end, length_at = _PREFIX, len(data) - (rest % 8) * item, _LENGTH.unpack_from
+    try:
+        for _ in range(n_blocks):
+            at += 4 + length_at(data, at)[0]
+    except struct.error:
+        at += 4  # there is no length any more
     if at != end:
         raise WireError(f"bslz4: {n_blocks} blocks end at byte {at} of {end}")
 

@@ -232,8 +232,9 @@ def _check_image(channel: str, array: object) -> None:
 
 
 def _rational(value: object) -> tuple[int, int] | None:
-    match value:
-        case [int(numerator), int(denominator)] if denominator > 0 and numerator >= 0:
+    if isinstance(value, list) and len(value) == 2:
+        numerator, denominator = value
+        if type(numerator) is int and type(denominator) is int and denominator > 0 and numerator >= 0:
             return numerator, denominator
     return None
 

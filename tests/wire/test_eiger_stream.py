@@ -257,6 +257,17 @@ def test_compression_when_undone_then_the_same(dtype, shape, algorithm):
             compression.decompress(algorithm, element_size, cut, shape, image.dtype)
 
 
+def test_compression_when_bytes_end_with_a_block_before_the_last_then_refused():
+    image = np.arange(6000, dtype="<u2").reshape(60, 100)
+    data = memoryview(bytes(compression.compress_bslz4(image, 1024)))
+    at, n_blocks = 12, 0
+    while at < len(data):
+        with pytest.raises(WireError, match="6 blocks end at byte"):
+            compression.decompress("bslz4", 2, data[:at], image.shape, image.dtype)
+        at, n_blocks = at + 4 + int.from_bytes(data[at : at + 4], "big"), n_blocks + 1
+    assert n_blocks == 6
+
+
 def test_compression_when_a_detectors_frame_is_made_again_then_the_captured_bytes(folder):
     array = decode_message(message(folder, "diamond_16m/image.cbor")).data["threshold_1"]
     assert compression.compress_bslz4(array.unpack(), 4096) == array.data

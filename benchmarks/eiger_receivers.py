@@ -1,0 +1,125 @@
+"""Child of the Eiger's benchmarks: one way to receive a series, in a process of its own.
+
+``python -m benchmarks.eiger_receivers bare|store|decode|libertem ENDPOINT [FOLDER]`` prints frames per
+second, from the start message to when the last frame is done: received and dropped by a bare pyzmq loop;
+stored in a frame file, on the disk itself; decompressed by ours; or by libertem-dectris, of version 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import zmq
+
+from sfdaq_ophyd.clients import EigerStream
+from sfdaq_ophyd.clients.eiger_stream import EigerFrame, Series
+from sfdaq_ophyd.files.frame_file import FrameFile
+from sfdaq_ophyd.wire.frame import FrameFormat
+
+THREADS = 2
+
+
+def bare(endpoint: str) -> float:
+    socket = zmq.Context().socket(zmq.PULL)
+    socket.connect(endpoint)
+    socket.recv(copy=False)
+    begun, n_frames = time.perf_counter(), 0
+    while len(socket.recv(copy=False)) > 1000:  # the end has less
+        n_frames += 1
+    return n_frames / (time.perf_counter() - begun)
+
+
+class Ours:
+    """A whole series, and how long it took."""
+
+    def __init__(self, endpoint: str):
+        self._stream, self._begun, self._n_images = EigerStream(endpoint), 0.0, 0
+        self._stream.on_series = self._note
+
+    def _note(self, series: Series) -> None:
+        if series.start is not None and not self._begun:
+            self._begun, self._n_images = time.perf_counter(), series.start.number_of_images or 0
+
+    def __iter__(self) -> Iterator[EigerFrame]:
+        with self._stream.frames(60) as queue, self._stream:
+            for k, frame in enumerate(queue):
+                assert frame.image_id == k
+                yield frame
+                if k == self._n_images - 1:
+                    return
+
+    def rate(self) -> float:
+        return self._n_images / (time.perf_counter() - self._begun)
+
+
+def store(endpoint: str, folder: str) -> float:
+    ours, file = Ours(endpoint), None
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
+        path = Path(place) / "frames.h5"
+        for frame in ours:
+            if file is None:
+                array = frame.packed["image"]
+                file = FrameFile(path, FrameFormat(array.shape, array.dtype))
+            file.append(frame)
+        assert file is not None
+        file.close()
+        with open(path, "rb") as written:
+            os.fsync(written.fileno())
+        return ours.rate()
+
+
+def decode(endpoint: str) -> float:
+    ours, pending = Ours(endpoint), deque[Future]()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for frame in ours:
+            pending.append(pool.submit(_last_pixel, frame))
+            while len(pending) > 2 * THREADS:
+                pending.popleft().result()
+        for future in pending:
+            future.result()
+        return ours.rate()
+
+
+def _last_pixel(frame: EigerFrame) -> int:
+    return int(frame.pixels[-1, -1])
+
+
+def libertem(endpoint: str) -> float:
+    import libertem_dectris
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        connection = libertem_dectris.DectrisConnection(
+            uri=endpoint,
+            handle_path=f"{folder}/memory",
+            frame_stack_size=32,
+            num_slots=200,
+            bytes_per_frame=1 << 20,
+            huge=False,
+        )
+        connection.start_passive()
+        assert connection.wait_for_arm(timeout=60.0) is not None
+        begun, n_frames, out = time.perf_counter(), 0, None
+        client = libertem_dectris.CamClient(handle_path=connection.get_socket_path())
+        while (stack := connection.get_next_stack(max_size=32)) is not None and len(stack):
+            if out is None:
+                out = np.zeros((32, *stack.get_shape()), stack.get_dtype_string())
+            n_frames += len(stack)
+            client.decode_range_into_buffer(stack, out[: len(stack)], 0, len(stack))
+            client.done(stack)
+        seconds = time.perf_counter() - begun
+        client.close()
+        connection.close()
+    return n_frames / seconds
+
+
+if __name__ == "__main__":
+    way, *arguments = sys.argv[1:]
+    print({"bare": bare, "store": store, "decode": decode, "libertem": libertem}[way](*arguments))
