@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..files.frame_file import FrameFile, dataset_of, dataset_of_column
 from ..files.storage import check_folder, make_folder, sync
-from ..wire.frame import Frame, FrameFormat, MissingFrame
+from ..wire.frame import Frame, FrameFormat, MissingFrame, Tables
 from ._assets import FileAssets, column_in_hdf5, columns_of, frames_in_hdf5
 from ._store import PointStore, row_of
 
@@ -58,16 +58,23 @@ class FrameStore(PointStore):
         self._sync_period, self._synced = sync_period, time.monotonic()
         self._not_synced: set[Path] = set()
         self._file: FrameFile | None = None
+        self._tables: Tables | None = None
         self._assets: FileAssets | None = None
         self._n_saved = 0  # points, in this file
 
-    def append(self, item: Frame | MissingFrame) -> None:
-        """Take one more frame."""
+    def append(self, item: Frame | MissingFrame | Tables) -> None:
+        """Take one more frame, or the tables of those that come next."""
         with self._lock:
             file = self._file
+            if isinstance(item, Tables):
+                self._tables = item
+                if file is not None:
+                    file.add_tables(item)
+                return
             if file is None:
                 make_folder(self._directory)
-                file = self._use(FrameFile(self._new_path(), self.frame_format, threads=self._threads))
+                path, threads = self._new_path(), self._threads
+                file = self._use(FrameFile(path, self.frame_format, threads=threads, tables=self._tables))
             file.append(item)
             self._rows.append(row_of(item, self.frame_format))
             self._not_synced.add(file.path)

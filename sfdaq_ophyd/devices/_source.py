@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..wire.frame import Frame, FrameFormat, MissingFrame
+from ..wire.frame import Frame, FrameFormat, MissingFrame, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,9 @@ class FrameSource(Protocol):
             Of every frame until `close`.
         """
 
-    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | WrittenFile | None]:
+    def frames(
+        self, request: Request
+    ) -> Iterator[Frame | MissingFrame | Progress | Tables | WrittenFile | None]:
         """Acquire: yield `request.n_frames` frames in order, and nothing that is not of this acquisition.
 
         ``None`` first says "armed": a kickoff waits for it. A frame known to be lost is yielded as
@@ -137,7 +139,7 @@ class FrameSource(Protocol):
 
         Yields
         ------
-        Frame, MissingFrame, Progress, WrittenFile or None
+        Frame, MissingFrame, Progress, Tables, WrittenFile or None
         """
 
     def discard(self) -> None:

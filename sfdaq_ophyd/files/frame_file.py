@@ -10,7 +10,8 @@
         pulse_id      (n,) int64, where the source has one; -1 in a gap
         is_good       (n,) bool; False in a gap
         <scalar>      (n,) one per number computed from each frame, or text known of it, as bytes
-      <name>        (n, y, x), one per further form of the image, e.g. raw
+        <name>      (n, y, x), one per further form of the image, e.g. raw
+      instrument    where masks and flat fields came with the frames, see `frame_tables`
 
 The file is written in HDF5's SWMR mode: another process reads it at any time with
 ``h5py.File(path, "r", swmr=True)``, also after the writer was killed; `repair` makes it a plain file then.
@@ -22,6 +23,7 @@ come) holds no chunk: it reads as zeros, NaN in float data.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -36,11 +38,14 @@ import numpy as np
 
 from ..errors import StorageError
 from ..wire import compression
-from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
+from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, Tables, nothing
 from ._hdf5 import chunk_filter
 from ._lazy_imports import h5py
+from .frame_tables import TablesInFile
 from .repair import WRITER_HOST, hold
 from .storage import leave_open, refused, writing
+
+logger = logging.getLogger(__name__)
 
 IMAGE = "/entry/data/data"
 """Where the images are."""
@@ -120,6 +125,8 @@ class FrameFile:
         What every frame looks like.
     threads : int
         Frames compressed at the same time.
+    tables : Tables, optional
+        Those that hold for the first frames.
 
     Attributes
     ----------
@@ -129,8 +136,10 @@ class FrameFile:
         What the disk refused: nothing more goes into this file.
     """
 
-    def __init__(self, path: str | Path, frame_format: FrameFormat, *, threads: int = 2):
-        self.path = Path(path)
+    def __init__(
+        self, path: str | Path, frame_format: FrameFormat, *, threads: int = 2, tables: Tables | None = None
+    ):
+        self.path, self._last_tables = Path(path), tables
         self.frame_format = frame_format
         self._limit = threads + 2
         self._pending: deque[_Pending] = deque()
@@ -169,6 +178,7 @@ class FrameFile:
             for name, kind in self._kinds.items()
         }
         self._columns["timestamp"].attrs["units"] = "s"
+        self._tables = None if self._last_tables is None else TablesInFile(self._file, self._last_tables)
 
     def _create_images(self, name: str, shape: tuple[int, int], dtype: np.dtype) -> h5py.Dataset:
         images = self._file.create_dataset(
@@ -182,6 +192,15 @@ class FrameFile:
         )
         images.attrs["interpretation"] = "image"
         return images
+
+    def add_tables(self, tables: Tables) -> None:
+        """Keep the tables of a further series; those the file was not made for are told in the log."""
+        self._last_tables = tables
+        if self._tables is None:
+            logger.warning("%s: no place for tables of %s: none came before", self.path, tables.since)
+            return
+        with self._writing():
+            self._tables.add(tables)
 
     @property
     def n_frames(self) -> int:
@@ -350,7 +369,7 @@ class FrameFile:
     def move_tail(self, first: int, path: str | Path) -> FrameFile:
         """Move the rows from `first` on into a new file, compressed as they are, and return it."""
         self.flush()
-        tail = FrameFile(path, self.frame_format, threads=self._limit - 2)
+        tail = FrameFile(path, self.frame_format, threads=self._limit - 2, tables=self._last_tables)
         for row in range(first, self._n_written):
             chunks = {}
             for name, images in self._images.items():

@@ -74,6 +74,22 @@ class MissingFrame:
     what: str = ""
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Tables:
+    """Arrays that hold for the frames after it, until the next ones.
+
+    Attributes
+    ----------
+    since : str
+        The series they come with.
+    arrays : Mapping[str, ArrayBytes]
+        By name, e.g. ``"pixel_mask/threshold_1"``.
+    """
+
+    since: str
+    arrays: Mapping[str, ArrayBytes]
+
+
 def nothing(kind: np.dtype[Any]) -> float | int | str:
     """Return what stands for a value of a frame that did not come."""
     if kind.kind == "U":

@@ -19,7 +19,7 @@ import numpy as np
 from ...clients import SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, UnknownOutcome
 from ...limits import Limit
-from ...wire.frame import Frame, FrameFormat, MissingFrame
+from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._source import Request
 from .._worker import Worker
@@ -109,7 +109,7 @@ class SeriesSource(ABC):
     @abstractmethod
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame]:
+    ) -> Iterator[Frame | MissingFrame | Tables]:
         """Yield the frames of the series that is armed, in order; set `_armed_for` to None if it ended."""
 
     def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
@@ -161,7 +161,7 @@ class SeriesSource(ABC):
         dtype = f"u{bits // 8}"
         return FrameFormat(shape, f"<{dtype}", scalars=self._scalars(dtype), frame_time=self.frame_time)
 
-    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | None]:
+    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Tables | None]:
         """Acquire; yields None once armed."""
         self._stop = stop = threading.Event()
         take = self._take_passively if self.mode is Mode.MONITOR else self._take_own
@@ -254,7 +254,9 @@ class SeriesSource(ABC):
 
     # frames of our own series
 
-    def _take_own(self, request: Request, stop: threading.Event) -> Iterator[Frame | MissingFrame | None]:
+    def _take_own(
+        self, request: Request, stop: threading.Event
+    ) -> Iterator[Frame | MissingFrame | Tables | None]:
         triggers, complete = None, False
         try:
             self._make_ready(request, stop)
@@ -265,7 +267,7 @@ class SeriesSource(ABC):
                 triggers = self._send_triggers(request, stop)
             n_left = request.n_frames
             for item in self._take_series(request, triggers, stop):
-                n_left -= 1
+                n_left -= isinstance(item, Frame | MissingFrame)
                 complete = n_left == 0 and self._armed_for is not None
                 yield item
         finally:

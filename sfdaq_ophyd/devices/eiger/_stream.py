@@ -14,7 +14,7 @@ from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...clients.simplon import SimplonClient
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
 from ...limits import Limit
-from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame
+from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
@@ -112,6 +112,7 @@ class StreamSource(SeriesSource):
         self._n_refused = 0
         self._last_time = -math.inf
         self._unfinished = False
+        self._begun = ""  # the last series whose start came
 
     # hooks of the base
 
@@ -252,13 +253,15 @@ class StreamSource(SeriesSource):
 
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame]:
+    ) -> Iterator[Frame | MissingFrame | Tables]:
         n_left, n_taken, end = request.n_frames, 0, _End(self._limit())
         self._numbers.clear()
         while n_left and not end.over:
             quiet, passed = self._next(n_left)
             if stop.is_set():
                 return
+            if (tables := self._new_tables()) is not None:
+                yield tables
             for item in self._finished(passed):
                 every = self._settings.statistics_every
                 wanted = every > 0 and n_taken % every == 0
@@ -275,6 +278,14 @@ class StreamSource(SeriesSource):
             for item in self._lost(n_left, end):
                 self._numbers.put(item, None)
         yield from self._numbers.ready(stop)
+
+    def _new_tables(self) -> Tables | None:
+        """Return what came with the beginning of the series, once."""
+        series = self._ours()
+        if series is None or series.start is None or self._begun == series.unique_id:
+            return None
+        self._begun = series.unique_id
+        return Tables(self._begun, series.start.tables) if series.start.tables else None
 
     def _next(self, n_wanted: int) -> tuple[bool, list]:
         """Wait for a message; return whether none came, and the frames that can go on now, in order."""
