@@ -159,7 +159,9 @@ JSON = {
         ],
         RETRIEVAL,
     ),
-    "wire.broker_reply.retrieval": (parsed(lambda v: broker_reply.retrieval(dict_of(v))), RETRIEVAL),
+    "wire.broker_reply.retrieval": (
+        parsed(lambda v: broker_reply.retrieval(dict_of(v), "current")), RETRIEVAL,
+    ),
     "wire.broker_reply.running_detectors": (
         parsed(lambda v: broker_reply.running_detectors(dict_of(v), "current")), RUNNING,
     ),
