@@ -26,8 +26,10 @@ import contextlib
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import dask.array
+import h5py
 from bluesky_tiled_plugins.exporters import json_seq_exporter
 from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter
 from tiled.utils import Conflicts, path_from_uri
@@ -43,7 +45,8 @@ class GrowingHDF5Adapter(HDF5Adapter):
 
     A detector's file holds (n, y, x) while the catalog shows (points, frames, y, x). Tiled reshapes the whole
     dataset, which fails as long as a file has a frame that is not registered; here such frames are left out,
-    of each file of several. A file that its writer still has open is answered by HTTP code 409 and its name.
+    of each file of several. A file that its writer still has open is answered by HTTP code 409 and its name,
+    and so is a virtual dataset whose files are not all there: HDF5 would read zeros.
     """
 
     @classmethod
@@ -62,11 +65,14 @@ class GrowingHDF5Adapter(HDF5Adapter):
         Raises
         ------
         Conflicts
-            A file cannot be opened: its writer has not closed it, or was killed.
+            A file, or one that it joins, cannot be opened: its writer has not closed it, or was killed.
         """
         if kwargs.get("swmr"):
             _repair_those_left_open(data_source)
         try:
+            if not kwargs.get("swmr"):
+                for asset in data_source.assets:
+                    _check_joined(Path(path_from_uri(asset.data_uri)), kwargs.get("dataset"))
             adapter = super().from_catalog(data_source, node, *args, **kwargs)
             if isinstance(adapter, HDF5ArrayAdapter):
                 rows = rows or data_source.properties.get("rows")
@@ -89,6 +95,29 @@ def _repair_those_left_open(data_source) -> None:
             path = path_from_uri(asset.data_uri)
             if repair_if_ours(path):
                 logger.warning("%s: its writer was killed; repaired", path)
+
+
+def _check_joined(path: Path, dataset: str | None) -> None:
+    """See that the files are there which a virtual dataset joins, with the images that it takes of them."""
+    if dataset is None:
+        return
+    with h5py.File(path, "r", locking=False) as file:
+        joined = file.get(dataset)
+        sources = joined.virtual_sources() if isinstance(joined, h5py.Dataset) and joined.is_virtual else []
+    for source in sources:
+        part = path if source.file_name == "." else path.parent / source.file_name
+        taken, whole = source.src_space, source.vspace
+        if taken.get_select_type() == h5py.h5s.SEL_ALL:
+            n_taken = whole.get_select_npoints() // math.prod(whole.shape[1:])
+        else:
+            n_taken = taken.get_select_bounds()[1][0] + 1
+        try:
+            with h5py.File(part, "r", locking=False) as file:
+                n = file[source.dset_name].shape[0]
+        except (OSError, KeyError) as exc:
+            raise Conflicts(f"{path} joins {part}, which cannot be read; is it there? ({exc})") from exc
+        if n < n_taken:
+            raise Conflicts(f"{path} joins {part}, which has {n} images, not the {n_taken} that it takes")
 
 
 def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> dask.array.Array:

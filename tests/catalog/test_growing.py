@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 
 import h5py
 import numpy as np
@@ -68,6 +69,45 @@ def test_file_when_its_writer_has_it_open_then_the_answer_is_a_conflict(tmp_path
         file["id"] = np.arange(4)
         with pytest.raises(Conflicts, match="open.h5 is not readable now: its writer has it open"):
             adapter_of([file.filename], "id", (4,), [[0, 4]])
+
+
+@pytest.fixture(params=[True, False], ids=["slices", "whole files"])
+def joined(tmp_path, request):
+    """One file that joins two, image k of the whole being k."""
+    layout = h5py.VirtualLayout((6,), "i8")
+    for k in range(2):
+        with h5py.File(tmp_path / f"part{k}.h5", "w") as file:
+            file["id"] = np.arange(k, 6, 2)
+            source = h5py.VirtualSource(f"part{k}.h5", "id", (3,))
+            layout[k::2] = source[:3] if request.param else source
+    with h5py.File(tmp_path / "joined.h5", "w") as file:
+        file.create_virtual_dataset("id", layout)
+    return tmp_path / "joined.h5"
+
+
+def test_file_when_it_joins_others_then_they_are_read_through_it(joined):
+    assert adapter_of([joined], "id", (5,), [[0, 5]]).read().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda part: part.unlink(), "joins .*part1.h5, which cannot be read"),
+        (lambda part: h5py.File(part, "w").close(), "joins .*part1.h5, which cannot be read"),
+        (lambda part: shortened(part), "joins .*part1.h5, which has 2 images, not the 3 that it takes"),
+    ],
+)
+def test_file_when_one_that_it_joins_is_not_whole_then_no_zeros_are_read(joined, spoil, said):
+    spoil(joined.parent / "part1.h5")
+    with h5py.File(joined) as file, contextlib.suppress(OSError):
+        assert 5 not in file["id"][:], "HDF5 itself says nothing, as a rule"
+    with pytest.raises(Conflicts, match=said):
+        adapter_of([joined], "id", (5,), [[0, 5]])
+
+
+def shortened(part):
+    with h5py.File(part, "w") as file:
+        file["id"] = [1, 3]
 
 
 def adapter_of(paths, dataset, shape, rows):
