@@ -189,6 +189,13 @@ class EigerControl:
         self.debts.hold(changes)
         self._put_all({path: value for path, (_, value) in changes.items()})
 
+    def found(self, path: str) -> object:
+        """Return the value of ``"<module>/config/<name>"`` that was found, and will be put back."""
+        with self._lock:
+            if path in self._found:
+                return self._found[path][0]
+        return self._value(path)
+
     def arm(self) -> int:
         """Open a series."""
         with self._lock:
@@ -301,6 +308,13 @@ def enabled_thresholds(control: EigerControl) -> list[int]:
         enabled += [n] if mode.value == "enabled" else []
         n += 1
     return enabled
+
+
+def n_images_per_exposure(control: EigerControl) -> int:
+    """Return the images of one exposure: one for each threshold, and one for their difference."""
+    difference = control.read("detector", "threshold/difference/mode")
+    n = max(1, len(enabled_thresholds(control)))
+    return n + (difference is not None and difference.value == "enabled")
 
 
 def check_thresholds(control: EigerControl) -> None:

@@ -16,11 +16,15 @@ from ophyd import Signal
 from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, shown_url
 from ...limits import Limit
+from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
 from .._status import ActionStatus, Setting, whole_number
+from .._store import PointStore, WrittenFileStore
 from ..debts import Debts
 from ._control import differs
+from ._file_folder import Downloads, FileFolder, MountedFolder
+from ._files import FilesSource
 from ._monitor import MonitorSource
 from ._series import EigerSettings, LegacyIds, Mode, Readout
 from ._signals import SimplonSignal
@@ -40,11 +44,12 @@ def _status(path: str, dtype: str = "number", units: str = "") -> Cpt:
 
 
 class Eiger(Detector):
-    """A DECTRIS EIGER, run over HTTP (SIMPLON), read out by its monitor or its stream.
+    """A DECTRIS EIGER, run over HTTP (SIMPLON), read out by its monitor, its stream or its filewriter.
 
     Frames of the monitor are for looking and for slow scans, some ten per second. The stream has every frame
     at full rate; it goes compressed into the frame file as it comes, and `total` and `max` are computed of
-    some of its frames, NaN for the others. Constructing contacts nothing.
+    some of its frames, NaN for the others. The filewriter's own files are registered as they are, with what
+    they tell of a frame: its number, and in the newer format its time. Constructing contacts nothing.
 
     Parameters
     ----------
@@ -60,11 +65,16 @@ class Eiger(Detector):
         ``"internal"``: this device arms and triggers. ``"external"``: it arms, hardware triggers.
         ``"monitor"``: somebody else runs the detector, frames are taken as they come. ``"auto"``, the default
         for the address of a monitor: internal, unless the detector is being run by somebody else or cannot be
-        reached. Default ``"internal"``. With the stream internal or external.
+        reached. Default ``"internal"``. With stream and filewriter internal or external.
     readout : str
-        ``"monitor"``, the default, or ``"stream"``.
+        ``"monitor"``, the default, ``"stream"`` or ``"filewriter"``.
     stream : str, optional
         Endpoint of the stream; default ``"tcp://<host of url>:31001"``.
+    files : str or Path, optional
+        Folder of this machine in which the filewriter's files appear; without one they are fetched into
+        `directory`.
+    delete_files : bool
+        Delete the filewriter's files on the unit once they are here and whole. The unit keeps them in memory.
     legacy_ids : str
         Where ids come from if the images have none (API 1.6): ``"refuse"`` (an error), ``"status"`` (asked of
         the server after each frame), ``"local"`` (counted here, ids are marked ``local_...``). Their
@@ -131,12 +141,26 @@ class Eiger(Detector):
     stream_mode = Cpt(SimplonSignal, "stream/config/mode", dtype="string", kind="omitted")
     stream_state = Cpt(SimplonSignal, "stream/status/state", dtype="string", kind="omitted")
     stream_dropped = Cpt(SimplonSignal, "stream/status/dropped", dtype="integer", kind="omitted")
+    filewriter_mode = Cpt(SimplonSignal, "filewriter/config/mode", dtype="string", kind="omitted")
+    filewriter_state = Cpt(SimplonSignal, "filewriter/status/state", dtype="string", kind="omitted")
+    filewriter_free = Cpt(SimplonSignal, "filewriter/status/buffer_free", dtype="number", kind="omitted")
+    file_format = Cpt(
+        SimplonSignal, "filewriter/config/format", dtype="string", writable=True, fixed=True, kind="omitted"
+    )
+    images_per_file = Cpt(
+        SimplonSignal,
+        "filewriter/config/nimages_per_file",
+        dtype="integer",
+        writable=True,
+        fixed=True,
+        kind="omitted",
+    )
     buffer_size = Cpt(
         SimplonSignal, "monitor/config/buffer_size", dtype="integer", writable=True, kind="config"
     )
 
     source: SeriesSource
-    hinted = ("total", "max")
+    hinted: tuple[str, ...] = ("total", "max")
 
     def __init__(
         self,
@@ -148,6 +172,8 @@ class Eiger(Detector):
         mode: str | None = None,
         readout: str = Readout.MONITOR.value,
         stream: str | None = None,
+        files: str | Path | None = None,
+        delete_files: bool = False,
         legacy_ids: str = LegacyIds.REFUSE.value,
         timeout: float = 10.0,
         **kwargs,
@@ -157,20 +183,47 @@ class Eiger(Detector):
         self.client = SimplonClient(url, api_version, timeout)
         self._write_lock = threading.Lock()
         debts = Debts(name, shown_url(self.client.url), directory)
-        source = self._new_source(readout, name, debts, stream)
+        if (files is not None or delete_files) and readout != Readout.FILEWRITER:
+            raise RequestError("readout", readout, "'filewriter', where files or delete_files are given")
+        if files is not None and delete_files:
+            raise RequestError(
+                "delete_files", True, "False: what is on a mounted folder may be the unit's own"
+            )
+        self._files = None if files is None else Path(files)
+        source = self._new_source(readout, name, debts, stream, Path(directory), delete_files)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))
         self.legacy_ids.put(str(legacy_ids))
         if legacy_ids != LegacyIds.REFUSE:
             self.timestamp_source.put("host")
-        if readout == Readout.STREAM:
-            for signal in (self.stream_mode, self.stream_state, self.stream_dropped):
-                signal.kind = "config"
-            for signal in (self.monitor_mode, self.monitor_state, self.monitor_dropped, self.buffer_size):
-                signal.kind = "omitted"
+        if readout == Readout.FILEWRITER:
+            self.hinted = ()
+        self._show_signals_of(readout)
 
-    def _new_source(self, readout: str, name: str, debts: Debts, stream: str | None) -> SeriesSource:
+    def _show_signals_of(self, readout: str) -> None:
+        """Have the signals of one interface recorded, and those of the others left out."""
+        monitor = (self.monitor_mode, self.monitor_state, self.monitor_dropped, self.buffer_size)
+        files = (self.filewriter_mode, self.filewriter_state, self.filewriter_free)
+        signals = {
+            Readout.MONITOR: monitor,
+            Readout.STREAM: (self.stream_mode, self.stream_state, self.stream_dropped),
+            Readout.FILEWRITER: (*files, self.file_format, self.images_per_file),
+        }
+        for signal in monitor:
+            signal.kind = "omitted"
+        for signal in signals[Readout(readout)]:
+            signal.kind = "config"
+
+    def _new_source(
+        self,
+        readout: str,
+        name: str,
+        debts: Debts,
+        stream: str | None,
+        directory: Path,
+        delete_files: bool,
+    ) -> SeriesSource:
         """Return what brings the frames."""
 
         def stale(n: int) -> None:
@@ -182,7 +235,17 @@ class Eiger(Detector):
             host = urlsplit(self.client.url).hostname or ""
             default = f"tcp://{f'[{host}]' if ':' in host else host}:{STREAM_PORT}"
             return StreamSource(self.client, name, debts, stale, stream or default)
+        if readout == Readout.FILEWRITER:
+            folder: FileFolder = Downloads(self.client, directory)
+            if self._files is not None:
+                folder = MountedFolder(self.client, self._files)
+            return FilesSource(self.client, name, debts, stale, folder, delete_files)
         raise RequestError("readout", readout, f"one of {', '.join(Readout)}")
+
+    def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> PointStore:
+        if isinstance(self.source, FilesSource):
+            return WrittenFileStore(self.name, frame_format, frames_per_point)
+        return super()._new_store(frame_format, frames_per_point)
 
     def settings(self) -> EigerSettings:
         """Return what the source needs at stage."""

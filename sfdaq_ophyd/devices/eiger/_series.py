@@ -93,6 +93,8 @@ class Readout(StrEnum):
     """One HTTP request each: for looking, and for slow scans."""
     STREAM = "stream"
     """Every frame at full rate, over ZeroMQ."""
+    FILEWRITER = "filewriter"
+    """Every frame at full rate, in the files that the detector control unit writes itself."""
 
 
 class LegacyIds(StrEnum):

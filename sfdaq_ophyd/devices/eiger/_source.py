@@ -21,7 +21,7 @@ from ...errors import DetectorStateError, RequestError, ServiceRefused, UnknownO
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
-from .._source import Request
+from .._source import Progress, Request, WrittenFile
 from .._worker import Worker
 from ..debts import Debts
 from ._control import EigerControl, Times, differs, read_size, read_times
@@ -31,11 +31,14 @@ from ._triggers import SoftwareTriggers, plan_series
 logger = logging.getLogger(__name__)
 
 
+Items = Iterator[Frame | MissingFrame | Tables | Progress | WrittenFile | None]
+
+
 class SeriesSource(ABC):
     """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
-    Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `StreamSource`. That has
-    what is abstract here.
+    Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `StreamSource`,
+    `FilesSource`. That has what is abstract here.
 
     Parameters
     ----------
@@ -109,7 +112,7 @@ class SeriesSource(ABC):
     @abstractmethod
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | Tables]:
+    ) -> Iterator[Frame | MissingFrame | Tables | Progress | WrittenFile]:
         """Yield the frames of the series that is armed, in order; set `_armed_for` to None if it ended."""
 
     def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
@@ -161,7 +164,7 @@ class SeriesSource(ABC):
         dtype = f"u{bits // 8}"
         return FrameFormat(shape, f"<{dtype}", scalars=self._scalars(dtype), frame_time=self.frame_time)
 
-    def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Tables | None]:
+    def frames(self, request: Request) -> Items:
         """Acquire; yields None once armed."""
         self._stop = stop = threading.Event()
         take = self._take_passively if self.mode is Mode.MONITOR else self._take_own
@@ -254,9 +257,7 @@ class SeriesSource(ABC):
 
     # frames of our own series
 
-    def _take_own(
-        self, request: Request, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | Tables | None]:
+    def _take_own(self, request: Request, stop: threading.Event) -> Items:
         triggers, complete = None, False
         try:
             self._make_ready(request, stop)

@@ -18,7 +18,7 @@ from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
-from ._control import enabled_thresholds, make_statistics
+from ._control import make_statistics, n_images_per_exposure
 from ._numbers import NumbersAside
 from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
 from ._source import SeriesSource
@@ -131,7 +131,10 @@ class StreamSource(SeriesSource):
         found = super().read_format()
         compression = self.control.read("detector", "compression")
         known = compression is not None and compression.value in COMPRESSIONS
-        more = {f"image_{k + 1}": (found.shape, found.dtype) for k in range(1, self._n_thresholds())}
+        more = {
+            f"image_{k + 1}": (found.shape, found.dtype)
+            for k in range(1, n_images_per_exposure(self.control))
+        }
         return replace(
             found, more_images=more, compression=compression.value if compression and known else "bslz4"
         )
@@ -156,11 +159,6 @@ class StreamSource(SeriesSource):
     def state(self) -> str:
         """Say what came from the stream since it was opened."""
         return f"the stream: {self.stream.describe_state()}"
-
-    def _n_thresholds(self) -> int:
-        difference = self.control.read("detector", "threshold/difference/mode")
-        n = max(1, len(enabled_thresholds(self.control)))
-        return n + (difference is not None and difference.value == "enabled")
 
     def _interface_settings(self) -> dict[str, object]:
         if self.client.version == "1.6.0" or self.control.read("stream", "format") is None:

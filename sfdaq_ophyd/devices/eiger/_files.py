@@ -1,0 +1,373 @@
+"""Frames in the files that the detector control unit writes itself: registered as they are."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...clients.simplon import SimplonClient
+from ...errors import DetectorStateError, FileFormatError, FramesMissing, ServiceRefused, SfdaqError
+from ...files.eiger_file import IMAGES, EigerDataFile, read_eiger_data_file, read_start_of_times
+from ...limits import Limit
+from ...wire.frame import Frame, FrameFormat, MissingFrame
+from ...wire.simplon import event_id
+from ...wire.simplon_states import DetectorState
+from .._assets import frames_in_hdf5
+from .._source import Progress, Request, WrittenFile
+from .._worker import JOIN_TIMEOUT, Worker
+from ..debts import Debts
+from ._control import n_images_per_exposure
+from ._file_folder import FileFolder, data_file, master_file
+from ._series import EigerSettings
+from ._source import SeriesSource
+from ._stream import UID_LENGTH
+from ._triggers import SoftwareTriggers
+
+logger = logging.getLogger(__name__)
+
+IMAGES_PER_FILE = 1000
+"""Where the filewriter is set to put all images into the master file: that is whole at the end only."""
+
+WAIT = 0.25
+"""s between two looks, at the most."""
+
+SOON = 0.02
+"""s between the first two looks after an exposure."""
+
+GRACE = 2.0
+"""s after an exposure for a file to come, before the series is ended, which closes the last one."""
+
+CHANNELS = "hdf5 nexus v2024.2 nxmx"
+"""Format of the files that has more than one image per exposure."""
+
+Items = Iterator[Frame | MissingFrame | Progress | WrittenFile]
+
+
+@dataclass
+class _Awaited:
+    """The next file, and why it may not come.
+
+    Attributes
+    ----------
+    limit : Limit
+        Without anything new.
+    grace : Limit
+        From the end of the exposure on.
+    rest : Limit or None
+        From the end of the series on.
+    seen : tuple
+        What the detector said last.
+    n_quiet : int
+        Looks at a filewriter that was done.
+    """
+
+    limit: Limit
+    grace: Limit = field(default_factory=lambda: Limit(GRACE))
+    rest: Limit | None = None
+    seen: tuple = ()
+    n_quiet: int = 0
+    why: str = ""
+    over: bool = False
+
+
+class FilesSource(SeriesSource):
+    """Frames of one Eiger in the files of its filewriter.
+
+    Parameters
+    ----------
+    client, name, debts, on_stale
+        For `SeriesSource`.
+    folder : FileFolder
+        Where this machine finds the files.
+    delete : bool
+        Whether files are deleted on the unit once they are here.
+    """
+
+    interface = "filewriter"
+
+    def __init__(
+        self,
+        client: SimplonClient,
+        name: str,
+        debts: Debts,
+        on_stale: Callable[[int], None],
+        folder: FileFolder,
+        delete: bool = False,
+    ):
+        super().__init__(client, name, debts, on_stale)
+        self._folder, self._delete = folder, delete
+        self._fetching = Worker(f"{name} files")
+        self._pattern = self._series = self._uid = ""
+        self._series_id = self._n_files = self._n_taken = 0
+        self._per_file = self._first_number = 1
+        self._master: Path | None = None
+        self._start_of_times = math.nan
+
+    # hooks of the base
+
+    def open(self, settings: EigerSettings) -> FrameFormat:
+        """Find the detector as it is, configure it and its filewriter, and say what its frames look like."""
+        self._folder.check()
+        self._pattern = f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}_$id"
+        self._series = ""
+        return super().open(settings)
+
+    def read_format(self) -> FrameFormat:
+        """Say what frames look like: an image per threshold."""
+        found = super().read_format()
+        n = n_images_per_exposure(self.control)
+        return replace(found, more_images={f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)})
+
+    def close(self) -> None:
+        """Leave detector and filewriter as they were found. Safe twice."""
+        try:
+            super().close()
+        finally:
+            self._fetching.end()
+            self._delete_master()
+
+    def _interface_settings(self) -> dict[str, object]:
+        found = {name: self.control.read("filewriter", name) for name in ("mode", "format")}
+        if found["mode"] is None:
+            raise DetectorStateError(f"{self.name}: this detector has no filewriter")
+        first = self.control.read("filewriter", "image_nr_start")
+        self._first_number = first.value if first is not None and isinstance(first.value, int) else 1
+        wanted: dict[str, object] = {"filewriter/config/name_pattern": self._pattern}
+        n, file_format = n_images_per_exposure(self.control), found["format"]
+        if n > 1:
+            if file_format is None or CHANNELS not in file_format.allowed_values:
+                raise DetectorStateError(
+                    f"{self.name}: {n} images per exposure, and the filewriter has no format {CHANNELS!r}, "
+                    "which keeps them: leave one threshold enabled"
+                )
+            wanted["filewriter/config/format"] = CHANNELS
+        return wanted | {"filewriter/config/mode": "enabled"}
+
+    def _scalars(self, dtype: str) -> dict[str, str]:
+        return {"series_uid": f"U{UID_LENGTH}"}
+
+    def _room_for(self, n_frames: int) -> dict[str, object]:
+        """Have a point in one file, and as few files as were wanted before."""
+        per_point = self._settings.frames_per_trigger
+        found = self.control.found("filewriter/config/nimages_per_file")
+        found = found if isinstance(found, int) and found else IMAGES_PER_FILE
+        most = max(per_point, found // per_point * per_point)
+        self._per_file = min(n_frames, most)
+        return self._interface_settings() | {"filewriter/config/nimages_per_file": self._per_file}
+
+    def _drop_old(self) -> None:
+        self._delete_master()
+
+    def _begin_series(self, series_id: int) -> None:
+        self._series_id, self._series = series_id, self._pattern.replace("$id", str(series_id))
+        self._n_files = self._n_taken = 0
+        self._master, self._start_of_times = None, math.nan
+        self._uid = self._told_uid()
+
+    def _told_uid(self) -> str:
+        """Return the unique id of the series, as the detector says; empty where it does not."""
+        try:
+            uid = self.client.get("detector", "status", "series_unique_id").value
+        except SfdaqError:
+            return ""
+        return uid[:UID_LENGTH] if isinstance(uid, str) else ""
+
+    # frames of our own series
+
+    def _take_series(
+        self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
+    ) -> Items:
+        n_left = request.n_frames
+        yield from self._fetch_master(stop)
+        while n_left and not stop.is_set():
+            name = data_file(self._series, self._n_files + 1)
+            awaited = _Awaited(Limit(self._longest + n_left * self.frame_time))
+            yield from self._await(name, n_left, triggers, awaited, stop)
+            if stop.is_set():
+                return
+            if awaited.over:
+                raise self._missing(request, n_left, awaited.why)
+            path = yield from self._fetched(name, stop)
+            if path is None:
+                return
+            file = self._checked(path, request, n_left)
+            if self._delete:
+                self._delete_on_unit(name)
+            n = min(file.n_images, n_left)
+            n_whole = n - n % request.frames_per_trigger
+            first, self._n_taken = self._n_taken, self._n_taken + file.n_images
+            self._n_files, n_left = self._n_files + 1, n_left - n_whole
+            yield from self._frames(file, first, n_whole, request)  # closed at the last one
+            if n_left and n_whole < n:
+                why = f"{path} holds {file.n_images} images, and a point cannot go on in another file"
+                raise self._missing(request, n_left, why)
+
+    def _await(
+        self,
+        name: str,
+        n_left: int,
+        triggers: SoftwareTriggers | None,
+        awaited: _Awaited,
+        stop: threading.Event,
+    ) -> Iterator[Progress]:
+        """Yield progress until the file is ready, or is known not to come."""
+        pause, looked = SOON, Limit(WAIT)
+        while not stop.is_set() and not awaited.over:
+            wanted = 1 if awaited.rest is not None else min(self._per_file, n_left)
+            if self._folder.is_ready(name, wanted):
+                return
+            exposing = triggers is not None and not triggers.done
+            if exposing:
+                awaited.grace.restart()
+            if looked.left == 0:
+                looked.restart()
+                yield from self._look_for_the_end(triggers, awaited)
+            stop.wait(WAIT if exposing else pause)
+            pause = min(WAIT, pause * (1 if exposing else 2))
+
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, awaited: _Awaited) -> Iterator[Progress]:
+        """Find out whether the file can still come, now that it is not there."""
+        if triggers is not None and (problem := triggers.problem) is not None:
+            if self.control.is_uninitialized():
+                raise self.control.state_error(DetectorState.NA) from problem
+            raise problem
+        state, writer, free = self.client.state(), *self._writer()
+        if state in (DetectorState.ERROR, DetectorState.NA):
+            raise self.control.state_error(state)
+        told = f"detector '{state}', filewriter '{writer}', {free} bytes free"
+        if triggers is not None and not triggers.done:
+            awaited.limit.restart()
+        if (state, writer, free) != awaited.seen:
+            awaited.seen = state, writer, free
+            awaited.limit.restart()
+        late = awaited.limit.reached()
+        if not late:
+            yield Progress(0, told)
+        if awaited.rest is not None:
+            awaited.n_quiet += writer != "acquire"
+            done = awaited.n_quiet > 1 and awaited.rest.elapsed > GRACE
+            awaited.over = done or awaited.rest.reached()
+            awaited.why += f"; {self._folder.why}" if awaited.over and self._folder.why else ""
+            return
+        exposed = triggers is not None and triggers.done and awaited.grace.reached()
+        if state == DetectorState.IDLE or exposed or late or writer == "error":
+            awaited.why, awaited.rest = told, Limit(self._settings.timeout)
+            if state != DetectorState.IDLE:
+                self._armed_for = None  # the last file is closed with the series
+                self.control.disarm()
+
+    def _writer(self) -> tuple[str, object]:
+        """Return state and free bytes of the filewriter, as far as it tells."""
+        try:
+            state = str(self.client.get("filewriter", "status", "state").value)
+            return state, self.client.get("filewriter", "status", "buffer_free").value
+        except ServiceRefused:
+            return "unknown", "unknown"
+
+    def _fetch_master(self, stop: threading.Event) -> Iterator[Progress]:
+        """Bring the master file beside the images, unless it is there."""
+        if self._master is not None and self._master.exists():
+            return
+        name = master_file(self._series)
+        if not self._folder.is_ready(name, 0):
+            logger.warning("%s: the unit has no %s", self.name, name)
+            return
+        self._master = yield from self._fetched(name, stop)
+        if self._master is not None:
+            try:
+                self._start_of_times = read_start_of_times(self._master)
+            except FileFormatError as exc:
+                logger.warning("%s: %s", self.name, exc)
+
+    def _fetched(self, name: str, stop: threading.Event) -> Generator[Progress, None, Path | None]:
+        """Yield progress, and return the path of the file; None if it was given up."""
+        outcome: list[Path | Exception] = []
+        there, told = [0, 0], 0
+
+        def on_progress(n_bytes: int, size: int) -> None:
+            there[:] = n_bytes, size
+
+        def fetch() -> None:
+            try:
+                outcome.append(self._folder.fetch(name, stop, on_progress, self._settings.timeout))
+            except Exception as exc:
+                outcome.append(exc)
+
+        ended = self._fetching.do(fetch)
+        try:
+            while not ended.wait(WAIT):
+                if stop.is_set():
+                    self.client.files.interrupt()
+                elif there[0] > told:
+                    told = there[0]
+                    yield Progress(0, f"{name}: {there[0]} of {there[1]} bytes are here")
+        finally:
+            limit = Limit(JOIN_TIMEOUT)
+            while not ended.is_set() and not limit.reached():  # the acquisition was given up
+                stop.set()
+                self.client.files.interrupt()
+                limit.wait(ended, WAIT)
+        if stop.is_set():
+            return None
+        (found,) = outcome
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def _checked(self, path: Path, request: Request, n_left: int) -> EigerDataFile:
+        """Return what a file tells; raise unless it holds the images that are next, and all of them."""
+        form = self.frame_format
+        assert form is not None  # `open` said it
+        file = read_eiger_data_file(path, shape=form.shape, dtype=form.dtype, n_channels=len(form.images))
+        first, n = self._first_number + self._n_taken, file.n_images
+        if file.first_number is None and file.numbers is None:
+            return file
+        if file.numbers is None or [*file.numbers] != [*range(first, first + n)]:
+            why = (
+                f"{path} holds {n} images, of the numbers {file.first_number} to {file.last_number}, "
+                f"expected {first} to {first + n - 1}: the filewriter lost some"
+            )
+            raise self._missing(request, n_left, why)
+        return file
+
+    def _frames(
+        self, file: EigerDataFile, first: int, n: int, request: Request
+    ) -> Iterator[WrittenFile | Frame]:
+        """Yield the file, and `n` frames that it holds, whose numbers begin with `first`."""
+        if not n:
+            return
+        form, series, path = self.frame_format, self._series, file.path
+        assert form is not None  # `open` said it
+        keys = {}
+        for k, image in enumerate(form.images):
+            keys[image] = {**frames_in_hdf5(IMAGES, form.shape, request.frames_per_trigger), "swmr": False}
+            if file.n_channels is not None:
+                keys[image]["slice"] = f":,{k}"
+        yield WrittenFile(path, n, keys, drop=lambda: self._folder.drop(series, path))
+        scalars: dict[str, float | str] = {"series_uid": self._uid or self._own_uid}
+        for k in range(n):
+            timestamp = self._start_of_times + float(file.start_time[k])
+            yield Frame(None, timestamp, event_id(self._series_id, first + k), scalars=scalars)
+
+    def _missing(self, request: Request, n_left: int, why: str) -> FramesMissing:
+        self._armed_for = None
+        got = request.n_frames - n_left
+        return FramesMissing(self.name, asked=request.n_frames, got=got, detail=why)
+
+    def _delete_on_unit(self, name: str) -> None:
+        try:
+            self.client.files.delete(name)
+        except SfdaqError as exc:
+            logger.warning("%s: %s stays on the unit: %s", self.name, name, exc)
+
+    def _delete_master(self) -> None:
+        """Delete the master file of the last series on the unit, if that is wanted."""
+        master, self._master = self._master, None
+        if self._delete and master is not None:
+            self._delete_on_unit(master.name)

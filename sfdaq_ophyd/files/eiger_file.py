@@ -1,0 +1,156 @@
+"""Data files of an Eiger's filewriter: checked to be whole, counted, with what they tell of each image.
+
+Source: wire reference eiger, section 8. The legacy format has the images in a dataset (n, y, x), the newer
+one in (n, channel, y, x), a channel for each threshold, with numbers and times of the images beside.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import FileFormatError, WireError
+from ..wire.tiff import parse_time_ns
+from ._hdf5 import dataset, opened, read
+from ._lazy_imports import h5py
+
+IMAGES = "/entry/data/data"
+"""Dataset of the images."""
+
+MOST_IMAGES = 10_000_000
+"""Of a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class EigerDataFile:
+    """What a data file holds.
+
+    Attributes
+    ----------
+    path : Path
+    n_images : int
+    n_channels : int or None
+        Images per exposure, in the newer format; None in the legacy one, whose dataset is (n, y, x).
+    numbers : ndarray of int64, shape (n,), or None
+        Of the images, as the filewriter counts them: from its ``image_nr_start`` on in each series. None
+        where the file tells nothing, or no more than that some are missing.
+    first_number, last_number : int or None
+        As far as they are told.
+    start_time : ndarray of float64, shape (n,)
+        s after the reference of the master file; NaN where the file does not tell.
+    """
+
+    path: Path
+    n_images: int
+    n_channels: int | None
+    numbers: npt.NDArray[np.int64] | None
+    first_number: int | None
+    last_number: int | None
+    start_time: npt.NDArray[np.float64]
+
+
+def read_eiger_data_file(
+    path: str | Path, *, shape: tuple[int, int], dtype: npt.DTypeLike, n_channels: int = 1
+) -> EigerDataFile:
+    """Check that a data file is whole and return what it tells; the images stay where they are.
+
+    Parameters
+    ----------
+    path : str or Path
+    shape : (int, int)
+        (y, x) of an image, pixels.
+    dtype : numpy dtype, or what makes one
+        Of a pixel.
+    n_channels : int
+        Images per exposure.
+
+    Raises
+    ------
+    FileFormatError
+        It is truncated, images of it are missing, or they are of another shape or dtype.
+    """
+    expected = f"(n, {', '.join(map(str, shape))}) or (n, {n_channels}, {', '.join(map(str, shape))})"
+
+    def fits(found: tuple[int, ...]) -> bool:
+        inner = found[1:]
+        return 0 < found[0] <= MOST_IMAGES and (
+            inner == (n_channels, *shape) or (n_channels == 1 and inner == tuple(shape))
+        )
+
+    with opened(path) as file:
+        images = dataset(file, IMAGES, kinds="u", shape=expected, fits=lambda s: len(s) > 2 and fits(s))
+        if images.dtype != np.dtype(dtype):
+            raise FileFormatError(path, IMAGES, found=str(images.dtype), expected=str(np.dtype(dtype)))
+        _check_whole(images, path)
+        n = images.shape[0]
+        first, last = (_number(images.attrs.get(f"image_nr_{end}")) for end in ("low", "high"))
+        numbers = _column(file, "/entry/data/image_id", n, "iu")
+        if numbers is None and first is not None and last is not None and last - first == n - 1:
+            numbers = np.arange(first, last + 1)
+        elif numbers is not None:
+            numbers = numbers.astype(np.int64)
+            first, last = int(numbers[0]), int(numbers[-1])
+        times = _column(file, "/entry/data/start_time", n, "f")
+        return EigerDataFile(
+            Path(path),
+            n_images=n,
+            n_channels=images.shape[1] if images.ndim == 4 else None,
+            numbers=numbers,
+            first_number=first,
+            last_number=last,
+            start_time=np.full(n, math.nan) if times is None else times.astype(np.float64),
+        )
+
+
+def count_images(path: str | Path) -> int:
+    """Return the images of a data file as it is now; FileFormatError if it cannot be read, or has none."""
+    with opened(path) as file:
+        expected = "(n, y, x) or (n, channel, y, x)"
+        return dataset(file, IMAGES, kinds="u", shape=expected, fits=lambda s: len(s) in (3, 4)).shape[0]
+
+
+def read_start_of_times(path: str | Path) -> float:
+    """Return what the images' times of a master file are counted from, s since the epoch.
+
+    NaN where it does not tell: files of the legacy format do not.
+    """
+    with opened(path) as file:
+        found = file.get("/entry/start_time")
+        if not isinstance(found, h5py.Dataset) or found.shape != ():
+            return math.nan
+        text = found[()]
+    try:
+        return parse_time_ns(text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)) / 1e9
+    except WireError:
+        return math.nan
+
+
+def _check_whole(images: h5py.Dataset, path: str | Path) -> None:
+    """Raise unless there is data for each image: HDF5 reads zeros where a part was never written."""
+    if images.is_virtual or images.external:
+        raise FileFormatError(path, IMAGES, found="links to other files", expected="the images themselves")
+    if images.chunks is None:
+        found, wanted, unit = images.id.get_storage_size(), images.nbytes, "bytes"
+    else:
+        found, unit = images.id.get_num_chunks(), "chunks"
+        wanted = math.prod(-(-n // chunk) for n, chunk in zip(images.shape, images.chunks))
+    if found != wanted:
+        raise FileFormatError(path, IMAGES, found=f"{found} {unit}", expected=f"{wanted} {unit}")
+
+
+def _column(file: h5py.File, name: str, n: int, kinds: str) -> npt.NDArray | None:
+    """Return one number per image; None where the file has none."""
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset) or found.shape != (n,) or found.dtype.kind not in kinds:
+        return None
+    return read(found)
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    return int(value) if isinstance(value, int | np.integer) else None
