@@ -219,7 +219,7 @@ def check_run(
 
 def _check_images(stream: Stream, stamp_of: Callable[[str], int]) -> None:
     for key, parts in stream.images.items():
-        name = key.removesuffix("_image")
+        name = key.rpartition("_image")[0]
         rows = iter(stream.rows)
         for path, dataset, start, stop in parts:
             with h5py.File(path, "r", swmr=True) as file:
@@ -259,5 +259,5 @@ def check_files(run: Run, directory: Path, unused: Iterable[str] = ()) -> None:
 
 
 def _ids(stream: Stream, key: str) -> list:
-    ids = stream.rows[0][key.removesuffix("_image") + "_event_id"]
+    ids = stream.rows[0][key.rpartition("_image")[0] + "_event_id"]
     return [ids] if isinstance(ids, str) else ids

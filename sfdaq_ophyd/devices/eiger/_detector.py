@@ -380,7 +380,8 @@ class Eiger(Detector):
         """Give the source time to arm, and to say itself what went wrong."""
         arming = 0.0 if self.source.armed else ARM_TIMEOUT
         rules = super()._rules()
-        return replace(rules, timeout=rules.timeout + arming + 10.0, frame_time=self.source.frame_time)
+        timeout = rules.timeout + arming + 10.0 + self.source.rest_time
+        return replace(rules, timeout=timeout, frame_time=self.source.frame_time)
 
     def wait_for_connection(self, all_signals: bool = False, timeout: float | None = 2.0) -> None:
         """Return once the detector control unit was heard.

@@ -157,6 +157,11 @@ class SeriesSource(ABC):
         """Time from frame to frame as read last, s; 0 where the detector does not say."""
         return self._times.frame_time
 
+    @property
+    def rest_time(self) -> float:
+        """Time for which what is late is waited for once a series is over, s."""
+        return 0.0
+
     def read_format(self) -> FrameFormat:
         """Say what frames look like, as the detector is set now."""
         shape, bits = self._size()

@@ -109,7 +109,7 @@ class StreamSource(SeriesSource):
         self._order = SeriesOrder(first=0)
         self._numbers = NumbersAside(name)
         self._tables_of: tuple | None = None  # energies for which they were sent
-        self._n_refused = 0
+        self._n_refused = self._n_odd = 0
         self._last_time = -math.inf
         self._unfinished = False
         self._begun = ""  # the last series whose start came
@@ -156,6 +156,11 @@ class StreamSource(SeriesSource):
                 self._numbers.end()
                 self._drain()
 
+    @property
+    def rest_time(self) -> float:
+        """Time for which what is late is waited for once a series is over, s."""
+        return max(LONGEST_REST, 3 * self.frame_time)
+
     def state(self) -> str:
         """Say what came from the stream since it was opened."""
         return f"the stream: {self.stream.describe_state()}"
@@ -196,6 +201,7 @@ class StreamSource(SeriesSource):
         self._order.uid = self._told_uid()
         self._tables_of = self._energies()
         self._n_refused, self._last_time, self._unfinished = 0, -math.inf, True
+        self._n_odd = self.stream.counters["unparsable"]
 
     def _told_uid(self) -> str:
         """Return the unique id of the series, as the detector says; empty where it does not."""
@@ -367,7 +373,7 @@ class StreamSource(SeriesSource):
         if end.why:
             end.why += f"; {self._explanation()}"
             self._armed_for = None
-            end.rest = Limit(max(LONGEST_REST, 3 * self.frame_time))
+            end.rest = Limit(self.rest_time)
             self.control.disarm()  # the end of the series follows what is on its way
 
     def _lost(self, n: int, end: _End) -> Iterator[Frame | MissingFrame]:
@@ -391,6 +397,8 @@ class StreamSource(SeriesSource):
         except SfdaqError:
             return "the stream's counters are not readable"
         series = self._ours()
+        if n_odd := self.stream.counters["unparsable"] - self._n_odd:
+            found.append(f"{n_odd} messages were not understood, at last {self.stream.last_problem}")
         if not all(self.stream.connected):
             found.append(f"{self.stream.endpoints[0]} is not connected")
         elif not found and not dropped:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import bluesky.plans as bp
 import h5py
 import hdf5plugin  # noqa: F401  registers the filter
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 from ophyd.sim import SynAxis
 
-from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.clients import EigerStream, SimplonClient
 from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
 from .conftest import SHAPE, check_as_found, make_eiger, stamp_of
+from .test_modes import edges
 
 motor = SynAxis(name="motor")
 
@@ -95,3 +99,127 @@ def test_count_when_streamed_then_chunks_are_as_sent_tables_beside_them_and_numb
             good = image[mask == 0].astype("u8")
             assert (row["eiger_total"], row["eiger_max"]) == (good.sum(), good.max())
             assert row["eiger_receive_time"] > 0 and row["eiger_real_time"] > 0
+
+
+def test_fly_when_two_thresholds_are_enabled_then_each_has_its_images(part, eiger, tmp_path):
+    client = SimplonClient(part.url)
+    client.put("detector", "threshold/2/mode", "enabled")
+    try:
+        run = drive(interruptible(), lambda: fly([eiger], 4, period=0.01))
+    finally:
+        client.put("detector", "threshold/2/mode", "disabled")
+    check_run(run, 4, stamp_of=stamp_of)
+    keys = streams(run)["primary"].data_keys
+    assert keys["eiger_image_2"]["shape"] == keys["eiger_image"]["shape"] == [1, *SHAPE]
+    (path,) = files_of(run)
+    with h5py.File(path, "r") as file:
+        stamps = [stamp_of(row["eiger_event_id"]) for row in rows_of(run)]
+        assert [read_stamp(image) for image in file["entry/data/image_2"]] == stamps
+        assert set(file["entry/instrument/detector/pixel_mask"]) == {"threshold_1", "threshold_2"}
+
+
+@pytest.mark.parametrize("compression", ["lz4", "none"])
+def test_fly_when_compressed_otherwise_then_the_file_has_the_same_chunks(part, eiger, compression):
+    client = SimplonClient(part.url)
+    client.put("detector", "compression", compression)
+    try:
+        run = drive(interruptible(), lambda: fly([eiger], 3, period=0.01))
+    finally:
+        client.put("detector", "compression", "bslz4")
+    check_run(run, 3, stamp_of=stamp_of)
+    (path,) = files_of(run)
+    with h5py.File(path, "r") as file:
+        filters = file["entry/data/data"].id.get_create_plist()
+        assert filters.get_nfilters() == (compression == "lz4")
+
+
+def test_staging_when_armed_twice_then_tables_are_asked_for_once_and_again_for_another_energy(part, eiger):
+    eiger.n_triggers.put(1)
+    energy = eiger.photon_energy.get()
+
+    def details():
+        told = [e for e in part.requests.entries() if e.method == "PUT" and e.path.endswith("header_detail")]
+        return [json.loads(entry.body)["value"] for entry in told]
+
+    part.requests.clear()
+    eiger.stage()
+    try:
+        for _ in range(2):
+            eiger.trigger().wait(60)
+        eiger.photon_energy.put(energy + 500)
+        eiger.trigger().wait(60)
+        assert details() == ["all", "basic", "all"]
+    finally:
+        eiger.unstage()
+        eiger.photon_energy.put(energy)
+    check_stream_as_found(part, eiger.client)
+
+
+def test_scan_when_somebody_initializes_the_stream_in_between_then_it_is_enabled_again(part, eiger):
+    client = SimplonClient(part.url)
+    eiger.n_triggers.put(1)
+    eiger.stage()
+    try:
+        for _ in range(2):
+            eiger.trigger().wait(60)
+            assert eiger.read()["eiger_is_good"]["value"]
+            client.command("stream", "initialize")
+    finally:
+        eiger.unstage()
+    assert client.get("stream", "config", "mode").value == "disabled"
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, [0] * 6), (3, [1, 0, 0, 1, 0, 0])])
+def test_fly_when_numbers_are_of_some_frames_then_the_others_have_none(part, eiger, every, expected):
+    eiger.statistics_every.put(every)
+    eiger.exposure_time.put(0.03)
+    try:
+        run = drive(interruptible(), lambda: fly([eiger], 6, period=0.03))
+    finally:
+        eiger.exposure_time.put(0.002)
+    check_run(run, 6, stamp_of=stamp_of)
+    assert [int(not np.isnan(row["eiger_total"])) for row in rows_of(run)] == expected
+
+
+def test_stage_when_the_stream_was_in_use_then_it_is_found_and_put_back(part, eiger):
+    client = SimplonClient(part.url)
+    found = {"format": "legacy", "header_detail": "none", "mode": "enabled", "image_appendix": {"run": 7}}
+    for name, value in found.items():
+        client.put("stream", name, value)
+    try:
+        check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+        assert {name: client.get("stream", "config", name).value for name in found} == found
+    finally:
+        client.put("stream", "mode", "disabled")
+
+
+def test_external_when_edges_come_then_each_point_is_its_own(part, tmp_path):
+    eiger = make_streamed(part, tmp_path, mode="external")
+    with edges(part):
+        for plan in (lambda: bp.count([eiger], 2), lambda: fly([eiger], 4, period=0.01)):
+            run = drive(interruptible(), plan)
+            check_run(run, len(rows_of(run)), stamp_of=stamp_of)
+    check_stream_as_found(part, eiger.client)
+
+
+def test_stream_when_not_staged_then_no_connection_takes_frames_from_others(part, eiger):
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    assert eiger.source.stream.connected == [False]
+    with EigerStream(part.stream_endpoint, timeout=60.0) as other:
+        other.wait_connected(60)
+        client = SimplonClient(part.url)
+        client.put("stream", "format", "cbor")
+        client.put("stream", "mode", "enabled")
+        try:
+            queue = other.frames()
+            series_id = client.arm()
+            client.trigger(0.1)
+            assert queue.get().event_id == f"{series_id}_0"
+            assert other.series[queue_uid(other)].start is not None
+        finally:
+            client.abort()
+            client.put("stream", "mode", "disabled")
+
+
+def queue_uid(stream):
+    return next(reversed(stream.series))

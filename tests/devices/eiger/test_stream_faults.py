@@ -1,0 +1,222 @@
+"""The Eiger's stream when messages are lost, moved, changed or go to somebody else: each told by name."""
+
+from __future__ import annotations
+
+import lzma
+
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from ophyd.sim import SynAxis
+
+from sfdaq_ophyd import setup
+from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
+
+from ..run_engine_driver import check_run, drive, interruptible, streams
+from .conftest import check_as_found, make_eiger, stamp_of
+from .stream_line import Changed, Line, Lost, Moved, Shared, as_it_is
+
+motor = SynAxis(name="motor")
+
+
+@pytest.fixture(scope="module")
+def shared_line(shared_part):
+    line = Line(shared_part.stream_endpoint)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def line(shared_line):
+    shared_line.change = as_it_is
+    return shared_line
+
+
+@pytest.fixture
+def eiger(part, line, tmp_path, monkeypatch):
+    monkeypatch.setattr("sfdaq_ophyd.devices.eiger._stream.LONGEST_REST", 2.0)
+    return make_eiger(part, tmp_path, readout="stream", stream=line.endpoint)
+
+
+def fly_scan(eiger, n=6):
+    return lambda: fly([eiger], n, period=0.01)
+
+
+def rows_of(run):
+    return streams(run)["primary"].rows
+
+
+HARMLESS = {
+    "nothing": as_it_is,
+    "no start": Lost("start"),
+    "no end": Lost("end"),
+    "twice": Changed(3, lambda data: [data, data]),
+    "swapped": Moved(2),
+    "end before the last": Moved(5),
+}
+
+
+@pytest.mark.parametrize("change", list(HARMLESS))
+def test_fly_when_the_order_is_odd_and_no_image_lost_then_complete(part, line, eiger, change):
+    line.change = HARMLESS[change]
+    run = drive(interruptible(), fly_scan(eiger))
+    check_run(run, 6, stamp_of=stamp_of)
+    assert [row["eiger_event_id"].split("_")[1] for row in rows_of(run)] == list("012345")
+    check_as_found(part, eiger.client)
+
+
+def cut(data):
+    return [data[: len(data) // 2]]
+
+
+def with_wrong_length(data):
+    assert data.count(b"bslz4") == 1
+    at = data.index(b"bslz4") + 5
+    at = data.index(bytes(4), at)  # the length of what is compressed, u64 big-endian
+    return [data[:at] + b"\0\0\0\1" + data[at + 4 :]]
+
+
+FATAL = {
+    "lost": (Lost(2), "_2 "),
+    "lost at the end": (Lost(5), "_5 "),
+    "cut off": (Changed(2, cut), "1 messages were not understood, at last"),
+    "in two parts": (Changed(2, lambda data: [[data, b"more"]]), "a message of 2 parts, expected one"),
+    "of another length": (Changed(2, with_wrong_length), "_2 (data of threshold_1"),
+    "every second": (Shared(), "another client reads this stream"),
+}
+
+
+@pytest.mark.parametrize("change", list(FATAL))
+def test_fly_when_an_image_does_not_come_then_its_number_and_the_reason_are_told(part, line, eiger, change):
+    line.change, told = FATAL[change]
+    run = drive(interruptible(), fly_scan(eiger))
+    assert run.stop["exit_status"] == "fail"
+    assert told in run.stop["reason"] and "eiger" in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
+@pytest.mark.parametrize("plan", ["step", "fly"])
+def test_plan_when_a_loss_is_tolerated_then_the_gap_is_in_its_place(part, line, eiger, plan):
+    eiger.loss_policy.put("tolerant")
+    plans = {"fly": fly_scan(eiger), "step": lambda: bp.count([eiger], 6)}
+    line.change = Lost(2, count=1)
+    run = drive(interruptible(), plans[plan])
+    check_run(run, 6, stamp_of=stamp_of)
+    rows = rows_of(run)
+    assert [row["eiger_is_good"] for row in rows] == [True, True, False, True, True, True]
+    assert [row["eiger_n_missing"] for row in rows] == [0, 0, 1, 0, 0, 0]
+
+
+def test_step_when_an_image_is_lost_and_points_are_retaken_then_complete_in_a_new_series(part, line, eiger):
+    eiger.loss_policy.put("retake")
+    line.change = Lost(1, count=1)
+    run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    check_run(run, 3, stamp_of=stamp_of)
+    first, *others = (int(row["eiger_event_id"].split("_")[0]) for row in rows_of(run))
+    assert others == [first + 1, first + 1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (("mode", "disabled"), "the stream's mode is 'disabled', expected 'enabled'"),
+        (("format", "legacy"), "the stream's format is 'legacy', expected 'cbor'"),
+        (None, "another client reads this stream"),
+    ],
+)
+def test_point_when_nothing_comes_then_the_reason_is_told(part, line, eiger, setting, told):
+    client = SimplonClient(part.url)
+
+    def silent(message, data):
+        if setting is not None and isinstance(message, SeriesStart):
+            client.put("stream", *setting)
+        return []
+
+    line.change = silent
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and told in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
+def test_point_when_no_trigger_comes_from_outside_then_that_is_the_reason(part, line, eiger):
+    eiger.mode.put("external")
+    eiger.timeout.put(0.3)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and "no trigger came" in run.stop["reason"]
+    assert "state 'ready'" in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
+def test_point_when_an_image_of_another_series_comes_between_then_dropped_and_counted(part, line, eiger):
+    kept = []
+
+    def keep(message, data):
+        if isinstance(message, SeriesImage):
+            kept.append(data)
+        return [data]
+
+    line.change = keep
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    line.change = lambda message, data: [data, kept[0]] if isinstance(message, SeriesStart) else [data]
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    assert [row["eiger_n_stale"] for row in rows_of(run)] == [1, 1]
+
+
+def test_fly_when_the_unit_restarts_in_between_then_told_and_the_next_run_is_right(part, line, eiger):
+    def restart(message, data):
+        if isinstance(message, SeriesImage) and message.image_id == 2:
+            line.change = as_it_is
+            part.restart()
+        return [data]
+
+    line.change = restart
+    run = drive(interruptible(), lambda: fly([eiger], 200, period=0.01))
+    assert run.stop["exit_status"] == "fail" and "restarted" in run.stop["reason"]
+    eiger.exposure_time.put(0.002)
+    run = drive(interruptible(), fly_scan(eiger))
+    check_run(run, 6, stamp_of=stamp_of)
+    check_as_found(part, eiger.client)
+
+
+def test_captured_series_when_sent_into_the_device_then_in_the_catalog_as_its_readme_says(
+    make_part, catalog, data_dir, tmp_path, monkeypatch
+):
+    """Messages of an EIGER 1M, byte for byte, in place of the simulator's."""
+    names = sorted((data_dir / "eiger" / "stream2" / "maxiv_1m").glob("*.cbor*"))
+    captured = [lzma.decompress(p.read_bytes()) if p.suffix == ".xz" else p.read_bytes() for p in names]
+    uid = "01HRCJF83SA63WH8M5X1VBKFJM"
+    part = make_part(shape=(1065, 1030), initialized=True)
+    client = SimplonClient(part.url)
+    for _ in range(15):
+        client.arm()
+        client.disarm()
+    monkeypatch.setattr("sfdaq_ophyd.sim.eiger.detector.make_ulid", lambda *args: uid)
+
+    def replaced(message, data):
+        if isinstance(message, SeriesImage):
+            return [captured[1 + message.image_id]]
+        return [captured[-1 if isinstance(message, SeriesEnd) else 0]]
+
+    line = Line(part.stream_endpoint)
+    line.change = replaced
+    try:
+        eiger = make_eiger(part, tmp_path, readout="stream", stream=line.endpoint, exposure_time=0.02)
+        engine = interruptible()
+        setup(engine, catalog)
+        run = drive(engine, lambda: fly([eiger], 10, period=0.02))
+    finally:
+        line.close()
+    assert run.stop["exit_status"] == "success", run.error
+    primary = catalog[run.named("start")[0]["uid"]]["primary"]
+    assert list(primary["eiger_event_id"].read()) == [f"16_{k}" for k in range(10)]
+    assert set(primary["eiger_series_uid"].read()) == {uid}
+    times = primary["eiger_timestamp"].read()
+    np.testing.assert_allclose(times[[0, 9]], [1709819015.2, 1709819024.19992168], atol=1e-6)
+    np.testing.assert_allclose(primary["eiger_real_time"].read()[0], 49716627 / 5e7)
+    images = primary["eiger_image"].read().reshape(10, 1065, 1030)
+    valid = images != 2**32 - 1
+    assert set((~valid).sum(axis=(1, 2))) == {38130}
+    assert images[9][valid[9]].sum() == 51206
