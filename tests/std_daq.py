@@ -9,6 +9,19 @@ from collections.abc import Iterator
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
 from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
+from sfdaq_ophyd.sim.std_daq.websocket_server import WebsocketServer
+
+
+@contextlib.contextmanager
+def simulated_websocket_daq(**settings) -> Iterator[WebsocketServer]:
+    """Yield a running server of the websocket generation, the same way; its files have small chunks."""
+    given = {"speed": 10.0, "image_shape": (8, 16), "writable": tempfile.gettempdir(), "block_size": 4096}
+    clock = PulseClock(patient=True)
+    try:
+        with WebsocketServer(StdDaqSettings(dialect="websocket", **{**given, **settings}), clock) as server:
+            yield server
+    finally:
+        clock.close()
 
 
 @contextlib.contextmanager

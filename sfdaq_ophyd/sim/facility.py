@@ -29,7 +29,7 @@ PARTS = {
 
 NEEDS = {
     "eiger": ("aiohttp",),
-    "std_daq": ("fakeredis", "fastapi", "flask", "lupa", "redis", "uvicorn"),
+    "std_daq": ("fakeredis", "fastapi", "flask", "jsonschema", "lupa", "redis", "uvicorn", "websockets"),
     "broker": ("bottle",),
 }
 """Modules that the extra ``sim`` brings."""

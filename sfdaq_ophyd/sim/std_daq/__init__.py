@@ -1,4 +1,4 @@
-"""Simulated standard DAQ: REST in two dialects, Redis streams, a writer process, HDF5 files, faults."""
+"""Simulated standard DAQ: REST in two dialects, the websocket generation, Redis streams, files, faults."""
 
 from typing import TYPE_CHECKING
 

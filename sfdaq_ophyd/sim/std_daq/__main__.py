@@ -1,23 +1,30 @@
 """The simulated standard DAQ as a process: ``python -m sfdaq_ophyd.sim.std_daq``.
 
-Prints ``READY <REST address>`` once it serves. With ``--control`` it reports steps while it starts, prints
-READY and both addresses as JSON, obeys JSON commands on standard input, and ends with it.
+Prints ``READY <REST address>`` once it serves, with the websocket's after it if it has one. With
+``--control`` it reports steps while it starts, prints READY and all addresses as JSON, obeys JSON commands on
+standard input, and ends with it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import threading
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ...starting import report_step, without_collection
 from ..child import make_parser, obey, on_signal, running_clock, say_ready
+from ..clock import PulseClock
 
 with without_collection(ours=True):
-    from .server import StdDaqServer
     from .settings import DIALECTS, StdDaqSettings
+
+if TYPE_CHECKING:
+    from .server import StdDaqServer
+    from .websocket_server import WebsocketServer
 
 
 def main() -> None:
@@ -25,6 +32,9 @@ def main() -> None:
     parser = make_parser("sfdaq_ophyd.sim.std_daq", __doc__)
     parser.add_argument("--dialect", choices=DIALECTS, default="flask", help="generation of the service")
     parser.add_argument("--port", type=int, default=5000, help="REST port; 0 takes a free one")
+    parser.add_argument(
+        "--ws-port", type=int, default=8080, help="port of the websocket generation's control"
+    )
     parser.add_argument("--redis-port", type=int, default=0, help="port of our own Redis")
     parser.add_argument("--redis-url", default="", help="use this Redis")
     parser.add_argument("--detector-name", default="", help="e.g. JF01T03V01")
@@ -36,35 +46,41 @@ def main() -> None:
     with running_clock(parser, logging.CRITICAL, logging.DEBUG) as (options, clock):
         given = {name: getattr(options, name) for name in ("dialect", "redis_url", "speed", "detector_name")}
         given["writable"] = options.writable or [os.getcwd()]
-        server = StdDaqServer(
-            StdDaqSettings(**{**given, **options.settings}),
-            clock,
-            start_pulse_id=options.start_pulse_id,
-            port=options.port,
-            redis_port=options.redis_port,
-            on_step=report_step if options.control else lambda step: None,
-        )
-        with server:
+        settings = StdDaqSettings(**{**given, **options.settings})
+        on_step = report_step if options.control else lambda step: None
+        with _server(settings, clock, options, on_step) as server:
             if options.control:
-                say_ready(json.dumps({"url": server.url, "redis_url": server.redis_url}))
+                say_ready(json.dumps(server.addresses()))
                 obey(partial(_do, server))
             else:
                 done = threading.Event()
                 on_signal(done.set)
-                say_ready(server.url)
+                addresses = server.addresses()
+                say_ready(*(addresses[role] for role in ("url", "ws_url") if role in addresses))
                 done.wait()
 
 
-def _do(server: StdDaqServer, do: str, **details):
-    source = server.service.source
+def _server(settings: StdDaqSettings, clock: PulseClock, options: argparse.Namespace, on_step):
+    """Make the server of a dialect, and import no other."""
+    common = {"start_pulse_id": options.start_pulse_id, "port": options.port, "on_step": on_step}
+    with without_collection(ours=True):
+        if settings.dialect == "websocket":
+            from .websocket_server import WebsocketServer
+
+            return WebsocketServer(settings, clock, ws_port=options.ws_port, **common)
+        from .server import StdDaqServer
+
+        return StdDaqServer(settings, clock, redis_port=options.redis_port, **common)
+
+
+def _do(server: StdDaqServer | WebsocketServer, do: str, **details):
     actions = {
         "fail": lambda: server.fail_next(details["what"], **details["details"]),
-        "burst": lambda: source.burst(**details),
-        "follow_clock": source.follow_clock,
-        "silence": source.silence,
-        "n_images": lambda: source.n_images,
-        "restart_writer": server.service.restart_writer,
-        "writer_alive": lambda: server.service.writer.alive,
+        "burst": lambda: server.source.burst(**details),
+        "follow_clock": lambda: server.source.follow_clock(),
+        "silence": lambda: server.source.silence(),
+        "restart_writer": server.restart_writer,
+        "restart_driver": server.restart_driver,
     }
     return actions[do]()
 

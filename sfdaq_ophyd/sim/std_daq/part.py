@@ -11,7 +11,7 @@ from ..child import ChildPart
 from ..faults import check
 from ..jungfrau.part import JungfrauPart
 from ..world import World
-from .faults import FAULTS
+from .faults import faults_of
 from .settings import StdDaqSettings
 
 
@@ -27,13 +27,14 @@ class StdDaqPart(ChildPart):
         An outside Redis; default is one of our own.
     **settings
         Fields of `StdDaqSettings`: dialect, pydantic, detector_name, image_shape, rate_multiplicator,
-        running, servers, simulation, compressed, validator, maxlen, folders; `writable` names folders
-        outside of the facility's directory that files may be written to.
+        running, servers, simulation, compressed, validator, maxlen, folders, n_writers, metadata_writer,
+        block_size; `writable` names folders outside of the facility's directory that files may be written to.
 
     Attributes
     ----------
-    url, redis_url : str
-        REST and Redis.
+    url, redis_url, ws_url : str
+        REST (of the websocket generation that of its configuration); Redis and the websocket that controls
+        the writers, empty in the dialects that have none.
 
     Notes
     -----
@@ -62,24 +63,26 @@ class StdDaqPart(ChildPart):
         except TypeError as exc:
             raise RequestError("std_daq options", sorted(settings), f"fields of Settings ({exc})") from exc
         super().__init__(world)
-        self._settings = chosen
-        self.url = self.redis_url = ""
+        self._settings, self._addresses = chosen, dict[str, str]()
+        self.url = self.redis_url = self.ws_url = ""
 
     def _arguments(self) -> list[object]:
-        ports = ("--port", self._world.next_port(), "--redis-port", self._world.next_port())
+        other = "--ws-port" if self._settings.dialect == "websocket" else "--redis-port"
+        ports = ("--port", self._world.next_port(), other, self._world.next_port())
         return self._with_settings(self._settings, *ports)
 
     def _take_addresses(self, said: str) -> None:
-        addresses = json.loads(said)
-        self.url, self.redis_url = addresses["url"], addresses["redis_url"]
+        self._addresses = json.loads(said)
+        self.url = self._addresses["url"]
+        self.redis_url, self.ws_url = (self._addresses.get(role, "") for role in ("redis_url", "ws_url"))
 
     def addresses(self) -> dict[str, str]:
-        """Return REST and Redis by role."""
-        return {"url": self.url, "redis_url": self.redis_url}
+        """Return REST, and Redis or the websocket, by role."""
+        return dict(self._addresses)
 
     def fail_next(self, what: str, **details) -> None:
-        """Misbehave: names and details are in `faults.FAULTS`."""
-        check(FAULTS, what, details)
+        """Misbehave: names and details are in `faults.FAULTS`, for those that the dialect can have."""
+        check(faults_of(self._settings.dialect), what, details)
         self._ask("fail", what=what, details=details)
 
     def burst(self, n: int, rate: float, first_id: int | None = None) -> None:
@@ -95,5 +98,9 @@ class StdDaqPart(ChildPart):
         self._ask("silence")
 
     def restart_writer(self) -> None:
-        """Start the writer process anew."""
+        """Start the writer process anew, or those that are dead."""
         self._ask("restart_writer")
+
+    def restart_driver(self) -> None:
+        """Start anew what drives the writers; they go on."""
+        self._ask("restart_driver")

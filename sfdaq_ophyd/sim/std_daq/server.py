@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import redis
-import uvicorn
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from ...errors import ServiceUnreachable
-from ...limits import Limit
 from ..clock import PulseClock
 from ..faults import Faults, check
-from ..http import STATUS, refusal
 from . import rest_fastapi, rest_flask
 from .embedded_redis import EmbeddedRedis
-from .faults import AT_ONCE, FAULTS
+from .faults import AT_ONCE, faults_of
+from .image_source import ImageSource
 from .service import Service
+from .serving import HOST, AroundFastApi, refused, serve_fastapi
 from .settings import StdDaqSettings
-
-MAX_BODY = 2**16
-"""Longest body of a request, bytes: a configuration of all modules is a tenth of it."""
-
-TOO_LONG = 413
-
-
-def refused(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
-    """Return code and text of a refusal; None if the service may look at the request.
-
-    A plain OPTIONS is answered as the real service does, a browser's question before a request is not.
-    """
-    asks_before = method == "OPTIONS" and "Access-Control-Request-Method" in headers
-    why = refusal("OPTIONS" if asks_before else "GET", headers)
-    if why is not None:
-        return STATUS, why
-    length = headers.get("Content-Length", "0")
-    if "chunked" in headers.get("Transfer-Encoding", "") or not length.isdecimal() or int(length) > MAX_BODY:
-        return TOO_LONG, f"a body of at most {MAX_BODY} bytes, of a length given before, is served here"
-    return None
 
 
 class _AroundFlask:
@@ -69,44 +47,6 @@ class _AroundFlask:
             with contextlib.suppress(OSError):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         return reply
-
-
-class _AroundFastApi:
-    """Around a FastAPI application, the same."""
-
-    def __init__(self, app, faults: Faults, closing: threading.Event):
-        self._app, self._faults, self._closing = app, faults, closing
-
-    async def __call__(self, scope, receive, send):
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        headers = {name.title(): value for name, value in pairs}
-        if (refusal_of_it := refused(scope["method"], headers)) is not None:
-            code, text = refusal_of_it
-            await self._reply(send, code, {b"content-type": b"text/plain"}, text.encode())
-            return
-        path = scope["path"]
-        if fault := self._faults.take("hang", path=path):
-            await asyncio.to_thread(self._closing.wait, fault.get("seconds", 30.0))
-        if not self._faults.take("lost_reply", path=path):
-            await self._app(scope, receive, send)
-            return
-        with contextlib.suppress(Exception):  # raised again once its reply is sent
-            await self._app(scope, receive, self._swallow)
-        await self._reply(send, 200, {b"content-length": b"1000"}, None)
-
-    @staticmethod
-    async def _reply(send, code: int, headers: dict[bytes, bytes], body: bytes | None) -> None:
-        header = [*headers.items(), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": code, "headers": header})
-        if body is not None:
-            await send({"type": "http.response.body", "body": body})
-
-    @staticmethod
-    async def _swallow(message) -> None:
-        pass
-
-
-HOST = "127.0.0.1"
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -158,7 +98,7 @@ class StdDaqServer:
         self.redis_url = settings.redis_url
         self.url = ""
         self._service: Service | None = None
-        self._faults = Faults(FAULTS)
+        self._faults = Faults(faults_of(settings.dialect))
         self._closing = threading.Event()
         self._stop_rest = lambda: None
         self._others: list[threading.Thread] = []
@@ -206,12 +146,29 @@ class StdDaqServer:
             raise ServiceUnreachable("simulated standard DAQ", url=self.url, reason="it was not started")
         return self._service
 
+    @property
+    def source(self) -> ImageSource:
+        """The detector."""
+        return self.service.source
+
+    def addresses(self) -> dict[str, str]:
+        """Return REST and Redis by role."""
+        return {"url": self.url, "redis_url": self.redis_url}
+
+    def restart_writer(self) -> None:
+        """Start the writer process anew."""
+        self.service.restart_writer()
+
+    def restart_driver(self) -> None:
+        """Start the service anew; its writer goes on."""
+        self.service.restart()
+
     def fail_next(self, what: str, **details) -> None:
         """Misbehave, by the names in `faults`."""
         if what not in AT_ONCE:
             self._faults.add(what, details)
             return
-        check(FAULTS, what, details)
+        check(faults_of(self.settings.dialect), what, details)
         at_once: dict[str, Callable[..., object]] = {
             "writer_dies": self._writer_dies,
             "redis_away": self._redis_away,
@@ -267,26 +224,6 @@ class StdDaqServer:
         self._stop_rest = stop
 
     def _start_fastapi(self) -> None:
-        app = _AroundFastApi(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
-        config = uvicorn.Config(
-            app, host=HOST, port=self._port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
-        )
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs each error reply at length
-        server = uvicorn.Server(config)
-        socket = config.bind_socket()
-        self.url = f"http://{HOST}:{socket.getsockname()[1]}"
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [socket]}, name="std-daq REST", daemon=True
-        )
-        thread.start()
-        limit = Limit(self.settings.start_timeout)
-        while not server.started and thread.is_alive() and not limit.reached():
-            self._closing.wait(0.005)
-
-        def stop():
-            server.should_exit = True
-            thread.join(10)
-            socket.close()
-            self._stop_rest = lambda: None
-
-        self._stop_rest = stop
+        app = AroundFastApi(rest_fastapi.make_app(self.service, self._closing), self._faults, self._closing)
+        timeout = self.settings.start_timeout
+        self.url, self._stop_rest = serve_fastapi(app, self._port, timeout, self._closing)

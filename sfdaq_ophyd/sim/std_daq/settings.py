@@ -11,7 +11,10 @@ from ...errors import RequestError, SfdaqError
 from ...wire.detector_name import DetectorName
 from ...wire.pulse_id import check_rate_multiplicator
 
-DIALECTS = ("flask", "fastapi")
+DIALECTS = ("flask", "fastapi", "websocket")
+
+BLOCK_SIZE = 16 * 2**20
+"""Block of the file system where the configuration names no other, bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class StdDaqSettings:
     Parameters
     ----------
     dialect : str
-        "flask" (D1, what the published documentation describes) or "fastapi" (D2).
+        "flask" (D1, what the published documentation describes), "fastapi" (D2) or "websocket" (D3).
     pydantic : int
         Words of the fastapi dialect's validation errors: 2 or 1.
     speed : float
@@ -35,7 +38,8 @@ class StdDaqSettings:
     running : bool
         The detector sends images in step with the pulse clock from the start.
     servers : tuple of str
-        Servers that pick up a configuration; none leaves it waiting and restarts nothing.
+        Servers that pick up a configuration; none leaves it waiting and restarts nothing. The websocket
+        generation has no names for them.
     simulation : bool
         A UDP simulator stands behind ``/simulation``.
     compressed : bool
@@ -44,6 +48,12 @@ class StdDaqSettings:
         A file validator writes a report on every logged file (fastapi only).
     redis_url : str
         An outside Redis; empty starts one of our own.
+    n_writers : int
+        Writers, each with a file of its own (websocket only).
+    metadata_writer : bool
+        One more writes ``<prefix>Meta.h5`` (websocket only).
+    block_size : int
+        Block of the file system, bytes: chunks are as large (websocket only).
     maxlen : int or None
         Entries kept per Redis stream; None keeps all, as the real one.
     seed : int
@@ -67,6 +77,9 @@ class StdDaqSettings:
     compressed: bool = False
     validator: bool = False
     redis_url: str = ""
+    n_writers: int = 2
+    metadata_writer: bool = True
+    block_size: int = BLOCK_SIZE
     maxlen: int | None = None
     seed: int = 0
     start_timeout: float = 60.0
@@ -82,6 +95,8 @@ class StdDaqSettings:
             ("dialect", self.dialect in DIALECTS, f"one of {DIALECTS}"),
             ("pydantic", self.pydantic in (1, 2), "1 or 2"),
             ("speed", self.speed > 0, "a number above 0"),
+            ("n_writers", self.n_writers > 0, "1 or more"),
+            ("block_size", self.block_size > 0, "bytes above 0"),
             ("image_shape", len(self.image_shape) == 2 and min(self.image_shape) > 0, "(y, x)"),
         ):
             if not good:
@@ -90,9 +105,9 @@ class StdDaqSettings:
     @property
     def first_config(self) -> dict:
         """The configuration file of the service, pushed into a Redis that holds none."""
-        flask = self.dialect == "flask"
+        flask, websocket = self.dialect == "flask", self.dialect == "websocket"
         config: dict[str, Any] = {
-            "detector_name": self.detector_name or ("EG1M" if flask else "GF2"),
+            "detector_name": self.detector_name or _NAMES[self.dialect],
             "detector_type": "eiger" if flask else "gigafrost",
             "n_modules": 2 if flask else 8,
             "bit_depth": 16,
@@ -103,6 +118,10 @@ class StdDaqSettings:
             "module_positions": {"0": [0, 255, 255, 0], "1": [256, 255, 511, 0]} if flask else {},
             "submodule_info": [] if flask else {},
         }
+        if websocket:
+            config["number_of_writers"] = self.n_writers
+        if websocket and self.block_size != BLOCK_SIZE:
+            config["gpfs_block_size"] = self.block_size
         try:
             name = DetectorName.parse(config["detector_name"])
         except SfdaqError:
@@ -115,9 +134,13 @@ class StdDaqSettings:
             n_modules=name.n_modules,
             image_pixel_height=height,
             image_pixel_width=width,
-            module_positions=positions if flask else {},
+            module_positions=positions if flask or websocket else {},
         )
         return config
+
+
+_NAMES = {"flask": "EG1M", "fastapi": "GF2", "websocket": "gf-teststand"}
+"""Detectors where none is named."""
 
 
 def _folders(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -147,9 +170,13 @@ class Timing:
     deployer_poll : float
         Between two looks of a server at the configuration.
     restart : float
-        For which the writer is away after a deployment.
+        For which the writer is away after a deployment; in the websocket generation also the driver.
     redis_patience : float
         For which a call to an absent Redis is tried again.
+    image_wait : float
+        Between two looks of the websocket generation's driver at its state while no images come.
+    saving : float
+        For closing its files.
     live_silence, live_repeat : float
         Before the first "No data" picture of the live stream, and between two of them.
     """
@@ -176,6 +203,8 @@ _SECONDS = {
     "deployer_poll": 0.5,
     "restart": 10.0,
     "redis_patience": 4.0,
+    "image_wait": 1.0,
+    "saving": 0.15,
     "live_silence": 2.0,
     "live_repeat": 0.5,
 }

@@ -1,0 +1,116 @@
+"""Serving a FastAPI application on loopback: who is refused, how requests hang, how replies get lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import uvicorn
+
+from ...limits import Limit
+from ..faults import Faults
+from ..http import STATUS, refusal
+
+HOST = "127.0.0.1"
+
+MAX_BODY = 2**16
+"""Longest body of a request, bytes: a configuration of all modules is a tenth of it."""
+
+TOO_LONG = 413
+
+
+def refused(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    """Return code and text of a refusal; None if the service may look at the request.
+
+    A plain OPTIONS is answered as the real service does, a browser's question before a request is not.
+    """
+    asks_before = method == "OPTIONS" and "Access-Control-Request-Method" in headers
+    why = refusal("OPTIONS" if asks_before else "GET", headers)
+    if why is not None:
+        return STATUS, why
+    length = headers.get("Content-Length", "0")
+    if "chunked" in headers.get("Transfer-Encoding", "") or not length.isdecimal() or int(length) > MAX_BODY:
+        return TOO_LONG, f"a body of at most {MAX_BODY} bytes, of a length given before, is served here"
+    return None
+
+
+class AroundFastApi:
+    """Around a FastAPI application: refuses what is not local, hangs, loses replies."""
+
+    def __init__(self, app: Any, faults: Faults, closing: threading.Event):
+        self._app, self._faults, self._closing = app, faults, closing
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Serve a request, by the rules of ASGI."""
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = {name.title(): value for name, value in pairs}
+        if (refusal_of_it := refused(scope["method"], headers)) is not None:
+            code, text = refusal_of_it
+            await self._reply(send, code, {b"content-type": b"text/plain"}, text.encode())
+            return
+        path = scope["path"]
+        if fault := self._faults.take("hang", path=path):
+            await asyncio.to_thread(self._closing.wait, fault.get("seconds", 30.0))
+        if not self._faults.take("lost_reply", path=path):
+            await self._app(scope, receive, send)
+            return
+        with contextlib.suppress(Exception):  # raised again once its reply is sent
+            await self._app(scope, receive, self._swallow)
+        await self._reply(send, 200, {b"content-length": b"1000"}, None)
+
+    @staticmethod
+    async def _reply(send, code: int, headers: dict[bytes, bytes], body: bytes | None) -> None:
+        header = [*headers.items(), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": code, "headers": header})
+        if body is not None:
+            await send({"type": "http.response.body", "body": body})
+
+    @staticmethod
+    async def _swallow(message) -> None:
+        pass
+
+
+def serve_fastapi(
+    app: AroundFastApi, port: int, start_timeout: float, closing: threading.Event
+) -> tuple[str, Callable[[], None]]:
+    """Serve an application in a thread.
+
+    Parameters
+    ----------
+    app : AroundFastApi
+    port : int
+        0 takes a free one.
+    start_timeout : float
+        s for which its start is waited for.
+    closing : Event
+        Ends the wait.
+
+    Returns
+    -------
+    url : str
+    stop : callable
+    """
+    config = uvicorn.Config(
+        app, host=HOST, port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs each error reply at length
+    server = uvicorn.Server(config)
+    socket = config.bind_socket()
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [socket]}, name="std-daq REST", daemon=True
+    )
+    thread.start()
+    limit = Limit(start_timeout)
+    while not server.started and thread.is_alive() and not limit.reached():
+        closing.wait(0.005)
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(10)
+        socket.close()
+
+    return f"http://{HOST}:{socket.getsockname()[1]}", stop

@@ -1,0 +1,334 @@
+"""The driver of the websocket generation: one state, one acquisition at a time, its images dealt to writers.
+
+As in wire reference std-daq, section 12. A driver stands for one life of the process: what kills it ends it,
+and a new one begins idle. What it sends to a writer that is dead waits until that one is back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..faults import Faults
+from .driver import Image
+from .settings import Timing
+from .websocket_writers import Writer
+
+logger = logging.getLogger(__name__)
+
+IDLE, CREATING, WAITING, RECORDING = "idle", "creating_file", "waiting_for_first_image", "recording"
+STOP, SAVING, SAVED, ERROR = "stop", "saving_file", "file_saved", "error"
+STATES = (IDLE, CREATING, WAITING, RECORDING, STOP, SAVING, SAVED, ERROR)
+
+MOST_IMAGES = 16_777_215
+"""Images of a start that names no number."""
+
+MAX_QUEUED = 1000
+"""Images that wait for the driver; later ones are lost, as on the real image socket."""
+
+BEHIND = 20
+"""Images that wait, from which on the detector of a patient clock waits, too."""
+
+
+_numbers = itertools.count(1)
+"""Of acquisitions, in all lives."""
+
+
+class DriverDied(Exception):
+    """The process is gone; its message is what killed it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a start asks for.
+
+    Attributes
+    ----------
+    path, prefix : str
+        Folder, and how the names of the files begin.
+    n_images : int
+    """
+
+    path: str
+    prefix: str = "file"
+    n_images: int = MOST_IMAGES
+
+    @classmethod
+    def parse(cls, command: Mapping) -> Start | None:
+        """Return the start of a command in its idle state; None for any other command.
+
+        Raises
+        ------
+        DriverDied
+            A value has a wrong type.
+        """
+        if _text(command, "command", "") != "start" or "path" not in command:
+            return None
+        n_images = _number(command, "n_image", MOST_IMAGES)
+        for ignored in ("writer_id", "start_id"):
+            _number(command, ignored, 0)
+        return cls(_text(command, "path", ""), _text(command, "file_prefix", cls.prefix), n_images % 2**64)
+
+
+def _text(command: Mapping, name: str, default: str) -> str:
+    value = command.get(name, default)
+    if not isinstance(value, str):
+        raise DriverDied(f"{name} is {value!r}")
+    return value
+
+
+def _number(command: Mapping, name: str, default: int) -> int:
+    value = command.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DriverDied(f"{name} is {value!r}")
+    return int(value)
+
+
+class WebsocketDriver:
+    """One life of the driver process.
+
+    Parameters
+    ----------
+    writers : sequence of Writer
+        Image i of an acquisition goes to writer ``i % len(writers)``.
+    metadata_writer : Writer or None
+        It gets each of them.
+    timing : Timing
+    faults : Faults
+    on_change : callable
+        Called when the state has changed.
+    on_death : callable
+        Called when a fault has killed the process, with it and the s after which it is back, or None.
+
+    Attributes
+    ----------
+    alive : bool
+    """
+
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        metadata_writer: Writer | None,
+        timing: Timing,
+        faults: Faults,
+        on_change: Callable[[], object],
+        on_death: Callable[[WebsocketDriver, float | None], object],
+    ):
+        self._writers, self._metadata_writer = list(writers), metadata_writer
+        self._timing, self._faults = timing, faults
+        self._on_change, self._on_death = on_change, on_death
+        self._lock = threading.Lock()
+        self._state = self._shown = IDLE
+        self._count = 0
+        self._starts: queue.SimpleQueue[Start | None] = queue.SimpleQueue()
+        self._images: queue.Queue[Image] = queue.Queue(MAX_QUEUED)
+        self._subscribed, self._blocked, self._acquisition = False, False, 0
+        self._stop_is_lost = False
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="std-daq websocket driver", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process lives."""
+        return not self._closing.is_set()
+
+    def end(self) -> None:
+        """End, in the middle of whatever it does. Safe twice."""
+        self._closing.set()
+        self._subscribed = False
+        self._starts.put(None)
+
+    def close(self) -> None:
+        """End, and wait for the thread. Safe twice."""
+        self.end()
+        self._thread.join(10)
+
+    # ---- called by the sessions ---------------------------------------------------------------------
+
+    @property
+    def shown(self) -> str:
+        """The state as sessions see it."""
+        return self._shown
+
+    def tell(self) -> str:
+        """Return the status for one session, as JSON; who is told the end makes the driver idle."""
+        with self._lock:
+            status: dict[str, object] = {"status": self._shown}
+            if self._shown in (RECORDING, SAVING):
+                status["count"] = self._count
+            if is_end := self._shown in (SAVED, ERROR):
+                self._state = self._shown = IDLE
+                self._count = 0
+        if is_end:
+            self._on_change()
+        return as_json(status)
+
+    def obey(self, text: str) -> tuple[str | None, bool]:
+        """Obey a command.
+
+        Returns
+        -------
+        reply : str or None
+            JSON; None if the next status is all that there is to say.
+        leave : bool
+            Whether the driver closes the connection.
+
+        Raises
+        ------
+        DriverDied
+            It was the last command that this process got.
+        """
+        try:
+            command = json.loads(text)
+        except (ValueError, RecursionError):
+            return as_json({"status": ERROR, "reason": f"Invalid command! {text}"}), False
+        if not isinstance(command, dict):
+            raise DriverDied(f"a command that is no object: {text}")
+        if _text(command, "command", "") == "stop":
+            self.stop()
+            return None, False
+        if self._state != IDLE:
+            return as_json({"status": "rejected", "reason": "driver is busy!"}), False
+        if (start := Start.parse(command)) is None:
+            reason = f"Invalid command! expected: start with path parameter, received: {text}"
+            return as_json({"status": ERROR, "reason": reason}), True
+        self._starts.put(start)
+        return None, False
+
+    def stop(self) -> None:
+        """Stop what is recorded or begins; while the files are created it is forgotten when they are."""
+        if self._state == WAITING and self._faults.take("lost_stop"):
+            self._stop_is_lost = True
+        if self._state in (CREATING, WAITING, RECORDING):
+            self._change(STOP)
+
+    # ---- called by the image source -----------------------------------------------------------------
+
+    @property
+    def accepting(self) -> int:
+        """Number of the acquisition that takes images; 0 if none does."""
+        return self._acquisition if self._subscribed else 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether images wait for writers that take them."""
+        return self._subscribed and not self._blocked and self._images.qsize() > BEHIND
+
+    def image(self, image: Image) -> None:
+        """Take an image of the detector; lost unless an acquisition takes it."""
+        if self._subscribed:
+            try:
+                self._images.put_nowait(image)
+            except queue.Full:
+                logger.debug("image %d is lost: the driver does not take it", image.image_id)
+
+    # ---- the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (start := self._starts.get()) is not None:
+            try:
+                self._acquire(start)
+            except DriverDied:
+                return
+
+    def _acquire(self, start: Start) -> None:
+        while self._state != IDLE:  # somebody else's: the end before is not told yet
+            self._pause(self._timing.poll)
+        self._change(CREATING)
+        if not self._create(start):
+            self._change(ERROR)
+            return
+        self._change(WAITING)
+        self._record(start)
+        for writer in self._all:
+            self._reach(writer)
+        self._change(SAVING)
+        slow = self._faults.take("slow_saving")
+        self._pause(slow["seconds"] if slow else self._timing.saving)
+        for writer in self._all:
+            self._reach(writer).save()
+        self._change(SAVED)
+
+    @property
+    def _all(self) -> list[Writer]:
+        return [*([self._metadata_writer] if self._metadata_writer else []), *self._writers]
+
+    def _create(self, start: Start) -> bool:
+        """Have all files created; tell whether they are."""
+        refused = self._faults.take("creation_error")
+        created = {writer: self._reach(writer).create(start.path, start.prefix) for writer in self._all}
+        slow = self._faults.take("slow_creation")
+        seconds = slow["seconds"] if slow else 0.0
+        if any(not writer.alive for writer in self._all):  # it died of the request, and never answers
+            seconds = self._timing.give_up
+        self._pause(min(seconds, self._timing.give_up))
+        return all(created.values()) and not refused and seconds < self._timing.give_up
+
+    def _record(self, start: Start) -> None:
+        other, stopped, dies, driver_dies = (
+            self._faults.take(name)
+            for name in ("restarted_by_other", "stopped_by_other", "dies_writing", "driver_dies_writing")
+        )
+        self._images = queue.Queue(MAX_QUEUED)
+        self._acquisition = next(_numbers)
+        self._subscribed, self._stop_is_lost = True, False
+        n = 0
+        while n < start.n_images and (self._state in (WAITING, RECORDING) or self._stop_is_lost):
+            try:
+                image = self._images.get(timeout=self._timing.image_wait)
+            except queue.Empty:
+                self._pause(0)
+                continue
+            if self._state == WAITING or self._stop_is_lost:
+                self._stop_is_lost = False
+                self._change(RECORDING)
+            for writer in (self._metadata_writer, self._writers[n % len(self._writers)]):
+                if writer is not None:
+                    self._reach(writer).write(image)
+            n += 1
+            self._count = n
+            if dies and n == dies.get("after", 1):
+                self._writers[dies.get("writer", 0)].die()
+            if driver_dies and n == driver_dies.get("after", 1):
+                self.end()
+                self._on_death(self, driver_dies.get("seconds"))
+                raise DriverDied("told to")
+            if other and n == other.get("after", 1):
+                self._starts.put(replace(start, prefix=f"other_{start.prefix}"))
+            if other and n == other.get("after", 1) or stopped and n == stopped.get("after", 1):
+                self.stop()
+        self._subscribed = False
+
+    def _reach(self, writer: Writer) -> Writer:
+        """Return a writer once it lives: what is sent to a dead one waits."""
+        while not writer.alive:
+            self._blocked = True
+            self._pause(self._timing.poll)
+        self._blocked = False
+        return writer
+
+    def _pause(self, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            raise DriverDied("closed")
+
+    def _change(self, state: str) -> None:
+        missed = self._faults.take("missed_state", state=state)
+        with self._lock:
+            self._state = state
+            if not missed:
+                self._shown = state
+            elif state in (SAVED, ERROR):  # another session was told
+                self._state = self._shown = IDLE
+                self._count = 0
+        self._on_change()
+
+
+def as_json(status: Mapping[str, object]) -> str:
+    """Return a message as the driver writes it: keys in order, no blanks."""
+    return json.dumps(status, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,274 @@
+"""The websocket generation of the standard DAQ as a server: control, configuration, all behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from ..clock import PulseClock
+from ..faults import Faults, check
+from .faults import AT_ONCE, faults_of
+from .files import Pictures
+from .folders import Folders
+from .image_source import ImageSource
+from .serving import AroundFastApi, serve_fastapi
+from .settings import BLOCK_SIZE, StdDaqSettings, Timing
+from .websocket_control import Control
+from .websocket_driver import WebsocketDriver
+from .websocket_files import ImageFile, MetadataFile
+from .websocket_rest import make_app
+from .websocket_writers import Writer
+
+logger = logging.getLogger(__name__)
+
+MOST_WRITERS = 100
+
+DEPTHS = (8, 16, 32)
+
+
+class WebsocketServer:
+    """One simulated DAQ of the websocket generation in this process.
+
+    Parameters
+    ----------
+    settings : StdDaqSettings
+    clock : PulseClock
+        The machine's pulses.
+    start_pulse_id : int
+        Pulse id of frame 1.
+    port, ws_port : int
+        Of the configuration's REST service, and of the control; 0 takes a free one.
+    on_step : callable
+        Called with every step of the start.
+
+    Attributes
+    ----------
+    url, ws_url : str
+        Addresses, once started.
+    driver : WebsocketDriver
+        Its present life, or the last one.
+    writers : list of Writer
+    metadata_writer : Writer or None
+    source : ImageSource
+    """
+
+    def __init__(
+        self,
+        settings: StdDaqSettings,
+        clock: PulseClock,
+        *,
+        start_pulse_id: int | None = None,
+        port: int = 0,
+        ws_port: int = 0,
+        on_step: Callable[[str], object] = lambda step: None,
+    ):
+        self.settings, self.timing, self._clock = settings, Timing(settings.speed), clock
+        self._start_pulse_id = clock.start_pulse_id if start_pulse_id is None else start_pulse_id
+        self._port, self._ws_port, self._on_step = port, ws_port, on_step
+        self._faults = Faults(faults_of("websocket"))
+        self.folders = Folders(settings.folders, settings.writable)
+        self._config = settings.first_config
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._others: list[threading.Thread] = []
+        self.url = self.ws_url = ""
+        self._control: Control | None = None
+        self._source: ImageSource | None = None
+        self._stop_rest: Callable[[], None] = lambda: None
+        self.driver: WebsocketDriver | None = None
+        self.writers: list[Writer] = []
+        self.metadata_writer: Writer | None = None
+
+    def start(self) -> WebsocketServer:
+        """Return once it serves."""
+        try:
+            self._on_step("starting the control")
+            self._control = Control(self.timing, self._ws_port)
+            self.ws_url = self._control.url
+            self._begin()
+            self._source = ImageSource(
+                self._clock,
+                self._start_pulse_id,
+                self.settings.rate_multiplicator,
+                accepting=lambda: self.driver.accepting if self.driver else 0,
+                behind=lambda: bool(self.driver and self.driver.behind),
+                overrun=lambda: None,
+                deliver=lambda image: self.driver.image(image) if self.driver else None,
+                faults=self._faults,
+            )
+            if self.settings.running:
+                self._source.follow_clock()
+            self._on_step("starting the REST service")
+            app = make_app(lambda: self._config, self.set_config, self.folders, self._faults)
+            around = AroundFastApi(app, self._faults, self._closing)
+            timeout = self.settings.start_timeout
+            self.url, self._stop_rest = serve_fastapi(around, self._port, timeout, self._closing)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Leave nothing behind. Safe twice."""
+        self._closing.set()
+        self._stop_rest()
+        for thread in self._others:
+            thread.join(10)
+        if self._source is not None:
+            self._source.close()
+        if self._control is not None:
+            self._control.close()
+        if self.driver is not None:
+            self.driver.close()
+        for writer in self._all_writers:
+            writer.save()
+
+    __enter__ = start
+
+    def __exit__(self, *exc_info):
+        self.stop()
+
+    @property
+    def source(self) -> ImageSource:
+        """The detector."""
+        assert self._source is not None, "not started"
+        return self._source
+
+    def addresses(self) -> dict[str, str]:
+        """Return the configuration's REST and the control's websocket by role."""
+        return {"url": self.url, "ws_url": self.ws_url}
+
+    @property
+    def config(self) -> dict:
+        """The stored configuration."""
+        return self._config
+
+    def set_config(self, config: dict) -> None:
+        """Store a configuration; a changed one restarts driver and writers, where there are servers."""
+        with self._lock:
+            changed, self._config = config != self._config, config
+            if changed and self.settings.servers:
+                self._end()
+                for writer in self._all_writers:
+                    writer.die()
+                self._later(self.timing.restart, self._begin)
+
+    # ---- what goes wrong ----------------------------------------------------------------------------
+
+    def fail_next(self, what: str, **details) -> None:
+        """Misbehave, by the names in `faults`."""
+        check(faults_of("websocket"), what, details)
+        if what == "writer_dies":
+            writer = self.writers[details.get("writer", 0)]
+            writer.die()
+            if "seconds" in details:
+                self._later(details["seconds"], writer.revive)
+        elif what in AT_ONCE:
+            self._end()
+            if "seconds" in details:
+                self._later(details["seconds"], self.restart_driver)
+        else:
+            self._faults.add(what, details)
+
+    def restart_driver(self) -> None:
+        """Start the driver anew: it is idle. The writers go on."""
+        with self._lock:
+            self._end()
+            self._start_driver()
+
+    def restart_writer(self) -> None:
+        """Start all writers anew that are dead."""
+        for writer in self._all_writers:
+            if not writer.alive:
+                writer.revive()
+
+    def alive(self) -> dict[str, bool]:
+        """Tell which processes live: ``driver``, ``w0`` and so on, ``wm``."""
+        meta = {} if self.metadata_writer is None else {"wm": self.metadata_writer.alive}
+        living = {f"w{writer.name}": writer.alive for writer in self.writers}
+        return {"driver": self.driver is not None and self.driver.alive, **living, **meta}
+
+    # ---- processes ----------------------------------------------------------------------------------
+
+    @property
+    def _all_writers(self) -> list[Writer]:
+        return [*self.writers, *([self.metadata_writer] if self.metadata_writer else [])]
+
+    def _begin(self) -> None:
+        """Start driver and writers with the stored configuration; with one of no use they end at once."""
+        config, folders = self._config, self.folders
+        with self._lock:
+            self._end()
+            for writer in self._all_writers:
+                writer.save()
+            try:
+                block, group = config.get("gpfs_block_size", BLOCK_SIZE), config["detector_name"]
+                shape = (config["image_pixel_height"], config["image_pixel_width"])
+                user_id, n_writers = config.get("writer_user_id", 0), config["number_of_writers"]
+                depth = config["bit_depth"]
+                if not 0 < n_writers <= MOST_WRITERS or block < 1 or min(shape) < 1 or depth not in DEPTHS:
+                    raise ValueError(f"{n_writers} writers, blocks of {block}, {depth} bit, images {shape}")
+                pictures = Pictures(group, shape, depth, self.settings.seed, self._clock.view)
+            except (KeyError, TypeError, ValueError) as exc:
+                logger.warning("the configuration is of no use: %r", exc)
+                self.writers, self.metadata_writer = [], None
+                return
+            self.writers = [
+                Writer(str(k), partial(_image_file, group, block, pictures), folders, user_id)
+                for k in range(n_writers)
+            ]
+            if self.settings.metadata_writer:
+                self.metadata_writer = Writer(
+                    "Meta",
+                    partial(_metadata_file, group, block),
+                    folders,
+                    user_id,
+                    on_death=lambda writer: self._later(self.timing.restart, writer.revive),
+                )
+            self._start_driver()
+
+    def _start_driver(self) -> None:
+        control = self._control
+        assert control is not None
+        if not self.writers:
+            return
+        self.driver = WebsocketDriver(
+            self.writers, self.metadata_writer, self.timing, self._faults, control.changed, self._driver_dies
+        )
+        control.serve(self.driver)
+
+    def _end(self) -> None:
+        """End the driver, if it lives, and its sessions."""
+        with self._lock:
+            if self._control is not None:
+                self._control.cut()
+            if self.driver is not None:
+                self.driver.close()
+
+    def _driver_dies(self, driver: WebsocketDriver, seconds: float | None) -> None:
+        """End the sessions of a driver that a fault has killed, in its own thread."""
+        assert self._control is not None
+        self._control.cut(driver)
+        if seconds is not None:
+            self._later(seconds, self.restart_driver)
+
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+        def wait() -> None:
+            if not self._closing.wait(seconds):
+                with contextlib.suppress(RuntimeError):
+                    act()
+
+        thread = threading.Thread(target=wait, name="std-daq later", daemon=True)
+        self._others.append(thread)
+        thread.start()
+
+
+def _image_file(group: str, block_size: int, pictures: Pictures, path: str) -> ImageFile:
+    return ImageFile(path, group, block_size, pictures)
+
+
+def _metadata_file(group: str, block_size: int, path: str) -> MetadataFile:
+    return MetadataFile(path, group, block_size)
