@@ -16,7 +16,7 @@ from .config import SfdaqConfig, SimConfig
 from .config_file import load_config
 from .device_config import StdDaqWriterConfig
 
-N_PORTS = 24
+N_PORTS = 44
 """Ports kept free for one facility; `sim.yaml` says which server has which."""
 
 

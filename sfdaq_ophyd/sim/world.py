@@ -11,6 +11,10 @@ from typing import Protocol
 from .clock import PulseClock
 
 
+FIRST_LATER_PORT = 40
+"""Behind `port_base`: servers that are new do not move the others, whose numbers stand in `sfdaq.yaml`."""
+
+
 @dataclass
 class World:
     """What all parts of one facility share.
@@ -41,6 +45,7 @@ class World:
     start_timeout: float = 60.0
     parts: dict[str, Part] = field(default_factory=dict)
     _ports: Iterator[int] | None = field(default=None, repr=False)
+    _later_ports: Iterator[int] | None = field(default=None, repr=False)
 
     def next_port(self) -> int:
         """Return the port for one more server: 0 for any free one, else counted up from `port_base`."""
@@ -49,6 +54,14 @@ class World:
         if self._ports is None:
             self._ports = itertools.count(self.port_base)
         return next(self._ports)
+
+    def later_port(self) -> int:
+        """Return the port for a server that came when the others had their numbers."""
+        if not self.port_base:
+            return 0
+        if self._later_ports is None:
+            self._later_ports = itertools.count(self.port_base + FIRST_LATER_PORT)
+        return next(self._later_ports)
 
 
 class Part(Protocol):

@@ -105,6 +105,13 @@ def test_next_port_when_no_base_then_the_system_chooses():
     assert World(clock=None, directory=None).next_port() == 0
 
 
+def test_later_port_when_asked_then_numbers_of_the_others_stay():
+    world = World(clock=None, directory=None, port_base=4000)
+    ports = [world.next_port(), world.later_port(), world.later_port(), world.next_port()]
+    assert ports == [4000, 4040, 4041, 4001]
+    assert World(clock=None, directory=None).later_port() == 0
+
+
 def test_directory_when_not_given_then_gone_afterwards(parts):
     with Facility(only="eiger") as facility:
         directory = facility.directory

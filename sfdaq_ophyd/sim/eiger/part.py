@@ -119,7 +119,7 @@ class EigerPart:
             seed=world.seed,
             patient=world.clock.patient,
             sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
-            stream_port=stream_port or world.next_port(),
+            stream_port=stream_port or world.later_port(),
             stream_high_water=stream_high_water,
             stream_clock_error=stream_clock_error,
             stream_live=stream_live,
