@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,9 @@ COUNTERS = (
     "flushed",
 )
 
+PORT = 31001
+"""Of version 2, at the detector control unit."""
+
 MAX_BYTES = 512 << 20
 """Messages in memory, by default; more stay with the sender."""
 
@@ -59,6 +63,12 @@ MOST_SERIES = 8
 
 MOST_TOLD = 20
 """Ids that a message lists."""
+
+
+def stream_of(url: str) -> str:
+    """Return the endpoint of the stream of the detector control unit at `url`, ``"http://dcu:80"``."""
+    host = urlsplit(url).hostname or ""
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{PORT}"
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

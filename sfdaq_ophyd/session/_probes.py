@@ -179,6 +179,23 @@ def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
         client.close()
 
 
+def _eiger_stream(block: blocks.EigerConfig) -> tuple[str, str]:
+    """Look at the stream's port and ask by HTTP: a client of it would take every other frame."""
+    from ..clients import SimplonClient
+
+    probe_tcp(block.stream_endpoint)
+    client = SimplonClient(block.url, block.api_version, LIMIT)
+    try:
+        if client.version == "1.6.0":
+            raise DetectorStateError("API 1.6.0 has no format 'cbor' of the stream; use readout: monitor")
+        told = {name: client.get("stream", "config", name).value for name in ("mode", "format")}
+        told |= {name: client.get("stream", "status", name).value for name in ("state", "dropped")}
+        words = f"accepts connections; mode {told['mode']}, format {told['format']}, state {told['state']}"
+        return "", f"{words}, {told['dropped']} dropped; it does not tell who else is connected"
+    finally:
+        client.close()
+
+
 def _std_daq(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
     from ..clients import StdDaqClient
 
@@ -246,6 +263,7 @@ def _accepts(endpoint: str) -> bool:
 
 PROBES: dict[str, Callable[..., tuple[str, str]]] = {
     "Eiger": _eiger,
+    "Eiger stream": _eiger_stream,
     "StdDaqWriter": _std_daq,
     "SfDaqBroker": _broker,
     "Jungfrau": _jungfrau,

@@ -152,6 +152,9 @@ def _device_checks(name: str, block: blocks.DeviceConfig, config: SfdaqConfig) -
         yield _folder_check(f"{name} directory", config.directory / block.directory, writes)
     if isinstance(block, blocks.StdDaqWriterConfig) and (url := block.redis_url):
         yield Check(f"{name} redis", url, partial(probe_redis, url), "Start the DAQ's Redis")
+    if isinstance(block, blocks.EigerConfig) and (block.stream or block.readout == "stream"):
+        probe = partial(PROBES["Eiger stream"], block)
+        yield Check(f"{name} stream", block.stream_endpoint, probe, _EIGER_STREAM)
     if isinstance(block, blocks.SfDaqBrokerConfig):
         yield from _broker_checks(name, block, config)
 
@@ -181,4 +184,5 @@ _ADVICE = {
     "SfDaqBroker": "Start the broker, or mend url; it answers consoles of beamlines only",
 }
 _PV = "Is its IOC up, and EPICS_CA_ADDR_LIST right? caget from this machine tells"
+_EIGER_STREAM = "Is that the stream's port (31001), and open to this machine? Does the control unit answer?"
 _STREAM = "Is slsReceiver running, with this zmq port?"

@@ -72,6 +72,13 @@ class EigerConfig(FileDetectorConfig):
     legacy_ids: Literal["refuse", "status", "local"] = Field("refuse", description="ids of API 1.6")
     timeout: Positive = Field(10.0, description="s of an HTTP call")
 
+    @property
+    def stream_endpoint(self) -> str:
+        """Where the stream is."""
+        from ..clients.eiger_stream import stream_of
+
+        return self.stream or stream_of(self.url)
+
 
 class ConstantsConfig(BaseModel):
     """Files and options of a Jungfrau's calibration, read when the detector is first staged."""

@@ -10,7 +10,6 @@ from typing import Protocol
 
 from .clock import PulseClock
 
-
 FIRST_LATER_PORT = 40
 """Behind `port_base`: servers that are new do not move the others, whose numbers stand in `sfdaq.yaml`."""
 

@@ -6,15 +6,18 @@ Found faults: doctor-pulse-id.
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from sfdaq_ophyd.clients import EigerStream, SimplonClient
 from sfdaq_ophyd.errors import DetectorStateError, ServiceTimeout
 from sfdaq_ophyd.session import checks, load_config
 from sfdaq_ophyd.session.checks import Check, Finding, checks_of, run_checks
 from sfdaq_ophyd.session.magics import line_of
+from sfdaq_ophyd.sim import Facility
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
 
@@ -177,3 +180,62 @@ def test_clock_when_it_was_told_while_we_waited_then_it_is_ours():
     assert _offset(asked + 30, asked) == 0
     assert _offset(asked - 5, asked) == pytest.approx(-5)
     assert _offset(asked + 1e6, asked) > 0
+
+
+def eiger_findings(tmp_path, **block):
+    keys = "".join(f", {key}: '{value}'" for key, value in block.items())
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(f"directory: new\ndevices:\n  eiger: {{class: Eiger{keys}}}\n")
+    checks = [check for check in checks_of(load_config(path)) if check.name.startswith("eiger")]
+    return {finding.name: finding for finding in run_checks(checks)}
+
+
+def test_doctor_when_an_eiger_streams_then_no_message_of_the_series_is_taken(tmp_path):
+    with Facility(only=["eiger"], eiger_shape=(64, 64), eiger_initialized=True) as facility:
+        url, endpoint = facility.eiger.url, facility.eiger.stream_endpoint
+        client = SimplonClient(url)
+        for module, name, value in (
+            ("stream", "format", "cbor"),
+            ("stream", "mode", "enabled"),
+            ("detector", "count_time", 0.005),
+            ("detector", "frame_time", 0.01),
+            ("detector", "nimages", 200),
+        ):
+            client.put(module, name, value)
+        with EigerStream(endpoint, timeout=60) as stream, stream.frames() as frames:
+            stream.wait_connected(60)
+            client.arm()
+            trigger = threading.Thread(target=client.trigger, args=(2.0,))
+            trigger.start()
+            ids = [next(frames).image_id]
+            found = eiger_findings(tmp_path, url=url, readout="stream", stream=endpoint)["eiger stream"]
+            ids += [frame.image_id for _, frame in zip(range(199), frames)]
+            trigger.join(60)
+        client.close()
+    assert ids == list(range(200))
+    assert found.ok and found.address == endpoint, found
+    assert "mode enabled, format cbor, state acquire, 0 dropped" in found.found
+
+
+def test_doctor_when_the_stream_of_an_eiger_cannot_be_read_then_says_its_port_or_version(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        dead = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    options = {"eiger_shape": (64, 64), "eiger_initialized": True}
+    with Facility(only=["eiger"], **options) as facility:
+        url = facility.eiger.url
+        closed = eiger_findings(tmp_path, url=url, readout="stream", stream=dead)
+        assert "eiger stream" not in eiger_findings(tmp_path, url=url)
+        old = eiger_findings(
+            tmp_path, url=url, readout="stream", stream=facility.eiger.stream_endpoint, api_version="1.6.0"
+        )
+    assert closed["eiger"].ok and not closed["eiger stream"].ok
+    assert dead in closed["eiger stream"].found and "31001" in closed["eiger stream"].advice
+    assert "API 1.6.0 has no format 'cbor'" in old["eiger stream"].found
+
+
+def test_doctor_when_the_stream_has_no_address_then_that_of_the_control_unit(tmp_path, monkeypatch):
+    monkeypatch.setitem(checks.PROBES, "Eiger", lambda block: ("", ""))
+    monkeypatch.setitem(checks.PROBES, "Eiger stream", lambda block: ("", block.stream_endpoint))
+    found = eiger_findings(tmp_path, url="http://eiger-dcu:8080", readout="stream")["eiger stream"]
+    assert found.address == found.found == "tcp://eiger-dcu:31001"

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ophyd import Component as Cpt
 from ophyd import Signal
 
+from ...clients.eiger_stream import stream_of
 from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, shown_url
 from ...limits import Limit
@@ -30,9 +30,6 @@ from ._series import EigerSettings, LegacyIds, Mode, Readout
 from ._signals import SimplonSignal
 from ._source import SeriesSource
 from ._stream import StreamSource
-
-STREAM_PORT = 31001
-"""Of the stream, version 2."""
 
 
 def _config(path: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
@@ -232,9 +229,7 @@ class Eiger(Detector):
         if readout == Readout.MONITOR:
             return MonitorSource(self.client, name, debts, stale)
         if readout == Readout.STREAM:
-            host = urlsplit(self.client.url).hostname or ""
-            default = f"tcp://{f'[{host}]' if ':' in host else host}:{STREAM_PORT}"
-            return StreamSource(self.client, name, debts, stale, stream or default)
+            return StreamSource(self.client, name, debts, stale, stream or stream_of(self.client.url))
         if readout == Readout.FILEWRITER:
             folder: FileFolder = Downloads(self.client, directory)
             if self._files is not None:
