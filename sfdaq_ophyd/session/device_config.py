@@ -65,10 +65,14 @@ class EigerConfig(FileDetectorConfig):
     url: Http = Field(description="of the detector control unit")
     api_version: Literal["1.6.0", "1.8.0"] | None = Field(None, description="default: asked of the server")
     mode: Literal["internal", "external", "monitor", "auto"] | None = Field(None, description="who runs it")
-    readout: Literal["monitor", "stream"] = Field(
-        "monitor", description="where images come from; stream: every frame at full rate"
+    readout: Literal["monitor", "stream", "filewriter"] = Field(
+        "monitor", description="where images come from; stream and filewriter: every frame at full rate"
     )
     stream: Tcp | None = Field(None, description="of the stream; default: port 31001 of the host of `url`")
+    files: UserPath | None = Field(
+        None, description="folder in which the filewriter's files appear; default: they are fetched"
+    )
+    delete_files: bool = Field(False, description="delete them on the unit once they are here and whole")
     legacy_ids: Literal["refuse", "status", "local"] = Field("refuse", description="ids of API 1.6")
     timeout: Positive = Field(10.0, description="s of an HTTP call")
 

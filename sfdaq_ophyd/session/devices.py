@@ -183,6 +183,8 @@ def _arguments(block: DeviceConfig, config: SfdaqConfig, made: dict[str, Entry])
     given = {key: getattr(block, key) for key in type(block).model_fields.keys() - {"cls", "labels", "set"}}
     if "directory" in given:
         given["directory"] = config.directory / given["directory"]
+    if given.get("files") is not None:
+        given["files"] = config.directory / given["files"]
     if "pulse_id" in given:
         given["pulse_id"] = _device_named(given["pulse_id"], made)
     if isinstance(block, blocks.JungfrauConfig):

@@ -6,9 +6,11 @@ import inspect
 
 import pytest
 import zmq
+from ophyd import Kind
 
 from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
+from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.plans import run_number_wrapper, save_once
 from sfdaq_ophyd.session import device_config as blocks
 from sfdaq_ophyd.session import load_config
@@ -105,3 +107,23 @@ devices:
 def test_block_when_its_keys_are_compared_then_the_constructor_takes_each(block, cls, resolved):
     of_all = {"cls", "labels", "set"}
     assert block.model_fields.keys() - of_all - resolved <= inspect.signature(cls).parameters.keys()
+
+
+def test_eiger_when_the_file_says_its_readout_then_made_so_and_else_refused(tmp_path):
+    path, wanted = tmp_path / "sfdaq.yaml", "devices:\n"
+    for name, more in (
+        ("monitor", ""),
+        ("default", ", readout: stream"),
+        ("stream", ", readout: stream, stream: 'tcp://other:9001'"),
+        ("files", ", readout: filewriter, files: mounted, delete_files: true"),
+    ):
+        wanted += f"  {name}: {{class: Eiger, url: 'http://dcu:8080'{more}}}\n"
+    path.write_text(wanted)
+    made = {entry.name: entry.device for entry in make_devices(load_config(path))}
+    assert made["monitor"].monitor_mode.kind == made["stream"].stream_mode.kind == Kind.config
+    assert made["default"].source.stream.endpoints == ["tcp://dcu:31001"]
+    assert made["stream"].source.stream.endpoints == ["tcp://other:9001"]
+    assert made["files"].filewriter_mode.kind == Kind.config
+    path.write_text(wanted.replace("readout: stream", "readout: streem"))
+    with pytest.raises(ConfigError, match="readout: .*'monitor', 'stream' or 'filewriter', not 'streem'"):
+        load_config(path)
