@@ -115,15 +115,16 @@ def test_eiger_when_the_file_says_its_readout_then_made_so_and_else_refused(tmp_
         ("monitor", ""),
         ("default", ", readout: stream"),
         ("stream", ", readout: stream, stream: 'tcp://other:9001'"),
-        ("files", ", readout: filewriter, files: mounted, delete_files: true"),
+        ("files", ", readout: filewriter, files: mounted"),
+        ("fetched", ", readout: filewriter, delete_files: true"),
     ):
         wanted += f"  {name}: {{class: Eiger, url: 'http://dcu:8080'{more}}}\n"
-    path.write_text(wanted)
+    path.write_text(f"directory: .\n{wanted}")
     made = {entry.name: entry.device for entry in make_devices(load_config(path))}
     assert made["monitor"].monitor_mode.kind == made["stream"].stream_mode.kind == Kind.config
     assert made["default"].source.stream.endpoints == ["tcp://dcu:31001"]
     assert made["stream"].source.stream.endpoints == ["tcp://other:9001"]
-    assert made["files"].filewriter_mode.kind == Kind.config
+    assert made["files"].filewriter_mode.kind == made["fetched"].filewriter_mode.kind == Kind.config
     path.write_text(wanted.replace("readout: stream", "readout: streem"))
     with pytest.raises(ConfigError, match="readout: .*'monitor', 'stream' or 'filewriter', not 'streem'"):
         load_config(path)
