@@ -120,6 +120,14 @@ def compress_lz4(image: npt.NDArray[Any], block_bytes: int = 0) -> bytes:
     return b"".join(pieces)
 
 
+def compress_lz4_block(image: npt.NDArray[Any]) -> bytes:
+    """Return `image` as one block of LZ4 without a prefix, as version 1 of a detector's stream has it."""
+    pixels = np.ascontiguousarray(image).reshape(-1).view("u1")
+    out = ctypes.create_string_buffer(pixels.size + pixels.size // 255 + 16)
+    n_bytes = _need_library().LZ4_compress_default(pixels.ctypes.data, out, pixels.size, len(out))
+    return ctypes.string_at(out, n_bytes)
+
+
 def prefix(n_bytes: int, block_bytes: int) -> bytes:
     """Return what stands before the blocks: how large the data are, and a block of them, in bytes."""
     return n_bytes.to_bytes(8, "big") + block_bytes.to_bytes(4, "big")

@@ -25,6 +25,7 @@ def main() -> None:
     parser = make_parser("sfdaq_ophyd.sim.eiger", __doc__, control=False)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--stream-port", type=int, default=0, help="of the stream's version 2; 0: a free one")
+    parser.add_argument("--stream-legacy-port", type=int, default=0, help="of its version 1")
     parser.add_argument("--model", default="16M", choices=MODULES)
     parser.add_argument("--shape", type=_shape, help="rows x columns in place of a model, e.g. 64x80")
     parser.add_argument("--api-version", default="1.8.0")
@@ -41,6 +42,7 @@ def main() -> None:
             initialized=options.initialized,
             port=options.port,
             stream_port=options.stream_port,
+            stream_legacy_port=options.stream_legacy_port,
         )
         done = threading.Event()
         on_signal(done.set)

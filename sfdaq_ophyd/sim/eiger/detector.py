@@ -108,6 +108,7 @@ class EigerModel:
         after = self._allow("initialize")
         self._drop_exposure()
         self.stream.end()
+        self.stream.initialized_ns = time.time_ns()
         await self._busy(DetectorState.INITIALIZE)
         self.config.reset()
         self.series, self.series_id = None, 0

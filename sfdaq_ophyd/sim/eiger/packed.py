@@ -15,15 +15,15 @@ from ...wire.cbor import ArrayBytes
 from ..stamp import STAMP_PIXELS
 
 _BLOCK = {"bslz4": compression.BLOCK_BYTES, "lz4": 1 << 16, "none": 1 << 16}
-"""Bytes of a block by algorithm."""
-
-_PREFIX = {"bslz4": 12, "lz4": 12, "none": 0}
+"""Bytes of a block by algorithm; of any other, all are one."""
 
 
 def compress(algorithm: str, pixels: np.ndarray) -> bytes | memoryview:
     """Return pixels compressed by the algorithm of that name, its prefix before them."""
     if algorithm == "none":
         return np.ascontiguousarray(pixels).data.cast("B")
+    if algorithm == "lz4 block":
+        return compression.compress_lz4_block(pixels)
     block = _BLOCK[algorithm]
     if algorithm == "lz4":
         return compression.compress_lz4(pixels, block)
@@ -38,7 +38,7 @@ class PackedScene:
     images : list of ndarray
         Frame i shows image i modulo their number.
     algorithm : str
-        ``"bslz4"``, ``"lz4"`` or ``"none"``.
+        ``"bslz4"``, ``"lz4"`` or ``"none"``; ``"lz4 block"`` of version 1, which is made anew for each.
     rows : slice
         Those that change with the sample; none by default.
     """
@@ -46,8 +46,9 @@ class PackedScene:
     def __init__(self, images: list[np.ndarray], algorithm: str, rows: slice = slice(0, 0)):
         self.algorithm, self._shape, self._dtype = algorithm, images[0].shape, images[0].dtype
         self._images = [image.reshape(-1) for image in images]
-        self._items = _BLOCK[algorithm] // self._dtype.itemsize
-        self._prefix = compression.prefix(images[0].nbytes, _BLOCK[algorithm]) if algorithm != "none" else b""
+        n_bytes = images[0].nbytes
+        self._items = _BLOCK.get(algorithm, n_bytes) // self._dtype.itemsize
+        self._prefix = compression.prefix(n_bytes, _BLOCK[algorithm]) if algorithm.endswith("lz4") else b""
         self._band = slice(rows.start * self._shape[1], min(rows.stop, self._shape[0]) * self._shape[1])
         n_blocks = -(-images[0].size // self._items)
         first, last = self._band.start // self._items, -(-self._band.stop // self._items)
@@ -112,4 +113,4 @@ class PackedScene:
         return pieces[0], self._blocks(pieces[1])
 
     def _blocks(self, pixels: np.ndarray) -> bytes | memoryview:
-        return compress(self.algorithm, pixels)[_PREFIX[self.algorithm] :] if pixels.size else b""
+        return compress(self.algorithm, pixels)[len(self._prefix) :] if pixels.size else b""

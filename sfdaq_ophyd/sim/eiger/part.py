@@ -57,8 +57,8 @@ class EigerPart:
         The ``detector_number``.
     port : int
         0 takes a free one.
-    stream_port : int
-        Of the stream's version 2; 0 takes a free one.
+    stream_port, stream_legacy_port : int
+        Of the stream's versions 2 and 1; 0 takes a free one.
     stream_high_water : int, optional
         Messages kept for a slow client of the stream; default is 1000, fewer of a large detector.
     stream_clock_error : float
@@ -70,8 +70,8 @@ class EigerPart:
     ----------
     url : str
         Address of the detector control unit, ``http://127.0.0.1:<port>``.
-    stream_endpoint : str
-        Address of the stream's version 2, ``tcp://127.0.0.1:<port>``.
+    stream_endpoint, stream_legacy_endpoint : str
+        Addresses of the stream's versions 2 and 1, ``tcp://127.0.0.1:<port>``.
     requests : BoundedLog of Request
         The last 10 000 requests answered: ``entries()``, ``clear()``.
     faults : Faults
@@ -95,6 +95,7 @@ class EigerPart:
         serial: str = "E-32-0000",
         port: Annotated[int, Field(ge=0, le=65535)] = 0,
         stream_port: Annotated[int, Field(ge=0, le=65535)] = 0,
+        stream_legacy_port: Annotated[int, Field(ge=0, le=65535)] = 0,
         stream_high_water: Annotated[int, Field(ge=1)] | None = None,
         stream_clock_error: Annotated[float, Field(gt=-0.01, lt=0.01)] = 0.0,
         stream_live: Annotated[float, Field(gt=0, le=1)] = 1.0,
@@ -120,6 +121,7 @@ class EigerPart:
             patient=world.clock.patient,
             sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
             stream_port=stream_port or world.later_port(),
+            stream_legacy_port=stream_legacy_port or world.later_port(),
             stream_high_water=stream_high_water,
             stream_clock_error=stream_clock_error,
             stream_live=stream_live,
@@ -129,7 +131,7 @@ class EigerPart:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._problem: Exception | None = None
-        self.url = self.stream_endpoint = ""
+        self.url = self.stream_endpoint = self.stream_legacy_endpoint = ""
 
     def launch(self) -> None:
         """Begin to serve."""
@@ -160,7 +162,11 @@ class EigerPart:
 
     def addresses(self) -> dict[str, str]:
         """Say where it serves."""
-        return {"url": self.url, "stream": self.stream_endpoint}
+        return {
+            "url": self.url,
+            "stream": self.stream_endpoint,
+            "stream_legacy": self.stream_legacy_endpoint,
+        }
 
     def fail_next(self, what: str, *, count: int = 1, **details) -> None:
         """Misbehave `count` times; `sfdaq_ophyd.sim.eiger.FAULTS` lists the names and what they take."""
@@ -219,7 +225,8 @@ class EigerPart:
         await runner.setup()
         try:
             self._dcu.stream.bind()
-            self.stream_endpoint = self._dcu.stream.endpoint
+            self.stream_endpoint = self._dcu.stream.endpoint("cbor")
+            self.stream_legacy_endpoint = self._dcu.stream.endpoint("legacy")
             site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

@@ -18,6 +18,8 @@ from ..faults import Faults
 from .config import DetectorConfig
 from .frames import FrameMaker
 from .packed import PackedScene
+from .stream_faults import FaultySeries
+from .stream_legacy import LegacySeries
 from .stream_series import CborSeries, Parts, SeriesSettings, channels_of, difference_of
 
 HIGH_WATER = 1000
@@ -77,8 +79,8 @@ class StreamOutput:
     config : callable
         Returns the stream's config: name to `Parameter`.
     faults : Faults
-    port : int
-        Of version 2; 0 takes a free one.
+    port, legacy_port : int
+        Of versions 2 and 1; 0 takes a free one.
     high_water : int
         Messages that are kept for a slow client.
     clock_error, live : float
@@ -96,23 +98,26 @@ class StreamOutput:
         faults: Faults,
         *,
         port: int,
+        legacy_port: int,
         high_water: int,
         clock_error: float,
         live: float,
     ):
         self._config, self._faults = config, faults
-        self._port, self._high_water = port, high_water
+        self._ports, self._high_water = {"cbor": port, "legacy": legacy_port}, high_water
         self._clock_error, self._live = clock_error, live
         self._context: zmq.Context | None = None
         self._sockets: dict[str, PushSocket] = {}
         self._packed: tuple[object, object, Mapping[str, PackedScene]] = ([], (), {})
-        self._series: CborSeries | None = None
-        self.n_dropped = 0
+        self._series: FaultySeries | None = None
+        self._socket: PushSocket | None = None
+        self.initialized_ns = self.n_dropped = 0
 
     def bind(self) -> None:
         """Open the ports; they are open whether or not the stream is enabled."""
         self._context = zmq.Context()
-        self._sockets = {"cbor": PushSocket(self._context, self._port, self._high_water)}
+        for name, port in self._ports.items():
+            self._sockets[name] = PushSocket(self._context, port, self._high_water)
 
     def close(self) -> None:
         """Close the ports. Safe twice."""
@@ -123,10 +128,9 @@ class StreamOutput:
             self._context.term()
             self._context = None
 
-    @property
-    def endpoint(self) -> str:
-        """Address of version 2; empty while closed."""
-        return self._sockets["cbor"].endpoint if self._sockets else ""
+    def endpoint(self, name: str) -> str:
+        """Return the address of version 2 (``"cbor"``) or 1 (``"legacy"``)."""
+        return self._sockets[name].endpoint
 
     async def open(
         self,
@@ -142,7 +146,7 @@ class StreamOutput:
         self.n_dropped = 0
         stream = {name: parameter.value for name, parameter in self._config().items()}
         channels = channels_of(config)
-        if stream["mode"] != "enabled" or not channels or stream["format"] not in self._sockets:
+        if stream["mode"] != "enabled" or not channels or self._faults.take("silent") is not None:
             return
         thresholds = {"threshold_1": config["threshold_energy"]}
         if "threshold/2/energy" in config.parameters:
@@ -151,6 +155,7 @@ class StreamOutput:
             maker=maker,
             unique_id=unique_id,
             arm_date=config["data_collection_date"],
+            initialized_ns=self.initialized_ns,
             number_of_images=number_of_images,
             offset_minutes=offset_minutes,
             stream=stream,
@@ -161,44 +166,43 @@ class StreamOutput:
             clock_error=self._clock_error,
             live=self._live,
         )
-        series = CborSeries(settings, await self._pack(maker, config, channels))
-        self._series = series
-        self._send(series.encode(series.start()))
+        legacy = stream["format"] == "legacy"
+        scenes = await self._pack(maker, config, channels, legacy)
+        series = LegacySeries(settings, scenes) if legacy else CborSeries(settings, scenes)
+        self._socket, self._series = self._sockets[stream["format"]], FaultySeries(series, self._faults)
+        self._send(self._series.start())
 
     def image(self, image_id: int, time_ns: int, count_time: float | None) -> None:
         """Send one exposure; parameters as for `CborSeries.image`."""
-        if (series := self._series) is None:
-            return
-        if not self._send(series.encode(series.image(image_id, time_ns, count_time))):
-            self.n_dropped += 1
+        if self._series is not None:
+            self.n_dropped += self._send(self._series.image(image_id, time_ns, count_time))
 
     async def wait_for_room(self, patience: float) -> None:
         """Wait while the clients there are have no room, for `patience` s at the most."""
-        if self._series is not None:
+        if self._series is not None and self._socket is not None:
             await self._socket.wait_for_room(patience)
 
     def end(self) -> None:
         """Send the end of the series, if one is open."""
-        if (series := self._series) is not None:
-            self._send(series.encode(series.end()))
+        if self._series is not None:
+            self._send(self._series.end())
             self._series = None
 
     def abandon(self) -> None:
         """Forget the series without a word: what it still exposes is not sent."""
         self._series, self.n_dropped = None, 0
 
-    @property
-    def _socket(self) -> PushSocket:
-        return self._sockets["cbor"]
-
-    def _send(self, parts: Parts) -> bool:
-        return self._socket.send(parts)
+    def _send(self, messages: list[Parts]) -> int:
+        """Send what there is to say; how many messages nobody took."""
+        assert self._socket is not None  # a series is open
+        return [self._socket.send(parts) for parts in messages].count(False)
 
     async def _pack(
-        self, maker: FrameMaker, config: DetectorConfig, channels: tuple[str, ...]
+        self, maker: FrameMaker, config: DetectorConfig, channels: tuple[str, ...], legacy: bool
     ) -> Mapping[str, PackedScene]:
         """Return the compressed scenes of every channel; those of the last series where they are the same."""
         images, algorithm = maker.images, config["compression"]
+        algorithm = "lz4 block" if legacy and algorithm == "lz4" else algorithm
         if self._packed[0] is not images or self._packed[1] != (algorithm, channels):
             shared = PackedScene(images, algorithm, maker.rows)
             scenes = dict.fromkeys(channels, shared)

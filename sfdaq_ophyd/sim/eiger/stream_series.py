@@ -23,8 +23,18 @@ _AXES = ("chi", "kappa", "omega", "phi", "two_theta")
 _BEYOND = 2**32 - 1
 """In the table of count-rate corrections: more than can be corrected."""
 
+NS_PER_TICK = 10**9 // TICKS
+
 Parts = tuple[bytes | memoryview, ...]
 """One ZeroMQ message."""
+
+Fields = dict[str, object]
+"""One message of version 2, until it is sent."""
+
+
+def encode(message: Fields | list[bytes | memoryview]) -> Parts:
+    """Return what is sent: the parts of version 1 as they are, the fields of version 2 as CBOR."""
+    return (encode_message(message),) if isinstance(message, dict) else tuple(message)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,6 +46,8 @@ class SeriesSettings:
     maker : FrameMaker
     unique_id : str
     arm_date : str
+    initialized_ns : int
+        When the detector was initialized, ns since the epoch.
     number_of_images : int
     offset_minutes : int
         Of local time from UTC.
@@ -57,6 +69,7 @@ class SeriesSettings:
     maker: FrameMaker
     unique_id: str
     arm_date: str
+    initialized_ns: int
     number_of_images: int
     offset_minutes: int
     stream: Mapping[str, Any]
@@ -84,10 +97,24 @@ def difference_of(config: DetectorConfig, images: list[np.ndarray]) -> np.ndarra
 
 
 class ExposureClock:
-    """Ticks of the detector's clock since the first exposure of a series."""
+    """Ticks of the detector's clock since the first exposure of a series.
+
+    Attributes
+    ----------
+    first_ns : int
+        When that began, ns since the epoch; -1 before it.
+    offset_ns : int
+        By how much the detector's date is wrong.
+    """
 
     def __init__(self, settings: SeriesSettings):
-        self._settings, self.first_ns = settings, -1
+        self._settings, self.first_ns, self.offset_ns = settings, -1, 0
+
+    def date(self) -> Date:
+        """Return when the first exposure began, as the detector writes it."""
+        return Date(
+            format_time_ns(self.first_ns + self.offset_ns, offset_minutes=self._settings.offset_minutes)
+        )
 
     def times(self, time_ns: int, count_time: float | None) -> tuple[int, int, int]:
         """Return when an exposure began and ended, and for how long it counted, in ticks.
@@ -111,13 +138,13 @@ class ExposureClock:
 
 
 class CborSeries:
-    """The messages of one series in version 2; each is a map of fields until it is sent."""
+    """The messages of one series in version 2; each is a map of `Fields`."""
 
     def __init__(self, settings: SeriesSettings, scenes: Mapping[str, PackedScene]):
         self.settings, self._scenes, self.unique_id = settings, scenes, settings.unique_id
-        self._clock = ExposureClock(settings)
+        self.clock = ExposureClock(settings)
 
-    def start(self) -> dict[str, object]:
+    def start(self) -> Fields:
         """Return the fields of the first message."""
         s, config, maker = self.settings, self.settings.detector, self.settings.maker
         tables = s.stream["header_detail"] == "all"
@@ -159,9 +186,9 @@ class CborSeries:
         }
         return fields | self._user_data("header_appendix")
 
-    def image(self, image_id: int, time_ns: int, count_time: float | None) -> dict[str, object]:
+    def image(self, image_id: int, time_ns: int, count_time: float | None) -> Fields:
         """Return the fields of one exposure's message; parameters as for `ExposureClock.times`."""
-        start, stop, real = self._clock.times(time_ns, count_time)
+        start, stop, real = self.clock.times(time_ns, count_time)
         maker = self.settings.maker
         stamp, sample = stamp_of(maker.series_id, image_id), maker.sample_of(image_id)
         arrays: dict[int, ArrayBytes] = {}  # thresholds see the same
@@ -175,24 +202,17 @@ class CborSeries:
             **self._head("image"),
             "image_id": image_id,
             "real_time": [real, TICKS],
-            "series_date": Date(
-                format_time_ns(self._clock.first_ns, offset_minutes=self.settings.offset_minutes)
-            ),
+            "series_date": self.clock.date(),
             "start_time": [start, TICKS],
             "stop_time": [stop, TICKS],
             "data": data,
         } | self._user_data("image_appendix")
 
-    def end(self) -> dict[str, object]:
+    def end(self) -> Fields:
         """Return the fields of the last message."""
         return self._head("end")
 
-    @staticmethod
-    def encode(fields: Mapping[str, object]) -> Parts:
-        """Return the message that says this."""
-        return (encode_message(fields),)
-
-    def _head(self, kind: str) -> dict[str, object]:
+    def _head(self, kind: str) -> Fields:
         return {
             "type": kind,
             "series_id": self.settings.maker.series_id,
@@ -202,7 +222,7 @@ class CborSeries:
     def _table(self, name: str, channels: list[str]) -> dict[str, np.ndarray]:
         return dict.fromkeys(channels, np.asarray(self.settings.arrays[name]))
 
-    def _user_data(self, name: str) -> dict[str, object]:
+    def _user_data(self, name: str) -> Fields:
         value = self.settings.stream[name]
         return {} if value == "" else {"user_data": value}
 

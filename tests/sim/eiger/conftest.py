@@ -127,8 +127,8 @@ def make_pull():
     """Connect clients of the stream: ``make_pull(rest)``; all are closed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def make(rest, **options):
-            pull = Pull(rest.part.stream_endpoint, **options)
+        def make(rest, legacy=False, **options):
+            pull = Pull(rest.part.stream_legacy_endpoint if legacy else rest.part.stream_endpoint, **options)
             stack.callback(pull.close)
             return pull
 

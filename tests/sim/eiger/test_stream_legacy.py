@@ -1,0 +1,150 @@
+"""The stream of the simulated detector, version 1, and a published receiver that reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.wire.eiger_stream import LegacyEnd, LegacyImage, LegacyStart, decode_legacy
+from sfdaq_ophyd.wire.simplon import decode_darray
+
+from .conftest import Rest, arm, images
+
+
+@pytest.fixture
+def legacy(rest, make_pull):
+    """The only client of `rest`'s stream of version 1, which is enabled."""
+    rest.set("stream/config/mode", "enabled")
+    return make_pull(rest, legacy=True)
+
+
+def run(rest, pull, nimages=1):
+    """Take one series; its messages, as parts."""
+    arm(rest, nimages)
+    rest.command("detector/command/trigger")
+    messages = [pull.parts()]
+    while not isinstance(decode_legacy(messages[-1]), LegacyEnd):
+        messages.append(pull.parts())
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "frame_time", "encoding"),
+    [
+        ("bslz4", 0.002, "bs16-lz4<"),
+        ("bslz4", 0.02, "bs32-lz4<"),
+        ("lz4", 0.0003, "lz4<"),
+        ("none", 0.002, "<"),
+    ],
+)
+def test_series_when_streamed_in_version_1_then_the_monitors_pixels_in_the_real_ones_words(
+    rest, legacy, algorithm, frame_time, encoding
+):
+    rest.set("detector/config/compression", algorithm)
+    rest.set("detector/config/frame_time", frame_time)
+    start, *frames, end = run(rest, legacy, nimages=3)
+    assert json.loads(start[0]) == {"header_detail": "basic", "htype": "dheader-1.0", "series": 1}
+    assert json.loads(end[0]) == {"htype": "dseries_end-1.0", "series": 1} and len(end) == 1
+    for k, (parts, seen) in enumerate(zip(frames, images(rest, 3), strict=True)):
+        head, about, blob, times = parts
+        digest = hashlib.md5(about).hexdigest()
+        assert json.loads(head) == {"frame": k, "hash": digest, "htype": "dimage-1.0", "series": 1}
+        name = seen.image.dtype.name
+        expected = {"htype": "dimage_d-1.0", "shape": [48, 32], "size": len(blob), "type": name}
+        assert json.loads(about) == {"encoding": encoding, **expected}
+        np.testing.assert_array_equal(decode_legacy(parts).data.unpack(), seen.image)
+        assert set(json.loads(times)) == {"htype", "real_time", "start_time", "stop_time"}
+
+
+def test_header_when_details_are_chosen_then_as_many_parts_as_the_real_one_has(rest, legacy):
+    rest.set("stream/config/header_appendix", '{"filename": "", "rotate": 0}')
+    rest.set("stream/config/image_appendix", {"x": 1})
+    numbers = {}
+    for detail in ("none", "basic", "all"):
+        rest.set("stream/config/header_detail", detail)
+        start, frame, _ = run(rest, legacy)
+        numbers[detail] = len(start)
+        assert json.loads(frame[4]) == {"x": 1}
+    assert numbers == {"none": 1, "basic": 2, "all": 9}, "the appendix with all alone"
+    said = decode_legacy(run(rest, legacy)[0])
+    assert isinstance(said, LegacyStart) and said.appendix == {"filename": "", "rotate": 0}
+    np.testing.assert_array_equal(
+        said.tables["pixelmask"].unpack(), decode_darray(rest.value("detector/config/pixel_mask"))
+    )
+    true, measured = said.tables["countrate_table"].unpack().T
+    assert true.shape == (4000,) and (measured <= true).all()
+
+
+def test_header_when_compared_to_the_recorded_one_then_it_has_the_same_names(rest, legacy, data_dir):
+    recorded = json.loads((data_dir / "eiger/stream2/maxiv_1m_v1/header_part2.json").read_bytes())
+    said = json.loads(run(rest, legacy)[0][1])
+    assert set(said) == set(recorded)
+    assert {k: type(said[k]) for k in said} == {k: type(recorded[k]) for k in said}
+
+
+def test_times_when_in_version_1_then_ns_since_initialize_in_steps_of_20(rest, legacy):
+    rest.set("detector/config/frame_time", 0.004)
+    frames = [decode_legacy(parts) for parts in run(rest, legacy, nimages=4)[1:-1]]
+    assert all(isinstance(frame, LegacyImage) for frame in frames)
+    starts = [frame.start_time for frame in frames]
+    assert starts[0] > 0 and all(b > a for a, b in zip(starts, starts[1:]))
+    assert {frame.start_time % 20 for frame in frames} == {0}
+    assert {frame.stop_time - frame.start_time for frame in frames} == {frames[0].real_time}
+
+
+def test_legacy_when_nobody_listens_then_dropped_counts(rest):
+    rest.set("stream/config/mode", "enabled")
+    arm(rest, nimages=3)
+    rest.command("detector/command/trigger")
+    assert rest.value("stream/status/dropped") == 3
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libertem_dectris") is None,
+    reason="libertem-dectris has no build here",
+)
+@pytest.mark.filterwarnings("ignore:decompress_frame_stack is deprecated")
+@pytest.mark.parametrize("algorithm", ["bslz4", "lz4"])
+def test_libertem_dectris_when_it_receives_a_series_then_every_frame_in_order(
+    make_part, wait_for, tmp_path, algorithm
+):
+    import libertem_dectris
+
+    rest = Rest(make_part(initialized=True))
+    rest.set("stream/config/mode", "enabled")
+    rest.set("detector/config/compression", algorithm)
+    rest.set("detector/config/frame_time", 0.002)
+    receiver = libertem_dectris.DectrisConnection(
+        uri=rest.part.stream_legacy_endpoint,
+        handle_path=str(tmp_path / "shm"),
+        frame_stack_size=8,
+        num_slots=32,
+        bytes_per_frame=32 * 48 * 4,
+        huge=False,
+    )
+    try:
+        receiver.start_passive(60.0)
+        armed = None
+        while armed is None:  # what was sent before it was connected is lost
+            rest.command("detector/command/disarm")
+            series_id = arm(rest, nimages=20)
+            armed = receiver.wait_for_arm(0.5)
+        config, series = armed
+        assert (config.get_num_frames(), series) == (20, series_id)
+        client = libertem_dectris.CamClient(receiver.get_socket_path())
+        rest.command("detector/command/trigger")
+        stamps = []
+        while (stack := receiver.get_next_stack(max_size=8)) is not None:
+            frames = np.zeros((len(stack), *reversed(stack.get_shape())), stack.get_dtype_string())
+            client.decompress_frame_stack(stack, out=frames)
+            client.done(stack)
+            stamps += [read_stamp(frame) for frame in frames]
+        client.close()
+    finally:
+        receiver.close()
+    assert stamps == [rest.part.stamp_of(series_id, k) for k in range(20)]
