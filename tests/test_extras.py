@@ -65,6 +65,7 @@ FEATURES = {
     "from sfdaq_ophyd.cli.demo import demo; demo()": "all",
     "from sfdaq_ophyd.session.startup import _best_effort as b; b()": "session",
     "from sfdaq_ophyd.clients import StdDaqRedis; StdDaqRedis('redis://h:1')": "redis",
+    "from sfdaq_ophyd.clients import StdDaqWriterSocket; StdDaqWriterSocket()": "websocket",
     "from sfdaq_ophyd.session import RedisStore; RedisStore('redis://h:1', 'md')": "redis",
     "from sfdaq_ophyd.clients.broker_status import StatusListener as s; s('amqp://h:1').start()": "rabbitmq",
     "from sfdaq_ophyd.files.convert import run; list(run([], scheduler='tcp://h:1'))": "cluster",

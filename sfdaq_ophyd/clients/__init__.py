@@ -22,6 +22,7 @@ from .std_daq_rest import (
     StdDaqUnknownOutcome,
     StdDaqUnreachable,
 )
+from .std_daq_socket import StdDaqWriterSocket
 
 __all__ = [
     "BrokerClient",
@@ -44,6 +45,7 @@ __all__ = [
     "StdDaqTimeout",
     "StdDaqUnknownOutcome",
     "StdDaqUnreachable",
+    "StdDaqWriterSocket",
     "StreamFrame",
     "find_retrieval",
     "pedestal_time",

@@ -83,7 +83,10 @@ class StdDaqClient:
 
     @property
     def dialect(self) -> str:
-        """Return "flask" or "fastapi"; asks the service once where it was not told."""
+        """Return "flask" or "fastapi"; asks the service once where it was not told.
+
+        Of the configuration of a DAQ with control by websocket "websocket": that is `StdDaqWriterSocket`'s.
+        """
         return self._rest.dialect()
 
     # ---- the published client's calls ---------------------------------------------------------------

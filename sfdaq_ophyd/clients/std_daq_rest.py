@@ -249,7 +249,9 @@ class StdDaqRest:
         return max(self._http.timeout, START_TIMEOUT)
 
     def dialect(self) -> str:
-        """Return "flask" or "fastapi", asking the service once, without side effects.
+        """Return "flask", "fastapi" or "websocket", asking the service once, without side effects.
+
+        "websocket" is the configuration of a DAQ that this class does not speak to.
 
         Raises
         ------
@@ -259,8 +261,22 @@ class StdDaqRest:
         if self._dialect is None:
             with translated():
                 reply = self._http.request("GET", "/openapi.json", idempotent=True)
-                self._dialect = _dialect_of(reply, self.url)
+                self._dialect = _dialect_of(reply) or self._websocket_or_nothing(reply)
         return self._dialect
+
+    def _websocket_or_nothing(self, openapi: Reply) -> str:
+        reply = self._http.request("GET", "/api/config/get?user=sfdaq", idempotent=True)
+        try:
+            content = reply.json()
+        except WireError:
+            content = None
+        if isinstance(content, dict):
+            config = reply.code == 200 and "status" not in content and "detector_name" in content
+            if config or (reply.code == 404 and content.get("detail") == "Configuration file not found"):
+                return "websocket"
+        raise WireError(
+            f"{self.url} is not a standard DAQ: GET /openapi.json gave {openapi.code} {openapi.text[:200]!r}"
+        )
 
     def _envelope(self, what: str, key: str, reply: Reply) -> dict:
         if reply.code == 200:
@@ -283,21 +299,20 @@ class StdDaqRest:
         self._http.close()
 
 
-def _dialect_of(reply: Reply, url: str) -> str:
+def _dialect_of(reply: Reply) -> str | None:
+    """Return the dialect that the answer to ``GET /openapi.json`` proves; None if it proves none."""
     try:
         content = reply.json()
     except WireError:
-        content = None
-    if isinstance(content, dict):
-        paths = content.get("paths") if "openapi" in content else None
-        if isinstance(paths, dict):
-            if "/writer/status" in paths:
-                return "fastapi"
-            if any(str(path).startswith("/api/config") for path in paths):
-                raise WireError(
-                    f"{url} is the configuration service of a DAQ with websocket control; its writers are "
-                    "started by websocket, which this client does not speak"
-                )
-        if reply.code == 200 and str(content.get("message", "")).startswith("404 Not Found"):
-            return "flask"
-    raise WireError(f"{url} is not a standard DAQ: GET /openapi.json gave {reply.code} {reply.text[:200]!r}")
+        return None
+    if not isinstance(content, dict):
+        return None
+    paths = content.get("paths") if "openapi" in content else None
+    if isinstance(paths, dict):
+        if "/writer/status" in paths:
+            return "fastapi"
+        if any(str(path).startswith("/api/config") for path in paths):
+            return "websocket"
+    if reply.code == 200 and str(content.get("message", "")).startswith("404 Not Found"):
+        return "flask"
+    return None

@@ -128,7 +128,8 @@ def count_std_daq_images(path: str | Path, layout: FileLayout) -> int:
     OSError
         It cannot be opened.
     """
-    with looking_into(path), h5py.File(path, "r") as file:
+    file = h5py.File(path, "r")
+    with looking_into(path), file:
         return int(np.count_nonzero(_column(file, path, layout.status, None)))
 
 
@@ -136,9 +137,9 @@ def _column(file: h5py.File, path: object, where: Column, n: int | None) -> np.n
     """Return the first `n` numbers of a column, or all."""
     column = _dataset(file, path, where.dataset)
     dtype = column.dtype
-    if where.field is not None and dtype.names is not None and where.field in dtype.names:
-        dtype = dtype[where.field]
-    if column.ndim != 1 or column.shape[0] < (n or 0) or dtype.kind != "u":
+    if where.field is not None:
+        dtype = dtype[where.field] if where.field in (dtype.names or ()) else None
+    if column.ndim != 1 or column.shape[0] < (n or 0) or dtype is None or dtype.kind != "u":
         raise FileFormatError(
             path,
             column.name,

@@ -45,6 +45,8 @@ class Writing:
         The request, never the number written.
     n_requested, n_completed : int
         Images handed to the writers, and acknowledged by them; both exact at the end.
+    is_exact : bool
+        Whether the counts at the end are those of the files; else these must be looked into.
     start_time, stop_time : float or None
         Seconds since the epoch, clock of the DAQ's host; None while, or where, it does not tell.
     """
@@ -58,6 +60,7 @@ class Writing:
     n_images: int = 0
     n_requested: int = 0
     n_completed: int = 0
+    is_exact: bool = True
     start_time: float | None = None
     stop_time: float | None = None
 
@@ -145,4 +148,5 @@ class DataFile:
     def places(self, n_images: int) -> npt.NDArray[np.int64]:
         """Return which of the first `n_images` images of the acquisition are in this file, in its order."""
         images: npt.NDArray[np.int64] = np.arange(n_images, dtype="i8")
-        return images[images // self.block % self.n_files == self.index]
+        held: npt.NDArray[np.int64] = images[images // self.block % self.n_files == self.index]
+        return held

@@ -85,7 +85,6 @@ def test_dialect_when_asked_then_it_is_found_without_side_effects(daq, client):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b'{"openapi": "3.1.0", "paths": {"/api/config/get": {}}}', "websocket"),
         (b'{"openapi": "3.1.0", "paths": {}}', "not a standard DAQ"),
         (b"<html>", "not a standard DAQ"),
     ],
@@ -94,6 +93,21 @@ def test_dialect_when_something_else_answers_then_it_is_named(answering, text, w
     _, url = answering(text)
     with pytest.raises(WireError, match=words):
         StdDaqClient(url).dialect  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"openapi": "3.1.0", "paths": {"/api/config/get": {}}}',
+        b'{"detector_name": "x", "bit_depth": 16}',
+    ],
+)
+def test_dialect_when_the_configuration_of_a_websocket_daq_answers_then_it_is_known_by_reading_alone(
+    answering, text
+):
+    server, url = answering(text)
+    assert StdDaqClient(url).dialect == "websocket"
+    assert set(server.paths) <= {"/openapi.json", "/api/config/get?user=sfdaq"}
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"nonsense", b'{"status": 5}'])

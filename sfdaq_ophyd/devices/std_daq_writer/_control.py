@@ -69,6 +69,10 @@ class PointsLost(DetectorStateError):
     """A file that was registered while it grew does not hold, once closed, the images of its points."""
 
 
+class OtherGeneration(DetectorStateError):
+    """The DAQ is of another generation than this control speaks to: one with control by websocket."""
+
+
 class WriterControl(Protocol):
     """A DAQ of one generation, as one device uses it; states and files are in our own words.
 
@@ -84,7 +88,12 @@ class WriterControl(Protocol):
     dead: bool
 
     def config(self) -> DaqConfig | None:
-        """Return what detector it writes; None if it is not configured."""
+        """Return what detector it writes; None if it is not configured.
+
+        Raises
+        ------
+        OtherGeneration
+        """
 
     def change_config(self, changes: Mapping[str, Any], timeout: float) -> DaqConfig:
         """Change some keys of the configuration; return it once the DAQ is back, within `timeout` s."""

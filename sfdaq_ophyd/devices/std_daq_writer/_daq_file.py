@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ...errors import DetectorStateError, FileFormatError
-from ...files.std_daq_file import StdDaqFile, read_std_daq_file
+from ...files.std_daq_file import StdDaqFile, count_std_daq_images, read_std_daq_file
 from ...files.std_daq_joined import write_joined
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
@@ -32,6 +35,9 @@ PER_IMAGE = ("image_id", "image_status")
 
 ROWS_PER_CHUNK = 4096
 """Of the datasets with one number per image, for readers; the file has them in one piece."""
+
+
+T = TypeVar("T")
 
 
 class DaqFile:
@@ -89,8 +95,11 @@ class DaqFile:
         Raises
         ------
         DetectorStateError
-            It cannot be made here.
+            It cannot be made here, or the DAQ would overwrite a file.
         """
+        for path in self._paths:
+            if os.path.lexists(path):
+                raise DetectorStateError(f"{self._name}: {path} exists, and the DAQ would overwrite it")
         if not self._joined:
             return
         try:
@@ -124,6 +133,13 @@ class DaqFile:
             self.n_handed = k + 1
             yield Frame(None, math.nan, f"{self.write.run_id}:{k}")
 
+    def count(self) -> int:
+        """Return how many images the closed files hold; DetectorStateError if they cannot be read here."""
+        return sum(
+            self._try(data, path, partial(count_std_daq_images, path, data.layout), "images")
+            for data, path in zip(self._files, self._paths)
+        )
+
     def closed(self, n: int) -> StdDaqFile:
         """Read ids and statuses of the closed files, check that they hold `n` images, join several.
 
@@ -156,14 +172,8 @@ class DaqFile:
     def _read(self, data: DataFile, path: Path, n: int) -> StdDaqFile:
         shape, dtype = self._config.image_shape, self._config.dtype
         n_here = len(data.places(n))
-        try:
-            file = read_std_daq_file(path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
-        except OSError as exc:
-            raise DetectorStateError(
-                f"{self._name}: the DAQ wrote {n_here} images to {data.path}, but {path} cannot be "
-                f"read here ({exc}). If this machine sees the folder under another name, tell it with "
-                "mounted={...}"
-            ) from exc
+        read = partial(read_std_daq_file, path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
+        file = self._try(data, path, read, f"{n_here} images")
         if not file.image_id[1:].all():  # 0 can be the number of a first frame only
             row = int(np.argmin(file.image_id[1:] != 0)) + 1
             where = data.layout.image_id
@@ -174,6 +184,16 @@ class DaqFile:
                 expected=f"{n_here} frame numbers",
             )
         return file
+
+    def _try(self, data: DataFile, path: Path, read: Callable[[], T], what: str) -> T:
+        try:
+            return read()
+        except OSError as exc:
+            raise DetectorStateError(
+                f"{self._name}: the DAQ wrote {what} to {data.path}, but {path} cannot be "
+                f"read here ({exc}). If this machine sees the folder under another name, tell it with "
+                "mounted={...}"
+            ) from exc
 
 
 class RunFileStore(WrittenFileStore):

@@ -27,6 +27,7 @@ from ._control import (
     DoubleStart,
     LostRecord,
     MissedStart,
+    OtherGeneration,
     SlowCreation,
     Stalled,
     WriterDead,
@@ -118,7 +119,12 @@ class RestControl:
 
     def config(self) -> DaqConfig | None:
         """Return what detector it writes; None if it is not configured."""
-        self._config = self.writer.config()
+        try:
+            self._config = self.writer.config()
+        except StdDaqRefused as exc:
+            if exc.code == 404 and self.writer.dialect == "websocket":
+                raise OtherGeneration(f"{self._name}: {exc}") from exc
+            raise
         return self._config
 
     def change_config(self, changes: Mapping[str, Any], timeout: float) -> DaqConfig:

@@ -16,7 +16,7 @@ from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import Writing
 from .._source import Progress, Request, WrittenFile
-from ._control import MissedStart, PointsLost, RingOverrun, ShortFile, WriterControl
+from ._control import MissedStart, OtherGeneration, PointsLost, RingOverrun, ShortFile, WriterControl
 from ._daq_file import DaqFile
 from ._paths import PathMaker
 from ._rates import RING_SLOTS, Beginning, FreeRunning, RingLag, Stats
@@ -63,6 +63,8 @@ class StdDaqSource:
         The DAQ.
     name : str
         Of the device.
+    other_control : callable
+        Called if the DAQ is of another generation than `control` is for; returns that of it.
     on_request : callable
         Called with a request, and the path the documents will name.
     on_config : callable
@@ -90,6 +92,7 @@ class StdDaqSource:
         control: WriterControl,
         name: str,
         *,
+        other_control: Callable[[], WriterControl],
         on_request: Callable[[WriteRequest, str], None],
         on_config: Callable[[DaqConfig], None],
         on_armed: Callable[[bool], None],
@@ -98,7 +101,7 @@ class StdDaqSource:
         wait_for_others: Callable[[threading.Event], None],
         others_done: Callable[[], bool | None],
     ):
-        self.name, self.control = name, control
+        self.name, self.control, self._other_control = name, control, other_control
         self._on_request, self._on_config = on_request, on_config
         self._on_armed, self._on_unused, self._on_lag = on_armed, on_unused, on_lag
         self._wait_for_others, self._others_done = wait_for_others, others_done
@@ -137,7 +140,7 @@ class StdDaqSource:
 
     def open(self, settings: WriterSettings) -> FrameFormat:
         """Read the configuration, make the writer READY; refuse if somebody else is writing."""
-        config = self.control.config()
+        config = self.read_config()
         if config is None:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
         self._on_config(config)
@@ -145,6 +148,15 @@ class StdDaqSource:
         self._staged, self._point = (settings, config), 0
         self._free_running = FreeRunning()
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
+
+    def read_config(self) -> DaqConfig | None:
+        """Read the configuration, of whatever generation the DAQ turns out to be; None if it has none."""
+        try:
+            return self.control.config()
+        except OtherGeneration:
+            self.control.close()
+            self.control = self._other_control()
+            return self.control.config()
 
     def frames(self, request: Request) -> Items:
         """Write one file of `request.n_frames` images; or hand out as many of one that grows."""
@@ -162,7 +174,7 @@ class StdDaqSource:
             for writing in self._watch(file, request.flying, given_up):
                 yield None if writing is None else Progress(writing.n_completed, writing.words)
             self._wait_for_others(given_up)
-            self._check_count(file.write, writing, request.n_frames)
+            self._check_count(file, writing, request.n_frames)
             found = file.closed(request.n_frames)
             finished = True
             yield self._announced(file, request)
@@ -195,7 +207,7 @@ class StdDaqSource:
                 if n >= wanted and wanted < file.write.n_images:
                     break
             else:
-                file.closed(self._check_count(file.write, writing, wanted))
+                file.closed(self._check_count(file, writing, wanted))
                 self._growing = None
             self._wait_for_others(given_up)
             finished = True  # the generator is closed at its last frame
@@ -313,13 +325,14 @@ class StdDaqSource:
     def _announced(self, file: DaqFile, request: Request) -> WrittenFile:
         return file.announced(request.frames_per_trigger, lambda: self._tell_unused(file))
 
-    def _check_count(self, write: WriteRequest, ended: Writing | None, wanted: int) -> int:
+    def _check_count(self, file: DaqFile, ended: Writing | None, wanted: int) -> int:
         """Return how many images were written; ShortFile if those are fewer than `wanted`."""
         assert ended is not None  # it was looked at before it ended
-        if ended.n_completed < wanted:
-            why = f"the DAQ ended {write.output_file} with {ended.text!r}"
-            raise ShortFile(self.name, asked=wanted, got=ended.n_completed, detail=why)
-        return ended.n_completed
+        n = ended.n_completed if ended.is_exact else file.count()
+        if n < wanted:
+            why = f"the DAQ ended {file.write.output_file} with {ended.text!r}"
+            raise ShortFile(self.name, asked=wanted, got=n, detail=why)
+        return n
 
     def _end_growing(self) -> None:
         """End the file that grows, if there is one; remember if it does not hold what was handed out."""

@@ -13,6 +13,7 @@ from ophyd import Component as Cpt
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
+from ...clients.std_daq_socket import StdDaqWriterSocket
 from ...errors import RequestError
 from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy
@@ -28,6 +29,7 @@ from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
 from ._rest_control import RestControl
 from ._signals import Opening, WriterSignals
+from ._socket_control import SocketControl
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 
 MODES = ("point", "run")
@@ -41,7 +43,8 @@ class StdDaqWriter(WriterSignals):
     Parameters
     ----------
     url : str or WriterControl
-        Base address of the REST service, or anything that can start, stop and say how far it is.
+        Base address of the REST service; or of a DAQ with control by websocket, ``ws://host:8080``; or
+        anything that can start, stop and say how far it is.
     name : str
     redis_url : str, optional
         The DAQ's Redis: its news make the end of an acquisition seen sooner.
@@ -61,8 +64,12 @@ class StdDaqWriter(WriterSignals):
         Folder on the DAQ's hosts to folder on this machine, where they differ.
     detectors : sequence of Device
         Detectors whose frames the DAQ writes: staged, triggered (once the writer is open) and read with it.
-    dialect, timeout_of_requests, restart_time
-        For `StdDaqClient`.
+    dialect : {"auto", "flask", "fastapi", "websocket"}
+        Which generation; "auto" finds out when it is staged, without side effects.
+    config_url, user : str
+        For `StdDaqWriterSocket`: where the configuration is, and as whom it is read.
+    timeout_of_requests, restart_time
+        For `StdDaqClient` or `StdDaqWriterSocket`.
     **kwargs
         For `FileDetector`.
 
@@ -72,9 +79,9 @@ class StdDaqWriter(WriterSignals):
 
     In fly scans and in mode "run" points are registered while the file is open, and can be read once it is
     closed. Nobody knows the frame numbers until then: ``NAME_event_id`` is ``<run_id>:<image>``, and the
-    numbers and the DAQ's judgement (0 is good) come out of the file, as external arrays ``NAME_image_id`` and
-    ``NAME_image_status`` beside the images; there is no ``NAME_is_good``. A file that does not hold, once
-    closed, what was registered fails the scan.
+    numbers and the DAQ's judgement (0 is good, in every generation) come out of the file, as external
+    arrays ``NAME_image_id`` and ``NAME_image_status`` beside the images; there is no ``NAME_is_good``. A file
+    that does not hold, once closed, what was registered fails the scan.
 
     The DAQ's files carry no time of a frame, nor does anything else it says: ``NAME_timestamp`` is NaN.
     ``NAME_start_time`` and ``NAME_stop_time`` are those of the file. A file that belongs to no point, for its
@@ -97,14 +104,18 @@ class StdDaqWriter(WriterSignals):
         mounted: Mapping[str, str] | None = None,
         detectors: Sequence = (),
         dialect: str = "auto",
+        config_url: str | None = None,
+        user: str = "sfdaq",
         timeout_of_requests: float = 10.0,
         restart_time: float = 10.0,
         **kwargs,
     ):
-        self.client: StdDaqClient | None = None
+        self.client: StdDaqClient | StdDaqWriterSocket | None = None
+        self._address, self._config_url, self._user = url, config_url, user
+        self._timeout_of_requests, self._restart_time = timeout_of_requests, restart_time
         if isinstance(url, str):
-            self.client = StdDaqClient(url, dialect, timeout_of_requests, restart_time=restart_time)
-            url = RestControl(name, self.client, self._show_status)
+            websocket = dialect == "websocket" or url.startswith(("ws://", "wss://"))
+            url = self._websocket(name) if websocket else self._rest(name, dialect)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
@@ -114,6 +125,7 @@ class StdDaqWriter(WriterSignals):
         source = StdDaqSource(
             url,
             name,
+            other_control=lambda: self._websocket(name),
             on_request=self._show_request,
             on_config=self._show_config,
             on_armed=self._armed,
@@ -124,6 +136,24 @@ class StdDaqWriter(WriterSignals):
         )
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.mode.put(mode)
+
+    def _rest(self, name: str, dialect: str) -> RestControl:
+        client = StdDaqClient(
+            str(self._address), dialect, self._timeout_of_requests, restart_time=self._restart_time
+        )
+        self.client = client
+        return RestControl(name, client, self._show_status)
+
+    def _websocket(self, name: str) -> SocketControl:
+        client = StdDaqWriterSocket(
+            str(self._address),
+            self._config_url,
+            user=self._user,
+            timeout=self._timeout_of_requests,
+            restart_time=self._restart_time,
+        )
+        self.client = client
+        return SocketControl(name, client, self._show_status)
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""
@@ -163,6 +193,7 @@ class StdDaqWriter(WriterSignals):
         """
 
         def change() -> None:
+            self.source.read_config()
             self._show_config(self.source.control.change_config(changes, timeout))
 
         status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")

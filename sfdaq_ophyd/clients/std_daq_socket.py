@@ -1,0 +1,450 @@
+"""Client of the standard DAQ with control by websocket (D3): statuses are pushed, the configuration is REST.
+
+There is no command that asks for the status: a thread follows what is pushed while the connection is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from ..errors import (
+    RequestError,
+    ServiceRefused,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SfdaqError,
+    UnknownOutcome,
+    WireError,
+    require,
+)
+from ..limits import Limit, counted_time
+from ..wire.std_daq_config import DaqConfig
+from ..wire.std_daq_socket import MAX_MESSAGE, STOP_COMMAND, PushedState, PushedStatus, check_socket_config
+from ._http import HttpClient, Reply, check_url
+from .std_daq_rest import StdDaqRefused, translated
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+logger = logging.getLogger(__name__)
+
+CONTROL_PORT, CONFIG_PORT = 8080, 5000
+
+SILENT = 5.0
+"""s without a push, of ten per s, after which the driver is taken for gone."""
+
+KEPT = 1000
+"""Changes of state that are remembered."""
+
+PERIOD = 0.1
+"""s between two looks at what was pushed."""
+
+
+class Pushes:
+    """One connection to the driver, and the thread that follows it."""
+
+    def __init__(self, connection: ClientConnection, news: threading.Event):
+        self._connection, self._news = connection, news
+        self._lock = threading.Lock()
+        self._runs: deque[PushedStatus] = deque(maxlen=KEPT)
+        self._n_runs, self._last = 0, counted_time()
+        self._lost: str = ""
+        self._thread = threading.Thread(target=self._follow, name="standard DAQ pushes", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> str:
+        """Why nothing is pushed any more; empty while something is."""
+        with self._lock:
+            silent = counted_time() - self._last
+        return self._lost or (f"it said nothing for {SILENT:g} s" if silent > SILENT else "")
+
+    def since(self, number: int) -> tuple[list[PushedStatus], int]:
+        """Return the statuses from a number on, equal states in one, and the number to go on with."""
+        with self._lock:
+            first = self._n_runs - len(self._runs)
+            return list(self._runs)[max(0, number - first) :], max(number, self._n_runs - 1)
+
+    def next_number(self) -> int:
+        """Return the number of the next change of state."""
+        with self._lock:
+            return self._n_runs
+
+    def send(self, text: str) -> None:
+        """Send a command; OSError or EOFError if the connection is gone."""
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            self._connection.send(text)
+        except ConnectionClosed as exc:
+            raise EOFError(str(exc)) from exc
+
+    def close(self) -> None:
+        """Close the connection, and wait for the thread."""
+        self._connection.close()
+        self._thread.join(2)
+
+    def _follow(self) -> None:
+        try:
+            for text in self._connection:
+                try:
+                    status = PushedStatus.from_text(text)
+                except WireError as exc:  # of a later driver; one that only sends such is silent
+                    logger.warning("passed over: %s", exc)
+                    continue
+                self._take(status)
+            self._lost = "the driver closed the connection"
+        except Exception as exc:
+            self._lost = f"{type(exc).__name__}: {exc}"
+            with contextlib.suppress(Exception):
+                self._connection.close()
+        self._news.set()
+
+    def _take(self, status: PushedStatus) -> None:
+        with self._lock:
+            self._last = counted_time()
+            before = self._runs[-1] if self._runs else None
+            if before == status:
+                return
+            if (
+                before is not None
+                and before.state is status.state
+                and (status.count or 0) >= (before.count or 0)
+                and status.state is not PushedState.REJECTED
+            ):
+                self._runs[-1] = status
+            else:
+                self._runs.append(status)
+                self._n_runs += 1
+        self._news.set()
+
+
+class StdDaqWriterSocket:
+    """One standard DAQ with control by websocket. Contacts nothing until the first call.
+
+    Parameters
+    ----------
+    url : str
+        ``ws://host:8080``, or ``http://host:5000`` of the configuration; the other is at its usual port then.
+    config_url : str, optional
+        Of the configuration, where that is at another place.
+    user : str
+        As whom the configuration is read and changed.
+    timeout : float
+        Limit of a call, s.
+    restart_time : float
+        Seconds the DAQ's services are away after a change of the configuration.
+
+    Attributes
+    ----------
+    news : Event
+        Set when something new was pushed, or the connection was lost.
+    """
+
+    dialect = "websocket"
+
+    def __init__(
+        self,
+        url: str = f"ws://localhost:{CONTROL_PORT}",
+        config_url: str | None = None,
+        *,
+        user: str = "sfdaq",
+        timeout: float = 10.0,
+        restart_time: float = 10.0,
+    ):
+        require("websocket", "control of the standard DAQ by websocket", "websockets")
+        with translated():
+            self.url, config_url = addresses(url, config_url)
+            if not isinstance(user, str) or not user:
+                raise RequestError("user", user, "a name as text")
+            self._http = HttpClient(config_url, name="configuration of the standard DAQ", timeout=timeout)
+        self.config_url = self._http.url
+        self._user, self._timeout, self._restart_time = user, timeout, restart_time
+        self.news = threading.Event()
+        self._lock = threading.Lock()
+        self._pushes: Pushes | None = None
+
+    # ---- statuses -----------------------------------------------------------------------------------
+
+    def connect(self) -> Pushes:
+        """Return the connection; a new one if there is none, or the last one was lost.
+
+        Returns
+        -------
+        Pushes
+            At least one status was pushed.
+
+        Raises
+        ------
+        StdDaqUnreachable, StdDaqBadReply
+            Nobody answers, or somebody else.
+        StdDaqTimeout
+            Nothing is pushed.
+        """
+        with self._lock, translated():
+            if self._pushes is not None and not self._pushes.lost:
+                return self._pushes
+            self._drop()
+            pushes = Pushes(_opened(self.url, self._timeout), self.news)
+            limit = Limit(self._timeout)
+            while not pushes.next_number():
+                if pushes.lost or limit.reached():
+                    pushes.close()
+                    if pushes.lost:
+                        raise WireError(f"{self.url} is no standard DAQ: {pushes.lost}")
+                    raise ServiceTimeout("first status of the standard DAQ", self._timeout, "connected")
+                time.sleep(0.01)
+            self._pushes = pushes
+            return pushes
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether statuses are pushed."""
+        return self._pushes is not None and not self._pushes.lost
+
+    def status(self) -> PushedStatus:
+        """Return the newest status; connects if that is needed."""
+        statuses, _ = self.connect().since(0)
+        return statuses[-1]
+
+    def close(self) -> None:
+        """Close the connection; what is recorded goes on. Safe twice; the next call opens a new one."""
+        with self._lock:
+            self._drop()
+        self._http.close()
+
+    def _drop(self) -> None:
+        pushes, self._pushes = self._pushes, None
+        if pushes is not None:
+            pushes.close()
+
+    # ---- commands -----------------------------------------------------------------------------------
+
+    def send(self, command: str) -> int:
+        """Send a command once; what answers it is pushed.
+
+        Parameters
+        ----------
+        command : str
+            Of `start_command`, or `STOP_COMMAND`: values of a wrong type kill the driver.
+
+        Returns
+        -------
+        int
+            Number of the first status that can answer it, for `Pushes.since`.
+
+        Raises
+        ------
+        StdDaqUnreachable
+            Nothing was sent.
+        StdDaqUnknownOutcome
+            The connection was lost while it was sent.
+        """
+        pushes = self.connect()
+        number = pushes.next_number()
+        with translated():
+            try:
+                pushes.send(command)
+            except (OSError, EOFError) as exc:
+                raise UnknownOutcome(
+                    "command", url=self.url, reason=exc, hint="Watch the status: it may be carried out."
+                ) from exc
+        return number
+
+    def stop(self) -> PushedStatus:
+        """Stop what is recorded, whosever it is, and return the status once the driver is idle.
+
+        Returns
+        -------
+        PushedStatus
+
+        Raises
+        ------
+        StdDaqTimeout
+            It does not become idle.
+        """
+        with translated():
+            limit, again = Limit(self._timeout), Limit(1.0)
+            if self.status().is_idle:
+                return self.status()
+            self.send(STOP_COMMAND)
+            before = None
+            while not (seen := self.status()).is_idle:
+                if seen != before:
+                    before = seen
+                    limit.restart()
+                elif limit.reached():
+                    raise ServiceTimeout("stop of the standard DAQ", self._timeout, str(seen))
+                if again.reached():  # one that comes in the wrong moment is forgotten
+                    again.restart()
+                    self.send(STOP_COMMAND)
+                limit.wait(self.news, PERIOD)
+                self.news.clear()
+            return seen
+
+    # ---- configuration ------------------------------------------------------------------------------
+
+    def get_config(self) -> dict:
+        """Return the stored configuration as it is."""
+        with translated():
+            reply = self._http.request("GET", f"/api/config/get?user={quote(self._user)}", idempotent=True)
+            return _content(reply, "GET /api/config/get", self.config_url)
+
+    def config(self) -> DaqConfig:
+        """Return the stored configuration; numbers it does not say are 0, but those of an image."""
+        config = self.get_config()
+        unsaid = dict.fromkeys(("n_modules", "start_udp_port", "writer_user_id"), 0)
+        with translated():
+            found = DaqConfig.from_dict({**unsaid, **config})
+        assert found is not None  # only null gives None
+        return found
+
+    def set_config(self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0) -> dict:
+        """Change the configuration, all of it or only some keys, and wait until the DAQ is back.
+
+        Parameters
+        ----------
+        daq_config : dict
+            Keys to change; the others keep their values: the whole configuration is sent. If nothing differs,
+            nothing is.
+        wait : bool
+            Return only after the restart is over and the driver is idle.
+        timeout : float
+            Limit of the whole, s.
+
+        Returns
+        -------
+        dict
+            The configuration now stored.
+
+        Raises
+        ------
+        StdDaqRequestError
+            A key or a value is wrong, or an acquisition is running; nothing was sent.
+        StdDaqRefused
+            The service said no; where it stored the change all the same, the text says so.
+        StdDaqTimeout
+            Stored, but the driver did not come back within `timeout`.
+        """
+        limit = Limit(timeout)
+        with translated():
+            stored = self.get_config()
+            same = {key: value for key, value in stored.items() if daq_config.get(key, value) == value}
+            changes = check_socket_config({k: v for k, v in daq_config.items() if k not in same})
+            if not changes:
+                return stored
+            for key in ("detector_name", "detector_type"):
+                if key in changes and key in stored:
+                    raise RequestError(key, changes[key], f"{stored[key]}: the service cannot change it")
+            if not (seen := self.status()).is_idle:
+                raise RequestError("daq_config", daq_config, f"an idle DAQ; it shows {seen}")
+            wanted = {**stored, **changes}
+            self._post(wanted)
+            if wait:
+                self._wait_until_back(limit)
+        return wanted
+
+    def _post(self, wanted: dict) -> None:
+        what = "POST /api/config/set"
+        try:
+            reply = self._http.request(
+                "POST",
+                f"/api/config/set?user={quote(self._user)}",
+                payload=wanted,
+                hint="Read the configuration before sending it again.",
+            )
+            _content(reply, what, self.config_url)
+        except (ServiceRefused, UnknownOutcome) as exc:
+            if self.get_config() != wanted:
+                raise
+            if isinstance(exc, UnknownOutcome):
+                logger.warning("%s; the configuration read back holds the change all the same", exc)
+                return
+            said = f"{exc.said}; the configuration is changed all the same, not on all servers"
+            raise StdDaqRefused(what, url=self.config_url, said=said, code=exc.code) from exc
+        if (stored := self.get_config()) != wanted:
+            raise StdDaqRefused(
+                what, url=self.config_url, said=f"updated, but the configuration stored is {stored}"
+            )
+
+    def _wait_until_back(self, limit: Limit) -> None:
+        if limit.left < self._restart_time:
+            raise ServiceTimeout(
+                "restart of the DAQ", limit.seconds, "stored", f"It takes {self._restart_time:g} s more."
+            )
+        time.sleep(self._restart_time)
+        while True:
+            try:
+                seen = str(status := self.status())
+                if status.is_idle:
+                    return
+            except SfdaqError as exc:
+                seen = str(exc)
+            if limit.reached():
+                raise ServiceTimeout("restart of the DAQ", limit.seconds, seen)
+            time.sleep(limit.step(0.2))
+
+    def __repr__(self):
+        return f"StdDaqWriterSocket({self.url!r})"
+
+
+def addresses(url: str, config_url: str | None) -> tuple[str, str]:
+    """Return the addresses of control and configuration, of either; RequestError if they are none."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        scheme, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        scheme, host, port = "", None, None
+    if scheme in ("http", "https"):
+        secure = "s" if scheme == "https" else ""
+        return f"ws{secure}://{_host(host)}:{CONTROL_PORT}", check_url(config_url or url)
+    if scheme not in ("ws", "wss") or not host or parts.username is not None:
+        raise RequestError("url", url, "an address such as ws://host:8080")
+    control = f"{scheme}://{_host(host)}:{port or CONTROL_PORT}{parts.path}"
+    return control, check_url(config_url or f"http://{_host(host)}:{CONFIG_PORT}")
+
+
+def _host(host: str | None) -> str:
+    return f"[{host}]" if host and ":" in host else str(host)
+
+
+def _opened(url: str, timeout: float) -> ClientConnection:
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import connect
+
+    try:
+        return connect(
+            url,
+            open_timeout=timeout,
+            close_timeout=1.0,
+            ping_interval=None,
+            max_size=MAX_MESSAGE,
+            compression=None,
+            proxy=None,
+        )
+    except OSError as exc:
+        raise ServiceUnreachable("control of the standard DAQ", url=url, reason=exc) from exc
+    except WebSocketException as exc:
+        raise WireError(f"{url} is not the control of a standard DAQ: {type(exc).__name__}: {exc}") from exc
+
+
+def _content(reply: Reply, what: str, url: str) -> dict[str, Any]:
+    """Return the object of a reply; raise what the service has against the request."""
+    if reply.code != 200:
+        said = reply.text
+        with contextlib.suppress(WireError):
+            content = reply.json()
+            if isinstance(content, Mapping):
+                said = str(content.get("detail", said))
+        raise StdDaqRefused(what, url=url, said=said, code=reply.code)
+    content = reply.json()
+    if not isinstance(content, dict):
+        raise WireError(f"{what}: {url} sent no object: {reply.text[:200]!r}")
+    return content

@@ -1,0 +1,255 @@
+"""Control of the standard DAQ by websocket (D3): commands, pushed statuses, what they say of an acquisition.
+
+Source: wire reference std-daq, section 12. A command with a value of a wrong type kills the driver, so
+commands are made here alone. Pushed statuses name no acquisition and can skip states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from ..errors import RequestError, WireError
+from .json_text import load_json
+from .std_daq import MAX_IMAGES, as_integer
+from .std_daq_config import check_config
+from .std_daq_writing import WritingState
+
+MAX_MESSAGE = 2**16
+"""Longest message of the driver that is taken, bytes."""
+
+BLOCK_SIZE = 16 * 2**20
+"""Largest image that can be written, bytes, where the configuration does not say ``gpfs_block_size``."""
+
+
+class PushedState(StrEnum):
+    """What the driver says it does; `REJECTED` is its answer to a command while it is busy."""
+
+    IDLE = "idle"
+    STARTED = "started"
+    CREATING_FILE = "creating_file"
+    FILE_CREATED = "file_created"
+    WAITING_FOR_FIRST_IMAGE = "waiting_for_first_image"
+    RECORDING = "recording"
+    STOP = "stop"
+    SAVING_FILE = "saving_file"
+    FILE_SAVED = "file_saved"
+    ERROR = "error"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class PushedStatus:
+    """One message of the driver.
+
+    Attributes
+    ----------
+    count : int or None
+        Images handed to the writers, while it records and saves.
+    reason : str
+        Why it refused; empty where it does not say.
+    """
+
+    state: PushedState
+    count: int | None = None
+    reason: str = ""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is going on: idle, or over and about to be."""
+        return self.state in (PushedState.IDLE, PushedState.FILE_SAVED, PushedState.ERROR)
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> PushedStatus:
+        """Read a message; WireError if it is no status."""
+        record = load_json(text)
+        if not isinstance(record, Mapping):
+            raise WireError(f"status of the DAQ: expected an object, got {record!r:.200}")
+        try:
+            state = PushedState(str(record.get("status")))
+        except ValueError:
+            raise WireError(
+                f"status: expected one of {', '.join(PushedState)}, got {record.get('status')!r:.200}"
+            ) from None
+        count = record.get("count")
+        if count is not None and (type(count) is not int or not 0 <= count < 2**63):
+            raise WireError(f"count: expected an unsigned integer, got {count!r:.200}")
+        return cls(state, count, str(record.get("reason") or ""))
+
+    def __str__(self) -> str:
+        count = "" if self.count is None else f", {self.count} images"
+        return f"{self.state}{count}{f': {self.reason}' if self.reason else ''}"
+
+
+STOP_COMMAND = json.dumps({"command": "stop"})
+
+
+def start_command(path: object, file_prefix: object, n_images: object, writer_id: int | None = None) -> str:
+    """Return the command that starts an acquisition, every value checked.
+
+    Parameters
+    ----------
+    path : str
+        Folder on the DAQ's hosts, absolute.
+    file_prefix : str
+        How the names of the files begin.
+    n_images : int
+    writer_id : int, optional
+        Number of the account that owns the files, where the DAQ switches accounts.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    RequestError
+    """
+    if not isinstance(path, str) or not path.startswith("/") or not _is_plain(path):
+        raise RequestError("path", path, 'an absolute path as text, starting with "/"')
+    if not isinstance(file_prefix, str) or "/" in file_prefix or not _is_plain(file_prefix):
+        raise RequestError("file_prefix", file_prefix, "the beginning of a file name as text, without '/'")
+    command = {
+        "command": "start",
+        "path": path,
+        "file_prefix": file_prefix,
+        "n_image": as_integer("n_images", n_images, 1, MAX_IMAGES),
+    }
+    if writer_id is not None:
+        command["writer_id"] = as_integer("writer_id", writer_id, 0, 2**31 - 1)
+    return json.dumps(command)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() and text.isascii() and len(text) < 4096
+
+
+class Tracker:
+    """One acquisition out of the statuses pushed since its start.
+
+    Parameters
+    ----------
+    n_images : int
+        That it asked for.
+
+    Attributes
+    ----------
+    state : WritingState
+        IDLE until the driver shows more than that.
+    count : int
+        Images handed to the writers, as far as that was told.
+    is_exact : bool
+        Whether `count` is the number of images written: not where the end was not shown to us.
+    ended, rejected, stopped : bool
+        Whether it is over; was never begun, for the driver was busy; was told to stop.
+    text : str
+        The driver's last word on it.
+    """
+
+    def __init__(self, n_images: int):
+        self.n_images, self.state, self.count, self.text = n_images, WritingState.IDLE, 0, ""
+        self.is_exact = self.ended = self.rejected = self.stopped = False
+
+    def see(self, status: PushedStatus) -> None:
+        """Take in the next status."""
+        if self.ended:
+            return
+        state, before = status.state, self.state
+        if state is PushedState.REJECTED:
+            self.rejected = True
+            self._end(WritingState.FAILED, status)
+        elif state is PushedState.ERROR:
+            self._end(WritingState.FAILED, status)
+        elif state is PushedState.IDLE:
+            if before is not WritingState.IDLE:
+                self._end(None, status)
+        elif state is PushedState.FILE_SAVED:
+            self.is_exact = before is WritingState.CLOSING
+            self._end(None, status)
+        elif state is PushedState.STOP:
+            self.stopped, self.text = True, str(state)
+        elif _ORDER.index(_SHOWN[state]) < _ORDER.index(before) or (status.count or 0) < self.count:
+            self._end(None, status)  # that is somebody else's already
+        else:
+            self.state, self.text = _SHOWN[state], str(state)
+            self.count = max(self.count, status.count or 0)
+
+    def _end(self, state: WritingState | None, status: PushedStatus) -> None:
+        whole = self.count >= self.n_images
+        self.state = state or (WritingState.FINISHED if whole else WritingState.INTERRUPTED)
+        self.is_exact = self.is_exact or whole
+        self.text = str(PushedState.STOP) if self.stopped and state is None else str(status)
+        self.ended = True
+
+
+_ORDER = [
+    WritingState.IDLE,
+    WritingState.STARTING,
+    WritingState.WAITING,
+    WritingState.WRITING,
+    WritingState.CLOSING,
+]
+
+_SHOWN = {
+    PushedState.STARTED: WritingState.STARTING,
+    PushedState.CREATING_FILE: WritingState.STARTING,
+    PushedState.FILE_CREATED: WritingState.STARTING,
+    PushedState.WAITING_FOR_FIRST_IMAGE: WritingState.WAITING,
+    PushedState.RECORDING: WritingState.WRITING,
+    PushedState.SAVING_FILE: WritingState.CLOSING,
+}
+
+MORE_INTEGERS = {
+    "number_of_writers": (1, 1000),
+    "max_number_of_forwarders_spawned": (0, 2**31 - 1),
+    "module_sync_queue_size": (1, 2**31 - 1),
+    "gpfs_block_size": (1, 2**62),
+    "ram_buffer_gb": (0, 2**31 - 1),
+    "stats_collection_period": (0, 2**31 - 1),
+    "delay_filter_timeout": (0, 2**31 - 1),
+}
+"""Integer keys of this generation's configuration beyond those of all, and their limits."""
+
+MORE_FLAGS = ("use_all_forwarders", "sender_sends_full_images", "switch_user_active")
+MORE_KEYS = ("live_stream_configs", "log_level")
+
+
+def check_socket_config(changes: object) -> dict[str, Any]:
+    """Return a copy of some keys of a configuration, checked; RequestError if one is wrong.
+
+    Parameters
+    ----------
+    changes : Mapping
+        Keys and values; the name and the type of the detector cannot be changed by the service.
+
+    Returns
+    -------
+    dict
+    """
+    if not isinstance(changes, Mapping):
+        raise RequestError("daq_config", changes, "a dictionary")
+    checked: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for key, value in changes.items():
+        if key in MORE_INTEGERS:
+            checked[key] = as_integer(key, value, *MORE_INTEGERS[key])
+        elif key in MORE_FLAGS:
+            if not isinstance(value, bool):
+                raise RequestError(key, value, "True or False")
+            checked[key] = value
+        elif key in MORE_KEYS:
+            checked[key] = value
+        else:
+            rest[key] = value
+    return {**check_config(rest), **checked}
+
+
+def number_of_writers(config: Mapping[str, Any]) -> int:
+    """Return how many files an acquisition has; WireError if a configuration does not say."""
+    n = config.get("number_of_writers")
+    if type(n) is not int or not 1 <= n <= MORE_INTEGERS["number_of_writers"][1]:
+        raise WireError(f"config: expected number_of_writers as an integer of 1 or more, got {n!r:.200}")
+    return n
