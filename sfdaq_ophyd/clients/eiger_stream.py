@@ -407,12 +407,17 @@ class Messages(Intake):
 
 
 def _frame(head: SeriesImage, arrival: float) -> EigerFrame:
-    names = ("image", *(f"image_{k}" for k in range(2, len(head.data) + 1)))
+    images = list(head.data.values())
+    if len(images) > 1:  # the order of a map's keys says nothing
+        images = [
+            head.data[name] for name in sorted(head.data, key=lambda name: (name == "difference", name))
+        ]
+    names = ("image", *(f"image_{k}" for k in range(2, len(images) + 1)))
     time_ns = head.time_ns
     real = head.real_time
     return EigerFrame(
         image=None,
-        packed=dict(zip(names, head.data.values())),
+        packed=dict(zip(names, images)),
         timestamp=arrival if time_ns is None else time_ns / 1e9,
         event_id=event_id(head.series_id, head.image_id),
         image_id=head.image_id,

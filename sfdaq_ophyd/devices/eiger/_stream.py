@@ -111,7 +111,7 @@ class StreamSource(SeriesSource):
         self._tables_of: tuple | None = None  # energies for which they were sent
         self._n_refused = self._n_odd = 0
         self._last_time = -math.inf
-        self._unfinished = False
+        self._unfinished = self._explained = False
         self._begun = ""  # the last series whose start came
 
     # hooks of the base
@@ -260,6 +260,7 @@ class StreamSource(SeriesSource):
     ) -> Iterator[Frame | MissingFrame | Tables]:
         n_left, n_taken, end = request.n_frames, 0, _End(self._limit())
         self._numbers.clear()
+        self._explained = False
         while n_left and not end.over:
             quiet, passed = self._next(n_left)
             if stop.is_set():
@@ -326,7 +327,9 @@ class StreamSource(SeriesSource):
                         raise WireError(f"{self.name}: {exc}") from exc
                     item = str(exc)
             self._armed_for = None
-            yield MissingFrame(f"{event_id} ({item or self._explanation()})")
+            item = item or ("" if self._explained else self._explanation())
+            self._explained = True  # once is enough, and takes several requests
+            yield MissingFrame(f"{event_id} ({item})" if item else event_id)
 
     def _frame(self, frame: EigerFrame) -> Frame:
         scalars: dict[str, float | str] = dict.fromkeys(self._statistics.names, math.nan)

@@ -27,6 +27,7 @@ class Line:
 
     def __init__(self, endpoint: str):
         self.change: Callable = as_it_is
+        self._endpoint = endpoint
         self._context = zmq.Context()
         self._from, self._to = self._context.socket(zmq.PULL), self._context.socket(zmq.PUSH)
         self._from.connect(endpoint)
@@ -43,6 +44,11 @@ class Line:
             for parts in self.change(decode_message(data), data):
                 with contextlib.suppress(zmq.Again):
                     self._to.send_multipart(parts if isinstance(parts, list) else [parts], zmq.NOBLOCK)
+
+    def unplug(self) -> None:
+        """Leave the detector; called by `change`."""
+        with contextlib.suppress(zmq.ZMQError):  # it was left before
+            self._from.disconnect(self._endpoint)
 
     def close(self) -> None:
         self._over.set()

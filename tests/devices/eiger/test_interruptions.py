@@ -32,6 +32,8 @@ READ_BACK = 12
 """Every twelfth interrupted run is read back through the catalog, which takes longer than the run."""
 
 
+KINDS = [*COMING_BACK, *ENDING]
+
 PLANS = {"step": step_scan, "fly": fly_scan}
 
 
@@ -51,11 +53,14 @@ def check_catalog(catalog, run):
                 assert [read_stamp(image) for image in images_of_point] == [stamp_of(one) for one in named]
 
 
-def every_message(part, catalog, directory, plan, interruption, *, frames_per_trigger=1):
+def every_message(
+    part, catalog, directory, plan, interruption, *, frames_per_trigger=1, streamed=False, some=slice(None)
+):
     before = set(threading.enumerate())
+    options = {"readout": "stream", "stream": part.stream_endpoint} if streamed else {}
 
     def fresh(k):
-        eiger = make_eiger(part, directory / str(k), exposure_time=None)
+        eiger = make_eiger(part, directory / str(k), exposure_time=None, **options)
         eiger.frames_per_trigger.put(frames_per_trigger)
         return eiger
 
@@ -63,7 +68,7 @@ def every_message(part, catalog, directory, plan, interruption, *, frames_per_tr
     came_back = interruption in COMING_BACK
     quiet = drive(interruptible(True), lambda: plan([fresh(-1)]))
     check_run(quiet, N, stamp_of=stamp_of)
-    for at in range(0, quiet.n_messages, STRIDES.get(interruption, 1)):
+    for at in range(0, quiet.n_messages, STRIDES.get(interruption, 1))[some]:
         eiger = fresh(at)
         run = drive(interruptible(came_back), lambda eiger=eiger: plan([eiger]), interruption, at)
         try:
@@ -79,7 +84,7 @@ def every_message(part, catalog, directory, plan, interruption, *, frames_per_tr
         eiger.client.close()
 
 
-@pytest.mark.parametrize("interruption", [*COMING_BACK, *ENDING])
+@pytest.mark.parametrize("interruption", KINDS)
 @pytest.mark.parametrize("plan", list(PLANS))
 def test_scan_when_interrupted_at_any_message_then_frames_and_detector_are_right(
     part, catalog, tmp_path, plan, interruption
@@ -89,3 +94,13 @@ def test_scan_when_interrupted_at_any_message_then_frames_and_detector_are_right
 
 def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole(part, catalog, tmp_path):
     every_message(part, catalog, tmp_path, fly_scan, "pause", frames_per_trigger=3)
+
+
+@pytest.mark.parametrize("interruption", KINDS)
+@pytest.mark.parametrize("plan", list(PLANS))
+def test_stream_when_interrupted_at_any_message_then_frames_and_detector_are_right(
+    part, catalog, tmp_path, plan, interruption
+):
+    """Its frames come by another way, and all else is the same: at some messages, others each time."""
+    some = slice(1 + KINDS.index(interruption), None, 4 if interruption in STRIDES else 12)
+    every_message(part, catalog, tmp_path, PLANS[plan], interruption, streamed=True, some=some)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 
 import bluesky.plans as bp
 import numpy as np
@@ -220,3 +221,67 @@ def test_captured_series_when_sent_into_the_device_then_in_the_catalog_as_its_re
     valid = images != 2**32 - 1
     assert set((~valid).sum(axis=(1, 2))) == {38130}
     assert images[9][valid[9]].sum() == 51206
+
+
+def test_run_when_an_earlier_one_was_given_up_then_none_of_its_frames_is_in_it(part, line, eiger):
+    late = []
+
+    def slow(message, data):
+        """Hold back the images of the series that is given up, and send them in the next one."""
+        if isinstance(message, SeriesImage):
+            late.append(data)
+            return []
+        return [data]
+
+    line.change = slow
+    drive(interruptible(), fly_scan(eiger, 20), "abort", 12)
+    wait_for = len(late)
+    line.change = lambda message, data: [data, *late] if isinstance(message, SeriesStart) else [data]
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    assert [row["eiger_n_stale"] for row in rows_of(run)] == [len(late)] * 2 and wait_for <= len(late)
+
+
+def test_run_when_numbers_begin_anew_and_no_unique_id_is_told_then_old_frames_are_known_by_their_own(
+    part, line, eiger
+):
+    kept = []
+
+    def keep(message, data):
+        if isinstance(message, SeriesImage):
+            kept.append(data)
+        return [data]
+
+    def after_start(message, data):
+        return [data, kept[0]] if isinstance(message, SeriesStart) else [data]
+
+    ids = []
+    for change in (keep, after_start):
+        part.restart()
+        line.change = change
+        part.fail_next("error", path="series_unique_id", code=404, count=1)
+        run = drive(interruptible(), fly_scan(eiger, 3))
+        check_run(run, 3, stamp_of=stamp_of)
+        ids.append([row["eiger_event_id"] for row in rows_of(run)])
+    assert ids[0] == ids[1] == ["1_0", "1_1", "1_2"]
+    assert eiger.n_stale.get() == 1 and not part.faults.armed
+    eiger.exposure_time.put(0.002)
+
+
+def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(make_part, tmp_path):
+    part = make_part(initialized=True)
+    line = Line(part.stream_endpoint)
+    eiger = make_eiger(part, tmp_path, readout="stream", stream=line.endpoint)
+
+    def unplug(message, data):
+        if isinstance(message, SeriesImage):
+            line.unplug()
+        return [data]
+
+    line.change = unplug
+    try:
+        run = drive(interruptible(), fly_scan(eiger, 100))
+    finally:
+        line.close()
+    assert run.stop["exit_status"] == "fail"
+    assert re.search("the stream dropped [1-9]", run.stop["reason"])
