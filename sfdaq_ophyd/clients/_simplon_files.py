@@ -63,6 +63,10 @@ class FileFetcher:
         """Remove a file on the unit; one that is gone already is no error."""
         self._asked("DELETE", _path_of(name), missing=True)
 
+    def part_of(self, name: str, folder: str | Path) -> Path:
+        """Return where a file is while it is not whole."""
+        return Path(folder) / f"{_checked_name(name)}{PARTIAL}"
+
     def download(
         self,
         name: str,
@@ -115,7 +119,7 @@ class FileFetcher:
         size = self.size(name)
         if size is None:
             raise ServiceRefused(f"GET {_path_of(name)}", url=self._http.url, said="no such file", code=404)
-        partial = _Partial(target.with_name(target.name + PARTIAL), size, writing, on_progress)
+        partial = _Partial(self.part_of(name, folder), size, writing, on_progress)
         limit, seen = Limit(patience), -1
         while not partial.whole:
             if stop is not None and stop.is_set():

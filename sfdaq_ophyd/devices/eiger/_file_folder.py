@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...clients import SimplonClient
-from ...errors import FileFormatError, RequestError
+from ...errors import Discarded, FileFormatError, RequestError
 from ...files.eiger_file import count_images
 from ...files.storage import check_folder, writing
 
@@ -87,9 +87,13 @@ class Downloads(FileFolder):
         patience: float,
     ) -> Path:
         """Download a file, and return its path."""
-        return self._client.files.download(
-            name, self.path, patience=patience, on_progress=on_progress, stop=stop, writing=writing
-        )
+        try:
+            return self._client.files.download(
+                name, self.path, patience=patience, on_progress=on_progress, stop=stop, writing=writing
+            )
+        except Discarded:
+            self._client.files.part_of(name, self.path).unlink(missing_ok=True)  # nobody goes on with it
+            raise
 
     def drop(self, series: str, path: Path) -> None:
         """Remove the copy of a file; the unit's stays. With the last of a series goes its master file."""

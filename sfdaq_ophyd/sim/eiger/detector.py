@@ -278,7 +278,7 @@ class EigerModel:
     async def _make_frame(self, series: Series, time_ns: int, count_time: float | None, held) -> None:
         image_id, series.n_frames = series.n_frames, series.n_frames + 1
         series.maker.look(image_id)
-        if not self.faults.take("lost_in_file"):
+        if not self.faults.take("lost_in_file", image=image_id):
             self.files.take(image_id, time_ns)
         self.stream.image(image_id, time_ns, count_time)
         if not self.monitor.enabled or self.faults.take("drop"):

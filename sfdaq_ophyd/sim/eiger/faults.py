@@ -19,7 +19,7 @@ FAULTS = {
     "out_of_order": "the next frame reaches the monitor only after `after` (default 1) that follow it",
     "late_last": "the last frame of the next trigger comes out only after disarm",
     "detector_error": "the detector goes to state `error` at the next trigger",
-    "lost_in_file": "the next image never reaches the filewriter",
+    "lost_in_file": "the next image, or that of number `image`, never reaches the filewriter",
     "cut_file": "the connection is closed in the next file, after `after` (default half) of its bytes",
     "short_file": "the next file is a whole reply, cut to `keep` (default half) of its bytes",
     "no_range": "the next request for a part of a file is answered with the whole file",

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import shutil
+import signal
+import threading
 import time
 
 import bluesky.plans as bp
 import numpy as np
 import pytest
+import requests
 from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
 
+from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.devices.eiger import _files
+from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
+from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import SHAPE, make_eiger, stamp_of
+from .test_modes import edges
 
+LEGACY = "hdf5 nexus legacy nxmx"
 V2024 = "hdf5 nexus v2024.2 nxmx"
 
 
@@ -32,6 +45,16 @@ def make(part, tmp_path):
     client.command("filewriter", "clear")
     for eiger in made:
         eiger.client.close()
+
+
+@pytest.fixture
+def full_disk():
+    """Call it, and no file can grow above so many bytes; refused by the system, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 def check_as_found(client, **changed):
@@ -92,9 +115,10 @@ def test_fly_scan_when_it_has_several_files_then_they_are_read_in_order(
     check_as_found(eiger.client, nimages_per_file=4)
 
 
-def test_scan_when_the_format_tells_more_then_times_and_an_image_per_threshold(part, make, catalog):
+def test_scan_when_two_thresholds_are_enabled_then_in_the_format_with_both_and_with_times(
+    part, make, catalog
+):
     eiger = make()
-    eiger.file_format.put(V2024)
     eiger.client.put("detector", "threshold/2/mode", "enabled")
     before = time.time()
     try:
@@ -105,15 +129,222 @@ def test_scan_when_the_format_tells_more_then_times_and_an_image_per_threshold(p
     check_stamps(stream, 4, image="image_2")
     times = np.asarray(stream["eiger_timestamp"].read())
     assert before - 1 < times[0] < times[-1] < time.time() and np.all(np.diff(times) > 0)
-    check_as_found(eiger.client, format=V2024)
+    check_as_found(eiger.client, format=LEGACY)
 
 
-def test_scan_when_two_thresholds_are_enabled_then_the_format_that_has_both(part, make, catalog):
+# what can go wrong
+
+
+def run_of(eiger, plan=None):
+    return drive(interruptible(), plan or (lambda: bp.count([eiger])))
+
+
+def check_here(run, tmp_path, n_refused=0):
+    """Nothing but registered images, masters and files that were refused is in the device's folder."""
+    here = {path for path in (tmp_path / "here").glob("*.h5*") if not path.name.endswith("_master.h5")}
+    registered = [where[0] for one in streams(run).values() for where in one.images["eiger_image"]]
+    assert here >= set(registered) and len(here) == len(set(registered)) + n_refused
+
+
+def test_download_when_cut_then_goes_on_and_the_point_is_whole(part, make, tmp_path):
     eiger = make()
-    eiger.client.put("detector", "threshold/2/mode", "enabled")
+    part.fail_next("cut_file", after=3000, count=2)  # of the master, and of its rest
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    check_here(run, tmp_path)
+
+
+def test_file_when_of_the_wrong_size_then_refused_by_name(part, make, tmp_path):
+    eiger = make()
+    eiger.frames_per_trigger.put(2)
+    part.fail_next("short_file", keep=99, count=2)
+    run = run_of(eiger)
+    assert run.stop["exit_status"] == "fail" and "_master.h5: 99 bytes came" in run.stop["reason"]
+    assert not streams(run) and not list((tmp_path / "here").glob("*.h5"))
+    check_as_found(eiger.client)
+
+
+def test_disk_when_full_then_the_point_fails_with_path_and_space(part, make, tmp_path, full_disk):
+    eiger = make()
+    full_disk(2000)
+    run = run_of(eiger)
+    reason = run.stop["reason"]
+    assert f"writing {tmp_path}/here/eiger_" in reason and "File too large" in reason
+    assert " GB free of " in reason and "set another directory" in reason
+    check_as_found(eiger.client)
+
+
+@pytest.mark.parametrize(
+    ("policy", "file_format"),
+    [("strict", V2024), *((one, LEGACY) for one in ("strict", "retake", "tolerant"))],
+)
+def test_frame_when_the_filewriter_lost_it_then_the_files_numbers_tell(
+    part, make, tmp_path, monkeypatch, policy, file_format
+):
+    monkeypatch.setattr(_files, "GRACE", 0.1)
+    eiger = make()
+    eiger.file_format.put(file_format)
+    eiger.loss_policy.put(policy)
+    eiger.frames_per_trigger.put(3)
+    part.fail_next("lost_in_file")
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    if policy == "retake":
+        check_run(run, 2, stamp_of=stamp_of)
+    else:
+        assert run.stop["exit_status"] == "fail"
+        assert "_data_000001.h5 holds 2 images, of the numbers 2 to 3, expected 1 to" in run.stop["reason"]
+    check_here(run, tmp_path, n_refused=1)
+    check_as_found(eiger.client, format=file_format)
+
+
+def test_fly_scan_when_a_later_frame_is_lost_then_the_points_of_whole_files_stay(part, make, tmp_path):
+    eiger = make()
+    eiger.images_per_file.put(2)
+    part.fail_next("lost_in_file", image=5)
+    run = run_of(eiger, lambda: fly([eiger], 20, period=0.01))
+    assert run.stop["exit_status"] == "fail" and "the filewriter lost some" in run.stop["reason"]
+    assert len(streams(run)["primary"].rows) == 4
+    check_run(run, stamp_of=stamp_of)
+    check_here(run, tmp_path, n_refused=1)
+
+
+def test_external_when_edges_come_then_points_are_files(part, make, tmp_path):
+    eiger = make(mode="external")
+    with edges(part):
+        run = run_of(eiger, lambda: fly([eiger], 4, period=0.01))
+    check_run(run, 4, stamp_of=stamp_of)
+    check_here(run, tmp_path)
+    check_as_found(eiger.client)
+
+
+def test_external_when_no_edge_comes_then_the_point_fails_and_says_so(part, make):
+    eiger = make(mode="external")
+    eiger.timeout.put(0.3)
+    run = run_of(eiger)
+    assert "eiger: 0 of 1 frames came" in run.stop["reason"]
+    assert "detector 'ready', filewriter 'acquire'" in run.stop["reason"]
+    check_as_found(eiger.client)
+
+
+def test_inte_when_chosen_then_every_frame_has_its_own_trigger(part, make):
+    eiger = make()
+    eiger.trigger_mode.put("inte")
+    eiger.frames_per_trigger.put(2)
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    eiger.trigger_mode.put("ints")
+    check_run(run, 2, stamp_of=stamp_of)
+
+
+@pytest.mark.parametrize("flying", [False, True])
+def test_mounted_folder_when_it_has_the_files_then_those_are_the_images(part, make, tmp_path, flying):
+    mounted = tmp_path / "dcu"
+    mounted.mkdir()
+    eiger = make(files=mounted)
+    eiger.images_per_file.put(2)
+    over = threading.Event()
+
+    def serve():
+        """Have files appear in the folder, in two pieces, as of a server that copies them there."""
+        done = set()
+        while not over.wait(0.01):
+            for name in set(eiger.client.files.names()) - done:
+                content = requests.get(f"{part.url}/data/{name}", timeout=60).content
+                (mounted / name).write_bytes(content[:-100])
+                over.wait(0.05)
+                (mounted / name).write_bytes(content)
+                done.add(name)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
     try:
-        stream, _ = take(catalog, bp.count([eiger], 2))
+        run = run_of(eiger, lambda: fly([eiger], 3, period=0.01) if flying else bp.count([eiger], 3))
     finally:
-        eiger.client.put("detector", "threshold/2/mode", "disabled")
-    check_stamps(stream, 2, image="image_2")
-    check_as_found(eiger.client, format="hdf5 nexus legacy nxmx")
+        over.set()
+        thread.join()
+    check_run(run, 3, stamp_of=stamp_of)
+    paths = {where[0] for where in streams(run)["primary"].images["eiger_image"]}
+    assert {path.parent for path in paths} == {mounted} and not list((tmp_path / "here").glob("*.h5*"))
+
+
+def test_mounted_folder_when_a_file_stays_short_then_named_with_both_sizes(part, make, tmp_path, monkeypatch):
+    eiger = make(files=tmp_path)
+    eiger.timeout.put(0.3)
+    eiger.client.put("filewriter", "name_pattern", "mine")
+    monkeypatch.setattr(_files.FilesSource, "_drop_old", lambda self: put_short_file(self, tmp_path))
+    run = run_of(eiger)
+    assert "_data_000001.h5 has 99 bytes, the unit's has " in run.stop["reason"]
+
+
+def put_short_file(source, folder):
+    series_id = source.client.get("detector", "status", "state") and part_series(source) + 1
+    (folder / f"{source._pattern.replace('$id', str(series_id))}_data_000001.h5").write_bytes(bytes(99))
+
+
+def part_series(source):
+    series_id = source.client.arm()
+    source.client.disarm()
+    return series_id
+
+
+def test_mounted_folder_when_it_is_not_there_then_refused_at_stage(part, make, tmp_path):
+    with pytest.raises(RequestError, match="nowhere.*: expected a folder that this machine sees"):
+        make(files=tmp_path / "nowhere").stage()
+
+
+def test_files_when_to_be_deleted_then_gone_on_the_unit_and_here(part, make, tmp_path):
+    eiger = make(delete_files=True)
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    assert eiger.client.files.names() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"files": "/mnt", "delete_files": True}, "delete_files"),
+        ({"files": "/mnt", "readout": "stream"}, "'filewriter', where files"),
+        ({"readout": "film"}, "monitor, stream, filewriter"),
+    ],
+)
+def test_eiger_when_options_do_not_fit_then_refused(tmp_path, options, what):
+    with pytest.raises(RequestError, match=what):
+        Eiger("http://nowhere", name="eiger", directory=tmp_path, **{"readout": "filewriter"} | options)
+
+
+@pytest.mark.parametrize("mode", ["monitor", "auto"])
+def test_stage_when_somebody_else_runs_the_detector_then_refused(part, make, mode):
+    with pytest.raises(RequestError, match="external or internal where frames come from the filewriter"):
+        make(mode=mode).stage()
+
+
+@pytest.mark.parametrize("interruption", ["pause", "abort"])
+@pytest.mark.parametrize("flying", [False, True])
+def test_scan_when_interrupted_then_points_and_files_and_filewriter_are_right(
+    part, make, tmp_path, flying, interruption
+):
+    came_back = interruption == "pause"
+    for at in range(2, 34, 5):
+        eiger = make(exposure_time=None)
+        plan = (lambda e=eiger: fly([e], 2, period=0.006)) if flying else (lambda e=eiger: bp.count([e], 2))
+        run = drive(interruptible(came_back), plan, interruption, at)
+        check_run(run, 2 if came_back else None, stamp_of=stamp_of)
+        check_here(run, tmp_path)
+        check_as_found(eiger.client)
+        shutil.rmtree(tmp_path / "here", ignore_errors=True)
+        eiger.client.close()
+
+
+def test_scan_when_a_download_hangs_and_it_is_aborted_then_it_ends(part, make, tmp_path):
+    eiger = make()
+    part.fail_next("hang", path="/data/")
+    engine = interruptible()
+
+    def abort(msg):
+        if msg.command == "wait":
+            engine.loop.call_later(0.3, lambda: engine.loop.create_task(engine._abort_coro("enough")))
+
+    engine.msg_hook = abort
+    with contextlib.suppress(RunEngineInterrupted):
+        engine(bp.count([eiger]))
+    assert not list((tmp_path / "here").glob("*.h5*"))
+    check_as_found(eiger.client)
