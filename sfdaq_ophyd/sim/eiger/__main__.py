@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free port")
     parser.add_argument("--stream-port", type=int, default=0, help="of the stream's version 2; 0: a free one")
     parser.add_argument("--stream-legacy-port", type=int, default=0, help="of its version 1")
+    parser.add_argument("--stream-replay", metavar="DIR", help="send messages recorded in DIR, *.cbor[.xz]")
+    parser.add_argument("--stream-replay-as-is", action="store_true", help="with their ids and times")
     parser.add_argument("--model", default="16M", choices=MODULES)
     parser.add_argument("--shape", type=_shape, help="rows x columns in place of a model, e.g. 64x80")
     parser.add_argument("--api-version", default="1.8.0")
@@ -43,11 +45,13 @@ def main() -> None:
             port=options.port,
             stream_port=options.stream_port,
             stream_legacy_port=options.stream_legacy_port,
+            stream_replay=options.stream_replay,
+            stream_replay_as_is=options.stream_replay_as_is,
         )
         done = threading.Event()
         on_signal(done.set)
         part.start()
-        say_ready(part.url)
+        say_ready(part.url, part.stream_endpoint, part.stream_legacy_endpoint)
         done.wait()
         part.stop()
 

@@ -19,6 +19,7 @@ from .filewriter import FileWriter
 from .monitor import MonitorBuffer, StoredFrame
 from .parameters import make_geometry
 from .stream import HIGH_WATER, MEMORY, StreamOutput
+from .stream_recording import Recording
 from .subsystems import DetectorModule, MonitorModule, StreamModule, Subsystem, bare
 
 
@@ -56,6 +57,7 @@ class DetectorControlUnit:
         sample: Callable[[], float] = lambda: 1.0,
         stream_port: int = 0,
         stream_legacy_port: int = 0,
+        stream_recording: Recording | None = None,
         stream_high_water: int | None = None,
         stream_clock_error: float = 0.0,
         stream_live: float = 1.0,
@@ -72,6 +74,7 @@ class DetectorControlUnit:
             port=stream_port,
             legacy_port=stream_legacy_port,
             high_water=stream_high_water or min(HIGH_WATER, max(4, MEMORY // (4 * self.n_pixels))),
+            recording=stream_recording,
             clock_error=stream_clock_error,
             live=stream_live,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from .dcu import DetectorControlUnit
 from .faults import FAULTS
 from .frames import stamp_of
 from .server import VERSION_REQUESTS, Request, make_app
+from .stream_recording import Recording
 
 STOP_TIMEOUT = 20.0
 
@@ -61,6 +63,11 @@ class EigerPart:
         Of the stream's versions 2 and 1; 0 takes a free one.
     stream_high_water : int, optional
         Messages kept for a slow client of the stream; default is 1000, fewer of a large detector.
+    stream_replay : str or Path, optional
+        Folder of a recorded series, ``*.cbor`` or ``*.cbor.xz``: version 2 sends its messages at arm, at each
+        exposure and at the end, with numbers, names and times of the series that was armed.
+    stream_replay_as_is : bool
+        Send them as they were recorded, each once.
     stream_clock_error : float
         By which share the detector's clock is fast, e.g. ``11.6e-6``.
     stream_live : float
@@ -97,6 +104,8 @@ class EigerPart:
         stream_port: Annotated[int, Field(ge=0, le=65535)] = 0,
         stream_legacy_port: Annotated[int, Field(ge=0, le=65535)] = 0,
         stream_high_water: Annotated[int, Field(ge=1)] | None = None,
+        stream_replay: str | Path | None = None,
+        stream_replay_as_is: bool = False,
         stream_clock_error: Annotated[float, Field(gt=-0.01, lt=0.01)] = 0.0,
         stream_live: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ):
@@ -123,6 +132,9 @@ class EigerPart:
             stream_port=stream_port or world.later_port(),
             stream_legacy_port=stream_legacy_port or world.later_port(),
             stream_high_water=stream_high_water,
+            stream_recording=Recording.load(stream_replay, renewed=not stream_replay_as_is)
+            if stream_replay is not None
+            else None,
             stream_clock_error=stream_clock_error,
             stream_live=stream_live,
         )

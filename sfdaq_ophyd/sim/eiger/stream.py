@@ -20,6 +20,7 @@ from .frames import FrameMaker
 from .packed import PackedScene
 from .stream_faults import FaultySeries
 from .stream_legacy import LegacySeries
+from .stream_recording import RecordedSeries, Recording
 from .stream_series import CborSeries, Parts, SeriesSettings, channels_of, difference_of
 
 HIGH_WATER = 1000
@@ -83,6 +84,8 @@ class StreamOutput:
         Of versions 2 and 1; 0 takes a free one.
     high_water : int
         Messages that are kept for a slow client.
+    recording : Recording, optional
+        What version 2 sends in place of simulated images.
     clock_error, live : float
         As `SeriesSettings` has them.
 
@@ -100,10 +103,11 @@ class StreamOutput:
         port: int,
         legacy_port: int,
         high_water: int,
+        recording: Recording | None,
         clock_error: float,
         live: float,
     ):
-        self._config, self._faults = config, faults
+        self._config, self._faults, self._recording = config, faults, recording
         self._ports, self._high_water = {"cbor": port, "legacy": legacy_port}, high_water
         self._clock_error, self._live = clock_error, live
         self._context: zmq.Context | None = None
@@ -167,8 +171,12 @@ class StreamOutput:
             live=self._live,
         )
         legacy = stream["format"] == "legacy"
-        scenes = await self._pack(maker, config, channels, legacy)
-        series = LegacySeries(settings, scenes) if legacy else CborSeries(settings, scenes)
+        series: CborSeries | LegacySeries | RecordedSeries
+        if self._recording is not None and not legacy:
+            series = RecordedSeries(settings, self._recording)
+        else:
+            scenes = await self._pack(maker, config, channels, legacy)
+            series = LegacySeries(settings, scenes) if legacy else CborSeries(settings, scenes)
         self._socket, self._series = self._sockets[stream["format"]], FaultySeries(series, self._faults)
         self._send(self._series.start())
 

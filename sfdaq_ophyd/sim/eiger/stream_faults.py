@@ -9,6 +9,7 @@ from ...wire.ulid import make_ulid
 from ..faults import Fault, Faults
 from .packed import compress
 from .stream_legacy import LegacySeries
+from .stream_recording import RecordedSeries
 from .stream_series import CborSeries, Fields, Parts, encode
 
 _TAG = bytes.fromhex("d9fde8")  # 65000, which means nothing
@@ -20,11 +21,11 @@ class FaultySeries:
 
     Parameters
     ----------
-    series : CborSeries or LegacySeries
+    series : CborSeries, LegacySeries or RecordedSeries
     faults : Faults
     """
 
-    def __init__(self, series: CborSeries | LegacySeries, faults: Faults):
+    def __init__(self, series: CborSeries | LegacySeries | RecordedSeries, faults: Faults):
         self._series, self._faults = series, faults
         self._untagged = faults.take("no_self_described") is not None
         self._early = faults.take("early_end")
@@ -41,18 +42,19 @@ class FaultySeries:
         message = self._series.start()
         if isinstance(message, dict):
             if self._faults.take("no_image_dtype") is not None:
-                del message["image_dtype"]
+                message.pop("image_dtype", None)
             if self._faults.take("integers_for_floats") is not None:
                 message = {name: _whole(value) for name, value in message.items()}
-        return [self._encode(message)]
+        return [self._encode(message)] if message else []
 
     def image(self, image_id: int, time_ns: int, count_time: float | None) -> list[Parts]:
         """Return the messages that follow an exposure; parameters as for `CborSeries.image`."""
         said: list[Parts] = []
-        if self._takes("new_unique_id", image_id) is not None and isinstance(self._series, CborSeries):
+        if self._takes("new_unique_id", image_id) is not None and not isinstance(self._series, LegacySeries):
             self._series.unique_id = make_ulid(time_ns, 0)
             said.append(self._encode(self._series.start()))
-        message = self._series.image(image_id, time_ns, count_time)
+        if not (message := self._series.image(image_id, time_ns, count_time)):
+            return said
         parts = self._encode(self._odd(message, image_id) if isinstance(message, dict) else message)
         if (fault := self._takes("cut_message", image_id)) is not None:
             parts = (parts[0][: int(fault.get("keep", len(parts[0]) // 2))], *parts[1:])
@@ -78,8 +80,8 @@ class FaultySeries:
     def end(self) -> list[Parts]:
         """Return the messages with which the series ends; none if they were sent."""
         said, self._held = self._held, []
-        if not self._ended and self._faults.take("lost_end") is None:
-            said.append(self._encode(self._series.end()))
+        if not self._ended and self._faults.take("lost_end") is None and (message := self._series.end()):
+            said.append(self._encode(message))
         self._ended = True
         return said
 

@@ -1,0 +1,113 @@
+"""Recorded series, sent by the simulated detector's stream."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import requests
+
+from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.wire import cbor
+from sfdaq_ophyd.wire.eiger_stream import decode_message
+
+from .conftest import Pull, Rest, arm
+
+
+@pytest.fixture
+def maxiv(data_dir):
+    return data_dir / "eiger" / "stream2" / "maxiv_1m"
+
+
+def read(path):
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+
+
+@pytest.fixture
+def replay(make_part, make_pull):
+    """Start a detector that replays a folder; its REST interface and the client of its stream."""
+
+    def start(folder, **options):
+        rest = Rest(make_part(initialized=True, stream_replay=folder, **options))
+        rest.set("stream/config/format", "cbor")
+        rest.set("stream/config/mode", "enabled")
+        rest.set("detector/config/frame_time", 0.002)
+        return rest, make_pull(rest)
+
+    return start
+
+
+def test_recording_when_sent_as_it_is_then_byte_for_byte_and_once(replay, maxiv):
+    rest, pull = replay(maxiv, stream_replay_as_is=True)
+    arm(rest, nimages=12)
+    rest.command("detector/command/trigger")
+    expected = [read(path) for path in sorted(maxiv.glob("*.cbor*"))]
+    assert [pull.parts() for _ in expected] == [[data] for data in expected]
+    assert pull.silent() and rest.value("stream/status/dropped") == 0
+
+
+def test_recording_when_renewed_then_of_the_series_that_was_armed_with_the_recorded_pixels(replay, maxiv):
+    rest, pull = replay(maxiv)
+    for series_id in (1, 2):
+        assert arm(rest, nimages=6, ntrigger=2) == series_id
+        for _ in range(2):
+            rest.command("detector/command/trigger")
+        start, *frames, end = pull.series()
+        assert {message["series_id"] for message in (start, *frames, end)} == {series_id}
+        unique_id = rest.value("detector/status/series_unique_id")
+        assert {message["series_unique_id"] for message in (start, *frames, end)} == {unique_id}
+        assert start["number_of_images"] == 12 and len(start["user_data"]) == 377
+        assert [frame["image_id"] for frame in frames] == list(range(12))
+    times = [decode_message(cbor.encode(frame)).time_ns for frame in frames]
+    assert all(b > a for a, b in zip(times, times[1:])) and frames[0]["start_time"][0] == 0
+    for k in (0, 9, 10):
+        recorded = decode_message(read(maxiv / f"{k % 10 + 1:02d}_image.cbor")).data["threshold_1"]
+        assert frames[k]["data"]["threshold_1"].data == recorded.data
+
+
+def test_recording_when_a_fault_is_named_then_it_happens_to_it(replay, maxiv):
+    rest, pull = replay(maxiv)
+    rest.part.fail_next("lost_image", image_id=1)
+    arm(rest, nimages=3)
+    rest.command("detector/command/trigger")
+    assert [frame["image_id"] for frame in pull.series()[1:-1]] == [0, 2]
+
+
+def test_command_when_told_to_replay_a_16m_then_its_capture_comes(data_dir):
+    folder = data_dir / "eiger" / "stream2" / "diamond_16m"
+    options = ["--initialized", "--shape", "64x80", "--stream-replay", str(folder)]
+    command = [sys.executable, "-m", "sfdaq_ophyd.sim.eiger", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            _, url, stream, _ = child.stdout.readline().split()
+            put = "{}/{}/api/1.8.0/{}".format
+            for module, name, value in (
+                ("stream", "config/format", "cbor"),
+                ("stream", "config/mode", "enabled"),
+                ("detector", "config/frame_time", 0.002),
+            ):
+                requests.put(put(url, module, name), json={"value": value}, timeout=60).raise_for_status()
+            pull = Pull(stream)
+            for name in ("arm", "trigger"):
+                requests.put(put(url, "detector", f"command/{name}"), timeout=60).raise_for_status()
+            start, frame, _ = pull.series()
+            pull.close()
+        finally:
+            child.terminate()
+    expected = json.loads((folder.parent / "expected.json").read_bytes())
+    assert expected and start["detector_description"] == "Dectris EIGER2 Si 16M"
+    pixels = frame["data"]["threshold_1"].unpack()
+    assert pixels.shape == (4362, 4148) and pixels[pixels != 65535].sum(dtype="u8") == 13712
+    assert np.count_nonzero(pixels == 65535) == 1253075
+
+
+def test_recording_when_there_is_none_then_refused_with_the_folder(make_part, tmp_path):
+    with pytest.raises(RequestError, match="stream_replay"):
+        make_part(stream_replay=tmp_path)
+    (tmp_path / "00_start.cbor").write_bytes(b"\x00")
+    with pytest.raises(RequestError, match="stream_replay"):
+        make_part(stream_replay=tmp_path)
