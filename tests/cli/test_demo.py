@@ -28,7 +28,7 @@ class Links(HTMLParser):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--directory", "out", "--points", "5", "--eiger-model", "500K"]
+    options = ["--directory", "out", "--points", "5", "--eiger-model", "500K", "--eiger-readout", "stream"]
     done = subprocess.run(
         [sys.executable, "-c", CODE, "demo", *options],
         cwd=folder,

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,16 +46,24 @@ class Beamline:
         Running, with all its parts.
     folder : Path
         Where frames and run tables go; made if missing.
+    eiger_readout : str
+        Where images of the Eiger come from.
     """
 
-    def __init__(self, facility: Facility, folder: Path):
+    def __init__(self, facility: Facility, folder: Path, eiger_readout: str = "monitor"):
         self._facility, self._folder = facility, folder
         be_patient()
         pvs = facility.pvs
         self.motor = EpicsMotor(pvs["motor"], name="motor")
         self.shutter = EpicsSignal(pvs["shutter"], name="shutter", string=True, put_complete=True)
         self.pulse_id = PulseId(pvs["pulse_id"], name="pulse_id")
-        self.eiger = Eiger(facility.eiger.url, name="eiger", directory=self._made("eiger"))
+        self.eiger = Eiger(
+            facility.eiger.url,
+            name="eiger",
+            directory=self._made("eiger"),
+            readout=eiger_readout,
+            stream=facility.eiger.stream_endpoint,
+        )
         self.sfdaq = SfDaqBroker(
             facility.broker.url,
             name="sfdaq",
@@ -104,6 +113,13 @@ class Beamline:
         return path
 
 
+class EigerReadout(Enum):
+    """Interfaces of the Eiger that give frames one by one."""
+
+    MONITOR = "monitor"
+    STREAM = "stream"
+
+
 NEXT = (
     ("init mybeamline", "a folder for your beamline; it begins with the simulated one"),
     ("session mybeamline", "an IPython session on it: devices, plans, RE and catalog"),
@@ -121,6 +137,9 @@ def demo(
     speed: Annotated[Any, SPEED] = "auto",
     start_timeout: Annotated[float, START_TIMEOUT] = 60.0,
     eiger_model: Annotated[str, typer.Option(help="16M, 9M, 4M, 1M or 500K.")] = "1M",
+    eiger_readout: Annotated[
+        EigerReadout, typer.Option(help="Where images of the Eiger come from.")
+    ] = EigerReadout.MONITOR,
 ) -> None:
     """Take a pedestal and find the sample with a motor, all detectors and the broker of a simulated beamline.
 
@@ -159,7 +178,7 @@ def demo(
             catalog = stack.enter_context(
                 embedded_catalog(directory / "catalog", start_timeout=start_timeout)
             )
-            beamline = Beamline(facility, directory / "frames")
+            beamline = Beamline(facility, directory / "frames", eiger_readout.value)
             if ctrl_c.is_set():
                 raise KeyboardInterrupt
         run_engine = RunEngine()
