@@ -52,7 +52,7 @@ class FaultySeries:
         said: list[Parts] = []
         if self._takes("new_unique_id", image_id) is not None and not isinstance(self._series, LegacySeries):
             self._series.unique_id = make_ulid(time_ns, 0)
-            said.append(self._encode(self._series.start()))
+            said += [self._encode(start)] if (start := self._series.start()) else []
         if not (message := self._series.image(image_id, time_ns, count_time)):
             return said
         parts = self._encode(self._odd(message, image_id) if isinstance(message, dict) else message)
@@ -100,7 +100,7 @@ class FaultySeries:
             message = {**message, "unknown_key": {"values": [1, 2.5, None]}}
         if (fault := self._takes("missing_field", image_id)) is not None:
             message = {k: value for k, value in message.items() if k != fault.get("field", "series_date")}
-        data = message["data"]
+        data = message.get("data")
         for what, spoil in _SPOIL.items():
             if isinstance(data, dict) and self._takes(what, image_id) is not None:
                 message["data"] = {channel: spoil(array) for channel, array in data.items()}
@@ -115,7 +115,9 @@ def _shorter(array: ArrayBytes) -> ArrayBytes:
 _SPOIL = {
     "unknown_algorithm": lambda array: replace(array, algorithm="zstd"),
     "huge_prefix": lambda array: replace(
-        array, data=memoryview(_HUGE.to_bytes(8, "big") + bytes(array.data[8:]))
+        array,
+        algorithm="lz4" if array.algorithm == "none" else array.algorithm,
+        data=memoryview(_HUGE.to_bytes(8, "big") + bytes(array.data[8:])),
     ),
     "wrong_length": _shorter,
 }

@@ -199,6 +199,21 @@ def test_end_when_the_series_is_ended_by_a_command_then_sent_once(rest, pull, co
     assert pull.message()["type"] == "start"
 
 
+def test_abort_when_in_the_middle_of_a_series_then_no_frame_comes_after_its_end_nor_in_the_next(rest, pull):
+    first = arm(rest, nimages=100_000)
+    other = Rest(rest.part)
+    thread = threading.Thread(target=other.command, args=["detector/command/trigger"])
+    thread.start()
+    assert [pull.message()["type"] for _ in range(2)] == ["start", "image"]
+    rest.command("detector/command/abort")
+    second = arm(rest, nimages=2)
+    rest.command("detector/command/trigger")
+    thread.join(60)
+    left, (start, *frames, _) = pull.series(), pull.series()
+    assert {message["series_id"] for message in left} == {first}
+    assert start["series_id"] == second and [frame["image_id"] for frame in frames] == [0, 1]
+
+
 def test_end_when_armed_again_then_of_the_old_series_before_the_new_ones_start(rest, pull):
     arm(rest)
     arm(rest)

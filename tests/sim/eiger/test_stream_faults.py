@@ -77,6 +77,7 @@ def word(parts):
         ("cut_message", {"image_id": 1, "keep": 3}, "start 0 ! 2 3 end"),
         ("wrong_length", {"image_id": 1}, "start 0 !1 2 3 end"),
         ("huge_prefix", {"image_id": 1}, "start 0 !1 2 3 end"),
+        ("missing_field", {"image_id": 1, "field": "data"}, "start 0 !1 2 3 end"),
         ("unknown_algorithm", {"image_id": 1}, "start 0 !1 2 3 end"),
         ("missing_field", {"image_id": 1, "field": "image_id"}, "start 0 ! 2 3 end"),
         ("missing_field", {"image_id": 1}, "start 0 1 2 3 end"),
