@@ -27,7 +27,15 @@ from sfdaq_ophyd.calibration import options
 from sfdaq_ophyd.clients._http import Head, Reply
 from sfdaq_ophyd.clients.std_daq_redis import StdDaqRedis
 from sfdaq_ophyd.errors import SfdaqError
-from sfdaq_ophyd.files import constants, daq_file, gain_file, pedestal_file, std_daq_file, swissfel_file
+from sfdaq_ophyd.files import (
+    constants,
+    daq_file,
+    eiger_file,
+    gain_file,
+    pedestal_file,
+    std_daq_file,
+    swissfel_file,
+)
 from sfdaq_ophyd.wire import (
     broker,
     broker_reply,
@@ -383,6 +391,7 @@ DATASETS = (
     *("gains", "gainsRMS", "pixel_mask", "data", f"data/{JF}", f"data/{JF}/data", f"data/{JF}/pulse_id"),
     *(f"data/{JF}/is_good_frame", f"data/{JF}/daq_rec", f"data/{JF}/frame_index", "data/A/data", "A/data"),
     *("data/A/pulse_id", "A/pulse_id", "EG/data", "EG/image_id", "EG/status", "general/detector_name"),
+    *("entry/data/data", "entry/data/image_id", "entry/data/start_time", "entry/start_time"),
     *("adu_means", "meta", f"data/{JF}/meta/module_map", "EG", "A"),
 )
 CONTENTS = {
@@ -419,6 +428,10 @@ READERS = {
         for found in daq_file.read_daq_file(path, "BSDATA")
         if found.dtype == daq_file.TEXT
     ],
+    "files.eiger_file.read_eiger_data_file": lambda path: eiger_file.read_eiger_data_file(
+        path, shape=(512, 1024), dtype="u2"
+    ),
+    "files.eiger_file.read_start_of_times": eiger_file.read_start_of_times,
     "files.gain_file.read_gain": lambda path: gain_file.read_gain(path, JF),
     "files.gain_file.read_gain_binary": gain_file.read_gain_binary,
     "files.pedestal_file.read_om_darks": lambda path: pedestal_file.read_om_darks([path], JF),

@@ -32,6 +32,7 @@ import dask.array
 import h5py
 from bluesky_tiled_plugins.exporters import json_seq_exporter
 from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter
+from tiled.ndslice import NDSlice
 from tiled.utils import Conflicts, path_from_uri
 
 from ..errors import SfdaqError
@@ -129,14 +130,17 @@ def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> das
         return array
     uris = [asset.data_uri for asset in data_source.assets if asset.parameter == "data_uris"]
     rows = [(start, stop) for start, stop, *n in rows or () for _ in range(*n or (1,))]
-    if len(rows) != len(uris) or "slice" in kwargs:
+    if len(rows) != len(uris):
         return array[:n_frames]
+    part_of_frame = kwargs.get("slice") or ()  # of all frames, e.g. the channel of one threshold
+    if isinstance(part_of_frame, str):
+        part_of_frame = NDSlice.from_numpy_str(part_of_frame)
     options = {name: kwargs[name] for name in ("dataset", "swmr", "libver", "locking") if name in kwargs}
     per_row = math.prod(shape[1:n_axes])
     parts = []
     for uri, (start, stop) in zip(uris, rows):
         whole = HDF5ArrayAdapter.lazy_load_hdf5_array(path_from_uri(uri), **options)
-        parts.append(whole[start * per_row : stop * per_row])
+        parts.append(whole[tuple(part_of_frame)][start * per_row : stop * per_row])
     return dask.array.concatenate(parts)
 
 

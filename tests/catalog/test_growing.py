@@ -64,6 +64,18 @@ def test_files_when_each_holds_more_than_is_registered_then_their_registered_poi
     assert read([*paths, paths[0]], "data", (3, 2, *shape), [[1, 2, 2], [3, 4, 1]]) == [2, 3, 102, 103, 6, 7]
 
 
+def test_files_when_one_part_of_each_frame_is_registered_then_that_of_the_registered_points(tmp_path):
+    paths = []
+    for k in range(2):
+        with h5py.File(tmp_path / f"{k}.h5", "w") as file:
+            frames = np.arange(100 * k, 100 * k + 9)[:, None, None, None] * np.ones((2, 8, 10), "i8")
+            frames[:, 1] += 1000
+            file["data"] = frames
+            paths.append(file.filename)
+    adapter = adapter_of(paths, "data", (3, 2, 8, 10), [[0, 2], [1, 2]], slice=":,1")
+    assert adapter.read()[..., 0, 0].tolist() == [[1000, 1001], [1002, 1003], [1102, 1103]]
+
+
 def test_file_when_its_writer_has_it_open_then_the_answer_is_a_conflict(tmp_path):
     with h5py.File(tmp_path / "open.h5", "w", locking=True) as file:
         file["id"] = np.arange(4)
@@ -110,7 +122,7 @@ def shortened(part):
         file["id"] = [1, 3]
 
 
-def adapter_of(paths, dataset, shape, rows):
+def adapter_of(paths, dataset, shape, rows, **more):
     structure = ArrayStructure(
         data_type=BuiltinDtype.from_numpy_dtype(np.dtype("i8")),
         shape=shape,
@@ -121,4 +133,6 @@ def adapter_of(paths, dataset, shape, rows):
         for k, path in enumerate(paths)
     ]
     source = DataSource(structure_family=StructureFamily.array, structure=structure, assets=assets)
-    return GrowingHDF5Adapter.from_catalog(source, Node({}, []), dataset=dataset, rows=rows, swmr=False)
+    return GrowingHDF5Adapter.from_catalog(
+        source, Node({}, []), dataset=dataset, rows=rows, swmr=False, **more
+    )
