@@ -1,4 +1,8 @@
-"""The newest image of an Eiger, through the monitor's ``images/monitor``: nothing is taken from anybody."""
+"""The newest image of an Eiger, through the monitor's ``images/monitor``: nothing is taken from anybody.
+
+Of one that is read out by its stream, the stream's state, rate and losses are shown as HTTP tells them: a
+client of the stream would take every other frame.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ IDLE_PERIOD = 2.0
 """s between two images of a detector that looks idle: a short series fits between two looks at its state."""
 
 DROPPED = "dropped by the monitor"
+DROPPED_BY_STREAM = "dropped by the stream"
 RUNNING = (DetectorState.READY, DetectorState.ACQUIRE)
 
 
@@ -36,12 +41,21 @@ class EigerSource(DetectorSource):
     api_version : str or None
     period : float
         s between two images, at least.
+    streams : bool
+        Whether it is read out by its stream.
     """
 
-    loss_name = DROPPED
-
-    def __init__(self, name: str, url: str, api_version: str | None = None, period: float = 0.25):
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        api_version: str | None = None,
+        period: float = 0.25,
+        streams: bool = False,
+    ):
         super().__init__(name, "Eiger", url, period)
+        self._streams = streams
+        self.loss_name = DROPPED_BY_STREAM if streams else DROPPED
         self._client = SimplonClient(url, api_version, timeout=5.0)
         self._rate = Rate()
         self._about: dict[str, Any] = {}
@@ -63,9 +77,14 @@ class EigerSource(DetectorSource):
             level = "bad" if self._state is DetectorState.ERROR else "good"
             counters = self._counters()
             self._about = {"state": self._state.value, "counters": counters, "rate": rate, "level": level}
+            if self._streams:
+                self._about |= self._look_at_stream(rate)
         if now < self._image_due:
             return None, self._about
         self._image_due = now if self._state in RUNNING else now + IDLE_PERIOD
+        if self._streams and self._optional("mode", "monitor") == "disabled":
+            self._rate = Rate()
+            return None, self._about
         found = self._client.newest_image(wait=0.1)
         known, self._arrivals_are_known = self._arrivals_are_known, True
         if found is None:
@@ -85,7 +104,7 @@ class EigerSource(DetectorSource):
 
     def n_lost(self, counters: Mapping[str, int]) -> int | None:
         """Return what the monitor dropped, if the detector says so."""
-        return counters.get(DROPPED)
+        return counters.get(self.loss_name)
 
     def rest(self) -> None:
         """Close the connections."""
@@ -119,8 +138,17 @@ class EigerSource(DetectorSource):
         )
 
     def _counters(self) -> dict[str, int]:
-        value = self._optional("dropped", "monitor", "status")
-        return {} if value is None else {DROPPED: int(value)}
+        value = self._optional("dropped", "stream" if self._streams else "monitor", "status")
+        return {} if value is None else {self.loss_name: int(value)}
+
+    def _look_at_stream(self, rate: float | None) -> dict[str, Any]:
+        """Say how the stream is; its rate is the monitor's, else that of the frame time while it exposes."""
+        state, note = self._optional("state", "stream", "status"), ""
+        if rate is None and self._state is DetectorState.ACQUIRE and state != "disabled":
+            frame_time = self._optional("frame_time")
+            rate, note = (round(1 / frame_time, 2), ", rate as configured") if frame_time else (None, "")
+        about: dict[str, Any] = {"rate": rate, "note": f"stream: {state or 'not known'}{note}"}
+        return about | ({"level": "bad"} if state == "error" else {})
 
     def _read_settings(self) -> None:
         self._cutoff = self._optional("countrate_correction_count_cutoff")

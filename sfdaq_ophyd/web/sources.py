@@ -38,7 +38,7 @@ def watch_of(config: SfdaqConfig, rate: float = 4.0) -> Watch:
 def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
     for name, block in config.devices.items():
         if isinstance(block, blocks.EigerConfig):
-            yield EigerSource(name, block.url, block.api_version, period)
+            yield EigerSource(name, block.url, block.api_version, period, block.readout == "stream")
         elif isinstance(block, blocks.JungfrauConfig):
             from ..session.devices import calibration_loader  # imports ophyd
 
