@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...clients.simplon import SimplonClient
@@ -21,16 +21,11 @@ from ..debts import Debts
 from ._control import make_statistics, n_images_per_exposure
 from ._numbers import NumbersAside
 from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
+from ._silence import GRACE, WAIT, Ending, why_missing
 from ._source import SeriesSource
 from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
-
-WAIT = 0.1
-"""s without a message after which the detector is looked at."""
-
-GRACE = 1.0
-"""s without a frame, after the exposure or the end of the series, in which a late one may still come."""
 
 LONGEST_REST = 5.0
 """s without a frame after which nothing more comes of a series that is over and whose end was not told."""
@@ -43,40 +38,6 @@ UID_LENGTH = 64
 
 ENERGIES = ("photon_energy", "threshold_energy", "threshold/2/energy")
 """What mask and flat field hang on."""
-
-SHARED = "another client reads this stream: each message goes to one of its clients"
-
-
-@dataclass
-class _End:
-    """How a series ends when frames do not come.
-
-    Attributes
-    ----------
-    limit : Limit
-        Without a frame, beyond the exposure.
-    quiet, rest : Limit
-        Without a frame, after the exposure, and after it was found out why there are none (`why`).
-    ended : bool
-        Whether the detector said so.
-    over : bool
-        Whether there is nothing to wait for any more.
-    """
-
-    limit: Limit
-    quiet: Limit = field(default_factory=lambda: Limit(GRACE))
-    pace: Limit = field(default_factory=lambda: Limit(WAIT))
-    rest: Limit | None = None
-    exposed: bool = False
-    ended: bool = False
-    over: bool = False
-    why: str = ""
-
-    def restart(self) -> None:
-        """Begin all limits anew: a frame came."""
-        for limit in (self.limit, self.quiet, self.rest):
-            if limit is not None:
-                limit.restart()
 
 
 class StreamSource(SeriesSource):
@@ -258,7 +219,7 @@ class StreamSource(SeriesSource):
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
     ) -> Iterator[Frame | MissingFrame | Tables]:
-        n_left, n_taken, end = request.n_frames, 0, _End(self._limit())
+        n_left, n_taken, end = request.n_frames, 0, Ending(self._limit())
         self._numbers.clear()
         self._explained = False
         while n_left and not end.over:
@@ -335,7 +296,9 @@ class StreamSource(SeriesSource):
         scalars: dict[str, float | str] = dict.fromkeys(self._statistics.names, math.nan)
         scalars |= {"receive_time": frame.received, "real_time": frame.real_time}
         scalars["series_uid"] = frame.series_uid
-        if self._last_time < math.inf and not frame.timestamp > self._last_time:
+        if not frame.has_detector_time:
+            pass  # the time of arrival is of another clock
+        elif self._last_time < math.inf and not frame.timestamp > self._last_time:
             told = (self.name, frame.event_id, frame.timestamp, self._last_time)
             logger.warning("%s: frame %s is of %.6f s, not after the one before, of %.6f s", *told)
             self._last_time = math.inf  # told once per series
@@ -346,7 +309,7 @@ class StreamSource(SeriesSource):
         self.frame_format.check(made)
         return made
 
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: _End) -> None:
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:
         """Find out whether anything more can come, now that nothing has for a moment."""
         series = self._ours()
         if series is not None and series.ended and not end.ended:
@@ -379,7 +342,7 @@ class StreamSource(SeriesSource):
             end.rest = Limit(self.rest_time)
             self.control.disarm()  # the end of the series follows what is on its way
 
-    def _lost(self, n: int, end: _End) -> Iterator[Frame | MissingFrame]:
+    def _lost(self, n: int, end: Ending) -> Iterator[Frame | MissingFrame]:
         self._armed_for = None
         passed = self._order.end(n)
         yield from self._finished(passed)
@@ -388,32 +351,6 @@ class StreamSource(SeriesSource):
             yield MissingFrame(f"{name} ({why})" if k == 0 else name)
 
     def _explanation(self) -> str:
-        """Say why frames are missing, as far as the detector tells."""
-        found = []
-        try:
-            for name, expected in (("mode", "enabled"), ("format", "cbor")):
-                parameter = self.control.read("stream", name)
-                if parameter is not None and parameter.value != expected:
-                    found.append(f"the stream's {name} is {parameter.value!r}, expected {expected!r}")
-            dropped = self.client.get("stream", "status", "dropped").value
-            state = self.client.state()
-        except SfdaqError:
-            return "the stream's counters are not readable"
-        series = self._ours()
-        if n_odd := self.stream.counters["unparsable"] - self._n_odd:
-            found.append(f"{n_odd} messages were not understood, at last {self.stream.last_problem}")
-        if not all(self.stream.connected):
-            found.append(f"{self.stream.endpoints[0]} is not connected")
-        elif not found and not dropped:
-            if series is not None and series.looks_shared:
-                found.append(SHARED)
-            elif series is None or not series.n_images:
-                waits = state == DetectorState.READY
-                found.append("no trigger came" if waits and self._waits_for_edges else f"perhaps {SHARED}")
-        found.append(f"the stream dropped {dropped}")
-        return ", ".join(found)
-
-    @property
-    def _waits_for_edges(self) -> bool:
-        """Whether triggers come from outside."""
-        return self.mode.value == "external"
+        """Say why frames are missing."""
+        n_odd = self.stream.counters["unparsable"] - self._n_odd
+        return why_missing(self.control, self.stream, self._order, self._ours(), self.mode, n_odd)

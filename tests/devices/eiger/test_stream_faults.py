@@ -79,12 +79,18 @@ def with_wrong_length(data):
     return [data[:at] + b"\0\0\0\1" + data[at + 4 :]]
 
 
+def with_another_uid(data):
+    at = data.index(b"series_unique_id") + 18
+    return [data[:at] + b"0" * 26 + data[at + 26 :]]
+
+
 FATAL = {
     "lost": (Lost(2), "_2 "),
     "lost at the end": (Lost(5), "_5 "),
-    "cut off": (Changed(2, cut), "1 messages were not understood, at last"),
+    "cut off": (Changed(2, cut), "1 messages were not understood"),
     "in two parts": (Changed(2, lambda data: [[data, b"more"]]), "a message of 2 parts, expected one"),
     "of another length": (Changed(2, with_wrong_length), "_2 (data of threshold_1"),
+    "of a series begun anew": (Changed(2, with_another_uid), "of the same number came between"),
     "every second": (Shared(), "another client reads this stream"),
 }
 
