@@ -40,6 +40,9 @@ CONTROL_PORT, CONFIG_PORT = 8080, 5000
 SILENT = 5.0
 """s without a push, of ten per s, after which the driver is taken for gone."""
 
+STOP_TIMEOUT = 10.0
+"""s without a change after which a stop has failed: the files are closed within 1 s."""
+
 KEPT = 1000
 """Changes of state that are remembered."""
 
@@ -51,7 +54,8 @@ class Pushes:
     """One connection to the driver, and the thread that follows it."""
 
     def __init__(self, connection: ClientConnection, news: threading.Event):
-        self._connection, self._news = connection, news
+        self._open = contextlib.ExitStack()
+        self._connection, self._news = self._open.enter_context(connection), news
         self._lock = threading.Lock()
         self._runs: deque[PushedStatus] = deque(maxlen=KEPT)
         self._n_runs, self._last = 0, counted_time()
@@ -88,7 +92,7 @@ class Pushes:
 
     def close(self) -> None:
         """Close the connection, and wait for the thread."""
-        self._connection.close()
+        self._open.close()
         self._thread.join(2)
 
     def _follow(self) -> None:
@@ -271,7 +275,7 @@ class StdDaqWriterSocket:
             It does not become idle.
         """
         with translated():
-            limit, again = Limit(self._timeout), Limit(1.0)
+            limit, again = Limit(STOP_TIMEOUT), Limit(1.0)
             if self.status().is_idle:
                 return self.status()
             self.send(STOP_COMMAND)
@@ -281,7 +285,7 @@ class StdDaqWriterSocket:
                     before = seen
                     limit.restart()
                 elif limit.reached():
-                    raise ServiceTimeout("stop of the standard DAQ", self._timeout, str(seen))
+                    raise ServiceTimeout("stop of the standard DAQ", limit.seconds, str(seen))
                 if again.reached():  # one that comes in the wrong moment is forgotten
                     again.restart()
                     self.send(STOP_COMMAND)

@@ -46,9 +46,6 @@ BEGIN_LIMIT = 5.0
 CREATION_LIMIT = 15.0
 """s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
 
-IDLE_LIMIT = 5.0
-"""s from the end of an acquisition until the driver is idle: somebody must have been told of the end."""
-
 
 class SocketControl:
     """A DAQ with control by websocket, as one device uses it: a `WriterControl`.
@@ -161,7 +158,8 @@ class SocketControl:
         user_id = (self._config or self.config()).writer_user_id
         prefix = _prefix(path.name)
         command = start_command(str(path.parent), prefix, request.n_images, user_id if user_id > 0 else None)
-        self._wait_until_idle()
+        if not self._status().is_idle:
+            self.make_ready()
         with self._lock:
             self._tracker = Tracker(request.n_images)
             self._seen = self.writer.connect().next_number()
@@ -173,15 +171,6 @@ class SocketControl:
             raise DaqGone(
                 f"{self._name}: the DAQ is gone while {request.output_file} was started: {exc}"
             ) from exc
-
-    def _wait_until_idle(self) -> None:
-        limit = Limit(IDLE_LIMIT)
-        while not self._status().is_idle:
-            if self._is_ours_running() or limit.reached():
-                self.make_ready()
-                return
-            limit.wait(self.news, PERIOD)
-            self.news.clear()
 
     def _follow_start(self, request: WriteRequest) -> None:
         begin, limit, tracker = Limit(BEGIN_LIMIT), Limit(CREATION_LIMIT), self._tracker
