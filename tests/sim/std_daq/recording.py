@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -17,36 +18,50 @@ REFUSED = re.compile(r"Cannot start new acquisition while previous one is runnin
 RUN_ID = re.compile(r"('run_id': )\d{16,}")
 
 
-def scenarios(folder: Path) -> list[Path]:
-    """Return the files with HTTP exchanges of the REST dialects, anywhere below `folder`."""
-    return [path for path, stack in _stacks(folder) if stack.split("-")[0] in ("flask", "fastapi")]
+def scenarios(folder: Path, kind: str = "rest") -> list[Path]:
+    """Return the recordings of a kind, anywhere below `folder`.
+
+    That is "rest" (either dialect), or of the websocket generation "control" and "config".
+    """
+    return [path for path, _, found in _recordings(folder) if found == kind]
 
 
 def others(folder: Path) -> list[tuple[Path, str]]:
     """Return the other recordings below `folder`, each with why nothing here speaks to it."""
-    spoken = "the simulator speaks the two REST dialects only"
+    spoken = "the simulator speaks the two REST dialects and the websocket generation only"
     return [
         (path, f"{spoken}, not {stack}" if stack else f"{spoken}; the recording names no service")
-        for path, stack in _stacks(folder)
-        if stack.split("-")[0] not in ("flask", "fastapi")
+        for path, stack, kind in _recordings(folder)
+        if kind is None
     ]
 
 
-def _stacks(folder: Path) -> list[tuple[Path, str]]:
-    """Return each recording with what it says of the service; a line that is no JSON is for the replay."""
+def _recordings(folder: Path) -> list[tuple[Path, str, str | None]]:
+    """Return each recording, what it says of the service, and its kind.
+
+    A line that is no JSON is for the replay.
+    """
     found = []
     for path in sorted(folder.rglob("*.jsonl")):
         if path.name.endswith(".redis.jsonl"):
             continue
-        with path.open() as lines:
-            try:
-                first = json.loads(lines.readline() or "{}")
-            except ValueError:
-                first = None
-        meta = first.get("meta") if isinstance(first, dict) else None
+        lines = []
+        with contextlib.suppress(ValueError):
+            lines += map(json.loads, path.read_text().splitlines())
+        meta = lines[0].get("meta") if lines and isinstance(lines[0], dict) else None
         if isinstance(meta, dict):
-            found.append((path, str(meta.get("stack") or "")))
+            stack = str(meta.get("stack") or "")
+            found.append((path, stack, _kind(stack, lines[1:])))
     return found
+
+
+def _kind(stack: str, rows: list) -> str | None:
+    if stack.split("-")[0] in ("flask", "fastapi"):
+        return "rest"
+    if any("client" in row for row in rows):
+        return "control"
+    paths = [str((row.get("request") or {}).get("path")) for row in rows]
+    return "config" if any(path.startswith("/api/") for path in paths) else None
 
 
 def read(path: Path) -> tuple[dict, list[dict]]:
