@@ -51,9 +51,11 @@ from sfdaq_ophyd.wire import (
     simplon,
     std_daq,
     std_daq_config,
+    std_daq_socket,
     tiff,
     tiff_write,
 )
+from sfdaq_ophyd.wire.std_daq_writing import layout_of_one_file
 
 JF = "JF01T01V01"
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "30"))
@@ -202,6 +204,9 @@ JSON = {
     "wire.std_daq.WriteRequest.from_dict": (
         parsed(partial(std_daq.WriteRequest.from_dict, default_run_id=1)),
         {"output_file": "/tmp/a.h5", "n_images": 5, "run_id": 17},
+    ),
+    "wire.std_daq_socket.PushedStatus.from_text": (
+        std_daq_socket.PushedStatus.from_text, {"status": "recording", "count": 5},
     ),
     "wire.std_daq_config.DaqConfig.from_dict": (parsed(std_daq_config.DaqConfig.from_dict), CONFIG),
     "wire.std_daq_config.DaqStats.from_dict": (
@@ -439,6 +444,9 @@ READERS = {
     "files.pedestal_file.read_pixel_mask": lambda path: pedestal_file.read_pixel_mask(path, JF),
     "files.std_daq_file.read_std_daq_file": lambda path: std_daq_file.read_std_daq_file(
         path, "EG", n_written=2, shape=(2, 3), dtype="uint16", timeout=0.0
+    ),
+    "files.std_daq_file.count_std_daq_images": lambda path: std_daq_file.count_std_daq_images(
+        path, layout_of_one_file("EG")
     ),
     "files.swissfel_file.SwissfelFile": lambda path: list(swissfel_file.SwissfelFile(path, JF).frames()),
 }

@@ -199,10 +199,10 @@ class StdDaqWriterSocket:
             pushes = Pushes(_opened(self.url, self._timeout), self.news)
             limit = Limit(self._timeout)
             while not pushes.next_number():
-                if pushes.lost or limit.reached():
+                if (lost := pushes.lost) or limit.reached():
                     pushes.close()
-                    if pushes.lost:
-                        raise WireError(f"{self.url} is no standard DAQ: {pushes.lost}")
+                    if lost:
+                        raise WireError(f"{self.url} is no standard DAQ: {lost}")
                     raise ServiceTimeout("first status of the standard DAQ", self._timeout, "connected")
                 time.sleep(0.01)
             self._pushes = pushes

@@ -1,0 +1,207 @@
+"""Client of the standard DAQ with control by websocket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+
+import pytest
+from websockets.sync.server import serve
+
+from sfdaq_ophyd.clients import (
+    StdDaqBadReply,
+    StdDaqRefused,
+    StdDaqRequestError,
+    StdDaqTimeout,
+    StdDaqUnknownOutcome,
+    StdDaqUnreachable,
+    StdDaqWriterSocket,
+    std_daq_socket,
+)
+from sfdaq_ophyd.wire.std_daq_socket import PushedState, start_command
+
+from ..std_daq import simulated_websocket_daq
+
+
+@pytest.fixture(scope="module")
+def daq():
+    with simulated_websocket_daq() as server:
+        yield server
+
+
+@pytest.fixture
+def client(daq):
+    client = StdDaqWriterSocket(daq.ws_url, daq.url, restart_time=0.2)
+    yield client
+    client.stop()
+    client.close()
+    client.close()
+
+
+@contextlib.contextmanager
+def pushing(*messages, then="wait"):
+    """A driver that says this to everybody, then waits, closes or dies; yield its address."""
+    end = threading.Event()
+
+    def talk(connection):
+        for message in messages:
+            connection.send(message)
+        if then == "wait":
+            end.wait(30)
+        elif then == "die":
+            connection.recv()
+            connection.socket.close()
+
+    with serve(talk, "127.0.0.1", 0, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            end.set()
+            server.shutdown()
+            thread.join()
+
+
+IDLE = json.dumps({"status": "idle"})
+
+
+@pytest.mark.parametrize(
+    ("url", "config_url", "expected"),
+    [
+        ("ws://h:8080", None, ("ws://h:8080", "http://h:5000")),
+        ("ws://h", None, ("ws://h:8080", "http://h:5000")),
+        ("ws://[::1]:9/x", "http://g:7", ("ws://[::1]:9/x", "http://g:7")),
+        ("http://h:5000", None, ("ws://h:8080", "http://h:5000")),
+        ("https://h:5000/daq/", None, ("wss://h:8080", "https://h:5000/daq")),
+    ],
+)
+def test_addresses_when_one_is_given_then_the_other_is_at_its_usual_port(url, config_url, expected):
+    client = StdDaqWriterSocket(url, config_url)
+    assert (client.url, client.config_url) == expected
+
+
+@pytest.mark.parametrize("url", ["", "ftp://h", 5, "ws://", "ws://h:x", None, "ws://user:secret@h"])
+def test_addresses_when_they_are_none_then_they_are_refused(url):
+    with pytest.raises(StdDaqRequestError, match="url"):
+        StdDaqWriterSocket(url)
+
+
+def test_status_when_nobody_answers_then_it_is_unreachable():
+    with pytest.raises(StdDaqUnreachable, match="control of the standard DAQ"):
+        StdDaqWriterSocket("ws://127.0.0.1:9").status()
+
+
+def test_status_when_something_else_answers_then_it_is_named(daq):
+    with pytest.raises(StdDaqBadReply, match="is not the control of a standard DAQ"):
+        StdDaqWriterSocket(daq.url.replace("http", "ws")).status()
+
+
+def test_status_when_the_peer_closes_at_once_then_it_is_no_daq():
+    with pushing(then="close") as url, pytest.raises(StdDaqBadReply, match="is no standard DAQ"):
+        StdDaqWriterSocket(url).status()
+
+
+def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog):
+    nonsense = ("x", "[]", '{"status": "nosuch"}', '{"status": "recording", "count": -1}', "x" * 70_000)
+    with pushing(*nonsense[:-1]) as url, pytest.raises(StdDaqTimeout, match="first status"):
+        StdDaqWriterSocket(url, timeout=0.3).status()
+    assert caplog.text.count("passed over") == 4
+    with pushing(nonsense[-1]) as url, pytest.raises(StdDaqBadReply, match="no standard DAQ"):
+        StdDaqWriterSocket(url).status()
+
+
+def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monkeypatch, wait_for):
+    monkeypatch.setattr(std_daq_socket, "SILENT", 0.2)
+    with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
+        first = client.connect()
+        wait_for(lambda: "said nothing" in first.lost, "the silence")
+        assert client.connect() is not first and client.status().state is PushedState.IDLE
+
+
+def test_command_when_the_driver_dies_of_it_then_its_outcome_is_unknown_or_told_by_the_loss(wait_for):
+    with pushing(IDLE, then="die") as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
+        pushes = client.connect()
+        with contextlib.suppress(StdDaqUnknownOutcome):
+            client.send(start_command("/data", "x", 1))
+        wait_for(lambda: pushes.lost, "the loss")
+
+
+def test_command_when_the_connection_is_closed_under_it_then_its_outcome_is_unknown(daq, client, monkeypatch):
+    pushes = client.connect()
+    pushes._connection.close()
+    monkeypatch.setattr(client, "connect", lambda: pushes)
+    with pytest.raises(StdDaqUnknownOutcome, match="Watch the status"):
+        client.send(start_command("/data", "x", 1))
+
+
+def test_stop_when_nothing_is_recorded_then_nothing_is_sent(client, monkeypatch):
+    sent = []
+    monkeypatch.setattr(client, "send", sent.append)
+    assert client.stop().is_idle and sent == []
+
+
+def test_acquisition_when_it_is_started_and_stopped_then_its_states_follow_each_other(
+    daq, client, tmp_path, wait_for
+):
+    number = client.send(start_command(str(tmp_path), "x_", 10_000))
+    wait_for(lambda: client.status().count, "images")
+    client.stop()
+    statuses, _ = client.connect().since(number)
+    states = [str(status.state) for status in statuses]
+    order = ["creating_file", "waiting_for_first_image", "recording", "stop", "saving_file", "file_saved"]
+    assert [state for state in order if state in states] == [s for s in states if s != "idle"]
+    assert {"recording", "saving_file"} <= set(states)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x_0.h5", "x_1.h5", "x_Meta.h5"]
+
+
+def test_config_when_some_keys_are_changed_then_the_whole_is_sent_and_what_is_equal_is_not(daq, client):
+    before = client.get_config()
+    assert client.set_config({"bit_depth": before["bit_depth"]}) == before
+    assert client.set_config({"start_udp_port": 2345}) == {**before, "start_udp_port": 2345} == daq.config
+    client.set_config(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"nosuch": 1}, "nosuch"), ({"detector_type": "eiger"}, "cannot change it"), ({"bit_depth": 13}, "13")],
+)
+def test_config_when_a_change_is_wrong_then_nothing_is_sent(daq, client, changes, expected):
+    before = daq.config
+    with pytest.raises(StdDaqRequestError, match=expected):
+        client.set_config(changes)
+    assert daq.config == before
+
+
+def test_config_when_an_acquisition_runs_then_it_is_not_changed(daq, client, tmp_path, wait_for):
+    client.send(start_command(str(tmp_path), "x_", 10_000))
+    wait_for(lambda: not client.status().is_idle, "the start")
+    with pytest.raises(StdDaqRequestError, match="an idle DAQ"):
+        client.set_config({"start_udp_port": 2345})
+
+
+def test_config_when_the_second_server_missed_it_then_the_error_says_that_it_is_changed(
+    daq, client, wait_for
+):
+    before = client.get_config()
+    daq.fail_next("secondary_down")
+    with pytest.raises(StdDaqRefused, match="changed all the same, not on all servers"):
+        client.set_config({"start_udp_port": 2346})
+    wait_for(lambda: not client.is_connected, "the end of the services")
+    wait_for(lambda: daq.alive()["driver"], "the end of the restart")
+    client.set_config(before)
+
+
+def test_config_when_the_file_is_missing_then_the_service_is_quoted(daq, client):
+    daq.fail_next("config_missing")
+    with pytest.raises(StdDaqRefused, match="Configuration file not found"):
+        client.config()
+
+
+def test_config_when_the_reply_is_lost_then_it_is_read_back(daq, client, caplog):
+    before = client.get_config()
+    daq.fail_next("lost_reply", path="/api/config/set")
+    assert client.set_config({"start_udp_port": 2347})["start_udp_port"] == 2347
+    assert "holds the change all the same" in caplog.text
+    client.set_config(before)
