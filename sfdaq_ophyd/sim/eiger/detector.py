@@ -272,6 +272,8 @@ class EigerModel:
             self.state = DetectorState.READY
         else:
             self.files.close()
+            if self._patient:
+                await self.stream.wait_for_room(PATIENCE)
             self.stream.end()
             self.state = DetectorState.READY if series.held else DetectorState.IDLE
 

@@ -34,14 +34,18 @@ LINGER_MS = 2000
 
 
 class PushSocket:
-    """A bound PUSH socket that never waits, and knows how many clients it has."""
+    """A bound PUSH socket that never waits, and knows whether somebody is connected."""
 
     def __init__(self, context: zmq.Context, port: int, high_water: int):
         self._socket = context.socket(zmq.PUSH)
         self._socket.set(zmq.SNDHWM, high_water)
         self._socket.set(zmq.LINGER, LINGER_MS)
-        self._events = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._n_clients = 0
+        self._socket.monitor(f"inproc://clients-{id(self)}", zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._events = context.socket(zmq.PAIR)
+        self._events.set(zmq.RCVHWM, 0)  # nobody may look for long, and libzmq would wait
+        self._events.connect(f"inproc://clients-{id(self)}")
+        self._connections: set[int] = set()
+        self._patient = True
         self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
@@ -51,25 +55,35 @@ class PushSocket:
             self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return False
+        self._patient = True
         return True
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a client takes a message now."""
+        return bool(self._socket.poll(0, zmq.POLLOUT))
+
     async def wait_for_room(self, patience: float) -> None:
-        """Wait while there are clients and none has room, for `patience` s at the most."""
+        """Wait while clients are connected and none has room; for `patience` s until one takes a message."""
         limit = Limit(patience)
-        while not self._socket.poll(0, zmq.POLLOUT) and self._clients() and not limit.reached():
+        while self._patient and not self.has_room and self._connected():
             await asyncio.sleep(0.001)
+            self._patient = not limit.reached()
 
     def close(self) -> None:
         """Close it; what was sent still goes out."""
-        self._socket.disable_monitor()
+        self._socket.monitor(None, 0)
         self._events.close(0)
         self._socket.close()
 
-    def _clients(self) -> int:
+    def _connected(self) -> bool:
         while self._events.poll(0):
-            event = parse_monitor_message(self._events.recv_multipart())["event"]
-            self._n_clients += 1 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else -1
-        return self._n_clients
+            event = parse_monitor_message(self._events.recv_multipart())
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._connections.add(event["value"])
+            else:
+                self._connections.discard(event["value"])
+        return bool(self._connections)
 
 
 class StreamOutput:

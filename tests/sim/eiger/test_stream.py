@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
 
+from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire import cbor, tiff
 from sfdaq_ophyd.wire.eiger_stream import decode_message
@@ -289,6 +292,37 @@ def test_images_when_a_client_stops_reading_then_exposures_go_on_and_what_it_mis
     assert dropped > 0 and ids == sorted(set(ids))
     while not pull.silent():
         assert pull.message()["type"] == "end", "what was dropped does not come later"
+
+
+def test_images_when_the_facility_is_patient_then_they_wait_for_a_slow_client_and_not_for_none(make_pull):
+    with Facility(
+        speed="auto",
+        only=["eiger"],
+        eiger_shape=(512, 512),
+        eiger_initialized=True,
+        eiger_stream_high_water=1,
+    ) as facility:
+        rest = Rest(facility.eiger)
+        rest.set("stream/config/format", "cbor")
+        rest.set("stream/config/mode", "enabled")
+        rest.set("detector/config/compression", "none")
+        rest.set("detector/config/frame_time", 0.0006)
+        address = facility.addresses()["eiger"]["stream"].removeprefix("tcp://").split(":")
+        for words in (b"", b"GET / HTTP/1.0\r\n\r\n"):  # who looks whether the port is open is no client
+            with socket.create_connection(address) as probe:
+                probe.sendall(words)
+        arm(rest, nimages=3)
+        rest.command("detector/command/trigger")
+        assert rest.value("stream/status/dropped") == 3, "nobody waits for nobody"
+        pull = make_pull(rest, hwm=1)
+        with ThreadPoolExecutor(1) as pool:
+            arm(rest, nimages=60)
+            triggered = pool.submit(Rest(facility.eiger).command, "detector/command/trigger")
+            pull.message()
+            assert not wait([triggered], timeout=0.3).done, "60 images of 256 KiB wait for their client"
+            ids = [message["image_id"] for message in pull.series()[:-1]]
+            triggered.result(60)
+        assert ids == list(range(60)) and rest.value("stream/status/dropped") == 0
 
 
 def test_clients_when_two_are_connected_then_each_message_goes_to_one_of_them(rest, pull, make_pull):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.util
 import json
@@ -104,6 +105,13 @@ def test_legacy_when_nobody_listens_then_dropped_counts(rest):
     assert rest.value("stream/status/dropped") == 3
 
 
+def has_client(part):
+    async def has_room():
+        return part._dcu.stream._sockets["legacy"].has_room
+
+    return asyncio.run_coroutine_threadsafe(has_room(), part._running).result(60)
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("libertem_dectris") is None,
     reason="libertem-dectris has no build here",
@@ -129,12 +137,9 @@ def test_libertem_dectris_when_it_receives_a_series_then_every_frame_in_order(
     )
     try:
         receiver.start_passive(60.0)
-        armed = None
-        while armed is None:  # what was sent before it was connected is lost
-            rest.command("detector/command/disarm")
-            series_id = arm(rest, nimages=20)
-            armed = receiver.wait_for_arm(0.5)
-        config, series = armed
+        wait_for(lambda: has_client(rest.part), "connected")
+        series_id = arm(rest, nimages=20)
+        config, series = receiver.wait_for_arm(60.0)
         assert (config.get_num_frames(), series) == (20, series_id)
         client = libertem_dectris.CamClient(receiver.get_socket_path())
         rest.command("detector/command/trigger")
