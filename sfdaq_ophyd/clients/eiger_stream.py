@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -403,7 +403,10 @@ class Messages(Intake):
         self._deliver(_frame(head, message.arrival))
 
     def release(self) -> None:
-        """Nothing to let go of."""
+        """Let go of the tables of series, which keep their whole messages in memory."""
+        for series in self.series.values():
+            if series.start is not None:
+                series.start = replace(series.start, tables={})
 
 
 def _frame(head: SeriesImage, arrival: float) -> EigerFrame:

@@ -16,6 +16,7 @@ from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
+from ..suspended import scan_suspended
 from .conftest import SHAPE, check_as_found, make_eiger, stamp_of
 from .test_modes import edges
 
@@ -223,3 +224,27 @@ def test_stream_when_not_staged_then_no_connection_takes_frames_from_others(part
 
 def queue_uid(stream):
     return next(reversed(stream.series))
+
+
+def test_step_when_the_process_was_suspended_then_no_limit_is_reached_and_no_frame_lost(part, tmp_path):
+    make = (
+        "from sfdaq_ophyd.devices import Eiger\n"
+        f"det = Eiger({part.url!r}, name='det', directory={str(tmp_path)!r}, readout='stream', "
+        f"stream={part.stream_endpoint!r})\n"
+        "det.exposure_time.put(0.3)\n"
+        "det.timeout.put(1.0)"
+    )
+    ids = scan_suspended(make, 3, seconds=4.0)
+    series = ids[0].split("_")[0]
+    assert ids == [f"{series}_{k}" for k in range(3)]
+    SimplonClient(part.url).initialize()
+
+
+def test_inte_when_streamed_then_every_frame_has_its_own_trigger(part, eiger):
+    eiger.trigger_mode.put("inte")
+    eiger.frames_per_trigger.put(2)
+    try:
+        run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    finally:
+        eiger.trigger_mode.put("ints")
+    check_run(run, 2, stamp_of=stamp_of)

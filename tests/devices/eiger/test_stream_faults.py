@@ -291,3 +291,16 @@ def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(mak
         line.close()
     assert run.stop["exit_status"] == "fail"
     assert re.search("the stream dropped [1-9]", run.stop["reason"])
+
+
+def spoilt(data):
+    """Zeros in the compressed pixels, of which no header tells."""
+    first = data.index(b"bslz4") + 30
+    return [data[:first] + bytes(len(data) - first)]
+
+
+def test_point_when_its_pixels_cannot_be_unpacked_then_it_fails_by_its_number(part, line, eiger):
+    line.change = Changed(0, spoilt)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and "_0 (" in run.stop["reason"]
+    check_as_found(part, eiger.client)
