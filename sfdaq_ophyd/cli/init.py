@@ -23,7 +23,7 @@ ASKED = {
         '["tcp://sf-daqsync-05:30000", "tcp://sf-daqsync-05:30001", "tcp://sf-daqsync-05:30002"]',
         "Endpoints of its streams, tcp://host:port, with commas between",
     ),
-    "std_daq": ("http://std-daq:5000", "Address of the standard DAQ, http://..."),
+    "std_daq": ("http://std-daq:5000", "Address of the standard DAQ, http://... or ws://..."),
     "broker": ("http://sf-daq:10002", "Address of the sf-daq broker, http://..."),
 }
 """Name of an address to the text in facility.example.yaml that it replaces, and the question."""
@@ -52,7 +52,7 @@ def init(
     eiger: Annotated[str, typer.Option(help="http://... of the control unit.")] = "",
     jungfrau: Annotated[str, typer.Option(help="Detector name, e.g. JF01T03V01.")] = "",
     endpoints: Annotated[str, typer.Option(help="tcp://host:port of its streams, with commas.")] = "",
-    std_daq: Annotated[str, typer.Option(help="http://... of the standard DAQ.")] = "",
+    std_daq: Annotated[str, typer.Option(help="http://... or ws://... of the standard DAQ.")] = "",
     broker: Annotated[str, typer.Option(help="http://... of the sf-daq broker.")] = "",
 ) -> None:
     """Write a profile collection: startup files, and a commented sfdaq.yaml for the simulator or a beamline.

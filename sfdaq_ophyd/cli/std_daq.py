@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +17,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
 from ..errors import RequestError, SfdaqError
 from ..wire.std_daq import WriterState
+from .std_daq_call import SocketCalls, call
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="Talk to the standard DAQ. The address comes from -b or STD_DAQ_API_URL.\n\n"
+    help="Talk to the standard DAQ. The address comes from -b or STD_DAQ_API_URL: of REST; of a DAQ "
+    "with control by websocket ws://host:8080, or that of its configuration. Such a DAQ has status, config, "
+    "set-config, write-async, write-sync and stop.\n\n"
     "Example: sfdaq std-daq status -b http://xbl-daq-28:5000",
 )
 
 Url = Annotated[
-    str, typer.Option("-b", "--url", envvar="STD_DAQ_API_URL", help="Base address of the service.")
+    str, typer.Option("-b", "--url", envvar="STD_DAQ_API_URL", help="Address of the service: http or ws.")
 ]
+ConfigUrl = Annotated[
+    str | None,
+    typer.Option(help="Of the configuration beside ws://..., where it is not at port 5000 of that host."),
+]
+User = Annotated[str, typer.Option(help="As whom the configuration of a DAQ with websocket is asked for.")]
 OneLine = Annotated[bool, typer.Option("--json", help="One line of JSON in place of indented JSON.")]
-OutputFile = Annotated[str, typer.Argument(help="Absolute path on the DAQ's hosts.")]
+OutputFile = Annotated[
+    str,
+    typer.Argument(
+        help="Absolute path on the DAQ's hosts; a DAQ with websocket makes x_0.h5, x_1.h5 of x.h5."
+    ),
+]
 NImages = Annotated[int, typer.Argument(help="Number of images to write.", parser=int, metavar="n_images")]
 RunId = Annotated[
     int | None,
@@ -38,6 +53,7 @@ NUMBERS = {"ignore_unknown_options": True}
 """Context of commands with a number: -1 is one, and for the service to refuse."""
 
 DEFAULT_URL = "http://127.0.0.1:5000"
+USER = "sfdaq"
 
 
 def _show(content: object, one_line: bool) -> None:
@@ -50,22 +66,26 @@ def status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 
     Example: sfdaq std-daq status
     """
-    _show(StdDaqClient(url).get_status(), one_line)
+    _show(call(url, lambda daq: daq.get_status()), one_line)
 
 
 @app.command()
-def config(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
+def config(
+    url: Url = DEFAULT_URL, config_url: ConfigUrl = None, user: User = USER, one_line: OneLine = False
+) -> None:
     """Show the stored configuration.
 
     Example: sfdaq std-daq config > config.json
     """
-    _show(StdDaqClient(url).get_config(), one_line)
+    _show(call(url, lambda daq: daq.get_config(), config_url=config_url, user=user), one_line)
 
 
 @app.command()
 def set_config(
     config_file: Annotated[Path, typer.Argument(help="JSON file with the keys to change.")],
     url: Url = DEFAULT_URL,
+    config_url: ConfigUrl = None,
+    user: User = USER,
     wait: Annotated[bool, typer.Option(help="Wait until the DAQ is back.")] = True,
     restart_time: Annotated[float, typer.Option(help="Seconds the DAQ's services are away.")] = 10.0,
     one_line: OneLine = False,
@@ -78,8 +98,14 @@ def set_config(
         changes = json.loads(config_file.read_text())
     except (OSError, ValueError) as exc:
         raise RequestError("config_file", str(config_file), f"a readable JSON file ({exc})") from exc
-    client = StdDaqClient(url, restart_time=restart_time)
-    _show(client.set_config(changes, wait=wait), one_line)
+    shown = call(
+        url,
+        lambda daq: daq.set_config(changes, wait=wait),
+        config_url=config_url,
+        user=user,
+        restart_time=restart_time,
+    )
+    _show(shown, one_line)
 
 
 @app.command()
@@ -94,7 +120,7 @@ def logs(
 
     Example: sfdaq std-daq logs -n 5
     """
-    _show(StdDaqClient(url).get_logs(n), one_line)
+    _show(call(url, lambda daq: daq.get_logs(n)), one_line)
 
 
 @app.command()
@@ -103,7 +129,7 @@ def stats(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 
     Example: sfdaq std-daq stats
     """
-    _show(StdDaqClient(url).get_stats(), one_line)
+    _show(call(url, lambda daq: daq.get_stats()), one_line)
 
 
 @app.command()
@@ -112,7 +138,7 @@ def deploy_status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 
     Example: sfdaq std-daq deploy-status
     """
-    _show(StdDaqClient(url).get_deployment_status(), one_line)
+    _show(call(url, lambda daq: daq.get_deployment_status()), one_line)
 
 
 @app.command(context_settings=NUMBERS)
@@ -127,7 +153,8 @@ def write_async(
 
     Example: sfdaq std-daq write-async /data/p12345/raw/test.h5 100
     """
-    _show(StdDaqClient(url).start_writer_async(_request(output_file, n_images, run_id)), one_line)
+    request = _request(output_file, n_images, run_id)
+    _show(call(url, lambda daq: daq.start_writer_async(request)), one_line)
 
 
 @app.command(context_settings=NUMBERS)
@@ -138,11 +165,12 @@ def write_sync(
     run_id: RunId = None,
     one_line: OneLine = False,
 ) -> None:
-    """Write and wait for the end, at most 60 s; Ctrl-C stops the writer.
+    """Write and wait for the end, at most 60 s where the DAQ is asked by REST; Ctrl-C stops the writer.
 
     Example: sfdaq std-daq write-sync /data/p12345/raw/test.h5 100
     """
-    _show(write_with_progress(StdDaqClient(url), _request(output_file, n_images, run_id)), one_line)
+    request = _request(output_file, n_images, run_id)
+    _show(call(url, lambda daq: write_with_progress(daq, request)), one_line)
 
 
 @app.command()
@@ -151,7 +179,7 @@ def stop(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 
     Example: sfdaq std-daq stop
     """
-    _show(StdDaqClient(url).stop_writer(), one_line)
+    _show(call(url, lambda daq: daq.stop_writer()), one_line)
 
 
 def _request(output_file: str, n_images: int, run_id: int | None) -> dict:
@@ -159,31 +187,43 @@ def _request(output_file: str, n_images: int, run_id: int | None) -> dict:
     return request if run_id is None else {**request, "run_id": run_id}
 
 
-def write_with_progress(client: StdDaqClient, request: dict) -> dict:
+def write_with_progress(client: StdDaqClient | SocketCalls, request: dict) -> dict:
     """Call ``start_writer_sync``; meanwhile show the images written, on standard error, on a terminal only.
 
     Ctrl-C stops the writer if it still writes what was asked for here.
     """
-    request = {"run_id": time.time_ns(), **request}
+    with _bar(int(request["n_images"])) as show:
+        if isinstance(client, SocketCalls):
+            return client.start_writer_sync(request, show)
+        return _write_by_rest(client, {"run_id": time.time_ns(), **request}, show)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int | None], object] | None]:
+    """Show a progress bar; yield what moves it, None where nobody looks."""
+    columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield (lambda n: bar.update(task, completed=n)) if console.is_terminal else None
+
+
+def _write_by_rest(client: StdDaqClient, request: dict, show: Callable[[int | None], object] | None) -> dict:
     outcome: dict = {}
     done = threading.Event()
 
-    def call() -> None:
+    def write() -> None:
         try:
             outcome["status"] = client.start_writer_sync(request)
         except Exception as exc:
             outcome["error"] = exc
         done.set()
 
-    threading.Thread(target=call, name="write_sync", daemon=True).start()
-    columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+    threading.Thread(target=write, name="write_sync", daemon=True).start()
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-            task = bar.add_task("", total=int(request["n_images"]))
-            while not done.wait(STATUS_PERIOD):
-                if console.is_terminal:
-                    bar.update(task, completed=_n_written(client, request["run_id"]))
+        while not done.wait(STATUS_PERIOD):
+            if show is not None:
+                show(_n_written(client, request["run_id"]))
     except KeyboardInterrupt:
         _stop_ours(client, request["run_id"])
         raise

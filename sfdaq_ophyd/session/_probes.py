@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ..devices.debts import all_debts
-from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
+from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable, shown_url
 from ..wire.json_text import load_json
 from . import device_config as blocks
 
@@ -199,10 +199,31 @@ def _eiger_stream(block: blocks.EigerConfig) -> tuple[str, str]:
 def _std_daq(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
     from ..clients import StdDaqClient
 
+    if block.by_websocket:
+        return _std_daq_by_websocket(block)
     client = StdDaqClient(block.url, block.dialect, LIMIT)
     try:
+        if client.dialect == "websocket":
+            return _std_daq_by_websocket(block)
         status = client.status()
         return client.dialect, f"writer {status.state.value}{http_clock(block.url)}"
+    finally:
+        client.close()
+
+
+def _std_daq_by_websocket(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
+    """Ask the configuration; of the driver only whether it is there.
+
+    Of all who listen to it, one is told the end of an acquisition: that is not for us.
+    """
+    from ..clients import StdDaqWriterSocket
+
+    client = StdDaqWriterSocket(block.url, block.config_url, user=block.user, timeout=LIMIT)
+    try:
+        config = client.get_config()
+        probe_tcp(client.url)
+        shown = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
+        return client.dialect, f"{shown}, {shown_url(client.url)} is there{http_clock(client.config_url)}"
     finally:
         client.close()
 

@@ -148,7 +148,8 @@ def _device_checks(name: str, block: blocks.DeviceConfig, config: SfdaqConfig) -
     for path in constant_files(block, config.directory):
         yield Check(f"{name} constants", str(path), partial(probe_file, path), "Put the file there")
     if isinstance(block, blocks.FileDetectorConfig | blocks.SfDaqBrokerConfig):
-        writes = not isinstance(block, blocks.StdDaqWriterConfig)  # of that the DAQ's own hosts do
+        # where a DAQ writes one file, only its own hosts do; several are joined by one of ours
+        writes = not isinstance(block, blocks.StdDaqWriterConfig) or block.by_websocket
         yield _folder_check(f"{name} directory", config.directory / block.directory, writes)
     if isinstance(block, blocks.StdDaqWriterConfig) and (url := block.redis_url):
         yield Check(f"{name} redis", url, partial(probe_redis, url), "Start the DAQ's Redis")
@@ -180,7 +181,7 @@ def _next_port(url: str) -> str:
 
 _ADVICE = {
     "Eiger": "Is the detector control unit on, and this machine in its network?",
-    "StdDaqWriter": "Start the standard DAQ's REST service, or mend url",
+    "StdDaqWriter": "Start the standard DAQ's services, or mend url",
     "SfDaqBroker": "Start the broker, or mend url; it answers consoles of beamlines only",
 }
 _PV = "Is its IOC up, and EPICS_CA_ADDR_LIST right? caget from this machine tells"

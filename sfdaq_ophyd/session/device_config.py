@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from ..wire.detector_name import DetectorName
 
 Http = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
+HttpOrSocket = Annotated[str, StringConstraints(pattern=r"^(https?|wss?)://[^/\s]+")]
 Tcp = Annotated[str, StringConstraints(pattern=r"^tcp://[^:\s]+:\d+$")]
 Pv = Annotated[str, StringConstraints(pattern=r"^[^\s{}]+$", max_length=100)]
 Pgroup = Annotated[str, StringConstraints(pattern=r"^p\d{5}$")]
@@ -158,13 +159,20 @@ class StdDaqWriterConfig(FileDetectorConfig):
     """A standard DAQ."""
 
     cls: Literal["StdDaqWriter"] = Field(alias="class")
-    url: Http = Field(description="of the REST service")
+    url: HttpOrSocket = Field(description="of the REST service; ws:// of a DAQ with control by websocket")
+    config_url: Http | None = Field(None, description="of its configuration; default: port 5000 beside ws://")
+    user: str = Field("sfdaq", min_length=1, description="as whom that is asked")
     redis_url: str | None = Field(None, pattern=r"^redis(s)?://.+$", description="of its Redis")
-    dialect: Literal["auto", "flask", "fastapi"] = Field("auto", description="of the REST service")
+    dialect: Literal["auto", "flask", "fastapi", "websocket"] = Field("auto", description="which generation")
     template: str = Field(
         "{name}_{run_id}.h5", description="file names; also `{pgroup} {run_number} {scan_id} {point}`"
     )
     mounted: dict[str, str] = Field({}, description="folder on the DAQ's hosts to the same folder here")
+
+    @property
+    def by_websocket(self) -> bool:
+        """Whether it is said here that it is controlled by websocket; with "auto" it is found out."""
+        return self.dialect == "websocket" or self.url.startswith("ws")
 
 
 class SfDaqBrokerConfig(_Device):

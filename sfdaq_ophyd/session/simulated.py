@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import ServiceUnreachable
 from ..sim import Facility
@@ -137,12 +138,23 @@ def config_of(facility: Facility, directory: str | Path, *, pgroup: str = "p1234
             "constants": {"gain_file": files.gain, "pedestal_file": files.pedestal},
         }
     if facility.std_daq:
-        devices["writer"] = {"class": "StdDaqWriter", "url": facility.std_daq.url}
+        devices["writer"] = {"class": "StdDaqWriter", **address_of_daq(facility.std_daq)}
     if broker := facility.broker:
         wanted = {facility.jungfrau.detector_name: None} if facility.jungfrau else {}
         address = {"url": broker.url, "slow_url": broker.slow_url}
         devices["sfdaq"] = {"class": "SfDaqBroker", **address, "detectors": wanted}
     return SfdaqConfig.model_validate({"directory": directory, "pgroup": pgroup, "devices": devices})
+
+
+def address_of_daq(part: Any) -> dict[str, Any]:
+    """Return the addresses by which `StdDaqWriter` is made of the simulated standard DAQ.
+
+    Parameters
+    ----------
+    part : StdDaqPart
+        Of any generation; it serves.
+    """
+    return {"url": part.ws_url, "config_url": part.url} if part.ws_url else {"url": part.url}
 
 
 def load_and_simulate(path: str | Path) -> tuple[SfdaqConfig, SimulatedFacility | None]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-from ..clients import BrokerClient, StdDaqClient
+from ..clients import BrokerClient, StdDaqClient, StdDaqRefused, StdDaqWriterSocket
 from ..wire.broker import Dialect
 from .source import Rate, Source
 
@@ -16,23 +19,64 @@ if TYPE_CHECKING:
     from ..devices import PulseId
 
 
+LIMIT = 1.0
+"""s for an answer of a PV, or for a connection."""
+
+SELDOM = 5.0
+"""s between two looks at what is disturbed by them."""
+
+
 class WriterSource(Source):
     """Watch a standard DAQ: state, progress and throughput.
 
+    One with control by websocket is not listened to: of its clients one is told the end of an acquisition,
+    and that is the scan. Of it the page shows whether it is there, and what it writes.
+
     Parameters
     ----------
-    name, url, dialect : str
+    name, url : str
+    dialect : {"auto", "flask", "fastapi", "websocket"}
+    config_url : str, optional
+        Of the configuration, beside a ``ws://...``.
+    user : str
+        As whom that is asked.
     """
 
     group = "writers"
 
-    def __init__(self, name: str, url: str, dialect: str = "auto", period: float = 0.5):
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        dialect: str = "auto",
+        period: float = 0.5,
+        *,
+        config_url: str | None = None,
+        user: str = "sfdaq",
+    ):
         super().__init__(name, "standard DAQ", url, period)
-        self._client = StdDaqClient(url, dialect, timeout=5.0)
+        self._socket = partial(StdDaqWriterSocket, url, config_url, user=user, timeout=5.0)
+        by_websocket = dialect == "websocket" or url.startswith("ws")
+        self._client: StdDaqClient | StdDaqWriterSocket = (
+            self._socket() if by_websocket else StdDaqClient(url, dialect, timeout=5.0)
+        )
+        if by_websocket:
+            self.period = SELDOM
 
     def look(self) -> dict[str, Any]:
-        """Ask for status and statistics."""
-        status, stats = self._client.status(), self._client.stats()
+        """Ask for status and statistics, or for the configuration."""
+        if isinstance(self._client, StdDaqClient):
+            try:
+                return self._by_rest(self._client)
+            except StdDaqRefused as exc:
+                if exc.code != 404 or self._client.dialect != "websocket":
+                    raise
+            self._client = self._socket()
+            self.period = SELDOM
+        return self._by_websocket(self._client)
+
+    def _by_rest(self, client: StdDaqClient) -> dict[str, Any]:
+        status, stats = client.status(), client.stats()
         state = status.state.value
         level = {"UNKNOWN": "bad", "WRITING": "busy"}.get(state, "good")
         seen: dict[str, Any] = {"state": state, "level": level}
@@ -43,6 +87,17 @@ class WriterSource(Source):
             seen["detector_rate"] = round(stats.detector_images_per_second, 1)
             seen["writer_rate"] = round(stats.writer_images_per_second, 1)
         return seen
+
+    def _by_websocket(self, client: StdDaqWriterSocket) -> dict[str, Any]:
+        config = client.get_config()
+        parts = urlsplit(client.url)
+        socket.create_connection((parts.hostname, parts.port), LIMIT).close()
+        writers = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
+        return {
+            "state": "there",
+            "level": "good",
+            "message": f"{writers}; what it does is told to scans only",
+        }
 
     def rest(self) -> None:
         """Close the connection."""
@@ -73,7 +128,7 @@ class BrokerSource(Source):
         wanted: Sequence[str] = (),
         pgroup: str = "",
         dialect: Dialect | Literal["auto"] = "current",
-        period: float = 5.0,
+        period: float = SELDOM,
     ):
         super().__init__(name, "sf-daq broker", url, period)
         self._client = BrokerClient(url, slow_url, dialect)
@@ -97,9 +152,6 @@ class BrokerSource(Source):
         """Close the connections."""
         self._client.close()
 
-
-LIMIT = 1.0
-"""s for an answer of a PV."""
 
 STANDS_AFTER = 1.0
 """s without a new pulse id after which the machine's clock stands, as far as the page can see."""

@@ -53,7 +53,7 @@ def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
                 by_frame=block.event_id == "frame",
             )
         elif isinstance(block, blocks.StdDaqWriterConfig):
-            yield WriterSource(name, block.url, block.dialect)
+            yield WriterSource(name, block.url, block.dialect, config_url=block.config_url, user=block.user)
         elif isinstance(block, blocks.SfDaqBrokerConfig):
             yield BrokerSource(
                 name,

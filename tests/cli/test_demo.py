@@ -28,7 +28,8 @@ class Links(HTMLParser):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--directory", "out", "--points", "5", "--eiger-model", "500K", "--eiger-readout", "stream"]
+    options = ["--directory", "out", "--points", "5", "--eiger-model", "500K"]
+    options += ["--eiger-readout", "stream", "--std-daq", "websocket"]
     done = subprocess.run(
         [sys.executable, "-c", CODE, "demo", *options],
         cwd=folder,
@@ -53,7 +54,8 @@ def test_demo_when_run_then_one_table_per_run_with_every_detector_in_it(demo):
     assert [float(row[0]) for row in scan] == [-1, 0, 1, 2, 3]
     assert [row[1] for row in scan] == ["1_0", "1_1", "1_2", "1_3", "1_4"]
     assert len({row[3] for row in scan}) == 5 and {len(row[3]) for row in scan} == {11}, "pulse ids"
-    written = sorted((out / "frames" / "std-daq").glob("*.h5"))
+    written = sorted((out / "frames" / "std-daq").glob("writer_*[0-9][0-9].h5"))
+    assert len(list((out / "frames" / "std-daq").glob("writer_*_[01].h5"))) == 2 * len(written)
     assert [row[5].lstrip("…") for row in scan] == [path.name[-18:] for path in written]
     assert max(len(line) for line in said.splitlines() if line.startswith("│")) <= 120
     assert "\x1b" not in said and "%|" not in said + errors, "no progress bar in a pipe"

@@ -23,6 +23,7 @@ from ...errors import require
 from ...files import load_calibration
 from ...log import attempt
 from ...session.devices import be_patient
+from ...session.simulated import address_of_daq
 from ...sim import Facility
 from ...starting import without_collection
 from ..sim import SPEED, START_TIMEOUT, say_rate
@@ -97,10 +98,11 @@ class Beamline:
             calibration=load_calibration(sim.detector_name, gains, pedestal),
             pulse_id=self.pulse_id,
         )
+        daq = self._facility.std_daq
         writer = StdDaqWriter(
-            self._facility.std_daq.url,
+            **address_of_daq(daq),
             name="writer",
-            redis_url=self._facility.std_daq.redis_url,
+            redis_url=daq.redis_url or None,
             directory=self._made("std-daq"),
             detectors=[jungfrau],
         )
@@ -118,6 +120,14 @@ class EigerReadout(Enum):
 
     MONITOR = "monitor"
     STREAM = "stream"
+
+
+class StdDaqDialect(Enum):
+    """Generations of the standard DAQ: control by REST, old and new, and by websocket."""
+
+    FLASK = "flask"
+    FASTAPI = "fastapi"
+    WEBSOCKET = "websocket"
 
 
 NEXT = (
@@ -140,6 +150,9 @@ def demo(
     eiger_readout: Annotated[
         EigerReadout, typer.Option(help="Where images of the Eiger come from.")
     ] = EigerReadout.MONITOR,
+    std_daq: Annotated[
+        StdDaqDialect, typer.Option(help="Generation of the standard DAQ.")
+    ] = StdDaqDialect.FLASK,
 ) -> None:
     """Take a pedestal and find the sample with a motor, all detectors and the broker of a simulated beamline.
 
@@ -168,6 +181,7 @@ def demo(
         on_rate=say_rate,
         start_timeout=start_timeout,
         eiger_model=eiger_model,
+        std_daq_dialect=std_daq.value,
         std_daq_writable=directory / "frames",
     )
     with ExitStack() as stack:

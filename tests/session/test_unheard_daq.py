@@ -1,0 +1,94 @@
+"""A standard DAQ with control by websocket, looked at by those who must not be told what it says to scans."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from websockets.sync.client import connect
+
+from sfdaq_ophyd.errors import ServiceUnreachable
+from sfdaq_ophyd.session import _probes
+from sfdaq_ophyd.session.checks import checks_of
+from sfdaq_ophyd.session.config import SfdaqConfig
+from sfdaq_ophyd.session.device_config import StdDaqWriterConfig
+from sfdaq_ophyd.session.simulated import address_of_daq
+from sfdaq_ophyd.web.services import WriterSource
+
+from ..std_daq import simulated_websocket_daq
+
+
+@pytest.fixture(scope="module")
+def daq():
+    with simulated_websocket_daq(n_writers=3) as daq:
+        yield daq
+
+
+@pytest.fixture
+def untold(daq, tmp_path, wait_for):
+    """An acquisition that is over, its end told to nobody yet."""
+    with connect(daq.ws_url) as client:
+        client.send(json.dumps({"command": "start", "path": str(tmp_path), "n_image": 5}))
+        while json.loads(client.recv(timeout=60))["status"] not in ("recording", "saving_file"):
+            pass
+    wait_for(lambda: daq.driver.shown == "file_saved", "the end")
+    yield
+    with connect(daq.ws_url) as client:
+        while json.loads(client.recv(timeout=60))["status"] != "idle":
+            pass
+
+
+def block_of(**keys):
+    return StdDaqWriterConfig.model_validate({"class": "StdDaqWriter", **keys})
+
+
+def test_doctor_when_an_end_is_not_told_yet_then_it_says_all_is_well_and_does_not_take_it(daq, untold):
+    version, found = _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
+    assert version == "websocket"
+    assert found.startswith(f"gf-teststand, 3 writers, {daq.ws_url} is there, its clock is ours within")
+    assert daq.driver.shown == "file_saved"
+
+
+def test_doctor_when_the_configuration_is_given_then_the_dialect_is_found_out(daq):
+    with pytest.raises(ServiceUnreachable, match=r"ws://127.0.0.1:8080"):  # its usual port; here nobody
+        _probes.PROBES["StdDaqWriter"](block_of(url=daq.url))
+
+
+def test_doctor_when_the_driver_is_gone_then_the_check_fails_with_its_address(daq, wait_for):
+    with connect(daq.ws_url) as client:
+        client.recv(timeout=60)
+        client.send("[]")  # which kills it
+        wait_for(lambda: not daq.alive()["driver"], "its death")
+    try:
+        with pytest.raises(ServiceUnreachable, match=daq.ws_url):
+            _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
+    finally:
+        daq.restart_driver()
+
+
+@pytest.mark.parametrize("url, writes", [("ws://h:8080", True), ("http://h:5000", False)])
+def test_doctor_when_files_are_joined_then_their_folder_must_be_writable_here(tmp_path, url, writes):
+    config = SfdaqConfig.model_validate(
+        {"directory": tmp_path, "devices": {"writer": {"class": "StdDaqWriter", "url": url}}}
+    )
+    (check,) = [check for check in checks_of(config) if check.name == "writer directory"]
+    assert check.probe.args[1] is writes
+
+
+@pytest.mark.parametrize("form", ["ws", "config"])
+def test_page_when_an_end_is_not_told_yet_then_it_shows_the_daq_and_does_not_take_it(
+    daq, untold, form, monkeypatch
+):
+    if form == "ws":
+        source = WriterSource("writer", daq.ws_url, config_url=daq.url)
+    else:
+        monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
+        source = WriterSource("writer", daq.url)
+    try:
+        seen = source.look()
+        assert (seen["state"], seen["level"]) == ("there", "good")
+        assert seen["message"].startswith("gf-teststand, 3 writers")
+        assert source.period == 5.0, "seldom"
+    finally:
+        source.rest()
+    assert daq.driver.shown == "file_saved"
