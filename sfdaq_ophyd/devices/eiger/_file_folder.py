@@ -62,6 +62,10 @@ class FileFolder(ABC):
     def drop(self, series: str, path: Path) -> None:
         """Say that no point needs the file."""
 
+    def tidy(self, series: str) -> None:
+        """Remove what nobody needs of a series that is over."""
+        return None
+
     @property
     def why(self) -> str:
         """Why the file that was asked for last is not ready; empty if it is simply not there."""
@@ -96,8 +100,12 @@ class Downloads(FileFolder):
             raise
 
     def drop(self, series: str, path: Path) -> None:
-        """Remove the copy of a file; the unit's stays. With the last of a series goes its master file."""
+        """Remove the copy of a file; the unit's stays."""
         path.unlink(missing_ok=True)
+        self.tidy(series)
+
+    def tidy(self, series: str) -> None:
+        """Remove the copy of a master file whose images are not here."""
         if not any(self.path.glob(data_file(series, 0).replace("000000", "*"))):
             (self.path / master_file(series)).unlink(missing_ok=True)
 

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...clients.simplon import SimplonClient
-from ...errors import DetectorStateError, FileFormatError, FramesMissing, ServiceRefused, SfdaqError
+from ...errors import (
+    DetectorStateError,
+    FileFormatError,
+    FramesMissing,
+    ServiceRefused,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SfdaqError,
+)
 from ...files.eiger_file import IMAGES, EigerDataFile, read_eiger_data_file, read_start_of_times
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
@@ -114,7 +122,6 @@ class FilesSource(SeriesSource):
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it and its filewriter, and say what its frames look like."""
         self._folder.check()
-        self._pattern = f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}_$id"
         self._series = ""
         return super().open(settings)
 
@@ -130,7 +137,7 @@ class FilesSource(SeriesSource):
             super().close()
         finally:
             self._fetching.end()
-            self._delete_master()
+            self._end_with_files()
 
     def _interface_settings(self) -> dict[str, object]:
         found = {name: self.control.read("filewriter", name) for name in ("mode", "format")}
@@ -138,7 +145,7 @@ class FilesSource(SeriesSource):
             raise DetectorStateError(f"{self.name}: this detector has no filewriter")
         first = self.control.read("filewriter", "image_nr_start")
         self._first_number = first.value if first is not None and isinstance(first.value, int) else 1
-        wanted: dict[str, object] = {"filewriter/config/name_pattern": self._pattern}
+        wanted = self._new_names()
         n, file_format = n_images_per_exposure(self.control), found["format"]
         if n > 1:
             if file_format is None or CHANNELS not in file_format.allowed_values:
@@ -148,6 +155,11 @@ class FilesSource(SeriesSource):
                 )
             wanted["filewriter/config/format"] = CHANNELS
         return wanted | {"filewriter/config/mode": "enabled"}
+
+    def _new_names(self) -> dict[str, object]:
+        """Name the files of the next series as no others: numbers of series begin anew with the detector."""
+        self._pattern = f"{self.name}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}_$id"
+        return {"filewriter/config/name_pattern": self._pattern}
 
     def _scalars(self, dtype: str) -> dict[str, str]:
         return {"series_uid": f"U{UID_LENGTH}"}
@@ -159,10 +171,11 @@ class FilesSource(SeriesSource):
         found = found if isinstance(found, int) and found else IMAGES_PER_FILE
         most = max(per_point, found // per_point * per_point)
         self._per_file = min(n_frames, most)
-        return self._interface_settings() | {"filewriter/config/nimages_per_file": self._per_file}
+        per_file: dict[str, object] = {"filewriter/config/nimages_per_file": self._per_file}
+        return self._new_names() | per_file | {"filewriter/config/mode": "enabled"}
 
     def _drop_old(self) -> None:
-        self._delete_master()
+        self._end_with_files()
 
     def _begin_series(self, series_id: int) -> None:
         self._series_id, self._series = series_id, self._pattern.replace("$id", str(series_id))
@@ -217,22 +230,30 @@ class FilesSource(SeriesSource):
         stop: threading.Event,
     ) -> Iterator[Progress]:
         """Yield progress until the file is ready, or is known not to come."""
-        pause, looked = SOON, Limit(WAIT)
+        pause, looked, away = SOON, Limit(WAIT), Limit(self._longest)
         while not stop.is_set() and not awaited.over:
             wanted = 1 if awaited.rest is not None else min(self._per_file, n_left)
-            if self._folder.is_ready(name, wanted):
-                return
             exposing = triggers is not None and not triggers.done
             if exposing:
                 awaited.grace.restart()
-            if looked.left == 0:
-                looked.restart()
-                yield from self._look_for_the_end(triggers, awaited)
+            try:
+                if self._folder.is_ready(name, wanted):
+                    return
+                if looked.left == 0:
+                    looked.restart()
+                    seen = self._look_for_the_end(triggers, awaited)
+                    if seen is not None:
+                        yield seen
+                away.restart()
+            except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
+                if away.reached() or (isinstance(exc, ServiceRefused) and (exc.code or 0) < 500):
+                    raise
+                logger.warning("%s: %s; trying again", self.name, exc)
             stop.wait(WAIT if exposing else pause)
             pause = min(WAIT, pause * (1 if exposing else 2))
 
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, awaited: _Awaited) -> Iterator[Progress]:
-        """Find out whether the file can still come, now that it is not there."""
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, awaited: _Awaited) -> Progress | None:
+        """Find out whether the file can still come, now that it is not there; return what was seen if so."""
         if triggers is not None and (problem := triggers.problem) is not None:
             if self.control.is_uninitialized():
                 raise self.control.state_error(DetectorState.NA) from problem
@@ -247,20 +268,19 @@ class FilesSource(SeriesSource):
             awaited.seen = state, writer, free
             awaited.limit.restart()
         late = awaited.limit.reached()
-        if not late:
-            yield Progress(0, told)
         if awaited.rest is not None:
             awaited.n_quiet += writer != "acquire"
             done = awaited.n_quiet > 1 and awaited.rest.elapsed > GRACE
             awaited.over = done or awaited.rest.reached()
             awaited.why += f"; {self._folder.why}" if awaited.over and self._folder.why else ""
-            return
+            return None if awaited.over else Progress(0, told)
         exposed = triggers is not None and triggers.done and awaited.grace.reached()
         if state == DetectorState.IDLE or exposed or late or writer == "error":
             awaited.why, awaited.rest = told, Limit(self._settings.timeout)
             if state != DetectorState.IDLE:
                 self._armed_for = None  # the last file is closed with the series
                 self.control.disarm()
+        return Progress(0, told)
 
     def _writer(self) -> tuple[str, object]:
         """Return state and free bytes of the filewriter, as far as it tells."""
@@ -288,7 +308,7 @@ class FilesSource(SeriesSource):
     def _fetched(self, name: str, stop: threading.Event) -> Generator[Progress, None, Path | None]:
         """Yield progress, and return the path of the file; None if it was given up."""
         outcome: list[Path | Exception] = []
-        there, told = [0, 0], 0
+        there, told, wanted = [0, 0], 0, False
 
         def on_progress(n_bytes: int, size: int) -> None:
             there[:] = n_bytes, size
@@ -307,13 +327,16 @@ class FilesSource(SeriesSource):
                 elif there[0] > told:
                     told = there[0]
                     yield Progress(0, f"{name}: {there[0]} of {there[1]} bytes are here")
+            wanted = not stop.is_set()
         finally:
             limit = Limit(JOIN_TIMEOUT)
             while not ended.is_set() and not limit.reached():  # the acquisition was given up
                 stop.set()
                 self.client.files.interrupt()
                 limit.wait(ended, WAIT)
-        if stop.is_set():
+            if not wanted and outcome and isinstance(outcome[0], Path):
+                self._folder.drop(self._series, outcome[0])
+        if not wanted:
             return None
         (found,) = outcome
         if isinstance(found, Exception):
@@ -366,8 +389,10 @@ class FilesSource(SeriesSource):
         except SfdaqError as exc:
             logger.warning("%s: %s stays on the unit: %s", self.name, name, exc)
 
-    def _delete_master(self) -> None:
-        """Delete the master file of the last series on the unit, if that is wanted."""
+    def _end_with_files(self) -> None:
+        """Take leave of the last series: nothing more comes of its master file."""
         master, self._master = self._master, None
+        if self._series:
+            self._folder.tidy(self._series)
         if self._delete and master is not None:
             self._delete_on_unit(master.name)

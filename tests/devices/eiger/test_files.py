@@ -144,6 +144,8 @@ def check_here(run, tmp_path, n_refused=0):
     here = {path for path in (tmp_path / "here").glob("*.h5*") if not path.name.endswith("_master.h5")}
     registered = [where[0] for one in streams(run).values() for where in one.images["eiger_image"]]
     assert here >= set(registered) and len(here) == len(set(registered)) + n_refused
+    masters = {path.name.removesuffix("_master.h5") for path in (tmp_path / "here").glob("*_master.h5")}
+    assert masters == {path.name.rpartition("_data_")[0] for path in here}
 
 
 def test_download_when_cut_then_goes_on_and_the_point_is_whole(part, make, tmp_path):
@@ -332,6 +334,25 @@ def test_scan_when_interrupted_then_points_and_files_and_filewriter_are_right(
         check_as_found(eiger.client)
         shutil.rmtree(tmp_path / "here", ignore_errors=True)
         eiger.client.close()
+
+
+def test_unit_when_it_does_not_answer_for_a_moment_then_the_point_is_whole(part, make, tmp_path):
+    eiger = make()
+    part.fail_next("error", path="_data_", code=503, count=6)
+    run = run_of(eiger)
+    assert not part.faults.armed
+    check_run(run, 1, stamp_of=stamp_of)
+
+
+def test_unit_when_it_starts_anew_in_a_point_then_said_and_the_next_run_has_its_own_files(part, make):
+    eiger = make()
+    drive(interruptible(), lambda: bp.count([eiger]))
+    part.fail_next("restart", path="_data_")
+    run = run_of(eiger)
+    assert run.stop["exit_status"] == "fail" and "state 'na'" in run.stop["reason"]
+    part.faults.clear()
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
 
 
 def test_scan_when_a_download_hangs_and_it_is_aborted_then_it_ends(part, make, tmp_path):
