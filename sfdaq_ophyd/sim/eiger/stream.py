@@ -46,7 +46,11 @@ class PushSocket:
         self._events.connect(f"inproc://clients-{id(self)}")
         self._connections: set[int] = set()
         self._patient = True
-        self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        try:
+            self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
+        except zmq.ZMQError as exc:
+            self.close()
+            raise OSError(exc.errno, f"port {port} for the Eiger's stream: {exc.strerror}") from exc
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
     def send(self, parts: Parts) -> bool:

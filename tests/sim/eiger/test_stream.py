@@ -352,6 +352,16 @@ def test_end_when_the_detector_is_switched_off_at_once_then_all_that_was_sent_st
     thread.join(60)
 
 
+def test_part_when_the_streams_port_is_taken_then_it_says_which_and_leaves_nothing(make_part):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} for the Eiger's stream"):
+            make_part(stream_port=port)
+    part = make_part(stream_port=port)
+    assert part.stream_endpoint == f"tcp://127.0.0.1:{port}"
+    assert part.addresses()["stream"] == part.stream_endpoint
+
+
 def test_restart_when_in_a_series_then_no_end_comes_and_the_next_one_has_its_number_and_another_name(
     rest, pull
 ):
