@@ -446,7 +446,7 @@ READERS = {
         path, "EG", n_written=2, shape=(2, 3), dtype="uint16", timeout=0.0
     ),
     "files.std_daq_file.count_std_daq_images": lambda path: std_daq_file.count_std_daq_images(
-        path, layout_of_one_file("EG")
+        path, layout_of_one_file("EG"), 10**6, timeout=0.0
     ),
     "files.swissfel_file.SwissfelFile": lambda path: list(swissfel_file.SwissfelFile(path, JF).frames()),
 }

@@ -30,6 +30,7 @@ from pathlib import Path
 from ..errors import FileFormatError, StorageError
 from ._hdf5 import looking_into
 from ._lazy_imports import h5py
+from .std_daq_joined import join_again
 from .storage import writing
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -80,7 +81,8 @@ def repair(path: str | Path) -> bool:
     Parameters
     ----------
     path : str or Path
-        An HDF5 file written in SWMR mode, by `FrameFile` or somebody else.
+        An HDF5 file written in SWMR mode, by `FrameFile` or somebody else; or the empty one that stands for
+        several files of the standard DAQ beside it, which are joined.
 
     Returns
     -------
@@ -98,6 +100,9 @@ def repair(path: str | Path) -> bool:
     with looking_into(path):
         if not path.is_file():
             raise FileFormatError(path, "/", found="no such file", expected="an HDF5 file")
+    with writing(path, "repairing"):
+        if not path.stat().st_size and join_again(path):
+            return True
     with writing(path, "repairing"), open(path, "r+b") as file:
         head = bytearray(file.read(_SIZE))
         if head[:8] != _SIGNATURE or len(head) < _SIZE:

@@ -85,16 +85,7 @@ def read_std_daq_file(
     """
     if isinstance(layout, str):
         layout = layout_of_one_file(layout)
-    limit = Limit(timeout)
-    while True:
-        try:
-            file = h5py.File(path, "r")
-            break
-        except OSError:
-            if limit.reached():
-                raise
-            time.sleep(0.05)
-    with looking_into(path), file:
+    with _opened(path, timeout) as file, looking_into(path):
         images = _dataset(file, path, layout.images)
         if images.shape[1:] != tuple(shape) or images.dtype != np.dtype(dtype) or images.shape[0] < n_written:
             raise FileFormatError(
@@ -103,15 +94,15 @@ def read_std_daq_file(
                 found=f"{images.dtype} {images.shape}",
                 expected=f"{dtype} ({n_written} or more, {shape[0]}, {shape[1]})",
             )
-        image_id = _column(file, path, layout.image_id, n_written)
-        status = _column(file, path, layout.status, n_written)
+        image_id = _column(file, path, layout.image_id, n_written, n_written)
+        status = _column(file, path, layout.status, n_written, n_written)
         codes = np.full(n_written, NOT_KNOWN, "u8")
         for value, code in layout.codes.items():
             codes[status == value] = code
         return StdDaqFile(Path(path), layout.images, image_id, codes)
 
 
-def count_std_daq_images(path: str | Path, layout: FileLayout) -> int:
+def count_std_daq_images(path: str | Path, layout: FileLayout, most: int, *, timeout: float = 5.0) -> int:
     """Return how many images of a closed file were judged: what is beyond is padding.
 
     Parameters
@@ -120,33 +111,47 @@ def count_std_daq_images(path: str | Path, layout: FileLayout) -> int:
         As this machine sees it.
     layout : FileLayout
         One whose codes do not hold 0, which is that of the padding.
+    most : int
+        Images it can hold; no more rows are looked at.
+    timeout : float
+        s for which a file that is not visible yet, or still locked, is waited for.
 
     Raises
     ------
     FileFormatError
         A dataset is missing or of another dtype.
     OSError
-        It cannot be opened.
+        It cannot be opened within `timeout`.
     """
-    file = h5py.File(path, "r")
-    with looking_into(path), file:
-        return int(np.count_nonzero(_column(file, path, layout.status, None)))
+    with _opened(path, timeout) as file, looking_into(path):
+        return int(np.count_nonzero(_column(file, path, layout.status, 0, most)))
 
 
-def _column(file: h5py.File, path: object, where: Column, n: int | None) -> np.ndarray:
-    """Return the first `n` numbers of a column, or all."""
+def _opened(path: str | Path, timeout: float) -> h5py.File:
+    limit = Limit(timeout)
+    while True:
+        try:
+            return h5py.File(path, "r")
+        except OSError:
+            if limit.reached():
+                raise
+            time.sleep(0.05)
+
+
+def _column(file: h5py.File, path: object, where: Column, least: int, most: int) -> np.ndarray:
+    """Return the first `most` numbers of a column, which has `least` at the least."""
     column = _dataset(file, path, where.dataset)
     dtype = column.dtype
     if where.field is not None:
         dtype = dtype[where.field] if where.field in (dtype.names or ()) else None
-    if column.ndim != 1 or column.shape[0] < (n or 0) or dtype is None or dtype.kind != "u":
+    if column.ndim != 1 or column.shape[0] < least or dtype is None or dtype.kind != "u":
         raise FileFormatError(
             path,
             column.name,
             found=f"{column.dtype} {column.shape}",
-            expected=f"unsigned ({n or 0} or more,)" + (f", field {where.field}" if where.field else ""),
+            expected=f"unsigned ({least} or more,)" + (f", field {where.field}" if where.field else ""),
         )
-    rows = column[:n]
+    rows = column[:most]
     return rows if where.field is None else np.ascontiguousarray(rows[where.field])
 
 

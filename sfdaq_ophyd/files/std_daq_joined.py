@@ -13,11 +13,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..wire.std_daq_writing import DataFile, FileLayout
+from ..wire.std_daq_writing import DataFile, FileLayout, layout_of_one_file, layout_of_several_files
+from ._hdf5 import looking_into
 from ._lazy_imports import h5py
-from .std_daq_file import StdDaqFile
+from .std_daq_file import StdDaqFile, count_std_daq_images, read_std_daq_file
 
 Parts = Sequence[tuple[DataFile, StdDaqFile]]
+
+
+MOST_IMAGES = 2**24
+"""Images per file that are looked for where nobody says how many it can hold: a start's default."""
 
 
 def in_order(parts: Parts, n_images: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
@@ -90,6 +95,48 @@ def write_joined(
         half.unlink(missing_ok=True)
         raise
     return StdDaqFile(path, layout.images, image_id, status)
+
+
+def join_again(path: Path) -> bool:
+    """Join the files of an acquisition whose device was killed: only the empty file of its name is there.
+
+    Parameters
+    ----------
+    path : Path
+        ``NAME.h5``, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on.
+
+    Returns
+    -------
+    bool
+        False if there are no such files, or no image in them.
+
+    Raises
+    ------
+    FileFormatError
+        They are no files of several writers, or an image is missing among them.
+    OSError
+        One is still written, or the file cannot be.
+    """
+    paths: list[Path] = []
+    while (part := path.with_name(f"{path.stem}_{len(paths)}{path.suffix}")).is_file():
+        paths.append(part)
+    if not paths:
+        return False
+    with h5py.File(paths[0], "r") as file, looking_into(paths[0]):
+        name = next(iter(file), "")
+        images = file[f"{name}/data"]
+        shape, dtype = (images.shape[1], images.shape[2]), str(images.dtype)
+    layout = layout_of_several_files(name)
+    n_images = sum(count_std_daq_images(part, layout, MOST_IMAGES, timeout=0.0) for part in paths)
+    parts = []
+    for k, part in enumerate(paths):
+        data = DataFile(str(part), layout, k, len(paths))
+        n = len(data.places(n_images))
+        found = read_std_daq_file(part, layout, n_written=n, shape=shape, dtype=dtype, timeout=0.0)
+        parts.append((data, found))
+    if n_images:
+        write_joined(path, layout_of_one_file(name), parts, n_images, shape=shape, dtype=dtype)
+    return n_images > 0
 
 
 def _runs(data: DataFile, n_images: int, n: int) -> list[tuple[int, slice]]:

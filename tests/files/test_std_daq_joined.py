@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+
 import h5py
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.errors import FileFormatError
+from sfdaq_ophyd.errors import FileFormatError, SfdaqError
+from sfdaq_ophyd.files.repair import repair
 from sfdaq_ophyd.files.std_daq_file import count_std_daq_images, read_std_daq_file
 from sfdaq_ophyd.files.std_daq_joined import write_joined
 from sfdaq_ophyd.wire.std_daq_writing import DataFile, layout_of_one_file, layout_of_several_files
@@ -39,7 +42,7 @@ def test_joined_when_images_are_dealt_to_files_then_all_are_there_in_order(
     tmp_path, n_images, n_files, block
 ):
     parts = written(tmp_path, n_images, n_files, block)
-    assert sum(count_std_daq_images(part.path, LAYOUT) for _, part in parts) == n_images
+    assert sum(count_std_daq_images(part.path, LAYOUT, 10**6) for _, part in parts) == n_images
     layout = layout_of_one_file("det")
     write_joined(tmp_path / "x.h5", layout, parts, n_images, shape=SHAPE, dtype="uint16")
     read = read_std_daq_file(tmp_path / "x.h5", "det", n_written=n_images, shape=SHAPE, dtype="uint16")
@@ -77,3 +80,39 @@ def test_part_when_its_columns_are_others_then_it_is_refused(tmp_path, dtype):
         file["det/data"], file["det/metadata"] = np.zeros((2, *SHAPE), "u2"), np.zeros(2, dtype)
     with pytest.raises(FileFormatError, match="image_id"):
         read_std_daq_file(tmp_path / "x.h5", LAYOUT, n_written=2, shape=SHAPE, dtype="uint16")
+
+
+@pytest.mark.parametrize("n_images", [1, 2, 7])
+def test_repair_when_the_device_was_killed_before_it_joined_the_files_then_they_are_joined(
+    tmp_path, n_images
+):
+    written(tmp_path, n_images, 3)
+    path = tmp_path / "x.h5"
+    path.touch()
+    assert repair(path) and not repair(path)
+    with h5py.File(path) as file:
+        assert file["det/data"][:, 0, 0].tolist() == list(range(n_images))
+
+
+def test_repair_when_an_image_is_missing_among_the_files_then_nothing_is_joined(tmp_path):
+    written(tmp_path, 7, 3)
+    with h5py.File(tmp_path / "x_0.h5", "a") as file:
+        metadata = file["det/metadata"][:]
+        del file["det/metadata"]
+        file["det/metadata"] = metadata[:-2]
+    path = tmp_path / "x.h5"
+    path.touch()
+    with pytest.raises(FileFormatError, match="x_0.h5"):
+        repair(path)
+    assert path.stat().st_size == 0
+
+
+def test_repair_when_the_files_are_still_written_or_none_then_it_is_said(tmp_path):
+    path = tmp_path / "x.h5"
+    path.touch()
+    with pytest.raises(FileFormatError, match="another beginning"):
+        repair(path)
+    written(tmp_path, 4, 2)
+    with open(tmp_path / "x_1.h5", "rb") as writing, pytest.raises(SfdaqError, match="repairing"):
+        fcntl.flock(writing, fcntl.LOCK_EX)  # as HDF5 does
+        repair(path)

@@ -69,6 +69,31 @@ def test_tracker_when_the_driver_is_still_idle_then_nothing_has_begun():
     assert tracked(10, "idle", "idle").state is WritingState.IDLE
 
 
+@pytest.mark.parametrize(
+    ("recording", "state", "count", "text"),
+    [
+        ("w02_complete", "finished", 20, "file_saved"),
+        ("w03_stop_midway", "interrupted", 25, "stop"),
+        ("w06_no_such_folder", "failed", 0, "error"),
+        ("w08_default_prefix", "finished", 4, "file_saved"),
+        ("w10_overwrite", "finished", 2, "file_saved"),
+        ("w11_one_writer_dead", "starting", 0, "creating_file"),
+    ],
+)
+def test_tracker_when_a_recorded_acquisition_is_seen_then_its_end_is_known(
+    data_dir, recording, state, count, text
+):
+    lines = (data_dir / "std_daq" / "websocket-2025" / f"{recording}.jsonl").read_text().splitlines()
+    tracker = None
+    for row in map(json.loads, lines):
+        if isinstance(row.get("send"), dict) and row["send"].get("command") == "start":
+            tracker = Tracker(row["send"]["n_image"])
+        elif "recv" in row and tracker is not None:
+            tracker.see(PushedStatus.from_text(json.dumps(row["recv"])))
+    assert (tracker.state, tracker.count, tracker.text) == (state, count, text)
+    assert tracker.is_exact == (state in ("finished", "interrupted"))
+
+
 @given(st.lists(st.tuples(st.sampled_from(PushedState), st.integers(0, 20))))
 def test_tracker_when_anything_is_pushed_then_it_never_comes_back_from_its_end(pushed):
     tracker, ended = Tracker(10), False

@@ -135,10 +135,11 @@ class DaqFile:
 
     def count(self) -> int:
         """Return how many images the closed files hold; DetectorStateError if they cannot be read here."""
-        return sum(
-            self._try(data, path, partial(count_std_daq_images, path, data.layout), "images")
-            for data, path in zip(self._files, self._paths)
-        )
+        n = 0
+        for data, path in zip(self._files, self._paths):
+            most = len(data.places(self.write.n_images))
+            n += self._try(data, path, partial(count_std_daq_images, path, data.layout, most), "images")
+        return n
 
     def closed(self, n: int) -> StdDaqFile:
         """Read ids and statuses of the closed files, check that they hold `n` images, join several.
