@@ -15,6 +15,7 @@ from ...clients.simplon import SimplonClient
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
 from ...limits import Limit
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
+from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
@@ -69,6 +70,7 @@ class StreamSource(SeriesSource):
         self.stream.on_series = self._events.put
         self._order = SeriesOrder(first=0)
         self._numbers = NumbersAside(name)
+        self._energies: tuple = ()
         self._tables_of: tuple | None = None  # energies for which they were sent
         self._n_refused = self._n_odd = 0
         self._last_time = -math.inf
@@ -132,25 +134,26 @@ class StreamSource(SeriesSource):
                 f"{self.name}: this detector's stream has no format 'cbor' (API {self.client.version}); use "
                 "readout='monitor'"
             )
+        return self._room_for(0)
+
+    def _room_for(self, n_frames: int) -> dict[str, object]:
+        """Return all of the stream's settings: an initialize by somebody else has disabled it."""
+        self._energies = tuple(found and found.value for found in map(self._parameter, ENERGIES))
         return {
             "stream/config/format": "cbor",
-            "stream/config/header_detail": "basic" if self._energies() == self._tables_of else "all",
+            "stream/config/header_detail": "basic" if self._energies == self._tables_of else "all",
             "stream/config/header_appendix": "",
             "stream/config/image_appendix": "",
             "stream/config/mode": "enabled",
         }
 
-    def _energies(self) -> tuple:
-        found = (self.control.read("detector", name) for name in ENERGIES)
-        return tuple(None if parameter is None else parameter.value for parameter in found)
+    def _parameter(self, name: str) -> Parameter | None:
+        return self.control.read("detector", name)
 
     def _scalars(self, dtype: str) -> dict[str, str]:
         self._statistics = make_statistics(self.control, dtype, self._settings.exclude_masked)
         times = {"receive_time": "f8", "real_time": "f8"}
         return dict.fromkeys(self._statistics.names, "f8") | times | {"series_uid": f"U{UID_LENGTH}"}
-
-    def _room_for(self, n_frames: int) -> dict[str, object]:
-        return self._interface_settings()  # an initialize by somebody else has disabled it
 
     def _drop_old(self) -> None:
         self._connect()
@@ -160,7 +163,7 @@ class StreamSource(SeriesSource):
     def _begin_series(self, series_id: int) -> None:
         self._order.start(series_id)
         self._order.uid = self._told_uid()
-        self._tables_of = self._energies()
+        self._tables_of = self._energies
         self._n_refused, self._last_time, self._unfinished = 0, -math.inf, True
         self._n_odd = self.stream.counters["unparsable"]
 

@@ -98,7 +98,7 @@ def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole
 
 @pytest.mark.parametrize("interruption", KINDS)
 @pytest.mark.parametrize("plan", list(PLANS))
-def test_stream_when_interrupted_at_any_message_then_frames_and_detector_are_right(
+def test_stream_when_interrupted_at_some_messages_then_frames_and_detector_are_right(
     part, catalog, tmp_path, plan, interruption
 ):
     """Its frames come by another way, and all else is the same: at some messages, others each time."""
