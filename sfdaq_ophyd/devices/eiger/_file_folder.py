@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -106,7 +107,7 @@ class Downloads(FileFolder):
 
     def tidy(self, series: str) -> None:
         """Remove the copy of a master file whose images are not here."""
-        if not any(self.path.glob(data_file(series, 0).replace("000000", "*"))):
+        if not any(self.path.glob(f"{glob.escape(series)}_data_*.h5")):
             (self.path / master_file(series)).unlink(missing_ok=True)
 
 

@@ -209,6 +209,7 @@ class FilesSource(SeriesSource):
             path = yield from self._fetched(name, stop)
             if path is None:
                 return
+            yield from self._fetch_master(stop)  # some may write it later than others
             file = self._checked(path, request, n_left)
             if self._delete:
                 self._delete_on_unit(name)
@@ -296,7 +297,6 @@ class FilesSource(SeriesSource):
             return
         name = master_file(self._series)
         if not self._folder.is_ready(name, 0):
-            logger.warning("%s: the unit has no %s", self.name, name)
             return
         self._master = yield from self._fetched(name, stop)
         if self._master is not None:

@@ -12,7 +12,6 @@ import time
 import bluesky.plans as bp
 import numpy as np
 import pytest
-import requests
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 
@@ -237,20 +236,23 @@ def test_inte_when_chosen_then_every_frame_has_its_own_trigger(part, make):
     check_run(run, 2, stamp_of=stamp_of)
 
 
-@pytest.mark.parametrize("flying", [False, True])
-def test_mounted_folder_when_it_has_the_files_then_those_are_the_images(part, make, tmp_path, flying):
+@pytest.mark.parametrize(("flying", "served"), [(False, True), (True, True), (True, False)])
+def test_mounted_folder_when_it_has_the_files_then_those_are_the_images(part, make, tmp_path, flying, served):
+    """Also where the unit does not serve them: then the images in a file are counted."""
     mounted = tmp_path / "dcu"
     mounted.mkdir()
     eiger = make(files=mounted)
     eiger.images_per_file.put(2)
-    over = threading.Event()
+    over, files = threading.Event(), part._dcu.files
+    if not served:
+        part.fail_next("error", path="/data/", code=404, count=10_000)
 
     def serve():
         """Have files appear in the folder, in two pieces, as of a server that copies them there."""
         done = set()
         while not over.wait(0.01):
-            for name in set(eiger.client.files.names()) - done:
-                content = requests.get(f"{part.url}/data/{name}", timeout=60).content
+            for name in set(files.names()) - done:
+                content = bytes(files.reader(name)())
                 (mounted / name).write_bytes(content[:-100])
                 over.wait(0.05)
                 (mounted / name).write_bytes(content)
@@ -325,7 +327,7 @@ def test_scan_when_interrupted_then_points_and_files_and_filewriter_are_right(
     part, make, tmp_path, flying, interruption
 ):
     came_back = interruption == "pause"
-    for at in range(2, 34, 5):
+    for at in range(2, 34, 7):
         eiger = make(exposure_time=None)
         plan = (lambda e=eiger: fly([e], 2, period=0.006)) if flying else (lambda e=eiger: bp.count([e], 2))
         run = drive(interruptible(came_back), plan, interruption, at)
@@ -334,6 +336,15 @@ def test_scan_when_interrupted_then_points_and_files_and_filewriter_are_right(
         check_as_found(eiger.client)
         shutil.rmtree(tmp_path / "here", ignore_errors=True)
         eiger.client.close()
+
+
+@pytest.mark.parametrize("n_times", [1, 2])
+def test_master_file_when_it_comes_late_or_not_then_the_images_are_there(part, make, tmp_path, n_times):
+    eiger = make()
+    part.fail_next("error", path="_master.h5", code=404, count=n_times)
+    run = run_of(eiger)
+    check_run(run, 1, stamp_of=stamp_of)
+    assert len(list((tmp_path / "here").glob("*_master.h5"))) == 2 - n_times
 
 
 def test_unit_when_it_does_not_answer_for_a_moment_then_the_point_is_whole(part, make, tmp_path):
