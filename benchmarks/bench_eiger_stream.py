@@ -1,10 +1,11 @@
-"""The Eiger's stream: headers, receiving and storing, and decompressing beside libertem-dectris."""
+"""The Eiger's stream: headers, receiving and storing, decompressing beside libertem-dectris, a fly scan."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -129,4 +130,80 @@ def receive_and_decode() -> dict:
     )
 
 
-BENCHMARKS = [headers, receive_and_store, receive_and_decode]
+@contextlib.contextmanager
+def detector() -> Iterator[list[str]]:
+    """Run a simulated 1M in a child; give the addresses of its control unit and its streams."""
+    command = [sys.executable, "-m", "sfdaq_ophyd.sim.eiger", "--model", "1M", "--initialized"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[1:]
+        finally:
+            process.terminate()
+
+
+def fly_scan() -> list[dict]:
+    """2000 frames at 500 Hz into RunEngine, file and catalog: how many are there, and what memory it took."""
+    from bluesky import RunEngine
+
+    from sfdaq_ophyd import setup
+    from sfdaq_ophyd.catalog import embedded_catalog
+    from sfdaq_ophyd.clients.eiger_stream import HIGH_WATER, MAX_BYTES
+    from sfdaq_ophyd.devices import Eiger
+    from sfdaq_ophyd.plans import fly
+
+    n_frames, rate = 2000, 500
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=FOLDER) as folder, detector() as (url, stream, *_):
+        eiger = Eiger(url, name="eiger", directory=f"{folder}/frames", readout="stream", stream=stream)
+        eiger.exposure_time.put(0.9 / rate)
+        eiger.frame_time.put(1 / rate)
+        eiger.loss_policy.put("tolerant")
+        with embedded_catalog(Path(folder) / "catalog") as catalog:
+            engine = RunEngine(context_managers=[])
+            setup(engine, catalog)
+            begun: list[float] = []
+            memory: list[int] = []
+
+            def note(name: str, doc: dict) -> None:
+                begun.append(time.perf_counter())
+                memory.append(resident())
+
+            engine.subscribe(note, "descriptor")
+            engine.subscribe(note, "event_page")
+            before = resident()
+            (uid,) = engine(fly([eiger], n_frames))
+            catalog.flush()
+            run = catalog[uid]["primary"]
+            ids, good = (run[f"eiger_{name}"].read() for name in ("event_id", "is_good"))
+            shape = run["eiger_image"].shape
+        bound = MAX_BYTES + HIGH_WATER * SHAPE[0] * SHAPE[1] * np.dtype(DTYPE).itemsize
+    series = str(ids[0]).partition("_")[0]
+    n_there = sum(
+        str(found) == f"{series}_{k}" and bool(well) for k, (found, well) in enumerate(zip(ids, good))
+    )
+    name = f"fly scan of {n_frames} frames 1M at {rate} Hz into RunEngine, file and catalog"
+    return [
+        {
+            "name": f"Eiger stream: {name}",
+            "ratio": n_there / n_frames,
+            "bar": ">= 1",
+            "met": n_there == shape[0] == n_frames,
+            "baseline": "frames asked for",
+            "note": f"{n_there} in the catalog in {begun[-1] - begun[0]:.1f} s; {n_frames / rate:g} s of exposure",
+        },
+        {
+            "name": "Eiger stream: memory, the same fly scan",
+            "ratio": (max(memory) - before) / bound,
+            "bar": "<= 1",
+            "met": max(memory) - before <= bound,
+            "baseline": f"messages that may be held, {bound / 2**20:.0f} MiB",
+            "note": f"{(max(memory) - before) / 2**20:.0f} MiB more than before at most",
+        },
+    ]
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+BENCHMARKS = [headers, receive_and_store, receive_and_decode, fly_scan]

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,10 +70,11 @@ def sim():
 
 
 def test_sim_when_ready_then_ready_is_the_first_line_and_a_table_follows(sim):
-    child = sim("--only", "pvs")
+    child = sim("--only", "pvs,eiger", "--option", "eiger_model=500K")
     child.wait_line(lambda line: "Ctrl-C" in line)
     assert child.lines[0] == "READY"
     text = "\n".join(child.lines)
+    assert re.search(r"eiger .* stream .*tcp://127\.0\.0\.1:\d+", text)
     assert "pulse_id" in text and ":RX-PULSEID" in text and "EPICS_CA_ADDR_LIST=127.0.0.1:" in text
     assert child.end(signal.SIGINT) == (0, "")
 
