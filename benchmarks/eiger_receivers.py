@@ -1,8 +1,9 @@
 """Child of the Eiger's benchmarks: one way to receive a series, in a process of its own.
 
-``python -m benchmarks.eiger_receivers bare|store|decode|libertem ENDPOINT [FOLDER]`` prints frames per
-second, from the start message to when the last frame is done: received and dropped by a bare pyzmq loop;
-stored in a frame file, on the disk itself; decompressed by ours; or by libertem-dectris, of version 1.
+``python -m benchmarks.eiger_receivers WAY ENDPOINT [FOLDER]`` prints frames per second, from the start
+message to when the last frame is done. WAY is bare (a pyzmq loop that drops messages), plain (one that writes
+them into a plain file), store (ours, into a frame file), decode (ours, decompressed), or libertem
+(libertem-dectris, decompressed; it reads version 1). What is written is on the disk itself then.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ from sfdaq_ophyd.wire.frame import FrameFormat
 THREADS = 2
 
 
-def bare(endpoint: str) -> float:
+def bare(endpoint: str, folder: str = "") -> float:
     socket = zmq.Context().socket(zmq.PULL)
     socket.connect(endpoint)
-    socket.recv(copy=False)
-    begun, n_frames = time.perf_counter(), 0
-    while len(socket.recv(copy=False)) > 1000:  # the end has less
-        n_frames += 1
-    return n_frames / (time.perf_counter() - begun)
+    with tempfile.TemporaryFile(dir=folder or None, buffering=0) as file:
+        socket.recv(copy=False)
+        begun, n_frames = time.perf_counter(), 0
+        while len(message := socket.recv(copy=False)) > 1000:  # the end has less
+            n_frames += 1
+            if folder:
+                file.write(message.buffer)
+        if folder:
+            os.fsync(file.fileno())
+        return n_frames / (time.perf_counter() - begun)
 
 
 class Ours:
@@ -63,6 +69,7 @@ class Ours:
 def store(endpoint: str, folder: str) -> float:
     ours, file = Ours(endpoint), None
     with tempfile.TemporaryDirectory(prefix="bench-", dir=folder) as place:
+        FrameFile(Path(place) / "first.h5", FrameFormat((8, 8), "u4")).close()  # HDF5 is imported by this
         path = Path(place) / "frames.h5"
         for frame in ours:
             if file is None:
@@ -122,4 +129,6 @@ def libertem(endpoint: str) -> float:
 
 if __name__ == "__main__":
     way, *arguments = sys.argv[1:]
-    print({"bare": bare, "store": store, "decode": decode, "libertem": libertem}[way](*arguments))
+    print(
+        {"bare": bare, "plain": bare, "store": store, "decode": decode, "libertem": libertem}[way](*arguments)
+    )
