@@ -102,10 +102,9 @@ class SocketCalls:
         tracker, limit = Tracker(request["n_images"]), Limit(CREATION_LIMIT)
         try:
             while True:
-                seen, last = pushes.since(number)
+                seen, number = pushes.since(number)
                 for status in seen:
                     tracker.see(status)
-                    number = last  # which may go on counting
                 if tracker.rejected or tracker.state is WritingState.FAILED and on_count is None:
                     raise StdDaqRefused("start", url=self.client.url, said=tracker.text)
                 taken = tracker.state not in (WritingState.IDLE, WritingState.STARTING)
