@@ -131,7 +131,7 @@ def join_again(path: Path) -> bool:
     parts = []
     for k, part in enumerate(paths):
         data = DataFile(str(part), layout, k, len(paths))
-        n = len(data.places(n_images))
+        n = data.share(n_images)
         found = read_std_daq_file(part, layout, n_written=n, shape=shape, dtype=dtype, timeout=0.0)
         parts.append((data, found))
     if n_images:

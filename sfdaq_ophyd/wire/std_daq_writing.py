@@ -145,6 +145,11 @@ class DataFile:
     n_files: int = 1
     block: int = 1
 
+    def share(self, n_images: int) -> int:
+        """Return how many of the first `n_images` images of the acquisition are in this file."""
+        rounds, rest = divmod(n_images, self.block * self.n_files)
+        return rounds * self.block + min(max(rest - self.index * self.block, 0), self.block)
+
     def places(self, n_images: int) -> npt.NDArray[np.int64]:
         """Return which of the first `n_images` images of the acquisition are in this file, in its order."""
         images: npt.NDArray[np.int64] = np.arange(n_images, dtype="i8")

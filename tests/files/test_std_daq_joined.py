@@ -25,6 +25,7 @@ def written(folder, n_images, n_files, block=1, codes=(1,)):
         data = DataFile(str(folder / f"x_{k}.h5"), LAYOUT, k, n_files, block)
         places = data.places(n_images)
         n = len(places)
+        assert n == data.share(n_images)
         images = np.zeros((64 if n == 1 else n, *SHAPE), "u2")
         images[:n] = places[:, None, None]
         metadata = np.zeros(4096 if n == 1 else n, [("image_id", "u8"), ("status", "u8")])

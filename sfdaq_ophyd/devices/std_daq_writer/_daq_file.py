@@ -112,9 +112,9 @@ class DaqFile:
             ) from exc
 
     def release(self) -> list[str]:
-        """Give the name back if nothing was joined; return the files there are, on the DAQ's hosts."""
-        if self._joined and self._local.is_file() and not self._local.stat().st_size:
-            self._local.unlink()
+        """Give the name back, for no point needs the files; return those there are, on the DAQ's hosts."""
+        if self._joined:
+            self._local.unlink(missing_ok=True)
         return [file.path for file, path in zip(self._files, self._paths) if path.exists()]
 
     def announced(self, frames_per_point: int, drop: Callable[[], None]) -> WrittenFile:
@@ -137,7 +137,7 @@ class DaqFile:
         """Return how many images the closed files hold; DetectorStateError if they cannot be read here."""
         n = 0
         for data, path in zip(self._files, self._paths):
-            most = len(data.places(self.write.n_images))
+            most = data.share(self.write.n_images)
             n += self._try(data, path, partial(count_std_daq_images, path, data.layout, most), "images")
         return n
 
@@ -172,7 +172,7 @@ class DaqFile:
 
     def _read(self, data: DataFile, path: Path, n: int) -> StdDaqFile:
         shape, dtype = self._config.image_shape, self._config.dtype
-        n_here = len(data.places(n))
+        n_here = data.share(n)
         read = partial(read_std_daq_file, path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
         file = self._try(data, path, read, f"{n_here} images")
         if not file.image_id[1:].all():  # 0 can be the number of a first frame only

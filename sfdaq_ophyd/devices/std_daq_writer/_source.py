@@ -340,9 +340,11 @@ class StdDaqSource:
         if file is None:
             return
         self._end_quietly()
+        if not file.n_handed:
+            self._tell_unused(file)
+            return
         try:
-            if file.n_handed:
-                file.closed(file.n_handed)
+            file.closed(file.n_handed)
         except SfdaqError as exc:
             self._lost = PointsLost(
                 f"{self.name}: {file.n_handed} images are registered in {file.write.output_file}, but {exc}"
