@@ -29,8 +29,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,8 @@ import numpy as np
 
 from ..errors import StorageError
 from ..wire import compression
-from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, Tables, nothing
+from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, Tables
+from ._frame_rows import PendingFrame, kept_as, row_of
 from ._hdf5 import chunk_filter
 from ._lazy_imports import h5py
 from .frame_tables import TablesInFile
@@ -59,50 +59,6 @@ def dataset_of(image: str) -> str:
 def dataset_of_column(name: str) -> str:
     """Return where an id or a number of every frame is."""
     return f"/entry/data/{name}"
-
-
-@dataclass
-class _Pending:
-    """A frame that is not in the file yet.
-
-    Attributes
-    ----------
-    images : dict of str to ndarray or memoryview
-        By form: pixels, or a chunk as it is.
-    chunks : dict of str to Future
-        What is being compressed.
-    """
-
-    frame: Frame | MissingFrame
-    images: dict[str, np.ndarray | memoryview]
-    chunks: dict[str, Future[memoryview]] = field(default_factory=dict)
-
-    @property
-    def as_it_came(self) -> bool:
-        """Whether nothing is to be compressed for it."""
-        return not self.chunks and not any(isinstance(image, np.ndarray) for image in self.images.values())
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be written without waiting, or without HDF5 compressing it."""
-        pixels = any(isinstance(image, np.ndarray) for image in self.images.values())
-        return not pixels and all(chunk.done() for chunk in self.chunks.values())
-
-    def compress(self, pool: ThreadPoolExecutor) -> None:
-        """Have pixels compressed in threads."""
-        for name, image in list(self.images.items()):
-            if isinstance(image, np.ndarray):
-                self.chunks[name] = pool.submit(compression.compress_bslz4, image)
-                del self.images[name]
-
-    def pixels(self, compress: bool) -> dict[str, np.ndarray | memoryview]:
-        """Return images and chunks; with `compress`, chunks alone."""
-        images: dict[str, np.ndarray | memoryview] = {n: chunk.result() for n, chunk in self.chunks.items()}
-        for name, image in self.images.items():
-            if compress and isinstance(image, np.ndarray):
-                image = compression.compress_bslz4(image)
-            images[name] = image
-        return images
 
 
 IDS_PER_CHUNK = 1024
@@ -142,7 +98,7 @@ class FrameFile:
         self.path, self._last_tables = Path(path), tables
         self.frame_format = frame_format
         self._limit = threads + 2
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[PendingFrame] = deque()
         self._n_written = 0
         self._n_held, self._held_until = 0, 0.0
         self.n_flushed = 0
@@ -172,7 +128,7 @@ class FrameFile:
         if fmt.has_pulse_id:
             kinds["pulse_id"] = "i8"
         self._kinds = {name: np.dtype(kind) for name, kind in kinds.items()}
-        self._kinds |= {name: _in_file(kind) for name, kind in fmt.scalars.items()}
+        self._kinds |= {name: kept_as(kind) for name, kind in fmt.scalars.items()}
         self._columns = {
             name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(IDS_PER_CHUNK,))
             for name, kind in self._kinds.items()
@@ -221,7 +177,7 @@ class FrameFile:
         """
         if isinstance(frame, Frame):
             self.frame_format.check(frame)
-        pending = _Pending(frame, self._images_of(frame))
+        pending = PendingFrame(frame, self._images_of(frame))
         hold = pending.as_it_came and self._may_wait(pending)
         self._pending.append(pending)
         if hold:
@@ -231,7 +187,7 @@ class FrameFile:
         while self._pending and (len(self._pending) > self._limit or self._can_write):
             self._write_next()
 
-    def _may_wait(self, pending: _Pending) -> bool:
+    def _may_wait(self, pending: PendingFrame) -> bool:
         """Whether a frame as it came, next to be appended, may wait for others to be written with it."""
         if not self._pending:
             self._n_held, self._held_until = 0, time.monotonic() + TOGETHER
@@ -321,7 +277,7 @@ class FrameFile:
         try:
             pixels = [pending.pixels(self._compresses) for pending in rows]
             with self._writing():
-                self._write([_row(pending.frame, self.frame_format) for pending in rows], pixels)
+                self._write([row_of(pending.frame, self.frame_format) for pending in rows], pixels)
         except BaseException:
             self._pending.clear()  # the rows after a lost one would be in the wrong place
             raise
@@ -413,29 +369,3 @@ def _append(column: h5py.h5d.DatasetID, values: np.ndarray, place: h5py.h5s.Spac
     column.set_extent(place.shape)
     column.write(h5py.h5s.create_simple(values.shape), place, values)
     column.flush()
-
-
-def _row(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:
-    """Everything about a frame but its image, by dataset."""
-    if isinstance(frame, Frame):
-        row: dict[str, object] = {
-            "timestamp": frame.timestamp,
-            "event_id": frame.event_id.encode(),
-            "is_good": frame.is_good,
-        }
-        if fmt.has_pulse_id:
-            row["pulse_id"] = frame.pulse_id
-        return row | {name: _plain(frame.scalars[name]) for name in fmt.scalars}
-    row = {"timestamp": np.nan, "event_id": b"", "is_good": False}
-    if fmt.has_pulse_id:
-        row["pulse_id"] = -1
-    return row | {name: _plain(nothing(kind)) for name, kind in fmt.scalars.items()}
-
-
-def _in_file(kind: np.dtype) -> np.dtype:
-    """Return how a column is kept: text as bytes, UTF-8."""
-    return np.dtype(f"S{kind.itemsize // 4}") if kind.kind == "U" else kind
-
-
-def _plain(value: object) -> object:
-    return value.encode() if isinstance(value, str) else value
