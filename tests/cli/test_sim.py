@@ -80,10 +80,16 @@ def test_sim_when_ready_then_ready_is_the_first_line_and_a_table_follows(sim):
 
 
 def test_sim_when_json_then_one_line_with_the_addresses_that_another_process_can_use(sim, wait_for):
-    child = sim("--only", "std-daq,pvs", "--json", "--speed", "10")
+    child = sim(
+        *("--only", "std-daq,pvs", "--json", "--speed", "10", "--option", "std_daq_dialect=websocket")
+    )
     addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
     assert child.lines[0] == "READY" and len(child.lines) == 2
     assert set(addresses) == {"pvs", "std_daq"}
+    assert {role: url.split("//")[0] for role, url in addresses["std_daq"].items()} == {
+        "url": "http:",
+        "ws_url": "ws:",
+    }
     environment = {
         **os.environ,
         "EPICS_CA_ADDR_LIST": addresses["pvs"]["ca"],

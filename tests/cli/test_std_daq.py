@@ -9,6 +9,8 @@ import h5py
 import pytest
 
 from sfdaq_ophyd.cli import main
+from sfdaq_ophyd.cli.std_daq_call import SocketCalls
+from sfdaq_ophyd.clients import StdDaqWriterSocket
 
 from ..std_daq import simulated_daq, simulated_websocket_daq
 
@@ -59,6 +61,21 @@ def test_write_async_when_it_began_then_it_goes_on_until_a_stop(sfdaq, tmp_path)
     code, said, _ = sfdaq("stop")
     assert code == 0 and said["status"] in ("file_saved", "idle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x_0.h5", "x_1.h5", "x_Meta.h5"]
+
+
+def test_write_sync_when_interrupted_then_the_writer_is_stopped(daq, tmp_path):
+    def pressed(count):
+        if count > 2:
+            raise KeyboardInterrupt
+
+    client = StdDaqWriterSocket(daq.ws_url, daq.url)
+    request = {"output_file": str(tmp_path / "x.h5"), "n_images": 100_000}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SocketCalls(client).start_writer_sync(request, pressed)
+        assert client.status().is_idle
+    finally:
+        client.close()
 
 
 @pytest.mark.parametrize("there", ["x_0.h5", "x_1.h5", "x_Meta.h5"])

@@ -8,6 +8,7 @@ import pytest
 import zmq
 from ophyd import Kind
 
+from sfdaq_ophyd.clients import StdDaqWriterSocket
 from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
 from sfdaq_ophyd.errors import ConfigError
@@ -60,6 +61,24 @@ def test_writer_when_a_session_makes_it_then_file_names_know_the_run(tmp_path):
     session._remember("start", {"pgroup": "p12345", "scan_id": 7})
     name = writer.settings().paths.next(name="writer", point=0, run_id=1)
     assert name.endswith("/p12345/00007_0.h5")
+
+
+@pytest.mark.parametrize(
+    "keys, control, config, user",
+    [
+        ("url: ws://daq", "ws://daq:8080", "http://daq:5000", "sfdaq"),
+        ("url: ws://daq:81, config_url: http://other, user: me", "ws://daq:81", "http://other", "me"),
+        ("url: http://daq:5000, dialect: websocket", "ws://daq:8080", "http://daq:5000", "sfdaq"),
+    ],
+)
+def test_writer_when_it_is_controlled_by_websocket_then_by_the_addresses_of_the_file(
+    tmp_path, keys, control, config, user
+):
+    (tmp_path / "sfdaq.yaml").write_text(f"devices:\n  writer: {{class: StdDaqWriter, {keys}}}\n")
+    (entry,) = make_devices(load_config(tmp_path / "sfdaq.yaml"))
+    client = entry.device.client
+    assert isinstance(client, StdDaqWriterSocket)
+    assert (client.url, client.config_url, client._user) == (control, config, user)
 
 
 def test_run_engine_when_a_session_makes_it_then_points_are_saved_once_and_runs_numbered(tmp_path):
