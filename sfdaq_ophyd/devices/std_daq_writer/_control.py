@@ -82,10 +82,13 @@ class WriterControl(Protocol):
         Set by whoever knows that the state has changed.
     dead : bool
         Whether the writer did not answer when it was used last, which was told.
+    takes_images_from : str
+        The moment from which images are in the files, in its own words.
     """
 
     news: threading.Event
     dead: bool
+    takes_images_from: str
 
     def config(self) -> DaqConfig | None:
         """Return what detector it writes; None if it is not configured.

@@ -274,6 +274,8 @@ class Beginning:
         Whether the others have their frames; None if nobody waits for the writer.
     fresh : bool
         Whether the file was just started: one that grew before takes images.
+    takes_images_from : str
+        The moment from which the DAQ takes images, in the words of its generation.
     """
 
     def __init__(
@@ -286,11 +288,13 @@ class Beginning:
         stats: Stats | None,
         others_done: Callable[[], bool | None],
         fresh: bool,
+        takes_images_from: str,
     ):
         self._name, self._settle, self._timeout = name, Limit(settle_time), timeout
         self._quiet = Limit(QUIET)
         self._free_running, self._fresh = free_running, fresh
         self._stats, self._others_done = stats, others_done
+        self._takes_images_from = takes_images_from
 
     def takes_images(self, writing: Writing) -> bool:
         """Tell whether others may send images now.
@@ -323,7 +327,7 @@ class Beginning:
         if done is None or not self._fresh or self._free_running.known and not done:
             return NO_IMAGES
         early = (
-            "the DAQ takes images only from a moment after WRITING on (0.1 s, more on a busy host): raise "
+            f"the DAQ takes images only from {self._takes_images_from}: raise "
             f"{self._name}.settle_time, {self._settle.seconds:g} s"
         )
         if done:

@@ -102,6 +102,8 @@ class RestControl:
         Set by whoever knows that the status has changed.
     """
 
+    takes_images_from = "a moment after WRITING on (0.1 s, more on a busy host)"
+
     def __init__(self, name: str, writer: StdDaqClient, on_status: Callable[[Writing], None]):
         self._name, self.writer, self._on_status = name, writer, on_status
         self._config: DaqConfig | None = None

@@ -59,6 +59,8 @@ class SocketControl:
         Called with what each look shows.
     """
 
+    takes_images_from = "a moment after waiting_for_first_image on"
+
     def __init__(self, name: str, writer: StdDaqWriterSocket, on_status: Callable[[Writing], None]):
         self._name, self.writer, self._on_status = name, writer, on_status
         self.news, self.dead = writer.news, False

@@ -284,6 +284,7 @@ class StdDaqSource:
             stats=self.stats,
             others_done=self._others_done,
             fresh=not file.n_handed,
+            takes_images_from=self.control.takes_images_from,
         )
         for writing in self.control.watch(file.write, given_up, settings.timeout, began.why_silent):
             if not told and began.takes_images(writing):

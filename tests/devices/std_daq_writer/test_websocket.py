@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import socket
+import threading
 from pathlib import Path
 
 import bluesky.plan_stubs as bps
@@ -16,15 +17,19 @@ import pytest
 from bluesky import RunEngine
 from tiled.client.utils import ClientError
 from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.clients import StdDaqWriterSocket, std_daq_socket
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer import _socket_control
-from sfdaq_ophyd.devices.std_daq_writer._control import WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._socket_control import SocketControl
 from sfdaq_ophyd.errors import DetectorStateError, RequestError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.wire.std_daq import WriteRequest
+from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 
 from ...std_daq import simulated_websocket_daq
 from .documents import data_of, events_of, images_of, path_of, rows_of, run
@@ -330,9 +335,10 @@ def test_start_when_several_files_cannot_be_joined_here_then_nothing_is_started(
     writer.unstage()
 
 
-@pytest.mark.parametrize("mode", ["point", "fly"])
-@pytest.mark.parametrize("k", range(0, 9))
-def test_stop_when_it_comes_at_any_message_then_the_daq_is_left_idle(daq, writer, wait_for, k, mode):
+@pytest.mark.parametrize(
+    ("mode", "k"), [*(("point", k) for k in range(9)), *(("fly", k) for k in range(1, 9, 3))]
+)
+def test_stop_when_it_comes_at_any_message_then_the_daq_is_left_idle(daq, writer, wait_for, mode, k):
     writer.frames_per_trigger.put(4)
     writer.stage()
     seen, show = [], writer.source.control._on_status
@@ -398,3 +404,36 @@ def test_config_when_a_key_is_changed_then_all_others_are_sent_too_and_the_daq_i
     assert error is None
     writer.daq_config.set({"bit_depth": 16}, timeout=60).wait(60)
     assert daq.config == before
+
+
+def test_start_when_it_is_rejected_after_states_of_somebody_else_then_it_is_known_to_be_theirs(wait_for):
+    """Two starts within milliseconds: what is pushed first is of the other one."""
+    asked, told = threading.Event(), []
+
+    def driver(connection):
+        connection.send(json.dumps({"status": "idle"}))
+        command = json.loads(connection.recv())
+        connection.send(json.dumps({"status": "waiting_for_first_image"}))
+        asked.wait(30)
+        connection.send(json.dumps({"status": "rejected", "reason": "driver is busy!"}))
+        told.extend([command, *connection])
+
+    with serve(driver, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        client = StdDaqWriterSocket(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        control = SocketControl("writer", client, lambda writing: None)
+        control._config = DaqConfig("x", "eiger", 16, 8, 16, 1, 0, 0, raw={"number_of_writers": 1})
+        request = WriteRequest("/data/x.h5", 5, 1)
+        control.start(request)
+        looks = control.watch(request, threading.Event(), 30.0)
+        assert next(looks).state == "waiting for images"
+        asked.set()
+        with pytest.raises(DoubleStart, match="somebody else started at the same moment"):
+            list(looks)
+        control.leave_ready()
+        control.close()
+        wait_for(lambda: told, "the end of the session")
+        server.shutdown()
+        thread.join()
+    assert [command["command"] for command in told] == ["start"], "theirs is not stopped"
