@@ -64,6 +64,9 @@ def _show(content: object, one_line: bool) -> None:
 def status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
     """Show the state of the writer and its newest acquisition.
 
+    A DAQ with control by websocket is listened to for a moment: an end that comes just then may be told to us
+    alone, and others see it idle.
+
     Example: sfdaq std-daq status
     """
     _show(call(url, lambda daq: daq.get_status()), one_line)
