@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
 from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
+from ..clients.std_daq_pushes import Pushes
 from ..clients.std_daq_rest import StdDaqRefused, StdDaqUnknownOutcome
-from ..clients.std_daq_socket import Pushes, StdDaqWriterSocket
+from ..clients.std_daq_socket import StdDaqWriterSocket
 from ..errors import DetectorStateError, RequestError, ServiceTimeout, shown_url
 from ..limits import Limit
 from ..wire.std_daq_socket import PushedStatus, Tracker, start_command

@@ -9,125 +9,35 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..errors import (
     RequestError,
     ServiceRefused,
     ServiceTimeout,
-    ServiceUnreachable,
     SfdaqError,
     UnknownOutcome,
     WireError,
     require,
 )
-from ..limits import Limit, counted_time
+from ..limits import Limit
 from ..wire.std_daq_config import DaqConfig
-from ..wire.std_daq_socket import MAX_MESSAGE, STOP_COMMAND, PushedState, PushedStatus, check_socket_config
+from ..wire.std_daq_socket import STOP_COMMAND, PushedStatus, check_socket_config
 from ._http import HttpClient, Reply, check_url
+from .std_daq_pushes import Pushes, opened
 from .std_daq_rest import StdDaqRefused, translated
-
-if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
 
 logger = logging.getLogger(__name__)
 
 CONTROL_PORT, CONFIG_PORT = 8080, 5000
 
-SILENT = 5.0
-"""s without a push, of ten per s, after which the driver is taken for gone."""
-
 STOP_TIMEOUT = 10.0
 """s without a change after which a stop has failed: the files are closed within 1 s."""
 
-KEPT = 1000
-"""Changes of state that are remembered."""
-
 PERIOD = 0.1
 """s between two looks at what was pushed."""
-
-
-class Pushes:
-    """One connection to the driver, and the thread that follows it."""
-
-    def __init__(self, connection: ClientConnection, news: threading.Event):
-        self._open = contextlib.ExitStack()
-        self._connection, self._news = self._open.enter_context(connection), news
-        self._lock = threading.Lock()
-        self._runs: deque[PushedStatus] = deque(maxlen=KEPT)
-        self._n_runs, self._last = 0, counted_time()
-        self._lost: str = ""
-        self._thread = threading.Thread(target=self._follow, name="standard DAQ pushes", daemon=True)
-        self._thread.start()
-
-    @property
-    def lost(self) -> str:
-        """Why nothing is pushed any more; empty while something is."""
-        with self._lock:
-            silent = counted_time() - self._last
-        return self._lost or (f"it said nothing for {SILENT:g} s" if silent > SILENT else "")
-
-    def since(self, number: int) -> tuple[list[PushedStatus], int]:
-        """Return the statuses from a number on, equal states in one, and the number to go on with."""
-        with self._lock:
-            first = self._n_runs - len(self._runs)
-            return list(self._runs)[max(0, number - first) :], max(number, self._n_runs - 1)
-
-    def next_number(self) -> int:
-        """Return the number of the next change of state."""
-        with self._lock:
-            return self._n_runs
-
-    def send(self, text: str) -> None:
-        """Send a command; OSError or EOFError if the connection is gone."""
-        from websockets.exceptions import ConnectionClosed
-
-        try:
-            self._connection.send(text)
-        except ConnectionClosed as exc:
-            raise EOFError(str(exc)) from exc
-
-    def close(self) -> None:
-        """Close the connection, and wait for the thread."""
-        self._open.close()
-        self._thread.join(2)
-
-    def _follow(self) -> None:
-        try:
-            for text in self._connection:
-                try:
-                    status = PushedStatus.from_text(text)
-                except WireError as exc:  # of a later driver; one that only sends such is silent
-                    logger.warning("passed over: %s", exc)
-                    continue
-                self._take(status)
-            self._lost = "the driver closed the connection"
-        except Exception as exc:
-            self._lost = f"{type(exc).__name__}: {exc}"
-            with contextlib.suppress(Exception):
-                self._connection.close()
-        self._news.set()
-
-    def _take(self, status: PushedStatus) -> None:
-        with self._lock:
-            self._last = counted_time()
-            before = self._runs[-1] if self._runs else None
-            if before == status:
-                return
-            if (
-                before is not None
-                and before.state is status.state
-                and (status.count or 0) >= (before.count or 0)
-                and status.state is not PushedState.REJECTED
-            ):
-                self._runs[-1] = status
-            else:
-                self._runs.append(status)
-                self._n_runs += 1
-        self._news.set()
 
 
 class StdDaqWriterSocket:
@@ -196,7 +106,7 @@ class StdDaqWriterSocket:
             if self._pushes is not None and not self._pushes.lost:
                 return self._pushes
             self._drop()
-            pushes = Pushes(_opened(self.url, self._timeout), self.news)
+            pushes = Pushes(opened(self.url, self._timeout), self.news)
             limit = Limit(self._timeout)
             while not pushes.next_number():
                 if (lost := pushes.lost) or limit.reached():
@@ -417,26 +327,6 @@ def addresses(url: str, config_url: str | None) -> tuple[str, str]:
 
 def _host(host: str | None) -> str:
     return f"[{host}]" if host and ":" in host else str(host)
-
-
-def _opened(url: str, timeout: float) -> ClientConnection:
-    from websockets.exceptions import WebSocketException
-    from websockets.sync.client import connect
-
-    try:
-        return connect(
-            url,
-            open_timeout=timeout,
-            close_timeout=1.0,
-            ping_interval=None,
-            max_size=MAX_MESSAGE,
-            compression=None,
-            proxy=None,
-        )
-    except OSError as exc:
-        raise ServiceUnreachable("control of the standard DAQ", url=url, reason=exc) from exc
-    except WebSocketException as exc:
-        raise WireError(f"{url} is not the control of a standard DAQ: {type(exc).__name__}: {exc}") from exc
 
 
 def _content(reply: Reply, what: str, url: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sfdaq_ophyd.clients import (
     StdDaqUnknownOutcome,
     StdDaqUnreachable,
     StdDaqWriterSocket,
-    std_daq_socket,
+    std_daq_pushes,
 )
 from sfdaq_ophyd.wire.std_daq_socket import PushedState, start_command
 
@@ -113,7 +113,7 @@ def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog):
 
 
 def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monkeypatch, wait_for):
-    monkeypatch.setattr(std_daq_socket, "SILENT", 0.2)
+    monkeypatch.setattr(std_daq_pushes, "SILENT", 0.2)
     with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
         first = client.connect()
         wait_for(lambda: "said nothing" in first.lost, "the silence")
