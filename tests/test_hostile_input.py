@@ -436,7 +436,7 @@ READERS = {
     "files.eiger_file.read_eiger_data_file": lambda path: eiger_file.read_eiger_data_file(
         path, shape=(512, 1024), dtype="u2"
     ),
-    "files.eiger_file.read_start_of_times": eiger_file.read_start_of_times,
+    "files.eiger_file.read_eiger_master_file": eiger_file.read_eiger_master_file,
     "files.gain_file.read_gain": lambda path: gain_file.read_gain(path, JF),
     "files.gain_file.read_gain_binary": gain_file.read_gain_binary,
     "files.pedestal_file.read_om_darks": lambda path: pedestal_file.read_om_darks([path], JF),

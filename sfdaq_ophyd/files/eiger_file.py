@@ -7,7 +7,8 @@ one in (n, channel, y, x), a channel for each threshold, with numbers and times 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from ._lazy_imports import h5py
 
 IMAGES = "/entry/data/data"
 """Dataset of the images."""
+
+START_TIME = "/entry/data/start_time"
+"""Dataset of their times, s after the reference of the master file."""
 
 MOST_IMAGES = 10_000_000
 """Of a file."""
@@ -53,8 +57,29 @@ class EigerDataFile:
     start_time: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class EigerMasterFile:
+    """What a master file tells of the times of the images.
+
+    Attributes
+    ----------
+    start_of_times : float
+        What they are counted from, s since the epoch; NaN where it does not tell: legacy files do not.
+    times_in : mapping of str to str
+        Name of a data file to the dataset of the times in it.
+    """
+
+    start_of_times: float = math.nan
+    times_in: Mapping[str, str] = field(default_factory=dict)
+
+
 def read_eiger_data_file(
-    path: str | Path, *, shape: tuple[int, int], dtype: npt.DTypeLike, n_channels: int = 1
+    path: str | Path,
+    *,
+    shape: tuple[int, int],
+    dtype: npt.DTypeLike,
+    n_channels: int = 1,
+    times: str = START_TIME,
 ) -> EigerDataFile:
     """Check that a data file is whole and return what it tells; the images stay where they are.
 
@@ -67,6 +92,8 @@ def read_eiger_data_file(
         Of a pixel.
     n_channels : int
         Images per exposure.
+    times : str
+        Dataset of the images' times, where there is one.
 
     Raises
     ------
@@ -94,7 +121,7 @@ def read_eiger_data_file(
         elif numbers is not None:
             numbers = numbers.astype(np.int64)
             first, last = int(numbers[0]), int(numbers[-1])
-        times = _column(file, "/entry/data/start_time", n, "f")
+        start_time = _column(file, times, n, "f")
         return EigerDataFile(
             Path(path),
             n_images=n,
@@ -102,7 +129,7 @@ def read_eiger_data_file(
             numbers=numbers,
             first_number=first,
             last_number=last,
-            start_time=np.full(n, math.nan) if times is None else times.astype(np.float64),
+            start_time=np.full(n, math.nan) if start_time is None else start_time.astype(np.float64),
         )
 
 
@@ -113,20 +140,19 @@ def count_images(path: str | Path) -> int:
         return dataset(file, IMAGES, kinds="u", shape=expected, fits=lambda s: len(s) in (3, 4)).shape[0]
 
 
-def read_start_of_times(path: str | Path) -> float:
-    """Return what the images' times of a master file are counted from, s since the epoch.
-
-    NaN where it does not tell: files of the legacy format do not.
-    """
+def read_eiger_master_file(path: str | Path) -> EigerMasterFile:
+    """Return what a master file tells of the times of the images; FileFormatError if it cannot be read."""
     with opened(path) as file:
-        found = file.get("/entry/start_time")
-        if not isinstance(found, h5py.Dataset) or found.shape != ():
-            return math.nan
-        text = found[()]
+        begun, times = file.get("/entry/start_time"), file.get(START_TIME)
+        text = begun[()] if isinstance(begun, h5py.Dataset) and begun.shape == () else ""
+        joined = isinstance(times, h5py.Dataset) and times.is_virtual
+        sources = times.virtual_sources() if joined else []
+        places = {Path(source.file_name).name: str(source.dset_name) for source in sources}
     try:
-        return parse_time_ns(text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)) / 1e9
+        text = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
+        return EigerMasterFile(parse_time_ns(text) / 1e9, places)
     except WireError:
-        return math.nan
+        return EigerMasterFile(math.nan, places)
 
 
 def _check_whole(images: h5py.Dataset, path: str | Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.errors import FileFormatError
-from sfdaq_ophyd.files.eiger_file import count_images, read_eiger_data_file, read_start_of_times
+from sfdaq_ophyd.files.eiger_file import count_images, read_eiger_data_file, read_eiger_master_file
 
 SHAPE = (32, 48)
 
@@ -97,10 +97,21 @@ def test_file_when_its_images_are_in_others_then_refused(make, tmp_path):
     ("text", "expected"),
     [("2024-05-14T08:59:56.123Z", 1715677196.123), ("soon", np.nan), (None, np.nan), (5.0, np.nan)],
 )
-def test_start_of_times_when_told_then_that_else_not_a_number(tmp_path, text, expected):
+def test_master_when_it_tells_a_time_then_that_else_not_a_number(tmp_path, text, expected):
     with h5py.File(tmp_path / "master.h5", "w") as file:
         if text is not None:
             file["entry/start_time"] = text
-    assert np.isclose(
-        read_start_of_times(tmp_path / "master.h5"), expected, rtol=0, atol=1e-6, equal_nan=True
-    )
+    found = read_eiger_master_file(tmp_path / "master.h5")
+    assert np.isclose(found.start_of_times, expected, rtol=0, atol=1e-6, equal_nan=True)
+    assert not found.times_in
+
+
+def test_times_when_the_master_says_where_they_are_then_read_from_there(make, tmp_path):
+    path = make(other=[0.5, 0.6, 0.7])
+    with h5py.File(tmp_path / "master.h5", "w") as file:
+        layout = h5py.VirtualLayout((3,), "f8")
+        layout[:] = h5py.VirtualSource(path.name, "entry/data/other", (3,))
+        file.create_virtual_dataset("entry/data/start_time", layout)
+    times_in = read_eiger_master_file(tmp_path / "master.h5").times_in
+    assert times_in == {path.name: "entry/data/other"}
+    assert read(path, times=times_in[path.name]).start_time.tolist() == [0.5, 0.6, 0.7]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 import uuid
@@ -21,7 +20,14 @@ from ...errors import (
     ServiceUnreachable,
     SfdaqError,
 )
-from ...files.eiger_file import IMAGES, EigerDataFile, read_eiger_data_file, read_start_of_times
+from ...files.eiger_file import (
+    IMAGES,
+    START_TIME,
+    EigerDataFile,
+    EigerMasterFile,
+    read_eiger_data_file,
+    read_eiger_master_file,
+)
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
@@ -115,7 +121,7 @@ class FilesSource(SeriesSource):
         self._series_id = self._n_files = self._n_taken = 0
         self._per_file = self._first_number = 1
         self._master: Path | None = None
-        self._start_of_times = math.nan
+        self._told = EigerMasterFile()
 
     # hooks of the base
 
@@ -180,7 +186,7 @@ class FilesSource(SeriesSource):
     def _begin_series(self, series_id: int) -> None:
         self._series_id, self._series = series_id, self._pattern.replace("$id", str(series_id))
         self._n_files = self._n_taken = 0
-        self._master, self._start_of_times = None, math.nan
+        self._master, self._told = None, EigerMasterFile()
         self._uid = self._told_uid()
 
     def _told_uid(self) -> str:
@@ -301,7 +307,7 @@ class FilesSource(SeriesSource):
         self._master = yield from self._fetched(name, stop)
         if self._master is not None:
             try:
-                self._start_of_times = read_start_of_times(self._master)
+                self._told = read_eiger_master_file(self._master)
             except FileFormatError as exc:
                 logger.warning("%s: %s", self.name, exc)
 
@@ -347,7 +353,13 @@ class FilesSource(SeriesSource):
         """Return what a file tells; raise unless it holds the images that are next, and all of them."""
         form = self.frame_format
         assert form is not None  # `open` said it
-        file = read_eiger_data_file(path, shape=form.shape, dtype=form.dtype, n_channels=len(form.images))
+        file = read_eiger_data_file(
+            path,
+            shape=form.shape,
+            dtype=form.dtype,
+            n_channels=len(form.images),
+            times=self._told.times_in.get(path.name, START_TIME),
+        )
         first, n = self._first_number + self._n_taken, file.n_images
         if file.first_number is None and file.numbers is None:
             return file
@@ -375,7 +387,7 @@ class FilesSource(SeriesSource):
         yield WrittenFile(path, n, keys, drop=lambda: self._folder.drop(series, path))
         scalars: dict[str, float | str] = {"series_uid": self._uid or self._own_uid}
         for k in range(n):
-            timestamp = self._start_of_times + float(file.start_time[k])
+            timestamp = self._told.start_of_times + float(file.start_time[k])
             yield Frame(None, timestamp, event_id(self._series_id, first + k), scalars=scalars)
 
     def _missing(self, request: Request, n_left: int, why: str) -> FramesMissing:
