@@ -67,6 +67,10 @@ TOGETHER, TOGETHER_BYTES = 0.05, 8 << 20
 """s and bytes up to which chunks that come as they are wait for the next ones, to be written with them."""
 
 
+WRITEBACK_BYTES = 16 << 20
+"""New bytes with which the system begins to write; on its own it waits for seconds, and a sync with it."""
+
+
 class FrameFile:
     """Append frames to a new file.
 
@@ -101,6 +105,7 @@ class FrameFile:
         self._pending: deque[PendingFrame] = deque()
         self._n_written = 0
         self._n_held, self._held_until = 0, 0.0
+        self._n_begun = 0  # bytes
         self.n_flushed = 0
         self.broken: StorageError | None = None
         with writing(self.path, "making"):
@@ -302,6 +307,17 @@ class FrameFile:
                 self._cut(first)
             raise
         self._n_written += n_rows
+        self._begin_writeback()
+
+    def _begin_writeback(self) -> None:
+        """Have the system bring to disk what is new, and go on: then a sync has little left to wait for."""
+        size = os.fstat(self._lock.fileno()).st_size
+        if size - self._n_begun >= WRITEBACK_BYTES:
+            with contextlib.suppress(AttributeError, OSError):  # a hint, which not every system takes
+                os.posix_fadvise(
+                    self._lock.fileno(), self._n_begun, size - self._n_begun, os.POSIX_FADV_DONTNEED
+                )
+            self._n_begun = size
 
     def _cut(self, n_frames: int) -> None:
         """Leave `n_frames` rows, images first."""

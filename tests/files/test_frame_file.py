@@ -456,6 +456,29 @@ def test_append_when_chunks_are_large_or_old_then_none_waits_for_many_others(pat
     assert numbers(path) == list(range(22))
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_append_when_much_is_new_then_the_system_is_told_once_to_begin_writing_it(path, monkeypatch, refused):
+    begun = []
+
+    def advise(descriptor, start, length, advice):
+        begun.append((start, start + length))
+        if refused:
+            raise OSError("not here")
+
+    monkeypatch.setattr(frame_file.os, "posix_fadvise", advise)
+    monkeypatch.setattr(frame_file, "WRITEBACK_BYTES", 20_000)
+    file = FrameFile(path, FORMAT)
+    for k in range(400):
+        file.append(packed_frame(k))
+        file.flush()
+    assert len(begun) > 1
+    assert all(stop - start >= 20_000 for start, stop in begun)
+    assert [start for start, _ in begun] == [0, *(stop for _, stop in begun[:-1])]
+    assert path.stat().st_size - begun[-1][1] < 40_000
+    file.close()
+    assert numbers(path) == list(range(400))
+
+
 @given(
     st.lists(
         st.one_of(st.sampled_from(["packed", "pixels", "missing", "flush"]), st.integers(0, 8)), max_size=30
