@@ -312,9 +312,13 @@ def enabled_thresholds(control: EigerControl) -> list[int]:
 
 def n_images_per_exposure(control: EigerControl) -> int:
     """Return the images of one exposure: one for each threshold, and one for their difference."""
+    return max(1, len(enabled_thresholds(control)) + has_difference(control))
+
+
+def has_difference(control: EigerControl) -> bool:
+    """Say whether the last image of an exposure is the difference of thresholds."""
     difference = control.read("detector", "threshold/difference/mode")
-    n = max(1, len(enabled_thresholds(control)))
-    return n + (difference is not None and difference.value == "enabled")
+    return difference is not None and difference.value == "enabled"
 
 
 def check_thresholds(control: EigerControl) -> None:

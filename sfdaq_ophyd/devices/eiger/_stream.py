@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...clients.simplon import SimplonClient
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
@@ -19,7 +21,7 @@ from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
-from ._control import make_statistics, n_images_per_exposure
+from ._control import has_difference, make_statistics, n_images_per_exposure
 from ._numbers import NumbersAside
 from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
 from ._silence import GRACE, WAIT, Ending, why_missing
@@ -75,6 +77,7 @@ class StreamSource(SeriesSource):
         self._n_refused = self._n_odd = 0
         self._last_time = -math.inf
         self._unfinished = self._explained = False
+        self._difference, self._difference_kind = "", "u"
         self._begun = ""  # the last series whose start came
 
     # hooks of the base
@@ -94,10 +97,12 @@ class StreamSource(SeriesSource):
         found = super().read_format()
         compression = self.control.read("detector", "compression")
         known = compression is not None and compression.value in COMPRESSIONS
-        more = {
-            f"image_{k + 1}": (found.shape, found.dtype)
-            for k in range(1, n_images_per_exposure(self.control))
-        }
+        n = n_images_per_exposure(self.control)
+        more = {f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)}
+        self._difference = f"image_{n}" if n > 1 and has_difference(self.control) else ""
+        if self._difference:  # whether it is signed no document tells, but the first one that comes
+            kind = np.dtype(f"<{self._difference_kind}{found.dtype.itemsize}")
+            more[self._difference] = found.shape, kind
         return replace(
             found, more_images=more, compression=compression.value if compression and known else "bslz4"
         )
@@ -308,6 +313,8 @@ class StreamSource(SeriesSource):
         else:
             self._last_time = max(frame.timestamp, self._last_time)
         made = Frame(None, frame.timestamp, frame.event_id, scalars=scalars, packed=frame.packed)
+        if self._difference in made.packed:
+            self._difference_kind = made.packed[self._difference].dtype.kind
         assert self.frame_format is not None  # `open` said it
         self.frame_format.check(made)
         return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+from dataclasses import replace
 
 import bluesky.plans as bp
 import numpy as np
@@ -13,6 +14,7 @@ from ophyd.sim import SynAxis
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
@@ -308,3 +310,31 @@ def test_point_when_its_pixels_cannot_be_unpacked_then_it_fails_by_its_number(pa
     run = drive(interruptible(), lambda: bp.count([eiger]))
     assert run.stop["exit_status"] == "fail" and "_0 (" in run.stop["reason"]
     check_as_found(part, eiger.client)
+
+
+def with_signed_difference(message, data):
+    if not isinstance(message, SeriesImage):
+        return [data]
+    fields = cbor.decode(data)
+    difference = fields["data"]["difference"]
+    signed = np.dtype(f"<i{difference.dtype.itemsize}")
+    fields["data"]["difference"] = replace(difference, dtype=signed)
+    fields["series_date"] = cbor.Date(fields["series_date"])
+    return [cbor.encode(fields)]
+
+
+def test_point_when_the_difference_is_signed_then_it_is_known_for_the_next_staging(part, line, eiger):
+    client = SimplonClient(part.url)
+    modes = ("threshold/2/mode", "threshold/difference/mode")
+    for name in modes:
+        client.put("detector", name, "enabled")
+    line.change = with_signed_difference
+    try:
+        first, second = (drive(interruptible(), lambda: bp.count([eiger])) for _ in range(2))
+    finally:
+        for name in modes:
+            client.put("detector", name, "disabled")
+        client.put("detector", "threshold/1/mode", "enabled")
+    assert "image_3: int16 (32, 48) came, uint16 (32, 48) was announced" in first.stop["reason"]
+    assert second.stop["exit_status"] == "success", second.error
+    assert streams(second)["primary"].data_keys["eiger_image_3"]["dtype_numpy"] == "<i2"
