@@ -14,6 +14,7 @@ from sfdaq_ophyd.session.config import SfdaqConfig
 from sfdaq_ophyd.session.device_config import StdDaqWriterConfig
 from sfdaq_ophyd.session.simulated import address_of_daq
 from sfdaq_ophyd.web.services import WriterSource
+from sfdaq_ophyd.web.sources import watch_of
 
 from ..std_daq import simulated_websocket_daq
 
@@ -77,10 +78,12 @@ def test_doctor_when_files_are_joined_then_their_folder_must_be_writable_here(tm
 
 @pytest.mark.parametrize("form", ["ws", "config"])
 def test_page_when_an_end_is_not_told_yet_then_it_shows_the_daq_and_does_not_take_it(
-    daq, untold, form, monkeypatch
+    daq, untold, form, monkeypatch, tmp_path
 ):
     if form == "ws":
-        source = WriterSource("writer", daq.ws_url, config_url=daq.url)
+        block = {"class": "StdDaqWriter", **address_of_daq(daq)}
+        config = SfdaqConfig.model_validate({"directory": tmp_path, "devices": {"writer": block}})
+        (source,) = (each for each in watch_of(config).sources if each.group == "writers")
     else:
         monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
         source = WriterSource("writer", daq.url)
