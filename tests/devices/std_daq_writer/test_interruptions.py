@@ -35,14 +35,18 @@ def make(daq, tmp_path):
             return self
 
         def stamp(self, event_id):
-            """Return the frame number of an event id, which is that, or a run id and a row of its file."""
-            run_id, colon, row = event_id.partition(":")
-            if not colon:
-                return int(event_id)
-            with h5py.File(self.directory / f"w_{run_id}.h5") as file:
-                return int(next(iter(file.values()))["image_id"][int(row)])
+            return frame_number(self.directory, event_id)
 
     return Made()
+
+
+def frame_number(directory, event_id):
+    """Return the frame number of an event id, which is that, or a run id and a row of its file."""
+    run_id, colon, row = event_id.partition(":")
+    if not colon:
+        return int(event_id)
+    with h5py.File(directory / f"w_{run_id}.h5") as file:
+        return int(next(iter(file.values()))["image_id"][int(row)])
 
 
 def step(make):
