@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ...clients.simplon import SimplonClient
@@ -15,9 +15,6 @@ from ...errors import (
     DetectorStateError,
     FileFormatError,
     FramesMissing,
-    ServiceRefused,
-    ServiceTimeout,
-    ServiceUnreachable,
     SfdaqError,
 )
 from ...files.eiger_file import (
@@ -31,13 +28,13 @@ from ...files.eiger_file import (
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
-from ...wire.simplon_states import DetectorState
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from .._worker import JOIN_TIMEOUT, Worker
 from ..debts import Debts
 from ._control import n_images_per_exposure
 from ._file_folder import FileFolder, data_file, master_file
+from ._file_wait import WAIT, FileWait
 from ._series import EigerSettings
 from ._source import SeriesSource
 from ._stream import UID_LENGTH
@@ -48,46 +45,10 @@ logger = logging.getLogger(__name__)
 IMAGES_PER_FILE = 1000
 """Where the filewriter is set to put all images into the master file: that is whole at the end only."""
 
-WAIT = 0.25
-"""s between two looks, at the most."""
-
-SOON = 0.02
-"""s between the first two looks after an exposure."""
-
-GRACE = 2.0
-"""s after an exposure for a file to come, before the series is ended, which closes the last one."""
-
 CHANNELS = "hdf5 nexus v2024.2 nxmx"
 """Format of the files that has more than one image per exposure."""
 
 Items = Iterator[Frame | MissingFrame | Progress | WrittenFile]
-
-
-@dataclass
-class _Awaited:
-    """The next file, and why it may not come.
-
-    Attributes
-    ----------
-    limit : Limit
-        Without anything new.
-    grace : Limit
-        From the end of the exposure on.
-    rest : Limit or None
-        From the end of the series on.
-    seen : tuple
-        What the detector said last.
-    n_quiet : int
-        Looks at a filewriter that was done.
-    """
-
-    limit: Limit
-    grace: Limit = field(default_factory=lambda: Limit(GRACE))
-    rest: Limit | None = None
-    seen: tuple = ()
-    n_quiet: int = 0
-    why: str = ""
-    over: bool = False
 
 
 class FilesSource(SeriesSource):
@@ -206,8 +167,17 @@ class FilesSource(SeriesSource):
         yield from self._fetch_master(stop)
         while n_left and not stop.is_set():
             name = data_file(self._series, self._n_files + 1)
-            awaited = _Awaited(Limit(self._longest + n_left * self.frame_time))
-            yield from self._await(name, n_left, triggers, awaited, stop)
+            awaited = FileWait(
+                self.control,
+                self._folder,
+                triggers,
+                stop,
+                timeout=self._settings.timeout,
+                longest=self._longest + n_left * self.frame_time,
+            )
+            yield from awaited.until_ready(name, min(self._per_file, n_left))
+            if awaited.ended:
+                self._armed_for = None
             if stop.is_set():
                 return
             if awaited.over:
@@ -227,75 +197,6 @@ class FilesSource(SeriesSource):
             if n_left and n_whole < n:
                 why = f"{path} holds {file.n_images} images, and a point cannot go on in another file"
                 raise self._missing(request, n_left, why)
-
-    def _await(
-        self,
-        name: str,
-        n_left: int,
-        triggers: SoftwareTriggers | None,
-        awaited: _Awaited,
-        stop: threading.Event,
-    ) -> Iterator[Progress]:
-        """Yield progress until the file is ready, or is known not to come."""
-        pause, looked, away = SOON, Limit(WAIT), Limit(self._longest)
-        while not stop.is_set() and not awaited.over:
-            wanted = 1 if awaited.rest is not None else min(self._per_file, n_left)
-            exposing = triggers is not None and not triggers.done
-            if exposing:
-                awaited.grace.restart()
-            try:
-                if self._folder.is_ready(name, wanted):
-                    return
-                if looked.left == 0:
-                    looked.restart()
-                    seen = self._look_for_the_end(triggers, awaited)
-                    if seen is not None:
-                        yield seen
-                away.restart()
-            except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
-                if away.reached() or (isinstance(exc, ServiceRefused) and (exc.code or 0) < 500):
-                    raise
-                logger.warning("%s: %s; trying again", self.name, exc)
-            stop.wait(WAIT if exposing else pause)
-            pause = min(WAIT, pause * (1 if exposing else 2))
-
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, awaited: _Awaited) -> Progress | None:
-        """Find out whether the file can still come, now that it is not there; return what was seen if so."""
-        if triggers is not None and (problem := triggers.problem) is not None:
-            if self.control.is_uninitialized():
-                raise self.control.state_error(DetectorState.NA) from problem
-            raise problem
-        state, writer, free = self.client.state(), *self._writer()
-        if state in (DetectorState.ERROR, DetectorState.NA):
-            raise self.control.state_error(state)
-        told = f"detector '{state}', filewriter '{writer}', {free} bytes free"
-        if triggers is not None and not triggers.done:
-            awaited.limit.restart()
-        if (state, writer, free) != awaited.seen:
-            awaited.seen = state, writer, free
-            awaited.limit.restart()
-        late = awaited.limit.reached()
-        if awaited.rest is not None:
-            awaited.n_quiet += writer != "acquire"
-            done = awaited.n_quiet > 1 and awaited.rest.elapsed > GRACE
-            awaited.over = done or awaited.rest.reached()
-            awaited.why += f"; {self._folder.why}" if awaited.over and self._folder.why else ""
-            return None if awaited.over else Progress(0, told)
-        exposed = triggers is not None and triggers.done and awaited.grace.reached()
-        if state == DetectorState.IDLE or exposed or late or writer == "error":
-            awaited.why, awaited.rest = told, Limit(self._settings.timeout)
-            if state != DetectorState.IDLE:
-                self._armed_for = None  # the last file is closed with the series
-                self.control.disarm()
-        return Progress(0, told)
-
-    def _writer(self) -> tuple[str, object]:
-        """Return state and free bytes of the filewriter, as far as it tells."""
-        try:
-            state = str(self.client.get("filewriter", "status", "state").value)
-            return state, self.client.get("filewriter", "status", "buffer_free").value
-        except ServiceRefused:
-            return "unknown", "unknown"
 
     def _fetch_master(self, stop: threading.Event) -> Iterator[Progress]:
         """Bring the master file beside the images, unless it is there."""

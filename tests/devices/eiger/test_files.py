@@ -16,7 +16,7 @@ from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 
 from sfdaq_ophyd.devices import Eiger
-from sfdaq_ophyd.devices.eiger import _files
+from sfdaq_ophyd.devices.eiger import _file_wait, _files
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
@@ -182,7 +182,7 @@ def test_disk_when_full_then_the_point_fails_with_path_and_space(part, make, tmp
 def test_frame_when_the_filewriter_lost_it_then_the_files_numbers_tell(
     part, make, tmp_path, monkeypatch, policy, file_format
 ):
-    monkeypatch.setattr(_files, "GRACE", 0.1)
+    monkeypatch.setattr(_file_wait, "GRACE", 0.1)
     eiger = make()
     eiger.file_format.put(file_format)
     eiger.loss_policy.put(policy)
