@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -73,6 +74,13 @@ class Start:
         for ignored in ("writer_id", "start_id"):
             _number(command, ignored, 0)
         return cls(_text(command, "path", ""), _text(command, "file_prefix", cls.prefix), n_images % 2**64)
+
+
+def _finite(text: str) -> float:
+    """Return a number; the driver's parser knows none that is not finite."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
 
 
 def _text(command: Mapping, name: str, default: str) -> str:
@@ -185,7 +193,7 @@ class WebsocketDriver:
             It was the last command that this process got.
         """
         try:
-            command = json.loads(text)
+            command = json.loads(text, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError):
             return as_json({"status": ERROR, "reason": f"Invalid command! {text}"}), False
         if not isinstance(command, dict):

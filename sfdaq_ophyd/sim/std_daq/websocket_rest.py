@@ -193,12 +193,11 @@ def interleave(folder: str, path: str) -> None:
     for i, each in enumerate(files):
         images = h5py.VirtualSource(each, f"{GROUP}/data", shape=shapes[0])
         ids = h5py.VirtualSource(each, f"{GROUP}/metadata", shape=(n,))
-        for j in range(n - 1):
-            data[j * len(files) + i] = images[j]
-            metadata[j * len(files) + i] = ids[j]
-    rows = h5py.VirtualSource(meta, f"{GROUP}/metadata", shape=(n_meta,))
-    for j in range(n_meta):
-        metadata[total + j] = rows[j]
+        if n > 1:
+            places = slice(i, (n - 1) * len(files), len(files))
+            data[places], metadata[places] = images[: n - 1], ids[: n - 1]
+    if n_meta:
+        metadata[total:] = h5py.VirtualSource(meta, f"{GROUP}/metadata", shape=(n_meta,))
     with h5py.File(path, "w", libver="latest") as file:
         file.create_virtual_dataset("interleaved_data", data, fillvalue=dtype.type(0))
         fill = np.zeros(1, PER_IMAGE_OF_ALL)[0]

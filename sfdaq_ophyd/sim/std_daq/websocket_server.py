@@ -205,14 +205,14 @@ class WebsocketServer:
             for writer in self._all_writers:
                 writer.save()
             try:
-                block, group = config.get("gpfs_block_size", BLOCK_SIZE), config["detector_name"]
-                shape = (config["image_pixel_height"], config["image_pixel_width"])
-                user_id, n_writers = config.get("writer_user_id", 0), config["number_of_writers"]
-                depth = config["bit_depth"]
+                group, block = config["detector_name"], _whole(config, "gpfs_block_size", BLOCK_SIZE)
+                user_id, n_writers = _whole(config, "writer_user_id", 0), _whole(config, "number_of_writers")
+                shape = (_whole(config, "image_pixel_height"), _whole(config, "image_pixel_width"))
+                depth = _whole(config, "bit_depth")
                 if not 0 < n_writers <= MOST_WRITERS or block < 1 or min(shape) < 1 or depth not in DEPTHS:
                     raise ValueError(f"{n_writers} writers, blocks of {block}, {depth} bit, images {shape}")
                 pictures = Pictures(group, shape, depth, self.settings.seed, self._clock.view)
-            except (KeyError, TypeError, ValueError) as exc:
+            except (KeyError, TypeError, ValueError, OverflowError) as exc:
                 logger.warning("the configuration is of no use: %r", exc)
                 self.writers, self.metadata_writer = [], None
                 return
@@ -264,6 +264,14 @@ class WebsocketServer:
         thread = threading.Thread(target=wait, name="std-daq later", daemon=True)
         self._others.append(thread)
         thread.start()
+
+
+def _whole(config: dict, key: str, default: int | None = None) -> int:
+    """Return a number of the configuration; KeyError or TypeError if there is none."""
+    value = config[key] if default is None else config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{key} is {value!r}")
+    return int(value)
 
 
 def _image_file(group: str, block_size: int, pictures: Pictures, path: str) -> ImageFile:

@@ -9,11 +9,16 @@ import re
 import h5py
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import connect
 
 from sfdaq_ophyd.sim.facility import Facility
+from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.stamp import read_stamp
+from sfdaq_ophyd.sim.std_daq.settings import Timing
+from sfdaq_ophyd.sim.std_daq.websocket_driver import DriverDied, WebsocketDriver
 
 from ...std_daq import simulated_websocket_daq
 
@@ -315,6 +320,35 @@ def test_image_when_it_is_larger_than_a_block_then_error_comes_at_once(tmp_path)
         assert n < 25, "half of what a missing folder takes, at 0.1 s each"
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = ("command", "path", "file_prefix", "n_image", "writer_id", "start_id")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.text(max_size=30)
+    | VALUES.map(json.dumps)
+    | st.dictionaries(st.sampled_from(NAMES), VALUES).map(json.dumps)
+    | VALUES.map(lambda value: json.dumps({"command": "start", "path": "/none", "n_image": value}))
+)
+def test_command_when_it_is_anything_then_it_is_answered_obeyed_or_the_end_of_the_driver(text):
+    driver = WebsocketDriver([], None, Timing(1000.0), Faults({}), lambda: None, lambda driver, seconds: None)
+    try:
+        reply, leaves = driver.obey(text)
+    except DriverDied:
+        return
+    finally:
+        driver.end()
+    if reply is None:
+        assert json.loads(text)["command"] in ("start", "stop") and not leaves
+    else:
+        assert json.loads(reply)["reason"].endswith(text)
+
+
 def test_connection_when_a_page_of_another_host_asks_then_it_is_refused(daq):
     with pytest.raises(InvalidStatus) as caught, connect(daq.ws_url, origin="http://example.org"):
         pass
@@ -339,6 +373,21 @@ def test_config_when_it_changes_then_driver_and_writers_restart_with_it(tmp_path
             again.start(tmp_path, 3)
             again.until("file_saved")
     assert (tmp_path / "file2.h5").exists()
+
+
+def test_config_when_it_is_of_no_use_then_nothing_runs_until_a_better_one_comes(wait_for):
+    with simulated_websocket_daq(speed=40.0) as server:
+        whole = server.config
+        part = {key: whole[key] for key in ("detector_name", "detector_type", "bit_depth")}
+        url = server.url + "/api/config/set?user=x"
+        for config in (part, {**whole, "number_of_writers": "two"}, {**whole, "bit_depth": 13}):
+            assert requests.post(url, json=config, timeout=60).status_code == 200
+            assert requests.get(server.url + "/api/config/get?user=x", timeout=60).json() == config
+            refuses(server, wait_for)
+        requests.post(url, json=whole, timeout=60)
+        wait_for(lambda: server.alive()["driver"], "a driver")
+        with Session(server) as session:
+            session.until("idle")
 
 
 def test_config_when_the_second_server_is_down_then_a_500_has_changed_it_nevertheless(daq):
