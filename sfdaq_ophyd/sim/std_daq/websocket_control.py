@@ -21,12 +21,16 @@ from websockets.http11 import Request, Response
 
 from ..http import STATUS, refusal
 from .settings import Timing
-from .websocket_driver import DriverDied, WebsocketDriver
+from .websocket_commands import DriverDied
+from .websocket_driver import WebsocketDriver
 
 HOST = "127.0.0.1"
 
 MAX_COMMAND = 2**16
 """Longest command, bytes."""
+
+LOOK = 1.0
+"""s for which a session that tells nothing is waited for."""
 
 PATIENCE = 30.0
 """s for which the loop may take what it is given to do."""
@@ -54,7 +58,8 @@ class Control:
         self.url = f"ws://{HOST}:{self._place.getsockname()[1]}"
         self._driver: WebsocketDriver | None = None
         self._server: Server | None = None
-        self._sessions: set[ServerConnection] = set()
+        self._sessions: dict[ServerConnection, str] = {}
+        self._told = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._news = asyncio.Event()
         self._thread = threading.Thread(target=self._loop.run_forever, name="std-daq websocket", daemon=True)
@@ -83,6 +88,11 @@ class Control:
         """Wake the sessions: the state has changed. From any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._wake)
+
+    def let_look(self, state: str) -> None:
+        """Wait until every session has told a state, or hangs. From any thread but the loop's."""
+        with self._told:
+            self._told.wait_for(lambda: all(told == state for told in self._sessions.values()), LOOK)
 
     # ---- in the loop --------------------------------------------------------------------------------
 
@@ -116,13 +126,14 @@ class Control:
         server.close(close_connections=False)
         for connection in self._sessions:
             connection.transport.abort()
+        self._note(None)
 
     async def _session(self, connection: ServerConnection) -> None:
         driver = self._driver
         if driver is None or self._server is None:  # it died during the handshake
             connection.transport.abort()
             return
-        self._sessions.add(connection)
+        self._note(connection, "")
         teller = asyncio.create_task(self._tell(connection, driver))
         try:
             async for message in connection:
@@ -139,8 +150,8 @@ class Control:
             driver.end()
             await self._cut(driver)
         finally:
-            self._sessions.discard(connection)
             teller.cancel()
+            self._note(connection)
 
     async def _tell(self, connection: ServerConnection, driver: WebsocketDriver) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -151,7 +162,20 @@ class Control:
                         while driver.shown == before:
                             await news.wait()
                             news = self._news
-                await connection.send(driver.tell())
+                state, status = driver.tell()
+                self._note(connection, state)
+                await connection.send(status)
+
+    def _note(self, connection: ServerConnection | None, state: str | None = None) -> None:
+        """Note the state that a session tells; None if it is over, of all where none is named."""
+        with self._told:
+            if connection is None:
+                self._sessions.clear()
+            elif state is None:
+                self._sessions.pop(connection, None)
+            else:
+                self._sessions[connection] = state
+            self._told.notify_all()
 
 
 def _refuse(connection: ServerConnection, request: Request) -> Response | None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..faults import Faults
 from .driver import Image
 from .settings import Timing
+from .websocket_commands import DriverDied, Start, parse
 from .websocket_writers import Writer
 
 logger = logging.getLogger(__name__)
@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 IDLE, CREATING, WAITING, RECORDING = "idle", "creating_file", "waiting_for_first_image", "recording"
 STOP, SAVING, SAVED, ERROR = "stop", "saving_file", "file_saved", "error"
 STATES = (IDLE, CREATING, WAITING, RECORDING, STOP, SAVING, SAVED, ERROR)
-
-MOST_IMAGES = 16_777_215
-"""Images of a start that names no number."""
 
 MAX_QUEUED = 1000
 """Images that wait for the driver; later ones are lost, as on the real image socket."""
@@ -38,63 +35,6 @@ BEHIND = 20
 
 _numbers = itertools.count(1)
 """Of acquisitions, in all lives."""
-
-
-class DriverDied(Exception):
-    """The process is gone; its message is what killed it."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a start asks for.
-
-    Attributes
-    ----------
-    path, prefix : str
-        Folder, and how the names of the files begin.
-    n_images : int
-    """
-
-    path: str
-    prefix: str = "file"
-    n_images: int = MOST_IMAGES
-
-    @classmethod
-    def parse(cls, command: Mapping) -> Start | None:
-        """Return the start of a command in its idle state; None for any other command.
-
-        Raises
-        ------
-        DriverDied
-            A value has a wrong type.
-        """
-        if _text(command, "command", "") != "start" or "path" not in command:
-            return None
-        n_images = _number(command, "n_image", MOST_IMAGES)
-        for ignored in ("writer_id", "start_id"):
-            _number(command, ignored, 0)
-        return cls(_text(command, "path", ""), _text(command, "file_prefix", cls.prefix), n_images % 2**64)
-
-
-def _finite(text: str) -> float:
-    """Return a number; the driver's parser knows none that is not finite."""
-    if not math.isfinite(value := float(text)):
-        raise ValueError(text)
-    return value
-
-
-def _text(command: Mapping, name: str, default: str) -> str:
-    value = command.get(name, default)
-    if not isinstance(value, str):
-        raise DriverDied(f"{name} is {value!r}")
-    return value
-
-
-def _number(command: Mapping, name: str, default: int) -> int:
-    value = command.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DriverDied(f"{name} is {value!r}")
-    return int(value)
 
 
 class WebsocketDriver:
@@ -110,6 +50,8 @@ class WebsocketDriver:
     faults : Faults
     on_change : callable
         Called when the state has changed.
+    let_look : callable
+        Called with a state before it is over; returns when all sessions have told it, or hang.
     on_death : callable
         Called when a fault has killed the process, with it and the s after which it is back, or None.
 
@@ -125,11 +67,12 @@ class WebsocketDriver:
         timing: Timing,
         faults: Faults,
         on_change: Callable[[], object],
+        let_look: Callable[[str], object],
         on_death: Callable[[WebsocketDriver, float | None], object],
     ):
         self._writers, self._metadata_writer = list(writers), metadata_writer
         self._timing, self._faults = timing, faults
-        self._on_change, self._on_death = on_change, on_death
+        self._on_change, self._let_look, self._on_death = on_change, let_look, on_death
         self._lock = threading.Lock()
         self._state = self._shown = IDLE
         self._count = 0
@@ -164,10 +107,11 @@ class WebsocketDriver:
         """The state as sessions see it."""
         return self._shown
 
-    def tell(self) -> str:
-        """Return the status for one session, as JSON; who is told the end makes the driver idle."""
+    def tell(self) -> tuple[str, str]:
+        """Return state and status, as JSON, for one session; who is told the end makes the driver idle."""
         with self._lock:
-            status: dict[str, object] = {"status": self._shown}
+            state = self._shown
+            status: dict[str, object] = {"status": state}
             if self._shown in (RECORDING, SAVING):
                 status["count"] = self._count
             if is_end := self._shown in (SAVED, ERROR):
@@ -175,7 +119,7 @@ class WebsocketDriver:
                 self._count = 0
         if is_end:
             self._on_change()
-        return as_json(status)
+        return state, as_json(status)
 
     def obey(self, text: str) -> tuple[str | None, bool]:
         """Obey a command.
@@ -193,12 +137,10 @@ class WebsocketDriver:
             It was the last command that this process got.
         """
         try:
-            command = json.loads(text, parse_float=_finite, parse_constant=_finite)
-        except (ValueError, RecursionError):
+            command = parse(text)
+        except ValueError:
             return as_json({"status": ERROR, "reason": f"Invalid command! {text}"}), False
-        if not isinstance(command, dict):
-            raise DriverDied(f"a command that is no object: {text}")
-        if _text(command, "command", "") == "stop":
+        if command.get("command") == "stop":
             self.stop()
             return None, False
         if self._state != IDLE:
@@ -248,20 +190,20 @@ class WebsocketDriver:
     def _acquire(self, start: Start) -> None:
         while self._state != IDLE:  # somebody else's: the end before is not told yet
             self._pause(self._timing.poll)
-        self._change(CREATING)
+        self._go_on(CREATING)
         if not self._create(start):
-            self._change(ERROR)
+            self._go_on(ERROR)
             return
-        self._change(WAITING)
+        self._go_on(WAITING)
         self._record(start)
         for writer in self._all:
             self._reach(writer)
-        self._change(SAVING)
+        self._go_on(SAVING)
         slow = self._faults.take("slow_saving")
         self._pause(slow["seconds"] if slow else self._timing.saving)
         for writer in self._all:
             self._reach(writer).save()
-        self._change(SAVED)
+        self._go_on(SAVED)
 
     @property
     def _all(self) -> list[Writer]:
@@ -295,7 +237,7 @@ class WebsocketDriver:
                 continue
             if self._state == WAITING or self._stop_is_lost:
                 self._stop_is_lost = False
-                self._change(RECORDING)
+                self._go_on(RECORDING)
             for writer in (self._metadata_writer, self._writers[n % len(self._writers)]):
                 if writer is not None:
                     self._reach(writer).write(image)
@@ -324,6 +266,12 @@ class WebsocketDriver:
     def _pause(self, seconds: float) -> None:
         if self._closing.wait(seconds):
             raise DriverDied("closed")
+
+    def _go_on(self, state: str) -> None:
+        """Change the state once sessions have told the one before: what they miss has a name in `faults`."""
+        if self._shown != IDLE:
+            self._let_look(self._shown)
+        self._change(state)
 
     def _change(self, state: str) -> None:
         missed = self._faults.take("missed_state", state=state)

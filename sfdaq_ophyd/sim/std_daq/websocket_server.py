@@ -70,7 +70,7 @@ class WebsocketServer:
         self._port, self._ws_port, self._on_step = port, ws_port, on_step
         self._faults = Faults(faults_of("websocket"))
         self.folders = Folders(settings.folders, settings.writable)
-        self._config = settings.first_config
+        self._config, self._n_changes = settings.first_config, 0
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._others: list[threading.Thread] = []
@@ -154,7 +154,8 @@ class WebsocketServer:
                 self._end()
                 for writer in self._all_writers:
                     writer.die()
-                self._later(self.timing.restart, self._begin)
+                self._n_changes += 1
+                self._later(self.timing.restart, partial(self._begin_again, self._n_changes))
 
     # ---- what goes wrong ----------------------------------------------------------------------------
 
@@ -197,6 +198,12 @@ class WebsocketServer:
     def _all_writers(self) -> list[Writer]:
         return [*self.writers, *([self.metadata_writer] if self.metadata_writer else [])]
 
+    def _begin_again(self, change: int) -> None:
+        """Begin after a change of the configuration, unless there was another one since."""
+        with self._lock:
+            if change == self._n_changes:
+                self._begin()
+
     def _begin(self) -> None:
         """Start driver and writers with the stored configuration; with one of no use they end at once."""
         config, folders = self._config, self.folders
@@ -236,7 +243,13 @@ class WebsocketServer:
         if not self.writers:
             return
         self.driver = WebsocketDriver(
-            self.writers, self.metadata_writer, self.timing, self._faults, control.changed, self._driver_dies
+            self.writers,
+            self.metadata_writer,
+            self.timing,
+            self._faults,
+            on_change=control.changed,
+            let_look=control.let_look,
+            on_death=self._driver_dies,
         )
         control.serve(self.driver)
 

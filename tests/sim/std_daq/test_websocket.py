@@ -18,7 +18,8 @@ from sfdaq_ophyd.sim.facility import Facility
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.sim.std_daq.settings import Timing
-from sfdaq_ophyd.sim.std_daq.websocket_driver import DriverDied, WebsocketDriver
+from sfdaq_ophyd.sim.std_daq.websocket_commands import DriverDied
+from sfdaq_ophyd.sim.std_daq.websocket_driver import WebsocketDriver
 
 from ...std_daq import simulated_websocket_daq
 
@@ -336,7 +337,8 @@ NAMES = ("command", "path", "file_prefix", "n_image", "writer_id", "start_id")
     | VALUES.map(lambda value: json.dumps({"command": "start", "path": "/none", "n_image": value}))
 )
 def test_command_when_it_is_anything_then_it_is_answered_obeyed_or_the_end_of_the_driver(text):
-    driver = WebsocketDriver([], None, Timing(1000.0), Faults({}), lambda: None, lambda driver, seconds: None)
+    nothing = {name: lambda *given: None for name in ("on_change", "let_look", "on_death")}
+    driver = WebsocketDriver([], None, Timing(1000.0), Faults({}), **nothing)
     try:
         reply, leaves = driver.obey(text)
     except DriverDied:

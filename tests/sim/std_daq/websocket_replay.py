@@ -115,6 +115,7 @@ class WebsocketReplay:
 
     def __init__(self, meta: dict, rows: list[dict], wait_for):
         self.rows, self._wait_for = rows, wait_for
+        self.patience = 60.0  # s; less once something differed
         self._root = Path(tempfile.mkdtemp(prefix="sls-"))
         (self._root / "raw").mkdir()
         self.processes = next((row["processes"] for row in rows if "processes" in row), {})
@@ -158,7 +159,7 @@ class WebsocketReplay:
                     getattr(self, f"_{what}")(row, i)
             elif "recv" in row:
                 if row["recv"]["status"] == "recording":
-                    self._let_images_come(row["client"], i)
+                    self._let_images_come(i)
                 self._wanted[row["client"]].append(row["recv"])
         for name, wanted in self._wanted.items():
             with subtests.test(f"what client {name} saw"):
@@ -185,7 +186,7 @@ class WebsocketReplay:
 
     def _send(self, row: dict, i: int):
         name = row["client"]
-        self._reach(name)
+        self._reach(*self.clients)
         if (self._wanted[name] or [{}])[-1].get("status") == "recording":
             counts = lambda: [status.get("count", 0) for status in self.clients[name].seen]  # noqa: E731
             self._wait_for(lambda: max(counts()) >= self._images, f"{self._images} images")
@@ -227,15 +228,20 @@ class WebsocketReplay:
 
     # ---- inside -------------------------------------------------------------------------------------
 
-    def _reach(self, name: str) -> None:
-        """Wait until a client has seen what it is recorded to have seen."""
-        wanted, client = collapsed(self._wanted[name]), self.clients[name]
+    def _reach(self, *names: str) -> None:
+        """Wait until clients have seen what they are recorded to have seen."""
         several = len(self.clients) > 1
-        self._wait_for(
-            lambda: agree(wanted, collapsed(client.seen), several) or client.closed is not None,
-            f"client {name}: {wanted}, not {collapsed(client.seen)}",
-            timeout=30,
-        )
+        for name in names:
+            wanted, client = collapsed(self._wanted[name]), self.clients[name]
+
+            def there(wanted=wanted, client=client):
+                return agree(wanted, collapsed(client.seen), several) or client.closed is not None
+
+            try:
+                self._wait_for(there, f"client {name}", timeout=self.patience)
+            except AssertionError:
+                self.patience = 2.0  # the rows after it may differ, too
+                raise AssertionError(f"{name} saw {collapsed(client.seen)}, not {wanted}") from None
 
     def _n_images(self, i: int) -> int:
         """Return how many images the acquisition at row i has before anything but a stop is sent."""
@@ -248,10 +254,10 @@ class WebsocketReplay:
                 return n
         return n
 
-    def _let_images_come(self, name: str, i: int) -> None:
+    def _let_images_come(self, i: int) -> None:
         more = self._n_images(i) - self._images
         if more > 0:
-            self._reach(name)
+            self._reach(*self.clients)
             self._wait_for(lambda: self.server.driver.accepting, "images wanted")
             self._images += more
             self.server.source.burst(more, rate=more / 0.5)
