@@ -54,8 +54,8 @@ def writer(daq, tmp_path, wait_for):
     finally:
         daq._faults.clear()
         daq.source.follow_clock()
+        daq.restart_driver()  # first: a writer that is back dies of an image for the file that it had
         daq.restart_writer()
-        daq.restart_driver()
 
 
 def made(daq, folder):

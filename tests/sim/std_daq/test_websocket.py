@@ -40,8 +40,8 @@ def ready(request, wait_for):
         server = request.getfixturevalue("daq")
         server._faults.clear()
         server.source.follow_clock()
+        server.restart_driver()  # first: a writer that is back dies of an image for the file that it had
         server.restart_writer()
-        server.restart_driver()
 
 
 class Session:
