@@ -242,7 +242,7 @@ class WebsocketServer:
         assert control is not None
         if not self.writers:
             return
-        self.driver = WebsocketDriver(
+        driver = WebsocketDriver(
             self.writers,
             self.metadata_writer,
             self.timing,
@@ -251,7 +251,8 @@ class WebsocketServer:
             let_look=control.let_look,
             on_death=self._driver_dies,
         )
-        control.serve(self.driver)
+        control.serve(driver)
+        self.driver = driver  # which counts as alive from here on
 
     def _end(self) -> None:
         """End the driver, if it lives, and its sessions."""
