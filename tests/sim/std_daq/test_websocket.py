@@ -357,6 +357,18 @@ def test_connection_when_a_page_of_another_host_asks_then_it_is_refused(daq):
     assert caught.value.response.status_code == 403
 
 
+def test_connection_when_a_name_server_led_a_browser_here_then_it_is_refused(daq):
+    asked = {
+        "Host": "evil.example",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Sec-WebSocket-Version": "13",
+    }
+    reply = requests.get(daq.ws_url.replace("ws:", "http:"), headers=asked, timeout=60)
+    assert reply.status_code == 403 and "evil.example" in reply.text
+
+
 def test_config_when_asked_then_it_is_the_bare_object(daq):
     reply = requests.get(daq.url + "/api/config/get", params={"user": "x"}, timeout=60)
     assert reply.json()["number_of_writers"] == 2 and "status" not in reply.json()

@@ -154,6 +154,8 @@ class WebsocketReplay:
         with subtests.test("what was before"):
             self._prime()
         for i, row in enumerate(self.rows):
+            if (name := row.get("client")) and name not in self.clients:
+                self.clients[name], self._wanted[name] = Client(self.server.ws_url), []
             if what := next((key for key in ("send", "event", "processes", "files") if key in row), None):
                 with subtests.test(f"{i + 2}: {what} {str(row[what])[:60]}"):
                     getattr(self, f"_{what}")(row, i)
@@ -200,7 +202,6 @@ class WebsocketReplay:
     def _event(self, row: dict, i: int):
         name = row["client"]
         if row["event"] == "connected":
-            self.clients[name], self._wanted[name] = Client(self.server.ws_url), []
             return
         client = self.clients[name]
         died = str(self.processes.get("driver", "running")).startswith("died")
