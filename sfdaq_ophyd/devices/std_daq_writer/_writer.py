@@ -83,8 +83,8 @@ class StdDaqWriter(WriterSignals):
     arrays ``NAME_image_id`` and ``NAME_image_status`` beside the images; there is no ``NAME_is_good``. A file
     that does not hold, once closed, what was registered fails the scan.
 
-    Of a DAQ with control by websocket, whose writers have a file each, ``NAME_file`` is one of ours beside them
-    that has all images in order; so this machine must see the folder, and may write to it.
+    Of a DAQ with control by websocket, whose writers have a file each, ``NAME_file`` is one of ours beside
+    them that has all images in order; so this machine must see the folder, and may write to it.
 
     The DAQ's files carry no time of a frame, nor does anything else it says: ``NAME_timestamp`` is NaN.
     ``NAME_start_time`` and ``NAME_stop_time`` are those of the file. A file that belongs to no point, for its
