@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import RequestError
+from .curve import Curve
 from .live_frame import LiveFrame
-from .runs import Curve, RunsSource
+from .runs import RunsSource
 from .source import DetectorSource, Source
 
 GROUPS = ("detectors", "pulse_ids", "pvs", "writers", "brokers", "runs")
