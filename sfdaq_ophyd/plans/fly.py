@@ -7,7 +7,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky.utils import Msg, MsgGenerator, plan, short_uid, single_gen
+from bluesky.utils import FailedStatus, Msg, MsgGenerator, plan, short_uid, single_gen
 
 from ..devices import Detector, FlyGroup
 
@@ -83,7 +83,7 @@ def fly(
         yield from bps.kickoff(flyer, wait=True)
         yield from bpp.contingency_wrapper(
             collect_while_completing(flyer, stream_name, period),
-            except_plan=lambda exc: collect_once(flyer, stream_name),
+            except_plan=lambda exc: collect_the_rest(flyer, stream_name),
         )
 
     return (yield from inner_fly())
@@ -125,6 +125,15 @@ def collect_while_completing(
 def collect_once(flyer: Any, stream_name: str) -> MsgGenerator[None]:
     """Collect, and let no pause replay it: it waits for nothing, and what it emitted is emitted."""
     yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream_name)), False)
+
+
+def collect_the_rest(flyer: Any, stream_name: str) -> MsgGenerator[None]:
+    """Collect after a failure, which may be thrown in again: once for every 'complete' that was asked for."""
+    while True:
+        try:
+            return (yield from collect_once(flyer, stream_name))
+        except FailedStatus:
+            continue
 
 
 def _request(detector: Detector, n: int, settings: dict | None) -> dict:

@@ -7,6 +7,7 @@ import threading
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import pytest
+from bluesky.utils import FailedStatus
 
 from sfdaq_ophyd.devices import FlyGroup
 from sfdaq_ophyd.errors import DetectorStateError, RequestError
@@ -41,6 +42,37 @@ def test_fly_when_run_then_one_acquisition_brings_all_points(engine, det, tmp_pa
     check_files(run, tmp_path)
     assert [request.n_frames for request in det.source.requests] == [20]
     assert run.named("start")[0]["num_points"] == 20
+
+
+def heard_twice(plan):
+    """Throw a failure in once more, as bluesky does for every 'complete' that brought the same status."""
+    message = next(plan)
+    while True:
+        try:
+            answer = yield message
+        except FailedStatus as exc:
+            plan.throw(exc)
+            message = plan.throw(exc)
+            continue
+        try:
+            message = plan.send(answer)
+        except StopIteration as end:
+            return end.value
+
+
+def test_fly_when_it_fails_and_that_is_heard_twice_then_what_came_is_collected(engine, det, tmp_path):
+    frame_of = det.source.frame
+
+    def frame(number):
+        if number > 7:
+            raise DetectorStateError("det: no more")
+        return frame_of(number)
+
+    det.source.frame = frame
+    run = drive(engine, lambda: heard_twice(fly([det], 20, period=60)))
+    assert "no more" in run.stop["reason"]
+    assert sum(len(page["time"]) for page in run.named("event_page")) == 7
+    check_files(run, tmp_path)
 
 
 def test_fly_when_bluesky_collects_then_rows_and_images_agree(engine, det, tmp_path):

@@ -364,6 +364,8 @@ class Replay(Approach):
         seen, state = [], polled[-1]["reply"]["writer"]["state"]
         stopped = state == "READY" and last["message"] == "Interrupted."
         if state == "READY" and not stopped:
+            if not self.flows:
+                self.wait_for(self.source._accepting, "driver subscribed")
             self.source.burst(last["info"]["n_images"] + 5, rate=400.0)
         else:
             self.wait_for(self.source._accepting, "driver subscribed")
