@@ -60,7 +60,12 @@ class PushedStatus:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is going on: idle, or over and about to be."""
-        return self.state in (PushedState.IDLE, PushedState.FILE_SAVED, PushedState.ERROR)
+        return self.state is PushedState.IDLE or self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an acquisition has just ended: the driver is about to be idle, and takes no start yet."""
+        return self.state in (PushedState.FILE_SAVED, PushedState.ERROR)
 
     @classmethod
     def from_text(cls, text: str | bytes) -> PushedStatus:
@@ -171,11 +176,14 @@ class Tracker:
             self._end(None, status)
         elif state is PushedState.STOP:
             self.stopped, self.text = True, str(state)
-        elif _ORDER.index(_SHOWN[state]) < _ORDER.index(before) or (status.count or 0) < self.count:
+        elif _ORDER.index(_SHOWN[state]) < _ORDER.index(before) or not self._can_follow(status.count or 0):
             self._end(None, status)  # that is somebody else's already
         else:
             self.state, self.text = _SHOWN[state], str(state)
             self.count = max(self.count, status.count or 0)
+
+    def _can_follow(self, count: int) -> bool:
+        return self.count <= count <= self.n_images
 
     def _end(self, state: WritingState | None, status: PushedStatus) -> None:
         whole = self.count >= self.n_images

@@ -48,6 +48,7 @@ SAVED = (("recording", 7), ("saving_file", 10), "file_saved")
         ),
         ((*BEGUN, ("recording", 7), "creating_file"), WritingState.INTERRUPTED, 7, False),
         ((*BEGUN, ("recording", 7), ("recording", 2)), WritingState.INTERRUPTED, 7, False),
+        ((*BEGUN, ("recording", 7), ("recording", 11)), WritingState.INTERRUPTED, 7, False),
         ((*BEGUN[:2], "error"), WritingState.FAILED, 0, False),
         (("rejected",), WritingState.FAILED, 0, False),
     ],
