@@ -97,7 +97,7 @@ class SocketCalls:
         prefix = f"{path.stem}_"
         command = start_command(str(path.parent), prefix, request["n_images"])
         _refuse_to_overwrite(Path(path.parent), prefix)
-        if not (status := self.client.status()).is_idle:
+        if not (status := self.client.settled_status()).is_idle:
             raise DetectorStateError(f"somebody else is writing: {status}. Wait for its end, or stop it")
         number, pushes = self.client.send(command), self.client.connect()
         tracker, limit = Tracker(request["n_images"]), Limit(CREATION_LIMIT)

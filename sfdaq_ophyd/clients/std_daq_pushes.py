@@ -25,7 +25,13 @@ KEPT = 1000
 
 
 class Pushes:
-    """One connection to the driver, and the thread that follows it."""
+    """One connection to the driver, and the thread that follows it.
+
+    Attributes
+    ----------
+    passed_over : str
+        Why the last message that is no status is none; empty without such.
+    """
 
     def __init__(self, connection: ClientConnection, news: threading.Event):
         self._open = contextlib.ExitStack()
@@ -33,7 +39,7 @@ class Pushes:
         self._lock = threading.Lock()
         self._runs: deque[PushedStatus] = deque(maxlen=KEPT)
         self._n_runs, self._last = 0, counted_time()
-        self._lost: str = ""
+        self._lost = self.passed_over = ""
         self._thread = threading.Thread(target=self._follow, name="standard DAQ pushes", daemon=True)
         self._thread.start()
 
@@ -75,7 +81,9 @@ class Pushes:
                 try:
                     status = PushedStatus.from_text(text)
                 except WireError as exc:  # of a later driver; one that only sends such is silent
-                    logger.warning("passed over: %s", exc)
+                    if (why := str(exc)) != self.passed_over:
+                        logger.warning("passed over: %s", why)
+                    self.passed_over = why
                     continue
                 self._take(status)
             self._lost = "the driver closed the connection"

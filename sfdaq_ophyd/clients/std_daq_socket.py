@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from ..errors import (
     RequestError,
     ServiceRefused,
     ServiceTimeout,
+    ServiceUnreachable,
     SfdaqError,
     UnknownOutcome,
     WireError,
@@ -29,12 +30,21 @@ from ._http import HttpClient, Reply, check_url
 from .std_daq_pushes import Pushes, opened
 from .std_daq_rest import StdDaqRefused, translated
 
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
 logger = logging.getLogger(__name__)
 
 CONTROL_PORT, CONFIG_PORT = 8080, 5000
 
 STOP_TIMEOUT = 10.0
 """s without a change after which a stop has failed: the files are closed within 1 s."""
+
+AWAY_LIMIT = 3.0
+"""s for which a connection that was lost may not be had again, as when something between is restarted."""
+
+SETTLE_LIMIT = 1.0
+"""s from the word that an acquisition is over until the driver is idle: the next push tells."""
 
 PERIOD = 0.1
 """s between two looks at what was pushed."""
@@ -105,18 +115,29 @@ class StdDaqWriterSocket:
         with self._lock, translated():
             if self._pushes is not None and not self._pushes.lost:
                 return self._pushes
+            away = None if self._pushes is None else Limit(AWAY_LIMIT)
             self._drop()
-            pushes = Pushes(opened(self.url, self._timeout), self.news)
+            pushes = Pushes(self._opened(away), self.news)
             limit = Limit(self._timeout)
             while not pushes.next_number():
                 if (lost := pushes.lost) or limit.reached():
                     pushes.close()
                     if lost:
                         raise WireError(f"{self.url} is no standard DAQ: {lost}")
-                    raise ServiceTimeout("first status of the standard DAQ", self._timeout, "connected")
+                    odd = pushes.passed_over and f"; passed over: {pushes.passed_over}"
+                    raise ServiceTimeout("first status of the standard DAQ", self._timeout, f"connected{odd}")
                 time.sleep(0.01)
             self._pushes = pushes
             return pushes
+
+    def _opened(self, away: Limit | None) -> ClientConnection:
+        while True:
+            try:
+                return opened(self.url, self._timeout)
+            except (ServiceUnreachable, WireError):
+                if away is None or not away.left:
+                    raise
+            time.sleep(away.step(PERIOD))
 
     @property
     def is_connected(self) -> bool:
@@ -127,6 +148,14 @@ class StdDaqWriterSocket:
         """Return the newest status; connects if that is needed."""
         statuses, _ = self.connect().since(0)
         return statuses[-1]
+
+    def settled_status(self) -> PushedStatus:
+        """Return the newest status; where that is the end of an acquisition, the one after it."""
+        limit = Limit(SETTLE_LIMIT)
+        while (seen := self.status()).is_over and not limit.reached():
+            limit.wait(self.news, PERIOD)
+            self.news.clear()
+        return seen
 
     def close(self) -> None:
         """Close the connection; what is recorded goes on. Safe twice; the next call opens a new one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 
 import pytest
 from websockets.sync.server import serve
@@ -18,6 +19,7 @@ from sfdaq_ophyd.clients import (
     StdDaqUnreachable,
     StdDaqWriterSocket,
     std_daq_pushes,
+    std_daq_socket,
 )
 from sfdaq_ophyd.wire.std_daq_socket import PushedState, start_command
 
@@ -40,20 +42,26 @@ def client(daq):
 
 
 @contextlib.contextmanager
-def pushing(*messages, then="wait"):
-    """A driver that says this to everybody, then waits, closes or dies; yield its address."""
+def pushing(*messages, then="wait", port=0):
+    """A driver that says this to everybody, then waits, closes or dies; yield its address.
+
+    An event among the messages is waited for.
+    """
     end = threading.Event()
 
     def talk(connection):
         for message in messages:
-            connection.send(message)
+            if isinstance(message, threading.Event):
+                message.wait(30)
+            else:
+                connection.send(message)
         if then == "wait":
             end.wait(30)
         elif then == "die":
             connection.recv()
             connection.socket.close()
 
-    with serve(talk, "127.0.0.1", 0, compression=None) as server:
+    with serve(talk, "127.0.0.1", port, compression=None) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -105,7 +113,10 @@ def test_status_when_the_peer_closes_at_once_then_it_is_no_daq():
 
 def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog):
     nonsense = ("x", "[]", '{"status": "nosuch"}', '{"status": "recording", "count": -1}', "x" * 70_000)
-    with pushing(*nonsense[:-1]) as url, pytest.raises(StdDaqTimeout, match="first status"):
+    with (
+        pushing(*nonsense[:-1]) as url,
+        pytest.raises(StdDaqTimeout, match="first status.*count: expected an unsigned integer, got -1"),
+    ):
         StdDaqWriterSocket(url, timeout=0.3).status()
     assert caplog.text.count("passed over") == 4
     with pushing(nonsense[-1]) as url, pytest.raises(StdDaqBadReply, match="no standard DAQ"):
@@ -118,6 +129,47 @@ def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monke
         first = client.connect()
         wait_for(lambda: "said nothing" in first.lost, "the silence")
         assert client.connect() is not first and client.status().state is PushedState.IDLE
+
+
+def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_again(monkeypatch):
+    """As when something between is restarted, or the driver."""
+    with pushing(IDLE) as url:
+        client = StdDaqWriterSocket(url)
+        first, port = client.connect(), int(url.rpartition(":")[2])
+    tried, sleep = threading.Event(), time.sleep
+
+    def pause(seconds):
+        tried.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(std_daq_socket.time, "sleep", pause)
+    found = []
+    again = threading.Thread(target=lambda: found.append(client.connect()))
+    again.start()
+    assert tried.wait(30) and not found
+    with pushing(IDLE, port=port), contextlib.closing(client):
+        again.join(30)
+        assert found and found[0] is not first and found[0] is client.connect()
+
+
+def test_connection_when_it_stays_away_then_it_is_unreachable_and_not_waited_for_twice(monkeypatch):
+    monkeypatch.setattr(std_daq_socket, "AWAY_LIMIT", 0.1)
+    with pushing(IDLE) as url:
+        client = StdDaqWriterSocket(url)
+        client.connect()
+    for _ in range(2):
+        with pytest.raises(StdDaqUnreachable):
+            client.connect()
+
+
+@pytest.mark.parametrize("over", ["file_saved", "error"])
+def test_settled_status_when_an_end_was_just_told_then_what_comes_after_it(over):
+    gate = threading.Event()
+    with pushing(json.dumps({"status": over}), gate, IDLE) as url:
+        with contextlib.closing(StdDaqWriterSocket(url)) as client:
+            assert client.status().is_over
+            gate.set()
+            assert client.settled_status().state is PushedState.IDLE
 
 
 def test_command_when_the_driver_dies_of_it_then_its_outcome_is_unknown_or_told_by_the_loss(wait_for):

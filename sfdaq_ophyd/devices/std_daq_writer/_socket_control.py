@@ -160,14 +160,13 @@ class SocketControl:
         user_id = (self._config or self.config()).writer_user_id
         prefix = _prefix(path.name)
         command = start_command(str(path.parent), prefix, request.n_images, user_id if user_id > 0 else None)
-        if not self._status().is_idle:
+        if not self.writer.settled_status().is_idle:
             self.make_ready()
-        with self._lock:
-            self._tracker = Tracker(request.n_images)
-            self._seen = self.writer.connect().next_number()
-            self._ours, self._followed = request, True
         try:
-            self.writer.send(command)
+            with self._lock:
+                self._tracker = Tracker(request.n_images)
+                self._ours, self._followed = request, True
+                self._seen = self.writer.send(command)
             self._follow_start(request)
         except (ServiceUnreachable, UnknownOutcome) as exc:
             raise DaqGone(
