@@ -194,11 +194,12 @@ class StdDaqSource:
                 n_images = request.n_frames if request.flying else self._settings.n_images_per_run
                 self._growing = self._start(n_images, given_up, grows=True)
             file = self._growing
-            wanted = file.n_handed + request.n_frames
+            wanted, announced = file.n_handed + request.n_frames, file.n_handed > 0
             for writing in self._watch(file, request.flying, given_up):
                 if writing is None:
                     yield None
-                    if not file.n_handed:
+                    if not announced:
+                        announced = True
                         yield self._announced(file, request)
                     continue
                 n = writing.n_completed
@@ -210,6 +211,8 @@ class StdDaqSource:
                 file.closed(self._check_count(file, writing, wanted))
                 self._growing = None
             self._wait_for_others(given_up)
+            if not announced:  # it was over before it was seen to take images
+                yield self._announced(file, request)
             finished = True  # the generator is closed at its last frame
             yield from file.hand_out(wanted)
         except Discarded:

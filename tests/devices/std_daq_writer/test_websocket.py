@@ -163,6 +163,16 @@ def test_point_when_a_state_is_never_shown_then_the_files_tell_that_it_is_whole(
     assert error is None and images_of(documents) == ids_of(documents) and len(ids_of(documents)) == 10
 
 
+@pytest.mark.parametrize("mode", ["run", "fly"])
+def test_file_that_grows_when_it_was_never_seen_to_take_images_then_it_is_registered_all_the_same(
+    daq, writer, mode
+):
+    for state in ("waiting_for_first_image", "recording", "saving_file", "file_saved"):
+        daq.fail_next("missed_state", state=state)
+    documents, error = run(in_mode(writer, mode, 2, 2))
+    assert error is None and images_of(documents) == ids_of(documents) and len(ids_of(documents)) == 4
+
+
 def test_point_when_all_is_over_before_we_look_then_it_is_told_and_not_repeated(daq, writer, monkeypatch):
     monkeypatch.setattr(_socket_control, "BEGIN_LIMIT", 0.3)
     for state in ("creating_file", "waiting_for_first_image", "recording", "saving_file", "file_saved"):
