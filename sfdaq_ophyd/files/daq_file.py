@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,7 @@ def look_at(path: Path, source: str, *, names: Sequence[str] = (), finished: boo
     closed = finished or CLOSING in _last(words)
     without_log = SETTLED_PVS if source == PVDATA else SETTLED
     if not closed and age <= (SETTLED_UNDER_A_LOG if words else without_log):
-        return Look(seen=f"being written, {stat.st_size} bytes")
+        return Look(seen=f"being written, {stat.st_size} bytes, {_last_time(stat.st_mtime)}")
     try:
         return Look(found=read_daq_file(path, source, names))
     except (OSError, FileFormatError) as exc:
@@ -297,13 +298,17 @@ def last_words(path: Path) -> str:
 
 def _look_at_nothing(path: Path, log: Path) -> Look:
     try:
-        silent = time.time() - log.stat().st_mtime
+        written = log.stat().st_mtime
     except FileNotFoundError:
         return Look(seen="not begun: neither file nor log")
-    tail = _tail(log) if silent > SETTLED else []
+    tail = _tail(log) if time.time() - written > SETTLED else []
     if CLOSING in _last(tail) and not path.exists():  # it may have come since the first look
         return Look(failure=f"the writer says it is done, and there is no file; its log: {tail[-2:]}")
-    return Look(seen="begun, no file yet")
+    return Look(seen=f"begun, no file yet; its log: {_last_time(written)}")
+
+
+def _last_time(written: float) -> str:
+    return f"last written at {datetime.fromtimestamp(written):%H:%M:%S.%f}"
 
 
 def _last(lines: list[str]) -> str:

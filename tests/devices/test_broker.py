@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
@@ -13,6 +15,7 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices.broker import _follower, _runner
+from sfdaq_ophyd.devices.broker._pedestals import Pedestals, QueuedPedestal
 from sfdaq_ophyd.devices.broker._run_table import read_rows
 from sfdaq_ophyd.errors import (
     DetectorStateError,
@@ -303,3 +306,13 @@ def test_scan_when_interrupted_at_any_message_then_every_point_is_taken_and_save
         assert len(bench.acquisitions()) == 2, where
         rows, _ = streams_of(result)["sfdaq_data"]
         assert [row["sfdaq_acquisition_number"] for row in rows] == numbers, where
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(1000.0, 40 + 10 + 5 * 35), (60.0, 60)])
+def test_pedestal_when_only_time_can_tell_then_every_module_is_given_some(tmp_path, limit, seconds):
+    waited = []
+    status = SimpleNamespace(show=lambda *seen: None, pause=waited.append)
+    pedestals = Pedestals("sfdaq", SimpleNamespace(sf_root=None), lambda: None, tmp_path)
+    queued = QueuedPedestal("some id", 40.0)
+    result = pedestals.wait_for_pedestal(status, queued, ["JF01T03V01", "JF07T32V02"], limit)
+    assert waited == [seconds] and f"{seconds:g} s went by: a guess" in result["evidence"]

@@ -189,6 +189,19 @@ def test_look_when_the_log_is_not_closed_then_a_writer_that_pauses_is_waited_for
     assert look_at(path, DETECTOR).found
 
 
+def test_look_when_only_the_writer_s_log_or_times_move_then_that_is_something_new(run):
+    path, log = run / "data" / f"acq0001.{DETECTOR}.h5", run / "logs" / f"acq0001.{DETECTOR}.log"
+    log.write_text("attempt 1 of 15\n")
+    seen = [look_at(path, DETECTOR).seen, look_at(path, DETECTOR).seen]
+    aged(log, -1)
+    seen.append(look_at(path, DETECTOR).seen)
+    path.write_bytes(bytes(8))  # of the size it will have
+    seen += [look_at(path, DETECTOR).seen, look_at(path, DETECTOR).seen]
+    aged(path, -1)
+    seen.append(look_at(path, DETECTOR).seen)
+    assert [before == after for before, after in zip(seen, seen[1:])] == [True, False, False, True, False]
+
+
 def test_look_when_there_is_an_error_file_then_quotes_the_log(run):
     path = run / "data" / f"acq0001.{DETECTOR}.h5"
     (run / "data" / f"acq0001.{DETECTOR}.h5.err").write_text("{}")

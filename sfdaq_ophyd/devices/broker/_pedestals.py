@@ -13,6 +13,7 @@ from ...clients import BrokerClient
 from ...errors import FilesMissing, RequestError, ServiceTimeout, SfdaqError
 from ...files.daq_file import CLOSING
 from ...limits import Limit
+from ...wire.detector_name import DetectorName
 from ...wire.json_text import load_json
 from ._data_streams import TextRow
 from ._preflight import PEDESTALS, newest_pedestal
@@ -21,7 +22,7 @@ from ._service import JobStatus
 from ._settings import Settings
 
 PERIOD = 0.2
-MARGIN_PER_MODULE = 5.0
+MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 """s on top of what the server announces, where nothing but time can tell that a pedestal is done."""
 
 
@@ -87,7 +88,8 @@ class Pedestals:
         """
         over, root = Limit(limit), self._client.sf_root
         if root is None or not root.is_dir():
-            seconds = pedestal.seconds + MARGIN_PER_MODULE * len(detectors)
+            n_modules = sum(DetectorName.parse(name).n_modules for name in detectors)
+            seconds = min(pedestal.seconds + MARGIN + MARGIN_PER_MODULE * n_modules, limit)
             status.show(0, 1, f"/sf is not mounted here: waiting {seconds:g} s, a guess")
             status.pause(seconds)
             return {"files": {}, "evidence": f"{seconds:g} s went by: a guess, /sf is not mounted here"}
