@@ -226,14 +226,15 @@ def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None
 def default_mask(geometry: Geometry, seed: int) -> np.ndarray:
     """Return the pixel mask, uint32 (y, x): 1 in the gaps, 2 and 16 at seeded dead and noisy pixels."""
     mask = np.zeros(geometry.shape, "u4")
-    mask[_in_gap(geometry.shape[0], geometry.module[0], geometry.gap[0]), :] = 1
-    mask[:, _in_gap(geometry.shape[1], geometry.module[1], geometry.gap[1])] = 1
+    gaps = [_in_gap(*each) for each in zip(geometry.shape, geometry.module, geometry.gap)]
+    mask[gaps[0], :] = 1
+    mask[:, gaps[1]] = 1
+    rows, columns = (np.flatnonzero(~gap) for gap in gaps)
+    n_bad = round(len(rows) * len(columns) * _BAD_PIXELS)
     rng = np.random.default_rng([seed, 1])
-    active = int((mask == 0).sum())
-    n_bad = round(active * _BAD_PIXELS)
-    usable = np.flatnonzero(mask[1:] == 0) + mask.shape[1]  # row 0 carries the stamp
-    bad = rng.choice(usable, n_bad, replace=False) if n_bad else usable[:0]
-    mask.flat[bad] = np.where(rng.random(n_bad) < 0.5, 2, 16)
+    bad = rng.choice((len(rows) - 1) * len(columns), n_bad, replace=False)  # row 0 carries the stamp
+    y, x = rows[1 + bad // len(columns)], columns[bad % len(columns)]
+    mask[y, x] = np.where(rng.random(n_bad) < 0.5, 2, 16)
     return mask
 
 

@@ -9,7 +9,7 @@ cheap enough for 100 Hz.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,8 @@ class Scene:
         n = 8 if self.n_modules <= 4 else 4 if self.n_modules <= 16 else 2
         self._n_rendered = n
         self._rings: dict[str, np.ndarray] = {}
+        self._noise_of_module = lru_cache(3)(self._draw_noise)  # all stages of one pair of frames
+        self._around: dict[int, np.ndarray] = {}  # photons where the reflection comes, of what was drawn
 
     @cached_property
     def constants(self) -> Constants:
@@ -146,7 +148,9 @@ class Scene:
         for k in range(self._n_rendered):
             rng = np.random.default_rng([self.seed, 11, k])
             noise = np.rint(rng.standard_normal(mean.shape, dtype="f4"))
-            found.append((self._draw_photons(k)[REFLECTION], rng.poisson(mean), noise, good))
+            if k not in self._around:
+                self._draw_photons(k)
+            found.append((self._around[k], rng.poisson(mean), noise, good))
         return found
 
     def _index(self, pulse_id: int) -> int:
@@ -178,21 +182,27 @@ class Scene:
             where = np.nonzero(energy >= limit)
             frame[where] = self._word(stage, energy[where], k, where)
 
-    def _word(self, stage: int, energy: np.ndarray | np.float32, k: int, where=...) -> np.ndarray:
+    def _word(self, stage: int, energy: np.ndarray | np.float32, k: int, where=None) -> np.ndarray:
         """Return raw words: pedestal, dithered so that its mean is exact, plus signal and noise."""
-        level = self.constants.pedestal[stage][where] + np.float32((k + 0.5) / self._n_rendered - 0.5)
-        level += self._noise(stage, k)[where]
+        place = ... if where is None else where
+        level = self.constants.pedestal[stage][place] + np.float32((k + 0.5) / self._n_rendered - 0.5)
+        level += self._noise(stage, k, where)
         if np.ndim(energy):
-            level += self.constants.gain[stage][where] * energy
+            level += self.constants.gain[stage][place] * energy
         adc = np.clip(np.rint(level, out=level), 0, _ADC).astype("u2")
         return adc | np.uint16(STAGE_CODES[stage] << 14)
 
-    def _noise(self, stage: int, k: int) -> np.ndarray:
+    def _noise(self, stage: int, k: int, where=None) -> np.ndarray:
         """Whole ADU; frames 2i and 2i + 1 have opposite noise, so that a full ring has none in its mean."""
-        rng = np.random.default_rng([self.seed, 77, stage, k // 2])
-        one = np.rint(rng.standard_normal(MODULE_SHAPE, dtype="f4") * np.float32(NOISE[stage]))
-        one *= 1 if k % 2 else -1
-        return np.concatenate([np.roll(one, 13 * m, 1) for m in range(self.n_modules)])
+        one = self._noise_of_module(stage, k // 2) * np.float32(1 if k % 2 else -1)
+        if where is None:
+            return np.concatenate([np.roll(one, 13 * m, 1) for m in range(self.n_modules)])
+        module, y = np.divmod(where[0], MODULE_SHAPE[0])
+        return one[y, (where[1] - 13 * module) % MODULE_SHAPE[1]]
+
+    def _draw_noise(self, stage: int, pair: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 77, stage, pair])
+        return np.rint(rng.standard_normal(MODULE_SHAPE, dtype="f4") * np.float32(NOISE[stage]))
 
     def _spoil(self, frame: np.ndarray, stage: int) -> None:
         mask = self.constants.mask
@@ -220,6 +230,7 @@ class Scene:
         rng = np.random.default_rng([self.seed, 3, k])
         photons = rng.poisson(self._mean_photons).astype("u4")
         photons.reshape(self.n_modules, *MODULE_SHAPE)[:, 0, :STAMP_PIXELS] = 0
+        self._around[k] = photons[REFLECTION].copy()
         return photons
 
 

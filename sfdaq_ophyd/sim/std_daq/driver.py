@@ -16,6 +16,7 @@ from functools import partial
 
 from ...limits import Limit
 from ..faults import Faults
+from .folders import ServiceError
 from .settings import Timing
 from .state import READY, WRITING, DaqState
 from .writer import Patience, WriterProcess
@@ -115,10 +116,6 @@ RING_SLOTS = 100
 
 MAX_QUEUED = 10_000
 """Images waiting for the driver; later ones are lost, as on the real image socket."""
-
-
-class ServiceError(Exception):
-    """An error inside the service; its text is the message of the reply."""
 
 
 class Driver:

@@ -8,9 +8,8 @@ import time
 import h5py
 import numpy as np
 
-from .driver import ServiceError
 from .files import Pictures
-from .folders import is_below
+from .folders import ServiceError, is_below
 from .image_source import ImageSource
 from .service import Service
 from .validator import grey_picture, jpeg

@@ -7,7 +7,10 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from ...wire.std_daq import OUTPUT_FILE
-from .driver import ServiceError
+
+
+class ServiceError(Exception):
+    """An error inside the service; its text is the message of the reply."""
 
 
 def check_path(path: str) -> str:

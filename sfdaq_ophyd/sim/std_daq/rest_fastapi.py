@@ -11,8 +11,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from starlette.routing import Match, Route
 
 from . import models
-from .driver import ServiceError
 from .extras import PAGE, FileViewer, UdpSimulator, pictures_of
+from .folders import ServiceError
 from .models import old_errors
 from .service import Service
 from .validator import live_parts

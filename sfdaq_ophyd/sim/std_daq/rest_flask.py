@@ -7,9 +7,8 @@ import time
 
 from flask import Flask, Response, request
 
-from .driver import ServiceError
 from .extras import PAGE, UdpSimulator, pictures_of
-from .folders import check_path
+from .folders import ServiceError, check_path
 from .service import Service
 from .validator import live_parts
 

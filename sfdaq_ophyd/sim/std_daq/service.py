@@ -10,8 +10,8 @@ import redis
 from ...limits import Limit
 from ..clock import PulseClock
 from ..faults import Faults
-from .driver import Driver, Image, ServiceError
-from .folders import Folders
+from .driver import Driver, Image
+from .folders import Folders, ServiceError
 from .image_source import ImageSource
 from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store
 from .settings import StdDaqSettings, Timing
