@@ -4,18 +4,19 @@ import contextlib
 import gzip
 import itertools
 import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from sfdaq_ophyd.clients import _http_call
 from sfdaq_ophyd.clients._http import HttpClient, check_url
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, UnknownOutcome, WireError
+from sfdaq_ophyd.limits import Limit
+
+from ..devices.suspended import suspended
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -259,10 +260,8 @@ def test_request_when_its_process_was_suspended_longer_than_the_limit_then_the_r
         [sys.executable, "-c", ASKS, server.url], stdout=subprocess.PIPE, text=True
     ) as child:
         wait_for(lambda: server.requests, "the request", timeout=60)
-        child.send_signal(signal.SIGSTOP)
-        time.sleep(2.5)
-        go_on.set()
-        child.send_signal(signal.SIGCONT)
+        with suspended(child, 2.5):
+            go_on.set()
         assert child.stdout.read() == "200\n"
 
 
@@ -507,15 +506,21 @@ def test_check_url_when_short_form_then_completed(url, expected):
 
 
 def test_request_when_its_body_is_taken_by_pieces_then_the_limit_is_for_each(serve):
-    def drip(connection):
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\n")
-        for k in range(8):
-            time.sleep(0.2)
-            connection.sendall(b"%d" % k)
+    sent, pieces, piece_came = [], [], threading.Event()
 
-    server, pieces = serve(drip), []
-    client = HttpClient(server.url, name="service", timeout=1.0)
-    reply = client.request(
-        "GET", "/", idempotent=True, receive=lambda head: lambda piece: pieces.append(bytes(piece))
-    )
-    assert b"".join(pieces) == b"01234567" and not reply.body
+    def drip(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        limit = Limit(1.2)  # longer than the client's
+        while not limit.reached():
+            sent.append(b"%d;" % len(sent))
+            piece_came.clear()
+            connection.sendall(sent[-1])
+            piece_came.wait(60)
+            limit.wait(threading.Event(), 0.2)
+
+    def receive(head):
+        return lambda piece: (pieces.append(bytes(piece)), piece_came.set())
+
+    client = HttpClient(serve(drip).url, name="service", timeout=1.0)
+    reply = client.request("GET", "/", idempotent=True, receive=receive)
+    assert b"".join(pieces) == b"".join(sent) and not reply.body

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import time
 
@@ -44,13 +43,16 @@ class Flood:
 
     def _run(self):
         begin = time.monotonic()
-        for number in itertools.count(1):
-            if self._stopped.is_set():
-                return
-            ticks = self._ticks(number, time.monotonic() - begin)
-            self.last = number
-            send(self._peer, number, ticks=ticks)
-            time.sleep(1e-4)
+        while not self._stopped.wait(1e-4):
+            ticks = self._ticks(self.last + 1, time.monotonic() - begin)
+            self.last += 1
+            send(self._peer, self.last, ticks=ticks)
+
+    def wait_for_more(self, n):
+        """Return once `n` more were sent, or it is over."""
+        until = self.last + n
+        while self.last < until and not self._stopped.wait(1e-4):
+            pass
 
     def __enter__(self):
         self._thread.start()
@@ -72,11 +74,17 @@ CLOCKS = {
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_flush_when_the_sender_is_ten_times_faster_then_ends_at_once_and_nothing_old_comes(clock, wait_for):
     with Publisher(2, high_water=1000) as peer, ModuleStream(peer.endpoints) as stream:
-        newest = []
-        stream.subscribe(lambda frame: frame and (newest.append(frame.frame_number), time.sleep(0.005)))
+        newest, flood = [], Flood(peer, CLOCKS[clock])
+
+        def take(frame):
+            if frame is not None:
+                newest.append(frame.frame_number)
+                flood.wait_for_more(10)
+
+        stream.subscribe(take)
         stream.wait_connected(60)
         peer.wait_subscribed()
-        with Flood(peer, CLOCKS[clock]) as flood:
+        with flood:
             for _ in range(3):
                 newest.clear()
                 wait_for(lambda: len(newest) > HIGH_WATER and flood.last > newest[-1] + 400, "the flood")

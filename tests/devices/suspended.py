@@ -1,7 +1,8 @@
-"""Run a scan in a process of its own, and suspend that in mid-exposure."""
+"""Processes that are suspended, and a scan that is in mid-exposure."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -19,6 +20,17 @@ RE(bp.count([det], {n_points}), {{"event": lambda name, doc: print(doc["data"]["
 """
 
 
+@contextlib.contextmanager
+def suspended(process: subprocess.Popen, seconds: float):
+    """Suspend a process for so long; what the body does then, it finds when it goes on."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        threading.Event().wait(seconds)  # nothing to look at
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def scan_suspended(make: str, n_points: int, seconds: float) -> list[str]:
     """Return the event ids of a scan of `det`, which the code `make` makes.
 
@@ -29,9 +41,8 @@ def scan_suspended(make: str, n_points: int, seconds: float) -> list[str]:
         try:
             first = child.stdout.readline()
             threading.Event().wait(0.1)
-            child.send_signal(signal.SIGSTOP)
-            threading.Event().wait(seconds)
-            child.send_signal(signal.SIGCONT)
+            with suspended(child, seconds):
+                pass
             return (first + child.stdout.read()).split()
         finally:
             child.kill()

@@ -19,7 +19,7 @@ class Shutter(Signal):
         self.positions = []
 
     def put(self, value, **kwargs):
-        time.sleep(0.1)
+        time.sleep(0.02)
         self.positions.append(value)
         super().put(value, **kwargs)
 

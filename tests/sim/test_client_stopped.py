@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from sfdaq_ophyd.sim import Facility
+
+from ..devices.suspended import suspended
 
 N_POINTS = 6
 LIMIT = 10.0
@@ -76,9 +75,8 @@ def scan(facility, tmp_path):
 def test_scan_when_its_process_is_stopped_longer_than_its_limits_then_no_point_is_lost(scan):
     said = [scan.stdout.readline() for _ in range(2)]  # two points are done
     assert all(line.startswith("EVENT") for line in said), said
-    os.kill(scan.pid, signal.SIGSTOP)
-    threading.Event().wait(STOP)  # nothing to look at: this is how long it is stopped
-    os.kill(scan.pid, signal.SIGCONT)
+    with suspended(scan, STOP):
+        pass
     said += scan.communicate(timeout=60)[0].splitlines()
     events = [json.loads(line.removeprefix("EVENT")) for line in said if line.startswith("EVENT")]
     ends = [json.loads(line.removeprefix("STOP")) for line in said if line.startswith("STOP")]
