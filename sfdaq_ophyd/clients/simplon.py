@@ -5,29 +5,23 @@ Source: SIMPLON 1.8 API reference; wire reference eiger, sections 1 to 5.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
 from ..errors import (
     DetectorStateError,
-    RequestError,
     ServiceRefused,
     ServiceTimeout,
     ServiceUnreachable,
     UnknownOutcome,
-    WireError,
 )
 from ..limits import Limit
 from ..wire import simplon
-from ..wire.simplon import Parameter
 from ..wire.simplon_states import DetectorState
-from ._http import HttpClient, Reply, check_url
+from ._simplon_calls import SLOW_PUT_TIMEOUT as SLOW_PUT_TIMEOUT
+from ._simplon_calls import SimplonCalls
 from ._simplon_files import FileFetcher
 from ._simplon_images import ImageFetcher, MonitorFrame
 
@@ -39,9 +33,6 @@ INITIALIZE_TIMEOUT = 240.0
 ARM_TIMEOUT = 120.0
 """s; arming is slow after an energy change."""
 
-SLOW_PUT_TIMEOUT = 60.0
-"""s; an energy change takes about 10 s on a 16M."""
-
 TRIGGER_MARGIN = 10.0
 """s a trigger may take beyond its exposure."""
 
@@ -50,13 +41,8 @@ STATE_PERIOD = 0.2
 
 LONGEST_BACKOFF = 2.0
 
-LARGEST_ARRAY = 512 * 2**20
-"""Bytes; a 16M mask has 72 MB as TIFF, 97 MB in JSON."""
 
-_FULL_URL = re.compile(r"(.*?)/(?:detector|monitor|stream|filewriter|system)/api/([^/]+)")
-
-
-class SimplonClient:
+class SimplonClient(SimplonCalls):
     """One detector control unit.
 
     Contacts nothing until the first call. Safe to use from several threads, which a blocking `trigger` needs.
@@ -78,59 +64,9 @@ class SimplonClient:
     """
 
     def __init__(self, url: str, api_version: str | None = None, timeout: float = 10.0):
-        url = check_url(url)
-        match = _FULL_URL.match(url)
-        if match is not None:
-            url, given = match.groups()
-            if api_version not in (None, given):
-                raise RequestError("api_version", api_version, f"{given!r}, as in the address")
-            api_version = given
-        if api_version is not None and api_version not in simplon.VERSIONS:
-            raise RequestError("api_version", api_version, f"one of {', '.join(simplon.VERSIONS)}")
-        self._version, self.timeout = api_version, timeout
-        self._http = HttpClient(url, name="SIMPLON", timeout=timeout)
-        self._images = ImageFetcher(url, timeout)
-        self.files = FileFetcher(url, timeout, lambda: self._uri("filewriter", "files"))
-        self.url = self._http.url
-
-    # ---- parameters
-
-    @property
-    def version(self) -> str:
-        """The API version, asked of the server if it was not given."""
-        if self._version is None:
-            self._version = self._asked_version()
-        return self._version
-
-    def _asked_version(self, timeout: float | None = None) -> str:
-        found = self.discover_version(timeout)
-        if found is None:
-            raise RequestError(
-                "api_version",
-                None,
-                f"{' or '.join(simplon.VERSIONS)}, given by hand: {self.url} does not know the version "
-                "request; or else the address is not that of a detector",
-            )
-        return found
-
-    def discover_version(self, timeout: float | None = None) -> str | None:
-        """Ask the server for its API version; None where it does not know the request.
-
-        Raises
-        ------
-        RequestError
-            It is a version we do not speak.
-        """
-        for path in ("/detector/api/version", "/detector/api/version/"):
-            reply = self._request("GET", path, timeout=timeout)
-            if reply.code != 404:
-                break
-        else:
-            return None
-        found = Parameter.from_json(self._checked("GET", path, reply).json()).value
-        if found not in simplon.VERSIONS:
-            raise RequestError("api_version", found, f"a server that speaks {' or '.join(simplon.VERSIONS)}")
-        return found
+        super().__init__(url, api_version, timeout)
+        self._images = ImageFetcher(self._address, timeout)
+        self.files = FileFetcher(self._address, timeout, lambda: self._uri("filewriter", "files"))
 
     def probe(self, timeout: float | None = None) -> DetectorState | None:
         """Return the state of the detector that answers; None where only a monitor does.
@@ -151,67 +87,6 @@ class SimplonClient:
                 raise
         self.get("monitor", "config", "mode", timeout)
         return None
-
-    def keys(self, module: str, task: str) -> list[str]:
-        """Return the names a module lists; a few more exist."""
-        path = self._uri(module, task, "keys")
-        return simplon.parse_keys(self._checked("GET", path, self._request("GET", path)).json())
-
-    def get(self, module: str, task: str, name: str, timeout: float | None = None) -> Parameter:
-        """Read one parameter of ``config`` or ``status``."""
-        path = self._uri(module, task, name)
-        reply = self._request("GET", path, timeout=timeout)
-        return Parameter.from_json(self._checked("GET", path, reply).json())
-
-    def get_array(self, name: str) -> np.ndarray:
-        """Read ``pixel_mask`` (uint32) or ``flatfield`` (float32) of the detector, shape (y, x)."""
-        path = self._uri("detector", "config", name)
-        options = {"timeout": SLOW_PUT_TIMEOUT, "max_reply": LARGEST_ARRAY}
-        with contextlib.suppress(ServiceRefused, WireError):  # then in JSON, which is experimental
-            reply = self._request("GET", path, headers={"Accept": "image/tiff"}, **options)
-            return simplon.parse_array(self._checked("GET", path, reply).body)
-        reply = self._request("GET", path, headers={"Accept": "application/json"}, **options)
-        return simplon.parse_array(self._checked("GET", path, reply).body)
-
-    def put(self, module: str, name: str, value, *, timeout: float = SLOW_PUT_TIMEOUT) -> list[str]:
-        """Set one ``config`` parameter; return the names that changed or may have changed, `name` among them.
-
-        Raises
-        ------
-        ServiceRefused
-            The server does not take the value, or does not know the name; its own words are quoted.
-        """
-        path = self._uri(module, "config", name)
-        reply = self._request("PUT", path, payload={"value": value}, timeout=timeout)
-        return simplon.parse_changed(self._checked("PUT", path, reply).body, name)
-
-    def command(self, module: str, name: str, argument=None, *, timeout: float | None = None) -> int | None:
-        """Send one command, once; return the series number in the reply, if there is one.
-
-        Raises
-        ------
-        UnknownOutcome
-            The reply was lost; the command may have been carried out.
-        """
-        path = self._uri(module, "command", name)
-        payload = None if argument is None else {"value": argument}
-        headers = {"Content-Type": "application/json"}
-        hint = f"Look at {self.url}{self._uri('detector', 'status', 'state')} before sending it again."
-
-        def read(reply: Reply) -> int | None:
-            return simplon.parse_sequence_id(self._checked("PUT", path, reply).body)
-
-        return self._http.request(
-            "PUT",
-            path,
-            payload=payload,
-            headers=headers,
-            timeout=timeout or self.timeout,
-            hint=hint,
-            read=read,
-        )
-
-    # ---- detector
 
     def state(self, timeout: float | None = None) -> DetectorState:
         """Return the detector's state."""
@@ -302,9 +177,7 @@ class SimplonClient:
 
     def newest_image(self, wait: float = 0.5) -> MonitorFrame | None:
         """Return the image that came last, without taking it: the same one again and again."""
-        return self._images.fetch(
-            self._uri("monitor", "images", f"monitor?timeout={round(wait * 1000)}"), wait
-        )
+        return self._images.fetch(self._waiting("monitor", wait), wait)
 
     def image(self, series_id: int, image_id: int) -> MonitorFrame | None:
         """Return one image of the buffer, without taking it; None if it is not there."""
@@ -317,8 +190,7 @@ class SimplonClient:
 
     def image_list(self) -> list[tuple[int, int]]:
         """Return (series_id, image_id) of every image in the buffer."""
-        path = self._uri("monitor", "images")
-        return simplon.parse_image_list(self._checked("GET", path, self._request("GET", path)).json())
+        return simplon.parse_image_list(self._asked("GET", self._uri("monitor", "images")).json())
 
     def images(
         self, stop: threading.Event, wait: float = 0.5, give_up_after: float = 20.0
@@ -369,18 +241,5 @@ class SimplonClient:
         self._images.close()
         self.files.close()
 
-    # ---- plumbing
-
-    def _uri(self, module: str, task: str, name: str = "") -> str:
-        return simplon.uri(module, task, name, version=self.version)
-
     def _waiting(self, which: str, wait: float) -> str:
         return self._uri("monitor", "images", f"{which}?timeout={round(wait * 1000)}")
-
-    def _request(self, method: str, path: str, **options) -> Reply:
-        return self._http.request(method, path, idempotent=True, attempts=2, **options)
-
-    def _checked(self, method: str, path: str, reply: Reply) -> Reply:
-        if reply.code not in (200, 204):
-            raise ServiceRefused(f"{method} {path}", url=self.url, said=reply.text, code=reply.code)
-        return reply

@@ -59,6 +59,7 @@ class FrameStore(PointStore):
         self._not_synced: set[Path] = set()
         self._file: FrameFile | None = None
         self._tables: Tables | None = None
+        self._homeless: list[Tables] = []  # the file has no place for them: the next one is made with one
         self._assets: FileAssets | None = None
         self._n_saved = 0  # points, in this file
 
@@ -68,8 +69,8 @@ class FrameStore(PointStore):
             file = self._file
             if isinstance(item, Tables):
                 self._tables = item
-                if file is not None:
-                    file.add_tables(item)
+                if file is not None and (self._homeless or not file.add_tables(item)):
+                    self._homeless.append(item)
                 return
             if file is None:
                 make_folder(self._directory)
@@ -157,10 +158,13 @@ class FrameStore(PointStore):
 
     def _next_file(self) -> tuple[FileAssets, int]:
         assert self._file is not None and self._assets is not None  # its points are asked for
-        if self._asked and self._n_saved:
-            old = self._file
-            self._use(old.move_tail(self._n_saved * self.frames_per_point, self._new_path()))
+        if self._homeless or (self._asked and self._n_saved):
+            old, homeless = self._file, self._homeless
+            first, tables = self._n_saved * self.frames_per_point, homeless[0] if homeless else None
+            self._use(old.move_tail(first, self._new_path(), tables))
             old.close()
+            for tables in homeless[1:]:
+                self.append(tables)
         return self._assets, self._n_saved
 
     def _saved(self, n_points: int) -> None:
@@ -174,12 +178,12 @@ class FrameStore(PointStore):
             f"{self.name}_{image}": frames_in_hdf5(dataset_of(image), shape, self.frames_per_point)
             for image, (shape, _) in self.frame_format.images.items()
         }
-        self._file, self._n_saved = file, 0
+        self._file, self._n_saved, self._homeless = file, 0, []
         self._assets = FileAssets(file.path, keys)
         return file
 
     def _close_file(self) -> None:
-        file, self._file, self._assets = self._file, None, None
+        file, self._file, self._assets, self._homeless = self._file, None, None, []
         self._n_saved = self._n_handed = 0
         if file is not None:
             file.close()

@@ -23,7 +23,6 @@ come) holds no chunk: it reads as zeros, NaN in float data.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import time
@@ -44,8 +43,6 @@ from ._lazy_imports import h5py
 from .frame_tables import TablesInFile
 from .repair import WRITER_HOST, hold
 from .storage import leave_open, refused, writing
-
-logger = logging.getLogger(__name__)
 
 IMAGE = "/entry/data/data"
 """Where the images are."""
@@ -154,14 +151,11 @@ class FrameFile:
         images.attrs["interpretation"] = "image"
         return images
 
-    def add_tables(self, tables: Tables) -> None:
-        """Keep the tables of a further series; those the file was not made for are told in the log."""
+    def add_tables(self, tables: Tables) -> bool:
+        """Keep the tables of a further series; False if they are unlike those the file was made with."""
         self._last_tables = tables
-        if self._tables is None:
-            logger.warning("%s: no place for tables of %s: none came before", self.path, tables.since)
-            return
         with self._writing():
-            self._tables.add(tables)
+            return self._tables is not None and self._tables.add(tables)
 
     @property
     def n_frames(self) -> int:
@@ -338,10 +332,14 @@ class FrameFile:
             with self._writing():
                 self._cut(n_frames)
 
-    def move_tail(self, first: int, path: str | Path) -> FrameFile:
-        """Move the rows from `first` on into a new file, compressed as they are, and return it."""
+    def move_tail(self, first: int, path: str | Path, tables: Tables | None = None) -> FrameFile:
+        """Move the rows from `first` on into a new file, compressed as they are, and return it.
+
+        It is made with `tables`, by default those that came last.
+        """
         self.flush()
-        tail = FrameFile(path, self.frame_format, threads=self._limit - 2, tables=self._last_tables)
+        tables = tables or self._last_tables
+        tail = FrameFile(path, self.frame_format, threads=self._limit - 2, tables=tables)
         for row in range(first, self._n_written):
             chunks = {}
             for name, images in self._images.items():

@@ -6,7 +6,7 @@
       series_uid                    (m,) bytes, UTF-8: from which series on row k of each table holds
       <table>                       (m, ...), e.g. pixel_mask/threshold_1: (m, y, x) uint32
 
-Which tables there are is known when the file is made; later ones of the same shapes are appended.
+Which tables there are is known when the file is made; later ones of the same names and shapes are appended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class TablesInFile:
     """
 
     def __init__(self, file: h5py.File, tables: Tables):
-        self._name = file.filename
         instrument = file.create_group("entry/instrument")
         instrument.attrs["NX_class"] = "NXinstrument"
         group = instrument.create_group("detector")
@@ -57,21 +56,20 @@ class TablesInFile:
         }
         self.add(tables)
 
-    def add(self, tables: Tables) -> None:
-        """Append those that the file has a place for; the others are told in the log."""
+    def add(self, tables: Tables) -> bool:
+        """Append a row to every table; False, with nothing done, if these are not all of those, and alike."""
         row, arrays = len(self._since), _readable(tables)
+        kinds = {name: (table.shape, table.dtype.newbyteorder("<")) for name, table in arrays.items()}
+        if kinds != {name: (dataset.shape[1:], dataset.dtype) for name, dataset in self._tables.items()}:
+            return False
         for name, dataset in self._tables.items():
             dataset.resize(row + 1, axis=0)
-            if (table := arrays.pop(name, None)) is not None and table.shape == dataset.shape[1:]:
-                dataset[row] = table
-            else:
-                logger.warning("%s: series %s came without a %s that fits", self._name, tables.since, name)
+            dataset[row] = arrays[name]
             dataset.flush()
-        if arrays:
-            logger.warning("%s: no place for %s of %s", self._name, ", ".join(arrays), tables.since)
         self._since.resize(row + 1, axis=0)
         self._since[row] = tables.since.encode()
         self._since.flush()
+        return True
 
 
 def _readable(tables: Tables) -> dict[str, np.ndarray]:

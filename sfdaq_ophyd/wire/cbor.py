@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import WireError
-from . import compression
+from .array_bytes import ArrayBytes
 
 SELF_DESCRIBED: Final = bytes.fromhex("d9d9f7")
 """Tag 55799, before every message of a detector."""
@@ -26,8 +25,7 @@ MAX_ITEMS: Final = 1 << 14
 MAX_KEYS: Final = 256
 MAX_KEY: Final = 64
 MAX_TEXT: Final = 1 << 20
-MAX_ARRAY: Final = 512 << 20
-"""Bounds of one message: nesting, items, keys of a map, bytes of a key, of a text, of an array."""
+"""Bounds of one message: nesting, items, keys of a map, bytes of a key, of a text."""
 
 _DATE, _MATRIX, _COMPRESSED, _SELF = 0, 40, 56500, 55799
 _TYPED_ARRAYS: Final[dict[int, np.dtype[Any]]] = {
@@ -69,57 +67,6 @@ class Compressed:
     algorithm: str
     element_size: int
     data: memoryview
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ArrayBytes:
-    """An array as it was sent: a view of the message.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Rows and columns as they are said to be; of one without tag 40 the number of elements, or ``(-1,)``
-        if compressed.
-    dtype : numpy.dtype
-        Of the elements.
-    algorithm : str
-        ``"none"``, ``"bslz4"``, ``"lz4"``, or what else was sent.
-    element_size : int
-        Bytes that were shuffled together; 0 for ``"lz4"`` and ``"none"``.
-    data : memoryview
-        The bytes, compressed or not.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    algorithm: str
-    element_size: int
-    data: memoryview
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the numbers once decompressed."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def unpack(self) -> npt.NDArray[Any]:
-        """Return the numbers, decompressed; where nothing was compressed, a view of the message.
-
-        Raises
-        ------
-        WireError
-            The bytes are not what they say they are.
-        """
-        shape = self.shape
-        if shape == (-1,):  # compressed and without rows: its prefix tells
-            said = int.from_bytes(self.data[:8], "big")
-            if said > MAX_ARRAY or said % self.dtype.itemsize:
-                most = f"at most {MAX_ARRAY}, a multiple of {self.dtype.itemsize}"
-                raise WireError(f"an array of {said} bytes, expected {most}")
-            shape = (said // self.dtype.itemsize,)
-        return compression.decompress(self.algorithm, self.element_size, self.data, shape, self.dtype)
-
-    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.array(self.unpack(), dtype, copy=copy)
 
 
 _HEAD = {24: struct.Struct(">B"), 25: struct.Struct(">H"), 26: struct.Struct(">I"), 27: struct.Struct(">Q")}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import h5py
 import hdf5plugin  # noqa: F401  registers the filter
 import numpy as np
 
+from sfdaq_ophyd.devices._frame_store import FrameStore
 from sfdaq_ophyd.files.frame_file import FrameFile
-from sfdaq_ophyd.wire.cbor import ArrayBytes
+from sfdaq_ophyd.wire.array_bytes import ArrayBytes
 from sfdaq_ophyd.wire.compression import compress_bslz4
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat, Tables
 
@@ -56,24 +55,46 @@ def test_file_when_series_bring_tables_then_row_k_holds_from_its_series_on(tmp_p
             assert len(closed["entry/data/data"]) == 1
 
 
-def test_file_when_a_table_is_missing_odd_or_new_then_the_others_are_kept_and_it_is_told(tmp_path, caplog):
+def test_file_when_tables_are_not_like_its_own_then_refused_and_unreadable_ones_are_told(tmp_path, caplog):
     lying = ArrayBytes((4, 6), np.dtype("<u4"), "none", 0, memoryview(bytes(4)))
     file = FrameFile(tmp_path / "a.h5", FORMAT, tables=tables("A", 1, extra=lying))
     file.append(frame(0))
-    with caplog.at_level(logging.WARNING):
-        file.add_tables(
-            Tables("B", {"pixel_mask/threshold_1": packed(np.full((4, 6), 2, "<u4")), "new": lying})
-        )
-        file.add_tables(tables("C", 3, new=packed(np.zeros((2, 2), "<u4"))))
+    mask, flat = tables("B", 2).arrays.values()
+    small = packed(np.zeros((2, 2), "<u4"))
+    for odd in (
+        {"pixel_mask/threshold_1": mask},
+        {"flatfield/threshold_1": flat, "pixel_mask/threshold_1": small},
+    ):
+        assert not file.add_tables(Tables("B", odd))
+    assert not file.add_tables(tables("B", 2, new=small))
+    assert file.add_tables(tables("C", 3, new=lying))
     file.flush()
-    assert told(file.path) == (["A", "B", "C"], {"pixel_mask": [1, 2, 3], "flatfield": [0.5, 0.0, 1.5]})
-    assert "B came without a flatfield/threshold_1" in caplog.text and "no place for new of C" in caplog.text
+    assert told(file.path) == (["A", "C"], {"pixel_mask": [1, 3], "flatfield": [0.5, 1.5]})
+    assert "extra of series A is not readable" in caplog.text and "new of series C is not" in caplog.text
     file.close()
 
 
-def test_file_when_made_without_tables_then_later_ones_are_told_and_frames_go_on(tmp_path, caplog):
+def test_file_when_made_without_tables_then_refuses_them_and_the_next_is_made_with_them(tmp_path):
     file = FrameFile(tmp_path / "a.h5", FORMAT)
-    file.add_tables(tables("A", 1))
     file.append(frame(0))
-    assert file.flush() == 1 and "no place for tables of A" in caplog.text
+    assert not file.add_tables(tables("A", 1))
+    tail = file.move_tail(0, tmp_path / "b.h5")
+    assert told(tail.path)[0] == ["A"] and len(h5py.File(tail.path, swmr=True)["entry/data/data"]) == 1
     file.close()
+    tail.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.h5"]
+
+
+def test_store_when_tables_come_between_points_then_the_file_of_those_not_saved_has_them(tmp_path):
+    store = FrameStore(tmp_path, "det", FORMAT, 1)
+    store.append(frame(0))
+    store.append(tables("A", 1))
+    store.append(frame(1))
+    store.append(tables("B", 2))
+    assert store.n_ready == 2
+    (uri,) = (doc["uri"] for name, doc in store.documents(2) if name == "stream_resource")
+    (path,) = tmp_path.iterdir()
+    assert uri.endswith(path.name) and told(path)[0] == ["A", "B"]
+    with h5py.File(path, "r", swmr=True) as file:
+        assert file["entry/data/event_id"][:].tolist() == [b"1_0", b"1_1"]
+    store.close()

@@ -19,28 +19,21 @@ from ...limits import Limit
 from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
+from .._source import Request
 from .._status import ActionStatus, Setting, whole_number
 from .._store import PointStore, WrittenFileStore
 from ..debts import Debts
-from ._control import differs
-from ._file_folder import Downloads, FileFolder, MountedFolder
+from ._file_folder import FileFolder, MountedFolder
 from ._files import FilesSource
 from ._monitor import MonitorSource
+from ._readings import differs
 from ._series import EigerSettings, LegacyIds, Mode, Readout
-from ._signals import SimplonSignal
+from ._signals import EigerSignals, SimplonSignal
 from ._source import SeriesSource
 from ._stream import StreamSource
 
 
-def _config(path: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
-    return Cpt(SimplonSignal, f"detector/config/{path}", dtype=dtype, units=units, kind="config", **kwargs)
-
-
-def _status(path: str, dtype: str = "number", units: str = "") -> Cpt:
-    return Cpt(SimplonSignal, path, dtype=dtype, units=units, kind="config")
-
-
-class Eiger(Detector):
+class Eiger(EigerSignals, Detector):
     """A DECTRIS EIGER, run over HTTP (SIMPLON), read out by its monitor, its stream or its filewriter.
 
     Frames of the monitor are for looking and for slow scans, some ten per second. The stream has every frame
@@ -99,63 +92,6 @@ class Eiger(Detector):
     n_stale = Cpt(Signal, value=0, kind="normal", doc="frames dropped because they were not of this exposure")
     changed_parameters = Cpt(Signal, value=(), kind="omitted", doc="what the last write changed")
 
-    exposure_time = _config("count_time", units="s", writable=True)
-    frame_time = _config("frame_time", units="s", writable=True)
-    photon_energy = _config("photon_energy", units="eV", writable=True)
-    threshold_energy = _config("threshold_energy", units="eV", writable=True)
-    wavelength = _config("wavelength", units="angstrom", writable=True)
-    nimages = _config("nimages", "integer", hint="set frames_per_trigger")
-    ntrigger = _config("ntrigger", "integer", hint="set n_triggers")
-    trigger_mode = _config("trigger_mode", "string", writable=True, fixed=True)
-    trigger_start_delay = _config("trigger_start_delay", units="s", writable=True)
-    bit_depth = _config("bit_depth_image", "integer")
-    roi_mode = _config("roi_mode", "string", writable=True, fixed=True)
-    beam_center_x = _config("beam_center_x", units="pixel", writable=True)
-    beam_center_y = _config("beam_center_y", units="pixel", writable=True)
-    detector_distance = _config("detector_distance", units="m", writable=True)
-    n_pixels_x = _config("x_pixels_in_detector", "integer")
-    n_pixels_y = _config("y_pixels_in_detector", "integer")
-    pixel_size_x = _config("x_pixel_size", units="m")
-    pixel_size_y = _config("y_pixel_size", units="m")
-    sensor_material = _config("sensor_material", "string")
-    sensor_thickness = _config("sensor_thickness", units="m")
-    count_cutoff = _config("countrate_correction_count_cutoff", "integer")
-    pixel_mask_applied = _config("pixel_mask_applied", "boolean", writable=True)
-    flatfield_correction_applied = _config("flatfield_correction_applied", "boolean", writable=True)
-    countrate_correction_applied = _config("countrate_correction_applied", "boolean", writable=True)
-    auto_summation = _config("auto_summation", "boolean", writable=True)
-    description = _config("description", "string")
-    serial_number = _config("detector_number", "string")
-    firmware = _config("eiger_fw_version", "string")
-
-    state = _status("detector/status/state", "string")
-    temperature = _status("detector/status/temperature", units="degree C")
-    humidity = _status("detector/status/humidity", units="%")
-    high_voltage = _status("detector/status/high_voltage/state", "string")
-    monitor_mode = _status("monitor/config/mode", "string")
-    monitor_state = _status("monitor/status/state", "string")
-    monitor_dropped = _status("monitor/status/dropped", "integer")
-    stream_mode = Cpt(SimplonSignal, "stream/config/mode", dtype="string", kind="omitted")
-    stream_state = Cpt(SimplonSignal, "stream/status/state", dtype="string", kind="omitted")
-    stream_dropped = Cpt(SimplonSignal, "stream/status/dropped", dtype="integer", kind="omitted")
-    filewriter_mode = Cpt(SimplonSignal, "filewriter/config/mode", dtype="string", kind="omitted")
-    filewriter_state = Cpt(SimplonSignal, "filewriter/status/state", dtype="string", kind="omitted")
-    filewriter_free = Cpt(SimplonSignal, "filewriter/status/buffer_free", dtype="number", kind="omitted")
-    file_format = Cpt(
-        SimplonSignal, "filewriter/config/format", dtype="string", writable=True, fixed=True, kind="omitted"
-    )
-    images_per_file = Cpt(
-        SimplonSignal,
-        "filewriter/config/nimages_per_file",
-        dtype="integer",
-        writable=True,
-        fixed=True,
-        kind="omitted",
-    )
-    buffer_size = Cpt(
-        SimplonSignal, "monitor/config/buffer_size", dtype="integer", writable=True, kind="config"
-    )
-
     source: SeriesSource
     hinted: tuple[str, ...] = ("total", "max")
 
@@ -196,21 +132,7 @@ class Eiger(Detector):
             self.timestamp_source.put("host")
         if readout == Readout.FILEWRITER:
             self.hinted = ()
-        self._show_signals_of(readout)
-
-    def _show_signals_of(self, readout: str) -> None:
-        """Have the signals of one interface recorded, and those of the others left out."""
-        monitor = (self.monitor_mode, self.monitor_state, self.monitor_dropped, self.buffer_size)
-        files = (self.filewriter_mode, self.filewriter_state, self.filewriter_free)
-        signals = {
-            Readout.MONITOR: monitor,
-            Readout.STREAM: (self.stream_mode, self.stream_state, self.stream_dropped),
-            Readout.FILEWRITER: (*files, self.file_format, self.images_per_file),
-        }
-        for signal in monitor:
-            signal.kind = "omitted"
-        for signal in signals[Readout(readout)]:
-            signal.kind = "config"
+        self.show_signals_of(readout)
 
     def _new_source(
         self,
@@ -231,7 +153,7 @@ class Eiger(Detector):
         if readout == Readout.STREAM:
             return StreamSource(self.client, name, debts, stale, stream or stream_of(self.client.url))
         if readout == Readout.FILEWRITER:
-            folder: FileFolder = Downloads(self.client, directory)
+            folder = FileFolder(self.client, directory)
             if self._files is not None:
                 folder = MountedFolder(self.client, self._files)
             return FilesSource(self.client, name, debts, stale, folder, delete_files)
@@ -370,6 +292,10 @@ class Eiger(Detector):
         now = self.client.get("detector", "config", "frame_time")
         shortest = max(exposure_time + readout, now.minimum or 0.0)
         return self.client.put("detector", "frame_time", shortest) if now.value > shortest else []
+
+    def _acquire(self, request: Request, rules: Rules, **callbacks: Any) -> None:
+        self.source.before_trigger()
+        super()._acquire(request, rules, **callbacks)
 
     def _rules(self) -> Rules:
         """Give the source time to arm, and to say itself what went wrong."""

@@ -75,7 +75,8 @@ class FileWait:
         """Yield progress until a file of `n_images`, or the last one of its series, is ready, or over."""
         pause, looked = SOON, Limit(WAIT)
         while not self._stop.is_set() and not self.over:
-            self._check_triggers()
+            if self._triggers is not None:
+                self._triggers.check(self._control)
             if self._exposing:
                 self._grace.restart()
             try:
@@ -95,12 +96,6 @@ class FileWait:
     @property
     def _exposing(self) -> bool:
         return self._triggers is not None and not self._triggers.done
-
-    def _check_triggers(self) -> None:
-        if self._triggers is not None and (problem := self._triggers.problem) is not None:
-            if self._control.is_uninitialized():
-                raise self._control.state_error(DetectorState.NA) from problem
-            raise problem
 
     def _look(self) -> str:
         """Find out whether the file can still come, now that it is not there; return what was seen."""

@@ -32,9 +32,9 @@ from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from .._worker import JOIN_TIMEOUT, Worker
 from ..debts import Debts
-from ._control import n_images_per_exposure
 from ._file_folder import FileFolder, data_file, master_file
 from ._file_wait import WAIT, FileWait
+from ._readings import n_images_per_exposure
 from ._series import EigerSettings
 from ._source import SeriesSource
 from ._stream import UID_LENGTH
@@ -222,7 +222,10 @@ class FilesSource(SeriesSource):
 
         def fetch() -> None:
             try:
-                outcome.append(self._folder.fetch(name, stop, on_progress, self._settings.timeout))
+                patience = self._settings.timeout
+                outcome.append(
+                    self._folder.fetch(name, stop=stop, on_progress=on_progress, patience=patience)
+                )
             except Exception as exc:
                 outcome.append(exc)
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...clients.simplon import MonitorFrame, SimplonClient
-from ...errors import DetectorStateError, ServiceRefused, SfdaqError, WireError
+from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
-from ._control import ONE_THRESHOLD, check_thresholds, make_statistics, newest_image
+from ._readings import ONE_THRESHOLD, check_thresholds, make_statistics
 from ._series import (
     WINDOW,
     WINDOW_BYTES,
@@ -25,7 +25,7 @@ from ._series import (
     Mode,
     SeriesOrder,
 )
-from ._source import SeriesSource
+from ._source import Items, SeriesSource
 from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
@@ -180,10 +180,8 @@ class MonitorSource(SeriesSource):
         if end.why:
             end.over = True
             return
-        if triggers is not None and (problem := triggers.problem) is not None:
-            if self.control.is_uninitialized():
-                raise self.control.state_error(DetectorState.NA) from problem
-            raise problem
+        if triggers is not None:
+            triggers.check(self.control)
         late = end.limit.reached()
         if triggers is not None and not late:
             exposed, end.exposed = end.exposed, triggers.done
@@ -208,10 +206,20 @@ class MonitorSource(SeriesSource):
         for k, name in enumerate(self._series.still_missing(n)):
             yield MissingFrame(f"{name} ({why})".strip() if k == 0 else name)
 
-    def _take_passively(
-        self, request: Request, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | None]:
-        self._drop_old()
+    def before_trigger(self) -> None:
+        """Drop what was there before; an image that comes after this is of the point, whoever exposed it."""
+        if self.mode is Mode.MONITOR:
+            self._drop_old()
+
+    def frames(self, request: Request) -> Items:
+        """Acquire; yields None once armed."""
+        if self.mode is not Mode.MONITOR:
+            return super().frames(request)
+        self._stop = stop = threading.Event()
+        return self._take_passively(request, stop)
+
+    def _take_passively(self, request: Request, stop: threading.Event) -> Items:
+        """Yield None, then the frames of series that somebody else runs, as they come."""
         yield None
         n_left, limit, last = request.n_frames, self._limit(), None
         for frame in self._images(stop):
@@ -263,3 +271,22 @@ class MonitorSource(SeriesSource):
             return f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
         except SfdaqError:
             return "monitor counters not readable"
+
+
+def newest_image(client: SimplonClient, name: str, timeout: float) -> MonitorFrame:
+    """Return an image to learn the size from; takes one out of the buffer only if there is no other way.
+
+    Raises
+    ------
+    FramesMissing
+        The monitor has none.
+    """
+    try:
+        frame = client.newest_image(timeout)
+    except ServiceRefused as exc:
+        if exc.code != 404:
+            raise
+        frame = client.next_image(timeout)
+    if frame is None:
+        raise FramesMissing(name, asked=1, got=0, detail="no image in the monitor to learn the size from")
+    return frame

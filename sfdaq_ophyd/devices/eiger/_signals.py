@@ -8,13 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ophyd import Signal
+from ophyd import Component as Cpt
+from ophyd import Device, Signal
 from ophyd.utils import ReadOnlyError
 
 from ...clients.simplon import SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
 from ...wire.simplon_states import DetectorState
 from .._status import ActionStatus, naming, refuse_while_staged
+from ._series import Readout
 
 logger = logging.getLogger(__name__)
 
@@ -171,3 +173,67 @@ class SimplonSignal(Signal):
         if old != value and not (old != old and value != value):
             self._run_subs(sub_type=self.SUB_VALUE, old_value=old, value=value, timestamp=now)
         return value
+
+
+def _mirror(path: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
+    return Cpt(SimplonSignal, path, dtype=dtype, units=units, kind="config", **kwargs)
+
+
+def _config(name: str, dtype: str = "number", units: str = "", **kwargs) -> Cpt:
+    return _mirror(f"detector/config/{name}", dtype, units, **kwargs)
+
+
+class EigerSignals(Device):
+    """Parameters of an Eiger as signals; the device that has them is their `ParameterOwner`."""
+
+    exposure_time = _config("count_time", units="s", writable=True)
+    frame_time = _config("frame_time", units="s", writable=True)
+    photon_energy = _config("photon_energy", units="eV", writable=True)
+    threshold_energy = _config("threshold_energy", units="eV", writable=True)
+    wavelength = _config("wavelength", units="angstrom", writable=True)
+    nimages = _config("nimages", "integer", hint="set frames_per_trigger")
+    ntrigger = _config("ntrigger", "integer", hint="set n_triggers")
+    trigger_mode = _config("trigger_mode", "string", writable=True, fixed=True)
+    trigger_start_delay = _config("trigger_start_delay", units="s", writable=True)
+    bit_depth = _config("bit_depth_image", "integer")
+    roi_mode = _config("roi_mode", "string", writable=True, fixed=True)
+    beam_center_x = _config("beam_center_x", units="pixel", writable=True)
+    beam_center_y = _config("beam_center_y", units="pixel", writable=True)
+    detector_distance = _config("detector_distance", units="m", writable=True)
+    n_pixels_x = _config("x_pixels_in_detector", "integer")
+    n_pixels_y = _config("y_pixels_in_detector", "integer")
+    pixel_size_x = _config("x_pixel_size", units="m")
+    pixel_size_y = _config("y_pixel_size", units="m")
+    sensor_material = _config("sensor_material", "string")
+    sensor_thickness = _config("sensor_thickness", units="m")
+    count_cutoff = _config("countrate_correction_count_cutoff", "integer")
+    pixel_mask_applied = _config("pixel_mask_applied", "boolean", writable=True)
+    flatfield_correction_applied = _config("flatfield_correction_applied", "boolean", writable=True)
+    countrate_correction_applied = _config("countrate_correction_applied", "boolean", writable=True)
+    auto_summation = _config("auto_summation", "boolean", writable=True)
+    description = _config("description", "string")
+    serial_number = _config("detector_number", "string")
+    firmware = _config("eiger_fw_version", "string")
+
+    state = _mirror("detector/status/state", "string")
+    temperature = _mirror("detector/status/temperature", units="degree C")
+    humidity = _mirror("detector/status/humidity", units="%")
+    high_voltage = _mirror("detector/status/high_voltage/state", "string")
+    monitor_mode = _mirror("monitor/config/mode", "string")
+    monitor_state = _mirror("monitor/status/state", "string")
+    monitor_dropped = _mirror("monitor/status/dropped", "integer")
+    stream_mode = _mirror("stream/config/mode", "string")
+    stream_state = _mirror("stream/status/state", "string")
+    stream_dropped = _mirror("stream/status/dropped", "integer")
+    filewriter_mode = _mirror("filewriter/config/mode", "string")
+    filewriter_state = _mirror("filewriter/status/state", "string")
+    filewriter_free = _mirror("filewriter/status/buffer_free")
+    file_format = _mirror("filewriter/config/format", "string", writable=True, fixed=True)
+    images_per_file = _mirror("filewriter/config/nimages_per_file", "integer", writable=True, fixed=True)
+    buffer_size = _mirror("monitor/config/buffer_size", "integer", writable=True)
+
+    def show_signals_of(self, readout: str) -> None:
+        """Have the signals of one interface recorded, and those of the others left out."""
+        for signal in (getattr(self, name) for name in self.component_names):
+            if isinstance(signal, SimplonSignal) and signal.module in list(Readout):
+                signal.kind = "config" if signal.module == readout else "omitted"

@@ -24,7 +24,8 @@ from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._source import Progress, Request, WrittenFile
 from .._worker import Worker
 from ..debts import Debts
-from ._control import EigerControl, Times, differs, read_size, read_times
+from ._control import EigerControl
+from ._readings import Times, differs, read_size, read_times
 from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode
 from ._triggers import SoftwareTriggers, plan_series
 
@@ -38,7 +39,7 @@ class SeriesSource(ABC):
     """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
     Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `StreamSource`,
-    `FilesSource`. That has what is abstract here.
+    `FilesSource`.
 
     Parameters
     ----------
@@ -119,12 +120,6 @@ class SeriesSource(ABC):
         """Return shape (y, x) and bit depth where there is no detector module to ask."""
         raise DetectorStateError(f"{self.name}: the detector does not tell the size of its images")
 
-    def _take_passively(
-        self, request: Request, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | None]:
-        """Yield None, then the frames of series that somebody else runs, as they come."""
-        raise NotImplementedError  # where `modes` has it
-
     def _read_on(self) -> None:
         """Take what still comes of a series that was ended, so that nobody else gets it."""
         return None
@@ -172,8 +167,11 @@ class SeriesSource(ABC):
     def frames(self, request: Request) -> Items:
         """Acquire; yields None once armed."""
         self._stop = stop = threading.Event()
-        take = self._take_passively if self.mode is Mode.MONITOR else self._take_own
-        return take(request, stop)
+        return self._take_own(request, stop)
+
+    def before_trigger(self) -> None:
+        """Do, in the thread that calls for a point, what must be done before anything is exposed."""
+        return None
 
     def discard(self) -> None:
         """Give up the exposure in flight, at the detector too. Safe twice."""

@@ -21,8 +21,8 @@ from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
-from ._control import has_difference, make_statistics, n_images_per_exposure
 from ._numbers import NumbersAside
+from ._readings import has_difference, make_statistics, n_images_per_exposure
 from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
 from ._silence import GRACE, WAIT, Ending, why_missing
 from ._source import SeriesSource
@@ -73,7 +73,7 @@ class StreamSource(SeriesSource):
         self._order = SeriesOrder(first=0)
         self._numbers = NumbersAside(name)
         self._energies: tuple = ()
-        self._tables_of: tuple | None = None  # energies for which they were sent
+        self._tables_of: tuple | None = None  # energies for which they came
         self._n_refused = self._n_odd = 0
         self._last_time = -math.inf
         self._unfinished = self._explained = False
@@ -168,7 +168,6 @@ class StreamSource(SeriesSource):
     def _begin_series(self, series_id: int) -> None:
         self._order.start(series_id)
         self._order.uid = self._told_uid()
-        self._tables_of = self._energies
         self._n_refused, self._last_time, self._unfinished = 0, -math.inf, True
         self._n_odd = self.stream.counters["unparsable"]
 
@@ -259,7 +258,10 @@ class StreamSource(SeriesSource):
         if series is None or series.start is None or self._begun == series.unique_id:
             return None
         self._begun = series.unique_id
-        return Tables(self._begun, series.start.tables) if series.start.tables else None
+        if not series.start.tables:
+            return None
+        self._tables_of = self._energies
+        return Tables(self._begun, series.start.tables)
 
     def _next(self, n_wanted: int) -> tuple[bool, list]:
         """Wait for a message; return whether none came, and the frames that can go on now, in order."""
@@ -328,10 +330,8 @@ class StreamSource(SeriesSource):
         if end.rest is not None:
             end.over = end.rest.reached()
             return
-        if triggers is not None and (problem := triggers.problem) is not None:
-            if self.control.is_uninitialized():
-                raise self.control.state_error(DetectorState.NA) from problem
-            raise problem
+        if triggers is not None:
+            triggers.check(self.control)
         late = end.limit.reached()
         if triggers is not None and not late:
             if not end.exposed:

@@ -6,9 +6,10 @@ import threading
 from dataclasses import dataclass
 
 from ...clients import SimplonClient
-from ...wire.simplon_states import MANY_PER_TRIGGER, TriggerMode
+from ...wire.simplon_states import MANY_PER_TRIGGER, DetectorState, TriggerMode
 from .._source import Request
 from .._worker import Worker, ends_within
+from ._control import EigerControl
 from ._series import Mode
 
 
@@ -113,6 +114,13 @@ class SoftwareTriggers:
     def problem(self) -> Exception | None:
         """What went wrong with a trigger, unless it was given up."""
         return None if self._stop.is_set() else self._problem
+
+    def check(self, control: EigerControl) -> None:
+        """Raise what went wrong with a trigger, or that the detector started anew."""
+        if (problem := self.problem) is not None:
+            if control.is_uninitialized():
+                raise control.state_error(DetectorState.NA) from problem
+            raise problem
 
     def join(self) -> None:
         """Wait for the reply to the trigger under way."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...wire.cbor import SELF_DESCRIBED, ArrayBytes, Date
+from ...wire.array_bytes import ArrayBytes
+from ...wire.cbor import SELF_DESCRIBED, Date
 from ...wire.ulid import make_ulid
 from ..faults import Fault, Faults
 from .packed import compress

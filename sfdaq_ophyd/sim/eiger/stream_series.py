@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...wire.cbor import ArrayBytes, Date
+from ...wire.array_bytes import ArrayBytes
+from ...wire.cbor import Date
 from ...wire.eiger_stream import TICKS, encode_message
 from ...wire.tiff import format_time_ns
 from .config import DetectorConfig, masked_value

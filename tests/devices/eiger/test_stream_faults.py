@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import bluesky.plans as bp
+import h5py
 import numpy as np
 import pytest
 from ophyd.sim import SynAxis
@@ -84,6 +85,41 @@ def with_wrong_length(data):
 def with_another_uid(data):
     at = data.index(b"series_unique_id") + 18
     return [data[:at] + b"0" * 26 + data[at + 26 :]]
+
+
+def test_step_when_the_first_start_is_lost_then_the_tables_of_a_later_series_are_kept_once(part, line, eiger):
+    eiger.n_triggers.put(1)
+    line.change = Lost("start", count=1)
+    run = drive(interruptible(), lambda: bp.count([eiger], 4))
+    check_run(run, 4, stamp_of=stamp_of)
+    first, *others = (where[0] for where in streams(run)["primary"].images["eiger_image"])
+    assert len(set(others)) == 1
+    with h5py.File(first) as file:
+        assert "instrument" not in file["entry"]
+    with h5py.File(others[0]) as file:
+        detector = file["entry/instrument/detector"]
+        assert [uid.decode() for uid in detector["series_uid"]] == [rows_of(run)[1]["eiger_series_uid"]]
+        np.testing.assert_array_equal(
+            detector["pixel_mask/threshold_1"][0], eiger.client.get_array("pixel_mask")
+        )
+
+
+def test_fly_when_an_image_is_numbered_beyond_the_series_then_warned_of_counted_and_not_taken(
+    part, line, eiger, caplog
+):
+    def more(message, data):
+        if not isinstance(message, SeriesImage) or message.image_id != 3:
+            return [data]
+        fields = cbor.decode(data)
+        fields["series_date"] = cbor.Date(fields["series_date"])
+        return [data, *(cbor.encode(fields | {"image_id": k}) for k in (6, 7))]
+
+    line.change = more
+    run = drive(interruptible(), fly_scan(eiger))
+    check_run(run, 6, stamp_of=stamp_of)
+    assert [row["eiger_event_id"].split("_")[1] for row in rows_of(run)] == list("012345")
+    assert eiger.source.stream.counters["beyond"] == 2
+    assert caplog.text.count("image 6 of series") == 1 and "image 7" not in caplog.text
 
 
 FATAL = {

@@ -1,0 +1,349 @@
+"""Messages of the Eiger's stream: their frames, series kept apart, and memory that is bounded."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import WireError
+from ..limits import Limit
+from ..wire.eiger_messages import FrameRefused, SeriesImage, SeriesStart, UnknownMessage
+from ..wire.eiger_stream import decode_message
+from ..wire.frame import Frame
+from ..wire.simplon import event_id
+from ._intake import Intake, Message
+from .ring import Full
+
+logger = logging.getLogger(__name__)
+
+COUNTERS = (
+    "received",
+    "images",
+    "duplicate",
+    "refused",
+    "dropped",
+    "unknown",
+    "unparsable",
+    "foreign",
+    "flushed",
+    "beyond",
+)
+
+MOST_SERIES = 8
+"""Series that are remembered."""
+
+MOST_TOLD = 20
+"""Ids that a message lists."""
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class EigerFrame(Frame):
+    """A frame of the Eiger's stream.
+
+    Its images are in `packed`, compressed as they were sent; `pixels` decompresses the first one. Their bytes
+    lie in the message that was received, and are yours as long as you keep them; keep many, and no more come.
+
+    Attributes
+    ----------
+    image_id : int
+        Counted from 0 over the series.
+    series_id : int
+        What arming replied.
+    series_uid : str
+        The series' unique id.
+    has_detector_time : bool
+        Whether `timestamp` is the detector's start of the exposure, and not the arrival.
+    received : float
+        When the message was read, s since the epoch.
+    real_time : float
+        s for which the detector counted; NaN if it does not tell.
+    user_data : object
+        The ``image_appendix``.
+    """
+
+    image_id: int
+    series_id: int
+    series_uid: str
+    has_detector_time: bool
+    received: float
+    real_time: float
+    user_data: object = None
+
+    @property
+    def pixels(self) -> npt.NDArray[Any]:
+        """The image, shape (y, x), decompressed anew at each call; 2**n - 1 where there is no data.
+
+        Raises
+        ------
+        WireError
+            Its bytes are not what they say they are.
+        """
+        return self.packed["image"].unpack()
+
+
+@dataclass(eq=False)
+class Series:
+    """What came of one series so far. Written by the receiving thread alone.
+
+    Attributes
+    ----------
+    series_id : int
+        What arming replied; it starts again after an initialization.
+    unique_id : str
+        The series' own.
+    start : SeriesStart or None
+        None if it went to another client, or before this one was connected.
+    ended : bool
+        Whether its end came, or another series began.
+    refused : dict of int to str
+        Frames that could not be taken for good, and why: they are missing as well.
+    n_images, n_duplicates, n_beyond : int
+        Good images, second ones that were left out, and those numbered above what was to come.
+    """
+
+    series_id: int
+    unique_id: str
+    start: SeriesStart | None = None
+    ended: bool = False
+    refused: dict[int, str] = field(default_factory=dict)
+    n_images: int = 0
+    n_duplicates: int = 0
+    n_beyond: int = 0
+    _next: int = 0
+    _ahead: set[int] = field(default_factory=set)
+
+    def add(self, image_id: int) -> None:
+        """Note a good image that did not come before."""
+        self._ahead.add(image_id)
+        while self._next in self._ahead:
+            self._ahead.remove(self._next)
+            self._next += 1
+        self.n_images += 1
+
+    def has(self, image_id: int) -> bool:
+        """Whether an image came, and is good."""
+        return image_id < self._next or image_id in self._ahead
+
+    def missing(self, n_images: int) -> list[int]:
+        """Return the ids below `n_images` that did not come, up to `MOST_TOLD` of them."""
+        gaps = (k for k in range(self._next, n_images) if k not in self._ahead)
+        return list(islice(gaps, MOST_TOLD))
+
+    @property
+    def looks_shared(self) -> bool:
+        """Whether about every second image or fewer came, evenly: another client takes the others."""
+        ids = sorted(self._ahead)
+        steps = np.diff(ids)
+        return len(ids) >= 3 and bool(np.median(steps) >= 2) and bool(steps.max() <= 2 * np.median(steps))
+
+
+class Memory:
+    """Bytes of messages that somebody looks at.
+
+    Parameters
+    ----------
+    n_bytes : int
+        How many there may be; one message is always taken.
+    max_hold : float
+        s for which there may be no room.
+    on_free : callable
+        Called, from any thread, when there is room again after there was none.
+    """
+
+    def __init__(self, n_bytes: int, max_hold: float, on_free: Callable[[], object]):
+        self._most, self._max_hold, self._on_free = n_bytes, max_hold, on_free
+        self._loans: dict[int, weakref.ref] = {}
+        self._returned: deque[int] = deque()
+        self._n_used = 0
+        self._full: Limit | None = None
+
+    def admit(self, message: np.ndarray) -> bool:
+        """Count a message until every view of it is gone; False if there was no room for `max_hold`.
+
+        Raises
+        ------
+        Full
+            There is no room as yet.
+        """
+        while self._returned:
+            self._n_used -= self._returned.popleft()
+        n_bytes = len(message)
+        if self._n_used and self._n_used + n_bytes > self._most:
+            self._full = self._full or Limit(self._max_hold)
+            if self._returned:  # given back meanwhile, and nobody was told
+                return self.admit(message)
+            if not self._full.reached():
+                raise Full
+            return False
+        self._full = None
+        self._n_used += n_bytes
+        key = id(message)
+        self._loans[key] = weakref.ref(message, lambda _: self._give_back(key, n_bytes))
+        return True
+
+    def _give_back(self, key: int, n_bytes: int) -> None:
+        del self._loans[key]
+        self._returned.append(n_bytes)
+        if self._full is not None:
+            self._on_free()
+
+    @property
+    def left(self) -> float:
+        """What is left of `max_hold` where there is no room, s; else infinity."""
+        return float("inf") if self._full is None else self._full.left
+
+
+class Messages(Intake):
+    """Keep series apart and hand frames on, one message each."""
+
+    def __init__(
+        self,
+        endpoints: list[str],
+        deliver: Callable[[EigerFrame], None],
+        on_series: Callable[[Series], object],
+        memory: Memory,
+    ):
+        super().__init__(endpoints)
+        self.counters = Counter(dict.fromkeys(COUNTERS, 0))
+        self._deliver, self._on_series, self._memory = deliver, on_series, memory
+        self.series: OrderedDict[str, Series] = OrderedDict()
+        self._n_announced = self._n_old = 0
+
+    @property
+    def hold_left(self) -> float:
+        """S for which messages may still be left with the sender for want of room."""
+        return self._memory.left
+
+    def announce(self, message: Message) -> bool:
+        """Read a message; whether a frame is to follow."""
+        self.counters["received"] += 1
+        if len(message.parts) != 1:
+            raise WireError(
+                f"a message of {len(message.parts)} parts, expected one: is the stream's format legacy, or "
+                "the port that of another service?"
+            )
+        base = np.frombuffer(message.parts[0].buffer, "u1")
+        try:
+            head = decode_message(base.data)
+        except FrameRefused as exc:
+            self.counters["refused"] += 1
+            self._of(0, exc.series).refused[exc.image_id] = exc.reason
+            raise
+        except UnknownMessage as exc:
+            self.counters["unknown"] += 1
+            self.last_problem = f"{self.endpoints[0]}: {exc}"
+            return False
+        if isinstance(head, SeriesImage):
+            return self._announce_image(message, head, base)
+        series = self._of(head.series_id, head.series_unique_id)
+        if isinstance(head, SeriesStart):
+            self._end_others(series)
+            series.start = head
+        else:
+            series.ended = True
+        self._on_series(series)
+        return False
+
+    def _of(self, series_id: int, unique_id: str) -> Series:
+        series = self.series.get(unique_id)
+        if series is None:
+            series = self.series[unique_id] = Series(series_id, unique_id)
+            while len(self.series) > MOST_SERIES:
+                self.series.popitem(last=False)
+        series.series_id = series.series_id or series_id
+        return series
+
+    def _end_others(self, series: Series) -> None:
+        for other in self.series.values():
+            if other is not series and not other.ended:
+                other.ended = True
+                self._on_series(other)
+
+    def _announce_image(self, message: Message, head: SeriesImage, base: np.ndarray) -> bool:
+        series = self._of(head.series_id, head.series_unique_id)
+        start = series.start
+        if start is not None:
+            for channel, array in head.data.items():
+                if array.shape != start.shape:
+                    reason = f"{channel} of {array.shape}, expected {start.shape} as the series began"
+                    self.counters["refused"] += 1
+                    series.refused[head.image_id] = reason
+                    raise FrameRefused(head.series_unique_id, head.image_id, reason)
+        n_expected = 0 if start is None else start.number_of_images or 0
+        if 0 < n_expected <= head.image_id:
+            self.counters["beyond"] += 1
+            if not series.n_beyond:
+                told = (self.endpoints[0], head.image_id, head.series_unique_id, n_expected)
+                logger.warning("%s: image %d of series %s, which was to have %d", *told)
+            series.n_beyond += 1
+        if series.has(head.image_id):
+            series.n_duplicates += 1
+            self.counters["duplicate"] += 1
+            return False
+        self._n_announced += 1
+        message.head, message.key = (series, head, base), self._n_announced
+        return True
+
+    def taken(self, message: Message) -> float | None:
+        """Nothing: the detector's clock need not be ours; series tell what is old."""
+        return None
+
+    def begin_mark(self) -> None:
+        """Take all images that have come for old."""
+        self._n_old = self._n_announced
+
+    def flush_through(self, message: Message) -> None:
+        """Take this image for old."""
+        self._n_old = message.key
+
+    def put(self, message: Message) -> None:
+        """Hand a frame on, with the bytes it came in."""
+        if message.key <= self._n_old:
+            self.counters["flushed"] += 1
+            return
+        series, head, base = message.head
+        if not self._memory.admit(base):
+            self.counters["dropped"] += 1
+            series.refused[head.image_id] = "there was no room for it here: frames are not used fast enough"
+            return
+        series.add(head.image_id)
+        self.counters["images"] += 1
+        self._deliver(_frame(head, message.arrival))
+
+    def release(self) -> None:
+        """Let go of the tables of series, which keep their whole messages in memory."""
+        for series in self.series.values():
+            if series.start is not None:
+                series.start = replace(series.start, tables={})
+
+
+def _frame(head: SeriesImage, arrival: float) -> EigerFrame:
+    images = list(head.data.values())
+    if len(images) > 1:  # the order of a map's keys says nothing
+        images = [
+            head.data[name] for name in sorted(head.data, key=lambda name: (name == "difference", name))
+        ]
+    names = ("image", *(f"image_{k}" for k in range(2, len(images) + 1)))
+    time_ns = head.time_ns
+    real = head.real_time
+    return EigerFrame(
+        image=None,
+        packed=dict(zip(names, images)),
+        timestamp=arrival if time_ns is None else time_ns / 1e9,
+        event_id=event_id(head.series_id, head.image_id),
+        image_id=head.image_id,
+        series_id=head.series_id,
+        series_uid=head.series_unique_id,
+        has_detector_time=time_ns is not None,
+        received=arrival,
+        real_time=float("nan") if real is None else real[0] / real[1],
+        user_data=head.user_data,
+    )

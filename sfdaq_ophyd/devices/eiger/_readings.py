@@ -1,0 +1,100 @@
+"""What the detector says of its images: times, sizes, thresholds, and what numbers are computed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import DetectorStateError
+from ...wire.frame import FrameFormat
+from ._control import EigerControl
+from ._series import FrameStatistics
+
+MOST_THRESHOLDS = 8
+
+ONE_THRESHOLD = (
+    "the monitor gives an image for each threshold, under one number: leave one enabled "
+    "(detector/config/threshold/<n>/mode, threshold/difference/mode)"
+)
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long things take, s; 0 where the detector does not say.
+
+    Attributes
+    ----------
+    frame_time : float
+        From frame to frame.
+    count_time : float
+        Exposure of a frame.
+    delay : float
+        From trigger to exposure.
+    """
+
+    frame_time: float = 0.0
+    count_time: float = 0.0
+    delay: float = 0.0
+
+
+def read_times(control: EigerControl) -> Times:
+    """Read the times the detector is set to."""
+    names = ("frame_time", "count_time", "trigger_start_delay")
+    parameters = (control.read("detector", name) for name in names)
+    return Times(*(float(p.value) if p is not None and p.value else 0.0 for p in parameters))
+
+
+def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
+    """Read shape (y, x) and bit depth; None where there is no detector module to ask."""
+    names = ("y_pixels_in_detector", "x_pixels_in_detector", "bit_depth_image")
+    found = [parameter for name in names if (parameter := control.read("detector", name)) is not None]
+    if len(found) < len(names):
+        return None
+    height, width, bits = (parameter.value for parameter in found)
+    return (height, width), bits
+
+
+def enabled_thresholds(control: EigerControl) -> list[int]:
+    """Return the numbers of the thresholds that are enabled; none where the detector has but one."""
+    enabled, n = [], 1
+    while n <= MOST_THRESHOLDS and (mode := control.read("detector", f"threshold/{n}/mode")) is not None:
+        enabled += [n] if mode.value == "enabled" else []
+        n += 1
+    return enabled
+
+
+def n_images_per_exposure(control: EigerControl) -> int:
+    """Return the images of one exposure: one for each threshold, and one for their difference."""
+    return max(1, len(enabled_thresholds(control)) + has_difference(control))
+
+
+def has_difference(control: EigerControl) -> bool:
+    """Say whether the last image of an exposure is the difference of thresholds."""
+    difference = control.read("detector", "threshold/difference/mode")
+    return difference is not None and difference.value == "enabled"
+
+
+def check_thresholds(control: EigerControl) -> None:
+    """Raise DetectorStateError if an exposure would give several images."""
+    enabled = enabled_thresholds(control)
+    if len(enabled) > 1:
+        raise DetectorStateError(f"{control.name}: thresholds {enabled} are enabled; {ONE_THRESHOLD}")
+
+
+def differs(now: FrameFormat, before: FrameFormat) -> str:
+    """Say how frames differ from what they were; empty if they do not."""
+    if now.images == before.images:
+        return ""
+    if (now.shape, now.dtype) == (before.shape, before.dtype):
+        return f"each exposure has {len(now.images)} images now, {len(before.images)} when it was staged"
+    return f"images are {now.dtype} {now.shape} now, {before.dtype} {before.shape} when it was staged"
+
+
+def make_statistics(control: EigerControl, dtype: str, exclude_masked: bool) -> FrameStatistics:
+    """Return what computes the numbers; fetches the pixel mask where the detector does not apply it."""
+    cutoff = control.read("detector", "countrate_correction_count_cutoff")
+    applied = control.read("detector", "pixel_mask_applied")
+    mask = None
+    if exclude_masked and applied is not None and applied.value is False:
+        mask = control.client.get_array("pixel_mask")
+        mask = mask if mask.size else None  # a server without one
+    return FrameStatistics(dtype, None if cutoff is None else cutoff.value, exclude_masked, mask)
