@@ -14,13 +14,13 @@ from ophyd import Signal
 
 from ...clients.eiger_stream import stream_of
 from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
-from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, shown_url
+from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, SfdaqError, shown_url
 from ...limits import Limit
 from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
 from .._source import Request
-from .._status import ActionStatus, Setting, whole_number
+from .._status import ActionStatus, Setting, naming, whole_number
 from .._store import PointStore, WrittenFileStore
 from ..debts import Debts
 from ._file_folder import FileFolder, MountedFolder
@@ -294,7 +294,11 @@ class Eiger(EigerSignals, Detector):
         return self.client.put("detector", "frame_time", shortest) if now.value > shortest else []
 
     def _acquire(self, request: Request, rules: Rules, **callbacks: Any) -> None:
-        self.source.before_trigger()
+        try:
+            self.source.before_trigger()
+        except SfdaqError as exc:
+            self.failure = naming(exc, self.name)
+            raise
         super()._acquire(request, rules, **callbacks)
 
     def _rules(self) -> Rules:

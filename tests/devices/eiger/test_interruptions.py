@@ -53,11 +53,9 @@ def check_catalog(catalog, run):
                 assert [read_stamp(image) for image in images_of_point] == [stamp_of(one) for one in named]
 
 
-def every_message(
-    part, catalog, directory, plan, interruption, *, frames_per_trigger=1, streamed=False, some=slice(None)
-):
+def every_message(part, catalog, directory, plan, kinds, *, frames_per_trigger=1, **options):
+    """Interrupt at one message after the other, by one of `kinds` after the other."""
     before = set(threading.enumerate())
-    options = {"readout": "stream", "stream": part.stream_endpoint} if streamed else {}
 
     def fresh(k):
         eiger = make_eiger(part, directory / str(k), exposure_time=None, **options)
@@ -65,11 +63,11 @@ def every_message(
         return eiger
 
     make_eiger(part, directory)  # short exposures
-    came_back = interruption in COMING_BACK
+    came_back = kinds[0] in COMING_BACK
     quiet = drive(interruptible(True), lambda: plan([fresh(-1)]))
     check_run(quiet, N, stamp_of=stamp_of)
-    for at in range(0, quiet.n_messages, STRIDES.get(interruption, 1))[some]:
-        eiger = fresh(at)
+    for at in range(0, quiet.n_messages, STRIDES.get(kinds[0], 1) if len(kinds) == 1 else 1):
+        eiger, interruption = fresh(at), kinds[at % len(kinds)]
         run = drive(interruptible(came_back), lambda eiger=eiger: plan([eiger]), interruption, at)
         try:
             check_run(run, N if came_back else None, stamp_of=stamp_of)
@@ -89,18 +87,17 @@ def every_message(
 def test_scan_when_interrupted_at_any_message_then_frames_and_detector_are_right(
     part, catalog, tmp_path, plan, interruption
 ):
-    every_message(part, catalog, tmp_path, PLANS[plan], interruption)
+    every_message(part, catalog, tmp_path, PLANS[plan], [interruption])
 
 
 def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole(part, catalog, tmp_path):
-    every_message(part, catalog, tmp_path, fly_scan, "pause", frames_per_trigger=3)
+    every_message(part, catalog, tmp_path, fly_scan, ["pause"], frames_per_trigger=3)
 
 
-@pytest.mark.parametrize("interruption", KINDS)
-@pytest.mark.parametrize("plan", list(PLANS))
-def test_stream_when_interrupted_at_some_messages_then_frames_and_detector_are_right(
-    part, catalog, tmp_path, plan, interruption
+@pytest.mark.parametrize("kinds", [COMING_BACK, ENDING], ids=["coming back", "ending"])
+@pytest.mark.parametrize("plan", [lambda eigers: bp.count(eigers, N), fly_scan], ids=["step", "fly"])
+def test_stream_when_interrupted_at_any_message_then_frames_and_detector_are_right(
+    part, catalog, tmp_path, plan, kinds
 ):
-    """Its frames come by another way, and all else is the same: at some messages, others each time."""
-    some = slice(1 + KINDS.index(interruption), None, 4 if interruption in STRIDES else 12)
-    every_message(part, catalog, tmp_path, PLANS[plan], interruption, streamed=True, some=some)
+    """Its frames come by another way, and all else is the same: the kinds take turns."""
+    every_message(part, catalog, tmp_path, plan, kinds, readout="stream", stream=part.stream_endpoint)
