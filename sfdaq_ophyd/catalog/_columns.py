@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -195,3 +196,38 @@ def cast(block: np.ndarray, dtype: Any) -> np.ndarray | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return made if same else None
+
+
+def plain_values(column) -> list:
+    """Return a column of pandas with None where nothing is."""
+    return [None if missing else value for value, missing in zip(column.tolist(), column.isna())]
+
+
+def _exact_configuration(descriptor: dict) -> dict:
+    descriptor["configuration"] = exact_metadata(descriptor.get("configuration", {}))
+    return descriptor
+
+
+def _text_paths(resource: dict) -> dict:
+    """Let devices of others give a Path."""
+    return {key: str(value) if isinstance(value, PurePath) else value for key, value in resource.items()}
+
+
+def exact_metadata(value):
+    """Return `value` with every integer beyond 2**53 as text, at any depth; shared parts are not changed."""
+    if isinstance(value, dict):
+        return {key: exact_metadata(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [exact_metadata(item) for item in value]
+    if isinstance(value, int | np.integer) and not -EXACT < value < EXACT:
+        return str(value)
+    return value
+
+
+PATCHES = {
+    "start": exact_metadata,
+    "stop": exact_metadata,
+    "descriptor": _exact_configuration,
+    "resource": _text_paths,
+}
+"""How documents are changed before they are written, by their name."""

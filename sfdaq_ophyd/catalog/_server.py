@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..files.storage import write_whole
 from ..limits import Limit
 from ..starting import STEP, without_collection
 
@@ -128,9 +129,7 @@ def settle_in(directory: Path) -> None:
     if used and not (tables.exists() and tables.stat().st_size):
         raise UnusableError(f"{tables} is missing or empty, and catalog.db has runs in it. {_RESTORE}")
     if before != str(directory):
-        new = home.with_suffix(".new")
-        new.write_text("".join(f"{each}\n" for each in [*filter(None, homes), directory]))
-        new.replace(home)
+        write_whole(home, "".join(f"{each}\n" for each in [*filter(None, homes), directory]))
 
 
 def now_at(directory: Path, uri: str) -> str:

@@ -13,7 +13,6 @@ import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
 from tiled.client.utils import handle_error, retry_context
 from tiled.utils import safe_json_dump
 
-from ._columns import EXACT, ScalarColumn, cast, stacked
+from ._columns import PATCHES, ScalarColumn, cast, plain_values, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +62,7 @@ class RunWriter:
     def __init__(self, client):
         # Arrays in table cells come back as text, so every array gets a node of its own.
         self._writer = _FlushableWriter(client, batch_size=sys.maxsize, max_array_size=0)
-        self._normalizer = RunNormalizer(
-            patches={
-                "start": exact_metadata,
-                "stop": exact_metadata,
-                "descriptor": _exact_configuration,
-                "resource": _text_paths,
-            }
-        )
+        self._normalizer = RunNormalizer(patches=PATCHES)
         self._normalizer.subscribe(self._writer)
 
     def __call__(self, name: str, doc: dict) -> None:
@@ -129,13 +121,12 @@ class _FlushableWriter(_RunWriter):
         """Return the values of a column that are in the catalog."""
         for name, (of, schema) in self._schemas.items():
             if of == stream and key in schema.names:
-                return _plain_values(self._internal_tables[name].read([key])[key])
+                return plain_values(self._internal_tables[name].read([key])[key])
         return []
 
     def _append(self, stream: str, table: pyarrow.Table, desc_node) -> None:
-        parts = [table]
-        if table.num_columns > MAX_TABLE_COLUMNS:
-            parts = list(split_table(table, MAX_TABLE_COLUMNS))
+        wide = table.num_columns > MAX_TABLE_COLUMNS
+        parts = list(split_table(table, MAX_TABLE_COLUMNS)) if wide else [table]
         for i, part in enumerate(parts):
             suffix = f"_{i}" if len(parts) > 1 else ""
             name = f"{stream}{suffix}"
@@ -157,7 +148,7 @@ class _FlushableWriter(_RunWriter):
         """Return the rows of a table whose columns got other types, and the new ones."""
         columns = {"seq_num": ScalarColumn({"dtype": "integer"}, []), **self._columns[stream]}
         columns["seq_num"].type = pyarrow.int64()
-        earlier = {name: columns[name].array(_plain_values(before[name])) for name in part.column_names}
+        earlier = {name: columns[name].array(plain_values(before[name])) for name in part.column_names}
         return pyarrow.concat_tables([pyarrow.table(earlier), part]).combine_chunks()
 
     def _write_array(self, stream: str, key: str, desc_node, values: list) -> None:
@@ -225,11 +216,10 @@ class _FlushableWriter(_RunWriter):
 
     def _register(self, datums: list[dict]) -> None:
         """Register external data: by one request per array, or by a few where there are many."""
-        patches = defaultdict(list)
+        patches, streams = defaultdict(list), defaultdict(list)
         for datum in datums:
             array, patch = self._consume(datum)
             patches[array].append(patch)
-        streams = defaultdict(list)
         for array in patches:
             streams[array.stream.uri].append(array)
         for arrays in streams.values():
@@ -345,29 +335,3 @@ def joined(structure):
         n *= 2
     along = tuple(sum(along[first : first + n]) for first in range(0, len(along), n))
     return replace(structure, chunks=(along, *across))
-
-
-def _plain_values(column) -> list:
-    """Return a column of pandas with None where nothing is."""
-    return [None if missing else value for value, missing in zip(column.tolist(), column.isna())]
-
-
-def _exact_configuration(descriptor: dict) -> dict:
-    descriptor["configuration"] = exact_metadata(descriptor.get("configuration", {}))
-    return descriptor
-
-
-def _text_paths(resource: dict) -> dict:
-    """Let devices of others give a Path."""
-    return {key: str(value) if isinstance(value, PurePath) else value for key, value in resource.items()}
-
-
-def exact_metadata(value):
-    """Return `value` with every integer beyond 2**53 as text, at any depth; shared parts are not changed."""
-    if isinstance(value, dict):
-        return {key: exact_metadata(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [exact_metadata(item) for item in value]
-    if isinstance(value, int | np.integer) and not -EXACT < value < EXACT:
-        return str(value)
-    return value

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..files.storage import write_whole
+
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 2**20
@@ -224,12 +226,7 @@ class Debts:
             text = json.dumps(
                 {"address": self.address, "owed": [asdict(debt) for debt in owed.values()]}, indent=1
             )
-            new = path.with_suffix(".new")
-            with new.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
+            write_whole(path, text)
         except (OSError, TypeError, ValueError) as exc:
             self._unsaved = owed
             logger.error("%s: debts could not be kept in %s: %s", self._device, path, exc)

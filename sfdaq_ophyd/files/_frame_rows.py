@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..wire import compression
-from ..wire.frame import Frame, FrameFormat, MissingFrame, nothing
+from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, nothing
 
 
 @dataclass
@@ -56,6 +56,23 @@ class PendingFrame:
         return images
 
 
+def images_of(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, np.ndarray | memoryview]:
+    """Return its forms, as the file has them; chunks compressed as the file's are stay as they are."""
+    if isinstance(frame, MissingFrame):
+        return {}
+    kinds = {name: dtype.newbyteorder("<") for name, (_, dtype) in fmt.images.items()}
+    images = dict(frame.more_images)
+    if frame.image is not None:
+        images["image"] = frame.image
+    found: dict[str, np.ndarray | memoryview] = {}
+    for name, array in frame.packed.items():
+        if array.algorithm == fmt.compression and array.dtype == kinds[name]:
+            found[name] = array.data
+        else:
+            images[name] = array.unpack()
+    return found | {name: image.astype(kinds[name], copy=False) for name, image in images.items()}
+
+
 def row_of(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:
     """Everything about a frame but its image, by dataset."""
     if isinstance(frame, Frame):
@@ -73,9 +90,15 @@ def row_of(frame: Frame | MissingFrame, fmt: FrameFormat) -> dict[str, object]:
     return row | {name: _plain(nothing(kind)) for name, kind in fmt.scalars.items()}
 
 
-def kept_as(kind: np.dtype[Any]) -> np.dtype[Any]:
-    """Return how a column is kept: text as bytes, UTF-8."""
-    return np.dtype(f"S{kind.itemsize // 4}") if kind.kind == "U" else kind
+def kinds_of(fmt: FrameFormat) -> dict[str, np.dtype[Any]]:
+    """Return how each column of a row is kept, by dataset: text as bytes, UTF-8."""
+    kinds = {"timestamp": np.dtype("f8"), "event_id": np.dtype(f"S{MAX_ID_BYTES}"), "is_good": np.dtype(bool)}
+    if fmt.has_pulse_id:
+        kinds["pulse_id"] = np.dtype("i8")
+    text = {
+        name: np.dtype(f"S{kind.itemsize // 4}") for name, kind in fmt.scalars.items() if kind.kind == "U"
+    }
+    return {**kinds, **fmt.scalars, **text}
 
 
 def _plain(value: object) -> object:

@@ -20,7 +20,7 @@ from ..wire.json_text import load_json
 from ._hdf5 import opened
 from .constants import load_calibration
 from .processed_file import ProcessedFile
-from .storage import make_folder
+from .storage import make_folder, write_whole
 from .swissfel_file import SwissfelFile, groups_of
 
 STACK_BYTES = 64 << 20
@@ -177,7 +177,6 @@ RECORD = ".sfdaq-convert.json"
 STANDARD_GAIN = "/sf/jungfrau/config/gainMaps/{detector}/gains.h5"
 """Where the facility keeps gain maps."""
 
-
 PEDESTALS = "JF_pedestals"
 """Name of the folder in a pgroup's ``raw`` where the facility puts pedestal runs."""
 
@@ -232,7 +231,7 @@ def plan(
                 detector=detector,
                 gain_file=gains,
                 pedestal_file=str(_pedestal_for(path, detector, pedestal)),
-                options=_options_for(detector, options, disabled_modules).to_json(),
+                options=_without(disabled_modules, detector, options).to_json(),
                 all_frames=all_frames,
                 overwrite=overwrite,
                 threads=threads,
@@ -265,13 +264,9 @@ def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str,
             yield path, detector, relative
 
 
-def _options_for(
-    detector: str, options: CalibrationOptions, disabled_modules: tuple[int, ...]
-) -> CalibrationOptions:
-    if not disabled_modules:
-        return options
+def _without(modules: tuple[int, ...], detector: str, options: CalibrationOptions) -> CalibrationOptions:
     name = detector.partition(":")[0]
-    return options.with_(module_map=disabled_to_map(name, disabled_modules))
+    return options.with_(module_map=disabled_to_map(name, modules)) if modules else options
 
 
 def _pedestal_for(path: Path, detector: str, given: Path | None) -> Path:
@@ -295,7 +290,7 @@ def _check_record(record: Path, settings: dict, overwrite: bool) -> None:
                 "OUT", str(record.parent), f"a folder made with the same settings, not {changed}"
             )
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings))
+    write_whole(record, json.dumps(settings))
 
 
 def run(jobs: list[Conversion], *, scheduler: str | None = None, workers: int = 1) -> Iterator[Converted]:

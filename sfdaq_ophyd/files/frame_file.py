@@ -36,13 +36,13 @@ import numpy as np
 
 from ..errors import StorageError
 from ..wire import compression
-from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, Tables
-from ._frame_rows import PendingFrame, kept_as, row_of
+from ..wire.frame import Frame, FrameFormat, MissingFrame, Tables
+from ._frame_rows import PendingFrame, images_of, kinds_of, row_of
 from ._hdf5 import chunk_filter
 from ._lazy_imports import h5py
 from .frame_tables import TablesInFile
 from .repair import WRITER_HOST, hold
-from .storage import leave_open, refused, writing
+from .storage import begin_writeback, leave_open, refused, writing
 
 IMAGE = "/entry/data/data"
 """Where the images are."""
@@ -62,10 +62,6 @@ IDS_PER_CHUNK = 1024
 
 TOGETHER, TOGETHER_BYTES = 0.05, 8 << 20
 """s and bytes up to which chunks that come as they are wait for the next ones, to be written with them."""
-
-
-WRITEBACK_BYTES = 16 << 20
-"""New bytes with which the system begins to write; on its own it waits for seconds, and a sync with it."""
 
 
 class FrameFile:
@@ -102,8 +98,7 @@ class FrameFile:
         self._pending: deque[PendingFrame] = deque()
         self._n_written = 0
         self._n_held, self._held_until = 0, 0.0
-        self._n_begun = 0  # bytes
-        self.n_flushed = 0
+        self._n_begun = self.n_flushed = 0
         self.broken: StorageError | None = None
         with writing(self.path, "making"):
             self._file = h5py.File(self.path, "x", libver="latest")
@@ -111,7 +106,7 @@ class FrameFile:
                 self._create()
                 self._file.swmr_mode = True
                 self._lock = hold(self.path)
-                self._inode = _inode(self.path)
+                self._stat = os.stat(self.path)
             except BaseException:
                 self._file.close()
                 self.path.unlink(missing_ok=True)
@@ -126,11 +121,7 @@ class FrameFile:
         group = entry.create_group("data")
         group.attrs.update(signal="data", NX_class="NXdata")
         self._images = {name: self._create_images(name, *kind) for name, kind in fmt.images.items()}
-        kinds = {"timestamp": "f8", "event_id": f"S{MAX_ID_BYTES}", "is_good": "?"}
-        if fmt.has_pulse_id:
-            kinds["pulse_id"] = "i8"
-        self._kinds = {name: np.dtype(kind) for name, kind in kinds.items()}
-        self._kinds |= {name: kept_as(kind) for name, kind in fmt.scalars.items()}
+        self._kinds = kinds_of(fmt)
         self._columns = {
             name: group.create_dataset(name, (0,), kind, maxshape=(None,), chunks=(IDS_PER_CHUNK,))
             for name, kind in self._kinds.items()
@@ -176,7 +167,7 @@ class FrameFile:
         """
         if isinstance(frame, Frame):
             self.frame_format.check(frame)
-        pending = PendingFrame(frame, self._images_of(frame))
+        pending = PendingFrame(frame, images_of(frame, self.frame_format))
         hold = pending.as_it_came and self._may_wait(pending)
         self._pending.append(pending)
         if hold:
@@ -192,21 +183,6 @@ class FrameFile:
             self._n_held, self._held_until = 0, time.monotonic() + TOGETHER
         self._n_held += sum(len(image) for image in pending.images.values())
         return self._n_held < TOGETHER_BYTES and time.monotonic() < self._held_until
-
-    def _images_of(self, frame: Frame | MissingFrame) -> dict[str, np.ndarray | memoryview]:
-        """Return its forms: chunks that are compressed as the file's are stay as they are."""
-        if isinstance(frame, MissingFrame):
-            return {}
-        images = dict(frame.more_images)
-        if frame.image is not None:
-            images["image"] = frame.image
-        found: dict[str, np.ndarray | memoryview] = {}
-        for name, array in frame.packed.items():
-            if array.algorithm == self.frame_format.compression and array.dtype == self._images[name].dtype:
-                found[name] = array.data
-            else:
-                images[name] = array.unpack()
-        return found | {n: image.astype(self._images[n].dtype, copy=False) for n, image in images.items()}
 
     @property
     def _compresses(self) -> bool:
@@ -248,8 +224,8 @@ class FrameFile:
     def _check_there(self) -> None:
         try:
             with writing(self.path):
-                there = _inode(self.path)
-            if there != self._inode:
+                there = os.stat(self.path)
+            if not os.path.samestat(there, self._stat):
                 raise refused(self.path, None, reason="another file stands there now")
         except StorageError as exc:
             self.broken, self.n_flushed = exc, 0
@@ -301,17 +277,7 @@ class FrameFile:
                 self._cut(first)
             raise
         self._n_written += n_rows
-        self._begin_writeback()
-
-    def _begin_writeback(self) -> None:
-        """Have the system bring to disk what is new, and go on: then a sync has little left to wait for."""
-        size = os.fstat(self._lock.fileno()).st_size
-        if size - self._n_begun >= WRITEBACK_BYTES:
-            with contextlib.suppress(AttributeError, OSError):  # a hint, which not every system takes
-                os.posix_fadvise(
-                    self._lock.fileno(), self._n_begun, size - self._n_begun, os.POSIX_FADV_DONTNEED
-                )
-            self._n_begun = size
+        self._n_begun = begin_writeback(self._lock, self._n_begun)
 
     def _cut(self, n_frames: int) -> None:
         """Leave `n_frames` rows, images first."""
@@ -369,13 +335,8 @@ class FrameFile:
             finally:
                 self._lock.close()
                 with contextlib.suppress(OSError):
-                    if self._n_written == 0 and _inode(self.path) == self._inode:
+                    if self._n_written == 0 and os.path.samestat(os.stat(self.path), self._stat):
                         self.path.unlink()
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
 
 
 def _append(column: h5py.h5d.DatasetID, values: np.ndarray, place: h5py.h5s.SpaceID) -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import ctypes
 import errno
 import getpass
+import io
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StorageError
 from ._lazy_imports import h5py
+
+WRITEBACK_BYTES = 16 << 20
+"""New bytes with which the system begins to write; on its own it waits for seconds, and a sync with it."""
 
 _NUMBER = re.compile(r"errno = (\d+)")
 
@@ -77,6 +81,56 @@ def make_folder(folder: str | Path) -> None:
     """Make a folder and those above it, unless they are there."""
     with writing(folder, "making the folder"):
         Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a small file as a whole: a reader, or a crash, finds the old one or the new one.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is there.
+    text : str
+        All of it.
+
+    Raises
+    ------
+    OSError
+        It could not be written; the old one stays, and nothing half is left.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with open(new, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def begin_writeback(file: io.FileIO, begun: int) -> int:
+    """Have the system bring to disk what is new, and go on: then a sync has little left to wait for.
+
+    Parameters
+    ----------
+    file : io.FileIO
+        Open for writing or reading.
+    begun : int
+        Bytes with which that was begun before.
+
+    Returns
+    -------
+    int
+        Those with which it is begun now.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size - begun < WRITEBACK_BYTES:
+        return begun
+    with suppress(AttributeError, OSError):  # a hint, which not every system takes
+        os.posix_fadvise(file.fileno(), begun, size - begun, os.POSIX_FADV_DONTNEED)
+    return size
 
 
 def sync(paths: Iterable[Path]) -> None:

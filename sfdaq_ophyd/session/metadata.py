@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import fcntl
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ConfigError, RequestError, ServiceUnreachable, require
+from ..files.storage import write_whole
 from ._observed import observed
 
 
@@ -43,7 +43,7 @@ class FileStore:
             content = copy.deepcopy(before)
             change(content)
             if json.dumps(content) != json.dumps(before):  # 1, 1.0 and True are equal
-                self._replace(content)
+                write_whole(self.path, json.dumps(content, indent=1))
         return content
 
     def _read(self) -> dict:
@@ -56,14 +56,6 @@ class FileStore:
         if not isinstance(content, dict):
             raise ConfigError(f"{self.path}: not a JSON object. {_REPAIR}")
         return content
-
-    def _replace(self, content: dict) -> None:
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
-        with open(new, "w") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.path)
 
 
 _REPAIR = "Mend it, or move it away and set RE.md['scan_id'] to the last scan_id in the catalog"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sfdaq_ophyd.errors import RequestError, ShapeError, StorageError
-from sfdaq_ophyd.files import frame_file
+from sfdaq_ophyd.files import frame_file, storage
 from sfdaq_ophyd.files._hdf5 import chunk_filter
 from sfdaq_ophyd.files.frame_file import IMAGE, FrameFile
 from sfdaq_ophyd.sim.stamp import read_stamp, write_stamp
@@ -164,7 +164,7 @@ def test_file_when_its_writer_is_killed_then_every_frame_is_whole(path, more_lin
 
 DYING = """
 import os, sys
-from sfdaq_ophyd.files import frame_file
+from sfdaq_ophyd.files import frame_file, storage
 from tests.files.test_frame_file import *
 
 def die_after(limit, path):
@@ -465,8 +465,8 @@ def test_append_when_much_is_new_then_the_system_is_told_once_to_begin_writing_i
         if refused:
             raise OSError("not here")
 
-    monkeypatch.setattr(frame_file.os, "posix_fadvise", advise)
-    monkeypatch.setattr(frame_file, "WRITEBACK_BYTES", 20_000)
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    monkeypatch.setattr(storage, "WRITEBACK_BYTES", 20_000)
     file = FrameFile(path, FORMAT)
     for k in range(400):
         file.append(packed_frame(k))
