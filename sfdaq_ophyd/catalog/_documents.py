@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import cast
 
@@ -42,14 +44,39 @@ def with_documents(shared, journal: Journal) -> _Clients:
 
     class Run(BlueskyRunV3):
         def documents(self, fill: bool = False):
+            """Yield the documents that went in, as (name, doc).
+
+            Parameters
+            ----------
+            fill : bool
+                Whether events get the values that lie in files, in place of the documents of these.
+
+            Notes
+            -----
+            suitcase-jsonl and -csv take them as they are. suitcase-msgpack 0.3 has no place for documents of
+            files and would leave out the frames, without a word: give it ``documents(fill=True)``.
+            """
             path = journal.find(self.metadata["start"]["uid"])
             documents = super().documents() if path is None else journal.read(path)
-            yield from filled(documents, self) if fill and fill != "no" else documents
+            yield from filled(documents, self) if fill and fill != "no" else _told(documents)
 
     Run.__name__ = Run.__qualname__ = "BlueskyRun"
     clients = _Clients({name: functools.partial(shared.__getitem__, name) for name in shared})
     clients.set("BlueskyRun", lambda: Run)
     return clients
+
+
+def _told(documents: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
+    """Yield documents as they are; warn of a serializer that would leave out some of them."""
+    for name, doc in documents:
+        serializer = getattr(sys.modules.get("suitcase.msgpack"), "Serializer", None)
+        if name == "stream_resource" and serializer and name not in vars(serializer):
+            warnings.warn(
+                "suitcase-msgpack leaves out the documents of files, and so all frames; "
+                "give it run.documents(fill=True), which has every value in its events",
+                stacklevel=3,
+            )
+        yield name, doc
 
 
 def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, dict]]:
