@@ -87,6 +87,8 @@ class WrittenFile:
         Of the file.
     drop : callable
         Called if its points are not kept (an event dropped, a pause): rename or remove it.
+    keep : callable
+        Called with the frames of its saved points, the first ones, once there will be no more.
     """
 
     path: Path
@@ -94,6 +96,7 @@ class WrittenFile:
     keys: Mapping[str, dict]
     mimetype: str = "application/x-hdf5"
     drop: Callable[[], None] = field(default=lambda: None)
+    keep: Callable[[int], None] = field(default=lambda n_frames: None)
 
 
 class FrameSource(Protocol):

@@ -279,12 +279,17 @@ class WrittenFileStore(PointStore):
             self._rows.clear()
             files, self._files = self._files, deque()
             for entry in files:
-                if not entry.n_saved:
-                    entry.file.drop()
+                self._done_with(entry)
 
     def close(self) -> None:
         """Take back what was not saved. Safe twice."""
         self.take_back_unsaved()
+
+    def _done_with(self, entry: _Entry) -> None:
+        if entry.n_saved:
+            entry.file.keep(entry.n_saved * self.frames_per_point)
+        else:
+            entry.file.drop()
 
     def _n_unsaved(self, entry: _Entry) -> int:
         return entry.n_frames // self.frames_per_point - entry.n_saved
@@ -306,4 +311,4 @@ class WrittenFileStore(PointStore):
         with self._lock:
             super().settle()
             while len(self._files) > 1 and not self._n_unsaved(self._files[0]):
-                self._files.popleft()
+                self._done_with(self._files.popleft())

@@ -1,4 +1,4 @@
-"""Several files of one acquisition of the standard DAQ as one: a virtual dataset with all images in order.
+"""Files of one acquisition of the standard DAQ as one: a virtual dataset with the images of points, in order.
 
 Nothing is copied but ids and statuses. The DAQ's own interleaved file is never used: it lacks the last frame
 of each file (wire reference std-daq, section 12).
@@ -6,6 +6,7 @@ of each file (wire reference std-daq, section 12).
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ Parts = Sequence[tuple[DataFile, StdDaqFile]]
 MOST_IMAGES = 2**24
 """Images per file that are looked for where nobody says how many it can hold: a start's default."""
 
+OF_POINTS = "_points"
+"""End of the name of a file of ours beside a single one of the DAQ, which has that name without it."""
+
 
 def in_order(parts: Parts, n_images: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Return frame numbers and statuses of the images of all parts, in the order of the acquisition.
@@ -31,7 +35,7 @@ def in_order(parts: Parts, n_images: int) -> tuple[npt.NDArray[np.uint64], npt.N
     Parameters
     ----------
     parts : sequence of (DataFile, StdDaqFile)
-        All files of the acquisition, read as far as they hold images of the first `n_images`.
+        All files of the acquisition, read at least as far as they hold images of the first `n_images`.
     n_images : int
 
     Returns
@@ -44,7 +48,7 @@ def in_order(parts: Parts, n_images: int) -> tuple[npt.NDArray[np.uint64], npt.N
     image_id, status = np.zeros(n_images, "u8"), np.zeros(n_images, "u8")
     for data, part in parts:
         places = data.places(n_images)
-        image_id[places], status[places] = part.image_id, part.status
+        image_id[places], status[places] = part.image_id[: len(places)], part.status[: len(places)]
     return image_id, status
 
 
@@ -79,7 +83,7 @@ def write_joined(
     image_id, status = in_order(parts, n_images)
     images = h5py.VirtualLayout((n_images, *shape), dtype)
     for data, part in parts:
-        if n := len(part.image_id):
+        if n := data.share(n_images):
             with h5py.File(part.path, "r") as file:
                 stored = file[part.dataset].shape
             source = h5py.VirtualSource(part.path.name, part.dataset, stored, dtype)
@@ -97,13 +101,19 @@ def write_joined(
     return StdDaqFile(path, layout.images, image_id, status)
 
 
+def of_points(path: str) -> str:
+    """Return the name of the file that has the images of points alone, of an acquisition with one file."""
+    stem, dot, extension = path.rpartition(".")
+    return f"{stem}{OF_POINTS}{dot}{extension}"
+
+
 def join_again(path: Path) -> bool:
     """Join the files of an acquisition whose device was killed: only the empty file of its name is there.
 
     Parameters
     ----------
     path : Path
-        ``NAME.h5``, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on.
+        ``NAME.h5``, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on; or ``NAME_points.h5`` beside ``NAME.h5``.
 
     Returns
     -------
@@ -117,17 +127,21 @@ def join_again(path: Path) -> bool:
     OSError
         One is still written, or the file cannot be.
     """
-    paths: list[Path] = []
-    while (part := path.with_name(f"{path.stem}_{len(paths)}{path.suffix}")).is_file():
-        paths.append(part)
+    alone = path.with_name(path.stem.removesuffix(OF_POINTS) + path.suffix)
+    layout_of, paths = layout_of_one_file, [alone]
+    if alone == path or not alone.is_file():
+        numbered = (path.with_name(f"{path.stem}_{k}{path.suffix}") for k in itertools.count())
+        layout_of, paths = layout_of_several_files, list(itertools.takewhile(Path.is_file, numbered))
     if not paths:
         return False
     with h5py.File(paths[0], "r") as file, looking_into(paths[0]):
         name = next(iter(file), "")
         images = file[f"{name}/data"]
         shape, dtype = (images.shape[1], images.shape[2]), str(images.dtype)
-    layout = layout_of_several_files(name)
-    n_images = sum(count_std_daq_images(part, layout, MOST_IMAGES, timeout=0.0) for part in paths)
+        n_images = images.shape[0]
+    layout = layout_of(name)
+    if layout_of is layout_of_several_files:
+        n_images = sum(count_std_daq_images(part, layout, MOST_IMAGES, timeout=0.0) for part in paths)
     parts = []
     for k, part in enumerate(paths):
         data = DataFile(str(part), layout, k, len(paths))

@@ -1,6 +1,7 @@
 """What one acquisition wrote: what the documents say of it, and the check once it is closed.
 
-Several files are one to the documents: a virtual dataset beside them, under the name that was asked for.
+Several files are one to the documents, and one that grows is what its points are: a virtual dataset beside
+them. Images that came after the last point are in none, and no reader has to know how many those are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from ...errors import DetectorStateError, FileFormatError
 from ...files.std_daq_file import StdDaqFile, count_std_daq_images, read_std_daq_file
-from ...files.std_daq_joined import write_joined
+from ...files.std_daq_joined import of_points, write_joined
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
@@ -83,14 +84,25 @@ class DaqFile:
     ):
         self._name, self.write, self._files, self._config, self._grows = name, write, files, config, grows
         self._paths = [Path(local(file.path)) for file in files]
-        self._joined = len(files) > 1 or (grows and not files[0].layout.has_columns)
-        self.path = write.output_file if self._joined else files[0].path
-        self._layout = layout_of_one_file(config.detector_name) if self._joined else files[0].layout
-        self._local = Path(local(self.path))
+        self._parts: list[tuple[DataFile, StdDaqFile]] = []
+        self._n_joined = 0
+        self._to_local = local
+        self._name_it(joined=grows or len(files) > 1)
         self.ring, self.n_handed, self.overrun = ring, 0, False
 
+    def _name_it(self, *, joined: bool) -> None:
+        """Say which file the documents name: one of ours, or that of the DAQ."""
+        first, asked = self._files[0], self.write.output_file
+        ours = of_points(asked) if first.path == asked else asked
+        self._joined, self.path = joined, ours if joined else first.path
+        self._layout = layout_of_one_file(self._config.detector_name) if joined else first.layout
+        self._local = Path(self._to_local(self.path))
+
     def reserve(self) -> None:
-        """Take the name under which several files will be one, before anything is started.
+        """Take the name of the file of ours, before anything is started.
+
+        Of one file of the DAQ that has its ids in datasets of their own, documents name the file itself where
+        none can be made beside it. Then only a catalog of ours knows where its points end.
 
         Raises
         ------
@@ -103,8 +115,12 @@ class DaqFile:
         if not self._joined:
             return
         try:
-            self._local.open("xb").close()  # no HDF5 yet: whoever reads it is told so
+            self._local.touch(exist_ok=False)  # no HDF5 yet: whoever reads it is told so
         except OSError as exc:
+            if len(self._files) == 1 and self._files[0].layout.has_columns:
+                logger.info("%s: no file can be made beside %s: %s", self._name, self._files[0].path, exc)
+                self._name_it(joined=False)
+                return
             raise DetectorStateError(
                 f"{self._name}: the DAQ writes {len(self._files)} files, and {self._local}, which joins "
                 f"them, cannot be made here ({exc}). If this machine sees the folder under another name, "
@@ -125,7 +141,7 @@ class DaqFile:
             for key, column in zip(PER_IMAGE, (self._layout.image_id, self._layout.status)):
                 more = {"dataset": column.dataset, "chunk_shape": (ROWS_PER_CHUNK,)}
                 keys[key] = {**keys["image"], **more}
-        return WrittenFile(self._local, self.write.n_images, keys, drop=drop)
+        return WrittenFile(self._local, self.write.n_images, keys, drop=drop, keep=self.keep)
 
     def hand_out(self, n: int) -> Iterator[Frame]:
         """Yield frames until `n` are handed out; ids are place in the file, for nobody can read it yet."""
@@ -154,20 +170,37 @@ class DaqFile:
         parts = [(data, self._read(data, path, n)) for data, path in zip(self._files, self._paths)]
         ((_, file), *_) = parts
         if self._joined:
-            shape, dtype = self._config.image_shape, self._config.dtype
-            try:
-                file = write_joined(self._local, self._layout, parts, n, shape=shape, dtype=dtype)
-            except OSError as exc:
-                raise DetectorStateError(
-                    f"{self._name}: the DAQ wrote {n} images to {len(parts)} files, which cannot be "
-                    f"joined in {self._local}: {exc}"
-                ) from exc
+            self._parts = parts
+            file = self._join(n)
         if n_bad := int(np.count_nonzero(~file.is_good)):
             rows = ", ".join(map(str, np.flatnonzero(~file.is_good)[:10]))
             logger.warning(
                 "%s: %d of %d images in %s are incomplete (rows %s%s)",
                 self._name, n_bad, n, self.path, rows, ", ..." * (n_bad > 10),
             )  # fmt: skip
+        return file
+
+    def keep(self, n: int) -> None:
+        """Leave out of the file of ours what came after the first `n` images: it is of no point.
+
+        Raises
+        ------
+        DetectorStateError
+            It cannot be written.
+        """
+        if n < self._n_joined:
+            self._join(n)
+
+    def _join(self, n: int) -> StdDaqFile:
+        shape, dtype = self._config.image_shape, self._config.dtype
+        try:
+            file = write_joined(self._local, self._layout, self._parts, n, shape=shape, dtype=dtype)
+        except OSError as exc:
+            raise DetectorStateError(
+                f"{self._name}: the DAQ wrote {n} images to {len(self._parts)} files, which cannot be "
+                f"joined in {self._local}: {exc}"
+            ) from exc
+        self._n_joined = n
         return file
 
     def _read(self, data: DataFile, path: Path, n: int) -> StdDaqFile:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
+from ...files.std_daq_joined import of_points
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
@@ -261,8 +262,8 @@ class StdDaqSource:
         write = self._next(n_images)
         files, ring = self.control.files(write), RingLag(lambda: self.stats)
         file = DaqFile(self.name, write, files, settings.paths.local, config, ring, grows=grows)
-        self._on_request(write, file.path)
         file.reserve()
+        self._on_request(write, file.path)
         try:
             self.control.start(write)
             if given_up.is_set():
@@ -322,7 +323,7 @@ class StdDaqSource:
     def _next(self, n_images: int) -> WriteRequest:
         self._last_run_id = max(time.time_ns(), self._last_run_id + 1)
         values = {"name": self.name, "point": self._point, "run_id": self._last_run_id}
-        path = self._settings.paths.next(self.control.makes, **values)
+        path = self._settings.paths.next(lambda path: [*self.control.makes(path), of_points(path)], **values)
         self._point += 1
         return WriteRequest(path, n_images, self._last_run_id)
 

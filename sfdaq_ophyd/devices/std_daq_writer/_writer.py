@@ -81,7 +81,8 @@ class StdDaqWriter(WriterSignals):
     closed. Nobody knows the frame numbers until then: ``NAME_event_id`` is ``<run_id>:<image>``, and the
     numbers and the DAQ's judgement (0 is good, in every generation) come out of the file, as external
     arrays ``NAME_image_id`` and ``NAME_image_status`` beside the images; there is no ``NAME_is_good``. A file
-    that does not hold, once closed, what was registered fails the scan.
+    that does not hold, once closed, what was registered fails the scan. ``NAME_file`` is one of ours then,
+    ``..._points.h5`` beside the DAQ's where the folder can be written: the images of saved points, no more.
 
     Of a DAQ with control by websocket, whose writers have a file each, ``NAME_file`` is one of ours beside
     them that has all images in order; so this machine must see the folder, and may write to it.

@@ -9,12 +9,15 @@ from pathlib import Path
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
+import h5py
 import pytest
 
 from sfdaq_ophyd.devices.std_daq_writer import _daq_file
 from sfdaq_ophyd.devices.std_daq_writer._control import PointsLost
 from sfdaq_ophyd.errors import FileFormatError
+from sfdaq_ophyd.files.repair import repair
 from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .documents import data_of, events_of, images_of, path_of, rows_of, run
 
@@ -201,6 +204,43 @@ def test_run_mode_when_an_event_is_dropped_then_the_next_point_begins_another_fi
     assert images_of(documents) == ids_of(documents)
     files = [event["data"]["writer_file"] for event in documents["event"]]
     assert len(set(files)) == 2 and all(Path(file).exists() for file in files)
+
+
+def two_points(writer):
+    writer.mode.put("run")
+    writer.n_points.put(10_000)
+    documents, error = run(bp.count([writer], 2))
+    assert error is None and images_of(documents) == ids_of(documents)
+    return Path(documents["event"][0]["data"]["writer_file"])
+
+
+def test_file_when_images_came_after_its_points_then_one_beside_it_has_those_of_the_points(writer):
+    file = two_points(writer)
+    theirs = file.with_name(file.name.replace("_points", ""))
+    with h5py.File(file) as points, h5py.File(theirs) as whole:
+        (name,) = whole
+        assert len(points[f"{name}/data"]) == len(points[f"{name}/image_id"]) == 2
+        assert len(whole[f"{name}/data"]) >= 2
+    assert writer.unused.get() == ""
+
+
+def test_file_when_none_can_be_made_beside_it_then_the_documents_name_it_itself(writer, monkeypatch, caplog):
+    def refuse(path, **kwargs):
+        raise PermissionError(13, "not yours")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    caplog.set_level("INFO")
+    assert "_points" not in two_points(writer).name and "no file can be made beside" in caplog.text
+
+
+def test_repair_when_the_device_was_killed_then_the_file_beside_has_all_images(writer):
+    file = two_points(writer)
+    file.write_bytes(b"")
+    assert repair(file) and not repair(file)
+    with h5py.File(file) as points:
+        (name,) = points
+        data, ids = points[f"{name}/data"], points[f"{name}/image_id"]
+        assert data.is_virtual and [read_stamp(image) for image in data[:2]] == ids[:2].tolist()
 
 
 def test_mode_when_it_is_no_mode_then_it_is_refused(writer):
