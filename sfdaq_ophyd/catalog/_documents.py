@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import math
-import sys
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import cast
 
 import event_model
@@ -54,11 +54,12 @@ def with_documents(shared, journal: Journal) -> _Clients:
             Notes
             -----
             suitcase-jsonl and -csv take them as they are. suitcase-msgpack 0.3 has no place for documents of
-            files and would leave out the frames, without a word: give it ``documents(fill=True)``.
+            files, and would leave out all frames without a word: to its ``export`` they go filled.
             """
             path = journal.find(self.metadata["start"]["uid"])
             documents = super().documents() if path is None else journal.read(path)
-            yield from filled(documents, self) if fill and fill != "no" else _told(documents)
+            fill = bool(fill) and fill != "no" or _leaves_out_files(inspect.currentframe())
+            yield from filled(documents, self) if fill else documents
 
     Run.__name__ = Run.__qualname__ = "BlueskyRun"
     clients = _Clients({name: functools.partial(shared.__getitem__, name) for name in shared})
@@ -66,17 +67,11 @@ def with_documents(shared, journal: Journal) -> _Clients:
     return clients
 
 
-def _told(documents: Iterable[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
-    """Yield documents as they are; warn of a serializer that would leave out some of them."""
-    for name, doc in documents:
-        serializer = getattr(sys.modules.get("suitcase.msgpack"), "Serializer", None)
-        if name == "stream_resource" and serializer and name not in vars(serializer):
-            warnings.warn(
-                "suitcase-msgpack leaves out the documents of files, and so all frames; "
-                "give it run.documents(fill=True), which has every value in its events",
-                stacklevel=3,
-            )
-        yield name, doc
+def _leaves_out_files(generator: FrameType | None) -> bool:
+    """Say whether who reads a generator is suitcase-msgpack, in a version that knows no stream resources."""
+    reader = generator and generator.f_back
+    names = reader.f_globals if reader else {}
+    return names.get("__name__") == "suitcase.msgpack" and "stream_resource" not in vars(names["Serializer"])
 
 
 def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, dict]]:

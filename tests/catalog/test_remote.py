@@ -143,8 +143,9 @@ def test_run_when_exported_as_jsonl_and_imported_elsewhere_then_the_same_run(cat
     assert repr(as_json(remote[uid].documents())) == repr(as_json(catalog[uid].documents()))
 
 
-def test_run_when_exported_whole_as_msgpack_and_imported_elsewhere_then_the_same_values(
-    catalog, remote, tmp_path
+@pytest.mark.parametrize("options", [{}, {"fill": True}])
+def test_run_when_exported_as_msgpack_and_imported_elsewhere_then_the_same_values(
+    catalog, remote, tmp_path, options
 ):
     """suitcase-msgpack 0.3 knows no documents of files: it gets the values in events."""
     import msgpack
@@ -152,7 +153,7 @@ def test_run_when_exported_whole_as_msgpack_and_imported_elsewhere_then_the_same
     import suitcase.msgpack
 
     uid, frames = odd_run(catalog, tmp_path / "frames.h5")
-    (path,) = suitcase.msgpack.export(catalog[uid].documents(fill=True), tmp_path)["all"]
+    (path,) = suitcase.msgpack.export(catalog[uid].documents(**options), tmp_path)["all"]
     (tmp_path / "frames.h5").unlink()
     with open(path, "rb") as file:
         for name, doc in msgpack.Unpacker(file, object_hook=msgpack_numpy.decode):
