@@ -170,8 +170,8 @@ def check(algorithm: str, element_size: int, data: memoryview, n_bytes: int, ite
     if len(data) > n_bytes + n_bytes // 128 + (1 << 16):
         raise WireError(f"{len(data)} bytes of {algorithm}, expected fewer for {n_bytes}")
     if algorithm == "lz4":
-        if not 0 < block <= max(n_bytes, LARGEST_LZ4):
-            raise WireError(f"lz4 blocks of {block} bytes, expected 1 to {LARGEST_LZ4}")
+        if not min(8 * item, max(n_bytes, 1)) <= block <= max(n_bytes, LARGEST_LZ4):
+            raise WireError(f"lz4 blocks of {block} bytes, expected {8 * item} to {LARGEST_LZ4}")
     elif element_size != item or block % (8 * item) or not 8 * item <= block <= MAX_BLOCK:
         raise WireError(
             f"bslz4 of elements of {element_size} bytes in blocks of {block}, expected {item} in blocks of a "
@@ -214,12 +214,11 @@ def decompress(
         if done != n_bytes:
             raise WireError(f"lz4: the block does not hold {n_bytes} bytes")
         return image
-    block = int.from_bytes(data[8:12], "big")
+    block, item = int.from_bytes(data[8:12], "big"), dtype.itemsize
+    check_blocks(algorithm, data, n_bytes, item)  # the library reads as far as they say
     if algorithm == "lz4":
         _decompress_lz4(data, image, block)
         return image
-    item = dtype.itemsize
-    _check_blocks(data, size, item, block)
     n_read = _need_library().bshuf_decompress_lz4(
         _address(data) + _PREFIX, image.ctypes.data, size, item, block // item
     )
@@ -228,33 +227,45 @@ def decompress(
     return image
 
 
-def _check_blocks(data: memoryview, size: int, item: int, block: int) -> None:
-    """Raise unless the blocks end where the bytes do: the library reads as far as they say."""
-    items = block // item
-    n_blocks, rest = divmod(size, items)
-    n_blocks += rest >= 8
-    at, end, length_at = _PREFIX, len(data) - (rest % 8) * item, _LENGTH.unpack_from
+def check_blocks(algorithm: str, data: memoryview, n_bytes: int, item: int) -> None:
+    """Raise unless the blocks of compressed bytes end where these do; nothing is decompressed.
+
+    Takes time for every block, 0.5 ms for the 4400 of a 16M. What a block holds is not looked at.
+
+    Parameters
+    ----------
+    algorithm, data, n_bytes, item
+        As for `check`, which is called before.
+
+    Raises
+    ------
+    WireError
+        They end before or after it.
+    """
+    if algorithm not in ("bslz4", "lz4"):
+        return
+    block = int.from_bytes(data[8:12], "big")
+    n_blocks, rest = divmod(n_bytes, block)
+    shuffled = 8 * item if algorithm == "bslz4" else 1  # elements are shuffled by eight; others are plain
+    n_blocks += rest >= shuffled
+    at, end, length_at = _PREFIX, len(data) - rest % shuffled, _LENGTH.unpack_from
     try:
         for _ in range(n_blocks):
             at += 4 + length_at(data, at)[0]
     except struct.error:
         at += 4  # there is no length any more
     if at != end:
-        raise WireError(f"bslz4: {n_blocks} blocks end at byte {at} of {end}")
+        raise WireError(f"{algorithm}: {n_blocks} blocks end at byte {at} of {end}")
 
 
 def _decompress_lz4(data: memoryview, image: npt.NDArray[Any], block: int) -> None:
     library, at, done, n_bytes = _need_library(), _PREFIX, 0, image.nbytes
     source, target = _address(data), image.ctypes.data
     while done < n_bytes:
-        n_in, n_out = int.from_bytes(data[at : at + 4], "big"), min(block, n_bytes - done)
+        (n_in,), n_out = _LENGTH.unpack_from(data, at), min(block, n_bytes - done)
         at += 4
-        if not 0 < n_in <= len(data) - at:
-            raise WireError(f"lz4: a block of {n_in} bytes at byte {at} of {len(data)}")
         if n_in == n_out:
             ctypes.memmove(target + done, source + at, n_in)
         elif library.LZ4_decompress_safe(source + at, target + done, n_in, n_out) != n_out:
             raise WireError(f"lz4: the block at byte {at} does not hold {n_out} bytes")
         at, done = at + n_in, done + n_out
-    if at != len(data):
-        raise WireError(f"lz4: {len(data) - at} bytes follow the last block")

@@ -30,6 +30,7 @@ COMMANDS = {
         DetectorState.NA: DetectorState.IDLE,
         DetectorState.IDLE: DetectorState.IDLE,
         DetectorState.READY: DetectorState.IDLE,
+        DetectorState.ACQUIRE: DetectorState.IDLE,
         DetectorState.ERROR: DetectorState.IDLE,
     },
     "arm": {DetectorState.IDLE: DetectorState.READY, DetectorState.READY: DetectorState.READY},

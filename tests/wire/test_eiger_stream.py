@@ -255,6 +255,8 @@ def test_compression_when_undone_then_the_same(dtype, shape, algorithm):
     for cut in (data[:-1], memoryview(bytes(data) + b"\0")):
         with pytest.raises(WireError):
             compression.decompress(algorithm, element_size, cut, shape, image.dtype)
+        with pytest.raises(WireError, match=f"{algorithm}: [0-9]+ blocks end at byte"):
+            compression.check_blocks(algorithm, cut, image.nbytes, item)
 
 
 def test_compression_when_bytes_end_with_a_block_before_the_last_then_refused():

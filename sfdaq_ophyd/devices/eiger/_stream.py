@@ -16,6 +16,7 @@ from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...clients.simplon import SimplonClient
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
 from ...limits import Limit
+from ...wire.compression import check_blocks
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
@@ -293,7 +294,7 @@ class StreamSource(SeriesSource):
                 try:
                     yield self._frame(item)
                     continue
-                except ShapeError as exc:
+                except (ShapeError, WireError) as exc:
                     if self._settings.strict:
                         raise WireError(f"{self.name}: {exc}") from exc
                     item = str(exc)
@@ -319,6 +320,11 @@ class StreamSource(SeriesSource):
             self._difference_kind = made.packed[self._difference].dtype.kind
         assert self.frame_format is not None  # `open` said it
         self.frame_format.check(made)
+        for name, image in made.packed.items():  # what is cut short could be stored, and never be read
+            try:
+                check_blocks(image.algorithm, image.data, image.n_bytes, image.dtype.itemsize)
+            except WireError as exc:
+                raise WireError(f"frame {frame.event_id}: {name}: {exc}") from exc
         return made
 
     def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:

@@ -107,6 +107,7 @@ class EigerModel:
         """Reset the configuration and the series number."""
         after = self._allow("initialize")
         self._drop_exposure()
+        self.files.close()
         self.stream.end()
         self.stream.initialized_ns = time.time_ns()
         await self._busy(DetectorState.INITIALIZE)

@@ -82,6 +82,11 @@ def with_wrong_length(data):
     return [data[:at] + b"\0\0\0\1" + data[at + 4 :]]
 
 
+def with_a_longer_block(data):
+    at = data.index(bytes(4), data.index(b"bslz4") + 5) + 12  # behind the prefix: length of the first block
+    return [data[:at] + (int.from_bytes(data[at : at + 4], "big") + 1).to_bytes(4, "big") + data[at + 4 :]]
+
+
 def with_another_uid(data):
     at = data.index(b"series_unique_id") + 18
     return [data[:at] + b"0" * 26 + data[at + 26 :]]
@@ -128,6 +133,7 @@ FATAL = {
     "cut off": (Changed(2, cut), "1 messages were not understood"),
     "in two parts": (Changed(2, lambda data: [[data, b"more"]]), "a message of 2 parts, expected one"),
     "of another length": (Changed(2, with_wrong_length), "_2 (data of threshold_1"),
+    "of blocks that are not all here": (Changed(2, with_a_longer_block), "_2: image: bslz4: 1 blocks end at"),
     "of a series begun anew": (Changed(2, with_another_uid), "of the same number came between"),
     "every second": (Shared(), "another client reads this stream"),
 }

@@ -55,13 +55,14 @@ def test_files_when_enabled_then_master_at_arm_data_when_full_and_the_last_at_th
     assert files(rest) == [f"{name}_master.h5", f"{name}_data_000001.h5", f"{name}_data_000002.h5"]
 
 
-def test_files_when_the_series_is_cut_short_then_the_last_comes_with_disarm(rest):
+@pytest.mark.parametrize("command", ["disarm", "initialize"])
+def test_files_when_the_series_is_cut_short_then_the_last_comes_with_its_end(rest, command):
     enable(rest, nimages_per_file=4, name_pattern="mine")
     arm(rest, nimages=2, ntrigger=5)
     for _ in range(3):
         rest.command("detector/command/trigger")
     assert files(rest) == ["mine_master.h5", "mine_data_000001.h5"]
-    rest.command("detector/command/disarm")
+    rest.command(f"detector/command/{command}")
     assert files(rest) == ["mine_master.h5", "mine_data_000001.h5", "mine_data_000002.h5"]
 
 

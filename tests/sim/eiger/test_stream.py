@@ -202,18 +202,22 @@ def test_end_when_the_series_is_ended_by_a_command_then_sent_once(rest, pull, co
     assert pull.message()["type"] == "start"
 
 
-def test_abort_when_in_the_middle_of_a_series_then_no_frame_comes_after_its_end_nor_in_the_next(rest, pull):
-    first = arm(rest, nimages=100_000)
+@pytest.mark.parametrize("command", ["abort", "initialize"])
+def test_end_when_a_command_comes_in_mid_series_then_no_frame_comes_after_it_nor_in_the_next(
+    rest, pull, command
+):
+    arm(rest, nimages=100_000)
+    first = rest.value("detector/status/series_unique_id")
     other = Rest(rest.part)
     thread = threading.Thread(target=other.command, args=["detector/command/trigger"])
     thread.start()
     assert [pull.message()["type"] for _ in range(2)] == ["start", "image"]
-    rest.command("detector/command/abort")
+    rest.command(f"detector/command/{command}")
     second = arm(rest, nimages=2)
     rest.command("detector/command/trigger")
     thread.join(60)
     left, (start, *frames, _) = pull.series(), pull.series()
-    assert {message["series_id"] for message in left} == {first}
+    assert {message["series_unique_id"] for message in left} == {first}
     assert start["series_id"] == second and [frame["image_id"] for frame in frames] == [0, 1]
 
 
