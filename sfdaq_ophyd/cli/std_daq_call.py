@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
@@ -13,7 +13,7 @@ from ..clients.std_daq_rest import StdDaqRefused, StdDaqUnknownOutcome
 from ..clients.std_daq_socket import StdDaqWriterSocket
 from ..errors import DetectorStateError, RequestError, ServiceTimeout, shown_url
 from ..limits import Limit
-from ..wire.std_daq_socket import PushedStatus, Tracker, start_command
+from ..wire.std_daq_socket import PushedStatus, Tracker, split_name, start_command
 from ..wire.std_daq_writing import WritingState
 
 T = TypeVar("T")
@@ -93,10 +93,9 @@ class SocketCalls:
         """Start once, and follow it until it takes images; with `on_count`, until its end."""
         if "run_id" in request:
             raise RequestError("--run-id", request["run_id"], "none: control by websocket knows no run id")
-        path = PurePosixPath(str(request["output_file"]))
-        prefix = f"{path.stem}_"
-        command = start_command(str(path.parent), prefix, request["n_images"])
-        _refuse_to_overwrite(Path(path.parent), prefix)
+        folder, prefix = split_name(str(request["output_file"]))
+        command = start_command(folder, prefix, request["n_images"])
+        _refuse_to_overwrite(Path(folder), prefix)
         if not (status := self.client.settled_status()).is_idle:
             raise DetectorStateError(f"somebody else is writing: {status}. Wait for its end, or stop it")
         number, pushes = self.client.send(command), self.client.connect()

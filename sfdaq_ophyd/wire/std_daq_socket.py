@@ -10,13 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import RequestError, WireError
 from .json_text import load_json
 from .std_daq import MAX_IMAGES, as_integer
 from .std_daq_config import check_config
-from .std_daq_writing import WritingState
+from .std_daq_writing import DataFile, Writing, WritingState, layout_of_several_files
 
 MAX_MESSAGE = 2**16
 """Longest message of the driver that is taken, bytes."""
@@ -128,6 +129,22 @@ def start_command(path: object, file_prefix: object, n_images: object, writer_id
     return json.dumps(command)
 
 
+def split_name(output_file: str) -> tuple[str, str]:
+    """Return folder and prefix for the command: the files begin with the name, without its extension."""
+    path = PurePosixPath(output_file)
+    return str(path.parent), f"{path.stem}_"
+
+
+def data_files(output_file: str, detector_name: str, n_writers: int) -> list[DataFile]:
+    """Return the file of each writer; image i is in file ``i % n_writers``."""
+    folder, prefix = split_name(output_file)
+    layout = layout_of_several_files(detector_name)
+    return [
+        DataFile(str(PurePosixPath(folder) / f"{prefix}{k}.h5"), layout, k, n_writers)
+        for k in range(n_writers)
+    ]
+
+
 def _is_plain(text: str) -> bool:
     return text.isprintable() and text.isascii() and len(text) < 4096
 
@@ -184,6 +201,21 @@ class Tracker:
 
     def _can_follow(self, count: int) -> bool:
         return self.count <= count <= self.n_images
+
+    def writing(self, newest: PushedStatus, run_id: int) -> Writing:
+        """Return how far the acquisition is, in our own words; `newest` is what the driver said last."""
+        return Writing(
+            state=self.state,
+            words=f"{newest.state}, {self.count} of {self.n_images} images",
+            run_id=run_id,
+            text=self.text,
+            writer_state=str(newest.state),
+            acquisition_state=self.text,
+            n_images=self.n_images,
+            n_requested=self.count,
+            n_completed=self.count,
+            is_exact=self.is_exact,
+        )
 
     def _end(self, state: WritingState | None, status: PushedStatus) -> None:
         whole = self.count >= self.n_images

@@ -12,6 +12,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from .std_daq import AcquisitionState, DaqStatus
+
 
 class WritingState(StrEnum):
     """How far an acquisition is. The last three are its end."""
@@ -66,6 +68,37 @@ class Writing:
 
     def __str__(self) -> str:
         return self.words
+
+
+_STATES = {
+    AcquisitionState.WAITING_IMAGES: WritingState.WAITING,
+    AcquisitionState.ACQUIRING_IMAGES: WritingState.WRITING,
+    AcquisitionState.WRITING: WritingState.WRITING,
+    AcquisitionState.FLUSHING_IMAGES: WritingState.CLOSING,
+    AcquisitionState.FAILED: WritingState.FAILED,
+}
+
+
+def writing_of(status: DaqStatus) -> Writing:
+    """Return a status of D1 or D2 in our own words."""
+    a = status.acquisition
+    if a is None:
+        return Writing(WritingState.IDLE, str(status), writer_state=str(status.state))
+    interrupted = a.message.startswith("Interrupted")
+    ended = WritingState.INTERRUPTED if interrupted else WritingState.FINISHED
+    return Writing(
+        state=_STATES.get(a.state, ended),
+        words=str(status),
+        run_id=a.run_id,
+        text=a.message,
+        writer_state=str(status.state),
+        acquisition_state=str(a.state),
+        n_images=a.n_images,
+        n_requested=a.n_requested,
+        n_completed=a.n_completed,
+        start_time=a.start_time,
+        stop_time=a.stop_time,
+    )
 
 
 GOOD, MISSING_PACKETS, MISMATCHED, NOT_KNOWN = range(4)

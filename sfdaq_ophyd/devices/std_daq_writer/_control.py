@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
-from ...errors import DetectorStateError, FramesMissing
+from ...clients.std_daq import StdDaqClient
+from ...clients.std_daq_socket import StdDaqWriterSocket
+from ...errors import (
+    DetectorStateError,
+    Discarded,
+    FramesMissing,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SfdaqError,
+)
+from ...limits import Limit
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_writing import DataFile, Writing
-from ._rates import Stats
+from ...wire.std_daq_writing import DataFile, Writing, WritingState
+from ._rates import NO_IMAGES, Stats
+
+logger = logging.getLogger(__name__)
 
 DAQ_TEAM = "The writer process is dead or the service is blocked: the DAQ team must restart it"
 
@@ -69,12 +83,19 @@ class PointsLost(DetectorStateError):
     """A file that was registered while it grew does not hold, once closed, the images of its points."""
 
 
-class OtherGeneration(DetectorStateError):
-    """The DAQ is of another generation than this control speaks to: one with control by websocket."""
+Client = TypeVar("Client", StdDaqClient, StdDaqWriterSocket)
 
 
-class WriterControl(Protocol):
+class WriterControl(ABC, Generic[Client]):
     """A DAQ of one generation, as one device uses it; states and files are in our own words.
+
+    Parameters
+    ----------
+    name : str
+        Of the device, for messages.
+    writer : StdDaqClient or StdDaqWriterSocket
+    on_status : callable
+        Called with what each look shows.
 
     Attributes
     ----------
@@ -86,50 +107,86 @@ class WriterControl(Protocol):
         The moment from which images are in the files, in its own words.
     """
 
-    news: threading.Event
-    dead: bool
+    writer: Client
     takes_images_from: str
+    gone: tuple[type[SfdaqError], ...] = (ServiceUnreachable, ServiceTimeout)
 
+    def __init__(self, name: str, writer: Client, on_status: Callable[[Writing], None]):
+        self._name, self.writer, self._on_status = name, writer, on_status
+        self._config: DaqConfig | None = None
+        self._ours: WriteRequest | None = None
+        self._rescue: threading.Thread | None = None
+        self.news, self.dead = threading.Event(), False
+
+    @abstractmethod
     def config(self) -> DaqConfig | None:
-        """Return what detector it writes; None if it is not configured.
-
-        Raises
-        ------
-        OtherGeneration
-        """
+        """Return what detector it writes; None if it is not configured."""
 
     def change_config(self, changes: Mapping[str, Any], timeout: float) -> DaqConfig:
         """Change some keys of the configuration; return it once the DAQ is back, within `timeout` s."""
+        self.writer.set_config(dict(changes), timeout=timeout)
+        config = self.config()
+        assert config is not None  # it was set just now
+        return config
 
+    @abstractmethod
     def stats(self) -> Stats | None:
         """Return whoever knows the throughput; None if the DAQ does not tell."""
 
+    @abstractmethod
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return the files with the images of an acquisition."""
 
+    @abstractmethod
     def makes(self, output_file: str) -> list[str]:
         """Return every file that an acquisition of this name makes, or overwrites."""
 
+    @abstractmethod
     def make_ready(self) -> None:
         """Reset what may be reset once; refuse to touch somebody else's acquisition."""
 
+    @abstractmethod
     def leave_ready(self) -> None:
         """Stop what is ours, reset what has failed; `WriterNotReady` if a person must. Safe twice."""
 
-    def start(self, request: WriteRequest) -> None:
+    @abstractmethod
+    def start(self, request: WriteRequest, given_up: threading.Event) -> None:
         """Start; returns once the writer takes images of this request, whose run id is the acquisition's.
+
+        Parameters
+        ----------
+        given_up : Event
+            Ends it with `Discarded` where it hangs; what it began is stopped by `leave_ready`.
 
         Raises
         ------
-        WriterNotReady, WriterFailed, DoubleStart, SlowCreation, MissedStart
+        WriterNotReady, WriterFailed, DoubleStart, SlowCreation, MissedStart, Discarded
         """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections. Safe twice; the next call opens new ones."""
+
+    # ---- until the end ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _look_at(self, request: WriteRequest) -> Writing:
+        """Look once; raise what keeps our acquisition from going on."""
+
+    @abstractmethod
+    def _note_end(self, writing: Writing) -> bool:
+        """Tell whether our acquisition is over, and note it."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Stop, and return once the writer may start again; `WriterNotReady` if it does not come to that."""
 
     def watch(
         self,
         request: WriteRequest,
         given_up: threading.Event,
         timeout: float,
-        why_silent: Callable[[Writing], str],
+        why_silent: Callable[[Writing], str] = lambda writing: NO_IMAGES,
     ) -> Iterator[Writing]:
         """Yield how far our acquisition is, at each look; return once it is finished or interrupted.
 
@@ -146,6 +203,70 @@ class WriterControl(Protocol):
         ------
         WriterFailed, WriterDead, DaqGone, LostRecord, DoubleStart, Stalled, Discarded
         """
+        before, limit = None, Limit(timeout)
+        while True:
+            if given_up.is_set():
+                raise Discarded(f"{self._name}: {request.output_file} given up")
+            try:
+                writing = self._look_at(request)
+            except self.gone as exc:
+                raise DaqGone(
+                    f"{self._name}: the DAQ is gone while {request.output_file} was written: {exc}"
+                ) from exc
+            yield writing
+            if writing.state is WritingState.FAILED:
+                raise WriterFailed(
+                    f"{self._name}: the DAQ failed: {writing.text!r}, {writing.n_completed} of "
+                    f"{request.n_images} images in {request.output_file}"
+                )
+            if self._note_end(writing):
+                return
+            if (now := (writing.state, writing.n_completed)) != before:
+                before = now
+                limit.restart()
+            elif limit.reached():
+                self._stall(request, writing, timeout, why_silent)
+            limit.wait(self.news, PERIOD)
+            self.news.clear()
 
-    def close(self) -> None:
-        """Close connections. Safe twice; the next call opens new ones."""
+    def _stall(
+        self, request: WriteRequest, writing: Writing, timeout: float, why_silent: Callable[[Writing], str]
+    ) -> None:
+        no_image = f"no image written to {request.output_file} for {timeout:g} s"
+        came = f"{self._name}: {writing.n_completed} of {request.n_images} frames came; {no_image}"
+        if writing.n_requested > writing.n_completed:
+            self.dead = True
+            self._begin_rescue()
+            raise WriterDead(
+                f"{came}: the writer does not acknowledge the images it was given; last state {writing}. "
+                f"{DAQ_TEAM}"
+            )
+        why = why_silent(writing)
+        try:
+            self._stop()
+        except WriterNotReady as exc:
+            self.dead = True
+            raise WriterDead(f"{came}; then {exc}") from exc
+        raise Stalled(
+            self._name,
+            asked=request.n_images,
+            got=writing.n_completed,
+            detail=f"{no_image}: {why}; last state {writing}",
+        )
+
+    def _begin_rescue(self) -> None:
+        """Stop a writer that does not answer, in a thread: that may take seconds."""
+
+        def stop() -> None:
+            try:
+                self._stop()
+            except SfdaqError as exc:
+                logger.error("%s", exc)
+
+        self._rescue = threading.Thread(target=stop, name=f"{self._name} stop", daemon=True)
+        self._rescue.start()
+
+    def _wait_for_rescue(self) -> None:
+        rescue, self._rescue = self._rescue, None
+        if rescue is not None:
+            rescue.join(RESCUE_LIMIT)

@@ -22,11 +22,12 @@ from ...files.std_daq_joined import of_points, write_joined
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_writing import DataFile, layout_of_one_file
+from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
 from .._store import WrittenFileStore
-from ._rates import RingLag
+from ._control import RingOverrun
+from ._rates import RING_SLOTS, RingLag
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,23 @@ class DaqFile:
         if self._joined:
             self._local.unlink(missing_ok=True)
         return [file.path for file, path in zip(self._files, self._paths) if path.exists()]
+
+    def look_at_ring(self, writing: Writing, on_lag: Callable[[float], None]) -> RingOverrun | None:
+        """Tell `on_lag` that the writer is further behind; return, once, what to say if that is too far."""
+        before, lag = self.ring.lag, self.ring.look(writing)
+        if lag > before:
+            on_lag(lag)
+        if lag < RING_SLOTS or self.overrun:
+            return None
+        self.overrun = True
+        return RingOverrun(
+            self._name,
+            asked=self.write.n_images,
+            got=writing.n_completed,
+            detail=f"the writer was {lag:.0f} images or more behind the detector, of a ring of {RING_SLOTS}: "
+            f"pixels in {self.write.output_file} may be those of other frames, though ids and status are "
+            "right. Lower the rate, or take bursts of fewer images",
+        )
 
     def announced(self, frames_per_point: int, drop: Callable[[], None]) -> WrittenFile:
         """Return the asset of its images; with their frame numbers and statuses if it grows."""

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import Callable
 
 from ...clients.std_daq_socket import StdDaqWriterSocket
 from ...errors import (
@@ -24,19 +22,26 @@ from ...errors import (
 from ...limits import Limit
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_socket import BLOCK_SIZE, PushedStatus, Tracker, number_of_writers, start_command
-from ...wire.std_daq_writing import DataFile, Writing, WritingState, layout_of_several_files
+from ...wire.std_daq_socket import (
+    BLOCK_SIZE,
+    PushedStatus,
+    Tracker,
+    data_files,
+    number_of_writers,
+    split_name,
+    start_command,
+)
+from ...wire.std_daq_writing import DataFile, Writing, WritingState
 from ._control import (
     DAQ_TEAM,
     PERIOD,
     DaqGone,
     DoubleStart,
-    Stalled,
+    WriterControl,
     WriterDead,
     WriterFailed,
     WriterNotReady,
 )
-from ._rates import NO_IMAGES
 
 logger = logging.getLogger(__name__)
 
@@ -46,27 +51,20 @@ BEGIN_LIMIT = 5.0
 CREATION_LIMIT = 15.0
 """s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
 
+REACTION = 2.0
+"""s without a change in which a stop shows, or is left to a thread: the driver takes up to 1 s."""
 
-class SocketControl:
-    """A DAQ with control by websocket, as one device uses it: a `WriterControl`.
 
-    Parameters
-    ----------
-    name : str
-        Of the device, for messages.
-    writer : StdDaqWriterSocket
-    on_status : callable
-        Called with what each look shows.
-    """
+class SocketControl(WriterControl[StdDaqWriterSocket]):
+    """A DAQ with control by websocket."""
 
     takes_images_from = "a moment after waiting_for_first_image on"
+    gone = (ServiceUnreachable, ServiceTimeout, WireError)
 
     def __init__(self, name: str, writer: StdDaqWriterSocket, on_status: Callable[[Writing], None]):
-        self._name, self.writer, self._on_status = name, writer, on_status
-        self.news, self.dead = writer.news, False
-        self._config: DaqConfig | None = None
+        super().__init__(name, writer, on_status)
+        self.news = writer.news
         self._lock = threading.Lock()
-        self._ours: WriteRequest | None = None
         self._tracker, self._seen, self._followed = Tracker(0), 0, False
 
     # ---- the DAQ ------------------------------------------------------------------------------------
@@ -89,11 +87,6 @@ class SocketControl:
             )
         return config
 
-    def change_config(self, changes: Mapping[str, Any], timeout: float) -> DaqConfig:
-        """Change the configuration; return it once the driver is idle again."""
-        self.writer.set_config(dict(changes), timeout=timeout)
-        return self.config()
-
     def stats(self) -> None:
         """Return None: this generation tells no throughput."""
         return
@@ -101,14 +94,13 @@ class SocketControl:
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return one file per writer: image i is in file ``i % N``."""
         config = self._config or self.config()
-        n, layout = number_of_writers(config.raw), layout_of_several_files(config.detector_name)
-        begin = _prefix(request.output_file)
-        return [DataFile(f"{begin}{k}.h5", layout, k, n) for k in range(n)]
+        return data_files(request.output_file, config.detector_name, number_of_writers(config.raw))
 
     def makes(self, output_file: str) -> list[str]:
         """Return the files of the writers, that of the metadata, and the name itself."""
+        folder, prefix = split_name(output_file)
         n = number_of_writers((self._config or self.config()).raw)
-        return [output_file, *(f"{_prefix(output_file)}{k}.h5" for k in (*range(n), "Meta"))]
+        return [output_file, *(f"{folder}/{prefix}{k}.h5" for k in (*range(n), "Meta"))]
 
     def close(self) -> None:
         """Close the connection, unless an acquisition of ours may still begin, and must be known then."""
@@ -121,32 +113,49 @@ class SocketControl:
         """Stop what is left of ours; refuse to touch somebody else's acquisition."""
         self.dead = False
         status = self._status()
-        if status.is_idle:
-            self._ours = None
-        elif self._is_ours_running() and self._followed:
-            self._stop()
-            self._ours = None
-        else:
-            raise WriterNotReady(
-                f"{self._name}: somebody else is writing: {status}. Wait for its end, or stop it"
-            )
+        if not status.is_idle:
+            if not (self._is_ours_running() and self._followed):
+                raise WriterNotReady(
+                    f"{self._name}: somebody else is writing: {status}. Wait for its end, or stop it"
+                )
+            self.leave_ready()
+        self._ours = None
 
     def leave_ready(self) -> None:
-        """Stop what is ours. A `dead` writer is left alone: what it was sent may still be carried out."""
+        """Stop what is ours; what does not react is remembered, and stopped by a thread, or before the next.
+
+        A `dead` writer is left alone: what it was sent may still be carried out.
+        """
         if self._ours is None or self.dead:
             return
         if self._is_ours_running():
-            self._stop()
+            self._stop_while_it_reacts()
+        if self._is_ours_running():
+            raise self._not_idle(str(self._status()))
         self._ours = None
+
+    def _stop_while_it_reacts(self) -> None:
+        if self._rescue is None or not self._rescue.is_alive():
+            self._begin_rescue()
+        assert self._rescue is not None  # it was begun just now
+        before, limit = "", Limit(REACTION)
+        while self._rescue.is_alive():
+            if (now := self._look().words) != before:
+                before = now
+                limit.restart()
+            elif self._tracker.state is not WritingState.CLOSING and limit.reached():
+                return
+            self._rescue.join(PERIOD)
 
     def _stop(self) -> None:
         try:
             self.writer.stop()
         except ServiceTimeout as exc:
-            raise WriterNotReady(
-                f"{self._name}: the writer did not become idle: {exc.last_seen!r}. {DAQ_TEAM}"
-            ) from exc
+            raise self._not_idle(exc.last_seen) from exc
         self._look()
+
+    def _not_idle(self, seen: str) -> WriterNotReady:
+        return WriterNotReady(f"{self._name}: the writer did not become idle: {seen!r}. {DAQ_TEAM}")
 
     def _is_ours_running(self) -> bool:
         self._look()
@@ -154,12 +163,11 @@ class SocketControl:
 
     # ---- starting -----------------------------------------------------------------------------------
 
-    def start(self, request: WriteRequest) -> None:
+    def start(self, request: WriteRequest, given_up: threading.Event) -> None:
         """Start; returns once the writer takes images of this request."""
-        path = PurePosixPath(request.output_file)
         user_id = (self._config or self.config()).writer_user_id
-        prefix = _prefix(path.name)
-        command = start_command(str(path.parent), prefix, request.n_images, user_id if user_id > 0 else None)
+        folder, prefix = split_name(request.output_file)
+        command = start_command(folder, prefix, request.n_images, user_id if user_id > 0 else None)
         if not self.writer.settled_status().is_idle:
             self.make_ready()
         try:
@@ -167,13 +175,13 @@ class SocketControl:
                 self._tracker = Tracker(request.n_images)
                 self._ours, self._followed = request, True
                 self._seen = self.writer.send(command)
-            self._follow_start(request)
+            self._follow_start(request, given_up)
         except (ServiceUnreachable, UnknownOutcome) as exc:
             raise DaqGone(
                 f"{self._name}: the DAQ is gone while {request.output_file} was started: {exc}"
             ) from exc
 
-    def _follow_start(self, request: WriteRequest) -> None:
+    def _follow_start(self, request: WriteRequest, given_up: threading.Event) -> None:
         begin, limit, tracker = Limit(BEGIN_LIMIT), Limit(CREATION_LIMIT), self._tracker
         while True:
             self._look()
@@ -191,6 +199,8 @@ class SocketControl:
                 )
             if tracker.state not in (WritingState.IDLE, WritingState.STARTING):
                 return
+            if given_up.is_set() and tracker.state is WritingState.STARTING:  # else a stop is not heard
+                raise Discarded(f"{self._name}: {request.output_file} given up")
             if tracker.state is WritingState.IDLE and begin.reached():
                 self._ours = None
                 raise WriterFailed(
@@ -208,64 +218,20 @@ class SocketControl:
 
     # ---- until the end ------------------------------------------------------------------------------
 
-    def watch(
-        self,
-        request: WriteRequest,
-        given_up: threading.Event,
-        timeout: float,
-        why_silent: Callable[[Writing], str] = lambda writing: NO_IMAGES,
-    ) -> Iterator[Writing]:
-        """Yield how far our acquisition is, at each look; return once the driver has ended it."""
-        before, limit, tracker = None, Limit(timeout), self._tracker
-        while True:
-            if given_up.is_set():
-                raise Discarded(f"{self._name}: {request.output_file} given up")
-            try:
-                writing = self._look()
-            except (ServiceUnreachable, ServiceTimeout, WireError) as exc:
-                raise DaqGone(
-                    f"{self._name}: the DAQ is gone while {request.output_file} was written: {exc}"
-                ) from exc
-            yield writing
-            if tracker.rejected:
-                self._ours = None
-                raise DoubleStart(
-                    f"{self._name}: started {request.output_file}, but the DAQ said {tracker.text!r}: "
-                    "somebody else started at the same moment"
-                )
-            if tracker.state is WritingState.FAILED:
-                raise WriterFailed(
-                    f"{self._name}: the DAQ failed: {tracker.text!r}, {tracker.count} of {request.n_images} "
-                    f"images in {request.output_file}"
-                )
-            if tracker.ended:
-                self._ours = None
-                return
-            if (now := (tracker.state, tracker.count)) != before:
-                before = now
-                limit.restart()
-            elif limit.reached():
-                self._stall(request, writing, timeout, why_silent)
-            limit.wait(self.news, PERIOD)
-            self.news.clear()
+    def _look_at(self, request: WriteRequest) -> Writing:
+        writing = self._look()
+        if self._tracker.rejected:
+            self._ours = None
+            raise DoubleStart(
+                f"{self._name}: started {request.output_file}, but the DAQ said {self._tracker.text!r}: "
+                "somebody else started at the same moment"
+            )
+        return writing
 
-    def _stall(
-        self, request: WriteRequest, writing: Writing, timeout: float, why_silent: Callable[[Writing], str]
-    ) -> None:
-        no_image = f"no image written to {request.output_file} for {timeout:g} s"
-        why = why_silent(writing)
-        try:
-            self._stop()
-        except WriterNotReady as exc:
-            self.dead = True
-            came = f"{self._name}: {writing.n_completed} of {request.n_images} frames came; {no_image}"
-            raise WriterDead(f"{came}; then {exc}") from exc
-        raise Stalled(
-            self._name,
-            asked=request.n_images,
-            got=writing.n_completed,
-            detail=f"{no_image}: {why}; last state {writing}",
-        )
+    def _note_end(self, writing: Writing) -> bool:
+        if self._tracker.ended:
+            self._ours = None
+        return self._tracker.ended
 
     def _status(self) -> PushedStatus:
         self._look()
@@ -286,30 +252,9 @@ class SocketControl:
             for status in statuses:
                 self._tracker.see(status)
             newest = pushes.since(0)[0][-1]
-            writing = self._writing(newest)
+            if self._ours is None:
+                writing = Writing(WritingState.IDLE, str(newest), writer_state=str(newest.state))
+            else:
+                writing = self._tracker.writing(newest, self._ours.run_id)
         self._on_status(writing)
         return writing
-
-    def _writing(self, newest: PushedStatus) -> Writing:
-        tracker, ours = self._tracker, self._ours
-        n_images = tracker.n_images
-        return Writing(
-            state=tracker.state if ours is not None else WritingState.IDLE,
-            words=f"{newest.state}, {tracker.count} of {n_images} images"
-            if ours is not None
-            else str(newest),
-            run_id=None if ours is None else ours.run_id,
-            text=tracker.text,
-            writer_state=str(newest.state),
-            acquisition_state=tracker.text,
-            n_images=n_images,
-            n_requested=tracker.count,
-            n_completed=tracker.count,
-            is_exact=tracker.is_exact,
-        )
-
-
-def _prefix(output_file: str) -> str:
-    """Return how the names of the files begin: the name asked for, without its extension."""
-    stem = output_file[: -len(ending)] if (ending := PurePosixPath(output_file).suffix) else output_file
-    return f"{stem}_"

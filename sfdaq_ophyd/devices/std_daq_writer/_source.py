@@ -17,10 +17,10 @@ from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import Writing
 from .._source import Progress, Request, WrittenFile
-from ._control import MissedStart, OtherGeneration, PointsLost, RingOverrun, ShortFile, WriterControl
+from ._control import MissedStart, PointsLost, ShortFile, WriterControl
 from ._daq_file import DaqFile
 from ._paths import PathMaker
-from ._rates import RING_SLOTS, Beginning, FreeRunning, RingLag, Stats
+from ._rates import Beginning, FreeRunning, RingLag, Stats
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,10 @@ class StdDaqSource:
 
     Parameters
     ----------
-    control : WriterControl
-        The DAQ.
+    find_control : callable
+        Called once, when the DAQ is needed first; returns its control.
     name : str
         Of the device.
-    other_control : callable
-        Called if the DAQ is of another generation than `control` is for; returns that of it.
     on_request : callable
         Called with a request, and the path the documents will name.
     on_config : callable
@@ -90,10 +88,9 @@ class StdDaqSource:
 
     def __init__(
         self,
-        control: WriterControl,
+        find_control: Callable[[], WriterControl],
         name: str,
         *,
-        other_control: Callable[[], WriterControl],
         on_request: Callable[[WriteRequest, str], None],
         on_config: Callable[[DaqConfig], None],
         on_armed: Callable[[bool], None],
@@ -102,7 +99,8 @@ class StdDaqSource:
         wait_for_others: Callable[[threading.Event], None],
         others_done: Callable[[], bool | None],
     ):
-        self.name, self.control, self._other_control = name, control, other_control
+        self.name, self._find_control = name, find_control
+        self._control: WriterControl | None = None
         self._on_request, self._on_config = on_request, on_config
         self._on_armed, self._on_unused, self._on_lag = on_armed, on_unused, on_lag
         self._wait_for_others, self._others_done = wait_for_others, others_done
@@ -113,6 +111,13 @@ class StdDaqSource:
         self._last_run_id = 0
         self._growing: DaqFile | None = None
         self._lost: SfdaqError | None = None
+
+    @property
+    def control(self) -> WriterControl:
+        """The DAQ, of whatever generation it turns out to be."""
+        if self._control is None:
+            self._control = self._find_control()
+        return self._control
 
     @property
     def _settings(self) -> WriterSettings:
@@ -141,7 +146,7 @@ class StdDaqSource:
 
     def open(self, settings: WriterSettings) -> FrameFormat:
         """Read the configuration, make the writer READY; refuse if somebody else is writing."""
-        config = self.read_config()
+        config = self.control.config()
         if config is None:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
         self._on_config(config)
@@ -149,15 +154,6 @@ class StdDaqSource:
         self._staged, self._point = (settings, config), 0
         self._free_running = FreeRunning()
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
-
-    def read_config(self) -> DaqConfig | None:
-        """Read the configuration, of whatever generation the DAQ turns out to be; None if it has none."""
-        try:
-            return self.control.config()
-        except OtherGeneration:
-            self.control.close()
-            self.control = self._other_control()
-            return self.control.config()
 
     def frames(self, request: Request) -> Items:
         """Write one file of `request.n_frames` images; or hand out as many of one that grows."""
@@ -231,7 +227,8 @@ class StdDaqSource:
     def discard(self) -> None:
         """Give up; the thread in `frames` stops the writer."""
         self._given_up.set()
-        self.control.news.set()
+        if self._control is not None:
+            self._control.news.set()
 
     def close(self) -> None:
         """Leave the writer READY, if what it does is ours; one whose death was told is asked the next time.
@@ -244,14 +241,16 @@ class StdDaqSource:
             A file does not hold the images of its points.
         """
         self.discard()
+        if (control := self._control) is None:
+            return
         try:
-            self.control.leave_ready()
+            control.leave_ready()
         except (ServiceUnreachable, ServiceTimeout) as exc:
             logger.error("%s: could not be left READY: %s", self.name, exc)
         finally:
             self._end_growing()
-            self.control.dead = False
-            self.control.close()
+            control.dead = False
+            control.close()
         self._tell_lost()
 
     # ---- inside -------------------------------------------------------------------------------------
@@ -265,9 +264,7 @@ class StdDaqSource:
         file.reserve()
         self._on_request(write, file.path)
         try:
-            self.control.start(write)
-            if given_up.is_set():
-                raise Discarded(f"{self.name}: {write.output_file} given up")
+            self.control.start(write, given_up)
         except BaseException as exc:
             self._end_quietly()
             self._tell_unused(file)
@@ -295,30 +292,14 @@ class StdDaqSource:
                 told = True
                 self._on_armed(flying)
                 yield None
-            self._look_at_ring(file, writing)
+            if (lost := file.look_at_ring(writing, self._on_lag)) is not None:
+                if not settings.tolerant:
+                    raise lost
+                logger.warning("%s", lost)
             if told:
                 yield writing
         if not told:  # it ended without any image
             yield writing
-
-    def _look_at_ring(self, file: DaqFile, writing: Writing) -> None:
-        before, lag = file.ring.lag, file.ring.look(writing)
-        if lag > before:
-            self._on_lag(lag)
-        if lag < RING_SLOTS or file.overrun:
-            return
-        file.overrun = True
-        lost = RingOverrun(
-            self.name,
-            asked=file.write.n_images,
-            got=writing.n_completed,
-            detail=f"the writer was {lag:.0f} images or more behind the detector, of a ring of {RING_SLOTS}: "
-            f"pixels in {file.write.output_file} may be those of other frames, though ids and status are "
-            "right. Lower the rate, or take bursts of fewer images",
-        )
-        if not self._settings.tolerant:
-            raise lost
-        logger.warning("%s", lost)
 
     def _next(self, n_images: int) -> WriteRequest:
         self._last_run_id = max(time.time_ns(), self._last_run_id + 1)

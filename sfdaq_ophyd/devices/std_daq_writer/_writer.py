@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ophyd import Component as Cpt
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
@@ -18,26 +17,24 @@ from ...errors import RequestError
 from ...wire.frame import FrameFormat
 from .._acquisition import LossPolicy
 from .._assets import number_key
-from .._flying import joined_page
-from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
 from .._store import WrittenFileStore
 from ._control import WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
 from ._detector_group import DetectorGroup
+from ._generation import Generation
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
-from ._rest_control import RestControl
-from ._signals import Opening, WriterSignals
-from ._socket_control import SocketControl
+from ._signals import Opening
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
+from ._with_detectors import WithDetectors
 
 MODES = ("point", "run")
 
 MAX_SETTLE_TIME = 5.0
 
 
-class StdDaqWriter(WriterSignals):
+class StdDaqWriter(WithDetectors):
     """One standard DAQ: each trigger writes one file of `frames_per_trigger` images.
 
     Parameters
@@ -93,7 +90,6 @@ class StdDaqWriter(WriterSignals):
     """
 
     source: StdDaqSource
-    next_window = Cpt(NextWindow, kind="omitted")
 
     def __init__(
         self,
@@ -114,12 +110,7 @@ class StdDaqWriter(WriterSignals):
         restart_time: float = 10.0,
         **kwargs,
     ):
-        self.client: StdDaqClient | StdDaqWriterSocket | None = None
-        self._address, self._config_url, self._user = url, config_url, user
-        self._timeout_of_requests, self._restart_time = timeout_of_requests, restart_time
-        if isinstance(url, str):
-            websocket = dialect == "websocket" or url.startswith(("ws://", "wss://"))
-            url = self._websocket(name) if websocket else self._rest(name, dialect)
+        self._generation = Generation(url, dialect, config_url, user, timeout_of_requests, restart_time)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
@@ -127,9 +118,8 @@ class StdDaqWriter(WriterSignals):
         self._rates: RatesFollower | None = None
         self.opening = Opening(self)
         source = StdDaqSource(
-            url,
+            partial(self._generation.control, name, self._show_status),
             name,
-            other_control=lambda: self._websocket(name),
             on_request=self._show_request,
             on_config=self._show_config,
             on_armed=self._armed,
@@ -141,23 +131,10 @@ class StdDaqWriter(WriterSignals):
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.mode.put(mode)
 
-    def _rest(self, name: str, dialect: str) -> RestControl:
-        client = StdDaqClient(
-            str(self._address), dialect, self._timeout_of_requests, restart_time=self._restart_time
-        )
-        self.client = client
-        return RestControl(name, client, self._show_status)
-
-    def _websocket(self, name: str) -> SocketControl:
-        client = StdDaqWriterSocket(
-            str(self._address),
-            self._config_url,
-            user=self._user,
-            timeout=self._timeout_of_requests,
-            restart_time=self._restart_time,
-        )
-        self.client = client
-        return SocketControl(name, client, self._show_status)
+    @property
+    def client(self) -> StdDaqClient | StdDaqWriterSocket | None:
+        """The client of the DAQ; None where a control was given."""
+        return self._generation.client
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""
@@ -197,7 +174,6 @@ class StdDaqWriter(WriterSignals):
         """
 
         def change() -> None:
-            self.source.read_config()
             self._show_config(self.source.control.change_config(changes, timeout))
 
         status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
@@ -257,77 +233,6 @@ class StdDaqWriter(WriterSignals):
         exposure.add_callback(lambda done: opening.end(None if done.success else done.exception()))
         return exposure
 
-    def join_window(self, window: PulseWindow) -> PulseWindow | None:
-        """Have detectors that count pulses take the frames of the next point out of a window.
-
-        Parameters
-        ----------
-        window : PulseWindow
-            Of all devices that are triggered together.
-
-        Returns
-        -------
-        PulseWindow or None
-            The one given; None if none of the detectors counts pulses.
-        """
-        if not self._detectors.join_window(window):
-            return None
-        window.hold(self.name)
-        return window
-
-    def read(self) -> OrderedDict:
-        """Return ids, file, run id and counts of the point; then the detectors' readings."""
-        return OrderedDict(**super().read(), **self._detectors.merged("read"))
-
-    def describe(self) -> OrderedDict:
-        """Describe what `read` returns, and the images."""
-        return OrderedDict(**super().describe(), **self._detectors.merged("describe"))
-
-    def read_configuration(self) -> OrderedDict:
-        """Return the DAQ's configuration and the settings; then those of the detectors."""
-        return OrderedDict(**super().read_configuration(), **self._detectors.merged("read_configuration"))
-
-    def describe_configuration(self) -> OrderedDict:
-        """Describe what `read_configuration` returns."""
-        own = super().describe_configuration()
-        return OrderedDict(**own, **self._detectors.merged("describe_configuration"))
-
-    @property
-    def hints(self) -> dict:
-        """A few scalars for live plots."""
-        fields = [f for detector in self._detectors.detectors for f in detector.hints.get("fields", ())]
-        return {"fields": super().hints["fields"] + fields}
-
-    def collect_asset_docs(self, index: int | None = None):
-        """Yield the documents of the point's file, then those of the detectors."""
-        yield from super().collect_asset_docs(index)
-        if not self.flying:
-            yield from self._detectors.documents()
-
-    def pause(self) -> None:
-        """Give up the point in flight, at the detectors too."""
-        self._detectors.each("pause")
-        super().pause()
-
-    def resume(self) -> None:
-        """Go on with a fly scan; the detectors follow once the writer is open again."""
-        if not self.flying:
-            self._detectors.each("resume")
-        super().resume()
-
-    def stop(self, *, success: bool = False) -> None:
-        """Give up what is in flight, at the detectors too. Safe at any time, and twice."""
-        self._detectors.each("stop")
-        super().stop(success=success)
-
-    # ---- fly scans ----------------------------------------------------------------------------------
-
-    def prepare(self, value: Any) -> ActionStatus:
-        """Say what the next fly scan will be, to the detectors too; see `Detector.prepare`."""
-        prepared = super().prepare(value)
-        self._detectors.prepare(self.n_points.get())
-        return prepared
-
     def kickoff(self) -> ActionStatus:
         """Start one file for `n_points` points; the detectors are kicked off once it is open.
 
@@ -338,32 +243,6 @@ class StdDaqWriter(WriterSignals):
         """
         self._detectors.forget()
         return super().kickoff()
-
-    def describe_collect(self) -> dict:
-        """Return the data keys of a point, all external, and those of the detectors."""
-        return {**super().describe_collect(), **self._detectors.merged("describe_collect")}
-
-    def describe_flown(self) -> dict:
-        """Return the data keys of a point, and those of the detectors."""
-        return {**super().describe_flown(), **self._detectors.merged("describe_flown")}
-
-    def get_index(self) -> int:
-        """Return how many points the stream has, or may have now."""
-        return self._detectors.index(super().get_index())
-
-    @property
-    def n_ready(self) -> int:
-        """Points of a fly scan that this device and the detectors have, and that were not collected yet."""
-        return self._detectors.n_ready(super().n_ready)
-
-    def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
-        """Yield the documents of the next `n_points` points, and those of the detectors."""
-        yield from super().collect_flown(n_points, in_file=in_file)
-        yield from self._detectors.collect_flown(n_points, in_file=in_file)
-
-    def flown_pages(self) -> Iterator[dict]:
-        """Yield one partial event page with the rows of all."""
-        yield from joined_page([*super().flown_pages(), *self._detectors.pages()])
 
     # ---- inside -------------------------------------------------------------------------------------
 

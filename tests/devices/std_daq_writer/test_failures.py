@@ -12,6 +12,8 @@ import pytest
 from sfdaq_ophyd.clients import StdDaqAdminException
 from sfdaq_ophyd.devices.std_daq_writer import _rest_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._fastapi_control import FastApiControl
+from sfdaq_ophyd.devices.std_daq_writer._flask_control import FlaskControl
 
 from .documents import images_of, run
 
@@ -63,6 +65,29 @@ def test_trigger_when_the_file_cannot_be_created_then_the_daqs_words_are_in_the_
     assert "ERROR: Cannot create output file." in documents["stop"][0]["reason"]
     _, error = run(bp.count([writer], 1))
     assert error is None
+
+
+def test_trigger_when_the_folder_is_hidden_then_each_generation_says_from_whom(daq, writer):
+    control, whose = {
+        "flask": (FlaskControl, "that was configured when the service started"),
+        "fastapi": (FastApiControl, "the account of the service"),
+    }[daq.settings.dialect]
+    daq.fail_next("hidden_folder")
+    _, error = run(bp.count([writer], 1))
+    assert re.search(f"Please create it first.'; if it is there, .*{whose}", str(error))
+    assert type(writer.source.control) is control
+
+
+@pytest.mark.parametrize("daq", ["fastapi"], indirect=True)
+def test_trigger_when_the_first_file_cannot_be_created_then_the_newer_dialect_is_known_not_to_say_so(
+    daq, writer, monkeypatch
+):
+    monkeypatch.setattr(_rest_control, "SETTLE", 0.1)
+    daq.fail_next("rest_restarts")
+    for _ in range(2):
+        daq.fail_next("creation_error")
+    _, error = run(bp.count([writer], 1))
+    assert "before its first acquisition it does not say that it cannot create the file" in str(error)
 
 
 def test_stage_when_the_last_error_is_still_shown_then_it_is_cleared_once(daq, writer, tmp_path, stops):

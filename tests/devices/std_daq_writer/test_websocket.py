@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import socket
 import threading
@@ -238,12 +239,41 @@ def test_point_when_a_writer_is_dead_then_it_is_named_and_what_comes_late_is_sto
     assert error is None and images_of(documents) == ids_of(documents)
 
 
-def test_point_when_a_writer_dies_then_it_is_said_who_must_help(daq, writer, monkeypatch):
+def test_point_when_a_writer_dies_then_it_is_said_who_must_help(daq, writer, monkeypatch, caplog):
     monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", 0.5)
     writer.timeout.put(1.0)
     daq.fail_next("dies_writing", after=3)
     _, error = run(in_mode(writer, "point", 1, 50))
     assert "frames came; no image written" in str(error) and "the DAQ team must restart it" in str(error)
+    monkeypatch.setattr(_socket_control, "REACTION", 0.1)
+    writer.unstage()
+    assert "while it was unstaged: writer: the writer did not become idle: 'stop'" in caplog.text
+    daq.restart_driver()
+
+
+@pytest.mark.parametrize("verb", ["stop", "pause", "unstage"])
+def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it_begins(
+    daq, writer, monkeypatch, wait_for, caplog, verb
+):
+    monkeypatch.setattr(_socket_control, "REACTION", 0.1)
+    monkeypatch.setattr(_socket_control, "CREATION_LIMIT", math.inf)
+    monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", math.inf)
+    writer.frames_per_trigger.put(10_000)
+    writer.stage()
+    daq.fail_next("writer_dies")
+    status = writer.trigger()
+    wait_for(lambda: daq.driver.shown == "creating_file", "the start")
+    with contextlib.suppress(WriterNotReady):
+        getattr(writer, verb)()
+    assert status.done, "what hangs is given up without waiting for its end"
+    assert "the writer did not become idle" in caplog.text
+    with contextlib.suppress(WriterNotReady):
+        writer.unstage()
+    daq.restart_writer()
+    wait_for(lambda: not writer.source.control._rescue.is_alive(), "the stop of what comes late")
+    assert daq.driver.shown == "idle"
+    documents, error = run(in_mode(writer, "point", 1, 2))
+    assert error is None and images_of(documents) == ids_of(documents)
 
 
 def test_point_when_the_driver_dies_then_the_daq_is_gone(daq, writer):
@@ -435,7 +465,7 @@ def test_start_when_it_is_rejected_after_states_of_somebody_else_then_it_is_know
         control = SocketControl("writer", client, lambda writing: None)
         control._config = DaqConfig("x", "eiger", 16, 8, 16, 1, 0, 0, raw={"number_of_writers": 1})
         request = WriteRequest("/data/x.h5", 5, 1)
-        control.start(request)
+        control.start(request, threading.Event())
         looks = control.watch(request, threading.Event(), 30.0)
         assert next(looks).state == "waiting for images"
         asked.set()
