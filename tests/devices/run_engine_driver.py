@@ -36,11 +36,12 @@ ENDING = ("abort", "stop", "halt")
 
 @dataclass
 class Run:
-    """What one run of a plan left behind."""
+    """What one run of a plan left behind; `hit` are the messages that were interrupted, as in `numbered`."""
 
     documents: list = field(default_factory=list)
     n_messages: int = 0
     commands: list = field(default_factory=list)
+    hit: list[tuple[str, int]] = field(default_factory=list)
     n_pauses: int = 0
     error: Exception | None = None
     gathered: dict[str, Stream] | None = None
@@ -61,13 +62,24 @@ def interruptible(exact: bool = False) -> RunEngine:
     return engine
 
 
-def drive(engine: RunEngine, make_plan: Callable, interruption: str | None = None, at: int = -1) -> Run:
-    """Run ``make_plan()``; request `interruption` at message `at`; resume until it is over."""
-    run = Run()
+def drive(
+    engine: RunEngine, make_plan: Callable, interruption: str | None = None, at: int | range = -1
+) -> Run:
+    """Run ``make_plan()``; request `interruption` at message `at`, or at several; resume until it is over.
+
+    Messages that are handed out again after an interruption, which are the same objects, do not count; nor
+    do those of a suspension itself.
+    """
+    run, seen = Run(), {}
+    wanted = at if isinstance(at, range) else range(at, at + 1)
 
     def hook(msg):
-        if run.n_messages == at:
-            _request(engine, interruption)
+        of_suspension = "_start_suspender" in run.commands[-3:] or "_resume_from" in str(run.commands[-1:])
+        if id(msg) not in seen and not msg.command.startswith("_") and not of_suspension:
+            if len(seen) in wanted:
+                _request(engine, interruption)
+                run.hit.append((msg.command, sum(one.command == msg.command for one in seen.values())))
+            seen[id(msg)] = msg
         run.n_messages += 1
         run.commands.append(msg.command)
 
@@ -89,6 +101,11 @@ def drive(engine: RunEngine, make_plan: Callable, interruption: str | None = Non
         engine.unsubscribe(token)
         engine.msg_hook = None
     return run
+
+
+def numbered(commands: list[str]) -> set[tuple[str, int]]:
+    """Return every message of an undisturbed run: its command, and the number of those of it before."""
+    return {(command, commands[:k].count(command)) for k, command in enumerate(commands)}
 
 
 def _request(engine: RunEngine, interruption: str) -> None:
