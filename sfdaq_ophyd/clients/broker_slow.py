@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import BrokerRefused, RequestError
 from ..wire import broker_operations as ops
-from ..wire.broker_parameters import check_detector, check_int, check_modules, check_pgroup
+from ..wire.broker_parameters import check_detector, check_int, check_items, check_modules, check_pgroup
 from ..wire.broker_reply import CopiedFiles, JfStats, Pings, copied_files
 from ..wire.broker_settings import check_dap_settings, check_hardware_settings, check_script
 from .broker_transport import BrokerTransport
@@ -100,9 +100,7 @@ class SlowCalls(BrokerTransport):
         CopiedFiles
             Look at `failed`: a file that could not be copied does not stop the others and raises nothing.
         """
-        if isinstance(files, str | bytes) or not isinstance(files, Iterable):
-            raise RequestError("files", files, "a list of absolute paths")
-        files = [str(file) for file in files]
+        files = [str(file) for file in check_items(files, "files", "a list of absolute paths")]
         names: dict[str, str] = {}
         for file in files:
             path = PurePosixPath(file)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import RequestError
@@ -77,14 +78,27 @@ def encode_body(fields: Mapping[str, Any]) -> bytes:
 
 def check_int(value: Any, field: str, low: int = 0, high: int | None = None) -> int:
     """Return `value` as a plain int from `low` to `high`; strings, floats and bools are refused."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise RequestError(field, value, "an integer")
-    number = int(value.__index__())
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise RequestError(field, value, "an integer") from None
     if number < low or (high is not None and number > high):
         raise RequestError(
             field, number, f"an integer of at least {low}" if high is None else f"{low} to {high}"
         )
     return number
+
+
+def check_items(value: Any, field: str, expected: str) -> list[Any]:
+    """Return the items of `value` as a list; RequestError if it has none, or is a text or a mapping."""
+    try:
+        if isinstance(value, str | bytes | Mapping):
+            raise TypeError
+        return list(value)
+    except TypeError:
+        raise RequestError(field, value, expected) from None
 
 
 def check_pgroup(value: Any) -> str:
@@ -103,10 +117,9 @@ def check_detector(value: Any, field: str = "detector_name") -> str:
 
 def check_modules(value: Any, detector_name: str, field: str = "modules") -> list[int]:
     """Return module numbers of `detector_name`, each once, order kept."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise RequestError(field, value, "a list of module numbers")
+    items = check_items(value, field, "a list of module numbers")
     last = DetectorName.parse(detector_name).n_modules - 1
-    return list(dict.fromkeys(check_int(item, field, 0, last) for item in value))
+    return list(dict.fromkeys(check_int(item, field, 0, last) for item in items))
 
 
 def check_names(value: Any, field: str, *, cameras: bool = False) -> list[str]:
@@ -117,9 +130,7 @@ def check_names(value: Any, field: str, *, cameras: bool = False) -> list[str]:
     cameras : bool
         True: each must end in ``:FPICTURE``; False: none may.
     """
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise RequestError(field, value, "a list of names: the server splits a string into its letters")
-    names = list(value)
+    names = check_items(value, field, "a list of names: the server splits a string into its letters")
     for name in names:
         if not isinstance(name, str) or not name or name != name.strip() or not name.isprintable():
             raise RequestError(field, name, "non-empty names without blanks around them")

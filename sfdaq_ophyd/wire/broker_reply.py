@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..errors import WireError
-from .broker import Dialect
+from .broker import SF, Dialect
 from .broker_settings import HARDWARE_SETTINGS
 from .json_text import load_json
 
@@ -242,13 +242,20 @@ def allowed_detectors(reply: Reply, dialect: Dialect) -> AllowedDetectors:
     return AllowedDetectors(*(strings(reply, key) for key in keys))
 
 
+_FILE = re.compile(rf"{SF}/[^\0]*[^/\0]\.[^./\0]+\.h5")
+
+
 def retrieval(reply: Reply, dialect: Dialect) -> Retrieval:
     """Read the reply of retrieve_from_buffers."""
     run, acquisition, unique = (
         number(reply.get(key), key)
         for key in ("run_number", "acquisition_number", "unique_acquisition_number")
     )
-    return Retrieval(run, acquisition, unique, files=strings(reply, "files"))
+    files = strings(reply, "files")
+    for file in files:
+        if not _FILE.fullmatch(file) or ".." in file.split("/"):
+            raise WireError(f"the broker's reply has files={files!r}: expected /sf/.../acqNNNN.SOURCE.h5")
+    return Retrieval(run, acquisition, unique, files)
 
 
 _LIMPING = ("running_modules", "missing_modules")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from .broker_parameters import (
     check_detector,
     check_detectors,
     check_int,
+    check_items,
     check_names,
     check_pgroup,
     plain_fields,
@@ -127,11 +128,8 @@ class RetrieveRequest:
         put(self, "extra", check_extra(self.extra))
 
     def _check_selected(self) -> list[int]:
-        if isinstance(self.selected_pulse_ids, str | bytes) or not isinstance(
-            self.selected_pulse_ids, Iterable
-        ):
-            raise RequestError("selected_pulse_ids", self.selected_pulse_ids, "a list of pulse ids")
-        selected = [check_int(item, "selected_pulse_ids") for item in self.selected_pulse_ids]
+        items = check_items(self.selected_pulse_ids, "selected_pulse_ids", "a list of pulse ids")
+        selected = [check_int(item, "selected_pulse_ids") for item in items]
         outside = next((item for item in selected if item not in self.pulses), None)
         if outside is not None:
             raise RequestError("selected_pulse_ids", outside, f"ids within {self.pulses}")
@@ -207,14 +205,16 @@ def pedestal_request(
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the body of take_pedestal, in the form both dialects take, with what today's writer needs."""
-    if isinstance(detectors, str) or not isinstance(detectors, Iterable) or not detectors:
-        raise RequestError("detectors", detectors, "a list with at least one detector name")
+    expected = "a list with at least one detector name"
+    given = list(detectors) if isinstance(detectors, Mapping) else detectors
+    if not (names := check_items(given, "detectors", expected)):
+        raise RequestError("detectors", detectors, expected)
     if not isinstance(pedestalmode, bool):
         raise RequestError("pedestalmode", pedestalmode, "true or false")
     return {
         **check_extra(extra),
         "pgroup": check_pgroup(pgroup),
-        "detectors": {check_detector(name, "detectors"): {} for name in detectors},
+        "detectors": {check_detector(name, "detectors"): {} for name in names},
         "rate_multiplicator": check_rate_multiplicator(rate_multiplicator),
         "pedestalmode": pedestalmode,
         "run_log_level": RUN_LOG_LEVEL,

@@ -6,8 +6,12 @@ The machine counts one pulse every 10 ms (100 Hz), whatever the beam does. A det
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 from ..errors import RequestError
 
@@ -23,9 +27,29 @@ MAX_PULSE_DISTANCE = 60001
 
 def check_rate_multiplicator(value: object) -> int:
     """Return `value` as one of the broker's rate multiplicators; RequestError otherwise."""
-    if isinstance(value, bool) or value not in RATE_MULTIPLICATORS:
+    if isinstance(value, bool) or not isinstance(value, Real) or value not in RATE_MULTIPLICATORS:
         raise RequestError("rate_multiplicator", value, f"one of {RATE_MULTIPLICATORS}")
-    return int(value)
+    return int(math.trunc(value))
+
+
+def _integer(value: Any, field: str, expected: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise RequestError(field, value, expected) from None
+
+
+def check_whole(value: object, field: str) -> int:
+    """Return a whole number of at least 1, which may come as a float; RequestError otherwise."""
+    try:
+        whole = int(math.trunc(value)) if isinstance(value, Real) and not isinstance(value, bool) else 0
+    except (ValueError, OverflowError):  # not a number, infinity
+        whole = 0
+    if whole < 1 or whole != value:
+        raise RequestError(field, value, "a whole number of at least 1")
+    return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +76,7 @@ class PulseRange:
 
     def __post_init__(self) -> None:
         for name in ("first", "last"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise RequestError(f"PulseRange.{name}", value, "an integer pulse id")
-            value = value.__index__()
+            value = _integer(getattr(self, name), f"PulseRange.{name}", "an integer pulse id")
             if not 0 <= value < 2**63:
                 raise RequestError(f"PulseRange.{name}", value, "a pulse id from 0 to 2**63 - 1")
             object.__setattr__(self, name, value)
@@ -65,11 +86,12 @@ class PulseRange:
     @classmethod
     def next_frames(cls, now: int, n_frames: int, rate_multiplicator: int = 1) -> PulseRange:
         """Range of the next exactly `n_frames` frames after pulse `now` of a detector at 100/r Hz."""
-        if isinstance(n_frames, bool) or n_frames != int(n_frames) or n_frames < 1:
-            raise RequestError("n_frames", n_frames, "an integer of at least 1")
-        r = check_rate_multiplicator(rate_multiplicator)
-        first = (int(now) // r + 1) * r
-        return cls(first, first + (int(n_frames) - 1) * r)
+        n, r = check_whole(n_frames, "n_frames"), check_rate_multiplicator(rate_multiplicator)
+        try:
+            first = (int(now) // r + 1) * r
+        except (TypeError, ValueError, OverflowError):
+            raise RequestError("now", now, "a pulse id") from None
+        return cls(first, first + (n - 1) * r)
 
     def __len__(self) -> int:
         return self.last - self.first + 1
@@ -105,8 +127,9 @@ class PulseRange:
         range stay with the first and the last part.
         """
         r = check_rate_multiplicator(rate_multiplicator)
-        if max_distance < 2 * r - 2:
-            raise RequestError("max_distance", max_distance, f"at least {2 * r - 2}: a frame in each part")
+        expected = f"at least {2 * r - 2}: a frame in each part"
+        if _integer(max_distance, "max_distance", expected) < 2 * r - 2:
+            raise RequestError("max_distance", max_distance, expected)
         inner, first = self.aligned(r), self.first
         while self.last - first > max_distance:
             last = min((first + max_distance + 1) // r * r - 1, inner.last - 1)

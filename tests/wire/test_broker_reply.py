@@ -83,8 +83,23 @@ def test_number_when_neither_then_wire_error(value):
         wire.number(value, "run_number")
 
 
-@pytest.mark.parametrize("files", [None, "f", [1]])
-def test_retrieval_when_files_are_no_strings_then_wire_error(files):
+FILE = "/sf/alvra/data/p12345/raw/run0001/data/acq0001.PVDATA.h5"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        None,
+        "f",
+        [1],
+        ["f"],
+        [FILE, "/sf/acq0001"],
+        [FILE[1:]],
+        [FILE.replace("raw", "..")],
+        [FILE + "\0"],
+    ],
+)
+def test_retrieval_when_files_are_no_paths_of_an_acquisition_then_wire_error(files):
     numbers = dict.fromkeys(("run_number", "acquisition_number", "unique_acquisition_number"), "1")
     with pytest.raises(WireError, match="files"):
         wire.retrieval({**numbers, "files": files}, "current")

@@ -1,8 +1,12 @@
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.wire.broker_parameters import check_int, check_modules, check_names
 from sfdaq_ophyd.wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS, PulseRange
 
 ids = st.integers(0, 2**40)
@@ -93,3 +97,25 @@ def test_pulse_range_when_bad_then_names_the_field(first, last, message):
 def test_rate_multiplicator_when_not_allowed_then_refused(r):
     with pytest.raises(RequestError, match="rate_multiplicator"):
         PulseRange(0, 100).aligned(r)
+
+
+ODD = [None, "x", b"x", math.nan, math.inf, 1j, [0.5], np.array([0.5, 2]), np.array("x"), object()]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize(
+    ("use", "field"),
+    [
+        (lambda value: PulseRange(value, 5), "first"),
+        (lambda value: PulseRange.next_frames(value, 1), "now"),
+        (lambda value: PulseRange.next_frames(1, value), "n_frames"),
+        (lambda value: PulseRange.next_frames(1, 1, value), "rate_multiplicator"),
+        (lambda value: next(PulseRange(1, 5).split(value)), "max_distance"),
+        (lambda value: check_int(value, "run_number"), "run_number"),
+        (lambda value: check_modules(value, "JF01T03V01"), "modules"),
+        (lambda value: check_names(value, "pv_list"), "pv_list"),
+    ],
+)
+def test_number_or_list_when_it_is_anything_else_then_the_field_is_named(use, field, value):
+    with pytest.raises(RequestError, match=field):
+        use(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from ophyd import Component as Cpt
@@ -14,7 +15,7 @@ from ophyd.device import Staged
 from ...errors import RequestError
 from ...wire.broker import BEAMLINES
 from ...wire.broker_request import RetrieveRequest
-from ...wire.pulse_id import PulseRange, check_rate_multiplicator
+from ...wire.pulse_id import PulseRange, check_rate_multiplicator, check_whole
 from .._status import Setting
 from ..pulse_id import PulseId
 from ._run_table import CHANNELS
@@ -79,15 +80,14 @@ class Settings:
 
     def check(self, name: str) -> RetrieveRequest:
         """Return a request with made-up pulses; RequestError names the wrong signal of device `name`."""
-        rate, n_pulses = check_rate_multiplicator(self.rate_multiplicator), self.n_pulses
-        if isinstance(n_pulses, bool) or n_pulses != int(n_pulses) or n_pulses < 1:
-            raise RequestError(f"{name}.n_pulses", n_pulses, "a whole number of at least 1")
+        rate = check_rate_multiplicator(self.rate_multiplicator)
+        n_pulses = check_whole(self.n_pulses, f"{name}.n_pulses")
         for limit in ("file_timeout", "timeout"):
             seconds = getattr(self, limit)
-            if not 0 < seconds < float("inf"):
+            if not isinstance(seconds, Real) or not 0 < float(seconds) < float("inf"):
                 raise RequestError(f"{name}.{limit}", seconds, "a number of s above 0")
         try:
-            return self.request(PulseRange.next_frames(0, int(n_pulses), rate))
+            return self.request(PulseRange.next_frames(0, n_pulses, rate))
         except RequestError as exc:
             raise RequestError(f"{name}.{exc.field}", exc.value, exc.expected) from exc
 
