@@ -133,7 +133,7 @@ class SimplonClient(SimplonCalls):
             s its frames take. The server closes a connection open for more than about 5 min though the
             exposure goes on: the rest is then waited for by looking at the state. It is never sent twice.
         count_time : float, optional
-            s; only in trigger mode ``inte``.
+            s; only in trigger mode ``inte``, in which the reply may come early: the exposure is waited out.
         margin : float
             s the reply may take beyond `duration`.
 
@@ -156,7 +156,9 @@ class SimplonClient(SimplonCalls):
             if state not in (DetectorState.READY, DetectorState.IDLE) or took < duration:
                 raise
         if count_time is not None:
-            time.sleep(max(0.0, count_time - (time.monotonic() - started)))  # in inte the reply comes early
+            if time.monotonic() - started < count_time:
+                time.sleep(count_time)
+            self.wait_while({DetectorState.ACQUIRE}, margin, "the end of a triggered exposure")
 
     def disarm(self) -> None:
         """End the series and keep its data; harmless when no series is open."""

@@ -257,6 +257,18 @@ def test_trigger_when_reply_and_state_are_lost_then_unknown_outcome():
         SimplonClient(url, "1.8.0", timeout=60).trigger(0.1)
 
 
+def test_trigger_when_inte_replies_early_then_back_only_once_the_detector_exposes_no_more():
+    states = ["acquire", "acquire", "ready", "ready"]  # as a unit says that begins later than it replies
+
+    def answer(handler):
+        reply = {"value": states.pop(0)} if handler.path.endswith("status/state") else {"sequence id": 1}
+        reply_with(200, json.dumps(reply).encode())(handler)
+
+    with serving(answer) as url:
+        SimplonClient(url, "1.8.0", timeout=60).trigger(0.001, 0.001)
+    assert states == ["ready"]
+
+
 @pytest.fixture(scope="module")
 def recording(request, data_dir):
     folder = request.config.getoption("--recordings") or data_dir / "eiger"
