@@ -6,12 +6,11 @@ The machine counts one pulse every 10 ms (100 Hz), whatever the beam does. A det
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 from ..errors import RequestError
 
@@ -29,7 +28,7 @@ def check_rate_multiplicator(value: object) -> int:
     """Return `value` as one of the broker's rate multiplicators; RequestError otherwise."""
     if isinstance(value, bool) or not isinstance(value, Real) or value not in RATE_MULTIPLICATORS:
         raise RequestError("rate_multiplicator", value, f"one of {RATE_MULTIPLICATORS}")
-    return int(math.trunc(value))
+    return int(cast(float, value))
 
 
 def _integer(value: Any, field: str, expected: str) -> int:
@@ -44,7 +43,7 @@ def _integer(value: Any, field: str, expected: str) -> int:
 def check_whole(value: object, field: str) -> int:
     """Return a whole number of at least 1, which may come as a float; RequestError otherwise."""
     try:
-        whole = int(math.trunc(value)) if isinstance(value, Real) and not isinstance(value, bool) else 0
+        whole = int(cast(float, value)) if isinstance(value, Real) and not isinstance(value, bool) else 0
     except (ValueError, OverflowError):  # not a number, infinity
         whole = 0
     if whole < 1 or whole != value:

@@ -119,3 +119,9 @@ ODD = [None, "x", b"x", math.nan, math.inf, 1j, [0.5], np.array([0.5, 2]), np.ar
 def test_number_or_list_when_it_is_anything_else_then_the_field_is_named(use, field, value):
     with pytest.raises(RequestError, match=field):
         use(value)
+
+
+@pytest.mark.parametrize("number", [2, 2.0, np.int64(2), np.float32(2), np.array(2)[()]])
+def test_number_when_it_is_whole_then_any_type_of_it_is_taken(number):
+    assert PulseRange.next_frames(number, number, number) == PulseRange(4, 6)
+    assert type(PulseRange.next_frames(0, number).last) is int
