@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..limits import Limit, counted_time
-from .followers import SLOTS_SIZE, Follower, Slots
-from .views import VIEWS_SIZE, View, Views
+from .clock_memory import SLOTS_SIZE, Follower, History, Slots, View
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +48,15 @@ LOOK = 0.005
 RATE_WINDOW = 3.0
 """Seconds over which the rate is measured."""
 
-_ANCHORS = 2**16
-_ANCHOR = struct.Struct("<qddq")  # a pulse id, the steady and the host time at which it came, 1 if running
-_HEAD = struct.Struct("<qqd?7x")
-_COUNT, _CEILING, _RATE, _PATIENT = 0, 8, 16, 24
+_HEAD = struct.Struct("<qd?7x")
+_CEILING, _RATE, _PATIENT = 0, 8, 16
 _NO_CEILING = 2**62
-_SLOTS = _HEAD.size
-_RING = _SLOTS + SLOTS_SIZE
-_VIEWS = _RING + _ANCHORS * _ANCHOR.size
-_SIZE = _VIEWS + VIEWS_SIZE
+_ANCHORS = ("<qddq", 2**16)  # a pulse id, the steady and the host time at which it came, 1 if running
+_VIEWS = ("<q?7xd", 2**14)
+_SLOTS_AT = _HEAD.size
+_ANCHORS_AT = _SLOTS_AT + SLOTS_SIZE
+_VIEWS_AT = _ANCHORS_AT + History.size(*_ANCHORS)
+_SIZE = _VIEWS_AT + History.size(*_VIEWS)
 
 
 class PulseClock:
@@ -85,16 +84,17 @@ class PulseClock:
         self._owner = path is None
         if path is None:
             self._file, path = tempfile.mkstemp(prefix="sfdaq-clock-")
-            self._remove = weakref.finalize(
-                self, _remove, Path(path), os.getpid()
-            )  # also if this is interrupted
+            # also if this is interrupted
+            self._remove = weakref.finalize(self, _remove, Path(path), os.getpid())
             os.truncate(self._file, _SIZE)
         else:
             self._file = os.open(path, os.O_RDWR)
         self.path = Path(path)
         self._map = mmap.mmap(self._file, _SIZE)
         self._lock = threading.Lock()
-        self._slots, self._views = Slots(self._map, _SLOTS), Views(self._map, _VIEWS)
+        self._slots = Slots(self._map, _SLOTS_AT)
+        self._anchors = History(self._map, _ANCHORS_AT, *_ANCHORS)
+        self._views = History(self._map, _VIEWS_AT, *_VIEWS)
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._announced = False
@@ -106,8 +106,8 @@ class PulseClock:
         self._write("<q", _CEILING, self.start_pulse_id + LEAD if patient else _NO_CEILING)
         self._write("<d", _RATE, 1 / PULSE_PERIOD)
         self._write("?", _PATIENT, patient)
-        self._views.add(self.start_pulse_id, View(True, 1.0))
-        self._set(self.start_pulse_id, _steady_time(), time.time(), True)
+        self._views.add(self.start_pulse_id, *View(True, 1.0))
+        self._anchors.add(self.start_pulse_id, _steady_time(), time.time(), True)
         if patient:
             self._keeper = threading.Thread(target=self._keep, name="pulse clock", daemon=True)
             self._keeper.start()
@@ -119,7 +119,7 @@ class PulseClock:
     @property
     def running(self) -> bool:
         """Whether time moves the clock."""
-        return bool(self._last_anchor()[3])
+        return bool(self._anchors.newest()[3])
 
     @property
     def patient(self) -> bool:
@@ -129,7 +129,7 @@ class PulseClock:
     @property
     def light(self) -> bool:
         """Whether light reaches the sample from the next pulse on; can be set."""
-        return self._views.newest().light
+        return View(*self._views.newest()[1:]).light
 
     @light.setter
     def light(self, on: bool) -> None:
@@ -138,13 +138,13 @@ class PulseClock:
     def show(self, **changes) -> None:
         """Change what detectors see from the next pulse on: fields of `View`."""
         with self._writing():
-            view = self._views.newest()
+            view = View(*self._views.newest()[1:])
             if (new := view._replace(**changes)) != view:
-                self._views.add(self.now() + 1, new)
+                self._views.add(self.now() + 1, *new)
 
     def view(self, pulse_id: int) -> View:
         """Return what there was to see at a pulse: the same in all processes, whenever it is asked."""
-        return self._views.at(pulse_id)
+        return View(*self._views.at(pulse_id)[1:])
 
     def time_of(self, pulse_id: int) -> float:
         """Return the host time of a pulse, s since the epoch; of a paused clock, as if it had run on.
@@ -152,24 +152,14 @@ class PulseClock:
         It is the same in all processes, also for pulses before a patient clock stood: the last 65536 times
         that it stood are known.
         """
-        count = self._read("<q", _COUNT)
-        newest, oldest = count - 1, max(0, count - _ANCHORS + 1)
-        at, _, came, _ = self._anchor(newest)
-        if pulse_id < at:
-            while oldest < newest:
-                middle = (oldest + newest + 1) // 2
-                if self._anchor(middle)[0] <= pulse_id:
-                    oldest = middle
-                else:
-                    newest = middle - 1
-            at, _, came, _ = self._anchor(oldest)
+        at, _, came, _ = self._anchors.at(pulse_id)
         return came + (pulse_id - at) * PULSE_PERIOD
 
     def due_in(self, pulse_id: int) -> float:
         """Return after how many s to look whether a pulse has come; 0 if it has."""
         if self.now() >= pulse_id:
             return 0.0
-        at, steady, _, running = self._last_anchor()
+        at, steady, _, running = self._anchors.newest()
         due = steady + (pulse_id - at) * PULSE_PERIOD - _steady_time()
         return max(due, 0.0005) if running and due > -PULSE_PERIOD / 2 else LOOK
 
@@ -177,26 +167,26 @@ class PulseClock:
         """Stop counting; return the pulse id the clock now stands at."""
         with self._writing():
             pulse_id = self.now()
-            self._set(pulse_id, _steady_time(), self.time_of(pulse_id), False)
+            self._anchors.add(pulse_id, _steady_time(), self.time_of(pulse_id), False)
         return pulse_id
 
     def step(self, n: int = 1) -> int:
         """Move a paused clock on by `n` pulses; return the pulse id it now stands at."""
         with self._writing():
-            pulse_id, _, _, running = self._last_anchor()
+            pulse_id, _, _, running = self._anchors.newest()
             if running:
                 raise RuntimeError("the pulse clock runs; pause() it before step()")
-            self._set(pulse_id + n, _steady_time(), time.time(), False)
+            self._anchors.add(pulse_id + n, _steady_time(), time.time(), False)
         return pulse_id + n
 
     def resume(self) -> None:
         """Let time move the clock again, from where it stands."""
         with self._writing():
-            pulse_id, _, _, running = self._last_anchor()
+            pulse_id, _, _, running = self._anchors.newest()
             if not running:
                 if self.patient:
                     self._write("<q", _CEILING, pulse_id + LEAD)
-                self._set(pulse_id, _steady_time(), time.time(), True)
+                self._anchors.add(pulse_id, _steady_time(), time.time(), True)
 
     def wait_for(self, pulse_id: int, timeout: float, stop: threading.Event | None = None) -> bool:
         """Wait until the clock has reached `pulse_id`; False after `timeout` s or once `stop` is set."""
@@ -304,7 +294,7 @@ class PulseClock:
         reached = now if slowest is None else slowest.finished
         ceiling = max(reached + LEAD, self._read("<q", _CEILING))
         if counted > now < ceiling:  # it stood, and the next pulse is now
-            self._set(now + 1, steady, host, True)
+            self._anchors.add(now + 1, steady, host, True)
         self._write("<q", _CEILING, ceiling)
 
     # ---- the memory -----------------------------------------------------------------------------------
@@ -315,26 +305,14 @@ class PulseClock:
     def _write(self, layout: str, offset: int, *values) -> None:
         struct.pack_into(layout, self._map, offset, *values)
 
-    def _anchor(self, index: int) -> tuple[int, float, float, int]:
-        return _ANCHOR.unpack_from(self._map, _RING + index % _ANCHORS * _ANCHOR.size)
-
-    def _last_anchor(self) -> tuple[int, float, float, int]:
-        return self._anchor(self._read("<q", _COUNT) - 1)
-
     def _count(self, steady_now: float) -> tuple[int, int]:
         """Return the pulse id by the time alone, and the one that counts."""
         ceiling = self._read("<q", _CEILING)  # before the anchor: see the class's notes
-        at, steady, _, running = self._last_anchor()
+        at, steady, _, running = self._anchors.newest()
         if not running:
             return at, at
         counted = at + int((steady_now - steady) / PULSE_PERIOD)
         return counted, max(at, min(counted, ceiling))
-
-    def _set(self, pulse_id: int, steady: float, host: float, running: bool) -> None:
-        count = self._read("<q", _COUNT)
-        where = _RING + count % _ANCHORS * _ANCHOR.size
-        _ANCHOR.pack_into(self._map, where, pulse_id, steady, host, running)
-        self._write("<q", _COUNT, count + 1)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

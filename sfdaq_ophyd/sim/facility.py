@@ -64,6 +64,10 @@ def _made(name: str, cls: type, world: World, options: Mapping[str, object]) -> 
         raise RequestError(f"options of {name}", dict(options), f"values of the right types ({exc})") from exc
 
 
+def _part(name: str, what: str) -> property:
+    return property(lambda self: self._parts.get(name), doc=f"The {what}, or None.")
+
+
 class Facility:
     """Simulators of the whole beamline: ready on enter, gone on exit.
 
@@ -103,6 +107,11 @@ class Facility:
     >>> with Facility(only=["eiger"], eiger_model="1M") as facility:  # doctest: +SKIP
     ...     print(facility.eiger.url)
     """
+
+    eiger = _part("eiger", "SIMPLON server")
+    jungfrau = _part("jungfrau", "Jungfrau streams")
+    std_daq = _part("std_daq", "standard DAQ")
+    broker = _part("broker", "sf-daq broker")
 
     def __init__(
         self,
@@ -203,26 +212,6 @@ class Facility:
     def addresses(self) -> dict[str, dict[str, str]]:
         """Return the addresses of every part, by part and role."""
         return {name: part.addresses() for name, part in self._parts.items()}
-
-    @property
-    def eiger(self):
-        """The SIMPLON server, or None."""
-        return self._parts.get("eiger")
-
-    @property
-    def jungfrau(self):
-        """The Jungfrau streams, or None."""
-        return self._parts.get("jungfrau")
-
-    @property
-    def std_daq(self):
-        """The standard DAQ, or None."""
-        return self._parts.get("std_daq")
-
-    @property
-    def broker(self):
-        """The sf-daq broker, or None."""
-        return self._parts.get("broker")
 
     @property
     def pvs(self) -> Mapping[str, str]:

@@ -43,24 +43,20 @@ class World:
     port_base: int = 0
     start_timeout: float = 60.0
     parts: dict[str, Part] = field(default_factory=dict)
-    _ports: Iterator[int] | None = field(default=None, repr=False)
-    _later_ports: Iterator[int] | None = field(default=None, repr=False)
+    _ports: dict[int, Iterator[int]] = field(default_factory=dict, repr=False)
 
     def next_port(self) -> int:
         """Return the port for one more server: 0 for any free one, else counted up from `port_base`."""
-        if not self.port_base:
-            return 0
-        if self._ports is None:
-            self._ports = itertools.count(self.port_base)
-        return next(self._ports)
+        return self._port(0)
 
     def later_port(self) -> int:
         """Return the port for a server that came when the others had their numbers."""
+        return self._port(FIRST_LATER_PORT)
+
+    def _port(self, first: int) -> int:
         if not self.port_base:
             return 0
-        if self._later_ports is None:
-            self._later_ports = itertools.count(self.port_base + FIRST_LATER_PORT)
-        return next(self._later_ports)
+        return next(self._ports.setdefault(first, itertools.count(self.port_base + first)))
 
 
 class Part(Protocol):

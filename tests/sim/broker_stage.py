@@ -8,9 +8,8 @@ import re
 from urllib.parse import urlsplit
 
 from sfdaq_ophyd.sim.broker import BrokerPart
-from sfdaq_ophyd.sim.broker.detectors import beamline_with
 from sfdaq_ophyd.sim.broker.file_calls import config_file, dap_file
-from sfdaq_ophyd.sim.broker.hardware import MODES
+from sfdaq_ophyd.sim.broker.hardware import MODES, beamline_with
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.world import World
 from sfdaq_ophyd.wire.broker import BEAMLINES

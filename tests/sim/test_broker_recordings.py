@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ..conftest import pytest_configure
 from .broker_recording import (
     Snapshot,
     comparable,
@@ -168,9 +170,10 @@ def test_gate_when_steps_differ_then_all_are_played_and_each_is_reported(tmp_pat
     assert played.stdout.count("SUBFAILED") == 2 and f"{n_lines + 1 - 2} subtests passed" in played.stdout
 
 
-def test_gate_when_there_is_nothing_to_replay_then_an_error(tmp_path):
-    command = [sys.executable, "-m", "pytest", __file__, "--recordings", tmp_path, "-q"]
-    assert subprocess.run(command, capture_output=True).returncode == pytest.ExitCode.USAGE_ERROR
+def test_gate_when_there_is_nothing_to_replay_then_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("gc.disable", lambda: None)
+    with pytest.raises(pytest.UsageError, match="no recordings there"):
+        pytest_configure(SimpleNamespace(getoption=lambda name: tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from sfdaq_ophyd.sim.eiger import FAULTS as EIGER
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.jungfrau.model import ModuleFaults
 from sfdaq_ophyd.sim.jungfrau.settings import FAULTS as JUNGFRAU
-from sfdaq_ophyd.sim.std_daq.faults import FAULTS as STD_DAQ
+from sfdaq_ophyd.sim.std_daq.settings import FAULTS as STD_DAQ
 
 
 @pytest.mark.parametrize("table", [BROKER, EIGER, JUNGFRAU, STD_DAQ])

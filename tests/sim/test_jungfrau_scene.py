@@ -2,8 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.sim.jungfrau.constants import DEAD, STUCK
-from sfdaq_ophyd.sim.jungfrau.scene import PHOTON_ENERGY_KEV, SATURATED, Scene
+from sfdaq_ophyd.sim.jungfrau.scene import DEAD, PHOTON_ENERGY_KEV, SATURATED, STUCK, Scene
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.detector_name import DaqRec
 

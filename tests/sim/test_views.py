@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.sim.clock import PulseClock
+from sfdaq_ophyd.sim.clock_memory import CENTRE, View, sample_at
 from sfdaq_ophyd.sim.jungfrau.scene import REFLECTION, Scene
-from sfdaq_ophyd.sim.views import CENTRE, View, sample_at
 
 
 @pytest.fixture

@@ -10,10 +10,8 @@ from typing import Any
 from ...wire.broker import PEDESTAL_FRAMES
 from ...wire.broker_settings import HARDWARE_SETTINGS
 from ...wire.pulse_id import PULSE_RATE
-from .beamline import DETECTOR_MODE, MODULE_POWER
-from .detectors import DetectorEntry, check_belongs, detectors_of
-from .hardware import CONTROL_BOXES, MODES, DetectorHardware
-from .refusals import TriggerError, ValidationError, required
+from .beamline import DETECTOR_MODE, MODULE_POWER, TriggerError, ValidationError, required
+from .hardware import CONTROL_BOXES, MODES, DetectorEntry, DetectorHardware, check_belongs, detectors_of
 from .runs import PGroup, make_directory
 from .site import Caller, Site
 

@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...wire.broker import BEAMLINES, Dialect, padded, raw_directory
+from .beamline import ValidationError, required
 from .detector_calls import detector_name
 from .hardware import BUFFER
-from .refusals import ValidationError, required
 from .runs import PGroup, make_directory
 from .site import Caller, Site
 

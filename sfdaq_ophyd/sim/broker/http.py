@@ -17,38 +17,9 @@ from ...errors import ServiceUnreachable
 from ...wire.broker import Service, raw_directory
 from ...wire.broker_operations import OPERATIONS
 from ..http import STATUS, BoundedLog, refusal
-from .beamline import Stopped
-from .detector_calls import (
-    get_allowed_detectors,
-    get_detector_pings,
-    get_detector_settings,
-    get_detector_status,
-    get_detector_temperatures,
-    get_jfctrl_monitor,
-    get_jfstats,
-    get_running_detectors,
-    power_off_modules,
-    power_on_detector,
-    power_on_modules,
-    set_detector_settings,
-    take_pedestal,
-)
-from .file_calls import (
-    copy_user_files,
-    get_dap_settings,
-    get_pvlist,
-    set_dap_settings,
-    set_pvlist,
-    upload_custom_dap_script,
-)
-from .refusals import ValidationError, envelope
-from .runs import (
-    PGroup,
-    advance_run_number,
-    close_pgroup_writing,
-    get_current_run_number,
-    retrieve_from_buffers,
-)
+from . import detector_calls, file_calls, runs
+from .beamline import Stopped, ValidationError, envelope
+from .runs import PGroup
 from .site import Caller, Handler, Site
 
 logger = logging.getLogger(__name__)
@@ -102,32 +73,10 @@ def _block_run_info(site: Site) -> None:
 
 
 HANDLERS: dict[str, Handler] = {
-    handler.__name__: handler
-    for handler in (
-        advance_run_number,
-        close_pgroup_writing,
-        copy_user_files,
-        get_allowed_detectors,
-        get_current_run_number,
-        get_dap_settings,
-        get_detector_pings,
-        get_detector_settings,
-        get_detector_status,
-        get_detector_temperatures,
-        get_jfctrl_monitor,
-        get_jfstats,
-        get_pvlist,
-        get_running_detectors,
-        power_off_modules,
-        power_on_detector,
-        power_on_modules,
-        retrieve_from_buffers,
-        set_dap_settings,
-        set_detector_settings,
-        set_pvlist,
-        take_pedestal,
-        upload_custom_dap_script,
-    )
+    name: getattr(module, name)
+    for module in (runs, detector_calls, file_calls)
+    for name in OPERATIONS
+    if hasattr(module, name)
 }
 """By name."""
 

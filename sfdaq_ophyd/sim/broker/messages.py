@@ -14,8 +14,7 @@ from typing import Any
 from ...wire.broker import Dialect
 from ..faults import Faults
 from ..http import BoundedLog
-from .beamline import MESSAGE_BROKER_DOWN, Delays, Stopped
-from .refusals import AMQPConnectionError
+from .beamline import MESSAGE_BROKER_DOWN, AMQPConnectionError, Delays, Stopped
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,13 @@ from ..pvs.part import PvsPart
 from ..world import World
 from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays, Tree, Trigger
 from .data_files import BufferWriter, PvWriter
-from .detector_files import Scenes
+from .detector_files import CENTRAL, PedestalEvaluation, Scenes, stream_config
 from .detector_writer import DetectorWriter
-from .detectors import DetectorEntry, Table, beamline_with, table_of
 from .faults import AT_ONCE, FAULTS
 from .file_calls import DAP_CONFIG, SCRIPTS, config_file, dap_file
-from .hardware import Hardware
+from .hardware import DetectorEntry, Hardware, Table, beamline_with, table_of
 from .http import HttpService, LoggedRequest, bind_pair
 from .messages import Message, Messages, Worker
-from .pedestal_files import CENTRAL, PedestalEvaluation, stream_config
 from .site import Site
 from .writers import EPICS_WORDS, ControlWriter, DataWriter
 

@@ -9,21 +9,16 @@ from typing import Any
 from ...wire.broker import Dialect, acquisition, clean_tag, padded, raw_directory, run_directory
 from ...wire.broker_request import SOURCES, STEP_KEYS
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS
-from .beamline import Tree
-from .detectors import check_belongs
-from .refusals import NothingToDo, ValidationError, required
+from .beamline import NothingToDo, Tree, ValidationError, required
+from .hardware import check_belongs
 from .site import Caller, Site
 
 _DUMMY = {
     "scan_name": "dummy",
-    "name": ["dummy"],
-    "Id": ["dummy"],
-    "units": ["dummy"],
+    **dict.fromkeys(("name", "Id", "units"), ["dummy"]),
     "offset": [0],
     "conversion_factor": [1.0],
-    "scan_values": [0],
-    "scan_readbacks": [0],
-    "scan_readbacks_raw": [0],
+    **dict.fromkeys(("scan_values", "scan_readbacks", "scan_readbacks_raw"), [0]),
 }
 
 
@@ -326,12 +321,13 @@ def _messages(
         }
 
     epics = f"epics_{request['beamline']}"
-    if request.get("pv_list"):
-        yield epics, body(epics, request["pv_list"], "PVDATA")
-    if request.get("channels_list"):
-        yield "bs.*", body("data3buffer", request["channels_list"], "BSDATA")
-    if request.get("camera_list"):
-        yield "bs.*", body("imagebuffer", request["camera_list"], "CAMERAS")
+    for key, routing_key, writer_type, source in (
+        ("pv_list", epics, epics, "PVDATA"),
+        ("channels_list", "bs.*", "data3buffer", "BSDATA"),
+        ("camera_list", "bs.*", "imagebuffer", "CAMERAS"),
+    ):
+        if request.get(key):
+            yield routing_key, body(writer_type, request[key], source)
     first, last = narrowed(request["start_pulseid"], request["stop_pulseid"], rate)
     for name, parameters in (request.get("detectors") or {}).items():
         channels = {

@@ -10,8 +10,7 @@ from ...wire.broker import Dialect
 from ..clock import PulseClock
 from ..faults import Faults
 from .beamline import Delays, Tree, Trigger, beamline_of
-from .detectors import Table
-from .hardware import Hardware
+from .hardware import Hardware, Table
 from .messages import Messages
 
 

@@ -15,6 +15,10 @@ with without_collection(ours=True):
     from .part import EigerPart
 
 
+COMMON = ("clock", "verbose", "seed")
+"""Options that are not the part's own."""
+
+
 def _shape(text: str) -> tuple[int, int]:
     rows, columns = text.split("x")
     return int(rows), int(columns)
@@ -35,19 +39,8 @@ def main() -> None:
     parser.add_argument("--initialized", action="store_true", help="start in idle instead of na")
     parser.add_argument("--seed", type=int, default=0)
     with running_clock(parser, verbose=logging.DEBUG) as (options, clock):
-        part = EigerPart(
-            World(clock, Path("."), seed=options.seed),
-            model=options.model,
-            shape=options.shape,
-            api_version=options.api_version,
-            profile=options.profile,
-            initialized=options.initialized,
-            port=options.port,
-            stream_port=options.stream_port,
-            stream_legacy_port=options.stream_legacy_port,
-            stream_replay=options.stream_replay,
-            stream_replay_as_is=options.stream_replay_as_is,
-        )
+        own = {name: value for name, value in vars(options).items() if name not in COMMON}
+        part = EigerPart(World(clock, Path("."), seed=options.seed), **own)
         done = threading.Event()
         on_signal(done.set)
         part.start()

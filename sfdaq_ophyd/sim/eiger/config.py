@@ -37,12 +37,15 @@ class DetectorConfig:
         Name to `Parameter`.
     arrays : dict
         ``pixel_mask`` (uint32) and ``flatfield`` (float32), shape (y, x).
+    array_names : dict
+        Parameters that are 2-D arrays, in this API version, and the array each stands for.
     mask_version : int
         Counts changes of the mask.
     """
 
     def __init__(self, geometry: Geometry, version: str, serial: str, seed: int):
         self._full, self._version, self._serial, self._seed = geometry, version, serial, seed
+        self.array_names = {name: ARRAYS[name] for name in ARRAYS if version == "1.8.0" or "/" not in name}
         self.mask_version = 0
         self.reset()
 
@@ -54,10 +57,6 @@ class DetectorConfig:
 
     def __getitem__(self, name: str):
         return self.parameters[name].value
-
-    def names(self) -> list[str]:
-        """Return the list ``config/keys``."""
-        return sorted(name for name in self.parameters if name not in table.UNLISTED)
 
     def put(self, name: str, value) -> list[str]:
         """Set one parameter and what depends on it; return the names that changed or may have.
@@ -111,7 +110,7 @@ class DetectorConfig:
         changed = table.CHANGES.get(table.CHANGE_GROUPS.get(name, name), name).split()
         if changed == ["difference_mode"]:
             return changed  # what the real EIGER2 says; no such path exists
-        known = {*self.parameters, *array_names(self._version)}
+        known = {*self.parameters, *self.array_names}
         return [entry for entry in dict.fromkeys([*changed, name]) if entry in known]
 
     def _set(self, name: str, value) -> None:
@@ -198,11 +197,6 @@ def _floats(name: str, value, n: int) -> list[float]:
     if not numbers or len(value) != n:
         raise RequestError(name, value, f"a list of {n} numbers")
     return [float(v) for v in value]
-
-
-def array_names(version: str) -> dict[str, str]:
-    """Return the array parameters an API version has."""
-    return {name: what for name, what in ARRAYS.items() if version == "1.8.0" or "/" not in name}
 
 
 def masked_value(config: DetectorConfig) -> int | None:

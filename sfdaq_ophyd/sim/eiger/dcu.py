@@ -14,12 +14,11 @@ from ..faults import Faults
 from . import parameters as table
 from .config import DetectorConfig
 from .detector import EigerModel
-from .faults import FAULTS
 from .filewriter import FileWriter
 from .monitor import MonitorBuffer, StoredFrame
 from .parameters import make_geometry
-from .stream import HIGH_WATER, MEMORY, StreamOutput
-from .stream_recording import Recording
+from .stream import StreamOutput
+from .stream_options import StreamOptions
 from .subsystems import DetectorModule, MonitorModule, StreamModule, Subsystem, bare
 
 
@@ -53,14 +52,9 @@ class DetectorControlUnit:
         command_limit: float,
         serial: str,
         seed: int,
-        patient: bool = False,
-        sample: Callable[[], float] = lambda: 1.0,
-        stream_port: int = 0,
-        stream_legacy_port: int = 0,
-        stream_recording: Recording | None = None,
-        stream_high_water: int | None = None,
-        stream_clock_error: float = 0.0,
-        stream_live: float = 1.0,
+        patient: bool,
+        sample: Callable[[], float],
+        stream: StreamOptions,
     ):
         self.version, self.command_limit = version, command_limit
         geometry = make_geometry(model, version, shape)
@@ -68,16 +62,7 @@ class DetectorControlUnit:
         self.faults, self.monitor = Faults(FAULTS), MonitorBuffer()
         config = DetectorConfig(geometry, version, serial, seed)
         self.files = FileWriter(lambda: self._files.config)
-        self.stream = StreamOutput(
-            lambda: self._stream.config,
-            self.faults,
-            port=stream_port,
-            legacy_port=stream_legacy_port,
-            high_water=stream_high_water or min(HIGH_WATER, max(4, MEMORY // (4 * self.n_pixels))),
-            recording=stream_recording,
-            clock_error=stream_clock_error,
-            live=stream_live,
-        )
+        self.stream = StreamOutput(lambda: self._stream.config, self.faults, stream, self.n_pixels)
         self.detector = EigerModel(
             config,
             self.monitor,
@@ -96,7 +81,6 @@ class DetectorControlUnit:
     def restart(self) -> None:
         """Restart the service: not initialized, monitor disabled, every frame and series lost."""
         self.detector.boot()
-        self.monitor.initialize()
         self.files.clear()
         self._make_modules()
 
@@ -192,3 +176,50 @@ class DetectorControlUnit:
 def _status(value: Any, value_type: str, unit: str = "", *, allowed_values: tuple = ()) -> Parameter:
     now = datetime.now().isoformat()
     return Parameter(value, value_type, "r", unit, allowed_values=allowed_values, state="normal", time=now)
+
+
+FAULTS = {
+    "drop": "the next frame never reaches the monitor",
+    "delay": "the next matching request is answered after `seconds` (default 1); `path` selects by substring",
+    "hang": "the next matching request is never answered; `path` selects by substring",
+    "error": "the next matching request is answered with `code` (default 500) and `text`; `path` selects",
+    "cut": "the connection of the next matching request is closed without a reply; `path` selects",
+    "cut_body": "the connection is closed in the middle of the next image",
+    "truncate": "the next image is a whole reply, its TIFF cut to `keep` (default half) of its bytes",
+    "content_type": "the next image is answered with `content_type` (default text/html) and an HTML body",
+    "body": "the next image is a whole reply of the bytes `body`",
+    "no_image": "the next request for an image is answered 408",
+    "wrong_series": "the next frame carries another series number",
+    "same_time": "every frame of the next series carries the time of the series",
+    "no_private_ifd": "the next frame has no private IFD",
+    "out_of_order": "the next frame reaches the monitor only after `after` (default 1) that follow it",
+    "late_last": "the last frame of the next trigger comes out only after disarm",
+    "detector_error": "the detector goes to state `error` at the next trigger",
+    "lost_in_file": "the next image, or that of number `image`, never reaches the filewriter",
+    "cut_file": "the connection is closed in the next file, after `after` (default half) of its bytes",
+    "short_file": "the next file is a whole reply, cut to `keep` (default half) of its bytes",
+    "no_range": "the next request for a part of a file is answered with the whole file",
+    "silent": "the next series is not streamed, as if the stream were disabled",
+    "lost_start": "the next start message of the stream is not sent",
+    "lost_image": "the stream does not send image `image_id` (default the next)",
+    "lost_end": "the next end message of the stream is not sent",
+    "duplicate": "the stream sends image `image_id` twice",
+    "swapped": "the stream sends image `image_id` after the one that follows it",
+    "early_end": "the end of the next series is sent `before` (default 1) images too soon",
+    "new_unique_id": "from image `image_id` on the stream is of another series of the same number",
+    "extra_part": "image `image_id` of the stream has a second part",
+    "cut_message": "image `image_id` of the stream is cut to `keep` (default half) of its bytes",
+    "wrong_length": "image `image_id` of the stream has a pixel less than its shape says",
+    "missing_field": "image `image_id` of the stream has no `field` (default series_date)",
+    "unknown_key": "image `image_id` of the stream has a key that nobody knows",
+    "unknown_tag": "image `image_id` of the stream has a value with a CBOR tag that nobody knows",
+    "unknown_type": "before image `image_id` the stream sends a message of type calibration",
+    "unknown_algorithm": "image `image_id` of the stream is said to be compressed with zstd",
+    "huge_prefix": "image `image_id` of the stream says of itself that it has 1 TiB",
+    "integers_for_floats": "the next start message has integers where floats belong",
+    "no_self_described": "messages of the next series begin without CBOR's tag 55799",
+    "no_image_dtype": "the next start message has no image_dtype, as of older firmware",
+    "clock_offset": "the dates in the images of the next series are `seconds` (default 1) off",
+    "restart": "the service restarts before it answers the next matching request; `path` selects",
+}
+"""What `fail_next` takes: name and meaning. Each takes ``count`` (default 1): how often."""

@@ -83,12 +83,20 @@ class MonitorBuffer:
             self._n_bytes += frame.n_bytes
         await self._notify()
 
-    def shrink(self, buffer_size: int) -> None:
-        """Set `buffer_size`; frames beyond it go, the newest first with `discard_new`, else the oldest."""
-        self.buffer_size = buffer_size
-        while len(self._frames) > buffer_size:
-            self._take_out(newest=self.discard_new)
-            self._drop(1)
+    def configure(self, name: str, value) -> None:
+        """Set mode, size or drop rule.
+
+        Frames beyond the size go, the newest first with `discard_new`, else the oldest.
+        """
+        if name == "mode":
+            self.enabled = value == "enabled"
+        elif name == "discard_new":
+            self.discard_new = value
+        else:
+            self.buffer_size = value
+            while len(self._frames) > value:
+                self._take_out(newest=self.discard_new)
+                self._drop(1)
 
     async def next(self, timeout: float) -> StoredFrame | None:
         """Take out the oldest frame; None if none came within `timeout` s."""

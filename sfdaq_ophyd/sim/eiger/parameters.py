@@ -151,6 +151,12 @@ def _second_generation() -> dict[str, Parameter]:
     }
 
 
+def monitor_config(version: str) -> dict[str, Parameter]:
+    """Return the monitor's config."""
+    config = {"mode": text("disabled", *SWITCH), "buffer_size": count(100, low=1)}
+    return config if version == "1.6.0" else config | {"discard_new": flag(True)}
+
+
 def stream_config(version: str) -> dict[str, Parameter]:
     """Return the stream subsystem's config; API 1.6.0 has one format alone."""
     formats = ("legacy", "cbor") if version == "1.8.0" else ("legacy",)

@@ -20,10 +20,9 @@ from ..faults import Faults
 from ..http import ENTRY, BoundedLog
 from ..world import World
 from .dcu import DetectorControlUnit
-from .faults import FAULTS
 from .frames import stamp_of
 from .server import VERSION_REQUESTS, Request, make_app
-from .stream_recording import Recording
+from .stream_options import Recording, StreamOptions
 
 STOP_TIMEOUT = 20.0
 
@@ -129,14 +128,16 @@ class EigerPart:
             seed=world.seed,
             patient=world.clock.patient,
             sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
-            stream_port=stream_port or world.later_port(),
-            stream_legacy_port=stream_legacy_port or world.later_port(),
-            stream_high_water=stream_high_water,
-            stream_recording=Recording.load(stream_replay, renewed=not stream_replay_as_is)
-            if stream_replay is not None
-            else None,
-            stream_clock_error=stream_clock_error,
-            stream_live=stream_live,
+            stream=StreamOptions(
+                port=stream_port or world.later_port(),
+                legacy_port=stream_legacy_port or world.later_port(),
+                high_water=stream_high_water,
+                recording=None
+                if stream_replay is None
+                else Recording.load(stream_replay, renewed=not stream_replay_as_is),
+                clock_error=stream_clock_error,
+                live=stream_live,
+            ),
         )
         self.requests: BoundedLog[Request] = BoundedLog(LOG_ENTRIES * ENTRY)
         self._start_timeout, self._ready = world.start_timeout, threading.Event()
@@ -247,6 +248,3 @@ class EigerPart:
         finally:
             await runner.cleanup()
             self._dcu.stream.close()
-
-
-__all__ = ["FAULTS", "EigerPart"]

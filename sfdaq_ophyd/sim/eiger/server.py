@@ -17,7 +17,7 @@ from ...errors import DetectorStateError, RequestError, WireError
 from ...wire.simplon import encode_darray
 from ...wire.tiff_write import encode
 from ..http import STATUS, BoundedLog, refusal
-from . import downloads, images, subsystems
+from . import bodies, subsystems
 from .dcu import DetectorControlUnit
 
 JSON = "application/json; charset=utf-8"
@@ -86,11 +86,11 @@ async def _misbehave(dcu: DetectorControlUnit, request: web.Request) -> web.Stre
     if (fault := dcu.faults.take("delay", path=path)) is not None:
         await asyncio.sleep(fault.get("seconds", 1.0))
     if dcu.faults.take("hang", path=path) is not None:
-        await images.forever()
+        await bodies.forever()
     if dcu.faults.take("restart", path=path) is not None:
         dcu.restart()
     if dcu.faults.take("cut", path=path) is not None:
-        await images.hang_up(request)
+        await bodies.hang_up(request)
     if (fault := dcu.faults.take("error", path=path)) is not None:
         return text(fault.get("code", 500), fault.get("text", "internal failure"))
     return None
@@ -123,11 +123,11 @@ class _Server:
         return data(self._dcu.files.names())
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        return await downloads.answer(self._dcu, request)
+        return await bodies.answer_file(self._dcu, request)
 
     async def images(self, request: web.Request) -> web.StreamResponse:
         self._module(request, "monitor")
-        return await images.answer(self._dcu, request)
+        return await bodies.answer_images(self._dcu, request)
 
     async def parameter(self, request: web.Request) -> web.Response:
         module = self._module(request, request.match_info["module"])
@@ -164,7 +164,7 @@ class _Server:
         return list(dict.fromkeys(changed))
 
     async def _command(self, request, module: subsystems.Subsystem, name: str, body: bytes) -> web.Response:
-        known = module.commands()
+        known = module.commands
         if name not in known:
             raise web.HTTPNotFound
         argument = None
@@ -177,7 +177,7 @@ class _Server:
         try:
             sequence_id = await asyncio.wait_for(asyncio.shield(task), self._dcu.command_limit)
         except TimeoutError:
-            await images.hang_up(request)
+            await bodies.hang_up(request)
         return text(200, "") if sequence_id is None else data({"sequence id": sequence_id})
 
 

@@ -20,8 +20,15 @@ from .frames import FrameMaker
 from .packed import PackedScene
 from .stream_faults import FaultySeries
 from .stream_legacy import LegacySeries
-from .stream_recording import RecordedSeries, Recording
-from .stream_series import CborSeries, Parts, SeriesSettings, channels_of, difference_of
+from .stream_options import StreamOptions
+from .stream_series import (
+    CborSeries,
+    Parts,
+    RecordedSeries,
+    SeriesSettings,
+    channels_of,
+    difference_of,
+)
 
 HIGH_WATER = 1000
 """Messages the detector keeps for a slow client, unless they are more than `MEMORY`."""
@@ -98,14 +105,9 @@ class StreamOutput:
     config : callable
         Returns the stream's config: name to `Parameter`.
     faults : Faults
-    port, legacy_port : int
-        Of versions 2 and 1; 0 takes a free one.
-    high_water : int
-        Messages that are kept for a slow client.
-    recording : Recording, optional
-        What version 2 sends in place of simulated images.
-    clock_error, live : float
-        As `SeriesSettings` has them.
+    options : StreamOptions
+    n_pixels : int
+        Of an image.
 
     Attributes
     ----------
@@ -117,17 +119,11 @@ class StreamOutput:
         self,
         config: Callable[[], dict[str, Parameter]],
         faults: Faults,
-        *,
-        port: int,
-        legacy_port: int,
-        high_water: int,
-        recording: Recording | None,
-        clock_error: float,
-        live: float,
+        options: StreamOptions,
+        n_pixels: int,
     ):
-        self._config, self._faults, self._recording = config, faults, recording
-        self._ports, self._high_water = {"cbor": port, "legacy": legacy_port}, high_water
-        self._clock_error, self._live = clock_error, live
+        self._config, self._faults, self._options = config, faults, options
+        self._high_water = options.high_water or min(HIGH_WATER, max(4, MEMORY // (4 * n_pixels)))
         self._context: zmq.Context | None = None
         self._sockets: dict[str, PushSocket] = {}
         self._packed: tuple[object, object, Mapping[str, PackedScene]] = ([], (), {})
@@ -138,7 +134,7 @@ class StreamOutput:
     def bind(self) -> None:
         """Open the ports; they are open whether or not the stream is enabled."""
         self._context = zmq.Context()
-        for name, port in self._ports.items():
+        for name, port in (("cbor", self._options.port), ("legacy", self._options.legacy_port)):
             self._sockets[name] = PushSocket(self._context, port, self._high_water)
 
     def close(self) -> None:
@@ -170,28 +166,22 @@ class StreamOutput:
         channels = channels_of(config)
         if stream["mode"] != "enabled" or not channels or self._faults.take("silent") is not None:
             return
-        thresholds = {"threshold_1": config["threshold_energy"]}
-        if "threshold/2/energy" in config.parameters:
-            thresholds["threshold_2"] = config["threshold/2/energy"]
         settings = SeriesSettings(
             maker=maker,
             unique_id=unique_id,
-            arm_date=config["data_collection_date"],
             initialized_ns=self.initialized_ns,
             number_of_images=number_of_images,
             offset_minutes=offset_minutes,
             stream=stream,
             detector={name: parameter.value for name, parameter in config.parameters.items()},
             arrays=dict(config.arrays),
-            threshold_energy=thresholds,
             channels=channels,
-            clock_error=self._clock_error,
-            live=self._live,
+            options=self._options,
         )
         legacy = stream["format"] == "legacy"
         series: CborSeries | LegacySeries | RecordedSeries
-        if self._recording is not None and not legacy:
-            series = RecordedSeries(settings, self._recording)
+        if self._options.recording is not None and not legacy:
+            series = RecordedSeries(settings, self._options.recording)
         else:
             scenes = await self._pack(maker, config, channels, legacy)
             series = LegacySeries(settings, scenes) if legacy else CborSeries(settings, scenes)

@@ -10,8 +10,7 @@ from ...wire.ulid import make_ulid
 from ..faults import Fault, Faults
 from .packed import compress
 from .stream_legacy import LegacySeries
-from .stream_recording import RecordedSeries
-from .stream_series import CborSeries, Fields, Parts, encode
+from .stream_series import CborSeries, Fields, Parts, RecordedSeries, encode
 
 _TAG = bytes.fromhex("d9fde8")  # 65000, which means nothing
 _HUGE = 1 << 40

@@ -1,4 +1,4 @@
-"""What one series says on the stream: version 2, one CBOR message per exposure.
+"""What one series says on the stream, simulated or recorded: version 2, one CBOR message per exposure.
 
 As in wire reference eiger, section 7. No sockets and no clock in here.
 """
@@ -18,8 +18,11 @@ from ...wire.tiff import format_time_ns
 from .config import DetectorConfig, masked_value
 from .frames import FrameMaker, stamp_of
 from .packed import PackedScene
+from .stream_options import Recording, StreamOptions, read_fields
 
 _AXES = ("chi", "kappa", "omega", "phi", "two_theta")
+
+_ENERGIES = {"threshold_1": "threshold_energy", "threshold_2": "threshold/2/energy"}
 
 _BEYOND = 2**32 - 1
 """In the table of count-rate corrections: more than can be corrected."""
@@ -46,7 +49,6 @@ class SeriesSettings:
     ----------
     maker : FrameMaker
     unique_id : str
-    arm_date : str
     initialized_ns : int
         When the detector was initialized, ns since the epoch.
     number_of_images : int
@@ -58,28 +60,20 @@ class SeriesSettings:
         The detector's.
     arrays : Mapping
         ``pixel_mask`` and ``flatfield``.
-    threshold_energy : Mapping
-        eV by threshold, enabled or not.
     channels : tuple of str
-    clock_error : float
-        By which share the detector's clock is fast.
-    live : float
-        Share of the exposure during which it counts.
+    options : StreamOptions
     """
 
     maker: FrameMaker
     unique_id: str
-    arm_date: str
     initialized_ns: int
     number_of_images: int
     offset_minutes: int
     stream: Mapping[str, Any]
     detector: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
-    threshold_energy: Mapping[str, float]
     channels: tuple[str, ...]
-    clock_error: float = 0.0
-    live: float = 1.0
+    options: StreamOptions
 
 
 def channels_of(config: DetectorConfig) -> tuple[str, ...]:
@@ -133,9 +127,9 @@ class ExposureClock:
         if self.first_ns < 0:
             self.first_ns = time_ns
         seconds = settings.detector["count_time"] if count_time is None else count_time
-        faster = TICKS * (1 + settings.clock_error)
+        faster = TICKS * (1 + settings.options.clock_error)
         start = max(0, round((time_ns - self.first_ns) / 1e9 * faster))
-        return start, start + round(seconds * faster), round(seconds * settings.live * faster)
+        return start, start + round(seconds * faster), round(seconds * settings.options.live * faster)
 
 
 class CborSeries:
@@ -152,7 +146,7 @@ class CborSeries:
         thresholds = [channel for channel in s.channels if channel != "difference"]
         fields = {
             **self._head("start"),
-            "arm_date": Date(s.arm_date),
+            "arm_date": Date(config["data_collection_date"]),
             "beam_center_x": config["beam_center_x"],
             "beam_center_y": config["beam_center_y"],
             "channels": list(s.channels),
@@ -182,7 +176,9 @@ class CborSeries:
             "saturation_value": config["countrate_correction_count_cutoff"],
             "sensor_material": config["sensor_material"],
             "sensor_thickness": config["sensor_thickness"],
-            "threshold_energy": dict(s.threshold_energy),
+            "threshold_energy": {
+                name: config[key] for name, key in _ENERGIES.items() if key in config
+            },  # enabled or not
             "virtual_pixel_interpolation_enabled": config["virtual_pixel_correction_applied"],
         }
         return fields | self._user_data("header_appendix")
@@ -226,6 +222,53 @@ class CborSeries:
     def _user_data(self, name: str) -> Fields:
         value = self.settings.stream[name]
         return {} if value == "" else {"user_data": value}
+
+
+class RecordedSeries:
+    """The messages of a recording, as `CborSeries` has them of the simulated detector.
+
+    Renewed, they are of the series that is armed, and the images come again and again; else they are what was
+    recorded, byte for byte, and after the last image there is none.
+    """
+
+    def __init__(self, settings: SeriesSettings, recording: Recording):
+        self.settings, self.unique_id, self._recording = settings, settings.unique_id, recording
+        self.clock = ExposureClock(settings)
+
+    def start(self) -> Fields | list[bytes | memoryview]:
+        """Return the first message; nothing where it was not recorded."""
+        if (data := self._recording.start) is None or not self._recording.renewed:
+            return [] if data is None else [data]
+        renewed = {
+            "arm_date": Date(self.settings.detector["data_collection_date"]),
+            "number_of_images": self.settings.number_of_images,
+        }
+        return self._renewed(data) | renewed
+
+    def image(
+        self, image_id: int, time_ns: int, count_time: float | None
+    ) -> Fields | list[bytes | memoryview]:
+        """Return one exposure's message; nothing after the last one."""
+        images = self._recording.images
+        if not self._recording.renewed:
+            return [images[image_id]] if image_id < len(images) else []
+        begin, end, _ = self.clock.times(time_ns, count_time)
+        return self._renewed(images[image_id % len(images)]) | {
+            "image_id": image_id,
+            "series_date": self.clock.date(),
+            "start_time": [begin, TICKS],
+            "stop_time": [end, TICKS],
+        }
+
+    def end(self) -> Fields | list[bytes | memoryview]:
+        """Return the last message; nothing where it was not recorded."""
+        if (data := self._recording.end) is None or not self._recording.renewed:
+            return [] if data is None else [data]
+        return self._renewed(data)
+
+    def _renewed(self, data: bytes) -> Fields:
+        numbers = {"series_id": self.settings.maker.series_id, "series_unique_id": self.unique_id}
+        return read_fields(data) | numbers
 
 
 def lookup_table(config: Mapping[str, Any]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""The five modules of a detector control unit, as names to read, write and command. No HTTP in here."""
+"""The modules of a detector control unit, as names to read, write and command. No HTTP in here."""
 
 from __future__ import annotations
 
+import inspect
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from ...wire import cbor, tiff
 from ...wire.simplon import Parameter, decode_darray
 from ...wire.simplon_states import DetectorState, TriggerMode
 from . import parameters as table
-from .config import array_names
+from .config import DetectorConfig
 from .detector import EigerModel
 from .monitor import MonitorBuffer
 
@@ -42,7 +43,7 @@ class Subsystem:
         status: Callable[[], dict[str, Parameter]],
         commands: Mapping[str, Command],
     ):
-        self._default, self._status, self._commands = config, status, commands
+        self._default, self._status, self.commands = config, status, commands
         self.reset()
 
     @property
@@ -52,7 +53,7 @@ class Subsystem:
 
     def keys(self, task: str) -> list[str]:
         """Return the list the server gives of a task's names."""
-        names = {"config": self.config, "status": self._status(), "command": self._commands}[task]
+        names = {"config": self.config, "status": self._status(), "command": self.commands}[task]
         return sorted(name for name in names if name not in self.unlisted)
 
     def get(self, task: str, name: str) -> dict:
@@ -81,10 +82,6 @@ class Subsystem:
         """Restore a parameter; KeyError where that is not offered."""
         raise KeyError(name)
 
-    def commands(self) -> Mapping[str, Command]:
-        """Return the commands by name."""
-        return self._commands
-
     def takes_argument(self, name: str) -> bool:
         """Whether a command may come with a value."""
         return False
@@ -96,7 +93,7 @@ class DetectorModule(Subsystem):
     unlisted = table.UNLISTED
 
     def __init__(self, detector: EigerModel, status, version: str):
-        self._detector, self._version = detector, version
+        self._detector = detector
         super().__init__(dict, status, _detector_commands(detector, version))
 
     @property
@@ -104,40 +101,31 @@ class DetectorModule(Subsystem):
         """The config parameters by name."""
         return self._detector.config.parameters
 
-    def keys(self, task: str) -> list[str]:
-        """Return the list of names; it is the same before initialize."""
-        return self._detector.config.names() if task == "config" else super().keys(task)
-
     def get(self, task: str, name: str) -> dict:
         """Return one envelope."""
-        if self._asleep and (task, name) != ("status", "state"):
-            raise KeyError(name)
+        if (task, name) != ("status", "state"):
+            self._awake(name)
         return super().get(task, name)
 
     def array(self, name: str) -> np.ndarray | None:
         """Return the pixel mask (uint32) or the flatfield (float32), shape (y, x)."""
-        what = array_names(self._version).get(name)
-        return None if what is None or self._asleep else self._detector.config.arrays[what]
+        config, awake = self._detector.config, self._detector.state != DetectorState.NA
+        return config.arrays[config.array_names[name]] if awake and name in config.array_names else None
 
     def put_array(self, name: str, file: bytes) -> list[str]:
         """Set the pixel mask or the flatfield from a TIFF."""
-        if self._asleep or name not in array_names(self._version):
-            raise KeyError(name)
-        return self._detector.config.put_array(name, tiff.decode(file).image)
+        return self._with_array(name).put_array(name, tiff.decode(file).image)
 
     def put(self, name: str, value) -> list[str]:
         """Set one parameter and return the names that changed."""
-        if self._asleep:
-            raise KeyError(name)
-        if name in array_names(self._version):
-            return self._detector.config.put_array(name, decode_darray(value))
-        return self._detector.config.put(name, value)
+        config = self._awake(name)
+        if name in config.array_names:
+            return config.put_array(name, decode_darray(value))
+        return config.put(name, value)
 
     def delete(self, name: str) -> None:
         """Restore the pixel mask or the flatfield."""
-        if self._asleep or name not in array_names(self._version):
-            raise KeyError(name)
-        self._detector.config.restore_array(name)
+        self._with_array(name).restore_array(name)
 
     def takes_argument(self, name: str) -> bool:
         """``trigger`` takes a count time, in inte only; ``hv_reset`` seconds."""
@@ -145,9 +133,15 @@ class DetectorModule(Subsystem):
         inte = series is not None and series.mode == TriggerMode.INTE
         return name == "hv_reset" or (name == "trigger" and inte)
 
-    @property
-    def _asleep(self) -> bool:
-        return self._detector.state == DetectorState.NA
+    def _awake(self, name: str) -> DetectorConfig:
+        if self._detector.state == DetectorState.NA:
+            raise KeyError(name)
+        return self._detector.config
+
+    def _with_array(self, name: str) -> DetectorConfig:
+        if name not in (config := self._awake(name)).array_names:
+            raise KeyError(name)
+        return config
 
 
 class MonitorModule(Subsystem):
@@ -155,31 +149,20 @@ class MonitorModule(Subsystem):
 
     def __init__(self, buffer: MonitorBuffer, status, version: str):
         self._buffer, self._version = buffer, version
-        super().__init__(dict, status, {"clear": bare(buffer.clear), "initialize": bare(buffer.initialize)})
+        commands = {"clear": bare(buffer.clear), "initialize": bare(self.reset)}
+        super().__init__(lambda: table.monitor_config(version), status, commands)
 
-    @property
-    def config(self) -> dict[str, Parameter]:
-        """The config parameters by name."""
-        buffer = self._buffer
-        config = {
-            "mode": table.text("enabled" if buffer.enabled else "disabled", *table.SWITCH),
-            "buffer_size": table.count(buffer.buffer_size, low=1),
-        }
-        return (
-            config if self._version == "1.6.0" else config | {"discard_new": table.flag(buffer.discard_new)}
-        )
+    def reset(self) -> None:
+        """Begin anew with the default config, and an empty buffer."""
+        super().reset()
+        self._buffer.initialize()
 
     def put(self, name: str, value) -> list[str]:
         """Set the mode, the size or the drop rule."""
         if name == "mode" and isinstance(value, bool) and self._version == "1.6.0":
             value = "enabled" if value else "disabled"
-        self.config[name].check(name, value)
-        if name == "mode":
-            self._buffer.enabled = value == "enabled"
-        elif name == "buffer_size":
-            self._buffer.shrink(value)
-        else:
-            self._buffer.discard_new = value
+        super().put(name, value)
+        self._buffer.configure(name, value)
         return []
 
 
@@ -200,11 +183,12 @@ class StreamModule(Subsystem):
         return []
 
 
-def bare(function: Callable[[], object]) -> Command:
-    """Return the command that calls a plain function, whatever value it is sent with."""
+def bare(function: Callable[[], Any]) -> Command:
+    """Return the command that calls a function, or coroutine function, whatever value it is sent with."""
 
-    async def command(_argument: object) -> None:
-        function()
+    async def command(_argument: object) -> int | None:
+        done = function()
+        return await done if inspect.isawaitable(done) else None
 
     return command
 
@@ -220,15 +204,11 @@ def _detector_commands(detector: EigerModel, version: str) -> dict[str, Command]
         if argument is not None and not (seconds and 1 <= argument <= 600):
             raise RequestError("hv_reset", argument, "1 to 600 s")
 
-    nothing = bare(lambda: None)
+    own = ("initialize", "arm", "disarm", "cancel", "abort")
+    nothing = ("check_connections", *(["status_update"] if version == "1.6.0" else []))
     return {
-        "initialize": lambda _: detector.initialize(),
-        "arm": lambda _: detector.arm(),
+        **{name: bare(getattr(detector, name)) for name in own},
+        **{name: bare(lambda: None) for name in nothing},
         "trigger": trigger,
-        "disarm": lambda _: detector.disarm(),
-        "cancel": lambda _: detector.cancel(),
-        "abort": lambda _: detector.abort(),
-        **({"status_update": nothing} if version == "1.6.0" else {}),
         "hv_reset": hv_reset,
-        "check_connections": nothing,
     }

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
-import sys
+import threading
 import time
 
 from ...starting import report_step, without_collection
-from ..child import make_parser, running_clock, say_ready
+from ..child import make_parser, obey, running_clock, say_ready
 
 with without_collection(ours=True):
     from caproto.asyncio.server import Context
@@ -26,39 +25,22 @@ with without_collection(ours=True):
     from .part import LOOPBACK, ioc_environment
 
 
-class Control:
-    """Answer the parent's commands: read, write, and misbehave."""
-
-    def __init__(self, ioc: BeamlineIOC):
-        self._ioc = ioc
-
-    async def serve(self) -> None:
-        """Answer line by line until standard input ends."""
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        while line := await reader.readline():
-            try:
-                reply = json.dumps({"value": await self._answer(json.loads(line))}, default=float)
-            except Exception as exc:
-                reply = json.dumps({"error": f"{type(exc).__name__}: {exc}"})
-            print(reply, flush=True)  # noqa: T201 - the channel to the parent
-
-    async def _answer(self, command: dict) -> object:
-        match command:
-            case {"do": "read", "role": role}:
-                return self._ioc.read(role)
-            case {"do": "write", "role": role, "value": value}:
-                await self._ioc.write(role, value)
-            case {"do": "fail", "what": "stall_pulse_id", "seconds": seconds}:
-                self._ioc.stall_until = time.monotonic() + seconds
-            case {"do": "fail", "what": "refuse_put", "role": role}:
-                self._ioc.refuse.add(role)
-            case {"do": "fail", "what": what, "role": role}:
-                getattr(self._ioc, role).fault = what.removeprefix("motor_")
-            case _:
-                raise ValueError(command)
-        return None
+async def answer(ioc: BeamlineIOC, command: dict) -> object:
+    """Obey one command of the parent: read, write, or misbehave."""
+    match command:
+        case {"do": "read", "role": role}:
+            return ioc.read(role)
+        case {"do": "write", "role": role, "value": value}:
+            await ioc.write(role, value)
+        case {"do": "fail", "what": "stall_pulse_id", "seconds": seconds}:
+            ioc.stall_until = time.monotonic() + seconds
+        case {"do": "fail", "what": "refuse_put", "role": role}:
+            ioc.refuse.add(role)
+        case {"do": "fail", "what": what, "role": role}:
+            getattr(ioc, role).fault = what.removeprefix("motor_")
+        case _:
+            raise ValueError(command)
+    return None
 
 
 async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None:
@@ -67,9 +49,9 @@ async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None
         report_step("preparing the PVs")
     await ioc.prepare()
     context = Context(ioc.pvdb, [LOOPBACK])
-    end = asyncio.Event()
+    end, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, end.set)
+        loop.add_signal_handler(number, end.set)
 
     async def ready(async_lib):
         sock = context.tcp_sockets[LOOPBACK]
@@ -79,8 +61,12 @@ async def serve(ioc: BeamlineIOC, port: int, prefix: str, control: bool) -> None
             await asyncio.sleep(0.001)
         say_ready(f"{LOOPBACK}:{port}", prefix)
         if control:
-            await Control(ioc).serve()
-            end.set()
+            threading.Thread(target=take_commands, name="commands", daemon=True).start()
+
+    def take_commands():
+        with contextlib.suppress(RuntimeError):  # a signal was faster
+            obey(lambda **command: asyncio.run_coroutine_threadsafe(answer(ioc, command), loop).result())
+            loop.call_soon_threadsafe(end.set)
 
     server = asyncio.create_task(context.run(startup_hook=ready))
     await asyncio.wait([server, asyncio.create_task(end.wait())], return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from caproto import SkipWrite
 from caproto.server import PVGroup, SubGroup, pvproperty
 
 from ..clock import PULSE_PERIOD, PulseClock
-from ..views import sample_at
+from ..clock_memory import sample_at
 
 TICK = 0.02
 """Seconds between readback updates while moving."""
@@ -231,11 +231,6 @@ class BeamlineIOC(PVGroup):
     )
     diode = pvproperty(name="DIODE", value=0.0, precision=4, read_only=True, doc="intensity behind the slit")
 
-    ROLES = (
-        *("pulse_id", "event_code", "shutter", "motor", "motor2"),
-        *("beam_rate", "beam_intensity", "diode"),
-    )
-
     def __init__(self, prefix: str, *, clock: PulseClock, speed: float = 1.0, seed: int = 0):
         super().__init__(prefix)
         self._clock, self._speed = clock, speed
@@ -248,12 +243,12 @@ class BeamlineIOC(PVGroup):
 
     def read(self, role: str):
         """Return the value of a role; of a motor its readback."""
-        item = getattr(self, self._check(role))
+        item = getattr(self, role)
         return item.readback if isinstance(item, Motor) else item.value
 
     async def write(self, role: str, value) -> None:
         """Set a role at once, past every check and travel time."""
-        item = getattr(self, self._check(role))
+        item = getattr(self, role)
         if isinstance(item, Motor):
             await item.place(float(value))
         elif role in ("event_code", "shutter", "beam_rate"):
@@ -261,11 +256,6 @@ class BeamlineIOC(PVGroup):
             self._clock.light = self.shutter.value == "Open" and self.beam_rate.value > 0
         else:
             raise ValueError(f"{role} is what the beam gives; it cannot be written")
-
-    def _check(self, role: str) -> str:
-        if role not in self.ROLES:
-            raise KeyError(role)
-        return role
 
     async def prepare(self) -> None:
         """Bring every PV to its first value; call before clients come."""

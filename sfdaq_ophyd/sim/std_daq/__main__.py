@@ -74,15 +74,9 @@ def _server(settings: StdDaqSettings, clock: PulseClock, options: argparse.Names
 
 
 def _do(server: StdDaqServer | WebsocketServer, do: str, **details):
-    actions = {
-        "fail": lambda: server.fail_next(details["what"], **details["details"]),
-        "burst": lambda: server.source.burst(**details),
-        "follow_clock": lambda: server.source.follow_clock(),
-        "silence": lambda: server.source.silence(),
-        "restart_writer": server.restart_writer,
-        "restart_driver": server.restart_driver,
-    }
-    return actions[do]()
+    if do == "fail":
+        return server.fail_next(details["what"], **details["details"])
+    return getattr(server if do.startswith("restart_") else server.source, do)(**details)
 
 
 if __name__ == "__main__":

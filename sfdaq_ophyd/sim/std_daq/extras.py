@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import io
 import os
+import queue
+import threading
 import time
+from collections.abc import Callable, Iterator
 
 import h5py
 import numpy as np
+from PIL import Image as PilImage
+from PIL import ImageDraw
 
-from .files import Pictures
-from .folders import ServiceError, is_below
-from .image_source import ImageSource
+from .files import Pictures, is_below
+from .image_source import Image, ImageSource
+from .publisher import grey_picture
 from .service import Service
-from .validator import grey_picture, jpeg
+from .settings import ServiceError, Timing
+
+SIZE = (800, 600)
+"""Width and height of the live stream's pictures."""
+
+
+def jpeg(picture: PilImage.Image) -> bytes:
+    """Encode in colour."""
+    output = io.BytesIO()
+    picture.convert("RGB").save(output, "JPEG", quality=80)
+    return output.getvalue()
+
+
+def _no_data() -> bytes:
+    picture = PilImage.new("RGB", SIZE, "white")
+    ImageDraw.Draw(picture).text((SIZE[0] // 2 - 30, SIZE[1] // 2), "No data", fill="black")
+    return jpeg(picture)
+
+
+def live_parts(
+    observe: Callable, pictures: Pictures, timing: Timing, closing: threading.Event
+) -> Iterator[bytes]:
+    """Yield the parts of a multipart stream: one per image, "No data" where none come.
+
+    Parameters
+    ----------
+    observe : callable
+        `Service.observe`.
+    pictures : Pictures
+        Of the detector.
+    timing : Timing
+    closing : Event
+        Ends the stream.
+    """
+    images: queue.Queue[Image] = queue.Queue(maxsize=2)
+
+    def offer(image: Image) -> None:
+        if not images.full():
+            images.put_nowait(image)
+
+    frame = np.empty(pictures.shape, pictures.dtype)
+    stop = observe(offer)
+    patience = timing.live_silence
+    try:
+        while not closing.is_set():
+            try:
+                image = images.get(timeout=patience)
+                pictures.fill(frame, image.image_id, image.pulse_id)
+                part = jpeg(grey_picture(frame).resize(SIZE))
+                patience = timing.live_silence
+            except queue.Empty:
+                part, patience = _no_data(), timing.live_repeat
+            yield b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + part + b"\r\n"
+    finally:
+        stop()
 
 
 def pictures_of(service: Service) -> Pictures:

@@ -7,10 +7,41 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 from ..clock import LOOK, PulseClock
 from ..faults import Fault, Faults
-from .driver import Image, Overrun
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of the detector, without its pixels."""
+
+    image_id: int
+    pulse_id: int
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class Overrun:
+    """A detector that is faster than the writer, so that the ring is overrun.
+
+    Attributes
+    ----------
+    rate : float
+        Images per second of the detector, from the first image to the end of the acquisition.
+    pause : float
+        s between two images that are written.
+    """
+
+    rate: float
+    pause: float
+
+    @classmethod
+    def of(cls, n_images: int, seconds: float = 4.0, rate: float | None = None) -> Overrun:
+        """Return the overrun of an acquisition that takes `seconds`."""
+        pause = seconds / n_images
+        return cls(max(2000.0, 4 / pause) if rate is None else rate, pause)
 
 
 class ImageSource:

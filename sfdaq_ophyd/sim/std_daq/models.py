@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .folders import check_path
+from .files import check_path
 
 WORDS = {
     "missing": ("value_error.missing", "field required"),

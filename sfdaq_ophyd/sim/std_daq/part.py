@@ -11,8 +11,7 @@ from ..child import ChildPart
 from ..faults import check
 from ..jungfrau.part import JungfrauPart
 from ..world import World
-from .faults import faults_of
-from .settings import StdDaqSettings
+from .settings import StdDaqSettings, faults_of
 
 
 class StdDaqPart(ChildPart):
@@ -81,7 +80,7 @@ class StdDaqPart(ChildPart):
         return dict(self._addresses)
 
     def fail_next(self, what: str, **details) -> None:
-        """Misbehave: names and details are in `faults.FAULTS`, for those that the dialect can have."""
+        """Misbehave: names and details are in `settings.FAULTS`, for those that the dialect can have."""
         check(faults_of(self._settings.dialect), what, details)
         self._ask("fail", what=what, details=details)
 

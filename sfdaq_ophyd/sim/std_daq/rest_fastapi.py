@@ -1,7 +1,7 @@
 """Dialect D2: FastAPI. Validation errors are 422; errors inside are 200 and cost the connection."""
 
 import threading
-from typing import Any
+from collections.abc import Callable
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.encoders import jsonable_encoder
@@ -10,21 +10,14 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Match, Route
 
+from ..faults import Faults
 from . import models
-from .extras import PAGE, FileViewer, UdpSimulator, pictures_of
-from .folders import ServiceError
+from .extras import PAGE, FileViewer, UdpSimulator, live_parts, pictures_of
 from .models import old_errors
-from .service import Service
-from .validator import live_parts
+from .service import Service, config_words, ok
+from .serving import serve_fastapi
+from .settings import INTEGERS, ServiceError
 
-INTEGERS = (
-    "bit_depth",
-    "image_pixel_height",
-    "image_pixel_width",
-    "n_modules",
-    "start_udp_port",
-    "writer_user_id",
-)
 IN_REPLIES = (
     "bit_depth",
     "detector_name",
@@ -53,6 +46,13 @@ def make_app(service: Service, closing: threading.Event) -> FastAPI:
     return app
 
 
+def serve(
+    service: Service, faults: Faults, closing: threading.Event, port: int, start_timeout: float
+) -> tuple[str, Callable[[], None]]:
+    """Serve a service in a thread; return the address, and what ends it."""
+    return serve_fastapi(make_app(service, closing), faults, closing, port, start_timeout)
+
+
 def _add_errors(app: FastAPI, pydantic: int) -> None:
     @app.exception_handler(Exception)
     def inside(request: Request, exc: Exception) -> JSONResponse:
@@ -70,10 +70,6 @@ def _add_errors(app: FastAPI, pydantic: int) -> None:
         if len(errors) == 1 and errors[0]["loc"] == ["body"] and errors[0]["input"] is None:
             errors = [{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}]
         return JSONResponse({"detail": old_errors(errors, exc.body) if pydantic == 1 else errors}, 422)
-
-
-def _ok(message: str, **payload: Any) -> dict:
-    return {"status": "ok", "message": message, **payload}
 
 
 def _writer(status: dict) -> dict:
@@ -106,20 +102,20 @@ def _add_writer(app: FastAPI, service: Service) -> None:
     @app.get("/writer/status")
     def status():
         writer = service.status()
-        return _ok(f"Writer is {writer['state']}", writer=_writer(writer))
+        return ok(f"Writer is {writer['state']}", writer=_writer(writer))
 
     @app.post("/writer/write_async")
     def write_async(request: request_model):  # type: ignore[valid-type]  # FastAPI reads it at run time
-        return _ok("Writing started.", writer=_writer(service.write(checked(request))))
+        return ok("Writing started.", writer=_writer(service.write(checked(request))))
 
     @app.post("/writer/write_sync")
     def write_sync(request: request_model):  # type: ignore[valid-type]
         service.write(checked(request))
-        return _ok("Writing finished.", writer=_writer(service.wait_while_writing()))
+        return ok("Writing finished.", writer=_writer(service.wait_while_writing()))
 
     @app.post("/writer/stop")
     def stop():
-        return _ok("Writing stopped.", writer=_writer(service.stop()))
+        return ok("Writing stopped.", writer=_writer(service.stop()))
 
 
 def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
@@ -133,24 +129,21 @@ def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
     @app.get("/daq/config")
     def get_config():
         config, config_id = service.config()
-        depth = (
-            "No config set yet." if config is None else f"DAQ configured for bit_depth={config['bit_depth']}."
-        )
-        return _ok(depth, config=config, config_id=config_id)
+        return ok(config_words(config), config=config, config_id=config_id)
 
     @app.post("/daq/config")
     def set_config(config: config_model):  # type: ignore[valid-type]
-        return _ok("Setting new daq config.", config=_stored(service, config), config_id=None)
+        return ok("Setting new daq config.", config=_stored(service, config), config_id=None)
 
     @app.get("/daq/stats")
     def stats():
-        return _ok("DAQ statistics", stats=service.stats())
+        return ok("DAQ statistics", stats=service.stats())
 
     @app.get("/daq/logs/{n_logs}")
     def logs(n_logs: int):
         entries = service.logs(n_logs)
         reports: list[list[dict]] = [[{}] * service.n_reports(log_id) for log_id, _ in entries]
-        return _ok("DAQ logs", logs={i: _acquisition(a, r) for (i, a), r in zip(entries, reports)})
+        return ok("DAQ logs", logs={i: _acquisition(a, r) for (i, a), r in zip(entries, reports)})
 
     @app.get("/daq/deployment")
     def deployment():
@@ -159,7 +152,7 @@ def _add_daq(app: FastAPI, service: Service, closing: threading.Event) -> None:
             found.update(servers=None, stats=None)
         else:
             found["stats"] = {key: float(value) for key, value in found["stats"].items()}
-        return _ok("Deployment status", deployment=found)
+        return ok("Deployment status", deployment=found)
 
 
 def _stored(service: Service, config) -> dict:
@@ -185,7 +178,7 @@ def _add_simulation(app: FastAPI, service: Service) -> None:
     simulator = UdpSimulator(service.settings.simulation, service.source)
 
     def reply(state: dict) -> dict:
-        return _ok(f"Simulator for {service.stored_config()['detector_name']}.", simulator=state)
+        return ok(f"Simulator for {service.stored_config()['detector_name']}.", simulator=state)
 
     @app.get("/simulation/status")
     def status():
@@ -206,7 +199,7 @@ def _add_simulation(app: FastAPI, service: Service) -> None:
 def _add_files(app: FastAPI, viewer: FileViewer) -> None:
     @app.get("/file/{acquisition_id}")
     def metadata(acquisition_id: str):
-        return _ok("Metadata retrieved.", file_metadata=viewer.metadata(acquisition_id))
+        return ok("Metadata retrieved.", file_metadata=viewer.metadata(acquisition_id))
 
     @app.get("/file/{acquisition_id}/{i_image}")
     def image(acquisition_id: str, i_image: int, module_map: bool = False, gaps: bool = False):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import redis
 
 from ...limits import Limit
 from ..clock import PulseClock
 from ..faults import Faults
-from .driver import Driver, Image
-from .folders import Folders, ServiceError
-from .image_source import ImageSource
-from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store
-from .settings import StdDaqSettings, Timing
+from .driver import Driver
+from .files import Folders
+from .image_source import Image, ImageSource
+from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store, validate
+from .settings import ServiceError, StdDaqSettings, Timing
 from .state import Deployer, deployment
-from .validator import validate
 from .writer import WriterProcess
 
 
@@ -48,15 +48,7 @@ class Service:
         self.store = Store(redis_url, self.timing, settings.maxlen)
         self.folders = Folders(settings.folders, settings.writable)
         self._observers: list[Callable[[Image], None]] = []
-        self.writer = WriterProcess(
-            self._writer_event,
-            writable=self.folders.writable,
-            seed=settings.seed,
-            clock=clock.path,
-            compressed=settings.compressed,
-            start_timeout=settings.start_timeout,
-            on_step=on_step,
-        )
+        self.writer = WriterProcess(self._writer_event, settings, self.folders.writable, clock.path, on_step)
         self._n_written = self._n_published = self._n_of_acquisition = 0
         self._news = threading.Event()
         self._config = self._boot_config()
@@ -268,3 +260,13 @@ class Service:
                 self._news.clear()
 
         threading.Thread(target=wait, name="std-daq other party", daemon=True).start()
+
+
+def ok(message: str, **payload: Any) -> dict:
+    """Return a reply of success, of both REST dialects."""
+    return {"status": "ok", "message": message, **payload}
+
+
+def config_words(config: dict | None) -> str:
+    """Return what both say of the stored configuration."""
+    return "No config set yet." if config is None else f"DAQ configured for bit_depth={config['bit_depth']}."

@@ -1,4 +1,4 @@
-"""Serving a FastAPI application on loopback: who is refused, how requests hang, how replies get lost."""
+"""What all generations share as servers: start and stop, who is refused, how replies get lost."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import uvicorn
+from typing import Any, Self
 
 from ...limits import Limit
+from ..clock import PulseClock
 from ..faults import Faults
 from ..http import STATUS, refusal
+from .settings import StdDaqSettings, faults_of
 
 HOST = "127.0.0.1"
 
@@ -74,28 +75,107 @@ class AroundFastApi:
         pass
 
 
-def serve_fastapi(
-    app: AroundFastApi, port: int, start_timeout: float, closing: threading.Event
-) -> tuple[str, Callable[[], None]]:
-    """Serve an application in a thread.
+class DaqServer(ABC):
+    """One simulated DAQ in this process.
 
     Parameters
     ----------
-    app : AroundFastApi
+    settings : StdDaqSettings
+    clock : PulseClock
+        The machine's pulses.
+    start_pulse_id : int
+        Pulse id of frame 1.
+    port : int
+        Of the REST service; 0 takes a free one.
+    on_step : callable
+        Called with every step of the start.
+
+    Attributes
+    ----------
+    url : str
+        Address of the REST service, once started.
+    """
+
+    def __init__(
+        self,
+        settings: StdDaqSettings,
+        clock: PulseClock,
+        *,
+        start_pulse_id: int | None = None,
+        port: int = 0,
+        on_step: Callable[[str], object] = lambda step: None,
+    ):
+        self.settings, self._clock = settings, clock
+        self._start_pulse_id = clock.start_pulse_id if start_pulse_id is None else start_pulse_id
+        self._port, self._on_step = port, on_step
+        self._faults = Faults(faults_of(settings.dialect))
+        self._closing = threading.Event()
+        self._others: list[threading.Thread] = []
+        self._stop_rest: Callable[[], None] = lambda: None
+        self.url = ""
+
+    def start(self) -> Self:
+        """Return once it serves."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Leave nothing behind. Safe twice."""
+        self._closing.set()
+        self._stop_rest()
+        for thread in self._others:
+            thread.join(10)
+        self._stop()
+
+    __enter__ = start
+
+    def __exit__(self, *exc_info) -> None:
+        self.stop()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Start all parties."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """End all but the REST service."""
+
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+        def wait() -> None:
+            if not self._closing.wait(seconds):
+                with contextlib.suppress(RuntimeError):  # it stops meanwhile
+                    act()
+
+        thread = threading.Thread(target=wait, name="std-daq later", daemon=True)
+        self._others.append(thread)
+        thread.start()
+
+
+def serve_fastapi(
+    app: Any, faults: Faults, closing: threading.Event, port: int, start_timeout: float
+) -> tuple[str, Callable[[], None]]:
+    """Serve an application in a thread; return the address, and what ends it.
+
+    Parameters
+    ----------
+    app : FastAPI
+    faults : Faults
+    closing : Event
+        Ends what hangs, and the wait for the start.
     port : int
         0 takes a free one.
     start_timeout : float
         s for which its start is waited for.
-    closing : Event
-        Ends the wait.
-
-    Returns
-    -------
-    url : str
-    stop : callable
     """
+    import uvicorn  # not for Flask
+
+    around = AroundFastApi(app, faults, closing)
     config = uvicorn.Config(
-        app, host=HOST, port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
+        around, host=HOST, port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1
     )
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs each error reply at length
     server = uvicorn.Server(config)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from ..faults import Faults
-from .driver import Image
+from .image_source import Image
 from .settings import Timing
 from .websocket_commands import DriverDied, Start, parse
-from .websocket_writers import Writer
+from .websocket_files import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ class WebsocketDriver:
             raise DriverDied("closed")
 
     def _go_on(self, state: str) -> None:
-        """Change the state once sessions have told the one before: what they miss has a name in `faults`."""
+        """Change the state once sessions have told the one before: what they miss is a fault."""
         if self._shown != IDLE:
             self._let_look(self._shown)
         self._change(state)

@@ -5,9 +5,10 @@ As in wire reference std-daq, section 12. Errors are HTTP codes with a ``detail`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import h5py
 import jsonschema
@@ -17,7 +18,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse, Response
 
 from ..faults import Faults
-from .folders import Folders, is_below
+from .files import Folders, is_below
 from .websocket_files import PER_IMAGE_OF_ALL
 
 GROUP = "gf-teststand"
@@ -113,9 +114,16 @@ def _add_h5(app: FastAPI, folders: Folders) -> None:
             raise FileNotFoundError(2, "No such file or directory", path)
         return here
 
+    @contextlib.contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except Exception as exc:
+            raise HTTPException(500, str(exc)) from exc
+
     @app.post("/api/h5/create_interleaved_vds")
     async def create(request: Request) -> dict[str, str]:
-        try:
+        with told():
             asked = await request.json()
             folder, name = asked.get("base_path"), asked.get("output_file")
             found = [each for each in os.listdir(local(folder)) if each.startswith("file")] if folder else []
@@ -124,26 +132,18 @@ def _add_h5(app: FastAPI, folders: Folders) -> None:
             if not is_below(path := os.path.join(local(folder), name), folders.writable):
                 raise PermissionError(13, "Permission denied", name)
             interleave(local(folder), path)
-        except Exception as exc:
-            raise HTTPException(500, str(exc)) from exc
         return {"message": "Interleaved virtual dataset created successfully"}
 
     @app.get("/api/h5/get_metadata_status")
     def status(filename: str) -> dict:
-        try:
-            with h5py.File(local(filename), "r") as file:
-                return {"file": filename, "datasets": _datasets(file)}
-        except Exception as exc:
-            raise HTTPException(500, str(exc)) from exc
+        with told(), h5py.File(local(filename), "r") as file:
+            return {"file": filename, "datasets": _datasets(file)}
 
     @app.get("/api/h5/read_metadata")
     def metadata(filename: str) -> dict:
-        try:
-            with h5py.File(local(filename), "r") as file:
-                rows = file["interleaved_metadata"][:]
+        with told(), h5py.File(local(filename), "r") as file:
+            rows = file["interleaved_metadata"][:]
             return {"metadata": [{key: row[key].item() for key in ("image_id", "status")} for row in rows]}
-        except Exception as exc:
-            raise HTTPException(500, str(exc)) from exc
 
 
 def _datasets(file: h5py.File) -> list[dict]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from ..clock import PulseClock
-from ..faults import Faults, check
-from .faults import AT_ONCE, faults_of
-from .files import Pictures
-from .folders import Folders
+from ..faults import check
+from .files import Folders, Pictures
 from .image_source import ImageSource
-from .serving import AroundFastApi, serve_fastapi
-from .settings import BLOCK_SIZE, StdDaqSettings, Timing
+from .serving import DaqServer, serve_fastapi
+from .settings import AT_ONCE, BLOCK_SIZE, StdDaqSettings, Timing, faults_of
 from .websocket_control import Control
 from .websocket_driver import WebsocketDriver
-from .websocket_files import ImageFile, MetadataFile
+from .websocket_files import ImageFile, MetadataFile, Writer
 from .websocket_rest import make_app
-from .websocket_writers import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -29,25 +25,20 @@ MOST_WRITERS = 100
 DEPTHS = (8, 16, 32)
 
 
-class WebsocketServer:
+class WebsocketServer(DaqServer):
     """One simulated DAQ of the websocket generation in this process.
 
     Parameters
     ----------
-    settings : StdDaqSettings
-    clock : PulseClock
-        The machine's pulses.
-    start_pulse_id : int
-        Pulse id of frame 1.
-    port, ws_port : int
-        Of the configuration's REST service, and of the control; 0 takes a free one.
-    on_step : callable
-        Called with every step of the start.
+    ws_port : int
+        Of the control; 0 takes a free one. `port` is that of the configuration's REST service.
+    settings, clock, **options
+        Of `DaqServer`.
 
     Attributes
     ----------
-    url, ws_url : str
-        Addresses, once started.
+    ws_url : str
+        Address of the control, once started.
     driver : WebsocketDriver
         Its present life, or the last one.
     writers : list of Writer
@@ -55,68 +46,42 @@ class WebsocketServer:
     source : ImageSource
     """
 
-    def __init__(
-        self,
-        settings: StdDaqSettings,
-        clock: PulseClock,
-        *,
-        start_pulse_id: int | None = None,
-        port: int = 0,
-        ws_port: int = 0,
-        on_step: Callable[[str], object] = lambda step: None,
-    ):
-        self.settings, self.timing, self._clock = settings, Timing(settings.speed), clock
-        self._start_pulse_id = clock.start_pulse_id if start_pulse_id is None else start_pulse_id
-        self._port, self._ws_port, self._on_step = port, ws_port, on_step
-        self._faults = Faults(faults_of("websocket"))
+    def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, ws_port: int = 0, **options: Any):
+        super().__init__(settings, clock, **options)
+        self.timing, self._ws_port = Timing(settings.speed), ws_port
         self.folders = Folders(settings.folders, settings.writable)
         self._config, self._n_changes = settings.first_config, 0
         self._lock = threading.RLock()
-        self._closing = threading.Event()
-        self._others: list[threading.Thread] = []
-        self.url = self.ws_url = ""
+        self.ws_url = ""
         self._control: Control | None = None
         self._source: ImageSource | None = None
-        self._stop_rest: Callable[[], None] = lambda: None
         self.driver: WebsocketDriver | None = None
         self.writers: list[Writer] = []
         self.metadata_writer: Writer | None = None
 
-    def start(self) -> WebsocketServer:
-        """Return once it serves."""
-        try:
-            self._on_step("starting the control")
-            self._control = Control(self.timing, self._ws_port)
-            self.ws_url = self._control.url
-            self._begin()
-            self._source = ImageSource(
-                self._clock,
-                self._start_pulse_id,
-                self.settings.rate_multiplicator,
-                accepting=lambda: self.driver.accepting if self.driver else 0,
-                behind=lambda: bool(self.driver and self.driver.behind),
-                overrun=lambda: None,
-                deliver=lambda image: self.driver.image(image) if self.driver else None,
-                faults=self._faults,
-            )
-            if self.settings.running:
-                self._source.follow_clock()
-            self._on_step("starting the REST service")
-            app = make_app(lambda: self._config, self.set_config, self.folders, self._faults)
-            around = AroundFastApi(app, self._faults, self._closing)
-            timeout = self.settings.start_timeout
-            self.url, self._stop_rest = serve_fastapi(around, self._port, timeout, self._closing)
-        except BaseException:
-            self.stop()
-            raise
-        return self
+    def _start(self) -> None:
+        self._on_step("starting the control")
+        self._control = Control(self.timing, self._ws_port)
+        self.ws_url = self._control.url
+        self._begin()
+        self._source = ImageSource(
+            self._clock,
+            self._start_pulse_id,
+            self.settings.rate_multiplicator,
+            accepting=lambda: self.driver.accepting if self.driver else 0,
+            behind=lambda: bool(self.driver and self.driver.behind),
+            overrun=lambda: None,
+            deliver=lambda image: self.driver.image(image) if self.driver else None,
+            faults=self._faults,
+        )
+        if self.settings.running:
+            self._source.follow_clock()
+        self._on_step("starting the REST service")
+        app = make_app(lambda: self._config, self.set_config, self.folders, self._faults)
+        timeout = self.settings.start_timeout
+        self.url, self._stop_rest = serve_fastapi(app, self._faults, self._closing, self._port, timeout)
 
-    def stop(self) -> None:
-        """Leave nothing behind. Safe twice."""
-        self._closing.set()
-        self._stop_rest()
-        for thread in self._others:
-            thread.join(10)
+    def _stop(self) -> None:
         if self._source is not None:
             self._source.close()
         if self._control is not None:
@@ -125,11 +90,6 @@ class WebsocketServer:
             self.driver.close()
         for writer in self._all_writers:
             writer.save()
-
-    __enter__ = start
-
-    def __exit__(self, *exc_info):
-        self.stop()
 
     @property
     def source(self) -> ImageSource:
@@ -160,7 +120,7 @@ class WebsocketServer:
     # ---- what goes wrong ----------------------------------------------------------------------------
 
     def fail_next(self, what: str, **details) -> None:
-        """Misbehave, by the names in `faults`."""
+        """Misbehave, by the names in `settings.FAULTS`."""
         check(faults_of("websocket"), what, details)
         if what == "writer_dies":
             writer = self.writers[details.get("writer", 0)]
@@ -224,13 +184,13 @@ class WebsocketServer:
                 self.writers, self.metadata_writer = [], None
                 return
             self.writers = [
-                Writer(str(k), partial(_image_file, group, block, pictures), folders, user_id)
+                Writer(str(k), lambda path: ImageFile(path, group, block, pictures), folders, user_id)
                 for k in range(n_writers)
             ]
             if self.settings.metadata_writer:
                 self.metadata_writer = Writer(
                     "Meta",
-                    partial(_metadata_file, group, block),
+                    lambda path: MetadataFile(path, group, block),
                     folders,
                     user_id,
                     on_death=lambda writer: self._later(self.timing.restart, writer.revive),
@@ -269,16 +229,6 @@ class WebsocketServer:
         if seconds is not None:
             self._later(seconds, self.restart_driver)
 
-    def _later(self, seconds: float, act: Callable[[], object]) -> None:
-        def wait() -> None:
-            if not self._closing.wait(seconds):
-                with contextlib.suppress(RuntimeError):
-                    act()
-
-        thread = threading.Thread(target=wait, name="std-daq later", daemon=True)
-        self._others.append(thread)
-        thread.start()
-
 
 def _whole(config: dict, key: str, default: int | None = None) -> int:
     """Return a number of the configuration; KeyError or TypeError if there is none."""
@@ -286,11 +236,3 @@ def _whole(config: dict, key: str, default: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{key} is {value!r}")
     return int(value)
-
-
-def _image_file(group: str, block_size: int, pictures: Pictures, path: str) -> ImageFile:
-    return ImageFile(path, group, block_size, pictures)
-
-
-def _metadata_file(group: str, block_size: int, path: str) -> MetadataFile:
-    return MetadataFile(path, group, block_size)

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...errors import ServiceUnreachable
 from ...limits import Limit
 from ..child import Child
-from .settings import Timing
+from .settings import StdDaqSettings, Timing
 
 logger = logging.getLogger(__name__)
 
@@ -95,16 +95,11 @@ class WriterProcess:
     ----------
     on_event : callable
         Called with each event (dict), in a thread of this object.
+    settings : StdDaqSettings
     writable : sequence of str
         Folders below which it writes.
-    seed : int
-        Of the pictures.
-    clock : Path, optional
+    clock : Path
         File of the pulse clock, which knows what there was to see at a pulse.
-    compressed : bool
-        Write compressed files.
-    start_timeout : float
-        s without a step after which its start fails.
     on_step : callable
         Called with every step of a start.
 
@@ -117,18 +112,14 @@ class WriterProcess:
     def __init__(
         self,
         on_event: Callable[[dict], None],
-        *,
+        settings: StdDaqSettings,
         writable: Sequence[str],
-        seed: int = 0,
-        clock: Path | None = None,
-        compressed: bool = False,
-        start_timeout: float = 60.0,
-        on_step: Callable[[str], object] = lambda step: None,
+        clock: Path,
+        on_step: Callable[[str], object],
     ):
-        self._on_event, self._writable = on_event, list(writable)
-        self._seed, self._compressed = seed, compressed
-        self._clock = clock
-        self._start_timeout, self._on_step = start_timeout, on_step
+        self._on_event, self._settings, self._on_step = on_event, settings, on_step
+        self._options: list[object] = ["--seed", settings.seed, "--writable", json.dumps(writable)]
+        self._options += ["--clock", clock, *["--compressed"] * settings.compressed]
         self._child: Child | None = None
         self._lock = threading.Lock()
         self.n_starts = 0
@@ -154,14 +145,10 @@ class WriterProcess:
             It does nothing more, or it ended by itself.
         """
         self.kill()
-        words: list[object] = ["--config", json.dumps(config), "--seed", self._seed]
-        words += ["--writable", json.dumps(self._writable)]
-        words += ["--compressed"] * self._compressed
-        words += [] if self._clock is None else ["--clock", self._clock]
         child = Child(
             "sfdaq_ophyd.sim.std_daq.writer_process",
-            *words,
-            timeout=self._start_timeout,
+            *("--config", json.dumps(config), *self._options),
+            timeout=self._settings.start_timeout,
             title="the DAQ's writer",
             on_line=self._heard,
             on_step=self._on_step,

@@ -18,8 +18,7 @@ from ...starting import report_step, without_collection
 from ..clock import PulseClock
 
 with without_collection(ours=True):
-    from .files import Pictures, WriterFile
-    from .folders import is_below, may_write
+    from .files import Pictures, WriterFile, is_below, may_write
 
 LONGEST = 1e6
 """s; no file takes longer to create."""
@@ -28,7 +27,7 @@ LONGEST = 1e6
 class DaqWriter:
     """State of the writer: at most one open file, and what the last start asked for."""
 
-    def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool, view=None):
+    def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool, view):
         self._config, self._writable, self._view = config, writable, view
         self._seed, self._compressed = seed, compressed
         self._pictures: Pictures | None = None
@@ -101,11 +100,11 @@ def main() -> None:
     parser.add_argument("--config", type=json.loads, required=True)
     parser.add_argument("--writable", type=json.loads, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clock", help="file of the pulse clock")
+    parser.add_argument("--clock", required=True, help="file of the pulse clock")
     parser.add_argument("--compressed", action="store_true")
     options = parser.parse_args()
     report_step("making the writer")
-    view = PulseClock(options.clock).view if options.clock else None
+    view = PulseClock(options.clock).view
     writer = DaqWriter(options.config, options.writable, options.seed, options.compressed, view)
     print("READY", flush=True)  # noqa: T201
     for line in sys.stdin:

@@ -48,6 +48,15 @@ class Rest:
         assert reply.status_code == 200, reply.text
         return reply.json().get("sequence id") if reply.content else None
 
+    def stream(self, **detector):
+        """Enable the stream's version 2, with some of the detector's config."""
+        for path, value in {
+            "stream/config/format": "cbor",
+            "stream/config/mode": "enabled",
+            **{f"detector/config/{name}": value for name, value in detector.items()},
+        }.items():
+            self.set(path, value)
+
     def state(self):
         return self.value("detector/status/state")
 
@@ -138,8 +147,7 @@ def make_pull():
 @pytest.fixture
 def pull(rest, make_pull):
     """The only client of `rest`'s stream, which is enabled."""
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
+    rest.stream()
     return make_pull(rest)
 
 
@@ -154,3 +162,10 @@ def arm(rest, nimages=1, ntrigger=1, mode="ints"):
     rest.set("detector/config/ntrigger", ntrigger)
     rest.set("detector/config/trigger_mode", mode)
     return rest.command("detector/command/arm")
+
+
+def take(rest, *args, **options):
+    """Arm, and expose one trigger; the series' number."""
+    series_id = arm(rest, *args, **options)
+    rest.command("detector/command/trigger")
+    return series_id

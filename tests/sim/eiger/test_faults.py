@@ -10,7 +10,7 @@ import requests
 
 from sfdaq_ophyd.wire import tiff
 
-from .conftest import Rest, arm, images
+from .conftest import Rest, arm, images, take
 
 
 def test_long_command_when_beyond_the_limit_then_the_connection_goes_and_the_series_goes_on(
@@ -42,8 +42,7 @@ def test_faults_when_named_then_each_happens_once(rest):
     part.fail_next("drop")
     part.fail_next("truncate", keep=100)
     part.fail_next("content_type")
-    arm(rest, nimages=4)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=4)
     web_page, short, whole = (rest.get("monitor/images/next") for _ in range(3))
     assert web_page.headers["Content-Type"].startswith("text/html")
     assert len(short.content) == 100
@@ -51,25 +50,21 @@ def test_faults_when_named_then_each_happens_once(rest):
 
     part.fail_next("wrong_series")
     part.fail_next("no_private_ifd")
-    series_id = arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    series_id = take(rest, nimages=2)
     odd, normal = images(rest, 2)
     assert (odd.series_id, normal.series_id) == (None, series_id)
 
     part.fail_next("no_image", count=2)
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     codes = [rest.get("monitor/images/next").status_code for _ in range(3)]
     assert codes == [408, 408, 200]
 
     part.fail_next("same_time")
-    arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=2)
     assert len({frame.time_ns for frame in images(rest, 2)}) == 1
 
     part.fail_next("late_last")
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     assert rest.get("monitor/images/next?timeout=0").status_code == 408
     rest.command("detector/command/disarm")
     images(rest, 1)
@@ -85,8 +80,7 @@ def test_faults_when_named_then_each_happens_once(rest):
 
 @pytest.mark.parametrize("what", ["cut", "cut_body", "hang"])
 def test_connection_faults_when_named_then_the_client_gets_no_reply(rest, what):
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     rest.part.fail_next(what)
     connection = http.client.HTTPConnection(rest.part.url.removeprefix("http://"), timeout=0.3)
     with pytest.raises((http.client.HTTPException, OSError)):
@@ -114,12 +108,10 @@ def test_part_when_stopped_twice_then_the_port_is_free(make_part):
 
 def test_out_of_order_when_named_then_the_frame_comes_after_those_that_follow_it(rest):
     rest.part.fail_next("out_of_order", after=2)
-    arm(rest, nimages=5)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=5)
     assert [frame.image_id for frame in images(rest, 5)] == [1, 2, 0, 3, 4]
     rest.part.fail_next("out_of_order", after=100)
-    arm(rest, nimages=3)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=3)
     assert [frame.image_id for frame in images(rest, 3)] == [1, 2, 0], (
         "the trigger's end brings it at the latest"
     )

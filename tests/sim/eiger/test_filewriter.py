@@ -10,7 +10,7 @@ import requests
 from sfdaq_ophyd.sim.eiger import filewriter
 from sfdaq_ophyd.sim.stamp import read_stamp
 
-from .conftest import arm, images
+from .conftest import arm, images, take
 
 
 @pytest.fixture
@@ -68,8 +68,7 @@ def test_files_when_the_series_is_cut_short_then_the_last_comes_with_its_end(res
 
 def test_files_when_fetched_then_the_frames_of_the_monitor_behind_the_masters_links(rest, fetch):
     enable(rest, nimages_per_file=2)
-    series_id = arm(rest, nimages=3)
-    rest.command("detector/command/trigger")
+    series_id = take(rest, nimages=3)
     seen = images(rest, 3)
     paths = [fetch(name) for name in files(rest)]
     with h5py.File(paths[0]) as master:
@@ -90,8 +89,7 @@ def test_files_when_fetched_then_the_frames_of_the_monitor_behind_the_masters_li
 def test_files_when_of_the_newer_format_then_one_virtual_dataset_with_channels(rest, fetch, compressed):
     enable(rest, nimages_per_file=2, format="hdf5 nexus v2024.2 nxmx", compression_enabled=compressed)
     rest.set("detector/config/threshold/2/mode", "enabled")
-    arm(rest, nimages=3)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=3)
     paths = [fetch(name) for name in files(rest)]
     with h5py.File(paths[0]) as master:
         data, detector = master["entry/data/data"], master["entry/instrument/detector"]
@@ -106,8 +104,7 @@ def test_files_when_of_the_newer_format_then_one_virtual_dataset_with_channels(r
 
 def test_files_when_none_per_file_then_all_are_in_the_master(rest, fetch):
     enable(rest, nimages_per_file=0)
-    arm(rest, nimages=3)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=3)
     (name,) = files(rest)
     with h5py.File(fetch(name)) as master:
         assert len(master["entry/data/data"]) == 3
@@ -115,8 +112,7 @@ def test_files_when_none_per_file_then_all_are_in_the_master(rest, fetch):
 
 def test_files_when_deleted_cleared_or_restarted_then_gone(rest):
     enable(rest, nimages_per_file=1)
-    arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=2)
     name = files(rest)[1]
     url = f"{rest.part.url}/data/{name}"
     assert requests.delete(url, timeout=60).status_code == 204
@@ -148,8 +144,7 @@ def test_files_when_there_are_many_series_then_those_of_the_last_are_kept(rest):
 def test_files_when_images_are_large_then_fewer_in_each(rest, monkeypatch):
     monkeypatch.setattr(filewriter, "MOST_BYTES", 2 * 32 * 48 * 2 + 1)
     enable(rest)
-    arm(rest, nimages=5)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=5)
     assert len(files(rest)) == 1 + 3
 
 
@@ -186,8 +181,7 @@ def test_files_when_they_fail_then_cut_short_or_without_an_image_as_told(rest, f
 def test_files_when_images_come_then_there_is_less_room_until_they_are_deleted(rest):
     enable(rest, nimages_per_file=2)
     free = [rest.value("filewriter/status/buffer_free")]
-    arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=2)
     free.append(rest.value("filewriter/status/buffer_free"))
     requests.delete(f"{rest.part.url}/data/{files(rest)[1]}", timeout=60)
     free.append(rest.value("filewriter/status/buffer_free"))

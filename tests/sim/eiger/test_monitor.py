@@ -37,8 +37,8 @@ def test_buffer_when_full_and_not_discard_new_then_the_oldest_goes():
 
 def test_buffer_when_shrunk_then_the_drop_rule_says_which_end():
     newest_first, oldest_first = filled(3), filled(3, discard_new=False)
-    newest_first.shrink(1)
-    oldest_first.shrink(1)
+    newest_first.configure("buffer_size", 1)
+    oldest_first.configure("buffer_size", 1)
     assert (newest_first.listing(), oldest_first.listing()) == ([[1, [0]]], [[1, [2]]])
     assert newest_first.n_dropped == oldest_first.n_dropped == 2
 
@@ -113,7 +113,7 @@ def test_bytes_free_when_frames_come_and_go_then_what_is_left(monkeypatch):
     whole = buffer.n_bytes_free + 300
     asyncio.run(buffer.next(0))
     assert buffer.n_bytes_free == whole - 200
-    buffer.shrink(1)
+    buffer.configure("buffer_size", 1)
     assert buffer.n_bytes_free == whole - 100
     buffer.clear()
     assert buffer.n_bytes_free == whole

@@ -13,7 +13,7 @@ from sfdaq_ophyd.sim.eiger.parameters import make_geometry
 from sfdaq_ophyd.wire.simplon import decode_darray, encode_darray
 from sfdaq_ophyd.wire.tiff_write import encode
 
-from .conftest import Rest, arm, images
+from .conftest import Rest, arm, images, take
 
 ADEIGER_READS = {
     "detector/config": "description wavelength photon_energy threshold_energy ntrigger compression roi_mode"
@@ -188,8 +188,7 @@ def test_pixel_mask_when_written_then_frames_show_it_and_delete_restores_it(rest
         "threshold/1/pixel_mask",
     ]
     assert rest.value("detector/config/number_of_excluded_pixels") == n_before + 1
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     image = images(rest, 1)[0].image
     assert image[20, 30] == 2 ** (8 * image.itemsize) - 1
     assert rest.session.delete(rest.url("detector/config/pixel_mask"), timeout=60).status_code == 200

@@ -18,7 +18,7 @@ from sfdaq_ophyd.wire import tiff
 from sfdaq_ophyd.wire.simplon import decode_darray
 from sfdaq_ophyd.wire.ulid import ulid_time_ns
 
-from .conftest import Rest, arm, images
+from .conftest import Rest, arm, images, take
 
 
 def test_series_when_run_then_numbers_count_up_and_restart_at_initialize(rest):
@@ -33,8 +33,7 @@ def test_series_when_run_then_numbers_count_up_and_restart_at_initialize(rest):
 
 
 def test_series_when_every_trigger_is_done_then_it_ends_by_itself(rest):
-    series_id = arm(rest, nimages=3, ntrigger=2)
-    rest.command("detector/command/trigger")
+    series_id = take(rest, nimages=3, ntrigger=2)
     assert rest.state() == "ready"
     assert rest.command("detector/command/trigger") == series_id
     assert rest.state() == "idle"
@@ -49,8 +48,7 @@ def test_series_when_every_trigger_is_done_then_it_ends_by_itself(rest):
 
 def test_frames_when_taken_then_times_are_one_frame_time_apart(rest):
     rest.set("detector/config/frame_time", 0.01)
-    arm(rest, nimages=4)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=4)
     times = np.array([frame.time_ns for frame in images(rest, 4)]) / 1e9
     np.testing.assert_allclose(np.diff(times), 0.01, atol=0.0011)
 
@@ -108,8 +106,7 @@ def test_inte_when_triggered_with_a_time_then_one_frame_of_it(rest):
 def test_om_when_it_sets_up_and_polls_then_it_gets_series_frame_and_time(rest):
     for name, value in (("mode", "enabled"), ("discard_new", False), ("buffer_size", 10)):
         assert rest.put(f"monitor/config/{name}", value).status_code == 200
-    series_id = arm(rest)
-    rest.command("detector/command/trigger")
+    series_id = take(rest)
     reply = rest.get("monitor/images/next")
     assert reply.headers["Content-Type"] == "image/tiff"
     ids = np.frombuffer(reply.content, "<i4", 4, 42)
@@ -123,8 +120,7 @@ def test_image_when_read_by_other_libraries_then_the_pixels_agree(make_part, tmp
     rest = Rest(make_part(initialized=True, profile=profile, api_version=version), version)
     rest.set("detector/config/frame_time", 0.02)
     rest.set("monitor/config/mode", "enabled")
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     reply = rest.get("monitor/images/monitor")
     image = tiff.decode(reply.content).image
     path = tmp_path / "frame.tif"
@@ -137,8 +133,7 @@ def test_image_when_read_by_other_libraries_then_the_pixels_agree(make_part, tmp
 
 
 def test_images_when_asked_by_id_then_given_and_not_removed(rest):
-    series_id = arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    series_id = take(rest, nimages=2)
     for _ in range(2):
         reply = rest.get(f"monitor/images/{series_id}/1")
         assert tiff.decode(reply.content).image_id == 1
@@ -150,8 +145,7 @@ def test_images_when_asked_by_id_then_given_and_not_removed(rest):
 
 def test_thresholds_when_both_enabled_then_one_image_each_lowest_first(rest):
     rest.set("detector/config/threshold/2/mode", "enabled")
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     assert [frame.private["threshold_id"] for frame in images(rest, 2)] == [1, 2]
 
 
@@ -160,8 +154,7 @@ def test_scene_when_drawn_then_gaps_are_flagged_the_beam_stop_is_dark_and_noise_
     rest.set("monitor/config/mode", "enabled")
     arm(rest, nimages=2)
     rest.set("detector/config/frame_time", 0.02)
-    arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=2)
     first, second = (frame.image for frame in images(rest, 2))
     mask = decode_darray(rest.value("detector/config/pixel_mask"))
     assert ((first == 2**32 - 1) == (mask != 0)).all() and (mask == 1).sum() == 600
@@ -175,8 +168,7 @@ def test_scene_when_seeded_alike_then_it_is_the_same(make_part):
         rest = Rest(make_part(initialized=True))
         rest.set("monitor/config/mode", "enabled")
         rest.set("detector/config/frame_time", 0.02)
-        arm(rest)
-        rest.command("detector/command/trigger")
+        take(rest)
         return images(rest, 1)[0].image
 
     np.testing.assert_array_equal(image(), image())
@@ -184,8 +176,7 @@ def test_scene_when_seeded_alike_then_it_is_the_same(make_part):
 
 def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
     assert rest.value("filewriter/status/state") == rest.value("stream/status/state") == "disabled"
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
+    rest.stream()
     rest.set("filewriter/config/mode", "enabled")
     arm(rest, nimages=3)
     assert rest.value("stream/status/state") == "acquire"
@@ -217,8 +208,7 @@ def test_first_generation_when_chosen_then_it_has_its_own_names_and_no_new_ones(
     assert rest.put("detector/command/status_update").status_code == 200
     rest.set("monitor/config/mode", "enabled")
     rest.set("detector/config/frame_time", 0.02)
-    series_id = arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    series_id = take(rest, nimages=2)
     assert rest.get("monitor/images/next").status_code == 200
     assert rest.value("monitor/status/next_image_number")[:2] == [series_id, 0]
 

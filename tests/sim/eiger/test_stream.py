@@ -16,7 +16,7 @@ from sfdaq_ophyd.wire import cbor, tiff
 from sfdaq_ophyd.wire.eiger_stream import decode_message
 from sfdaq_ophyd.wire.simplon import decode_darray
 
-from .conftest import Rest, arm, images
+from .conftest import Rest, arm, images, take
 
 PIXELS = ("u1", "<u2", "<u4")
 START = (
@@ -127,10 +127,7 @@ def test_images_when_exposed_then_times_are_ticks_since_the_first_exposure(rest,
 def test_clock_when_it_is_fast_and_counts_less_then_ticks_and_real_time_tell(make_part, make_pull):
     part = make_part(initialized=True, stream_clock_error=0.005, stream_live=0.9)
     rest = Rest(part)
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
-    rest.set("detector/config/frame_time", 0.02)
-    rest.set("detector/config/count_time", 0.01)
+    rest.stream(frame_time=0.02, count_time=0.01)
     frame = run(rest, make_pull(rest))[1]
     assert frame["stop_time"][0] == 502_500 and frame["real_time"][0] == 452_250
 
@@ -142,10 +139,7 @@ def test_images_when_of_any_depth_and_compression_then_the_monitors_pixels(
 ):
     rest = Rest(make_part(shape=(230, 91), initialized=True))  # blocks, and a rest of 2 pixels
     rest.set("monitor/config/mode", "enabled")
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
-    rest.set("detector/config/compression", algorithm)
-    rest.set("detector/config/frame_time", frame_time)
+    rest.stream(compression=algorithm, frame_time=frame_time)
     assert rest.value("detector/config/bit_depth_image") == bits
     pull = make_pull(rest)
     start, *frames, _ = run(rest, pull, nimages=7)
@@ -192,8 +186,7 @@ def test_start_when_armed_then_sent_before_any_trigger(rest, pull):
 
 @pytest.mark.parametrize("command", ["disarm", "cancel", "abort", "initialize"])
 def test_end_when_the_series_is_ended_by_a_command_then_sent_once(rest, pull, command):
-    series_id = arm(rest, nimages=2, ntrigger=3)
-    rest.command("detector/command/trigger")
+    series_id = take(rest, nimages=2, ntrigger=3)
     for _ in range(2):
         rest.command(f"detector/command/{command}")
     kinds = [message["type"] for message in pull.series()]
@@ -213,8 +206,7 @@ def test_end_when_a_command_comes_in_mid_series_then_no_frame_comes_after_it_nor
     thread.start()
     assert [pull.message()["type"] for _ in range(2)] == ["start", "image"]
     rest.command(f"detector/command/{command}")
-    second = arm(rest, nimages=2)
-    rest.command("detector/command/trigger")
+    second = take(rest, nimages=2)
     thread.join(60)
     left, (start, *frames, _) = pull.series(), pull.series()
     assert {message["series_unique_id"] for message in left} == {first}
@@ -235,15 +227,13 @@ def test_number_of_images_when_triggers_make_one_each_then_their_number(rest, pu
 def test_stream_when_disabled_then_silent_and_nothing_is_dropped(rest, pull):
     rest.command("stream/command/initialize")
     assert rest.value("stream/config/mode") == "disabled" and rest.value("stream/config/format") == "legacy"
-    arm(rest)
-    rest.command("detector/command/trigger")
+    take(rest)
     assert pull.silent() and rest.value("stream/status/dropped") == 0
     assert rest.value("stream/status/state") == "disabled"
 
 
 def test_stream_when_initialized_in_a_series_then_no_more_data_comes(rest, pull):
-    arm(rest, ntrigger=2)
-    rest.command("detector/command/trigger")
+    take(rest, ntrigger=2)
     assert [pull.message()["type"] for _ in range(2)] == ["start", "image"]
     rest.command("stream/command/initialize")
     rest.command("detector/command/trigger")
@@ -265,10 +255,8 @@ def test_stream_when_asked_over_rest_then_its_keys_and_states_are_those_of_the_c
 
 
 def test_images_when_nobody_listens_then_dropped_counts_them_until_the_next_arm(rest):
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
-    arm(rest, nimages=4)
-    rest.command("detector/command/trigger")
+    rest.stream()
+    take(rest, nimages=4)
     assert rest.value("stream/status/dropped") == 4
     arm(rest)
     assert rest.value("stream/status/dropped") == 0
@@ -278,15 +266,11 @@ def test_images_when_a_client_stops_reading_then_exposures_go_on_and_what_it_mis
     make_part, make_pull
 ):
     rest = Rest(make_part(shape=(64, 512), initialized=True, stream_high_water=3))
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
-    rest.set("detector/config/compression", "none")
-    rest.set("detector/config/frame_time", 0.0006)
+    rest.stream(compression="none", frame_time=0.0006)
     rest.set("monitor/config/mode", "enabled")
     rest.set("monitor/config/discard_new", False)
     pull = make_pull(rest, hwm=3)
-    arm(rest, nimages=700)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=700)
     dropped = rest.value("stream/status/dropped")
     assert tiff.decode(rest.get("monitor/images/monitor").content).image_id == 699, "the monitor had them all"
     ids = []
@@ -307,16 +291,12 @@ def test_images_when_the_facility_is_patient_then_they_wait_for_a_slow_client_an
         eiger_stream_high_water=1,
     ) as facility:
         rest = Rest(facility.eiger)
-        rest.set("stream/config/format", "cbor")
-        rest.set("stream/config/mode", "enabled")
-        rest.set("detector/config/compression", "none")
-        rest.set("detector/config/frame_time", 0.0006)
+        rest.stream(compression="none", frame_time=0.0006)
         address = facility.addresses()["eiger"]["stream"].removeprefix("tcp://").split(":")
         for words in (b"", b"GET / HTTP/1.0\r\n\r\n"):  # who looks whether the port is open is no client
             with socket.create_connection(address) as probe:
                 probe.sendall(words)
-        arm(rest, nimages=3)
-        rest.command("detector/command/trigger")
+        take(rest, nimages=3)
         assert rest.value("stream/status/dropped") == 3, "nobody waits for nobody"
         pull = make_pull(rest, hwm=1)
         with ThreadPoolExecutor(1) as pool:
@@ -331,8 +311,7 @@ def test_images_when_the_facility_is_patient_then_they_wait_for_a_slow_client_an
 
 def test_clients_when_two_are_connected_then_each_message_goes_to_one_of_them(rest, pull, make_pull):
     other = make_pull(rest)
-    arm(rest, nimages=4)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=4)
     ours, theirs = ([client.message() for _ in range(3)] for client in (pull, other))
     kinds = {tuple(message["type"] for message in messages) for messages in (ours, theirs)}
     assert kinds == {("start", "image", "image"), ("image", "image", "end")}
@@ -343,13 +322,9 @@ def test_end_when_the_detector_is_switched_off_at_once_then_all_that_was_sent_st
     make_part, make_pull
 ):
     rest = Rest(make_part(shape=(512, 512), initialized=True))
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
-    rest.set("detector/config/compression", "none")
-    rest.set("detector/config/frame_time", 0.001)
+    rest.stream(compression="none", frame_time=0.001)
     pull = make_pull(rest)
-    arm(rest, nimages=40)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=40)
     thread = threading.Thread(target=rest.part.stop)
     thread.start()
     assert len(pull.series()) == 42
@@ -373,8 +348,7 @@ def test_restart_when_in_a_series_then_no_end_comes_and_the_next_one_has_its_num
     rest.part.restart()
     rest.command("detector/command/initialize")
     assert rest.value("stream/config/mode") == "disabled"
-    rest.set("stream/config/format", "cbor")
-    rest.set("stream/config/mode", "enabled")
+    rest.stream()
     assert arm(rest) == first
     old, new = pull.message(), pull.message()
     assert (old["type"], new["type"]) == ("start", "start")

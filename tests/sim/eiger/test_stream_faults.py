@@ -19,13 +19,12 @@ from sfdaq_ophyd.wire.eiger_stream import (
     decode_message,
 )
 
-from .conftest import arm
+from .conftest import arm, take
 
 
 def told(rest, pull, nimages=4, start_of=lambda parts: decode_message(parts[0])):
     """Take one series, and begin another to know that all came; a word for each message, and the parts."""
-    arm(rest, nimages)
-    rest.command("detector/command/trigger")
+    take(rest, nimages)
     after, messages = arm(rest), []
     while not begins(messages, after, start_of):
         messages.append(pull.parts())

@@ -14,7 +14,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.eiger_stream import LegacyEnd, LegacyImage, LegacyStart, decode_legacy
 from sfdaq_ophyd.wire.simplon import decode_darray
 
-from .conftest import Rest, arm, images
+from .conftest import Rest, arm, images, take
 
 
 @pytest.fixture
@@ -26,8 +26,7 @@ def legacy(rest, make_pull):
 
 def run(rest, pull, nimages=1):
     """Take one series; its messages, as parts."""
-    arm(rest, nimages)
-    rest.command("detector/command/trigger")
+    take(rest, nimages)
     messages = [pull.parts()]
     while not isinstance(decode_legacy(messages[-1]), LegacyEnd):
         messages.append(pull.parts())
@@ -100,8 +99,7 @@ def test_times_when_in_version_1_then_ns_since_initialize_in_steps_of_20(rest, l
 
 def test_legacy_when_nobody_listens_then_dropped_counts(rest):
     rest.set("stream/config/mode", "enabled")
-    arm(rest, nimages=3)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=3)
     assert rest.value("stream/status/dropped") == 3
 
 

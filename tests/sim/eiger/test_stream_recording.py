@@ -15,7 +15,7 @@ from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.eiger_stream import decode_message
 
-from .conftest import Pull, Rest, arm
+from .conftest import Pull, Rest, arm, take
 
 
 @pytest.fixture
@@ -33,9 +33,7 @@ def replay(make_part, make_pull):
 
     def start(folder, **options):
         rest = Rest(make_part(initialized=True, stream_replay=folder, **options))
-        rest.set("stream/config/format", "cbor")
-        rest.set("stream/config/mode", "enabled")
-        rest.set("detector/config/frame_time", 0.002)
+        rest.stream(frame_time=0.002)
         return rest, make_pull(rest)
 
     return start
@@ -43,8 +41,7 @@ def replay(make_part, make_pull):
 
 def test_recording_when_sent_as_it_is_then_byte_for_byte_and_once(replay, maxiv):
     rest, pull = replay(maxiv, stream_replay_as_is=True)
-    arm(rest, nimages=12)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=12)
     expected = [read(path) for path in sorted(maxiv.glob("*.cbor*"))]
     assert [pull.parts() for _ in expected] == [[data] for data in expected]
     assert pull.silent() and rest.value("stream/status/dropped") == 0
@@ -72,8 +69,7 @@ def test_recording_when_renewed_then_of_the_series_that_was_armed_with_the_recor
 def test_recording_when_a_fault_is_named_then_it_happens_to_it(replay, maxiv):
     rest, pull = replay(maxiv)
     rest.part.fail_next("lost_image", image_id=1)
-    arm(rest, nimages=3)
-    rest.command("detector/command/trigger")
+    take(rest, nimages=3)
     assert [frame["image_id"] for frame in pull.series()[1:-1]] == [0, 2]
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import json
 import re
 from pathlib import Path
+
+from PIL import Image
 
 MEASURED = {"bytes_per_second", "images_per_second", "n_generated_images", "file_size"}
 ADDRESSES = re.compile(
@@ -213,3 +216,77 @@ def _in_order(starts: list[dict], rest: list[dict]) -> list[dict]:
 
     times = [row["t"] for row in starts]
     return [{**row, "t": t} for t, row in zip(times, sorted(starts, key=place))]
+
+
+def differs(row, response) -> str | None:
+    """Return how a reply differs from the recorded one; None if it does not."""
+    request, wanted = row["request"], row.get("reply", row.get("reply_text"))
+    what = f"{request['method']} {request['path']} {request.get('json', request.get('body', ''))}"
+    if response.status_code != row["status_code"]:
+        return f"{what}: code {response.status_code}, recorded {row['status_code']}: {response.text[:300]}"
+    got_type = response.headers.get("Content-Type", "")
+    headers = {k.lower(): v for k, v in (row.get("headers") or {}).items()}
+    wanted_type = row.get("content_type") or headers.get("content-type")
+    if wanted_type and got_type != wanted_type:
+        return f"{what}: type {got_type!r}, recorded {wanted_type!r}"
+    if "jpeg_shape" in row:
+        return _differs_in_picture(row, response)
+    if not isinstance(wanted, dict):
+        return None
+    got = response.json()
+    if "openapi" in wanted:
+        wanted, got = set(wanted["paths"]), set(got["paths"])
+    if masked(got) != masked(wanted):
+        return f"{what}:\n  got      {masked(got)}\n  recorded {masked(wanted)}"
+    return None
+
+
+def words_of(row: dict, i: int) -> str:
+    """Return what a report calls a row."""
+    if "request" not in row:
+        return f"row {i}: note {str(row['note'])[:60]}"
+    return f"row {i}: {row['request'].get('method')} {row['request'].get('path')}"
+
+
+def servers_of(row: dict) -> dict:
+    """Return the servers that a deployment's row shows."""
+    reply = row.get("reply")
+    return ((reply.get("deployment") if isinstance(reply, dict) else None) or {}).get("servers") or {}
+
+
+def end_of(row) -> float:
+    """Return when the reply of a row had come."""
+    return row["t"] + (row.get("elapsed_s") or 0)
+
+
+def path_of(row) -> str:
+    return row["request"]["path"] if "request" in row else ""
+
+
+def _differs_in_picture(row, response) -> str | None:
+    """Compare one JPEG, or the first one of a stream, with the recorded shape."""
+    with response:
+        if path_of(row) == "/daq/live":
+            head = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
+            part = next(response.iter_content(2**20))
+            if not part.startswith(head):
+                return f"live stream: begins with {part[:60]!r}"
+            picture = part.removeprefix(head)
+        else:
+            picture = response.content
+    with Image.open(io.BytesIO(picture)) as image:
+        shape = [image.height, image.width, len(image.getbands())]
+    if shape == row["jpeg_shape"]:
+        return None
+    return f"{path_of(row)}: picture {shape}, recorded {row['jpeg_shape']}"
+
+
+def sequence(replies) -> list[tuple]:
+    """Collapse replies to the states they went through."""
+    states = []
+    for reply in replies:
+        acquisition = acquisition_of(reply)
+        state = (reply["writer"]["state"], acquisition["state"], acquisition["message"])
+        if not states or states[-1] != state:
+            states.append(state)
+    return states

@@ -6,13 +6,11 @@ earlier scenarios) is done here as the rows that follow show it must have been.
 
 from __future__ import annotations
 
-import io
 import re
 import threading
 import time
 
 import requests
-from PIL import Image
 
 from sfdaq_ophyd.limits import Limit
 
@@ -21,13 +19,19 @@ from .approach import Approach
 from .recording import (
     acquisition_of,
     began,
+    differs,
+    end_of,
     identity_asked,
     in_order_of_arrival,
     is_together,
     log_of,
     masked,
+    path_of,
     running,
+    sequence,
+    servers_of,
     settings_for,
+    words_of,
 )
 from .scene import START
 
@@ -59,7 +63,7 @@ class Replay(Approach):
         pairs = list(zip(self.rows, self.rows[1:]))
         if any(is_together(*pair) for pair in pairs):
             self.speed = 0.2
-        elif any(_ends(first) > second["t"] + 0.01 for first, second in pairs):
+        elif any(end_of(first) > second["t"] + 0.01 for first, second in pairs):
             self.speed = 4.0
         else:
             self.speed = 30.0 if longest > 20 else SPEED
@@ -77,7 +81,7 @@ class Replay(Approach):
         if self.boot:
             return
         self.reset()
-        starts = [row["request"].get("json") for row in self.rows if _path(row) in START]
+        starts = [row["request"].get("json") for row in self.rows if path_of(row) in START]
         asked = {identity_asked(body) for body in starts} | running(self.rows)
         beginning = began(self.rows)
         old, seen = [], set()
@@ -100,7 +104,7 @@ class Replay(Approach):
     def prime_config(self):
         """Store the configuration the scenario began with."""
         for row in self.rows:
-            if _path(row) == "/daq/config":
+            if path_of(row) == "/daq/config":
                 config = (row.get("reply") or {}).get("config")
                 if row["request"]["method"] == "GET" and config:
                     if config != self.server.service.config()[0]:
@@ -142,7 +146,7 @@ class Replay(Approach):
                 notes.obey(self, str(row["note"]))
             return
         again = (row["request"], masked(row.get("reply")))
-        if "poll" in row or self.is_halfway(row, i) or (again == self.previous and "/daq/" in _path(row)):
+        if "poll" in row or self.is_halfway(row, i) or (again == self.previous and "/daq/" in path_of(row)):
             return  # compared with the row before
         self.previous = again
         self.one(row, i)
@@ -169,20 +173,20 @@ class Replay(Approach):
         """Send the request of one row and compare the reply; in a thread if the next row came before it."""
         if i == 0 or not is_together(self.rows[i - 1], row):
             self.approach(row, self.rows[i:])
-        if _path(row) == "/daq/config" and row["request"]["method"] == "POST":
+        if path_of(row) == "/daq/config" and row["request"]["method"] == "POST":
             self.hold_deployment(self.rows[i + 1 :])
         elif servers_of(row):
             self.deployed.set()
-        if _path(row) in START:
+        if path_of(row) in START:
             self.sent.add(identity_asked(row["request"].get("json")))
-        ends = _ends(row)
+        ends = end_of(row)
         following = self.rows[i + 1 : i + 2]
         with_next = bool(following) and is_together(row, following[0])
         if with_next or i > 0 and is_together(self.rows[i - 1], row):
             self.together(row, last=not with_next)
             return
         if following and ends > following[0]["t"] + 0.01:
-            if _path(row) == START[0] and _path(following[0]) == "/writer/stop":
+            if path_of(row) == START[0] and path_of(following[0]) == "/writer/stop":
                 self.pending.append((ends, self.while_creating(row)))
                 return
             thread = self.in_background(row)
@@ -190,7 +194,7 @@ class Replay(Approach):
             gap = (following[0]["t"] - row["t"]) / self.speed
             threading.Event().wait(gap)
             return
-        if _path(row) == START[1] and (row.get("reply") or {}).get("status") == "ok":
+        if path_of(row) == START[1] and (row.get("reply") or {}).get("status") == "ok":
             thread = self.in_background(row)
             self.help_sync(acquisition_of(row["reply"]))
             thread.join(30)
@@ -199,7 +203,7 @@ class Replay(Approach):
             if end < row["t"]:
                 self.created.set()
                 thread.join(30)
-        started = _path(row) == START[0] and (row.get("reply") or {}).get("status") == "ok"
+        started = path_of(row) == START[0] and (row.get("reply") or {}).get("status") == "ok"
         held = started and self.flows
         if held:
             self.source.silence()  # the reply is of the moment before the first image
@@ -212,7 +216,7 @@ class Replay(Approach):
     def hold_deployment(self, rest: list[dict]) -> None:
         """Let the servers wait with a configuration until a row shows that they have seen it."""
         deployer = self.server.service._deployer
-        following = next((row for row in rest if _path(row) == "/daq/deployment"), None)
+        following = next((row for row in rest if path_of(row) == "/daq/deployment"), None)
         self.deployed.set()
         if deployer is None or following is None or servers_of(following):
             return
@@ -280,9 +284,7 @@ class Replay(Approach):
         once, limit = row["request"]["method"] != "GET", Limit(self.patience / 3)
         while True:
             sent = time.monotonic()
-            problem = self.differs(row, self.send(row["request"])) or self.too_quick(
-                row, time.monotonic() - sent
-            )
+            problem = differs(row, self.send(row["request"])) or self.too_quick(row, time.monotonic() - sent)
             if problem is None or once or limit.reached():
                 break
         if problem:
@@ -312,38 +314,15 @@ class Replay(Approach):
             parts[2] = self.newest_log_id()
         return "/".join(parts)
 
-    def differs(self, row, response) -> str | None:
-        request, wanted = row["request"], row.get("reply", row.get("reply_text"))
-        what = f"{request['method']} {request['path']} {request.get('json', request.get('body', ''))}"
-        if response.status_code != row["status_code"]:
-            return (
-                f"{what}: code {response.status_code}, recorded {row['status_code']}: {response.text[:300]}"
-            )
-        got_type = response.headers.get("Content-Type", "")
-        headers = {k.lower(): v for k, v in (row.get("headers") or {}).items()}
-        wanted_type = row.get("content_type") or headers.get("content-type")
-        if wanted_type and got_type != wanted_type:
-            return f"{what}: type {got_type!r}, recorded {wanted_type!r}"
-        if "jpeg_shape" in row:
-            return _differs_in_picture(row, response)
-        if not isinstance(wanted, dict):
-            return None
-        got = response.json()
-        if "openapi" in wanted:
-            wanted, got = set(wanted["paths"]), set(got["paths"])
-        if masked(got) != masked(wanted):
-            return f"{what}:\n  got      {masked(got)}\n  recorded {masked(wanted)}"
-        return None
-
     def too_quick(self, row, took: float) -> str | None:
         """Tell whether the reply came sooner than the service can, at the simulator's speed."""
         least = next((wait for wait in WAITS if (row.get("elapsed_s") or 0) >= wait), 0.0)
         if (
-            _path(row).startswith("/writer/")
+            path_of(row).startswith("/writer/")
             and row["request"]["method"] == "POST"
             and took * self.speed < 0.9 * least
         ):
-            return f"{_path(row)}: answered after {took * self.speed:.2f} s, recorded {row['elapsed_s']} s"
+            return f"{path_of(row)}: answered after {took * self.speed:.2f} s, recorded {row['elapsed_s']} s"
         return None
 
     def polls(self, i: int):
@@ -359,7 +338,7 @@ class Replay(Approach):
                 break
         if not polled:
             return
-        recorded = _sequence([self.rows[i]["reply"], *(row["reply"] for row in polled)])
+        recorded = sequence([self.rows[i]["reply"], *(row["reply"] for row in polled)])
         last = acquisition_of(polled[-1]["reply"])
         seen, state = [], polled[-1]["reply"]["writer"]["state"]
         stopped = state == "READY" and last["message"] == "Interrupted."
@@ -381,60 +360,9 @@ class Replay(Approach):
 
         with requests.Session() as session:
             self.wait_for(there, f"{state}, as polled last", period=0.002)
-        got = _sequence([self.rows[i]["reply"], *seen])
+        got = sequence([self.rows[i]["reply"], *seen])
         left = iter(got)
         if not all(state in left for state in recorded):
             self.problems.append(f"states {got}, recorded {recorded}")
         if masked(seen[-1]) != masked(polled[-1]["reply"]):
             self.problems.append(f"last status {masked(seen[-1])}, recorded {masked(polled[-1]['reply'])}")
-
-
-def words_of(row: dict, i: int) -> str:
-    """Return what a report calls a row."""
-    if "request" not in row:
-        return f"row {i}: note {str(row['note'])[:60]}"
-    return f"row {i}: {row['request'].get('method')} {row['request'].get('path')}"
-
-
-def servers_of(row: dict) -> dict:
-    """Return the servers that a deployment's row shows."""
-    reply = row.get("reply")
-    return ((reply.get("deployment") if isinstance(reply, dict) else None) or {}).get("servers") or {}
-
-
-def _ends(row) -> float:
-    """Return when the reply of a row had come."""
-    return row["t"] + (row.get("elapsed_s") or 0)
-
-
-def _path(row) -> str:
-    return row["request"]["path"] if "request" in row else ""
-
-
-def _differs_in_picture(row, response) -> str | None:
-    """Compare one JPEG, or the first one of a stream, with the recorded shape."""
-    with response:
-        if _path(row) == "/daq/live":
-            head = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
-            part = next(response.iter_content(2**20))
-            if not part.startswith(head):
-                return f"live stream: begins with {part[:60]!r}"
-            picture = part.removeprefix(head)
-        else:
-            picture = response.content
-    with Image.open(io.BytesIO(picture)) as image:
-        shape = [image.height, image.width, len(image.getbands())]
-    return (
-        None if shape == row["jpeg_shape"] else f"{_path(row)}: picture {shape}, recorded {row['jpeg_shape']}"
-    )
-
-
-def _sequence(replies) -> list[tuple]:
-    """Collapse replies to the states they went through."""
-    states = []
-    for reply in replies:
-        acquisition = acquisition_of(reply)
-        state = (reply["writer"]["state"], acquisition["state"], acquisition["message"])
-        if not states or states[-1] != state:
-            states.append(state)
-    return states

@@ -10,7 +10,7 @@ import hdf5plugin  # noqa: F401  registers the filter of compressed files
 import pytest
 import requests
 
-from sfdaq_ophyd.sim.std_daq.driver import Image
+from sfdaq_ophyd.sim.std_daq.image_source import Image
 
 from ...std_daq import simulated_daq
 
@@ -101,35 +101,43 @@ def test_file_when_it_is_compressed_then_the_filter_is_bitshuffle_lz4(tmp_path, 
         assert data[:].shape == (5, 8, 16)
 
 
-def test_file_when_it_is_open_for_writing_then_nobody_can_read_it(tmp_path, wait_for):
-    with simulated_daq(running=False) as server:
-        server.service.stop()
-        write(server, tmp_path / "x.h5", 5, wait_for)
-        with pytest.raises(OSError):
-            h5py.File(tmp_path / "x.h5", "r")
-        server.service.stop()
-        h5py.File(tmp_path / "x.h5", "r").close()
+@pytest.fixture(scope="module")
+def server():
+    """One for all that need no other settings; each stops what ran before."""
+    with simulated_daq(servers=()) as server:
+        yield server
 
 
-def test_file_when_a_reader_has_it_open_then_the_next_start_on_it_fails(tmp_path, wait_for):
-    with simulated_daq() as server:
-        server.service.stop()
-        write(server, tmp_path / "x.h5", 2, wait_for)
-        wait_for(lambda: server.service.status()["state"] == "READY", "end")
-        with h5py.File(tmp_path / "x.h5", "r"):
-            body = {"output_file": str(tmp_path / "x.h5"), "n_images": 2}
-            reply = requests.post(server.url + "/writer/write_async", json=body, timeout=60).json()
-        assert reply == {"status": "error", "message": "ERROR: Cannot create output file."}
+def test_file_when_it_is_open_for_writing_then_nobody_can_read_it(server, tmp_path, wait_for):
+    server.source.silence()
+    server.service.stop()
+    write(server, tmp_path / "x.h5", 5, wait_for)
+    with pytest.raises(OSError):
+        h5py.File(tmp_path / "x.h5", "r")
+    server.service.stop()
+    h5py.File(tmp_path / "x.h5", "r").close()
 
 
-def test_file_when_the_writer_is_killed_then_it_cannot_be_read(tmp_path, wait_for):
-    with simulated_daq() as server:
-        server.service.stop()
-        server.fail_next("dies_writing", after=3)
-        write(server, tmp_path / "x.h5", 5000, wait_for)
-        wait_for(lambda: not server.service.writer.alive, "death")
-        with pytest.raises(OSError):
-            h5py.File(tmp_path / "x.h5", "r")
+def test_file_when_a_reader_has_it_open_then_the_next_start_on_it_fails(server, tmp_path, wait_for):
+    server.source.follow_clock()
+    server.service.stop()
+    write(server, tmp_path / "x.h5", 2, wait_for)
+    wait_for(lambda: server.service.status()["state"] == "READY", "end")
+    with h5py.File(tmp_path / "x.h5", "r"):
+        body = {"output_file": str(tmp_path / "x.h5"), "n_images": 2}
+        reply = requests.post(server.url + "/writer/write_async", json=body, timeout=60).json()
+    assert reply == {"status": "error", "message": "ERROR: Cannot create output file."}
+
+
+def test_file_when_the_writer_is_killed_then_it_cannot_be_read(server, tmp_path, wait_for):
+    server.source.follow_clock()
+    server.service.stop()
+    server.fail_next("dies_writing", after=3)
+    write(server, tmp_path / "x.h5", 5000, wait_for)
+    wait_for(lambda: not server.service.writer.alive, "death")
+    with pytest.raises(OSError):
+        h5py.File(tmp_path / "x.h5", "r")
+    server.restart_writer()
 
 
 def test_facility_when_it_has_a_jungfrau_then_files_hold_the_frames_of_its_scene(tmp_path, wait_for):

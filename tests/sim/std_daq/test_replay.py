@@ -207,23 +207,6 @@ def config_while_writing(r: Recorder):
     r.ask("GET", "/daq/config")
 
 
-def stale_error(r: Recorder):
-    """s22: a ghost start."""
-    r.reset()
-    r.start("before", 2, 1)
-    r.take(2)
-    r.start("isdir", 5, 2)
-    r.look()
-    r.server.fail_next("slow_creation", seconds=0.06)
-    r.start("ghost", 8000, 3)
-    r.wait_for(lambda: r.status()["state"] == "WRITING", "a ghost")
-    r.look()
-    r.stop()
-    r.start("after", 2, 4)
-    r.take(2)
-    r.look()
-
-
 def odd_rows(r: Recorder):
     """Paths that nobody lists, null keys, bodies of all kinds, and lines that are no exchange."""
     r.reset()
@@ -254,43 +237,19 @@ def missed(r: Recorder):
     r.logs()
 
 
-def synchronous(r: Recorder):
-    import threading
-
-    r.reset()
-    for name, n, n_images in (("whole", 4, 4), ("cut", 2, 9)):
-        body = {"n_images": n_images, "output_file": f"{RAW}/{name}.h5", "run_id": 50 + n}
-        thread = threading.Thread(target=r.ask, args=["POST", "/writer/write_sync", body])
-        thread.start()
-        r.wait_for(r.source._accepting, "driver subscribed")
-        r.images(n)
-        r.wait_for(lambda n=n: r.status()["acquisition"]["stats"]["n_write_completed"] == n, "images")
-        if n < n_images:
-            r.post("/writer/stop")
-        thread.join()
-        r.look()
-
-
-SCENARIOS = [
-    interrupted,
-    stopped_unseen,
-    first_failure,
-    first_failure_of_a_boot,
-    few_images,
-    functools.partial(writer_dies, when="waiting"),
-    functools.partial(writer_dies, when="writing"),
-    functools.partial(writer_dies, when="idle"),
-    writing_service_restarts,
-    config_while_writing,
-    stale_error,
-    odd_rows,
-    missed,
-    synchronous,
+MADE = [
+    (interrupted, "flask"),
+    (stopped_unseen, "fastapi"),
+    (first_failure, "flask"),
+    (first_failure_of_a_boot, "fastapi"),
+    (few_images, "flask"),
+    (functools.partial(writer_dies, when="writing"), "flask"),
+    (functools.partial(writer_dies, when="idle"), "fastapi"),
+    (writing_service_restarts, "flask"),
+    (config_while_writing, "fastapi"),
+    (odd_rows, "fastapi"),
+    (missed, "flask"),
 ]
-
-
-DIALECTS = ("flask", "fastapi")
-MADE = [(scenario, DIALECTS[i % 2]) for i, scenario in enumerate(SCENARIOS)] + [(first_failure, "fastapi")]
 
 
 def recorded(scenario, dialect, wait_for) -> list[dict]:

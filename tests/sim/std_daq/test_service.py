@@ -85,16 +85,22 @@ def test_writer_when_its_user_may_not_write_then_it_cannot_create_the_file(tmp_p
         assert start(server, tmp_path / "raw" / "y.h5")["message"] == "ERROR: Cannot create output file."
 
 
-def test_restart_when_redis_is_empty_then_the_service_pushes_its_configuration(tmp_path):
+@pytest.fixture(scope="module")
+def server():
+    """One for all that leave it as it was."""
     with simulated_daq(servers=()) as server:
-        server.service.stop()
-        before = server.service.config()
-        server.fail_next("redis_empty")
-        assert server.service.config() == (None, None)
-        server.fail_next("rest_restarts")
-        config, config_id = server.service.config()
-        assert config == before[0] and config_id != before[1]
-        assert server.service.status()["state"] == "UNKNOWN"
+        yield server
+
+
+def test_restart_when_redis_is_empty_then_the_service_pushes_its_configuration(server):
+    server.service.stop()
+    before = server.service.config()
+    server.fail_next("redis_empty")
+    assert server.service.config() == (None, None)
+    server.fail_next("rest_restarts")
+    config, config_id = server.service.config()
+    assert config == before[0] and config_id != before[1]
+    assert server.service.status()["state"] == "UNKNOWN"
 
 
 def test_log_when_redis_is_away_for_long_then_it_ends_until_the_service_restarts(tmp_path, wait_for):
@@ -116,21 +122,22 @@ def test_log_when_redis_is_away_for_long_then_it_ends_until_the_service_restarts
         wait_for(lambda: len(service.logs(5)) == 1, "log entry")
 
 
-def test_images_when_the_writer_is_slow_then_a_patient_clock_waits_and_none_is_lost(tmp_path, wait_for):
-    with simulated_daq(servers=()) as server:
-        server.service.stop()
-        driver, writer, waiting = server.service._driver, server.service.writer, []
-        send = writer.send
+def test_images_when_the_writer_is_slow_then_a_patient_clock_waits_and_none_is_lost(
+    server, tmp_path, wait_for, monkeypatch
+):
+    server.service.stop()
+    driver, writer, waiting = server.service._driver, server.service.writer, []
+    send = writer.send
 
-        def slowly(command):
-            if command["do"] == "image":
-                waiting.append(driver._inbox.qsize())
-                time.sleep(0.05)
-            send(command)
+    def slowly(command):
+        if command["do"] == "image":
+            waiting.append(driver._inbox.qsize())
+            time.sleep(0.05)
+        send(command)
 
-        writer.send = slowly
-        start(server, tmp_path / "x.h5", 80)
-        end(server, wait_for)
+    monkeypatch.setattr(writer, "send", slowly)
+    start(server, tmp_path / "x.h5", 80)
+    end(server, wait_for)
     with h5py.File(tmp_path / "x.h5") as file:
         (group,) = file.values()
         ids = group["image_id"][:].astype(int)
@@ -138,12 +145,14 @@ def test_images_when_the_writer_is_slow_then_a_patient_clock_waits_and_none_is_l
     assert max(waiting) <= 2 * 20, "the clock stood instead of running ahead"
 
 
-def test_start_when_the_writer_lacks_cpu_then_the_service_does_not_give_up_on_it(tmp_path, wait_for):
+def test_start_when_the_writer_lacks_cpu_then_the_service_does_not_give_up_on_it(
+    server, tmp_path, wait_for, monkeypatch
+):
     """At this speed the service waits for half a second; the answer comes after one."""
-    with simulated_daq(servers=()) as server:
-        server.service.stop()
-        send = server.service.writer.send
-        server.service.writer.send = lambda command: (time.sleep(1.0), send(command))
+    server.service.stop()
+    writer = server.service.writer
+    send = writer.send
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "send", lambda command: (time.sleep(1.0), send(command)))
         assert start(server, tmp_path / "x.h5")["status"] == "ok"
-        server.service.writer.send = send
-        end(server, wait_for)
+    end(server, wait_for)

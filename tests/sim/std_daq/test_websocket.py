@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import h5py
 import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from sfdaq_ophyd.sim.facility import Facility
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.sim.std_daq.settings import Timing
@@ -22,96 +20,13 @@ from sfdaq_ophyd.sim.std_daq.websocket_commands import DriverDied
 from sfdaq_ophyd.sim.std_daq.websocket_driver import WebsocketDriver
 
 from ...std_daq import simulated_websocket_daq
+from .conftest import Session, ids, layout, refuses
 
 END = ("file_saved", "error")
 
 
-@pytest.fixture(scope="module")
-def daq():
-    with simulated_websocket_daq() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def ready(request, wait_for):
-    """Whatever a test did, the next one finds all processes alive, and idle."""
-    yield
-    if "daq" in request.fixturenames:
-        server = request.getfixturevalue("daq")
-        server._faults.clear()
-        server.source.follow_clock()
-        server.restart_driver()  # first: a writer that is back dies of an image for the file that it had
-        server.restart_writer()
-
-
-class Session:
-    """A client: the statuses as they come, repeated ones once."""
-
-    def __init__(self, server):
-        self._connection = connect(server.ws_url, close_timeout=1)
-        self.seen: list[dict] = []
-
-    def __enter__(self):
-        self._socket = self._connection.__enter__()
-        return self
-
-    def __exit__(self, *exc_info):
-        self._connection.__exit__(*exc_info)
-
-    def send(self, command):
-        self._socket.send(command if isinstance(command, str) else json.dumps(command))
-
-    def start(self, folder, n_images, **more):
-        self.send({"command": "start", "path": str(folder), "n_image": n_images, **more})
-
-    def stop(self):
-        self.send({"command": "stop"})
-
-    def next(self) -> dict:
-        status = json.loads(self._socket.recv(60))
-        if not self.seen or self.seen[-1] != status:
-            self.seen.append(status)
-        return status
-
-    def until(self, *states, count=0) -> dict:
-        while (status := self.next())["status"] not in states or status.get("count", count) < count:
-            pass
-        return status
-
-    def gone(self) -> str:
-        """Return how the connection ended."""
-        with pytest.raises(ConnectionClosed) as caught:
-            while True:
-                self.next()
-        return "" if caught.value.rcvd is None else str(caught.value.rcvd.code)
-
-    @property
-    def states(self) -> list[str]:
-        """States in order, neighbours of one name once."""
-        names = [status["status"] for status in self.seen]
-        return [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
-
-
-@pytest.fixture
-def session(daq):
-    with Session(daq) as session:
-        yield session
-
-
-def layout(path) -> dict:
-    with h5py.File(path) as file:
-        (group,) = file
-        return {name: (each.shape, each.maxshape, each.chunks) for name, each in file[group].items()}
-
-
-def ids(path) -> list[int]:
-    with h5py.File(path) as file:
-        (group,) = file
-        return file[group]["metadata"]["image_id"].tolist()
-
-
-def test_states_when_images_are_written_then_they_come_in_order_with_counts(daq, session, tmp_path):
-    daq.fail_next("slow_saving", seconds=0.5)
+def test_states_when_images_are_written_then_they_come_in_order_with_counts(ws, session, tmp_path):
+    ws.fail_next("slow_saving", seconds=0.5)
     session.until("idle")
     session.start(tmp_path, 6, file_prefix="a_")
     session.until("file_saved")
@@ -170,8 +85,8 @@ def test_file_when_blocks_are_large_then_what_is_not_written_takes_no_room(tmp_p
     assert info.st_size > 2**25 and info.st_blocks * 512 < 2**20
 
 
-def test_stop_when_recording_then_what_came_is_saved(daq, session, tmp_path):
-    daq.fail_next("slow_saving", seconds=0.5)
+def test_stop_when_recording_then_what_came_is_saved(ws, session, tmp_path):
+    ws.fail_next("slow_saving", seconds=0.5)
     session.start(tmp_path, 10_000, file_prefix="s")
     session.until("recording", count=3)
     session.stop()
@@ -180,8 +95,8 @@ def test_stop_when_recording_then_what_came_is_saved(daq, session, tmp_path):
     assert len(ids(tmp_path / "sMeta.h5")) == count
 
 
-def test_stop_when_no_image_came_then_the_files_are_empty(daq, session, tmp_path):
-    daq.source.silence()
+def test_stop_when_no_image_came_then_the_files_are_empty(ws, session, tmp_path):
+    ws.source.silence()
     session.start(tmp_path, 10)
     session.until("waiting_for_first_image")
     session.stop()
@@ -196,35 +111,35 @@ def test_stop_when_idle_then_nothing_happens(session):
 
 
 @pytest.mark.parametrize("command", ['{"command":"start","path":"/tmp"}', '{"command":"status"}', "{}"])
-def test_command_when_it_is_busy_then_it_is_rejected(command, daq, session, tmp_path):
-    daq.source.silence()
+def test_command_when_it_is_busy_then_it_is_rejected(command, ws, session, tmp_path):
+    ws.source.silence()
     session.start(tmp_path, 10)
     session.until("waiting_for_first_image")
     session.send(command)
     assert session.until("rejected") == {"status": "rejected", "reason": "driver is busy!"}
 
 
-def test_end_when_two_look_then_one_is_told(daq, session, tmp_path):
-    daq.source.silence()
-    with Session(daq) as other:
+def test_end_when_two_look_then_one_is_told(ws, session, tmp_path):
+    ws.source.silence()
+    with Session(ws) as other:
         session.start(tmp_path, 3)
         for each in (session, other):
             each.until("waiting_for_first_image")
-        daq.source.follow_clock()
+        ws.source.follow_clock()
         for each in (session, other):
             each.until("idle")
     told = [status for each in (session, other) for status in each.seen if status["status"] in END]
     assert told == [{"status": "file_saved"}]
 
 
-def test_end_when_nobody_looks_then_the_next_client_is_told_and_busy_until_then(daq, tmp_path, wait_for):
-    daq.source.silence()
-    with Session(daq) as first:
+def test_end_when_nobody_looks_then_the_next_client_is_told_and_busy_until_then(ws, tmp_path, wait_for):
+    ws.source.silence()
+    with Session(ws) as first:
         first.start(tmp_path, 3)
         first.until("waiting_for_first_image")
-    daq.source.follow_clock()
-    wait_for(lambda: daq.driver.shown == "file_saved", "the end")
-    with Session(daq) as second:
+    ws.source.follow_clock()
+    wait_for(lambda: ws.driver.shown == "file_saved", "the end")
+    with Session(ws) as second:
         second.until("file_saved")
         second.until("idle")
 
@@ -237,14 +152,14 @@ def test_command_when_it_is_not_json_then_it_is_told_and_the_connection_stays(se
 
 @pytest.mark.parametrize("command", ['{"command": "start", "n_image": 5}', '{"command": "go"}', "{}"])
 def test_command_when_it_is_none_then_it_is_told_closed_and_the_driver_is_gone(
-    command, daq, session, wait_for
+    command, ws, session, wait_for
 ):
     session.until("idle")
     session.send(command)
     reason = "Invalid command! expected: start with path parameter, received: " + command
     assert session.until("error") == {"status": "error", "reason": reason}
     assert session.gone() == "1000"
-    refuses(daq, wait_for)
+    refuses(ws, wait_for)
 
 
 @pytest.mark.parametrize(
@@ -260,47 +175,34 @@ def test_command_when_it_is_none_then_it_is_told_closed_and_the_driver_is_gone(
     ],
 )
 def test_command_when_a_type_is_wrong_then_the_driver_dies_and_is_refused_until_restarted(
-    command, daq, session, wait_for
+    command, ws, session, wait_for
 ):
     session.until("idle")
     session.send(command)
     assert session.gone() == "", "an unclean end"
-    refuses(daq, wait_for)
-    daq.restart_driver()
-    with Session(daq) as again:
+    refuses(ws, wait_for)
+    ws.restart_driver()
+    with Session(ws) as again:
         again.until("idle")
 
 
-def refuses(daq, wait_for):
-    def refused():
-        try:
-            with connect(daq.ws_url):
-                return False
-        except ConnectionRefusedError:
-            return not daq.alive()["driver"]
-        except (OSError, ConnectionClosed, InvalidHandshake):  # its last moment
-            return False
-
-    wait_for(refused, "connections refused")
-
-
 def test_start_when_the_folder_is_missing_then_error_comes_late_and_the_metadata_writer_is_dead(
-    daq, session, tmp_path
+    ws, session, tmp_path
 ):
     session.start(tmp_path / "none", 5)
     session.until("error")
     assert session.states[-2:] == ["creating_file", "error"] and session.seen[-1] == {"status": "error"}
-    assert daq.alive() == {"driver": True, "w0": True, "w1": True, "wm": False}
+    assert ws.alive() == {"driver": True, "w0": True, "w1": True, "wm": False}
 
 
-def test_start_when_a_writer_is_dead_then_it_is_carried_out_when_that_is_back(daq, session, tmp_path):
-    daq.fail_next("writer_dies", writer=1)
+def test_start_when_a_writer_is_dead_then_it_is_carried_out_when_that_is_back(ws, session, tmp_path):
+    ws.fail_next("writer_dies", writer=1)
     session.start(tmp_path, 4, file_prefix="late_")
     session.until("creating_file")
     for _ in range(70):  # longer than the driver waits for an answer
         assert session.next() == {"status": "creating_file"}
     assert {path.name for path in tmp_path.iterdir()} == {"late_0.h5", "late_Meta.h5"}
-    daq.restart_writer()
+    ws.restart_writer()
     session.until("file_saved")
     assert len(ids(tmp_path / "late_Meta.h5")) == 4
 
@@ -351,13 +253,13 @@ def test_command_when_it_is_anything_then_it_is_answered_obeyed_or_the_end_of_th
         assert json.loads(reply)["reason"].endswith(text)
 
 
-def test_connection_when_a_page_of_another_host_asks_then_it_is_refused(daq):
-    with pytest.raises(InvalidStatus) as caught, connect(daq.ws_url, origin="http://example.org"):
+def test_connection_when_a_page_of_another_host_asks_then_it_is_refused(ws):
+    with pytest.raises(InvalidStatus) as caught, connect(ws.ws_url, origin="http://example.org"):
         pass
     assert caught.value.response.status_code == 403
 
 
-def test_connection_when_a_name_server_led_a_browser_here_then_it_is_refused(daq):
+def test_connection_when_a_name_server_led_a_browser_here_then_it_is_refused(ws):
     asked = {
         "Host": "evil.example",
         "Upgrade": "websocket",
@@ -365,157 +267,5 @@ def test_connection_when_a_name_server_led_a_browser_here_then_it_is_refused(daq
         "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
         "Sec-WebSocket-Version": "13",
     }
-    reply = requests.get(daq.ws_url.replace("ws:", "http:"), headers=asked, timeout=60)
+    reply = requests.get(ws.ws_url.replace("ws:", "http:"), headers=asked, timeout=60)
     assert reply.status_code == 403 and "evil.example" in reply.text
-
-
-def test_config_when_asked_then_it_is_the_bare_object(daq):
-    reply = requests.get(daq.url + "/api/config/get", params={"user": "x"}, timeout=60)
-    assert reply.json()["number_of_writers"] == 2 and "status" not in reply.json()
-    assert requests.get(daq.url + "/openapi.json", timeout=60).json()["openapi"]
-
-
-def test_config_when_it_changes_then_driver_and_writers_restart_with_it(tmp_path, wait_for):
-    with simulated_websocket_daq(speed=40.0) as server, Session(server) as session:
-        session.until("idle")
-        config = {**server.config, "number_of_writers": 3}
-        url = server.url + "/api/config/set?user=x"
-        assert requests.post(url, json=config, timeout=60).status_code == 200
-        assert session.gone() == ""
-        wait_for(lambda: server.alive().get("w2") and server.alive()["driver"], "the restart")
-        with Session(server) as again:
-            again.start(tmp_path, 3)
-            again.until("file_saved")
-    assert (tmp_path / "file2.h5").exists()
-
-
-def test_config_when_it_is_of_no_use_then_nothing_runs_until_a_better_one_comes(wait_for):
-    with simulated_websocket_daq(speed=40.0) as server:
-        whole = server.config
-        part = {key: whole[key] for key in ("detector_name", "detector_type", "bit_depth")}
-        url = server.url + "/api/config/set?user=x"
-        for config in (part, {**whole, "number_of_writers": "two"}, {**whole, "bit_depth": 13}):
-            assert requests.post(url, json=config, timeout=60).status_code == 200
-            assert requests.get(server.url + "/api/config/get?user=x", timeout=60).json() == config
-            refuses(server, wait_for)
-        requests.post(url, json=whole, timeout=60)
-        wait_for(lambda: server.alive()["driver"], "a driver")
-        with Session(server) as session:
-            session.until("idle")
-
-
-def test_config_when_the_second_server_is_down_then_a_500_has_changed_it_nevertheless(daq):
-    daq.fail_next("secondary_down")
-    url = daq.url + "/api/config/set?user=x"
-    assert requests.post(url, json=daq.config, timeout=60).status_code == 500
-    daq.fail_next("config_missing")
-    assert requests.get(daq.url + "/api/config/get?user=x", timeout=60).status_code == 404
-
-
-def test_interleaved_when_joined_then_the_last_frame_of_each_file_is_lost(daq, session, tmp_path):
-    session.start(tmp_path, 8)
-    session.until("file_saved")
-    body = {"base_path": str(tmp_path), "output_file": "all.h5"}
-    reply = requests.post(daq.url + "/api/h5/create_interleaved_vds", json=body, timeout=60)
-    assert reply.status_code == 200, reply.text
-    first = ids(tmp_path / "fileMeta.h5")[0]
-    with h5py.File(tmp_path / "all.h5") as file:
-        shown = [read_stamp(image) for image in file["interleaved_data"]]
-        assert shown == [*range(first, first + 6), 0, 0]
-        assert file["interleaved_metadata"].shape == (16,)
-
-
-@pytest.mark.parametrize("state", ["waiting_for_first_image", "saving_file", "file_saved"])
-def test_fault_when_a_state_is_missed_then_no_session_sees_it(state, daq, session, tmp_path):
-    daq.fail_next("missed_state", state=state)
-    session.until("idle")
-    session.start(tmp_path, 30)
-    session.until("recording", "saving_file", "file_saved")
-    session.until("file_saved", "idle")
-    assert state not in session.states
-
-
-def test_fault_when_a_stop_is_lost_then_it_records_on_until_the_next(daq, session, tmp_path):
-    daq.source.silence()
-    daq.fail_next("lost_stop")
-    session.start(tmp_path, 1000)
-    session.until("waiting_for_first_image")
-    session.stop()
-    session.until("stop")
-    daq.source.follow_clock()
-    session.until("recording")
-    session.stop()
-    session.until("file_saved")
-
-
-def test_fault_when_a_writer_dies_writing_then_it_records_for_ever_and_its_file_cannot_be_read(
-    daq, session, tmp_path
-):
-    daq.fail_next("dies_writing", after=5, writer=1)
-    session.start(tmp_path, 50)
-    count = session.until("recording", count=5)["count"]
-    for _ in range(60):
-        assert session.next() == {"status": "recording", "count": count}
-    with pytest.raises(OSError):
-        h5py.File(tmp_path / "file1.h5")
-
-
-def test_fault_when_the_driver_dies_writing_then_sessions_end_and_it_is_back_idle(
-    daq, session, tmp_path, wait_for
-):
-    daq.fail_next("driver_dies_writing", after=3, seconds=0.1)
-    session.start(tmp_path, 50)
-    assert session.gone() == ""
-    wait_for(lambda: daq.alive()["driver"], "a driver")
-    with Session(daq) as again:
-        again.until("idle")
-
-
-@pytest.mark.parametrize(
-    "what, state", [("stopped_by_other", "stop"), ("restarted_by_other", "creating_file")]
-)
-def test_fault_when_somebody_else_stops_or_restarts_then_it_is_seen(what, state, daq, session, tmp_path):
-    daq.fail_next(what, after=3)
-    session.start(tmp_path, 1000)
-    session.until("file_saved")
-    if what == "restarted_by_other":
-        session.until("waiting_for_first_image", "recording")
-        session.stop()
-        session.until("file_saved")
-        assert (tmp_path / "other_fileMeta.h5").exists()
-    assert len(ids(tmp_path / "fileMeta.h5")) < 1000
-
-
-def test_fault_when_a_creation_is_refused_or_slow_then_error_or_a_late_file(daq, session, tmp_path):
-    daq.fail_next("creation_error")
-    session.start(tmp_path, 3)
-    session.until("error")
-    daq.fail_next("slow_creation", seconds=0.1)
-    session.start(tmp_path, 3)
-    session.until("file_saved")
-
-
-@pytest.mark.parametrize("what", ["redis_away", "ghost_start", "no_such_thing"])
-def test_fault_when_this_generation_cannot_have_it_then_it_is_refused_by_name(what, daq):
-    with pytest.raises(ValueError, match=re.escape(what)):
-        daq.fail_next(what)
-
-
-def test_facility_when_the_dialect_is_websocket_then_its_child_serves_and_obeys(tmp_path):
-    options = {"std_daq_image_shape": (8, 16), "std_daq_block_size": 4096, "std_daq_n_writers": 3}
-    with Facility(
-        speed="auto", directory=tmp_path, only="std_daq", std_daq_dialect="websocket", **options
-    ) as facility:
-        part = facility.std_daq
-        assert facility.addresses()["std_daq"] == {"url": part.url, "ws_url": part.ws_url}
-        with pytest.raises(ValueError, match="redis_away"):
-            part.fail_next("redis_away")
-        with Session(part) as session:
-            session.start(tmp_path, 6)
-            session.until("file_saved")
-            part.fail_next("driver_dies")
-            assert session.gone() == ""
-        part.restart_driver()
-        with Session(part) as session:
-            session.until("idle")
-    assert len(ids(tmp_path / "file2.h5")) == 2

@@ -1,4 +1,8 @@
-"""``monitor/.../images``: the list, next, monitor and single frames, sent without copying the pixels."""
+"""Long bodies, sent without copying them.
+
+``monitor/.../images``: the list, next, monitor and single frames; ``/data``: the filewriter's files, whole or
+in part, their sizes, and their end.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,12 @@ DEFAULT_WAIT = 0.5
 
 LONGEST_WAIT = 3600.0
 
+HDF5 = "application/x-hdf5"
+
 _NO_HEADERS: Mapping[str, str] = {}
 
 
-async def answer(dcu: DetectorControlUnit, request: web.Request) -> web.StreamResponse:
+async def answer_images(dcu: DetectorControlUnit, request: web.Request) -> web.StreamResponse:
     """Answer one request below ``images``."""
     names = request.match_info["rest"].strip("/").split("/")
     if request.match_info["rest"] and not request.match_info["rest"].startswith("/"):
@@ -35,10 +41,7 @@ async def answer(dcu: DetectorControlUnit, request: web.Request) -> web.StreamRe
             return _nothing()
         wait = _wait_of(request)
         frame = await (dcu.monitor.next(wait) if names[0] == "next" else dcu.monitor.newest(wait))
-        if names[0] == "next":
-            dcu.note_fetched("next_image_number", frame)
-        else:
-            dcu.note_fetched("monitor_image_number", frame)
+        dcu.note_fetched(f"{names[0]}_image_number", frame)
         return _nothing() if frame is None else await _send(dcu, request, frame)
     if len(names) in (2, 3) and all(name.isdecimal() and len(name) < 12 for name in names):
         frame = dcu.monitor.find(*map(int, names))
@@ -84,6 +87,47 @@ async def _send(dcu: DetectorControlUnit, request: web.Request, frame: StoredFra
     if dcu.faults.take("cut_body") is not None:
         stop_at = n_bytes // 2
     return await send(request, kind, frame.pieces, n_bytes, stop_at)
+
+
+async def answer_file(dcu: DetectorControlUnit, request: web.Request) -> web.StreamResponse:
+    """Answer one request for a file."""
+    name, files = request.match_info["name"], dcu.files
+    if name not in files.names():
+        return web.Response(status=404, text="404: Not Found")
+    if request.method == "DELETE":
+        files.delete(name)
+        return web.Response(status=204)
+    if request.method not in ("GET", "HEAD"):
+        raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD", "DELETE"))
+    content = await asyncio.get_running_loop().run_in_executor(None, files.reader(name))
+    getting = request.method == "GET"
+    if getting and (fault := dcu.faults.take("short_file")) is not None:
+        content = content[: int(fault.get("keep", len(content) // 2))]
+    first, last, code = _part(request, len(content))
+    if code == 206 and dcu.faults.take("no_range") is not None:
+        first, last, code = 0, len(content), 200
+    headers = {"Accept-Ranges": "bytes"}
+    if code == 416:
+        return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{len(content)}"})
+    if code == 206:
+        headers["Content-Range"] = f"bytes {first}-{last - 1}/{len(content)}"
+    n_bytes, stop_at = last - first, None
+    if getting and (fault := dcu.faults.take("cut_file")) is not None:
+        stop_at = min(n_bytes, int(fault.get("after", n_bytes // 2)))
+    pieces = (content[first:last],)
+    return await send(request, HDF5, pieces, n_bytes, stop_at, code=code, headers=headers)
+
+
+def _part(request: web.Request, size: int) -> tuple[int, int, int]:
+    """Return first byte, the one after the last, and the code of the reply."""
+    try:
+        wanted = request.http_range
+    except ValueError:
+        return 0, size, 200  # not understood: the whole file
+    if wanted.start is None and wanted.stop is None:
+        return 0, size, 200
+    first, last, _ = wanted.indices(size)
+    return first, last, 206 if first < last else 416
 
 
 async def send(

@@ -1,12 +1,20 @@
-"""Who follows the pulse clock, and how far each has come: slots in the clock's memory."""
+"""What lies in the pulse clock's memory, for all processes: its history, its followers, what there is to see.
+
+The broker writes its files long after the pulses, when the motor stands elsewhere; what it writes of a pulse
+has to be what the live stream showed of it. So there is a history of views.
+"""
 
 from __future__ import annotations
 
+import bisect
+import math
 import mmap
 import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
+
+_COUNT = struct.Struct("<q")
 
 _SLOT = struct.Struct("<32sqq")  # name, process id (0: free), last pulse id finished
 _PID, _FINISHED = 32, 40
@@ -14,6 +22,59 @@ _N_SLOTS = 32
 
 SLOTS_SIZE = _N_SLOTS * _SLOT.size
 """Bytes of all slots."""
+
+
+class History:
+    """The last records of what changes at some pulses. Whoever adds one must be alone in doing so.
+
+    Parameters
+    ----------
+    memory : mmap
+        Shared by all processes.
+    start : int
+        Where it begins.
+    layout : str
+        Of a record, whose first value is the pulse id from which on it holds.
+    most : int
+        Records that are kept.
+    """
+
+    def __init__(self, memory: mmap.mmap, start: int, layout: str, most: int):
+        self._memory, self._start, self._layout, self._most = memory, start, struct.Struct(layout), most
+
+    @staticmethod
+    def size(layout: str, most: int) -> int:
+        """Return the bytes that it takes."""
+        return _COUNT.size + most * struct.calcsize(layout)
+
+    def add(self, *record) -> None:
+        """Add what holds from a pulse on."""
+        n = self._n
+        self._layout.pack_into(self._memory, self._where(n), *record)
+        _COUNT.pack_into(self._memory, self._start, n + 1)  # after it: nobody reads half a record
+
+    def newest(self) -> tuple:
+        """Return what holds for the pulses to come."""
+        return self._record(self._n - 1)
+
+    def at(self, pulse_id: int) -> tuple:
+        """Return what holds at a pulse; of one before all that are known, the oldest."""
+        n = self._n
+        if (newest := self._record(n - 1))[0] <= pulse_id or n == 1:
+            return newest
+        known = range(max(0, n - self._most + 1), n - 1)
+        later = bisect.bisect_right(known, pulse_id, key=lambda index: self._record(index)[0])
+        return self._record(known[max(0, later - 1)])
+
+    @property
+    def _n(self) -> int:
+        return _COUNT.unpack_from(self._memory, self._start)[0]
+
+    def _record(self, index: int) -> tuple:
+        return self._layout.unpack_from(self._memory, self._where(index))
+
+    def _where(self, index: int) -> int:
+        return self._start + _COUNT.size + index % self._most * self._layout.size
 
 
 class Slot(NamedTuple):
@@ -120,3 +181,27 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+CENTRE, SIGMA = 1.0, 1.0
+"""Where the sample is in the light, and how wide it is: position of M1, mm."""
+
+
+def sample_at(position: float) -> float:
+    """Return how much of the sample is in the light with M1 at `position` mm, 0 to 1."""
+    return math.exp(-(((position - CENTRE) / SIGMA) ** 2) / 2)
+
+
+class View(NamedTuple):
+    """What there is to see.
+
+    Attributes
+    ----------
+    light : bool
+        Whether light reaches the sample: the beam is there and the shutter open.
+    sample : float
+        How much of the sample is in the light, 0 to 1.
+    """
+
+    light: bool
+    sample: float
