@@ -1,16 +1,18 @@
-"""``sfdaq broker``: one subcommand per call of the sf-daq broker."""
+"""``sfdaq broker``: one subcommand per call of the sf-daq broker, made of the table of operations."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from rich.markup import escape
 
 from ..clients.broker import BrokerClient
+from ..wire.broker_operations import OPERATIONS
 from .broker_call import (
-    Detector,
-    Pgroup,
     call,
     changes_table,
     detector_table,
@@ -29,52 +31,8 @@ app = typer.Typer(
     "Example: sfdaq broker get-running-detectors --url http://sf-daq:10002",
 )
 
+Pgroup = Annotated[str, typer.Argument(help="E.g. p12345.")]
 Rate = Annotated[int, typer.Option("--rate", help="Detectors run at 100 Hz divided by this.")]
-
-
-@call(app, detector_table)
-def get_allowed_detectors(client: BrokerClient):
-    """Table of the detectors of this console's beamline.
-
-    Example: sfdaq broker get-allowed-detectors --json
-    """
-    return client.get_allowed_detectors()
-
-
-@call(app, running_table)
-def get_running_detectors(client: BrokerClient):
-    """Table of running, limping and missing detectors, with their modules.
-
-    Example: sfdaq broker get-running-detectors
-    """
-    return client.get_running_detectors()
-
-
-@call(app, lines)
-def power_on_detector(client: BrokerClient, detector: Detector):
-    """Queue a full restart of a detector; the trigger of the beamline stops meanwhile.
-
-    Example: sfdaq broker power-on-detector JF01T03V01
-    """
-    return {"message": client.power_on_detector(detector)}
-
-
-@call(app, lines)
-def advance_run_number(client: BrokerClient, pgroup: Pgroup):
-    """Take a new run number.
-
-    Example: sfdaq broker advance-run-number p12345
-    """
-    return {"run_number": client.advance_run_number(pgroup)}
-
-
-@call(app, lines)
-def get_current_run_number(client: BrokerClient, pgroup: Pgroup):
-    """Show the last run number given out, by whomever it was taken.
-
-    Example: sfdaq broker get-current-run-number p12345
-    """
-    return {"run_number": client.get_current_run_number(pgroup)}
 
 
 @call(app, lines)
@@ -132,31 +90,6 @@ def _detector_option(text: str) -> tuple[str, dict]:
 
 
 @call(app, lines)
-def take_pedestal(
-    client: BrokerClient,
-    pgroup: Pgroup,
-    detectors: Annotated[list[str], typer.Argument(help="Detector names.")],
-    rate: Rate = 1,
-    pedestalmode: Annotated[bool, typer.Option(help="The detector switches gains itself.")] = False,
-):
-    """Queue a pedestal. The beam must be off the detectors.
-
-    Example: sfdaq broker take-pedestal p12345 JF01T03V01
-    """
-    seconds = client.take_pedestal(pgroup, detectors, rate_multiplicator=rate, pedestalmode=pedestalmode)
-    return {"wait_at_least_s": seconds}
-
-
-@call(app, lines)
-def get_pvlist(client: BrokerClient):
-    """List the PVs that the beamline's epics buffer records.
-
-    Example: sfdaq broker get-pvlist
-    """
-    return {"pv_list": client.get_pvlist()}
-
-
-@call(app, lines)
 def set_pvlist(
     client: BrokerClient,
     pvs: Annotated[list[str] | None, typer.Argument(help="The whole new list.")] = None,
@@ -193,94 +126,6 @@ def close_pgroup_writing(
     return {"closed": pgroup}
 
 
-Settings = Annotated[list[str], typer.Argument(help="NAME=VALUE; values are JSON, bare words are texts.")]
-Modules = Annotated[list[int], typer.Argument(help="Module numbers.")]
-
-
-@call(app, settings_table)
-def get_detector_settings(client: BrokerClient, detector: Detector):
-    """Table of exposure time, delay, detector mode and gain mode.
-
-    Example: sfdaq broker get-detector-settings JF01T03V01
-    """
-    return client.get_detector_settings(detector)
-
-
-@call(app, changes_table)
-def set_detector_settings(client: BrokerClient, detector: Detector, settings: Settings):
-    """Change hardware settings; stops the trigger of the whole beamline for 8 s.
-
-    Example: sfdaq broker set-detector-settings JF01T03V01 exptime=5e-6 gain_mode=dynamic
-    """
-    changed = client.set_detector_settings(detector, _settings(settings))
-    return {} if changed is None else changed
-
-
-@call(app, lines)
-def get_detector_status(client: BrokerClient, detector: Detector):
-    """Show modules by state.
-
-    Example: sfdaq broker get-detector-status JF01T03V01
-    """
-    return client.get_detector_status(detector)
-
-
-@call(app, module_table)
-def get_detector_temperatures(client: BrokerClient, detector: Detector):
-    """Table of temperatures per module, degC.
-
-    Example: sfdaq broker get-detector-temperatures JF01T03V01
-    """
-    return client.get_detector_temperatures(detector)
-
-
-@call(app, lines)
-def get_detector_pings(client: BrokerClient, detector: Detector):
-    """Show which modules answer on the network.
-
-    Example: sfdaq broker get-detector-pings JF01T03V01
-    """
-    return client.get_detector_pings(detector)
-
-
-@call(app, settings_table)
-def get_jfctrl_monitor(client: BrokerClient, detector: Detector):
-    """Show what the power control box says.
-
-    Example: sfdaq broker get-jfctrl-monitor JF07T32V02
-    """
-    return client.get_jfctrl_monitor(detector)
-
-
-@call(app, lines)
-def get_jfstats(client: BrokerClient, detector: Detector):
-    """Show temperatures, control box and whether data are written.
-
-    Example: sfdaq broker get-jfstats JF07T32V02
-    """
-    return client.get_jfstats(detector)
-
-
-@call(app, lines)
-def power_on_modules(client: BrokerClient, detector: Detector, modules: Modules):
-    """Switch chip power and high voltage of modules on.
-
-    Example: sfdaq broker power-on-modules JF01T03V01 0 2
-    """
-    client.power_on_modules(detector, modules)
-    return {"powered_on": modules}
-
-
-@call(app, lines)
-def power_off_modules(client: BrokerClient, detector: Detector, modules: Modules):
-    """Switch chip power and high voltage of modules off.
-
-    Example: sfdaq broker power-off-modules JF01T03V01 0 2
-    """
-    client.power_off_modules(detector, modules)
-    return {"powered_off": modules}
-
-
 @call(app, lines)
 def copy_user_files(
     client: BrokerClient,
@@ -299,24 +144,6 @@ def copy_user_files(
         reasons = "; ".join(f"{file}: {reason or 'not copied'}" for file, reason in result.failed.items())
         raise SfdaqError(f"{len(result.copied)} files copied, {len(result.failed)} not: {reasons}")
     return result
-
-
-@call(app, settings_table)
-def get_dap_settings(client: BrokerClient, detector: Detector):
-    """Table of the settings of the online analysis.
-
-    Example: sfdaq broker get-dap-settings JF01T03V01
-    """
-    return client.get_dap_settings(detector)
-
-
-@call(app, changes_table)
-def set_dap_settings(client: BrokerClient, detector: Detector, settings: Settings):
-    """Merge settings into the online analysis.
-
-    Example: sfdaq broker set-dap-settings JF01T03V01 detector_distance=0.092 laser_on=true
-    """
-    return client.set_dap_settings(detector, _settings(settings))
 
 
 @call(app, lines)
@@ -346,3 +173,96 @@ def _settings(texts: list[str]) -> dict:
         except RequestError:
             settings[name] = value
     return settings
+
+
+class Given(NamedTuple):
+    """How the shell takes one argument of a call: name, type with help, an example, and what reads it."""
+
+    name: str
+    kind: Any
+    example: str = ""
+    read: Callable[[Any], Any] = lambda value: value
+
+
+ARGUMENTS = {
+    "detector_name": Given("detector", Annotated[str, typer.Argument(help="E.g. JF01T03V01.")], "JF01T03V01"),
+    "pgroup": Given("pgroup", Pgroup, "p12345"),
+    "detectors": Given(
+        "detectors", Annotated[list[str], typer.Argument(help="Detector names.")], "JF01T03V01"
+    ),
+    "modules": Given("modules", Annotated[list[int], typer.Argument(help="Module numbers.")], "0 2"),
+    "parameters": Given(
+        "settings",
+        Annotated[list[str], typer.Argument(help="NAME=VALUE; values are JSON, bare words are texts.")],
+        "NAME=VALUE",
+        _settings,
+    ),
+    "rate_multiplicator": Given("rate", Rate),
+    "pedestalmode": Given(
+        "pedestalmode", Annotated[bool, typer.Option(help="The detector switches gains itself.")]
+    ),
+}
+"""By the names that the table of operations has."""
+
+TABLES: dict[str, Callable[[Any], None]] = {
+    "get_allowed_detectors": detector_table,
+    "get_running_detectors": running_table,
+    "get_detector_settings": settings_table,
+    "set_detector_settings": changes_table,
+    "get_detector_temperatures": module_table,
+    "get_jfctrl_monitor": settings_table,
+    "get_dap_settings": settings_table,
+    "set_dap_settings": changes_table,
+}
+"""What shows the reply of a call; of all others it is shown line by line."""
+
+VALUES = {
+    "power_on_detector": "message",
+    "advance_run_number": "run_number",
+    "get_current_run_number": "run_number",
+    "take_pedestal": "wait_at_least_s",
+    "get_pvlist": "pv_list",
+    "power_on_modules": "powered_on",
+    "power_off_modules": "powered_off",
+}
+"""What a reply is that is one value; where there is none, that many modules were switched."""
+
+EXAMPLES = {
+    "set_detector_settings": "JF01T03V01 exptime=5e-6 gain_mode=dynamic",
+    "set_dap_settings": "JF01T03V01 detector_distance=0.092 laser_on=true",
+    "get_jfctrl_monitor": "JF07T32V02",
+    "get_jfstats": "JF07T32V02",
+}
+"""Where those of the arguments do not do."""
+
+
+def _made(name: str) -> Callable[..., Any]:
+    """Return the command that makes a call, with the arguments that the table of operations says."""
+    operation = OPERATIONS[name]
+    wanted = inspect.signature(operation.request).parameters.values()
+    own = {one.name: (ARGUMENTS[one.name], one.default) for one in wanted if one.name in ARGUMENTS}
+
+    def command(client: BrokerClient, **given: Any) -> Any:
+        arguments = {key: argument.read(given[argument.name]) for key, (argument, _) in own.items()}
+        reply = getattr(client, name)(**arguments)
+        if name in VALUES:
+            return {VALUES[name]: arguments["modules"] if reply is None else reply}
+        return {} if reply is None else reply
+
+    first = inspect.Parameter("client", inspect.Parameter.POSITIONAL_ONLY)
+    parameters = [
+        inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for argument, default in own.values()
+    ]
+    example = EXAMPLES.get(name) or " ".join(argument.example for argument, _ in own.values()).strip()
+    command.__name__ = name
+    said = (inspect.getdoc(operation.request) or "").partition("\n\nParameters\n")[0].replace("`", "")
+    command.__doc__ = f"{escape(said)}\n\nExample: sfdaq broker {name.replace('_', '-')} {example}"
+    command.__annotations__ = {argument.name: argument.kind for argument, _ in own.values()}
+    vars(command)["__signature__"] = inspect.Signature([first, *parameters])
+    return command
+
+
+_by_hand = {command.callback.__name__ for command in app.registered_commands if command.callback}
+for _name in [name for name in OPERATIONS if name not in _by_hand]:
+    call(app, TABLES.get(_name, lines))(_made(_name))

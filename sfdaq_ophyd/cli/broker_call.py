@@ -87,8 +87,6 @@ def _numbers(modules: tuple[int, ...]) -> str:
     return ", ".join(map(str, modules))
 
 
-Pgroup = Annotated[str, typer.Argument(help="E.g. p12345.")]
-Detector = Annotated[str, typer.Argument(help="E.g. JF01T03V01.")]
 Url = Annotated[str, typer.Option(envvar="SFDAQ_BROKER_URL", help="Address of the broker.")]
 SlowUrl = Annotated[
     str | None, typer.Option(envvar="SFDAQ_BROKER_SLOW_URL", help="Default: the next port of the same host.")

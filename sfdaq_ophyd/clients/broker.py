@@ -1,22 +1,24 @@
-"""Client of the sf-daq broker: one method per call of both services."""
+"""Client of the sf-daq broker: one method per call of both services, made of the table of operations."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Concatenate
 
 from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutcome
 from ..wire import broker_operations as ops
 from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
-from ..wire.broker_parameters import check_detector, check_names, check_pgroup
-from ..wire.broker_reply import AllowedDetectors, Retrieval, RunningDetectors
-from ..wire.broker_request import RetrieveRequest, check_extra, pedestal_request
+from ..wire.broker_operations import Operation, Parameters, Reply
+from ..wire.broker_parameters import check_pgroup
+from ..wire.broker_reply import CopiedFiles, Retrieval, copied_files
+from ..wire.broker_request import RetrieveRequest
 from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
-from .broker_slow import SlowCalls
 from .broker_transport import REQUEST_ID, BrokerTransport, find_retrieval
 
 
@@ -24,50 +26,94 @@ class BrokerTrap(UserWarning):
     """A request is legal and will be accepted, and some of its data will not come."""
 
 
-class MainCalls(BrokerTransport):
-    """Calls to port 10002; see `BrokerClient`."""
+def pedestal_time(rate_multiplicator: int, pedestalmode: bool = False) -> float:
+    """Return the least time of a pedestal, s: the server announces the same, except for pedestalmode."""
+    r = check_rate_multiplicator(rate_multiplicator)
+    manual = PEDESTAL_FRAMES / PULSE_RATE * r + 10
+    return max(manual, 200.0 * r) if pedestalmode else manual
 
-    def get_allowed_detectors(self) -> AllowedDetectors:
-        """Return the detectors that belong to this console's beamline."""
-        return self.call(ops.GET_ALLOWED_DETECTORS)
 
-    def get_running_detectors(self) -> RunningDetectors:
-        """Return which detectors write into the buffer; up to 30 s late after one stops."""
-        return self.call(ops.GET_RUNNING_DETECTORS)
+def _method(
+    operation: Operation[Parameters, Reply],
+) -> Callable[Concatenate[BrokerTransport, Parameters], Reply]:
+    """Return the method that makes a call, as the table has it."""
 
-    def power_on_detector(self, detector_name: str, *, extra: Mapping[str, Any] | None = None) -> str:
-        """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
+    @functools.wraps(operation.request)
+    def method(self: BrokerTransport, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Reply:
+        return self.call(operation, operation.request(*args, **kwargs))
 
-        Takes seconds to minutes; all detectors of the beamline miss frames meanwhile. Poll
-        `get_detector_status` until running, then `get_running_detectors`. Failure is visible only on the
-        status exchange. Never repeated: each call queues another restart.
-        """
-        body = {**check_extra(extra), "detector_name": check_detector(detector_name)}
-        return self.call(ops.POWER_ON_DETECTOR, body)
+    myself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own, read = inspect.signature(operation.request), inspect.signature(operation.read)
+    vars(method)["__signature__"] = inspect.Signature(
+        [myself, *own.parameters.values()], return_annotation=read.return_annotation
+    )
+    return method
 
-    def advance_run_number(self, pgroup: str, *, extra: Mapping[str, Any] | None = None) -> int:
-        """Take a new run number.
 
-        Parameters
-        ----------
-        extra : mapping, optional
-            Further fields for the server's log, such as the uid of the run.
+class BrokerClient(BrokerTransport):
+    """Speak to both services of the sf-daq broker. Contacts nothing until the first call.
 
-        Raises
-        ------
-        UnknownOutcome
-            The reply was lost. Never repeated by itself: each executed call uses up a number. Take
-            another, gaps are harmless.
-        """
-        body = {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
-        return self.call(ops.ADVANCE_RUN_NUMBER, body)
+    Requests are checked before they are sent, numbers come back as ints in both dialects, and a call is
+    repeated only where the wire reference sf-daq-broker, section 15, allows it: reads, and writes of the same
+    content. Safe to use from several threads; the server does one request at a time for all beamlines, so
+    poll at most once a second.
 
-    def get_current_run_number(self, pgroup: str) -> int:
-        """Return the last number given out, 0 if none; with several clients not necessarily one's own.
+    Parameters
+    ----------
+    url : str
+        E.g. ``http://sf-daq:10002``.
+    slow_url : str, optional
+        Default is the next port of the same host.
+    dialect : {"current", "documented", "auto"}
+        What the server speaks; "auto" asks with the first call, and only with what is safe in both.
+    timeout, slow_timeout : float
+        Limits of one call, s.
+    sf_root : str or Path, optional
+        Where the DAQ's ``/sf`` is mounted here, if it is. With it, a retrieval whose reply was lost is
+        looked up instead of reported as unknown, and `local_path` maps paths of replies.
+    recover_timeout : float
+        How long to look, s.
 
-        A closed pgroup is refused.
-        """
-        return self.call(ops.GET_CURRENT_RUN_NUMBER, {"pgroup": check_pgroup(pgroup)})
+    Raises
+    ------
+    RequestError
+        An argument is wrong; nothing was sent.
+    BrokerRefused
+        The broker said no; see its `exception`, `said` and `nothing_done`.
+    ServiceUnreachable
+        The request never reached the broker.
+    ServiceTimeout
+        No answer to a call that may be repeated.
+    UnknownOutcome
+        No answer to a call that must not be repeated: a timed-out request is still carried out.
+    WireError
+        An answer that makes no sense.
+
+    Examples
+    --------
+    >>> client = BrokerClient("http://sf-daq:10002")
+    >>> client.url, client.slow_url
+    ('http://sf-daq:10002', 'http://sf-daq:10003')
+    """
+
+    get_allowed_detectors = _method(ops.get_allowed_detectors)
+    get_running_detectors = _method(ops.get_running_detectors)
+    power_on_detector = _method(ops.power_on_detector)
+    advance_run_number = _method(ops.advance_run_number)
+    get_current_run_number = _method(ops.get_current_run_number)
+    get_pvlist = _method(ops.get_pvlist)
+    set_pvlist = _method(ops.set_pvlist)
+    get_detector_settings = _method(ops.get_detector_settings)
+    get_detector_status = _method(ops.get_detector_status)
+    get_detector_temperatures = _method(ops.get_detector_temperatures)
+    get_detector_pings = _method(ops.get_detector_pings)
+    get_jfctrl_monitor = _method(ops.get_jfctrl_monitor)
+    get_jfstats = _method(ops.get_jfstats)
+    power_on_modules = _method(ops.power_on_modules)
+    power_off_modules = _method(ops.power_off_modules)
+    get_dap_settings = _method(ops.get_dap_settings)
+    set_dap_settings = _method(ops.set_dap_settings)
+    upload_custom_dap_script = _method(ops.upload_custom_dap_script)
 
     def retrieve_from_buffers(self, request: RetrieveRequest, *, timeout: float | None = None) -> Retrieval:
         """Ask for the data of past pulses: one acquisition of a run.
@@ -102,7 +148,7 @@ class MainCalls(BrokerTransport):
         extra = {REQUEST_ID: str(uuid.uuid4()), **request.extra}
         request = dataclasses.replace(request, extra=extra)
         try:
-            answer = self.call(ops.RETRIEVE_FROM_BUFFERS, request.to_wire(), timeout=timeout)
+            answer = self.call(ops.retrieve_from_buffers, request.to_wire(), timeout=timeout)
         except UnknownOutcome:
             found = self._recover(request)
             if found is None:
@@ -162,23 +208,11 @@ class MainCalls(BrokerTransport):
         float
             The server's announcement (a promise, not a fact), or 200 s per `rate_multiplicator` if longer.
         """
-        body = pedestal_request(
+        body = ops.take_pedestal.request(
             pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
         )
-        self.call(ops.TAKE_PEDESTAL, body)
+        self.call(ops.take_pedestal, body)
         return pedestal_time(rate_multiplicator, pedestalmode)
-
-    def get_pvlist(self) -> list[str]:
-        """Return the PVs that the beamline's epics buffer records."""
-        return self.call(ops.GET_PVLIST)
-
-    def set_pvlist(self, pvs: Iterable[str]) -> list[str]:
-        """Replace the whole list of recorded PVs, and return what was stored.
-
-        The epics buffer restarts: a short gap in all PVs. Two clients can overwrite each other: read,
-        merge, compare, and write only a changed list. An empty list erases it.
-        """
-        return self.call(ops.SET_PVLIST, {"pv_list": check_names(pvs, "pv_list")})
 
     def close_pgroup_writing(self, pgroup: str, *, confirm: str) -> None:
         """Close a pgroup for ever: no more runs, pedestals or copies; archiving starts.
@@ -190,69 +224,75 @@ class MainCalls(BrokerTransport):
         """
         if confirm != check_pgroup(pgroup):
             raise RequestError("confirm", confirm, f"{pgroup!r} once more: closing cannot be undone")
+        body = ops.close_pgroup_writing.request(pgroup)
         try:
-            self.call(ops.CLOSE_PGROUP_WRITING, {"pgroup": pgroup})
+            self.call(ops.close_pgroup_writing, body)
         except UnknownOutcome:
             try:
-                self.call(ops.CLOSE_PGROUP_WRITING, {"pgroup": pgroup})
+                self.call(ops.close_pgroup_writing, body)
             except BrokerRefused as exc:
                 if "already closed" not in exc.said:
                     raise
 
+    def set_detector_settings(
+        self, detector_name: str, parameters: Mapping[str, Any], *, timeout: float | None = None
+    ) -> dict[str, tuple[Any, Any]] | None:
+        """Change hardware settings; stops the trigger of the whole beamline for 8 to 9 s, also for no change.
+
+        Parameters
+        ----------
+        detector_name : str
+        parameters : mapping
+            Any of ``exptime``, ``delay`` (s), ``detector_mode``, ``gain_mode``; all checked before.
+        timeout : float, optional
+            Limit in s.
+
+        Returns
+        -------
+        dict of str to (old, new), or None
+            What changed; None in the documented dialect, which does not tell.
+
+        Raises
+        ------
+        BrokerRefused
+            If `nothing_done` is False, earlier values stay changed and the trigger is left stopped.
+        UnknownOutcome
+            Read back, check the trigger PV, then repeat.
+        """
+        body = ops.set_detector_settings.request(detector_name, parameters) or {}
+        if self.dialect == "documented":
+            body |= body["parameters"]  # the 2023 server reads them here, the document shows them there
+        return self.call(ops.set_detector_settings, body, timeout=timeout)
+
+    def copy_user_files(self, pgroup: str, run_number: int, files: Iterable[str]) -> CopiedFiles:
+        """Copy files into ``aux/`` of a run; what is there under the same name is overwritten.
+
+        Parameters
+        ----------
+        pgroup : str
+        run_number : int
+            A run that has data already.
+        files : iterable of str
+            Absolute paths readable by the server, of the pgroup's group.
+
+        Returns
+        -------
+        CopiedFiles
+            Look at `failed`: a file that could not be copied does not stop the others and raises nothing.
+        """
+        body = ops.copy_user_files.request(pgroup, run_number, files) or {}
+        try:
+            result = self.call(ops.copy_user_files, body)
+        except BrokerRefused as exc:
+            if "error_files" not in exc.reply:
+                raise
+            result = copied_files(exc.reply, self.dialect)
+        if self.dialect == "documented":
+            names = {PurePosixPath(file).name: file for file in body["files"]}
+            copied = {names.get(name, path): path for name, path in result.copied.items()}
+            return CopiedFiles(copied, result.failed)
+        return result
+
     def local_path(self, path: str) -> Path:
         """Return where a path of a reply lies on this machine; see `sf_root`."""
         return local_path(path, SF if self.sf_root is None else self.sf_root)
-
-
-def pedestal_time(rate_multiplicator: int, pedestalmode: bool = False) -> float:
-    """Return the least time of a pedestal, s: the server announces the same, except for pedestalmode."""
-    r = check_rate_multiplicator(rate_multiplicator)
-    manual = PEDESTAL_FRAMES / PULSE_RATE * r + 10
-    return max(manual, 200.0 * r) if pedestalmode else manual
-
-
-class BrokerClient(MainCalls, SlowCalls):
-    """Speak to both services of the sf-daq broker. Contacts nothing until the first call.
-
-    Requests are checked before they are sent, numbers come back as ints in both dialects, and a call is
-    repeated only where the wire reference sf-daq-broker, section 15, allows it: reads, and writes of the same
-    content. Safe to use from several threads; the server does one request at a time for all beamlines, so
-    poll at most once a second.
-
-    Parameters
-    ----------
-    url : str
-        E.g. ``http://sf-daq:10002``.
-    slow_url : str, optional
-        Default is the next port of the same host.
-    dialect : {"current", "documented", "auto"}
-        What the server speaks; "auto" asks with the first call, and only with what is safe in both.
-    timeout, slow_timeout : float
-        Limits of one call, s.
-    sf_root : str or Path, optional
-        Where the DAQ's ``/sf`` is mounted here, if it is. With it, a retrieval whose reply was lost is
-        looked up instead of reported as unknown, and `local_path` maps paths of replies.
-    recover_timeout : float
-        How long to look, s.
-
-    Raises
-    ------
-    RequestError
-        An argument is wrong; nothing was sent.
-    BrokerRefused
-        The broker said no; see its `exception`, `said` and `nothing_done`.
-    ServiceUnreachable
-        The request never reached the broker.
-    ServiceTimeout
-        No answer to a call that may be repeated.
-    UnknownOutcome
-        No answer to a call that must not be repeated: a timed-out request is still carried out.
-    WireError
-        An answer that makes no sense.
-
-    Examples
-    --------
-    >>> client = BrokerClient("http://sf-daq:10002")
-    >>> client.url, client.slow_url
-    ('http://sf-daq:10002', 'http://sf-daq:10003')
-    """

@@ -106,7 +106,7 @@ class BrokerTransport:
 
     def call(
         self,
-        operation: Operation[Value],
+        operation: Operation[..., Value],
         body: Mapping[str, Any] | None = None,
         *,
         timeout: float | None = None,
@@ -166,7 +166,9 @@ def next_port(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{host}:{parts.port + 1}"))
 
 
-def _refused(operation: Operation[Any], answer: Refusal, code: int, sent: Mapping, url: str) -> BrokerRefused:
+def _refused(
+    operation: Operation[..., Any], answer: Refusal, code: int, sent: Mapping, url: str
+) -> BrokerRefused:
     nothing_done = _nothing_done(operation, answer, code)
     hint = _HINTS.get(answer.exception, "")
     if operation.name == "set_detector_settings" and not hint:
@@ -187,7 +189,7 @@ def _refused(operation: Operation[Any], answer: Refusal, code: int, sent: Mappin
     )
 
 
-def _nothing_done(operation: Operation[Any], answer: Refusal, code: int) -> bool:
+def _nothing_done(operation: Operation[..., Any], answer: Refusal, code: int) -> bool:
     """Say whether a refusal came before any effect; an error of a gateway (5xx) may come after."""
     if code != 200:
         return code < 500

@@ -1,29 +1,38 @@
-"""Every call of both services: where it goes, how its reply reads, and whether it may be repeated.
+"""Every call of both services: its request and reply, where it goes, and whether it may be repeated.
 
-What may be repeated is in the wire reference sf-daq-broker, section 15.
+The client's methods and the shell's commands are made of this table, and the simulator serves it. A function
+here checks the arguments of a call and returns the body of the request, None without one; its docstring is
+that of the client's method. The slow broker (port 10003) has detector settings and state, user files and
+online analysis. What may be repeated is in the wire reference sf-daq-broker, section 15.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from pathlib import PurePosixPath
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from ..errors import RequestError
 from . import broker_reply as reply
 from .broker import Dialect, Service
+from .broker_parameters import check_detector, check_int, check_items, check_modules, check_names, check_pgroup
+from .broker_request import RetrieveRequest, check_extra, pedestal_request
+from .broker_settings import check_dap_settings, check_hardware_settings, check_script
 
+Parameters = ParamSpec("Parameters")
 Reply = TypeVar("Reply")
+Body = dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Operation(Generic[Reply]):
+class Operation(Generic[Parameters, Reply]):
     """One call.
 
     Parameters
     ----------
-    name : str
-        Path without the slash.
+    request : callable
+        Checks its arguments and returns the body, None without one; its name is the path without the slash.
     service : {"broker", "slow"}
     current, documented : str or None
         HTTP method in each dialect; None where the dialect lacks the call.
@@ -37,7 +46,7 @@ class Operation(Generic[Reply]):
         Key that marks success in a reply without status (documented dialect).
     """
 
-    name: str
+    request: Callable[Parameters, Body]
     service: Service
     current: str | None
     documented: str | None
@@ -46,12 +55,38 @@ class Operation(Generic[Reply]):
     hint: str = ""
     expected: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Path without the slash."""
+        return self.request.__name__
+
     def method(self, dialect: Dialect) -> str:
         """Return the HTTP method; RequestError if the dialect lacks the call."""
         method = self.current if dialect == "current" else self.documented
         if method is None:
             raise RequestError("dialect", dialect, f"one that knows {self.name!r}")
         return method
+
+
+OPERATIONS: dict[str, Operation[..., Any]] = {}
+"""Every call of both services, by name."""
+
+
+def _operation(
+    service: Service,
+    current: str | None,
+    documented: str | None,
+    read: Callable[[dict[str, Any], Dialect], Reply],
+    repeat: bool = True,
+    hint: str = "",
+    expected: str | None = None,
+) -> Callable[[Callable[Parameters, Body]], Operation[Parameters, Reply]]:
+    def add(request: Callable[Parameters, Body]) -> Operation[Parameters, Reply]:
+        made = Operation(request, service, current, documented, read, repeat, hint, expected)
+        OPERATIONS[made.name] = made
+        return made
+
+    return add
 
 
 _BURNED = (
@@ -65,51 +100,217 @@ _REQUESTED = (
 _QUEUED = "It may run or still be queued: look for its effect before asking again."
 _READ_BACK = "Read back with get_detector_settings and check the trigger PV (254 is running), then repeat."
 
-GET_ALLOWED_DETECTORS = Operation(
-    "get_allowed_detectors", "broker", "GET", "GET", reply.allowed_detectors, expected="detectors"
-)
-GET_RUNNING_DETECTORS = Operation(
-    "get_running_detectors", "broker", "GET", "GET", reply.running_detectors, expected="detectors"
-)
-POWER_ON_DETECTOR = Operation("power_on_detector", "broker", "POST", "POST", reply.message, False, _QUEUED)
-ADVANCE_RUN_NUMBER = Operation(
-    "advance_run_number", "broker", "POST", "GET", reply.run_number, False, _BURNED
-)
-GET_CURRENT_RUN_NUMBER = Operation("get_current_run_number", "broker", "GET", "GET", reply.run_number)
-RETRIEVE_FROM_BUFFERS = Operation(
-    "retrieve_from_buffers", "broker", "POST", "POST", reply.retrieval, False, _REQUESTED
-)
-TAKE_PEDESTAL = Operation("take_pedestal", "broker", "POST", "POST", reply.nothing, False, _QUEUED)
-GET_PVLIST = Operation("get_pvlist", "broker", "GET", "GET", reply.pv_list, expected="pv_list")
-SET_PVLIST = Operation("set_pvlist", "broker", "POST", "POST", reply.stored_pv_list)
-CLOSE_PGROUP_WRITING = Operation(
-    "close_pgroup_writing", "broker", "POST", "POST", reply.nothing, False, "Closing again is harmless."
-)
-GET_DETECTOR_SETTINGS = Operation("get_detector_settings", "slow", "GET", "POST", reply.detector_settings)
-SET_DETECTOR_SETTINGS = Operation(
-    "set_detector_settings", "slow", "POST", "POST", reply.changed_settings, False, _READ_BACK
-)
-GET_DETECTOR_STATUS = Operation("get_detector_status", "slow", "GET", None, reply.detector_status)
-GET_DETECTOR_TEMPERATURES = Operation("get_detector_temperatures", "slow", "GET", None, reply.temperatures)
-GET_DETECTOR_PINGS = Operation("get_detector_pings", "slow", "GET", None, reply.pings)
-GET_JFCTRL_MONITOR = Operation("get_jfctrl_monitor", "slow", "GET", None, reply.control_box)
-GET_JFSTATS = Operation("get_jfstats", "slow", "GET", None, reply.jfstats)
-POWER_ON_MODULES = Operation("power_on_modules", "slow", "POST", None, reply.nothing)
-POWER_OFF_MODULES = Operation("power_off_modules", "slow", "POST", None, reply.nothing)
-COPY_USER_FILES = Operation("copy_user_files", "slow", "POST", "POST", reply.copied_files)
-GET_DAP_SETTINGS = Operation("get_dap_settings", "slow", "GET", "POST", reply.dap_settings)
-SET_DAP_SETTINGS = Operation("set_dap_settings", "slow", "POST", "POST", reply.changed_dap_settings)
-UPLOAD_CUSTOM_DAP_SCRIPT = Operation(
-    "upload_custom_dap_script",
-    "slow",
-    "POST",
-    None,
-    reply.nothing,
-    False,
-    "Uploading the same script again is harmless.",
-)
 
-OPERATIONS: dict[str, Operation[Any]] = {
-    value.name: value for value in tuple(globals().values()) if isinstance(value, Operation)
-}
-"""Every call of both services, by name."""
+@_operation("broker", "GET", "GET", reply.allowed_detectors, expected="detectors")
+def get_allowed_detectors() -> Body:
+    """Return the detectors that belong to this console's beamline."""
+    return None
+
+
+@_operation("broker", "GET", "GET", reply.running_detectors, expected="detectors")
+def get_running_detectors() -> Body:
+    """Return which detectors write into the buffer; up to 30 s late after one stops."""
+    return None
+
+
+@_operation("broker", "POST", "POST", reply.message, False, _QUEUED)
+def power_on_detector(detector_name: str, *, extra: Mapping[str, Any] | None = None) -> Body:
+    """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
+
+    Takes seconds to minutes; all detectors of the beamline miss frames meanwhile. Poll `get_detector_status`
+    until running, then `get_running_detectors`. Failure is visible only on the status exchange. Never
+    repeated: each call queues another restart.
+    """
+    return {**check_extra(extra), **_detector(detector_name)}
+
+
+@_operation("broker", "POST", "GET", reply.run_number, False, _BURNED)
+def advance_run_number(pgroup: str, *, extra: Mapping[str, Any] | None = None) -> Body:
+    """Take a new run number.
+
+    Parameters
+    ----------
+    pgroup : str
+    extra : mapping, optional
+        Further fields for the server's log, such as the uid of the run.
+
+    Raises
+    ------
+    UnknownOutcome
+        The reply was lost. Never repeated by itself: each executed call uses up a number. Take another, gaps
+        are harmless.
+    """
+    return {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
+
+
+@_operation("broker", "GET", "GET", reply.run_number)
+def get_current_run_number(pgroup: str) -> Body:
+    """Return the last number given out, 0 if none; with several clients not necessarily one's own.
+
+    A closed pgroup is refused.
+    """
+    return {"pgroup": check_pgroup(pgroup)}
+
+
+@_operation("broker", "POST", "POST", reply.retrieval, False, _REQUESTED)
+def retrieve_from_buffers(request: RetrieveRequest) -> Body:
+    """Ask for the data of past pulses: one acquisition of a run."""
+    return request.to_wire()
+
+
+@_operation("broker", "POST", "POST", reply.nothing, False, _QUEUED)
+def take_pedestal(
+    pgroup: str,
+    detectors: Sequence[str],
+    *,
+    rate_multiplicator: int = 1,
+    pedestalmode: bool = False,
+    extra: Mapping[str, Any] | None = None,
+) -> Body:
+    """Queue a pedestal. The beam must be off the detectors."""
+    return pedestal_request(
+        pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
+    )
+
+
+@_operation("broker", "GET", "GET", reply.pv_list, expected="pv_list")
+def get_pvlist() -> Body:
+    """Return the PVs that the beamline's epics buffer records."""
+    return None
+
+
+@_operation("broker", "POST", "POST", reply.stored_pv_list)
+def set_pvlist(pvs: Iterable[str]) -> Body:
+    """Replace the whole list of recorded PVs, and return what was stored.
+
+    The epics buffer restarts: a short gap in all PVs. Two clients can overwrite each other: read, merge,
+    compare, and write only a changed list. An empty list erases it.
+    """
+    return {"pv_list": check_names(pvs, "pv_list")}
+
+
+@_operation("broker", "POST", "POST", reply.nothing, False, "Closing again is harmless.")
+def close_pgroup_writing(pgroup: str) -> Body:
+    """Close a pgroup for ever: no more runs, pedestals or copies; archiving starts."""
+    return {"pgroup": check_pgroup(pgroup)}
+
+
+@_operation("slow", "GET", "POST", reply.detector_settings)
+def get_detector_settings(detector_name: str) -> Body:
+    """Return ``exptime`` and ``delay`` (s), ``detector_mode`` and ``gain_mode``.
+
+    Where modules differ, times are lists and the gain mode is ``{mode: [modules]}``; modes may read
+    ``"unknown"``.
+    """
+    return _detector(detector_name)
+
+
+@_operation("slow", "POST", "POST", reply.changed_settings, False, _READ_BACK)
+def set_detector_settings(detector_name: str, parameters: Mapping[str, Any]) -> Body:
+    """Change hardware settings; stops the trigger of the whole beamline for 8 to 9 s, also for no change."""
+    return {
+        "detector_name": detector_name,
+        "parameters": check_hardware_settings(detector_name, parameters),
+    }
+
+
+@_operation("slow", "GET", None, reply.detector_status)
+def get_detector_status(detector_name: str) -> Body:
+    """Return ``{state: [modules]}``.
+
+    States: idle, error, waiting, run_finished, transmitting, running, stopped. While a detector is being
+    powered on, the call can be refused with "No modules added".
+    """
+    return _detector(detector_name)
+
+
+@_operation("slow", "GET", None, reply.temperatures)
+def get_detector_temperatures(detector_name: str) -> Body:
+    """Return ``TEMPERATURE_ADC``, ``_FPGA`` and ``_THRESHOLDS``, each a list over modules, degC."""
+    return _detector(detector_name)
+
+
+@_operation("slow", "GET", None, reply.pings)
+def get_detector_pings(detector_name: str) -> Body:
+    """Return which modules answer on the network; works for detectors that were never configured."""
+    return _detector(detector_name)
+
+
+@_operation("slow", "GET", None, reply.control_box)
+def get_jfctrl_monitor(detector_name: str) -> Body:
+    """Return ``{"name [unit]": number}`` from the power control box; few detectors have one."""
+    return _detector(detector_name)
+
+
+@_operation("slow", "GET", None, reply.jfstats)
+def get_jfstats(detector_name: str) -> Body:
+    """Return temperatures and, where there is a control box, its values and whether data are written."""
+    return {"det": check_detector(detector_name)}
+
+
+@_operation("slow", "POST", None, reply.nothing)
+def power_on_modules(detector_name: str, modules: Iterable[int]) -> Body:
+    """Switch chip power and high voltage (120 V) of single modules on; 1 s."""
+    return _modules(detector_name, modules)
+
+
+@_operation("slow", "POST", None, reply.nothing)
+def power_off_modules(detector_name: str, modules: Iterable[int]) -> Body:
+    """Switch chip power and high voltage of single modules off."""
+    return _modules(detector_name, modules)
+
+
+@_operation("slow", "POST", "POST", reply.copied_files)
+def copy_user_files(pgroup: str, run_number: int, files: Iterable[str]) -> Body:
+    """Copy files into ``aux/`` of a run; what is there under the same name is overwritten."""
+    files = [str(file) for file in check_items(files, "files", "a list of absolute paths")]
+    names: dict[str, str] = {}
+    for file in files:
+        path = PurePosixPath(file)
+        if not path.is_absolute():
+            raise RequestError("files", file, "absolute paths")
+        if names.setdefault(path.name, file) != file:
+            raise RequestError("files", file, f"another name than {names[path.name]}: it would overwrite it")
+    return {"pgroup": check_pgroup(pgroup), "run_number": check_int(run_number, "run_number"), "files": files}
+
+
+@_operation("slow", "GET", "POST", reply.dap_settings)
+def get_dap_settings(detector_name: str) -> Body:
+    """Return the settings of a detector's online analysis."""
+    return _detector(detector_name)
+
+
+@_operation("slow", "POST", "POST", reply.changed_dap_settings)
+def set_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> Body:
+    """Merge settings into a detector's online analysis and return what changed, ``{name: (old, new)}``.
+
+    Of two clients, the last writer wins per setting.
+    """
+    return {"detector_name": detector_name, "parameters": check_dap_settings(detector_name, parameters)}
+
+
+@_operation("slow", "POST", None, reply.nothing, False, "Uploading the same script again is harmless.")
+def upload_custom_dap_script(name: str, code: str) -> Body:
+    """Upload an analysis script for this beamline.
+
+    The server tries it with one image, at most 0.1 s, and does not notice exceptions inside it.
+
+    Parameters
+    ----------
+    name : str
+        File name without directory; ``.py`` is added.
+    code : str
+        Defines ``proc(meta, image, mask)`` or a function named like the file. Parsed here, not run.
+    """
+    return {"name": check_script(name, code), "code": code}
+
+
+def _detector(detector_name: str) -> dict[str, Any]:
+    return {"detector_name": check_detector(detector_name)}
+
+
+def _modules(detector_name: str, modules: Iterable[int]) -> dict[str, Any]:
+    checked = check_modules(modules, check_detector(detector_name))
+    if not checked:
+        raise RequestError("modules", checked, "at least one module number")
+    return {"detector_name": detector_name, "modules": checked}
