@@ -48,7 +48,20 @@ def frames_in_hdf5(dataset: str, shape: tuple[int, int], frames_per_point: int) 
 
 
 def column_in_hdf5(dataset: str, chunk: int = IDS_PER_CHUNK) -> dict:
-    """Return the parameters of a StreamResource for a dataset (n,) with one number or id per frame."""
+    """Return what a StreamResource says of a dataset with one number or id per frame.
+
+    Parameters
+    ----------
+    dataset : str
+        Its path in the file; shape (n,).
+    chunk : int
+        Frames per chunk.
+
+    Returns
+    -------
+    dict
+        Parameters.
+    """
     return {"dataset": dataset, "chunk_shape": (chunk,), "join_method": "stack", "swmr": True}
 
 
@@ -74,7 +87,15 @@ class FileAssets:
     def documents(
         self, start: int, stop: int, more: Mapping[str, dict] = _NOTHING
     ) -> Iterator[tuple[str, dict]]:
-        """Yield what registers the points `start` to `stop` (exclusive) for all data keys, `more` too."""
+        """Yield what registers points: a StreamResource per data key, once per run, and a StreamDatum.
+
+        Parameters
+        ----------
+        start, stop : int
+            Points of the file, from 0; `stop` is exclusive.
+        more : mapping of str to dict
+            Further data keys, as `keys`.
+        """
         self._handed = []
         for key, parameters in {**self._keys, **more}.items():
             if key not in self._bundles or not self._bundles[key][0].get("run_start"):
@@ -98,7 +119,17 @@ _DTYPES = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "U": "
 
 
 def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
-    """Return name, without the device's, and dtype of every value a frame has beside its image."""
+    """Return what a frame has beside its image.
+
+    Parameters
+    ----------
+    fmt : FrameFormat
+
+    Returns
+    -------
+    dict of str to dtype
+        By name, without the device's.
+    """
     pulse_id = {"pulse_id": np.dtype("i8")} if fmt.has_pulse_id else {}
     return {
         "timestamp": _FIXED["timestamp"],
@@ -110,9 +141,24 @@ def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
 
 
 def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: bool) -> dict[str, dict]:
-    """Describe a point of `frames_per_point` frames: the image, and a key per column."""
+    """Describe a point: its images, and a key per column.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    fmt : FrameFormat
+    frames_per_point : int
+    with_missing : bool
+        Whether the frames that are missing are counted.
+
+    Returns
+    -------
+    dict of str to dict
+        Data keys.
+    """
     images = fmt.images.items()
-    keys = {f"{name}_{image}": image_key(name, image, *kind, frames_per_point) for image, kind in images}
+    keys = {f"{name}_{image}": _image_key(name, image, *kind, frames_per_point) for image, kind in images}
     for column, dtype in columns_of(fmt).items():
         one = frames_per_point == 1
         keys[f"{name}_{column}"] = {
@@ -132,7 +178,7 @@ def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: 
     return keys
 
 
-def image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, frames_per_point: int) -> dict:
+def _image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, frames_per_point: int) -> dict:
     """Describe an image of a point: external, shape (frames_per_point, y, x)."""
     axes = name if image == "image" else f"{name}_{image}"
     return {
@@ -146,7 +192,20 @@ def image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, fr
 
 
 def number_key(name: str, dtype: np.dtype, frames_per_point: int) -> dict:
-    """Describe a number per frame that is external as the image is, shape (frames_per_point,)."""
+    """Describe a number per frame that is external, as the image is.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    dtype : dtype
+    frames_per_point : int
+
+    Returns
+    -------
+    dict
+        Data key of shape (frames_per_point,).
+    """
     return {
         "source": f"frame:{name}",
         "dtype": "array",
@@ -157,7 +216,18 @@ def number_key(name: str, dtype: np.dtype, frames_per_point: int) -> dict:
 
 
 def external_key(data_key: dict) -> dict:
-    """Describe what `data_key` says of events as a column of the file instead, if it is not external yet."""
+    """Describe a value of events as a column of a file.
+
+    Parameters
+    ----------
+    data_key : dict
+        One that is external already stays as it is.
+
+    Returns
+    -------
+    dict
+        Data key.
+    """
     if "external" in data_key:
         return data_key
     dtype = np.dtype(data_key["dtype_numpy"])
@@ -166,14 +236,21 @@ def external_key(data_key: dict) -> dict:
 
 
 def event_columns(columns: dict[str, list], with_missing: bool) -> dict[str, list]:
-    """Add the count of missing frames per point, where it is wanted."""
+    """Add the count of missing frames per point, where it is wanted.
+
+    Parameters
+    ----------
+    columns : dict of str to list
+        Values of points, by name.
+    with_missing : bool
+
+    Returns
+    -------
+    dict of str to list
+        With ``n_missing``.
+    """
     if not with_missing:
         return columns
     ids = columns["event_id"]
     n_missing = [point.count("") if isinstance(point, list) else int(not point) for point in ids]
     return columns | {"n_missing": n_missing}
-
-
-def first_row(columns: dict[str, list]) -> dict[str, Any]:
-    """Return the values of the first point."""
-    return {name: column[0] for name, column in columns.items()}

@@ -64,7 +64,12 @@ class FrameStore(PointStore):
         self._n_saved = 0  # points, in this file
 
     def append(self, item: Frame | MissingFrame | Tables) -> None:
-        """Take one more frame, or the tables of those that come next."""
+        """Take one more frame, or the tables of those that come next.
+
+        Parameters
+        ----------
+        item : Frame, MissingFrame or Tables
+        """
         with self._lock:
             file = self._file
             if isinstance(item, Tables):
@@ -144,7 +149,8 @@ class FrameStore(PointStore):
                 return
             if self._file.broken is None:
                 self._file.truncate(self._n_saved * self.frames_per_point)
-            if self._file.broken is not None or (self._n_saved and not self._goes_on):
+            goes_on = self._stream is not None and self._stream is self._only_stream
+            if self._file.broken is not None or (self._n_saved and not goes_on):
                 self._close_file()
 
     def close(self) -> None:

@@ -28,7 +28,17 @@ class Told(Device):
         self._done = ActionStatus.done_at_once(self.parent, self.attr_name)
 
     def set(self, value: Any) -> ActionStatus:
-        """Remember what the next trigger is for."""
+        """Remember what the next trigger is for.
+
+        Parameters
+        ----------
+        value : object
+
+        Returns
+        -------
+        ActionStatus
+            Done.
+        """
         self.current = value
         return self._done
 
@@ -37,7 +47,17 @@ class NextWindow(Told):
     """Takes the `PulseWindow` that the next trigger is for, and has its device join it (`join_window`)."""
 
     def set(self, window: PulseWindow) -> ActionStatus:
-        """Join a window; done at once."""
+        """Join a window.
+
+        Parameters
+        ----------
+        window : PulseWindow
+
+        Returns
+        -------
+        ActionStatus
+            Done.
+        """
         return super().set(self.parent.join_window(window))
 
     def take(self) -> PulseWindow | None:
@@ -131,12 +151,28 @@ class PulseWindow:
         return self
 
     def hold(self, name: str) -> None:
-        """Be a device that has live ones take its points again: it calls `settle` when its own is done."""
+        """Be a device that has live ones take its points again: it calls `settle` when its own is done.
+
+        Parameters
+        ----------
+        name : str
+            Of the device.
+        """
         with self._lock:
             self._around[name] = False
 
     def awaits(self, name: str) -> bool:
-        """Say whether a live device may still take frames out of it."""
+        """Say whether a live device may still take frames out of it.
+
+        Parameters
+        ----------
+        name : str
+            Of the device.
+
+        Returns
+        -------
+        bool
+        """
         with self._lock:
             return name in self._live and not self._is_settled
 
@@ -225,7 +261,13 @@ class PulseWindow:
             return self._chosen()
 
     def settle(self, name: str) -> None:
-        """Note that a live device has its frames, or has failed: it takes none any more."""
+        """Note that a live device has its frames, or has failed: it takes none any more.
+
+        Parameters
+        ----------
+        name : str
+            Of the device.
+        """
         with self._lock:
             for members in (self._live, self._around):
                 if name in members:
@@ -241,6 +283,11 @@ class PulseWindow:
             Who waits.
         timeout : float
             s without a frame of theirs.
+
+        Returns
+        -------
+        ActionStatus
+            Counts their frames.
         """
         status = ActionStatus(device, "live frames of the same pulses", timeout, target=0)
         with self._lock:

@@ -7,8 +7,8 @@ The text of a failed status becomes the `reason` of the run's stop document: the
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import SupportsInt
 
 from bluesky.protocols import HasName
@@ -16,7 +16,7 @@ from ophyd import Signal
 from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
 
-from ..errors import DetectorStateError, RequestError, ServiceTimeout
+from ..errors import DetectorStateError, Discarded, RequestError, ServiceTimeout
 from ..limits import Alarm, counted_time
 
 GRACE = 30.0
@@ -80,15 +80,30 @@ class ActionStatus(StatusBase):
         return f"{self.device.name} {self.what}"
 
     def watch(self, func: Callable) -> None:
-        """Call `func` with name, current, initial, target, unit, precision, fraction and times, at each step.
+        """Have a function called at each step.
 
         `fraction` is what remains, 1 to 0, as bluesky's progress bar takes it.
+
+        Parameters
+        ----------
+        func : callable
+            Takes name, current, initial, target, unit, precision, fraction, time_elapsed and
+            time_remaining (s) by keyword. `fraction` is what remains, 1 to 0, as bluesky's progress bar
+            takes it.
         """
         self._watchers.append(func)
         self._tell(func)
 
     def progress(self, current: float, last_seen: str = "") -> None:
-        """Note how far it is, and the last state seen, for watchers and for the message of a timeout."""
+        """Note how far it is, and the last state seen, for watchers and for the message of a timeout.
+
+        Parameters
+        ----------
+        current : float
+            In `unit`.
+        last_seen : str
+            Empty leaves what was seen before.
+        """
         if (current, last_seen or self.last_seen) != (self.current, self.last_seen):
             self._moved = counted_time()
         self.current = current
@@ -135,19 +150,46 @@ class ActionStatus(StatusBase):
         ----------
         device, what, unit
             As for an `ActionStatus`.
+
+        Returns
+        -------
+        ActionStatus
+            Done.
         """
         status = cls(device, what, GRACE, unit=unit)
         status.succeed()
         return status
 
-    def carry_out(self, action: Callable[[], object]) -> None:
-        """Call `action`; finish when it returns, fail with what it raises."""
+    def outcome(self, action: Callable[[], object]) -> Callable[[], None]:
+        """Call `action`; return what ends this status accordingly.
+
+        Parameters
+        ----------
+        action : callable
+            What it raises is what the status will fail with.
+
+        Returns
+        -------
+        callable
+            To be called once.
+        """
         try:
             action()
         except Exception as exc:
-            self.fail(exc)
-        else:
+            return partial(self.fail, exc)
+        return self.succeed
+
+    def end(self, exc: Exception | None) -> None:
+        """Fail with `exc`; finish without one, or if it was given up on purpose, as by a pause.
+
+        Parameters
+        ----------
+        exc : Exception or None
+        """
+        if exc is None or isinstance(exc, Discarded):
             self.succeed()
+        else:
+            self.fail(exc)
 
     def succeed(self) -> None:
         """Finish, unless it is finished already."""
@@ -155,7 +197,12 @@ class ActionStatus(StatusBase):
             self.set_finished()
 
     def fail(self, exc: Exception) -> None:
-        """Fail with `exc`, unless it is finished already."""
+        """Fail with `exc`, unless it is finished already.
+
+        Parameters
+        ----------
+        exc : Exception
+        """
         with contextlib.suppress(InvalidState):
             self.set_exception(exc)
 
@@ -169,59 +216,6 @@ class ActionStatus(StatusBase):
             return told
         state = "done" if self.done else self.last_seen or "waiting"
         return f"{self.name}: {state}, {self.current:g} of {self.target:g} {self._unit}"
-
-    __repr__ = __str__
-
-
-class JointStatus(StatusBase):
-    """Done when all of several statuses are; failed as soon as one is, with that one's words.
-
-    It has no deadline of its own: each part has one.
-
-    Parameters
-    ----------
-    name : str
-        What a progress bar calls it.
-    parts : sequence of ActionStatus
-        At least one.
-    """
-
-    def __init__(self, name: str, parts: Sequence[ActionStatus]):
-        self.name, self._parts = name, tuple(parts)
-        self._left = len(self._parts)
-        self._guard = threading.Lock()
-        super().__init__()
-        for part in self._parts:
-            part.add_callback(self._part_done)
-
-    @property
-    def timeout(self) -> float:
-        """Time without progress after which its slowest part fails by itself, s."""
-        return max(part.timeout for part in self._parts)
-
-    def _part_done(self, part: ActionStatus) -> None:
-        with self._guard:
-            self._left -= 1
-            last = self._left == 0
-        with contextlib.suppress(InvalidState):
-            if not part.success:
-                self.set_exception(part.exception())
-            elif last:
-                self.set_finished()
-
-    def watch(self, func: Callable) -> None:
-        """Call `func` at each step of any part, with what it has in common: see `ActionStatus.watch`."""
-        for part in self._parts:
-            part.watch(lambda **kwargs: func(**(kwargs | self._sum())))
-
-    def _sum(self) -> dict:
-        current = sum(part.current for part in self._parts)
-        target = sum(part.target for part in self._parts)
-        return {"name": self.name, "current": current, "target": target, "fraction": 1 - current / target}
-
-    def __str__(self) -> str:
-        failed = [part for part in self._parts if part.done and not part.success]
-        return "; ".join(str(part) for part in failed or self._parts)
 
     __repr__ = __str__
 
@@ -248,13 +242,38 @@ class Setting(Signal):
         super().put(value, **kwargs)
 
     def set(self, value, **kwargs) -> ActionStatus:
-        """Set it as `put` does, at once."""
+        """Set it as `put` does, at once.
+
+        Parameters
+        ----------
+        value : object
+        **kwargs
+            Of no use.
+
+        Returns
+        -------
+        ActionStatus
+            Done.
+        """
         self.put(value)
         return ActionStatus.done_at_once(self, "setting", "steps")
 
 
 def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
-    """Raise `DetectorStateError` if `value` would contradict what the run has recorded of `signal`."""
+    """Refuse a value that would contradict what the run has recorded of a signal.
+
+    Parameters
+    ----------
+    signal : Signal
+        Of a device with `is_staged`.
+    value, now : object
+        To be, and as it is.
+
+    Raises
+    ------
+    DetectorStateError
+        The device is staged, and they differ.
+    """
     if signal.parent.is_staged and value != now:
         raise DetectorStateError(
             f"{signal.name}={value!r}: it is {now!r} while {signal.parent.name} is staged, and the run says "
@@ -294,7 +313,19 @@ def whole_number(field: str, value: object, least: int) -> int:
 
 
 def naming(exc: Exception, name: str) -> Exception:
-    """Return `exc`; if it does not say whose it is, its text does now, or, where that cannot be, a note."""
+    """Return an exception that says whose it is: in its text, or, where that cannot be, in a note.
+
+    Parameters
+    ----------
+    exc : Exception
+    name : str
+        Of the device.
+
+    Returns
+    -------
+    Exception
+        The one given.
+    """
     if name not in str(exc):
         if isinstance(exc, OSError) and exc.strerror:
             exc.strerror = f"{name}: {exc.strerror}"

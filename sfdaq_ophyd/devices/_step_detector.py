@@ -1,35 +1,4 @@
-"""The base of all detectors: the verbs of bluesky, right once for all of them.
-
-A concrete detector brings a `FrameSource` (see `_source.py`; the how-to "add a detector" has a whole one) and
-declares signals; a `Setting` is fixed while the device is staged::
-
-    class Camera(Detector):
-        exposure_time = Cpt(Setting, value=0.1, kind="config")
-        hinted = ("total",)
-
-        def __init__(self, url, *, name, directory, **kwargs):
-            super().__init__(source=CameraSource(url), name=name, directory=directory, **kwargs)
-
-        def settings(self):
-            return CameraSettings(exposure_time=self.exposure_time.get())
-
-What happens when:
-
-====================  ==================================================================================
-stage                 ``source.open(self.settings())``; a failure calls ``source.close()`` and is raised
-trigger               frames of a point that was not saved are taken back; ``source.frames`` runs in a thread
-read, describe        the point's ids and scalars; from memory
-collect_asset_docs    the documents of the point, which is on disk by now
-pause                 an exposure in flight: ``source.discard()``, its frames are taken back, its status ends
-                      without an error, and the RunEngine triggers again. A complete point is kept.
-resume                a fly scan goes on with the points that are still wanted
-stop                  as pause, for good
-unstage               as stop; what was not saved is taken back; ``source.close()``
-====================  ==================================================================================
-
-When a point failed and unstage fails too, the failure of the point is raised and recorded; the other one is
-logged, and noted on it.
-"""
+"""The stepping half of a detector: staging, one acquisition per trigger, and what gives it up."""
 
 from __future__ import annotations
 
@@ -42,13 +11,12 @@ from typing import Any
 from weakref import WeakSet
 
 from ophyd import Component as Cpt
-from ophyd import Device, Signal
+from ophyd import Device
 
 from ..errors import DetectorStateError, Discarded, RequestError
 from ..wire.frame import FrameFormat
 from ._acquisition import Acquisition, Crew, LossPolicy, Rules
-from ._assets import data_keys, event_columns, first_row
-from ._flying import Flying
+from ._assets import data_keys, event_columns
 from ._frame_store import SYNC_PERIOD, FrameStore
 from ._pulse_window import PulseWindow
 from ._source import FrameSource, Request
@@ -57,15 +25,15 @@ from ._store import PointStore
 
 logger = logging.getLogger(__name__)
 
-_together: WeakSet[Detector] = WeakSet()
+_together: WeakSet[StepDetector] = WeakSet()
 """Detectors that are staged, and those that were together with one of them."""
 
 BUFFER_BYTES = 512 * 2**20
 """Frames that may wait between source and file, in bytes; at least 4 frames, at most 1000."""
 
 
-class Detector(Flying, Device):
-    """A detector whose frames come to this process and go into HDF5 files.
+class StepDetector(Device):
+    """The verbs of a step scan, of a detector whose frames come to this process: see `Detector`.
 
     Parameters
     ----------
@@ -92,7 +60,6 @@ class Detector(Flying, Device):
     timeout = Cpt(Setting, value=10.0, kind="config", doc="s without a new frame, on top of the exposure")
     loss_policy = Cpt(Setting, value=LossPolicy.STRICT.value, kind="config")
     max_retakes = Cpt(Setting, value=3, kind="config")
-    n_points = Cpt(Signal, value=1, kind="config", doc="points of the next fly scan")
 
     source: FrameSource
     hinted: tuple[str, ...] = ()
@@ -217,16 +184,16 @@ class Detector(Flying, Device):
             Done when the frames are on disk.
         """
         store = self._need_stage("trigger")
-        if self._acquisition is not None and self._acquisition.running:
+        if self._is_acquiring:
             raise DetectorStateError(f"{self.name}: trigger, while an acquisition is running")
-        self._end_flight(None)
         self._ready = False
         store.take_back_unsaved()
         n, rules = store.frames_per_point, self._rules()
         status = self._exposure = ActionStatus(self, "exposure", rules.longest(n) + GRACE, target=n)
 
         def success() -> None:
-            self._values, self._values_time = first_row(self._columns(1)), time.time()
+            self._values = {key: values[0] for key, values in self._columns(1).items()}
+            self._values_time = time.time()
             self._ready = True
             status.succeed()
 
@@ -234,6 +201,10 @@ class Detector(Flying, Device):
             Request(n, n), rules, on_progress=status.progress, on_success=success, on_failure=status.fail
         )
         return status
+
+    @property
+    def _is_acquiring(self) -> bool:
+        return self._acquisition is not None and self._acquisition.running
 
     def _settle_with(self, window: PulseWindow | None, status: ActionStatus) -> None:
         """Tell a window when this device has its point, or has failed; not when it was given up."""
@@ -294,7 +265,7 @@ class Detector(Flying, Device):
         ActionStatus
             The one given.
         """
-        self._crew.writes.do(lambda: status.carry_out(write))
+        self._crew.writes.do(lambda: status.outcome(write)())
         return status
 
     @property
@@ -339,45 +310,29 @@ class Detector(Flying, Device):
         one = int(self.frames_per_trigger.get()) == 1
         return {"fields": [f"{self.name}_{key}" for key in self.hinted if one]}
 
-    def collect_asset_docs(self, index: int | None = None):
-        """Yield the documents of points on disk that were not handed out yet.
-
-        Parameters
-        ----------
-        index : int, optional
-            In a fly scan: no further than so many points; see `get_index`.
-
-        Raises
-        ------
-        DetectorStateError
-            In a step scan: the point was saved before, there is no new one.
-        """
-        if self.flying:
-            n_points = self.n_ready
-            if index is not None:
-                n_points = min(n_points, index - self._need_stage("collect").n_collected)
-            yield from self.collect_flown(n_points, in_file=True)
-        elif self._ready:
-            store = self._need_stage("read")
-            if not store.n_ready:
-                raise DetectorStateError(f"{self.name}: this point is in an event already; trigger a new one")
-            yield from store.documents(1)
+    def _documents(self) -> list[tuple[str, dict]]:
+        """Return the documents of the point taken last, which is on disk."""
+        if not self._ready:
+            return []
+        store = self._need_stage("read")
+        if not store.n_ready:
+            raise DetectorStateError(f"{self.name}: this point is in an event already; trigger a new one")
+        return store.documents(1)
 
     # interruptions
 
     def pause(self) -> None:
         """Give up the exposure in flight; the RunEngine triggers again. A complete point is kept."""
-        if self.flying:
-            self._pause_flight()
-        else:
-            self._give_up()
-
-    def resume(self) -> None:
-        """Go on with a fly scan."""
-        self._resume_flight()
+        self._give_up()
 
     def stop(self, *, success: bool = False) -> None:
-        """Give up what is in flight; unless `success`, its status fails. Safe at any time, and twice."""
+        """Give up what is in flight. Safe at any time, and twice.
+
+        Parameters
+        ----------
+        success : bool
+            Whether its status ends well.
+        """
         self._give_up(None if success else Discarded(f"{self.name}: stopped on request"))
 
     def _give_up(self, exc: Exception | None = None) -> None:
@@ -387,7 +342,6 @@ class Detector(Flying, Device):
             if acquisition is not None:
                 acquisition.discard()
         finally:
-            self._end_flight(exc)
             exposure, self._exposure = self._exposure, None
             if exposure is not None:
                 exposure.succeed() if exc is None else exposure.fail(exc)

@@ -62,7 +62,12 @@ class PointStore(ABC):
 
     @abstractmethod
     def append(self, item: Frame | MissingFrame) -> None:
-        """Take one more frame."""
+        """Take one more frame.
+
+        Parameters
+        ----------
+        item : Frame or MissingFrame
+        """
 
     @abstractmethod
     def take_back_partial(self) -> int:
@@ -94,11 +99,6 @@ class PointStore(ABC):
         """The stream to which a point belongs if there is one; None as long as there are several."""
         streams = [stream for stream in self._open + self._asked if stream() is not None]
         return streams[0] if len(streams) == 1 else None
-
-    @property
-    def _goes_on(self) -> bool:
-        """Whether the next point belongs to the stream of the last file for sure."""
-        return self._stream is not None and self._stream is self._only_stream
 
     def prepared(self) -> None:
         """Begin to count points anew, as other packages' detectors do with a new fly scan; see `index`."""
@@ -135,7 +135,17 @@ class PointStore(ABC):
         """Whether points of further files will be ready once those of `n_ready` are saved."""
 
     def columns(self, n_points: int) -> dict[str, list]:
-        """Return the rows of the next `n_points` points, by column; a point of several frames is a list."""
+        """Return the rows of the next points, by column.
+
+        Parameters
+        ----------
+        n_points : int
+
+        Returns
+        -------
+        dict of str to list
+            A point of several frames is a list of as many values.
+        """
         n = self.frames_per_point
         with self._lock:
             rows = list(islice(self._rows, n_points * n))
@@ -146,9 +156,19 @@ class PointStore(ABC):
         return {name: [column[i : i + n] for i in range(0, len(rows), n)] for name, column in columns.items()}
 
     def documents(self, n_points: int, *, in_file: bool = False) -> list[tuple[str, dict]]:
-        """Return the documents of the next `n_points` points.
+        """Return the documents of the next points.
 
         With `in_file` the `columns_in_file` are registered as well: nobody will ask for their rows.
+
+        Parameters
+        ----------
+        n_points : int
+        in_file : bool
+            Register `columns_in_file` as well: nobody will ask for their rows.
+
+        Returns
+        -------
+        list of (str, dict)
         """
         more = self.columns_in_file if in_file else {}
         with self._lock:
@@ -185,9 +205,9 @@ class PointStore(ABC):
     def take_back_unsaved(self) -> None:
         """Forget every frame after the last saved point."""
 
-    @abstractmethod
     def close(self) -> None:
         """Take back what was not saved, and close. Safe twice."""
+        self.take_back_unsaved()
 
 
 def _for_ever() -> bool:
@@ -195,7 +215,18 @@ def _for_ever() -> bool:
 
 
 def row_of(item: Frame | MissingFrame, fmt: FrameFormat) -> tuple:
-    """Return everything about a frame but its image, in the order of `columns_of`."""
+    """Return everything about a frame but its image.
+
+    Parameters
+    ----------
+    item : Frame or MissingFrame
+    fmt : FrameFormat
+
+    Returns
+    -------
+    tuple
+        In the order of `columns_of`.
+    """
     if isinstance(item, Frame):
         known = NO_PULSE_ID if item.pulse_id is None else int(item.pulse_id)
         pulse_id = (known,) if fmt.has_pulse_id else ()
@@ -226,7 +257,17 @@ class WrittenFileStore(PointStore):
         self._files: deque[_Entry] = deque()  # the last one, and those with points that are not saved
 
     def append(self, item: Frame | MissingFrame | WrittenFile) -> None:
-        """Take one more frame, or the file that holds the next ones."""
+        """Take one more frame, or the file that holds the next ones.
+
+        Parameters
+        ----------
+        item : Frame, MissingFrame or WrittenFile
+
+        Raises
+        ------
+        RequestError
+            No file was announced that holds the frame; or a file holds no whole points.
+        """
         with self._lock:
             if isinstance(item, WrittenFile):
                 if item.n_frames < 1 or item.n_frames % self.frames_per_point:
@@ -280,10 +321,6 @@ class WrittenFileStore(PointStore):
             files, self._files = self._files, deque()
             for entry in files:
                 self._done_with(entry)
-
-    def close(self) -> None:
-        """Take back what was not saved. Safe twice."""
-        self.take_back_unsaved()
 
     def _done_with(self, entry: _Entry) -> None:
         if entry.n_saved:

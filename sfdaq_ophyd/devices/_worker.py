@@ -20,12 +20,24 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT = 15.0
 """s within which what was given up must end."""
 
-IDLE = 10.0
-"""s without a job after which the thread goes; the next job gets a new one."""
+IDLE = 600.0
+"""s without a job after which a thread goes that nobody has ended; the next job gets a new one."""
 
 
 def ends_within(ended: threading.Event, seconds: float) -> bool:
-    """Wait until `ended` is set; False if it is not after `seconds` of time in which we could look."""
+    """Wait until something has ended.
+
+    Parameters
+    ----------
+    ended : Event
+    seconds : float
+        s of time in which we could look.
+
+    Returns
+    -------
+    bool
+        Whether it has.
+    """
     limit = Limit(seconds)
     while not limit.wait(ended, seconds):
         if limit.reached():
@@ -54,7 +66,18 @@ class Worker:
         return threading.current_thread() is self._thread
 
     def do(self, job: Callable[[], object]) -> threading.Event:
-        """Have `job` called, after those before; return what is set once it has ended. It must not raise."""
+        """Have a job done after those before.
+
+        Parameters
+        ----------
+        job : callable
+            Must not raise.
+
+        Returns
+        -------
+        Event
+            Set once it has ended.
+        """
         ended = threading.Event()
         with self._lock:
             self._jobs.put((job, ended))
@@ -75,7 +98,13 @@ class Worker:
         return thread
 
     def end(self, seconds: float = JOIN_TIMEOUT) -> None:
-        """Let the thread go, and wait for it, `seconds` at the most. Safe twice, and from a job."""
+        """Let the thread go, and wait for it. Safe twice, and from a job.
+
+        Parameters
+        ----------
+        seconds : float
+            s at the most.
+        """
         current = self.is_current
         thread = self.leave()
         limit = Limit(seconds)
@@ -105,7 +134,7 @@ class Worker:
 
 
 class Workers:
-    """As many workers as there are jobs at once; one that is done takes the next job.
+    """As many workers as there are jobs at once: one, unless a job is to end what another waits for.
 
     Parameters
     ----------
@@ -121,22 +150,36 @@ class Workers:
         """Jobs under way."""
         return len(self._busy)
 
-    def do(self, job: Callable[[], object]) -> None:
-        """Have `job`, which handles its own errors, called at once."""
+    def do(self, job: Callable[[], Callable[[], object]]) -> None:
+        """Have a job done at once.
+
+        Parameters
+        ----------
+        job : callable
+            Handles its own errors. What it returns tells its end to whoever waits for it, and is called when
+            the worker is free again: the next job is then for the same one.
+        """
         try:
             worker = self._idle.pop()
         except IndexError:
             worker = Worker(self._name)
 
-        def done() -> None:
+        def work() -> None:
             try:
-                job()
+                tell = job()
             finally:
                 self._busy.discard(worker)
                 self._idle.append(worker)
+            tell()
 
         self._busy.add(worker)
-        worker.do(done)
+        worker.do(work)
+
+    def end(self) -> None:
+        """Let those go that have nothing to do. Safe twice, and from a job."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().end()
 
 
 class SourceCall:
@@ -197,7 +240,18 @@ class SourceCall:
         return True
 
     def get(self, timeout: float) -> object:
-        """Return the next item; `NOTHING` after `timeout` s."""
+        """Return the next item.
+
+        Parameters
+        ----------
+        timeout : float
+            s.
+
+        Returns
+        -------
+        object
+            `NOTHING` if none came.
+        """
         try:
             item = self._items.get(timeout=timeout)
         except queue.Empty:
@@ -233,6 +287,11 @@ class SourceCall:
 
 
 def forget(item: object) -> None:
-    """Let a file know, if the item is one, that its points are not kept."""
+    """Let a file know, if the item is one, that its points are not kept.
+
+    Parameters
+    ----------
+    item : object
+    """
     if isinstance(item, WrittenFile):
         item.drop()

@@ -38,7 +38,13 @@ _lock = threading.Lock()
 
 
 def keep_in(folder: str | Path | None) -> None:
-    """Keep the debts of all devices in `folder`; None: each device's in its own directory."""
+    """Say where the debts of all devices are kept.
+
+    Parameters
+    ----------
+    folder : str, Path or None
+        None: each device's in its own directory.
+    """
     global _folder
     _folder = None if folder is None else Path(folder)
 
@@ -152,7 +158,17 @@ class Debts:
                 self._write(left)
 
     def owe(self, what: str, *, left: Any, back: Any, reason: object) -> None:
-        """Note a debt, on disk and in the log; one noted before keeps the value to put back."""
+        """Note a debt, on disk and in the log; one noted before keeps the value to put back.
+
+        Parameters
+        ----------
+        what : str
+            Whose value.
+        left, back : object
+            The value left there, and that to put back; fit for JSON.
+        reason : object
+            Why it could not be put back.
+        """
         with _lock:
             owed = self._read()
             back = owed[what].back if what in owed else back
@@ -162,7 +178,12 @@ class Debts:
         logger.error("not left as found: %s", debt)
 
     def forget(self, *names: str) -> None:
-        """Owe these no more."""
+        """Owe these no more.
+
+        Parameters
+        ----------
+        *names : str
+        """
         with _lock:
             owed = self._read()
             left = {what: debt for what, debt in owed.items() if what not in names}
@@ -233,7 +254,12 @@ class Debts:
 
 
 def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
-    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged."""
+    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged.
+
+    Parameters
+    ----------
+    folder : str or Path
+    """
     for path in sorted(Path(folder).glob("*.json")):
         with _lock:
             address, owed = _load(path)

@@ -22,6 +22,15 @@ class PulseIdSignal(EpicsSignalRO):
     def get(self, **kwargs) -> int:
         """Ask the IOC for the value of this moment.
 
+        Parameters
+        ----------
+        **kwargs
+            Of no use.
+
+        Returns
+        -------
+        int
+
         Raises
         ------
         ServiceUnreachable
@@ -91,7 +100,22 @@ class PulseId(Device):
         self._monitors: dict[Callable, int] = {}
 
     def get(self, **kwargs) -> int:
-        """Ask for the pulse id of this moment. Raises as `PulseIdSignal.get`."""
+        """Ask for the pulse id of this moment.
+
+        Parameters
+        ----------
+        **kwargs
+            Of no use.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ServiceUnreachable, WireError
+            As from `PulseIdSignal.get`.
+        """
         return self.value.get()
 
     def trigger(self) -> ActionStatus:
@@ -100,9 +124,21 @@ class PulseId(Device):
         return self._count(now, now, self.timeout, restarts=False)
 
     def subscribe(self, function: Callable[[dict], object], event_type: str | None = None, run: bool = True):
-        """Have `function` called with the reading of each pulse id that comes, as ``bps.monitor`` does.
+        """Have a function called with the reading of each pulse id that comes, as ``bps.monitor`` does.
 
-        With `event_type`, as `ophyd.Device` has it.
+        Parameters
+        ----------
+        function : callable
+            Takes a reading.
+        event_type : str, optional
+            With one, as `ophyd.Device` has it.
+        run : bool
+            Call it at once with what is known.
+
+        Returns
+        -------
+        int
+            For `ophyd.Device.unsubscribe`.
         """
         if event_type is not None:
             return super().subscribe(function, event_type=event_type, run=run)
@@ -119,7 +155,13 @@ class PulseId(Device):
         return self._monitors[function]
 
     def clear_sub(self, cb: Callable, event_type: str | None = None) -> None:
-        """End what `subscribe` began."""
+        """End what `subscribe` began.
+
+        Parameters
+        ----------
+        cb : callable
+        event_type : str, optional
+        """
         if (monitor := self._monitors.pop(cb, None)) is not None:
             self.value.unsubscribe(monitor)
         else:

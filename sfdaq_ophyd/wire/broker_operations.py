@@ -16,7 +16,14 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from ..errors import RequestError
 from . import broker_reply as reply
 from .broker import Dialect, Service
-from .broker_parameters import check_detector, check_int, check_items, check_modules, check_names, check_pgroup
+from .broker_parameters import (
+    check_detector,
+    check_int,
+    check_items,
+    check_modules,
+    check_names,
+    check_pgroup,
+)
 from .broker_request import RetrieveRequest, check_extra, pedestal_request
 from .broker_settings import check_dap_settings, check_hardware_settings, check_script
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
@@ -78,6 +79,26 @@ def test_plain_count_when_run_then_one_run_number_and_one_acquisition_per_trigge
     assert starts == sorted(set(starts))
     assert bench.last_run() == 1
     assert [request["start_pulseid"] for request in bench.acquisitions()] == starts
+
+
+def test_scan_when_run_then_one_thread_makes_its_calls_and_none_is_left(bench, wait_for, monkeypatch):
+    device, motor, seen = bench.device(), SynAxis(name="motor"), []
+    before, call = set(threading.enumerate()), device.client.call
+
+    def noted(operation, *args, **kwargs):
+        seen.append((operation.name, threading.current_thread()))
+        return call(operation, *args, **kwargs)
+
+    monkeypatch.setattr(device.client, "call", noted)
+    assert run(sf_scan([device], motor, 0, 1, 3)).error is None
+    calls, threads = zip(*(one for one in seen if one[1].name == "sfdaq at the broker"))
+    assert calls == ("advance_run_number", *["retrieve_from_buffers"] * 3) and len(set(threads)) == 1
+
+    def ours():
+        names = ("sfdaq at the broker", "sfdaq files")
+        return {thread for thread in threading.enumerate() if thread.name in names}
+
+    wait_for(lambda: ours() <= before, "the threads of the run to go")
 
 
 def test_plain_count_when_run_then_configuration_is_in_the_descriptor(bench):

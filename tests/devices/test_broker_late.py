@@ -275,8 +275,8 @@ def test_record_when_longer_than_a_request_can_be_then_several_acquisitions_of_o
     device = bench.device(detectors={}, pvs=["SIM:PRESSURE"], check=False)
     device.stage()
     device.kickoff().wait(30)
-    device._first -= 130_000  # as if it had flown for 20 minutes
-    first = device._first
+    device._flight.first -= 130_000  # as if it had flown for 20 minutes
+    first = device._flight.first
     device.complete().wait(60)
     assert list(device.collect_flown(device.n_ready)) == []
     (page,) = device.flown_pages()

@@ -8,7 +8,8 @@ import bluesky.plans as bp
 import pytest
 from bluesky.utils import ProgressBarManager
 
-from sfdaq_ophyd.devices._status import ActionStatus, JointStatus
+from sfdaq_ophyd.devices._fly_group import JointStatus
+from sfdaq_ophyd.devices._status import ActionStatus
 from sfdaq_ophyd.errors import FramesMissing, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.limits import counted_time
 
@@ -126,10 +127,12 @@ def test_joint_status_when_one_fails_then_fails_with_its_words():
     assert "jf: 1 of 3 frames came" in str(joint)
 
 
-def test_carry_out_when_the_action_returns_or_raises_then_the_status_says_so():
+def test_outcome_when_the_action_returns_or_raises_then_the_status_says_so_once_it_is_told():
     done, failed = action("write"), action("write")
-    done.carry_out(lambda: None)
-    failed.carry_out(lambda: [][0])
+    tells = [done.outcome(lambda: None), failed.outcome(lambda: [][0])]
+    assert not done.done and not failed.done
+    for tell in tells:
+        tell()
     assert done.exception(60) is None
     assert isinstance(failed.exception(60), IndexError)
 

@@ -67,12 +67,21 @@ def test_worker_when_ended_by_its_own_job_then_nothing_waits_for_itself(worker):
     assert ends_within(worker.do(worker.end), 10)
 
 
-def test_workers_when_the_job_before_is_over_then_its_thread_takes_the_next(wait_for):
+def test_workers_when_the_end_of_the_job_before_is_told_then_its_thread_takes_the_next():
     workers, seen = Workers("test workers"), []
-    for k in range(1, 6):
-        workers.do(lambda: seen.append(threading.current_thread()))
-        wait_for(lambda k=k: len(seen) == k and len(workers._idle) == 1, "the thread to be idle again")
-    assert len(set(seen)) == 1
+    for _ in range(50):
+        told = threading.Event()
+
+        def job(told=told):
+            seen.append(threading.current_thread())
+            return told.set
+
+        workers.do(job)
+        assert told.wait(30)
+    assert len(seen) == 50 and len(set(seen)) == 1
+    workers.end()
+    workers.end()
+    assert not seen[0].is_alive()
 
 
 def test_workers_when_jobs_block_each_other_then_each_has_a_thread():
@@ -82,6 +91,7 @@ def test_workers_when_jobs_block_each_other_then_each_has_a_thread():
     def meet():
         all_there.wait(30)
         over.wait(30)
+        return over.set
 
     for _ in range(n):
         workers.do(meet)

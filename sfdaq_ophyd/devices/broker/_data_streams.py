@@ -20,7 +20,7 @@ _SCALARS = ("acquisition_number", "start_pulse_id", "stop_pulse_id")
 _EXTERNAL = {"external": "STREAM:"}
 
 
-def key_of(name: str, what: str) -> str:
+def _key_of(name: str, what: str) -> str:
     """Return a data key; characters that have a meaning in the catalog become ``_``."""
     return f"{name}_{re.sub(r'[./]', '_', what)}"
 
@@ -30,6 +30,16 @@ def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | Unuse
 
     Acquisitions whose event was read and whose files are whole come in ``NAME_data``; a second shape, after
     a change of settings, in ``NAME_data_2``; everything else that was asked for in ``NAME_unused``.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    table : RunTable
+
+    Returns
+    -------
+    list of (str, DataRows or UnusedRows)
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
     good = [row for row in rows if is_good(row)]
@@ -112,7 +122,7 @@ class TextRow(_Columns):
 
     def __init__(self, stream: str, device: str, texts: dict[str, str]):
         super().__init__(stream, device)
-        self._texts = {key_of(device, name): text for name, text in texts.items()}
+        self._texts = {_key_of(device, name): text for name, text in texts.items()}
 
     def describe_collect(self) -> dict:
         """Return the data keys."""
@@ -169,9 +179,9 @@ class DataRows(_Rows):
 
     def describe_collect(self) -> dict:
         """Return the data keys: numbers, and per dataset the data, the pulse ids and the count."""
-        keys = {key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
+        keys = {_key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
         for number, form in enumerate(self._forms.values()):
-            key, n = key_of(self._device, form["key"]), form["n_asked"]
+            key, n = _key_of(self._device, form["key"]), form["n_asked"]
             if form["dtype"] == TEXT:
                 texts = [text for row in self._rows for text in row["found"][number]["texts"]]
                 keys[key] = self._array(f"<U{max(1, *map(len, texts))}", [n])
@@ -180,7 +190,7 @@ class DataRows(_Rows):
             keys[f"{key}_pulse_id"] = self._array(form["ids_dtype"], [n, *form["ids_shape"]]) | _EXTERNAL
             keys[f"{key}_n_frames"] = self._integer()
         if self._has_channels:
-            keys[key_of(self._device, MISSING)] = self._text()
+            keys[_key_of(self._device, MISSING)] = self._text()
         return keys
 
     @property
@@ -189,7 +199,7 @@ class DataRows(_Rows):
 
     def _documents(self, row: dict[str, Any]) -> Iterator[tuple[str, dict]]:
         for found in row["found"]:
-            key, n, shape = key_of(self._device, found["key"]), found["n_asked"], found["shape"]
+            key, n, shape = _key_of(self._device, found["key"]), found["n_asked"], found["shape"]
             parts = {}
             if found["dtype"] != TEXT:
                 parts[key] = _stacked(found["dataset"], (n, *shape))
@@ -197,13 +207,13 @@ class DataRows(_Rows):
             yield from FileAssets(found["path"], parts).documents(0, 1)
 
     def _event(self, row: dict[str, Any]) -> dict[str, Any]:
-        event = {key_of(self._device, scalar): row[scalar] for scalar in _SCALARS}
+        event = {_key_of(self._device, scalar): row[scalar] for scalar in _SCALARS}
         for found in row["found"]:
-            key = key_of(self._device, found["key"])
+            key = _key_of(self._device, found["key"])
             event |= {key: found["texts"]} if found["dtype"] == TEXT else {}
             event[f"{key}_n_frames"] = found["n_got"]
         if self._has_channels:
-            event[key_of(self._device, MISSING)] = row["missing"]
+            event[_key_of(self._device, MISSING)] = row["missing"]
         return event
 
     def _columns(self) -> dict[str, list]:
@@ -222,17 +232,17 @@ class UnusedRows(_Rows):
 
     def describe_collect(self) -> dict:
         """Return the data keys: numbers, state, what is known, and the files, one per line."""
-        keys = {key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
+        keys = {_key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
         texts = ("state", "detail", "file_list")
-        return keys | {key_of(self._device, text): self._text() for text in texts}
+        return keys | {_key_of(self._device, text): self._text() for text in texts}
 
     def _columns(self) -> dict[str, list]:
         device = self._device
         return {
-            **{key_of(device, scalar): [row.get(scalar, 0) for row in self._rows] for scalar in _SCALARS},
-            key_of(device, "state"): [row["state"] for row in self._rows],
-            key_of(device, "detail"): [_detail(row) for row in self._rows],
-            key_of(device, "file_list"): ["\n".join(row["files"]) for row in self._rows],
+            **{_key_of(device, scalar): [row.get(scalar, 0) for row in self._rows] for scalar in _SCALARS},
+            _key_of(device, "state"): [row["state"] for row in self._rows],
+            _key_of(device, "detail"): [_detail(row) for row in self._rows],
+            _key_of(device, "file_list"): ["\n".join(row["files"]) for row in self._rows],
         }
 
 

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 PERIOD = 0.1
 """s between two looks."""
 
-IDLE = 10.0
-"""s after which the thread goes when no file is awaited."""
+IDLE = 600.0
+"""s without an awaited file after which the thread goes although nobody said that the run is over."""
 
 PAUSE = 0.05
 """s for which files can wait while a request is sent."""
@@ -79,7 +79,7 @@ class Announced:
 
 
 class FileFollower:
-    """One thread that looks at announced files; it goes after a while without any, and comes with the next.
+    """One thread that looks at announced files; it goes once a run is over and its files are there.
 
     Parameters
     ----------
@@ -96,6 +96,7 @@ class FileFollower:
         self._thread: threading.Thread | None = None
         self._told: set[tuple] = set()
         self._resumed, self._paused_until = threading.Event(), 0.0
+        self._is_over = False
 
     def pause(self) -> None:
         """Open no file for a moment, until `resume`: opening one holds up every thread of the process."""
@@ -107,21 +108,33 @@ class FileFollower:
         self._resumed.set()
 
     def follow(self, announced: Announced) -> None:
-        """Follow the files of one more acquisition."""
+        """Follow the files of one more acquisition.
+
+        Parameters
+        ----------
+        announced : Announced
+        """
         if self._board is not None:
             self._board.watch(announced.heard_as.values())
         with self._changed:
             self._pending.append(announced)
+            self._is_over = False
             self._changed.notify_all()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"{self._name} files", daemon=True)
                 self._thread.start()
 
+    def end_run(self) -> None:
+        """Let the thread go once it has found what is awaited. Safe at any time, and twice."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
     def forget(self) -> None:
         """Follow nothing any more; the run tables tell what was pending. Safe at any time, and twice."""
         with self._changed:
             self._pending.clear()
-            self._changed.notify_all()
+        self.end_run()
 
     @property
     def n_pending(self) -> int:
@@ -154,7 +167,7 @@ class FileFollower:
     def _next(self) -> list[Announced]:
         """Return what to look at, the oldest first; nothing when the thread shall go."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending, IDLE)
+            self._changed.wait_for(lambda: self._pending or self._is_over, IDLE)
             if not self._pending:
                 self._thread = None
             return list(islice(self._pending, AT_ONCE))
@@ -167,7 +180,7 @@ class FileFollower:
                 if look.seen != announced.seen.get(str(path)):
                     limit.restart()
                 if look.found is not None:
-                    rows = found_rows(announced, source, path, look.found)
+                    rows = _found_rows(announced, source, path, look.found)
                     announced.found += rows
                     self._tell(announced, path, rows)
                     self._note_progress(announced, source)
@@ -228,7 +241,7 @@ class FileFollower:
 MISSING_SHOWN = 100
 
 
-def found_rows(
+def _found_rows(
     announced: Announced, source: str, path: Path, found: Sequence[FoundData]
 ) -> list[dict[str, Any]]:
     """Return the facts about each dataset of a file.
@@ -242,10 +255,10 @@ def found_rows(
         found = write_held(announced.aligned / path.name, path, found, names, announced.asked)
     rows = [_row(announced, source, path, one) for one in found]
     there = {one.key for one in found}
-    return rows + [absent(source, name, "is not in the file") for name in names if name not in there]
+    return rows + [_absent(source, name, "is not in the file") for name in names if name not in there]
 
 
-def absent(source: str, key: str, why: str) -> dict[str, Any]:
+def _absent(source: str, key: str, why: str) -> dict[str, Any]:
     """Return the fact that a channel cannot be had."""
     return {"source": source, "key": key, "absent": why}
 
@@ -258,7 +271,7 @@ def _pvs(announced: Announced) -> list[str]:
 
 def _row(announced: Announced, source: str, path: Path, data: FoundData) -> dict[str, Any]:
     if data.problem:
-        return absent(source, data.key, data.problem)
+        return _absent(source, data.key, data.problem)
     asked, gaps = announced.asked, announced.gaps.get(source, False)
     if source == PVDATA:  # where a value is not known, that is no loss
         view = announced.aligned / path.name
@@ -269,7 +282,7 @@ def _row(announced: Announced, source: str, path: Path, data: FoundData) -> dict
         try:
             texts = dict(zip(data.pulse_ids.tolist(), read_texts(view, data)))
         except FileFormatError as exc:
-            return absent(source, data.key, f"holds {exc.found}")
+            return _absent(source, data.key, f"holds {exc.found}")
         row["texts"] = [texts.get(pulse_id, "") for pulse_id in asked]
     if source != PVDATA and not data.in_rows(asked):
         view = announced.aligned / path.name.replace(source, data.key.replace("/", "_"))

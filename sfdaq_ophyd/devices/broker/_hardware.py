@@ -61,7 +61,18 @@ class Trigger:
         return f"The trigger PV {pv.pvname} is {code}: {state}."
 
     def start(self, detector: str) -> str:
-        """Start a trigger that settings of `detector` left stopped; say what came of it. Else it is owed."""
+        """Start a trigger that settings left stopped; else it is owed.
+
+        Parameters
+        ----------
+        detector : str
+            Whose settings.
+
+        Returns
+        -------
+        str
+            What came of it, for a person.
+        """
         try:
             self._start(detector)
         except SfdaqError as exc:
@@ -111,7 +122,22 @@ class Hardware:
         self.name, self._client, self._settings, self._trigger = name, client, settings, trigger
 
     def check_reachable(self, detector: str) -> list[int]:
-        """Return the modules that answer on the network; DetectorStateError if one does not."""
+        """Return the modules that answer on the network.
+
+        Parameters
+        ----------
+        detector : str
+
+        Returns
+        -------
+        list of int
+            All of them.
+
+        Raises
+        ------
+        DetectorStateError
+            One does not.
+        """
         pings = self._client.get_detector_pings(detector)
         if pings.unreachable:
             modules = ", ".join(map(str, pings.unreachable))
@@ -121,7 +147,21 @@ class Hardware:
         return list(pings.responding)
 
     def wait_until_running(self, status: JobStatus, detector: str, limit: float) -> None:
-        """Wait until every module is in state running; a refusal meanwhile is normal."""
+        """Wait until every module is in state running; a refusal meanwhile is normal.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with.
+        detector : str
+        limit : float
+            s.
+
+        Raises
+        ------
+        ServiceTimeout
+            Some are not; with the states seen last.
+        """
 
         def look() -> tuple[bool, str]:
             try:
@@ -136,10 +176,20 @@ class Hardware:
     def wait_until_writing(self, status: JobStatus, detector: str, limit: float) -> None:
         """Wait until every module writes into the buffer.
 
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with.
+        detector : str
+        limit : float
+            s.
+
         Raises
         ------
         DetectorStateError
             Some modules do not, after `limit` s.
+        ServiceTimeout
+            Some do not, after `limit`.
         """
 
         def look() -> tuple[bool, str]:
@@ -153,10 +203,26 @@ class Hardware:
         self._poll(status, look, f"{detector} writing into the buffer", limit, hint)
 
     def set_detector_settings(self, detector: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Change hardware settings; return what changed.
+        """Change hardware settings.
 
         A failure tells what the trigger PV shows. The server leaves the beamline without trigger when it
         refuses a value: one that ran before, by its PV, is started again.
+
+        Parameters
+        ----------
+        detector : str
+        parameters : mapping
+            Any of ``exptime``, ``delay`` (s), ``detector_mode``, ``gain_mode``.
+
+        Returns
+        -------
+        dict of str to [old, new], or None
+            None in the documented dialect, which does not tell.
+
+        Raises
+        ------
+        BrokerRefused, UnknownOutcome
+            With notes that tell what the trigger PV shows.
         """
         trigger = self._trigger
         ran_before = trigger.runs()
@@ -170,12 +236,40 @@ class Hardware:
         return None if changed is None else {name: list(pair) for name, pair in changed.items()}
 
     def set_dap_settings(self, detector: str, parameters: Mapping[str, Any]) -> dict[str, list]:
-        """Change settings of the online analysis; return what changed."""
+        """Change settings of the online analysis.
+
+        Parameters
+        ----------
+        detector : str
+        parameters : mapping
+
+        Returns
+        -------
+        dict of str to [old, new]
+            What changed.
+        """
         changed = self._client.set_dap_settings(detector, parameters)
         return {name: list(pair) for name, pair in changed.items()}
 
     def update_pv_list(self, add: Sequence[str] = (), remove: Sequence[str] = ()) -> dict[str, list[str]]:
-        """Read the list of recorded PVs, merge, and write it only if it changes; return what changed."""
+        """Read the list of recorded PVs, merge, and write it only if it changes.
+
+        Parameters
+        ----------
+        add, remove : sequence of str
+
+        Returns
+        -------
+        dict
+            What was ``added`` and ``removed``.
+
+        Raises
+        ------
+        RequestError
+            A PV is in both.
+        DetectorStateError
+            Another list was stored.
+        """
         both = sorted(set(add) & set(remove))
         if both:
             raise RequestError("add, remove", both, "each PV in one of them")
@@ -189,7 +283,24 @@ class Hardware:
         return {"added": added, "removed": removed}
 
     def copy_user_files(self, run_number: int, files: Sequence[str]) -> dict[str, str]:
-        """Copy files into ``aux/`` of a run; DetectorStateError names those that could not be."""
+        """Copy files into ``aux/`` of a run.
+
+        Parameters
+        ----------
+        run_number : int
+        files : sequence of str
+            Absolute paths that the server can read.
+
+        Returns
+        -------
+        dict of str to str
+            Source to destination.
+
+        Raises
+        ------
+        DetectorStateError
+            Some were not copied; it names them.
+        """
         result = self._client.copy_user_files(self._settings().pgroup, run_number, files)
         if result.failed:
             reasons = "; ".join(f"{file}: {why}" for file, why in result.failed.items())

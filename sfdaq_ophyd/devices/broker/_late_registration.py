@@ -31,10 +31,28 @@ class Catalog(Protocol):
         """Return a run: its streams by name."""
 
     def runs_at(self, time: float) -> list[str]:
-        """Return the uids of runs that were open at `time`, the latest first."""
+        """Return runs that were open at a time.
+
+        Parameters
+        ----------
+        time : float
+            s since the epoch.
+
+        Returns
+        -------
+        list of str
+            Uids, the latest first.
+        """
 
     def extend(self, uid: str, documents: Any) -> None:
-        """Add streams to a run that is closed already."""
+        """Add streams to a run that is closed already.
+
+        Parameters
+        ----------
+        uid : str
+            Of the run.
+        documents : iterable of (str, dict)
+        """
 
 
 def register_late(
@@ -79,6 +97,7 @@ def register_late(
             follower.forget()
             raise ServiceTimeout(f"{name}: late registration", timeout, seen)
         limit.wait(wait, PERIOD)
+    follower.end_run()
     for path, uid in uids.items():
         table = RunTable(path)
         streams = data_streams(name, table)

@@ -54,7 +54,20 @@ class Pedestals:
     def begin_pedestal(
         self, detectors: Sequence[str], pedestalmode: bool = False, run_uid: str = ""
     ) -> QueuedPedestal:
-        """Queue a pedestal, and return its request id and the s it takes at least."""
+        """Queue a pedestal.
+
+        Parameters
+        ----------
+        detectors : sequence of str
+        pedestalmode : bool
+            The detector switches gains itself.
+        run_uid : str
+            Of Bluesky's run; empty without one.
+
+        Returns
+        -------
+        QueuedPedestal
+        """
         settings, labels = self._settings(), request_labels(run_uid)
         seconds = self._client.take_pedestal(
             settings.pgroup,
@@ -74,6 +87,17 @@ class Pedestals:
         run_uid: str = "",
     ) -> dict[str, Any]:
         """Wait until the log of each detector says that it is done.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with.
+        pedestal : QueuedPedestal
+        detectors : sequence of str
+        limit : float
+            s.
+        run_uid : str
+            Of Bluesky's run; empty without one.
 
         Returns
         -------
@@ -107,7 +131,17 @@ class Pedestals:
         return {"files": done, "evidence": "the writer's logs"}
 
     def pedestal_rows(self, result: Mapping[str, Any] | None) -> TextRow | None:
-        """Return what is to be collected: one row with the file of each detector, and the evidence."""
+        """Return what is to be collected: one row with the file of each detector, and the evidence.
+
+        Parameters
+        ----------
+        result : mapping or None
+            Of `wait_for_pedestal`.
+
+        Returns
+        -------
+        TextRow or None
+        """
         if result is None:
             return None
         files = {f"{name}_pedestal": file for name, file in result["files"].items()}
@@ -147,7 +181,7 @@ class Pedestals:
         return done, "; ".join(seen)
 
     def _remember(self, files: Mapping[str, str], run_uid: str) -> None:
-        path = known_file(self._directory, self._settings().pgroup)
+        path = _known_file(self._directory, self._settings().pgroup)
         known = _read_json(path) | {
             name: {"file": file, "run_uid": run_uid, "time": time.time()} for name, file in files.items()
         }
@@ -157,14 +191,28 @@ class Pedestals:
         partial.replace(path)
 
 
-def known_file(directory: Path, pgroup: str) -> Path:
+def _known_file(directory: Path, pgroup: str) -> Path:
     """Return where a device notes which pedestal was taken by which run."""
     return directory / pgroup / "pedestals.json"
 
 
 def pedestals_in_use(settings: Settings, sf_root: Path | None, directory: Path) -> dict[str, dict[str, Any]]:
-    """Return file, age (s) and, where it was taken by us, run uid of each detector's newest pedestal."""
-    known, found = _read_json(known_file(directory, settings.pgroup)), {}
+    """Return what is known of each detector's newest pedestal.
+
+    Parameters
+    ----------
+    settings : Settings
+    sf_root : Path or None
+        Where ``/sf`` is mounted here.
+    directory : Path
+        Of the device.
+
+    Returns
+    -------
+    dict of str to dict
+        ``file``, ``age`` (s) and, where it was taken by us, ``run_uid``; by detector.
+    """
+    known, found = _read_json(_known_file(directory, settings.pgroup)), {}
     for name in settings.detectors:
         newest = newest_pedestal(sf_root, settings.pgroup, name)
         if newest is not None:
@@ -194,7 +242,23 @@ MAX_JSON = 16 * 2**20
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; RequestError or WireError if it holds none, OSError if unreadable."""
+    """Return the JSON object in a file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    RequestError, WireError
+        It holds none.
+    OSError
+        It cannot be read.
+    """
     if path.stat().st_size > MAX_JSON:
         raise RequestError("path", str(path), f"a file of at most {MAX_JSON} bytes")
     content = load_json(path.read_bytes())

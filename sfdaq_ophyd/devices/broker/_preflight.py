@@ -39,14 +39,35 @@ class Check:
 
 
 def table(checks: list[Check]) -> str:
-    """Return the checks as text, one line each."""
+    """Return the checks as text, one line each.
+
+    Parameters
+    ----------
+    checks : list of Check
+
+    Returns
+    -------
+    str
+    """
     width = max((len(check.what) for check in checks), default=0)
     marks = {True: "ok", False: "FAILED", None: "?"}
     return "\n".join(f"{marks[check.ok]:6} {check.what:{width}}  {check.found}" for check in checks)
 
 
 def demand(device: str, checks: list[Check]) -> None:
-    """Raise PreflightFailed, naming everything that failed, unless nothing did."""
+    """Let pass if nothing failed.
+
+    Parameters
+    ----------
+    device : str
+        Its name.
+    checks : list of Check
+
+    Raises
+    ------
+    PreflightFailed
+        It names everything that failed.
+    """
     failed = {check.what: f"{check.found}. {check.fix}" for check in checks if check.ok is False}
     if failed:
         raise PreflightFailed(device, failed, table(checks))
@@ -73,7 +94,18 @@ class Preflight:
         self._client, self._pulse_rate, self._beam_rate = client, pulse_rate, beam_rate
 
     def run(self, request: RetrieveRequest, max_pedestal_age: float) -> list[Check]:
-        """Check everything a run with this request needs; only reads, and never raises SfdaqError."""
+        """Check everything a run with this request needs; only reads, and never raises SfdaqError.
+
+        Parameters
+        ----------
+        request : RetrieveRequest
+        max_pedestal_age : float
+            s; 0 accepts any.
+
+        Returns
+        -------
+        list of Check
+        """
         checks = [self._pgroup(request.pgroup)]
         unreachable = checks[0].ok is False and "not reachable" in checks[0].found
         if not unreachable and request.detectors:
@@ -175,7 +207,19 @@ def _state(name: str, running: RunningDetectors) -> Check:
 
 
 def newest_pedestal(sf_root: Path | None, pgroup: str, detector: str) -> tuple[Path, float] | None:
-    """Return the latest evaluated pedestal of a detector in a pgroup, and its age in s."""
+    """Return the latest evaluated pedestal of a detector in a pgroup.
+
+    Parameters
+    ----------
+    sf_root : Path or None
+        Where ``/sf`` is mounted here.
+    pgroup, detector : str
+
+    Returns
+    -------
+    (Path, float) or None
+        With its age in s.
+    """
     if sf_root is None:
         return None
     results = sorted(Path(sf_root).glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.{detector}.res.h5"))

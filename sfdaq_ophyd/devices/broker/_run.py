@@ -40,7 +40,16 @@ class BrokerRun:
     new: bool = True
 
     def scan_info(self, point: Point | None) -> dict[str, Any] | None:
-        """Return what goes into ``meta/scan.json`` for a point."""
+        """Return what goes into ``meta/scan.json`` for a point.
+
+        Parameters
+        ----------
+        point : Point or None
+
+        Returns
+        -------
+        dict or None
+        """
         if point is None:
             return None
         if self.axes is None:
@@ -72,7 +81,16 @@ class AcceptedAcquisition:
 
 
 def frames_of(request: RetrieveRequest) -> range | list[int]:
-    """Return the pulses that have a frame when none is lost."""
+    """Return the pulses that have a frame when none is lost.
+
+    Parameters
+    ----------
+    request : RetrieveRequest
+
+    Returns
+    -------
+    range or list of int
+    """
     if request.selected_pulse_ids:
         return sorted(request.selected_pulse_ids)
     inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
@@ -81,6 +99,18 @@ def frames_of(request: RetrieveRequest) -> range | list[int]:
 
 
 def request_labels(run_uid: str = "", **more: Any) -> dict[str, Any]:
-    """Return the fields of a request that only say whose it is; each time with a new request id."""
+    """Return the fields of a request that only say whose it is; each time with a new request id.
+
+    Parameters
+    ----------
+    run_uid : str
+        Of Bluesky's run; empty without one.
+    **more
+        Further fields.
+
+    Returns
+    -------
+    dict
+    """
     uid = {"bluesky_run_uid": run_uid} if run_uid else {}
     return {"client_name": "sfdaq_ophyd", "client_request_id": str(uuid.uuid4()), **uid, **more}

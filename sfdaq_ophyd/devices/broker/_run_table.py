@@ -35,7 +35,17 @@ class RunTable:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, what: str, index: int | None = None, **facts: Any) -> None:
-        """Append a line about acquisition `index` of the run, or about the run."""
+        """Append a line about an acquisition, or about the run.
+
+        Parameters
+        ----------
+        what : str
+            What happened to it.
+        index : int, optional
+            Of the acquisition in the run; None for the run.
+        **facts
+            Fit for JSON.
+        """
         line = {"what": what, "time": time.time(), **({} if index is None else {"index": index}), **facts}
         text = "\n" + json.dumps(line)  # a line cut off by a crash does not spoil the next
         with self.path.open("ab", buffering=0) as file:  # in one piece: two threads write
@@ -47,7 +57,19 @@ class RunTable:
 
 
 def note_checked(table: RunTable, index: int) -> Callable[[list[dict], dict[str, str]], None]:
-    """Return what notes the files of an acquisition once they are checked: data found, failures by file."""
+    """Return what notes the files of an acquisition once they are checked.
+
+    Parameters
+    ----------
+    table : RunTable
+    index : int
+        Of the acquisition.
+
+    Returns
+    -------
+    callable
+        Takes the data found, and failures by file.
+    """
 
     def note(found: list[dict], failures: dict[str, str]) -> None:
         table.write(FAILED if failures else COMPLETE, index, found=found, failures=failures)
@@ -55,7 +77,7 @@ def note_checked(table: RunTable, index: int) -> Callable[[list[dict], dict[str,
     return note
 
 
-def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
+def _read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the lines; one cut off by a crash is left out."""
     with Path(path).open() as file:
         for text in file:
@@ -68,9 +90,18 @@ def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Return the acquisitions of a table: see `RunTable.rows`."""
+    """Return the acquisitions of a table: see `RunTable.rows`.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    list of dict
+    """
     rows: dict[int, dict[str, Any]] = {}
-    for line in read_lines(path):
+    for line in _read_lines(path):
         if "index" not in line:
             continue
         row = rows.setdefault(line["index"], {"read": False, "registered": False})
@@ -87,16 +118,37 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
-    """Return what is known of the run as a whole: the lines without an index, merged."""
+    """Return what is known of the run as a whole: the lines without an index, merged.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    dict
+    """
     facts: dict[str, Any] = {}
-    for line in read_lines(path):
+    for line in _read_lines(path):
         if line.get("what") == RUN:
             facts |= {key: value for key, value in line.items() if key not in ("what", "time")}
     return facts
 
 
 def tables_of(device: str, directory: Path) -> list[Path]:
-    """Return the run tables of a device, the oldest first."""
+    """Return the run tables of a device.
+
+    Parameters
+    ----------
+    device : str
+        Its name.
+    directory : Path
+
+    Returns
+    -------
+    list of Path
+        The oldest first.
+    """
     paths = sorted(directory.glob("*/run*.jsonl"), key=lambda path: path.stat().st_mtime)
     return [path for path in paths if read_run(path).get("device", device) == device]
 
@@ -111,17 +163,48 @@ _FORM = ("n_asked", "shape", "dtype", "dataset", "ids", "ids_shape", "ids_dtype"
 
 
 def arrays(row: Facts) -> list[Facts]:
-    """Return the datasets of an acquisition that are there, by name: files come in any order."""
+    """Return the datasets of an acquisition that are there.
+
+    Parameters
+    ----------
+    row : dict
+        Of the run table.
+
+    Returns
+    -------
+    list of dict
+        By name: files come in any order.
+    """
     return sorted((one for one in row.get("found", ()) if "absent" not in one), key=lambda one: one["key"])
 
 
 def is_gap_free(row: Facts) -> bool:
-    """Say whether every file of an acquisition holds every frame asked for, or may leave some out."""
+    """Say whether every file of an acquisition holds every frame asked for, or may leave some out.
+
+    Parameters
+    ----------
+    row : dict
+        Of the run table.
+
+    Returns
+    -------
+    bool
+    """
     return all(found.get("n_got") == found.get("n_asked") or found["filtered"] for found in arrays(row))
 
 
 def is_good(row: Facts) -> bool:
-    """Say whether an acquisition has an event and data: those of all its detectors at least."""
+    """Say whether an acquisition has an event and data: those of all its detectors at least.
+
+    Parameters
+    ----------
+    row : dict
+        Of the run table.
+
+    Returns
+    -------
+    bool
+    """
     if row["state"] not in (COMPLETE, FAILED) or not row["read"] or not is_gap_free(row):
         return False
     there = {one["source"] for one in row["found"]}
@@ -130,37 +213,70 @@ def is_good(row: Facts) -> bool:
 
 
 def grouped(rows: Iterable[Facts]) -> list[list[Facts]]:
-    """Return the acquisitions that go into one stream: the same was asked for, detectors have one form."""
+    """Return the acquisitions that go into one stream: the same was asked for, detectors have one form.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Of the run table.
+
+    Returns
+    -------
+    list of list of dict
+    """
     groups: dict[str, list[Facts]] = {}
     for row in rows:
         detectors = [(one["key"], _form(one)) for one in arrays(row) if one["source"] not in CHANNELS]
-        same = detectors, row.get("names", {}), n_asked(row)
+        same = detectors, row.get("names", {}), _n_asked(row)
         groups.setdefault(repr(same), []).append(row)
     return list(groups.values())
 
 
 def forms_of(rows: Iterable[Facts]) -> dict[str, Facts]:
-    """Return the facts about each dataset where it is first there; a PV that never is, is one number."""
+    """Return the facts about each dataset where it is first there; a PV that never is, is one number.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        Of the run table.
+
+    Returns
+    -------
+    dict of str to dict
+        By name, sorted.
+    """
     forms: dict[str, Facts] = {}
     pvs: dict[str, Facts] = {}
     for row in rows:
         for one in arrays(row):
             forms.setdefault(one["key"], one)
         for name in row.get("names", {}).get(PVDATA, ()):
-            pvs.setdefault(name, {"key": name, "source": PVDATA, **_number(name), "n_asked": n_asked(row)})
+            pvs.setdefault(name, {"key": name, "source": PVDATA, **_number(name), "n_asked": _n_asked(row)})
     return dict(sorted((pvs | forms).items()))
 
 
-def n_asked(row: Facts) -> int:
+def _n_asked(row: Facts) -> int:
     """Return how many pulses an acquisition asked for."""
     asked = row.get("asked", {})
     return len(range(*asked["range"]) if "range" in asked else asked.get("ids", ()))
 
 
 def filled(row: Facts, forms: dict[str, Facts]) -> Facts:
-    """Return an acquisition with every dataset of `forms`, in order, and with what is `missing` in words.
+    """Return an acquisition with every dataset of some forms, in order, and what is `missing` in words.
 
     In place of a channel that is not there, or has another form than before, comes an empty one.
+
+    Parameters
+    ----------
+    row : dict
+        Of the run table.
+    forms : dict of str to dict
+        See `forms_of`.
+
+    Returns
+    -------
+    dict
+        The row with these ``found``.
     """
     there = {one["key"]: one for one in row["found"]}
     complete, missing = [], []

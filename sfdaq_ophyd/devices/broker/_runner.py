@@ -1,20 +1,15 @@
-"""The way of a run through the broker: its number, the requests for its data, their lines and files."""
+"""The way of a run through the broker: requests for its data, their lines in the table, and its files."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...clients import BrokerClient, StatusListener
 from ...errors import (
     BrokerRefused,
-    DetectorStateError,
-    Discarded,
     FilesMissing,
     FramesMissing,
     RequestError,
@@ -30,24 +25,21 @@ from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
-from ..pulse_id import PulseId
 from ._data_streams import data_streams
-from ._follower import Announced, FileFollower
-from ._pedestals import pedestals_in_use, read_object
+from ._follower import Announced
+from ._pedestals import read_object
 from ._run import AcceptedAcquisition, BrokerRun, frames_of, request_labels
+from ._run_numbers import RunNumbers
 from ._run_table import (
     ACCEPTED,
     COMPLETE,
     FAILED,
     REFUSED,
-    RUN,
     SENDING,
     UNKNOWN,
-    RunTable,
     arrays,
     is_gap_free,
     note_checked,
-    tables_of,
 )
 from ._scan_info import Point
 from ._service import JobStatus
@@ -58,158 +50,30 @@ logger = logging.getLogger(__name__)
 PERIOD = 0.05
 """s between two looks at what is still awaited."""
 
-_ALONE = (
-    "this RunEngine has no run_number_wrapper: the files are registered by register_late(catalog) after the "
-    "run. sfdaq_ophyd.setup(RE), or RE.preprocessors.append(run_number_wrapper), has it done before"
-)
-
 _OLD_RUN = (
     "%s: the broker gave out run number %d of %s as new, but its first acquisition is number %d: the data go "
     "into a run that has data already. Was LAST_RUN set back?"
 )
 
 
-class BrokerRunner:
-    """Take run numbers, ask for data, and follow the files, one run at a time.
-
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    client : BrokerClient
-    settings : callable
-        Returns what the device's signals say now.
-    pulse_id : PulseId or None
-        The pulse clock; without one, nothing is acquired.
-    directory : Path
-        Where run tables and aligned views go.
-    beamline : str
-    warns_alone : bool
-        Whether to say so when the files of a run will have to be registered late.
-    listener : StatusListener, optional
-        Of the status exchange; started with the first run.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        client: BrokerClient,
-        settings: Callable[[], Settings],
-        pulse_id: PulseId | None,
-        directory: Path,
-        *,
-        beamline: str = "",
-        warns_alone: bool = True,
-        listener: StatusListener | None = None,
-    ):
-        self.name, self.client, self.directory, self.listener = name, client, directory, listener
-        self._settings, self._pulse_id, self._beamline = settings, pulse_id, beamline
-        self.follower = FileFollower(name, listener.board if listener is not None else None)
-        self.run: BrokerRun | None = None
-        self._ended: BrokerRun | None = None
-        self._n_ended = 0
-        self._uid, self._warns_alone = "", warns_alone
-        self._lock = threading.Lock()
-
-    @property
-    def pulse_id(self) -> PulseId:
-        """The pulse-id PV; DetectorStateError if there is none."""
-        if self._pulse_id is None:
-            raise DetectorStateError(
-                f"{self.name}: no pulse-id PV: give pulse_id or beamline; pulse ids are never made up"
-            )
-        return self._pulse_id
-
-    # the number of a run
-
-    def take_run_number(self, policy: str = "open_run") -> dict[str, Any]:
-        """Take a run number, begin its table, and return what goes into the start document."""
-        self._listen()
-        with self._lock:
-            pgroup = self._settings().pgroup
-            self.run = self._new_run(pgroup, self.client.advance_run_number(pgroup), policy)
-        return {"run_number": self.run.number, **self.run_facts()}
-
-    def run_in_use(
-        self, point: Point | None, check: Callable[[], None], number: int | None = None
-    ) -> BrokerRun:
-        """Return the run in use; if there is none, go on with `number`, or take a new one.
-
-        `check` raises if the caller was given up, or its run has ended: what an abort leaves behind must
-        not ask for data of another run, or cost a second number.
-        """
-        check()
-        self._uid = self._uid or (point.run if point is not None else "")
-        run = self.run or self.run_of(self._uid)  # unstaged and staged again within Bluesky's run
-        if run is None:
-            if self._warns_alone and not self._uid:
-                self._warns_alone = False
-                logger.warning("%s: %s", self.name, _ALONE)
-            self._listen()
-            with self._lock:
-                pgroup, new = self._settings().pgroup, number is None
-                number = self.client.advance_run_number(pgroup) if number is None else number
-                run = self._new_run(pgroup, number, "first_acquisition", new=new)
-        self.run = run
-        return run
-
-    def _new_run(self, pgroup: str, number: int, policy: str, *, new: bool = True) -> BrokerRun:
-        path = self.directory / pgroup / f"run{padded(number)}-{int(time.time() * 1000)}.jsonl"
-        run = BrokerRun(number, pgroup, RunTable(path), self._uid, new=new)
-        facts = {"pgroup": pgroup, "beamline": self._beamline, "policy": policy}
-        uid = {"run_uid": self._uid} if self._uid else {}
-        run.table.write(RUN, None, device=self.name, run_number=number, **facts, **uid)
-        logger.info("%s: run number %d of %s", self.name, number, pgroup)
-        return run
-
-    def _listen(self) -> None:
-        if self.listener is not None:
-            self.listener.start()
-
-    def run_facts(self) -> dict[str, Any]:
-        """Return what goes into every start document: pgroup, beamline, and the pedestals in use."""
-        settings = self._settings()
-        pedestals = pedestals_in_use(settings, self.client.sf_root, self.directory)
-        found = {"pedestals": pedestals} if pedestals else {}
-        return {"pgroup": settings.pgroup, "beamline": self._beamline, **found}
-
-    def name_run(self, uid: str) -> None:
-        """Note the uid of Bluesky's run, whose number is taken or will be, for the table and each request."""
-        self._uid = uid
-        if self.run is not None:
-            self.run.uid = uid
-            self.run.table.write(RUN, run_uid=uid)
-
-    def same_run(self) -> Callable[[], None]:
-        """Return what raises Discarded as soon as the run of this moment has ended."""
-        n_ended = self._n_ended
-
-        def check() -> None:
-            if self._n_ended != n_ended:
-                raise Discarded(f"{self.name}: the run ended before its data were asked for")
-
-        return check
-
-    def run_of(self, uid: str) -> BrokerRun | None:
-        """Return the run in use, or the one ended last, if it belongs to Bluesky's run `uid`."""
-        runs = (self.run, self._ended)
-        return next((run for run in runs if run is not None and run.uid == uid != ""), None)
-
-    def end_run(self) -> None:
-        """Use the number no more; its files are still followed. Safe twice."""
-        self._n_ended += 1
-        self._ended = self.run or self._ended
-        self.run, self._uid = None, ""
-
-    def closed_tables(self) -> list[Path]:
-        """Return the run tables of this device, the oldest first, without that of the run in use."""
-        in_use = self.run and self.run.table.path
-        return [path for path in tables_of(self.name, self.directory) if path != in_use]
-
-    # requests for data
+class BrokerRunner(RunNumbers):
+    """Take run numbers, ask for data, and follow the files, one run at a time; see `RunNumbers`."""
 
     def acquire(self, pulses: PulseRange, point: Point | None, run: BrokerRun) -> AcceptedAcquisition:
-        """Send the request for `pulses`, which are over; see `run_in_use`."""
+        """Send the request for pulses that are over.
+
+        Parameters
+        ----------
+        pulses : PulseRange
+        point : Point or None
+            Of a scan.
+        run : BrokerRun
+            See `run_in_use`.
+
+        Returns
+        -------
+        AcceptedAcquisition
+        """
         info = run.scan_info(point)
         labels = request_labels(run.uid)
         request = self._settings().request(pulses, run_number=run.number, scan_info=info, extra=labels)
@@ -223,7 +87,23 @@ class BrokerRunner:
         stop_pulse_id: int,
         pulse_ids: Sequence[int] | None = None,
     ) -> AcceptedAcquisition:
-        """Ask for one range, both ends included, of which `pulse_ids` are kept, once it is over."""
+        """Ask for one range of pulses once it is over.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with.
+        point : Point or None
+            Of a scan.
+        start_pulse_id, stop_pulse_id : int
+            Both ends included.
+        pulse_ids : sequence of int, optional
+            Those to keep; default all.
+
+        Returns
+        -------
+        AcceptedAcquisition
+        """
         pulses = PulseRange(start_pulse_id, stop_pulse_id)
         status.wait_for(self.pulse_id.wait_past(pulses.last))
         run = self.run_in_use(point, status.check)
@@ -236,7 +116,23 @@ class BrokerRunner:
         return self._send(run, request)
 
     def saved_requests(self, run_number: int, acquisition_number: int | None = None) -> list[str]:
-        """Return the ``meta/acqNNNN.json`` of a run, or of one acquisition, in order."""
+        """Return the ``meta/acqNNNN.json`` of a run, or of one acquisition.
+
+        Parameters
+        ----------
+        run_number : int
+        acquisition_number : int, optional
+
+        Returns
+        -------
+        list of str
+            Paths, in order.
+
+        Raises
+        ------
+        RequestError
+            There is none.
+        """
         pgroup, root = self._settings().pgroup, self.client.sf_root
         runs = f"*/data/{pgroup}/raw/run{padded(run_number)}"
         name = "acq*.json" if acquisition_number is None else f"acq{padded(acquisition_number)}.json"
@@ -250,7 +146,23 @@ class BrokerRunner:
     def acquire_again(
         self, status: JobStatus, point: Point | None, path: str, changes: Mapping[str, Any] | None = None
     ) -> AcceptedAcquisition:
-        """Ask once more for what ``meta/acqNNNN.json`` says, with `changes`, for the run in use."""
+        """Ask once more for what ``meta/acqNNNN.json`` says, for the run in use.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with.
+        point : Point or None
+            Of a scan.
+        path : str
+            Of the file.
+        changes : mapping, optional
+            Of its fields.
+
+        Returns
+        -------
+        AcceptedAcquisition
+        """
         file = Path(path)
         old = RetrieveRequest.from_wire(read_object(file) | dict(changes or {}))
         run = self.run_in_use(point, status.check, old.run_number)
@@ -342,7 +254,20 @@ class BrokerRunner:
     # the end of a run
 
     def wait_for_files(self, status: JobStatus, uid: str) -> None:
-        """Wait until no file is awaited any more; each of them has its own limit."""
+        """Wait until no file is awaited any more; each of them has its own limit.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with.
+        uid : str
+            Of Bluesky's run.
+
+        Raises
+        ------
+        ServiceTimeout
+            Nothing new was seen for too long.
+        """
         run = self.run_of(uid)
         if run is None:
             return
@@ -360,12 +285,27 @@ class BrokerRunner:
             status.pause(PERIOD)
 
     def streams(self, uid: str) -> list[tuple[str, Any]]:
-        """Return what is to be collected of a run now: names of streams, and flyers that have flown."""
+        """Return what is to be collected of a run now: names of streams, and flyers that have flown.
+
+        Parameters
+        ----------
+        uid : str
+            Of Bluesky's run.
+
+        Returns
+        -------
+        list of (str, flyer)
+        """
         run = self.run_of(uid)
         return data_streams(self.name, run.table) if run is not None else []
 
     def demand_data(self, uid: str) -> None:
         """Use the run's number no more; raise if files or frames are missing.
+
+        Parameters
+        ----------
+        uid : str
+            Of Bluesky's run.
 
         Raises
         ------

@@ -74,12 +74,30 @@ class Axis:
     units: str = ""
 
     def value(self, point: Point) -> Any:
-        """Return where it was sent, fit for JSON."""
+        """Return where it was sent, fit for JSON.
+
+        Parameters
+        ----------
+        point : Point
+
+        Returns
+        -------
+        object
+        """
         value = point.values[self.device.name][1]
         return plain(value if self.index is None else value[self.index])
 
     def readback(self, point: Point) -> Any:
-        """Return where it was, fit for JSON; None if that is not known."""
+        """Return where it was, fit for JSON; None if that is not known.
+
+        Parameters
+        ----------
+        point : Point
+
+        Returns
+        -------
+        object
+        """
         reading = point.readings.get(self.device.name, {})
         fields = [field for field in _fields(self.device) if field in reading] or list(reading)
         values = [reading[field]["value"] for field in fields]
@@ -97,7 +115,16 @@ class Axis:
 
 
 def axes_of(point: Point) -> tuple[Axis, ...]:
-    """Return what is moved: numbers; texts only if there are none, since readers make arrays of them."""
+    """Return what is moved: numbers; texts only if there are none, since readers make arrays of them.
+
+    Parameters
+    ----------
+    point : Point
+
+    Returns
+    -------
+    tuple of Axis
+    """
     axes = [axis for device, value in point.values.values() for axis in _axes(device, value)]
     numbers = [axis for axis in axes if not isinstance(axis.value(point), str)]
     return tuple(numbers or axes)
@@ -105,6 +132,14 @@ def axes_of(point: Point) -> tuple[Axis, ...]:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: what is no finite number is None, what is no number or list is text.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    None, bool, int, float, str or list
 
     Examples
     --------

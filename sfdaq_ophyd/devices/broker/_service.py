@@ -11,6 +11,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ophyd import Device
@@ -87,12 +88,29 @@ class JobStatus(ActionStatus):
         self.succeed()
 
     def show(self, current: float, target: float, seen: str) -> None:
-        """Tell how far it is, and the last state seen."""
+        """Tell how far it is, and the last state seen.
+
+        Parameters
+        ----------
+        current, target : float
+            Steps.
+        seen : str
+        """
         self.target = target
         self.progress(current, seen)
 
     def wait_for(self, waiting: ActionStatus) -> None:
-        """Wait for another status and show how far that is; Discarded, and that one ended, if given up."""
+        """Wait for another status and show how far that is.
+
+        Parameters
+        ----------
+        waiting : ActionStatus
+
+        Raises
+        ------
+        Discarded
+            The job was given up; that status is ended.
+        """
         over = threading.Event()
         for status in (waiting, self):
             status.add_callback(lambda _: over.set())
@@ -104,7 +122,17 @@ class JobStatus(ActionStatus):
         waiting.wait()
 
     def pause(self, seconds: float) -> None:
-        """Let time go by; Discarded if the job was given up."""
+        """Let time go by.
+
+        Parameters
+        ----------
+        seconds : float
+
+        Raises
+        ------
+        Discarded
+            The job was given up.
+        """
         self._over.wait(seconds)
         self.check()
 
@@ -114,7 +142,12 @@ class JobStatus(ActionStatus):
             raise Discarded(f"{self.name}: given up")
 
     def make(self, job: Job) -> None:
-        """Make the call, and keep what it returned."""
+        """Make the call, and keep what it returned.
+
+        Parameters
+        ----------
+        job : Job
+        """
         self.result = job.call(*((self,) if job.waits else ()), **job.arguments)
 
 
@@ -128,6 +161,10 @@ class Service(Device):
     def set(self, job: Job | Cancel) -> ActionStatus:
         """Carry out a job, once; or cancel others.
 
+        Parameters
+        ----------
+        job : Job or Cancel
+
         Returns
         -------
         JobStatus
@@ -140,7 +177,7 @@ class Service(Device):
         status = self._kept[job.id] = JobStatus(self.parent, job.name, job.timeout + GRACE)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        self.parent.workers.do(lambda: status.carry_out(lambda: status.make(job)))
+        self.parent.workers.do(partial(status.outcome, partial(status.make, job)))
         return status
 
     def _cancel(self, cancel: Cancel) -> ActionStatus:

@@ -9,15 +9,13 @@ from numbers import Real
 from typing import Any
 
 from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignalRO
+from ophyd import Device
 from ophyd.device import Staged
 
 from ...errors import RequestError
-from ...wire.broker import BEAMLINES
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange, check_rate_multiplicator, check_whole
 from .._status import Setting
-from ..pulse_id import PulseId
 from ._run_table import CHANNELS
 
 
@@ -61,7 +59,26 @@ class Settings:
         selected_pulse_ids: Sequence[int] = (),
         extra: Mapping[str, Any] | None = None,
     ) -> RetrieveRequest:
-        """Return the request for `pulses`; RequestError names the setting that is wrong."""
+        """Return the request for pulses.
+
+        Parameters
+        ----------
+        pulses : PulseRange
+        run_number : int, optional
+        scan_info : mapping, optional
+        selected_pulse_ids : sequence of int
+        extra : mapping, optional
+            Fields that the broker only stores.
+
+        Returns
+        -------
+        RetrieveRequest
+
+        Raises
+        ------
+        RequestError
+            It names the setting that is wrong.
+        """
         return RetrieveRequest(
             pgroup=self.pgroup,
             pulses=pulses,
@@ -79,7 +96,22 @@ class Settings:
         )
 
     def check(self, name: str) -> RetrieveRequest:
-        """Return a request with made-up pulses; RequestError names the wrong signal of device `name`."""
+        """Return a request with made-up pulses.
+
+        Parameters
+        ----------
+        name : str
+            Of the device.
+
+        Returns
+        -------
+        RetrieveRequest
+
+        Raises
+        ------
+        RequestError
+            It names the signal that is wrong.
+        """
         rate = check_rate_multiplicator(self.rate_multiplicator)
         n_pulses = check_whole(self.n_pulses, f"{name}.n_pulses")
         for limit in ("file_timeout", "timeout"):
@@ -92,7 +124,16 @@ class Settings:
             raise RequestError(f"{name}.{exc.field}", exc.value, exc.expected) from exc
 
     def tolerates(self, source: str) -> bool:
-        """Say of a source whether its file may lack frames, or channels."""
+        """Say of a source whether its file may lack frames, or channels.
+
+        Parameters
+        ----------
+        source : str
+
+        Returns
+        -------
+        bool
+        """
         return bool(self.tolerate_missing_channels if source in CHANNELS else self.tolerate_missing)
 
 
@@ -173,19 +214,21 @@ INTEGERS = (
 
 
 def acquisition_keys(name: str, source: str, n_files: int) -> dict[str, dict]:
-    """Describe an acquisition: five integers, and the paths of its files."""
+    """Describe an acquisition: five integers, and the paths of its files.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    source : str
+        For the data keys.
+    n_files : int
+
+    Returns
+    -------
+    dict of str to dict
+        Data keys.
+    """
     integer = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
     files = {"source": source, "dtype": "array", "dtype_numpy": "<U256", "shape": [n_files]}
     return {**{f"{name}_{key}": dict(integer) for key in INTEGERS}, f"{name}_files": files}
-
-
-def pulse_id_of(given: str | PulseId | None, beamline: str, name: str) -> PulseId | None:
-    """Return the pulse-id PV that was given, or that of the beamline; None without either."""
-    if given is None and beamline:
-        given = BEAMLINES[beamline].pulse_id_pv
-    return PulseId(given, name=name) if isinstance(given, str) else given
-
-
-def signal_of(pv: str | None, name: str) -> EpicsSignalRO | None:
-    """Return a signal for a PV; None without one."""
-    return None if pv is None else EpicsSignalRO(pv, name=name)

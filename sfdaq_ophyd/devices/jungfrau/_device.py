@@ -32,7 +32,17 @@ class CounterSignal(SignalRO):
         self._counter = counter
 
     def get(self, **kwargs) -> int:
-        """Return the count since the device was staged."""
+        """Return the count since the device was staged.
+
+        Parameters
+        ----------
+        **kwargs
+            Of no use.
+
+        Returns
+        -------
+        int
+        """
         return self.parent.source.stream.counters[self._counter]
 
     def describe(self) -> dict:
@@ -41,7 +51,7 @@ class CounterSignal(SignalRO):
         return {self.name: {**key, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}}
 
 
-def counter(name: str, doc: str) -> Cpt:
+def _counter(name: str, doc: str) -> Cpt:
     """Declare the signal of a counter."""
     return Cpt(CounterSignal, counter=name, kind="normal", doc=doc)
 
@@ -118,15 +128,15 @@ class Jungfrau(Detector):
     pixel_mask_file = Cpt(SignalRO, value="", kind="config")
     constants_hash = Cpt(SignalRO, value="", kind="config", doc="SHA-256 of gain, pedestal and mask")
     calibration = Cpt(SignalRO, value="", kind="config", doc="options, JSON")
-    n_received = counter("received", "messages with data")
-    n_complete = counter("complete", "images with all modules and packets")
-    n_incomplete = counter("incomplete", "images with modules or packets missing")
-    n_mismatched = counter("mismatched", "complete images whose modules do not agree on the pulse")
-    n_late = counter("late", "module frames whose image had gone")
-    n_duplicate = counter("duplicate", "messages that came twice")
-    n_dropped = counter("dropped", "images lost because all buffers were in use, or dropped as told")
-    n_foreign = counter("foreign", "messages of another detector or shape")
-    n_unparsable = counter("unparsable", "messages that were not understood")
+    n_received = _counter("received", "messages with data")
+    n_complete = _counter("complete", "images with all modules and packets")
+    n_incomplete = _counter("incomplete", "images with modules or packets missing")
+    n_mismatched = _counter("mismatched", "complete images whose modules do not agree on the pulse")
+    n_late = _counter("late", "module frames whose image had gone")
+    n_duplicate = _counter("duplicate", "messages that came twice")
+    n_dropped = _counter("dropped", "images lost because all buffers were in use, or dropped as told")
+    n_foreign = _counter("foreign", "messages of another detector or shape")
+    n_unparsable = _counter("unparsable", "messages that were not understood")
 
     source: StreamSource
     hinted = ("total",)

@@ -85,7 +85,21 @@ class StreamSource:
         self._n_passed_over = 0
 
     def open(self, settings: StageSettings) -> FrameFormat:
-        """Connect; from now on frames are read, so that none lies about when one is asked for."""
+        """Connect; from now on frames are read, so that none lies about when one is asked for.
+
+        Parameters
+        ----------
+        settings : StageSettings
+
+        Returns
+        -------
+        FrameFormat
+
+        Raises
+        ------
+        DetectorStateError
+            The stream carries something else.
+        """
         self._settings = settings
         if self._control is not None:
             self._control.prepare()
@@ -113,7 +127,17 @@ class StreamSource:
                     ) from exc
 
     def join(self, window: PulseWindow) -> PulseWindow | None:
-        """Be one of the live devices of a window; return it, None if no pulses are counted."""
+        """Be one of the live devices of a window.
+
+        Parameters
+        ----------
+        window : PulseWindow
+
+        Returns
+        -------
+        PulseWindow or None
+            None if no pulses are counted.
+        """
         return None if self._pulse_id is None else window.join(self._name, self._pulse_id, live=True)
 
     def _new_window(self, request: Request) -> PulseWindow | None:
@@ -125,7 +149,17 @@ class StreamSource:
         return self.window
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | None]:
-        """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost."""
+        """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost.
+
+        Parameters
+        ----------
+        request : Request
+
+        Raises
+        ------
+        DetectorStateError
+            The stream is not open.
+        """
         settings = self._settings
         if settings is None:
             raise DetectorStateError(f"{self._name}: frames, but the stream is not open")

@@ -12,7 +12,7 @@ from ophyd import Signal
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
 from ...wire.std_daq_writing import Writing
-from .._file_detector import FileDetector
+from .._detector import FileDetector
 from .._status import ActionStatus, Setting
 from ._source import START_LIMIT
 

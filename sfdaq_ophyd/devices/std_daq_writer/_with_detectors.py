@@ -8,7 +8,7 @@ from typing import Any
 
 from ophyd import Component as Cpt
 
-from .._flying import joined_page
+from .._fly_group import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
 from ._detector_group import DetectorGroup
