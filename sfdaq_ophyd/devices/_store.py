@@ -228,8 +228,7 @@ def row_of(item: Frame | MissingFrame, fmt: FrameFormat) -> tuple:
         In the order of `columns_of`.
     """
     if isinstance(item, Frame):
-        known = NO_PULSE_ID if item.pulse_id is None else int(item.pulse_id)
-        pulse_id = (known,) if fmt.has_pulse_id else ()
+        pulse_id = (NO_PULSE_ID if item.pulse_id is None else int(item.pulse_id),) if fmt.has_pulse_id else ()
         numbers = (kind.type(item.scalars[name]).item() for name, kind in fmt.scalars.items())
         return (float(item.timestamp), item.event_id, *pulse_id, bool(item.is_good), *numbers)
     pulse_id = (NO_PULSE_ID,) if fmt.has_pulse_id else ()

@@ -129,8 +129,8 @@ class SfDaqBroker(BrokerStepping):
             pulse_id = BEAMLINES[beamline].pulse_id_pv
         made = PulseId(pulse_id, name=f"{name}_pulse_id") if isinstance(pulse_id, str) else pulse_id
         self.pulse_id = made
-        self.beam_rate = beam_rate and EpicsSignalRO(beam_rate, name=f"{name}_beam_rate")
-        self.event_code = event_code and EpicsSignalRO(event_code, name=f"{name}_event_code")
+        self.beam_rate = EpicsSignalRO(beam_rate, name=f"{name}_beam_rate") if beam_rate else None
+        self.event_code = EpicsSignalRO(event_code, name=f"{name}_event_code") if event_code else None
         listener = None if status_exchange is None else StatusListener(status_exchange)
         folder = Path(directory)
         self.runner = BrokerRunner(

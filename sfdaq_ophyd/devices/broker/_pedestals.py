@@ -12,6 +12,7 @@ from typing import Any
 from ...clients import BrokerClient
 from ...errors import FilesMissing, RequestError, ServiceTimeout, SfdaqError
 from ...files.daq_file import CLOSING
+from ...files.storage import write_whole
 from ...limits import Limit
 from ...wire.detector_name import DetectorName
 from ...wire.json_text import load_json
@@ -186,9 +187,7 @@ class Pedestals:
             name: {"file": file, "run_uid": run_uid, "time": time.time()} for name, file in files.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(known, indent=1))
-        partial.replace(path)
+        write_whole(path, json.dumps(known, indent=1))
 
 
 def _known_file(directory: Path, pgroup: str) -> Path:
