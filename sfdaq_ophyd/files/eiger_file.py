@@ -7,7 +7,7 @@ one in (n, channel, y, x), a channel for each threshold, with numbers and times 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class EigerDataFile:
         Images per exposure, in the newer format; None in the legacy one, whose dataset is (n, y, x).
     numbers : ndarray of int64, shape (n,), or None
         Of the images, as the filewriter counts them: from its ``image_nr_start`` on in each series. None
-        where the file tells nothing, or no more than that some are missing.
+        where the file tells nothing, or no more than that some are missing between the first and the last.
     first_number, last_number : int or None
         As far as they are told.
     start_time : ndarray of float64, shape (n,)
@@ -116,8 +116,9 @@ def read_eiger_data_file(
         n = images.shape[0]
         first, last = (_number(images.attrs.get(f"image_nr_{end}")) for end in ("low", "high"))
         numbers = _column(file, "/entry/data/image_id", n, "iu")
-        if numbers is None and first is not None and last is not None and last - first == n - 1:
-            numbers = np.arange(first, last + 1)
+        if numbers is None and first is not None and last is not None:
+            if last - first == n - 1 or (n == 2 and first < last):
+                numbers = np.linspace(first, last, n).astype(np.int64)
         elif numbers is not None:
             numbers = numbers.astype(np.int64)
             first, last = int(numbers[0]), int(numbers[-1])
@@ -131,6 +132,49 @@ def read_eiger_data_file(
             last_number=last,
             start_time=np.full(n, math.nan) if start_time is None else start_time.astype(np.float64),
         )
+
+
+def write_eiger_gaps(
+    path: str | Path,
+    places: Sequence[tuple[EigerDataFile, int] | None],
+    *,
+    shape: tuple[int, int],
+    dtype: npt.DTypeLike,
+    n_channels: int | None,
+) -> None:
+    """Write a file that shows images of data files in its folder as its own, and zeros where there is none.
+
+    Parameters
+    ----------
+    path : str or Path
+        Must not exist yet.
+    places : sequence of (EigerDataFile, int) or None
+        Where each image is: file, and row in it; None where the filewriter lost it.
+    shape, dtype
+        Of an image, as in `read_eiger_data_file`.
+    n_channels : int or None
+        As in `EigerDataFile`.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    inner = tuple(shape) if n_channels is None else (n_channels, *shape)
+    images = h5py.VirtualLayout((len(places), *inner), dtype)
+    row = 0
+    while row < len(places):
+        first, n = places[row], 1
+        if first is not None:
+            file, k = first
+            while row + n < len(places) and places[row + n] == (file, k + n):
+                n += 1
+            images[row : row + n] = h5py.VirtualSource(file.path.name, IMAGES, (file.n_images, *inner))[
+                k : k + n
+            ]
+        row += n
+    with h5py.File(path, "x") as made:
+        made.create_virtual_dataset(IMAGES, images, fillvalue=0)
 
 
 def count_images(path: str | Path) -> int:

@@ -153,9 +153,9 @@ class Eiger(EigerSignals, Detector):
         if readout == Readout.STREAM:
             return StreamSource(self.client, name, debts, stale, stream or stream_of(self.client.url))
         if readout == Readout.FILEWRITER:
-            folder = FileFolder(self.client, directory)
+            folder = FileFolder(self.client, directory, name)
             if self._files is not None:
-                folder = MountedFolder(self.client, self._files)
+                folder = MountedFolder(self.client, self._files, name)
             return FilesSource(self.client, name, debts, stale, folder, delete_files)
         raise RequestError("readout", readout, f"one of {', '.join(Readout)}")
 
@@ -175,6 +175,7 @@ class Eiger(EigerSignals, Detector):
             exclude_masked=bool(self.exclude_masked.get()),
             legacy_ids=LegacyIds(self.legacy_ids.get()),
             strict=self.loss_policy.get() == LossPolicy.STRICT,
+            tolerant=self._tolerant,
             statistics_every=whole_number(f"{self.name}.statistics_every", self.statistics_every.get(), 0),
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import logging
+import threading
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,14 @@ from ...clients import SimplonClient
 from ...errors import Discarded, FileFormatError, RequestError
 from ...files.eiger_file import count_images
 from ...files.storage import check_folder, writing
+from ...limits import Limit
+from .._source import Progress
+from .._worker import JOIN_TIMEOUT, Worker
 
 logger = logging.getLogger(__name__)
+
+LOOK = 0.25
+"""s between two looks at a download."""
 
 
 def data_file(series: str, n: int) -> str:
@@ -34,6 +42,8 @@ class FileFolder:
         Of the unit.
     path : Path
         The folder.
+    name : str
+        Of the device.
 
     Attributes
     ----------
@@ -41,8 +51,9 @@ class FileFolder:
         Why the file that was asked for last is not ready; empty if it is simply not there.
     """
 
-    def __init__(self, client: SimplonClient, path: Path):
+    def __init__(self, client: SimplonClient, path: Path, name: str):
         self._client, self.path, self.why = client, path, ""
+        self._fetching = Worker(f"{name} files")
 
     def check(self) -> None:
         """Raise `StorageError` if no file can be made there."""
@@ -59,6 +70,50 @@ class FileFolder:
         except Discarded:
             self._client.files.part_of(name, self.path).unlink(missing_ok=True)  # nobody goes on with it
             raise
+
+    def bring(
+        self, name: str, series: str, stop: threading.Event, patience: float
+    ) -> Generator[Progress, None, Path | None]:
+        """Have a file that is ready here: yield progress, and return its path; None if it was given up."""
+        outcome: list[Path | Exception] = []
+        there, told, wanted = [0, 0], 0, False
+
+        def on_progress(n_bytes: int, size: int) -> None:
+            there[:] = n_bytes, size
+
+        def fetch() -> None:
+            try:
+                outcome.append(self.fetch(name, stop=stop, on_progress=on_progress, patience=patience))
+            except Exception as exc:
+                outcome.append(exc)
+
+        ended = self._fetching.do(fetch)
+        try:
+            while not ended.wait(LOOK):
+                if stop.is_set():
+                    self._client.files.interrupt()
+                elif there[0] > told:
+                    told = there[0]
+                    yield Progress(0, f"{name}: {there[0]} of {there[1]} bytes are here")
+            wanted = not stop.is_set()
+        finally:
+            limit = Limit(JOIN_TIMEOUT)
+            while not ended.is_set() and not limit.reached():  # the acquisition was given up
+                stop.set()
+                self._client.files.interrupt()
+                limit.wait(ended, LOOK)
+            if not wanted and outcome and isinstance(outcome[0], Path):
+                self.drop(series, outcome[0])
+        if not wanted:
+            return None
+        (found,) = outcome
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def end(self) -> None:
+        """Let the thread go that fetches. Safe twice."""
+        self._fetching.end()
 
     def drop(self, series: str, path: Path) -> None:
         """Remove the copy of a file that no point needs; the unit's stays."""

@@ -6,17 +6,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ...clients.simplon import SimplonClient
-from ...errors import (
-    DetectorStateError,
-    FileFormatError,
-    FramesMissing,
-    SfdaqError,
-)
+from ...errors import DetectorStateError, FileFormatError, FramesMissing, SfdaqError
 from ...files.eiger_file import (
     IMAGES,
     START_TIME,
@@ -24,16 +21,16 @@ from ...files.eiger_file import (
     EigerMasterFile,
     read_eiger_data_file,
     read_eiger_master_file,
+    write_eiger_gaps,
 )
-from ...limits import Limit
+from ...files.storage import writing
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
-from .._worker import JOIN_TIMEOUT, Worker
 from ..debts import Debts
 from ._file_folder import FileFolder, data_file, master_file
-from ._file_wait import WAIT, FileWait
+from ._file_wait import FileWait
 from ._readings import n_images_per_exposure
 from ._series import EigerSettings
 from ._source import SeriesSource
@@ -77,12 +74,13 @@ class FilesSource(SeriesSource):
     ):
         super().__init__(client, name, debts, on_stale)
         self._folder, self._delete = folder, delete
-        self._fetching = Worker(f"{name} files")
         self._pattern = self._series = self._uid = ""
         self._series_id = self._n_files = self._n_taken = 0
         self._per_file = self._first_number = 1
         self._master: Path | None = None
         self._told = EigerMasterFile()
+        self._n_channels: int | None = None  # as in `EigerDataFile`
+        self._held: dict[int, tuple[EigerDataFile, int]] = {}  # images without a point as yet, by number
 
     # hooks of the base
 
@@ -103,7 +101,7 @@ class FilesSource(SeriesSource):
         try:
             super().close()
         finally:
-            self._fetching.end()
+            self._folder.end()
             self._end_with_files()
 
     def _interface_settings(self) -> dict[str, object]:
@@ -121,6 +119,8 @@ class FilesSource(SeriesSource):
                     "which keeps them: leave one threshold enabled"
                 )
             wanted["filewriter/config/format"] = CHANNELS
+        has_channels = n > 1 or (file_format is not None and file_format.value == CHANNELS)
+        self._n_channels = n if has_channels else None
         return wanted | {"filewriter/config/mode": "enabled"}
 
     def _new_names(self) -> dict[str, object]:
@@ -147,6 +147,7 @@ class FilesSource(SeriesSource):
     def _begin_series(self, series_id: int) -> None:
         self._series_id, self._series = series_id, self._pattern.replace("$id", str(series_id))
         self._n_files = self._n_taken = 0
+        self._held.clear()
         self._master, self._told = None, EigerMasterFile()
         self._uid = self._told_uid()
 
@@ -181,19 +182,32 @@ class FilesSource(SeriesSource):
             if stop.is_set():
                 return
             if awaited.over:
-                raise self._missing(request, n_left, awaited.why)
-            path = yield from self._fetched(name, stop)
+                if not self._settings.tolerant:
+                    raise self._missing(request, n_left, awaited.why)
+                logger.warning("%s: no more images come: %s", self.name, awaited.why)
+                yield from self._frames_with_gaps(n_left, request)
+                return
+            path = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
             if path is None:
                 return
             yield from self._fetch_master(stop)  # some may write it later than others
-            file = self._checked(path, request, n_left)
+            file = self._read(path)
+            why = self._lost_before(file)
+            if why and not self._settings.tolerant:
+                raise self._missing(request, n_left, why)
             if self._delete:
                 self._delete_on_unit(name)
             n = min(file.n_images, n_left)
             n_whole = n - n % request.frames_per_trigger
-            first, self._n_taken = self._n_taken, self._n_taken + file.n_images
-            self._n_files, n_left = self._n_files + 1, n_left - n_whole
-            yield from self._frames(file, first, n_whole, request)  # closed at the last one
+            self._n_files += 1
+            if self._settings.tolerant and (why or self._held or n_whole < n < n_left):
+                n = max(0, min(self._hold(file), n_left))
+                n_whole = n - n % request.frames_per_trigger
+                n_left -= n_whole
+                yield from self._frames_with_gaps(n_whole, request)
+                continue
+            n_left -= n_whole
+            yield from self._frames(file, n_whole, request)  # closed at the last one
             if n_left and n_whole < n:
                 why = f"{path} holds {file.n_images} images, and a point cannot go on in another file"
                 raise self._missing(request, n_left, why)
@@ -205,94 +219,100 @@ class FilesSource(SeriesSource):
         name = master_file(self._series)
         if not self._folder.is_ready(name, 0):
             return
-        self._master = yield from self._fetched(name, stop)
+        self._master = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
         if self._master is not None:
             try:
                 self._told = read_eiger_master_file(self._master)
             except FileFormatError as exc:
                 logger.warning("%s: %s", self.name, exc)
 
-    def _fetched(self, name: str, stop: threading.Event) -> Generator[Progress, None, Path | None]:
-        """Yield progress, and return the path of the file; None if it was given up."""
-        outcome: list[Path | Exception] = []
-        there, told, wanted = [0, 0], 0, False
-
-        def on_progress(n_bytes: int, size: int) -> None:
-            there[:] = n_bytes, size
-
-        def fetch() -> None:
-            try:
-                patience = self._settings.timeout
-                outcome.append(
-                    self._folder.fetch(name, stop=stop, on_progress=on_progress, patience=patience)
-                )
-            except Exception as exc:
-                outcome.append(exc)
-
-        ended = self._fetching.do(fetch)
-        try:
-            while not ended.wait(WAIT):
-                if stop.is_set():
-                    self.client.files.interrupt()
-                elif there[0] > told:
-                    told = there[0]
-                    yield Progress(0, f"{name}: {there[0]} of {there[1]} bytes are here")
-            wanted = not stop.is_set()
-        finally:
-            limit = Limit(JOIN_TIMEOUT)
-            while not ended.is_set() and not limit.reached():  # the acquisition was given up
-                stop.set()
-                self.client.files.interrupt()
-                limit.wait(ended, WAIT)
-            if not wanted and outcome and isinstance(outcome[0], Path):
-                self._folder.drop(self._series, outcome[0])
-        if not wanted:
-            return None
-        (found,) = outcome
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def _checked(self, path: Path, request: Request, n_left: int) -> EigerDataFile:
-        """Return what a file tells; raise unless it holds the images that are next, and all of them."""
+    def _read(self, path: Path) -> EigerDataFile:
+        """Return what a file tells; raise unless it is whole, with images as they were said at stage."""
         form = self.frame_format
         assert form is not None  # `open` said it
-        file = read_eiger_data_file(
+        return read_eiger_data_file(
             path,
             shape=form.shape,
             dtype=form.dtype,
             n_channels=len(form.images),
             times=self._told.times_in.get(path.name, START_TIME),
         )
-        first, n = self._first_number + self._n_taken, file.n_images
-        if file.first_number is None and file.numbers is None:
-            return file
-        if file.numbers is None or [*file.numbers] != [*range(first, first + n)]:
-            why = (
-                f"{path} holds {n} images, of the numbers {file.first_number} to {file.last_number}, "
-                f"expected {first} to {first + n - 1}: the filewriter lost some"
-            )
-            raise self._missing(request, n_left, why)
-        return file
 
-    def _frames(
-        self, file: EigerDataFile, first: int, n: int, request: Request
-    ) -> Iterator[WrittenFile | Frame]:
-        """Yield the file, and `n` frames that it holds, whose numbers begin with `first`."""
-        if not n:
+    def _lost_before(self, file: EigerDataFile) -> str:
+        """Say what is wrong with the numbers of a file's images; empty if they are those that are next."""
+        first, n = self._next_number, file.n_images
+        if file.first_number is None and file.numbers is None:
+            return ""
+        if file.numbers is not None and [*file.numbers] == [*range(first, first + n)]:
+            return ""
+        return (
+            f"{file.path} holds {n} images, of the numbers {file.first_number} to {file.last_number}, "
+            f"expected {first} to {first + n - 1}: the filewriter lost some"
+        )
+
+    def _hold(self, file: EigerDataFile) -> int:
+        """Keep the images of a file for the points that they belong to; return how many numbers are past."""
+        if file.numbers is not None:
+            self._held |= {int(number): (file, row) for row, number in enumerate(file.numbers)}
+        elif file.last_number is not None:
+            logger.warning("%s: it is not known which images %s lacks: none counts", self.name, file.path)
+            return file.last_number + 1 - self._next_number
+        else:
+            self._held |= {self._next_number + row: (file, row) for row in range(file.n_images)}
+        return max(self._held, default=0) + 1 - self._next_number
+
+    def _frames(self, file: EigerDataFile, n: int, request: Request) -> Items:
+        """Yield a file that holds the next `n` frames, and these."""
+        first, self._n_taken = self._n_taken, self._n_taken + file.n_images
+        if n:
+            drop = partial(self._folder.drop, self._series, file.path)
+            yield WrittenFile(file.path, n, self._keys(file.n_channels, request), drop=drop)
+            for row in range(n):
+                yield self._frame(file, row, first + row)
+
+    def _frames_with_gaps(self, n: int, request: Request) -> Items:
+        """Yield a file of ours with the next `n` images in their places, and their frames; some are lost."""
+        form, series, number = self.frame_format, self._series, self._next_number
+        if not n or form is None:
             return
-        form, series, path = self.frame_format, self._series, file.path
+        self._armed_for = None
+        first, self._n_taken = self._n_taken, self._n_taken + n
+        places = [self._held.pop(number + k, None) for k in range(n)]
+        used = Counter(place[0] for place in places if place is not None)
+        n_channels = next(iter(used)).n_channels if used else self._n_channels
+        path = self._folder.path / f"{series}_data_from_{number:06d}.h5"
+        with writing(path):
+            write_eiger_gaps(path, places, shape=form.shape, dtype=form.dtype, n_channels=n_channels)
+
+        def drop() -> None:
+            path.unlink(missing_ok=True)
+            for file in used:
+                if used[file] == file.n_images:  # no other point has images of it
+                    self._folder.drop(series, file.path)
+
+        yield WrittenFile(path, n, self._keys(n_channels, request), drop=drop)
+        for k, place in enumerate(places, first):
+            lost = event_id(self._series_id, k)
+            yield MissingFrame(lost) if place is None else self._frame(*place, k)
+
+    def _keys(self, n_channels: int | None, request: Request) -> dict[str, dict]:
+        form, keys = self.frame_format, {}
         assert form is not None  # `open` said it
-        keys = {}
         for k, image in enumerate(form.images):
             keys[image] = {**frames_in_hdf5(IMAGES, form.shape, request.frames_per_trigger), "swmr": False}
-            if file.n_channels is not None:
+            if n_channels is not None:
                 keys[image]["slice"] = f":,{k}"
-        yield WrittenFile(path, n, keys, drop=lambda: self._folder.drop(series, path))
+        return keys
+
+    def _frame(self, file: EigerDataFile, row: int, image_id: int) -> Frame:
+        timestamp = self._told.start_of_times + float(file.start_time[row])
         scalars: dict[str, float | str] = {"series_uid": self._uid or self._own_uid}
-        for k in range(n):
-            timestamp = self._told.start_of_times + float(file.start_time[k])
-            yield Frame(None, timestamp, event_id(self._series_id, first + k), scalars=scalars)
+        return Frame(None, timestamp, event_id(self._series_id, image_id), scalars=scalars)
+
+    @property
+    def _next_number(self) -> int:
+        """What the filewriter calls the next image."""
+        return self._first_number + self._n_taken
 
     def _missing(self, request: Request, n_left: int, why: str) -> FramesMissing:
         self._armed_for = None

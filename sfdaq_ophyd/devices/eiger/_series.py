@@ -130,8 +130,9 @@ class EigerSettings:
         s without a frame, on top of the exposure.
     exclude_masked : bool
         Keep sentinels and masked pixels out of the computed numbers.
-    strict : bool
-        An unreadable image is an error; else it counts as a missing frame.
+    strict, tolerant : bool
+        An unreadable image is an error; else it counts as a missing frame. Frames that are missing are
+        marked in a point that goes on.
     statistics_every : int
         Numbers are computed of every so many frames of a fly scan, where that is done aside; 0: of none.
     """
@@ -143,6 +144,7 @@ class EigerSettings:
     exclude_masked: bool = True
     legacy_ids: LegacyIds = LegacyIds.REFUSE
     strict: bool = True
+    tolerant: bool = False
     statistics_every: int = 10
 
     @classmethod

@@ -177,7 +177,7 @@ def test_disk_when_full_then_the_point_fails_with_path_and_space(part, make, tmp
 
 @pytest.mark.parametrize(
     ("policy", "file_format"),
-    [("strict", V2024), *((one, LEGACY) for one in ("strict", "retake", "tolerant"))],
+    [("strict", V2024), ("strict", LEGACY), ("retake", LEGACY)],
 )
 def test_frame_when_the_filewriter_lost_it_then_the_files_numbers_tell(
     part, make, tmp_path, monkeypatch, policy, file_format
@@ -196,6 +196,54 @@ def test_frame_when_the_filewriter_lost_it_then_the_files_numbers_tell(
         assert "_data_000001.h5 holds 2 images, of the numbers 2 to 3, expected 1 to" in run.stop["reason"]
     check_here(run, tmp_path, n_refused=1)
     check_as_found(eiger.client, format=file_format)
+
+
+def check_gaps(stream, good):
+    """Every image that is good carries its id, the others are empty."""
+    ids = np.asarray(stream["eiger_event_id"].read()).reshape(-1)
+    images = stream["eiger_image"].read().reshape(-1, *SHAPE)
+    assert np.asarray(stream["eiger_is_good"].read()).reshape(-1).tolist() == good
+    for name, image, there in zip(ids, images, good, strict=True):
+        assert bool(name) == there and (read_stamp(image) == stamp_of(name) if there else not image.any())
+
+
+@pytest.fixture
+def losing(part, make, monkeypatch):
+    """Make a device that marks what is lost, and have the filewriter lose images of these numbers."""
+
+    def losing(file_format, lost, frames_per_trigger):
+        monkeypatch.setattr(_file_wait, "GRACE", 0.1)
+        eiger = make()
+        eiger.file_format.put(file_format)
+        eiger.loss_policy.put("tolerant")
+        eiger.frames_per_trigger.put(frames_per_trigger)
+        for image in lost:
+            part.fail_next("lost_in_file", image=image)
+        return eiger
+
+    return losing
+
+
+@pytest.mark.parametrize(
+    ("file_format", "lost"), [(LEGACY, [1]), (LEGACY, [0, 1, 2]), (V2024, [0]), (V2024, [2])]
+)
+def test_step_when_a_loss_is_tolerated_then_the_gap_is_in_its_place(losing, catalog, file_format, lost):
+    eiger = losing(file_format, lost, 3)
+    stream, _ = take(catalog, bp.count([eiger], 2))
+    check_gaps(stream, [k not in lost for k in range(6)])
+    assert stream["eiger_n_missing"].read().tolist() == [len(lost), 0]
+    check_as_found(eiger.client, format=file_format)
+
+
+@pytest.mark.parametrize("file_format", [LEGACY, V2024])
+def test_fly_when_losses_are_tolerated_then_points_go_on_in_the_next_file(losing, catalog, file_format):
+    """Legacy files that lack an image in the middle do not tell which: none of theirs counts."""
+    lost = {1, 7, 11}
+    eiger = losing(file_format, lost, 2)
+    eiger.images_per_file.put(4)
+    stream, _ = take(catalog, fly([eiger], 6, period=0.02))
+    unknown = {0, 2, 3, 4} | {5, 6, 8, 9} if file_format == LEGACY else set()
+    check_gaps(stream, [k not in lost | unknown for k in range(12)])
 
 
 def test_fly_scan_when_a_later_frame_is_lost_then_the_points_of_whole_files_stay(part, make, tmp_path):
