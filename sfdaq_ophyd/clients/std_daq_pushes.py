@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import ServiceUnreachable, WireError
-from ..limits import counted_time
+from ..errors import ServiceTimeout, ServiceUnreachable, WireError
+from ..limits import Limit, counted_time
 from ..wire.std_daq_socket import MAX_MESSAGE, PushedState, PushedStatus
 
 if TYPE_CHECKING:
@@ -112,8 +113,43 @@ class Pushes:
         self._news.set()
 
 
-def opened(url: str, timeout: float) -> ClientConnection:
-    """Return a new connection, made within `timeout` s; ServiceUnreachable or WireError if there is none."""
+def following(url: str, news: threading.Event, timeout: float, away: Limit | None) -> Pushes:
+    """Return a new connection once a first status was pushed, each within `timeout` s.
+
+    Parameters
+    ----------
+    url : str
+    news : Event
+        Set when something was pushed, or the connection was lost.
+    timeout : float
+    away : Limit or None
+        While it runs, a driver that is not there is tried again.
+
+    Raises
+    ------
+    ServiceUnreachable, ServiceTimeout, WireError
+    """
+    while True:
+        try:
+            pushes = Pushes(_opened(url, timeout), news)
+            break
+        except (ServiceUnreachable, WireError):
+            if away is None or not away.left:
+                raise
+        time.sleep(away.step(0.1))
+    limit = Limit(timeout)
+    while not pushes.next_number():
+        if (lost := pushes.lost) or limit.reached():
+            pushes.close()
+            if lost:
+                raise WireError(f"{url} is no standard DAQ: {lost}")
+            odd = pushes.passed_over and f"; passed over: {pushes.passed_over}"
+            raise ServiceTimeout("first status of the standard DAQ", timeout, f"connected{odd}")
+        time.sleep(0.01)
+    return pushes
+
+
+def _opened(url: str, timeout: float) -> ClientConnection:
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import connect
 

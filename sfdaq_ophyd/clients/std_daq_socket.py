@@ -10,14 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ..errors import (
     RequestError,
     ServiceRefused,
     ServiceTimeout,
-    ServiceUnreachable,
     SfdaqError,
     UnknownOutcome,
     WireError,
@@ -27,11 +26,8 @@ from ..limits import Limit
 from ..wire.std_daq_config import DaqConfig
 from ..wire.std_daq_socket import STOP_COMMAND, PushedStatus, check_socket_config
 from ._http import HttpClient, Reply, check_url
-from .std_daq_pushes import Pushes, opened
+from .std_daq_pushes import Pushes, following
 from .std_daq_rest import StdDaqRefused, translated
-
-if TYPE_CHECKING:
-    from websockets.sync.client import ClientConnection
 
 logger = logging.getLogger(__name__)
 
@@ -117,27 +113,8 @@ class StdDaqWriterSocket:
                 return self._pushes
             away = None if self._pushes is None else Limit(AWAY_LIMIT)
             self._drop()
-            pushes = Pushes(self._opened(away), self.news)
-            limit = Limit(self._timeout)
-            while not pushes.next_number():
-                if (lost := pushes.lost) or limit.reached():
-                    pushes.close()
-                    if lost:
-                        raise WireError(f"{self.url} is no standard DAQ: {lost}")
-                    odd = pushes.passed_over and f"; passed over: {pushes.passed_over}"
-                    raise ServiceTimeout("first status of the standard DAQ", self._timeout, f"connected{odd}")
-                time.sleep(0.01)
-            self._pushes = pushes
-            return pushes
-
-    def _opened(self, away: Limit | None) -> ClientConnection:
-        while True:
-            try:
-                return opened(self.url, self._timeout)
-            except (ServiceUnreachable, WireError):
-                if away is None or not away.left:
-                    raise
-            time.sleep(away.step(PERIOD))
+            self._pushes = following(self.url, self.news, self._timeout, away)
+            return self._pushes
 
     @property
     def is_connected(self) -> bool:
@@ -252,20 +229,8 @@ class StdDaqWriterSocket:
     def set_config(self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0) -> dict:
         """Change the configuration, all of it or only some keys, and wait until the DAQ is back.
 
-        Parameters
-        ----------
-        daq_config : dict
-            Keys to change; the others keep their values: the whole configuration is sent. If nothing differs,
-            nothing is.
-        wait : bool
-            Return only after the restart is over and the driver is idle.
-        timeout : float
-            Limit of the whole, s.
-
-        Returns
-        -------
-        dict
-            The configuration now stored.
+        Takes and returns what `StdDaqClient.set_config` does. The whole configuration is sent, or nothing
+        where nothing differs.
 
         Raises
         ------

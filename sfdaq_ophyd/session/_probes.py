@@ -223,7 +223,9 @@ def _std_daq_by_websocket(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
         config = client.get_config()
         probe_tcp(client.url)
         shown = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
-        return client.dialect, f"{shown}, {shown_url(client.url)} is there{http_clock(client.config_url)}"
+        there = f"{shown}, {shown_url(client.url)} is there{http_clock(client.config_url)}"
+        unknown = "whether it writes is not known: one listener is told the end, the scan"
+        return client.dialect, f"{there}; {unknown}"
     finally:
         client.close()
 

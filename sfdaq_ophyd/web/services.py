@@ -96,7 +96,7 @@ class WriterSource(Source):
         return {
             "state": "there",
             "level": "good",
-            "message": f"{writers}; what it does is told to scans only",
+            "message": f"{writers}; progress is not known: one listener is told the end: the scan",
         }
 
     def rest(self) -> None:

@@ -202,8 +202,10 @@ class Tracker:
     def _can_follow(self, count: int) -> bool:
         return self.count <= count <= self.n_images
 
-    def writing(self, newest: PushedStatus, run_id: int) -> Writing:
-        """Return how far the acquisition is, in our own words; `newest` is what the driver said last."""
+    def writing(self, newest: PushedStatus, run_id: int | None) -> Writing:
+        """Return how far it is, in our own words; without a run id only the state in what was said last."""
+        if run_id is None:
+            return Writing(WritingState.IDLE, str(newest), writer_state=str(newest.state))
         return Writing(
             state=self.state,
             words=f"{newest.state}, {self.count} of {self.n_images} images",

@@ -47,6 +47,7 @@ def test_doctor_when_an_end_is_not_told_yet_then_it_says_all_is_well_and_does_no
     version, found = _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
     assert version == "websocket"
     assert found.startswith(f"gf-teststand, 3 writers, {daq.ws_url} is there, its clock is ours within")
+    assert found.endswith("whether it writes is not known: one listener is told the end, the scan")
     assert daq.driver.shown == "file_saved"
 
 
@@ -90,7 +91,10 @@ def test_page_when_an_end_is_not_told_yet_then_it_shows_the_daq_and_does_not_tak
     try:
         seen = source.look()
         assert (seen["state"], seen["level"]) == ("there", "good")
-        assert seen["message"].startswith("gf-teststand, 3 writers")
+        assert seen["message"].startswith(
+            "gf-teststand, 3 writers; progress is not known: one listener is told"
+        )
+        assert "n_done" not in seen, "no progress is made up"
         assert source.period == 5.0, "seldom"
     finally:
         source.rest()

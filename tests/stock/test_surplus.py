@@ -7,9 +7,7 @@ import copy
 import threading
 
 import bluesky.callbacks.tiled_writer
-import bluesky.plan_stubs as bps
 import bluesky.plans as bp
-import bluesky.preprocessors as bpp
 import bluesky_tiled_plugins
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..devices.run_engine_driver import interruptible
+from ..devices.std_daq_writer.documents import points_dropped
 from ..std_daq import simulated_daq, simulated_websocket_daq
 
 pytestmark = pytest.mark.filterwarnings("ignore:The order of arguments has changed:DeprecationWarning")
@@ -48,24 +47,9 @@ def writer(daq, tmp_path):
     device.unstage()
 
 
-def given_up(writer):
-    """Three points, the second of which is not saved: it ends a file, and images of it are in none."""
-
-    @bpp.stage_decorator([writer])
-    @bpp.run_decorator()
-    def plan():
-        for keep in (True, False, True):
-            yield from bps.trigger(writer, wait=True)
-            yield from bps.create("primary")
-            yield from bps.read(writer)
-            yield from (bps.save() if keep else bps.drop())
-
-    return plan()
-
-
 PLANS = {
     "fewer points than asked for": (lambda writer: bp.count([writer], 3), 3, 1),
-    "a point is not saved": (given_up, 2, 2),
+    "a point is not saved": (points_dropped, 2, 2),
     "a fly scan is paused": (lambda writer: fly([writer], 40, period=0.05), 40, 2),
 }
 

@@ -129,9 +129,9 @@ class WriterControl(ABC, Generic[Client]):
         assert config is not None  # it was set just now
         return config
 
-    @abstractmethod
     def stats(self) -> Stats | None:
         """Return whoever knows the throughput; None if the DAQ does not tell."""
+        return None
 
     @abstractmethod
     def files(self, request: WriteRequest) -> list[DataFile]:
@@ -254,8 +254,8 @@ class WriterControl(ABC, Generic[Client]):
             detail=f"{no_image}: {why}; last state {writing}",
         )
 
-    def _begin_rescue(self) -> None:
-        """Stop a writer that does not answer, in a thread: that may take seconds."""
+    def _begin_rescue(self) -> threading.Thread:
+        """Stop a writer that does not answer, in a thread, for that may take seconds; one at a time."""
 
         def stop() -> None:
             try:
@@ -263,8 +263,10 @@ class WriterControl(ABC, Generic[Client]):
             except SfdaqError as exc:
                 logger.error("%s", exc)
 
-        self._rescue = threading.Thread(target=stop, name=f"{self._name} stop", daemon=True)
-        self._rescue.start()
+        if self._rescue is None or not self._rescue.is_alive():
+            self._rescue = threading.Thread(target=stop, name=f"{self._name} stop", daemon=True)
+            self._rescue.start()
+        return self._rescue
 
     def _wait_for_rescue(self) -> None:
         rescue, self._rescue = self._rescue, None

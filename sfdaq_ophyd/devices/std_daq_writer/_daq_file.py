@@ -26,7 +26,7 @@ from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
 from .._store import WrittenFileStore
-from ._control import RingOverrun
+from ._control import RingOverrun, ShortFile
 from ._rates import RING_SLOTS, RingLag
 
 logger = logging.getLogger(__name__)
@@ -167,7 +167,16 @@ class DaqFile:
             self.n_handed = k + 1
             yield Frame(None, math.nan, f"{self.write.run_id}:{k}")
 
-    def count(self) -> int:
+    def check_count(self, ended: Writing | None, wanted: int) -> int:
+        """Return how many images were written; ShortFile if those are fewer than `wanted`."""
+        assert ended is not None  # it was looked at before it ended
+        n = ended.n_completed if ended.is_exact else self._count()
+        if n < wanted:
+            why = f"the DAQ ended {self.write.output_file} with {ended.text!r}"
+            raise ShortFile(self._name, asked=wanted, got=n, detail=why)
+        return n
+
+    def _count(self) -> int:
         """Return how many images the closed files hold; DetectorStateError if they cannot be read here."""
         n = 0
         for data, path in zip(self._files, self._paths):

@@ -87,10 +87,6 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
             )
         return config
 
-    def stats(self) -> None:
-        """Return None: this generation tells no throughput."""
-        return
-
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return one file per writer: image i is in file ``i % N``."""
         config = self._config or self.config()
@@ -135,17 +131,14 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         self._ours = None
 
     def _stop_while_it_reacts(self) -> None:
-        if self._rescue is None or not self._rescue.is_alive():
-            self._begin_rescue()
-        assert self._rescue is not None  # it was begun just now
-        before, limit = "", Limit(REACTION)
-        while self._rescue.is_alive():
+        rescue, before, limit = self._begin_rescue(), "", Limit(REACTION)
+        while rescue.is_alive():
             if (now := self._look().words) != before:
                 before = now
                 limit.restart()
             elif self._tracker.state is not WritingState.CLOSING and limit.reached():
                 return
-            self._rescue.join(PERIOD)
+            rescue.join(PERIOD)
 
     def _stop(self) -> None:
         try:
@@ -240,21 +233,16 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
     def _look(self) -> Writing:
         """Take in what was pushed since the last look; return how far our acquisition is."""
         with self._lock:
-            before = self.writer.is_connected
+            before, ours = self.writer.is_connected, self._ours
             pushes = self.writer.connect()
             if not before:
                 self._seen, self._followed = 0, False
-                if self._ours is not None and not self._tracker.ended:
-                    logger.warning(
-                        "%s: connected to the DAQ again, %s goes on", self._name, self._ours.output_file
-                    )
+            if not before and ours is not None and not self._tracker.ended:
+                logger.warning("%s: connected to the DAQ again, %s goes on", self._name, ours.output_file)
             statuses, self._seen = pushes.since(self._seen)
             for status in statuses:
                 self._tracker.see(status)
             newest = pushes.since(0)[0][-1]
-            if self._ours is None:
-                writing = Writing(WritingState.IDLE, str(newest), writer_state=str(newest.state))
-            else:
-                writing = self._tracker.writing(newest, self._ours.run_id)
+            writing = self._tracker.writing(newest, None if ours is None else ours.run_id)
         self._on_status(writing)
         return writing

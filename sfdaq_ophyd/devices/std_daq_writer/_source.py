@@ -17,7 +17,7 @@ from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import Writing
 from .._source import Progress, Request, WrittenFile
-from ._control import MissedStart, PointsLost, ShortFile, WriterControl
+from ._control import MissedStart, PointsLost, WriterControl
 from ._daq_file import DaqFile
 from ._paths import PathMaker
 from ._rates import Beginning, FreeRunning, RingLag, Stats
@@ -171,7 +171,7 @@ class StdDaqSource:
             for writing in self._watch(file, request.flying, given_up):
                 yield None if writing is None else Progress(writing.n_completed, writing.words)
             self._wait_for_others(given_up)
-            self._check_count(file, writing, request.n_frames)
+            file.check_count(writing, request.n_frames)
             found = file.closed(request.n_frames)
             finished = True
             yield self._announced(file, request)
@@ -205,7 +205,7 @@ class StdDaqSource:
                 if n >= wanted and wanted < file.write.n_images:
                     break
             else:
-                file.closed(self._check_count(file, writing, wanted))
+                file.closed(file.check_count(writing, wanted))
                 self._growing = None
             self._wait_for_others(given_up)
             if not announced:  # it was over before it was seen to take images
@@ -310,15 +310,6 @@ class StdDaqSource:
 
     def _announced(self, file: DaqFile, request: Request) -> WrittenFile:
         return file.announced(request.frames_per_trigger, lambda: self._tell_unused(file))
-
-    def _check_count(self, file: DaqFile, ended: Writing | None, wanted: int) -> int:
-        """Return how many images were written; ShortFile if those are fewer than `wanted`."""
-        assert ended is not None  # it was looked at before it ended
-        n = ended.n_completed if ended.is_exact else file.count()
-        if n < wanted:
-            why = f"the DAQ ended {file.write.output_file} with {ended.text!r}"
-            raise ShortFile(self.name, asked=wanted, got=n, detail=why)
-        return n
 
     def _end_growing(self) -> None:
         """End the file that grows, if there is one; remember if it does not hold what was handed out."""

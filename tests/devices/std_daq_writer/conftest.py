@@ -4,7 +4,8 @@ import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
 
-from ...std_daq import simulated_daq
+from ...std_daq import simulated_daq, simulated_websocket_daq
+from .documents import websocket_device
 
 
 @pytest.fixture(scope="session", params=["flask", "fastapi"])
@@ -30,3 +31,25 @@ def writer(daq, tmp_path, wait_for):
         daq.service.restart_writer()
         daq.service.stop()
         raise
+
+
+@pytest.fixture(scope="module")
+def websocket_daq():
+    """A running DAQ of the websocket generation, with two writers."""
+    with simulated_websocket_daq() as server:
+        yield server
+
+
+@pytest.fixture
+def websocket_writer(websocket_daq, tmp_path):
+    """A writer of that DAQ, idle before and after; whatever a test did, all processes live."""
+    device = websocket_device(websocket_daq, tmp_path)
+    yield device
+    try:
+        device.unstage()
+        device.unstage()
+    finally:
+        websocket_daq._faults.clear()
+        websocket_daq.source.follow_clock()
+        websocket_daq.restart_driver()  # first: a writer that is back dies of an image for its file of before
+        websocket_daq.restart_writer()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlparse
 
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import h5py
 from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
 
+from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 
@@ -28,6 +33,38 @@ def run(plan, *callbacks):
     except FailedStatus as exc:
         error = exc
     return documents, error
+
+
+def websocket_device(daq, folder):
+    """Return a writer of a DAQ of the websocket generation."""
+    device = StdDaqWriter(
+        daq.ws_url, config_url=daq.url, name="writer", directory=folder / "raw", restart_time=1.0
+    )
+    device.timeout.put(30.0)
+    return device
+
+
+def in_mode(device, mode, n_points, frames_per_point):
+    """Return a plan of points in a mode."""
+    device.frames_per_trigger.put(frames_per_point)
+    device.mode.put("run" if mode == "run" else "point")
+    device.n_points.put(n_points)
+    return fly([device], n_points) if mode == "fly" else bp.count([device], n_points)
+
+
+def points_dropped(writer, keeps=(True, False, True)):
+    """Return a plan of points, of which some are not saved: each of those ends a file."""
+
+    @bpp.stage_decorator([writer])
+    @bpp.run_decorator()
+    def plan():
+        for keep in keeps:
+            yield from bps.trigger(writer, wait=True)
+            yield from bps.create("primary")
+            yield from bps.read(writer)
+            yield from (bps.save() if keep else bps.drop())
+
+    return plan()
 
 
 def data_of(documents, key):
@@ -69,3 +106,11 @@ def events_of(documents):
         n = len(page["seq_num"])
         rows += [{key: column[k] for key, column in page["data"].items()} for k in range(n)]
     return rows
+
+
+def ids_of(documents):
+    """Return frame numbers of all points, as text, out of the files where these grow."""
+    if any(doc["data_key"] == "writer_image_id" for doc in documents["stream_resource"]):
+        return [str(number) for number in data_of(documents, "writer_image_id")]
+    ids = [event["writer_event_id"] for event in events_of(documents)]
+    return [one for point in ids for one in (point if isinstance(point, list) else [point])]

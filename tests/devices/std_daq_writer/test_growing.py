@@ -19,12 +19,7 @@ from sfdaq_ophyd.files.repair import repair
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
-from .documents import data_of, events_of, images_of, path_of, rows_of, run
-
-
-def ids_of(documents):
-    """Return the frame numbers of a growing file's points, as text, out of the file."""
-    return [str(number) for number in data_of(documents, "writer_image_id")]
+from .documents import data_of, events_of, ids_of, images_of, path_of, points_dropped, rows_of, run
 
 
 def test_fly_when_points_are_flown_then_one_file_holds_all_of_them(writer):
@@ -189,16 +184,7 @@ def test_run_mode_when_an_event_is_dropped_then_the_next_point_begins_another_fi
     writer.mode.put("run")
     writer.n_points.put(10_000)
 
-    @bpp.stage_decorator([writer])
-    @bpp.run_decorator()
-    def plan():
-        for keep in (True, False, True):
-            yield from bps.trigger(writer, wait=True)
-            yield from bps.create("primary")
-            yield from bps.read(writer)
-            yield from (bps.save() if keep else bps.drop())
-
-    documents, error = run(plan())
+    documents, error = run(points_dropped(writer))
     assert error is None
     assert rows_of(documents) == [(0, 1), (0, 1)]
     assert images_of(documents) == ids_of(documents)

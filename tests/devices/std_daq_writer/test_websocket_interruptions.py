@@ -6,7 +6,6 @@ import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
 
-from ...std_daq import simulated_websocket_daq
 from ..fake import FakeDetector, FakeSource
 from ..run_engine_driver import COMING_BACK, ENDING, check_run, drive, interruptible, numbered, streams
 from .test_interruptions import N, flown, frame_number, inside, one_file, step
@@ -15,10 +14,9 @@ STRIDE = 6
 """Messages from one interruption to the next in one run; one that is flown goes on anew after the first."""
 
 
-@pytest.fixture(scope="module")
-def daq():
-    with simulated_websocket_daq() as server:
-        yield server
+@pytest.fixture
+def daq(websocket_daq):
+    return websocket_daq
 
 
 @pytest.fixture
