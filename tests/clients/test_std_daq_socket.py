@@ -117,14 +117,14 @@ def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog):
         pushing(*nonsense[:-1]) as url,
         pytest.raises(StdDaqTimeout, match="first status.*count: expected an unsigned integer, got -1"),
     ):
-        StdDaqWriterSocket(url, timeout=0.3).status()
+        StdDaqWriterSocket(url, timeout=2.0).status()
     assert caplog.text.count("passed over") == 4
     with pushing(nonsense[-1]) as url, pytest.raises(StdDaqBadReply, match="no standard DAQ"):
         StdDaqWriterSocket(url).status()
 
 
 def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monkeypatch, wait_for):
-    monkeypatch.setattr(std_daq_pushes, "SILENT", 0.2)
+    monkeypatch.setattr(std_daq_pushes, "SILENT", 1.5)
     with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
         first = client.connect()
         wait_for(lambda: "said nothing" in first.lost, "the silence")

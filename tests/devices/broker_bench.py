@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices._status import ActionStatus
@@ -85,7 +86,8 @@ class BrokerBench:
         self.facility.close()
 
     def device(self, **options):
-        """A device on a new pgroup."""
+        """A device on a new pgroup; what writers still did for the one before is done."""
+        self.wait_for_writers()
         pgroup = f"p{next(self._numbers)}"
         self.raw = self.part.make_pgroup(pgroup)
         self.pulse_id = ClockPulseId(self.facility.clock)
@@ -100,6 +102,13 @@ class BrokerBench:
             **options,
         }
         return SfDaqBroker(self.part.url, name="sfdaq", pgroup=pgroup, **given)
+
+    def wait_for_writers(self):
+        """Return once they are idle: a fault is for the next request then, and not for an old one."""
+        deadline = time.monotonic() + 60
+        while self.part.site.messages.n_waiting:
+            assert time.monotonic() < deadline, "a writer does not end"
+            time.sleep(0.005)
 
     def last_run(self):
         path = self.raw / "run_info" / "LAST_RUN"

@@ -313,11 +313,12 @@ def test_assembled_stream_when_images_are_of_another_shape_then_stage_is_refused
 
 
 def test_messages_when_they_become_those_of_another_detector_then_the_failed_scan_says_so(
-    engine, part, tmp_path
+    engine, part, tmp_path, wait_for
 ):
     other = Jungfrau(part.endpoints, name="jf", directory=tmp_path, detector_name="JF05T02V01")
     other.timeout.put(0.3)
-    other.source._look = lambda settings: None  # nothing flowed while it was staged
+    counters = lambda: other.source.stream.counters  # noqa: E731
+    other.source._look = lambda settings: wait_for(lambda: counters()["foreign"], "messages")  # refuses none
     with pytest.raises(FailedStatus):
         engine(bp.count([other]))
     reason = engine.named("stop")[0]["reason"]
