@@ -76,13 +76,7 @@ class Flying(Device, ABC):
 
     @abstractmethod
     def kickoff(self) -> ActionStatus:
-        """Start a fly scan; what an earlier one left uncollected is taken back.
-
-        Returns
-        -------
-        ActionStatus
-            Done when the device is armed.
-        """
+        """Start a fly scan; what an earlier one left uncollected is taken back. Done when armed."""
 
     def complete(self) -> ActionStatus:
         """Return the status of the whole fly scan, the same one each time.

@@ -213,8 +213,9 @@ def set_dap_settings(
     """
     checked = check_dap_settings(detector, parameters)
     yield from bps.checkpoint()
-    change = broker.hardware.set_dap_settings
-    return (yield from call_broker(broker, change, detector=detector, parameters=checked))
+    change = broker.client.set_dap_settings
+    changed = yield from call_broker(broker, change, detector_name=detector, parameters=checked)
+    return changed and {name: list(pair) for name, pair in changed.items()}
 
 
 @plan

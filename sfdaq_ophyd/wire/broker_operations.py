@@ -15,7 +15,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from ..errors import RequestError
 from . import broker_reply as reply
-from .broker import Dialect, Service
+from .broker import RUN_LOG_LEVEL, Dialect, Service
 from .broker_parameters import (
     check_detector,
     check_int,
@@ -24,8 +24,9 @@ from .broker_parameters import (
     check_names,
     check_pgroup,
 )
-from .broker_request import RetrieveRequest, check_extra, pedestal_request
+from .broker_request import RetrieveRequest, check_extra
 from .broker_settings import check_dap_settings, check_hardware_settings, check_script
+from .pulse_id import check_rate_multiplicator
 
 Parameters = ParamSpec("Parameters")
 Reply = TypeVar("Reply")
@@ -175,9 +176,20 @@ def take_pedestal(
     extra: Mapping[str, Any] | None = None,
 ) -> Body:
     """Queue a pedestal. The beam must be off the detectors."""
-    return pedestal_request(
-        pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
-    )
+    expected = "a list with at least one detector name"
+    given = list(detectors) if isinstance(detectors, Mapping) else detectors
+    if not (names := check_items(given, "detectors", expected)):
+        raise RequestError("detectors", detectors, expected)
+    if not isinstance(pedestalmode, bool):
+        raise RequestError("pedestalmode", pedestalmode, "true or false")
+    return {
+        **check_extra(extra),
+        "pgroup": check_pgroup(pgroup),
+        "detectors": {check_detector(name, "detectors"): {} for name in names},
+        "rate_multiplicator": check_rate_multiplicator(rate_multiplicator),
+        "pedestalmode": pedestalmode,
+        "run_log_level": RUN_LOG_LEVEL,
+    }
 
 
 @_operation("broker", "GET", "GET", reply.pv_list, expected="pv_list")

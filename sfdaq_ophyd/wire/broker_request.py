@@ -1,4 +1,4 @@
-"""Requests of retrievals and pedestals (wire reference sf-daq-broker, sections 4.1, 4.6, 8)."""
+"""Requests of retrievals (wire reference sf-daq-broker, sections 4.1, 8)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RequestError
-from .broker import RUN_LOG_LEVEL
 from .broker_parameters import (
-    check_detector,
     check_detectors,
     check_int,
     check_items,
@@ -194,31 +192,6 @@ class RetrieveRequest:
             extra=extra,
             **{name: body.get(wire, ()) for name, wire in SOURCES.items()},
         )
-
-
-def pedestal_request(
-    pgroup: str,
-    detectors: Sequence[str],
-    *,
-    rate_multiplicator: int = 1,
-    pedestalmode: bool = False,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the body of take_pedestal, in the form both dialects take, with what today's writer needs."""
-    expected = "a list with at least one detector name"
-    given = list(detectors) if isinstance(detectors, Mapping) else detectors
-    if not (names := check_items(given, "detectors", expected)):
-        raise RequestError("detectors", detectors, expected)
-    if not isinstance(pedestalmode, bool):
-        raise RequestError("pedestalmode", pedestalmode, "true or false")
-    return {
-        **check_extra(extra),
-        "pgroup": check_pgroup(pgroup),
-        "detectors": {check_detector(name, "detectors"): {} for name in names},
-        "rate_multiplicator": check_rate_multiplicator(rate_multiplicator),
-        "pedestalmode": pedestalmode,
-        "run_log_level": RUN_LOG_LEVEL,
-    }
 
 
 def _check_scan_info(scan_info: Mapping[str, Any]) -> dict[str, Any]:

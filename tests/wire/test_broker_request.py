@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.wire.broker import MAX_BODY
+from sfdaq_ophyd.wire.broker_operations import take_pedestal
 from sfdaq_ophyd.wire.broker_parameters import check_detectors, encode_body, plain, traps
-from sfdaq_ophyd.wire.broker_request import RetrieveRequest, check_extra, pedestal_request
+from sfdaq_ophyd.wire.broker_request import RetrieveRequest, check_extra
 from sfdaq_ophyd.wire.pulse_id import RATE_MULTIPLICATORS, PulseRange
 
 PULSES = PulseRange(21_000_000_000, 21_000_000_099)
@@ -238,7 +239,7 @@ def test_extra_when_it_shadows_the_brokers_own_then_refused(key):
 
 
 def test_pedestal_when_asked_then_carries_what_todays_writer_needs():
-    body = pedestal_request("p12345", [JF], rate_multiplicator=2, extra={"client_request_id": "r"})
+    body = take_pedestal.request("p12345", [JF], rate_multiplicator=2, extra={"client_request_id": "r"})
     assert body["run_log_level"] == "INFO"
     assert body["detectors"] == {JF: {}}
     assert body["client_request_id"] == "r"
@@ -250,4 +251,4 @@ def test_pedestal_when_asked_then_carries_what_todays_writer_needs():
 )
 def test_pedestal_when_wrong_then_refused(detectors, fields):
     with pytest.raises(RequestError):
-        pedestal_request("p12345", detectors, **fields)
+        take_pedestal.request("p12345", detectors, **fields)

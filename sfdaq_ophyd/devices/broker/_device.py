@@ -17,7 +17,7 @@ from ..pulse_id import PulseId
 from ._hardware import Hardware, Trigger
 from ._late_registration import Catalog, register_late
 from ._pedestals import Pedestals
-from ._preflight import Check, Preflight, demand, table
+from ._preflight import Check, checks_of, demand, table
 from ._runner import BrokerRunner
 from ._service import Service
 from ._stepping import BrokerStepping
@@ -184,17 +184,20 @@ class SfDaqBroker(BrokerStepping):
 
     def preflight(self) -> list[Check]:
         """Check broker, pgroup, detectors, tag, pulse id, rate and pedestals; only reads."""
-        preflight = Preflight(self.client, self._measure_pulse_rate, self.beam_rate and self.beam_rate.get)
-        return preflight.run(self.check_settings(), float(self.max_pedestal_age.get()))
+
+        def pulse_rate() -> float:
+            return self.runner.pulse_id.check(timeout=float(self.timeout.get()), n_pulses=3)
+
+        beam_rate = self.beam_rate and self.beam_rate.get
+        return checks_of(
+            self.client, self.check_settings(), pulse_rate, beam_rate, float(self.max_pedestal_age.get())
+        )
 
     def pass_preflight(self) -> str:
         """Return the table of checks; PreflightFailed if one failed."""
         checks = self.preflight()
         demand(self.name, checks)
         return table(checks)
-
-    def _measure_pulse_rate(self) -> float:
-        return self.runner.pulse_id.check(timeout=float(self.timeout.get()), n_pulses=3)
 
     def destroy(self) -> None:
         """Follow no more files, and listen no more."""

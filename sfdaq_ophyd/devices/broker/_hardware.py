@@ -235,22 +235,6 @@ class Hardware:
             raise
         return None if changed is None else {name: list(pair) for name, pair in changed.items()}
 
-    def set_dap_settings(self, detector: str, parameters: Mapping[str, Any]) -> dict[str, list]:
-        """Change settings of the online analysis.
-
-        Parameters
-        ----------
-        detector : str
-        parameters : mapping
-
-        Returns
-        -------
-        dict of str to [old, new]
-            What changed.
-        """
-        changed = self._client.set_dap_settings(detector, parameters)
-        return {name: list(pair) for name, pair in changed.items()}
-
     def update_pv_list(self, add: Sequence[str] = (), remove: Sequence[str] = ()) -> dict[str, list[str]]:
         """Read the list of recorded PVs, merge, and write it only if it changes.
 

@@ -13,8 +13,9 @@ from event_model import ComposeDescriptor, RunStart
 from ...errors import RunNotFound, ServiceTimeout
 from ...limits import Limit
 from ._data_streams import data_streams
-from ._follower import Announced, FileFollower
-from ._run_table import ACCEPTED, RUN, RunTable, note_checked, read_rows, read_run
+from ._follower import FileFollower
+from ._run import announced
+from ._run_table import ACCEPTED, RUN, RunTable, read_rows, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def register_late(
     for path in uids:
         for row in read_rows(path):
             if row["state"] == ACCEPTED:
-                follower.follow(_announced(RunTable(path), row, file_timeout))
+                follower.follow(announced(RunTable(path), row, file_timeout))
     limit, wait = Limit(timeout), threading.Event()
     while follower.n_pending:
         if limit.reached():
@@ -135,20 +136,6 @@ def _column(run: Mapping[str, Any], key: str) -> Iterator[int]:
 
 def _waits(row: dict[str, Any]) -> bool:
     return not row["registered"] and "files" in row
-
-
-def _announced(table: RunTable, row: dict[str, Any], file_timeout: float) -> Announced:
-    asked = row["asked"]
-    return Announced(
-        row["index"],
-        {source: Path(path) for source, path in row["expected"].items()},
-        range(*asked["range"]) if "range" in asked else asked["ids"],
-        file_timeout,
-        Path(row["aligned"]),
-        note_checked(table, row["index"]),
-        row["gaps"],
-        row.get("names", {}),
-    )
 
 
 def _documents(uid: str, streams: list[tuple[str, Any]]) -> Iterator[tuple[str, dict]]:

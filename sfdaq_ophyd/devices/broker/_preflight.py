@@ -73,124 +73,122 @@ def demand(device: str, checks: list[Check]) -> None:
         raise PreflightFailed(device, failed, table(checks))
 
 
-class Preflight:
-    """All checks of one device.
+def checks_of(
+    client: BrokerClient,
+    request: RetrieveRequest,
+    pulse_rate: Callable[[], float],
+    beam_rate: Callable[[], float] | None,
+    max_pedestal_age: float,
+) -> list[Check]:
+    """Check everything a run with this request needs; only reads, and never raises SfdaqError.
 
     Parameters
     ----------
     client : BrokerClient
+    request : RetrieveRequest
     pulse_rate : callable
         Measures that the pulse-id PV counts, and returns its rate in Hz; raises SfdaqError.
     beam_rate : callable or None
         Returns the repetition rate of the beam in Hz, where there is a PV for it.
+    max_pedestal_age : float
+        s; 0 accepts any.
+
+    Returns
+    -------
+    list of Check
     """
+    checks = [_pgroup(client, request.pgroup)]
+    unreachable = checks[0].ok is False and "not reachable" in checks[0].found
+    if not unreachable and request.detectors:
+        checks += _detectors(client, request)
+    checks += [*_tag(request), _pulse_id(pulse_rate), *_rate(beam_rate, request), *_traps(request)]
+    checks += [_pedestal(client, name, request.pgroup, max_pedestal_age) for name in request.detectors]
+    return checks
 
-    def __init__(
-        self,
-        client: BrokerClient,
-        pulse_rate: Callable[[], float],
-        beam_rate: Callable[[], float] | None = None,
-    ):
-        self._client, self._pulse_rate, self._beam_rate = client, pulse_rate, beam_rate
 
-    def run(self, request: RetrieveRequest, max_pedestal_age: float) -> list[Check]:
-        """Check everything a run with this request needs; only reads, and never raises SfdaqError.
+def _pgroup(client: BrokerClient, pgroup: str) -> Check:
+    try:
+        number = client.get_current_run_number(pgroup)
+    except SfdaqError as exc:
+        return Check(
+            f"pgroup {pgroup}", str(exc), False, "Is the broker up, the pgroup there and still open?"
+        )
+    return Check(f"pgroup {pgroup}", f"open, last run number {number}")
 
-        Parameters
-        ----------
-        request : RetrieveRequest
-        max_pedestal_age : float
-            s; 0 accepts any.
 
-        Returns
-        -------
-        list of Check
-        """
-        checks = [self._pgroup(request.pgroup)]
-        unreachable = checks[0].ok is False and "not reachable" in checks[0].found
-        if not unreachable and request.detectors:
-            checks += self._detectors(request)
-        checks += [*self._tag(request), self._pulse_id(), *self._rate(request), *self._traps(request)]
-        checks += [self._pedestal(name, request.pgroup, max_pedestal_age) for name in request.detectors]
-        return checks
-
-    def _pgroup(self, pgroup: str) -> Check:
-        try:
-            number = self._client.get_current_run_number(pgroup)
-        except SfdaqError as exc:
-            return Check(
-                f"pgroup {pgroup}", str(exc), False, "Is the broker up, the pgroup there and still open?"
+def _detectors(client: BrokerClient, request: RetrieveRequest) -> Iterator[Check]:
+    try:
+        allowed = client.get_allowed_detectors().names
+        running = client.get_running_detectors()
+    except SfdaqError as exc:
+        yield Check("detectors", str(exc), False, "Does this beamline have detectors?")
+        return
+    for name in request.detectors:
+        if name not in allowed:
+            yield Check(
+                f"detector {name}", "not of this beamline", False, f"Choose out of {', '.join(allowed)}."
             )
-        return Check(f"pgroup {pgroup}", f"open, last run number {number}")
+        else:
+            yield _state(name, running)
 
-    def _detectors(self, request: RetrieveRequest) -> Iterator[Check]:
-        try:
-            allowed = self._client.get_allowed_detectors().names
-            running = self._client.get_running_detectors()
-        except SfdaqError as exc:
-            yield Check("detectors", str(exc), False, "Does this beamline have detectors?")
-            return
-        for name in request.detectors:
-            if name not in allowed:
-                yield Check(
-                    f"detector {name}", "not of this beamline", False, f"Choose out of {', '.join(allowed)}."
-                )
-            else:
-                yield _state(name, running)
 
-    def _tag(self, request: RetrieveRequest) -> Iterator[Check]:
-        tag = request.directory_tag
-        if tag is None:
-            return
-        cleaned = clean_tag(tag)
-        if cleaned == tag:
-            yield Check("user tag", repr(tag))
-            return
-        yield Check(
-            "user tag",
-            f"{tag!r} would become {cleaned!r} in the directory",
-            False,
-            "Use at most 50 letters, digits, _ - + . and end with a letter or digit.",
-        )
+def _tag(request: RetrieveRequest) -> Iterator[Check]:
+    tag = request.directory_tag
+    if tag is None:
+        return
+    cleaned = clean_tag(tag)
+    if cleaned == tag:
+        yield Check("user tag", repr(tag))
+        return
+    yield Check(
+        "user tag",
+        f"{tag!r} would become {cleaned!r} in the directory",
+        False,
+        "Use at most 50 letters, digits, _ - + . and end with a letter or digit.",
+    )
 
-    def _pulse_id(self) -> Check:
-        try:
-            rate = self._pulse_rate()
-        except SfdaqError as exc:
-            return Check("pulse id", str(exc), False, "Without its PV nothing is acquired.")
-        return Check("pulse id", f"counts at {rate:.0f} Hz")
 
-    def _rate(self, request: RetrieveRequest) -> Iterator[Check]:
-        if self._beam_rate is None:
-            return
-        factor = request.rate_multiplicator
-        try:
-            rate = float(self._beam_rate())
-        except (SfdaqError, TimeoutError, ValueError) as exc:
-            yield Check("rate multiplicator", f"{factor}; beam rate unknown ({exc})", None)
-            return
-        expected = round(PULSE_RATE / rate) if rate > 0 else 0
-        yield Check(
-            "rate multiplicator",
-            f"{factor}; the beam comes at {rate:g} Hz",
-            factor == expected if expected else None,
-            f"Set rate_multiplicator to {expected}.",
-        )
+def _pulse_id(pulse_rate: Callable[[], float]) -> Check:
+    try:
+        rate = pulse_rate()
+    except SfdaqError as exc:
+        return Check("pulse id", str(exc), False, "Without its PV nothing is acquired.")
+    return Check("pulse id", f"counts at {rate:.0f} Hz")
 
-    def _traps(self, request: RetrieveRequest) -> Iterator[Check]:
-        for trap in request.traps():
-            yield Check("parameters", trap, None)
 
-    def _pedestal(self, name: str, pgroup: str, limit: float) -> Check:
-        newest = newest_pedestal(self._client.sf_root, pgroup, name)
-        what = f"pedestal {name}"
-        required = limit > 0
-        if newest is None:
-            found = "none in this pgroup" if self._client.sf_root else "unknown: /sf is not mounted here"
-            return Check(what, found, False if required else None, "Take one with take_pedestal.")
-        path, age = newest
-        found = f"{age / 3600:.1f} h old, {path.name}"
-        return Check(what, found, not required or age <= limit, "Take a new one with take_pedestal.")
+def _rate(beam_rate: Callable[[], float] | None, request: RetrieveRequest) -> Iterator[Check]:
+    if beam_rate is None:
+        return
+    factor = request.rate_multiplicator
+    try:
+        rate = float(beam_rate())
+    except (SfdaqError, TimeoutError, ValueError) as exc:
+        yield Check("rate multiplicator", f"{factor}; beam rate unknown ({exc})", None)
+        return
+    expected = round(PULSE_RATE / rate) if rate > 0 else 0
+    yield Check(
+        "rate multiplicator",
+        f"{factor}; the beam comes at {rate:g} Hz",
+        factor == expected if expected else None,
+        f"Set rate_multiplicator to {expected}.",
+    )
+
+
+def _traps(request: RetrieveRequest) -> Iterator[Check]:
+    for trap in request.traps():
+        yield Check("parameters", trap, None)
+
+
+def _pedestal(client: BrokerClient, name: str, pgroup: str, limit: float) -> Check:
+    newest = newest_pedestal(client.sf_root, pgroup, name)
+    what = f"pedestal {name}"
+    required = limit > 0
+    if newest is None:
+        found = "none in this pgroup" if client.sf_root else "unknown: /sf is not mounted here"
+        return Check(what, found, False if required else None, "Take one with take_pedestal.")
+    path, age = newest
+    found = f"{age / 3600:.1f} h old, {path.name}"
+    return Check(what, found, not required or age <= limit, "Take a new one with take_pedestal.")
 
 
 def _state(name: str, running: RunningDetectors) -> Check:

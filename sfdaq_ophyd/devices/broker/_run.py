@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ...wire.broker_reply import Retrieval
-from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
-from ._run_table import RunTable
+from ._follower import Announced
+from ._run_table import COMPLETE, FAILED, RunTable
 from ._scan_info import Axis, Point, axes_of, scan_info
 
 
@@ -80,24 +82,6 @@ class AcceptedAcquisition:
         }
 
 
-def frames_of(request: RetrieveRequest) -> range | list[int]:
-    """Return the pulses that have a frame when none is lost.
-
-    Parameters
-    ----------
-    request : RetrieveRequest
-
-    Returns
-    -------
-    range or list of int
-    """
-    if request.selected_pulse_ids:
-        return sorted(request.selected_pulse_ids)
-    inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
-    step = request.rate_multiplicator
-    return range(-(-inner.first // step) * step, inner.last + 1, step)
-
-
 def request_labels(run_uid: str = "", **more: Any) -> dict[str, Any]:
     """Return the fields of a request that only say whose it is; each time with a new request id.
 
@@ -114,3 +98,40 @@ def request_labels(run_uid: str = "", **more: Any) -> dict[str, Any]:
     """
     uid = {"bluesky_run_uid": run_uid} if run_uid else {}
     return {"client_name": "sfdaq_ophyd", "client_request_id": str(uuid.uuid4()), **uid, **more}
+
+
+def announced(
+    table: RunTable, row: Mapping[str, Any], timeout: float, heard_as: Mapping[str, str] | None = None
+) -> Announced:
+    """Return the files of an acquisition, to be followed and noted.
+
+    Parameters
+    ----------
+    table : RunTable
+    row : mapping
+        What it says of the acquisition.
+    timeout : float
+        s; see `Announced`.
+    heard_as : mapping of str to str, optional
+        Source to what the file is called on the status exchange.
+
+    Returns
+    -------
+    Announced
+    """
+
+    def note(found: list[dict], failures: dict[str, str]) -> None:
+        table.write(FAILED if failures else COMPLETE, row["index"], found=found, failures=failures)
+
+    asked = row["asked"]
+    return Announced(
+        row["index"],
+        {source: Path(path) for source, path in row["expected"].items()},
+        range(*asked["range"]) if "range" in asked else asked["ids"],
+        timeout,
+        Path(row["aligned"]),
+        note,
+        row["gaps"],
+        row.get("names", {}),
+        dict(heard_as or {}),
+    )

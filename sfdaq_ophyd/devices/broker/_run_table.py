@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,27 +54,6 @@ class RunTable:
     def rows(self) -> list[dict[str, Any]]:
         """Return the acquisitions in order: all facts about each, and `state`, the last one that counts."""
         return read_rows(self.path)
-
-
-def note_checked(table: RunTable, index: int) -> Callable[[list[dict], dict[str, str]], None]:
-    """Return what notes the files of an acquisition once they are checked.
-
-    Parameters
-    ----------
-    table : RunTable
-    index : int
-        Of the acquisition.
-
-    Returns
-    -------
-    callable
-        Takes the data found, and failures by file.
-    """
-
-    def note(found: list[dict], failures: dict[str, str]) -> None:
-        table.write(FAILED if failures else COMPLETE, index, found=found, failures=failures)
-
-    return note
 
 
 def _read_lines(path: str | Path) -> Iterator[dict[str, Any]]:

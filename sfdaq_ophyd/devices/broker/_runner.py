@@ -26,9 +26,8 @@ from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from ._data_streams import data_streams
-from ._follower import Announced
 from ._pedestals import read_object
-from ._run import AcceptedAcquisition, BrokerRun, frames_of, request_labels
+from ._run import AcceptedAcquisition, BrokerRun, announced, request_labels
 from ._run_numbers import RunNumbers
 from ._run_table import (
     ACCEPTED,
@@ -39,7 +38,6 @@ from ._run_table import (
     UNKNOWN,
     arrays,
     is_gap_free,
-    note_checked,
 )
 from ._scan_info import Point
 from ._service import JobStatus
@@ -210,29 +208,18 @@ class BrokerRunner(RunNumbers):
         """Note what was accepted, with all that is needed to follow its files, and follow them."""
         index, run, settings = accepted.index, accepted.run, self._settings()
         files, gaps = self._expected(request, accepted.retrieval, settings)
-        frames = frames_of(request)
         asked = {PVDATA: request.pvs, BSDATA: request.channels, CAMERAS: request.cameras}
-        names: dict[str, Sequence[str]] = {
-            source: list(given) for source, given in asked.items() if source in files
+        facts = {
+            "expected": {source: str(path) for source, path in files.items()},
+            "gaps": gaps,
+            "names": {source: list(given) for source, given in asked.items() if source in files},
+            "aligned": str(self.directory / run.pgroup / f"run{padded(run.number)}-aligned"),
+            "asked": _asked(request),
         }
-        aligned = self.directory / run.pgroup / f"run{padded(run.number)}-aligned"
-        run.table.write(
-            ACCEPTED,
-            index,
-            **accepted.values,
-            asked_at=accepted.time,
-            expected={source: str(path) for source, path in files.items()},
-            gaps=gaps,
-            names=names,
-            aligned=str(aligned),
-            asked={"range": [frames.start, frames.stop, frames.step]}
-            if isinstance(frames, range)
-            else {"ids": frames},
-        )
-        note = note_checked(run.table, index)
+        run.table.write(ACCEPTED, index, **accepted.values, asked_at=accepted.time, **facts)
         heard_as = dict(zip(files, accepted.retrieval.files))
-        timeout = float(settings.file_timeout)
-        self.follower.follow(Announced(index, files, frames, timeout, aligned, note, gaps, names, heard_as))
+        row = {"index": index, **facts}
+        self.follower.follow(announced(run.table, row, float(settings.file_timeout), heard_as))
 
     def _expected(
         self, request: RetrieveRequest, retrieval: Retrieval, settings: Settings
@@ -331,3 +318,12 @@ class BrokerRunner(RunNumbers):
                     got=worst["n_got"],
                     missing=worst["missing"],
                 )
+
+
+def _asked(request: RetrieveRequest) -> dict[str, list[int]]:
+    """Return the pulses that have a frame when none is lost, as the run table has them."""
+    if request.selected_pulse_ids:
+        return {"ids": sorted(request.selected_pulse_ids)}
+    inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
+    step = request.rate_multiplicator
+    return {"range": [-(-inner.first // step) * step, inner.last + 1, step]}
