@@ -216,6 +216,23 @@ class Parameter:
             raise RequestError(name, value, f"{_span(self.minimum, self.maximum)} {self.unit}".rstrip())
 
 
+def typed(value: object, kind: str) -> Any:
+    """Return a parameter's value as a ``"number"``, ``"integer"``, ``"boolean"`` or ``"string"``.
+
+    None where it is none: servers write ``null``, ``""`` or ``[]`` for what they do not know. Whole floats are
+    integers, 0 and 1 booleans, and numbers text too: firmware differs in what it calls them.
+    """
+    if kind == "string":
+        return value if isinstance(value, str) else str(value) if isinstance(value, int | float) else None
+    if not isinstance(value, int | float) or not abs(value) <= NO_LIMIT:
+        return None
+    if kind == "boolean":
+        return bool(value) if value in (0, 1) else None
+    if isinstance(value, bool) or (kind == "integer" and (value != int(value) or abs(value) >= 2**63)):
+        return None
+    return int(value) if kind == "integer" else value
+
+
 def parse_changed(body: bytes, name: str) -> list[str]:
     """Read the reply to a PUT of `name`: the parameters that changed or may have changed.
 

@@ -210,3 +210,19 @@ def test_invalid_pixels_when_shapes_or_types_do_not_fit_then_shape_error():
         first_sentinel("i4")
     with pytest.raises(ShapeError):
         invalid_pixels(np.zeros((2, 3), "u2"), np.zeros((3, 2), "u4"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("number", [(1, 1), (0.5, 0.5), (True, None), ("0.5", None), ([], None), (float("nan"), None)]),
+        ("number", [(float("inf"), None), (10**400, None), (-3.4e38, None), (None, None)]),
+        ("integer", [(7, 7), (7.0, 7), (7.5, None), (2**63, None), (True, None), ("7", None), ({}, None)]),
+        ("boolean", [(True, True), (0, False), (1.0, True), (2, None), ("true", None)]),
+        ("string", [("", ""), ("ints", "ints"), (1.8, "1.8"), ([], None), (None, None)]),
+    ],
+)
+def test_typed_when_a_value_is_of_another_kind_then_none_of_ours_is_made_up(kind, values):
+    for value, expected in values:
+        found = simplon.typed(value, kind)
+        assert (found, type(found)) == (expected, type(expected)), value

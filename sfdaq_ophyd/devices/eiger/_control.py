@@ -149,15 +149,24 @@ class EigerControl:
         return DetectorStateError(f"{self.name}: the detector is in state '{state}'{told}; {advice}")
 
     def read(self, module: str, name: str) -> Parameter | None:
-        """Return a config parameter; None where this detector does not have it."""
+        """Return a config parameter; None where this detector does not have it.
+
+        Some servers have no 404 for that, but a failure: then their list of names tells.
+        """
         try:
             return self.client.get(module, "config", name)
         except ServiceRefused as exc:
-            if exc.code != 404:
+            if exc.code != 404 and ((exc.code or 0) < 500 or self._lists(module, name)):
                 raise
             if module == "detector" and self.is_uninitialized():
                 raise self.state_error(DetectorState.NA) from exc
             return None
+
+    def _lists(self, module: str, name: str) -> bool:
+        try:
+            return name in self.client.keys(module, "config")
+        except SfdaqError:
+            return True  # for all that is known
 
     def is_uninitialized(self) -> bool:
         """Whether the detector was not initialized since it started: it has no configuration then."""

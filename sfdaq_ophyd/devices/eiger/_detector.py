@@ -17,6 +17,7 @@ from ...clients.simplon import ARM_TIMEOUT, SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceTimeout, ServiceUnreachable, SfdaqError, shown_url
 from ...limits import Limit
 from ...wire.frame import FrameFormat
+from ...wire.simplon import typed
 from .._acquisition import LossPolicy, Rules
 from .._detector import Detector
 from .._source import Request
@@ -289,10 +290,13 @@ class Eiger(EigerSignals, Detector):
         raise RequestError(signal.name, value, expected)
 
     def _shorten_frame_time(self, exposure_time: float) -> list[str]:
-        readout = self.client.get("detector", "config", "detector_readout_time").value
+        readout = typed(self.client.get("detector", "config", "detector_readout_time").value, "number")
         now = self.client.get("detector", "config", "frame_time")
+        frame_time = typed(now.value, "number")
+        if readout is None or frame_time is None:
+            return []
         shortest = max(exposure_time + readout, now.minimum or 0.0)
-        return self.client.put("detector", "frame_time", shortest) if now.value > shortest else []
+        return self.client.put("detector", "frame_time", shortest) if frame_time > shortest else []
 
     def _acquire(self, request: Request, rules: Rules, **callbacks: Any) -> None:
         try:

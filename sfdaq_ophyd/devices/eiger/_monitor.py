@@ -11,6 +11,7 @@ from ...clients.simplon import MonitorFrame, SimplonClient
 from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
+from ...wire.simplon import typed
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
@@ -105,7 +106,7 @@ class MonitorSource(SeriesSource):
     def _room_for(self, n_frames: int) -> dict[str, object]:
         room = min(max(n_frames, 100), LARGEST_BUFFER)
         buffer_size = self.control.read("monitor", "buffer_size")
-        if buffer_size is None or buffer_size.value >= room:
+        if buffer_size is None or (typed(buffer_size.value, "integer") or 0) >= room:
             return {}
         return {"monitor/config/buffer_size": room}
 

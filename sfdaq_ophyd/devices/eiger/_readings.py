@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...errors import DetectorStateError
+from ...wire.eiger_stream import MAX_SIDE
 from ...wire.frame import FrameFormat
+from ...wire.simplon import BIT_DEPTHS, typed
 from ._control import EigerControl
 from ._series import FrameStatistics
 
@@ -39,17 +42,24 @@ class Times:
 def read_times(control: EigerControl) -> Times:
     """Read the times the detector is set to."""
     names = ("frame_time", "count_time", "trigger_start_delay")
-    parameters = (control.read("detector", name) for name in names)
-    return Times(*(float(p.value) if p is not None and p.value else 0.0 for p in parameters))
+    return Times(*(max(0.0, float(_read(control, name, "number") or 0.0)) for name in names))
 
 
 def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
     """Read shape (y, x) and bit depth; None where there is no detector module to ask."""
-    names = ("y_pixels_in_detector", "x_pixels_in_detector", "bit_depth_image")
-    found = [parameter for name in names if (parameter := control.read("detector", name)) is not None]
-    if len(found) < len(names):
-        return None
-    height, width, bits = (parameter.value for parameter in found)
+    sizes = range(1, MAX_SIDE + 1)
+    expected = {"y_pixels_in_detector": sizes, "x_pixels_in_detector": sizes, "bit_depth_image": BIT_DEPTHS}
+    found = {name: control.read("detector", name) for name in expected}
+    values = []
+    for name, parameter in found.items():
+        if parameter is None:
+            return None
+        values.append(typed(parameter.value, "integer"))
+        if values[-1] not in expected[name]:
+            wanted = f"1 to {MAX_SIDE}" if expected[name] is sizes else f"one of {BIT_DEPTHS}"
+            told = f"{control.name}: detector/config/{name} is {parameter.value!r:.80}"
+            raise DetectorStateError(f"{told}, expected {wanted}")
+    height, width, bits = values
     return (height, width), bits
 
 
@@ -91,10 +101,15 @@ def differs(now: FrameFormat, before: FrameFormat) -> str:
 
 def make_statistics(control: EigerControl, dtype: str, exclude_masked: bool) -> FrameStatistics:
     """Return what computes the numbers; fetches the pixel mask where the detector does not apply it."""
-    cutoff = control.read("detector", "countrate_correction_count_cutoff")
-    applied = control.read("detector", "pixel_mask_applied")
+    cutoff = _read(control, "countrate_correction_count_cutoff", "integer")
     mask = None
-    if exclude_masked and applied is not None and applied.value is False:
+    if exclude_masked and _read(control, "pixel_mask_applied", "boolean") is False:
         mask = control.client.get_array("pixel_mask")
         mask = mask if mask.size else None  # a server without one
-    return FrameStatistics(dtype, None if cutoff is None else cutoff.value, exclude_masked, mask)
+    return FrameStatistics(dtype, cutoff, exclude_masked, mask)
+
+
+def _read(control: EigerControl, name: str, kind: str) -> Any:
+    """Return a value of the detector's config; None where it does not tell one of this kind."""
+    parameter = control.read("detector", name)
+    return None if parameter is None else typed(parameter.value, kind)

@@ -14,6 +14,7 @@ from ophyd.utils import ReadOnlyError
 
 from ...clients.simplon import SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
+from ...wire.simplon import typed
 from ...wire.simplon_states import DetectorState
 from .._status import ActionStatus, naming, refuse_while_staged
 from ._series import Readout
@@ -94,7 +95,8 @@ class SimplonSignal(Signal):
         except SfdaqError as exc:
             naming(exc, self.name)
             raise
-        return self._keep(_UNKNOWN[self._dtype] if value is None else value)
+        known = typed(value, self._dtype)
+        return self._keep(_UNKNOWN[self._dtype] if known is None else known)
 
     def _ask(self):
         client = self.parent.client

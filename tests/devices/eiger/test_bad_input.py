@@ -11,6 +11,7 @@ from ophyd.sim import SynAxis, det
 
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import RequestError, ServiceRefused, ServiceUnreachable, SfdaqError
+from sfdaq_ophyd.wire.simplon import Parameter
 from sfdaq_ophyd.wire.simplon_states import DetectorState
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
@@ -169,3 +170,47 @@ def test_stage_when_it_fails_half_way_then_the_monitor_is_as_found(part, eiger):
     eiger.unstage()
     eiger.stop()
     check_as_found(part, eiger.client)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("frame_time", ["abc", [1], float("inf"), -1.0, None], ""),
+        ("count_time", ["", {}, True], ""),
+        ("countrate_correction_count_cutoff", ["x", None, 0.5], ""),
+        ("pixel_mask_applied", [None, [], 0.5], ""),
+        ("bit_depth_image", [12, "16", None, 2**70], "config/bit_depth_image is"),
+        ("x_pixels_in_detector", [0, -4, "48", 10**9, 1e999], "config/x_pixels_in_detector is"),
+    ],
+)
+def test_point_when_a_parameter_is_odd_then_as_if_unknown_or_told_by_name(part, eiger, name, values, told):
+    ask = eiger.client.get
+
+    def answer(module, task, wanted, *args):
+        return Parameter(value) if wanted == name else ask(module, task, wanted, *args)
+
+    eiger.client.get = answer
+    for value in values:
+        if told:
+            _, errors = fails_in_time(interruptible(), lambda: bp.count([eiger]))
+            assert any(told in str(error) and repr(value) in str(error) for error in errors)
+        else:
+            check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    del eiger.client.get
+    check_as_found(part, eiger.client)
+
+
+def test_point_when_a_server_fails_for_names_it_does_not_have_then_they_are_absent(part, eiger):
+    absent = {"threshold/2/mode", "threshold/difference/mode", "trigger_start_delay"}
+    ask, keys = eiger.client.get, eiger.client.keys("detector", "config")
+
+    def answer(module, task, name, *args):
+        if name in absent:
+            raise ServiceRefused(f"GET {name}", url=part.url, said="Internal Server Error", code=500)
+        return ask(module, task, name, *args)
+
+    eiger.client.get = answer
+    eiger.client.keys = lambda module, task: [name for name in keys if name not in absent]
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    eiger.client.keys = lambda module, task: keys
+    fails_in_time(interruptible(), lambda: bp.count([eiger]))
