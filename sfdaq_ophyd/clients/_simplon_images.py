@@ -20,6 +20,9 @@ LARGEST_IMAGE = 256 * 2**20
 N_BUFFERS = 4
 """Images whose memory is used again: fresh pages cost a third of a fetch."""
 
+ON_THE_WAY = 0.05
+"""s that a request may be on its way, before the server begins to wait."""
+
 NO_IMAGE = (204, 408)
 """Codes that say "no image now"; both are normal."""
 
@@ -85,6 +88,7 @@ class ImageFetcher:
     def __init__(self, url: str, timeout: float):
         self._http = HttpClient(url, name="SIMPLON", timeout=timeout)
         self._lock = threading.Lock()
+        self._asked_until = 0.0  # s of the monotonic clock: till then the server may wait for an image for us
         self._ring: Ring | None = None
 
     def fetch(self, path: str, wait: float = 0.0) -> MonitorFrame | None:
@@ -100,12 +104,14 @@ class ImageFetcher:
         """
 
         def read(reply: Reply) -> MonitorFrame | None:
+            self._asked_until = 0.0
             if reply.code in NO_IMAGE:
                 return None
             if reply.code != 200:
                 raise ServiceRefused(f"GET {path}", url=self._http.url, said=reply.text, code=reply.code)
             return _decode(reply.content, reply.content_type, f"GET {path} of {self._http.url}")
 
+        self._asked_until = time.monotonic() + wait + ON_THE_WAY
         try:
             return self._http.request(
                 "GET",
@@ -125,6 +131,10 @@ class ImageFetcher:
     def interrupt(self) -> None:
         """Break off the requests under way: they raise `ServiceUnreachable` at once."""
         self._http.interrupt()
+
+    def wait_out(self) -> None:
+        """Return once the server waits no more on behalf of a request that was broken off."""
+        time.sleep(max(0.0, self._asked_until - time.monotonic()))
 
     def close(self) -> None:
         """Close the connections not in use. Safe twice; the next request opens new ones."""

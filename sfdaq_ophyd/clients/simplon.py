@@ -237,6 +237,13 @@ class SimplonClient(SimplonCalls):
         self._images.interrupt()
         self.files.interrupt()
 
+    def wait_out_images(self) -> None:
+        """Return once the server waits no more for an image on behalf of a request that was broken off.
+
+        It would take the image, and give it to nobody. Returns at once where there was no such request.
+        """
+        self._images.wait_out()
+
     def close(self) -> None:
         """Close the connections. Safe twice; the next call opens new ones."""
         self._http.close()

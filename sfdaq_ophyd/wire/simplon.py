@@ -219,8 +219,8 @@ class Parameter:
 def typed(value: object, kind: str) -> Any:
     """Return a parameter's value as a ``"number"``, ``"integer"``, ``"boolean"`` or ``"string"``.
 
-    None where it is none: servers write ``null``, ``""`` or ``[]`` for what they do not know. Whole floats are
-    integers, 0 and 1 booleans, and numbers text too: firmware differs in what it calls them.
+    None where it is none: servers write ``null``, ``""`` or ``[]`` for what they do not know. Whole floats
+    are integers, 0 and 1 booleans, and numbers text too: firmware differs in what it calls them.
     """
     if kind == "string":
         return value if isinstance(value, str) else str(value) if isinstance(value, int | float) else None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -231,6 +233,30 @@ def test_get_array_when_a_server_has_none_then_it_is_empty():
 def test_get_array_when_it_is_none_then_wire_error(value):
     with serving(reply_with(200, json.dumps({"value": value}).encode())) as url, pytest.raises(WireError):
         SimplonClient(url, "1.8.0", timeout=60).get_array("pixel_mask")
+
+
+def test_next_image_when_broken_off_then_waited_out_the_server_gives_no_image_to_nobody():
+    image, images, asked = encode(np.zeros((2, 2), "u2"), TiffTags(1, 0, "0" * 26, 10**18)), [], queue.Queue()
+    news = threading.Condition()
+
+    def answer(handler):  # never looks whether its client is still there
+        asked.put(handler.path)
+        with news:
+            there = news.wait_for(lambda: images, float(handler.path.rpartition("=")[2]) / 1000)
+            code, body = (200, images.pop()) if there else (408, b"")
+        reply_with(code, body)(handler)
+
+    with serving(answer) as url, ThreadPoolExecutor(1) as pool:
+        client = SimplonClient(url, "1.8.0", timeout=60)
+        broken_off = pool.submit(client.next_image, 0.3)
+        asked.get(timeout=30)
+        client.interrupt()
+        assert isinstance(broken_off.exception(30), ServiceUnreachable)
+        client.wait_out_images()
+        with news:
+            images.append(image)
+            news.notify_all()
+        assert client.next_image(10.0).event_id == "1_0"
 
 
 # ---- commands

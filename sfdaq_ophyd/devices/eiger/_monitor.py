@@ -259,6 +259,7 @@ class MonitorSource(SeriesSource):
 
     def _drop_old(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""
+        self.client.wait_out_images()
         try:
             n_buffered = len(self.client.image_list())
         except ServiceRefused:

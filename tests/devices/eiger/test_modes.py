@@ -321,3 +321,13 @@ det.timeout.put(3.0)
     client.initialize()  # series count from 1
     assert scan_suspended(make, 3, seconds=5.0) == ["1_0", "1_1", "1_2"]
     client.initialize()
+
+
+def test_arm_when_a_request_for_an_image_was_broken_off_then_it_is_waited_out_before(part, tmp_path):
+    eiger = make_eiger(part, tmp_path)
+    armed = []
+    eiger.client.wait_out_images = lambda: armed.append(
+        any(entry.path.endswith("command/arm") for entry in part.requests.entries())
+    )
+    check_run(drive(interruptible(), lambda: bp.count([eiger], 2)), 2, stamp_of=stamp_of)
+    assert armed == [False]
