@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 OPEN_SERIES = "detector/command/disarm"
 """What is owed while a series of ours could not be ended."""
 
+UID_LENGTH = 64
+"""Of a series' unique id at the most; a detector's is a ULID of 26."""
+
 
 class EigerControl:
     """Configure, arm and disarm one detector, and leave it as it was found. Safe from several threads.
@@ -44,7 +47,7 @@ class EigerControl:
         self.client, self.name, self.debts = client, name, debts
         self.series_id: int | None = None
         self.session: dict[str, object] = {}
-        self._last_series = 0
+        self._last_series, self._uid_before = 0, ""
         self._found: dict[str, tuple[object, object]] = {}  # what was there, what was set
         self._lock = threading.RLock()
         self._touched = False
@@ -204,6 +207,7 @@ class EigerControl:
 
     def arm(self) -> int:
         """Open a series."""
+        self._uid_before = self._uid()
         with self._lock:
             self._touched = True
         series_id = self.client.arm()
@@ -211,6 +215,18 @@ class EigerControl:
             self._touched, self.series_id = True, series_id
         logger.info("%s: armed, series %d", self.name, series_id)
         return series_id
+
+    def told_uid(self) -> str:
+        """Return the unique id of the open series; empty if none is told, or still that of the one before."""
+        uid = self._uid()
+        return "" if uid == self._uid_before else uid
+
+    def _uid(self) -> str:
+        try:
+            uid = self.client.get("detector", "status", "series_unique_id").value
+        except SfdaqError:
+            return ""
+        return uid if isinstance(uid, str) and len(uid) <= UID_LENGTH else ""
 
     def disarm(self) -> None:
         """End the series and keep its data."""

@@ -29,12 +29,12 @@ from ...wire.simplon import event_id
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from ..debts import Debts
+from ._control import UID_LENGTH
 from ._file_folder import FileFolder, data_file, master_file
 from ._file_wait import FileWait
 from ._readings import n_images_per_exposure
 from ._series import EigerSettings
 from ._source import SeriesSource
-from ._stream import UID_LENGTH
 from ._triggers import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
@@ -149,15 +149,7 @@ class FilesSource(SeriesSource):
         self._n_files = self._n_taken = 0
         self._held.clear()
         self._master, self._told = None, EigerMasterFile()
-        self._uid = self._told_uid()
-
-    def _told_uid(self) -> str:
-        """Return the unique id of the series, as the detector says; empty where it does not."""
-        try:
-            uid = self.client.get("detector", "status", "series_unique_id").value
-        except SfdaqError:
-            return ""
-        return uid[:UID_LENGTH] if isinstance(uid, str) else ""
+        self._uid = self.control.told_uid()
 
     # frames of our own series
 

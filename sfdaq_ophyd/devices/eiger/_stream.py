@@ -14,7 +14,7 @@ import numpy as np
 
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...clients.simplon import SimplonClient
-from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
+from ...errors import DetectorStateError, ServiceTimeout, ShapeError, WireError
 from ...limits import Limit
 from ...wire.compression import check_blocks
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
@@ -22,6 +22,7 @@ from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ..debts import Debts
+from ._control import UID_LENGTH
 from ._numbers import NumbersAside
 from ._readings import has_difference, make_statistics, n_images_per_exposure
 from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
@@ -36,9 +37,6 @@ LONGEST_REST = 5.0
 
 READ_ON = 10.0
 """s for which at the most the rest of an ended series is read."""
-
-UID_LENGTH = 64
-"""Of a series' unique id; a detector's is a ULID of 26."""
 
 ENERGIES = ("photon_energy", "threshold_energy", "threshold/2/energy")
 """What mask and flat field hang on."""
@@ -168,17 +166,10 @@ class StreamSource(SeriesSource):
 
     def _begin_series(self, series_id: int) -> None:
         self._order.start(series_id)
-        self._order.uid = self._told_uid()
+        uid = self.control.told_uid()
+        self._order.uid = "" if self._order.is_past(uid) else uid
         self._n_refused, self._last_time, self._unfinished = 0, -math.inf, True
         self._n_odd = self.stream.counters["unparsable"]
-
-    def _told_uid(self) -> str:
-        """Return the unique id of the series, as the detector says; empty where it does not."""
-        try:
-            uid = self.client.get("detector", "status", "series_unique_id").value
-        except SfdaqError:
-            return ""
-        return uid if isinstance(uid, str) and not self._order.is_past(uid) else ""
 
     def _connect(self) -> None:
         """Return once the stream is connected: what is sent before goes to nobody."""

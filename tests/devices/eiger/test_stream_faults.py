@@ -17,6 +17,7 @@ from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
+from sfdaq_ophyd.wire.simplon import Parameter
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import check_as_found, make_eiger, stamp_of
@@ -313,13 +314,28 @@ def test_run_when_numbers_begin_anew_and_no_unique_id_is_told_then_old_frames_ar
     for change in (keep, after_start):
         part.restart()
         line.change = change
-        part.fail_next("error", path="series_unique_id", code=404, count=1)
+        part.fail_next("error", path="series_unique_id", code=404, count=2)
         run = drive(interruptible(), fly_scan(eiger, 3))
         check_run(run, 3, stamp_of=stamp_of)
         ids.append([row["eiger_event_id"] for row in rows_of(run)])
     assert ids[0] == ids[1] == ["1_0", "1_1", "1_2"]
     assert eiger.n_stale.get() == 1 and not part.faults.armed
     eiger.exposure_time.put(0.002)
+
+
+@pytest.mark.parametrize("told", ["01AN4Z07BY79KA1307SR9X4MV3", "x" * 100_000, 7])
+def test_run_when_the_unique_id_told_is_not_yet_that_of_the_series_then_frames_are_known_by_their_own(
+    part, eiger, told
+):
+    ask = eiger.client.get
+
+    def answer(module, task, name, *args):
+        return Parameter(told) if name == "series_unique_id" else ask(module, task, name, *args)
+
+    eiger.client.get = answer
+    run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    assert {row["eiger_series_uid"] for row in rows_of(run)} == {next(reversed(eiger.source.stream.series))}
 
 
 def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(make_part, tmp_path):
