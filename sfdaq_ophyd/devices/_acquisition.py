@@ -103,15 +103,17 @@ class Crew:
     ----------
     name : str
         Of the device.
+    stays : callable
+        See `Worker`.
     """
 
-    def __init__(self, name: str):
-        self.source, self.frames = Worker(f"{name} source"), Worker(f"{name} frames")
-        self.writes = Worker(f"{name} write")
+    def __init__(self, name: str, stays: Callable[[], bool]):
+        self._all = [Worker(f"{name} {what}", stays) for what in ("source", "frames", "write")]
+        self.source, self.frames, self.writes = self._all
 
     def end(self) -> None:
         """Let them go. Safe twice; what is to be done afterwards gets new ones."""
-        for worker in (self.source, self.frames, self.writes):
+        for worker in self._all:
             worker.end()
 
 

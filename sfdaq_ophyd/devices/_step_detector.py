@@ -79,7 +79,7 @@ class StepDetector(Device):
         self.directory = Path(directory)
         self._threads, self._sync_period = threads, sync_period
         self._store: PointStore | None = None
-        self._crew = Crew(name)
+        self._crew = Crew(name, lambda: self.is_staged)
         self.failure: Exception | None = None
         self._acquisition: Acquisition | None = None
         self._exposure: ActionStatus | None = None

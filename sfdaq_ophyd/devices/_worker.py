@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 JOIN_TIMEOUT = 15.0
 """s within which what was given up must end."""
 
-IDLE = 600.0
-"""s without a job after which a thread goes that nobody has ended; the next job gets a new one."""
+IDLE = 10.0
+"""s without a job after which a thread goes that is not to stay; the next job gets a new one."""
 
 
 def ends_within(ended: threading.Event, seconds: float) -> bool:
@@ -52,10 +52,12 @@ class Worker:
     ----------
     name : str
         Of the thread.
+    stays : callable
+        Returns whether the thread stays however long it is idle, as in a run.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, stays: Callable[[], bool] = lambda: False):
+        self.name, self._stays = name, stays
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -128,7 +130,7 @@ class Worker:
                 return jobs.get(timeout=IDLE)
             except queue.Empty:
                 with self._lock:
-                    if jobs is self._jobs and jobs.empty():
+                    if jobs is self._jobs and jobs.empty() and not self._stays():
                         self._thread = None
                         return None
 
@@ -140,10 +142,13 @@ class Workers:
     ----------
     name : str
         Of the threads.
+    stays : callable
+        See `Worker`.
     """
 
-    def __init__(self, name: str):
-        self._name, self._idle, self._busy = name, deque[Worker](), set[Worker]()
+    def __init__(self, name: str, stays: Callable[[], bool]):
+        self._name, self._stays = name, stays
+        self._idle, self._busy = deque[Worker](), set[Worker]()
 
     @property
     def n_open(self) -> int:
@@ -162,7 +167,7 @@ class Workers:
         try:
             worker = self._idle.pop()
         except IndexError:
-            worker = Worker(self._name)
+            worker = Worker(self._name, self._stays)
 
         def work() -> None:
             try:

@@ -46,6 +46,20 @@ def test_worker_when_idle_for_long_then_its_thread_goes_and_the_next_job_gets_an
     assert ends_within(worker.do(lambda: None), 10)
 
 
+def test_worker_when_it_is_to_stay_then_its_thread_outlives_long_idle_times_until_it_is_not(
+    wait_for, monkeypatch
+):
+    monkeypatch.setattr("sfdaq_ophyd.devices._worker.IDLE", 0.01)
+    stays, asked = threading.Event(), []
+    stays.set()
+    worker = Worker("test worker", lambda: asked.append(1) or stays.is_set())
+    worker.do(lambda: None)
+    wait_for(lambda: len(asked) > 3, "idle times to pass")
+    assert len(alive()) == 1
+    stays.clear()
+    wait_for(lambda: not alive(), "the idle thread to go")
+
+
 def test_worker_when_a_job_raises_then_it_is_told_and_the_next_one_is_done(worker, caplog):
     assert ends_within(worker.do(lambda: 1 / 0), 10)
     assert ends_within(worker.do(lambda: None), 10)
@@ -68,7 +82,7 @@ def test_worker_when_ended_by_its_own_job_then_nothing_waits_for_itself(worker):
 
 
 def test_workers_when_the_end_of_the_job_before_is_told_then_its_thread_takes_the_next():
-    workers, seen = Workers("test workers"), []
+    workers, seen = Workers("test workers", lambda: True), []
     for _ in range(50):
         told = threading.Event()
 
@@ -85,7 +99,7 @@ def test_workers_when_the_end_of_the_job_before_is_told_then_its_thread_takes_th
 
 
 def test_workers_when_jobs_block_each_other_then_each_has_a_thread():
-    workers, n = Workers("test workers"), 5
+    workers, n = Workers("test workers", lambda: False), 5
     all_there, over = threading.Barrier(n + 1), threading.Event()
 
     def meet():

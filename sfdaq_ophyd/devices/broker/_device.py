@@ -146,7 +146,7 @@ class SfDaqBroker(BrokerStepping):
         self.pedestals = Pedestals(name, self.client, self.settings, folder)
         self.beam_trigger = Trigger(name, self.client, self.event_code, folder)
         self.hardware = Hardware(name, self.client, self.settings, self.beam_trigger)
-        self.workers = Workers(f"{name} at the broker")
+        self.workers = Workers(f"{name} at the broker", lambda: self.is_staged)
         self._forget()
 
     # staging
