@@ -206,7 +206,8 @@ REQUEST_ID = "client_request_id"
 
 _NUMBERS = ("run_number", "acquisition_number", "unique_acquisition_run_number")
 
-_MAX_JSON = 16 * 2**20
+MAX_JSON = 16 * 2**20
+"""Of a file that is read here, bytes."""
 
 
 def find_retrieval(
@@ -254,7 +255,7 @@ def find_retrieval(
 
 def _in_run(meta: Path, request_id: str, sf_root: Path) -> Retrieval | None:
     for path in meta.glob("acq*.json"):
-        request = _read(path)
+        request = read_json(path)
         if request.get(REQUEST_ID) != request_id:
             continue
         try:
@@ -263,7 +264,7 @@ def _in_run(meta: Path, request_id: str, sf_root: Path) -> Retrieval | None:
             continue
         folder = PurePosixPath(SF, *meta.parent.relative_to(sf_root).parts, "data")
         stem = f"{folder / acquisition(acquisition_number)}."
-        entries = _read(meta / "scan.json").get("scan_files")
+        entries = read_json(meta / "scan.json").get("scan_files")
         for files in entries if isinstance(entries, list) else ():
             if _are_paths(files) and all(file.startswith(stem) for file in files):
                 return Retrieval(run_number, acquisition_number, unique, tuple(files), recovered=True)
@@ -274,10 +275,10 @@ def _are_paths(files: object) -> bool:
     return isinstance(files, list) and bool(files) and all(isinstance(file, str) for file in files)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON object; empty if it is absent, half written or far too large."""
     try:
-        if path.stat().st_size > _MAX_JSON:
+        if path.stat().st_size > MAX_JSON:
             return {}
         content = load_json(path.read_bytes())
     except (OSError, WireError):

@@ -144,13 +144,16 @@ Check = Callable[[Any, str, str], Any]
 """(value, field, detector name) to the value as sent."""
 
 
-def _bool(value: Any, field: str, _: str) -> bool:
+def check_bool(value: Any, field: str, _: str) -> bool:
+    """Return true or false; nothing else is either."""
     if not isinstance(value, bool):
         raise RequestError(field, value, "true or false")
     return value
 
 
-def _choice(*choices: str) -> Check:
+def one_of(*choices: str) -> Check:
+    """Return the check of a text that is one of several."""
+
     def check(value: Any, field: str, _: str) -> str:
         if not isinstance(value, str) or value not in choices:
             raise RequestError(field, value, f"one of {', '.join(choices)}")
@@ -199,20 +202,20 @@ def _roi(value: Any, field: str, _: str) -> Any:
 
 
 DETECTOR_PARAMETERS: dict[str, Check] = {
-    "adc_to_energy": _bool,
-    "compression": _bool,
+    "adc_to_energy": check_bool,
+    "compression": check_bool,
     "disabled_modules": _modules,
-    "save_dap_results": _bool,
-    "save_ppicker_events_only": _bool,
+    "save_dap_results": check_bool,
+    "save_ppicker_events_only": check_bool,
     "roi": _roi,
     "downsample": _downsample,
-    "remove_raw_files": _bool,
-    "crystfel_lists_laser": _bool,
-    "mask": _bool,
-    "double_pixels_action": _choice("keep", "mask", "interp"),
-    "module_edge_pixels": _choice("keep", "mask"),
-    "geometry": _bool,
-    "gap_pixels": _bool,
+    "remove_raw_files": check_bool,
+    "crystfel_lists_laser": check_bool,
+    "mask": check_bool,
+    "double_pixels_action": one_of("keep", "mask", "interp"),
+    "module_edge_pixels": one_of("keep", "mask"),
+    "geometry": check_bool,
+    "gap_pixels": check_bool,
     "factor": _factor,
 }
 """Every parameter the writers know, with its check."""

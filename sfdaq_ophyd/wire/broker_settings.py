@@ -8,59 +8,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import RequestError
-from .broker_parameters import check_detector, check_int, check_modules, plain
+from .broker_parameters import Check, check_bool, check_detector, check_int, check_modules, one_of, plain
 
 DETECTOR_MODES = ("normal", "low_noise")
 GAIN_MODES = ("dynamic", "fixed_gain1", "fixed_gain2")
-HARDWARE_SETTINGS = ("delay", "detector_mode", "exptime", "gain_mode")
-"""Names on the wire, in the order the server applies them; the document's exposure_time is its exptime."""
-
-_DAP_TYPES: dict[str, tuple[str, ...]] = {
-    "int": ("aggregation_max",),
-    "bool": (
-        "apply_additional_mask",
-        "apply_aggregation",
-        "apply_threshold",
-        "do_peakfinder_analysis",
-        "do_radial_integration",
-        "do_spi_analysis",
-        "enable_bsread",
-        "laser_on",
-        "select_only_ppicker_events",
-    ),
-    "number": (
-        "beam_center_x",
-        "beam_center_y",
-        "beam_energy",
-        "detector_distance",
-        "hitfinder_adc_thresh",
-        "hitfinder_min_pix_count",
-        "hitfinder_min_snr",
-        "npeaks_threshold_hit",
-        "radial_integration_silent_min",
-        "radial_integration_silent_max",
-        "spi_threshold_photon",
-        "spi_threshold_hit_percentage",
-        "threshold_min",
-        "threshold_max",
-    ),
-    "list": ("disabled_modules", "roi_x1", "roi_x2", "roi_y1", "roi_y2"),
-    "str": ("custom_script",),
-}
-_DAP_CHOICES = {"double_pixels": ("mask", "interp", "keep"), "threshold_value": ("0", "NaN")}
-DAP_SETTINGS: dict[str, str] = {
-    **{name: kind for kind, names in _DAP_TYPES.items() for name in names},
-    **dict.fromkeys(_DAP_CHOICES, "choice"),
-}
-"""Every setting of the online analysis and its type."""
-
-_ROI = ("roi_x1", "roi_x2", "roi_y1", "roi_y2")
 
 
-def check_number(value: Any, field: str, *, above: float | None = None) -> float:
+def _number(value: Any, field: str, _: str = "", *, above: float | None = None) -> float:
     """Return a finite plain number; bools and strings are refused."""
     value = plain(value, field)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -70,11 +28,79 @@ def check_number(value: Any, field: str, *, above: float | None = None) -> float
     return value
 
 
+def _gain_mode(value: Any, field: str, detector: str) -> Any:
+    mode_of = one_of(*GAIN_MODES)
+    if not isinstance(value, Mapping):
+        return mode_of(value, field, detector)
+    return {
+        mode_of(mode, field, detector): check_modules(modules, detector, f"{field}.{mode}")
+        for mode, modules in value.items()
+    }
+
+
+def _numbers(value: Any, field: str, _: str) -> list[float]:
+    value = plain(value, field)
+    if not isinstance(value, list):
+        raise RequestError(field, value, "a list with one entry per region")
+    return [_number(item, field) for item in value]
+
+
+def _text(value: Any, field: str, _: str) -> str:
+    if not isinstance(value, str):
+        raise RequestError(field, value, "a text")
+    return value
+
+
+HARDWARE_SETTINGS: dict[str, Check] = {
+    "delay": partial(_number, above=-1e-12),
+    "detector_mode": one_of(*DETECTOR_MODES),
+    "exptime": partial(_number, above=0),
+    "gain_mode": _gain_mode,
+}
+"""In the order the server applies them, each with its check; the document's exposure_time is its exptime."""
+
+_ROI = ("roi_x1", "roi_x2", "roi_y1", "roi_y2")
+
+DAP_SETTINGS: dict[str, Check] = {
+    "aggregation_max": lambda value, field, _: check_int(value, field),
+    "apply_additional_mask": check_bool,
+    "apply_aggregation": check_bool,
+    "apply_threshold": check_bool,
+    "do_peakfinder_analysis": check_bool,
+    "do_radial_integration": check_bool,
+    "do_spi_analysis": check_bool,
+    "enable_bsread": check_bool,
+    "laser_on": check_bool,
+    "select_only_ppicker_events": check_bool,
+    "beam_center_x": _number,
+    "beam_center_y": _number,
+    "beam_energy": _number,
+    "detector_distance": _number,
+    "hitfinder_adc_thresh": _number,
+    "hitfinder_min_pix_count": _number,
+    "hitfinder_min_snr": _number,
+    "npeaks_threshold_hit": _number,
+    "radial_integration_silent_min": _number,
+    "radial_integration_silent_max": _number,
+    "spi_threshold_photon": _number,
+    "spi_threshold_hit_percentage": _number,
+    "threshold_min": _number,
+    "threshold_max": _number,
+    "disabled_modules": lambda value, field, detector: check_modules(value, detector, field),
+    **dict.fromkeys(_ROI, _numbers),
+    "custom_script": _text,
+    "double_pixels": one_of("mask", "interp", "keep"),
+    "threshold_value": one_of("0", "NaN"),
+}
+"""Every setting of the online analysis, with its check."""
+
+
 def check_hardware_settings(detector_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return hardware settings as sent.
 
     Parameters
     ----------
+    detector_name : str
     parameters : dict
         ``exptime`` and ``delay`` in s, ``detector_mode``, ``gain_mode`` (or ``{mode: [modules]}``).
 
@@ -83,67 +109,30 @@ def check_hardware_settings(detector_name: str, parameters: Mapping[str, Any]) -
     RequestError
         An unknown name, a wrong value, or nothing to set: even an empty call stops the trigger for 8 s.
     """
-    check_detector(detector_name)
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise RequestError("parameters", parameters, f"at least one of {', '.join(HARDWARE_SETTINGS)}")
-    checked: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name == "exptime":
-            checked[name] = check_number(value, name, above=0)
-        elif name == "delay":
-            checked[name] = check_number(value, name, above=-1e-12)
-        elif name == "detector_mode":
-            checked[name] = _one_of(value, name, DETECTOR_MODES)
-        elif name == "gain_mode" and isinstance(value, Mapping):
-            checked[name] = {
-                _one_of(mode, name, GAIN_MODES): check_modules(modules, detector_name, f"{name}.{mode}")
-                for mode, modules in value.items()
-            }
-        elif name == "gain_mode":
-            checked[name] = _one_of(value, name, GAIN_MODES)
-        else:
-            raise RequestError("parameters", name, f"names out of {', '.join(HARDWARE_SETTINGS)}")
-    return checked
+    some = f"at least one of {', '.join(HARDWARE_SETTINGS)}"
+    return _checked(HARDWARE_SETTINGS, detector_name, parameters, some)
 
 
 def check_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of the online analysis as sent; RequestError names what is wrong."""
-    check_detector(detector_name)
-    if not isinstance(parameters, Mapping) or not parameters:
-        raise RequestError("parameters", parameters, "at least one setting of the online analysis")
-    checked = {name: _check_dap(name, value, detector_name) for name, value in parameters.items()}
-    given = [checked[name] for name in _ROI if name in checked]
-    if len({len(values) for values in given}) > 1:
-        raise RequestError(
-            "parameters", {n: checked[n] for n in _ROI if n in checked}, "lists of equal length"
-        )
+    some = "at least one setting of the online analysis"
+    checked = _checked(DAP_SETTINGS, detector_name, parameters, some)
+    regions = {name: checked[name] for name in _ROI if name in checked}
+    if len({len(values) for values in regions.values()}) > 1:
+        raise RequestError("parameters", regions, "lists of equal length")
     return checked
 
 
-def _check_dap(name: str, value: Any, detector_name: str) -> Any:
-    kind = DAP_SETTINGS.get(name)
-    if kind == "int":
-        return check_int(value, name)
-    if kind == "bool":
-        if not isinstance(value, bool):
-            raise RequestError(name, value, "true or false")
-        return value
-    if kind == "number":
-        return check_number(value, name)
-    if kind == "list":
-        if name == "disabled_modules":
-            return check_modules(value, detector_name, name)
-        value = plain(value, name)
-        if not isinstance(value, list):
-            raise RequestError(name, value, "a list with one entry per region")
-        return [check_number(item, name) for item in value]
-    if kind == "choice":
-        return _one_of(value, name, _DAP_CHOICES[name])
-    if kind == "str":
-        if not isinstance(value, str):
-            raise RequestError(name, value, "a text")
-        return value
-    raise RequestError("parameters", name, f"names out of {', '.join(sorted(DAP_SETTINGS))}")
+def _checked(table: Mapping[str, Check], detector: str, parameters: Any, some: str) -> dict[str, Any]:
+    check_detector(detector)
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise RequestError("parameters", parameters, some)
+    checked = {}
+    for name, value in parameters.items():
+        if name not in table:
+            raise RequestError("parameters", name, f"names out of {', '.join(sorted(table))}")
+        checked[name] = table[name](value, name, detector)
+    return checked
 
 
 def check_script(name: str, code: str) -> str:
@@ -164,9 +153,3 @@ def check_script(name: str, code: str) -> str:
     if not functions & {"proc", stem}:
         raise RequestError("code", code, f"a function proc(meta, image, mask), or one named {stem}")
     return f"{stem}.py"
-
-
-def _one_of(value: Any, field: str, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise RequestError(field, value, f"one of {', '.join(choices)}")
-    return value

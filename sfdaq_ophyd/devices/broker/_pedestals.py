@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...clients import BrokerClient
-from ...errors import FilesMissing, RequestError, ServiceTimeout, SfdaqError
+from ...clients.broker_transport import read_json
+from ...errors import FilesMissing, ServiceTimeout
 from ...files.daq_file import CLOSING
 from ...files.storage import write_whole
 from ...limits import Limit
 from ...wire.detector_name import DetectorName
-from ...wire.json_text import load_json
 from ._data_streams import TextRow
 from ._preflight import PEDESTALS, newest_pedestal
 from ._run import request_labels
@@ -154,11 +154,8 @@ class Pedestals:
         pgroup = self._settings().pgroup
         paths = sorted(root.glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.json"), reverse=True)
         for path in paths[:50]:
-            try:
-                if read_object(path).get("client_request_id") == request_id:
-                    return path.with_suffix("")
-            except (OSError, SfdaqError):
-                continue  # being written
+            if read_json(path).get("client_request_id") == request_id:  # of one being written, nothing
+                return path.with_suffix("")
         return None
 
     def _progress(self, stem: Path | None, detectors: Sequence[str]) -> tuple[dict[str, str], str]:
@@ -183,7 +180,7 @@ class Pedestals:
 
     def _remember(self, files: Mapping[str, str], run_uid: str) -> None:
         path = _known_file(self._directory, self._settings().pgroup)
-        known = _read_json(path) | {
+        known = _known(path) | {
             name: {"file": file, "run_uid": run_uid, "time": time.time()} for name, file in files.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +208,7 @@ def pedestals_in_use(settings: Settings, sf_root: Path | None, directory: Path) 
     dict of str to dict
         ``file``, ``age`` (s) and, where it was taken by us, ``run_uid``; by detector.
     """
-    known, found = _read_json(_known_file(directory, settings.pgroup)), {}
+    known, found = _known(_known_file(directory, settings.pgroup)), {}
     for name in settings.detectors:
         newest = newest_pedestal(sf_root, settings.pgroup, name)
         if newest is not None:
@@ -222,12 +219,9 @@ def pedestals_in_use(settings: Settings, sf_root: Path | None, directory: Path) 
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_object(path)
-    except (OSError, SfdaqError):
-        return {}
-    return {name: facts for name, facts in content.items() if isinstance(facts, dict)}
+def _known(path: Path) -> dict[str, Any]:
+    """Return which pedestals were taken by which run, as far as the file tells."""
+    return {name: facts for name, facts in read_json(path).items() if isinstance(facts, dict)}
 
 
 def _lines(path: Path) -> list[str]:
@@ -235,32 +229,3 @@ def _lines(path: Path) -> list[str]:
         return [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     except OSError:
         return []
-
-
-MAX_JSON = 16 * 2**20
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    RequestError, WireError
-        It holds none.
-    OSError
-        It cannot be read.
-    """
-    if path.stat().st_size > MAX_JSON:
-        raise RequestError("path", str(path), f"a file of at most {MAX_JSON} bytes")
-    content = load_json(path.read_bytes())
-    if not isinstance(content, dict):
-        raise RequestError("path", str(path), "a JSON object in it")
-    return content

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...clients.broker_transport import MAX_JSON
 from ...errors import (
     BrokerRefused,
     FilesMissing,
@@ -24,9 +25,9 @@ from ...wire.broker import padded, raw_file
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
+from ...wire.json_text import load_json
 from ...wire.pulse_id import PulseRange
 from ._data_streams import data_streams
-from ._pedestals import read_object
 from ._run import AcceptedAcquisition, BrokerRun, announced, request_labels
 from ._run_numbers import RunNumbers
 from ._run_table import (
@@ -162,7 +163,7 @@ class BrokerRunner(RunNumbers):
         AcceptedAcquisition
         """
         file = Path(path)
-        old = RetrieveRequest.from_wire(read_object(file) | dict(changes or {}))
+        old = RetrieveRequest.from_wire(_read_object(file) | dict(changes or {}))
         run = self.run_in_use(point, status.check, old.run_number)
         origin = {"rerun_of": f"run{padded(old.run_number or 0)}/{file.stem}"}
         extra = {key: value for key, value in old.extra.items() if key != "client_request_id"}
@@ -327,3 +328,12 @@ def _asked(request: RetrieveRequest) -> dict[str, list[int]]:
     inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
     step = request.rate_multiplicator
     return {"range": [-(-inner.first // step) * step, inner.last + 1, step]}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_JSON:
+        raise RequestError("path", str(path), f"a file of at most {MAX_JSON} bytes")
+    content = load_json(path.read_bytes())
+    if not isinstance(content, dict):
+        raise RequestError("path", str(path), "a JSON object in it")
+    return content
