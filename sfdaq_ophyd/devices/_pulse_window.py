@@ -82,7 +82,7 @@ class PulseWindow:
 
     def __init__(self, name: str = "pulse window"):
         self.name = name
-        self._lock = threading.RLock()
+        self._lock = threading.Condition()
         self._has_live = False
         self._begin()
 
@@ -94,6 +94,8 @@ class PulseWindow:
         self._live: dict[str, bool] = {}  # by name, whether it has its frames
         self._around: dict[str, bool] = {}  # the same of devices around live ones
         self._tried: set[str] = set()
+        self._complete: set[str] = set()
+        self._n_takes = 0
         self._waiting: list[ActionStatus] = []
 
     @classmethod
@@ -196,32 +198,74 @@ class PulseWindow:
         """Whether a live device takes its frames out of it, or did before a pause."""
         return self._has_live
 
-    def attempt(self, name: str) -> None:
-        """Note that a live device listens; for the second time, it needs new pulses.
+    def attempt(self, name: str, newest: int = -1) -> int:
+        """Note that a live device listens; for the second time, all live ones need new pulses.
 
         Parameters
         ----------
         name : str
             Of the device.
+        newest : int
+            Pulse of the newest frame that came before it listened.
+
+        Returns
+        -------
+        int
+            How often the point was taken before, for `wait_for_others`.
 
         Raises
         ------
         DetectorStateError
-            Another live device has taken frames of these pulses.
+            Another live device is done with frames of these pulses.
         """
         with self._lock:
-            if name not in self._tried:
-                self._tried.add(name)
-                if self.is_open:
-                    self._chosen()
-                return
-            others = ", ".join(other for other in self._live if other != name)
-            if others:
-                raise DetectorStateError(
-                    f"{name}: the point cannot be taken again here alone: {others} has the same pulses"
-                )
-            self._first, self._fixed, self._live[name] = None, False, False
-            self._chosen()
+            if name in self._tried:
+                over = self._has_all  # each has handed its last frame on
+                others = ", ".join(o for o, done in self._live.items() if o != name and (done or over))
+                if others:
+                    raise DetectorStateError(
+                        f"{name}: the point cannot be taken again here alone: {others} has the same pulses"
+                    )
+                self._first, self._fixed, self._live[name] = None, False, False
+                self._tried, self._complete = set(), set()
+                self._n_takes += 1
+                self._lock.notify_all()
+            self._tried.add(name)
+            self._seen = max(self._seen, newest)
+            if self.is_open:
+                self._chosen()
+            return self._n_takes
+
+    def goes_on(self, take: int) -> bool:
+        """Say whether no live device has begun to take the point again since `attempt` returned `take`."""
+        return take == self._n_takes
+
+    def wait_for_others(self, name: str, take: int, timeout: float) -> bool:
+        """Wait until every live device has its last frame, and none has to take the point again.
+
+        Parameters
+        ----------
+        name : str
+            Of a device that has its last frame, and keeps it back.
+        take : int
+            As `attempt` returned it.
+        timeout : float
+            s to wait at the most.
+
+        Returns
+        -------
+        bool
+            Whether the wait is over, one way or the other; see `goes_on`.
+        """
+        with self._lock:
+            if take == self._n_takes:
+                self._complete.add(name)
+                self._lock.notify_all()
+            return self._lock.wait_for(lambda: take != self._n_takes or self._has_all, timeout)
+
+    @property
+    def _has_all(self) -> bool:
+        return all(done or name in self._complete for name, done in self._live.items())
 
     def admits(self, pulse_id: int) -> bool:
         """Say of each frame of a live device, as it comes, whether it is in the window.
@@ -272,6 +316,7 @@ class PulseWindow:
             for members in (self._live, self._around):
                 if name in members:
                     members[name] = True
+            self._lock.notify_all()
             self._tell()
 
     def settled(self, device: Any, timeout: float) -> ActionStatus:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
@@ -157,9 +158,9 @@ def test_scan_when_the_live_stream_takes_a_point_again_then_the_broker_asks_for_
 
 def test_scan_when_paused_at_any_message_then_each_point_has_the_same_pulses(live, sfdaq, motor, tmp_path):
     def plan():
-        return sf_scan([jf, sfdaq], motor, 0, 1, 2)
+        return sf_scan([jf, sfdaq, other], motor, 0, 1, 2)
 
-    jf, sfdaq.check = live(), False
+    jf, other, sfdaq.check = live(), live("other"), False
     quiet = drive(interruptible(True), plan)
     last = len(quiet.commands) - 1 - quiet.commands[::-1].index("close_run")
     kept = 0
@@ -170,7 +171,7 @@ def test_scan_when_paused_at_any_message_then_each_point_has_the_same_pulses(liv
         found = streams(run)
         rows = found["primary"].rows
         assert len(rows) == 2, where
-        check_same(rows)
+        check_same(rows, ("jf", "other"))
         numbers = [row["sfdaq_acquisition_number"] for row in rows]
         data = found["sfdaq_data"].rows
         assert [row["sfdaq_acquisition_number"] for row in data] == numbers, where
@@ -184,6 +185,54 @@ def test_count_when_two_streams_are_live_then_both_and_the_broker_have_the_same_
     check_same(rows, ("a", "b"))
     rows = rows_of(drive(interruptible(), lambda: same_pulses(bp.count([devices[0], devices[2]], 4))))
     assert [row["a_pulse_id"] for row in rows] == [row["b_pulse_id"] for row in rows]
+
+
+def losing_on_the_way(jf):
+    """Have a frame of a point, neither its first nor its last, be lost before the device sees it."""
+    subscribe, lost = jf.source.stream.subscribe, []
+
+    def losing(put):
+        def take(frame):
+            window, pulse_id = jf.source.window, getattr(frame, "pulse_id", None)
+            if frame and not lost and window and window._fixed and pulse_id > window.first:
+                lost.append(pulse_id)
+            if pulse_id not in lost:
+                put(frame)
+
+        return subscribe(take)
+
+    jf.source.stream.subscribe = losing
+    return lost
+
+
+@pytest.mark.parametrize(
+    ("policy", "lose", "reason"),
+    [
+        ("retake", losing_on_the_way, ""),
+        ("strict", losing_on_the_way, "b: .* another live device takes the point again"),
+        ("retake", losing_one, "a: the point cannot be taken again here alone: b has the same pulses"),
+    ],
+)
+def test_count_when_one_of_two_live_streams_loses_a_frame_then_both_take_the_point_again_or_none(
+    live, sfdaq, policy, lose, reason
+):
+    """What is found out once the last frames were handed on comes too late for the other one."""
+    a, b = live("a"), live("b")
+    for device in (a, b):
+        device.frames_per_trigger.put(3 if lose is losing_on_the_way else 2)
+        device.loss_policy.put("retake")
+    b.loss_policy.put(policy)
+    lost = lose(a)
+    sfdaq.n_pulses.put(3)
+    run = drive(interruptible(), lambda: run_number_wrapper(bp.count([a, sfdaq, b], 2), sfdaq))
+    assert lost
+    if reason:
+        assert re.search(reason, str(run.error))
+        return
+    rows = rows_of(run)
+    check_same(rows, ("a", "b"), n=3)
+    assert len(rows) == 2 and lost[0] < rows[0]["a_pulse_id"][0]
+    assert [row["sfdaq_acquisition_number"] for row in rows] == [1, 2], "asked for once per point"
 
 
 def test_scan_when_the_live_stream_is_inside_a_writer_then_it_shares_pulses_with_the_broker(
@@ -246,6 +295,14 @@ def test_window_when_the_pv_lags_behind_the_stream_then_no_frame_that_was_let_go
     assert w.first == 1008 and w.admits(1008)
 
 
+def test_window_when_one_has_let_a_frame_go_before_it_listened_then_the_other_takes_none_of_that_pulse():
+    w = window(live=("a", "b"))
+    w.attempt("a")
+    w.attempt("b", 1003)
+    w.trigger()
+    assert not w.admits(1003) and w.admits(1004), "a, whose thread is behind, has 1003 waiting"
+
+
 def test_window_when_a_live_device_is_slow_to_listen_then_none_takes_a_frame_before():
     w = window(live=("a", "b"))
     w.attempt("a")
@@ -268,8 +325,15 @@ def test_window_when_devices_are_slower_than_the_machine_then_it_begins_at_a_pul
 
 def test_window_when_two_are_live_then_none_takes_the_point_again_alone():
     w = window(live=("a", "b"))
-    w.attempt("a")
-    w.attempt("b")
+    take = w.attempt("a")
+    assert take == w.attempt("b") == 0
+    w.trigger()
+    assert w.admits(1004) and not w.wait_for_others("b", take, 0)
+    assert w.attempt("a") == 1 and not w.goes_on(take)
+    assert w.wait_for_others("b", take, 0), "it is not told any more to keep its frame back"
+    assert not w.admits(1008), "b listens for pulses of before"
+    assert w.attempt("b") == 1 and w.admits(1009)
+    w.settle("b")
     with pytest.raises(DetectorStateError, match="a: .* b has the same pulses"):
         w.attempt("a")
 

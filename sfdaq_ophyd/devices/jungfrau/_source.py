@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ...clients import StreamFrame
 from ...clients.stream import FrameQueue, FrameStream
-from ...errors import DetectorStateError, ServiceTimeout, SfdaqError
+from ...errors import DetectorStateError, FramesMissing, ServiceTimeout, SfdaqError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from .._pulse_window import PulseWindow
@@ -19,6 +19,9 @@ from ._processing import Processing
 
 CONNECT_TIMEOUT = 5.0
 """Seconds within which every endpoint must answer when the device is staged."""
+
+WAIT = 0.1
+"""Seconds after which a device that waits for others says so; frames that came meanwhile are let go."""
 
 LOOK = 0.2
 """Seconds for which a frame is waited for at stage, to see whether it is what was asked for."""
@@ -82,7 +85,9 @@ class StreamSource:
         self._settings: StageSettings | None = None
         self._given_up = threading.Event()
         self._queue: FrameQueue[StreamFrame] | None = None
+        self._forget: Callable[[], None] = lambda: None
         self._n_passed_over = 0
+        self._newest = -1
 
     def open(self, settings: StageSettings) -> FrameFormat:
         """Connect; from now on frames are read, so that none lies about when one is asked for.
@@ -100,13 +105,19 @@ class StreamSource:
         DetectorStateError
             The stream carries something else.
         """
-        self._settings = settings
+        self._settings, self._newest = settings, -1
         if self._control is not None:
             self._control.prepare()
         self.stream.open()
+        self._forget = self.stream.subscribe(self._note)
         self.stream.wait_connected(settings.connect_timeout)
         self._look(settings)
         return settings.process.frame_format
+
+    def _note(self, frame: StreamFrame | None) -> None:
+        """Remember the pulse of the newest frame, listened for or not; the machine's may be told later."""
+        if frame is not None and frame.pulse_id is not None:
+            self._newest = frame.pulse_id
 
     def _look(self, settings: StageSettings) -> None:
         """Refuse a stream that carries something else; one in which nothing flows says nothing yet."""
@@ -172,20 +183,34 @@ class StreamSource:
             self._queue = queue
             if given_up.is_set():
                 return
-            if window is not None:
-                window.attempt(self._name)
+            take = 0 if window is None else window.attempt(self._name, self._newest)
             yield None
             last: StreamFrame | None = None
+            n_frames, whole = 0, True
             for frame in queue:
+                self._look_at_others(window, take, request, n_frames)
                 if window is not None and not _is_in(window, frame, last):
                     self._n_passed_over += frame.pulse_id is None
                     if not window.is_open:
                         yield Progress(0, "other devices of the point are not triggered yet")
                     continue
-                yield from _left_out(window, last, frame, settings.frame_step)
-                last = frame
-                made = settings.process(frame)
+                for missing in _left_out(window, last, frame, settings.frame_step):
+                    whole = False  # it may be taken again
+                    yield missing
+                last, made = frame, settings.process(frame)
+                n_frames, whole = n_frames + 1, whole and not made.lacks
+                if window is not None and n_frames == request.n_frames and whole:
+                    while not (window.wait_for_others(self._name, take, WAIT) or given_up.is_set()):
+                        queue.clear()
+                        yield Progress(0, "other live devices have not all frames of the point yet")
+                    self._look_at_others(window, take, request, n_frames - 1)
                 yield replace(made, event_id=frame.om_event_id) if settings.by_frame else made
+
+    def _look_at_others(self, window: PulseWindow | None, take: int, request: Request, got: int) -> None:
+        """Raise FramesMissing if one of them takes the point again: these pulses are not the point's."""
+        if window is not None and not window.goes_on(take):
+            detail = "another live device takes the point again; set loss_policy to 'retake' here too"
+            raise FramesMissing(self._name, asked=request.n_frames, got=got, detail=detail)
 
     def state(self) -> str:
         """Say what the stream has received since it was opened."""
@@ -203,6 +228,7 @@ class StreamSource:
         """Disconnect; leave the detector as it was found. Safe from any state, and twice."""
         try:
             self.discard()
+            self._forget()
             self.stream.close()
         finally:
             self._queue = self._settings = None
