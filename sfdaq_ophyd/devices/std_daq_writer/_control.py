@@ -6,6 +6,7 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from ...clients.std_daq import StdDaqClient
@@ -33,6 +34,9 @@ PERIOD = 0.05
 
 RESCUE_LIMIT = 12.0
 """Seconds for which a stop under way is waited for: the service gives up on a writer after 5."""
+
+REACTION = 2.0
+"""s without a change in which a stop shows, or is left to a thread: a driver takes up to 1 s."""
 
 
 class WriterNotReady(DetectorStateError):
@@ -254,16 +258,17 @@ class WriterControl(ABC, Generic[Client]):
             detail=f"{no_image}: {why}; last state {writing}",
         )
 
+    def _quietly(self, leave: Callable[[], None]) -> None:
+        """Leave the writer where nobody waits for it: what goes wrong is logged."""
+        try:
+            leave()
+        except SfdaqError as exc:
+            logger.error("%s", exc)
+
     def _begin_rescue(self) -> threading.Thread:
         """Stop a writer that does not answer, in a thread, for that may take seconds; one at a time."""
-
-        def stop() -> None:
-            try:
-                self._stop()
-            except SfdaqError as exc:
-                logger.error("%s", exc)
-
         if self._rescue is None or not self._rescue.is_alive():
+            stop = partial(self._quietly, self._stop)
             self._rescue = threading.Thread(target=stop, name=f"{self._name} stop", daemon=True)
             self._rescue.start()
         return self._rescue

@@ -8,18 +8,23 @@ people's work.
 from __future__ import annotations
 
 import logging
+import threading
 from abc import abstractmethod
-from threading import Event
+from collections.abc import Callable
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_rest import StdDaqRefused
+from ...errors import Discarded
 from ...limits import Limit
 from ...wire.std_daq import DaqStatus, WriteRequest, WriterState
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file, writing_of
+from .._worker import Worker, ends_within
+from . import _control
 from ._control import (
     DAQ_TEAM,
     PERIOD,
+    RESCUE_LIMIT,
     DoubleStart,
     LostRecord,
     MissedStart,
@@ -44,6 +49,12 @@ class RestControl(WriterControl[StdDaqClient]):
 
     takes_images_from = "a moment after WRITING on (0.1 s, more on a busy host)"
     _known_ready = False
+
+    def __init__(self, name: str, writer: StdDaqClient, on_status: Callable[[Writing], None]):
+        super().__init__(name, writer, on_status)
+        self._starter = Worker(f"{name} start")
+        self._start_is_over = threading.Event()
+        self._start_is_over.set()
 
     @abstractmethod
     def _hint(self, said: str) -> str:
@@ -73,8 +84,10 @@ class RestControl(WriterControl[StdDaqClient]):
         return [output_file]
 
     def close(self) -> None:
-        """Close the session. Safe twice; the next call opens a new one."""
-        self.writer.close()
+        """Close the session, unless a start is under way. Safe twice; the next call opens a new one."""
+        if self._start_is_over.is_set():
+            self._starter.leave()
+            self.writer.close()
 
     # ---- staging ------------------------------------------------------------------------------------
 
@@ -82,6 +95,10 @@ class RestControl(WriterControl[StdDaqClient]):
         """Reset what may be reset once; refuse to touch somebody else's acquisition."""
         self.dead = False
         self._wait_for_rescue()
+        self._wait_for_start(RESCUE_LIMIT)
+        self._reset()
+
+    def _reset(self) -> None:
         status = self._status()
         ours = self._is_ours_writing(status)
         if status.state is WriterState.WRITING and not ours:
@@ -101,6 +118,15 @@ class RestControl(WriterControl[StdDaqClient]):
         if self._ours is None or self.dead:
             return
         self._wait_for_rescue()
+        self._wait_for_start(_control.REACTION)
+        self._leave()
+
+    def _wait_for_start(self, seconds: float) -> None:
+        """Wait for the end of a start that was given up: what it began is stopped by its own thread."""
+        if not ends_within(self._start_is_over, seconds):
+            raise WriterNotReady(f"{self._name}: a start is not answered yet; once it is, it is stopped")
+
+    def _leave(self) -> None:
         status = self._status()
         if self._is_ours_writing(status) or status.state is WriterState.UNKNOWN:
             self._stop()
@@ -118,17 +144,33 @@ class RestControl(WriterControl[StdDaqClient]):
         self._on_status(writing_of(status))
 
     def _is_ours_writing(self, status: DaqStatus) -> bool:
-        a = status.acquisition
-        ours = a is not None and self._ours is not None and a.is_answer_to(self._ours)
-        return status.state is WriterState.WRITING and ours
+        return status.state is WriterState.WRITING and _answers(status, self._ours)
 
     # ---- starting -----------------------------------------------------------------------------------
 
-    def start(self, request: WriteRequest, given_up: Event) -> None:
+    def start(self, request: WriteRequest, given_up: threading.Event) -> None:
         """Start; returns once the writer takes images of this request, or the service gave up: 5 s."""
         if not self._known_ready:
             self.make_ready()
         self._ours, self._known_ready = request, False
+        problems: list[Exception] = []
+
+        def start() -> None:
+            try:
+                self._start(request)
+            except Exception as exc:
+                problems.append(exc)
+            if given_up.is_set():
+                self._quietly(self._leave)
+
+        over = self._start_is_over = self._starter.do(start)
+        while not over.wait(PERIOD):
+            if given_up.is_set():
+                raise Discarded(f"{self._name}: {request.output_file} given up")
+        if problems:
+            raise problems[0]
+
+    def _start(self, request: WriteRequest) -> None:
         try:
             status = self.writer.start(request)
         except StdDaqRefused as refused:
@@ -139,7 +181,7 @@ class RestControl(WriterControl[StdDaqClient]):
                 ) from refused
             status = self.writer.start(request)
         self._on_status(writing_of(status))
-        if status.acquisition is None or not status.acquisition.is_answer_to(request):
+        if not _answers(status, request):
             if self._began_all_the_same(request):
                 self._stop()
             raise DoubleStart(
@@ -150,7 +192,7 @@ class RestControl(WriterControl[StdDaqClient]):
     def _explain(self, request: WriteRequest, refused: StdDaqRefused) -> bool:
         """Find out what a refused start left behind; return whether to start once more."""
         if refused.said.startswith(CANNOT_START):
-            self.make_ready()
+            self._reset()
             return True
         running = self._began_all_the_same(request)
         if refused.said.startswith("ERROR"):
@@ -188,7 +230,7 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def _look_at(self, request: WriteRequest) -> Writing:
         status = self._status()
-        if status.acquisition is not None and status.acquisition.is_answer_to(request):
+        if _answers(status, request):
             return writing_of(status)
         if status.state is WriterState.WRITING:
             raise DoubleStart(
@@ -203,6 +245,11 @@ class RestControl(WriterControl[StdDaqClient]):
     def _note_end(self, writing: Writing) -> bool:
         self._known_ready = writing.writer_state == WriterState.READY
         return self._known_ready
+
+
+def _answers(status: DaqStatus, request: WriteRequest | None) -> bool:
+    a = status.acquisition
+    return a is not None and request is not None and a.is_answer_to(request)
 
 
 def _found(status: DaqStatus) -> str:

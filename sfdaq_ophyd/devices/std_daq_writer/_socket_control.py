@@ -32,6 +32,7 @@ from ...wire.std_daq_socket import (
     start_command,
 )
 from ...wire.std_daq_writing import DataFile, Writing, WritingState
+from . import _control
 from ._control import (
     DAQ_TEAM,
     PERIOD,
@@ -50,9 +51,6 @@ BEGIN_LIMIT = 5.0
 
 CREATION_LIMIT = 15.0
 """s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
-
-REACTION = 2.0
-"""s without a change in which a stop shows, or is left to a thread: the driver takes up to 1 s."""
 
 
 class SocketControl(WriterControl[StdDaqWriterSocket]):
@@ -131,7 +129,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         self._ours = None
 
     def _stop_while_it_reacts(self) -> None:
-        rescue, before, limit = self._begin_rescue(), "", Limit(REACTION)
+        rescue, before, limit = self._begin_rescue(), "", Limit(_control.REACTION)
         while rescue.is_alive():
             if (now := self._look().words) != before:
                 before = now

@@ -10,7 +10,7 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.clients import StdDaqAdminException
-from sfdaq_ophyd.devices.std_daq_writer import _rest_control
+from sfdaq_ophyd.devices.std_daq_writer import _control, _rest_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
 from sfdaq_ophyd.devices.std_daq_writer._fastapi_control import FastApiControl
 from sfdaq_ophyd.devices.std_daq_writer._flask_control import FlaskControl
@@ -285,6 +285,34 @@ def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq,
         daq.service.restart()
         daq.service.restart_writer()
         daq.service.stop()
+
+
+@pytest.mark.parametrize("verb", ["stop", "pause", "unstage"])
+def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it_is_answered(
+    daq, writer, monkeypatch, wait_for, caplog, verb
+):
+    monkeypatch.setattr(_control, "REACTION", 0.1)
+    asked, go_on, start = threading.Event(), threading.Event(), writer.client.start
+    monkeypatch.setattr(
+        writer.client, "start", lambda request: asked.set() or go_on.wait(60) and start(request)
+    )
+    writer.frames_per_trigger.put(10_000)
+    writer.stage()
+    status = writer.trigger()
+    assert asked.wait(30)
+    with contextlib.suppress(WriterNotReady):
+        getattr(writer, verb)()
+    assert status.done, "what hangs is given up without waiting for its end"
+    assert "a start is not answered yet; once it is, it is stopped" in caplog.text
+    with contextlib.suppress(WriterNotReady):
+        writer.unstage()
+    go_on.set()
+    wait_for(writer.source.control._start_is_over.is_set, "the stop of what comes late")
+    now = daq.service.status()
+    assert (now["state"], now["acquisition"]["message"]) == ("READY", "Interrupted.")
+    assert now["acquisition"]["info"]["n_images"] == 10_000
+    writer.frames_per_trigger.put(1)
+    assert run(bp.count([writer], 1))[1] is None
 
 
 def test_abort_when_it_comes_at_any_time_then_unstage_twice_leaves_it_ready(daq, writer):

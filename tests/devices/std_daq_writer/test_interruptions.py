@@ -7,10 +7,11 @@ import h5py
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.files.std_daq_joined import OF_POINTS
 from sfdaq_ophyd.plans import fly, std_daq_wrapper
 
 from ..fake import FakeDetector, FakeSource
-from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible
+from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible, streams
 
 N = 2
 
@@ -47,6 +48,12 @@ def frame_number(directory, event_id):
         return int(event_id)
     with h5py.File(directory / f"w_{run_id}.h5") as file:
         return int(next(iter(file.values()))["image_id"][int(row)])
+
+
+def shown_in_ours(run):
+    """Return the DAQ's files whose points are registered in a file of ours beside them."""
+    paths = [path for one in streams(run).values() for parts in one.images.values() for path, *_ in parts]
+    return {path.with_name(path.name.replace(OF_POINTS, "")) for path in paths if OF_POINTS in path.name}
 
 
 def step(make):
@@ -96,7 +103,7 @@ def test_scan_when_interrupted_at_a_message_then_rows_and_files_agree(daq, make,
         run = drive(interruptible(True), lambda: plan(make.begin()), interruption, at)
         try:
             check_run(run, N if interruption in COMING_BACK else None, stamp_of=make.stamp)
-            check_files(run, make.directory, make.device.unused.get().splitlines())
+            check_files(run, make.directory, [*make.device.unused.get().splitlines(), *shown_in_ours(run)])
             assert daq.service.status()["state"] == "READY"
         except AssertionError as exc:
             raise AssertionError(f"{interruption} at {at} of {run.commands}: {exc}") from exc

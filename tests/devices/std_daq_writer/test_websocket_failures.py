@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from sfdaq_ophyd.clients import StdDaqWriterSocket, std_daq_socket
-from sfdaq_ophyd.devices.std_daq_writer import _socket_control
+from sfdaq_ophyd.devices.std_daq_writer import _control, _socket_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
 from sfdaq_ophyd.devices.std_daq_writer._socket_control import SocketControl
 from sfdaq_ophyd.wire.std_daq import WriteRequest
@@ -126,7 +126,7 @@ def test_point_when_a_writer_dies_then_it_is_said_who_must_help(daq, writer, mon
     daq.fail_next("dies_writing", after=3)
     _, error = run(in_mode(writer, "point", 1, 50))
     assert "frames came; no image written" in str(error) and "the DAQ team must restart it" in str(error)
-    monkeypatch.setattr(_socket_control, "REACTION", 0.1)
+    monkeypatch.setattr(_control, "REACTION", 0.1)
     writer.unstage()
     assert "while it was unstaged: writer: the writer did not become idle: 'stop'" in caplog.text
     daq.restart_driver()
@@ -136,7 +136,7 @@ def test_point_when_a_writer_dies_then_it_is_said_who_must_help(daq, writer, mon
 def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it_begins(
     daq, writer, monkeypatch, wait_for, caplog, verb
 ):
-    monkeypatch.setattr(_socket_control, "REACTION", 0.1)
+    monkeypatch.setattr(_control, "REACTION", 0.1)
     monkeypatch.setattr(_socket_control, "CREATION_LIMIT", math.inf)
     monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", math.inf)
     writer.frames_per_trigger.put(10_000)
