@@ -353,3 +353,42 @@ def test_restart_when_in_a_series_then_no_end_comes_and_the_next_one_has_its_num
     old, new = pull.message(), pull.message()
     assert (old["type"], new["type"]) == ("start", "start")
     assert old["series_id"] == new["series_id"] and old["series_unique_id"] != new["series_unique_id"]
+
+
+def vendors_tags(cbor2, decompress):
+    """Return how a message's tags are read with cbor2 and DECTRIS' decompressor, as in their example."""
+    dtypes = {64: "u1", 69: "<u2", 70: "<u4", 85: "<f4"}
+
+    def read(*said):
+        tag = next(one for one in said if isinstance(one, cbor2.CBORTag))  # its place depends on the version
+        if tag.tag == 56500:
+            algorithm, element_size, data = tag.value
+            return decompress(data, algorithm, elem_size=element_size)
+        if tag.tag == 40:
+            shape, array = tag.value
+            return array.reshape(shape)
+        return np.frombuffer(tag.value, dtypes[tag.tag])
+
+    return read
+
+
+@pytest.mark.parametrize(("algorithm", "frame_time"), [("bslz4", 0.004), ("bslz4", 0.05), ("lz4", 0.004)])
+def test_series_when_read_with_dectris_own_decompressor_then_each_pixel_is_as_the_monitor_has_it(
+    rest, pull, algorithm, frame_time
+):
+    vendor = pytest.importorskip("dectris.compression", reason="dectris-compression is not installed")
+    cbor2 = pytest.importorskip("cbor2", reason="cbor2 is not installed")
+    tag_hook = vendors_tags(cbor2, vendor.decompress)
+    rest.set("detector/config/compression", algorithm)
+    rest.set("detector/config/frame_time", frame_time)
+    rest.set("stream/config/header_detail", "all")
+    series_id = arm(rest, nimages=3)
+    rest.command("detector/command/trigger")
+    messages = [cbor2.loads(pull.parts()[0], tag_hook=tag_hook) for _ in range(5)]
+    assert [message["type"] for message in messages] == ["start", *3 * ["image"], "end"]
+    mask = decode_darray(rest.value("detector/config/pixel_mask"))
+    np.testing.assert_array_equal(messages[0]["pixel_mask"]["threshold_1"], mask)
+    for message, seen in zip(messages[1:4], images(rest, 3)):
+        pixels = message["data"]["threshold_1"]
+        np.testing.assert_array_equal(pixels, seen.image)
+        assert read_stamp(pixels) == rest.part.stamp_of(series_id, message["image_id"])
