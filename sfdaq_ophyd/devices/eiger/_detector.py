@@ -24,6 +24,7 @@ from .._source import Request
 from .._status import ActionStatus, Setting, naming, whole_number
 from .._store import PointStore, WrittenFileStore
 from ..debts import Debts
+from ._control import EigerControl
 from ._file_folder import FileFolder, MountedFolder
 from ._files import FilesSource
 from ._monitor import MonitorSource
@@ -116,16 +117,19 @@ class Eiger(EigerSignals, Detector):
             raise RequestError("legacy_ids", legacy_ids, f"one of {', '.join(LegacyIds)}")
         self.client = SimplonClient(url, api_version, timeout)
         self._write_lock = threading.Lock()
-        debts = Debts(name, shown_url(self.client.url), directory)
         if (files is not None or delete_files) and readout != Readout.FILEWRITER:
             raise RequestError("readout", readout, "'filewriter', where files or delete_files are given")
         if files is not None and delete_files:
             raise RequestError(
                 "delete_files", True, "False: what is on a mounted folder may be the unit's own"
             )
-        self._files = None if files is None else Path(files)
-        source = self._new_source(readout, name, debts, stream, Path(directory), delete_files)
+        control = EigerControl(self.client, name, Debts(name, shown_url(self.client.url), directory))
+        folder = FileFolder(self.client, Path(directory), name)
+        if files is not None:
+            folder = MountedFolder(self.client, Path(files), name)
+        source = self._new_source(readout, control, stream, folder, delete_files)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
+        source.on_stale = self.n_stale.put
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))
         self.legacy_ids.put(str(legacy_ids))
@@ -136,28 +140,15 @@ class Eiger(EigerSignals, Detector):
         self.show_signals_of(readout)
 
     def _new_source(
-        self,
-        readout: str,
-        name: str,
-        debts: Debts,
-        stream: str | None,
-        directory: Path,
-        delete_files: bool,
+        self, readout: str, control: EigerControl, stream: str | None, files: FileFolder, delete_files: bool
     ) -> SeriesSource:
         """Return what brings the frames."""
-
-        def stale(n: int) -> None:
-            self.n_stale.put(n)
-
         if readout == Readout.MONITOR:
-            return MonitorSource(self.client, name, debts, stale)
+            return MonitorSource(control)
         if readout == Readout.STREAM:
-            return StreamSource(self.client, name, debts, stale, stream or stream_of(self.client.url))
+            return StreamSource(control, stream or stream_of(self.client.url))
         if readout == Readout.FILEWRITER:
-            folder = FileFolder(self.client, directory, name)
-            if self._files is not None:
-                folder = MountedFolder(self.client, self._files, name)
-            return FilesSource(self.client, name, debts, stale, folder, delete_files)
+            return FilesSource(control, files, delete_files)
         raise RequestError("readout", readout, f"one of {', '.join(Readout)}")
 
     def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> PointStore:

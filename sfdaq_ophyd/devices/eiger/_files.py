@@ -7,12 +7,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ...clients.simplon import SimplonClient
 from ...errors import DetectorStateError, FileFormatError, FramesMissing, SfdaqError
 from ...files.eiger_file import (
     IMAGES,
@@ -28,8 +27,7 @@ from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
-from ..debts import Debts
-from ._control import UID_LENGTH
+from ._control import UID_LENGTH, EigerControl
 from ._file_folder import FileFolder, data_file, master_file
 from ._file_wait import FileWait
 from ._readings import n_images_per_exposure
@@ -53,8 +51,8 @@ class FilesSource(SeriesSource):
 
     Parameters
     ----------
-    client, name, debts, on_stale
-        For `SeriesSource`.
+    control : EigerControl
+        Of the detector.
     folder : FileFolder
         Where this machine finds the files.
     delete : bool
@@ -63,16 +61,8 @@ class FilesSource(SeriesSource):
 
     interface = "filewriter"
 
-    def __init__(
-        self,
-        client: SimplonClient,
-        name: str,
-        debts: Debts,
-        on_stale: Callable[[int], None],
-        folder: FileFolder,
-        delete: bool = False,
-    ):
-        super().__init__(client, name, debts, on_stale)
+    def __init__(self, control: EigerControl, folder: FileFolder, delete: bool = False):
+        super().__init__(control)
         self._folder, self._delete = folder, delete
         self._pattern = self._series = self._uid = ""
         self._series_id = self._n_files = self._n_taken = 0

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from ...clients.simplon import MonitorFrame, SimplonClient
 from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
-from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import typed
 from ...wire.simplon_states import DetectorState
 from .._source import Request
-from ..debts import Debts
+from ._control import EigerControl
 from ._readings import ONE_THRESHOLD, check_thresholds, make_statistics
 from ._series import (
     WINDOW,
@@ -26,6 +24,7 @@ from ._series import (
     Mode,
     SeriesOrder,
 )
+from ._silence import Ending
 from ._source import Items, SeriesSource
 from ._triggers import SoftwareTriggers
 
@@ -34,17 +33,6 @@ logger = logging.getLogger(__name__)
 
 WAIT = 0.25
 """s one request for the next image waits."""
-
-
-@dataclass
-class _End:
-    """How a trigger ends when frames do not come."""
-
-    limit: Limit
-    exposed: bool = False
-    why: str = ""
-    unreadable: str = ""
-    over: bool = False
 
 
 LARGEST_BUFFER = 1000
@@ -59,8 +47,8 @@ class MonitorSource(SeriesSource):
 
     Parameters
     ----------
-    client, name, debts, on_stale
-        For `SeriesSource`.
+    control : EigerControl
+        Of the detector.
     """
 
     interface = "monitor"
@@ -68,14 +56,8 @@ class MonitorSource(SeriesSource):
     _ids: FrameIds
     _statistics: FrameStatistics
 
-    def __init__(
-        self,
-        client: SimplonClient,
-        name: str,
-        debts: Debts,
-        on_stale: Callable[[int], None] = lambda n: None,
-    ):
-        super().__init__(client, name, debts, on_stale)
+    def __init__(self, control: EigerControl):
+        super().__init__(control)
         self._series = SeriesOrder()
         self._threshold: object = None
 
@@ -117,7 +99,7 @@ class MonitorSource(SeriesSource):
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
     ) -> Iterator[Frame | MissingFrame]:
-        n_left, end = request.n_frames, _End(self._limit())
+        n_left, end = request.n_frames, Ending(self._limit())
         images = self._images(stop)
         while n_left and not end.over:
             frame = next(images, None)
@@ -176,7 +158,7 @@ class MonitorSource(SeriesSource):
                 logger.warning("%s: %s", self.name, exc)
                 yield exc
 
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: _End) -> None:
+    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:
         """Find out whether anything more can come, now that the monitor had no image."""
         if end.why:
             end.over = True
@@ -199,7 +181,7 @@ class MonitorSource(SeriesSource):
             self._armed_for = None  # some firmware gives the last image only after disarm: one more look
             self.control.disarm()
 
-    def _lost(self, n: int, end: _End) -> Iterator[MissingFrame]:
+    def _lost(self, n: int, end: Ending) -> Iterator[MissingFrame]:
         if n <= 0:
             return
         self._armed_for = None

@@ -1,4 +1,4 @@
-"""Frames of the stream that do not come: how long they are waited for, and why there are none."""
+"""Frames that do not come: how long they are waited for, and why the stream has none."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Ending:
         Whether the detector said so.
     over : bool
         Whether there is nothing to wait for any more.
+    unreadable : str
+        What was wrong with an image that came.
     """
 
     limit: Limit
@@ -47,6 +49,7 @@ class Ending:
     ended: bool = False
     over: bool = False
     why: str = ""
+    unreadable: str = ""
 
     def restart(self) -> None:
         """Begin all limits anew: a frame came."""

@@ -16,14 +16,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...clients import SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, UnknownOutcome
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._source import Progress, Request, WrittenFile
 from .._worker import Worker
-from ..debts import Debts
 from ._control import EigerControl
 from ._readings import Times, differs, read_size, read_times
 from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode
@@ -43,16 +41,13 @@ class SeriesSource(ABC):
 
     Parameters
     ----------
-    client : SimplonClient
-    name : str
-        Of the device, for messages.
-    debts : Debts
-        What could not be put back.
-    on_stale : callable
-        Called with the number of stale frames dropped so far.
+    control : EigerControl
+        Of the detector.
 
     Attributes
     ----------
+    on_stale : callable
+        Called with the number of stale frames dropped so far.
     mode : Mode
         Who runs the detector; never ``auto`` once it is open.
     n_stale : int
@@ -67,22 +62,16 @@ class SeriesSource(ABC):
     modes: frozenset[Mode] = frozenset({Mode.INTERNAL, Mode.EXTERNAL})
     """Who may run the detector."""
 
-    def __init__(
-        self,
-        client: SimplonClient,
-        name: str,
-        debts: Debts,
-        on_stale: Callable[[int], None] = lambda n: None,
-    ):
-        self.client, self.name = client, name
-        self._on_stale, self.n_stale = on_stale, 0
-        self.control = EigerControl(client, name, debts)
+    def __init__(self, control: EigerControl):
+        self.control, self.client, self.name = control, control.client, control.name
+        self.on_stale: Callable[[int], object] = lambda n: None
+        self.n_stale = 0
         self.mode = Mode.INTERNAL
         self.frame_format: FrameFormat | None = None
         self._settings = EigerSettings()
         self._times = Times()
         self._stop = threading.Event()
-        self._triggering = Worker(f"{name} triggers")
+        self._triggering = Worker(f"{self.name} triggers")
         self._armed_for: int | None = None  # images per trigger of the open series
         self._n_triggers_left = 0
         self._own_uid = ""
@@ -210,7 +199,7 @@ class SeriesSource(ABC):
 
     def _count_stale(self, n: int) -> None:
         self.n_stale += n
-        self._on_stale(self.n_stale)
+        self.on_stale(self.n_stale)
 
     @property
     def _longest(self) -> float:

@@ -7,13 +7,12 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
-from ...clients.simplon import SimplonClient
 from ...errors import DetectorStateError, ServiceTimeout, ShapeError, WireError
 from ...limits import Limit
 from ...wire.compression import check_blocks
@@ -21,8 +20,7 @@ from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
 from .._source import Request
-from ..debts import Debts
-from ._control import UID_LENGTH
+from ._control import UID_LENGTH, EigerControl
 from ._numbers import NumbersAside
 from ._readings import has_difference, make_statistics, n_images_per_exposure
 from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
@@ -47,8 +45,8 @@ class StreamSource(SeriesSource):
 
     Parameters
     ----------
-    client, name, debts, on_stale
-        For `SeriesSource`.
+    control : EigerControl
+        Of the detector.
     endpoint : str
         Of the stream, e.g. ``"tcp://dcu:31001"``.
     """
@@ -56,21 +54,14 @@ class StreamSource(SeriesSource):
     interface = "stream"
     _statistics: FrameStatistics
 
-    def __init__(
-        self,
-        client: SimplonClient,
-        name: str,
-        debts: Debts,
-        on_stale: Callable[[int], None],
-        endpoint: str,
-    ):
-        super().__init__(client, name, debts, on_stale)
+    def __init__(self, control: EigerControl, endpoint: str):
+        super().__init__(control)
         self.stream = EigerStream(endpoint, timeout=None)
         self._events: queue.SimpleQueue[EigerFrame | Series | None] = queue.SimpleQueue()
         self.stream.subscribe(self._events.put)
         self.stream.on_series = self._events.put
         self._order = SeriesOrder(first=0)
-        self._numbers = NumbersAside(name)
+        self._numbers = NumbersAside(self.name)
         self._energies: tuple = ()
         self._tables_of: tuple | None = None  # energies for which they came
         self._n_refused = self._n_odd = 0
