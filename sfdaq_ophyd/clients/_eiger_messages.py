@@ -225,22 +225,29 @@ class Messages(Intake):
     def announce(self, message: Message) -> bool:
         """Read a message; whether a frame is to follow."""
         self.counters["received"] += 1
+        try:
+            return self._read(message)
+        except FrameRefused as exc:
+            self.counters["refused"] += 1
+            self._of(0, exc.series).refused[exc.image_id] = exc.reason
+            self.tell_once(exc.reason, message)
+            raise
+        except WireError as exc:
+            self.tell_once(str(exc), message)
+            if not isinstance(exc, UnknownMessage):
+                raise
+            self.counters["unknown"] += 1
+            self.last_problem = f"{self.endpoints[0]}: {exc}"
+            return False
+
+    def _read(self, message: Message) -> bool:
         if len(message.parts) != 1:
             raise WireError(
                 f"a message of {len(message.parts)} parts, expected one: is the stream's format legacy, or "
                 "the port that of another service?"
             )
         base = np.frombuffer(message.parts[0].buffer, "u1")
-        try:
-            head = decode_message(base.data)
-        except FrameRefused as exc:
-            self.counters["refused"] += 1
-            self._of(0, exc.series).refused[exc.image_id] = exc.reason
-            raise
-        except UnknownMessage as exc:
-            self.counters["unknown"] += 1
-            self.last_problem = f"{self.endpoints[0]}: {exc}"
-            return False
+        head = decode_message(base.data)
         if isinstance(head, SeriesImage):
             return self._announce_image(message, head, base)
         series = self._of(head.series_id, head.series_unique_id)
@@ -274,8 +281,6 @@ class Messages(Intake):
             for channel, array in head.data.items():
                 if array.shape != start.shape:
                     reason = f"{channel} of {array.shape}, expected {start.shape} as the series began"
-                    self.counters["refused"] += 1
-                    series.refused[head.image_id] = reason
                     raise FrameRefused(head.series_unique_id, head.image_id, reason)
         n_expected = 0 if start is None else start.number_of_images or 0
         if 0 < n_expected <= head.image_id:
@@ -326,14 +331,10 @@ class Messages(Intake):
 
 
 def _frame(head: SeriesImage, arrival: float) -> EigerFrame:
-    images = list(head.data.values())
-    if len(images) > 1:  # the order of a map's keys says nothing
-        images = [
-            head.data[name] for name in sorted(head.data, key=lambda name: (name == "difference", name))
-        ]
+    channels = sorted(head.data, key=lambda name: (name == "difference", name))  # a map's order says nothing
+    images = [head.data[name] for name in channels]
     names = ("image", *(f"image_{k}" for k in range(2, len(images) + 1)))
-    time_ns = head.time_ns
-    real = head.real_time
+    time_ns, real = head.time_ns, head.real_time
     return EigerFrame(
         image=None,
         packed=dict(zip(names, images)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -20,6 +21,9 @@ from ..wire.json_text import MAX_HEADER_BYTES
 from .ring import Ring
 
 logger = logging.getLogger(__name__)
+
+MOST_KINDS = 20
+"""Problems of messages that are told in the log."""
 
 
 class EventIds:
@@ -164,6 +168,7 @@ class Intake(ABC):
     def __init__(self, endpoints: list[str]):
         self.endpoints, self.last_problem = endpoints, ""
         self._surprised = False
+        self._kinds_told: set[str] = set()
 
     @abstractmethod
     def announce(self, message: Message) -> bool:
@@ -223,6 +228,16 @@ class Intake(ABC):
         if not isinstance(exc, WireError) and not self._surprised:
             logger.error("a message of %s was not understood", self.endpoints[port], exc_info=exc)
             self._surprised = True
+
+    def tell_once(self, problem: str, message: Message) -> None:
+        """Say in the log what is wrong with a message, and how it begins; once for each kind of problem."""
+        kind = re.sub(r"[0-9]+", "", problem)[:80]
+        if kind in self._kinds_told or len(self._kinds_told) >= MOST_KINDS:
+            return
+        self._kinds_told.add(kind)
+        part = message.parts[0]
+        told = (self.endpoints[message.port], problem, len(part), bytes(part.buffer[:64]).hex())
+        logger.warning("%s: %s; %d bytes that begin with %s", *told)
 
 
 class PixelIntake(Intake):

@@ -38,6 +38,8 @@ TICKS: Final = 50_000_000
 """Per second, of an Eiger's clock."""
 
 _DTYPES: Final = {"uint8": "u1", "uint16": "<u2", "uint32": "<u4"}
+_START_DTYPES: Final = _DTYPES | {"int8": "i1", "int16": "<i2", "int32": "<i4"}
+"""The signed ones are of others that send this format."""
 _DATE: Final = re.compile(
     r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{0,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
@@ -167,8 +169,8 @@ def _start(fields: dict[str, object]) -> SeriesStart:
     if not 0 < min(shape) or max(shape) > MAX_SIDE:
         raise _wrong("image_size_y, image_size_x", shape, f"1 to {MAX_SIDE}")
     dtype = fields.get("image_dtype")
-    if dtype is not None and dtype not in _DTYPES:
-        raise _wrong("image_dtype", dtype, f"one of {', '.join(_DTYPES)}")
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in _START_DTYPES):
+        raise _wrong("image_dtype", dtype, f"one of {', '.join(_START_DTYPES)}")
     tables = {
         name: array
         for table in ("pixel_mask", "flatfield")
@@ -184,7 +186,7 @@ def _start(fields: dict[str, object]) -> SeriesStart:
         number_of_images=n_images if type(n_images) is int and n_images >= 0 else None,
         channels=tuple(channels),
         shape=shape,
-        dtype=None if dtype is None else np.dtype(_DTYPES[str(dtype)]),
+        dtype=None if dtype is None else np.dtype(_START_DTYPES[dtype]),
         arm_date_ns=_date(rest.get("arm_date")),
         tables=tables,
         user_data=rest.pop("user_data", None),
@@ -218,7 +220,7 @@ def date_text(ns: int) -> str:
 # Version 1: JSON parts and blobs
 
 
-_TABLES: Final = {"dflatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0"}
+_TABLES: Final = ("dflatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
 _LEGACY_DTYPES: Final = _DTYPES | {"float32": "<f4", "int32": "<i4"}
 _ENCODING: Final = re.compile(r"(?:bs(8|16|32)-)?(lz4)?([<>])")
 

@@ -134,17 +134,24 @@ def test_stream_when_the_unit_restarts_then_the_same_number_is_another_series(co
     }
 
 
-def test_stream_when_messages_are_wrong_then_counted_and_the_next_frame_comes(control, stream, data_dir):
+def test_stream_when_messages_are_wrong_then_counted_and_the_next_frame_comes(
+    control, stream, data_dir, caplog
+):
     queue = stream.frames()
     folder = data_dir / "eiger" / "stream2" / "made"
     for name in ("truncated", "unknown_type", "wrong_length", "header_lies", "missing_field"):
         control.send((folder / f"edge_{name}.cbor").read_bytes())
     control.send(image(1), b"a second part")
+    for image_id in (7, 8):
+        control.send(image(image_id)[:-7])
     control.send(b"")
     control.send(image(2))
     assert queue.get(60).image_id == 2
     counted = {name: n for name, n in stream.counters.items() if n}
-    assert counted == {"received": 8, "images": 1, "refused": 2, "unknown": 1, "unparsable": 6}
+    assert counted == {"received": 10, "images": 1, "refused": 2, "unknown": 1, "unparsable": 8}
+    told = [record.getMessage() for record in caplog.records if "that begin with" in record.getMessage()]
+    assert len(told) == 7, "each kind once"
+    assert all(message.rpartition(" ")[2].startswith("d9d9f7") for message in told[:6])
     assert stream.series["01KDYT0000000000000000TEST"].refused[0].startswith("data of threshold_1")
 
 

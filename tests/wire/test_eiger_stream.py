@@ -5,6 +5,7 @@ The files of tests/data/eiger/stream2 are copies of captures; its README says of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import lzma
@@ -143,6 +144,60 @@ def test_decode_when_an_id_is_wrong_then_the_error_names_it(folder, field, value
     fields = cbor.decode(message(folder, "made/uncompressed_u32.cbor"))
     with pytest.raises(WireError, match=field):
         decode_message(encode_message(fields | {field: value}))
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    2**63,
+    float("nan"),
+    "",
+    "x",
+    [],
+    [[]],
+    [2**63, 0],
+    {},
+    {"x": [1]},
+    b"abcd",
+    cbor.Date("x"),
+)
+
+
+@pytest.mark.parametrize("name", ["made/start", "made/two_channels_bslz4_lz4", "made/end"])
+def test_decode_when_any_field_is_of_another_kind_then_taken_or_an_error_of_ours(folder, name):
+    fields = cbor.decode(message(folder, f"{name}.cbor")) | {"pixel_mask": {}, "flatfield": None}
+    for field in fields:
+        for value in ODD:
+            with contextlib.suppress(WireError):
+                decode_message(encode_message(fields | {field: value}))
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("uint16", "<u2"), ("int32", "<i4")])
+def test_decode_when_start_tells_the_type_of_images_then_known_signed_ones_too(folder, dtype, expected):
+    fields = cbor.decode(message(folder, "made/start.cbor"))
+    assert decode_message(encode_message(fields | {"image_dtype": dtype})).dtype == np.dtype(expected)
+    with pytest.raises(WireError, match="image_dtype='float8', expected one of uint8"):
+        decode_message(encode_message(fields | {"image_dtype": "float8"}))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2, 3])
+def test_legacy_when_any_field_is_of_another_kind_then_taken_or_an_error_of_ours(folder, part):
+    images, headers = (
+        legacy(folder, *(f"{kind}_part{k}" for k in kinds))
+        for kind, kinds in (
+            ("frame0", ("1.json", "2.json", "3.bin", "4.json")),
+            ("header", ("1.json", "2.json", "7.json", "8.bin")),
+        )
+    )
+    for parts in (images, headers):
+        with contextlib.suppress(ValueError):
+            fields = json.loads(parts[part])
+            for field in fields:
+                for value in (*ODD[:12], [-1, 2], [2**40, 2**40], [1.5, 2]):
+                    bent = json.dumps(fields | {field: value}).encode()
+                    with contextlib.suppress(WireError):
+                        decode_legacy([*parts[:part], bent, *parts[part + 1 :]])
 
 
 @pytest.mark.parametrize("offset", ["Z", "+00:00", "-03:30"])
