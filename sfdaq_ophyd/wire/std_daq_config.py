@@ -100,7 +100,9 @@ class DaqConfig:
 
     @property
     def dtype(self) -> str:
-        """Numpy name of the pixel type in the files."""
+        """Numpy name of the pixel type in the files; WireError if the service stored a depth there is not."""
+        if self.bit_depth not in BIT_DEPTHS:
+            raise WireError(f"config: expected bit_depth as one of {BIT_DEPTHS}, got {self.bit_depth}")
         return f"uint{self.bit_depth}"
 
     @classmethod

@@ -143,3 +143,10 @@ def test_config_when_values_are_text_then_they_become_integers():
         "bit_depth": 16,
         "module_positions": {"0": [1, 2, 3, 4]},
     }
+
+
+@pytest.mark.parametrize("depth", [0, 13, -16, 64])
+def test_config_when_it_has_a_depth_that_no_pixel_has_then_it_is_named(depth):
+    config = DaqConfig("x", "eiger", depth, 8, 16, 1, 0, 0)
+    with pytest.raises(WireError, match=f"bit_depth as one of .*, got {depth}"):
+        assert config.dtype
