@@ -212,7 +212,8 @@ class WebsocketDriver:
     def _create(self, start: Start) -> bool:
         """Have all files created; tell whether they are."""
         refused = self._faults.take("creation_error")
-        created = {writer: self._reach(writer).create(start.path, start.prefix) for writer in self._all}
+        living_first = sorted(self._all, key=lambda writer: not writer.alive)
+        created = {writer: self._reach(writer).create(start.path, start.prefix) for writer in living_first}
         slow = self._faults.take("slow_creation")
         seconds = slow["seconds"] if slow else 0.0
         if any(not writer.alive for writer in self._all):  # it died of the request, and never answers

@@ -101,7 +101,12 @@ def identity_asked(body) -> tuple:
 def log_of(reply) -> list[dict]:
     """Return the acquisitions of a log reply, newest first."""
     logs = reply.get("logs") if isinstance(reply, dict) else None
-    return list(logs.values()) if isinstance(logs, dict) else list(logs or ())
+    return _by_id(logs) if isinstance(logs, dict) else list(logs or ())
+
+
+def _by_id(logs: dict) -> list:
+    """Return the entries of a log that is keyed by id, newest first: the order of keys says nothing."""
+    return [logs[k] for k in sorted(logs, key=lambda k: [int(n) for n in k.split("-")], reverse=True)]
 
 
 def identity(info: dict) -> tuple:
@@ -123,7 +128,7 @@ def masked(value, key: str = ""):
     """Return a reply with its volatile parts replaced by what kind of thing stood there."""
     if isinstance(value, dict):
         if value and all(re.fullmatch(r"\d+-\d+", k) for k in value):  # a log keyed by id
-            return {"ids": [masked(v) for v in value.values()]}
+            return {"ids": [masked(v) for v in _by_id(value)]}
         value = dict(value)
         if value.get("state") == "ACQUIRING_IMAGES" and "stats" in value:
             value["stats"] = {**value["stats"], "n_write_completed": "some", "n_write_requested": "some"}

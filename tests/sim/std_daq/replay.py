@@ -6,6 +6,7 @@ earlier scenarios) is done here as the rows that follow show it must have been.
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -67,6 +68,7 @@ class Replay(Approach):
             self.speed = 4.0
         else:
             self.speed = 30.0 if longest > 20 else SPEED
+        self.noted = " ".join(str(row.get("note")) for row in rows)
         self.boot = "just started" in str([row.get("note") for row in rows[:1]])
         self.problems: list[str] = []
         self.pending: list[tuple[float, threading.Thread]] = []
@@ -102,14 +104,17 @@ class Replay(Approach):
             self.perform(acquisition)
 
     def prime_config(self):
-        """Store the configuration the scenario began with."""
-        for row in self.rows:
-            if path_of(row) == "/daq/config":
-                config = (row.get("reply") or {}).get("config")
-                if row["request"]["method"] == "GET" and config:
-                    if config != self.server.service.config()[0]:
-                        notes.store_config(self, config)
-                return
+        """Store the configuration the scenario began with; a user that a note puts in comes with the note."""
+        own = self.server.service.config()[0]
+        name = re.search(r'"detector_name": "([^"]+)"|"Simulator for ([^"]+)\."', json.dumps(self.rows))
+        config = {**own, "detector_name": name[1] or name[2]} if name else own
+        first = next((row for row in self.rows if path_of(row) == "/daq/config"), None)
+        if first is not None and first["request"]["method"] == "GET":
+            config = (first.get("reply") or {}).get("config") or config
+        if "writer_user_id" in self.noted:
+            config = {**config, "writer_user_id": own["writer_user_id"]}
+        if config != own:
+            notes.store_config(self, config)
 
     # ---- the rows -----------------------------------------------------------------------------------
 
@@ -118,8 +123,7 @@ class Replay(Approach):
         self.previous = None
         with subtests.test("what was before"):
             self.prime()
-            if not any("writer_user_id" in str(row.get("note")) for row in self.rows):
-                self.prime_config()
+            self.prime_config()
         self.since = streams.ends(self)
         for i, row in enumerate(self.rows):
             with subtests.test(words_of(row, i)):

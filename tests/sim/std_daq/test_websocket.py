@@ -196,12 +196,12 @@ def test_start_when_the_folder_is_missing_then_error_comes_late_and_the_metadata
 
 
 def test_start_when_a_writer_is_dead_then_it_is_carried_out_when_that_is_back(ws, session, tmp_path):
-    ws.fail_next("writer_dies", writer=1)
+    ws.fail_next("writer_dies", writer=0)  # the others have theirs all the same
     session.start(tmp_path, 4, file_prefix="late_")
     session.until("creating_file")
     for _ in range(70):  # longer than the driver waits for an answer
         assert session.next() == {"status": "creating_file"}
-    assert {path.name for path in tmp_path.iterdir()} == {"late_0.h5", "late_Meta.h5"}
+    assert {path.name for path in tmp_path.iterdir()} == {"late_1.h5", "late_Meta.h5"}
     ws.restart_writer()
     session.until("file_saved")
     assert len(ids(tmp_path / "late_Meta.h5")) == 4
