@@ -30,7 +30,7 @@ from pathlib import Path
 from ..errors import FileFormatError, StorageError
 from ._hdf5 import looking_into
 from ._lazy_imports import h5py
-from .std_daq_joined import join_again
+from .std_daq_file import join_again
 from .storage import writing
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"

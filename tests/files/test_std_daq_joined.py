@@ -10,8 +10,7 @@ import pytest
 
 from sfdaq_ophyd.errors import FileFormatError, SfdaqError
 from sfdaq_ophyd.files.repair import repair
-from sfdaq_ophyd.files.std_daq_file import count_std_daq_images, read_std_daq_file
-from sfdaq_ophyd.files.std_daq_joined import write_joined
+from sfdaq_ophyd.files.std_daq_file import count_std_daq_images, read_std_daq_file, write_joined
 from sfdaq_ophyd.wire.std_daq_writing import DataFile, layout_of_one_file, layout_of_several_files
 
 SHAPE = (2, 3)

@@ -17,8 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...errors import DetectorStateError, FileFormatError
-from ...files.std_daq_file import StdDaqFile, count_std_daq_images, read_std_daq_file
-from ...files.std_daq_joined import of_points, write_joined
+from ...files.std_daq_file import StdDaqFile, count_std_daq_images, of_points, read_std_daq_file, write_joined
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
