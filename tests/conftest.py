@@ -7,9 +7,11 @@ import gc
 import os
 import threading
 import time
+import types
 import weakref
 from pathlib import Path
 
+import bluesky.utils
 import event_model
 import jsonschema_rs
 import matplotlib
@@ -47,6 +49,9 @@ class QuickValidator:
 event_model.schema_validators.update(
     {name: QuickValidator(validator) for name, validator in event_model.schema_validators.items()}
 )
+
+# What a plan says that is never iterated: where it was made costs every plan more than its messages.
+bluesky.utils.traceback = types.SimpleNamespace(format_stack=list)
 
 
 def pytest_addoption(parser):

@@ -215,9 +215,23 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     journal = Journal(directory / "documents", functools.partial(now_at, directory))
     exports.register("BlueskyRun", "application/json-seq", exporter(journal))
     authentication = Authentication(single_user_api_key=api_key)
-    return build_app(
+    app = build_app(
         tree, authentication=authentication, serialization_registry=exports, include_routers=[router]
     )
+    for override in app.dependency_overrides.values():
+        override()
+    app.dependency_overrides = Applied(app.dependency_overrides)
+    return app
+
+
+class Applied(dict):
+    """Overrides of dependencies that were called once: Tiled's changes the settings that all are given.
+
+    FastAPI sees none: with any, it analyses all dependencies of a route anew at every request.
+    """
+
+    def __bool__(self) -> bool:
+        return False
 
 
 def take_turns(storage) -> None:

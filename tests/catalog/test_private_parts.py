@@ -45,6 +45,7 @@ PARTS = [
     "tiled.server.app:build_app",
     "tiled.server.dependencies:get_root_tree",
     "tiled.server.schemas:PostMetadataRequest",
+    "tiled.server.settings:get_settings.cache_clear",
     "tiled.storage:EmbeddedSQLStorage.create_adbc_connection",
     "tiled.utils:OneShotCachedMap.set",
 ]
