@@ -39,7 +39,6 @@ PATIENCE = 60.0
 class Series:
     """What arm uploaded, and how far the series has come."""
 
-    series_id: int
     mode: TriggerMode
     frames_per_trigger: int
     n_triggers: int
@@ -127,13 +126,7 @@ class EigerModel:
         self.series = await self._open_series(now, offset)
         n_images = self.series.frames_per_trigger * self.series.n_triggers
         self.files.open(self.series.maker, self.config, now, n_images)
-        await self.stream.open(
-            self.series.maker,
-            self.config,
-            unique_id=self.series_unique_id,
-            number_of_images=n_images,
-            offset_minutes=offset,
-        )
+        await self.stream.open(self.series.maker, self.config, n_images)
         self.state = after
         return self.series_id
 
@@ -230,14 +223,13 @@ class EigerModel:
             *self._scenes[scene],
             sample=self._sample,
             series_id=self.series_id,
-            series_unique_id=self.series_unique_id,
+            unique_id=self.series_unique_id,
             profile=self.profile,
             offset_minutes=offset,
             series_time_ns=now if self.faults.take("same_time") else None,
             faults=self.faults,
         )
         return Series(
-            series_id=self.series_id,
             mode=mode,
             frames_per_trigger=frames_of(mode, config["nimages"]),
             n_triggers=config["ntrigger"] - (mode == TriggerMode.EIES),

@@ -84,7 +84,7 @@ class SeriesFiles:
         """Bytes of pixels that it holds."""
         gone = self._names_of(self.n_images)
         n_gone = sum(name in self.deleted for name in gone) * self.per_file
-        return max(0, self.n_images - n_gone) * self.maker.n_channels * self.maker.n_bytes
+        return max(0, self.n_images - n_gone) * len(self.maker.channels) * self.maker.n_bytes
 
     @property
     def n_images(self) -> int:
@@ -128,7 +128,7 @@ class SeriesFiles:
 
     def _write_images(self, file: h5py.File, first: int, last: int) -> None:
         shape, dtype = self.maker.shape, self.maker.dtype
-        inner = shape if self.legacy else (self.maker.n_channels, *shape)
+        inner = shape if self.legacy else (len(self.maker.channels), *shape)
         options = {"chunks": (1,) * (len(inner) - 1) + shape}
         if self.compressed:
             options |= hdf5plugin.Bitshuffle(cname="lz4")
@@ -175,7 +175,7 @@ class SeriesFiles:
 
     def _write_virtual(self, data: h5py.Group) -> None:
         """Write the datasets that show those of all data files in one."""
-        inner = (self.maker.n_channels, *self.maker.shape)
+        inner = (len(self.maker.channels), *self.maker.shape)
         kinds = {"data": (inner, self.maker.dtype), "image_id": ((), "i8"), "start_time": ((), "f8")}
         for dataset, (inner, dtype) in kinds.items():
             layout = h5py.VirtualLayout((self.n_expected, *inner), dtype)

@@ -160,8 +160,8 @@ class FrameMaker:
     sample : callable
         How much of the sample is in the light now.
     series_id : int
-        Also an attribute, as are `shape` (y, x), `dtype` and `n_bytes` of an image, `n_channels`, the number
-        of enabled thresholds, and `channels`, their names and energies in eV.
+        Also an attribute, as are `unique_id`, `offset_minutes` (of local time from UTC), `shape` (y, x),
+        `dtype` and `n_bytes` of an image, and `channels`, names and energies in eV of the enabled thresholds.
     series_time_ns : int or None
         Written into every frame in place of its own time.
     """
@@ -174,7 +174,7 @@ class FrameMaker:
         *,
         sample: Callable[[], float],
         series_id: int,
-        series_unique_id: str,
+        unique_id: str,
         profile: str,
         offset_minutes: int,
         series_time_ns: int | None,
@@ -186,13 +186,13 @@ class FrameMaker:
         self._seen: list[tuple[int, float]] = []  # from which image on how much of the sample
         self._pixels = [image.data.cast("B") for image in images]
         self.series_id, self.series_time_ns = series_id, series_time_ns
+        self.unique_id, self.offset_minutes = unique_id, offset_minutes
         self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
         self._thresholds = config.thresholds()
-        self.n_channels = len(self._thresholds)
         self.channels = [(f"threshold_{n}", energy) for n, energy in self._thresholds]
         self._count_time = config["count_time"]
         self._common = {
-            "series_unique_id": series_unique_id,
+            "series_unique_id": unique_id,
             "offset_minutes": offset_minutes,
             "incident_energy_ev": config["photon_energy"],
             "wavelength_angstrom": config["wavelength"],

@@ -150,15 +150,7 @@ class StreamOutput:
         """Return the address of version 2 (``"cbor"``) or 1 (``"legacy"``)."""
         return self._sockets[name].endpoint
 
-    async def open(
-        self,
-        maker: FrameMaker,
-        config: DetectorConfig,
-        *,
-        unique_id: str,
-        number_of_images: int,
-        offset_minutes: int,
-    ) -> None:
+    async def open(self, maker: FrameMaker, config: DetectorConfig, number_of_images: int) -> None:
         """Begin a series, if the stream is enabled: its start message goes out at once."""
         self.end()
         self.n_dropped = 0
@@ -168,10 +160,8 @@ class StreamOutput:
             return
         settings = SeriesSettings(
             maker=maker,
-            unique_id=unique_id,
             initialized_ns=self.initialized_ns,
             number_of_images=number_of_images,
-            offset_minutes=offset_minutes,
             stream=stream,
             detector={name: parameter.value for name, parameter in config.parameters.items()},
             arrays=dict(config.arrays),

@@ -48,12 +48,9 @@ class SeriesSettings:
     Attributes
     ----------
     maker : FrameMaker
-    unique_id : str
     initialized_ns : int
         When the detector was initialized, ns since the epoch.
     number_of_images : int
-    offset_minutes : int
-        Of local time from UTC.
     stream : Mapping
         The stream's config, name to value.
     detector : Mapping
@@ -65,10 +62,8 @@ class SeriesSettings:
     """
 
     maker: FrameMaker
-    unique_id: str
     initialized_ns: int
     number_of_images: int
-    offset_minutes: int
     stream: Mapping[str, Any]
     detector: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
@@ -108,7 +103,7 @@ class ExposureClock:
     def date(self) -> Date:
         """Return when the first exposure began, as the detector writes it."""
         return Date(
-            format_time_ns(self.first_ns + self.offset_ns, offset_minutes=self._settings.offset_minutes)
+            format_time_ns(self.first_ns + self.offset_ns, offset_minutes=self._settings.maker.offset_minutes)
         )
 
     def times(self, time_ns: int, count_time: float | None) -> tuple[int, int, int]:
@@ -136,7 +131,7 @@ class CborSeries:
     """The messages of one series in version 2; each is a map of `Fields`."""
 
     def __init__(self, settings: SeriesSettings, scenes: Mapping[str, PackedScene]):
-        self.settings, self._scenes, self.unique_id = settings, scenes, settings.unique_id
+        self.settings, self._scenes, self.unique_id = settings, scenes, settings.maker.unique_id
         self.clock = ExposureClock(settings)
 
     def start(self) -> Fields:
@@ -232,7 +227,7 @@ class RecordedSeries:
     """
 
     def __init__(self, settings: SeriesSettings, recording: Recording):
-        self.settings, self.unique_id, self._recording = settings, settings.unique_id, recording
+        self.settings, self.unique_id, self._recording = settings, settings.maker.unique_id, recording
         self.clock = ExposureClock(settings)
 
     def start(self) -> Fields | list[bytes | memoryview]:
