@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +22,7 @@ from .broker_recording import (
     stamped,
 )
 from .broker_stage import Stage, trigger_words
+from .collected import Collected
 
 DATA = Path(__file__).parent.parent / "data" / "broker"
 
@@ -34,22 +33,26 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("recording", recordings_in(folder), ids=lambda path: path.stem)
 
 
-@pytest.fixture
-def stage(recording, tmp_path):
+def replay(recording, folder, wait_for, subtests) -> None:
+    """Play every line of a recording, whatever differs on the way; each is a subtest."""
     first, lines = load(recording)
-    stage = Stage(first, tmp_path, writers=any("event" in line for line in lines))
-    yield stage
-    stage.close()
+    flow = any("event" in line for line in lines)
+    stage = Stage(first, folder, writers=flow)
+    try:
+        player = Player(stage, wait_for, flow=flow)
+        for line in lines:
+            with subtests.test(words_of(line)):
+                player.play(line)
+        with subtests.test("end"):
+            player.finish()
+    finally:
+        stage.close()
 
 
-def test_recording_when_replayed_then_same_replies_effects_and_messages(recording, stage, wait_for, subtests):
-    _, lines = load(recording)
-    player = Player(stage, wait_for, flow=any("event" in line for line in lines))
-    for line in lines:
-        with subtests.test(words_of(line)):
-            player.play(line)
-    with subtests.test("end"):
-        player.finish()
+def test_recording_when_replayed_then_same_replies_effects_and_messages(
+    recording, tmp_path, wait_for, subtests
+):
+    replay(recording, tmp_path, wait_for, subtests)
 
 
 def words_of(line: dict) -> str:
@@ -153,7 +156,7 @@ def test_recordings_when_copied_then_all_are_there():
     assert len(list(DATA.glob("*.jsonl"))) == 33
 
 
-def test_gate_when_steps_differ_then_all_are_played_and_each_is_reported(tmp_path):
+def test_gate_when_steps_differ_then_all_are_played_and_each_is_reported(tmp_path, wait_for):
     lines = [json.loads(line) for line in (DATA / "03-run-numbers.jsonl").read_text().splitlines()]
     differing = [lines[2], lines[4]]
     for line in differing:
@@ -161,13 +164,10 @@ def test_gate_when_steps_differ_then_all_are_played_and_each_is_reported(tmp_pat
     lines[1] |= {"client_ip": None, "amqp_server": None}
     lines.append({"remark": "a row of no known kind"})
     (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    command = [sys.executable, "-m", "pytest", __file__, "--recordings", tmp_path, "-q", "-k", "replayed"]
-    played = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert played.returncode == 1, played.stdout
-    for line in differing:
-        assert f"step {line['step']}: {line['title']}" in played.stdout
-    n_lines = len(lines) - 1
-    assert played.stdout.count("SUBFAILED") == 2 and f"{n_lines + 1 - 2} subtests passed" in played.stdout
+    (recording,), report = recordings_in(tmp_path), Collected()
+    replay(recording, tmp_path / "stage", wait_for, report)
+    assert [name for name, _ in report.failed] == [words_of(line) for line in differing]
+    assert len(report.played) == len(lines), "all but the first, and the end"
 
 
 def test_gate_when_there_is_nothing_to_replay_then_an_error(tmp_path, monkeypatch):

@@ -20,12 +20,12 @@ def kev(scene, raw):
     return ((raw & 0x3FFF) - chosen[1]) / chosen[0]
 
 
-def test_raw_when_asked_twice_then_is_the_same_and_differs_by_pulse():
-    one, other = Scene("JF03T01V02", seed=3), Scene("JF03T01V02", seed=4)
-    raw = one.raw(21125820000)
+def test_raw_when_asked_twice_then_is_the_same_and_differs_by_pulse(scene):
+    other = Scene("JF03T01V02", seed=4)
+    raw = scene.raw(21125820000)
     assert raw.dtype == np.uint16 and raw.shape == (512, 1024)
     assert np.array_equal(raw, Scene("JF03T01V02", seed=3).raw(21125820000))
-    assert not np.array_equal(raw[1:], one.raw(21125820003)[1:])
+    assert not np.array_equal(raw[1:], scene.raw(21125820003)[1:])
     assert not np.array_equal(raw[1:], other.raw(21125820000)[1:])
 
 
@@ -58,9 +58,8 @@ def test_beam_when_off_then_frames_are_dark_and_daq_rec_says_so(scene):
 
 
 @pytest.mark.parametrize(("stage", "code"), [(0, 0), (1, 1), (2, 3)])
-def test_pedestal_run_when_averaged_then_gives_the_constants(stage, code):
-    scene = Scene("JF03T01V02", seed=3)
-    scene.forced_stage = stage
+def test_pedestal_run_when_averaged_then_gives_the_constants(scene, monkeypatch, stage, code):
+    monkeypatch.setattr(scene, "forced_stage", stage)
     mask = scene.constants.mask
     frames = np.stack([scene.raw(pulse_id) for pulse_id in range(160)])
     good = mask == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from ..collected import Collected
 from .recording import others, read, scenarios
 from .replay import Replay
 from .scene import RAW, Scene
@@ -277,21 +277,6 @@ def test_replay_when_a_scenario_was_recorded_then_every_row_is_played_and_the_sa
     path = written(recorded(scenario, dialect, wait_for), tmp_path)
     with Replay(*read(path), wait_for) as replay:
         replay.run(subtests)
-
-
-class Collected:
-    """What a subtest would report."""
-
-    def __init__(self):
-        self.played, self.failed = [], []
-
-    @contextlib.contextmanager
-    def test(self, name):
-        self.played.append(name)
-        try:
-            yield
-        except Exception as exc:
-            self.failed.append((name, str(exc)))
 
 
 def test_replay_when_a_row_differs_then_that_one_is_reported_and_the_others_are_played(tmp_path, wait_for):

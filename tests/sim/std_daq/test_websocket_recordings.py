@@ -16,6 +16,7 @@ from sfdaq_ophyd.sim.std_daq.settings import BLOCK_SIZE
 from sfdaq_ophyd.sim.std_daq.websocket_files import ImageFile, MetadataFile
 
 from ...std_daq import simulated_websocket_daq
+from ..collected import Collected
 from .h5dump import h5dump
 from .recording import scenarios
 from .websocket_replay import WebsocketReplay, agree, collapsed, kills
@@ -158,18 +159,12 @@ def test_kills_when_a_type_is_wrong_then_the_driver_is_expected_to_die():
     assert not any(map(kills, ["{", '{"command": "stop"}', '{"command": "start", "path": "/"}']))
 
 
-def test_replay_when_a_status_differs_then_it_is_told(wait_for, subtests):
+def test_replay_when_a_status_differs_then_it_is_told(wait_for):
     meta, rows = read(OWN / "websocket-2025" / "w02_complete.jsonl")
     for row in rows:
         if row.get("recv", {}).get("status") == "file_saved":
             row["recv"] = {"status": "error"}
-
-    class Collected:
-        failed: list[str] = []
-
-        def test(self, name):
-            return pytest.raises(AssertionError) if name.startswith("what client") else subtests.test(name)
-
-    rows = [row for row in rows if row.get("event") != "closed"]
+    rows, report = [row for row in rows if row.get("event") != "closed"], Collected()
     with WebsocketReplay(meta, rows, wait_for) as replay:
-        replay.run(Collected())
+        replay.run(report)
+    assert [name[:11] for name, _ in report.failed] == ["what client"]
