@@ -32,6 +32,9 @@ DAQ_TEAM = "The writer process is dead or the service is blocked: the DAQ team m
 PERIOD = 0.05
 """Seconds between two looks at the state; news shorten it."""
 
+AWAY_LIMIT = 3.0
+"""Seconds for which the DAQ need not answer while an acquisition goes on, as when something between fails."""
+
 RESCUE_LIMIT = 12.0
 """Seconds for which a stop under way is waited for: the service gives up on a writer after 5."""
 
@@ -207,16 +210,20 @@ class WriterControl(ABC, Generic[Client]):
         ------
         WriterFailed, WriterDead, DaqGone, LostRecord, DoubleStart, Stalled, Discarded
         """
-        before, limit = None, Limit(timeout)
+        before, limit, away = None, Limit(timeout), Limit(AWAY_LIMIT)
         while True:
             if given_up.is_set():
                 raise Discarded(f"{self._name}: {request.output_file} given up")
             try:
                 writing = self._look_at(request)
             except self.gone as exc:
+                if not away.reached():
+                    away.wait(given_up, PERIOD)
+                    continue
                 raise DaqGone(
                     f"{self._name}: the DAQ is gone while {request.output_file} was written: {exc}"
                 ) from exc
+            away.restart()
             yield writing
             if writing.state is WritingState.FAILED:
                 raise WriterFailed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import threading
 
@@ -14,6 +15,8 @@ from sfdaq_ophyd.devices.std_daq_writer import _control, _rest_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
 from sfdaq_ophyd.devices.std_daq_writer._fastapi_control import FastApiControl
 from sfdaq_ophyd.devices.std_daq_writer._flask_control import FlaskControl
+from sfdaq_ophyd.errors import ServiceUnreachable
+from sfdaq_ophyd.wire.std_daq import WriterState
 
 from .documents import images_of, run
 
@@ -324,3 +327,26 @@ def test_abort_when_it_comes_at_any_time_then_unstage_twice_leaves_it_ready(daq,
         writer.unstage()
         assert status.done
         assert daq.service.status()["state"] == "READY"
+
+
+@pytest.mark.parametrize("n_lost", [10, 10**9])
+def test_point_when_the_service_is_away_then_it_goes_on_or_is_told_once_that_took_long(
+    writer, monkeypatch, n_lost
+):
+    monkeypatch.setattr(_control, "AWAY_LIMIT", 30.0 if n_lost == 10 else 0.1)
+    lost, read = itertools.count(), writer.client.status
+
+    def status():
+        found = read()
+        if found.state is WriterState.WRITING and found.acquisition.n_completed and next(lost) < n_lost:
+            raise ServiceUnreachable("status", url=writer.client.url, reason="refused")
+        return found
+
+    monkeypatch.setattr(writer.client, "status", status)
+    writer.frames_per_trigger.put(50 if n_lost == 10 else 10_000)
+    documents, error = run(bp.count([writer], 1))
+    if n_lost == 10:
+        assert error is None and len(images_of(documents)) == 50
+    else:
+        assert "the DAQ is gone while" in str(error)
+        monkeypatch.setattr(writer.client, "status", read)

@@ -157,7 +157,9 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
     assert error is None and images_of(documents) == ids_of(documents)
 
 
-def test_point_when_the_driver_dies_then_the_daq_is_gone(daq, writer):
+def test_point_when_the_driver_dies_then_the_daq_is_gone(daq, writer, monkeypatch):
+    monkeypatch.setattr(std_daq_socket, "AWAY_LIMIT", 0.1)
+    monkeypatch.setattr(_control, "AWAY_LIMIT", 0.1)
     daq.fail_next("driver_dies_writing", after=3)
     _, error = run(in_mode(writer, "point", 1, 50))
     assert "the DAQ is gone while" in str(error)
