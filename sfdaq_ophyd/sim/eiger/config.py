@@ -178,6 +178,18 @@ class DetectorConfig:
         self._set("beam_center_y", y / self["y_pixel_size"])
         self._set("detector_distance", -z)
 
+    def _after_threshold_2_mode(self) -> None:
+        if len(self.thresholds()) < 2:
+            self._set("threshold/difference/mode", "disabled")
+
+    _after_threshold_1_mode = _after_threshold_2_mode
+
+    def _after_threshold_difference_mode(self) -> None:
+        wanted = self["threshold/difference/mode"]
+        self._after_threshold_2_mode()
+        if self["threshold/difference/mode"] != wanted:
+            raise RequestError("threshold/difference/mode", wanted, "both thresholds to be enabled")
+
     def _reset_arrays(self) -> None:
         self.arrays = {name: self._default(name) for name in ("pixel_mask", "flatfield")}
         self._count_masked()

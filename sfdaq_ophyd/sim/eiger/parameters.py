@@ -47,7 +47,7 @@ CHANGE_GROUPS = {
 }  # fmt: skip
 
 SWITCH = ("enabled", "disabled")
-UNLISTED = frozenset({"wavelength", "error"})
+UNLISTED = frozenset({"wavelength", "error", "detector_translation"})
 """Names that exist but are not in `keys`."""
 
 

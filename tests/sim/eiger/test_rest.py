@@ -77,14 +77,24 @@ def test_keys_when_listed_then_every_name_can_be_read_and_has_a_type_fastcs_take
         assert names
         for name in names:
             reply = shared_rest.get(f"{module}/{task}/{name}").json()
-            assert reply["value_type"] in types or name == "detector_translation", (module, task, name)
+            assert reply["value_type"] in types, (module, task, name)
 
 
 def test_names_that_are_not_listed_when_read_then_they_exist(shared_rest):
     listed = shared_rest.get("detector/config/keys").json()
     assert "wavelength" not in listed and "pixel_mask" not in listed
-    for path in ("detector/config/wavelength", "detector/status/error", "stream/status/error"):
-        assert shared_rest.get(path).status_code == 200
+    for name in ("config/wavelength", "config/detector_translation", "status/error"):
+        assert shared_rest.get(f"detector/{name}").status_code == 200
+    assert shared_rest.get("stream/status/error").status_code == 200
+
+
+def test_difference_when_a_threshold_is_not_enabled_then_refused_or_off_again(rest):
+    name = "detector/config/threshold/difference/mode"
+    assert rest.put(name, "enabled").status_code == 400 and rest.value(name) == "disabled"
+    rest.set("detector/config/threshold/2/mode", "enabled")
+    rest.set(name, "enabled")
+    rest.set("detector/config/threshold/1/mode", "disabled")
+    assert rest.value(name) == "disabled"
 
 
 @pytest.mark.parametrize(
