@@ -1,7 +1,8 @@
 """Every Python block of the documentation runs, page by page, as a reader would type it; and every example.
 
 The blocks of a page share one namespace and one empty directory; pages share a process, so that what they
-import is imported once. A comment ``<!-- setup`` ... ``-->`` holds
+import is imported once, and the catalog that they open, whose server takes longer to start than most pages. A
+comment ``<!-- setup`` ... ``-->`` holds
 code that runs unseen; ``<!-- not run: reason -->`` before a block leaves it out.
 """
 
@@ -54,6 +55,17 @@ PRINTED = {
 
 RUNNER = """
 import gc, json, os, sys, traceback
+from sfdaq_ophyd import catalog
+
+opened, embedded_catalog = [], catalog.embedded_catalog
+
+def shared_catalog(directory):
+    if not opened:
+        opened.append(embedded_catalog(sys.argv[1]))
+        opened[0].close = opened[0].flush  # others go on with it
+    return opened[0]
+
+catalog.embedded_catalog = shared_catalog
 asked, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 for folder, output, parts in map(json.loads, asked):
@@ -79,8 +91,8 @@ for folder, output, parts in map(json.loads, asked):
 class Runner:
     """A process that runs pages and examples; a new one after one that did not answer."""
 
-    def __init__(self):
-        self._process = None
+    def __init__(self, folder: Path):
+        self._process, self._folder = None, folder
 
     def run(self, parts: list[tuple[str, int, str]], folder: Path) -> str:
         """Run what `blocks` gives; return what it printed, once it ended well."""
@@ -88,7 +100,7 @@ class Runner:
         place.mkdir()
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", RUNNER],
+                [sys.executable, "-c", RUNNER, str(self._folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -114,8 +126,8 @@ class Runner:
 
 
 @pytest.fixture(scope="module")
-def runner():
-    with contextlib.closing(Runner()) as runner:
+def runner(tmp_path_factory):
+    with contextlib.closing(Runner(tmp_path_factory.mktemp("catalog"))) as runner:
         yield runner
 
 
