@@ -166,7 +166,7 @@ class ActionStatus(StatusBase):
         Parameters
         ----------
         action : callable
-            What it raises is what the status will fail with.
+            What it raises is what the status will `end` with.
 
         Returns
         -------
@@ -176,7 +176,7 @@ class ActionStatus(StatusBase):
         try:
             action()
         except Exception as exc:
-            return partial(self.fail, exc)
+            return partial(self.end, exc)
         return self.succeed
 
     def end(self, exc: Exception | None) -> None:

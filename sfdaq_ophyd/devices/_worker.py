@@ -155,7 +155,7 @@ class Workers:
         """Jobs under way."""
         return len(self._busy)
 
-    def do(self, job: Callable[[], Callable[[], object]]) -> None:
+    def do(self, job: Callable[[], Callable[[], object]]) -> threading.Event:
         """Have a job done at once.
 
         Parameters
@@ -163,6 +163,11 @@ class Workers:
         job : callable
             Handles its own errors. What it returns tells its end to whoever waits for it, and is called when
             the worker is free again: the next job is then for the same one.
+
+        Returns
+        -------
+        Event
+            Set once all is over.
         """
         try:
             worker = self._idle.pop()
@@ -178,7 +183,7 @@ class Workers:
             tell()
 
         self._busy.add(worker)
-        worker.do(work)
+        return worker.do(work)
 
     def end(self) -> None:
         """Let those go that have nothing to do. Safe twice, and from a job."""

@@ -14,10 +14,10 @@ from .._assets import FileAssets, column_in_hdf5, external_key
 from .._flying import Flight, Flying
 from .._status import GRACE, ActionStatus, whole_number
 from .._worker import Workers
-from ._acquisition import PulseAcquisition
 from ._run import AcceptedAcquisition
 from ._run_table import READ
 from ._runner import BrokerRunner
+from ._service import JobStatus
 from ._settings import INTEGERS, BrokerSettings
 
 
@@ -33,9 +33,9 @@ class Row:
 class PulseFlight(Flight):
     """A fly scan of the broker: its first pulse, and the points that were asked for and not collected."""
 
+    completed: JobStatus
     first: int
     rows: deque[Row] = field(default_factory=deque)
-    acquisition: PulseAcquisition | None = None
 
 
 class BrokerFlying(BrokerSettings, Flying):
@@ -67,9 +67,11 @@ class BrokerFlying(BrokerSettings, Flying):
         self._end_flight()
         rate = int(self.rate_multiplicator.get())
         first = (self.runner.pulse_id.get() // rate + 1) * rate
-        completed = ActionStatus(self, "fly scan", 30 * float(self.timeout.get()) + GRACE, unit="pulses")
+        completed = JobStatus(self, "fly scan", 30 * float(self.timeout.get()) + GRACE, unit="pulses")
         completed.hold()  # until it is to be completed, nobody is late
-        self._flight = PulseFlight(ActionStatus.done_at_once(self, "kickoff"), completed, first=first)
+        self._flight = PulseFlight(
+            ActionStatus.done_at_once(self, "kickoff"), completed=completed, first=first
+        )
         return self._flight.kicked_off
 
     def _complete(self) -> None:
@@ -79,24 +81,18 @@ class BrokerFlying(BrokerSettings, Flying):
         status, same_run, points = flight.completed, self.runner.same_run(), self._points(flight.first)
         status.release()
 
-        def counted(current: float, target: float) -> None:
-            status.target = target
-            status.progress(current, f"{current:g} of {target:g} machine pulses")
+        def counted(current: float, target: float, _: str) -> None:
+            status.show(current, target, f"{current:g} of {target:g} machine pulses")
 
-        def pulses() -> PulseRange:
+        def acquire() -> None:
             rate = int(self.rate_multiplicator.get())
             now = self.runner.pulse_id.get() // rate * rate
-            return PulseRange(flight.first, points[-1].last if points else max(flight.first, now))
+            pulses = PulseRange(flight.first, points[-1].last if points else max(flight.first, now))
+            status.wait_for(self.runner.pulse_id.wait_past(pulses.last), counted)
+            status.commit()
+            self._acquire_flight(flight, pulses, points, same_run)
 
-        flight.acquisition = PulseAcquisition(
-            self.name,
-            self.workers,
-            self.runner.pulse_id,
-            pulses,
-            lambda pulses: self._acquire_flight(flight, pulses, points, same_run),
-            on_progress=counted,
-            on_end=lambda _, exc: status.end(exc),
-        )
+        status.begin(self.workers, acquire)
 
     def _points(self, first: int) -> list[PulseRange]:
         """Return the pulses of each point that was prepared."""
@@ -176,9 +172,5 @@ class BrokerFlying(BrokerSettings, Flying):
 
     def _end_flight(self) -> None:
         flight, self._flight = self._flight, None
-        if flight is None:
-            return
-        if flight.acquisition is None:
-            flight.completed.succeed()
-        elif flight.acquisition.running:
-            flight.acquisition.give_up(4 * float(self.timeout.get()))
+        if flight is not None:
+            flight.completed.give_up(4 * float(self.timeout.get()))

@@ -18,6 +18,7 @@ from ophyd import Device
 
 from ...errors import Discarded
 from .._status import GRACE, ActionStatus
+from .._worker import Workers, ends_within
 
 KEPT = 256
 """Jobs whose status is remembered."""
@@ -67,7 +68,12 @@ class Cancel:
 
 
 class JobStatus(ActionStatus):
-    """Status of a job; a call that takes long waits with it, and tells it how far it is.
+    """Status of a job in a worker's thread, which waits with it, tells it how far it is, and can be given up.
+
+    Parameters
+    ----------
+    device, what, timeout, target, unit
+        As for an `ActionStatus`.
 
     Attributes
     ----------
@@ -77,15 +83,57 @@ class JobStatus(ActionStatus):
 
     result: Any = None
 
-    def __init__(self, device: Any, what: str, timeout: float):
+    def __init__(self, device: Any, what: str, timeout: float, *, target: float = 1, unit: str = "steps"):
         self._over = threading.Event()
-        super().__init__(device, what, timeout, unit="steps")
+        self._ended: threading.Event | None = None
+        self._committing, self._is_committed = threading.Lock(), False
+        super().__init__(device, what, timeout, target=target, unit=unit)
         self.add_callback(lambda _: self._over.set())
 
-    def give_up(self) -> None:
-        """End the wait of a call; done. Safe at any time, and twice."""
-        self._over.set()
-        self.succeed()
+    def begin(self, workers: Workers, action: Callable[[], object]) -> None:
+        """Have `action` carried out; the status ends with it.
+
+        Parameters
+        ----------
+        workers : Workers
+            Give it its thread.
+        action : callable
+            Waits with this status, if it does.
+        """
+        self._ended = workers.do(partial(self.outcome, action))
+
+    @property
+    def running(self) -> bool:
+        """Whether there is still something to wait for."""
+        return not (self.done or self._over.is_set())
+
+    def commit(self) -> None:
+        """Note that a request goes out: from now on the job ends with the reply.
+
+        Raises
+        ------
+        Discarded
+            The job was given up before.
+        """
+        with self._committing:
+            self.check()
+            self._is_committed = True
+
+    def give_up(self, timeout: float = 0.0) -> None:
+        """End the waits of a job, unless its request is out; done then. Safe at any time, and twice.
+
+        Parameters
+        ----------
+        timeout : float
+            s for its thread, or the reply, to come.
+        """
+        with self._committing:
+            if not self._is_committed:
+                self._over.set()
+        if self._over.is_set():
+            self.succeed()
+        if timeout and self._ended is not None:
+            ends_within(self._ended, timeout)
 
     def show(self, current: float, target: float, seen: str) -> None:
         """Tell how far it is, and the last state seen.
@@ -99,12 +147,16 @@ class JobStatus(ActionStatus):
         self.target = target
         self.progress(current, seen)
 
-    def wait_for(self, waiting: ActionStatus) -> None:
+    def wait_for(
+        self, waiting: ActionStatus, show: Callable[[float, float, str], None] | None = None
+    ) -> None:
         """Wait for another status and show how far that is.
 
         Parameters
         ----------
         waiting : ActionStatus
+        show : callable, optional
+            Takes its current, target and last seen; default is `show`.
 
         Raises
         ------
@@ -114,7 +166,8 @@ class JobStatus(ActionStatus):
         over = threading.Event()
         for status in (waiting, self):
             status.add_callback(lambda _: over.set())
-        waiting.watch(lambda **kw: self.show(kw["current"], kw["target"], waiting.last_seen))
+        tell = show or self.show
+        waiting.watch(lambda **kw: tell(kw["current"], kw["target"], waiting.last_seen))
         over.wait()
         if self._over.is_set():
             waiting.succeed()
@@ -177,16 +230,14 @@ class Service(Device):
         status = self._kept[job.id] = JobStatus(self.parent, job.name, job.timeout + GRACE)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        self.parent.workers.do(partial(status.outcome, partial(status.make, job)))
+        status.begin(self.parent.workers, partial(status.make, job))
         return status
 
     def _cancel(self, cancel: Cancel) -> ActionStatus:
         for key in cancel.ids:
             if key in self._kept:
                 self._kept[key].give_up()
-        done = ActionStatus(self.parent, "cancel", GRACE)
-        done.succeed()
-        return done
+        return ActionStatus.done_at_once(self.parent, "cancel")
 
     def give_up(self) -> None:
         """Let every job that only waits end. Safe at any time, and twice."""

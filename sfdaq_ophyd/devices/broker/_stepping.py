@@ -9,10 +9,8 @@ from ophyd import Component as Cpt
 
 from ...clients import BrokerClient
 from ...errors import DetectorStateError
-from ...wire.pulse_id import PulseRange
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus
-from ._acquisition import PulseAcquisition
 from ._flying import BrokerFlying
 from ._run import AcceptedAcquisition
 from ._run_table import READ, RETAKEN
@@ -29,7 +27,7 @@ class BrokerStepping(BrokerFlying):
     next_point = Cpt(NextPoint, kind="omitted")
     next_window = Cpt(NextWindow, kind="omitted")
 
-    _acquisition: PulseAcquisition | None = None
+    _acquisition: JobStatus | None = None
     _taken: tuple[str | None, AcceptedAcquisition] | None = None
     _paused = _ready = _was_read = False
 
@@ -49,7 +47,7 @@ class BrokerStepping(BrokerFlying):
         timeout = float(self.timeout.get())
         n_pulses = int(self.n_pulses.get())
         limit = 10 * timeout + GRACE  # of which pulses that are counted take nothing
-        status = ActionStatus(self, "acquisition", limit, target=n_pulses, unit="pulses")
+        status = JobStatus(self, "acquisition", limit, target=n_pulses, unit="pulses")
         point, window = self.next_point.current, self.next_window.take()
         token = point.token if point is not None else None
         taken = self._taken_before(token)
@@ -64,32 +62,24 @@ class BrokerStepping(BrokerFlying):
         pulse_id = self.runner.pulse_id
         window = window or PulseWindow.of_one(self.name, pulse_id, every)
 
-        def counted(current: float, target: float) -> None:
+        def counted(current: float, target: float, _: str) -> None:
             self.runner.follower.resume()
             if target:
                 status.progress(n_pulses * current // target, f"{current:g} of {target:g} machine pulses")
             else:
                 status.progress(0, f"{current:g} live frames of the same pulses")
 
-        def send(pulses: PulseRange) -> AcceptedAcquisition:
+        def acquire() -> None:
+            status.wait_for(window.settled(self, limit), counted)
+            pulses = window.pulses(n_pulses, every)
+            status.wait_for(pulse_id.wait_past(pulses.last), counted)
+            status.commit()
             self.runner.follower.pause()
-            return self.runner.acquire(pulses, point, self.runner.run_in_use(point, same_run))
+            run = self.runner.run_in_use(point, same_run)
+            self._took(self.runner.acquire(pulses, point, run), token)
 
-        def end(accepted: AcceptedAcquisition | None, exc: Exception | None) -> None:
-            if accepted is not None:
-                self._took(accepted, token)
-            status.end(exc)
-
-        self._acquisition = PulseAcquisition(
-            self.name,
-            self.workers,
-            pulse_id,
-            lambda: window.pulses(n_pulses, every),
-            send,
-            on_progress=counted,
-            on_end=end,
-            before=lambda: window.settled(self, limit),
-        )
+        self._acquisition = status
+        status.begin(self.workers, acquire)
         return status
 
     def join_window(self, window: PulseWindow) -> PulseWindow:
