@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import threading
 import warnings
@@ -52,6 +53,13 @@ def test_client_when_made_then_nobody_is_contacted(facility):
     before = len(facility.broker.requests())
     BrokerClient(facility.broker.url, dialect="auto").close()
     assert len(facility.broker.requests()) == before
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_when_in_the_table_then_the_client_makes_it_with_its_arguments(name):
+    method, wanted = getattr(BrokerClient, name), inspect.signature(OPERATIONS[name].request).parameters
+    assert list(inspect.signature(method).parameters)[1 : 1 + len(wanted)] == list(wanted)
+    assert method.__name__ == name and method.__doc__
 
 
 def test_slow_url_when_not_given_then_next_port(facility, client):
