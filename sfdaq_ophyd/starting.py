@@ -1,8 +1,11 @@
-"""The start of a child process: it fails when it does nothing more, not when the machine is slow.
+"""A child process and its start: this fails when it does nothing more, not when the machine is slow.
 
 A child says on its standard output what it is doing, ``STEP importing``, any number of times, and then the
 line that its parent waits for. The parent's limit begins anew with every step, and time in which the child
 had no CPU does not count.
+
+Of a `Child` that line is READY; then come one JSON command per line, and one reply each. It ends when its
+standard input does, so it never outlives its parent, however that ended.
 """
 
 from __future__ import annotations
@@ -10,13 +13,19 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import json
 import logging
 import queue
+import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
-from .errors import ServiceTimeout
+from .errors import RequestError, ServiceTimeout, ServiceUnreachable
 from .limits import BEAT, Limit, counted_time
 
 logger = logging.getLogger(__name__)
@@ -119,3 +128,197 @@ def time_without_cpu(pid: int) -> float:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
         return 0.0
+
+
+class Child:
+    """Start ``python -m module arguments...`` and talk to it.
+
+    Parameters
+    ----------
+    module : str
+        What to run.
+    *arguments : str
+        Its command line.
+    timeout : float
+        s without a step before READY, and for every reply; those in which it had no CPU do not count.
+    env : dict, optional
+        Its environment; default is ours.
+    title : str, optional
+        What messages call it; default is `module`.
+    hint : str
+        What a person does about one that does not start.
+    on_line : callable, optional
+        Called with every line after READY, in a thread of this object: for a child that replies to nothing.
+    on_step : callable, optional
+        Called with every step of its start.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        timeout: float = 60.0,
+        env: dict[str, str] | None = None,
+        title: str = "",
+        hint: str = "",
+        on_line: Callable[[str], object] | None = None,
+        on_step: Callable[[str], object] | None = None,
+    ):
+        self._module, self._timeout, self._env = module, timeout, env
+        self._title, self._hint, self._on_line, self._on_step = title or module, hint, on_line, on_step
+        self._arguments = [str(argument) for argument in arguments]
+        self._process: subprocess.Popen[str] | None = None
+        self.pid = 0
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._said: deque[str] = deque(maxlen=50)
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._ready = threading.Event()
+
+    def launch(self, errors: int | IO[bytes] = subprocess.PIPE) -> None:
+        """Begin to start; `wait` comes next.
+
+        Parameters
+        ----------
+        errors : file, optional
+            Takes the standard error; default is this object, which has its last words for messages.
+        """
+        process = subprocess.Popen(
+            [sys.executable, "-m", self._module, *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=self._env,
+            start_new_session=True,  # Ctrl-C reaches the parent, which then ends the child in order
+        )
+        assert process.stdout is not None  # a pipe
+        self._process, self.pid, self._lines = process, process.pid, queue.Queue()
+        self._ready = threading.Event()
+        hear = partial(self._hear, self._lines, self._ready)
+        follow = ((process.stdout, hear), (process.stderr, self._complain))
+        self._threads = [
+            threading.Thread(target=_follow, args=pair, daemon=True) for pair in follow if pair[0] is not None
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> str:
+        """Return what follows READY, once it is there.
+
+        Raises
+        ------
+        ServiceTimeout
+            It reported nothing more.
+        ServiceUnreachable
+            It ended, with its last words, or said something else.
+        """
+        try:
+            line = self._reply(f"start of {self._title}", self._on_step)
+            if not line.startswith("READY"):
+                self.stop()
+                raise ServiceUnreachable(self._title, url="child process", reason=line)
+        except BaseException:
+            self.stop(kill=True)
+            raise
+        return line.removeprefix("READY").strip()
+
+    def start(self) -> str:
+        """Launch and wait."""
+        self.launch()
+        return self.wait()
+
+    def ask(self, command: dict[str, Any]) -> Any:
+        """Send a command, return its value; RequestError with the child's words if it refuses."""
+        with self._lock:
+            self.send(command)
+            try:
+                reply = json.loads(self._reply(f"{self._title}: answer to {command}"))
+            except ServiceTimeout:
+                self.stop(kill=True)  # its late answer is not the next command's
+                raise
+        if "error" in reply:
+            raise RequestError("command", command, f"something else: {reply['error']}")
+        return reply["value"]
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Send a command, and wait for nothing; ServiceUnreachable if it does not run."""
+        process = self._process
+        if process is None or process.stdin is None:
+            raise ServiceUnreachable(self._title, url="child process", reason="not running")
+        try:
+            process.stdin.write(json.dumps(command) + "\n")
+            process.stdin.flush()
+        except (OSError, ValueError) as exc:  # it ended, or was stopped meanwhile
+            raise ServiceUnreachable(self._title, url="child process", reason=exc) from exc
+
+    @property
+    def listening(self) -> bool:
+        """It runs, and has said READY."""
+        return self.running and self._ready.is_set()
+
+    @property
+    def running(self) -> bool:
+        """It was started, and neither stopped nor ended by itself."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, kill: bool = False) -> None:
+        """End the child and wait for it; with `kill`, without giving it a chance. Safe twice."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        if kill:
+            process.kill()
+        try:
+            process.stdin.close()
+        except OSError:
+            pass  # it was gone already
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(5)
+
+    def _hear(self, lines: queue.Queue[str | None], ready: threading.Event, line: str | None) -> None:
+        if line is not None and self._on_line is not None and ready.is_set():
+            self._on_line(line)
+            return
+        if line is not None and line.startswith("READY"):
+            ready.set()
+        lines.put(line)
+
+    def _complain(self, line: str | None) -> None:
+        if line is not None:
+            self._said.append(line)
+            logger.debug("%s: %s", self._module, line)
+
+    def _reply(self, what: str, on_step: Callable[[str], object] | None = None) -> str:
+        line = next_line(
+            self._lines,
+            self.pid,
+            what=what,
+            timeout=self._timeout,
+            said=self._last_words,
+            hint=self._hint,
+            on_step=on_step,
+        )
+        if line is None:
+            raise ServiceUnreachable(what, url="child process", reason=self._why_it_ended())
+        return line
+
+    def _why_it_ended(self) -> str:
+        self._threads[1].join(1)
+        return f"it ended; its last words: {self._last_words() or 'none'}"
+
+    def _last_words(self) -> str:
+        return "; ".join(list(self._said)[-5:])
+
+
+def _follow(stream: IO[str], sink: Callable[[str | None], object]) -> None:
+    with stream:
+        for line in stream:
+            sink(line.rstrip("\n"))
+    sink(None)

@@ -5,21 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import json
 import logging
 import os
-import queue
 import secrets
-import subprocess
-import sys
-import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ..errors import RequestError, ServiceUnreachable, require
-from ..limits import Limit
-from ..starting import next_line, without_collection
+from ..starting import Child, without_collection
 from . import _server
 from ._catalog import ANSWER_TIMEOUT, PATIENCE, Catalog
 
@@ -35,7 +28,7 @@ START_TIMEOUT = 60.0
 HINT = "A slow machine needs more: embedded_catalog(start_timeout=...), catalog.start_timeout in sfdaq.yaml"
 
 
-class ServerProcess:
+class ServerProcess(Child):
     """A Tiled server in a child process, on loopback, with a random API key.
 
     A child, so that serving data takes no time from the RunEngine. It is in a session of its own:
@@ -55,59 +48,32 @@ class ServerProcess:
     module = "sfdaq_ophyd.catalog._server"
 
     def __init__(self, directory: Path, *, readable: list[str], timeout: float = START_TIMEOUT):
-        self.directory, self.readable, self.timeout = directory, readable, timeout
+        # a reader's lock must never keep a detector from opening its own file
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "HDF5_USE_FILE_LOCKING": "FALSE"}
+        title = f"the catalog in {directory}"
+        super().__init__(self.module, timeout=timeout, env=env, title=title, hint=HINT)
+        self.directory, self.readable = directory, readable
         self.api_key = secrets.token_hex(32)
         self.port = 0
         self.log = directory / "server.log"
-        self._process: subprocess.Popen | None = None
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     @property
     def url(self) -> str:
         """Base address, without the key."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def pid(self) -> int | None:
-        """Process id of the child."""
-        return None if self._process is None else self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        """The child runs."""
-        return self._process is not None and self._process.poll() is None
-
-    def launch(self) -> None:
-        """Start the child and return at once; :meth:`wait_ready` comes next."""
+    def launch(self, errors: object = None) -> None:
+        """Begin to start, standard error in ``server.log``; `wait` comes next."""
         fresh = not self.log.exists() or self.log.stat().st_size > MAX_LOG
         with open(self.log, "wb" if fresh else "ab") as log:
             self._log_start = log.tell()
-            self._process = process = subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-                # a reader's lock must never keep a detector from opening its own file
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "HDF5_USE_FILE_LOCKING": "FALSE"},
-            )
-        wanted = {
-            "directory": str(self.directory),
-            "readable": self.readable,
-            "api_key": self.api_key,
-            "port": self.port,
-        }
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # wait_ready tells why
-            process.stdin.write(json.dumps(wanted).encode() + b"\n")
-            process.stdin.flush()
-        self._lines = queue.SimpleQueue()
-        threading.Thread(
-            target=_follow, args=(process.stdout, self._lines.put), name="catalog start", daemon=True
-        ).start()
+            super().launch(log)
+        wanted = {"directory": str(self.directory), "readable": self.readable}
+        with contextlib.suppress(ServiceUnreachable):  # `wait` tells why
+            self.send({**wanted, "api_key": self.api_key, "port": self.port})
 
-    def wait_ready(self) -> None:
-        """Wait for the address.
+    def wait(self) -> str:
+        """Wait for the address; return its port.
 
         Raises
         ------
@@ -116,57 +82,21 @@ class ServerProcess:
         ServiceTimeout
             It reported nothing more; with its last step.
         """
-        assert self._process is not None, "launch comes first"
-        what = f"start of the catalog in {self.directory}"
         try:
-            line = next_line(
-                self._lines, self._process.pid, what=what, timeout=self.timeout, said=self._said, hint=HINT
-            )
-        except BaseException:
-            self.stop(patience=0.0)
-            raise
-        said: dict[str, Any] = (
-            json.loads(line) if line is not None else {"error": f"it ended. {self._said()}"}
-        )
-        if "error" in said:
-            self.stop(patience=1.0)
-            raise ServiceUnreachable("start of the catalog", url=str(self.directory), reason=said["error"])
-        self.port = said["port"]
+            self.port = int(said := super().wait())
+        except ServiceUnreachable as exc:
+            where = str(self.directory)
+            raise ServiceUnreachable("start of the catalog", url=where, reason=exc.reason) from exc
+        return said
 
-    def start(self) -> None:
-        """Launch and wait."""
-        self.launch()
-        self.wait_ready()
+    def _why_it_ended(self) -> str:
+        return f"it ended. {self._last_words()}"
 
-    def stop(self, patience: float = 5.0) -> None:
-        """End the child: ask, then kill. Safe twice."""
-        process = self._process
-        if process is None:
-            return
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        limit = Limit(patience)
-        while process.poll() is None and not limit.reached():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(limit.step())
-        process.kill()
-        process.wait()
-        self._process = None
-
-    def _said(self) -> str:
+    def _last_words(self) -> str:
         """Return the end of what the child has written since it was launched."""
         with open(self.log, "rb") as log:
             log.seek(self._log_start)
             return f"Its output ends: {log.read()[-1500:].decode('utf-8', 'replace').strip()!r} ({self.log})"
-
-
-def _follow(stream, sink) -> None:
-    """Hand on the lines of the child, None at its end."""
-    with stream:
-        for line in stream:
-            sink(line.decode().rstrip("\n"))
-    sink(None)
 
 
 def embedded_catalog(
@@ -232,7 +162,7 @@ class EmbeddedCatalog(Catalog):
         with without_collection():
             for module in ("tiled.client", "bluesky_tiled_plugins.writing.tiled_writer"):
                 importlib.import_module(module)  # while the child does the same
-        self.server.wait_ready()
+        self.server.wait()
         try:
             now_at = functools.partial(_server.now_at, self.directory)
             super().__init__(self.directory / "documents", self.directory, now_at)
@@ -267,12 +197,12 @@ class EmbeddedCatalog(Catalog):
 
     def _check_alive(self, request) -> None:
         """Fail at once where the client would repeat a request to a dead server for 45 s."""
-        if not self.server.alive:
+        if not self.server.running:
             raise ServiceUnreachable("catalog", url=self.server.url, reason="the server process has ended")
 
     def _ensure_server(self) -> None:
         with self._restart_lock:
-            if not self.server.alive and not self._closed:
+            if not self.server.running and not self._closed:
                 logger.warning("the catalog's server has ended; starting it again")
                 self.server.stop()
                 self.server.start()

@@ -1,7 +1,7 @@
 """The Tiled server itself, run as ``python -m sfdaq_ophyd.catalog._server``.
 
-One JSON line on standard input says what to serve, one JSON line on standard output says where; steps of the
-start come before it (`sfdaq_ophyd.starting`).
+One JSON line on standard input says what to serve; on standard output come the steps of the start, then READY
+and the port, or in its place what is wrong (`sfdaq_ophyd.starting`).
 Everything else the process prints goes to standard error. It ends when standard input closes or
 its parent is gone, however the parent died.
 """
@@ -268,13 +268,12 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(**fields) -> None:
-        answers.write(json.dumps(fields) + "\n")
-        answers.close()
+    def say(what: str) -> None:
+        answers.write(" ".join(what.splitlines()) + "\n")
+        answers.flush()
 
     def step(what: str) -> None:
-        answers.write(f"{STEP}{what}\n")
-        answers.flush()
+        say(f"{STEP}{what}")
 
     step("asking what to serve")
     wanted = json.loads(_first_line())
@@ -289,7 +288,7 @@ def main() -> int:
             app = build(directory, api_key=wanted["api_key"], readable=wanted["readable"])
         listener = socket.create_server(("127.0.0.1", wanted["port"]))
     except Exception as exc:
-        answer(error=f"{type(exc).__name__}: {exc}" if not isinstance(exc, UnusableError) else str(exc))
+        say(str(exc) if isinstance(exc, UnusableError) else f"{type(exc).__name__}: {exc}")
         if not isinstance(exc, UnusableError):
             raise
         return 1
@@ -300,7 +299,7 @@ def main() -> int:
     class Server(uvicorn.Server):
         async def startup(self, sockets=None) -> None:
             await super().startup(sockets=sockets)
-            answer(port=listener.getsockname()[1])
+            say(f"READY {listener.getsockname()[1]}")
 
         async def on_tick(self, counter: int) -> bool:
             return await super().on_tick(counter) or leaving.is_set()

@@ -12,196 +12,21 @@ import json
 import logging
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
-from ..errors import RequestError, ServiceTimeout, ServiceUnreachable
-from ..starting import next_line
+from ..errors import RequestError
+from ..starting import Child
 from .clock import PulseClock
 from .world import World
 
 logger = logging.getLogger(__name__)
 
 HINT = "A slow machine needs more: Facility(start_timeout=...), sfdaq sim --start-timeout"
-
-
-class Child:
-    """Start ``python -m module arguments...`` and talk to it.
-
-    Parameters
-    ----------
-    module : str
-        What to run.
-    *arguments : str
-        Its command line.
-    timeout : float
-        s without a step before READY, and for every reply; those in which it had no CPU do not count.
-    env : dict, optional
-        Its environment; default is ours.
-    title : str, optional
-        What messages call it; default is `module`.
-    on_line : callable, optional
-        Called with every line after READY, in a thread of this object: for a child that replies to nothing.
-    on_step : callable, optional
-        Called with every step of its start.
-    """
-
-    def __init__(
-        self,
-        module: str,
-        *arguments: object,
-        timeout: float = 60.0,
-        env: dict[str, str] | None = None,
-        title: str = "",
-        on_line: Callable[[str], object] | None = None,
-        on_step: Callable[[str], object] | None = None,
-    ):
-        self._module, self._timeout, self._env = module, timeout, env
-        self._title, self._on_line, self._on_step = title or module, on_line, on_step
-        self._arguments = [str(argument) for argument in arguments]
-        self._process: subprocess.Popen[str] | None = None
-        self._pid = 0
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        self._said: deque[str] = deque(maxlen=50)
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._ready = threading.Event()
-
-    def launch(self) -> None:
-        """Begin to start; `wait` comes next."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", self._module, *self._arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._env,
-            start_new_session=True,  # Ctrl-C reaches the parent, which then ends the child in order
-        )
-        assert process.stdout is not None and process.stderr is not None  # pipes
-        self._process, self._pid, self._lines = process, process.pid, queue.Queue()
-        self._ready = threading.Event()
-        hear = partial(self._hear, self._lines, self._ready)
-        follow = ((process.stdout, hear), (process.stderr, self._complain))
-        self._threads = [threading.Thread(target=_follow, args=pair, daemon=True) for pair in follow]
-        for thread in self._threads:
-            thread.start()
-
-    def wait(self) -> str:
-        """Return what follows READY, once it is there.
-
-        Raises
-        ------
-        ServiceTimeout
-            It reported nothing more.
-        ServiceUnreachable
-            It ended, with its last words, or said something else.
-        """
-        try:
-            line = self._reply(f"start of {self._title}", self._on_step)
-            if not line.startswith("READY"):
-                raise ServiceUnreachable(self._title, url="child process", reason=line)
-        except BaseException:
-            self.stop(kill=True)
-            raise
-        return line.removeprefix("READY").strip()
-
-    def start(self) -> str:
-        """Launch and wait."""
-        self.launch()
-        return self.wait()
-
-    def ask(self, command: dict[str, Any]) -> Any:
-        """Send a command, return its value; RequestError with the child's words if it refuses."""
-        with self._lock:
-            self.send(command)
-            try:
-                reply = json.loads(self._reply(f"{self._title}: answer to {command}"))
-            except ServiceTimeout:
-                self.stop(kill=True)  # its late answer is not the next command's
-                raise
-        if "error" in reply:
-            raise RequestError("command", command, f"something else: {reply['error']}")
-        return reply["value"]
-
-    def send(self, command: dict[str, Any]) -> None:
-        """Send a command, and wait for nothing; ServiceUnreachable if it does not run."""
-        process = self._process
-        if process is None or process.stdin is None:
-            raise ServiceUnreachable(self._title, url="child process", reason="not running")
-        try:
-            process.stdin.write(json.dumps(command) + "\n")
-            process.stdin.flush()
-        except (OSError, ValueError) as exc:  # it ended, or was stopped meanwhile
-            raise ServiceUnreachable(self._title, url="child process", reason=exc) from exc
-
-    @property
-    def listening(self) -> bool:
-        """It runs, and has said READY."""
-        return self.running and self._ready.is_set()
-
-    @property
-    def running(self) -> bool:
-        """It was started, and neither stopped nor ended by itself."""
-        return self._process is not None and self._process.poll() is None
-
-    def stop(self, kill: bool = False) -> None:
-        """End the child and wait for it; with `kill`, without giving it a chance. Safe twice."""
-        process, self._process = self._process, None
-        if process is None or process.stdin is None:
-            return
-        if kill:
-            process.kill()
-        try:
-            process.stdin.close()
-        except OSError:
-            pass  # it was gone already
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(5)
-
-    def _hear(self, lines: queue.Queue[str | None], ready: threading.Event, line: str | None) -> None:
-        if line is not None and self._on_line is not None and ready.is_set():
-            self._on_line(line)
-            return
-        if line is not None and line.startswith("READY"):
-            ready.set()
-        lines.put(line)
-
-    def _complain(self, line: str | None) -> None:
-        if line is not None:
-            self._said.append(line)
-            logger.debug("%s: %s", self._module, line)
-
-    def _reply(self, what: str, on_step: Callable[[str], object] | None = None) -> str:
-        line = next_line(
-            self._lines,
-            self._pid,
-            what=what,
-            timeout=self._timeout,
-            said=self._last_words,
-            hint=HINT,
-            on_step=on_step,
-        )
-        if line is None:
-            self._threads[1].join(1)
-            reason = f"it ended; its last words: {self._last_words() or 'none'}"
-            raise ServiceUnreachable(what, url="child process", reason=reason)
-        return line
-
-    def _last_words(self) -> str:
-        return "; ".join(list(self._said)[-5:])
 
 
 class ChildPart(ABC):
@@ -226,6 +51,7 @@ class ChildPart(ABC):
             type(self).__module__.rpartition(".")[0],
             *("--control", "--clock", world.clock.path, *self._arguments()),
             timeout=world.start_timeout,
+            hint=HINT,
             env=self._environment(),
         )
         self._child.launch()
@@ -264,13 +90,6 @@ class ChildPart(ABC):
         if self._child is None:
             raise RequestError(self.name, what, "a part that was started")
         return self._child.ask({"do": what, **command})
-
-
-def _follow(stream: IO[str], sink: Callable[[str | None], object]) -> None:
-    with stream:
-        for line in stream:
-            sink(line.rstrip("\n"))
-    sink(None)
 
 
 def make_parser(package: str, about: str | None, *, control: bool = True) -> argparse.ArgumentParser:

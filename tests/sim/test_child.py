@@ -7,7 +7,7 @@ import pytest
 
 from sfdaq_ophyd import starting
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
-from sfdaq_ophyd.sim.child import Child
+from sfdaq_ophyd.starting import Child
 
 SERVE = """
 from sfdaq_ophyd.sim.child import read_commands, reply
@@ -28,7 +28,9 @@ def child_of(tmp_path):
     def make(script, timeout=60):
         (tmp_path / "scripted_child.py").write_text(script)
         path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-        child = Child("scripted_child", timeout=timeout, env={**os.environ, "PYTHONPATH": path})
+        child = Child(
+            "scripted_child", timeout=timeout, env={**os.environ, "PYTHONPATH": path}, hint="start_timeout"
+        )
         children.append(child)
         return child
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from ...errors import ServiceUnreachable
 from ...limits import Limit
-from ..child import Child
+from ...starting import Child
+from ..child import HINT
 from .settings import StdDaqSettings, Timing
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ class WriterProcess:
             *("--config", json.dumps(config), *self._options),
             timeout=self._settings.start_timeout,
             title="the DAQ's writer",
+            hint=HINT,
             on_line=self._heard,
             on_step=self._on_step,
         )
