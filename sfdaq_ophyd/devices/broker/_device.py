@@ -10,14 +10,14 @@ from ophyd import Component as Cpt
 from ophyd import EpicsSignalRO
 
 from ...clients import BrokerClient, StatusListener
-from ...errors import RequestError
+from ...errors import PreflightFailed, RequestError
 from ...wire.broker import BEAMLINES, Dialect
 from .._worker import Workers
 from ..pulse_id import PulseId
 from ._hardware import Hardware, Trigger
 from ._late_registration import Catalog, register_late
 from ._pedestals import Pedestals
-from ._preflight import Check, checks_of, demand, table
+from ._preflight import Check, checks_of, table
 from ._runner import BrokerRunner
 from ._service import Service
 from ._stepping import BrokerStepping
@@ -196,7 +196,9 @@ class SfDaqBroker(BrokerStepping):
     def pass_preflight(self) -> str:
         """Return the table of checks; PreflightFailed if one failed."""
         checks = self.preflight()
-        demand(self.name, checks)
+        failed = {check.what: f"{check.found}. {check.fix}" for check in checks if check.ok is False}
+        if failed:
+            raise PreflightFailed(self.name, failed, table(checks))
         return table(checks)
 
     def destroy(self) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ...clients import BrokerClient
-from ...errors import PreflightFailed, SfdaqError
+from ...errors import SfdaqError
 from ...wire.broker import clean_tag
 from ...wire.broker_reply import RunningDetectors
 from ...wire.broker_request import RetrieveRequest
@@ -52,25 +52,6 @@ def table(checks: list[Check]) -> str:
     width = max((len(check.what) for check in checks), default=0)
     marks = {True: "ok", False: "FAILED", None: "?"}
     return "\n".join(f"{marks[check.ok]:6} {check.what:{width}}  {check.found}" for check in checks)
-
-
-def demand(device: str, checks: list[Check]) -> None:
-    """Let pass if nothing failed.
-
-    Parameters
-    ----------
-    device : str
-        Its name.
-    checks : list of Check
-
-    Raises
-    ------
-    PreflightFailed
-        It names everything that failed.
-    """
-    failed = {check.what: f"{check.found}. {check.fix}" for check in checks if check.ok is False}
-    if failed:
-        raise PreflightFailed(device, failed, table(checks))
 
 
 def checks_of(

@@ -211,24 +211,3 @@ INTEGERS = (
     "start_pulse_id",
     "stop_pulse_id",
 )
-
-
-def acquisition_keys(name: str, source: str, n_files: int) -> dict[str, dict]:
-    """Describe an acquisition: five integers, and the paths of its files.
-
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    source : str
-        For the data keys.
-    n_files : int
-
-    Returns
-    -------
-    dict of str to dict
-        Data keys.
-    """
-    integer = {"source": source, "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
-    files = {"source": source, "dtype": "array", "dtype_numpy": "<U256", "shape": [n_files]}
-    return {**{f"{name}_{key}": dict(integer) for key in INTEGERS}, f"{name}_files": files}

@@ -16,7 +16,7 @@ from ._run import AcceptedAcquisition
 from ._run_table import READ, RETAKEN
 from ._scan_info import NextPoint
 from ._service import JobStatus
-from ._settings import acquisition_keys
+from ._settings import INTEGERS
 
 
 class BrokerStepping(BrokerFlying):
@@ -164,7 +164,16 @@ class BrokerStepping(BrokerFlying):
         keys = super().describe()
         n_files = sum(bool(getattr(self, s).get()) for s in ("channels", "cameras", "pvs"))
         n_files += len(self.detectors.get())
-        keys.update(acquisition_keys(self.name, f"broker:{self.client.url}", n_files))
+        source = f"broker:{self.client.url}"
+        for key in INTEGERS:
+            keys[f"{self.name}_{key}"] = {
+                "source": source,
+                "dtype": "integer",
+                "dtype_numpy": "<i8",
+                "shape": [],
+            }
+        files = {"source": source, "dtype": "array", "dtype_numpy": "<U256", "shape": [n_files]}
+        keys[f"{self.name}_files"] = files
         return keys
 
     @property
