@@ -92,7 +92,7 @@ PARAMETER = {
     **{"allowed_values": [0.5], "state": "normal", "time": "2024-05-14T08:59:56Z"},
 }
 RETRIEVAL = {
-    **{"run_number": 1, "acquisition_number": "2", "unique_acquisition_number": 3, "files": ["/sf/a.h5"]},
+    **{"run_number": 1, "acquisition_number": "2", "unique_acquisition_number": 3, "files": ["/sf/a.B.h5"]},
     **{"status": "ok", "message": "fine"},
 }
 RUNNING = {
