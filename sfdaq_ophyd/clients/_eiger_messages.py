@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from collections import Counter, OrderedDict, deque
+from bisect import bisect
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import WireError
-from ..limits import Limit
 from ..wire.eiger_messages import FrameRefused, SeriesImage, SeriesStart, UnknownMessage
 from ..wire.eiger_stream import decode_message
 from ..wire.frame import Frame
 from ..wire.simplon import event_id
 from ._intake import Intake, Message
-from .ring import Full
+from .ring import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,9 @@ COUNTERS = (
 
 MOST_SERIES = 8
 """Series that are remembered."""
+
+MOST_REFUSED = 10_000
+"""Frames of a series of which it is remembered why they were not taken."""
 
 MOST_TOLD = 20
 """Ids that a message lists."""
@@ -117,88 +119,49 @@ class Series:
     n_images: int = 0
     n_duplicates: int = 0
     n_beyond: int = 0
-    _next: int = 0
-    _ahead: set[int] = field(default_factory=set)
+    _firsts: list[int] = field(default_factory=list)  # of the runs of ids that came, ascending,
+    _lasts: list[int] = field(
+        default_factory=list
+    )  # and their last ones: what is lost takes room, not what came
 
     def add(self, image_id: int) -> None:
         """Note a good image that did not come before."""
-        self._ahead.add(image_id)
-        while self._next in self._ahead:
-            self._ahead.remove(self._next)
-            self._next += 1
+        k = bisect(self._firsts, image_id)
+        follows = k > 0 and self._lasts[k - 1] == image_id - 1
+        leads = k < len(self._firsts) and self._firsts[k] == image_id + 1
+        if follows and leads:
+            del self._lasts[k - 1], self._firsts[k]
+        elif follows:
+            self._lasts[k - 1] = image_id
+        elif leads:
+            self._firsts[k] = image_id
+        else:
+            self._firsts.insert(k, image_id)
+            self._lasts.insert(k, image_id)
         self.n_images += 1
+
+    def refuse(self, image_id: int, reason: str) -> None:
+        """Note why a frame is missing; of very many it is known only that they are."""
+        if len(self.refused) < MOST_REFUSED:
+            self.refused[image_id] = reason
 
     def has(self, image_id: int) -> bool:
         """Whether an image came, and is good."""
-        return image_id < self._next or image_id in self._ahead
+        k = bisect(self._firsts, image_id)
+        return k > 0 and image_id <= self._lasts[k - 1]
 
     def missing(self, n_images: int) -> list[int]:
         """Return the ids below `n_images` that did not come, up to `MOST_TOLD` of them."""
-        gaps = (k for k in range(self._next, n_images) if k not in self._ahead)
-        return list(islice(gaps, MOST_TOLD))
+        gaps = zip([0, *(last + 1 for last in self._lasts)], [*self._firsts, n_images])
+        return list(islice((k for a, b in gaps for k in range(a, min(b, n_images))), MOST_TOLD))
 
     @property
     def looks_shared(self) -> bool:
         """Whether about every second image or fewer came, evenly: another client takes the others."""
-        ids = sorted(self._ahead)
-        steps = np.diff(ids)
-        return len(ids) >= 3 and bool(np.median(steps) >= 2) and bool(steps.max() <= 2 * np.median(steps))
-
-
-class Memory:
-    """Bytes of messages that somebody looks at.
-
-    Parameters
-    ----------
-    n_bytes : int
-        How many there may be; one message is always taken.
-    max_hold : float
-        s for which there may be no room.
-    on_free : callable
-        Called, from any thread, when there is room again after there was none.
-    """
-
-    def __init__(self, n_bytes: int, max_hold: float, on_free: Callable[[], object]):
-        self._most, self._max_hold, self._on_free = n_bytes, max_hold, on_free
-        self._loans: dict[int, weakref.ref] = {}
-        self._returned: deque[int] = deque()
-        self._n_used = 0
-        self._full: Limit | None = None
-
-    def admit(self, message: np.ndarray) -> bool:
-        """Count a message until every view of it is gone; False if there was no room for `max_hold`.
-
-        Raises
-        ------
-        Full
-            There is no room as yet.
-        """
-        while self._returned:
-            self._n_used -= self._returned.popleft()
-        n_bytes = len(message)
-        if self._n_used and self._n_used + n_bytes > self._most:
-            self._full = self._full or Limit(self._max_hold)
-            if self._returned:  # given back meanwhile, and nobody was told
-                return self.admit(message)
-            if not self._full.reached():
-                raise Full
-            return False
-        self._full = None
-        self._n_used += n_bytes
-        key = id(message)
-        self._loans[key] = weakref.ref(message, lambda _: self._give_back(key, n_bytes))
-        return True
-
-    def _give_back(self, key: int, n_bytes: int) -> None:
-        del self._loans[key]
-        self._returned.append(n_bytes)
-        if self._full is not None:
-            self._on_free()
-
-    @property
-    def left(self) -> float:
-        """What is left of `max_hold` where there is no room, s; else infinity."""
-        return float("inf") if self._full is None else self._full.left
+        gaps = [b - a for a, b in zip(self._lasts, self._firsts[1:])]
+        n_steps = self.n_images - 1 - (self._lasts[0] if gaps and self._firsts[0] == 0 else 0)
+        steps = np.array(gaps)
+        return len(gaps) > max(1, n_steps / 2) and bool(steps.max() <= 2 * np.median(steps))
 
 
 class Messages(Intake):
@@ -229,7 +192,7 @@ class Messages(Intake):
             return self._read(message)
         except FrameRefused as exc:
             self.counters["refused"] += 1
-            self._of(0, exc.series).refused[exc.image_id] = exc.reason
+            self._of(0, exc.series).refuse(exc.image_id, exc.reason)
             self.tell_once(exc.reason, message)
             raise
         except WireError as exc:
@@ -317,7 +280,7 @@ class Messages(Intake):
         series, head, base = message.head
         if not self._memory.admit(base):
             self.counters["dropped"] += 1
-            series.refused[head.image_id] = "there was no room for it here: frames are not used fast enough"
+            series.refuse(head.image_id, "there was no room for it here: frames are not used fast enough")
             return
         series.add(head.image_id)
         self.counters["images"] += 1

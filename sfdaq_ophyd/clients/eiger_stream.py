@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import zmq
 
 from ..errors import RequestError
-from ._eiger_messages import EigerFrame, Memory, Messages, Series
-from .ring import MAX_HOLD, check_max_hold
+from ._eiger_messages import EigerFrame, Messages, Series
+from .ring import MAX_HOLD, Memory, check_max_hold
 from .stream import FrameStream
 
 PORT = 31001

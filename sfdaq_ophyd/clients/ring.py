@@ -1,4 +1,4 @@
-"""Image buffers that are used again: a fixed number, each free once nobody looks at its pixels."""
+"""Bounded memory: image buffers that are used again, and bytes of messages; free once nobody looks there."""
 
 from __future__ import annotations
 
@@ -156,3 +156,59 @@ def give_freed_memory_back() -> None:
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+class Memory:
+    """Bytes of messages that somebody looks at.
+
+    Parameters
+    ----------
+    n_bytes : int
+        How many there may be; one message is always taken.
+    max_hold : float
+        s for which there may be no room.
+    on_free : callable
+        Called, from any thread, when there is room again after there was none.
+    """
+
+    def __init__(self, n_bytes: int, max_hold: float, on_free: Callable[[], object]):
+        self._most, self._max_hold, self._on_free = n_bytes, max_hold, on_free
+        self._loans: dict[int, weakref.ref] = {}
+        self._returned: deque[int] = deque()
+        self._n_used = 0
+        self._full: Limit | None = None
+
+    def admit(self, message: np.ndarray) -> bool:
+        """Count a message until every view of it is gone; False if there was no room for `max_hold`.
+
+        Raises
+        ------
+        Full
+            There is no room as yet.
+        """
+        while self._returned:
+            self._n_used -= self._returned.popleft()
+        n_bytes = len(message)
+        if self._n_used and self._n_used + n_bytes > self._most:
+            self._full = self._full or Limit(self._max_hold)
+            if self._returned:  # given back meanwhile, and nobody was told
+                return self.admit(message)
+            if not self._full.reached():
+                raise Full
+            return False
+        self._full = None
+        self._n_used += n_bytes
+        key = id(message)
+        self._loans[key] = weakref.ref(message, lambda _: self._give_back(key, n_bytes))
+        return True
+
+    def _give_back(self, key: int, n_bytes: int) -> None:
+        del self._loans[key]
+        self._returned.append(n_bytes)
+        if self._full is not None:
+            self._on_free()
+
+    @property
+    def left(self) -> float:
+        """What is left of `max_hold` where there is no room, s; else infinity."""
+        return float("inf") if self._full is None else self._full.left
