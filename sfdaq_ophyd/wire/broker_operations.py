@@ -8,6 +8,7 @@ online analysis. What may be repeated is in the wire reference sf-daq-broker, se
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -67,6 +68,11 @@ class Operation(Generic[Parameters, Reply]):
     def name(self) -> str:
         """Path without the slash."""
         return self.request.__name__
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the call takes parameters."""
+        return bool(inspect.signature(self.request).parameters)
 
     def method(self, dialect: Dialect) -> str:
         """Return the HTTP method; RequestError if the dialect lacks the call."""

@@ -80,9 +80,6 @@ HANDLERS: dict[str, Handler] = {
 }
 """By name."""
 
-PARAMETERLESS = ("get_allowed_detectors", "get_running_detectors", "get_pvlist")
-"""Calls that take no request."""
-
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
@@ -225,7 +222,7 @@ class HttpService:
         return answer
 
     def _handle(self, name: str, request: Any, caller: Caller) -> dict[str, Any]:
-        if name in PARAMETERLESS:
+        if not OPERATIONS[name].has_body:
             if request and self._site.dialect == "current":
                 raise ValidationError(
                     f"this endpoint does not accept request parameters but received {request}"
