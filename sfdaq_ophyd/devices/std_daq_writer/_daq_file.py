@@ -249,10 +249,12 @@ class DaqFile:
         try:
             return read()
         except OSError as exc:
+            hint = "If this machine sees the folder under another name, tell it with mounted={...}"
+            if isinstance(exc, FileNotFoundError) and path.parent.is_dir():
+                hint = f"{path.parent} is here: the DAQ did not make the file. {hint}"
             raise DetectorStateError(
                 f"{self._name}: the DAQ wrote {what} to {data.path}, but {path} cannot be "
-                f"read here ({exc}). If this machine sees the folder under another name, tell it with "
-                "mounted={...}"
+                f"read here ({exc}). {hint}"
             ) from exc
 
 

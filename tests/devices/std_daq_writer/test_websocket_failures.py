@@ -8,6 +8,7 @@ import math
 import re
 import socket
 import threading
+from functools import partial
 
 import bluesky.plans as bp
 import pytest
@@ -15,11 +16,15 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from sfdaq_ophyd.clients import StdDaqWriterSocket, std_daq_socket
-from sfdaq_ophyd.devices.std_daq_writer import _control, _socket_control
+from sfdaq_ophyd.devices.std_daq_writer import _control, _daq_file, _socket_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._daq_file import DaqFile
 from sfdaq_ophyd.devices.std_daq_writer._socket_control import SocketControl
+from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.wire.std_daq import WriteRequest
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
+from sfdaq_ophyd.wire.std_daq_socket import data_files
+from sfdaq_ophyd.wire.std_daq_writing import Writing, WritingState
 
 from .documents import ids_of, images_of, in_mode, rows_of, run
 
@@ -268,3 +273,15 @@ def test_start_when_it_is_rejected_after_states_of_somebody_else_then_it_is_know
         server.shutdown()
         thread.join()
     assert [command["command"] for command in told] == ["start"], "theirs is not stopped"
+
+
+def test_files_when_there_is_none_though_its_folder_is_then_it_is_said_so(tmp_path, monkeypatch):
+    """As after an error that another session was told."""
+    monkeypatch.setattr(
+        _daq_file, "count_std_daq_images", partial(_daq_file.count_std_daq_images, timeout=0.0)
+    )
+    config, asked = DaqConfig("x", "eiger", 16, 8, 16, 1, 0, 0), str(tmp_path / "a.h5")
+    file = DaqFile("w", WriteRequest(asked, 4, 1), data_files(asked, "x", 2), str, config, None, grows=False)
+    ended = Writing(WritingState.INTERRUPTED, "idle", is_exact=False)
+    with pytest.raises(DetectorStateError, match="a_0.h5 cannot be read here.*the DAQ did not make the file"):
+        file.check_count(ended, 4)
