@@ -93,13 +93,13 @@ class EigerControl:
         """Put back what an earlier staging could not; no series is open."""
         if not only:
             self.debts.forget(OPEN_SERIES)
-        self.debts.pay(self._value, self._put_all, only=only, reset=reset)
+        self.debts.pay(self.value, self._put_all, only=only, reset=reset)
 
     def note_set(self, module: str, parameter: str) -> None:
         """Note that this session set a parameter, last of all; a detector that was reset gets it again."""
         name = f"{module}/config/{parameter}"
         self.session.pop(name, None)
-        self.session[name] = self._value(name)
+        self.session[name] = self.value(name)
 
     def was_reset(self, series_id: int) -> bool:
         """Whether the detector was reset since the last series; it is set again then, and to be armed again.
@@ -107,7 +107,7 @@ class EigerControl:
         Series are counted from 1 after that. The new one was armed with other settings, and is ended.
         """
         last, self._last_series = self._last_series, series_id
-        if series_id > last or all(self._value(name) == value for name, value in self._settings.items()):
+        if series_id > last or all(self.value(name) == value for name, value in self._settings.items()):
             return False
         self.abort()
         self._set_again()
@@ -129,7 +129,7 @@ class EigerControl:
         for name, value in settings.items():
             self._put(name, value)
 
-    def _value(self, name: str) -> object:
+    def value(self, name: str) -> object:
         """Read ``"<module>/config/<name>"``; None where this detector does not have it."""
         module, _, parameter = name.split("/", 2)
         found = self.read(module, parameter)
@@ -203,7 +203,7 @@ class EigerControl:
         with self._lock:
             if path in self._found:
                 return self._found[path][0]
-        return self._value(path)
+        return self.value(path)
 
     def arm(self) -> int:
         """Open a series."""
@@ -270,7 +270,7 @@ class EigerControl:
             try:
                 if isinstance(problem, ConnectionError | TimeoutError):  # it is away: tried once
                     raise problem
-                now = self._value(path)
+                now = self.value(path)
                 if now is not None and now != before:
                     self._put(path, before)
             except SfdaqError as exc:

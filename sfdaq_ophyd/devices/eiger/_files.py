@@ -98,8 +98,8 @@ class FilesSource(SeriesSource):
         found = {name: self.control.read("filewriter", name) for name in ("mode", "format")}
         if found["mode"] is None:
             raise DetectorStateError(f"{self.name}: this detector has no filewriter")
-        first = self.control.read("filewriter", "image_nr_start")
-        self._first_number = first.value if first is not None and isinstance(first.value, int) else 1
+        first = self.control.value("filewriter/config/image_nr_start")
+        self._first_number = first if isinstance(first, int) else 1
         wanted = self._new_names()
         n, file_format = n_images_per_exposure(self.control), found["format"]
         if n > 1:

@@ -66,8 +66,8 @@ def read_size(control: EigerControl) -> tuple[tuple[int, int], int] | None:
 def enabled_thresholds(control: EigerControl) -> list[int]:
     """Return the numbers of the thresholds that are enabled; none where the detector has but one."""
     enabled, n = [], 1
-    while n <= MOST_THRESHOLDS and (mode := control.read("detector", f"threshold/{n}/mode")) is not None:
-        enabled += [n] if mode.value == "enabled" else []
+    while n <= MOST_THRESHOLDS and (mode := control.value(f"detector/config/threshold/{n}/mode")) is not None:
+        enabled += [n] if mode == "enabled" else []
         n += 1
     return enabled
 
@@ -79,8 +79,7 @@ def n_images_per_exposure(control: EigerControl) -> int:
 
 def has_difference(control: EigerControl) -> bool:
     """Say whether the last image of an exposure is the difference of thresholds."""
-    difference = control.read("detector", "threshold/difference/mode")
-    return difference is not None and difference.value == "enabled"
+    return control.value("detector/config/threshold/difference/mode") == "enabled"
 
 
 def check_thresholds(control: EigerControl) -> None:
@@ -111,5 +110,4 @@ def make_statistics(control: EigerControl, dtype: str, exclude_masked: bool) -> 
 
 def _read(control: EigerControl, name: str, kind: str) -> Any:
     """Return a value of the detector's config; None where it does not tell one of this kind."""
-    parameter = control.read("detector", name)
-    return None if parameter is None else typed(parameter.value, kind)
+    return typed(control.value(f"detector/config/{name}"), kind)

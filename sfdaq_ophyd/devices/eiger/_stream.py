@@ -17,7 +17,6 @@ from ...errors import DetectorStateError, ServiceTimeout, ShapeError, WireError
 from ...limits import Limit
 from ...wire.compression import check_blocks
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
-from ...wire.simplon import Parameter
 from ...wire.simplon_states import DetectorState
 from .._source import Request
 from ._control import UID_LENGTH, EigerControl
@@ -85,8 +84,7 @@ class StreamSource(SeriesSource):
     def read_format(self) -> FrameFormat:
         """Say what frames look like: an image per threshold, compressed as the detector does it."""
         found = super().read_format()
-        compression = self.control.read("detector", "compression")
-        known = compression is not None and compression.value in COMPRESSIONS
+        compression = self.control.value("detector/config/compression")
         n = n_images_per_exposure(self.control)
         more = {f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)}
         self._difference = f"image_{n}" if n > 1 and has_difference(self.control) else ""
@@ -94,13 +92,14 @@ class StreamSource(SeriesSource):
             kind = np.dtype(f"<{self._difference_kind}{found.dtype.itemsize}")
             more[self._difference] = found.shape, kind
         return replace(
-            found, more_images=more, compression=compression.value if compression and known else "bslz4"
+            found, more_images=more, compression=str(compression) if compression in COMPRESSIONS else "bslz4"
         )
 
     def discard(self) -> None:
         """Give up the exposure in flight, at the detector too. Safe twice."""
         self._stop.set()
         self._events.put(None)
+        self._tables_of = None  # those that came may have gone with the exposure: asked for again
         super().discard()
 
     def close(self) -> None:
@@ -133,7 +132,7 @@ class StreamSource(SeriesSource):
 
     def _room_for(self, n_frames: int) -> dict[str, object]:
         """Return all of the stream's settings: an initialize by somebody else has disabled it."""
-        self._energies = tuple(found and found.value for found in map(self._parameter, ENERGIES))
+        self._energies = tuple(self.control.value(f"detector/config/{name}") for name in ENERGIES)
         return {
             "stream/config/format": "cbor",
             "stream/config/header_detail": "basic" if self._energies == self._tables_of else "all",
@@ -141,9 +140,6 @@ class StreamSource(SeriesSource):
             "stream/config/image_appendix": "",
             "stream/config/mode": "enabled",
         }
-
-    def _parameter(self, name: str) -> Parameter | None:
-        return self.control.read("detector", name)
 
     def _scalars(self, dtype: str) -> dict[str, str]:
         self._statistics = make_statistics(self.control, dtype, self._settings.exclude_masked)

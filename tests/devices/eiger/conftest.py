@@ -11,6 +11,8 @@ from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.simplon_states import DetectorState
 
+from .stream_line import Line, as_it_is
+
 SHAPE = (32, 48)
 
 
@@ -71,3 +73,33 @@ def check_as_found(part, client):
     assert {name: client.get("monitor", "config", name).value for name in found} == found
     for name, value in (("nimages", 1), ("ntrigger", 1), ("trigger_mode", "ints")):
         assert client.get("detector", "config", name).value == value
+
+
+@pytest.fixture
+def make_writer(part, tmp_path):
+    """Make a device that reads out by files; what a test set on the unit is as before afterwards."""
+    made = []
+
+    def make(**options):
+        made.append(make_eiger(part, tmp_path / "here", readout="filewriter", **options))
+        return made[-1]
+
+    yield make
+    client = made[-1].client
+    client.command("filewriter", "initialize")
+    client.command("filewriter", "clear")
+    for eiger in made:
+        eiger.client.close()
+
+
+@pytest.fixture(scope="module")
+def shared_line(shared_part):
+    line = Line(shared_part.stream_endpoint)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def line(shared_line):
+    shared_line.change = as_it_is
+    return shared_line

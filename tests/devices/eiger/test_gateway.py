@@ -6,14 +6,18 @@ import logging
 import math
 
 import bluesky.plans as bp
+import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import RequestError, ServiceRefused, ServiceTimeout
+from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ...http_peer import forward, reply_with, serving
-from ..run_engine_driver import drive, interruptible, streams
-from .conftest import make_eiger
+from ..run_engine_driver import check_run, drive, interruptible, streams
+from .conftest import make_eiger, stamp_of
 
 NOT_FOUND = reply_with(404, b"404 Not Found", "text/plain")
 
@@ -96,3 +100,73 @@ def test_wait_for_connection_when_nobody_answers_then_timeout_tells_what_came(tm
     eiger = make("http://127.0.0.1:9", tmp_path)
     with pytest.raises(ServiceTimeout, match="eiger: an answer of http://127.0.0.1:9.*Connection refused"):
         eiger.wait_for_connection(timeout=3.0)
+
+
+# A server that has nothing but the monitor
+
+
+def rows_of(run):
+    return streams(run)["primary"].rows
+
+
+def test_monitor_when_there_is_no_detector_module_then_the_images_say_it_all(tmp_path):
+    """A server that has nothing but a monitor, as a proxy for displays may be."""
+    frames = [encode(np.full((4, 8), k, "u2"), TiffTags(7, k, "0" * 26, k * 10**9)) for k in range(6)]
+    with monitor_alone(frames) as url:
+        eiger = Eiger(url + "/monitor/api/1.8.0", name="eiger", directory=tmp_path, timeout=60)
+        run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    assert run.stop["exit_status"] == "success", run.error
+    ids = [row["eiger_event_id"] for row in rows_of(run)]
+    assert len(set(ids)) == 3 and [row["eiger_max"] for row in rows_of(run)] == [int(i[2:]) for i in ids]
+    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
+    assert np.isnan(data["eiger_photon_energy"]) and data["eiger_state"] == ""
+
+
+def monitor_alone(frames):
+    """Serve ``images/next`` and ``config/mode``, and nothing else."""
+    left = list(frames)
+
+    def answer(handler):
+        code, body = 404, b"404 Not Found"
+        if "/monitor/api/1.8.0/images/next" in handler.path:
+            code, body = (200, left.pop(0)) if left else (408, b"")
+        elif handler.path.endswith("/monitor/api/1.8.0/config/mode"):
+            code, body = 200, b'{"value": "enabled", "value_type": "string"}'
+        reply_with(code, body)(handler)
+
+    return serving(answer)
+
+
+# First-generation detectors, whose images carry neither ids nor time
+
+
+def test_legacy_detector_when_ids_are_refused_then_the_error_says_what_to_do(make_part, tmp_path):
+    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and "legacy_ids" in run.stop["reason"]
+    assert eiger.client.state() is DetectorState.IDLE
+
+
+@pytest.mark.parametrize("plan", ["count", "fly"])
+def test_legacy_detector_when_ids_come_from_the_status_then_they_are_true(make_part, tmp_path, plan):
+    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path, legacy_ids="status")
+    plans = {"count": lambda: bp.count([eiger], 3), "fly": lambda: fly([eiger], 3, period=0.01)}
+    run = drive(interruptible(), plans[plan])
+    check_run(run, 3, stamp_of=stamp_of)
+    assert all(row["eiger_timestamp"] == row["eiger_receive_time"] for row in rows_of(run))
+    data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
+    assert (data["eiger_timestamp_source"], data["eiger_legacy_ids"]) == ("host", "status")
+
+
+def test_legacy_detector_when_frames_are_counted_here_then_the_ids_say_so(make_part, tmp_path):
+    part = make_part(api_version="1.6.0")
+    eiger = make_eiger(part, tmp_path, legacy_ids="local")
+    run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    ids = [row["eiger_event_id"] for row in rows_of(run)]
+    assert ids == ["local_1_0", "local_1_1", "local_1_2"]
+    check_run(run, 3, stamp_of=lambda name: stamp_of(name.removeprefix("local_")))
+
+
+def test_legacy_ids_when_the_choice_is_unknown_then_request_error(part, tmp_path):
+    with pytest.raises(RequestError, match="legacy_ids"):
+        make_eiger(part, tmp_path, legacy_ids="guess")

@@ -8,11 +8,13 @@ import bluesky.plans as bp
 import pytest
 from ophyd.sim import SynAxis
 
+from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible, streams
 from .conftest import SHAPE, check_as_found, make_eiger, stamp_of
+from .files_bench import check_here, check_writer_as_found
 
 N = 2
 
@@ -35,6 +37,7 @@ READ_BACK = 24
 KINDS = [*COMING_BACK, *ENDING]
 
 PLANS = {"step": step_scan, "fly": fly_scan}
+SHORT = {"step": lambda eigers: bp.count(eigers, N), "fly": fly_scan}
 
 
 def check_catalog(catalog, run):
@@ -53,7 +56,9 @@ def check_catalog(catalog, run):
                 assert [read_stamp(image) for image in images_of_point] == [stamp_of(one) for one in named]
 
 
-def every_message(part, catalog, directory, plan, kinds, *, frames_per_trigger=1, **options):
+def every_message(
+    part, catalog, directory, plan, kinds, *, frames_per_trigger=1, check_files=check_files, **options
+):
     """Interrupt at one message after the other, by one of `kinds` after the other."""
     before = set(threading.enumerate())
 
@@ -64,16 +69,16 @@ def every_message(part, catalog, directory, plan, kinds, *, frames_per_trigger=1
         return eiger
 
     make_eiger(part, directory)  # short exposures
-    came_back = kinds[0] in COMING_BACK
     quiet = drive(interruptible(True), lambda: plan([fresh(-1)]))
     check_run(quiet, N, stamp_of=stamp_of)
     for at in range(0, quiet.n_messages, STRIDES.get(kinds[0], 1) if len(kinds) == 1 else 1):
         eiger, interruption = fresh(at), kinds[at % len(kinds)]
+        came_back = interruption in COMING_BACK
         run = drive(interruptible(came_back), lambda eiger=eiger: plan([eiger]), interruption, at)
         try:
             check_run(run, N if came_back else None, stamp_of=stamp_of)
             check_files(run, directory / str(at))
-            if at % READ_BACK == READ_BACK // 2:
+            if at % READ_BACK == READ_BACK // 2 and catalog is not None:
                 check_catalog(catalog, run)
             check_as_found(part, eiger.client)
             assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("eiger")]
@@ -96,9 +101,16 @@ def test_scan_of_several_frames_when_paused_at_any_message_then_points_are_whole
 
 
 @pytest.mark.parametrize("kinds", [COMING_BACK, ENDING], ids=["coming back", "ending"])
-@pytest.mark.parametrize("plan", [lambda eigers: bp.count(eigers, N), fly_scan], ids=["step", "fly"])
+@pytest.mark.parametrize("plan", list(SHORT))
 def test_stream_when_interrupted_at_any_message_then_frames_and_detector_are_right(
     part, catalog, tmp_path, plan, kinds
 ):
     """Its frames come by another way, and all else is the same: the kinds take turns."""
-    every_message(part, catalog, tmp_path, plan, kinds, readout="stream", stream=part.stream_endpoint)
+    stream = {"readout": "stream", "stream": part.stream_endpoint}
+    every_message(part, catalog, tmp_path, SHORT[plan], kinds, **stream)
+
+
+@pytest.mark.parametrize("plan", list(SHORT))
+def test_files_when_interrupted_at_any_message_then_points_and_filewriter_are_right(part, tmp_path, plan):
+    every_message(part, None, tmp_path, SHORT[plan], KINDS, check_files=check_here, readout="filewriter")
+    check_writer_as_found(SimplonClient(part.url))

@@ -1,0 +1,186 @@
+"""The filewriter's files when frames are lost, files cut, late or refused: told by name, or marked."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+
+import bluesky.plans as bp
+import numpy as np
+import pytest
+from bluesky.utils import RunEngineInterrupted
+
+from sfdaq_ophyd.devices.eiger import _file_wait
+from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.stamp import read_stamp
+
+from ..run_engine_driver import check_run, drive, interruptible, streams
+from .conftest import SHAPE, stamp_of
+from .files_bench import LEGACY, V2024, check_here, check_writer_as_found, run_of, take
+
+
+@pytest.fixture
+def full_disk():
+    """Call it, and no file can grow above so many bytes; refused by the system, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def check_gaps(stream, good):
+    """Every image that is good carries its id, the others are empty."""
+    ids = np.asarray(stream["eiger_event_id"].read()).reshape(-1)
+    images = stream["eiger_image"].read().reshape(-1, *SHAPE)
+    assert np.asarray(stream["eiger_is_good"].read()).reshape(-1).tolist() == good
+    for name, image, there in zip(ids, images, good, strict=True):
+        assert bool(name) == there and (read_stamp(image) == stamp_of(name) if there else not image.any())
+
+
+@pytest.fixture
+def losing(part, make_writer, monkeypatch):
+    """Make a device that marks what is lost, and have the filewriter lose images of these numbers."""
+
+    def losing(file_format, lost, frames_per_trigger):
+        monkeypatch.setattr(_file_wait, "GRACE", 0.1)
+        eiger = make_writer()
+        eiger.file_format.put(file_format)
+        eiger.loss_policy.put("tolerant")
+        eiger.frames_per_trigger.put(frames_per_trigger)
+        for image in lost:
+            part.fail_next("lost_in_file", image=image)
+        return eiger
+
+    return losing
+
+
+def test_download_when_cut_then_goes_on_and_the_point_is_whole(part, make_writer, tmp_path):
+    eiger = make_writer()
+    part.fail_next("cut_file", after=3000, count=2)  # of the master, and of its rest
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+    check_here(run, tmp_path / "here")
+
+
+def test_file_when_of_the_wrong_size_then_refused_by_name(part, make_writer, tmp_path):
+    eiger = make_writer()
+    eiger.frames_per_trigger.put(2)
+    part.fail_next("short_file", keep=99, count=2)
+    run = run_of(eiger)
+    assert run.stop["exit_status"] == "fail" and "_master.h5: 99 bytes came" in run.stop["reason"]
+    assert not streams(run) and not list((tmp_path / "here").glob("*.h5"))
+    check_writer_as_found(eiger.client)
+
+
+def test_disk_when_full_then_the_point_fails_with_path_and_space(part, make_writer, tmp_path, full_disk):
+    eiger = make_writer()
+    full_disk(2000)
+    run = run_of(eiger)
+    reason = run.stop["reason"]
+    assert f"writing {tmp_path}/here/eiger_" in reason and "File too large" in reason
+    assert " GB free of " in reason and "set another directory" in reason
+    check_writer_as_found(eiger.client)
+
+
+@pytest.mark.parametrize(
+    ("policy", "file_format"),
+    [("strict", V2024), ("strict", LEGACY), ("retake", LEGACY)],
+)
+def test_frame_when_the_filewriter_lost_it_then_the_files_numbers_tell(
+    part, make_writer, tmp_path, monkeypatch, policy, file_format
+):
+    monkeypatch.setattr(_file_wait, "GRACE", 0.1)
+    eiger = make_writer()
+    eiger.file_format.put(file_format)
+    eiger.loss_policy.put(policy)
+    eiger.frames_per_trigger.put(3)
+    part.fail_next("lost_in_file")
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    if policy == "retake":
+        check_run(run, 2, stamp_of=stamp_of)
+    else:
+        assert run.stop["exit_status"] == "fail"
+        assert "_data_000001.h5 holds 2 images, of the numbers 2 to 3, expected 1 to" in run.stop["reason"]
+    check_here(run, tmp_path / "here", n_refused=1)
+    check_writer_as_found(eiger.client, format=file_format)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "lost"), [(LEGACY, [1]), (LEGACY, [0, 1, 2]), (V2024, [0]), (V2024, [2])]
+)
+def test_step_when_a_loss_is_tolerated_then_the_gap_is_in_its_place(losing, catalog, file_format, lost):
+    eiger = losing(file_format, lost, 3)
+    stream, _ = take(catalog, bp.count([eiger], 2))
+    check_gaps(stream, [k not in lost for k in range(6)])
+    assert stream["eiger_n_missing"].read().tolist() == [len(lost), 0]
+    check_writer_as_found(eiger.client, format=file_format)
+
+
+@pytest.mark.parametrize("file_format", [LEGACY, V2024])
+def test_fly_when_losses_are_tolerated_then_points_go_on_in_the_next_file(losing, catalog, file_format):
+    """Legacy files that lack an image in the middle do not tell which: none of theirs counts."""
+    lost = {1, 7, 11}
+    eiger = losing(file_format, lost, 2)
+    eiger.images_per_file.put(4)
+    stream, _ = take(catalog, fly([eiger], 6, period=0.02))
+    unknown = {0, 2, 3, 4} | {5, 6, 8, 9} if file_format == LEGACY else set()
+    check_gaps(stream, [k not in lost | unknown for k in range(12)])
+
+
+def test_fly_scan_when_a_later_frame_is_lost_then_the_points_of_whole_files_stay(part, make_writer, tmp_path):
+    eiger = make_writer()
+    eiger.images_per_file.put(2)
+    part.fail_next("lost_in_file", image=5)
+    run = run_of(eiger, lambda: fly([eiger], 20, period=0.01))
+    assert run.stop["exit_status"] == "fail" and "the filewriter lost some" in run.stop["reason"]
+    assert len(streams(run)["primary"].rows) == 4
+    check_run(run, stamp_of=stamp_of)
+    check_here(run, tmp_path / "here", n_refused=1)
+
+
+@pytest.mark.parametrize("n_times", [1, 2])
+def test_master_file_when_it_comes_late_or_not_then_the_images_are_there(
+    part, make_writer, tmp_path, n_times
+):
+    eiger = make_writer()
+    part.fail_next("error", path="_master.h5", code=404, count=n_times)
+    run = run_of(eiger)
+    check_run(run, 1, stamp_of=stamp_of)
+    assert len(list((tmp_path / "here").glob("*_master.h5"))) == 2 - n_times
+
+
+def test_unit_when_it_does_not_answer_for_a_moment_then_the_point_is_whole(part, make_writer, tmp_path):
+    eiger = make_writer()
+    part.fail_next("error", path="_data_", code=503, count=6)
+    run = run_of(eiger)
+    assert not part.faults.armed
+    check_run(run, 1, stamp_of=stamp_of)
+
+
+def test_unit_when_it_starts_anew_in_a_point_then_said_and_the_next_run_has_its_own_files(part, make_writer):
+    eiger = make_writer()
+    drive(interruptible(), lambda: bp.count([eiger]))
+    part.fail_next("restart", path="_data_")
+    run = run_of(eiger)
+    assert run.stop["exit_status"] == "fail" and "state 'na'" in run.stop["reason"]
+    part.faults.clear()
+    run = run_of(eiger, lambda: bp.count([eiger], 2))
+    check_run(run, 2, stamp_of=stamp_of)
+
+
+def test_scan_when_a_download_hangs_and_it_is_aborted_then_it_ends(part, make_writer, tmp_path):
+    eiger = make_writer()
+    part.fail_next("hang", path="/data/")
+    engine = interruptible()
+
+    def abort(msg):
+        if msg.command == "wait":
+            engine.loop.call_later(0.3, lambda: engine.loop.create_task(engine._abort_coro("enough")))
+
+    engine.msg_hook = abort
+    with contextlib.suppress(RunEngineInterrupted):
+        engine(bp.count([eiger]))
+    assert not list((tmp_path / "here").glob("*.h5*"))
+    check_writer_as_found(eiger.client)

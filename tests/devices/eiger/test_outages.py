@@ -1,0 +1,153 @@
+"""The network away, or the session before killed: what was found is owed, and put back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import bluesky.plans as bp
+import pytest
+
+from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.devices.debts import all_debts
+
+from ...http_peer import relay
+from ..run_engine_driver import check_run, drive, interruptible
+from .conftest import check_as_found, make_eiger, stamp_of
+
+
+@pytest.fixture
+def outage(part):
+    """A switch for the network, and the address behind it, of an initialized detector."""
+    away = threading.Event()
+    SimplonClient(part.url).initialize()
+    with relay(part.url, lambda path, forward: None if away.is_set() else forward()) as url:
+        yield away, url
+
+
+def test_unstage_when_the_network_is_away_then_the_next_stage_puts_back_what_was_found(
+    part, outage, tmp_path, caplog
+):
+    """eiger-unstage-outage"""
+    away, url = outage
+    client = SimplonClient(part.url)
+    client.put("detector", "trigger_mode", "exts")
+    client.put("detector", "nimages", 7)
+    names = [
+        ("monitor", "mode"),
+        ("monitor", "discard_new"),
+        ("detector", "nimages"),
+        ("detector", "trigger_mode"),
+    ]
+    found = [client.get(module, "config", name).value for module, name in names]
+    make = type(make_eiger(part, tmp_path, exposure_time=0.02))
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.stage()
+    away.set()
+    eiger.unstage()
+    assert "detector/config/nimages was left at 1, not put back to 7" in caplog.text
+    away.clear()
+    eiger = make(url, name="eiger", directory=tmp_path)  # another process
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    assert [client.get(module, "config", name).value for module, name in names] == found
+    assert not eiger.source.control.debts.owed()
+    client.put("detector", "trigger_mode", "ints")
+    client.put("detector", "nimages", 1)
+
+
+def test_point_when_the_network_goes_then_its_failure_is_told_and_the_detector_is_put_right_later(
+    part, outage, tmp_path
+):
+    """eiger-unstage-outage"""
+    away, url = outage
+    make = type(make_eiger(part, tmp_path, exposure_time=0.02))
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.timeout.put(5.0)
+    engine = interruptible()
+    engine.subscribe(lambda *_: away.set(), "event")
+    run = drive(engine, lambda: bp.count([eiger], 3))
+    assert run.stop["reason"].startswith("eiger: ") and url in run.stop["reason"]
+    assert "not left as found" not in str(run.error)
+    assert any("disarm" in what for what in eiger.source.control.debts.owed())
+    away.clear()
+    eiger.stage()
+    eiger.unstage()
+    check_as_found(part, eiger.client)
+    assert not eiger.source.control.debts.owed()
+
+
+SCANS = """
+import sys, threading
+from sfdaq_ophyd.devices import Eiger
+eiger = Eiger(sys.argv[1], name="eiger", directory=sys.argv[2])
+eiger.frames_per_trigger.put(3)
+eiger.stage()
+status = eiger.trigger()
+status.wait(30)
+print("staged", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_stage_when_the_session_before_was_killed_in_mid_scan_then_the_next_one_puts_back_what_it_found(
+    part, tmp_path
+):
+    client = SimplonClient(part.url)
+    client.put("detector", "trigger_mode", "exts")
+    client.put("detector", "nimages", 7)
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-c", SCANS, part.url, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        with child:
+            said = child.stdout.readline()
+            owed_while_it_lives = list(all_debts(tmp_path / "debts"))
+            child.kill()
+        assert said == "staged\n" and not owed_while_it_lives
+        assert client.get("detector", "config", "nimages").value == 3
+        owed = {debt.what: debt.back for _, debt in all_debts(tmp_path / "debts")}
+        assert owed["detector/config/nimages"] == 7 and owed["detector/config/trigger_mode"] == "exts"
+        eiger = make_eiger(part, tmp_path)
+        eiger.stage()
+        eiger.unstage()
+        found = [client.get("detector", "config", name).value for name in ("nimages", "trigger_mode")]
+        assert found == [7, "exts"] and not list(all_debts(tmp_path / "debts"))
+    finally:
+        client.put("detector", "trigger_mode", "ints")
+        client.put("detector", "nimages", 1)
+    check_as_found(part, client)
+
+
+def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_path):
+    """eiger-unstage-outage"""
+    away, url = outage
+    client = SimplonClient(part.url)
+    client.put("detector", "nimages", 7)
+    make = type(make_eiger(part, tmp_path, exposure_time=0.02))
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.stage()
+    away.set()
+    eiger.unstage()
+    away.clear()
+    eiger.initialize()
+    assert client.get("detector", "config", "nimages").value == 7
+    assert not eiger.source.control.debts.owed()
+    client.put("detector", "nimages", 1)
+
+
+def test_pause_when_the_network_is_away_then_the_scan_goes_on_once_it_is_back(part, outage, tmp_path):
+    """eiger-unstage-outage"""
+    away, url = outage
+    make = type(make_eiger(part, tmp_path, exposure_time=0.3))
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.stage()
+    status = eiger.trigger()
+    away.set()
+    eiger.pause()
+    assert status.exception(60) is None
+    away.clear()
+    eiger.trigger().wait(60)
+    assert eiger.read()["eiger_is_good"]["value"]
+    eiger.unstage()
+    check_as_found(part, eiger.client)
