@@ -122,16 +122,17 @@ def collect_while_completing(
         yield from collect_once(flyer, stream_name)
 
 
-def collect_once(flyer: Any, stream_name: str) -> MsgGenerator[None]:
+def collect_once(flyer: Any, stream_name: str) -> MsgGenerator[Any]:
     """Collect, and let no pause replay it: it waits for nothing, and what it emitted is emitted."""
-    yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream_name)), False)
+    return (yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream_name)), False))
 
 
 def collect_the_rest(flyer: Any, stream_name: str) -> MsgGenerator[None]:
-    """Collect after a failure, which may be thrown in again: once for every 'complete' that was asked for."""
+    """Collect file by file after a failure, which is thrown in once for every 'complete' asked for."""
     while True:
         try:
-            return (yield from collect_once(flyer, stream_name))
+            if not (yield from collect_once(flyer, stream_name)):
+                return
         except FailedStatus:
             continue
 
