@@ -18,8 +18,8 @@ def repair(
     """Make files openable whose writer was killed.
 
     They are changed in place: HDF5's mark that somebody writes is taken off, and ids without an image are
-    cut. The empty file that stands for several of the standard DAQ joins them. A file that a process has open
-    is refused. Doing it twice is harmless.
+    cut. The empty file that stands for one or several of the standard DAQ shows their images. A file that a
+    process has open is refused. Doing it twice is harmless.
 
     Example: sfdaq repair data/eiger_20261126_120000_0a1b2c3d.h5
     """
