@@ -142,7 +142,9 @@ class Approach(Scene):
             return status["state"] == "READY" and (not ended or bool(newest) and self.is_known(newest[0][1]))
 
         with contextlib.suppress(AssertionError):  # what just ended may be on its way to Redis
-            self.wait_for(lambda: ours() >= keys or all_is_there(), "entries of the log", timeout=10)
+            self.wait_for(
+                lambda: ours() >= keys or all_is_there(), "entries of the log", timeout=10, period=0.05
+            )
         if ours() >= keys:
             return
         logged = ours()
@@ -154,7 +156,7 @@ class Approach(Scene):
             elif self.is_known(acquisition) or identity(acquisition["info"]) not in self.sent:
                 self.perform(acquisition)
         with contextlib.suppress(AssertionError):  # what was carried out just now is on its way to Redis too
-            self.wait_for(lambda: ours() >= keys, "entries of the log", timeout=30)
+            self.wait_for(lambda: ours() >= keys, "entries of the log", timeout=30, period=0.05)
 
     def _before_deployment(self, servers: dict, note: str) -> None:
         service = self.server.service
