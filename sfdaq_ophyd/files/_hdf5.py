@@ -114,6 +114,16 @@ def dataset(
     return found
 
 
+def own(file: h5py.File, name: str) -> h5py.HLObject | None:
+    """Return what is there, None if nothing; FileFormatError if a link on the way leads into another file."""
+    found = file.get(name)
+    if found is not None and found.file.filename != file.filename:
+        raise FileFormatError(
+            file.filename, name, found="a link to another file", expected="data of this file"
+        )
+    return found
+
+
 def read(source: h5py.Dataset, where: Any = ()) -> npt.NDArray[Any]:
     """Read a dataset or part of it; FileFormatError if the file is truncated or a filter fails."""
     with looking_into(source.file.filename, source.name):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError, WireError
 from ..wire.tiff import parse_time_ns
-from ._hdf5 import dataset, opened, read
+from ._hdf5 import dataset, opened, own, read
 from ._lazy_imports import h5py
 
 IMAGES = "/entry/data/data"
@@ -110,6 +110,7 @@ def read_eiger_data_file(
 
     with opened(path) as file:
         images = dataset(file, IMAGES, kinds="u", shape=expected, fits=lambda s: len(s) > 2 and fits(s))
+        own(file, IMAGES)
         if images.dtype != np.dtype(dtype):
             raise FileFormatError(path, IMAGES, found=str(images.dtype), expected=str(np.dtype(dtype)))
         _check_whole(images, path)
@@ -187,7 +188,7 @@ def count_images(path: str | Path) -> int:
 def read_eiger_master_file(path: str | Path) -> EigerMasterFile:
     """Return what a master file tells of the times of the images; FileFormatError if it cannot be read."""
     with opened(path) as file:
-        begun, times = file.get("/entry/start_time"), file.get(START_TIME)
+        begun, times = own(file, "/entry/start_time"), own(file, START_TIME)
         text = begun[()] if isinstance(begun, h5py.Dataset) and begun.shape == () else ""
         joined = isinstance(times, h5py.Dataset) and times.is_virtual
         sources = times.virtual_sources() if joined else []
@@ -214,7 +215,7 @@ def _check_whole(images: h5py.Dataset, path: str | Path) -> None:
 
 def _column(file: h5py.File, name: str, n: int, kinds: str) -> npt.NDArray | None:
     """Return one number per image; None where the file has none."""
-    found = file.get(name)
+    found = own(file, name)
     if not isinstance(found, h5py.Dataset) or found.shape != (n,) or found.dtype.kind not in kinds:
         return None
     return read(found)

@@ -29,7 +29,7 @@ from ..wire.std_daq_writing import (
     layout_of_one_file,
     layout_of_several_files,
 )
-from ._hdf5 import looking_into
+from ._hdf5 import looking_into, own
 from ._lazy_imports import h5py
 
 MOST_IMAGES = 2**24
@@ -176,7 +176,7 @@ def _column(file: h5py.File, path: object, where: Column, least: int, most: int)
 
 
 def _dataset(file: h5py.File, path: object, name: str) -> h5py.Dataset:
-    dataset = file.get(name)
+    dataset = own(file, name)
     if not isinstance(dataset, h5py.Dataset):
         raise FileFormatError(path, name, found=f"only {', '.join(file) or 'nothing'}", expected="a dataset")
     return dataset

@@ -93,6 +93,20 @@ def test_file_when_its_images_are_in_others_then_refused(make, tmp_path):
         read(tmp_path / "joined.h5")
 
 
+@pytest.mark.parametrize("link", ["entry", "entry/data", "entry/data/data", "entry/data/image_id"])
+def test_file_when_a_link_leads_into_another_then_refused(make, tmp_path, link):
+    make(start_time=[0.0, 0.1, 0.2])
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        if link.endswith("_id"):
+            file["entry/data/data"] = np.ones((3, *SHAPE), "u2")
+        file[link] = h5py.ExternalLink("x_data_000001.h5", f"/{link}".replace("image_id", "data"))
+    with pytest.raises(FileFormatError, match="linked.h5: .* found a link to another file"):
+        read(tmp_path / "linked.h5")
+    if link == "entry":
+        with pytest.raises(FileFormatError, match="found a link to another file"):
+            read_eiger_master_file(tmp_path / "linked.h5")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("2024-05-14T08:59:56.123Z", 1715677196.123), ("soon", np.nan), (None, np.nan), (5.0, np.nan)],

@@ -52,6 +52,14 @@ def test_joined_when_images_are_dealt_to_files_then_all_are_there_in_order(
         assert file["det/data"][:, 0, 0].tolist() == list(range(n_images))
 
 
+def test_file_when_its_data_are_a_link_into_another_then_refused(tmp_path):
+    written(tmp_path, 2, 1)
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file["det"] = h5py.ExternalLink("x_0.h5", "/det")
+    with pytest.raises(FileFormatError, match="found a link to another file"):
+        read_std_daq_file(tmp_path / "linked.h5", LAYOUT, n_written=2, shape=SHAPE, dtype="uint16")
+
+
 def test_joined_when_the_folder_is_moved_then_the_images_are_found(tmp_path):
     (tmp_path / "a").mkdir()
     parts = written(tmp_path / "a", 5, 2)
