@@ -190,8 +190,7 @@ def read_eiger_master_file(path: str | Path) -> EigerMasterFile:
     with opened(path) as file:
         begun, times = own(file, "/entry/start_time"), own(file, START_TIME)
         text = begun[()] if isinstance(begun, h5py.Dataset) and begun.shape == () else ""
-        joined = isinstance(times, h5py.Dataset) and times.is_virtual
-        sources = times.virtual_sources() if joined else []
+        sources = times.virtual_sources() if isinstance(times, h5py.Dataset) and times.is_virtual else []
         places = {Path(source.file_name).name: str(source.dset_name) for source in sources}
     try:
         text = text.decode("ascii", "replace") if isinstance(text, bytes) else str(text)
