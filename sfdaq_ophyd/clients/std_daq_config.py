@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..errors import RequestError, ServiceTimeout, SfdaqError
@@ -76,7 +76,7 @@ class ConfigChange:
         stored = self._send(body, wanted)
         if wait:
             self._wait_for_deployment(limit)
-            self._wait_for_writer(limit)
+            wait_until_back(self._not_ready, limit, self._restart_time, "deployed", RESTART_HINT)
         return stored
 
     def _checked(self, changes: dict) -> dict:
@@ -139,26 +139,29 @@ class ConfigChange:
                 raise ServiceTimeout("deployment of the configuration", limit.seconds, seen)
             time.sleep(PERIOD)
 
-    def _wait_for_writer(self, limit: Limit) -> None:
-        if limit.left < self._restart_time:
-            raise ServiceTimeout(
-                "restart of the DAQ", limit.seconds, "deployed", f"It takes {self._restart_time:g} s more."
-            )
-        time.sleep(self._restart_time)
+    def _not_ready(self) -> str:
+        """Return what the writer is; empty once it is READY, or somebody has started it since."""
         if self._client.status().state is WriterState.WRITING:
-            return  # somebody has started it since
-        while True:
-            try:
-                status = self._client.stop()
-            except StdDaqRefused as exc:
-                seen = exc.said
-            else:
-                if status.state is WriterState.READY:
-                    return
-                seen = str(status)
-            if limit.reached():
-                raise ServiceTimeout("restart of the DAQ", limit.seconds, seen, RESTART_HINT)
-            time.sleep(PERIOD)
+            return ""
+        try:
+            status = self._client.stop()
+        except StdDaqRefused as exc:
+            return exc.said
+        return "" if status.state is WriterState.READY else str(status)
+
+
+def wait_until_back(
+    missing: Callable[[], str], limit: Limit, restart_time: float, now: str, hint: str = ""
+) -> None:
+    """Wait for the restart of the DAQ, then until nothing is `missing`; ServiceTimeout if it stays so."""
+    what = "restart of the DAQ"
+    if limit.left < restart_time:
+        raise ServiceTimeout(what, limit.seconds, now, f"It takes {restart_time:g} s more.")
+    time.sleep(restart_time)
+    while seen := missing():
+        if limit.reached():
+            raise ServiceTimeout(what, limit.seconds, seen, hint)
+        time.sleep(PERIOD)
 
 
 def _is(stored: dict, key: str, value: object) -> bool:

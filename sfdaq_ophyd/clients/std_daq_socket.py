@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -26,6 +25,7 @@ from ..limits import Limit
 from ..wire.std_daq_config import DaqConfig
 from ..wire.std_daq_socket import STOP_COMMAND, PushedStatus, check_socket_config
 from ._http import HttpClient, Reply, check_url
+from .std_daq_config import wait_until_back
 from .std_daq_pushes import Pushes, following
 from .std_daq_rest import StdDaqRefused, translated
 
@@ -256,7 +256,7 @@ class StdDaqWriterSocket:
             wanted = {**stored, **changes}
             self._post(wanted)
             if wait:
-                self._wait_until_back(limit)
+                wait_until_back(self._busy, limit, self._restart_time, "stored")
         return wanted
 
     def _post(self, wanted: dict) -> None:
@@ -282,22 +282,12 @@ class StdDaqWriterSocket:
                 what, url=self.config_url, said=f"updated, but the configuration stored is {stored}"
             )
 
-    def _wait_until_back(self, limit: Limit) -> None:
-        if limit.left < self._restart_time:
-            raise ServiceTimeout(
-                "restart of the DAQ", limit.seconds, "stored", f"It takes {self._restart_time:g} s more."
-            )
-        time.sleep(self._restart_time)
-        while True:
-            try:
-                seen = str(status := self.status())
-                if status.is_idle:
-                    return
-            except SfdaqError as exc:
-                seen = str(exc)
-            if limit.reached():
-                raise ServiceTimeout("restart of the DAQ", limit.seconds, seen)
-            time.sleep(limit.step(0.2))
+    def _busy(self) -> str:
+        """Return what the driver does, or why it is not there; empty while it is idle."""
+        try:
+            return "" if (status := self.status()).is_idle else str(status)
+        except SfdaqError as exc:
+            return str(exc)
 
     def __repr__(self):
         return f"StdDaqWriterSocket({self.url!r})"

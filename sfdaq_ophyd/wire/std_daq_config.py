@@ -6,7 +6,7 @@ Source: wire reference std-daq, sections 6 and 7.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,18 +30,31 @@ KEYS = ("detector_name", "detector_type", *INTEGERS, "module_positions", "submod
 """The ten keys the service knows; others it drops without a word."""
 
 
-def check_config(changes: object) -> dict[str, Any]:
-    """Return a copy of a full or partial configuration with integers as int; RequestError if one is wrong."""
+def check_config(
+    changes: object,
+    integers: Mapping[str, tuple[int, int]] = INTEGERS,
+    flags: Sequence[str] = (),
+    others: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return a copy of a full or partial configuration with integers as int; RequestError if one is wrong.
+
+    Parameters
+    ----------
+    changes : Mapping
+        Keys and values.
+    integers, flags, others
+        What a generation knows: integer keys and their limits, keys of a bool, keys beside those of all.
+    """
     if not isinstance(changes, Mapping):
         raise RequestError("daq_config", changes, "a dictionary")
+    known = tuple(dict.fromkeys((*KEYS, *integers, *flags, *others)))
     checked: dict[str, Any] = {}
     for key, value in changes.items():
-        if key in INTEGERS:
-            checked[key] = as_integer(key, value, *INTEGERS[key])
-        elif key in KEYS:
-            checked[key] = value
-        else:
-            raise RequestError("daq_config", key, f"one of the keys {', '.join(KEYS)}")
+        if key not in known:
+            raise RequestError("daq_config", key, f"one of the keys {', '.join(known)}")
+        if key in flags and not isinstance(value, bool):
+            raise RequestError(key, value, "True or False")
+        checked[key] = as_integer(key, value, *integers[key]) if key in integers else value
     if checked.get("bit_depth", 16) not in BIT_DEPTHS:
         raise RequestError("bit_depth", checked["bit_depth"], f"one of {BIT_DEPTHS}")
     name = checked.get("detector_name", "x")

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import RequestError, WireError
 from .json_text import load_json
 from .std_daq import MAX_IMAGES, as_integer
-from .std_daq_config import check_config
+from .std_daq_config import INTEGERS, check_config
 from .std_daq_writing import DataFile, Writing, WritingState, layout_of_several_files
 
 MAX_MESSAGE = 2**16
@@ -271,22 +271,7 @@ def check_socket_config(changes: object) -> dict[str, Any]:
     -------
     dict
     """
-    if not isinstance(changes, Mapping):
-        raise RequestError("daq_config", changes, "a dictionary")
-    checked: dict[str, Any] = {}
-    rest: dict[str, Any] = {}
-    for key, value in changes.items():
-        if key in MORE_INTEGERS:
-            checked[key] = as_integer(key, value, *MORE_INTEGERS[key])
-        elif key in MORE_FLAGS:
-            if not isinstance(value, bool):
-                raise RequestError(key, value, "True or False")
-            checked[key] = value
-        elif key in MORE_KEYS:
-            checked[key] = value
-        else:
-            rest[key] = value
-    return {**check_config(rest), **checked}
+    return check_config(changes, {**INTEGERS, **MORE_INTEGERS}, MORE_FLAGS, MORE_KEYS)
 
 
 def number_of_writers(config: Mapping[str, Any]) -> int:

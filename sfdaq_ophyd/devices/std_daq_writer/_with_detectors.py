@@ -1,18 +1,110 @@
-"""The verbs of a writer that has detectors inside: theirs are joined to its own."""
+"""A writer with detectors inside: they take frames while it is open; what they say is joined."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ophyd import Component as Cpt
 
+from ...errors import Discarded, RequestError, ServiceTimeout
+from ...limits import Limit
+from .._detector import Detector
 from .._fly_group import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
-from ._detector_group import DetectorGroup
 from ._signals import WriterSignals
+
+LOOK = 0.05
+"""s between two looks whether a wait was given up."""
+
+
+class DetectorGroup:
+    """The verbs of several detectors, forwarded.
+
+    Parameters
+    ----------
+    detectors : sequence of Device
+        Triggered once the writer takes images; its point is done when theirs are. For fly scans those of this
+        package, which are kicked off then.
+    """
+
+    def __init__(self, detectors: Sequence):
+        names = [detector.name for detector in detectors]
+        if len(set(names)) < len(names):
+            raise RequestError("detectors", names, "detectors of different names")
+        self.detectors = tuple(detectors)
+        self._statuses: list = []
+        self._flying = False
+
+    def each(self, verb: str) -> None:
+        """Call a verb of all that have it; all are called, then the first problem is raised."""
+        problems = []
+        for detector in self.detectors:
+            try:
+                getattr(detector, verb, lambda: None)()
+            except Exception as exc:
+                problems.append(exc)
+        if problems:
+            raise problems[0]
+
+    def merged(self, verb: str) -> OrderedDict:
+        """Return the dictionaries of all, joined."""
+        joined = OrderedDict()
+        for detector in self.detectors:
+            joined.update(getattr(detector, verb)())
+        return joined
+
+    def trigger(self) -> None:
+        """Trigger all; what is left of an earlier attempt is given up before."""
+        if not all(status.done for status in self._statuses):
+            self.each("pause")
+        self._statuses = [detector.trigger() for detector in self.detectors]
+
+    def forget(self) -> None:
+        """Wait for none of them any more."""
+        self._statuses, self._flying = [], False
+
+    @property
+    def done(self) -> bool | None:
+        """Whether all that were triggered have their frames; None if none were."""
+        return all(status.done and status.success for status in self._statuses) if self._statuses else None
+
+    def wait(self, timeout: float, given_up: threading.Event) -> None:
+        """Wait until all are done, `timeout` s from step to step; raise what failed, or `Discarded`."""
+        limit, seen = Limit(timeout), ""
+        for detector, status in zip(self.detectors, self._statuses):
+            while not status.done:
+                if given_up.wait(LOOK):
+                    raise Discarded(f"{detector.name}: given up with the writer around it")
+                before, seen = seen, str(status)
+                if seen != before:
+                    limit.restart()
+                elif limit.reached():
+                    raise ServiceTimeout(f"{detector.name}, inside an open writer", timeout, seen)
+            if not status.success:
+                raise status.exception()
+
+    # ---- fly scans ----------------------------------------------------------------------------------
+
+    def prepare(self, n_points: int) -> None:
+        """Make ready for a fly scan of `n_points` points."""
+        for detector in self.detectors:
+            if not isinstance(detector, Detector):
+                raise RequestError("detectors", detector.name, "detectors of this package, for a fly scan")
+            detector.prepare(n_points)
+
+    def fly(self, timeout: float) -> None:
+        """Kick off all, or let them go on after a pause; returns once they are armed."""
+        if self._flying:
+            self.each("resume")
+            return
+        started = [detector.kickoff() for detector in self.detectors]
+        self._statuses, self._flying = [detector.complete() for detector in self.detectors], True
+        for status in started:
+            status.wait(timeout)
 
 
 class WithDetectors(WriterSignals):
@@ -34,7 +126,11 @@ class WithDetectors(WriterSignals):
         PulseWindow or None
             The one given; None if none of the detectors counts pulses.
         """
-        if not self._detectors.join_window(window):
+        inside = self._detectors.detectors
+        aware = [d for d in inside if isinstance(getattr(d, "next_window", None), NextWindow)]
+        for detector in aware:
+            detector.next_window.set(window)
+        if not aware:
             return None
         window.hold(self.name)
         return window
@@ -66,7 +162,9 @@ class WithDetectors(WriterSignals):
         """Yield the documents of the point's file, then those of the detectors."""
         yield from super().collect_asset_docs(index)
         if not self.flying:
-            yield from self._detectors.documents()
+            for detector in self._detectors.detectors:
+                if hasattr(detector, "collect_asset_docs"):
+                    yield from detector.collect_asset_docs()
 
     def pause(self) -> None:
         """Give up the point in flight, at the detectors too."""
@@ -102,18 +200,20 @@ class WithDetectors(WriterSignals):
 
     def get_index(self) -> int:
         """Return how many points the stream has, or may have now."""
-        return self._detectors.index(super().get_index())
+        return min([super().get_index(), *(d.get_index() for d in self._detectors.detectors)])
 
     @property
     def n_ready(self) -> int:
         """Points of a fly scan that this device and the detectors have, and that were not collected yet."""
-        return self._detectors.n_ready(super().n_ready)
+        return min([super().n_ready, *(d.n_ready for d in self._detectors.detectors)])
 
     def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
         """Yield the documents of the next `n_points` points, and those of the detectors."""
         yield from super().collect_flown(n_points, in_file=in_file)
-        yield from self._detectors.collect_flown(n_points, in_file=in_file)
+        for detector in self._detectors.detectors:
+            yield from detector.collect_flown(n_points, in_file=in_file)
 
     def flown_pages(self) -> Iterator[dict]:
         """Yield one partial event page with the rows of all."""
-        yield from joined_page([*super().flown_pages(), *self._detectors.pages()])
+        inside = (page for detector in self._detectors.detectors for page in detector.flown_pages())
+        yield from joined_page([*super().flown_pages(), *inside])

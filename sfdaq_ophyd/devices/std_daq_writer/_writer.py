@@ -21,13 +21,12 @@ from .._status import ActionStatus
 from .._store import WrittenFileStore
 from ._control import WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
-from ._detector_group import DetectorGroup
 from ._generation import Generation
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
 from ._signals import Opening
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
-from ._with_detectors import WithDetectors
+from ._with_detectors import DetectorGroup, WithDetectors
 
 MODES = ("point", "run")
 
