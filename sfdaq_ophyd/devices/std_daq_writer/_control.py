@@ -23,6 +23,7 @@ from ...limits import Limit
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import DataFile, Writing, WritingState
+from .._worker import Worker, ends_within
 from ._rates import NO_IMAGES, Stats
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,8 @@ class WriterControl(ABC, Generic[Client]):
         self._name, self.writer, self._on_status = name, writer, on_status
         self._config: DaqConfig | None = None
         self._ours: WriteRequest | None = None
-        self._rescue: threading.Thread | None = None
+        self._aside, self._aside_is_over = Worker(f"{name} aside"), threading.Event()
+        self._aside_is_over.set()
         self.news, self.dead = threading.Event(), False
 
     @abstractmethod
@@ -172,7 +174,7 @@ class WriterControl(ABC, Generic[Client]):
 
     @abstractmethod
     def close(self) -> None:
-        """Close connections. Safe twice; the next call opens new ones."""
+        """Close connections, unless they are needed still. Safe twice; the next call opens new ones."""
 
     # ---- until the end ------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ class WriterControl(ABC, Generic[Client]):
         came = f"{self._name}: {writing.n_completed} of {request.n_images} frames came; {no_image}"
         if writing.n_requested > writing.n_completed:
             self.dead = True
-            self._begin_rescue()
+            self._stop_aside()
             raise WriterDead(
                 f"{came}: the writer does not acknowledge the images it was given; last state {writing}. "
                 f"{DAQ_TEAM}"
@@ -272,15 +274,14 @@ class WriterControl(ABC, Generic[Client]):
         except SfdaqError as exc:
             logger.error("%s", exc)
 
-    def _begin_rescue(self) -> threading.Thread:
-        """Stop a writer that does not answer, in a thread, for that may take seconds; one at a time."""
-        if self._rescue is None or not self._rescue.is_alive():
-            stop = partial(self._quietly, self._stop)
-            self._rescue = threading.Thread(target=stop, name=f"{self._name} stop", daemon=True)
-            self._rescue.start()
-        return self._rescue
+    def _stop_aside(self) -> threading.Event:
+        """Stop in a thread of its own, for that may take seconds; return what is set once that has ended."""
+        if self._aside_is_over.is_set():
+            self._aside_is_over = self._aside.do(partial(self._quietly, self._stop))
+        return self._aside_is_over
 
-    def _wait_for_rescue(self) -> None:
-        rescue, self._rescue = self._rescue, None
-        if rescue is not None:
-            rescue.join(RESCUE_LIMIT)
+    def _wait_for_aside(self, seconds: float) -> None:
+        if not ends_within(self._aside_is_over, seconds):
+            raise WriterNotReady(
+                f"{self._name}: what the DAQ was asked is not answered yet; once it is, the writer is stopped"
+            )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_rest import StdDaqRefused
@@ -19,7 +18,6 @@ from ...limits import Limit
 from ...wire.std_daq import DaqStatus, WriteRequest, WriterState
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file, writing_of
-from .._worker import Worker, ends_within
 from . import _control
 from ._control import (
     DAQ_TEAM,
@@ -50,12 +48,6 @@ class RestControl(WriterControl[StdDaqClient]):
     takes_images_from = "a moment after WRITING on (0.1 s, more on a busy host)"
     _known_ready = False
 
-    def __init__(self, name: str, writer: StdDaqClient, on_status: Callable[[Writing], None]):
-        super().__init__(name, writer, on_status)
-        self._starter = Worker(f"{name} start")
-        self._start_is_over = threading.Event()
-        self._start_is_over.set()
-
     @abstractmethod
     def _hint(self, said: str) -> str:
         """Return what a refusal of this generation can mean beside what it says; empty where nothing."""
@@ -85,8 +77,8 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def close(self) -> None:
         """Close the session, unless a start is under way. Safe twice; the next call opens a new one."""
-        if self._start_is_over.is_set():
-            self._starter.leave()
+        if self._aside_is_over.is_set():
+            self._aside.leave()
             self.writer.close()
 
     # ---- staging ------------------------------------------------------------------------------------
@@ -94,8 +86,7 @@ class RestControl(WriterControl[StdDaqClient]):
     def make_ready(self) -> None:
         """Reset what may be reset once; refuse to touch somebody else's acquisition."""
         self.dead = False
-        self._wait_for_rescue()
-        self._wait_for_start(RESCUE_LIMIT)
+        self._wait_for_aside(RESCUE_LIMIT)
         self._reset()
 
     def _reset(self) -> None:
@@ -117,14 +108,8 @@ class RestControl(WriterControl[StdDaqClient]):
         """
         if self._ours is None or self.dead:
             return
-        self._wait_for_rescue()
-        self._wait_for_start(_control.REACTION)
+        self._wait_for_aside(_control.REACTION)
         self._leave()
-
-    def _wait_for_start(self, seconds: float) -> None:
-        """Wait for the end of a start that was given up: what it began is stopped by its own thread."""
-        if not ends_within(self._start_is_over, seconds):
-            raise WriterNotReady(f"{self._name}: a start is not answered yet; once it is, it is stopped")
 
     def _leave(self) -> None:
         status = self._status()
@@ -163,7 +148,7 @@ class RestControl(WriterControl[StdDaqClient]):
             if given_up.is_set():
                 self._quietly(self._leave)
 
-        over = self._start_is_over = self._starter.do(start)
+        over = self._aside_is_over = self._aside.do(start)
         while not over.wait(PERIOD):
             if given_up.is_set():
                 raise Discarded(f"{self._name}: {request.output_file} given up")

@@ -129,14 +129,13 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         self._ours = None
 
     def _stop_while_it_reacts(self) -> None:
-        rescue, before, limit = self._begin_rescue(), "", Limit(_control.REACTION)
-        while rescue.is_alive():
+        over, before, limit = self._stop_aside(), "", Limit(_control.REACTION)
+        while not over.wait(PERIOD):
             if (now := self._look().words) != before:
                 before = now
                 limit.restart()
             elif self._tracker.state is not WritingState.CLOSING and limit.reached():
                 return
-            rescue.join(PERIOD)
 
     def _stop(self) -> None:
         try:

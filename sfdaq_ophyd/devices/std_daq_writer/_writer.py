@@ -21,12 +21,20 @@ from .._status import ActionStatus
 from .._store import WrittenFileStore
 from ._control import WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
-from ._generation import Generation
+from ._fastapi_control import FastApiControl
+from ._flask_control import FlaskControl
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
 from ._signals import Opening
+from ._socket_control import SocketControl
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 from ._with_detectors import DetectorGroup, WithDetectors
+
+CONTROLS: dict[str, Callable[..., WriterControl]] = {
+    "flask": FlaskControl,
+    "fastapi": FastApiControl,
+    "websocket": SocketControl,
+}
 
 MODES = ("point", "run")
 
@@ -89,6 +97,7 @@ class StdDaqWriter(WithDetectors):
     """
 
     source: StdDaqSource
+    client: StdDaqClient | StdDaqWriterSocket | None
 
     def __init__(
         self,
@@ -109,7 +118,15 @@ class StdDaqWriter(WithDetectors):
         restart_time: float = 10.0,
         **kwargs,
     ):
-        self._generation = Generation(url, dialect, config_url, user, timeout_of_requests, restart_time)
+        timeout = timeout_of_requests
+        self._websocket = partial(
+            StdDaqWriterSocket, config_url=config_url, user=user, timeout=timeout, restart_time=restart_time
+        )
+        self._address, self.client = url, None
+        if isinstance(url, str):
+            websocket = dialect == "websocket" or url.startswith(("ws://", "wss://"))
+            rest = partial(StdDaqClient, dialect=dialect, timeout=timeout, restart_time=restart_time)
+            self.client = self._websocket(url) if websocket else rest(url)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
@@ -117,7 +134,7 @@ class StdDaqWriter(WithDetectors):
         self._rates: RatesFollower | None = None
         self.opening = Opening(self)
         source = StdDaqSource(
-            partial(self._generation.control, name, self._show_status),
+            self._find_control,
             name,
             on_request=self._show_request,
             on_config=self._show_config,
@@ -130,10 +147,16 @@ class StdDaqWriter(WithDetectors):
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.mode.put(mode)
 
-    @property
-    def client(self) -> StdDaqClient | StdDaqWriterSocket | None:
-        """The client of the DAQ; None where a control was given."""
-        return self._generation.client
+    def _find_control(self) -> WriterControl:
+        """Return the control of the DAQ, which is asked once, without side effects, unless it was told."""
+        if not isinstance(self._address, str):
+            return self._address
+        assert self.client is not None  # there is an address
+        dialect = self.client.dialect
+        if dialect == "websocket" and isinstance(self.client, StdDaqClient):
+            self.client.close()
+            self.client = self._websocket(self._address)
+        return CONTROLS[dialect](self.name, self.client, self._show_status)
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""

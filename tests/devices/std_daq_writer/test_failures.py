@@ -306,11 +306,11 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
     with contextlib.suppress(WriterNotReady):
         getattr(writer, verb)()
     assert status.done, "what hangs is given up without waiting for its end"
-    assert "a start is not answered yet; once it is, it is stopped" in caplog.text
+    assert "what the DAQ was asked is not answered yet; once it is, the writer is stopped" in caplog.text
     with contextlib.suppress(WriterNotReady):
         writer.unstage()
     go_on.set()
-    wait_for(writer.source.control._start_is_over.is_set, "the stop of what comes late")
+    wait_for(writer.source.control._aside_is_over.is_set, "the stop of what comes late")
     now = daq.service.status()
     assert (now["state"], now["acquisition"]["message"]) == ("READY", "Interrupted.")
     assert now["acquisition"]["info"]["n_images"] == 10_000

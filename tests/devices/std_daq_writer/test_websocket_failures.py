@@ -156,7 +156,7 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
     with contextlib.suppress(WriterNotReady):
         writer.unstage()
     daq.restart_writer()
-    wait_for(lambda: not writer.source.control._rescue.is_alive(), "the stop of what comes late")
+    wait_for(writer.source.control._aside_is_over.is_set, "the stop of what comes late")
     assert daq.driver.shown == "idle"
     documents, error = run(in_mode(writer, "point", 1, 2))
     assert error is None and images_of(documents) == ids_of(documents)
