@@ -112,7 +112,7 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     daq.fail_next("creation_error")
     with pytest.raises(StdDaqAdminException):
         writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
-    daq.fail_next("slow_creation", seconds=0.1)
+    daq.fail_next("slow_creation", seconds=0.4)
     writer.trigger().wait(60)
     assert "ghost start: ERROR: Cannot create output file." in caplog.text
     assert writer.read()["writer_n_completed"]["value"] == 50 and len(stops) == 1
