@@ -243,6 +243,8 @@ class StdDaqWriterSocket:
         """
         limit = Limit(timeout)
         with translated():
+            if not isinstance(daq_config, Mapping):
+                raise RequestError("daq_config", daq_config, "a dictionary")
             stored = self.get_config()
             same = {key: value for key, value in stored.items() if daq_config.get(key, value) == value}
             changes = check_socket_config({k: v for k, v in daq_config.items() if k not in same})

@@ -217,7 +217,12 @@ def test_config_when_some_keys_are_changed_then_the_whole_is_sent_and_what_is_eq
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({"nosuch": 1}, "nosuch"), ({"detector_type": "eiger"}, "cannot change it"), ({"bit_depth": 13}, "13")],
+    [
+        ([1], "a dictionary"),
+        ({"nosuch": 1}, "nosuch"),
+        ({"detector_type": "eiger"}, "cannot change it"),
+        ({"bit_depth": 13}, "13"),
+    ],
 )
 def test_config_when_a_change_is_wrong_then_nothing_is_sent(daq, client, changes, expected):
     before = daq.config
