@@ -75,7 +75,7 @@ class DetectorConfig:
         elif parameter.value_type == "float":
             value = float(value)
         main = ALIASES.get(name, name)
-        self._set(main, value)
+        self.force(main, value)
         follow = getattr(self, "_after_" + main.replace("/", "_"), None)
         if follow is not None:
             follow()
@@ -95,9 +95,11 @@ class DetectorConfig:
         self.arrays[ARRAYS[name]] = self._default(ARRAYS[name])
         self._count_masked()
 
-    def set_internal(self, name: str, value) -> None:
-        """Set a parameter that clients may only read."""
-        self._set(name, value)
+    def force(self, name: str, value) -> None:
+        """Set a parameter, also one that clients may only read, and nothing that depends on it."""
+        for same in (name, *(alias for alias, main in ALIASES.items() if main == name)):
+            if same in self.parameters:
+                self.parameters[same] = replace(self.parameters[same], value=value)
 
     def thresholds(self) -> list[tuple[int, float]]:
         """Return (id, energy in eV) of every enabled threshold, lowest first."""
@@ -113,17 +115,12 @@ class DetectorConfig:
         known = {*self.parameters, *self.array_names}
         return [entry for entry in dict.fromkeys([*changed, name]) if entry in known]
 
-    def _set(self, name: str, value) -> None:
-        for same in (name, *(alias for alias, main in ALIASES.items() if main == name)):
-            if same in self.parameters:
-                self.parameters[same] = replace(self.parameters[same], value=value)
-
     def _after_count_time(self) -> None:
-        self._set("frame_time", max(self["frame_time"], self["count_time"] + self["detector_readout_time"]))
+        self.force("frame_time", max(self["frame_time"], self["count_time"] + self["detector_readout_time"]))
         self._after_times()
 
     def _after_frame_time(self) -> None:
-        self._set("count_time", min(self["count_time"], self["frame_time"] - self["detector_readout_time"]))
+        self.force("count_time", min(self["count_time"], self["frame_time"] - self["detector_readout_time"]))
         self._after_times()
 
     def _after_times(self) -> None:
@@ -133,54 +130,54 @@ class DetectorConfig:
             bits = 16
         else:
             bits = 8
-        self._set("bit_depth_image", bits)
+        self.force("bit_depth_image", bits)
         cutoff = max(1, round(CUTOFF_PER_S * self["count_time"]))
-        self._set("countrate_correction_count_cutoff", min(cutoff, 2**bits - 3))
+        self.force("countrate_correction_count_cutoff", min(cutoff, 2**bits - 3))
 
     def _after_photon_energy(self) -> None:
         energy = self["photon_energy"]
         known = next((name for name, ev in table.K_ALPHA_EV.items() if ev == energy), "")
-        self._set("element", known if self["element"] == known else "")
-        self._set("wavelength", EV_ANGSTROM / energy)
-        self._set("threshold_energy", energy / 2)
+        self.force("element", known if self["element"] == known else "")
+        self.force("wavelength", EV_ANGSTROM / energy)
+        self.force("threshold_energy", energy / 2)
         if "threshold/2/energy" in self.parameters:
-            self._set("threshold/2/energy", 1.4 * energy)
+            self.force("threshold/2/energy", 1.4 * energy)
         self.arrays["flatfield"] = self._default("flatfield")
 
     def _after_wavelength(self) -> None:
-        self._set("photon_energy", EV_ANGSTROM / self["wavelength"])
+        self.force("photon_energy", EV_ANGSTROM / self["wavelength"])
         self._after_photon_energy()
 
     def _after_element(self) -> None:
         if self["element"]:
-            self._set("photon_energy", table.K_ALPHA_EV[self["element"]])
+            self.force("photon_energy", table.K_ALPHA_EV[self["element"]])
             self._after_photon_energy()
 
     def _after_roi_mode(self) -> None:
         self.geometry = self._full.with_roi(self["roi_mode"])
-        self._set("y_pixels_in_detector", self.geometry.shape[0])
-        self._set("x_pixels_in_detector", self.geometry.shape[1])
-        self._set("count_time", 0.5)
-        self._set("frame_time", 0.5 + self["detector_readout_time"])
+        self.force("y_pixels_in_detector", self.geometry.shape[0])
+        self.force("x_pixels_in_detector", self.geometry.shape[1])
+        self.force("count_time", 0.5)
+        self.force("frame_time", 0.5 + self["detector_readout_time"])
         self._after_times()
         self._reset_arrays()
 
     def _after_beam_center_x(self) -> None:
         sizes = (self["x_pixel_size"], self["y_pixel_size"])
         x, y = self["beam_center_x"] * sizes[0], self["beam_center_y"] * sizes[1]
-        self._set("detector_translation", [x, y, -self["detector_distance"]])
+        self.force("detector_translation", [x, y, -self["detector_distance"]])
 
     _after_beam_center_y = _after_detector_distance = _after_beam_center_x
 
     def _after_detector_translation(self) -> None:
         x, y, z = self["detector_translation"]
-        self._set("beam_center_x", x / self["x_pixel_size"])
-        self._set("beam_center_y", y / self["y_pixel_size"])
-        self._set("detector_distance", -z)
+        self.force("beam_center_x", x / self["x_pixel_size"])
+        self.force("beam_center_y", y / self["y_pixel_size"])
+        self.force("detector_distance", -z)
 
     def _after_threshold_2_mode(self) -> None:
         if len(self.thresholds()) < 2:
-            self._set("threshold/difference/mode", "disabled")
+            self.force("threshold/difference/mode", "disabled")
 
     _after_threshold_1_mode = _after_threshold_2_mode
 
@@ -196,7 +193,7 @@ class DetectorConfig:
 
     def _count_masked(self) -> None:
         self.mask_version += 1
-        self._set("number_of_excluded_pixels", int(np.count_nonzero(self.arrays["pixel_mask"])))
+        self.force("number_of_excluded_pixels", int(np.count_nonzero(self.arrays["pixel_mask"])))
 
     def _default(self, what: str) -> np.ndarray:
         if what == "pixel_mask":

@@ -122,10 +122,10 @@ class EigerModel:
         self.series_id += 1
         self.series_unique_id = make_ulid(now, self._random.getrandbits(80))
         offset = round(time.localtime().tm_gmtoff / 60)
-        self.config.set_internal("data_collection_date", format_time_ns(now, offset_minutes=offset))
+        self.config.force("data_collection_date", format_time_ns(now, offset_minutes=offset))
         self.series = await self._open_series(now, offset)
         n_images = self.series.frames_per_trigger * self.series.n_triggers
-        self.files.open(self.series.maker, self.config, now, n_images)
+        self.files.open(self.series.maker, now, n_images)
         await self.stream.open(self.series.maker, self.config, n_images)
         self.state = after
         return self.series_id

@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 
 import h5py
 import hdf5plugin
-import numpy as np
 
 from ...wire.simplon import Parameter
 from ...wire.tiff import format_time_ns
-from .config import DetectorConfig
 from .frames import FrameMaker
 
 MOST_SERIES = 4
@@ -73,8 +71,6 @@ class SeriesFiles:
     first_number: int
     compressed: bool
     legacy: bool
-    values: dict
-    arrays: dict[str, np.ndarray]
     images: list[tuple[int, int]] = field(default_factory=list)
     closed: bool = False
     deleted: set[str] = field(default_factory=set)
@@ -151,16 +147,16 @@ class SeriesFiles:
         specific = detector.create_group("detectorSpecific")
         for group, names in ((detector, DETECTOR), (specific, SPECIFIC)):
             for name in names:
-                group[name] = self.values[name]
-        for name, array in self.arrays.items():
+                group[name] = self.maker.values[name]
+        for name, array in self.maker.arrays.items():
             specific.create_dataset(name, data=array, **hdf5plugin.Bitshuffle(cname="lz4"))
-        entry["instrument/beam/incident_wavelength"] = self.values["wavelength"]
+        entry["instrument/beam/incident_wavelength"] = self.maker.values["wavelength"]
         if not self.legacy:
             entry["start_time"] = format_time_ns(self.begun_ns)
             for channel, energy in self.maker.channels:
                 of_channel = detector.create_group(f"{channel}_channel")
                 of_channel["threshold_energy"] = energy
-                for name in self.arrays:
+                for name in self.maker.arrays:
                     of_channel[name] = specific[name]
         data = entry.require_group("data")
         if not self.per_file:
@@ -208,7 +204,7 @@ class FileWriter:
         """Bytes for which there is room."""
         return max(0, BUFFER - sum(series.n_bytes for series in self._series))
 
-    def open(self, maker: FrameMaker, detector: DetectorConfig, begun_ns: int, n_images: int) -> None:
+    def open(self, maker: FrameMaker, begun_ns: int, n_images: int) -> None:
         """Begin a series of `n_images`, if the filewriter is enabled: its master file is there at once."""
         self.close()
         config = {name: parameter.value for name, parameter in self._config().items()}
@@ -224,8 +220,6 @@ class FileWriter:
             first_number=config["image_nr_start"],
             compressed=config["compression_enabled"],
             legacy="legacy" in config["format"],
-            values={name: parameter.value for name, parameter in detector.parameters.items()},
-            arrays=dict(detector.arrays),
         )
         for same in [other for other in self._series if other.name == series.name]:
             self._series.remove(same)

@@ -161,7 +161,8 @@ class FrameMaker:
         How much of the sample is in the light now.
     series_id : int
         Also an attribute, as are `unique_id`, `offset_minutes` (of local time from UTC), `shape` (y, x),
-        `dtype` and `n_bytes` of an image, and `channels`, names and energies in eV of the enabled thresholds.
+        `dtype` and `n_bytes` of an image, and `channels`, names and energies in eV of the enabled thresholds;
+        of the configuration `values` by name, and `arrays`.
     series_time_ns : int or None
         Written into every frame in place of its own time.
     """
@@ -187,10 +188,11 @@ class FrameMaker:
         self._pixels = [image.data.cast("B") for image in images]
         self.series_id, self.series_time_ns = series_id, series_time_ns
         self.unique_id, self.offset_minutes = unique_id, offset_minutes
+        self.values = {name: parameter.value for name, parameter in config.parameters.items()}
+        self.arrays = dict(config.arrays)
         self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
         self._thresholds = config.thresholds()
         self.channels = [(f"threshold_{n}", energy) for n, energy in self._thresholds]
-        self._count_time = config["count_time"]
         self._common = {
             "series_unique_id": unique_id,
             "offset_minutes": offset_minutes,
@@ -221,7 +223,7 @@ class FrameMaker:
                 time_ns=time_ns if self.series_time_ns is None else self.series_time_ns,
                 threshold_id=threshold_id,
                 threshold_energy_ev=energy,
-                exposure_time=self._count_time if count_time is None else count_time,
+                exposure_time=self.values["count_time"] if count_time is None else count_time,
                 **self._common,
             )
             pieces = self._pieces(image_id, stamp_of(series_id, image_id), None if bare else tags)

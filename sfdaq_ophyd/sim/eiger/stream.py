@@ -163,8 +163,6 @@ class StreamOutput:
             initialized_ns=self.initialized_ns,
             number_of_images=number_of_images,
             stream=stream,
-            detector={name: parameter.value for name, parameter in config.parameters.items()},
-            arrays=dict(config.arrays),
             channels=channels,
             options=self._options,
         )

@@ -41,7 +41,7 @@ class LegacySeries:
 
     def start(self) -> list[bytes | memoryview]:
         """Return the header: 1 part, 2 or, with everything, 8 and the appendix."""
-        stream, detector = self.settings.stream, self.settings.detector
+        stream, detector = self.settings.stream, self.settings.maker.values
         detail = stream["header_detail"]
         parts: list[bytes | memoryview] = [
             _json(header_detail=detail, htype="dheader-1.0", series=self._series_id)
@@ -54,8 +54,8 @@ class LegacySeries:
             true = np.arange(4000) * 1125.0
             rates = np.stack([true, true * np.exp(-true * _DEAD_TIME)], axis=1).astype("<f4")
             tables = {
-                "dflatfield-1.0": self.settings.arrays["flatfield"],
-                "dpixelmask-1.0": self.settings.arrays["pixel_mask"],
+                "dflatfield-1.0": self.settings.maker.arrays["flatfield"],
+                "dpixelmask-1.0": self.settings.maker.arrays["pixel_mask"],
                 "dcountrate_table-1.0": rates,
             }
             for htype, table in tables.items():

@@ -53,10 +53,6 @@ class SeriesSettings:
     number_of_images : int
     stream : Mapping
         The stream's config, name to value.
-    detector : Mapping
-        The detector's.
-    arrays : Mapping
-        ``pixel_mask`` and ``flatfield``.
     channels : tuple of str
     options : StreamOptions
     """
@@ -65,8 +61,6 @@ class SeriesSettings:
     initialized_ns: int
     number_of_images: int
     stream: Mapping[str, Any]
-    detector: Mapping[str, Any]
-    arrays: Mapping[str, np.ndarray]
     channels: tuple[str, ...]
     options: StreamOptions
 
@@ -121,7 +115,7 @@ class ExposureClock:
             time_ns = settings.maker.series_time_ns
         if self.first_ns < 0:
             self.first_ns = time_ns
-        seconds = settings.detector["count_time"] if count_time is None else count_time
+        seconds = settings.maker.values["count_time"] if count_time is None else count_time
         faster = TICKS * (1 + settings.options.clock_error)
         start = max(0, round((time_ns - self.first_ns) / 1e9 * faster))
         return start, start + round(seconds * faster), round(seconds * settings.options.live * faster)
@@ -136,7 +130,7 @@ class CborSeries:
 
     def start(self) -> Fields:
         """Return the fields of the first message."""
-        s, config, maker = self.settings, self.settings.detector, self.settings.maker
+        s, config, maker = self.settings, self.settings.maker.values, self.settings.maker
         tables = s.stream["header_detail"] == "all"
         thresholds = [channel for channel in s.channels if channel != "difference"]
         fields = {
@@ -212,7 +206,7 @@ class CborSeries:
         }
 
     def _table(self, name: str, channels: list[str]) -> dict[str, np.ndarray]:
-        return dict.fromkeys(channels, np.asarray(self.settings.arrays[name]))
+        return dict.fromkeys(channels, np.asarray(self.settings.maker.arrays[name]))
 
     def _user_data(self, name: str) -> Fields:
         value = self.settings.stream[name]
@@ -235,7 +229,7 @@ class RecordedSeries:
         if (data := self._recording.start) is None or not self._recording.renewed:
             return [] if data is None else [data]
         renewed = {
-            "arm_date": Date(self.settings.detector["data_collection_date"]),
+            "arm_date": Date(self.settings.maker.values["data_collection_date"]),
             "number_of_images": self.settings.number_of_images,
         }
         return self._renewed(data) | renewed

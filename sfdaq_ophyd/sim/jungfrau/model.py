@@ -294,13 +294,10 @@ class AssembledModel:
         """Return one message: with the image for 1 in `rate`, else with 8 bytes in its place."""
         take = self._detector.faults.take
         if take("placeholder") is not None or self._random.random() * rate >= 1:
-            return [self._left_out(header).encode(), _NOTHING]
+            left_out = replace(header, shape=PLACEHOLDER_SHAPE, dtype=np.dtype("u2"))
+            return [left_out.encode(), _NOTHING]
         if take("foreign_image") is not None:
             return [b'{"htype":"bsr_m-1.1","global_timestamp":{}}', pixels]
         if take("truncated_image") is not None:
             return [header.encode(), pixels.tobytes()[: pixels.nbytes // 2]]
         return [header.encode(), pixels]
-
-    @staticmethod
-    def _left_out(header: ImageHeader) -> ImageHeader:
-        return replace(header, shape=PLACEHOLDER_SHAPE, dtype=np.dtype("u2"))
