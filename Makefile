@@ -10,7 +10,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := export DEBIAN_FRONTEND=noninteractive; $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y
 PINNED := $(CURDIR)/constraints.txt
 PIN := $(if $(LATEST),,PIP_CONSTRAINT=$(PINNED) PIP_BUILD_CONSTRAINT=$(PINNED))
-PIP := $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q
+# pip compiles one file after the other; so many on all processors
+define INSTALL
+$(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -e '.[$(1)]'
+@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+@touch $@
+endef
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
 # Three workers: tests wait for half of their time. Each takes tests that lie together, then what others have left.
 PYTEST_ARGS ?= -n 3 --dist worksteal
@@ -64,16 +69,13 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(PIP) -e '.[all]'
-	@touch $@
+	$(call INSTALL,all)
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(PIP) -e '.[test]'
-	@touch $@
+	$(call INSTALL,test)
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(PIP) -e '.[dev]'
-	@touch $@
+	$(call INSTALL,dev)
 
 # The Redis tests run against a real server beside the embedded one.
 redis-server:

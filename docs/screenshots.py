@@ -1,7 +1,7 @@
 """Pictures of the live page: ``make screenshots`` writes them to ``docs/_static``; look at them.
 
-The gate takes them into ``build/screenshots``. What a program can see is checked: nothing alive is dimmed,
-colour bars have units, no picture is blank.
+The gate takes them into ``docs/_build/screenshots``. What a program can see is checked: nothing alive is
+dimmed, colour bars have units, no picture is blank.
 """
 
 from __future__ import annotations

@@ -206,11 +206,12 @@ def _begins_with_commands(page: Path) -> bool:
 )
 def test_page_when_its_first_commands_are_run_then_no_error(page, tmp_path):
     steps = (REPO / ".ci" / "run").read_text().splitlines()
+    made = {target for step in steps if step.startswith("make ") for target in step.split()}
     if page.name == "watch.md":
         (tmp_path / "sfdaq.yaml").write_text(BEAMLINE)
     for words in console(page):
         if words[0] == "make":  # the gate does that, in a fresh clone
-            assert " ".join(words) in steps, words
+            assert set(words) <= made, words
             continue
         words = [*words, "--port", "0"] if "watch" in words else words  # the usual one may be taken
         assert not _ran(words, tmp_path), words
