@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ...clients.simplon import ARM_TIMEOUT, SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, SfdaqError
@@ -95,19 +95,34 @@ class EigerControl:
             self.debts.forget(OPEN_SERIES)
         self.debts.pay(self.value, self._put_all, only=only, reset=reset)
 
-    def note_set(self, module: str, parameter: str) -> None:
-        """Note that this session set a parameter, last of all; a detector that was reset gets it again."""
-        name = f"{module}/config/{parameter}"
-        self.session.pop(name, None)
-        self.session[name] = self.value(name)
+    def note_set(self, module: str, parameters: Iterable[str], changed: Iterable[str]) -> None:
+        """Note that this session set parameters, last of all; a detector that was reset gets them again.
+
+        What `changed` with them is noted as it is now, if the session had set it before.
+        """
+        for name in (f"{module}/config/{parameter}" for parameter in parameters):
+            self.session.pop(name, None)
+            self.session[name] = None
+        names = {f"{module}/config/{parameter}" for parameter in (*parameters, *changed)}
+        self.session |= {name: self.value(name) for name in self.session if name in names}
 
     def was_reset(self, series_id: int) -> bool:
         """Whether the detector was reset since the last series; it is set again then, and to be armed again.
 
-        Series are counted from 1 after that. The new one was armed with other settings, and is ended.
+        Series are counted from 1 after that. The new one was armed with other settings, and is ended. Where
+        somebody else armed it in between, and left it otherwise than it was set here, that is told.
         """
         last, self._last_series = self._last_series, series_id
-        if series_id > last or all(self.value(name) == value for name, value in self._settings.items()):
+        if not last or series_id == last + 1:
+            return False
+        wanted = self._settings
+        others = {name: now for name, value in wanted.items() if (now := self.value(name)) != value}
+        if series_id > last and others:
+            told = ", ".join(
+                f"{name} is {now!r}, was set to {wanted[name]!r}" for name, now in others.items()
+            )
+            logger.warning("%s: somebody else used the detector, or restarted it: %s", self.name, told)
+        if series_id > last or not others:
             return False
         self.abort()
         self._set_again()
@@ -123,7 +138,9 @@ class EigerControl:
         if settings:
             told = ", ".join(f"{name} {value!r}" for name, value in settings.items())
             logger.warning("%s: the detector was reset; set again as it was set here: %s", self.name, told)
-        self._put_all(settings)
+        for name, value in settings.items():
+            if self.value(name) != value:  # an energy takes 10 s, and sets thresholds anew
+                self._put(name, value)
 
     def _put_all(self, settings: dict[str, object]) -> None:
         for name, value in settings.items():

@@ -250,8 +250,8 @@ class Eiger(EigerSignals, Detector):
                 changed += self._shorten_frame_time(value)
             if before:
                 self._check_images(signal, value, before)
-            for parameter in [signal.parameter, *(["frame_time"] if signal is self.exposure_time else [])]:
-                self.source.control.note_set(signal.module, parameter)
+            also = ["frame_time"] if signal is self.exposure_time else []
+            self.source.control.note_set(signal.module, [signal.parameter, *also], changed)
             mirrors = {
                 s.parameter: s
                 for s in (getattr(self, n) for n in self.component_names)

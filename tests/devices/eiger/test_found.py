@@ -153,6 +153,28 @@ def test_scan_when_somebody_else_set_a_value_then_theirs_counts(fresh, tmp_path)
     assert eiger.exposure_time.get() == 0.03
 
 
+@pytest.mark.parametrize("initialized", [True, False])
+def test_scan_when_somebody_else_used_the_detector_then_what_is_not_as_set_here_is_told(
+    fresh, tmp_path, caplog, initialized
+):
+    eiger = make_eiger(fresh, tmp_path, exposure_time=None)
+    eiger.threshold_energy.put(5000.0)
+    eiger.photon_energy.put(12400.0)  # which sets the threshold anew
+    eiger.exposure_time.put(0.02)
+    drive(interruptible(), lambda: bp.count([eiger]))
+    other = SimplonClient(fresh.url)
+    if initialized:
+        other.initialize()
+        other.put("detector", "count_time", 0.03)
+    for _ in range(3):
+        other.arm()
+        other.disarm()
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    told = "count_time is 0.03, was set to 0.02"
+    assert ("somebody else used the detector" in caplog.text) == (told in caplog.text) == initialized
+    assert "was reset" not in caplog.text
+
+
 def test_external_when_somebody_else_initialized_the_detector_in_a_scan_then_the_mode_is_set_again(
     fresh, tmp_path
 ):
