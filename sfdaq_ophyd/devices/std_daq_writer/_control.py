@@ -40,7 +40,7 @@ RESCUE_LIMIT = 12.0
 """Seconds for which a stop under way is waited for: the service gives up on a writer after 5."""
 
 REACTION = 2.0
-"""s without a change in which a stop shows, or is left to a thread: a driver takes up to 1 s."""
+"""s for which a stop waits for a DAQ that hangs, or may hang; then it is left to a thread."""
 
 
 class WriterNotReady(DetectorStateError):

@@ -63,7 +63,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         super().__init__(name, writer, on_status)
         self.news = writer.news
         self._lock = threading.Lock()
-        self._tracker, self._seen, self._followed = Tracker(0), 0, False
+        self._tracker, self._seen, self._followed, self._hangs = Tracker(0), 0, False, False
 
     # ---- the DAQ ------------------------------------------------------------------------------------
 
@@ -129,18 +129,20 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         self._ours = None
 
     def _stop_while_it_reacts(self) -> None:
+        """Return once it is stopped, or was not; sooner where it creates files, or was given up before."""
         over, before, limit = self._stop_aside(), "", Limit(_control.REACTION)
         while not over.wait(PERIOD):
             if (now := self._look().words) != before:
                 before = now
                 limit.restart()
-            elif self._tracker.state is not WritingState.CLOSING and limit.reached():
+            elif (self._hangs or self._tracker.state is WritingState.STARTING) and limit.reached():
                 return
 
     def _stop(self) -> None:
         try:
             self.writer.stop()
         except ServiceTimeout as exc:
+            self._hangs = True
             raise self._not_idle(exc.last_seen) from exc
         self._look()
 
@@ -163,7 +165,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         try:
             with self._lock:
                 self._tracker = Tracker(request.n_images)
-                self._ours, self._followed = request, True
+                self._ours, self._followed, self._hangs = request, True, False
                 self._seen = self.writer.send(command)
             self._follow_start(request, given_up)
         except (ServiceUnreachable, UnknownOutcome) as exc:

@@ -162,6 +162,17 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
     assert error is None and images_of(documents) == ids_of(documents)
 
 
+def test_run_mode_when_a_stop_takes_its_time_then_it_is_waited_for(daq, writer, monkeypatch):
+    monkeypatch.setattr(_control, "REACTION", 0.0)
+    daq.fail_next("slow_saving", seconds=0.3)
+    writer.frames_per_trigger.put(1)
+    writer.mode.put("run")
+    writer.n_points.put(10_000)
+    documents, error = run(bp.count([writer], 2))
+    assert error is None and images_of(documents) == ids_of(documents) and len(ids_of(documents)) == 2
+    assert daq.driver.shown == "idle"
+
+
 def test_point_when_the_driver_dies_then_the_daq_is_gone(daq, writer, monkeypatch):
     monkeypatch.setattr(std_daq_socket, "AWAY_LIMIT", 0.1)
     monkeypatch.setattr(_control, "AWAY_LIMIT", 0.1)
