@@ -158,16 +158,16 @@ class Eiger(EigerSignals, Detector):
 
     def settings(self) -> EigerSettings:
         """Return what the source needs at stage."""
-        return EigerSettings.checked(
-            self.name,
-            self.mode.get(),
-            self.n_triggers.get(),
+        if self.mode.get() not in list(Mode):
+            raise RequestError(f"{self.name}.mode", self.mode.get(), f"one of {', '.join(Mode)}")
+        return EigerSettings(
+            mode=Mode(self.mode.get()),
+            n_triggers=whole_number(f"{self.name}.n_triggers", self.n_triggers.get(), 1),
             frames_per_trigger=int(self.frames_per_trigger.get()),
             timeout=float(self.timeout.get()),
             exclude_masked=bool(self.exclude_masked.get()),
             legacy_ids=LegacyIds(self.legacy_ids.get()),
-            strict=self.loss_policy.get() == LossPolicy.STRICT,
-            tolerant=self._tolerant,
+            loss_policy=LossPolicy(self.loss_policy.get()),
             statistics_every=whole_number(f"{self.name}.statistics_every", self.statistics_every.get(), 0),
         )
 

@@ -25,6 +25,7 @@ from ...files.eiger_file import (
 from ...files.storage import writing
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
+from .._acquisition import LossPolicy
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from ._control import UID_LENGTH, EigerControl
@@ -146,7 +147,7 @@ class FilesSource(SeriesSource):
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
     ) -> Items:
-        n_left = request.n_frames
+        n_left, tolerant = request.n_frames, self._settings.loss_policy is LossPolicy.TOLERANT
         yield from self._fetch_master(stop)
         while n_left and not stop.is_set():
             name = data_file(self._series, self._n_files + 1)
@@ -164,7 +165,7 @@ class FilesSource(SeriesSource):
             if stop.is_set():
                 return
             if awaited.over:
-                if not self._settings.tolerant:
+                if not tolerant:
                     raise self._missing(request, n_left, awaited.why)
                 logger.warning("%s: no more images come: %s", self.name, awaited.why)
                 yield from self._frames_with_gaps(n_left, request)
@@ -175,14 +176,14 @@ class FilesSource(SeriesSource):
             yield from self._fetch_master(stop)  # some may write it later than others
             file = self._read(path)
             why = self._lost_before(file)
-            if why and not self._settings.tolerant:
+            if why and not tolerant:
                 raise self._missing(request, n_left, why)
             if self._delete:
                 self._delete_on_unit(name)
             n = min(file.n_images, n_left)
             n_whole = n - n % request.frames_per_trigger
             self._n_files += 1
-            if self._settings.tolerant and (why or self._held or n_whole < n < n_left):
+            if tolerant and (why or self._held or n_whole < n < n_left):
                 n = max(0, min(self._hold(file), n_left))
                 n_whole = n - n % request.frames_per_trigger
                 n_left -= n_whole

@@ -11,19 +11,11 @@ from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqEr
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import typed
 from ...wire.simplon_states import DetectorState
+from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import EigerControl
 from ._readings import ONE_THRESHOLD, check_thresholds, make_statistics
-from ._series import (
-    WINDOW,
-    WINDOW_BYTES,
-    EigerSettings,
-    FrameIds,
-    FrameStatistics,
-    LegacyIds,
-    Mode,
-    SeriesOrder,
-)
+from ._series import EigerSettings, FrameIds, FrameStatistics, LegacyIds, Mode, SeriesOrder
 from ._silence import Ending
 from ._source import Items, SeriesSource
 from ._triggers import SoftwareTriggers
@@ -66,7 +58,7 @@ class MonitorSource(SeriesSource):
         self._threshold = None
         self._ids = FrameIds(self.client, settings.legacy_ids)
         frame_format = super().open(settings)
-        self._series.window = max(2, min(WINDOW, WINDOW_BYTES // frame_format.frame_bytes))
+        self._series.fit(frame_format.frame_bytes)
         return frame_format
 
     def _interface_settings(self) -> dict[str, object]:
@@ -153,7 +145,7 @@ class MonitorSource(SeriesSource):
             try:
                 yield from self.client.images(stop, WAIT, self._longest)
             except WireError as exc:
-                if self._settings.strict:
+                if self._settings.loss_policy is LossPolicy.STRICT:
                     raise WireError(f"{self.name}: {exc}") from exc
                 logger.warning("%s: %s", self.name, exc)
                 yield exc

@@ -10,9 +10,9 @@ import numpy as np
 
 from ...clients import SimplonClient
 from ...clients.simplon import MonitorFrame
-from ...errors import RequestError, WireError
 from ...wire.simplon import event_id, first_sentinel
 from ...wire.simplon_states import SOFTWARE_TRIGGERED, TriggerMode
+from .._acquisition import LossPolicy
 
 BLOCK_BYTES = 2**18
 """Pixels looked at together; they stay in the processor's cache."""
@@ -130,9 +130,8 @@ class EigerSettings:
         s without a frame, on top of the exposure.
     exclude_masked : bool
         Keep sentinels and masked pixels out of the computed numbers.
-    strict, tolerant : bool
-        An unreadable image is an error; else it counts as a missing frame. Frames that are missing are
-        marked in a point that goes on.
+    loss_policy : LossPolicy
+        Where it is strict, an unreadable image is an error; else it counts as a missing frame.
     statistics_every : int
         Numbers are computed of every so many frames of a fly scan, where that is done aside; 0: of none.
     """
@@ -143,18 +142,8 @@ class EigerSettings:
     timeout: float = 10.0
     exclude_masked: bool = True
     legacy_ids: LegacyIds = LegacyIds.REFUSE
-    strict: bool = True
-    tolerant: bool = False
+    loss_policy: LossPolicy = LossPolicy.STRICT
     statistics_every: int = 10
-
-    @classmethod
-    def checked(cls, name: str, mode: str, n_triggers, **others) -> EigerSettings:
-        """Return settings; RequestError if a mode is unknown or a number makes no sense."""
-        if mode not in list(Mode):
-            raise RequestError(f"{name}.mode", mode, f"one of {', '.join(Mode)}")
-        if isinstance(n_triggers, bool) or not isinstance(n_triggers, int) or n_triggers < 1:
-            raise RequestError(f"{name}.n_triggers", n_triggers, "a whole number, 1 or more")
-        return cls(Mode(mode), n_triggers=n_triggers, **others)
 
 
 WINDOW = 8
@@ -195,7 +184,7 @@ class FrameIds:
             series, image = series_id or 0, self._n_local
             self._n_local += 1
             return series, image, f"local_{event_id(series, image)}"
-        raise WireError(_no_ids(frame))
+        return -1, -1, frame.event_id  # which says what is missing, and what to do
 
     def restart(self) -> None:
         """Count from 0 again: a new series."""
@@ -232,6 +221,10 @@ class SeriesOrder:
         self._next: int | None = None
         self._waiting: dict[int, Any] = {}
         self._past: set[str] = set()
+
+    def fit(self, frame_bytes: int) -> None:
+        """Let as many frames of this size wait as there is memory for."""
+        self.window = max(2, min(WINDOW, WINDOW_BYTES // frame_bytes))
 
     def start(self, series_id: int) -> None:
         """Begin a new series."""
@@ -295,10 +288,3 @@ class SeriesOrder:
             passed.append((event_id(self.series_id, self._next), self._waiting.pop(self._next, None)))
             self._next += 1
         return passed
-
-
-def _no_ids(frame: MonitorFrame) -> str:
-    try:
-        return frame.event_id
-    except WireError as exc:
-        return str(exc)

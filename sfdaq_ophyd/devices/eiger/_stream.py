@@ -18,11 +18,12 @@ from ...limits import Limit
 from ...wire.compression import check_blocks
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import DetectorState
+from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import UID_LENGTH, EigerControl
 from ._numbers import NumbersAside
 from ._readings import has_difference, make_statistics, n_images_per_exposure
-from ._series import WINDOW, WINDOW_BYTES, EigerSettings, FrameStatistics, SeriesOrder
+from ._series import EigerSettings, FrameStatistics, SeriesOrder
 from ._silence import GRACE, WAIT, Ending, why_missing
 from ._source import SeriesSource
 from ._triggers import SoftwareTriggers
@@ -78,7 +79,7 @@ class StreamSource(SeriesSource):
         self._drain()
         self.stream.open()
         self._connect()
-        self._order.window = max(2, min(WINDOW, WINDOW_BYTES // frame_format.frame_bytes))
+        self._order.fit(frame_format.frame_bytes)
         return frame_format
 
     def read_format(self) -> FrameFormat:
@@ -273,7 +274,7 @@ class StreamSource(SeriesSource):
                     yield self._frame(item)
                     continue
                 except (ShapeError, WireError) as exc:
-                    if self._settings.strict:
+                    if self._settings.loss_policy is LossPolicy.STRICT:
                         raise WireError(f"{self.name}: {exc}") from exc
                     item = str(exc)
             self._armed_for = None

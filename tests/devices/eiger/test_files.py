@@ -186,15 +186,9 @@ def test_files_when_to_be_deleted_then_gone_on_the_unit_and_here(part, make_writ
     [
         ({"files": "/mnt", "delete_files": True}, "delete_files"),
         ({"files": "/mnt", "readout": "stream"}, "'filewriter', where files"),
-        ({"readout": "film"}, "monitor, stream, filewriter"),
+        ({"readout": "film"}, "readout='film': expected one of monitor, stream, filewriter"),
     ],
 )
 def test_eiger_when_options_do_not_fit_then_refused(tmp_path, options, what):
     with pytest.raises(RequestError, match=what):
         Eiger("http://nowhere", name="eiger", directory=tmp_path, **{"readout": "filewriter"} | options)
-
-
-@pytest.mark.parametrize("mode", ["monitor", "auto"])
-def test_stage_when_somebody_else_runs_the_detector_then_refused(part, make_writer, mode):
-    with pytest.raises(RequestError, match="external or internal where frames come from the filewriter"):
-        make_writer(mode=mode).stage()

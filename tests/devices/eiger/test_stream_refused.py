@@ -29,19 +29,11 @@ def test_eiger_when_made_for_the_stream_then_its_endpoint_is_on_the_units_host(t
     assert endpoints == [["tcp://dcu:31001"], ["tcp://[fe80::1]:31001"], ["tcp://dcu:31001"]]
 
 
-def test_eiger_when_the_readout_is_unknown_then_refused_by_name(tmp_path):
-    with pytest.raises(RequestError, match="readout='movie': expected one of monitor, stream"):
-        Eiger("http://dcu", name="eiger", directory=tmp_path, readout="movie")
-
-
+@pytest.mark.parametrize("readout", ["stream", "filewriter"])
 @pytest.mark.parametrize("mode", ["monitor", "auto"])
-def test_eiger_when_somebody_else_runs_it_then_the_stream_is_refused_before_anything_is_sent(
-    part, tmp_path, mode
-):
-    eiger = Eiger(part.url, name="eiger", directory=tmp_path, readout="stream", mode=mode)
-    with pytest.raises(
-        RequestError, match=f"eiger.mode='{mode}': expected external or internal .* the stream"
-    ):
+def test_eiger_when_somebody_else_runs_it_then_refused_before_anything_is_sent(part, tmp_path, readout, mode):
+    eiger = Eiger(part.url, name="eiger", directory=tmp_path, readout=readout, mode=mode)
+    with pytest.raises(RequestError, match=f"eiger.mode='{mode}': expected external or .* the {readout}"):
         eiger.stage()
     assert not part.requests.entries()
 
