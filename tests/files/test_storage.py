@@ -208,6 +208,22 @@ def test_sync_when_the_disk_fails_then_error_is_ours(tmp_path, monkeypatch):
         sync([tmp_path / "x"])
 
 
+def test_write_whole_when_the_disk_fails_then_the_old_file_stays_and_nothing_half(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    storage.write_whole(path, "old")
+
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        storage.write_whole(path, "new")
+    assert path.read_text() == "old" and [each.name for each in tmp_path.iterdir()] == ["x.json"]
+    monkeypatch.undo()
+    storage.write_whole(path, "new")
+    assert path.read_text() == "new"
+
+
 def test_writing_when_the_fault_is_not_the_disks_then_it_passes(tmp_path):
     with pytest.raises(RuntimeError, match="of our own"), writing(tmp_path):
         raise RuntimeError("of our own")
