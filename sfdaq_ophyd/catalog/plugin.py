@@ -31,9 +31,8 @@ from pathlib import Path
 import dask.array
 import h5py
 from bluesky_tiled_plugins.exporters import json_seq_exporter
-from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter
-from tiled.ndslice import NDSlice
-from tiled.utils import Conflicts, path_from_uri
+from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter, h5open
+from tiled.utils import BrokenLink, Conflicts, path_from_uri
 
 from ..errors import SfdaqError
 from ..files.repair import repair_if_ours
@@ -71,16 +70,18 @@ class GrowingHDF5Adapter(HDF5Adapter):
         if kwargs.get("swmr"):
             _repair_those_left_open(data_source)
         try:
-            if not kwargs.get("swmr"):
-                for asset in data_source.assets:
-                    _check_joined(Path(path_from_uri(asset.data_uri)), kwargs.get("dataset"))
+            paths = [Path(path_from_uri(asset.data_uri)) for asset in data_source.assets]
+            dataset = "" if kwargs.get("swmr") else kwargs.get("dataset") or ""
+            joins = sum(_check_joined(path, dataset) for path in paths) > 0
             adapter = super().from_catalog(data_source, node, *args, **kwargs)
             if isinstance(adapter, HDF5ArrayAdapter):
                 rows = rows or data_source.properties.get("rows")
+                if joins and not (kwargs.get("slice") or kwargs.get("squeeze")):
+                    adapter._array = dask.array.concatenate([_by_image(path, dataset) for path in paths])  # noqa: SLF001
                 adapter._array = _registered(adapter._array, data_source, rows, kwargs)  # noqa: SLF001
         except FileNotFoundError:
             raise
-        except OSError as exc:
+        except (OSError, BrokenLink) as exc:
             newest = path_from_uri(data_source.assets[-1].data_uri)
             raise Conflicts(
                 f"{newest} is not readable now: its writer has it open, or did not close it; try again when "
@@ -98,10 +99,37 @@ def _repair_those_left_open(data_source) -> None:
                 logger.warning("%s: its writer was killed; repaired", path)
 
 
-def _check_joined(path: Path, dataset: str | None) -> None:
-    """See that the files are there which a virtual dataset joins, with the images that it takes of them."""
-    if dataset is None:
-        return
+class _Images:
+    """A dataset that is opened for each look."""
+
+    def __init__(self, path: Path, dataset: str):
+        self._where = path, dataset
+        with h5py.File(path, "r", locking=False) as file:
+            self.shape, self.dtype, self.ndim = file[dataset].shape, file[dataset].dtype, file[dataset].ndim
+
+    def __getitem__(self, key):
+        path, dataset = self._where
+        with h5py.File(path, "r", locking=False) as file:
+            return file[dataset][key]
+
+
+def _by_image(path: Path, dataset: str) -> dask.array.Array:
+    """Return a virtual dataset image by image: it has no chunks, and Tiled would read all of it for each."""
+    images = _Images(path, dataset)
+    chunks = (1, *images.shape[1:]) if images.ndim > 2 else images.shape
+    return dask.array.from_array(images, chunks, name=False)
+
+
+def _check_joined(path: Path, dataset: str) -> bool:
+    """See that the files are there which a virtual dataset joins, with the images that it takes of them.
+
+    Returns
+    -------
+    bool
+        Whether it is one.
+    """
+    if not dataset:
+        return False
     with h5py.File(path, "r", locking=False) as file:
         joined = file.get(dataset)
         sources = joined.virtual_sources() if isinstance(joined, h5py.Dataset) and joined.is_virtual else []
@@ -119,6 +147,7 @@ def _check_joined(path: Path, dataset: str | None) -> None:
             raise Conflicts(f"{path} joins {part}, which cannot be read; is it there? ({exc})") from exc
         if n < n_taken:
             raise Conflicts(f"{path} joins {part}, which has {n} images, not the {n_taken} that it takes")
+    return bool(sources)
 
 
 def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> dask.array.Array:
@@ -132,15 +161,12 @@ def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> das
     rows = [(start, stop) for start, stop, *n in rows or () for _ in range(*n or (1,))]
     if len(rows) != len(uris):
         return array[:n_frames]
-    part_of_frame = kwargs.get("slice") or ()  # of all frames, e.g. the channel of one threshold
-    if isinstance(part_of_frame, str):
-        part_of_frame = NDSlice.from_numpy_str(part_of_frame)
     options = {name: kwargs[name] for name in ("dataset", "swmr", "libver", "locking") if name in kwargs}
-    per_row = math.prod(shape[1:n_axes])
-    parts = []
+    per_row, parts, first = math.prod(shape[1:n_axes]), [], 0
     for uri, (start, stop) in zip(uris, rows):
-        whole = HDF5ArrayAdapter.lazy_load_hdf5_array(path_from_uri(uri), **options)
-        parts.append(whole[tuple(part_of_frame)][start * per_row : stop * per_row])
+        parts.append(array[first + start * per_row : first + stop * per_row])
+        with h5open(path_from_uri(uri), **options) as stored:
+            first += stored.shape[0]
     return dask.array.concatenate(parts)
 
 

@@ -190,6 +190,8 @@ def write_joined(
 ) -> StdDaqFile:
     """Write the file that joins others, in their folder; one of that name is replaced as a whole.
 
+    Of one file that holds these images and no others, its images are linked; else they are a virtual dataset.
+
     Parameters
     ----------
     path : Path
@@ -215,6 +217,7 @@ def write_joined(
         It cannot be written.
     """
     image_id, status = np.zeros(n_images, "u8"), np.zeros(n_images, "u8")
+    whole = False
     images = h5py.VirtualLayout((n_images, *shape), dtype)
     for data, part in parts:
         n, places = data.share(n_images), data.places(n_images)
@@ -223,12 +226,16 @@ def write_joined(
             with h5py.File(part.path, "r") as file:
                 stored = file[part.dataset].shape
             source = h5py.VirtualSource(part.path.name, part.dataset, stored, dtype)
+            whole = len(parts) == 1 and stored[0] == n_images
             for first, run in _runs(data, n_images, n):
                 images[run] = source[first : first + len(range(n_images)[run])]
     half = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with h5py.File(half, "w") as file:
-            file.create_virtual_dataset(layout.images, images)
+            if whole:  # readers see its chunks then, and take single images
+                file[layout.images] = h5py.ExternalLink(parts[0][1].path.name, parts[0][1].dataset)
+            else:
+                file.create_virtual_dataset(layout.images, images)
             file[layout.image_id.dataset], file[layout.status.dataset] = image_id, status
         os.replace(half, path)
     except BaseException:

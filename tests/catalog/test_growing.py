@@ -8,11 +8,13 @@ import contextlib
 import h5py
 import numpy as np
 import pytest
+from tiled.ndslice import NDSlice
 from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import Asset, DataSource
 from tiled.utils import Conflicts
 
+from sfdaq_ophyd.catalog import plugin
 from sfdaq_ophyd.catalog.plugin import GrowingHDF5Adapter
 from sfdaq_ophyd.files.frame_file import IMAGE, FrameFile
 from sfdaq_ophyd.sim.stamp import read_stamp, write_stamp
@@ -99,6 +101,29 @@ def joined(tmp_path, request):
 
 def test_file_when_it_joins_others_then_they_are_read_through_it(joined):
     assert adapter_of([joined], "id", (5,), [[0, 5]]).read().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_file_when_it_joins_images_then_one_is_read_alone(tmp_path, monkeypatch):
+    layout = h5py.VirtualLayout((6, 2, 3), "i8")
+    for k in range(2):
+        with h5py.File(tmp_path / f"part{k}.h5", "w") as file:
+            file["images"] = np.repeat(np.arange(k, 6, 2), 6).reshape(3, 2, 3)
+        layout[k::2] = h5py.VirtualSource(f"part{k}.h5", "images", (3, 2, 3))
+    with h5py.File(tmp_path / "joined.h5", "w") as file:
+        file.create_virtual_dataset("images", layout)
+    adapter = adapter_of([tmp_path / "joined.h5"], "images", (2, 2, 2, 3), [[0, 2]])
+    read, looks = plugin._Images.__getitem__, []
+    monkeypatch.setattr(plugin._Images, "__getitem__", lambda i, key: looks.append(key) or read(i, key))
+    assert adapter.read()[:, :, 0, 0].tolist() == [[0, 1], [2, 3]]
+    looks.clear()
+    assert adapter.read(NDSlice(1, 1))[0, 0] == 3 and [key[0] for key in looks] == [slice(3, 4)]
+
+
+def test_file_when_the_one_it_links_to_is_gone_then_it_is_said(tmp_path):
+    with h5py.File(tmp_path / "points.h5", "w") as file:
+        file["images"] = h5py.ExternalLink("gone.h5", "/images")
+    with pytest.raises(Conflicts, match="points.h5 is not readable now"):
+        adapter_of([tmp_path / "points.h5"], "images", (3, 2, 3), [[0, 3]])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ PARTS = [
     "bluesky_tiled_plugins.writing.consolidators:Patch.combine_patches",
     "bluesky_tiled_plugins.clients.catalog_of_bluesky_runs:CatalogOfBlueskyRuns.is_sql",
     "bluesky_tiled_plugins.clients.bluesky_run:BlueskyRunV3.documents",
-    "tiled.adapters.hdf5:HDF5ArrayAdapter.lazy_load_hdf5_array",
+    "tiled.adapters.hdf5:h5open",
     "tiled.catalog.core:REQUIRED_REVISION",
     *[
         f"tiled.catalog.orm:{name}"
