@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 IDLE, CREATING, WAITING, RECORDING = "idle", "creating_file", "waiting_for_first_image", "recording"
 STOP, SAVING, SAVED, ERROR = "stop", "saving_file", "file_saved", "error"
-STATES = (IDLE, CREATING, WAITING, RECORDING, STOP, SAVING, SAVED, ERROR)
 
 MAX_QUEUED = 1000
 """Images that wait for the driver; later ones are lost, as on the real image socket."""
