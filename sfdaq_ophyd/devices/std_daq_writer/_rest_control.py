@@ -85,11 +85,11 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def make_ready(self) -> None:
         """Reset what may be reset once; refuse to touch somebody else's acquisition."""
-        self.dead = False
         self._wait_for_aside(RESCUE_LIMIT)
         self._reset()
 
     def _reset(self) -> None:
+        self.dead = False
         status = self._status()
         ours = self._is_ours_writing(status)
         if status.state is WriterState.WRITING and not ours:
@@ -106,10 +106,11 @@ class RestControl(WriterControl[StdDaqClient]):
 
         A `dead` writer is left alone: it was told to stop already, and asking it takes seconds.
         """
-        if self._ours is None or self.dead:
+        if self.dead:
             return
         self._wait_for_aside(_control.REACTION)
-        self._leave()
+        if self._ours is not None:
+            self._leave()
 
     def _leave(self) -> None:
         status = self._status()
@@ -135,14 +136,14 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def start(self, request: WriteRequest, given_up: threading.Event) -> None:
         """Start; returns once the writer takes images of this request, or the service gave up: 5 s."""
-        if not self._known_ready:
-            self.make_ready()
-        self._ours, self._known_ready = request, False
         problems: list[Exception] = []
 
         def start() -> None:
             try:
-                self._start(request)
+                if not self._known_ready:
+                    self._reset()
+                if not given_up.is_set():
+                    self._start(request)
             except Exception as exc:
                 problems.append(exc)
             if given_up.is_set():
@@ -156,6 +157,7 @@ class RestControl(WriterControl[StdDaqClient]):
             raise problems[0]
 
     def _start(self, request: WriteRequest) -> None:
+        self._ours, self._known_ready = request, False
         try:
             status = self.writer.start(request)
         except StdDaqRefused as refused:

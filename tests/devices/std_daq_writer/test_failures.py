@@ -307,6 +307,11 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
         getattr(writer, verb)()
     assert status.done, "what hangs is given up without waiting for its end"
     assert "what the DAQ was asked is not answered yet; once it is, the writer is stopped" in caplog.text
+    if verb == "pause":
+        writer.resume()
+        status = writer.trigger()
+        writer.stop()
+        assert status.done, "nor is the one after it waited for"
     with contextlib.suppress(WriterNotReady):
         writer.unstage()
     go_on.set()
