@@ -99,7 +99,7 @@ def test_rate_multiplicator_when_not_allowed_then_refused(r):
         PulseRange(0, 100).aligned(r)
 
 
-ODD = [None, "x", b"x", math.nan, math.inf, 1j, [0.5], np.array([0.5, 2]), np.array("x"), object()]
+ODD = [None, "x", b"x", math.nan, math.inf, 1j, [0.5], np.array([0.5, 2]), np.array("x"), Ellipsis]
 
 
 @pytest.mark.parametrize("value", ODD, ids=repr)
