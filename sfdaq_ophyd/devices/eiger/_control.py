@@ -156,6 +156,13 @@ class EigerControl:
         module, _, parameter = name.split("/", 2)
         self.client.put(module, parameter, value)
 
+    def working_state(self) -> DetectorState:
+        """Return the detector's state; raise if there is no going on in it."""
+        state = self.client.state()
+        if state in (DetectorState.ERROR, DetectorState.NA):
+            raise self.state_error(state)
+        return state
+
     def state_error(self, state: DetectorState) -> DetectorStateError:
         """Return the error for a state in which there is no going on."""
         told = ""

@@ -99,9 +99,7 @@ class FileWait:
 
     def _look(self) -> str:
         """Find out whether the file can still come, now that it is not there; return what was seen."""
-        state, writer, free = self._client.state(), *self._writer()
-        if state in (DetectorState.ERROR, DetectorState.NA):
-            raise self._control.state_error(state)
+        state, (writer, free) = self._control.working_state(), self._writer()
         told = f"detector '{state}', filewriter '{writer}', {free} bytes free"
         if self._exposing or (state, writer, free) != self._seen:
             self._limit.restart()

@@ -162,9 +162,7 @@ class MonitorSource(SeriesSource):
             exposed, end.exposed = end.exposed, triggers.done
             if not exposed:
                 return  # what was there when the exposure ended comes with the next look
-        state = self.client.state()
-        if state in (DetectorState.ERROR, DetectorState.NA):
-            raise self.control.state_error(state)
+        state = self.control.working_state()
         if state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY):
             end.why = f"the detector is in state '{state}' and gives no more images"
         elif late:

@@ -324,9 +324,7 @@ class StreamSource(SeriesSource):
                 end.quiet.restart()
             if not end.exposed or not end.quiet.reached():
                 return
-        state = self.client.state()
-        if state in (DetectorState.ERROR, DetectorState.NA):
-            raise self.control.state_error(state)
+        state = self.control.working_state()
         if late:
             end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
         elif triggers is not None or state == DetectorState.IDLE:
