@@ -105,7 +105,8 @@ def test_tools_when_recorded_command_lines_are_run_then_they_print_the_same(
     exchanges = [exchange_of(row, i) for i, row in enumerate(rows)]
     problems = []
     with Calls(settings, exchanges, wait_for) as calls:
-        config = {**calls.server.settings.first_config, "module_positions": {}, "submodule_info": {}}
+        config = calls.server.settings.first_config | stored_from("c.json", rows)
+        config |= {"module_positions": {}, "submodule_info": {}}
         Path("c.json").write_text(json.dumps(config))
         calls.reset()
         for i, row in enumerate(rows):
@@ -119,6 +120,12 @@ def test_tools_when_recorded_command_lines_are_run_then_they_print_the_same(
             if problem := tool_differs(row, *result, ours):
                 problems.append(f"{row['tool']} {row['args']}: {problem}")
     assert not problems, "\n".join(problems)
+
+
+def stored_from(file: str, rows: list[dict]) -> dict:
+    """Return the configuration that was stored out of a file, as the recording shows it."""
+    printed = (row["stdout"] for row in rows if row["args"][:1] == [file] and row["exit_code"] == 0)
+    return json.loads(next(printed, "{}"))
 
 
 def exchange_of(row: dict, i: int) -> dict:
