@@ -153,6 +153,16 @@ def test_agree_when_a_short_state_is_missing_or_more_then_it_is_the_same_and_els
     assert agree(recorded, collapsed([{"status": name} for name in ours]), several=False) == same
 
 
+@pytest.mark.parametrize("end", ["file_saved", "error"])
+def test_agreement_when_another_session_is_told_the_end_then_two_sequences_are_one_all_the_same(end):
+    told, not_told = (
+        collapsed([{"status": name} for name in names])
+        for names in (("recording", end, "idle"), ("recording", "idle"))
+    )
+    assert agree(told, not_told, several=True) and agree(not_told, told, several=True)
+    assert not agree(told, not_told, several=False) and not agree(not_told, told, several=False)
+
+
 def test_kills_when_a_type_is_wrong_then_the_driver_is_expected_to_die():
     assert all(map(kills, ["[]", "null", "7", '{"command": 7}', "{}"]))
     assert kills('{"command": "start", "path": "/", "n_image": "1"}')

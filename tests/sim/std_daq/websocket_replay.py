@@ -62,27 +62,36 @@ SHORT = ("creating_file", "stop", "saving_file", "waiting_for_first_image", "idl
 """States of which ours may show one more: the recorded session did not look in time."""
 
 
+ENDS = ("file_saved", "error")
+"""States of which one session is told."""
+
+
 @functools.cache
 def agree(recorded: tuple[tuple, ...], ours: tuple[tuple, ...], several: bool) -> bool:
     """Tell whether two sequences are one, but for what a session may miss.
 
-    Of several sessions one is told the end; the others need not be.
+    Of several sessions one is told the end; it need not be the one that was.
     """
     if not recorded or not ours:
         return all(_may_be_missed(each, several) for each in recorded) and all(
-            each[0] in SHORT for each in ours
+            _may_be_more(each, several) for each in ours
         )
     if recorded[0][:3] == ours[0][:3] and agree(recorded[1:], ours[1:], several):
         return True
     if _may_be_missed(recorded[0], several) and agree(recorded[1:], ours, several):
         return True
-    return ours[0][0] in SHORT and agree(recorded, ours[1:], several)
+    return _may_be_more(ours[0], several) and agree(recorded, ours[1:], several)
 
 
 def _may_be_missed(each: tuple, several: bool) -> bool:
     state, reason, _, times = each
     short = times == 1 and state in SHORT and state != "idle"
-    return reason is None and (short or several and state == "file_saved")
+    return reason is None and (short or several and state in ENDS)
+
+
+def _may_be_more(each: tuple, several: bool) -> bool:
+    state, reason, _, _ = each
+    return state in SHORT or reason is None and several and state in ENDS
 
 
 def kills(text: str) -> bool:
