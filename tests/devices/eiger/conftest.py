@@ -103,3 +103,9 @@ def shared_line(shared_part):
 def line(shared_line):
     shared_line.change = as_it_is
     return shared_line
+
+
+@pytest.fixture
+def streamed(part, line, tmp_path, monkeypatch):
+    monkeypatch.setattr("sfdaq_ophyd.devices.eiger._stream.LONGEST_REST", 2.0)
+    return make_eiger(part, tmp_path, readout="stream", stream=line.endpoint)

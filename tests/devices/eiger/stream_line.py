@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 import zmq
 
+from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart, decode_message
+
+from ..run_engine_driver import streams
 
 
 def as_it_is(message, data):
@@ -106,3 +109,11 @@ class Shared:
     def __call__(self, message, data):
         self._n += 1
         return [data] if self._n % 2 else []
+
+
+def fly_scan(eiger, n=6):
+    return lambda: fly([eiger], n, period=0.01)
+
+
+def rows_of(run):
+    return streams(run)["primary"].rows

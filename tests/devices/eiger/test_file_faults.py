@@ -129,6 +129,16 @@ def test_fly_when_losses_are_tolerated_then_points_go_on_in_the_next_file(losing
     check_gaps(stream, [k not in lost | unknown for k in range(12)])
 
 
+def test_point_with_a_gap_when_not_saved_then_no_file_of_it_stays(losing, tmp_path):
+    eiger = losing(V2024, [1], 3)
+    eiger.stage()
+    eiger.trigger().wait(60)
+    names = sorted(path.name.split("_", 5)[5] for path in (tmp_path / "here").glob("*.h5"))
+    assert names == ["data_000001.h5", "data_from_000001.h5", "master.h5"]
+    eiger.unstage()
+    assert not list((tmp_path / "here").glob("*.h5"))
+
+
 def test_fly_scan_when_a_later_frame_is_lost_then_the_points_of_whole_files_stay(part, make_writer, tmp_path):
     eiger = make_writer()
     eiger.images_per_file.put(2)

@@ -19,23 +19,14 @@ from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import check_as_found, make_eiger, stamp_of
-from .stream_line import Changed, Line, Lost, Moved, Shared, as_it_is
+from .stream_line import Changed, Line, Lost, Moved, Shared, as_it_is, fly_scan, rows_of
 
 motor = SynAxis(name="motor")
 
 
 @pytest.fixture
-def eiger(part, line, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfdaq_ophyd.devices.eiger._stream.LONGEST_REST", 2.0)
-    return make_eiger(part, tmp_path, readout="stream", stream=line.endpoint)
-
-
-def fly_scan(eiger, n=6):
-    return lambda: fly([eiger], n, period=0.01)
-
-
-def rows_of(run):
-    return streams(run)["primary"].rows
+def eiger(streamed):
+    return streamed
 
 
 HARMLESS = {

@@ -13,22 +13,13 @@ from sfdaq_ophyd.wire.eiger_stream import SeriesImage, SeriesStart
 from sfdaq_ophyd.wire.simplon import Parameter
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
-from .conftest import check_as_found, make_eiger, stamp_of
-from .stream_line import Lost, as_it_is
+from .conftest import check_as_found, stamp_of
+from .stream_line import Lost, as_it_is, fly_scan, rows_of
 
 
 @pytest.fixture
-def eiger(part, line, tmp_path, monkeypatch):
-    monkeypatch.setattr("sfdaq_ophyd.devices.eiger._stream.LONGEST_REST", 2.0)
-    return make_eiger(part, tmp_path, readout="stream", stream=line.endpoint)
-
-
-def fly_scan(eiger, n=6):
-    return lambda: fly([eiger], n, period=0.01)
-
-
-def rows_of(run):
-    return streams(run)["primary"].rows
+def eiger(streamed):
+    return streamed
 
 
 def test_step_when_the_first_start_is_lost_then_the_tables_of_a_later_series_are_kept_once(part, line, eiger):
