@@ -190,6 +190,8 @@ class FrameFormat:
                 raise ShapeError(
                     f"frame {frame.event_id}:{which} {found} came, {dtype} {shape} was announced"
                 )
+        if more := frame.packed.keys() - self.images.keys():
+            raise ShapeError(f"frame {frame.event_id}: {', '.join(sorted(more))} came, none was announced")
         if not frame.event_id or len(frame.event_id.encode()) > MAX_ID_BYTES:
             raise ShapeError(f"event id {frame.event_id[:80]!r}: expected 1 to {MAX_ID_BYTES} bytes")
         if self.has_pulse_id and frame.pulse_id is None:

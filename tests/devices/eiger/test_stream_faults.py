@@ -215,6 +215,24 @@ def test_point_when_its_pixels_cannot_be_unpacked_then_it_fails_by_its_number(pa
     check_as_found(part, eiger.client)
 
 
+def with_a_second_image(message, data):
+    if not isinstance(message, SeriesImage):
+        return [data]
+    fields = cbor.decode(data)
+    fields["data"]["threshold_2"] = fields["data"]["threshold_1"]
+    fields["series_date"] = cbor.Date(fields["series_date"])
+    return [cbor.encode(fields)]
+
+
+def test_point_when_more_images_come_than_were_announced_then_told_by_name(part, line, eiger):
+    """As when somebody enables a threshold in the middle of a scan."""
+    line.change = with_a_second_image
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail"
+    assert "image_2 came, none was announced" in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
 def with_signed_difference(message, data):
     if not isinstance(message, SeriesImage):
         return [data]
