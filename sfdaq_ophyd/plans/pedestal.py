@@ -11,6 +11,7 @@ from bluesky.utils import Msg, MsgGenerator, plan
 
 from ..clients import pedestal_time
 from ..devices import SfDaqBroker
+from ..wire.detector_name import DetectorName
 from .broker import call_broker
 
 MOST_TRIES = 300
@@ -45,7 +46,7 @@ def take_pedestal(
     pedestalmode : bool
         The detector switches gains itself; longer.
     timeout : float, optional
-        s; default is three times what the server announces, and two minutes.
+        s; default is three times what the server announces, two minutes, and 5 s per module.
     md : dict, optional
         Metadata of the run.
 
@@ -56,7 +57,8 @@ def take_pedestal(
     """
     names = list(broker.detectors.get() if detectors is None else detectors)
     rate = int(broker.rate_multiplicator.get())
-    limit = 3 * pedestal_time(rate, pedestalmode) + 120 if timeout is None else timeout
+    n_modules = sum(DetectorName.parse(name).n_modules for name in names)
+    limit = 3 * pedestal_time(rate, pedestalmode) + 120 + 5 * n_modules if timeout is None else timeout
     _md = {
         "plan_name": "take_pedestal",
         "detectors": [broker.name],

@@ -22,6 +22,7 @@ from sfdaq_ophyd.errors import (
     DetectorStateError,
     PreflightFailed,
     RequestError,
+    ServiceTimeout,
     ServiceUnreachable,
 )
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
@@ -329,11 +330,13 @@ def test_scan_when_interrupted_at_any_message_then_every_point_is_taken_and_save
         assert [row["sfdaq_acquisition_number"] for row in rows] == numbers, where
 
 
-@pytest.mark.parametrize(("limit", "seconds"), [(1000.0, 40 + 10 + 5 * 35), (60.0, 60)])
-def test_pedestal_when_only_time_can_tell_then_every_module_is_given_some(tmp_path, limit, seconds):
+def test_pedestal_when_only_time_can_tell_then_every_module_is_given_some(tmp_path):
     waited = []
     status = SimpleNamespace(show=lambda *seen: None, pause=waited.append)
     pedestals = Pedestals("sfdaq", SimpleNamespace(sf_root=None), lambda: None, tmp_path)
-    queued = QueuedPedestal("some id", 40.0)
-    result = pedestals.wait_for_pedestal(status, queued, ["JF01T03V01", "JF07T32V02"], limit)
-    assert waited == [seconds] and f"{seconds:g} s went by: a guess" in result["evidence"]
+    asked = status, QueuedPedestal("some id", 40.0), ["JF01T03V01", "JF07T32V02"]
+    result = pedestals.wait_for_pedestal(*asked, 1000.0)
+    assert waited == [40 + 10 + 5 * 35] and "225 s went by: a guess" in result["evidence"]
+    with pytest.raises(ServiceTimeout, match="pedestal: not done after 60 s.*waiting 225 s, a guess"):
+        pedestals.wait_for_pedestal(*asked, 60.0)
+    assert waited[1:] == [60]

@@ -114,9 +114,12 @@ class Pedestals:
         over, root = Limit(limit), self._client.sf_root
         if root is None or not root.is_dir():
             n_modules = sum(DetectorName.parse(name).n_modules for name in detectors)
-            seconds = min(pedestal.seconds + MARGIN + MARGIN_PER_MODULE * n_modules, limit)
-            status.show(0, 1, f"/sf is not mounted here: waiting {seconds:g} s, a guess")
-            status.pause(seconds)
+            seconds = pedestal.seconds + MARGIN + MARGIN_PER_MODULE * n_modules
+            seen = f"/sf is not mounted here: waiting {seconds:g} s, a guess"
+            status.show(0, 1, seen)
+            status.pause(min(seconds, limit))
+            if seconds > limit:
+                raise ServiceTimeout(f"{self.name}: pedestal", limit, seen)
             return {"files": {}, "evidence": f"{seconds:g} s went by: a guess, /sf is not mounted here"}
         stem: Path | None = None
         while True:
