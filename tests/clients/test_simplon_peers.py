@@ -336,7 +336,7 @@ def _check_reading(client, exchange):
         elif task in ("config", "status"):
             assert client.get(module_name, task, name).value == recorded["value"]
         elif task == "images" or rest == "version":
-            client._checked("GET", request["path"], client._request("GET", request["path"]))
+            client._asked("GET", request["path"])
     except SfdaqError as exc:
         assert isinstance(exc, ServiceRefused) and exc.code == reply["status"] != 200, request["path"]
     else:
