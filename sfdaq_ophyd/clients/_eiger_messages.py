@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -38,6 +38,9 @@ COUNTERS = (
 
 MOST_SERIES = 8
 """Series that are remembered."""
+
+WITH_TABLES = 2
+"""Series, the newest, whose tables are kept: those of a 16M have 145 MB per threshold."""
 
 MOST_REFUSED = 10_000
 """Frames of a series of which it is remembered why they were not taken."""
@@ -236,6 +239,13 @@ class Messages(Intake):
             if other is not series and not other.ended:
                 other.ended = True
                 self._on_series(other)
+        self._forget_tables(list(self.series.values())[:-WITH_TABLES])
+
+    def _forget_tables(self, of: Iterable[Series]) -> None:
+        """Let go of the tables of series, which keep their whole messages in memory."""
+        for series in of:
+            if series.start is not None:
+                series.start = replace(series.start, tables={})
 
     def _announce_image(self, message: Message, head: SeriesImage, base: np.ndarray) -> bool:
         series = self._of(head.series_id, head.series_unique_id)
@@ -287,10 +297,8 @@ class Messages(Intake):
         self._deliver(_frame(head, message.arrival))
 
     def release(self) -> None:
-        """Let go of the tables of series, which keep their whole messages in memory."""
-        for series in self.series.values():
-            if series.start is not None:
-                series.start = replace(series.start, tables={})
+        """Let go of the tables of all series."""
+        self._forget_tables(self.series.values())
 
 
 def _frame(head: SeriesImage, arrival: float) -> EigerFrame:

@@ -68,9 +68,10 @@ def image(k: int, *, series: str = "A", number: int = 1, pixels: object = None, 
     return cbor.encode(fields | more)
 
 
-def start(*, series: str = "A", number: int = 1, shape: tuple[int, int] = (4, 6)) -> bytes:
+def start(*, series: str = "A", number: int = 1, shape: tuple[int, int] = (4, 6), **more: object) -> bytes:
     fields = {"type": "start", "series_id": number, "series_unique_id": series, "channels": ["threshold_1"]}
-    return cbor.encode(fields | {"image_size_y": shape[0], "image_size_x": shape[1], "number_of_images": 9})
+    fields |= {"image_size_y": shape[0], "image_size_x": shape[1], "number_of_images": 9}
+    return cbor.encode(fields | more)
 
 
 def end(*, series: str = "A", number: int = 1) -> bytes:
@@ -257,3 +258,19 @@ def test_series_when_joined_late_or_all_is_refused_then_it_takes_no_more_room():
         series.refuse(k, "why")
     assert series.n_images == 30_000 and series.missing(6) == [0, 1, 2, 3, 4]
     assert len(series._firsts) == len(series._lasts) == 1 and len(series.refused) == 10_000
+
+
+def test_tables_when_a_series_follows_the_next_then_those_of_the_newest_two_are_kept(
+    control, stream, wait_for
+):
+    for k in range(4):
+        mask = {"threshold_1": np.full((4, 6), k, "<u4")}
+        control.send(start(series="ABCD"[k], number=k, pixel_mask=mask))
+    wait_for(lambda: stream.counters["received"] == 4 and len(stream.series) == 4, "all starts")
+    wait_for(lambda: stream.series["D"].start is not None, "the last one")
+    kept = {name: {*map(int, np.unique(t.unpack()))} for name in "CD" for t in tables_of(stream, name)}
+    assert kept == {"C": {2}, "D": {3}} and not tables_of(stream, "A") and not tables_of(stream, "B")
+
+
+def tables_of(stream, name):
+    return [*stream.series[name].start.tables.values()]
