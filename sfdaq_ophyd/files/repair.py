@@ -82,7 +82,7 @@ def repair(path: str | Path) -> bool:
     ----------
     path : str or Path
         An HDF5 file written in SWMR mode, by `FrameFile` or somebody else; or the empty one that stands for
-        one or several files of the standard DAQ beside it, whose images it then shows.
+        several files of the standard DAQ beside it, whose images it then shows.
 
     Returns
     -------

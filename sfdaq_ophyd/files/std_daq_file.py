@@ -244,6 +244,27 @@ def write_joined(
     return StdDaqFile(path, layout.images, image_id, status)
 
 
+def link_columns(path: Path, layout: FileLayout, theirs: Path, of: FileLayout) -> None:
+    """Make a file whose images, ids and statuses are those of a file beside it, which may come later.
+
+    Parameters
+    ----------
+    path, theirs : Path
+        The new file; the one that has them.
+    layout, of : FileLayout
+        Of either.
+
+    Raises
+    ------
+    OSError
+        It is there, or cannot be made.
+    """
+    with h5py.File(path, "x") as file:
+        file[layout.images] = h5py.ExternalLink(theirs.name, of.images)
+        for ours, column in ((layout.image_id, of.image_id), (layout.status, of.status)):
+            file[ours.dataset] = h5py.ExternalLink(theirs.name, column.dataset)
+
+
 def of_points(path: str) -> str:
     """Return the name of the file that has the images of points alone, of an acquisition with one file."""
     stem, dot, extension = path.rpartition(".")
@@ -256,7 +277,7 @@ def join_again(path: Path) -> bool:
     Parameters
     ----------
     path : Path
-        ``NAME.h5``, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on; or ``NAME_points.h5`` beside ``NAME.h5``.
+        ``NAME.h5``, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on.
 
     Returns
     -------
@@ -270,21 +291,16 @@ def join_again(path: Path) -> bool:
     OSError
         One is still written, or the file cannot be.
     """
-    alone = path.with_name(path.stem.removesuffix(OF_POINTS) + path.suffix)
-    layout_of, paths = layout_of_one_file, [alone]
-    if alone == path or not alone.is_file():
-        numbered = (path.with_name(f"{path.stem}_{k}{path.suffix}") for k in itertools.count())
-        layout_of, paths = layout_of_several_files, list(itertools.takewhile(Path.is_file, numbered))
+    numbered = (path.with_name(f"{path.stem}_{k}{path.suffix}") for k in itertools.count())
+    paths = list(itertools.takewhile(Path.is_file, numbered))
     if not paths:
         return False
     with h5py.File(paths[0], "r") as file, looking_into(paths[0]):
         name = next(iter(file), "")
         images = file[f"{name}/data"]
         shape, dtype = (images.shape[1], images.shape[2]), str(images.dtype)
-        n_images = images.shape[0]
-    layout = layout_of(name)
-    if layout_of is layout_of_several_files:
-        n_images = sum(count_std_daq_images(part, layout, MOST_IMAGES, timeout=0.0) for part in paths)
+    layout = layout_of_several_files(name)
+    n_images = sum(count_std_daq_images(part, layout, MOST_IMAGES, timeout=0.0) for part in paths)
     parts = []
     for k, part in enumerate(paths):
         data = DataFile(str(part), layout, k, len(paths))

@@ -17,7 +17,14 @@ from typing import TypeVar
 import numpy as np
 
 from ...errors import DetectorStateError, FileFormatError
-from ...files.std_daq_file import StdDaqFile, count_std_daq_images, of_points, read_std_daq_file, write_joined
+from ...files.std_daq_file import (
+    StdDaqFile,
+    count_std_daq_images,
+    link_columns,
+    of_points,
+    read_std_daq_file,
+    write_joined,
+)
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
@@ -114,11 +121,16 @@ class DaqFile:
                 raise DetectorStateError(f"{self._name}: {path} exists, and the DAQ would overwrite it")
         if not self._joined:
             return
+        first, path = self._files[0], self._paths[0]
+        alone = len(self._files) == 1 and first.layout.has_columns
         try:
-            self._local.touch(exist_ok=False)  # no HDF5 yet: whoever reads it is told so
+            if alone:  # whatever becomes of this process, who reads it sees the DAQ's file
+                link_columns(self._local, self._layout, path, first.layout)
+            else:  # no HDF5 yet: whoever reads it is told so
+                self._local.touch(exist_ok=False)
         except OSError as exc:
-            if len(self._files) == 1 and self._files[0].layout.has_columns:
-                logger.info("%s: no file can be made beside %s: %s", self._name, self._files[0].path, exc)
+            if alone:
+                logger.info("%s: no file can be made beside %s: %s", self._name, first.path, exc)
                 self._name_it(joined=False)
                 return
             raise DetectorStateError(

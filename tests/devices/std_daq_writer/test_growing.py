@@ -15,7 +15,6 @@ import pytest
 from sfdaq_ophyd.devices.std_daq_writer import _daq_file
 from sfdaq_ophyd.devices.std_daq_writer._control import PointsLost
 from sfdaq_ophyd.errors import FileFormatError
-from sfdaq_ophyd.files.repair import repair
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -211,22 +210,25 @@ def test_file_when_images_came_after_its_points_then_one_beside_it_has_those_of_
 
 
 def test_file_when_none_can_be_made_beside_it_then_the_documents_name_it_itself(writer, monkeypatch, caplog):
-    def refuse(path, **kwargs):
+    def refuse(*args):
         raise PermissionError(13, "not yours")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(_daq_file, "link_columns", refuse)
     caplog.set_level("INFO")
     assert "_points" not in two_points(writer).name and "no file can be made beside" in caplog.text
 
 
-def test_repair_when_the_device_was_killed_then_the_file_beside_has_all_images(writer):
+def test_file_when_the_device_was_killed_then_the_one_beside_it_shows_all_of_the_daq_s(writer, monkeypatch):
+    def never(path, layout, parts, n_images, **kwargs):
+        return parts[0][1]
+
+    monkeypatch.setattr(_daq_file, "write_joined", never)
     file = two_points(writer)
-    file.write_bytes(b"")
-    assert repair(file) and not repair(file)
-    with h5py.File(file) as points:
+    with h5py.File(file) as points, h5py.File(file.with_name(file.name.replace("_points", ""))) as whole:
         (name,) = points
         data, ids = points[f"{name}/data"], points[f"{name}/image_id"]
-        assert len(ids) == len(data) and [read_stamp(image) for image in data[:2]] == ids[:2].tolist()
+        assert len(data) == len(ids) == len(points[f"{name}/status"]) == len(whole[f"{name}/data"])
+        assert [read_stamp(image) for image in data[:2]] == ids[:2].tolist()
 
 
 def test_mode_when_it_is_no_mode_then_it_is_refused(writer):
