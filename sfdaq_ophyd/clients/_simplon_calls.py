@@ -123,24 +123,20 @@ class SimplonCalls:
             headers={"Content-Type": "application/json"},
             timeout=timeout or self.timeout,
             hint=f"Look at {self.url}{self._uri('detector', 'status', 'state')} before sending it again.",
-            read=lambda reply: simplon.parse_sequence_id(checked(reply, "PUT", path, self.url).body),
+            read=lambda reply: simplon.parse_sequence_id(self._checked("PUT", path, reply).body),
         )
 
     def _uri(self, module: str, task: str, name: str = "") -> str:
         return simplon.uri(module, task, name, version=self.version)
 
     def _asked(self, method: str, path: str, missing: bool = False, **options) -> Reply:
-        return asked(self._http, method, path, missing, **options)
+        reply = self._request(method, path, **options)
+        return reply if missing and reply.code == 404 else self._checked(method, path, reply)
 
+    def _request(self, method: str, path: str, **options) -> Reply:
+        return self._http.request(method, path, idempotent=True, attempts=2, **options)
 
-def asked(http: HttpClient, method: str, path: str, missing: bool = False, **options) -> Reply:
-    """Return the reply to a request that may be sent twice; with `missing` also one that says 404."""
-    reply = http.request(method, path, idempotent=True, attempts=2, **options)
-    return reply if missing and reply.code == 404 else checked(reply, method, path, http.url)
-
-
-def checked(reply: Reply, method: str, path: str, url: str) -> Reply:
-    """Return a reply that is no refusal."""
-    if reply.code not in (200, 204):
-        raise ServiceRefused(f"{method} {path}", url=url, said=reply.text, code=reply.code)
-    return reply
+    def _checked(self, method: str, path: str, reply: Reply) -> Reply:
+        if reply.code not in (200, 204):
+            raise ServiceRefused(f"{method} {path}", url=self.url, said=reply.text, code=reply.code)
+        return reply

@@ -15,7 +15,6 @@ from ..limits import Limit
 from ..wire import simplon
 from ._http import HttpClient, Reply
 from ._http_call import Head
-from ._simplon_calls import asked
 
 PARTIAL = ".part"
 """Ends the name of a file that is not whole yet."""
@@ -48,11 +47,11 @@ class FileFetcher:
 
     def names(self) -> list[str]:
         """Return the names of the files that are there."""
-        return simplon.parse_keys(asked(self._http, "GET", self._list_path()).json())
+        return simplon.parse_keys(self._asked("GET", self._list_path()).json())
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file; None if it is not there."""
-        reply = asked(self._http, "HEAD", _path_of(name), missing=True)
+        reply = self._asked("HEAD", _path_of(name), missing=True)
         if reply.code == 404:
             return None
         length = reply.headers.get("Content-Length", "")
@@ -62,7 +61,7 @@ class FileFetcher:
 
     def delete(self, name: str) -> None:
         """Remove a file on the unit; one that is gone already is no error."""
-        asked(self._http, "DELETE", _path_of(name), missing=True)
+        self._asked("DELETE", _path_of(name), missing=True)
 
     def part_of(self, name: str, folder: str | Path) -> Path:
         """Return where a file is while it is not whole."""
@@ -179,6 +178,12 @@ class FileFetcher:
                     f"GET {path}: {partial.n_bytes} bytes came, {partial.size} expected, as HEAD tells "
                     f"(from {self._http.url})"
                 )
+
+    def _asked(self, method: str, path: str, *, missing: bool = False) -> Reply:
+        reply = self._http.request(method, path, idempotent=True, attempts=2)
+        if reply.code not in (200, 204) and not (missing and reply.code == 404):
+            raise ServiceRefused(f"{method} {path}", url=self._http.url, said=reply.text, code=reply.code)
+        return reply
 
 
 class _OtherFile(Exception):
