@@ -10,6 +10,8 @@ from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices.debts import keep_in
 
 from .broker_bench import BrokerBench
+from .fake import FakeDetector
+from .run_engine_driver import interruptible
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +37,16 @@ def tiled_server(tmp_path_factory):
 def bench(tmp_path_factory):
     with BrokerBench(tmp_path_factory.mktemp("broker")) as bench:
         yield bench
+
+
+@pytest.fixture
+def engine():
+    return interruptible()
+
+
+@pytest.fixture
+def det(tmp_path):
+    return FakeDetector(name="det", directory=tmp_path)
 
 
 @pytest.fixture

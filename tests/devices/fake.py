@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import bluesky.plans as bp
 import h5py
 import numpy as np
 from ophyd import Component as Cpt
@@ -142,3 +143,8 @@ class FakeWriter(FileDetector):
     def __init__(self, *, name, directory, source=None, **kwargs):
         source = source or FakeFileSource(directory)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
+
+
+def count(det, n=3, **kwargs):
+    """A plan to be made at each run: ``drive(engine, count(det))``."""
+    return lambda: bp.count([det], n, **kwargs)

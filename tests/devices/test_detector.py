@@ -7,7 +7,6 @@ import re
 import threading
 
 import bluesky.plan_stubs as bps
-import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
 from bluesky.protocols import (
@@ -24,23 +23,9 @@ from bluesky.protocols import (
 
 from sfdaq_ophyd.errors import DetectorStateError, Discarded, FramesMissing, RequestError, ServiceRefused
 
-from .fake import FakeDetector
-from .run_engine_driver import check_files, check_run, drive, interruptible, streams
+from .fake import count
+from .run_engine_driver import check_files, check_run, drive, streams
 from .suspended import scan_suspended
-
-
-@pytest.fixture
-def engine():
-    return interruptible()
-
-
-@pytest.fixture
-def det(tmp_path):
-    return FakeDetector(name="det", directory=tmp_path)
-
-
-def count(det, n=3, **kwargs):
-    return lambda: bp.count([det], n, **kwargs)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,7 @@ from sfdaq_ophyd.files import storage
 from sfdaq_ophyd.plans import fly
 
 from .fake import FakeDetector, FakeSource
-from .run_engine_driver import check_files, check_run, drive, interruptible, streams
-
-
-@pytest.fixture
-def engine():
-    return interruptible()
+from .run_engine_driver import check_files, check_run, drive, streams
 
 
 @pytest.fixture

@@ -14,12 +14,7 @@ from sfdaq_ophyd.errors import DetectorStateError, RequestError
 from sfdaq_ophyd.plans import fly
 
 from .fake import FakeDetector, FakeFileSource, FakeSource, FakeWriter
-from .run_engine_driver import check_files, check_run, drive, interruptible, streams
-
-
-@pytest.fixture
-def engine():
-    return interruptible()
+from .run_engine_driver import check_files, check_run, drive, streams
 
 
 @pytest.fixture

@@ -27,12 +27,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat
 
 from .fake import FakeDetector, FakeFileSource, FakeSource, FakeWriter
-from .run_engine_driver import check_files, check_run, drive, interruptible, streams
-
-
-@pytest.fixture
-def engine():
-    return interruptible()
+from .run_engine_driver import check_files, check_run, drive, streams
 
 
 @pytest.fixture

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import bluesky.plan_stubs as bps
-import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import h5py
 import pytest
 
-from .fake import FakeDetector, FakeSource
-from .run_engine_driver import check_files, check_run, drive, interruptible, streams
-
-
-@pytest.fixture
-def engine():
-    return interruptible()
-
-
-@pytest.fixture
-def det(tmp_path):
-    return FakeDetector(name="det", directory=tmp_path)
-
-
-def count(det, n=3, **kwargs):
-    return lambda: bp.count([det], n, **kwargs)
+from .fake import FakeDetector, FakeSource, count
+from .run_engine_driver import check_files, check_run, drive, streams
 
 
 def test_event_when_dropped_then_its_frame_is_taken_back_and_no_index_is_lost(engine, det, tmp_path):

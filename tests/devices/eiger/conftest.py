@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import bluesky.plan_stubs as bps
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
@@ -64,6 +65,16 @@ def make_eiger(part, directory, *, exposure_time=0.002, **options):
 def eiger(part, tmp_path):
     """A device on the shared detector."""
     return make_eiger(part, tmp_path)
+
+
+def dark_and_primary(eiger):
+    """Take points of two streams in turns, staged once."""
+    yield from bps.stage(eiger)
+    yield from bps.open_run()
+    for stream in ("dark", "primary", "dark", "primary"):
+        yield from bps.trigger_and_read([eiger], name=stream)
+    yield from bps.close_run()
+    yield from bps.unstage(eiger)
 
 
 def check_as_found(part, client):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.protocols
 import numpy as np
@@ -15,7 +14,7 @@ from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
-from .conftest import check_as_found, make_eiger, stamp_of
+from .conftest import check_as_found, dark_and_primary, make_eiger, stamp_of
 
 motor, other = SynAxis(name="motor"), SynAxis(name="other")
 
@@ -114,15 +113,7 @@ def test_fly_when_prepared_then_one_trigger_takes_all_frames(part, eiger):
 
 
 def test_dark_and_primary_when_in_one_run_then_each_stream_has_its_own_frames(eiger):
-    def plan():
-        yield from bps.stage(eiger)
-        yield from bps.open_run()
-        for stream in ("dark", "primary", "dark", "primary"):
-            yield from bps.trigger_and_read([eiger], name=stream)
-        yield from bps.close_run()
-        yield from bps.unstage(eiger)
-
-    run = drive(interruptible(), plan)
+    run = drive(interruptible(), lambda: dark_and_primary(eiger))
     check_run(run, 2, stamp_of=stamp_of)
     assert {name: len(stream.rows) for name, stream in streams(run).items()} == {"dark": 2, "primary": 2}
 

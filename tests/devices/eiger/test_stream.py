@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import h5py
 import hdf5plugin  # noqa: F401  registers the filter
@@ -18,7 +17,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
 from ..suspended import scan_suspended
-from .conftest import SHAPE, check_as_found, make_eiger, stamp_of
+from .conftest import SHAPE, check_as_found, dark_and_primary, make_eiger, stamp_of
 from .test_modes import edges
 
 motor = SynAxis(name="motor")
@@ -253,15 +252,7 @@ def test_inte_when_streamed_then_every_frame_has_its_own_trigger(part, eiger):
 
 
 def test_dark_and_primary_when_in_one_run_then_both_files_have_the_tables(part, eiger):
-    def plan():
-        yield from bps.stage(eiger)
-        yield from bps.open_run()
-        for stream in ("dark", "primary", "dark", "primary"):
-            yield from bps.trigger_and_read([eiger], name=stream)
-        yield from bps.close_run()
-        yield from bps.unstage(eiger)
-
-    run = drive(interruptible(), plan)
+    run = drive(interruptible(), lambda: dark_and_primary(eiger))
     check_run(run, 2, stamp_of=stamp_of)
     for stream in streams(run).values():
         for path, *_ in stream.images["eiger_image"]:
