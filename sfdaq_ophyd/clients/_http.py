@@ -111,6 +111,8 @@ class HttpClient:
 
     def __init__(self, url: str, *, name: str, timeout: float = 10.0, keep_alive: bool = True):
         parts = urlsplit(check_url(url))
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < 3600:
+            raise RequestError("timeout", timeout, "seconds above 0 and below 3600")
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self.name = name
         self.timeout = timeout

@@ -5,11 +5,13 @@ Source: wire reference std-daq, sections 4 (write request), 5 (status), 7 (stats
 
 from __future__ import annotations
 
+import contextlib
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from ..errors import RequestError, WireError
 
@@ -72,8 +74,9 @@ def as_integer(field: str, value: object, low: int, high: int) -> int:
         number = int(value)
     elif isinstance(value, float) and value.is_integer():
         number = int(value)
-    elif not isinstance(value, bool) and hasattr(value, "__index__"):
-        number = value.__index__()
+    elif isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError):  # an array of several
+            number = operator.index(value)
     if number is None or not low <= number <= high:
         raise RequestError(field, value, f"an integer from {low} to {high}")
     return number

@@ -60,8 +60,9 @@ def check_config(
     name = checked.get("detector_name", "x")
     if not isinstance(name, str) or not re.fullmatch(r"[\w.\-]{1,100}", name, re.ASCII):
         raise RequestError("detector_name", name, "a name of letters, digits, _, - and dots")
-    if checked.get("detector_type", "eiger") not in DETECTOR_TYPES:
-        raise RequestError("detector_type", checked["detector_type"], f"one of {DETECTOR_TYPES}")
+    kind = checked.get("detector_type", "eiger")
+    if not isinstance(kind, str) or kind not in DETECTOR_TYPES:
+        raise RequestError("detector_type", kind, f"one of {DETECTOR_TYPES}")
     if "module_positions" in checked:
         checked["module_positions"] = _check_positions(checked["module_positions"])
     return checked

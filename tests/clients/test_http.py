@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import itertools
+import math
 import select
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import threading
 
 import pytest
 
-from sfdaq_ophyd.clients import _http_call
+from sfdaq_ophyd.clients import BrokerClient, SimplonClient, StdDaqClient, StdDaqWriterSocket, _http_call
 from sfdaq_ophyd.clients._http import HttpClient, check_url
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, UnknownOutcome, WireError
 from sfdaq_ophyd.limits import Limit
@@ -524,3 +525,11 @@ def test_request_when_its_body_is_taken_by_pieces_then_the_limit_is_for_each(ser
     client = HttpClient(serve(drip).url, name="service", timeout=1.0)
     reply = client.request("GET", "/", idempotent=True, receive=receive)
     assert b"".join(pieces) == b"".join(sent) and not reply.body
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, 3600, "5", None, True])
+def test_timeout_when_it_is_no_number_of_seconds_then_it_is_refused_by_every_client(timeout):
+    for make in (HttpClient, BrokerClient, StdDaqClient, StdDaqWriterSocket, SimplonClient):
+        more = {"name": "svc"} if make is HttpClient else {}
+        with pytest.raises(RequestError, match="timeout=.*: expected seconds above 0 and below 3600"):
+            make("http://h:1", timeout=timeout, **more)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,3 +151,11 @@ def test_config_when_it_has_a_depth_that_no_pixel_has_then_it_is_named(depth):
     config = DaqConfig("x", "eiger", depth, 8, 16, 1, 0, 0)
     with pytest.raises(WireError, match=f"bit_depth as one of .*, got {depth}"):
         assert config.dtype
+
+
+@pytest.mark.parametrize("value", [np.array([1, 2]), np.array([]), np.array("x"), [1], None], ids=repr)
+def test_number_when_it_is_anything_else_then_the_field_is_named(value):
+    with pytest.raises(RequestError, match="n_images"):
+        WriteRequest("/data/x.h5", value, 1)
+    with pytest.raises(RequestError, match="detector_type"):
+        check_config({"detector_type": value})
