@@ -91,6 +91,7 @@ def test_store_when_tables_come_between_points_then_the_file_of_those_not_saved_
     store.append(tables("A", 1))
     store.append(frame(1))
     store.append(tables("B", 2))
+    store.flush()
     assert store.n_ready == 2
     (uri,) = (doc["uri"] for name, doc in store.documents(2) if name == "stream_resource")
     (path,) = tmp_path.iterdir()
