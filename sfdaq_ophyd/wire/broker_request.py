@@ -131,6 +131,10 @@ class RetrieveRequest:
         outside = next((item for item in selected if item not in self.pulses), None)
         if outside is not None:
             raise RequestError("selected_pulse_ids", outside, f"ids within {self.pulses}")
+        every = self.rate_multiplicator if self.detectors else 1
+        if between := [item for item in selected if item % every]:
+            expected = f"multiples of {every}: at {between[0]} no detector has a frame"
+            raise RequestError("selected_pulse_ids", between[:3], expected)
         return selected
 
     @property

@@ -20,6 +20,9 @@ PULSES = PulseRange(21_000_000_000, 21_000_000_099)
 JF = "JF01T03V01"
 
 
+IDS = [21_000_000_000, 21_000_000_002, 21_000_000_005]
+
+
 def request(**fields) -> RetrieveRequest:
     return RetrieveRequest(**{"pgroup": "p12345", "pulses": PULSES, "pvs": ["A:X"], **fields})
 
@@ -78,6 +81,10 @@ def request(**fields) -> RetrieveRequest:
         ({"detectors": {JF: {"double_pixels_action": "split"}}}, "one of keep, mask, interp"),
         ({"detectors": {JF: {"double_pixels_action": "interp", "factor": 2}}}, "no factor"),
         ({"detectors": {JF: {"module_edge_pixels": "interp"}}}, "one of keep, mask"),
+        (
+            {"detectors": {JF: {}}, "rate_multiplicator": 4, "selected_pulse_ids": IDS},
+            "[21000000002, 21000000005]: expected multiples of 4: at 21000000002 no detector has a frame",
+        ),
     ],
 )
 def test_request_when_wrong_then_names_field_and_expectation(fields, message):
