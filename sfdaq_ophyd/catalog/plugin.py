@@ -23,6 +23,7 @@ The embedded catalog is a server with this plugin.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import math
 from collections.abc import Sequence
@@ -81,7 +82,9 @@ class GrowingHDF5Adapter(HDF5Adapter):
                 adapter._array = _registered(adapter._array, data_source, rows, kwargs)  # noqa: SLF001
         except FileNotFoundError:
             raise
-        except (OSError, BrokenLink) as exc:
+        except (OSError, BrokenLink, KeyError) as exc:  # h5py's KeyError: headers that are being written
+            if isinstance(exc, KeyError) and "doesn't exist" in str(exc):
+                raise
             newest = path_from_uri(data_source.assets[-1].data_uri)
             raise Conflicts(
                 f"{newest} is not readable now: its writer has it open, or did not close it; try again when "
@@ -131,6 +134,10 @@ def _check_joined(path: Path, dataset: str) -> bool:
     if not dataset:
         return False
     with h5py.File(path, "r", locking=False) as file:
+        link = file.get(dataset, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            _check_closed(path.parent / link.filename)
+            return False
         joined = file.get(dataset)
         sources = joined.virtual_sources() if isinstance(joined, h5py.Dataset) and joined.is_virtual else []
     for source in sources:
@@ -148,6 +155,17 @@ def _check_joined(path: Path, dataset: str) -> bool:
         if n < n_taken:
             raise Conflicts(f"{path} joins {part}, which has {n} images, not the {n_taken} that it takes")
     return bool(sources)
+
+
+def _check_closed(path: Path) -> None:
+    """Raise BlockingIOError if a writer has the file locked; HDF5 in this server is told not to look."""
+    with contextlib.suppress(FileNotFoundError, PermissionError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as exc:  # a file system without locks
+            logger.debug("%s: %s", path, exc)
 
 
 def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> dask.array.Array:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -124,6 +127,20 @@ def test_file_when_the_one_it_links_to_is_gone_then_it_is_said(tmp_path):
         file["images"] = h5py.ExternalLink("gone.h5", "/images")
     with pytest.raises(Conflicts, match="points.h5 is not readable now"):
         adapter_of([tmp_path / "points.h5"], "images", (3, 2, 3), [[0, 3]])
+
+
+def test_file_when_the_one_it_links_to_is_still_written_then_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(h5py, "File", functools.partial(h5py.File, locking=False))  # as in the server
+    with h5py.File(tmp_path / "points.h5", "w") as file:
+        file["images"] = h5py.ExternalLink("growing.h5", "/images")
+    write = "f = h5py.File(sys.argv[1], 'w'); f['images'] = range(3); f.flush(); print(); input()"
+    command = [sys.executable, "-c", f"import h5py, sys; {write}", str(tmp_path / "growing.h5")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        with pytest.raises(Conflicts, match="points.h5 is not readable now"):
+            adapter_of([tmp_path / "points.h5"], "images", (3,), [[0, 3]])
+        writer.communicate(b"\n")
+    assert adapter_of([tmp_path / "points.h5"], "images", (3,), [[0, 3]]).read().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

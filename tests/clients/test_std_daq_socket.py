@@ -142,7 +142,7 @@ def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_agai
         tried.set()
         sleep(seconds)
 
-    monkeypatch.setattr(std_daq_socket.time, "sleep", pause)
+    monkeypatch.setattr(std_daq_pushes.time, "sleep", pause)
     found = []
     again = threading.Thread(target=lambda: found.append(client.connect()))
     again.start()
