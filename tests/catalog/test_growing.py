@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import subprocess
 import sys
 
@@ -129,8 +128,7 @@ def test_file_when_the_one_it_links_to_is_gone_then_it_is_said(tmp_path):
         adapter_of([tmp_path / "points.h5"], "images", (3, 2, 3), [[0, 3]])
 
 
-def test_file_when_the_one_it_links_to_is_still_written_then_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(h5py, "File", functools.partial(h5py.File, locking=False))  # as in the server
+def test_file_when_the_one_it_links_to_is_still_written_then_it_is_said(tmp_path):
     with h5py.File(tmp_path / "points.h5", "w") as file:
         file["images"] = h5py.ExternalLink("growing.h5", "/images")
     write = "f = h5py.File(sys.argv[1], 'w'); f['images'] = range(3); f.flush(); print(); input()"
@@ -138,7 +136,7 @@ def test_file_when_the_one_it_links_to_is_still_written_then_it_is_said(tmp_path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         writer.stdout.readline()
         with pytest.raises(Conflicts, match="points.h5 is not readable now"):
-            adapter_of([tmp_path / "points.h5"], "images", (3,), [[0, 3]])
+            adapter_of([tmp_path / "points.h5"], "images", (3,), [[0, 3]], locking=False)  # as in the server
         writer.communicate(b"\n")
     assert adapter_of([tmp_path / "points.h5"], "images", (3,), [[0, 3]]).read().tolist() == [0, 1, 2]
 
