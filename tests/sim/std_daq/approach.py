@@ -17,7 +17,7 @@ class Approach(Scene):
     """Look at a recorded reply and do what must have been done before it."""
 
     pending: list
-    flows = False
+    flows = bursts = False
 
     def approach(self, row: dict, rest: list[dict]) -> None:
         """Prepare for `row`, the first of `rest`."""
@@ -73,7 +73,8 @@ class Approach(Scene):
         ):
             if self.server.service.writer.listening and body["output_file"] != f"{RAW}/isdir.h5":
                 self.server.fail_next("missed_writing")
-                self.source.burst(1000, rate=1000.0)
+                self.source.burst(100_000, rate=1000.0)
+                self.bursts = True
 
     def _before_status(self, status: dict, looking: bool, rest: list[dict]) -> None:
         wanted, acquisition, ours = status["state"], status["acquisition"], self.status()

@@ -212,6 +212,9 @@ class Replay(Approach):
         if held:
             self.source.silence()  # the reply is of the moment before the first image
         self.compare(row)
+        if self.bursts:  # until the start is over, however long that takes
+            self.source.silence()
+            self.bursts = False
         if held:
             self.flow()
         if started:

@@ -229,7 +229,7 @@ def missed(r: Recorder):
     r.take(1)
     r.look()
     r.server.fail_next("missed_writing")
-    r.source.burst(1000, rate=1000.0)
+    r.source.burst(100_000, rate=1000.0)
     r.start("missed", 1, 6)
     r.source.silence()
     r.look()
