@@ -6,6 +6,7 @@ never outlives its parent, however that ended.
 
 from __future__ import annotations
 
+import _thread  # noqa: PLC2701 - starting a thread by it takes no lock
 import argparse
 import contextlib
 import json
@@ -118,9 +119,9 @@ def running_clock(
 
 
 def on_signal(end: Callable[[], object]) -> None:
-    """Call ``end()`` at Ctrl-C and SIGTERM."""
+    """Call ``end()`` at Ctrl-C and SIGTERM, in a thread: the main one may hold the lock that `end` takes."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: end())
+        signal.signal(number, lambda *_: _thread.start_new_thread(end, ()))
 
 
 def say_ready(*said: str) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import queue
+import signal
+import threading
 
 import pytest
 
@@ -110,3 +112,20 @@ def test_time_without_cpu_when_there_is_no_such_process_then_zero():
 def test_report_step_when_called_then_a_line_on_standard_output(capsys):
     starting.report_step("importing")
     assert capsys.readouterr().out == "STEP importing\n"
+
+
+def test_signal_when_the_main_thread_holds_the_lock_that_its_end_takes_then_it_ends_all_the_same(monkeypatch):
+    handlers = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    lock, done = threading.Lock(), threading.Event()
+
+    def end():
+        with lock:
+            done.set()
+
+    from sfdaq_ophyd.sim import child
+
+    child.on_signal(end)
+    with lock:
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert done.wait(60)
