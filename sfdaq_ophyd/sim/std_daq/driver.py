@@ -163,8 +163,15 @@ class Driver:
         order = self._order(info)
         missed = self._faults.take("missed_writing")
         if missed:
-            self._closing.wait(missed.get("seconds", 10 * self._timing.poll))
+            self._look_away(n_opened, missed.get("seconds", 10 * self._timing.poll))
         return self._poll(WRITING, order, None if missed else n_opened)
+
+    def _look_away(self, n_opened: int, seconds: float) -> None:
+        def over() -> bool:
+            return self._closing.is_set() or self._opened[0] > n_opened and self._state.state == READY
+
+        with self._changed:
+            self._changed.wait_for(over, seconds)
 
     def force_start(self, info: dict) -> None:
         """Start whatever runs: what remains when another start came within the same poll."""

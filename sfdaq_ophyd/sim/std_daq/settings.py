@@ -225,7 +225,7 @@ FAULTS = {
     "slow_creation": "the next file takes `seconds` to be created",
     "creation_error": "the next file cannot be created: the writer says `text`",
     "late_subscription": "the driver subscribes `seconds` too late, and the first images are lost",
-    "missed_writing": "the service looks away for `seconds` after a start, and does not see that it ran",
+    "missed_writing": "the service looks away for `seconds` after a start, or until it is over",
     "hidden_folder": "`folder`, or any, is not there for the service",
     "hang": "the next request to `path` is answered after `seconds`",
     "lost_reply": "the next request to `path` is carried out, its connection closed without a reply",

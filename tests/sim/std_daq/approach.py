@@ -72,7 +72,7 @@ class Approach(Scene):
             and body.get("n_images") == 1
         ):
             if self.server.service.writer.listening and body["output_file"] != f"{RAW}/isdir.h5":
-                self.server.fail_next("missed_writing")
+                self.server.fail_next("missed_writing", seconds=60)
                 self.source.burst(100_000, rate=1000.0)
                 self.bursts = True
 

@@ -228,7 +228,7 @@ def missed(r: Recorder):
     r.start("one", 1, 5)
     r.take(1)
     r.look()
-    r.server.fail_next("missed_writing")
+    r.server.fail_next("missed_writing", seconds=60)
     r.source.burst(100_000, rate=1000.0)
     r.start("missed", 1, 6)
     r.source.silence()

@@ -204,7 +204,8 @@ class WebsocketReplay:
         text = row["send"] if isinstance(row["send"], str) else json.dumps(row["send"])
         if isinstance(row["send"], dict) and row["send"].get("command") == "start":
             self._images = 0
-            self._prefixes.add(str(row["send"].get("file_prefix", "file")))
+            if not kills(text):
+                self._prefixes.add(str(row["send"].get("file_prefix", "file")))
         self._sent.append(text)
         self.clients[name].socket.send(text)
 
@@ -226,17 +227,24 @@ class WebsocketReplay:
         assert client.closed == row["detail"]
 
     def _processes(self, row: dict, i: int):
-        alive = self.server.alive()
-        ours = {name for name, lives in alive.items() if lives}
         recorded = {name for name, words in row["processes"].items() if words == "running"}
-        assert ours == recorded
+        self._becomes(lambda: {name for name, lives in self.server.alive().items() if lives}, recorded)
 
     def _files(self, row: dict, i: int):
-        ours = {path.name for path in (self._root / "raw").iterdir() if not path.name.startswith("before_")}
-        listed = {name for name in row["files"] if re.match("|".join(map(re.escape, self._prefixes)), name)}
-        assert ours == (listed if self._prefixes and ours else set())
+        begun = "|".join(map(re.escape, self._prefixes))
+        listed = {name for name in row["files"] if begun and re.match(begun, name)}
+        raw = self._root / "raw"
+        self._becomes(lambda: {p.name for p in raw.iterdir() if not p.name.startswith("before_")}, listed)
 
     # ---- inside -------------------------------------------------------------------------------------
+
+    def _becomes(self, ours, recorded: set[str]) -> None:
+        """Wait until what there is of ours is what was recorded: files and writers take their time."""
+        try:
+            self._wait_for(lambda: ours() == recorded, "what was recorded", timeout=self.patience)
+        except AssertionError:
+            self.patience = 2.0
+            raise AssertionError(f"{ours()}, not {recorded}") from None
 
     def _reach(self, *names: str) -> None:
         """Wait until clients have seen what they are recorded to have seen."""
