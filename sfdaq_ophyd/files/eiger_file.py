@@ -40,8 +40,9 @@ class EigerDataFile:
     n_channels : int or None
         Images per exposure, in the newer format; None in the legacy one, whose dataset is (n, y, x).
     numbers : ndarray of int64, shape (n,), or None
-        Of the images, as the filewriter counts them: from its ``image_nr_start`` on in each series. None
-        where the file tells nothing, or no more than that some are missing between the first and the last.
+        Of the images, as the filewriter counts them: from its ``image_nr_start`` on in each series. -1 for
+        one that was never written, or whose number is not known: a file that tells those of the first and
+        the last image alone, and lacks some between. None where the file tells nothing.
     first_number, last_number : int or None
         As far as they are told.
     start_time : ndarray of float64, shape (n,)
@@ -80,6 +81,7 @@ def read_eiger_data_file(
     dtype: npt.DTypeLike,
     n_channels: int = 1,
     times: str = START_TIME,
+    holes: bool = False,
 ) -> EigerDataFile:
     """Check that a data file is whole and return what it tells; the images stay where they are.
 
@@ -94,11 +96,13 @@ def read_eiger_data_file(
         Images per exposure.
     times : str
         Dataset of the images' times, where there is one.
+    holes : bool
+        Take a file as well in which some images were never written.
 
     Raises
     ------
     FileFormatError
-        It is truncated, images of it are missing, or they are of another shape or dtype.
+        It is truncated, images of it were never written, or they are of another shape or dtype.
     """
     expected = f"(n, {', '.join(map(str, shape))}) or (n, {n_channels}, {', '.join(map(str, shape))})"
 
@@ -113,16 +117,21 @@ def read_eiger_data_file(
         own(file, IMAGES)
         if images.dtype != np.dtype(dtype):
             raise FileFormatError(path, IMAGES, found=str(images.dtype), expected=str(np.dtype(dtype)))
-        _check_whole(images, path)
+        written = _written(images, path, holes)
         n = images.shape[0]
         first, last = (_number(images.attrs.get(f"image_nr_{end}")) for end in ("low", "high"))
         numbers = _column(file, "/entry/data/image_id", n, "iu")
-        if numbers is None and first is not None and last is not None:
-            if last - first == n - 1 or (n == 2 and first < last):
-                numbers = np.linspace(first, last, n).astype(np.int64)
-        elif numbers is not None:
+        if numbers is not None:
             numbers = numbers.astype(np.int64)
             first, last = int(numbers[0]), int(numbers[-1])
+        elif first is not None and last is not None:
+            numbers = np.arange(first, first + n)
+            if last - first != n - 1:
+                numbers[:] = -1
+                if 1 < n <= last - first:
+                    numbers[0], numbers[-1] = first, last
+        if numbers is not None:
+            numbers[~written] = -1
         start_time = _column(file, times, n, "f")
         return EigerDataFile(
             Path(path),
@@ -199,17 +208,36 @@ def read_eiger_master_file(path: str | Path) -> EigerMasterFile:
         return EigerMasterFile(math.nan, places)
 
 
-def _check_whole(images: h5py.Dataset, path: str | Path) -> None:
-    """Raise unless there is data for each image: HDF5 reads zeros where a part was never written."""
+def _written(images: h5py.Dataset, path: str | Path, holes: bool) -> npt.NDArray[np.bool_]:
+    """Say for each image whether there is data for it: HDF5 reads zeros where a part was never written.
+
+    Raises
+    ------
+    FileFormatError
+        There is none for some, and no `holes` are taken; or for none of them.
+    """
     if images.is_virtual or images.external:
         raise FileFormatError(path, IMAGES, found="links to other files", expected="the images themselves")
+    written = np.ones(images.shape[0], bool)
     if images.chunks is None:
         found, wanted, unit = images.id.get_storage_size(), images.nbytes, "bytes"
     else:
         found, unit = images.id.get_num_chunks(), "chunks"
         wanted = math.prod(-(-n // chunk) for n, chunk in zip(images.shape, images.chunks))
-    if found != wanted:
-        raise FileFormatError(path, IMAGES, found=f"{found} {unit}", expected=f"{wanted} {unit}")
+    if found == wanted:
+        return written
+    if holes and found and images.chunks is not None:
+        rows = images.chunks[0]
+        n_chunks = np.zeros(-(-images.shape[0] // rows), int)
+
+        def count(chunk: h5py.h5d.StoreInfo) -> None:
+            n_chunks[chunk.chunk_offset[0] // rows] += 1
+
+        images.id.chunk_iter(count)
+        written = np.repeat(n_chunks == wanted // len(n_chunks), rows)[: images.shape[0]]
+        if written.any():
+            return written
+    raise FileFormatError(path, IMAGES, found=f"{found} {unit}", expected=f"{wanted} {unit}")
 
 
 def _column(file: h5py.File, name: str, n: int, kinds: str) -> npt.NDArray | None:

@@ -53,10 +53,36 @@ def test_file_when_it_has_channels_then_numbers_and_times_of_its_images(make):
     assert (file.first_number, file.last_number) == (1, 4) and file.start_time.tolist() == [0.0, 0.1, 0.3]
 
 
-@pytest.mark.parametrize(("low", "high"), [(1, 4), (None, None)])
-def test_file_when_it_does_not_number_each_image_then_none_are_made_up(make, low, high):
+@pytest.mark.parametrize(
+    ("low", "high", "numbers"),
+    [(1, 4, [1, -1, 4]), (1, 9, [1, -1, 9]), (1, 2, [-1] * 3), (4, 1, [-1] * 3), (None, None, None)],
+)
+def test_file_when_it_does_not_number_each_image_then_the_first_and_the_last_are_known(
+    make, low, high, numbers
+):
     file = read(make(low=low, high=high))
-    assert file.numbers is None and (file.first_number, file.last_number) == (low, high)
+    assert (None if file.numbers is None else file.numbers.tolist()) == numbers
+    assert (file.first_number, file.last_number) == (low, high)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_file_when_images_were_never_written_and_holes_are_taken_then_the_others_are_known(
+    make, tmp_path, rows
+):
+    path = make(low=None)
+    with h5py.File(path, "w") as file:
+        images = file.create_dataset("entry/data/data", (5, *SHAPE), "u2", chunks=(rows, 16, SHAPE[1]))
+        images.attrs["image_nr_low"], images.attrs["image_nr_high"] = 11, 15
+        images[0], images[1, :16], images[4] = 1, 2, 3
+    expected = {1: [11, -1, -1, -1, 15], 2: [11, 12, -1, -1, 15]}[rows]
+    assert read(path, holes=True).numbers.tolist() == expected
+    with pytest.raises(FileFormatError, match="found . chunks, expected"):
+        read(path)
+
+
+def test_file_when_no_image_was_written_then_refused_even_where_holes_are_taken(make):
+    with pytest.raises(FileFormatError, match="found 0 chunks, expected 3"):
+        read(make(n_written=0), holes=True)
 
 
 @pytest.mark.parametrize(

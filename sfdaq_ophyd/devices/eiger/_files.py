@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from ...errors import DetectorStateError, FileFormatError, FramesMissing, SfdaqError
 from ...files.eiger_file import (
     IMAGES,
@@ -29,9 +31,8 @@ from .._acquisition import LossPolicy
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from ._control import UID_LENGTH, EigerControl
-from ._file_folder import FileFolder, data_file, master_file
-from ._file_wait import FileWait
-from ._readings import n_images_per_exposure
+from ._file_folder import FileFolder, FileWait, data_file, master_file
+from ._readings import channels_of
 from ._series import EigerSettings
 from ._source import SeriesSource
 from ._triggers import SoftwareTriggers
@@ -84,7 +85,7 @@ class FilesSource(SeriesSource):
     def read_format(self) -> FrameFormat:
         """Say what frames look like: an image per threshold."""
         found = super().read_format()
-        n = n_images_per_exposure(self.control)
+        n = len(channels_of(self.control))
         return replace(found, more_images={f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)})
 
     def close(self) -> None:
@@ -102,7 +103,7 @@ class FilesSource(SeriesSource):
         first = self.control.value("filewriter/config/image_nr_start")
         self._first_number = first if isinstance(first, int) else 1
         wanted = self._new_names()
-        n, file_format = n_images_per_exposure(self.control), found["format"]
+        n, file_format = len(channels_of(self.control)), found["format"]
         if n > 1:
             if file_format is None or CHANNELS not in file_format.allowed_values:
                 raise DetectorStateError(
@@ -219,6 +220,7 @@ class FilesSource(SeriesSource):
             dtype=form.dtype,
             n_channels=len(form.images),
             times=self._told.times_in.get(path.name, START_TIME),
+            holes=self._settings.loss_policy is LossPolicy.TOLERANT,
         )
 
     def _lost_before(self, file: EigerDataFile) -> str:
@@ -235,14 +237,14 @@ class FilesSource(SeriesSource):
 
     def _hold(self, file: EigerDataFile) -> int:
         """Keep the images of a file for the points that they belong to; return how many numbers are past."""
-        if file.numbers is not None:
-            self._held |= {int(number): (file, row) for row, number in enumerate(file.numbers)}
-        elif file.last_number is not None:
-            logger.warning("%s: it is not known which images %s lacks: none counts", self.name, file.path)
-            return file.last_number + 1 - self._next_number
-        else:
-            self._held |= {self._next_number + row: (file, row) for row in range(file.n_images)}
-        return max(self._held, default=0) + 1 - self._next_number
+        numbers = file.numbers
+        if numbers is None:
+            numbers = self._next_number + np.arange(file.n_images)
+        elif n_unknown := np.count_nonzero(numbers < 0):
+            told = (self.name, file.path, n_unknown)
+            logger.warning("%s: of %s %d images were not written, or have numbers that are not known", *told)
+        self._held |= {int(number): (file, row) for row, number in enumerate(numbers) if number >= 0}
+        return max([*self._held, file.last_number or 0]) + 1 - self._next_number
 
     def _frames(self, file: EigerDataFile, n: int, request: Request) -> Items:
         """Yield a file that holds the next `n` frames, and these."""
