@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,9 @@ WAIT = 0.25
 LARGEST_BUFFER = 1000
 """Frames the monitor is asked to hold at the most."""
 
+FEW_BYTES = 64 << 20
+"""Old images that are fetched, and left out, rather than dropped together with those that come meanwhile."""
+
 UID_LENGTH = 26
 """Of a series' unique id, a ULID; one of ours is shorter."""
 
@@ -52,6 +56,7 @@ class MonitorSource(SeriesSource):
         super().__init__(control)
         self._series = SeriesOrder()
         self._threshold: object = None
+        self._old: set[tuple[int, int]] = set()  # images that lay in the buffer before the point
 
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it and its monitor, and say what its frames look like."""
@@ -180,9 +185,22 @@ class MonitorSource(SeriesSource):
             yield MissingFrame(f"{name} ({why})".strip() if k == 0 else name)
 
     def before_trigger(self) -> None:
-        """Drop what was there before; an image that comes after this is of the point, whoever exposed it."""
-        if self.mode is Mode.MONITOR:
+        """Take note of what was there before; an image that comes after this is of the point.
+
+        A few are told by their ids as they come, so that none is lost that comes meanwhile, as of a detector
+        that another device triggers for the same point. Many, or ones without ids, are dropped at once.
+        """
+        if self.mode is not Mode.MONITOR or self.frame_format is None:
+            return
+        self._old = set()
+        self.client.wait_out_images()
+        with contextlib.suppress(ServiceRefused):  # no list
+            self._old = set(self.client.image_list())
+        has_ids = self._settings.legacy_ids is LegacyIds.REFUSE
+        if not has_ids or len(self._old) * self.frame_format.frame_bytes > FEW_BYTES:
+            self._old.clear()
             self._drop_old()
+        self._count_stale(len(self._old))
 
     def frames(self, request: Request) -> Items:
         """Acquire; yields None once armed."""
@@ -199,6 +217,9 @@ class MonitorSource(SeriesSource):
             if isinstance(frame, MonitorFrame):
                 series_id, image_id, name = self._ids.of(frame, None)
                 self._check_threshold(frame)
+                if (series_id, image_id) in self._old:
+                    self._old.remove((series_id, image_id))  # counted already
+                    continue
                 if (series_id, image_id) == last:
                     self._count_stale(1)
                     continue

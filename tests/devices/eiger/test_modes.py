@@ -185,6 +185,31 @@ def test_monitor_when_the_buffer_is_full_of_old_frames_then_those_and_no_later_o
         operator.stop()
 
 
+def test_monitor_when_an_image_comes_while_the_buffer_is_looked_at_then_it_is_of_the_point(part, tmp_path):
+    """As of a detector that another device of the same point triggers."""
+    eiger = make_eiger(part, tmp_path, mode="monitor")
+    operator = Operator(part, nimages=3)
+    operator._thread.join(60)
+    client, look, exposed = operator.client, eiger.client.image_list, []
+
+    def look_and_expose():
+        found = look()
+        client.put("detector", "nimages", 1)
+        exposed.append(f"{client.arm()}_0")
+        client.trigger()
+        return found
+
+    try:
+        eiger.stage()
+        eiger.client.image_list = look_and_expose
+        eiger.trigger().wait(60)
+        row = {key: value["value"] for key, value in eiger.read().items()}
+        assert ([row["eiger_event_id"]], row["eiger_n_stale"]) == (exposed, 3)
+    finally:
+        eiger.unstage()
+        operator.stop()
+
+
 def test_monitor_when_nothing_comes_then_the_point_fails_in_time(part, tmp_path):
     eiger = make_eiger(part, tmp_path, mode="monitor")
     eiger.timeout.put(0.3)

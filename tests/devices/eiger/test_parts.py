@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.devices import Request
-from sfdaq_ophyd.devices.eiger._numbers import NumbersAside
-from sfdaq_ophyd.devices.eiger._series import BLOCK_BYTES, FrameStatistics, Mode, SeriesOrder
+from sfdaq_ophyd.devices.eiger._numbers import PackedFrames
+from sfdaq_ophyd.devices.eiger._series import BLOCK, FrameStatistics, Mode, SeriesOrder
 from sfdaq_ophyd.devices.eiger._triggers import SeriesPlan, plan_series
 from sfdaq_ophyd.wire.cbor import ArrayBytes
 from sfdaq_ophyd.wire.frame import Frame, MissingFrame
@@ -138,7 +138,7 @@ def brute_force(image, cutoff, bad):
 def test_numbers_when_computed_in_blocks_then_they_are_those_of_plain_numpy(dtype, masked, exclude):
     rng = np.random.default_rng(1)
     top = 2 ** (8 * np.dtype(dtype).itemsize) - 1
-    shape = (3, BLOCK_BYTES // np.dtype(dtype).itemsize + 17)
+    shape = (3, BLOCK + 17)
     image = rng.integers(0, 200, shape).astype(dtype)
     image[0, ::5], image[1, ::7], image[2, 3] = top, top - 1, top - 2
     mask = (rng.random(shape) < 0.1).astype("u4") if masked else None
@@ -172,7 +172,7 @@ class Slow:
 
 @pytest.fixture
 def numbers():
-    numbers = NumbersAside("eiger")
+    numbers = PackedFrames("eiger")
     yield numbers
     numbers.end()
 
