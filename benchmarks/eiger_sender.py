@@ -18,7 +18,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from sfdaq_ophyd.wire import compression
 from sfdaq_ophyd.wire.cbor import ArrayBytes, Date
-from sfdaq_ophyd.wire.eiger_stream import TICKS, date_text, encode_message
+from sfdaq_ophyd.wire.eiger_stream import TICKS, encode_message
+from sfdaq_ophyd.wire.tiff import format_time_ns
 
 SERIES, UID = 7, "01HRC2B9XAX6MSD3G7MR8F9J5D"
 
@@ -42,7 +43,7 @@ def version_2(n_frames: int, images: list[ArrayBytes]) -> list[list[bytes | memo
         "image_dtype": str(images[0].dtype),
         "number_of_images": n_frames,
     }
-    date = Date(date_text(time.time_ns()))
+    date = Date(format_time_ns(time.time_ns(), offset_minutes=0))
     messages = [encode_message({"type": "start"} | ids | start)]
     for k in range(n_frames):
         ticks = k * TICKS // 500

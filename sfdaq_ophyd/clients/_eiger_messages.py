@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import WireError
+from ..wire.array_bytes import ArrayBytes
 from ..wire.eiger_messages import FrameRefused, SeriesImage, SeriesStart, UnknownMessage
 from ..wire.eiger_stream import decode_message
 from ..wire.frame import Frame
@@ -24,16 +25,8 @@ from .ring import Memory
 logger = logging.getLogger(__name__)
 
 COUNTERS = (
-    "received",
-    "images",
-    "duplicate",
-    "refused",
-    "dropped",
-    "unknown",
-    "unparsable",
-    "foreign",
-    "flushed",
-    "beyond",
+    *("received", "images", "duplicate", "refused", "dropped", "unknown", "unparsable", "foreign"),
+    *("flushed", "beyond"),
 )
 
 MOST_SERIES = 8
@@ -55,6 +48,8 @@ class EigerFrame(Frame):
 
     Its images are in `packed`, compressed as they were sent; `pixels` decompresses the first one. Their bytes
     lie in the message that was received, and are yours as long as you keep them; keep many, and no more come.
+    An image of a threshold that did not come or cannot be right is not there, and named in `lacks`; then
+    `is_good` is False.
 
     Attributes
     ----------
@@ -89,8 +84,10 @@ class EigerFrame(Frame):
         Raises
         ------
         WireError
-            Its bytes are not what they say they are.
+            Its bytes are not what they say they are, or it is not there.
         """
+        if "image" not in self.packed:
+            raise WireError(f"frame {self.event_id}: {self.lacks}")
         return self.packed["image"].unpack()
 
 
@@ -122,10 +119,9 @@ class Series:
     n_images: int = 0
     n_duplicates: int = 0
     n_beyond: int = 0
-    _firsts: list[int] = field(default_factory=list)  # of the runs of ids that came, ascending,
-    _lasts: list[int] = field(
-        default_factory=list
-    )  # and their last ones: what is lost takes room, not what came
+    # the first and last ids of the runs that came, ascending: what is lost takes room, not what came
+    _firsts: list[int] = field(default_factory=list)
+    _lasts: list[int] = field(default_factory=list)
 
     def add(self, image_id: int) -> None:
         """Note a good image that did not come before."""
@@ -176,10 +172,12 @@ class Messages(Intake):
         deliver: Callable[[EigerFrame], None],
         on_series: Callable[[Series], object],
         memory: Memory,
+        channels: Callable[[], Collection[str]] = tuple,
     ):
         super().__init__(endpoints)
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
         self._deliver, self._on_series, self._memory = deliver, on_series, memory
+        self._channels = channels  # of a series whose start did not come
         self.series: OrderedDict[str, Series] = OrderedDict()
         self._n_announced = self._n_old = 0
 
@@ -250,11 +248,15 @@ class Messages(Intake):
     def _announce_image(self, message: Message, head: SeriesImage, base: np.ndarray) -> bool:
         series = self._of(head.series_id, head.series_unique_id)
         start = series.start
+        wrong = dict(head.refused)
         if start is not None:
-            for channel, array in head.data.items():
-                if array.shape != start.shape:
-                    reason = f"{channel} of {array.shape}, expected {start.shape} as the series began"
-                    raise FrameRefused(head.series_unique_id, head.image_id, reason)
+            wrong |= {
+                channel: f"{channel} of {array.shape}, expected {start.shape} as the series began"
+                for channel, array in head.data.items()
+                if array.shape != start.shape
+            }
+            if wrong.keys() >= head.data.keys():
+                raise FrameRefused(head.series_unique_id, head.image_id, "; ".join(wrong.values()))
         n_expected = 0 if start is None else start.number_of_images or 0
         if 0 < n_expected <= head.image_id:
             self.counters["beyond"] += 1
@@ -266,8 +268,12 @@ class Messages(Intake):
             series.n_duplicates += 1
             self.counters["duplicate"] += 1
             return False
+        images, lacks = _by_form(head, wrong, self._channels() if start is None else start.channels)
+        if lacks:
+            self.counters["refused"] += 1
+            self.tell_once(lacks, message)
         self._n_announced += 1
-        message.head, message.key = (series, head, base), self._n_announced
+        message.head, message.key = (series, head, images, lacks, base), self._n_announced
         return True
 
     def taken(self, message: Message) -> float | None:
@@ -287,28 +293,44 @@ class Messages(Intake):
         if message.key <= self._n_old:
             self.counters["flushed"] += 1
             return
-        series, head, base = message.head
+        series, head, images, lacks, base = message.head
         if not self._memory.admit(base):
             self.counters["dropped"] += 1
             series.refuse(head.image_id, "there was no room for it here: frames are not used fast enough")
             return
         series.add(head.image_id)
         self.counters["images"] += 1
-        self._deliver(_frame(head, message.arrival))
+        self._deliver(_frame(head, images, lacks, message.arrival))
 
     def release(self) -> None:
         """Let go of the tables of all series."""
         self._forget_tables(self.series.values())
 
 
-def _frame(head: SeriesImage, arrival: float) -> EigerFrame:
-    channels = sorted(head.data, key=lambda name: (name == "difference", name))  # a map's order says nothing
-    images = [head.data[name] for name in channels]
-    names = ("image", *(f"image_{k}" for k in range(2, len(images) + 1)))
+def _by_form(
+    head: SeriesImage, wrong: Mapping[str, str], channels: Collection[str]
+) -> tuple[dict[str, ArrayBytes], str]:
+    """Return the images that are right, by the frame's form, and which it lacks, and why."""
+    came = {*head.data, *wrong}
+    there = {*came, *(channels if len(came) < len(channels) else ())}
+    images, lacks = {}, []
+    ordered = sorted(there, key=lambda name: (name == "difference", name))  # a map's order says nothing
+    for k, channel in enumerate(ordered, 1):
+        form = "image" if k == 1 else f"image_{k}"
+        if channel in head.data and channel not in wrong:
+            images[form] = head.data[channel]
+        else:
+            lacks.append(f"{form}: {wrong.get(channel, f'{channel} did not come')}")
+    return images, "; ".join(lacks)
+
+
+def _frame(head: SeriesImage, images: Mapping[str, ArrayBytes], lacks: str, arrival: float) -> EigerFrame:
     time_ns, real = head.time_ns, head.real_time
     return EigerFrame(
         image=None,
-        packed=dict(zip(names, images)),
+        packed=images,
+        is_good=not lacks,
+        lacks=lacks,
         timestamp=arrival if time_ns is None else time_ns / 1e9,
         event_id=event_id(head.series_id, head.image_id),
         image_id=head.image_id,

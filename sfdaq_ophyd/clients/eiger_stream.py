@@ -56,10 +56,13 @@ class EigerStream(FrameStream[EigerFrame]):
     Attributes
     ----------
     counters : Counter
-        Messages received, images, duplicate (ids), refused (wrong data), dropped (memory was full), unknown
-        (types of message), unparsable, flushed, beyond (numbered above what the series was to have).
+        Messages received, images, duplicate (ids), refused (wrong data, of one threshold at least), dropped
+        (memory was full), unknown (types of message), unparsable, flushed, beyond (numbered above what the
+        series was to have).
     series : OrderedDict of str to Series
         By unique id, the newest last.
+    channels : tuple of str
+        Those that images should have where the start of their series, which tells, did not come.
 
     Examples
     --------
@@ -81,6 +84,7 @@ class EigerStream(FrameStream[EigerFrame]):
         check_max_hold(max_hold)
         self._max_bytes, self._max_hold = max_bytes, max_hold
         self.on_series: Callable[[Series], object] = lambda series: None
+        self.channels: tuple[str, ...] = ()
         super().__init__(
             [endpoint],
             timeout=timeout,
@@ -97,6 +101,10 @@ class EigerStream(FrameStream[EigerFrame]):
     def _new_intake(self, on_free: Callable[[], object]) -> Messages:
         memory = Memory(self._max_bytes, self._max_hold, on_free)
         self._messages = Messages(
-            self.endpoints, self._deliver, lambda series: self.on_series(series), memory
+            self.endpoints,
+            self._deliver,
+            lambda series: self.on_series(series),
+            memory,
+            lambda: self.channels,
         )
         return self._messages

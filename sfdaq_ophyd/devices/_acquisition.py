@@ -41,7 +41,7 @@ class FrameSink(Protocol):
 
         Parameters
         ----------
-        item : Frame, MissingFrame, Tables or WrittenFile
+        item : Frame, MissingFrame, Tables, FrameFormat or WrittenFile
         """
 
     def take_back_partial(self) -> int:

@@ -12,6 +12,7 @@ import time
 import uuid
 from pathlib import Path
 
+from ..errors import ShapeError
 from ..files.frame_file import FrameFile, dataset_of, dataset_of_column
 from ..files.storage import check_folder, make_folder, sync
 from ..wire.frame import Frame, FrameFormat, MissingFrame, Tables
@@ -63,15 +64,27 @@ class FrameStore(PointStore):
         self._assets: FileAssets | None = None
         self._n_saved = 0  # points, in this file
 
-    def append(self, item: Frame | MissingFrame | Tables) -> None:
-        """Take one more frame, or the tables of those that come next.
+    def append(self, item: Frame | MissingFrame | Tables | FrameFormat) -> None:
+        """Take one more frame, or the tables of those that come next, or what those will look like.
 
         Parameters
         ----------
-        item : Frame, MissingFrame or Tables
+        item : Frame, MissingFrame, Tables or FrameFormat
+
+        Raises
+        ------
+        ShapeError
+            A frame came, or was described, that looks otherwise.
         """
         with self._lock:
             file = self._file
+            if isinstance(item, FrameFormat):
+                if not self.is_fresh or file is not None:
+                    raise ShapeError(
+                        f"{self.name}: frames look otherwise than the run describes them already"
+                    )
+                self.frame_format = item
+                return
             if isinstance(item, Tables):
                 self._tables = item
                 if file is not None and (self._homeless or not file.add_tables(item)):

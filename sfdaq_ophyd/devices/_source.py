@@ -126,10 +126,11 @@ class FrameSource(Protocol):
 
     def frames(
         self, request: Request
-    ) -> Iterator[Frame | MissingFrame | Progress | Tables | WrittenFile | None]:
+    ) -> Iterator[Frame | MissingFrame | FrameFormat | Progress | Tables | WrittenFile | None]:
         """Acquire: yield `request.n_frames` frames in order, and nothing that is not of this acquisition.
 
-        ``None`` first says "armed": a kickoff waits for it. A frame known to be lost is yielded as
+        ``None`` first says "armed": a kickoff waits for it. A `FrameFormat`, before the first frame, replaces
+        that of `open` where nobody was told of it yet. A frame known to be lost is yielded as
         `MissingFrame` in its place. Ending early means that the rest will not come. It may block; after
         `discard`, called from another thread, it must end within seconds, by returning or raising. When
         enough frames have come, or the acquisition is given up, the iterator is closed: clean up in
@@ -142,7 +143,7 @@ class FrameSource(Protocol):
 
         Yields
         ------
-        Frame, MissingFrame, Progress, Tables, WrittenFile or None
+        Frame, MissingFrame, FrameFormat, Progress, Tables, WrittenFile or None
         """
 
     def discard(self) -> None:

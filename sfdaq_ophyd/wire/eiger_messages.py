@@ -17,7 +17,7 @@ class UnknownMessage(WireError):
 
 
 class FrameRefused(WireError):
-    """An image message is whole, and its frame cannot be taken for good.
+    """An image message is whole, and none of its arrays can be right.
 
     Parameters
     ----------
@@ -84,6 +84,8 @@ class SeriesImage:
         Which; images are counted from 0 over a series.
     data : Mapping[str, ArrayBytes]
         By channel. Checked: shapes, lengths, and what compressed bytes say of themselves.
+    refused : Mapping[str, str]
+        Channels whose array cannot be right, and why; another one is.
     series_date_ns : int or None
         When the series began, ns since the epoch.
     start_time, stop_time, real_time : (int, int) or None
@@ -96,6 +98,7 @@ class SeriesImage:
     series_unique_id: str
     image_id: int
     data: Mapping[str, ArrayBytes]
+    refused: Mapping[str, str] = field(default_factory=dict)
     series_date_ns: int | None = None
     start_time: tuple[int, int] | None = None
     stop_time: tuple[int, int] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -58,7 +58,7 @@ def decode_message(data: bytes | memoryview) -> Message:
     UnknownMessage
         A type that is not known.
     FrameRefused
-        An image with its ids, but with data that cannot be right.
+        An image with its ids, but without any array that can be right.
     WireError
         Anything else: not CBOR, not a map, a field that is not there or of the wrong kind.
     """
@@ -99,18 +99,23 @@ def _image(fields: Mapping[str, object]) -> SeriesImage:
     series_id, series = _integer(fields, "series_id"), _unique_id(fields)
     image_id = _integer(fields, "image_id")
     data = fields.get("data")
-    try:
-        if not isinstance(data, dict) or not 0 < len(data) <= MAX_CHANNELS:
-            raise _wrong("data", data, f"a map of 1 to {MAX_CHANNELS} channels")
-        for channel, array in data.items():
+    if not isinstance(data, dict) or not 0 < len(data) <= MAX_CHANNELS:
+        wrong = _wrong("data", data, f"a map of 1 to {MAX_CHANNELS} channels")
+        raise FrameRefused(series, image_id, str(wrong))
+    refused: dict[str, str] = {}
+    for channel, array in data.items():
+        try:
             _check_image(channel, array)
-    except WireError as exc:
-        raise FrameRefused(series, image_id, str(exc)) from exc
+        except WireError as exc:
+            refused[channel] = str(exc)
+    if len(refused) == len(data):
+        raise FrameRefused(series, image_id, "; ".join(refused.values()))
     return SeriesImage(
         series_id=series_id,
         series_unique_id=series,
         image_id=image_id,
-        data=data,
+        data={channel: array for channel, array in data.items() if channel not in refused},
+        refused=refused,
         series_date_ns=_date(fields.get("series_date")),
         start_time=_rational(fields.get("start_time")),
         stop_time=_rational(fields.get("stop_time")),
@@ -209,12 +214,6 @@ def encode_message(fields: Mapping[str, object]) -> bytes:
         ndarray or `ArrayBytes`.
     """
     return encode(fields)
-
-
-def date_text(ns: int) -> str:
-    """Return a moment, ns since the epoch, as the detector writes it: ms and an offset, in UTC."""
-    when = datetime.fromtimestamp(ns // 10**9, UTC)
-    return f"{when:%Y-%m-%dT%H:%M:%S}.{ns // 10**6 % 1000:03d}+00:00"
 
 
 # Version 1: JSON parts and blobs

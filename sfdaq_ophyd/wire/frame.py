@@ -179,17 +179,22 @@ class FrameFormat:
         """Shape and dtype of every form of a frame; the image itself is ``"image"``."""
         return {"image": (self.shape, self.dtype), **self.more_images}
 
+    def unlike(self, name: str, image: npt.NDArray[Any] | ArrayBytes | None) -> str:
+        """Say how a form of a frame is not as it was announced; empty if it is."""
+        shape, dtype = self.images[name]
+        if image is not None and image.shape == shape and image.dtype == dtype:
+            return ""
+        found = "none" if image is None else f"{image.dtype} {image.shape}"
+        which = "" if name == "image" else f"{name}: "
+        return f"{which}{found} came, {dtype} {shape} was announced"
+
     def check(self, frame: Frame) -> None:
-        """Raise `ShapeError` if `frame` is not of this format."""
+        """Raise `ShapeError` if `frame` is not of this format; one that lacks something may lack a form."""
         came = {"image": frame.image, **frame.more_images, **frame.packed}
-        for name, (shape, dtype) in self.images.items():
+        for name in self.images:
             image = came.get(name)
-            if image is None or image.shape != shape or image.dtype != dtype:
-                found = "none" if image is None else f"{image.dtype} {image.shape}"
-                which = "" if name == "image" else f" {name}:"
-                raise ShapeError(
-                    f"frame {frame.event_id}:{which} {found} came, {dtype} {shape} was announced"
-                )
+            if (image is not None or not frame.lacks) and (problem := self.unlike(name, image)):
+                raise ShapeError(f"frame {frame.event_id}: {problem}")
         if more := frame.packed.keys() - self.images.keys():
             raise ShapeError(f"frame {frame.event_id}: {', '.join(sorted(more))} came, none was announced")
         if not frame.event_id or len(frame.event_id.encode()) > MAX_ID_BYTES:

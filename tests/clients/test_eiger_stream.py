@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import re
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.clients import EigerStream
 from sfdaq_ophyd.clients.eiger_stream import Series
-from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.errors import RequestError, WireError
 from sfdaq_ophyd.wire import cbor
+from sfdaq_ophyd.wire.array_bytes import ArrayBytes
 
 SERIES = "01HRCJF83SA63WH8M5X1VBKFJM"
 
@@ -138,6 +140,44 @@ def test_stream_when_the_unit_restarts_then_the_same_number_is_another_series(co
     }
 
 
+UNIQUE_IDS = {
+    "the end of another one of the same number": ([start(), image(0), end(series="B")], "A1s B0e"),
+    "a start that comes twice": ([start(), image(0), start(), image(1), end()], "A2se"),
+    "an image after the end": ([start(), end(), image(0)], "A1se"),
+    "an image after the next start": ([start(), start(series="B", number=2), image(0)], "A1se B0s"),
+    "no start": ([image(0), image(1), end()], "A2e"),
+    "no start, and no end": ([image(0), start(series="B"), image(0, series="B")], "A1e B1s"),
+    "another number of the same one": ([start(), image(0), image(1, number=2), end(number=3)], "A2se"),
+    "an id that is used again": ([start(), image(0), end(), start(), image(0), image(1)], "A2se"),
+    "the longest id": ([image(0, series="X" * 64)], "X" * 64 + "1"),
+    "more series than are remembered": (
+        [image(0, series=s) for s in "ABCDEFGHIJ"],
+        "C1 D1 E1 F1 G1 H1 I1 J1",
+    ),
+}
+
+
+@pytest.mark.parametrize("messages", list(UNIQUE_IDS))
+def test_stream_when_unique_ids_are_odd_then_images_belong_to_the_series_of_theirs(
+    control, stream, wait_for, messages
+):
+    sent, found = UNIQUE_IDS[messages]
+    for message in sent:
+        control.send(message)
+    control.send(b"")
+    wait_for(lambda: stream.counters["unparsable"], "all messages")
+    told = [f"{s.unique_id}{s.n_images}{'s' * bool(s.start)}{'e' * s.ended}" for s in stream.series.values()]
+    assert " ".join(told) == found
+
+
+@pytest.mark.parametrize("odd", [None, "", "X" * 65, "a\nb", 7])
+def test_stream_when_an_image_has_no_unique_id_then_refused_and_counted(control, stream, wait_for, odd):
+    for message in (image(0, series_unique_id=odd), start(series_unique_id=odd), end(series=odd)):
+        control.send(message)
+    wait_for(lambda: stream.counters["unparsable"] == 3, "all messages")
+    assert not stream.series and not stream.counters["images"]
+
+
 def test_stream_when_messages_are_wrong_then_counted_and_the_next_frame_comes(
     control, stream, data_dir, caplog
 ):
@@ -173,6 +213,66 @@ def test_stream_when_two_thresholds_come_then_both_images(control, stream):
     control.send(image(0, **more))
     frame = queue.get(60)
     assert (frame.pixels == 1).all() and (np.asarray(frame.packed["image_2"]) == 0).all()
+
+
+PIXELS = np.ones((4, 6), "<u2")
+CUT = ArrayBytes((4, 6), np.dtype("<u2"), "bslz4", 2, memoryview(b"too short"))
+TWO = {"channels": ["threshold_1", "threshold_2"]}
+
+
+@pytest.mark.parametrize(
+    ("begun", "data", "images", "lacks"),
+    [
+        (TWO, {"threshold_2": PIXELS}, {"image_2"}, "image: threshold_1 did not come"),
+        (TWO, {"threshold_1": PIXELS}, {"image"}, "image_2: threshold_2 did not come"),
+        (None, {"threshold_2": PIXELS}, {"image_2"}, "image: threshold_1 did not come"),
+        (
+            TWO,
+            {"threshold_1": CUT, "threshold_2": PIXELS},
+            {"image_2"},
+            "image: data of threshold_1: bslz4 pre",
+        ),
+        (
+            TWO,
+            {"threshold_1": PIXELS, "threshold_2": CUT},
+            {"image"},
+            "image_2: data of threshold_2: bslz4 pre",
+        ),
+        (
+            TWO,
+            {"threshold_1": PIXELS, "threshold_2": PIXELS.T},
+            {"image"},
+            "image_2: threshold_2 of (6, 4), exp",
+        ),
+        (TWO, {"threshold_1": PIXELS, "threshold_2": PIXELS}, {"image", "image_2"}, ""),
+        ({}, {"default": PIXELS}, {"image"}, ""),
+    ],
+)
+def test_stream_when_a_threshold_is_missing_or_wrong_then_the_other_comes_and_it_is_named(
+    control, stream, begun, data, images, lacks
+):
+    queue = stream.frames()
+    stream.channels = ("threshold_1", "threshold_2")
+    if begun is not None:
+        control.send(start(**begun))
+    control.send(image(0, data=data))
+    frame = queue.get(60)
+    assert set(frame.packed) == images and frame.is_good == (not lacks)
+    assert frame.lacks.startswith(lacks) and bool(frame.lacks) == bool(lacks)
+    assert stream.counters["refused"] == bool(lacks) and stream.series["A"].missing(1) == []
+    if "image" not in images:
+        with pytest.raises(WireError, match="frame 1_0: image: "):
+            _ = frame.pixels
+
+
+def test_stream_when_no_threshold_is_right_then_the_frame_is_missing_and_both_are_named(
+    control, stream, wait_for
+):
+    control.send(start(**TWO))
+    control.send(image(0, data={"threshold_1": CUT, "threshold_2": PIXELS.T}))
+    wait_for(lambda: stream.counters["refused"] == 1, "the refusal")
+    assert stream.series["A"].missing(1) == [0] and not stream.counters["images"]
+    assert re.match("data of threshold_1: .*; threshold_2 of ", stream.series["A"].refused[0])
 
 
 def test_stream_when_no_date_is_sent_then_the_time_is_the_arrival(control, stream, data_dir):

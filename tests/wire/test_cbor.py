@@ -112,6 +112,28 @@ def test_compression_when_bytes_end_with_a_block_before_the_last_then_refused():
     assert n_blocks == 6
 
 
+def test_blocks_when_walked_by_compiled_code_then_the_same_verdicts():
+    image = np.random.default_rng(1).poisson(2, (64, 64)).astype("<u2")
+    data = memoryview(bytes(compression.compress_bslz4(image, 64)))
+    last = len(data) - 4 - int.from_bytes(data[-4:], "big")
+    cases = [data, *(data[:n] for n in (12, 14, 40, last, len(data) - 1)), memoryview(bytes(data) + b"x")]
+
+    def verdicts():
+        return [str(_raised(compression.check_blocks, "bslz4", case, image.nbytes, 2)) for case in cases]
+
+    compression.compiled_walk.cache_clear()
+    plain = verdicts()
+    compression.compiled_walk()
+    assert verdicts() == plain and plain[0] == "None" and "None" not in plain[1:]
+
+
+def _raised(function, *arguments):
+    try:
+        function(*arguments)
+    except WireError as exc:
+        return exc
+
+
 def test_compression_when_a_detectors_frame_is_made_again_then_the_captured_bytes(data_dir):
     captured = (data_dir / "eiger" / "stream2" / "diamond_16m" / "image.cbor").read_bytes()
     array = decode_message(captured).data["threshold_1"]

@@ -22,7 +22,6 @@ from sfdaq_ophyd.wire.eiger_stream import (
     SeriesImage,
     SeriesStart,
     UnknownMessage,
-    date_text,
     decode_legacy,
     decode_message,
     encode_message,
@@ -213,10 +212,6 @@ def test_time_when_ticks_pass_64_bits_of_ns_then_exact(folder):
     later = decode_message(encode_message(fields | {"start_time": [10**12 + 1, 50_000_000]}))
     first = decode_message(encode_message(fields | {"start_time": [0, 50_000_000]}))
     assert later.time_ns - first.time_ns == 20_000 * 10**9 + 20
-
-
-def test_date_when_written_then_read_again():
-    assert date_text(1709819015_200_999_999) == "2024-03-07T13:43:35.200+00:00"
 
 
 # ---- version 1

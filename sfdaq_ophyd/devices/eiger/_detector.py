@@ -86,7 +86,11 @@ class Eiger(EigerSignals, Detector):
     mode = Cpt(Setting, value=Mode.INTERNAL.value, kind="config", doc="internal, external, monitor or auto")
     n_triggers = Cpt(Setting, value=1000, kind="config", doc="triggers of one series in a step scan")
     statistics_every = Cpt(
-        Setting, value=10, kind="config", doc="stream: numbers of every so many frames of a point or fly scan"
+        Setting,
+        value=10,
+        kind="config",
+        doc="stream: numbers of every so many frames of a point or fly scan; bytes changed inside compressed "
+        "blocks are seen in those frames only",
     )
     exclude_masked = Cpt(Setting, value=True, kind="config", doc="keep masked pixels out of total and max")
     legacy_ids = Cpt(Setting, value=LegacyIds.REFUSE.value, kind="config")
@@ -130,6 +134,7 @@ class Eiger(EigerSignals, Detector):
         source = self._new_source(readout, control, stream, folder, delete_files)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         source.on_stale = self.n_stale.put
+        source.is_described = lambda: self._store is None or not self._store.is_fresh
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))
         self.legacy_ids.put(str(legacy_ids))

@@ -14,6 +14,9 @@ from ._series import FrameStatistics
 
 MOST_THRESHOLDS = 8
 
+DIFFERENCE = "difference"
+"""What the stream calls the difference of two thresholds."""
+
 ONE_THRESHOLD = (
     "the monitor gives an image for each threshold, under one number: leave one enabled "
     "(detector/config/threshold/<n>/mode, threshold/difference/mode)"
@@ -72,14 +75,12 @@ def enabled_thresholds(control: EigerControl) -> list[int]:
     return enabled
 
 
-def n_images_per_exposure(control: EigerControl) -> int:
-    """Return the images of one exposure: one for each threshold, and one for their difference."""
-    return max(1, len(enabled_thresholds(control)) + has_difference(control))
-
-
-def has_difference(control: EigerControl) -> bool:
-    """Say whether the last image of an exposure is the difference of thresholds."""
-    return control.value("detector/config/threshold/difference/mode") == "enabled"
+def channels_of(control: EigerControl) -> list[str]:
+    """Return the names of the images of one exposure: of each threshold in use, and of their difference."""
+    names = [f"threshold_{n}" for n in enabled_thresholds(control)]
+    if control.value("detector/config/threshold/difference/mode") == "enabled":
+        names.append(DIFFERENCE)
+    return names or ["threshold_1"]
 
 
 def check_thresholds(control: EigerControl) -> None:

@@ -30,7 +30,7 @@ from ._triggers import SoftwareTriggers, plan_series
 logger = logging.getLogger(__name__)
 
 
-Items = Iterator[Frame | MissingFrame | Tables | Progress | WrittenFile | None]
+Items = Iterator[Frame | MissingFrame | FrameFormat | Tables | Progress | WrittenFile | None]
 
 
 class SeriesSource(ABC):
@@ -48,6 +48,8 @@ class SeriesSource(ABC):
     ----------
     on_stale : callable
         Called with the number of stale frames dropped so far.
+    is_described : callable
+        Returns whether somebody was told already what frames look like, or has one.
     mode : Mode
         Who runs the detector; never ``auto`` once it is open.
     n_stale : int
@@ -65,6 +67,7 @@ class SeriesSource(ABC):
     def __init__(self, control: EigerControl):
         self.control, self.client, self.name = control, control.client, control.name
         self.on_stale: Callable[[int], object] = lambda n: None
+        self.is_described: Callable[[], bool] = lambda: True
         self.n_stale = 0
         self.mode = Mode.INTERNAL
         self.frame_format: FrameFormat | None = None
@@ -102,7 +105,7 @@ class SeriesSource(ABC):
     @abstractmethod
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | Tables | Progress | WrittenFile]:
+    ) -> Iterator[Frame | MissingFrame | FrameFormat | Tables | Progress | WrittenFile]:
         """Yield the frames of the series that is armed, in order; set `_armed_for` to None if it ended."""
 
     def _size_of_an_image(self) -> tuple[tuple[int, int], int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -15,14 +14,14 @@ import numpy as np
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...errors import DetectorStateError, ServiceTimeout, ShapeError, WireError
 from ...limits import Limit
-from ...wire.compression import check_blocks
+from ...wire.compression import compiled_walk
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon_states import DetectorState
 from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import UID_LENGTH, EigerControl
-from ._numbers import NumbersAside
-from ._readings import has_difference, make_statistics, n_images_per_exposure
+from ._numbers import PackedFrames
+from ._readings import DIFFERENCE, channels_of, make_statistics
 from ._series import EigerSettings, FrameStatistics, SeriesOrder
 from ._silence import GRACE, WAIT, Ending, why_missing
 from ._source import SeriesSource
@@ -35,6 +34,9 @@ LONGEST_REST = 5.0
 
 READ_ON = 10.0
 """s for which at the most the rest of an ended series is read."""
+
+LARGE = 8 << 20
+"""Bytes of a frame from which on its blocks are checked by compiled code."""
 
 ENERGIES = ("photon_energy", "threshold_energy", "threshold/2/energy")
 """What mask and flat field hang on."""
@@ -61,11 +63,10 @@ class StreamSource(SeriesSource):
         self.stream.subscribe(self._events.put)
         self.stream.on_series = self._events.put
         self._order = SeriesOrder(first=0)
-        self._numbers = NumbersAside(self.name)
+        self._packed = PackedFrames(self.name)
         self._energies: tuple = ()
         self._tables_of: tuple | None = None  # energies for which they came
         self._n_refused = self._n_odd = 0
-        self._last_time = -math.inf
         self._unfinished = self._explained = False
         self._difference, self._difference_kind = "", "u"
         self._begun = ""  # the last series whose start came
@@ -80,15 +81,18 @@ class StreamSource(SeriesSource):
         self.stream.open()
         self._connect()
         self._order.fit(frame_format.frame_bytes)
+        if frame_format.frame_bytes >= LARGE:
+            compiled_walk()
         return frame_format
 
     def read_format(self) -> FrameFormat:
         """Say what frames look like: an image per threshold, compressed as the detector does it."""
         found = super().read_format()
         compression = self.control.value("detector/config/compression")
-        n = n_images_per_exposure(self.control)
+        channels = channels_of(self.control)
+        self.stream.channels, n = tuple(channels), len(channels)
         more = {f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)}
-        self._difference = f"image_{n}" if n > 1 and has_difference(self.control) else ""
+        self._difference = f"image_{n}" if n > 1 and channels[-1] == DIFFERENCE else ""
         if self._difference:  # whether it is signed no document tells, but the first one that comes
             kind = np.dtype(f"<{self._difference_kind}{found.dtype.itemsize}")
             more[self._difference] = found.shape, kind
@@ -99,7 +103,7 @@ class StreamSource(SeriesSource):
     def discard(self) -> None:
         """Give up the exposure in flight, at the detector too. Safe twice."""
         self._stop.set()
-        self._events.put(None)
+        self._events.put(None)  # which wakes who waits for one
         self._tables_of = None  # those that came may have gone with the exposure: asked for again
         super().discard()
 
@@ -111,7 +115,7 @@ class StreamSource(SeriesSource):
             try:
                 self.stream.close()
             finally:
-                self._numbers.end()
+                self._packed.end()
                 self._drain()
 
     @property
@@ -156,7 +160,8 @@ class StreamSource(SeriesSource):
         self._order.start(series_id)
         uid = self.control.told_uid()
         self._order.uid = "" if self._order.is_past(uid) else uid
-        self._n_refused, self._last_time, self._unfinished = 0, -math.inf, True
+        self._n_refused, self._unfinished = 0, True
+        self._packed.begin_series()
         self._n_odd = self.stream.counters["unparsable"]
 
     def _connect(self) -> None:
@@ -205,9 +210,9 @@ class StreamSource(SeriesSource):
 
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | Tables]:
+    ) -> Iterator[Frame | MissingFrame | FrameFormat | Tables]:
         n_left, n_taken, end = request.n_frames, 0, Ending(self._limit())
-        self._numbers.clear()
+        self._packed.clear()
         self._explained = False
         while n_left and not end.over:
             quiet, passed = self._next(n_left)
@@ -218,19 +223,19 @@ class StreamSource(SeriesSource):
             for item in self._finished(passed):
                 every = self._settings.statistics_every
                 wanted = every > 0 and n_taken % every == 0
-                self._numbers.put(item, self._statistics if wanted else None)
-                n_taken += 1
+                self._packed.put(item, self._statistics if wanted else None)
+                n_taken += not isinstance(item, FrameFormat)
             n_left -= len(passed)
             if passed:
                 end.restart()
             elif quiet or end.pace.left == 0:
                 end.pace.restart()
                 self._look_for_the_end(triggers, end)
-            yield from self._numbers.ready()
+            yield from self._packed.ready()
         if n_left:
             for item in self._lost(n_left, end):
-                self._numbers.put(item, None)
-        yield from self._numbers.ready(stop)
+                self._packed.put(item, None)
+        yield from self._packed.ready(stop)
 
     def _new_tables(self) -> Tables | None:
         """Return what came with the beginning of the series, once."""
@@ -267,11 +272,12 @@ class StreamSource(SeriesSource):
             self._count_stale(1)
         return passed or []
 
-    def _finished(self, passed: list) -> Iterator[Frame | MissingFrame]:
+    def _finished(self, passed: list) -> Iterator[Frame | MissingFrame | FrameFormat]:
         for event_id, item in passed:
             if isinstance(item, EigerFrame):
                 try:
-                    yield self._frame(item)
+                    yield from self._new_format(item)
+                    yield self._packed.frame(item, self.frame_format, self._statistics.names)
                     continue
                 except (ShapeError, WireError) as exc:
                     if self._settings.loss_policy is LossPolicy.STRICT:
@@ -282,29 +288,17 @@ class StreamSource(SeriesSource):
             self._explained = True  # once is enough, and takes several requests
             yield MissingFrame(f"{event_id} ({item})" if item else event_id)
 
-    def _frame(self, frame: EigerFrame) -> Frame:
-        scalars: dict[str, float | str] = dict.fromkeys(self._statistics.names, math.nan)
-        scalars |= {"receive_time": frame.received, "real_time": frame.real_time}
-        scalars["series_uid"] = frame.series_uid
-        if not frame.has_detector_time:
-            pass  # the time of arrival is of another clock
-        elif self._last_time < math.inf and not frame.timestamp > self._last_time:
-            told = (self.name, frame.event_id, frame.timestamp, self._last_time)
-            logger.warning("%s: frame %s is of %.6f s, not after the one before, of %.6f s", *told)
-            self._last_time = math.inf  # told once per series
-        else:
-            self._last_time = max(frame.timestamp, self._last_time)
-        made = Frame(None, frame.timestamp, frame.event_id, scalars=scalars, packed=frame.packed)
-        if self._difference in made.packed:
-            self._difference_kind = made.packed[self._difference].dtype.kind
-        assert self.frame_format is not None  # `open` said it
-        self.frame_format.check(made)
-        for name, image in made.packed.items():  # what is cut short could be stored, and never be read
-            try:
-                check_blocks(image.algorithm, image.data, image.n_bytes, image.dtype.itemsize)
-            except WireError as exc:
-                raise WireError(f"frame {frame.event_id}: {name}: {exc}") from exc
-        return made
+    def _new_format(self, frame: EigerFrame) -> Iterator[FrameFormat]:
+        """Yield what frames look like if the difference turns out otherwise, before anybody was told."""
+        name, form = self._difference, self.frame_format
+        if (image := frame.packed.get(name)) is None or form is None:
+            return
+        kind, self._difference_kind = form.images[name][1].kind, image.dtype.kind  # for the next staging
+        if image.dtype.kind != kind and not self.is_described():
+            self.frame_format = replace(
+                form, more_images={**form.more_images, name: (form.shape, image.dtype)}
+            )
+            yield self.frame_format
 
     def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:
         """Find out whether anything more can come, now that nothing has for a moment."""
@@ -335,7 +329,7 @@ class StreamSource(SeriesSource):
             end.rest = Limit(self.rest_time)
             self.control.disarm()  # the end of the series follows what is on its way
 
-    def _lost(self, n: int, end: Ending) -> Iterator[Frame | MissingFrame]:
+    def _lost(self, n: int, end: Ending) -> Iterator[Frame | MissingFrame | FrameFormat]:
         self._armed_for = None
         passed = self._order.end(n)
         yield from self._finished(passed)

@@ -18,7 +18,7 @@ from .filewriter import FileWriter
 from .monitor import MonitorBuffer, StoredFrame
 from .parameters import make_geometry
 from .stream import StreamOutput
-from .stream_options import StreamOptions
+from .stream_series import StreamOptions
 from .subsystems import DetectorModule, MonitorModule, StreamModule, Subsystem, bare
 
 

@@ -22,7 +22,7 @@ from ..world import World
 from .dcu import DetectorControlUnit
 from .frames import stamp_of
 from .server import VERSION_REQUESTS, Request, make_app
-from .stream_options import Recording, StreamOptions
+from .stream_series import Recording, StreamOptions
 
 STOP_TIMEOUT = 20.0
 

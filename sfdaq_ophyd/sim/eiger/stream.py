@@ -20,12 +20,12 @@ from .frames import FrameMaker
 from .packed import PackedScene
 from .stream_faults import FaultySeries
 from .stream_legacy import LegacySeries
-from .stream_options import StreamOptions
 from .stream_series import (
     CborSeries,
     Parts,
     RecordedSeries,
     SeriesSettings,
+    StreamOptions,
     channels_of,
     difference_of,
 )

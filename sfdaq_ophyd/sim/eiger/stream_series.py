@@ -5,20 +5,22 @@ As in wire reference eiger, section 7. No sockets and no clock in here.
 
 from __future__ import annotations
 
+import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...errors import RequestError, WireError
 from ...wire.array_bytes import ArrayBytes
-from ...wire.cbor import Date
+from ...wire.cbor import Date, decode
 from ...wire.eiger_stream import TICKS, encode_message
 from ...wire.tiff import format_time_ns
 from .config import DetectorConfig, masked_value
 from .frames import FrameMaker, stamp_of
 from .packed import PackedScene
-from .stream_options import Recording, StreamOptions, read_fields
 
 _AXES = ("chi", "kappa", "omega", "phi", "two_theta")
 
@@ -39,6 +41,84 @@ Fields = dict[str, object]
 def encode(message: Fields | list[bytes | memoryview]) -> Parts:
     """Return what is sent: the parts of version 1 as they are, the fields of version 2 as CBOR."""
     return (encode_message(message),) if isinstance(message, dict) else tuple(message)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Messages of one series, one a file.
+
+    Attributes
+    ----------
+    start, end : bytes or None
+        None where it was not recorded.
+    images : list of bytes
+        By their ids.
+    renewed : bool
+        Whether they get numbers, names and times of the series that is armed.
+    """
+
+    start: bytes | None
+    images: list[bytes]
+    end: bytes | None
+    renewed: bool = True
+
+    @classmethod
+    def load(cls, folder: str | Path, *, renewed: bool = True) -> Recording:
+        """Read the files ``*.cbor`` and ``*.cbor.xz`` of a folder.
+
+        Raises
+        ------
+        RequestError
+            There is no image, or a file holds no message.
+        """
+        found: dict[str, list[tuple[int, bytes]]] = {"start": [], "image": [], "end": []}
+        try:
+            for path in sorted(Path(folder).glob("*.cbor*")):
+                data = path.read_bytes()
+                data = lzma.decompress(data) if path.suffix == ".xz" else data
+                fields = read_fields(data)
+                found[str(fields["type"])].append((int(str(fields.get("image_id", 0))), data))
+        except (OSError, lzma.LZMAError, WireError, KeyError, ValueError) as exc:
+            raise RequestError("stream_replay", str(folder), f"messages of a stream ({exc})") from exc
+        if not found["image"]:
+            raise RequestError("stream_replay", str(folder), "a folder with images, *.cbor or *.cbor.xz")
+        first: dict[str, bytes | None] = {kind: each[0][1] if each else None for kind, each in found.items()}
+        images = [data for _, data in sorted(found["image"], key=lambda image: image[0])]
+        return cls(first["start"], images, first["end"], renewed)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamOptions:
+    """How a detector streams, in all series.
+
+    Attributes
+    ----------
+    port, legacy_port : int
+        Of versions 2 and 1; 0 takes a free one.
+    high_water : int or None
+        Messages that are kept for a slow client.
+    recording : Recording or None
+        What version 2 sends in place of simulated images.
+    clock_error : float
+        By which share the detector's clock is fast.
+    live : float
+        Share of the exposure during which it counts.
+    """
+
+    port: int
+    legacy_port: int
+    high_water: int | None
+    recording: Recording | None
+    clock_error: float
+    live: float
+
+
+def read_fields(data: bytes) -> dict[str, object]:
+    """Return the fields of a message; WireError where there are none."""
+    fields = decode(data)
+    if not isinstance(fields, dict):
+        raise WireError(f"a message of {type(fields).__name__}, expected a map")
+    return fields
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -133,7 +213,7 @@ class CborSeries:
         s, config, maker = self.settings, self.settings.maker.values, self.settings.maker
         tables = s.stream["header_detail"] == "all"
         thresholds = [channel for channel in s.channels if channel != "difference"]
-        fields = {
+        return {
             **self._head("start"),
             "arm_date": Date(config["data_collection_date"]),
             "beam_center_x": config["beam_center_x"],
@@ -169,8 +249,7 @@ class CborSeries:
                 name: config[key] for name, key in _ENERGIES.items() if key in config
             },  # enabled or not
             "virtual_pixel_interpolation_enabled": config["virtual_pixel_correction_applied"],
-        }
-        return fields | self._user_data("header_appendix")
+        } | self._user_data("header_appendix")
 
     def image(self, image_id: int, time_ns: int, count_time: float | None) -> Fields:
         """Return the fields of one exposure's message; parameters as for `ExposureClock.times`."""
@@ -263,10 +342,7 @@ class RecordedSeries:
 def lookup_table(config: Mapping[str, Any]) -> np.ndarray:
     """Return the corrected counts of one sub-frame by what was counted, uint32."""
     counted = np.arange(65536)
-    most = max(1, round(config["countrate_correction_count_cutoff"] * _sub_frame(config)))
+    sub_frame = min(1.0, config["frame_count_time"] / config["count_time"])
+    most = max(1, round(config["countrate_correction_count_cutoff"] * sub_frame))
     corrected = np.rint(counted * (1 + counted / (4 * most)))
     return np.where(corrected <= most, corrected, _BEYOND).astype("<u4")
-
-
-def _sub_frame(config: Mapping[str, Any]) -> float:
-    return min(1.0, config["frame_count_time"] / config["count_time"])

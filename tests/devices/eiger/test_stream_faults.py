@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import bluesky.plans as bp
+import h5py
 import numpy as np
 import pytest
 from ophyd.sim import SynAxis
@@ -15,6 +16,7 @@ from sfdaq_ophyd import setup
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire import cbor
+from sfdaq_ophyd.wire.array_bytes import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
@@ -215,47 +217,109 @@ def test_point_when_its_pixels_cannot_be_unpacked_then_it_fails_by_its_number(pa
     check_as_found(part, eiger.client)
 
 
-def with_a_second_image(message, data):
-    if not isinstance(message, SeriesImage):
-        return [data]
-    fields = cbor.decode(data)
-    fields["data"]["threshold_2"] = fields["data"]["threshold_1"]
-    fields["series_date"] = cbor.Date(fields["series_date"])
-    return [cbor.encode(fields)]
+def with_data(change):
+    """Change the arrays of images, a dict by channel."""
+
+    def changed(message, data):
+        if not isinstance(message, SeriesImage):
+            return [data]
+        fields = cbor.decode(data)
+        change(fields["data"])
+        fields["series_date"] = cbor.Date(fields["series_date"])
+        return [cbor.encode(fields)]
+
+    return changed
 
 
 def test_point_when_more_images_come_than_were_announced_then_told_by_name(part, line, eiger):
     """As when somebody enables a threshold in the middle of a scan."""
-    line.change = with_a_second_image
+    line.change = with_data(lambda data: data.update(threshold_2=data["threshold_1"]))
     run = drive(interruptible(), lambda: bp.count([eiger]))
     assert run.stop["exit_status"] == "fail"
     assert "image_2 came, none was announced" in run.stop["reason"]
     check_as_found(part, eiger.client)
 
 
-def with_signed_difference(message, data):
-    if not isinstance(message, SeriesImage):
-        return [data]
-    fields = cbor.decode(data)
-    difference = fields["data"]["difference"]
-    signed = np.dtype(f"<i{difference.dtype.itemsize}")
-    fields["data"]["difference"] = replace(difference, dtype=signed)
-    fields["series_date"] = cbor.Date(fields["series_date"])
-    return [cbor.encode(fields)]
-
-
-def test_point_when_the_difference_is_signed_then_it_is_known_for_the_next_staging(part, line, eiger):
+@pytest.fixture
+def thresholds(part):
+    """Enable two thresholds and their difference; both are as before afterwards."""
     client = SimplonClient(part.url)
     modes = ("threshold/2/mode", "threshold/difference/mode")
     for name in modes:
         client.put("detector", name, "enabled")
-    line.change = with_signed_difference
-    try:
-        first, second = (drive(interruptible(), lambda: bp.count([eiger])) for _ in range(2))
-    finally:
-        for name in modes:
-            client.put("detector", name, "disabled")
-        client.put("detector", "threshold/1/mode", "enabled")
-    assert "image_3: int16 (32, 48) came, uint16 (32, 48) was announced" in first.stop["reason"]
-    assert second.stop["exit_status"] == "success", second.error
-    assert streams(second)["primary"].data_keys["eiger_image_3"]["dtype_numpy"] == "<i2"
+    yield
+    for name in modes:
+        client.put("detector", name, "disabled")
+    client.put("detector", "threshold/1/mode", "enabled")
+
+
+def spoil(array):
+    """Zeros in the compressed pixels, of which no header tells."""
+    return replace(array, data=memoryview(bytes(array.data[:30]) + bytes(len(array.data) - 30)))
+
+
+BROKEN = {
+    "gone": (lambda data: data.pop("threshold_2"), "image_2", "threshold_2 did not come"),
+    "cut": (lambda data: data.update(threshold_1=cut_short(data["threshold_1"])), "image", "1 blocks end at"),
+    "spoilt": (lambda data: data.update(threshold_1=spoil(data["threshold_1"])), "image", "bslz4: "),
+    "of another type": (
+        lambda data: data.update(threshold_2=wide(data["threshold_2"])),
+        "image_2",
+        "uint32 ",
+    ),
+}
+
+
+def cut_short(array):
+    return replace(array, data=array.data[:-1])
+
+
+def wide(array):
+    return ArrayBytes(array.shape, np.dtype("<u4"), "none", 0, memoryview(bytes(4 * 32 * 48)))
+
+
+@pytest.mark.parametrize("what", list(BROKEN))
+def test_point_when_one_threshold_is_missing_or_broken_then_the_others_are_kept(
+    part, line, eiger, thresholds, what, caplog
+):
+    change, lost, told = BROKEN[what]
+    eiger.loss_policy.put("tolerant")
+    line.change = with_data(change)
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "success", run.error
+    (row,) = rows_of(run)
+    assert not row["eiger_is_good"] and row["eiger_n_missing"] == 0 and row["eiger_event_id"].endswith("_0")
+    assert np.isnan(row["eiger_total"]) == (lost == "image")
+    assert f"{lost}: " in caplog.text and told in caplog.text
+    images = streams(run)["primary"].images
+    for name in ("image", "image_2", "image_3"):
+        ((path, dataset, *_),) = images[f"eiger_{name}"]
+        with h5py.File(path) as file:
+            assert file[dataset][0].any() == (name != lost)
+
+
+def test_point_when_one_threshold_is_missing_and_no_loss_is_tolerated_then_it_fails_and_names_it(
+    part, line, eiger, thresholds
+):
+    line.change = with_data(lambda data: data.pop("threshold_2"))
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail"
+    assert "_0 (lacks image_2: threshold_2 did not come)" in run.stop["reason"]
+    check_as_found(part, eiger.client)
+
+
+def test_difference_when_signed_then_a_point_is_described_so_and_a_flight_told_at_its_first_frame(
+    part, line, eiger, thresholds
+):
+    line.change = with_data(
+        lambda data: data.update(difference=replace(data["difference"], dtype=np.dtype("<i2")))
+    )
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "success", run.error
+    assert streams(run)["primary"].data_keys["eiger_image_3"]["dtype_numpy"] == "<i2"
+    line.change = as_it_is
+    run = drive(interruptible(), fly_scan(eiger))
+    assert "image_3: uint16 (32, 48) came, int16 (32, 48) was announced" in run.stop["reason"]
+    run = drive(interruptible(), fly_scan(eiger))
+    assert run.stop["exit_status"] == "success", run.error
+    assert streams(run)["primary"].data_keys["eiger_image_3"]["dtype_numpy"] == "<u2"
