@@ -81,20 +81,14 @@ class RequestError(SfdaqError, ValueError):
 
     Parameters
     ----------
-    field : str
-        Name of the argument or of the field in the request.
-    value : object
-        What was given.
-    expected : str
-        What would have been right.
+    field, value, expected : object
+        Name of the argument, or of the field in the request; what was given; what would have been right.
     """
 
     def __init__(self, field: str, value: object, expected: str):
         self.field, self.value, self.expected = field, value, expected
         shown = repr(value)
-        if len(shown) > 200:
-            shown = shown[:200] + "..."
-        super().__init__(f"{field}={shown}: expected {expected}")
+        super().__init__(f"{field}={shown[:200]}{'...' * (len(shown) > 200)}: expected {expected}")
 
 
 class BadConstant(RequestError):
@@ -102,10 +96,8 @@ class BadConstant(RequestError):
 
     Parameters
     ----------
-    maps : str
-        ``"gain"`` or ``"pedestal"``.
-    stage : str
-        Which of the maps: G0, G1, G2, HG0, HG1 or HG2.
+    maps, stage : str
+        ``"gain"`` or ``"pedestal"``; which of the maps: G0, G1, G2, HG0, HG1 or HG2.
     y, x : int
         Of the first such pixel, in the stacked modules.
     value : float
@@ -146,10 +138,8 @@ class FileFormatError(SfdaqError, ValueError):
 
     Parameters
     ----------
-    path : str or Path
-        The file.
-    dataset : str
-        Path inside the file.
+    path, dataset : str
+        The file, and the path inside it.
     found, expected : str
         What is there, and what should be.
     """
@@ -166,16 +156,12 @@ class StorageError(SfdaqError, OSError):
     ----------
     path : str or Path
         The file or folder.
-    what : str
-        What was attempted, e.g. ``"writing"``.
-    reason : str
-        The system's words.
-    hint : str
-        What a person does now.
+    what, reason, hint : str
+        What was attempted, e.g. ``"writing"``; the system's words; what a person does now.
     free : str, optional
         Space on its disk.
     number : int, optional
-        The system's error number, also as `errno`.
+        The system's error number, then `errno`.
     """
 
     def __init__(
@@ -210,11 +196,9 @@ class ServiceTimeout(SfdaqError, TimeoutError):
     what : str
         What was waited for.
     timeout : float
-        How long, in s.
-    last_seen : str, optional
-        The last state seen before giving up.
-    hint : str, optional
-        What a person does now.
+        How long, s.
+    last_seen, hint : str, optional
+        The last state seen before giving up; what a person does now.
     """
 
     advice = "`sfdaq doctor` tells whether it answers; where it is only slow, give it a longer limit"
@@ -234,12 +218,10 @@ class ServiceRefused(SfdaqError, RuntimeError):
 
     Parameters
     ----------
-    what : str
-        What was asked, e.g. ``"PUT detector/config/count_time"``.
-    url : str
-        Address of the service.
+    what, url : str
+        What was asked of which service, e.g. ``"PUT detector/config/count_time"``.
     said : str
-        The service's own words, shortened to 500 characters.
+        The service's own words; the sentence has 500 characters of them.
     code : int, optional
         HTTP status code.
     """
@@ -258,18 +240,12 @@ class BrokerRefused(ServiceRefused):
 
     Parameters
     ----------
-    endpoint : str
-        The call.
-    url : str
-        Address of the service.
-    sent : mapping
-        The request.
-    reply : mapping
-        The whole reply; empty where it was HTML.
-    said : str
-        The broker's own words.
-    exception : str
-        Class name of the exception in the server; empty where it does not tell.
+    endpoint, url : str
+        The call, and the service.
+    sent, reply : mapping
+        The request, and the whole reply; that is empty where it was HTML.
+    said, exception : str
+        The broker's own words; class name of the exception in the server, empty where it does not tell.
     code : int
         HTTP status code.
     nothing_done : bool
@@ -311,7 +287,7 @@ class RunNumberMismatch(SfdaqError, RuntimeError):
     asked, got : int
         Run numbers.
     reply : object
-        The reply, with the files that will be written.
+        With the files that will be written.
     """
 
     def __init__(self, *, asked: int, got: int, reply: object):
@@ -325,10 +301,8 @@ class UnknownOutcome(SfdaqError, RuntimeError):
 
     Parameters
     ----------
-    what : str
-        The request.
-    url : str
-        Address of the service.
+    what, url : str
+        The request, and the service.
     reason : object
         How the reply was lost.
     hint : str
@@ -353,7 +327,7 @@ class FramesMissing(SfdaqError, RuntimeError):
     Parameters
     ----------
     device : str
-        Name of the device.
+        Its name.
     asked, got : int
         Numbers of frames.
     missing : sequence, optional
@@ -382,7 +356,7 @@ class FilesMissing(SfdaqError, RuntimeError):
     Parameters
     ----------
     device : str
-        Name of the device.
+        Its name.
     reasons : mapping of str to str
         File to what is known of it: the writer's own words, or what was seen last.
     """
@@ -401,12 +375,10 @@ class PreflightFailed(SfdaqError, RuntimeError):
 
     Parameters
     ----------
-    device : str
-        Name of the device.
+    device, table : str
+        Its name; all checks, one line each.
     failed : mapping of str to str
         Check to what is wrong and what a person does.
-    table : str
-        All checks, one line each.
     """
 
     def __init__(self, device: str, failed, table: str = ""):
@@ -426,10 +398,8 @@ class RunNotFound(SfdaqError, KeyError):
     ----------
     key : object
         What was looked for: a uid or its beginning, a scan_id, or a negative index.
-    where : str or Path
-        Directory of the catalog.
-    reason : object
-        What the look-up said.
+    where, reason : object
+        Directory of the catalog; what the look-up said.
     waiting : sequence of str
         Runs whose documents are on disk and not in the catalog.
     """
@@ -451,12 +421,10 @@ class ExtraMissing(SfdaqError, ImportError):
 
     Parameters
     ----------
-    what : str
-        The feature.
+    what, extra : str
+        The feature; the extra that brings what it needs.
     missing : sequence of str
         Modules that cannot be imported.
-    extra : str
-        The extra that brings them.
     """
 
     def __init__(self, what: str, missing, extra: str):

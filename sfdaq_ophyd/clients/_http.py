@@ -20,7 +20,7 @@ from ..errors import (
     shown_url,
 )
 from ..wire.json_text import load_json
-from ._http_call import Body, Call, Connections, Head, NotConnected, Receive
+from ._http_call import Call, Connections, Head, NotConnected, Receive
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""
@@ -58,13 +58,13 @@ class Reply:
     code : int
     content_type : str
         Without parameters, lower case.
-    content : bytes or memoryview
-        The body; the latter is the buffer it was read into.
+    content : memoryview
+        The body.
     headers : Mapping
         Case-insensitive.
     """
 
-    def __init__(self, head: Head, body: Body):
+    def __init__(self, head: Head, body: memoryview):
         self.code = head.status_code
         self.headers = head.headers
         self.content_type = head.headers.get("Content-Type", "").split(";")[0].strip().lower()

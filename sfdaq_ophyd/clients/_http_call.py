@@ -35,10 +35,6 @@ PIECE = 65536
 LARGE_PIECE = 2**20
 """Bytes at the most of a piece of a body that is taken piece by piece."""
 
-
-Body = bytes | memoryview
-"""Of a reply: the bytes, or the buffer they were read into."""
-
 Receive = Callable[["Head"], Callable[[memoryview], object] | None]
 """Given the head of a reply, returns what takes its body piece by piece; None has it read as usual."""
 
@@ -148,7 +144,7 @@ class Connections:
         most: int,
         take: Callable[[int], memoryview] | None = None,
         receive: Receive | None = None,
-    ) -> tuple[Head, Body]:
+    ) -> tuple[Head, memoryview]:
         """Send one request, and read its reply whole.
 
         Parameters
@@ -162,8 +158,8 @@ class Connections:
 
         Returns
         -------
-        Head, bytes or what `take` gave
-            No bytes where the body was taken piece by piece.
+        Head, memoryview
+            The body, in what `take` gave if that was called; empty where it was taken piece by piece.
 
         Raises
         ------
@@ -187,7 +183,7 @@ class Connections:
             head, unsized = Head(response.status, response.headers), response.length is None
             if receive is not None and (into := receive(head)) is not None:
                 _pass_on(response, into, call)
-                content: Body = b""
+                content = memoryview(b"")
             else:
                 content = _content(response, most, take)
             if unsized and call.ended:
@@ -255,12 +251,11 @@ class Connections:
                 sock.settimeout(None)  # from here on it is the call that ends a wait
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return sock
-            except OSError as exc:
+            except BaseException as exc:
                 sock.close()
+                if not isinstance(exc, OSError):
+                    raise
                 problem = exc
-            except BaseException:
-                sock.close()
-                raise
         self._known = None
         raise problem
 
@@ -311,50 +306,50 @@ class _Connection:
         self.guard.close()
 
 
-def _content(response: http.client.HTTPResponse, most: int, take: Callable[[int], memoryview] | None) -> Body:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+def _content(
+    response: http.client.HTTPResponse, most: int, take: Callable[[int], memoryview] | None
+) -> memoryview:
+    """Read a body whole, an image of known length into the buffer that `take` gives."""
     length, noun = response.length, "a reply" if take is None else "an image"
-    if length is not None and length > most:
-        raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
     if length is None:
         pieces = bytearray()
         while piece := response.read1(PIECE):
             pieces += piece
             if len(pieces) > most:
                 raise WireError(f"{noun} of unknown length exceeds {most} bytes")
-        body: Body = bytes(pieces)
-    elif take is not None and response.status == 200 and length:
-        body = take(length)
-        _fill(body, response)
+        body = memoryview(pieces)
+    elif length > most:
+        raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
     else:
-        whole = bytearray(length)
-        _fill(memoryview(whole), response)
-        body = bytes(whole)
-    if length != 0 and encoding != "identity":
-        return _decoded(bytes(body), encoding, most)
-    return body
+        own = take is None or response.status != 200 or not length
+        body = memoryview(bytearray(length)) if own else take(length)
+        _check_whole(response.readinto(body) if length else 0, length)
+    encoding = _encoding(response)
+    return body if length == 0 or encoding == "identity" else _decoded(body, encoding, most)
 
 
 def _pass_on(response: http.client.HTTPResponse, into: Callable[[memoryview], object], call: Call) -> None:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding != "identity":
+    """Hand a body on as it comes."""
+    if (encoding := _encoding(response)) != "identity":
         raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
     length, n_bytes = response.length, 0
     while piece := response.read1(LARGE_PIECE):  # what is there, however little
         into(memoryview(piece))
         n_bytes += len(piece)
         call.progress()
+    _check_whole(n_bytes, length)
+
+
+def _encoding(response: http.client.HTTPResponse) -> str:
+    return response.headers.get("Content-Encoding", "identity").strip().lower()
+
+
+def _check_whole(n_bytes: int, length: int | None) -> None:
     if length is not None and n_bytes < length:
         raise CutShort(f"the connection ended after {n_bytes} of {length} bytes")
 
 
-def _fill(buffer: memoryview, response: http.client.HTTPResponse) -> None:
-    n = response.readinto(buffer) if len(buffer) else 0
-    if n < len(buffer):
-        raise CutShort(f"the connection ended after {n} of {len(buffer)} bytes")
-
-
-def _decoded(body: bytes, encoding: str, most: int) -> bytes:
+def _decoded(body: memoryview, encoding: str, most: int) -> memoryview:
     """Undo a compression nobody asked for; some gateways compress all the same."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
@@ -365,4 +360,4 @@ def _decoded(body: bytes, encoding: str, most: int) -> bytes:
         raise WireError(f"a reply that is not {encoding} as it says ({exc})") from exc
     if not unpacker.eof:
         raise WireError(f"a reply in {encoding} that ends early, or exceeds {most} bytes")
-    return content
+    return memoryview(content)

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ServiceRefused, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
 from ._http import HttpClient, Reply
-from ._http_call import Body, CutShort
+from ._http_call import CutShort
 from .ring import Ring
 
 LARGEST_IMAGE = 256 * 2**20
@@ -150,7 +150,7 @@ class ImageFetcher:
         return (np.empty((1, n_bytes), "u1") if buffer is None else buffer).data.cast("B")
 
 
-def _decode(body: Body, content_type: str, what: str) -> MonitorFrame:
+def _decode(body: memoryview, content_type: str, what: str) -> MonitorFrame:
     received = time.time_ns()
     try:
         frame = tiff.decode(body)

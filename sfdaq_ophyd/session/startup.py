@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, require
 from ..log import keep_log
-from .catalog import Lazy
+from .catalog import Lazy, lazy_catalog
+from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
 from .simulated import load_and_simulate
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .devices import Entry
 
 logger = logging.getLogger(__name__)
-
 
 _subscribed: weakref.WeakKeyDictionary[RunEngine, list[Callable]] = weakref.WeakKeyDictionary()
 
@@ -145,13 +145,12 @@ class Session:
         self.config, self.sim = load_and_simulate(self.path)
         self.entries: list[Entry] = []
         self.suspenders: dict[str, Any] = {}
-        self.catalog = self._lazy_catalog()
+        self.catalog = lazy_catalog(self.config)
         self.publishers = self._lazy_publishers()
         self.facility = None if self.sim is None else Lazy(self.sim.wait, "simulated facility", _FACILITY)
         self.bec = Lazy(_best_effort, "BestEffortCallback", _BEC)
         self.facts: dict[str, Any] = {}
-        self.RE = self._run_engine()
-        self.sd = self._supplemental_data()
+        self.RE, self.sd = self._run_engine()
 
     @property
     def devices(self) -> dict[str, Any]:
@@ -198,28 +197,27 @@ class Session:
             lines.append(f"  {entry.name:{width}}  {entry.cls:12}  {entry.address}{mark}{entry.problem}")
         return "\n".join(lines)
 
-    def _run_engine(self) -> RunEngine:
+    def _run_engine(self) -> tuple[RunEngine, SupplementalData]:
         from bluesky import RunEngine
+        from bluesky.preprocessors import SupplementalData
         from bluesky.utils import ProgressBarManager
 
-        from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
-        from .startup import setup
-
-        block = self.config.metadata
-        store = RedisStore(block.redis, block.key) if block.redis else FileStore(self._own(block.file))
-        md = PersistentMetadata(store)
+        config, block = self.config, self.config.metadata
+        file = FileStore(config.directory / block.file)
+        md = PersistentMetadata(RedisStore(block.redis, block.key) if block.redis else file)
         engine = RunEngine(md, scan_id_source=next_scan_id)  # type: ignore[arg-type] # takes any mapping
-        for key, value in {**block.constant, **self._facts()}.items():
+        facts = {"beamline": config.beamline, "pgroup": config.pgroup}
+        for key, value in {**block.constant, **{key: value for key, value in facts.items() if value}}.items():
             md[key] = value
         engine.subscribe(self._remember, "start")
         setup(engine, self.catalog)
-        for each in self.publishers:
+        for each in (*self.publishers, self.bec):
             engine.subscribe(each)
-        engine.preprocessors.append(self._ready_first)
-        engine.subscribe(self.bec)
+        data = SupplementalData()
+        engine.preprocessors += [self._ready_first, data]
         if sys.stdout.isatty():
             engine.waiting_hook = ProgressBarManager()  # type: ignore[assignment] # bluesky gives it no type
-        return engine
+        return engine, data
 
     def _remember(self, name: str, start: dict) -> None:
         self.facts.clear()
@@ -233,22 +231,6 @@ class Session:
 
         return look_now(plan, self.suspenders)
 
-    def _facts(self) -> dict[str, str]:
-        facts = {"beamline": self.config.beamline, "pgroup": self.config.pgroup}
-        return {key: value for key, value in facts.items() if value}
-
-    def _supplemental_data(self) -> SupplementalData:
-        from bluesky.preprocessors import SupplementalData
-
-        data = SupplementalData()
-        self.RE.preprocessors.append(data)
-        return data
-
-    def _lazy_catalog(self) -> Lazy:
-        from .catalog import lazy_catalog
-
-        return lazy_catalog(self.config)
-
     def _lazy_publishers(self) -> list[Lazy]:
         from .publish import publisher
 
@@ -256,9 +238,6 @@ class Session:
             Lazy(functools.partial(publisher, block), f"documents to {block.zmq or block.kafka}", ("close",))
             for block in self.config.publish
         ]
-
-    def _own(self, path: Path) -> Path:
-        return self.config.directory / path
 
 
 def open_session(folder: str | Path, given: str | None = None) -> Session:
