@@ -29,6 +29,7 @@ def doctor(
     from ..session.simulated import load_and_simulate
 
     loaded, sim = load_and_simulate(config_path(Path(), config))
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     with ExitStack() as stack:
         if sim is not None:
             stack.callback(sim.close)
@@ -43,14 +44,7 @@ def doctor(
             if as_json:
                 print(json.dumps(dataclasses.asdict(finding)), flush=True)
             else:
-                _show(finding)
+                console.print(str(finding), style="green" if finding.ok else "red")
     if not as_json:
         print(f"{failed} failed" if failed else "all well", flush=True)
     raise typer.Exit(1 if failed else 0)
-
-
-def _show(finding) -> None:
-    from ..session.magics import line_of
-
-    color = "green" if finding.ok else "red"
-    Console(highlight=False, soft_wrap=True, markup=False).print(line_of(finding), style=color)

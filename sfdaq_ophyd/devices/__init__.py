@@ -6,7 +6,7 @@ with without_collection():
     from ._acquisition import LossPolicy
     from ._assets import frames_in_hdf5
     from ._detector import Detector, FileDetector
-    from ._fly_group import FlyGroup
+    from ._flying import FlyGroup
     from ._pulse_window import NextWindow, PulseWindow, Told
     from ._source import FrameSource, Progress, Request, WrittenFile
     from ._status import Setting

@@ -60,6 +60,13 @@ class Finding:
     found: str
     advice: str
 
+    def __str__(self) -> str:
+        mark = "ok    " if self.ok else "FAILED"
+        took = "     -" if self.latency is None else f"{self.latency * 1e3:6.1f}"
+        version = f" [{self.version}]" if self.version else ""
+        text = f"{mark} {took} ms  {self.name:18} {self.address}{version}  {' '.join(self.found.split())}"
+        return text if self.ok else f"{text.rstrip('. ')}. {self.advice}"
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

@@ -74,17 +74,7 @@ def _doctor(session: Any) -> None:
     from .checks import checks_of, run_checks
 
     for finding in run_checks(checks_of(session.config)):
-        _say(line_of(finding))
-
-
-def line_of(finding: Any) -> str:
-    """Return a finding as one line."""
-    mark = "ok    " if finding.ok else "FAILED"
-    took = "     -" if finding.latency is None else f"{finding.latency * 1e3:6.1f}"
-    version = f" [{finding.version}]" if finding.version else ""
-    found = " ".join(finding.found.split())
-    text = f"{mark} {took} ms  {finding.name:18} {finding.address}{version}  {found}"
-    return text if finding.ok else f"{text.rstrip('. ')}. {finding.advice}"
+        _say(str(finding))
 
 
 def _say(text: str, stderr: bool = False) -> None:

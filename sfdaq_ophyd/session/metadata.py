@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fcntl
+import functools
 import json
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
@@ -12,7 +13,6 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError, RequestError, ServiceUnreachable, require
 from ..files.storage import write_whole
-from ._observed import observed
 
 
 class Store(Protocol):
@@ -230,3 +230,72 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def observed(value: Any, root: PersistentMetadata, path: tuple) -> Any:
+    """Return a dict or list that stores what is done to it and to those in it; any other value as it is."""
+    if isinstance(value, dict):
+        return ObservedDict(value, root, path)
+    if isinstance(value, list):
+        return ObservedList(value, root, path)
+    return value
+
+
+def _storing(base: type, name: str) -> Callable:
+    """Return method `name` of `base`, done to what is stored, and then shown here."""
+    method = getattr(base, name)
+
+    @functools.wraps(method)
+    def change(self, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(list(each) if isinstance(each, Iterator) else each for each in args)
+        result, now = self._root.change_at(self._path, lambda plain: method(plain, *args, **kwargs))
+        self._fill(now)
+        if name.startswith("__i"):
+            return self
+        return self[args[0]] if name == "setdefault" else result
+
+    return change
+
+
+class Observed:
+    """A dict or list of metadata; see `observed`. Copied and pickled it is a plain one."""
+
+    def __init__(self, plain: Any, root: PersistentMetadata, path: tuple):
+        super().__init__()
+        self._root, self._path = root, path
+        self._fill(plain)
+
+    def _fill(self, plain: Any) -> None:
+        raise NotImplementedError
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return json.loads(json.dumps(self))
+
+    def __reduce__(self) -> tuple:
+        return json.loads, (json.dumps(self),)
+
+
+class ObservedDict(Observed, dict):
+    """A dict of metadata."""
+
+    def _fill(self, plain: dict) -> None:
+        dict.clear(self)
+        dict.update(
+            self, {key: observed(each, self._root, (*self._path, key)) for key, each in plain.items()}
+        )
+
+
+class ObservedList(Observed, list):
+    """A list of metadata."""
+
+    def _fill(self, plain: list) -> None:
+        all_of_it = [observed(each, self._root, (*self._path, i)) for i, each in enumerate(plain)]
+        list.__setitem__(self, slice(None), all_of_it)
+
+
+for _name in ("__delitem__", "__ior__", "__setitem__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(ObservedDict, _name, _storing(dict, _name))
+for _name in ("__delitem__", "__iadd__", "__imul__", "__setitem__", "append", "clear"):
+    setattr(ObservedList, _name, _storing(list, _name))
+for _name in ("extend", "insert", "pop", "remove", "reverse", "sort"):
+    setattr(ObservedList, _name, _storing(list, _name))

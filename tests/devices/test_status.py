@@ -8,7 +8,7 @@ import bluesky.plans as bp
 import pytest
 from bluesky.utils import ProgressBarManager
 
-from sfdaq_ophyd.devices._fly_group import JointStatus
+from sfdaq_ophyd.devices._flying import JointStatus
 from sfdaq_ophyd.devices._status import ActionStatus
 from sfdaq_ophyd.errors import FramesMissing, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.limits import counted_time

@@ -16,7 +16,6 @@ from sfdaq_ophyd.clients import EigerStream, SimplonClient
 from sfdaq_ophyd.errors import DetectorStateError, ServiceTimeout
 from sfdaq_ophyd.session import checks, load_config
 from sfdaq_ophyd.session.checks import Check, Finding, checks_of, run_checks
-from sfdaq_ophyd.session.magics import line_of
 from sfdaq_ophyd.sim import Facility
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
@@ -81,7 +80,7 @@ def test_doctor_when_nothing_answers_then_no_text_says_that_something_does(tmp_p
     assert {name for name, finding in findings.items() if finding.ok} == {*folders, "debts"}
     assert findings["directory"].found.startswith("will be made, ")
     for name, finding in findings.items():
-        line = line_of(finding)
+        line = str(finding)
         assert ".." not in line.replace(str(tmp_path), "") and "\n" not in line, line
         assert finding.ok or "refused" in line or name == "jf", line
     assert findings["jf"].found == "none of 1 endpoints answers"
@@ -94,7 +93,7 @@ def test_doctor_when_an_error_has_a_hint_then_it_is_said_once():
         raise ServiceTimeout("jf: stage", 3, "idle", "Turn it on")
 
     (finding,) = run_checks([Check("jf", "here", fails, "Do nothing")])
-    assert line_of(finding).endswith("not done after 3 s; last state idle. Turn it on")
+    assert str(finding).endswith("not done after 3 s; last state idle. Turn it on")
 
 
 def test_doctor_when_a_check_hangs_then_said_and_the_others_shown(wait_for):

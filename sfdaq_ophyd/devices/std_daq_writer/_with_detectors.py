@@ -12,7 +12,7 @@ from ophyd import Component as Cpt
 from ...errors import Discarded, RequestError, ServiceTimeout
 from ...limits import Limit
 from .._detector import Detector
-from .._fly_group import joined_page
+from .._flying import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
 from ._signals import WriterSignals
