@@ -15,15 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from ophyd import EpicsMotor, EpicsSignal
 from rich.console import Console
 
-from ...devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ...errors import require
-from ...files import load_calibration
 from ...log import attempt
-from ...session.devices import be_patient
-from ...session.simulated import address_of_daq
 from ...sim import Facility
 from ...starting import without_collection
 from ..sim import SPEED, START_TIMEOUT, say_rate
@@ -52,6 +47,11 @@ class Beamline:
     """
 
     def __init__(self, facility: Facility, folder: Path, eiger_readout: str = "monitor"):
+        from ophyd import EpicsMotor, EpicsSignal
+
+        from ...devices import Eiger, PulseId, SfDaqBroker
+        from ...session.devices import be_patient
+
         self._facility, self._folder = facility, folder
         be_patient()
         pvs = facility.pvs
@@ -88,6 +88,10 @@ class Beamline:
         pedestal : str
             File with which live images of the Jungfrau are calibrated.
         """
+        from ...devices import Jungfrau, StdDaqWriter
+        from ...files import load_calibration
+        from ...session.simulated import address_of_daq
+
         sim = self._facility.jungfrau
         gains = sim.scene.write_constants(self._made("constants")).gain
         jungfrau = Jungfrau(
@@ -166,11 +170,9 @@ def demo(
         from bluesky import RunEngine
         from bluesky.utils import ProgressBarManager
 
-        from ... import setup
+        from ... import devices, setup  # noqa: F401 - those of the beamline
         from ...catalog import embedded_catalog
         from ...plans import sf_scan, take_pedestal
-        from ...sim import Facility
-        from .command import SCAN, Beamline
         from .exhibits import calibrating_file, say, short, show_pedestal, show_scan, write_report
 
     directory = directory.resolve()
