@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from ..log import failure, keep_log
+from ..log import config_sfdaq_logging, failure, keep_log
 
 COMMANDS = {
     "demo": "Run a whole scan against the simulated facility, and show what the catalog has of it.",
@@ -81,8 +81,6 @@ def sfdaq(
         typer.echo(__version__)
         raise typer.Exit
     if verbose:
-        from ..log import config_sfdaq_logging
-
         config_sfdaq_logging("DEBUG")
 
 

@@ -35,19 +35,18 @@ _SAFE = "!$%&'()*+,/:;=?@[]~"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def check_url(url: str, *, default_port: int | None = None) -> str:
+def check_url(url: str) -> str:
     """Return `url` as ``http://host[:port]`` plus path, without a trailing slash; RequestError otherwise."""
     if not isinstance(url, str) or not url:
         raise RequestError("url", shown_url(url), "an address such as http://host:port")
     try:
         parts = urlsplit(url if "//" in url else f"http://{url}")
-        port = parts.port
+        _ = parts.port  # a number, or this raises
     except ValueError:
         raise RequestError("url", shown_url(url), "an address such as http://host:port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise RequestError("url", shown_url(url), "an address such as http://host:port")
-    netloc = parts.netloc if port or default_port is None else f"{parts.netloc}:{default_port}"
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
 
 
 class Reply:

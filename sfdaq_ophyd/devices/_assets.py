@@ -47,22 +47,20 @@ def frames_in_hdf5(dataset: str, shape: tuple[int, int], frames_per_point: int) 
     }
 
 
-def column_in_hdf5(dataset: str, chunk: int = IDS_PER_CHUNK) -> dict:
+def column_in_hdf5(dataset: str) -> dict:
     """Return what a StreamResource says of a dataset with one number or id per frame.
 
     Parameters
     ----------
     dataset : str
-        Its path in the file; shape (n,).
-    chunk : int
-        Frames per chunk.
+        Its path in the file; shape (n,), `IDS_PER_CHUNK` frames per chunk.
 
     Returns
     -------
     dict
         Parameters.
     """
-    return {"dataset": dataset, "chunk_shape": (chunk,), "join_method": "stack", "swmr": True}
+    return {"dataset": dataset, "chunk_shape": (IDS_PER_CHUNK,), "join_method": "stack", "swmr": True}
 
 
 class FileAssets:

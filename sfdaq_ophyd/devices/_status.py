@@ -82,8 +82,6 @@ class ActionStatus(StatusBase):
     def watch(self, func: Callable) -> None:
         """Have a function called at each step.
 
-        `fraction` is what remains, 1 to 0, as bluesky's progress bar takes it.
-
         Parameters
         ----------
         func : callable

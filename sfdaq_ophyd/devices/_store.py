@@ -158,8 +158,6 @@ class PointStore(ABC):
     def documents(self, n_points: int, *, in_file: bool = False) -> list[tuple[str, dict]]:
         """Return the documents of the next points.
 
-        With `in_file` the `columns_in_file` are registered as well: nobody will ask for their rows.
-
         Parameters
         ----------
         n_points : int

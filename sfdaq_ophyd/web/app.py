@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from ..errors import RequestError, ServiceUnreachable
 from .access import Guard, token_for
 from .live_frame import LiveFrame
-from .picture import View, Wishes, frame_message, picture
+from .picture import View, Wishes, draw, frame_message
 from .watch import Watch
 
 STATIC = Path(__file__).parent / "static"
@@ -79,9 +79,9 @@ def make_app(watch: Watch, token: str = "") -> FastAPI:
         frame = _newest(watch, name)
         view = View(_region(region), side, colour_map, scale, low, high)
         async with drawing:
-            drawn = await run_in_threadpool(picture, frame, view)
+            drawn = await run_in_threadpool(draw, frame, view)
         seen = {"X-Frame": str(frame.number), "X-Event-Id": frame.event_id}
-        return Response(drawn, media_type="image/png", headers=seen)
+        return Response(drawn.png, media_type="image/png", headers=seen)
 
     @app.get("/api/pixel/{name}")
     def pixel(name: str, x: int, y: int):

@@ -91,17 +91,7 @@ def draw(frame: LiveFrame, view: View) -> Picture:
     return frame.once(view, lambda: _draw(frame, view))
 
 
-def picture(frame: LiveFrame, view: View) -> bytes:
-    """Return the PNG alone; see `draw`."""
-    return draw(frame, view).png
-
-
-def colour_index(frame: LiveFrame, view: View) -> np.ndarray:
-    """Return the palette index of each pixel of the picture, uint8."""
-    return _coloured(frame, view)[0]
-
-
-def _coloured(frame: LiveFrame, view: View) -> tuple[np.ndarray, float, float]:
+def coloured(frame: LiveFrame, view: View) -> tuple[np.ndarray, float, float]:
     """Return the palette index of each pixel of the picture, uint8, and the limits of the colours.
 
     A block of pixels shows its largest good one; saturated if one of them is; bad if all are.
@@ -144,7 +134,7 @@ def _largest(values: np.ndarray, step: int) -> np.ndarray:
 def _draw(frame: LiveFrame, view: View) -> Picture:
     from PIL import Image
 
-    index, low, high = _coloured(frame, view)
+    index, low, high = coloured(frame, view)
     drawing = Image.fromarray(index)
     drawing.putpalette(_palette(view.colour_map))
     png = io.BytesIO()

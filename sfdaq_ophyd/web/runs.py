@@ -53,8 +53,8 @@ class FolderRuns(RunsSource):
         Of `embedded_catalog`; may not exist yet.
     """
 
-    def __init__(self, directory: Path, period: float = 0.5):
-        super().__init__(str(directory), period)
+    def __init__(self, directory: Path):
+        super().__init__(str(directory), 0.5)
         self._directory = Path(directory)
         self._tails: dict[Path, Tail] = {}
         self._known: dict[str, Curve | None] = {}
@@ -123,8 +123,8 @@ class RemoteRuns(RunsSource):
         Returns the key.
     """
 
-    def __init__(self, uri: str, api_key: Callable[[], str], period: float = 2.0):
-        super().__init__(uri, period)
+    def __init__(self, uri: str, api_key: Callable[[], str]):
+        super().__init__(uri, 2.0)
         self._key = api_key
         self._client: Container | None = None
 

@@ -49,12 +49,11 @@ class WriterSource(Source):
         name: str,
         url: str,
         dialect: str = "auto",
-        period: float = 0.5,
         *,
         config_url: str | None = None,
         user: str = "sfdaq",
     ):
-        super().__init__(name, "standard DAQ", url, period)
+        super().__init__(name, "standard DAQ", url, 0.5)
         self._socket = partial(StdDaqWriterSocket, url, config_url, user=user, timeout=5.0)
         by_websocket = dialect == "websocket" or url.startswith("ws")
         self._client: StdDaqClient | StdDaqWriterSocket = (
@@ -128,9 +127,8 @@ class BrokerSource(Source):
         wanted: Sequence[str] = (),
         pgroup: str = "",
         dialect: Dialect | Literal["auto"] = "current",
-        period: float = SELDOM,
     ):
-        super().__init__(name, "sf-daq broker", url, period)
+        super().__init__(name, "sf-daq broker", url, SELDOM)
         self._client = BrokerClient(url, slow_url, dialect)
         self._wanted, self._pgroup = wanted, pgroup
 
@@ -167,8 +165,8 @@ class PulseIdSource(Source):
 
     group = "pulse_ids"
 
-    def __init__(self, name: str, pv: str, period: float = 0.2):
-        super().__init__(name, "pulse id", pv, period)
+    def __init__(self, name: str, pv: str):
+        super().__init__(name, "pulse id", pv, 0.2)
         self._device: PulseId | None = None
         self._rate = Rate()
         self._value: int | None = None
@@ -208,8 +206,8 @@ class PvSource(Source):
 
     group = "pvs"
 
-    def __init__(self, name: str, pv: str, *, string: bool = False, period: float = 0.5):
-        super().__init__(name, "PV", pv, period)
+    def __init__(self, name: str, pv: str, *, string: bool = False):
+        super().__init__(name, "PV", pv, 0.5)
         self._string = string
         self._signal: EpicsSignalRO | None = None
 
