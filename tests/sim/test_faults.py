@@ -8,10 +8,11 @@ from sfdaq_ophyd.sim.eiger import FAULTS as EIGER
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.jungfrau.model import ModuleFaults
 from sfdaq_ophyd.sim.jungfrau.settings import FAULTS as JUNGFRAU
+from sfdaq_ophyd.sim.pvs.part import FAULTS as PVS
 from sfdaq_ophyd.sim.std_daq.settings import FAULTS as STD_DAQ
 
 
-@pytest.mark.parametrize("table", [BROKER, EIGER, JUNGFRAU, STD_DAQ])
+@pytest.mark.parametrize("table", [BROKER, EIGER, JUNGFRAU, PVS, STD_DAQ])
 def test_fault_when_its_name_is_unknown_then_refused_with_the_list(table):
     with pytest.raises(ValueError, match="explode.*" + next(iter(table))):
         Faults(table).add("explode", {})
@@ -26,6 +27,7 @@ def test_fault_when_its_name_is_unknown_then_refused_with_the_list(table):
         (JUNGFRAU, "late", {"packets": 3}, "module"),
         (JUNGFRAU, "late", {"seconds": float("nan")}, "finite"),
         (JUNGFRAU, "silence", {"module": 1}, "nothing is sent"),
+        (PVS, "refuse_put", {"seconds": 1}, "role"),
         (STD_DAQ, "stall", {"n": 1}, "after"),
     ],
 )

@@ -175,8 +175,8 @@ def test_fail_next_motor_stuck_when_stopped_then_usable_again(facility, connect,
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda pvs: pvs.fail_next("nonsense"), ValueError, "not one of disconnect"),
-        (lambda pvs: pvs.fail_next("refuse_put", role="motor"), ValueError, "event_code and shutter"),
+        (lambda pvs: pvs.fail_next("nonsense"), ValueError, "one of disconnect"),
+        (lambda pvs: pvs.fail_next("refuse_put", role="motor"), ValueError, "event_code, shutter"),
         (lambda pvs: pvs.read("nonsense"), RequestError, "role='nonsense'"),
         (lambda pvs: pvs.write("pulse_id", 1), RequestError, "what the beam gives"),
         (lambda pvs: pvs["nonsense"], KeyError, "nonsense"),

@@ -42,12 +42,8 @@ class JungfrauPart(ChildPart):
     settings = JungfrauSettings
 
     def __init__(self, world: World, *, name: str = "JF01T03V01", **settings):
-        try:
-            chosen = JungfrauSettings(detector_name=name, seed=world.seed, **settings)
-        except TypeError as exc:
-            raise RequestError("jungfrau options", sorted(settings), f"fields of Settings ({exc})") from exc
         super().__init__(world)
-        self._settings = chosen
+        self._settings = JungfrauSettings(detector_name=name, seed=world.seed, **settings)
         self.scene = Scene(name, world.seed, world.clock.view)
         self.detector_name = self.scene.detector_name
         self.endpoints: list[str] = []

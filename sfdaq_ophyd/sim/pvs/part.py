@@ -18,9 +18,11 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ...errors import RequestError
 from ..child import ChildPart
+from ..faults import check
 from ..world import World
 
 LOOPBACK = "127.0.0.1"
@@ -117,7 +119,14 @@ SUFFIXES = {
 }
 """Role to PV name behind the prefix."""
 
-FAULTS = ("disconnect", "stall_pulse_id", "refuse_put", "motor_stuck", "motor_limit")
+FAULTS = {
+    "disconnect": "the IOC goes without a word and comes back rebooted, after `seconds` or by reconnect",
+    "stall_pulse_id": "the pulse-id PV stands for `seconds`, 2 by default",
+    "refuse_put": "the next put to `role`, event_code or shutter, fails",
+    "motor_stuck": "the next move of `role`, motor or motor2, stands half-way and never ends",
+    "motor_limit": "the next move of `role`, motor or motor2, ends half-way at its limit switch",
+}
+"""Name and meaning of every fault; the first role named is the default."""
 
 
 class PvsPart(ChildPart, Mapping[str, str]):
@@ -200,35 +209,24 @@ class PvsPart(ChildPart, Mapping[str, str]):
         """
         self._ask("write", role=self._check_role(role), value=value)
 
-    def fail_next(self, what: str, *, role: str = "", seconds: float | None = None) -> None:
-        """Misbehave once.
-
-        Parameters
-        ----------
-        what : str
-            ``"disconnect"``: the IOC goes without a word and comes back after `seconds`, rebooted (None:
-            at `reconnect`). ``"stall_pulse_id"``: the pulse-id PV stands for `seconds` (default 2).
-            ``"refuse_put"``: the next put to `role` (event_code or shutter) fails. ``"motor_stuck"``,
-            ``"motor_limit"``: the next move of `role` (default motor) stands half-way and never ends,
-            or ends there at its limit switch.
-        """
-        if what not in FAULTS:
-            raise ValueError(f"{what!r} is not one of {', '.join(FAULTS)}")
+    def fail_next(self, what: str, **details: Any) -> None:
+        """Misbehave once: names and details are in `FAULTS`."""
+        check(FAULTS, what, details)
         if what == "disconnect":
             with self._lock:
                 if self._child is not None:
                     self._child.stop(kill=True)
-            if seconds is not None:
+            if (seconds := details.get("seconds")) is not None:
                 self._back = threading.Timer(seconds, self.reconnect)
                 self._back.daemon = True
                 self._back.start()
         elif what == "stall_pulse_id":
-            self._ask("fail", what=what, seconds=2.0 if seconds is None else seconds)
+            self._ask("fail", what=what, seconds=details.get("seconds", 2.0))
         else:
             allowed = ("event_code", "shutter") if what == "refuse_put" else ("motor", "motor2")
-            role = role or allowed[0]
+            role = details.get("role", allowed[0])
             if role not in allowed:
-                raise ValueError(f"{what} works for {' and '.join(allowed)}, not {role!r}")
+                raise RequestError("role", role, f"one of {', '.join(allowed)}")
             self._ask("fail", what=what, role=role)
 
     def reconnect(self) -> None:

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from ...errors import RequestError
 from ..child import ChildPart
 from ..faults import check
 from ..jungfrau.part import JungfrauPart
@@ -56,13 +55,10 @@ class StdDaqPart(ChildPart):
         if isinstance(jungfrau, JungfrauPart):
             given["detector_name"] = jungfrau.detector_name
             given["rate_multiplicator"] = jungfrau.rate_multiplicator
-        try:
-            chosen = StdDaqSettings(**{**given, **settings})
-            chosen = replace(chosen, writable=(str(world.directory), *chosen.writable))
-        except TypeError as exc:
-            raise RequestError("std_daq options", sorted(settings), f"fields of Settings ({exc})") from exc
+        chosen = StdDaqSettings(**{**given, **settings})
         super().__init__(world)
-        self._settings, self._addresses = chosen, dict[str, str]()
+        self._settings = replace(chosen, writable=(str(world.directory), *chosen.writable))
+        self._addresses = dict[str, str]()
         self.url = self.redis_url = self.ws_url = ""
 
     def _arguments(self) -> list[object]:
