@@ -30,10 +30,8 @@ LONGEST_IDLE = 4.0
 LOOK_UP_PERIOD = 60.0
 """s the addresses of a host hold; they are looked up anew when none of them can be reached."""
 
-PIECE = 65536
-
-LARGE_PIECE = 2**20
-"""Bytes at the most of a piece of a body that is taken piece by piece."""
+PIECE = 2**20
+"""Bytes at the most of a piece of a body that is taken piece by piece, or whose length is not told."""
 
 Receive = Callable[["Head"], Callable[[memoryview], object] | None]
 """Given the head of a reply, returns what takes its body piece by piece; None has it read as usual."""
@@ -175,7 +173,7 @@ class Connections:
             connection = self._take(call)
         except OSError as exc:
             raise NotConnected(exc.strerror or str(exc)) from exc
-        keep, response = False, None
+        keep, response, content = False, None, memoryview(b"")
         try:
             connection.sock.sendall(request)
             response = http.client.HTTPResponse(connection.sock, method=method)
@@ -183,7 +181,6 @@ class Connections:
             head, unsized = Head(response.status, response.headers), response.length is None
             if receive is not None and (into := receive(head)) is not None:
                 _pass_on(response, into, call)
-                content = memoryview(b"")
             else:
                 content = _content(response, most, take)
             if unsized and call.ended:
@@ -333,7 +330,7 @@ def _pass_on(response: http.client.HTTPResponse, into: Callable[[memoryview], ob
     if (encoding := _encoding(response)) != "identity":
         raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
     length, n_bytes = response.length, 0
-    while piece := response.read1(LARGE_PIECE):  # what is there, however little
+    while piece := response.read1(PIECE):  # what is there, however little
         into(memoryview(piece))
         n_bytes += len(piece)
         call.progress()
