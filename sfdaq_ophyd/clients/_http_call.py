@@ -318,8 +318,7 @@ def _content(
     elif length > most:
         raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
     else:
-        own = take is None or response.status != 200 or not length
-        body = memoryview(bytearray(length)) if own else take(length)
+        body = take(length) if take and response.status == 200 and length else memoryview(bytearray(length))
         _check_whole(response.readinto(body) if length else 0, length)
     encoding = _encoding(response)
     return body if length == 0 or encoding == "identity" else _decoded(body, encoding, most)
