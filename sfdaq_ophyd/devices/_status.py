@@ -42,7 +42,14 @@ class ActionStatus(StatusBase):
         Where `current` ends.
     unit : str
         Of `current` and `target`.
+
+    Attributes
+    ----------
+    result : object
+        What the action returned; None until it is over.
     """
+
+    result: object = None
 
     def __init__(
         self, device: HasName, what: str, timeout: float, *, target: float = 1, unit: str = "frames"
@@ -164,7 +171,7 @@ class ActionStatus(StatusBase):
         Parameters
         ----------
         action : callable
-            What it raises is what the status will `end` with.
+            What it returns is the `result`, what it raises is what the status will `end` with.
 
         Returns
         -------
@@ -172,7 +179,7 @@ class ActionStatus(StatusBase):
             To be called once.
         """
         try:
-            action()
+            self.result = action()
         except Exception as exc:
             return partial(self.end, exc)
         return self.succeed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
@@ -14,10 +16,12 @@ from bluesky import RunEngine
 from bluesky.protocols import Collectable, Flyable, Pausable, Readable, Stageable, Triggerable
 from ophyd.sim import SynAxis
 
+import sfdaq_ophyd
+from sfdaq_ophyd.clients._http import HttpClient
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices.broker import _follower, _runner
 from sfdaq_ophyd.devices.broker._pedestals import Pedestals, QueuedPedestal
-from sfdaq_ophyd.devices.broker._run_table import read_rows
+from sfdaq_ophyd.devices.broker._run_table import RunTable
 from sfdaq_ophyd.errors import (
     DetectorStateError,
     PreflightFailed,
@@ -82,18 +86,23 @@ def test_plain_count_when_run_then_one_run_number_and_one_acquisition_per_trigge
     assert [request["start_pulseid"] for request in bench.acquisitions()] == starts
 
 
-def test_scan_when_run_then_one_thread_makes_its_calls_and_none_is_left(bench, wait_for, monkeypatch):
+def test_scan_when_run_then_one_thread_makes_its_calls_in_few_steps_and_none_is_left(
+    bench, wait_for, monkeypatch
+):
     device, motor, seen = bench.device(), SynAxis(name="motor"), []
-    before, call = set(threading.enumerate()), device.client.call
+    before, request = set(threading.enumerate()), HttpClient.request
+    package = str(Path(sfdaq_ophyd.__file__).parent)
 
-    def noted(operation, *args, **kwargs):
-        seen.append((operation.name, threading.current_thread()))
-        return call(operation, *args, **kwargs)
+    def noted(self, method, path, **kwargs):
+        ours = [frame.name for frame in traceback.extract_stack() if frame.filename.startswith(package)]
+        seen.append((path, threading.current_thread(), ours))
+        return request(self, method, path, **kwargs)
 
-    monkeypatch.setattr(device.client, "call", noted)
+    monkeypatch.setattr(HttpClient, "request", noted)
     assert run(sf_scan([device], motor, 0, 1, 3)).error is None
-    calls, threads = zip(*(one for one in seen if one[1].name == "sfdaq at the broker"))
-    assert calls == ("advance_run_number", *["retrieve_from_buffers"] * 3) and len(set(threads)) == 1
+    paths, threads, ours = zip(*(one for one in seen if one[1].name == "sfdaq at the broker"))
+    assert paths == ("/advance_run_number", *["/retrieve_from_buffers"] * 3) and len(set(threads)) == 1
+    assert len([*ours[0], "request"]) <= 7, ours[0]
 
     def ours():
         names = ("sfdaq at the broker", "sfdaq files")
@@ -115,7 +124,9 @@ def test_plain_count_when_over_then_files_are_followed_to_the_run_table(bench, w
     device = bench.device()
     run(bp.count([device], 2))
     (table,) = (bench.directory / "runs" / device.pgroup.get()).glob("*.jsonl")
-    rows = wait_for(lambda: [r for r in read_rows(table) if r["state"] == "complete"][1:], "files checked")
+    rows = wait_for(
+        lambda: [r for r in RunTable(table).rows() if r["state"] == "complete"][1:], "files checked"
+    )
     assert rows[0]["found"][0]["n_got"] == 2
 
 

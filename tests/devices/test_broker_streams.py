@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sfdaq_ophyd.devices.broker._data_streams import data_streams
+from sfdaq_ophyd.devices.broker._run_table import TableRow
 
 
 class Table:
@@ -34,7 +35,7 @@ def row(index, *data):
     numbers = {"acquisition_number": index + 1, "start_pulse_id": 10 * index, "stop_pulse_id": 10 * index + 1}
     state = {"registered": False, "read": True, "state": "complete", "files": ["a.h5", "b.h5"]}
     asked = {"asked": {"ids": [1, 2]}, "names": {"BSDATA": ["CH"]}}
-    return {"index": index, "found": list(data), **numbers, **state, **asked}
+    return TableRow(index=index, found=list(data), **numbers, **state, **asked)
 
 
 def test_data_streams_when_files_were_checked_in_different_order_then_one_stream_with_each_in_its_place():

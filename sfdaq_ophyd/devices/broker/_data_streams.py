@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-from ...files.daq_file import TEXT
+from ...files.daq_file import PVDATA, TEXT
+from ...files.held_values import write_empty
+from ...wire.broker import acquisition
 from .._assets import FileAssets
-from ._run_table import REGISTERED, RunTable, arrays, filled, forms_of, grouped, is_good
+from ._run_table import CHANNELS, REGISTERED, Facts, RunTable, TableRow
 
 MISSING = "missing_channels"
 """Key, after the device's name, of what an acquisition lacks, in words; empty if it lacks nothing."""
@@ -42,9 +45,9 @@ def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | Unuse
     list of (str, DataRows or UnusedRows)
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
-    good = [row for row in rows if is_good(row)]
+    good = [row for row in rows if row.is_good]
     streams: list[tuple[str, Any]] = []
-    for number, group in enumerate(grouped(good), 1):
+    for number, group in enumerate(_grouped(good), 1):
         stream = f"{name}_data" if number == 1 else f"{name}_data_{number}"
         streams.append((stream, DataRows(stream, name, group, table)))
     unused = [row for row in rows if row not in good]
@@ -135,7 +138,7 @@ class TextRow(_Columns):
 class _Rows(_Columns):
     """Acquisitions of a run table; it notes that they are in the documents."""
 
-    def __init__(self, stream: str, device: str, rows: list[dict[str, Any]], table: RunTable):
+    def __init__(self, stream: str, device: str, rows: list[TableRow], table: RunTable):
         super().__init__(stream, device)
         self._rows, self._table = rows, table
 
@@ -162,9 +165,9 @@ class DataRows(_Rows):
     those of its event.
     """
 
-    def __init__(self, stream: str, device: str, rows: list[dict[str, Any]], table: RunTable):
-        self._forms = forms_of(rows)
-        super().__init__(stream, device, [filled(row, self._forms) for row in rows], table)
+    def __init__(self, stream: str, device: str, rows: list[TableRow], table: RunTable):
+        self._forms = _forms_of(rows)
+        super().__init__(stream, device, [_filled(row, self._forms) for row in rows], table)
 
     @property
     def n_batches(self) -> int:
@@ -197,7 +200,7 @@ class DataRows(_Rows):
     def _has_channels(self) -> bool:
         return any(row.get("names") for row in self._rows)
 
-    def _documents(self, row: dict[str, Any]) -> Iterator[tuple[str, dict]]:
+    def _documents(self, row: TableRow) -> Iterator[tuple[str, dict]]:
         for found in row["found"]:
             key, n, shape = _key_of(self._device, found["key"]), found["n_asked"], found["shape"]
             parts = {}
@@ -206,7 +209,7 @@ class DataRows(_Rows):
             parts[f"{key}_pulse_id"] = _stacked(found["ids"], (n, *found["ids_shape"]))
             yield from FileAssets(found["path"], parts).documents(0, 1)
 
-    def _event(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _event(self, row: TableRow) -> dict[str, Any]:
         event = {_key_of(self._device, scalar): row[scalar] for scalar in _SCALARS}
         for found in row["found"]:
             key = _key_of(self._device, found["key"])
@@ -246,11 +249,84 @@ class UnusedRows(_Rows):
         }
 
 
-def _detail(row: dict[str, Any]) -> str:
+def _detail(row: TableRow) -> str:
     failures = [f"{path}: {reason}" for path, reason in row.get("failures", {}).items()]
     lost = [
         f"{found['key']}: {found['n_got']} of {found['n_asked']} frames"
-        for found in arrays(row)
+        for found in row.arrays
         if found["n_got"] < found["n_asked"]
     ]
     return "; ".join([*failures, *lost]) or row.get("reason", "")
+
+
+_FORM = ("n_asked", "shape", "dtype", "dataset", "ids", "ids_shape", "ids_dtype")
+
+
+def _grouped(rows: Iterable[TableRow]) -> list[list[TableRow]]:
+    """Return the acquisitions that go into one stream: the same was asked for, detectors have one form."""
+    groups: dict[str, list[TableRow]] = {}
+    for row in rows:
+        detectors = [(one["key"], _form(one)) for one in row.arrays if one["source"] not in CHANNELS]
+        same = detectors, row.get("names", {}), len(row.pulses)
+        groups.setdefault(repr(same), []).append(row)
+    return list(groups.values())
+
+
+def _forms_of(rows: Iterable[TableRow]) -> dict[str, Facts]:
+    """Return the facts about each dataset where it is first there; a PV that never is, is one number."""
+    forms: dict[str, Facts] = {}
+    pvs: dict[str, Facts] = {}
+    for row in rows:
+        for one in row.arrays:
+            forms.setdefault(one["key"], one)
+        for name in row.get("names", {}).get(PVDATA, ()):
+            pvs.setdefault(name, {"key": name, "source": PVDATA, **_number(name), "n_asked": len(row.pulses)})
+    return dict(sorted((pvs | forms).items()))
+
+
+def _filled(row: TableRow, forms: dict[str, Facts]) -> TableRow:
+    """Return an acquisition with every dataset of some forms, in order, and what is ``missing`` in words.
+
+    In place of a channel that is not there, or has another form than before, comes an empty one.
+    """
+    there = {one["key"]: one for one in row["found"]}
+    complete, missing = [], []
+    for key, form in forms.items():
+        one = there.get(key, {"absent": _why(row, form["source"])})
+        if "absent" not in one and _form(one) != _form(form):
+            one = {"absent": f"has {_words(one)} per pulse, not {_words(form)} as before"}
+        if "absent" in one:
+            missing.append(f"{key} {one['absent']}")
+            one = _empty(row, form)
+        complete.append(one)
+    missing += [f"{one['key']} {one['absent']}" for one in row["found"] if one["key"] not in forms]
+    return TableRow(row, found=complete, missing="; ".join(missing))
+
+
+def _why(row: TableRow, source: str) -> str:
+    path = row.get("expected", {}).get(source, "")
+    return row.get("failures", {}).get(path, "is not in the file")
+
+
+def _form(one: Facts) -> tuple:
+    return tuple(one.get(name) for name in _FORM)
+
+
+def _words(one: Facts) -> str:
+    return "a text" if one["dtype"] == TEXT else f"{one['dtype']} {tuple(one['shape'])}"
+
+
+def _number(name: str) -> Facts:
+    ids = {"ids": f"/data/{name}/pulse_id", "ids_shape": [], "ids_dtype": "<i8"}
+    return {"dataset": f"/data/{name}/data", "shape": [], "dtype": "<f8", **ids}
+
+
+def _empty(row: TableRow, form: Facts) -> Facts:
+    """Write an empty dataset of a form, and return the facts about it."""
+    n = form["n_asked"]
+    name = form["key"].replace("/", "_")
+    path = Path(row["aligned"]) / f"{acquisition(row['acquisition_number'])}.{name}.missing.h5"
+    ids = form["ids"], (n, *form["ids_shape"]), form["ids_dtype"]
+    write_empty(path, form["dataset"], (n, *form["shape"]), form["dtype"], ids)
+    texts = {"texts": [""] * n} if form["dtype"] == TEXT else {}
+    return form | {"path": str(path), "n_got": 0, **texts}

@@ -14,11 +14,11 @@ from .._assets import FileAssets, column_in_hdf5, external_key
 from .._flying import Flight, Flying
 from .._status import GRACE, ActionStatus, whole_number
 from .._worker import Workers
-from ._run import AcceptedAcquisition
+from ._run import INTEGERS, AcceptedAcquisition
 from ._run_table import READ
 from ._runner import BrokerRunner
 from ._service import JobStatus
-from ._settings import INTEGERS, BrokerSettings
+from ._signals import BrokerSettings
 
 
 @dataclass(frozen=True)

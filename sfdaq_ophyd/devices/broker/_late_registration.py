@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from event_model import ComposeDescriptor, RunStart
@@ -15,7 +14,7 @@ from ...limits import Limit
 from ._data_streams import data_streams
 from ._follower import FileFollower
 from ._run import announced
-from ._run_table import ACCEPTED, RUN, RunTable, read_rows, read_run
+from ._run_table import ACCEPTED, RUN, RunTable, TableRow
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Catalog(Protocol):
 
 
 def register_late(
-    name: str, tables: Iterable[Path], catalog: Catalog, *, file_timeout: float, timeout: float
+    name: str, tables: Iterable[RunTable], catalog: Catalog, *, file_timeout: float, timeout: float
 ) -> dict[str, list[str]]:
     """Check what was not checked, and add the streams to the runs in the catalog.
 
@@ -65,8 +64,8 @@ def register_late(
     ----------
     name : str
         Of the device.
-    tables : iterable of Path
-        Run tables of closed runs.
+    tables : iterable of RunTable
+        Of closed runs.
     file_timeout : float
         s from now for files nobody has followed to their end.
     timeout : float
@@ -84,13 +83,13 @@ def register_late(
     """
     done: dict[str, list[str]] = {}
     follower = FileFollower(f"{name} late")
-    waiting = [path for path in tables if any(_waits(row) for row in read_rows(path))]
-    found = {path: _uid_of(name, path, catalog) for path in waiting}
-    uids = {path: uid for path, uid in found.items() if uid is not None and uid in catalog}
-    for path in uids:
-        for row in read_rows(path):
+    waiting = [table for table in tables if any(_waits(row) for row in table.rows())]
+    found = [(table, _uid_of(name, table, catalog)) for table in waiting]
+    uids = [(table, uid) for table, uid in found if uid is not None and uid in catalog]
+    for table, _ in uids:
+        for row in table.rows():
             if row["state"] == ACCEPTED:
-                follower.follow(announced(RunTable(path), row, file_timeout))
+                follower.follow(announced(table, row, file_timeout))
     limit, wait = Limit(timeout), threading.Event()
     while follower.n_pending:
         if limit.reached():
@@ -99,8 +98,7 @@ def register_late(
             raise ServiceTimeout(f"{name}: late registration", timeout, seen)
         limit.wait(wait, PERIOD)
     follower.end_run()
-    for path, uid in uids.items():
-        table = RunTable(path)
+    for table, uid in uids:
         streams = data_streams(name, table)
         try:
             catalog.extend(uid, _documents(uid, streams))
@@ -113,16 +111,16 @@ def register_late(
     return done
 
 
-def _uid_of(name: str, path: Path, catalog: Catalog) -> str | None:
+def _uid_of(name: str, table: RunTable, catalog: Catalog) -> str | None:
     """Return the uid of a table's run: it is in the table, or the run is the one with these pulses."""
-    uid = read_run(path).get("run_uid")
+    uid = table.run_facts().get("run_uid")
     if uid is not None:
         return uid
-    rows = [row for row in read_rows(path) if row["read"] and "asked_at" in row]
+    rows = [row for row in table.rows() if row["read"] and "asked_at" in row]
     pulses = {row["start_pulse_id"] for row in rows}
     for uid in catalog.runs_at(rows[-1]["asked_at"]) if rows else ():
         if not pulses.isdisjoint(_column(catalog[uid], f"{name}_start_pulse_id")):
-            RunTable(path).write(RUN, run_uid=uid)
+            table.write(RUN, run_uid=uid)
             return uid
     return None
 
@@ -134,7 +132,7 @@ def _column(run: Mapping[str, Any], key: str) -> Iterator[int]:
             yield from map(int, run[stream][key].read())
 
 
-def _waits(row: dict[str, Any]) -> bool:
+def _waits(row: TableRow) -> bool:
     return not row["registered"] and "files" in row
 
 

@@ -15,12 +15,12 @@ from ...errors import FilesMissing, ServiceTimeout
 from ...files.daq_file import CLOSING
 from ...files.storage import write_whole
 from ...limits import Limit
+from ...wire.broker import PEDESTALS
 from ...wire.detector_name import DetectorName
 from ._data_streams import TextRow
-from ._preflight import PEDESTALS, newest_pedestal
-from ._run import request_labels
+from ._preflight import known_pedestals, pedestal_file
 from ._service import JobStatus
-from ._settings import Settings
+from ._settings import Settings, request_labels
 
 PERIOD = 0.2
 MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
@@ -182,49 +182,12 @@ class Pedestals:
         return done, "; ".join(seen)
 
     def _remember(self, files: Mapping[str, str], run_uid: str) -> None:
-        path = _known_file(self._directory, self._settings().pgroup)
-        known = _known(path) | {
+        path = pedestal_file(self._directory, self._settings().pgroup)
+        known = known_pedestals(path) | {
             name: {"file": file, "run_uid": run_uid, "time": time.time()} for name, file in files.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(known, indent=1))
-
-
-def _known_file(directory: Path, pgroup: str) -> Path:
-    """Return where a device notes which pedestal was taken by which run."""
-    return directory / pgroup / "pedestals.json"
-
-
-def pedestals_in_use(settings: Settings, sf_root: Path | None, directory: Path) -> dict[str, dict[str, Any]]:
-    """Return what is known of each detector's newest pedestal.
-
-    Parameters
-    ----------
-    settings : Settings
-    sf_root : Path or None
-        Where ``/sf`` is mounted here.
-    directory : Path
-        Of the device.
-
-    Returns
-    -------
-    dict of str to dict
-        ``file``, ``age`` (s) and, where it was taken by us, ``run_uid``; by detector.
-    """
-    known, found = _known(_known_file(directory, settings.pgroup)), {}
-    for name in settings.detectors:
-        newest = newest_pedestal(sf_root, settings.pgroup, name)
-        if newest is not None:
-            path, age = newest
-            ours = known.get(name, {})
-            uid = {"run_uid": ours.get("run_uid", "")} if ours.get("file") == str(path) else {}
-            found[name] = {"file": str(path), "age": age, **uid}
-    return found
-
-
-def _known(path: Path) -> dict[str, Any]:
-    """Return which pedestals were taken by which run, as far as the file tells."""
-    return {name: facts for name, facts in read_json(path).items() if isinstance(facts, dict)}
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Checks before a run number is taken: one table, one error."""
+"""Checks before a run number is taken, in one table; and which pedestal each detector has."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from ...clients import BrokerClient
+from ...clients.broker_transport import read_json
 from ...errors import SfdaqError
-from ...wire.broker import clean_tag
+from ...wire.broker import PEDESTALS, clean_tag
 from ...wire.broker_reply import RunningDetectors
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PULSE_RATE
-
-PEDESTALS = "JF_pedestals"
+from ._settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +211,40 @@ def newest_pedestal(sf_root: Path | None, pgroup: str, detector: str) -> tuple[P
     except ValueError:
         taken = newest.stat().st_mtime
     return newest, max(0.0, time.time() - taken)
+
+
+def pedestal_file(directory: Path, pgroup: str) -> Path:
+    """Return where a device notes which pedestal was taken by which run."""
+    return directory / pgroup / "pedestals.json"
+
+
+def pedestals_in_use(settings: Settings, sf_root: Path | None, directory: Path) -> dict[str, dict[str, Any]]:
+    """Return what is known of each detector's newest pedestal.
+
+    Parameters
+    ----------
+    settings : Settings
+    sf_root : Path or None
+        Where ``/sf`` is mounted here.
+    directory : Path
+        Of the device.
+
+    Returns
+    -------
+    dict of str to dict
+        ``file``, ``age`` (s) and, where it was taken by us, ``run_uid``; by detector.
+    """
+    known, found = known_pedestals(pedestal_file(directory, settings.pgroup)), {}
+    for name in settings.detectors:
+        newest = newest_pedestal(sf_root, settings.pgroup, name)
+        if newest is not None:
+            path, age = newest
+            ours = known.get(name, {})
+            uid = {"run_uid": ours.get("run_uid", "")} if ours.get("file") == str(path) else {}
+            found[name] = {"file": str(path), "age": age, **uid}
+    return found
+
+
+def known_pedestals(path: Path) -> dict[str, Any]:
+    """Return which pedestals were taken by which run, as far as the file tells."""
+    return {name: facts for name, facts in read_json(path).items() if isinstance(facts, dict)}

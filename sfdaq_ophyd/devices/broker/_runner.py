@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ...clients.broker_transport import MAX_JSON
+from ...clients.broker_transport import MAX_JSON, read_json
 from ...errors import (
     BrokerRefused,
     FilesMissing,
@@ -25,11 +25,9 @@ from ...wire.broker import padded, raw_file
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
-from ...wire.json_text import load_json
 from ...wire.pulse_id import PulseRange
 from ._data_streams import data_streams
-from ._run import AcceptedAcquisition, BrokerRun, announced, request_labels
-from ._run_numbers import RunNumbers
+from ._run import AcceptedAcquisition, BrokerRun, RunNumbers, announced
 from ._run_table import (
     ACCEPTED,
     COMPLETE,
@@ -37,12 +35,10 @@ from ._run_table import (
     REFUSED,
     SENDING,
     UNKNOWN,
-    arrays,
-    is_gap_free,
+    TableRow,
 )
 from ._scan_info import Point
-from ._service import JobStatus
-from ._settings import Settings
+from ._settings import Settings, request_labels
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +51,22 @@ _OLD_RUN = (
 )
 
 
+class Waiting(Protocol):
+    """How a caller waits: a `JobStatus`, which can be given up."""
+
+    def show(self, current: float, target: float, seen: str) -> None:
+        """Tell how far it is."""
+
+    def pause(self, seconds: float) -> None:
+        """Let time go by; raises once the caller is given up."""
+
+
 class BrokerRunner(RunNumbers):
     """Take run numbers, ask for data, and follow the files, one run at a time; see `RunNumbers`."""
 
-    def acquire(self, pulses: PulseRange, point: Point | None, run: BrokerRun) -> AcceptedAcquisition:
+    def acquire(
+        self, pulses: PulseRange, point: Point | None, run: BrokerRun, pulse_ids: Sequence[int] = ()
+    ) -> AcceptedAcquisition:
         """Send the request for pulses that are over.
 
         Parameters
@@ -68,48 +76,18 @@ class BrokerRunner(RunNumbers):
             Of a scan.
         run : BrokerRun
             See `run_in_use`.
-
-        Returns
-        -------
-        AcceptedAcquisition
-        """
-        info = run.scan_info(point)
-        labels = request_labels(run.uid)
-        request = self._settings().request(pulses, run_number=run.number, scan_info=info, extra=labels)
-        return self._send(run, request)
-
-    def acquire_past(
-        self,
-        status: JobStatus,
-        point: Point | None,
-        start_pulse_id: int,
-        stop_pulse_id: int,
-        pulse_ids: Sequence[int] | None = None,
-    ) -> AcceptedAcquisition:
-        """Ask for one range of pulses once it is over.
-
-        Parameters
-        ----------
-        status : JobStatus
-            To wait with.
-        point : Point or None
-            Of a scan.
-        start_pulse_id, stop_pulse_id : int
-            Both ends included.
-        pulse_ids : sequence of int, optional
+        pulse_ids : sequence of int
             Those to keep; default all.
 
         Returns
         -------
         AcceptedAcquisition
         """
-        pulses = PulseRange(start_pulse_id, stop_pulse_id)
-        status.wait_for(self.pulse_id.wait_past(pulses.last))
-        run = self.run_in_use(point, status.check)
         request = self._settings().request(
             pulses,
             run_number=run.number,
-            selected_pulse_ids=list(pulse_ids or ()),
+            scan_info=run.scan_info(point),
+            selected_pulse_ids=pulse_ids,
             extra=request_labels(run.uid),
         )
         return self._send(run, request)
@@ -143,16 +121,18 @@ class BrokerRunner(RunNumbers):
         return sorted(map(str, found))
 
     def acquire_again(
-        self, status: JobStatus, point: Point | None, path: str, changes: Mapping[str, Any] | None = None
+        self,
+        point: Point | None,
+        check: Callable[[], None],
+        path: str,
+        changes: Mapping[str, Any] | None = None,
     ) -> AcceptedAcquisition:
         """Ask once more for what ``meta/acqNNNN.json`` says, for the run in use.
 
         Parameters
         ----------
-        status : JobStatus
-            To wait with.
-        point : Point or None
-            Of a scan.
+        point, check
+            See `run_in_use`.
         path : str
             Of the file.
         changes : mapping, optional
@@ -163,8 +143,10 @@ class BrokerRunner(RunNumbers):
         AcceptedAcquisition
         """
         file = Path(path)
-        old = RetrieveRequest.from_wire(_read_object(file) | dict(changes or {}))
-        run = self.run_in_use(point, status.check, old.run_number)
+        if not (saved := read_json(file)):
+            raise RequestError("path", path, f"a file with a JSON object, of at most {MAX_JSON} bytes")
+        old = RetrieveRequest.from_wire(saved | dict(changes or {}))
+        run = self.run_in_use(point, check, old.run_number)
         origin = {"rerun_of": f"run{padded(old.run_number or 0)}/{file.stem}"}
         extra = {key: value for key, value in old.extra.items() if key != "client_request_id"}
         labels = request_labels(run.uid, **origin)
@@ -219,7 +201,7 @@ class BrokerRunner(RunNumbers):
         }
         run.table.write(ACCEPTED, index, **accepted.values, asked_at=accepted.time, **facts)
         heard_as = dict(zip(files, accepted.retrieval.files))
-        row = {"index": index, **facts}
+        row = TableRow(index=index, **facts)
         self.follower.follow(announced(run.table, row, float(settings.file_timeout), heard_as))
 
     def _expected(
@@ -241,13 +223,12 @@ class BrokerRunner(RunNumbers):
 
     # the end of a run
 
-    def wait_for_files(self, status: JobStatus, uid: str) -> None:
+    def wait_for_files(self, status: Waiting, uid: str) -> None:
         """Wait until no file is awaited any more; each of them has its own limit.
 
         Parameters
         ----------
-        status : JobStatus
-            To wait with.
+        status : Waiting
         uid : str
             Of Bluesky's run.
 
@@ -310,8 +291,8 @@ class BrokerRunner(RunNumbers):
         if reasons:
             raise FilesMissing(f"{self.name}: run {run.number}", reasons)
         for row in rows:
-            if row["state"] == COMPLETE and row["read"] and not is_gap_free(row):
-                worst = min(arrays(row), key=lambda found: found["n_got"])
+            if row["state"] == COMPLETE and row["read"] and not row.is_gap_free:
+                worst = min(row.arrays, key=lambda found: found["n_got"])
                 where = f"run {run.number}, acquisition {row['acquisition_number']}, {worst['key']}"
                 raise FramesMissing(
                     f"{self.name}: {where}",
@@ -328,12 +309,3 @@ def _asked(request: RetrieveRequest) -> dict[str, list[int]]:
     inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
     step = request.rate_multiplicator
     return {"range": [-(-inner.first // step) * step, inner.last + 1, step]}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_JSON:
-        raise RequestError("path", str(path), f"a file of at most {MAX_JSON} bytes")
-    content = load_json(path.read_bytes())
-    if not isinstance(content, dict):
-        raise RequestError("path", str(path), "a JSON object in it")
-    return content

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from .._pulse_window import Told
-
 MAX_ITEMS = 1000
 """Of a list in ``scan.json``: a request has at most 100 kB."""
 
@@ -45,12 +43,6 @@ class Point:
     def token(self) -> str:
         """Tells this point from all others; the same when a pause makes it be taken again."""
         return f"{self.run}/{self.number}"
-
-
-class NextPoint(Told):
-    """Takes the `Point` that the next trigger is for."""
-
-    current: Point | None = None
 
 
 @dataclass(frozen=True)

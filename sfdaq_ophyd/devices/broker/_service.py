@@ -74,14 +74,7 @@ class JobStatus(ActionStatus):
     ----------
     device, what, timeout, target, unit
         As for an `ActionStatus`.
-
-    Attributes
-    ----------
-    result : object
-        What the call returned; None until it is done.
     """
-
-    result: Any = None
 
     def __init__(self, device: Any, what: str, timeout: float, *, target: float = 1, unit: str = "steps"):
         self._over = threading.Event()
@@ -91,7 +84,7 @@ class JobStatus(ActionStatus):
         self.add_callback(lambda _: self._over.set())
 
     def begin(self, workers: Workers, action: Callable[[], object]) -> None:
-        """Have `action` carried out; the status ends with it.
+        """Have `action` carried out; the status ends with it, and `result` is what it returned.
 
         Parameters
         ----------
@@ -194,15 +187,6 @@ class JobStatus(ActionStatus):
         if self._over.is_set():
             raise Discarded(f"{self.name}: given up")
 
-    def make(self, job: Job) -> None:
-        """Make the call, and keep what it returned.
-
-        Parameters
-        ----------
-        job : Job
-        """
-        self.result = job.call(*((self,) if job.waits else ()), **job.arguments)
-
 
 class Service(Device):
     """The service calls of its parent, to be `set`; that has ``workers``, in whose threads they are made."""
@@ -230,7 +214,8 @@ class Service(Device):
         status = self._kept[job.id] = JobStatus(self.parent, job.name, job.timeout + GRACE)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        status.begin(self.parent.workers, partial(status.make, job))
+        waiting = (status,) if job.waits else ()
+        status.begin(self.parent.workers, partial(job.call, *waiting, **job.arguments))
         return status
 
     def _cancel(self, cancel: Cancel) -> ActionStatus:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from ophyd import Component as Cpt
 
 from ...clients import BrokerClient
 from ...errors import DetectorStateError
+from ...wire.pulse_id import PulseRange
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus
 from ._flying import BrokerFlying
-from ._run import AcceptedAcquisition
+from ._run import INTEGERS, AcceptedAcquisition
 from ._run_table import READ, RETAKEN
-from ._scan_info import NextPoint
 from ._service import JobStatus
-from ._settings import INTEGERS
+from ._signals import NextPoint
 
 
 class BrokerStepping(BrokerFlying):
@@ -97,22 +98,29 @@ class BrokerStepping(BrokerFlying):
         every = int(self.rate_multiplicator.get())
         return window.join(self.name, self.runner.pulse_id, every=every)
 
-    def retrieve(self, status: JobStatus, **pulses: Any) -> dict[str, Any]:
-        """Get data of past pulses, for the run in use; `read` returns it.
+    def retrieve(
+        self, status: JobStatus, start_pulse_id: int, stop_pulse_id: int, pulse_ids: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Get data of one range of pulses once it is over, for the run in use; `read` returns it.
 
         Parameters
         ----------
         status : JobStatus
             To wait with.
-        **pulses
-            See `BrokerRunner.acquire_past`.
+        start_pulse_id, stop_pulse_id : int
+            Both ends included.
+        pulse_ids : sequence of int
+            Those to keep; default all.
 
         Returns
         -------
         dict
             What goes into the event.
         """
-        return self._took(self.runner.acquire_past(status, self.next_point.current, **pulses))
+        pulses = PulseRange(start_pulse_id, stop_pulse_id)
+        status.wait_for(self.runner.pulse_id.wait_past(pulses.last))
+        run = self.runner.run_in_use(self.next_point.current, status.check)
+        return self._took(self.runner.acquire(pulses, None, run, pulse_ids))
 
     def retrieve_again(self, status: JobStatus, **saved: Any) -> dict[str, Any]:
         """Get data of an old run once more; `read` returns it.
@@ -129,7 +137,7 @@ class BrokerStepping(BrokerFlying):
         dict
             What goes into the event.
         """
-        return self._took(self.runner.acquire_again(status, self.next_point.current, **saved))
+        return self._took(self.runner.acquire_again(self.next_point.current, status.check, **saved))
 
     def _took(self, accepted: AcceptedAcquisition, token: str | None = None) -> dict[str, Any]:
         self._taken, self._ready, self._was_read = (token, accepted), True, False
