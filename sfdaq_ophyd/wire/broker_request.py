@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import RequestError
@@ -33,19 +33,7 @@ SERVER_KEYS = (
 )
 """Keys of ``meta/acqNNNN.json`` that the server adds to a request."""
 
-_WIRE_KEYS = (
-    "pgroup",
-    "start_pulseid",
-    "stop_pulseid",
-    "run_number",
-    "rate_multiplicator",
-    "user_tag",
-    "append_user_tag_to_data_dir",
-    "detectors",
-    "scan_info",
-    "selected_pulse_ids",
-    *SOURCES.values(),
-)
+_SENT_WHEN_EMPTY = ("run_number", "user_tag", "scan_info")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,23 +141,12 @@ class RetrieveRequest:
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON object to send; sources and options that were not given are left out."""
-        body: dict[str, Any] = {
-            **self.extra,
-            "pgroup": self.pgroup,
-            "start_pulseid": self.pulses.first,
-            "stop_pulseid": self.pulses.last,
-            "rate_multiplicator": self.rate_multiplicator,
-        }
-        optional = {
-            "run_number": self.run_number,
-            "user_tag": self.user_tag,
-            "append_user_tag_to_data_dir": self.append_user_tag_to_data_dir or None,
-            "detectors": self.detectors or None,
-            "scan_info": self.scan_info,
-            "selected_pulse_ids": self.selected_pulse_ids or None,
-            **{wire: getattr(self, name) or None for name, wire in SOURCES.items()},
-        }
-        return body | {key: value for key, value in optional.items() if value is not None}
+        body = {**self.extra, "start_pulseid": self.pulses.first, "stop_pulseid": self.pulses.last}
+        for name, wire in _WIRE_NAMES.items():
+            value = getattr(self, name)
+            if value or (value is not None and name in _SENT_WHEN_EMPTY):
+                body[wire] = value
+        return body
 
     @classmethod
     def from_wire(cls, body: Mapping[str, Any]) -> RetrieveRequest:
@@ -183,19 +160,16 @@ class RetrieveRequest:
         if missing:
             raise RequestError("request", sorted(body), f"the keys {', '.join(missing)}")
         extra = {key: body[key] for key in body if key not in (*_WIRE_KEYS, *SERVER_KEYS)}
-        return cls(
-            pgroup=body["pgroup"],
-            pulses=PulseRange(body["start_pulseid"], body["stop_pulseid"]),
-            run_number=body.get("run_number"),
-            rate_multiplicator=body.get("rate_multiplicator", 1),
-            detectors=body.get("detectors", {}),
-            user_tag=body.get("user_tag"),
-            append_user_tag_to_data_dir=body.get("append_user_tag_to_data_dir", False),
-            scan_info=body.get("scan_info"),
-            selected_pulse_ids=body.get("selected_pulse_ids", ()),
-            extra=extra,
-            **{name: body.get(wire, ()) for name, wire in SOURCES.items()},
-        )
+        given = {name: body[wire] for name, wire in _WIRE_NAMES.items() if wire in body}
+        return cls(pulses=PulseRange(body["start_pulseid"], body["stop_pulseid"]), extra=extra, **given)
+
+
+_WIRE_NAMES = {
+    one.name: SOURCES.get(one.name, one.name)
+    for one in fields(RetrieveRequest)
+    if one.name not in ("pulses", "extra")
+}
+_WIRE_KEYS = ("start_pulseid", "stop_pulseid", *_WIRE_NAMES.values())
 
 
 def _check_scan_info(scan_info: Mapping[str, Any]) -> dict[str, Any]:
