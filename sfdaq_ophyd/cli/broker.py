@@ -238,13 +238,13 @@ EXAMPLES = {
 
 def _made(name: str) -> Callable[..., Any]:
     """Return the command that makes a call, with the arguments that the table of operations says."""
-    operation = OPERATIONS[name]
+    operation, method = OPERATIONS[name], getattr(BrokerClient, name)
     wanted = inspect.signature(operation.request).parameters.values()
     own = {one.name: (ARGUMENTS[one.name], one.default) for one in wanted if one.name in ARGUMENTS}
 
     def command(client: BrokerClient, **given: Any) -> Any:
         arguments = {key: argument.read(given[argument.name]) for key, (argument, _) in own.items()}
-        reply = getattr(client, name)(**arguments)
+        reply = method(client, **arguments)
         if name in VALUES:
             return {VALUES[name]: arguments["modules"] if reply is None else reply}
         return {} if reply is None else reply

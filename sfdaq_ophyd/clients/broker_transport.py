@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from ..errors import BrokerRefused, RequestError, WireError, shown_url
 from ..limits import Limit
 from ..wire.broker import DIALECTS, SF, Dialect, acquisition, dialect_of, padded
-from ..wire.broker_operations import Operation
+from ..wire.broker_operations import Operation, set_detector_settings
 from ..wire.broker_parameters import check_pgroup, encode_body
 from ..wire.broker_reply import Refusal, Retrieval, number, read_reply
 from ..wire.json_text import load_json
@@ -171,7 +171,7 @@ def _refused(
 ) -> BrokerRefused:
     nothing_done = _nothing_done(operation, answer, code)
     hint = _HINTS.get(answer.exception, "")
-    if operation.name == "set_detector_settings" and not hint:
+    if operation is set_detector_settings and not hint:
         if not nothing_done:
             hint = _TRIGGER_HINT
         elif answer.exception == "TriggerError":
@@ -193,7 +193,7 @@ def _nothing_done(operation: Operation[..., Any], answer: Refusal, code: int) ->
     """Say whether a refusal came before any effect; an error of a gateway (5xx) may come after."""
     if code != 200:
         return code < 500
-    if operation.name.startswith("get_") or answer.exception in _HARMLESS:
+    if operation.only_reads or answer.exception in _HARMLESS:
         return True
     if answer.exception == "TriggerError":
         return "not start" not in answer.message
@@ -206,6 +206,9 @@ REQUEST_ID = "client_request_id"
 
 _NUMBERS = ("run_number", "acquisition_number", "unique_acquisition_run_number")
 
+PERIOD = 0.2
+"""s between two looks for a request."""
+
 MAX_JSON = 16 * 2**20
 """Of a file that is read here, bytes."""
 
@@ -217,7 +220,6 @@ def find_retrieval(
     run_number: int | None = None,
     *,
     timeout: float = 0.0,
-    period: float = 0.2,
 ) -> Retrieval | None:
     """Look for a request in the runs of a pgroup, and rebuild its reply.
 
@@ -250,7 +252,7 @@ def find_retrieval(
                     return found
         if limit.reached():
             return None
-        time.sleep(limit.step(period))
+        time.sleep(limit.step(PERIOD))
 
 
 def _in_run(meta: Path, request_id: str, sf_root: Path) -> Retrieval | None:

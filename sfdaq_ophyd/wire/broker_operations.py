@@ -70,6 +70,11 @@ class Operation(Generic[Parameters, Reply]):
         return self.request.__name__
 
     @property
+    def only_reads(self) -> bool:
+        """Whether the call changes nothing."""
+        return self.current == "GET"
+
+    @property
     def has_body(self) -> bool:
         """Whether the call takes parameters."""
         return bool(inspect.signature(self.request).parameters)

@@ -7,7 +7,7 @@ file in their body, which the broker announced in ``files``; ``write_finished`` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -108,16 +108,12 @@ class StatusBoard:
 
     Parameters
     ----------
-    on_change : callable, optional
-        Called with (file, state, message) after each change, in the thread that brought it.
     limit : int
         States kept of files that were not watched yet: their messages may overtake the broker's reply.
     """
 
-    def __init__(
-        self, on_change: Callable[[str, FileState, str | None], None] | None = None, *, limit: int = 10_000
-    ):
-        self._on_change, self._limit = on_change, limit
+    def __init__(self, limit: int = 10_000):
+        self._limit = limit
         self._states: dict[str, tuple[FileState, str | None]] = {}
         self._watched: set[str] = set()
         self._lock = threading.Lock()
@@ -145,8 +141,6 @@ class StatusBoard:
             self._states[message.file] = (message.state, message.message)
             if len(self._states) > self._limit:
                 self._drop_oldest()
-        if self._on_change is not None:
-            self._on_change(message.file, message.state, message.message)
 
     def state(self, file: str) -> tuple[FileState, str | None]:
         """Return what is known of a file, and why it failed."""

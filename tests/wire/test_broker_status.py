@@ -33,12 +33,11 @@ def test_board_when_messages_come_in_any_order_then_finished(order):
 
 @pytest.mark.parametrize(("action", "words"), [("write_rejected", "no\ndata"), ("request_fail", "late")])
 def test_board_when_a_writer_failed_then_its_words(action, words):
-    changes = []
-    board = StatusBoard(lambda *change: changes.append(change))
+    board = StatusBoard()
     board.receive(message("write_start"))
+    assert board.state(FILE) == (FileState.STARTED, None)
     board.receive(message(action, text=words))
     assert board.state(FILE) == (FileState.FAILED, words)
-    assert changes == [(FILE, FileState.STARTED, None), (FILE, FileState.FAILED, words)]
 
 
 def test_board_when_messages_overtake_the_reply_then_watching_later_still_knows():

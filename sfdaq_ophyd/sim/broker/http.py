@@ -72,13 +72,9 @@ def _block_run_info(site: Site) -> None:
             (raw / "run_info").symlink_to("nowhere")  # is not there, and cannot be made
 
 
-HANDLERS: dict[str, Handler] = {
-    name: getattr(module, name)
-    for module in (runs, detector_calls, file_calls)
-    for name in OPERATIONS
-    if hasattr(module, name)
-}
-"""By name."""
+_ALL = vars(runs) | vars(detector_calls) | vars(file_calls)
+HANDLERS: dict[str, Handler] = {name: _ALL[name] for name in OPERATIONS}
+"""What answers each call."""
 
 
 @dataclass(frozen=True, slots=True)
