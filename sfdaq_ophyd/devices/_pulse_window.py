@@ -71,17 +71,11 @@ class PulseWindow:
 
     It is triggered after its devices, and chosen once the live ones listen: past the pulse of that moment,
     and past every frame that one of them has let go by meanwhile. The first live frame fixes where it begins.
-
-    Parameters
-    ----------
-    name : str
-        For messages.
     """
 
-    parent = None
+    name, parent = "pulse window", None
 
-    def __init__(self, name: str = "pulse window"):
-        self.name = name
+    def __init__(self):
         self._lock = threading.Condition()
         self._has_live = False
         self._begin()

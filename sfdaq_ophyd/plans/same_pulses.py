@@ -1,11 +1,4 @@
-"""A preprocessor: devices that are triggered together take the same pulses.
-
-A preprocessor: an event that was saved is not taken and saved a second time after a pause.
-
-Bluesky rewinds to the last checkpoint. If a pause falls between 'save' and the next checkpoint, the point is
-triggered and saved again, under the same `seq_num`: two rows in the catalog, each right, one too many. After
-the last point of a run it is worse: the run is closed by then, and the replay fails.
-"""
+"""Preprocessors: devices that are triggered together take the same pulses; what was saved is saved once."""
 
 from __future__ import annotations
 
@@ -90,6 +83,10 @@ def forwarded(
 
 def save_once(plan: MsgGenerator) -> MsgGenerator:
     """Make every 'save' a checkpoint that no pause can come in front of.
+
+    Bluesky rewinds to the last checkpoint. If a pause falls between 'save' and the next checkpoint, the point
+    is triggered and saved again, under the same `seq_num`: two rows in the catalog, each right, one too many.
+    After the last point of a run it is worse: the run is closed by then, and the replay fails.
 
     Install it once, ``RE.preprocessors.append(save_once)``; it changes nothing else.
 

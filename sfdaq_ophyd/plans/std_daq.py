@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-from bluesky import Msg
-from bluesky.utils import short_uid
+from bluesky.utils import Msg, MsgGenerator, short_uid
 
 from ..devices import FlyGroup
 from .fly import collect_once, collect_while_completing
 from .same_pulses import forwarded
-
-MsgGenerator = Generator[Msg, Any, Any]
 
 
 def configure_daq(writer, **changes: Any) -> MsgGenerator:
@@ -100,53 +97,45 @@ class _Around:
 
     def around(self, msg: Msg) -> MsgGenerator:
         """Yield `msg` and what belongs around it; return its response."""
-        before, after = None, None
-        if msg.obj not in (self._writer, self._flyer):
-            before, after = getattr(self, f"_{msg.command}", lambda msg: (None, None))(msg)
-        response = (yield msg) if before is None else (yield from before)
-        if after is not None:
-            yield from after
-        return response
+        if msg.obj in (self._writer, self._flyer):
+            return (yield msg)
+        match msg.command:
+            case "trigger" if not self._triggered:
+                self._triggered = True
+                yield from self._open(msg)
+            case "save" if self._triggered:
+                self._triggered = False
+                yield from bps.read(self._writer)
+            case "drop":
+                self._triggered = False
+            case "prepare":
+                (value, *_) = msg.args
+                self._n_points = value.get("n_points") if isinstance(value, Mapping) else value
+            case "kickoff" if not self._flying:
+                self._flying = True
+                yield from self._kick_off(msg)
+            case "collect" if self._flying:
+                response = yield msg
+                yield from collect_once(self._flyer, self._writer.name)
+                return response
+            case "close_run":
+                self._declared.discard(msg.run)
+                if self._flying:
+                    self._flying = False
+                    whole = msg.kwargs.get("exit_status") in (None, "success")
+                    rest = collect_while_completing if whole else collect_once
+                    yield from rest(self._flyer, self._writer.name)
+        return (yield msg)
 
-    # in steps
-
-    def _trigger(self, msg: Msg):
-        if self._triggered:
-            return None, None
-        self._triggered = True
-        return self._opened(msg), None
-
-    def _opened(self, msg: Msg) -> MsgGenerator:
+    def _open(self, msg: Msg) -> MsgGenerator:
+        """Have the writer armed before the first detector of a point is triggered."""
         yield from bps.trigger(self._writer, group=msg.kwargs.get("group"))
         group = short_uid("armed")
         yield from bps.abs_set(self._writer.armed, 1, group=group)
         yield from bps.wait(group)
-        return (yield msg)
 
-    def _save(self, msg: Msg):
-        if not self._triggered:
-            return None, None
-        self._triggered = False
-        return _then(bps.read(self._writer), msg), None
-
-    def _drop(self, msg: Msg):
-        self._triggered = False
-        return None, None
-
-    # in a fly scan
-
-    def _prepare(self, msg: Msg):
-        (value, *_) = msg.args
-        self._n_points = value.get("n_points") if isinstance(value, Mapping) else value
-        return None, None
-
-    def _kickoff(self, msg: Msg):
-        if self._flying:
-            return None, None
-        self._flying = True
-        return self._kicked_off(msg), None
-
-    def _kicked_off(self, msg: Msg) -> MsgGenerator:
+    def _kick_off(self, msg: Msg) -> MsgGenerator:
+        """Have the writer open before the first detector of a fly scan is kicked off."""
         writer = self._writer
         if msg.run not in self._declared:
             self._declared.add(msg.run)
@@ -154,21 +143,3 @@ class _Around:
         if self._n_points is not None:
             yield from bps.prepare(writer, self._n_points, wait=True)
         yield from bps.kickoff(self._flyer, wait=True)
-        return (yield msg)
-
-    def _collect(self, msg: Msg):
-        return None, collect_once(self._flyer, self._writer.name) if self._flying else None
-
-    def _close_run(self, msg: Msg):
-        self._declared.discard(msg.run)
-        if not self._flying:
-            return None, None
-        self._flying = False
-        whole = msg.kwargs.get("exit_status") in (None, "success")
-        rest = collect_while_completing if whole else collect_once
-        return _then(rest(self._flyer, self._writer.name), msg), None
-
-
-def _then(before: MsgGenerator, msg: Msg) -> MsgGenerator:
-    yield from before
-    return (yield msg)
