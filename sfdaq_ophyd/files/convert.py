@@ -16,6 +16,7 @@ import numpy as np
 
 from ..calibration import CalibrationOptions, JungfrauCalibration, disabled_to_map
 from ..errors import FileFormatError, RequestError, ServiceUnreachable, SfdaqError, WireError, require
+from ..wire.broker import PEDESTALS
 from ..wire.json_text import load_json
 from ._hdf5 import opened
 from .constants import load_calibration
@@ -176,9 +177,6 @@ RECORD = ".sfdaq-convert.json"
 
 STANDARD_GAIN = "/sf/jungfrau/config/gainMaps/{detector}/gains.h5"
 """Where the facility keeps gain maps."""
-
-PEDESTALS = "JF_pedestals"
-"""Name of the folder in a pgroup's ``raw`` where the facility puts pedestal runs."""
 
 
 def plan(

@@ -28,6 +28,9 @@ TRIGGER_RUNNING, TRIGGER_STOPPED = 254, 255
 PEDESTAL_FRAMES = 3000
 """Frames of one manual pedestal, all three gain stages together."""
 
+PEDESTALS = "JF_pedestals"
+"""Folder in a pgroup's ``raw/`` where pedestals are."""
+
 RUN_LOG_LEVEL = "INFO"
 """Sent with every pedestal: without it today's writer rejects the request although the reply is ok."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...wire.broker import PEDESTAL_FRAMES
+from ...wire.broker import PEDESTAL_FRAMES, PEDESTALS
 from ...wire.broker_settings import HARDWARE_SETTINGS
 from ...wire.pulse_id import PULSE_RATE
 from .beamline import DETECTOR_MODE, MODULE_POWER, TriggerError, ValidationError, required
@@ -178,7 +178,6 @@ def _control_box(detector: DetectorHardware) -> dict[str, float]:
     return dict(detector.box)
 
 
-PEDESTALS = "JF_pedestals"
 STAMP = "%Y%m%d_%H%M%S"
 
 

@@ -17,12 +17,11 @@ import hdf5plugin
 import numpy as np
 
 from ...calibration import JungfrauCalibration
-from ...wire.broker import raw_file
+from ...wire.broker import PEDESTALS, raw_file
 from ...wire.broker_parameters import is_converted, is_processed
 from ...wire.detector_name import DaqRec, DetectorName
 from ...wire.pulse_id import PULSE_RATE
 from ..jungfrau.scene import Constants
-from .detector_calls import PEDESTALS
 from .detector_files import (
     PedestalEvaluation,
     Scenes,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...wire.broker import Dialect
+from ...wire.broker_settings import DETECTOR_MODES, GAIN_MODES
 from ...wire.detector_name import DetectorName
 from .beamline import Tree, ValidationError
 
@@ -130,10 +131,7 @@ class DetectorHardware:
                 setattr(self.modules[number], name, mode)
 
 
-MODES = {
-    "detector_mode": ("normal", "low_noise"),
-    "gain_mode": ("dynamic", "fixed_gain1", "fixed_gain2"),
-}
+MODES = {"detector_mode": DETECTOR_MODES, "gain_mode": GAIN_MODES}
 
 
 class Hardware:

@@ -25,57 +25,6 @@ from .messages import Message, Messages, Worker
 from .site import Site
 from .writers import EPICS_WORDS, ControlWriter, DataWriter
 
-
-def lay_out(site: Site, pgroup: str | None, pvs: Iterable[str] | None, running: Iterable[str]) -> None:
-    """Make the home beamline's directories and configurations; what is there already stays.
-
-    Parameters
-    ----------
-    pgroup : str or None
-        Exists and is open.
-    pvs : iterable of str, or None
-        What the epics buffer records; None: the beamline has no such buffer.
-    running : iterable of str
-        Detectors that take frames from the start.
-    """
-    if pgroup is not None:
-        make_pgroup(site, pgroup)
-    for directory in (DAP_CONFIG, SCRIPTS):
-        site.tree.make(directory)
-    if pvs is not None:
-        config = {"pulse_id_pv": BEAMLINES[site.home].pulse_id_pv, "pv_list": list(pvs)}
-        _write(site, config_file(site.dialect, site.home), config)
-    for name in running:
-        detector = site.hardware[name]
-        detector.configured = True
-        detector.set_state("running")
-        height, width = DetectorName.parse(name).raw_shape
-        dap = {
-            "beam_center_x": width / 2,
-            "beam_center_y": height / 2,
-            "detector_distance": 0.1,
-            "do_peakfinder_analysis": False,
-        }
-        _write(site, dap_file(name), dap)
-        config = {
-            "detector_name": name,
-            "gain_file": f"/sf/jungfrau/config/gainMaps/{name}/gains.h5",
-            "pedestal_file": f"{CENTRAL}/{name}/20200101_000000.h5",
-        }
-        _write(site, stream_config(name), config)
-
-
-def make_pgroup(site: Site, pgroup: str, beamline: str | None = None) -> Path:
-    """Make a pgroup with an empty ``raw/``, and return where that lies."""
-    return site.tree.make(raw_directory(beamline or site.home, pgroup))
-
-
-def _write(site: Site, path: str, content: Any) -> None:
-    if not site.tree.exists(path):
-        site.tree.make(path.rsplit("/", 1)[0])
-        site.tree.write_json(path, content)
-
-
 FAST = 0.05
 """Default factor on the measured delays: 10 s become half a second."""
 
@@ -182,7 +131,7 @@ class BrokerPart:
     def start(self) -> None:
         """Lay out the file system and serve."""
         self._connect_trigger()
-        lay_out(self.site, self._pgroup, self._pvs, self._running)
+        self._lay_out()
         port = self._world.next_port()
         if port:
             self._world.next_port()  # the slow broker's
@@ -199,6 +148,41 @@ class BrokerPart:
             service.stop()
         for worker in self._workers:
             worker.join()
+
+    def _lay_out(self) -> None:
+        """Make the home beamline's directories and configurations; what is there already stays."""
+        site = self.site
+        if self._pgroup is not None:
+            self.make_pgroup(self._pgroup)
+        for directory in (DAP_CONFIG, SCRIPTS):
+            site.tree.make(directory)
+        if self._pvs is not None:
+            config = {"pulse_id_pv": BEAMLINES[site.home].pulse_id_pv, "pv_list": list(self._pvs)}
+            self._write(config_file(site.dialect, site.home), config)
+        for name in self._running:
+            detector = site.hardware[name]
+            detector.configured = True
+            detector.set_state("running")
+            height, width = DetectorName.parse(name).raw_shape
+            dap = {
+                "beam_center_x": width / 2,
+                "beam_center_y": height / 2,
+                "detector_distance": 0.1,
+                "do_peakfinder_analysis": False,
+            }
+            self._write(dap_file(name), dap)
+            config = {
+                "detector_name": name,
+                "gain_file": f"/sf/jungfrau/config/gainMaps/{name}/gains.h5",
+                "pedestal_file": f"{CENTRAL}/{name}/20200101_000000.h5",
+            }
+            self._write(stream_config(name), config)
+
+    def _write(self, path: str, content: Any) -> None:
+        tree = self.site.tree
+        if not tree.exists(path):
+            tree.make(path.rsplit("/", 1)[0])
+            tree.write_json(path, content)
 
     def _connect_trigger(self) -> None:
         pvs = self._world.parts.get("pvs")
@@ -242,7 +226,7 @@ class BrokerPart:
 
     def make_pgroup(self, pgroup: str, beamline: str | None = None) -> Path:
         """Make a pgroup with an empty ``raw/``, and return where that lies."""
-        return make_pgroup(self.site, pgroup, beamline)
+        return self.site.tree.make(raw_directory(beamline or self.site.home, pgroup))
 
     def requests(self, endpoint: str | None = None) -> list[LoggedRequest]:
         """Return the requests so far, of one endpoint or all, in order of arrival."""

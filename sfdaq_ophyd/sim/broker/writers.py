@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ...wire.broker import PEDESTAL_FRAMES, Dialect, error_file
+from ...wire.broker_settings import GAIN_MODES
 from .beamline import POWER_ON_STEP, Stopped
 from .hardware import POWER_ON_DELAY, DetectorHardware
 from .messages import Message
 from .site import Site
 
-STAGES = ("dynamic", "fixed_gain1", "fixed_gain2")
 STAGE_TIME = 10.0
 PEDESTALMODE_TIME = 200.0
 """Seconds at 100 Hz."""
@@ -94,7 +94,7 @@ class ControlWriter:
         before = [detector.readback("gain_mode") for detector in detectors]
         self._site.delays.wait(1.0)
         try:
-            for stage in STAGES:
+            for stage in GAIN_MODES:
                 for detector in detectors:
                     detector.apply("gain_mode", stage)
                 self._site.delays.wait(STAGE_TIME * rate)

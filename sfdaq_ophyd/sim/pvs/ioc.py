@@ -10,11 +10,15 @@ import time
 from caproto import SkipWrite
 from caproto.server import PVGroup, SubGroup, pvproperty
 
+from ...wire.broker import TRIGGER_RUNNING
 from ..clock import PULSE_PERIOD, PulseClock
 from ..clock_memory import sample_at
 
 TICK = 0.02
 """Seconds between readback updates while moving."""
+
+VELOCITY, RAMP, LIMIT = 10.0, 0.05, 50.0
+"""mm/s, s until it is reached, and soft limit on both sides of 0, mm: what a motor's record says at first."""
 
 
 def travel_time(distance: float, velocity: float, ramp: float) -> float:
@@ -39,14 +43,8 @@ def travelled(distance: float, velocity: float, ramp: float, elapsed: float) -> 
 class Motor(PVGroup):
     """One motor record: VAL, RBV, DMOV, MOVN, STOP, HLM, LLM, SET and the other fields clients ask for.
 
-    Parameters
+    Attributes
     ----------
-    velocity : float
-        mm/s.
-    ramp : float
-        s to full velocity.
-    limits : tuple of float
-        Soft limits, mm.
     speed : float
         Time runs this much faster while moving.
     """
@@ -60,10 +58,9 @@ class Motor(PVGroup):
         doc="user position, mm; its fields are those of the motor record",
     )
 
-    def __init__(self, *args, velocity=10.0, ramp=0.05, limits=(-50.0, 50.0), speed=1.0, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._velocity, self._ramp, self._limits = velocity, ramp, limits
-        self.speed = speed
+        self.speed = 1.0
         self._move = 0  # counts moves; a motion that finds it changed has been superseded
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,13 +69,13 @@ class Motor(PVGroup):
 
     async def prepare(self) -> None:
         """Write the initial field values; call before clients come."""
-        fields, (low, high) = self.motor.field_inst, self._limits
+        fields = self.motor.field_inst
         await fields.engineering_units.write(self.motor.units)
-        await fields.velocity.write(self._velocity)
-        await fields.seconds_to_velocity.write(self._ramp)
+        await fields.velocity.write(VELOCITY)
+        await fields.seconds_to_velocity.write(RAMP)
         await fields.motor_step_size.write(1e-4)
-        await fields.user_low_limit.write(low)
-        await fields.user_high_limit.write(high)
+        await fields.user_low_limit.write(-LIMIT)
+        await fields.user_high_limit.write(LIMIT)
         await fields.done_moving_to_value.write(1)
 
     async def _put(self, instance, value):
@@ -185,9 +182,6 @@ class Motor(PVGroup):
         await fields.done_moving_to_value.write(1)
         self._idle.set()
 
-
-TRIGGER_RUNNING, TRIGGER_STOPPED = 254, 255
-"""Event codes of the detectors' trigger (wire reference sf-daq-broker, section 12)."""
 
 MAX_BURST = 100
 """Pulse ids published at most after a hold-up; older ones are skipped."""

@@ -1,13 +1,11 @@
-"""The PVs as a part of the Facility: an IOC in a child process, and a handle to it.
+"""The PVs as a part of the Facility: an IOC in a child process, a handle to it, and where clients find it.
 
 The IOC publishes the pulse id 100 times a second. In the process of the RunEngine its event loop would
 compete for the interpreter with the scan it serves, in both directions; in a child it has its own.
 
-Where Channel Access clients of this process look for PVs: on loopback, at the ports of our IOCs.
-
-Channel Access finds PVs by asking every address in ``EPICS_CA_ADDR_LIST``. Each IOC of ours listens at a
-UDP port of its own, and the list names these ports, so that test sessions side by side, and several
-facilities in one process, do not meet. caproto reads the list at every search; pyepics reads it once,
+Channel Access finds PVs by asking every address in ``EPICS_CA_ADDR_LIST``. Each IOC of ours listens on
+loopback, at a UDP port of its own, and the list names these ports, so that test sessions side by side, and
+several facilities in one process, do not meet. caproto reads the list at every search; pyepics reads it once,
 when the first PV is made. Ports once given out are therefore used again by the next facility.
 """
 
