@@ -25,6 +25,13 @@ from .broker_runs import cause, run, streams_of
 pytestmark = pytest.mark.usefixtures("no_faults")
 
 
+@pytest.fixture
+def clock(bench):
+    """It goes on after the test: while it stands, no acquisition ends."""
+    yield bench.facility.clock
+    bench.facility.clock.resume()
+
+
 def test_unused_stream_when_a_writer_fails_then_quotes_it_and_the_run_fails(bench):
     device = bench.device()
     bench.part.fail_next("writer_fails", source=DETECTOR, message="no data in the buffer")
@@ -110,9 +117,10 @@ def test_run_number_mismatch_when_it_happens_then_files_are_in_the_documents(ben
     assert "acq0001" in rows[0]["sfdaq_file_list"]
 
 
-def test_pulse_id_when_lost_mid_acquisition_then_fails_and_nothing_was_asked_for(bench):
-    device = bench.device(n_pulses=200)
+def test_pulse_id_when_lost_mid_acquisition_then_fails_and_nothing_was_asked_for(bench, clock):
+    device = bench.device()
     device.stage()
+    clock.pause()
     status = device.trigger()
     bench.pulse_id.broken = ServiceUnreachable("pulse id", url="PV", reason="gone")
     with pytest.raises(Exception, match="disconnected|gone"):
@@ -121,9 +129,10 @@ def test_pulse_id_when_lost_mid_acquisition_then_fails_and_nothing_was_asked_for
     assert bench.last_run() == 0
 
 
-def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(bench):
-    device = bench.device(n_pulses=500)
+def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(bench, clock):
+    device = bench.device()
     device.stage()
+    clock.pause()
     status = device.trigger()
     device.unstage()
     device.unstage()
@@ -207,17 +216,17 @@ def test_server_when_gone_mid_scan_then_the_run_fails_with_one_message_and_keeps
 
 
 @pytest.mark.parametrize("verb", ["trigger", "complete"])
-def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes_no_number(bench, verb):
+def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes_no_number(
+    bench, clock, verb
+):
     device = bench.device(check=False)
     device.stage()
     device.runner.take_run_number()
     device.kickoff().wait(30)
-    bench.facility.clock.pause()
-    try:
-        status = getattr(device, verb)()
-        device.runner.end_run()
-    finally:
-        bench.facility.clock.resume()
+    clock.pause()
+    status = getattr(device, verb)()
+    device.runner.end_run()
+    clock.resume()
     status.wait(60)
     device.unstage()
     assert bench.last_run() == 1 and not bench.acquisitions()
