@@ -109,6 +109,9 @@ def _convert(job: Conversion) -> int:
                     job.source, source.group_name, found="processed images", expected="raw ones"
                 )
             rows = np.arange(len(source)) if job.all_frames else np.flatnonzero(source.is_good_frame)
+            if not len(rows):
+                found = f"{len(source)} frames, none of them to be kept"
+                raise FileFormatError(job.source, source.group_name, found=found, expected="good frames")
             calibration = _calibration(job, source.highgain, source.module_map)
             with ProcessedFile(part, calibration, len(rows), threads=job.threads) as target:
                 _copy(source, rows, target)

@@ -179,7 +179,8 @@ def _found(file: h5py.File, key: str, group: h5py.Group) -> FoundData:
             file.filename, data.name, found=f"shape {data.shape}", expected=f"{n_rows} rows"
         )
     text = h5py.check_string_dtype(data.dtype) is not None
-    if not (text and data.size == n_rows) and data.dtype.kind not in "biufc":
+    numbers = data.dtype.kind in "biufc" and 0 not in data.shape[1:]
+    if not (text and data.size == n_rows) and not numbers:
         expected = "numbers, or one text per row"
         raise FileFormatError(file.filename, data.name, found=f"{data.dtype} {data.shape}", expected=expected)
     dtype = TEXT if text else data.dtype.str

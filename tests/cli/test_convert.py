@@ -131,13 +131,24 @@ def test_options_when_they_change_then_refused_until_overwrite(run):
         assert file.dtype == np.int32
 
 
-def test_file_when_broken_then_named_and_the_others_converted(run):
+def without_ids(group):
+    del group["pulse_id"]
+    return "pulse_id"
+
+
+def without_a_good_frame(group):
+    group["is_good_frame"][...] = 0
+    return "good frames"
+
+
+@pytest.mark.parametrize("spoil", [without_ids, without_a_good_frame])
+def test_file_when_broken_or_of_bad_frames_then_named_and_the_others_converted(run, spoil):
     with h5py.File(run.data / f"acq0001.{DETECTOR}.h5", "a") as file:
-        del file[f"data/{DETECTOR}/pulse_id"]
+        word = spoil(file[f"data/{DETECTOR}"])
     result = run()
     assert result.exit_code == 1
     assert f"acq0001.{DETECTOR}.h5" in result.stderr
-    assert "pulse_id" in result.stderr
+    assert word in result.stderr
     assert names(run.out) == [f"acq0002.{DETECTOR}.h5"]
 
 

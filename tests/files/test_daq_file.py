@@ -109,6 +109,7 @@ ODD = {
     "ids of another length": columns(pulse_id=[10, 11, 12]),
     "ids that are nothing": columns(pulse_id=h5py.Empty("i8")),
     "compound data": columns(data=np.zeros(2, [("a", "i4")])),
+    "rows of nothing": columns(data=np.zeros((2, 0))),
     "two texts per row": columns(data=np.array([[b"a", b"b"], [b"c", b"d"]])),
     "connected of another length": columns(connected=[1, 1, 1]),
 }
