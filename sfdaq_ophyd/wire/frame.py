@@ -199,5 +199,8 @@ class FrameFormat:
             raise ShapeError(f"frame {frame.event_id}: {', '.join(sorted(more))} came, none was announced")
         if not frame.event_id or len(frame.event_id.encode()) > MAX_ID_BYTES:
             raise ShapeError(f"event id {frame.event_id[:80]!r}: expected 1 to {MAX_ID_BYTES} bytes")
+        for name, value in {"pulse id": frame.pulse_id, **frame.scalars}.items():
+            if isinstance(value, int) and value >= 1 << 63:
+                raise ShapeError(f"frame {frame.event_id}: {name} {value}, expected a signed 64-bit integer")
         if self.has_pulse_id and frame.pulse_id is None:
             raise ShapeError(f"frame {frame.event_id} carries no pulse id, though its source announced them")

@@ -298,6 +298,8 @@ def test_append_when_frames_come_one_by_one_then_no_thread_is_woken_for_them(fil
         ({"event_id": ""}, "expected 1 to 64 bytes"),
         ({"event_id": "x" * 65}, "expected 1 to 64 bytes"),
         ({"pulse_id": None}, "carries no pulse id"),
+        ({"pulse_id": 2**63}, "pulse id 9223372036854775808, expected a signed 64-bit integer"),
+        ({"scalars": {"total": 2**63}}, "total 9223372036854775808, expected a signed 64-bit integer"),
     ],
 )
 def test_append_when_frame_is_not_as_announced_then_nothing_is_written(file, path, change, message):
