@@ -243,7 +243,6 @@ class Debts:
             if not owed:
                 path.unlink(missing_ok=True)
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(
                 {"address": self.address, "owed": [asdict(debt) for debt in owed.values()]}, indent=1
             )

@@ -290,7 +290,6 @@ def _check_record(record: Path, settings: dict, overwrite: bool) -> None:
             raise RequestError(
                 "OUT", str(record.parent), f"a folder made with the same settings, not {changed}"
             )
-    record.parent.mkdir(parents=True, exist_ok=True)
     write_whole(record, json.dumps(settings))
 
 

@@ -18,6 +18,7 @@ from ..errors import FileFormatError, WireError
 from ..wire.tiff import parse_time_ns
 from ._hdf5 import dataset, opened, own, read
 from ._lazy_imports import h5py
+from .storage import new_hdf5
 
 IMAGES = "/entry/data/data"
 """Dataset of the images."""
@@ -167,7 +168,7 @@ def write_eiger_gaps(
 
     Raises
     ------
-    OSError
+    StorageError
         It cannot be written.
     """
     inner = tuple(shape) if n_channels is None else (n_channels, *shape)
@@ -183,7 +184,7 @@ def write_eiger_gaps(
                 k : k + n
             ]
         row += n
-    with h5py.File(path, "x") as made:
+    with new_hdf5(path, replace=False) as made:
         made.create_virtual_dataset(IMAGES, images, fillvalue=0)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import FileFormatError
 from ._lazy_imports import h5py
 from .daq_file import TEXT, FoundData, texts_of
-from .storage import make_folder, writing
+from .storage import new_hdf5
 
 
 def write_columns(path: str | Path, columns: Mapping[str, Sequence[int]]) -> None:
@@ -23,8 +23,7 @@ def write_columns(path: str | Path, columns: Mapping[str, Sequence[int]]) -> Non
     StorageError
         The file cannot be written.
     """
-    make_folder(Path(path).parent)
-    with writing(path), h5py.File(path, "w", libver="latest") as file:
+    with new_hdf5(path, libver="latest") as file:
         for name, values in columns.items():
             file[name] = np.asarray(values, "i8")
 
@@ -44,13 +43,12 @@ def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked:
     asked : sequence of int
         Ascending pulse ids.
     """
-    path, pulses = Path(path), np.asarray(asked, "i8")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    pulses = np.asarray(asked, "i8")
     order = np.argsort(found.pulse_ids, kind="stable")
     at = np.searchsorted(found.pulse_ids[order], pulses).clip(max=max(0, len(order) - 1))
     rows = order[at] if len(order) else np.zeros(len(pulses), "i8")
     there = found.pulse_ids[rows] == pulses if len(order) else np.zeros(len(pulses), bool)
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         if found.dtype != TEXT:
             _show(file, Path(source).absolute(), found, rows, there)
         ids = np.where(there, pulses, 0).astype(found.ids_dtype)
@@ -75,8 +73,7 @@ def write_empty(
     ids : tuple
         Dataset, shape and dtype of the pulse ids.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         if dtype != TEXT:
             file.create_dataset(dataset, tuple(shape), dtype, fillvalue=_nothing(np.dtype(dtype)))
         file.create_dataset(ids[0], tuple(ids[1]), ids[2])
@@ -182,9 +179,8 @@ def write_held(
         One per name. What the new file holds: float64, or texts; the pulse id is 0 where the value is not
         known. A PV that it does not hold has a `problem`.
     """
-    path, pulses = Path(path), np.asarray(asked, "i8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(source, "r", locking=False) as daq, h5py.File(path, "w") as file:
+    pulses = np.asarray(asked, "i8")
+    with h5py.File(source, "r", locking=False) as daq, new_hdf5(path) as file:
         return list(_held(daq, file, {one.key: one for one in found}, names, pulses))
 
 

@@ -10,7 +10,6 @@ DAQ's own interleaved file is never used: it lacks the last frame of each file (
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from ..wire.std_daq_writing import (
 )
 from ._hdf5 import looking_into, own
 from ._lazy_imports import h5py
+from .storage import new_hdf5
 
 MOST_IMAGES = 2**24
 """Images per file that are looked for where nobody says how many it can hold: a start's default."""
@@ -229,18 +229,12 @@ def write_joined(
             whole = len(parts) == 1 and stored[0] == n_images
             for first, run in _runs(data, n_images, n):
                 images[run] = source[first : first + len(range(n_images)[run])]
-    half = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with h5py.File(half, "w") as file:
-            if whole:  # readers see its chunks then, and take single images
-                file[layout.images] = h5py.ExternalLink(parts[0][1].path.name, parts[0][1].dataset)
-            else:
-                file.create_virtual_dataset(layout.images, images)
-            file[layout.image_id.dataset], file[layout.status.dataset] = image_id, status
-        os.replace(half, path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
+    with new_hdf5(path) as file:
+        if whole:  # readers see its chunks then, and take single images
+            file[layout.images] = h5py.ExternalLink(parts[0][1].path.name, parts[0][1].dataset)
+        else:
+            file.create_virtual_dataset(layout.images, images)
+        file[layout.image_id.dataset], file[layout.status.dataset] = image_id, status
     return StdDaqFile(path, layout.images, image_id, status)
 
 
@@ -259,7 +253,7 @@ def link_columns(path: Path, layout: FileLayout, theirs: Path, of: FileLayout) -
     OSError
         It is there, or cannot be made.
     """
-    with h5py.File(path, "x") as file:
+    with new_hdf5(path, replace=False) as file:
         file[layout.images] = h5py.ExternalLink(theirs.name, of.images)
         for ours, column in ((layout.image_id, of.image_id), (layout.status, of.status)):
             file[ours.dataset] = h5py.ExternalLink(theirs.name, column.dataset)

@@ -83,30 +83,69 @@ def make_folder(folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file as a whole: a reader, or a crash, finds the old one or the new one.
+def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Replace a small file as a whole: a reader finds the old one or the new one.
 
     Parameters
     ----------
     path : Path
-        Its folder is there.
-    text : str
+        Its folder is made.
+    content : str or bytes
         All of it.
+    durable : bool
+        A crash of the machine finds one of the two as well.
 
     Raises
     ------
-    OSError
+    StorageError
         It could not be written; the old one stays, and nothing half is left.
     """
+    make_folder(path.parent)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with open(new, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
+        with writing(path):
+            with open(new, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append a line in one piece, so that two threads may; StorageError if not all of it is taken.
+
+    It begins with the end of the line before: one that was cut off spoils only itself.
+    """
+    line = f"\n{text}".encode()
+    with writing(path), path.open("ab", buffering=0) as file:
+        if file.write(line) < len(line):  # a disk that gets full takes a part, without a word
+            raise refused(path, errno.ENOSPC)
+
+
+@contextmanager
+def new_hdf5(path: str | Path, *, replace: bool = True, **options) -> Iterator[h5py.File]:
+    """Make an HDF5 file in memory, and at the end on the disk, with its folder; `StorageError` from there.
+
+    Nothing is made if anything is raised inside. On a disk that is full HDF5 itself would end the process.
+    Without `replace` the folder must be there, and nothing of that name.
+    """
+    path = Path(path)
+    if not replace:
+        with writing(path, "making"):
+            path.touch(exist_ok=False)
+    try:
+        with h5py.File(path, "w", driver="core", backing_store=False, block_size=1 << 20, **options) as file:
+            yield file
+            file.flush()
+            content = file.id.get_file_image()
+        write_whole(path, content, durable=False)
+    except BaseException:
+        if not replace:
+            path.unlink(missing_ok=True)
         raise
 
 

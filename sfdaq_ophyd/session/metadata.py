@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import ConfigError, RequestError, ServiceUnreachable, require
-from ..files.storage import write_whole
+from ..files.storage import make_folder, write_whole, writing
 
 
 class Store(Protocol):
@@ -36,8 +36,8 @@ class FileStore:
 
     def update(self, change: Callable[[dict], None]) -> dict:
         """Change the file under a lock that all processes respect; ConfigError if it is damaged."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
+        make_folder(self.path.parent)
+        with writing(self.path), open(self.path.with_name(self.path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = self._read()
             content = copy.deepcopy(before)

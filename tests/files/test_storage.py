@@ -216,7 +216,7 @@ def test_write_whole_when_the_disk_fails_then_the_old_file_stays_and_nothing_hal
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(StorageError, match="Input/output"):
         storage.write_whole(path, "new")
     assert path.read_text() == "old" and [each.name for each in tmp_path.iterdir()] == ["x.json"]
     monkeypatch.undo()
@@ -257,3 +257,48 @@ def test_conversion_when_the_disk_was_full_then_the_process_goes_on_and_ends_wel
         [sys.executable, "-c", CONVERT, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd()
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "lives\n", "")
+
+
+VIEWS = """
+from tests.files.test_storage import *
+from sfdaq_ophyd.files.held_values import write_columns, write_empty
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+makers = {
+    "columns": lambda path: write_columns(path, {"a": range(3000), "b": range(3000)}),
+    "empty": lambda path: write_empty(path, "data/A/data", (3000,), "f8", ("data/A/pulse_id", (3000,), "i8")),
+}
+for k in range(12):
+    limit = 500 * k if k % 2 else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    for name, make in makers.items():
+        try:
+            make(f"{sys.argv[1]}/{name}{k}.h5")
+        except StorageError as exc:
+            assert "File too large" in str(exc) and k % 2
+print("lives")
+"""
+
+
+def test_views_when_the_disk_was_full_then_the_process_goes_on_and_ends_well(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", VIEWS, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd()
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "lives\n", "")
+    whole = {f"{name}{k}.h5" for name in ("columns", "empty") for k in range(0, 12, 2)}
+    assert whole <= set(os.listdir(tmp_path))
+
+
+def test_append_line_when_the_disk_takes_a_part_then_it_is_told_and_the_next_line_is_whole(tmp_path):
+    path = tmp_path / "run.jsonl"
+    storage.append_line(path, "a" * 90)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        with pytest.raises(StorageError, match="writing .*run.jsonl"):
+            storage.append_line(path, "b" * 90)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    storage.append_line(path, "c")
+    assert path.read_text().split("\n")[1::2] == ["a" * 90, "c"]

@@ -186,7 +186,6 @@ class Pedestals:
         known = known_pedestals(path) | {
             name: {"file": file, "run_uid": run_uid, "time": time.time()} for name, file in files.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(known, indent=1))
 
 

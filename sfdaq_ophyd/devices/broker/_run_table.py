@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import WireError
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA
+from ...files.storage import append_line, make_folder
 from ...wire.json_text import load_json
 
 SENDING, ACCEPTED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
@@ -68,7 +69,7 @@ class RunTable:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
 
     def write(self, what: str, index: int | None = None, **facts: Any) -> None:
         """Append a line about an acquisition, or about the run.
@@ -83,9 +84,7 @@ class RunTable:
             Fit for JSON.
         """
         line = {"what": what, "time": time.time(), **({} if index is None else {"index": index}), **facts}
-        text = "\n" + json.dumps(line)  # a line cut off by a crash does not spoil the next
-        with self.path.open("ab", buffering=0) as file:  # in one piece: two threads write
-            file.write(text.encode())
+        append_line(self.path, json.dumps(line))
 
     def rows(self) -> list[TableRow]:
         """Return the acquisitions in order."""

@@ -24,7 +24,6 @@ from ...files.eiger_file import (
     read_eiger_master_file,
     write_eiger_gaps,
 )
-from ...files.storage import writing
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
 from .._acquisition import LossPolicy
@@ -266,8 +265,7 @@ class FilesSource(SeriesSource):
         used = Counter(place[0] for place in places if place is not None)
         n_channels = next(iter(used)).n_channels if used else self._n_channels
         path = self._folder.path / f"{series}_data_from_{number:06d}.h5"
-        with writing(path):
-            write_eiger_gaps(path, places, shape=form.shape, dtype=form.dtype, n_channels=n_channels)
+        write_eiger_gaps(path, places, shape=form.shape, dtype=form.dtype, n_channels=n_channels)
 
         def drop() -> None:
             path.unlink(missing_ok=True)
