@@ -129,12 +129,17 @@ def say_ready(*said: str) -> None:
     print("READY", *said, flush=True)  # noqa: T201 - the parent, or a person, reads it
 
 
+def commands() -> Iterator[dict[str, Any]]:
+    """Child's side: return the commands on standard input, as they come."""
+    return map(json.loads, sys.stdin)
+
+
 def read_commands(into: queue.Queue) -> None:
     """Child's side: put every command on standard input into a queue, None at its end. Returns at once."""
 
     def read():
-        for line in sys.stdin:
-            into.put(json.loads(line))
+        for command in commands():
+            into.put(command)
         into.put(None)
 
     threading.Thread(target=read, name="commands", daemon=True).start()
@@ -142,8 +147,8 @@ def read_commands(into: queue.Queue) -> None:
 
 def obey(do: Callable[..., object]) -> None:
     """Child's side: reply to every command with what ``do(**command)`` returns, until there are no more."""
-    for line in sys.stdin:
-        reply(partial(do, **json.loads(line)))
+    for command in commands():
+        reply(partial(do, **command))
 
 
 def reply(answer: Callable[[], object]) -> None:
@@ -152,5 +157,10 @@ def reply(answer: Callable[[], object]) -> None:
         message = {"value": answer()}
     except Exception as exc:
         message = {"error": f"{type(exc).__name__}: {exc}"}
+    tell(message)
+
+
+def tell(message: dict[str, Any]) -> None:
+    """Child's side: print a line for the parent."""
     sys.stdout.write(json.dumps(message, default=float) + "\n")
     sys.stdout.flush()

@@ -7,15 +7,13 @@ it can be killed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 
 from ...starting import report_step, without_collection
-from ..clock import PulseClock
+from ..child import commands, make_parser, running_clock, say_ready, tell
 
 with without_collection(ours=True):
     from .files import Pictures, WriterFile, is_below, may_write
@@ -96,23 +94,19 @@ class DaqWriter:
 
 def main() -> None:
     """Serve the commands on standard input."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = make_parser("sfdaq_ophyd.sim.std_daq.writer_process", main.__doc__, control=False)
     parser.add_argument("--config", type=json.loads, required=True)
     parser.add_argument("--writable", type=json.loads, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clock", required=True, help="file of the pulse clock")
     parser.add_argument("--compressed", action="store_true")
-    options = parser.parse_args()
-    report_step("making the writer")
-    view = PulseClock(options.clock).view
-    writer = DaqWriter(options.config, options.writable, options.seed, options.compressed, view)
-    print("READY", flush=True)  # noqa: T201
-    for line in sys.stdin:
-        command = json.loads(line)
-        event = getattr(writer, command["do"])(command)
-        if event is not None:
-            sys.stdout.write(json.dumps(event) + "\n")
-            sys.stdout.flush()
+    with running_clock(parser) as (options, clock):
+        report_step("making the writer")
+        writer = DaqWriter(options.config, options.writable, options.seed, options.compressed, clock.view)
+        say_ready()
+        for command in commands():
+            event = getattr(writer, command["do"])(command)
+            if event is not None:
+                tell(event)
 
 
 if __name__ == "__main__":
