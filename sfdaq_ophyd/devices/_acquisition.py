@@ -37,12 +37,7 @@ class FrameSink(Protocol):
     """Where the frames go; called from one thread at a time."""
 
     def append(self, item: Any) -> None:
-        """Take one more item; may block for a bounded time.
-
-        Parameters
-        ----------
-        item : Frame, MissingFrame, Tables, FrameFormat or WrittenFile
-        """
+        """Take one more item; may block for a bounded time."""
 
     def take_back_partial(self) -> int:
         """Forget the frames that do not make a whole point; return how many those were."""
@@ -81,17 +76,7 @@ class Rules:
         return self.timeout + self.frame_time
 
     def longest(self, n_frames: int) -> float:
-        """Return the time after which any acquisition has ended, one way or the other.
-
-        Parameters
-        ----------
-        n_frames : int
-
-        Returns
-        -------
-        float
-            s.
-        """
+        """Return the time after which any acquisition has ended, one way or the other, s."""
         attempts = 1 + (self.max_retakes if self.policy is LossPolicy.RETAKE else 0)
         return attempts * (n_frames + 2) * (self.limit + 2 * JOIN_TIMEOUT)
 

@@ -54,11 +54,6 @@ def column_in_hdf5(dataset: str) -> dict:
     ----------
     dataset : str
         Its path in the file; shape (n,), `IDS_PER_CHUNK` frames per chunk.
-
-    Returns
-    -------
-    dict
-        Parameters.
     """
     return {"dataset": dataset, "chunk_shape": (IDS_PER_CHUNK,), "join_method": "stack", "swmr": True}
 
@@ -119,10 +114,6 @@ _DTYPES = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "U": "
 def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
     """Return what a frame has beside its image.
 
-    Parameters
-    ----------
-    fmt : FrameFormat
-
     Returns
     -------
     dict of str to dtype
@@ -149,11 +140,6 @@ def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: 
     frames_per_point : int
     with_missing : bool
         Whether the frames that are missing are counted.
-
-    Returns
-    -------
-    dict of str to dict
-        Data keys.
     """
     images = fmt.images.items()
     keys = {f"{name}_{image}": _image_key(name, image, *kind, frames_per_point) for image, kind in images}
@@ -192,13 +178,6 @@ def _image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, f
 def number_key(name: str, dtype: np.dtype, frames_per_point: int) -> dict:
     """Describe a number per frame that is external, as the image is.
 
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    dtype : dtype
-    frames_per_point : int
-
     Returns
     -------
     dict
@@ -220,11 +199,6 @@ def external_key(data_key: dict) -> dict:
     ----------
     data_key : dict
         One that is external already stays as it is.
-
-    Returns
-    -------
-    dict
-        Data key.
     """
     if "external" in data_key:
         return data_key
@@ -241,11 +215,6 @@ def event_columns(columns: dict[str, list], with_missing: bool) -> dict[str, lis
     columns : dict of str to list
         Values of points, by name.
     with_missing : bool
-
-    Returns
-    -------
-    dict of str to list
-        With ``n_missing``.
     """
     if not with_missing:
         return columns

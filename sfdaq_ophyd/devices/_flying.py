@@ -228,13 +228,7 @@ class JointStatus(StatusBase):
                 self.set_finished()
 
     def watch(self, func: Callable) -> None:
-        """Call `func` at each step of any part, with what it has in common: see `ActionStatus.watch`.
-
-        Parameters
-        ----------
-        func : callable
-            See `ActionStatus.watch`.
-        """
+        """Call `func` at each step of any part, with what it has in common: see `ActionStatus.watch`."""
         for part in self._parts:
             part.watch(lambda **kwargs: func(**(kwargs | self._sum())))
 
@@ -318,10 +312,6 @@ class FlyGroup:
 
 def joined_page(pages: list[dict]) -> list[dict]:
     """Join partial event pages of the same points.
-
-    Parameters
-    ----------
-    pages : list of dict
 
     Returns
     -------

@@ -67,10 +67,6 @@ class FrameStore(PointStore):
     def append(self, item: Frame | MissingFrame | Tables | FrameFormat) -> None:
         """Take one more frame, or the tables of those that come next, or what those will look like.
 
-        Parameters
-        ----------
-        item : Frame, MissingFrame, Tables or FrameFormat
-
         Raises
         ------
         ShapeError

@@ -155,11 +155,6 @@ class ActionStatus(StatusBase):
         ----------
         device, what, unit
             As for an `ActionStatus`.
-
-        Returns
-        -------
-        ActionStatus
-            Done.
         """
         status = cls(device, what, GRACE, unit=unit)
         status.succeed()
@@ -185,12 +180,7 @@ class ActionStatus(StatusBase):
         return self.succeed
 
     def end(self, exc: Exception | None) -> None:
-        """Fail with `exc`; finish without one, or if it was given up on purpose, as by a pause.
-
-        Parameters
-        ----------
-        exc : Exception or None
-        """
+        """Fail with `exc`; finish without one, or if it was given up on purpose, as by a pause."""
         if exc is None or isinstance(exc, Discarded):
             self.succeed()
         else:
@@ -202,12 +192,7 @@ class ActionStatus(StatusBase):
             self.set_finished()
 
     def fail(self, exc: Exception) -> None:
-        """Fail with `exc`, unless it is finished already.
-
-        Parameters
-        ----------
-        exc : Exception
-        """
+        """Fail with `exc`, unless it is finished already."""
         with contextlib.suppress(InvalidState):
             self.set_exception(exc)
 
@@ -298,10 +283,6 @@ def whole_number(field: str, value: object, least: int) -> int:
     least : int
         The smallest allowed.
 
-    Returns
-    -------
-    int
-
     Raises
     ------
     RequestError
@@ -318,19 +299,7 @@ def whole_number(field: str, value: object, least: int) -> int:
 
 
 def naming(exc: Exception, name: str) -> Exception:
-    """Return an exception that says whose it is: in its text, or, where that cannot be, in a note.
-
-    Parameters
-    ----------
-    exc : Exception
-    name : str
-        Of the device.
-
-    Returns
-    -------
-    Exception
-        The one given.
-    """
+    """Return an exception that says whose it is: in its text, or, where that cannot be, in a note."""
     if name not in str(exc):
         if isinstance(exc, OSError) and exc.strerror:
             exc.strerror = f"{name}: {exc.strerror}"

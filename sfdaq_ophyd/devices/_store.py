@@ -62,12 +62,7 @@ class PointStore(ABC):
 
     @abstractmethod
     def append(self, item: Frame | MissingFrame) -> None:
-        """Take one more frame.
-
-        Parameters
-        ----------
-        item : Frame or MissingFrame
-        """
+        """Take one more frame."""
 
     @abstractmethod
     def take_back_partial(self) -> int:
@@ -137,10 +132,6 @@ class PointStore(ABC):
     def columns(self, n_points: int) -> dict[str, list]:
         """Return the rows of the next points, by column.
 
-        Parameters
-        ----------
-        n_points : int
-
         Returns
         -------
         dict of str to list
@@ -163,10 +154,6 @@ class PointStore(ABC):
         n_points : int
         in_file : bool
             Register `columns_in_file` as well: nobody will ask for their rows.
-
-        Returns
-        -------
-        list of (str, dict)
         """
         more = self.columns_in_file if in_file else {}
         with self._lock:
@@ -215,11 +202,6 @@ def _for_ever() -> bool:
 def row_of(item: Frame | MissingFrame, fmt: FrameFormat) -> tuple:
     """Return everything about a frame but its image.
 
-    Parameters
-    ----------
-    item : Frame or MissingFrame
-    fmt : FrameFormat
-
     Returns
     -------
     tuple
@@ -255,10 +237,6 @@ class WrittenFileStore(PointStore):
 
     def append(self, item: Frame | MissingFrame | WrittenFile) -> None:
         """Take one more frame, or the file that holds the next ones.
-
-        Parameters
-        ----------
-        item : Frame, MissingFrame or WrittenFile
 
         Raises
         ------

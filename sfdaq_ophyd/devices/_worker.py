@@ -25,19 +25,7 @@ IDLE = 10.0
 
 
 def ends_within(ended: threading.Event, seconds: float) -> bool:
-    """Wait until something has ended.
-
-    Parameters
-    ----------
-    ended : Event
-    seconds : float
-        s of time in which we could look.
-
-    Returns
-    -------
-    bool
-        Whether it has.
-    """
+    """Return whether something ends within so many s of time in which we could look; wait for it."""
     limit = Limit(seconds)
     while not limit.wait(ended, seconds):
         if limit.reached():
@@ -250,18 +238,7 @@ class SourceCall:
         return True
 
     def get(self, timeout: float) -> object:
-        """Return the next item.
-
-        Parameters
-        ----------
-        timeout : float
-            s.
-
-        Returns
-        -------
-        object
-            `NOTHING` if none came.
-        """
+        """Return the next item; `NOTHING` if none comes within `timeout` s."""
         try:
             item = self._items.get(timeout=timeout)
         except queue.Empty:
@@ -297,11 +274,6 @@ class SourceCall:
 
 
 def forget(item: object) -> None:
-    """Let a file know, if the item is one, that its points are not kept.
-
-    Parameters
-    ----------
-    item : object
-    """
+    """Let a file know, if the item is one, that its points are not kept."""
     if isinstance(item, WrittenFile):
         item.drop()

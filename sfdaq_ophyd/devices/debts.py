@@ -178,12 +178,7 @@ class Debts:
         logger.error("not left as found: %s", debt)
 
     def forget(self, *names: str) -> None:
-        """Owe these no more.
-
-        Parameters
-        ----------
-        *names : str
-        """
+        """Owe these no more."""
         with _lock:
             owed = self._read()
             left = {what: debt for what, debt in owed.items() if what not in names}
@@ -253,12 +248,7 @@ class Debts:
 
 
 def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
-    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged.
-
-    Parameters
-    ----------
-    folder : str or Path
-    """
+    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged."""
     for path in sorted(Path(folder).glob("*.json")):
         with _lock:
             address, owed = _load(path)

@@ -17,11 +17,6 @@ def register_magics(shell: Any, session: Any) -> None:
 
     With simulators, a cell that names a device, and a script, wait until they serve. A failure of a plan or a
     device is one screen; ``%tb`` shows its traceback.
-
-    Parameters
-    ----------
-    shell : IPython shell, or None
-    session : Session
     """
     if not hasattr(shell, "register_magics"):
         return  # plain Python, or the queue server's stand-in

@@ -245,10 +245,6 @@ class Peak:
 def fit_peak(x: np.ndarray, y: np.ndarray) -> Peak | None:
     """Fit a Gaussian on a constant by least squares (Levenberg-Marquardt).
 
-    Parameters
-    ----------
-    x, y : ndarray, shape (n,)
-
     Returns
     -------
     Peak or None
