@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from .ports import free_ports, listens
 from .test_docs import REPO, console
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +30,7 @@ def manager(home, wait_for):
     env = {key: value for key, value in os.environ.items() if key != "SFDAQ_CONFIG"}
     env |= {"HOME": str(home), "MPLBACKEND": "Agg"}
     subprocess.run([bin / init[0], *init[1:]], cwd=home, env=env, check=True, stdin=subprocess.DEVNULL)
-    ports = [free_port() for _ in range(3)]
+    ports = free_ports(3)
     control, info = (f"tcp://127.0.0.1:{port}" for port in ports[:2])
     assert redis_server.pop() == "&"
     redis = subprocess.Popen(
@@ -44,7 +38,7 @@ def manager(home, wait_for):
         cwd=home,
         stdout=subprocess.DEVNULL,
     )
-    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", ports[2])) == 0, "redis-server")
+    wait_for(lambda: listens(ports[2]), "redis-server")
     log = open(home / "manager.log", "w")
     server = subprocess.Popen(
         [

@@ -11,6 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
+from .ports import free_ports
+
 API_KEY = "stock"
 
 
@@ -30,7 +32,7 @@ class TiledServer:
     def __init__(self, directory: Path, *arguments: str, environment: dict | None = None):
         self.directory, self._arguments = directory, arguments
         self._environment = {**os.environ, "NO_COLOR": "1", **(environment or {})}
-        self.port = 0
+        (self.port,) = free_ports(1)
         self.start()
 
     @property
@@ -52,8 +54,7 @@ class TiledServer:
         address: queue.SimpleQueue = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=(address.put,), daemon=True)
         self._reader.start()
-        self.port = address.get(timeout=170)  # a server that ended has told so; this one is slow
-        if self.port is None:
+        if address.get(timeout=170) is None:  # a server that ended has told so; this one is slow
             raise AssertionError((self.directory / "server.txt").read_text()[-2000:])
 
     def _read(self, tell) -> None:

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ from sfdaq_ophyd.catalog._documents import filled
 from sfdaq_ophyd.catalog.journal import plain
 from sfdaq_ophyd.errors import RequestError, ServiceUnreachable
 
+from ..ports import free_ports
 from ..tiled_server import TiledServer, stock_catalog
 from .composed import DATASET, Composed, frames_of, image_key, scalar, simple_run, write_frames
 
@@ -273,8 +273,7 @@ def test_run_when_the_server_keeps_it_in_postgresql_then_everything_reads_back(t
     user = ["runuser", "-u", "postgres", "--"] if Path.home() == Path("/root") else []
     if user:
         shutil.chown(folder, "postgres")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+    (port,) = map(str, free_ports(1))
     options = f"-k {folder} -c listen_addresses=127.0.0.1 -p {port}"
     subprocess.run([*user, binaries / "initdb", "-A", "trust", "-U", "me", folder / "db"], check=True)
     control = [*user, binaries / "pg_ctl", "-D", folder / "db", "-w"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +24,6 @@ def doctor(*words, home):
         timeout=150,
         env={**os.environ, "HOME": str(home), "COLUMNS": "300"},
     )
-
-
-def dead_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
@@ -80,8 +73,8 @@ def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(tmp_path):
     assert found["directory"]["found"].endswith(" GiB free")
 
 
-def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tmp_path):
-    dead = f"http://127.0.0.1:{dead_port()}"
+def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tmp_path, closed_port):
+    dead = f"http://127.0.0.1:{closed_port}"
     with Facility(only=["pvs", "eiger"], eiger_model="500K") as facility:
         devices = {
             "pulse_id": {"class": "PulseId", "pv": facility.pvs["pulse_id"]},

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..ports import free_ports
+
 
 class Sim:
     """``sfdaq sim`` in a child; its output is read in a thread, so that no wait hangs on a silent child."""
@@ -107,11 +109,7 @@ def test_sim_when_json_then_one_line_with_the_addresses_that_another_process_can
 
 
 def test_sim_when_port_base_is_given_then_served_there(sim):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        base = probe.getsockname()[1]
+    (base,) = free_ports(1)
     child = sim("--only", "pvs", "--json", "--port-base", str(base))
     addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
     assert addresses["pvs"]["ca"] == f"127.0.0.1:{base}"

@@ -142,11 +142,9 @@ def test_advance_when_client_gives_up_then_executed_all_the_same(broker, client,
 
 
 @pytest.mark.parametrize("endpoint", ["advance_run_number", "get_pvlist"])
-def test_call_when_server_is_down_then_unreachable_after_trying_again(pgroup, endpoint):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with BrokerClient(url) as client, pytest.raises(ServiceUnreachable, match="Connection refused"):
+def test_call_when_server_is_down_then_unreachable_after_trying_again(pgroup, endpoint, closed_port):
+    with BrokerClient(f"http://127.0.0.1:{closed_port}") as client:
+        with pytest.raises(ServiceUnreachable, match="Connection refused"):
             CALLS[endpoint](client, pgroup)
 
 

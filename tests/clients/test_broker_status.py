@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -25,6 +24,7 @@ from sfdaq_ophyd.wire.broker_status import FileState
 from sfdaq_ophyd.wire.pulse_id import PulseRange
 
 from ..devices.broker_bench import DETECTOR, BrokerBench
+from ..ports import free_ports, listens
 from .amqp_publisher import AmqpPublisher
 
 FILE = "/sf/bernina/data/p12345/raw/run0001/data/acq0001.PVDATA.h5"
@@ -183,12 +183,7 @@ def rabbitmq(tmp_path_factory, wait_for):
     server = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin:" + os.environ["PATH"])
     if server is None:
         pytest.skip("rabbitmq-server is not installed")
-    ports = []
-    for _ in range(3):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            ports.append(str(free.getsockname()[1]))
-    port, distribution, mapper = ports
+    port, distribution, mapper = map(str, free_ports(3))
     environment = {
         **os.environ,
         "HOME": str(tmp_path),
@@ -209,12 +204,8 @@ def rabbitmq(tmp_path_factory, wait_for):
         start_new_session=True,
     )
 
-    def listens():
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", int(port))) == 0
-
     try:
-        wait_for(listens, "RabbitMQ", timeout=60, period=0.1)
+        wait_for(lambda: listens(int(port)), "RabbitMQ", timeout=60, period=0.1)
         yield f"amqp://guest:guest@127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)

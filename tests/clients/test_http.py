@@ -123,9 +123,8 @@ def test_request_when_server_hangs_then_unknown_or_timeout(serve):
         service.request("GET", "/x", idempotent=True, attempts=1)
 
 
-def test_request_when_nobody_listens_then_unreachable_names_url():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+def test_request_when_nobody_listens_then_unreachable_names_url(closed_port):
+    url = f"http://127.0.0.1:{closed_port}"
     with pytest.raises(ServiceUnreachable, match=f"{url} is not reachable"):
         HttpClient(url, name="svc").request("POST", "/x", attempts=2, backoff=0.01)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import types
 
 import pytest
+import zmq
 
 from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.clients._receiver import HIGH_WATER
@@ -95,38 +97,44 @@ def test_flush_when_the_sender_is_ten_times_faster_then_ends_at_once_and_nothing
                     assert queue.get(60).frame_number > sent
 
 
-def test_flush_when_ports_were_quiet_then_the_very_next_frame_comes(wait_for):
+def test_flush_when_ports_were_quiet_then_the_very_next_frame_comes(monkeypatch):
     """Whatever its clock says: nothing can have been on its way."""
+    passed = [0.0]
+    ours = types.SimpleNamespace(
+        time=lambda: time.time() + passed[0], monotonic=lambda: time.monotonic() + passed[0]
+    )
+    monkeypatch.setattr("sfdaq_ophyd.clients._receiver.time", ours)
     with Publisher(2) as peer, ModuleStream(peer.endpoints) as stream:
         queue = stream.frames()
         stream.wait_connected(60)
         peer.wait_subscribed()
         for number in range(1, 9):
-            time.sleep(0.15)
+            passed[0] += 0.15
             stream.flush()
             send(peer, number, ticks=number)
             assert collect(queue, 1)[0].frame_number == number
 
 
+def flush_in_a_callback(stream, send_all, wait_for):
+    """Send all while a consumer of the stream is stuck with the first, and flush before it goes on."""
+    stuck, go = threading.Event(), threading.Event()
+    stop = stream.subscribe(lambda frame: (stuck.set(), go.wait(60)))
+    send_all()
+    assert stuck.wait(60)
+    stop()
+    flushing = threading.Thread(target=stream.flush)
+    flushing.start()
+    wait_for(lambda: stream._receiver.marked, "the mark")
+    go.set()
+    flushing.join()
+
+
 def test_flush_when_many_old_messages_lie_in_the_sockets_then_a_port_is_connected_anew(wait_for):
     with Publisher(1) as peer, ModuleStream(peer.endpoints) as stream:
-        stuck, go = threading.Event(), threading.Event()
         stream.wait_connected(60)
         peer.wait_subscribed()
-
-        def wait(frame):
-            stuck.set()
-            go.wait(60)
-
-        end = stream.subscribe(wait)
-        send(peer, *range(1, 20 * MOST_OLD), ports=[0], n_ports=1)
-        assert stuck.wait(60)
-        end()
-        flushing = threading.Thread(target=stream.flush)
-        flushing.start()
-        wait_for(lambda: stream._receiver.marked, "the mark")
-        go.set()
-        flushing.join()
+        old = range(1, 20 * MOST_OLD)
+        flush_in_a_callback(stream, lambda: send(peer, *old, ports=[0], n_ports=1), wait_for)
         assert peer.sockets[0].poll(10_000), "no new subscription"
         with stream.frames() as queue:
             number = 20 * MOST_OLD
@@ -158,24 +166,20 @@ def test_flush_when_the_stream_is_closed_then_says_so():
 
 def test_images_when_flushed_then_those_of_later_pulses_come_and_no_other(wait_for):
     with Publisher() as peer, ImageStream(peer.endpoints[0]) as stream:
-        stream.subscribe(lambda frame: time.sleep(0.01))
         stream.wait_connected(60)
         peer.wait_subscribed()
         begin = time.monotonic()
 
-        def pulse():
-            return 10**10 + int(100 * (time.monotonic() - begin))
+        def send_image(number):
+            pulse_id = 10**10 + int(100 * (time.monotonic() - begin))
+            peer.send(0, ImageHeader(frame_number=number, shape=SHAPE, pulse_id=pulse_id).encode(), PIXELS)
 
-        for number in range(1, 200):
-            text = ImageHeader(frame_number=number, shape=SHAPE, pulse_id=pulse()).encode()
-            peer.send(0, text, PIXELS)
-        wait_for(lambda: stream.counters["complete"] > 5, "the first images")
-        stream.flush()
+        flush_in_a_callback(stream, lambda: [send_image(number) for number in range(1, 200)], wait_for)
+        number = 199
         with stream.frames() as queue:
             while True:
                 number += 1
-                text = ImageHeader(frame_number=number, shape=SHAPE, pulse_id=pulse()).encode()
-                peer.send(0, text, PIXELS)
+                send_image(number)
                 with contextlib.suppress(ServiceTimeout):
                     assert queue.get(0.01).frame_number >= 200
                     break
@@ -330,16 +334,20 @@ def test_close_when_other_threads_wake_the_stream_then_no_socket_is_theirs():
             thread.join()
 
 
-def test_stream_when_nothing_comes_then_its_thread_does_not_run(wait_for):
+def test_stream_when_nothing_comes_then_its_thread_waits_until_something_does(monkeypatch, wait_for):
+    waits, poll = [], zmq.Poller.poll
+
+    def noted(poller, timeout=None):
+        if threading.current_thread().name.startswith("frames of"):
+            waits.append(timeout)
+        return poll(poller, timeout)
+
+    monkeypatch.setattr(zmq.Poller, "poll", noted)
     with Publisher(4) as peer, ModuleStream(peer.endpoints) as stream:
         stream.wait_connected(60)
-        looks = []
-        original = stream._intake.settle
-        stream._intake.settle = lambda *args: (looks.append(args), original(*args))[1]
-        begun = time.monotonic()
+        waits.clear()
         stream.flush()  # one look
-        time.sleep(0.3)
-        assert len(looks) <= 4 + 10 * (time.monotonic() - begun)  # one that spins looks thousands of times
+        wait_for(lambda: waits[-1:] == [None], "a wait that no time ends")
 
 
 def test_port_when_it_is_connected_anew_then_frames_of_the_others_are_not_taken_for_incomplete(wait_for):

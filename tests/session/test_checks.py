@@ -56,10 +56,8 @@ def test_doctor_pulse_id_when_checked_then_every_check_asks_the_address_it_shows
         assert of == [shown] or name in {"eiger", "jf", "writer", "sfdaq", "sfdaq pgroup"} and of == [], name
 
 
-def test_doctor_when_nothing_answers_then_no_text_says_that_something_does(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dead = f"127.0.0.1:{probe.getsockname()[1]}"
+def test_doctor_when_nothing_answers_then_no_text_says_that_something_does(tmp_path, closed_port):
+    dead = f"127.0.0.1:{closed_port}"
     path = tmp_path / "sfdaq.yaml"
     path.write_text(
         "pgroup: p12345\ndirectory: new\ndevices:\n"
@@ -216,10 +214,10 @@ def test_doctor_when_an_eiger_streams_then_no_message_of_the_series_is_taken(tmp
     assert "mode enabled, format cbor, state acquire, 0 dropped" in found.found
 
 
-def test_doctor_when_the_stream_of_an_eiger_cannot_be_read_then_says_its_port_or_version(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        dead = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+def test_doctor_when_the_stream_of_an_eiger_cannot_be_read_then_says_its_port_or_version(
+    tmp_path, closed_port
+):
+    dead = f"tcp://127.0.0.1:{closed_port}"
     options = {"eiger_shape": (64, 64), "eiger_initialized": True}
     with Facility(only=["eiger"], **options) as facility:
         url = facility.eiger.url

@@ -6,7 +6,6 @@ import copy
 import json
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,15 +16,15 @@ import pytest
 from sfdaq_ophyd.errors import ConfigError, RequestError, ServiceUnreachable
 from sfdaq_ophyd.session import FileStore, PersistentMetadata, RedisStore, next_scan_id
 
+from ..ports import free_ports, listens
+
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory, wait_for):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     command = [shutil.which("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path_factory.mktemp("redis"))
-    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "redis-server")
+    wait_for(lambda: listens(port), "redis-server")
     yield f"redis://127.0.0.1:{port}/0"
     server.terminate()
     server.wait(60)

@@ -143,6 +143,7 @@ def test_losses_when_armed_then_images_are_marked_and_the_stream_goes_on(part, w
 def test_pedestal_stage_when_forced_then_frames_and_daq_rec_show_it(part, wait_for):
     with ModuleStream(part.endpoints) as stream:
         queue = stream.frames()
+        take_joined(queue, 1)
         try:
             part.forced_stage = 1
             frame = wait_for(

@@ -56,12 +56,19 @@ def test_receiver_when_it_takes_nothing_then_the_clock_stands_and_no_frame_is_lo
     for _ in range(2):  # it may also be held for a moment, while the receiver's buffers fill
         wait_for(stands, "the clock stands")
         assert facility.clock.status()["held_by"] == "jungfrau"
-    headers = []
-    for _ in range(60):  # of both streams, one after the other
-        headers.append([json.loads(socket.recv_multipart()[0]) for socket in (slow, quick)])
-    first = headers[0][0]["frameNumber"]
-    assert [header["frameNumber"] for header, _ in headers] == list(range(first, first + 60))
-    assert [header["detSpec1"] for header, _ in headers] == [header["detSpec1"] for _, header in headers]
+
+    def ids(socket):
+        header = json.loads(socket.recv_multipart()[0])
+        return header["frameNumber"], header["detSpec1"]
+
+    one, other = ids(slow), ids(quick)
+    while one != other:  # they connected one after the other
+        one, other = (ids(slow), other) if one < other else (one, ids(quick))
+    pairs = [(one, other)]
+    for _ in range(59):  # of both streams, one after the other
+        pairs.append((ids(slow), ids(quick)))
+    assert [one for one, _ in pairs] == [other for _, other in pairs]
+    assert [number for (number, _), _ in pairs] == list(range(one[0], one[0] + 60))
     assert facility.jungfrau.status()["n_left_out"] == 0
     slow.close(0)
     quick.close(0)

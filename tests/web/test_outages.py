@@ -11,6 +11,7 @@ import sys
 import pytest
 import yaml
 
+from ..ports import free_ports
 from .browser import Browser
 
 SIM = [sys.executable, "-m"]
@@ -28,19 +29,12 @@ CARD = """(() => {{
 }})()"""
 
 
-def free_ports(n):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
-        return [each.getsockname()[1] for each in sockets]
-
-
 class Services:
     """The simulators and the page's server, each in a process (group) of its own."""
 
     def __init__(self, directory):
         eiger, module, assembled, live, daq, redis, broker, slow, ca, page = map(str, free_ports(10))
         sim = "sfdaq_ophyd.sim."
-        broker, slow = self._neighbours()
         settings = json.dumps({"rate_multiplicator": 20})
         self._commands = {
             "eiger": [*SIM, sim + "eiger", "--port", eiger, "--shape", "40x50", "--initialized"],
@@ -67,14 +61,6 @@ class Services:
         self._environment, self._directory = {**os.environ, **local}, directory
         self.url = f"http://127.0.0.1:{page}/"
         self._running = {}
-
-    @staticmethod
-    def _neighbours():
-        """Return two free ports that follow each other."""
-        while True:
-            (first,) = free_ports(1)
-            with contextlib.suppress(OSError, OverflowError), socket.create_server(("127.0.0.1", first + 1)):
-                return str(first), str(first + 1)
 
     def start(self, *names):
         for name in names or self._commands:

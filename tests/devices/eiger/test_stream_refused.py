@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
@@ -11,14 +9,6 @@ from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import DetectorStateError, RequestError, ServiceTimeout
 
 from .conftest import check_as_found, make_eiger
-
-
-@pytest.fixture
-def closed_port():
-    """A port where nobody answers."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
 
 
 def test_eiger_when_made_for_the_stream_then_its_endpoint_is_on_the_units_host(tmp_path):

@@ -10,6 +10,7 @@ import redis
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
+from ...ports import free_ports
 from ...std_daq import simulated_daq, simulated_websocket_daq
 
 
@@ -48,12 +49,8 @@ class RedisServer:
 @pytest.fixture
 def redis_server(tmp_path, wait_for):
     """redis-server from apt, started; its end is awaited."""
-    import socket
-
     assert shutil.which("redis-server"), "apt install redis-server"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     server = RedisServer(tmp_path, port)
     server.start()
     with redis.Redis(port=port) as client:
