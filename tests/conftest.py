@@ -131,6 +131,55 @@ def closed_port():
         yield holder.getsockname()[1]
 
 
+LONG = {
+    "test_docs.py": 220,
+    "a catalog/": 190,  # devices with one
+    "stock/": 125,
+    "catalog/": 115,
+    "web/": 110,
+    "sim/std_daq/test_recordings.py": 90,
+    "plans/test_broker_plans.py": 85,
+    "test_profile_collection.py": 85,
+    "cli/test_one_screen.py": 55,
+    "cli/test_demo.py": 45,
+    "cli/test_doctor.py": 40,
+    "test_queueserver.py": 35,
+}
+"""What takes long, and about how many s: most of it starts what its tests share."""
+
+SHORT = ("wire/", "clients/")
+
+
+def pytest_collection_modifyitems(items):
+    """Have each worker begin with its share of what takes long, and end with what does not.
+
+    A worker gets a stretch of the list, all of as many tests; once it is done it takes tests from the ends of
+    the others' stretches. So all are done at the same time, and what tests share is started once.
+    """
+    n = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if n == 1:
+        return
+    kinds = {kind: [] for kind in (*LONG, *SHORT, "")}
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if name.startswith("devices/") and {"catalog", "tiled_server"} & set(item.fixturenames):
+            name = "a catalog/"
+        kinds[next(kind for kind in kinds if name.startswith(kind))].append(item)
+    first, seconds = [[] for _ in range(n)], [0] * n
+    for kind, long in LONG.items():
+        least = seconds.index(min(seconds))
+        first[least] += kinds[kind]
+        seconds[least] += long
+    short, others, n_left = [item for kind in SHORT for item in kinds[kind]], kinds[""], len(items)
+    items.clear()
+    for n_workers, begin in zip(range(n, 0, -1), first):
+        end, short = short[: len(short) // n_workers], short[len(short) // n_workers :]
+        n_more = max(0, n_left // n_workers - len(begin) - len(end)) if n_workers > 1 else None
+        items += [*begin, *others[:n_more], *end]
+        others = others[n_more:] if n_workers > 1 else []
+        n_left -= n_left // n_workers
+
+
 def pytest_collection_finish(session):
     gc.freeze()
     gc.enable()
