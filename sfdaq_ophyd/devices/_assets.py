@@ -97,7 +97,8 @@ class FileAssets:
                 self._bundles[key] = (resource, bundle.compose_stream_datum)
                 yield "stream_resource", resource
         for _, compose_datum in self._bundles.values():
-            datum = compose_datum(indices=StreamRange(start=start, stop=stop))
+            # what the schema asks for is in it: checking each costs half a millisecond
+            datum = compose_datum(indices=StreamRange(start=start, stop=stop), validate=False)
             self._handed.append(datum)
             yield "stream_datum", datum
 
