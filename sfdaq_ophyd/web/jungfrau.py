@@ -22,6 +22,9 @@ CONNECTS_WITHIN = 2.0
 SILENT_AFTER = 5.0
 """s without any message after which a detector is called silent."""
 
+MOST_CALIBRATIONS = 4
+"""Gain modes and module maps whose constants are kept."""
+
 
 class JungfrauSource(DetectorSource):
     """Watch a Jungfrau: all of the stream is counted, now and then one image is drawn.
@@ -58,13 +61,13 @@ class JungfrauSource(DetectorSource):
         if stream == "modules":
             self._stream = ModuleStream(endpoints, detector_name=detector_name, n_images=8)
         else:
-            self._stream = ImageStream(endpoints[0], n_images=8)
+            self._stream = ImageStream(endpoints[0], detector_name=detector_name, n_images=8)
         self._stream.subscribe(self._keep)
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._by_frame, self._n_jumped = by_frame, 0
         self._before: tuple[int, int] | None = None  # acquisition and number of the last frame
         self._load, self._note = load, ""
-        self._calibrations: dict[bool, JungfrauCalibration] = {}  # by whether high gain is on
+        self._calibrations: dict[tuple, JungfrauCalibration] = {}  # by high gain or not, and module map
         self._newest: StreamFrame | None = None
         self._rate = Rate()
         self._is_open = False
@@ -131,15 +134,20 @@ class JungfrauSource(DetectorSource):
             return
         try:
             calibration = load().with_options(mask_lost_packets=True)
-            self._calibrations = {calibration.options.highgain: calibration}
+            self._calibrations = {(calibration.options.highgain, calibration.module_map): calibration}
         except Exception as exc:  # files of any kind and state
             self._note = f"raw, since the constants cannot be read: {exc}"
 
-    def _calibration(self, high_gain: bool) -> JungfrauCalibration:
+    def _calibration(self, high_gain: bool, module_map: object) -> JungfrauCalibration:
+        """Return the one for a gain mode and the modules that an image says it has."""
         first = next(iter(self._calibrations.values()))
-        if high_gain not in self._calibrations:
-            self._calibrations[high_gain] = first.with_options(highgain=high_gain)
-        return self._calibrations[high_gain]
+        says = isinstance(module_map, list) and all(type(place) is int for place in module_map)
+        key = high_gain, tuple(module_map) if says else first.module_map
+        if key not in self._calibrations:
+            if len(self._calibrations) > MOST_CALIBRATIONS:
+                self._calibrations.popitem()
+            self._calibrations[key] = first.with_options(highgain=high_gain, module_map=key[1])
+        return self._calibrations[key]
 
     def _frame(self, found: StreamFrame) -> LiveFrame:
         self.n_taken += 1
@@ -147,7 +155,7 @@ class JungfrauSource(DetectorSource):
         raw = found.words if found.image.dtype == np.uint16 else found.image
         high_gain = found.daq_rec is not None and DaqRec.decode(found.daq_rec).high_gain
         if self._calibrations and raw.dtype == np.uint16:
-            calibration = self._calibration(high_gain)
+            calibration = self._calibration(high_gain, found.extra.get("module_map"))
             image = calibration(raw)
             bad = ~calibration.pixel_mask | ~np.isfinite(image) | calibration.lost_pixels(raw)
             saturated = np.zeros(image.shape, bool)

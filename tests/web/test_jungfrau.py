@@ -9,6 +9,8 @@ from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import StreamFrame
 from sfdaq_ophyd.web.jungfrau import JungfrauSource
 from sfdaq_ophyd.wire.detector_name import DaqRec
+from sfdaq_ophyd.wire.image_header import ImageHeader
+from tests.clients.stream_peers import Publisher
 
 NAME, N = "JF01T03V01", 3
 
@@ -48,3 +50,28 @@ def test_picture_when_taken_in_high_gain_then_has_its_constants():
     raw = np.full((512 * N, 1024), 2500, np.uint16)
     high, _ = facts(raw, daq_rec=DaqRec(high_gain=True).encode())
     assert high["mean"] == pytest.approx(5)
+
+
+def test_picture_when_the_image_says_that_a_module_is_off_then_the_others_are_in_their_places():
+    raw = np.full((512 * N, 1024), 2000 + 41 * 5, np.uint16)
+    whole, live = facts(raw)
+    less, without = facts(raw[:1024], extra={"module_map": [0, -1, 1]})
+    assert less["shape"] == whole["shape"] and less["mean"] == whole["mean"]
+    of_module = {0: 5, 1: 600, 2: 1150}  # rows
+    assert [live.pixel(3, y)["condition"] for y in of_module.values()] == ["good"] * 3
+    assert [without.pixel(3, y)["condition"] for y in of_module.values()] == ["good", "bad", "good"]
+
+
+def test_picture_when_an_image_is_of_another_detector_then_it_is_counted_and_not_shown(wait_for):
+    pixels = np.zeros((512, 1024), np.uint16)
+    header = ImageHeader(frame_number=1, shape=pixels.shape, pulse_id=7, detector_name="JF04T01V01")
+    with Publisher() as sender:
+        source = JungfrauSource("jf", NAME, sender.endpoints, stream="assembled")
+        source.take()
+        try:
+            sender.wait_subscribed()
+            sender.send(0, header.encode(), pixels.tobytes())
+            wait_for(lambda: source.take()[1]["counters"] == {"foreign": 1})
+            assert source.take()[0] is None
+        finally:
+            source.rest()
