@@ -1,4 +1,4 @@
-"""Module frames in, images out: matched by frame number as they come. No sockets here.
+"""Messages of module streams in, images out: matched by frame number as they come. No sockets here.
 
 An image is complete when every port has delivered its block. An image that cannot become complete, because
 each missing port has gone on, fell silent or took too long, is handed on marked, or dropped, as configured.
@@ -6,14 +6,17 @@ each missing port has gone on, fell silent or took too long, is handed on marked
 
 from __future__ import annotations
 
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 
 import numpy as np
 
 from ..wire.module_header import CLOCK_PERIOD, ModuleHeader
-from ._intake import EventIds, Foreign, StreamFrame
-from ._port import Clock, Layout, Numberings, Port
+from ._clock import Clocks
+from ._intake import EventIds, Foreign, Message, PixelIntake, StreamFrame
+from ._pending import MISMATCH, Key, Pending
+from ._port import Layout, Numberings, Port
 from .ring import Full, Ring
 
 COUNTERS = tuple(
@@ -22,9 +25,6 @@ COUNTERS = tuple(
 """``received``, ``late``, ``duplicate``, ``foreign`` (of another detector or shape) and ``unparsable`` count
 messages, the others images; ``mismatched`` those whose modules do not agree on the pulse."""
 
-LOST = 0xFFFF
-"""Pixels that did not come, as slsReceiver pads them."""
-
 REORDER = 4
 """A port that is this many frames ahead will not deliver an older one."""
 
@@ -32,24 +32,9 @@ MISFITS = 2
 """So many frames per port of another layout, and no image before: the first frame was the wrong one."""
 
 _REMEMBERED = 4096
-_CLOCKS = 8
-
-Key = tuple[int, int]
-"""Numbering and frame number: what images are ordered by."""
 
 
-class Pending:
-    """An image that is being filled."""
-
-    __slots__ = ("image", "layout", "blocks", "arrival", "created", "last")
-
-    def __init__(self, image: np.ndarray, layout: Layout, arrival: float, now: float):
-        self.image, self.layout = image, layout
-        self.arrival, self.created, self.last = arrival, now, 0.0
-        self.blocks: dict[int, ModuleHeader] = {}
-
-
-class Assembler:
+class Assembler(PixelIntake):
     """Match module frames by number.
 
     Parameters
@@ -88,6 +73,7 @@ class Assembler:
         n_packets: int | None = None,
         on_free: Callable[[], object] = lambda: None,
     ):
+        super().__init__(endpoints)
         self._numberings = Numberings(max_age)
         self.ports = [Port(endpoint, self._numberings) for endpoint in endpoints]
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
@@ -97,12 +83,11 @@ class Assembler:
         self._layout: Layout | None = None
         self._n_misfits = 0
         self._heard = 0.0
-        self.ring: Ring | None = None
         self._pending: dict[Key, Pending] = {}
         self._finished: OrderedDict[Key, str] = OrderedDict()
         self._old_until: Key = (-1, -1)  # images up to this one are older than the mark
         self._block_of_port: dict[int, int] = {}
-        self._clocks: list[tuple[Key, Clock]] = []  # from which image on
+        self._clocks = Clocks()
         self._ids = EventIds()
 
     @property
@@ -110,40 +95,37 @@ class Assembler:
         """Images that are being filled."""
         return len(self._pending)
 
-    def announce(self, port: int, header: ModuleHeader, arrival: float, now: float, quiet: bool) -> Key:
-        """Take note of a frame that has come.
-
-        Parameters
-        ----------
-        port : int
-        header : ModuleHeader
-        arrival, now : float
-            S since the epoch, and of counted time.
-        quiet : bool
-            Whether it cannot have waited behind others.
+    def announce(self, message: Message) -> bool:
+        """Read a header and take note of it; end messages have no pixels.
 
         Raises
         ------
-        Foreign
-            The frame is not of this detector.
+        WireError
+            It is none, or the frame is not of this detector.
         """
-        self._block(port, header)
+        header = ModuleHeader.decode(message.header)
+        if not header.data or len(message.parts) == 1:
+            self.end(message.port)
+            return False
+        message.check_pixels(header.n_bytes, f"module frame {header.frame_number}")
+        port, now = self.ports[message.port], message.now
+        self._block(message.port, header)
         self.counters["received"] += 1
         after_pause, self._heard = now - self._heard > 2 * self._max_age, now
-        opened = self.ports[port].follow(header, now)
-        key = (self.ports[port].numbering, header.frame_number)
+        opened = port.follow(header, now)
+        key = (port.numbering, header.frame_number)
         if opened:
-            self._open_clock(key)
+            self._clocks.begin(key)
         if opened or after_pause:  # where all were quiet for long, the silence of one says nothing
             for other in self.ports:
                 other.silent = False
         if self._is_complete(header) and header.ticks:
-            self._clock(key).follow(header.ticks * CLOCK_PERIOD, arrival, quiet)
-        return key
+            quiet = message.quiet_until > 0
+            self._clocks.of(key).follow(header.ticks * CLOCK_PERIOD, message.arrival, quiet)
+        message.head, message.key = header, key
+        return True
 
-    def place(
-        self, port: int, header: ModuleHeader, key: Key, arrival: float, now: float
-    ) -> np.ndarray | None:
+    def place(self, message: Message) -> np.ndarray | None:
         """Return where to put the pixels of a frame; None if they are not wanted.
 
         Raises
@@ -151,22 +133,22 @@ class Assembler:
         Full
             There is no buffer as yet; call again.
         """
-        pending = self._pending.get(key)
+        pending = self._pending.get(message.key)
         if pending is None:
-            pending = self._open(key, arrival, now)
+            pending = self._open(message.key, message.arrival, message.now)
             if pending is None:
                 return None
-        block = self._block(port, header)
+        block = self._block(message.port, message.head)
         if block in pending.blocks:
             self.counters["duplicate"] += 1
             return None
         return pending.layout.part(pending.image, block)
 
-    def placed(self, port: int, header: ModuleHeader, key: Key, received: float) -> None:
+    def placed(self, message: Message, place: np.ndarray) -> None:
         """Take note that the pixels are in their place; hand on what is finished."""
-        pending = self._pending[key]
-        pending.blocks[self._block_of_port[port]] = header
-        pending.last = received
+        pending = self._pending[message.key]
+        pending.blocks[self._block_of_port[message.port]] = message.head
+        pending.last = time.monotonic()
         self.settle()
 
     def end(self, port: int) -> None:
@@ -189,17 +171,24 @@ class Assembler:
             self._finish(key, pending)
         return float("inf")
 
+    def is_early(self, key: Key | None) -> bool:
+        """Whether an image, None for all so far, is older than the first frame of the port that came last."""
+        firsts = [port.first for port in self.ports if port.first is not None]
+        if not firsts or len(firsts) < len(self.ports):
+            return bool(firsts)
+        return (min(firsts) if key is None else key) < max(firsts)
+
     def begin_mark(self) -> None:
         """Take all images of which anything is known for old: they are counted and not handed on."""
         self._old_until = max(self._old_until, *((port.numbering, port.last) for port in self.ports))
 
-    def flush_through(self, key: Key) -> None:
-        """Take this image, and those before it, for old too."""
-        self._old_until = max(self._old_until, key)
+    def flush_through(self, message: Message) -> None:
+        """Take the image of this frame, and those before it, for old too."""
+        self._old_until = max(self._old_until, message.key)
 
-    def time(self, key: Key, header: ModuleHeader) -> float | None:
+    def taken(self, message: Message) -> float | None:
         """Return when a frame was taken by its own clock, s since the epoch; None if it is not trusted."""
-        clock = self._clock(key)
+        clock, header = self._clocks.of(message.key), message.head
         known = self._is_complete(header) and header.ticks and clock.trusted
         return clock.time(header.ticks * CLOCK_PERIOD) if known else None
 
@@ -207,14 +196,6 @@ class Assembler:
         """Let the image buffers go; nothing can be received any more."""
         self._pending.clear()
         self.ring = None
-
-    def _clock(self, key: Key) -> Clock:
-        return next((clock for first, clock in reversed(self._clocks) if first <= key), self._clocks[0][1])
-
-    def _open_clock(self, key: Key) -> None:
-        """Have the clock begin anew with this image; ports come to it one after the other."""
-        if all(first != key for first, _ in self._clocks):
-            self._clocks = sorted([*self._clocks, (key, Clock())], key=lambda pair: pair[0])[-_CLOCKS:]
 
     def _block(self, port: int, header: ModuleHeader) -> int:
         layout = self._layout
@@ -300,6 +281,7 @@ class Assembler:
             return self._remember(key, "")
         self._remember(key, "late" if missing else "duplicate")
         frame = self._frame(key, pending)
+        self.counters["mismatched"] += frame.lacks.startswith(MISMATCH)
         self.counters["incomplete" if frame.missing or frame.incomplete else "complete"] += 1
         if self._mark or not (frame.missing or frame.incomplete):
             return self._deliver(frame)
@@ -310,44 +292,9 @@ class Assembler:
         return header.complete or header.n_packets == self._n_packets
 
     def _frame(self, key: Key, pending: Pending) -> StreamFrame:
-        blocks, layout, n_blocks = pending.blocks, pending.layout, pending.layout.n_blocks
-        missing: tuple[int, ...] = ()
-        n_wanted = n_blocks
-        if len(blocks) < n_blocks:
-            if self._shape is None and len(self.ports) < n_blocks:  # only those that are received are wanted
-                n_wanted = len(self.ports)
-                missing = tuple(b for b in sorted(self._block_of_port.values()) if b not in blocks)
-            else:
-                missing = tuple(b for b in range(n_blocks) if b not in blocks)
-            for block in set(range(n_blocks)).difference(blocks):
-                layout.part(pending.image, block)[...] = LOST
-        in_order = sorted(blocks)
-        whole = [blocks[b] for b in in_order if self._is_complete(blocks[b])]
-        incomplete = tuple(b for b in in_order if not self._is_complete(blocks[b]))
-        first = whole[0] if whole else None
-        pulse_id = first.pulse_id if first else None
-        daq_rec = first.daq_rec if first else None
-        pulse_ids = dict.fromkeys(header.pulse_id for header in whole)
-        filler = {b for b in incomplete if not blocks[b].n_packets}
-        lacks = ""
-        if filler.union(missing):
-            lacks = f"block {', '.join(map(str, sorted(filler.union(missing))))} of {n_blocks}"
-        elif len(pulse_ids) > 1:
-            self.counters["mismatched"] += 1
-            lacks = f"a common pulse: {', '.join(map(str, pulse_ids))}"
-        taken = self._clock(key).time(first.ticks * CLOCK_PERIOD) if first and first.ticks else None
-        return StreamFrame(
-            image=pending.image,
-            timestamp=pending.arrival if taken is None else taken,
-            event_id=self._ids.next(key[1], pulse_id, daq_rec),
-            pulse_id=pulse_id,
-            is_good=len(pulse_ids) == 1 and len(whole) == n_wanted,
-            lacks=lacks,
-            frame_number=key[1],
-            daq_rec=daq_rec,
-            missing=missing,
-            incomplete=incomplete,
-            acquisition=key[0],
-            received=pending.last,
-            extra=(first.extra or {}) if first else {},
-        )
+        wanted = list(range(pending.layout.n_blocks))
+        n_wanted = len(wanted)
+        if self._shape is None and len(self.ports) < n_wanted:  # only those that are received are wanted
+            wanted, n_wanted = sorted(self._block_of_port.values()), len(self.ports)
+        whole = {block for block, header in pending.blocks.items() if self._is_complete(header)}
+        return pending.frame(key, whole, wanted, n_wanted, self._clocks.of(key), self._ids)

@@ -241,12 +241,15 @@ class Intake(ABC):
 
 
 class PixelIntake(Intake):
-    """An intake of messages whose second part is pixels as they are, which are copied into a `Ring`."""
+    """An intake of messages whose second part is pixels as they are, which are copied into a `Ring`.
 
-    @property
-    @abstractmethod
-    def ring(self) -> Ring | None:
-        """The image buffers; None before the first image, which tells their shape."""
+    Attributes
+    ----------
+    ring : Ring or None
+        The image buffers; None before the first image, which tells their shape.
+    """
+
+    ring: Ring | None = None
 
     @property
     def hold_left(self) -> float:

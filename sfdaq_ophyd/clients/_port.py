@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 from ..wire.module_header import ModuleHeader
@@ -60,12 +58,15 @@ class Port:
         When the last one came, s of counted time.
     silent : bool
         Whether images need not wait for it.
+    first : (int, int) or None
+        Numbering and number of the first frame of all.
     """
 
     def __init__(self, endpoint: str, numberings: Numberings):
         self.endpoint = endpoint
         self.numbering, self.last = -1, -1
         self.n_frames, self.heard, self.silent = 0, 0.0, False
+        self.first: tuple[int, int] | None = None
         self._numberings = numberings
         self._ended = False
         self._ticks = 0
@@ -96,6 +97,7 @@ class Port:
             self.numbering, restarted = oldest, True
         elif number < self.last:
             return False  # late: says nothing about where the port is now
+        self.first = self.first or (self.numbering, number)
         opened = restarted or self._ended or 0 < header.ticks < self._ticks
         self.last = number if restarted else max(self.last, number)
         self._ended = False
@@ -169,71 +171,3 @@ class Layout:
         (rows, columns), (_, across) = self._of
         y, x = (block, 0) if self._stacked else divmod(block, across)
         return image[y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
-
-
-DRIFT = 2e-5
-"""How fast a peer's clock and ours may part, s/s."""
-
-SETTLED = 4
-"""Stamps in a row that do not move the clock, after which it is trusted."""
-
-JITTER = 1e-3
-"""s by which the earliest arrival may be undercut without an effect on trust."""
-
-STOOD = 0.1
-"""s by which a stamp is late, though nothing waits: then the clock stood, or goes slowly."""
-
-
-class Clock:
-    """Which of our times a stamp means: arrival is late by transfer and queueing, never early.
-
-    So the smallest difference of arrival and stamp is the offset. It may drift, and is taken anew where a
-    clock stood (a simulator's does): where stamps come late that nothing else can have held up.
-    """
-
-    def __init__(self):
-        self._offset: float | None = None
-        self._seen, self._newest = 0.0, 0.0
-        self._settled = 0
-        self._late: deque[float] = deque(maxlen=2 * SETTLED)
-
-    def follow(self, stamp: float, arrival: float, quiet: bool = False) -> None:
-        """Take note of one arrival.
-
-        Parameters
-        ----------
-        stamp : float
-            The peer's time, s from any moment.
-        arrival : float
-            S since the epoch.
-        quiet : bool
-            Whether nothing had come for a while, so that this one cannot have waited for others.
-        """
-        found = arrival - stamp
-        if self._offset is None:
-            self._offset, self._seen, self._newest = found, arrival, stamp
-            return
-        expected = self._offset + DRIFT * max(0.0, arrival - self._seen)
-        self._offset, self._seen = min(found, expected), arrival
-        stood = quiet and found > expected + STOOD
-        if stood or found < expected - JITTER:
-            self._settled = 0
-        elif stamp > self._newest:  # one that comes after others have told its time says nothing new
-            self._settled += 1
-        self._newest = max(self._newest, stamp)
-        if not stood:
-            self._late.clear()
-            return
-        self._late.append(found)
-        if len(self._late) == self._late.maxlen and found > self._late[0] - JITTER:
-            self._offset = min(self._late)
-            self._late.clear()
-
-    @property
-    def trusted(self) -> bool:
-        """Whether it can tell what is older than a moment: of late it neither ran ahead nor stood."""
-        return self._settled >= SETTLED
-
-    def time(self, stamp: float) -> float | None:
-        """Return when that was, s since the epoch; None if nothing is known yet."""
-        return None if self._offset is None else self._offset + stamp

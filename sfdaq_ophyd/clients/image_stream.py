@@ -14,8 +14,8 @@ from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ..wire.pulse_id import PULSE_RATE
+from ._clock import Clock
 from ._intake import EventIds, Foreign, Message, PixelIntake, StreamFrame
-from ._port import Clock
 from .ring import MAX_HOLD, Full, Ring, check_max_hold
 from .stream import FrameStream
 
@@ -115,17 +115,11 @@ class ImageIntake(PixelIntake):
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
         self._deliver, self._on_free = deliver, on_free
         self._family, self._n_images, self._max_hold, self._keep_bad = family, n_images, max_hold, keep_bad
-        self._ring: Ring | None = None
         self._last_id: tuple[int, int | None] | None = None
         self._n_told = 0
         self._n_announced, self._n_old = 0, 0
         self._clock, self._pulse_id = Clock(), 0
         self._ids = EventIds()
-
-    @property
-    def ring(self) -> Ring | None:
-        """The image buffers."""
-        return self._ring
 
     def announce(self, message: Message) -> bool:
         """Read a header and take note of it; an image that was left out has no pixels."""
@@ -169,11 +163,11 @@ class ImageIntake(PixelIntake):
             self.counters["flushed"] += 1
             return None
         head = message.head
-        if self._ring is None or (self._ring.shape, self._ring.dtype) != (head.shape, head.dtype):
-            self._ring = Ring(head.shape, head.dtype, self._n_images, self._on_free)
-        image = self._ring.take()
+        if self.ring is None or (self.ring.shape, self.ring.dtype) != (head.shape, head.dtype):
+            self.ring = Ring(head.shape, head.dtype, self._n_images, self._on_free)
+        image = self.ring.take()
         if image is None:
-            if not self._ring.full_for(self._max_hold):
+            if not self.ring.full_for(self._max_hold):
                 raise Full
             self.counters["dropped"] += 1
         return image
@@ -220,4 +214,4 @@ class ImageIntake(PixelIntake):
 
     def release(self) -> None:
         """Let the image buffers go, once their readers have."""
-        self._ring = None
+        self.ring = None

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-
-import numpy as np
 
 from ..errors import RequestError
 from ..wire.detector_name import DetectorName
-from ..wire.module_header import MAX_PORTS, ModuleHeader
+from ..wire.module_header import MAX_PORTS
 from ._assembler import Assembler
-from ._intake import Message, PixelIntake, StreamFrame
-from .ring import MAX_HOLD, Ring, check_max_hold
+from ._intake import StreamFrame
+from .ring import MAX_HOLD, check_max_hold
 from .stream import FrameStream
 
 
 class ModuleStream(FrameStream[StreamFrame]):
     """Images from 1 to 64 module streams, matched by frame number.
+
+    Ports connect one after the other. Where a detector runs already, the first images lack the modules of
+    those that came later, and say so (`missing`, `is_good`), like any that is not whole; see `is_early`.
 
     Parameters
     ----------
@@ -95,65 +95,10 @@ class ModuleStream(FrameStream[StreamFrame]):
         """Say in one line what came from where, for messages."""
         return "; ".join([super().describe_state(), *map(str, self._assembler.ports)])
 
-    @property
-    def n_pending(self) -> int:
-        """Images that wait for modules."""
-        return self._assembler.n_pending
+    def is_early(self, frame: StreamFrame | None) -> bool:
+        """Whether a port sent nothing yet when a frame was taken, though others did."""
+        return self._assembler.is_early(None if frame is None else (frame.acquisition, frame.frame_number))
 
-    def _new_intake(self, on_free: Callable[[], object]) -> ModuleIntake:
+    def _new_intake(self, on_free: Callable[[], object]) -> Assembler:
         self._assembler = self._new_assembler(on_free=on_free)
-        return ModuleIntake(self._assembler, self.endpoints)
-
-
-class ModuleIntake(PixelIntake):
-    """Give module frames to an `Assembler`."""
-
-    def __init__(self, assembler: Assembler, endpoints: list[str]):
-        super().__init__(endpoints)
-        self._assembler, self.counters = assembler, assembler.counters
-
-    @property
-    def ring(self) -> Ring | None:
-        """The image buffers."""
-        return self._assembler.ring
-
-    def announce(self, message: Message) -> bool:
-        """Read a header and take note of it; end messages have no pixels."""
-        head = ModuleHeader.decode(message.header)
-        if not head.data or len(message.parts) == 1:
-            self._assembler.end(message.port)
-            return False
-        message.check_pixels(head.n_bytes, f"module frame {head.frame_number}")
-        quiet = message.quiet_until > 0
-        message.key = self._assembler.announce(message.port, head, message.arrival, message.now, quiet)
-        message.head = head
-        return True
-
-    def taken(self, message: Message) -> float | None:
-        """Return when the module's clock says the frame was taken, s since the epoch."""
-        return self._assembler.time(message.key, message.head)
-
-    def begin_mark(self) -> None:
-        """Take all images for old of which anything has come."""
-        self._assembler.begin_mark()
-
-    def flush_through(self, message: Message) -> None:
-        """Take the image of this frame for old."""
-        self._assembler.flush_through(message.key)
-
-    def place(self, message: Message) -> np.ndarray | None:
-        """Return the module's place in its image."""
-        head, key = message.head, message.key
-        return self._assembler.place(message.port, head, key, message.arrival, message.now)
-
-    def placed(self, message: Message, place: np.ndarray) -> None:
-        """Hand on the image if it is complete."""
-        self._assembler.placed(message.port, message.head, message.key, time.monotonic())
-
-    def settle(self, now: float, unread: Collection[int]) -> float:
-        """Hand on what waits no longer for its missing modules."""
-        return self._assembler.settle(now, unread)
-
-    def release(self) -> None:
-        """Let the image buffers go, once their readers have."""
-        self._assembler.release()
+        return self._assembler

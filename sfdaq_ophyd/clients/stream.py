@@ -268,6 +268,21 @@ class FrameStream(ABC, Generic[F]):
                 raise ServiceTimeout(f"connecting to {', '.join(silent)}", timeout, "no answer", hint)
             time.sleep(limit.step(0.005))
 
+    def is_early(self, frame: F | None) -> bool:
+        """Whether a port sent nothing yet when a frame was taken, though others did.
+
+        Parameters
+        ----------
+        frame : Frame or None
+            None asks for what came since the stream was opened, delivered or not.
+
+        Returns
+        -------
+        bool
+            False where an image comes from one port.
+        """
+        return False
+
     def describe_state(self) -> str:
         """Say in one line what came from where, for messages."""
         counts = ", ".join(f"{n} {name}" for name, n in self.counters.items() if n)

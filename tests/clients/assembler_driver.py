@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import zmq
 
 from sfdaq_ophyd.clients._assembler import Assembler
-from sfdaq_ophyd.clients._intake import Foreign
+from sfdaq_ophyd.clients._intake import Foreign, Message
 from sfdaq_ophyd.clients.ring import Full
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
@@ -26,7 +27,6 @@ class Driver:
         self.frames = []
         self.now = 1000.0
         self.problems = []
-        self.n_held = 0
         endpoints = [f"tcp://port:{i}" for i in range(n_ports)]
         keep = self.frames.append if hold else self._copy
         self.assembler = Assembler(endpoints, keep, **{"max_hold": 0, **options})
@@ -34,7 +34,7 @@ class Driver:
     def _copy(self, frame):
         self.frames.append(replace(frame, image=frame.image.copy()))
 
-    def header(self, port, number, **fields):
+    def header(self, port, number, *, pulse_id=0, **fields):
         row, column = divmod(port, self.blocks[1])
         return ModuleHeader(
             **{
@@ -44,31 +44,28 @@ class Driver:
                 "detector_blocks": self.blocks,
                 "shape": (ROWS, COLUMNS),
                 "frame_index": 1,
+                "det_spec1": pulse_id or 0,
                 **fields,
             }
         )
 
-    def send(self, port, number, *, at=None, dt=0.0, block=None, lost=False, quiet=False, **fields):
+    def send(self, port, number, *, at=None, dt=0.0, block=None, **fields):
         """One module frame from `port`, `dt` after the last one."""
         self.now = self.now + dt if at is None else at
         header = self.header(port if block is None else block, number, **fields)
+        pixels = np.full(header.shape, pixel(port, number), "u2")
+        parts = [zmq.Frame(header.encode()), zmq.Frame(pixels.tobytes())]
+        message = Message(port, parts, self.now + 5e8, self.now, 0.0)
         try:
-            key = self.assembler.announce(port, header, self.now + 5e8, self.now, quiet)
+            self.assembler.announce(message)
         except Foreign as exc:
             self.problems.append(str(exc))
             self.assembler.counters["foreign"] += 1
             return
-        place = self._place(port, header, key)
-        if place is not None and not lost:
-            place[...] = pixel(port, number)
-            self.assembler.placed(port, header, key, self.now)
-
-    def _place(self, *message):
         while True:
             try:
-                return self.assembler.place(*message, self.now + 5e8, self.now)
+                return self.assembler.put(message)
             except Full:
-                self.n_held += 1
                 self.wait(0.1)
 
     def both(self, *numbers, dt=0.01, ports=None, **fields):

@@ -6,6 +6,11 @@ import time
 
 import zmq
 
+from sfdaq_ophyd.wire.module_header import ModuleHeader
+
+SHAPE = (4, 8)
+PIXELS = bytes(64)
+
 
 class Publisher:
     """`n` PUB sockets on free ports; or one PUSH."""
@@ -23,11 +28,15 @@ class Publisher:
             self.sockets.append(socket)
         self.endpoints = [socket.get(zmq.LAST_ENDPOINT).decode() for socket in self.sockets]
 
-    def wait_subscribed(self, timeout=60):
-        for socket in self.sockets:
-            if not socket.poll(timeout * 1000, zmq.POLLIN):
-                raise AssertionError(f"nobody subscribed within {timeout} s")
-            socket.recv()
+    def wait_subscribed(self, timeout=60, ports=None):
+        """Wait for one more subscription to each socket; ends of earlier ones are passed over."""
+        for port in range(len(self.sockets)) if ports is None else ports:
+            socket = self.sockets[port]
+            message = b"\0"
+            while message[:1] != b"\1":
+                if not socket.poll(timeout * 1000, zmq.POLLIN):
+                    raise AssertionError(f"nobody subscribed within {timeout} s")
+                message = socket.recv()
 
     def send(self, port, *parts):
         self.sockets[port].send_multipart([bytes(part) for part in parts])
@@ -43,3 +52,14 @@ def collect(queue, n, timeout=60):
     """Return the next `n` frames."""
     deadline = time.monotonic() + timeout
     return [queue.get(max(0.01, deadline - time.monotonic())) for _ in range(n)]
+
+
+def small_header(number, port=0, n_ports=2, **fields):
+    blocks = {"row": port, "detector_blocks": (n_ports, 1), "shape": SHAPE}
+    return ModuleHeader(frame_number=number, frame_index=1, **blocks, **fields).encode()
+
+
+def send_small(peer, *numbers, ports=(0, 1), **fields):
+    for number in numbers:
+        for port in ports:
+            peer.send(port, small_header(number, port, **fields), PIXELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,3 +58,123 @@ def test_images_when_numbers_start_again_and_ports_lag_then_none_is_lost_or_mixe
         assert [frame.pulse_id for frame in good] == [pulse_id for _, _, pulse_id in whole]
     order = [(frame.acquisition, frame.frame_number) for frame in driver.frames]
     assert order == sorted(set(order))
+
+
+def test_second_acquisition_when_numbered_alike_then_is_delivered_whole():
+    driver = Driver(2)
+    driver.both(*range(1, 61))
+    driver.end()
+    driver.both(*range(1, 61))
+    assert driver.numbers == [*range(1, 61)] * 2
+    assert {frame.acquisition for frame in driver.frames} == {0, 1}
+    assert driver.counters == {"received": 240, "complete": 120}
+
+
+def test_second_acquisition_when_one_port_lags_into_it_then_nothing_is_mixed():
+    driver = Driver(2)
+    sent0 = [*range(1, 61), None, *range(1, 61)]
+    lag = 36
+    for step in range(len(sent0) + lag):
+        driver.now += 1 / 300
+        for port, at in ((0, step), (1, step - lag)):
+            if 0 <= at < len(sent0):
+                tag = 100 if at > 60 else 0
+                if sent0[at] is None:
+                    driver.end(port)
+                else:
+                    driver.send(port, sent0[at], pulse_id=1000 + tag + sent0[at])
+    assert driver.numbers == [*range(1, 61)] * 2
+    assert all(frame.is_good for frame in driver.frames)
+    assert [f.pulse_id for f in driver.frames] == [*range(1001, 1061), *range(1101, 1161)]
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        {"pulse_id": 2_000_000_000},
+        {"file_index": 3},
+        {"frame_index": 0},
+    ],
+    ids=lambda signs: next(iter(signs)),
+)
+def test_renumbering_when_the_end_was_lost_then_is_seen_by_other_signs(signs):
+    driver = Driver(2)
+    for number in range(1, 21):
+        driver.both(number, pulse_id=1_000_000_000 + number)
+    driver.both(1, **{"pulse_id": 0, **signs})
+    driver.both(2, 3)
+    assert driver.numbers == [*range(1, 21), 1, 2, 3]
+    assert all(frame.is_good for frame in driver.frames)
+    assert driver.counters["complete"] == 23
+
+
+@pytest.mark.parametrize("repeated", [1, 2, 7])
+def test_module_frame_when_sent_again_later_then_is_a_duplicate_and_opens_nothing(repeated):
+    """The first frame too: its frame index is 0, as in a header that never says another."""
+    driver = Driver(2)
+    for number in range(1, 11):
+        driver.both(number, pulse_id=1000 + number, frame_index=0)
+    driver.send(0, repeated, pulse_id=1000 + repeated, frame_index=0)
+    driver.both(11, 12, pulse_id=2000)
+    assert driver.numbers == [*range(1, 13)] and {frame.acquisition for frame in driver.frames} == {0}
+    assert driver.counters == {"received": 25, "complete": 12, "duplicate": 1}
+
+
+def test_renumbering_when_the_jump_back_exceeds_the_window_then_opens_a_new_one():
+    driver = Driver(2)
+    driver.both(5000, 5001)
+    driver.both(3999, 4000)
+    assert [(f.frame_number, f.acquisition) for f in driver.frames] == [
+        (5000, 0),
+        (5001, 0),
+        (3999, 1),
+        (4000, 1),
+    ]
+
+
+def test_renumbering_when_one_port_lost_its_end_then_follows_the_others():
+    driver = Driver(2)
+    driver.both(*range(1, 21))
+    driver.end(0)
+    driver.both(*range(1, 21))
+    assert driver.numbers == [*range(1, 21)] * 2
+    assert driver.counters["complete"] == 40
+
+
+def test_acquisition_when_a_port_slept_through_the_last_one_then_it_joins():
+    driver = Driver(2, max_age=1.0)
+    driver.both(*range(1, 31), ports=[0])
+    driver.end(0)
+    driver.wait(2)
+    driver.both(*range(1, 31), dt=0.1)
+    late = [frame for frame in driver.frames if frame.acquisition == 1]
+    assert [frame.frame_number for frame in late] == list(range(1, 31))
+    assert sum(frame.is_good for frame in late) >= 20
+
+
+def test_early_end_when_frames_go_on_then_nothing_is_lost():
+    driver = Driver(2)
+    driver.both(1, 2)
+    driver.end(1)
+    driver.both(3, 4, 5)
+    driver.end()
+    driver.end()
+    driver.both(6)
+    assert driver.numbers == [1, 2, 3, 4, 5, 6]
+    assert driver.counters["complete"] == 6
+
+
+@pytest.mark.parametrize("pause", [1.05, 5.0])
+def test_port_when_it_lost_the_last_frame_before_a_pause_then_the_first_one_after_it_waits_for_it(
+    pause,
+):
+    driver = Driver(2)
+    driver.both(1)
+    driver.send(0, 2, dt=0.01)
+    driver.wait(pause)
+    driver.both(3)
+    assert [(frame.frame_number, frame.is_good) for frame in driver.frames] == [
+        (1, True),
+        (2, False),
+        (3, True),
+    ]

@@ -140,9 +140,7 @@ def test_message_when_larger_than_any_frame_then_the_connection_recovers(pair, w
     peer, stream = pair
     queue = stream.frames()
     peer.send(0, b"x" * (8 << 20))
-    for _ in range(2):  # the connection is cut, and made again
-        assert peer.sockets[0].poll(10_000)
-        peer.sockets[0].recv()
+    peer.wait_subscribed(ports=[0])  # the connection is cut, and made again
     wait_for(lambda: all(stream.connected), "reconnection")
 
     def both():
@@ -221,9 +219,7 @@ def test_open_when_closed_before_then_works_again_with_new_counters(pair):
     stream.close()
     stream.open()
     stream.wait_connected(60)
-    for each in peer.sockets:
-        while each.poll(200):
-            each.recv()
+    peer.wait_subscribed()
     queue = stream.frames()
     send(peer, 1)
     assert queue.get(60).is_good and stream.counters["received"] == 2

@@ -52,7 +52,7 @@ def test_streams_when_read_then_frames_are_the_scenes_by_pulse_id(facility, part
         assert frame.is_good and read_stamp(frame.image) == frame.pulse_id
         assert np.array_equal(frame.image, part.scene.raw(frame.pulse_id))
         assert frame.frame_number == (frame.pulse_id - facility.clock.start_pulse_id) // 4 + 1
-        assert abs(frame.timestamp - facility.clock.time_of(frame.pulse_id)) < 0.5
+        assert facility.clock.time_of(frame.pulse_id) - 0.01 < frame.timestamp < time.time()
 
 
 def test_assembled_streams_when_read_then_carry_the_same_pixels(part):
@@ -63,7 +63,7 @@ def test_assembled_streams_when_read_then_carry_the_same_pixels(part):
             assert frame.extra["detector_name"] == "JF04T02V01"
 
 
-def test_receiver_of_om_when_it_reads_the_streams_then_pairs_panels_by_acq_index(part):
+def test_receiver_of_om_when_it_reads_the_streams_then_pairs_panels_by_acq_index(part, wait_for):
     """SUB, recv_json, recv: what OM's receiver does, and pairs of its two panels on acqIndex."""
     context = zmq.Context()
     try:
@@ -72,17 +72,16 @@ def test_receiver_of_om_when_it_reads_the_streams_then_pairs_panels_by_acq_index
         for socket, endpoint in zip(sockets, part.endpoints):
             socket.connect(endpoint)
             socket.setsockopt(zmq.SUBSCRIBE, b"")
-        deadline = time.monotonic() + 20
-        pairs = []
-        while len(pairs) < 5 and time.monotonic() < deadline:
+
+        def pairs():
             for socket, panel in zip(sockets, panels):
                 if socket.poll(100):
                     header = socket.recv_json()
                     if header["data"]:
                         panel[header["acqIndex"]] = (header, np.frombuffer(socket.recv(), dtype=np.int16))
-            pairs = sorted(set(panels[0]) & set(panels[1]))
-        assert len(pairs) >= 5
-        for number in pairs:
+            return sorted(set(panels[0]) & set(panels[1]))
+
+        for number in wait_for(lambda: len(pairs()) >= 5 and pairs(), "five pairs"):
             (one, upper), (other, lower) = panels[0][number], panels[1][number]
             image = np.concatenate([upper, lower]).reshape(1024, 1024)
             assert one["timestamp"] > 0 and one["frameNumber"] == number == other["frameNumber"]

@@ -115,7 +115,7 @@ class Jungfrau(Detector):
     next_window = Cpt(NextWindow, kind="omitted")
     image_kind = Cpt(Setting, value="raw", kind="config", doc="raw, calibrated or both: what is recorded")
     connect_timeout = Cpt(
-        Setting, value=CONNECT_TIMEOUT, kind="config", doc="s for endpoints to answer at stage"
+        Setting, value=CONNECT_TIMEOUT, kind="config", doc="s for all endpoints to answer, and send, at stage"
     )
     detector_name = Cpt(SignalRO, value="", kind="config")
     stream = Cpt(SignalRO, value="", kind="config")

@@ -24,7 +24,9 @@ WAIT = 0.1
 """Seconds after which a device that waits for others says so; frames that came meanwhile are let go."""
 
 LOOK = 0.2
-"""Seconds for which a frame is waited for at stage, to see whether it is what was asked for."""
+"""Seconds for which a frame is waited for at stage, to see whether it is what was asked for.
+
+Where some ports send and others do not yet, these are waited for as long as they have for connecting."""
 
 
 @dataclass(frozen=True)
@@ -120,22 +122,29 @@ class StreamSource:
             self._newest = frame.pulse_id
 
     def _look(self, settings: StageSettings) -> None:
-        """Refuse a stream that carries something else; one in which nothing flows says nothing yet."""
-        limit = Limit(LOOK)
+        """Refuse a stream that carries something else; one in which nothing flows says nothing yet.
+
+        Where frames flow, all ports have joined in afterwards, or had the time for it: no point begins with
+        an image that lacks modules only because their ports were connected later.
+        """
+        frame: StreamFrame | None = None
+        limit, joining = Limit(LOOK), Limit(settings.connect_timeout)
         with self.stream.frames() as queue:
-            while not limit.reached():
+            while not (joining if self.stream.is_early(frame) else limit).reached():
                 if self.stream.counters["foreign"]:
                     problem = self.stream.last_problem
                     raise DetectorStateError(f"{self._name}: the stream is of another detector: {problem}")
                 try:
-                    frame = queue.get(limit.step(0.01))
-                    return settings.process.frame_format.check(settings.process(frame))
+                    frame = queue.get(0.01)
+                    settings.process.frame_format.check(settings.process(frame))
                 except ServiceTimeout:
                     continue
                 except SfdaqError as exc:
                     raise DetectorStateError(
                         f"{self._name}: not the images that were asked for: {exc}"
                     ) from exc
+                if not self.stream.is_early(frame):
+                    return
 
     def join(self, window: PulseWindow) -> PulseWindow | None:
         """Be one of the live devices of a window.

@@ -1,5 +1,4 @@
 import functools
-import itertools
 
 import bluesky.plans as bp
 import numpy as np
@@ -14,7 +13,6 @@ from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.detector_name import DaqRec
 from sfdaq_ophyd.wire.image_header import ImageHeader
-from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 from ...clients.stream_peers import Publisher
 from .conftest import NAME
@@ -69,7 +67,7 @@ def sender():
 
 def hand_fed(peer, tmp_path, numbers, **options):
     """A device that is sent `numbers` each time it was armed."""
-    sent = [list(part) for part in numbers]
+    sent, joined = [list(part) for part in numbers], []
     options |= {"name": "jf", "directory": tmp_path, "detector_name": NAME}
     jungfrau = Jungfrau(peer.endpoints[0], **{"stream": "assembled", "frame_step": 1, **options})
     take = jungfrau.source.frames
@@ -77,6 +75,7 @@ def hand_fed(peer, tmp_path, numbers, **options):
     def frames(request):
         for item in take(request):
             if item is None:
+                joined or joined.append(peer.wait_subscribed())
                 peer.publish(*(sent.pop(0) if sent else []))
             yield item
 
@@ -135,96 +134,6 @@ def test_lost_packets_when_padded_with_zeros_then_they_are_no_signal(engine, sen
     assert not engine.images("jf_raw")[0][8:12].any()
 
 
-@pytest.fixture
-def halves():
-    """Two receivers by hand: ``halves(7, ports=[0])`` sends frame number 7 of receiver 0 alone."""
-    with Publisher(2) as peer:
-
-        def send(number, ports=(0, 1), **fields):
-            for port in ports:
-                header = ModuleHeader(
-                    frame_number=number,
-                    row=port,
-                    detector_blocks=(2, 1),
-                    frame_index=1,
-                    **{"det_spec1": 10_000 + number, **(fields if port else {})},
-                )
-                peer.send(port, header.encode(), peer.image)
-
-        peer.image = np.full((512, 1024), 3000, "u2")
-        peer.publish = send
-        yield peer
-
-
-FILLER = {"complete": False, "n_packets": 0, "det_spec1": 0}
-LACKING = {
-    "dead": {"ports": [0]},
-    "filler": FILLER,
-    "another pulse": {"det_spec1": 77},
-}
-
-
-def half_fed(peer, tmp_path, points, **options):
-    """A two-module device to which each item of `points` is sent once it was armed: how the frames lack."""
-    numbers, points = itertools.count(1), iter(points)
-    jungfrau = Jungfrau(peer.endpoints, name="jf", directory=tmp_path, detector_name="JF02T02V01", **options)
-    take = jungfrau.source.frames
-
-    def frames(request):
-        for item in take(request):
-            if item is None:
-                for lacking in next(points, []):
-                    peer.publish(next(numbers), **LACKING.get(lacking, {}))
-            yield item
-
-    jungfrau.source.frames = frames
-    jungfrau.timeout.put(30.0)
-    return jungfrau
-
-
-@pytest.mark.parametrize("lacking", LACKING)
-def test_image_when_it_is_not_whole_and_strict_then_is_a_loss_and_named(engine, halves, tmp_path, lacking):
-    """jungfrau-strict-half"""
-    jungfrau = half_fed(
-        halves, tmp_path, [["good", "good", lacking, "good"]], stream_options={"max_age": 0.2}
-    )
-    with pytest.raises(FailedStatus):
-        engine(fly([jungfrau], 4))
-    assert all(row["jf_is_good"] for row in engine.rows)
-    what = "a common pulse: 10003, 77" if lacking == "another pulse" else "block 1 of 2"
-    assert f"missing ids 10003 (lacks {what})" in engine.named("stop")[0]["reason"]
-
-
-@pytest.mark.parametrize("lacking", LACKING)
-def test_image_when_it_is_not_whole_and_retaking_then_its_point_is_taken_again(
-    engine, halves, tmp_path, lacking
-):
-    """jungfrau-strict-half"""
-    points = [["good", lacking], ["good", "good", "good"]]
-    jungfrau = half_fed(halves, tmp_path, points, stream_options={"max_age": 0.2})
-    jungfrau.loss_policy.put("retake")
-    engine(fly([jungfrau], 3))
-    assert [(row["jf_frame_number"], row["jf_is_good"]) for row in engine.rows] == [
-        (1, True),
-        (3, True),
-        (4, True),
-    ]
-
-
-@pytest.mark.parametrize("lacking", LACKING)
-def test_image_when_it_is_not_whole_and_tolerant_then_is_recorded_and_marked(
-    engine, halves, tmp_path, lacking
-):
-    """jungfrau-strict-half"""
-    points = [["good", lacking, "good"]]
-    jungfrau = half_fed(halves, tmp_path, points, stream_options={"max_age": 0.2})
-    jungfrau.loss_policy.put("tolerant")
-    engine(fly([jungfrau], 3))
-    assert [row["jf_is_good"] for row in engine.rows] == [True, False, True]
-    assert [row["jf_n_missing"] for row in engine.rows] == [0, 0, 0]
-    assert engine.rows[-1]["jf_n_mismatched"] == (lacking == "another pulse")
-
-
 @pytest.mark.parametrize(
     ("spoil", "lacks"),
     [
@@ -256,33 +165,18 @@ def test_missing_frames_when_numbers_jump_far_then_no_more_than_asked_are_marked
 
 
 def test_converted_stream_when_declared_then_images_are_kev(engine, sender, tmp_path):
-    jungfrau = hand_fed(sender, tmp_path, [[]], converted_shape=(512, 1024))
-    take = jungfrau.source.frames
     image = np.linspace(-1, 9, 512 * 1024, dtype="f4").reshape(512, 1024)
-
-    def frames(request):
-        for item in take(request):
-            if item is None:
-                sender.publish(1, dtype="float32", pixels=image)
-            yield item
-
-    jungfrau.source.frames = frames
+    sender.publish = functools.partial(sender.publish, dtype="float32", pixels=image)
+    jungfrau = hand_fed(sender, tmp_path, [[1]], converted_shape=(512, 1024))
     engine(bp.count([jungfrau]))
     assert np.array_equal(engine.images()[0], image)
     assert engine.named("descriptor")[0]["data_keys"]["jf_image"]["units"] == "keV"
 
 
 def test_converted_image_when_raw_was_expected_then_is_never_passed_as_raw(engine, sender, tmp_path):
-    jungfrau = hand_fed(sender, tmp_path, [[]])
-    take = jungfrau.source.frames
-
-    def frames(request):
-        for item in take(request):
-            if item is None:
-                sender.publish(1, dtype="float32", pixels=np.zeros((512, 1024), "f4"))
-            yield item
-
-    jungfrau.source.frames = frames
+    zeros = np.zeros((512, 1024), "f4")
+    sender.publish = functools.partial(sender.publish, dtype="float32", pixels=zeros)
+    jungfrau = hand_fed(sender, tmp_path, [[1]])
     with pytest.raises(FailedStatus):
         engine(bp.count([jungfrau]))
     assert "float32" in engine.named("stop")[0]["reason"] and "uint16" in engine.named("stop")[0]["reason"]

@@ -1,5 +1,6 @@
 import json
 import threading
+import time
 
 import bluesky.plans as bp
 import numpy as np
@@ -38,7 +39,7 @@ def test_step_scan_when_raw_then_every_point_is_a_new_frame_with_its_numbers(eng
     assert rows[0]["jf_total"] == (raw & 0x3FFF).sum()
     assert rows[0]["jf_n_saturated"] == (raw == 0xC000).sum()
     assert rows[0]["jf_daq_rec"] == part.scene.daq_rec(rows[0]["jf_pulse_id"])
-    assert abs(rows[0]["jf_timestamp"] - facility.clock.time_of(rows[0]["jf_pulse_id"])) < 0.5
+    assert facility.clock.time_of(rows[0]["jf_pulse_id"]) - 0.01 < rows[0]["jf_timestamp"] < time.time()
     (descriptor,) = engine.named("descriptor")
     assert descriptor["data_keys"]["jf_image"]["units"] == "ADU"
     assert descriptor["data_keys"]["jf_image"]["shape"] == [1, 512, 1024]
@@ -141,6 +142,7 @@ def test_step_scan_when_the_detector_is_in_no_geometry_table_then_is_stacked_and
         def frames(request):
             for item in take(request):
                 if item is None:
+                    peer.wait_subscribed()
                     for column, value in enumerate((400, 800)):
                         header = ModuleHeader(frame_number=1, column=column, detector_blocks=(1, 2))
                         peer.send(column, header.encode(), np.full(512 * 1024, value, "u2"))
