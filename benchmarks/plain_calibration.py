@@ -72,7 +72,7 @@ class PlainKernel:
     """
 
     def __init__(self, calibration: JungfrauCalibration):
-        layout = calibration._layout
+        layout = calibration._placing.layout
         self._constants = calibration._maps.folded(calibration.options, calibration._bad)
         index = np.arange(layout.shape[0] * layout.shape[1]).reshape(layout.shape)
         views = [view for _, view in layout.views(index)]

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from ..wire.detector_name import MODULE_SHAPE
 from . import _kernel
-from ._numpy import Sources, address, aligned_empty
+from ._arrays import Sources, address, aligned_empty
 from ._packed import pack
 from .geometry import CHIP, GAP, Layout, Placement, module_shape
+from .options import CalibrationOptions
 
 _PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 
@@ -39,17 +40,14 @@ class FusedEngine:
 
     def __init__(
         self,
+        n_threads: int,
         layout: Layout,
         pedestal: npt.NDArray[np.float32],
         scale: npt.NDArray[np.float32],
         dtype: np.dtype[Any],
-        fill: float,
-        mask_undefined: bool,
-        mask_lost: bool,
-        n_threads: int,
+        options: CalibrationOptions,
     ):
-        self._layout, self._dtype = layout, dtype
-        self._n_threads = n_threads
+        self._layout, self._n_threads, fill = layout, n_threads, options.inner_fill
         packed = pack(list(_in_reading_order(layout, pedestal, scale)), fill)
         self._constants = (packed.common, packed.rare, packed.bases, np.concatenate(packed.exceptions))
         self._bands = _bands(layout, packed.exceptions)
@@ -58,7 +56,7 @@ class FusedEngine:
         bits = int(np.float32(fill).view(np.int32)) if dtype.kind == "f" else 0
         self._settings = (
             CHIP // 16, GAP if layout.gap_pixels else 0, *(address(array) for array in self._constants),
-            float(fill), bits, mask_undefined, mask_lost, dtype.kind == "i",
+            float(fill), bits, options.mask_undefined_gain, options.mask_lost_packets, dtype.kind == "i",
         )  # fmt: skip
         self._local = threading.local()
         self._tables: dict[tuple[int, ...], list[_Share]] = {}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..wire.detector_name import MODULE_SHAPE
-from ._numpy import aligned_empty
+from ._arrays import aligned_empty
 
 CODES = 1 << 24
 """Number of codes."""

@@ -62,19 +62,9 @@ def stages(planes: npt.NDArray[np.float32], *, highgain: bool) -> npt.NDArray[np
 
 
 def reciprocal(gain: npt.NDArray[np.float32], factor: float | None) -> npt.NDArray[np.float32]:
-    """Return 1 / gain, or 1 / factor / gain, as float32: the wire reference's arithmetic multiplies by it.
+    """Return 1 / gain, or 1 / factor / gain (factor in keV): the wire reference multiplies by it.
 
-    Parameters
-    ----------
-    gain : ndarray of float32, shape (3, 512 n, 1024)
-        ADU/keV of the three stages in use.
-    factor : float or None
-        keV of one unit of the result.
-
-    Returns
-    -------
-    ndarray of float32
-        Shape of `gain`; infinite where that is 0.
+    It is infinite where the gain, ADU/keV, is 0.
     """
     one = np.float32(1.0 if factor is None else 1.0 / factor)
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -89,19 +79,7 @@ def unusable_gain(gain: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 
 def unusable(gain: npt.NDArray[np.float32], pedestal: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return True where a pixel has an unusable gain, or a pedestal of NaN or infinity, in any stage.
-
-    Parameters
-    ----------
-    gain : ndarray of float32, shape (3, 512 n, 1024)
-        ADU/keV of the three stages in use.
-    pedestal : ndarray of float32, shape (3, 512 n, 1024)
-        ADU.
-
-    Returns
-    -------
-    ndarray of bool, shape (512 n, 1024)
-    """
+    """Return True, shape (512 n, 1024), where any of three stages has an unusable gain or pedestal."""
     found = unusable_gain(gain) | ~np.isfinite(pedestal)
     in_any_stage: npt.NDArray[np.bool_] = np.logical_or.reduce(found, axis=0)
     return in_any_stage
@@ -116,20 +94,7 @@ def refuse(
 ) -> None:
     """Raise BadConstant for pixels that cannot be calibrated: the first one, in the first map that has it.
 
-    Parameters
-    ----------
-    bad : ndarray of bool, shape (512 n, 1024)
-        At least one is True.
-    gain, pedestal : ndarray of float32, shape (planes, 512 n, 1024)
-        As they came.
-    highgain : bool
-        Which planes are in use.
-    of : str
-        Detector and files, for the message.
-
-    Raises
-    ------
-    BadConstant
+    Maps are as they came; `highgain` says which planes are in use, `of` names detector and files.
     """
     y, x = (int(i) for i in np.argwhere(bad)[0])
     for maps, planes in (("gain", gain), ("pedestal", pedestal)):
@@ -146,21 +111,9 @@ def check_range(
     factor: float,
     good: npt.NDArray[np.bool_],
 ) -> None:
-    """Refuse a factor so small that int32 cannot hold the largest ADC value.
+    """Refuse a factor (keV) so small that int32 cannot hold the largest ADC value of a good pixel.
 
-    Parameters
-    ----------
-    scale, pedestal : ndarray of float32, shape (3, 512 n, 1024)
-        As the engine gets them.
-    factor : float
-        keV.
-    good : ndarray of bool, shape (512 n, 1024)
-        Pixels that count.
-
-    Raises
-    ------
-    RequestError
-        Names the factor.
+    Scale and pedestal, shape (3, 512 n, 1024), are as the engine gets them.
     """
     span = np.maximum(np.abs(pedestal), np.abs(np.float32(16383) - pedestal))
     with np.errstate(over="ignore", invalid="ignore"):

@@ -13,7 +13,7 @@ then without its version.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -170,6 +170,22 @@ class Layout:
         for p, block in zip(self.placements, self.blocks(image)):
             yield p.module, np.rot90(block, -p.turns, axes=(-2, -1))
 
+    def put(self, image: npt.NDArray[Scalar], pixels: Callable[[int], npt.NDArray[Scalar]]) -> None:
+        """Write the pixels of every module to their places; gaps and holes stay.
+
+        Parameters
+        ----------
+        image : ndarray, shape (..., y, x)
+            Of the layout's `shape`.
+        pixels : callable
+            Returns those of a module, shape (..., 512, 1024).
+        """
+        rows, columns = (np.arange(n) for n in MODULE_SHAPE)
+        if self.gap_pixels:
+            rows, columns = (index + GAP * (index // CHIP) for index in (rows, columns))
+        for module, view in self.views(image):
+            view[..., rows[:, None], columns] = pixels(module)
+
 
 def find_row(detector_name: str) -> Row:
     """Return the geometry of a detector, by its full name or without the ``V`` part.
@@ -178,11 +194,6 @@ def find_row(detector_name: str) -> Row:
     ----------
     detector_name : str
         E.g. ``"JF01T03V01"``.
-
-    Returns
-    -------
-    Row
-        Origins, turns, and whether the sensor has strips.
 
     Raises
     ------
@@ -217,27 +228,6 @@ def module_shape(gap_pixels: bool) -> tuple[int, int]:
     return rows, columns
 
 
-def pixel_index(layout: Layout) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the index of a module's 512 x 1024 pixels in its gap-expanded or plain block.
-
-    Parameters
-    ----------
-    layout : Layout
-        Whose `gap_pixels` count.
-
-    Returns
-    -------
-    rows, columns : ndarray of int, shapes (512, 1) and (1, 1024)
-        Ready to index a block with.
-    """
-    rows: npt.NDArray[np.intp]
-    columns: npt.NDArray[np.intp]
-    rows, columns = (np.arange(n) for n in MODULE_SHAPE)
-    if layout.gap_pixels:
-        rows, columns = (index + GAP * (index // CHIP) for index in (rows, columns))
-    return rows[:, None], columns[None, :]
-
-
 def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool, geometry: bool) -> Layout:
     """Lay out the modules that are switched on.
 
@@ -254,11 +244,6 @@ def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool,
         Whether chips stand two pixels apart.
     geometry : bool
         Whether modules go to their places.
-
-    Returns
-    -------
-    Layout
-        Shape of the image, and corner and turns of each module.
 
     Raises
     ------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from functools import cached_property
 from typing import Any
@@ -10,29 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DtypeError, RequestError, ShapeError
-from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from . import pixel_mask as masks
-from ._numpy import (
-    Engine,
-    NumpyEngine,
-    PlacingEngine,
-    Sources,
-    aligned_empty,
-    checked_out,
-    choose_engine,
-    choose_threads,
-    stacked,
-)
+from ..errors import RequestError
+from ..wire.detector_name import DetectorName
+from ._arrays import aligned_empty, checked_out, stacked
+from ._numpy import Engine, choose_engine, choose_threads, make_engine
 from .double_pixels import interpolate
-from .geometry import Scalar, is_known, is_strip, make_layout
 from .maps import Maps
 from .options import CalibrationOptions, check_names, disabled_to_map
-from .pixel_mask import any_reason, downsample, good_fraction
-from .raw_pixels import CODE_SHIFT, LOST, WordCounts, count_words, saturated_word
-from .strips import StripMap, pixel_coordinates
-
-logger = logging.getLogger(__name__)
+from .pixel_mask import EMPTY, any_reason, downsample, good_fraction, share_gaps
+from .placing import Placing, fitted
+from .raw_pixels import CODE_SHIFT, LOST, saturated_word
+from .strips import pixel_coordinates
 
 
 class JungfrauCalibration:
@@ -97,7 +84,6 @@ class JungfrauCalibration:
         pixel_mask_file: Any = "",
         **options: Any,
     ):
-        self._name = DetectorName.parse(detector_name)
         self.detector_name = detector_name
         self.gain_file, self.pedestal_file = str(gain_file), str(pedestal_file)
         self.pixel_mask_file = str(pixel_mask_file)
@@ -106,20 +92,9 @@ class JungfrauCalibration:
             if options.get("module_map") is not None:
                 raise RequestError("disabled_modules", disabled_modules, "none beside a module_map")
             options["module_map"] = disabled_to_map(detector_name, tuple(disabled_modules))
-        opts = CalibrationOptions(**options)
-        if is_strip(detector_name):
-            opts = opts.with_(gap_pixels=False, double_pixels="keep")
-        if opts.geometry and not is_known(detector_name):
-            logger.warning("%s is in no geometry table: its modules are stacked in y", detector_name)
-            opts = opts.with_(geometry=False)
-        self.options = opts
-        self._places = opts.active_modules(detector_name)
-        modules = list(self._places)
-        self._strips = StripMap(detector_name, modules) if opts.geometry and is_strip(detector_name) else None
-        in_places = opts.geometry and self._strips is None
-        self._layout = make_layout(detector_name, modules, gap_pixels=opts.gap_pixels, geometry=in_places)
-        self._image_shape = self._layout.shape if self._strips is None else self._strips.shape
-        opts.check_rois(self._image_shape)
+        self.options = opts = fitted(CalibrationOptions(**options), detector_name)
+        self._placing = Placing(detector_name, opts)
+        opts.check_rois(self.image_shape)
         files = ", ".join(filter(None, (self.gain_file, self.pedestal_file)))
         self._mask = pixel_mask
         self._maps = Maps.checked(detector_name, gain, pedestal, pixel_mask, f" ({files})" if files else "")
@@ -129,27 +104,11 @@ class JungfrauCalibration:
         self._bad = self._maps.bad(opts)
         self._n_threads = choose_threads(n_threads)
         self.engine = choose_engine(engine)
-        self._engine = self._make_engine()
-
-    def _make_engine(self) -> Engine:
-        opts = self.options
-        if not opts.conversion:
-            return PlacingEngine(self._layout, self._bad)
-        pedestal, scale = self._maps.folded(opts, self._bad)
-        settings = (
-            self._layout,
-            pedestal,
-            scale,
-            self._whole_dtype,
-            opts.inner_fill,
-            opts.mask_undefined_gain,
-            opts.mask_lost_packets,
-        )
-        if self.engine == "numpy":
-            return NumpyEngine(*settings)
-        from ._fused import FusedEngine
-
-        return FusedEngine(*settings, self._n_threads)
+        self._engine: Engine | None = None
+        if opts.conversion:
+            constants = self._maps.folded(opts, self._bad)
+            settings = (self._placing.layout, *constants, self._whole_dtype, opts)
+            self._engine = make_engine(self.engine, self._n_threads, *settings)
 
     def with_options(self, **changes: Any) -> JungfrauCalibration:
         """Return a calibration with the same constants and some other options.
@@ -157,17 +116,7 @@ class JungfrauCalibration:
         Parameters
         ----------
         **changes
-            Fields of `CalibrationOptions`.
-
-        Returns
-        -------
-        JungfrauCalibration
-            A new one; compiled and checked like any.
-
-        Raises
-        ------
-        RequestError, ConstantsMissing
-            As when a calibration is made.
+            Fields of `CalibrationOptions`; checked as when a calibration is made.
         """
         return JungfrauCalibration(
             self.detector_name,
@@ -191,12 +140,12 @@ class JungfrauCalibration:
         if self.options.roi is not None and len(self.options.roi) == 1:
             ((y1, y2, x1, x2),) = self.options.roi.values()
             return y2 - y1, x2 - x1
-        return self._image_shape
+        return self.image_shape
 
     @property
     def image_shape(self) -> tuple[int, int]:
         """Rows and columns of the whole processed image, before regions and downsampling."""
-        return self._image_shape
+        return self._placing.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -230,13 +179,16 @@ class JungfrauCalibration:
     @property
     def module_map(self) -> tuple[int, ...]:
         """For each module its place among the active ones, -1 = switched off."""
-        return tuple(self._places.get(module, -1) for module in range(self._name.n_modules))
+        n_modules = DetectorName.parse(self.detector_name).n_modules
+        return self.options.module_map or tuple(range(n_modules))
 
     @cached_property
     def _good(self) -> npt.NDArray[np.bool_]:
-        interpolated = self.options.double_pixels == "interp"
-        good = masks.good_pixels(self._layout, self._bad, interpolated=interpolated)
-        return good if self._strips is None else self._strips.place(good, np.zeros(self._image_shape, bool))
+        good = self._placing.place(~self._bad)
+        if self.options.double_pixels == "interp":
+            for _, view in self._placing.layout.views(good):
+                share_gaps(view)
+        return good
 
     @cached_property
     def good_fraction(self) -> npt.NDArray[np.float64]:
@@ -253,35 +205,26 @@ class JungfrauCalibration:
         """Reason bits of the processed image, int64; 2**20 where there is no pixel. Blocks: any reason."""
         reasons = self._maps.reasons
         if reasons is None:
-            reasons = np.zeros(self._name.raw_shape, dtype=np.int64)
-        empty = np.full(self._layout.shape, masks.EMPTY, dtype=np.int64)
-        reasons = masks.place(self._layout, reasons, empty)
-        if self._strips is not None:
-            empty = np.full(self._image_shape, masks.EMPTY, dtype=np.int64)
-            reasons = self._strips.place(reasons, empty)
+            reasons = np.zeros(self._bad.shape, dtype=np.int64)
+        reasons = self._placing.place(reasons, empty=EMPTY)
         return reasons if self.options.downsample is None else any_reason(reasons, self.options.downsample)
 
     def pixel_coordinates(
         self,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return x, y and z of every raw pixel in the image with gaps and geometry; see `coordinates`."""
+        """Return x, y and z of every raw pixel in the image with gaps and geometry; in pixels."""
         return pixel_coordinates(self.detector_name)
 
     get_pixel_coordinates = pixel_coordinates
     """The name that the facility's library has for it."""
 
     def empty(self, n_frames: int | None = None) -> npt.NDArray[Any]:
-        """Return an uninitialised array for `out`, starting on a cache line: one image, or a stack.
+        """Return an uninitialised array for `out`, starting on a cache line.
 
         Parameters
         ----------
         n_frames : int, optional
-            Length of the stack.
-
-        Returns
-        -------
-        ndarray
-            Shape `shape` or ``(n_frames, *shape)``, dtype `dtype`.
+            Length of a stack; default is one image.
         """
         return aligned_empty(self.shape if n_frames is None else (n_frames, *self.shape), self.dtype)
 
@@ -329,17 +272,10 @@ class JungfrauCalibration:
         raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
             As for a call.
 
-        Returns
-        -------
-        dict of str to ndarray
-            Shape (y, x) or (frames, y, x), dtype `dtype`.
-
         Raises
         ------
         RequestError
             There is no region.
-        DtypeError, ShapeError
-            `raw` is no raw image of this detector.
         """
         if self.options.roi is None:
             raise RequestError("roi", None, "at least one region")
@@ -347,46 +283,26 @@ class JungfrauCalibration:
         return {label: whole[..., a:b, c:d].copy() for label, (a, b, c, d) in self.options.roi.items()}
 
     def gain_codes(self, raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-        """Return the gain code, 0 to 3, of each pixel of the whole processed image; unmasked, uint16.
+        """Return the gain code, 0 to 3, of each pixel of the whole processed image or stack; unmasked.
 
         Parameters
         ----------
         raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
-            As for a call.
-
-        Returns
-        -------
-        ndarray of uint16
-            Shape `image_shape`, or ``(frames, *image_shape)``.
-
-        Raises
-        ------
-        DtypeError, ShapeError
-            `raw` is no raw image of this detector.
+            As for a call; what is no raw image of this detector is refused as there.
         """
-        raw, sources = self._checked_raw(raw, np.uint16)
-        return self._placed(raw >> np.uint16(CODE_SHIFT), sources)
+        raw, sources = self._placing.check(raw, np.uint16)
+        return self._placing.place(raw >> np.uint16(CODE_SHIFT), sources)
 
     def saturated_pixels(self, raw: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.intp], ...]:
-        """Return the indices of saturated pixels in the whole processed image or stack; unmasked.
+        """Return where pixels are saturated in the whole processed image or stack, as `numpy.nonzero`.
 
         Parameters
         ----------
         raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
             As for a call.
-
-        Returns
-        -------
-        tuple of ndarray of int
-            One per axis, as from `numpy.nonzero`.
-
-        Raises
-        ------
-        DtypeError, ShapeError
-            `raw` is no raw image of this detector.
         """
-        raw, sources = self._checked_raw(raw, np.uint16)
-        return np.nonzero(self._placed(raw == saturated_word(self.options.highgain), sources))
+        raw, sources = self._placing.check(raw, np.uint16)
+        return np.nonzero(self._placing.place(raw == saturated_word(self.options.highgain), sources))
 
     def lost_pixels(self, raw: npt.NDArray[np.uint16]) -> npt.NDArray[np.bool_]:
         """Return where packets were lost, as bool, in the whole processed image or stack.
@@ -395,53 +311,26 @@ class JungfrauCalibration:
         ----------
         raw : ndarray of uint16, shape (y, 1024) or (frames, y, 1024)
             As for a call.
-
-        Returns
-        -------
-        ndarray of bool
-            Shape `image_shape`, or ``(frames, *image_shape)``.
-
-        Raises
-        ------
-        DtypeError, ShapeError
-            `raw` is no raw image of this detector.
         """
-        raw, sources = self._checked_raw(raw, np.uint16)
-        return self._placed(raw == LOST, sources)
-
-    def count_words(self, raw: npt.NDArray[np.uint16]) -> WordCounts:
-        """Count raw pixels in G1, in G2, with the undefined gain code, saturated, and lost.
-
-        Parameters
-        ----------
-        raw : ndarray of uint16
-            Of any shape.
-        """
-        return count_words(np.asarray(raw), highgain=self.options.highgain)
+        raw, sources = self._placing.check(raw, np.uint16)
+        return self._placing.place(raw == LOST, sources)
 
     def _whole(self, raw: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        raw, sources = self._checked_raw(raw, np.uint16 if self.options.conversion else None)
-        shape = (*raw.shape[:-2], *self._image_shape)
-        dtype = self._whole_dtype if self.options.conversion else raw.dtype
+        opts, placing, engine = self.options, self._placing, self._engine
+        raw, sources = placing.check(raw, np.uint16 if opts.conversion else None)
+        shape, dtype = (*raw.shape[:-2], *placing.shape), self._whole_dtype if opts.conversion else raw.dtype
         out = aligned_empty(shape, dtype) if out is None else checked_out(out, shape, dtype)
-        if self._strips is not None:
-            return self._in_strips(self._strips, raw, sources, out)
-        self._engine.run(*stacked(raw, sources, out))
-        if self.options.double_pixels == "interp":
-            for _, view in self._layout.views(out):
+        if engine is None:
+            return placing.place(raw, sources, out, bad=self._bad)
+        placing.fill(out, lambda image: engine.run(*stacked(raw, sources, image)), opts.inner_fill)
+        if placing.strips is not None:
+            placing.strips.share(out)
+        elif opts.double_pixels == "interp":
+            for _, view in placing.layout.views(out):
                 interpolate(view)
-            if math.isnan(self.options.masked_value) and self.options.downsample is None:
+            if math.isnan(opts.masked_value) and opts.downsample is None:
                 out[..., ~self._good] = math.nan
         return out
-
-    def _in_strips(
-        self, strips: StripMap, raw: npt.NDArray[Any], sources: Sources, out: npt.NDArray[Any]
-    ) -> npt.NDArray[Any]:
-        whole = aligned_empty((*raw.shape[:-2], *self._layout.shape), out.dtype)
-        self._engine.run(*stacked(raw, sources, whole))
-        out[...] = self.options.inner_fill if out.dtype.kind == "f" else 0
-        strips.place(whole, out)
-        return strips.share(out) if self.options.conversion else out
 
     def _downsample(self, image: npt.NDArray[np.float32], block: tuple[int, int]) -> npt.NDArray[Any]:
         image = downsample(image, self.good_fraction, block)
@@ -452,32 +341,3 @@ class JungfrauCalibration:
         if math.isnan(self.options.masked_value):
             image[..., self.good_fraction == 0] = math.nan
         return image
-
-    def _placed(self, words: npt.NDArray[Scalar], sources: Sources) -> npt.NDArray[Scalar]:
-        out: npt.NDArray[Scalar] = np.empty((*words.shape[:-2], *self._layout.shape), dtype=words.dtype)
-        PlacingEngine(self._layout).run(*stacked(words, sources, out))
-        if self._strips is None:
-            return out
-        image: npt.NDArray[Scalar] = np.zeros((*words.shape[:-2], *self._image_shape), dtype=words.dtype)
-        return self._strips.place(out, image)
-
-    def _checked_raw(
-        self, raw: npt.ArrayLike, dtype: type[np.uint16] | None
-    ) -> tuple[npt.NDArray[Any], Sources]:
-        """Return `raw` with contiguous images, and module -> its place in it."""
-        raw = np.asarray(raw)
-        if dtype is not None and raw.dtype != dtype:
-            raise DtypeError(f"raw image of {self.detector_name}: found {raw.dtype}, expected uint16")
-        rows, columns = raw.shape[-2:] if raw.ndim in (2, 3) else (0, 0)
-        if raw.strides[-2:] != (columns * raw.itemsize, raw.itemsize):
-            raw = np.ascontiguousarray(raw)
-        n_active = len(self._places)
-        if columns == MODULE_SHAPE[1]:
-            if rows == self._name.raw_shape[0]:
-                return raw, {module: module for module in self._places}
-            if rows == MODULE_SHAPE[0] * n_active and max(self._places.values()) < n_active:
-                return raw, self._places
-        height, width = self._name.raw_shape
-        active = "" if n_active == self._name.n_modules else f" or ({MODULE_SHAPE[0] * n_active}, {width})"
-        expected = f"({height}, {width}){active}, or a stack"
-        raise ShapeError(f"raw image of {self.detector_name}: found shape {raw.shape}, expected {expected}")

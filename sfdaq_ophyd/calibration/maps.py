@@ -76,18 +76,7 @@ class Maps:
         return self.gain, self.pedestal
 
     def bad(self, options: CalibrationOptions) -> npt.NDArray[np.bool_]:
-        """Return the raw pixels that these options mask, shape (512 n, 1024).
-
-        Parameters
-        ----------
-        options : CalibrationOptions
-            Whose `mask` count.
-
-        Returns
-        -------
-        ndarray of bool, shape (512 n, 1024)
-            True where a pixel is masked.
-        """
+        """Return True where these options mask a raw pixel, shape (512 n, 1024)."""
         if self.reasons is None or options.mask is False:
             return np.zeros(DetectorName.parse(self.detector_name).raw_shape, dtype=bool)
         return is_bad(
@@ -96,16 +85,6 @@ class Maps:
 
     def usable(self, options: CalibrationOptions) -> Maps:
         """Refuse gains of 0 and the like on pixels in use, or give them a reason to be masked.
-
-        Parameters
-        ----------
-        options : CalibrationOptions
-            Whose `bad_constants` count.
-
-        Returns
-        -------
-        Maps
-            These, or others with more reasons.
 
         Raises
         ------
@@ -140,14 +119,9 @@ class Maps:
         Parameters
         ----------
         options : CalibrationOptions
-            Whose `factor` count.
+            Whose `factor` counts.
         bad : ndarray of bool, shape (512 n, 1024)
             Masked pixels.
-
-        Returns
-        -------
-        pedestal, scale : ndarray of float32, shape (3, 512 n, 1024)
-            ADU, and the reciprocal of gain (and factor).
 
         Raises
         ------

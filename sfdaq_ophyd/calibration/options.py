@@ -99,16 +99,9 @@ class CalibrationOptions:
         self._check_together()
 
     def _check_choices(self) -> None:
-        for name in (
-            "conversion",
-            "highgain",
-            "rounded",
-            "gap_pixels",
-            "geometry",
-            "mask_undefined_gain",
-            "mask_lost_packets",
-        ):
-            _choice(name, getattr(self, name), (True, False))
+        for field in fields(self):
+            if field.type == "bool":
+                _choice(field.name, getattr(self, field.name), (True, False))
         _choice("mask", self.mask, (True, False, None))
         _choice("double_pixels", self.double_pixels, DOUBLE_PIXELS)
         _choice("module_edge_pixels", self.module_edge_pixels, MODULE_EDGE_PIXELS)
@@ -151,18 +144,7 @@ class CalibrationOptions:
         return 0.0 if self.downsample is not None or self.double_pixels == "interp" else self.masked_value
 
     def with_(self, **changes: Any) -> CalibrationOptions:
-        """Return a copy with some options changed.
-
-        Parameters
-        ----------
-        **changes
-            Fields of this class.
-
-        Raises
-        ------
-        RequestError
-            An option that does not exist, or a value that is wrong.
-        """
+        """Return a copy with some options changed; RequestError as when options are made."""
         check_names(changes)
         return replace(self, **changes)
 
@@ -171,18 +153,7 @@ class CalibrationOptions:
         return {name: getattr(self, name) for name in _DEFAULTS}
 
     def check_rois(self, shape: tuple[int, int]) -> None:
-        """Refuse regions that leave an image of this shape.
-
-        Parameters
-        ----------
-        shape : (int, int)
-            Rows and columns of the processed image.
-
-        Raises
-        ------
-        RequestError
-            Names the region.
-        """
+        """Refuse regions that leave an image of this shape, by a RequestError that names the region."""
         for label, (y1, y2, x1, x2) in (self.roi or {}).items():
             if y2 > shape[0] or x2 > shape[1]:
                 raise RequestError(
@@ -228,11 +199,6 @@ class CalibrationOptions:
         ----------
         detector_name : str
             E.g. ``"JF01T03V01"``.
-
-        Returns
-        -------
-        dict of int to int
-            In the order of the modules.
 
         Raises
         ------

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import DtypeError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE
-from .geometry import CHIP, Layout, Scalar, pixel_index
+from .geometry import CHIP, GAP
 
 EMPTY = 1 << 20
 """No pixel here: a gap, or space between modules."""
@@ -68,77 +68,24 @@ def is_bad(
 ) -> npt.NDArray[np.bool_]:
     """Return True where a reason is left that counts under these options.
 
-    Parameters
-    ----------
-    reasons : ndarray of int64
-        A bit per reason.
-    double_pixels, module_edge_pixels : str
-        As in `CalibrationOptions`: only "mask" has them count.
-
-    Returns
-    -------
-    ndarray of bool
-        Shape of `reasons`.
+    `double_pixels` and `module_edge_pixels` are those of `CalibrationOptions`: only "mask" has them count.
     """
     ignored = (0 if double_pixels == "mask" else DOUBLE) | (0 if module_edge_pixels == "mask" else EDGE)
     found: npt.NDArray[np.bool_] = (reasons & ~ignored) != 0
     return found
 
 
-def place(layout: Layout, raw: npt.NDArray[Scalar], out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-    """Put raw pixels, shape (512 n, 1024) over all modules, into the image `out`; gaps and holes stay.
+def share_gaps(module: npt.NDArray[np.bool_]) -> None:
+    """Take interpolated gap pixels for good where the pixels on both sides are, in place.
 
     Parameters
     ----------
-    layout : Layout
-        Where modules go.
-    raw : ndarray, shape (512 n, 1024)
-        A value per pixel of all modules.
-    out : ndarray, shape (y, x)
-        Written to.
-
-    Returns
-    -------
-    ndarray
-        `out`.
+    module : ndarray of bool, shape (514, 1030)
+        True where a pixel is good.
     """
-    index = pixel_index(layout)
-    modules = raw.reshape(-1, *MODULE_SHAPE)
-    for module, view in layout.views(out):
-        view[index] = modules[module]
-    return out
-
-
-def good_pixels(layout: Layout, bad: npt.NDArray[np.bool_], *, interpolated: bool) -> npt.NDArray[np.bool_]:
-    """Return the image's mask, True = good; gaps only if they were `interpolated` from good pixels.
-
-    Parameters
-    ----------
-    layout : Layout
-        Where modules go.
-    bad : ndarray of bool, shape (512 n, 1024)
-        Masked pixels.
-    interpolated : bool
-        Whether gap pixels get a share of the pixels beside them.
-
-    Returns
-    -------
-    ndarray of bool, shape (y, x)
-        Holes are False.
-    """
-    good = place(layout, ~bad, np.zeros(layout.shape, dtype=bool))
-    if interpolated:
-        for _, view in layout.views(good):
-            _share(view)
-            _share(view.T)
-    return good
-
-
-def _share(view: npt.NDArray[np.bool_]) -> None:
-    """Gap rows are good where the rows on both sides are."""
-    for left in range(CHIP - 1, view.shape[0] - CHIP, CHIP + 2):
-        both = view[left] & view[left + 3]
-        view[left + 1] = view[left + 2] = both
+    for view in (module, module.T):
+        for left in range(CHIP - 1, view.shape[0] - CHIP, CHIP + GAP):
+            view[left + 1] = view[left + 2] = view[left] & view[left + 3]
 
 
 def _blocks(image: npt.NDArray[Any], block: tuple[int, int]) -> npt.NDArray[Any]:
@@ -152,39 +99,13 @@ def _blocks(image: npt.NDArray[Any], block: tuple[int, int]) -> npt.NDArray[Any]
 
 
 def good_fraction(good: npt.NDArray[np.bool_], block: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return the good pixels of each block over those of a full block, float64; at ragged edges too.
-
-    Parameters
-    ----------
-    good : ndarray of bool, shape (y, x)
-        Good pixels.
-    block : (int, int)
-        Rows and columns of a block.
-
-    Returns
-    -------
-    ndarray of float64
-        Of ceil(y / rows) x ceil(x / columns) blocks, 0 to 1.
-    """
+    """Return the good pixels of each block (rows, columns) over those of a full one; at ragged edges too."""
     fraction: npt.NDArray[np.float64] = _blocks(good, block).sum(axis=(-3, -1)) / (block[0] * block[1])
     return fraction
 
 
 def any_reason(reasons: npt.NDArray[np.int64], block: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Return the reasons that any pixel of a block has, int64.
-
-    Parameters
-    ----------
-    reasons : ndarray of int64, shape (y, x)
-        A bit per reason.
-    block : (int, int)
-        Rows and columns of a block.
-
-    Returns
-    -------
-    ndarray of int64
-        Of ceil(y / rows) x ceil(x / columns) blocks.
-    """
+    """Return the reasons that any pixel of a block (rows, columns) has."""
     found: npt.NDArray[np.int64] = np.bitwise_or.reduce(_blocks(reasons, block), axis=(-3, -1))
     return found
 

@@ -84,11 +84,6 @@ def count_words(raw: npt.NDArray[np.uint16], *, highgain: bool = False) -> WordC
         Raw words.
     highgain : bool
         The detector ran in high gain: another word means saturated.
-
-    Returns
-    -------
-    WordCounts
-        Numbers of pixels.
     """
     switched = raw[raw > ADC_BITS]
     n_codes = np.bincount(switched >> CODE_SHIFT, minlength=4)

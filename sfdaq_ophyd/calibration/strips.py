@@ -54,19 +54,9 @@ class StripMap:
         self._shared = ~self._empty & (n_cells[index] > 1)
 
     def place(self, stacked: npt.NDArray[Any], out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """Put a value per pixel, (..., 512 n, 1024), in its cells of `out`, (..., y, x); others stay.
+        """Put a value per pixel, (..., 512 n, 1024), in its cells of `out`, (..., y, x), and return that.
 
-        Parameters
-        ----------
-        stacked : ndarray, shape (..., 512 n, 1024)
-            A value per pixel.
-        out : ndarray, shape (..., y, x)
-            Written to.
-
-        Returns
-        -------
-        ndarray
-            `out`.
+        Other cells stay as they are.
         """
         flat = stacked.reshape(*stacked.shape[:-2], -1)
         there = ~self._empty
@@ -81,18 +71,7 @@ class StripMap:
 
 @cache
 def module_map(detector_name: str) -> npt.NDArray[np.intp]:
-    """Return which pixel of a module, as ``1024 * row + column``, is in each cell of its image.
-
-    Parameters
-    ----------
-    detector_name : str
-        One with a strip sensor.
-
-    Returns
-    -------
-    ndarray of int, shape (y, x)
-        `NOTHING` where there is no pixel.
-    """
+    """Return for each cell of a strip module's image its pixel, as ``1024 * row + column``, or `NOTHING`."""
     return _quad() if DetectorName.parse(detector_name).family.startswith(_QUAD) else _line()
 
 
