@@ -28,17 +28,7 @@ class Told(Device):
         self._done = ActionStatus.done_at_once(self.parent, self.attr_name)
 
     def set(self, value: Any) -> ActionStatus:
-        """Remember what the next trigger is for.
-
-        Parameters
-        ----------
-        value : object
-
-        Returns
-        -------
-        ActionStatus
-            Done.
-        """
+        """Remember what the next trigger is for; done at once."""
         self.current = value
         return self._done
 
@@ -47,17 +37,7 @@ class NextWindow(Told):
     """Takes the `PulseWindow` that the next trigger is for, and has its device join it (`join_window`)."""
 
     def set(self, window: PulseWindow) -> ActionStatus:
-        """Join a window.
-
-        Parameters
-        ----------
-        window : PulseWindow
-
-        Returns
-        -------
-        ActionStatus
-            Done.
-        """
+        """Join a window; done at once."""
         return super().set(self.parent.join_window(window))
 
     def take(self) -> PulseWindow | None:
@@ -71,6 +51,7 @@ class PulseWindow:
 
     It is triggered after its devices, and chosen once the live ones listen: past the pulse of that moment,
     and past every frame that one of them has let go by meanwhile. The first live frame fixes where it begins.
+    The `name` that methods take is that of the device that calls them.
     """
 
     name, parent = "pulse window", None
@@ -98,8 +79,6 @@ class PulseWindow:
 
         Parameters
         ----------
-        name : str
-            Of the device.
         pulse_id : PulseId
             Has ``get()``.
         every : int
@@ -120,8 +99,6 @@ class PulseWindow:
 
         Parameters
         ----------
-        name : str
-            Of the device.
         pulse_id : PulseId
             Has ``get()``.
         every : int
@@ -147,28 +124,12 @@ class PulseWindow:
         return self
 
     def hold(self, name: str) -> None:
-        """Be a device that has live ones take its points again: it calls `settle` when its own is done.
-
-        Parameters
-        ----------
-        name : str
-            Of the device.
-        """
+        """Be a device that has live ones take its points again: it calls `settle` when its own is done."""
         with self._lock:
             self._around[name] = False
 
     def awaits(self, name: str) -> bool:
-        """Say whether a live device may still take frames out of it.
-
-        Parameters
-        ----------
-        name : str
-            Of the device.
-
-        Returns
-        -------
-        bool
-        """
+        """Say whether a live device may still take frames out of it."""
         with self._lock:
             return name in self._live and not self._is_settled
 
@@ -197,8 +158,6 @@ class PulseWindow:
 
         Parameters
         ----------
-        name : str
-            Of the device.
         newest : int
             Pulse of the newest frame that came before it listened.
 
@@ -299,13 +258,7 @@ class PulseWindow:
             return self._chosen()
 
     def settle(self, name: str) -> None:
-        """Note that a live device has its frames, or has failed: it takes none any more.
-
-        Parameters
-        ----------
-        name : str
-            Of the device.
-        """
+        """Note that a live device has its frames, or has failed: it takes none any more."""
         with self._lock:
             for members in (self._live, self._around):
                 if name in members:

@@ -165,13 +165,3 @@ class ImageHeader:
             **self.extra,
         }
         return json.dumps(fields, separators=(",", ":")).encode()
-
-    def encode_live(self) -> bytes:
-        """Write the header as the standard DAQ's live stream does."""
-        fields = {
-            "htype": "array-1.0",
-            "shape": list(self.shape),
-            "type": self.dtype.name,
-            "frame": self.frame_number,
-        }
-        return json.dumps(fields, separators=(",", ":")).encode()

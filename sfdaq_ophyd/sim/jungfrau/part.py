@@ -91,7 +91,7 @@ class JungfrauPart(ChildPart):
         self._ask("stop")
 
     def status(self) -> dict[str, Any]:
-        """Return running, frame_number, pulse_id, who listens (subscribed per port), and what was sent."""
+        """Return running, frame_number, pulse_id, who listens (subscribed per port), and n_left_out."""
         return self._ask("status")
 
     @property

@@ -204,7 +204,7 @@ class Sender:
             (socket, deque()) for socket in (*self.modules, self.streamvis, self._live)
         ]
         self._stuck = False  # a patient stream waits for its client
-        self._n_sent, self._n_left_out, self._worst_delay = 0, 0, 0.0
+        self._n_left_out = 0
         self._last = clock.now()
 
     def addresses(self) -> dict[str, Any]:
@@ -259,10 +259,7 @@ class Sender:
             "frame_number": self.detector.frame_number,
             "pulse_id": self._last,
             "subscribed": [socket.wanted for socket in self.modules],
-            "assembled_subscribed": self.streamvis.wanted,
-            "n_sent": self._n_sent,
             "n_left_out": self._n_left_out,
-            "worst_delay": self._worst_delay,
         }
 
     def close(self) -> None:
@@ -283,9 +280,6 @@ class Sender:
     def _take(self, pulse_id: int) -> None:
         if not self.detector.take(pulse_id):
             return
-        self._n_sent += 1
-        if self._clock.running:
-            self._worst_delay = max(self._worst_delay, time.time() - self._clock.time_of(pulse_id))
         listening = [socket.wanted for socket in self.modules]
         if any(listening):
             self._post([message for message in self.detector.messages() if listening[message.port]])
