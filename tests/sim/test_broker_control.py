@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.broker import http
 
 from .broker_http import get, post
 
@@ -49,26 +50,27 @@ def actions(broker, writer_type):
     ]
 
 
-def test_power_on_when_queued_then_trigger_stops_memory_goes_and_states_follow(broker, wait_for):
+@pytest.fixture
+def in_waits(broker, monkeypatch):
+    """Have a function called in each wait of the services and writers, in place of the wait."""
+    return lambda look: monkeypatch.setattr(broker.site.delays, "wait", look)
+
+
+def test_power_on_when_queued_then_trigger_stops_memory_goes_and_states_follow(broker, in_waits, wait_for):
     seen, codes = [], set()
 
-    def poll():
+    def look(seconds):
         reply = status(broker, ONE)
         codes.add(broker.trigger.value)
         state = reply.get("message") if reply["status"] == "error" else next(iter(reply["detector_status"]))
         if not seen or seen[-1] != state:
             seen.append(state)
-        return state == "running" and broker.trigger.running
 
     assert status(broker, ONE)["message"] == "No modules added"
-    broker.site.delays.factor, before = 0.1, broker.site.delays.factor
-    try:
-        post(broker.url, "power_on_detector", {"detector_name": ONE})
-        wait_for(poll, "running", timeout=60, period=0.002)
-        wait_for(lambda: actions(broker, "detector_power_on")[-1:] == ["write_finished"], "finished")
-    finally:
-        broker.site.delays.factor = before
-    assert seen == ["No modules added", "error", "idle", "running"]
+    in_waits(look)
+    post(broker.url, "power_on_detector", {"detector_name": ONE})
+    wait_for(lambda: actions(broker, "detector_power_on")[-1:] == ["write_finished"], "finished")
+    assert seen == ["No modules added", "error", "idle", "running"] and broker.trigger.running
     assert codes == {254, 255}
     assert ONE in get(broker.url, "get_running_detectors")["running_detectors"]
 
@@ -88,19 +90,18 @@ def test_power_on_when_it_fails_then_rejected_and_the_trigger_runs_again(broker,
     assert status(broker, "JF04T01V01")["message"] == "No modules added"
 
 
-def test_pedestal_when_taken_then_files_come_in_order_and_become_active(broker, pgroup, wait_for):
-    before = actions(broker, "pedestal")
+def test_pedestal_when_taken_then_files_come_in_order_and_become_active(broker, pgroup, in_waits, wait_for):
+    before, modes = actions(broker, "pedestal"), set()
+    in_waits(lambda seconds: modes.add(str(broker.site.hardware[JF].readback("gain_mode"))))
     body = {"pgroup": pgroup, "detectors": [JF], "run_log_level": "INFO", "client_request_id": "mine"}
     assert "wait at least 40.0 seconds" in post(broker.url, "take_pedestal", body)["message"]
     folder = broker.root / f"bernina/data/{pgroup}/raw/JF_pedestals"
-    modes = set()
 
     def done():
-        modes.add(str(broker.site.hardware[JF].readback("gain_mode")))
         logs = list(folder.glob(f"*.{JF}.log"))
         return logs and "processing request took" in logs[0].read_text()
 
-    wait_for(done, "the log's closing line", timeout=30, period=0.001)
+    wait_for(done, "the log's closing line")
     assert {"dynamic", "fixed_gain1", "fixed_gain2"} <= modes
     assert broker.site.hardware[JF].readback("gain_mode") == "dynamic"
     assert actions(broker, "pedestal")[len(before) :] == ["write_request", "write_start", "write_finished"]
@@ -151,11 +152,14 @@ def test_pedestal_when_it_fails_then_gains_are_as_before(broker, pgroup, wait_fo
     assert broker.site.hardware[JF].readback("gain_mode") == "dynamic"
 
 
-def test_pedestalmode_when_taken_then_detectors_stop_meanwhile(broker, pgroup, wait_for):
+def test_pedestalmode_when_taken_then_detectors_stop_meanwhile(broker, pgroup, in_waits, wait_for):
+    seen = []
+    in_waits(lambda seconds: seen.append((seconds, status(broker)["detector_status"])))
     body = {"pgroup": pgroup, "detectors": [JF], "run_log_level": "INFO", "pedestalmode": True}
     post(broker.url, "take_pedestal", body)
-    wait_for(lambda: status(broker)["detector_status"] == {"stopped": [0, 1, 2]}, "stopped")
-    wait_for(lambda: status(broker)["detector_status"] == {"running": [0, 1, 2]}, "running", timeout=60)
+    wait_for(lambda: actions(broker, "pedestal")[-1:] == ["write_finished"], "the end")
+    assert seen[0] == (200, {"stopped": [0, 1, 2]})
+    assert status(broker)["detector_status"] == {"running": [0, 1, 2]}
 
 
 def test_settings_when_an_unknown_mode_comes_then_earlier_values_stay_and_the_trigger_is_off(broker):
@@ -168,19 +172,27 @@ def test_settings_when_an_unknown_mode_comes_then_earlier_values_stay_and_the_tr
     assert broker.trigger.value == 254
 
 
-def test_slow_service_when_busy_then_everybody_waits_and_the_broker_answers(broker, wait_for):
-    broker.fail_next("latency", endpoint="get_detector_status", seconds=0.4)
+def test_slow_service_when_busy_then_everybody_waits_and_the_broker_answers(broker, monkeypatch):
+    begun, ends, answer = threading.Event(), threading.Event(), http.HANDLERS["get_detector_status"]
+    order = []
+
+    def slow(*asked):
+        order.append("begun")
+        begun.set()
+        assert ends.wait(60)
+        order.append("ended")
+        return answer(*asked)
+
+    monkeypatch.setitem(http.HANDLERS, "get_detector_status", slow)
     callers = [threading.Thread(target=status, args=(broker,)) for _ in range(2)]
-    callers[0].start()
-    wait_for(lambda: not broker.site.faults.armed, "the slow call to begin")
-    callers[1].start()
-    get(broker.url, "get_pvlist")
     for caller in callers:
-        caller.join()
-    slow, second = broker.requests("get_detector_status")[-2:]
-    assert second.started >= slow.started + slow.elapsed
-    other = broker.requests("get_pvlist")[-1]
-    assert other.started + other.elapsed < slow.started + slow.elapsed
+        caller.start()
+    assert begun.wait(60)
+    assert get(broker.url, "get_pvlist")["status"] == "ok" and order == ["begun"]
+    ends.set()
+    for caller in callers:
+        caller.join(60)
+    assert order == ["begun", "ended"] * 2
 
 
 @pytest.mark.parametrize("module", range(3))

@@ -31,13 +31,13 @@ def facility():
 
 @pytest.fixture
 def retrieve(facility, wait_for):
-    """Ask for the last pulses, wait until all writers are done, return local paths of the files."""
+    """Ask for pulses up to now, or `last`; once all writers are done, return local paths of the files."""
     broker = facility.broker
     pgroup = f"p{next(_numbers)}"
     broker.make_pgroup(pgroup)
 
-    def run(n=4, shift=0, **fields):
-        last = facility.clock.now() + shift
+    def run(n=4, shift=0, last=None, **fields):
+        last = (facility.clock.now() if last is None else last) + shift
         body = {"pgroup": pgroup, "start_pulseid": last - n + 1, "stop_pulseid": last, **fields}
         reply = post(broker.url, "retrieve_from_buffers", body)
         assert reply["status"] == "ok", reply
@@ -86,8 +86,8 @@ def test_detector_file_when_rate_does_not_divide_100_then_writer_fails(retrieve,
 
 def test_detector_file_when_pulses_did_not_arrive_then_rows_say_so(facility, retrieve):
     now = facility.clock.now()
-    facility.broker.fail_next("missing_pulses", pulse_ids=range(now - 2, now + 50))
-    (path,), (first, last) = retrieve(n=8, detectors={ONE: {}})
+    facility.broker.fail_next("missing_pulses", pulse_ids=range(now - 2, now + 1))
+    (path,), (first, last) = retrieve(n=8, last=now, detectors={ONE: {}})
     with h5py.File(path) as file:
         good = file[f"data/{ONE}/is_good_frame"][:, 0]
         ids = file[f"data/{ONE}/pulse_id"][:, 0]
@@ -123,8 +123,8 @@ def test_detector_file_when_settings_were_changed_meanwhile_then_frames_are_miss
         assert post(facility.broker.slow_url, "set_detector_settings", body)["status"] == "ok"
     finally:
         facility.broker.site.delays.factor = 0.0
-    n = facility.clock.now() - first + 1
-    (path,), _ = retrieve(n=n + 5, detectors={ONE: {}})
+    last = facility.clock.now()
+    (path,), _ = retrieve(n=last - first + 6, last=last, detectors={ONE: {}})
     with h5py.File(path) as file:
         good = file[f"data/{ONE}/is_good_frame"][:, 0]
     assert 0 < good.sum() < len(good)
@@ -152,8 +152,9 @@ def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facilit
     monkeypatch.setattr(
         detector_writer, "calibration_for", lambda *given: made.append(make(*given)) or made[-1]
     )
-    facility.broker.fail_next("missing_pulses", source=ONE, pulse_ids=range(now - 1, now + 50))
-    (path,), (first, last) = retrieve(n=6, detectors={ONE: {"adc_to_energy": True, "compression": True}})
+    facility.broker.fail_next("missing_pulses", source=ONE, pulse_ids=range(now - 1, now + 1))
+    converted = {"adc_to_energy": True, "compression": True}
+    (path,), (first, last) = retrieve(n=6, last=now, detectors={ONE: converted})
     expected = [i for i in range(first, last + 1) if i < now - 1]
     with h5py.File(path) as file:
         group = file[f"data/{ONE}"]
@@ -236,8 +237,9 @@ def test_detector_file_when_mask_is_off_then_double_pixels_are_kept(retrieve):
 
 
 def test_detector_file_when_pulses_are_selected_then_only_those(facility, retrieve):
-    wanted = facility.clock.now() - 3
-    (path,), _ = retrieve(n=10, detectors={ONE: {"remove_raw_files": True}}, selected_pulse_ids=[wanted])
+    now = facility.clock.now()
+    wanted, removed = now - 3, {ONE: {"remove_raw_files": True}}
+    (path,), _ = retrieve(n=10, last=now, detectors=removed, selected_pulse_ids=[wanted])
     with h5py.File(path) as file:
         assert file[f"data/{ONE}/pulse_id"][:, 0].tolist() == [wanted]
     assert not (path.parent.parent / "raw_data" / path.name).exists()
@@ -445,7 +447,8 @@ def test_stamps_when_the_clock_stood_in_between_then_those_of_the_clock(facility
     assert not clock.wait_for(stood + 1, timeout=0.2)
     clock.resume()
     assert clock.wait_for(stood + 5, timeout=60)
-    (path,), _ = retrieve(n=clock.now() - stood + 3, channels_list=["SAR:A"])
+    now = clock.now()
+    (path,), _ = retrieve(n=now - stood + 3, last=now, channels_list=["SAR:A"])
     with h5py.File(path) as file:
         ids, stamps = file["SAR:A/pulse_id"][()], file["SAR:A/timestamp"][()]
     assert stood in ids and (np.diff(stamps) > 0.1e9).sum() == 1

@@ -44,35 +44,37 @@ def test_roles_when_listed_then_every_one_is_served(facility, connect):
         assert connect(EpicsSignalRO, role).get() is not None
 
 
-def test_pulse_id_when_watched_then_no_id_is_left_out_and_stamped_with_its_time(facility, connect, wait_for):
+def test_pulse_id_when_watched_then_each_is_stamped_with_its_time(facility, connect, wait_for):
     signal_ = connect(EpicsSignalRO, "pulse_id")
-    seen = {}
-    signal_.subscribe(lambda value, timestamp, **_: seen.update({int(value): timestamp}), run=False)
-    wait_for(lambda: len(seen) > 50, "50 pulses")
-    ids = sorted(seen)[1:]  # the first came with the subscription
-    assert ids == list(range(ids[0], ids[-1] + 1))
-    for pulse_id in ids:
-        assert seen[pulse_id] == pytest.approx(facility.clock.time_of(pulse_id), abs=1e-3)
+    seen = []
+    signal_.subscribe(lambda value, timestamp, **_: seen.append((int(value), timestamp)), run=False)
+    wait_for(lambda: len(seen) > 20, "20 pulses")
+    for pulse_id, stamp in seen[1:20]:  # the first came with the subscription
+        assert stamp == pytest.approx(facility.clock.time_of(pulse_id), abs=1e-3)
 
 
-def test_pulse_id_when_clock_is_paused_and_stepped_then_follows_exactly(facility, connect, wait_for):
-    signal_ = connect(EpicsSignalRO, "pulse_id")
+def test_pulse_id_when_clock_is_paused_and_stepped_then_follows_exactly_and_leaves_none_out(
+    facility, connect, wait_for
+):
+    signal_, seen = connect(EpicsSignalRO, "pulse_id"), []
     stood = facility.clock.pause()
     try:
         wait_for(lambda: signal_.get() == stood, "the paused pulse")
-        facility.clock.step(7)
-        wait_for(lambda: signal_.get() == stood + 7, "the stepped pulse")
+        signal_.subscribe(lambda value, **_: seen.append(int(value)), run=False)
+        facility.clock.step(50)
+        wait_for(lambda: stood + 50 in seen, "the stepped pulse")
+        assert signal_.get() == stood + 50
     finally:
         facility.clock.resume()
+    assert [pulse_id for pulse_id in seen if stood < pulse_id <= stood + 50] == list(
+        range(stood + 1, stood + 51)
+    )
 
 
-def test_motor_when_moved_then_stands_there_and_was_seen_moving(connect):
+def test_motor_when_moved_then_stands_there(connect):
     motor = connect(EpicsMotor, "motor")
-    on_the_way = []
-    motor.user_readback.subscribe(lambda value, **_: on_the_way.append(value))
     motor.set(12.5).wait(60)
     assert motor.position == motor.user_readback.get() == 12.5
-    assert any(0 < position < 12.5 for position in on_the_way)
     assert motor.egu == "mm" and motor.limits == (-50, 50)
 
 
@@ -82,11 +84,11 @@ def test_motor_when_told_to_stay_then_done_again(connect):
     motor.set(motor.position).wait(60)
 
 
-def test_motor_when_stopped_then_stands_short_of_the_target(facility, connect, wait_for):
+def test_motor_when_stopped_then_was_seen_moving_and_stands_short_of_the_target(facility, connect, wait_for):
     motor = connect(EpicsMotor, "motor2", timeout=60)
-    motor.velocity.set(0.5).wait(30)
+    motor.velocity.set(0.05).wait(30)
     status = motor.set(40)
-    wait_for(lambda: motor.position > 0, "start")
+    wait_for(lambda: motor.position > 0, "it seen on its way")
     motor.stop()
     wait_for(lambda: status.done, "end of the move")
     assert 0 < facility.pvs.read("motor2") < 40
