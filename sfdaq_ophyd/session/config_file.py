@@ -59,7 +59,7 @@ def _compose(path: Path) -> yaml.Node | None:
     try:
         if path.stat().st_size > LIMIT:
             raise ConfigError(f"{path}: larger than {LIMIT} bytes; expected a configuration file")
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
     except RecursionError:
@@ -68,6 +68,15 @@ def _compose(path: Path) -> yaml.Node | None:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML: {getattr(exc, 'problem', None) or exc}") from exc
+
+
+class _Loader(yaml.SafeLoader):
+    """Ends at brackets that are too deep: to read on, the scanner would take a second for a thousand."""
+
+    def fetch_flow_collection_start(self, *args: Any) -> None:
+        if self.flow_level > DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(*args)
 
 
 class _Reader:
