@@ -141,12 +141,14 @@ class JungfrauSource(DetectorSource):
     def _calibration(self, high_gain: bool, module_map: object) -> JungfrauCalibration:
         """Return the one for a gain mode and the modules that an image says it has."""
         first = next(iter(self._calibrations.values()))
-        says = isinstance(module_map, list) and all(type(place) is int for place in module_map)
-        key = high_gain, tuple(module_map) if says else first.module_map
+        modules = first.module_map
+        if isinstance(module_map, list) and all(type(place) is int for place in module_map):
+            modules = tuple(module_map)
+        key = high_gain, modules
         if key not in self._calibrations:
             if len(self._calibrations) > MOST_CALIBRATIONS:
                 self._calibrations.popitem()
-            self._calibrations[key] = first.with_options(highgain=high_gain, module_map=key[1])
+            self._calibrations[key] = first.with_options(highgain=high_gain, module_map=modules)
         return self._calibrations[key]
 
     def _frame(self, found: StreamFrame) -> LiveFrame:
