@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
 from ..clients.std_daq_pushes import Pushes
-from ..clients.std_daq_rest import StdDaqRefused, StdDaqUnknownOutcome
+from ..clients.std_daq_rest import StdDaqOtherGeneration, StdDaqRefused, StdDaqUnknownOutcome
 from ..clients.std_daq_socket import StdDaqWriterSocket
 from ..errors import DetectorStateError, RequestError, ServiceTimeout, shown_url
 from ..limits import Limit
@@ -17,8 +17,6 @@ from ..wire.std_daq_socket import PushedStatus, Tracker, split_name, start_comma
 from ..wire.std_daq_writing import WritingState
 
 T = TypeVar("T")
-
-NOT_FOUND = 404
 
 CREATION_LIMIT = 15.0
 """s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
@@ -177,9 +175,8 @@ def call(
         client = StdDaqClient(url, restart_time=restart_time)
         try:
             return do(client)
-        except StdDaqRefused as exc:
-            if exc.code != NOT_FOUND or client.dialect != StdDaqWriterSocket.dialect:
-                raise
+        except StdDaqOtherGeneration:
+            pass
     socket = StdDaqWriterSocket(url, config_url, user=user, restart_time=restart_time)
     try:
         return do(SocketCalls(socket))

@@ -89,6 +89,10 @@ class StdDaqClient:
         """
         return self._rest.dialect()
 
+    def ask_dialect(self) -> str:
+        """Ask the service anew which generation it is: it may have been replaced."""
+        return self._rest.ask_dialect()
+
     # ---- the published client's calls ---------------------------------------------------------------
 
     def get_status(self) -> dict:

@@ -145,7 +145,8 @@ def following(url: str, news: threading.Event, timeout: float, away: Limit | Non
                 raise WireError(f"{url} is no standard DAQ: {lost}")
             odd = pushes.passed_over and f"; passed over: {pushes.passed_over}"
             raise ServiceTimeout("first status of the standard DAQ", timeout, f"connected{odd}")
-        time.sleep(0.01)
+        limit.wait(news, 0.1)
+        news.clear()
     return pushes
 
 

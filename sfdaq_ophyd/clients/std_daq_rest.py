@@ -8,6 +8,7 @@ every HTTP code but 200) or the exceptions of ``requests``. Each error here is o
       StdDaqRequestError (RequestError, RuntimeError)    our check failed; nothing was sent
       StdDaqRefused (ServiceRefused)                     the service answered with an error
         StdDaqInvalid                                    422: the service's own validation, with its detail
+        StdDaqOtherGeneration                            the service is of a generation without this call
     StdDaqUnreachable (ServiceUnreachable)               requests.exceptions.ConnectionError
     StdDaqTimeout (ServiceTimeout)                       requests.exceptions.Timeout
     StdDaqUnknownOutcome (UnknownOutcome)                requests.exceptions.ConnectionError
@@ -21,8 +22,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -122,6 +123,24 @@ class StdDaqInvalid(StdDaqRefused):
         super().__init__(what, url=url, said="; ".join(map(_one_mistake, self.detail)), code=422)
 
 
+class StdDaqOtherGeneration(StdDaqRefused):
+    """At this address is a standard DAQ of another generation, which does not know the call.
+
+    Attributes
+    ----------
+    dialect : str
+        The generation that is there now: "flask", "fastapi" or "websocket".
+    """
+
+    def __init__(self, what: str, *, url: str, dialect: str):
+        self.dialect = dialect
+        control = "websocket" if dialect == "websocket" else "REST"
+        said = (
+            f"no such call: here is a standard DAQ of generation {dialect!r} now, with control by {control}"
+        )
+        super().__init__(what, url=url, said=said)
+
+
 def _one_mistake(item: object) -> str:
     if not isinstance(item, dict):
         return str(item)
@@ -196,6 +215,8 @@ DIALECTS = ("flask", "fastapi")
 START_TIMEOUT = 6.0
 """Least limit of a start or stop, s: the service itself may take 5.1 s."""
 
+NOT_FOUND = 404
+
 SYNC_TIMEOUT = 70.0
 """Limit of write_sync, s: the service gives up after 60 s."""
 
@@ -219,7 +240,7 @@ class StdDaqRest:
         if dialect not in ("auto", *DIALECTS):
             raise RequestError("dialect", dialect, f"'auto' or one of {DIALECTS}")
         self._http = HttpClient(url, name="standard DAQ", timeout=timeout, keep_alive=False)
-        self._dialect = None if dialect == "auto" else dialect
+        self._told, self._dialect = dialect != "auto", None if dialect == "auto" else dialect
 
     @property
     def url(self) -> str:
@@ -247,7 +268,11 @@ class StdDaqRest:
         return max(self._http.timeout, START_TIMEOUT)
 
     def dialect(self) -> str:
-        """Return "flask", "fastapi" or "websocket", asking the service once, without side effects.
+        """Return "flask", "fastapi" or "websocket", asking the service the first time."""
+        return self._dialect or self.ask_dialect()
+
+    def ask_dialect(self) -> str:
+        """Ask the service which generation it is, without side effects.
 
         "websocket" is the configuration of a DAQ that this class does not speak to.
 
@@ -256,11 +281,18 @@ class StdDaqRest:
         StdDaqBadReply
             The service is something else; the message says what, where it is known.
         """
-        if self._dialect is None:
-            with translated():
-                reply = self._http.request("GET", "/openapi.json", idempotent=True)
-                self._dialect = _dialect_of(reply) or self._websocket_or_nothing(reply)
-        return self._dialect
+        with translated():
+            reply = self._http.request("GET", "/openapi.json", idempotent=True)
+            found = _dialect_of(reply) or self._websocket_or_nothing(reply)
+        if not self._told:
+            self._dialect = found
+        return found
+
+    def refuse_other(self, what: str, others: Sequence[str]) -> None:
+        """Raise `StdDaqOtherGeneration` of a call if one of `others` is there now."""
+        with suppress(WireError, ServiceUnreachable, ServiceTimeout):
+            if (dialect := self.ask_dialect()) in others:
+                raise StdDaqOtherGeneration(what, url=self.url, dialect=dialect)
 
     def _websocket_or_nothing(self, openapi: Reply) -> str:
         reply = self._http.request("GET", "/api/config/get?user=sfdaq", idempotent=True)
@@ -290,6 +322,8 @@ class StdDaqRest:
             content = reply.json()
             detail = content.get("detail", content) if isinstance(content, dict) else content
             raise StdDaqInvalid(what, url=self.url, detail=detail)
+        if reply.code == NOT_FOUND:
+            self.refuse_other(what, ("websocket",))
         raise StdDaqRefused(what, url=self.url, said=reply.text, code=reply.code)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from ..errors import (
     RequestError,
     ServiceRefused,
     ServiceTimeout,
+    ServiceUnreachable,
     SfdaqError,
     UnknownOutcome,
     WireError,
@@ -27,7 +28,7 @@ from ..wire.std_daq_socket import STOP_COMMAND, PushedStatus, check_socket_confi
 from ._http import HttpClient, Reply, check_url
 from .std_daq_config import wait_until_back
 from .std_daq_pushes import Pushes, following
-from .std_daq_rest import StdDaqRefused, translated
+from .std_daq_rest import DIALECTS, StdDaqRefused, StdDaqRest, translated
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ AWAY_LIMIT = 3.0
 
 SETTLE_LIMIT = 1.0
 """s from the word that an acquisition is over until the driver is idle: the next push tells."""
+
+NO_SUCH_CALL = "Not Found"
+"""In what both generations with REST answer to a path that they do not know."""
 
 PERIOD = 0.1
 """s between two looks at what was pushed."""
@@ -116,11 +120,6 @@ class StdDaqWriterSocket:
             self._pushes = following(self.url, self.news, self._timeout, away)
             return self._pushes
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether statuses are pushed."""
-        return self._pushes is not None and not self._pushes.lost
-
     def status(self) -> PushedStatus:
         """Return the newest status; connects if that is needed."""
         statuses, _ = self.connect().since(0)
@@ -133,6 +132,13 @@ class StdDaqWriterSocket:
             limit.wait(self.news, PERIOD)
             self.news.clear()
         return seen
+
+    def glance(self) -> PushedStatus:
+        """Return one status, the connection closed again: an end that comes just then is told to us alone."""
+        try:
+            return self.status()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the connection; what is recorded goes on. Safe twice; the next call opens a new one."""
@@ -215,6 +221,8 @@ class StdDaqWriterSocket:
         """Return the stored configuration as it is."""
         with translated():
             reply = self._http.request("GET", f"/api/config/get?user={quote(self._user)}", idempotent=True)
+            if NO_SUCH_CALL in reply.text[:100]:
+                StdDaqRest(self.config_url).refuse_other("GET /api/config/get", DIALECTS)
             return _content(reply, "GET /api/config/get", self.config_url)
 
     def config(self) -> DaqConfig:
@@ -226,11 +234,13 @@ class StdDaqWriterSocket:
         assert found is not None  # only null gives None
         return found
 
-    def set_config(self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0) -> dict:
+    def set_config(
+        self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0, again: bool = False
+    ) -> dict:
         """Change the configuration, all of it or only some keys, and wait until the DAQ is back.
 
         Takes and returns what `StdDaqClient.set_config` does. The whole configuration is sent, or nothing
-        where nothing differs.
+        where nothing differs; with `again` it is sent then, too, as to a server that missed it before.
 
         Raises
         ------
@@ -248,13 +258,13 @@ class StdDaqWriterSocket:
             stored = self.get_config()
             same = {key: value for key, value in stored.items() if daq_config.get(key, value) == value}
             changes = check_socket_config({k: v for k, v in daq_config.items() if k not in same})
-            if not changes:
+            if not changes and not again:
                 return stored
             for key in ("detector_name", "detector_type"):
                 if key in changes and key in stored:
                     raise RequestError(key, changes[key], f"{stored[key]}: the service cannot change it")
-            if not (seen := self.status()).is_idle:
-                raise RequestError("daq_config", daq_config, f"an idle DAQ; it shows {seen}")
+            if recording := self._recording():
+                raise RequestError("daq_config", daq_config, f"an idle DAQ; it shows {recording}")
             wanted = {**stored, **changes}
             self._post(wanted)
             if wait:
@@ -283,6 +293,16 @@ class StdDaqWriterSocket:
             raise StdDaqRefused(
                 what, url=self.config_url, said=f"updated, but the configuration stored is {stored}"
             )
+
+    def _recording(self) -> str:
+        """Return what the driver does; empty if it is idle, or gone: another configuration may help it."""
+        try:
+            return "" if (status := self.status()).is_idle else str(status)
+        except ServiceUnreachable as exc:
+            if not isinstance(exc.reason, ConnectionRefusedError):
+                raise
+            logger.warning("%s; so nothing is recorded, and the configuration may be changed", exc)
+            return ""
 
     def _busy(self) -> str:
         """Return what the driver does, or why it is not there; empty while it is idle."""

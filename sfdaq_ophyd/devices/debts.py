@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 2**20
 """A longer file is none of ours."""
 
+BY_STAGE = "the next stage does that, or a person by hand"
+
 _folder: Path | None = None
 _lock = threading.Lock()
 
@@ -69,6 +71,8 @@ class Debt:
         Why it could not be put back.
     holder : str
         The process that has the device staged, and puts it back if it lives to; empty if none will.
+    advice : str
+        Who puts it back, and how.
     """
 
     device: str
@@ -78,6 +82,7 @@ class Debt:
     since: str
     reason: str
     holder: str = ""
+    advice: str = BY_STAGE
 
     @property
     def held(self) -> bool:
@@ -89,7 +94,7 @@ class Debt:
     def __str__(self) -> str:
         return (
             f"{self.device}: {self.what} was left at {self.left!r}, not put back to {self.back!r}, on "
-            f"{self.since} ({self.reason}); the next stage does that, or a person by hand"
+            f"{self.since} ({self.reason}); {self.advice}"
         )
 
 
@@ -104,10 +109,13 @@ class Debts:
         Of the hardware; without passwords.
     directory : Path
         Of the device.
+    advice : str
+        Who puts back what is owed, and how.
     """
 
-    def __init__(self, device: str, address: str, directory: str | Path):
+    def __init__(self, device: str, address: str, directory: str | Path, *, advice: str = BY_STAGE):
         self._device, self.address, self._directory = device, address, Path(directory)
+        self._advice = advice
         self._unsaved: dict[str, Debt] = {}  # what no disk took
 
     @property
@@ -141,7 +149,7 @@ class Debts:
                 if before is None or (before.left, before.holder) != (left, holder):
                     back = back if before is None else before.back
                     why = "the session that had it staged ended"
-                    new[what] = Debt(self._device, what, left, back, _now(), why, holder)
+                    new[what] = Debt(self._device, what, left, back, _now(), why, holder, self._advice)
             if new:
                 self._write(new | {what: debt for what, debt in noted.items() if what not in new})
 
@@ -172,7 +180,7 @@ class Debts:
         with _lock:
             owed = self._read()
             back = owed[what].back if what in owed else back
-            debt = Debt(self._device, what, left, back, _now(), str(reason))
+            debt = Debt(self._device, what, left, back, _now(), str(reason), advice=self._advice)
             owed[what] = debt
             self._write(owed)
         logger.error("not left as found: %s", debt)
@@ -274,7 +282,9 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]]:
         with path.open() as file:
             content = json.loads(file.read(MAX_BYTES))
         names = [field.name for field in fields(Debt)]
-        entries = [{**entry, "holder": str(entry.get("holder", ""))} for entry in content["owed"]]
+        entries = [
+            {"advice": BY_STAGE, **entry, "holder": str(entry.get("holder", ""))} for entry in content["owed"]
+        ]
         owed = [Debt(**{name: entry[name] for name in names}) for entry in entries]
         return str(content["address"]), {str(debt.what): debt for debt in owed}
     except FileNotFoundError:

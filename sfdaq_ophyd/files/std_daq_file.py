@@ -147,6 +147,28 @@ def count_std_daq_images(path: str | Path, layout: FileLayout, most: int, *, tim
         return int(np.count_nonzero(_column(file, path, layout.status, 0, most)))
 
 
+def is_cut(path: str | Path, layout: FileLayout) -> bool:
+    """Tell whether a file of several writers was cut to what it holds, as it is when it is closed.
+
+    Parameters
+    ----------
+    path : str or Path
+        As this machine sees it.
+    layout : FileLayout
+        One whose codes do not hold 0, which is that of the padding.
+
+    Returns
+    -------
+    bool
+        False also of one that cannot be read, or holds no image, or a single one: nobody can tell then.
+    """
+    try:
+        with h5py.File(path, "r") as file, looking_into(path):
+            return bool(_column(file, path, layout.status, 1, MOST_IMAGES)[-1])
+    except (OSError, FileFormatError):
+        return False
+
+
 def _opened(path: str | Path, timeout: float) -> h5py.File:
     limit = Limit(timeout)
     while True:

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from ..devices.debts import all_debts
-from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable, shown_url
+from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
 from ..wire.json_text import load_json
+from ..wire.std_daq_socket import TOLD_HERE
 from . import device_config as blocks
 
 if TYPE_CHECKING:
@@ -197,35 +198,32 @@ def _eiger_stream(block: blocks.EigerConfig) -> tuple[str, str]:
 
 
 def _std_daq(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
-    from ..clients import StdDaqClient
+    from ..clients import StdDaqClient, StdDaqOtherGeneration
 
     if block.by_websocket:
         return _std_daq_by_websocket(block)
     client = StdDaqClient(block.url, block.dialect, LIMIT)
     try:
-        if client.dialect == "websocket":
-            return _std_daq_by_websocket(block)
         status = client.status()
         return client.dialect, f"writer {status.state.value}{http_clock(block.url)}"
+    except StdDaqOtherGeneration:
+        if block.dialect != "auto":
+            raise
+        return _std_daq_by_websocket(block)
     finally:
         client.close()
 
 
 def _std_daq_by_websocket(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
-    """Ask the configuration; of the driver only whether it is there.
-
-    Of all who listen to it, one is told the end of an acquisition: that is not for us.
-    """
+    """Ask for the configuration, and listen to the driver for one status."""
     from ..clients import StdDaqWriterSocket
 
     client = StdDaqWriterSocket(block.url, block.config_url, user=block.user, timeout=LIMIT)
     try:
-        config = client.get_config()
-        probe_tcp(client.url)
-        shown = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
-        there = f"{shown}, {shown_url(client.url)} is there{http_clock(client.config_url)}"
-        unknown = "whether it writes is not known: one listener is told the end, the scan"
-        return client.dialect, f"{there}; {unknown}"
+        config, status = client.get_config(), client.glance()
+        shown = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers, driver {status}"
+        told = f"; {TOLD_HERE}" if status.is_over else ""
+        return client.dialect, f"{shown}{http_clock(client.config_url)}{told}"
     finally:
         client.close()
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
-from ..clients import BrokerClient, StdDaqClient, StdDaqRefused, StdDaqWriterSocket
+from ..clients import BrokerClient, StdDaqClient, StdDaqOtherGeneration, StdDaqWriterSocket
 from ..wire.broker import Dialect
+from ..wire.std_daq_socket import TOLD_HERE, PushedState
 from .source import Rate, Source
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 LIMIT = 1.0
-"""s for an answer of a PV, or for a connection."""
+"""s for an answer of a PV."""
 
 SELDOM = 5.0
 """s between two looks at what is disturbed by them."""
@@ -29,8 +28,8 @@ SELDOM = 5.0
 class WriterSource(Source):
     """Watch a standard DAQ: state, progress and throughput.
 
-    One with control by websocket is not listened to: of its clients one is told the end of an acquisition,
-    and that is the scan. Of it the page shows whether it is there, and what it writes.
+    One with control by websocket is listened to for one status, seldom: of its clients one is told the end of
+    an acquisition. Where that was the page, it says so; a scan of ours finds it in the files.
 
     Parameters
     ----------
@@ -63,13 +62,12 @@ class WriterSource(Source):
             self.period = SELDOM
 
     def look(self) -> dict[str, Any]:
-        """Ask for status and statistics, or for the configuration."""
+        """Ask for status and statistics, or for the configuration and a status."""
         if isinstance(self._client, StdDaqClient):
             try:
                 return self._by_rest(self._client)
-            except StdDaqRefused as exc:
-                if exc.code != 404 or self._client.dialect != "websocket":
-                    raise
+            except StdDaqOtherGeneration:
+                self._client.close()
             self._client = self._socket()
             self.period = SELDOM
         return self._by_websocket(self._client)
@@ -88,15 +86,17 @@ class WriterSource(Source):
         return seen
 
     def _by_websocket(self, client: StdDaqWriterSocket) -> dict[str, Any]:
-        config = client.get_config()
-        parts = urlsplit(client.url)
-        socket.create_connection((parts.hostname, parts.port), LIMIT).close()
-        writers = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
-        return {
-            "state": "there",
-            "level": "good",
-            "message": f"{writers}; progress is not known: one listener is told the end: the scan",
+        config, status = client.get_config(), client.glance()
+        seen: dict[str, Any] = {
+            "state": status.state.value,
+            "level": "bad" if status.state is PushedState.ERROR else "good" if status.is_idle else "busy",
+            "message": f"{config.get('detector_name')}, {config.get('number_of_writers')} writers",
         }
+        if status.count is not None:
+            seen["message"] += f"; {status.count} images so far, of how many it does not tell"
+        if status.is_over:
+            seen["message"] += f"; {TOLD_HERE}"
+        return seen
 
     def rest(self) -> None:
         """Close the connection."""

@@ -26,6 +26,10 @@ BLOCK_SIZE = 16 * 2**20
 """Largest image that can be written, bytes, where the configuration does not say ``gpfs_block_size``."""
 
 
+TOLD_HERE = "that end was told here alone: a scan sees the DAQ idle, and finds the end in the files"
+"""What a program says that looked at the driver, and was told the end of an acquisition: one client is."""
+
+
 class PushedState(StrEnum):
     """What the driver says it does; `REJECTED` is its answer to a command while it is busy."""
 
@@ -62,6 +66,11 @@ class PushedStatus:
     def is_idle(self) -> bool:
         """Whether nothing is going on: idle, or over and about to be."""
         return self.state is PushedState.IDLE or self.is_over
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an acquisition has begun, and is not about to end."""
+        return _SHOWN.get(self.state) in (WritingState.STARTING, WritingState.WAITING, WritingState.WRITING)
 
     @property
     def is_over(self) -> bool:
@@ -167,6 +176,8 @@ class Tracker:
         Whether `count` is the number of images written: not where the end was not shown to us.
     ended, rejected, stopped : bool
         Whether it is over; was never begun, for the driver was busy; was told to stop.
+    followed : bool
+        Whether nothing pushed since its start was missed; else no count tells what its files hold.
     text : str
         The driver's last word on it.
     """
@@ -174,6 +185,7 @@ class Tracker:
     def __init__(self, n_images: int):
         self.n_images, self.state, self.count, self.text = n_images, WritingState.IDLE, 0, ""
         self.is_exact = self.ended = self.rejected = self.stopped = False
+        self.followed = True
 
     def see(self, status: PushedStatus) -> None:
         """Take in the next status."""
@@ -194,10 +206,15 @@ class Tracker:
         elif state is PushedState.STOP:
             self.stopped, self.text = True, str(state)
         elif _ORDER.index(_SHOWN[state]) < _ORDER.index(before) or not self._can_follow(status.count or 0):
-            self._end(None, status)  # that is somebody else's already
+            self.replaced(status)
         else:
             self.state, self.text = _SHOWN[state], str(state)
             self.count = max(self.count, status.count or 0)
+
+    def replaced(self, status: PushedStatus) -> None:
+        """Note that it is over, for what is shown now is an acquisition of somebody else."""
+        self._end(None, status)
+        self.text = f"{status}: that is an acquisition of somebody else since"
 
     def _can_follow(self, count: int) -> bool:
         return self.count <= count <= self.n_images
@@ -222,7 +239,7 @@ class Tracker:
     def _end(self, state: WritingState | None, status: PushedStatus) -> None:
         whole = self.count >= self.n_images
         self.state = state or (WritingState.FINISHED if whole else WritingState.INTERRUPTED)
-        self.is_exact = self.is_exact or whole
+        self.is_exact = self.followed and (self.is_exact or whole)
         self.text = str(PushedState.STOP) if self.stopped and state is None else str(status)
         self.ended = True
 

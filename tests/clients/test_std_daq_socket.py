@@ -241,11 +241,11 @@ def test_config_when_an_acquisition_runs_then_it_is_not_changed(daq, client, tmp
 def test_config_when_the_second_server_missed_it_then_the_error_says_that_it_is_changed(
     daq, client, wait_for
 ):
-    before = client.get_config()
+    before, pushes = client.get_config(), client.connect()
     daq.fail_next("secondary_down")
     with pytest.raises(StdDaqRefused, match="changed all the same, not on all servers"):
         client.set_config({"start_udp_port": 2346})
-    wait_for(lambda: not client.is_connected, "the end of the services")
+    wait_for(lambda: pushes.lost, "the end of the services")
     wait_for(lambda: daq.alive()["driver"], "the end of the restart")
     client.set_config(before)
 

@@ -131,12 +131,19 @@ class WriterControl(ABC, Generic[Client]):
     def config(self) -> DaqConfig | None:
         """Return what detector it writes; None if it is not configured."""
 
-    def change_config(self, changes: Mapping[str, Any], timeout: float) -> DaqConfig:
-        """Change some keys of the configuration; return it once the DAQ is back, within `timeout` s."""
-        self.writer.set_config(dict(changes), timeout=timeout)
+    def change_config(self, changes: Mapping[str, Any], timeout: float, *, again: bool = False) -> DaqConfig:
+        """Change some keys of the configuration; return it once the DAQ is back, within `timeout` s.
+
+        With `again` they are sent also if they are stored already.
+        """
+        self._set_config(dict(changes), timeout, again)
         config = self.config()
         assert config is not None  # it was set just now
         return config
+
+    @abstractmethod
+    def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
+        """Send changes of the configuration, and wait until the DAQ is back."""
 
     def stats(self) -> Stats | None:
         """Return whoever knows the throughput; None if the DAQ does not tell."""
@@ -159,13 +166,20 @@ class WriterControl(ABC, Generic[Client]):
         """Stop what is ours, reset what has failed; `WriterNotReady` if a person must. Safe twice."""
 
     @abstractmethod
-    def start(self, request: WriteRequest, given_up: threading.Event) -> None:
+    def start(
+        self,
+        request: WriteRequest,
+        given_up: threading.Event,
+        is_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Start; returns once the writer takes images of this request, whose run id is the acquisition's.
 
         Parameters
         ----------
         given_up : Event
             Ends it with `Discarded` where it hangs; what it began is stopped by `leave_ready`.
+        is_closed : callable
+            Whether its file is seen to be closed: for a DAQ that does not tell whose acquisition it does.
 
         Raises
         ------

@@ -20,6 +20,7 @@ from ...errors import DetectorStateError, FileFormatError
 from ...files.std_daq_file import (
     StdDaqFile,
     count_std_daq_images,
+    is_cut,
     link_columns,
     of_points,
     read_std_daq_file,
@@ -144,6 +145,10 @@ class DaqFile:
         if self._joined:
             self._local.unlink(missing_ok=True)
         return [file.path for file, path in zip(self._files, self._paths) if path.exists()]
+
+    def is_closed(self) -> bool:
+        """Whether the first of the files is seen to be closed; False where that cannot be told."""
+        return is_cut(self._paths[0], self._files[0].layout)
 
     def look_at_ring(self, writing: Writing, on_lag: Callable[[float], None]) -> RingOverrun | None:
         """Tell `on_lag` that the writer is further behind; return, once, what to say if that is too far."""

@@ -1,6 +1,6 @@
-"""What D1 and D2 share: from READY to a closed file by REST, and every known way in which that goes wrong.
+"""The generations with REST, D1 and D2: from READY to a closed file, and every known way that goes wrong.
 
-Source: wire reference std-daq, sections 5 (transitions) and 10 (the flow). `stop` is sent only to an
+Source: wire reference std-daq, sections 4, 5 (transitions) and 10 (the flow). `stop` is sent only to an
 acquisition of ours or to a writer in UNKNOWN: while READY it would change the log, and it would end other
 people's work.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
+from collections.abc import Callable
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_rest import StdDaqRefused
@@ -38,8 +39,9 @@ logger = logging.getLogger(__name__)
 SETTLE = 1.0
 """Seconds for which a failed start is watched: it may begin all the same."""
 
-CANNOT_REACH = "Cannot reach WRITING"
-CANNOT_START = "Cannot start new acquisition"
+CANNOT_REACH, CANNOT_START = "Cannot reach WRITING", "Cannot start new acquisition"
+NO_FOLDER, ERROR = "Output file folder", "ERROR"
+"""How what the service says begins."""
 
 
 class RestControl(WriterControl[StdDaqClient]):
@@ -61,6 +63,9 @@ class RestControl(WriterControl[StdDaqClient]):
         """Return what detector it writes; None if it is not configured."""
         self._config = self.writer.config()
         return self._config
+
+    def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
+        self.writer.set_config(changes, timeout=timeout)  # which is always sent
 
     def stats(self) -> PolledStats:
         """Return the throughput of the last whole second, as the service is asked for it."""
@@ -96,7 +101,7 @@ class RestControl(WriterControl[StdDaqClient]):
             raise WriterNotReady(
                 f"{self._name}: somebody else is writing: {_found(status)}. Wait for its end, or stop it"
             )
-        stale = status.acquisition is not None and status.acquisition.message.startswith("ERROR")
+        stale = status.acquisition is not None and status.acquisition.message.startswith(ERROR)
         if ours or stale or status.state is WriterState.UNKNOWN:
             self._stop()
         self._known_ready = True
@@ -134,7 +139,12 @@ class RestControl(WriterControl[StdDaqClient]):
 
     # ---- starting -----------------------------------------------------------------------------------
 
-    def start(self, request: WriteRequest, given_up: threading.Event) -> None:
+    def start(
+        self,
+        request: WriteRequest,
+        given_up: threading.Event,
+        is_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Start; returns once the writer takes images of this request, or the service gave up: 5 s."""
         problems: list[Exception] = []
 
@@ -182,7 +192,7 @@ class RestControl(WriterControl[StdDaqClient]):
             self._reset()
             return True
         running = self._began_all_the_same(request)
-        if refused.said.startswith("ERROR"):
+        if refused.said.startswith(ERROR):
             if running:
                 logger.warning("%s: ghost start: %s; stopped, starting again", self._name, refused.said)
                 self._stop()
@@ -232,6 +242,40 @@ class RestControl(WriterControl[StdDaqClient]):
     def _note_end(self, writing: Writing) -> bool:
         self._known_ready = writing.writer_state == WriterState.READY
         return self._known_ready
+
+
+class FlaskControl(RestControl):
+    """D1, of spring 2023: dialect "flask"."""
+
+    def _hint(self, said: str) -> str:
+        """Of a folder that is there all the same: whose eyes the service looks with, and since when."""
+        if not said.startswith(NO_FOLDER):
+            return ""
+        return (
+            "; if it is there, the account that the service writes as may not enter it: it is the one that "
+            "was configured when the service started"
+        )
+
+
+class FastApiControl(RestControl):
+    """D2, of 2023 to 2024: dialect "fastapi"."""
+
+    _had_acquisition = True
+
+    def _status(self) -> DaqStatus:
+        status = super()._status()
+        self._had_acquisition = status.acquisition is not None
+        return status
+
+    def _hint(self, said: str) -> str:
+        """Of a folder that is there all the same, and of a first file that cannot be created."""
+        if said.startswith(NO_FOLDER):
+            user = 0 if self._config is None else self._config.writer_user_id
+            who = f"the account {user}" if user > 0 else "the account of the service"
+            return f"; if it is there, {who}, which writes the files, may not enter it"
+        if said.startswith(CANNOT_REACH) and not self._had_acquisition:
+            return "; before its first acquisition it does not say that it cannot create the file, either"
+        return ""
 
 
 def _answers(status: DaqStatus, request: WriteRequest | None) -> bool:

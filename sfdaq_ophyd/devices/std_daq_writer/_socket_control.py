@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from ...clients.std_daq_pushes import Pushes
 from ...clients.std_daq_socket import StdDaqWriterSocket
 from ...errors import (
     DetectorStateError,
@@ -53,6 +54,10 @@ CREATION_LIMIT = 15.0
 """s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
 
 
+DOUBT = 1.0
+"""s for which our file stays closed and the driver, connected anew, takes images: somebody else's."""
+
+
 class SocketControl(WriterControl[StdDaqWriterSocket]):
     """A DAQ with control by websocket."""
 
@@ -63,7 +68,10 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         super().__init__(name, writer, on_status)
         self.news = writer.news
         self._lock = threading.Lock()
-        self._tracker, self._seen, self._followed, self._hangs = Tracker(0), 0, False, False
+        self._tracker, self._seen, self._hangs = Tracker(0), 0, False
+        self._pushes: Pushes | None = None
+        self._doubt: Limit | None = None
+        self._is_closed: Callable[[], bool] = lambda: False
 
     # ---- the DAQ ------------------------------------------------------------------------------------
 
@@ -84,6 +92,9 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
                 f"{self._name}: an image of {size} bytes cannot be written: the DAQ takes {largest} at most"
             )
         return config
+
+    def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
+        self.writer.set_config(changes, timeout=timeout, again=again)
 
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return one file per writer: image i is in file ``i % N``."""
@@ -108,7 +119,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         self.dead = False
         status = self._status()
         if not status.is_idle:
-            if not (self._is_ours_running() and self._followed):
+            if not (self._is_ours_running() and self._tracker.followed):
                 raise WriterNotReady(
                     f"{self._name}: somebody else is writing: {status}. Wait for its end, or stop it"
                 )
@@ -151,11 +162,20 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
 
     def _is_ours_running(self) -> bool:
         self._look()
+        while (doubt := self._doubt) is not None:
+            doubt.wait(self.news, PERIOD)
+            self.news.clear()
+            self._look()
         return self._ours is not None and not self._tracker.ended
 
     # ---- starting -----------------------------------------------------------------------------------
 
-    def start(self, request: WriteRequest, given_up: threading.Event) -> None:
+    def start(
+        self,
+        request: WriteRequest,
+        given_up: threading.Event,
+        is_closed: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Start; returns once the writer takes images of this request."""
         user_id = (self._config or self.config()).writer_user_id
         folder, prefix = split_name(request.output_file)
@@ -164,8 +184,9 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
             self.make_ready()
         try:
             with self._lock:
-                self._tracker = Tracker(request.n_images)
-                self._ours, self._followed, self._hangs = request, True, False
+                self._tracker, self._is_closed = Tracker(request.n_images), is_closed
+                self._ours, self._hangs, self._doubt = request, False, None
+                self._pushes = self.writer.connect()
                 self._seen = self.writer.send(command)
             self._follow_start(request, given_up)
         except (ServiceUnreachable, UnknownOutcome) as exc:
@@ -232,16 +253,25 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
     def _look(self) -> Writing:
         """Take in what was pushed since the last look; return how far our acquisition is."""
         with self._lock:
-            before, ours = self.writer.is_connected, self._ours
-            pushes = self.writer.connect()
-            if not before:
-                self._seen, self._followed = 0, False
-            if not before and ours is not None and not self._tracker.ended:
-                logger.warning("%s: connected to the DAQ again, %s goes on", self._name, ours.output_file)
-            statuses, self._seen = pushes.since(self._seen)
-            for status in statuses:
-                self._tracker.see(status)
+            pushes, tracker, ours = self.writer.connect(), self._tracker, self._ours
             newest = pushes.since(0)[0][-1]
-            writing = self._tracker.writing(newest, None if ours is None else ours.run_id)
+            if pushes is not self._pushes:
+                self._pushes, self._seen, tracker.followed = pushes, 0, False
+                self._doubt = None if ours is None or tracker.ended else Limit(DOUBT)
+            if ours is None or self._doubt is None or not self._is_doubtful(ours, newest, self._doubt):
+                statuses, self._seen = pushes.since(self._seen)
+                for status in statuses:
+                    tracker.see(status)
+            writing = tracker.writing(newest, None if ours is None else ours.run_id)
         self._on_status(writing)
         return writing
+
+    def _is_doubtful(self, ours: WriteRequest, newest: PushedStatus, doubt: Limit) -> bool:
+        """Tell, connected anew, whether this may be somebody else's acquisition: if ours stays closed."""
+        if newest.takes_images and self._is_closed():
+            if not doubt.reached():  # ours may just have come to its end
+                return True
+            self._tracker.replaced(newest)
+        self._doubt, goes_on = None, self._tracker.text if self._tracker.ended else "it goes on"
+        logger.warning("%s: connected to the DAQ again, %s: %s", self._name, ours.output_file, goes_on)
+        return False

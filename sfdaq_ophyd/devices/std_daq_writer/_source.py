@@ -61,7 +61,7 @@ class StdDaqSource:
     Parameters
     ----------
     find_control : callable
-        Called once, when the DAQ is needed first; returns its control.
+        Called whenever it is opened, with the control so far or None; returns that of the DAQ that is there.
     name : str
         Of the device.
     on_request : callable
@@ -88,7 +88,7 @@ class StdDaqSource:
 
     def __init__(
         self,
-        find_control: Callable[[], WriterControl],
+        find_control: Callable[[WriterControl | None], WriterControl],
         name: str,
         *,
         on_request: Callable[[WriteRequest, str], None],
@@ -116,7 +116,7 @@ class StdDaqSource:
     def control(self) -> WriterControl:
         """The DAQ, of whatever generation it turns out to be."""
         if self._control is None:
-            self._control = self._find_control()
+            self._control = self._find_control(None)
         return self._control
 
     @property
@@ -146,6 +146,7 @@ class StdDaqSource:
 
     def open(self, settings: WriterSettings) -> FrameFormat:
         """Read the configuration, make the writer READY; refuse if somebody else is writing."""
+        self._control = self._find_control(self._control)
         config = self.control.config()
         if config is None:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
@@ -264,7 +265,7 @@ class StdDaqSource:
         file.reserve()
         self._on_request(write, file.path)
         try:
-            self.control.start(write, given_up)
+            self.control.start(write, given_up, file.is_closed)
         except BaseException as exc:
             self._end_quietly()
             self._tell_unused(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,22 +14,25 @@ import numpy as np
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
 from ...clients.std_daq_socket import StdDaqWriterSocket
-from ...errors import RequestError
+from ...errors import DetectorStateError, RequestError, SfdaqError
 from ...wire.frame import FrameFormat
+from ...wire.std_daq_config import DaqConfig
 from .._acquisition import LossPolicy
 from .._assets import number_key
 from .._status import ActionStatus
 from .._store import WrittenFileStore
+from ._configuring import Configuring
 from ._control import WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
-from ._fastapi_control import FastApiControl
-from ._flask_control import FlaskControl
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
+from ._rest_control import FastApiControl, FlaskControl
 from ._signals import Opening
 from ._socket_control import SocketControl
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 from ._with_detectors import DetectorGroup, WithDetectors
+
+logger = logging.getLogger(__name__)
 
 CONTROLS: dict[str, Callable[..., WriterControl]] = {
     "flask": FlaskControl,
@@ -69,7 +73,7 @@ class StdDaqWriter(WithDetectors):
     detectors : sequence of Device
         Detectors whose frames the DAQ writes: staged, triggered (once the writer is open) and read with it.
     dialect : {"auto", "flask", "fastapi", "websocket"}
-        Which generation; "auto" finds out when it is staged, without side effects.
+        Which generation; "auto" finds out each time it is staged, without side effects.
     config_url, user : str
         For `StdDaqWriterSocket`: where the configuration is, and as whom it is read.
     timeout_of_requests, restart_time
@@ -98,6 +102,7 @@ class StdDaqWriter(WithDetectors):
 
     source: StdDaqSource
     client: StdDaqClient | StdDaqWriterSocket | None
+    _rest: StdDaqClient | None
 
     def __init__(
         self,
@@ -118,15 +123,14 @@ class StdDaqWriter(WithDetectors):
         restart_time: float = 10.0,
         **kwargs,
     ):
-        timeout = timeout_of_requests
-        self._websocket = partial(
-            StdDaqWriterSocket, config_url=config_url, user=user, timeout=timeout, restart_time=restart_time
-        )
-        self._address, self.client = url, None
+        options: dict[str, Any] = {"timeout": timeout_of_requests, "restart_time": restart_time}
+        self._websocket = partial(StdDaqWriterSocket, config_url=config_url, user=user, **options)
+        self._address, self._dialect, self._rest, self.client = url, dialect, None, None
         if isinstance(url, str):
-            websocket = dialect == "websocket" or url.startswith(("ws://", "wss://"))
-            rest = partial(StdDaqClient, dialect=dialect, timeout=timeout, restart_time=restart_time)
-            self.client = self._websocket(url) if websocket else rest(url)
+            if url.startswith(("ws://", "wss://")):
+                self._dialect = "websocket"
+            self._rest = None if self._dialect == "websocket" else StdDaqClient(url, dialect, **options)
+            self.client = self._rest or self._websocket(url)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
@@ -137,7 +141,7 @@ class StdDaqWriter(WithDetectors):
             self._find_control,
             name,
             on_request=self._show_request,
-            on_config=self._show_config,
+            on_config=self._show_stored,
             on_armed=self._armed,
             on_lag=lambda lag: self.ring_lag.put(round(lag, 1)),
             on_unused=self._show_unused,
@@ -145,18 +149,25 @@ class StdDaqWriter(WithDetectors):
             others_done=lambda: False if self.opening.asked else self._detectors.done,
         )
         super().__init__(source=source, name=name, directory=directory, **kwargs)
+        self._configuring = Configuring(name, url, self.directory)
         self.mode.put(mode)
 
-    def _find_control(self) -> WriterControl:
-        """Return the control of the DAQ, which is asked once, without side effects, unless it was told."""
+    def _find_control(self, now: WriterControl | None) -> WriterControl:
+        """Return the control of the DAQ that is there, `now` unless it is of another generation.
+
+        Where nobody told which it is the DAQ is asked, without side effects.
+        """
         if not isinstance(self._address, str):
             return self._address
-        assert self.client is not None  # there is an address
-        dialect = self.client.dialect
-        if dialect == "websocket" and isinstance(self.client, StdDaqClient):
-            self.client.close()
-            self.client = self._websocket(self._address)
-        return CONTROLS[dialect](self.name, self.client, self._show_status)
+        found = self._rest.ask_dialect() if self._rest and self._dialect == "auto" else self._dialect
+        if type(now) is CONTROLS[found]:
+            return now
+        if now is not None:
+            logger.warning("%s: the DAQ at %s is of generation %r now", self.name, self._address, found)
+            now.close()
+        if isinstance(self.client, StdDaqWriterSocket) is not (found == "websocket"):
+            self.client = self._websocket(self._address) if found == "websocket" else self._rest
+        return CONTROLS[found](self.name, self.client, self._show_status)
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""
@@ -170,6 +181,10 @@ class StdDaqWriter(WithDetectors):
         tolerant = self.loss_policy.get() == LossPolicy.TOLERANT
         timeout, settle_time = float(self.timeout.get()), float(self.settle_time.get())
         return WriterSettings(paths, timeout, settle_time, tolerant, n_images)
+
+    def _show_stored(self, config: DaqConfig) -> None:
+        self._show_config(config)
+        self._configuring.compare(config)
 
     def _new_store(self, frame_format: FrameFormat, frames_per_point: int) -> WrittenFileStore:
         if self.mode.get() == "point":
@@ -196,7 +211,7 @@ class StdDaqWriter(WithDetectors):
         """
 
         def change() -> None:
-            self._show_config(self.source.control.change_config(changes, timeout))
+            self._show_config(self._configuring.change(self.source.control, changes, timeout))
 
         status = ActionStatus(self, "configuration", timeout + START_LIMIT, unit="steps")
         return self.write_aside(status, change)
@@ -206,7 +221,12 @@ class StdDaqWriter(WithDetectors):
     def stage(self) -> list[object]:
         """Read the configuration, make the writer READY, follow Redis; stage the detectors."""
         self.unused.put("")
-        staged = super().stage()
+        try:
+            staged = super().stage()
+        except SfdaqError as exc:
+            if unfinished := self._configuring.unfinished:
+                raise DetectorStateError(f"{exc}; {unfinished}") from exc
+            raise
         try:
             self._detectors.each("stage")
         except BaseException:

@@ -8,10 +8,21 @@ from ...std_daq import simulated_daq, simulated_websocket_daq
 from .documents import websocket_device
 
 
+@pytest.fixture(scope="session")
+def rest_daq():
+    """A running DAQ of the first generation with REST, one per session; a test leaves it READY."""
+    with simulated_daq(dialect="flask") as server:
+        server.service.stop()
+        yield server
+
+
 @pytest.fixture(scope="session", params=["flask", "fastapi"])
 def daq(request):
-    """A running DAQ, one per dialect and session; a test leaves it READY."""
-    with simulated_daq(dialect=request.param) as server:
+    """A running DAQ, one per dialect and session; a test leaves it READY, or idle."""
+    if request.param != "fastapi":
+        yield request.getfixturevalue("rest_daq" if request.param == "flask" else "websocket_daq")
+        return
+    with simulated_daq(dialect="fastapi") as server:
         server.service.stop()
         yield server
 
@@ -33,9 +44,9 @@ def writer(daq, tmp_path, wait_for):
         raise
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def websocket_daq():
-    """A running DAQ of the websocket generation, with two writers."""
+    """A running DAQ of the websocket generation, with two writers, one per session."""
     with simulated_websocket_daq() as server:
         yield server
 

@@ -13,8 +13,7 @@ import pytest
 from sfdaq_ophyd.clients import StdDaqAdminException
 from sfdaq_ophyd.devices.std_daq_writer import _control, _rest_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
-from sfdaq_ophyd.devices.std_daq_writer._fastapi_control import FastApiControl
-from sfdaq_ophyd.devices.std_daq_writer._flask_control import FlaskControl
+from sfdaq_ophyd.devices.std_daq_writer._rest_control import FastApiControl, FlaskControl
 from sfdaq_ophyd.errors import ServiceUnreachable
 from sfdaq_ophyd.wire.std_daq import WriterState
 
@@ -219,75 +218,6 @@ def test_trigger_when_the_service_restarts_meanwhile_then_the_record_is_lost_and
     assert "the DAQ lost the acquisition" in str(status)
     writer.unstage()
     assert daq.service.status()["state"] == "READY"
-
-
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
-def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for, caplog):
-    writer.timeout.put(2.0)
-    writer.frames_per_trigger.put(1000)
-    writer.stage()
-    status = writer.trigger()
-    wait_for(lambda: writer.n_completed.get() > 0, "images")
-    daq.fail_next("writer_dies")
-    wait_for(lambda: status.done, "failure", timeout=60)
-    assert "does not acknowledge" in str(status) and "the DAQ team must restart it" in str(status)
-    writer.unstage()  # what the point's failure told is not told again
-    writer.unstage()
-    assert "while it was unstaged: writer: the writer did not become READY" in caplog.text
-    daq.service.restart()
-    daq.service.restart_writer()
-    writer.unstage()
-
-
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
-def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_service_gives_up(
-    daq, writer, caplog, wait_for
-):
-    """The service waits for a dead writer before it says so; the scan does not wait for the service."""
-    stop, stopped, go_on = daq.service.stop, threading.Event(), threading.Event()
-
-    def slow_stop():
-        go_on.wait(300)
-        stopped.set()
-        return stop()
-
-    daq.service.stop = slow_stop
-    try:
-        writer.timeout.put(2.0)
-        writer.frames_per_trigger.put(1000)
-        daq.fail_next("dies_writing", after=3)
-        documents, error = run(bp.count([writer], 1))
-    finally:
-        daq.service.stop = stop
-    assert not stopped.is_set(), "the run ended before the stop of the writer did"
-    assert "does not acknowledge the images it was given" in documents["stop"][0]["reason"]
-    assert "does not acknowledge the images it was given" in str(error), "not what unstage found afterwards"
-    go_on.set()
-    wait_for(lambda: "did not become READY" in caplog.text, "the outcome of the stop")
-    daq.service.restart()
-    daq.service.restart_writer()
-
-
-def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq, writer):
-    daq.service.source.silence()
-    writer.timeout.put(2.0)
-
-    def die(value, **kwargs):
-        if value == "WRITING":
-            daq.service.writer.kill()
-
-    try:
-        writer.writer_state.subscribe(die, run=False)
-        documents, error = run(bp.count([writer], 1))
-        assert "0 of 1 frames came; no image written" in str(error)
-        assert "the writer did not become READY" in str(error) and "the DAQ team must restart it" in str(
-            error
-        )
-    finally:
-        daq.service.source.follow_clock()
-        daq.service.restart()
-        daq.service.restart_writer()
-        daq.service.stop()
 
 
 @pytest.mark.parametrize("verb", ["stop", "pause", "unstage"])

@@ -1,6 +1,8 @@
-"""Scans interrupted at messages all over them: right rows, right images, a writer that is READY."""
+"""Scans of all generations, interrupted at every message: right rows, right images, a DAQ left ready."""
 
 from __future__ import annotations
+
+import itertools
 
 import bluesky.plans as bp
 import h5py
@@ -15,95 +17,157 @@ from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, dri
 
 N = 2
 
+STRIDE = 6
+"""Messages from one interruption to the next in one run; one that is flown goes on anew after the first."""
+
+GENERATIONS = ("flask", "fastapi", "websocket")
+
+
+class Bench:
+    """Makes a fresh writer of one DAQ in a fresh folder, per run."""
+
+    def __init__(self, daq, folder):
+        self.daq, self._folder, self._count = daq, folder, 0
+        self.generation = daq.settings.dialect
+        self._joins = self.generation == "websocket"
+        self._address = {"url": daq.ws_url, "config_url": daq.url} if self._joins else {"url": daq.url}
+
+    def begin(self):
+        self._count += 1
+        self.directory = self._folder / f"{self.generation}{self._count}"
+        return self
+
+    def writer(self, *detectors):
+        options = {"name": "w", "directory": self.directory, "detectors": detectors}
+        self.device = StdDaqWriter(**self._address, **options)
+        return self.device
+
+    def camera(self):
+        return FakeDetector(name="camera", directory=self.directory, source=FakeSource(period=0.005))
+
+    def stamp(self, event_id):
+        """Return the frame number of an event id, which is that, or a run id and a row of its file."""
+        run_id, colon, row = event_id.partition(":")
+        if not colon:
+            return int(event_id)
+        with h5py.File(self.directory / f"w_{run_id}.h5") as file:
+            return int(next(iter(file.values()))["image_id"][int(row)])
+
+    def interrupted(self, plan, interruption=None, at=-1):
+        """Run a plan, interrupted at a message or several; check rows, files and DAQ; return it."""
+        run = drive(interruptible(True), lambda: plan(self.begin()), interruption, at)
+        try:
+            check_run(run, None if interruption in ENDING else N, stamp_of=self.stamp)
+            self._check_folder(run)
+            if self._joins:
+                assert self.daq.driver.shown == "idle"
+            else:
+                assert self.daq.service.status()["state"] == "READY"
+        except AssertionError as exc:
+            raise AssertionError(f"{interruption} at {at} of {run.commands}: {exc}") from exc
+        return run
+
+    def _check_folder(self, run):
+        """Check that files of the DAQ are registered, in one of ours too, or told to belong to no point."""
+        images = [
+            path for one in streams(run).values() for parts in one.images.values() for path, *_ in parts
+        ]
+        registered, unused = set(images), set(self.device.unused.get().splitlines())
+        if not self._joins:
+            shown = {path.with_name(path.name.replace(OF_POINTS, "")) for path in images}
+            check_files(run, self.directory, [*unused, *(shown - registered)])
+            return
+        for path in self.directory.glob("w_*.h5"):
+            begin, _, k = path.stem.rpartition("_")
+            if begin == "w":
+                assert path in registered, f"{path} joins files for nobody"
+            elif k != "Meta":
+                joined = path.with_name(f"{begin}.h5")
+                assert (joined in registered) != (str(path) in unused), path
+
 
 @pytest.fixture
-def make(daq, tmp_path):
-    """Make a fresh writer in a fresh folder, per run."""
-
-    class Made:
-        count = 0
-
-        def writer(self, *detectors):
-            self.device = StdDaqWriter(daq.url, name="w", directory=self.directory, detectors=detectors)
-            return self.device
-
-        def camera(self):
-            return FakeDetector(name="camera", directory=self.directory, source=FakeSource(period=0.005))
-
-        def begin(self):
-            self.count += 1
-            self.directory = tmp_path / f"{daq.settings.dialect}{self.count}"
-            return self
-
-        def stamp(self, event_id):
-            return frame_number(self.directory, event_id)
-
-    return Made()
+def bench(daq, tmp_path):
+    return Bench(daq, tmp_path)
 
 
-def frame_number(directory, event_id):
-    """Return the frame number of an event id, which is that, or a run id and a row of its file."""
-    run_id, colon, row = event_id.partition(":")
-    if not colon:
-        return int(event_id)
-    with h5py.File(directory / f"w_{run_id}.h5") as file:
-        return int(next(iter(file.values()))["image_id"][int(row)])
+def step(bench):
+    return bp.count([bench.writer()], N)
 
 
-def shown_in_ours(run):
-    """Return the DAQ's files whose points are registered in a file of ours beside them."""
-    paths = [path for one in streams(run).values() for parts in one.images.values() for path, *_ in parts]
-    return {path.with_name(path.name.replace(OF_POINTS, "")) for path in paths if OF_POINTS in path.name}
-
-
-def step(make):
-    return bp.count([make.writer()], N)
-
-
-def one_file(make):
-    writer = make.writer()
+def one_file(bench):
+    writer = bench.writer()
     writer.mode.put("run")
     writer.n_points.put(1000)
     return bp.count([writer], N)
 
 
-def flown(make):
-    return fly([make.writer()], N)
+def flown(bench):
+    return fly([bench.writer()], N)
 
 
-def wrapped(make):
-    return std_daq_wrapper(bp.count([make.camera()], N), make.writer())
+def wrapped(bench):
+    return std_daq_wrapper(bp.count([bench.camera()], N), bench.writer())
 
 
-def inside(make):
-    return bp.count([make.writer(make.camera())], N)
+def inside(bench):
+    return bp.count([bench.writer(bench.camera())], N)
 
 
-def flown_inside(make):
-    return fly([make.writer(make.camera())], N, period=0.02)
+def flown_inside(bench):
+    return fly([bench.writer(bench.camera())], N, period=0.02)
 
 
-def flown_wrapped(make):
-    return std_daq_wrapper(fly([make.camera()], N, period=0.02), make.writer())
+def flown_wrapped(bench):
+    return std_daq_wrapper(fly([bench.camera()], N, period=0.02), bench.writer())
 
 
-STRIDES = {step: 3, inside: 17, flown_inside: 17, flown_wrapped: 17}
-"""Messages from one interruption to the next; 8 where not named."""
+def one_by_one(bench, plan, kinds):
+    """Interrupt a plan at each message of it, each generation in another way; return the runs."""
+    first, runs = GENERATIONS.index(bench.generation), []
+    for at in itertools.count():
+        runs.append(bench.interrupted(plan, kinds[(first + at) % len(kinds)], at))
+        if not runs[-1].hit:
+            return runs
 
 
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
-@pytest.mark.parametrize("plan", [step, one_file, flown, wrapped, inside, flown_inside, flown_wrapped])
-@pytest.mark.parametrize("interruption", [*COMING_BACK, *ENDING])
-def test_scan_when_interrupted_at_a_message_then_rows_and_files_agree(daq, make, plan, interruption):
-    quiet = drive(interruptible(True), lambda: plan(make.begin()))
-    check_run(quiet, N, stamp_of=make.stamp)
-    stride = STRIDES.get(plan, 8)
-    offset = (list(COMING_BACK) + list(ENDING)).index(interruption) % stride
-    for at in range(offset, quiet.n_messages, stride):
-        run = drive(interruptible(True), lambda: plan(make.begin()), interruption, at)
-        try:
-            check_run(run, N if interruption in COMING_BACK else None, stamp_of=make.stamp)
-            check_files(run, make.directory, [*make.device.unused.get().splitlines(), *shown_in_ours(run)])
-            assert daq.service.status()["state"] == "READY"
-        except AssertionError as exc:
-            raise AssertionError(f"{interruption} at {at} of {run.commands}: {exc}") from exc
+def several(bench, plan, kinds, stride):
+    """Interrupt a plan several times per run, at each message of it together; return the runs."""
+    first = GENERATIONS.index(bench.generation)
+    return [
+        bench.interrupted(plan, kinds[(first + k) % len(kinds)], range(k, 1000, stride))
+        for k in range(stride)
+    ]
+
+
+def check_all_hit(runs):
+    every = {command for run in runs for command in run.commands if not command.startswith("_")}
+    assert every == {command for run in runs for command, _ in run.hit}
+
+
+@pytest.mark.parametrize("plan", [step, one_file, flown])
+@pytest.mark.parametrize("daq", GENERATIONS, indirect=True)
+def test_scan_when_interrupted_at_every_message_then_it_comes_back_to_the_same_rows_and_files(bench, plan):
+    if plan is flown:
+        runs = one_by_one(bench, plan, COMING_BACK)
+    else:
+        runs = several(bench, plan, COMING_BACK, STRIDE)
+    check_all_hit(runs)
+    assert sum(run.n_pauses for run in runs) > 0
+
+
+@pytest.mark.parametrize("plan", [step, one_file, flown])
+@pytest.mark.parametrize("daq", GENERATIONS, indirect=True)
+def test_scan_when_ended_at_every_message_then_what_is_registered_is_there(bench, plan):
+    check_all_hit(one_by_one(bench, plan, ENDING))
+
+
+@pytest.mark.parametrize("plan", [wrapped, inside, flown_inside, flown_wrapped])
+@pytest.mark.parametrize("daq", ["flask", "websocket"], indirect=True)
+def test_scan_when_a_camera_is_interrupted_too_then_rows_and_files_agree(bench, plan):
+    if plan in (wrapped, inside):
+        for k, interruption in enumerate(COMING_BACK):
+            bench.interrupted(plan, interruption, range(k, 1000, 2 * STRIDE))
+    kinds = [*COMING_BACK, *ENDING] if plan in (flown_inside, flown_wrapped) else ENDING
+    for at, interruption in zip(itertools.count(3, 4), kinds):
+        bench.interrupted(plan, interruption, at)

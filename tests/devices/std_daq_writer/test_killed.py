@@ -1,10 +1,11 @@
-"""The whole DAQ killed in the middle of an acquisition, and started again."""
+"""The DAQ, or its writer alone, killed in the middle of an acquisition, and started again."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tempfile
+import threading
 
 import bluesky.plans as bp
 import pytest
@@ -63,3 +64,72 @@ def test_process_when_it_ends_then_its_writer_process_goes_too(how, wait_for):
     children = wait_for(lambda: psutil.Process(process.process.pid).children(), "the writer process")
     process.end(how)
     wait_for(lambda: not any(child.is_running() for child in children), "its end")
+
+
+@pytest.mark.parametrize("daq", ["flask"], indirect=True)
+def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for, caplog):
+    writer.timeout.put(2.0)
+    writer.frames_per_trigger.put(1000)
+    writer.stage()
+    status = writer.trigger()
+    wait_for(lambda: writer.n_completed.get() > 0, "images")
+    daq.fail_next("writer_dies")
+    wait_for(lambda: status.done, "failure", timeout=60)
+    assert "does not acknowledge" in str(status) and "the DAQ team must restart it" in str(status)
+    writer.unstage()  # what the point's failure told is not told again
+    writer.unstage()
+    assert "while it was unstaged: writer: the writer did not become READY" in caplog.text
+    daq.service.restart()
+    daq.service.restart_writer()
+    writer.unstage()
+
+
+@pytest.mark.parametrize("daq", ["flask"], indirect=True)
+def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_service_gives_up(
+    daq, writer, caplog, wait_for
+):
+    """The service waits for a dead writer before it says so; the scan does not wait for the service."""
+    stop, stopped, go_on = daq.service.stop, threading.Event(), threading.Event()
+
+    def slow_stop():
+        go_on.wait(300)
+        stopped.set()
+        return stop()
+
+    daq.service.stop = slow_stop
+    try:
+        writer.timeout.put(2.0)
+        writer.frames_per_trigger.put(1000)
+        daq.fail_next("dies_writing", after=3)
+        documents, error = run(bp.count([writer], 1))
+    finally:
+        daq.service.stop = stop
+    assert not stopped.is_set(), "the run ended before the stop of the writer did"
+    assert "does not acknowledge the images it was given" in documents["stop"][0]["reason"]
+    assert "does not acknowledge the images it was given" in str(error), "not what unstage found afterwards"
+    go_on.set()
+    wait_for(lambda: "did not become READY" in caplog.text, "the outcome of the stop")
+    daq.service.restart()
+    daq.service.restart_writer()
+
+
+def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq, writer):
+    daq.service.source.silence()
+    writer.timeout.put(2.0)
+
+    def die(value, **kwargs):
+        if value == "WRITING":
+            daq.service.writer.kill()
+
+    try:
+        writer.writer_state.subscribe(die, run=False)
+        documents, error = run(bp.count([writer], 1))
+        assert "0 of 1 frames came; no image written" in str(error)
+        assert "the writer did not become READY" in str(error) and "the DAQ team must restart it" in str(
+            error
+        )
+    finally:
+        daq.service.source.follow_clock()
+        daq.service.restart()
+        daq.service.restart_writer()
+        daq.service.stop()

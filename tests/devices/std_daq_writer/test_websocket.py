@@ -7,11 +7,12 @@ from pathlib import Path
 import h5py
 import pytest
 
-from sfdaq_ophyd.clients import std_daq_socket
+from sfdaq_ophyd.clients import StdDaqOtherGeneration, StdDaqRefused, StdDaqTimeout, std_daq_socket
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.errors import DetectorStateError, RequestError
 from sfdaq_ophyd.sim.stamp import read_stamp
 
+from ...http_peer import forward, serving
 from ...std_daq import simulated_websocket_daq
 from .documents import (
     data_of,
@@ -150,6 +151,58 @@ def test_dialect_when_only_the_address_of_the_configuration_is_known_then_it_is_
     assert writer.client.dialect == "websocket"
 
 
+@pytest.fixture
+def replaceable(rest_daq, daq, monkeypatch):
+    """An address behind which now one DAQ is, now the other: the last one of a list."""
+    monkeypatch.setattr(std_daq_socket, "CONTROL_PORT", int(daq.ws_url.rpartition(":")[2]))
+    there = [rest_daq]
+    with serving(lambda handler: forward(handler, there[-1].url)) as url:
+        yield url, there
+
+
+def test_stage_when_the_daq_was_replaced_by_another_generation_then_it_goes_on_with_that(
+    daq, rest_daq, replaceable, tmp_path, caplog
+):
+    url, there = replaceable
+    writer = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
+    for each in (rest_daq, daq, rest_daq):
+        there.append(each)
+        documents, error = run(in_mode(writer, "point", 1, 2))
+        assert error is None and images_of(documents) == ids_of(documents)
+        assert writer.client.dialect == each.settings.dialect
+    assert f"the DAQ at {url} is of generation 'websocket' now" in caplog.text
+
+
+def test_point_when_the_daq_is_replaced_meanwhile_then_that_is_named(
+    daq, rest_daq, replaceable, tmp_path, wait_for
+):
+    url, there = replaceable
+    writer = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
+    writer.frames_per_trigger.put(10_000)
+    writer.stage()
+    status = writer.trigger()
+    wait_for(lambda: writer.n_completed.get() > 0, "images")
+    there.append(daq)
+    wait_for(lambda: status.done, "the end")
+    assert "here is a standard DAQ of generation 'websocket', with control by websocket" in str(status)
+    there.append(rest_daq)
+    writer.unstage()
+    assert rest_daq.service.status()["state"] == "READY"
+
+
+def test_stage_when_the_daq_is_not_of_the_generation_that_was_told_then_it_is_refused_by_name(
+    daq, rest_daq, tmp_path
+):
+    for address, there in (
+        ({"url": daq.url, "dialect": "fastapi"}, "websocket"),
+        ({"url": daq.ws_url, "config_url": rest_daq.url}, "flask"),
+    ):
+        writer = StdDaqWriter(**address, name="writer", directory=tmp_path)
+        with pytest.raises(StdDaqOtherGeneration, match=f"here is a standard DAQ of generation '{there}'"):
+            writer.stage()
+        writer.unstage()
+
+
 def test_stage_when_an_image_is_larger_than_a_block_then_it_is_refused(daq, writer, monkeypatch):
     config = {**daq.config, "gpfs_block_size": 100}
     monkeypatch.setattr(writer.client, "get_config", lambda: config)
@@ -169,3 +222,41 @@ def test_config_when_a_key_is_changed_then_all_others_are_sent_too_and_the_daq_i
     assert error is None
     writer.daq_config.set({"bit_depth": 16}, timeout=60).wait(60)
     assert daq.config == before
+
+
+def test_config_when_a_server_missed_it_then_every_stage_says_so_until_it_is_given_again(
+    daq, writer, tmp_path, caplog, wait_for, monkeypatch
+):
+    port = daq.config["start_udp_port"]
+    daq.fail_next("secondary_down")
+    with pytest.raises(StdDaqRefused, match="not on all servers"):
+        writer.daq_config.set({"start_udp_port": 2346}, timeout=60).wait(60)
+    wait_for(lambda: daq.alive()["driver"], "the end of the restart")
+    for device in (writer, websocket_device(daq, tmp_path)):  # also in the next session
+        caplog.clear()
+        device.stage()
+        device.unstage()
+        assert f"start_udp_port was left at 2346, not put back to {port}" in caplog.text
+        assert "not on all servers" in caplog.text and "give either value to configure_daq" in caplog.text
+    post, sent = writer.client._post, []
+    monkeypatch.setattr(writer.client, "_post", lambda wanted: sent.append(wanted) or post(wanted))
+    writer.daq_config.set({"start_udp_port": 2346}, timeout=60).wait(60)
+    assert sent == [daq.config], "though it is stored like that"
+    caplog.clear()
+    writer.stage()
+    writer.unstage()
+    assert "start_udp_port" not in caplog.text
+    writer.daq_config.set({"start_udp_port": port}, timeout=60).wait(60)
+
+
+def test_config_when_the_driver_does_not_live_with_it_then_stage_says_what_is_left_to_do(daq, writer):
+    n = daq.config["number_of_writers"]
+    with pytest.raises(StdDaqTimeout, match="restart of the DAQ"):
+        writer.daq_config.set({"number_of_writers": 999}, timeout=1.5).wait(60)
+    with pytest.raises(
+        DetectorStateError, match="refused.*number_of_writers was left at 999, not put back to"
+    ):
+        writer.stage()
+    writer.daq_config.set({"number_of_writers": n}, timeout=60).wait(60)
+    documents, error = run(in_mode(writer, "point", 1, 2))
+    assert error is None and images_of(documents) == ids_of(documents)

@@ -195,6 +195,32 @@ def test_run_mode_when_the_connection_breaks_then_the_file_goes_on(daq, writer, 
     assert "connected to the DAQ again" in caplog.text
 
 
+@pytest.mark.parametrize("mode", ["point", "run"])
+def test_file_when_another_one_is_recorded_while_we_were_away_then_that_is_known_and_left_alone(
+    daq, writer, tmp_path, mode
+):
+    """Nothing that the driver says tells: it records, and its count goes on from ours."""
+    show, others = writer.source.control._on_status, contextlib.ExitStack()
+
+    def shown(writing):
+        show(writing)
+        if writing.n_completed >= 6 and not told:
+            told.append(writing)
+            daq.restart_driver()
+            other = others.enter_context(started_by_somebody(daq, tmp_path))
+            while json.loads(other.recv()).get("count", 0) < writing.n_completed + 20:
+                pass
+
+    told = []
+    writer.source.control._on_status = shown
+    with others:
+        documents, error = run(in_mode(writer, mode, 1, 1000))
+        assert re.search(r"\d of 1000 frames came.* an acquisition of somebody else since", str(error))
+        assert daq.driver.shown == "recording"
+        with pytest.raises(WriterNotReady, match="somebody else is writing: recording"):
+            writer.stage()
+
+
 def test_point_when_images_stall_then_it_is_taken_again(daq, writer):
     writer.timeout.put(1.0)
     writer.loss_policy.put("retake")

@@ -39,9 +39,6 @@ from .scene import START
 SPEED = 8.0
 """Of the simulator: the recorded 5 s become 0.6 s."""
 
-WAITS = (60.0, 5.0, 0.1)
-"""s the service takes for starts and stops: the order of magnitude of a reply's time."""
-
 
 class Mismatch(AssertionError):
     """A reply differs from the recorded one."""
@@ -296,41 +293,6 @@ class Replay(Approach):
                 break
         if problem:
             self.problems.append(problem)
-
-    def send(self, request):
-        headers = request.get("headers") or {}
-        body = request.get("body")
-        options = {"json": request["json"]} if "json" in request else {"data": body and body.encode()}
-        if "json" in request and request["json"] is None:
-            options = {"data": b"null"}
-            headers = {"Content-Type": "application/json"}
-        path = self.own_ids(request["path"])
-        return requests.request(
-            request["method"],
-            self.server.url + path,
-            headers=headers,
-            timeout=70,
-            stream="live" in path,
-            **options,
-        )
-
-    def own_ids(self, path: str) -> str:
-        """Replace a recorded log id by the newest one of ours."""
-        parts = path.split("/")
-        if len(parts) > 2 and parts[1] == "file" and len(parts[2].split("-")[0]) == 13:
-            parts[2] = self.newest_log_id()
-        return "/".join(parts)
-
-    def too_quick(self, row, took: float) -> str | None:
-        """Tell whether the reply came sooner than the service can, at the simulator's speed."""
-        least = next((wait for wait in WAITS if (row.get("elapsed_s") or 0) >= wait), 0.0)
-        if (
-            path_of(row).startswith("/writer/")
-            and row["request"]["method"] == "POST"
-            and took * self.speed < 0.9 * least
-        ):
-            return f"{path_of(row)}: answered after {took * self.speed:.2f} s, recorded {row['elapsed_s']} s"
-        return None
 
     def polls(self, i: int):
         """Compare the states with the polls that follow row `i`, to the end or to the last one.

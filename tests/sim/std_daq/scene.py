@@ -13,7 +13,7 @@ from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
 from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 
-from .recording import identity, is_named
+from .recording import identity, is_named, path_of
 
 RAW = "/sls/test/raw"
 START = ("/writer/write_async", "/writer/write_sync")
@@ -23,6 +23,9 @@ NOBODY = {
     "message": "Completed.",
 }
 """An acquisition for a service that must have had one."""
+
+WAITS = (60.0, 5.0, 0.1)
+"""s the service takes for starts and stops: the order of magnitude of a reply's time."""
 
 
 class Scene:
@@ -164,6 +167,41 @@ class Scene:
             n_images = acquisition["info"]["n_images"] + 4
             self.post(START[0], {"output_file": f"{RAW}/isdir.h5", "n_images": n_images})
         self.reset()  # a second entry of the same acquisition: somebody stopped again
+
+    def send(self, request):
+        headers = request.get("headers") or {}
+        body = request.get("body")
+        options = {"json": request["json"]} if "json" in request else {"data": body and body.encode()}
+        if "json" in request and request["json"] is None:
+            options = {"data": b"null"}
+            headers = {"Content-Type": "application/json"}
+        path = self.own_ids(request["path"])
+        return requests.request(
+            request["method"],
+            self.server.url + path,
+            headers=headers,
+            timeout=70,
+            stream="live" in path,
+            **options,
+        )
+
+    def own_ids(self, path: str) -> str:
+        """Replace a recorded log id by the newest one of ours."""
+        parts = path.split("/")
+        if len(parts) > 2 and parts[1] == "file" and len(parts[2].split("-")[0]) == 13:
+            parts[2] = self.newest_log_id()
+        return "/".join(parts)
+
+    def too_quick(self, row, took: float) -> str | None:
+        """Tell whether the reply came sooner than the service can, at the simulator's speed."""
+        least = next((wait for wait in WAITS if (row.get("elapsed_s") or 0) >= wait), 0.0)
+        if (
+            path_of(row).startswith("/writer/")
+            and row["request"]["method"] == "POST"
+            and took * self.speed < 0.9 * least
+        ):
+            return f"{path_of(row)}: answered after {took * self.speed:.2f} s, recorded {row['elapsed_s']} s"
+        return None
 
 
 def _is_whole(acquisition: dict) -> bool:

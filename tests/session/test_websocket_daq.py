@@ -1,8 +1,9 @@
-"""A standard DAQ with control by websocket, looked at by those who must not be told what it says to scans."""
+"""A standard DAQ with control by websocket, looked at by doctor and page beside the scan."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from websockets.sync.client import connect
@@ -26,6 +27,19 @@ def daq():
 
 
 @pytest.fixture
+def recording(daq, tmp_path):
+    """Start an acquisition for another client; return it once images come."""
+    with connect(daq.ws_url) as client:
+        client.send(json.dumps({"command": "start", "path": str(tmp_path), "n_image": 10_000}))
+        while json.loads(client.recv(timeout=60))["status"] != "recording":
+            pass
+        yield client
+        client.send(json.dumps({"command": "stop"}))
+        while json.loads(client.recv(timeout=60))["status"] != "idle":
+            pass
+
+
+@pytest.fixture
 def untold(daq, tmp_path, wait_for):
     """An acquisition that is over, its end told to nobody yet."""
     with connect(daq.ws_url) as client:
@@ -33,22 +47,25 @@ def untold(daq, tmp_path, wait_for):
         while json.loads(client.recv(timeout=60))["status"] not in ("recording", "saving_file"):
             pass
     wait_for(lambda: daq.driver.shown == "file_saved", "the end")
-    yield
-    with connect(daq.ws_url) as client:
-        while json.loads(client.recv(timeout=60))["status"] != "idle":
-            pass
 
 
 def block_of(**keys):
     return StdDaqWriterConfig.model_validate({"class": "StdDaqWriter", **keys})
 
 
-def test_doctor_when_an_end_is_not_told_yet_then_it_says_all_is_well_and_does_not_take_it(daq, untold):
+def test_doctor_when_somebody_records_then_it_says_how_far_that_is_and_it_goes_on(daq, recording):
     version, found = _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
     assert version == "websocket"
-    assert found.startswith(f"gf-teststand, 3 writers, {daq.ws_url} is there, its clock is ours within")
-    assert found.endswith("whether it writes is not known: one listener is told the end, the scan")
-    assert daq.driver.shown == "file_saved"
+    assert re.match(r"gf-teststand, 3 writers, driver recording, \d+ images, its clock is ours within", found)
+    assert json.loads(recording.recv(timeout=60))["status"] == "recording"
+
+
+def test_doctor_when_it_is_told_an_end_then_it_says_so(daq, untold):
+    _, found = _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
+    assert "3 writers, driver file_saved" in found
+    assert found.endswith(
+        "that end was told here alone: a scan sees the DAQ idle, and finds the end in the files"
+    )
 
 
 def test_doctor_when_the_configuration_is_given_then_the_dialect_is_found_out(daq):
@@ -78,8 +95,8 @@ def test_doctor_when_files_are_joined_then_their_folder_must_be_writable_here(tm
 
 
 @pytest.mark.parametrize("form", ["ws", "config"])
-def test_page_when_an_end_is_not_told_yet_then_it_shows_the_daq_and_does_not_take_it(
-    daq, untold, form, monkeypatch, tmp_path
+def test_page_when_somebody_records_then_it_shows_how_far_that_is_and_who_was_told_the_end(
+    daq, recording, form, monkeypatch, tmp_path, wait_for
 ):
     if form == "ws":
         block = {"class": "StdDaqWriter", **address_of_daq(daq)}
@@ -90,12 +107,21 @@ def test_page_when_an_end_is_not_told_yet_then_it_shows_the_daq_and_does_not_tak
         source = WriterSource("writer", daq.url)
     try:
         seen = source.look()
-        assert (seen["state"], seen["level"]) == ("there", "good")
-        assert seen["message"].startswith(
-            "gf-teststand, 3 writers; progress is not known: one listener is told"
-        )
-        assert "n_done" not in seen, "no progress is made up"
+        assert (seen["state"], seen["level"]) == ("recording", "busy")
+        assert re.match(r"gf-teststand, 3 writers; \d+ images so far, of how many", seen["message"])
         assert source.period == 5.0, "seldom"
+        assert json.loads(recording.recv(timeout=60))["status"] == "recording"
+        recording.send(json.dumps({"command": "stop"}))
+        wait_for(lambda: daq.driver.shown == "idle", "the end")
+        seen = source.look()
+        assert (seen["state"], seen["level"]) == ("idle", "good")
     finally:
         source.rest()
-    assert daq.driver.shown == "file_saved"
+
+
+def test_page_when_it_is_told_an_end_then_it_says_so(daq, untold):
+    source = WriterSource("writer", **address_of_daq(daq))
+    seen = source.look()
+    assert (seen["state"], seen["level"]) == ("file_saved", "good")
+    assert seen["message"].endswith("a scan sees the DAQ idle, and finds the end in the files")
+    assert source.look()["state"] == "idle"
