@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import RequestError, WireError
 from .json_text import load_json
 from .std_daq import MAX_IMAGES, as_integer
-from .std_daq_config import INTEGERS, check_config
+from .std_daq_config import INTEGERS, DaqConfig, check_config
 from .std_daq_writing import DataFile, Writing, WritingState, layout_of_several_files
 
 MAX_MESSAGE = 2**16
@@ -146,12 +146,15 @@ def split_name(output_file: str) -> tuple[str, str]:
 
 def data_files(output_file: str, detector_name: str, n_writers: int) -> list[DataFile]:
     """Return the file of each writer; image i is in file ``i % n_writers``."""
-    folder, prefix = split_name(output_file)
     layout = layout_of_several_files(detector_name)
-    return [
-        DataFile(str(PurePosixPath(folder) / f"{prefix}{k}.h5"), layout, k, n_writers)
-        for k in range(n_writers)
-    ]
+    paths = all_files(output_file, n_writers)[:n_writers]
+    return [DataFile(path, layout, k, n_writers) for k, path in enumerate(paths)]
+
+
+def all_files(output_file: str, n_writers: int) -> list[str]:
+    """Return the files that an acquisition makes: those of the writers, and that of the metadata."""
+    folder, prefix = split_name(output_file)
+    return [str(PurePosixPath(folder) / f"{prefix}{k}.h5") for k in (*range(n_writers), "Meta")]
 
 
 def _is_plain(text: str) -> bool:
@@ -289,6 +292,16 @@ def check_socket_config(changes: object) -> dict[str, Any]:
     dict
     """
     return check_config(changes, {**INTEGERS, **MORE_INTEGERS}, MORE_FLAGS, MORE_KEYS)
+
+
+def why_not_written(config: DaqConfig) -> str:
+    """Return why the DAQ cannot write the images of a configuration; empty if it can."""
+    number_of_writers(config.raw)
+    size = config.image_pixel_height * config.image_pixel_width * config.bit_depth // 8
+    largest = config.raw.get("gpfs_block_size") or BLOCK_SIZE
+    if isinstance(largest, int) and size > largest:
+        return f"an image of {size} bytes cannot be written: the DAQ takes {largest} at most"
+    return ""
 
 
 def number_of_writers(config: Mapping[str, Any]) -> int:

@@ -253,8 +253,7 @@ class WriterControl(ABC, Generic[Client]):
                 limit.restart()
             elif limit.reached():
                 self._stall(request, writing, timeout, why_silent)
-            limit.wait(self.news, PERIOD)
-            self.news.clear()
+            self._wait(limit)
 
     def _stall(
         self, request: WriteRequest, writing: Writing, timeout: float, why_silent: Callable[[Writing], str]
@@ -280,6 +279,28 @@ class WriterControl(ABC, Generic[Client]):
             got=writing.n_completed,
             detail=f"{no_image}: {why}; last state {writing}",
         )
+
+    # ---- the same words for the same thing, in every generation --------------------------------------
+
+    def _occupied(self, shown: object) -> WriterNotReady:
+        return WriterNotReady(
+            f"{self._name}: somebody else is writing: {shown}. Wait for its end, or stop it"
+        )
+
+    def _double_start(self, started: str, shown: str) -> DoubleStart:
+        return DoubleStart(
+            f"{self._name}: started {started}, but {shown}: somebody else started at the same moment"
+        )
+
+    def _not_back(self, ready: str, said: str) -> WriterNotReady:
+        return WriterNotReady(f"{self._name}: the writer did not become {ready}: {said!r}. {DAQ_TEAM}")
+
+    # ---- aside --------------------------------------------------------------------------------------
+
+    def _wait(self, limit: Limit) -> None:
+        """Wait for news, until the next look at the latest."""
+        limit.wait(self.news, PERIOD)
+        self.news.clear()
 
     def _quietly(self, leave: Callable[[], None]) -> None:
         """Leave the writer where nobody waits for it: what goes wrong is logged."""

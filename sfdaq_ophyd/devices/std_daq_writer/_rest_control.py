@@ -21,7 +21,6 @@ from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file, writing_of
 from . import _control
 from ._control import (
-    DAQ_TEAM,
     PERIOD,
     RESCUE_LIMIT,
     DoubleStart,
@@ -30,7 +29,6 @@ from ._control import (
     SlowCreation,
     WriterControl,
     WriterFailed,
-    WriterNotReady,
 )
 from ._rates import PolledStats
 
@@ -98,9 +96,7 @@ class RestControl(WriterControl[StdDaqClient]):
         status = self._status()
         ours = self._is_ours_writing(status)
         if status.state is WriterState.WRITING and not ours:
-            raise WriterNotReady(
-                f"{self._name}: somebody else is writing: {_found(status)}. Wait for its end, or stop it"
-            )
+            raise self._occupied(_found(status))
         stale = status.acquisition is not None and status.acquisition.message.startswith(ERROR)
         if ours or stale or status.state is WriterState.UNKNOWN:
             self._stop()
@@ -129,9 +125,7 @@ class RestControl(WriterControl[StdDaqClient]):
         try:
             status = self.writer.stop()
         except StdDaqRefused as exc:
-            raise WriterNotReady(
-                f"{self._name}: the writer did not become READY: {exc.said!r}. {DAQ_TEAM}"
-            ) from exc
+            raise self._not_back("READY", exc.said) from exc
         self._on_status(writing_of(status))
 
     def _is_ours_writing(self, status: DaqStatus) -> bool:
@@ -181,10 +175,8 @@ class RestControl(WriterControl[StdDaqClient]):
         if not _answers(status, request):
             if self._began_all_the_same(request):
                 self._stop()
-            raise DoubleStart(
-                f"{self._name}: started {request.output_file} (run_id {request.run_id}), but the reply shows "
-                f"{_found(status)}: somebody else started at the same moment"
-            )
+            started = f"{request.output_file} (run_id {request.run_id})"
+            raise self._double_start(started, f"the reply shows {_found(status)}")
 
     def _explain(self, request: WriteRequest, refused: StdDaqRefused) -> bool:
         """Find out what a refused start left behind; return whether to start once more."""
@@ -219,8 +211,7 @@ class RestControl(WriterControl[StdDaqClient]):
         while not self._is_ours_writing(self._status()):
             if limit.reached():
                 return False
-            limit.wait(self.news, PERIOD)
-            self.news.clear()
+            self._wait(limit)
         return True
 
     # ---- until the end ------------------------------------------------------------------------------

@@ -24,13 +24,14 @@ from ...limits import Limit
 from ...wire.std_daq import WriteRequest
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_socket import (
-    BLOCK_SIZE,
     PushedStatus,
     Tracker,
+    all_files,
     data_files,
     number_of_writers,
     split_name,
     start_command,
+    why_not_written,
 )
 from ...wire.std_daq_writing import DataFile, Writing, WritingState
 from . import _control
@@ -38,11 +39,9 @@ from ._control import (
     DAQ_TEAM,
     PERIOD,
     DaqGone,
-    DoubleStart,
     WriterControl,
     WriterDead,
     WriterFailed,
-    WriterNotReady,
 )
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,6 @@ BEGIN_LIMIT = 5.0
 
 CREATION_LIMIT = 15.0
 """s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
-
 
 DOUBT = 1.0
 """s for which our file stays closed and the driver, connected anew, takes images: somebody else's."""
@@ -84,13 +82,8 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
             Its images cannot be written.
         """
         config = self._config = self.writer.config()
-        number_of_writers(config.raw)
-        size = config.image_pixel_height * config.image_pixel_width * config.bit_depth // 8
-        largest = config.raw.get("gpfs_block_size") or BLOCK_SIZE
-        if isinstance(largest, int) and size > largest:
-            raise DetectorStateError(
-                f"{self._name}: an image of {size} bytes cannot be written: the DAQ takes {largest} at most"
-            )
+        if why := why_not_written(config):
+            raise DetectorStateError(f"{self._name}: {why}")
         return config
 
     def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
@@ -103,9 +96,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
 
     def makes(self, output_file: str) -> list[str]:
         """Return the files of the writers, that of the metadata, and the name itself."""
-        folder, prefix = split_name(output_file)
-        n = number_of_writers((self._config or self.config()).raw)
-        return [output_file, *(f"{folder}/{prefix}{k}.h5" for k in (*range(n), "Meta"))]
+        return [output_file, *all_files(output_file, number_of_writers((self._config or self.config()).raw))]
 
     def close(self) -> None:
         """Close the connection, unless an acquisition of ours may still begin, and must be known then."""
@@ -120,9 +111,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         status = self._status()
         if not status.is_idle:
             if not (self._is_ours_running() and self._tracker.followed):
-                raise WriterNotReady(
-                    f"{self._name}: somebody else is writing: {status}. Wait for its end, or stop it"
-                )
+                raise self._occupied(status)
             self.leave_ready()
         self._ours = None
 
@@ -136,7 +125,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         if self._is_ours_running():
             self._stop_while_it_reacts()
         if self._is_ours_running():
-            raise self._not_idle(str(self._status()))
+            raise self._not_back("idle", str(self._status()))
         self._ours = None
 
     def _stop_while_it_reacts(self) -> None:
@@ -154,17 +143,13 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
             self.writer.stop()
         except ServiceTimeout as exc:
             self._hangs = True
-            raise self._not_idle(exc.last_seen) from exc
+            raise self._not_back("idle", exc.last_seen) from exc
         self._look()
-
-    def _not_idle(self, seen: str) -> WriterNotReady:
-        return WriterNotReady(f"{self._name}: the writer did not become idle: {seen!r}. {DAQ_TEAM}")
 
     def _is_ours_running(self) -> bool:
         self._look()
-        while (doubt := self._doubt) is not None:
-            doubt.wait(self.news, PERIOD)
-            self.news.clear()
+        while self._ours is not None and (doubt := self._doubt) is not None:
+            self._wait(doubt)
             self._look()
         return self._ours is not None and not self._tracker.ended
 
@@ -200,10 +185,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
             self._look()
             if tracker.rejected:
                 self._ours = None
-                raise WriterNotReady(
-                    f"{self._name}: somebody else is writing: the DAQ said {tracker.text!r}. Wait for its "
-                    "end, or stop it"
-                )
+                raise self._occupied(f"the DAQ said {tracker.text!r}")
             if tracker.state is WritingState.FAILED:
                 self._ours = None
                 raise WriterFailed(
@@ -226,8 +208,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
                     f"{self._name}: the DAQ creates {request.output_file} for {limit.seconds:g} s now: one "
                     f"of its writers does not answer, and will write it when it is back. {DAQ_TEAM}"
                 )
-            limit.wait(self.news, PERIOD)
-            self.news.clear()
+            self._wait(limit)
 
     # ---- until the end ------------------------------------------------------------------------------
 
@@ -235,10 +216,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         writing = self._look()
         if self._tracker.rejected:
             self._ours = None
-            raise DoubleStart(
-                f"{self._name}: started {request.output_file}, but the DAQ said {self._tracker.text!r}: "
-                "somebody else started at the same moment"
-            )
+            raise self._double_start(request.output_file, f"the DAQ said {self._tracker.text!r}")
         return writing
 
     def _note_end(self, writing: Writing) -> bool:
@@ -258,7 +236,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
             if pushes is not self._pushes:
                 self._pushes, self._seen, tracker.followed = pushes, 0, False
                 self._doubt = None if ours is None or tracker.ended else Limit(DOUBT)
-            if ours is None or self._doubt is None or not self._is_doubtful(ours, newest, self._doubt):
+            if not (ours and self._doubt and self._is_doubtful(ours, newest, self._doubt)):
                 statuses, self._seen = pushes.since(self._seen)
                 for status in statuses:
                     tracker.see(status)
