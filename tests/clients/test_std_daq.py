@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
-from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +15,7 @@ from sfdaq_ophyd.clients import StdDaqClient, std_daq
 from sfdaq_ophyd.errors import SfdaqError, WireError
 from sfdaq_ophyd.wire.std_daq import WriterState
 
-from ..http_peer import OneByOne
+from ..http_peer import reply_with, serving
 from ..std_daq import simulated_daq
 
 
@@ -46,34 +46,19 @@ def body(tmp_path, **more):
 
 @pytest.fixture
 def answering():
-    """A server that gives one fixed answer, and remembers the paths asked for."""
-    servers = []
+    """A server that gives one fixed answer, and the list of the paths it was asked for."""
+    with contextlib.ExitStack() as servers:
 
-    def serve(text: bytes, code: int = 200):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):  # noqa: N802
-                server.paths.append(self.path)
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
+        def serve(text: bytes):
+            paths = []
 
-            do_POST = do_GET  # noqa: N815
+            def answer(handler):
+                paths.append(handler.path)
+                reply_with(200, text, "application/json")(handler)
 
-            def log_message(self, *args):
-                pass
+            return paths, servers.enter_context(serving(answer))
 
-        server = OneByOne(("127.0.0.1", 0), Handler)
-        server.paths = []
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server, f"http://127.0.0.1:{server.server_port}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield serve
 
 
 def test_dialect_when_asked_then_it_is_found_without_side_effects(daq, client):
@@ -105,9 +90,9 @@ def test_dialect_when_something_else_answers_then_it_is_named(answering, text, w
 def test_dialect_when_the_configuration_of_a_websocket_daq_answers_then_it_is_known_by_reading_alone(
     answering, text
 ):
-    server, url = answering(text)
+    paths, url = answering(text)
     assert StdDaqClient(url).dialect == "websocket"
-    assert set(server.paths) <= {"/openapi.json", "/api/config/get?user=sfdaq"}
+    assert set(paths) <= {"/openapi.json", "/api/config/get?user=sfdaq"}
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b"nonsense", b'{"status": 5}'])
@@ -128,20 +113,20 @@ def test_reply_when_it_is_no_envelope_then_an_error_of_ours_comes(answering, tex
     ],
 )
 def test_request_when_it_is_wrong_then_nothing_is_sent(answering, tmp_path, wrong):
-    server, url = answering(b"{}")
+    paths, url = answering(b"{}")
     with pytest.raises(clients.StdDaqRequestError) as caught:
         StdDaqClient(url).start_writer_async(body(tmp_path, **wrong))
-    assert server.paths == []
+    assert paths == []
     assert isinstance(caught.value, clients.StdDaqAdminException | RuntimeError | ValueError)
 
 
 def test_request_when_it_is_for_another_machine_then_its_folder_is_not_judged(answering, tmp_path):
-    server, url = answering(b'{"status": "ok", "writer": {}}')
+    paths, url = answering(b'{"status": "ok", "writer": {}}')
     StdDaqClient(url).start_writer_async({"output_file": "/sls/no/such/x.h5", "n_images": 1})
     StdDaqClient(url, shared_folders=False).start_writer_async(
         {"output_file": "/tmp/no-such-folder/x.h5", "n_images": 1}
     )
-    assert server.paths == ["/writer/write_async"] * 2
+    assert paths == ["/writer/write_async"] * 2
 
 
 def test_request_when_creation_will_be_slow_then_it_warns(answering, tmp_path):
@@ -273,7 +258,7 @@ def test_set_config_when_somebody_writes_then_it_is_refused(daq, client, tmp_pat
 
 def test_set_config_when_all_of_it_is_given_back_then_odd_values_stored_by_others_are_no_mistake(answering):
     stored = b'{"bit_depth": 12, "detector_name": "X", "extra": 5}'
-    server, url = answering(
+    paths, url = answering(
         b'{"status": "ok", "writer": {"state": "READY", "acquisition": null}, "config": %b}' % stored
     )
     client = StdDaqClient(url, dialect="flask")

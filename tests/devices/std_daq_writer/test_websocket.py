@@ -55,7 +55,7 @@ def test_scan_when_there_are_several_writers_then_every_image_is_in_its_place(tm
 def test_catalog_when_there_are_several_writers_then_a_run_is_one_array(catalog, tmp_path, n_writers):
     with simulated_websocket_daq(n_writers=n_writers) as daq:
         writer = websocket_device(daq, tmp_path)
-        for mode in ("run", "fly")[:n_writers]:
+        for mode in ("run", "fly"):
             check(ran(catalog, in_mode(writer, mode, 4, 2)), 4, 2)
         stream = ran(catalog, in_mode(writer, "point", 3, 2))["primary"]
         images, ids = stream["writer_image"].read(), stream["writer_event_id"].read()
