@@ -10,16 +10,13 @@ from typing import Any, NoReturn, TypeVar
 from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
 from ..clients.std_daq_pushes import Pushes
 from ..clients.std_daq_rest import StdDaqOtherGeneration, StdDaqRefused, StdDaqUnknownOutcome
-from ..clients.std_daq_socket import StdDaqWriterSocket
+from ..clients.std_daq_socket import CREATION_LIMIT, StdDaqWriterSocket
 from ..errors import DetectorStateError, RequestError, ServiceTimeout, shown_url
 from ..limits import Limit
 from ..wire.std_daq_socket import PushedStatus, Tracker, split_name, start_command
 from ..wire.std_daq_writing import WritingState
 
 T = TypeVar("T")
-
-CREATION_LIMIT = 15.0
-"""s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
 
 
 class SocketCalls:

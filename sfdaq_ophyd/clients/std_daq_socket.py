@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 CONTROL_PORT, CONFIG_PORT = 8080, 5000
 
+CREATION_LIMIT = 15.0
+"""s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
+
 STOP_TIMEOUT = 10.0
 """s without a change after which a stop has failed: the files are closed within 1 s."""
 
@@ -42,9 +45,6 @@ AWAY_LIMIT = 3.0
 
 SETTLE_LIMIT = 1.0
 """s from the word that an acquisition is over until the driver is idle: the next push tells."""
-
-NO_SUCH_CALL = "Not Found"
-"""In what both generations with REST answer to a path that they do not know."""
 
 PERIOD = 0.1
 """s between two looks at what was pushed."""
@@ -221,7 +221,7 @@ class StdDaqWriterSocket:
         """Return the stored configuration as it is."""
         with translated():
             reply = self._http.request("GET", f"/api/config/get?user={quote(self._user)}", idempotent=True)
-            if NO_SUCH_CALL in reply.text[:100]:
+            if "Not Found" in reply.text[:100]:  # as generations with REST answer to an unknown path
                 StdDaqRest(self.config_url).refuse_other("GET /api/config/get", DIALECTS)
             return _content(reply, "GET /api/config/get", self.config_url)
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from ...clients.std_daq_pushes import Pushes
-from ...clients.std_daq_socket import StdDaqWriterSocket
+from ...clients.std_daq_socket import CREATION_LIMIT, StdDaqWriterSocket
 from ...errors import (
     DetectorStateError,
     Discarded,
@@ -48,9 +48,6 @@ logger = logging.getLogger(__name__)
 
 BEGIN_LIMIT = 5.0
 """s until the driver shows that it has begun."""
-
-CREATION_LIMIT = 15.0
-"""s for the creation of files: the driver gives up on a missing folder after 5, on a dead writer never."""
 
 DOUBT = 1.0
 """s for which our file stays closed and the driver, connected anew, takes images: somebody else's."""
