@@ -135,9 +135,7 @@ class StdDaqOtherGeneration(StdDaqRefused):
     def __init__(self, what: str, *, url: str, dialect: str):
         self.dialect = dialect
         control = "websocket" if dialect == "websocket" else "REST"
-        said = (
-            f"no such call: here is a standard DAQ of generation {dialect!r} now, with control by {control}"
-        )
+        said = f"no such call: here is a standard DAQ of generation {dialect!r}, with control by {control}"
         super().__init__(what, url=url, said=said)
 
 

@@ -160,9 +160,9 @@ class StdDaqWriter(WithDetectors):
         if not isinstance(self._address, str):
             return self._address
         found = self._rest.ask_dialect() if self._rest and self._dialect == "auto" else self._dialect
-        if type(now) is CONTROLS[found]:
-            return now
         if now is not None:
+            if type(now) is CONTROLS[found]:
+                return now
             logger.warning("%s: the DAQ at %s is of generation %r now", self.name, self._address, found)
             now.close()
         if isinstance(self.client, StdDaqWriterSocket) is not (found == "websocket"):
