@@ -6,7 +6,9 @@ There is no command that asks for the status: a thread follows what is pushed wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -299,7 +301,7 @@ class StdDaqWriterSocket:
         try:
             return "" if (status := self.status()).is_idle else str(status)
         except ServiceUnreachable as exc:
-            if not isinstance(exc.reason, ConnectionRefusedError):
+            if os.strerror(errno.ECONNREFUSED) not in exc.reason:  # else nobody is there
                 raise
             logger.warning("%s; so nothing is recorded, and the configuration may be changed", exc)
             return ""

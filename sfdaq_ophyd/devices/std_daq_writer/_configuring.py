@@ -52,7 +52,8 @@ class Configuring:
             raise
         except SfdaqError as exc:
             for key, value in changes.items():
-                self._debts.owe(key, left=value, back=before[key], reason=exc)
+                if key not in owed or owed[key].back != value:  # else it is what was to be put back
+                    self._debts.owe(key, left=value, back=before[key], reason=exc)
             raise
         finally:
             self._debts.release()
