@@ -9,16 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..errors import RequestError, ServiceTimeout, SfdaqError
 from ..limits import Limit
-from ..wire.std_daq import WriterState
-from ..wire.std_daq_config import KEYS, check_config
+from ..wire.std_daq import DaqStatus, WriterState
+from ..wire.std_daq_config import KEYS, Deployment, check_config
 from .std_daq_rest import StdDaqRefused, StdDaqRest, StdDaqUnknownOutcome
-
-if TYPE_CHECKING:
-    from .std_daq import StdDaqClient
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +23,26 @@ PERIOD = 0.2
 """Seconds between two looks at deployment or writer."""
 
 RESTART_HINT = "The writer process did not come back: the DAQ team must restart it"
+
+
+class Configured(Protocol):
+    """What a change asks of the client whose configuration it is."""
+
+    @property
+    def dialect(self) -> str:
+        """The generation of the service: "flask" or "fastapi"."""
+
+    def get_config(self) -> dict | None:
+        """Return the stored configuration; None if there is none."""
+
+    def status(self) -> DaqStatus:
+        """Return writer state and newest acquisition."""
+
+    def deployment(self) -> Deployment:
+        """Return how far the newest configuration has got."""
+
+    def stop(self) -> DaqStatus:
+        """Stop or reset the writer."""
 
 
 class ConfigChange:
@@ -41,7 +58,7 @@ class ConfigChange:
         Seconds the services are away after the deployment; nothing in the service tells when it is over.
     """
 
-    def __init__(self, client: StdDaqClient, rest: StdDaqRest, *, restart_time: float):
+    def __init__(self, client: Configured, rest: StdDaqRest, *, restart_time: float):
         self._client, self._rest, self._restart_time = client, rest, restart_time
 
     def apply(self, changes: dict, *, wait: bool, timeout: float) -> dict:

@@ -123,13 +123,16 @@ class StdDaqWriter(WithDetectors):
         restart_time: float = 10.0,
         **kwargs,
     ):
-        options: dict[str, Any] = {"timeout": timeout_of_requests, "restart_time": restart_time}
-        self._websocket = partial(StdDaqWriterSocket, config_url=config_url, user=user, **options)
+        timeout = timeout_of_requests
+        self._websocket = partial(
+            StdDaqWriterSocket, config_url=config_url, user=user, timeout=timeout, restart_time=restart_time
+        )
         self._address, self._dialect, self._rest, self.client = url, dialect, None, None
         if isinstance(url, str):
             if url.startswith(("ws://", "wss://")):
                 self._dialect = "websocket"
-            self._rest = None if self._dialect == "websocket" else StdDaqClient(url, dialect, **options)
+            if self._dialect != "websocket":
+                self._rest = StdDaqClient(url, dialect, timeout, restart_time=restart_time)
             self.client = self._rest or self._websocket(url)
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
