@@ -78,8 +78,8 @@ _BREAK: Final = 0xFF
 class _Decoder:
     """One pass over one message."""
 
-    def __init__(self, data: memoryview):
-        self.data, self.at, self.n_items = data, 0, 0
+    def __init__(self, data: memoryview, tolerant: bool = False):
+        self.data, self.at, self.n_items, self.tolerant = data, 0, 0, tolerant
 
     def item(self, depth: int) -> object:
         """Return the next item."""
@@ -176,6 +176,16 @@ class _Decoder:
 
     def _tag(self, tag: int, depth: int) -> object:
         value = self.item(depth + 1)
+        if isinstance(value, WireError):
+            return value  # of the array inside
+        try:
+            return self._tagged(tag, value)
+        except WireError as exc:
+            if not self.tolerant:
+                raise
+            return exc
+
+    def _tagged(self, tag: int, value: object) -> object:
         if tag == _DATE:
             return Date(value) if isinstance(value, str) else value
         if tag == _COMPRESSED:
@@ -210,6 +220,8 @@ def _typed_array(dtype: np.dtype[Any], value: object) -> ArrayBytes:
 
 
 def _matrix(value: object) -> ArrayBytes:
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], WireError):
+        raise value[1]
     if isinstance(value, list) and len(value) == 2 and isinstance(value[1], ArrayBytes):
         size, array = value
         if isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size):
@@ -222,13 +234,15 @@ def _kind(value: object) -> str:
     return f"{type(value).__name__} {str(value)[:40]!r}"
 
 
-def decode(data: bytes | memoryview) -> object:
+def decode(data: bytes | memoryview, *, tolerant: bool = False) -> object:
     """Return what a message holds.
 
     Parameters
     ----------
     data : bytes or memoryview
         One item, with or without tag 55799 before it.
+    tolerant : bool
+        Whether an array that makes no sense is returned as its WireError, beside everything else.
 
     Returns
     -------
@@ -242,7 +256,7 @@ def decode(data: bytes | memoryview) -> object:
         Not CBOR, cut short, or beyond the bounds of this module; bytes are never copied or decompressed.
     """
     view = memoryview(data).cast("B")
-    decoder = _Decoder(view)
+    decoder = _Decoder(view, tolerant)
     try:
         value = decoder.item(0)
     except (IndexError, struct.error):

@@ -62,7 +62,7 @@ def decode_message(data: bytes | memoryview) -> Message:
     WireError
         Anything else: not CBOR, not a map, a field that is not there or of the wrong kind.
     """
-    fields = decode(data)
+    fields = decode(data, tolerant=True)
     if not isinstance(fields, dict):
         raise WireError(f"stream message: {type(fields).__name__}, expected a map with a type")
     kind = fields.get("type")
@@ -125,6 +125,8 @@ def _image(fields: Mapping[str, object]) -> SeriesImage:
 
 
 def _check_image(channel: str, array: object) -> None:
+    if isinstance(array, WireError):
+        raise WireError(f"data of {channel}: {array}")
     if not isinstance(array, ArrayBytes) or len(array.shape) != 2 or array.dtype.kind not in "iu":
         raise _wrong(f"data of {channel}", type(array).__name__, "rows of integers")
     if not 0 < min(array.shape) or max(array.shape) > MAX_SIDE or array.n_bytes > MAX_ARRAY:
@@ -195,7 +197,7 @@ def _start(fields: dict[str, object]) -> SeriesStart:
         arm_date_ns=_date(rest.get("arm_date")),
         tables=tables,
         user_data=rest.pop("user_data", None),
-        fields={name: value for name, value in rest.items() if value is not None},
+        fields={name: value for name, value in rest.items() if not isinstance(value, WireError | None)},
     )
 
 

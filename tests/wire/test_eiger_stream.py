@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import lzma
+import re
 
 import numpy as np
 import pytest
@@ -125,6 +126,29 @@ def test_decode_when_a_message_is_wrong_then_refused_by_name(folder, name, error
     assert type(caught.value) is error
     if error is FrameRefused:
         assert (caught.value.image_id, caught.value.series) == (0, "01KDYT0000000000000000TEST")
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        ("d84c4100", "tag 76, expected an array"),
+        ("d828828218061806d8454100", "1 bytes of uint16"),
+        ("d828828218061806d84ed9dcb401", "tag 56500 with int"),
+        ("d82801", "tag 40 with int"),
+        ("01", "int', expected rows"),
+    ],
+)
+def test_decode_when_one_array_makes_no_sense_then_the_frame_has_its_id_and_the_others(array, words):
+    good = cbor.encode({"threshold_1": np.ones((6, 6), "<u2")})[4:]  # without tag and head of the map
+    head = cbor.encode({"type": "image", "series_id": 7, "series_unique_id": "U", "image_id": 3, "data": 0})[
+        :-1
+    ]
+    broken = b"\x6bthreshold_2" + bytes.fromhex(array)
+    image = decode_message(head + b"\xa2" + good + broken)
+    assert isinstance(image, SeriesImage) and list(image.data) == ["threshold_1"]
+    assert re.search(words, image.refused["threshold_2"])
+    with pytest.raises(FrameRefused, match=f"image 3 of series U: .*data of threshold_2.*{words}"):
+        decode_message(head + b"\xa1" + broken)
 
 
 def test_decode_when_end_then_its_series(folder):
