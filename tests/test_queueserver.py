@@ -50,7 +50,7 @@ def manager(home, wait_for):
         stdout=log,
         stderr=subprocess.STDOUT,
     )
-    api = REManagerAPI(zmq_control_addr=control, zmq_info_addr=info, timeout_recv=60)
+    api = REManagerAPI(zmq_control_addr=control, zmq_info_addr=info, timeout_recv=300)
 
     def answers():
         assert server.poll() is None, (home / "manager.log").read_text()[-3000:]
@@ -60,13 +60,13 @@ def manager(home, wait_for):
             return False
 
     try:
-        wait_for(answers, "queue server", timeout=60)
+        wait_for(answers, "queue server", timeout=600)
         api.environment_open()
-        api.wait_for_idle(timeout=180)
+        api.wait_for_idle(timeout=600)
         assert api.status()["worker_environment_exists"], (home / "manager.log").read_text()[-3000:]
         yield api
         api.environment_close()
-        api.wait_for_idle(timeout=60)
+        api.wait_for_idle(timeout=600)
     finally:
         api.close()
         server.terminate()
@@ -81,7 +81,7 @@ def run(api, plan, home) -> dict:
     reply = api.item_add(plan)
     assert reply["success"], reply
     api.queue_start()
-    api.wait_for_idle(timeout=150)
+    api.wait_for_idle(timeout=600)
     (item,) = [item for item in api.history_get()["items"] if item["item_uid"] == reply["item"]["item_uid"]]
     assert item["result"]["exit_status"] == "completed", (item["result"], _tail(home))
     return item

@@ -107,6 +107,8 @@ def test_close_when_a_callback_is_stuck_then_its_thread_closes_its_own_sockets(m
         with pytest.raises(ServiceTimeout, match="its thread is in <function .*callback"):
             stream.close()
         stream.close()
+        monkeypatch.undo()
+        monkeypatch.setattr(threading, "excepthook", raised.append)
         assert not any(socket.closed for socket in receiver._sockets)
         assert len(list(other)) <= 1, "the iterators of others did not end"
         stream.open()  # works again beside it
