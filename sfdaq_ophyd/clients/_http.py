@@ -6,7 +6,9 @@ import base64
 import http.client
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping
+from http.client import HTTPMessage, HTTPResponse
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -20,12 +22,15 @@ from ..errors import (
     shown_url,
 )
 from ..wire.json_text import load_json
-from ._http_call import Call, Connections, Head, NotConnected, Receive
+from ._http_call import Call, Connections, NotConnected
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""
 
 MAX_REDIRECTS = 3
+
+PIECE = 2**20
+"""Bytes at the most of a piece of a body that is taken piece by piece, or whose length is not told."""
 
 AWAY = (502, 503, 504)
 """Codes of a gateway, or of a server that is busy: nobody looked at the request."""
@@ -37,16 +42,24 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 def check_url(url: str) -> str:
     """Return `url` as ``http://host[:port]`` plus path, without a trailing slash; RequestError otherwise."""
-    if not isinstance(url, str) or not url:
-        raise RequestError("url", shown_url(url), "an address such as http://host:port")
     try:
+        if not isinstance(url, str):
+            raise ValueError
         parts = urlsplit(url if "//" in url else f"http://{url}")
         _ = parts.port  # a number, or this raises
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError
     except ValueError:
         raise RequestError("url", shown_url(url), "an address such as http://host:port") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestError("url", shown_url(url), "an address such as http://host:port")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+class CutShort(ConnectionError):
+    """The connection ended before the body did."""
+
+
+Receive = Callable[[HTTPResponse], Callable[[memoryview], object] | None]
+"""Given a reply up to its head, returns what takes its body piece by piece; None has it read as usual."""
 
 
 class Reply:
@@ -63,11 +76,9 @@ class Reply:
         Case-insensitive.
     """
 
-    def __init__(self, head: Head, body: memoryview):
-        self.code = head.status_code
-        self.headers = head.headers
-        self.content_type = head.headers.get("Content-Type", "").split(";")[0].strip().lower()
-        self.content = body
+    def __init__(self, code: int, headers: HTTPMessage, content: memoryview):
+        self.code, self.headers, self.content = code, headers, content
+        self.content_type = headers.get("Content-Type", "").split(";")[0].strip().lower()
 
     @property
     def body(self) -> bytes:
@@ -193,13 +204,18 @@ class HttpClient:
                 raise RequestError("request body", payload, f"plain JSON values ({exc})") from exc
             headers.setdefault("Content-Type", "application/json")
         call = Call(timeout)
+
+        def read_body(response: HTTPResponse) -> Reply:
+            into = None if receive is None else receive(response)
+            content = _content(response, max_reply, take) if into is None else _pass_on(response, into, call)
+            return Reply(response.status, response.headers, content)
+
         self._calls.add(call)
         outcome: Reply | Exception | None = None
         try:
             for pause in (*(backoff * 2**k for k in range(attempts - 1)), None):
                 try:
-                    options = {"most": max_reply, "take": take, "receive": receive}
-                    outcome = self._exchange(call, method, path, headers, data, **options)
+                    outcome = self._exchange(call, method, path, headers, data, read_body)
                 except Exception as exc:
                     outcome = exc
                 if not _again(outcome, idempotent) or pause is None or call.limit.left <= pause:
@@ -227,13 +243,13 @@ class HttpClient:
         """Close the connections not in use. Safe twice; the next request opens new ones."""
         self._connections.close()
 
-    def _exchange(self, call: Call, method: str, path: str, headers, data, **options) -> Reply:
+    def _exchange(self, call: Call, method: str, path: str, headers, data, read_body) -> Reply:
         """Send a request, and again to where the server says on itself; nothing goes to another server."""
         address = f"{self.url}{path}"
         for _ in range(MAX_REDIRECTS + 1):
             parts = urlsplit(address)
             target = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", safe=_SAFE)
-            reply = Reply(*self._connections.exchange(call, method, target, headers, data, **options))
+            reply = self._connections.exchange(call, method, target, headers, data, read_body)
             if reply.code not in (_REDIRECTS if method == "GET" else _SAME_METHOD):
                 return reply
             there = _joined(address, reply.headers.get("Location", ""))
@@ -278,3 +294,58 @@ def _words(exc: Exception) -> str:
     if isinstance(exc, http.client.HTTPException) and not isinstance(exc, ConnectionError):
         return f"broken reply: {exc!r:.200}"
     return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
+
+
+def _content(response: HTTPResponse, most: int, take: Callable[[int], memoryview] | None) -> memoryview:
+    """Read a body whole, an image of known length into the buffer that `take` gives."""
+    length, noun = response.length, "a reply" if take is None else "an image"
+    if length is None:
+        pieces = bytearray()
+        while piece := response.read1(PIECE):
+            pieces += piece
+            if len(pieces) > most:
+                raise WireError(f"{noun} of unknown length exceeds {most} bytes")
+        body = memoryview(pieces)
+    elif length > most:
+        raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
+    else:
+        body = take(length) if take and response.status == 200 and length else memoryview(bytearray(length))
+        _check_whole(response.readinto(body) if length else 0, length)
+    encoding = _encoding(response)
+    return body if length == 0 or encoding == "identity" else _decoded(body, encoding, most)
+
+
+def _pass_on(response: HTTPResponse, into: Callable[[memoryview], object], call: Call) -> memoryview:
+    """Hand a body on as it comes; return what is left of it: nothing."""
+    if (encoding := _encoding(response)) != "identity":
+        raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
+    length, n_bytes = response.length, 0
+    while piece := response.read1(PIECE):  # what is there, however little
+        into(memoryview(piece))
+        n_bytes += len(piece)
+        call.progress()
+    _check_whole(n_bytes, length)
+    return memoryview(b"")
+
+
+def _encoding(response: HTTPResponse) -> str:
+    return response.headers.get("Content-Encoding", "identity").strip().lower()
+
+
+def _check_whole(n_bytes: int, length: int | None) -> None:
+    if length is not None and n_bytes < length:
+        raise CutShort(f"the connection ended after {n_bytes} of {length} bytes")
+
+
+def _decoded(body: memoryview, encoding: str, most: int) -> memoryview:
+    """Undo a compression nobody asked for; some gateways compress all the same."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        content = unpacker.decompress(body, most)
+    except zlib.error as exc:
+        raise WireError(f"a reply that is not {encoding} as it says ({exc})") from exc
+    if not unpacker.eof:
+        raise WireError(f"a reply in {encoding} that ends early, or exceeds {most} bytes")
+    return memoryview(content)

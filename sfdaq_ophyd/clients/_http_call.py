@@ -13,12 +13,9 @@ import socket
 import ssl
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
-from http.client import HTTPMessage
-from typing import NamedTuple
+from typing import TypeVar
 
-from ..errors import WireError
 from ..limits import BEAT, Alarm, Limit
 
 CONNECT_TIMEOUT = 2.0
@@ -30,26 +27,11 @@ LONGEST_IDLE = 4.0
 LOOK_UP_PERIOD = 60.0
 """s the addresses of a host hold; they are looked up anew when none of them can be reached."""
 
-PIECE = 2**20
-"""Bytes at the most of a piece of a body that is taken piece by piece, or whose length is not told."""
-
-Receive = Callable[["Head"], Callable[[memoryview], object] | None]
-"""Given the head of a reply, returns what takes its body piece by piece; None has it read as usual."""
+T = TypeVar("T")
 
 
 class NotConnected(Exception):
     """No connection came about: nothing was sent."""
-
-
-class CutShort(ConnectionError):
-    """The connection ended before the body did."""
-
-
-class Head(NamedTuple):
-    """Status code and headers of a reply; names of headers are case-insensitive."""
-
-    status_code: int
-    headers: HTTPMessage
 
 
 class Call:
@@ -138,33 +120,19 @@ class Connections:
         target: str,
         headers: Mapping[str, str],
         body: bytes | None,
-        *,
-        most: int,
-        take: Callable[[int], memoryview] | None = None,
-        receive: Receive | None = None,
-    ) -> tuple[Head, memoryview]:
-        """Send one request, and read its reply whole.
+        read: Callable[[http.client.HTTPResponse], T],
+    ) -> T:
+        """Send one request; return what `read` makes of the reply.
 
         Parameters
         ----------
-        most : int
-            Largest body, bytes.
-        take : callable, optional
-            Returns a buffer of so many bytes: a body of status 200 is read straight into it.
-        receive : Receive, optional
-            Takes the body piece by piece, however large; each piece begins the limit of `call` anew.
-
-        Returns
-        -------
-        Head, memoryview
-            The body, in what `take` gave if that was called; empty where it was taken piece by piece.
+        read : callable
+            Given a reply up to its head, reads the body to its end. What it raises is raised.
 
         Raises
         ------
         NotConnected
             Nothing was sent.
-        WireError
-            The body is too large, or is not in the encoding it says.
         OSError, http.client.HTTPException
             Everything else that can go wrong; `call.ended` tells whether we were the cause.
         """
@@ -173,20 +141,16 @@ class Connections:
             connection = self._take(call)
         except OSError as exc:
             raise NotConnected(exc.strerror or str(exc)) from exc
-        keep, response, content = False, None, memoryview(b"")
+        keep, response = False, None
         try:
             connection.sock.sendall(request)
             response = http.client.HTTPResponse(connection.sock, method=method)
             response.begin()
-            head, unsized = Head(response.status, response.headers), response.length is None
-            if receive is not None and (into := receive(head)) is not None:
-                _pass_on(response, into, call)
-            else:
-                content = _content(response, most, take)
+            unsized, reply = response.length is None, read(response)
             if unsized and call.ended:
                 raise ConnectionAbortedError("what ended the reply was our own end")
             keep = self._keep and not response.will_close
-            return head, content
+            return reply
         finally:
             call.uses(None)
             if response is not None:
@@ -301,59 +265,3 @@ class _Connection:
         """Close it. Safe twice."""
         self.sock.close()
         self.guard.close()
-
-
-def _content(
-    response: http.client.HTTPResponse, most: int, take: Callable[[int], memoryview] | None
-) -> memoryview:
-    """Read a body whole, an image of known length into the buffer that `take` gives."""
-    length, noun = response.length, "a reply" if take is None else "an image"
-    if length is None:
-        pieces = bytearray()
-        while piece := response.read1(PIECE):
-            pieces += piece
-            if len(pieces) > most:
-                raise WireError(f"{noun} of unknown length exceeds {most} bytes")
-        body = memoryview(pieces)
-    elif length > most:
-        raise WireError(f"{noun} of {length} bytes exceeds {most} bytes")
-    else:
-        body = take(length) if take and response.status == 200 and length else memoryview(bytearray(length))
-        _check_whole(response.readinto(body) if length else 0, length)
-    encoding = _encoding(response)
-    return body if length == 0 or encoding == "identity" else _decoded(body, encoding, most)
-
-
-def _pass_on(response: http.client.HTTPResponse, into: Callable[[memoryview], object], call: Call) -> None:
-    """Hand a body on as it comes."""
-    if (encoding := _encoding(response)) != "identity":
-        raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
-    length, n_bytes = response.length, 0
-    while piece := response.read1(PIECE):  # what is there, however little
-        into(memoryview(piece))
-        n_bytes += len(piece)
-        call.progress()
-    _check_whole(n_bytes, length)
-
-
-def _encoding(response: http.client.HTTPResponse) -> str:
-    return response.headers.get("Content-Encoding", "identity").strip().lower()
-
-
-def _check_whole(n_bytes: int, length: int | None) -> None:
-    if length is not None and n_bytes < length:
-        raise CutShort(f"the connection ended after {n_bytes} of {length} bytes")
-
-
-def _decoded(body: memoryview, encoding: str, most: int) -> memoryview:
-    """Undo a compression nobody asked for; some gateways compress all the same."""
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise WireError(f"a reply in the encoding {encoding[:40]!r}, expected none")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        content = unpacker.decompress(body, most)
-    except zlib.error as exc:
-        raise WireError(f"a reply that is not {encoding} as it says ({exc})") from exc
-    if not unpacker.eof:
-        raise WireError(f"a reply in {encoding} that ends early, or exceeds {most} bytes")
-    return memoryview(content)

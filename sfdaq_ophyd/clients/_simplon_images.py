@@ -10,8 +10,7 @@ import numpy as np
 
 from ..errors import ServiceRefused, ServiceUnreachable, WireError
 from ..wire import simplon, tiff
-from ._http import HttpClient, Reply
-from ._http_call import CutShort
+from ._http import CutShort, HttpClient, Reply
 from .ring import Ring
 
 LARGEST_IMAGE = 256 * 2**20
