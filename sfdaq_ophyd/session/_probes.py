@@ -169,12 +169,15 @@ def _eiger(block: blocks.EigerConfig) -> tuple[str, str]:
 
     client = SimplonClient(block.url, block.api_version, LIMIT)
     try:
-        version, words = f"SIMPLON {client.version}", [f"state {client.state().value}"]
+        version, state = f"SIMPLON {client.version}", client.state()
+        words = [f"state {state.value}"]
         for name in ("description", "eiger_fw_version"):
             try:
                 words.append(str(client.get("detector", "config", name).value))
             except ServiceRefused:
                 pass  # a detector that is not initialized does not tell, nor does every version
+        if state == "error":
+            raise DetectorStateError(f"{', '.join(words)}: look at the detector, then initialize it")
         return version, ", ".join(words) + http_clock(block.url)
     finally:
         client.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sfdaq_ophyd.clients import EigerStream, SimplonClient
-from sfdaq_ophyd.errors import DetectorStateError, ServiceTimeout
+from sfdaq_ophyd.errors import DetectorStateError, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.session import checks, load_config
 from sfdaq_ophyd.session.checks import Check, Finding, checks_of, run_checks
 from sfdaq_ophyd.sim import Facility
@@ -214,7 +214,7 @@ def test_doctor_when_an_eiger_streams_then_no_message_of_the_series_is_taken(tmp
     assert "mode enabled, format cbor, state acquire, 0 dropped" in found.found
 
 
-def test_doctor_when_the_stream_of_an_eiger_cannot_be_read_then_says_its_port_or_version(
+def test_doctor_when_an_eiger_or_its_stream_cannot_be_used_then_says_state_port_or_version(
     tmp_path, closed_port
 ):
     dead = f"tcp://127.0.0.1:{closed_port}"
@@ -226,6 +226,14 @@ def test_doctor_when_the_stream_of_an_eiger_cannot_be_read_then_says_its_port_or
         old = eiger_findings(
             tmp_path, url=url, readout="stream", stream=facility.eiger.stream_endpoint, api_version="1.6.0"
         )
+        facility.eiger.fail_next("detector_error")
+        client = SimplonClient(url)
+        client.arm()
+        with pytest.raises(ServiceRefused):
+            client.trigger()
+        client.close()
+        failed = eiger_findings(tmp_path, url=url)["eiger"]
+    assert not failed.ok and failed.found.startswith("state error, Dectris")
     assert closed["eiger"].ok and not closed["eiger stream"].ok
     assert dead in closed["eiger stream"].found and "31001" in closed["eiger stream"].advice
     assert "API 1.6.0 has no format 'cbor'" in old["eiger stream"].found
