@@ -258,7 +258,9 @@ class Look:
     seen: str = ""
 
 
-def look_at(path: Path, source: str, *, names: Sequence[str] = (), finished: bool = False) -> Look:
+def look_at(
+    path: Path, source: str, *, names: Sequence[str] = (), finished: bool = False, still: float = 0.0
+) -> Look:
     """Look once, without waiting.
 
     Parameters
@@ -271,6 +273,8 @@ def look_at(path: Path, source: str, *, names: Sequence[str] = (), finished: boo
         Channels that must be in it.
     finished : bool
         Its writer was heard to be done.
+    still : float
+        s for which looks have shown nothing new: the times of files may be by a clock that is ahead of ours.
     """
     log = Path(log_file(str(path)))
     if os.path.exists(error_file(str(path))):
@@ -279,7 +283,7 @@ def look_at(path: Path, source: str, *, names: Sequence[str] = (), finished: boo
         stat = path.stat()
     except FileNotFoundError:
         return _look_at_nothing(path, log)
-    age, words = time.time() - stat.st_mtime, _tail(log)
+    age, words = max(still, time.time() - stat.st_mtime), _tail(log)
     closed = finished or CLOSING in _last(words)
     without_log = SETTLED_PVS if source == PVDATA else SETTLED
     if not closed and age <= (SETTLED_UNDER_A_LOG if words else without_log):

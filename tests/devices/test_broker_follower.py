@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections import UserDict
 from pathlib import Path
 
@@ -59,6 +61,16 @@ def test_channel_when_gaps_are_tolerated_then_the_others_are_taken_and_it_is_tol
         ("CH:B", "is not in the file"),
     ]
     assert "CH:B is not in the file; the run goes on without" in caplog.text
+
+
+def test_file_when_its_times_are_an_hour_ahead_then_taken_once_it_stands_still(tmp_path, wait_for):
+    path = bsdata(tmp_path, "CH:A", "CH:B")
+    Path(log_file(str(path))).unlink()
+    os.utime(path, (time.time() + 3600,) * 2)
+    done = []
+    FileFollower("sfdaq").follow(announced(path, done))
+    ((found, failures),) = wait_for(lambda: done, "the file checked")
+    assert [row["key"] for row in found] == ["CH:A", "CH:B"] and not failures
 
 
 def test_last_seen_when_a_file_is_done_meanwhile_then_tells_what_was_known(tmp_path):

@@ -181,6 +181,13 @@ def test_look_when_there_is_no_log_then_whole_once_it_stands_still(run):
     assert look_at(path, DETECTOR).found
 
 
+def test_look_when_the_file_server_s_clock_is_ahead_then_looks_tell_that_it_stands_still(run):
+    path = detector_file(run / "data" / f"acq0001.{DETECTOR}.h5", [10])
+    aged(path, -3600)
+    assert look_at(path, DETECTOR, still=1.0).found is None
+    assert look_at(path, DETECTOR, still=60.0).found
+
+
 def test_look_when_the_log_is_not_closed_then_a_writer_that_pauses_is_waited_for(run):
     path = detector_file(run / "data" / f"acq0001.{DETECTOR}.h5", [10])
     (run / "logs" / f"acq0001.{DETECTOR}.log").write_text("retrieving\n")

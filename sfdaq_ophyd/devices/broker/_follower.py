@@ -15,7 +15,7 @@ from typing import Any
 from ...errors import FileFormatError
 from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT, FoundData, Look, last_words, look_at, read_texts
 from ...files.held_values import write_aligned, write_held
-from ...limits import Limit
+from ...limits import Limit, counted_time
 from ...wire.broker_status import FileState, StatusBoard
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Announced:
     found: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
+    since: dict[str, float] = field(default_factory=dict)  # nothing new is seen, s of counted time
 
     def __post_init__(self):
         self.limits = {source: Limit(self.timeout) for source in self.files}
@@ -179,6 +180,7 @@ class FileFollower:
                 look = self._look_at(announced, source, path)
                 if look.seen != announced.seen.get(str(path)):
                     limit.restart()
+                    announced.since[source] = counted_time()
                 if look.found is not None:
                     rows = _found_rows(announced, source, path, look.found)
                     announced.found += rows
@@ -216,14 +218,17 @@ class FileFollower:
                     one.limits[source].restart()
 
     def _look_at(self, announced: Announced, source: str, path: Path) -> Look:
+        now = counted_time()
+        still = now - announced.since.get(source, now)
         strict = source in (BSDATA, CAMERAS) and not announced.gaps.get(source, False)
         names = announced.names.get(source, ()) if strict else ()
         if self._board is None:
-            return look_at(path, source, names=names)
+            return look_at(path, source, names=names, still=still)
         state, message = self._board.state(announced.heard_as[source])
         if state is FileState.FAILED:
             return Look(failure=f"the writer failed: {message}")
-        return look_at(path, source, names=names, finished=state is FileState.FINISHED)
+        finished = state is FileState.FINISHED
+        return look_at(path, source, names=names, finished=finished, still=still)
 
     def _finish(self, announced: Announced) -> None:
         try:
