@@ -163,9 +163,18 @@ def test_trigger_when_watched_then_counts_pulses(bench):
     assert seen[-1][0] == 30
 
 
-def test_request_when_sent_then_carries_run_uid_and_its_own_id(bench):
-    device = bench.device()
+def test_request_when_sent_then_carries_run_uid_and_its_own_id_which_its_table_has_before(bench, monkeypatch):
+    device, request, noted = bench.device(), HttpClient.request, []
+
+    def sent(self, method, path, **kwargs):
+        if path == "/retrieve_from_buffers":
+            (line,) = device.runner.run.table.rows()[len(noted) :]
+            noted.append((line["state"], line["client_request_id"].encode() in kwargs["data"]))
+        return request(self, method, path, **kwargs)
+
+    monkeypatch.setattr(HttpClient, "request", sent)
     result = run(sf_count([device], 2))
+    assert noted == [("asking", True)] * 2
     uid = result.named("start")[0]["uid"]
     requests = bench.acquisitions()
     assert [request["bluesky_run_uid"] for request in requests] == [uid, uid]

@@ -10,6 +10,7 @@ from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 
 from sfdaq_ophyd.devices.broker._follower import FileFollower
+from sfdaq_ophyd.devices.broker._run_table import RunTable
 from sfdaq_ophyd.errors import (
     FilesMissing,
     FramesMissing,
@@ -74,16 +75,18 @@ def test_missing_pulse_when_strict_then_run_fails_naming_it(bench):
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
+    ("fault", "error", "state"),
     [
-        ("drop_before", "UnknownOutcome"),
-        ("garbage", "UnknownOutcome"),
-        ("refuse", "BrokerRefused"),
-        ("wrong_run_number", "RunNumberMismatch"),
-        ("close_pgroup", "BrokerRefused"),
+        ("drop_before", "UnknownOutcome", "unknown"),
+        ("garbage", "UnknownOutcome", ""),
+        ("refuse", "BrokerRefused", "unknown"),
+        ("wrong_run_number", "RunNumberMismatch", "unknown"),
+        ("close_pgroup", "BrokerRefused", "refused"),
     ],
 )
-def test_step_when_the_broker_misbehaves_then_run_fails_once_and_no_number_is_wasted(bench, fault, error):
+def test_step_when_the_broker_misbehaves_then_run_fails_once_and_no_number_is_wasted(
+    bench, fault, error, state
+):
     device = bench.device()
     device.client.recover_timeout = 0.1
     details = {"pgroup": device.pgroup.get()} if fault == "close_pgroup" else {}
@@ -98,6 +101,8 @@ def test_step_when_the_broker_misbehaves_then_run_fails_once_and_no_number_is_wa
     assert result.stop["exit_status"] == "fail" and result.stop["reason"]
     assert len(bench.part.requests("retrieve_from_buffers")) == asked + 1
     assert bench.last_run() == 1
+    (table,) = (bench.directory / "runs" / device.pgroup.get()).glob("*.jsonl")
+    assert [row["state"] for row in RunTable(table).rows()] == [state]
 
 
 def test_step_when_reply_is_lost_after_execution_then_goes_on_without_asking_again(bench):
