@@ -143,15 +143,7 @@ class BrokerFlying(BrokerSettings, Flying):
         return self.n_collected + self.n_ready
 
     def collect_flown(self, n_points: int, *, in_file: bool = False) -> Iterator[tuple[str, dict]]:
-        """Yield the documents of the next `n_points` points, if they are to be columns of a file.
-
-        Parameters
-        ----------
-        n_points : int
-            At most `n_ready`.
-        in_file : bool
-            Numbers and pulses are columns of a small file; else they are the rows of `flown_pages`.
-        """
+        """Yield the documents of the next points, if they are to be columns of a file; see `Flying`."""
         rows = [self._flight.rows.popleft() for _ in range(n_points)] if self._flight else []
         self.n_collected += len(rows)
         self._page = None

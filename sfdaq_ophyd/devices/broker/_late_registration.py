@@ -22,7 +22,7 @@ PERIOD = 0.05
 
 
 class Catalog(Protocol):
-    """What this needs of a catalog."""
+    """What this needs of an `EmbeddedCatalog`."""
 
     def __contains__(self, uid: object) -> bool:
         """Tell whether a run is there."""
@@ -31,28 +31,10 @@ class Catalog(Protocol):
         """Return a run: its streams by name."""
 
     def runs_at(self, time: float) -> list[str]:
-        """Return runs that were open at a time.
-
-        Parameters
-        ----------
-        time : float
-            s since the epoch.
-
-        Returns
-        -------
-        list of str
-            Uids, the latest first.
-        """
+        """Return the uids of runs that were open at a time, s since the epoch; the latest first."""
 
     def extend(self, uid: str, documents: Any) -> None:
-        """Add streams to a run that is closed already.
-
-        Parameters
-        ----------
-        uid : str
-            Of the run.
-        documents : iterable of (str, dict)
-        """
+        """Add documents, as pairs of name and document, to a run that is closed already."""
 
 
 def register_late(
