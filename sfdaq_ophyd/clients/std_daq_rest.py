@@ -245,15 +245,15 @@ class StdDaqRest:
         """Base address, without a trailing slash."""
         return self._http.url
 
-    def get(self, path: str, key: str, *, attempts: int = 3) -> Any:
+    def get(self, path: str, key: str) -> Any:
         """Return `key` of the reply to a GET; repeated when it is lost."""
-        return self.get_all(path, key, attempts=attempts)[key]
+        return self.get_all(path, key)[key]
 
-    def get_all(self, path: str, key: str, *, attempts: int = 3) -> dict:
+    def get_all(self, path: str, key: str) -> dict:
         """Return the whole reply, in which `key` is, to a GET."""
         read = partial(self._envelope, f"GET {path}", key)
         with translated():
-            return self._http.request("GET", path, idempotent=True, attempts=attempts, read=read)
+            return self._http.request("GET", path, idempotent=True, read=read)
 
     def post(self, path: str, body: object, key: str, *, timeout: float | None = None, hint: str) -> Any:
         """Return `key` of the reply to a POST; never repeated once it may have been carried out."""

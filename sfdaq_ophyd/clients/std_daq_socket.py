@@ -321,20 +321,17 @@ def addresses(url: str, config_url: str | None) -> tuple[str, str]:
     """Return the addresses of control and configuration, of either; RequestError if they are none."""
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
+        scheme, host, port = parts.scheme, parts.hostname or "", parts.port
     except ValueError:
-        scheme, host, port = "", None, None
+        scheme, host, port = "", "", None
+    host = f"[{host}]" if ":" in host else host
     if scheme in ("http", "https"):
         secure = "s" if scheme == "https" else ""
-        return f"ws{secure}://{_host(host)}:{CONTROL_PORT}", check_url(config_url or url)
+        return f"ws{secure}://{host}:{CONTROL_PORT}", check_url(config_url or url)
     if scheme not in ("ws", "wss") or not host or parts.username is not None:
         raise RequestError("url", url, "an address such as ws://host:8080")
-    control = f"{scheme}://{_host(host)}:{port or CONTROL_PORT}{parts.path}"
-    return control, check_url(config_url or f"http://{_host(host)}:{CONFIG_PORT}")
-
-
-def _host(host: str | None) -> str:
-    return f"[{host}]" if host and ":" in host else str(host)
+    control = f"{scheme}://{host}:{port or CONTROL_PORT}{parts.path}"
+    return control, check_url(config_url or f"http://{host}:{CONFIG_PORT}")
 
 
 def _content(reply: Reply, what: str, url: str) -> dict[str, Any]:

@@ -53,23 +53,28 @@ class WriterSource(Source):
         user: str = "sfdaq",
     ):
         super().__init__(name, "standard DAQ", url, 0.5)
+        self._rest = partial(StdDaqClient, url, dialect, timeout=5.0)
         self._socket = partial(StdDaqWriterSocket, url, config_url, user=user, timeout=5.0)
         by_websocket = dialect == "websocket" or url.startswith("ws")
-        self._client: StdDaqClient | StdDaqWriterSocket = (
-            self._socket() if by_websocket else StdDaqClient(url, dialect, timeout=5.0)
-        )
-        if by_websocket:
-            self.period = SELDOM
+        self._told = by_websocket or dialect != "auto"
+        self._client: StdDaqClient | StdDaqWriterSocket = self._socket() if by_websocket else self._rest()
 
     def look(self) -> dict[str, Any]:
         """Ask for status and statistics, or for the configuration and a status."""
+        try:
+            return self._seen()
+        except StdDaqOtherGeneration as exc:
+            self._client.close()
+            if self._told:
+                raise
+            self._client = self._socket() if exc.dialect == "websocket" else self._rest()
+        return self._seen()
+
+    def _seen(self) -> dict[str, Any]:
         if isinstance(self._client, StdDaqClient):
-            try:
-                return self._by_rest(self._client)
-            except StdDaqOtherGeneration:
-                self._client.close()
-            self._client = self._socket()
-            self.period = SELDOM
+            self.period = 0.5
+            return self._by_rest(self._client)
+        self.period = SELDOM
         return self._by_websocket(self._client)
 
     def _by_rest(self, client: StdDaqClient) -> dict[str, Any]:

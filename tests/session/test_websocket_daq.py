@@ -8,6 +8,7 @@ import re
 import pytest
 from websockets.sync.client import connect
 
+from sfdaq_ophyd.clients import StdDaqOtherGeneration
 from sfdaq_ophyd.errors import ServiceUnreachable
 from sfdaq_ophyd.session import _probes
 from sfdaq_ophyd.session.checks import checks_of
@@ -17,7 +18,8 @@ from sfdaq_ophyd.session.simulated import address_of_daq
 from sfdaq_ophyd.web.services import WriterSource
 from sfdaq_ophyd.web.sources import watch_of
 
-from ..std_daq import simulated_websocket_daq
+from ..http_peer import forward, serving
+from ..std_daq import simulated_daq, simulated_websocket_daq
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,22 @@ def test_page_when_somebody_records_then_it_shows_how_far_that_is_and_who_was_to
         assert (seen["state"], seen["level"]) == ("idle", "good")
     finally:
         source.rest()
+
+
+def test_page_when_the_daq_is_replaced_by_another_generation_then_it_shows_that_one(daq, monkeypatch):
+    monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
+    with simulated_daq() as rest:
+        there = [rest]
+        with serving(lambda handler: forward(handler, there[-1].url)) as url:
+            source, told = WriterSource("writer", url), WriterSource("writer", url, "flask")
+            for each, state in ((rest, "UNKNOWN"), (daq, "idle"), (rest, "UNKNOWN")):
+                there.append(each)
+                assert source.look()["state"] == state
+            there.append(daq)
+            with pytest.raises(StdDaqOtherGeneration, match="of generation 'websocket'"):
+                told.look()
+            source.rest()
+            told.rest()
 
 
 def test_page_when_it_is_told_an_end_then_it_says_so(daq, untold):

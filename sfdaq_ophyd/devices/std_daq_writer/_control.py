@@ -91,6 +91,8 @@ class PointsLost(DetectorStateError):
     """A file that was registered while it grew does not hold, once closed, the images of its points."""
 
 
+IsClosed = Callable[[], bool]
+
 Client = TypeVar("Client", StdDaqClient, StdDaqWriterSocket)
 
 
@@ -166,12 +168,7 @@ class WriterControl(ABC, Generic[Client]):
         """Stop what is ours, reset what has failed; `WriterNotReady` if a person must. Safe twice."""
 
     @abstractmethod
-    def start(
-        self,
-        request: WriteRequest,
-        given_up: threading.Event,
-        is_closed: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def start(self, request: WriteRequest, given_up: threading.Event, is_closed: IsClosed) -> None:
         """Start; returns once the writer takes images of this request, whose run id is the acquisition's.
 
         Parameters

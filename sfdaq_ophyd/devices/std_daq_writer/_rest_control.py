@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_rest import StdDaqRefused
@@ -24,6 +23,7 @@ from ._control import (
     PERIOD,
     RESCUE_LIMIT,
     DoubleStart,
+    IsClosed,
     LostRecord,
     MissedStart,
     SlowCreation,
@@ -133,12 +133,7 @@ class RestControl(WriterControl[StdDaqClient]):
 
     # ---- starting -----------------------------------------------------------------------------------
 
-    def start(
-        self,
-        request: WriteRequest,
-        given_up: threading.Event,
-        is_closed: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def start(self, request: WriteRequest, given_up: threading.Event, is_closed: IsClosed) -> None:
         """Start; returns once the writer takes images of this request, or the service gave up: 5 s."""
         problems: list[Exception] = []
 

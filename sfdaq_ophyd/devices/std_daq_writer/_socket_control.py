@@ -39,6 +39,7 @@ from ._control import (
     DAQ_TEAM,
     PERIOD,
     DaqGone,
+    IsClosed,
     WriterControl,
     WriterDead,
     WriterFailed,
@@ -66,7 +67,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         self._tracker, self._seen, self._hangs = Tracker(0), 0, False
         self._pushes: Pushes | None = None
         self._doubt: Limit | None = None
-        self._is_closed: Callable[[], bool] = lambda: False
+        self._is_closed: IsClosed = lambda: False
 
     # ---- the DAQ ------------------------------------------------------------------------------------
 
@@ -152,12 +153,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
 
     # ---- starting -----------------------------------------------------------------------------------
 
-    def start(
-        self,
-        request: WriteRequest,
-        given_up: threading.Event,
-        is_closed: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def start(self, request: WriteRequest, given_up: threading.Event, is_closed: IsClosed) -> None:
         """Start; returns once the writer takes images of this request."""
         user_id = (self._config or self.config()).writer_user_id
         folder, prefix = split_name(request.output_file)

@@ -298,7 +298,7 @@ def test_start_when_it_is_rejected_after_states_of_somebody_else_then_it_is_know
         control = SocketControl("writer", client, lambda writing: None)
         control._config = DaqConfig("x", "eiger", 16, 8, 16, 1, 0, 0, raw={"number_of_writers": 1})
         request = WriteRequest("/data/x.h5", 5, 1)
-        control.start(request, threading.Event())
+        control.start(request, threading.Event(), lambda: False)
         looks = control.watch(request, threading.Event(), 30.0)
         assert next(looks).state == "waiting for images"
         asked.set()
