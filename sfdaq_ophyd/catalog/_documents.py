@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import math
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
-from types import FrameType
 from typing import cast
 
 import event_model
@@ -50,16 +49,12 @@ def with_documents(shared, journal: Journal) -> _Clients:
             ----------
             fill : bool
                 Whether events get the values that lie in files, in place of the documents of these.
-
-            Notes
-            -----
-            suitcase-jsonl and -csv take them as they are. suitcase-msgpack 0.3 has no place for documents of
-            files, and would leave out all frames without a word: to its ``export`` they go filled.
             """
+            if (serializer := sys.modules.get("suitcase.msgpack")) is not None:
+                _complete(serializer)
             path = journal.find(self.metadata["start"]["uid"])
             documents = super().documents() if path is None else journal.read(path)
-            fill = bool(fill) and fill != "no" or _leaves_out_files(inspect.currentframe())
-            yield from filled(documents, self) if fill else documents
+            yield from filled(documents, self) if fill and fill != "no" else documents
 
     Run.__name__ = Run.__qualname__ = "BlueskyRun"
     clients = _Clients({name: functools.partial(shared.__getitem__, name) for name in shared})
@@ -67,11 +62,18 @@ def with_documents(shared, journal: Journal) -> _Clients:
     return clients
 
 
-def _leaves_out_files(generator: FrameType | None) -> bool:
-    """Say whether who reads a generator is suitcase-msgpack, in a version that knows no stream resources."""
-    reader = generator and generator.f_back
-    names = reader.f_globals if reader else {}
-    return names.get("__name__") == "suitcase.msgpack" and "stream_resource" not in vars(names["Serializer"])
+def _complete(msgpack) -> None:
+    """Have suitcase-msgpack write documents of files as it does others; 0.3 passes over them in silence."""
+
+    def handler(name: str):
+        def write(self, doc) -> None:
+            self._buffer.write(msgpack._encode((name, doc), **self._kwargs))  # noqa: SLF001
+
+        return write
+
+    for name in ("stream_resource", "stream_datum"):
+        if name not in vars(msgpack.Serializer):
+            setattr(msgpack.Serializer, name, handler(name))
 
 
 def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, dict]]:

@@ -18,7 +18,7 @@ from ..errors import FileFormatError, WireError
 from ..wire.tiff import parse_time_ns
 from ._hdf5 import dataset, opened, own, read
 from ._lazy_imports import h5py
-from .storage import new_hdf5
+from .joined_images import Images, join_images, pieces
 
 IMAGES = "/entry/data/data"
 """Dataset of the images."""
@@ -145,8 +145,8 @@ def read_eiger_data_file(
         )
 
 
-def write_eiger_gaps(
-    path: str | Path,
+def join_eiger_images(
+    path: Path,
     places: Sequence[tuple[EigerDataFile, int] | None],
     *,
     shape: tuple[int, int],
@@ -157,8 +157,8 @@ def write_eiger_gaps(
 
     Parameters
     ----------
-    path : str or Path
-        Must not exist yet.
+    path : Path
+        See `join_images`.
     places : sequence of (EigerDataFile, int) or None
         Where each image is: file, and row in it; None where the filewriter lost it.
     shape, dtype
@@ -172,20 +172,10 @@ def write_eiger_gaps(
         It cannot be written.
     """
     inner = tuple(shape) if n_channels is None else (n_channels, *shape)
-    images = h5py.VirtualLayout((len(places), *inner), dtype)
-    row = 0
-    while row < len(places):
-        first, n = places[row], 1
-        if first is not None:
-            file, k = first
-            while row + n < len(places) and places[row + n] == (file, k + n):
-                n += 1
-            images[row : row + n] = h5py.VirtualSource(file.path.name, IMAGES, (file.n_images, *inner))[
-                k : k + n
-            ]
-        row += n
-    with new_hdf5(path, replace=False) as made:
-        made.create_virtual_dataset(IMAGES, images, fillvalue=0)
+    found = pieces(
+        place and (Images(place[0].path.name, IMAGES, place[0].n_images), place[1]) for place in places
+    )
+    join_images(path, IMAGES, found, (len(places), *inner), dtype)
 
 
 def count_images(path: str | Path) -> int:

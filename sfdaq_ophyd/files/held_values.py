@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import FileFormatError
 from ._lazy_imports import h5py
 from .daq_file import TEXT, FoundData, texts_of
+from .joined_images import Images, join_images, nothing, pieces
 from .storage import new_hdf5
 
 
@@ -48,11 +49,14 @@ def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked:
     at = np.searchsorted(found.pulse_ids[order], pulses).clip(max=max(0, len(order) - 1))
     rows = order[at] if len(order) else np.zeros(len(pulses), "i8")
     there = found.pulse_ids[rows] == pulses if len(order) else np.zeros(len(pulses), bool)
-    with new_hdf5(path) as file:
-        if found.dtype != TEXT:
-            _show(file, Path(source).absolute(), found, rows, there)
-        ids = np.where(there, pulses, 0).astype(found.ids_dtype)
-        file[found.ids] = ids.reshape(len(pulses), *found.ids_shape)
+    ids = np.where(there, pulses, 0).astype(found.ids_dtype).reshape(len(pulses), *found.ids_shape)
+    if found.dtype == TEXT:
+        with new_hdf5(path) as file:
+            file[found.ids] = ids
+        return
+    images = Images(str(Path(source).absolute()), found.dataset, len(found.pulse_ids))
+    shown = pieces((images, row) if here else None for row, here in zip(rows.tolist(), there))
+    join_images(path, found.dataset, shown, (len(pulses), *found.shape), found.dtype, {found.ids: ids})
 
 
 def write_empty(
@@ -75,37 +79,8 @@ def write_empty(
     """
     with new_hdf5(path) as file:
         if dtype != TEXT:
-            file.create_dataset(dataset, tuple(shape), dtype, fillvalue=_nothing(np.dtype(dtype)))
+            file.create_dataset(dataset, tuple(shape), dtype, fillvalue=nothing(np.dtype(dtype)))
         file.create_dataset(ids[0], tuple(ids[1]), ids[2])
-
-
-def _show(
-    file: h5py.File, source: Path, found: FoundData, rows: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]
-) -> None:
-    dtype = np.dtype(found.dtype)
-    layout = h5py.VirtualLayout((len(rows), *found.shape), dtype)
-    origin = h5py.VirtualSource(str(source), found.dataset, (len(found.pulse_ids), *found.shape), dtype)
-    for first, last in _runs(rows, there):
-        layout[first:last] = origin[int(rows[first]) : int(rows[last - 1]) + 1]
-    file.create_virtual_dataset(found.dataset, layout, fillvalue=_nothing(dtype))
-
-
-def _nothing(dtype: np.dtype) -> float:
-    return np.nan if dtype.kind in "fc" else 0
-
-
-def _runs(rows: npt.NDArray[np.int64], there: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Yield (first, last + 1) of stretches in which consecutive pulses lie in consecutive rows."""
-    k = 0
-    while k < len(rows):
-        if not there[k]:
-            k += 1
-            continue
-        first = k
-        while k + 1 < len(rows) and there[k + 1] and rows[k + 1] == rows[k] + 1:
-            k += 1
-        k += 1
-        yield first, k
 
 
 MAX_BYTES = 2**26

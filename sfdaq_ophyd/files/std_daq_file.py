@@ -30,13 +30,11 @@ from ..wire.std_daq_writing import (
 )
 from ._hdf5 import looking_into, own
 from ._lazy_imports import h5py
+from .joined_images import Images, Piece, join_images
 from .storage import new_hdf5
 
 MOST_IMAGES = 2**24
 """Images per file that are looked for where nobody says how many it can hold: a start's default."""
-
-OF_POINTS = "_points"
-"""End of the name of a file of ours beside a single one of the DAQ, which has that name without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,21 +125,12 @@ def count_std_daq_images(path: str | Path, layout: FileLayout, most: int, *, tim
 
     Parameters
     ----------
-    path : str or Path
-        As this machine sees it.
+    path, timeout
+        As for `read_std_daq_file`, and so are errors.
     layout : FileLayout
         One whose codes do not hold 0, which is that of the padding.
     most : int
         Images it can hold; no more rows are looked at.
-    timeout : float
-        s for which a file that is not visible yet, or still locked, is waited for.
-
-    Raises
-    ------
-    FileFormatError
-        A dataset is missing or of another dtype.
-    OSError
-        It cannot be opened within `timeout`.
     """
     with _opened(path, timeout) as file, looking_into(path):
         return int(np.count_nonzero(_column(file, path, layout.status, 0, most)))
@@ -210,14 +199,12 @@ Parts = Sequence[tuple[DataFile, StdDaqFile]]
 def write_joined(
     path: Path, layout: FileLayout, parts: Parts, n_images: int, *, shape: tuple[int, int], dtype: str
 ) -> StdDaqFile:
-    """Write the file that joins others, in their folder; one of that name is replaced as a whole.
-
-    Of one file that holds these images and no others, its images are linked; else they are a virtual dataset.
+    """Write the file that joins others, in their folder: see `join_images`.
 
     Parameters
     ----------
     path : Path
-        Beside the files: these are found by their names, so a folder may be moved.
+        Beside the files.
     layout : FileLayout
         Of the new file, with ids and statuses in datasets of their own.
     parts : sequence of (DataFile, StdDaqFile)
@@ -239,24 +226,16 @@ def write_joined(
         It cannot be written.
     """
     image_id, status = np.zeros(n_images, "u8"), np.zeros(n_images, "u8")
-    whole = False
-    images = h5py.VirtualLayout((n_images, *shape), dtype)
+    found: list[Piece] = []
     for data, part in parts:
         n, places = data.share(n_images), data.places(n_images)
         image_id[places], status[places] = part.image_id[:n], part.status[:n]
         if n:
             with h5py.File(part.path, "r") as file:
-                stored = file[part.dataset].shape
-            source = h5py.VirtualSource(part.path.name, part.dataset, stored, dtype)
-            whole = len(parts) == 1 and stored[0] == n_images
-            for first, run in _runs(data, n_images, n):
-                images[run] = source[first : first + len(range(n_images)[run])]
-    with new_hdf5(path) as file:
-        if whole:  # readers see its chunks then, and take single images
-            file[layout.images] = h5py.ExternalLink(parts[0][1].path.name, parts[0][1].dataset)
-        else:
-            file.create_virtual_dataset(layout.images, images)
-        file[layout.image_id.dataset], file[layout.status.dataset] = image_id, status
+                images = Images(part.path.name, part.dataset, len(file[part.dataset]))
+            found += [Piece(images, row, run) for row, run in _runs(data, n_images, n)]
+    columns = {layout.image_id.dataset: image_id, layout.status.dataset: status}
+    join_images(path, layout.images, found, (n_images, *shape), dtype, columns)
     return StdDaqFile(path, layout.images, image_id, status)
 
 
@@ -279,12 +258,6 @@ def link_columns(path: Path, layout: FileLayout, theirs: Path, of: FileLayout) -
         file[layout.images] = h5py.ExternalLink(theirs.name, of.images)
         for ours, column in ((layout.image_id, of.image_id), (layout.status, of.status)):
             file[ours.dataset] = h5py.ExternalLink(theirs.name, column.dataset)
-
-
-def of_points(path: str) -> str:
-    """Return the name of the file that has the images of points alone, of an acquisition with one file."""
-    stem, dot, extension = path.rpartition(".")
-    return f"{stem}{OF_POINTS}{dot}{extension}"
 
 
 def join_again(path: Path) -> bool:
@@ -328,10 +301,9 @@ def join_again(path: Path) -> bool:
     return n_images > 0
 
 
-def _runs(data: DataFile, n_images: int, n: int) -> list[tuple[int, slice]]:
+def _runs(data: DataFile, n_images: int, n: int) -> list[tuple[int, range]]:
     """Return row in the file, and places in the whole, of what can be mapped in one piece."""
-    if data.block == 1:
-        return [(0, slice(data.index, n_images, data.n_files))]
-    begins = range(0, n, data.block)
-    places = data.places(n_images)
-    return [(row, slice(int(places[row]), int(places[row]) + min(data.block, n - row))) for row in begins]
+    if data.block == 1 or data.n_files == 1:
+        return [(0, range(data.index, n_images, data.n_files))]
+    begins, places = range(0, n, data.block), data.places(n_images)
+    return [(row, range(first := int(places[row]), first + min(data.block, n - row))) for row in begins]

@@ -11,6 +11,7 @@ import pytest
 
 WRITER = "bluesky_tiled_plugins.writing.tiled_writer"
 PARTS = [
+    "suitcase.msgpack:_encode",
     *[
         f"{WRITER}:_RunWriter.{name}"
         for name in (
@@ -50,6 +51,7 @@ PARTS = [
     "tiled.utils:OneShotCachedMap.set",
 ]
 ATTRIBUTES = {
+    "suitcase.msgpack:Serializer.__init__": ["_buffer", "_kwargs"],
     f"{WRITER}:_RunWriter.__init__": [
         "_desc_nodes",
         "_external_data_cache",

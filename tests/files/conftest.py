@@ -28,3 +28,8 @@ def expected(jungfrau_dir):
 def constants(given, tmp_path_factory):
     """Paths of gain and pedestal file."""
     return write_constants(tmp_path_factory.mktemp("constants"), given)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "frames.h5"

@@ -48,9 +48,8 @@ def test_joined_when_images_are_dealt_to_files_then_all_are_there_in_order(
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["det/image_id"][:].tolist() == list(range(100, 100 + n_images))
         assert not file["det/status"][:].any()
-        assert file["det/data"].is_virtual == (n_files > 1 or n_images == 1), (
-            "one whole file keeps its chunks"
-        )
+        n_used = sum(data.share(n_images) > 0 for data, _ in parts)
+        assert file["det/data"].is_virtual == (n_used > 1 or n_images == 1), "one whole file keeps its chunks"
         assert file["det/data"].shape == (n_images, *SHAPE), "no padding"
         assert file["det/data"][:, 0, 0].tolist() == list(range(n_images))
 

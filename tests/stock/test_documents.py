@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 
+import bluesky.callbacks.tiled_writer
 import bluesky.plans as bp
+import bluesky_tiled_plugins
 import numpy as np
 import pytest
 from ophyd.sim import SynAxis
 
-from sfdaq_ophyd.plans import fly, run_number_wrapper
+from sfdaq_ophyd.plans import run_number_wrapper
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from ..catalog.composed import Composed, frames_of, image_key, scalar, write_frames
@@ -70,17 +72,28 @@ def check_same_pulses(run, n):
     np.testing.assert_array_equal(saved, images)
 
 
-@pytest.mark.parametrize("writer", ["bluesky", "bluesky_tiled_plugins"])
-def test_scan_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(
-    facility, detectors, stock_client, writer
+M, N = SynAxis(name="m"), SynAxis(name="n")
+WRITERS = {
+    "bluesky": bluesky.callbacks.tiled_writer.TiledWriter,
+    "plugins": bluesky_tiled_plugins.TiledWriter,
+}
+
+
+@pytest.mark.parametrize(
+    ("writer", "plan"),
+    [
+        ("bluesky", lambda detectors: bp.scan(detectors, M, 0, 1, 3)),
+        ("plugins", lambda detectors: bp.count(detectors, 3)),
+        ("plugins", lambda detectors: bp.grid_scan(detectors, M, 0, 1, 1, N, 0, 1, 3)),
+    ],
+    ids=["scan", "count", "grid_scan"],
+)
+def test_run_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(
+    facility, detectors, stock_client, writer, plan
 ):
-    if writer == "bluesky":
-        from bluesky.callbacks.tiled_writer import TiledWriter
-    else:
-        from bluesky_tiled_plugins import TiledWriter
     engine = interruptible()
-    engine.subscribe(TiledWriter(stock_client))
-    (uid,) = engine(run_number_wrapper(bp.scan(detectors, SynAxis(name="motor"), 0, 1, 3)))
+    engine.subscribe(WRITERS[writer](stock_client))
+    (uid,) = engine(run_number_wrapper(plan(detectors)))
     run = stock_client[uid]
     for check in (check_eiger, check_jungfrau, check_writer):
         check(run["primary"], 3, facility)
@@ -88,25 +101,11 @@ def test_scan_when_written_and_read_by_stock_parts_then_each_image_is_that_of_it
     check_same_pulses(run, 3)
 
 
-def test_fly_when_written_and_read_by_stock_parts_then_each_image_is_that_of_its_id(
-    facility, detectors, stock_client
-):
-    from bluesky_tiled_plugins import TiledWriter
-
-    engine = interruptible()
-    engine.subscribe(TiledWriter(stock_client))
-    for detector, check in zip(detectors, (check_eiger, check_jungfrau, check_writer)):
-        (uid,) = engine(fly([detector], 4))
-        check(stock_client[uid]["primary"], 4, facility)
-
-
 def test_file_when_it_holds_more_than_was_registered_then_what_was_reads_back(stock_client, tmp_path):
     """Such as a standard DAQ's whose run was aborted: frames came after the last point."""
-    from bluesky_tiled_plugins import TiledWriter
-
     frames = frames_of(1, 9)
     path = write_frames(tmp_path / "frames.h5", frames)
-    run = Composed(TiledWriter(stock_client))
+    run = Composed(WRITERS["plugins"](stock_client))
     stream = run.stream("primary", {"image": image_key(), "x": scalar("number")})
     resource = run.frames("image", path)
     for i in range(3):

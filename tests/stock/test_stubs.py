@@ -9,13 +9,16 @@ import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
-from ophyd.sim import SynAxis, SynGauss
+from cycler import cycler
+from ophyd.sim import SynGauss
 
+from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.plans import run_number_wrapper
 
-from ..devices.run_engine_driver import drive, interruptible
+from ..devices.eiger.conftest import stamp_of
+from ..devices.run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import NAME
-from .test_documents import check_eiger, check_jungfrau, check_same_pulses, check_writer
+from .test_documents import M, N, check_broker, check_eiger, check_jungfrau, check_same_pulses, check_writer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The data type:Warning"),
@@ -33,28 +36,41 @@ def engine(stock_client):
     return engine
 
 
-M, N = SynAxis(name="m"), SynAxis(name="n")
-
 PLANS = {
-    "count": lambda d: bp.count(d, 2),
-    "list_scan": lambda d: bp.list_scan(d, M, [0, 1]),
     "rel_scan": lambda d: bp.rel_scan(d, M, -1, 1, 2),
     "rel_list_scan": lambda d: bp.rel_list_scan(d, M, [0, 1]),
+    "rel_grid_scan": lambda d: bp.rel_grid_scan(d, M, 0, 1, 1, N, 0, 1, 2),
     "log_scan": lambda d: bp.log_scan(d, M, 1, 2, 2),
-    "grid_scan": lambda d: bp.grid_scan(d, M, 0, 1, 1, N, 0, 1, 2),
+    "rel_log_scan": lambda d: bp.rel_log_scan(d, M, 1, 2, 2),
     "list_grid_scan": lambda d: bp.list_grid_scan(d, M, [0], N, [0, 1]),
+    "rel_list_grid_scan": lambda d: bp.rel_list_grid_scan(d, M, [0], N, [0, 1]),
+    "scan_nd": lambda d: bp.scan_nd(d, cycler(M, [0, 1]) + cycler(N, [0, 1])),
+    "spiral": lambda d: bp.spiral(d, M, N, 0, 0, 1, 1, 0.3, 2),
+    "spiral_square": lambda d: bp.spiral_square(d, M, N, 0, 0, 1, 1, 2, 2),
+    "adaptive_scan": lambda d: bp.adaptive_scan(d, "theirs", M, 0, 1, 0.5, 1, 0.5, backstep=False),
+    "tune_centroid": lambda d: bp.tune_centroid(d, "theirs", M, -1, 1, 0.5, 3),
 }
+"""Beside those that `test_documents` and the scan below read back from Tiled."""
 
 
-def test_plans_when_standard_then_each_image_is_that_of_its_id(engine, detectors, facility, stock_client):
-    eiger, jungfrau, *_ = detectors
+@pytest.mark.parametrize("name", PLANS)
+def test_plan_when_standard_then_each_image_is_that_of_its_id(detectors, name):
+    eiger, *_ = detectors
     theirs = SynGauss("theirs", M, "m", center=0, Imax=1)
-    for name, plan in PLANS.items():
-        (uid,) = engine(plan([eiger, jungfrau, theirs]))
-        stream = stock_client[uid]["primary"]
-        check_eiger(stream, 2, facility)
-        check_jungfrau(stream, 2, facility)
-        assert len(stream["theirs"].read()) == 2, name
+    run = drive(interruptible(), lambda: PLANS[name]([eiger, theirs]))
+    check_run(run, stamp_of=stamp_of)
+    assert len(streams(run)["primary"].rows) > 1
+
+
+@pytest.mark.parametrize("readout", ["stream", "filewriter"])
+def test_eiger_when_it_reads_out_at_full_rate_then_each_image_is_that_of_its_id(
+    engine, facility, stock_client, tmp_path, readout
+):
+    options = {"stream": facility.eiger.stream_endpoint} if readout == "stream" else {}
+    eiger = Eiger(facility.eiger.url, name="eiger", directory=tmp_path, readout=readout, **options)
+    (uid,) = engine(flown([eiger], 3) if readout == "stream" else bp.count([eiger], 3))
+    stream = stock_client[uid]["primary"]
+    check_eiger(stream, 3, facility)
 
 
 def flown(detectors, n):
@@ -86,18 +102,21 @@ def test_fly_stubs_when_all_kinds_share_a_stream_then_each_image_is_that_of_its_
     assert ids.tolist() == list(range(first[0], first[0] + 6))
 
 
-def test_fly_during_when_a_scan_goes_on_then_both_are_there(engine, detectors, facility, stock_client):
-    jungfrau = detectors[1]
+def test_fly_during_when_a_scan_goes_on_then_all_are_there(engine, detectors, facility, stock_client):
+    *flying, _ = detectors
 
     def scan():
         yield from bps.open_run()
-        yield from bps.declare_stream(jungfrau, name="flown", collect=True)
+        for detector in flying:  # which the wrapper collects one by one
+            yield from bps.declare_stream(detector, name=f"{detector.name}_flown", collect=True)
         yield from bps.trigger_and_read([M])
         yield from bps.close_run()
 
-    jungfrau.n_points.put(3)
-    (uid,) = engine(bpp.stage_wrapper(bpp.fly_during_wrapper(scan(), [jungfrau]), [jungfrau]))
-    check_jungfrau(stock_client[uid]["flown"], 3, facility)
+    for detector in flying:
+        detector.n_points.put(3)
+    (uid,) = engine(bpp.stage_wrapper(bpp.fly_during_wrapper(scan(), flying), flying))
+    for detector, check in zip(flying, (check_eiger, check_jungfrau, check_writer), strict=True):
+        check(stock_client[uid][f"{detector.name}_flown"], 3, facility)
     assert len(stock_client[uid]["primary"]["m"].read()) == 1
 
 
@@ -149,9 +168,13 @@ def test_runs_when_the_broker_is_read_in_two_then_each_has_what_it_read(engine, 
 
 
 def test_scan_when_devices_are_in_any_order_then_live_frames_are_the_broker_s(
-    engine, detectors, stock_client
+    engine, detectors, facility, stock_client
 ):
     eiger, jungfrau, writer, sfdaq = detectors
-    plan = bp.list_scan([sfdaq, eiger, jungfrau], M, [0, 1])
+    plan = bp.list_scan([sfdaq, eiger, jungfrau, writer], M, [0, 1])
     (uid,) = engine(run_number_wrapper(plan))
-    check_same_pulses(stock_client[uid], 2)
+    run = stock_client[uid]
+    for check in (check_eiger, check_jungfrau, check_writer):
+        check(run["primary"], 2, facility)
+    check_broker(run, 2, facility)
+    check_same_pulses(run, 2)

@@ -7,23 +7,23 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ...errors import DetectorStateError, FileFormatError, FramesMissing, SfdaqError
+from ...errors import DetectorStateError, FileFormatError, FramesMissing, SfdaqError, StorageError
 from ...files.eiger_file import (
     IMAGES,
     START_TIME,
     EigerDataFile,
     EigerMasterFile,
+    join_eiger_images,
     read_eiger_data_file,
     read_eiger_master_file,
-    write_eiger_gaps,
 )
+from ...files.joined_images import of_points
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from ...wire.simplon import event_id
 from .._acquisition import LossPolicy
@@ -45,6 +45,7 @@ CHANNELS = "hdf5 nexus v2024.2 nxmx"
 """Format of the files that has more than one image per exposure."""
 
 Items = Iterator[Frame | MissingFrame | Progress | WrittenFile]
+Places = Sequence[tuple[EigerDataFile, int] | None]
 
 
 class FilesSource(SeriesSource):
@@ -246,37 +247,66 @@ class FilesSource(SeriesSource):
         return max([*self._held, file.last_number or 0]) + 1 - self._next_number
 
     def _frames(self, file: EigerDataFile, n: int, request: Request) -> Items:
-        """Yield a file that holds the next `n` frames, and these."""
+        """Yield a file of ours with the next `n` frames, and these; of one point alone, it as it is."""
         first, self._n_taken = self._n_taken, self._n_taken + file.n_images
-        if n:
-            drop = partial(self._folder.drop, self._series, file.path)
-            yield WrittenFile(file.path, n, self._keys(file.n_channels, request), drop=drop)
-            for row in range(n):
-                yield self._frame(file, row, first + row)
+        if not n:
+            return
+        places, path = [(file, row) for row in range(n)], file.path
+        if file.n_images != request.frames_per_trigger:
+            ours = Path(of_points(str(path)))
+            try:
+                self._join(ours, places, file.n_channels)
+                path = ours
+            except StorageError as exc:
+                logger.info("%s: no file can be made beside %s: %s", self.name, path, exc)
+        yield from self._announced(path, places, first, file.n_channels, [file], request)
 
     def _frames_with_gaps(self, n: int, request: Request) -> Items:
         """Yield a file of ours with the next `n` images in their places, and their frames; some are lost."""
-        form, series, number = self.frame_format, self._series, self._next_number
-        if not n or form is None:
+        if not n:
             return
         self._armed_for = None
-        first, self._n_taken = self._n_taken, self._n_taken + n
+        first, number, self._n_taken = self._n_taken, self._next_number, self._n_taken + n
         places = [self._held.pop(number + k, None) for k in range(n)]
         used = Counter(place[0] for place in places if place is not None)
         n_channels = next(iter(used)).n_channels if used else self._n_channels
-        path = self._folder.path / f"{series}_data_from_{number:06d}.h5"
-        write_eiger_gaps(path, places, shape=form.shape, dtype=form.dtype, n_channels=n_channels)
+        path = self._folder.path / f"{self._series}_data_from_{number:06d}.h5"
+        self._join(path, places, n_channels)
+        whole = [file for file in used if used[file] == file.n_images]  # no other point has images of it
+        yield from self._announced(path, places, first, n_channels, whole, request)
+
+    def _join(self, path: Path, places: Places, n_channels: int | None) -> None:
+        """Write a file of ours that has images in their places."""
+        form = self.frame_format
+        assert form is not None  # `open` said it
+        join_eiger_images(path, places, shape=form.shape, dtype=form.dtype, n_channels=n_channels)
+
+    def _announced(
+        self,
+        path: Path,
+        places: Places,
+        first: int,
+        n_channels: int | None,
+        files: Sequence[EigerDataFile],
+        request: Request,
+    ) -> Items:
+        """Yield a file with images in their places, and their frames; `files` go if these are not kept."""
+        series, series_id = self._series, self._series_id
+        ours = all(path != file.path for file in files)
 
         def drop() -> None:
-            path.unlink(missing_ok=True)
-            for file in used:
-                if used[file] == file.n_images:  # no other point has images of it
-                    self._folder.drop(series, file.path)
+            if ours:
+                path.unlink(missing_ok=True)
+            for file in files:
+                self._folder.drop(series, file.path)
 
-        yield WrittenFile(path, n, self._keys(n_channels, request), drop=drop)
+        def keep(n_frames: int) -> None:
+            if ours and n_frames < len(places):
+                self._join(path, places[:n_frames], n_channels)
+
+        yield WrittenFile(path, len(places), self._keys(n_channels, request), drop=drop, keep=keep)
         for k, place in enumerate(places, first):
-            lost = event_id(self._series_id, k)
-            yield MissingFrame(lost) if place is None else self._frame(*place, k)
+            yield MissingFrame(event_id(series_id, k)) if place is None else self._frame(*place, k)
 
     def _keys(self, n_channels: int | None, request: Request) -> dict[str, dict]:
         form, keys = self.frame_format, {}

@@ -17,12 +17,12 @@ from typing import TypeVar
 import numpy as np
 
 from ...errors import DetectorStateError, FileFormatError
+from ...files.joined_images import of_points
 from ...files.std_daq_file import (
     StdDaqFile,
     count_std_daq_images,
     is_cut,
     link_columns,
-    of_points,
     read_std_daq_file,
     write_joined,
 )

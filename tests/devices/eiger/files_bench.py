@@ -5,6 +5,8 @@ from __future__ import annotations
 import bluesky.plans as bp
 from bluesky import RunEngine
 
+from sfdaq_ophyd.files.joined_images import OF_POINTS
+
 from ..run_engine_driver import drive, interruptible, streams
 
 LEGACY = "hdf5 nexus legacy nxmx"
@@ -28,8 +30,9 @@ def take(catalog, plan):
 def check_here(run, directory, n_refused=0):
     """Nothing but registered images, masters and files that were refused is in the device's folder."""
     here = {path for path in directory.glob("*.h5*") if not path.name.endswith("_master.h5")}
-    registered = [where[0] for one in streams(run).values() for where in one.images["eiger_image"]]
-    assert here >= set(registered) and len(here) == len(set(registered)) + n_refused
+    named = {where[0] for one in streams(run).values() for where in one.images["eiger_image"]}
+    wanted = named | {path.with_name(path.name.replace(OF_POINTS, "")) for path in named}
+    assert here >= wanted and len(here) == len(wanted) + n_refused
     masters = {path.name.removesuffix("_master.h5") for path in directory.glob("*_master.h5")}
     assert masters == {path.name.rpartition("_data_")[0] for path in here}
 

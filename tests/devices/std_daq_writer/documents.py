@@ -52,16 +52,19 @@ def in_mode(device, mode, n_points, frames_per_point):
     return fly([device], n_points) if mode == "fly" else bp.count([device], n_points)
 
 
-def points_dropped(writer, keeps=(True, False, True)):
-    """Return a plan of points, of which some are not saved: each of those ends a file."""
+def points_dropped(*devices, keeps=(True, False, True)):
+    """Return a plan of points, of which some are not saved: of a standard DAQ, each of those ends a file."""
 
-    @bpp.stage_decorator([writer])
+    @bpp.stage_decorator(devices)
     @bpp.run_decorator()
     def plan():
         for keep in keeps:
-            yield from bps.trigger(writer, wait=True)
+            for device in devices:
+                yield from bps.trigger(device, group="point")
+            yield from bps.wait("point")
             yield from bps.create("primary")
-            yield from bps.read(writer)
+            for device in devices:
+                yield from bps.read(device)
             yield from (bps.save() if keep else bps.drop())
 
     return plan()

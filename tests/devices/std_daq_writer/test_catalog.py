@@ -82,4 +82,4 @@ def test_catalog_when_an_event_of_a_run_file_is_dropped_then_the_others_are_read
     writer.mode.put("run")
     writer.n_points.put(1000)
 
-    check(ran(catalog, points_dropped(writer, (True, False, True, True))), 3)
+    check(ran(catalog, points_dropped(writer, keeps=(True, False, True, True))), 3)

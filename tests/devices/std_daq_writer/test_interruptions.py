@@ -9,7 +9,7 @@ import h5py
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.files.std_daq_file import OF_POINTS
+from sfdaq_ophyd.files.joined_images import OF_POINTS
 from sfdaq_ophyd.plans import fly, std_daq_wrapper
 
 from ..fake import FakeDetector, FakeSource
