@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import sfdaq_ophyd
 from sfdaq_ophyd.calibration import options
-from sfdaq_ophyd.clients._http import Reply
+from sfdaq_ophyd.clients._http import Head, Reply
 from sfdaq_ophyd.clients.std_daq_redis import StdDaqRedis
 from sfdaq_ophyd.errors import SfdaqError
 from sfdaq_ophyd.files import (
@@ -149,7 +149,7 @@ JSON = {
         options.CalibrationOptions.from_json,
         {"roi": {"a": [0, 1, 0, 1]}, "masked_value": None, "gap_pixels": True},
     ),
-    "clients.Reply.json": (lambda data: Reply(200, {}, data).json(), {"a": [1]}),
+    "clients.Reply.json": (lambda data: Reply(Head(200, {}), data).json(), {"a": [1]}),
     "clients.StdDaqRedis": (
         lambda data: StdDaqRedis("redis://127.0.0.1:1")._parse("status", b"1-0", {b"json": data}),
         {"state": "READY", "acquisition": ACQUISITION},

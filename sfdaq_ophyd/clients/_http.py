@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from http.client import HTTPMessage, HTTPResponse
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..errors import (
@@ -58,8 +58,15 @@ class CutShort(ConnectionError):
     """The connection ended before the body did."""
 
 
-Receive = Callable[[HTTPResponse], Callable[[memoryview], object] | None]
-"""Given a reply up to its head, returns what takes its body piece by piece; None has it read as usual."""
+class Head(NamedTuple):
+    """Status code and headers of a reply; names of headers are case-insensitive."""
+
+    status_code: int
+    headers: HTTPMessage
+
+
+Receive = Callable[[Head], Callable[[memoryview], object] | None]
+"""Given the head of a reply, returns what takes its body piece by piece; None has it read as usual."""
 
 
 class Reply:
@@ -76,9 +83,9 @@ class Reply:
         Case-insensitive.
     """
 
-    def __init__(self, code: int, headers: HTTPMessage, content: memoryview):
-        self.code, self.headers, self.content = code, headers, content
-        self.content_type = headers.get("Content-Type", "").split(";")[0].strip().lower()
+    def __init__(self, head: Head, content: memoryview):
+        self.code, self.headers, self.content = head.status_code, head.headers, content
+        self.content_type = head.headers.get("Content-Type", "").split(";")[0].strip().lower()
 
     @property
     def body(self) -> bytes:
@@ -206,9 +213,10 @@ class HttpClient:
         call = Call(timeout)
 
         def read_body(response: HTTPResponse) -> Reply:
-            into = None if receive is None else receive(response)
+            head = Head(response.status, response.headers)
+            into = None if receive is None else receive(head)
             content = _content(response, max_reply, take) if into is None else _pass_on(response, into, call)
-            return Reply(response.status, response.headers, content)
+            return Reply(head, content)
 
         self._calls.add(call)
         outcome: Reply | Exception | None = None

@@ -8,13 +8,12 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from http.client import HTTPResponse
 from pathlib import Path
 
 from ..errors import Discarded, RequestError, ServiceRefused, ServiceTimeout, ServiceUnreachable, WireError
 from ..limits import Limit
 from ..wire import simplon
-from ._http import HttpClient, Reply
+from ._http import Head, HttpClient, Reply
 
 PARTIAL = ".part"
 """Ends the name of a file that is not whole yet."""
@@ -235,11 +234,11 @@ class _Partial:
         self._known = self._file.read(self.n_bytes - first)
         return first
 
-    def receive(self, head: HTTPResponse) -> Callable[[memoryview], object] | None:
+    def receive(self, head: Head) -> Callable[[memoryview], object] | None:
         """Say where the body goes: from the byte that was asked for, or from the beginning."""
-        if head.status == 206:
+        if head.status_code == 206:
             self._file.seek(self._first_of(head.headers.get("Content-Range", "")))
-        elif head.status == 200:
+        elif head.status_code == 200:
             self._start_anew()
         else:
             return None
