@@ -38,9 +38,11 @@ def absent():
 
 
 @pytest.fixture
-def paused(facility):
-    """The pulse id at which the clock stands."""
-    yield facility.clock.pause()
+def paused(facility, wait_for):
+    """The pulse id at which the clock stands, and the PV."""
+    stood = facility.clock.pause()
+    wait_for(lambda: facility.pvs.read("pulse_id") == stood, "the paused pulse")
+    yield stood
     facility.clock.resume()
 
 
@@ -48,9 +50,8 @@ def test_device_when_asked_then_follows_the_protocols(pulse_id):
     assert isinstance(pulse_id, Readable) and isinstance(pulse_id, Triggerable)
 
 
-def test_get_when_clock_stands_then_exactly_its_integer(pulse_id, paused, wait_for):
-    wait_for(lambda: pulse_id.get() == paused, "the paused pulse")
-    assert type(pulse_id.get()) is int
+def test_get_when_clock_stands_then_exactly_its_integer(pulse_id, paused):
+    assert pulse_id.get() == paused and type(pulse_id.get()) is int
 
 
 def test_read_when_described_then_same_key_integer_and_the_pulse_s_own_time(pulse_id, facility):
@@ -85,8 +86,7 @@ def test_wait_past_when_already_past_then_done_at_once(pulse_id):
     pulse_id.wait_past(pulse_id.get() - 100).wait(30)
 
 
-def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id, paused, wait_for):
-    wait_for(lambda: pulse_id.get() == paused, "the paused pulse")
+def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id, paused):
     with pytest.raises(ServiceTimeout) as caught:
         pulse_id.wait_past(paused + 5, timeout=0.2).wait(30)
     assert f"last state {paused}" in str(caught.value) and "does the timing receiver count?" in str(
@@ -111,7 +111,6 @@ def test_wait_past_when_the_pv_stops_half_way_then_fails_long_before_the_whole_t
 def test_wait_past_when_the_clock_counts_slowly_then_waits_on(facility, paused, wait_for):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=3.0)
     device.wait_for_connection(timeout=60)
-    wait_for(lambda: device.get() == paused, "the paused pulse")
     status, begun = device.wait_past(paused + 3), counted_time()
     for n in range(4):  # at 100 Hz it would be over after 0.03 s, and 3 s of patience
         wait_for(lambda n=n: counted_time() - begun > 1.0 * (n + 1), "a long pulse")
@@ -211,10 +210,9 @@ def test_monitor_when_pulses_come_then_each_is_one_event(pulse_id, facility, pau
     assert pulse_id._monitors == {}
 
 
-def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paused, wait_for):
+def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paused):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
     device.wait_for_connection(timeout=60)
-    wait_for(lambda: device.get() == paused, "the paused pulse")
     documents = []
     with pytest.raises(FailedStatus):
         RunEngine()(bp.count([device]), lambda name, doc: documents.append((name, doc)))
