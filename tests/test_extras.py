@@ -107,7 +107,6 @@ def said(plain) -> dict[str, str]:
         input=json.dumps([absent, [*imports, *FEATURES]]),
         capture_output=True,
         text=True,
-        timeout=60,
     )
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("SAID")] or [done.stderr]
     return json.loads(line.removeprefix("SAID"))

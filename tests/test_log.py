@@ -33,7 +33,6 @@ def in_a_process(code, **env):
         [sys.executable, "-c", f"import logging\nfrom sfdaq_ophyd.log import *\n{code}"],
         capture_output=True,
         text=True,
-        timeout=60,
         env={**os.environ, **env},
     )
     assert done.returncode == 0, done.stderr

@@ -92,7 +92,7 @@ def _imported(path: Path) -> set[str]:
 
 def _git(root, *words):
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True, timeout=30)
+    subprocess.run(["git", *identity, *words], cwd=root, check=True, capture_output=True)
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")

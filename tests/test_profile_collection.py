@@ -36,7 +36,6 @@ def ipython(profile, code, config=None, **more):
         [sys.executable, "-m", "IPython", f"--profile-dir={profile}", "--colors=nocolor", "-c", code],
         capture_output=True,
         text=True,
-        timeout=800,
         env={**env, **more},
     )
     return done.stdout, done.stderr

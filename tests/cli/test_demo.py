@@ -35,7 +35,6 @@ def demo(tmp_path_factory):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=160,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr, folder / "out"

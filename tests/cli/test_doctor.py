@@ -21,7 +21,6 @@ def doctor(*words, home):
         [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "doctor", "--limit", "90", *words],
         capture_output=True,
         text=True,
-        timeout=150,
         env={**os.environ, "HOME": str(home), "COLUMNS": "300"},
     )
 

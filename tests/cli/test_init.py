@@ -99,7 +99,6 @@ def test_session_when_opened_then_the_devices_are_there_by_name(tmp_path):
         [sys.executable, "-c", MAIN, "session", "mine", "-c", "print(eiger.name, RE)"],
         capture_output=True,
         text=True,
-        timeout=60,
         cwd=tmp_path,
         env={**os.environ, "HOME": str(tmp_path), "IPYTHONDIR": str(tmp_path)},
     )

@@ -61,7 +61,6 @@ def sfdaq(tmp_path):
             command(injected, *words),
             capture_output=True,
             text=True,
-            timeout=160,
             cwd=tmp_path,
             env={**os.environ, "SFDAQ_LOG": str(log), "HOME": str(tmp_path)},
         )
@@ -141,7 +140,6 @@ def failed(tmp_path_factory):
         input=json.dumps(cases),
         capture_output=True,
         text=True,
-        timeout=160,
         cwd=folder,
         env={**os.environ, "SFDAQ_LOG": str(folder / "sfdaq.log"), "HOME": str(folder)},
     )

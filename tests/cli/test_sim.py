@@ -33,7 +33,7 @@ class Sim:
                 self.lines.append(line.rstrip("\n"))
                 self._new.notify_all()
 
-    def wait_line(self, condition, timeout=30):
+    def wait_line(self, condition, timeout=300):
         with self._new:
             found = self._new.wait_for(lambda: next((x for x in self.lines if condition(x)), None), timeout)
         assert found is not None, (self.lines, self.process.poll())
@@ -103,7 +103,7 @@ def test_sim_when_json_then_one_line_with_the_addresses_that_another_process_can
         "print(int(read(sys.argv[1], repeater=False).data[0]))"
     )
     command = [sys.executable, "-c", code, addresses["pvs"]["pulse_id"]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert int(done.stdout) > 10**9
     assert child.end(signal.SIGTERM) == (0, "")
 

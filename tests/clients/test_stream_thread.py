@@ -83,7 +83,6 @@ def test_ports_when_one_is_ahead_of_the_other_by_more_than_the_buffers_then_all_
 
 
 def test_close_when_a_callback_is_stuck_then_its_thread_closes_its_own_sockets(monkeypatch, caplog, wait_for):
-    monkeypatch.setattr("sfdaq_ophyd.clients.stream.CLOSE_TIMEOUT", 0.1)
     raised = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
     with Publisher(1) as peer:
@@ -104,8 +103,10 @@ def test_close_when_a_callback_is_stuck_then_its_thread_closes_its_own_sockets(m
         send_small(peer, 1, 2, 3, ports=[0], n_ports=1)
         assert stuck.wait(60)
         receiver = stream._receiver
-        with pytest.raises(ServiceTimeout, match="its thread is in <function .*callback"):
-            stream.close()
+        with monkeypatch.context() as patch:
+            patch.setattr("sfdaq_ophyd.clients.stream.CLOSE_TIMEOUT", 0.1)
+            with pytest.raises(ServiceTimeout, match="its thread is in <function .*callback"):
+                stream.close()
         stream.close()
         monkeypatch.undo()
         monkeypatch.setattr(threading, "excepthook", raised.append)

@@ -77,7 +77,7 @@ def test_scan_when_its_process_is_stopped_longer_than_its_limits_then_no_point_i
     assert all(line.startswith("EVENT") for line in said), said
     with suspended(scan, STOP):
         pass
-    said += scan.communicate(timeout=60)[0].splitlines()
+    said += scan.communicate()[0].splitlines()
     events = [json.loads(line.removeprefix("EVENT")) for line in said if line.startswith("EVENT")]
     ends = [json.loads(line.removeprefix("STOP")) for line in said if line.startswith("STOP")]
     assert ends == [["success", ""]]

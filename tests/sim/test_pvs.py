@@ -244,7 +244,6 @@ def test_pvs_when_read_with_pyepics_then_work_too():
         [sys.executable, "-c", textwrap.dedent(PYEPICS)],
         capture_output=True,
         text=True,
-        timeout=60,
         env=environment,
     )
     assert done.stdout.strip() == "passed", done.stderr

@@ -46,6 +46,6 @@ def test_command_when_started_then_ready_and_ended_by_ctrl_c(config, host, has_t
 )
 def test_command_when_wrong_then_one_line_and_exit_code_1(config, options, words):
     words_given = [*COMMAND, "--config", str(config), "--port", "0", *options]
-    done = subprocess.run(words_given, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words_given, capture_output=True, text=True)
     assert done.returncode == 1 and words in done.stderr
     assert "Traceback" not in done.stderr and "short" not in done.stderr.replace("short of", "")

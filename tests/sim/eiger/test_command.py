@@ -20,7 +20,7 @@ def test_command_when_run_then_it_prints_ready_serves_and_leaves_on_a_signal(num
             assert word == "READY"
             assert SimplonClient(url).version == "1.6.0"
             child.send_signal(number)
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate()
         finally:
             child.kill()
     assert (child.returncode, out, err) == (0, "", "")

@@ -75,7 +75,6 @@ def check(url: str, row: dict) -> None:
         json=asked.get("json"),
         data=asked.get("body"),
         headers=headers,
-        timeout=60,
     )
     assert (reply.status_code, reply.headers["Content-Type"]) == (row["status_code"], row["content_type"])
     if "reply" in row:
