@@ -31,6 +31,7 @@ from sfdaq_ophyd.errors import (
 )
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
 from sfdaq_ophyd.wire.broker import local_path
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 
 from .broker_bench import DETECTOR
 from .broker_runs import run, streams_of
@@ -282,10 +283,12 @@ def test_preflight_when_something_is_wrong_then_no_number_is_taken(bench, prepar
     assert not result.documents
 
 
-def test_preflight_when_all_is_well_then_one_table(bench):
-    device = bench.device(user_tag="gold")
+def test_preflight_when_all_is_well_then_one_table_by_calls_that_only_read(bench):
+    device, before = bench.device(user_tag="gold"), len(bench.part.requests())
     device.append_user_tag.put(True)
     table = {check.what: check for check in device.preflight()}
+    asked = bench.part.requests()[before:]
+    assert asked and all(OPERATIONS[entry.endpoint].only_reads for entry in asked)
     assert table[f"detector {DETECTOR}"].found == "running"
     assert table["user tag"].ok and table["pulse id"].ok
     assert table[f"pedestal {DETECTOR}"].ok is None
