@@ -63,22 +63,27 @@ def interruptible(exact: bool = False) -> RunEngine:
 
 
 def drive(
-    engine: RunEngine, make_plan: Callable, interruption: str | None = None, at: int | range = -1
+    engine: RunEngine,
+    make_plan: Callable,
+    interruption: str | None = None,
+    at: int | range | tuple[str, int] = -1,
 ) -> Run:
     """Run ``make_plan()``; request `interruption` at message `at`, or at several; resume until it is over.
 
-    Messages that are handed out again after an interruption, which are the same objects, do not count; nor
-    do those of a suspension itself.
+    A message is its place in the run, or what `numbered` says of it, for the place may depend on time. Those
+    that are handed out again after an interruption, which are the same objects, do not count; nor do those of
+    a suspension itself.
     """
     run, seen = Run(), {}
-    wanted = at if isinstance(at, range) else range(at, at + 1)
+    wanted = range(at, at + 1) if isinstance(at, int) else at
 
     def hook(msg):
         of_suspension = "_start_suspender" in run.commands[-3:] or "_resume_from" in str(run.commands[-1:])
         if id(msg) not in seen and not msg.command.startswith("_") and not of_suspension:
-            if len(seen) in wanted:
+            this = (msg.command, sum(one.command == msg.command for one in seen.values()))
+            if this == wanted if isinstance(wanted, tuple) else len(seen) in wanted:
                 _request(engine, interruption)
-                run.hit.append((msg.command, sum(one.command == msg.command for one in seen.values())))
+                run.hit.append(this)
             seen[id(msg)] = msg
         run.n_messages += 1
         run.commands.append(msg.command)
@@ -103,9 +108,9 @@ def drive(
     return run
 
 
-def numbered(commands: list[str]) -> set[tuple[str, int]]:
+def numbered(commands: list[str]) -> list[tuple[str, int]]:
     """Return every message of an undisturbed run: its command, and the number of those of it before."""
-    return {(command, commands[:k].count(command)) for k, command in enumerate(commands)}
+    return [(command, commands[:k].count(command)) for k, command in enumerate(commands)]
 
 
 def _request(engine: RunEngine, interruption: str) -> None:

@@ -13,7 +13,16 @@ from sfdaq_ophyd.files.joined_images import OF_POINTS
 from sfdaq_ophyd.plans import fly, std_daq_wrapper
 
 from ..fake import FakeDetector, FakeSource
-from ..run_engine_driver import COMING_BACK, ENDING, check_files, check_run, drive, interruptible, streams
+from ..run_engine_driver import (
+    COMING_BACK,
+    ENDING,
+    check_files,
+    check_run,
+    drive,
+    interruptible,
+    numbered,
+    streams,
+)
 
 N = 2
 
@@ -124,11 +133,10 @@ def flown_wrapped(bench):
 
 def one_by_one(bench, plan, kinds):
     """Interrupt a plan at each message of it, each generation in another way; return the runs."""
-    first, runs = GENERATIONS.index(bench.generation), []
-    for at in itertools.count():
-        runs.append(bench.interrupted(plan, kinds[(first + at) % len(kinds)], at))
-        if not runs[-1].hit:
-            return runs
+    first, runs = GENERATIONS.index(bench.generation), [bench.interrupted(plan)]
+    for k, message in enumerate(numbered(runs[0].commands)):
+        runs.append(bench.interrupted(plan, kinds[(first + k) % len(kinds)], message))
+    return runs
 
 
 def several(bench, plan, kinds):
@@ -140,9 +148,12 @@ def several(bench, plan, kinds):
 
 
 def check_all_hit(runs):
-    """Check that no message of the run that nobody interrupted was left out."""
-    (quiet,) = (run for run in runs if not run.hit)
-    assert set(quiet.commands) <= {command for run in runs for command, _ in run.hit}
+    """Check that no kind of message of the first run, which nobody interrupted, was left out of the others.
+
+    How often a fly scan looks for points depends on time, so one of them may be missing.
+    """
+    quiet, *others = runs
+    assert set(quiet.commands) <= {command for run in others for command, _ in run.hit}
 
 
 @pytest.mark.parametrize("plan", [step, one_file, flown])
