@@ -68,6 +68,8 @@ class SfdaqError(Exception):
 
     advice = ""
 
+    __str__ = Exception.__str__  # the sentence as it is, of a KeyError and an OSError too
+
     def __init__(self, *args: object) -> None:
         super().__init__(*(_without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
@@ -169,12 +171,8 @@ class StorageError(SfdaqError, OSError):
     ):
         self.path, self.what, self.reason, self.free, self.hint = str(path), what, reason, free, hint
         space = f" ({free} on its disk)" if free else ""
-        self.text = f"{what} {path}: {reason}{space}. {hint}"
-        super().__init__(self.text)
+        super().__init__(f"{what} {path}: {reason}{space}. {hint}")
         self.errno = number
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class ServiceUnreachable(SfdaqError, ConnectionError):
@@ -205,12 +203,8 @@ class ServiceTimeout(SfdaqError, TimeoutError):
 
     def __init__(self, what: str, timeout: float, last_seen: str = "", hint: str = ""):
         self.what, self.timeout, self.last_seen, self.hint = what, timeout, last_seen, hint
-        text = f"{what}: not done after {timeout:g} s"
-        if last_seen:
-            text += f"; last state {last_seen}"
-        if hint:
-            text += f". {hint}"
-        super().__init__(text)
+        seen, then = f"; last state {last_seen}" if last_seen else "", f". {hint}" if hint else ""
+        super().__init__(f"{what}: not done after {timeout:g} s{seen}{then}")
 
 
 class ServiceRefused(SfdaqError, RuntimeError):
@@ -409,11 +403,7 @@ class RunNotFound(SfdaqError, KeyError):
         text = f"no run {key!r} in the catalog {where}: {reason}"
         if self.waiting:
             text += f". {len(self.waiting)} runs wait beside it; catalog.replay() brings them in"
-        self.text = text
         super().__init__(text)
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class ExtraMissing(SfdaqError, ImportError):
