@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from .eiger_messages import (
     UnknownMessage,
 )
 from .json_text import HeaderReader, load_header
+from .tiff import parse_time_ns
 
 MAX_CHANNELS: Final = 4
 MAX_SIDE: Final = 16384
@@ -40,9 +40,8 @@ TICKS: Final = 50_000_000
 _DTYPES: Final = {"uint8": "u1", "uint16": "<u2", "uint32": "<u4"}
 _START_DTYPES: Final = _DTYPES | {"int8": "i1", "int16": "<i2", "int32": "<i4"}
 """The signed ones are of others that send this format."""
-_DATE: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{0,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
+_ZONED: Final = re.compile(r"([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
+"""How a date ends that can be told apart from one of any other zone."""
 
 
 def decode_message(data: bytes | memoryview) -> Message:
@@ -154,14 +153,9 @@ def _date(value: object) -> int | None:
 
 @lru_cache(maxsize=64)
 def _date_ns(text: str) -> int | None:
-    found = _DATE.fullmatch(text)
-    if found is None:
-        return None
-    seconds, decimals, offset = found.groups()
     try:
-        when = datetime.fromisoformat(seconds.upper() + offset.upper())
-        return int(when.timestamp()) * 10**9 + int((decimals or "").ljust(9, "0"))
-    except (ValueError, OverflowError):
+        return parse_time_ns(text.upper()) if _ZONED.search(text) else None
+    except WireError:
         return None
 
 

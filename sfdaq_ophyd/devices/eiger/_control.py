@@ -36,8 +36,6 @@ class EigerControl:
 
     Attributes
     ----------
-    series_id : int or None
-        The series opened here; None when there is none.
     session : dict
         What this session set through the device, ``"<module>/config/<name>"`` to value, in that order: a
         detector that was reset gets it again.
@@ -45,7 +43,6 @@ class EigerControl:
 
     def __init__(self, client: SimplonClient, name: str, debts: Debts):
         self.client, self.name, self.debts = client, name, debts
-        self.series_id: int | None = None
         self.session: dict[str, object] = {}
         self._last_series, self._uid_before = 0, ""
         self._found: dict[str, tuple[object, object]] = {}  # what was there, what was set
@@ -236,7 +233,7 @@ class EigerControl:
             self._touched = True
         series_id = self.client.arm()
         with self._lock:
-            self._touched, self.series_id = True, series_id
+            self._touched = True
         logger.info("%s: armed, series %d", self.name, series_id)
         return series_id
 
@@ -252,15 +249,10 @@ class EigerControl:
             return ""
         return uid if isinstance(uid, str) and len(uid) <= UID_LENGTH else ""
 
-    def disarm(self) -> None:
-        """End the series and keep its data."""
-        self.client.disarm()
-        self.series_id = None
-
     def abort(self) -> None:
         """End the series opened here, if any. Safe twice."""
         with self._lock:
-            touched, self._touched, self.series_id = self._touched, False, None
+            touched, self._touched = self._touched, False
         if not touched:
             return
         try:

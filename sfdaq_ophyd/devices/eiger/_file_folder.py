@@ -273,7 +273,7 @@ class FileWait:
             self.why, self._rest = told, Limit(self._timeout)
             if state != DetectorState.IDLE:
                 self.ended = True  # which closes the last file
-                self._control.disarm()
+                self._client.disarm()
         return told
 
     def _writer(self) -> tuple[str, object]:

@@ -174,7 +174,7 @@ class MonitorSource(SeriesSource):
             end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
         if end.why:
             self._armed_for = None  # some firmware gives the last image only after disarm: one more look
-            self.control.disarm()
+            self.client.disarm()
 
     def _lost(self, n: int, end: Ending) -> Iterator[MissingFrame]:
         if n <= 0:

@@ -327,7 +327,7 @@ class StreamSource(SeriesSource):
             end.why += f"; {self._explanation()}"
             self._armed_for = None
             end.rest = Limit(self.rest_time)
-            self.control.disarm()  # the end of the series follows what is on its way
+            self.client.disarm()  # the end of the series follows what is on its way
 
     def _lost(self, n: int, end: Ending) -> Iterator[Frame | MissingFrame | FrameFormat]:
         self._armed_for = None

@@ -77,7 +77,9 @@ def detector_config(geometry: Geometry, version: str, serial: str) -> dict[str, 
     second = version == "1.8.0"
     maker = f"Dectris EIGER2 Si {geometry.model}" if second else f"Dectris Eiger {geometry.model}"
     modes = ("eies", "exte", "extg", "exts", "inte", "ints") if second else ("exte", "exts", "inte", "ints")
-    rois = ("disabled", *(("4M-L", "4M-R") if second else ("4M",))) if geometry.has_roi else ("disabled",)
+    rois = (
+        ("disabled", *(("4M-L", "4M-R") if second else ("4M",))) if geometry.model == "16M" else ("disabled",)
+    )
     fastest = geometry.fastest_16_bit / 2 if second else geometry.fastest_16_bit
     readout = 1e-7 if second else 7e-6
     longest = 3600.0 if second else 1800.0
@@ -207,11 +209,6 @@ class Geometry:
             return self
         shape = _span(self.module, self.gap, *MODULES["4M"])
         return replace(self, shape=shape, fastest_16_bit=1 / _RATES["4M"])
-
-    @property
-    def has_roi(self) -> bool:
-        """Whether the 4M regions exist."""
-        return self.model == "16M"
 
 
 def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None) -> Geometry:

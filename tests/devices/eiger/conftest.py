@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 
 import bluesky.plan_stubs as bps
 import pytest
@@ -65,6 +66,31 @@ def make_eiger(part, directory, *, exposure_time=0.002, **options):
 def eiger(part, tmp_path):
     """A device on the shared detector."""
     return make_eiger(part, tmp_path)
+
+
+class Operator:
+    """Somebody else who runs the detector: a series of short frames until stopped."""
+
+    def __init__(self, part, nimages=100000):
+        self.client = SimplonClient(part.url)
+        self.client.put("detector", "nimages", nimages)
+        self.client.put("monitor", "mode", "enabled")
+        self.client.put("monitor", "discard_new", False)
+        self.series_id = self.client.arm()
+        self._thread = threading.Thread(target=self._trigger, daemon=True)
+        self._thread.start()
+
+    def _trigger(self):
+        self.client.trigger(60.0)
+
+    def stop(self):
+        self.client.abort()
+        self._thread.join(60)
+        for module, name, value in (
+            ("detector", "nimages", 1), ("monitor", "mode", "disabled"), ("monitor", "discard_new", True),
+        ):  # fmt: skip
+            self.client.put(module, name, value)
+        self.client.clear_monitor()
 
 
 def dark_and_primary(eiger):

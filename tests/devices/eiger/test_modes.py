@@ -19,32 +19,7 @@ from sfdaq_ophyd.wire.simplon_states import DetectorState
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from ..suspended import scan_suspended
-from .conftest import check_as_found, make_eiger, stamp_of
-
-
-class Operator:
-    """Somebody else who runs the detector: a series of short frames until stopped."""
-
-    def __init__(self, part, nimages=100000):
-        self.client = SimplonClient(part.url)
-        self.client.put("detector", "nimages", nimages)
-        self.client.put("monitor", "mode", "enabled")
-        self.client.put("monitor", "discard_new", False)
-        self.series_id = self.client.arm()
-        self._thread = threading.Thread(target=self._trigger, daemon=True)
-        self._thread.start()
-
-    def _trigger(self):
-        self.client.trigger(60.0)
-
-    def stop(self):
-        self.client.abort()
-        self._thread.join(60)
-        for module, name, value in (
-            ("detector", "nimages", 1), ("monitor", "mode", "disabled"), ("monitor", "discard_new", True),
-        ):  # fmt: skip
-            self.client.put(module, name, value)
-        self.client.clear_monitor()
+from .conftest import Operator, check_as_found, make_eiger, stamp_of
 
 
 def rows_of(run):
