@@ -31,7 +31,7 @@ def wait_for(wait_for):
     return functools.partial(wait_for, period=0.05)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def facility(tmp_path_factory):
     options = {"eiger_shape": (200, 240), "jungfrau_name": "JF03T01V02", "jungfrau_rate_multiplicator": 10}
     with Facility(speed=20, directory=tmp_path_factory.mktemp("facility"), **options) as facility:
