@@ -8,11 +8,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import ServiceTimeout
 from ..limits import Limit
 from .journal import Journal
+
+if TYPE_CHECKING:  # tiled is imported when a catalog is opened
+    from ._writer import RunWriter
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +50,6 @@ class Routes:
 HINT = "The documents are on disk too; catalog.replay() brings in what the catalog lacks"
 
 
-class Writer(Protocol):
-    """Take the documents of one run; `RunWriter` is one."""
-
-    def __call__(self, name: str, doc: dict) -> None:
-        """Take a document."""
-
-    def flush(self) -> None:
-        """Write what was held back."""
-
-
 class Feed:
     """Callback for any number of RunEngines; costs them a line in the journal and a place in a queue.
 
@@ -66,7 +59,7 @@ class Feed:
     Parameters
     ----------
     open_writer : callable
-        Returns a :class:`~sfdaq_ophyd.catalog._writer.RunWriter` for a new run; may raise.
+        Returns the writer of a new run; may raise.
     journal : Journal
     period : float
         At most this long, in s, from a document to the catalog, when the server keeps up.
@@ -78,7 +71,7 @@ class Feed:
 
     def __init__(
         self,
-        open_writer: Callable[[], Writer],
+        open_writer: Callable[[], RunWriter],
         journal: Journal,
         *,
         period: float = 0.25,
@@ -90,7 +83,7 @@ class Feed:
         self._queue: queue.Queue[tuple[str, str, dict] | threading.Event] = queue.Queue(max_queued)
         self._routes = Routes()
         self._lock = threading.Lock()
-        self._writers: dict[str, Writer] = {}  # of the thread
+        self._writers: dict[str, RunWriter] = {}  # of the thread
         self._lost: set[str] = set()
         self.open_runs: set[str] = set()
         self._closing = threading.Event()
@@ -163,7 +156,7 @@ class Feed:
         written = 0.0
         while not self._closing.is_set():
             batch = self._gather(written + self._period)
-            touched: dict[str, Writer] = {}
+            touched: dict[str, RunWriter] = {}
             for item in batch:
                 if isinstance(item, tuple) and not self._closing.is_set():
                     self._write(*item, touched)
@@ -186,7 +179,7 @@ class Feed:
                 break
         return batch
 
-    def _write(self, uid: str, name: str, doc: dict, touched: dict[str, Writer]) -> None:
+    def _write(self, uid: str, name: str, doc: dict, touched: dict[str, RunWriter]) -> None:
         if name == "start":
             self._try(uid, lambda: self._writers.update({uid: self._open_writer()}))
         writer = self._writers.get(uid)

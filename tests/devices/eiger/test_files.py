@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 
@@ -12,6 +13,7 @@ import pytest
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.devices.eiger import _files
 from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.files.storage import refused
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -65,6 +67,21 @@ def test_fly_scan_when_it_has_several_files_then_they_are_read_in_order(
     assert len(list((tmp_path / "here").glob("*_data_??????.h5"))) == n_files
     assert sum(name == "stream_resource" for name, _ in documents) == n_files
     check_writer_as_found(eiger.client, nimages_per_file=4)
+
+
+def test_fly_scan_when_no_file_can_be_made_beside_the_unit_s_then_those_are_named(
+    part, make_writer, tmp_path, monkeypatch
+):
+    def refuse(path, *args, **options):
+        raise refused(path, errno.EROFS)
+
+    monkeypatch.setattr(_files, "join_eiger_images", refuse)
+    eiger = make_writer()
+    eiger.images_per_file.put(2)
+    run = run_of(eiger, lambda: fly([eiger], 4, period=0.01))
+    check_run(run, 4, stamp_of=stamp_of)
+    check_here(run, tmp_path / "here")
+    assert len(list((tmp_path / "here").glob("*_data_*.h5"))) == 2
 
 
 def test_scan_when_two_thresholds_are_enabled_then_in_the_format_with_both_and_with_times(
