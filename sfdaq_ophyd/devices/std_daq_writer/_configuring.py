@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import RequestError, SfdaqError, shown_url
+from ...errors import RequestError, shown_url
 from ...wire.std_daq_config import DaqConfig
 from ..debts import Debts
 from ._control import WriterControl
@@ -50,7 +50,7 @@ class Configuring:
             config = control.change_config(changes, timeout, again=bool(owed))
         except RequestError:  # nothing was sent
             raise
-        except SfdaqError as exc:
+        except BaseException as exc:
             for key, value in changes.items():
                 if key not in owed or owed[key].back != value:  # else it is what was to be put back
                     self._debts.owe(key, left=value, back=before[key], reason=exc)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,8 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices.std_daq_writer._configuring import Configuring
+from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 
 from .documents import run
 
@@ -133,3 +136,32 @@ def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq,
         daq.service.restart()
         daq.service.restart_writer()
         daq.service.stop()
+
+
+def test_config_when_the_session_is_killed_while_it_changes_then_the_next_one_knows(tmp_path, caplog):
+    """What is on the disk meanwhile is all that a killed process leaves."""
+    (tmp_path / "debts").mkdir()
+
+    class Control:
+        now, left = 16, {}
+
+        def config(self):
+            return DaqConfig("x", "eiger", self.now, 8, 16, 1, 0, 0, raw={"bit_depth": self.now})
+
+        def change_config(self, changes, timeout, *, again):
+            self.now = changes["bit_depth"]
+            self.left = {path: path.read_text() for path in (tmp_path / "debts").iterdir()}
+            return self.config()
+
+    control = Control()
+    Configuring("w", "http://h", tmp_path).change(control, {"bit_depth": 32}, 1.0)
+    assert not Configuring("w", "http://h", tmp_path).unfinished, "it came to its end"
+    for path, text in control.left.items():
+        path.write_text(text.replace(f" {os.getpid()} ", " 999999999 "))
+    after = Configuring("w", "http://h", tmp_path)
+    assert "bit_depth was left at 32, not put back to 16" in after.unfinished
+    after.compare(control.config())
+    assert "give either value to configure_daq" in caplog.text
+    control.now = 16
+    after.compare(control.config())
+    assert not after.unfinished
