@@ -6,7 +6,7 @@ and never read. Where lines of the image and of the constants coincide (no gaps,
 left out.
 
 Work comes in bands of `BAND` image rows of one module. A band is done for every frame of a stack before the
-next one, so its constants stay in the cache. Threads share bands. The GIL is not held, and numba's own
+next, so its constants stay in the cache. Threads share bands. The GIL is not held, and numba's own
 threads, which must not be entered twice, are not used.
 """
 

@@ -14,9 +14,6 @@ from numba.extending import intrinsic
 LANES = 16
 """Pixels per operation: one 64-byte line of the output."""
 
-PREFETCH = 32 * 64 * LANES
-"""Bytes the constants of the rare gain stages are asked for ahead of use."""
-
 COMMON_BYTES, RARE_BYTES = 6 * LANES, 12 * LANES
 """Bytes of the packed constants of 16 pixels: of G0, and of G1 and G2."""
 
@@ -43,11 +40,6 @@ def _shift(bits):
 def _call(builder, name, result, *args):
     kind = ir.FunctionType(result, [arg.type for arg in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
-
-
-def _prefetch(builder, address, *, write):
-    arguments = (ir.Constant(_I32, int(write)), ir.Constant(_I32, 2), ir.Constant(_I32, 1))
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), _pointer(builder, address, _I8), *arguments)
 
 
 def _splat(builder, value, kind):
@@ -102,9 +94,6 @@ def _stage_constants(builder, words, common, rare, bases):
     switched = builder.icmp_unsigned(">=", words, _all(0x4000))
     before = builder.block
     with builder.if_then(_any(builder, switched), likely=False):
-        ahead = builder.add(rare, ir.Constant(_I64, PREFETCH))
-        for line in range(0, RARE_BYTES, 64):
-            _prefetch(builder, builder.add(ahead, ir.Constant(_I64, line)), write=False)
         low = builder.icmp_signed("<", words, _all(0))
         medium = _packed(builder, rare, bases, 1)
         lowest = _packed(builder, builder.add(rare, ir.Constant(_I64, COMMON_BYTES)), bases, 2)
@@ -290,7 +279,9 @@ def expect_write(typingctx, address):
     """Fetch the line at `address`, which will be written in part."""
 
     def codegen(context, builder, signature, args):
-        _prefetch(builder, args[0], write=True)
+        for_write, near, data = (ir.Constant(_I32, number) for number in (1, 2, 1))
+        line = _pointer(builder, args[0], _I8)
+        _call(builder, "llvm.prefetch.p0", ir.VoidType(), line, for_write, near, data)
         return context.get_dummy_value()
 
     return types.void(types.intp), codegen
