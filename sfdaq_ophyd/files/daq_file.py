@@ -136,10 +136,15 @@ def texts_of(data: h5py.Dataset) -> list[str]:
         for one in data[first : first + 256].reshape(-1):
             texts.append(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one))
             size += len(texts[-1])
-        if size > MAX_TEXT:
-            at_most = f"at most {MAX_TEXT} characters"
-            raise FileFormatError(data.file.filename, data.name, found="longer texts", expected=at_most)
+        check_length(data, size)
     return texts
+
+
+def check_length(data: h5py.Dataset, n_characters: int) -> None:
+    """Raise FileFormatError if the texts of a dataset are too long to be carried along."""
+    if n_characters > MAX_TEXT:
+        at_most = f"at most {MAX_TEXT} characters"
+        raise FileFormatError(data.file.filename, data.name, found="longer texts", expected=at_most)
 
 
 def _detector(file: h5py.File, name: str) -> Iterator[FoundData]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError
 from ._lazy_imports import h5py
-from .daq_file import TEXT, FoundData, texts_of
+from .daq_file import TEXT, FoundData, check_length, texts_of
 from .joined_images import Images, join_images, nothing, pieces
 from .storage import new_hdf5
 
@@ -168,7 +168,8 @@ def _held(
 ) -> Iterator[FoundData]:
     for name in names:
         pv = found.get(name) or _left_out(name, "is not in the file")
-        if not pv.problem and 8 * len(asked) * math.prod(pv.shape) > MAX_BYTES:
+        n_rows = max(len(asked), len(pv.pulse_ids))
+        if not pv.problem and 8 * n_rows * math.prod(pv.shape) > MAX_BYTES:
             pv = _left_out(name, f"is larger than {MAX_BYTES} bytes; see the DAQ's file")
         try:
             yield pv if pv.problem else _held_pv(daq, file, pv, asked)
@@ -184,6 +185,8 @@ def _held_pv(daq: h5py.File, file: h5py.File, pv: FoundData, asked: npt.NDArray[
     there = np.ones(len(values), bool) if connected is None else connected[()].reshape(-1) != 0
     rows = held_rows(pv.pulse_ids, there, asked)
     known = rows >= 0
+    if text:
+        check_length(data, sum(len(values[row]) for row in rows[known]))
     held = np.full((len(asked), *values.shape[1:]), "" if text else np.nan, values.dtype)
     held[known] = values[rows[known]]
     ids = np.where(known, asked, 0)

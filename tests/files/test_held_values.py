@@ -92,3 +92,10 @@ def test_write_held_when_too_large_then_left_in_the_file(pvdata, tmp_path, monke
     path = pvdata(W=(np.zeros((2, 3)), [1, 2]), P=([1.0], [1]))
     found = held(path, tmp_path, ["W", "P"], [1, 2])
     assert found["W"].startswith("is larger than 47 bytes") and found["P"][1] == [1, 2]
+
+
+def test_write_held_when_a_long_text_holds_at_many_pulses_then_it_is_left_in_the_file(pvdata, tmp_path):
+    path = pvdata(T=(np.array([b"x" * 1000]), [0]), P=([1.0], [1]))
+    found = held(path, tmp_path, ["T", "P"], range(1, 1100))
+    assert found["T"] == "holds longer texts" and len(found["P"][1]) == 1099
+    assert (tmp_path / "aligned" / path.name).stat().st_size < 100_000
