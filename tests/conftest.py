@@ -21,6 +21,8 @@ import matplotlib
 import pytest
 from bluesky import RunEngine
 
+from sfdaq_ophyd.limits import counted_time
+
 matplotlib.use("Agg")
 os.environ.setdefault("EPICS_CA_ADDR_LIST", "127.0.0.1")
 os.environ.setdefault("EPICS_CA_AUTO_ADDR_LIST", "NO")
@@ -183,6 +185,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish(session):
     gc.freeze()
     gc.enable()
+    counted_time()  # its thread begins with the first use, and is none that a test leaves behind
 
 
 @pytest.fixture(scope="session", autouse=True)
