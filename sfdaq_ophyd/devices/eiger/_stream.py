@@ -293,12 +293,17 @@ class StreamSource(SeriesSource):
         name, form = self._difference, self.frame_format
         if (image := frame.packed.get(name)) is None or form is None:
             return
-        kind, self._difference_kind = form.images[name][1].kind, image.dtype.kind  # for the next staging
-        if image.dtype.kind != kind and not self.is_described():
+        kind, self._difference_kind = self._difference_kind, image.dtype.kind
+        if image.dtype.kind == form.images[name][1].kind:
+            return
+        if not self.is_described():
             self.frame_format = replace(
                 form, more_images={**form.more_images, name: (form.shape, image.dtype)}
             )
             yield self.frame_format
+        elif image.dtype.kind != kind:
+            told = (self.name, image.dtype, form.images[name][1])
+            logger.warning("%s: the difference is %s, described as %s; the next staging has it right", *told)
 
     def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:
         """Find out whether anything more can come, now that nothing has for a moment."""

@@ -309,7 +309,7 @@ def test_point_when_one_threshold_is_missing_and_no_loss_is_tolerated_then_it_fa
 
 
 def test_difference_when_signed_then_a_point_is_described_so_and_a_flight_told_at_its_first_frame(
-    part, line, eiger, thresholds
+    part, line, eiger, thresholds, caplog
 ):
     line.change = with_data(
         lambda data: data.update(difference=replace(data["difference"], dtype=np.dtype("<i2")))
@@ -320,6 +320,7 @@ def test_difference_when_signed_then_a_point_is_described_so_and_a_flight_told_a
     line.change = as_it_is
     run = drive(interruptible(), fly_scan(eiger))
     assert "image_3: uint16 (32, 48) came, int16 (32, 48) was announced" in run.stop["reason"]
+    assert caplog.text.count("the difference is uint16, described as int16") == 1
     run = drive(interruptible(), fly_scan(eiger))
     assert run.stop["exit_status"] == "success", run.error
     assert streams(run)["primary"].data_keys["eiger_image_3"]["dtype_numpy"] == "<u2"
