@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 from ..devices.debts import all_debts
 from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
+from ..limits import Limit
 from ..wire.json_text import load_json
 from ..wire.std_daq_socket import TOLD_HERE
 from . import device_config as blocks
@@ -270,8 +271,9 @@ def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
         )
     else:
         stream = ImageStream(block.endpoints[0], detector_name=block.detector_name, timeout=FIRST_IMAGE)
+    limit = Limit(FIRST_IMAGE)
     with stream:
-        frame = next(iter(stream))
+        frame = next(frame for frame in stream if not stream.is_early(frame) or limit.reached())
         state = "whole" if frame.is_good else "incomplete"
         n = len(block.endpoints)
         return "", f"{n} of {n} endpoints answer, frame {frame.frame_number}, {state}"

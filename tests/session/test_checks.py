@@ -5,10 +5,12 @@ Found faults: doctor-pulse-id.
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,9 @@ from sfdaq_ophyd.errors import DetectorStateError, ServiceRefused, ServiceTimeou
 from sfdaq_ophyd.session import checks, load_config
 from sfdaq_ophyd.session.checks import Check, Finding, checks_of, run_checks
 from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.wire.module_header import ModuleHeader
+
+from ..clients.stream_peers import Publisher
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
 
@@ -244,3 +249,27 @@ def test_doctor_when_the_stream_has_no_address_then_that_of_the_control_unit(tmp
     monkeypatch.setitem(checks.PROBES, "Eiger stream", lambda block: ("", block.stream_endpoint))
     found = eiger_findings(tmp_path, url="http://eiger-dcu:8080", readout="stream")["eiger stream"]
     assert found.address == found.found == "tcp://eiger-dcu:31001"
+
+
+def test_jungfrau_when_a_port_joins_in_later_then_its_image_is_not_called_incomplete():
+    ended, pixels = threading.Event(), bytes(2 * 512 * 1024)
+    with Publisher(2) as peer:
+
+        def send():
+            peer.wait_subscribed()
+            for number in itertools.count(1):
+                for port in range(1 if number < 10 else 2):
+                    header = ModuleHeader(frame_number=number, row=port, detector_blocks=(2, 1))
+                    peer.send(port, header.encode(), pixels)
+                if ended.wait(0.01):
+                    return
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        options = {"detector_name": "JF99T02V01", "stream": "modules", "pull": False}
+        try:
+            _, found = checks.PROBES["Jungfrau"](SimpleNamespace(endpoints=peer.endpoints, **options))
+        finally:
+            ended.set()
+            sender.join()
+    assert found.startswith("2 of 2 endpoints answer, frame ") and found.endswith(", whole")
