@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import tempfile
+import textwrap
 from pathlib import Path
 
 import h5py
@@ -17,34 +18,16 @@ from bluesky import RunEngine
 from event_model import DocumentNames, schema_validators
 
 from sfdaq_ophyd import setup
-from sfdaq_ophyd.catalog import remote_catalog
+from sfdaq_ophyd.catalog import plugin, remote_catalog
 from sfdaq_ophyd.catalog._documents import filled
 from sfdaq_ophyd.catalog.journal import plain
 from sfdaq_ophyd.errors import RequestError, ServiceUnreachable
 
 from ..ports import free_ports
-from ..tiled_server import TiledServer, stock_catalog
+from ..tiled_server import API_KEY, TiledServer, stock_catalog
 from .composed import DATASET, Composed, frames_of, image_key, scalar, simple_run, write_frames
 
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-
-CONFIG = """
-trees:
-  - path: /
-    tree: catalog
-    args:
-      uri: "sqlite:///catalog.db"
-      init_if_not_exists: true
-      writable_storage: [data, "duckdb:///tables.duckdb"]
-      readable_storage: ["{readable}"]
-      adapters_by_mimetype:
-        application/x-hdf5: sfdaq_ophyd.catalog.plugin:GrowingHDF5Adapter
-media_types:
-  BlueskyRun:
-    application/json-seq: sfdaq_ophyd.catalog.plugin:json_seq_exporter
-authentication:
-  single_user_api_key: stock
-"""
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +230,9 @@ def test_server_when_it_has_the_plugin_then_files_ahead_are_read_and_runs_are_ex
     from tiled.client import from_uri
 
     (tmp_path / "data").mkdir()
-    (tmp_path / "config.yml").write_text(CONFIG.format(readable=tmp_path))
+    told = textwrap.dedent(plugin.__doc__.partition("::\n")[2].partition("\nThe embedded catalog")[0])
+    told = told.replace("/sf/bernina/data", str(tmp_path))
+    (tmp_path / "config.yml").write_text(f"{told}authentication:\n  single_user_api_key: {API_KEY}\n")
     server = TiledServer(tmp_path, "config", "config.yml")
     try:
         with remote_catalog(server.uri, tmp_path / "documents", api_key=server.api_key) as catalog:
