@@ -32,17 +32,7 @@ class CounterSignal(SignalRO):
         self._counter = counter
 
     def get(self, **kwargs) -> int:
-        """Return the count since the device was staged.
-
-        Parameters
-        ----------
-        **kwargs
-            Of no use.
-
-        Returns
-        -------
-        int
-        """
+        """Return the count since the device was staged."""
         return self.parent.source.stream.counters[self._counter]
 
     def describe(self) -> dict:
@@ -257,15 +247,10 @@ class Jungfrau(Detector):
     def join_window(self, window: PulseWindow) -> PulseWindow | None:
         """Take the frames of the next point out of a window.
 
-        Parameters
-        ----------
-        window : PulseWindow
-            Of all devices that are triggered together.
-
         Returns
         -------
         PulseWindow or None
-            The window it takes them out of; None if this device counts no pulses.
+            The one it takes them out of; None if this device counts no pulses.
         """
         return self.source.join(window)
 

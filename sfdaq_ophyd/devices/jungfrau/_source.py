@@ -94,14 +94,6 @@ class StreamSource:
     def open(self, settings: StageSettings) -> FrameFormat:
         """Connect; from now on frames are read, so that none lies about when one is asked for.
 
-        Parameters
-        ----------
-        settings : StageSettings
-
-        Returns
-        -------
-        FrameFormat
-
         Raises
         ------
         DetectorStateError
@@ -147,17 +139,7 @@ class StreamSource:
                     return
 
     def join(self, window: PulseWindow) -> PulseWindow | None:
-        """Be one of the live devices of a window.
-
-        Parameters
-        ----------
-        window : PulseWindow
-
-        Returns
-        -------
-        PulseWindow or None
-            None if no pulses are counted.
-        """
+        """Be one of the live devices of a window; None if no pulses are counted."""
         return None if self._pulse_id is None else window.join(self._name, self._pulse_id, live=True)
 
     def _new_window(self, request: Request) -> PulseWindow | None:
@@ -170,10 +152,6 @@ class StreamSource:
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | None]:
         """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost.
-
-        Parameters
-        ----------
-        request : Request
 
         Raises
         ------
