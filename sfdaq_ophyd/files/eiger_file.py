@@ -98,7 +98,7 @@ def read_eiger_data_file(
     times : str
         Dataset of the images' times, where there is one.
     holes : bool
-        Take a file as well in which some images were never written.
+        Take a file as well in which some images were never written, if it tells numbers.
 
     Raises
     ------
@@ -118,7 +118,6 @@ def read_eiger_data_file(
         own(file, IMAGES)
         if images.dtype != np.dtype(dtype):
             raise FileFormatError(path, IMAGES, found=str(images.dtype), expected=str(np.dtype(dtype)))
-        written = _written(images, path, holes)
         n = images.shape[0]
         first, last = (_number(images.attrs.get(f"image_nr_{end}")) for end in ("low", "high"))
         numbers = _column(file, "/entry/data/image_id", n, "iu")
@@ -131,6 +130,7 @@ def read_eiger_data_file(
                 numbers[:] = -1
                 if 1 < n <= last - first:
                     numbers[0], numbers[-1] = first, last
+        written = _written(images, path, holes and numbers is not None)
         if numbers is not None:
             numbers[~written] = -1
         start_time = _column(file, times, n, "f")

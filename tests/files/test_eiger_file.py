@@ -80,9 +80,12 @@ def test_file_when_images_were_never_written_and_holes_are_taken_then_the_others
         read(path)
 
 
-def test_file_when_no_image_was_written_then_refused_even_where_holes_are_taken(make):
-    with pytest.raises(FileFormatError, match="found 0 chunks, expected 3"):
-        read(make(n_written=0), holes=True)
+@pytest.mark.parametrize(("low", "n_written"), [(1, 0), (None, 2)])
+def test_file_when_it_tells_nothing_of_its_holes_or_has_no_image_then_refused_all_the_same(
+    make, low, n_written
+):
+    with pytest.raises(FileFormatError, match=f"found {n_written} chunks, expected 3"):
+        read(make(low=low, n_written=n_written), holes=True)
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ class FilesSource(SeriesSource):
             dtype=form.dtype,
             n_channels=len(form.images),
             times=self._told.times_in.get(path.name, START_TIME),
-            holes=self._settings.loss_policy is LossPolicy.TOLERANT,
+            holes=self._settings.loss_policy is not LossPolicy.STRICT,
         )
 
     def _lost_before(self, file: EigerDataFile) -> str:
