@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import http.client
 import os
-import re
 import socket
 import threading
 import time
@@ -54,32 +52,6 @@ class QuickValidator:
 event_model.schema_validators.update(
     {name: QuickValidator(validator) for name, validator in event_model.schema_validators.items()}
 )
-
-HEADER = re.compile(rb"([!-9;-~]+):[ \t]*([^\r\n]*)\r?\n")
-
-
-class _Rest:
-    """Lines that were read already, and then those of a file."""
-
-    def __init__(self, lines, fp):
-        self._lines, self._fp = iter(lines), fp
-
-    def readline(self, limit):
-        return next(self._lines, None) or self._fp.readline(limit)
-
-
-def quick_headers(fp, _class=http.client.HTTPMessage, parse=http.client.parse_headers):
-    """`http.client.parse_headers`, which hands ordinary lines to a parser of e-mail: a third of a call."""
-    message, lines = _class(), []
-    while (line := fp.readline(2**16 + 1)) not in (b"\r\n", b"\n", b""):
-        lines.append(line)
-        if (found := HEADER.fullmatch(line)) is None or len(lines) > 50:  # anything else is theirs to judge
-            return parse(_Rest(lines, fp), _class)
-        message.set_raw(found[1].decode("latin-1"), found[2].decode("latin-1"))
-    return message
-
-
-http.client.parse_headers = quick_headers
 
 # What a plan says that is never iterated: where it was made costs every plan more than its messages.
 bluesky.utils.traceback = types.SimpleNamespace(format_stack=list)
