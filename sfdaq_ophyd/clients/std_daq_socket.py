@@ -135,13 +135,6 @@ class StdDaqWriterSocket:
             self.news.clear()
         return seen
 
-    def glance(self) -> PushedStatus:
-        """Return one status, the connection closed again: an end that comes just then is told to us alone."""
-        try:
-            return self.status()
-        finally:
-            self.close()
-
     def close(self) -> None:
         """Close the connection; what is recorded goes on. Safe twice; the next call opens a new one."""
         with self._lock:

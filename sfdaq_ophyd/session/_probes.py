@@ -18,7 +18,7 @@ from ..devices.debts import all_debts
 from ..errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable
 from ..limits import Limit
 from ..wire.json_text import load_json
-from ..wire.std_daq_socket import TOLD_HERE
+from ..wire.std_daq_socket import NOT_SHOWN
 from . import device_config as blocks
 
 if TYPE_CHECKING:
@@ -219,15 +219,15 @@ def _std_daq(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
 
 
 def _std_daq_by_websocket(block: blocks.StdDaqWriterConfig) -> tuple[str, str]:
-    """Ask for the configuration, and listen to the driver for one status."""
+    """Ask for the configuration; of the driver only whether its port is open, for no session is harmless."""
     from ..clients import StdDaqWriterSocket
 
     client = StdDaqWriterSocket(block.url, block.config_url, user=block.user, timeout=LIMIT)
     try:
-        config, status = client.get_config(), client.glance()
-        shown = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers, driver {status}"
-        told = f"; {TOLD_HERE}" if status.is_over else ""
-        return client.dialect, f"{shown}{http_clock(client.config_url)}{told}"
+        config = client.get_config()
+        probe_tcp(client.url)
+        shown = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
+        return client.dialect, f"{shown}{http_clock(client.config_url)}; {NOT_SHOWN}"
     finally:
         client.close()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..clients import BrokerClient, StdDaqClient, StdDaqOtherGeneration, StdDaqWriterSocket
 from ..wire.broker import Dialect
-from ..wire.std_daq_socket import TOLD_HERE, PushedState
+from ..wire.std_daq_socket import NOT_SHOWN
 from .source import Rate, Source
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ SELDOM = 5.0
 class WriterSource(Source):
     """Watch a standard DAQ: state, progress and throughput.
 
-    One with control by websocket is listened to for one status, seldom: of its clients one is told the end of
-    an acquisition. Where that was the page, it says so; a scan of ours finds it in the files.
+    One with control by websocket is never connected to, for one of its clients alone is told the end of an
+    acquisition: only its configuration is read, seldom.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class WriterSource(Source):
         self._client: StdDaqClient | StdDaqWriterSocket = self._socket() if by_websocket else self._rest()
 
     def look(self) -> dict[str, Any]:
-        """Ask for status and statistics, or for the configuration and a status."""
+        """Ask for status and statistics, or for the configuration."""
         try:
             return self._seen()
         except StdDaqOtherGeneration as exc:
@@ -91,17 +91,9 @@ class WriterSource(Source):
         return seen
 
     def _by_websocket(self, client: StdDaqWriterSocket) -> dict[str, Any]:
-        config, status = client.get_config(), client.glance()
-        seen: dict[str, Any] = {
-            "state": status.state.value,
-            "level": "bad" if status.state is PushedState.ERROR else "good" if status.is_idle else "busy",
-            "message": f"{config.get('detector_name')}, {config.get('number_of_writers')} writers",
-        }
-        if status.count is not None:
-            seen["message"] += f"; {status.count} images so far, of how many it does not tell"
-        if status.is_over:
-            seen["message"] += f"; {TOLD_HERE}"
-        return seen
+        config = client.get_config()
+        writers = f"{config.get('detector_name')}, {config.get('number_of_writers')} writers"
+        return {"state": "not shown", "level": "", "message": f"{writers}; {NOT_SHOWN}"}
 
     def rest(self) -> None:
         """Close the connection."""

@@ -26,8 +26,8 @@ BLOCK_SIZE = 16 * 2**20
 """Largest image that can be written, bytes, where the configuration does not say ``gpfs_block_size``."""
 
 
-TOLD_HERE = "that end was told here alone: a scan sees the DAQ idle, and finds the end in the files"
-"""What a program says that looked at the driver, and was told the end of an acquisition: one client is."""
+NOT_SHOWN = "state and progress are not shown: a listener can take the end of an acquisition from a scan"
+"""What a program says that only looks: the end is handed to one client, which resets the driver's state."""
 
 
 class PushedState(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from functools import partial
 
 import pytest
 from websockets.sync.client import connect
@@ -17,6 +17,7 @@ from sfdaq_ophyd.session.device_config import StdDaqWriterConfig
 from sfdaq_ophyd.session.simulated import address_of_daq
 from sfdaq_ophyd.web.services import WriterSource
 from sfdaq_ophyd.web.sources import watch_of
+from sfdaq_ophyd.wire.std_daq_socket import NOT_SHOWN
 
 from ..http_peer import forward, serving
 from ..std_daq import simulated_daq, simulated_websocket_daq
@@ -26,19 +27,6 @@ from ..std_daq import simulated_daq, simulated_websocket_daq
 def daq():
     with simulated_websocket_daq(n_writers=3) as daq:
         yield daq
-
-
-@pytest.fixture
-def recording(daq, tmp_path):
-    """Start an acquisition for another client; return it once images come."""
-    with connect(daq.ws_url) as client:
-        client.send(json.dumps({"command": "start", "path": str(tmp_path), "n_image": 10_000}))
-        while json.loads(client.recv(timeout=60))["status"] != "recording":
-            pass
-        yield client
-        client.send(json.dumps({"command": "stop"}))
-        while json.loads(client.recv(timeout=60))["status"] != "idle":
-            pass
 
 
 @pytest.fixture
@@ -55,19 +43,34 @@ def block_of(**keys):
     return StdDaqWriterConfig.model_validate({"class": "StdDaqWriter", **keys})
 
 
-def test_doctor_when_somebody_records_then_it_says_how_far_that_is_and_it_goes_on(daq, recording):
-    version, found = _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
-    assert version == "websocket"
-    assert re.match(r"gf-teststand, 3 writers, driver recording, \d+ images, its clock is ours within", found)
-    assert json.loads(recording.recv(timeout=60))["status"] == "recording"
+def looks_at(daq, monkeypatch):
+    """Return doctor and page, each given the control's address or found out from the configuration's."""
+    monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
+    blocks = [block_of(**address_of_daq(daq)), block_of(url=daq.url)]
+    config = SfdaqConfig.model_validate({"devices": {f"w{i}": block for i, block in enumerate(blocks)}})
+    pages = [source for source in watch_of(config).sources if source.group == "writers"]
+    return [partial(_probes.PROBES["StdDaqWriter"], block) for block in blocks], pages
 
 
-def test_doctor_when_it_is_told_an_end_then_it_says_so(daq, untold):
-    _, found = _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
-    assert "3 writers, driver file_saved" in found
-    assert found.endswith(
-        "that end was told here alone: a scan sees the DAQ idle, and finds the end in the files"
-    )
+def test_looks_when_an_end_is_not_told_yet_then_it_is_told_to_the_next_client(daq, untold, monkeypatch):
+    doctors, pages = looks_at(daq, monkeypatch)
+    for _ in range(3):
+        for doctor in doctors:
+            version, found = doctor()
+            assert version == "websocket"
+            assert found.startswith("gf-teststand, 3 writers, its clock is ours within")
+            assert found.endswith(NOT_SHOWN)
+        for page in pages:
+            assert page.look() == {
+                "state": "not shown",
+                "level": "",
+                "message": f"gf-teststand, 3 writers; {NOT_SHOWN}",
+            }
+            assert page.period == 5.0, "seldom"
+    for page in pages:
+        page.rest()
+    with connect(daq.ws_url) as client:
+        assert json.loads(client.recv(timeout=60))["status"] == "file_saved"
 
 
 def test_doctor_when_the_configuration_is_given_then_the_dialect_is_found_out(daq):
@@ -96,38 +99,13 @@ def test_doctor_when_files_are_joined_then_their_folder_must_be_writable_here(tm
     assert check.probe.args[1] is writes
 
 
-@pytest.mark.parametrize("form", ["ws", "config"])
-def test_page_when_somebody_records_then_it_shows_how_far_that_is_and_who_was_told_the_end(
-    daq, recording, form, monkeypatch, tmp_path, wait_for
-):
-    if form == "ws":
-        block = {"class": "StdDaqWriter", **address_of_daq(daq)}
-        config = SfdaqConfig.model_validate({"directory": tmp_path, "devices": {"writer": block}})
-        (source,) = (each for each in watch_of(config).sources if each.group == "writers")
-    else:
-        monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
-        source = WriterSource("writer", daq.url)
-    try:
-        seen = source.look()
-        assert (seen["state"], seen["level"]) == ("recording", "busy")
-        assert re.match(r"gf-teststand, 3 writers; \d+ images so far, of how many", seen["message"])
-        assert source.period == 5.0, "seldom"
-        assert json.loads(recording.recv(timeout=60))["status"] == "recording"
-        recording.send(json.dumps({"command": "stop"}))
-        wait_for(lambda: daq.driver.shown == "idle", "the end")
-        seen = source.look()
-        assert (seen["state"], seen["level"]) == ("idle", "good")
-    finally:
-        source.rest()
-
-
 def test_page_when_the_daq_is_replaced_by_another_generation_then_it_shows_that_one(daq, monkeypatch):
     monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
     with simulated_daq() as rest:
         there = [rest]
         with serving(lambda handler: forward(handler, there[-1].url)) as url:
             source, told = WriterSource("writer", url), WriterSource("writer", url, "flask")
-            for each, state in ((rest, "UNKNOWN"), (daq, "idle"), (rest, "UNKNOWN")):
+            for each, state in ((rest, "UNKNOWN"), (daq, "not shown"), (rest, "UNKNOWN")):
                 there.append(each)
                 assert source.look()["state"] == state
             there.append(daq)
@@ -135,11 +113,3 @@ def test_page_when_the_daq_is_replaced_by_another_generation_then_it_shows_that_
                 told.look()
             source.rest()
             told.rest()
-
-
-def test_page_when_it_is_told_an_end_then_it_says_so(daq, untold):
-    source = WriterSource("writer", **address_of_daq(daq))
-    seen = source.look()
-    assert (seen["state"], seen["level"]) == ("file_saved", "good")
-    assert seen["message"].endswith("a scan sees the DAQ idle, and finds the end in the files")
-    assert source.look()["state"] == "idle"
