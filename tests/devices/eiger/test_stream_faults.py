@@ -144,38 +144,48 @@ def test_point_when_no_trigger_comes_from_outside_then_that_is_the_reason(part, 
     check_as_found(part, eiger.client)
 
 
-def test_captured_series_when_sent_into_the_device_then_in_the_catalog_as_its_readme_says(
-    make_part, catalog, data_dir, tmp_path, monkeypatch
-):
-    """Messages of an EIGER 1M, byte for byte, in place of the simulator's."""
-    names = sorted((data_dir / "eiger" / "stream2" / "maxiv_1m").glob("*.cbor*"))
-    captured = [lzma.decompress(p.read_bytes()) if p.suffix == ".xz" else p.read_bytes() for p in names]
-    uid = "01HRCJF83SA63WH8M5X1VBKFJM"
-    part = make_part(shape=(1065, 1030), initialized=True)
-    client = SimplonClient(part.url)
-    for _ in range(15):
-        client.arm()
-        client.disarm()
+def captured(part, catalog, folder, tmp_path, monkeypatch, *, series, uid, n_images, period):
+    """Return the primary stream of a flight whose messages are those of a folder, byte for byte.
+
+    Where the publishers changed a start message, it is the simulator's own.
+    """
+    images = [path.read_bytes() for path in sorted(folder.glob("*image.cbor"))]
+    (end,) = [path.read_bytes() for path in folder.glob("*end.cbor")]
+    start = [lzma.decompress(path.read_bytes()) for path in folder.glob("*start.cbor.xz")]
+    assert len(images) == n_images
+    part._dcu.detector.series_id = series - 1
     monkeypatch.setattr("sfdaq_ophyd.sim.eiger.detector.make_ulid", lambda *args: uid)
 
     def replaced(message, data):
         if isinstance(message, SeriesImage):
-            return [captured[1 + message.image_id]]
-        return [captured[-1 if isinstance(message, SeriesEnd) else 0]]
+            return [images[message.image_id]]
+        return [end] if isinstance(message, SeriesEnd) else (start or [data])
 
     line = Line(part.stream_endpoint)
     line.change = replaced
     try:
-        eiger = make_eiger(part, tmp_path, readout="stream", stream=line.endpoint, exposure_time=0.02)
+        eiger = make_eiger(part, tmp_path, readout="stream", stream=line.endpoint, exposure_time=period)
         engine = interruptible()
         setup(engine, catalog)
-        run = drive(engine, lambda: fly([eiger], 10, period=0.02))
+        run = drive(engine, lambda: fly([eiger], n_images, period=period))
     finally:
         line.close()
     assert run.stop["exit_status"] == "success", run.error
     primary = catalog[run.named("start")[0]["uid"]]["primary"]
-    assert list(primary["eiger_event_id"].read()) == [f"16_{k}" for k in range(10)]
+    assert list(primary["eiger_event_id"].read()) == [f"{series}_{k}" for k in range(n_images)]
     assert set(primary["eiger_series_uid"].read()) == {uid}
+    return primary
+
+
+def test_captured_series_when_sent_into_the_device_then_in_the_catalog_as_its_readme_says(
+    make_part, catalog, data_dir, tmp_path, monkeypatch
+):
+    """Messages of an EIGER 1M in place of the simulator's."""
+    part = make_part(shape=(1065, 1030), initialized=True)
+    folder, uid = data_dir / "eiger" / "stream2" / "maxiv_1m", "01HRCJF83SA63WH8M5X1VBKFJM"
+    primary = captured(
+        part, catalog, folder, tmp_path, monkeypatch, series=16, uid=uid, n_images=10, period=0.02
+    )
     times = primary["eiger_timestamp"].read()
     np.testing.assert_allclose(times[[0, 9]], [1709819015.2, 1709819024.19992168], atol=1e-6)
     np.testing.assert_allclose(primary["eiger_real_time"].read()[0], 49716627 / 5e7)
@@ -183,6 +193,23 @@ def test_captured_series_when_sent_into_the_device_then_in_the_catalog_as_its_re
     valid = images != 2**32 - 1
     assert set((~valid).sum(axis=(1, 2))) == {38130}
     assert images[9][valid[9]].sum() == 51206
+
+
+def test_captured_16m_image_when_sent_into_the_device_then_in_the_catalog_as_its_readme_says(
+    make_part, catalog, data_dir, tmp_path, monkeypatch
+):
+    """The image and the end of an EIGER2 16M."""
+    part = make_part(shape=(4362, 4148), initialized=True)
+    folder, uid = data_dir / "eiger" / "stream2" / "diamond_16m", "01HBV3JPF9T4ZDPADX6EMK6XMZ"
+    primary = captured(
+        part, catalog, folder, tmp_path, monkeypatch, series=15614, uid=uid, n_images=1, period=0.004
+    )
+    np.testing.assert_allclose(primary["eiger_timestamp"].read(), [1696348069.434], atol=1e-6)
+    np.testing.assert_allclose(primary["eiger_real_time"].read(), [215873 / 5e7])
+    image = primary["eiger_image"].read().reshape(4362, 4148)
+    valid = image != 2**16 - 1
+    assert image.dtype == "u2" and (~valid).sum() == 1253075 and image[valid].sum() == 13712
+    assert image[1020, 3189] == 6504 == image[valid].max()
 
 
 def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(make_part, tmp_path):
