@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -14,12 +15,16 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.files import daq_file
+from sfdaq_ophyd.files.daq_file import Look
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_record
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.broker.data_files import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .broker_bench import DETECTOR
+from .broker_runs import streams_of
+from .run_engine_driver import drive
 
 
 @pytest.fixture
@@ -285,6 +290,102 @@ def test_record_when_longer_than_a_request_can_be_then_several_acquisitions_of_o
     assert len(starts) == 3 and starts[0] == first
     assert starts[1:] == [stop + 1 for stop in stops[:-1]]
     assert page["data"]["sfdaq_run_number"] == [1, 1, 1]
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Files are not there until it is set."""
+    there = threading.Event()
+
+    def look_at(path, *args, **options):
+        return daq_file.look_at(path, *args, **options) if there.is_set() else Look(seen="held by the test")
+
+    monkeypatch.setattr("sfdaq_ophyd.devices.broker._follower.look_at", look_at)
+    yield there
+    there.set()
+
+
+@pytest.mark.parametrize("way", ["fails", "abort", "halt"])
+def test_flight_when_it_ends_before_its_files_come_then_they_are_registered_late(
+    bench, catalog, engine, held, way
+):
+    device = bench.device(directory=bench.directory / f"flight {way}")
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def flight():
+        yield from bps.prepare(device, 3, wait=True)
+        yield from bps.declare_stream(device, name="flight", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.collect_while_completing([device], [device], flush_period=0.1, stream_name="flight")
+        if way == "fails":
+            raise RuntimeError("the beam is gone")
+        yield from bps.sleep(60)
+
+    result = drive(engine, flight, way, ("sleep", 0))
+    assert result.stop["exit_status"] != "success"
+    device.unstage()
+    uid = result.named("start")[0]["uid"]
+    if way != "halt":
+        assert catalog[uid]["sfdaq_unused"]["sfdaq_state"].read().tolist() == ["asked"]
+    assert "sfdaq_data" not in catalog[uid]
+    held.set()
+    assert device.register_late(catalog) == {uid: ["sfdaq_data"]}
+    first = int(catalog[uid]["flight"]["sfdaq_flown_start_pulse_id"].read()[0])
+    ids = catalog[uid]["sfdaq_data"][f"sfdaq_{DETECTOR}_pulse_id"].read().ravel()
+    assert ids.tolist() == list(range(first, first + 6))
+    assert device.register_late(catalog) == {}
+
+
+def test_scan_when_it_fails_before_its_last_files_come_then_these_have_a_stream_of_their_own(
+    bench, catalog, engine, held, wait_for
+):
+    device = bench.device(directory=bench.directory / "last files")
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def scan():
+        held.set()
+        yield from bps.trigger_and_read([device])
+        wait_for(lambda: device.runner.follower.n_pending == 0, "files")
+        held.clear()
+        yield from bps.trigger_and_read([device])
+        raise RuntimeError("the beam is gone")
+
+    result = drive(engine, scan)
+    uid = result.named("start")[0]["uid"]
+    held.set()
+    assert device.register_late(catalog) == {uid: ["sfdaq_data_2"]}
+    numbers = [catalog[uid][stream]["sfdaq_acquisition_number"].read().tolist() for stream in STREAMS]
+    assert numbers == [[1, 2], [1], [2]]
+
+
+STREAMS = ("primary", "sfdaq_data", "sfdaq_data_2")
+
+
+@pytest.mark.parametrize("completes", [False, True])
+def test_flight_when_it_ends_before_its_request_then_the_run_names_the_pulses_and_how_to_get_them(
+    bench, engine, completes
+):
+    device = bench.device()
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def flight():
+        yield from bps.prepare(device, 100_000, wait=True)
+        yield from bps.declare_stream(device, name="flight", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        if completes:
+            yield from bps.complete(device)
+        bench.facility.clock.wait_for(bench.pulse_id.get() + 4, 30)
+        raise RuntimeError("a companion failed")
+
+    result = drive(engine, flight)
+    assert str(result.error) == "a companion failed" and not bench.acquisitions()
+    ((row,), _) = streams_of(result)["sfdaq_unused"]
+    first, last = row["sfdaq_start_pulse_id"], row["sfdaq_stop_pulse_id"]
+    assert row["sfdaq_state"] == "not asked" and first < last <= bench.pulse_id.get()
+    assert f"retrieve_from_buffers(sfdaq, {first}, {last})" in row["sfdaq_detail"]
 
 
 def test_record_when_aborted_then_nothing_is_asked_for(bench):

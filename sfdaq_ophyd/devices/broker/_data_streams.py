@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from ...files.daq_file import PVDATA, TEXT
 from ...files.held_values import write_empty
 from ...wire.broker import acquisition
 from .._assets import FileAssets
-from ._run_table import CHANNELS, REGISTERED, Facts, RunTable, TableRow
+from ._run_table import ACCEPTED, CHANNELS, REGISTERED, Facts, RunTable, TableRow
 
 MISSING = "missing_channels"
 """Key, after the device's name, of what an acquisition lacks, in words; empty if it lacks nothing."""
@@ -28,7 +29,9 @@ def _key_of(name: str, what: str) -> str:
     return f"{name}_{re.sub(r'[./]', '_', what)}"
 
 
-def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | UnusedRows]]:
+def data_streams(
+    name: str, table: RunTable, taken: Container[str] = ()
+) -> list[tuple[str, DataRows | UnusedRows]]:
     """Return what is to be collected at the end of a run: stream names and flyers.
 
     Acquisitions whose event was read and whose files are whole come in ``NAME_data``; a second shape, after
@@ -39,6 +42,8 @@ def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | Unuse
     name : str
         Of the device.
     table : RunTable
+    taken : container of str, optional
+        Streams that the run has already: further ones get the next number.
 
     Returns
     -------
@@ -46,14 +51,21 @@ def data_streams(name: str, table: RunTable) -> list[tuple[str, DataRows | Unuse
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
     good = [row for row in rows if row.is_good]
+    names = _names(f"{name}_data", taken)
     streams: list[tuple[str, Any]] = []
-    for number, group in enumerate(_grouped(good), 1):
-        stream = f"{name}_data" if number == 1 else f"{name}_data_{number}"
+    for stream, group in zip(names, _grouped(good)):
         streams.append((stream, DataRows(stream, name, group, table)))
     unused = [row for row in rows if row not in good]
     if unused:
-        streams.append((f"{name}_unused", UnusedRows(f"{name}_unused", name, unused, table)))
+        stream = next(_names(f"{name}_unused", taken))
+        streams.append((stream, UnusedRows(stream, name, unused, table)))
     return streams
+
+
+def _names(stream: str, taken: Container[str]) -> Iterator[str]:
+    """Yield names of further streams of a kind."""
+    names = (stream if number == 1 else f"{stream}_{number}" for number in count(1))
+    return (name for name in names if name not in taken)
 
 
 @dataclass
@@ -148,10 +160,6 @@ class _Rows(_Columns):
         for index in self._batch.indices:
             self._table.write(REGISTERED, index)
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield all rows at once."""
-        yield Batch(self._page(self._columns()), indices=[row["index"] for row in self._rows])
-
     def note_registered(self) -> None:
         """Note that all rows are in the documents."""
         for row in self._rows:
@@ -231,7 +239,15 @@ def _stacked(dataset: str, shape: tuple[int, ...]) -> dict:
 
 
 class UnusedRows(_Rows):
-    """Acquisitions that were asked for and have no data here: given up, failed, or not written yet."""
+    """Acquisitions that were asked for and have no data here: given up, failed, or not written yet.
+
+    An acquisition that has an event, and whose files are still awaited, is left to `register_late` as well.
+    """
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield all rows at once."""
+        over = [row["index"] for row in self._rows if not (row["read"] and row["state"] == ACCEPTED)]
+        yield Batch(self._page(self._columns()), indices=over)
 
     def describe_collect(self) -> dict:
         """Return the data keys: numbers, state, what is known, and the files, one per line."""

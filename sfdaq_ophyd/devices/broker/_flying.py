@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...errors import SfdaqError
 from ...files.held_values import write_columns
 from ...wire.broker import padded
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
@@ -14,7 +16,7 @@ from .._assets import FileAssets, column_in_hdf5, external_key
 from .._flying import Flight, Flying
 from .._status import GRACE, ActionStatus, whole_number
 from .._worker import Workers
-from ._run import INTEGERS, AcceptedAcquisition
+from ._run import INTEGERS, AcceptedAcquisition, BrokerRun
 from ._run_table import READ
 from ._runner import BrokerRunner
 from ._service import JobStatus
@@ -31,10 +33,16 @@ class Row:
 
 @dataclass(kw_only=True)
 class PulseFlight(Flight):
-    """A fly scan of the broker: its first pulse, and the points that were asked for and not collected."""
+    """A fly scan of the broker, in its run if that has a number.
+
+    Pulses from `first` to `last` were not asked for yet; None is for those of this moment. Points that were
+    asked for and not collected are `rows`.
+    """
 
     completed: JobStatus
     first: int
+    last: int | None = None
+    run: BrokerRun | None = None
     rows: deque[Row] = field(default_factory=deque)
 
 
@@ -70,7 +78,10 @@ class BrokerFlying(BrokerSettings, Flying):
         completed = JobStatus(self, "fly scan", 30 * float(self.timeout.get()) + GRACE, unit="pulses")
         completed.hold()  # until it is to be completed, nobody is late
         self._flight = PulseFlight(
-            ActionStatus.done_at_once(self, "kickoff"), completed=completed, first=first
+            ActionStatus.done_at_once(self, "kickoff"),
+            completed=completed,
+            first=first,
+            run=self.runner.run,
         )
         return self._flight.kicked_off
 
@@ -87,7 +98,8 @@ class BrokerFlying(BrokerSettings, Flying):
         def acquire() -> None:
             rate = int(self.rate_multiplicator.get())
             now = self.runner.pulse_id.get() // rate * rate
-            pulses = PulseRange(flight.first, points[-1].last if points else max(flight.first, now))
+            flight.last = points[-1].last if points else max(flight.first, now)
+            pulses = PulseRange(flight.first, flight.last)
             status.wait_for(self.runner.pulse_id.wait_past(pulses.last), counted)
             status.commit()
             self._acquire_flight(flight, pulses, points, same_run)
@@ -106,16 +118,19 @@ class BrokerFlying(BrokerSettings, Flying):
         self, flight: PulseFlight, pulses: PulseRange, points: list[PulseRange], same_run: Callable[[], None]
     ) -> None:
         point = self.next_point.current
-        run = self.runner.run_in_use(point, same_run)
+        run = flight.run = self.runner.run_in_use(point, same_run)
         if not points:
             for part in pulses.split(rate_multiplicator=int(self.rate_multiplicator.get())):
+                flight.first = part.last + 1
                 accepted = self.runner.acquire(part, point, run)
                 flight.rows.append(Row(accepted, accepted.values))
             return
         while points:
             n = sum(point.last - points[0].first <= MAX_PULSE_DISTANCE for point in points) or 1
             group, points = points[:n], points[n:]
-            accepted = self.runner.acquire(PulseRange(group[0].first, group[-1].last), point, run)
+            part = PulseRange(group[0].first, group[-1].last)
+            flight.first = part.last + 1
+            accepted = self.runner.acquire(part, point, run)
             for point in group:
                 span = {"start_pulse_id": point.first, "stop_pulse_id": point.last}
                 flight.rows.append(Row(accepted, accepted.values | span))
@@ -164,5 +179,14 @@ class BrokerFlying(BrokerSettings, Flying):
 
     def _end_flight(self) -> None:
         flight, self._flight = self._flight, None
-        if flight is not None:
-            flight.completed.give_up(4 * float(self.timeout.get()))
+        if flight is None:
+            return
+        flight.completed.give_up(4 * float(self.timeout.get()))
+        last = flight.last
+        if last is not None and last < flight.first:
+            return
+        with contextlib.suppress(SfdaqError):  # else it is not known how far the fly scan came
+            now = self.runner.pulse_id.get()
+            last = now if last is None else min(now, last)
+        if last is None or flight.first <= last:
+            self.runner.leave_out(flight.run, flight.first, last)

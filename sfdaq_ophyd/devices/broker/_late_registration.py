@@ -81,8 +81,8 @@ def register_late(
         limit.wait(wait, PERIOD)
     follower.end_run()
     for table, uid in uids:
-        streams = data_streams(name, table)
         try:
+            streams = data_streams(name, table, catalog[uid])
             catalog.extend(uid, _documents(uid, streams))
         except RunNotFound:
             logger.warning("%s: run %s went from the catalog", name, uid)

@@ -32,6 +32,7 @@ from ._run_table import (
     ACCEPTED,
     COMPLETE,
     FAILED,
+    NOT_ASKED,
     REFUSED,
     SENDING,
     UNKNOWN,
@@ -91,6 +92,26 @@ class BrokerRunner(RunNumbers):
             extra=request_labels(run.uid),
         )
         return self._send(run, request)
+
+    def leave_out(self, run: BrokerRun | None, first: int, last: int | None) -> None:
+        """Say in the log, and in the table of a run if there is one, that pulses were not asked for.
+
+        Parameters
+        ----------
+        run : BrokerRun or None
+        first, last : int
+            Both ends included; None if it is not known how far they go.
+        """
+        span = "on" if last is None else f"to {last}"
+        reason = (
+            f"pulses from {first} {span} were not asked for, since the fly scan ended before; the plan "
+            f"retrieve_from_buffers({self.name}, {first}, {last or '...'}) gets what the buffers still have"
+        )
+        logger.warning("%s: %s", self.name, reason)
+        if run is not None:
+            index, run.n_acquisitions = run.n_acquisitions, run.n_acquisitions + 1
+            facts = {"start_pulse_id": first, "stop_pulse_id": last or 0, "reason": reason, "files": []}
+            run.table.write(NOT_ASKED, index, **facts)
 
     def saved_requests(self, run_number: int, acquisition_number: int | None = None) -> list[str]:
         """Return the ``meta/acqNNNN.json`` of a run, or of one acquisition.
