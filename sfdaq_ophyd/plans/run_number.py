@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any, Literal, TypeGuard
 
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Readable
-from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, make_decorator, short_uid
+from bluesky.utils import (
+    IllegalMessageSequence,
+    Msg,
+    MsgGenerator,
+    RunEngineControlException,
+    make_decorator,
+    short_uid,
+)
 
 from ..devices import FlyGroup, SfDaqBroker, Told
 from ..devices.broker import Point, Service
@@ -85,6 +93,9 @@ class _RunNumbers:
         self._moved: dict[str, tuple[Any, Any]] = {}
         self._n_points = 0
         self._run = ""
+        self._bundle: bool | None = None  # whether the event under way has the broker
+        self._saved: set[int] = set()
+        self._dropped: set[int] = set()
 
     def around(self, msg: Msg) -> MsgGenerator[Any]:
         """Yield `msg` and what belongs around it; return its response."""
@@ -107,13 +118,28 @@ class _RunNumbers:
                 for device in msg.obj.detectors if isinstance(msg.obj, FlyGroup) else (msg.obj,):
                     if self._concerns(device):
                         yield from self._prepare(msg, device)
+            case "create" if msg.run == self._ours:
+                self._bundle = False
+            case "read" if self._bundle is False and msg.run == self._ours and self._concerns(msg.obj):
+                self._bundle = True
+            case "save" | "drop" if msg.run == self._ours:
+                response = yield msg
+                self._end_event(self._saved if msg.command == "save" else self._dropped)
+                return response
         return (yield msg)
+
+    def _end_event(self, acquisitions: set[int]) -> None:
+        """Put the acquisition of the event under way, if it has one, with others that ended so."""
+        has_broker, self._bundle = self._bundle, None
+        if has_broker and (taken := self._broker.acquisition) is not None:
+            acquisitions.add(taken.index)
 
     def _concerns(self, device: Any) -> TypeGuard[SfDaqBroker]:
         return isinstance(device, SfDaqBroker) and self._given in (None, device)
 
     def _open_run(self, msg: Msg) -> MsgGenerator[str]:
         self._opened, self._moved, self._n_points = None, {}, 0
+        self._bundle, self._saved, self._dropped = None, set(), set()
         if START_KEY in msg.kwargs:  # a wrapper inside this one has numbered it
             return (yield msg)
         facts, broker = None, self._broker
@@ -160,8 +186,14 @@ class _RunNumbers:
         broker, uid = self._broker, self._run
         self._ours, self._opened = _NO_RUN, None
         early = (msg.kwargs.get("exit_status") or "success") != "success"
+        if self._bundle is not None:  # the plan ended within an event, where no stream can be registered
+            with contextlib.suppress(IllegalMessageSequence):  # a pause has dropped it
+                yield Msg("drop", run=msg.run)
+            self._end_event(self._dropped)
         yield from _tell(broker, None)
         try:
+            if unsaved := sorted(self._dropped - self._saved):
+                yield from call_broker(broker, broker.runner.note_unsaved, uid=uid, indices=unsaved)
             if not early and broker.register == "run":
                 limit, wait = 2 * float(broker.file_timeout.get()), broker.runner.wait_for_files
                 yield from call_broker(broker, wait, timeout=limit, waits=True, uid=uid)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
 import pytest
 from bluesky import RunEngine
 from bluesky.utils import FailedStatus
@@ -17,11 +19,13 @@ from sfdaq_ophyd.errors import (
     RequestError,
     ServiceUnreachable,
 )
-from sfdaq_ophyd.plans import sf_count
+from sfdaq_ophyd.plans import run_number_wrapper, sf_count
 from sfdaq_ophyd.wire.broker_status import StatusBoard, read_status
 
 from .broker_bench import DETECTOR, BrokerBench
 from .broker_runs import cause, run, streams_of
+from .run_engine_driver import drive, interruptible
+from .std_daq_writer.documents import points_dropped
 
 pytestmark = pytest.mark.usefixtures("no_faults")
 
@@ -112,6 +116,53 @@ def test_step_when_reply_is_lost_after_execution_then_goes_on_without_asking_aga
     assert result.error is None
     assert [event["data"]["sfdaq_acquisition_number"] for event in result.named("event")] == [1, 2]
     assert len(bench.acquisitions()) == 2
+
+
+def numbers_of(result):
+    """Acquisition numbers in each stream."""
+    found = streams_of(result).items()
+    return {name: [row["sfdaq_acquisition_number"] for row in rows] for name, (rows, _) in found}
+
+
+def test_acquisition_when_its_event_is_dropped_then_it_is_unused_and_row_k_is_event_k(bench):
+    device = bench.device()
+    result = run(run_number_wrapper(points_dropped(device), device))
+    assert result.error is None
+    numbers = numbers_of(result)
+    assert numbers == {"primary": [1, 3], "sfdaq_data": [1, 3], "sfdaq_unused": [2]}
+
+
+@pytest.mark.parametrize("interruption", ["abort", "pause", "pause and abort", "fails"])
+def test_acquisition_when_interrupted_between_read_and_save_then_it_is_data_only_if_it_has_an_event(
+    bench, interruption, wait_for
+):
+    device = bench.device()
+
+    @bpp.stage_decorator([device])
+    @bpp.run_decorator()
+    def plan():
+        for number in range(2):
+            yield from bps.checkpoint()
+            yield from bps.trigger(device, wait=True)
+            yield from bps.create("primary")
+            yield from bps.read(device)
+            if number:
+                wait_for(lambda: device.runner.follower.n_pending == 0, "files")
+                yield from bps.sleep(0.01)
+                if interruption == "fails":
+                    raise RuntimeError("another device cannot be read")
+            yield from bps.save()
+
+    engine, request = interruptible(), interruption.partition(" ")[0]
+    if interruption == "pause and abort":
+        engine.resume = engine.abort
+    at = -1 if interruption == "fails" else ("sleep", 0)
+    result = drive(engine, lambda: run_number_wrapper(plan(), device), request, at)
+    numbers = numbers_of(result)
+    if interruption == "pause":
+        assert numbers == {"primary": [1, 2], "sfdaq_data": [1, 2]}
+    else:
+        assert numbers == {"primary": [1], "sfdaq_data": [1], "sfdaq_unused": [2]}
 
 
 def test_run_number_mismatch_when_it_happens_then_files_are_in_the_documents(bench):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from ...wire.broker_reply import Retrieval
 from ...wire.pulse_id import PulseRange
 from ._follower import Announced, FileFollower
 from ._preflight import pedestals_in_use
-from ._run_table import COMPLETE, FAILED, RUN, RunTable, TableRow, tables_of
+from ._run_table import COMPLETE, FAILED, RETAKEN, RUN, RunTable, TableRow, tables_of
 from ._scan_info import Axis, Point, axes_of, scan_info
 from ._settings import Settings
 
@@ -308,6 +308,20 @@ class RunNumbers:
         """
         runs = (self.run, self._ended)
         return next((run for run in runs if run is not None and run.uid == uid != ""), None)
+
+    def note_unsaved(self, uid: str, indices: Sequence[int]) -> None:
+        """Note of acquisitions that were read that no event has them.
+
+        Parameters
+        ----------
+        uid : str
+            Of Bluesky's run.
+        indices : sequence of int
+            Of acquisitions in the run, from 0.
+        """
+        if (run := self.run_of(uid)) is not None:
+            for index in indices:
+                run.table.write(RETAKEN, index)
 
     def end_run(self) -> None:
         """Use the number no more; its files are still followed. Safe twice."""

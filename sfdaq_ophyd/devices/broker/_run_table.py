@@ -17,7 +17,7 @@ SENDING, ACCEPTED, COMPLETE, FAILED = "asking", "asked", "complete", "failed"
 READ, REGISTERED, UNKNOWN, REFUSED, RUN = "read", "registered", "unknown", "refused", "run"
 RETAKEN, NOT_ASKED = "retaken", "not asked"
 """What a line can say. ``asking`` is written before the request is sent, ``asked`` after its reply, and
-``retaken`` if the point was taken again after that: its event has another acquisition; ``not asked`` is of
+``retaken`` if no event has it, as when the point was taken again or the event dropped; ``not asked`` is of
 pulses of a fly scan that ended before they were asked for."""
 
 

@@ -150,6 +150,11 @@ class BrokerStepping(BrokerFlying):
         same = self._taken[0] == token if token else self._paused and self._ready and not self._was_read
         return self._taken[1] if same else None
 
+    @property
+    def acquisition(self) -> AcceptedAcquisition | None:
+        """The acquisition taken last, which `read` returns; None before the first of a stage."""
+        return self._taken and self._taken[1]
+
     def read(self) -> OrderedDict:
         """Return the numbers, pulses and files of the acquisition taken last.
 
