@@ -19,8 +19,8 @@ N = 20
 def triggered(daq, wait_for):
     """Make the DAQ's detector send images only when it is told to."""
     daq.service.source.silence()
-    quiet = lambda: daq.service.stats()["detector"]["images_per_second"] == 0  # noqa: E731
-    wait_for(quiet, "a second without images")
+    counted = lambda: daq.service.stats()["detector"] or {}  # noqa: E731
+    wait_for(lambda: counted().get("images_per_second") == 0, "a second without images")
     yield lambda: daq.service.source.burst(N, rate=500.0, first_id=1000)
     daq.service.source.follow_clock()
 
