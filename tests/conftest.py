@@ -14,6 +14,7 @@ from pathlib import Path
 
 import bluesky.utils
 import event_model
+import hypothesis
 import jsonschema_rs
 import matplotlib
 import pytest
@@ -22,6 +23,9 @@ from bluesky import RunEngine
 from sfdaq_ophyd.limits import counted_time
 
 matplotlib.use("Agg")
+# The same examples in each run, so that the gate judges the change; others: --hypothesis-profile default
+hypothesis.settings.register_profile("same examples", derandomize=True)
+hypothesis.settings.load_profile("same examples")
 os.environ.setdefault("EPICS_CA_ADDR_LIST", "127.0.0.1")
 os.environ.setdefault("EPICS_CA_AUTO_ADDR_LIST", "NO")
 os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")

@@ -96,7 +96,10 @@ def _options(words: list[str]) -> dict:
         taken = {*signature(Facility).parameters, "port_base"}  # have options of their own
         if not equals or not name.isidentifier() or name in taken:
             raise RequestError("--option", word, "NAME=VALUE, e.g. eiger_model=1M")
-        parsed = yaml.safe_load(value)
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, brackets too deep
+            raise RequestError("--option", word, "NAME=VALUE with a value in YAML") from None
         options[name] = value if isinstance(parsed, dict) else parsed  # "SIM:" is a prefix, no mapping
     return options
 

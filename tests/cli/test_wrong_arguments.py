@@ -7,7 +7,7 @@ import signal
 import socket
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -115,6 +115,9 @@ def here(tmp_path_factory):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=command_lines())
+@example(words=["sim", "--option", "eiger_model={"])
+@example(words=["sim", "--option", "eiger_model=2026-13-45"])
+@example(words=["sim", "--option", "eiger_model=" + "[" * 5000])
 def test_sfdaq_when_given_any_arguments_then_a_usage_error_or_a_sentence_of_ours(here, words):
     result = CliRunner().invoke(app, words)
     if not isinstance(result.exception, SystemExit | SfdaqError | None):

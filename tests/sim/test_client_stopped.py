@@ -69,7 +69,8 @@ def scan(facility, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     yield process
     process.kill()
-    process.communicate()
+    process.wait()
+    process.stdout.close()
 
 
 def test_scan_when_its_process_is_stopped_longer_than_its_limits_then_no_point_is_lost(scan):
