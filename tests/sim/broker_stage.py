@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import threading
 from urllib.parse import urlsplit
 
 from sfdaq_ophyd.sim.broker import BrokerPart
 from sfdaq_ophyd.sim.broker.file_calls import config_file, dap_file
 from sfdaq_ophyd.sim.broker.hardware import MODES, beamline_with
+from sfdaq_ophyd.sim.broker.writers import POWER_ON_STEP
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.world import World
 from sfdaq_ophyd.wire.broker import BEAMLINES
@@ -25,6 +27,36 @@ SENSORS = {
     "TEMPERATURE_THRESHOLDS": "temperature_threshold",
 }
 UNITS = {"s": "", "ms": "e-3", "us": "e-6", "ns": "e-9"}
+
+
+class Steps:
+    """Hold a power-on at each of its steps until whoever looks has seen enough of it.
+
+    Attributes
+    ----------
+    free : bool
+        Nobody looks: go on by yourself.
+    """
+
+    def __init__(self, delays):
+        self.free = False
+        self._wait, delays.wait = delays.wait, self._wait_and_hold
+        self._held, self._next = threading.Event(), threading.Semaphore(0)
+
+    def _wait_and_hold(self, seconds: float) -> None:
+        self._wait(seconds)
+        if seconds != POWER_ON_STEP:
+            return
+        self._held.set()
+        while not self._next.acquire(timeout=0.05) and not self.free:
+            self._wait(0.0)  # leaves with the simulator
+        self._held.clear()
+
+    def go_on(self) -> None:
+        """Let a power-on that is held make its next step."""
+        if self._held.is_set():
+            self._held.clear()
+            self._next.release()
 
 
 class Stage:
@@ -44,6 +76,7 @@ class Stage:
         )
         self.seconds = 1.8e9
         self.part.site.delays.wall_clock = lambda: self.seconds
+        self.steps = Steps(self.part.site.delays)
         self.part.start()
         self.beamline = next(iter(first["setup"].get("pgroups") or ()), self.part.beamline)
         self._furnish({key: value for key, value in first["setup"].items() if value is not None})

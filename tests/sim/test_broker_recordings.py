@@ -82,7 +82,9 @@ class Player:
         if "action" in line:
             self.stage.act(line["action"], self.wait_for)
         elif "event" in line:
+            self.stage.steps.free = True
             self._event(line["event"])
+            self.stage.steps.free = False
         elif "request" in line:
             self._exchange(line)
 
@@ -114,6 +116,7 @@ class Player:
         def again():
             nonlocal reply
             if comparable(reply) != comparable(exchange.get("reply")):
+                self.stage.steps.go_on()
                 reply = self.stage.send(exchange)[2]
             return comparable(reply) == comparable(exchange.get("reply"))
 
@@ -148,6 +151,7 @@ class Player:
     def finish(self) -> None:
         """In flows: every recorded message came, and no other."""
         if self.flow:
+            self.stage.steps.free = True
             self.wait_for(self._all_published, "recorded messages")
             assert kinds(of_writers_in(self.messages, self.stage.part.messages())) == kinds(self.messages)
 
