@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import select
 import socket
 import ssl
 import threading
 import time
+import types
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..limits import BEAT, Alarm, Limit
 
@@ -144,7 +146,7 @@ class Connections:
         keep, response = False, None
         try:
             connection.sock.sendall(request)
-            response = http.client.HTTPResponse(connection.sock, method=method)
+            response = _WholeHead(connection.sock, method=method)
             response.begin()
             unsized, reply = response.length is None, read(response)
             if unsized and call.ended:
@@ -242,6 +244,26 @@ class Connections:
             raise answer
         self._known = (answer, time.monotonic())
         return answer
+
+
+class _WholeHead(http.client.HTTPResponse):
+    """A reply whose head must end with an empty line; http.client takes the end of the connection for one."""
+
+    def begin(self) -> None:
+        reader, last = self.fp, b""
+
+        def readline(limit: int = -1) -> bytes:
+            nonlocal last
+            last = reader.readline(limit)
+            return last
+
+        self.fp = cast(io.BufferedReader, types.SimpleNamespace(readline=readline, close=reader.close))
+        try:
+            super().begin()
+        finally:
+            self.fp = self.fp and reader
+        if last.strip(b"\r\n") or not last:
+            raise http.client.IncompleteRead(last)
 
 
 class _Connection:

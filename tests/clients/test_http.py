@@ -321,6 +321,14 @@ def test_request_when_the_reply_is_broken_then_unknown_outcome_and_the_service_g
     assert [request.split()[1] for request in server.requests] == [b"/x", b"/y"]
 
 
+@pytest.mark.parametrize("end", [b"", b"Content-Length: 0", b"Content-Length: 0\r\n", b"X: y\r"])
+def test_request_when_the_connection_ends_within_the_head_then_it_is_no_empty_reply(serve, end):
+    """A command's reply is empty where all is well: it must not look like that."""
+    service = HttpClient(serve(HEAD + end).url, name="svc", timeout=60)
+    with pytest.raises(UnknownOutcome, match="broken reply"):
+        service.request("PUT", "/x")
+
+
 @pytest.mark.parametrize("what", BROKEN)
 def test_request_when_the_reply_to_an_idempotent_call_is_broken_then_an_error_of_ours(serve, what):
     service = HttpClient(serve(BROKEN[what], OK).url, name="svc", timeout=60)
