@@ -1,29 +1,35 @@
-"""The machine's pulse clock, one for all simulators of a facility.
+"""The machine's pulse clock, one for all simulators of a facility, and what there is to see at each pulse.
 
 The state lies in a small memory-mapped file, so that a simulator in a child process sees the same clock:
 it opens the clock by its path. Pausing or stepping it in one process is seen by all.
 
 A clock that is patient waits for its followers, those that do something at every pulse: it counts at 100 Hz
 while all keep up, and stands rather than run away from the slowest. Its maker's process keeps it.
+
+The broker writes its files long after the pulses, when the motor stands elsewhere; what it writes of a pulse
+has to be what the live stream showed of it. So there is a history of views.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import fcntl
 import logging
+import math
 import mmap
 import os
-import struct
 import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from ..limits import Limit, counted_time
-from .clock_memory import SLOTS_SIZE, Follower, History, Slots, View
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +54,107 @@ LOOK = 0.005
 RATE_WINDOW = 3.0
 """Seconds over which the rate is measured."""
 
-_HEAD = struct.Struct("<qd?7x")
-_CEILING, _RATE, _PATIENT = 0, 8, 16
 _NO_CEILING = 2**62
-_ANCHORS = ("<qddq", 2**16)  # a pulse id, the steady and the host time at which it came, 1 if running
-_VIEWS = ("<q?7xd", 2**14)
-_SLOTS_AT = _HEAD.size
-_ANCHORS_AT = _SLOTS_AT + SLOTS_SIZE
-_VIEWS_AT = _ANCHORS_AT + History.size(*_ANCHORS)
-_SIZE = _VIEWS_AT + History.size(*_VIEWS)
+
+
+def _history(most: int, **fields: str) -> np.dtype:
+    """Return the layout of the last `most` records, and of how many there were."""
+    record = np.dtype([("pulse_id", "i8"), *fields.items()], align=True)
+    return np.dtype([("n", "i8"), ("records", record, most)], align=True)
+
+
+_LAYOUT = np.dtype(
+    [
+        ("ceiling", "i8"),
+        ("rate", "f8"),
+        ("patient", "?"),
+        ("followers", np.dtype([("name", "S32"), ("pid", "i8"), ("finished", "i8")]), 32),  # pid 0: free
+        ("anchors", _history(2**16, steady="f8", host="f8", running="?")),
+        ("views", _history(2**14, light="?", sample="f8")),
+    ],
+    align=True,
+)
+"""The clock's memory: each number lies at a multiple of its size, so that none is read half-written."""
+
+CENTRE, SIGMA = 1.0, 1.0
+"""Where the sample is in the light, and how wide it is: position of M1, mm."""
+
+
+def sample_at(position: float) -> float:
+    """Return how much of the sample is in the light with M1 at `position` mm, 0 to 1."""
+    return math.exp(-(((position - CENTRE) / SIGMA) ** 2) / 2)
+
+
+class View(NamedTuple):
+    """What there is to see.
+
+    Attributes
+    ----------
+    light : bool
+        Whether light reaches the sample: the beam is there and the shutter open.
+    sample : float
+        How much of the sample is in the light, 0 to 1.
+    """
+
+    light: bool
+    sample: float
+
+
+class _History:
+    """The last records of what changes at some pulses. Whoever adds one must be alone in doing so.
+
+    Parameters
+    ----------
+    memory : ndarray of one `_history`
+    """
+
+    def __init__(self, memory: np.ndarray):
+        self._n, self._records = memory["n"], memory["records"][0]
+
+    def add(self, *record) -> None:
+        """Add what holds from a pulse on, the first value."""
+        self._records[self._n[0] % len(self._records)] = record
+        self._n[0] += 1  # after it: nobody reads half a record
+
+    def newest(self) -> tuple:
+        """Return what holds for the pulses to come."""
+        return self._record(int(self._n[0]) - 1)
+
+    def at(self, pulse_id: int) -> tuple:
+        """Return what holds at a pulse; of one before all that are known, the oldest."""
+        n = int(self._n[0])
+        if (newest := self._record(n - 1))[0] <= pulse_id or n == 1:
+            return newest
+        known = range(max(0, n - len(self._records) + 1), n - 1)
+        later = bisect.bisect_right(known, pulse_id, key=lambda index: self._record(index)[0])
+        return self._record(known[max(0, later - 1)])
+
+    def _record(self, index: int) -> tuple:
+        return self._records[index % len(self._records)].item()
+
+
+class Follower:
+    """One that does something at every pulse; made by `PulseClock.follow`."""
+
+    def __init__(self, slot: np.ndarray):
+        self._slot: np.ndarray | None = slot
+
+    def finished(self, pulse_id: int) -> None:
+        """Say that all there was to do for this pulse and those before it is done."""
+        if self._slot is not None:
+            self._slot["finished"] = pulse_id
+
+    def close(self) -> None:
+        """Follow no more. Safe twice."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot["pid"] = 0
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        self.close()
 
 
 class PulseClock:
@@ -86,15 +184,15 @@ class PulseClock:
             self._file, path = tempfile.mkstemp(prefix="sfdaq-clock-")
             # also if this is interrupted
             self._remove = weakref.finalize(self, _remove, Path(path), os.getpid())
-            os.truncate(self._file, _SIZE)
+            os.truncate(self._file, _LAYOUT.itemsize)
         else:
             self._file = os.open(path, os.O_RDWR)
         self.path = Path(path)
-        self._map = mmap.mmap(self._file, _SIZE)
+        # unmapped when nobody holds a part of it any more, which may be a follower after the clock was closed
+        self._memory = np.frombuffer(mmap.mmap(self._file, _LAYOUT.itemsize), _LAYOUT)
+        self._followers = self._memory["followers"][0]
+        self._anchors, self._views = _History(self._memory["anchors"]), _History(self._memory["views"])
         self._lock = threading.Lock()
-        self._slots = Slots(self._map, _SLOTS_AT)
-        self._anchors = History(self._map, _ANCHORS_AT, *_ANCHORS)
-        self._views = History(self._map, _VIEWS_AT, *_VIEWS)
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._announced = False
@@ -103,9 +201,8 @@ class PulseClock:
             self.start_pulse_id = self.now()
             return
         self.start_pulse_id = int((time.time() - EPOCH_OF_PULSE_0) / PULSE_PERIOD)
-        self._write("<q", _CEILING, self.start_pulse_id + LEAD if patient else _NO_CEILING)
-        self._write("<d", _RATE, 1 / PULSE_PERIOD)
-        self._write("?", _PATIENT, patient)
+        self._memory["ceiling"] = self.start_pulse_id + LEAD if patient else _NO_CEILING
+        self._memory["rate"], self._memory["patient"] = 1 / PULSE_PERIOD, patient
         self._views.add(self.start_pulse_id, *View(True, 1.0))
         self._anchors.add(self.start_pulse_id, _steady_time(), time.time(), True)
         if patient:
@@ -119,12 +216,12 @@ class PulseClock:
     @property
     def running(self) -> bool:
         """Whether time moves the clock."""
-        return bool(self._anchors.newest()[3])
+        return self._anchors.newest()[3]
 
     @property
     def patient(self) -> bool:
         """Whether the clock waits for its followers."""
-        return self._read("?", _PATIENT)
+        return bool(self._memory["patient"][0])
 
     @property
     def light(self) -> bool:
@@ -185,7 +282,7 @@ class PulseClock:
             pulse_id, _, _, running = self._anchors.newest()
             if not running:
                 if self.patient:
-                    self._write("<q", _CEILING, pulse_id + LEAD)
+                    self._memory["ceiling"] = pulse_id + LEAD
                 self._anchors.add(pulse_id, _steady_time(), time.time(), True)
 
     def wait_for(self, pulse_id: int, timeout: float, stop: threading.Event | None = None) -> bool:
@@ -214,7 +311,15 @@ class PulseClock:
                     time.sleep(clock.due_in(last + 1))
         """
         with self._writing():
-            return Follower(self._slots, self._slots.take(name, self.now()))
+            for slot in np.split(self._followers, len(self._followers)):
+                if not (slot["pid"][0] and _is_alive(slot["pid"][0])):
+                    slot["pid"] = 0  # nobody counts it while it is written
+                    slot["name"], slot["finished"] = name.encode()[:32], self.now()
+                    slot["pid"] = os.getpid()
+                    return Follower(slot)
+        raise RuntimeError(
+            f"the pulse clock has {len(self._followers)} followers already; {name} is one too many"
+        )
 
     def status(self) -> dict:
         """Say how it runs.
@@ -226,15 +331,15 @@ class PulseClock:
             ``followers`` name to the last pulse id finished; ``pulse_id``; ``patient``; ``running``.
         """
         now = self.now()
-        waiting = self.patient and self.running and now >= self._read("<q", _CEILING)
-        slowest = self._slots.slowest()
+        waiting = self.patient and self.running and now >= self._memory["ceiling"][0]
+        followers = {name.decode("utf-8", "replace"): finished for finished, _, name, _ in self._following()}
         return {
             "pulse_id": now,
             "running": self.running,
             "patient": self.patient,
-            "rate": self._read("<d", _RATE) if self.running else 0.0,
-            "held_by": slowest.name if waiting and slowest is not None else "",
-            "followers": {slot.name: slot.finished for slot in self._slots.taken()},
+            "rate": float(self._memory["rate"][0]) if self.running else 0.0,
+            "held_by": min(followers, key=followers.__getitem__) if waiting and followers else "",
+            "followers": followers,
         }
 
     def announce(self, say: Callable[[str], object] | None = None) -> None:
@@ -249,12 +354,11 @@ class PulseClock:
 
     def close(self) -> None:
         """Forget the clock; its maker also removes the file. Safe twice."""
-        if self._map.closed:
+        if self._closing.is_set():
             return
         self._closing.set()
         if self._keeper is not None:
             self._keeper.join()
-        self._map.close()
         os.close(self._file)
         if self._owner:
             self._remove()
@@ -272,7 +376,7 @@ class PulseClock:
                 continue
             rate = (self.now() - pulse_id) / seconds
             since, pulse_id = since + seconds, pulse_id + round(rate * seconds)
-            self._write("<d", _RATE, rate)
+            self._memory["rate"] = rate
             slow = rate < SLOW
             if self._announced and self.running and (said is None or slow > said):
                 said, line = slow, _line(rate, slow)
@@ -286,28 +390,29 @@ class PulseClock:
             return
         steady, host = _steady_time(), time.time()
         counted, now = self._count(steady)
-        slowest = self._slots.slowest()
-        while slowest is not None and slowest.finished + LEAD <= now and not slowest.alive:
-            logger.warning("the pulse clock's follower %s has died; the clock goes on", slowest.name)
-            self._slots.free(slowest.number)
-            slowest = self._slots.slowest()
-        reached = now if slowest is None else slowest.finished
-        ceiling = max(reached + LEAD, self._read("<q", _CEILING))
+        reached = now
+        for finished, pid, name, number in self._following():
+            if finished + LEAD <= now and not _is_alive(pid):
+                logger.warning("the pulse clock's follower %s has died; the clock goes on", name.decode())
+                self._followers[number]["pid"] = 0
+            else:
+                reached = finished
+                break
+        ceiling = max(reached + LEAD, int(self._memory["ceiling"][0]))
         if counted > now < ceiling:  # it stood, and the next pulse is now
             self._anchors.add(now + 1, steady, host, True)
-        self._write("<q", _CEILING, ceiling)
+        self._memory["ceiling"] = ceiling
 
     # ---- the memory -----------------------------------------------------------------------------------
 
-    def _read(self, layout: str, offset: int):
-        return struct.unpack_from(layout, self._map, offset)[0]
-
-    def _write(self, layout: str, offset: int, *values) -> None:
-        struct.pack_into(layout, self._map, offset, *values)
+    def _following(self) -> list[tuple[int, int, bytes, int]]:
+        """Return pulse finished, process id, name and slot of all followers, the slowest first."""
+        slots = enumerate(self._followers.tolist())
+        return sorted((finished, pid, name, number) for number, (name, pid, finished) in slots if pid)
 
     def _count(self, steady_now: float) -> tuple[int, int]:
         """Return the pulse id by the time alone, and the one that counts."""
-        ceiling = self._read("<q", _CEILING)  # before the anchor: see the class's notes
+        ceiling = int(self._memory["ceiling"][0])  # before the anchor: see the class's notes
         at, steady, _, running = self._anchors.newest()
         if not running:
             return at, at
@@ -334,6 +439,17 @@ def _remove(path: Path, maker: int) -> None:
     """Remove the file of a clock, once it is closed or forgotten or its maker ends; not when a fork does."""
     if os.getpid() == maker:
         path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a process runs; one that ended and waits to be reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    with contextlib.suppress(OSError):  # no such file on this system
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return True
 
 
 def _line(rate: float, slow: bool) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.sim.clock import PulseClock
-from sfdaq_ophyd.sim.clock_memory import CENTRE, View, sample_at
+from sfdaq_ophyd.sim.clock import CENTRE, PulseClock, View, sample_at
 from sfdaq_ophyd.sim.jungfrau.scene import REFLECTION, Scene
 
 

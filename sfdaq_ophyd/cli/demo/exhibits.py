@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...catalog import write_pictures
-from ...sim.clock_memory import CENTRE, SIGMA
+from ...sim.clock import CENTRE, SIGMA
 
 JUNGFRAU, FILES = "jf", "sfdaq_JF01T03V01"
 """The live Jungfrau, and the same detector in the broker's files."""

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from ...wire.detector_name import STAGE_CODES, DaqRec
-from ..clock_memory import View
+from ..clock import View
 from ..jungfrau.scene import Scene
 from .beamline import EVALUATION
 from .hardware import BUFFER

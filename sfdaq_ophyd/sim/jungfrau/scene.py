@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ...wire.detector_name import MODULE_SHAPE, STAGE_CODES, DaqRec, DetectorName
-from ..clock_memory import View
+from ..clock import View
 from ..stamp import STAMP_PIXELS, write_stamp
 
 GAIN = (41.5, -1.4, -0.11, 2.5 * 41.5, -1.4, -0.11)

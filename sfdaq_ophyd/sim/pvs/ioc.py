@@ -11,8 +11,7 @@ from caproto import SkipWrite
 from caproto.server import PVGroup, SubGroup, pvproperty
 
 from ...wire.broker import TRIGGER_RUNNING
-from ..clock import PULSE_PERIOD, PulseClock
-from ..clock_memory import sample_at
+from ..clock import PULSE_PERIOD, PulseClock, sample_at
 
 TICK = 0.02
 """Seconds between readback updates while moving."""

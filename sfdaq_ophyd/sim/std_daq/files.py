@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import SfdaqError
 from ...wire.std_daq import OUTPUT_FILE
-from ..clock_memory import View
+from ..clock import View
 from ..jungfrau.scene import Scene
 from ..stamp import STAMP_PIXELS, write_stamp
 from .settings import ServiceError
