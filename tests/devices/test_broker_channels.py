@@ -18,7 +18,7 @@ from sfdaq_ophyd.errors import FilesMissing
 from sfdaq_ophyd.files.daq_file import read_daq_file
 from sfdaq_ophyd.files.held_values import write_held
 from sfdaq_ophyd.plans import sf_count
-from sfdaq_ophyd.sim.broker.data_files import PvWriter
+from sfdaq_ophyd.sim.broker import writers
 
 from .broker_bench import DETECTOR
 from .broker_runs import cause, run, streams_of
@@ -203,13 +203,13 @@ def test_name_when_it_is_a_channel_and_a_pv_then_the_channels_data_are_there(ben
 
 def test_pv_when_it_is_in_no_file_then_an_empty_column_and_the_mark(bench, monkeypatch):
     device = bench.device(pvs=["GONE", "P"])
-    write_pv = PvWriter._write_pv
+    write_pv = writers.write_pv
 
-    def without_gone(self, file, name, *more):
+    def without_gone(file, name, *more):
         if name != "GONE":
-            write_pv(self, file, name, *more)
+            write_pv(file, name, *more)
 
-    monkeypatch.setattr(PvWriter, "_write_pv", without_gone)
+    monkeypatch.setattr(writers, "write_pv", without_gone)
     result = run(sf_count([device], 2))
     assert result.error is None
     data = streams(result)["sfdaq_data"]

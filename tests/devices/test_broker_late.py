@@ -19,7 +19,7 @@ from sfdaq_ophyd.files import daq_file
 from sfdaq_ophyd.files.daq_file import Look
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_record
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.sim.broker.data_files import PV_PERIOD, channel_value
+from sfdaq_ophyd.sim.broker.writers import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .broker_bench import DETECTOR
@@ -75,7 +75,7 @@ def test_catalog_when_channels_are_texts_or_missing_then_texts_come_back_and_the
     def some_text(name, pulse_ids):
         return np.array([f"{name} {pulse_id} ä" for pulse_id in pulse_ids], object)
 
-    monkeypatch.setattr("sfdaq_ophyd.sim.broker.data_files.channel_value", some_text)
+    monkeypatch.setattr("sfdaq_ophyd.sim.broker.writers.channel_value", some_text)
     device = bench.device(channels=["CH:A", "CH:B"])
     bench.part.fail_next("channels_offline", channels=["CH:A"])
     (uid,) = engine(sf_count([device], 2))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.sim.broker import detector_writer
+from sfdaq_ophyd.sim.broker import detector_files
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .broker_http import post
@@ -148,9 +148,9 @@ def test_detector_file_when_compression_or_roi_stands_alone_then_only_the_raw_co
 
 
 def test_detector_file_when_converted_then_kev_of_good_frames_compressed(facility, retrieve, monkeypatch):
-    now, made, make = facility.clock.now(), [], detector_writer.calibration_for
+    now, made, make = facility.clock.now(), [], detector_files.calibration_for
     monkeypatch.setattr(
-        detector_writer, "calibration_for", lambda *given: made.append(make(*given)) or made[-1]
+        detector_files, "calibration_for", lambda *given: made.append(make(*given)) or made[-1]
     )
     facility.broker.fail_next("missing_pulses", source=ONE, pulse_ids=range(now - 1, now + 1))
     converted = {"adc_to_energy": True, "compression": True}

@@ -3,7 +3,7 @@
 import pytest
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.sim.broker.faults import FAULTS as BROKER
+from sfdaq_ophyd.sim.broker import FAULTS as BROKER
 from sfdaq_ophyd.sim.eiger import FAULTS as EIGER
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.jungfrau.model import ModuleFaults

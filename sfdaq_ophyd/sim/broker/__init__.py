@@ -1,5 +1,5 @@
 """Simulated sf-daq broker: both services, both dialects, and the writers behind them."""
 
-from .part import BrokerPart
+from .part import FAULTS, BrokerPart
 
-__all__ = ["BrokerPart"]
+__all__ = ["FAULTS", "BrokerPart"]

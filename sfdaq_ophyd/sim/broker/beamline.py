@@ -9,22 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...wire.broker import SUBNET_LENGTH, TRIGGER_RUNNING, TRIGGER_STOPPED, Dialect, beamline_of_address
+from ..clock import PulseClock
 
 
 class ValidationError(Exception):
-    """The request is wrong.
-
-    Parameters
-    ----------
-    text : str
-        Words of the current dialect.
-    documented : str, optional
-        Words of the documented one; default the same.
-    """
+    """The request is wrong: `text` in the words of the current dialect, and those of the documented one."""
 
     def __init__(self, text: str, documented: str | None = None):
         super().__init__(text)
@@ -77,13 +71,7 @@ POWER_ON_STEP = 0.7
 
 
 class Delays:
-    """Wait for the servers' delays, shortened, and stop waiting when the simulator stops.
-
-    Parameters
-    ----------
-    factor : float
-        On every measured delay; 1.0 is the real thing.
-    """
+    """Wait for the servers' delays, times `factor`, and stop waiting when the simulator stops."""
 
     def __init__(self, factor: float):
         self.factor = factor
@@ -113,13 +101,7 @@ ROOTS = ("sf", "gpfs", "home")
 
 
 class Tree:
-    """Absolute paths of the servers, kept below one directory.
-
-    Parameters
-    ----------
-    directory : Path
-        Made if absent, with one folder per mount point.
-    """
+    """Absolute paths of the servers, kept below one directory, with one folder per mount point."""
 
     def __init__(self, directory: Path):
         self.directory, self._real = directory, Path(os.path.realpath(directory))
@@ -200,31 +182,23 @@ _STILL = 2**63 - 1
 
 
 class Trigger:
-    """One beamline's trigger; behind a PV where there is one.
+    """One beamline's trigger; its event code is kept here unless it is that of a PV.
 
-    Parameters
+    Attributes
     ----------
-    delays : Delays
-    now : callable
-        Returns the pulse id of this moment.
-    read, write : callable, optional
-        Access to the PV; default keeps the value here.
+    stuck : int
+        How many of the next writes are lost.
     """
 
-    def __init__(
-        self,
-        delays: Delays,
-        now: Callable[[], int],
-        read: Callable[[], float] | None = None,
-        write: Callable[[int], None] | None = None,
-    ):
-        self._delays, self._now = delays, now
+    def __init__(self, delays: Delays, clock: PulseClock):
+        self._delays, self._clock = delays, clock
         self._stops: deque[list[int]] = deque(maxlen=1000)  # [first pulse missed, last]
-        self._value = TRIGGER_RUNNING
-        self._read = read or (lambda: self._value)
-        self._write = write or (lambda value: setattr(self, "_value", value))
-        self.stuck = 0
-        """How many of the next writes are lost."""
+        self.stuck, self._value = 0, TRIGGER_RUNNING
+        self.use_pv(lambda: self._value, partial(setattr, self, "_value"))
+
+    def use_pv(self, read: Callable[[], float], write: Callable[[int], object]) -> None:
+        """Read and write the event code by these from now on."""
+        self._read, self._write = read, write
 
     @property
     def value(self) -> int:
@@ -240,13 +214,13 @@ class Trigger:
         """Stop the trigger, wait, and make sure."""
         self._set(TRIGGER_STOPPED, "stop")
         if not (self._stops and self._stops[-1][1] == _STILL):
-            self._stops.append([self._now(), _STILL])
+            self._stops.append([self._clock.now(), _STILL])
 
     def start(self) -> None:
         """Start the trigger, wait, and make sure."""
         self._set(TRIGGER_RUNNING, "start")
         if self._stops and self._stops[-1][1] == _STILL:
-            self._stops[-1][1] = self._now()
+            self._stops[-1][1] = self._clock.now()
 
     def missed(self, pulse_ids: Iterable[int]) -> set[int]:
         """Return the pulses during which the services had it stopped."""

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -16,11 +16,11 @@ import bottle
 from ...errors import ServiceUnreachable
 from ...wire.broker import Service, raw_directory
 from ...wire.broker_operations import OPERATIONS
-from ..http import STATUS, BoundedLog, refusal
-from . import detector_calls, file_calls, runs
+from ..http import STATUS, refusal
+from . import detector_calls, run_calls
 from .beamline import Stopped, ValidationError, envelope
-from .runs import PGroup
-from .site import Caller, Handler, Site
+from .run_calls import PGroup
+from .site import Caller, Handler, LoggedRequest, Site
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,9 @@ def before(site: Site, endpoint: str) -> None:
     if fault := faults.take("close_pgroup", endpoint=endpoint):
         PGroup(site.tree, site.home, fault.get("pgroup", "p12345")).close()
     if faults.take("run_info_unwritable", endpoint=endpoint):
-        _block_run_info(site)
+        for raw in site.tree.local(raw_directory(site.home, "*").removesuffix("*/raw/")).glob("*/raw"):
+            if not (raw / "run_info").exists():
+                (raw / "run_info").symlink_to("nowhere")  # is not there, and cannot be made
 
 
 def after(site: Site, endpoint: str, reply: dict[str, Any]) -> Any:
@@ -62,33 +64,12 @@ def after(site: Site, endpoint: str, reply: dict[str, Any]) -> Any:
 
 
 def _drop() -> None:
-    connection = bottle.request.environ["sfdaq.connection"]
-    connection.shutdown(socket.SHUT_RDWR)
+    bottle.request.environ["sfdaq.connection"].shutdown(socket.SHUT_RDWR)
 
 
-def _block_run_info(site: Site) -> None:
-    for raw in site.tree.local(raw_directory(site.home, "*").removesuffix("*/raw/")).glob("*/raw"):
-        if not (raw / "run_info").exists():
-            (raw / "run_info").symlink_to("nowhere")  # is not there, and cannot be made
-
-
-_ALL = vars(runs) | vars(detector_calls) | vars(file_calls)
+_ALL = vars(run_calls) | vars(detector_calls)
 HANDLERS: dict[str, Handler] = {name: _ALL[name] for name in OPERATIONS}
 """What answers each call."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedRequest:
-    """One request, for tests."""
-
-    service: str
-    method: str
-    endpoint: str
-    request: Any
-    client: str
-    reply: Any
-    started: float
-    elapsed: float
 
 
 class _RequestHandler(WSGIRequestHandler):
@@ -118,17 +99,10 @@ class _Server(WSGIServer):
 
 
 class HttpService:
-    """Serve one of the two services on loopback.
-
-    Parameters
-    ----------
-    site : Site
-    service : {"broker", "slow"}
-    """
+    """Serve one of the two services on loopback."""
 
     def __init__(self, site: Site, service: Service):
-        self._site, self.service = site, service
-        self.log: BoundedLog[LoggedRequest] = BoundedLog()
+        self._site, self._service = site, service
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -141,34 +115,31 @@ class HttpService:
     @property
     def port(self) -> int:
         """Where it listens."""
-        return self._bound.server_port
-
-    @property
-    def _bound(self) -> _Server:
         if self._server is None:
-            raise ServiceUnreachable(f"simulated {self.service}", url="no port", reason="it does not listen")
-        return self._server
+            raise ServiceUnreachable(f"simulated {self._service}", url="no port", reason="it does not listen")
+        return self._server.server_port
 
     def bind(self, port: int = 0) -> None:
         """Listen at a port, 0 for a free one; OSError if it is taken."""
         app = bottle.Bottle()
         app.add_hook("before_request", _refuse_foreign_pages)
         for operation in OPERATIONS.values():
-            method = operation.current if self._site.dialect == "current" else operation.documented
-            if operation.service == self.service and method is not None:
-                app.route(f"/{operation.name}", method, self._callback(operation.name))
+            method = getattr(operation, self._site.dialect)
+            if operation.service == self._service and method is not None:
+                app.route(f"/{operation.name}", method, partial(self._answer, operation.name))
         self._server = _Server(("127.0.0.1", port), _RequestHandler)
         self._server.set_app(app)
 
     def start(self) -> None:
         """Serve from now on."""
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._serve, name=f"sf-daq {self.service}", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=f"sf-daq {self._service}", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
+        assert self._server is not None
         while not self._stopping.is_set():
-            self._bound.handle_request()  # sleeps until there is one
+            self._server.handle_request()  # sleeps until there is one
 
     def stop(self) -> None:
         """End after the present request. Safe twice."""
@@ -181,41 +152,27 @@ class HttpService:
         if self._server is not None:
             self._server.server_close()
 
-    def _callback(self, name: str):
-        def answer():
-            started = time.time()
-            forwarded = bottle.request.environ.get("HTTP_X_FORWARDED_FOR")
-            caller = Caller(self._site, bottle.request.remote_addr if forwarded else None)
-            request, reply = None, None
+    def _answer(self, name: str) -> Any:
+        started, site = time.time(), self._site
+        forwarded = bottle.request.environ.get("HTTP_X_FORWARDED_FOR")
+        address = bottle.request.remote_addr
+        request, reply = None, None
+        try:
+            before(site, name)
             try:
-                before(self._site, name)
-                try:
-                    request = bottle.request.json
-                    reply = self._handle(name, request, caller)
-                except bottle.HTTPError as exc:
-                    if self._site.dialect == "documented":
-                        raise
-                    reply = envelope(exc, "current")
-                except Exception as exc:
-                    logger.debug("%s refused: %r", name, exc)
-                    reply = envelope(exc, self._site.dialect)
-                return after(self._site, name, reply)
-            finally:
-                self.log.append(
-                    LoggedRequest(
-                        self.service,
-                        bottle.request.method,
-                        name,
-                        request,
-                        bottle.request.remote_addr or "",
-                        reply,
-                        started,
-                        time.time() - started,
-                    ),
-                    2 * max(0, bottle.request.content_length),  # replies repeat what was asked
-                )
-
-        return answer
+                request = bottle.request.json
+                reply = self._handle(name, request, Caller(site, address if forwarded else None))
+            except bottle.HTTPError as exc:
+                if site.dialect == "documented":
+                    raise
+                reply = envelope(exc, "current")
+            except Exception as exc:
+                logger.debug("%s refused: %r", name, exc)
+                reply = envelope(exc, site.dialect)
+            return after(site, name, reply)
+        finally:
+            size = 2 * max(0, bottle.request.content_length)  # replies repeat what was asked
+            site.requests.append(LoggedRequest(name, request, address or "", reply, started), size)
 
     def _handle(self, name: str, request: Any, caller: Caller) -> dict[str, Any]:
         if not OPERATIONS[name].has_body:
@@ -239,13 +196,7 @@ def _refuse_foreign_pages() -> None:
 
 
 def bind_pair(first: HttpService, second: HttpService, port: int = 0) -> None:
-    """Bind two services to neighbouring ports: the slow broker is one above the broker.
-
-    Parameters
-    ----------
-    port : int
-        Of the first; 0 takes any free pair.
-    """
+    """Bind two services to neighbouring ports: the slow broker is one above the broker; 0 takes any pair."""
     for attempt in range(100):
         first.bind(port)
         try:

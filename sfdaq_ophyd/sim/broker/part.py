@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,44 @@ from ..faults import Faults, check
 from ..jungfrau.part import JungfrauPart
 from ..pvs.part import PvsPart
 from ..world import World
-from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays, Tree, Trigger
-from .data_files import BufferWriter, PvWriter
-from .detector_files import CENTRAL, PedestalEvaluation, Scenes, stream_config
-from .detector_writer import DetectorWriter
-from .faults import AT_ONCE, FAULTS
-from .file_calls import DAP_CONFIG, SCRIPTS, config_file, dap_file
-from .hardware import DetectorEntry, Hardware, Table, beamline_with, table_of
-from .http import HttpService, LoggedRequest, bind_pair
-from .messages import Message, Messages, Worker
-from .site import Site
-from .writers import EPICS_WORDS, ControlWriter, DataWriter
+from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays
+from .detector_calls import DAP_CONFIG, SCRIPTS, dap_file
+from .detector_files import CENTRAL, DetectorWriter, PedestalEvaluation, Scenes, stream_config
+from .hardware import DetectorEntry, beamline_with, table_of
+from .http import HttpService, bind_pair
+from .run_calls import config_file
+from .site import LoggedRequest, Message, Site, Worker
+from .writers import EPICS_WORDS, ControlWriter, DataWriter, write_cameras, write_channels, write_pvs
+
+FAULTS = {
+    "latency": "the reply takes `seconds` more",
+    "hang": "no reply until the simulator stops; the request is never carried out",
+    "drop_before": "the connection closes before the request is carried out",
+    "drop_after": "the connection closes after the request is carried out",
+    "garbage": "the request is carried out, the reply is HTML, or `body`, with code 200",
+    "server_error": "HTTP 500",
+    "refuse": "an error with `message` and `exception`; nothing is done",
+    "wrong_run_number": "the reply is one too high",
+    "message_broker_down": "the message broker cannot be reached",
+    "close_pgroup": "`pgroup` is closed just before the next request",
+    "run_info_unwritable": "the folder of run numbers cannot be written",
+    "stray_meta_file": "a file too many in the run's ``meta/``, so that numbers drift",
+    "trigger_stuck": "event codes are lost",
+    "writer_absent": "the request to a writer vanishes",
+    "writer_fails": "the writer of `source` writes an ``.err`` with `message`",
+    "writer_silent": "the writer of `source` says it is finished, and there is no file",
+    "missing_pulses": "`pulse_ids` did not arrive at the writer of `source`",
+    "truncated_file": "the file of `source` ends half-way",
+    "channels_offline": "`channels`, or the first, of `source` are left out, and the log says so",
+    "power_on_fails": "a detector does not go on, with `message`",
+    "pedestal_fails": "a pedestal is not taken, with `message`",
+    "limping": "at once: `modules` of `detector` stop writing",
+    "detector_stopped": "at once: `detector` stops",
+}
+"""Name and meaning of every fault; `source` is PVDATA, BSDATA, CAMERAS or a detector, default any."""
+
+AT_ONCE = ("limping", "detector_stopped", "trigger_stuck")
+"""Faults that are there as soon as they are named."""
 
 FAST = 0.05
 """Default factor on the measured delays: 10 s become half a second."""
@@ -43,8 +71,6 @@ class BrokerPart:
         Default is the one the facility's Jungfrau belongs to, else bernina.
     pgroup : str or None
         A pgroup that exists and is open.
-    detectors : dict, optional
-        Detector table in place of the server's: see `detectors.Table`.
     running : iterable of str, optional
         Detectors that run from the start; default is the facility's Jungfrau, else the beamline's first.
     pvs : iterable of str, or None
@@ -53,13 +79,17 @@ class BrokerPart:
         Factor on the services' measured delays, 1.0 for the real ones; the facility's speed divides it.
     writers : bool
         False: requests vanish, as with no writer process running.
-    max_frames : int
-        Largest file the simulated writers make.
     pedestal_frames : int
-        Frames per gain stage in a pedestal file.
+        Frames per gain stage in a pedestal file; the real number is 1000.
 
     Attributes
     ----------
+    beamline : str
+        Beamline of callers from this machine.
+    trigger : Trigger
+        Of that beamline.
+    root : Path
+        The folder that stands for ``/sf``.
     site : Site
         Everything inside: tree, hardware, messages, triggers, faults.
     """
@@ -73,89 +103,80 @@ class BrokerPart:
         dialect: Dialect = "current",
         beamline: str | None = None,
         pgroup: str | None = "p12345",
-        detectors: Table | None = None,
         running: Iterable[str] | None = None,
         pvs: Iterable[str] | None = ("SIM:PRESSURE", "SIM:TEMPERATURE"),
         delays: float = FAST,
         writers: bool = True,
-        max_frames: int = 2000,
         pedestal_frames: int = 10,
     ):
         if dialect not in DIALECTS:
             raise RequestError("dialect", dialect, f"one of {', '.join(DIALECTS)}")
         if not delays >= 0:
             raise RequestError("delays", delays, "a factor of at least 0")
-        self._world, self._pgroup, self._writers = world, pgroup, writers
-        table = table_of(dialect) if detectors is None else dict(detectors)
-        jungfrau = world.parts.get("jungfrau")
+        self._world, self._pgroup, self.dialect = world, pgroup, dialect
+        table, jungfrau = table_of(dialect), world.parts.get("jungfrau")
         scene = jungfrau.scene if isinstance(jungfrau, JungfrauPart) else None
         live = None if scene is None else scene.detector_name
-        home = beamline or (live and beamline_with(table, live)) or "bernina"
+        self.beamline = home = beamline or (live and beamline_with(table, live)) or "bernina"
         if home not in BEAMLINES:
             raise RequestError("beamline", home, f"one of {', '.join(BEAMLINES)}")
         if live is not None and beamline_with(table, live) is None:
             table[home] = (*table.get(home, ()), DetectorEntry(live, live, 12))
-        tree, faults = Tree(world.directory / "broker"), Faults(FAULTS)
-        waits = Delays(delays / world.speed)
-        messages = Messages(dialect, waits, faults)
-        self.site = Site(dialect, home, tree, table, waits, world.clock, Hardware(tree), messages, faults)
-        names = [entry.name for entry in table.get(home, ())]
-        default = [live] if live in names else names[:1]
+        self.site = site = Site(world, dialect, home, table, Delays(delays / world.speed), Faults(FAULTS))
+        self.root, self.trigger = site.tree.sf, site.trigger(home)
+        self._detectors = [entry.name for entry in table.get(home, ())]
+        default = [live] if live in self._detectors else self._detectors[:1]
         self._running = list(default if running is None else running)
-        self._detectors, self._pvs = names, pvs
+        self._pvs = pvs
         self._scenes = Scenes(world.seed, world.clock.view, scene)
-        self._workers = self._make_workers(max_frames, pedestal_frames) if writers else []
-        self._services = {
-            "broker": HttpService(self.site, "broker"),
-            "slow": HttpService(self.site, "slow"),
-        }
+        self._workers = self._make_workers(pedestal_frames) if writers else []
+        self._broker, self._slow = self._services = HttpService(site, "broker"), HttpService(site, "slow")
 
-    def _make_workers(self, max_frames: int, pedestal_frames: int) -> list[Worker]:
+    def _make_workers(self, pedestal_frames: int) -> list[Worker]:
         site = self.site
-        evaluation = PedestalEvaluation(site, self._scenes, pedestal_frames)
-        channels = BufferWriter(site, cameras=False, max_rows=100_000)
-        cameras = BufferWriter(site, cameras=True, max_rows=max_frames)
-        frames = DetectorWriter(site, self._scenes, max_frames, evaluation)
+        frames = DetectorWriter(site, self._scenes, PedestalEvaluation(site, self._scenes, pedestal_frames))
         handlers: dict[str, Callable[[Message], None]] = {
-            "epics": DataWriter(site, PvWriter(site), words=EPICS_WORDS),
-            "data3buffer": DataWriter(site, channels, DATA_BUFFERS),
-            "imagebuffer": DataWriter(site, cameras, DATA_BUFFERS),
+            "epics": DataWriter(site, write_pvs, words=EPICS_WORDS),
+            "data3buffer": DataWriter(site, write_channels, DATA_BUFFERS),
+            "imagebuffer": DataWriter(site, write_cameras, DATA_BUFFERS),
             "detector.retrieve": DataWriter(site, frames, DETECTOR_BUFFER),
             "detector.pedestal": ControlWriter(site),
         }
-        return [Worker(site.messages, name, handle, site.delays) for name, handle in handlers.items()]
+        return [Worker(site, name, handle) for name, handle in handlers.items()]
 
     def launch(self) -> None:
         """Begin nothing: it needs what the others have started."""
 
     def start(self) -> None:
         """Lay out the file system and serve."""
-        self._connect_trigger()
+        pvs = self._world.parts.get("pvs")
+        if isinstance(pvs, PvsPart):
+            self.trigger.use_pv(partial(pvs.read, "event_code"), partial(pvs.write, "event_code"))
         self._lay_out()
         port = self._world.next_port()
         if port:
             self._world.next_port()  # the slow broker's
-        bind_pair(self._services["broker"], self._services["slow"], port)
+        bind_pair(*self._services, port)
         for worker in self._workers:
             worker.start()
-        for service in self._services.values():
+        for service in self._services:
             service.start()
 
     def stop(self) -> None:
         """End services and writers. Safe twice."""
         self.site.delays.stopped.set()
-        for service in self._services.values():
+        for service in self._services:
             service.stop()
         for worker in self._workers:
-            worker.join()
+            worker.stop()
 
     def _lay_out(self) -> None:
         """Make the home beamline's directories and configurations; what is there already stays."""
         site = self.site
         if self._pgroup is not None:
             self.make_pgroup(self._pgroup)
-        for directory in (DAP_CONFIG, SCRIPTS):
-            site.tree.make(directory)
+        site.tree.make(DAP_CONFIG)
+        site.tree.make(SCRIPTS)
         if self._pvs is not None:
             config = {"pulse_id_pv": BEAMLINES[site.home].pulse_id_pv, "pv_list": list(self._pvs)}
             self._write(config_file(site.dialect, site.home), config)
@@ -184,55 +205,24 @@ class BrokerPart:
             tree.make(path.rsplit("/", 1)[0])
             tree.write_json(path, content)
 
-    def _connect_trigger(self) -> None:
-        pvs = self._world.parts.get("pvs")
-        if isinstance(pvs, PvsPart):
-            self.site.triggers[self.site.home] = Trigger(
-                self.site.delays,
-                self.site.clock.now,
-                lambda: pvs.read("event_code"),
-                lambda value: pvs.write("event_code", value),
-            )
-
     @property
     def url(self) -> str:
         """Address of the broker."""
-        return self._services["broker"].url
+        return self._broker.url
 
     @property
     def slow_url(self) -> str:
         """Address of the slow broker."""
-        return self._services["slow"].url
-
-    @property
-    def root(self) -> Path:
-        """The folder that stands for ``/sf``."""
-        return self.site.tree.sf
-
-    @property
-    def dialect(self) -> Dialect:
-        """What it speaks."""
-        return self.site.dialect
-
-    @property
-    def beamline(self) -> str:
-        """Beamline of callers from this machine."""
-        return self.site.home
-
-    @property
-    def trigger(self) -> Trigger:
-        """Trigger of that beamline."""
-        return self.site.trigger(self.site.home)
+        return self._slow.url
 
     def make_pgroup(self, pgroup: str, beamline: str | None = None) -> Path:
         """Make a pgroup with an empty ``raw/``, and return where that lies."""
-        return self.site.tree.make(raw_directory(beamline or self.site.home, pgroup))
+        return self.site.tree.make(raw_directory(beamline or self.beamline, pgroup))
 
     def requests(self, endpoint: str | None = None) -> list[LoggedRequest]:
         """Return the requests so far, of one endpoint or all, in order of arrival."""
-        logged = [entry for service in self._services.values() for entry in list(service.log)]
-        chosen = [entry for entry in logged if endpoint in (None, entry.endpoint)]
-        return sorted(chosen, key=lambda entry: entry.started)
+        logged = [entry for entry in self.site.requests if endpoint in (None, entry.endpoint)]
+        return sorted(logged, key=lambda entry: entry.started)
 
     def messages(self) -> list[Message]:
         """Return what went over the message broker: requests to writers, and their status messages."""
@@ -252,7 +242,7 @@ class BrokerPart:
         return {"broker": self.url, "slow": self.slow_url, "root": str(self.root)}
 
     def fail_next(self, what: str, *, endpoint: str | None = None, times: int = 1, **details: Any) -> None:
-        """Misbehave by name; `faults.FAULTS` lists names and details.
+        """Misbehave by name; `FAULTS` lists names and details.
 
         Parameters
         ----------
@@ -265,10 +255,10 @@ class BrokerPart:
             self.site.faults.add(what, details, times, endpoint=endpoint)
             return
         check(FAULTS, what, details)
-        detector = details.get("detector", self._running[0] if self._running else self._detectors[0])
         if what == "trigger_stuck":
             self.trigger.stuck = 2 * times
             return
+        detector = details.get("detector", (self._running or self._detectors)[0])
         modules = self.site.hardware[detector].modules
         for number in details.get("modules", range(len(modules))):
             modules[number].state = "stopped"
