@@ -55,7 +55,7 @@ from sfdaq_ophyd.wire import (
     tiff,
     tiff_write,
 )
-from sfdaq_ophyd.wire.std_daq_writing import layout_of_one_file
+from sfdaq_ophyd.wire.std_daq import layout_of_one_file
 
 JF = "JF01T01V01"
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "30"))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
-from ..errors import RequestError, SfdaqError
-from ..wire.std_daq import WriterState
-from .std_daq_call import SocketCalls, call
+from ..clients.std_daq_service import StdDaqOtherGeneration, StdDaqRefused, StdDaqUnknownOutcome
+from ..clients.std_daq_socket import CREATION_LIMIT, Pushes, StdDaqWriterSocket
+from ..errors import DetectorStateError, RequestError, ServiceTimeout, SfdaqError, shown_url
+from ..limits import Limit
+from ..wire.std_daq import WriterState, WritingState
+from ..wire.std_daq_socket import PushedStatus, Tracker, split_name, start_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,14 +106,14 @@ def set_config(
         changes = json.loads(config_file.read_text())
     except (OSError, ValueError) as exc:
         raise RequestError("config_file", str(config_file), f"a readable JSON file ({exc})") from exc
-    shown = call(
+    done = call(
         url,
         lambda daq: daq.set_config(changes, wait=wait),
         config_url=config_url,
         user=user,
         restart_time=restart_time,
     )
-    _show(shown, one_line)
+    _show(done, one_line)
 
 
 @app.command()
@@ -123,7 +128,7 @@ def logs(
 
     Example: sfdaq std-daq logs -n 5
     """
-    _show(call(url, lambda daq: daq.get_logs(n)), one_line)
+    _show(call(url, lambda daq: _by_rest(daq, "logs").get_logs(n)), one_line)
 
 
 @app.command()
@@ -132,7 +137,7 @@ def stats(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 
     Example: sfdaq std-daq stats
     """
-    _show(call(url, lambda daq: daq.get_stats()), one_line)
+    _show(call(url, lambda daq: _by_rest(daq, "stats").get_stats()), one_line)
 
 
 @app.command()
@@ -141,7 +146,7 @@ def deploy_status(url: Url = DEFAULT_URL, one_line: OneLine = False) -> None:
 
     Example: sfdaq std-daq deploy-status
     """
-    _show(call(url, lambda daq: daq.get_deployment_status()), one_line)
+    _show(call(url, lambda daq: _by_rest(daq, "deploy-status").get_deployment_status()), one_line)
 
 
 @app.command(context_settings=NUMBERS)
@@ -173,7 +178,8 @@ def write_sync(
     Example: sfdaq std-daq write-sync /data/p12345/raw/test.h5 100
     """
     request = _request(output_file, n_images, run_id)
-    _show(call(url, lambda daq: write_with_progress(daq, request)), one_line)
+    with _bar(n_images) as show:
+        _show(call(url, lambda daq: _write(daq, request, show)), one_line)
 
 
 @app.command()
@@ -190,20 +196,9 @@ def _request(output_file: str, n_images: int, run_id: int | None) -> dict:
     return request if run_id is None else {**request, "run_id": run_id}
 
 
-def write_with_progress(client: StdDaqClient | SocketCalls, request: dict) -> dict:
-    """Call ``start_writer_sync``; meanwhile show the images written, on standard error, on a terminal only.
-
-    Ctrl-C stops the writer if it still writes what was asked for here.
-    """
-    with _bar(int(request["n_images"])) as show:
-        if isinstance(client, SocketCalls):
-            return client.start_writer_sync(request, show)
-        return _write_by_rest(client, {"run_id": time.time_ns(), **request}, show)
-
-
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int | None], object] | None]:
-    """Show a progress bar; yield what moves it, None where nobody looks."""
+    """Show a progress bar on standard error, on a terminal; yield what moves it, None where nobody looks."""
     columns = (TextColumn("writing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -211,28 +206,32 @@ def _bar(total: int) -> Iterator[Callable[[int | None], object] | None]:
         yield (lambda n: bar.update(task, completed=n)) if console.is_terminal else None
 
 
-def _write_by_rest(client: StdDaqClient, request: dict, show: Callable[[int | None], object] | None) -> dict:
-    outcome: dict = {}
-    done = threading.Event()
+def _write(
+    client: StdDaqClient | SocketCalls, request: dict, show: Callable[[int | None], object] | None
+) -> dict:
+    """Call ``start_writer_sync``; Ctrl-C stops the writer if it still writes what was asked for here."""
+    if isinstance(client, SocketCalls):
+        return client.start_writer_sync(request, show)
+    request, done = {"run_id": time.time_ns(), **request}, Future[dict]()
 
     def write() -> None:
         try:
-            outcome["status"] = client.start_writer_sync(request)
+            done.set_result(client.start_writer_sync(request))
         except Exception as exc:
-            outcome["error"] = exc
-        done.set()
+            done.set_exception(exc)
 
     threading.Thread(target=write, name="write_sync", daemon=True).start()
     try:
-        while not done.wait(STATUS_PERIOD):
+        while not wait([done], STATUS_PERIOD).done:
             if show is not None:
                 show(_n_written(client, request["run_id"]))
     except KeyboardInterrupt:
-        _stop_ours(client, request["run_id"])
+        status = client.status()
+        a = status.acquisition
+        if status.state is WriterState.WRITING and a is not None and a.run_id == request["run_id"]:
+            client.stop()
         raise
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["status"]
+    return done.result()
 
 
 def _n_written(client: StdDaqClient, run_id: int) -> int | None:
@@ -243,7 +242,145 @@ def _n_written(client: StdDaqClient, run_id: int) -> int | None:
     return acquisition.n_completed if acquisition and acquisition.run_id == run_id else None
 
 
-def _stop_ours(client: StdDaqClient, run_id: int) -> None:
-    status = client.status()
-    if status.state is WriterState.WRITING and status.acquisition and status.acquisition.run_id == run_id:
-        client.stop()
+def _by_rest(client: StdDaqClient | SocketCalls, command: str) -> StdDaqClient:
+    """Return the client for a call that only a DAQ with control by REST has."""
+    if isinstance(client, StdDaqClient):
+        return client
+    raise RequestError(
+        command,
+        shown_url(client.client.url),
+        "a standard DAQ with control by REST: one with control by websocket has only status, config, "
+        "set-config, write-async, write-sync and stop",
+    )
+
+
+def call(
+    url: str,
+    do: Callable[[StdDaqClient | SocketCalls], Any],
+    *,
+    config_url: str | None = None,
+    user: str = "sfdaq",
+    restart_time: float = 10.0,
+) -> Any:
+    """Do a call with the client of whatever generation is at an address.
+
+    Parameters
+    ----------
+    url : str
+        ``ws://...`` is the websocket's. Of a REST service it is seen by its answer: the configuration of a
+        DAQ with control by websocket does not know the calls of the others, and says so.
+    do : callable
+        Takes the client.
+    config_url : str, optional
+        Of the configuration, beside a ``ws://...``.
+    user : str
+        As whom the configuration is read and changed.
+    restart_time : float
+        Seconds the DAQ's services are away after a change of the configuration.
+    """
+    if not url.startswith(("ws://", "wss://")):
+        client = StdDaqClient(url, restart_time=restart_time)
+        try:
+            return do(client)
+        except StdDaqOtherGeneration:
+            pass
+    socket = StdDaqWriterSocket(url, config_url, user=user, restart_time=restart_time)
+    try:
+        return do(SocketCalls(socket))
+    finally:
+        socket.close()
+
+
+class SocketCalls:
+    """The calls of `StdDaqClient`, of a DAQ that pushes its status.
+
+    Parameters
+    ----------
+    client : StdDaqWriterSocket
+    """
+
+    def __init__(self, client: StdDaqWriterSocket):
+        self.client = client
+        self.get_config, self.set_config = client.get_config, client.set_config
+
+    def get_status(self) -> dict:
+        """Return the newest status, as it was pushed."""
+        return _plain(self.client.status())
+
+    def stop_writer(self) -> dict:
+        """Stop what is recorded; return the status once the driver is idle."""
+        return _plain(self.client.stop())
+
+    def start_writer_async(self, request: dict) -> dict:
+        """Start writing ``NAME_0.h5``, ``NAME_1.h5`` ...; return the status once images are waited for."""
+        status, _ = self._start(request, None)
+        return _plain(status)
+
+    def start_writer_sync(self, request: dict, on_count: Callable[[int], object] | None = None) -> dict:
+        """Start writing; return the last status once the files are closed. Ctrl-C stops it.
+
+        `on_count` is called with the number of images handed to the writers.
+        """
+        status, tracker = self._start(request, on_count or (lambda count: None))
+        if tracker.state is WritingState.FAILED:
+            raise StdDaqRefused("writing", url=self.client.url, said=tracker.text)
+        return {**_plain(status), "n_images": tracker.n_images, "count": tracker.count}
+
+    def _start(self, request: dict, on_count: Callable[[int], object] | None) -> tuple[PushedStatus, Tracker]:
+        """Start once, and follow it until it takes images; with `on_count`, until its end."""
+        if "run_id" in request:
+            raise RequestError("--run-id", request["run_id"], "none: control by websocket knows no run id")
+        folder, prefix = split_name(str(request["output_file"]))
+        command = start_command(folder, prefix, request["n_images"])
+        _refuse_to_overwrite(Path(folder), prefix)
+        if not (status := self.client.settled_status()).is_idle:
+            raise DetectorStateError(f"somebody else is writing: {status}. Wait for its end, or stop it")
+        number, pushes = self.client.send(command), self.client.connect()
+        tracker, limit = Tracker(request["n_images"]), Limit(CREATION_LIMIT)
+        try:
+            while True:
+                seen, number = pushes.since(number)
+                for status in seen:
+                    tracker.see(status)
+                if tracker.rejected or tracker.state is WritingState.FAILED and on_count is None:
+                    raise StdDaqRefused("start", url=self.client.url, said=tracker.text)
+                taken = tracker.state not in (WritingState.IDLE, WritingState.STARTING)
+                if tracker.ended or taken and on_count is None:
+                    return status, tracker
+                if on_count is not None:
+                    on_count(tracker.count)
+                self._check(pushes, tracker, limit, taken=taken)
+                limit.wait(self.client.news, STATUS_PERIOD)
+                self.client.news.clear()
+        except KeyboardInterrupt:
+            if not tracker.ended:
+                self.client.stop()
+            raise
+
+    def _check(self, pushes: Pushes, tracker: Tracker, limit: Limit, *, taken: bool) -> None:
+        """Raise what keeps the acquisition from its end; how long images take is not our business."""
+        if pushes.lost:
+            hint = "Look at the status: it may be recording."
+            raise StdDaqUnknownOutcome("start", url=self.client.url, reason=pushes.lost, hint=hint)
+        if taken:
+            limit.restart()
+        elif limit.reached():
+            hint = "One of the DAQ's writers does not answer; when it is back, it carries this start out."
+            raise ServiceTimeout("files of the standard DAQ", limit.seconds, tracker.text, hint)
+
+
+def _plain(status: PushedStatus) -> dict[str, Any]:
+    said = {"status": str(status.state), "count": status.count, "reason": status.reason or None}
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _refuse_to_overwrite(folder: Path, prefix: str) -> None:
+    """Look for files that the DAQ would overwrite, as far as they can be seen from here."""
+    if not folder.is_dir():
+        return
+    name = re.compile(rf"{re.escape(prefix)}(\d+|Meta)\.h5")
+    there = sorted(path.name for path in folder.iterdir() if name.fullmatch(path.name))
+    if there:
+        raise RequestError(
+            "output_file", str(folder / prefix), f"no {there[0]} there: it would be overwritten"
+        )

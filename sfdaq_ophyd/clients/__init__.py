@@ -9,10 +9,9 @@ from .eiger_stream import EigerFrame, EigerStream
 from .image_stream import ImageStream
 from .module_stream import ModuleStream
 from .simplon import SimplonClient
-from .std_daq import StdDaqClient
+from .std_daq import SlowCreationWarning, StdDaqClient
 from .std_daq_redis import StdDaqRedis
-from .std_daq_rest import (
-    SlowCreationWarning,
+from .std_daq_service import (
     StdDaqAdminException,
     StdDaqBadReply,
     StdDaqInvalid,

@@ -6,33 +6,51 @@ beside them and are alike for both dialects.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import os
 import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
 
-from ..errors import SfdaqError
+from ..errors import RequestError, ServiceTimeout, SfdaqError, WireError
 from ..limits import Limit
-from ..wire.std_daq import DaqStatus, WriteRequest, WriterState, as_integer
-from ..wire.std_daq_config import DaqConfig, DaqStats, Deployment, LogEntry
-from .std_daq_config import ConfigChange
-from .std_daq_rest import (
-    START_TIMEOUT,
-    SYNC_TIMEOUT,
+from ..wire.std_daq import SLOW_CREATION_IMAGES, DaqStatus, WriteRequest, WriterState, as_integer
+from ..wire.std_daq_config import KEYS, DaqConfig, DaqStats, Deployment, LogEntry, check_config
+from ._http import Reply
+from .std_daq_service import (
+    PERIOD,
+    REST_DIALECTS,
+    StandardDaq,
+    StdDaqInvalid,
+    StdDaqRefused,
     StdDaqRequestError,
-    StdDaqRest,
     StdDaqUnknownOutcome,
-    check_request,
-    is_this_machine,
     translated,
 )
 
 logger = logging.getLogger(__name__)
 
-
 STATUS_PERIOD = 0.1
 """Seconds between two looks at the status: the service's own poll."""
 
+START_TIMEOUT = 6.0
+"""Least limit of a start or stop, s: the service itself may take 5.1 s."""
 
-class StdDaqClient:
+SYNC_TIMEOUT = 70.0
+"""Limit of write_sync, s: the service gives up after 60 s."""
+
+MAYBE_RUNNING = "Read the status: the acquisition may be running."
+
+
+class SlowCreationWarning(UserWarning):
+    """So many images that creating the file may take longer than the 5 s the service waits."""
+
+
+class StdDaqClient(StandardDaq):
     """One standard DAQ. Contacts nothing until the first call.
 
     Parameters
@@ -68,16 +86,17 @@ class StdDaqClient:
         if url is not None and url_base is not None:
             raise StdDaqRequestError("url_base", url_base, "either url or url_base, not both")
         with translated():
-            self._rest = StdDaqRest(
-                url or url_base or "http://localhost:5000", dialect=dialect, timeout=timeout
-            )
-        self._shared_folders = is_this_machine(self.url) if shared_folders is None else shared_folders
-        self._restart_time = restart_time
+            if dialect not in ("auto", *REST_DIALECTS):
+                raise RequestError("dialect", dialect, f"'auto' or one of {REST_DIALECTS}")
+            url = url or url_base or "http://localhost:5000"
+            super().__init__(url, timeout=timeout, restart_time=restart_time, keep_alive=False)
+        self._told, self._dialect = dialect != "auto", None if dialect == "auto" else dialect
+        self._shared_folders = _is_this_machine(self.url) if shared_folders is None else shared_folders
 
     @property
     def url(self) -> str:
-        """Base address."""
-        return self._rest.url
+        """Base address, without a trailing slash."""
+        return self._http.url
 
     url_base = url
 
@@ -87,68 +106,38 @@ class StdDaqClient:
 
         Of the configuration of a DAQ with control by websocket "websocket": that is `StdDaqWriterSocket`'s.
         """
-        return self._rest.dialect()
+        return self._dialect or self.ask_dialect()
 
     def ask_dialect(self) -> str:
-        """Ask the service anew which generation it is: it may have been replaced."""
-        return self._rest.ask_dialect()
+        """Ask as `StandardDaq` does; where nobody told the dialect it is the one found last."""
+        found = super().ask_dialect()
+        if not self._told:
+            self._dialect = found
+        return found
 
     # ---- the published client's calls ---------------------------------------------------------------
 
     def get_status(self) -> dict:
         """Return the writer's status object."""
-        return self._rest.get("/writer/status", "writer")
+        return self._get("/writer/status", "writer")
 
     def get_config(self) -> dict | None:
         """Return the stored configuration; None if there is none."""
-        return self._rest.get("/daq/config", "config")
+        return self._get("/daq/config", "config")
 
     def get_stats(self) -> dict | None:
         """Return throughput of detector and writer; None before the first second is over."""
-        return self._rest.get("/daq/stats", "stats")
+        return self._get("/daq/stats", "stats")
 
     def get_logs(self, n_last_logs: int = 1) -> list | dict:
         """Return the newest finished acquisitions: a list or, from the newer dialect, a dict by log id."""
         with translated():
             count = as_integer("n_last_logs", n_last_logs, 1, 2**63 - 1)
-        return self._rest.get(f"/daq/logs/{count}", "logs")
+        return self._get(f"/daq/logs/{count}", "logs")
 
     def get_deployment_status(self) -> dict:
         """Return how far the newest configuration has got."""
-        return self._rest.get("/daq/deployment", "deployment")
-
-    def set_config(self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0) -> dict:
-        """Change the configuration, all of it or only some keys, and wait until the DAQ is back.
-
-        Every call restarts the DAQ's services, also where nothing changes.
-
-        Parameters
-        ----------
-        daq_config : dict
-            Keys to change; the others keep their values, in both dialects. What is given back as it is stored
-            is not checked.
-        wait : bool
-            Return only after all servers reported, the restart is over and the writer is READY.
-        timeout : float
-            Limit of the whole, s.
-
-        Returns
-        -------
-        dict
-            The configuration now stored.
-
-        Raises
-        ------
-        StdDaqRequestError
-            A key or a value is wrong, or an acquisition is running; nothing was sent.
-        StdDaqRefused, StdDaqInvalid
-            The service said no; the stored configuration was compared and is not the one asked for.
-        StdDaqTimeout
-            Stored, but not deployed, or the writer did not come back, within `timeout`.
-        """
-        change = ConfigChange(self, self._rest, restart_time=self._restart_time)
-        with translated():
-            return change.apply(daq_config, wait=wait, timeout=timeout)
+        return self._get("/daq/deployment", "deployment")
 
     def start_writer_async(self, write_request: dict) -> dict:
         """Start writing and return once the writer is WRITING.
@@ -176,13 +165,7 @@ class StdDaqClient:
         request = self._checked(write_request)
         limit = Limit(START_TIMEOUT)
         try:
-            return self._rest.post(
-                "/writer/write_async",
-                request.to_dict(),
-                "writer",
-                timeout=self._rest.start_timeout(),
-                hint="Read the status: the acquisition may be running.",
-            )
+            return self._post_start("/writer/write_async", request.to_dict(), MAYBE_RUNNING)
         except StdDaqUnknownOutcome as lost:
             return self._look_whether_started(request, lost, limit)
 
@@ -192,13 +175,7 @@ class StdDaqClient:
         Takes and raises what `start_writer_async` does.
         """
         request = self._checked(write_request)
-        return self._rest.post(
-            "/writer/write_sync",
-            request.to_dict(),
-            "writer",
-            timeout=SYNC_TIMEOUT,
-            hint="Read the status: the acquisition may be running.",
-        )
+        return self._post("/writer/write_sync", request.to_dict(), "writer", SYNC_TIMEOUT, MAYBE_RUNNING)
 
     def stop_writer(self) -> dict:
         """Stop writing, or reset a writer that is UNKNOWN.
@@ -223,7 +200,7 @@ class StdDaqClient:
 
     def config(self) -> DaqConfig | None:
         """Return the stored configuration with its id; None if there is none."""
-        reply = self._rest.get_all("/daq/config", "config")
+        reply = self._reply_to_get("/daq/config", "config")
         return DaqConfig.from_dict(reply["config"], reply.get("config_id"))
 
     def stats(self) -> DaqStats | None:
@@ -248,7 +225,7 @@ class StdDaqClient:
 
     def close(self) -> None:
         """Close the session. Safe twice; the next call opens a new one."""
-        self._rest.close()
+        self._http.close()
 
     def __repr__(self):
         return f"StdDaqClient({self.url!r})"
@@ -256,16 +233,23 @@ class StdDaqClient:
     # ---- inside -------------------------------------------------------------------------------------
 
     def _stop(self) -> dict:
-        return self._rest.post(
-            "/writer/stop",
-            {},
-            "writer",
-            timeout=self._rest.start_timeout(),
-            hint="Read the status before stopping again.",
-        )
+        return self._post_start("/writer/stop", {}, "Read the status before stopping again.")
 
     def _checked(self, write_request: object) -> WriteRequest:
-        return check_request(write_request, shared_folders=self._shared_folders)
+        """Return the checked request; an absent run id becomes the time in ns, as in the service."""
+        with translated():
+            request = WriteRequest.from_dict(write_request, default_run_id=time.time_ns())
+        if self._shared_folders and _folder_is_missing(request.output_file):
+            expected = "a path in a folder that exists; create it first"
+            raise StdDaqRequestError("output_file", request.output_file, expected)
+        if request.n_images > SLOW_CREATION_IMAGES:
+            text = (
+                f"n_images={request.n_images}: above {SLOW_CREATION_IMAGES} creating the file can take "
+                "longer than the 5 s the service waits; it then reports an error and writes no image. "
+                "Split the run."
+            )
+            warnings.warn(text, SlowCreationWarning, stacklevel=3)
+        return request
 
     def _look_whether_started(self, request: WriteRequest, lost: StdDaqUnknownOutcome, limit: Limit) -> dict:
         """Read from the status whether a start whose reply was lost was carried out."""
@@ -285,6 +269,103 @@ class StdDaqClient:
                 raise type(lost)(lost.what, url=self.url, reason=lost.reason, hint=hint) from lost
             time.sleep(limit.step(STATUS_PERIOD))
 
+    # ---- a change of the configuration --------------------------------------------------------------
+
+    def _check(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return check_config(changes)
+
+    def _config_to_send(self, stored: dict, wanted: dict) -> dict:
+        """Return what one dialect merges over what is stored, and the other puts in its place."""
+        if self.dialect != "fastapi":
+            return {key: value for key, value in wanted.items() if key in KEYS}
+        whole = {key: wanted.get(key, stored.get(key)) for key in KEYS}
+        whole["module_positions"] = whole["module_positions"] or {}
+        whole["submodule_info"] = whole["submodule_info"] or {}
+        if whole["module_positions"]:
+            expected = (
+                "{}: this generation of the service can store no module positions, so its configuration can "
+                "only be changed by the DAQ team"
+            )
+            raise RequestError("module_positions", whole["module_positions"], expected)
+        if missing := [key for key, value in whole.items() if value is None]:
+            expected = f"also {', '.join(missing)}: nothing is stored to take it from"
+            raise RequestError("daq_config", wanted, expected)
+        return whole
+
+    def _why_not_now(self) -> str:
+        status = self.status()
+        if status.state is not WriterState.WRITING:
+            return ""
+        return f"a writer that is not writing, for the change restarts it; it is {status}"
+
+    def _send_config(self, body: dict) -> dict:
+        hint = "Read the configuration before sending it again."
+        return self._post("/daq/config", body, "config", None, hint)
+
+    def _wait_until_back(self, limit: Limit) -> None:
+        self._wait_for_deployment(limit)
+        super()._wait_until_back(limit)
+
+    def _wait_for_deployment(self, limit: Limit) -> None:
+        what = "deployment of the configuration"
+        while (deployment := self.deployment()).status != "SUCCESS":
+            seen = f"{deployment.status} {deployment.message!r}, servers {deployment.servers}"
+            if deployment.status == "ERROR":
+                raise StdDaqRefused(what, url=self.url, said=seen)
+            if limit.reached():
+                raise ServiceTimeout(what, limit.seconds, seen)
+            time.sleep(PERIOD)
+
+    def _why_not_back(self) -> str:
+        """Return what the writer is; empty once it is READY, or somebody has started it since."""
+        if self.status().state is WriterState.WRITING:
+            return ""
+        try:
+            status = self.stop()
+        except StdDaqRefused as exc:
+            return exc.said
+        return "" if status.state is WriterState.READY else str(status)
+
+    # ---- requests -----------------------------------------------------------------------------------
+
+    def _get(self, path: str, key: str) -> Any:
+        """Return `key` of the reply to a GET; repeated when it is lost."""
+        return self._reply_to_get(path, key)[key]
+
+    def _reply_to_get(self, path: str, key: str) -> dict:
+        read = partial(self._envelope, f"GET {path}", key)
+        with translated():
+            return self._http.request("GET", path, idempotent=True, read=read)
+
+    def _post(self, path: str, body: object, key: str, timeout: float | None, hint: str) -> Any:
+        """Return `key` of the reply to a POST; never repeated once it may have been carried out."""
+        read = partial(self._envelope, f"POST {path}", key)
+        with translated():
+            return self._http.request("POST", path, payload=body, timeout=timeout, hint=hint, read=read)[key]
+
+    def _post_start(self, path: str, body: object, hint: str) -> dict:
+        """Return the writer's status in reply to a start or stop, which the service answers late."""
+        return self._post(path, body, "writer", max(self._http.timeout, START_TIMEOUT), hint)
+
+    def _envelope(self, what: str, key: str, reply: Reply) -> dict:
+        """Return the whole reply, in which `key` is; both ways of the service to say no are exceptions."""
+        if reply.code == 200:
+            content = reply.json()
+            if not isinstance(content, dict) or "status" not in content:
+                raise WireError(f"{what}: {self.url} sent no envelope with a status: {reply.text[:200]!r}")
+            if content["status"] == "ok":
+                if key not in content:
+                    raise WireError(f"{what}: {self.url} sent no {key!r}: {reply.text[:200]!r}")
+                return content
+            raise StdDaqRefused(what, url=self.url, said=str(content.get("message", "no message")))
+        if reply.code == 422 and reply.content_type == "application/json":
+            content = reply.json()
+            detail = content.get("detail", content) if isinstance(content, dict) else content
+            raise StdDaqInvalid(what, url=self.url, detail=detail)
+        if reply.code == 404:
+            self._refuse_other(what, ("websocket",))
+        raise StdDaqRefused(what, url=self.url, said=reply.text, code=reply.code)
+
 
 def _next_step(state: WriterState) -> str:
     if state is WriterState.UNKNOWN:
@@ -292,3 +373,22 @@ def _next_step(state: WriterState) -> str:
     if state is WriterState.WRITING:
         return "Somebody else is writing."
     return "It may be sent again."
+
+
+def _is_this_machine(url: str) -> bool:
+    """Tell whether `url` names a loopback address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _folder_is_missing(path: str) -> bool:
+    """Judge only below folders this machine has: of an unknown tree the service must be asked."""
+    folder = os.path.dirname(path)
+    if os.path.isdir(folder):
+        return False
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder != "/"

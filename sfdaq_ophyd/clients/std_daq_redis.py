@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import RequestError, WireError, require, shown_url
@@ -24,10 +24,6 @@ KEYS = {"status": "daq:status", "config": "daq:config", "log": "daq:log", "stat"
 
 MAX_MESSAGE = 2**20
 """Longest JSON text accepted, bytes."""
-
-MAX_WAITING = 10_000
-"""Messages kept for `StdDaqRedis.messages`; older ones are dropped and counted."""
-
 
 AHEAD = 86_400.0
 """s by which a time of the DAQ's clock may be ahead of its Redis; what is more, is no time."""
@@ -61,48 +57,34 @@ class StdDaqRedis(Listener):
         ``redis://host:6379``.
     streams : iterable of str
         Which of "status", "config", "log", "stat".
-    keys : dict, optional
-        Other keys for them, e.g. ``{"status": "daq:writer_status"}``.
     block : float
         Longest wait for news in one request, s: `close` may take that long.
     timeout : float
         Limit of a connection or an answer, s.
-    max_waiting : int
-        Of each stream, messages that wait for `messages`; 0 if nobody will ask for them.
 
     Attributes
     ----------
     counts : Counter
-        How many messages were "delivered", and left out as "doubled", "replayed", "invalid", "dropped".
+        How many messages were "delivered", and left out as "doubled", "replayed", "invalid".
     silent_since : float or None
         Since when nothing can be heard, s since the epoch; None while connected.
 
     Examples
     --------
     >>> with StdDaqRedis("redis://localhost:6379", ["status"]) as follower:  # doctest: +SKIP
-    ...     for message in follower.messages("status", timeout=10):
-    ...         print(message.content["state"])
+    ...     follower.subscribe("status", lambda message: print(message.content["state"]))
+    ...     time.sleep(10)
     """
 
-    def __init__(
-        self,
-        url: str,
-        streams=tuple(KEYS),
-        *,
-        keys: Mapping[str, str] | None = None,
-        block: float = 0.5,
-        timeout: float = 2.0,
-        max_waiting: int = MAX_WAITING,
-    ):
+    def __init__(self, url: str, streams=tuple(KEYS), *, block: float = 0.5, timeout: float = 2.0):
         require("redis", "following a standard DAQ's Redis", "redis")
         import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
         super().__init__()
-        chosen = {**KEYS, **(keys or {})}
         names = [streams] if isinstance(streams, str) else list(streams)
-        for name in [*names, *(keys or {})]:
+        for name in names:
             if name not in KEYS:
                 raise RequestError("streams", name, f"names out of {', '.join(KEYS)}")
         try:
@@ -115,16 +97,13 @@ class StdDaqRedis(Listener):
         except ValueError:  # its text may show the password
             raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from None
         self.url = shown_url(url)
-        self._names = {chosen[name].encode(): name for name in names}
+        self._names = {KEYS[name].encode(): name for name in names}
         self._block_ms = max(1, int(block * 1000))
         self._join = block + timeout + 1
         self._ids: dict[bytes, bytes] = {}
         self._previous = b""
         self._newest_time = 0.0
-        self._latest: dict[str, Message] = {}
-        self._waiting: dict[str, deque[Message]] = {name: deque(maxlen=max_waiting) for name in names}
         self._callbacks: dict[str, list[Callable[[Message], None]]] = {name: [] for name in names}
-        self._news = threading.Condition()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.counts: Counter[str] = Counter()
@@ -140,37 +119,13 @@ class StdDaqRedis(Listener):
         """Wait until entries to come will be seen; call it before the start whose entries matter."""
         return self._hears.wait(timeout)
 
-    def subscribe(self, stream: str, callback: Callable[[Message], None]) -> Callable[[], None]:
-        """Call back with each message, in the follower's thread; returns the function that ends it."""
+    def subscribe(self, stream: str, callback: Callable[[Message], None]) -> None:
+        """Call back with each message, in the follower's thread."""
         self._callbacks[stream].append(callback)
-
-        def end() -> None:
-            if callback in self._callbacks[stream]:
-                self._callbacks[stream].remove(callback)
-
-        return end
-
-    def latest(self, stream: str) -> Message | None:
-        """Return the newest entry, also one from before `start`; None where there is none."""
-        with self._news:
-            return self._latest.get(stream)
-
-    def messages(self, stream: str, timeout: float) -> Iterator[Message]:
-        """Yield messages in order; ends after `timeout` s without one, or once closed."""
-        waiting = self._waiting[stream]
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: waiting or self._closing.is_set(), timeout)
-                if not waiting:
-                    return
-                message = waiting.popleft()
-            yield message
 
     def close(self) -> None:
         """Stop following. Safe twice."""
         self._closing.set()
-        with self._news:
-            self._news.notify_all()
         self._fell_silent("closed")
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self._join)
@@ -205,9 +160,8 @@ class StdDaqRedis(Listener):
             end = _as_bytes(newest[0][0]) if newest else b"0-0"
             if key not in self._ids:
                 self._ids[key] = end
-                if newest and (message := self._parsed(name, newest[0][0], newest[0][1])) is not None:
-                    with self._news:
-                        self._latest[name] = message
+                if newest:
+                    self._parsed(name, *newest[0])  # what repeats it is left out
             elif _order(end) < _order(self._ids[key]):
                 self._ids[key] = b"0-0"
 
@@ -226,13 +180,7 @@ class StdDaqRedis(Listener):
         message = self._parsed(name, entry_id, fields)
         if message is None:
             return
-        with self._news:
-            waiting = self._waiting[name]
-            self.counts["dropped"] += 0 < len(waiting) == waiting.maxlen
-            waiting.append(message)
-            self._latest[name] = message
-            self.counts["delivered"] += 1
-            self._news.notify_all()
+        self.counts["delivered"] += 1
         for callback in tuple(self._callbacks[name]):
             try:
                 callback(message)

@@ -10,8 +10,10 @@ import errno
 import logging
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from ..errors import (
@@ -24,13 +26,14 @@ from ..errors import (
     WireError,
     require,
 )
-from ..limits import Limit
-from ..wire.std_daq_config import DaqConfig
-from ..wire.std_daq_socket import STOP_COMMAND, PushedStatus, check_socket_config
-from ._http import HttpClient, Reply, check_url
-from .std_daq_config import wait_until_back
-from .std_daq_pushes import Pushes, following
-from .std_daq_rest import DIALECTS, StdDaqRefused, StdDaqRest, translated
+from ..limits import Limit, counted_time
+from ..wire.std_daq_config import WEBSOCKET_KEYS, DaqConfig, check_config
+from ..wire.std_daq_socket import MAX_MESSAGE, STOP_COMMAND, PushedState, PushedStatus
+from ._http import Reply, check_url
+from .std_daq_service import REST_DIALECTS, StandardDaq, StdDaqRefused, translated
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +54,159 @@ SETTLE_LIMIT = 1.0
 PERIOD = 0.1
 """s between two looks at what was pushed."""
 
+SILENT = 5.0
+"""s without a push, of ten per s, after which the driver is taken for gone."""
 
-class StdDaqWriterSocket:
+KEPT = 1000
+"""Changes of state that are remembered."""
+
+
+class Pushes:
+    """One connection to the driver, and the thread that follows it.
+
+    Attributes
+    ----------
+    passed_over : str
+        Why the last message that is no status is none; empty without such.
+    """
+
+    def __init__(self, connection: ClientConnection, news: threading.Event):
+        self._open = contextlib.ExitStack()
+        self._connection, self._news = self._open.enter_context(connection), news
+        self._lock = threading.Lock()
+        self._runs: deque[PushedStatus] = deque(maxlen=KEPT)
+        self._n_runs, self._last = 0, counted_time()
+        self._lost = self.passed_over = ""
+        self._thread = threading.Thread(target=self._follow, name="standard DAQ pushes", daemon=True)
+        self._thread.start()
+
+    @property
+    def lost(self) -> str:
+        """Why nothing is pushed any more; empty while something is."""
+        with self._lock:
+            silent = counted_time() - self._last
+        return self._lost or (f"it said nothing for {SILENT:g} s" if silent > SILENT else "")
+
+    def since(self, number: int) -> tuple[list[PushedStatus], int]:
+        """Return the statuses from a number on, equal states in one, and the number to go on with."""
+        with self._lock:
+            first = self._n_runs - len(self._runs)
+            return list(self._runs)[max(0, number - first) :], max(number, self._n_runs - 1)
+
+    def next_number(self) -> int:
+        """Return the number of the next change of state."""
+        with self._lock:
+            return self._n_runs
+
+    def send(self, text: str) -> None:
+        """Send a command; OSError or EOFError if the connection is gone."""
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            self._connection.send(text)
+        except ConnectionClosed as exc:
+            raise EOFError(str(exc)) from exc
+
+    def close(self) -> None:
+        """Close the connection, and wait for the thread."""
+        self._open.close()
+        self._thread.join(2)
+
+    def _follow(self) -> None:
+        try:
+            for text in self._connection:
+                try:
+                    status = PushedStatus.from_text(text)
+                except WireError as exc:  # of a later driver; one that only sends such is silent
+                    if (why := str(exc)) != self.passed_over:
+                        logger.warning("passed over: %s", why)
+                    self.passed_over = why
+                    continue
+                self._take(status)
+            self._lost = "the driver closed the connection"
+        except Exception as exc:
+            self._lost = f"{type(exc).__name__}: {exc}"
+            with contextlib.suppress(Exception):
+                self._connection.close()
+        self._news.set()
+
+    def _take(self, status: PushedStatus) -> None:
+        with self._lock:
+            self._last = counted_time()
+            before = self._runs[-1] if self._runs else None
+            if before == status:
+                return
+            if (
+                before is not None
+                and before.state is status.state
+                and (status.count or 0) >= (before.count or 0)
+                and status.state is not PushedState.REJECTED
+            ):
+                self._runs[-1] = status
+            else:
+                self._runs.append(status)
+                self._n_runs += 1
+        self._news.set()
+
+
+def following(url: str, news: threading.Event, timeout: float, away: Limit | None) -> Pushes:
+    """Return a new connection once a first status was pushed, each within `timeout` s.
+
+    Parameters
+    ----------
+    url : str
+    news : Event
+        Set when something was pushed, or the connection was lost.
+    timeout : float
+    away : Limit or None
+        While it runs, a driver that is not there is tried again.
+
+    Raises
+    ------
+    ServiceUnreachable, ServiceTimeout, WireError
+    """
+    while True:
+        try:
+            pushes = Pushes(_opened(url, timeout), news)
+            break
+        except (ServiceUnreachable, WireError):
+            if away is None or not away.left:
+                raise
+        time.sleep(away.step(0.1))
+    limit = Limit(timeout)
+    while not pushes.next_number():
+        if (lost := pushes.lost) or limit.reached():
+            pushes.close()
+            if lost:
+                raise WireError(f"{url} is no standard DAQ: {lost}")
+            odd = pushes.passed_over and f"; passed over: {pushes.passed_over}"
+            raise ServiceTimeout("first status of the standard DAQ", timeout, f"connected{odd}")
+        limit.wait(news, 0.1)
+        news.clear()
+    return pushes
+
+
+def _opened(url: str, timeout: float) -> ClientConnection:
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import connect
+
+    try:
+        return connect(
+            url,
+            open_timeout=timeout,
+            close_timeout=1.0,
+            ping_interval=None,
+            max_size=MAX_MESSAGE,
+            compression=None,
+            proxy=None,
+        )
+    except OSError as exc:
+        raise ServiceUnreachable("control of the standard DAQ", url=url, reason=exc) from exc
+    except WebSocketException as exc:
+        raise WireError(f"{url} is not the control of a standard DAQ: {type(exc).__name__}: {exc}") from exc
+
+
+class StdDaqWriterSocket(StandardDaq):
     """One standard DAQ with control by websocket. Contacts nothing until the first call.
 
     Parameters
@@ -75,6 +229,7 @@ class StdDaqWriterSocket:
     """
 
     dialect = "websocket"
+    restarts_always = False
 
     def __init__(
         self,
@@ -90,9 +245,9 @@ class StdDaqWriterSocket:
             self.url, config_url = addresses(url, config_url)
             if not isinstance(user, str) or not user:
                 raise RequestError("user", user, "a name as text")
-            self._http = HttpClient(config_url, name="configuration of the standard DAQ", timeout=timeout)
+            super().__init__(config_url, timeout=timeout, restart_time=restart_time, keep_alive=True)
         self.config_url = self._http.url
-        self._user, self._timeout, self._restart_time = user, timeout, restart_time
+        self._user, self._timeout = user, timeout
         self.news = threading.Event()
         self._lock = threading.Lock()
         self._pushes: Pushes | None = None
@@ -217,7 +372,7 @@ class StdDaqWriterSocket:
         with translated():
             reply = self._http.request("GET", f"/api/config/get?user={quote(self._user)}", idempotent=True)
             if "Not Found" in reply.text[:100]:  # as generations with REST answer to an unknown path
-                StdDaqRest(self.config_url).refuse_other("GET /api/config/get", DIALECTS)
+                self._refuse_other("GET /api/config/get", REST_DIALECTS)
             return _content(reply, "GET /api/config/get", self.config_url)
 
     def config(self) -> DaqConfig:
@@ -229,77 +384,40 @@ class StdDaqWriterSocket:
         assert found is not None  # only null gives None
         return found
 
-    def set_config(
-        self, daq_config: dict, *, wait: bool = True, timeout: float = 60.0, again: bool = False
-    ) -> dict:
-        """Change the configuration, all of it or only some keys, and wait until the DAQ is back.
+    def _check(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        return check_config(changes, WEBSOCKET_KEYS)
 
-        Takes and returns what `StdDaqClient.set_config` does. The whole configuration is sent, or nothing
-        where nothing differs; with `again` it is sent then, too, as to a server that missed it before.
+    def _config_to_send(self, stored: dict, wanted: dict) -> dict:
+        for key in ("detector_name", "detector_type"):
+            if key in stored and wanted.get(key, stored[key]) != stored[key]:
+                raise RequestError(key, wanted[key], f"{stored[key]}: the service cannot change it")
+        return {**stored, **wanted}
 
-        Raises
-        ------
-        StdDaqRequestError
-            A key or a value is wrong, or an acquisition is running; nothing was sent.
-        StdDaqRefused
-            The service said no; where it stored the change all the same, the text says so.
-        StdDaqTimeout
-            Stored, but the driver did not come back within `timeout`.
-        """
-        limit = Limit(timeout)
-        with translated():
-            if not isinstance(daq_config, Mapping):
-                raise RequestError("daq_config", daq_config, "a dictionary")
-            stored = self.get_config()
-            same = {key: value for key, value in stored.items() if daq_config.get(key, value) == value}
-            changes = check_socket_config({k: v for k, v in daq_config.items() if k not in same})
-            if not changes and not again:
-                return stored
-            for key in ("detector_name", "detector_type"):
-                if key in changes and key in stored:
-                    raise RequestError(key, changes[key], f"{stored[key]}: the service cannot change it")
-            if recording := self._recording():
-                raise RequestError("daq_config", daq_config, f"an idle DAQ; it shows {recording}")
-            wanted = {**stored, **changes}
-            self._post(wanted)
-            if wait:
-                wait_until_back(self._busy, limit, self._restart_time, "stored")
-        return wanted
-
-    def _post(self, wanted: dict) -> None:
-        what = "POST /api/config/set"
+    def _why_not_now(self) -> str:
+        """Of a driver that is gone nothing: another configuration may help it."""
         try:
-            reply = self._http.request(
-                "POST",
-                f"/api/config/set?user={quote(self._user)}",
-                payload=wanted,
-                hint="Read the configuration before sending it again.",
-            )
-            _content(reply, what, self.config_url)
-        except (ServiceRefused, UnknownOutcome) as exc:
-            if self.get_config() != wanted:
-                raise
-            if isinstance(exc, UnknownOutcome):
-                logger.warning("%s; the configuration read back holds the change all the same", exc)
-                return
-            said = f"{exc.said}; the configuration is changed all the same, not on all servers"
-            raise StdDaqRefused(what, url=self.config_url, said=said, code=exc.code) from exc
-        if (stored := self.get_config()) != wanted:
-            raise StdDaqRefused(
-                what, url=self.config_url, said=f"updated, but the configuration stored is {stored}"
-            )
-
-    def _recording(self) -> str:
-        """Return what the driver does; empty if it is idle, or gone: another configuration may help it."""
-        try:
-            return "" if (status := self.status()).is_idle else str(status)
+            status = self.status()
         except ServiceUnreachable as exc:
             if os.strerror(errno.ECONNREFUSED) not in exc.reason:  # else nobody is there
                 raise
             logger.warning("%s; so nothing is recorded, and the configuration may be changed", exc)
             return ""
+        return "" if status.is_idle else f"an idle DAQ; it shows {status}"
 
-    def _busy(self) -> str:
+    def _send_config(self, body: dict) -> dict:
+        hint = "Read the configuration before sending it again."
+        path = f"/api/config/set?user={quote(self._user)}"
+        reply = self._http.request("POST", path, payload=body, hint=hint)
+        _content(reply, "POST /api/config/set", self.config_url)
+        return self.get_config()
+
+    def _stored_all_the_same(self, exc: ServiceRefused | UnknownOutcome) -> None:
+        if isinstance(exc, ServiceRefused):
+            said = f"{exc.said}; the configuration is changed all the same, not on all servers"
+            raise StdDaqRefused(exc.what, url=self.config_url, said=said, code=exc.code) from exc
+        super()._stored_all_the_same(exc)
+
+    def _why_not_back(self) -> str:
         """Return what the driver does, or why it is not there; empty while it is idle."""
         try:
             return "" if (status := self.status()).is_idle else str(status)

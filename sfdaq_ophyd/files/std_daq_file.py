@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import FileFormatError
 from ..limits import Limit
-from ..wire.std_daq_writing import (
+from ..wire.std_daq import (
     GOOD,
     NOT_KNOWN,
     Column,
@@ -62,15 +62,10 @@ class StdDaqFile:
         """Whether each image is whole, shape (n,)."""
         return self.status == GOOD
 
-    @property
-    def n_images(self) -> int:
-        """Images it holds."""
-        return len(self.image_id)
-
 
 def read_std_daq_file(
     path: str | Path,
-    layout: FileLayout | str,
+    layout: FileLayout,
     *,
     n_written: int,
     shape: tuple[int, int],
@@ -83,8 +78,8 @@ def read_std_daq_file(
     ----------
     path : str or Path
         As this machine sees it.
-    layout : FileLayout or str
-        Where the file has what; of D1 and D2 the detector's name, which is that of the group, will do.
+    layout : FileLayout
+        Where the file has what.
     n_written : int
         Images the writer acknowledged; ids are cut to it.
     shape : tuple of int
@@ -101,8 +96,6 @@ def read_std_daq_file(
     FileNotFoundError, BlockingIOError, OSError
         It cannot be opened within `timeout`.
     """
-    if isinstance(layout, str):
-        layout = layout_of_one_file(layout)
     with _opened(path, timeout) as file, looking_into(path):
         images = _dataset(file, path, layout.images)
         if images.shape[1:] != tuple(shape) or images.dtype != np.dtype(dtype) or images.shape[0] < n_written:
@@ -121,16 +114,9 @@ def read_std_daq_file(
 
 
 def count_std_daq_images(path: str | Path, layout: FileLayout, most: int, *, timeout: float = 5.0) -> int:
-    """Return how many images of a closed file were judged: what is beyond is padding.
+    """Return how many images of a closed file were judged, of `most` it can hold: what is beyond is padding.
 
-    Parameters
-    ----------
-    path, timeout
-        As for `read_std_daq_file`, and so are errors.
-    layout : FileLayout
-        One whose codes do not hold 0, which is that of the padding.
-    most : int
-        Images it can hold; no more rows are looked at.
+    The codes of its `layout` must not hold 0, which is that of the padding. Else as `read_std_daq_file`.
     """
     with _opened(path, timeout) as file, looking_into(path):
         return int(np.count_nonzero(_column(file, path, layout.status, 0, most)))
@@ -139,17 +125,7 @@ def count_std_daq_images(path: str | Path, layout: FileLayout, most: int, *, tim
 def is_cut(path: str | Path, layout: FileLayout) -> bool:
     """Tell whether a file of several writers was cut to what it holds, as it is when it is closed.
 
-    Parameters
-    ----------
-    path : str or Path
-        As this machine sees it.
-    layout : FileLayout
-        One whose codes do not hold 0, which is that of the padding.
-
-    Returns
-    -------
-    bool
-        False also of one that cannot be read, or holds no image, or a single one: nobody can tell then.
+    False also of one that cannot be read, or holds no image, or a single one: nobody can tell then.
     """
     try:
         with h5py.File(path, "r") as file, looking_into(path):
@@ -228,31 +204,22 @@ def write_joined(
     image_id, status = np.zeros(n_images, "u8"), np.zeros(n_images, "u8")
     found: list[Piece] = []
     for data, part in parts:
-        n, places = data.share(n_images), data.places(n_images)
-        image_id[places], status[places] = part.image_id[:n], part.status[:n]
-        if n:
+        places = data.places(n_images)
+        if n := len(places):
+            mine = slice(places.start, places.stop, places.step)
+            image_id[mine], status[mine] = part.image_id[:n], part.status[:n]
             with h5py.File(part.path, "r") as file:
                 images = Images(part.path.name, part.dataset, len(file[part.dataset]))
-            found += [Piece(images, row, run) for row, run in _runs(data, n_images, n)]
+            found.append(Piece(images, 0, places))
     columns = {layout.image_id.dataset: image_id, layout.status.dataset: status}
     join_images(path, layout.images, found, (n_images, *shape), dtype, columns)
     return StdDaqFile(path, layout.images, image_id, status)
 
 
 def link_columns(path: Path, layout: FileLayout, theirs: Path, of: FileLayout) -> None:
-    """Make a file whose images, ids and statuses are those of a file beside it, which may come later.
+    """Make the file `path` whose images, ids and statuses are those of the file `theirs` beside it.
 
-    Parameters
-    ----------
-    path, theirs : Path
-        The new file; the one that has them.
-    layout, of : FileLayout
-        Of either.
-
-    Raises
-    ------
-    OSError
-        It is there, or cannot be made.
+    That one has the layout `of`, and may come later. OSError if the new one is there, or cannot be made.
     """
     with new_hdf5(path, replace=False) as file:
         file[layout.images] = h5py.ExternalLink(theirs.name, of.images)
@@ -293,17 +260,9 @@ def join_again(path: Path) -> bool:
     parts = []
     for k, part in enumerate(paths):
         data = DataFile(str(part), layout, k, len(paths))
-        n = data.share(n_images)
+        n = len(data.places(n_images))
         found = read_std_daq_file(part, layout, n_written=n, shape=shape, dtype=dtype, timeout=0.0)
         parts.append((data, found))
     if n_images:
         write_joined(path, layout_of_one_file(name), parts, n_images, shape=shape, dtype=dtype)
     return n_images > 0
-
-
-def _runs(data: DataFile, n_images: int, n: int) -> list[tuple[int, range]]:
-    """Return row in the file, and places in the whole, of what can be mapped in one piece."""
-    if data.block == 1 or data.n_files == 1:
-        return [(0, range(data.index, n_images, data.n_files))]
-    begins, places = range(0, n, data.block), data.places(n_images)
-    return [(row, range(first := int(places[row]), first + min(data.block, n - row))) for row in begins]

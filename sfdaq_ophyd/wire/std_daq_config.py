@@ -6,7 +6,7 @@ Source: wire reference std-daq, sections 6 and 7.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,31 +30,46 @@ KEYS = ("detector_name", "detector_type", *INTEGERS, "module_positions", "submod
 """The ten keys the service knows; others it drops without a word."""
 
 
-def check_config(
-    changes: object,
-    integers: Mapping[str, tuple[int, int]] = INTEGERS,
-    flags: Sequence[str] = (),
-    others: Sequence[str] = (),
-) -> dict[str, Any]:
+Kinds = Mapping[str, tuple[int, int] | type]
+
+WEBSOCKET_KEYS: Kinds = {
+    "number_of_writers": (1, 1000),
+    "max_number_of_forwarders_spawned": (0, 2**31 - 1),
+    "module_sync_queue_size": (1, 2**31 - 1),
+    "gpfs_block_size": (1, 2**62),
+    "ram_buffer_gb": (0, 2**31 - 1),
+    "stats_collection_period": (0, 2**31 - 1),
+    "delay_filter_timeout": (0, 2**31 - 1),
+    "use_all_forwarders": bool,
+    "sender_sends_full_images": bool,
+    "switch_user_active": bool,
+    "live_stream_configs": object,
+    "log_level": object,
+}
+"""What the generation with control by websocket knows beside these: limits of integers, types of others."""
+
+
+def check_config(changes: object, more: Kinds | None = None) -> dict[str, Any]:
     """Return a copy of a full or partial configuration with integers as int; RequestError if one is wrong.
 
     Parameters
     ----------
     changes : Mapping
         Keys and values.
-    integers, flags, others
-        What a generation knows: integer keys and their limits, keys of a bool, keys beside those of all.
+    more : Mapping, optional
+        What a generation knows beside `KEYS`: `WEBSOCKET_KEYS`.
     """
     if not isinstance(changes, Mapping):
         raise RequestError("daq_config", changes, "a dictionary")
-    known = tuple(dict.fromkeys((*KEYS, *integers, *flags, *others)))
+    known = {**dict.fromkeys(KEYS, object), **INTEGERS, **(more or {})}
     checked: dict[str, Any] = {}
     for key, value in changes.items():
         if key not in known:
             raise RequestError("daq_config", key, f"one of the keys {', '.join(known)}")
-        if key in flags and not isinstance(value, bool):
+        kind = known[key]
+        if kind is bool and not isinstance(value, bool):
             raise RequestError(key, value, "True or False")
-        checked[key] = as_integer(key, value, *integers[key]) if key in integers else value
+        checked[key] = as_integer(key, value, *kind) if isinstance(kind, tuple) else value
     if checked.get("bit_depth", 16) not in BIT_DEPTHS:
         raise RequestError("bit_depth", checked["bit_depth"], f"one of {BIT_DEPTHS}")
     name = checked.get("detector_name", "x")

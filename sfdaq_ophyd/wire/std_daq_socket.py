@@ -15,9 +15,8 @@ from typing import Any
 
 from ..errors import RequestError, WireError
 from .json_text import load_json
-from .std_daq import MAX_IMAGES, as_integer
-from .std_daq_config import INTEGERS, DaqConfig, check_config
-from .std_daq_writing import DataFile, Writing, WritingState, layout_of_several_files
+from .std_daq import MAX_IMAGES, DataFile, Writing, WritingState, as_integer, layout_of_several_files
+from .std_daq_config import DaqConfig
 
 MAX_MESSAGE = 2**16
 """Longest message of the driver that is taken, bytes."""
@@ -233,7 +232,6 @@ class Tracker:
             text=self.text,
             writer_state=str(newest.state),
             acquisition_state=self.text,
-            n_images=self.n_images,
             n_requested=self.count,
             n_completed=self.count,
             is_exact=self.is_exact,
@@ -264,35 +262,6 @@ _SHOWN = {
     PushedState.SAVING_FILE: WritingState.CLOSING,
 }
 
-MORE_INTEGERS = {
-    "number_of_writers": (1, 1000),
-    "max_number_of_forwarders_spawned": (0, 2**31 - 1),
-    "module_sync_queue_size": (1, 2**31 - 1),
-    "gpfs_block_size": (1, 2**62),
-    "ram_buffer_gb": (0, 2**31 - 1),
-    "stats_collection_period": (0, 2**31 - 1),
-    "delay_filter_timeout": (0, 2**31 - 1),
-}
-"""Integer keys of this generation's configuration beyond those of all, and their limits."""
-
-MORE_FLAGS = ("use_all_forwarders", "sender_sends_full_images", "switch_user_active")
-MORE_KEYS = ("live_stream_configs", "log_level")
-
-
-def check_socket_config(changes: object) -> dict[str, Any]:
-    """Return a copy of some keys of a configuration, checked; RequestError if one is wrong.
-
-    Parameters
-    ----------
-    changes : Mapping
-        Keys and values; the name and the type of the detector cannot be changed by the service.
-
-    Returns
-    -------
-    dict
-    """
-    return check_config(changes, {**INTEGERS, **MORE_INTEGERS}, MORE_FLAGS, MORE_KEYS)
-
 
 def why_not_written(config: DaqConfig) -> str:
     """Return why the DAQ cannot write the images of a configuration; empty if it can."""
@@ -307,6 +276,6 @@ def why_not_written(config: DaqConfig) -> str:
 def number_of_writers(config: Mapping[str, Any]) -> int:
     """Return how many files an acquisition has; WireError if a configuration does not say."""
     n = config.get("number_of_writers")
-    if type(n) is not int or not 1 <= n <= MORE_INTEGERS["number_of_writers"][1]:
+    if type(n) is not int or not 1 <= n <= 1000:
         raise WireError(f"config: expected number_of_writers as an integer of 1 or more, got {n!r:.200}")
     return n

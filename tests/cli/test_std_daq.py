@@ -9,7 +9,7 @@ import h5py
 import pytest
 
 from sfdaq_ophyd.cli import main
-from sfdaq_ophyd.cli.std_daq_call import SocketCalls
+from sfdaq_ophyd.cli.std_daq import SocketCalls
 from sfdaq_ophyd.clients import StdDaqWriterSocket
 
 from ..std_daq import simulated_daq, simulated_websocket_daq
@@ -109,7 +109,7 @@ def test_write_when_the_folder_is_missing_then_what_the_daq_said(sfdaq, daq, tmp
 def test_write_when_a_writer_is_dead_then_it_is_said_that_it_may_be_carried_out(
     sfdaq, daq, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("sfdaq_ophyd.cli.std_daq_call.CREATION_LIMIT", 0.5)
+    monkeypatch.setattr("sfdaq_ophyd.cli.std_daq.CREATION_LIMIT", 0.5)
     daq.fail_next("writer_dies", writer=1)
     code, _, error = sfdaq("write-async", tmp_path / "x.h5", 2)
     daq.restart_writer()

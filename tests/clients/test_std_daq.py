@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from sfdaq_ophyd import clients
-from sfdaq_ophyd.clients import StdDaqClient, std_daq
+from sfdaq_ophyd.clients import StdDaqClient, std_daq, std_daq_service
 from sfdaq_ophyd.errors import SfdaqError, WireError
 from sfdaq_ophyd.wire.std_daq import WriterState
 
@@ -146,9 +146,7 @@ def test_refusal_when_the_service_says_no_then_its_words_are_there(daq, client, 
 @pytest.mark.parametrize("daq", ["fastapi"], indirect=True)
 def test_validation_when_the_service_finds_mistakes_then_the_detail_is_there(daq, client):
     with pytest.raises(clients.StdDaqInvalid, match="body.n_images: Input should be") as caught:
-        client._rest.post(
-            "/writer/write_async", {"output_file": "/tmp/x.h5", "n_images": "abc"}, "writer", hint=""
-        )
+        client._post_start("/writer/write_async", {"output_file": "/tmp/x.h5", "n_images": "abc"}, hint="")
     assert caught.value.detail[0]["loc"] == ["body", "n_images"]
     assert isinstance(caught.value, RuntimeError)
 
@@ -201,9 +199,7 @@ def test_call_when_the_service_hangs_then_it_ends_in_time(daq, tmp_path):
 def test_connection_when_the_service_closes_it_after_an_error_then_the_next_call_works(daq, client, tmp_path):
     for _ in range(3):
         with pytest.raises(clients.StdDaqRefused):
-            client._rest.post(
-                "/writer/write_async", {"n_images": 5, "output_file": "rel.h5"}, "writer", hint=""
-            )
+            client._post_start("/writer/write_async", {"n_images": 5, "output_file": "rel.h5"}, hint="")
         assert client.status().state is WriterState.READY
 
 
@@ -278,8 +274,6 @@ def test_set_config_when_a_value_is_wrong_then_it_is_named_even_where_nothing_li
 def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopped(
     daq, client, tmp_path, monkeypatch, writer_back
 ):
-    from sfdaq_ophyd.clients import std_daq_config
-
     restarted = threading.Event()
 
     def restart(config):
@@ -296,8 +290,8 @@ def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopp
     restart_writer = daq.service._deployer._restart
     monkeypatch.setattr(daq.service._deployer, "_restart", restart)
     client._restart_time = 30.0
-    monkeypatch.setattr(std_daq_config.ConfigChange, "_wait_for_deployment", lambda *args: None)
-    monkeypatch.setattr(std_daq_config, "time", SimpleNamespace(sleep=wait_and_start))
+    monkeypatch.setattr(client, "_wait_for_deployment", lambda limit: None)
+    monkeypatch.setattr(std_daq_service, "time", SimpleNamespace(sleep=wait_and_start))
     client.set_config({}, timeout=60)
     monkeypatch.undo()
     status = client.status()

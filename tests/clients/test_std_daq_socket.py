@@ -18,7 +18,6 @@ from sfdaq_ophyd.clients import (
     StdDaqUnknownOutcome,
     StdDaqUnreachable,
     StdDaqWriterSocket,
-    std_daq_pushes,
     std_daq_socket,
 )
 from sfdaq_ophyd.wire.std_daq_socket import PushedState, start_command
@@ -124,7 +123,7 @@ def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog):
 
 
 def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monkeypatch, wait_for):
-    monkeypatch.setattr(std_daq_pushes, "SILENT", 1.5)
+    monkeypatch.setattr(std_daq_socket, "SILENT", 1.5)
     with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
         first = client.connect()
         wait_for(lambda: "said nothing" in first.lost, "the silence")
@@ -142,7 +141,7 @@ def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_agai
         tried.set()
         sleep(seconds)
 
-    monkeypatch.setattr(std_daq_pushes.time, "sleep", pause)
+    monkeypatch.setattr(std_daq_socket.time, "sleep", pause)
     found = []
     again = threading.Thread(target=lambda: found.append(client.connect()))
     again.start()

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError, SfdaqError, WireError
+from sfdaq_ophyd.wire.std_daq import WritingState
+from sfdaq_ophyd.wire.std_daq_config import WEBSOCKET_KEYS, check_config
 from sfdaq_ophyd.wire.std_daq_socket import (
     PushedState,
     PushedStatus,
     Tracker,
-    check_socket_config,
     number_of_writers,
     start_command,
 )
-from sfdaq_ophyd.wire.std_daq_writing import WritingState
 
 
 def tracked(n_images, *statuses):
@@ -164,10 +164,10 @@ def test_pushed_status_when_the_count_is_none_then_it_is_refused(count):
 )
 def test_config_when_a_key_or_value_is_wrong_then_it_is_refused(changes):
     if changes == {"number_of_writers": "2"}:
-        assert check_socket_config(changes) == {"number_of_writers": 2}
+        assert check_config(changes, WEBSOCKET_KEYS) == {"number_of_writers": 2}
         return
     with pytest.raises(RequestError):
-        check_socket_config(changes)
+        check_config(changes, WEBSOCKET_KEYS)
 
 
 @pytest.mark.parametrize("n", [None, 0, "2", True, 10**9])

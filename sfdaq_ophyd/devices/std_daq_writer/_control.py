@@ -20,9 +20,8 @@ from ...errors import (
     SfdaqError,
 )
 from ...limits import Limit
-from ...wire.std_daq import WriteRequest
+from ...wire.std_daq import DataFile, WriteRequest, Writing, WritingState
 from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_writing import DataFile, Writing, WritingState
 from .._worker import Worker, ends_within
 from ._rates import NO_IMAGES, Stats
 
@@ -104,6 +103,8 @@ class WriterControl(ABC, Generic[Client]):
     name : str
         Of the device, for messages.
     writer : StdDaqClient or StdDaqWriterSocket
+    dialect : {"flask", "fastapi", "websocket"}
+        The generation.
     on_status : callable
         Called with what each look shows.
 
@@ -121,31 +122,33 @@ class WriterControl(ABC, Generic[Client]):
     takes_images_from: str
     gone: tuple[type[SfdaqError], ...] = (ServiceUnreachable, ServiceTimeout)
 
-    def __init__(self, name: str, writer: Client, on_status: Callable[[Writing], None]):
-        self._name, self.writer, self._on_status = name, writer, on_status
+    def __init__(self, name: str, writer: Client, dialect: str, on_status: Callable[[Writing], None]):
+        self._name, self.writer, self.dialect, self._on_status = name, writer, dialect, on_status
         self._config: DaqConfig | None = None
         self._ours: WriteRequest | None = None
         self._aside, self._aside_is_over = Worker(f"{name} aside"), threading.Event()
         self._aside_is_over.set()
         self.news, self.dead = threading.Event(), False
 
-    @abstractmethod
     def config(self) -> DaqConfig | None:
         """Return what detector it writes; None if it is not configured."""
+        self._config = self.writer.config()
+        return self._config
+
+    def _known_config(self) -> DaqConfig:
+        config = self._config or self.config()
+        if config is None:
+            raise DetectorStateError(f"{self._name}: the DAQ has no configuration; set one first")
+        return config
 
     def change_config(self, changes: Mapping[str, Any], timeout: float, *, again: bool = False) -> DaqConfig:
         """Change some keys of the configuration; return it once the DAQ is back, within `timeout` s.
 
         With `again` they are sent also if they are stored already.
         """
-        self._set_config(dict(changes), timeout, again)
-        config = self.config()
-        assert config is not None  # it was set just now
-        return config
-
-    @abstractmethod
-    def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
-        """Send changes of the configuration, and wait until the DAQ is back."""
+        self.writer.set_config(dict(changes), timeout=timeout, again=again)
+        self.config()
+        return self._known_config()
 
     def stats(self) -> Stats | None:
         """Return whoever knows the throughput; None if the DAQ does not tell."""
@@ -171,16 +174,9 @@ class WriterControl(ABC, Generic[Client]):
     def start(self, request: WriteRequest, given_up: threading.Event, is_closed: IsClosed) -> None:
         """Start; returns once the writer takes images of this request, whose run id is the acquisition's.
 
-        Parameters
-        ----------
-        given_up : Event
-            Ends it with `Discarded` where it hangs; what it began is stopped by `leave_ready`.
-        is_closed : callable
-            Whether its file is seen to be closed: for a DAQ that does not tell whose acquisition it does.
-
-        Raises
-        ------
-        WriterNotReady, WriterFailed, DoubleStart, SlowCreation, MissedStart, Discarded
+        `given_up` ends it with `Discarded` where it hangs; what it began is stopped by `leave_ready`.
+        `is_closed` tells whether its file is seen to be closed, where the DAQ does not tell whose acquisition
+        it does.
         """
 
     @abstractmethod
@@ -210,18 +206,8 @@ class WriterControl(ABC, Generic[Client]):
     ) -> Iterator[Writing]:
         """Yield how far our acquisition is, at each look; return once it is finished or interrupted.
 
-        Parameters
-        ----------
-        given_up : Event
-            Ends it with `Discarded`; the writer is stopped by `leave_ready`.
-        timeout : float
-            s without a new image after which it has stalled.
-        why_silent : callable
-            Says why the writer was given no image, as far as anybody knows.
-
-        Raises
-        ------
-        WriterFailed, WriterDead, DaqGone, LostRecord, DoubleStart, Stalled, Discarded
+        It has stalled after `timeout` s without a new image; `why_silent` says why the writer was given none,
+        as far as anybody knows. `given_up` ends it with `Discarded`.
         """
         before, limit, away = None, Limit(timeout), Limit(AWAY_LIMIT)
         while True:

@@ -10,9 +10,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +26,9 @@ from ...files.std_daq_file import (
     read_std_daq_file,
     write_joined,
 )
-from ...wire.frame import Frame, FrameFormat
-from ...wire.std_daq import WriteRequest
+from ...wire.frame import Frame
+from ...wire.std_daq import DataFile, WriteRequest, Writing, layout_of_one_file
 from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
 from .._store import WrittenFileStore
@@ -46,28 +45,11 @@ ROWS_PER_CHUNK = 4096
 """Of the datasets with one number per image, for readers; the file has them in one piece."""
 
 
-T = TypeVar("T")
-
-
 class DaqFile:
-    """The file, or the files, of an acquisition.
+    """The file, or the files, of the acquisition `write`.
 
-    Parameters
-    ----------
-    name : str
-        Of the device, for messages.
-    write : WriteRequest
-        What is started.
-    files : sequence of DataFile
-        With the images, as the DAQ names them.
-    local : callable
-        Takes a path on the DAQ's hosts, returns where this machine sees it.
-    config : DaqConfig
-        Says shape and dtype of an image.
-    ring : RingLag
-        Knows how far the writer was behind.
-    grows : bool
-        Whether its points are registered while it is open.
+    `files` are those with the images, as the DAQ names them, and `local` returns where this machine sees a
+    path on the DAQ's hosts. Of one that `grows`, points are registered while it is open.
 
     Attributes
     ----------
@@ -110,12 +92,8 @@ class DaqFile:
         """Take the name of the file of ours, before anything is started.
 
         Of one file of the DAQ that has its ids in datasets of their own, documents name the file itself where
-        none can be made beside it. Then only a catalog of ours knows where its points end.
-
-        Raises
-        ------
-        DetectorStateError
-            It cannot be made here, or the DAQ would overwrite a file.
+        none can be made beside it: then only a catalog of ours knows where its points end. DetectorStateError
+        if it must be made and cannot, or if the DAQ would overwrite a file.
         """
         for path in self._paths:
             if os.path.lexists(path):
@@ -196,25 +174,18 @@ class DaqFile:
         """Return how many images the closed files hold; DetectorStateError if they cannot be read here."""
         n = 0
         for data, path in zip(self._files, self._paths):
-            most = data.share(self.write.n_images)
-            n += self._try(data, path, partial(count_std_daq_images, path, data.layout, most), "images")
+            with self._told(data, path, "images"):
+                n += count_std_daq_images(path, data.layout, len(data.places(self.write.n_images)))
         return n
 
     def closed(self, n: int) -> StdDaqFile:
         """Read ids and statuses of the closed files, check that they hold `n` images, join several.
 
-        Raises
-        ------
-        FileFormatError
-            One is shorter, of another format, or padded where images should be.
-        DetectorStateError
-            One cannot be read from here, or they cannot be joined.
+        FileFormatError if one is shorter, of another format, or padded where images should be;
+        DetectorStateError if one cannot be read from here, or they cannot be joined.
         """
-        parts = [(data, self._read(data, path, n)) for data, path in zip(self._files, self._paths)]
-        ((_, file), *_) = parts
-        if self._joined:
-            self._parts = parts
-            file = self._join(n)
+        self._parts = [(data, self._read(data, path, n)) for data, path in zip(self._files, self._paths)]
+        file = self._join(n) if self._joined else self._parts[0][1]
         if n_bad := int(np.count_nonzero(~file.is_good)):
             rows = ", ".join(map(str, np.flatnonzero(~file.is_good)[:10]))
             logger.warning(
@@ -224,13 +195,7 @@ class DaqFile:
         return file
 
     def keep(self, n: int) -> None:
-        """Leave out of the file of ours what came after the first `n` images: it is of no point.
-
-        Raises
-        ------
-        DetectorStateError
-            It cannot be written.
-        """
+        """Leave out of the file of ours what came after the first `n` images: it is of no point."""
         if n < self._n_joined:
             self._join(n)
 
@@ -248,23 +213,21 @@ class DaqFile:
 
     def _read(self, data: DataFile, path: Path, n: int) -> StdDaqFile:
         shape, dtype = self._config.image_shape, self._config.dtype
-        n_here = data.share(n)
-        read = partial(read_std_daq_file, path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
-        file = self._try(data, path, read, f"{n_here} images")
+        n_here = len(data.places(n))
+        with self._told(data, path, f"{n_here} images"):
+            file = read_std_daq_file(path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
         if not file.image_id[1:].all():  # 0 can be the number of a first frame only
             row = int(np.argmin(file.image_id[1:] != 0)) + 1
             where = data.layout.image_id
-            raise FileFormatError(
-                path,
-                where.dataset,
-                found=f"padding from row {row} on",
-                expected=f"{n_here} frame numbers",
-            )
+            found, expected = f"padding from row {row} on", f"{n_here} frame numbers"
+            raise FileFormatError(path, where.dataset, found=found, expected=expected)
         return file
 
-    def _try(self, data: DataFile, path: Path, read: Callable[[], T], what: str) -> T:
+    @contextmanager
+    def _told(self, data: DataFile, path: Path, what: str) -> Iterator[None]:
+        """Turn what the system refuses inside into a DetectorStateError that says what a person can do."""
         try:
-            return read()
+            yield
         except OSError as exc:
             hint = "If this machine sees the folder under another name, tell it with mounted={...}"
             if isinstance(exc, FileNotFoundError) and path.parent.is_dir():
@@ -283,7 +246,7 @@ class RunFileStore(WrittenFileStore):
 
     Parameters
     ----------
-    name, frame_format, frames_per_point
+    *args
         As for `WrittenFileStore`.
     is_open : callable
         Whether the file of the last point takes images.
@@ -291,15 +254,8 @@ class RunFileStore(WrittenFileStore):
         Ends it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        frame_format: FrameFormat,
-        frames_per_point: int,
-        is_open: Callable[[], bool],
-        end: Callable[[], None],
-    ):
-        super().__init__(name, frame_format, frames_per_point)
+    def __init__(self, *args: Any, is_open: Callable[[], bool], end: Callable[[], None]):
+        super().__init__(*args)
         self._is_open, self._end = is_open, end
 
     def take_back_unsaved(self) -> None:

@@ -45,24 +45,10 @@ class PathMaker:
     def next(self, makes: Callable[[str], Sequence[str]] = lambda path: (path,), **values: Any) -> str:
         """Return a path on the DAQ's hosts that no file has; its folder is made where this machine sees it.
 
-        Where it does not, nobody can look whether a name is free: then it always contains the run id.
-
-        Parameters
-        ----------
-        makes : callable
-            Takes a path, returns those of all files that an acquisition of this name makes.
-        **values
-            For the template.
-
-        Returns
-        -------
-        str
-
-        Raises
-        ------
-        RequestError
-            The template wants a value that is not there, a value leads out of the folder, or the path breaks
-            the DAQ's rule.
+        Where it does not, nobody can look whether a name is free: then it always contains the run id. `makes`
+        returns the paths of all files that an acquisition of a name makes, `values` are for the template.
+        RequestError if the template wants a value that is not there, if a value leads out of the folder, or
+        if the path breaks the DAQ's rule.
         """
         fields = self._fields() if callable(self._fields) else self._fields
         known = {**fields, **values}
@@ -75,13 +61,15 @@ class PathMaker:
             if isinstance(exc, RequestError):
                 raise
             raise RequestError("template", self._template, f"formats that fit {known} ({exc})") from exc
-        if self._leads_out(path):
+        if path.split("/").count("..") > self._template.split("/").count(".."):  # brought by a value
             values = {name: known[name] for name in sorted(wanted)}
             raise RequestError(
                 "fields of the template", values, f"no '..' in {self._template}; it gives {path}"
             )
         folder = os.path.dirname(self.local(path))
-        self._make_folder(folder)
+        if os.path.isdir("/" + folder.lstrip("/").split("/", 1)[0]):  # a tree that this machine has
+            with contextlib.suppress(OSError):  # not ours to make; the DAQ says what it misses
+                os.makedirs(folder, exist_ok=True)
         if not os.path.isdir(folder) and "run_id" not in wanted:
             path = _with_suffix(path, values["run_id"])
         path = self._free(path, makes)
@@ -96,23 +84,12 @@ class PathMaker:
                 return os.path.join(inside, path[len(prefix) :])
         return path
 
-    def _leads_out(self, path: str) -> bool:
-        """Whether a value brought a ``..`` that the template itself does not have."""
-        return path.split("/").count("..") > self._template.split("/").count("..")
-
     def _free(self, path: str, makes: Callable[[str], Sequence[str]]) -> str:
         number, free = 0, path
         while free in self._given or any(os.path.lexists(self.local(file)) for file in makes(free)):
             number += 1
             free = _with_suffix(path, number)
         return free
-
-    @staticmethod
-    def _make_folder(folder: str) -> None:
-        """Make a folder in a tree this machine has; of another machine's tree nothing is known here."""
-        if os.path.isdir("/" + folder.lstrip("/").split("/", 1)[0]):
-            with contextlib.suppress(OSError):  # not ours to make; the DAQ says what it misses
-                os.makedirs(folder, exist_ok=True)
 
 
 def _with_suffix(path: str, suffix: object) -> str:

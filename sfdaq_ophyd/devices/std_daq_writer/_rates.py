@@ -1,19 +1,7 @@
-"""Throughput of detector and writer: shown while it is known, and summed up, for a ring that can be overrun.
+"""What the DAQ's throughput tells: rates to show, when others may send images, and a ring that is overrun.
 
 The DAQ says once a second how many images per second came from the detector, and how many were written. That
-is a hint; nothing waits for it.
-
-The beginning of an acquisition: whether the writer takes images already, and what was lost if it did not.
-
-The service says WRITING at one look at the writer, every 0.1 s; its driver subscribes to the images at a look
-of its own, so up to 0.1 s later, more on a busy host, and nothing tells but the count of the images (wire
-reference std-daq, section 5).
-
-The ring out of which the writer takes its pixels, and whether it can have been overrun.
-
-A slot holds the image of ``image_id % 100`` until the writer comes to write it. Once 100 more images came,
-another one's pixels are there, and neither id nor status in the file tell (wire reference std-daq,
-section 9).
+is a hint; nothing waits for it (wire reference std-daq, sections 5, 7 and 9).
 """
 
 from __future__ import annotations
@@ -21,16 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ...clients.std_daq_redis import Message, StdDaqRedis
 from ...errors import SfdaqError
 from ...limits import Limit, counted_time
+from ...wire.std_daq import Writing
 from ...wire.std_daq_config import DaqStats
-from ...wire.std_daq_writing import Writing
 
 logger = logging.getLogger(__name__)
 
@@ -49,28 +38,16 @@ JOIN = 0.5
 
 
 class RatesFollower:
-    """A thread that shows the DAQ's stats while it is wanted.
-
-    Parameters
-    ----------
-    name : str
-        Of the thread.
-    read : callable
-        Returns stats, or None where there are none.
-    wanted : callable
-        Whether anybody wants to know now.
-    show : callable
-        Called with stats, or None where they are not known.
-    """
+    """A thread that shows the DAQ's stats, None where they are not known, while they are wanted."""
 
     def __init__(
         self,
         name: str,
-        read: Callable[[], DaqStats | None],
+        stats: Stats,
         wanted: Callable[[], bool],
         show: Callable[[DaqStats | None], None],
     ):
-        self._read, self._wanted, self._show = read, wanted, show
+        self._stats, self._wanted, self._show = stats, wanted, show
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -79,12 +56,13 @@ class RatesFollower:
         """Follow no more. Safe twice."""
         self._closing.set()
         self._thread.join(JOIN)
+        self._stats.close()
 
     def _run(self) -> None:
         while not self._closing.wait(PERIOD):
             if not self._wanted():
                 continue
-            stats = self._read()
+            stats = self._stats()
             if not self._closing.is_set():
                 self._show(stats)
 
@@ -99,36 +77,48 @@ class Entry(NamedTuple):
     rate: float
 
 
-class Stats(Protocol):
-    """Who knows the DAQ's stats."""
+class Stats(ABC):
+    """Who knows the DAQ's stats.
 
-    entries: deque[Entry]
+    Attributes
+    ----------
+    entries : deque of Entry
+        Seconds that were seen, the newest hundred of them.
+    """
 
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque(maxlen=100)
+
+    @abstractmethod
     def __call__(self) -> DaqStats | None:
         """Return the newest; None where nobody knows."""
 
+    @abstractmethod
     def moment(self, start_time: float, elapsed: float) -> float:
         """Return now, on the clock of the entries, `elapsed` s after an acquisition began."""
 
+    def close(self) -> None:
+        """Look no more, and forget what was seen. Safe twice."""
+        self.entries.clear()
 
-def _entry(stats: DaqStats, begin: float, end: float, seconds: float) -> Entry:
-    sent, written = stats.detector_images_per_second, stats.writer_images_per_second
-    return Entry(begin, end, sent * seconds, written * seconds, written)
+    def _add(self, stats: DaqStats, begin: float, end: float, seconds: float) -> None:
+        sent, written = stats.detector_images_per_second, stats.writer_images_per_second
+        self.entries.append(Entry(begin, end, sent * seconds, written * seconds, written))
 
 
-class StreamedStats:
-    """All stats out of a Redis follower, on the DAQ's clock; none once they stop coming.
-
-    Parameters
-    ----------
-    follower : StdDaqRedis
-        Follows at least "stat".
-    """
+class StreamedStats(Stats):
+    """All stats out of a Redis follower of "stat", on the DAQ's clock; none once they stop coming."""
 
     def __init__(self, follower: StdDaqRedis):
-        self.entries: deque[Entry] = deque(maxlen=100)
+        super().__init__()
         self._newest: tuple[DaqStats, float, float] | None = None
+        self._follower = follower
         follower.subscribe("stat", self._came)
+
+    def close(self) -> None:
+        """Follow no more. Safe twice."""
+        self._follower.close()
+        super().close()
 
     def _came(self, message: Message) -> None:
         try:
@@ -140,11 +130,10 @@ class StreamedStats:
             return
         end = int(message.entry_id.partition("-")[0]) / 1000
         if self._newest is not None and 0 < (seconds := end - self._newest[1]) <= STALE:
-            self.entries.append(_entry(stats, self._newest[1], end, seconds))
+            self._add(stats, self._newest[1], end, seconds)
         self._newest = (stats, end, counted_time())
 
     def __call__(self) -> DaqStats | None:
-        """Return stats; None if there was no new entry for `STALE` s."""
         newest = self._newest
         return None if newest is None or counted_time() - newest[2] > STALE else newest[0]
 
@@ -153,21 +142,14 @@ class StreamedStats:
         return start_time + elapsed
 
 
-class PolledStats:
-    """Stats the service is asked for: of the last whole second, whenever that was; some are left out.
-
-    Parameters
-    ----------
-    read : callable
-        Returns stats, or None where there are none.
-    """
+class PolledStats(Stats):
+    """Stats the service is asked for: of the last whole second, whenever that was; some are left out."""
 
     def __init__(self, read: Callable[[], DaqStats | None]):
-        self.entries: deque[Entry] = deque(maxlen=100)
+        super().__init__()
         self._read, self._counted = read, -STALE
 
     def __call__(self) -> DaqStats | None:
-        """Return stats; None where the service does not tell."""
         try:
             stats = self._read()
         except SfdaqError as exc:
@@ -176,7 +158,7 @@ class PolledStats:
         now = time.monotonic()
         if stats is not None and now - self._counted > LONGEST:
             self._counted = now
-            self.entries.append(_entry(stats, now - PERIOD - LONGEST, now, PERIOD))
+            self._add(stats, now - PERIOD - LONGEST, now, PERIOD)
         return stats
 
     def moment(self, start_time: float, elapsed: float) -> float:
@@ -193,18 +175,14 @@ PUBLISHED = 0.5
 
 
 class RingLag:
-    """How far the writer was behind the detector in one file, at the least.
+    """How far the writer was behind the detector in one file, at the least; made before that is started.
+
+    A slot of the ring holds the image of ``image_id % 100`` until the writer comes to write it. Once 100 more
+    images came, another one's pixels are there, and neither id nor status in the file tell.
 
     What is known is how many images came and how many were written in the same seconds: if more came, it was
     behind at their end; if more were written, at their beginning. Only seconds after the first image of the
     file count, for images of before are not its own.
-
-    Made before the acquisition is started.
-
-    Parameters
-    ----------
-    stats : callable
-        `Stats`, or None while there are none.
 
     Attributes
     ----------
@@ -258,6 +236,9 @@ class FreeRunning:
 class Beginning:
     """Decide when others may send images to a file, and explain why none arrive.
 
+    The service says WRITING at one look at the writer, every 0.1 s; its driver subscribes to the images at a
+    look of its own, so up to 0.1 s later, more on a busy host, and nothing tells but the count of the images.
+
     Parameters
     ----------
     name : str
@@ -269,7 +250,6 @@ class Beginning:
     free_running : FreeRunning
         What earlier files of the staging have shown.
     stats : Stats or None
-        Throughput.
     others_done : callable
         Whether the others have their frames; None if nobody waits for the writer.
     fresh : bool

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from abc import abstractmethod
 
 from ...clients.std_daq import StdDaqClient
-from ...clients.std_daq_rest import StdDaqRefused
+from ...clients.std_daq_service import StdDaqRefused
 from ...errors import Discarded
 from ...limits import Limit
-from ...wire.std_daq import DaqStatus, WriteRequest, WriterState
-from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_writing import DataFile, Writing, layout_of_one_file, writing_of
+from ...wire.std_daq import (
+    DaqStatus,
+    DataFile,
+    WriteRequest,
+    WriterState,
+    Writing,
+    layout_of_one_file,
+    writing_of,
+)
 from . import _control
 from ._control import (
     PERIOD,
@@ -43,27 +48,17 @@ NO_FOLDER, ERROR = "Output file folder", "ERROR"
 
 
 class RestControl(WriterControl[StdDaqClient]):
-    """A DAQ with REST control."""
+    """A DAQ with REST control: "flask", D1 of spring 2023, or "fastapi", D2 of 2023 to 2024."""
 
     takes_images_from = "a moment after WRITING on (0.1 s, more on a busy host)"
     _known_ready = False
-
-    @abstractmethod
-    def _hint(self, said: str) -> str:
-        """Return what a refusal of this generation can mean beside what it says; empty where nothing."""
+    _had_acquisition = True
 
     def _status(self) -> DaqStatus:
         status = self.writer.status()
+        self._had_acquisition = status.acquisition is not None
         self._on_status(writing_of(status))
         return status
-
-    def config(self) -> DaqConfig | None:
-        """Return what detector it writes; None if it is not configured."""
-        self._config = self.writer.config()
-        return self._config
-
-    def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
-        self.writer.set_config(changes, timeout=timeout)  # which is always sent
 
     def stats(self) -> PolledStats:
         """Return the throughput of the last whole second, as the service is asked for it."""
@@ -71,8 +66,7 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return the one file, in the group named after the detector as `config` saw it last."""
-        config = self._config or self.config()
-        return [DataFile(request.output_file, layout_of_one_file(config.detector_name if config else ""))]
+        return [DataFile(request.output_file, layout_of_one_file(self._known_config().detector_name))]
 
     def makes(self, output_file: str) -> list[str]:
         """Return the one file of an acquisition."""
@@ -201,6 +195,21 @@ class RestControl(WriterControl[StdDaqClient]):
             f"{self._hint(refused.said)}",
         ) from refused
 
+    def _hint(self, said: str) -> str:
+        """Return what a refusal of this generation can mean beside what it says; empty where nothing."""
+        if said.startswith(NO_FOLDER):  # as whom the service looks, and since when
+            if self.dialect == "flask":
+                return (
+                    "; if it is there, the account that the service writes as may not enter it: it is the "
+                    "one that was configured when the service started"
+                )
+            user = 0 if self._config is None else self._config.writer_user_id
+            who = f"the account {user}" if user > 0 else "the account of the service"
+            return f"; if it is there, {who}, which writes the files, may not enter it"
+        if self.dialect == "fastapi" and said.startswith(CANNOT_REACH) and not self._had_acquisition:
+            return "; before its first acquisition it does not say that it cannot create the file, either"
+        return ""
+
     def _began_all_the_same(self, request: WriteRequest) -> bool:
         limit = Limit(SETTLE)
         while not self._is_ours_writing(self._status()):
@@ -228,40 +237,6 @@ class RestControl(WriterControl[StdDaqClient]):
     def _note_end(self, writing: Writing) -> bool:
         self._known_ready = writing.writer_state == WriterState.READY
         return self._known_ready
-
-
-class FlaskControl(RestControl):
-    """D1, of spring 2023: dialect "flask"."""
-
-    def _hint(self, said: str) -> str:
-        """Of a folder that is there all the same: whose eyes the service looks with, and since when."""
-        if not said.startswith(NO_FOLDER):
-            return ""
-        return (
-            "; if it is there, the account that the service writes as may not enter it: it is the one that "
-            "was configured when the service started"
-        )
-
-
-class FastApiControl(RestControl):
-    """D2, of 2023 to 2024: dialect "fastapi"."""
-
-    _had_acquisition = True
-
-    def _status(self) -> DaqStatus:
-        status = super()._status()
-        self._had_acquisition = status.acquisition is not None
-        return status
-
-    def _hint(self, said: str) -> str:
-        """Of a folder that is there all the same, and of a first file that cannot be created."""
-        if said.startswith(NO_FOLDER):
-            user = 0 if self._config is None else self._config.writer_user_id
-            who = f"the account {user}" if user > 0 else "the account of the service"
-            return f"; if it is there, {who}, which writes the files, may not enter it"
-        if said.startswith(CANNOT_REACH) and not self._had_acquisition:
-            return "; before its first acquisition it does not say that it cannot create the file, either"
-        return ""
 
 
 def _answers(status: DaqStatus, request: WriteRequest | None) -> bool:

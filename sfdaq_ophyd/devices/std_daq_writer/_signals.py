@@ -1,20 +1,29 @@
-"""What a `StdDaqWriter` shows: request, progress, state, configuration of its DAQ."""
+"""What a `StdDaqWriter` shows: request, progress, state, configuration of its DAQ, and its changes."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
-import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from ophyd import Component as Cpt
 from ophyd import Signal
 
-from ...wire.std_daq import WriteRequest
+from ...errors import RequestError, shown_url
+from ...wire.std_daq import WriteRequest, Writing
 from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
-from ...wire.std_daq_writing import Writing
 from .._detector import FileDetector
 from .._status import ActionStatus, Setting
+from ..debts import Debts
+from ._control import WriterControl
 from ._source import START_LIMIT
+
+logger = logging.getLogger(__name__)
 
 MAX_UNUSED = 20
 """Files named in `unused`; the newest are kept."""
@@ -23,11 +32,6 @@ MAX_UNUSED = 20
 class Opening:
     """Whether the writer takes the images of the point just triggered; a status for those who ask.
 
-    Parameters
-    ----------
-    device : Device
-        The writer.
-
     Attributes
     ----------
     asked : bool
@@ -35,36 +39,73 @@ class Opening:
     """
 
     def __init__(self, device):
-        self._device = device
-        self.asked = False
-        self._lock = threading.Lock()
+        self._device, self.asked = device, False
+        self._ended: Future[None] = Future()
         self._status: ActionStatus | None = None
-        self._ended = False
-        self._problem: Exception | None = None
 
     def end(self, exc: Exception | None = None) -> None:
         """Note that it takes images, or why it does not; the first word counts."""
-        with self._lock:
-            if not self._ended:
-                self._ended, self._problem = True, exc
-            status = self._status
-        if status is not None:
-            self._finish(status)
+        with suppress(InvalidStateError):
+            self._ended.set_result(None) if exc is None else self._ended.set_exception(exc)
 
     def status(self) -> ActionStatus:
         """Return the status, the same one each time."""
-        limit = START_LIMIT + float(self._device.timeout.get())
-        with self._lock:
-            self.asked = True
-            if self._status is None:
-                self._status = ActionStatus(self._device, "start", limit, unit="steps")
-            status, ended = self._status, self._ended
-        if ended:
-            self._finish(status)
-        return status
+        self.asked = True
+        if self._status is None:
+            limit = START_LIMIT + float(self._device.timeout.get())
+            status = self._status = ActionStatus(self._device, "start", limit, unit="steps")
+            self._ended.add_done_callback(lambda ended: status.outcome(ended.result)())
+        return self._status
 
-    def _finish(self, status: ActionStatus) -> None:
-        status.succeed() if self._problem is None else status.fail(self._problem)
+
+BY_HAND = (
+    "this device does not change it by itself: give either value to configure_daq, which sends it again; "
+    "a DAQ that is not back then must be restarted by the DAQ team"
+)
+
+
+class Configuring:
+    """Changes of one DAQ's configuration: one that does not come to its end is remembered, and told."""
+
+    def __init__(self, name: str, address: str, directory: Path):
+        self._debts = Debts(name, f"{shown_url(address)} configuration", directory, advice=BY_HAND)
+
+    def change(self, control: WriterControl, changes: Mapping[str, Any], timeout: float) -> DaqConfig:
+        """Change some keys within `timeout` s, noted until the DAQ is back; return the configuration then.
+
+        What could not be finished before is sent although it may be stored already.
+        """
+        if not isinstance(changes, Mapping):
+            raise RequestError("daq_config", changes, "a dictionary")
+        stored, owed = control.config(), self._debts.owed()
+        before = {key: stored.raw.get(key) if stored else None for key in changes}
+        self._debts.hold({key: (before[key], changes[key]) for key in changes if key not in owed})
+        try:
+            config = control.change_config(changes, timeout, again=bool(owed))
+        except RequestError:  # nothing was sent
+            raise
+        except BaseException as exc:
+            for key, value in changes.items():
+                if key not in owed or owed[key].back != value:  # else it is what was to be put back
+                    self._debts.owe(key, left=value, back=before[key], reason=exc)
+            raise
+        finally:
+            self._debts.release()
+        self._debts.forget(*changes)
+        return config
+
+    def compare(self, config: DaqConfig) -> None:
+        """Say in the log what is not finished; forget what is as it was before."""
+        for key, debt in self._debts.owed().items():
+            if config.raw.get(key) == debt.back:
+                self._debts.forget(key)
+            else:
+                logger.warning("%s", debt)
+
+    @property
+    def unfinished(self) -> str:
+        """What is not finished, and what a person does; empty if nothing is."""
+        return "; ".join(map(str, self._debts.owed().values()))
 
 
 class ArmedSignal(Signal):

@@ -10,8 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from ...clients.std_daq_pushes import Pushes
-from ...clients.std_daq_socket import CREATION_LIMIT, StdDaqWriterSocket
+from ...clients.std_daq_socket import CREATION_LIMIT, Pushes, StdDaqWriterSocket
 from ...errors import (
     DetectorStateError,
     Discarded,
@@ -21,7 +20,7 @@ from ...errors import (
     WireError,
 )
 from ...limits import Limit
-from ...wire.std_daq import WriteRequest
+from ...wire.std_daq import DataFile, WriteRequest, Writing, WritingState
 from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_socket import (
     PushedStatus,
@@ -33,7 +32,6 @@ from ...wire.std_daq_socket import (
     start_command,
     why_not_written,
 )
-from ...wire.std_daq_writing import DataFile, Writing, WritingState
 from . import _control
 from ._control import (
     DAQ_TEAM,
@@ -60,8 +58,10 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
     takes_images_from = "a moment after waiting_for_first_image on"
     gone = (ServiceUnreachable, ServiceTimeout, WireError)
 
-    def __init__(self, name: str, writer: StdDaqWriterSocket, on_status: Callable[[Writing], None]):
-        super().__init__(name, writer, on_status)
+    def __init__(
+        self, name: str, writer: StdDaqWriterSocket, dialect: str, on_status: Callable[[Writing], None]
+    ):
+        super().__init__(name, writer, dialect, on_status)
         self.news = writer.news
         self._lock = threading.Lock()
         self._tracker, self._seen, self._hangs = Tracker(0), 0, False
@@ -71,30 +71,21 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
 
     # ---- the DAQ ------------------------------------------------------------------------------------
 
-    def config(self) -> DaqConfig:
-        """Return what detector it writes.
-
-        Raises
-        ------
-        DetectorStateError
-            Its images cannot be written.
-        """
-        config = self._config = self.writer.config()
-        if why := why_not_written(config):
+    def config(self) -> DaqConfig | None:
+        """Return what detector it writes; DetectorStateError if its images cannot be written."""
+        config = super().config()
+        if config is not None and (why := why_not_written(config)):
             raise DetectorStateError(f"{self._name}: {why}")
         return config
 
-    def _set_config(self, changes: dict, timeout: float, again: bool) -> None:
-        self.writer.set_config(changes, timeout=timeout, again=again)
-
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return one file per writer: image i is in file ``i % N``."""
-        config = self._config or self.config()
+        config = self._known_config()
         return data_files(request.output_file, config.detector_name, number_of_writers(config.raw))
 
     def makes(self, output_file: str) -> list[str]:
         """Return the files of the writers, that of the metadata, and the name itself."""
-        return [output_file, *all_files(output_file, number_of_writers((self._config or self.config()).raw))]
+        return [output_file, *all_files(output_file, number_of_writers(self._known_config().raw))]
 
     def close(self) -> None:
         """Close the connection, unless an acquisition of ours may still begin, and must be known then."""
@@ -155,7 +146,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
 
     def start(self, request: WriteRequest, given_up: threading.Event, is_closed: IsClosed) -> None:
         """Start; returns once the writer takes images of this request."""
-        user_id = (self._config or self.config()).writer_user_id
+        user_id = self._known_config().writer_user_id
         folder, prefix = split_name(request.output_file)
         command = start_command(folder, prefix, request.n_images, user_id if user_id > 0 else None)
         if not self.writer.settled_status().is_idle:

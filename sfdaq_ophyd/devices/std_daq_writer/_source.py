@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
 from ...files.joined_images import of_points
 from ...wire.frame import Frame, FrameFormat
-from ...wire.std_daq import WriteRequest
+from ...wire.std_daq import WriteRequest, Writing
 from ...wire.std_daq_config import DaqConfig
-from ...wire.std_daq_writing import Writing
 from .._source import Progress, Request, WrittenFile
 from ._control import MissedStart, PointsLost, WriterControl
 from ._daq_file import DaqFile

@@ -24,11 +24,8 @@ LOOK = 0.05
 class DetectorGroup:
     """The verbs of several detectors, forwarded.
 
-    Parameters
-    ----------
-    detectors : sequence of Device
-        Triggered once the writer takes images; its point is done when theirs are. For fly scans those of this
-        package, which are kicked off then.
+    They are triggered once the writer takes images; its point is done when theirs are. For fly scans they
+    must be of this package, and are kicked off then.
     """
 
     def __init__(self, detectors: Sequence):
@@ -52,10 +49,7 @@ class DetectorGroup:
 
     def merged(self, verb: str) -> OrderedDict:
         """Return the dictionaries of all, joined."""
-        joined = OrderedDict()
-        for detector in self.detectors:
-            joined.update(getattr(detector, verb)())
-        return joined
+        return OrderedDict(item for one in self.detectors for item in getattr(one, verb)().items())
 
     def trigger(self) -> None:
         """Trigger all; what is left of an earlier attempt is given up before."""
@@ -149,8 +143,8 @@ class WithDetectors(WriterSignals):
 
     def describe_configuration(self) -> OrderedDict:
         """Describe what `read_configuration` returns."""
-        own = super().describe_configuration()
-        return OrderedDict(**own, **self._detectors.merged("describe_configuration"))
+        inside = self._detectors.merged("describe_configuration")
+        return OrderedDict(**super().describe_configuration(), **inside)
 
     @property
     def hints(self) -> dict:

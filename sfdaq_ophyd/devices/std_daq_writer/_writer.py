@@ -21,24 +21,17 @@ from .._acquisition import LossPolicy
 from .._assets import number_key
 from .._status import ActionStatus
 from .._store import WrittenFileStore
-from ._configuring import Configuring
 from ._control import WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
-from ._rest_control import FastApiControl, FlaskControl
-from ._signals import Opening
+from ._rest_control import RestControl
+from ._signals import Configuring, Opening
 from ._socket_control import SocketControl
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
 from ._with_detectors import DetectorGroup, WithDetectors
 
 logger = logging.getLogger(__name__)
-
-CONTROLS: dict[str, Callable[..., WriterControl]] = {
-    "flask": FlaskControl,
-    "fastapi": FastApiControl,
-    "websocket": SocketControl,
-}
 
 MODES = ("point", "run")
 
@@ -50,9 +43,8 @@ class StdDaqWriter(WithDetectors):
 
     Parameters
     ----------
-    url : str or WriterControl
-        Base address of the REST service; or of a DAQ with control by websocket, ``ws://host:8080``; or
-        anything that can start, stop and say how far it is.
+    url : str
+        Base address of the REST service; or of a DAQ with control by websocket, ``ws://host:8080``.
     name : str
     redis_url : str, optional
         The DAQ's Redis: its news make the end of an acquisition seen sooner.
@@ -101,12 +93,11 @@ class StdDaqWriter(WithDetectors):
     """
 
     source: StdDaqSource
-    client: StdDaqClient | StdDaqWriterSocket | None
-    _rest: StdDaqClient | None
+    client: StdDaqClient | StdDaqWriterSocket
 
     def __init__(
         self,
-        url: str | WriterControl,
+        url: str,
         *,
         name: str,
         directory: str | Path,
@@ -123,21 +114,15 @@ class StdDaqWriter(WithDetectors):
         restart_time: float = 10.0,
         **kwargs,
     ):
-        timeout = timeout_of_requests
-        self._websocket = partial(
-            StdDaqWriterSocket, config_url=config_url, user=user, timeout=timeout, restart_time=restart_time
-        )
-        self._address, self._dialect, self._rest, self.client = url, dialect, None, None
-        if isinstance(url, str):
-            if url.startswith(("ws://", "wss://")):
-                self._dialect = "websocket"
-            if self._dialect != "websocket":
-                self._rest = StdDaqClient(url, dialect, timeout, restart_time=restart_time)
-            self.client = self._rest or self._websocket(url)
+        both: dict[str, Any] = {"timeout": timeout_of_requests, "restart_time": restart_time}
+        self._by_rest = partial(StdDaqClient, url, dialect, **both)
+        self._by_websocket = partial(StdDaqWriterSocket, url, config_url, user=user, **both)
+        self._address = url
+        self._dialect = "websocket" if url.startswith(("ws://", "wss://")) else dialect
+        self.client = self._by_websocket() if self._dialect == "websocket" else self._by_rest()
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
         self._redis_url = redis_url
-        self._follower: StdDaqRedis | None = None
         self._rates: RatesFollower | None = None
         self.opening = Opening(self)
         source = StdDaqSource(
@@ -160,17 +145,19 @@ class StdDaqWriter(WithDetectors):
 
         Where nobody told which it is the DAQ is asked, without side effects.
         """
-        if not isinstance(self._address, str):
-            return self._address
-        found = self._rest.ask_dialect() if self._rest and self._dialect == "auto" else self._dialect
+        found = self.client.ask_dialect() if self._dialect == "auto" else self._dialect
         if now is not None:
-            if type(now) is CONTROLS[found]:
+            if now.dialect == found:
                 return now
             logger.warning("%s: the DAQ at %s is of generation %r now", self.name, self._address, found)
             now.close()
-        if isinstance(self.client, StdDaqWriterSocket) is not (found == "websocket"):
-            self.client = self._websocket(self._address) if found == "websocket" else self._rest
-        return CONTROLS[found](self.name, self.client, self._show_status)
+        if found == "websocket":
+            if not isinstance(self.client, StdDaqWriterSocket):
+                self.client = self._by_websocket()
+            return SocketControl(self.name, self.client, found, self._show_status)
+        if not isinstance(self.client, StdDaqClient):
+            self.client = self._by_rest()
+        return RestControl(self.name, self.client, found, self._show_status)
 
     def settings(self) -> WriterSettings:
         """Return what the source needs."""
@@ -193,9 +180,8 @@ class StdDaqWriter(WithDetectors):
         if self.mode.get() == "point":
             return super()._new_store(frame_format, frames_per_point)
         source = self.source
-        return RunFileStore(
-            self.name, frame_format, frames_per_point, lambda: source.run_file_is_open, source.end_run_file
-        )
+        is_open, end = lambda: source.run_file_is_open, source.end_run_file
+        return RunFileStore(self.name, frame_format, frames_per_point, is_open=is_open, end=end)
 
     def change_config(self, changes: Mapping[str, Any], timeout: float) -> ActionStatus:
         """Change the DAQ's configuration in the thread that writes settings.
@@ -240,24 +226,24 @@ class StdDaqWriter(WithDetectors):
 
     def _follow(self) -> None:
         """Begin to listen to what is said beside the status."""
+        if self._rates is not None:
+            return
         stats: Stats | None = self.source.control.stats()
-        if self._redis_url and self._follower is None:
-            self._follower = StdDaqRedis(self._redis_url, ["status", "stat"], max_waiting=0)
-            self._follower.subscribe("status", lambda message: self.source.control.news.set())
-            stats = StreamedStats(self._follower)
-            self._follower.start()
-        if stats is not None and self._rates is None:
+        if self._redis_url:
+            follower = StdDaqRedis(self._redis_url, ["status", "stat"])
+            follower.subscribe("status", lambda message: self.source.control.news.set())
+            stats = StreamedStats(follower)
+            follower.start()
+        if stats is not None:
             self.source.stats = stats
             self._rates = RatesFollower(f"{self.name} rates", stats, self._acquiring, self._show_rates)
 
     def unstage(self) -> list[object]:
         """Leave the writer READY if what it does is ours, or say who must restart it. Safe twice."""
-        followers = (self._rates, self._follower)
-        self._rates = self._follower = self.source.stats = None
+        rates, self._rates, self.source.stats = self._rates, None, None
         try:
-            for follower in followers:
-                if follower is not None:
-                    follower.close()
+            if rates is not None:
+                rates.close()
             self._detectors.each("unstage")
         finally:
             unstaged = super().unstage()

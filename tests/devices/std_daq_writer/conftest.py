@@ -9,22 +9,25 @@ from .documents import websocket_device
 
 
 @pytest.fixture(scope="session")
-def rest_daq():
+def flask_daq():
     """A running DAQ of the first generation with REST, one per session; a test leaves it READY."""
     with simulated_daq(dialect="flask") as server:
         server.service.stop()
         yield server
 
 
-@pytest.fixture(scope="session", params=["flask", "fastapi"])
-def daq(request):
-    """A running DAQ, one per dialect and session; a test leaves it READY, or idle."""
-    if request.param != "fastapi":
-        yield request.getfixturevalue("rest_daq" if request.param == "flask" else "websocket_daq")
-        return
+@pytest.fixture(scope="session")
+def fastapi_daq():
+    """A running DAQ of the second generation with REST, one per session; a test leaves it READY."""
     with simulated_daq(dialect="fastapi") as server:
         server.service.stop()
         yield server
+
+
+@pytest.fixture(scope="session")
+def daq(request):
+    """The DAQ of the generation that a test is parametrized with; else the first one."""
+    return request.getfixturevalue(f"{getattr(request, 'param', 'flask')}_daq")
 
 
 @pytest.fixture

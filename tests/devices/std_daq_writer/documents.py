@@ -8,6 +8,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import h5py
+import pytest
 from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
@@ -15,6 +16,8 @@ from event_model import DocumentNames, schema_validators
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
+
+both_dialects = pytest.mark.parametrize("daq", ["flask", "fastapi"], indirect=True)
 
 
 def run(plan, *callbacks):

@@ -14,8 +14,6 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 
 from .documents import points_dropped
 
-pytestmark = pytest.mark.parametrize("daq", ["flask"], indirect=True)
-
 
 def ran(catalog, plan):
     """Run a plan; return its run as the catalog gives it back."""

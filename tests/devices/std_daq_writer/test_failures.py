@@ -13,11 +13,10 @@ import pytest
 from sfdaq_ophyd.clients import StdDaqAdminException
 from sfdaq_ophyd.devices.std_daq_writer import _control, _rest_control
 from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
-from sfdaq_ophyd.devices.std_daq_writer._rest_control import FastApiControl, FlaskControl
 from sfdaq_ophyd.errors import ServiceUnreachable
 from sfdaq_ophyd.wire.std_daq import WriterState
 
-from .documents import images_of, run
+from .documents import both_dialects, images_of, run
 
 
 @pytest.fixture
@@ -28,6 +27,7 @@ def stops(writer, monkeypatch):
     return sent
 
 
+@both_dialects
 def test_stage_when_somebody_else_writes_then_it_is_refused_and_left_alone(daq, writer, tmp_path):
     theirs = {"output_file": str(tmp_path / "theirs.h5"), "n_images": 10_000, "run_id": 5}
     writer.client.start_writer_async(theirs)
@@ -37,6 +37,7 @@ def test_stage_when_somebody_else_writes_then_it_is_refused_and_left_alone(daq, 
     writer.client.stop_writer()
 
 
+@both_dialects
 def test_trigger_when_the_detector_sends_too_few_then_the_status_says_so_and_the_writer_is_ready(daq, writer):
     writer.timeout.put(2.0)
     writer.frames_per_trigger.put(5)
@@ -60,6 +61,7 @@ def test_trigger_when_somebody_stops_our_acquisition_then_the_daq_is_quoted(daq,
     assert re.search(r"of 50 frames came; the DAQ ended .* with 'Interrupted.'", str(error))
 
 
+@both_dialects
 def test_trigger_when_the_file_cannot_be_created_then_the_daqs_words_are_in_the_reason(daq, writer):
     run(bp.count([writer], 1))  # an earlier acquisition: without one the newer dialect is silent for 5 s
     daq.fail_next("creation_error")
@@ -69,15 +71,16 @@ def test_trigger_when_the_file_cannot_be_created_then_the_daqs_words_are_in_the_
     assert error is None
 
 
+@both_dialects
 def test_trigger_when_the_folder_is_hidden_then_each_generation_says_from_whom(daq, writer):
-    control, whose = {
-        "flask": (FlaskControl, "that was configured when the service started"),
-        "fastapi": (FastApiControl, "the account of the service"),
+    whose = {
+        "flask": "that was configured when the service started",
+        "fastapi": "the account of the service",
     }[daq.settings.dialect]
     daq.fail_next("hidden_folder")
     _, error = run(bp.count([writer], 1))
     assert re.search(f"Please create it first.'; if it is there, .*{whose}", str(error))
-    assert type(writer.source.control) is control
+    assert writer.source.control.dialect == daq.settings.dialect
 
 
 @pytest.mark.parametrize("daq", ["fastapi"], indirect=True)
@@ -92,6 +95,7 @@ def test_trigger_when_the_first_file_cannot_be_created_then_the_newer_dialect_is
     assert "before its first acquisition it does not say that it cannot create the file" in str(error)
 
 
+@both_dialects
 def test_stage_when_the_last_error_is_still_shown_then_it_is_cleared_once(daq, writer, tmp_path, stops):
     run(bp.count([writer], 1))
     assert stops == [], "a writer that is READY is not stopped"
@@ -102,6 +106,7 @@ def test_stage_when_the_last_error_is_still_shown_then_it_is_cleared_once(daq, w
     assert error is None and len(documents["event"]) == 2 and len(stops) == 1
 
 
+@both_dialects
 def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     daq, writer, tmp_path, stops, caplog
 ):
@@ -162,6 +167,7 @@ def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothin
     writer.client.stop_writer()
 
 
+@both_dialects
 def test_trigger_when_somebody_else_starts_meanwhile_then_it_is_told_and_left_alone(daq, writer):
     writer.frames_per_trigger.put(1000)
     daq.fail_next("restarted_by_other", after=3)
@@ -171,13 +177,13 @@ def test_trigger_when_somebody_else_starts_meanwhile_then_it_is_told_and_left_al
     writer.client.stop_writer()
 
 
+@both_dialects
 def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, writer):
     daq.fail_next("slow_creation", seconds=1.0)
     _, error = run(bp.count([writer], 1))
     assert "took longer than the service waits" in str(error)
 
 
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
     daq, writer, caplog, monkeypatch
 ):
@@ -201,6 +207,7 @@ def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
     assert error is None and len(images_of(documents)) == 8
 
 
+@both_dialects
 def test_stage_when_the_service_was_restarted_then_unknown_is_reset_once(daq, writer, stops):
     daq.fail_next("rest_restarts")
     assert daq.service.status()["state"] == "UNKNOWN"
@@ -208,6 +215,7 @@ def test_stage_when_the_service_was_restarted_then_unknown_is_reset_once(daq, wr
     assert error is None and len(stops) == 1
 
 
+@both_dialects
 def test_trigger_when_the_service_restarts_meanwhile_then_the_record_is_lost_and_named(daq, writer, wait_for):
     writer.frames_per_trigger.put(1000)
     writer.stage()
@@ -253,6 +261,7 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
     assert run(bp.count([writer], 1))[1] is None
 
 
+@both_dialects
 def test_abort_when_it_comes_at_any_time_then_unstage_twice_leaves_it_ready(daq, writer):
     for _ in range(2):
         writer.frames_per_trigger.put(100_00)

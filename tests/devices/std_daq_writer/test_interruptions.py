@@ -29,7 +29,8 @@ N = 2
 STRIDE = 6
 """Messages from one interruption to the next in one run; one that is flown goes on anew after the first."""
 
-GENERATIONS = ("flask", "fastapi", "websocket")
+GENERATIONS = ("flask", "websocket")
+"""Those whose control differs."""
 
 
 class Bench:

@@ -12,7 +12,7 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.devices.std_daq_writer._configuring import Configuring
+from sfdaq_ophyd.devices.std_daq_writer._signals import Configuring
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 
 from .documents import run
@@ -69,7 +69,6 @@ def test_process_when_it_ends_then_its_writer_process_goes_too(how, wait_for):
     wait_for(lambda: not any(child.is_running() for child in children), "its end")
 
 
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for, caplog):
     writer.timeout.put(2.0)
     writer.frames_per_trigger.put(1000)
@@ -87,7 +86,6 @@ def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq,
     writer.unstage()
 
 
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_service_gives_up(
     daq, writer, caplog, wait_for
 ):

@@ -17,7 +17,7 @@ from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer._paths import PathMaker
 from sfdaq_ophyd.errors import RequestError
 
-from .documents import images_of, run
+from .documents import both_dialects, images_of, run
 
 
 def test_device_when_it_is_asked_then_it_has_the_verbs_of_a_detector(writer):
@@ -29,6 +29,7 @@ def test_device_when_nothing_listens_then_it_can_be_made(tmp_path):
     assert device.writer_state.get() == ""
 
 
+@both_dialects
 def test_count_when_each_point_is_a_file_then_ids_in_events_are_those_in_the_pixels(writer):
     writer.frames_per_trigger.put(3)
     documents, error = run(bp.count([writer], 3))
@@ -148,7 +149,7 @@ def test_companions_when_a_detector_is_inside_then_it_is_triggered_while_the_wri
     assert camera.source.hardware == "as found"
 
 
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
+@both_dialects
 def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writer, wait_for):
     from sfdaq_ophyd.plans import configure_daq, write_images
 

@@ -32,7 +32,6 @@ def test_rates_when_an_acquisition_runs_then_they_are_live_and_unknown_before(
         writer.unstage()
 
 
-@pytest.mark.parametrize("daq", ["flask"], indirect=True)
 def test_rates_when_nobody_knows_them_then_they_are_nan_and_the_scan_goes_on(writer, wait_for, monkeypatch):
     def fail():
         asked.append(1)

@@ -152,20 +152,20 @@ def test_dialect_when_only_the_address_of_the_configuration_is_known_then_it_is_
 
 
 @pytest.fixture
-def replaceable(rest_daq, daq, monkeypatch):
+def replaceable(flask_daq, daq, monkeypatch):
     """An address behind which now one DAQ is, now the other: the last one of a list."""
     monkeypatch.setattr(std_daq_socket, "CONTROL_PORT", int(daq.ws_url.rpartition(":")[2]))
-    there = [rest_daq]
+    there = [flask_daq]
     with serving(lambda handler: forward(handler, there[-1].url)) as url:
         yield url, there
 
 
 def test_stage_when_the_daq_was_replaced_by_another_generation_then_it_goes_on_with_that(
-    daq, rest_daq, replaceable, tmp_path, caplog
+    daq, flask_daq, replaceable, tmp_path, caplog
 ):
     url, there = replaceable
     writer = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
-    for each in (rest_daq, daq, rest_daq):
+    for each in (flask_daq, daq, flask_daq):
         there.append(each)
         documents, error = run(in_mode(writer, "point", 1, 2))
         assert error is None and images_of(documents) == ids_of(documents)
@@ -174,7 +174,7 @@ def test_stage_when_the_daq_was_replaced_by_another_generation_then_it_goes_on_w
 
 
 def test_point_when_the_daq_is_replaced_meanwhile_then_that_is_named(
-    daq, rest_daq, replaceable, tmp_path, wait_for
+    daq, flask_daq, replaceable, tmp_path, wait_for
 ):
     url, there = replaceable
     writer = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
@@ -185,17 +185,17 @@ def test_point_when_the_daq_is_replaced_meanwhile_then_that_is_named(
     there.append(daq)
     wait_for(lambda: status.done, "the end")
     assert "here is a standard DAQ of generation 'websocket', with control by websocket" in str(status)
-    there.append(rest_daq)
+    there.append(flask_daq)
     writer.unstage()
-    assert rest_daq.service.status()["state"] == "READY"
+    assert flask_daq.service.status()["state"] == "READY"
 
 
 def test_stage_when_the_daq_is_not_of_the_generation_that_was_told_then_it_is_refused_by_name(
-    daq, rest_daq, tmp_path
+    daq, flask_daq, tmp_path
 ):
     for address, there in (
         ({"url": daq.url, "dialect": "fastapi"}, "websocket"),
-        ({"url": daq.ws_url, "config_url": rest_daq.url}, "flask"),
+        ({"url": daq.ws_url, "config_url": flask_daq.url}, "flask"),
     ):
         writer = StdDaqWriter(**address, name="writer", directory=tmp_path)
         with pytest.raises(StdDaqOtherGeneration, match=f"here is a standard DAQ of generation '{there}'"):
@@ -238,8 +238,8 @@ def test_config_when_a_server_missed_it_then_every_stage_says_so_until_it_is_giv
         device.unstage()
         assert f"start_udp_port was left at 2346, not put back to {port}" in caplog.text
         assert "not on all servers" in caplog.text and "give either value to configure_daq" in caplog.text
-    post, sent = writer.client._post, []
-    monkeypatch.setattr(writer.client, "_post", lambda wanted: sent.append(wanted) or post(wanted))
+    send, sent = writer.client._send_config, []
+    monkeypatch.setattr(writer.client, "_send_config", lambda body: sent.append(body) or send(body))
     writer.daq_config.set({"start_udp_port": 2346}, timeout=60).wait(60)
     assert sent == [daq.config], "though it is stored like that"
     caplog.clear()

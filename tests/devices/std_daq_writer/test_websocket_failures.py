@@ -21,10 +21,9 @@ from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotRe
 from sfdaq_ophyd.devices.std_daq_writer._daq_file import DaqFile
 from sfdaq_ophyd.devices.std_daq_writer._socket_control import SocketControl
 from sfdaq_ophyd.errors import DetectorStateError
-from sfdaq_ophyd.wire.std_daq import WriteRequest
+from sfdaq_ophyd.wire.std_daq import WriteRequest, Writing, WritingState
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 from sfdaq_ophyd.wire.std_daq_socket import data_files
-from sfdaq_ophyd.wire.std_daq_writing import Writing, WritingState
 
 from .documents import ids_of, images_of, in_mode, rows_of, run
 
@@ -296,7 +295,7 @@ def test_start_when_it_is_rejected_after_states_of_somebody_else_then_it_is_know
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         client = StdDaqWriterSocket(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
-        control = SocketControl("writer", client, lambda writing: None)
+        control = SocketControl("writer", client, "websocket", lambda writing: None)
         control._config = DaqConfig("x", "eiger", 16, 8, 16, 1, 0, 0, raw={"number_of_writers": 1})
         request = WriteRequest("/data/x.h5", 5, 1)
         control.start(request, threading.Event(), lambda: False)
