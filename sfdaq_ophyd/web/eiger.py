@@ -14,8 +14,7 @@ import numpy as np
 
 from ..clients import SimplonClient
 from ..errors import ServiceRefused
-from ..wire.simplon import invalid_pixels
-from ..wire.simplon_states import DetectorState
+from ..wire.simplon import DetectorState, invalid_pixels
 from .live_frame import Geometry, LiveFrame
 from .source import DetectorSource, Rate
 

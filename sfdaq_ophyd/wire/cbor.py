@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import WireError
-from .array_bytes import ArrayBytes
+from .compression import ArrayBytes
 
 SELF_DESCRIBED: Final = bytes.fromhex("d9d9f7")
 """Tag 55799, before every message of a detector."""

@@ -8,7 +8,9 @@ hdf5plugin ships, called directly: they hold neither the GIL nor HDF5's lock.
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,7 +141,7 @@ def check(algorithm: str, element_size: int, data: memoryview, n_bytes: int, ite
     Parameters
     ----------
     algorithm : str
-        ``"none"``, ``"bslz4"``, ``"lz4"``, or ``"lz4 block"``: one block without a prefix.
+        ``"none"``, ``"bslz4"`` or ``"lz4"``.
     element_size : int
         What was said to be shuffled together.
     data : memoryview
@@ -157,10 +159,6 @@ def check(algorithm: str, element_size: int, data: memoryview, n_bytes: int, ite
     if algorithm == "none":
         if len(data) != n_bytes:
             raise WireError(f"{len(data)} bytes, expected {n_bytes}")
-        return
-    if algorithm == "lz4 block":
-        if not 0 < len(data) <= n_bytes + n_bytes // 128 + (1 << 16):
-            raise WireError(f"{len(data)} bytes of lz4, expected up to {n_bytes}")
         return
     if algorithm not in ("bslz4", "lz4"):
         raise WireError(f"compression={algorithm[:80]!r}, expected none, bslz4 or lz4")
@@ -209,11 +207,6 @@ def decompress(
     if algorithm == "none":
         return np.frombuffer(data, dtype).reshape(shape)
     image = np.empty(shape, dtype)
-    if algorithm == "lz4 block":
-        done = _need_library().LZ4_decompress_safe(_address(data), image.ctypes.data, len(data), n_bytes)
-        if done != n_bytes:
-            raise WireError(f"lz4: the block does not hold {n_bytes} bytes")
-        return image
     block, item = int.from_bytes(data[8:12], "big"), dtype.itemsize
     check_blocks(algorithm, data, n_bytes, item)  # the library reads as far as they say
     if algorithm == "lz4":
@@ -294,3 +287,58 @@ def _decompress_lz4(data: memoryview, image: npt.NDArray[Any], block: int) -> No
         elif library.LZ4_decompress_safe(source + at, target + done, n_in, n_out) != n_out:
             raise WireError(f"lz4: the block at byte {at} does not hold {n_out} bytes")
         at, done = at + n_in, done + n_out
+
+
+MAX_ARRAY: Final = 512 << 20
+"""Bytes of an array at the most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayBytes:
+    """An array as it was sent: a view of the message.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns as they are said to be; of one without tag 40 the number of elements, or ``(-1,)``
+        if compressed.
+    dtype : numpy.dtype
+        Of the elements.
+    algorithm : str
+        ``"none"``, ``"bslz4"``, ``"lz4"``, or what else was sent.
+    element_size : int
+        Bytes that were shuffled together; 0 for ``"lz4"`` and ``"none"``.
+    data : memoryview
+        The bytes, compressed or not.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    algorithm: str
+    element_size: int
+    data: memoryview
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the numbers once decompressed."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def unpack(self) -> npt.NDArray[Any]:
+        """Return the numbers, decompressed; where nothing was compressed, a view of the message.
+
+        Raises
+        ------
+        WireError
+            The bytes are not what they say they are.
+        """
+        shape = self.shape
+        if shape == (-1,):  # compressed and without rows: its prefix tells
+            said = int.from_bytes(self.data[:8], "big")
+            if said > MAX_ARRAY or said % self.dtype.itemsize:
+                most = f"at most {MAX_ARRAY}, a multiple of {self.dtype.itemsize}"
+                raise WireError(f"an array of {said} bytes, expected {most}")
+            shape = (said // self.dtype.itemsize,)
+        return decompress(self.algorithm, self.element_size, self.data, shape, self.dtype)
+
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self.unpack(), dtype, copy=copy)

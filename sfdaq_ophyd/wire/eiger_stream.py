@@ -1,4 +1,4 @@
-"""Messages of the Eiger's stream: version 2 (CBOR, one message per frame), and version 1 (JSON, multipart).
+"""Messages of the Eiger's stream, version 2 (CBOR): start, images and end of a series, one message each.
 
 Decoding looks at headers only and copies no pixels: the arrays of a message are views of it, compressed as
 they came. See the wire reference eiger, section 7.
@@ -7,29 +7,17 @@ they came. See the wire reference eiger, section 7.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from ..errors import WireError
 from . import compression
-from .array_bytes import MAX_ARRAY, ArrayBytes
 from .cbor import decode, encode
-from .eiger_messages import (
-    FrameRefused,
-    LegacyEnd,
-    LegacyImage,
-    LegacyMessage,
-    LegacyStart,
-    Message,
-    SeriesEnd,
-    SeriesImage,
-    SeriesStart,
-    UnknownMessage,
-)
-from .json_text import HeaderReader, load_header
+from .compression import MAX_ARRAY, ArrayBytes
 from .tiff import parse_time_ns
 
 MAX_CHANNELS: Final = 4
@@ -42,6 +30,116 @@ _START_DTYPES: Final = _DTYPES | {"int8": "i1", "int16": "<i2", "int32": "<i4"}
 """The signed ones are of others that send this format."""
 _ZONED: Final = re.compile(r"([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 """How a date ends that can be told apart from one of any other zone."""
+
+
+class UnknownMessage(WireError):
+    """A message is whole and of a type that is not known; others follow."""
+
+
+class FrameRefused(WireError):
+    """An image message is whole, and none of its arrays can be right.
+
+    Parameters
+    ----------
+    series : str
+        Unique id of the series.
+    image_id : int
+    reason : str
+        What is wrong: field, value and what was expected.
+    """
+
+    def __init__(self, series: str, image_id: int, reason: str):
+        super().__init__(f"image {image_id} of series {series}: {reason}")
+        self.series, self.image_id, self.reason = series, image_id, reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeriesStart:
+    """What holds for all images of a series.
+
+    Attributes
+    ----------
+    series_id : int
+        The sequence id that arming replied; it starts again when the detector is initialized.
+    series_unique_id : str
+        The series' own, for ever.
+    number_of_images : int or None
+        Of the whole series.
+    channels : tuple of str
+        Thresholds in use, in the order of the images' data.
+    shape : tuple of int
+        (y, x).
+    dtype : numpy.dtype or None
+        Of the images; older firmware does not tell.
+    tables : Mapping[str, ArrayBytes]
+        ``"pixel_mask/threshold_1"``, ``"flatfield/threshold_1"``, ``"countrate_correction_lookup_table"``: as
+        far as they were sent, and readable.
+    user_data : object
+        What was put into ``header_appendix``; None if nothing.
+    fields : Mapping[str, object]
+        Everything else, by its name.
+    """
+
+    series_id: int
+    series_unique_id: str
+    number_of_images: int | None
+    channels: tuple[str, ...]
+    shape: tuple[int, int]
+    dtype: np.dtype[Any] | None
+    tables: Mapping[str, ArrayBytes] = field(default_factory=dict)
+    user_data: object = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SeriesImage:
+    """One exposure, of all thresholds.
+
+    Attributes
+    ----------
+    series_id, series_unique_id, image_id
+        Which; images are counted from 0 over a series.
+    data : Mapping[str, ArrayBytes]
+        By channel. Checked: shapes, lengths, and what compressed bytes say of themselves.
+    refused : Mapping[str, str]
+        Channels whose array cannot be right, and why; another one is.
+    series_date_ns : int or None
+        When the series began, ns since the epoch.
+    start_time, stop_time, real_time : (int, int) or None
+        s since then, and how long the detector counted, as numerator and denominator.
+    user_data : object
+        What was put into ``image_appendix``.
+    """
+
+    series_id: int
+    series_unique_id: str
+    image_id: int
+    data: Mapping[str, ArrayBytes]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    series_date_ns: int | None = None
+    start_time: tuple[int, int] | None = None
+    stop_time: tuple[int, int] | None = None
+    real_time: tuple[int, int] | None = None
+    user_data: object = None
+
+    @property
+    def time_ns(self) -> int | None:
+        """When the exposure began by the detector's clock, ns since the epoch; None if it does not tell."""
+        if self.series_date_ns is None or self.start_time is None:
+            return None
+        numerator, denominator = self.start_time
+        return self.series_date_ns + 10**9 * numerator // denominator
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesEnd:
+    """No image follows; how many there were is not told."""
+
+    series_id: int
+    series_unique_id: str
+
+
+Message: TypeAlias = SeriesStart | SeriesImage | SeriesEnd
 
 
 def decode_message(data: bytes | memoryview) -> Message:
@@ -188,7 +286,6 @@ def _start(fields: dict[str, object]) -> SeriesStart:
         channels=tuple(channels),
         shape=shape,
         dtype=None if dtype is None else np.dtype(_START_DTYPES[dtype]),
-        arm_date_ns=_date(rest.get("arm_date")),
         tables=tables,
         user_data=rest.pop("user_data", None),
         fields={name: value for name, value in rest.items() if not isinstance(value, WireError | None)},
@@ -210,99 +307,3 @@ def encode_message(fields: Mapping[str, object]) -> bytes:
         ndarray or `ArrayBytes`.
     """
     return encode(fields)
-
-
-# Version 1: JSON parts and blobs
-
-
-_TABLES: Final = ("dflatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
-_LEGACY_DTYPES: Final = _DTYPES | {"float32": "<f4", "int32": "<i4"}
-_ENCODING: Final = re.compile(r"(?:bs(8|16|32)-)?(lz4)?([<>])")
-
-
-def decode_legacy(parts: Sequence[bytes | memoryview]) -> LegacyMessage:
-    """Return what one whole multipart message of version 1 says.
-
-    Parameters
-    ----------
-    parts : sequence of bytes or memoryview
-        All of its parts; arrays of the result are views of them. The `hash` of an image is of its header
-        alone and is not looked at.
-
-    Raises
-    ------
-    UnknownMessage
-        An ``htype`` that is not known.
-    WireError
-        Parts that are missing, are not JSON, or do not fit each other.
-    """
-    if not parts:
-        raise WireError("stream message: no part, expected a header")
-    head = load_header(parts[0], "stream message")
-    kind, series = head.get("htype"), _integer(head, "series")
-    if kind == "dseries_end-1.0":
-        return LegacyEnd(series)
-    if kind == "dheader-1.0":
-        return _legacy_start(series, head, parts)
-    if kind == "dimage-1.0":
-        return _legacy_image(series, head, parts)
-    raise UnknownMessage(f"stream message: htype={str(kind)[:80]!r}, expected dheader, dimage or dseries_end")
-
-
-def _legacy_start(series: int, head: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> LegacyStart:
-    detail = str(head.get("header_detail", "none"))
-    config = load_header(parts[1], "stream header") if len(parts) > 1 else {}
-    tables: dict[str, ArrayBytes] = {}
-    at = 2
-    while at + 1 < len(parts):
-        about = load_header(parts[at], "stream header")
-        if (kind := about.get("htype")) not in _TABLES:
-            break
-        read = HeaderReader(about, "stream header")
-        dtype = np.dtype(_LEGACY_DTYPES.get(read.text("type"), "V"))
-        array = ArrayBytes(
-            tuple(read.integers("shape", 2))[::-1], dtype, "none", 0, memoryview(parts[at + 1])
-        )
-        if dtype.kind == "V" or len(array.data) != array.n_bytes:
-            raise _wrong(str(kind), about, f"{array.n_bytes} bytes of {', '.join(_LEGACY_DTYPES)}")
-        tables[str(kind).removeprefix("d").removesuffix("-1.0")] = array
-        at += 2
-    appendix = _maybe_json(parts[at]) if at < len(parts) else None
-    return LegacyStart(
-        series_id=series, header_detail=detail, config=config, tables=tables, appendix=appendix
-    )
-
-
-def _legacy_image(series: int, head: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> LegacyImage:
-    if len(parts) not in (4, 5):
-        raise WireError(f"stream image of {len(parts)} parts, expected 4 or 5")
-    image_id = _integer(head, "frame")
-    read = HeaderReader(load_header(parts[1], "stream image"), "stream image")
-    times = HeaderReader(load_header(parts[3], "stream image"), "stream image")
-    name, encoding = read.text("type"), read.text("encoding")
-    if name not in _DTYPES:
-        raise read.wrong("type", name, f"one of {', '.join(_DTYPES)}")
-    if (found := _ENCODING.fullmatch(encoding)) is None:
-        raise read.wrong("encoding", encoding, "like 'bs16-lz4<', 'lz4<' or '<'")
-    bits, lz4, order = found.groups()
-    dtype = np.dtype(_DTYPES[name]).newbyteorder("<" if order == "<" else ">")
-    algorithm = ("bslz4" if bits else "lz4 block") if lz4 else "none"
-    shape = tuple(read.integers("shape", 2))[::-1]
-    array = ArrayBytes(shape, dtype, algorithm, int(bits or 0) // 8, memoryview(parts[2]))
-    _check_image("the image", array)
-    return LegacyImage(
-        series_id=series,
-        image_id=image_id,
-        data=array,
-        start_time=times.integer("start_time"),
-        stop_time=times.integer("stop_time"),
-        real_time=times.integer("real_time"),
-        appendix=_maybe_json(parts[4]) if len(parts) == 5 else None,
-    )
-
-
-def _maybe_json(part: bytes | memoryview) -> object:
-    try:
-        return load_header(part, "appendix")
-    except WireError:
-        return bytes(part).decode("utf-8", "replace")

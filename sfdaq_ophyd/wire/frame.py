@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import RequestError, ShapeError
-from .array_bytes import ArrayBytes
+from .compression import ArrayBytes
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

@@ -12,7 +12,7 @@ import zmq
 from sfdaq_ophyd.clients import EigerStream
 from sfdaq_ophyd.errors import WireError
 from sfdaq_ophyd.wire import cbor
-from sfdaq_ophyd.wire.array_bytes import ArrayBytes
+from sfdaq_ophyd.wire.compression import ArrayBytes
 
 SERIES = "01HRCJF83SA63WH8M5X1VBKFJM"
 

@@ -19,7 +19,7 @@ from sfdaq_ophyd.errors import (
 )
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.stamp import read_stamp
-from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.simplon import DetectorState
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import numpy as np
 
 from sfdaq_ophyd.devices._frame_store import FrameStore
 from sfdaq_ophyd.files.frame_file import FrameFile
-from sfdaq_ophyd.wire.array_bytes import ArrayBytes
-from sfdaq_ophyd.wire.compression import compress_bslz4
+from sfdaq_ophyd.wire.compression import ArrayBytes, compress_bslz4
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat, Tables
 
 FORMAT = FrameFormat((4, 6), "u2")

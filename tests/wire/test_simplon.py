@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError, ShapeError, WireError
 from sfdaq_ophyd.wire import simplon
-from sfdaq_ophyd.wire.simplon import Parameter, decode_darray, encode_darray, first_sentinel, invalid_pixels
-from sfdaq_ophyd.wire.simplon_states import COMMANDS, DetectorState, frames_of
+from sfdaq_ophyd.wire.simplon import (
+    COMMANDS,
+    DetectorState,
+    Parameter,
+    decode_darray,
+    encode_darray,
+    first_sentinel,
+    frames_of,
+    invalid_pixels,
+)
 from sfdaq_ophyd.wire.tiff import format_time_ns, parse_time_ns
 from sfdaq_ophyd.wire.ulid import make_ulid, ulid_time_ns
 

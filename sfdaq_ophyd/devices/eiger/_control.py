@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 
 from ...clients.simplon import ARM_TIMEOUT, SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, SfdaqError
-from ...wire.simplon import Parameter
-from ...wire.simplon_states import ARMED, BUSY, DetectorState
+from ...wire.simplon import ARMED, BUSY, DetectorState, Parameter
 from ..debts import Debts
 
 logger = logging.getLogger(__name__)

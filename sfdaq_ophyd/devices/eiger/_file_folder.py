@@ -21,7 +21,7 @@ from ...errors import (
 from ...files.eiger_file import count_images
 from ...files.storage import check_folder, writing
 from ...limits import Limit
-from ...wire.simplon_states import DetectorState
+from ...wire.simplon import DetectorState
 from .._source import Progress
 from .._worker import JOIN_TIMEOUT, Worker
 from ._control import EigerControl

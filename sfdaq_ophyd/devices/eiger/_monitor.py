@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from ...clients.simplon import MonitorFrame, SimplonClient
 from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
 from ...wire.frame import Frame, FrameFormat, MissingFrame
-from ...wire.simplon import typed
-from ...wire.simplon_states import DetectorState
+from ...wire.simplon import DetectorState, typed
 from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import EigerControl

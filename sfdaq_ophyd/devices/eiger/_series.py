@@ -10,8 +10,7 @@ import numpy as np
 
 from ...clients import SimplonClient
 from ...clients.simplon import MonitorFrame
-from ...wire.simplon import event_id, first_sentinel
-from ...wire.simplon_states import SOFTWARE_TRIGGERED, TriggerMode
+from ...wire.simplon import SOFTWARE_TRIGGERED, TriggerMode, event_id, first_sentinel
 from .._acquisition import LossPolicy
 
 BLOCK = 2**16

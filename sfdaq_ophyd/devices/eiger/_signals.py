@@ -14,8 +14,7 @@ from ophyd.utils import ReadOnlyError
 
 from ...clients.simplon import SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
-from ...wire.simplon import typed
-from ...wire.simplon_states import DetectorState
+from ...wire.simplon import DetectorState, typed
 from .._status import ActionStatus, naming, refuse_while_staged
 from ._series import Readout
 

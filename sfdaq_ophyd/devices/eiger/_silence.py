@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ...clients.eiger_stream import EigerStream, Series
 from ...errors import SfdaqError
 from ...limits import Limit
-from ...wire.simplon_states import DetectorState
+from ...wire.simplon import DetectorState
 from ._control import EigerControl
 from ._series import Mode, SeriesOrder
 

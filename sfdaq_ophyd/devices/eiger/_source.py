@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import DetectorStateError, RequestError, ServiceRefused, UnknownOutcome
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
-from ...wire.simplon_states import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
+from ...wire.simplon import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
 from .._source import Progress, Request, WrittenFile
 from .._worker import Worker
 from ._control import EigerControl

@@ -16,7 +16,7 @@ from ...errors import DetectorStateError, ServiceTimeout, ShapeError, WireError
 from ...limits import Limit
 from ...wire.compression import compiled_walk
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
-from ...wire.simplon_states import DetectorState
+from ...wire.simplon import DetectorState
 from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import UID_LENGTH, EigerControl

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 
 from ...clients import SimplonClient
-from ...wire.simplon_states import MANY_PER_TRIGGER, DetectorState, TriggerMode
+from ...wire.simplon import MANY_PER_TRIGGER, DetectorState, TriggerMode
 from .._source import Request
 from .._worker import Worker, ends_within
 from ._control import EigerControl

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from ...wire.simplon import Parameter
-from ...wire.simplon_states import DetectorState
+from ...wire.simplon import DetectorState, Parameter
 from ..faults import Faults
 from . import parameters as table
 from .config import DetectorConfig

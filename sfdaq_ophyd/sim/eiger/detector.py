@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ...errors import DetectorStateError
-from ...wire.simplon_states import (
+from ...wire.simplon import (
     ARMED,
     COMMANDS,
     MANY_PER_TRIGGER,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...wire import compression
-from ...wire.array_bytes import ArrayBytes
+from ...wire.compression import ArrayBytes
 from ..stamp import STAMP_PIXELS
 
 _BLOCK = {"bslz4": compression.BLOCK_BYTES, "lz4": 1 << 16, "none": 1 << 16}

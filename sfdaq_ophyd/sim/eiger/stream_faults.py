@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...wire.array_bytes import ArrayBytes
 from ...wire.cbor import SELF_DESCRIBED, Date
+from ...wire.compression import ArrayBytes
 from ...wire.ulid import make_ulid
 from ..faults import Fault, Faults
 from .packed import compress

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import RequestError, WireError
-from ...wire.array_bytes import ArrayBytes
 from ...wire.cbor import Date, decode
+from ...wire.compression import ArrayBytes
 from ...wire.eiger_stream import TICKS, encode_message
 from ...wire.tiff import format_time_ns
 from .config import DetectorConfig, masked_value

@@ -12,8 +12,7 @@ import numpy as np
 
 from ...errors import RequestError
 from ...wire import cbor, tiff
-from ...wire.simplon import Parameter, decode_darray
-from ...wire.simplon_states import DetectorState, TriggerMode
+from ...wire.simplon import DetectorState, Parameter, TriggerMode, decode_darray
 from . import parameters as table
 from .config import DetectorConfig
 from .detector import EigerModel

@@ -11,7 +11,7 @@ import pytest
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.simplon import DetectorState
 
 from .stream_line import Line, as_it_is
 

@@ -11,8 +11,7 @@ from ophyd.sim import SynAxis, det
 
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import RequestError, ServiceRefused, ServiceUnreachable, SfdaqError
-from sfdaq_ophyd.wire.simplon import Parameter
-from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.simplon import DetectorState, Parameter
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams

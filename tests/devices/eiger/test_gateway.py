@@ -12,7 +12,7 @@ import pytest
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import RequestError, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.plans import fly
-from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.simplon import DetectorState
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
 from ...http_peer import forward, reply_with, serving

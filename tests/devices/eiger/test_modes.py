@@ -15,7 +15,7 @@ from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.errors import FramesMissing
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
-from sfdaq_ophyd.wire.simplon_states import DetectorState
+from sfdaq_ophyd.wire.simplon import DetectorState
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from ..suspended import scan_suspended

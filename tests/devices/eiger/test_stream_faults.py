@@ -16,7 +16,7 @@ from sfdaq_ophyd import setup
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire import cbor
-from sfdaq_ophyd.wire.array_bytes import ArrayBytes
+from sfdaq_ophyd.wire.compression import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
 
 from ..run_engine_driver import check_run, drive, interruptible, streams
