@@ -6,10 +6,13 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from ...clients.simplon import ARM_TIMEOUT, SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, SfdaqError
-from ...wire.simplon import ARMED, BUSY, DetectorState, Parameter
+from ...wire.eiger_stream import MAX_SIDE
+from ...wire.simplon import ARMED, BIT_DEPTHS, BUSY, DetectorState, Parameter, typed
 from ..debts import Debts
 
 logger = logging.getLogger(__name__)
@@ -20,6 +23,23 @@ OPEN_SERIES = "detector/command/disarm"
 
 UID_LENGTH = 64
 """Of a series' unique id at the most; a detector's is a ULID of 26."""
+
+
+MOST_THRESHOLDS = 8
+
+DIFFERENCE = "difference"
+"""What the stream calls the difference of two thresholds."""
+
+
+class Times(NamedTuple):
+    """How long things take, s; 0 where the detector does not say."""
+
+    frame_time: float = 0.0
+    """From frame to frame."""
+    count_time: float = 0.0
+    """Exposure of a frame."""
+    delay: float = 0.0
+    """From trigger to exposure."""
 
 
 class EigerControl:
@@ -158,6 +178,49 @@ class EigerControl:
         if state in (DetectorState.ERROR, DetectorState.NA):
             raise self.state_error(state)
         return state
+
+    def typed(self, name: str, kind: str) -> Any:
+        """Return a value of the detector's config; None where it does not tell one of this kind."""
+        return typed(self.value(f"detector/config/{name}"), kind)
+
+    def times(self) -> Times:
+        """Read the times the detector is set to."""
+        names = ("frame_time", "count_time", "trigger_start_delay")
+        return Times(*(max(0.0, float(self.typed(name, "number") or 0.0)) for name in names))
+
+    def size(self) -> tuple[tuple[int, int], int] | None:
+        """Read shape (y, x) and bit depth; None where there is no detector module to ask."""
+        sizes = range(1, MAX_SIDE + 1)
+        expected = {
+            "y_pixels_in_detector": sizes,
+            "x_pixels_in_detector": sizes,
+            "bit_depth_image": BIT_DEPTHS,
+        }
+        found = {name: self.read("detector", name) for name in expected}
+        values = []
+        for name, parameter in found.items():
+            if parameter is None:
+                return None
+            values.append(typed(parameter.value, "integer"))
+            if values[-1] not in expected[name]:
+                wanted = f"1 to {MAX_SIDE}" if expected[name] is sizes else f"one of {BIT_DEPTHS}"
+                told = f"{self.name}: detector/config/{name} is {parameter.value!r:.80}"
+                raise DetectorStateError(f"{told}, expected {wanted}")
+        height, width, bits = values
+        return (height, width), bits
+
+    def thresholds(self) -> list[int]:
+        """Return the numbers of the thresholds that are enabled; none where the detector has but one."""
+        modes = (self.value(f"detector/config/threshold/{n}/mode") for n in range(1, MOST_THRESHOLDS + 1))
+        known = takewhile(lambda mode: mode is not None, modes)
+        return [n for n, mode in enumerate(known, 1) if mode == "enabled"]
+
+    def channels(self) -> list[str]:
+        """Return the names of an exposure's images: of each threshold in use, and of their difference."""
+        names = [f"threshold_{n}" for n in self.thresholds()]
+        if self.value("detector/config/threshold/difference/mode") == "enabled":
+            names.append(DIFFERENCE)
+        return names or ["threshold_1"]
 
     def state_error(self, state: DetectorState) -> DetectorStateError:
         """Return the error for a state in which there is no going on."""

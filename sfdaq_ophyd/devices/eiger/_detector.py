@@ -28,10 +28,9 @@ from ._control import EigerControl
 from ._file_folder import FileFolder, MountedFolder
 from ._files import FilesSource
 from ._monitor import MonitorSource
-from ._readings import differs
 from ._series import EigerSettings, LegacyIds, Mode, Readout
 from ._signals import EigerSignals, SimplonSignal
-from ._source import SeriesSource
+from ._source import SeriesSource, differs
 from ._stream import StreamSource
 
 

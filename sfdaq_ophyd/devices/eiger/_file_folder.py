@@ -25,7 +25,7 @@ from ...wire.simplon import DetectorState
 from .._source import Progress
 from .._worker import JOIN_TIMEOUT, Worker
 from ._control import EigerControl
-from ._triggers import SoftwareTriggers
+from ._source import SoftwareTriggers
 
 logger = logging.getLogger(__name__)
 

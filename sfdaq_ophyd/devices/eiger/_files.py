@@ -31,10 +31,8 @@ from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from ._control import UID_LENGTH, EigerControl
 from ._file_folder import FileFolder, FileWait, data_file, master_file
-from ._readings import channels_of
 from ._series import EigerSettings
-from ._source import SeriesSource
-from ._triggers import SoftwareTriggers
+from ._source import SeriesSource, SoftwareTriggers
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +83,7 @@ class FilesSource(SeriesSource):
     def read_format(self) -> FrameFormat:
         """Say what frames look like: an image per threshold."""
         found = super().read_format()
-        n = len(channels_of(self.control))
+        n = len(self.control.channels())
         return replace(found, more_images={f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)})
 
     def close(self) -> None:
@@ -103,7 +101,7 @@ class FilesSource(SeriesSource):
         first = self.control.value("filewriter/config/image_nr_start")
         self._first_number = first if isinstance(first, int) else 1
         wanted = self._new_names()
-        n, file_format = len(channels_of(self.control)), found["format"]
+        n, file_format = len(self.control.channels()), found["format"]
         if n > 1:
             if file_format is None or CHANNELS not in file_format.allowed_values:
                 raise DetectorStateError(

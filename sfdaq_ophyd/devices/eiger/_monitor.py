@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 from ...clients.simplon import MonitorFrame, SimplonClient
 from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
+from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
-from ...wire.simplon import DetectorState, typed
+from ...wire.simplon import event_id, typed
 from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import EigerControl
-from ._readings import ONE_THRESHOLD, check_thresholds, make_statistics
-from ._series import EigerSettings, FrameIds, FrameStatistics, LegacyIds, Mode, SeriesOrder
-from ._silence import Ending
-from ._source import Items, SeriesSource
-from ._triggers import SoftwareTriggers
+from ._numbers import FrameStatistics, make_statistics
+from ._order import Arrival, OrderedSource
+from ._series import EigerSettings, LegacyIds, Mode
+from ._source import Items
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,13 @@ UID_LENGTH = 26
 """Of a series' unique id, a ULID; one of ours is shorter."""
 
 
-class MonitorSource(SeriesSource):
+ONE_THRESHOLD = (
+    "the monitor gives an image for each threshold, under one number: leave one enabled "
+    "(detector/config/threshold/<n>/mode, threshold/difference/mode)"
+)
+
+
+class MonitorSource(OrderedSource):
     """Frames of one Eiger out of its monitor, one HTTP request each.
 
     Parameters
@@ -48,25 +54,25 @@ class MonitorSource(SeriesSource):
 
     interface = "monitor"
     modes = frozenset(Mode)
-    _ids: FrameIds
     _statistics: FrameStatistics
 
     def __init__(self, control: EigerControl):
         super().__init__(control)
-        self._series = SeriesOrder()
+        self._unreadable = ""  # what was wrong with an image that came
         self._threshold: object = None
+        self._n_local = 0
         self._old: set[tuple[int, int]] = set()  # images that lay in the buffer before the point
 
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it and its monitor, and say what its frames look like."""
-        self._threshold = None
-        self._ids = FrameIds(self.client, settings.legacy_ids)
+        self._threshold, self._order.series_id, self._n_local = None, None, 0
         frame_format = super().open(settings)
-        self._series.fit(frame_format.frame_bytes)
+        self._order.fit(frame_format.frame_bytes)
         return frame_format
 
     def _interface_settings(self) -> dict[str, object]:
-        check_thresholds(self.control)
+        if len(enabled := self.control.thresholds()) > 1:
+            raise DetectorStateError(f"{self.name}: thresholds {enabled} are enabled; {ONE_THRESHOLD}")
         return {
             "monitor/config/discard_new": self.mode is not Mode.MONITOR,
             "monitor/config/mode": "enabled",
@@ -89,48 +95,37 @@ class MonitorSource(SeriesSource):
         return {"monitor/config/buffer_size": room}
 
     def _begin_series(self, series_id: int) -> None:
-        self._series.start(series_id)
-        self._ids.restart()
+        self._order.start(series_id)
+        self._unreadable, self._n_local = "", 0
 
-    def _take_series(
-        self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame]:
-        n_left, end = request.n_frames, Ending(self._limit())
-        images = self._images(stop)
-        while n_left and not end.over:
-            frame = next(images, None)
-            if stop.is_set():
-                return
-            if frame is None:
-                self._look_for_the_end(triggers, end)
-                continue
+    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival] | None]:
+        for frame in self._images(stop):
             if isinstance(frame, WireError):
-                end.unreadable = f"{frame}; "  # its number shows as a gap in the ids
-                continue
-            series_id, image_id, name = self._ids.of(frame, self._series.series_id)
-            if series_id == self._series.series_id:
-                self._check_threshold(frame)
-            passed = self._series.accept(
-                series_id, image_id, (frame, name), uid=frame.series_uid, n_wanted=n_left
-            )
-            if passed is None:
-                self._count_stale(1)
-                continue
-            end.limit.restart()
-            n_left -= len(passed)
-            yield from self._in_order(passed)
-        if n_left:
-            passed = self._series.end(n_left)
-            yield from self._in_order(passed)
-            yield from self._lost(n_left - len(passed), end)
-
-    def _in_order(self, passed: list) -> Iterator[Frame | MissingFrame]:
-        for event_id, item in passed:
-            if item is None:
-                self._armed_for = None
-                yield MissingFrame(event_id)
+                self._unreadable = f"{frame}; "  # its number shows as a gap in the ids
+            elif frame is None:
+                yield None
             else:
-                yield self._finished(*item)
+                series_id, image_id, name = self._ids_of(frame)
+                if series_id == self._order.series_id:
+                    self._check_threshold(frame)
+                yield [Arrival(series_id, image_id, frame.series_uid, (frame, name))]
+
+    def _ids_of(self, frame: MonitorFrame) -> tuple[int, int, str]:
+        """Return series, image and event id; WireError if the frame has none, and is refused then."""
+        legacy = self._settings.legacy_ids
+        if frame.series_id is not None and frame.image_id is not None:
+            return frame.series_id, frame.image_id, frame.event_id
+        if legacy is LegacyIds.STATUS:
+            series, image = self.client.last_taken()
+            return series, image, event_id(series, image)
+        if legacy is LegacyIds.LOCAL:
+            series, image = self._order.series_id or 0, self._n_local
+            self._n_local += 1
+            return series, image, f"local_{event_id(series, image)}"
+        return -1, -1, frame.event_id  # which says what is missing, and what to do
+
+    def _made(self, name: str, frame: tuple[MonitorFrame, str]) -> Iterator[Frame]:
+        yield self._finished(*frame)
 
     def _check_threshold(self, frame: MonitorFrame) -> None:
         """Raise if images of another threshold come between: two of one number."""
@@ -153,35 +148,6 @@ class MonitorSource(SeriesSource):
                     raise WireError(f"{self.name}: {exc}") from exc
                 logger.warning("%s: %s", self.name, exc)
                 yield exc
-
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:
-        """Find out whether anything more can come, now that the monitor had no image."""
-        if end.why:
-            end.over = True
-            return
-        if triggers is not None:
-            triggers.check(self.control)
-        late = end.limit.reached()
-        if triggers is not None and not late:
-            exposed, end.exposed = end.exposed, triggers.done
-            if not exposed:
-                return  # what was there when the exposure ended comes with the next look
-        state = self.control.working_state()
-        if state == DetectorState.IDLE or (triggers is not None and state == DetectorState.READY):
-            end.why = f"the detector is in state '{state}' and gives no more images"
-        elif late:
-            end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
-        if end.why:
-            self._armed_for = None  # some firmware gives the last image only after disarm: one more look
-            self.client.disarm()
-
-    def _lost(self, n: int, end: Ending) -> Iterator[MissingFrame]:
-        if n <= 0:
-            return
-        self._armed_for = None
-        why = f"{end.unreadable}{end.why}; {self._dropped()}"
-        for k, name in enumerate(self._series.still_missing(n)):
-            yield MissingFrame(f"{name} ({why})".strip() if k == 0 else name)
 
     def before_trigger(self) -> None:
         """Take note of what was there before; an image that comes after this is of the point.
@@ -211,10 +177,10 @@ class MonitorSource(SeriesSource):
     def _take_passively(self, request: Request, stop: threading.Event) -> Items:
         """Yield None, then the frames of series that somebody else runs, as they come."""
         yield None
-        n_left, limit, last = request.n_frames, self._limit(), None
+        n_left, limit, last = request.n_frames, Limit(self._longest), None
         for frame in self._images(stop):
             if isinstance(frame, MonitorFrame):
-                series_id, image_id, name = self._ids.of(frame, None)
+                series_id, image_id, name = self._ids_of(frame)
                 self._check_threshold(frame)
                 if (series_id, image_id) in self._old:
                     self._old.remove((series_id, image_id))  # counted already
@@ -230,7 +196,7 @@ class MonitorSource(SeriesSource):
                 yield MissingFrame(str(frame))
             elif limit.reached():
                 waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
-                yield MissingFrame(f"{waited} ({self._dropped()})")
+                yield MissingFrame(f"{waited} ({self._explanation()})")
                 return
             if n_left == 0:
                 return
@@ -260,11 +226,12 @@ class MonitorSource(SeriesSource):
             self.client.clear_monitor()
             self._count_stale(n_buffered)
 
-    def _dropped(self) -> str:
+    def _explanation(self) -> str:
         try:
-            return f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
+            dropped = f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
         except SfdaqError:
-            return "monitor counters not readable"
+            dropped = "monitor counters not readable"
+        return f"{self._unreadable}{dropped}"
 
 
 def newest_image(client: SimplonClient, name: str, timeout: float) -> MonitorFrame:

@@ -16,21 +16,100 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...clients import SimplonClient
 from ...errors import DetectorStateError, RequestError, ServiceRefused, UnknownOutcome
-from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
-from ...wire.simplon import ARMED, BUSY, MANY_PER_TRIGGER, TriggerMode
+from ...wire.simplon import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
 from .._source import Progress, Request, WrittenFile
-from .._worker import Worker
-from ._control import EigerControl
-from ._readings import Times, differs, read_size, read_times
-from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode
-from ._triggers import SoftwareTriggers, plan_series
+from .._worker import Worker, ends_within
+from ._control import EigerControl, Times
+from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode, plan_series
 
 logger = logging.getLogger(__name__)
 
 
 Items = Iterator[Frame | MissingFrame | FrameFormat | Tables | Progress | WrittenFile | None]
+
+
+SHORT = 0.1
+"""s of exposure that may be waited for before the first frame is asked for."""
+
+
+class SoftwareTriggers:
+    """Send `n` triggers one after the other, each once, from the moment it is made.
+
+    Parameters
+    ----------
+    duration : float
+        s one of them takes.
+    count_time : float or None
+        Sent along; only in trigger mode ``inte``.
+    margin : float
+        s a reply may take beyond `duration`.
+    stop : threading.Event
+        Set by whoever gives up: no further trigger is sent, and errors do not matter any more.
+    worker : Worker
+        Whose thread sends long ones.
+    """
+
+    def __init__(
+        self,
+        client: SimplonClient,
+        n: int,
+        duration: float,
+        count_time: float | None,
+        margin: float,
+        stop: threading.Event,
+        worker: Worker,
+    ):
+        self._client, self._n, self._duration, self._count_time = client, n, duration, count_time
+        self._margin, self._stop = margin, stop
+        self._problem: Exception | None = None
+        self._sent: threading.Event | None = None
+        if n * duration <= SHORT:
+            self._run()
+        else:
+            self._sent = worker.do(self._run)
+
+    def _run(self) -> None:
+        try:
+            for _ in range(self._n):
+                if self._stop.is_set():
+                    return
+                self._client.trigger(self._duration, self._count_time, self._margin)
+        except Exception as exc:
+            self._problem = exc
+
+    @property
+    def done(self) -> bool:
+        """Whether all are exposed, or one failed."""
+        return self._sent is None or self._sent.is_set()
+
+    @property
+    def problem(self) -> Exception | None:
+        """What went wrong with a trigger, unless it was given up."""
+        return None if self._stop.is_set() else self._problem
+
+    def check(self, control: EigerControl) -> None:
+        """Raise what went wrong with a trigger, or that the detector started anew."""
+        if (problem := self.problem) is not None:
+            if control.is_uninitialized():
+                raise control.state_error(DetectorState.NA) from problem
+            raise problem
+
+    def join(self) -> None:
+        """Wait for the reply to the trigger under way."""
+        if self._sent is not None:
+            ends_within(self._sent, self._n * (self._duration + 2 * self._margin))
+
+
+def differs(now: FrameFormat, before: FrameFormat) -> str:
+    """Say how frames differ from what they were; empty if they do not."""
+    if now.images == before.images:
+        return ""
+    if (now.shape, now.dtype) == (before.shape, before.dtype):
+        return f"each exposure has {len(now.images)} images now, {len(before.images)} when it was staged"
+    return f"images are {now.dtype} {now.shape} now, {before.dtype} {before.shape} when it was staged"
 
 
 class SeriesSource(ABC):
@@ -152,7 +231,7 @@ class SeriesSource(ABC):
     def read_format(self) -> FrameFormat:
         """Say what frames look like, as the detector is set now."""
         shape, bits = self._size()
-        self.refresh_times()
+        self._times = self.control.times()
         dtype = f"u{bits // 8}"
         return FrameFormat(shape, f"<{dtype}", scalars=self._scalars(dtype), frame_time=self.frame_time)
 
@@ -190,7 +269,7 @@ class SeriesSource(ABC):
         """Whether the next point needs no arming."""
         return self._armed_for is not None
 
-    def end_series(self) -> None:
+    def _end_series(self) -> None:
         """End the open series; the next point arms again."""
         self._armed_for = None
         self.control.abort()
@@ -198,7 +277,7 @@ class SeriesSource(ABC):
     def settings_change(self) -> None:
         """End the open series, before a parameter is written; what follows from it is read again."""
         self._look_again = True
-        self.end_series()
+        self._end_series()
 
     def _count_stale(self, n: int) -> None:
         self.n_stale += n
@@ -208,9 +287,6 @@ class SeriesSource(ABC):
     def _longest(self) -> float:
         """Time that the next image may take, s."""
         return self._settings.timeout + self.frame_time + self._times.delay
-
-    def _limit(self) -> Limit:
-        return Limit(self._longest)
 
     # staging
 
@@ -243,12 +319,8 @@ class SeriesSource(ABC):
 
     def _size(self) -> tuple[tuple[int, int], int]:
         """Return shape and bit depth, as configured or, where the interface is all there is, of an image."""
-        size = read_size(self.control)
+        size = self.control.size()
         return self._size_of_an_image() if size is None else size
-
-    def refresh_times(self) -> None:
-        """Read how long a frame takes."""
-        self._times = read_times(self.control)
 
     # frames of our own series
 
@@ -274,7 +346,7 @@ class SeriesSource(ABC):
                     stop.set()
                     self._triggering.leave()  # a reply that does not come holds up no later trigger
             if not complete or (triggers is not None and triggers.problem is not None):
-                self.end_series()
+                self._end_series()
             elif self._n_triggers_left == 0:
                 self._armed_for = None
 
@@ -284,7 +356,7 @@ class SeriesSource(ABC):
         if self._armed_for == plan.n_images and self._n_triggers_left >= plan.n_needed:
             self._n_triggers_left -= plan.n_needed
             return
-        self.end_series()
+        self._end_series()
         wanted: dict[str, object] = {
             "detector/config/nimages": plan.n_images,
             "detector/config/ntrigger": plan.n_triggers,
@@ -309,7 +381,7 @@ class SeriesSource(ABC):
         if self._look_again:
             now, self._look_again = self.read_format(), False
         else:
-            self.refresh_times()
+            self._times = self.control.times()
             shape, bits = self._size()
             now = replace(before, shape=shape, dtype=np.dtype(f"<u{bits // 8}"))
         if problem := differs(now, before):

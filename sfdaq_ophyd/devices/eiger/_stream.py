@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
-from ...errors import DetectorStateError, ServiceTimeout, ShapeError, WireError
+from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
 from ...limits import Limit
-from ...wire.compression import compiled_walk
+from ...wire.compression import check_blocks, compiled_walk
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon import DetectorState
 from .._acquisition import LossPolicy
-from .._source import Request
-from ._control import UID_LENGTH, EigerControl
-from ._numbers import PackedFrames
-from ._readings import DIFFERENCE, channels_of, make_statistics
-from ._series import EigerSettings, FrameStatistics, SeriesOrder
-from ._silence import GRACE, WAIT, Ending, why_missing
-from ._source import SeriesSource
-from ._triggers import SoftwareTriggers
+from ._control import DIFFERENCE, UID_LENGTH, EigerControl
+from ._numbers import FrameStatistics, make_statistics
+from ._order import END_GRACE, Arrival, OrderedSource
+from ._series import EigerSettings, Mode
 
 logger = logging.getLogger(__name__)
+
+WAIT = 0.1
+"""s without a message after which the detector is looked at."""
+
+BACKLOG = 4
+"""Messages that may wait when numbers of a frame are computed; with more of them it goes without."""
 
 LONGEST_REST = 5.0
 """s without a frame after which nothing more comes of a series that is over and whose end was not told."""
@@ -42,7 +45,13 @@ ENERGIES = ("photon_energy", "threshold_energy", "threshold/2/energy")
 """What mask and flat field hang on."""
 
 
-class StreamSource(SeriesSource):
+SHARED = "another client reads this stream: each message goes to one of its clients"
+
+EXPECTED = {"mode": "enabled", "format": "cbor"}
+"""Of the stream's config."""
+
+
+class StreamSource(OrderedSource):
     """Frames of one Eiger out of its stream, version 2; one connection, open while the device is staged.
 
     Parameters
@@ -54,20 +63,21 @@ class StreamSource(SeriesSource):
     """
 
     interface = "stream"
+    grace = 1.0
     _statistics: FrameStatistics
 
     def __init__(self, control: EigerControl, endpoint: str):
-        super().__init__(control)
+        super().__init__(control, first=0)
         self.stream = EigerStream(endpoint, timeout=None)
         self._events: queue.SimpleQueue[EigerFrame | Series | None] = queue.SimpleQueue()
         self.stream.subscribe(self._events.put)
         self.stream.on_series = self._events.put
-        self._order = SeriesOrder(first=0)
-        self._packed = PackedFrames(self.name)
         self._energies: tuple = ()
         self._tables_of: tuple | None = None  # energies for which they came
         self._n_refused = self._n_odd = 0
-        self._unfinished = self._explained = False
+        self._unfinished = False
+        self._n_made = 0  # of one exposure
+        self._last_time = -math.inf
         self._difference, self._difference_kind = "", "u"
         self._begun = ""  # the last series whose start came
 
@@ -89,7 +99,7 @@ class StreamSource(SeriesSource):
         """Say what frames look like: an image per threshold, compressed as the detector does it."""
         found = super().read_format()
         compression = self.control.value("detector/config/compression")
-        channels = channels_of(self.control)
+        channels = self.control.channels()
         self.stream.channels, n = tuple(channels), len(channels)
         more = {f"image_{k}": (found.shape, found.dtype) for k in range(2, n + 1)}
         self._difference = f"image_{n}" if n > 1 and channels[-1] == DIFFERENCE else ""
@@ -115,7 +125,6 @@ class StreamSource(SeriesSource):
             try:
                 self.stream.close()
             finally:
-                self._packed.end()
                 self._drain()
 
     @property
@@ -161,7 +170,7 @@ class StreamSource(SeriesSource):
         uid = self.control.told_uid()
         self._order.uid = "" if self._order.is_past(uid) else uid
         self._n_refused, self._unfinished = 0, True
-        self._packed.begin_series()
+        self._last_time = -math.inf
         self._n_odd = self.stream.counters["unparsable"]
 
     def _connect(self) -> None:
@@ -185,7 +194,7 @@ class StreamSource(SeriesSource):
         """Wait for the end of the series, so that the next one, or the next client, gets none of it."""
         if not self._unfinished or not all(self.stream.connected):
             return
-        whole, quiet, n_before = Limit(READ_ON), Limit(GRACE), -1
+        whole, quiet, n_before = Limit(READ_ON), Limit(END_GRACE), -1
         while (series := self._ours()) is None or not series.ended:
             if (n := self.stream.counters["received"]) != n_before:
                 n_before = n
@@ -208,85 +217,117 @@ class StreamSource(SeriesSource):
                 return series
         return None
 
-    def _take_series(
-        self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
-    ) -> Iterator[Frame | MissingFrame | FrameFormat | Tables]:
-        n_left, n_taken, end = request.n_frames, 0, Ending(self._limit())
-        self._packed.clear()
-        self._explained = False
-        while n_left and not end.over:
-            quiet, passed = self._next(n_left)
-            if stop.is_set():
-                return
-            if (tables := self._new_tables()) is not None:
-                yield tables
-            for item in self._finished(passed):
-                every = self._settings.statistics_every
-                wanted = every > 0 and n_taken % every == 0
-                self._packed.put(item, self._statistics if wanted else None)
-                n_taken += not isinstance(item, FrameFormat)
-            n_left -= len(passed)
-            if passed:
-                end.restart()
-            elif quiet or end.pace.left == 0:
-                end.pace.restart()
-                self._look_for_the_end(triggers, end)
-            yield from self._packed.ready()
-        if n_left:
-            for item in self._lost(n_left, end):
-                self._packed.put(item, None)
-        yield from self._packed.ready(stop)
+    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival] | None]:
+        pace, self._n_made = Limit(WAIT), 0
+        while not stop.is_set():
+            try:
+                event = self._events.get(timeout=WAIT)
+            except queue.Empty:
+                event = None
+            came = []
+            if isinstance(event, EigerFrame):
+                came.append(Arrival(event.series_id, event.image_id, event.series_uid, event))
+            if (series := self._ours()) is not None and len(series.refused) > self._n_refused:
+                refused = list(series.refused.items())[self._n_refused :]
+                self._n_refused += len(refused)
+                number = self._order.series_id
+                came += [Arrival(number, image_id, series.unique_id, why) for image_id, why in refused]
+            if came:
+                yield came
+            if event is None or (not came and pace.left == 0):
+                pace.restart()
+                yield None
 
-    def _new_tables(self) -> Tables | None:
-        """Return what came with the beginning of the series, once."""
+    def _new_tables(self) -> Iterator[Tables]:
+        """Yield what came with the beginning of the series, once."""
         series = self._ours()
         if series is None or series.start is None or self._begun == series.unique_id:
-            return None
+            return
         self._begun = series.unique_id
-        if not series.start.tables:
-            return None
-        self._tables_of = self._energies
-        return Tables(self._begun, series.start.tables)
+        if series.start.tables:
+            self._tables_of = self._energies
+            yield Tables(self._begun, series.start.tables)
 
-    def _next(self, n_wanted: int) -> tuple[bool, list]:
-        """Wait for a message; return whether none came, and the frames that can go on now, in order."""
-        quiet, passed = False, []
+    def _is_told_over(self) -> bool:
+        series = self._ours()
+        return series is not None and series.ended
+
+    def _made(self, name: str, frame: EigerFrame) -> Iterator[Frame | MissingFrame | FrameFormat]:
+        every, n = self._settings.statistics_every, self._n_made
+        self._n_made += 1
         try:
-            event = self._events.get(timeout=WAIT)
-        except queue.Empty:
-            quiet, event = True, None
-        if isinstance(event, EigerFrame):
-            passed = self._accept(event.image_id, event, event.series_id, event.series_uid, n_wanted)
-        if (series := self._ours()) is not None and len(series.refused) > self._n_refused:
-            refused = list(series.refused.items())
-            for image_id, reason in refused[self._n_refused :]:
-                n = n_wanted - len(passed)
-                passed += self._accept(image_id, reason, self._order.series_id, series.unique_id, n)
-            self._n_refused = len(refused)
-        return quiet, passed
+            yield from self._new_format(frame)
+            made = self._checked(frame)
+        except (ShapeError, WireError) as exc:
+            if self._settings.loss_policy is LossPolicy.STRICT:
+                raise WireError(f"{self.name}: {exc}") from exc
+            yield from self._in_order([(name, str(exc))])
+            return
+        if every > 0 and n % every == 0 and self._events.qsize() <= BACKLOG:
+            made = self._with_numbers(made)
+        if isinstance(made, Frame) and made.lacks:
+            logger.warning("%s: frame %s lacks %s", self.name, name, made.lacks)
+        yield made
 
-    def _accept(self, image_id: int, item: EigerFrame | str, number, uid: str, n_wanted: int) -> list:
-        """Put a frame, or why it was refused, in its place."""
-        passed = self._order.accept(number, image_id, item, uid=uid, n_wanted=n_wanted)
-        if passed is None and isinstance(item, EigerFrame):
-            self._count_stale(1)
-        return passed or []
+    def _checked(self, frame: EigerFrame) -> Frame:
+        """Return a frame as files and events have it, without the images that are wrong; no numbers yet.
 
-    def _finished(self, passed: list) -> Iterator[Frame | MissingFrame | FrameFormat]:
-        for event_id, item in passed:
-            if isinstance(item, EigerFrame):
-                try:
-                    yield from self._new_format(item)
-                    yield self._packed.frame(item, self.frame_format, self._statistics.names)
-                    continue
-                except (ShapeError, WireError) as exc:
-                    if self._settings.loss_policy is LossPolicy.STRICT:
-                        raise WireError(f"{self.name}: {exc}") from exc
-                    item = str(exc)
-            self._armed_for = None
-            item = item or ("" if self._explained else self._explanation())
-            self._explained = True  # once is enough, and takes several requests
-            yield MissingFrame(f"{event_id} ({item})" if item else event_id)
+        Raises
+        ------
+        WireError, ShapeError
+            No image is left; or one came that was not announced.
+        """
+        form = self.frame_format
+        assert form is not None  # `open` said it
+        self._look_at_time(frame)
+        scalars: dict[str, float | str] = dict.fromkeys(self._statistics.names, math.nan)
+        scalars |= {"receive_time": frame.received, "real_time": frame.real_time}
+        made = Frame(
+            image=None,
+            timestamp=frame.timestamp,
+            event_id=frame.event_id,
+            is_good=frame.is_good,
+            lacks=frame.lacks,
+            scalars=scalars | {"series_uid": frame.series_uid},
+            packed=frame.packed,
+        )
+        problems = {}
+        for name, image in frame.packed.items():
+            try:  # what is cut short could be stored, and never be read
+                check_blocks(image.algorithm, image.data, image.n_bytes, image.dtype.itemsize)
+                problem = form.unlike(name, image) if name in form.images else ""
+            except WireError as exc:
+                problem = f"{name}: {exc}"
+            if problem:
+                problems[name] = problem
+        made = _without(made, problems) if problems else made
+        form.check(made)
+        return made
+
+    def _look_at_time(self, frame: EigerFrame) -> None:
+        """Warn, once per series, if times do not grow."""
+        if not frame.has_detector_time:
+            return  # the time of arrival is of another clock
+        if self._last_time < math.inf and not frame.timestamp > self._last_time:
+            told = (self.name, frame.event_id, frame.timestamp, self._last_time)
+            logger.warning("%s: frame %s is of %.6f s, not after the one before, of %.6f s", *told)
+            self._last_time = math.inf
+        else:
+            self._last_time = max(frame.timestamp, self._last_time)
+
+    def _with_numbers(self, frame: Frame) -> Frame | MissingFrame:
+        """Return a frame with its numbers; an image whose bytes turn out not to be one is missing."""
+        if "image" not in frame.packed:
+            return frame
+        try:
+            numbers = self._statistics.of(frame.packed["image"].unpack())
+        except WireError as exc:
+            try:
+                return _without(frame, {"image": f"image: {exc}"})
+            except WireError:
+                self._armed_for = None
+                return MissingFrame(f"{frame.event_id} ({exc})")
+        return replace(frame, scalars={**frame.scalars, **numbers})
 
     def _new_format(self, frame: EigerFrame) -> Iterator[FrameFormat]:
         """Yield what frames look like if the difference turns out otherwise, before anybody was told."""
@@ -305,44 +346,44 @@ class StreamSource(SeriesSource):
             told = (self.name, image.dtype, form.images[name][1])
             logger.warning("%s: the difference is %s, described as %s; the next staging has it right", *told)
 
-    def _look_for_the_end(self, triggers: SoftwareTriggers | None, end: Ending) -> None:
-        """Find out whether anything more can come, now that nothing has for a moment."""
-        series = self._ours()
-        if series is not None and series.ended and not end.ended:
-            end.ended, end.why = True, end.why or "the detector ended the series"
-            end.rest = Limit(GRACE)
-        if end.rest is not None:
-            end.over = end.rest.reached()
-            return
-        if triggers is not None:
-            triggers.check(self.control)
-        late = end.limit.reached()
-        if triggers is not None and not late:
-            if not end.exposed:
-                end.exposed = triggers.done
-                end.quiet.restart()
-            if not end.exposed or not end.quiet.reached():
-                return
-        state = self.control.working_state()
-        if late:
-            end.why = f"no image for {self._settings.timeout:g} s beyond the exposure; state '{state}'"
-        elif triggers is not None or state == DetectorState.IDLE:
-            end.why = f"the detector is in state '{state}', and no more images come"
-        if end.why:
-            end.why += f"; {self._explanation()}"
-            self._armed_for = None
-            end.rest = Limit(self.rest_time)
-            self.client.disarm()  # the end of the series follows what is on its way
-
-    def _lost(self, n: int, end: Ending) -> Iterator[Frame | MissingFrame | FrameFormat]:
-        self._armed_for = None
-        passed = self._order.end(n)
-        yield from self._finished(passed)
-        why = end.why if "; " in end.why else f"{end.why}; {self._explanation()}"
-        for k, name in enumerate(self._order.still_missing(n - len(passed))):
-            yield MissingFrame(f"{name} ({why})" if k == 0 else name)
-
     def _explanation(self) -> str:
-        """Say why frames are missing."""
+        """Ask the detector, and return what explains that frames of the series are missing."""
         n_odd = self.stream.counters["unparsable"] - self._n_odd
-        return why_missing(self.control, self.stream, self._order, self._ours(), self.mode, n_odd)
+        found = [f"{n_odd} messages were not understood"] if n_odd else []
+        try:
+            for name, expected in EXPECTED.items():
+                parameter = self.control.read("stream", name)
+                if parameter is not None and parameter.value != expected:
+                    found.append(f"the stream's {name} is {parameter.value!r}, expected {expected!r}")
+            dropped = self.client.get("stream", "status", "dropped").value
+            waits = self.mode is Mode.EXTERNAL and self.client.state() == DetectorState.READY
+        except SfdaqError:
+            return "the stream's counters are not readable"
+        if not all(self.stream.connected):
+            found.append(f"{self.stream.endpoints[0]} is not connected")
+        elif not found and not dropped:
+            found.append(self._suspicion(waits))
+        found.append(f"the stream dropped {dropped}")
+        return ", ".join(found)
+
+    def _suspicion(self, waits: bool) -> str:
+        """Say what is to be thought of frames that the detector has sent, for all it knows."""
+        ours = self._ours()
+        if ours is not None and ours.looks_shared:
+            return SHARED
+        for other in list(self.stream.series.values()):
+            same_number = other is not ours and other.series_id == self._order.series_id
+            if same_number and not self._order.is_past(other.unique_id):
+                return f"series {other.unique_id} of the same number came between: did the unit restart?"
+        if ours is not None and ours.n_images:
+            return "lost on the way, or taken by another client"
+        return "no trigger came" if waits else f"perhaps {SHARED}"
+
+
+def _without(frame: Frame, problems: Mapping[str, str]) -> Frame:
+    left = {name: image for name, image in frame.packed.items() if name not in problems}
+    why = "; ".join(problems.values())
+    if not left:
+        raise WireError(f"frame {frame.event_id}: {why}")
+    lacks = f"{frame.lacks}; {why}" if frame.lacks else why
+    return replace(frame, packed=left, is_good=False, lacks=lacks)
