@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from io import FileIO
 from pathlib import Path
 
 from ..errors import Discarded, RequestError, ServiceRefused, ServiceTimeout, ServiceUnreachable, WireError
@@ -18,13 +18,11 @@ from ._http import Head, HttpClient, Reply
 PARTIAL = ".part"
 """Ends the name of a file that is not whole yet."""
 
-OVERLAP = 4096
-"""Bytes fetched once more when a download goes on: they tell whether it is still the same file."""
-
 PAUSE = 0.2
 """s before a download goes on."""
 
-_PART = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+Writing = Callable[[Path], AbstractContextManager]
+OnProgress = Callable[[int, int], object]
 
 
 class FileFetcher:
@@ -72,15 +70,14 @@ class FileFetcher:
         folder: str | Path,
         *,
         patience: float = 60.0,
-        on_progress: Callable[[int, int], object] = lambda n_bytes, size: None,
+        on_progress: OnProgress = lambda n_bytes, size: None,
         stop: threading.Event | None = None,
-        writing: Callable[[Path], AbstractContextManager] = contextlib.nullcontext,
+        writing: Writing = contextlib.nullcontext,
     ) -> Path:
         """Bring a file into a folder, and return its path there.
 
         It grows under its name with ``.part`` at the end, and gets its own name once it is whole and on the
-        disk. A connection that breaks is made anew and goes on where it was; so does a later call that finds
-        such a part, unless it is of another file.
+        disk. A connection that breaks is made anew and goes on where it was.
 
         Parameters
         ----------
@@ -110,33 +107,35 @@ class FileFetcher:
         RequestError
             The name is not that of a file, or such a file is in the folder already.
         """
-        target = Path(folder) / _checked_name(name)
+        target, partial = Path(folder) / _checked_name(name), self.part_of(name, folder)
         if target.exists():
             raise RequestError("file", str(target), "a name that is not taken: no file is replaced")
-        with writing(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
         size = self.size(name)
         if size is None:
             raise ServiceRefused(f"GET {_path_of(name)}", url=self._http.url, said="no such file", code=404)
-        partial = _Partial(self.part_of(name, folder), size, writing, on_progress)
-        limit, seen = Limit(patience), -1
-        while not partial.whole:
-            if stop is not None and stop.is_set():
-                raise Discarded(f"{self._http.url}: the download of {name} is given up")
-            try:
-                self._go_on(name, partial)
-            except _OtherFile:
-                continue
-            except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
-                if isinstance(exc, ServiceRefused) and (exc.code or 0) < 500:
-                    raise
-                if partial.n_bytes > seen:
-                    limit.restart()
-                seen = max(seen, partial.n_bytes)
-                if limit.reached():
-                    raise
-                (stop or threading.Event()).wait(limit.step(PAUSE))
-        partial.finish(target)
+        with writing(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = open(partial, "wb", buffering=0)  # noqa: SIM115
+        with file:
+            limit, most = Limit(patience), 0
+            while file.tell() < size:
+                if stop is not None and stop.is_set():
+                    raise Discarded(f"{self._http.url}: the download of {name} is given up")
+                try:
+                    self._go_on(name, file, size, writing, on_progress)
+                except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
+                    if isinstance(exc, ServiceRefused) and (exc.code or 0) < 500:
+                        raise
+                    if file.tell() > most:
+                        limit.restart()
+                    most = max(most, file.tell())
+                    if limit.reached():
+                        raise
+                    (stop or threading.Event()).wait(limit.step(PAUSE))
+            with writing(partial):
+                os.fsync(file.fileno())
+        with writing(partial):
+            partial.rename(target)
         return target
 
     def interrupt(self) -> None:
@@ -147,159 +146,62 @@ class FileFetcher:
         """Close the connections not in use. Safe twice."""
         self._http.close()
 
-    def _go_on(self, name: str, partial: _Partial) -> None:
+    def _go_on(self, name: str, file: FileIO, size: int, writing: Writing, on_progress: OnProgress) -> None:
         """Fetch what is missing, as far as the connection goes."""
-        path = _path_of(name)
+        path, first = _path_of(name), file.tell()
+        problem: Exception | None = None
+
+        def receive(head: Head) -> Callable[[memoryview], object] | None:
+            nonlocal problem
+            said, expected = head.headers.get("Content-Range", ""), f"bytes {first}-{size - 1}/{size}"
+            if head.status_code == 206 and said.strip() != expected:
+                problem = WireError(f"GET {path}: part {said[:100]!r} came, expected {expected!r}")
+                raise problem
+            if head.status_code == 200:  # all of it, whatever was asked for
+                file.seek(0)
+                file.truncate()
+            return take if head.status_code in (200, 206) else None
+
+        def take(piece: memoryview) -> None:
+            nonlocal problem
+            try:
+                with writing(Path(str(file.name))):
+                    while len(piece):
+                        piece = piece[file.write(piece) :]
+                on_progress(file.tell(), size)
+                if file.tell() > size:
+                    raise WireError(f"GET {path}: more than {size} bytes came, as HEAD tells")
+            except Exception as exc:
+                problem = exc
+                raise
 
         def read(reply: Reply) -> None:
             if reply.code not in (200, 206):
                 raise ServiceRefused(f"GET {path}", url=self._http.url, said=reply.text, code=reply.code)
 
-        with partial:
-            first = partial.begin()
-            headers = {"Range": f"bytes={first}-"} if first else {}
-            try:
-                self._http.request(
-                    "GET",
-                    path,
-                    headers=headers,
-                    idempotent=True,
-                    attempts=1,
-                    receive=partial.receive,
-                    read=read,
-                )
-            except Exception:
-                if partial.problem is not None:
-                    raise partial.problem from None
-                raise
-            if not partial.whole:
-                raise WireError(
-                    f"GET {path}: {partial.n_bytes} bytes came, {partial.size} expected, as HEAD tells "
-                    f"(from {self._http.url})"
-                )
+        try:
+            self._http.request(
+                "GET",
+                path,
+                headers={"Range": f"bytes={first}-"} if first else {},
+                idempotent=True,
+                attempts=1,
+                receive=receive,
+                read=read,
+            )
+        except Exception:
+            if problem is not None:
+                raise problem from None
+            raise
+        if file.tell() != size:
+            came = f"{file.tell()} bytes came, {size} expected, as HEAD tells"
+            raise WireError(f"GET {path}: {came} (from {self._http.url})")
 
     def _asked(self, method: str, path: str, *, missing: bool = False) -> Reply:
         reply = self._http.request(method, path, idempotent=True, attempts=2)
         if reply.code not in (200, 204) and not (missing and reply.code == 404):
             raise ServiceRefused(f"{method} {path}", url=self._http.url, said=reply.text, code=reply.code)
         return reply
-
-
-class _OtherFile(Exception):
-    """What is here is a part of another file."""
-
-
-class _Partial:
-    """The part of a file that is here; open inside ``with``.
-
-    Attributes
-    ----------
-    n_bytes, size : int
-        That are here, and of the whole.
-    problem : Exception or None
-        Why nothing can be written, or what came is another file.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        size: int,
-        writing: Callable[[Path], AbstractContextManager],
-        on_progress: Callable[[int, int], object],
-    ):
-        self.path, self.size, self._writing, self._on_progress = path, size, writing, on_progress
-        self.n_bytes = path.stat().st_size if path.exists() else 0
-        if self.n_bytes > size:
-            self.n_bytes = 0
-        self.problem: Exception | None = None
-        self._checked = False
-        self._known = b""
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of it is here, and of one file."""
-        return self.n_bytes == self.size and (self._checked or not self.size)
-
-    def __enter__(self) -> None:
-        with self._writing(self.path):
-            self._file = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)  # noqa: SIM115
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._file.close()
-
-    def begin(self) -> int:
-        """Return the byte to ask from: a little is fetched again, and compared."""
-        first = max(0, self.n_bytes - OVERLAP)
-        self._file.seek(first)
-        self._known = self._file.read(self.n_bytes - first)
-        return first
-
-    def receive(self, head: Head) -> Callable[[memoryview], object] | None:
-        """Say where the body goes: from the byte that was asked for, or from the beginning."""
-        if head.status_code == 206:
-            self._file.seek(self._first_of(head.headers.get("Content-Range", "")))
-        elif head.status_code == 200:
-            self._start_anew()
-        else:
-            return None
-        return self._take
-
-    def finish(self, target: Path) -> None:
-        """Bring it to the disk itself, and give it its name."""
-        with self._writing(self.path):
-            if not self.size:
-                self.path.touch()
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            self.path.rename(target)
-
-    def _first_of(self, content_range: str) -> int:
-        found = _PART.fullmatch(content_range.strip())
-        first = self.n_bytes - len(self._known)
-        if found is None or int(found[1]) != first or int(found[3]) != self.size:
-            self.problem = WireError(
-                f"{self.path.name}: part {content_range[:100]!r} came, expected 'bytes {first}-"
-                f"{self.size - 1}/{self.size}'"
-            )
-            raise self.problem
-        return first
-
-    def _start_anew(self) -> None:
-        with self._writing(self.path):
-            self._file.seek(0)
-            self._file.truncate()
-        self.n_bytes, self._known, self._checked = 0, b"", True
-
-    def _take(self, piece: memoryview) -> None:
-        try:
-            piece = self._compared(piece)
-            with self._writing(self.path):
-                while len(piece):
-                    n = self._file.write(piece)
-                    self.n_bytes, piece = self.n_bytes + n, piece[n:]
-            self._on_progress(self.n_bytes, self.size)
-        except Exception as exc:
-            self.problem = exc
-            raise
-        if self.n_bytes > self.size:
-            self.problem = WireError(f"{self.path.name}: more than {self.size} bytes came, as HEAD tells")
-            raise self.problem
-
-    def _compared(self, piece: memoryview) -> memoryview:
-        """Return what is new of a piece; with the rest not as it is here, all is fetched anew."""
-        n = min(len(piece), len(self._known))
-        if piece[:n] != self._known[:n]:
-            self._start_anew()
-            self._checked = False
-            raise _OtherFile
-        self._known = self._known[n:]
-        self._checked = self._checked or not self._known
-        if n:
-            self._file.seek(n, os.SEEK_CUR)
-        return piece[n:]
 
 
 def _checked_name(name: str) -> str:

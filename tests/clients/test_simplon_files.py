@@ -73,26 +73,22 @@ def test_download_when_the_connection_is_cut_then_goes_on_where_it_was(part, cli
     assert told == sorted(told) and 9000 in told
 
 
-def test_download_when_a_part_is_there_then_only_the_rest_is_fetched(part, client, tmp_path):
-    content = whole(part)
-    (tmp_path / f"{NAME}.part").write_bytes(content[:9000])
-    told = []
-    path = client.files.download(NAME, tmp_path, on_progress=lambda n, size: told.append(n))
-    assert path.read_bytes() == content and told[0] > 9000
-
-
-@pytest.mark.parametrize("length", [9000, None, 10**6])
-def test_download_when_the_part_is_of_another_file_then_all_is_fetched(part, client, tmp_path, length):
-    content = whole(part)
-    (tmp_path / f"{NAME}.part").write_bytes(bytes(len(content) if length is None else length))
-    assert client.files.download(NAME, tmp_path).read_bytes() == content
+def test_download_when_a_part_is_there_then_fetched_anew(part, client, tmp_path):
+    (tmp_path / f"{NAME}.part").write_bytes(bytes(10**6))
+    assert client.files.download(NAME, tmp_path).read_bytes() == whole(part)
 
 
 def test_download_when_parts_are_not_served_then_all_is_fetched(part, client, tmp_path):
-    content = whole(part)
-    (tmp_path / f"{NAME}.part").write_bytes(content[:9000])
-    part.fail_next("no_range")
-    assert client.files.download(NAME, tmp_path).read_bytes() == content
+    content, told = whole(part), []
+    part.fail_next("cut_file", after=9000)
+
+    def no_parts(n_bytes, size):
+        if not told:
+            part.fail_next("no_range")
+        told.append(n_bytes)
+
+    assert client.files.download(NAME, tmp_path, on_progress=no_parts).read_bytes() == content
+    assert told[0] == 9000 and told[-1] == len(content)
 
 
 def test_download_when_the_size_is_wrong_then_refused_by_name_and_not_renamed(part, client, tmp_path):
