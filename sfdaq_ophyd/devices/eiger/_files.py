@@ -7,13 +7,23 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import DetectorStateError, FileFormatError, FramesMissing, SfdaqError, StorageError
+from ...errors import (
+    DetectorStateError,
+    FileFormatError,
+    FramesMissing,
+    ServiceRefused,
+    ServiceTimeout,
+    ServiceUnreachable,
+    SfdaqError,
+    StorageError,
+)
 from ...files.eiger_file import (
     IMAGES,
     START_TIME,
@@ -24,13 +34,15 @@ from ...files.eiger_file import (
     read_eiger_master_file,
 )
 from ...files.joined_images import of_points
+from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
-from ...wire.simplon import event_id
+from ...wire.simplon import DetectorState, event_id
 from .._acquisition import LossPolicy
 from .._assets import frames_in_hdf5
 from .._source import Progress, Request, WrittenFile
 from ._control import UID_LENGTH, EigerControl
-from ._file_folder import FileFolder, FileWait, data_file, master_file
+from ._file_folder import WAIT, FileFolder, data_file, master_file
+from ._order import Ending
 from ._series import EigerSettings
 from ._source import SeriesSource, SoftwareTriggers
 
@@ -42,22 +54,29 @@ IMAGES_PER_FILE = 1000
 CHANNELS = "hdf5 nexus v2024.2 nxmx"
 """Format of the files that has more than one image per exposure."""
 
+SOON = 0.02
+"""s between the first two looks after an exposure."""
+
+GRACE = 2.0
+"""s after an exposure for a file to come, before the series is ended, which closes the last one."""
+
 Items = Iterator[Frame | MissingFrame | Progress | WrittenFile]
 Places = Sequence[tuple[EigerDataFile, int] | None]
 
 
-class FilesSource(SeriesSource):
-    """Frames of one Eiger in the files of its filewriter.
+class Seen(NamedTuple):
+    """What detector and filewriter tell of themselves, as far as they do."""
 
-    Parameters
-    ----------
-    control : EigerControl
-        Of the detector.
-    folder : FileFolder
-        Where this machine finds the files.
-    delete : bool
-        Whether files are deleted on the unit once they are here.
-    """
+    state: str = "unknown"
+    writer: str = "unknown"
+    free: object = "unknown"
+
+    def __str__(self) -> str:
+        return f"detector '{self.state}', filewriter '{self.writer}', {self.free} bytes free"
+
+
+class FilesSource(SeriesSource):
+    """Frames in the files of the filewriter; with `delete` these go on the unit once they are here."""
 
     interface = "filewriter"
 
@@ -150,23 +169,13 @@ class FilesSource(SeriesSource):
         yield from self._fetch_master(stop)
         while n_left and not stop.is_set():
             name = data_file(self._series, self._n_files + 1)
-            awaited = FileWait(
-                self.control,
-                self._folder,
-                triggers,
-                stop,
-                timeout=self._settings.timeout,
-                longest=self._longest + n_left * self.frame_time,
-            )
-            yield from awaited.until_ready(name, min(self._per_file, n_left))
-            if awaited.ended:
-                self._armed_for = None
+            why = yield from self._until_ready(name, n_left, triggers, stop)
             if stop.is_set():
                 return
-            if awaited.over:
+            if why:
                 if not tolerant:
-                    raise self._missing(request, n_left, awaited.why)
-                logger.warning("%s: no more images come: %s", self.name, awaited.why)
+                    raise self._missing(request, n_left, why)
+                logger.warning("%s: no more images come: %s", self.name, why)
                 yield from self._frames_with_gaps(n_left, request)
                 return
             path = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
@@ -193,6 +202,66 @@ class FilesSource(SeriesSource):
             if n_left and n_whole < n:
                 why = f"{path} holds {file.n_images} images, and a point cannot go on in another file"
                 raise self._missing(request, n_left, why)
+
+    def _until_ready(
+        self, name: str, n_left: int, triggers: SoftwareTriggers | None, stop: threading.Event
+    ) -> Generator[Progress, None, str]:
+        """Yield progress until a file is ready; return why it does not come, and no more of its series."""
+        end = Ending(self._longest + n_left * self.frame_time, GRACE)
+        away, looked, pause, seen = Limit(self._settings.timeout), Limit(WAIT), SOON, Seen()
+        n_images = min(self._per_file, n_left)
+        while not stop.is_set():
+            if triggers is not None:
+                triggers.check(self.control)
+            exposing = triggers is not None and not triggers.done
+            end.exposed = triggers is not None and not exposing
+            if exposing:
+                end.grace.restart()
+            try:
+                if self._folder.is_ready(name, n_images if end.rest is None else 1):
+                    return ""
+                if looked.left == 0:
+                    looked.restart()
+                    before, seen = seen, self._look()
+                    yield Progress(0, str(seen))
+                    if exposing or seen != before:
+                        end.limit.restart()
+                    if self._is_over(seen, end):
+                        return f"{end.why}; {self._folder.why}" if self._folder.why else end.why
+                away.restart()
+            except (ServiceUnreachable, ServiceTimeout, ServiceRefused) as exc:
+                if away.reached() or (isinstance(exc, ServiceRefused) and (exc.code or 0) < 500):
+                    raise
+                logger.warning("%s: %s; trying again", self.name, exc)
+            stop.wait(WAIT if exposing else pause)
+            pause = min(WAIT, pause * (1 if exposing else 2))
+        return ""
+
+    def _look(self) -> Seen:
+        """Ask for the states of detector and filewriter."""
+        seen = Seen(self.control.working_state())
+        try:
+            writer = str(self.client.get("filewriter", "status", "state").value)
+            return seen._replace(
+                writer=writer, free=self.client.get("filewriter", "status", "buffer_free").value
+            )
+        except ServiceRefused as exc:
+            if (exc.code or 0) >= 500:
+                raise
+            return seen
+
+    def _is_over(self, seen: Seen, end: Ending) -> bool:
+        """Find out whether a file that is not there can still come; end the series if it should be there."""
+        if end.rest is not None:
+            end.n_quiet += seen.writer != "acquire"  # then it is done
+            return end.over or (end.n_quiet > 1 and end.rest.elapsed > GRACE)
+        exposed = end.exposed and end.grace.reached()
+        if seen.state == DetectorState.IDLE or exposed or end.limit.reached() or seen.writer == "error":
+            end.why, end.rest = str(seen), Limit(self._settings.timeout)
+            if seen.state != DetectorState.IDLE:
+                self._armed_for = None
+                self.client.disarm()  # which closes the last file
+        return False
 
     def _fetch_master(self, stop: threading.Event) -> Iterator[Progress]:
         """Bring the master file beside the images, unless it is there."""

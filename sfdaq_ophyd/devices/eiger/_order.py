@@ -145,6 +145,8 @@ class Ending:
         The same once it was found out why there are none.
     exposed, told : bool
         Whether all is exposed, and whether the detector said that the series is over.
+    n_quiet : int
+        Looks since then at something that does nothing any more.
     why : str
         Why no more frames come; empty if they may.
     """
@@ -153,6 +155,7 @@ class Ending:
         self.limit, self.grace = Limit(longest), Limit(grace)
         self.rest: Limit | None = None
         self.exposed = self.told = False
+        self.n_quiet = 0
         self.why = ""
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from bluesky.utils import RunEngineInterrupted
 
-from sfdaq_ophyd.devices.eiger import _file_folder
+from sfdaq_ophyd.devices.eiger import _files
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -44,7 +44,7 @@ def losing(part, make_writer, monkeypatch):
     """Make a device that marks what is lost, and have the filewriter lose images of these numbers."""
 
     def losing(file_format, lost, frames_per_trigger):
-        monkeypatch.setattr(_file_folder, "GRACE", 0.1)
+        monkeypatch.setattr(_files, "GRACE", 0.1)
         eiger = make_writer()
         eiger.file_format.put(file_format)
         eiger.loss_policy.put("tolerant")
@@ -91,7 +91,7 @@ def test_disk_when_full_then_the_point_fails_with_path_and_space(part, make_writ
 def test_frame_when_the_filewriter_lost_it_then_the_files_numbers_tell(
     part, make_writer, tmp_path, monkeypatch, policy, file_format
 ):
-    monkeypatch.setattr(_file_folder, "GRACE", 0.1)
+    monkeypatch.setattr(_files, "GRACE", 0.1)
     eiger = make_writer()
     eiger.file_format.put(file_format)
     eiger.loss_policy.put(policy)
