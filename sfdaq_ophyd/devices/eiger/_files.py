@@ -176,7 +176,7 @@ class FilesSource(SeriesSource):
                 if not tolerant:
                     raise self._missing(request, n_left, why)
                 logger.warning("%s: no more images come: %s", self.name, why)
-                yield from self._frames_with_gaps(n_left, request)
+                yield from self._frames(n_left, request, last=True)
                 return
             path = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
             if path is None:
@@ -188,20 +188,11 @@ class FilesSource(SeriesSource):
                 raise self._missing(request, n_left, why)
             if self._delete:
                 self._delete_on_unit(name)
-            n = min(file.n_images, n_left)
-            n_whole = n - n % request.frames_per_trigger
             self._n_files += 1
-            if tolerant and (why or self._held or n_whole < n < n_left):
-                n = max(0, min(self._hold(file), n_left))
-                n_whole = n - n % request.frames_per_trigger
-                n_left -= n_whole
-                yield from self._frames_with_gaps(n_whole, request)
-                continue
+            n = max(0, min(self._hold(file), n_left))
+            n_whole = n - n % request.frames_per_trigger  # a point may go on in the next file
             n_left -= n_whole
-            yield from self._frames(file, n_whole, request)  # closed at the last one
-            if n_left and n_whole < n:
-                why = f"{path} holds {file.n_images} images, and a point cannot go on in another file"
-                raise self._missing(request, n_left, why)
+            yield from self._frames(n_whole, request, last=not n_left)  # closed at the last one
 
     def _until_ready(
         self, name: str, n_left: int, triggers: SoftwareTriggers | None, stop: threading.Event
@@ -209,7 +200,7 @@ class FilesSource(SeriesSource):
         """Yield progress until a file is ready; return why it does not come, and no more of its series."""
         end = Ending(self._longest + n_left * self.frame_time, GRACE)
         away, looked, pause, seen = Limit(self._settings.timeout), Limit(WAIT), SOON, Seen()
-        n_images = min(self._per_file, n_left)
+        n_images = min(self._per_file, n_left - (self._next_in_file - self._next_number))
         while not stop.is_set():
             if triggers is not None:
                 triggers.check(self.control)
@@ -292,7 +283,7 @@ class FilesSource(SeriesSource):
 
     def _lost_before(self, file: EigerDataFile) -> str:
         """Say what is wrong with the numbers of a file's images; empty if they are those that are next."""
-        first, n = self._next_number, file.n_images
+        first, n = self._next_in_file, file.n_images
         if file.first_number is None and file.numbers is None:
             return ""
         if file.numbers is not None and [*file.numbers] == [*range(first, first + n)]:
@@ -306,40 +297,44 @@ class FilesSource(SeriesSource):
         """Keep the images of a file for the points that they belong to; return how many numbers are past."""
         numbers = file.numbers
         if numbers is None:
-            numbers = self._next_number + np.arange(file.n_images)
+            numbers = self._next_in_file + np.arange(file.n_images)
         elif n_unknown := np.count_nonzero(numbers < 0):
             told = (self.name, file.path, n_unknown)
             logger.warning("%s: of %s %d images were not written, or have numbers that are not known", *told)
         self._held |= {int(number): (file, row) for row, number in enumerate(numbers) if number >= 0}
         return max([*self._held, file.last_number or 0]) + 1 - self._next_number
 
-    def _frames(self, file: EigerDataFile, n: int, request: Request) -> Items:
-        """Yield a file of ours with the next `n` frames, and these; of one point alone, it as it is."""
-        first, self._n_taken = self._n_taken, self._n_taken + file.n_images
-        if not n:
-            return
-        places, path = [(file, row) for row in range(n)], file.path
-        if file.n_images != request.frames_per_trigger:
-            ours = Path(of_points(str(path)))
-            try:
-                self._join(ours, places, file.n_channels)
-                path = ours
-            except StorageError as exc:
-                logger.info("%s: no file can be made beside %s: %s", self.name, path, exc)
-        yield from self._announced(path, places, first, file.n_channels, [file], request)
+    def _frames(self, n: int, request: Request, last: bool) -> Items:
+        """Yield a file that has the next `n` images in their places, and their frames; some may be lost.
 
-    def _frames_with_gaps(self, n: int, request: Request) -> Items:
-        """Yield a file of ours with the next `n` images in their places, and their frames; some are lost."""
+        It is the filewriter's where that has these images alone, and of one point; else it is one of ours.
+        What more there is belongs to no point, where these are the `last` ones of a request.
+        """
         if not n:
             return
-        self._armed_for = None
         first, number, self._n_taken = self._n_taken, self._next_number, self._n_taken + n
         places = [self._held.pop(number + k, None) for k in range(n)]
-        used = Counter(place[0] for place in places if place is not None)
-        n_channels = next(iter(used)).n_channels if used else self._n_channels
+        if last:
+            self._n_taken = self._next_in_file - self._first_number
+            self._held.clear()
+        n_used = Counter(place[0] for place in places if place is not None)
+        used = list(n_used)
+        n_channels = used[0].n_channels if used else self._n_channels
         path = self._folder.path / f"{self._series}_data_from_{number:06d}.h5"
-        self._join(path, places, n_channels)
-        whole = [file for file in used if used[file] == file.n_images]  # no other point has images of it
+        if used and places == [(used[0], row) for row in range(n)]:
+            path = used[0].path
+            if (n, used[0].n_images) != (request.frames_per_trigger,) * 2:
+                ours = Path(of_points(str(path)))
+                try:
+                    self._join(ours, places, n_channels)
+                    path = ours
+                except StorageError as exc:
+                    logger.info("%s: no file can be made beside %s: %s", self.name, path, exc)
+        else:
+            if None in places:
+                self._armed_for = None
+            self._join(path, places, n_channels)
+        whole = [file for file in used if n_used[file] == file.n_images]  # no other point has images of it
         yield from self._announced(path, places, first, n_channels, whole, request)
 
     def _join(self, path: Path, places: Places, n_channels: int | None) -> None:
@@ -391,8 +386,13 @@ class FilesSource(SeriesSource):
 
     @property
     def _next_number(self) -> int:
-        """What the filewriter calls the next image."""
+        """What the filewriter calls the next image of a point."""
         return self._first_number + self._n_taken
+
+    @property
+    def _next_in_file(self) -> int:
+        """What it calls the first image of the next file."""
+        return max([*self._held, self._next_number - 1]) + 1
 
     def _missing(self, request: Request, n_left: int, why: str) -> FramesMissing:
         self._armed_for = None
