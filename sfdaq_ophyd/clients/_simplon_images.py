@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,29 +27,16 @@ NO_IMAGE = (204, 408)
 
 
 @dataclass(frozen=True, eq=False)
-class MonitorFrame:
-    """One image of the monitor.
+class MonitorFrame(tiff.TiffFrame):
+    """One image of the monitor; nobody else uses its memory.
 
     Attributes
     ----------
-    image : ndarray of uint8, uint16 or uint32, shape (y, x)
-        Nobody else uses its memory.
-    series_id, image_id : int or None
-        None where the TIFF has no private IFD (API 1.6).
-    time_ns : int or None
-        What the detector says, ns since the epoch: the time of the frame, or of the series on some firmware.
     received_ns : int
         When the last byte was here, by this host's clock, ns since the epoch.
-    private : dict
-        All values of the private IFD (`sfdaq_ophyd.wire.tiff.PRIVATE_TAGS`).
     """
 
-    image: np.ndarray
-    series_id: int | None
-    image_id: int | None
-    time_ns: int | None
-    received_ns: int
-    private: dict = field(default_factory=dict)
+    received_ns: int = 0
 
     @property
     def timestamp(self) -> float | None:
@@ -79,7 +66,7 @@ class ImageFetcher:
     Parameters
     ----------
     url : str
-        Base address, with whatever stands before the path, and user and password if there are any.
+        As for `SimplonClient`, without a module.
     timeout : float
         s for the transfer of one image, on top of the time the server may wait.
     """
@@ -155,4 +142,4 @@ def _decode(body: memoryview, content_type: str, what: str) -> MonitorFrame:
         frame = tiff.decode(body)
     except WireError as exc:
         raise WireError(f"{what}: {exc} (content type {content_type!r}, {len(body)} bytes)") from exc
-    return MonitorFrame(frame.image, frame.series_id, frame.image_id, frame.time_ns, received, frame.private)
+    return MonitorFrame(**vars(frame), received_ns=received)

@@ -126,8 +126,8 @@ class Series:
         Whether its end came, or another series began.
     refused : dict of int to str
         Frames that could not be taken for good, and why: they are missing as well.
-    n_images, n_duplicates, n_beyond : int
-        Good images, second ones that were left out, and those numbered above what was to come.
+    n_images : int
+        Good images.
     """
 
     series_id: int
@@ -136,8 +136,6 @@ class Series:
     ended: bool = False
     refused: dict[int, str] = field(default_factory=dict)
     n_images: int = 0
-    n_duplicates: int = 0
-    n_beyond: int = 0
     # the first and last ids of the runs that came, ascending: what is lost takes room, not what came
     _firsts: list[int] = field(default_factory=list)
     _lasts: list[int] = field(default_factory=list)
@@ -279,12 +277,9 @@ class Messages(Intake):
         n_expected = 0 if start is None else start.number_of_images or 0
         if 0 < n_expected <= head.image_id:
             self.counters["beyond"] += 1
-            if not series.n_beyond:
-                told = (self.endpoints[0], head.image_id, head.series_unique_id, n_expected)
-                logger.warning("%s: image %d of series %s, which was to have %d", *told)
-            series.n_beyond += 1
+            told = f"image {head.image_id} of series {head.series_unique_id}, which was to have {n_expected}"
+            self.tell_once(told, message)
         if series.has(head.image_id):
-            series.n_duplicates += 1
             self.counters["duplicate"] += 1
             return False
         images, lacks = _by_form(head, wrong, self._channels() if start is None else start.channels)

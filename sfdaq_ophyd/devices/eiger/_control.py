@@ -45,19 +45,8 @@ class Times(NamedTuple):
 class EigerControl:
     """Configure, arm and disarm one detector, and leave it as it was found. Safe from several threads.
 
-    Parameters
-    ----------
-    client : SimplonClient
-    name : str
-        Of the device, for messages.
-    debts : Debts
-        What could not be put back.
-
-    Attributes
-    ----------
-    session : dict
-        What this session set through the device, ``"<module>/config/<name>"`` to value, in that order: a
-        detector that was reset gets it again.
+    `session` is what this session set through the device, ``"<module>/config/<name>"`` to value, in that
+    order: a detector that was reset gets it again. What could not be put back is in `debts`.
     """
 
     def __init__(self, client: SimplonClient, name: str, debts: Debts):

@@ -44,13 +44,7 @@ ONE_THRESHOLD = (
 
 
 class MonitorSource(OrderedSource):
-    """Frames of one Eiger out of its monitor, one HTTP request each.
-
-    Parameters
-    ----------
-    control : EigerControl
-        Of the detector.
-    """
+    """Frames of one Eiger out of its monitor, one HTTP request each."""
 
     interface = "monitor"
     modes = frozenset(Mode)
@@ -235,13 +229,7 @@ class MonitorSource(OrderedSource):
 
 
 def newest_image(client: SimplonClient, name: str, timeout: float) -> MonitorFrame:
-    """Return an image to learn the size from; takes one out of the buffer only if there is no other way.
-
-    Raises
-    ------
-    FramesMissing
-        The monitor has none.
-    """
+    """Return an image to learn the size from; takes one out of the buffer only if there is no other way."""
     try:
         frame = client.newest_image(timeout)
     except ServiceRefused as exc:

@@ -14,16 +14,9 @@ BLOCK = 2**16
 class FrameStatistics:
     """Compute the numbers of one frame after the other.
 
-    Parameters
-    ----------
-    dtype : numpy dtype
-        Of the frames.
-    cutoff : int or None
-        Largest valid count; None leaves `n_saturated` out.
-    exclude_masked : bool
-        Leave sentinels (2**n - 1, 2**n - 2) and the pixels of `pixel_mask` out.
-    pixel_mask : ndarray, shape (y, x), optional
-        Needed only where the detector does not apply its mask: nonzero means bad.
+    `cutoff` is the largest valid count; None leaves `n_saturated` out. With `exclude_masked` sentinels (2**n
+    - 1, 2**n - 2) and nonzero pixels of `pixel_mask`, shape (y, x), stay out; the mask is needed only where
+    the detector does not apply it.
     """
 
     def __init__(self, dtype, cutoff: int | None, exclude_masked: bool, pixel_mask: np.ndarray | None = None):

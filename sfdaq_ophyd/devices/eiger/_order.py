@@ -28,22 +28,12 @@ class SeriesOrder:
     """Let only the frames of one series pass, each once and in order, and say which are missing.
 
     The monitor may hand out a frame before an earlier one. It waits for that: until it comes, until more than
-    `window` frames wait, or until the series ends.
+    `window` frames wait, or until the series ends. `first` is the number of the first image, where it is
+    known: the monitor's start at 0 on some firmware and at 1 on other; the lowest first number ever seen
+    counts.
 
-    Parameters
-    ----------
-    first : int, optional
-        Number of the first image. The monitor's start at 0 on some firmware and at 1 on other: the lowest
-        first number ever seen counts.
-
-    Attributes
-    ----------
-    window : int
-        Frames that may wait.
-    series_id : int or None
-    uid : str
-        The detector's unique id of the series, once a frame told it: numbers begin anew when the detector
-        does, and two series of one number do not mix.
+    `uid` is the detector's unique id of the series, once a frame told it: numbers begin anew when the
+    detector does, and two series of one number do not mix.
     """
 
     def __init__(self, first: int | None = None):
@@ -72,17 +62,9 @@ class SeriesOrder:
     def accept(
         self, series_id: int, image_id: int, frame: Any, *, uid: str = "", n_wanted: int = 1
     ) -> list[tuple[str, Any]] | None:
-        """Take a frame that came.
+        """Take a frame that came; return event id and frame of what can go on now, in order.
 
-        Parameters
-        ----------
-        n_wanted : int
-            Frames that are still to come, this one included; no more go on.
-
-        Returns
-        -------
-        list of (str, object), or None
-            Event id and frame of what can go on, in order, a lost one with None; None if the frame is stale.
+        No more than `n_wanted` go on; a lost one is None. All of it is None if the frame is stale.
         """
         if series_id != self.series_id or (uid and (uid in self._past or uid != (self.uid or uid))):
             return None
@@ -135,28 +117,14 @@ class Arrival(NamedTuple):
 
 
 class Ending:
-    """How a series ends when frames do not come.
-
-    Attributes
-    ----------
-    limit, grace : Limit
-        Without a frame: in all, and after the exposure.
-    rest : Limit or None
-        The same once it was found out why there are none.
-    exposed, told : bool
-        Whether all is exposed, and whether the detector said that the series is over.
-    n_quiet : int
-        Looks since then at something that does nothing any more.
-    why : str
-        Why no more frames come; empty if they may.
-    """
+    """How a series ends when frames do not come."""
 
     def __init__(self, longest: float, grace: float):
-        self.limit, self.grace = Limit(longest), Limit(grace)
-        self.rest: Limit | None = None
-        self.exposed = self.told = False
-        self.n_quiet = 0
-        self.why = ""
+        self.limit, self.grace = Limit(longest), Limit(grace)  # without a frame: in all, after the exposure
+        self.why = ""  # no more come
+        self.rest: Limit | None = None  # once that is known: without a frame that is late
+        self.exposed = self.told = False  # whether the detector has exposed all, has told the end
+        self.n_quiet = 0  # looks since then at something that does nothing any more
 
     @property
     def over(self) -> bool:
@@ -171,15 +139,7 @@ class Ending:
 
 
 class OrderedSource(SeriesSource):
-    """A source whose frames come one by one, each with its numbers.
-
-    Parameters
-    ----------
-    control : EigerControl
-        Of the detector.
-    first : int, optional
-        As `SeriesOrder` has it.
-    """
+    """A source whose frames come one by one, each with its numbers; `first` as `SeriesOrder` has it."""
 
     grace = 0.0
     """s after the exposure in which a frame may be late."""

@@ -56,22 +56,7 @@ DEFAULT_TRIGGER_MODE = {Mode.INTERNAL: TriggerMode.INTS, Mode.EXTERNAL: TriggerM
 
 @dataclass(frozen=True)
 class EigerSettings:
-    """The signals of an `Eiger` as they are at stage.
-
-    Attributes
-    ----------
-    frames_per_trigger : int
-    n_triggers : int
-        Triggers of one series in a step scan; after that many the detector is armed again.
-    timeout : float
-        s without a frame, on top of the exposure.
-    exclude_masked : bool
-        Keep sentinels and masked pixels out of the computed numbers.
-    loss_policy : LossPolicy
-        Where it is strict, an unreadable image is an error; else it counts as a missing frame.
-    statistics_every : int
-        Numbers are computed of every so many frames of a fly scan, where that is done aside; 0: of none.
-    """
+    """The signals of an `Eiger` as they are at stage."""
 
     mode: Mode = Mode.INTERNAL
     frames_per_trigger: int = 1
@@ -85,21 +70,14 @@ class EigerSettings:
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """What a series must be armed for, to serve one request.
-
-    Attributes
-    ----------
-    n_images : int
-        ``nimages``: frames of one trigger.
-    n_triggers : int
-        ``ntrigger``: triggers of the series.
-    n_needed : int
-        Triggers this request takes of them.
-    """
+    """What a series must be armed for, to serve one request."""
 
     n_images: int
+    """``nimages``: frames of one trigger."""
     n_triggers: int
+    """``ntrigger``: triggers of the series."""
     n_needed: int
+    """Triggers this request takes of them."""
 
 
 def plan_series(mode: Mode, trigger_mode: str, n_triggers: int, request: Request) -> SeriesPlan:

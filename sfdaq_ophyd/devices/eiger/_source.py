@@ -38,18 +38,9 @@ SHORT = 0.1
 class SoftwareTriggers:
     """Send `n` triggers one after the other, each once, from the moment it is made.
 
-    Parameters
-    ----------
-    duration : float
-        s one of them takes.
-    count_time : float or None
-        Sent along; only in trigger mode ``inte``.
-    margin : float
-        s a reply may take beyond `duration`.
-    stop : threading.Event
-        Set by whoever gives up: no further trigger is sent, and errors do not matter any more.
-    worker : Worker
-        Whose thread sends long ones.
+    One takes `duration` s, and its reply `margin` s more; `count_time` is sent along in trigger mode
+    ``inte``. Once `stop` is set no further one is sent, and errors do not matter any more. Long ones are sent
+    by `worker`.
     """
 
     def __init__(
@@ -116,25 +107,8 @@ class SeriesSource(ABC):
     """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
     Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `StreamSource`,
-    `FilesSource`.
-
-    Parameters
-    ----------
-    control : EigerControl
-        Of the detector.
-
-    Attributes
-    ----------
-    on_stale : callable
-        Called with the number of stale frames dropped so far.
-    is_described : callable
-        Returns whether somebody was told already what frames look like, or has one.
-    mode : Mode
-        Who runs the detector; never ``auto`` once it is open.
-    n_stale : int
-        Frames dropped because they were not of the exposure.
-    frame_format : FrameFormat or None
-        What frames look like, as was said when it was opened.
+    `FilesSource`. `on_stale` is called with the number of frames dropped so far because they were not of the
+    exposure; `is_described` returns whether somebody was told already what frames look like, or has one.
     """
 
     interface: str

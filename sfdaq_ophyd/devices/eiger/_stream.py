@@ -52,15 +52,7 @@ EXPECTED = {"mode": "enabled", "format": "cbor"}
 
 
 class StreamSource(OrderedSource):
-    """Frames of one Eiger out of its stream, version 2; one connection, open while the device is staged.
-
-    Parameters
-    ----------
-    control : EigerControl
-        Of the detector.
-    endpoint : str
-        Of the stream, e.g. ``"tcp://dcu:31001"``.
-    """
+    """Frames of one Eiger out of its stream, version 2; one connection, open while the device is staged."""
 
     interface = "stream"
     grace = 1.0
@@ -270,13 +262,7 @@ class StreamSource(OrderedSource):
         yield made
 
     def _checked(self, frame: EigerFrame) -> Frame:
-        """Return a frame as files and events have it, without the images that are wrong; no numbers yet.
-
-        Raises
-        ------
-        WireError, ShapeError
-            No image is left; or one came that was not announced.
-        """
+        """Return a frame as files and events have it, without wrong images; raise if none is left."""
         form = self.frame_format
         assert form is not None  # `open` said it
         self._look_at_time(frame)
