@@ -220,7 +220,7 @@ JSON = {
 BYTES = {
     "wire.cbor.decode": (cbor.decode, cbor.encode(STREAM_START)),
     "wire.compression.decompress": (
-        lambda data: compression.decompress("bslz4", 2, memoryview(data), (4, 6), np.dtype("<u2")),
+        lambda data: compression.ArrayBytes((4, 6), np.dtype("<u2"), "bslz4", 2, memoryview(data)).unpack(),
         bytes(PACKED.data),
     ),
     "wire.eiger_stream.decode_message": (eiger_stream.decode_message, cbor.encode(STREAM_IMAGE)),

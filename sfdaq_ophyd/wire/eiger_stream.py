@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from ..errors import WireError
-from . import compression
 from .cbor import decode, encode
 from .compression import MAX_ARRAY, ArrayBytes
 from .tiff import parse_time_ns
@@ -229,9 +228,7 @@ def _check_image(channel: str, array: object) -> None:
     if not 0 < min(array.shape) or max(array.shape) > MAX_SIDE or array.n_bytes > MAX_ARRAY:
         raise _wrong(f"data of {channel}", array.shape, f"up to {MAX_SIDE} pixels a side")
     try:
-        compression.check(
-            array.algorithm, array.element_size, array.data, array.n_bytes, array.dtype.itemsize
-        )
+        array.check()
     except WireError as exc:
         raise WireError(f"data of {channel}: {exc}") from exc
 

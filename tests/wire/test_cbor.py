@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import WireError
 from sfdaq_ophyd.wire import cbor, compression
+from sfdaq_ophyd.wire.compression import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import decode_message
 
 VALUES = st.recursive(
@@ -90,15 +91,15 @@ def test_cbor_when_array_of_any_kind_then_the_same_numbers(dtype):
 def test_compression_when_undone_then_the_same(dtype, shape, algorithm):
     image = np.random.default_rng(1).poisson(2, shape).astype(dtype)
     pack = {"bslz4": compression.compress_bslz4, "lz4": compression.compress_lz4}[algorithm]
-    data, item = memoryview(bytes(pack(image))), image.itemsize
-    element_size = item if algorithm == "bslz4" else 0
-    found = compression.decompress(algorithm, element_size, data, shape, image.dtype)
+    data = memoryview(bytes(pack(image)))
+    element_size = image.itemsize if algorithm == "bslz4" else 0
+    found = ArrayBytes(shape, image.dtype, algorithm, element_size, data).unpack()
     np.testing.assert_array_equal(found, image)
     for cut in (data[:-1], memoryview(bytes(data) + b"\0")):
         with pytest.raises(WireError):
-            compression.decompress(algorithm, element_size, cut, shape, image.dtype)
+            ArrayBytes(shape, image.dtype, algorithm, element_size, cut).unpack()
         with pytest.raises(WireError, match=f"{algorithm}: [0-9]+ blocks end at byte"):
-            compression.check_blocks(algorithm, cut, image.nbytes, item)
+            ArrayBytes(shape, image.dtype, algorithm, element_size, cut).check_blocks()
 
 
 def test_compression_when_bytes_end_with_a_block_before_the_last_then_refused():
@@ -107,7 +108,7 @@ def test_compression_when_bytes_end_with_a_block_before_the_last_then_refused():
     at, n_blocks = 12, 0
     while at < len(data):
         with pytest.raises(WireError, match="6 blocks end at byte"):
-            compression.decompress("bslz4", 2, data[:at], image.shape, image.dtype)
+            ArrayBytes(image.shape, image.dtype, "bslz4", 2, data[:at]).unpack()
         at, n_blocks = at + 4 + int.from_bytes(data[at : at + 4], "big"), n_blocks + 1
     assert n_blocks == 6
 
@@ -119,7 +120,8 @@ def test_blocks_when_walked_by_compiled_code_then_the_same_verdicts():
     cases = [data, *(data[:n] for n in (12, 14, 40, last, len(data) - 1)), memoryview(bytes(data) + b"x")]
 
     def verdicts():
-        return [str(_raised(compression.check_blocks, "bslz4", case, image.nbytes, 2)) for case in cases]
+        arrays = [ArrayBytes(image.shape, image.dtype, "bslz4", 2, case) for case in cases]
+        return [str(_raised(array.check_blocks)) for array in arrays]
 
     compression.compiled_walk.cache_clear()
     plain = verdicts()
@@ -127,9 +129,9 @@ def test_blocks_when_walked_by_compiled_code_then_the_same_verdicts():
     assert verdicts() == plain and plain[0] == "None" and "None" not in plain[1:]
 
 
-def _raised(function, *arguments):
+def _raised(function):
     try:
-        function(*arguments)
+        function()
     except WireError as exc:
         return exc
 
@@ -151,9 +153,8 @@ def test_compression_when_bytes_are_bent_then_the_size_is_right_or_refused(data)
     for _ in range(data.draw(st.integers(1, 5))):
         bent[data.draw(st.integers(0, len(bent) - 1))] = data.draw(st.integers(0, 255))
     try:
-        found = compression.decompress(
-            algorithm, element_size, memoryview(bytes(bent)), image.shape, image.dtype
-        )
+        array = ArrayBytes(image.shape, image.dtype, algorithm, element_size, memoryview(bytes(bent)))
+        found = array.unpack()
     except WireError:
         return
     assert found.shape == image.shape

@@ -60,7 +60,7 @@ class SeriesOrder:
         return uid in self._past
 
     def accept(
-        self, series_id: int, image_id: int, frame: Any, *, uid: str = "", n_wanted: int = 1
+        self, series_id: int | None, image_id: int, frame: Any, *, uid: str = "", n_wanted: int = 1
     ) -> list[tuple[str, Any]] | None:
         """Take a frame that came; return event id and frame of what can go on now, in order.
 
@@ -108,7 +108,7 @@ class SeriesOrder:
 class Arrival(NamedTuple):
     """A frame that came, with its numbers."""
 
-    series_id: int
+    series_id: int | None
     image_id: int
     uid: str
     """Unique id of the series; empty if it is not told."""

@@ -15,7 +15,7 @@ import numpy as np
 from ...clients.eiger_stream import EigerFrame, EigerStream, Series
 from ...errors import DetectorStateError, ServiceTimeout, SfdaqError, ShapeError, WireError
 from ...limits import Limit
-from ...wire.compression import check_blocks, compiled_walk
+from ...wire.compression import compiled_walk
 from ...wire.frame import COMPRESSIONS, Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon import DetectorState
 from .._acquisition import LossPolicy
@@ -255,11 +255,11 @@ class StreamSource(OrderedSource):
                 raise WireError(f"{self.name}: {exc}") from exc
             yield from self._in_order([(name, str(exc))])
             return
-        if every > 0 and n % every == 0 and self._events.qsize() <= BACKLOG:
-            made = self._with_numbers(made)
-        if isinstance(made, Frame) and made.lacks:
-            logger.warning("%s: frame %s lacks %s", self.name, name, made.lacks)
-        yield made
+        wanted = every > 0 and n % every == 0 and self._events.qsize() <= BACKLOG
+        numbered = self._with_numbers(made) if wanted else made
+        if isinstance(numbered, Frame) and numbered.lacks:
+            logger.warning("%s: frame %s lacks %s", self.name, name, numbered.lacks)
+        yield numbered
 
     def _checked(self, frame: EigerFrame) -> Frame:
         """Return a frame as files and events have it, without wrong images; raise if none is left."""
@@ -280,7 +280,7 @@ class StreamSource(OrderedSource):
         problems = {}
         for name, image in frame.packed.items():
             try:  # what is cut short could be stored, and never be read
-                check_blocks(image.algorithm, image.data, image.n_bytes, image.dtype.itemsize)
+                image.check_blocks()
                 problem = form.unlike(name, image) if name in form.images else ""
             except WireError as exc:
                 problem = f"{name}: {exc}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.sim.stamp import read_stamp
-from sfdaq_ophyd.wire.compression import decompress, prefix
+from sfdaq_ophyd.wire.compression import ArrayBytes, prefix
 from sfdaq_ophyd.wire.simplon import decode_darray
 
 from .conftest import Rest, arm, images, take
@@ -41,9 +41,9 @@ def pixels(parts):
         n_bytes = dtype.itemsize * shape[0] * shape[1]
         data = prefix(n_bytes, n_bytes) + len(data).to_bytes(4, "big") + data
     algorithm = {"<": "none", "lz4<": "lz4"}.get(encoding, "bslz4")
-    return decompress(
-        algorithm, dtype.itemsize if algorithm == "bslz4" else 0, memoryview(data), shape, dtype
-    )
+    return ArrayBytes(
+        shape, dtype, algorithm, dtype.itemsize if algorithm == "bslz4" else 0, memoryview(data)
+    ).unpack()
 
 
 def table(parts, k):
