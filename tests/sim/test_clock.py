@@ -132,8 +132,8 @@ def test_patient_clock_when_a_follower_stands_then_it_stands_and_says_for_whom(p
     other = patient.follow("quick")
     with patient.follow("slow") as slow:
         stands_at = patient.status()["followers"]["slow"] + LEAD
-        wait_for(lambda: patient.now() == stands_at, "end of the lead")
         other.finished(stands_at)
+        wait_for(lambda: patient.now() == stands_at, "end of the lead")
         assert not patient.wait_for(stands_at + 1, timeout=0.2)
         status = patient.status()
         assert status["held_by"] == "slow" and status["patient"] and status["pulse_id"] == stands_at
@@ -175,9 +175,10 @@ def test_patient_clock_when_opened_in_a_child_then_it_is_patient_there_and_waits
 def test_patient_clock_when_a_follower_dies_then_goes_on(patient, wait_for):
     child = follow_in_child(patient, "sys.stdin.read()")
     reached = int(child.stdout.readline()) + LEAD
-    wait_for(lambda: patient.status()["held_by"] == "child", "the clock stands")
-    stood = patient.now()
+    stood = patient.status()["followers"]["child"] + LEAD
+    wait_for(lambda: patient.now() == stood, "the clock stands")
     assert stood <= reached and not patient.wait_for(stood + 1, timeout=0.1)
+    assert patient.status()["held_by"] == "child"
     child.kill()  # and not reaped, as a simulator that crashed
     assert patient.wait_for(stood + 3 * LEAD, timeout=60)
     assert patient.status()["followers"] == {}
