@@ -6,8 +6,8 @@ from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.sim.broker import FAULTS as BROKER
 from sfdaq_ophyd.sim.eiger import FAULTS as EIGER
 from sfdaq_ophyd.sim.faults import Faults
+from sfdaq_ophyd.sim.jungfrau.model import FAULTS as JUNGFRAU
 from sfdaq_ophyd.sim.jungfrau.model import ModuleFaults
-from sfdaq_ophyd.sim.jungfrau.settings import FAULTS as JUNGFRAU
 from sfdaq_ophyd.sim.pvs.part import FAULTS as PVS
 from sfdaq_ophyd.sim.std_daq.settings import FAULTS as STD_DAQ
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.sim.jungfrau.model import AssembledModel, DetectorModel
+from sfdaq_ophyd.sim.clock import PULSE_PERIOD
+from sfdaq_ophyd.sim.jungfrau.model import FAULTS, AssembledModel, DetectorModel, JungfrauSettings
 from sfdaq_ophyd.sim.jungfrau.scene import Scene
-from sfdaq_ophyd.sim.jungfrau.settings import FAULTS, JungfrauSettings
 from sfdaq_ophyd.wire.image_header import ImageHeader
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
@@ -15,7 +15,8 @@ SCENE = Scene("JF04T02V01")
 
 
 def detector(**settings):
-    return DetectorModel(SCENE, JungfrauSettings(detector_name="JF04T02V01", **settings), START)
+    settings = JungfrauSettings(detector_name="JF04T02V01", **settings)
+    return DetectorModel(SCENE, settings, START, lambda pulse_id: (pulse_id - START) * PULSE_PERIOD)
 
 
 def take(model, pulse_id):

@@ -15,8 +15,8 @@ from ...starting import report_step, without_collection
 from ..child import make_parser, on_signal, read_commands, running_clock, say_ready
 
 with without_collection(ours=True):
+    from .model import JungfrauSettings
     from .sender import Sender
-    from .settings import JungfrauSettings
 
 
 def main() -> None:

@@ -8,24 +8,158 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import RequestError
-from ...wire.detector_name import MODULE_SHAPE
+from ...wire.detector_name import MODULE_SHAPE, DetectorName
 from ...wire.image_header import PLACEHOLDER_SHAPE, ImageHeader
 from ...wire.module_header import CLOCK_PERIOD, ModuleHeader, encode_pulse_id
+from ...wire.pulse_id import check_rate_multiplicator
 from ..clock import PULSE_PERIOD
-from ..faults import Faults, check
+from ..faults import Faults
 from .scene import Scene
-from .settings import FAULTS, JungfrauSettings
+
+FAULTS = {
+    "lose_module_frame": "no packet of `module` arrives for `n` frames; what is sent the discard policy says",
+    "lose_packets": "`packets` (list, or a count) of `module` are lost in `n` frames",
+    "duplicate": "`module` sends `n` frames twice",
+    "late": "`module` sends a frame `seconds` after its time, `n` times",
+    "pulse_mismatch": "`module` tells the pulse id before the right one, `n` times",
+    "no_pulse_id": "all modules leave the pulse id 0, `n` times",
+    "clock_offset": "`module` tells a clock `ticks` ahead, `n` times",
+    "undefined_gain": "`n_pixels` pixels of `module` show gain code 2, `n` times",
+    "silence": "nothing is sent for `n` frames",
+    "restart": "frame numbers go on from `first` (default 1) without an end message",
+    "lose_end": "`module` does not send its next end message",
+    "early_end": "`module` sends an end message before its next frame",
+    "corrupt_header": "`module` sends half a header, `n` times",
+    "quoted_header": "`module` sends a header broken by a quote in a file name, `n` times",
+    "foreign_json": "`module` sends JSON that is no header, `n` times",
+    "truncated_pixels": "`module` sends half the pixels, `n` times",
+    "wrong_shape": "`module` announces and sends 256 rows, `n` times",
+    "wrong_dtype": "`module` announces 32 bit, `n` times",
+    "extra_part": "`module` sends a third part, `n` times",
+    "bad_image": "assembled stream: is_good_frame 0 with module 0 left at its old content, `n` times",
+    "zero_pulse_id": "assembled stream: no module complete, all numbers 0, `n` times",
+    "placeholder": "assembled stream: the image is left out, `n` times",
+    "foreign_image": "assembled stream: JSON that is no header, `n` times",
+    "truncated_image": "assembled stream: half the pixels, `n` times",
+}
+"""Name and meaning of every fault; details not given are module 0, n 1, seconds 0.05, n_pixels 5."""
+
+
+DISCARDED: dict[str, Callable[[int, int], bool]] = {
+    "nodiscard": lambda received, sent: False,
+    "discardempty": lambda received, sent: not received,
+    "discardpartial": lambda received, sent: received < sent,
+}
+"""Which frames of a port each policy of slsReceiver leaves out, by packets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JungfrauSettings:
+    """Settings of the simulated detector and its receivers.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``JF01T03V01``.
+    seed : int
+        Seed of the scene, of jitter and of losses.
+    rate_multiplicator : int
+        100/r frames per second: the pulses whose id is a multiple of r.
+    running : bool
+        Whether an acquisition runs from the start.
+    discard_policy : str
+        slsReceiver's way with lost packets: nodiscard, discardempty, discardpartial.
+    interfaces : int
+        Network interfaces per module, 1 or 2; with 2 each sends half a module.
+    json_version : int
+        5 or 4.
+    old_names : bool
+        Field names of package 6.x, with `json_version` 4.
+    pulse_id_as_double : bool
+        Send the pulse id as the bit pattern of a double.
+    extra : dict
+        The user's additional header, strings; empty for none.
+    skew : tuple of float
+        Seconds by which each stream lags; one number for all but the first, or one per stream.
+    jitter : float
+        Largest random delay of each message, s.
+    loss : float
+        Probability that a packet-less module frame happens.
+    n_frames : int
+        Length of an acquisition as the receiver knows it: `progress` counts to it.
+    live_rate, streamvis_rate : int
+        Assembled stream: one in so many messages carries its image.
+    gain_file, pedestal_file : str
+        Names in the assembled stream's header.
+    """
+
+    detector_name: str = "JF01T03V01"
+    seed: int = 0
+    rate_multiplicator: int = 1
+    running: bool = True
+    discard_policy: str = "nodiscard"
+    interfaces: int = 1
+    json_version: int = 5
+    old_names: bool = False
+    pulse_id_as_double: bool = False
+    extra: dict | None = None
+    skew: tuple[float, ...] = ()
+    jitter: float = 0.0
+    loss: float = 0.0
+    n_frames: int = 1000
+    live_rate: int = 1
+    streamvis_rate: int = 1
+    gain_file: str = ""
+    pedestal_file: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "detector_name", str(DetectorName.parse(self.detector_name)))
+        check_rate_multiplicator(self.rate_multiplicator)
+        skew = self.skew if isinstance(self.skew, list | tuple) else (0.0, *[self.skew] * (self.n_ports - 1))
+        object.__setattr__(self, "skew", tuple(float(s) for s in skew) or (0.0,) * self.n_ports)
+        for field, good, expected in (
+            ("discard_policy", self.discard_policy in DISCARDED, f"one of {', '.join(DISCARDED)}"),
+            ("interfaces", self.interfaces in (1, 2), "1 or 2"),
+            ("json_version", self.json_version in (4, 5), "4 or 5"),
+            ("skew", len(self.skew) == self.n_ports, f"{self.n_ports} times in s"),
+            ("jitter", 0 <= self.jitter < 10, "seconds from 0 to 10"),
+            ("loss", 0 <= self.loss <= 1, "a probability"),
+            ("live_rate", self.live_rate >= 1, "at least 1"),
+            ("streamvis_rate", self.streamvis_rate >= 1, "at least 1"),
+        ):
+            if not good:
+                raise RequestError(field, getattr(self, field), expected)
+
+    @property
+    def n_modules(self) -> int:
+        """Modules of the detector."""
+        return DetectorName.parse(self.detector_name).n_modules
+
+    @property
+    def n_ports(self) -> int:
+        """Streams: one per module and interface."""
+        return self.n_modules * self.interfaces
+
+    def changed(self, **changes) -> JungfrauSettings:
+        """Return settings with some changed; a name or a value that is not one is a RequestError."""
+        fixed = {"detector_name", "seed", "interfaces", "running"} & set(changes)
+        known = {field.name for field in fields(self)}
+        for name in (*fixed, *(set(changes) - known)):
+            raise RequestError(
+                name, changes[name], f"one of {', '.join(sorted(known))}, set before the start"
+            )
+        return replace(self, **changes)
+
 
 PACKETS = 128
 """Packets of one module frame, 4 rows each."""
 
-TICKS_PER_PULSE = 100_000
 _PADDING = 0xFFFF
 
 
@@ -37,12 +171,26 @@ class Message(NamedTuple):
     parts: list
 
 
+SPOILED: dict[str, Callable[..., list]] = {
+    "corrupt_header": lambda header, *pixels: [header[: len(header) // 2], *pixels],
+    "quoted_header": lambda header, *pixels: [header.replace(b"/run/scan", b'/"run"/scan'), *pixels],
+    "foreign_json": lambda header, *pixels: [b'{"htype":"dheader-1.0","series":1}', *pixels],
+    "wrong_dtype": lambda header, *pixels: [header.replace(b'"bitmode":16', b'"bitmode":32'), *pixels],
+    "truncated_pixels": lambda header, pixels: [header, pixels[: len(pixels) // 2]],
+    "wrong_shape": lambda header, pixels: [
+        header.replace(b"[1024, 512]", b"[1024, 256]").replace(b'"size":1048576', b'"size":524288'),
+        pixels[: len(pixels) // 2],
+    ],
+    "extra_part": lambda *parts: [*parts, b"extra"],
+}
+"""What each of the ways in which messages from outside are broken makes of header and pixels."""
+
+
 class ModuleFaults(Faults):
     """Faults of one `module`, 0 unless named, each `n` times."""
 
     def add(self, what: str, details: Mapping[str, Any], count: int = 1, **where: Any) -> None:
         """Arm a fault."""
-        check(self._table, what, details)
         super().add(what, details, int(details.get("n", count)), module=int(details.get("module", 0)))
 
 
@@ -57,7 +205,7 @@ class DetectorModel:
         How it is set up; may be replaced while running.
     start_pulse_id : int
         Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1.
-    time_of : callable, optional
+    time_of : callable
         Time of a pulse, s: the modules' clocks go by it, also where pulses come slower than at 100 Hz.
     """
 
@@ -66,7 +214,7 @@ class DetectorModel:
         scene: Scene,
         settings: JungfrauSettings,
         start_pulse_id: int,
-        time_of: Callable[[int], float] | None = None,
+        time_of: Callable[[int], float],
     ):
         self.scene, self.settings, self._time_of = scene, settings, time_of
         self.faults = ModuleFaults(FAULTS)
@@ -130,11 +278,8 @@ class DetectorModel:
         self._first_number = self.frame_number + 1 if first_number is None else first_number
 
     def _ticks(self, pulse_id: int) -> int:
-        if self._time_of is None:
-            ticks = (pulse_id - self._clock_start) * TICKS_PER_PULSE
-        else:
-            ticks = round((self._time_of(pulse_id) - self._time_of(self._clock_start)) / CLOCK_PERIOD)
-        return max(0, ticks) + 12_345
+        seconds = self._time_of(pulse_id) - self._time_of(self._clock_start)
+        return max(0, round(seconds / CLOCK_PERIOD)) + 12_345
 
     def _end(self) -> bytes:
         return ModuleHeader.end(self.settings.json_version).encode(old_names=self.settings.old_names)
@@ -169,8 +314,11 @@ class DetectorModel:
                 messages.append(Message(port, delay, [self._end()]))
             if parts is not None:
                 block = pixels[interface * rows : (interface + 1) * rows]
-                message = self._spoil(module, Message(port, delay, [*parts, block.data.cast("B")]))
-                messages += [message] * (1 if twice is None else 2)
+                parts.append(block.data.cast("B"))
+                for what, spoiled in SPOILED.items():
+                    if take(what, module=module) is not None:
+                        parts = spoiled(*parts)
+                messages += [Message(port, delay, parts)] * (1 if twice is None else 2)
         return messages
 
     def _lost_packets(self, module: int) -> set[int]:
@@ -184,11 +332,9 @@ class DetectorModel:
     def _parts(self, port: int, received: int, n_packets: int, pulse_id: int, ticks: int) -> list | None:
         """Return the header of one port's frame, or None where the policy says not to send it."""
         settings = self.settings
-        complete = received == n_packets
         first = self._first_caught.get(port, self._first_taken)
         assert first is not None  # a frame was taken
-        discard = {"nodiscard": False, "discardempty": not received, "discardpartial": not complete}
-        if discard[settings.discard_policy]:
+        if DISCARDED[settings.discard_policy](received, n_packets):
             if first == self.frame_number:
                 self._first_caught[port] = first + 1
             return None
@@ -199,7 +345,7 @@ class DetectorModel:
             row=port,
             detector_blocks=(settings.n_ports, 1),
             shape=(rows, MODULE_SHAPE[1]),
-            complete=complete,
+            complete=received == n_packets,
             n_packets=received,
             file_index=self.file_index,
             file_name="/data/run/scan",
@@ -219,30 +365,6 @@ class DetectorModel:
                 module_id=100 + port // settings.interfaces,
             )
         return [header.encode(old_names=settings.old_names)]
-
-    def _spoil(self, module: int, message: Message) -> Message:
-        """Break a message in one of the ways that messages from outside are broken."""
-        take = self.faults.take
-        header, pixels = message.parts
-        if take("corrupt_header", module=module) is not None:
-            header = header[: len(header) // 2]
-        if take("quoted_header", module=module) is not None:
-            header = header.replace(b"/data/run/scan", b'/data/"run"/scan')
-        if take("foreign_json", module=module) is not None:
-            header = b'{"htype":"dheader-1.0","series":1}'
-        if take("wrong_dtype", module=module) is not None:
-            header = header.replace(b'"bitmode":16', b'"bitmode":32')
-        if take("truncated_pixels", module=module) is not None:
-            pixels = pixels[: len(pixels) // 2]
-        if take("wrong_shape", module=module) is not None:
-            header = header.replace(b"[1024, 512]", b"[1024, 256]").replace(
-                b'"size":1048576', b'"size":524288'
-            )
-            pixels = pixels[: len(pixels) // 2]
-        parts = [header, pixels]
-        if take("extra_part", module=module) is not None:
-            parts.append(b"extra")
-        return message._replace(parts=parts)
 
 
 _NOTHING = bytes(8)

@@ -9,8 +9,8 @@ from ...errors import RequestError
 from ..child import ChildPart
 from ..faults import check
 from ..world import World
+from .model import FAULTS, JungfrauSettings
 from .scene import Scene
-from .settings import FAULTS, JungfrauSettings
 
 
 class JungfrauPart(ChildPart):
@@ -69,7 +69,7 @@ class JungfrauPart(ChildPart):
         return {**modules, "assembled": self.assembled_endpoint, "live": self.live_endpoint}
 
     def fail_next(self, what: str, **details) -> None:
-        """Misbehave: names, meanings and details are in `settings.FAULTS`."""
+        """Misbehave: names, meanings and details are in `model.FAULTS`."""
         check(FAULTS, what, details)
         self._ask("fail", what=what, details=details)
 

@@ -22,9 +22,8 @@ from ...errors import RequestError
 from ...limits import Limit
 from ..child import reply
 from ..clock import LOOK, PulseClock
-from .model import AssembledModel, DetectorModel, Message
+from .model import AssembledModel, DetectorModel, JungfrauSettings, Message
 from .scene import Scene
-from .settings import JungfrauSettings
 
 logger = logging.getLogger(__name__)
 
