@@ -44,7 +44,7 @@ FORBIDDEN = [
     ("clients._http", "from .. import files", "files", "imports point down"),
     ("sim.clock", "from .. import devices", "devices", "sim is the other end of the cable"),
     ("sim.clock", "import bluesky", "bluesky", "sim is the other end of the cable"),
-    ("sim.world", "import ophyd", "ophyd", "sim is the other end of the cable"),
+    ("sim.facility", "import ophyd", "ophyd", "sim is the other end of the cable"),
     ("wire.pulse_id", "import socket", "socket", "wire and calibration do no I/O"),
     ("wire.pulse_id", "import h5py", "h5py", "wire and calibration do no I/O"),
     ("clients.simplon", "from . import std_daq", "clients.std_daq", "do not know each other"),

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import RequestError
 from ..starting import Child
 from .clock import PulseClock
-from .world import World
+from .facility import World
 
 logger = logging.getLogger(__name__)
 

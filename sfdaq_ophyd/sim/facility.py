@@ -1,19 +1,18 @@
-"""All simulators together, on free loopback ports, behind one pulse clock."""
+"""All simulators together, on free loopback ports, behind one pulse clock; what each is and is given."""
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Any, Literal, Protocol
 
 from ..errors import RequestError, SfdaqError, require
 from .clock import PulseClock
-from .world import Part, World
 
 AUTO_SPEED = 4.0
 """What ``speed="auto"`` divides the services' own delays by."""
@@ -38,12 +37,84 @@ HIGHEST_BASE = 65_490
 """First port at the most: there is room for every server after it."""
 
 
+FIRST_LATER_PORT = 40
+"""Behind `port_base`: servers that are new do not move the others, whose numbers stand in `sfdaq.yaml`."""
+
+
+@dataclass
+class World:
+    """What all parts of one facility share.
+
+    Parameters
+    ----------
+    clock : PulseClock
+        The machine's pulse clock. Parts that do something at every pulse ``follow`` it.
+    directory : Path
+        Everything the parts write lies below it.
+    speed : float
+        Divides the services' own delays; never the frame identity.
+    seed : int
+        Seed of all random numbers.
+    port_base : int
+        First port to give out; 0 lets the system choose. Ask `next_port`, never use it directly.
+    start_timeout : float
+        s without a sign of progress after which the start of a part fails.
+    parts : dict
+        Parts already started, by name: a later part may look at an earlier one.
+    """
+
+    clock: PulseClock
+    directory: Path
+    speed: float = 1.0
+    seed: int = 0
+    port_base: int = 0
+    start_timeout: float = 60.0
+    parts: dict[str, Part] = field(default_factory=dict)
+    _ports: dict[int, Iterator[int]] = field(default_factory=dict, repr=False)
+
+    def next_port(self) -> int:
+        """Return the port for one more server: 0 for any free one, else counted up from `port_base`."""
+        return self._port(0)
+
+    def later_port(self) -> int:
+        """Return the port for a server that came when the others had their numbers."""
+        return self._port(FIRST_LATER_PORT)
+
+    def _port(self, first: int) -> int:
+        if not self.port_base:
+            return 0
+        return next(self._ports.setdefault(first, itertools.count(self.port_base + first)))
+
+
+class Part(Protocol):
+    """A simulator the Facility starts and stops. Built as ``Part(world, **options)``."""
+
+    name: str
+
+    def launch(self) -> None:
+        """Begin to start and return at once: children of several parts start side by side."""
+
+    def start(self) -> None:
+        """Return once it serves; launch it if that was not done."""
+
+    def stop(self) -> None:
+        """Leave nothing behind: threads joined, ports closed, children gone. Safe twice."""
+
+    def addresses(self) -> dict[str, str]:
+        """Say where it serves: role to URL, endpoint or PV name."""
+
+    def fail_next(self, what: str, **details) -> None:
+        """Misbehave once, by name; a name not in the part's documented list is a ValueError."""
+
+
 def _made(name: str, cls: type, world: World, options: Mapping[str, object]) -> Part:
     """Make part `name`; RequestError for an option it does not have, or a value it cannot take.
 
     Options are the keywords of its class, and the fields of the dataclass ``settings`` where it has one,
     which looks at its values itself.
     """
+    from pydantic import TypeAdapter, ValidationError  # a child, which needs a World alone, does without
+
     parameters = [each for each in signature(cls, eval_str=True).parameters.values() if each.name != "world"]
     types = {each.name: each.annotation for each in parameters if each.annotation is not each.empty}
     names = sorted(types.keys() | getattr(getattr(cls, "settings", None), "__dataclass_fields__", {}).keys())

@@ -14,7 +14,7 @@ from sfdaq_ophyd.sim.broker.detector_calls import dap_file
 from sfdaq_ophyd.sim.broker.hardware import MODES, beamline_with
 from sfdaq_ophyd.sim.broker.run_calls import config_file
 from sfdaq_ophyd.sim.clock import PulseClock
-from sfdaq_ophyd.sim.world import World
+from sfdaq_ophyd.sim.facility import World
 from sfdaq_ophyd.wire.broker import BEAMLINES
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 

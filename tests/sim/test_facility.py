@@ -7,7 +7,7 @@ import pytest
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim import facility as facility_module
-from sfdaq_ophyd.sim.world import World
+from sfdaq_ophyd.sim.facility import World
 
 
 class Recorder:

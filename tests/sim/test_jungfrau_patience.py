@@ -8,8 +8,8 @@ import pytest
 import zmq
 
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.sim.jungfrau import sender as sending
-from sfdaq_ophyd.sim.jungfrau.sender import PubSocket, PushSocket
+from sfdaq_ophyd.sim.jungfrau import __main__ as sending
+from sfdaq_ophyd.sim.jungfrau.__main__ import PubSocket, PushSocket
 
 
 @pytest.fixture

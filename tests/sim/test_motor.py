@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest import approx
 
-from sfdaq_ophyd.sim.pvs.ioc import travel_time, travelled
+from sfdaq_ophyd.sim.pvs.__main__ import travel_time, travelled
 
 positive = st.floats(1e-3, 1e3)
 

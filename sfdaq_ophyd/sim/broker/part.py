@@ -10,10 +10,10 @@ from typing import Any
 from ...errors import RequestError
 from ...wire.broker import BEAMLINES, DIALECTS, Dialect, raw_directory
 from ...wire.detector_name import DetectorName
+from ..facility import World
 from ..faults import Faults, check
 from ..jungfrau.part import JungfrauPart
 from ..pvs.part import PvsPart
-from ..world import World
 from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays
 from .detector_calls import DAP_CONFIG, SCRIPTS, dap_file
 from .detector_files import CENTRAL, DetectorWriter, PedestalEvaluation, Scenes, stream_config

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ...wire.broker import Dialect
+from ..facility import World
 from ..faults import Faults
 from ..http import BoundedLog
-from ..world import World
 from .beamline import (
     MESSAGE_BROKER_DOWN,
     AMQPConnectionError,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...starting import without_collection
 from ..child import make_parser, on_signal, running_clock, say_ready
-from ..world import World
+from ..facility import World
 
 with without_collection(ours=True):
     from .parameters import MODULES

@@ -16,9 +16,9 @@ from ...limits import Limit
 from ...wire.simplon import VERSIONS
 from ...wire.tiff_write import PROFILES
 from ..child import HINT
+from ..facility import World
 from ..faults import Faults
 from ..http import ENTRY, BoundedLog
-from ..world import World
 from .dcu import DetectorControlUnit
 from .frames import stamp_of
 from .server import VERSION_REQUESTS, Request, make_app

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...errors import RequestError
 from ..child import ChildPart
+from ..facility import World
 from ..faults import check
-from ..world import World
 from .model import FAULTS, JungfrauSettings
 from .scene import Scene
 

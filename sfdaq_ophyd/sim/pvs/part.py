@@ -20,8 +20,8 @@ from typing import Any
 
 from ...errors import RequestError
 from ..child import ChildPart
+from ..facility import World
 from ..faults import check
-from ..world import World
 
 LOOPBACK = "127.0.0.1"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..child import ChildPart
+from ..facility import World
 from ..faults import check
 from ..jungfrau.part import JungfrauPart
-from ..world import World
 from .settings import StdDaqSettings, faults_of
 
 

@@ -11,7 +11,7 @@ import zmq
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.eiger import EigerPart
-from sfdaq_ophyd.sim.world import World
+from sfdaq_ophyd.sim.facility import World
 from sfdaq_ophyd.wire import cbor, tiff
 
 
