@@ -91,6 +91,9 @@ PRIVATE_IFD = 51192
 MAX_ENTRIES = 512
 """An IFD with more entries is refused."""
 
+MAX_IFDS = 16
+"""A chain of IFDs longer than this is refused."""
+
 _FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d"}
 _MAX_VALUES = 4096
 
@@ -160,7 +163,8 @@ def decode(data: Bytes) -> TiffFrame:
     pointer = _integer(main, PRIVATE_IFD, "private IFD pointer")
     if pointer == offset:
         raise WireError("the private IFD pointer (tag 51192) loops back to the main IFD")
-    return _with_private(image, _ifd(view, pointer, "private IFD"))
+    entries, _ = _ifd(view, pointer, "private IFD")
+    return _with_private(image, entries)
 
 
 def decode_array(data: Bytes) -> npt.NDArray[Any]:
@@ -182,7 +186,9 @@ def _opened(data: Bytes) -> tuple[memoryview, int, _Entries]:
     if len(view) < 8 or bytes(view[:4]) != MAGIC:
         raise WireError(f"not a little-endian TIFF: starts with {bytes(view[:8])!r}")
     offset = _u32(view, 4, "offset of the main IFD")
-    return view, offset, _ifd(view, offset, "main IFD")
+    main, following = _ifd(view, offset, "main IFD")
+    _check_chain(view, offset, following)
+    return view, offset, main
 
 
 def _with_private(image: npt.NDArray[Any], entries: _Entries) -> TiffFrame:
@@ -232,8 +238,8 @@ def _image(view: memoryview, main: _Entries, *, floats: bool = False) -> npt.NDA
     return pixels.reshape(height, width)
 
 
-def _ifd(view: memoryview, offset: int, what: str) -> _Entries:
-    """Return the entries of one IFD, tag to tuple or bytes; what may follow it is not looked at."""
+def _ifd(view: memoryview, offset: int, what: str) -> tuple[_Entries, int]:
+    """Return the entries of one IFD, tag to tuple or bytes, and the offset of the next."""
     if offset + 2 > len(view):
         raise WireError(f"truncated TIFF: {what} at {offset}, file of {len(view)} bytes")
     (count,) = struct.unpack_from("<H", view, offset)
@@ -247,7 +253,7 @@ def _ifd(view: memoryview, offset: int, what: str) -> _Entries:
         tag, kind, n = struct.unpack_from("<HHI", view, at)
         if kind in _FORMATS and 0 < n <= _MAX_VALUES:
             entries[tag] = _value(view, at, tag, kind, n)
-    return entries
+    return entries, _u32(view, end, f"next IFD after the {what}")
 
 
 def _value(view: memoryview, at: int, tag: int, kind: int, n: int) -> _Value:
@@ -280,3 +286,14 @@ def _u32(view: memoryview, at: int, what: str) -> int:
     if at + 4 > len(view):
         raise WireError(f"truncated TIFF: {what} at {at}, file of {len(view)} bytes")
     return int.from_bytes(view[at : at + 4], "little")
+
+
+def _check_chain(view: memoryview, first: int, following: int) -> None:
+    seen = {first}
+    while following:
+        if following in seen:
+            raise WireError(f"the chain of IFDs loops back to byte {following}")
+        if len(seen) >= MAX_IFDS:
+            raise WireError(f"a chain of more than {MAX_IFDS} IFDs")
+        seen.add(following)
+        _, following = _ifd(view, following, "further IFD")

@@ -160,6 +160,7 @@ def main_entry(data: bytes, tag: int) -> int:
 
 GOOD = encode(np.arange(48, dtype="u2").reshape(6, 8), TAGS)
 MAIN = struct.unpack_from("<I", GOOD, 4)[0]
+NEXT_IFD = MAIN + 2 + 12 * 11
 
 
 @pytest.mark.parametrize(
@@ -178,6 +179,7 @@ MAIN = struct.unpack_from("<I", GOOD, 4)[0]
         (put(GOOD, main_entry(GOOD, 256) + 8, "<I", 0), "6 rows and 0 columns"),
         (put(GOOD, main_entry(GOOD, 339) + 8, "<H", 3), "not one unsigned sample"),
         (put(GOOD, main_entry(GOOD, 256), "<H", 254), "tag 256 (image width) is None"),
+        (put(GOOD, NEXT_IFD, "<I", MAIN), "loops back"),
         (put(GOOD, main_entry(GOOD, 51192) + 8, "<I", MAIN), "loops back to the main IFD"),
         (put(GOOD, main_entry(GOOD, 51192) + 8, "<I", 10**7), "truncated TIFF: private IFD"),
         (put(GOOD, MAIN, "<H", 60000), "with 60000 entries"),
