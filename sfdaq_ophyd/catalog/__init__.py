@@ -2,9 +2,7 @@
 
 from ._catalog import RemoteCatalog, remote_catalog
 from ._embedded import EmbeddedCatalog, embedded_catalog
-from ._table import run_table, scalar_keys
-from .calibrated import calibrated_images
-from .pictures import write_pictures
+from .pictures import calibrated_images, run_table, scalar_keys, write_pictures
 
 __all__ = [
     "EmbeddedCatalog",

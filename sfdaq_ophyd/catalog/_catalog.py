@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
-from ._feed import Feed
-from .journal import Journal
+from .journal import Feed, Journal
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +26,6 @@ class Catalog(ABC):
     """Runs in a Tiled server, wherever it is; made by `embedded_catalog` and `remote_catalog`.
 
     Documents go to a journal on disk and, in the background, to the server; runs come from there.
-
-    Parameters
-    ----------
-    documents : Path
-        Folder of the journal: runs that are not in the catalog yet, and below ``kept`` those that are.
-    where : str or Path
-        Told when a run is not there.
-    now_at : callable, optional
-        For the journal.
     """
 
     def __init__(self, documents: Path, where: str | Path, now_at: Callable[[str], str] = str):

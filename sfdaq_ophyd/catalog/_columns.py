@@ -22,19 +22,9 @@ EXACT = 2**53
 
 
 class ScalarColumn:
-    """One value per event.
+    """One value per event, of the type that its data key declares; first values that contradict it hold.
 
-    Parameters
-    ----------
-    spec : dict
-        The data key of the descriptor.
-    values : sequence
-        Those so far; where they contradict the descriptor, they hold.
-
-    Attributes
-    ----------
-    odd : bool
-        Whether the column is text for want of a type that holds all values.
+    It is `odd` where it is text for want of a type that holds all values.
     """
 
     def __init__(self, spec: dict, values: Sequence[Any]):

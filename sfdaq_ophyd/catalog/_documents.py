@@ -30,14 +30,8 @@ class _Clients(OneShotCachedMap):
 def with_documents(shared, journal: Journal) -> _Clients:
     """Return the client classes `shared`, with runs whose ``documents()`` are those that went in.
 
-    ``documents(fill=True)`` has in its events what others refer to: see `filled`.
-
-    Parameters
-    ----------
-    shared : mapping
-        Classes of tiled clients by spec.
-    journal : Journal
-        For a run that it does not know, the server composes documents of what it has stored.
+    ``documents(fill=True)`` has in its events what others refer to: see `filled`. Of a run that the journal
+    does not know, the server composes documents of what it has stored.
     """
     from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV3
 
@@ -78,13 +72,6 @@ def _complete(msgpack) -> None:
 
 def filled(documents: Iterable[tuple[str, dict]], run) -> Iterator[tuple[str, dict]]:
     """Yield a run's documents with all its values in events: no file is needed to read it elsewhere.
-
-    Parameters
-    ----------
-    documents : iterable of (str, dict)
-        Of a closed run.
-    run : tiled.client.container.Container
-        The same run; a row of an array is read when it is its turn.
 
     Yields
     ------

@@ -34,15 +34,6 @@ class ServerProcess(Child):
     A child, so that serving data takes no time from the RunEngine. It is in a session of its own:
     Ctrl-C in the terminal pauses a scan and does not reach it. Port and key outlive a restart, so
     clients made before it go on working.
-
-    Parameters
-    ----------
-    directory : Path
-        Must exist.
-    readable : list of str
-        Folders from which registered files may be read.
-    timeout : float
-        s without a step before a start has failed; those in which it had no CPU do not count.
     """
 
     module = "sfdaq_ophyd.catalog._server"
@@ -146,13 +137,7 @@ def embedded_catalog(
 
 
 class EmbeddedCatalog(Catalog):
-    """A Tiled catalog of our own; made by :func:`embedded_catalog`.
-
-    Attributes
-    ----------
-    directory : Path
-    server : ServerProcess
-    """
+    """A Tiled catalog of our own; made by :func:`embedded_catalog`."""
 
     def __init__(self, directory, *, readable=None, start_timeout: float = START_TIMEOUT):
         self.directory = _folder("directory", directory, make=True)

@@ -193,9 +193,8 @@ def build(directory: Path, *, api_key: str, readable: list[str]):
     from tiled.storage import parse_storage
 
     from ._documents import exporter
-    from ._many import router
     from .journal import Journal
-    from .plugin import GrowingHDF5Adapter
+    from .plugin import GrowingHDF5Adapter, router
 
     prepare_database(directory / "catalog.db")
     settle_in(directory)

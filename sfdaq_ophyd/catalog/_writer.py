@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 HDF5 = "application/x-hdf5"
 
 ROUTE = "/custom/arrays"
-"""Of the embedded server: see `sfdaq_ophyd.catalog._many`."""
+"""Of the embedded server: see `sfdaq_ophyd.catalog.plugin`."""
 
 MANY = 16
 """External keys of a stream from which on its arrays are registered together, as many as have changed."""
@@ -51,13 +51,7 @@ The server reads their list, stores it, and keeps it for those who watch, with e
 
 
 class RunWriter:
-    """Callback for the documents of one run; what it holds back is written by :meth:`flush`.
-
-    Parameters
-    ----------
-    client : tiled.client.container.Container
-        The root of the catalog, made with ``include_data_sources``.
-    """
+    """Callback for the documents of one run; what it holds back is written by :meth:`flush`."""
 
     def __init__(self, client):
         # Arrays in table cells come back as text, so every array gets a node of its own.

@@ -17,7 +17,8 @@ asks for these::
       BlueskyRun:
         application/json-seq: sfdaq_ophyd.catalog.plugin:json_seq_exporter
 
-The embedded catalog is a server with this plugin.
+The embedded catalog is a server with this plugin, and with a route of its own: external arrays of one stream,
+any number by one request.
 """
 
 from __future__ import annotations
@@ -27,12 +28,23 @@ import fcntl
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import dask.array
 import h5py
 from bluesky_tiled_plugins.exporters import json_seq_exporter
+from fastapi import APIRouter, Depends, HTTPException, Security
+from sqlalchemy import select
+from sqlalchemy.orm import selectinload
 from tiled.adapters.hdf5 import HDF5Adapter, HDF5ArrayAdapter, h5open
+from tiled.catalog import orm
+from tiled.catalog.utils import compute_structure_id
+from tiled.server.authentication import check_scopes
+from tiled.server.dependencies import get_root_tree
+from tiled.server.schemas import PostMetadataRequest
+from tiled.structures.core import StructureFamily
 from tiled.utils import BrokenLink, Conflicts, path_from_uri
 
 from ..errors import SfdaqError
@@ -56,8 +68,6 @@ class GrowingHDF5Adapter(HDF5Adapter):
 
         Parameters
         ----------
-        data_source, node, *args, **kwargs
-            As the base class takes them.
         rows : sequence of (start, stop) or (start, stop, n_files), optional
             Points registered of each file, or of each of `n_files` that follow each other, in the order of
             the assets. In catalogs that have it among the parameters; default is that of the properties,
@@ -188,4 +198,102 @@ def _registered(array: dask.array.Array, data_source, rows, kwargs: dict) -> das
     return dask.array.concatenate(parts)
 
 
-__all__ = ["GrowingHDF5Adapter", "json_seq_exporter"]
+router = APIRouter()
+_SCOPES = Security(check_scopes, scopes=["write:metadata", "create:node", "register"])
+_TREE = Depends(get_root_tree)
+
+
+@router.put("/arrays/{path:path}")
+async def put_arrays(path: str, body: list[PostMetadataRequest], tree=_TREE, _=_SCOPES) -> dict:
+    """Create the arrays in a stream, and update those that are there; all or none."""
+    stream = await tree.lookup_adapter([segment for segment in path.split("/") if segment])
+    if stream is None:
+        raise HTTPException(404, f"no such stream: {path}")
+    for array in body:
+        if array.structure_family != StructureFamily.array or len(array.data_sources) != 1 or not array.id:
+            raise HTTPException(422, f"{array.id}: no array with one data source")
+        if array.data_sources[0].mimetype not in tree.context.adapters_by_mimetype:
+            raise HTTPException(415, f"{array.id}: {array.data_sources[0].mimetype} cannot be read here")
+    async with tree.context.session() as db:
+        new = await _put(db, stream, body)
+        await db.commit()
+    await _tell(stream, [array for array in body if array.id in new])
+    return {"arrays": len(body)}
+
+
+async def _put(db, stream, body: list[PostMetadataRequest]) -> set[str]:
+    assets = await _assets(db, [asset for array in body for asset in array.data_sources[0].assets])
+    query = select(orm.Node).where(orm.Node.parent == stream.node.id)
+    query = query.where(orm.Node.key.in_([array.id for array in body]))
+    query = query.options(selectinload(orm.Node.data_sources).selectinload(orm.DataSource.asset_associations))
+    there = {node.key: node for node in (await db.execute(query)).scalars()}
+    sources, structures = {}, {}
+    for array in body:
+        given = array.data_sources[0]
+        structure = asdict(given.structure)
+        fields = {
+            "structure_id": compute_structure_id(structure),
+            "parameters": given.parameters,
+            "properties": given.properties,
+        }
+        structures[fields["structure_id"]] = structure
+        if array.id in there:
+            (source,) = there[array.id].data_sources
+            for name, value in fields.items():
+                setattr(source, name, value)
+            known = {link.asset_id for link in source.asset_associations}
+        else:
+            source = orm.DataSource(
+                structure_family="array", mimetype=given.mimetype, management=given.management, **fields
+            )
+            known = set()
+            node = orm.Node(key=array.id, parent=stream.node.id, metadata_=array.metadata)
+            node.structure_family, node.specs = "array", []
+            node.data_sources.append(source)
+            db.add(node)
+        sources[array.id] = source, known
+    for key, structure in structures.items():
+        row = stream.insert(orm.Structure).values(id=key, structure=structure)
+        await db.execute(row.on_conflict_do_nothing(index_elements=["id"]))
+    await db.flush()
+    for array in body:
+        source, known = sources[array.id]
+        for asset in array.data_sources[0].assets:
+            if (number := assets[asset.data_uri]) not in known:
+                link = {"asset_id": number, "data_source_id": source.id}
+                db.add(orm.DataSourceAssetAssociation(**link, parameter=asset.parameter, num=asset.num))
+    return {array.id for array in body} - set(there)
+
+
+async def _assets(db, wanted) -> dict[str, int]:
+    """Return the number of each file, by its URI."""
+    by_uri = {asset.data_uri: asset for asset in wanted}
+    query = select(orm.Asset).where(orm.Asset.data_uri.in_(by_uri))
+    there = {asset.data_uri: asset for asset in (await db.execute(query)).scalars()}
+    for uri in set(by_uri) - set(there):
+        there[uri] = orm.Asset(data_uri=uri, is_directory=by_uri[uri].is_directory, size=by_uri[uri].size)
+        db.add(there[uri])
+    await db.flush()
+    return {uri: asset.id for uri, asset in there.items()}
+
+
+async def _tell(stream, new: list[PostMetadataRequest]) -> None:
+    """Tell those who watch the stream of new arrays, as Tiled does."""
+    cache = stream.context.streaming_cache
+    for array in new if cache else ():
+        sequence = await cache.incr_seq(stream.node.id)
+        message = {
+            "type": "container-child-created",
+            "sequence": sequence,
+            "timestamp": datetime.now().isoformat(),
+            "key": array.id,
+            "structure_family": array.structure_family,
+            "specs": [],
+            "metadata": array.metadata,
+            "data_sources": [source.model_dump() for source in array.data_sources],
+            "access_tags": [],
+        }
+        await cache.set(stream.node.id, sequence, message)
+
+
+__all__ = ["GrowingHDF5Adapter", "json_seq_exporter", "router"]

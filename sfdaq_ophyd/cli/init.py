@@ -92,16 +92,7 @@ def init(
 
 
 def beamline_file(example: str, beamline: str, given: dict[str, str]) -> str:
-    """Return the example with the addresses in it, and with what has none commented out.
-
-    Parameters
-    ----------
-    example : str
-        Text of facility.example.yaml.
-    beamline : str
-    given : dict
-        Addresses by the names of `ASKED`; "" where there is none.
-    """
+    """Return the example with the addresses in it, and with what has none commented out."""
     text = example.replace("beamline: bernina", f"beamline: {json.dumps(beamline)}")
     text = text.replace("directory: /sf/bernina/applications/sfdaq", "directory: data")
     text = text.replace("    directory: /", "    # directory: /")

@@ -18,9 +18,8 @@ from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ..devices.debts import keep_in
 from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError, shown_url
-from . import device_config as blocks
-from .config import SfdaqConfig
-from .device_config import DeviceConfig
+from . import config as blocks
+from .config import DeviceConfig, SfdaqConfig
 
 PV_TIMEOUT = 15.0
 """s for a PV to connect, and to answer."""
@@ -28,33 +27,18 @@ PV_TIMEOUT = 15.0
 
 @dataclass(frozen=True)
 class Entry:
-    """One device of the file.
-
-    Attributes
-    ----------
-    name, cls, address : str
-    device : ophyd object or None
-    problem : str
-        Why there is no device, or what it will lack when it is used; empty if all is well.
-    """
+    """One device of the file."""
 
     name: str
     cls: str
     address: str
     device: Any
     problem: str = ""
+    """Why there is no device, or what it will lack when it is used; empty if all is well."""
 
 
 class ConfiguredJungfrau(Jungfrau):
-    """A Jungfrau that reads its constants when it is first staged.
-
-    Parameters
-    ----------
-    load : callable or None
-        Returns the `JungfrauCalibration`.
-    photon_energy : float or None
-        keV; calibrated images then count photons.
-    """
+    """A Jungfrau that reads its constants when first staged; with a `photon_energy` (keV) photons count."""
 
     def __init__(
         self,
@@ -211,14 +195,7 @@ def _control(block: blocks.JungfrauConfig, made: dict[str, Entry]) -> BrokerCont
 def calibration_loader(
     block: blocks.JungfrauConfig, directory: Path
 ) -> Callable[[], JungfrauCalibration] | None:
-    """Return what reads the calibration that a block of the file names; None if it names none.
-
-    Parameters
-    ----------
-    block : JungfrauConfig
-    directory : Path
-        Where relative paths lie.
-    """
+    """Return what reads the calibration that a block of the file names; None if it names none."""
     constants = block.constants
     if constants is None:
         return None

@@ -7,6 +7,7 @@ import fcntl
 import functools
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -257,7 +258,7 @@ def _storing(base: type, name: str) -> Callable:
     return change
 
 
-class Observed:
+class Observed(ABC):
     """A dict or list of metadata; see `observed`. Copied and pickled it is a plain one."""
 
     def __init__(self, plain: Any, root: PersistentMetadata, path: tuple):
@@ -265,8 +266,9 @@ class Observed:
         self._root, self._path = root, path
         self._fill(plain)
 
+    @abstractmethod
     def _fill(self, plain: Any) -> None:
-        raise NotImplementedError
+        """Show what is stored now."""
 
     def __deepcopy__(self, memo: dict) -> Any:
         return json.loads(json.dumps(self))
@@ -293,9 +295,11 @@ class ObservedList(Observed, list):
         list.__setitem__(self, slice(None), all_of_it)
 
 
-for _name in ("__delitem__", "__ior__", "__setitem__", "clear", "pop", "popitem", "setdefault", "update"):
-    setattr(ObservedDict, _name, _storing(dict, _name))
-for _name in ("__delitem__", "__iadd__", "__imul__", "__setitem__", "append", "clear"):
-    setattr(ObservedList, _name, _storing(list, _name))
-for _name in ("extend", "insert", "pop", "remove", "reverse", "sort"):
-    setattr(ObservedList, _name, _storing(list, _name))
+_CHANGES = {
+    (ObservedDict, dict): "__delitem__ __ior__ __setitem__ clear pop popitem setdefault update",
+    (ObservedList, list): "__delitem__ __iadd__ __imul__ __setitem__ append clear extend insert pop remove"
+    " reverse sort",
+}
+for (_observed, _base), _names in _CHANGES.items():
+    for _name in _names.split():
+        setattr(_observed, _name, _storing(_base, _name))

@@ -1,24 +1,127 @@
-"""Send every document to whoever listens: 0MQ as bluesky's own tools speak it, or Kafka. Never pickled."""
+"""Where documents go: the session's catalog, opened at the first use, and who listens by 0MQ or Kafka."""
 
 from __future__ import annotations
 
 import atexit
+import functools
 import json
 import logging
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..catalog.journal import plain
-from ..errors import require
-from .config import PublishConfig
+from ..errors import ConfigError, require
+from .config import PublishConfig, SfdaqConfig
 
 logger = logging.getLogger(__name__)
+
+
+class Lazy:
+    """Stand in for an object until someone needs it.
+
+    Only `attributes` make it: code that looks an unknown object over, as the queue server does, does not.
+    """
+
+    def __init__(self, make: Callable[[], Any], what: str, attributes: Iterable[str]):
+        self._make, self._what = make, what
+        self._attributes = frozenset(attributes)
+        self._lock = threading.RLock()
+        self._made: Any = None
+
+    def wake(self) -> Any:
+        """Make the object now, if it was not; return it."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._attributes:
+            raise AttributeError(f"{self._what} has no attribute {name!r}")
+        return getattr(self.wake(), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make it, and call it."""
+        return self.wake()(*args, **kwargs)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.wake()[key]
+
+    def __iter__(self):
+        return iter(self.wake())
+
+    def __len__(self) -> int:
+        return len(self.wake())
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.wake()
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._attributes)
+
+    def __repr__(self) -> str:
+        return f"<{self._what}, opened at its first use>" if self._made is None else repr(self._made)
+
+
+_PUBLIC = (
+    *("client", "close", "databroker", "directory", "extend", "flush", "replay", "runs_at", "server"),
+    *("uri", "waiting"),
+)
+
+
+def lazy_catalog(config: SfdaqConfig) -> Lazy:
+    """Return the catalog of the file, not opened yet: a callback for documents, and ``catalog[-1]``."""
+    block = config.catalog
+
+    def make():
+        from ..catalog import embedded_catalog, remote_catalog
+
+        if not block.uri:
+            return embedded_catalog(config.directory / block.embedded, start_timeout=block.start_timeout)
+        return remote_catalog(block.uri, config.directory / block.documents, api_key=api_key(config))
+
+    where = f"at {block.uri}" if block.uri else f"in {config.directory / block.embedded}"
+    return Lazy(make, f"catalog {where}", _PUBLIC)
+
+
+def api_key(config: SfdaqConfig) -> str:
+    """Return the key for the catalog at ``catalog.uri``.
+
+    Raises
+    ------
+    ConfigError
+        Its file or environment variable is not there, or empty.
+    """
+    block = config.catalog
+    if block.api_key_file is None:
+        key = os.environ.get(block.api_key_variable, "").strip()
+        wanted = f"set the environment variable {block.api_key_variable} to its API key"
+    else:
+        path = config.directory / block.api_key_file
+        wanted = f"put its API key into {path}"
+        try:
+            key = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"catalog {block.uri}: {wanted} ({exc})") from exc
+    if not key:
+        raise ConfigError(f"catalog {block.uri}: {wanted}")
+    return key
+
 
 PATIENCE_MS = 3000
 """How long a publisher waits at its opening for somebody who listens."""
 
 KAFKA_PATIENCE_MS = 30_000
 """How long a message waits for a Kafka broker."""
+
+
+def lazy_publishers(config: SfdaqConfig) -> list[Lazy]:
+    """Return what the blocks below ``publish`` name, not opened yet: callbacks for documents."""
+    return [
+        Lazy(functools.partial(publisher, block), f"documents to {block.zmq or block.kafka}", ("close",))
+        for block in config.publish
+    ]
 
 
 def publisher(config: PublishConfig) -> Publisher:
@@ -29,10 +132,14 @@ def publisher(config: PublishConfig) -> Publisher:
     ExtraMissing
         For Kafka, or for msgpack.
     """
-    pack: Callable[[Any], bytes] = _as_json
+    from ..catalog.journal import plain  # imports much
+
+    pack: Callable[[Any], bytes] = functools.partial(_as_json, default=plain)
     if config.format == "msgpack":
         require("publish", "documents as msgpack", "msgpack")
-        pack = _as_msgpack
+        import msgpack
+
+        pack = functools.partial(msgpack.packb, default=plain)
     if config.zmq:
         return Publisher(config.zmq, *_zmq(config, pack))
     require("kafka", "documents to Kafka", "bluesky_kafka")
@@ -40,17 +147,7 @@ def publisher(config: PublishConfig) -> Publisher:
 
 
 class Publisher:
-    """Callback for documents; what cannot be sent is logged, once until it goes on, and costs no run.
-
-    Parameters
-    ----------
-    where : str
-        Shown to people.
-    send : callable
-        Takes the name and the document.
-    end : callable
-        Called at the end.
-    """
+    """Callback for documents; what cannot be sent is logged, once until it goes on, and costs no run."""
 
     def __init__(self, where: str, send: Callable[[str, dict], None], end: Callable[[], None]):
         self.where, self._send, self._end, self._fails = where, send, end, False
@@ -102,11 +199,5 @@ def _kafka(config: PublishConfig, pack):
     return made, made.flush
 
 
-def _as_json(value: Any) -> bytes:
-    return json.dumps(value, default=plain).encode()
-
-
-def _as_msgpack(value: Any) -> bytes:
-    import msgpack
-
-    return msgpack.packb(value, default=plain)
+def _as_json(value: Any, default: Callable[[object], Any]) -> bytes:
+    return json.dumps(value, default=default).encode()

@@ -13,9 +13,8 @@ from typing import Any
 
 from ..errors import ServiceUnreachable
 from ..sim import Facility
-from .config import SfdaqConfig, SimConfig
+from .config import SfdaqConfig, SimConfig, StdDaqWriterConfig
 from .config_file import load_config
-from .device_config import StdDaqWriterConfig
 
 N_PORTS = 44
 """Ports kept free for one facility; `sim.yaml` says which server has which."""
@@ -25,13 +24,6 @@ class SimulatedFacility:
     """Start a `Facility` in the background.
 
     Its ports are chosen first, so that devices can be made before it serves, as at a beamline.
-
-    Attributes
-    ----------
-    port : int
-        The first port.
-    prefix : str
-        Of every PV.
     """
 
     def __init__(self):
@@ -147,13 +139,7 @@ def config_of(facility: Facility, directory: str | Path, *, pgroup: str = "p1234
 
 
 def address_of_daq(part: Any) -> dict[str, Any]:
-    """Return the addresses by which `StdDaqWriter` is made of the simulated standard DAQ.
-
-    Parameters
-    ----------
-    part : StdDaqPart
-        Of any generation; it serves.
-    """
+    """Return the addresses by which `StdDaqWriter` is made of the simulated standard DAQ."""
     return {"url": part.ws_url, "config_url": part.url} if part.ws_url else {"url": part.url}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, require
 from ..log import keep_log
-from .catalog import Lazy, lazy_catalog
 from .metadata import FileStore, PersistentMetadata, RedisStore, next_scan_id
+from .publish import Lazy, lazy_catalog, lazy_publishers
 from .simulated import load_and_simulate
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ class Session:
         self.entries: list[Entry] = []
         self.suspenders: dict[str, Any] = {}
         self.catalog = lazy_catalog(self.config)
-        self.publishers = self._lazy_publishers()
+        self.publishers = lazy_publishers(self.config)
         self.facility = None if self.sim is None else Lazy(self.sim.wait, "simulated facility", _FACILITY)
         self.bec = Lazy(_best_effort, "BestEffortCallback", _BEC)
         self.facts: dict[str, Any] = {}
@@ -230,14 +229,6 @@ class Session:
         from .suspenders import look_now
 
         return look_now(plan, self.suspenders)
-
-    def _lazy_publishers(self) -> list[Lazy]:
-        from .publish import publisher
-
-        return [
-            Lazy(functools.partial(publisher, block), f"documents to {block.zmq or block.kafka}", ("close",))
-            for block in self.config.publish
-        ]
 
 
 def open_session(folder: str | Path, given: str | None = None) -> Session:

@@ -25,15 +25,7 @@ class SuspendUnless(SuspenderBase):
     """Suspend while a PV is not at one value.
 
     Unlike Bluesky's `SuspendWhenChanged` it knows the value the PV has at the start, and enums by their text.
-
-    Parameters
-    ----------
-    signal : EpicsSignalRO
-        Not a string one: those do not tell the first value.
-    expected : str or float
-        Value, or text of an enum.
-    **kwargs
-        For `SuspenderBase`.
+    The signal is no string one: those do not tell the first value.
     """
 
     def __init__(self, signal: EpicsSignalRO, expected: str | float, **kwargs: Any):

@@ -6,6 +6,6 @@ require("web", "the live page", "fastapi", "matplotlib", "PIL", "uvicorn", "webs
 
 from ..session.simulated import config_of  # noqa: E402
 from .app import make_app, serve  # noqa: E402
-from .watch import Watch  # noqa: E402
+from .sources import Watch  # noqa: E402
 
 __all__ = ["Watch", "config_of", "make_app", "serve"]

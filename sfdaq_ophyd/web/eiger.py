@@ -33,15 +33,6 @@ class EigerSource(DetectorSource):
     """Watch an Eiger.
 
     A detector that takes no series is asked for its state, and for an image every `IDLE_PERIOD`.
-
-    Parameters
-    ----------
-    name, url : str
-    api_version : str or None
-    period : float
-        s between two images, at least.
-    streams : bool
-        Whether it is read out by its stream.
     """
 
     def __init__(

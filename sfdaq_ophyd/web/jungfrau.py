@@ -31,9 +31,6 @@ class JungfrauSource(DetectorSource):
 
     Parameters
     ----------
-    name, detector_name : str
-    endpoints : sequence of str
-    stream : {"modules", "assembled"}
     load : callable, optional
         Returns the `JungfrauCalibration`; called once. If it fails, the page shows raw words and says why.
     period : float

@@ -27,13 +27,8 @@ class LiveFrame:
         Counts, raw words without gain bits, or calibrated values; `unit` says which.
     bad, saturated : ndarray of bool, shape (y, x)
         Pixels without a measurement; pixels that saw more than they can count.
-    unit : str
-    event_id : str
-    pulse_id : int or None
     timestamp : float or None
         s since the epoch.
-    is_good : bool
-    geometry : Geometry or None
     arrived : float or None
         ``time.monotonic()`` when it came; None if it was there before the page looked.
     results : dict

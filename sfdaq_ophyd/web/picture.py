@@ -33,8 +33,6 @@ class View:
         Pixels, ends excluded; None is the whole frame.
     side : int
         Longest side of the picture; the next of `SIDES` is drawn.
-    colour_map : str
-    scale : {"log", "linear"}
     low, high : float or None
         Limits of the colours; None takes percentiles of what is seen.
     """
@@ -66,14 +64,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A part of a frame, drawn.
-
-    Parameters
-    ----------
-    png : bytes
-    low, high : float
-        The values at the ends of the colours.
-    """
+    """A part of a frame, drawn, and the values at the ends of the colours."""
 
     png: bytes
     low: float
@@ -166,10 +157,8 @@ class Wishes(BaseModel):
 
     Parameters
     ----------
-    detector : str
-    region : (x0, y0, x1, y1) or None
-        The part that is drawn; see `View` for this and the next five.
-    side, colour_map, scale, low, high
+    region, side, colour_map, scale, low, high
+        How it is drawn: see `View`.
     regions : tuple of (x0, y0, x1, y1)
         Whose sums are asked for.
     line : (x0, y0, x1, y1) or None
@@ -218,12 +207,7 @@ def frame_message(
 ) -> bytes:
     """Return picture and numbers of one frame: 4 bytes with the length of the JSON, the JSON, the PNG.
 
-    Parameters
-    ----------
-    age : dict
-        Of `DetectorSource.frame_age`.
-    with_picture : bool
-        False where the viewer has it already, and only asked for other numbers.
+    A viewer that has the picture already, and only asked for other numbers, gets none.
     """
     view = wishes.view
     part = view.within(frame.image.shape)

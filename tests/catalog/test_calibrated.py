@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.catalog.calibrated import calibrated_images
+from sfdaq_ophyd.catalog.pictures import calibrated_images
 from sfdaq_ophyd.errors import ConstantsMissing, RequestError
 from sfdaq_ophyd.files.constants import load_calibration
 from tests.files.jungfrau_files import DETECTOR, write_constants

@@ -70,7 +70,7 @@ def test_run_when_the_server_is_killed_in_it_then_nothing_is_lost(tmp_path, capl
         (uid,) = engine(interrupted(catalog))
         catalog.flush()
         assert catalog.waiting == [uid]
-        assert [uid in r.getMessage() for r in caplog.records if r.name.endswith("_feed")] == [True]
+        assert [uid in r.getMessage() for r in caplog.records if r.name.endswith(".journal")] == [True]
         (after,) = engine(bp.count([det], 2))  # finds a new server
         catalog.flush(60)
         assert catalog.waiting == [uid]

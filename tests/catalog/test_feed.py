@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from sfdaq_ophyd.catalog._feed import Feed
-from sfdaq_ophyd.catalog.journal import Journal
+from sfdaq_ophyd.catalog.journal import Feed, Journal
 from sfdaq_ophyd.errors import ServiceTimeout
 
 from .composed import Composed, scalar, simple_run

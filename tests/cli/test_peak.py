@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfdaq_ophyd.cli.demo.exhibits import Peak, draw_peaks, fit_peak, short
+from sfdaq_ophyd.cli.demo_exhibits import Peak, draw_peaks, fit_peak, short
 
 
 @pytest.mark.parametrize("truth", [Peak(1.0, 1.0, 1e6, 3e7, 0), Peak(0.2, 0.5, 40, -3, 0)])

@@ -17,7 +17,7 @@ import pytest
 from sfdaq_ophyd.clients import EigerStream, SimplonClient
 from sfdaq_ophyd.errors import DetectorStateError, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.session import checks, load_config
-from sfdaq_ophyd.session.checks import Check, Finding, checks_of, run_checks
+from sfdaq_ophyd.session.checks import Check, Finding, _offset, checks_of, clock_words, run_checks
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
@@ -42,8 +42,8 @@ def test_doctor_pulse_id_when_checked_then_every_check_asks_the_address_it_shows
         "probe_catalog",
     ):
         monkeypatch.setattr(checks, name, lambda address, *more: (asked.append(str(address)), ("", ""))[1])
-    for cls in checks.PROBES:
-        monkeypatch.setitem(checks.PROBES, cls, lambda block, *more: ("", ""))
+    for name in ("_eiger", "_eiger_stream", "_std_daq", "_broker", "_jungfrau", "_pgroup"):
+        monkeypatch.setattr(checks, name, lambda block, *more: ("", ""))
     text = (PROFILE / "facility.example.yaml").read_text()
     text = text.replace("    detectors:\n", f"{extra}    detectors:\n").replace(
         "  directory: catalog\n", "  uri: http://tiled:8000\n"
@@ -112,24 +112,22 @@ def test_doctor_when_a_check_hangs_then_said_and_the_others_shown(wait_for):
 
 
 def test_broker_when_a_detector_does_not_run_then_said_in_these_words(monkeypatch):
-    from sfdaq_ophyd.session import _probes
     from sfdaq_ophyd.sim import Facility
 
     with Facility(only=["broker"]) as facility:
         block = load_block(facility.broker.url, "JF17T16V01")
         with pytest.raises(DetectorStateError, match=r"not running: JF17T16V01; running: JF01T03V01"):
-            _probes.PROBES["SfDaqBroker"](block)
+            checks._broker(block)
 
 
 def load_block(url, detector):
-    from sfdaq_ophyd.session.device_config import SfDaqBrokerConfig
+    from sfdaq_ophyd.session.config import SfDaqBrokerConfig
 
     return SfDaqBrokerConfig.model_validate({"class": "SfDaqBroker", "url": url, "detectors": {detector: {}}})
 
 
 def test_jungfrau_when_some_endpoints_or_none_answer_then_counted_and_named():
-    from sfdaq_ophyd.session import _probes
-    from sfdaq_ophyd.session.device_config import JungfrauConfig
+    from sfdaq_ophyd.session.config import JungfrauConfig
 
     with socket.socket() as there, socket.socket() as gone:
         for each in (there, gone):
@@ -144,21 +142,20 @@ def test_jungfrau_when_some_endpoints_or_none_answer_then_counted_and_named():
                 {"class": "Jungfrau", "detector_name": "JF04T02V01", "endpoints": endpoints}
             )
             with pytest.raises(DetectorStateError, match=f"^{said}$"):
-                _probes.PROBES["Jungfrau"](block)
+                checks._jungfrau(block)
 
 
 def test_folder_when_it_cannot_be_written_or_is_full_then_said_and_nothing_is_left(tmp_path, monkeypatch):
-    from sfdaq_ophyd.session import _probes
 
-    _, found = _probes.probe_folder(tmp_path)
+    _, found = checks.probe_folder(tmp_path)
     assert found.startswith("can be written, ") and list(tmp_path.iterdir()) == []
-    assert _probes.probe_folder(tmp_path / "a" / "b")[1].startswith("will be made, ")
+    assert checks.probe_folder(tmp_path / "a" / "b")[1].startswith("will be made, ")
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        _probes.probe_folder(tmp_path / "file" / "below")
-    monkeypatch.setattr(_probes, "LEAST_SPACE", 1e9)
+        checks.probe_folder(tmp_path / "file" / "below")
+    monkeypatch.setattr(checks, "LEAST_SPACE", 1e9)
     with pytest.raises(OSError, match=r"is full: .* GiB free"):
-        _probes.probe_folder(tmp_path)
+        checks.probe_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +167,11 @@ def test_folder_when_it_cannot_be_written_or_is_full_then_said_and_nothing_is_le
     ],
 )
 def test_clock_when_it_is_compared_then_the_offset_and_its_sign_are_said(offset, said):
-    from sfdaq_ophyd.session._probes import clock_words
 
     assert clock_words(offset) == said
 
 
 def test_clock_when_it_was_told_while_we_waited_then_it_is_ours():
-    from sfdaq_ophyd.session._probes import _offset
 
     asked = time.time() - 100  # a busy machine: the answer was read long after it was given
     assert _offset(asked + 30, asked) == 0
@@ -245,8 +240,8 @@ def test_doctor_when_an_eiger_or_its_stream_cannot_be_used_then_says_state_port_
 
 
 def test_doctor_when_the_stream_has_no_address_then_that_of_the_control_unit(tmp_path, monkeypatch):
-    monkeypatch.setitem(checks.PROBES, "Eiger", lambda block: ("", ""))
-    monkeypatch.setitem(checks.PROBES, "Eiger stream", lambda block: ("", block.stream_endpoint))
+    monkeypatch.setattr(checks, "_eiger", lambda block: ("", ""))
+    monkeypatch.setattr(checks, "_eiger_stream", lambda block: ("", block.stream_endpoint))
     found = eiger_findings(tmp_path, url="http://eiger-dcu:8080", readout="stream")["eiger stream"]
     assert found.address == found.found == "tcp://eiger-dcu:31001"
 
@@ -268,7 +263,7 @@ def test_jungfrau_when_a_port_joins_in_later_then_its_image_is_not_called_incomp
         sender.start()
         options = {"detector_name": "JF99T02V01", "stream": "modules", "pull": False}
         try:
-            _, found = checks.PROBES["Jungfrau"](SimpleNamespace(endpoints=peer.endpoints, **options))
+            _, found = checks._jungfrau(SimpleNamespace(endpoints=peer.endpoints, **options))
         finally:
             ended.set()
             sender.join()

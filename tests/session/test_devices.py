@@ -13,7 +13,7 @@ from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
 from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.plans import run_number_wrapper, save_once
-from sfdaq_ophyd.session import device_config as blocks
+from sfdaq_ophyd.session import config as blocks
 from sfdaq_ophyd.session import load_config
 from sfdaq_ophyd.session.devices import make_devices
 from sfdaq_ophyd.session.startup import Session

@@ -10,12 +10,11 @@ from websockets.sync.client import connect
 
 from sfdaq_ophyd.clients import StdDaqOtherGeneration
 from sfdaq_ophyd.errors import ServiceUnreachable
-from sfdaq_ophyd.session import _probes
+from sfdaq_ophyd.session import checks
 from sfdaq_ophyd.session.checks import checks_of
-from sfdaq_ophyd.session.config import SfdaqConfig
-from sfdaq_ophyd.session.device_config import StdDaqWriterConfig
+from sfdaq_ophyd.session.config import SfdaqConfig, StdDaqWriterConfig
 from sfdaq_ophyd.session.simulated import address_of_daq
-from sfdaq_ophyd.web.services import WriterSource
+from sfdaq_ophyd.web.source import WriterSource
 from sfdaq_ophyd.web.sources import watch_of
 from sfdaq_ophyd.wire.std_daq_socket import NOT_SHOWN
 
@@ -49,7 +48,7 @@ def looks_at(daq, monkeypatch):
     blocks = [block_of(**address_of_daq(daq)), block_of(url=daq.url)]
     config = SfdaqConfig.model_validate({"devices": {f"w{i}": block for i, block in enumerate(blocks)}})
     pages = [source for source in watch_of(config).sources if source.group == "writers"]
-    return [partial(_probes.PROBES["StdDaqWriter"], block) for block in blocks], pages
+    return [partial(checks._std_daq, block) for block in blocks], pages
 
 
 def test_looks_when_an_end_is_not_told_yet_then_it_is_told_to_the_next_client(daq, untold, monkeypatch):
@@ -75,7 +74,7 @@ def test_looks_when_an_end_is_not_told_yet_then_it_is_told_to_the_next_client(da
 
 def test_doctor_when_the_configuration_is_given_then_the_dialect_is_found_out(daq):
     with pytest.raises(ServiceUnreachable, match=r"ws://127.0.0.1:8080"):  # its usual port; here nobody
-        _probes.PROBES["StdDaqWriter"](block_of(url=daq.url))
+        checks._std_daq(block_of(url=daq.url))
 
 
 def test_doctor_when_the_driver_is_gone_then_the_check_fails_with_its_address(daq, wait_for):
@@ -85,7 +84,7 @@ def test_doctor_when_the_driver_is_gone_then_the_check_fails_with_its_address(da
         wait_for(lambda: not daq.alive()["driver"], "its death")
     try:
         with pytest.raises(ServiceUnreachable, match=daq.ws_url):
-            _probes.PROBES["StdDaqWriter"](block_of(**address_of_daq(daq)))
+            checks._std_daq(block_of(**address_of_daq(daq)))
     finally:
         daq.restart_driver()
 

@@ -9,7 +9,7 @@ from websockets.sync.client import connect
 
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.web import Watch
-from sfdaq_ophyd.web.access import COOKIE, is_loopback, token_for
+from sfdaq_ophyd.web.app import COOKIE, is_loopback, token_for
 
 from .conftest import served
 

@@ -4,9 +4,8 @@ import json
 
 import event_model
 
-from sfdaq_ophyd.web import curve as curves
-from sfdaq_ophyd.web.curve import LATE_AFTER, Curve
-from sfdaq_ophyd.web.runs import FolderRuns
+from sfdaq_ophyd.web import runs as curves
+from sfdaq_ophyd.web.runs import LATE_AFTER, Curve, FolderRuns
 
 
 def scan(xs, ys, *, motors=("motor",), scan_id=1, hint=("diode", "shape")):

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ...errors import require
-from ...log import attempt
-from ...sim import Facility
-from ...starting import without_collection
-from ..sim import SPEED, START_TIMEOUT, say_rate
+from ..errors import require
+from ..log import attempt
+from ..sim import Facility
+from ..starting import without_collection
+from .sim import SPEED, START_TIMEOUT, say_rate
 
 FRAMES_PER_FILE = 20
 """Images per file of the standard DAQ: as a rule, the frame that the live Jungfrau shows is among them."""
@@ -34,23 +34,13 @@ PULSES_PER_POINT = 10
 
 
 class Beamline:
-    """Devices of the simulated facility.
-
-    Parameters
-    ----------
-    facility : Facility
-        Running, with all its parts.
-    folder : Path
-        Where frames and run tables go; made if missing.
-    eiger_readout : str
-        Where images of the Eiger come from.
-    """
+    """Devices of the simulated facility."""
 
     def __init__(self, facility: Facility, folder: Path, eiger_readout: str = "monitor"):
         from ophyd import EpicsMotor, EpicsSignal
 
-        from ...devices import Eiger, PulseId, SfDaqBroker
-        from ...session.devices import be_patient
+        from ..devices import Eiger, PulseId, SfDaqBroker
+        from ..session.devices import be_patient
 
         self._facility, self._folder = facility, folder
         be_patient()
@@ -81,16 +71,10 @@ class Beamline:
             device.wait_for_connection(timeout=60)
 
     def scanned(self, pedestal: str) -> list:
-        """Return the detectors of a scan; the writer brings the Jungfrau it writes.
-
-        Parameters
-        ----------
-        pedestal : str
-            File with which live images of the Jungfrau are calibrated.
-        """
-        from ...devices import Jungfrau, StdDaqWriter
-        from ...files import load_calibration
-        from ...session.simulated import address_of_daq
+        """Return the detectors of a scan; the writer brings the Jungfrau, calibrated by a pedestal's file."""
+        from ..devices import Jungfrau, StdDaqWriter
+        from ..files import load_calibration
+        from ..session.simulated import address_of_daq
 
         sim = self._facility.jungfrau
         gains = sim.scene.write_constants(self._made("constants")).gain
@@ -170,10 +154,10 @@ def demo(
         from bluesky import RunEngine
         from bluesky.utils import ProgressBarManager
 
-        from ... import devices, setup  # noqa: F401 - those of the beamline
-        from ...catalog import embedded_catalog
-        from ...plans import sf_scan, take_pedestal
-        from .exhibits import calibrating_file, say, short, show_pedestal, show_scan, write_report
+        from .. import devices, setup  # noqa: F401 - those of the beamline
+        from ..catalog import embedded_catalog
+        from ..plans import sf_scan, take_pedestal
+        from .demo_exhibits import calibrating_file, say, short, show_pedestal, show_scan, write_report
 
     directory = directory.resolve()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader
 from rich.console import Console
 from rich.table import Table
 
-from ...catalog import write_pictures
-from ...sim.clock import CENTRE, SIGMA
+from ..catalog import write_pictures
+from ..sim.clock import CENTRE, SIGMA
 
 JUNGFRAU, FILES = "jf", "sfdaq_JF01T03V01"
 """The live Jungfrau, and the same detector in the broker's files."""
@@ -35,17 +35,7 @@ CLOSE = 0.5
 
 @dataclass
 class Exhibit:
-    """A run as it is shown.
-
-    Attributes
-    ----------
-    start, stop : dict
-        The run's documents.
-    table : Table
-    said : list of str
-        What its data say, a sentence each.
-    pictures : list of Path
-    """
+    """A run as it is shown; what its data say, a sentence each, is in `said`."""
 
     start: dict
     stop: dict
@@ -186,17 +176,10 @@ def _table(run, headers: list[str]) -> Table:
 
 
 def write_report(path: Path, exhibits: Iterable[Exhibit]) -> Path:
-    """Write a page with a section per run, and return where it is.
-
-    Parameters
-    ----------
-    path : Path
-        The page; pictures are linked relative to it.
-    exhibits : iterable of Exhibit
-    """
+    """Write a page with a section per run, and return where it is."""
     environment = Environment(loader=PackageLoader(__package__, ""), autoescape=True, trim_blocks=True)
     environment.filters.update(moment=_moment, rows=_rows, columns=_columns, short=short)
-    template = environment.get_template("report.html")
+    template = environment.get_template("demo_report.html")
     pictures = [[os.path.relpath(p, path.parent) for p in exhibit.pictures] for exhibit in exhibits]
     path.write_text(template.render(runs=list(zip(exhibits, pictures))), encoding="utf-8")
     return path
@@ -220,22 +203,14 @@ N_STEPS = 60
 
 @dataclass(frozen=True)
 class Peak:
-    """A Gaussian on a constant.
-
-    Attributes
-    ----------
-    centre, sigma : float
-        In units of the position.
-    height, base : float
-    error : float
-        Standard error of the centre.
-    """
+    """A Gaussian on a constant."""
 
     centre: float
     sigma: float
     height: float
     base: float
     error: float
+    """Standard error of the centre."""
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return its values at positions."""
@@ -284,16 +259,9 @@ def draw_peaks(
     *,
     title: str,
 ) -> None:
-    """Write a picture of measured points and their fits, one below the other.
+    """Write a picture of measured points over `x` (mm) and their fits, one below the other.
 
-    Parameters
-    ----------
-    x : ndarray
-        Positions, mm.
-    curves : mapping
-        Name to values, their unit, and the fit.
-    known : float
-        Where the peak is.
+    `curves` has by name the values, their unit, and the fit; `known` is where the peak is.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
