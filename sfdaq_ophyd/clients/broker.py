@@ -18,7 +18,7 @@ from ..wire.broker_operations import Operation, Parameters, Reply
 from ..wire.broker_parameters import check_pgroup
 from ..wire.broker_reply import CopiedFiles, Retrieval, copied_files
 from ..wire.broker_request import RetrieveRequest
-from ..wire.pulse_id import PULSE_RATE, PulseRange, check_rate_multiplicator
+from ..wire.pulse_id import PULSE_RATE, check_rate_multiplicator
 from .broker_transport import REQUEST_ID, BrokerTransport, find_retrieval
 
 
@@ -115,7 +115,7 @@ class BrokerClient(BrokerTransport):
     set_dap_settings = _method(ops.set_dap_settings)
     upload_custom_dap_script = _method(ops.upload_custom_dap_script)
 
-    def retrieve_from_buffers(self, request: RetrieveRequest, *, timeout: float | None = None) -> Retrieval:
+    def retrieve_from_buffers(self, request: RetrieveRequest) -> Retrieval:
         """Ask for the data of past pulses: one acquisition of a run.
 
         "ok" means queued: the files come 0 to 60 s later, or never. Each request gets a
@@ -126,8 +126,6 @@ class BrokerClient(BrokerTransport):
         ----------
         request : RetrieveRequest
             Checked already when it was made.
-        timeout : float, optional
-            Limit in s.
 
         Warns
         -----
@@ -148,38 +146,17 @@ class BrokerClient(BrokerTransport):
         extra = {REQUEST_ID: str(uuid.uuid4()), **request.extra}
         request = dataclasses.replace(request, extra=extra)
         try:
-            answer = self.call(ops.retrieve_from_buffers, request.to_wire(), timeout=timeout)
+            answer = self.call(ops.retrieve_from_buffers, request.to_wire())
         except UnknownOutcome:
-            found = self._recover(request)
+            where = request.pgroup, str(request.extra[REQUEST_ID]), request.run_number
+            root, limit = self.sf_root, self.recover_timeout
+            found = None if root is None else find_retrieval(root, *where, timeout=limit)
             if found is None:
                 raise
             answer = found
         if request.run_number is not None and answer.run_number != request.run_number:
             raise RunNumberMismatch(asked=request.run_number, got=answer.run_number, reply=answer)
         return answer
-
-    def _recover(self, request: RetrieveRequest) -> Retrieval | None:
-        if self.sf_root is None:
-            return None
-        request_id = str(request.extra[REQUEST_ID])
-        return find_retrieval(
-            self.sf_root, request.pgroup, request_id, request.run_number, timeout=self.recover_timeout
-        )
-
-    def retrieve_range(self, request: RetrieveRequest, pulses: PulseRange) -> list[Retrieval]:
-        """Ask for a range of any length, split into acquisitions of the one run of `request`.
-
-        Parameters
-        ----------
-        request : RetrieveRequest
-            With a run number; its own `pulses` are not used.
-        pulses : PulseRange
-            Split such that every part holds at least one frame.
-        """
-        if request.run_number is None:
-            request = dataclasses.replace(request, run_number=self.advance_run_number(request.pgroup))
-        parts = pulses.split(rate_multiplicator=request.rate_multiplicator)
-        return [self.retrieve_from_buffers(dataclasses.replace(request, pulses=part)) for part in parts]
 
     def take_pedestal(
         self,
@@ -235,7 +212,7 @@ class BrokerClient(BrokerTransport):
                     raise
 
     def set_detector_settings(
-        self, detector_name: str, parameters: Mapping[str, Any], *, timeout: float | None = None
+        self, detector_name: str, parameters: Mapping[str, Any]
     ) -> dict[str, tuple[Any, Any]] | None:
         """Change hardware settings; stops the trigger of the whole beamline for 8 to 9 s, also for no change.
 
@@ -244,8 +221,6 @@ class BrokerClient(BrokerTransport):
         detector_name : str
         parameters : mapping
             Any of ``exptime``, ``delay`` (s), ``detector_mode``, ``gain_mode``; all checked before.
-        timeout : float, optional
-            Limit in s.
 
         Returns
         -------
@@ -262,7 +237,7 @@ class BrokerClient(BrokerTransport):
         body = ops.set_detector_settings.request(detector_name, parameters) or {}
         if self.dialect == "documented":
             body |= body["parameters"]  # the 2023 server reads them here, the document shows them there
-        return self.call(ops.set_detector_settings, body, timeout=timeout)
+        return self.call(ops.set_detector_settings, body)
 
     def copy_user_files(self, pgroup: str, run_number: int, files: Iterable[str]) -> CopiedFiles:
         """Copy files into ``aux/`` of a run; what is there under the same name is overwritten.

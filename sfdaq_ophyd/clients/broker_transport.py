@@ -15,8 +15,9 @@ from ..errors import BrokerRefused, RequestError, WireError, shown_url
 from ..limits import Limit
 from ..wire.broker import DIALECTS, SF, Dialect, acquisition, dialect_of, padded
 from ..wire.broker_operations import Operation, set_detector_settings
-from ..wire.broker_parameters import check_pgroup, encode_body
+from ..wire.broker_parameters import check_pgroup
 from ..wire.broker_reply import Refusal, Retrieval, number, read_reply
+from ..wire.broker_request import encode_body
 from ..wire.json_text import load_json
 from ._http import HttpClient, Reply, check_url
 
@@ -104,23 +105,8 @@ class BrokerTransport:
     def __exit__(self, *exc_info) -> None:
         self.close()
 
-    def call(
-        self,
-        operation: Operation[..., Value],
-        body: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-    ) -> Value:
-        """Make one call and return what its reply says, which is a success.
-
-        Parameters
-        ----------
-        operation : Operation
-            Which.
-        body : mapping, optional
-            The request; None for calls without parameters.
-        timeout : float, optional
-            Limit in s.
+    def call(self, operation: Operation[..., Value], body: Mapping[str, Any] | None = None) -> Value:
+        """Make one call, with a body where it takes parameters, and return what its reply says: a success.
 
         Raises
         ------
@@ -150,7 +136,6 @@ class BrokerTransport:
             f"/{name}",
             data=data,
             headers=None if data is None else {"Content-Type": "application/json"},
-            timeout=timeout,
             idempotent=operation.repeat,
             hint=operation.hint,
             read=answered,
@@ -227,6 +212,7 @@ def find_retrieval(
     ----------
     sf_root : str or Path
         Where ``/sf`` is mounted here.
+    pgroup : str
     request_id : str
         What was sent as ``client_request_id``.
     run_number : int, optional

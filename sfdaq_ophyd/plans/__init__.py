@@ -8,14 +8,20 @@ from .broker import (
     preflight,
     set_dap_settings,
     set_detector_settings,
+    take_pedestal,
     update_pv_list,
 )
 from .fly import collect_while_completing, fly
-from .pedestal import take_pedestal
 from .retrieve import re_retrieve, retrieve_from_buffers, sf_record
-from .run_number import run_number_decorator, run_number_wrapper
+from .run_number import (
+    run_number_decorator,
+    run_number_wrapper,
+    sf_count,
+    sf_grid_scan,
+    sf_list_scan,
+    sf_scan,
+)
 from .same_pulses import same_pulses, save_once
-from .scan import sf_count, sf_grid_scan, sf_list_scan, sf_scan
 from .std_daq import configure_daq, std_daq_decorator, std_daq_wrapper, write_images
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""One service call of a broker, as messages."""
+"""Calls of a broker as messages: one, power-on, settings, recorded PVs, user files, and a pedestal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator, plan, short_uid
 
+from ..clients import pedestal_time
 from ..devices import SfDaqBroker
 from ..devices.broker import CALL_TIMEOUT, Cancel, Job
 from ..errors import RequestError
-from ..wire.broker_parameters import check_names
-from ..wire.broker_settings import check_dap_settings, check_hardware_settings
+from ..wire.broker_parameters import check_dap_settings, check_hardware_settings, check_names
+from ..wire.detector_name import DetectorName
+
+MOST_TRIES = 300
+"""To set a shutter that an interrupted plan left on its way, one in 0.1 s."""
 
 
 @plan
@@ -33,7 +37,7 @@ def call_broker(
     ----------
     broker : SfDaqBroker
     call : callable
-        Of ``broker.runner``, ``.hardware``, ``.pedestals``, ``.client``, or of the broker itself.
+        Of ``broker.runner``, ``.hardware``, ``.client``, or of the broker itself.
     timeout : float
         s until the call has failed, whatever happens to it.
     waits : bool
@@ -65,6 +69,12 @@ def call_broker(
     return (yield from bpp.contingency_wrapper(make_it(), except_plan=give_it_up))
 
 
+def _step(broker: SfDaqBroker, call: Callable[..., Any], **options: Any) -> MsgGenerator[Any]:
+    """Call a broker after a checkpoint: see `call_broker`."""
+    yield from bps.checkpoint()
+    return (yield from call_broker(broker, call, **options))
+
+
 @plan
 def preflight(broker: SfDaqBroker) -> MsgGenerator[str | None]:
     """Check that everything a run needs is there; takes no run number.
@@ -78,8 +88,7 @@ def preflight(broker: SfDaqBroker) -> MsgGenerator[str | None]:
     str or None
         The table of checks; the plan fails with PreflightFailed if one failed.
     """
-    yield from bps.checkpoint()
-    return (yield from call_broker(broker, broker.pass_preflight))
+    return (yield from _step(broker, broker.pass_preflight))
 
 
 @plan
@@ -101,9 +110,8 @@ def copy_user_files(
     dict or None
         Source to destination; the plan fails if one could not be copied.
     """
-    yield from bps.checkpoint()
     copy = broker.hardware.copy_user_files
-    return (yield from call_broker(broker, copy, run_number=run_number, files=list(files)))
+    return (yield from _step(broker, copy, run_number=run_number, files=list(files)))
 
 
 @plan
@@ -144,28 +152,14 @@ def power_on(
     data_timeout : float
         s from there until all modules write; the buffer's own look-back is 30 s.
     """
-    yield from bps.checkpoint()
-    yield from call_broker(broker, broker.hardware.check_reachable, detector=detector)
-    yield from bps.checkpoint()
-    yield from call_broker(broker, broker.client.power_on_detector, detector_name=detector)
-    yield from bps.checkpoint()
-    yield from call_broker(
-        broker,
-        broker.hardware.wait_until_running,
-        timeout=start_timeout + 60,
-        waits=True,
-        detector=detector,
-        limit=start_timeout,
-    )
-    yield from bps.checkpoint()
-    yield from call_broker(
-        broker,
-        broker.hardware.wait_until_writing,
-        timeout=data_timeout + 60,
-        waits=True,
-        detector=detector,
-        limit=data_timeout,
-    )
+    hardware = broker.hardware
+    yield from _step(broker, hardware.check_reachable, detector=detector)
+    yield from _step(broker, broker.client.power_on_detector, detector_name=detector)
+    for wait, limit in (
+        (hardware.wait_until_running, start_timeout),
+        (hardware.wait_until_writing, data_timeout),
+    ):
+        yield from _step(broker, wait, timeout=limit + 60, waits=True, detector=detector, limit=limit)
 
 
 @plan
@@ -188,9 +182,8 @@ def set_detector_settings(
         ``{name: [old, new]}`` of what changed.
     """
     checked = check_hardware_settings(detector, parameters)
-    yield from bps.checkpoint()
     change = broker.hardware.set_detector_settings
-    return (yield from call_broker(broker, change, detector=detector, parameters=checked))
+    return (yield from _step(broker, change, detector=detector, parameters=checked))
 
 
 @plan
@@ -212,9 +205,8 @@ def set_dap_settings(
         ``{name: [old, new]}`` of what changed.
     """
     checked = check_dap_settings(detector, parameters)
-    yield from bps.checkpoint()
     change = broker.client.set_dap_settings
-    changed = yield from call_broker(broker, change, detector_name=detector, parameters=checked)
+    changed = yield from _step(broker, change, detector_name=detector, parameters=checked)
     return changed and {name: list(pair) for name, pair in changed.items()}
 
 
@@ -237,5 +229,99 @@ def update_pv_list(
         What was added and removed.
     """
     add, remove = check_names(add, "add"), check_names(remove, "remove")
-    yield from bps.checkpoint()
-    return (yield from call_broker(broker, broker.hardware.update_pv_list, add=add, remove=remove))
+    return (yield from _step(broker, broker.hardware.update_pv_list, add=add, remove=remove))
+
+
+@plan
+def take_pedestal(
+    broker: SfDaqBroker,
+    detectors: Sequence[str] | None = None,
+    *,
+    shutter: Any = None,
+    closed: Any = "Closed",
+    pedestalmode: bool = False,
+    timeout: float | None = None,
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Take a pedestal with the beam off, and wait until it is evaluated and in use.
+
+    The shutter is put back as it was, however the plan ends. Later runs of these detectors carry the uid of
+    this run, the file and its age in their start document.
+
+    Parameters
+    ----------
+    broker : SfDaqBroker
+    detectors : sequence of str, optional
+        Default are those of `broker`.
+    shutter : device, optional
+        Set to `closed` first; None if the beam is off already.
+    closed : object
+        The value that takes the beam off.
+    pedestalmode : bool
+        The detector switches gains itself; longer.
+    timeout : float, optional
+        s; default is three times what the server announces, two minutes, and 5 s per module.
+    md : dict, optional
+        Metadata of the run.
+
+    Returns
+    -------
+    str
+        Uid of the run. Its event holds the file of each detector.
+    """
+    names = list(broker.detectors.get() if detectors is None else detectors)
+    rate = int(broker.rate_multiplicator.get())
+    n_modules = sum(DetectorName.parse(name).n_modules for name in names)
+    limit = 3 * pedestal_time(rate, pedestalmode) + 120 + 5 * n_modules if timeout is None else timeout
+    _md = {
+        "plan_name": "take_pedestal",
+        "detectors": [broker.name],
+        "pedestal_of": names,
+        "pedestalmode": pedestalmode,
+        "sf_daq": {"pgroup": broker.pgroup.get(), "beamline": broker.beamline},
+        **(md or {}),
+    }
+
+    def dark() -> MsgGenerator[str]:
+        uid = yield from bps.open_run(_md)
+        uid = uid or ""
+        of = {"detectors": names, "run_uid": uid}
+        begin, wait = broker.hardware.begin_pedestal, broker.hardware.wait_for_pedestal
+        pedestal = yield from _step(broker, begin, pedestalmode=pedestalmode, **of)
+        waiting = {"timeout": limit, "waits": True, "limit": limit}
+        result = yield from _step(broker, wait, pedestal=pedestal, **waiting, **of)
+        if result is not None:
+            flyer = broker.hardware.pedestal_row(result)
+            yield Msg("declare_stream", None, flyer, name="primary", collect=True)
+            yield Msg("collect", flyer, name="primary")
+        yield from bps.close_run()
+        return uid
+
+    def close_on_error() -> MsgGenerator[str]:
+        return (yield from bpp.contingency_wrapper(dark(), except_plan=_close_failed))
+
+    if shutter is None:
+        return (yield from close_on_error())
+    before = yield from bps.rd(shutter)
+
+    def with_shutter() -> MsgGenerator[str]:
+        yield from _move(shutter, closed)
+        return (yield from close_on_error())
+
+    return (yield from bpp.finalize_wrapper(with_shutter(), _move(shutter, before)))
+
+
+def _move(shutter: Any, value: Any) -> MsgGenerator[None]:
+    """Set `shutter`, also where it is still on its way: a signal then takes no other value for a while."""
+    for n_left in reversed(range(MOST_TRIES)):
+        try:
+            return (yield from bps.mv(shutter, value))
+        except RuntimeError:  # of ophyd: another set() is in progress
+            if not n_left:
+                raise
+        yield from bps.sleep(0.1)
+
+
+def _close_failed(exc: Exception) -> MsgGenerator[None]:
+    status = getattr(exc, "exit_status", "fail")
+    yield from bps.close_run(exit_status=status, reason=str(exc))

@@ -1,12 +1,13 @@
-"""Run numbers as a preprocessor: one per run, in the start document and in every request."""
+"""Run numbers, one per run, in the start document and in every request: a preprocessor, and its scans."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from typing import Any, Literal, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeGuard, get_args
 
+import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Readable
 from bluesky.utils import (
@@ -15,6 +16,7 @@ from bluesky.utils import (
     MsgGenerator,
     RunEngineControlException,
     make_decorator,
+    plan,
     short_uid,
 )
 
@@ -27,7 +29,6 @@ from .same_pulses import forwarded, same_pulses
 logger = logging.getLogger(__name__)
 
 Policy = Literal["open_run", "staged", "first_acquisition"]
-POLICIES = ("open_run", "staged", "first_acquisition")
 
 START_KEY = "sf_daq"
 """Of the start document: run_number, pgroup, beamline, and the pedestals in use."""
@@ -70,8 +71,8 @@ def run_number_wrapper(
         RE.preprocessors.append(run_number_wrapper)
     """
     policy = policy or ("open_run" if broker is not None else "staged")
-    if policy not in POLICIES:
-        raise RequestError("policy", policy, f"one of {', '.join(POLICIES)}")
+    if policy not in get_args(Policy):
+        raise RequestError("policy", policy, f"one of {', '.join(get_args(Policy))}")
     if broker is None and policy == "open_run":
         raise RequestError("broker", broker, "a SfDaqBroker, since its number is taken as the run opens")
     return forwarded(same_pulses(plan), _RunNumbers(broker, policy).around)
@@ -232,3 +233,112 @@ _NO_RUN = object()
 def _tell(broker: SfDaqBroker, point: Point | None) -> MsgGenerator[None]:
     yield Msg("set", broker.next_point, point, group="next point")
     yield Msg("wait", None, group="next point")
+
+
+def _numbered(
+    scan: Callable[..., MsgGenerator[str]],
+    detectors: Sequence[Any],
+    *args: Any,
+    policy: Policy,
+    md: dict[str, Any] | None,
+    **options: Any,
+) -> MsgGenerator[str]:
+    """Have a plan of bluesky run under a number of the one broker among its detectors."""
+    brokers = [detector for detector in detectors if isinstance(detector, SfDaqBroker)]
+    if len(brokers) != 1:
+        names = [getattr(detector, "name", repr(detector)) for detector in detectors]
+        raise RequestError("detectors", names, "exactly one SfDaqBroker among them")
+    inner = scan(detectors, *args, md={"plan_name": f"sf_{scan.__name__}", **(md or {})}, **options)
+    return (yield from run_number_wrapper(inner, brokers[0], policy))
+
+
+@plan
+def sf_count(
+    detectors: Sequence[Any],
+    num: int = 1,
+    delay: float = 0.0,
+    *,
+    policy: Policy = "open_run",
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Take `num` acquisitions under one run number: `bluesky.plans.count`.
+
+    Parameters
+    ----------
+    detectors : sequence
+        With exactly one `SfDaqBroker` among them.
+    num : int
+        Points.
+    delay : float
+        s between points.
+    policy : {"open_run", "staged", "first_acquisition"}
+        See `run_number_wrapper`.
+    md : dict, optional
+        Metadata of the run.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+    """
+    return (yield from _numbered(bp.count, detectors, num, delay, policy=policy, md=md))
+
+
+@plan
+def sf_scan(
+    detectors: Sequence[Any],
+    *args: Any,
+    num: int | None = None,
+    policy: Policy = "open_run",
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Scan over one trajectory under one run number: `bluesky.plans.scan`; return the run's uid.
+
+    Parameters
+    ----------
+    detectors, policy, md
+        See `sf_count`.
+    *args
+        ``motor, start, stop`` for each motor, and the number of points.
+    num : int, optional
+        Number of points, if not the last of `args`.
+    """
+    return (yield from _numbered(bp.scan, detectors, *args, num=num, policy=policy, md=md))
+
+
+@plan
+def sf_list_scan(
+    detectors: Sequence[Any], *args: Any, policy: Policy = "open_run", md: dict[str, Any] | None = None
+) -> MsgGenerator[str]:
+    """Scan over lists of positions under one run number: `bluesky.plans.list_scan`; return the run's uid.
+
+    Parameters
+    ----------
+    detectors, policy, md
+        See `sf_count`.
+    *args
+        ``motor, [position, ...]`` for each motor.
+    """
+    return (yield from _numbered(bp.list_scan, detectors, *args, policy=policy, md=md))
+
+
+@plan
+def sf_grid_scan(
+    detectors: Sequence[Any],
+    *args: Any,
+    snake_axes: bool | Sequence[Any] | None = None,
+    policy: Policy = "open_run",
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Scan over a mesh under one run number: `bluesky.plans.grid_scan`; return the run's uid.
+
+    Parameters
+    ----------
+    detectors, policy, md
+        See `sf_count`.
+    *args
+        ``motor, start, stop, num`` for each motor, the slowest first.
+    snake_axes : bool or sequence, optional
+        As in `bluesky.plans.grid_scan`.
+    """
+    return (yield from _numbered(bp.grid_scan, detectors, *args, snake_axes=snake_axes, policy=policy, md=md))

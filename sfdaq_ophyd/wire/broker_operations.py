@@ -8,6 +8,7 @@ online analysis. What may be repeated is in the wire reference sf-daq-broker, se
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from ..errors import RequestError
 from . import broker_reply as reply
 from .broker import RUN_LOG_LEVEL, Dialect, Service
 from .broker_parameters import (
+    check_dap_settings,
     check_detector,
+    check_hardware_settings,
     check_int,
     check_items,
     check_modules,
@@ -26,7 +29,6 @@ from .broker_parameters import (
     check_pgroup,
 )
 from .broker_request import RetrieveRequest, check_extra
-from .broker_settings import check_dap_settings, check_hardware_settings, check_script
 from .pulse_id import check_rate_multiplicator
 
 Parameters = ParamSpec("Parameters")
@@ -344,3 +346,23 @@ def _modules(detector_name: str, modules: Iterable[int]) -> dict[str, Any]:
     if not checked:
         raise RequestError("modules", checked, "at least one module number")
     return {"detector_name": detector_name, "modules": checked}
+
+
+def check_script(name: str, code: str) -> str:
+    """Return the file name of a custom analysis script; RequestError if the server could not use it.
+
+    The code is parsed, never run.
+    """
+    stem = name.removesuffix(".py") if isinstance(name, str) else name
+    if not isinstance(stem, str) or not stem.isidentifier():
+        raise RequestError("name", name, "a Python identifier, without directories")
+    if not isinstance(code, str):
+        raise RequestError("code", code, "the script as text")
+    try:
+        tree = ast.parse(code, f"{stem}.py")
+    except (SyntaxError, ValueError, RecursionError) as exc:
+        raise RequestError("code", code, f"Python code ({exc})") from exc
+    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if not functions & {"proc", stem}:
+        raise RequestError("code", code, f"a function proc(meta, image, mask), or one named {stem}")
+    return f"{stem}.py"

@@ -1,19 +1,20 @@
-"""Detector parameters of a retrieval: types, rules and traps (wire reference sf-daq-broker, section 5.1).
+"""What the broker is sent, checked name by name (wire reference sf-daq-broker, section 5).
 
-The broker checks none of them: a wrong value shows up only in a writer's log, or as a file that never comes.
+Neither service checks any of it. A wrong detector parameter of a retrieval (5.1) shows up only in a writer's
+log, or as a file that never comes; a bad hardware setting (5.3) fails *after* the slow broker has stopped the
+trigger of the whole beamline, and leaves it stopped.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import RequestError
-from .broker import MAX_BODY
 from .detector_name import DetectorName
 
 CAMERA_SUFFIX = ":FPICTURE"
@@ -63,17 +64,6 @@ def plain_fields(fields: Mapping[Any, Any], field: str, _depth: int = 1) -> dict
         if not isinstance(key, str):
             raise RequestError(field, key, "keys that are strings")
     return {key: plain(item, f"{field}.{key}", _depth) for key, item in fields.items()}
-
-
-def encode_body(fields: Mapping[str, Any]) -> bytes:
-    """Return the body of a request; RequestError naming the largest field if the server would not read it."""
-    body = json.dumps({key: plain(value, key) for key, value in fields.items()}, allow_nan=False).encode()
-    if len(body) > MAX_BODY:
-        size, field = max((len(json.dumps(plain(value, key))), key) for key, value in fields.items())
-        raise RequestError(
-            field, f"{size} bytes of {len(body)}", f"a request of at most {MAX_BODY} bytes: split it"
-        )
-    return body
 
 
 def check_int(value: Any, field: str, low: int = 0, high: int | None = None) -> int:
@@ -330,3 +320,120 @@ def traps(detectors: Mapping[str, Mapping[str, Any]], *, selected_pulse_ids: boo
         if idle and not parameters.get("adc_to_energy"):
             found.append(f"{name}: {', '.join(idle)} without adc_to_energy: ignored by the writer")
     return found
+
+
+# settings of hardware and online analysis
+
+DETECTOR_MODES = ("normal", "low_noise")
+GAIN_MODES = ("dynamic", "fixed_gain1", "fixed_gain2")
+
+
+def _number(value: Any, field: str, _: str = "", *, above: float | None = None) -> float:
+    """Return a finite plain number; bools and strings are refused."""
+    value = plain(value, field)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(field, value, "a number")
+    if above is not None and value <= above:
+        raise RequestError(field, value, f"a number above {above:g}")
+    return value
+
+
+def _gain_mode(value: Any, field: str, detector: str) -> Any:
+    mode_of = one_of(*GAIN_MODES)
+    if not isinstance(value, Mapping):
+        return mode_of(value, field, detector)
+    return {
+        mode_of(mode, field, detector): check_modules(modules, detector, f"{field}.{mode}")
+        for mode, modules in value.items()
+    }
+
+
+def _numbers(value: Any, field: str, _: str) -> list[float]:
+    value = plain(value, field)
+    if not isinstance(value, list):
+        raise RequestError(field, value, "a list with one entry per region")
+    return [_number(item, field) for item in value]
+
+
+def _text(value: Any, field: str, _: str) -> str:
+    if not isinstance(value, str):
+        raise RequestError(field, value, "a text")
+    return value
+
+
+HARDWARE_SETTINGS: dict[str, Check] = {
+    "delay": partial(_number, above=-1e-12),
+    "detector_mode": one_of(*DETECTOR_MODES),
+    "exptime": partial(_number, above=0),
+    "gain_mode": _gain_mode,
+}
+"""In the order the server applies them, each with its check; the document's exposure_time is its exptime."""
+
+_ROI = ("roi_x1", "roi_x2", "roi_y1", "roi_y2")
+
+DAP_SETTINGS: dict[str, Check] = {
+    "aggregation_max": lambda value, field, _: check_int(value, field),
+    "apply_additional_mask": check_bool,
+    "apply_aggregation": check_bool,
+    "apply_threshold": check_bool,
+    "do_peakfinder_analysis": check_bool,
+    "do_radial_integration": check_bool,
+    "do_spi_analysis": check_bool,
+    "enable_bsread": check_bool,
+    "laser_on": check_bool,
+    "select_only_ppicker_events": check_bool,
+    "beam_center_x": _number,
+    "beam_center_y": _number,
+    "beam_energy": _number,
+    "detector_distance": _number,
+    "hitfinder_adc_thresh": _number,
+    "hitfinder_min_pix_count": _number,
+    "hitfinder_min_snr": _number,
+    "npeaks_threshold_hit": _number,
+    "radial_integration_silent_min": _number,
+    "radial_integration_silent_max": _number,
+    "spi_threshold_photon": _number,
+    "spi_threshold_hit_percentage": _number,
+    "threshold_min": _number,
+    "threshold_max": _number,
+    "disabled_modules": _modules,
+    **dict.fromkeys(_ROI, _numbers),
+    "custom_script": _text,
+    "double_pixels": one_of("mask", "interp", "keep"),
+    "threshold_value": one_of("0", "NaN"),
+}
+"""Every setting of the online analysis, with its check."""
+
+
+def check_hardware_settings(detector_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hardware settings as sent: ``exptime`` and ``delay`` in s, ``detector_mode``, ``gain_mode``.
+
+    Raises
+    ------
+    RequestError
+        An unknown name, a wrong value, or nothing to set: even an empty call stops the trigger for 8 s.
+    """
+    some = f"at least one of {', '.join(HARDWARE_SETTINGS)}"
+    return _checked(HARDWARE_SETTINGS, detector_name, parameters, some)
+
+
+def check_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of the online analysis as sent; RequestError names what is wrong."""
+    some = "at least one setting of the online analysis"
+    checked = _checked(DAP_SETTINGS, detector_name, parameters, some)
+    regions = {name: checked[name] for name in _ROI if name in checked}
+    if len({len(values) for values in regions.values()}) > 1:
+        raise RequestError("parameters", regions, "lists of equal length")
+    return checked
+
+
+def _checked(table: Mapping[str, Check], detector: str, parameters: Any, some: str) -> dict[str, Any]:
+    check_detector(detector)
+    if not isinstance(parameters, Mapping) or not parameters:
+        raise RequestError("parameters", parameters, some)
+    checked = {}
+    for name, value in parameters.items():
+        if name not in table:
+            raise RequestError("parameters", name, f"names out of {', '.join(sorted(table))}")
+        checked[name] = table[name](value, name, detector)
+    return checked

@@ -5,19 +5,22 @@ HTTP 200 says nothing: `read_reply` tells success from refusal. Numbers are ints
 
 from __future__ import annotations
 
+import functools
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import WireError
 from .broker import SF, Dialect
-from .broker_settings import HARDWARE_SETTINGS
+from .broker_parameters import HARDWARE_SETTINGS
 from .json_text import load_json
 
 Reply = Mapping[str, Any]
+Value = TypeVar("Value")
+Reader = Callable[[Reply, Dialect], Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class CopiedFiles:
     failed: dict[str, str]
 
 
-def html_text(page: str) -> str:
+def _html_text(page: str) -> str:
     """Return title and message of an error page, in one line."""
     parts = [re.search(rf"<{tag}>(.*?)</{tag}>", page, re.S | re.I) for tag in ("title", "pre")]
     texts = [html.unescape(part[1]).strip() for part in parts if part]
@@ -137,31 +140,15 @@ def html_text(page: str) -> str:
 def read_reply(
     code: int, body: bytes, dialect: Dialect, expected: str | None = None
 ) -> dict[str, Any] | Refusal:
-    """Read one reply.
+    """Return a reply of HTTP status `code` if it is a success, else what the broker said.
 
-    Parameters
-    ----------
-    code : int
-        HTTP status.
-    expected : str, optional
-        Key that must be there in a reply without ``status`` (documented dialect).
-
-    Returns
-    -------
-    dict
-        The reply, if it is a success.
-    Refusal
-        Otherwise.
-
-    Raises
-    ------
-    WireError
-        Status 200, and neither: not JSON, not an object.
+    In the documented dialect a reply without ``status`` must have the key `expected`. WireError if the code
+    is 200, and it is neither: not JSON, not an object.
     """
     try:
         reply = load_json(body)
     except WireError as exc:
-        text = html_text(body.decode("utf-8", "replace"))
+        text = _html_text(body.decode("utf-8", "replace"))
         if code != 200:
             return Refusal(text, "", {})
         raise WireError(f"the broker's reply is not JSON: {text[:200]!r}") from exc
@@ -210,29 +197,60 @@ def integers(reply: Mapping[str, Any], key: str) -> tuple[int, ...]:
     return tuple(number(value, key) for value in field(reply, key, list))
 
 
-def nothing(reply: Reply, dialect: Dialect) -> None:
-    """Read a reply that says no more than ok."""
+def mapping(reply: Reply, key: str) -> dict[str, Any]:
+    """Return ``reply[key]`` as a dict; WireError if it is none."""
+    return dict(field(reply, key, dict))
 
 
-def message(reply: Reply, dialect: Dialect) -> str:
-    """Return the broker's words."""
-    return str(reply.get("message", ""))
+def changes(reply: Reply, key: str) -> dict[str, tuple[Any, Any]]:
+    """Read ``{name: [old, new]}``."""
+    pairs = field(reply, key, dict)
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs.values()):
+        raise WireError(f"the broker's reply has {key}={pairs!r}: expected pairs of old and new")
+    return {name: (old, new) for name, (old, new) in pairs.items()}
 
 
-def run_number(reply: Reply, dialect: Dialect) -> int:
-    """Read the reply of advance_run_number and get_current_run_number."""
-    key = "message" if dialect == "documented" else "run_number"
+def under(read: Callable[[Reply, str], Value], current: str, documented: str = "") -> Reader[Value]:
+    """Return what reads one value of a reply, under the key that it has in a dialect."""
+
+    @functools.wraps(read)
+    def reader(reply: Reply, dialect: Dialect) -> Value:
+        return read(reply, documented if documented and dialect == "documented" else current)
+
+    return reader
+
+
+def _number(reply: Reply, key: str) -> int:
     return number(reply.get(key), key)
 
 
-def pv_list(reply: Reply, dialect: Dialect) -> list[str]:
-    """Read the reply of get_pvlist."""
-    return list(strings(reply, "pv_list"))
+def _words(reply: Reply, key: str) -> str:
+    return str(reply.get(key, ""))
 
 
-def stored_pv_list(reply: Reply, dialect: Dialect) -> list[str]:
-    """Read the reply of set_pvlist."""
-    return list(strings(reply, "message" if dialect == "documented" else "pv_list"))
+def _names(reply: Reply, key: str) -> list[str]:
+    return list(strings(reply, key))
+
+
+def _modules(reply: Reply, key: str) -> dict[str, list[int]]:
+    states = field(reply, key, dict)
+    return {state: list(integers(states, state)) for state in states}
+
+
+message = under(_words, "message")
+run_number = under(_number, "run_number", "message")
+pv_list = under(_names, "pv_list")
+stored_pv_list = under(_names, "pv_list", "message")
+detector_status = under(_modules, "detector_status")
+temperatures = under(mapping, "temperatures")
+control_box = under(mapping, "parameters")
+dap_settings = under(mapping, "parameters", "message")
+changed_dap_settings = under(changes, "changed_parameters", "message")
+"""Replies that are one value, by what they tell."""
+
+
+def nothing(reply: Reply, dialect: Dialect) -> None:
+    """Read a reply that says no more than ok."""
 
 
 def allowed_detectors(reply: Reply, dialect: Dialect) -> AllowedDetectors:
@@ -284,34 +302,18 @@ def changed_settings(reply: Reply, dialect: Dialect) -> dict[str, tuple[Any, Any
     return None if dialect == "documented" else changes(reply, "changed_parameters")
 
 
-def detector_status(reply: Reply, dialect: Dialect) -> dict[str, list[int]]:
-    """Read the reply of get_detector_status: modules by state."""
-    states = field(reply, "detector_status", dict)
-    return {state: list(integers(states, state)) for state in states}
-
-
-def temperatures(reply: Reply, dialect: Dialect) -> dict[str, list[float]]:
-    """Read the reply of get_detector_temperatures."""
-    return dict(field(reply, "temperatures", dict))
-
-
 def pings(reply: Reply, dialect: Dialect) -> Pings:
     """Read the reply of get_detector_pings."""
     found = field(reply, "pings", dict)
     return Pings(integers(found, "responding"), integers(found, "unreachable"))
 
 
-def control_box(reply: Reply, dialect: Dialect) -> dict[str, float]:
-    """Read the reply of get_jfctrl_monitor."""
-    return dict(field(reply, "parameters", dict))
-
-
 def jfstats(reply: Reply, dialect: Dialect) -> JfStats:
     """Read the reply of get_jfstats."""
     writing = reply.get("writing")
     return JfStats(
-        dict(field(reply, "temperatures", dict)),
-        dict(field(reply, "parameters", dict)) if "parameters" in reply else None,
+        mapping(reply, "temperatures"),
+        mapping(reply, "parameters") if "parameters" in reply else None,
         None if writing is None else bool(writing),
     )
 
@@ -322,22 +324,4 @@ def copied_files(reply: Reply, dialect: Dialect) -> CopiedFiles:
         paths = strings(reply, "destination_file_path")
         copied = {PurePosixPath(path).name: path for path in paths}
         return CopiedFiles(copied, dict.fromkeys(strings(reply, "error_files"), ""))
-    return CopiedFiles(dict(field(reply, "destination_files", dict)), dict(field(reply, "error_files", dict)))
-
-
-def dap_settings(reply: Reply, dialect: Dialect) -> dict[str, Any]:
-    """Read the reply of get_dap_settings."""
-    return dict(field(reply, "message" if dialect == "documented" else "parameters", dict))
-
-
-def changed_dap_settings(reply: Reply, dialect: Dialect) -> dict[str, tuple[Any, Any]]:
-    """Read the reply of set_dap_settings."""
-    return changes(reply, "message" if dialect == "documented" else "changed_parameters")
-
-
-def changes(reply: Reply, key: str) -> dict[str, tuple[Any, Any]]:
-    """Read ``{name: [old, new]}``."""
-    pairs = field(reply, key, dict)
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs.values()):
-        raise WireError(f"the broker's reply has {key}={pairs!r}: expected pairs of old and new")
-    return {name: (old, new) for name, (old, new) in pairs.items()}
+    return CopiedFiles(mapping(reply, "destination_files"), mapping(reply, "error_files"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import RequestError
+from .broker import MAX_BODY
 from .broker_parameters import (
     check_detectors,
     check_int,
     check_items,
     check_names,
     check_pgroup,
+    plain,
     plain_fields,
     traps,
 )
@@ -189,3 +192,14 @@ def check_extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
         if key in (*_WIRE_KEYS, *SERVER_KEYS, "directory_name"):
             raise RequestError("extra", key, "keys the broker does not use itself")
     return plain_fields(extra, "extra")
+
+
+def encode_body(fields: Mapping[str, Any]) -> bytes:
+    """Return the body of a request; RequestError naming the largest field if the server would not read it."""
+    body = json.dumps({key: plain(value, key) for key, value in fields.items()}, allow_nan=False).encode()
+    if len(body) > MAX_BODY:
+        size, field = max((len(json.dumps(plain(value, key))), key) for key, value in fields.items())
+        raise RequestError(
+            field, f"{size} bytes of {len(body)}", f"a request of at most {MAX_BODY} bytes: split it"
+        )
+    return body

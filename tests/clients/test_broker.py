@@ -15,7 +15,7 @@ from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.detector_name import DetectorName
-from sfdaq_ophyd.wire.pulse_id import MAX_PULSE_DISTANCE, PulseRange
+from sfdaq_ophyd.wire.pulse_id import PulseRange
 
 JF = "JF01T03V01"
 SCRIPT = "def proc(meta, image, mask):\n    return {'total': 1.0}\n"
@@ -130,18 +130,6 @@ def test_retrieve_when_sent_then_each_request_has_an_id_of_its_own(facility, cli
     sent = [entry.request for entry in facility.broker.requests("retrieve_from_buffers")[-2:]]
     assert sent[0]["client_request_id"] != sent[1]["client_request_id"]
     assert [body["run_uid"] for body in sent] == ["abc", "abc"]
-
-
-def test_retrieve_when_range_is_long_then_split_within_one_run(facility, client, pgroup):
-    now = facility.clock.now()
-    whole = PulseRange(now - 2 * MAX_PULSE_DISTANCE - 10, now)
-    request = past(facility, pgroup=pgroup, rate_multiplicator=8, detectors={JF: {}})
-    replies = client.retrieve_range(request, whole)
-    assert [reply.acquisition_number for reply in replies] == [1, 2, 3]
-    assert {reply.run_number for reply in replies} == {1}
-    sent = [entry.request for entry in facility.broker.requests("retrieve_from_buffers")[-3:]]
-    assert sent[0]["start_pulseid"] == whole.first and sent[-1]["stop_pulseid"] == whole.last
-    assert all(b["start_pulseid"] == a["stop_pulseid"] + 1 for a, b in zip(sent, sent[1:]))
 
 
 def test_retrieve_when_compression_stands_alone_then_warned_and_sent(facility, client, pgroup):

@@ -15,9 +15,9 @@ from sfdaq_ophyd.clients import BrokerClient
 from sfdaq_ophyd.clients.broker_transport import REQUEST_ID
 from sfdaq_ophyd.errors import BrokerRefused, RequestError
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
+from sfdaq_ophyd.wire.broker_parameters import DAP_SETTINGS
 from sfdaq_ophyd.wire.broker_reply import Retrieval
 from sfdaq_ophyd.wire.broker_request import SERVER_KEYS, RetrieveRequest
-from sfdaq_ophyd.wire.broker_settings import DAP_SETTINGS
 
 from ..sim.broker_recording import expanded, load, recordings_in
 from .recorded_broker import RecordedBroker, words

@@ -20,7 +20,7 @@ import sfdaq_ophyd
 from sfdaq_ophyd.clients._http import HttpClient
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices.broker import _follower, _runner
-from sfdaq_ophyd.devices.broker._pedestals import Pedestals, QueuedPedestal
+from sfdaq_ophyd.devices.broker._hardware import Hardware, QueuedPedestal
 from sfdaq_ophyd.devices.broker._run_table import RunTable
 from sfdaq_ophyd.errors import (
     DetectorStateError,
@@ -356,7 +356,8 @@ def test_scan_when_interrupted_at_any_message_then_every_point_is_taken_and_save
 def test_pedestal_when_only_time_can_tell_then_every_module_is_given_some(tmp_path):
     waited = []
     status = SimpleNamespace(show=lambda *seen: None, pause=waited.append)
-    pedestals = Pedestals("sfdaq", SimpleNamespace(sf_root=None), lambda: None, tmp_path)
+    client = SimpleNamespace(sf_root=None, url="http://sf-daq:10002")
+    pedestals = Hardware("sfdaq", client, lambda: None, None, tmp_path)
     asked = status, QueuedPedestal("some id", 40.0), ["JF01T03V01", "JF07T32V02"]
     result = pedestals.wait_for_pedestal(*asked, 1000.0)
     assert waited == [40 + 10 + 5 * 35] and "225 s went by: a guess" in result["evidence"]

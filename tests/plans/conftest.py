@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sfdaq_ophyd.devices.broker import _follower, _hardware, _pedestals, _runner
+from sfdaq_ophyd.devices.broker import _follower, _hardware, _runner
 
 from ..devices.broker_bench import BrokerBench
 
@@ -18,5 +18,6 @@ def bench(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Look more often: every plan is run dozens of times."""
-    for module in (_follower, _runner, _pedestals, _hardware):
+    for module in (_follower, _runner, _hardware):
         monkeypatch.setattr(module, "PERIOD", 0.01)
+    monkeypatch.setattr(_hardware, "FILE_PERIOD", 0.01)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.wire.broker import MAX_BODY
 from sfdaq_ophyd.wire.broker_operations import take_pedestal
-from sfdaq_ophyd.wire.broker_parameters import check_detectors, encode_body, plain, traps
-from sfdaq_ophyd.wire.broker_request import RetrieveRequest, check_extra
+from sfdaq_ophyd.wire.broker_parameters import check_detectors, plain, traps
+from sfdaq_ophyd.wire.broker_request import RetrieveRequest, check_extra, encode_body
 from sfdaq_ophyd.wire.pulse_id import RATE_MULTIPLICATORS, PulseRange
 
 PULSES = PulseRange(21_000_000_000, 21_000_000_099)

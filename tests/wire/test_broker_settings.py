@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sfdaq_ophyd.errors import RequestError
-from sfdaq_ophyd.wire.broker_settings import check_dap_settings, check_hardware_settings, check_script
+from sfdaq_ophyd.wire.broker_operations import check_script
+from sfdaq_ophyd.wire.broker_parameters import check_dap_settings, check_hardware_settings
 
 JF = "JF01T03V01"
 

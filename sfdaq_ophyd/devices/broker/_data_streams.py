@@ -1,21 +1,36 @@
-"""Checked files as documents: one stream per run, one row per acquisition, row k for event k."""
+"""Checked files as documents: one stream per run, one row per acquisition, row k for event k.
+
+They are collected before the run closes, or added to it afterwards, from the run tables on disk.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+from event_model import ComposeDescriptor, RunStart
+
+from ...errors import RunNotFound, ServiceTimeout
 from ...files.daq_file import PVDATA, TEXT
 from ...files.held_values import write_empty
+from ...limits import Limit
 from ...wire.broker import acquisition
 from .._assets import FileAssets
-from ._run_table import ACCEPTED, CHANNELS, REGISTERED, Facts, RunTable, TableRow
+from ._follower import FileFollower, announced
+from ._run_table import ACCEPTED, CHANNELS, REGISTERED, RUN, Facts, RunTable, TableRow
+
+logger = logging.getLogger(__name__)
+
+LATE_PERIOD = 0.05
+"""s between two looks at what is awaited after a run."""
 
 MISSING = "missing_channels"
 """Key, after the device's name, of what an acquisition lacks, in words; empty if it lacks nothing."""
@@ -35,19 +50,8 @@ def data_streams(
     """Return what is to be collected at the end of a run: stream names and flyers.
 
     Acquisitions whose event was read and whose files are whole come in ``NAME_data``; a second shape, after
-    a change of settings, in ``NAME_data_2``; everything else that was asked for in ``NAME_unused``.
-
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    table : RunTable
-    taken : container of str, optional
-        Streams that the run has already: further ones get the next number.
-
-    Returns
-    -------
-    list of (str, DataRows or UnusedRows)
+    a change of settings, in ``NAME_data_2``; everything else that was asked for in ``NAME_unused``. Streams
+    that the run has already are `taken`: further ones get the next number.
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
     good = [row for row in rows if row.is_good]
@@ -88,9 +92,9 @@ class _Columns(ABC):
         self._left: Iterator[Batch] | None = None
         self._batch: Batch
 
+    @abstractmethod
     def batches(self) -> Iterator[Batch]:
         """Yield what each collect gives."""
-        yield Batch(self._page(self._columns()))
 
     @property
     def n_batches(self) -> int:
@@ -117,10 +121,6 @@ class _Columns(ABC):
     def describe_collect(self) -> dict:
         """Return the data keys."""
 
-    @abstractmethod
-    def _columns(self) -> dict[str, list]:
-        """Return the value of each key, row by row."""
-
     def _integer(self) -> dict:
         return {"source": f"broker:{self._device}", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
 
@@ -143,8 +143,9 @@ class TextRow(_Columns):
         """Return the data keys."""
         return {key: self._text() for key in self._texts}
 
-    def _columns(self) -> dict[str, list]:
-        return {key: [text] for key, text in self._texts.items()}
+    def batches(self) -> Iterator[Batch]:
+        """Yield the row."""
+        yield Batch(self._page({key: [text] for key, text in self._texts.items()}))
 
 
 class _Rows(_Columns):
@@ -227,10 +228,6 @@ class DataRows(_Rows):
             event[_key_of(self._device, MISSING)] = row["missing"]
         return event
 
-    def _columns(self) -> dict[str, list]:
-        events = [self._event(row) for row in self._rows]
-        return {key: [event[key] for event in events] for key in events[0]}
-
 
 def _stacked(dataset: str, shape: tuple[int, ...]) -> dict:
     """Return the parameters of a StreamResource; writers take a row of shape (1,) for a number."""
@@ -246,23 +243,21 @@ class UnusedRows(_Rows):
 
     def batches(self) -> Iterator[Batch]:
         """Yield all rows at once."""
-        over = [row["index"] for row in self._rows if not (row["read"] and row["state"] == ACCEPTED)]
-        yield Batch(self._page(self._columns()), indices=over)
+        device, rows = self._device, self._rows
+        over = [row["index"] for row in rows if not (row["read"] and row["state"] == ACCEPTED)]
+        columns: dict[str, list] = {
+            **{_key_of(device, scalar): [row.get(scalar, 0) for row in rows] for scalar in _SCALARS},
+            _key_of(device, "state"): [row["state"] for row in rows],
+            _key_of(device, "detail"): [_detail(row) for row in rows],
+            _key_of(device, "file_list"): ["\n".join(row["files"]) for row in rows],
+        }
+        yield Batch(self._page(columns), indices=over)
 
     def describe_collect(self) -> dict:
         """Return the data keys: numbers, state, what is known, and the files, one per line."""
         keys = {_key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
         texts = ("state", "detail", "file_list")
         return keys | {_key_of(self._device, text): self._text() for text in texts}
-
-    def _columns(self) -> dict[str, list]:
-        device = self._device
-        return {
-            **{_key_of(device, scalar): [row.get(scalar, 0) for row in self._rows] for scalar in _SCALARS},
-            _key_of(device, "state"): [row["state"] for row in self._rows],
-            _key_of(device, "detail"): [_detail(row) for row in self._rows],
-            _key_of(device, "file_list"): ["\n".join(row["files"]) for row in self._rows],
-        }
 
 
 def _detail(row: TableRow) -> str:
@@ -346,3 +341,97 @@ def _empty(row: TableRow, form: Facts) -> Facts:
     write_empty(path, form["dataset"], (n, *form["shape"]), form["dtype"], ids)
     texts = {"texts": [""] * n} if form["dtype"] == TEXT else {}
     return form | {"path": str(path), "n_got": 0, **texts}
+
+
+class Catalog(Protocol):
+    """What this needs of an `EmbeddedCatalog`."""
+
+    def __contains__(self, uid: object) -> bool:
+        """Tell whether a run is there."""
+
+    def __getitem__(self, uid: str) -> Mapping[str, Any]:
+        """Return a run: its streams by name."""
+
+    def runs_at(self, time: float) -> list[str]:
+        """Return the uids of runs that were open at a time, s since the epoch; the latest first."""
+
+    def extend(self, uid: str, documents: Any) -> None:
+        """Add documents, as pairs of name and document, to a run that is closed already."""
+
+
+def register_late(
+    name: str, tables: Iterable[RunTable], catalog: Catalog, *, file_timeout: float, timeout: float
+) -> dict[str, list[str]]:
+    """Check what was not checked, and add the streams to the runs in the catalog, by the tables on disk.
+
+    Returns the streams added, by the uid of the run; runs that are not in the catalog are left for later.
+    Files that nobody has followed to their end have `file_timeout` s from now, everything `timeout` s: then
+    ServiceTimeout, and what is whole stays to be registered by the next call.
+    """
+    done: dict[str, list[str]] = {}
+    follower = FileFollower(f"{name} late")
+    waiting = [
+        table for table in tables if any("files" in row and not row["registered"] for row in table.rows())
+    ]
+    found = [(table, _uid_of(name, table, catalog)) for table in waiting]
+    uids = [(table, uid) for table, uid in found if uid is not None and uid in catalog]
+    for table, _ in uids:
+        for row in table.rows():
+            if row["state"] == ACCEPTED:
+                follower.follow(announced(table, row, file_timeout))
+    limit, wait = Limit(timeout), threading.Event()
+    while follower.n_pending:
+        if limit.reached():
+            seen = follower.last_seen
+            follower.forget()
+            raise ServiceTimeout(f"{name}: late registration", timeout, seen)
+        limit.wait(wait, LATE_PERIOD)
+    follower.end_run()
+    for table, uid in uids:
+        try:
+            streams = data_streams(name, table, catalog[uid])
+            catalog.extend(uid, _documents(uid, streams))
+        except RunNotFound:
+            logger.warning("%s: run %s went from the catalog", name, uid)
+            continue
+        for _, rows in streams:
+            rows.note_registered()
+        done[uid] = [stream for stream, _ in streams]
+    return done
+
+
+def _uid_of(name: str, table: RunTable, catalog: Catalog) -> str | None:
+    """Return the uid of a table's run: it is in the table, or the run is the one with these pulses."""
+    uid = table.run_facts().get("run_uid")
+    if uid is not None:
+        return uid
+    rows = [row for row in table.rows() if row["read"] and "asked_at" in row]
+    pulses = {row["start_pulse_id"] for row in rows}
+    for uid in catalog.runs_at(rows[-1]["asked_at"]) if rows else ():
+        if not pulses.isdisjoint(_column(catalog[uid], f"{name}_start_pulse_id")):
+            table.write(RUN, run_uid=uid)
+            return uid
+    return None
+
+
+def _column(run: Mapping[str, Any], key: str) -> Iterator[int]:
+    """Yield the values of a key in whatever stream has it."""
+    for stream in run:
+        if key in run[stream]:
+            yield from map(int, run[stream][key].read())
+
+
+def _documents(uid: str, streams: list[tuple[str, Any]]) -> Iterator[tuple[str, dict]]:
+    """Yield the documents of streams for a run that has a start document already."""
+    start: RunStart = {"uid": uid, "time": 0.0}  # of which only the uid goes into the descriptors
+    compose = ComposeDescriptor(start=start, streams={}, event_counters={})
+    for stream, rows in streams:
+        bundle = compose(name=stream, data_keys=rows.describe_collect())
+        descriptor = bundle.descriptor_doc
+        yield "descriptor", dict(descriptor)
+        for seq_num, batch in enumerate(rows.batches(), 1):
+            place = {"descriptor": descriptor["uid"], "seq_nums": {"start": seq_num, "stop": seq_num + 1}}
+            for kind, doc in batch.documents:
+                yield kind, {**doc, **({"run_start": uid} if kind == "stream_resource" else place)}
+            parts = {name: batch.page[name] for name in ("data", "timestamps", "time")}
+            yield "event_page", dict(bundle.compose_event_page(**parts))

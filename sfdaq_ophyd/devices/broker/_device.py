@@ -14,16 +14,15 @@ from ...errors import PreflightFailed, RequestError
 from ...wire.broker import BEAMLINES, Dialect
 from .._worker import Workers
 from ..pulse_id import PulseId
-from ._hardware import Hardware, Trigger
-from ._late_registration import Catalog, register_late
-from ._pedestals import Pedestals
+from ._data_streams import Catalog, register_late
+from ._hardware import Hardware
 from ._preflight import Check, checks_of, table
 from ._runner import BrokerRunner
 from ._service import Service
-from ._stepping import BrokerStepping
+from ._verbs import BrokerVerbs
 
 
-class SfDaqBroker(BrokerStepping):
+class SfDaqBroker(BrokerVerbs):
     """Record detectors, channels, cameras and PVs through the sf-daq broker.
 
     One run number per Bluesky run, one acquisition per trigger. A trigger is done when the broker has taken
@@ -127,8 +126,9 @@ class SfDaqBroker(BrokerStepping):
             getattr(self, signal).put(value)
         if pulse_id is None and beamline:
             pulse_id = BEAMLINES[beamline].pulse_id_pv
-        made = PulseId(pulse_id, name=f"{name}_pulse_id") if isinstance(pulse_id, str) else pulse_id
-        self.pulse_id = made
+        if isinstance(pulse_id, str):
+            pulse_id = PulseId(pulse_id, name=f"{name}_pulse_id")
+        self.pulse_id = pulse_id
         self.beam_rate = EpicsSignalRO(beam_rate, name=f"{name}_beam_rate") if beam_rate else None
         self.event_code = EpicsSignalRO(event_code, name=f"{name}_event_code") if event_code else None
         listener = None if status_exchange is None else StatusListener(status_exchange)
@@ -143,9 +143,7 @@ class SfDaqBroker(BrokerStepping):
             warns_alone=register != "late",
             listener=listener,
         )
-        self.pedestals = Pedestals(name, self.client, self.settings, folder)
-        self.beam_trigger = Trigger(name, self.client, self.event_code, folder)
-        self.hardware = Hardware(name, self.client, self.settings, self.beam_trigger)
+        self.hardware = Hardware(name, self.client, self.settings, self.event_code, folder)
         self.workers = Workers(f"{name} at the broker", lambda: self.is_staged)
         self._forget()
 
@@ -163,7 +161,7 @@ class SfDaqBroker(BrokerStepping):
         PreflightFailed
         """
         self.check_settings()
-        self.beam_trigger.pay()
+        self.hardware.trigger.pay()
         if self.check:
             self.pass_preflight()
         self._forget()
@@ -211,18 +209,9 @@ class SfDaqBroker(BrokerStepping):
     # the data of a run
 
     def streams(self, uid: str) -> list[tuple[str, Any]]:
-        """Return what is to be collected of a run now: names of streams, and flyers that have flown.
+        """Return what is to be collected of Bluesky's run `uid` now: names of streams, and flown flyers.
 
         What was not asked for yet is given up, and a reply that is awaited is waited for.
-
-        Parameters
-        ----------
-        uid : str
-            Of Bluesky's run.
-
-        Returns
-        -------
-        list of (str, flyer)
         """
         self.stop()
         return self.runner.streams(uid)

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -17,9 +17,9 @@ from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT, FoundData, Look, la
 from ...files.held_values import write_aligned, write_held
 from ...limits import Limit, counted_time
 from ...wire.broker_status import FileState, StatusBoard
+from ._run_table import COMPLETE, FAILED, RunTable, TableRow
 
 logger = logging.getLogger(__name__)
-
 
 PERIOD = 0.1
 """s between two looks."""
@@ -36,12 +36,10 @@ AT_ONCE = 64
 
 @dataclass
 class Announced:
-    """The files of one acquisition.
+    """The files of one acquisition, a row of the run.
 
-    Parameters
+    Attributes
     ----------
-    index : int
-        Row in the run.
     files : dict of str to Path
         Source (``PVDATA``, ``BSDATA``, ``CAMERAS``, a detector) to where the file will be on this machine.
     asked : range or list of int
@@ -79,15 +77,31 @@ class Announced:
         self.limits = {source: Limit(self.timeout) for source in self.files}
 
 
+def announced(
+    table: RunTable, row: TableRow, timeout: float, heard_as: Mapping[str, str] | None = None
+) -> Announced:
+    """Return the files of an acquisition as the table's row has them, to be followed and noted there."""
+
+    def note(found: list[dict], failures: dict[str, str]) -> None:
+        table.write(FAILED if failures else COMPLETE, row["index"], found=found, failures=failures)
+
+    return Announced(
+        row["index"],
+        {source: Path(path) for source, path in row["expected"].items()},
+        row.pulses,
+        timeout,
+        Path(row["aligned"]),
+        note,
+        row["gaps"],
+        row.get("names", {}),
+        dict(heard_as or {}),
+    )
+
+
 class FileFollower:
     """One thread that looks at announced files; it goes once a run is over and its files are there.
 
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    board : StatusBoard, optional
-        What the writers say on the status exchange; the files are looked at in any case.
+    With a `board`, what the writers say on the status exchange counts too.
     """
 
     def __init__(self, name: str, board: StatusBoard | None = None):
@@ -109,12 +123,7 @@ class FileFollower:
         self._resumed.set()
 
     def follow(self, announced: Announced) -> None:
-        """Follow the files of one more acquisition.
-
-        Parameters
-        ----------
-        announced : Announced
-        """
+        """Follow the files of one more acquisition."""
         if self._board is not None:
             self._board.watch(announced.heard_as.values())
         with self._changed:
@@ -255,8 +264,9 @@ def _found_rows(
     so are PVs. Of a channel that was asked for and cannot be had, the fact is why: ``absent``.
     """
     names = announced.names.get(source, ())
-    if source == PVDATA:
-        names = _pvs(announced)
+    if source == PVDATA:  # a name that is a channel too is the channel's
+        channels = {name for kind in (BSDATA, CAMERAS) for name in announced.names.get(kind, ())}
+        names = [name for name in names if name not in channels]
         found = write_held(announced.aligned / path.name, path, found, names, announced.asked)
     rows = [_row(announced, source, path, one) for one in found]
     there = {one.key for one in found}
@@ -266,12 +276,6 @@ def _found_rows(
 def _absent(source: str, key: str, why: str) -> dict[str, Any]:
     """Return the fact that a channel cannot be had."""
     return {"source": source, "key": key, "absent": why}
-
-
-def _pvs(announced: Announced) -> list[str]:
-    """Return the PVs asked for; a name that is a channel too is the channel's."""
-    channels = {name for source in (BSDATA, CAMERAS) for name in announced.names.get(source, ())}
-    return [name for name in announced.names.get(PVDATA, ()) if name not in channels]
 
 
 def _row(announced: Announced, source: str, path: Path, data: FoundData) -> dict[str, Any]:

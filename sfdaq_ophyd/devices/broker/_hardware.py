@@ -1,44 +1,55 @@
-"""Power and settings of detectors, the list of recorded PVs, user files, and the end of a pgroup."""
+"""What plans ask for beside runs: power and settings of detectors, pedestals, recorded PVs, user files."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ophyd import EpicsSignalRO
 
 from ...clients import BrokerClient
+from ...clients.broker_transport import read_json
 from ...errors import (
     BrokerRefused,
     DetectorStateError,
+    FilesMissing,
     RequestError,
     ServiceTimeout,
     SfdaqError,
     UnknownOutcome,
     shown_url,
 )
+from ...files.daq_file import CLOSING
+from ...files.storage import write_whole
 from ...limits import Limit
-from ...wire.broker import TRIGGER_RUNNING, TRIGGER_STOPPED
+from ...wire.broker import PEDESTALS, TRIGGER_RUNNING, TRIGGER_STOPPED
+from ...wire.detector_name import DetectorName
 from ..debts import Debts
+from ._data_streams import TextRow
+from ._preflight import known_pedestals, pedestal_file
+from ._run import Settings, request_labels
 from ._service import JobStatus
-from ._settings import Settings
 
 RUNNING, STOPPED = "running", "stopped"
+
+PERIOD = 1.0
+"""s between two polls: the server does one request at a time for all beamlines."""
+
+FILE_PERIOD = 0.2
+"""s between two looks at the logs of a pedestal."""
+
+MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
+"""s on top of what the server announces, where nothing but time can tell that a pedestal is done."""
 
 
 class Trigger:
     """What the trigger PV of a beamline shows, and the start of a trigger that was left stopped.
 
-    Parameters
-    ----------
-    name : str
-        Of the broker device.
-    client : BrokerClient
-    pv : EpicsSignalRO or None
-        The event code of the trigger.
-    directory : Path
-        Where it is noted that the trigger is to be started.
+    That it is still to be started is noted in a directory; `pv` is its event code, where that is known.
     """
 
     def __init__(self, name: str, client: BrokerClient, pv: EpicsSignalRO | None, directory: Path):
@@ -61,18 +72,7 @@ class Trigger:
         return f"The trigger PV {pv.pvname} is {code}: {state}."
 
     def start(self, detector: str) -> str:
-        """Start a trigger that settings left stopped; else it is owed.
-
-        Parameters
-        ----------
-        detector : str
-            Whose settings.
-
-        Returns
-        -------
-        str
-            What came of it, for a person.
-        """
+        """Start a trigger that settings of a detector left stopped, else owe it; return what came of it."""
         try:
             self._start(detector)
         except SfdaqError as exc:
@@ -101,12 +101,18 @@ class Trigger:
             return None
 
 
-PERIOD = 1.0
-"""s between two polls: the server does one request at a time for all beamlines."""
+@dataclass(frozen=True)
+class QueuedPedestal:
+    """A pedestal that was queued: the id of its request, and the s it takes at least."""
+
+    request_id: str
+    seconds: float
 
 
 class Hardware:
-    """Calls for hardware and settings.
+    """Calls for hardware, pedestals, recorded PVs and user files; their limits are in s.
+
+    Those that wait take the `JobStatus` to wait with.
 
     Parameters
     ----------
@@ -115,29 +121,27 @@ class Hardware:
     client : BrokerClient
     settings : callable
         Returns what the device's signals say now.
-    trigger : Trigger
+    event_code : EpicsSignalRO or None
+        Of the beamline's trigger.
+    directory : Path
+        Where it is noted which pedestal was taken by which run, and whether the trigger is to be started.
     """
 
-    def __init__(self, name: str, client: BrokerClient, settings: Callable[[], Settings], trigger: Trigger):
-        self.name, self._client, self._settings, self._trigger = name, client, settings, trigger
+    def __init__(
+        self,
+        name: str,
+        client: BrokerClient,
+        settings: Callable[[], Settings],
+        event_code: EpicsSignalRO | None,
+        directory: Path,
+    ):
+        self.name, self._client, self._settings, self._directory = name, client, settings, directory
+        self.trigger = Trigger(name, client, event_code, directory)
+
+    # detectors
 
     def check_reachable(self, detector: str) -> list[int]:
-        """Return the modules that answer on the network.
-
-        Parameters
-        ----------
-        detector : str
-
-        Returns
-        -------
-        list of int
-            All of them.
-
-        Raises
-        ------
-        DetectorStateError
-            One does not.
-        """
+        """Return the modules, all of which answer on the network; DetectorStateError if one does not."""
         pings = self._client.get_detector_pings(detector)
         if pings.unreachable:
             modules = ", ".join(map(str, pings.unreachable))
@@ -149,55 +153,32 @@ class Hardware:
     def wait_until_running(self, status: JobStatus, detector: str, limit: float) -> None:
         """Wait until every module is in state running; a refusal meanwhile is normal.
 
-        Parameters
-        ----------
-        status : JobStatus
-            To wait with.
-        detector : str
-        limit : float
-            s.
-
         Raises
         ------
         ServiceTimeout
             Some are not; with the states seen last.
         """
 
-        def look() -> tuple[bool, str]:
+        def look() -> tuple[int, str]:
             try:
                 states = self._client.get_detector_status(detector)
             except BrokerRefused as exc:
-                return False, exc.said
-            return set(states) == {"running"}, str(states)
+                return 0, exc.said
+            return int(set(states) == {"running"}), str(states)
 
         hint = "Failures show on the status exchange, and in the log of the writer."
         self._poll(status, look, f"{detector} running", limit, hint)
 
     def wait_until_writing(self, status: JobStatus, detector: str, limit: float) -> None:
-        """Wait until every module writes into the buffer.
+        """Wait until every module writes into the buffer; ServiceTimeout if some do not."""
 
-        Parameters
-        ----------
-        status : JobStatus
-            To wait with.
-        detector : str
-        limit : float
-            s.
-
-        Raises
-        ------
-        DetectorStateError
-            Some modules do not, after `limit` s.
-        ServiceTimeout
-            Some do not, after `limit`.
-        """
-
-        def look() -> tuple[bool, str]:
+        def look() -> tuple[int, str]:
             running = self._client.get_running_detectors()
             limping = (running.limping or {}).get(detector)
             if limping is not None:
-                return False, f"limping: modules {list(limping.missing_modules)} do not write"
-            return detector in running.running, "writes" if detector in running.running else "does not write"
+                return 0, f"limping: modules {list(limping.missing_modules)} do not write"
+            writes = detector in running.running
+            return int(writes), "writes" if writes else "does not write"
 
         hint = "Limping: check the fibres of these modules. No data at all: is the trigger running?"
         self._poll(status, look, f"{detector} writing into the buffer", limit, hint)
@@ -224,7 +205,7 @@ class Hardware:
         BrokerRefused, UnknownOutcome
             With notes that tell what the trigger PV shows.
         """
-        trigger = self._trigger
+        trigger = self.trigger
         ran_before = trigger.runs()
         try:
             changed = self._client.set_detector_settings(detector, parameters)
@@ -235,17 +216,107 @@ class Hardware:
             raise
         return None if changed is None else {name: list(pair) for name, pair in changed.items()}
 
-    def update_pv_list(self, add: Sequence[str] = (), remove: Sequence[str] = ()) -> dict[str, list[str]]:
-        """Read the list of recorded PVs, merge, and write it only if it changes.
+    # pedestals
 
-        Parameters
-        ----------
-        add, remove : sequence of str
+    def begin_pedestal(
+        self, detectors: Sequence[str], pedestalmode: bool = False, run_uid: str = ""
+    ) -> QueuedPedestal:
+        """Queue a pedestal; `pedestalmode` lets the detector switch gains itself."""
+        settings, labels = self._settings(), request_labels(run_uid)
+        seconds = self._client.take_pedestal(
+            settings.pgroup,
+            list(detectors),
+            rate_multiplicator=int(settings.rate_multiplicator),
+            pedestalmode=pedestalmode,
+            extra=labels,
+        )
+        return QueuedPedestal(labels["client_request_id"], seconds)
+
+    def wait_for_pedestal(
+        self,
+        status: JobStatus,
+        pedestal: QueuedPedestal,
+        detectors: Sequence[str],
+        limit: float,
+        run_uid: str = "",
+    ) -> dict[str, Any]:
+        """Wait until the log of each detector says that it is done: the best evidence there is.
 
         Returns
         -------
         dict
-            What was ``added`` and ``removed``.
+            ``files``, the evaluated pedestal of each detector; and ``evidence``, how it is known.
+
+        Raises
+        ------
+        FilesMissing
+            A writer failed; with its own words.
+        ServiceTimeout
+        """
+        root = self._client.sf_root
+        if root is None or not root.is_dir():
+            n_modules = sum(DetectorName.parse(name).n_modules for name in detectors)
+            seconds = pedestal.seconds + MARGIN + MARGIN_PER_MODULE * n_modules
+            seen = f"/sf is not mounted here: waiting {seconds:g} s, a guess"
+            status.show(0, 1, seen)
+            status.pause(min(seconds, limit))
+            if seconds > limit:
+                raise ServiceTimeout(f"{self.name}: pedestal", limit, seen)
+            return {"files": {}, "evidence": f"{seconds:g} s went by: a guess, /sf is not mounted here"}
+        stem: Path | None = None
+        done: dict[str, str] = {}
+
+        def look() -> tuple[int, str]:
+            nonlocal stem
+            stem = stem or self._own_stem(root, pedestal.request_id)
+            seen = self._look_at_pedestal(stem, detectors, done)
+            return len(done), seen
+
+        self._poll(status, look, "pedestal", limit, target=len(detectors), period=FILE_PERIOD)
+        path = pedestal_file(self._directory, self._settings().pgroup)
+        facts = {name: {"file": file, "run_uid": run_uid, "time": time.time()} for name, file in done.items()}
+        write_whole(path, json.dumps(known_pedestals(path) | facts, indent=1))
+        return {"files": done, "evidence": "the writer's logs"}
+
+    def pedestal_row(self, result: Mapping[str, Any]) -> TextRow:
+        """Return what is to be collected of `wait_for_pedestal`: each detector's file, and the evidence."""
+        files = {f"{name}_pedestal": file for name, file in result["files"].items()}
+        return TextRow("primary", self.name, files | {"pedestal_evidence": result["evidence"]})
+
+    def _own_stem(self, root: Path, request_id: str) -> Path | None:
+        """Find ``<stamp>`` of our request: the newest files first."""
+        pgroup = self._settings().pgroup
+        paths = sorted(root.glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.json"), reverse=True)
+        for path in paths[:50]:
+            if read_json(path).get("client_request_id") == request_id:  # of one being written, nothing
+                return path.with_suffix("")
+        return None
+
+    def _look_at_pedestal(self, stem: Path | None, detectors: Sequence[str], done: dict[str, str]) -> str:
+        """Put the files of detectors that are done into `done`, and return what is seen of the others."""
+        if stem is None:
+            return "queued, not begun"
+        common = _lines(stem.with_name(f"{stem.name}.log"))
+        seen = [common[-1] if common else "queued"]
+        for name in detectors:
+            raw = stem.with_name(f"{stem.name}.{name}.h5")
+            lines = _lines(stem.with_name(f"{stem.name}.{name}.log"))
+            if raw.with_name(f"{raw.name}.err").exists():
+                last = lines[-1] if lines else "no log"
+                raise FilesMissing(self.name, {str(raw): f"the writer failed: {last}"})
+            result = raw.with_name(f"{stem.name}.{name}.res.h5")
+            if lines and CLOSING in lines[-1]:
+                if not result.exists():
+                    raise FilesMissing(self.name, {str(result): f"no result; log: {lines[-2:]}"})
+                done[name] = str(result)
+            elif lines:
+                seen.append(f"{name}: {lines[-1]}")
+        return "; ".join(seen)
+
+    # PVs and files
+
+    def update_pv_list(self, add: Sequence[str] = (), remove: Sequence[str] = ()) -> dict[str, list[str]]:
+        """Read the list of recorded PVs, merge, write it only if it changes; return ``added``, ``removed``.
 
         Raises
         ------
@@ -267,23 +338,9 @@ class Hardware:
         return {"added": added, "removed": removed}
 
     def copy_user_files(self, run_number: int, files: Sequence[str]) -> dict[str, str]:
-        """Copy files into ``aux/`` of a run.
+        """Copy files, by absolute paths that the server can read, into ``aux/`` of a run.
 
-        Parameters
-        ----------
-        run_number : int
-        files : sequence of str
-            Absolute paths that the server can read.
-
-        Returns
-        -------
-        dict of str to str
-            Source to destination.
-
-        Raises
-        ------
-        DetectorStateError
-            Some were not copied; it names them.
+        Returns source to destination; DetectorStateError names those that were not copied.
         """
         result = self._client.copy_user_files(self._settings().pgroup, run_number, files)
         if result.failed:
@@ -294,17 +351,28 @@ class Hardware:
     def _poll(
         self,
         status: JobStatus,
-        look: Callable[[], tuple[bool, str]],
+        look: Callable[[], tuple[int, str]],
         what: str,
         seconds: float,
-        hint: str,
+        hint: str = "",
+        *,
+        target: int = 1,
+        period: float | None = None,
     ) -> None:
+        """Look until all of `target` are done; `look` returns how many are, and what is seen."""
         limit = Limit(seconds)
         while True:
-            done, seen = look()
-            status.show(float(done), 1, seen)
-            if done:
+            n_done, seen = look()
+            status.show(n_done, target, seen)
+            if n_done == target:
                 return
             if limit.reached():
                 raise ServiceTimeout(f"{self.name}: {what}", seconds, seen, hint)
-            status.pause(min(PERIOD, seconds / 10))
+            status.pause(min(PERIOD if period is None else period, seconds / 10))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,22 +16,11 @@ from ...wire.broker import PEDESTALS, clean_tag
 from ...wire.broker_reply import RunningDetectors
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PULSE_RATE
-from ._settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the table.
-
-    Attributes
-    ----------
-    what : str
-    found : str
-    ok : bool or None
-        None: cannot be told, which fails nothing.
-    fix : str
-        What a person does if it is not ok.
-    """
+    """One line of the table; `ok` is None if it cannot be told, which fails nothing."""
 
     what: str
     found: str
@@ -40,16 +29,7 @@ class Check:
 
 
 def table(checks: list[Check]) -> str:
-    """Return the checks as text, one line each.
-
-    Parameters
-    ----------
-    checks : list of Check
-
-    Returns
-    -------
-    str
-    """
+    """Return the checks as text, one line each."""
     width = max((len(check.what) for check in checks), default=0)
     marks = {True: "ok", False: "FAILED", None: "?"}
     return "\n".join(f"{marks[check.ok]:6} {check.what:{width}}  {check.found}" for check in checks)
@@ -64,26 +44,15 @@ def checks_of(
 ) -> list[Check]:
     """Check everything a run with this request needs; only reads, and never raises SfdaqError.
 
-    Parameters
-    ----------
-    client : BrokerClient
-    request : RetrieveRequest
-    pulse_rate : callable
-        Measures that the pulse-id PV counts, and returns its rate in Hz; raises SfdaqError.
-    beam_rate : callable or None
-        Returns the repetition rate of the beam in Hz, where there is a PV for it.
-    max_pedestal_age : float
-        s; 0 accepts any.
-
-    Returns
-    -------
-    list of Check
+    `pulse_rate` measures that the pulse-id PV counts, in Hz, or raises SfdaqError; `beam_rate` returns that
+    of the beam, in Hz, where there is a PV for it; a `max_pedestal_age` of 0 s accepts any.
     """
     checks = [_pgroup(client, request.pgroup)]
     unreachable = checks[0].ok is False and "not reachable" in checks[0].found
     if not unreachable and request.detectors:
         checks += _detectors(client, request)
-    checks += [*_tag(request), _pulse_id(pulse_rate), *_rate(beam_rate, request), *_traps(request)]
+    checks += [*_tag(request), _pulse_id(pulse_rate), *_rate(beam_rate, request)]
+    checks += [Check("parameters", trap, None) for trap in request.traps()]
     checks += [_pedestal(client, name, request.pgroup, max_pedestal_age) for name in request.detectors]
     return checks
 
@@ -156,11 +125,6 @@ def _rate(beam_rate: Callable[[], float] | None, request: RetrieveRequest) -> It
     )
 
 
-def _traps(request: RetrieveRequest) -> Iterator[Check]:
-    for trap in request.traps():
-        yield Check("parameters", trap, None)
-
-
 def _pedestal(client: BrokerClient, name: str, pgroup: str, limit: float) -> Check:
     newest = newest_pedestal(client.sf_root, pgroup, name)
     what = f"pedestal {name}"
@@ -187,22 +151,10 @@ def _state(name: str, running: RunningDetectors) -> Check:
 
 
 def newest_pedestal(sf_root: Path | None, pgroup: str, detector: str) -> tuple[Path, float] | None:
-    """Return the latest evaluated pedestal of a detector in a pgroup.
-
-    Parameters
-    ----------
-    sf_root : Path or None
-        Where ``/sf`` is mounted here.
-    pgroup, detector : str
-
-    Returns
-    -------
-    (Path, float) or None
-        With its age in s.
-    """
+    """Return the latest evaluated pedestal of a detector in a pgroup, with its age in s, if there is one."""
     if sf_root is None:
         return None
-    results = sorted(Path(sf_root).glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.{detector}.res.h5"))
+    results = list(sf_root.glob(f"*/data/{pgroup}/raw/{PEDESTALS}/*.{detector}.res.h5"))
     if not results:
         return None
     newest = max(results, key=lambda path: path.name)
@@ -218,25 +170,13 @@ def pedestal_file(directory: Path, pgroup: str) -> Path:
     return directory / pgroup / "pedestals.json"
 
 
-def pedestals_in_use(settings: Settings, sf_root: Path | None, directory: Path) -> dict[str, dict[str, Any]]:
-    """Return what is known of each detector's newest pedestal.
-
-    Parameters
-    ----------
-    settings : Settings
-    sf_root : Path or None
-        Where ``/sf`` is mounted here.
-    directory : Path
-        Of the device.
-
-    Returns
-    -------
-    dict of str to dict
-        ``file``, ``age`` (s) and, where it was taken by us, ``run_uid``; by detector.
-    """
-    known, found = known_pedestals(pedestal_file(directory, settings.pgroup)), {}
-    for name in settings.detectors:
-        newest = newest_pedestal(sf_root, settings.pgroup, name)
+def pedestals_in_use(
+    pgroup: str, detectors: Iterable[str], sf_root: Path | None, directory: Path
+) -> dict[str, dict[str, Any]]:
+    """Return ``file``, ``age`` (s) and, where we took it, ``run_uid`` of each detector's newest pedestal."""
+    known, found = known_pedestals(pedestal_file(directory, pgroup)), {}
+    for name in detectors:
+        newest = newest_pedestal(sf_root, pgroup, name)
         if newest is not None:
             path, age = newest
             ours = known.get(name, {})

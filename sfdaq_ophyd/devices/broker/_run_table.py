@@ -20,7 +20,6 @@ RETAKEN, NOT_ASKED = "retaken", "not asked"
 ``retaken`` if no event has it, as when the point was taken again or the event dropped; ``not asked`` is of
 pulses of a fly scan that ended before they were asked for."""
 
-
 Facts = dict[str, Any]
 """About one dataset of an acquisition."""
 
@@ -60,30 +59,14 @@ class TableRow(dict[str, Any]):
 
 
 class RunTable:
-    """Append-only record of one run.
-
-    Parameters
-    ----------
-    path : str or Path
-        Made with the first line; an existing one is continued.
-    """
+    """Append-only record of one run; an existing file is continued."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         make_folder(self.path.parent)
 
     def write(self, what: str, index: int | None = None, **facts: Any) -> None:
-        """Append a line about an acquisition, or about the run.
-
-        Parameters
-        ----------
-        what : str
-            What happened to it.
-        index : int, optional
-            Of the acquisition in the run; None for the run.
-        **facts
-            Fit for JSON.
-        """
+        """Append a line: what happened to the acquisition of an index, or without one to the run."""
         line = {"what": what, "time": time.time(), **({} if index is None else {"index": index}), **facts}
         append_line(self.path, json.dumps(line))
 
@@ -125,18 +108,6 @@ class RunTable:
 
 
 def tables_of(device: str, directory: Path) -> list[RunTable]:
-    """Return the run tables of a device.
-
-    Parameters
-    ----------
-    device : str
-        Its name.
-    directory : Path
-
-    Returns
-    -------
-    list of RunTable
-        The oldest first.
-    """
+    """Return the run tables of the device with this name, the oldest first."""
     paths = sorted(directory.glob("*/run*.jsonl"), key=lambda path: path.stat().st_mtime)
     return [table for table in map(RunTable, paths) if table.run_facts().get("device", device) == device]

@@ -1,16 +1,20 @@
-"""The way of a run through the broker: requests for its data, their lines in the table, and its files."""
+"""The way of a run through the broker: its number, requests for its data, their lines in the table, files."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ...clients import BrokerClient, StatusListener
 from ...clients.broker_transport import MAX_JSON, read_json
 from ...errors import (
     BrokerRefused,
+    DetectorStateError,
+    Discarded,
     FilesMissing,
     FramesMissing,
     RequestError,
@@ -27,25 +31,34 @@ from ...wire.broker_reply import Retrieval
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PulseRange
 from ._data_streams import data_streams
-from ._run import AcceptedAcquisition, BrokerRun, RunNumbers, announced
+from ._follower import FileFollower, announced
+from ._preflight import pedestals_in_use
+from ._run import AcceptedAcquisition, BrokerRun, PulseClock, Settings, request_labels
 from ._run_table import (
     ACCEPTED,
     COMPLETE,
     FAILED,
     NOT_ASKED,
     REFUSED,
+    RETAKEN,
+    RUN,
     SENDING,
     UNKNOWN,
+    RunTable,
     TableRow,
+    tables_of,
 )
 from ._scan_info import Point
-from ._settings import Settings, request_labels
 
 logger = logging.getLogger(__name__)
 
 PERIOD = 0.05
 """s between two looks at what is still awaited."""
 
+_ALONE = (
+    "this RunEngine has no run_number_wrapper: the files are registered by register_late(catalog) after the "
+    "run. sfdaq_ophyd.setup(RE), or RE.preprocessors.append(run_number_wrapper), has it done before"
+)
 _OLD_RUN = (
     "%s: the broker gave out run number %d of %s as new, but its first acquisition is number %d: the data go "
     "into a run that has data already. Was LAST_RUN set back?"
@@ -62,28 +75,145 @@ class Waiting(Protocol):
         """Let time go by; raises once the caller is given up."""
 
 
-class BrokerRunner(RunNumbers):
-    """Take run numbers, ask for data, and follow the files, one run at a time; see `RunNumbers`."""
+class BrokerRunner:
+    """Take run numbers, ask for data, and follow the files, one run at a time.
+
+    A number is taken once, used by one run, and no more once that has ended. Where methods take a `uid`, it
+    is that of Bluesky's run.
+
+    Parameters
+    ----------
+    name : str
+        Of the device.
+    client : BrokerClient
+    settings : callable
+        Returns what the device's signals say now.
+    pulse_id : PulseClock or None
+        Without one, nothing is acquired.
+    directory : Path
+        Where run tables and aligned views go.
+    beamline : str
+    warns_alone : bool
+        Whether to say so when the files of a run will have to be registered late.
+    listener : StatusListener, optional
+        Of the status exchange; started with the first run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: BrokerClient,
+        settings: Callable[[], Settings],
+        pulse_id: PulseClock | None,
+        directory: Path,
+        *,
+        beamline: str = "",
+        warns_alone: bool = True,
+        listener: StatusListener | None = None,
+    ):
+        self.name, self.client, self.directory, self.listener = name, client, directory, listener
+        self._settings, self._pulse_id, self._beamline = settings, pulse_id, beamline
+        self.follower = FileFollower(name, listener.board if listener is not None else None)
+        self.run: BrokerRun | None = None
+        self._ended: BrokerRun | None = None
+        self._n_ended = 0
+        self._uid, self._warns_alone = "", warns_alone
+
+    @property
+    def pulse_id(self) -> PulseClock:
+        """The pulse clock; DetectorStateError if there is none."""
+        if self._pulse_id is None:
+            raise DetectorStateError(
+                f"{self.name}: no pulse-id PV: give pulse_id or beamline; pulse ids are never made up"
+            )
+        return self._pulse_id
+
+    # the number
+
+    def take_run_number(self) -> dict[str, Any]:
+        """Take a run number as a run opens, begin its table, and return what goes into the start document."""
+        self._listen()
+        pgroup = self._settings().pgroup
+        self.run = self._new_run(pgroup, self.client.advance_run_number(pgroup))
+        return {"run_number": self.run.number, **self.run_facts()}
+
+    def run_facts(self) -> dict[str, Any]:
+        """Return what goes into every start document: pgroup, beamline, and the pedestals in use."""
+        pgroup, detectors = self._settings().pgroup, self._settings().detectors
+        pedestals = pedestals_in_use(pgroup, detectors, self.client.sf_root, self.directory)
+        found = {"pedestals": pedestals} if pedestals else {}
+        return {"pgroup": pgroup, "beamline": self._beamline, **found}
+
+    def name_run(self, uid: str) -> None:
+        """Note the uid of Bluesky's run, whose number is taken or will be, for the table and each request."""
+        self._uid = uid
+        if self.run is not None:
+            self.run.uid = uid
+            self.run.table.write(RUN, run_uid=uid)
+
+    def same_run(self) -> Callable[[], None]:
+        """Return what raises Discarded as soon as the run of this moment has ended."""
+        n_ended = self._n_ended
+
+        def check() -> None:
+            if self._n_ended != n_ended:
+                raise Discarded(f"{self.name}: the run ended before its data were asked for")
+
+        return check
+
+    def run_in_use(
+        self, point: Point | None, check: Callable[[], None], number: int | None = None
+    ) -> BrokerRun:
+        """Return the run in use; if there is none, take a number for one.
+
+        Parameters
+        ----------
+        point : Point or None
+            Of a scan.
+        check : callable
+            Raises if the caller was given up, or its run has ended: what an abort leaves behind must not
+            ask for data of another run, or cost a second number.
+        number : int, optional
+            To go on with, in place of a new one.
+        """
+        check()
+        self._uid = self._uid or (point.run if point is not None else "")
+        run = self.run or self.run_of(self._uid)  # unstaged and staged again within Bluesky's run
+        if run is None:
+            if self._warns_alone and not self._uid:
+                self._warns_alone = False
+                logger.warning("%s: %s", self.name, _ALONE)
+            self._listen()
+            pgroup, new = self._settings().pgroup, number is None
+            number = self.client.advance_run_number(pgroup) if number is None else number
+            run = self._new_run(pgroup, number, new=new)
+        self.run = run
+        return run
+
+    def _listen(self) -> None:
+        if self.listener is not None:
+            self.listener.start()
+
+    def _new_run(self, pgroup: str, number: int, *, new: bool = True) -> BrokerRun:
+        path = self.directory / pgroup / f"run{padded(number)}-{int(time.time() * 1000)}.jsonl"
+        run = BrokerRun(number, pgroup, RunTable(path), self._uid, new=new)
+        facts = {"pgroup": pgroup, "beamline": self._beamline}
+        uid = {"run_uid": self._uid} if self._uid else {}
+        run.table.write(RUN, None, device=self.name, run_number=number, **facts, **uid)
+        logger.info("%s: run number %d of %s", self.name, number, pgroup)
+        return run
+
+    def run_of(self, uid: str) -> BrokerRun | None:
+        """Return the run in use, or the one ended last, if it is that of `uid`."""
+        runs = (self.run, self._ended)
+        return next((run for run in runs if run is not None and run.uid == uid != ""), None)
+
+    # requests
 
     def acquire(
         self, pulses: PulseRange, point: Point | None, run: BrokerRun, pulse_ids: Sequence[int] = ()
     ) -> AcceptedAcquisition:
-        """Send the request for pulses that are over.
-
-        Parameters
-        ----------
-        pulses : PulseRange
-        point : Point or None
-            Of a scan.
-        run : BrokerRun
-            See `run_in_use`.
-        pulse_ids : sequence of int
-            Those to keep; default all.
-
-        Returns
-        -------
-        AcceptedAcquisition
-        """
+        """Send the request for pulses that are over: all of them, or only `pulse_ids`."""
         request = self._settings().request(
             pulses,
             run_number=run.number,
@@ -93,54 +223,6 @@ class BrokerRunner(RunNumbers):
         )
         return self._send(run, request)
 
-    def leave_out(self, run: BrokerRun | None, first: int, last: int | None) -> None:
-        """Say in the log, and in the table of a run if there is one, that pulses were not asked for.
-
-        Parameters
-        ----------
-        run : BrokerRun or None
-        first, last : int
-            Both ends included; None if it is not known how far they go.
-        """
-        span = "on" if last is None else f"to {last}"
-        reason = (
-            f"pulses from {first} {span} were not asked for, since the fly scan ended before; the plan "
-            f"retrieve_from_buffers({self.name}, {first}, {last or '...'}) gets what the buffers still have"
-        )
-        logger.warning("%s: %s", self.name, reason)
-        if run is not None:
-            index, run.n_acquisitions = run.n_acquisitions, run.n_acquisitions + 1
-            facts = {"start_pulse_id": first, "stop_pulse_id": last or 0, "reason": reason, "files": []}
-            run.table.write(NOT_ASKED, index, **facts)
-
-    def saved_requests(self, run_number: int, acquisition_number: int | None = None) -> list[str]:
-        """Return the ``meta/acqNNNN.json`` of a run, or of one acquisition.
-
-        Parameters
-        ----------
-        run_number : int
-        acquisition_number : int, optional
-
-        Returns
-        -------
-        list of str
-            Paths, in order.
-
-        Raises
-        ------
-        RequestError
-            There is none.
-        """
-        pgroup, root = self._settings().pgroup, self.client.sf_root
-        runs = f"*/data/{pgroup}/raw/run{padded(run_number)}"
-        name = "acq*.json" if acquisition_number is None else f"acq{padded(acquisition_number)}.json"
-        found = (
-            [] if root is None else [*root.glob(f"{runs}/meta/{name}"), *root.glob(f"{runs}-*/meta/{name}")]
-        )
-        if not found:
-            raise RequestError("run_number", run_number, f"a run of {pgroup} with data, below {root}")
-        return sorted(map(str, found))
-
     def acquire_again(
         self,
         point: Point | None,
@@ -148,20 +230,9 @@ class BrokerRunner(RunNumbers):
         path: str,
         changes: Mapping[str, Any] | None = None,
     ) -> AcceptedAcquisition:
-        """Ask once more for what ``meta/acqNNNN.json`` says, for the run in use.
+        """Ask once more for what a ``meta/acqNNNN.json`` says, with changes of its fields.
 
-        Parameters
-        ----------
-        point, check
-            See `run_in_use`.
-        path : str
-            Of the file.
-        changes : mapping, optional
-            Of its fields.
-
-        Returns
-        -------
-        AcceptedAcquisition
+        `point` and `check` are as for `run_in_use`.
         """
         file = Path(path)
         if not (saved := read_json(file)):
@@ -176,30 +247,48 @@ class BrokerRunner(RunNumbers):
         )
         return self._send(run, request)
 
-    def _send(self, run: BrokerRun, request: RetrieveRequest) -> AcceptedAcquisition:
-        """Send a request for a run and follow its files.
+    def saved_requests(self, run_number: int, acquisition_number: int | None = None) -> list[str]:
+        """Return the paths of ``meta/acqNNNN.json`` of a run, or of one acquisition; RequestError if none."""
+        pgroup, root = self._settings().pgroup, self.client.sf_root
+        runs = f"*/data/{pgroup}/raw/run{padded(run_number)}"
+        name = "acq*.json" if acquisition_number is None else f"acq{padded(acquisition_number)}.json"
+        found = (
+            [] if root is None else [*root.glob(f"{runs}/meta/{name}"), *root.glob(f"{runs}-*/meta/{name}")]
+        )
+        if not found:
+            raise RequestError("run_number", run_number, f"a run of {pgroup} with data, below {root}")
+        return sorted(map(str, found))
 
-        Raises
-        ------
-        BrokerRefused, UnknownOutcome, RunNumberMismatch, ServiceUnreachable
-            Each leaves its line in the run table.
+    def leave_out(self, run: BrokerRun | None, first: int, last: int | None) -> None:
+        """Say in the log, and in the table of a run if there is one, that pulses were not asked for.
+
+        `last` is included; None if it is not known how far they go.
         """
-        request_id = request.extra["client_request_id"]
-        index, run.n_acquisitions = run.n_acquisitions, run.n_acquisitions + 1
-        pulses = request.pulses
+        span = "on" if last is None else f"to {last}"
+        reason = (
+            f"pulses from {first} {span} were not asked for, since the fly scan ended before; the plan "
+            f"retrieve_from_buffers({self.name}, {first}, {last or '...'}) gets what the buffers still have"
+        )
+        logger.warning("%s: %s", self.name, reason)
+        if run is not None:
+            facts = {"start_pulse_id": first, "stop_pulse_id": last or 0, "reason": reason, "files": []}
+            run.table.write(NOT_ASKED, run.next_index(), **facts)
+
+    def _send(self, run: BrokerRun, request: RetrieveRequest) -> AcceptedAcquisition:
+        """Send a request for a run and follow its files; each way it ends has its line in the table."""
+        index, pulses = run.next_index(), request.pulses
         span = {"start_pulse_id": pulses.first, "stop_pulse_id": pulses.last}
-        run.table.write(SENDING, index, client_request_id=request_id, **span)
+        run.table.write(SENDING, index, client_request_id=request.extra["client_request_id"], **span)
         try:
             retrieval = self.client.retrieve_from_buffers(request)
         except RunNumberMismatch as exc:
             run.table.write(UNKNOWN, index, reason=str(exc), files=list(exc.files))
             raise
-        except UnknownOutcome as exc:
-            run.table.write(UNKNOWN, index, reason=str(exc))
-            raise
         except SfdaqError as exc:
-            nothing_done = not isinstance(exc, BrokerRefused) or exc.nothing_done
-            run.table.write(REFUSED if nothing_done else UNKNOWN, index, reason=str(exc))
+            unknown = isinstance(exc, UnknownOutcome) or (
+                isinstance(exc, BrokerRefused) and not exc.nothing_done
+            )
+            run.table.write(UNKNOWN if unknown else REFUSED, index, reason=str(exc))
             raise
         if run.new and index == 0 and retrieval.acquisition_number > 1:
             logger.warning(_OLD_RUN, self.name, run.number, run.pgroup, retrieval.acquisition_number)
@@ -244,14 +333,14 @@ class BrokerRunner(RunNumbers):
 
     # the end of a run
 
+    def note_unsaved(self, uid: str, indices: Sequence[int]) -> None:
+        """Note of acquisitions that were read, by their index in the run, that no event has them."""
+        if (run := self.run_of(uid)) is not None:
+            for index in indices:
+                run.table.write(RETAKEN, index)
+
     def wait_for_files(self, status: Waiting, uid: str) -> None:
         """Wait until no file is awaited any more; each of them has its own limit.
-
-        Parameters
-        ----------
-        status : Waiting
-        uid : str
-            Of Bluesky's run.
 
         Raises
         ------
@@ -275,32 +364,12 @@ class BrokerRunner(RunNumbers):
             status.pause(PERIOD)
 
     def streams(self, uid: str) -> list[tuple[str, Any]]:
-        """Return what is to be collected of a run now: names of streams, and flyers that have flown.
-
-        Parameters
-        ----------
-        uid : str
-            Of Bluesky's run.
-
-        Returns
-        -------
-        list of (str, flyer)
-        """
+        """Return what is to be collected of a run now: names of streams, and flyers that have flown."""
         run = self.run_of(uid)
         return data_streams(self.name, run.table) if run is not None else []
 
     def demand_data(self, uid: str) -> None:
-        """Use the run's number no more; raise if files or frames are missing.
-
-        Parameters
-        ----------
-        uid : str
-            Of Bluesky's run.
-
-        Raises
-        ------
-        FilesMissing, FramesMissing
-        """
+        """Use the run's number no more; raise FilesMissing or FramesMissing if some are missing."""
         run = self.run_of(uid)
         self.end_run()
         if run is None:
@@ -321,6 +390,18 @@ class BrokerRunner(RunNumbers):
                     got=worst["n_got"],
                     missing=worst["missing"],
                 )
+
+    def end_run(self) -> None:
+        """Use the number no more; its files are still followed. Safe twice."""
+        self._n_ended += 1
+        self._ended = self.run or self._ended
+        self.run, self._uid = None, ""
+        self.follower.end_run()
+
+    def closed_tables(self) -> list[RunTable]:
+        """Return the run tables of this device, the oldest first, without that of the run in use."""
+        in_use = self.run and self.run.table.path
+        return [table for table in tables_of(self.name, self.directory) if table.path != in_use]
 
 
 def _asked(request: RetrieveRequest) -> dict[str, list[int]]:

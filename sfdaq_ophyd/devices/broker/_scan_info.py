@@ -17,7 +17,7 @@ MAX_ITEMS = 1000
 class Point:
     """One point of a scan.
 
-    Parameters
+    Attributes
     ----------
     number : int
         From 1, in the run.
@@ -25,7 +25,6 @@ class Point:
         What was moved since the run began, by name, and where it was sent.
     readings : mapping of str to reading
         What these devices read just before; empty in a dry run.
-    scan_name : str
     run : str
         Tells points of one run from those of others.
     n_points : int or None
@@ -49,15 +48,8 @@ class Point:
 class Axis:
     """One number, or text, that a run moves.
 
-    Parameters
-    ----------
-    name : str
-        Of the device; of a pseudo positioner moved as a whole, that of one of its axes.
-    device : device
-    index : int or None
-        Where in what the device is set to; None if that is one value.
-    units : str
-        Empty if it has none.
+    The `name` is that of the device, or that of one of its axes where a pseudo positioner is moved as a
+    whole; `index` says then where in what the device is set to. Empty `units` are none.
     """
 
     name: str
@@ -66,30 +58,12 @@ class Axis:
     units: str = ""
 
     def value(self, point: Point) -> Any:
-        """Return where it was sent, fit for JSON.
-
-        Parameters
-        ----------
-        point : Point
-
-        Returns
-        -------
-        object
-        """
+        """Return where it was sent, fit for JSON."""
         value = point.values[self.device.name][1]
         return plain(value if self.index is None else value[self.index])
 
     def readback(self, point: Point) -> Any:
-        """Return where it was, fit for JSON; None if that is not known.
-
-        Parameters
-        ----------
-        point : Point
-
-        Returns
-        -------
-        object
-        """
+        """Return where it was, fit for JSON; None if that is not known."""
         reading = point.readings.get(self.device.name, {})
         fields = [field for field in _fields(self.device) if field in reading] or list(reading)
         values = [reading[field]["value"] for field in fields]
@@ -107,16 +81,7 @@ class Axis:
 
 
 def axes_of(point: Point) -> tuple[Axis, ...]:
-    """Return what is moved: numbers; texts only if there are none, since readers make arrays of them.
-
-    Parameters
-    ----------
-    point : Point
-
-    Returns
-    -------
-    tuple of Axis
-    """
+    """Return what is moved: numbers; texts only if there are none, since readers make arrays of them."""
     axes = [axis for device, value in point.values.values() for axis in _axes(device, value)]
     numbers = [axis for axis in axes if not isinstance(axis.value(point), str)]
     return tuple(numbers or axes)
@@ -124,14 +89,6 @@ def axes_of(point: Point) -> tuple[Axis, ...]:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: what is no finite number is None, what is no number or list is text.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    None, bool, int, float, str or list
 
     Examples
     --------
@@ -156,18 +113,9 @@ def plain(value: Any) -> Any:
 
 
 def scan_info(point: Point, axes: Sequence[Axis]) -> dict[str, Any] | None:
-    """Return what goes into ``meta/scan.json``.
+    """Return what goes into ``meta/scan.json``; None if nothing is moved: the server writes dummy values.
 
-    Parameters
-    ----------
-    point : Point
-    axes : sequence of Axis
-        As at the first acquisition of the run: the lists have this length in every step.
-
-    Returns
-    -------
-    dict or None
-        None if nothing is moved: the server then writes its dummy values.
+    The `axes` are those of the run's first acquisition: the lists have this length in every step.
     """
     if not axes:
         return None

@@ -29,20 +29,14 @@ CALL_TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Job:
-    """One call.
+    """One call with keyword arguments, in a thread of the device's.
 
-    Parameters
+    Attributes
     ----------
-    call : callable
-        Called in a thread of the device's.
-    arguments : mapping
-        Its keyword arguments.
     timeout : float
         s until its status fails, whatever happens to the call.
     waits : bool
         The call takes long: its first argument is the `JobStatus`, to wait with and to tell how far it is.
-    id : str
-        Tells it from all others.
     """
 
     call: Callable[..., Any]
@@ -68,13 +62,7 @@ class Cancel:
 
 
 class JobStatus(ActionStatus):
-    """Status of a job in a worker's thread, which waits with it, tells it how far it is, and can be given up.
-
-    Parameters
-    ----------
-    device, what, timeout, target, unit
-        As for an `ActionStatus`.
-    """
+    """Status of a job in a worker's thread, which waits with it and tells how far it is; can be given up."""
 
     def __init__(self, device: Any, what: str, timeout: float, *, target: float = 1, unit: str = "steps"):
         self._over = threading.Event()
@@ -84,15 +72,7 @@ class JobStatus(ActionStatus):
         self.add_callback(lambda _: self._over.set())
 
     def begin(self, workers: Workers, action: Callable[[], object]) -> None:
-        """Have `action` carried out; the status ends with it, and `result` is what it returned.
-
-        Parameters
-        ----------
-        workers : Workers
-            Give it its thread.
-        action : callable
-            Waits with this status, if it does.
-        """
+        """Have `action` carried out; the status ends with it, and `result` is what it returned."""
         self._ended = workers.do(partial(self.outcome, action))
 
     @property
@@ -101,13 +81,7 @@ class JobStatus(ActionStatus):
         return not (self.done or self._over.is_set())
 
     def commit(self) -> None:
-        """Note that a request goes out: from now on the job ends with the reply.
-
-        Raises
-        ------
-        Discarded
-            The job was given up before.
-        """
+        """Note that a request goes out: from now on the job ends with the reply. See `check`."""
         with self._committing:
             self.check()
             self._is_committed = True
@@ -115,10 +89,7 @@ class JobStatus(ActionStatus):
     def give_up(self, timeout: float = 0.0) -> None:
         """End the waits of a job, unless its request is out; done then. Safe at any time, and twice.
 
-        Parameters
-        ----------
-        timeout : float
-            s for its thread, or the reply, to come.
+        The thread, or the reply, is waited for `timeout` s.
         """
         with self._committing:
             if not self._is_committed:
@@ -129,32 +100,16 @@ class JobStatus(ActionStatus):
             ends_within(self._ended, timeout)
 
     def show(self, current: float, target: float, seen: str) -> None:
-        """Tell how far it is, and the last state seen.
-
-        Parameters
-        ----------
-        current, target : float
-            Steps.
-        seen : str
-        """
+        """Tell how far it is, in steps, and the last state seen."""
         self.target = target
         self.progress(current, seen)
 
     def wait_for(
         self, waiting: ActionStatus, show: Callable[[float, float, str], None] | None = None
     ) -> None:
-        """Wait for another status and show how far that is.
+        """Wait for another status and show how far that is; Discarded if the job was given up meanwhile.
 
-        Parameters
-        ----------
-        waiting : ActionStatus
-        show : callable, optional
-            Takes its current, target and last seen; default is `show`.
-
-        Raises
-        ------
-        Discarded
-            The job was given up; that status is ended.
+        `show` takes its current, target and last seen; default is this status's own.
         """
         over = threading.Event()
         for status in (waiting, self):
@@ -168,17 +123,7 @@ class JobStatus(ActionStatus):
         waiting.wait()
 
     def pause(self, seconds: float) -> None:
-        """Let time go by.
-
-        Parameters
-        ----------
-        seconds : float
-
-        Raises
-        ------
-        Discarded
-            The job was given up.
-        """
+        """Let time go by; Discarded if the job was given up."""
         self._over.wait(seconds)
         self.check()
 
@@ -196,19 +141,12 @@ class Service(Device):
         self._kept: OrderedDict[str, JobStatus] = OrderedDict()
 
     def set(self, job: Job | Cancel) -> ActionStatus:
-        """Carry out a job, once; or cancel others.
-
-        Parameters
-        ----------
-        job : Job or Cancel
-
-        Returns
-        -------
-        JobStatus
-            Ends with the call; its `result` is what the call returned.
-        """
+        """Carry out a job, once; the status's `result` is what the call returned. Or cancel other jobs."""
         if isinstance(job, Cancel):
-            return self._cancel(job)
+            for key in job.ids:
+                if key in self._kept:
+                    self._kept[key].give_up()
+            return ActionStatus.done_at_once(self.parent, "cancel")
         if job.id in self._kept:
             return self._kept[job.id]
         status = self._kept[job.id] = JobStatus(self.parent, job.name, job.timeout + GRACE)
@@ -217,12 +155,6 @@ class Service(Device):
         waiting = (status,) if job.waits else ()
         status.begin(self.parent.workers, partial(job.call, *waiting, **job.arguments))
         return status
-
-    def _cancel(self, cancel: Cancel) -> ActionStatus:
-        for key in cancel.ids:
-            if key in self._kept:
-                self._kept[key].give_up()
-        return ActionStatus.done_at_once(self.parent, "cancel")
 
     def give_up(self) -> None:
         """Let every job that only waits end. Safe at any time, and twice."""

@@ -12,8 +12,8 @@ from ophyd.device import Staged
 from ...wire.broker_request import RetrieveRequest
 from .._pulse_window import Told
 from .._status import Setting
+from ._run import Settings
 from ._scan_info import Point
-from ._settings import Settings
 
 
 class JsonSignal(Setting):

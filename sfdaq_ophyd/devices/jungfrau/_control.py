@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import BrokerRefused, DetectorStateError, RequestError, SfdaqError, shown_url
-from ...wire.broker_parameters import check_modules
-from ...wire.broker_settings import check_hardware_settings
+from ...wire.broker_parameters import check_hardware_settings, check_modules
 from ..debts import Debts
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import posixpath
 from typing import Any
 
 from ...wire.broker import PEDESTAL_FRAMES, PEDESTALS
-from ...wire.broker_settings import HARDWARE_SETTINGS
+from ...wire.broker_parameters import HARDWARE_SETTINGS
 from ...wire.pulse_id import PULSE_RATE
 from .beamline import DETECTOR_MODE, MODULE_POWER, TriggerError, ValidationError, required
 from .hardware import (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...wire.broker import Dialect
-from ...wire.broker_settings import DETECTOR_MODES, GAIN_MODES
+from ...wire.broker_parameters import DETECTOR_MODES, GAIN_MODES
 from ...wire.detector_name import DetectorName
 from .beamline import Tree, ValidationError
 

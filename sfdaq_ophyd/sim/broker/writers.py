@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from ...wire.broker import PEDESTAL_FRAMES, error_file
-from ...wire.broker_settings import GAIN_MODES
+from ...wire.broker_parameters import GAIN_MODES
 from ..stamp import write_stamp
 from .beamline import POWER_ON_STEP, Stopped
 from .hardware import POWER_ON_DELAY, DetectorHardware
