@@ -119,7 +119,7 @@ EXPECTED_JOBS = {
     "sf_record": _RUN,
     "retrieve": [*_RUN[:2], "retrieve", *_RUN[2:]],
     "re_retrieve": ["saved_requests", *_RUN],
-    "pedestal": ["begin_pedestal", "wait_for_pedestal", "pedestal_rows"],
+    "pedestal": ["begin_pedestal", "wait_for_pedestal"],
     "power_on": ["check_reachable", "power_on_detector", "wait_until_running", "wait_until_writing"],
     **{
         name: [name]
