@@ -21,7 +21,7 @@ from sfdaq_ophyd.clients._http import HttpClient
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices.broker import _follower, _runner
 from sfdaq_ophyd.devices.broker._hardware import Hardware, QueuedPedestal
-from sfdaq_ophyd.devices.broker._run_table import RunTable
+from sfdaq_ophyd.devices.broker._run import RunTable
 from sfdaq_ophyd.errors import (
     DetectorStateError,
     PreflightFailed,

@@ -12,7 +12,7 @@ from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 
 from sfdaq_ophyd.devices.broker._follower import FileFollower
-from sfdaq_ophyd.devices.broker._run_table import RunTable
+from sfdaq_ophyd.devices.broker._run import RunTable
 from sfdaq_ophyd.errors import (
     FilesMissing,
     FramesMissing,

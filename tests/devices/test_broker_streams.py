@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sfdaq_ophyd.devices.broker._data_streams import data_streams
-from sfdaq_ophyd.devices.broker._run_table import TableRow
+from sfdaq_ophyd.devices.broker._run import TableRow
 
 
 class Table:

@@ -25,7 +25,7 @@ from ...limits import Limit
 from ...wire.broker import acquisition
 from .._assets import FileAssets
 from ._follower import FileFollower, announced
-from ._run_table import ACCEPTED, CHANNELS, REGISTERED, RUN, Facts, RunTable, TableRow
+from ._run import ACCEPTED, CHANNELS, REGISTERED, RUN, Facts, RunTable, TableRow
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT, FoundData, Look, la
 from ...files.held_values import write_aligned, write_held
 from ...limits import Limit, counted_time
 from ...wire.broker_status import FileState, StatusBoard
-from ._run_table import COMPLETE, FAILED, RunTable, TableRow
+from ._run import COMPLETE, FAILED, RunTable, TableRow
 
 logger = logging.getLogger(__name__)
 

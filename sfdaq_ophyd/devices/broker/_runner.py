@@ -33,8 +33,7 @@ from ...wire.pulse_id import PulseRange
 from ._data_streams import data_streams
 from ._follower import FileFollower, announced
 from ._preflight import pedestals_in_use
-from ._run import AcceptedAcquisition, BrokerRun, PulseClock, Settings, request_labels
-from ._run_table import (
+from ._run import (
     ACCEPTED,
     COMPLETE,
     FAILED,
@@ -44,8 +43,13 @@ from ._run_table import (
     RUN,
     SENDING,
     UNKNOWN,
+    AcceptedAcquisition,
+    BrokerRun,
+    PulseClock,
     RunTable,
+    Settings,
     TableRow,
+    request_labels,
     tables_of,
 )
 from ._scan_info import Point

@@ -24,8 +24,7 @@ from .._flying import Flight, Flying
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import GRACE, ActionStatus, whole_number
 from .._worker import Workers
-from ._run import INTEGERS, AcceptedAcquisition, BrokerRun
-from ._run_table import READ, RETAKEN
+from ._run import INTEGERS, READ, RETAKEN, AcceptedAcquisition, BrokerRun
 from ._runner import BrokerRunner
 from ._service import JobStatus
 from ._signals import BrokerSettings, NextPoint
