@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-
 from ..errors import RequestError, WireError, require, shown_url
-from ..wire.broker_status import EXCHANGE, StatusBoard, StatusMessage, read_status
+from ..wire.broker_status import EXCHANGE, StatusBoard, read_status
 from ._listener import Listener
 
 logger = logging.getLogger(__name__)
@@ -34,8 +32,6 @@ class StatusListener(Listener):
     ----------
     url : str
         E.g. ``amqp://sf-daq:5672``, with ``user:password@`` where needed.
-    on_message : callable, optional
-        Called with each `StatusMessage`, in the listener's thread.
 
     Attributes
     ----------
@@ -53,13 +49,12 @@ class StatusListener(Listener):
     False
     """
 
-    def __init__(self, url: str, on_message: Callable[[StatusMessage], None] | None = None):
+    def __init__(self, url: str):
         if not isinstance(url, str) or not url.startswith(("amqp://", "amqps://")):
             raise RequestError("url", shown_url(url), "an address like amqp://host:5672")
         super().__init__()
         self.url, self._address = shown_url(url), url
         self.board = StatusBoard()
-        self._on_message = on_message
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -134,16 +129,9 @@ class StatusListener(Listener):
             logger.warning("status message of %d bytes passed over", len(body))
             return
         try:
-            message = read_status(properties.headers, body, properties.correlation_id)
+            self.board.receive(read_status(properties.headers, body, properties.correlation_id))
         except WireError as exc:
             logger.warning("%s", exc)
-            return
-        try:
-            self.board.receive(message)
-            if self._on_message is not None:
-                self._on_message(message)
-        except Exception:
-            logger.exception("a callback of the status listener failed")
 
 
 def _import_pika():

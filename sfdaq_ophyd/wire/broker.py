@@ -58,15 +58,8 @@ def dialect_of(reply: object) -> Dialect | None:
 class Beamline:
     """What the DAQ knows of one beamline.
 
-    Parameters
-    ----------
-    name : str
-    subnet : str
-        First eleven characters of its consoles' addresses: the broker has no beamline parameter.
-    pulse_id_pv : str
-        Today's pulse id, a double.
-    event_code_pv : str
-        Trigger of all detectors of the beamline: 254 runs, 255 is stopped.
+    The `subnet` is how its consoles' addresses begin: the broker has no beamline parameter. PVs: the pulse id of
+    the moment, a double, and the trigger of all its detectors, 254 where it runs, 255 where it is stopped.
     """
 
     name: str

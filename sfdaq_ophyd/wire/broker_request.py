@@ -133,11 +133,6 @@ class RetrieveRequest:
         """The tag that goes into the directory name; None if none does."""
         return (self.user_tag or None) if self.append_user_tag_to_data_dir else None
 
-    @property
-    def n_frames(self) -> int:
-        """Frames a detector writes when none is lost."""
-        return len(self.selected_pulse_ids) or self.pulses.n_frames(self.rate_multiplicator)
-
     def traps(self) -> list[str]:
         """Return one sentence for each legal choice of parameters that loses data."""
         return traps(self.detectors, selected_pulse_ids=bool(self.selected_pulse_ids))

@@ -42,24 +42,10 @@ _STATES = {
 
 @dataclass(frozen=True, slots=True)
 class StatusMessage:
-    """One message.
+    """What `source` says in its `body`, the request: what an `action` means, and why it failed (`message`).
 
-    Attributes
-    ----------
-    action : str
-        E.g. ``write_finished``.
-    source : str
-        Who says so.
-    state : FileState
-        What it means.
-    file : str or None
-        Output file of the request; None for pedestals and power-on.
-    message : str or None
-        Why it failed.
-    correlation_id : str or None
-        One per request; none from 2023 writers.
-    body : dict
-        The request.
+    The `file` is the request's output; None for pedestals and power-on. There is one `correlation_id` per
+    request, none from 2023 writers.
     """
 
     action: str
@@ -106,10 +92,7 @@ def read_status(
 class StatusBoard:
     """Keep the state of files one waits for. Safe to use from several threads.
 
-    Parameters
-    ----------
-    limit : int
-        States kept of files that were not watched yet: their messages may overtake the broker's reply.
+    So are those of up to `limit` files that were not watched yet: messages may overtake the broker's reply.
     """
 
     def __init__(self, limit: int = 10_000):

@@ -99,13 +99,11 @@ BODY = json.dumps({"output_file": FILE}).encode()
 
 
 def test_listener_when_messages_come_then_the_board_knows(pika, wait_for):
-    heard = []
-    with StatusListener("amqp://fake", heard.append) as listener:
+    with StatusListener("amqp://fake") as listener:
         assert listener.start(5)
         pika.said.put(("write_start", BODY))
         pika.said.put(("write_finished", BODY))
         wait_for(lambda: listener.board.state(FILE)[0] is FileState.FINISHED, "finished")
-    assert [message.action for message in heard] == ["write_start", "write_finished"]
     assert not listener.connected
 
 
@@ -115,13 +113,6 @@ def test_listener_when_a_message_is_bad_then_passed_over(pika, wait_for, bad):
         pika.said.put(bad)
         pika.said.put(("write_request", BODY))
         wait_for(lambda: listener.board.state(FILE)[0] is FileState.REQUESTED, "the good one")
-
-
-def test_listener_when_a_callback_fails_then_goes_on(pika, wait_for):
-    with StatusListener("amqp://fake", lambda message: 1 / 0) as listener:
-        pika.said.put(("write_start", BODY))
-        pika.said.put(("write_finished", BODY))
-        wait_for(lambda: listener.board.state(FILE)[0] is FileState.FINISHED, "finished")
 
 
 @pytest.mark.parametrize("headers", [{"action": [1, 2]}, {"action": {}}, [], 5, {5: None}])

@@ -105,10 +105,10 @@ class BrokerBench:
 
     def wait_for_writers(self):
         """Return once they are idle: a fault is for the next request then, and not for an old one."""
-        deadline = time.monotonic() + 60
-        while self.part.site.messages.n_waiting:
+        deadline, clock = time.monotonic() + 60, self.facility.clock
+        while self.part.n_waiting:
             assert time.monotonic() < deadline, "a writer does not end"
-            time.sleep(0.005)
+            clock.wait_for(clock.now() + 1, 1)
 
     def last_run(self):
         path = self.raw / "run_info" / "LAST_RUN"

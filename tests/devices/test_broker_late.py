@@ -246,18 +246,33 @@ def test_record_when_run_then_everything_between_kickoff_and_complete_is_there(b
     )
 
 
-def test_fly_scan_when_made_of_bluesky_s_own_stubs_then_numbered_and_registered(bench, catalog, engine):
-    device = bench.device()
+def flight(device, n_points, rest):
+    """A fly scan in a run of its own: kicked off, then `rest`."""
 
     @bpp.stage_decorator([device])
     @bpp.run_decorator()
-    def flight():
+    def inner():
+        if n_points is not None:
+            yield from bps.prepare(device, n_points, wait=True)
         yield from bps.declare_stream(device, name="flight", collect=True)
         yield from bps.kickoff(device, wait=True)
-        yield from bps.sleep(0.05)
-        yield from bps.collect_while_completing([device], [device], flush_period=0.1, stream_name="flight")
+        yield from rest()
 
-    (uid,) = engine(flight())
+    return inner()
+
+
+def collected(device):
+    return bps.collect_while_completing([device], [device], flush_period=0.1, stream_name="flight")
+
+
+def test_fly_scan_when_made_of_bluesky_s_own_stubs_then_numbered_and_registered(bench, catalog, engine):
+    device = bench.device()
+
+    def rest():
+        yield from bps.sleep(0.05)
+        yield from collected(device)
+
+    (uid,) = engine(flight(device, None, rest))
     run = catalog[uid]
     (start,), (stop,) = (run["flight"][f"sfdaq_flown_{end}_pulse_id"].read() for end in ("start", "stop"))
     assert stop - start >= 4
@@ -311,18 +326,13 @@ def test_flight_when_it_ends_before_its_files_come_then_they_are_registered_late
 ):
     device = bench.device(directory=bench.directory / f"flight {way}")
 
-    @bpp.stage_decorator([device])
-    @bpp.run_decorator()
-    def flight():
-        yield from bps.prepare(device, 3, wait=True)
-        yield from bps.declare_stream(device, name="flight", collect=True)
-        yield from bps.kickoff(device, wait=True)
-        yield from bps.collect_while_completing([device], [device], flush_period=0.1, stream_name="flight")
+    def rest():
+        yield from collected(device)
         if way == "fails":
             raise RuntimeError("the beam is gone")
         yield from bps.sleep(60)
 
-    result = drive(engine, flight, way, ("sleep", 0))
+    result = drive(engine, lambda: flight(device, 3, rest), way, ("sleep", 0))
     assert result.stop["exit_status"] != "success"
     device.unstage()
     uid = result.named("start")[0]["uid"]
@@ -369,18 +379,13 @@ def test_flight_when_it_ends_before_its_request_then_the_run_names_the_pulses_an
 ):
     device = bench.device()
 
-    @bpp.stage_decorator([device])
-    @bpp.run_decorator()
-    def flight():
-        yield from bps.prepare(device, 100_000, wait=True)
-        yield from bps.declare_stream(device, name="flight", collect=True)
-        yield from bps.kickoff(device, wait=True)
+    def rest():
         if completes:
             yield from bps.complete(device)
         bench.facility.clock.wait_for(bench.pulse_id.get() + 4, 30)
         raise RuntimeError("a companion failed")
 
-    result = drive(engine, flight)
+    result = drive(engine, lambda: flight(device, 100_000, rest))
     assert str(result.error) == "a companion failed" and not bench.acquisitions()
     ((row,), _) = streams_of(result)["sfdaq_unused"]
     first, last = row["sfdaq_start_pulse_id"], row["sfdaq_stop_pulse_id"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from ophyd import Signal
 
 from sfdaq_ophyd.plans import sf_count
@@ -12,14 +10,14 @@ from ..devices.run_engine_driver import drive, interruptible
 
 
 class Shutter(Signal):
-    """Remembers every position; takes a moment to get there, and nothing else meanwhile."""
+    """Remembers every position; takes two pulses to get there, and nothing else meanwhile."""
 
-    def __init__(self):
+    def __init__(self, clock):
         super().__init__(name="shutter", value="Open")
-        self.positions = []
+        self.clock, self.positions = clock, []
 
     def put(self, value, **kwargs):
-        time.sleep(0.02)
+        self.clock.wait_for(self.clock.now() + 2, 10)
         self.positions.append(value)
         super().put(value, **kwargs)
 

@@ -87,7 +87,7 @@ def test_re_retrieve_when_new_run_then_takes_a_number(bench):
 
 
 def test_pedestal_when_done_then_event_names_the_file_and_later_runs_carry_it(bench):
-    device, shutter = bench.device(), Shutter()
+    device, shutter = bench.device(), Shutter(bench.facility.clock)
     result = drive(interruptible(), lambda: plans.take_pedestal(device, shutter=shutter))
     assert result.error is None
     assert shutter.positions == ["Closed", "Open"]
@@ -126,7 +126,7 @@ def test_pedestal_when_it_is_too_old_then_preflight_says_so_and_by_how_much(benc
 
 
 def test_pedestal_when_it_fails_then_shutter_is_back_and_run_says_why(bench):
-    device, shutter = bench.device(), Shutter()
+    device, shutter = bench.device(), Shutter(bench.facility.clock)
     bench.part.fail_next("writer_fails", source=DETECTOR, message="no dark frames")
     result = drive(interruptible(), lambda: plans.take_pedestal(device, shutter=shutter))
     assert "no dark frames" in result.stop["reason"]

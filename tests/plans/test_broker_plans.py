@@ -77,7 +77,7 @@ CASES = [
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request, bench):
-    bench.shutter = Shutter()
+    bench.shutter = Shutter(bench.facility.clock)
     bench.user_file = lambda device: user_file(bench, device)
     return request.param
 
