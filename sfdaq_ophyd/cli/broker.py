@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -44,27 +44,29 @@ def lines(result: Any) -> None:
             console.print(f"{key}: {value}", markup=False)
 
 
+def _show(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    table = Table(*map(escape, columns))
+    for row in rows:
+        table.add_row(*(escape(str(item)) for item in row))
+    Console().print(table)
+
+
 def detector_table(allowed: AllowedDetectors) -> None:
     """Print the detectors of the beamline."""
-    table = Table("detector", "description", "live view")
-    for row in zip(allowed.names, allowed.descriptions, allowed.visualisation_addresses):
-        table.add_row(*map(escape, row))
-    Console().print(table)
+    rows = zip(allowed.names, allowed.descriptions, allowed.visualisation_addresses)
+    _show(("detector", "description", "live view"), rows)
 
 
 def running_table(detectors: RunningDetectors) -> None:
     """Print running, limping and missing detectors."""
+    untold = "this server does not tell which are limping or missing"
     table = Table("detector", "state", "modules running", "modules missing")
-    if detectors.limping is None:
-        table.caption = "this server does not tell which are limping or missing"
+    table.caption = untold if detectors.limping is None else None
     for name in detectors.running:
         table.add_row(escape(name), "[green]running", "all", "")
     for name, modules in (detectors.limping or {}).items():
-        table.add_row(
-            escape(name),
-            "[yellow]limping",
-            *map(_numbers, (modules.running_modules, modules.missing_modules)),
-        )
+        numbers = (", ".join(map(str, group)) for group in (modules.running_modules, modules.missing_modules))
+        table.add_row(escape(name), "[yellow]limping", *numbers)
     for name in detectors.missing or ():
         table.add_row(escape(name), "[red]missing", "", "all")
     Console().print(table)
@@ -72,30 +74,20 @@ def running_table(detectors: RunningDetectors) -> None:
 
 def settings_table(settings: dict[str, Any]) -> None:
     """Print names and values."""
-    table = Table("setting", "value")
-    for name, value in settings.items():
-        table.add_row(escape(name), escape(str(value)))
-    Console().print(table)
+    _show(("setting", "value"), settings.items())
 
 
 def changes_table(changes: dict[str, tuple[Any, Any]]) -> None:
     """Print what changed."""
-    table = Table("setting", "before", "now")
-    for name, (old, new) in changes.items():
-        table.add_row(*(escape(str(item)) for item in (name, old, new)))
-    Console().print(table if changes else "nothing changed, or the server does not tell")
+    if changes:
+        _show(("setting", "before", "now"), ((name, *pair) for name, pair in changes.items()))
+    else:
+        Console().print("nothing changed, or the server does not tell")
 
 
 def module_table(values: dict[str, list[float]]) -> None:
     """Print one row per module."""
-    table = Table("module", *map(escape, values))
-    for number, row in enumerate(zip(*values.values())):
-        table.add_row(str(number), *map(str, row))
-    Console().print(table)
-
-
-def _numbers(modules: tuple[int, ...]) -> str:
-    return ", ".join(map(str, modules))
+    _show(("module", *values), ((number, *row) for number, row in enumerate(zip(*values.values()))))
 
 
 Url = Annotated[str, typer.Option(envvar="SFDAQ_BROKER_URL", help="Address of the broker.")]
@@ -122,13 +114,10 @@ _COMMON = {
 }
 
 
-def call(app: typer.Typer, show: Callable[[Any], None]):
+def call(show: Callable[[Any], None]):
     """Register a function ``f(client, ...)`` as a subcommand with the common options.
 
-    Parameters
-    ----------
-    show : callable
-        Prints what the function returns, unless ``--json`` was given.
+    What it returns is printed by `show`, unless ``--json`` was given.
     """
 
     def register(function):
@@ -192,7 +181,7 @@ Pgroup = Annotated[str, typer.Argument(help="E.g. p12345.")]
 Rate = Annotated[int, typer.Option("--rate", help="Detectors run at 100 Hz divided by this.")]
 
 
-@call(app, lines)
+@call(lines)
 def retrieve_from_buffers(
     client: BrokerClient,
     pgroup: Annotated[str | None, typer.Argument(help="Not needed with --request.")] = None,
@@ -244,7 +233,7 @@ def _detector_option(text: str) -> tuple[str, dict]:
     return name, parsed_json("detector", parameters) if parameters else {}
 
 
-@call(app, lines)
+@call(lines)
 def set_pvlist(
     client: BrokerClient,
     pvs: Annotated[list[str] | None, typer.Argument(help="The whole new list.")] = None,
@@ -263,7 +252,7 @@ def set_pvlist(
     return {"pv_list": client.set_pvlist(names)}
 
 
-@call(app, lines)
+@call(lines)
 def close_pgroup_writing(
     client: BrokerClient,
     pgroup: Pgroup,
@@ -279,7 +268,7 @@ def close_pgroup_writing(
     return {"closed": pgroup}
 
 
-@call(app, lines)
+@call(lines)
 def copy_user_files(
     client: BrokerClient,
     pgroup: Pgroup,
@@ -297,7 +286,7 @@ def copy_user_files(
     return result
 
 
-@call(app, lines)
+@call(lines)
 def upload_custom_dap_script(
     client: BrokerClient,
     file: Annotated[Path, typer.Argument(help="A Python file that defines proc(meta, image, mask).")],
@@ -414,4 +403,4 @@ def _made(name: str) -> Callable[..., Any]:
 
 _by_hand = {command.callback.__name__ for command in app.registered_commands if command.callback}
 for _name in [name for name in OPERATIONS if name not in _by_hand]:
-    call(app, TABLES.get(_name, lines))(_made(_name))
+    call(TABLES.get(_name, lines))(_made(_name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+
 from ..errors import RequestError, WireError, require, shown_url
 from ..wire.broker_status import EXCHANGE, StatusBoard, read_status
 from ._listener import Listener

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
-
 TIMEOUT, SLOW_TIMEOUT = 10.0, 30.0
 """Default limits of a call in s. One slow call blocks every other to the same service: do not shorten."""
 
@@ -78,13 +77,7 @@ class BrokerTransport:
 
     @property
     def dialect(self) -> Dialect:
-        """What the server speaks; "auto" finds out once, by the one call that is safe in both.
-
-        Raises
-        ------
-        WireError
-            The reply fits neither.
-        """
+        """What the server speaks; "auto" finds out once, by the call that is safe in both; else WireError."""
         with self._lock:
             if self._dialect is None:
                 reply = self._services["broker"].request("GET", "/get_allowed_detectors", idempotent=True)

@@ -19,7 +19,6 @@ from ._lazy_imports import h5py
 PVDATA, BSDATA, CAMERAS = "PVDATA", "BSDATA", "CAMERAS"
 """Sources that are not detectors, as in the names of files."""
 
-
 MAX_ROWS = 1_000_000
 """Of a dataset: an acquisition has at most 60 002 pulses."""
 
@@ -32,25 +31,18 @@ TEXT = "text"
 
 @dataclass(frozen=True, slots=True)
 class FoundData:
-    """One dataset of a file.
+    """One dataset of a file, whose first axis is rows, and the dataset with their pulse ids.
 
-    Parameters
+    Attributes
     ----------
     key : str
         Detector, region (``JF01T03V01:ROI_spot``), channel, camera or PV.
-    dataset : str
-        Path inside the file; its first axis is rows.
-    shape : tuple of int
-        Of one row.
+    shape, ids_shape : tuple of int
+        Of one row of each.
     dtype : str
         numpy's name, or `TEXT`.
     pulse_ids : ndarray of int64
         One per row; 0 where a row holds no frame.
-    ids : str
-        Path of the dataset with the pulse ids.
-    ids_shape : tuple of int
-        Of one row of it: () or (1,).
-    ids_dtype : str
     problem : str
         Why a channel cannot be taken; the rest means nothing then.
     """
@@ -117,13 +109,7 @@ def read_daq_file(path: str | Path, source: str, names: Sequence[str] = ()) -> l
 
 
 def read_texts(path: str | Path, found: FoundData) -> list[str]:
-    """Return the rows of a dataset of texts; bytes that are no UTF-8 are replaced.
-
-    Raises
-    ------
-    FileFormatError
-        They are more than `MAX_TEXT`.
-    """
+    """Return the rows of a dataset of texts, with bytes that are no UTF-8 replaced; see `check_length`."""
     with h5py.File(path, "r", locking=False) as file:
         return texts_of(file[found.dataset])
 
@@ -248,14 +234,8 @@ _TAIL = 4096
 class Look:
     """What one look at an announced file showed.
 
-    Attributes
-    ----------
-    found : list of FoundData, or None
-        What is in it, once it is whole.
-    failure : str
-        Why it will not come; empty while it may.
-    seen : str
-        The state, for the message of a timeout.
+    That is what is in it, once it is whole; or the `failure` for which it will not come; and what was `seen`,
+    for the message of a timeout.
     """
 
     found: list[FoundData] | None = None
@@ -272,10 +252,8 @@ def look_at(
     ----------
     path : Path
         Where the file will be on this machine, in the ``data/`` or ``raw_data/`` of a run.
-    source : str
-        ``PVDATA``, ``BSDATA``, ``CAMERAS``, or a detector's name.
-    names : sequence of str
-        Channels that must be in it.
+    source, names
+        See `read_daq_file`.
     finished : bool
         Its writer was heard to be done.
     still : float

@@ -17,13 +17,7 @@ from .storage import new_hdf5
 
 
 def write_columns(path: str | Path, columns: Mapping[str, Sequence[int]]) -> None:
-    """Write columns of integers as datasets of int64.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
-    """
+    """Write columns of integers as datasets of int64; StorageError if the file cannot be written."""
     with new_hdf5(path, libver="latest") as file:
         for name, values in columns.items():
             file[name] = np.asarray(values, "i8")
@@ -35,14 +29,7 @@ def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked:
     The datasets have the names they have in the source. Where there is no frame, the pulse id is 0 and the
     data are NaN, or 0 where they are integers. Texts are not shown, only their pulse ids.
 
-    Parameters
-    ----------
-    path : str or Path
-        The new file.
-    source : str or Path
-        Where `found` lies; must stay there.
-    asked : sequence of int
-        Ascending pulse ids.
+    The file of `source`, where `found` lies, must stay there; the pulse ids of `asked` ascend.
     """
     pulses = np.asarray(asked, "i8")
     order = np.argsort(found.pulse_ids, kind="stable")
@@ -62,20 +49,9 @@ def write_aligned(path: str | Path, source: str | Path, found: FoundData, asked:
 def write_empty(
     path: str | Path, dataset: str, shape: Sequence[int], dtype: str, ids: tuple[str, Sequence[int], str]
 ) -> None:
-    """Write the view of a channel that is not there: no pulse id, and data of NaN or 0.
+    """Write the view of a channel that is not there: no pulse id, and data of NaN or 0, or none of `TEXT`.
 
-    Parameters
-    ----------
-    path : str or Path
-        The new file.
-    dataset : str
-        Of the data.
-    shape : sequence of int
-        Of all rows.
-    dtype : str
-        numpy's name, or `TEXT` for none.
-    ids : tuple
-        Dataset, shape and dtype of the pulse ids.
+    The shapes are those of all rows; `ids` are dataset, shape and dtype of the pulse ids.
     """
     with new_hdf5(path) as file:
         if dtype != TEXT:
@@ -139,14 +115,10 @@ def write_held(
     ----------
     path : str or Path
         The new file.
-    source : str or Path
-        The PVDATA file.
-    found : sequence of FoundData
-        What is in it.
-    names : sequence of str
-        PVs that were asked for.
-    asked : sequence of int
-        Ascending pulse ids.
+    source, found
+        The PVDATA file, and what is in it.
+    names, asked
+        PVs that were asked for, and ascending pulse ids.
 
     Returns
     -------

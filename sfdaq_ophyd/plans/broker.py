@@ -77,16 +77,9 @@ def _step(broker: SfDaqBroker, call: Callable[..., Any], **options: Any) -> MsgG
 
 @plan
 def preflight(broker: SfDaqBroker) -> MsgGenerator[str | None]:
-    """Check that everything a run needs is there; takes no run number.
+    """Check that everything a run needs is there, and return the table of checks; takes no run number.
 
-    Parameters
-    ----------
-    broker : SfDaqBroker
-
-    Returns
-    -------
-    str or None
-        The table of checks; the plan fails with PreflightFailed if one failed.
+    The plan fails with PreflightFailed if one failed.
     """
     return (yield from _step(broker, broker.pass_preflight))
 
@@ -95,7 +88,7 @@ def preflight(broker: SfDaqBroker) -> MsgGenerator[str | None]:
 def copy_user_files(
     broker: SfDaqBroker, run_number: int, files: Sequence[str]
 ) -> MsgGenerator[dict[str, str] | None]:
-    """Copy files into ``aux/`` of a run.
+    """Copy files into ``aux/`` of a run, and return source to destination.
 
     Parameters
     ----------
@@ -103,12 +96,7 @@ def copy_user_files(
     run_number : int
         A run with data.
     files : sequence of str
-        Absolute paths that the server can read.
-
-    Returns
-    -------
-    dict or None
-        Source to destination; the plan fails if one could not be copied.
+        Absolute paths that the server can read; the plan fails if one could not be copied.
     """
     copy = broker.hardware.copy_user_files
     return (yield from _step(broker, copy, run_number=run_number, files=list(files)))
@@ -190,19 +178,9 @@ def set_detector_settings(
 def set_dap_settings(
     broker: SfDaqBroker, detector: str, parameters: dict[str, Any]
 ) -> MsgGenerator[dict[str, Any] | None]:
-    """Change settings of a detector's online analysis.
+    """Change settings of a detector's online analysis, and return ``{name: [old, new]}`` of what changed.
 
-    Parameters
-    ----------
-    broker : SfDaqBroker
-    detector : str
-    parameters : dict
-        Checked before anything is sent.
-
-    Returns
-    -------
-    dict or None
-        ``{name: [old, new]}`` of what changed.
+    All of them are checked before anything is sent.
     """
     checked = check_dap_settings(detector, parameters)
     change = broker.client.set_dap_settings
@@ -216,17 +194,7 @@ def update_pv_list(
 ) -> MsgGenerator[dict[str, list[str]] | None]:
     """Add PVs to those the DAQ records, and take others out; nothing is written if nothing changes.
 
-    A change restarts the recording of all PVs: not during a scan.
-
-    Parameters
-    ----------
-    broker : SfDaqBroker
-    add, remove : sequence of str
-
-    Returns
-    -------
-    dict or None
-        What was added and removed.
+    A change restarts the recording of all PVs: not during a scan. Returns what was ``added`` and ``removed``.
     """
     add, remove = check_names(add, "add"), check_names(remove, "remove")
     return (yield from _step(broker, broker.hardware.update_pv_list, add=add, remove=remove))

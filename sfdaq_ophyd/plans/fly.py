@@ -76,7 +76,8 @@ def fly(
     @bpp.run_decorator(md=_md)
     def inner_fly() -> MsgGenerator[None]:
         for detector in detectors:
-            yield from bps.prepare(detector, _request(detector, n, settings), group="prepare")
+            request = {"n_points": n, **(settings or {}).get(detector.name, {})}
+            yield from bps.prepare(detector, request, group="prepare")
         yield from bps.wait("prepare")
         yield from bps.declare_stream(flyer, name=stream_name, collect=True)  # with what was prepared
         yield from bps.checkpoint()
@@ -135,7 +136,3 @@ def collect_the_rest(flyer: Any, stream_name: str) -> MsgGenerator[None]:
                 return
         except FailedStatus:
             continue
-
-
-def _request(detector: Detector, n: int, settings: dict | None) -> dict:
-    return {"n_points": n, **(settings or {}).get(detector.name, {})}

@@ -18,11 +18,6 @@ def same_pulses(plan: MsgGenerator) -> MsgGenerator[Any]:
     `SfDaqBroker` with all its detectors, cameras and channels. `run_number_wrapper` includes it. Without it,
     each device takes the pulses after its own trigger.
 
-    Parameters
-    ----------
-    plan : generator
-        Any plan.
-
     Yields
     ------
     Msg
@@ -89,10 +84,6 @@ def save_once(plan: MsgGenerator) -> MsgGenerator:
     After the last point of a run it is worse: the run is closed by then, and the replay fails.
 
     Install it once, ``RE.preprocessors.append(save_once)``; it changes nothing else.
-
-    Parameters
-    ----------
-    plan : generator
     """
 
     def around(msg: Msg) -> MsgGenerator:

@@ -58,8 +58,8 @@ def dialect_of(reply: object) -> Dialect | None:
 class Beamline:
     """What the DAQ knows of one beamline.
 
-    The `subnet` is how its consoles' addresses begin: the broker has no beamline parameter. PVs: the pulse id of
-    the moment, a double, and the trigger of all its detectors, 254 where it runs, 255 where it is stopped.
+    The `subnet` is how its consoles' addresses begin: the broker has no beamline parameter. The PVs are
+    today's pulse id, a double, and the trigger of all its detectors: 254 where it runs, 255 where it stands.
     """
 
     name: str
