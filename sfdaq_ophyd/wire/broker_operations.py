@@ -135,14 +135,14 @@ def get_running_detectors() -> Body:
 
 
 @_operation("broker", "POST", "POST", reply.message, False, _QUEUED)
-def power_on_detector(detector_name: str, *, extra: Mapping[str, Any] | None = None) -> Body:
+def power_on_detector(detector_name: str) -> Body:
     """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
 
     Takes seconds to minutes; all detectors of the beamline miss frames meanwhile. Poll `get_detector_status`
     until running, then `get_running_detectors`. Failure is visible only on the status exchange. Never
     repeated: each call queues another restart.
     """
-    return {**check_extra(extra), **_detector(detector_name)}
+    return _detector(detector_name)
 
 
 @_operation("broker", "POST", "GET", reply.run_number, False, _BURNED)

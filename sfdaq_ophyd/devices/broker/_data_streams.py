@@ -9,7 +9,6 @@ import logging
 import re
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -39,14 +38,57 @@ _SCALARS = ("acquisition_number", "start_pulse_id", "stop_pulse_id")
 _EXTERNAL = {"external": "STREAM:"}
 
 
-def _key_of(name: str, what: str) -> str:
-    """Return a data key; characters that have a meaning in the catalog become ``_``."""
-    return f"{name}_{re.sub(r'[./]', '_', what)}"
+@dataclass
+class Batch:
+    """What one collect gives: a partial event page, documents of external data, and the rows they are of."""
+
+    page: dict
+    documents: Iterable[tuple[str, dict]] = ()
+    indices: Sequence[int] = ()
 
 
-def data_streams(
-    name: str, table: RunTable, taken: Container[str] = ()
-) -> list[tuple[str, DataRows | UnusedRows]]:
+class FlownRows:
+    """A flyer that has flown: rows that are there, to be collected once, batch by batch.
+
+    What is collected together gets the same `seq_nums`. That acquisitions are in the documents is noted in
+    their `table`.
+    """
+
+    parent = None
+    hints: ClassVar[dict] = {"fields": []}  # without, callbacks would plot every key
+
+    def __init__(self, stream: str, keys: dict, batches: Sequence[Batch], table: RunTable | None = None):
+        self.name, self.batches = stream, batches
+        self._keys, self._left, self._table = keys, iter(batches), table
+        self._batch: Batch
+
+    @property
+    def n_batches(self) -> int:
+        """How often to collect it."""
+        return len(self.batches)
+
+    def describe_collect(self) -> dict:
+        """Return the data keys."""
+        return self._keys
+
+    def collect_asset_docs(self) -> Iterator[tuple[str, dict]]:
+        """Yield the documents of the next batch; bluesky takes them before its page."""
+        self._batch = next(self._left)
+        yield from self._batch.documents
+
+    def collect_pages(self) -> Iterator[dict]:
+        """Yield the page of that batch, and note that its rows are in the documents."""
+        yield self._batch.page
+        self.note_registered([self._batch])
+
+    def note_registered(self, batches: Sequence[Batch]) -> None:
+        """Note that the rows of batches are in the documents."""
+        if self._table is not None:
+            for index in (index for batch in batches for index in batch.indices):
+                self._table.write(REGISTERED, index)
+
+
+def data_streams(name: str, table: RunTable, taken: Container[str] = ()) -> list[tuple[str, FlownRows]]:
     """Return what is to be collected at the end of a run: stream names and flyers.
 
     Acquisitions whose event was read and whose files are whole come in ``NAME_data``; a second shape, after
@@ -55,15 +97,19 @@ def data_streams(
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
     good = [row for row in rows if row.is_good]
-    names = _names(f"{name}_data", taken)
-    streams: list[tuple[str, Any]] = []
-    for stream, group in zip(names, _grouped(good)):
-        streams.append((stream, DataRows(stream, name, group, table)))
-    unused = [row for row in rows if row not in good]
-    if unused:
+    streams = []
+    for stream, group in zip(_names(f"{name}_data", taken), _grouped(good)):
+        streams.append((stream, FlownRows(stream, *_with_data(name, group), table)))
+    if unused := [row for row in rows if row not in good]:
         stream = next(_names(f"{name}_unused", taken))
-        streams.append((stream, UnusedRows(stream, name, unused, table)))
+        streams.append((stream, FlownRows(stream, *_without_data(name, unused), table)))
     return streams
+
+
+def text_row(stream: str, device: str, texts: dict[str, str]) -> FlownRows:
+    """Return one row of texts, to be collected."""
+    row = {_key_of(device, name): text for name, text in texts.items()}
+    return FlownRows(stream, {key: _key(device, "string") for key in row}, [Batch(_page([row]))])
 
 
 def _names(stream: str, taken: Container[str]) -> Iterator[str]:
@@ -72,161 +118,68 @@ def _names(stream: str, taken: Container[str]) -> Iterator[str]:
     return (name for name in names if name not in taken)
 
 
-@dataclass
-class Batch:
-    """What one collect gives: a partial event page, documents of external data, and the rows they are of."""
-
-    page: dict
-    documents: Sequence[tuple[str, dict]] = ()
-    indices: Sequence[int] = ()
+def _key_of(name: str, what: str) -> str:
+    """Return a data key; characters that have a meaning in the catalog become ``_``."""
+    return f"{name}_{re.sub(r'[./]', '_', what)}"
 
 
-class _Columns(ABC):
-    """A flyer that has flown: rows that are there, to be collected once."""
-
-    parent = None
-    hints: ClassVar[dict] = {"fields": []}  # without, callbacks would plot every key
-
-    def __init__(self, stream: str, device: str):
-        self.name, self._device = stream, device
-        self._left: Iterator[Batch] | None = None
-        self._batch: Batch
-
-    @abstractmethod
-    def batches(self) -> Iterator[Batch]:
-        """Yield what each collect gives."""
-
-    @property
-    def n_batches(self) -> int:
-        """How often to collect it."""
-        return 1
-
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict]]:
-        """Yield the documents of the next batch; bluesky takes them before its page."""
-        if self._left is None:
-            self._left = self.batches()
-        self._batch = next(self._left)
-        yield from self._batch.documents
-
-    def collect_pages(self) -> Iterator[dict]:
-        """Yield the page of that batch."""
-        yield self._batch.page
-
-    @staticmethod
-    def _page(data: dict[str, list]) -> dict:
-        now, n_rows = time.time(), len(next(iter(data.values())))
-        return {"time": [now] * n_rows, "data": data, "timestamps": {key: [now] * n_rows for key in data}}
-
-    @abstractmethod
-    def describe_collect(self) -> dict:
-        """Return the data keys."""
-
-    def _integer(self) -> dict:
-        return {"source": f"broker:{self._device}", "dtype": "integer", "dtype_numpy": "<i8", "shape": []}
-
-    def _array(self, dtype: str, shape: list[int]) -> dict:
-        source = f"broker:{self._device}"
-        return {"source": source, "dtype": "array", "dtype_numpy": dtype, "shape": shape}
-
-    def _text(self) -> dict:
-        return {"source": f"broker:{self._device}", "dtype": "string", "shape": []}
+def _key(device: str, dtype: str, numpy: str = "", shape: Sequence[int] = ()) -> dict:
+    """Describe a data key."""
+    more = {"dtype_numpy": numpy} if numpy else {}
+    return {"source": f"broker:{device}", "dtype": dtype, **more, "shape": list(shape)}
 
 
-class TextRow(_Columns):
-    """One row of texts."""
-
-    def __init__(self, stream: str, device: str, texts: dict[str, str]):
-        super().__init__(stream, device)
-        self._texts = {_key_of(device, name): text for name, text in texts.items()}
-
-    def describe_collect(self) -> dict:
-        """Return the data keys."""
-        return {key: self._text() for key in self._texts}
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield the row."""
-        yield Batch(self._page({key: [text] for key, text in self._texts.items()}))
+def _page(rows: Sequence[dict[str, Any]]) -> dict:
+    """Return rows of the same keys as a partial event page."""
+    now = time.time()
+    data = {key: [row[key] for row in rows] for key in rows[0]}
+    return {"time": [now] * len(rows), "data": data, "timestamps": {key: [now] * len(rows) for key in data}}
 
 
-class _Rows(_Columns):
-    """Acquisitions of a run table; it notes that they are in the documents."""
+def _with_data(device: str, rows: Sequence[TableRow]) -> tuple[dict, list[Batch]]:
+    """Return the keys of acquisitions with their data, external, in the DAQ's own files; and a batch each.
 
-    def __init__(self, stream: str, device: str, rows: list[TableRow], table: RunTable):
-        super().__init__(stream, device)
-        self._rows, self._table = rows, table
-
-    def collect_pages(self) -> Iterator[dict]:
-        """Yield the page of a batch, and note that its rows are in the documents."""
-        yield from super().collect_pages()
-        for index in self._batch.indices:
-            self._table.write(REGISTERED, index)
-
-    def note_registered(self) -> None:
-        """Note that all rows are in the documents."""
-        for row in self._rows:
-            self._table.write(REGISTERED, row["index"])
-
-
-class DataRows(_Rows):
-    """Acquisitions with their data: external, from the DAQ's own files.
-
-    Each row is a batch of its own: what is collected together gets the same `seq_nums`, and each file has
-    those of its event.
+    The keys are numbers, and per dataset the data, the pulse ids and the count. Each file has the `seq_nums`
+    of its event.
     """
-
-    def __init__(self, stream: str, device: str, rows: list[TableRow], table: RunTable):
-        self._forms = _forms_of(rows)
-        super().__init__(stream, device, [_filled(row, self._forms) for row in rows], table)
-
-    @property
-    def n_batches(self) -> int:
-        """How often to collect it."""
-        return len(self._rows)
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield each row: a resource and a datum per dataset, and the event."""
-        for row in self._rows:
-            page = self._page({key: [value] for key, value in self._event(row).items()})
-            yield Batch(page, list(self._documents(row)), [row["index"]])
-
-    def describe_collect(self) -> dict:
-        """Return the data keys: numbers, and per dataset the data, the pulse ids and the count."""
-        keys = {_key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
-        for number, form in enumerate(self._forms.values()):
-            key, n = _key_of(self._device, form["key"]), form["n_asked"]
-            if form["dtype"] == TEXT:
-                texts = [text for row in self._rows for text in row["found"][number]["texts"]]
-                keys[key] = self._array(f"<U{max(1, *map(len, texts))}", [n])
-            else:
-                keys[key] = self._array(form["dtype"], [n, *form["shape"]]) | _EXTERNAL
-            keys[f"{key}_pulse_id"] = self._array(form["ids_dtype"], [n, *form["ids_shape"]]) | _EXTERNAL
-            keys[f"{key}_n_frames"] = self._integer()
-        if self._has_channels:
-            keys[_key_of(self._device, MISSING)] = self._text()
-        return keys
-
-    @property
-    def _has_channels(self) -> bool:
-        return any(row.get("names") for row in self._rows)
-
-    def _documents(self, row: TableRow) -> Iterator[tuple[str, dict]]:
+    forms = _forms_of(rows)
+    rows = [_filled(row, forms) for row in rows]
+    has_channels = any(row.get("names") for row in rows)
+    keys = {_key_of(device, scalar): _key(device, "integer", "<i8") for scalar in _SCALARS}
+    for number, form in enumerate(forms.values()):
+        key, n = _key_of(device, form["key"]), form["n_asked"]
+        if form["dtype"] == TEXT:
+            texts = [text for row in rows for text in row["found"][number]["texts"]]
+            keys[key] = _key(device, "array", f"<U{max(1, *map(len, texts))}", [n])
+        else:
+            keys[key] = _key(device, "array", form["dtype"], [n, *form["shape"]]) | _EXTERNAL
+        ids = _key(device, "array", form["ids_dtype"], [n, *form["ids_shape"]])
+        keys[f"{key}_pulse_id"] = ids | _EXTERNAL
+        keys[f"{key}_n_frames"] = _key(device, "integer", "<i8")
+    if has_channels:
+        keys[_key_of(device, MISSING)] = _key(device, "string")
+    batches = []
+    for row in rows:
+        event = {_key_of(device, scalar): row[scalar] for scalar in _SCALARS}
         for found in row["found"]:
-            key, n, shape = _key_of(self._device, found["key"]), found["n_asked"], found["shape"]
-            parts = {}
-            if found["dtype"] != TEXT:
-                parts[key] = _stacked(found["dataset"], (n, *shape))
-            parts[f"{key}_pulse_id"] = _stacked(found["ids"], (n, *found["ids_shape"]))
-            yield from FileAssets(found["path"], parts).documents(0, 1)
-
-    def _event(self, row: TableRow) -> dict[str, Any]:
-        event = {_key_of(self._device, scalar): row[scalar] for scalar in _SCALARS}
-        for found in row["found"]:
-            key = _key_of(self._device, found["key"])
+            key = _key_of(device, found["key"])
             event |= {key: found["texts"]} if found["dtype"] == TEXT else {}
             event[f"{key}_n_frames"] = found["n_got"]
-        if self._has_channels:
-            event[_key_of(self._device, MISSING)] = row["missing"]
-        return event
+        if has_channels:
+            event[_key_of(device, MISSING)] = row["missing"]
+        batches.append(Batch(_page([event]), _documents_of(device, row), [row["index"]]))
+    return keys, batches
+
+
+def _documents_of(device: str, row: TableRow) -> Iterator[tuple[str, dict]]:
+    """Yield a resource and a datum per dataset."""
+    for found in row["found"]:
+        key, n, shape = _key_of(device, found["key"]), found["n_asked"], found["shape"]
+        parts = {}
+        if found["dtype"] != TEXT:
+            parts[key] = _stacked(found["dataset"], (n, *shape))
+        parts[f"{key}_pulse_id"] = _stacked(found["ids"], (n, *found["ids_shape"]))
+        yield from FileAssets(found["path"], parts).documents(0, 1)
 
 
 def _stacked(dataset: str, shape: tuple[int, ...]) -> dict:
@@ -235,29 +188,26 @@ def _stacked(dataset: str, shape: tuple[int, ...]) -> dict:
     return {"dataset": dataset, "chunk_shape": chunk, "join_method": "stack"}
 
 
-class UnusedRows(_Rows):
-    """Acquisitions that were asked for and have no data here: given up, failed, or not written yet.
+def _without_data(device: str, rows: Sequence[TableRow]) -> tuple[dict, list[Batch]]:
+    """Return the keys of acquisitions without data here, given up, failed or not written yet; and one batch.
 
-    An acquisition that has an event, and whose files are still awaited, is left to `register_late` as well.
+    The keys are numbers, state, what is known, and the files, one per line. An acquisition that has an event,
+    and whose files are still awaited, is left to `register_late` as well.
     """
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield all rows at once."""
-        device, rows = self._device, self._rows
-        over = [row["index"] for row in rows if not (row["read"] and row["state"] == ACCEPTED)]
-        columns: dict[str, list] = {
-            **{_key_of(device, scalar): [row.get(scalar, 0) for row in rows] for scalar in _SCALARS},
-            _key_of(device, "state"): [row["state"] for row in rows],
-            _key_of(device, "detail"): [_detail(row) for row in rows],
-            _key_of(device, "file_list"): ["\n".join(row["files"]) for row in rows],
-        }
-        yield Batch(self._page(columns), indices=over)
-
-    def describe_collect(self) -> dict:
-        """Return the data keys: numbers, state, what is known, and the files, one per line."""
-        keys = {_key_of(self._device, scalar): self._integer() for scalar in _SCALARS}
-        texts = ("state", "detail", "file_list")
-        return keys | {_key_of(self._device, text): self._text() for text in texts}
+    texts = {
+        "state": lambda row: row["state"],
+        "detail": _detail,
+        "file_list": lambda row: "\n".join(row["files"]),
+    }
+    keys = {_key_of(device, scalar): _key(device, "integer", "<i8") for scalar in _SCALARS}
+    keys |= {_key_of(device, text): _key(device, "string") for text in texts}
+    events = [
+        {_key_of(device, scalar): row.get(scalar, 0) for scalar in _SCALARS}
+        | {_key_of(device, text): told(row) for text, told in texts.items()}
+        for row in rows
+    ]
+    over = [row["index"] for row in rows if not (row["read"] and row["state"] == ACCEPTED)]
+    return keys, [Batch(_page(events), indices=over)]
 
 
 def _detail(row: TableRow) -> str:
@@ -395,7 +345,7 @@ def register_late(
             logger.warning("%s: run %s went from the catalog", name, uid)
             continue
         for _, rows in streams:
-            rows.note_registered()
+            rows.note_registered(rows.batches)
         done[uid] = [stream for stream, _ in streams]
     return done
 
@@ -429,7 +379,7 @@ def _documents(uid: str, streams: list[tuple[str, Any]]) -> Iterator[tuple[str, 
         bundle = compose(name=stream, data_keys=rows.describe_collect())
         descriptor = bundle.descriptor_doc
         yield "descriptor", dict(descriptor)
-        for seq_num, batch in enumerate(rows.batches(), 1):
+        for seq_num, batch in enumerate(rows.batches, 1):
             place = {"descriptor": descriptor["uid"], "seq_nums": {"start": seq_num, "stop": seq_num + 1}}
             for kind, doc in batch.documents:
                 yield kind, {**doc, **({"run_start": uid} if kind == "stream_resource" else place)}

@@ -29,7 +29,7 @@ from ...limits import Limit
 from ...wire.broker import PEDESTALS, TRIGGER_RUNNING, TRIGGER_STOPPED
 from ...wire.detector_name import DetectorName
 from ..debts import Debts
-from ._data_streams import TextRow
+from ._data_streams import FlownRows, text_row
 from ._preflight import known_pedestals, pedestal_file
 from ._run import Settings, request_labels
 from ._service import JobStatus
@@ -278,10 +278,10 @@ class Hardware:
         write_whole(path, json.dumps(known_pedestals(path) | facts, indent=1))
         return {"files": done, "evidence": "the writer's logs"}
 
-    def pedestal_row(self, result: Mapping[str, Any]) -> TextRow:
+    def pedestal_row(self, result: Mapping[str, Any]) -> FlownRows:
         """Return what is to be collected of `wait_for_pedestal`: each detector's file, and the evidence."""
         files = {f"{name}_pedestal": file for name, file in result["files"].items()}
-        return TextRow("primary", self.name, files | {"pedestal_evidence": result["evidence"]})
+        return text_row("primary", self.name, files | {"pedestal_evidence": result["evidence"]})
 
     def _own_stem(self, root: Path, request_id: str) -> Path | None:
         """Find ``<stamp>`` of our request: the newest files first."""

@@ -13,7 +13,6 @@ from ...clients import BrokerClient
 from ...clients.broker_transport import read_json
 from ...errors import SfdaqError
 from ...wire.broker import PEDESTALS, clean_tag
-from ...wire.broker_reply import RunningDetectors
 from ...wire.broker_request import RetrieveRequest
 from ...wire.pulse_id import PULSE_RATE
 
@@ -75,28 +74,26 @@ def _detectors(client: BrokerClient, request: RetrieveRequest) -> Iterator[Check
         yield Check("detectors", str(exc), False, "Does this beamline have detectors?")
         return
     for name in request.detectors:
+        what, limping = f"detector {name}", (running.limping or {}).get(name)
         if name not in allowed:
-            yield Check(
-                f"detector {name}", "not of this beamline", False, f"Choose out of {', '.join(allowed)}."
-            )
+            yield Check(what, "not of this beamline", False, f"Choose out of {', '.join(allowed)}.")
+        elif name in running.running:
+            yield Check(what, "running")
+        elif limping is not None:
+            missing = ", ".join(map(str, limping.missing_modules))
+            found = f"limping: modules {missing} do not write"
+            yield Check(what, found, False, "Check their fibres, or leave them out.")
         else:
-            yield _state(name, running)
+            yield Check(what, "does not write into the buffer", False, "Power it on with power_on.")
 
 
 def _tag(request: RetrieveRequest) -> Iterator[Check]:
     tag = request.directory_tag
-    if tag is None:
-        return
-    cleaned = clean_tag(tag)
-    if cleaned == tag:
-        yield Check("user tag", repr(tag))
-        return
-    yield Check(
-        "user tag",
-        f"{tag!r} would become {cleaned!r} in the directory",
-        False,
-        "Use at most 50 letters, digits, _ - + . and end with a letter or digit.",
-    )
+    if tag is not None:
+        cleaned = clean_tag(tag)
+        found = repr(tag) if cleaned == tag else f"{tag!r} would become {cleaned!r} in the directory"
+        fix = "Use at most 50 letters, digits, _ - + . and end with a letter or digit."
+        yield Check("user tag", found, cleaned == tag, fix)
 
 
 def _pulse_id(pulse_rate: Callable[[], float]) -> Check:
@@ -126,28 +123,14 @@ def _rate(beam_rate: Callable[[], float] | None, request: RetrieveRequest) -> It
 
 
 def _pedestal(client: BrokerClient, name: str, pgroup: str, limit: float) -> Check:
+    what, required = f"pedestal {name}", limit > 0
     newest = newest_pedestal(client.sf_root, pgroup, name)
-    what = f"pedestal {name}"
-    required = limit > 0
     if newest is None:
         found = "none in this pgroup" if client.sf_root else "unknown: /sf is not mounted here"
         return Check(what, found, False if required else None, "Take one with take_pedestal.")
     path, age = newest
     found = f"{age / 3600:.1f} h old, {path.name}"
     return Check(what, found, not required or age <= limit, "Take a new one with take_pedestal.")
-
-
-def _state(name: str, running: RunningDetectors) -> Check:
-    what = f"detector {name}"
-    if name in running.running:
-        return Check(what, "running")
-    limping = (running.limping or {}).get(name)
-    if limping is not None:
-        missing = ", ".join(map(str, limping.missing_modules))
-        return Check(
-            what, f"limping: modules {missing} do not write", False, "Check their fibres, or leave them out."
-        )
-    return Check(what, "does not write into the buffer", False, "Power it on with power_on.")
 
 
 def newest_pedestal(sf_root: Path | None, pgroup: str, detector: str) -> tuple[Path, float] | None:

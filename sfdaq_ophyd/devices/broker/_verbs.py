@@ -31,7 +31,7 @@ from ._signals import BrokerSettings, NextPoint
 
 
 @dataclass(frozen=True)
-class Row:
+class FlownPoint:
     """One point of a fly scan: what its event, or the columns of a file, hold."""
 
     accepted: AcceptedAcquisition
@@ -50,7 +50,7 @@ class PulseFlight(Flight):
     first: int
     last: int | None = None
     run: BrokerRun | None = None
-    rows: deque[Row] = field(default_factory=deque)
+    rows: deque[FlownPoint] = field(default_factory=deque)
 
 
 class BrokerVerbs(BrokerSettings, Flying):
@@ -264,21 +264,24 @@ class BrokerVerbs(BrokerSettings, Flying):
     ) -> None:
         point = self.next_point.current
         run = flight.run = self.runner.run_in_use(point, same_run)
+        for part, group in self._requests(pulses, points):
+            flight.first = part.last + 1
+            accepted = self.runner.acquire(part, point, run)
+            for one in group:
+                span = {"start_pulse_id": one.first, "stop_pulse_id": one.last}
+                flight.rows.append(FlownPoint(accepted, accepted.values | span))
+
+    def _requests(
+        self, pulses: PulseRange, points: list[PulseRange]
+    ) -> Iterator[tuple[PulseRange, list[PulseRange]]]:
+        """Yield the pulses of each request, and those of its points: where none were prepared, it is one."""
         if not points:
-            for part in pulses.split(rate_multiplicator=int(self.rate_multiplicator.get())):
-                flight.first = part.last + 1
-                accepted = self.runner.acquire(part, point, run)
-                flight.rows.append(Row(accepted, accepted.values))
-            return
+            rate = int(self.rate_multiplicator.get())
+            yield from ((part, [part]) for part in pulses.split(rate_multiplicator=rate))
         while points:
             n = sum(point.last - points[0].first <= MAX_PULSE_DISTANCE for point in points) or 1
             group, points = points[:n], points[n:]
-            part = PulseRange(group[0].first, group[-1].last)
-            flight.first = part.last + 1
-            accepted = self.runner.acquire(part, point, run)
-            for point in group:
-                span = {"start_pulse_id": point.first, "stop_pulse_id": point.last}
-                flight.rows.append(Row(accepted, accepted.values | span))
+            yield PulseRange(group[0].first, group[-1].last), group
 
     def describe_flown(self) -> dict:
         """Return the data keys of `read`."""
