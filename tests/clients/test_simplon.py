@@ -22,21 +22,30 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.simplon import DetectorState
 
 
-@pytest.fixture
-def facility():
+@pytest.fixture(scope="module")
+def shared_part():
     with Facility(only=["eiger"], eiger_shape=(32, 48), eiger_dwell=0, eiger_initialized=True) as facility:
-        yield facility
+        yield facility.eiger
 
 
 @pytest.fixture
-def part(facility):
-    return facility.eiger
+def part(shared_part):
+    """The shared detector, idle, without images, faults pending or long exposures."""
+    shared_part.faults.clear()
+    client = SimplonClient(shared_part.url, timeout=60)
+    client.abort()
+    client.put("detector", "nimages", 1)
+    client.put("detector", "count_time", 0.001)
+    client.put("detector", "frame_time", 0.002)
+    client.command("monitor", "initialize")
+    client.close()
+    shared_part.requests.clear()
+    return shared_part
 
 
 @pytest.fixture
 def client(part):
     client = SimplonClient(part.url, timeout=60)
-    client.put("detector", "frame_time", 0.002)
     client.put("monitor", "mode", "enabled")
     yield client
     client.close()
@@ -148,21 +157,16 @@ def test_interrupt_when_another_thread_waits_then_it_ends_at_once(client, wait_f
     assert ended == []
 
 
-def test_trigger_when_the_server_drops_a_long_connection_then_the_exposure_is_waited_for():
-    options = {"eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_initialized": True}
-    with Facility(only=["eiger"], **options) as facility:
-        client = SimplonClient(facility.eiger.url)
-        client.put("monitor", "mode", "enabled")
-        client.put("detector", "frame_time", 0.4)
-        client.arm()
-        facility.eiger._dcu.command_limit = 0.1
-        client.trigger(0.4)
-        assert client.state() is DetectorState.IDLE
-        assert client.next_image().image_id == 0
-        sent = [
-            entry for entry in facility.eiger.requests.entries() if entry.path.endswith("command/trigger")
-        ]
-        assert len(sent) == 1
+def test_trigger_when_the_server_drops_a_long_connection_then_the_exposure_is_waited_for(
+    client, part, monkeypatch
+):
+    client.put("detector", "frame_time", 0.4)
+    client.arm()
+    monkeypatch.setattr(part._dcu, "command_limit", 0.1)
+    client.trigger(0.4)
+    assert client.state() is DetectorState.IDLE
+    assert client.next_image().image_id == 0
+    assert len([entry for entry in part.requests.entries() if entry.path.endswith("command/trigger")]) == 1
 
 
 def test_trigger_when_the_reply_is_lost_and_nothing_was_exposed_then_unknown_outcome(client, part):

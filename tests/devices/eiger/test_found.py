@@ -15,12 +15,9 @@ from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 
 from ...http_peer import relay
-from ..run_engine_driver import check_run, drive, interruptible, streams
+from ..run_engine_driver import check_run, drive, interruptible
 from .conftest import check_as_found, make_eiger, stamp_of
-
-
-def rows_of(run):
-    return streams(run)["primary"].rows
+from .stream_line import rows_of
 
 
 def restart(part):

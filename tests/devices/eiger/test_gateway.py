@@ -18,6 +18,7 @@ from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 from ...http_peer import forward, reply_with, serving
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import make_eiger, stamp_of
+from .stream_line import rows_of
 
 NOT_FOUND = reply_with(404, b"404 Not Found", "text/plain")
 
@@ -103,10 +104,6 @@ def test_wait_for_connection_when_nobody_answers_then_timeout_tells_what_came(tm
 
 
 # A server that has nothing but the monitor
-
-
-def rows_of(run):
-    return streams(run)["primary"].rows
 
 
 def test_monitor_when_there_is_no_detector_module_then_the_images_say_it_all(tmp_path):

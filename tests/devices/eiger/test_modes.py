@@ -17,13 +17,10 @@ from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.simplon import DetectorState
 
-from ..run_engine_driver import check_run, drive, interruptible, streams
+from ..run_engine_driver import check_run, drive, interruptible
 from ..suspended import scan_suspended
 from .conftest import Operator, check_as_found, make_eiger, stamp_of
-
-
-def rows_of(run):
-    return streams(run)["primary"].rows
+from .stream_line import rows_of
 
 
 @contextlib.contextmanager
@@ -82,7 +79,7 @@ def test_external_when_no_edge_comes_then_the_point_fails_and_says_so(part, tmp_
 def test_external_when_interrupted_while_edges_come_then_points_and_detector_are_right(
     part, tmp_path, plan, interruption
 ):
-    for at in range(3, 30, 4):
+    for at in range(3, 30, 8):
         eiger = make_eiger(part, tmp_path / str(at), mode="external")
         plans = {"count": lambda e=eiger: bp.count([e], 2), "fly": lambda e=eiger: fly([e], 2, period=0.01)}
         with edges(part):
@@ -96,7 +93,7 @@ def test_monitor_when_paused_then_the_points_are_right_and_the_detector_runs_on(
     make_eiger(part, tmp_path)
     operator = Operator(part)
     try:
-        for at in range(3, 30, 6):
+        for at in range(3, 30, 9):
             eiger = make_eiger(part, tmp_path / str(at), mode="monitor", exposure_time=None)
             plans = {
                 "count": lambda e=eiger: bp.count([e], 2),

@@ -36,9 +36,13 @@ def check_points(run, n=None):
 
 
 @pytest.mark.parametrize("plan", list(PLANS))
-def test_plan_when_run_then_every_point_is_there_and_the_detector_as_found(part, eiger, tmp_path, plan):
+def test_plan_when_run_then_every_point_is_there_and_the_detector_as_found(
+    part, eiger, catalog, tmp_path, plan
+):
     make_plan, n = PLANS[plan]
-    run = drive(interruptible(), lambda: make_plan(eiger))
+    engine = interruptible()
+    setup(engine, catalog)
+    run = drive(engine, lambda: make_plan(eiger))
     rows = check_points(run, n)
     check_files(run, tmp_path)
     check_as_found(part, eiger.client)
@@ -46,6 +50,10 @@ def test_plan_when_run_then_every_point_is_there_and_the_detector_as_found(part,
     assert all(row["eiger_n_stale"] == 0 for row in rows if "eiger_n_stale" in row)
     times = [row["eiger_timestamp"] for row in rows]
     assert times == sorted(times)
+    primary = catalog[run.named("start")[0]["uid"]]["primary"]
+    ids, images = list(primary["eiger_event_id"].read()), primary["eiger_image"].read()
+    assert images.shape == (len(rows), 1, 32, 48) or images.shape == (len(rows), 32, 48)
+    assert [read_stamp(image.reshape(32, 48)) for image in images] == [stamp_of(str(i)) for i in ids]
 
 
 @pytest.mark.parametrize("plan", ["scan", "fly"])
@@ -59,19 +67,6 @@ def test_plan_when_a_trigger_is_several_frames_then_ids_are_arrays_and_images_st
     keys = streams(run)["primary"].data_keys
     assert keys["eiger_image"]["shape"] == [3, 32, 48]
     assert keys["eiger_timestamp"]["shape"] == [3]
-
-
-def test_plans_when_read_through_the_catalog_then_every_image_carries_its_id(part, catalog, tmp_path):
-    eiger = make_eiger(part, tmp_path)
-    engine = interruptible()
-    setup(engine, catalog)
-    uids = [drive(engine, lambda p=p: p(eiger)).named("start")[0]["uid"] for p, _ in PLANS.values()]
-    for uid in uids:
-        primary = catalog[uid]["primary"]
-        ids = list(primary["eiger_event_id"].read())
-        images = primary["eiger_image"].read()
-        assert images.shape == (len(ids), 1, 32, 48) or images.shape == (len(ids), 32, 48)
-        assert [read_stamp(image.reshape(32, 48)) for image in images] == [stamp_of(str(i)) for i in ids]
 
 
 def test_scan_when_it_has_many_points_then_it_arms_once_and_again_when_triggers_are_used_up(part, tmp_path):

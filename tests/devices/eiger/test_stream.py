@@ -18,6 +18,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
 from ..suspended import scan_suspended
 from .conftest import SHAPE, check_as_found, dark_and_primary, make_eiger, stamp_of
+from .stream_line import rows_of
 from .test_modes import edges
 
 motor = SynAxis(name="motor")
@@ -38,10 +39,6 @@ def eiger(part, tmp_path):
 
 def make_streamed(part, directory, **options):
     return make_eiger(part, directory, readout="stream", stream=part.stream_endpoint, **options)
-
-
-def rows_of(run):
-    return streams(run)["primary"].rows
 
 
 def check_stream_as_found(part, client):
