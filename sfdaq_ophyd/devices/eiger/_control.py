@@ -153,8 +153,7 @@ class EigerControl:
 
     def value(self, name: str) -> object:
         """Read ``"<module>/config/<name>"``; None where this detector does not have it."""
-        module, _, parameter = name.split("/", 2)
-        found = self.read(module, parameter)
+        found = self.read(name)
         return None if found is None else found.value
 
     def _put(self, name: str, value: object) -> None:
@@ -185,7 +184,7 @@ class EigerControl:
             "x_pixels_in_detector": sizes,
             "bit_depth_image": BIT_DEPTHS,
         }
-        found = {name: self.read("detector", name) for name in expected}
+        found = {name: self.read(f"detector/config/{name}") for name in expected}
         values = []
         for name, parameter in found.items():
             if parameter is None:
@@ -223,11 +222,12 @@ class EigerControl:
         }.get(state, "expected 'idle'")
         return DetectorStateError(f"{self.name}: the detector is in state '{state}'{told}; {advice}")
 
-    def read(self, module: str, name: str) -> Parameter | None:
-        """Return a config parameter; None where this detector does not have it.
+    def read(self, path: str) -> Parameter | None:
+        """Return ``"<module>/config/<name>"``; None where this detector does not have it.
 
         Some servers have no 404 for that, but a failure: then their list of names tells.
         """
+        module, _, name = path.split("/", 2)
         try:
             return self.client.get(module, "config", name)
         except ServiceRefused as exc:
@@ -257,8 +257,7 @@ class EigerControl:
         """
         changes = {}
         for path, value in wanted.items():
-            module, _, name = path.split("/", 2)
-            parameter = self.read(module, name)
+            parameter = self.read(path)
             if parameter is None:
                 continue
             with self._lock:

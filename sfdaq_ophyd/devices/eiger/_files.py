@@ -114,7 +114,7 @@ class FilesSource(SeriesSource):
             self._end_with_files()
 
     def _interface_settings(self) -> dict[str, object]:
-        found = {name: self.control.read("filewriter", name) for name in ("mode", "format")}
+        found = {name: self.control.read(f"filewriter/config/{name}") for name in ("mode", "format")}
         if found["mode"] is None:
             raise DetectorStateError(f"{self.name}: this detector has no filewriter")
         first = self.control.value("filewriter/config/image_nr_start")

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 
-from ...clients.simplon import MonitorFrame, SimplonClient
+from ...clients.simplon import MonitorFrame
 from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame
@@ -77,13 +77,23 @@ class MonitorSource(OrderedSource):
         return self._statistics.names | {"receive_time": "f8", "series_uid": f"U{UID_LENGTH}"}
 
     def _size_of_an_image(self) -> tuple[tuple[int, int], int]:
-        image = newest_image(self.client, self.name, self._settings.timeout).image
-        height, width = image.shape
-        return (height, width), 8 * image.itemsize
+        timeout = self._settings.timeout
+        try:
+            frame = self.client.newest_image(timeout)
+        except ServiceRefused as exc:
+            if exc.code != 404:
+                raise
+            frame = self.client.next_image(timeout)  # which takes it out of the buffer
+        if frame is None:
+            raise FramesMissing(
+                self.name, asked=1, got=0, detail="no image in the monitor to learn the size from"
+            )
+        height, width = frame.image.shape
+        return (height, width), 8 * frame.image.itemsize
 
     def _room_for(self, n_frames: int) -> dict[str, object]:
         room = min(max(n_frames, 100), LARGEST_BUFFER)
-        buffer_size = self.control.read("monitor", "buffer_size")
+        buffer_size = self.control.read("monitor/config/buffer_size")
         if buffer_size is None or (typed(buffer_size.value, "integer") or 0) >= room:
             return {}
         return {"monitor/config/buffer_size": room}
@@ -226,16 +236,3 @@ class MonitorSource(OrderedSource):
         except SfdaqError:
             dropped = "monitor counters not readable"
         return f"{self._unreadable}{dropped}"
-
-
-def newest_image(client: SimplonClient, name: str, timeout: float) -> MonitorFrame:
-    """Return an image to learn the size from; takes one out of the buffer only if there is no other way."""
-    try:
-        frame = client.newest_image(timeout)
-    except ServiceRefused as exc:
-        if exc.code != 404:
-            raise
-        frame = client.next_image(timeout)
-    if frame is None:
-        raise FramesMissing(name, asked=1, got=0, detail="no image in the monitor to learn the size from")
-    return frame

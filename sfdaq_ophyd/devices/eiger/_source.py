@@ -277,7 +277,7 @@ class SeriesSource(ABC):
 
     def _detector_settings(self, frames_per_trigger: int) -> dict[str, object]:
         """Return what the detector is to be set to: a trigger mode that fits, as it is or ours."""
-        parameter = self.control.read("detector", "trigger_mode")
+        parameter = self.control.read("detector/config/trigger_mode")
         if parameter is None:
             raise DetectorStateError(f"{self.name}: the detector has no trigger_mode; is it initialized?")
         self._trigger_mode = parameter.value

@@ -129,7 +129,7 @@ class StreamSource(OrderedSource):
         return f"the stream: {self.stream.describe_state()}"
 
     def _interface_settings(self) -> dict[str, object]:
-        if self.client.version == "1.6.0" or self.control.read("stream", "format") is None:
+        if self.client.version == "1.6.0" or self.control.read("stream/config/format") is None:
             raise DetectorStateError(
                 f"{self.name}: this detector's stream has no format 'cbor' (API {self.client.version}); use "
                 "readout='monitor'"
@@ -338,7 +338,7 @@ class StreamSource(OrderedSource):
         found = [f"{n_odd} messages were not understood"] if n_odd else []
         try:
             for name, expected in EXPECTED.items():
-                parameter = self.control.read("stream", name)
+                parameter = self.control.read(f"stream/config/{name}")
                 if parameter is not None and parameter.value != expected:
                     found.append(f"the stream's {name} is {parameter.value!r}, expected {expected!r}")
             dropped = self.client.get("stream", "status", "dropped").value
