@@ -55,7 +55,7 @@ from sfdaq_ophyd.wire import (
     tiff,
     tiff_write,
 )
-from sfdaq_ophyd.wire.std_daq import layout_of_one_file
+from sfdaq_ophyd.wire.std_daq import FileLayout
 
 JF = "JF01T01V01"
 EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "30"))
@@ -437,7 +437,7 @@ READERS = {
         path, "EG", n_written=2, shape=(2, 3), dtype="uint16", timeout=0.0
     ),
     "files.std_daq_file.count_std_daq_images": lambda path: std_daq_file.count_std_daq_images(
-        path, layout_of_one_file("EG"), 10**6, timeout=0.0
+        path, FileLayout("EG"), 10**6, timeout=0.0
     ),
     "files.swissfel_file.SwissfelFile": lambda path: list(swissfel_file.SwissfelFile(path, JF).frames()),
 }

@@ -264,6 +264,8 @@ class StandardDaq(ABC):
             raise RequestError("daq_config", given, "a dictionary")
         try:
             stored = self.get_config() or {}
+        except StdDaqOtherGeneration:
+            raise
         except SfdaqError:
             self._check(given)  # a mistake is named also where nobody answers
             raise

@@ -21,12 +21,10 @@ from ..errors import FileFormatError
 from ..limits import Limit
 from ..wire.std_daq import (
     GOOD,
+    MISMATCHED,
     NOT_KNOWN,
-    Column,
     DataFile,
     FileLayout,
-    layout_of_one_file,
-    layout_of_several_files,
 )
 from ._hdf5 import looking_into, own
 from ._lazy_imports import h5py
@@ -105,11 +103,9 @@ def read_std_daq_file(
                 found=f"{images.dtype} {images.shape}",
                 expected=f"{dtype} ({n_written} or more, {shape[0]}, {shape[1]})",
             )
-        image_id = _column(file, path, layout.image_id, n_written, n_written)
-        status = _column(file, path, layout.status, n_written, n_written)
-        codes = np.full(n_written, NOT_KNOWN, "u8")
-        for value, code in layout.codes.items():
-            codes[status == value] = code
+        image_id = _column(file, path, layout, "image_id", n_written, n_written)
+        codes = _column(file, path, layout, "status", n_written, n_written) - np.uint64(layout.good)
+        codes[codes > MISMATCHED] = NOT_KNOWN  # also what was never judged, for that has no sign
         return StdDaqFile(Path(path), layout.images, image_id, codes)
 
 
@@ -119,7 +115,7 @@ def count_std_daq_images(path: str | Path, layout: FileLayout, most: int, *, tim
     The codes of its `layout` must not hold 0, which is that of the padding. Else as `read_std_daq_file`.
     """
     with _opened(path, timeout) as file, looking_into(path):
-        return int(np.count_nonzero(_column(file, path, layout.status, 0, most)))
+        return int(np.count_nonzero(_column(file, path, layout, "status", 0, most)))
 
 
 def is_cut(path: str | Path, layout: FileLayout) -> bool:
@@ -129,7 +125,7 @@ def is_cut(path: str | Path, layout: FileLayout) -> bool:
     """
     try:
         with h5py.File(path, "r") as file, looking_into(path):
-            return bool(_column(file, path, layout.status, 1, MOST_IMAGES)[-1])
+            return bool(_column(file, path, layout, "status", 1, MOST_IMAGES)[-1])
     except (OSError, FileFormatError):
         return False
 
@@ -145,21 +141,24 @@ def _opened(path: str | Path, timeout: float) -> h5py.File:
             time.sleep(0.05)
 
 
-def _column(file: h5py.File, path: object, where: Column, least: int, most: int) -> np.ndarray:
+def _column(
+    file: h5py.File, path: object, layout: FileLayout, what: str, least: int, most: int
+) -> np.ndarray:
     """Return the first `most` numbers of a column, which has `least` at the least."""
-    column = _dataset(file, path, where.dataset)
+    name, field = layout.column(what)
+    column = _dataset(file, path, name)
     dtype = column.dtype
-    if where.field is not None:
-        dtype = dtype[where.field] if where.field in (dtype.names or ()) else None
+    if field is not None:
+        dtype = dtype[field] if field in (dtype.names or ()) else None
     if column.ndim != 1 or column.shape[0] < least or dtype is None or dtype.kind != "u":
         raise FileFormatError(
             path,
             column.name,
             found=f"{column.dtype} {column.shape}",
-            expected=f"unsigned ({least} or more,)" + (f", field {where.field}" if where.field else ""),
+            expected=f"unsigned ({least} or more,)" + (f", field {field}" if field else ""),
         )
     rows = column[:most]
-    return rows if where.field is None else np.ascontiguousarray(rows[where.field])
+    return (rows if field is None else rows[field]).astype("u8")
 
 
 def _dataset(file: h5py.File, path: object, name: str) -> h5py.Dataset:
@@ -211,20 +210,19 @@ def write_joined(
             with h5py.File(part.path, "r") as file:
                 images = Images(part.path.name, part.dataset, len(file[part.dataset]))
             found.append(Piece(images, 0, places))
-    columns = {layout.image_id.dataset: image_id, layout.status.dataset: status}
+    columns = {layout.column("image_id")[0]: image_id, layout.column("status")[0]: status}
     join_images(path, layout.images, found, (n_images, *shape), dtype, columns)
     return StdDaqFile(path, layout.images, image_id, status)
 
 
-def link_columns(path: Path, layout: FileLayout, theirs: Path, of: FileLayout) -> None:
+def link_columns(path: Path, layout: FileLayout, theirs: Path) -> None:
     """Make the file `path` whose images, ids and statuses are those of the file `theirs` beside it.
 
-    That one has the layout `of`, and may come later. OSError if the new one is there, or cannot be made.
+    That one has the same layout, and may come later. OSError if the new one is there, or cannot be made.
     """
     with new_hdf5(path, replace=False) as file:
-        file[layout.images] = h5py.ExternalLink(theirs.name, of.images)
-        for ours, column in ((layout.image_id, of.image_id), (layout.status, of.status)):
-            file[ours.dataset] = h5py.ExternalLink(theirs.name, column.dataset)
+        for name in (layout.images, layout.column("image_id")[0], layout.column("status")[0]):
+            file[name] = h5py.ExternalLink(theirs.name, name)
 
 
 def join_again(path: Path) -> bool:
@@ -255,7 +253,7 @@ def join_again(path: Path) -> bool:
         name = next(iter(file), "")
         images = file[f"{name}/data"]
         shape, dtype = (images.shape[1], images.shape[2]), str(images.dtype)
-    layout = layout_of_several_files(name)
+    layout = FileLayout(name, compound=True)
     n_images = sum(count_std_daq_images(part, layout, MOST_IMAGES, timeout=0.0) for part in paths)
     parts = []
     for k, part in enumerate(paths):
@@ -264,5 +262,5 @@ def join_again(path: Path) -> bool:
         found = read_std_daq_file(part, layout, n_written=n, shape=shape, dtype=dtype, timeout=0.0)
         parts.append((data, found))
     if n_images:
-        write_joined(path, layout_of_one_file(name), parts, n_images, shape=shape, dtype=dtype)
+        write_joined(path, FileLayout(name), parts, n_images, shape=shape, dtype=dtype)
     return n_images > 0

@@ -9,7 +9,7 @@ import contextlib
 import operator
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, SupportsIndex, TypeVar
 
@@ -283,55 +283,35 @@ GOOD, MISSING_PACKETS, MISMATCHED, NOT_KNOWN = range(4)
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """Where a file has one number per image: a dataset, or a field of a compound one."""
-
-    dataset: str
-    field: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class FileLayout:
     """Where a file has what, and what its statuses mean.
 
     Attributes
     ----------
-    images : str
-        Path of the dataset, (n, y, x).
-    image_id, status : Column
-        Frame numbers, and the DAQ's judgement of each image.
-    codes : Mapping[int, int]
-        Value of the status in the file to `GOOD`, `MISSING_PACKETS` or `MISMATCHED`; others are `NOT_KNOWN`.
+    detector_name : str
+        Its group.
+    compound : bool
+        Whether ids and statuses are fields of one dataset, where 1 is good and 0 was never judged, as in each
+        of the files of D3. Else they are datasets of their own, with our codes: documents can name them.
     """
 
-    images: str
-    image_id: Column
-    status: Column
-    codes: Mapping[int, int] = field(default_factory=lambda: {0: GOOD, 1: MISSING_PACKETS, 2: MISMATCHED})
+    detector_name: str
+    compound: bool = False
 
     @property
-    def has_columns(self) -> bool:
-        """Whether ids and statuses are datasets of their own, with our codes: documents can name them."""
-        plain = self.image_id.field is None and self.status.field is None
-        return plain and all(value == code for value, code in self.codes.items())
+    def images(self) -> str:
+        """Path of the dataset, (n, y, x)."""
+        return f"/{self.detector_name}/data"
 
+    def column(self, what: str) -> tuple[str, str | None]:
+        """Return path and field of the "image_id", or the "status", of each image; None without fields."""
+        group = f"/{self.detector_name}"
+        return (f"{group}/metadata", what) if self.compound else (f"{group}/{what}", None)
 
-def layout_of_one_file(detector_name: str) -> FileLayout:
-    """Return the layout of D1 and D2."""
-    group = f"/{detector_name}"
-    return FileLayout(f"{group}/data", Column(f"{group}/image_id"), Column(f"{group}/status"))
-
-
-def layout_of_several_files(detector_name: str) -> FileLayout:
-    """Return the layout of each file of D3, where 1 is good and 0 was never judged."""
-    group = f"/{detector_name}"
-    metadata = f"{group}/metadata"
-    return FileLayout(
-        f"{group}/data",
-        Column(metadata, "image_id"),
-        Column(metadata, "status"),
-        {1: GOOD, 2: MISSING_PACKETS, 3: MISMATCHED},
-    )
+    @property
+    def good(self) -> int:
+        """Status of a good image; the next ones are those of `MISSING_PACKETS` and `MISMATCHED`."""
+        return GOOD + self.compound
 
 
 @dataclass(frozen=True, slots=True)

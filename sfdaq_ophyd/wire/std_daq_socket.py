@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import RequestError, WireError
 from .json_text import load_json
-from .std_daq import MAX_IMAGES, DataFile, Writing, WritingState, as_integer, layout_of_several_files
+from .std_daq import MAX_IMAGES, DataFile, FileLayout, Writing, WritingState, as_integer
 from .std_daq_config import DaqConfig
 
 MAX_MESSAGE = 2**16
@@ -145,7 +145,7 @@ def split_name(output_file: str) -> tuple[str, str]:
 
 def data_files(output_file: str, detector_name: str, n_writers: int) -> list[DataFile]:
     """Return the file of each writer; image i is in file ``i % n_writers``."""
-    layout = layout_of_several_files(detector_name)
+    layout = FileLayout(detector_name, compound=True)
     paths = all_files(output_file, n_writers)[:n_writers]
     return [DataFile(path, layout, k, n_writers) for k, path in enumerate(paths)]
 

@@ -126,6 +126,13 @@ def test_config_when_it_is_at_another_port_then_read_and_changed_whole(sfdaq, da
     assert said == daq.config == {**config, "bit_depth": 32}
 
 
+def test_config_when_its_address_is_given_then_keys_of_this_generation_alone_are_known(sfdaq, daq, tmp_path):
+    stored = {"number_of_writers": daq.config["number_of_writers"]}
+    (tmp_path / "c.json").write_text(json.dumps(stored))
+    code, said, error = sfdaq("set-config", tmp_path / "c.json", "-b", daq.url)
+    assert code == 0 and said == daq.config, error
+
+
 @pytest.mark.parametrize("command", ["stats", "logs", "deploy-status"])
 def test_call_when_this_generation_has_none_then_said_by_name_with_those_it_has(sfdaq, daq, command):
     for address in (daq.ws_url, daq.url):

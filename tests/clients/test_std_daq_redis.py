@@ -108,6 +108,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
 @pytest.mark.parametrize("what", HOSTILE)
 def test_follow_when_an_entry_is_hostile_then_the_next_one_is_delivered(server, what):
     """`redis-deep-entry`: one entry nested 100 000 deep ended the follower's thread for good."""

@@ -20,7 +20,7 @@ from sfdaq_ophyd.files.pedestal_file import read_om_darks, read_pedestal, read_p
 from sfdaq_ophyd.files.repair import repair
 from sfdaq_ophyd.files.std_daq_file import read_std_daq_file
 from sfdaq_ophyd.files.swissfel_file import SwissfelFile
-from sfdaq_ophyd.wire.std_daq import layout_of_one_file
+from sfdaq_ophyd.wire.std_daq import FileLayout
 
 DETECTOR = "JF01T01V01"
 SHAPE = (512, 1024)
@@ -33,7 +33,7 @@ def every_image(path):
 
 
 def std_daq(path):
-    read_std_daq_file(path, layout_of_one_file(DETECTOR), n_written=2, shape=SHAPE, dtype="uint16", timeout=0)
+    read_std_daq_file(path, FileLayout(DETECTOR), n_written=2, shape=SHAPE, dtype="uint16", timeout=0)
 
 
 READERS = {

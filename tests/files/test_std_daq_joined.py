@@ -11,10 +11,10 @@ import pytest
 from sfdaq_ophyd.errors import FileFormatError, SfdaqError
 from sfdaq_ophyd.files.repair import repair
 from sfdaq_ophyd.files.std_daq_file import count_std_daq_images, read_std_daq_file, write_joined
-from sfdaq_ophyd.wire.std_daq import DataFile, layout_of_one_file, layout_of_several_files
+from sfdaq_ophyd.wire.std_daq import DataFile, FileLayout
 
 SHAPE = (2, 3)
-LAYOUT = layout_of_several_files("det")
+LAYOUT = FileLayout("det", compound=True)
 
 
 def written(folder, n_images, n_files, codes=(1,)):
@@ -40,7 +40,7 @@ def written(folder, n_images, n_files, codes=(1,)):
 def test_joined_when_images_are_dealt_to_files_then_all_are_there_in_order(tmp_path, n_images, n_files):
     parts = written(tmp_path, n_images, n_files)
     assert sum(count_std_daq_images(part.path, LAYOUT, 10**6) for _, part in parts) == n_images
-    layout = layout_of_one_file("det")
+    layout = FileLayout("det")
     write_joined(tmp_path / "x.h5", layout, parts, n_images, shape=SHAPE, dtype="uint16")
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["det/image_id"][:].tolist() == list(range(100, 100 + n_images))
@@ -62,7 +62,7 @@ def test_file_when_its_data_are_a_link_into_another_then_refused(tmp_path):
 def test_joined_when_the_folder_is_moved_then_the_images_are_found(tmp_path):
     (tmp_path / "a").mkdir()
     parts = written(tmp_path / "a", 5, 2)
-    write_joined(tmp_path / "a" / "x.h5", layout_of_one_file("det"), parts, 5, shape=SHAPE, dtype="uint16")
+    write_joined(tmp_path / "a" / "x.h5", FileLayout("det"), parts, 5, shape=SHAPE, dtype="uint16")
     (tmp_path / "a").rename(tmp_path / "b")
     with h5py.File(tmp_path / "b" / "x.h5") as file:
         assert file["det/data"][:, 1, 1].tolist() == [0, 1, 2, 3, 4]
@@ -77,7 +77,7 @@ def test_joined_when_it_cannot_be_written_then_nothing_half_is_left(tmp_path):
     parts = written(tmp_path, 4, 2)
     parts[1][1].path.unlink()
     with pytest.raises(OSError, match="No such file"):
-        write_joined(tmp_path / "x.h5", layout_of_one_file("det"), parts, 4, shape=SHAPE, dtype="uint16")
+        write_joined(tmp_path / "x.h5", FileLayout("det"), parts, 4, shape=SHAPE, dtype="uint16")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x_0.h5"]
 
 

@@ -8,19 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import RequestError, WireError
-from sfdaq_ophyd.wire.std_daq import Acquisition, DaqStatus, WriteRequest, WriterState, check_output_file
+from sfdaq_ophyd.wire.std_daq import DaqStatus, WriteRequest, WriterState, check_output_file
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig, DaqStats, Deployment, LogEntry, check_config
 
 DATA = Path(__file__).parents[1] / "data" / "std_daq"
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
-    max_leaves=10,
-)
 
 
 @pytest.mark.parametrize("path", ["/a.h5", "/a/b_c-d/e.h5", "/a.b/x y.h5", "/sls/p12345/x.tar.gz"])
@@ -96,25 +89,6 @@ def test_views_when_the_service_just_booted_then_nothing_is_there_in_both_dialec
     assert DaqStats.from_dict(by_key["stats"]).writer_images_per_second == 0
     assert Deployment.from_dict(by_key["deployment"]).servers == {}
     assert DaqConfig.from_dict(None) is None and DaqStats.from_dict(None) is None
-
-
-@given(JSON)
-def test_parsers_when_the_reply_is_anything_then_only_wire_errors_come(content):
-    for read in (
-        DaqStatus.from_dict,
-        Acquisition.from_dict,
-        DaqConfig.from_dict,
-        DaqStats.from_dict,
-        Deployment.from_dict,
-        LogEntry.list_from,
-        lambda x: DaqStatus.from_dict({"state": "READY", "acquisition": x}),
-        lambda x: Acquisition.from_dict({"state": "FINISHED", "info": x, "stats": x}),
-        lambda x: LogEntry.list_from([x]),
-    ):
-        try:
-            read(content)
-        except WireError:
-            pass
 
 
 @pytest.mark.parametrize(

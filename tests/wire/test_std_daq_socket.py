@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfdaq_ophyd.errors import RequestError, SfdaqError, WireError
+from sfdaq_ophyd.errors import RequestError, WireError
 from sfdaq_ophyd.wire.std_daq import WritingState
 from sfdaq_ophyd.wire.std_daq_config import WEBSOCKET_KEYS, check_config
 from sfdaq_ophyd.wire.std_daq_socket import (
@@ -136,15 +136,6 @@ def test_start_command_when_anything_is_given_then_all_that_is_sent_has_the_righ
     }  # fmt: skip
 
 
-@given(st.one_of(st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
-def test_pushed_status_when_anything_comes_then_only_our_errors_are_raised(value):
-    for text in (value if isinstance(value, str) else "", json.dumps(value), json.dumps({"status": value})):
-        try:
-            PushedStatus.from_text(text)
-        except SfdaqError:
-            continue
-
-
 @pytest.mark.parametrize("count", [-1, 1.5, "7", True, 2**63])
 def test_pushed_status_when_the_count_is_none_then_it_is_refused(count):
     with pytest.raises(WireError, match="count"):
@@ -155,7 +146,7 @@ def test_pushed_status_when_the_count_is_none_then_it_is_refused(count):
     "changes",
     [
         {"number_of_writers": 0},
-        {"number_of_writers": "2"},
+        {"number_of_writers": "x"},
         {"use_all_forwarders": 1},
         {"bit_depth": "x"},
         {"nosuch": 1},
@@ -163,9 +154,6 @@ def test_pushed_status_when_the_count_is_none_then_it_is_refused(count):
     ],
 )
 def test_config_when_a_key_or_value_is_wrong_then_it_is_refused(changes):
-    if changes == {"number_of_writers": "2"}:
-        assert check_config(changes, WEBSOCKET_KEYS) == {"number_of_writers": 2}
-        return
     with pytest.raises(RequestError):
         check_config(changes, WEBSOCKET_KEYS)
 

@@ -27,7 +27,7 @@ from ...files.std_daq_file import (
     write_joined,
 )
 from ...wire.frame import Frame
-from ...wire.std_daq import DataFile, WriteRequest, Writing, layout_of_one_file
+from ...wire.std_daq import DataFile, FileLayout, WriteRequest, Writing
 from ...wire.std_daq_config import DaqConfig
 from .._assets import frames_in_hdf5
 from .._source import WrittenFile
@@ -38,8 +38,8 @@ from ._rates import RING_SLOTS, RingLag
 logger = logging.getLogger(__name__)
 
 
-PER_IMAGE = ("image_id", "image_status")
-"""Data keys of a file that grows: columns beside the images."""
+PER_IMAGE = {"image_id": "image_id", "image_status": "status"}
+"""Data keys of a file that grows, and the columns beside the images that they are."""
 
 ROWS_PER_CHUNK = 4096
 """Of the datasets with one number per image, for readers; the file has them in one piece."""
@@ -85,7 +85,7 @@ class DaqFile:
         first, asked = self._files[0], self.write.output_file
         ours = of_points(asked) if first.path == asked else asked
         self._joined, self.path = joined, ours if joined else first.path
-        self._layout = layout_of_one_file(self._config.detector_name) if joined else first.layout
+        self._layout = FileLayout(self._config.detector_name) if joined else first.layout
         self._local = Path(self._to_local(self.path))
 
     def reserve(self) -> None:
@@ -101,10 +101,10 @@ class DaqFile:
         if not self._joined:
             return
         first, path = self._files[0], self._paths[0]
-        alone = len(self._files) == 1 and first.layout.has_columns
+        alone = len(self._files) == 1 and not first.layout.compound
         try:
             if alone:  # whatever becomes of this process, who reads it sees the DAQ's file
-                link_columns(self._local, self._layout, path, first.layout)
+                link_columns(self._local, self._layout, path)
             else:  # no HDF5 yet: whoever reads it is told so
                 self._local.touch(exist_ok=False)
         except OSError as exc:
@@ -150,8 +150,8 @@ class DaqFile:
         images = frames_in_hdf5(self._layout.images, self._config.image_shape, frames_per_point)
         keys = {"image": {**images, "swmr": False}}
         if self._grows:
-            for key, column in zip(PER_IMAGE, (self._layout.image_id, self._layout.status)):
-                more = {"dataset": column.dataset, "chunk_shape": (ROWS_PER_CHUNK,)}
+            for key, column in PER_IMAGE.items():
+                more = {"dataset": self._layout.column(column)[0], "chunk_shape": (ROWS_PER_CHUNK,)}
                 keys[key] = {**keys["image"], **more}
         return WrittenFile(self._local, self.write.n_images, keys, drop=drop, keep=self.keep)
 
@@ -218,9 +218,9 @@ class DaqFile:
             file = read_std_daq_file(path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
         if not file.image_id[1:].all():  # 0 can be the number of a first frame only
             row = int(np.argmin(file.image_id[1:] != 0)) + 1
-            where = data.layout.image_id
+            where, _ = data.layout.column("image_id")
             found, expected = f"padding from row {row} on", f"{n_here} frame numbers"
-            raise FileFormatError(path, where.dataset, found=found, expected=expected)
+            raise FileFormatError(path, where, found=found, expected=expected)
         return file
 
     @contextmanager

@@ -17,10 +17,10 @@ from ...limits import Limit
 from ...wire.std_daq import (
     DaqStatus,
     DataFile,
+    FileLayout,
     WriteRequest,
     WriterState,
     Writing,
-    layout_of_one_file,
     writing_of,
 )
 from . import _control
@@ -66,7 +66,7 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return the one file, in the group named after the detector as `config` saw it last."""
-        return [DataFile(request.output_file, layout_of_one_file(self._known_config().detector_name))]
+        return [DataFile(request.output_file, FileLayout(self._known_config().detector_name))]
 
     def makes(self, output_file: str) -> list[str]:
         """Return the one file of an acquisition."""

@@ -1,24 +1,56 @@
-"""A writer with detectors inside: they take frames while it is open; what they say is joined."""
+"""A writer and the detectors that take frames while it is open: those inside it, and those around it."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any
 
 from ophyd import Component as Cpt
+from ophyd import Signal
 
 from ...errors import Discarded, RequestError, ServiceTimeout
 from ...limits import Limit
-from .._detector import Detector
+from .._detector import Detector, FileDetector
 from .._flying import joined_page
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus
-from ._signals import WriterSignals
+from ._source import START_LIMIT
 
 LOOK = 0.05
 """s between two looks whether a wait was given up."""
+
+
+class Opening:
+    """Whether the writer takes the images of the point just triggered; a status for those who ask.
+
+    Attributes
+    ----------
+    asked : bool
+        Whether anybody waits for it.
+    """
+
+    def __init__(self, device):
+        self._device, self.asked = device, False
+        self._ended: Future[None] = Future()
+        self._status: ActionStatus | None = None
+
+    def end(self, exc: Exception | None = None) -> None:
+        """Note that it takes images, or why it does not; the first word counts."""
+        with suppress(InvalidStateError):
+            self._ended.set_result(None) if exc is None else self._ended.set_exception(exc)
+
+    def status(self) -> ActionStatus:
+        """Return the status, the same one each time."""
+        self.asked = True
+        if self._status is None:
+            limit = START_LIMIT + float(self._device.timeout.get())
+            status = self._status = ActionStatus(self._device, "start", limit, unit="steps")
+            self._ended.add_done_callback(lambda ended: status.outcome(ended.result)())
+        return self._status
 
 
 class DetectorGroup:
@@ -101,10 +133,19 @@ class DetectorGroup:
             status.wait(timeout)
 
 
-class WithDetectors(WriterSignals):
+class ArmedSignal(Signal):
+    """``set`` gives the status that is done once the writer takes the images of the point just triggered."""
+
+    def set(self, value, **kwargs):
+        """Return the status of the start."""
+        return self.parent.opening.status()
+
+
+class WithDetectors(FileDetector):
     """What staging, triggering and starting leave: those are the writer's."""
 
     next_window = Cpt(NextWindow, kind="omitted")
+    armed = Cpt(ArmedSignal, value=0, kind="omitted")
     _detectors: DetectorGroup
 
     def join_window(self, window: PulseWindow) -> PulseWindow | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,32 +12,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ophyd import Component as Cpt
+from ophyd import Signal
 
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
 from ...clients.std_daq_socket import StdDaqWriterSocket
 from ...errors import DetectorStateError, RequestError, SfdaqError
 from ...wire.frame import FrameFormat
-from ...wire.std_daq_config import DaqConfig
+from ...wire.std_daq import WriteRequest, Writing
+from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
 from .._acquisition import LossPolicy
 from .._assets import number_key
-from .._status import ActionStatus
+from .._status import ActionStatus, Setting
 from .._store import WrittenFileStore
-from ._control import WriterControl
+from ._control import Configuring, WriterControl
 from ._daq_file import PER_IMAGE, RunFileStore
 from ._paths import DEFAULT_TEMPLATE, PathMaker
 from ._rates import RatesFollower, Stats, StreamedStats
 from ._rest_control import RestControl
-from ._signals import Configuring, Opening
 from ._socket_control import SocketControl
 from ._source import START_LIMIT, StdDaqSource, WriterSettings
-from ._with_detectors import DetectorGroup, WithDetectors
+from ._with_detectors import DetectorGroup, Opening, WithDetectors
 
 logger = logging.getLogger(__name__)
 
 MODES = ("point", "run")
 
 MAX_SETTLE_TIME = 5.0
+
+MAX_UNUSED = 20
+"""Files named in `unused`; the newest are kept."""
+
+
+class ConfigSignal(Signal):
+    """``set`` changes the DAQ's configuration, all keys or some, and is done when the DAQ is back."""
+
+    def set(self, value, *, timeout: float = 60.0, **kwargs):
+        """Return the status of the change; `timeout` in s."""
+        return self.parent.change_config(value, timeout)
 
 
 class StdDaqWriter(WithDetectors):
@@ -91,6 +106,34 @@ class StdDaqWriter(WithDetectors):
     ``NAME_start_time`` and ``NAME_stop_time`` are those of the file. A file that belongs to no point, for its
     acquisition failed or was given up, stays where it is: it is the DAQ's; ``NAME_unused`` lists it.
     """
+
+    mode = Cpt(Setting, value="point", kind="config", doc='"point" or "run": one file per what')
+    settle_time = Cpt(Setting, value=0.3, kind="config", doc="s from WRITING to others, if no images flow")
+    file = Cpt(Signal, value="", doc="file of the point, on the DAQ's hosts")
+    n_images = Cpt(Signal, value=0, doc="images asked for")
+    run_id = Cpt(Signal, value="", doc="text: it exceeds 2**53")
+    message = Cpt(Signal, value="", doc="the DAQ's last word on the acquisition")
+    n_requested = Cpt(Signal, value=0, doc="images handed to the writer")
+    n_completed = Cpt(Signal, value=0, doc="images acknowledged by the writer")
+    start_time = Cpt(Signal, value=math.nan, doc="of the file, s since the epoch, the DAQ's clock")
+    stop_time = Cpt(Signal, value=math.nan, doc="of the file; NaN while it is open")
+    ring_lag = Cpt(Signal, value=0.0, doc="images the writer was seen behind the detector, of a ring of 100")
+    unused = Cpt(Signal, value="", doc="files since stage that belong to no point, one per line")
+    writer_state = Cpt(Signal, value="", kind="omitted")
+    acquisition_state = Cpt(Signal, value="", kind="omitted")
+    detector_rate = Cpt(Signal, value=math.nan, kind="omitted", doc="images per second; NaN if unknown")
+    writer_rate = Cpt(Signal, value=math.nan, kind="omitted", doc="images per second; NaN if unknown")
+    detector_name = Cpt(Signal, value="", kind="config")
+    detector_type = Cpt(Signal, value="", kind="config")
+    config_id = Cpt(Signal, value="", kind="config")
+    bit_depth = Cpt(Signal, value=0, kind="config")
+    image_pixel_height = Cpt(Signal, value=0, kind="config")
+    image_pixel_width = Cpt(Signal, value=0, kind="config")
+    n_modules = Cpt(Signal, value=0, kind="config")
+    start_udp_port = Cpt(Signal, value=0, kind="config")
+    writer_user_id = Cpt(Signal, value=0, kind="config")
+    module_positions = Cpt(Signal, value="", kind="config", doc="JSON text")
+    daq_config = Cpt(ConfigSignal, value=0, kind="omitted")
 
     source: StdDaqSource
     client: StdDaqClient | StdDaqWriterSocket
@@ -308,3 +351,38 @@ class StdDaqWriter(WithDetectors):
 
     def _acquiring(self) -> bool:
         return self._acquisition is not None and self._acquisition.running
+
+    # ---- what is shown -------------------------------------------------------------------------------
+
+    def _show_status(self, writing: Writing) -> None:
+        self.writer_state.put(writing.writer_state)
+        if writing.run_id is not None and str(writing.run_id) == self.run_id.get():
+            self.acquisition_state.put(writing.acquisition_state)
+            self.message.put(writing.text)
+            self.n_requested.put(writing.n_requested)
+            self.n_completed.put(writing.n_completed)
+            self.start_time.put(math.nan if writing.start_time is None else writing.start_time)
+            self.stop_time.put(math.nan if writing.stop_time is None else writing.stop_time)
+
+    def _show_request(self, request: WriteRequest, path: str) -> None:
+        self.file.put(path)
+        self.n_images.put(request.n_images)
+        self.run_id.put(str(request.run_id))
+        self.message.put("")
+        for signal, nothing in ((self.n_requested, 0), (self.n_completed, 0), (self.ring_lag, 0.0)):
+            signal.put(nothing)
+        for signal in (self.start_time, self.stop_time):
+            signal.put(math.nan)
+
+    def _show_config(self, config: DaqConfig) -> None:
+        for key in ("detector_name", "detector_type", *INTEGERS):
+            getattr(self, key).put(getattr(config, key))
+        self.module_positions.put(json.dumps(config.module_positions))
+        self.config_id.put(config.config_id or "")
+
+    def _show_rates(self, stats: DaqStats | None) -> None:
+        self.detector_rate.put(math.nan if stats is None else stats.detector_images_per_second)
+        self.writer_rate.put(math.nan if stats is None else stats.writer_images_per_second)
+
+    def _show_unused(self, path: str) -> None:
+        self.unused.put("\n".join([*self.unused.get().splitlines(), path][-MAX_UNUSED:]))

@@ -31,8 +31,14 @@ def daq(request):
 
 
 @pytest.fixture
-def writer(daq, tmp_path, wait_for):
-    """A writer of the DAQ, READY before and after."""
+def writer(request, daq):
+    """A writer of the DAQ, which is READY, or idle, before and after."""
+    return request.getfixturevalue("websocket_writer" if hasattr(daq, "ws_url") else "rest_writer")
+
+
+@pytest.fixture
+def rest_writer(daq, tmp_path, wait_for):
+    """A writer of a DAQ with control by REST, READY before and after."""
     wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
     device = StdDaqWriter(daq.url, name="writer", directory=tmp_path / "raw", restart_time=4.0)
     device.timeout.put(30.0)

@@ -18,6 +18,7 @@ from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
 both_dialects = pytest.mark.parametrize("daq", ["flask", "fastapi"], indirect=True)
+both_controls = pytest.mark.parametrize("daq", ["flask", "websocket"], indirect=True)
 
 
 def run(plan, *callbacks):

@@ -16,7 +16,7 @@ from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotRe
 from sfdaq_ophyd.errors import ServiceUnreachable
 from sfdaq_ophyd.wire.std_daq import WriterState
 
-from .documents import both_dialects, images_of, run
+from .documents import both_controls, both_dialects, images_of, run
 
 
 @pytest.fixture
@@ -198,6 +198,7 @@ def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
     assert "ended before the service looked" in str(error)
 
 
+@both_controls
 def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
     writer.timeout.put(2.0)
     writer.loss_policy.put("retake")

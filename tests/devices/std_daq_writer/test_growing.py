@@ -18,7 +18,17 @@ from sfdaq_ophyd.errors import FileFormatError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
-from .documents import data_of, events_of, ids_of, images_of, path_of, points_dropped, rows_of, run
+from .documents import (
+    both_controls,
+    data_of,
+    events_of,
+    ids_of,
+    images_of,
+    path_of,
+    points_dropped,
+    rows_of,
+    run,
+)
 
 
 def test_fly_when_points_are_flown_then_one_file_holds_all_of_them(writer):
@@ -62,6 +72,7 @@ def test_fly_when_somebody_stops_it_then_the_points_written_are_registered_and_t
     assert f"{len(ids)} of 500 frames came" in str(error)
 
 
+@both_controls
 def test_fly_when_images_are_retaken_then_a_second_file_goes_on(daq, writer):
     writer.timeout.put(2.0)
     writer.loss_policy.put("retake")
@@ -137,6 +148,7 @@ def test_run_mode_when_fewer_points_are_taken_then_unstage_closes_the_file(daq, 
     assert len(images_of(documents)) == 2 and images_of(documents) == ids_of(documents)
 
 
+@both_controls
 def test_run_mode_when_packets_are_missing_then_the_status_beside_the_image_says_so(daq, writer, caplog):
     writer.mode.put("run")
     writer.n_points.put(3)
@@ -180,6 +192,7 @@ def _truncated(path, group, **kwargs):
     raise FileFormatError(path, group, found="0 images", expected="1")
 
 
+@both_controls
 def test_run_mode_when_an_event_is_dropped_then_the_next_point_begins_another_file(daq, writer):
     writer.mode.put("run")
     writer.n_points.put(10_000)

@@ -12,7 +12,7 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.devices.std_daq_writer._signals import Configuring
+from sfdaq_ophyd.devices.std_daq_writer._control import Configuring
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 
 from .documents import run

@@ -15,17 +15,14 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from ...http_peer import forward, serving
 from ...std_daq import simulated_websocket_daq
 from .documents import (
-    data_of,
     ids_of,
     images_of,
     in_mode,
     path_of,
-    points_dropped,
-    rows_of,
     run,
     websocket_device,
 )
-from .test_catalog import check, check_read_while_flown, ran
+from .test_catalog import check, ran
 
 
 @pytest.fixture
@@ -38,35 +35,34 @@ def writer(websocket_writer):
     return websocket_writer
 
 
-@pytest.mark.parametrize("n_writers", [1, 2, 5])
-def test_scan_when_there_are_several_writers_then_every_image_is_in_its_place(tmp_path, n_writers):
-    with simulated_websocket_daq(n_writers=n_writers) as daq:
-        writer = websocket_device(daq, tmp_path)
-        for mode in ("point", "run", "fly"):
-            for frames_per_point in (1, 3):
-                documents, error = run(in_mode(writer, mode, 3, frames_per_point))
-                assert error is None
-                stamps = images_of(documents)
-                assert stamps == ids_of(documents) and len(set(stamps)) == 3 * frames_per_point, mode
-        assert not list(writer.directory.glob("*.h5.*")), "nothing half is left"
+@pytest.fixture(scope="module", params=[1, 2, 5])
+def daq_of_writers(request):
+    """A DAQ with so many writers."""
+    with simulated_websocket_daq(n_writers=request.param) as daq:
+        yield daq
 
 
-@pytest.mark.parametrize("n_writers", [1, 2, 5])
-def test_catalog_when_there_are_several_writers_then_a_run_is_one_array(catalog, tmp_path, n_writers):
-    with simulated_websocket_daq(n_writers=n_writers) as daq:
-        writer = websocket_device(daq, tmp_path)
-        for mode in ("run", "fly"):
-            check(ran(catalog, in_mode(writer, mode, 4, 2)), 4, 2)
-        stream = ran(catalog, in_mode(writer, "point", 3, 2))["primary"]
-        images, ids = stream["writer_image"].read(), stream["writer_event_id"].read()
-        assert images.shape[:2] == (3, 2)
-        assert [str(read_stamp(image)) for point in images for image in point] == [
-            str(one) for point in ids for one in point
-        ]
+def test_scan_when_there_are_several_writers_then_every_image_is_in_its_place(daq_of_writers, tmp_path):
+    writer = websocket_device(daq_of_writers, tmp_path)
+    for mode in ("point", "run", "fly"):
+        for frames_per_point in (1, 3):
+            documents, error = run(in_mode(writer, mode, 3, frames_per_point))
+            assert error is None
+            stamps = images_of(documents)
+            assert stamps == ids_of(documents) and len(set(stamps)) == 3 * frames_per_point, mode
+    assert not list(writer.directory.glob("*.h5.*")), "nothing half is left"
 
 
-def test_catalog_when_a_file_still_grows_then_it_is_said_to_be_open(daq, writer, catalog, wait_for):
-    check_read_while_flown(catalog, writer, wait_for)
+def test_catalog_when_there_are_several_writers_then_a_run_is_one_array(daq_of_writers, catalog, tmp_path):
+    writer = websocket_device(daq_of_writers, tmp_path)
+    for mode in ("run", "fly"):
+        check(ran(catalog, in_mode(writer, mode, 4, 2)), 4, 2)
+    stream = ran(catalog, in_mode(writer, "point", 3, 2))["primary"]
+    images, ids = stream["writer_image"].read(), stream["writer_event_id"].read()
+    assert images.shape[:2] == (3, 2)
+    assert [str(read_stamp(image)) for point in images for image in point] == [
+        str(one) for point in ids for one in point
+    ]
 
 
 def test_scan_when_the_daq_joined_the_files_itself_then_its_file_is_not_used(daq, writer):
@@ -87,22 +83,6 @@ def test_file_that_grows_when_it_was_never_seen_to_take_images_then_it_is_regist
         daq.fail_next("missed_state", state=state)
     documents, error = run(in_mode(writer, mode, 2, 2))
     assert error is None and images_of(documents) == ids_of(documents) and len(ids_of(documents)) == 4
-
-
-def test_run_mode_when_packets_are_missing_then_the_status_has_the_codes_of_all_generations(daq, writer):
-    daq.fail_next("bad_frames", n=2, status=1)
-    documents, error = run(in_mode(writer, "run", 3, 1))
-    assert error is None
-    assert [int(status) for status in data_of(documents, "writer_image_status")] == [1, 1, 0]
-
-
-def test_run_mode_when_an_event_is_dropped_then_the_next_point_begins_another_file(daq, writer):
-    writer.mode.put("run")
-    writer.n_points.put(10_000)
-
-    documents, error = run(points_dropped(writer))
-    assert error is None and rows_of(documents) == [(0, 1), (0, 1)]
-    assert images_of(documents) == ids_of(documents)
 
 
 def test_name_when_any_file_of_it_exists_then_another_one_is_taken(daq, writer):

@@ -25,7 +25,7 @@ from sfdaq_ophyd.wire.std_daq import WriteRequest, Writing, WritingState
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 from sfdaq_ophyd.wire.std_daq_socket import data_files
 
-from .documents import ids_of, images_of, in_mode, rows_of, run
+from .documents import ids_of, images_of, in_mode, run
 
 
 @pytest.fixture
@@ -218,25 +218,6 @@ def test_file_when_another_one_is_recorded_while_we_were_away_then_that_is_known
         assert daq.driver.shown == "recording"
         with pytest.raises(WriterNotReady, match="somebody else is writing: recording"):
             writer.stage()
-
-
-def test_point_when_images_stall_then_it_is_taken_again(daq, writer):
-    writer.timeout.put(1.0)
-    writer.loss_policy.put("retake")
-    daq.fail_next("stall", after=2)
-    documents, error = run(in_mode(writer, "point", 2, 4))
-    assert error is None and images_of(documents) == ids_of(documents) and len(ids_of(documents)) == 8
-
-
-def test_fly_when_images_are_retaken_then_a_second_file_goes_on(daq, writer):
-    writer.timeout.put(1.0)
-    writer.loss_policy.put("retake")
-    daq.fail_next("stall", after=7)
-    documents, error = run(in_mode(writer, "fly", 20, 1))
-    ends = [end for _, end in rows_of(documents)]
-    assert error is None and 7 in ends and ends[-1] < 20, "7 points in the first file"
-    ids = ids_of(documents)
-    assert images_of(documents) == ids and len(set(ids)) == 20
 
 
 @pytest.mark.parametrize(
