@@ -264,19 +264,8 @@ def call(
 ) -> Any:
     """Do a call with the client of whatever generation is at an address.
 
-    Parameters
-    ----------
-    url : str
-        ``ws://...`` is the websocket's. Of a REST service it is seen by its answer: the configuration of a
-        DAQ with control by websocket does not know the calls of the others, and says so.
-    do : callable
-        Takes the client.
-    config_url : str, optional
-        Of the configuration, beside a ``ws://...``.
-    user : str
-        As whom the configuration is read and changed.
-    restart_time : float
-        Seconds the DAQ's services are away after a change of the configuration.
+    ``ws://...`` is the websocket's. Of a REST service it is seen by its answer: the configuration of a DAQ
+    with control by websocket does not know the calls of the others, and says so.
     """
     if not url.startswith(("ws://", "wss://")):
         client = StdDaqClient(url, restart_time=restart_time)
@@ -292,12 +281,7 @@ def call(
 
 
 class SocketCalls:
-    """The calls of `StdDaqClient`, of a DAQ that pushes its status.
-
-    Parameters
-    ----------
-    client : StdDaqWriterSocket
-    """
+    """The calls of `StdDaqClient`, as far as a DAQ has them that pushes its status."""
 
     def __init__(self, client: StdDaqWriterSocket):
         self.client = client

@@ -152,18 +152,8 @@ class Pushes:
 def following(url: str, news: threading.Event, timeout: float, away: Limit | None) -> Pushes:
     """Return a new connection once a first status was pushed, each within `timeout` s.
 
-    Parameters
-    ----------
-    url : str
-    news : Event
-        Set when something was pushed, or the connection was lost.
-    timeout : float
-    away : Limit or None
-        While it runs, a driver that is not there is tried again.
-
-    Raises
-    ------
-    ServiceUnreachable, ServiceTimeout, WireError
+    `news` is set whenever something was pushed, and when the connection was lost. While `away` runs, a driver
+    that is not there is tried again.
     """
     while True:
         try:

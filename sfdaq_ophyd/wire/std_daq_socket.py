@@ -194,10 +194,8 @@ class Tracker:
         if self.ended:
             return
         state, before = status.state, self.state
-        if state is PushedState.REJECTED:
-            self.rejected = True
-            self._end(WritingState.FAILED, status)
-        elif state is PushedState.ERROR:
+        if state in (PushedState.REJECTED, PushedState.ERROR):
+            self.rejected = state is PushedState.REJECTED
             self._end(WritingState.FAILED, status)
         elif state is PushedState.IDLE:
             if before is not WritingState.IDLE:
@@ -245,13 +243,7 @@ class Tracker:
         self.ended = True
 
 
-_ORDER = [
-    WritingState.IDLE,
-    WritingState.STARTING,
-    WritingState.WAITING,
-    WritingState.WRITING,
-    WritingState.CLOSING,
-]
+_ORDER = list(WritingState)
 
 _SHOWN = {
     PushedState.STARTED: WritingState.STARTING,

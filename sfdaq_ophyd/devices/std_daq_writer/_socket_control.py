@@ -21,7 +21,6 @@ from ...errors import (
 )
 from ...limits import Limit
 from ...wire.std_daq import DataFile, WriteRequest, Writing, WritingState
-from ...wire.std_daq_config import DaqConfig
 from ...wire.std_daq_socket import (
     PushedStatus,
     Tracker,
@@ -71,13 +70,6 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
 
     # ---- the DAQ ------------------------------------------------------------------------------------
 
-    def config(self) -> DaqConfig | None:
-        """Return what detector it writes; DetectorStateError if its images cannot be written."""
-        config = super().config()
-        if config is not None and (why := why_not_written(config)):
-            raise DetectorStateError(f"{self._name}: {why}")
-        return config
-
     def files(self, request: WriteRequest) -> list[DataFile]:
         """Return one file per writer: image i is in file ``i % N``."""
         config = self._known_config()
@@ -95,7 +87,9 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
     # ---- staging ------------------------------------------------------------------------------------
 
     def make_ready(self) -> None:
-        """Stop what is left of ours; refuse to touch somebody else's acquisition."""
+        """Stop what is left of ours; refuse others' acquisitions, and images that cannot be written."""
+        if why := why_not_written(self._known_config()):
+            raise DetectorStateError(f"{self._name}: {why}")
         self.dead = False
         status = self._status()
         if not status.is_idle:

@@ -105,9 +105,7 @@ class StdDaqSource:
         self._wait_for_others, self._others_done = wait_for_others, others_done
         self.stats: Stats | None = None
         self._given_up = threading.Event()
-        self._staged: tuple[WriterSettings, DaqConfig] | None = None
-        self._point = 0
-        self._last_run_id = 0
+        self._point = self._last_run_id = 0
         self._growing: DaqFile | None = None
         self._lost: SfdaqError | None = None
 
@@ -119,27 +117,12 @@ class StdDaqSource:
         return self._control
 
     @property
-    def _settings(self) -> WriterSettings:
-        return self._need_open()[0]
-
-    def _need_open(self) -> tuple[WriterSettings, DaqConfig]:
-        if self._staged is None:
-            raise DetectorStateError(f"{self.name}: the writer was not opened; stage the device first")
-        return self._staged
-
-    @property
     def run_file_is_open(self) -> bool:
         """Whether the file of a run takes images for further points."""
         return self._growing is not None and not self._given_up.is_set()
 
     def end_run_file(self) -> None:
-        """End the file of a run; its saved points stay.
-
-        Raises
-        ------
-        PointsLost
-            It does not hold the images of its points.
-        """
+        """End the file of a run; its saved points stay. PointsLost if it does not hold their images."""
         self._end_growing()
         self._tell_lost()
 
@@ -151,7 +134,7 @@ class StdDaqSource:
             raise DetectorStateError(f"{self.name}: the DAQ has no configuration; set one first")
         self._on_config(config)
         self.control.make_ready()
-        self._staged, self._point = (settings, config), 0
+        self._settings, self._config, self._point = settings, config, 0
         self._free_running = FreeRunning()
         return FrameFormat(config.image_shape, config.dtype, frame_time=START_LIMIT)
 
@@ -233,12 +216,7 @@ class StdDaqSource:
     def close(self) -> None:
         """Leave the writer READY, if what it does is ours; one whose death was told is asked the next time.
 
-        Raises
-        ------
-        WriterNotReady
-            A person must restart it.
-        PointsLost
-            A file does not hold the images of its points.
+        WriterNotReady if a person must restart it; PointsLost if a file does not hold those of its points.
         """
         self.discard()
         if (control := self._control) is None:
@@ -257,10 +235,9 @@ class StdDaqSource:
 
     def _start(self, n_images: int, given_up: threading.Event, *, grows: bool, attempts: int = 2) -> DaqFile:
         """Start; once more, under another name, if the first start was missed. Return what runs."""
-        settings, config = self._need_open()
-        write = self._next(n_images)
+        write, local = self._next(n_images), self._settings.paths.local
         files, ring = self.control.files(write), RingLag(lambda: self.stats)
-        file = DaqFile(self.name, write, files, settings.paths.local, config, ring, grows=grows)
+        file = DaqFile(self.name, write, files, local, self._config, ring, grows=grows)
         file.reserve()
         self._on_request(write, file.path)
         try:

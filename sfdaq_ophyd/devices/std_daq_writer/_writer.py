@@ -357,22 +357,17 @@ class StdDaqWriter(WithDetectors):
     def _show_status(self, writing: Writing) -> None:
         self.writer_state.put(writing.writer_state)
         if writing.run_id is not None and str(writing.run_id) == self.run_id.get():
-            self.acquisition_state.put(writing.acquisition_state)
             self.message.put(writing.text)
-            self.n_requested.put(writing.n_requested)
-            self.n_completed.put(writing.n_completed)
-            self.start_time.put(math.nan if writing.start_time is None else writing.start_time)
-            self.stop_time.put(math.nan if writing.stop_time is None else writing.stop_time)
+            for key in ("acquisition_state", "n_requested", "n_completed", "start_time", "stop_time"):
+                value = getattr(writing, key)
+                getattr(self, key).put(math.nan if value is None else value)
 
     def _show_request(self, request: WriteRequest, path: str) -> None:
-        self.file.put(path)
-        self.n_images.put(request.n_images)
-        self.run_id.put(str(request.run_id))
-        self.message.put("")
-        for signal, nothing in ((self.n_requested, 0), (self.n_completed, 0), (self.ring_lag, 0.0)):
-            signal.put(nothing)
-        for signal in (self.start_time, self.stop_time):
-            signal.put(math.nan)
+        asked = {"file": path, "n_images": request.n_images, "run_id": str(request.run_id)}
+        nothing_yet = {"message": "", "n_requested": 0, "n_completed": 0, "ring_lag": 0.0}
+        no_times = {"start_time": math.nan, "stop_time": math.nan}
+        for key, value in (asked | nothing_yet | no_times).items():
+            getattr(self, key).put(value)
 
     def _show_config(self, config: DaqConfig) -> None:
         for key in ("detector_name", "detector_type", *INTEGERS):
