@@ -9,7 +9,7 @@ import tempfile
 import threading
 
 import bluesky.plans as bp
-import pytest
+import psutil
 
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer._control import Configuring
@@ -27,10 +27,14 @@ class Process:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.url = self.process.stdout.readline().removeprefix("READY ").strip()
 
-    def end(self, how: str) -> int:
+    def end(self, how: str, wait_for) -> int:
+        """End it, and wait until its writer process has gone too."""
+        children = wait_for(lambda: psutil.Process(self.process.pid).children(), "the writer process")
         getattr(self.process, how)()
         with self.process.stdout:
-            return self.process.wait(60)
+            code = self.process.wait(60)
+        wait_for(lambda: not any(child.is_running() for child in children), "the end of the writer process")
+        return code
 
 
 def test_scan_when_the_daq_is_killed_then_it_ends_with_one_message_and_the_next_one_works(tmp_path, wait_for):
@@ -41,7 +45,7 @@ def test_scan_when_the_daq_is_killed_then_it_ends_with_one_message_and_the_next_
 
     def kill(value, **kwargs):
         if value > 2 and not killed:
-            killed.append(first.end("kill"))
+            killed.append(first.end("kill", wait_for))
 
     device.n_completed.subscribe(kill, run=False)
     documents, error = run(bp.count([device], 2))
@@ -56,17 +60,7 @@ def test_scan_when_the_daq_is_killed_then_it_ends_with_one_message_and_the_next_
         documents, error = run(bp.count([device], 2))
         assert error is None and len(documents["event"]) == 2
     finally:
-        assert second.end("terminate") == 0
-
-
-@pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_process_when_it_ends_then_its_writer_process_goes_too(how, wait_for):
-    import psutil
-
-    process = Process()
-    children = wait_for(lambda: psutil.Process(process.process.pid).children(), "the writer process")
-    process.end(how)
-    wait_for(lambda: not any(child.is_running() for child in children), "its end")
+        assert second.end("terminate", wait_for) == 0
 
 
 def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq, writer, wait_for, caplog):

@@ -35,9 +35,9 @@ def writer(websocket_writer):
     return websocket_writer
 
 
-@pytest.fixture(scope="module", params=[1, 2, 5])
+@pytest.fixture(scope="module", params=[1, 5])
 def daq_of_writers(request):
-    """A DAQ with so many writers."""
+    """A DAQ with so many writers; that of the other tests has two."""
     with simulated_websocket_daq(n_writers=request.param) as daq:
         yield daq
 
