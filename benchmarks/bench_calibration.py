@@ -21,7 +21,7 @@ from numba import njit
 from benchmarks.pairs import Ratio, interleave, result, timed
 from benchmarks.plain_calibration import PlainKernel
 from sfdaq_ophyd.calibration import JungfrauCalibration
-from sfdaq_ophyd.calibration._arrays import address, aligned_empty
+from sfdaq_ophyd.calibration._numpy import address, aligned_empty
 from sfdaq_ophyd.calibration._simd import copy16, fence, stream16
 
 CYCLE_BYTES = 160 << 20

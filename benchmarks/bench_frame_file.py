@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from benchmarks.pairs import Ratio, interleave, result
-from sfdaq_ophyd.devices._frame_store import SYNC_PERIOD, FrameStore
+from sfdaq_ophyd.devices._store import SYNC_PERIOD, FrameStore
 from sfdaq_ophyd.files._hdf5 import chunk_filter
 from sfdaq_ophyd.files.frame_file import FrameFile
 from sfdaq_ophyd.wire import compression

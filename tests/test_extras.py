@@ -53,7 +53,7 @@ MODULES = [
 ]
 
 FEATURES = {
-    "from sfdaq_ophyd.calibration._numpy import choose_engine as c; c('numba')": "calibration",
+    "from sfdaq_ophyd.calibration.jungfrau import choose_engine as c; c('numba')": "calibration",
     "from sfdaq_ophyd.catalog import embedded_catalog as c; c('catalog')": "catalog",
     "from sfdaq_ophyd.catalog.pictures import draw; draw(None, None, title='')": "catalog",
     "from sfdaq_ophyd.catalog import calibrated_images as c; c(None, 'jf')": "catalog",

@@ -3,8 +3,8 @@
 from .jungfrau import JungfrauCalibration
 from .options import CalibrationOptions, disabled_to_map
 from .pedestal import PedestalEvaluation
+from .placing import pixel_coordinates
 from .raw_pixels import WordCounts, count_words
-from .strips import pixel_coordinates
 
 __all__ = [
     "CalibrationOptions",

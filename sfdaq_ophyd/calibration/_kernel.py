@@ -187,7 +187,7 @@ def calibrate(
 ):  # fmt: skip
     """Do some bands of `n_frames` images, and the holes behind them.
 
-    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `bases`, `exceptions` (see `_packed`)
+    `raw`, `out` (with the bytes from frame to frame), `common`, `rare`, `bases`, `exceptions` (see `Packed`)
     and `scratch` are addresses; `pitch` is the image's width. `bands` has rows of (band, quarter turns, first
     raw row, image row, image column, index of the first constant, the module's place in `bases`, place of
     its first exception). `holes` has, for each band, the blank pixels that follow each of its rows.

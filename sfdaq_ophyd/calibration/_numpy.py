@@ -1,49 +1,57 @@
-"""Which engine does the work, and the one of plain numpy: without numba, and as the other one's measure."""
+"""Arrays that go into an engine and come out of it; and the engine of plain numpy, the other's measure."""
 
 from __future__ import annotations
 
-import os
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError, is_installed, require
+from ..errors import DtypeError, ShapeError
 from ..wire.detector_name import MODULE_SHAPE
-from ._arrays import Sources
-from .geometry import Layout
+from .geometry import Layout, Scalar
 from .options import CalibrationOptions
 from .raw_pixels import ADC_BITS, CODE_SHIFT, LOST, UNDEFINED_CODE
 
-MAX_THREADS = 8
-"""Default limit of threads per call: memory is busy long before."""
+Sources = dict[int, int]
+"""Of each module that is switched on, its place among the modules in the data."""
+
+LINE = 64
+"""Bytes of a cache line."""
 
 
-def choose_engine(wanted: object) -> str:
-    """Return "numba" or "numpy"; ExtraMissing where numba was wanted and is not there."""
-    if wanted not in ("auto", "numba", "numpy"):
-        raise RequestError("engine", wanted, "'auto', 'numba' or 'numpy'")
-    present = is_installed("numba")
-    if wanted == "numba":
-        require("calibration", "engine='numba'", "numba")
-    return "numba" if present and wanted != "numpy" else "numpy"
+def address(array: npt.NDArray[Any]) -> int:
+    """Return where the first element lies."""
+    return int(array.__array_interface__["data"][0])
 
 
-def choose_threads(wanted: object) -> int:
-    """Return `wanted`, or one thread per CPU up to `MAX_THREADS`."""
-    if wanted is None:
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-        raise RequestError("n_threads", wanted, "an integer of at least 1, or None")
-    return wanted
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Scalar]) -> npt.NDArray[Scalar]:
+    """Return an uninitialised array that starts on a cache line."""
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    memory = np.empty(n_bytes + LINE, dtype=np.uint8)
+    start = -address(memory) % LINE
+    return memory[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-class Engine(Protocol):
-    """What turns a stack of raw images into processed ones."""
+def stacked(
+    raw: npt.NDArray[Any], sources: Sources, out: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], Sources, npt.NDArray[Any]]:
+    """Return the arguments with a leading axis of frames."""
+    return (raw, sources, out) if raw.ndim == 3 else (raw[None], sources, out[None])
 
-    def run(self, raw: npt.NDArray[Any], sources: Sources, out: npt.NDArray[Any]) -> None:
-        """Write `raw`, shape (frames, rows, 1024), to `out`, shape (frames, y, x)."""
+
+def checked_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Scalar]) -> npt.NDArray[Scalar]:
+    """Return `out` if results can be written to it; ShapeError or DtypeError otherwise."""
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise DtypeError(f"out: found {getattr(out, 'dtype', type(out))}, expected an array of {dtype}")
+    if out.shape != shape:
+        raise ShapeError(f"out: found shape {out.shape}, expected {shape}")
+    if not out.flags.writeable or out.strides[-2:] != (shape[-1] * dtype.itemsize, dtype.itemsize):
+        raise ShapeError(
+            "out: found an array that is read-only or not in C order, expected a writable one in C order"
+        )
+    return out
 
 
 class NumpyEngine:
@@ -95,12 +103,3 @@ class NumpyEngine:
                 pedestal[here], scale[here] = 0, self._options.inner_fill
         value: npt.NDArray[np.float32] = ((words & ADC_BITS).astype(np.float32) - pedestal) * scale
         return np.rint(value).astype(self._dtype) if self._dtype.kind == "i" else value
-
-
-def make_engine(name: str, n_threads: int, *settings: Any) -> Engine:
-    """Return the engine of that name; `settings` are those of `NumpyEngine`."""
-    if name == "numpy":
-        return NumpyEngine(*settings)
-    from ._fused import FusedEngine
-
-    return FusedEngine(n_threads, *settings)

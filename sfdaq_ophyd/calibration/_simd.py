@@ -183,7 +183,7 @@ convert16 = _converter(streaming=False)
 """Calibrate 16 raw words.
 
 ``convert16(raw, common, rare, bases, exceptions, out, fill, mask_undefined, mask_lost, as_int)``. ``raw``:
-address of 16 uint16. ``common``, ``rare``, ``bases``, ``exceptions``: the constants, as `_packed` has them;
+address of 16 uint16. ``common``, ``rare``, ``bases``, ``exceptions``: the constants, as `Packed` has them;
 ``rare`` is read only if one of the 16 is not in G0. ``out``: address of 16 float32 or, with ``as_int``,
 int32.
 ``fill`` replaces code 2 and lost words on request.

@@ -2,13 +2,8 @@
 
 A module is turned once, by its own quarter turns and those of the whole detector together, and its upper left
 corner is worked out here (wire reference jungfrau, sections 6.4 and 6.6); nothing downstream ever turns an
-image.
-
-Where the modules of the known detectors sit: the facility's geometry table.
-
-Origins are in units of gap-expanded pixels, turns are counter-clockwise quarters. Source: wire reference
-jungfrau, section 6.6, and the ``geometry_table.json`` it names. A detector is looked up by its full name,
-then without its version.
+image. In the facility's table origins are in units of gap-expanded pixels, turns are counter-clockwise
+quarters; source is the ``geometry_table.json`` that section 6.6 names.
 """
 
 from __future__ import annotations
@@ -147,39 +142,19 @@ class Layout:
     gap_pixels: bool
 
     def blocks(self, image: npt.NDArray[Scalar]) -> Iterator[npt.NDArray[Scalar]]:
-        """Yield what each module covers of `image`, as it lies in the image; last two axes y and x.
-
-        Parameters
-        ----------
-        image : ndarray, shape (..., y, x)
-            Of the layout's `shape`.
-        """
+        """Yield what each module covers of `image`, (..., y, x), as it lies in the image."""
         height, width = module_shape(self.gap_pixels)
         for p in self.placements:
             h, w = (height, width) if p.turns % 2 == 0 else (width, height)
             yield image[..., p.y : p.y + h, p.x : p.x + w]
 
     def views(self, image: npt.NDArray[Scalar]) -> Iterator[tuple[int, npt.NDArray[Scalar]]]:
-        """Yield (module, the same part as a view turned back into the module's own orientation).
-
-        Parameters
-        ----------
-        image : ndarray, shape (..., y, x)
-            Of the layout's `shape`.
-        """
+        """Yield (module, the same part as a view turned back into the module's own orientation)."""
         for p, block in zip(self.placements, self.blocks(image)):
             yield p.module, np.rot90(block, -p.turns, axes=(-2, -1))
 
     def put(self, image: npt.NDArray[Scalar], pixels: Callable[[int], npt.NDArray[Scalar]]) -> None:
-        """Write the pixels of every module to their places; gaps and holes stay.
-
-        Parameters
-        ----------
-        image : ndarray, shape (..., y, x)
-            Of the layout's `shape`.
-        pixels : callable
-            Returns those of a module, shape (..., 512, 1024).
-        """
+        """Write the pixels of every module, (..., 512, 1024), to their places; gaps and holes stay."""
         rows, columns = (np.arange(n) for n in MODULE_SHAPE)
         if self.gap_pixels:
             rows, columns = (index + GAP * (index // CHIP) for index in (rows, columns))
@@ -188,18 +163,7 @@ class Layout:
 
 
 def find_row(detector_name: str) -> Row:
-    """Return the geometry of a detector, by its full name or without the ``V`` part.
-
-    Parameters
-    ----------
-    detector_name : str
-        E.g. ``"JF01T03V01"``.
-
-    Raises
-    ------
-    RequestError
-        The name is malformed, or the detector is not in the table. A ValueError.
-    """
+    """Return the geometry of a detector, by its full name or without the ``V`` part; RequestError if none."""
     name = DetectorName.parse(detector_name)
     row = TABLE.get(str(name)) or TABLE.get(name.family)
     if row is None:
@@ -229,26 +193,10 @@ def module_shape(gap_pixels: bool) -> tuple[int, int]:
 
 
 def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool, geometry: bool) -> Layout:
-    """Lay out the modules that are switched on.
+    """Lay out the modules that are switched on, in the order in which they are stacked.
 
     Without `geometry` they are stacked in y without holes. With it, every module keeps its place, switched on
-    or not, and what no module covers stays empty.
-
-    Parameters
-    ----------
-    detector_name : str
-        E.g. ``"JF01T03V01"``.
-    modules : sequence of int
-        Those switched on, in the order in which they are stacked.
-    gap_pixels : bool
-        Whether chips stand two pixels apart.
-    geometry : bool
-        Whether modules go to their places.
-
-    Raises
-    ------
-    RequestError
-        `geometry` of a detector that is in no table.
+    or not, and what no module covers stays empty; RequestError for a detector that is in no table.
     """
     height, width = module_shape(gap_pixels)
     if not geometry:

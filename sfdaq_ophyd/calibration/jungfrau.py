@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import RequestError
+from ..errors import RequestError, is_installed, require
 from ..wire.detector_name import DetectorName
-from ._arrays import aligned_empty, checked_out, stacked
-from ._numpy import Engine, choose_engine, choose_threads, make_engine
-from .double_pixels import interpolate
-from .maps import Maps
+from ._numpy import NumpyEngine, Sources, aligned_empty, checked_out, stacked
+from .constants import EMPTY, Maps, any_reason, downsample, good_fraction, share_gaps
 from .options import CalibrationOptions, check_names, disabled_to_map
-from .pixel_mask import EMPTY, any_reason, downsample, good_fraction, share_gaps
-from .placing import Placing, fitted
+from .placing import Placing, fitted, interpolate, pixel_coordinates
 from .raw_pixels import CODE_SHIFT, LOST, saturated_word
-from .strips import pixel_coordinates
+
+MAX_THREADS = 8
+"""Default limit of threads per call: memory is busy long before."""
+
+
+def choose_engine(wanted: object) -> str:
+    """Return "numba" or "numpy"; ExtraMissing where numba was wanted and is not there."""
+    if wanted not in ("auto", "numba", "numpy"):
+        raise RequestError("engine", wanted, "'auto', 'numba' or 'numpy'")
+    present = is_installed("numba")
+    if wanted == "numba":
+        require("calibration", "engine='numba'", "numba")
+    return "numba" if present and wanted != "numpy" else "numpy"
+
+
+def choose_threads(wanted: object) -> int:
+    """Return `wanted`, or one thread per CPU up to `MAX_THREADS`."""
+    if wanted is None:
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise RequestError("n_threads", wanted, "an integer of at least 1, or None")
+    return wanted
+
+
+class Engine(Protocol):
+    """What turns a stack of raw images into processed ones."""
+
+    def run(self, raw: npt.NDArray[Any], sources: Sources, out: npt.NDArray[Any]) -> None:
+        """Write `raw`, shape (frames, rows, 1024), to `out`, shape (frames, y, x)."""
 
 
 class JungfrauCalibration:
@@ -341,3 +367,12 @@ class JungfrauCalibration:
         if math.isnan(self.options.masked_value):
             image[..., self.good_fraction == 0] = math.nan
         return image
+
+
+def make_engine(name: str, n_threads: int, *settings: Any) -> Engine:
+    """Return the engine of that name; `settings` are those of `NumpyEngine`."""
+    if name == "numpy":
+        return NumpyEngine(*settings)
+    from ._fused import FusedEngine
+
+    return FusedEngine(n_threads, *settings)

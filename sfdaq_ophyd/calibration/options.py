@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -86,16 +86,10 @@ class CalibrationOptions:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        set_ = object.__setattr__
-        if self.factor is not None:
-            set_(self, "factor", _positive("factor", self.factor))
-        if self.module_map is not None:
-            set_(self, "module_map", _module_map(self.module_map))
-        if self.roi is not None:
-            set_(self, "roi", _rois(self.roi))
-        if self.downsample is not None:
-            set_(self, "downsample", _downsample(self.downsample))
-        set_(self, "masked_value", _masked_value(self.masked_value))
+        for name, (take, expected) in _TAKEN.items():
+            value = getattr(self, name)
+            if value is not None or name == "masked_value":
+                object.__setattr__(self, name, _taken(name, value, take, expected))
         self._check_together()
 
     def _check_choices(self) -> None:
@@ -261,73 +255,67 @@ def _choice(name: str, value: object, choices: tuple[object, ...]) -> None:
         raise RequestError(name, value, f"one of {choices}")
 
 
-def _positive(name: str, value: Any) -> float:
+def _taken(name: str, value: Any, take: Callable[[Any], Any], expected: str) -> Any:
+    """Return what `take` makes of a value; RequestError where it raises TypeError or ValueError."""
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not 0 < number < math.inf:
-        raise RequestError(name, value, "a number above 0, or None")
-    return number
+        return take(value)
+    except RequestError:  # of a part of it
+        raise
+    except (TypeError, ValueError) as exc:
+        raise RequestError(name, value, expected) from exc
 
 
-def _masked_value(value: object) -> float:
-    if (
-        not isinstance(value, (int, float))
-        or isinstance(value, bool)
-        or not (value == 0 or math.isnan(value))
-    ):
-        raise RequestError("masked_value", value, "0 or NaN")
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError
+    return float(value)
+
+
+def _masked_value(value: Any) -> float:
+    if isinstance(value, bool) or not (value == 0 or math.isnan(value)):
+        raise ValueError
     return float(value)
 
 
 def _module_map(values: Any) -> tuple[int, ...]:
-    try:
-        values = tuple(values)
-    except TypeError:
-        values = (None,)
+    values = tuple(values)
     active = [v for v in values if v != -1]
-    if (
-        not active
-        or not all(_is_int(v) and 0 <= v < len(values) for v in active)
-        or len(set(active)) < len(active)
-    ):
-        raise RequestError(
-            "module_map", values, "for each module -1 or its place, at least one place, none twice"
-        )
+    if not active or not all(_is_int(v) and 0 <= v < len(values) for v in active):
+        raise ValueError
+    if len(set(active)) < len(active):
+        raise ValueError
     return tuple(int(v) for v in values)
 
 
 def _downsample(value: Any) -> tuple[int, int]:
-    try:
-        ny, nx = value
-    except (TypeError, ValueError):
-        ny = nx = None
+    ny, nx = value
     if not (_is_int(ny) and _is_int(nx) and ny > 0 and nx > 0):
-        raise RequestError("downsample", value, "two integers of at least 1")
+        raise ValueError
     return int(ny), int(nx)
 
 
 def _rois(value: Any) -> dict[str, Roi]:
     if not isinstance(value, Mapping):
-        try:
-            value = tuple(value)
-        except TypeError:
-            value = ()
-        if value and all(_is_int(v) for v in value):
-            value = (value,)
-        value = dict(enumerate(value))
+        value = tuple(value)
+        value = dict(enumerate((value,) if value and all(_is_int(v) for v in value) else value))
     if not value:
-        raise RequestError("roi", value, "(y1, y2, x1, x2), several of them, or a dict of them")
-    return {str(label): _one_roi(label, roi) for label, roi in value.items()}
+        raise ValueError
+    expected = "(y1, y2, x1, x2) with 0 <= y1 < y2 and 0 <= x1 < x2"
+    return {str(label): _taken(f"roi {label!r}", roi, _one_roi, expected) for label, roi in value.items()}
 
 
-def _one_roi(label: object, roi: Any) -> Roi:
-    try:
-        y1, y2, x1, x2 = roi
-        fine = all(map(_is_int, roi)) and 0 <= y1 < y2 and 0 <= x1 < x2
-    except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        raise RequestError(f"roi {label!r}", roi, "(y1, y2, x1, x2) with 0 <= y1 < y2 and 0 <= x1 < x2")
+def _one_roi(roi: Any) -> Roi:
+    y1, y2, x1, x2 = roi
+    if not (all(map(_is_int, roi)) and 0 <= y1 < y2 and 0 <= x1 < x2):
+        raise ValueError
     return int(y1), int(y2), int(x1), int(x2)
+
+
+_TAKEN: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "factor": (_positive, "a number above 0, or None"),
+    "module_map": (_module_map, "for each module -1 or its place, at least one place, none twice"),
+    "roi": (_rois, "(y1, y2, x1, x2), several of them, or a dict of them"),
+    "downsample": (_downsample, "two integers of at least 1"),
+    "masked_value": (_masked_value, "0 or NaN"),
+}
+"""What becomes of options that are more than a choice, and what is expected of them."""

@@ -37,18 +37,9 @@ class NotConnected(Exception):
 
 
 class Call:
-    """One call under way, over all its repeats and redirects.
+    """One call under way, over all its repeats and redirects, with its limit in s.
 
-    Parameters
-    ----------
-    seconds : float
-        Its limit, in the time in which this process could look.
-
-    Attributes
-    ----------
-    limit : Limit
-    ended : str
-        Why it was ended from outside; empty while it was not.
+    `ended` says why it was ended from outside; it is empty while it was not.
     """
 
     LATE = "no end in time"
@@ -97,15 +88,8 @@ class Call:
 class Connections:
     """Connections to one server. Contacts nothing until the first exchange; safe from several threads.
 
-    Parameters
-    ----------
-    host : str
-    port : int
-    name : str
-        As requests call the host, with the port where it is not the usual one.
-    tls : bool
-    keep : bool
-        Use a connection again.
+    Requests call the host by `name`, with the port where it is not the usual one. Connections that one is
+    to `keep` are used again.
     """
 
     def __init__(self, host: str, port: int, name: str, *, tls: bool = False, keep: bool = True):
@@ -124,12 +108,7 @@ class Connections:
         body: bytes | None,
         read: Callable[[http.client.HTTPResponse], T],
     ) -> T:
-        """Send one request; return what `read` makes of the reply.
-
-        Parameters
-        ----------
-        read : callable
-            Given a reply up to its head, reads the body to its end. What it raises is raised.
+        """Send one request; return what `read`, given the reply up to its head, makes of its body.
 
         Raises
         ------

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,91 @@ import numpy as np
 import zmq
 
 from ..calibration.raw_pixels import with_lost_packets
-from ..errors import WireError
+from ..errors import RequestError, WireError
 from ..wire.detector_name import storage_cell
 from ..wire.frame import Frame
 from ..wire.json_text import MAX_HEADER_BYTES
-from .ring import Ring
+from .ring import MAX_HOLD, Ring, check_max_hold
+
+DRIFT = 2e-5
+"""How fast a peer's clock and ours may part, s/s."""
+
+SETTLED = 4
+"""Stamps in a row that do not move the clock, after which it is trusted."""
+
+JITTER = 1e-3
+"""s by which the earliest arrival may be undercut without an effect on trust."""
+
+MOST_CLOCKS = 8
+"""Acquisitions whose clocks are kept."""
+
+STOOD = 0.1
+"""s by which a stamp is late, though nothing waits: then the clock stood, or goes slowly."""
+
+
+class Clock:
+    """Which of our times a stamp means: arrival is late by transfer and queueing, never early.
+
+    So the smallest difference of arrival and stamp is the offset. It may drift, and is taken anew where a
+    clock stood (a simulator's does): where stamps come late that nothing else can have held up.
+    """
+
+    def __init__(self):
+        self._offset: float | None = None
+        self._seen, self._newest = 0.0, 0.0
+        self._settled = 0
+        self._late: deque[float] = deque(maxlen=2 * SETTLED)
+
+    def follow(self, stamp: float, arrival: float, quiet: bool = False) -> None:
+        """Take note of what a peer stamped, s from any moment, and when it arrived, s since the epoch.
+
+        `quiet`: nothing had come for a while, so that this one cannot have waited for others.
+        """
+        found = arrival - stamp
+        if self._offset is None:
+            self._offset, self._seen, self._newest = found, arrival, stamp
+            return
+        expected = self._offset + DRIFT * max(0.0, arrival - self._seen)
+        self._offset, self._seen = min(found, expected), arrival
+        stood = quiet and found > expected + STOOD
+        if stood or found < expected - JITTER:
+            self._settled = 0
+        elif stamp > self._newest:  # one that comes after others have told its time says nothing new
+            self._settled += 1
+        self._newest = max(self._newest, stamp)
+        if not stood:
+            self._late.clear()
+            return
+        self._late.append(found)
+        if len(self._late) == self._late.maxlen and found > self._late[0] - JITTER:
+            self._offset = min(self._late)
+            self._late.clear()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it can tell what is older than a moment: of late it neither ran ahead nor stood."""
+        return self._settled >= SETTLED
+
+    def time(self, stamp: float) -> float | None:
+        """Return when that was, s since the epoch; None if nothing is known yet."""
+        return None if self._offset is None else self._offset + stamp
+
+
+class Clocks:
+    """The clocks of the acquisitions of a stream: a module's begins anew with each."""
+
+    def __init__(self):
+        self._from: list[tuple[tuple[int, int], Clock]] = []  # from which image on
+
+    def begin(self, image: tuple[int, int]) -> None:
+        """Have the clock begin anew with this image (its numbering and number); ports come to it in turn."""
+        if all(first != image for first, _ in self._from):
+            self._from = sorted([*self._from, (image, Clock())], key=lambda pair: pair[0])[-MOST_CLOCKS:]
+
+    def of(self, image: tuple[int, int]) -> Clock:
+        """Return the clock by which an image was taken."""
+        return next((clock for first, clock in reversed(self._from) if first <= image), self._from[0][1])
+
 
 logger = logging.getLogger(__name__)
 
@@ -148,19 +228,8 @@ class Intake(ABC):
     """What a stream makes of its messages; called by the receiving thread with every one of them.
 
     This is what differs from one wire format to another. `announce` reads what a message says of itself,
-    once; `put` takes what it carries, and is called again where it raised `Full`.
-
-    Parameters
-    ----------
-    endpoints : list of str
-        For messages, by port.
-
-    Attributes
-    ----------
-    counters : Counter
-        ``"foreign"`` and ``"unparsable"`` among others.
-    last_problem : str
-        What was wrong with the last message that was not understood.
+    once; `put` takes what it carries, and is called again where it raised `Full`. Among the `counters` are
+    ``"foreign"`` and ``"unparsable"``; `last_problem` says what was wrong with the last of these messages.
     """
 
     counters: Counter[str]
@@ -199,19 +268,9 @@ class Intake(ABC):
         """S for which messages may still be left with the sender for want of room; `put` takes them then."""
 
     def settle(self, now: float, unread: Collection[int]) -> float:
-        """Do what time demands.
+        """Do what time demands; return the s after which there is something to do even if nothing comes.
 
-        Parameters
-        ----------
-        now : float
-            Until then all ports but `unread` have been read, s of counted time.
-        unread : collection of int
-            Ports in which messages lie.
-
-        Returns
-        -------
-        float
-            S after which there is something to do even if nothing comes.
+        Until `now`, s of counted time, all ports but those `unread`, in which messages lie, have been read.
         """
         return float("inf")
 
@@ -243,18 +302,51 @@ class Intake(ABC):
 class PixelIntake(Intake):
     """An intake of messages whose second part is pixels as they are, which are copied into a `Ring`.
 
-    Attributes
-    ----------
-    ring : Ring or None
-        The image buffers; None before the first image, which tells their shape.
+    There is none before the first image, which tells the shape of the buffers. Finished frames go to
+    `deliver`; the options are those of the streams. `on_free` is called, from any thread, when there is a
+    buffer again after one was wanted in vain.
     """
 
     ring: Ring | None = None
+
+    def __init__(
+        self,
+        endpoints: list[str],
+        deliver: Callable[[StreamFrame], None],
+        counters: Iterable[str],
+        *,
+        n_images: int | None = None,
+        max_hold: float = MAX_HOLD,
+        incomplete: str = "mark",
+        on_free: Callable[[], object] = lambda: None,
+    ):
+        if incomplete not in ("mark", "drop"):
+            raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
+        check_max_hold(max_hold)
+        super().__init__(endpoints)
+        self.counters = Counter(dict.fromkeys(counters, 0))
+        self._deliver, self._keeps_bad = deliver, incomplete == "mark"
+        self._n_images, self._max_hold, self._on_free = n_images, max_hold, on_free
+        self._ids = EventIds()
+
+    def _new_ring(self, shape: tuple[int, int], dtype: np.dtype | str) -> None:
+        self.ring = Ring(shape, dtype, self._n_images, self._on_free)
+
+    def _is_wanted(self, whole: bool) -> bool:
+        """Count an image; return whether it is to be handed on."""
+        self.counters["complete" if whole else "incomplete"] += 1
+        wanted = whole or self._keeps_bad
+        self.counters["dropped"] += not wanted
+        return wanted
 
     @property
     def hold_left(self) -> float:
         """S for which messages may still be left with the sender while all buffers are in use."""
         return float("inf") if self.ring is None else self.ring.left
+
+    def release(self) -> None:
+        """Let the image buffers go, once their readers have; nothing can be received any more."""
+        self.ring = None
 
     @abstractmethod
     def place(self, message: Message) -> np.ndarray | None:

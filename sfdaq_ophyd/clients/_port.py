@@ -1,4 +1,4 @@
-"""What one port has sent so far, and which numbering its frames belong to."""
+"""What one port of a module stream has sent so far, where its blocks go, and an image that they fill."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ WINDOW = 1000
 class Numberings:
     """Every time frame numbers start anew, they belong to a new numbering, counted over all ports.
 
-    Parameters
-    ----------
-    max_lag : float
-        No port is further than this behind another, s.
+    No port is further than `max_lag`, s, behind another.
     """
 
     def __init__(self, max_lag: float):
@@ -171,3 +168,18 @@ class Layout:
         (rows, columns), (_, across) = self._of
         y, x = (block, 0) if self._stacked else divmod(block, across)
         return image[y * rows : (y + 1) * rows, x * columns : (x + 1) * columns]
+
+
+Key = tuple[int, int]
+"""Numbering and frame number: what images are ordered by."""
+
+
+class Pending:
+    """An image that is being filled; `blocks` has the headers of what came, by block."""
+
+    __slots__ = ("image", "layout", "blocks", "arrival", "created", "last")
+
+    def __init__(self, image: np.ndarray, layout: Layout, arrival: float, now: float):
+        self.image, self.layout = image, layout
+        self.arrival, self.created, self.last = arrival, now, 0.0
+        self.blocks: dict[int, ModuleHeader] = {}

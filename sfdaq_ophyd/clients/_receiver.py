@@ -28,30 +28,26 @@ from .ring import Full
 
 
 class Wake:
-    """A pipe: ready to be read once `set` was called. Its ends close when nobody holds it any more."""
+    """Ready to be read once `set` was called; it goes when nobody holds it any more."""
 
     def __init__(self):
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
+        self._counter = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
         """Return what to wait for."""
-        return self._read
+        return self._counter
 
     def set(self) -> None:
         """Wake the thread. From anywhere, any number of times."""
-        with contextlib.suppress(BlockingIOError):  # it has plenty to read
-            os.write(self._write, b"\0")
+        os.eventfd_write(self._counter, 1)
 
     def clear(self) -> None:
         """Be ready to be woken again."""
         with contextlib.suppress(BlockingIOError):
-            os.read(self._read, 4096)
+            os.eventfd_read(self._counter)
 
     def __del__(self):
-        os.close(self._read)
-        os.close(self._write)
+        os.close(self._counter)
 
 
 HIGH_WATER = 64
@@ -74,22 +70,9 @@ class Mark:
 
 
 class Receiver:
-    """Sockets and thread of one opening of a stream.
+    """Sockets and thread of one opening of a stream; see `FrameStream`.
 
-    Parameters
-    ----------
-    endpoints : list of str
-        One per port.
-    intake : Intake
-        What takes the messages.
-    wake : Wake
-        Wakes the thread; `intake` sets it when there is room again.
-    socket_type : int
-        SUB or PULL.
-    max_message : int
-        Bytes; a connection that brings a larger one is cut.
-    high_water : int
-        Messages per port that may wait to be received.
+    `intake` takes the messages, and sets `wake`, which wakes the thread, when there is room again.
     """
 
     def __init__(
@@ -123,10 +106,6 @@ class Receiver:
             self._context.destroy(linger=0)
             raise
         self.thread = threading.Thread(target=self._run, name=f"frames of {self._endpoints[0]}", daemon=True)
-
-    def start(self) -> None:
-        """Have the thread receive."""
-        self.thread.start()
 
     def mark(self, limit: Limit) -> bool:
         """Take what was sent before now for old; whether all ports were looked at after it within `limit`."""

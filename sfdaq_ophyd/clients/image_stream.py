@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import zmq
@@ -14,22 +14,11 @@ from ..errors import RequestError
 from ..wire.detector_name import DetectorName
 from ..wire.image_header import MAX_IMAGE_BYTES, ImageHeader
 from ..wire.pulse_id import PULSE_RATE
-from ._clock import Clock
-from ._intake import EventIds, Foreign, Message, PixelIntake, StreamFrame
-from .ring import MAX_HOLD, Full, Ring, check_max_hold
+from ._intake import Clock, Foreign, Message, PixelIntake, StreamFrame
+from .ring import MAX_HOLD, Full
 from .stream import FrameStream
 
-COUNTERS = (
-    "received",
-    "complete",
-    "incomplete",
-    "duplicate",
-    "dropped",
-    "placeholder",
-    "foreign",
-    "unparsable",
-    "flushed",
-)
+COUNTERS = "received complete incomplete duplicate dropped placeholder foreign unparsable flushed".split()
 
 
 class ImageStream(FrameStream[StreamFrame]):
@@ -78,9 +67,6 @@ class ImageStream(FrameStream[StreamFrame]):
             if len(endpoint) != 1:
                 raise RequestError("endpoint", endpoint, "one address")
             endpoint = endpoint[0]
-        if incomplete not in ("mark", "drop"):
-            raise RequestError("incomplete", incomplete, "'mark' or 'drop'")
-        check_max_hold(max_hold)
         self._images = partial(
             ImageIntake,
             [endpoint],
@@ -88,7 +74,7 @@ class ImageStream(FrameStream[StreamFrame]):
             family=None if detector_name is None else DetectorName.parse(detector_name).family,
             n_images=n_images,
             max_hold=max_hold,
-            keep_bad=incomplete == "mark",
+            incomplete=incomplete,
         )
         socket_type = zmq.PULL if pull else zmq.SUB
         super().__init__([endpoint], timeout=timeout, socket_type=socket_type, max_message=MAX_IMAGE_BYTES)
@@ -106,20 +92,14 @@ class ImageIntake(PixelIntake):
         deliver: Callable[[StreamFrame], None],
         *,
         family: str | None,
-        n_images: int | None,
-        max_hold: float,
-        keep_bad: bool,
-        on_free: Callable[[], object],
+        **options: Any,
     ):
-        super().__init__(endpoints)
-        self.counters = Counter(dict.fromkeys(COUNTERS, 0))
-        self._deliver, self._on_free = deliver, on_free
-        self._family, self._n_images, self._max_hold, self._keep_bad = family, n_images, max_hold, keep_bad
+        super().__init__(endpoints, deliver, COUNTERS, **options)
+        self._family = family
         self._last_id: tuple[int, int | None] | None = None
         self._n_told = 0
         self._n_announced, self._n_old = 0, 0
         self._clock, self._pulse_id = Clock(), 0
-        self._ids = EventIds()
 
     def announce(self, message: Message) -> bool:
         """Read a header and take note of it; an image that was left out has no pixels."""
@@ -164,7 +144,8 @@ class ImageIntake(PixelIntake):
             return None
         head = message.head
         if self.ring is None or (self.ring.shape, self.ring.dtype) != (head.shape, head.dtype):
-            self.ring = Ring(head.shape, head.dtype, self._n_images, self._on_free)
+            self._new_ring(head.shape, head.dtype)
+        assert self.ring is not None
         image = self.ring.take()
         if image is None:
             if not self.ring.full_for(self._max_hold):
@@ -175,11 +156,8 @@ class ImageIntake(PixelIntake):
     def placed(self, message: Message, image: np.ndarray) -> None:
         """Hand the image on."""
         head = message.head
-        self.counters["complete" if head.is_good else "incomplete"] += 1
-        if head.is_good or self._keep_bad:
+        if self._is_wanted(head.is_good):
             self._deliver(self._frame(head, image, message.arrival))
-        else:
-            self.counters["dropped"] += 1
 
     def _check_detector(self, head: ImageHeader) -> None:
         """Refuse an image that names another detector; versions of one detector are the same modules."""
@@ -211,7 +189,3 @@ class ImageIntake(PixelIntake):
                 "pedestal_file": head.pedestal_file,
             },
         )
-
-    def release(self) -> None:
-        """Let the image buffers go, once their readers have."""
-        self.ring = None

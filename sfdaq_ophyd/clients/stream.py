@@ -31,12 +31,7 @@ F = TypeVar("F", bound=Frame)
 class FrameQueue(Generic[F]):
     """Frames for one consumer: an iterator that ends when the stream or the queue is closed.
 
-    Parameters
-    ----------
-    stream : FrameStream
-        Where the frames come from.
-    timeout : float or None
-        Longest wait for a frame, s; None waits until the stream is closed.
+    It waits `timeout` s for a frame; None waits until the stream is closed.
     """
 
     def __init__(self, stream: FrameStream[F], timeout: float | None):
@@ -184,7 +179,7 @@ class FrameStream(ABC, Generic[F]):
                 high_water=self._high_water,
             )
             self._intake, self._receiver = intake, receiver
-            receiver.start()
+            receiver.thread.start()
 
     def close(self) -> None:
         """Stop receiving; consumers' iterators end. Safe twice and from any state.
@@ -269,17 +264,9 @@ class FrameStream(ABC, Generic[F]):
             time.sleep(limit.step(0.005))
 
     def is_early(self, frame: F | None) -> bool:
-        """Whether a port sent nothing yet when a frame was taken, though others did.
+        """Whether a port sent nothing yet when a frame was taken, though others did; never of a single port.
 
-        Parameters
-        ----------
-        frame : Frame or None
-            None asks for what came since the stream was opened, delivered or not.
-
-        Returns
-        -------
-        bool
-            False where an image comes from one port.
+        None asks for what came since the stream was opened, delivered or not.
         """
         return False
 

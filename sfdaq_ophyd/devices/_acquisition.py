@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
 
 from ..errors import Discarded, FramesMissing, ServiceTimeout
 from ..limits import Limit
 from ..wire.frame import Frame, MissingFrame
-from ._source import FrameSource, Progress, Request
-from ._worker import JOIN_TIMEOUT, SourceCall, Worker, ends_within, forget
+from ._source import FrameSource, Progress, Request, WrittenFile
+from ._store import PointStore
+from ._worker import JOIN_TIMEOUT, Worker, ends_within
 
 logger = logging.getLogger(__name__)
+
+
+BUFFER_BYTES = 512 * 2**20
+"""Frames that may wait between source and file, in bytes; at least 4 frames, at most 1000."""
 
 
 class LossPolicy(StrEnum):
@@ -31,19 +36,6 @@ class LossPolicy(StrEnum):
     """The point is taken again, a bounded number of times; then it fails."""
     TOLERANT = "tolerant"
     """The gap is marked: `NAME_is_good` False, `NAME_n_missing` counts; what is not whole is kept."""
-
-
-class FrameSink(Protocol):
-    """Where the frames go; called from one thread at a time."""
-
-    def append(self, item: Any) -> None:
-        """Take one more item; may block for a bounded time."""
-
-    def take_back_partial(self) -> int:
-        """Forget the frames that do not make a whole point; return how many those were."""
-
-    def flush(self) -> None:
-        """Bring everything to where readers see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +52,12 @@ class Rules:
         What happens when a frame is lost.
     max_retakes : int
         How often one point is taken again.
-    depth : int
-        Frames that may wait between source and file.
     """
 
     timeout: float
     frame_time: float = 0.0
     policy: LossPolicy = LossPolicy.STRICT
     max_retakes: int = 3
-    depth: int = 8
 
     @property
     def limit(self) -> float:
@@ -82,15 +71,7 @@ class Rules:
 
 
 class Crew:
-    """The threads of a device: one iterates its source, one takes what came, one writes settings.
-
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    stays : callable
-        See `Worker`.
-    """
+    """The threads of a device: one iterates its source, one takes what came, one writes settings."""
 
     def __init__(self, name: str, stays: Callable[[], bool]):
         self._all = [Worker(f"{name} {what}", stays) for what in ("source", "frames", "write")]
@@ -102,23 +83,100 @@ class Crew:
             worker.end()
 
 
+class SourceCall:
+    """One call of ``source.frames`` in a worker's thread; a queue at its end holds up to `depth` items."""
+
+    END = object()
+    """The last item, unless the source raised: then the exception is."""
+
+    NOTHING = object()
+    """What `get` returns when no item came in time."""
+
+    def __init__(self, source: FrameSource, request: Request, depth: int, worker: Worker):
+        self._source, self._request, self._worker = source, request, worker
+        self._items: queue.SimpleQueue = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth)
+        self._stopped = threading.Event()
+        self._stopping = threading.Lock()
+        self._ended = worker.do(self._run)
+
+    def _run(self) -> None:
+        last: object = self.END
+        if self._stopped.is_set():
+            return
+        try:
+            iterator = iter(self._source.frames(self._request))
+            try:
+                wanted = self._request.n_frames
+                for item in iterator:
+                    if not self._put(item):
+                        return forget(item)
+                    wanted -= isinstance(item, Frame | MissingFrame)
+                    if wanted == 0:
+                        break
+            finally:
+                getattr(iterator, "close", lambda: None)()
+        except Exception as exc:
+            last = exc
+        finally:
+            self._put(last)
+
+    def _put(self, item: object) -> bool:
+        self._room.acquire()
+        if self._stopped.is_set():
+            return False
+        self._items.put(item)
+        return True
+
+    def get(self, timeout: float) -> object:
+        """Return the next item; `NOTHING` if none comes within `timeout` s."""
+        try:
+            item = self._items.get(timeout=timeout)
+        except queue.Empty:
+            return self.NOTHING
+        self._room.release()
+        return item
+
+    def stop(self) -> None:
+        """Give up at the source, once, and wait until its thread has gone on."""
+        try:
+            with self._stopping:
+                if not self._stopped.is_set():
+                    self._stopped.set()
+                    self._room.release(2)  # whoever waits to put, and the last item after that
+                    self._items.put(self.END)  # wakes a reader; a busy one looks at `stopped` next
+                    self._source.discard()
+        finally:
+            ended = ends_within(self._ended, JOIN_TIMEOUT)
+        if not ended:
+            self._worker.leave()
+            raise ServiceTimeout(f"{self._worker.name}: giving up the acquisition", JOIN_TIMEOUT)
+
+    def forget_rest(self) -> None:
+        """Drop what nobody will take; after `stop`, from the thread that takes."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                forget(self._items.get_nowait())
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped.is_set()
+
+
+def forget(item: object) -> None:
+    """Let a file know, if the item is one, that its points are not kept."""
+    if isinstance(item, WrittenFile):
+        item.drop()
+
+
 class Acquisition:
     """Bring `request.n_frames` frames from a source to a sink; runs from the moment it is made.
 
     Parameters
     ----------
-    name : str
-        Of the device, for messages and threads.
-    source : FrameSource
-        Where frames come from.
-    request : Request
-        How many.
-    sink : FrameSink
-        Where frames go.
-    rules : Rules
-        Limits and loss policy.
-    crew : Crew
-        Whose threads do it.
+    name, source, request, sink, rules, crew
+        Of the device: whose frames, how many, where they go, in what time, and whose threads do it.
     on_armed : callable
         Called once, when the source is armed or its first frame came.
     on_progress : callable
@@ -139,7 +197,7 @@ class Acquisition:
         name: str,
         source: FrameSource,
         request: Request,
-        sink: FrameSink,
+        sink: PointStore,
         rules: Rules,
         crew: Crew,
         *,
@@ -205,7 +263,8 @@ class Acquisition:
         with self._lock:
             if self._given_up:
                 raise Discarded(f"{self._name}: acquisition given up")
-            call = self._call = SourceCall(self._source, request, self._rules.depth, self._crew.source)
+            depth = min(1000, max(4, BUFFER_BYTES // self._sink.frame_format.frame_bytes))
+            call = self._call = SourceCall(self._source, request, depth, self._crew.source)
         try:
             self._take(call)
         except BaseException:

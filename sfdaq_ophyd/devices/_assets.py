@@ -48,13 +48,7 @@ def frames_in_hdf5(dataset: str, shape: tuple[int, int], frames_per_point: int) 
 
 
 def column_in_hdf5(dataset: str) -> dict:
-    """Return what a StreamResource says of a dataset with one number or id per frame.
-
-    Parameters
-    ----------
-    dataset : str
-        Its path in the file; shape (n,), `IDS_PER_CHUNK` frames per chunk.
-    """
+    """Return what a StreamResource says of a dataset (n,) with one number or id per frame."""
     return {"dataset": dataset, "chunk_shape": (IDS_PER_CHUNK,), "join_method": "stack", "swmr": True}
 
 
@@ -108,99 +102,58 @@ class FileAssets:
         return bool(self._handed) and all(datum["descriptor"] for datum in self._handed)
 
 
-_FIXED = {"timestamp": np.dtype("f8"), "event_id": np.dtype(f"U{MAX_ID_BYTES}"), "is_good": np.dtype(bool)}
 _DTYPES = {"f": "number", "i": "integer", "u": "integer", "b": "boolean", "U": "string"}
 
 
 def columns_of(fmt: FrameFormat) -> dict[str, np.dtype]:
-    """Return what a frame has beside its image.
-
-    Returns
-    -------
-    dict of str to dtype
-        By name, without the device's.
-    """
+    """Return what a frame has beside its image: dtype by name, without the device's."""
     pulse_id = {"pulse_id": np.dtype("i8")} if fmt.has_pulse_id else {}
+    event_id = np.dtype(f"U{MAX_ID_BYTES}")
     return {
-        "timestamp": _FIXED["timestamp"],
-        "event_id": _FIXED["event_id"],
+        "timestamp": np.dtype("f8"),
+        "event_id": event_id,
         **pulse_id,
-        "is_good": _FIXED["is_good"],
+        "is_good": np.dtype(bool),
         **fmt.scalars,
     }
 
 
 def data_keys(name: str, fmt: FrameFormat, frames_per_point: int, with_missing: bool) -> dict[str, dict]:
-    """Describe a point: its images, and a key per column.
-
-    Parameters
-    ----------
-    name : str
-        Of the device.
-    fmt : FrameFormat
-    frames_per_point : int
-    with_missing : bool
-        Whether the frames that are missing are counted.
-    """
+    """Describe a point: its images, a key per column, and, where wanted, the count of missing frames."""
     images = fmt.images.items()
     keys = {f"{name}_{image}": _image_key(name, image, *kind, frames_per_point) for image, kind in images}
     for column, dtype in columns_of(fmt).items():
         one = frames_per_point == 1
-        keys[f"{name}_{column}"] = {
-            "source": f"frame:{name}",
-            "dtype": _DTYPES[dtype.kind] if one else "array",
-            "dtype_numpy": dtype.str,
-            "shape": [] if one else [frames_per_point],
-        }
+        kind, shape = _DTYPES[dtype.kind] if one else "array", [] if one else [frames_per_point]
+        keys[f"{name}_{column}"] = _key(name, kind, dtype.str, shape)
     keys[f"{name}_timestamp"]["units"] = "s"
     if with_missing:
-        keys[f"{name}_n_missing"] = {
-            "source": f"frame:{name}",
-            "dtype": "integer",
-            "dtype_numpy": "<i8",
-            "shape": [],
-        }
+        keys[f"{name}_n_missing"] = _key(name, "integer", "<i8", [])
     return keys
+
+
+def _key(name: str, dtype: str, numpy: str, shape: list[int]) -> dict:
+    return {"source": f"frame:{name}", "dtype": dtype, "dtype_numpy": numpy, "shape": shape}
 
 
 def _image_key(name: str, image: str, shape: tuple[int, int], dtype: np.dtype, frames_per_point: int) -> dict:
     """Describe an image of a point: external, shape (frames_per_point, y, x)."""
     axes = name if image == "image" else f"{name}_{image}"
     return {
-        "source": f"frame:{name}",
-        "dtype": "array",
-        "dtype_numpy": dtype.newbyteorder("<").str,
+        **number_key(name, dtype, frames_per_point),
         "shape": [frames_per_point, *shape],
         "dims": [f"{name}_frame", f"{axes}_y", f"{axes}_x"],
-        "external": "STREAM:",
     }
 
 
 def number_key(name: str, dtype: np.dtype, frames_per_point: int) -> dict:
-    """Describe a number per frame that is external, as the image is.
-
-    Returns
-    -------
-    dict
-        Data key of shape (frames_per_point,).
-    """
-    return {
-        "source": f"frame:{name}",
-        "dtype": "array",
-        "dtype_numpy": dtype.newbyteorder("<").str,
-        "shape": [frames_per_point],
-        "external": "STREAM:",
-    }
+    """Describe a number per frame that is external, as the image is; shape (frames_per_point,)."""
+    key = _key(name, "array", dtype.newbyteorder("<").str, [frames_per_point])
+    return {**key, "external": "STREAM:"}
 
 
 def external_key(data_key: dict) -> dict:
-    """Describe a value of events as a column of a file.
-
-    Parameters
-    ----------
-    data_key : dict
-        One that is external already stays as it is.
-    """
+    """Describe a value of events as a column of a file; one that is external already stays as it is."""
     if "external" in data_key:
         return data_key
     dtype = np.dtype(data_key["dtype_numpy"])
@@ -209,14 +162,7 @@ def external_key(data_key: dict) -> dict:
 
 
 def event_columns(columns: dict[str, list], with_missing: bool) -> dict[str, list]:
-    """Add the count of missing frames per point, where it is wanted.
-
-    Parameters
-    ----------
-    columns : dict of str to list
-        Values of points, by name.
-    with_missing : bool
-    """
+    """Add the count of missing frames per point to the columns of points, where it is wanted."""
     if not with_missing:
         return columns
     ids = columns["event_id"]

@@ -20,6 +20,7 @@ from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
 
 from ..errors import DetectorStateError, RequestError
+from ._source import Request
 from ._status import ActionStatus
 
 OUR_PLAN = "sfdaq_ophyd.plans.fly does all of it"
@@ -27,19 +28,26 @@ OUR_PLAN = "sfdaq_ophyd.plans.fly does all of it"
 
 @dataclass
 class Flight:
-    """A fly scan under way.
-
-    Attributes
-    ----------
-    kicked_off, completed : ActionStatus
-        What `kickoff` and `complete` return.
-    completing : bool
-        Whether `complete` was called.
-    """
+    """A fly scan under way: what `kickoff` and `complete` return, and whether `complete` was called."""
 
     kicked_off: ActionStatus
     completed: ActionStatus
     completing: bool = False
+
+    def end(self, exc: Exception | None) -> None:
+        """End both, unless they have ended; with an error, if there is one."""
+        for status in (self.kicked_off, self.completed):
+            status.succeed() if exc is None else status.fail(exc)
+
+
+@dataclass(kw_only=True)
+class FrameFlight(Flight):
+    """A fly scan whose frames come to this process: what was asked for, and how far it is."""
+
+    request: Request
+    n_done: int = 0
+    paused: bool = False
+    ended: bool = False
 
 
 class Flying(Device, ABC):
@@ -83,12 +91,7 @@ class Flying(Device, ABC):
         """Start a fly scan; what an earlier one left uncollected is taken back. Done when armed."""
 
     def complete(self) -> ActionStatus:
-        """Return the status of the whole fly scan, the same one each time.
-
-        Returns
-        -------
-        ActionStatus
-            Done when nothing more comes; a pause does not end it.
+        """Return the status of the whole fly scan, the same one each time; a pause does not end it.
 
         Raises
         ------
@@ -108,11 +111,6 @@ class Flying(Device, ABC):
 
     def describe_collect(self) -> dict:
         """Return the data keys of a point whose ids and numbers are, as its images, external.
-
-        Returns
-        -------
-        dict
-            Data keys by name.
 
         Raises
         ------
@@ -155,13 +153,7 @@ class Flying(Device, ABC):
         """Return how many points the stream has, or may have now; counted anew after a `prepare`."""
 
     def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, dict]]:
-        """Yield the documents of points of a fly scan that were not handed out yet.
-
-        Parameters
-        ----------
-        index : int, optional
-            No further than so many points; see `get_index`.
-        """
+        """Yield the documents of points that were not handed out yet, up to an `index`; see `get_index`."""
         n_points = self.n_ready if index is None else min(self.n_ready, index - self.n_collected)
         yield from self.collect_flown(n_points, in_file=True)
 
@@ -195,13 +187,6 @@ class JointStatus(StatusBase):
     """Done when all of several statuses are; failed as soon as one is, with that one's words.
 
     It has no deadline of its own: each part has one.
-
-    Parameters
-    ----------
-    name : str
-        What a progress bar calls it.
-    parts : sequence of ActionStatus
-        At least one.
     """
 
     def __init__(self, name: str, parts: Sequence[ActionStatus]):
@@ -311,13 +296,7 @@ class FlyGroup:
 
 
 def joined_page(pages: list[dict]) -> list[dict]:
-    """Join partial event pages of the same points.
-
-    Returns
-    -------
-    list of dict
-        One page with the columns of all; none of none.
-    """
+    """Join partial event pages of the same points into one with the columns of all; none of none."""
     if not pages:
         return []
     data = {key: column for page in pages for key, column in page["data"].items()}

@@ -75,20 +75,7 @@ class PulseWindow:
 
     @classmethod
     def of_one(cls, name: str, pulse_id: Any, every: int = 1) -> PulseWindow:
-        """Return the window of a device that shares its pulses with no other.
-
-        Parameters
-        ----------
-        pulse_id : PulseId
-            Has ``get()``.
-        every : int
-            The window begins with a multiple of it.
-
-        Returns
-        -------
-        PulseWindow
-            Triggered already.
-        """
+        """Return the window, triggered already, of a device that shares its pulses with no other."""
         window = cls()
         window.join(name, pulse_id, every=every)
         window.trigger()
@@ -99,8 +86,10 @@ class PulseWindow:
 
         Parameters
         ----------
+        name : str
+            Of the device.
         pulse_id : PulseId
-            Has ``get()``.
+            What it counts pulses by; only its ``get()`` is used.
         every : int
             The window begins with a multiple of it.
         live : bool
@@ -134,13 +123,7 @@ class PulseWindow:
             return name in self._live and not self._is_settled
 
     def trigger(self) -> ActionStatus:
-        """All devices of the point were triggered: the pulses may be chosen. Done at once.
-
-        Raises
-        ------
-        ServiceUnreachable
-            The pulse id is not to be had.
-        """
+        """All devices of the point were triggered: the pulses may be chosen. Done at once."""
         with self._lock:
             self._triggered = True
             if self._live and self.is_open:
@@ -194,21 +177,10 @@ class PulseWindow:
         return take == self._n_takes
 
     def wait_for_others(self, name: str, take: int, timeout: float) -> bool:
-        """Wait until every live device has its last frame, and none has to take the point again.
+        """Wait, `timeout` s at the most, until every live device has its last frame; whether that is over.
 
-        Parameters
-        ----------
-        name : str
-            Of a device that has its last frame, and keeps it back.
-        take : int
-            As `attempt` returned it.
-        timeout : float
-            s to wait at the most.
-
-        Returns
-        -------
-        bool
-            Whether the wait is over, one way or the other; see `goes_on`.
+        For a device that has its own last frame, and keeps it back. It is over too where one of the others
+        takes the point again: see `goes_on`, and `attempt` for `take`.
         """
         with self._lock:
             if take == self._n_takes:
@@ -221,18 +193,7 @@ class PulseWindow:
         return all(done or name in self._complete for name, done in self._live.items())
 
     def admits(self, pulse_id: int) -> bool:
-        """Say of each frame of a live device, as it comes, whether it is in the window.
-
-        Parameters
-        ----------
-        pulse_id : int
-            Of the frame.
-
-        Returns
-        -------
-        bool
-            Whether the frame is of the point.
-        """
+        """Say of the pulse of each frame of a live device, as it comes, whether it is in the window."""
         with self._lock:
             admitted = self.is_open and pulse_id >= self._chosen()
             if admitted and not self._fixed:
@@ -267,19 +228,9 @@ class PulseWindow:
             self._tell()
 
     def settled(self, device: Any, timeout: float) -> ActionStatus:
-        """Return a status that is done when no live device takes frames any more.
+        """Return a status of who waits: done when no live device takes frames any more; it counts those.
 
-        Parameters
-        ----------
-        device : HasName
-            Who waits.
-        timeout : float
-            s without a frame of theirs.
-
-        Returns
-        -------
-        ActionStatus
-            Counts their frames.
+        It fails after `timeout` s without one.
         """
         status = ActionStatus(device, "live frames of the same pulses", timeout, target=0)
         with self._lock:
@@ -288,20 +239,7 @@ class PulseWindow:
         return status
 
     def pulses(self, n_frames: int, every: int) -> PulseRange:
-        """Return the pulses of the point; they are chosen now if they were not.
-
-        Parameters
-        ----------
-        n_frames : int
-            Frames of the point.
-        every : int
-            Pulses from frame to frame.
-
-        Returns
-        -------
-        PulseRange
-            From the first frame to the last one, both included.
-        """
+        """Return the pulses of a point whose frames come `every` so many; chosen now if they were not."""
         first = self.first
         return PulseRange(first, first + (n_frames - 1) * every)
 

@@ -36,18 +36,7 @@ class Request:
     settings: Any = None
 
     def rest(self, n_done: int) -> Request:
-        """Return what is still wanted.
-
-        Parameters
-        ----------
-        n_done : int
-            Frames that came.
-
-        Returns
-        -------
-        Request
-            For the others.
-        """
+        """Return the request for what is still wanted after so many frames came."""
         return replace(self, n_frames=self.n_frames - n_done)
 
 

@@ -87,28 +87,15 @@ class ActionStatus(StatusBase):
         return f"{self.device.name} {self.what}"
 
     def watch(self, func: Callable) -> None:
-        """Have a function called at each step.
+        """Have a function called at each step, with the keywords of bluesky's progress bar.
 
-        Parameters
-        ----------
-        func : callable
-            Takes name, current, initial, target, unit, precision, fraction, time_elapsed and
-            time_remaining (s) by keyword. `fraction` is what remains, 1 to 0, as bluesky's progress bar
-            takes it.
+        `fraction` is what remains, 1 to 0, as that bar takes it; times are in s.
         """
         self._watchers.append(func)
         self._tell(func)
 
     def progress(self, current: float, last_seen: str = "") -> None:
-        """Note how far it is, and the last state seen, for watchers and for the message of a timeout.
-
-        Parameters
-        ----------
-        current : float
-            In `unit`.
-        last_seen : str
-            Empty leaves what was seen before.
-        """
+        """Note how far it is, and the last state seen, for watchers and for the message of a timeout."""
         if (current, last_seen or self.last_seen) != (self.current, self.last_seen):
             self._moved = counted_time()
         self.current = current
@@ -149,30 +136,13 @@ class ActionStatus(StatusBase):
 
     @classmethod
     def done_at_once(cls, device: HasName, what: str, unit: str = "frames") -> ActionStatus:
-        """Return the status of an action that is over already.
-
-        Parameters
-        ----------
-        device, what, unit
-            As for an `ActionStatus`.
-        """
+        """Return the status of an action that is over already."""
         status = cls(device, what, GRACE, unit=unit)
         status.succeed()
         return status
 
     def outcome(self, action: Callable[[], object]) -> Callable[[], None]:
-        """Call `action`; return what ends this status accordingly.
-
-        Parameters
-        ----------
-        action : callable
-            What it returns is the `result`, what it raises is what the status will `end` with.
-
-        Returns
-        -------
-        callable
-            To be called once.
-        """
+        """Call `action` for the `result`; return what ends this status accordingly, to be called once."""
         try:
             self.result = action()
         except Exception as exc:
@@ -216,13 +186,6 @@ class Setting(Signal):
     def put(self, value, **kwargs) -> None:
         """Set it.
 
-        Parameters
-        ----------
-        value : object
-            The new setting.
-        **kwargs
-            For `ophyd.Signal.put`.
-
         Raises
         ------
         DetectorStateError
@@ -232,38 +195,13 @@ class Setting(Signal):
         super().put(value, **kwargs)
 
     def set(self, value, **kwargs) -> ActionStatus:
-        """Set it as `put` does, at once.
-
-        Parameters
-        ----------
-        value : object
-        **kwargs
-            Of no use.
-
-        Returns
-        -------
-        ActionStatus
-            Done.
-        """
+        """Set it as `put` does, at once."""
         self.put(value)
         return ActionStatus.done_at_once(self, "setting", "steps")
 
 
 def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
-    """Refuse a value that would contradict what the run has recorded of a signal.
-
-    Parameters
-    ----------
-    signal : Signal
-        Of a device with `is_staged`.
-    value, now : object
-        To be, and as it is.
-
-    Raises
-    ------
-    DetectorStateError
-        The device is staged, and they differ.
-    """
+    """Raise DetectorStateError where a value would contradict what the run has recorded of a signal."""
     if signal.parent.is_staged and value != now:
         raise DetectorStateError(
             f"{signal.name}={value!r}: it is {now!r} while {signal.parent.name} is staged, and the run says "
@@ -272,21 +210,9 @@ def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
 
 
 def whole_number(field: str, value: object, least: int) -> int:
-    """Return a number as an int.
+    """Return a whole number of `least` or more as an int; else RequestError, which names the `field`.
 
-    Parameters
-    ----------
-    field : str
-        What it is, for the message.
-    value : object
-        ``3`` and ``3.0`` are whole numbers, ``True`` and ``"3"`` are not.
-    least : int
-        The smallest allowed.
-
-    Raises
-    ------
-    RequestError
-        It is no whole number of `least` or more.
+    ``3`` and ``3.0`` are whole numbers, ``True`` and ``"3"`` are not.
     """
     try:
         if isinstance(value, SupportsInt) and not isinstance(value, bool) and int(value) == value:

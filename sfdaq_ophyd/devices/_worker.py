@@ -9,10 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from ..errors import ServiceTimeout
 from ..limits import Limit
-from ..wire.frame import Frame, MissingFrame
-from ._source import FrameSource, Request, WrittenFile
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +33,7 @@ def ends_within(ended: threading.Event, seconds: float) -> bool:
 class Worker:
     """One thread, from the first job until `end` or until long idle; jobs are done in the order they came.
 
-    Parameters
-    ----------
-    name : str
-        Of the thread.
-    stays : callable
-        Returns whether the thread stays however long it is idle, as in a run.
+    `stays` tells whether the thread stays however long it is idle, as in a run.
     """
 
     def __init__(self, name: str, stays: Callable[[], bool] = lambda: False):
@@ -56,18 +48,7 @@ class Worker:
         return threading.current_thread() is self._thread
 
     def do(self, job: Callable[[], object]) -> threading.Event:
-        """Have a job done after those before.
-
-        Parameters
-        ----------
-        job : callable
-            Must not raise.
-
-        Returns
-        -------
-        Event
-            Set once it has ended.
-        """
+        """Have a job, which must not raise, done after those before; return what is set at its end."""
         ended = threading.Event()
         with self._lock:
             self._jobs.put((job, ended))
@@ -88,13 +69,7 @@ class Worker:
         return thread
 
     def end(self, seconds: float = JOIN_TIMEOUT) -> None:
-        """Let the thread go, and wait for it. Safe twice, and from a job.
-
-        Parameters
-        ----------
-        seconds : float
-            s at the most.
-        """
+        """Let the thread go, and wait for it so many s at the most. Safe twice, and from a job."""
         current = self.is_current
         thread = self.leave()
         limit = Limit(seconds)
@@ -124,15 +99,7 @@ class Worker:
 
 
 class Workers:
-    """As many workers as there are jobs at once: one, unless a job is to end what another waits for.
-
-    Parameters
-    ----------
-    name : str
-        Of the threads.
-    stays : callable
-        See `Worker`.
-    """
+    """As many workers as there are jobs at once: one, unless a job is to end what another waits for."""
 
     def __init__(self, name: str, stays: Callable[[], bool]):
         self._name, self._stays = name, stays
@@ -144,18 +111,10 @@ class Workers:
         return len(self._busy)
 
     def do(self, job: Callable[[], Callable[[], object]]) -> threading.Event:
-        """Have a job done at once.
+        """Have a job, which handles its own errors, done at once; return what is set once all is over.
 
-        Parameters
-        ----------
-        job : callable
-            Handles its own errors. What it returns tells its end to whoever waits for it, and is called when
-            the worker is free again: the next job is then for the same one.
-
-        Returns
-        -------
-        Event
-            Set once all is over.
+        What the job returns tells its end to whoever waits for it, and is called when the worker is free
+        again: the next job is then for the same one.
         """
         try:
             worker = self._idle.pop()
@@ -178,102 +137,3 @@ class Workers:
         with contextlib.suppress(IndexError):
             while True:
                 self._idle.pop().end()
-
-
-class SourceCall:
-    """One call of ``source.frames`` in a worker's thread, with a bounded queue at its end.
-
-    Parameters
-    ----------
-    source : FrameSource
-        Whose frames.
-    request : Request
-        How many.
-    depth : int
-        Items that may wait.
-    worker : Worker
-        Whose thread iterates.
-    """
-
-    END = object()
-    """The last item, unless the source raised: then the exception is."""
-
-    NOTHING = object()
-    """What `get` returns when no item came in time."""
-
-    def __init__(self, source: FrameSource, request: Request, depth: int, worker: Worker):
-        self._source, self._request, self._worker = source, request, worker
-        self._items: queue.SimpleQueue = queue.SimpleQueue()
-        self._room = threading.Semaphore(depth)
-        self._stopped = threading.Event()
-        self._stopping = threading.Lock()
-        self._ended = worker.do(self._run)
-
-    def _run(self) -> None:
-        last: object = self.END
-        if self._stopped.is_set():
-            return
-        try:
-            iterator = iter(self._source.frames(self._request))
-            try:
-                wanted = self._request.n_frames
-                for item in iterator:
-                    if not self._put(item):
-                        return forget(item)
-                    wanted -= isinstance(item, Frame | MissingFrame)
-                    if wanted == 0:
-                        break
-            finally:
-                getattr(iterator, "close", lambda: None)()
-        except Exception as exc:
-            last = exc
-        finally:
-            self._put(last)
-
-    def _put(self, item: object) -> bool:
-        self._room.acquire()
-        if self._stopped.is_set():
-            return False
-        self._items.put(item)
-        return True
-
-    def get(self, timeout: float) -> object:
-        """Return the next item; `NOTHING` if none comes within `timeout` s."""
-        try:
-            item = self._items.get(timeout=timeout)
-        except queue.Empty:
-            return self.NOTHING
-        self._room.release()
-        return item
-
-    def stop(self) -> None:
-        """Give up at the source, once, and wait until its thread has gone on."""
-        try:
-            with self._stopping:
-                if not self._stopped.is_set():
-                    self._stopped.set()
-                    self._room.release(2)  # whoever waits to put, and the last item after that
-                    self._items.put(self.END)  # wakes a reader; a busy one looks at `stopped` next
-                    self._source.discard()
-        finally:
-            ended = ends_within(self._ended, JOIN_TIMEOUT)
-        if not ended:
-            self._worker.leave()
-            raise ServiceTimeout(f"{self._worker.name}: giving up the acquisition", JOIN_TIMEOUT)
-
-    def forget_rest(self) -> None:
-        """Drop what nobody will take; after `stop`, from the thread that takes."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                forget(self._items.get_nowait())
-
-    @property
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopped.is_set()
-
-
-def forget(item: object) -> None:
-    """Let a file know, if the item is one, that its points are not kept."""
-    if isinstance(item, WrittenFile):
-        item.drop()

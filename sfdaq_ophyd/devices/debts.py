@@ -40,13 +40,7 @@ _lock = threading.Lock()
 
 
 def keep_in(folder: str | Path | None) -> None:
-    """Say where the debts of all devices are kept.
-
-    Parameters
-    ----------
-    folder : str, Path or None
-        None: each device's in its own directory.
-    """
+    """Say where the debts of all devices are kept; None: each device's in its own directory."""
     global _folder
     _folder = None if folder is None else Path(folder)
 
@@ -155,15 +149,8 @@ class Debts:
 
     def release(self) -> None:
         """Forget what was held here: it is put back, or owed."""
-        with _lock:
-            noted, mine = self._read(), (self._device, _process(os.getpid()))
-            left = {
-                what: debt
-                for what, debt in noted.items()
-                if not debt.holder or (debt.device, debt.holder) != mine
-            }
-            if left != noted:
-                self._write(left)
+        mine = self._device, _process(os.getpid())
+        self._keep(lambda debt: not debt.holder or (debt.device, debt.holder) != mine)
 
     def owe(self, what: str, *, left: Any, back: Any, reason: object) -> None:
         """Note a debt, on disk and in the log; one noted before keeps the value to put back.
@@ -187,10 +174,13 @@ class Debts:
 
     def forget(self, *names: str) -> None:
         """Owe these no more."""
+        self._keep(lambda debt: debt.what not in names)
+
+    def _keep(self, stays: Callable[[Debt], bool]) -> None:
         with _lock:
-            owed = self._read()
-            left = {what: debt for what, debt in owed.items() if what not in names}
-            if left != owed:
+            noted = self._read()
+            left = {what: debt for what, debt in noted.items() if stays(debt)}
+            if left != noted:
                 self._write(left)
 
     def pay(

@@ -22,15 +22,6 @@ class PulseIdSignal(EpicsSignalRO):
     def get(self, **kwargs) -> int:
         """Ask the IOC for the value of this moment.
 
-        Parameters
-        ----------
-        **kwargs
-            Of no use.
-
-        Returns
-        -------
-        int
-
         Raises
         ------
         ServiceUnreachable
@@ -100,22 +91,7 @@ class PulseId(Device):
         self._monitors: dict[Callable, int] = {}
 
     def get(self, **kwargs) -> int:
-        """Ask for the pulse id of this moment.
-
-        Parameters
-        ----------
-        **kwargs
-            Of no use.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        ServiceUnreachable, WireError
-            As from `PulseIdSignal.get`.
-        """
+        """Ask for the pulse id of this moment; errors are those of `PulseIdSignal.get`."""
         return self.value.get()
 
     def trigger(self) -> ActionStatus:
@@ -155,13 +131,7 @@ class PulseId(Device):
         return self._monitors[function]
 
     def clear_sub(self, cb: Callable, event_type: str | None = None) -> None:
-        """End what `subscribe` began.
-
-        Parameters
-        ----------
-        cb : callable
-        event_type : str, optional
-        """
+        """End what `subscribe` began."""
         if (monitor := self._monitors.pop(cb, None)) is not None:
             self.value.unsubscribe(monitor)
         else:

@@ -12,8 +12,9 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,29 @@ import numpy.typing as npt
 from ..calibration.constants import STAGES
 from ..errors import FileFormatError, SfdaqError
 from ..wire.detector_name import DetectorName
-from ._lazy_imports import h5py, hdf5plugin
 
 logger = logging.getLogger(__name__)
+
+
+class _LazyModule:
+    """Imports a module at its first use: without HDF5, importing the devices takes a tenth less."""
+
+    def __init__(self, *names: str):  # the module, and what has to be imported before it
+        self._names = names
+
+    def __getattr__(self, name: str) -> object:
+        module, *_ = [import_module(each) for each in self._names]
+        value = getattr(module, name)
+        setattr(self, name, value)  # not asked for again
+        return value
+
+
+if TYPE_CHECKING:
+    import h5py
+    import hdf5plugin
+else:
+    h5py = _LazyModule("h5py", "hdf5plugin")  # which registers the filters of compressed files
+    hdf5plugin = _LazyModule("hdf5plugin")
 
 Shape = tuple[int, ...]
 
@@ -84,20 +105,9 @@ def check_detector(path: str | Path, name: str, detector_name: str) -> None:
 def dataset(
     file: h5py.File, name: str, *, kinds: str, shape: str, fits: Callable[[Shape], bool]
 ) -> h5py.Dataset:
-    """Return a dataset whose dtype kind is among `kinds` and whose shape `fits`.
+    """Return a dataset whose dtype kind is among `kinds` (letters) and whose shape `fits`.
 
-    Parameters
-    ----------
-    file : h5py.File
-        Where.
-    name : str
-        Path inside.
-    kinds : str
-        Letters of `numpy.dtype.kind`.
-    shape : str
-        The expected shape in words, for the message.
-    fits : callable
-        Takes the shape found, says whether it will do.
+    FileFormatError otherwise; `shape` is the expected one in words.
     """
     try:
         found = file.get(name)
@@ -128,6 +138,14 @@ def read(source: h5py.Dataset, where: Any = ()) -> npt.NDArray[Any]:
     """Read a dataset or part of it; FileFormatError if the file is truncated or a filter fails."""
     with looking_into(source.file.filename, source.name):
         return source[where]
+
+
+def read_planes(file: h5py.File, name: str, detector_name: str, n_planes: Shape) -> npt.NDArray[Any]:
+    """Read maps of all modules, floats of shape (planes, 512 n, 1024), in one of so many planes."""
+    rows, columns = DetectorName.parse(detector_name).raw_shape
+    shape = f"({' or '.join(map(str, n_planes))}, {rows}, {columns}) for {detector_name}"
+    fits = [(n, rows, columns) for n in n_planes]
+    return read(dataset(file, name, kinds="f", shape=shape, fits=fits.__contains__))
 
 
 _DETECTOR = re.compile(r"(?<![A-Za-z0-9])JF\d{1,4}T0*[1-9]\d{0,3}V\d{1,4}(?![0-9])", re.ASCII)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import FileFormatError
 from ..wire.broker import error_file, log_file
-from ._lazy_imports import h5py
+from ._hdf5 import h5py
 
 PVDATA, BSDATA, CAMERAS = "PVDATA", "BSDATA", "CAMERAS"
 """Sources that are not detectors, as in the names of files."""

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError, WireError
 from ..wire.tiff import parse_time_ns
-from ._hdf5 import dataset, opened, own, read
-from ._lazy_imports import h5py
+from ._hdf5 import dataset, h5py, opened, own, read
 from .joined_images import Images, join_images, pieces
 
 IMAGES = "/entry/data/data"

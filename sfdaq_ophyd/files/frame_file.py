@@ -11,18 +11,22 @@
         is_good       (n,) bool; False in a gap
         <scalar>      (n,) one per number computed from each frame, or text known of it, as bytes
         <name>      (n, y, x), one per further form of the image, e.g. raw
-      instrument    where masks and flat fields came with the frames, see `frame_tables`
+      instrument/detector           NXdetector, where masks, flat fields or the like came with the frames
+        series_uid                  (m,) bytes, UTF-8: from which series on row k of each table holds
+        <table>                     (m, ...), e.g. pixel_mask/threshold_1: (m, y, x) uint32
 
 The file is written in HDF5's SWMR mode: another process reads it at any time with
 ``h5py.File(path, "r", swmr=True)``, also after the writer was killed; `repair` makes it a plain file then.
 The ids of a frame are in the file before its image is, and HDF5 orders the index of a chunk before the new
 length of its dataset, so that every row of ``data`` is whole and has its id. A gap (a frame that did not
-come) holds no chunk: it reads as zeros, NaN in float data.
+come) holds no chunk: it reads as zeros, NaN in float data. Which tables there are is known when the file is
+made; later ones of the same names and shapes are appended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -34,15 +38,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StorageError
+from ..errors import StorageError, WireError
 from ..wire import compression
-from ..wire.frame import Frame, FrameFormat, MissingFrame, Tables
+from ..wire.frame import MAX_ID_BYTES, Frame, FrameFormat, MissingFrame, Tables
 from ._frame_rows import PendingFrame, images_of, kinds_of, row_of
-from ._hdf5 import chunk_filter
-from ._lazy_imports import h5py
-from .frame_tables import TablesInFile
+from ._hdf5 import chunk_filter, h5py
 from .repair import WRITER_HOST, hold
 from .storage import begin_writeback, leave_open, refused, writing
+
+logger = logging.getLogger(__name__)
 
 IMAGE = "/entry/data/data"
 """Where the images are."""
@@ -344,3 +348,54 @@ def _append(column: h5py.h5d.DatasetID, values: np.ndarray, place: h5py.h5s.Spac
     column.set_extent(place.shape)
     column.write(h5py.h5s.create_simple(values.shape), place, values)
     column.flush()
+
+
+class TablesInFile:
+    """The tables of one frame file, which is not in SWMR mode as yet."""
+
+    def __init__(self, file: h5py.File, tables: Tables):
+        instrument = file.create_group("entry/instrument")
+        instrument.attrs["NX_class"] = "NXinstrument"
+        group = instrument.create_group("detector")
+        group.attrs["NX_class"] = "NXdetector"
+        self._since = group.create_dataset(
+            "series_uid", (0,), f"S{MAX_ID_BYTES}", maxshape=(None,), chunks=(64,)
+        )
+        self._tables = {
+            name: group.create_dataset(
+                name,
+                (0, *table.shape),
+                table.dtype.newbyteorder("<"),
+                maxshape=(None, *table.shape),
+                chunks=(1, *table.shape),
+                **chunk_filter(),
+            )
+            for name, table in _readable(tables).items()
+        }
+        self.add(tables)
+
+    def add(self, tables: Tables) -> bool:
+        """Append a row to every table; False, with nothing done, if these are not all of those, and alike."""
+        row, arrays = len(self._since), _readable(tables)
+        kinds = {name: (table.shape, table.dtype.newbyteorder("<")) for name, table in arrays.items()}
+        if kinds != {name: (dataset.shape[1:], dataset.dtype) for name, dataset in self._tables.items()}:
+            return False
+        for name, dataset in self._tables.items():
+            dataset.resize(row + 1, axis=0)
+            dataset[row] = arrays[name]
+            dataset.flush()
+        self._since.resize(row + 1, axis=0)
+        self._since[row] = tables.since.encode()
+        self._since.flush()
+        return True
+
+
+def _readable(tables: Tables) -> dict[str, np.ndarray]:
+    """Return what can be unpacked; the rest is told in the log."""
+    found = {}
+    for name, table in tables.arrays.items():
+        try:
+            found[name] = table.unpack()
+        except WireError as exc:
+            logger.warning("%s of series %s is not readable: %s", name, tables.since, exc)
+    return found

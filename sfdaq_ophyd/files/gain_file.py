@@ -9,8 +9,7 @@ import numpy as np
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from ._hdf5 import check_detector, check_gain, dataset, looking_into, opened, read
-from ._lazy_imports import h5py
+from ._hdf5 import check_detector, check_gain, h5py, looking_into, opened, read_planes
 
 _MAP_PIXELS = MODULE_SHAPE[0] * MODULE_SHAPE[1]
 _PLANES = {3: [0, 1, 2, 0, 1, 2], 4: [0, 1, 2, 3, 1, 2], 6: [0, 1, 2, 3, 4, 5]}
@@ -47,18 +46,10 @@ def read_gain(source: str | Path | Sequence[str | Path], detector_name: str) -> 
     return np.concatenate([read_gain_binary(path) for path in source], axis=1)
 
 
-def _read_hdf5(path, detector_name):
-    rows, columns = DetectorName.parse(detector_name).raw_shape
+def _read_hdf5(path: str | Path, detector_name: str) -> np.ndarray:
     check_detector(path, "gains", detector_name)
     with opened(path) as file:
-        gains = dataset(
-            file,
-            "gains",
-            kinds="f",
-            shape=f"(4 or 6, {rows}, {columns}) for {detector_name}",
-            fits=lambda shape: shape in ((4, rows, columns), (6, rows, columns)),
-        )
-        maps = read(gains).astype(np.float32)
+        maps = read_planes(file, "gains", detector_name, (4, 6)).astype(np.float32)
     check_gain(path, "gains", maps)
     return maps
 

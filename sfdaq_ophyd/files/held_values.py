@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import FileFormatError
-from ._lazy_imports import h5py
+from ._hdf5 import h5py
 from .daq_file import TEXT, FoundData, check_length, texts_of
 from .joined_images import Images, join_images, nothing, pieces
 from .storage import new_hdf5

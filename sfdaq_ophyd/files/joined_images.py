@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ._lazy_imports import h5py
+from ._hdf5 import h5py
 from .storage import new_hdf5
 
 OF_POINTS = "_points"

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from ._hdf5 import check_detector, check_pedestal, dataset, opened, read
-from ._lazy_imports import h5py
+from ._hdf5 import check_detector, check_pedestal, dataset, h5py, opened, read, read_planes
 
 OM_GAIN_BITS = {"int16": (0, 16384, -16384), "uint16": (0, 16384, 49152)}
 """What OM's darks of G0, G1, G2 hold above the ADU: as from its ZMQ stream, and as from files."""
@@ -45,17 +44,10 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
         Missing pedestals, wrong shape or dtype, another detector's file; pedestals that no ADC can give, as
         with gain bits left in them. A stage without values is warned of.
     """
-    rows, columns = DetectorName.parse(detector_name).raw_shape
     check_detector(path, "gains", detector_name)
-
-    def planes(file: h5py.File, name: str) -> npt.NDArray[np.floating]:
-        shape = f"(3 or 4, {rows}, {columns}) for {detector_name}"
-        fits = ((3, rows, columns), (4, rows, columns))
-        return read(dataset(file, name, kinds="f", shape=shape, fits=fits.__contains__))
-
     with opened(path) as file:
-        mean = planes(file, "gains")
-        rms = planes(file, "gainsRMS") if "gainsRMS" in file else None
+        mean = read_planes(file, "gains", detector_name, (3, 4))
+        rms = read_planes(file, "gainsRMS", detector_name, (3, 4)) if "gainsRMS" in file else None
         mask = _read_mask(file, detector_name) if "pixel_mask" in file else None
     check_pedestal(path, "gains", mean)
     return Pedestal(mean, rms, mask)

@@ -28,8 +28,7 @@ import struct
 from pathlib import Path
 
 from ..errors import FileFormatError, StorageError
-from ._hdf5 import looking_into
-from ._lazy_imports import h5py
+from ._hdf5 import h5py, looking_into
 from .std_daq_file import join_again
 from .storage import writing
 
@@ -58,10 +57,7 @@ def hold(path: str | Path) -> io.FileIO:
 def repair_if_ours(path: str | Path) -> bool:
     """Repair a file of `FrameFile` whose writer was killed on this host, where its lock tells for sure.
 
-    Returns
-    -------
-    bool
-        False if it was closed, has a writer, or is somebody else's.
+    Returns False if it was closed, has a writer, or is somebody else's.
     """
     with open(path, "rb") as file:
         head = file.read(_SIZE)

@@ -26,8 +26,7 @@ from ..wire.std_daq import (
     DataFile,
     FileLayout,
 )
-from ._hdf5 import looking_into, own
-from ._lazy_imports import h5py
+from ._hdf5 import h5py, looking_into, own
 from .joined_images import Images, Piece, join_images
 from .storage import new_hdf5
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StorageError
-from ._lazy_imports import h5py
+from ._hdf5 import h5py
 
 WRITEBACK_BYTES = 16 << 20
 """New bytes with which the system begins to write; on its own it waits for seconds, and a sync with it."""
@@ -84,21 +84,10 @@ def make_folder(folder: str | Path) -> None:
 
 
 def write_whole(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Replace a small file as a whole: a reader finds the old one or the new one.
+    """Replace a small file as a whole: a reader finds the old one or the new one. Its folder is made.
 
-    Parameters
-    ----------
-    path : Path
-        Its folder is made.
-    content : str or bytes
-        All of it.
-    durable : bool
-        A crash of the machine finds one of the two as well.
-
-    Raises
-    ------
-    StorageError
-        It could not be written; the old one stays, and nothing half is left.
+    Where it is `durable`, a crash of the machine finds one of the two as well. StorageError if it could not
+    be written: the old one stays, and nothing half is left.
     """
     make_folder(path.parent)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -152,17 +141,7 @@ def new_hdf5(path: str | Path, *, replace: bool = True, **options) -> Iterator[h
 def begin_writeback(file: io.FileIO, begun: int) -> int:
     """Have the system bring to disk what is new, and go on: then a sync has little left to wait for.
 
-    Parameters
-    ----------
-    file : io.FileIO
-        Open for writing or reading.
-    begun : int
-        Bytes with which that was begun before.
-
-    Returns
-    -------
-    int
-        Those with which it is begun now.
+    Takes the number of bytes with which that was begun before, and returns that with which it is begun now.
     """
     size = os.fstat(file.fileno()).st_size
     if size - begun < WRITEBACK_BYTES:

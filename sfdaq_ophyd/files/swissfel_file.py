@@ -12,8 +12,7 @@ import numpy as np
 from ..errors import FileFormatError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.frame import Frame
-from ._hdf5 import Shape, dataset, looking_into, open_file, read
-from ._lazy_imports import h5py
+from ._hdf5 import Shape, dataset, h5py, looking_into, open_file, read
 
 MAX_ROWS = 10_000_000
 """Of a file; more than a day at 100 Hz."""

@@ -146,7 +146,7 @@ def test_constants_hash_when_a_constant_changes_then_differs(golden, given):
 
 
 def test_engine_when_numba_is_absent_then_numpy_is_chosen(monkeypatch, given, expected):
-    monkeypatch.setattr("sfdaq_ophyd.calibration._numpy.is_installed", lambda name: name != "numba")
+    monkeypatch.setattr("sfdaq_ophyd.calibration.jungfrau.is_installed", lambda name: name != "numba")
     calibration = JungfrauCalibration("JF03T01V02", given["gain"], given["pedestal"][:3], given["pixel_mask"])
     assert calibration.engine == "numpy"
     np.testing.assert_array_equal(calibration(given["raw"]), expected["gap_keep"])

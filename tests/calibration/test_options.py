@@ -56,7 +56,7 @@ REFUSED = [
 @pytest.mark.parametrize(("options", "field"), REFUSED)
 def test_option_when_wrong_then_refused_by_name(options, field):
     with pytest.raises(RequestError) as caught:
-        plain("JF01T03V01", 3, engine="numpy", **options)
+        CalibrationOptions().with_(**options)
     assert caught.value.field.startswith(field)
     assert isinstance(caught.value, ValueError)
 

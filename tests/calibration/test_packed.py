@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.calibration import JungfrauCalibration
-from sfdaq_ophyd.calibration._packed import pack
+from sfdaq_ophyd.calibration._fused import pack
 
 SHAPE = (512, 1024)
 

@@ -9,7 +9,7 @@ import pytest
 
 from sfdaq_ophyd.calibration import JungfrauCalibration, pixel_coordinates
 from sfdaq_ophyd.calibration.geometry import TABLE
-from sfdaq_ophyd.calibration.strips import NOTHING, module_map
+from sfdaq_ophyd.calibration.placing import NOTHING, module_map
 
 from .conftest import plain
 

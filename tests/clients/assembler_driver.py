@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import zmq
 
-from sfdaq_ophyd.clients._assembler import Assembler
 from sfdaq_ophyd.clients._intake import Foreign, Message
+from sfdaq_ophyd.clients.module_stream import Assembler
 from sfdaq_ophyd.clients.ring import Full
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 

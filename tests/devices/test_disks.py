@@ -102,7 +102,7 @@ def test_stage_when_files_cannot_be_made_then_refused_and_the_hardware_rests(det
 
 def test_frames_when_the_sync_period_passes_then_files_are_synced(engine, tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr("sfdaq_ophyd.devices._frame_store.sync", lambda paths: synced.append(list(paths)))
+    monkeypatch.setattr("sfdaq_ophyd.devices._store.sync", lambda paths: synced.append(list(paths)))
     for period, at_least in ((0.0, 3), (1e9, 1)):
         synced.clear()
         det = FakeDetector(name="det", directory=tmp_path, sync_period=period)

@@ -6,7 +6,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filter
 import numpy as np
 
-from sfdaq_ophyd.devices._frame_store import FrameStore
+from sfdaq_ophyd.devices._store import FrameStore
 from sfdaq_ophyd.files.frame_file import FrameFile
 from sfdaq_ophyd.wire.compression import ArrayBytes, compress_bslz4
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat, Tables

@@ -109,19 +109,54 @@ LIFE_GOES_ON = """
 import gc
 from pathlib import Path
 from tests.files.test_storage import *
+from sfdaq_ophyd.calibration import JungfrauCalibration
+from sfdaq_ophyd.files.convert import ProcessedFile
+from sfdaq_ophyd.files.held_values import write_columns, write_empty
+
+folder = Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-for k in range(4):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-    file = FrameFile(Path(sys.argv[1]) / f"full{k}.h5", NOISE)
+maps = np.ones((6, 512, 1024)), np.zeros((3, 512, 1024))
+calibration = JungfrauCalibration("JF03T01V02", *maps, engine="numpy")
+raw = np.random.default_rng(0).integers(0, 2**14, (2, 512, 1024), dtype="u2")
+
+
+def frames(path):
+    file = FrameFile(path, NOISE)
     try:
         fill(file)
     except StorageError:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         file.close()
-    del file
+
+
+def converted(path):
+    with ProcessedFile(path, calibration, 2) as file:
+        file.write(0, raw)
+
+
+def columns(path):
+    write_columns(path, {"a": range(3000), "b": range(3000)})
+
+
+def empty(path):
+    write_empty(path, "data/A/data", (3000,), "f8", ("data/A/pulse_id", (3000,), "i8"))
+
+
+for k in range(12):
+    makers = {columns: 500 * k, empty: 500 * k} | ({converted: 1_000_000} if k < 6 else {})
+    for make, limit in makers.items():
+        limit = limit if k % 2 else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            make(folder / f"{make.__name__}{k}.h5")
+        except StorageError as exc:
+            assert "File too large" in str(exc) and k % 2
+for k in range(4):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+    frames(folder / f"full{k}.h5")
     gc.collect()
     for n in range(10):
-        file = FrameFile(Path(sys.argv[1]) / f"next{k}_{n}.h5", FORMAT)
+        file = FrameFile(folder / f"next{k}_{n}.h5", FORMAT)
         file.append(frame(1))
         file.close()
 print("lives")
@@ -134,6 +169,8 @@ def test_process_when_the_disk_was_full_then_it_makes_further_files_and_ends_wel
         [sys.executable, "-c", LIFE_GOES_ON, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd()
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "lives\n", "")
+    whole = {f"{name}{k}.h5" for name in ("columns", "empty") for k in range(0, 12, 2)}
+    assert whole | {"converted0.h5", "converted2.h5", "converted4.h5"} <= set(os.listdir(tmp_path))
 
 
 def test_folder_when_its_disk_is_read_only_then_it_is_refused_before_a_frame(mounted):
@@ -230,62 +267,6 @@ def test_writing_when_the_fault_is_not_the_disks_then_it_passes(tmp_path):
     with pytest.raises(StorageError, match="No space left"), writing(tmp_path):
         raise RuntimeError("Can't decrement id ref count (file write failed: ..., errno = 28, buf = 0x7f)")
     assert refused(tmp_path, errno.EDQUOT).hint.startswith("The quota")
-
-
-CONVERT = """
-from tests.files.test_storage import *
-from sfdaq_ophyd.calibration import JungfrauCalibration
-from sfdaq_ophyd.files.processed_file import ProcessedFile
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-maps = np.ones((6, 512, 1024)), np.zeros((3, 512, 1024))
-calibration = JungfrauCalibration("JF03T01V02", *maps, engine="numpy")
-raw = np.random.default_rng(0).integers(0, 2**14, (2, 512, 1024), dtype="u2")
-for k in range(6):
-    limit = 1_000_000 if k % 2 else resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try:
-        with ProcessedFile(f"{sys.argv[1]}/{k}.h5", calibration, 2) as file:
-            file.write(0, raw)
-    except StorageError as exc:
-        assert "File too large" in str(exc) and k % 2
-print("lives")
-"""
-
-
-def test_conversion_when_the_disk_was_full_then_the_process_goes_on_and_ends_well(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", CONVERT, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd()
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "lives\n", "")
-
-
-VIEWS = """
-from tests.files.test_storage import *
-from sfdaq_ophyd.files.held_values import write_columns, write_empty
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-makers = {
-    "columns": lambda path: write_columns(path, {"a": range(3000), "b": range(3000)}),
-    "empty": lambda path: write_empty(path, "data/A/data", (3000,), "f8", ("data/A/pulse_id", (3000,), "i8")),
-}
-for k in range(12):
-    limit = 500 * k if k % 2 else resource.RLIM_INFINITY
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    for name, make in makers.items():
-        try:
-            make(f"{sys.argv[1]}/{name}{k}.h5")
-        except StorageError as exc:
-            assert "File too large" in str(exc) and k % 2
-print("lives")
-"""
-
-
-def test_views_when_the_disk_was_full_then_the_process_goes_on_and_ends_well(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", VIEWS, str(tmp_path)], capture_output=True, text=True, cwd=os.getcwd()
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "lives\n", "")
-    whole = {f"{name}{k}.h5" for name in ("columns", "empty") for k in range(0, 12, 2)}
-    assert whole <= set(os.listdir(tmp_path))
 
 
 def test_append_line_when_the_disk_takes_a_part_then_it_is_told_and_the_next_line_is_whole(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.errors import FileFormatError
-from sfdaq_ophyd.files.processed_file import ProcessedFile
+from sfdaq_ophyd.files.convert import ProcessedFile
 from sfdaq_ophyd.files.swissfel_file import SwissfelFile
 
 from .jungfrau_files import DETECTOR, PULSE, write_raw

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sfdaq_ophyd.clients import StreamFrame
 from sfdaq_ophyd.devices.eiger._numbers import FrameStatistics
-from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages, RawImages
+from sfdaq_ophyd.devices.jungfrau._source import CalibratedImages, RawImages
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.web.eiger import EigerSource
 from sfdaq_ophyd.web.live_frame import N_BINS, histogram, profile, region

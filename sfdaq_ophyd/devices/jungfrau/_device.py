@@ -20,8 +20,15 @@ from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus, Setting
 from ..pulse_id import PulseId
 from ._control import HardwareControl
-from ._processing import CalibratedImages, ConvertedImages, Processing, RawImages
-from ._source import CONNECT_TIMEOUT, StageSettings, StreamSource
+from ._source import (
+    CONNECT_TIMEOUT,
+    CalibratedImages,
+    ConvertedImages,
+    Processing,
+    RawImages,
+    StageSettings,
+    StreamSource,
+)
 
 
 class CounterSignal(SignalRO):

@@ -8,7 +8,7 @@ from bluesky.utils import FailedStatus
 from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import StreamFrame
 from sfdaq_ophyd.devices import Jungfrau
-from sfdaq_ophyd.devices.jungfrau._processing import CalibratedImages, RawImages
+from sfdaq_ophyd.devices.jungfrau._source import CalibratedImages, RawImages
 from sfdaq_ophyd.errors import DetectorStateError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.detector_name import DaqRec
