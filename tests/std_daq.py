@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 from sfdaq_ophyd.sim.clock import PulseClock
-from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
+from sfdaq_ophyd.sim.std_daq.service import StdDaqServer
 from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 from sfdaq_ophyd.sim.std_daq.websocket_server import WebsocketServer
 

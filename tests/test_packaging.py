@@ -22,7 +22,6 @@ DISTRIBUTIONS = {"yaml": "pyyaml", "zmq": "pyzmq", "PIL": "pillow", "epics": "py
 COMES_ALONG = {
     "urllib3",
     "starlette",
-    "werkzeug",
     "sqlalchemy",
     "pandas",
     "llvmlite",

@@ -28,7 +28,7 @@ PARTS = {
 
 NEEDS = {
     "eiger": ("aiohttp",),
-    "std_daq": ("fakeredis", "fastapi", "flask", "jsonschema", "lupa", "redis", "uvicorn", "websockets"),
+    "std_daq": ("fakeredis", "fastapi", "jsonschema", "lupa", "redis", "uvicorn", "websockets"),
     "broker": ("bottle",),
 }
 """Modules that the extra ``sim`` brings."""

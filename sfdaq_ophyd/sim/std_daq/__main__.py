@@ -23,7 +23,7 @@ with without_collection(ours=True):
     from .settings import DIALECTS, StdDaqSettings
 
 if TYPE_CHECKING:
-    from .server import StdDaqServer
+    from .service import StdDaqServer
     from .websocket_server import WebsocketServer
 
 
@@ -68,7 +68,7 @@ def _server(settings: StdDaqSettings, clock: PulseClock, options: argparse.Names
             from .websocket_server import WebsocketServer
 
             return WebsocketServer(settings, clock, ws_port=options.ws_port, **common)
-        from .server import StdDaqServer
+        from .service import StdDaqServer
 
         return StdDaqServer(settings, clock, redis_port=options.redis_port, **common)
 

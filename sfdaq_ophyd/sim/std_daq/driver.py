@@ -6,6 +6,7 @@ writer it never obeys again. The calling threads poll the status on their own.
 
 from __future__ import annotations
 
+import copy
 import logging
 import queue
 import threading
@@ -18,63 +19,114 @@ from ...limits import Limit
 from ..faults import Faults
 from .image_source import Image, Overrun
 from .settings import ServiceError, Timing
-from .state import READY, WRITING, DaqState
 from .writer import Patience, WriterProcess
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Order:
-    """One start.
+UNKNOWN, READY, WRITING = "UNKNOWN", "READY", "WRITING"
 
-    Attributes
-    ----------
-    info : dict
-        What is asked for.
-    delay : float
-        s that creating the file takes.
-    error : str or None
-        Why it cannot be created.
-    late : float
-        s by which the driver subscribes to images too late.
-    ghost : str or None
-        The last error, which still stands when driver and service look: both take it for the outcome.
-    overrun : Overrun or None
+
+class DaqState:
+    """The status object: what each event makes of it, in both dialects.
+
+    It is one plain dictionary whose text stands in error messages and in Redis, so the order of the keys
+    matters. Before the first acquisition there is null in D2 (`null_acquisition`), an empty record in D1.
     """
 
-    info: dict
-    delay: float
-    error: str | None
-    late: float
-    ghost: str | None
-    overrun: Overrun | None
+    def __init__(self, *, null_acquisition: bool):
+        self._null = null_acquisition
+        self.status: dict = {}
+        self.unknown()
 
-    @classmethod
-    def of(cls, info: dict, faults: Faults, timing: Timing, standing_error: str | None) -> Order:
-        """Return the order of one start, with the faults that wait for it."""
-        slow, failing = faults.take("slow_creation"), faults.take("creation_error")
-        late, overrun = faults.take("late_subscription"), faults.take("ring_overrun")
-        delay = slow["seconds"] if slow else timing.creation(info["n_images"])
-        return cls(
-            info,
-            delay,
-            error=failing.get("text", "told to fail") if failing else None,
-            late=late["seconds"] if late else 0.0,
-            ghost=standing_error if delay > timing.poll else None,
-            overrun=Overrun.of(info["n_images"], **overrun) if overrun else None,
-        )
+    def unknown(self) -> None:
+        """Forget the acquisition: the writer did not answer."""
+        empty = {"state": "FINISHED", "message": "", "info": {"n_images": 0}, "stats": self._stats(None)}
+        self.status = {"state": UNKNOWN, "acquisition": None if self._null else empty}
+
+    def opened(self, info: dict) -> None:
+        """Begin an acquisition: the writer has its file."""
+        begun = {"state": "WAITING_IMAGES", "message": "", "stats": self._stats(time.time()), "info": info}
+        self.status = {"state": WRITING, "acquisition": begun}
+
+    @staticmethod
+    def _stats(start_time: float | None) -> dict:
+        counts = {"n_write_completed": 0, "n_write_requested": 0}
+        return {**counts, "start_time": start_time, "stop_time": None}
+
+    def requested(self) -> None:
+        """Count an image handed to the writer."""
+        if self.acquisition is not None:
+            self.acquisition["stats"]["n_write_requested"] += 1
+
+    def acknowledged(self) -> int:
+        """Count an image the writer has; return how many."""
+        if self.acquisition is None or self.state != WRITING:
+            return 0
+        self.acquisition["state"] = "ACQUIRING_IMAGES"
+        self.acquisition["stats"]["n_write_completed"] += 1
+        return self.acquisition["stats"]["n_write_completed"]
+
+    def failed(self, text: str) -> None:
+        """Note a failed start: it turns the *previous* acquisition into FAILED, both times overwritten."""
+        self.status["state"] = READY
+        if self.acquisition is not None:
+            now = time.time()
+            self.acquisition.update(state="FAILED", message=text)
+            self.acquisition["stats"].update(start_time=now, stop_time=now)
+
+    def closed(self, message: str) -> bool:
+        """End the acquisition, also one that had ended; return whether it belongs in the log."""
+        self.status["state"] = READY
+        if self.acquisition is None:
+            return False
+        self.acquisition.update(state="FINISHED", message=message)
+        self.acquisition["stats"]["stop_time"] = time.time()
+        return self.acquisition["stats"]["start_time"] is not None
+
+    @property
+    def state(self) -> str:
+        """UNKNOWN, READY or WRITING."""
+        return self.status["state"]
+
+    @property
+    def acquisition(self) -> dict | None:
+        """The record itself."""
+        return self.status["acquisition"]
+
+    @property
+    def begun(self) -> dict:
+        """The record of an acquisition that was begun: there is one while WRITING."""
+        assert self.acquisition is not None
+        return self.acquisition
+
+    @property
+    def error(self) -> str | None:
+        """Text of the last error, as long as it stands there."""
+        message = "" if self.acquisition is None else self.acquisition["message"]
+        return message if message.startswith("ERROR") else None
+
+    def snapshot(self) -> dict:
+        """Copy the status."""
+        return copy.deepcopy(self.status)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One start: what is asked for, and what goes wrong with it."""
+
+    info: dict
+    delay: float  # s that creating the file takes
+    error: str | None  # why it cannot be created
+    late: float  # s by which the driver subscribes to images too late
+    ghost: str | None  # the last error, which still stands at the first look and is taken for the outcome
+    overrun: Overrun | None
 
     @property
     def can_be_encoded(self) -> bool:
         """Whether the driver's message holds it: n_images a signed 32-bit, run_id an unsigned 64-bit one."""
-        run_id = self.info["run_id"]
-        return (
-            self.info["n_images"] < 2**31
-            and isinstance(run_id, int)
-            and not isinstance(run_id, bool)
-            and 0 <= run_id < 2**64
-        )
+        n_images, run_id = self.info["n_images"], self.info["run_id"]
+        return n_images < 2**31 and type(run_id) is int and 0 <= run_id < 2**64
 
 
 MAX_OUTSTANDING = 20
@@ -90,24 +142,8 @@ MAX_QUEUED = 10_000
 class Driver:
     """Driver of one writer.
 
-    Parameters
-    ----------
-    writer : WriterProcess
-    timing : Timing
-    faults : Faults
-    null_acquisition : bool
-        See `DaqState`.
-    local_path : callable
-        Path in a request to path on this machine.
-    publish : callable
-        Called with each status worth publishing.
-    log : callable
-        Called with each acquisition that belongs in the log.
-
-    Attributes
-    ----------
-    overrun : Overrun or None
-        How the ring is overrun in the present acquisition.
+    It calls `publish` with each status worth publishing, and `log` with each acquisition that belongs in the
+    log; `local_path` turns the path of a request into one of this machine.
     """
 
     def __init__(
@@ -129,7 +165,7 @@ class Driver:
         self._opened: tuple[int, dict] = (0, {})
         self._inbox: queue.Queue[Callable[[], None]] = queue.Queue()
         self._subscribed, self._n_subscriptions = False, 0
-        self.overrun: Overrun | None = None
+        self.overrun: Overrun | None = None  # of the ring, in the present acquisition
         self._newest_id = 0
         self._outstanding = 0
         self._last_published = 0.0
@@ -160,7 +196,7 @@ class Driver:
                     f"Cannot start new acquisition while previous one is running:\n {self._state.snapshot()}"
                 )
             n_opened = self._opened[0]
-        order = self._order(info)
+        order = self.force_start(info)
         missed = self._faults.take("missed_writing")
         if missed:
             self._look_away(n_opened, missed.get("seconds", 10 * self._timing.poll))
@@ -173,15 +209,24 @@ class Driver:
         with self._changed:
             self._changed.wait_for(over, seconds)
 
-    def force_start(self, info: dict) -> None:
+    def force_start(self, info: dict) -> Order:
         """Start whatever runs: what remains when another start came within the same poll."""
-        self._order(info)
-
-    def _order(self, info: dict) -> Order:
+        slow, failing, late, overrun = (
+            self._faults.take(name)
+            for name in ("slow_creation", "creation_error", "late_subscription", "ring_overrun")
+        )
+        delay = slow["seconds"] if slow else self._timing.creation(info["n_images"])
         with self._changed:
-            order = Order.of(info, self._faults, self._timing, self._state.error)
+            order = Order(
+                info,
+                delay,
+                error=failing.get("text", "told to fail") if failing else None,
+                late=late["seconds"] if late else 0.0,
+                ghost=self._state.error if delay > self._timing.poll else None,
+                overrun=Overrun.of(info["n_images"], **overrun) if overrun else None,
+            )
             if order.can_be_encoded:
-                self._patience.started(slow=order.delay >= self._timing.give_up)
+                self._patience.started(slow=delay >= self._timing.give_up)
         self._inbox.put(partial(self._start_writer, order))
         return order
 
@@ -192,9 +237,9 @@ class Driver:
         self._inbox.put(self._stop_writer)
         return self._poll(READY)
 
-    def wait_while_writing(self, limit: float) -> dict:
-        """Return the status once it is not WRITING any more; after `limit` s an error."""
-        patience = Limit(limit)
+    def wait_while_writing(self) -> dict:
+        """Return the status once the acquisition ended; an error after the limit of ``write_sync``."""
+        patience = Limit(self._timing.sync_limit)
         while (status := self.status())["state"] == WRITING:
             if patience.reached():
                 raise ServiceError(
@@ -244,22 +289,19 @@ class Driver:
 
     def writer_event(self, event: dict) -> None:
         """Take an event of the writer into the status."""
-        what, logged = event["event"], False
+        what, publish, logged = event["event"], True, False
         with self._changed:
             self._patience.answered(what)
             if what == "opened":
                 self._state.opened(event["info"])
                 self._opened = (self._opened[0] + 1, self._state.snapshot())
                 self._outstanding = 0
-                publish = True
             elif what == "ack":
                 publish = self._acknowledged()
             elif what == "error":
                 self._state.failed(event["text"])
-                publish = True
             else:
                 logged = self._state.closed(event["message"])
-                publish = True
             if publish:
                 self._publish(self._state.snapshot())
             if logged:
@@ -291,10 +333,8 @@ class Driver:
         if not order.can_be_encoded:
             logger.debug("cannot encode %s", order.info)
             return
-        path = self._local_path(order.info["output_file"])
-        request = {"path": path, "n_images": order.info["n_images"]}
-        command = {"info": order.info, "request": request, "delay": order.delay, "error": order.error}
-        n_opened = self._opened[0]
+        n_opened, path = self._opened[0], self._local_path(order.info["output_file"])
+        command = {"path": path, "info": order.info, "delay": order.delay, "error": order.error}
         self._writer.send({"do": "start", **command})
         over = self._patience.over()
         while not over() and not self._closing.wait(self._timing.poll):

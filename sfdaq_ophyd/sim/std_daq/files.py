@@ -1,4 +1,4 @@
-"""Pictures, HDF5 files of them as the REST generations write, and the folders where files may go.
+"""Pictures, HDF5 files of them as all generations write them, and the folders where files may go.
 
 As in wire reference std-daq, section 9. A picture's pixels follow from its image id or, with a Jungfrau in
 the facility, from its pulse id.
@@ -6,10 +6,13 @@ the facility, from its pulse id.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -21,6 +24,7 @@ from ...wire.std_daq import OUTPUT_FILE
 from ..clock import View
 from ..jungfrau.scene import Scene
 from ..stamp import STAMP_PIXELS, write_stamp
+from .image_source import Image
 from .settings import ServiceError
 
 
@@ -28,18 +32,7 @@ class Pictures:
     """Fill frames of one detector.
 
     A Jungfrau's frames come from its `Scene` and carry the pulse id; others show ramps with the image id.
-
-    Parameters
-    ----------
-    detector_name : str
-    shape : tuple of int
-        (y, x).
-    bit_depth : int
-        8, 16 or 32.
-    seed : int
-        Of the scene.
-    view : callable, optional
-        Of the scene: pulse id to what there was to see.
+    `seed` and `view` are the scene's, `shape` is (y, x), `bit_depth` 8, 16 or 32.
     """
 
     def __init__(
@@ -52,6 +45,11 @@ class Pictures:
     ):
         self.shape, self.dtype = shape, np.dtype(f"u{bit_depth // 8}")
         self._scene = _scene(detector_name, self.shape, bit_depth, seed, view)
+
+    def frame(self, image_id: int, pulse_id: int) -> np.ndarray:
+        """Return a new picture, shape (y, x)."""
+        self.fill(frame := np.empty(self.shape, self.dtype), image_id, pulse_id)
+        return frame
 
     def fill(self, frame: np.ndarray, image_id: int, pulse_id: int) -> None:
         """Write the picture into `frame`, shape (y, x)."""
@@ -77,24 +75,10 @@ def _scene(detector_name: str, shape: tuple[int, int], bit_depth: int, seed: int
 
 
 class WriterFile:
-    """One file, open for writing and locked: ``/<detector_name>/{data,image_id,status}``.
+    """A file of the REST generations, open and locked: ``/<detector_name>/{data,image_id,status}``.
 
-    Parameters
-    ----------
-    path : str
-        An existing file is truncated.
-    detector_name : str
-    n_images : int
-        Frames asked for; all chunks are allocated now.
-    pictures : Pictures
-        Says shape and dtype.
-    compressed : bool
-        Write bitshuffle with LZ4, filter 32008.
-
-    Raises
-    ------
-    OSError
-        The file cannot be created, or somebody has it open.
+    An existing file is truncated, and all chunks of `n_images` frames are allocated now. A `compressed` one
+    has bitshuffle with LZ4, filter 32008. OSError, if it cannot be created or somebody has it open.
     """
 
     def __init__(self, path: str, detector_name: str, n_images: int, pictures: Pictures, *, compressed: bool):
@@ -158,15 +142,13 @@ def is_below(path: str, roots: Sequence[str]) -> bool:
     return any(os.path.commonpath([real, os.path.realpath(root)]) == os.path.realpath(root) for root in roots)
 
 
-class Folders:
-    """Translate and judge the folders of requests.
+MISSING = "Output file folder {} does not exist. Please create it first."
 
-    Parameters
-    ----------
-    mapping : dict
-        Folder in requests to folder on this machine.
-    writable : sequence of str
-        Below these, and the folders of `mapping`, files are written; all else is not there for the service.
+
+class Folders:
+    """Translate and judge the folders of requests: `mapping` is theirs to those on this machine.
+
+    Below `writable`, and the folders of `mapping`, files are written; all else is not there for the service.
     """
 
     def __init__(self, mapping: Mapping[str, str], writable: Sequence[str] = ()):
@@ -181,24 +163,21 @@ class Folders:
         return path
 
     def missing(self, folder: str, user_id: int) -> str | None:
-        """Return what the service says of a folder that `user_id` cannot see; None if it can."""
-        local = self.local(folder)
-        words = f"Output file folder {folder} does not exist. Please create it first."
-        if os.path.isdir(local) and not is_below(local, self.writable):
+        """Return what the service says of a folder that `user_id` cannot see; None if it can.
+
+        Below 1 it is the user of the service.
+        """
+        local, words = self.local(folder), MISSING.format(folder)
+        if not os.path.isdir(local):
+            return words
+        if not is_below(local, self.writable):
             return (
                 f"{words} (It does, but this simulated DAQ writes below {', '.join(self.writable)} only; "
                 "others are named when it is started: std_daq_writable, --writable)"
             )
-        return None if self.exists(folder, user_id) else words
-
-    def exists(self, folder: str, user_id: int) -> bool:
-        """Tell whether `user_id` can see the folder; below 1 it is the user of the service."""
-        local = self.local(folder)
-        if not os.path.isdir(local):
-            return False
-        return user_id < 1 or all(
-            _may(stat.S_IXUSR, stat.S_IXOTH, parent, user_id) for parent in _parents(local)
-        )
+        parents = map(str, Path(local).parents)
+        sees = user_id < 1 or all(_may(stat.S_IXUSR, stat.S_IXOTH, each, user_id) for each in parents)
+        return None if sees else words
 
 
 def may_write(folder: str, user_id: int) -> bool:
@@ -206,12 +185,108 @@ def may_write(folder: str, user_id: int) -> bool:
     return user_id < 1 or _may(stat.S_IWUSR | stat.S_IXUSR, stat.S_IWOTH | stat.S_IXOTH, folder, user_id)
 
 
-def _parents(path: str):
-    while path != (path := os.path.dirname(path)):
-        yield path
-
-
 def _may(as_owner: int, as_other: int, folder: str, user_id: int) -> bool:
     info = os.stat(folder)
     bits = as_owner if info.st_uid == user_id else as_other
     return info.st_mode & bits == bits
+
+
+# ---- files of the websocket generation ---------------------------------------------------------------
+
+PER_IMAGE = np.dtype([("image_id", "<u8"), ("status", "<u8")])
+"""What a writer notes of each of its images; status 1 good, 2 missing packets, 3 ids that do not agree."""
+
+PER_IMAGE_OF_ALL = np.dtype(
+    [
+        ("image_id", "<u8"),
+        ("scan_id", "<u8"),
+        ("scan_time", "<u4"),
+        ("sync_time", "<u4"),
+        ("frame_timestamp", "<u8"),
+        ("exposure_time", "<u8"),
+    ]
+)
+"""What the metadata writer notes of each image of all writers; only the id is not 0 here."""
+
+SMALL = 2**20
+"""Files up to so many bytes keep the room of what is not written."""
+
+GOOD = 1
+"""Status of a good image: one more than in the files of the REST generations."""
+
+
+class _BlockFile:
+    """A file of the websocket generation: its datasets grow by chunks of up to `block_size` bytes.
+
+    They are cut to what they hold when it is closed; of a single image they stay as long as their first
+    chunk. What is not written of the last chunk takes no room on the disk.
+    """
+
+    def __init__(self, path: str, group: str, block_size: int):
+        self.path, self._block_size, self._n = path, block_size, 0
+        self._file = h5py.File(path, "w", libver=("earliest", "v108"), locking=True)
+        self._group = self._file.create_group(group)
+
+    def _dataset(self, name: str, dtype: np.dtype, shape: tuple[int, ...] = ()) -> h5py.Dataset:
+        rows = self._block_size // (dtype.itemsize * int(np.prod(shape, dtype=int)))
+        return self._group.create_dataset(
+            name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(rows, *shape)
+        )
+
+    def _append(self, **values: np.ndarray | tuple) -> None:
+        """Write one row of each dataset."""
+        for name, value in values.items():
+            dataset = self._group[name]
+            if self._n % dataset.chunks[0] == 0:
+                dataset.resize(self._n + dataset.chunks[0], axis=0)
+            dataset[self._n] = value
+        self._n += 1
+
+    def close(self) -> None:
+        """Cut and close."""
+        if self._n > 1:
+            for dataset in self._group.values():
+                dataset.resize(self._n, axis=0)
+        self._file.close()
+        if os.path.exists(self.path) and os.path.getsize(self.path) > SMALL:
+            with contextlib.suppress(OSError):  # no such tool, or no such file any more
+                subprocess.run(["fallocate", "--dig-holes", self.path], stderr=subprocess.DEVNULL)
+
+    def abandon(self) -> None:
+        """Leave the file as a process that was killed does: nobody can read it."""
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.path, 2048)
+
+
+class ImageFile(_BlockFile):
+    """The file of one writer: ``/<detector_name>/{data, metadata}``.
+
+    OSError, if it cannot be created, somebody has it open, or an image is larger than a block.
+    """
+
+    def __init__(self, path: str, group: str, block_size: int, pictures: Pictures):
+        if pictures.dtype.itemsize * int(np.prod(pictures.shape)) > block_size:
+            raise OSError(f"an image is larger than a block of {block_size} bytes")
+        super().__init__(path, group, block_size)
+        self._pictures = pictures
+        self._frame = np.empty(pictures.shape, pictures.dtype)
+        self._dataset("data", pictures.dtype, pictures.shape)
+        self._dataset("metadata", PER_IMAGE)
+
+    def write(self, image: Image) -> None:
+        """Append an image."""
+        self._pictures.fill(self._frame, image.image_id, image.pulse_id)
+        self._append(data=self._frame, metadata=(image.image_id, GOOD + image.status))
+
+
+class MetadataFile(_BlockFile):
+    """The file of the metadata writer: ``/<detector_name>/metadata``."""
+
+    def __init__(self, path: str, group: str, block_size: int):
+        super().__init__(path, group, block_size)
+        self._dataset("metadata", PER_IMAGE_OF_ALL)
+
+    def write(self, image: Image) -> None:
+        """Append what is known of an image."""
+        self._append(metadata=(image.image_id, 0, 0, 0, 0, 0))

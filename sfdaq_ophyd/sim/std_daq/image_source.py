@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..clock import LOOK, PulseClock
 from ..faults import Fault, Faults
@@ -24,24 +25,34 @@ class Image:
 
 @dataclass(frozen=True)
 class Overrun:
-    """A detector that is faster than the writer, so that the ring is overrun.
+    """A detector that is faster than the writer, so that the ring is overrun."""
 
-    Attributes
-    ----------
-    rate : float
-        Images per second of the detector, from the first image to the end of the acquisition.
-    pause : float
-        s between two images that are written.
-    """
-
-    rate: float
-    pause: float
+    rate: float  # images per second of the detector, from the first image to the end of the acquisition
+    pause: float  # s between two images that are written
 
     @classmethod
     def of(cls, n_images: int, seconds: float = 4.0, rate: float | None = None) -> Overrun:
         """Return the overrun of an acquisition that takes `seconds`."""
         pause = seconds / n_images
         return cls(max(2000.0, 4 / pause) if rate is None else rate, pause)
+
+
+class ImageTaker(Protocol):
+    """A driver, as the detector sees it."""
+
+    overrun: Overrun | None
+    """How the ring is to be overrun in the present acquisition."""
+
+    @property
+    def accepting(self) -> int:
+        """Number of the acquisition that takes images, or 0; its faults begin with its first image."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether images wait to be written."""
+
+    def image(self, image: Image) -> None:
+        """Take an image."""
 
 
 class ImageSource:
@@ -58,16 +69,17 @@ class ImageSource:
         Of frame 1.
     rate_multiplicator : int
         Every so many pulses there is an image.
-    accepting : callable
-        Number of the acquisition that takes images, or 0; its faults begin with its first image.
-    behind : callable
-        Whether images wait to be written.
-    overrun : callable
-        How the ring is to be overrun in the present acquisition, or None.
-    deliver : callable
-        Takes each `Image`.
+    driver : callable
+        Returns the present `ImageTaker`, or None.
     faults : Faults
         gap, bad_frames, stall (to the end of the acquisition, or for so many seconds), fewer_images.
+
+    Attributes
+    ----------
+    n_images : int
+        So many were sent.
+    observers : list of callable
+        Each is called with each `Image`, before the driver.
     """
 
     def __init__(
@@ -75,17 +87,12 @@ class ImageSource:
         clock: PulseClock,
         start_pulse_id: int,
         rate_multiplicator: int,
-        *,
-        accepting: Callable[[], int],
-        behind: Callable[[], bool],
-        overrun: Callable[[], Overrun | None],
-        deliver: Callable[[Image], None],
+        driver: Callable[[], ImageTaker | None],
         faults: Faults,
     ):
-        self._clock, self._start = clock, start_pulse_id
-        self._every = rate_multiplicator
-        self._accepting, self._behind, self._overrun = accepting, behind, overrun
-        self._deliver, self._faults = deliver, faults
+        self._clock, self._start, self._every = clock, start_pulse_id, rate_multiplicator
+        self._driver, self._faults = driver, faults
+        self.observers: list[Callable[[Image], object]] = []
         self._script: Generator[Image] = self._timed(0, 0.0, 0)
         self._wake, self._closing = threading.Event(), threading.Event()
         self._plan: dict[str, Fault | None] = {}
@@ -157,6 +164,14 @@ class ImageSource:
             yield Image(image_id, image_id)
             due += period
 
+    def _accepting(self) -> int:
+        driver = self._driver()
+        return driver.accepting if driver is not None else 0
+
+    def _behind(self) -> bool:
+        driver = self._driver()
+        return driver is not None and driver.behind
+
     def _send(self, image: Image) -> None:
         acquisition = self._accepting()
         if acquisition != self._acquisition:
@@ -188,7 +203,8 @@ class ImageSource:
         if acquisition:
             names = ("gap", "bad_frames", "stall", "fewer_images")
             self._plan = {name: self._faults.take(name) for name in names}
-            if (overrun := self._overrun()) is not None:
+            driver = self._driver()
+            if driver is not None and (overrun := driver.overrun) is not None:
                 self._flood = threading.Thread(
                     target=self._overrun_ring, args=[acquisition, overrun.rate], daemon=True
                 )
@@ -205,4 +221,7 @@ class ImageSource:
 
     def _out(self, image: Image) -> None:
         self.n_images += 1
-        self._deliver(image)
+        for observe in tuple(self.observers):
+            observe(image)
+        if (driver := self._driver()) is not None:
+            driver.image(image)

@@ -24,9 +24,7 @@ class StdDaqPart(ChildPart):
     redis_url : str, optional
         An outside Redis; default is one of our own.
     **settings
-        Fields of `StdDaqSettings`: dialect, pydantic, detector_name, image_shape, rate_multiplicator,
-        running, servers, simulation, compressed, validator, maxlen, folders, n_writers, metadata_writer,
-        block_size; `writable` names folders outside of the facility's directory that files may be written to.
+        Fields of `StdDaqSettings`; `writable` names folders outside of the facility's directory.
 
     Attributes
     ----------
@@ -49,8 +47,8 @@ class StdDaqPart(ChildPart):
         given: dict[str, Any] = {
             "speed": world.speed,
             "seed": world.seed,
-            "redis_url": redis_url or "",
             "start_timeout": world.start_timeout,
+            "redis_url": redis_url or "",
         }
         if isinstance(jungfrau, JungfrauPart):
             given["detector_name"] = jungfrau.detector_name

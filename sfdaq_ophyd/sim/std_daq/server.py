@@ -1,120 +1,195 @@
-"""The REST generations of the standard DAQ as a server: REST on loopback, Redis, everything behind them."""
+"""What all generations share as servers: start and stop, who is refused, how replies get lost."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
+import asyncio
+import contextlib
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
-import redis
+import uvicorn
 
-from ...errors import ServiceUnreachable
+from ...limits import Limit
 from ..clock import PulseClock
-from ..faults import check
-from .embedded_redis import EmbeddedRedis
-from .image_source import ImageSource
-from .service import Service
-from .serving import DaqServer
-from .settings import AT_ONCE, StdDaqSettings, faults_of
+from ..faults import Faults, check
+from ..http import STATUS, refusal
+from .settings import StdDaqSettings, faults_of
+
+HOST = "127.0.0.1"
+
+MAX_BODY = 2**16
+"""Longest body of a request, bytes: a configuration of all modules is a tenth of it."""
+
+TOO_LONG = 413
+
+logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs each error reply at length
 
 
-class StdDaqServer(DaqServer):
-    """One simulated DAQ of the REST generations in this process.
+def refused(method: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    """Return code and text of a refusal; None if the service may look at the request.
+
+    A plain OPTIONS is answered as the real service does, a browser's question before a request is not.
+    """
+    asks_before = method == "OPTIONS" and "Access-Control-Request-Method" in headers
+    why = refusal("OPTIONS" if asks_before else "GET", headers)
+    if why is not None:
+        return STATUS, why
+    length = headers.get("Content-Length", "0")
+    if "chunked" in headers.get("Transfer-Encoding", "") or not length.isdecimal() or int(length) > MAX_BODY:
+        return TOO_LONG, f"a body of at most {MAX_BODY} bytes, of a length given before, is served here"
+    return None
+
+
+class Gate:
+    """In front of the application of any generation: refuses what is not local, hangs, loses replies."""
+
+    def __init__(self, app: Any, faults: Faults, closing: threading.Event):
+        self._app, self._faults, self._closing = app, faults, closing
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Serve a request, by the rules of ASGI."""
+        headers = {
+            name.decode("latin-1").title(): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        if (why := refused(scope["method"], headers)) is not None:
+            await self._begin_reply(send, why[0], (b"content-type", b"text/plain"))
+            await send({"type": "http.response.body", "body": why[1].encode()})
+            return
+        path = scope["path"]
+        if fault := self._faults.take("hang", path=path):
+            await asyncio.to_thread(self._closing.wait, fault.get("seconds", 30.0))
+        if not self._faults.take("lost_reply", path=path):
+            await self._app(scope, receive, send)
+            return
+        with contextlib.suppress(Exception):  # raised again once its reply is sent
+            await self._app(scope, receive, self._swallow)
+        await self._begin_reply(send, 200, (b"content-length", b"1000"))  # of which nothing comes
+
+    @staticmethod
+    async def _begin_reply(send, code: int, header: tuple[bytes, bytes]) -> None:
+        headers = [header, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": code, "headers": headers})
+
+    @staticmethod
+    async def _swallow(message) -> None:
+        pass
+
+
+class DaqServer(ABC):
+    """One simulated DAQ in this process.
 
     Parameters
     ----------
-    redis_port : int
-        0 takes a free one.
-    settings, clock, **options
-        Of `DaqServer`.
+    settings : StdDaqSettings
+    clock : PulseClock
+        The machine's pulses.
+    start_pulse_id : int
+        Pulse id of frame 1.
+    port : int
+        Of the REST service; 0 takes a free one.
+    on_step : callable
+        Called with every step of the start.
 
     Attributes
     ----------
-    redis_url : str
-        Address of Redis, once started.
+    url : str
+        Address of the REST service, once started.
     """
 
-    def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, redis_port: int = 0, **options: Any):
-        super().__init__(settings, clock, **options)
-        self._embedded = None if settings.redis_url else EmbeddedRedis(redis_port)
-        self.redis_url = settings.redis_url
-        self._service: Service | None = None
-        # each generation does without the other's libraries, which take long to import
-        self._rest = importlib.import_module(f".rest_{settings.dialect}", __package__)
+    def __init__(
+        self,
+        settings: StdDaqSettings,
+        clock: PulseClock,
+        *,
+        start_pulse_id: int | None = None,
+        port: int = 0,
+        on_step: Callable[[str], object] = lambda step: None,
+    ):
+        self.settings, self._clock = settings, clock
+        self._start_pulse_id = clock.start_pulse_id if start_pulse_id is None else start_pulse_id
+        self._port, self._on_step = port, on_step
+        self._faults = Faults(faults_of(settings.dialect))
+        self._closing = threading.Event()
+        self._others: list[threading.Thread] = []
+        self._running = contextlib.ExitStack()
+        self.url = ""
 
+    def start(self) -> Self:
+        """Return once it serves."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Leave nothing behind. Safe twice."""
+        self._closing.set()
+        self._running.close()
+
+    __enter__ = start
+
+    def __exit__(self, *exc_info) -> None:
+        self.stop()
+
+    @abstractmethod
     def _start(self) -> None:
-        if self._embedded is not None:
-            self._on_step("starting Redis")
-            self._embedded.start()
-            self.redis_url = self._embedded.url
-        self._on_step("starting the writer")
-        self._service = Service(
-            *(self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults),
-            self._on_step,
-        )
-        self._on_step("starting the REST service")
-        self.url, self._stop_rest = self._rest.serve(
-            self._service, self._faults, self._closing, self._port, self.settings.start_timeout
-        )
-
-    def _stop(self) -> None:
-        if self._service is not None:
-            self._service.close()
-        if self._embedded is not None:
-            self._embedded.stop()
+        """Start all parties, and note in `_running` how each ends."""
 
     @property
-    def service(self) -> Service:
-        """What stands behind the REST interface; ServiceUnreachable before the start."""
-        if self._service is None:
-            raise ServiceUnreachable("simulated standard DAQ", url=self.url, reason="it was not started")
-        return self._service
-
-    @property
-    def source(self) -> ImageSource:
-        """The detector."""
-        return self.service.source
-
-    def addresses(self) -> dict[str, str]:
-        """Return REST and Redis by role."""
-        return {"url": self.url, "redis_url": self.redis_url}
-
-    def restart_writer(self) -> None:
-        """Start the writer process anew."""
-        self.service.restart_writer()
-
-    def restart_driver(self) -> None:
-        """Start the service anew; its writer goes on."""
-        self.service.restart()
+    @abstractmethod
+    def _at_once(self) -> Mapping[str, Callable[..., object]]:
+        """Faults that happen when they are asked for, and what makes them happen."""
 
     def fail_next(self, what: str, **details) -> None:
         """Misbehave, by the names in `settings.FAULTS`."""
-        if what not in AT_ONCE:
-            self._faults.add(what, details)
-            return
         check(faults_of(self.settings.dialect), what, details)
-        at_once: dict[str, Callable[..., object]] = {
-            "writer_dies": self._writer_dies,
-            "redis_away": self._redis_away,
-            "redis_empty": lambda: redis.Redis.from_url(self.redis_url).flushall(),
-            "rest_restarts": self.service.restart,
-            "ghost_start": self._ghost_start,
-        }
-        at_once[what](**details)
+        if what in self._at_once:
+            self._at_once[what](**details)
+        else:
+            self._faults.add(what, details)
 
-    def _writer_dies(self, seconds: float | None = None) -> None:
-        self.service.writer.kill()
-        if seconds is not None:
-            self._later(seconds, self.service.restart_writer)
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+        def wait() -> None:
+            if not self._closing.wait(seconds):
+                with contextlib.suppress(RuntimeError):  # it stops meanwhile
+                    act()
 
-    def _ghost_start(self, seconds: float = 0.3) -> None:
-        """Let the next start fail, and the one after it take longer than a poll to create its file."""
-        self._faults.add("creation_error", {})
-        self._faults.add("slow_creation", {"seconds": 0.0})
-        self._faults.add("slow_creation", {"seconds": seconds})
+        thread = threading.Thread(target=wait, name="std-daq later", daemon=True)
+        self._others.append(thread)
+        thread.start()
 
-    def _redis_away(self, seconds: float = 1.0, empty: bool = False) -> None:
-        if self._embedded is None:
-            raise ValueError("redis_away: only our own Redis can be stopped; stop the outside one yourself")
-        self._embedded.stop(empty=empty)
-        self._later(seconds, self._embedded.start)
+    def _serve(self, app: Any, **options: Any) -> None:
+        """Serve an ASGI application in a thread; `options` are uvicorn's."""
+        self._on_step("starting the REST service")
+        config = uvicorn.Config(
+            Gate(app, self._faults, self._closing),
+            host=HOST,
+            port=self._port,
+            log_config=None,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+            **options,
+        )
+        server, socket = uvicorn.Server(config), config.bind_socket()
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [socket]}, name="std-daq REST", daemon=True
+        )
+
+        def end() -> None:
+            server.should_exit = True
+            thread.join(10)
+            socket.close()
+            for other in self._others:
+                other.join(10)
+
+        self._running.callback(end)
+        thread.start()
+        limit = Limit(self.settings.start_timeout)
+        while not server.started and thread.is_alive() and not limit.reached():
+            self._closing.wait(0.005)
+        self.url = f"http://{HOST}:{socket.getsockname()[1]}"

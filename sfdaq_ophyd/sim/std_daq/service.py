@@ -1,9 +1,11 @@
-"""The service behind both REST dialects: the parties of a DAQ put together."""
+"""The service behind both REST dialects, the parties of a DAQ put together, and the server around it."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -12,27 +14,19 @@ from ...limits import Limit
 from ..clock import PulseClock
 from ..faults import Faults
 from .driver import Driver
-from .files import Folders
-from .image_source import Image, ImageSource
-from .publisher import CONFIG, LOG, STAT, Publisher, StatsCounter, Store, validate
+from .embedded_redis import EmbeddedRedis
+from .files import MISSING, Folders, Pictures
+from .image_source import ImageSource
+from .redis_streams import CONFIG, LOG, STAT, Deployer, Publisher, StatsCounter, Store, validate
+from .server import DaqServer
 from .settings import ServiceError, StdDaqSettings, Timing
-from .state import Deployer, deployment
 from .writer import WriterProcess
 
 
 class Service:
     """One DAQ: driver, writer process, image source, servers, Redis streams.
 
-    Parameters
-    ----------
-    settings : StdDaqSettings
-    clock : PulseClock
-    redis_url : str
-    start_pulse_id : int
-        Pulse id of frame 1.
-    faults : Faults
-    on_step : callable
-        Called with every step of the writer's start.
+    `start_pulse_id` is that of frame 1; `on_step` is called with every step of the writer's start.
     """
 
     def __init__(
@@ -42,12 +36,11 @@ class Service:
         redis_url: str,
         start_pulse_id: int,
         faults: Faults,
-        on_step: Callable[[str], object] = lambda step: None,
+        on_step: Callable[[str], object],
     ):
         self.settings, self.timing, self.faults = settings, Timing(settings.speed), faults
         self.store = Store(redis_url, self.timing, settings.maxlen)
         self.folders = Folders(settings.folders, settings.writable)
-        self._observers: list[Callable[[Image], None]] = []
         self.writer = WriterProcess(self._writer_event, settings, self.folders.writable, clock.path, on_step)
         self._n_written = self._n_published = self._n_of_acquisition = 0
         self._news = threading.Event()
@@ -56,15 +49,9 @@ class Service:
         self.writer.start(self._config)
         self._driver = self._new_driver()
         self.source = ImageSource(
-            clock,
-            start_pulse_id,
-            settings.rate_multiplicator,
-            accepting=lambda: self._driver.accepting,
-            behind=lambda: self._driver.behind,
-            overrun=lambda: self._driver.overrun,
-            deliver=self._image,
-            faults=faults,
+            clock, start_pulse_id, settings.rate_multiplicator, lambda: self._driver, faults
         )
+        self.source.observers.append(lambda image: self._publisher.image_seen())
         self._stats = StatsCounter(self.store, self.timing, self._counts)
         self._deployer: Deployer | None = None
         if settings.servers:
@@ -126,7 +113,7 @@ class Service:
 
     def wait_while_writing(self) -> dict:
         """Return the status once the acquisition ended, within the limit of ``write_sync``."""
-        return self._driver.wait_while_writing(self.timing.sync_limit)
+        return self._driver.wait_while_writing()
 
     def stop(self) -> dict:
         """Stop or reset the writer; return the status once READY."""
@@ -136,7 +123,7 @@ class Service:
         """Raise the service's error if the folder of `path` is not there for the writer's user."""
         folder = path.rpartition("/")[0] or "/"
         if self.faults.take("hidden_folder", folder=folder):
-            raise ServiceError(f"Output file folder {folder} does not exist. Please create it first.")
+            raise ServiceError(MISSING.format(folder))
         if missing := self.folders.missing(folder, self._user_id if user_id is None else user_id):
             raise ServiceError(missing)
 
@@ -165,25 +152,11 @@ class Service:
         """Return (id, acquisition) of the newest log entries, newest first."""
         return self.store.newest(LOG, count)
 
-    def n_reports(self, log_id: str) -> int:
-        """Count the validator's reports on a logged file."""
-        return self.store.redis.xlen(f"{LOG}:{log_id}")
-
-    def log_entry(self, log_id: str) -> dict:
-        """Return one acquisition of the log."""
-        entry = self.store.entry(LOG, log_id)
-        if entry is None:
-            raise ServiceError(f"Cannot find log with log_id={log_id}.")
-        return entry
-
-    def deployment(self) -> dict:
-        """Return how far the newest configuration has got."""
-        return deployment(self.store)
-
-    def observe(self, observer: Callable[[Image], None]) -> Callable[[], None]:
-        """Call back with each detector image; returns the function that ends it."""
-        self._observers.append(observer)
-        return lambda: self._observers.remove(observer)
+    def pictures(self) -> Pictures:
+        """Return the detector's pictures as the stored configuration has it."""
+        config = self.stored_config()
+        shape = (config["image_pixel_height"], config["image_pixel_width"])
+        return Pictures(config["detector_name"], shape, config["bit_depth"], self.settings.seed)
 
     # ---- inside -------------------------------------------------------------------------------------
 
@@ -227,12 +200,6 @@ class Service:
         self._n_published = n_images
         self._publisher.status(status)
 
-    def _image(self, image: Image) -> None:
-        self._publisher.image_seen()
-        self._driver.image(image)
-        for observer in tuple(self._observers):
-            observer(image)
-
     def _counts(self) -> tuple[int, int, int]:
         config = self._config
         size = config["image_pixel_height"] * config["image_pixel_width"] * config["bit_depth"] // 8
@@ -241,10 +208,8 @@ class Service:
     def _logged(self, log_id: str, acquisition: dict) -> None:
         if self.settings.validator:
             path = self.folders.local(acquisition["info"]["output_file"])
-            try:
+            with contextlib.suppress(redis.RedisError):  # a program of its own: what it cannot report is lost
                 validate(self.store, log_id, path)
-            except redis.RedisError:
-                pass  # the validator is a program of its own: what it cannot report is lost
 
     def _at_image(self, fault: dict, act: Callable[[], object]) -> None:
         """Do something, as another party, once so many images of the next acquisition are written."""
@@ -262,11 +227,88 @@ class Service:
         threading.Thread(target=wait, name="std-daq other party", daemon=True).start()
 
 
-def ok(message: str, **payload: Any) -> dict:
-    """Return a reply of success, of both REST dialects."""
-    return {"status": "ok", "message": message, **payload}
+class StdDaqServer(DaqServer):
+    """One simulated DAQ of the REST generations in this process.
 
+    Parameters
+    ----------
+    redis_port : int
+        0 takes a free one.
+    settings, clock, **options
+        Of `DaqServer`.
 
-def config_words(config: dict | None) -> str:
-    """Return what both say of the stored configuration."""
-    return "No config set yet." if config is None else f"DAQ configured for bit_depth={config['bit_depth']}."
+    Attributes
+    ----------
+    redis_url : str
+        Address of Redis, once started.
+    service : Service
+        What stands behind the REST interface, once started.
+    """
+
+    service: Service
+
+    def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, redis_port: int = 0, **options: Any):
+        super().__init__(settings, clock, **options)
+        self._embedded = None if settings.redis_url else EmbeddedRedis(redis_port)
+        self.redis_url = settings.redis_url
+        # D1 does without FastAPI and pydantic, which take long to import
+        name = ".rest_fastapi" if settings.dialect == "fastapi" else ".rest"
+        self._rest = importlib.import_module(name, __package__)
+
+    def _start(self) -> None:
+        if self._embedded is not None:
+            self._on_step("starting Redis")
+            self._running.callback(self._embedded.stop)
+            self._embedded.start()
+            self.redis_url = self._embedded.url
+        self._on_step("starting the writer")
+        self.service = Service(
+            *(self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults),
+            self._on_step,
+        )
+        self._running.callback(self.service.close)
+        self._serve(self._rest.make_app(self.service, self._closing), **self._rest.SERVED)
+
+    @property
+    def source(self) -> ImageSource:
+        """The detector."""
+        return self.service.source
+
+    def addresses(self) -> dict[str, str]:
+        """Return REST and Redis by role."""
+        return {"url": self.url, "redis_url": self.redis_url}
+
+    def restart_writer(self) -> None:
+        """Start the writer process anew."""
+        self.service.restart_writer()
+
+    def restart_driver(self) -> None:
+        """Start the service anew; its writer goes on."""
+        self.service.restart()
+
+    @property
+    def _at_once(self) -> Mapping[str, Callable[..., object]]:
+        return {
+            "writer_dies": self._writer_dies,
+            "redis_away": self._redis_away,
+            "redis_empty": lambda: redis.Redis.from_url(self.redis_url).flushall(),
+            "rest_restarts": self.restart_driver,
+            "ghost_start": self._ghost_start,
+        }
+
+    def _writer_dies(self, seconds: float | None = None) -> None:
+        self.service.writer.kill()
+        if seconds is not None:
+            self._later(seconds, self.restart_writer)
+
+    def _ghost_start(self, seconds: float = 0.3) -> None:
+        """Let the next start fail, and the one after it take longer than a poll to create its file."""
+        self._faults.add("creation_error", {})
+        self._faults.add("slow_creation", {"seconds": 0.0})
+        self._faults.add("slow_creation", {"seconds": seconds})
+
+    def _redis_away(self, seconds: float = 1.0, empty: bool = False) -> None:
+        if self._embedded is None:
+            raise ValueError("redis_away: only our own Redis can be stopped; stop the outside one yourself")
+        self._embedded.stop(empty=empty)
+        self._later(seconds, self._embedded.start)

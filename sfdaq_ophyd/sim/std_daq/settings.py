@@ -164,39 +164,13 @@ def _folders(given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -
 
 @dataclass(frozen=True)
 class Timing:
-    """Delays in s, all divided by `speed`.
-
-    Attributes
-    ----------
-    poll : float
-        Between two looks of the service at the writer's state.
-    give_up : float
-        After this long without the wanted state the writer is UNKNOWN.
-    sync_limit : float
-        The end of the patience of ``write_sync``.
-    status_period : float
-        Between two published statuses while images are acknowledged.
-    stats_period : float
-        Over which throughput is counted.
-    deployer_poll : float
-        Between two looks of a server at the configuration.
-    restart : float
-        For which the writer is away after a deployment; in the websocket generation also the driver.
-    redis_patience : float
-        For which a call to an absent Redis is tried again.
-    image_wait : float
-        Between two looks of the websocket generation's driver at its state while no images come.
-    saving : float
-        For closing its files.
-    live_silence, live_repeat : float
-        Before the first "No data" picture of the live stream, and between two of them.
-    """
+    """Delays in s, by the names in `SECONDS`, all divided by `speed`."""
 
     speed: float = 1.0
 
     def __getattr__(self, name: str) -> float:
         try:
-            return _SECONDS[name] / self.speed
+            return SECONDS[name] / self.speed
         except KeyError:
             raise AttributeError(name) from None
 
@@ -205,44 +179,51 @@ class Timing:
         return (0.008 + 4.3 * (n_images / 20_000) ** 2.2) / self.speed
 
 
-_SECONDS = {
-    "poll": 0.1,
-    "give_up": 5.0,
-    "sync_limit": 60.0,
-    "status_period": 0.5,
-    "stats_period": 1.0,
-    "deployer_poll": 0.5,
-    "restart": 10.0,
-    "redis_patience": 4.0,
-    "image_wait": 1.0,
-    "saving": 0.15,
-    "live_silence": 2.0,
-    "live_repeat": 0.5,
+SECONDS = {
+    "poll": 0.1,  # between two looks of the service at the writer's state
+    "give_up": 5.0,  # after this long without the wanted state the writer is UNKNOWN
+    "sync_limit": 60.0,  # the end of the patience of write_sync
+    "status_period": 0.5,  # between two published statuses while images are acknowledged
+    "stats_period": 1.0,  # over which throughput is counted
+    "deployer_poll": 0.5,  # between two looks of a server at the configuration
+    "restart": 10.0,  # for which the writer is away after a deployment, and the websocket's driver
+    "redis_patience": 4.0,  # for which a call to an absent Redis is tried again
+    "image_wait": 1.0,  # between two looks of the websocket's driver at its state while no images come
+    "saving": 0.15,  # for closing files
+    "live_silence": 2.0,  # before the first "No data" picture of the live stream
+    "live_repeat": 0.5,  # between two of them
 }
+"""Delays of the real service, s."""
 
 
-FAULTS = {
+_OF_ALL = {
     "slow_creation": "the next file takes `seconds` to be created",
     "creation_error": "the next file cannot be created: the writer says `text`",
-    "late_subscription": "the driver subscribes `seconds` too late, and the first images are lost",
-    "missed_writing": "the service looks away for `seconds` after a start, or until it is over",
-    "hidden_folder": "`folder`, or any, is not there for the service",
     "hang": "the next request to `path` is answered after `seconds`",
     "lost_reply": "the next request to `path` is carried out, its connection closed without a reply",
     "bad_frames": "the first `n` images of an acquisition have `status` (default 1)",
-    "ring_overrun": "the detector sends at `rate` in place of the writer's: an acquisition takes `seconds`",
     "gap": "`n` images after the first are lost",
     "stall": "no more images after `after`, for `seconds` or to the end of the acquisition",
     "fewer_images": "an acquisition gets `n` images",
-    "server_error": "a server reports `text` at the next deployment",
     "dies_writing": "the writer (of several number `writer`) dies once `after` images are written",
     "stopped_by_other": "somebody else stops the writer once `after` images are written",
     "restarted_by_other": "somebody else starts another acquisition once `after` images are written",
     "writer_dies": "at once: the writer (of several number `writer`) dies; back after `seconds`, or not",
+}
+
+_OF_REST = {
+    "late_subscription": "the driver subscribes `seconds` too late, and the first images are lost",
+    "missed_writing": "the service looks away for `seconds` after a start, or until it is over",
+    "hidden_folder": "`folder`, or any, is not there for the service",
+    "ring_overrun": "the detector sends at `rate` in place of the writer's: an acquisition takes `seconds`",
+    "server_error": "a server reports `text` at the next deployment",
     "redis_away": "at once: Redis is away for `seconds`; with `empty` it has forgotten all",
     "redis_empty": "at once: Redis has forgotten all",
     "rest_restarts": "at once: the service restarts, its writer does not",
     "ghost_start": "the next start fails, and the file of the one after it takes `seconds`",
+}
+
+_OF_WEBSOCKET = {
     "slow_saving": "the files of the next acquisition take `seconds` to be closed",
     "missed_state": "the next `state` is over before a session looks; an end was told to another session",
     "lost_stop": "the next stop before the first image is forgotten when that comes",
@@ -251,24 +232,11 @@ FAULTS = {
     "config_missing": "the next request for the configuration, or to change it, finds no file",
     "secondary_down": "the next change of the configuration misses the second server: a 500, but done",
 }
+
+FAULTS = {**_OF_ALL, **_OF_REST, **_OF_WEBSOCKET}
 """Name and meaning of every fault."""
-
-AT_ONCE = ("writer_dies", "redis_away", "redis_empty", "rest_restarts", "ghost_start", "driver_dies")
-"""Faults that happen when they are asked for."""
-
-REST_ONLY = (
-    *("late_subscription", "missed_writing", "hidden_folder", "ring_overrun", "server_error"),
-    *("redis_away", "redis_empty", "rest_restarts", "ghost_start"),
-)
-"""Faults of what the websocket generation does not have, or does not do."""
-
-WEBSOCKET_ONLY = (
-    *("slow_saving", "missed_state", "lost_stop", "driver_dies_writing", "driver_dies"),
-    *("config_missing", "secondary_down"),
-)
 
 
 def faults_of(dialect: str) -> Mapping[str, str]:
     """Return the faults that a dialect can have."""
-    others = REST_ONLY if dialect == "websocket" else WEBSOCKET_ONLY
-    return {name: meaning for name, meaning in FAULTS.items() if name not in others}
+    return {**_OF_ALL, **(_OF_WEBSOCKET if dialect == "websocket" else _OF_REST)}

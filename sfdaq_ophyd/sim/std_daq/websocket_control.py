@@ -15,14 +15,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from ..http import STATUS, refusal
 from .settings import Timing
-from .websocket_commands import DriverDied
-from .websocket_driver import WebsocketDriver
+from .websocket_driver import DriverDied, WebsocketDriver
 
 HOST = "127.0.0.1"
 
@@ -39,20 +37,9 @@ logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # it logs eac
 
 
 class Control:
-    """The websocket's server; nothing is served before `serve`.
+    """The websocket's server at `url`; port 0 takes a free one, and nothing is served before `serve`."""
 
-    Parameters
-    ----------
-    timing : Timing
-    port : int
-        0 takes a free one.
-
-    Attributes
-    ----------
-    url : str
-    """
-
-    def __init__(self, timing: Timing, port: int = 0):
+    def __init__(self, timing: Timing, port: int):
         self._timing = timing
         self._place = _reserve(port)
         self.url = f"ws://{HOST}:{self._place.getsockname()[1]}"
@@ -180,15 +167,9 @@ class Control:
 
 def _refuse(connection: ServerConnection, request: Request) -> Response | None:
     """Refuse what does not come from this machine."""
-    why = refusal("GET", _Once(request.headers))
+    headers = {name.title(): ", ".join(request.headers.get_all(name)) for name in request.headers}
+    why = refusal("GET", headers)
     return None if why is None else connection.respond(STATUS, f"{why}\n")
-
-
-class _Once(dict[str, str]):
-    """Headers, looked up as `refusal` does; of a repeated one all values."""
-
-    def __init__(self, headers: Headers):
-        super().__init__({name.title(): ", ".join(headers.get_all(name)) for name in headers})
 
 
 def _reserve(port: int) -> socket.socket:

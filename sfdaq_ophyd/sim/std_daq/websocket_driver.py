@@ -6,19 +6,22 @@ and a new one begins idle. What it sends to a writer that is dead waits until th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
+import math
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+
+from pydantic import BaseModel, ValidationError
 
 from ..faults import Faults
-from .image_source import Image
+from .files import Folders, ImageFile, MetadataFile, is_below, may_write
+from .image_source import Image, Overrun
 from .settings import Timing
-from .websocket_commands import DriverDied, Start, parse
-from .websocket_files import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -36,28 +39,118 @@ _numbers = itertools.count(1)
 """Of acquisitions, in all lives."""
 
 
+class DriverDied(Exception):
+    """The process is gone; its message is what killed it."""
+
+
+class Command(BaseModel, strict=True):
+    """A command. The driver dies of one that is no object, or of a wrong type."""
+
+    command: str = ""
+
+
+class Start(Command):
+    """What a start asks for; the last two are read and ignored."""
+
+    path: str
+    file_prefix: str = "file"
+    n_image: int | float = 16_777_215
+    writer_id: int | float = 0
+    start_id: int | float = 0
+
+    @property
+    def n_images(self) -> int:
+        """So many images, as the driver stores it."""
+        return int(self.n_image) % 2**64
+
+
+def _finite(text: str) -> float:
+    """Return a number; the driver's parser knows none that is not finite."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+class Writer:
+    """One writer process, which can die on its own.
+
+    Its `name` stands between prefix and ``.h5``: its number, or ``Meta``. It makes the file of a path with
+    `open_file`, if `user_id` may write to the folder. A writer with `on_death` dies of a file that it cannot
+    create, and calls that with itself; others refuse.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_file: Callable[[str], ImageFile | MetadataFile],
+        folders: Folders,
+        user_id: int = 0,
+        on_death: Callable[[Writer], object] | None = None,
+    ):
+        self.name, self.alive = name, True
+        self._open_file, self._folders, self._user_id = open_file, folders, user_id
+        self._on_death = on_death
+        self._file: ImageFile | MetadataFile | None = None
+        self._lock = threading.Lock()
+
+    def create(self, folder: str, prefix: str) -> bool:
+        """Create a file in place of the one that is open, if any; tell whether it could."""
+        self.save()
+        path = self._folders.local(f"{folder}/{prefix}{self.name}.h5")
+        try:
+            inside = is_below(path, self._folders.writable)
+            if not inside or not may_write(os.path.dirname(path), self._user_id):
+                raise PermissionError(path)
+            with self._lock:
+                self._file = self._open_file(path)
+        except (OSError, ValueError) as exc:
+            logger.debug("writer %s: %s", self.name, exc)
+            if self._on_death is not None:
+                self.die()
+                self._on_death(self)
+            return False
+        return True
+
+    def write(self, image: Image) -> None:
+        """Write an image; without a file, or room for it, it dies."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.write(image)
+                return
+        self.die()
+
+    def save(self) -> None:
+        """Close the file, if one is open."""
+        with self._lock:
+            file, self._file = self._file, None
+            if file is not None:
+                with contextlib.suppress(OSError):  # the disk is full
+                    file.close()
+
+    def die(self) -> None:
+        """Be killed: the file is not readable any more."""
+        with self._lock:
+            self.alive = False
+            file, self._file = self._file, None
+            if file is not None:
+                file.abandon()
+
+    def revive(self) -> None:
+        """Be started again, with no file."""
+        self.alive = True
+
+
 class WebsocketDriver:
     """One life of the driver process.
 
-    Parameters
-    ----------
-    writers : sequence of Writer
-        Image i of an acquisition goes to writer ``i % len(writers)``.
-    metadata_writer : Writer or None
-        It gets each of them.
-    timing : Timing
-    faults : Faults
-    on_change : callable
-        Called when the state has changed.
-    let_look : callable
-        Called with a state before it is over; returns when all sessions have told it, or hang.
-    on_death : callable
-        Called when a fault has killed the process, with it and the s after which it is back, or None.
+    Image i of an acquisition goes to writer ``i % len(writers)``, and each to the metadata writer.
 
-    Attributes
-    ----------
-    alive : bool
+    `on_change` is called when the state has changed; `let_look` with a state before it is over, and returns
+    when all sessions have told it, or hang; `on_death` when a fault has killed the process, with it and the s
+    after which it is back, or None.
     """
+
+    overrun: Overrun | None = None
 
     def __init__(
         self,
@@ -121,33 +214,28 @@ class WebsocketDriver:
         return state, as_json(status)
 
     def obey(self, text: str) -> tuple[str | None, bool]:
-        """Obey a command.
+        """Obey a command; return the reply, as JSON, and whether the driver closes the connection.
 
-        Returns
-        -------
-        reply : str or None
-            JSON; None if the next status is all that there is to say.
-        leave : bool
-            Whether the driver closes the connection.
-
-        Raises
-        ------
-        DriverDied
-            It was the last command that this process got.
+        The reply is None if the next status is all that there is to say. DriverDied if it was the last
+        command that this process got.
         """
         try:
-            command = parse(text)
-        except ValueError:
+            command = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        except (ValueError, RecursionError):
             return as_json({"status": ERROR, "reason": f"Invalid command! {text}"}), False
-        if command.get("command") == "stop":
-            self.stop()
-            return None, False
-        if self._state != IDLE:
-            return as_json({"status": "rejected", "reason": "driver is busy!"}), False
-        if (start := Start.parse(command)) is None:
-            reason = f"Invalid command! expected: start with path parameter, received: {text}"
-            return as_json({"status": ERROR, "reason": reason}), True
-        self._starts.put(start)
+        try:
+            name = Command.model_validate(command).command
+            if name == "stop":
+                self.stop()
+                return None, False
+            if self._state != IDLE:
+                return as_json({"status": "rejected", "reason": "driver is busy!"}), False
+            if name != "start" or "path" not in command:
+                reason = f"Invalid command! expected: start with path parameter, received: {text}"
+                return as_json({"status": ERROR, "reason": reason}), True
+            self._starts.put(Start.model_validate(command))
+        except ValidationError as exc:
+            raise DriverDied(str(exc)) from None
         return None, False
 
     def stop(self) -> None:
@@ -172,10 +260,8 @@ class WebsocketDriver:
     def image(self, image: Image) -> None:
         """Take an image of the detector; lost unless an acquisition takes it."""
         if self._subscribed:
-            try:
+            with contextlib.suppress(queue.Full):
                 self._images.put_nowait(image)
-            except queue.Full:
-                logger.debug("image %d is lost: the driver does not take it", image.image_id)
 
     # ---- the thread ---------------------------------------------------------------------------------
 
@@ -212,7 +298,9 @@ class WebsocketDriver:
         """Have all files created; tell whether they are."""
         refused = self._faults.take("creation_error")
         living_first = sorted(self._all, key=lambda writer: not writer.alive)
-        created = {writer: self._reach(writer).create(start.path, start.prefix) for writer in living_first}
+        created = {
+            writer: self._reach(writer).create(start.path, start.file_prefix) for writer in living_first
+        }
         slow = self._faults.take("slow_creation")
         seconds = slow["seconds"] if slow else 0.0
         if any(not writer.alive for writer in self._all):  # it died of the request, and never answers
@@ -250,7 +338,7 @@ class WebsocketDriver:
                 self._on_death(self, driver_dies.get("seconds"))
                 raise DriverDied("told to")
             if other and n == other.get("after", 1):
-                self._starts.put(replace(start, prefix=f"other_{start.prefix}"))
+                self._starts.put(start.model_copy(update={"file_prefix": f"other_{start.file_prefix}"}))
             if other and n == other.get("after", 1) or stopped and n == stopped.get("after", 1):
                 self.stop()
         self._subscribed = False

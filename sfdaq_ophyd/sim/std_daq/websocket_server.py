@@ -1,28 +1,82 @@
-"""The websocket generation of the standard DAQ as a server: control, configuration, all behind them."""
+"""The websocket generation of the standard DAQ as a server: control, REST of the configuration and of files.
+
+As in wire reference std-daq, section 12. Errors of REST are HTTP codes with a ``detail``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
+
+import h5py
+import jsonschema
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from ..clock import PulseClock
-from ..faults import check
-from .files import Folders, Pictures
+from .files import PER_IMAGE_OF_ALL, Folders, ImageFile, MetadataFile, Pictures, is_below
 from .image_source import ImageSource
-from .serving import DaqServer, serve_fastapi
-from .settings import AT_ONCE, BLOCK_SIZE, StdDaqSettings, Timing, faults_of
+from .server import DaqServer
+from .settings import BLOCK_SIZE, StdDaqSettings, Timing
 from .websocket_control import Control
-from .websocket_driver import WebsocketDriver
-from .websocket_files import ImageFile, MetadataFile, Writer
-from .websocket_rest import make_app
+from .websocket_driver import WebsocketDriver, Writer
 
 logger = logging.getLogger(__name__)
 
-MOST_WRITERS = 100
 
-DEPTHS = (8, 16, 32)
+GROUP = "gf-teststand"
+"""The only detector whose files the service can join."""
+
+_STREAM = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string", "enum": ["batch", "periodic", "forward"]},
+        "config": {"type": "array"},
+    },
+    "required": ["type"],
+    "additionalProperties": False,
+}
+_KINDS = {
+    "string": ("detector_name", "detector_type"),
+    "integer": (
+        *("n_modules", "bit_depth", "image_pixel_height", "image_pixel_width", "start_udp_port"),
+        *("writer_user_id", "max_number_of_forwarders_spawned", "module_sync_queue_size"),
+    ),
+    "boolean": ("use_all_forwarders",),
+    "object": ("module_positions",),
+}
+SCHEMA = {
+    "properties": {
+        **{name: {"type": kind} for kind, names in _KINDS.items() for name in names},
+        "live_stream_configs": {
+            "type": "object",
+            "patternProperties": {"^tcp://[0-9.]+:[0-9]+$": _STREAM},
+            "additionalProperties": False,
+        },
+    }
+}
+"""What the service checks of a configuration; keys that are not here may hold anything."""
+
+
+class Usable(BaseModel, strict=True):
+    """What driver and writers need of a configuration."""
+
+    detector_name: str
+    bit_depth: Literal[8, 16, 32]
+    image_pixel_height: PositiveInt
+    image_pixel_width: PositiveInt
+    number_of_writers: int = Field(gt=0, le=100)
+    writer_user_id: int = 0
+    gpfs_block_size: PositiveInt = BLOCK_SIZE
 
 
 class WebsocketServer(DaqServer):
@@ -44,7 +98,11 @@ class WebsocketServer(DaqServer):
     writers : list of Writer
     metadata_writer : Writer or None
     source : ImageSource
+        The detector, once started.
     """
+
+    source: ImageSource
+    _control: Control
 
     def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, ws_port: int = 0, **options: Any):
         super().__init__(settings, clock, **options)
@@ -53,8 +111,6 @@ class WebsocketServer(DaqServer):
         self._config, self._n_changes = settings.first_config, 0
         self._lock = threading.RLock()
         self.ws_url = ""
-        self._control: Control | None = None
-        self._source: ImageSource | None = None
         self.driver: WebsocketDriver | None = None
         self.writers: list[Writer] = []
         self.metadata_writer: Writer | None = None
@@ -63,39 +119,24 @@ class WebsocketServer(DaqServer):
         self._on_step("starting the control")
         self._control = Control(self.timing, self._ws_port)
         self.ws_url = self._control.url
+        self._running.callback(self._end_all)
         self._begin()
-        self._source = ImageSource(
-            self._clock,
-            self._start_pulse_id,
-            self.settings.rate_multiplicator,
-            accepting=lambda: self.driver.accepting if self.driver else 0,
-            behind=lambda: bool(self.driver and self.driver.behind),
-            overrun=lambda: None,
-            deliver=lambda image: self.driver.image(image) if self.driver else None,
+        self.source = ImageSource(
+            *(self._clock, self._start_pulse_id, self.settings.rate_multiplicator),
+            driver=lambda: self.driver,
             faults=self._faults,
         )
+        self._running.callback(self.source.close)
         if self.settings.running:
-            self._source.follow_clock()
-        self._on_step("starting the REST service")
-        app = make_app(lambda: self._config, self.set_config, self.folders, self._faults)
-        timeout = self.settings.start_timeout
-        self.url, self._stop_rest = serve_fastapi(app, self._faults, self._closing, self._port, timeout)
+            self.source.follow_clock()
+        self._serve(self._app())
 
-    def _stop(self) -> None:
-        if self._source is not None:
-            self._source.close()
-        if self._control is not None:
-            self._control.close()
+    def _end_all(self) -> None:
+        self._control.close()
         if self.driver is not None:
             self.driver.close()
         for writer in self._all_writers:
             writer.save()
-
-    @property
-    def source(self) -> ImageSource:
-        """The detector."""
-        assert self._source is not None, "not started"
-        return self._source
 
     def addresses(self) -> dict[str, str]:
         """Return the configuration's REST and the control's websocket by role."""
@@ -119,20 +160,19 @@ class WebsocketServer(DaqServer):
 
     # ---- what goes wrong ----------------------------------------------------------------------------
 
-    def fail_next(self, what: str, **details) -> None:
-        """Misbehave, by the names in `settings.FAULTS`."""
-        check(faults_of("websocket"), what, details)
-        if what == "writer_dies":
-            writer = self.writers[details.get("writer", 0)]
-            writer.die()
-            if "seconds" in details:
-                self._later(details["seconds"], writer.revive)
-        elif what in AT_ONCE:
-            self._end()
-            if "seconds" in details:
-                self._later(details["seconds"], self.restart_driver)
-        else:
-            self._faults.add(what, details)
+    @property
+    def _at_once(self) -> Mapping[str, Callable[..., object]]:
+        return {"writer_dies": self._writer_dies, "driver_dies": self._driver_dies}
+
+    def _writer_dies(self, writer: int = 0, seconds: float | None = None) -> None:
+        self.writers[writer].die()
+        if seconds is not None:
+            self._later(seconds, self.writers[writer].revive)
+
+    def _driver_dies(self, seconds: float | None = None) -> None:
+        self._end()
+        if seconds is not None:
+            self._later(seconds, self.restart_driver)
 
     def restart_driver(self) -> None:
         """Start the driver anew: it is idle. The writers go on."""
@@ -166,73 +206,186 @@ class WebsocketServer(DaqServer):
 
     def _begin(self) -> None:
         """Start driver and writers with the stored configuration; with one of no use they end at once."""
-        config, folders = self._config, self.folders
         with self._lock:
             self._end()
             for writer in self._all_writers:
                 writer.save()
+            self.writers, self.metadata_writer = [], None
             try:
-                group, block = config["detector_name"], _whole(config, "gpfs_block_size", BLOCK_SIZE)
-                user_id, n_writers = _whole(config, "writer_user_id", 0), _whole(config, "number_of_writers")
-                shape = (_whole(config, "image_pixel_height"), _whole(config, "image_pixel_width"))
-                depth = _whole(config, "bit_depth")
-                if not 0 < n_writers <= MOST_WRITERS or block < 1 or min(shape) < 1 or depth not in DEPTHS:
-                    raise ValueError(f"{n_writers} writers, blocks of {block}, {depth} bit, images {shape}")
-                pictures = Pictures(group, shape, depth, self.settings.seed, self._clock.view)
-            except (KeyError, TypeError, ValueError, OverflowError) as exc:
-                logger.warning("the configuration is of no use: %r", exc)
-                self.writers, self.metadata_writer = [], None
+                config = Usable.model_validate(self._config)
+            except ValidationError as exc:
+                logger.warning("the configuration is of no use: %s", exc)
                 return
+            shape = (config.image_pixel_height, config.image_pixel_width)
+            group, block = config.detector_name, config.gpfs_block_size
+            pictures = Pictures(group, shape, config.bit_depth, self.settings.seed, self._clock.view)
+            common = (self.folders, config.writer_user_id)
             self.writers = [
-                Writer(str(k), lambda path: ImageFile(path, group, block, pictures), folders, user_id)
-                for k in range(n_writers)
+                Writer(str(k), lambda path: ImageFile(path, group, block, pictures), *common)
+                for k in range(config.number_of_writers)
             ]
             if self.settings.metadata_writer:
                 self.metadata_writer = Writer(
                     "Meta",
                     lambda path: MetadataFile(path, group, block),
-                    folders,
-                    user_id,
+                    *common,
                     on_death=lambda writer: self._later(self.timing.restart, writer.revive),
                 )
             self._start_driver()
 
     def _start_driver(self) -> None:
-        control = self._control
-        assert control is not None
         if not self.writers:
             return
         driver = WebsocketDriver(
-            self.writers,
-            self.metadata_writer,
-            self.timing,
-            self._faults,
-            on_change=control.changed,
-            let_look=control.let_look,
-            on_death=self._driver_dies,
+            *(self.writers, self.metadata_writer, self.timing, self._faults),
+            on_change=self._control.changed,
+            let_look=self._control.let_look,
+            on_death=self._driver_died,
         )
-        control.serve(driver)
+        self._control.serve(driver)
         self.driver = driver  # which counts as alive from here on
 
     def _end(self) -> None:
         """End the driver, if it lives, and its sessions."""
         with self._lock:
-            if self._control is not None:
-                self._control.cut()
+            self._control.cut()
             if self.driver is not None:
                 self.driver.close()
 
-    def _driver_dies(self, driver: WebsocketDriver, seconds: float | None) -> None:
+    def _driver_died(self, driver: WebsocketDriver, seconds: float | None) -> None:
         """End the sessions of a driver that a fault has killed, in its own thread."""
-        assert self._control is not None
         self._control.cut(driver)
         if seconds is not None:
             self._later(seconds, self.restart_driver)
 
+    # ---- REST ---------------------------------------------------------------------------------------
 
-def _whole(config: dict, key: str, default: int | None = None) -> int:
-    """Return a number of the configuration; KeyError or TypeError if there is none."""
-    value = config[key] if default is None else config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{key} is {value!r}")
-    return int(value)
+    def _app(self) -> FastAPI:
+        app = FastAPI(title="Standard DAQ configuration (simulated)")
+        app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+        app.add_api_route("/api/config/get", self._get_config)
+        app.add_api_route("/api/config/set", self._post_config, methods=["POST"], response_model=None)
+        add_file_endpoints(app, self.folders)
+        return app
+
+    def _get_config(self, user: str) -> dict:
+        if self._faults.take("config_missing"):
+            raise HTTPException(404, "Configuration file not found")
+        return self._config
+
+    async def _post_config(self, request: Request, user: str) -> Response | dict[str, str]:
+        try:
+            new = await request.json()
+            old = self._get_config(user)
+            differs = any(new.get(key) != old.get(key) for key in ("detector_name", "detector_type"))
+        except (ValueError, AttributeError, RecursionError):
+            return PlainTextResponse("Internal Server Error", 500)
+        if differs:
+            raise HTTPException(400, "Detector name or detector type cannot be changed.")
+        try:
+            jsonschema.validate(new, SCHEMA)
+        except jsonschema.ValidationError as exc:
+            raise HTTPException(400, str(exc)) from None
+        self.set_config(new)
+        if self._faults.take("secondary_down"):
+            raise HTTPException(500, "500: Failed to synchronize with the secondary server")
+        return {"message": "Configuration updated and synchronized successfully"}
+
+
+def add_file_endpoints(app: FastAPI, folders: Folders) -> None:
+    """Add what looks into files below `folders`, and joins them."""
+
+    def local(path: str) -> str:
+        here = folders.local(path)
+        if os.path.exists(here) and not is_below(here, folders.writable):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return here
+
+    @contextlib.contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except Exception as exc:
+            raise HTTPException(500, str(exc)) from exc
+
+    @app.post("/api/h5/create_interleaved_vds")
+    async def create(request: Request) -> dict[str, str]:
+        with told():
+            asked = await request.json()
+            folder, name = asked.get("base_path"), asked.get("output_file")
+            found = [each for each in os.listdir(local(folder)) if each.startswith("file")] if folder else []
+            if not found or not name:
+                raise ValueError("Missing required parameters")
+            if not is_below(path := os.path.join(local(folder), name), folders.writable):
+                raise PermissionError(13, "Permission denied", name)
+            interleave(local(folder), path)
+        return {"message": "Interleaved virtual dataset created successfully"}
+
+    @app.get("/api/h5/get_metadata_status")
+    def status(filename: str) -> dict:
+        with told(), h5py.File(local(filename), "r") as file:
+            return {"file": filename, "datasets": _datasets(file)}
+
+    @app.get("/api/h5/read_metadata")
+    def metadata(filename: str) -> dict:
+        with told(), h5py.File(local(filename), "r") as file:
+            rows = file["interleaved_metadata"][:]
+            return {"metadata": [{key: row[key].item() for key in ("image_id", "status")} for row in rows]}
+
+
+def _datasets(file: h5py.File) -> list[dict]:
+    found: list[dict] = []
+
+    def look(name: str, node: object) -> None:
+        if isinstance(node, h5py.Dataset):
+            about = {
+                "name": name,
+                "shape": list(node.shape),
+                "dtype": str(node.dtype),
+                "size": int(node.size),
+            }
+            found.append({**about, "metadata": json.loads(json.dumps(dict(node.attrs), default=str))})
+
+    file.visititems(look)
+    return found
+
+
+def interleave(folder: str, path: str) -> None:
+    """Join all files of a folder as the service does: the last frame of each is not linked, and reads as 0.
+
+    Parameters
+    ----------
+    folder : str
+        With ``fileMeta.h5``, and the files of the writers, all with the same number of frames.
+    path : str
+        Of the file to make.
+    """
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".h5"))
+    if "fileMeta.h5" not in names:
+        raise ValueError("fileMeta.h5 not found in the directory.")
+    files = [os.path.join(folder, name) for name in names if name != "fileMeta.h5"]
+    meta = os.path.join(folder, "fileMeta.h5")
+    with h5py.File(meta, "r") as file:
+        n_meta = len(file[GROUP]["metadata"])
+    shapes = []
+    for each in files:
+        with h5py.File(each, "r") as file:
+            shapes.append(file[GROUP]["data"].shape)
+            dtype = file[GROUP]["data"].dtype
+    (n, *shape), total = shapes[0], len(files) * shapes[0][0]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"files of different shapes: {sorted(set(shapes))}")
+    data = h5py.VirtualLayout((total, *shape), dtype)
+    metadata = h5py.VirtualLayout((total + n_meta,), PER_IMAGE_OF_ALL)
+    for i, each in enumerate(files):
+        images = h5py.VirtualSource(each, f"{GROUP}/data", shape=shapes[0])
+        ids = h5py.VirtualSource(each, f"{GROUP}/metadata", shape=(n,))
+        if n > 1:
+            places = slice(i, (n - 1) * len(files), len(files))
+            data[places], metadata[places] = images[: n - 1], ids[: n - 1]
+    if n_meta:
+        metadata[total:] = h5py.VirtualSource(meta, f"{GROUP}/metadata", shape=(n_meta,))
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_virtual_dataset("interleaved_data", data, fillvalue=dtype.type(0))
+        fill = np.zeros(1, PER_IMAGE_OF_ALL)[0]
+        file.create_virtual_dataset("interleaved_metadata", metadata, fillvalue=fill)

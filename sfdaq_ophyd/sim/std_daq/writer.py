@@ -1,39 +1,44 @@
-"""The driver's end of the writer process: start it, kill it, talk to it.
+"""The writer as a process of its own, which can be killed, and the driver's end of it.
 
-How long the service waits for its writer: 5 s, divided by the speed, and longer where only CPU is short.
-
-A sped-up service gives up after a fraction of a second. A writer that is alive and would have answered by
-then on a quiet machine is given the real 5 s, so that no client sees a refusal for want of CPU.
+Commands go in as JSON lines, events come out as JSON lines. Commands are ``start`` (path, info, how long
+creating the file takes), ``image`` and ``stop``; events ``opened``, ``error``, ``ack`` and ``closed``. The
+process ends when its input does.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...errors import ServiceUnreachable
 from ...limits import Limit
-from ...starting import Child
-from ..child import HINT
-from .settings import StdDaqSettings, Timing
+from ...starting import Child, report_step, without_collection
+from ..child import HINT, commands, make_parser, running_clock, say_ready, tell
+
+with without_collection(ours=__name__ == "__main__"):
+    from .files import Pictures, WriterFile, is_below, may_write
+    from .settings import StdDaqSettings, Timing
 
 logger = logging.getLogger(__name__)
-
 
 LONGEST = 5.0
 """Counted s for which a writer that lags is waited for, at any speed."""
 
+LONGEST_CREATION = 1e6
+"""s; no file takes longer to create."""
+
 
 class Patience:
-    """What the writer owes.
+    """How long the service waits for its writer: 5 s, divided by the speed, and longer where CPU is short.
 
-    Parameters
-    ----------
-    writer : WriterProcess
-    timing : Timing
+    A sped-up service gives up after a fraction of a second. A writer that is alive and would have answered
+    by then on a quiet machine is given the real 5 s, so that no client sees a refusal for want of CPU. So
+    what the writer owes is counted here.
     """
 
     def __init__(self, writer: WriterProcess, timing: Timing):
@@ -92,22 +97,8 @@ class Patience:
 class WriterProcess:
     """A writer that can die: what is sent to a dead one is lost, and nothing comes back.
 
-    Parameters
-    ----------
-    on_event : callable
-        Called with each event (dict), in a thread of this object.
-    settings : StdDaqSettings
-    writable : sequence of str
-        Folders below which it writes.
-    clock : Path
-        File of the pulse clock, which knows what there was to see at a pulse.
-    on_step : callable
-        Called with every step of a start.
-
-    Attributes
-    ----------
-    n_starts : int
-        How often a process was started.
+    `on_event` is called with each event, in a thread of this object, and `on_step` with every step of a
+    start. The file `clock` of the pulse clock knows what there was to see at a pulse.
     """
 
     def __init__(
@@ -123,7 +114,7 @@ class WriterProcess:
         self._options += ["--clock", clock, *["--compressed"] * settings.compressed]
         self._child: Child | None = None
         self._lock = threading.Lock()
-        self.n_starts = 0
+        self.n_starts = 0  # so often a process was started
 
     @property
     def listening(self) -> bool:
@@ -147,7 +138,7 @@ class WriterProcess:
         """
         self.kill()
         child = Child(
-            "sfdaq_ophyd.sim.std_daq.writer_process",
+            "sfdaq_ophyd.sim.std_daq.writer",
             *("--config", json.dumps(config), *self._options),
             timeout=self._settings.start_timeout,
             title="the DAQ's writer",
@@ -188,3 +179,87 @@ class WriterProcess:
         except ValueError:  # a line cut short by kill
             return
         self._on_event(event)
+
+
+# ---- the process itself ------------------------------------------------------------------------------
+
+
+class DaqWriter:
+    """State of the writer: at most one open file, and what the last start asked for."""
+
+    def __init__(self, config: dict, writable: Sequence[str], seed: int, compressed: bool, view):
+        self._config, self._writable, self._view = config, writable, view
+        self._seed, self._compressed = seed, compressed
+        self._pictures: Pictures | None = None
+        self._file: WriterFile | None = None
+        self._n_images = self._n_written = 0
+
+    def start(self, command: dict) -> dict:
+        """Open a file, closing the one that is open without a word."""
+        self._close()
+        self._n_images, self._n_written = command["info"]["n_images"], 0
+        try:
+            time.sleep(min(command["delay"], LONGEST_CREATION))
+            if command.get("error"):
+                raise OSError(command["error"])
+            self._open(command["path"])
+        except ValueError as exc:
+            return {"event": "error", "text": f"ERROR: {exc}"}
+        except OSError:
+            return {"event": "error", "text": "ERROR: Cannot create output file."}
+        return {"event": "opened", "info": command["info"]}
+
+    def image(self, command: dict) -> dict | None:
+        """Write one image; without an open file it is lost."""
+        if self._file is None:
+            return None
+        self._file.write(command["image_id"], command["pulse_id"], command["status"], command["ahead"])
+        self._n_written += 1
+        return {"event": "ack"}
+
+    def stop(self, command: dict) -> dict:
+        """Close the file. The first image counts as written even if none came: the real one's slip."""
+        self._close()
+        completed = max(self._n_written, 1) == self._n_images
+        return {"event": "closed", "message": "Completed." if completed else "Interrupted."}
+
+    def _open(self, path: str) -> None:
+        config = self._config
+        name, bit_depth, user_id = (config[key] for key in ("detector_name", "bit_depth", "writer_user_id"))
+        if bit_depth not in (8, 16, 32):
+            raise ValueError(f"Unsupported bits per pixel:{bit_depth}")
+        if not is_below(path, self._writable) or not may_write(os.path.dirname(path), user_id):
+            raise PermissionError(path)
+        if self._pictures is None:
+            shape = (config["image_pixel_height"], config["image_pixel_width"])
+            self._pictures = Pictures(name, shape, bit_depth, self._seed, self._view)
+        self._file = WriterFile(path, name, self._n_images, self._pictures, compressed=self._compressed)
+        os.chmod(path, 0o644)
+        if user_id >= 1 and os.geteuid() == 0:
+            os.chown(path, user_id, -1)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def main() -> None:
+    """Serve the commands on standard input."""
+    parser = make_parser("sfdaq_ophyd.sim.std_daq.writer", main.__doc__, control=False)
+    parser.add_argument("--config", type=json.loads, required=True)
+    parser.add_argument("--writable", type=json.loads, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compressed", action="store_true")
+    with running_clock(parser) as (options, clock):
+        report_step("making the writer")
+        writer = DaqWriter(options.config, options.writable, options.seed, options.compressed, clock.view)
+        say_ready()
+        for command in commands():
+            event = getattr(writer, command["do"])(command)
+            if event is not None:
+                tell(event)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import redis
 import requests
 
 from sfdaq_ophyd.sim.clock import PulseClock
-from sfdaq_ophyd.sim.std_daq.server import StdDaqServer
+from sfdaq_ophyd.sim.std_daq.service import StdDaqServer
 from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 
 from .recording import identity, is_named, path_of

@@ -61,7 +61,7 @@ def test_layout_when_a_file_is_written_then_it_is_the_recorded_one(layout, tmp_p
         write(server, tmp_path / "x.h5", n, wait_for)
         wait_for(lambda: service.source._accepting(), "images wanted")
         for image_id, status in list(zip(recorded["image_id"], recorded["status"]))[:count]:
-            service._image(Image(image_id, image_id, status))
+            service.source._out(Image(image_id, image_id, status))
         wait_for(lambda: acknowledged(service) == count, "images written")
         if count < n:
             service.stop()

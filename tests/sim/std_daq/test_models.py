@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from sfdaq_ophyd.sim.std_daq.models import daq_config, write_request
+from sfdaq_ophyd.sim.std_daq.rest_fastapi import bodies
 
 WRONG = "wrong"
+WRITE_REQUEST, DAQ_CONFIG = ({2: new, 1: old} for new, old in zip(bodies(2), bodies(1)))
 
 
 def read(model, body, field):
@@ -33,16 +34,16 @@ def read(model, body, field):
     ],
 )
 def test_config_when_a_value_is_odd_then_each_generation_reads_it_its_way(field, value, new, old):
-    assert (read(daq_config(2), {field: value}, field), read(daq_config(1), {field: value}, field)) == (
+    assert (read(DAQ_CONFIG[2], {field: value}, field), read(DAQ_CONFIG[1], {field: value}, field)) == (
         new,
         old,
     )
 
 
 def test_objects_when_they_are_lists_then_only_the_older_generation_takes_empty_ones():
-    assert [read(daq_config(p), {"submodule_info": []}, "submodule_info") == WRONG for p in (2, 1)] == [
+    assert [read(DAQ_CONFIG[p], {"submodule_info": []}, "submodule_info") == WRONG for p in (2, 1)] == [
         True,
         False,
     ]
-    assert [read(daq_config(p), [], "bit_depth") for p in (2, 1)] == [WRONG, None]
-    assert [read(write_request(p), [["n_images", 5]], "n_images") for p in (2, 1)] == [WRONG, WRONG]
+    assert [read(DAQ_CONFIG[p], [], "bit_depth") for p in (2, 1)] == [WRONG, None]
+    assert [read(WRITE_REQUEST[p], [["n_images", 5]], "n_images") for p in (2, 1)] == [WRONG, WRONG]

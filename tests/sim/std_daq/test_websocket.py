@@ -16,8 +16,7 @@ from websockets.sync.client import connect
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.sim.std_daq.settings import Timing
-from sfdaq_ophyd.sim.std_daq.websocket_commands import DriverDied
-from sfdaq_ophyd.sim.std_daq.websocket_driver import WebsocketDriver
+from sfdaq_ophyd.sim.std_daq.websocket_driver import DriverDied, WebsocketDriver
 
 from ...std_daq import simulated_websocket_daq
 from .conftest import Session, ids, layout, refuses

@@ -10,10 +10,9 @@ import h5py
 import pytest
 import requests
 
-from sfdaq_ophyd.sim.std_daq.files import Pictures
+from sfdaq_ophyd.sim.std_daq.files import ImageFile, MetadataFile, Pictures
 from sfdaq_ophyd.sim.std_daq.image_source import Image
 from sfdaq_ophyd.sim.std_daq.settings import BLOCK_SIZE
-from sfdaq_ophyd.sim.std_daq.websocket_files import ImageFile, MetadataFile
 
 from ...std_daq import simulated_websocket_daq
 from ..collected import Collected

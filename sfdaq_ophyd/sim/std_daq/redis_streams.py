@@ -1,13 +1,16 @@
-"""What the service puts into Redis on its own: statuses (twice), the log, throughput, reports on files."""
+"""What stands in Redis: statuses (twice), the log, throughput, reports on files, configurations deployed."""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import queue
+import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +20,10 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from ...limits import Limit
-from .settings import Timing
+from ..faults import Faults
+from .settings import ServiceError, Timing
+
+logger = logging.getLogger(__name__)
 
 STATUS, CONFIG, LOG, STAT = "daq:status", "daq:config", "daq:log", "daq:stat"
 ATTEMPTS = 10
@@ -26,39 +32,39 @@ ATTEMPTS = 10
 class Store:
     """Streams on one Redis server. Nothing is ever trimmed unless `maxlen` says so.
 
-    Parameters
-    ----------
-    url : str
-    timing : Timing
-        How long an absent server is tried again.
-    maxlen : int, optional
-        Entries kept per stream; the real service keeps all.
-
-    Raises
-    ------
-    redis.RedisError
-        From every method; its text is what the service replies.
+    Every method raises redis.RedisError, whose text is what the service replies.
     """
 
     def __init__(self, url: str, timing: Timing, maxlen: int | None = None):
         self._maxlen = maxlen
         backoff = ConstantBackoff(timing.redis_patience / ATTEMPTS)
-        self.redis = redis.Redis.from_url(
-            url, protocol=2, socket_connect_timeout=2, socket_timeout=5, retry=Retry(backoff, ATTEMPTS)
+        self.redis: Any = redis.Redis.from_url(
+            url,
+            protocol=2,
+            decode_responses=True,
+            socket_connect_timeout=2,
+            socket_timeout=5,
+            retry=Retry(backoff, ATTEMPTS),
         )
 
     def add(self, key: str, content: dict) -> str:
         """Append a JSON object; return its id."""
-        return _text(self.redis.xadd(key, {"json": json.dumps(content)}, maxlen=self._maxlen))
+        return self.redis.xadd(key, {"json": json.dumps(content)}, maxlen=self._maxlen)
 
     def newest(self, key: str, count: int = 1) -> list[tuple[str, dict]]:
         """Return the newest entries, newest first."""
-        return [(i, json.loads(f["json"])) for i, f in _entries(self.redis.xrevrange(key, count=count))]
+        return [(i, json.loads(fields["json"])) for i, fields in self.redis.xrevrange(key, count=count)]
 
-    def entry(self, key: str, entry_id: str) -> dict | None:
-        """Return one entry; None where there is none under that id."""
-        found = _entries(self.redis.xrange(key, entry_id, entry_id))
-        return json.loads(found[0][1]["json"]) if found else None
+    def log_entry(self, log_id: str) -> dict:
+        """Return one acquisition of the log."""
+        found = self.redis.xrange(LOG, log_id, log_id)
+        if not found:
+            raise ServiceError(f"Cannot find log with log_id={log_id}.")
+        return json.loads(found[0][1]["json"])
+
+    def n_reports(self, log_id: str) -> int:
+        """Count the validator's reports on a logged file."""
+        return self.redis.xlen(f"{LOG}:{log_id}")
 
     def report(self, config_id: str, server: str, message: str) -> None:
         """Append a server's deployment report."""
@@ -66,25 +72,43 @@ class Store:
 
     def reports(self, config_id: str) -> list[tuple[str, str, str]]:
         """Return (id, server, message) of all deployment reports, oldest first."""
-        entries = _entries(self.redis.xrange(f"{CONFIG}:{config_id}"))
+        entries = self.redis.xrange(f"{CONFIG}:{config_id}")
         return [(entry_id, fields["server_name"], fields["message"]) for entry_id, fields in entries]
+
+    def deployment(self) -> dict:
+        """Sum up the reports on the newest configuration."""
+        newest = self.newest(CONFIG)
+        config_id = newest[0][0] if newest else None
+        reports = self.reports(config_id) if config_id else []
+        servers = {server: message for _, server, message in reports}
+        words = set(servers.values())
+        if config_id is None:
+            status, message = "UNKNOWN", "No config available"
+        elif not words:
+            status, message = "UNKNOWN", "Waiting for servers..."
+        elif words == {"Done"}:
+            status, message = "SUCCESS", "Deployment successful"
+        elif "Error" in words:
+            status, message = "ERROR", "Deployment failed"
+        elif "Deploying" in words:
+            status, message = "RUNNING", "Deploying on servers..."
+        else:
+            status, message = "UNKNOWN", "Unexpected state. Check logs on Elastic."
+        times = {
+            "start_time": _seconds(config_id) if config_id else 0,
+            "stop_time": _seconds(reports[-1][0]) if reports else 0,
+        }
+        return {
+            "config_id": config_id,
+            "status": status,
+            "message": message,
+            "servers": servers,
+            "stats": times,
+        }
 
     def close(self) -> None:
         """Close the connections."""
         self.redis.close()
-
-
-_Text = bytes | str
-_Found = list[tuple[_Text | None, dict[_Text, _Text] | None]] | None
-
-
-def _text(said: _Text | None) -> str:
-    return said.decode() if isinstance(said, bytes) else said or ""
-
-
-def _entries(found: _Found) -> list[tuple[str, dict[str, str]]]:
-    """Return id and fields of entries as text."""
-    return [(_text(i), {_text(k): _text(v) for k, v in (f or {}).items()}) for i, f in found or ()]
 
 
 LASTING = 5
@@ -228,3 +252,62 @@ def validate(store: Store, log_id: str, path: str) -> None:
     record = {"report_type": "file_validator", "report": report}
     store.redis.xadd(f"{LOG}:{log_id}", {"json": json.dumps(record)})
     store.redis.set(f"daq:gif:{log_id}", gif)
+
+
+class Deployer:
+    """The simulated servers of the DAQ: each reports, then the writer goes away for a while.
+
+    Then `stop_writer` is called, and ``restart(config)`` once it has been away long enough.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        timing: Timing,
+        faults: Faults,
+        *,
+        servers: Sequence[str],
+        stop_writer: Callable[[], None],
+        restart: Callable[[dict], None],
+    ):
+        self._store, self._timing, self._faults = store, timing, faults
+        self._servers, self._stop_writer, self._restart = servers, stop_writer, restart
+        self._closing = threading.Event()
+        self._seen: str | None = None
+        self._thread = threading.Thread(target=self._run, name="std-daq deployer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread. Safe twice."""
+        self._closing.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._timing.deployer_poll):
+            try:
+                newest = self._store.newest(CONFIG)
+                if newest and newest[0][0] != self._seen:
+                    self._deploy(*newest[0])
+            except redis.RedisError as exc:
+                logger.debug("deployer: %s", exc)
+
+    def _deploy(self, config_id: str, config: dict) -> None:
+        first, self._seen = self._seen is None, config_id
+        for server in self._servers:
+            self._closing.wait(random.random() * self._timing.deployer_poll / len(self._servers))
+            self._store.report(config_id, server, "Deploying")
+            fault = self._faults.take("server_error")
+            self._store.report(config_id, server, fault.get("text", "Error") if fault else "Done")
+            if fault:
+                return
+        if first:
+            return  # what was there at the start is what the writer runs with
+        self._stop_writer()
+        if not self._closing.wait(self._timing.restart):
+            self._restart(config)
+
+
+def _seconds(entry_id: str) -> float:
+    """Read an id as seconds as the service does, the counter glued on as decimals: ``...255-1`` is .2551."""
+    milliseconds, _, count = entry_id.partition("-")
+    return float(f"{milliseconds[:-3]}.{milliseconds[-3:]}{count}")
