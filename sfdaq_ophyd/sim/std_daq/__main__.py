@@ -13,18 +13,14 @@ import logging
 import os
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ...starting import report_step, without_collection
 from ..child import make_parser, obey, on_signal, running_clock, say_ready
 from ..clock import PulseClock
 
 with without_collection(ours=True):
+    from .server import DaqServer
     from .settings import DIALECTS, StdDaqSettings
-
-if TYPE_CHECKING:
-    from .service import StdDaqServer
-    from .websocket_server import WebsocketServer
 
 
 def main() -> None:
@@ -60,7 +56,7 @@ def main() -> None:
                 done.wait()
 
 
-def _server(settings: StdDaqSettings, clock: PulseClock, options: argparse.Namespace, on_step):
+def _server(settings: StdDaqSettings, clock: PulseClock, options: argparse.Namespace, on_step) -> DaqServer:
     """Make the server of a dialect, and import no other."""
     common = {"start_pulse_id": options.start_pulse_id, "port": options.port, "on_step": on_step}
     with without_collection(ours=True):
@@ -73,7 +69,7 @@ def _server(settings: StdDaqSettings, clock: PulseClock, options: argparse.Names
         return StdDaqServer(settings, clock, redis_port=options.redis_port, **common)
 
 
-def _do(server: StdDaqServer | WebsocketServer, do: str, **details):
+def _do(server: DaqServer, do: str, **details):
     if do == "fail":
         return server.fail_next(details["what"], **details["details"])
     return getattr(server if do.startswith("restart_") else server.source, do)(**details)

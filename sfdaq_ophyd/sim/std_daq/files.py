@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin
 import numpy as np
 
 from ...errors import SfdaqError
@@ -87,10 +86,15 @@ class WriterFile:
         self._direct = not compressed
         self._file = h5py.File(path, "w", libver=("earliest", "v108"), locking=True)
         group = self._file.create_group(detector_name)
-        options: Mapping[str, Any] = hdf5plugin.Bitshuffle(nelems=0, cname="lz4") if compressed else {}
-        self._data = _early(group, "data", (n_images, *pictures.shape), pictures.dtype, options)
-        self._image_id = group.create_dataset("image_id", (n_images,), "u8", dcpl=_plan())
-        self._status = group.create_dataset("status", (n_images,), "u8", dcpl=_plan())
+        options: dict[str, Any] = {}
+        if compressed:
+            import hdf5plugin  # a tenth of the start of a writer, most of which write plainly
+
+            options |= hdf5plugin.Bitshuffle(nelems=0, cname="lz4")
+        options |= {"chunks": (1, *pictures.shape), "fill_time": "never", "dcpl": _early()}
+        self._data = group.create_dataset("data", (n_images, *pictures.shape), pictures.dtype, **options)
+        self._image_id = group.create_dataset("image_id", (n_images,), "u8", dcpl=_early())
+        self._status = group.create_dataset("status", (n_images,), "u8", dcpl=_early())
 
     def write(self, image_id: int, pulse_id: int, status: int, ahead: int = 0) -> None:
         """Append one frame with its id and status (0 good, 1 missing packets, 2 id mismatch).
@@ -113,15 +117,8 @@ class WriterFile:
         self._file.close()
 
 
-def _early(group: h5py.Group, name: str, shape: tuple, dtype: np.dtype, options) -> h5py.Dataset:
-    """Make a chunked dataset with allocation at once and no fill, which h5py's own call does not offer."""
-    plan = _plan()
-    plan.set_chunk((1, *shape[1:]))
-    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    return group.create_dataset(name, shape, dtype, dcpl=plan, chunks=(1, *shape[1:]), **options)
-
-
-def _plan() -> h5py.h5p.PropDCID:
+def _early() -> h5py.h5p.PropDCID:
+    """Return the plan of a dataset all of which is allocated at once."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     return plan

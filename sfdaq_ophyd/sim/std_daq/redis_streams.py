@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401  reads compressed files
 import numpy as np
 import redis
 from PIL import Image
@@ -98,13 +99,8 @@ class Store:
             "start_time": _seconds(config_id) if config_id else 0,
             "stop_time": _seconds(reports[-1][0]) if reports else 0,
         }
-        return {
-            "config_id": config_id,
-            "status": status,
-            "message": message,
-            "servers": servers,
-            "stats": times,
-        }
+        summary = {"config_id": config_id, "status": status, "message": message}
+        return {**summary, "servers": servers, "stats": times}
 
     def close(self) -> None:
         """Close the connections."""

@@ -16,6 +16,7 @@ from ...limits import Limit
 from ..clock import PulseClock
 from ..faults import Faults, check
 from ..http import STATUS, refusal
+from .image_source import ImageSource
 from .settings import StdDaqSettings, faults_of
 
 HOST = "127.0.0.1"
@@ -97,7 +98,11 @@ class DaqServer(ABC):
     ----------
     url : str
         Address of the REST service, once started.
+    source : ImageSource
+        The detector, once started.
     """
+
+    source: ImageSource
 
     def __init__(
         self,
@@ -139,6 +144,10 @@ class DaqServer(ABC):
     @abstractmethod
     def _start(self) -> None:
         """Start all parties, and note in `_running` how each ends."""
+
+    @abstractmethod
+    def addresses(self) -> dict[str, str]:
+        """Return the addresses by role: ``url`` is REST."""
 
     @property
     @abstractmethod

@@ -266,13 +266,9 @@ class StdDaqServer(DaqServer):
             *(self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults),
             self._on_step,
         )
+        self.source = self.service.source
         self._running.callback(self.service.close)
         self._serve(self._rest.make_app(self.service, self._closing), **self._rest.SERVED)
-
-    @property
-    def source(self) -> ImageSource:
-        """The detector."""
-        return self.service.source
 
     def addresses(self) -> dict[str, str]:
         """Return REST and Redis by role."""

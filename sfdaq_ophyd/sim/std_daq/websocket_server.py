@@ -97,11 +97,8 @@ class WebsocketServer(DaqServer):
         Its present life, or the last one.
     writers : list of Writer
     metadata_writer : Writer or None
-    source : ImageSource
-        The detector, once started.
     """
 
-    source: ImageSource
     _control: Control
 
     def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, ws_port: int = 0, **options: Any):

@@ -59,13 +59,19 @@ def test_files_when_there_are_writers_then_image_i_is_in_file_i_modulo_their_num
             assert (metadata["status"][:] == 1).all()
 
 
+@pytest.fixture(scope="module")
+def single_writer():
+    with simulated_websocket_daq(n_writers=1) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     "n_images, n_data, n_metadata", [(0, 0, 0), (1, 16, 256), (2, 2, 2), (16, 16, 16), (17, 17, 17)]
 )
 def test_file_when_it_is_closed_then_it_is_cut_unless_it_has_one_image(
-    n_images, n_data, n_metadata, tmp_path
+    n_images, n_data, n_metadata, single_writer, tmp_path
 ):
-    with simulated_websocket_daq(n_writers=1) as server, Session(server) as session:
+    with Session(single_writer) as session:
         session.start(tmp_path, n_images)
         session.until("file_saved")
     assert layout(tmp_path / "file0.h5") == {
@@ -230,7 +236,7 @@ VALUES = st.recursive(
 NAMES = ("command", "path", "file_prefix", "n_image", "writer_id", "start_id")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.text(max_size=30)
     | VALUES.map(json.dumps)
