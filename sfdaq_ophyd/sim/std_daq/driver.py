@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 from ...limits import Limit
 from ..faults import Faults
@@ -90,15 +91,9 @@ class DaqState:
         return self.status["state"]
 
     @property
-    def acquisition(self) -> dict | None:
-        """The record itself."""
+    def acquisition(self) -> Any:
+        """The record itself (dict); None before the first one in D2."""
         return self.status["acquisition"]
-
-    @property
-    def begun(self) -> dict:
-        """The record of an acquisition that was begun: there is one while WRITING."""
-        assert self.acquisition is not None
-        return self.acquisition
 
     @property
     def error(self) -> str | None:
@@ -313,7 +308,7 @@ class Driver:
         completed = self._state.acknowledged()
         if not completed:
             return False
-        info = self._state.begun["info"]
+        info = self._state.acquisition["info"]
         if completed == info["n_images"]:
             self._inbox.put(partial(self._complete, info))
         now = time.monotonic()
@@ -353,7 +348,7 @@ class Driver:
         with self._changed:
             if not self._subscribed or self._state.state != WRITING:
                 return
-            acquisition = self._state.begun
+            acquisition = self._state.acquisition
             if acquisition["stats"]["n_write_requested"] >= acquisition["info"]["n_images"]:
                 self._subscribed = False
                 return
@@ -376,6 +371,6 @@ class Driver:
     def _complete(self, info: dict) -> None:
         """Stop the writer once it has all images of an acquisition, if that is still the present one."""
         with self._changed:
-            is_current = self._state.state == WRITING and self._state.begun["info"] is info
+            is_current = self._state.state == WRITING and self._state.acquisition["info"] is info
         if is_current:
             self._stop_writer()

@@ -70,7 +70,7 @@ class ImageSource:
     rate_multiplicator : int
         Every so many pulses there is an image.
     driver : callable
-        Returns the present `ImageTaker`, or None.
+        Returns the present `ImageTaker`.
     faults : Faults
         gap, bad_frames, stall (to the end of the acquisition, or for so many seconds), fewer_images.
 
@@ -87,7 +87,7 @@ class ImageSource:
         clock: PulseClock,
         start_pulse_id: int,
         rate_multiplicator: int,
-        driver: Callable[[], ImageTaker | None],
+        driver: Callable[[], ImageTaker],
         faults: Faults,
     ):
         self._clock, self._start, self._every = clock, start_pulse_id, rate_multiplicator
@@ -153,7 +153,7 @@ class ImageSource:
                 if behind > 100 and not clock.patient:  # a clock stepped far ahead, not a late thread
                     pulse_id += behind * every
                 yield Image((pulse_id - self._start) // every + 1, pulse_id)
-                while clock.patient and self._behind() and not self._wake.is_set():
+                while clock.patient and self._driver().behind and not self._wake.is_set():
                     self._closing.wait(LOOK)
 
     def _timed(self, n: int, period: float, first_id: int) -> Generator[Image]:
@@ -165,12 +165,7 @@ class ImageSource:
             due += period
 
     def _accepting(self) -> int:
-        driver = self._driver()
-        return driver.accepting if driver is not None else 0
-
-    def _behind(self) -> bool:
-        driver = self._driver()
-        return driver is not None and driver.behind
+        return self._driver().accepting
 
     def _send(self, image: Image) -> None:
         acquisition = self._accepting()
@@ -203,8 +198,7 @@ class ImageSource:
         if acquisition:
             names = ("gap", "bad_frames", "stall", "fewer_images")
             self._plan = {name: self._faults.take(name) for name in names}
-            driver = self._driver()
-            if driver is not None and (overrun := driver.overrun) is not None:
+            if (overrun := self._driver().overrun) is not None:
                 self._flood = threading.Thread(
                     target=self._overrun_ring, args=[acquisition, overrun.rate], daemon=True
                 )
@@ -223,5 +217,4 @@ class ImageSource:
         self.n_images += 1
         for observe in tuple(self.observers):
             observe(image)
-        if (driver := self._driver()) is not None:
-            driver.image(image)
+        self._driver().image(image)

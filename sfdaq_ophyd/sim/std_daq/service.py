@@ -45,14 +45,12 @@ class Service:
         self._n_written = self._n_published = self._n_of_acquisition = 0
         self._news = threading.Event()
         self._config = self._boot_config()
-        self._publisher = Publisher(self.store, self.timing, self._logged)
         self.writer.start(self._config)
-        self._driver = self._new_driver()
         self.source = ImageSource(
             clock, start_pulse_id, settings.rate_multiplicator, lambda: self._driver, faults
         )
         self.source.observers.append(lambda image: self._publisher.image_seen())
-        self._stats = StatsCounter(self.store, self.timing, self._counts)
+        self._begin()
         self._deployer: Deployer | None = None
         if settings.servers:
             self.add_servers(settings.servers)
@@ -74,9 +72,7 @@ class Service:
         """Restart the service alone: the state is UNKNOWN, the writer goes on."""
         self._boot_config()
         old = self._driver, self._stats, self._publisher
-        self._publisher = Publisher(self.store, self.timing, self._logged)
-        self._driver = self._new_driver()
-        self._stats = StatsCounter(self.store, self.timing, self._counts)
+        self._begin()
         for part in old:
             part.close()
 
@@ -173,16 +169,17 @@ class Service:
         self.writer.start(config)
         self._config = config
 
-    def _new_driver(self) -> Driver:
-        return Driver(
-            self.writer,
-            self.timing,
-            self.faults,
+    def _begin(self) -> None:
+        """Begin the service: its driver, and what it puts into Redis."""
+        self._publisher = Publisher(self.store, self.timing, self._logged)
+        self._driver = Driver(
+            *(self.writer, self.timing, self.faults),
             null_acquisition=self.settings.dialect == "fastapi",
             local_path=self.folders.local,
             publish=self._publish,
             log=lambda acquisition: self._publisher.log(acquisition),
         )
+        self._stats = StatsCounter(self.store, self.timing, self._counts)
 
     def _writer_event(self, event: dict) -> None:
         if event["event"] == "ack":

@@ -94,11 +94,12 @@ class WebsocketServer(DaqServer):
     ws_url : str
         Address of the control, once started.
     driver : WebsocketDriver
-        Its present life, or the last one.
+        Its present life, or the last one, once started.
     writers : list of Writer
     metadata_writer : Writer or None
     """
 
+    driver: WebsocketDriver
     _control: Control
 
     def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, ws_port: int = 0, **options: Any):
@@ -108,7 +109,6 @@ class WebsocketServer(DaqServer):
         self._config, self._n_changes = settings.first_config, 0
         self._lock = threading.RLock()
         self.ws_url = ""
-        self.driver: WebsocketDriver | None = None
         self.writers: list[Writer] = []
         self.metadata_writer: Writer | None = None
 
@@ -116,6 +116,8 @@ class WebsocketServer(DaqServer):
         self._on_step("starting the control")
         self._control = Control(self.timing, self._ws_port)
         self.ws_url = self._control.url
+        self.driver = self._new_driver()
+        self.driver.close()  # nothing has begun
         self._running.callback(self._end_all)
         self._begin()
         self.source = ImageSource(
@@ -130,8 +132,7 @@ class WebsocketServer(DaqServer):
 
     def _end_all(self) -> None:
         self._control.close()
-        if self.driver is not None:
-            self.driver.close()
+        self.driver.close()
         for writer in self._all_writers:
             writer.save()
 
@@ -187,7 +188,7 @@ class WebsocketServer(DaqServer):
         """Tell which processes live: ``driver``, ``w0`` and so on, ``wm``."""
         meta = {} if self.metadata_writer is None else {"wm": self.metadata_writer.alive}
         living = {f"w{writer.name}": writer.alive for writer in self.writers}
-        return {"driver": self.driver is not None and self.driver.alive, **living, **meta}
+        return {"driver": self.driver.alive, **living, **meta}
 
     # ---- processes ----------------------------------------------------------------------------------
 
@@ -230,24 +231,24 @@ class WebsocketServer(DaqServer):
                 )
             self._start_driver()
 
-    def _start_driver(self) -> None:
-        if not self.writers:
-            return
-        driver = WebsocketDriver(
+    def _new_driver(self) -> WebsocketDriver:
+        return WebsocketDriver(
             *(self.writers, self.metadata_writer, self.timing, self._faults),
             on_change=self._control.changed,
             let_look=self._control.let_look,
             on_death=self._driver_died,
         )
-        self._control.serve(driver)
-        self.driver = driver  # which counts as alive from here on
+
+    def _start_driver(self) -> None:
+        if self.writers:
+            self._control.serve(driver := self._new_driver())
+            self.driver = driver  # which counts as alive from here on
 
     def _end(self) -> None:
         """End the driver, if it lives, and its sessions."""
         with self._lock:
             self._control.cut()
-            if self.driver is not None:
-                self.driver.close()
+            self.driver.close()
 
     def _driver_died(self, driver: WebsocketDriver, seconds: float | None) -> None:
         """End the sessions of a driver that a fault has killed, in its own thread."""
