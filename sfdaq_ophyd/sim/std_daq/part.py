@@ -21,8 +21,6 @@ class StdDaqPart(ChildPart):
     world : World
         Clock, speed, seed and ports of the facility, the directory below which files are written; its
         Jungfrau, if there is one.
-    redis_url : str, optional
-        An outside Redis; default is one of our own.
     **settings
         Fields of `StdDaqSettings`; `writable` names folders outside of the facility's directory.
 
@@ -42,13 +40,12 @@ class StdDaqPart(ChildPart):
 
     settings = StdDaqSettings
 
-    def __init__(self, world: World, *, redis_url: str | None = None, **settings):
+    def __init__(self, world: World, **settings):
         jungfrau = world.parts.get("jungfrau")
         given: dict[str, Any] = {
             "speed": world.speed,
             "seed": world.seed,
             "start_timeout": world.start_timeout,
-            "redis_url": redis_url or "",
         }
         if isinstance(jungfrau, JungfrauPart):
             given["detector_name"] = jungfrau.detector_name

@@ -1,29 +1,37 @@
-"""The driver of the websocket generation: one state, one acquisition at a time, its images dealt to writers.
+"""The driver of the websocket generation, and the websocket that controls it.
 
-As in wire reference std-daq, section 12. A driver stands for one life of the process: what kills it ends it,
-and a new one begins idle. What it sends to a writer that is dead waits until that one is back.
+As in wire reference std-daq, section 12. A driver has one state, and one acquisition at a time, whose images
+it deals to writers. It stands for one life of the process: what kills it ends it, and a new one begins idle.
+What it sends to a writer that is dead waits until that one is back.
+
+Every session is told the state, each at its own time: when it changes, and after every poll. What was over by
+then it never sees. When the driver dies its sessions end without a word.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
 import logging
 import math
-import os
 import queue
+import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from ..faults import Faults
-from .files import Folders, ImageFile, MetadataFile, is_below, may_write
+from ..http import STATUS, refusal
+from .files import Writer
 from .image_source import Image, Overrun
 from .settings import Timing
-
-logger = logging.getLogger(__name__)
 
 IDLE, CREATING, WAITING, RECORDING = "idle", "creating_file", "waiting_for_first_image", "recording"
 STOP, SAVING, SAVED, ERROR = "stop", "saving_file", "file_saved", "error"
@@ -34,6 +42,19 @@ MAX_QUEUED = 1000
 BEHIND = 20
 """Images that wait, from which on the detector of a patient clock waits, too."""
 
+
+HOST = "127.0.0.1"
+
+MAX_COMMAND = 2**16
+"""Longest command, bytes."""
+
+LOOK = 1.0
+"""s for which a session that tells nothing is waited for."""
+
+PATIENCE = 30.0
+"""s for which the loop may take what it is given to do."""
+
+logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # it logs each connection that ends early
 
 _numbers = itertools.count(1)
 """Of acquisitions, in all lives."""
@@ -71,75 +92,6 @@ def _finite(text: str) -> float:
     return value
 
 
-class Writer:
-    """One writer process, which can die on its own.
-
-    Its `name` stands between prefix and ``.h5``: its number, or ``Meta``. It makes the file of a path with
-    `open_file`, if `user_id` may write to the folder. A writer with `on_death` dies of a file that it cannot
-    create, and calls that with itself; others refuse.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        open_file: Callable[[str], ImageFile | MetadataFile],
-        folders: Folders,
-        user_id: int = 0,
-        on_death: Callable[[Writer], object] | None = None,
-    ):
-        self.name, self.alive = name, True
-        self._open_file, self._folders, self._user_id = open_file, folders, user_id
-        self._on_death = on_death
-        self._file: ImageFile | MetadataFile | None = None
-        self._lock = threading.Lock()
-
-    def create(self, folder: str, prefix: str) -> bool:
-        """Create a file in place of the one that is open, if any; tell whether it could."""
-        self.save()
-        path = self._folders.local(f"{folder}/{prefix}{self.name}.h5")
-        try:
-            inside = is_below(path, self._folders.writable)
-            if not inside or not may_write(os.path.dirname(path), self._user_id):
-                raise PermissionError(path)
-            with self._lock:
-                self._file = self._open_file(path)
-        except (OSError, ValueError) as exc:
-            logger.debug("writer %s: %s", self.name, exc)
-            if self._on_death is not None:
-                self.die()
-                self._on_death(self)
-            return False
-        return True
-
-    def write(self, image: Image) -> None:
-        """Write an image; without a file, or room for it, it dies."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._file is not None:
-                self._file.write(image)
-                return
-        self.die()
-
-    def save(self) -> None:
-        """Close the file, if one is open."""
-        with self._lock:
-            file, self._file = self._file, None
-            if file is not None:
-                with contextlib.suppress(OSError):  # the disk is full
-                    file.close()
-
-    def die(self) -> None:
-        """Be killed: the file is not readable any more."""
-        with self._lock:
-            self.alive = False
-            file, self._file = self._file, None
-            if file is not None:
-                file.abandon()
-
-    def revive(self) -> None:
-        """Be started again, with no file."""
-        self.alive = True
-
-
 class WebsocketDriver:
     """One life of the driver process.
 
@@ -166,7 +118,7 @@ class WebsocketDriver:
         self._timing, self._faults = timing, faults
         self._on_change, self._let_look, self._on_death = on_change, let_look, on_death
         self._lock = threading.Lock()
-        self._state = self._shown = IDLE
+        self._state = self.shown = IDLE  # the one that sessions see may be an earlier one
         self._count = 0
         self._starts: queue.SimpleQueue[Start | None] = queue.SimpleQueue()
         self._images: queue.Queue[Image] = queue.Queue(MAX_QUEUED)
@@ -194,20 +146,15 @@ class WebsocketDriver:
 
     # ---- called by the sessions ---------------------------------------------------------------------
 
-    @property
-    def shown(self) -> str:
-        """The state as sessions see it."""
-        return self._shown
-
     def tell(self) -> tuple[str, str]:
         """Return state and status, as JSON, for one session; who is told the end makes the driver idle."""
         with self._lock:
-            state = self._shown
+            state = self.shown
             status: dict[str, object] = {"status": state}
-            if self._shown in (RECORDING, SAVING):
+            if self.shown in (RECORDING, SAVING):
                 status["count"] = self._count
-            if is_end := self._shown in (SAVED, ERROR):
-                self._state = self._shown = IDLE
+            if is_end := self.shown in (SAVED, ERROR):
+                self._state = self.shown = IDLE
                 self._count = 0
         if is_end:
             self._on_change()
@@ -357,8 +304,8 @@ class WebsocketDriver:
 
     def _go_on(self, state: str) -> None:
         """Change the state once sessions have told the one before: what they miss is a fault."""
-        if self._shown != IDLE:
-            self._let_look(self._shown)
+        if self.shown != IDLE:
+            self._let_look(self.shown)
         self._change(state)
 
     def _change(self, state: str) -> None:
@@ -366,9 +313,9 @@ class WebsocketDriver:
         with self._lock:
             self._state = state
             if not missed:
-                self._shown = state
+                self.shown = state
             elif state in (SAVED, ERROR):  # another session was told
-                self._state = self._shown = IDLE
+                self._state = self.shown = IDLE
                 self._count = 0
         self._on_change()
 
@@ -376,3 +323,154 @@ class WebsocketDriver:
 def as_json(status: Mapping[str, object]) -> str:
     """Return a message as the driver writes it: keys in order, no blanks."""
     return json.dumps(status, sort_keys=True, separators=(",", ":"))
+
+
+# ---- the websocket ----------------------------------------------------------------------------------
+
+
+class Control:
+    """The websocket's server at `url`; port 0 takes a free one, and nothing is served before `serve`."""
+
+    def __init__(self, timing: Timing, port: int):
+        self._timing = timing
+        self._place = _reserve(port)
+        self.url = f"ws://{HOST}:{self._place.getsockname()[1]}"
+        self._driver: WebsocketDriver | None = None
+        self._server: Server | None = None
+        self._sessions: dict[ServerConnection, str] = {}
+        self._told = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._news = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="std-daq websocket", daemon=True)
+        self._thread.start()
+
+    def serve(self, driver: WebsocketDriver) -> None:
+        """Serve a driver that has just begun."""
+        self._driver = driver
+        self._do(self._open())
+
+    def cut(self, driver: WebsocketDriver | None = None) -> None:
+        """End all sessions without a word, and refuse new ones; only those of `driver`. Safe twice."""
+        self._do(self._cut(driver))
+
+    def close(self) -> None:
+        """Cut, and end the thread. Safe twice."""
+        if self._loop.is_closed():
+            return
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+        self._place.close()
+
+    def changed(self) -> None:
+        """Wake the sessions: the state has changed. From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def let_look(self, state: str) -> None:
+        """Wait until every session has told a state, or hangs. From any thread but the loop's."""
+        with self._told:
+            self._told.wait_for(lambda: all(told == state for told in self._sessions.values()), LOOK)
+
+    # ---- in the loop --------------------------------------------------------------------------------
+
+    def _do(self, what: Coroutine[Any, Any, None]) -> None:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("not from the loop itself")
+        asyncio.run_coroutine_threadsafe(what, self._loop).result(PATIENCE)
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _open(self) -> None:
+        self._server = await serve(
+            self._session,
+            *self._place.getsockname(),
+            reuse_port=True,
+            process_request=_refuse,
+            compression=None,
+            ping_interval=None,
+            max_size=MAX_COMMAND,
+            close_timeout=1,
+        )
+
+    async def _cut(self, driver: WebsocketDriver | None) -> None:
+        if driver not in (None, self._driver):
+            return
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close(close_connections=False)
+        for connection in self._sessions:
+            connection.transport.abort()
+        self._note(None)
+
+    async def _session(self, connection: ServerConnection) -> None:
+        driver = self._driver
+        if driver is None or self._server is None:  # it died during the handshake
+            connection.transport.abort()
+            return
+        self._note(connection, "")
+        teller = asyncio.create_task(self._tell(connection, driver))
+        try:
+            async for message in connection:
+                text = message if isinstance(message, str) else message.decode(errors="replace")
+                reply, leave = driver.obey(text)
+                if reply is not None:
+                    await connection.send(reply)
+                if leave:
+                    await connection.close()
+                    raise DriverDied("it closed a connection")
+        except ConnectionClosed:
+            pass
+        except DriverDied:
+            driver.end()
+            await self._cut(driver)
+        finally:
+            teller.cancel()
+            self._note(connection)
+
+    async def _tell(self, connection: ServerConnection, driver: WebsocketDriver) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                before, news = driver.shown, self._news
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._timing.poll):
+                        while driver.shown == before:
+                            await news.wait()
+                            news = self._news
+                state, status = driver.tell()
+                self._note(connection, state)
+                await connection.send(status)
+
+    def _note(self, connection: ServerConnection | None, state: str | None = None) -> None:
+        """Note the state that a session tells; None if it is over, of all where none is named."""
+        with self._told:
+            if connection is None:
+                self._sessions.clear()
+            elif state is None:
+                self._sessions.pop(connection, None)
+            else:
+                self._sessions[connection] = state
+            self._told.notify_all()
+
+
+def _refuse(connection: ServerConnection, request: Request) -> Response | None:
+    """Refuse what does not come from this machine."""
+    headers = {name.title(): ", ".join(request.headers.get_all(name)) for name in request.headers}
+    why = refusal("GET", headers)
+    return None if why is None else connection.respond(STATUS, f"{why}\n")
+
+
+def _reserve(port: int) -> socket.socket:
+    """Return a socket that keeps a port ours while nobody serves there, so that connections are refused."""
+    with socket.socket() as probe:  # in use by somebody else?
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    place.bind((HOST, port))
+    return place

@@ -23,12 +23,11 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from ..clock import PulseClock
-from .files import PER_IMAGE_OF_ALL, Folders, ImageFile, MetadataFile, Pictures, is_below
+from .files import PER_IMAGE_OF_ALL, Folders, ImageFile, MetadataFile, Pictures, Writer, is_below
 from .image_source import ImageSource
 from .server import DaqServer
 from .settings import BLOCK_SIZE, StdDaqSettings, Timing
-from .websocket_control import Control
-from .websocket_driver import WebsocketDriver, Writer
+from .websocket_driver import Control, WebsocketDriver
 
 logger = logging.getLogger(__name__)
 

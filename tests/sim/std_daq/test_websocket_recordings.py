@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 import requests
 
@@ -16,7 +17,6 @@ from sfdaq_ophyd.sim.std_daq.settings import BLOCK_SIZE
 
 from ...std_daq import simulated_websocket_daq
 from ..collected import Collected
-from .h5dump import h5dump
 from .recording import scenarios
 from .websocket_replay import WebsocketReplay, agree, collapsed, kills
 
@@ -121,6 +121,62 @@ def test_file_when_it_has_as_many_images_as_a_recorded_one_then_h5dump_says_the_
         assert file[group]["metadata"]["image_id"][:n_images].tolist() == values
         if "status" in file[group]["metadata"].dtype.names:
             assert (file[group]["metadata"]["status"][:n_images] == 1).all()
+
+
+FILL_TIME = {h5py.h5d.FILL_TIME_IFSET: "IFSET", h5py.h5d.FILL_TIME_NEVER: "NEVER"}
+ALLOC_TIME = {h5py.h5d.ALLOC_TIME_INCR: "INCR", h5py.h5d.ALLOC_TIME_EARLY: "EARLY"}
+
+
+def h5dump(path, name: str) -> str:
+    """Return what ``h5dump -H -p`` says of a file that it calls `name`, for types the DAQ's files have."""
+    with h5py.File(path) as file:
+        lines = [f'HDF5 "{name}" {{', *_group("/", file, 0), "}"]
+    return "\n".join(lines) + "\n"
+
+
+def _group(name: str, group: h5py.Group, depth: int) -> list[str]:
+    inside = []
+    for key, node in group.items():
+        inside += (_group if isinstance(node, h5py.Group) else _dataset)(key, node, depth + 1)
+    return _indented([f'GROUP "{name}" {{', *inside, "}"], depth and 1)
+
+
+def _dataset(name: str, dataset: h5py.Dataset, depth: int) -> list[str]:
+    plan = dataset.id.get_create_plist()
+    assert not plan.get_nfilters() and plan.fill_value_defined() == h5py.h5d.FILL_VALUE_DEFAULT
+    sizes = ", ".join(map(str, dataset.shape))
+    most = ", ".join("H5S_UNLIMITED" if n is None else str(n) for n in dataset.maxshape)
+    body = [
+        *_type(dataset.dtype),
+        f"DATASPACE  SIMPLE {{ ( {sizes} ) / ( {most} ) }}",
+        "STORAGE_LAYOUT {",
+        f"   CHUNKED ( {', '.join(map(str, dataset.chunks))} )",
+        f"   SIZE {dataset.id.get_storage_size()}",
+        "}",
+        *("FILTERS {", "   NONE", "}"),
+        "FILLVALUE {",
+        f"   FILL_TIME H5D_FILL_TIME_{FILL_TIME[plan.get_fill_time()]}",
+        "   VALUE  H5D_FILL_VALUE_DEFAULT",
+        "}",
+        *("ALLOCATION_TIME {", f"   H5D_ALLOC_TIME_{ALLOC_TIME[plan.get_alloc_time()]}", "}"),
+    ]
+    return _indented([f'DATASET "{name}" {{', *_indented(body, 1), "}"], 1)
+
+
+def _type(dtype: np.dtype) -> list[str]:
+    if dtype.names is None:
+        return [f"DATATYPE  {_scalar(dtype)}"]
+    fields = [f'   {_scalar(dtype[name])} "{name}";' for name in dtype.names]
+    return ["DATATYPE  H5T_COMPOUND {", *fields, "}"]
+
+
+def _scalar(dtype: np.dtype) -> str:
+    assert dtype.kind == "u" and dtype.isnative
+    return f"H5T_STD_U{8 * dtype.itemsize}LE"
+
+
+def _indented(lines: list[str], depth: int) -> list[str]:
+    return ["   " * depth + line for line in lines]
 
 
 def recorded_values(dump: Path, n_images: int) -> list[int]:
