@@ -212,10 +212,12 @@ def _served(answer: Callable[..., dict[str, Any] | Response]):
 
     async def serve(request: Request) -> Response:
         given = dict(request.path_params)
-        if wants_body:
-            given["body"] = await _json(request)
         try:
+            if wants_body:
+                given["body"] = await _json(request)
             reply = await run_in_threadpool(answer, **given)
+        except HTTPException:
+            raise
         except Exception as exc:
             return _error(str(exc))
         return reply if isinstance(reply, Response) else _Alphabetical(reply)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from std_daq_client import StdDaqClient
+from std_daq_client import cli as published_tools
 
 from sfdaq_ophyd import clients
 from sfdaq_ophyd.cli import main
-
-TOOLS = Path(sys.executable).parent
 
 
 @pytest.fixture(params=[StdDaqClient, clients.StdDaqClient], ids=["published", "ours"])
@@ -43,21 +41,19 @@ def test_methods_when_called_then_both_clients_return_the_same_dictionaries(clie
     assert client.get_config() == daq.service.config()[0]
 
 
-def run(*command, url):
-    done = subprocess.run(
-        [TOOLS / command[0], *map(str, command[1:]), "-b", url], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for):
+def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for, monkeypatch):
     config = {**daq.service.config()[0], "module_positions": {}, "submodule_info": {}}
     (tmp_path / "c.json").write_text(json.dumps(config))
     n_starts = daq.service.writer.n_starts
-    run("std_cli_set_config", tmp_path / "c.json", url=daq.url)
+    monkeypatch.setattr(sys, "argv", ["std_cli_set_config", str(tmp_path / "c.json"), "-b", daq.url])
+    published_tools.set_config()
     wait_for(lambda: daq.service.writer.n_starts > n_starts, "restart", timeout=60)
     wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=60)
-    run("sfdaq", "std-daq", "set-config", tmp_path / "c.json", "--restart-time", "1.5", url=daq.url)
+    words = ["sfdaq", "std-daq", "set-config", str(tmp_path / "c.json"), "--restart-time", "1.5"]
+    monkeypatch.setattr(sys, "argv", [*words, "-b", daq.url])
+    with contextlib.suppress(SystemExit):
+        main()
+    wait_for(lambda: daq.service.writer.n_starts > n_starts + 1, "second restart", timeout=60)
     wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=60)
 
 
