@@ -226,6 +226,7 @@ class WebsocketDriver:
         if not self._create(start):
             self._go_on(ERROR)
             return
+        self._stop_is_lost = False
         self._go_on(WAITING)
         self._record(start)
         for writer in self._all:
@@ -262,7 +263,7 @@ class WebsocketDriver:
         )
         self._images = queue.Queue(MAX_QUEUED)
         self._acquisition = next(_numbers)
-        self._subscribed, self._stop_is_lost = True, False
+        self._subscribed = True
         n = 0
         while n < start.n_images and (self._state in (WAITING, RECORDING) or self._stop_is_lost):
             try:
