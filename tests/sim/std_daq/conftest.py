@@ -10,6 +10,8 @@ import redis
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
+from sfdaq_ophyd.limits import Limit
+
 from ...ports import free_ports
 from ...std_daq import simulated_daq, simulated_websocket_daq
 
@@ -96,8 +98,9 @@ class Session:
         return status
 
     def until(self, *states, count=0) -> dict:
+        limit = Limit(120)
         while (status := self.next())["status"] not in states or status.get("count", count) < count:
-            pass
+            assert not limit.reached(), f"{states} did not come after {self.states}"
         return status
 
     def gone(self) -> str:
