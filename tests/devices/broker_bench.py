@@ -1,4 +1,4 @@
-"""A simulated broker with fast writers, a device on a pgroup of its own, and a pulse id without EPICS."""
+"""A simulated broker with fast writers, a device on a pgroup of its own, and what its runs leave behind."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import json
 import threading
 import time
 
+from bluesky.utils import FailedStatus
+from ophyd import Signal
+
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices._status import ActionStatus
 from sfdaq_ophyd.errors import ServiceTimeout
+from sfdaq_ophyd.plans import sf_count
 from sfdaq_ophyd.sim import Facility
+
+from .run_engine_driver import drive, interruptible, streams
 
 DETECTOR = "JF03T01V02"
 """One module: small files."""
@@ -123,3 +129,49 @@ class BrokerBench:
     def scan_json(self, run_number=1):
         (path,) = self.raw.glob(f"run{run_number:04}*/meta/scan.json")
         return json.loads(path.read_text())
+
+
+def run(plan):
+    return drive(interruptible(), lambda: plan)
+
+
+def cause(result):
+    """The exception behind a failed status."""
+    error = result.error
+    return error.__cause__ or error.args[0].exception() if isinstance(error, FailedStatus) else error
+
+
+def streams_of(result):
+    """Rows of each stream, and (path, dataset) of each row by key; validates every document."""
+    found = {}
+    for name, stream in streams(result).items():
+        parts = {
+            key: [(path, dataset) for path, dataset, *_ in where] for key, where in stream.arrays.items()
+        }
+        found[name] = (stream.rows, parts)
+    return found
+
+
+class Shutter(Signal):
+    """Remembers every position; takes two pulses to get there, and nothing else meanwhile."""
+
+    def __init__(self, clock):
+        super().__init__(name="shutter", value="Open")
+        self.clock, self.positions = clock, []
+
+    def put(self, value, **kwargs):
+        self.clock.wait_for(self.clock.now() + 2, 10)
+        self.positions.append(value)
+        super().put(value, **kwargs)
+
+    @property
+    def stands(self):
+        return self._set_thread is None
+
+
+def first_run(bench, device):
+    assert drive(interruptible(), lambda: sf_count([device], 1)).error is None
+
+
+def sent(bench, since=0):
+    return [entry.endpoint for entry in bench.part.requests()][since:]

@@ -33,8 +33,7 @@ from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
 from sfdaq_ophyd.wire.broker import local_path
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 
-from .broker_bench import DETECTOR
-from .broker_runs import run, streams_of
+from .broker_bench import DETECTOR, run, streams_of
 from .run_engine_driver import drive, interruptible
 
 pytestmark = pytest.mark.usefixtures("no_faults")

@@ -20,8 +20,7 @@ from sfdaq_ophyd.files.held_values import write_held
 from sfdaq_ophyd.plans import sf_count
 from sfdaq_ophyd.sim.broker import writers
 
-from .broker_bench import DETECTOR
-from .broker_runs import cause, run, streams_of
+from .broker_bench import DETECTOR, cause, run, streams_of
 from .run_engine_driver import drive, interruptible, streams
 
 pytestmark = pytest.mark.usefixtures("no_faults")

@@ -22,8 +22,7 @@ from sfdaq_ophyd.errors import (
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count
 from sfdaq_ophyd.wire.broker_status import StatusBoard, read_status
 
-from .broker_bench import DETECTOR, BrokerBench
-from .broker_runs import cause, run, streams_of
+from .broker_bench import DETECTOR, BrokerBench, cause, run, streams_of
 from .run_engine_driver import drive, interruptible
 from .std_daq_writer.documents import points_dropped
 

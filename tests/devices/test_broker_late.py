@@ -22,8 +22,7 @@ from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.sim.broker.writers import PV_PERIOD, channel_value
 from sfdaq_ophyd.sim.stamp import read_stamp
 
-from .broker_bench import DETECTOR
-from .broker_runs import streams_of
+from .broker_bench import DETECTOR, streams_of
 from .run_engine_driver import drive
 
 

@@ -11,9 +11,8 @@ from sfdaq_ophyd import plans
 from sfdaq_ophyd.errors import DetectorStateError, PreflightFailed, RequestError, SfdaqError
 from sfdaq_ophyd.plans import run_number_decorator, run_number_wrapper, sf_count
 
-from ..devices.broker_bench import DETECTOR
+from ..devices.broker_bench import DETECTOR, Shutter, first_run, sent
 from ..devices.run_engine_driver import drive, interruptible, streams
-from .broker_plans import Shutter, first_run, sent
 
 MOTOR = SynAxis(name="motor")
 

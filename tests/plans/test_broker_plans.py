@@ -10,9 +10,8 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import plans
 
-from ..devices.broker_bench import DETECTOR
+from ..devices.broker_bench import DETECTOR, Shutter, first_run, sent
 from ..devices.run_engine_driver import drive, interruptible, streams
-from .broker_plans import Shutter, first_run, sent
 
 
 @dataclass
