@@ -80,6 +80,10 @@ def preflight(broker: SfDaqBroker) -> MsgGenerator[str | None]:
     """Check that everything a run needs is there, and return the table of checks; takes no run number.
 
     The plan fails with PreflightFailed if one failed.
+
+    Parameters
+    ----------
+    broker : SfDaqBroker
     """
     return (yield from _step(broker, broker.pass_preflight))
 
@@ -180,7 +184,12 @@ def set_dap_settings(
 ) -> MsgGenerator[dict[str, Any] | None]:
     """Change settings of a detector's online analysis, and return ``{name: [old, new]}`` of what changed.
 
-    All of them are checked before anything is sent.
+    Parameters
+    ----------
+    broker : SfDaqBroker
+    detector : str
+    parameters : dict
+        Checked before anything is sent.
     """
     checked = check_dap_settings(detector, parameters)
     change = broker.client.set_dap_settings
@@ -195,6 +204,11 @@ def update_pv_list(
     """Add PVs to those the DAQ records, and take others out; nothing is written if nothing changes.
 
     A change restarts the recording of all PVs: not during a scan. Returns what was ``added`` and ``removed``.
+
+    Parameters
+    ----------
+    broker : SfDaqBroker
+    add, remove : sequence of str
     """
     add, remove = check_names(add, "add"), check_names(remove, "remove")
     return (yield from _step(broker, broker.hardware.update_pv_list, add=add, remove=remove))
