@@ -225,7 +225,7 @@ def test_server_when_slow_then_the_scan_goes_on(bench):
 def test_server_when_restarted_mid_scan_then_the_scan_goes_on_under_the_same_number(tmp_path):
     with BrokerBench(tmp_path) as bench:
         device = bench.device(n_pulses=1)
-        service, n_events = bench.part._services["broker"], []
+        service, n_events = bench.part._broker, []
 
         def back(port):
             service.bind(port)
@@ -257,7 +257,7 @@ def test_server_when_gone_mid_scan_then_the_run_fails_with_one_message_and_keeps
         def stop_after_two(name, doc):
             n_events.append(doc)
             if len(n_events) == 2:
-                for service in bench.part._services.values():
+                for service in bench.part._services:
                     service.stop()
 
         engine.subscribe(stop_after_two, "event")
