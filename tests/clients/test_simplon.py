@@ -162,7 +162,7 @@ def test_trigger_when_the_server_drops_a_long_connection_then_the_exposure_is_wa
 ):
     client.put("detector", "frame_time", 0.4)
     client.arm()
-    monkeypatch.setattr(part._dcu, "command_limit", 0.1)
+    monkeypatch.setattr(part, "command_limit", 0.1)
     client.trigger(0.4)
     assert client.state() is DetectorState.IDLE
     assert client.next_image().image_id == 0

@@ -7,11 +7,13 @@ import threading
 from pathlib import Path
 
 from ...starting import without_collection
+from ...wire.simplon import VERSIONS
+from ...wire.tiff_write import PROFILES
 from ..child import make_parser, on_signal, running_clock, say_ready
 from ..facility import World
 
 with without_collection(ours=True):
-    from .parameters import MODULES
+    from .parameters import MODELS
     from .part import EigerPart
 
 
@@ -32,10 +34,10 @@ def main() -> None:
     parser.add_argument("--stream-legacy-port", type=int, default=0, help="of its version 1")
     parser.add_argument("--stream-replay", metavar="DIR", help="send messages recorded in DIR, *.cbor[.xz]")
     parser.add_argument("--stream-replay-as-is", action="store_true", help="with their ids and times")
-    parser.add_argument("--model", default="16M", choices=MODULES)
+    parser.add_argument("--model", default="16M", choices=MODELS)
     parser.add_argument("--shape", type=_shape, help="rows x columns in place of a model, e.g. 64x80")
-    parser.add_argument("--api-version", default="1.8.0")
-    parser.add_argument("--profile", help="TIFF layout: om, v2024, legacy16")
+    parser.add_argument("--api-version", default=VERSIONS[0], choices=VERSIONS)
+    parser.add_argument("--profile", choices=PROFILES, help="TIFF layout")
     parser.add_argument("--initialized", action="store_true", help="start in idle instead of na")
     parser.add_argument("--seed", type=int, default=0)
     with running_clock(parser, verbose=logging.DEBUG) as (options, clock):

@@ -16,7 +16,9 @@ import hdf5plugin
 
 from ...wire.simplon import Parameter
 from ...wire.tiff import format_time_ns
+from .config import Module
 from .frames import FrameMaker
+from .parameters import SWITCH, count, flag, measured, text
 
 MOST_SERIES = 4
 """Series whose files are kept; older ones are gone, as from a full buffer."""
@@ -42,89 +44,42 @@ SPECIFIC = (
 )
 """Those in ``detectorSpecific`` below it."""
 
+ARRAYS = ("pixel_mask", "flatfield")
+"""2-D arrays, which are there, too."""
+
 
 @dataclass(eq=False)
 class SeriesFiles:
-    """Files of one series.
+    """What the files of one series hold."""
 
-    Attributes
-    ----------
-    name : str
-        The pattern with the series' number in it.
-    begun_ns : int
-        When it was armed, ns since the epoch.
-    n_expected : int
-        Images it was armed for: the master, which is there from then on, points to all of them.
-    per_file : int
-        Images per data file; 0 has all in the master.
-    images : list of (int, int)
-        Number and time in ns of the images so far.
-    closed : bool
-        Whether the series has ended: then the last data file is there, too.
-    """
-
-    name: str
+    name: str  # the pattern with the series' number in it
     maker: FrameMaker
-    begun_ns: int
-    n_expected: int
-    per_file: int
+    begun_ns: int  # when it was armed, ns since the epoch
+    n_expected: int  # images it was armed for: the master, there from then on, points to all of them
+    per_file: int  # images per data file; 0 has all in the master
     first_number: int
     compressed: bool
     legacy: bool
-    images: list[tuple[int, int]] = field(default_factory=list)
-    closed: bool = False
-    deleted: set[str] = field(default_factory=set)
+    images: list[tuple[int, int]] = field(default_factory=list)  # number and time in ns of those so far
+    n_held: int = 0  # images that are in no deleted file
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of pixels that it holds."""
-        gone = self._names_of(self.n_images)
-        n_gone = sum(name in self.deleted for name in gone) * self.per_file
-        return max(0, self.n_images - n_gone) * len(self.maker.channels) * self.maker.n_bytes
+    def data_name(self, first: int) -> str:
+        """Return the name of the data file that begins with an image."""
+        return f"{self.name}_data_{first // self.per_file + 1:06d}.h5"
 
-    @property
-    def n_images(self) -> int:
-        """Images so far."""
-        return len(self.images)
-
-    @property
-    def master(self) -> str:
-        """Name of the master file."""
-        return f"{self.name}_master.h5"
-
-    def names(self) -> list[str]:
-        """Return the files that are there."""
-        return [name for name in [self.master, *self._data_names()] if name not in self.deleted]
-
-    def render(self, name: str) -> memoryview:
-        """Return the bytes of a file."""
+    def render(self, part: range | None) -> memoryview:
+        """Return the bytes of the data file with some of the images, or of the master (None)."""
         memory = io.BytesIO()
         with h5py.File(memory, "w") as file:
-            if name == self.master:
+            if part is None:
                 self._write_master(file)
             else:
-                first = self._data_names().index(name) * self.per_file
-                self._write_images(file, first, min(first + self.per_file, self.n_images))
+                self._write_images(file, part.start, part.stop)
         return memory.getbuffer()
-
-    def state_of(self, name: str) -> tuple:
-        """Return what the bytes of a file depend on."""
-        return (name, self.n_images) if not self.per_file else (name,)
-
-    def _data_names(self) -> list[str]:
-        n_images = self.n_images
-        if self.per_file and not self.closed:
-            n_images -= n_images % self.per_file
-        return self._names_of(n_images)
-
-    def _names_of(self, n_images: int) -> list[str]:
-        """Return the data files that hold so many images."""
-        n_files = -(-n_images // self.per_file) if self.per_file else 0
-        return [f"{self.name}_data_{i + 1:06d}.h5" for i in range(n_files)]
 
     def _write_images(self, file: h5py.File, first: int, last: int) -> None:
         shape, dtype = self.maker.shape, self.maker.dtype
-        inner = shape if self.legacy else (len(self.maker.channels), *shape)
+        inner = shape if self.legacy else (len(self.maker.thresholds), *shape)
         options = {"chunks": (1,) * (len(inner) - 1) + shape}
         if self.compressed:
             options |= hdf5plugin.Bitshuffle(cname="lz4")
@@ -148,124 +103,145 @@ class SeriesFiles:
         for group, names in ((detector, DETECTOR), (specific, SPECIFIC)):
             for name in names:
                 group[name] = self.maker.values[name]
-        for name, array in self.maker.arrays.items():
-            specific.create_dataset(name, data=array, **hdf5plugin.Bitshuffle(cname="lz4"))
+        for name in ARRAYS:
+            specific.create_dataset(name, data=self.maker.values[name], **hdf5plugin.Bitshuffle(cname="lz4"))
         entry["instrument/beam/incident_wavelength"] = self.maker.values["wavelength"]
         if not self.legacy:
             entry["start_time"] = format_time_ns(self.begun_ns)
-            for channel, energy in self.maker.channels:
-                of_channel = detector.create_group(f"{channel}_channel")
+            for n, energy in self.maker.thresholds:
+                of_channel = detector.create_group(f"threshold_{n}_channel")
                 of_channel["threshold_energy"] = energy
-                for name in self.maker.arrays:
+                for name in ARRAYS:
                     of_channel[name] = specific[name]
         data = entry.require_group("data")
         if not self.per_file:
             most = max(1, MOST_BYTES // self.maker.n_bytes)
-            self._write_images(file, 0, min(self.n_images, most))
+            self._write_images(file, 0, min(len(self.images), most))
         elif self.legacy:
-            for i, name in enumerate(self._names_of(self.n_expected)):
-                data[f"data_{i + 1:06d}"] = h5py.ExternalLink(name, "/entry/data/data")
+            for i, first in enumerate(range(0, self.n_expected, self.per_file)):
+                data[f"data_{i + 1:06d}"] = h5py.ExternalLink(self.data_name(first), "/entry/data/data")
         else:
             self._write_virtual(data)
-            data["channel"] = [channel for channel, _ in self.maker.channels]
+            data["channel"] = [f"threshold_{n}" for n, _ in self.maker.thresholds]
 
     def _write_virtual(self, data: h5py.Group) -> None:
         """Write the datasets that show those of all data files in one."""
-        inner = (len(self.maker.channels), *self.maker.shape)
+        inner = (len(self.maker.thresholds), *self.maker.shape)
         kinds = {"data": (inner, self.maker.dtype), "image_id": ((), "i8"), "start_time": ((), "f8")}
         for dataset, (inner, dtype) in kinds.items():
             layout = h5py.VirtualLayout((self.n_expected, *inner), dtype)
-            firsts = range(0, self.n_expected, self.per_file)
-            for first, name in zip(firsts, self._names_of(self.n_expected)):
+            for first in range(0, self.n_expected, self.per_file):
                 last = min(first + self.per_file, self.n_expected)
-                shape = (last - first, *inner)
-                layout[first:last] = h5py.VirtualSource(name, f"/entry/data/{dataset}", shape)
+                source = h5py.VirtualSource(
+                    self.data_name(first), f"/entry/data/{dataset}", (last - first, *inner)
+                )
+                layout[first:last] = source
             data.create_virtual_dataset(dataset, layout)
 
 
-class FileWriter:
-    """Files of the last series.
+class FileWriter(Module):
+    """``filewriter``: files of the last series."""
 
-    Parameters
-    ----------
-    config : callable
-        Returns the filewriter's config: name to `Parameter`.
-    """
-
-    def __init__(self, config: Callable[[], dict[str, Parameter]]):
-        self._config = config
+    def __init__(self, version: str):
         self._series: deque[SeriesFiles] = deque(maxlen=MOST_SERIES)
+        self._files: dict[str, tuple[SeriesFiles, range | None]] = {}
         self._writing: SeriesFiles | None = None
         self._rendered: tuple[object, memoryview] | None = None
         self._rendering = threading.Lock()
+        self.commands = {"clear": self.clear, "initialize": self.reset}
+        super().__init__(version)
 
-    @property
-    def n_bytes_free(self) -> int:
-        """Bytes for which there is room."""
-        return max(0, BUFFER - sum(series.n_bytes for series in self._series))
+    def _defaults(self) -> dict[str, Parameter]:
+        formats = ("hdf5 nexus legacy nxmx", "hdf5 nexus v2024.2 nxmx")
+        return {
+            "mode": text("disabled", *SWITCH),
+            "name_pattern": text("series_$id"),
+            "nimages_per_file": count(1000),
+            "image_nr_start": count(1),
+            "compression_enabled": flag(True),
+            "format": text(formats[0], *formats),
+        }
+
+    def _status(self) -> dict[str, Parameter]:
+        used = sum(each.n_held * len(each.maker.thresholds) * each.maker.n_bytes for each in self._series)
+        unit = 1024 if self.version == "1.6.0" else 1
+        return {
+            "state": self._output_state(),
+            "files": measured(self.names(), "string[]"),
+            "buffer_free": measured(max(0, BUFFER - used) // unit, "uint"),
+            "error": measured([], "string[]"),
+        }
 
     def open(self, maker: FrameMaker, begun_ns: int, n_images: int) -> None:
         """Begin a series of `n_images`, if the filewriter is enabled: its master file is there at once."""
         self.close()
-        config = {name: parameter.value for name, parameter in self._config().items()}
-        if config["mode"] != "enabled":
+        self.acquiring = True
+        if not self.enabled:
             return
         most = max(1, MOST_BYTES // maker.n_bytes)
         series = SeriesFiles(
-            name=config["name_pattern"].replace("$id", str(maker.series_id)),
+            name=self["name_pattern"].replace("$id", str(maker.series_id)),
             maker=maker,
             begun_ns=begun_ns,
             n_expected=n_images,
-            per_file=min(config["nimages_per_file"], most),
-            first_number=config["image_nr_start"],
-            compressed=config["compression_enabled"],
-            legacy="legacy" in config["format"],
+            per_file=min(self["nimages_per_file"], most),
+            first_number=self["image_nr_start"],
+            compressed=self["compression_enabled"],
+            legacy="legacy" in self["format"],
         )
         for same in [other for other in self._series if other.name == series.name]:
             self._series.remove(same)
         self._series.append(series)
+        self._files = {name: file for name, file in self._files.items() if file[0] in self._series}
+        self._files[f"{series.name}_master.h5"] = (series, None)
         self._writing = series
 
     def take(self, image_id: int, time_ns: int) -> None:
-        """Take the next image of the series."""
-        if self._writing is not None:
-            self._writing.images.append((image_id, time_ns))
+        """Take the next image of the series: a data file that is full is there."""
+        if (series := self._writing) is not None:
+            series.images.append((image_id, time_ns))
+            series.n_held += 1
+            if series.per_file and len(series.images) % series.per_file == 0:
+                self._finish_file(series)
 
     def close(self) -> None:
         """End the series: its last file is there."""
-        if self._writing is not None:
-            self._writing.closed = True
+        self.acquiring = False
+        if (series := self._writing) is not None:
+            if series.per_file and len(series.images) % series.per_file:
+                self._finish_file(series)
             self._writing = None
 
     def clear(self) -> None:
         """Delete every file."""
         self._series.clear()
+        self._files.clear()
         self._writing = self._rendered = None
 
     def names(self) -> list[str]:
         """Return the names of all files, oldest series first."""
-        return [name for series in self._series for name in series.names()]
+        return list(self._files)
 
     def reader(self, name: str) -> Callable[[], memoryview]:
         """Return a function, for any thread, that makes the bytes of a file; KeyError if it is not there."""
-        series = self._find(name)
-        state = (series.state_of(name), series)
+        series, part = self._files[name]
+        state = (series, name, 0 if series.per_file else len(series.images))
 
         def read() -> memoryview:
             with self._rendering:  # one at a time
                 if self._rendered is None or self._rendered[0] != state:
                     self._rendered = None
-                    self._rendered = (state, series.render(name))
+                    self._rendered = (state, series.render(part))
                 return self._rendered[1]
 
         return read
 
-    def delete(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Delete a file; KeyError if it is not there."""
-        self._find(name).deleted.add(name)
+        series, part = self._files.pop(name)
+        series.n_held -= len(part or ())
 
-    def _find(self, name: str) -> SeriesFiles:
-        for series in self._series:
-            if name in series.names():
-                return series
-        raise KeyError(name)
+    def _finish_file(self, series: SeriesFiles) -> None:
+        n_images = len(series.images)
+        first = (n_images - 1) // series.per_file * series.per_file
+        self._files[series.data_name(first)] = (series, range(first, n_images))

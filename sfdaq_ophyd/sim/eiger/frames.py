@@ -1,22 +1,25 @@
-"""Frames of one series: a shared scene image, a stamp, and the TIFF around them.
+"""Frames of one series: a shared scene image, a stamp, and the TIFF or the compression around them.
 
 What the simulated detector sees: rings, peaks, a beam stop, gaps, Poisson noise. Seeded.
 
-A scene is drawn once per configuration as a small ring of images; a frame is one of them with another
-stamp in its first pixels and the sample's reflection in a few of its rows, so a frame costs next to nothing.
+A scene is drawn, and compressed, once per configuration as a small ring of images; a frame is one of them
+with another stamp in its first pixels and the sample's reflection in a few of its rows, so a frame costs next
+to nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ...wire import compression
+from ...wire.compression import ArrayBytes
 from ...wire.tiff_write import TiffTags, frame_around
 from ..faults import Faults
 from ..stamp import STAMP_PIXELS, write_stamp
-from .config import DetectorConfig
 from .monitor import StoredFrame
 
 _D_SPACINGS = (4.15, 2.94, 2.40, 2.08, 1.86, 1.70, 1.47, 1.39, 1.31)
@@ -31,36 +34,17 @@ _ROWS = 256
 
 @dataclass(frozen=True)
 class Scene:
-    """What decides the look of a frame; equal scenes look alike.
+    """What decides the look of a frame; equal scenes look alike."""
 
-    Parameters
-    ----------
-    shape : (y, x)
-    bit_depth : int
-    count_time : float
-        s; counts grow with it.
-    cutoff : int
-        Count rate cutoff; overloaded pixels read one more than this.
-    energy_ev : float
-    distance : float
-        m.
-    beam_center : (x, y) in pixels
-    masked_value : int or None
-        What masked pixels read; None leaves them as counted.
-    mask_version : int
-        Counts changes of the pixel mask.
-    seed : int
-    """
-
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # (y, x)
     bit_depth: int
-    count_time: float
-    cutoff: int
+    count_time: float  # s; counts grow with it
+    cutoff: int  # overloaded pixels read one more than this
     energy_ev: float
-    distance: float
-    beam_center: tuple[float, float]
-    masked_value: int | None
-    mask_version: int
+    distance: float  # m
+    beam_center: tuple[float, float]  # (x, y), pixels
+    masked_value: int | None  # what masked pixels read; None leaves them as counted
+    mask_version: int  # counts changes of the pixel mask
     seed: int
 
     def render(self, pixel_mask: np.ndarray) -> list[np.ndarray]:
@@ -148,63 +132,32 @@ def stamp_of(series_id: int, image_id: int) -> int:
     return series_id << 32 | image_id
 
 
+@dataclass(eq=False, kw_only=True)
 class FrameMaker:
-    """Make the frames of one series, in the state the configuration had when it was armed.
+    """Make the frames of one series, in the state the configuration had when it was armed."""
 
-    Parameters
-    ----------
-    images : list of ndarray
-        Of the scene; frame i shows image i modulo their number.
-    reflection : tuple
-        Of the scene, `Scene.reflection`; and the counts of its brightest pixel.
-    sample : callable
-        How much of the sample is in the light now.
-    series_id : int
-        Also an attribute, as are `unique_id`, `offset_minutes` (of local time from UTC), `shape` (y, x),
-        `dtype` and `n_bytes` of an image, and `channels`, names and energies in eV of the enabled thresholds;
-        of the configuration `values` by name, and `arrays`.
-    series_time_ns : int or None
-        Written into every frame in place of its own time.
-    """
+    values: dict[str, Any]  # of the configuration, by name
+    thresholds: list[tuple[int, float]]  # number and energy in eV of those enabled
+    images: list[np.ndarray]  # of the scene: frame i shows image i modulo their number
+    reflection: tuple[slice, slice, np.ndarray]  # of the scene: `Scene.reflection`
+    most: int  # of the scene: `Scene.most`
+    sample: Callable[[], float]  # how much of the sample is in the light now
+    series_id: int
+    unique_id: str
+    profile: str  # layout of TIFFs
+    offset_minutes: int  # of local time from UTC
+    series_time_ns: int | None  # written into every frame in place of its own time
+    faults: Faults
 
-    def __init__(
-        self,
-        config: DetectorConfig,
-        images: list[np.ndarray],
-        reflection: tuple[slice, slice, np.ndarray, int],
-        *,
-        sample: Callable[[], float],
-        series_id: int,
-        unique_id: str,
-        profile: str,
-        offset_minutes: int,
-        series_time_ns: int | None,
-        faults: Faults,
-    ):
-        self.images, self._profile, self._faults = images, profile, faults
-        self._reflection, self._sample = reflection, sample
-        self.rows = reflection[0]
+    def __post_init__(self):
+        image = self.images[0]
+        self.shape, self.dtype, self.n_bytes = image.shape, image.dtype, image.nbytes
+        self.rows = self.reflection[0]
         self._seen: list[tuple[int, float]] = []  # from which image on how much of the sample
-        self._pixels = [image.data.cast("B") for image in images]
-        self.series_id, self.series_time_ns = series_id, series_time_ns
-        self.unique_id, self.offset_minutes = unique_id, offset_minutes
-        self.values = {name: parameter.value for name, parameter in config.parameters.items()}
-        self.arrays = dict(config.arrays)
-        self.shape, self.dtype, self.n_bytes = images[0].shape, images[0].dtype, images[0].nbytes
-        self._thresholds = config.thresholds()
-        self.channels = [(f"threshold_{n}", energy) for n, energy in self._thresholds]
-        self._common = {
-            "series_unique_id": unique_id,
-            "offset_minutes": offset_minutes,
-            "incident_energy_ev": config["photon_energy"],
-            "wavelength_angstrom": config["wavelength"],
-            "beam_center": (config["beam_center_x"], config["beam_center_y"]),
-            "detector_distance": config["detector_distance"],
-        }
 
     def look(self, image_id: int) -> None:
         """Note how much of the sample is in the light: images from this one on show it."""
-        sample = self._sample()
+        sample = self.sample()
         if not self._seen or self._seen[-1][1] != sample:
             self._seen.append((image_id, sample))
 
@@ -214,17 +167,22 @@ class FrameMaker:
 
     def frames(self, image_id: int, time_ns: int, count_time: float | None) -> Iterator[StoredFrame]:
         """Yield the monitor's frame of every enabled threshold, lowest first."""
-        series_id = self.series_id + (1000 if self._faults.take("wrong_series") else 0)
-        bare = self._faults.take("no_private_ifd")
-        for threshold_id, energy in self._thresholds:
+        series_id = self.series_id + (1000 if self.faults.take("wrong_series") else 0)
+        bare, values = self.faults.take("no_private_ifd"), self.values
+        for threshold_id, energy in self.thresholds:
             tags = TiffTags(
                 series_id=series_id,
                 image_id=image_id,
+                series_unique_id=self.unique_id,
                 time_ns=time_ns if self.series_time_ns is None else self.series_time_ns,
+                offset_minutes=self.offset_minutes,
                 threshold_id=threshold_id,
                 threshold_energy_ev=energy,
-                exposure_time=self.values["count_time"] if count_time is None else count_time,
-                **self._common,
+                exposure_time=values["count_time"] if count_time is None else count_time,
+                incident_energy_ev=values["photon_energy"],
+                wavelength_angstrom=values["wavelength"],
+                beam_center=(values["beam_center_x"], values["beam_center_y"]),
+                detector_distance=values["detector_distance"],
             )
             pieces = self._pieces(image_id, stamp_of(series_id, image_id), None if bare else tags)
             yield StoredFrame(series_id, image_id, threshold_id, pieces)
@@ -238,22 +196,101 @@ class FrameMaker:
 
     def band(self, image_id: int) -> np.ndarray:
         """Return the rows with the sample's reflection, a copy."""
-        rows, columns, counts, most = self._reflection
+        rows, columns, counts = self.reflection
         band = self.images[image_id % len(self.images)][rows].copy()
         spot, shining = band[:, columns], counts > 0
         more = np.rint(counts * self.sample_of(image_id)).astype("i8")
-        bright = np.minimum(spot + more, np.maximum(spot, most))  # what is overloaded stays so
+        bright = np.minimum(spot + more, np.maximum(spot, self.most))  # what is overloaded stays so
         np.copyto(spot, bright.astype(band.dtype), where=shining)
         return band
 
     def _pieces(self, image_id: int, stamp: int, tags: TiffTags | None) -> tuple:
-        k = image_id % len(self.images)
-        image = self.images[k]
-        before, after = frame_around(image.shape, 8 * image.itemsize, self._profile, tags)
+        image = self.images[image_id % len(self.images)]
+        before, after = frame_around(image.shape, 8 * image.itemsize, self.profile, tags)
         first = np.zeros((1, STAMP_PIXELS), image.dtype)
         write_stamp(first, stamp)
         band, row = self.band(image_id), image.strides[0]
-        begin, end = self._reflection[0].start * row, self._reflection[0].start * row + band.nbytes
-        pixels, spot = self._pixels[k], band.data.cast("B")
+        begin, end = self.rows.start * row, self.rows.start * row + band.nbytes
+        pixels, spot = image.data.cast("B"), band.data.cast("B")
         pieces = (before + first.tobytes(), pixels[first.nbytes : begin], spot, pixels[end:], after)
         return tuple(piece for piece in pieces if len(piece))
+
+
+_BLOCK = {"bslz4": compression.BLOCK_BYTES, "lz4": 1 << 16, "none": 1 << 16}
+"""Bytes of a block by algorithm; of any other, all are one."""
+
+
+def compress(algorithm: str, pixels: np.ndarray) -> bytes | memoryview:
+    """Return pixels compressed by the algorithm of that name, its prefix before them."""
+    match algorithm:
+        case "none":
+            return np.ascontiguousarray(pixels).data.cast("B")
+        case "lz4 block":
+            return compression.compress_lz4_block(pixels)
+        case "lz4":
+            return compression.compress_lz4(pixels, _BLOCK["lz4"])
+    return compression.compress_bslz4(pixels, _BLOCK["bslz4"] // pixels.itemsize)
+
+
+class PackedScene:
+    """The images of one scene, compressed once: a frame of the stream costs the blocks in which it differs.
+
+    The blocks of a compressed image do not know each other. Those that hold the frame's stamp are made for
+    every frame, those with the sample's reflection when the sample has moved, all others once.
+
+    Parameters
+    ----------
+    images : list of ndarray
+        Frame i shows image i modulo their number.
+    algorithm : str
+        ``"bslz4"``, ``"lz4"`` or ``"none"``; ``"lz4 block"`` of version 1, which is made anew for each.
+    rows : slice
+        Those that change with the sample; none by default.
+    """
+
+    def __init__(self, images: list[np.ndarray], algorithm: str, rows: slice = slice(0, 0)):
+        self.algorithm, self._shape, self._dtype = algorithm, images[0].shape, images[0].dtype
+        self._images = [image.reshape(-1) for image in images]
+        n_bytes = images[0].nbytes
+        self._items = _BLOCK.get(algorithm, n_bytes) // self._dtype.itemsize
+        self._prefix = compression.prefix(n_bytes, _BLOCK[algorithm]) if algorithm.endswith("lz4") else b""
+        self._band = slice(rows.start * self._shape[1], min(rows.stop, self._shape[0]) * self._shape[1])
+        n_blocks = -(-images[0].size // self._items)
+        first, last = self._band.start // self._items, -(-self._band.stop // self._items)
+        self._changing = slice(max(first, 1) * self._items, max(min(last, n_blocks), 1) * self._items)
+        self._fixed: dict[int, tuple[bytes | memoryview, ...]] = {}
+        self._varied: dict[int, tuple[float, np.ndarray, bytes | memoryview]] = {}
+
+    def prepare(self) -> None:
+        """Compress what no frame changes."""
+        for k, image in enumerate(self._images):
+            pieces = image[self._items : self._changing.start], image[self._changing.stop :]
+            self._fixed[k] = tuple(self._blocks(piece) for piece in pieces)
+
+    def frame(self, maker: FrameMaker, image_id: int) -> ArrayBytes:
+        """Return the compressed pixels of one frame. Call `prepare` before."""
+        k, sample = image_id % len(self._images), maker.sample_of(image_id)
+        if k not in self._varied or self._varied[k][0] != sample:
+            self._varied[k] = (sample, *self._vary(k, maker.band(image_id)))
+        _, head, changing = self._varied[k]
+        write_stamp(head[np.newaxis], stamp_of(maker.series_id, image_id))
+        before, after = self._fixed[k]
+        data = b"".join((self._prefix, self._blocks(head), before, changing, after))
+        element_size = self._dtype.itemsize if self.algorithm == "bslz4" else 0
+        return ArrayBytes(self._shape, self._dtype, self.algorithm, element_size, memoryview(data))
+
+    def _vary(self, k: int, band: np.ndarray) -> tuple[np.ndarray, bytes | memoryview]:
+        """Return the pixels of the first block, and the blocks that change, with the sample as it stands."""
+        image, band = self._images[k], band.reshape(-1)
+        pieces = []
+        for part in (slice(0, self._items), self._changing):
+            pixels = image[part].copy()
+            first, last = max(part.start, self._band.start), min(part.stop, self._band.stop)
+            if first < last:
+                at = slice(first - self._band.start, last - self._band.start)
+                pixels[first - part.start : last - part.start] = band[at]
+            pieces.append(pixels)
+        return pieces[0], self._blocks(pieces[1])
+
+    def _blocks(self, pixels: np.ndarray) -> bytes | memoryview:
+        return compress(self.algorithm, pixels)[len(self._prefix) :] if pixels.size else b""

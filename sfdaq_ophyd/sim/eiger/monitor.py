@@ -1,4 +1,4 @@
-"""The monitor's image buffer: both drop rules, counters, several waiting clients. No HTTP in here.
+"""The monitor: its image buffer, both drop rules, counters, several waiting clients. No HTTP in here.
 
 As in wire reference eiger, section 5. Used from one event loop.
 """
@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ...limits import counted_time
+from ...wire.simplon import Parameter
+from .config import Module
+from .parameters import SWITCH, count, flag, measured, text
 
 MEMORY = 16 * 2**30
 """Bytes the simulated buffer may hold, whatever `buffer_size` says."""
@@ -36,67 +41,74 @@ class StoredFrame:
         return sum(len(piece) for piece in self.pieces)
 
 
-class MonitorBuffer:
-    """Frames on offer to ``images/...``.
+class MonitorBuffer(Module):
+    """``monitor``: frames on offer to ``images/...``.
 
     Attributes
     ----------
-    enabled, buffer_size, discard_new
-        The monitor's configuration.
     n_dropped : int
-        New frames refused plus old ones evicted, since `clear`.
-    overflow : bool
-        Whether any was.
+        New frames refused plus old ones evicted, since `clear`. The state is ``overflow`` if there are any.
     """
 
-    def __init__(self):
+    def __init__(self, version: str):
         self._frames: deque[StoredFrame] = deque()
         self._changed = asyncio.Condition()
         self._asked_at: float | None = None
-        self.initialize()
+        self.commands = {"clear": self.clear, "initialize": self.reset}
+        super().__init__(version)
 
-    def initialize(self) -> None:
+    def _defaults(self) -> dict[str, Parameter]:
+        config = {"mode": text("disabled", *SWITCH), "buffer_size": count(100, low=1)}
+        return config if self.version == "1.6.0" else config | {"discard_new": flag(True)}
+
+    def _status(self) -> dict[str, Parameter]:
+        state = "overflow" if self.n_dropped else "normal"
+        status = {
+            "state": measured(state, "string", "", "normal", "overflow"),
+            "dropped": measured(self.n_dropped, "uint"),
+            "buffer_fill_level": measured([len(self), self["buffer_size"]], "uint[]"),
+            "buffer_free": measured(self.n_bytes_free, "uint"),
+            "error": measured([], "string[]"),
+        }
+        return status | self._fetched if self.version == "1.6.0" else status
+
+    def reset(self) -> None:
         """Restore the defaults, which disables the monitor, and forget every frame."""
-        self.enabled, self.buffer_size, self.discard_new = False, 100, True
+        super().reset()
         self._newest: StoredFrame | None = None
-        self._n_bytes = 0
+        self._fetched = {f"{name}_image_number": measured([], "list") for name in ("next", "monitor")}
         self.clear()
 
     def clear(self) -> None:
-        """Empty the buffer and the counters; the newest frame stays readable."""
+        """Empty the buffer and the counter; the newest frame stays readable."""
         self._frames.clear()
-        self._n_bytes = 0
-        self.n_dropped, self.overflow = 0, False
+        self._n_bytes = self.n_dropped = 0
+
+    def put(self, name: str, value: Any) -> list[str]:
+        """Set mode, size or drop rule.
+
+        Frames beyond the size go, the newest first with `discard_new`, else the oldest.
+        """
+        changed = super().put(name, value)
+        while len(self._frames) > self["buffer_size"]:
+            self._take_out(newest=self._discards_new)
+            self.n_dropped += 1
+        return changed
 
     async def store(self, frame: StoredFrame) -> None:
         """Take in a new frame by the drop rules; a disabled monitor ignores it."""
         if not self.enabled:
             return
         self._newest = frame
-        if self.discard_new and not self._has_room(frame):
-            self._drop(1)
+        if self._discards_new and not self._has_room(frame):
+            self.n_dropped += 1
         else:
             while self._frames and not self._has_room(frame):
-                self._take_out(newest=False)
-                self._drop(1)
+                self._take_out()
+                self.n_dropped += 1
             self._frames.append(frame)
             self._n_bytes += frame.n_bytes
         await self._notify()
-
-    def configure(self, name: str, value) -> None:
-        """Set mode, size or drop rule.
-
-        Frames beyond the size go, the newest first with `discard_new`, else the oldest.
-        """
-        if name == "mode":
-            self.enabled = value == "enabled"
-        elif name == "discard_new":
-            self.discard_new = value
-        else:
-            self.buffer_size = value
-            while len(self._frames) > value:
-                self._take_out(newest=self.discard_new)
-                self._drop(1)
 
     async def next(self, timeout: float) -> StoredFrame | None:
         """Take out the oldest frame; None if none came within `timeout` s."""
@@ -105,9 +117,14 @@ class MonitorBuffer:
         self._asked_at = counted_time()
         if not self._frames:
             return None
-        frame = self._take_out(newest=False)
+        frame = self._take_out()
         await self._notify()
-        return frame
+        return self._note_fetched("next", frame)
+
+    async def newest(self, timeout: float) -> StoredFrame | None:
+        """Return the frame that came last, in the buffer or not; None if there has been none."""
+        await self._wait(lambda: self._newest is not None, timeout)
+        return self._newest and self._note_fetched("monitor", self._newest)
 
     async def wait_for_room(self, patience: float) -> None:
         """Wait while the buffer is full, if somebody asked for the next frame in the last `patience` s."""
@@ -116,11 +133,6 @@ class MonitorBuffer:
                 return
             await self._wait(lambda: len(self._frames) < self._most, 0.5)
 
-    async def newest(self, timeout: float) -> StoredFrame | None:
-        """Return the frame that came last, in the buffer or not; None if there has been none."""
-        await self._wait(lambda: self._newest is not None, timeout)
-        return self._newest
-
     def find(self, series_id: int, image_id: int, threshold_id: int = 1) -> StoredFrame | None:
         """Return a buffered frame by its ids."""
         wanted = (series_id, image_id, threshold_id)
@@ -128,12 +140,10 @@ class MonitorBuffer:
 
     def listing(self) -> list[list]:
         """Return ``[[series, [id, ...]], ...]``."""
-        ids: dict[int, list[int]] = {}
+        ids: dict[int, dict[int, None]] = {}
         for frame in self._frames:
-            images = ids.setdefault(frame.series_id, [])
-            if frame.image_id not in images:
-                images.append(frame.image_id)
-        return [[series, images] for series, images in ids.items()]
+            ids.setdefault(frame.series_id, {})[frame.image_id] = None
+        return [[series, list(images)] for series, images in ids.items()]
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -143,27 +153,33 @@ class MonitorBuffer:
         """Memory left for frames."""
         return MEMORY - self._n_bytes
 
-    def _has_room(self, frame: StoredFrame) -> bool:
-        return len(self._frames) < self._most and self.n_bytes_free >= frame.n_bytes
+    @property
+    def _discards_new(self) -> bool:
+        return self.version == "1.6.0" or self["discard_new"]
 
     @property
     def _most(self) -> int:
-        return min(self.buffer_size, MOST_FRAMES)
+        return min(self["buffer_size"], MOST_FRAMES)
 
-    def _take_out(self, *, newest: bool) -> StoredFrame:
+    def _has_room(self, frame: StoredFrame) -> bool:
+        return len(self._frames) < self._most and self.n_bytes_free >= frame.n_bytes
+
+    def _take_out(self, *, newest: bool = False) -> StoredFrame:
         frame = self._frames.pop() if newest else self._frames.popleft()
         self._n_bytes -= frame.n_bytes
         return frame
 
-    def _drop(self, n: int) -> None:
-        self.n_dropped += n
-        self.overflow = True
+    def _note_fetched(self, name: str, frame: StoredFrame) -> StoredFrame:
+        """Remember which frame `next` or `monitor` gave last (a status of API 1.6)."""
+        ids = [frame.series_id, frame.image_id, 0, 0, 0]
+        self._fetched[f"{name}_image_number"] = measured(ids, "list")
+        return frame
 
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _wait(self, condition, timeout: float) -> None:
+    async def _wait(self, condition: Callable[[], bool], timeout: float) -> None:
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout):

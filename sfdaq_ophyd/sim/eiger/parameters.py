@@ -1,11 +1,13 @@
-"""What models there are, and the parameters of every subsystem as a freshly initialized one has them.
+"""What models there are, and the parameters of a detector as a freshly initialized one has them.
 
-As in wire reference eiger, sections 4.1, 4.2, 5.1, 7, 8 and 9; what no source says is the simulator's choice.
+As in wire reference eiger, sections 4.1, 4.2 and 9; what no source says is the simulator's choice.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 
@@ -23,32 +25,29 @@ K_ALPHA_EV = {
 """Energies `element` stands for."""
 
 CHANGES = {
-    "time": "bit_depth_image bit_depth_readout count_time countrate_correction_count_cutoff"
-    " frame_count_time frame_time",
-    "energy": "element flatfield incident_energy photon_energy threshold/1/energy threshold/1/flatfield"
-    " threshold/2/energy threshold/2/flatfield threshold_energy wavelength",
-    "threshold_1": "flatfield threshold/1/energy threshold/1/flatfield threshold/2/flatfield"
-    " threshold_energy",
-    "threshold/2/energy": "flatfield threshold/1/flatfield threshold/2/energy threshold/2/flatfield",
-    "threshold/1/mode": "threshold/1/mode threshold/difference/mode",
-    "threshold/2/mode": "threshold/2/mode threshold/difference/mode",
-    "threshold/difference/mode": "difference_mode",
-    "roi_mode": "count_time frame_time roi_mode",
-    "auto_summation": "auto_summation frame_count_time",
-    "flatfield": "flatfield threshold/1/flatfield",
-    "pixel_mask": "pixel_mask threshold/1/pixel_mask",
+    name: changed.split()
+    for names, changed in {
+        "count_time frame_time": "bit_depth_image bit_depth_readout count_time"
+        " countrate_correction_count_cutoff frame_count_time frame_time",
+        "photon_energy incident_energy wavelength element": "element flatfield incident_energy photon_energy"
+        " threshold/1/energy threshold/1/flatfield threshold/2/energy threshold/2/flatfield threshold_energy"
+        " wavelength",
+        "threshold_energy threshold/1/energy": "flatfield threshold/1/energy threshold/1/flatfield"
+        " threshold/2/flatfield threshold_energy",
+        "threshold/2/energy": "flatfield threshold/1/flatfield threshold/2/energy threshold/2/flatfield",
+        "threshold/1/mode": "threshold/1/mode threshold/difference/mode",
+        "threshold/2/mode": "threshold/2/mode threshold/difference/mode",
+        "threshold/difference/mode": "difference_mode",  # no such path exists
+        "roi_mode": "count_time frame_time roi_mode",
+        "auto_summation": "auto_summation frame_count_time",
+        "flatfield": "flatfield threshold/1/flatfield",
+        "pixel_mask": "pixel_mask threshold/1/pixel_mask",
+    }.items()
+    for name in names.split()
 }
-"""What the real EIGER2 says has changed after a PUT, by the groups below or by name."""
-
-CHANGE_GROUPS = {
-    "count_time": "time", "frame_time": "time",
-    "photon_energy": "energy", "incident_energy": "energy", "wavelength": "energy", "element": "energy",
-    "threshold_energy": "threshold_1", "threshold/1/energy": "threshold_1",
-}  # fmt: skip
+"""What the real EIGER2 says has changed after a PUT."""
 
 SWITCH = ("enabled", "disabled")
-UNLISTED = frozenset({"wavelength", "error", "detector_translation"})
-"""Names that exist but are not in `keys`."""
 
 
 def number(value, unit="", access="rw", low=None, high=None) -> Parameter:
@@ -72,14 +71,18 @@ def flag(value) -> Parameter:
     return Parameter(value, "bool")
 
 
+def measured(value: Any, value_type: str = "string", unit: str = "", *allowed: str) -> Parameter:
+    """Return a status parameter that was measured now."""
+    now = datetime.now().isoformat()
+    return Parameter(value, value_type, "r", unit, allowed_values=allowed, state="normal", time=now)
+
+
 def detector_config(geometry: Geometry, version: str, serial: str) -> dict[str, Parameter]:
     """Return the detector's config parameters."""
     second = version == "1.8.0"
     maker = f"Dectris EIGER2 Si {geometry.model}" if second else f"Dectris Eiger {geometry.model}"
     modes = ("eies", "exte", "extg", "exts", "inte", "ints") if second else ("exte", "exts", "inte", "ints")
-    rois = (
-        ("disabled", *(("4M-L", "4M-R") if second else ("4M",))) if geometry.model == "16M" else ("disabled",)
-    )
+    rois = (("4M-L", "4M-R") if second else ("4M",)) if geometry.model == "16M" else ()
     fastest = geometry.fastest_16_bit / 2 if second else geometry.fastest_16_bit
     readout = 1e-7 if second else 7e-6
     longest = 3600.0 if second else 1800.0
@@ -119,17 +122,17 @@ def detector_config(geometry: Geometry, version: str, serial: str) -> dict[str, 
         "countrate_correction_count_cutoff": count(2500000, "r"),
         "number_of_excluded_pixels": count(0, "r"),
         "compression": text("bslz4", "lz4", "bslz4", "none"),
-        "roi_mode": text("disabled", *rois),
+        "roi_mode": text("disabled", "disabled", *rois),
         "data_collection_date": text("", access="r"),
+        "pixel_mask": Parameter(None, "uint[][]"),
+        "flatfield": Parameter(None, "float[][]"),
     }
     for axis in ("omega", "chi", "phi", "kappa", "two_theta"):
         parameters[f"{axis}_start"] = number(0.0, "degree")
         parameters[f"{axis}_increment"] = number(0.0, "degree")
-    return parameters | (_second_generation() if second else {})
-
-
-def _second_generation() -> dict[str, Parameter]:
-    return {
+    if not second:
+        return parameters
+    return parameters | {
         "incident_energy": number(8047.78, "eV", low=3500.0, high=40000.0),
         "nexpi": count(1, low=1),
         "trigger_start_delay": number(0.0, "s", low=0.0, high=3600.0),
@@ -150,45 +153,23 @@ def _second_generation() -> dict[str, Parameter]:
         "sample_name": text(""),
         "instrument_name": text(""),
         "source_name": text(""),
+        **{f"threshold/{n}/pixel_mask": Parameter(None, "uint[][]") for n in (1, 2)},
+        **{f"threshold/{n}/flatfield": Parameter(None, "float[][]") for n in (1, 2)},
     }
 
 
-def monitor_config(version: str) -> dict[str, Parameter]:
-    """Return the monitor's config."""
-    config = {"mode": text("disabled", *SWITCH), "buffer_size": count(100, low=1)}
-    return config if version == "1.6.0" else config | {"discard_new": flag(True)}
+MODELS = {
+    "500K": (1, 1, 2000.0),
+    "1M": (2, 1, 2000.0),
+    "4M": (4, 2, 560.0),
+    "9M": (6, 3, 230.0),
+    "16M": (8, 4, 231.0),
+}
+"""Modules down and across, and the highest rate in 16 bit, Hz."""
 
+MODULE_AND_GAP = {"1.8.0": ((512, 1028), (38, 12)), "1.6.0": ((514, 1030), (37, 10))}
+"""Size of a module, and of the gap between two, (y, x) in pixels, by API version."""
 
-def stream_config(version: str) -> dict[str, Parameter]:
-    """Return the stream subsystem's config; API 1.6.0 has one format alone."""
-    formats = ("legacy", "cbor") if version == "1.8.0" else ("legacy",)
-    return {
-        "mode": text("disabled", *SWITCH),
-        "format": text("legacy", *formats),
-        "header_detail": text("basic", "all", "basic", "none"),
-        "header_appendix": text(""),
-        "image_appendix": text(""),
-    }
-
-
-def filewriter_config() -> dict[str, Parameter]:
-    """Return the filewriter's config."""
-    return {
-        "mode": text("disabled", *SWITCH),
-        "name_pattern": text("series_$id"),
-        "nimages_per_file": count(1000),
-        "image_nr_start": count(1),
-        "compression_enabled": flag(True),
-        "format": text("hdf5 nexus legacy nxmx", "hdf5 nexus legacy nxmx", "hdf5 nexus v2024.2 nxmx"),
-    }
-
-
-MODULES = {"500K": (1, 1), "1M": (2, 1), "4M": (4, 2), "9M": (6, 3), "16M": (8, 4)}
-"""Modules of each model, (down, across)."""
-
-_MODULE = {"1.8.0": (512, 1028), "1.6.0": (514, 1030)}
-_GAP = {"1.8.0": (38, 12), "1.6.0": (37, 10)}
-_RATES = {"500K": 2000.0, "1M": 2000.0, "4M": 560.0, "9M": 230.0, "16M": 231.0}
 _BAD_PIXELS = 2250 / (32 * 512 * 1028)
 """Share of bad pixels on a real EIGER2 16M."""
 
@@ -207,17 +188,16 @@ class Geometry:
         """Return the size read out in a region of interest: a 16M's ``4M-L``, ``4M-R`` or ``4M``."""
         if roi_mode in ("", "disabled"):
             return self
-        shape = _span(self.module, self.gap, *MODULES["4M"])
-        return replace(self, shape=shape, fastest_16_bit=1 / _RATES["4M"])
+        return replace(_of_model("4M", self.module, self.gap), model=self.model)
 
 
 def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None) -> Geometry:
     """Return the geometry of a model, or one of any `shape` (y, x) of at least 4 x 8 pixels."""
-    if model not in tuple(MODULES):
-        raise RequestError("model", model, f"one of {', '.join(MODULES)}")
-    module, gap = _MODULE[version], _GAP[version]
+    if model not in tuple(MODELS):
+        raise RequestError("model", model, f"one of {', '.join(MODELS)}")
+    module, gap = MODULE_AND_GAP[version]
     if shape is None:
-        return Geometry(model, _span(module, gap, *MODULES[model]), 1 / _RATES[model], module, gap)
+        return _of_model(model, module, gap)
     if len(shape) != 2 or shape[0] < 4 or shape[1] < 8:
         raise RequestError("shape", shape, "(y, x) of at least (4, 8)")
     half = (shape[0] // 2 - 1, shape[1])
@@ -241,8 +221,10 @@ def default_mask(geometry: Geometry, seed: int) -> np.ndarray:
     return mask
 
 
-def _span(module, gap, n_y: int, n_x: int) -> tuple[int, int]:
-    return (n_y * module[0] + (n_y - 1) * gap[0], n_x * module[1] + (n_x - 1) * gap[1])
+def _of_model(model: str, module: tuple[int, int], gap: tuple[int, int]) -> Geometry:
+    *numbers, rate = MODELS[model]
+    y, x = (int(n) * (m + g) - g for n, m, g in zip(numbers, module, gap))
+    return Geometry(model, (y, x), 1 / rate, module, gap)
 
 
 def _in_gap(n: int, module: int, gap: int) -> np.ndarray:

@@ -6,22 +6,21 @@ import asyncio
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import Field
 
-from ...errors import RequestError, ServiceTimeout, ServiceUnreachable
+from ...errors import ServiceTimeout, ServiceUnreachable
 from ...limits import Limit
-from ...wire.simplon import VERSIONS
-from ...wire.tiff_write import PROFILES
 from ..child import HINT
 from ..facility import World
 from ..faults import Faults
 from ..http import ENTRY, BoundedLog
-from .dcu import DetectorControlUnit
+from .detector import EigerModel
 from .frames import stamp_of
-from .server import VERSION_REQUESTS, Request, make_app
+from .parameters import make_geometry
+from .server import Request, VersionRequest, make_app
 from .stream_series import Recording, StreamOptions
 
 STOP_TIMEOUT = 20.0
@@ -48,7 +47,8 @@ class EigerPart:
     dwell : float
         s spent in the states ``initialize`` and ``configure``, divided by the facility's speed.
     command_limit : float
-        s after which the connection of a blocking command is closed while the command goes on.
+        s after which the connection of a blocking command is closed while the command goes on. Also an
+        attribute, to be changed at any time.
     version_request : str
         ``"both"``: known with and without a slash at its end; ``"slash"``: redirected to the one with it;
         ``"none"``: not known.
@@ -80,6 +80,8 @@ class EigerPart:
         Addresses of the stream's versions 2 and 1, ``tcp://127.0.0.1:<port>``.
     requests : BoundedLog of Request
         The last 10 000 requests answered: ``entries()``, ``clear()``.
+    detector : EigerModel
+        The model behind the server.
     faults : Faults
         Misbehaviour that has not happened yet.
     """
@@ -92,11 +94,11 @@ class EigerPart:
         *,
         model: str = "16M",
         shape: tuple[int, int] | None = None,
-        api_version: str = "1.8.0",
-        profile: str | None = None,
+        api_version: Literal["1.8.0", "1.6.0"] = "1.8.0",
+        profile: Literal["om", "v2024", "legacy16"] | None = None,
         dwell: float = 0.05,
         command_limit: float = 300.0,
-        version_request: str = "both",
+        version_request: VersionRequest = "both",
         initialized: bool = False,
         serial: str = "E-32-0000",
         port: Annotated[int, Field(ge=0, le=65535)] = 0,
@@ -108,36 +110,28 @@ class EigerPart:
         stream_clock_error: Annotated[float, Field(gt=-0.01, lt=0.01)] = 0.0,
         stream_live: Annotated[float, Field(gt=0, le=1)] = 1.0,
     ):
-        if api_version not in VERSIONS:
-            raise RequestError("api_version", api_version, f"one of {', '.join(VERSIONS)}")
-        profile = profile or ("om" if api_version == "1.8.0" else "legacy16")
-        if profile not in PROFILES:
-            raise RequestError("profile", profile, f"one of {', '.join(PROFILES)}")
-        if version_request not in VERSION_REQUESTS:
-            raise RequestError("version_request", version_request, f"one of {', '.join(VERSION_REQUESTS)}")
-        self._version_request = version_request
         self._initialized, self._port = initialized, port or world.next_port()
-        self._dcu = DetectorControlUnit(
-            model=model,
-            shape=shape,
-            version=api_version,
-            profile=profile,
-            dwell=dwell / world.speed,
-            command_limit=command_limit,
-            serial=serial,
-            seed=world.seed,
-            patient=world.clock.patient,
-            sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
-            stream=StreamOptions(
+        self.command_limit, self._version_request = command_limit, version_request
+        recording = None
+        if stream_replay is not None:
+            recording = Recording.load(stream_replay, renewed=not stream_replay_as_is)
+        self.detector = EigerModel(
+            make_geometry(model, api_version, shape),
+            api_version,
+            serial,
+            world.seed,
+            StreamOptions(
                 port=stream_port or world.later_port(),
                 legacy_port=stream_legacy_port or world.later_port(),
                 high_water=stream_high_water,
-                recording=None
-                if stream_replay is None
-                else Recording.load(stream_replay, renewed=not stream_replay_as_is),
+                recording=recording,
                 clock_error=stream_clock_error,
                 live=stream_live,
             ),
+            profile=profile or ("om" if api_version == "1.8.0" else "legacy16"),
+            dwell=dwell / world.speed,
+            patient=world.clock.patient,
+            sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
         )
         self.requests: BoundedLog[Request] = BoundedLog(LOG_ENTRIES * ENTRY)
         self._start_timeout, self._ready = world.start_timeout, threading.Event()
@@ -188,12 +182,12 @@ class EigerPart:
     @property
     def faults(self) -> Faults:
         """Misbehaviour that has not happened yet."""
-        return self._dcu.faults
+        return self.detector.faults
 
     @property
     def state(self) -> str:
         """State of the detector."""
-        return self._dcu.detector.state.value
+        return self.detector.state.value
 
     def restart(self) -> None:
         """Restart the service: not initialized, every frame and series lost, series numbers from 1 again."""
@@ -201,12 +195,9 @@ class EigerPart:
 
     def edge(self, width: float = 0.0) -> None:
         """Give the detector one electrical edge, or one gate of `width` s (modes exts, exte, extg, eies)."""
-        self._running.call_soon_threadsafe(self._dcu.detector.edge, width)
+        self._running.call_soon_threadsafe(self.detector.edge, width)
 
-    @staticmethod
-    def stamp_of(series_id: int, image_id: int) -> int:
-        """Return the number in the first pixels of a frame (`sfdaq_ophyd.sim.stamp`)."""
-        return stamp_of(series_id, image_id)
+    stamp_of = staticmethod(stamp_of)
 
     @property
     def _running(self) -> asyncio.AbstractEventLoop:
@@ -215,7 +206,7 @@ class EigerPart:
         return self._loop
 
     async def _restart(self) -> None:
-        self._dcu.restart()
+        self.detector.restart()
 
     def _run(self) -> None:
         try:
@@ -226,20 +217,20 @@ class EigerPart:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        self._dcu.restart()
+        self.detector.restart()
         if self._initialized:
-            await self._dcu.detector.initialize()
+            await self.detector.initialize()
         runner = web.AppRunner(
-            make_app(self._dcu, self.requests, self._version_request),
+            make_app(self.detector, self.requests, lambda: self.command_limit, self._version_request),
             access_log=None,
             handler_cancellation=True,
             shutdown_timeout=0.2,
         )
         await runner.setup()
         try:
-            self._dcu.stream.bind()
-            self.stream_endpoint = self._dcu.stream.endpoint("cbor")
-            self.stream_legacy_endpoint = self._dcu.stream.endpoint("legacy")
+            self.detector.stream.bind()
+            self.stream_endpoint = self.detector.stream.endpoint("cbor")
+            self.stream_legacy_endpoint = self.detector.stream.endpoint("legacy")
             site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -247,4 +238,4 @@ class EigerPart:
             await self._stopping.wait()
         finally:
             await runner.cleanup()
-            self._dcu.stream.close()
+            self.detector.stream.close()

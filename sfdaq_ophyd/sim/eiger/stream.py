@@ -1,4 +1,4 @@
-"""The stream: PUSH sockets, and the series that goes out on one of them.
+"""The stream: PUSH sockets, and the series that goes out on one of them, with what is to be wrong with it.
 
 As in wire reference eiger, section 7. What nobody takes is dropped and counted; nothing waits for a client,
 but for a patient detector. Used from one event loop.
@@ -7,28 +7,27 @@ but for a patient detector. Used from one event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from ...errors import RequestError
 from ...limits import Limit
+from ...wire import cbor
+from ...wire.compression import ArrayBytes
+from ...wire.eiger_stream import encode_message
 from ...wire.simplon import Parameter
-from ..faults import Faults
-from .config import DetectorConfig
-from .frames import FrameMaker
-from .packed import PackedScene
-from .stream_faults import FaultySeries
-from .stream_legacy import LegacySeries
-from .stream_series import (
-    CborSeries,
-    Parts,
-    RecordedSeries,
-    SeriesSettings,
-    StreamOptions,
-    channels_of,
-    difference_of,
-)
+from ...wire.ulid import make_ulid
+from ..faults import Fault, Faults
+from .config import DetectorConfig, Module
+from .frames import FrameMaker, PackedScene, compress
+from .parameters import SWITCH, measured, text
+from .stream_series import CborSeries, Fields, LegacySeries, Parts, RecordedSeries, StreamOptions
 
 HIGH_WATER = 1000
 """Messages the detector keeps for a slow client, unless they are more than `MEMORY`."""
@@ -38,6 +37,10 @@ MEMORY = 2 << 30
 
 LINGER_MS = 2000
 """How long what was sent may still be on its way when the detector is switched off."""
+
+
+_UNKNOWN_TAG = bytes.fromhex("d9fde8")  # 65000, which means nothing
+_HUGE = 1 << 40
 
 
 class PushSocket:
@@ -97,39 +100,197 @@ class PushSocket:
         return bool(self._connections)
 
 
-class StreamOutput:
-    """What the stream sends.
+class FaultySeries:
+    """A series whose messages are those of another, but for the faults that were asked for.
 
     Parameters
     ----------
-    config : callable
-        Returns the stream's config: name to `Parameter`.
+    series : CborSeries, LegacySeries or RecordedSeries
     faults : Faults
-    options : StreamOptions
-    n_pixels : int
-        Of an image.
+    """
+
+    def __init__(self, series: CborSeries | LegacySeries | RecordedSeries, faults: Faults):
+        self._series, self._faults = series, faults
+        self._untagged = faults.take("no_self_described") is not None
+        self._early = faults.take("early_end")
+        self._held: list[Parts] = []
+        self._ended = False
+        if (offset := faults.take("clock_offset")) is not None:
+            series.offset_ns = round(offset.get("seconds", 1.0) * 1e9)
+
+    def start(self) -> list[Parts]:
+        """Return the messages with which the series begins."""
+        if self._faults.take("lost_start") is not None:
+            return []
+        return self._encoded(self._series.start(), _IN_START)
+
+    def image(self, image_id: int, time_ns: int, count_time: float | None) -> list[Parts]:
+        """Return the messages that follow an exposure; parameters as for `StreamSeries.times`."""
+        series, said = self._series, []
+        if self._takes("new_unique_id", image_id) is not None and not isinstance(series, LegacySeries):
+            series.unique_id = make_ulid(time_ns, 0)
+            said = self._encoded(series.start())
+        if not (message := series.image(image_id, time_ns, count_time)):
+            return said
+        if self._takes("unknown_type", image_id) is not None and isinstance(end := series.end(), dict):
+            said += self._encoded({**end, "type": "calibration"})
+        (parts,) = self._encoded(message, _IN_IMAGE, image_id)
+        if (fault := self._takes("cut_message", image_id)) is not None:
+            parts = [parts[0][: int(fault.get("keep", len(parts[0]) // 2))], *parts[1:]]
+        if self._takes("extra_part", image_id) is not None:
+            parts = [*parts, b"{}"]
+        n_before_the_end = series.number_of_images - image_id
+        if self._early is not None and n_before_the_end <= int(self._early.get("before", 1)):
+            said += self.end()
+        n_times = 1 - (self._takes("lost_image", image_id) is not None)
+        said += [parts] * (n_times + (self._takes("duplicate", image_id) is not None))
+        if self._takes("swapped", image_id) is not None:
+            self._held += said
+            return []
+        said, self._held = said + self._held, []
+        return said
+
+    def end(self) -> list[Parts]:
+        """Return the messages with which the series ends; none if they were sent."""
+        said, self._held = self._held, []
+        if not self._ended and self._faults.take("lost_end") is None:
+            said += self._encoded(self._series.end())
+        self._ended = True
+        return said
+
+    def _takes(self, what: str, image_id: int | None) -> Fault | None:
+        return self._faults.take(what, image_id=image_id)
+
+    def _encoded(
+        self, message: Fields | Parts, wrong: dict[str, Spoil] | None = None, image_id: int | None = None
+    ) -> list[Parts]:
+        """Return what is sent, nothing where there is nothing to say; of version 2 with what is wrong."""
+        if not isinstance(message, dict):
+            return [message] if message else []
+        for what, spoil in (wrong or {}).items():
+            if (fault := self._takes(what, image_id)) is not None:
+                message = spoil(message, fault)
+        data = encode_message(message)
+        if "unknown_tag" in message:
+            data = data.replace(b"unknown_tag\xc0", b"unknown_tag" + _UNKNOWN_TAG)
+        return [[memoryview(data)[len(cbor.SELF_DESCRIBED) if self._untagged else 0 :]]]
+
+
+Spoil = Callable[[Fields, Fault], Fields]
+"""Returns the fields of a message of version 2 with what is wrong with them."""
+
+
+def _without(fields: Fields, name: str) -> Fields:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+def _whole(value: object) -> object:
+    """Return a value with integers in place of floats wherever they say the same."""
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _of_arrays(spoil: Callable[[ArrayBytes], ArrayBytes]) -> Spoil:
+    """Return what does something to every array of an image, if it has any."""
+
+    def apply(fields: Fields, _fault: Fault) -> Fields:
+        data = fields.get("data")
+        arrays = data.items() if isinstance(data, dict) else ()
+        return fields | ({"data": {channel: spoil(array) for channel, array in arrays}} if arrays else {})
+
+    return apply
+
+
+def _huge(array: ArrayBytes) -> ArrayBytes:
+    algorithm = "lz4" if array.algorithm == "none" else array.algorithm
+    data = _HUGE.to_bytes(8, "big") + bytes(array.data[8:])
+    return replace(array, algorithm=algorithm, data=memoryview(data))
+
+
+def _shorter(array: ArrayBytes) -> ArrayBytes:
+    pixels = array.unpack().reshape(-1)[:-1]
+    return replace(array, data=memoryview(compress(array.algorithm, pixels)))
+
+
+_IN_START: dict[str, Spoil] = {
+    "no_image_dtype": lambda fields, _: _without(fields, "image_dtype"),
+    "integers_for_floats": lambda fields, _: {name: _whole(value) for name, value in fields.items()},
+}
+"""What may be wrong with a start message."""
+
+_IN_IMAGE: dict[str, Spoil] = {
+    "unknown_key": lambda fields, _: fields | {"unknown_key": {"values": [1, 2.5, None]}},
+    "unknown_tag": lambda fields, _: fields | {"unknown_tag": cbor.Date("what is this?")},
+    "missing_field": lambda fields, fault: _without(fields, fault.get("field", "series_date")),
+    "unknown_algorithm": _of_arrays(lambda array: replace(array, algorithm="zstd")),
+    "huge_prefix": _of_arrays(_huge),
+    "wrong_length": _of_arrays(_shorter),
+}
+"""What may be wrong with an image."""
+
+
+class StreamOutput(Module):
+    """``stream``: what it is told, and what it sends. Its appendices take any JSON.
 
     Attributes
     ----------
+    n_pixels : int
+        Of an image.
     n_dropped : int
         Images that nobody took, since arm.
+    initialized_ns : int
+        When the detector was initialized, ns since the epoch.
     """
 
-    def __init__(
-        self,
-        config: Callable[[], dict[str, Parameter]],
-        faults: Faults,
-        options: StreamOptions,
-        n_pixels: int,
-    ):
-        self._config, self._faults, self._options = config, faults, options
+    unlisted = frozenset({"error"})
+
+    def __init__(self, version: str, faults: Faults, n_pixels: int, options: StreamOptions):
+        self._faults, self._options, self.n_pixels = faults, options, n_pixels
         self._high_water = options.high_water or min(HIGH_WATER, max(4, MEMORY // (4 * n_pixels)))
         self._context: zmq.Context | None = None
         self._sockets: dict[str, PushSocket] = {}
-        self._packed: tuple[object, object, Mapping[str, PackedScene]] = ([], (), {})
+        self._packed: tuple[object, object, dict[str, PackedScene]] = ([], (), {})
         self._series: FaultySeries | None = None
         self._socket: PushSocket | None = None
         self.initialized_ns = self.n_dropped = 0
+        self.commands = {"initialize": self.reset}
+        super().__init__(version)
+
+    def _defaults(self) -> dict[str, Parameter]:
+        formats = ("legacy", "cbor") if self.version == "1.8.0" else ("legacy",)
+        return {
+            "mode": text("disabled", *SWITCH),
+            "format": text("legacy", *formats),
+            "header_detail": text("basic", "all", "basic", "none"),
+            "header_appendix": text(""),
+            "image_appendix": text(""),
+        }
+
+    def _status(self) -> dict[str, Parameter]:
+        return {
+            "state": self._output_state(),
+            "dropped": measured(self.n_dropped, "uint"),
+            "error": measured([], "string[]"),
+        }
+
+    def reset(self) -> None:
+        """Begin anew with the default config; what an open series still exposes is not sent."""
+        super().reset()
+        self._series, self.n_dropped = None, 0
+
+    def put(self, name: str, value: Any) -> list[str]:
+        """Set one config parameter."""
+        if not name.endswith("_appendix"):
+            return super().put(name, value)
+        try:
+            cbor.encode(value)
+        except (RecursionError, struct.error):
+            raise RequestError(name, str(value)[:80], "JSON that CBOR can hold") from None
+        self.force(name, value)
+        return []
 
     def bind(self) -> None:
         """Open the ports; they are open whether or not the stream is enabled."""
@@ -153,31 +314,28 @@ class StreamOutput:
     async def open(self, maker: FrameMaker, config: DetectorConfig, number_of_images: int) -> None:
         """Begin a series, if the stream is enabled: its start message goes out at once."""
         self.end()
-        self.n_dropped = 0
-        stream = {name: parameter.value for name, parameter in self._config().items()}
-        channels = channels_of(config)
-        if stream["mode"] != "enabled" or not channels or self._faults.take("silent") is not None:
+        self.acquiring, self.n_dropped = True, 0
+        if not self.enabled or not config.channels() or self._faults.take("silent") is not None:
             return
-        settings = SeriesSettings(
+        name, scenes = self["format"], dict[str, PackedScene]()
+        kind: type[CborSeries | LegacySeries | RecordedSeries] = LegacySeries
+        if name == "cbor":
+            kind = CborSeries if self._options.recording is None else RecordedSeries
+        if kind is not RecordedSeries:
+            scenes = await self._pack(maker, config, name)
+        series = kind(
             maker=maker,
+            options=self._options,
             initialized_ns=self.initialized_ns,
             number_of_images=number_of_images,
-            stream=stream,
-            channels=channels,
-            options=self._options,
+            stream={key: parameter.value for key, parameter in self.config.items()},
+            scenes=scenes,
         )
-        legacy = stream["format"] == "legacy"
-        series: CborSeries | LegacySeries | RecordedSeries
-        if self._options.recording is not None and not legacy:
-            series = RecordedSeries(settings, self._options.recording)
-        else:
-            scenes = await self._pack(maker, config, channels, legacy)
-            series = LegacySeries(settings, scenes) if legacy else CborSeries(settings, scenes)
-        self._socket, self._series = self._sockets[stream["format"]], FaultySeries(series, self._faults)
+        self._socket, self._series = self._sockets[name], FaultySeries(series, self._faults)
         self._send(self._series.start())
 
     def image(self, image_id: int, time_ns: int, count_time: float | None) -> None:
-        """Send one exposure; parameters as for `CborSeries.image`."""
+        """Send one exposure; parameters as for `StreamSeries.times`."""
         if self._series is not None:
             self.n_dropped += self._send(self._series.image(image_id, time_ns, count_time))
 
@@ -188,31 +346,28 @@ class StreamOutput:
 
     def end(self) -> None:
         """Send the end of the series, if one is open."""
+        self.acquiring = False
         if self._series is not None:
             self._send(self._series.end())
             self._series = None
-
-    def abandon(self) -> None:
-        """Forget the series without a word: what it still exposes is not sent."""
-        self._series, self.n_dropped = None, 0
 
     def _send(self, messages: list[Parts]) -> int:
         """Send what there is to say; how many messages nobody took."""
         assert self._socket is not None  # a series is open
         return [self._socket.send(parts) for parts in messages].count(False)
 
-    async def _pack(
-        self, maker: FrameMaker, config: DetectorConfig, channels: tuple[str, ...], legacy: bool
-    ) -> Mapping[str, PackedScene]:
+    async def _pack(self, maker: FrameMaker, config: DetectorConfig, name: str) -> dict[str, PackedScene]:
         """Return the compressed scenes of every channel; those of the last series where they are the same."""
-        images, algorithm = maker.images, config["compression"]
-        algorithm = "lz4 block" if legacy and algorithm == "lz4" else algorithm
+        images, algorithm, channels = maker.images, config["compression"], config.channels()
+        algorithm = "lz4 block" if name == "legacy" and algorithm == "lz4" else algorithm
         if self._packed[0] is not images or self._packed[1] != (algorithm, channels):
-            shared = PackedScene(images, algorithm, maker.rows)
-            scenes = dict.fromkeys(channels, shared)
-            if "difference" in scenes:
-                scenes["difference"] = PackedScene([difference_of(config, images)], algorithm)
-            for scene in {id(scene): scene for scene in scenes.values()}.values():
+            scenes = dict.fromkeys(channels, PackedScene(images, algorithm, maker.rows))
+            if "difference" in scenes:  # of two thresholds that see the same
+                nothing, masked = np.zeros_like(images[0]), config.masked_value()
+                if masked is not None:
+                    nothing[config["pixel_mask"] != 0] = masked
+                scenes["difference"] = PackedScene([nothing], algorithm)
+            for scene in dict.fromkeys(scenes.values()):
                 await asyncio.get_running_loop().run_in_executor(None, scene.prepare)
             self._packed = (images, (algorithm, channels), scenes)
         return self._packed[2]

@@ -1,10 +1,12 @@
-"""What one series says on the stream, simulated or recorded: version 2, one CBOR message per exposure.
+"""What one series says on the stream, simulated or recorded, in version 2 (CBOR) or 1 (JSON and blobs).
 
 As in wire reference eiger, section 7. No sockets and no clock in here.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +18,9 @@ import numpy as np
 from ...errors import RequestError, WireError
 from ...wire.cbor import Date, decode
 from ...wire.compression import ArrayBytes
-from ...wire.eiger_stream import TICKS, encode_message
+from ...wire.eiger_stream import TICKS
 from ...wire.tiff import format_time_ns
-from .config import DetectorConfig, masked_value
-from .frames import FrameMaker, stamp_of
-from .packed import PackedScene
+from .frames import FrameMaker, PackedScene
 
 _AXES = ("chi", "kappa", "omega", "phi", "two_theta")
 
@@ -29,41 +29,28 @@ _ENERGIES = {"threshold_1": "threshold_energy", "threshold_2": "threshold/2/ener
 _BEYOND = 2**32 - 1
 """In the table of count-rate corrections: more than can be corrected."""
 
-NS_PER_TICK = 10**9 // TICKS
+_DEAD_TIME = 2.7e-7
 
-Parts = tuple[bytes | memoryview, ...]
-"""One ZeroMQ message."""
+NS_PER_TICK = 10**9 // TICKS
 
 Fields = dict[str, object]
 """One message of version 2, until it is sent."""
 
-
-def encode(message: Fields | list[bytes | memoryview]) -> Parts:
-    """Return what is sent: the parts of version 1 as they are, the fields of version 2 as CBOR."""
-    return (encode_message(message),) if isinstance(message, dict) else tuple(message)
+Parts = list[bytes | memoryview]
+"""One message of ZeroMQ; none where there is nothing to say."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Messages of one series, one a file.
-
-    Attributes
-    ----------
-    start, end : bytes or None
-        None where it was not recorded.
-    images : list of bytes
-        By their ids.
-    renewed : bool
-        Whether they get numbers, names and times of the series that is armed.
-    """
+    """Messages of one series, one a file; start and end are None where they were not recorded."""
 
     start: bytes | None
-    images: list[bytes]
+    images: list[bytes]  # by their ids
     end: bytes | None
-    renewed: bool = True
+    renewed: bool  # whether they get numbers, names and times of the series that is armed
 
     @classmethod
-    def load(cls, folder: str | Path, *, renewed: bool = True) -> Recording:
+    def load(cls, folder: str | Path, *, renewed: bool) -> Recording:
         """Read the files ``*.cbor`` and ``*.cbor.xz`` of a folder.
 
         Raises
@@ -71,49 +58,22 @@ class Recording:
         RequestError
             There is no image, or a file holds no message.
         """
-        found: dict[str, list[tuple[int, bytes]]] = {"start": [], "image": [], "end": []}
+        found: dict[str, dict[int, bytes]] = {"start": {}, "image": {}, "end": {}}
         try:
             for path in sorted(Path(folder).glob("*.cbor*")):
                 data = path.read_bytes()
                 data = lzma.decompress(data) if path.suffix == ".xz" else data
                 fields = read_fields(data)
-                found[str(fields["type"])].append((int(str(fields.get("image_id", 0))), data))
+                found[str(fields["type"])].setdefault(int(str(fields.get("image_id", 0))), data)
         except (OSError, lzma.LZMAError, WireError, KeyError, ValueError) as exc:
             raise RequestError("stream_replay", str(folder), f"messages of a stream ({exc})") from exc
         if not found["image"]:
             raise RequestError("stream_replay", str(folder), "a folder with images, *.cbor or *.cbor.xz")
-        first: dict[str, bytes | None] = {kind: each[0][1] if each else None for kind, each in found.items()}
-        images = [data for _, data in sorted(found["image"], key=lambda image: image[0])]
-        return cls(first["start"], images, first["end"], renewed)
+        images = [data for _, data in sorted(found["image"].items())]
+        return cls(found["start"].get(0), images, found["end"].get(0), renewed)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class StreamOptions:
-    """How a detector streams, in all series.
-
-    Attributes
-    ----------
-    port, legacy_port : int
-        Of versions 2 and 1; 0 takes a free one.
-    high_water : int or None
-        Messages that are kept for a slow client.
-    recording : Recording or None
-        What version 2 sends in place of simulated images.
-    clock_error : float
-        By which share the detector's clock is fast.
-    live : float
-        Share of the exposure during which it counts.
-    """
-
-    port: int
-    legacy_port: int
-    high_water: int | None
-    recording: Recording | None
-    clock_error: float
-    live: float
-
-
-def read_fields(data: bytes) -> dict[str, object]:
+def read_fields(data: bytes) -> Fields:
     """Return the fields of a message; WireError where there are none."""
     fields = decode(data)
     if not isinstance(fields, dict):
@@ -122,63 +82,37 @@ def read_fields(data: bytes) -> dict[str, object]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SeriesSettings:
-    """What holds for a series from arm on.
+class StreamOptions:
+    """How a detector streams, in all series."""
 
-    Attributes
-    ----------
-    maker : FrameMaker
-    initialized_ns : int
-        When the detector was initialized, ns since the epoch.
-    number_of_images : int
-    stream : Mapping
-        The stream's config, name to value.
-    channels : tuple of str
-    options : StreamOptions
-    """
+    port: int  # of version 2; 0 takes a free one
+    legacy_port: int  # of version 1
+    high_water: int | None  # messages that are kept for a slow client
+    recording: Recording | None  # what version 2 sends in place of simulated images
+    clock_error: float  # by which share the detector's clock is fast
+    live: float  # share of the exposure during which it counts
+
+
+@dataclass(eq=False, kw_only=True)
+class StreamSeries:
+    """What holds for a series from arm on, and the ticks of the detector's clock since its first exposure."""
 
     maker: FrameMaker
-    initialized_ns: int
-    number_of_images: int
-    stream: Mapping[str, Any]
-    channels: tuple[str, ...]
     options: StreamOptions
+    initialized_ns: int  # when the detector was initialized, since the epoch
+    number_of_images: int
+    stream: Mapping[str, Any]  # the stream's config, name to value
+    scenes: Mapping[str, PackedScene]  # compressed images of every channel
+    first_ns: int = -1  # when the first exposure began, since the epoch; -1 before it
+    offset_ns: int = 0  # by how much the detector's date is wrong
 
-
-def channels_of(config: DetectorConfig) -> tuple[str, ...]:
-    """Return the names of what every image message brings."""
-    difference = config.parameters.get("threshold/difference/mode")
-    more = ("difference",) if difference is not None and difference.value == "enabled" else ()
-    return (*(f"threshold_{n}" for n, _ in config.thresholds()), *more)
-
-
-def difference_of(config: DetectorConfig, images: list[np.ndarray]) -> np.ndarray:
-    """Return the difference of two thresholds that see the same: nothing, but for the masked pixels."""
-    image, masked = np.zeros_like(images[0]), masked_value(config)
-    if masked is not None:
-        image[config.arrays["pixel_mask"] != 0] = masked
-    return image
-
-
-class ExposureClock:
-    """Ticks of the detector's clock since the first exposure of a series.
-
-    Attributes
-    ----------
-    first_ns : int
-        When that began, ns since the epoch; -1 before it.
-    offset_ns : int
-        By how much the detector's date is wrong.
-    """
-
-    def __init__(self, settings: SeriesSettings):
-        self._settings, self.first_ns, self.offset_ns = settings, -1, 0
+    def __post_init__(self):
+        self.unique_id = self.maker.unique_id
 
     def date(self) -> Date:
         """Return when the first exposure began, as the detector writes it."""
-        return Date(
-            format_time_ns(self.first_ns + self.offset_ns, offset_minutes=self._settings.maker.offset_minutes)
-        )
+        time_ns = self.first_ns + self.offset_ns
+        return Date(format_time_ns(time_ns, offset_minutes=self.maker.offset_minutes))
 
     def times(self, time_ns: int, count_time: float | None) -> tuple[int, int, int]:
         """Return when an exposure began and ended, and for how long it counted, in ticks.
@@ -190,42 +124,41 @@ class ExposureClock:
         count_time : float or None
             s; None where it is the configured one.
         """
-        settings = self._settings
-        if settings.maker.series_time_ns is not None:
-            time_ns = settings.maker.series_time_ns
+        if self.maker.series_time_ns is not None:
+            time_ns = self.maker.series_time_ns
         if self.first_ns < 0:
             self.first_ns = time_ns
-        seconds = settings.maker.values["count_time"] if count_time is None else count_time
-        faster = TICKS * (1 + settings.options.clock_error)
+        seconds = self.maker.values["count_time"] if count_time is None else count_time
+        faster = TICKS * (1 + self.options.clock_error)
         start = max(0, round((time_ns - self.first_ns) / 1e9 * faster))
-        return start, start + round(seconds * faster), round(seconds * settings.options.live * faster)
+        return start, start + round(seconds * faster), round(seconds * self.options.live * faster)
+
+    def head(self, kind: str) -> Fields:
+        """Return the fields with which a message of version 2 begins."""
+        return {"type": kind, "series_id": self.maker.series_id, "series_unique_id": self.unique_id}
 
 
-class CborSeries:
+class CborSeries(StreamSeries):
     """The messages of one series in version 2; each is a map of `Fields`."""
-
-    def __init__(self, settings: SeriesSettings, scenes: Mapping[str, PackedScene]):
-        self.settings, self._scenes, self.unique_id = settings, scenes, settings.maker.unique_id
-        self.clock = ExposureClock(settings)
 
     def start(self) -> Fields:
         """Return the fields of the first message."""
-        s, config, maker = self.settings, self.settings.maker.values, self.settings.maker
-        tables = s.stream["header_detail"] == "all"
-        thresholds = [channel for channel in s.channels if channel != "difference"]
-        return {
-            **self._head("start"),
+        config, maker = self.maker.values, self.maker
+        tables: Fields = {}
+        if self.stream["header_detail"] == "all":
+            thresholds = [channel for channel in self.scenes if channel != "difference"]
+            tables = {name: dict.fromkeys(thresholds, config[name]) for name in ("flatfield", "pixel_mask")}
+            tables["countrate_correction_lookup_table"] = lookup_table(config)
+        fields: Fields = {
             "arm_date": Date(config["data_collection_date"]),
             "beam_center_x": config["beam_center_x"],
             "beam_center_y": config["beam_center_y"],
-            "channels": list(s.channels),
+            "channels": list(self.scenes),
             "count_time": config["count_time"],
             "countrate_correction_enabled": config["countrate_correction_applied"],
-            **({"countrate_correction_lookup_table": lookup_table(config)} if tables else {}),
             "detector_description": config["description"],
             "detector_serial_number": config["detector_number"],
             "detector_translation": list(config["detector_translation"]),
-            **({"flatfield": self._table("flatfield", thresholds)} if tables else {}),
             "flatfield_enabled": config["flatfield_correction_applied"],
             "frame_time": config["frame_time"],
             "goniometer": {
@@ -237,8 +170,7 @@ class CborSeries:
             "image_size_y": maker.shape[0],
             "incident_energy": config["photon_energy"],
             "incident_wavelength": config["wavelength"],
-            "number_of_images": s.number_of_images,
-            **({"pixel_mask": self._table("pixel_mask", thresholds)} if tables else {}),
+            "number_of_images": self.number_of_images,
             "pixel_mask_enabled": config["pixel_mask_applied"],
             "pixel_size_x": config["x_pixel_size"],
             "pixel_size_y": config["y_pixel_size"],
@@ -249,94 +181,32 @@ class CborSeries:
                 name: config[key] for name, key in _ENERGIES.items() if key in config
             },  # enabled or not
             "virtual_pixel_interpolation_enabled": config["virtual_pixel_correction_applied"],
-        } | self._user_data("header_appendix")
+        }
+        fields = dict(sorted((fields | tables).items()))
+        return self.head("start") | fields | self._user_data("header_appendix")
 
     def image(self, image_id: int, time_ns: int, count_time: float | None) -> Fields:
-        """Return the fields of one exposure's message; parameters as for `ExposureClock.times`."""
-        start, stop, real = self.clock.times(time_ns, count_time)
-        maker = self.settings.maker
-        stamp, sample = stamp_of(maker.series_id, image_id), maker.sample_of(image_id)
-        arrays: dict[int, ArrayBytes] = {}  # thresholds see the same
-        data = {}
-        for channel in self.settings.channels:
-            scene = self._scenes[channel]
-            if id(scene) not in arrays:
-                arrays[id(scene)] = scene.frame(image_id, stamp, sample, lambda: maker.band(image_id))
-            data[channel] = arrays[id(scene)]
+        """Return the fields of one exposure's message; parameters as for `times`."""
+        start, stop, real = self.times(time_ns, count_time)
+        # thresholds see the same
+        arrays = {scene: scene.frame(self.maker, image_id) for scene in dict.fromkeys(self.scenes.values())}
         return {
-            **self._head("image"),
+            **self.head("image"),
             "image_id": image_id,
             "real_time": [real, TICKS],
-            "series_date": self.clock.date(),
+            "series_date": self.date(),
             "start_time": [start, TICKS],
             "stop_time": [stop, TICKS],
-            "data": data,
+            "data": {channel: arrays[scene] for channel, scene in self.scenes.items()},
         } | self._user_data("image_appendix")
 
     def end(self) -> Fields:
         """Return the fields of the last message."""
-        return self._head("end")
-
-    def _head(self, kind: str) -> Fields:
-        return {
-            "type": kind,
-            "series_id": self.settings.maker.series_id,
-            "series_unique_id": self.unique_id,
-        }
-
-    def _table(self, name: str, channels: list[str]) -> dict[str, np.ndarray]:
-        return dict.fromkeys(channels, np.asarray(self.settings.maker.arrays[name]))
+        return self.head("end")
 
     def _user_data(self, name: str) -> Fields:
-        value = self.settings.stream[name]
+        value = self.stream[name]
         return {} if value == "" else {"user_data": value}
-
-
-class RecordedSeries:
-    """The messages of a recording, as `CborSeries` has them of the simulated detector.
-
-    Renewed, they are of the series that is armed, and the images come again and again; else they are what was
-    recorded, byte for byte, and after the last image there is none.
-    """
-
-    def __init__(self, settings: SeriesSettings, recording: Recording):
-        self.settings, self.unique_id, self._recording = settings, settings.maker.unique_id, recording
-        self.clock = ExposureClock(settings)
-
-    def start(self) -> Fields | list[bytes | memoryview]:
-        """Return the first message; nothing where it was not recorded."""
-        if (data := self._recording.start) is None or not self._recording.renewed:
-            return [] if data is None else [data]
-        renewed = {
-            "arm_date": Date(self.settings.maker.values["data_collection_date"]),
-            "number_of_images": self.settings.number_of_images,
-        }
-        return self._renewed(data) | renewed
-
-    def image(
-        self, image_id: int, time_ns: int, count_time: float | None
-    ) -> Fields | list[bytes | memoryview]:
-        """Return one exposure's message; nothing after the last one."""
-        images = self._recording.images
-        if not self._recording.renewed:
-            return [images[image_id]] if image_id < len(images) else []
-        begin, end, _ = self.clock.times(time_ns, count_time)
-        return self._renewed(images[image_id % len(images)]) | {
-            "image_id": image_id,
-            "series_date": self.clock.date(),
-            "start_time": [begin, TICKS],
-            "stop_time": [end, TICKS],
-        }
-
-    def end(self) -> Fields | list[bytes | memoryview]:
-        """Return the last message; nothing where it was not recorded."""
-        if (data := self._recording.end) is None or not self._recording.renewed:
-            return [] if data is None else [data]
-        return self._renewed(data)
-
-    def _renewed(self, data: bytes) -> Fields:
-        numbers = {"series_id": self.settings.maker.series_id, "series_unique_id": self.unique_id}
-        return read_fields(data) | numbers
 
 
 def lookup_table(config: Mapping[str, Any]) -> np.ndarray:
@@ -346,3 +216,122 @@ def lookup_table(config: Mapping[str, Any]) -> np.ndarray:
     most = max(1, round(config["countrate_correction_count_cutoff"] * sub_frame))
     corrected = np.rint(counted * (1 + counted / (4 * most)))
     return np.where(corrected <= most, corrected, _BEYOND).astype("<u4")
+
+
+LEGACY_CONFIG = (
+    "auto_summation beam_center_x beam_center_y bit_depth_image bit_depth_readout chi_increment chi_start"
+    " compression count_time countrate_correction_applied countrate_correction_count_cutoff"
+    " data_collection_date description detector_distance detector_number detector_readout_time"
+    " detector_translation eiger_fw_version element flatfield_correction_applied frame_count_time frame_time"
+    " kappa_increment kappa_start nimages ntrigger number_of_excluded_pixels omega_increment omega_start"
+    " phi_increment phi_start photon_energy pixel_mask_applied roi_mode sensor_material sensor_thickness"
+    " software_version threshold_energy trigger_mode two_theta_increment two_theta_start"
+    " virtual_pixel_correction_applied wavelength x_pixel_size x_pixels_in_detector y_pixel_size"
+    " y_pixels_in_detector"
+).split()
+"""Parameters in the second part of the header of version 1."""
+
+
+class LegacySeries(StreamSeries):
+    """The messages of one series in version 1, of one threshold; each is a list of parts."""
+
+    def start(self) -> Parts:
+        """Return the header: 1 part, 2 or, with everything, 8 and the appendix."""
+        values, detail = self.maker.values, self.stream["header_detail"]
+        parts: Parts = [_json(header_detail=detail, htype="dheader-1.0", series=self.maker.series_id)]
+        if detail != "none":
+            config = {name: values[name] for name in LEGACY_CONFIG}
+            config["frame_period"] = config["frame_count_time"] + config["detector_readout_time"]
+            parts.append(_json(**config))
+        if detail == "all":
+            true = np.arange(4000) * 1125.0
+            rates = np.stack([true, true * np.exp(-true * _DEAD_TIME)], axis=1).astype("<f4")
+            tables = {"flatfield": values["flatfield"], "pixelmask": values["pixel_mask"]}
+            tables["countrate_table"] = rates
+            for name, table in tables.items():
+                shape = list(table.shape[::-1])
+                parts.append(_json(htype=f"d{name}-1.0", shape=shape, type=table.dtype.name))
+                parts.append(np.ascontiguousarray(table).data.cast("B"))
+            parts += self._appendix("header_appendix")
+        return parts
+
+    def image(self, image_id: int, time_ns: int, count_time: float | None) -> Parts:
+        """Return one exposure's 4 parts, 5 with an appendix; parameters as for `times`."""
+        start, stop, real = self.times(time_ns, count_time)
+        began, series = (self.first_ns - self.initialized_ns) // NS_PER_TICK, self.maker.series_id
+        array: ArrayBytes = next(iter(self.scenes.values())).frame(self.maker, image_id)
+        lz4 = "" if array.algorithm == "none" else "lz4"
+        shuffled = f"bs{8 * array.element_size}-" if array.element_size else ""
+        about = _json(
+            encoding=f"{shuffled}{lz4}<",
+            htype="dimage_d-1.0",
+            shape=list(array.shape[::-1]),
+            size=len(array.data),
+            type=array.dtype.name,
+        )
+        digest = hashlib.md5(about, usedforsecurity=False).hexdigest()
+        times = _json(
+            htype="dconfig-1.0",
+            real_time=real * NS_PER_TICK,
+            start_time=(began + start) * NS_PER_TICK,
+            stop_time=(began + stop) * NS_PER_TICK,
+        )
+        head = _json(frame=image_id, hash=digest, htype="dimage-1.0", series=series)
+        return [head, about, array.data, times, *self._appendix("image_appendix")]
+
+    def end(self) -> Parts:
+        """Return the last message, one part."""
+        return [_json(htype="dseries_end-1.0", series=self.maker.series_id)]
+
+    def _appendix(self, name: str) -> Parts:
+        """Return the part of an appendix as it was put; none if it is empty."""
+        value = self.stream[name]
+        if value == "":
+            return []
+        return [(value if isinstance(value, str) else json.dumps(value)).encode()]
+
+
+def _json(**fields: object) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), sort_keys=True).encode()
+
+
+class RecordedSeries(StreamSeries):
+    """The messages of a recording, as `CborSeries` has them of the simulated detector.
+
+    Renewed, they are of the series that is armed, and the images come again and again; else they are what was
+    recorded, byte for byte, and after the last image there is none.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        assert self.options.recording is not None
+        self._recording = self.options.recording
+
+    def start(self) -> Fields | Parts:
+        """Return the first message; nothing where it was not recorded."""
+        date = Date(self.maker.values["data_collection_date"])
+        return self._message(self._recording.start, arm_date=date, number_of_images=self.number_of_images)
+
+    def image(self, image_id: int, time_ns: int, count_time: float | None) -> Fields | Parts:
+        """Return one exposure's message; nothing after the last one."""
+        images = self._recording.images
+        if not self._recording.renewed:
+            return [*images[image_id : image_id + 1]]
+        begin, end, _ = self.times(time_ns, count_time)
+        return self._message(
+            images[image_id % len(images)],
+            image_id=image_id,
+            series_date=self.date(),
+            start_time=[begin, TICKS],
+            stop_time=[end, TICKS],
+        )
+
+    def end(self) -> Fields | Parts:
+        """Return the last message; nothing where it was not recorded."""
+        return self._message(self._recording.end)
+
+    def _message(self, data: bytes | None, **renewed: object) -> Fields | Parts:
+        if data is None or not self._recording.renewed:
+            return [] if data is None else [data]
+        fields = read_fields(data)
+        return fields | self.head(str(fields["type"])) | renewed

@@ -137,7 +137,7 @@ def test_mounted_folder_when_it_has_the_files_then_those_are_the_images(
     mounted.mkdir()
     eiger = make_writer(files=mounted)
     eiger.images_per_file.put(2)
-    over, files = threading.Event(), part._dcu.files
+    over, files = threading.Event(), part.detector.files
     if not served:
         part.fail_next("error", path="/data/", code=404, count=10_000)
 

@@ -153,7 +153,7 @@ def captured(part, catalog, folder, tmp_path, monkeypatch, *, series, uid, n_ima
     (end,) = [path.read_bytes() for path in folder.glob("*end.cbor")]
     start = [lzma.decompress(path.read_bytes()) for path in folder.glob("*start.cbor.xz")]
     assert len(images) == n_images
-    part._dcu.detector.series_id = series - 1
+    part.detector.series_id = series - 1
     monkeypatch.setattr("sfdaq_ophyd.sim.eiger.detector.make_ulid", lambda *args: uid)
 
     def replaced(message, data):

@@ -129,10 +129,11 @@ def test_version_request_when_of_another_server_then_answered_as_it_does(make_pa
         assert requests.get(url, timeout=60).json()["value"] == "1.8.0"
 
 
-def test_restart_when_called_then_as_after_power_up(rest):
+@pytest.mark.parametrize("by_command", [True, False])
+def test_restart_when_called_or_sent_then_as_after_power_up(rest, by_command):
     rest.set("detector/config/nimages", 7)
     first = arm(rest), rest.value("detector/status/series_unique_id")
-    rest.part.restart()
+    rest.command("system/command/restart") if by_command else rest.part.restart()
     assert rest.state() == "na"
     rest.command("detector/command/initialize")
     assert rest.value("detector/config/nimages") == 1 and rest.value("monitor/config/mode") == "disabled"

@@ -12,10 +12,16 @@ def frame(k, series=1):
     return StoredFrame(series, k, 1, (b"x" * 100,))
 
 
+def enabled(**config):
+    buffer = MonitorBuffer("1.8.0")
+    for name, value in {"mode": "enabled", **config}.items():
+        buffer.put(name, value)
+    return buffer
+
+
 def filled(n, *, size=3, discard_new=True):
     async def fill():
-        buffer = MonitorBuffer()
-        buffer.enabled, buffer.buffer_size, buffer.discard_new = True, size, discard_new
+        buffer = enabled(buffer_size=size, discard_new=discard_new)
         for k in range(n):
             await buffer.store(frame(k))
         return buffer
@@ -26,19 +32,19 @@ def filled(n, *, size=3, discard_new=True):
 def test_buffer_when_full_and_discard_new_then_the_new_frame_is_refused():
     buffer = filled(5)
     assert buffer.listing() == [[1, [0, 1, 2]]]
-    assert (buffer.n_dropped, buffer.overflow) == (2, True)
+    assert (buffer.n_dropped, buffer.read("status", "state").value) == (2, "overflow")
 
 
 def test_buffer_when_full_and_not_discard_new_then_the_oldest_goes():
     buffer = filled(5, discard_new=False)
     assert buffer.listing() == [[1, [2, 3, 4]]]
-    assert (buffer.n_dropped, buffer.overflow) == (2, True)
+    assert (buffer.n_dropped, buffer.read("status", "state").value) == (2, "overflow")
 
 
 def test_buffer_when_shrunk_then_the_drop_rule_says_which_end():
     newest_first, oldest_first = filled(3), filled(3, discard_new=False)
-    newest_first.configure("buffer_size", 1)
-    oldest_first.configure("buffer_size", 1)
+    newest_first.put("buffer_size", 1)
+    oldest_first.put("buffer_size", 1)
     assert (newest_first.listing(), oldest_first.listing()) == ([[1, [0]]], [[1, [2]]])
     assert newest_first.n_dropped == oldest_first.n_dropped == 2
 
@@ -53,28 +59,27 @@ def test_newest_when_the_frame_was_refused_then_it_is_still_given_and_not_taken(
 def test_clear_when_called_then_counters_are_zero_and_the_newest_stays():
     buffer = filled(5)
     buffer.clear()
-    assert (len(buffer), buffer.n_dropped, buffer.overflow) == (0, 0, False)
+    assert (len(buffer), buffer.n_dropped, buffer.read("status", "state").value) == (0, 0, "normal")
     assert asyncio.run(buffer.newest(0)).image_id == 4
 
 
 def test_initialize_when_called_then_the_monitor_is_disabled_and_forgets_everything():
     buffer = filled(2)
-    buffer.initialize()
-    assert (buffer.enabled, buffer.buffer_size, buffer.discard_new) == (False, 100, True)
+    buffer.reset()
+    assert (buffer.enabled, buffer["buffer_size"], buffer["discard_new"]) == (False, 100, True)
     assert asyncio.run(buffer.newest(0)) is None
 
 
 def test_store_when_disabled_then_the_buffer_is_untouched():
     buffer = filled(2)
-    buffer.enabled = False
+    buffer.put("mode", "disabled")
     asyncio.run(buffer.store(frame(9)))
     assert buffer.listing() == [[1, [0, 1]]]
 
 
 def test_next_when_several_clients_wait_then_each_frame_goes_to_one():
     async def run():
-        buffer = MonitorBuffer()
-        buffer.enabled = True
+        buffer = enabled()
         clients = [asyncio.create_task(buffer.next(5.0)) for _ in range(4)]
         await asyncio.sleep(0)
         for k in range(4):
@@ -86,8 +91,7 @@ def test_next_when_several_clients_wait_then_each_frame_goes_to_one():
 
 def test_next_when_nothing_comes_then_none_and_a_cancelled_wait_takes_nothing():
     async def run():
-        buffer = MonitorBuffer()
-        buffer.enabled = True
+        buffer = enabled()
         gone = asyncio.create_task(buffer.next(5.0))
         await asyncio.sleep(0)
         gone.cancel()
@@ -113,7 +117,7 @@ def test_bytes_free_when_frames_come_and_go_then_what_is_left(monkeypatch):
     whole = buffer.n_bytes_free + 300
     asyncio.run(buffer.next(0))
     assert buffer.n_bytes_free == whole - 200
-    buffer.configure("buffer_size", 1)
+    buffer.put("buffer_size", 1)
     assert buffer.n_bytes_free == whole - 100
     buffer.clear()
     assert buffer.n_bytes_free == whole
@@ -121,8 +125,7 @@ def test_bytes_free_when_frames_come_and_go_then_what_is_left(monkeypatch):
 
 def test_wait_for_room_when_its_reader_is_there_then_until_it_takes_a_frame():
     async def run():
-        buffer = MonitorBuffer()
-        buffer.enabled, buffer.buffer_size = True, 2
+        buffer = enabled(buffer_size=2)
         for k in range(2):
             await buffer.store(frame(k))
         await asyncio.wait_for(buffer.wait_for_room(60), 5)  # nobody has read yet

@@ -189,12 +189,6 @@ def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
         assert reply.status_code == 404
 
 
-def test_restart_when_sent_then_na_and_the_monitor_is_disabled(rest):
-    arm(rest)
-    rest.command("system/command/restart")
-    assert rest.state() == "na" and rest.value("monitor/config/mode") == "disabled"
-
-
 def test_first_generation_when_chosen_then_it_has_its_own_names_and_no_new_ones(make_part):
     rest = Rest(make_part(initialized=True, api_version="1.6.0"), "1.6.0")
     assert rest.value("detector/config/bit_depth_readout") == 12

@@ -123,7 +123,7 @@ def test_legacy_when_nobody_listens_then_dropped_counts(rest):
 
 def has_client(part):
     async def has_room():
-        return part._dcu.stream._sockets["legacy"].has_room
+        return part.detector.stream._sockets["legacy"].has_room
 
     return asyncio.run_coroutine_threadsafe(has_room(), part._running).result(60)
 

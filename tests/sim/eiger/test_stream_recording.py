@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import lzma
-import subprocess
-import sys
 
-import numpy as np
 import pytest
-import requests
 
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.eiger_stream import decode_message
 
-from .conftest import Pull, Rest, arm, take
+from .conftest import Rest, arm, take
 
 
 @pytest.fixture
@@ -71,34 +66,6 @@ def test_recording_when_a_fault_is_named_then_it_happens_to_it(replay, maxiv):
     rest.part.fail_next("lost_image", image_id=1)
     take(rest, nimages=3)
     assert [frame["image_id"] for frame in pull.series()[1:-1]] == [0, 2]
-
-
-def test_command_when_told_to_replay_a_16m_then_its_capture_comes(data_dir):
-    folder = data_dir / "eiger" / "stream2" / "diamond_16m"
-    options = ["--initialized", "--shape", "64x80", "--stream-replay", str(folder)]
-    command = [sys.executable, "-m", "sfdaq_ophyd.sim.eiger", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            _, url, stream, _ = child.stdout.readline().split()
-            put = "{}/{}/api/1.8.0/{}".format
-            for module, name, value in (
-                ("stream", "config/format", "cbor"),
-                ("stream", "config/mode", "enabled"),
-                ("detector", "config/frame_time", 0.002),
-            ):
-                requests.put(put(url, module, name), json={"value": value}, timeout=60).raise_for_status()
-            pull = Pull(stream)
-            for name in ("arm", "trigger"):
-                requests.put(put(url, "detector", f"command/{name}"), timeout=60).raise_for_status()
-            start, frame, _ = pull.series()
-            pull.close()
-        finally:
-            child.terminate()
-    expected = json.loads((folder.parent / "expected.json").read_bytes())
-    assert expected and start["detector_description"] == "Dectris EIGER2 Si 16M"
-    pixels = frame["data"]["threshold_1"].unpack()
-    assert pixels.shape == (4362, 4148) and pixels[pixels != 65535].sum(dtype="u8") == 13712
-    assert np.count_nonzero(pixels == 65535) == 1253075
 
 
 def test_recording_when_there_is_none_then_refused_with_the_folder(make_part, tmp_path):
