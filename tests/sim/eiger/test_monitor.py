@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sfdaq_ophyd.sim.eiger import monitor
 from sfdaq_ophyd.sim.eiger.monitor import MonitorBuffer, StoredFrame
 
@@ -29,24 +31,15 @@ def filled(n, *, size=3, discard_new=True):
     return asyncio.run(fill())
 
 
-def test_buffer_when_full_and_discard_new_then_the_new_frame_is_refused():
-    buffer = filled(5)
-    assert buffer.listing() == [[1, [0, 1, 2]]]
+@pytest.mark.parametrize(
+    ("discard_new", "kept", "kept_of_shrunk"), [(True, [0, 1, 2], [0]), (False, [2, 3, 4], [4])]
+)
+def test_buffer_when_full_or_shrunk_then_the_drop_rule_says_which_go(discard_new, kept, kept_of_shrunk):
+    buffer = filled(5, discard_new=discard_new)
+    assert buffer.listing() == [[1, kept]]
     assert (buffer.n_dropped, buffer.read("status", "state").value) == (2, "overflow")
-
-
-def test_buffer_when_full_and_not_discard_new_then_the_oldest_goes():
-    buffer = filled(5, discard_new=False)
-    assert buffer.listing() == [[1, [2, 3, 4]]]
-    assert (buffer.n_dropped, buffer.read("status", "state").value) == (2, "overflow")
-
-
-def test_buffer_when_shrunk_then_the_drop_rule_says_which_end():
-    newest_first, oldest_first = filled(3), filled(3, discard_new=False)
-    newest_first.put("buffer_size", 1)
-    oldest_first.put("buffer_size", 1)
-    assert (newest_first.listing(), oldest_first.listing()) == ([[1, [0]]], [[1, [2]]])
-    assert newest_first.n_dropped == oldest_first.n_dropped == 2
+    buffer.put("buffer_size", 1)
+    assert (buffer.listing(), buffer.n_dropped) == ([[1, kept_of_shrunk]], 4)
 
 
 def test_newest_when_the_frame_was_refused_then_it_is_still_given_and_not_taken():

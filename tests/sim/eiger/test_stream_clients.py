@@ -14,8 +14,10 @@ from sfdaq_ophyd.wire import tiff
 from .conftest import Rest, arm, take
 
 
-def test_images_when_nobody_listens_then_dropped_counts_them_until_the_next_arm(rest):
+@pytest.mark.parametrize("kind", ["cbor", "legacy"])
+def test_images_when_nobody_listens_then_dropped_counts_them_until_the_next_arm(rest, kind):
     rest.stream()
+    rest.set("stream/config/format", kind)
     take(rest, nimages=4)
     assert rest.value("stream/status/dropped") == 4
     arm(rest)

@@ -115,12 +115,6 @@ def test_times_when_in_version_1_then_ns_since_initialize_in_steps_of_20(rest, l
     assert {frame["stop_time"] - frame["start_time"] for frame in frames} == {frames[0]["real_time"]}
 
 
-def test_legacy_when_nobody_listens_then_dropped_counts(rest):
-    rest.set("stream/config/mode", "enabled")
-    take(rest, nimages=3)
-    assert rest.value("stream/status/dropped") == 3
-
-
 def has_client(part):
     async def has_room():
         return part.detector.stream._sockets["legacy"].has_room
