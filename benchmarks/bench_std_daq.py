@@ -1,4 +1,4 @@
-"""The standard DAQ: what the device adds to a start, when it sees the end, long scans, a long stream."""
+"""The standard DAQ: what the device adds to a start, when it sees the end, long scans."""
 
 from __future__ import annotations
 
@@ -10,24 +10,20 @@ import sys
 import tempfile
 import threading
 import time
-import tracemalloc
 from contextlib import contextmanager
 from statistics import median
 
 import bluesky.plans as bp
 import numpy as np
-import redis
 from bluesky import RunEngine
 
-from sfdaq_ophyd.clients import StdDaqClient, StdDaqRedis
+from sfdaq_ophyd.clients import StdDaqClient
 from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.sim.std_daq.embedded_redis import EmbeddedRedis
 
 from .pairs import interleave
 
 N_STARTS = 15
 N_POINTS = 500
-N_MESSAGES = 100_000
 
 
 @contextmanager
@@ -136,55 +132,4 @@ def long_scan():
     }
 
 
-def follower_memory():
-    """Memory of the Redis follower after many messages, against a fifth of them."""
-    embedded = EmbeddedRedis()
-    embedded.start()
-    sizes = []
-    try:
-        with StdDaqRedis(embedded.url, ["status"], block=0.1) as follower:
-            follower.wait_connected(5)
-            tracemalloc.start(1)
-            for n_wanted in (N_MESSAGES // 5, N_MESSAGES):
-                _publish(embedded, follower, n_wanted)
-                sizes.append(_size_of("std_daq_redis.py"))
-            tracemalloc.stop()
-    finally:
-        embedded.stop()
-    return {
-        "name": "std_daq follower memory",
-        "ratio": round(sizes[1] / sizes[0], 3),
-        "bar": "<= 1.05",
-        "met": sizes[1] / sizes[0] <= 1.05,
-        "baseline": f"{sizes[0] / 2**20:.1f} MiB after {N_MESSAGES // 5} messages",
-        "note": f"{sizes[1] / 2**20:.1f} MiB after {N_MESSAGES} messages through Redis, that nobody took",
-    }
-
-
-def _publish(embedded, follower, n_wanted):
-    """Put statuses into Redis, which keeps few of them, until the follower delivered `n_wanted`."""
-    stats = {"start_time": 1.0, "stop_time": None}
-    acquisition = {"state": "ACQUIRING_IMAGES", "message": "", "info": {"run_id": 1}}
-    with redis.Redis.from_url(embedded.url) as client:
-        while (n := follower.counts["delivered"]) < n_wanted:
-            with client.pipeline(transaction=False) as pipe:
-                for k in range(200):
-                    content = {
-                        "state": "WRITING",
-                        "acquisition": {**acquisition, "stats": {**stats, "n": n + k}},
-                    }
-                    pipe.xadd("daq:status", {"json": json.dumps(content)}, maxlen=1000)
-                pipe.execute()
-            while follower.counts["delivered"] < n + 200:
-                time.sleep(0.001)
-
-
-def _size_of(file):
-    """Return the bytes held by what was allocated in one source file and in the JSON decoder."""
-    held = tracemalloc.take_snapshot().filter_traces(
-        [tracemalloc.Filter(True, f"*{file}"), tracemalloc.Filter(True, "*json/decoder.py")]
-    )
-    return sum(trace.size for trace in held.statistics("filename"))
-
-
-BENCHMARKS = [start_overhead, end_noticed, long_scan, follower_memory]
+BENCHMARKS = [start_overhead, end_noticed, long_scan]

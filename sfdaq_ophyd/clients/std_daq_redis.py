@@ -161,7 +161,7 @@ class StdDaqRedis(Listener):
             if key not in self._ids:
                 self._ids[key] = end
                 if newest:
-                    self._parsed(name, *newest[0])  # what repeats it is left out
+                    self._parse(name, *newest[0])  # what repeats it is left out
             elif _order(end) < _order(self._ids[key]):
                 self._ids[key] = b"0-0"
 
@@ -177,7 +177,7 @@ class StdDaqRedis(Listener):
                 self._deliver(self._names[key], entry_id, fields)
 
     def _deliver(self, name: str, entry_id, fields) -> None:
-        message = self._parsed(name, entry_id, fields)
+        message = self._parse(name, entry_id, fields)
         if message is None:
             return
         self.counts["delivered"] += 1
@@ -187,33 +187,29 @@ class StdDaqRedis(Listener):
             except Exception:
                 logger.exception("callback of stream %s failed", name)
 
-    def _parsed(self, name: str, entry_id, fields) -> Message | None:
-        """Return the message of an entry; whatever is wrong with one, the next one is looked at."""
+    def _parse(self, name: str, entry_id, fields) -> Message | None:
+        """Return the message of an entry, None if it has no new one.
+
+        Whatever is wrong with it, the next one is looked at.
+        """
         try:
-            return self._parse(name, entry_id, fields)
+            raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), b"")
+            content = load_json(raw) if len(raw) <= MAX_MESSAGE else None
+            if not isinstance(content, dict):
+                raise WireError(f"no JSON object of {MAX_MESSAGE} bytes at the most")
+            if name == "status":
+                if self._previous == raw:
+                    self.counts["doubled"] += 1
+                    return None
+                if self._is_replay(content, _order(_as_bytes(entry_id))[0] / 1000):
+                    self.counts["replayed"] += 1
+                    return None
+                self._previous = raw
+            return Message(name, _as_bytes(entry_id).decode(), content)
         except Exception:
             self.counts["invalid"] += 1
             logger.debug("%s: entry %s of stream %s", self.url, entry_id, name, exc_info=True)
             return None
-
-    def _parse(self, name: str, entry_id, fields) -> Message | None:
-        raw = next((_as_bytes(v) for k, v in (fields or {}).items() if _as_bytes(k) == b"json"), b"")
-        try:
-            content = load_json(raw) if len(raw) <= MAX_MESSAGE else None
-        except WireError:
-            content = None
-        if not isinstance(content, dict):
-            self.counts["invalid"] += 1
-            return None
-        if name == "status":
-            if self._previous == raw:
-                self.counts["doubled"] += 1
-                return None
-            if self._is_replay(content, _order(_as_bytes(entry_id))[0] / 1000):
-                self.counts["replayed"] += 1
-                return None
-            self._previous = raw
-        return Message(name, _as_bytes(entry_id).decode(), content)
 
     def _is_replay(self, status: dict, now: float) -> bool:
         """Tell a status of an acquisition that ended before the newest one began; times to come count not."""

@@ -161,7 +161,8 @@ class StdDaqWriter(WithDetectors):
         self._by_rest = partial(StdDaqClient, url, dialect, **both)
         self._by_websocket = partial(StdDaqWriterSocket, url, config_url, user=user, **both)
         self._address = url
-        self._dialect = "websocket" if url.startswith(("ws://", "wss://")) else dialect
+        by_websocket = isinstance(url, str) and url.startswith(("ws://", "wss://"))
+        self._dialect = "websocket" if by_websocket else dialect
         self.client = self._by_websocket() if self._dialect == "websocket" else self._by_rest()
         self._template, self.fields, self._mounted = template, fields or {}, dict(mounted or {})
         self._detectors = DetectorGroup(detectors)
