@@ -123,6 +123,12 @@ STREAM_START = {
     **{"image_size_x": 6, "image_size_y": 4, "number_of_images": 3, "image_dtype": "uint16"},
     **{"pixel_mask": {"threshold_1": np.zeros((4, 6), "<u4")}, "user_data": {"a": 1.5}},
 }
+LEGACY = [
+    b'{"frame":0,"hash":"","htype":"dimage-1.0","series":14}',
+    b'{"encoding":"<","htype":"dimage_d-1.0","shape":[3,2],"size":12,"type":"uint16"}',
+    bytes(12),
+    b'{"htype":"dconfig-1.0","real_time":1,"start_time":2,"stop_time":3}',
+]
 
 
 def parsed(function):
@@ -222,6 +228,9 @@ BYTES = {
     "wire.compression.decompress": (
         lambda data: compression.ArrayBytes((4, 6), np.dtype("<u2"), "bslz4", 2, memoryview(data)).unpack(),
         bytes(PACKED.data),
+    ),
+    "wire.eiger_stream.decode_legacy": (
+        lambda data: eiger_stream.decode_legacy(data.split(b"|")), b"|".join(LEGACY),
     ),
     "wire.eiger_stream.decode_message": (eiger_stream.decode_message, cbor.encode(STREAM_IMAGE)),
     "wire.eiger_stream.decode_message of a start": (eiger_stream.decode_message, cbor.encode(STREAM_START)),

@@ -1,4 +1,4 @@
-"""Messages of the Eiger's stream, version 2 (CBOR): start, images and end of a series, one message each.
+"""Messages of the Eiger's stream: version 2 (CBOR, one message per frame), and version 1 (JSON, multipart).
 
 Decoding looks at headers only and copies no pixels: the arrays of a message are views of it, compressed as
 they came. See the wire reference eiger, section 7.
@@ -6,8 +6,9 @@ they came. See the wire reference eiger, section 7.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -16,7 +17,8 @@ import numpy as np
 
 from ..errors import WireError
 from .cbor import decode, encode
-from .compression import MAX_ARRAY, ArrayBytes
+from .compression import MAX_ARRAY, ArrayBytes, prefix
+from .json_text import HeaderReader, load_header
 from .tiff import parse_time_ns
 
 MAX_CHANNELS: Final = 4
@@ -304,3 +306,163 @@ def encode_message(fields: Mapping[str, object]) -> bytes:
         ndarray or `ArrayBytes`.
     """
     return encode(fields)
+
+
+# Version 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LegacyImage:
+    """One image of version 1; its times are ns since the detector was initialized, no date is told.
+
+    Attributes
+    ----------
+    series_id, image_id
+        Which.
+    data : ArrayBytes
+        The pixels.
+    start_time, stop_time, real_time : int
+        ns.
+    appendix : object
+        What was put into ``image_appendix``, if it was JSON.
+    """
+
+    series_id: int
+    image_id: int
+    data: ArrayBytes
+    start_time: int
+    stop_time: int
+    real_time: int
+    appendix: object = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LegacyStart:
+    """The header of a series of version 1.
+
+    Attributes
+    ----------
+    series_id : int
+    header_detail : str
+        ``"all"``, ``"basic"`` or ``"none"``.
+    config : Mapping[str, object]
+        The detector's configuration; empty without header.
+    tables : Mapping[str, ArrayBytes]
+        ``"flatfield"``, ``"pixelmask"``, ``"countrate_table"``, as far as they were sent.
+    appendix : object
+        What was put into ``header_appendix``; None if nothing.
+    """
+
+    series_id: int
+    header_detail: str
+    config: Mapping[str, object] = field(default_factory=dict)
+    tables: Mapping[str, ArrayBytes] = field(default_factory=dict)
+    appendix: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyEnd:
+    """No image of this series follows."""
+
+    series_id: int
+
+
+LegacyMessage: TypeAlias = LegacyStart | LegacyImage | LegacyEnd
+
+
+_TABLES: Final = ("dflatfield-1.0", "dpixelmask-1.0", "dcountrate_table-1.0")
+_LEGACY_DTYPES: Final = _DTYPES | {"float32": "<f4", "int32": "<i4"}
+_ENCODING: Final = re.compile(r"(?:bs(8|16|32)-)?(lz4)?([<>])")
+
+
+def decode_legacy(parts: Sequence[bytes | memoryview]) -> LegacyMessage:
+    """Return what one whole multipart message of version 1 says.
+
+    Parameters
+    ----------
+    parts : sequence of bytes or memoryview
+        All of its parts; arrays of the result are views of them. The `hash` of an image is of its header
+        alone and is not looked at.
+
+    Raises
+    ------
+    UnknownMessage
+        An ``htype`` that is not known.
+    WireError
+        Parts that are missing, are not JSON, or do not fit each other.
+    """
+    if not parts:
+        raise WireError("stream message: no part, expected a header")
+    head = load_header(parts[0], "stream message")
+    kind, series = head.get("htype"), _integer(head, "series")
+    if kind == "dseries_end-1.0":
+        return LegacyEnd(series)
+    if kind == "dheader-1.0":
+        return _legacy_start(series, head, parts)
+    if kind == "dimage-1.0":
+        return _legacy_image(series, head, parts)
+    raise UnknownMessage(f"stream message: htype={str(kind)[:80]!r}, expected dheader, dimage or dseries_end")
+
+
+def _legacy_start(series: int, head: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> LegacyStart:
+    detail = str(head.get("header_detail", "none"))
+    config = load_header(parts[1], "stream header") if len(parts) > 1 else {}
+    tables: dict[str, ArrayBytes] = {}
+    at = 2
+    while at + 1 < len(parts):
+        about = load_header(parts[at], "stream header")
+        if (kind := about.get("htype")) not in _TABLES:
+            break
+        read = HeaderReader(about, "stream header")
+        dtype = np.dtype(_LEGACY_DTYPES.get(read.text("type"), "V"))
+        array = ArrayBytes(
+            tuple(read.integers("shape", 2))[::-1], dtype, "none", 0, memoryview(parts[at + 1])
+        )
+        if dtype.kind == "V" or len(array.data) != array.n_bytes:
+            raise _wrong(str(kind), about, f"{array.n_bytes} bytes of {', '.join(_LEGACY_DTYPES)}")
+        tables[str(kind).removeprefix("d").removesuffix("-1.0")] = array
+        at += 2
+    appendix = _maybe_json(parts[at]) if at < len(parts) else None
+    return LegacyStart(
+        series_id=series, header_detail=detail, config=config, tables=tables, appendix=appendix
+    )
+
+
+def _legacy_image(series: int, head: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> LegacyImage:
+    if len(parts) not in (4, 5):
+        raise WireError(f"stream image of {len(parts)} parts, expected 4 or 5")
+    image_id = _integer(head, "frame")
+    read = HeaderReader(load_header(parts[1], "stream image"), "stream image")
+    times = HeaderReader(load_header(parts[3], "stream image"), "stream image")
+    name, encoding = read.text("type"), read.text("encoding")
+    if name not in _DTYPES:
+        raise read.wrong("type", name, f"one of {', '.join(_DTYPES)}")
+    if (found := _ENCODING.fullmatch(encoding)) is None:
+        raise read.wrong("encoding", encoding, "like 'bs16-lz4<', 'lz4<' or '<'")
+    bits, lz4, order = found.groups()
+    dtype = np.dtype(_DTYPES[name]).newbyteorder("<" if order == "<" else ">")
+    algorithm = ("bslz4" if bits else "lz4") if lz4 else "none"
+    shape, data = tuple(read.integers("shape", 2))[::-1], memoryview(parts[2])
+    if algorithm == "lz4":  # one block, without what says how large it is
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if not 0 < n_bytes <= MAX_ARRAY:
+            raise read.wrong("shape", list(shape), f"an image of 1 to {MAX_ARRAY} bytes")
+        data = memoryview(prefix(n_bytes, n_bytes) + len(data).to_bytes(4, "big") + data)
+    array = ArrayBytes(shape, dtype, algorithm, int(bits or 0) // 8, data)
+    _check_image("the image", array)
+    return LegacyImage(
+        series_id=series,
+        image_id=image_id,
+        data=array,
+        start_time=times.integer("start_time"),
+        stop_time=times.integer("stop_time"),
+        real_time=times.integer("real_time"),
+        appendix=_maybe_json(parts[4]) if len(parts) == 5 else None,
+    )
+
+
+def _maybe_json(part: bytes | memoryview) -> object:
+    try:
+        return load_header(part, "appendix")
+    except WireError:
+        return bytes(part).decode("utf-8", "replace")

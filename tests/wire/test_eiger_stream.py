@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.errors import WireError
-from sfdaq_ophyd.wire import cbor
+from sfdaq_ophyd.wire import cbor, compression
 from sfdaq_ophyd.wire.eiger_stream import (
     FrameRefused,
+    LegacyEnd,
     SeriesEnd,
     SeriesImage,
     SeriesStart,
     UnknownMessage,
+    decode_legacy,
     decode_message,
     encode_message,
 )
@@ -200,6 +202,25 @@ def test_decode_when_start_tells_the_type_of_images_then_known_signed_ones_too(f
         decode_message(encode_message(fields | {"image_dtype": "float8"}))
 
 
+@pytest.mark.parametrize("part", [0, 1, 2, 3])
+def test_legacy_when_any_field_is_of_another_kind_then_taken_or_an_error_of_ours(folder, part):
+    images, headers = (
+        legacy(folder, *(f"{kind}_part{k}" for k in kinds))
+        for kind, kinds in (
+            ("frame0", ("1.json", "2.json", "3.bin", "4.json")),
+            ("header", ("1.json", "2.json", "7.json", "8.bin")),
+        )
+    )
+    for parts in (images, headers):
+        with contextlib.suppress(ValueError):
+            fields = json.loads(parts[part])
+            for field in fields:
+                for value in (*ODD[:12], [-1, 2], [2**40, 2**40], [1.5, 2]):
+                    bent = json.dumps(fields | {field: value}).encode()
+                    with contextlib.suppress(WireError):
+                        decode_legacy([*parts[:part], bent, *parts[part + 1 :]])
+
+
 @pytest.mark.parametrize("offset", ["Z", "+00:00", "-03:30"])
 @pytest.mark.parametrize(("decimals", "ns"), [("", 0), (".5", 500_000_000), (".123456789", 123_456_789)])
 def test_decode_when_date_has_any_decimals_then_ns(folder, offset, decimals, ns):
@@ -215,3 +236,75 @@ def test_time_when_ticks_pass_64_bits_of_ns_then_exact(folder):
     later = decode_message(encode_message(fields | {"start_time": [10**12 + 1, 50_000_000]}))
     first = decode_message(encode_message(fields | {"start_time": [0, 50_000_000]}))
     assert later.time_ns - first.time_ns == 20_000 * 10**9 + 20
+
+
+# ---- version 1
+
+
+def legacy(folder, *names):
+    return [(folder / "maxiv_1m_v1" / name).read_bytes() for name in names]
+
+
+def test_legacy_when_image_then_the_known_pixels(folder):
+    image = decode_legacy(
+        legacy(folder, "frame0_part1.json", "frame0_part2.json", "frame0_part3.bin", "frame0_part4.json")
+    )
+    pixels = image.data.unpack()
+    masked = pixels == 2**32 - 1
+    assert (image.series_id, image.image_id, image.real_time) == (14, 0, 994339020)
+    assert (pixels.shape, masked.sum(), pixels[~masked].sum()) == ((1065, 1030), 38310, 9)
+
+
+def test_legacy_when_header_then_config_tables_and_appendix(folder):
+    flatfield, mask = bytes(4 * 1065 * 1030), bytes(4 * 1065 * 1030)  # left out of the capture for their size
+    parts = legacy(
+        folder, *(f"header_part{k}.json" for k in (1, 2, 3)), "header_part5.json", "header_part7.json"
+    )
+    parts = [
+        *parts[:3],
+        flatfield,
+        parts[3],
+        mask,
+        parts[4],
+        *legacy(folder, "header_part8.bin", "header_part9.json"),
+    ]
+    start = decode_legacy(parts)
+    assert (start.series_id, start.header_detail, start.config["nimages"]) == (14, "all", 100000)
+    assert {name: array.shape for name, array in start.tables.items()} == {
+        "flatfield": (1065, 1030),
+        "pixelmask": (1065, 1030),
+        "countrate_table": (4000, 2),
+    }
+    assert start.appendix == {"filename": "", "rotate": 0}
+
+
+@pytest.mark.parametrize("encoding", ["<", "lz4<", "bs16-lz4<"])
+def test_legacy_when_encoding_is_any_then_the_pixels(encoding):
+    image = np.random.default_rng(1).poisson(2, (20, 30)).astype("<u2")
+    data = {
+        "<": image.tobytes(),
+        "lz4<": compression.compress_lz4(image)[16:],
+        "bs16-lz4<": bytes(compression.compress_bslz4(image)),
+    }[encoding]
+    about = {"encoding": encoding, "htype": "dimage_d-1.0", "shape": [30, 20], "size": 1, "type": "uint16"}
+    times = {"htype": "dconfig-1.0", "real_time": 1, "start_time": 2, "stop_time": 3}
+    head = {"frame": 3, "hash": "", "htype": "dimage-1.0", "series": 1}
+    found = decode_legacy(
+        [json.dumps(head).encode(), json.dumps(about).encode(), data, json.dumps(times).encode()]
+    )
+    np.testing.assert_array_equal(found.data.unpack(), image)
+
+
+def test_legacy_when_end_then_its_series():
+    assert decode_legacy([b'{"htype":"dseries_end-1.0","series":14}']) == LegacyEnd(14)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"type": "float64"}, "type"), ({"encoding": "zstd<"}, "encoding"), ({"shape": [9, 0]}, "0")],
+)
+def test_legacy_when_a_part_is_wrong_then_named(folder, change, words):
+    parts = legacy(folder, "frame0_part1.json", "frame0_part2.json", "frame0_part3.bin", "frame0_part4.json")
+    parts[1] = json.dumps(json.loads(parts[1]) | change).encode()
+    with pytest.raises(WireError, match=words):
+        decode_legacy(parts)
