@@ -31,13 +31,7 @@ HINT = "A slow machine needs more: Facility(start_timeout=...), sfdaq sim --star
 
 
 class ChildPart(ABC):
-    """A part that is a child process: ``python -m`` its package, with the clock.
-
-    Parameters
-    ----------
-    world : World
-        Clock, ports and limits of the facility.
-    """
+    """A part that is a child process: ``python -m`` its package, with the clock of its world."""
 
     name = ""
 

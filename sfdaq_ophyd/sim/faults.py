@@ -22,13 +22,7 @@ class Fault(dict[str, Any]):
 
 
 def check(table: Mapping[str, str], what: str, details: Mapping[str, object]) -> None:
-    """Refuse a name that is not in the table, or a detail that its description does not name.
-
-    Raises
-    ------
-    RequestError
-        A ValueError; it names those there are.
-    """
+    """Refuse a name in no table, or a detail that its description does not name: RequestError."""
     if what not in table:
         raise RequestError("fault", what, f"one of {', '.join(table)}")
     known = re.findall(r"`(\w+)`", table[what])
@@ -40,13 +34,7 @@ def check(table: Mapping[str, str], what: str, details: Mapping[str, object]) ->
 
 
 class Faults:
-    """What is to go wrong next. Safe from any thread.
-
-    Parameters
-    ----------
-    table : mapping
-        Name of every fault to what happens.
-    """
+    """What is to go wrong next, out of a table of names and what happens. Safe from any thread."""
 
     def __init__(self, table: Mapping[str, str]):
         self._table = table
@@ -63,13 +51,8 @@ class Faults:
     def take(self, what: str, **where: Any) -> Fault | None:
         """Return the details of the next fault of this name that fits the place, and use it up.
 
-        Parameters
-        ----------
-        **where
-            Details that must agree where the fault names them; of a ``path`` it may name a part.
+        It fits if it agrees in what it names of the place; of a ``path`` it may name a part.
         """
-        if not self._armed:
-            return None
         with self._lock:
             for i, (name, fault) in enumerate(self._armed):
                 if name == what and all(_fits(key, fault, here) for key, here in where.items()):

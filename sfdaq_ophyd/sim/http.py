@@ -17,13 +17,8 @@ def refusal(method: str, headers: Mapping[str, str]) -> str | None:
     """Return why a request is refused; None if it may come from a client of this machine.
 
     A name other than ``localhost`` in Host means that some name server led a browser here, a foreign Origin
-    that a page elsewhere did. Preflights (OPTIONS) are never answered.
-
-    Parameters
-    ----------
-    method : str
-    headers : mapping
-        Looked up by ``"Host"`` and ``"Origin"``; either may be missing, as from clients that are no browsers.
+    that a page elsewhere did; either may be missing, as from clients that are no browsers. Preflights
+    (OPTIONS) are never answered.
     """
     if method.upper() == "OPTIONS":
         return "no cross-origin requests are served here"
@@ -51,13 +46,7 @@ ENTRY = 1000
 
 
 class BoundedLog(Generic[Entry]):
-    """Keep the latest entries, as many as fit. Safe to use from several threads.
-
-    Parameters
-    ----------
-    n_bytes : int
-        Of all entries together, as far as they are told.
-    """
+    """Keep the latest entries, as many as fit in `n_bytes`. Safe to use from several threads."""
 
     def __init__(self, n_bytes: int = 32 << 20):
         self._n_bytes, self._used = n_bytes, 0

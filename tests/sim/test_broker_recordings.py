@@ -68,7 +68,7 @@ class Player:
     def __init__(self, stage: Stage, wait_for, *, flow: bool):
         self.stage, self._wait_for, self.flow = stage, wait_for, flow
         self.messages: list[dict] = []  # recorded so far, of flows
-        self.seen, self._patience = 0, 20
+        self.seen, self._patience = 0, 60
 
     def wait_for(self, condition, what="condition"):
         try:

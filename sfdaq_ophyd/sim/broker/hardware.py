@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ...wire.broker import Dialect
@@ -51,34 +52,26 @@ class Module:
     temperature_threshold: float = 55
 
 
-@dataclass
 class DetectorHardware:
     """One detector.
 
-    Parameters
+    Attributes
     ----------
-    name : str
     configured : bool
         Whether the DAQ server knows its modules; "No modules added" otherwise.
     box : dict
         What its power control box says, if it has one.
-    box_failure : OSError, optional
+    box_failure : OSError or None
         Raised where the box is asked: nobody answers there.
+    installation : int
+        The number behind JF.
     """
 
-    name: str
-    configured: bool = False
-    modules: list[Module] = field(default_factory=list)
-    box_failure: OSError | None = None
-    box: dict[str, float] = field(default_factory=lambda: dict(CONTROL_BOX))
-
-    def __post_init__(self):
-        self.modules = self.modules or [Module() for _ in range(DetectorName.parse(self.name).n_modules)]
-
-    @property
-    def installation(self) -> int:
-        """The number behind JF."""
-        return DetectorName.parse(self.name).installation
+    def __init__(self, name: str):
+        parsed = DetectorName.parse(name)
+        self.name, self.installation, self.configured = name, parsed.installation, False
+        self.modules = [Module() for _ in range(parsed.n_modules)]
+        self.box, self.box_failure = dict(CONTROL_BOX), None
 
     def check_configured(self) -> None:
         """Refuse as the detector library does if the server does not know the modules."""
@@ -122,9 +115,8 @@ class DetectorHardware:
             if value < 0:
                 raise RuntimeError(f"Could not set {name}: {value}")
             value = float(value)
-        for mode, numbers in (
-            value if isinstance(value, dict) else {value: range(len(self.modules))}
-        ).items():
+        modes = value if isinstance(value, dict) else {value: range(len(self.modules))}
+        for mode, numbers in modes.items():
             if name.endswith("_mode") and mode not in MODES[name]:
                 raise TypeError(f"set{name.title()}(): incompatible function arguments: 'unknown'")
             for number in numbers:
@@ -135,12 +127,7 @@ MODES = {"detector_mode": DETECTOR_MODES, "gain_mode": GAIN_MODES}
 
 
 class Hardware:
-    """All detectors, and the buffer they write into.
-
-    Parameters
-    ----------
-    tree : Tree
-    """
+    """All detectors, and the buffer they write into."""
 
     def __init__(self, tree: Tree):
         self._tree = tree
@@ -149,15 +136,10 @@ class Hardware:
     def __getitem__(self, name: str) -> DetectorHardware:
         return self._detectors.setdefault(name, DetectorHardware(name))
 
-    def latest(self, name: str, module: int) -> str:
-        """Return the path of the file whose age tells whether a module writes."""
-        return f"{BUFFER}/{name}/M{module:02d}/LATEST"
-
     def write_latest(self, name: str, module: int, age: float = 0.0) -> None:
-        """Make a module's LATEST file look `age` s old."""
-        path = self.latest(name, module)
-        self._tree.make(path.rsplit("/", 1)[0])
-        local = self._tree.local(path)
+        """Make a module's LATEST file look `age` s old: by it the servers tell whether the module writes."""
+        local = self._latest(name, module)
+        local.parent.mkdir(parents=True, exist_ok=True)
         local.touch()
         then = time.time() - age
         os.utime(local, (then, then))
@@ -173,11 +155,11 @@ class Hardware:
 
     def writing(self, name: str) -> list[bool]:
         """Say for each module whether it wrote in the last 30 s; the future counts."""
-        ages = []
-        for number in range(DetectorName.parse(name).n_modules):
-            local = self._tree.local(self.latest(name, number))
-            ages.append(time.time() - local.stat().st_mtime if local.exists() else FRESH)
-        return [age < FRESH for age in ages]
+        files = [self._latest(name, number) for number in range(DetectorName.parse(name).n_modules)]
+        return [file.exists() and time.time() - file.stat().st_mtime < FRESH for file in files]
+
+    def _latest(self, name: str, module: int) -> Path:
+        return self._tree.local(f"{BUFFER}/{name}/M{module:02d}/LATEST")
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,13 @@ def append_step(
 def advance_run_number(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Take a new number."""
     pgroup = open_pgroup(site, request, caller)
-    number = pgroup.advance("LAST_RUN")
-    return _reply(site, f"successfully advanced run number for {caller.beamline} {pgroup.name}", number)
+    return _number(site, "advanced", caller, pgroup, pgroup.advance("LAST_RUN"))
 
 
 def get_current_run_number(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Return the last number given out."""
     pgroup = open_pgroup(site, request, caller)
-    number = pgroup.last("LAST_RUN")
-    return _reply(site, f"successfully retrieved run number for {caller.beamline} {pgroup.name}", number)
+    return _number(site, "retrieved", caller, pgroup, pgroup.last("LAST_RUN"))
 
 
 def close_pgroup_writing(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
@@ -80,24 +78,13 @@ def open_pgroup(site: Site, request: Any, caller: Caller) -> PGroup:
     return pgroup
 
 
-def _reply(site: Site, message: str, number: int) -> dict[str, Any]:
+def _number(site: Site, done: str, caller: Caller, pgroup: PGroup, number: int) -> dict[str, Any]:
+    message = f"successfully {done} run number for {caller.beamline} {pgroup.name}"
     return site.sends_current({"message": message, "run_number": number}, {"message": str(number)})
 
 
 class PGroup:
-    """One pgroup at one beamline.
-
-    Parameters
-    ----------
-    tree : Tree
-    beamline, name : str
-        Where, and e.g. ``p12345``; the format is not checked, only that the directory exists.
-
-    Raises
-    ------
-    ValidationError
-        There is no such directory.
-    """
+    """One pgroup at one beamline, whose directory must be there: ValidationError. The name is not checked."""
 
     def __init__(self, tree: Tree, beamline: str, name: str):
         self._tree, self.name = tree, name
@@ -106,14 +93,9 @@ class PGroup:
             raise ValidationError(f"pgroup directory {self.raw} not reachable")
         self.run_info = f"{self.raw}run_info"
 
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed for writing."""
-        return self._tree.exists(f"{self.run_info}/CLOSED")
-
     def check_open(self, already: str = "") -> None:
         """Refuse a closed pgroup; `already` is "already " where the server says so."""
-        if self.closed:
+        if self._tree.exists(f"{self.run_info}/CLOSED"):
             words = f"is {already}closed for writing"
             raise ValidationError(f"pgroup directory {self.raw} {words}", f"{self.raw} {words}")
 

@@ -59,18 +59,7 @@ _KEEPALIVE = {
 
 
 class _Socket(ABC):
-    """What both kinds share: never blocks, and knows how to be patient.
-
-    Parameters
-    ----------
-    context : zmq.Context
-    port : int
-        0 for a free one.
-    high_water : int
-        Messages kept per client.
-    patient : bool
-        Wait for a client that is too slow (see `send`), and keep less for it.
-    """
+    """What both kinds share: never blocks; a patient one lets a slow client catch up, see `send`."""
 
     kind: int
 
@@ -94,13 +83,7 @@ class _Socket(ABC):
         """Whether a message would go to anybody."""
 
     def send(self, parts: list) -> bool:
-        """Send, and lose it for a client that is too slow.
-
-        Returns
-        -------
-        bool
-            False where a patient socket waits for a client: the same message is to be sent again later.
-        """
+        """Send, or lose it for a client that is too slow; False where a patient one waits: send it again."""
         if self._try(parts):
             self._waiting, self._gave_up = None, False
             return True
@@ -180,16 +163,10 @@ MAX_BEHIND = 50
 
 
 class Sender:
-    """Send frames at their time and obey commands.
+    """Send frames at their time, which the clock tells, and obey commands.
 
     Parameters
     ----------
-    clock : PulseClock
-        When frames are due.
-    settings : JungfrauSettings
-        The detector.
-    start_pulse_id : int
-        Frame numbers count from here.
     ports : iterable of int
         Ports of the module streams, the assembled stream and the live stream; 0 for free ones.
     """
@@ -249,8 +226,8 @@ class Sender:
                 self._last = self._clock.now()
             case {"do": "stop"}:
                 self._post(self.detector.stop())
-            case {"do": "scene", "forced_stage": stage, "beam": beam}:
-                self.scene.forced_stage, self.scene.beam = stage, beam
+            case {"do": "force_stage", "stage": stage}:
+                self.scene.forced_stage = stage
             case {"do": "fail", "what": what, "details": details}:
                 self.detector.faults.add(what, details)
             case {"do": "clear_faults"}:

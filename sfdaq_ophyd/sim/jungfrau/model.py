@@ -195,14 +195,10 @@ class ModuleFaults(Faults):
 
 
 class DetectorModel:
-    """Frames of every module, as their receivers stream them.
+    """Frames of every module, as their receivers stream them; `settings` may be replaced while it runs.
 
     Parameters
     ----------
-    scene : Scene
-        What the detector sees.
-    settings : JungfrauSettings
-        How it is set up; may be replaced while running.
     start_pulse_id : int
         Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1.
     time_of : callable
@@ -371,13 +367,7 @@ _NOTHING = bytes(8)
 
 
 class AssembledModel:
-    """Messages of the assembled stream, made from what the detector took.
-
-    Parameters
-    ----------
-    detector : DetectorModel
-        Gives frame number, pixels and settings.
-    """
+    """Messages of the assembled stream, made from what the detector took."""
 
     def __init__(self, detector: DetectorModel):
         self._detector = detector

@@ -95,15 +95,6 @@ class JungfrauPart(ChildPart):
         return self._ask("status")
 
     @property
-    def beam(self) -> bool:
-        """Whether light reaches the detector while the beam is there and the shutter open."""
-        return self.scene.beam
-
-    @beam.setter
-    def beam(self, on: bool) -> None:
-        self._set_scene(self.scene.forced_stage, bool(on))
-
-    @property
     def forced_stage(self) -> int | None:
         """None normally; 0, 1 or 2 sends the dark frames of a pedestal run's stage."""
         return self.scene.forced_stage
@@ -112,8 +103,5 @@ class JungfrauPart(ChildPart):
     def forced_stage(self, stage: int | None) -> None:
         if stage not in (None, 0, 1, 2):
             raise RequestError("forced_stage", stage, "None, 0, 1 or 2")
-        self._set_scene(stage, self.scene.beam)
-
-    def _set_scene(self, stage: int | None, beam: bool) -> None:
-        self._ask("scene", forced_stage=stage, beam=beam)
-        self.scene.forced_stage, self.scene.beam = stage, beam
+        self._ask("force_stage", stage=stage)
+        self.scene.forced_stage = stage

@@ -175,7 +175,9 @@ class Scene:
         n = 8 if self.n_modules <= 4 else 4 if self.n_modules <= 16 else 2
         self._n_rendered = n
         self._rings: dict[str, np.ndarray] = {}
-        self._noise_of_module = lru_cache(3)(self._draw_noise)  # all stages of one pair of frames
+        self._draw_noise = lru_cache(1)(
+            lambda pair: np.random.default_rng([seed, 77, pair]).standard_normal(MODULE_SHAPE, dtype="f4")
+        )
         self._around: dict[int, np.ndarray] = {}  # photons where the reflection comes, of what was drawn
 
     @cached_property
@@ -205,7 +207,10 @@ class Scene:
         if not self._is_lit(view):
             return self.dark(self.forced_stage or 0, pulse_id, out)
         out = self._stamped("light", pulse_id, out)
-        self._reflect(self._index(pulse_id), view.sample, out[REFLECTION])
+        k = self._index(pulse_id)
+        around, photons, noise, good = self._reflections[k]
+        reflection = self._light(k, REFLECTION, noise, around + _share(photons, view.sample))
+        np.copyto(out[REFLECTION], reflection, where=good)
         return out
 
     def dark(self, stage: int, pulse_id: int = 0, out: np.ndarray | None = None) -> np.ndarray:
@@ -234,33 +239,19 @@ class Scene:
     def _is_lit(self, view: View) -> bool:
         return self.beam and view.light and self.forced_stage is None
 
-    def _reflect(self, k: int, sample: float, frame: np.ndarray) -> None:
-        """Draw the sample's reflection into its part of a light frame, anew in all gain stages."""
-        around, photons, noise, good = self._reflections[k]
-        energy = (around + _share(photons, sample)) * np.float32(PHOTON_ENERGY_KEV)
-        stage = (energy >= G0_LIMIT_KEV).astype("i8") + (energy >= G1_LIMIT_KEV)
-        gain, pedestal = (np.choose(stage, planes[(slice(3), *REFLECTION)]) for planes in self._planes)
-        adc = np.clip(np.rint(pedestal + noise + gain * energy), 0, _ADC).astype("u2")
-        np.copyto(frame, adc | np.array(STAGE_CODES, "u2")[stage] << np.uint16(14), where=good)
-
-    @property
-    def _planes(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.constants.gain, self.constants.pedestal
-
     @cached_property
     def _reflections(self) -> list[tuple[np.ndarray, ...]]:
         """Of every rendered frame: photons around the reflection and of it, noise, and the good pixels."""
         good = self.constants.mask[REFLECTION] == 0
-        rows, columns = (each.stop - each.start for each in REFLECTION)
+        rows, columns = good.shape
         y, x = np.ogrid[0:rows, 0:columns]
         mean = 400 * np.exp(-(((y - rows / 2) / 9) ** 2) / 2 - ((x - columns / 2) / 7) ** 2 / 2)
         found: list[tuple[np.ndarray, ...]] = []
         for k in range(self._n_rendered):
-            rng = np.random.default_rng([self.seed, 11, k])
-            noise = np.rint(rng.standard_normal(mean.shape, dtype="f4"))
             if k not in self._around:
                 self._draw_photons(k)
-            found.append((self._around[k], rng.poisson(mean), noise, good))
+            photons = np.random.default_rng([self.seed, 11, k]).poisson(mean)
+            found.append((self._around[k], photons, self._noise(k, 0)[REFLECTION], good))
         return found
 
     def _index(self, pulse_id: int) -> int:
@@ -277,42 +268,40 @@ class Scene:
 
     def _render(self, kind: str) -> np.ndarray:
         frames = np.empty((self._n_rendered, *self.shape), "u2")
+        stage = 0 if kind == "light" else int(kind[-1])
         for k, frame in enumerate(frames):
-            if kind == "light":
-                self._render_light(k, frame)
-            else:
-                frame[...] = self._word(int(kind[-1]), np.float32(0), k)
-            self._spoil(frame, 0 if kind == "light" else int(kind[-1]))
+            photons = self._draw_photons(k) if kind == "light" else None
+            for m in range(self.n_modules):
+                rows, noise = slice(m * MODULE_SHAPE[0], (m + 1) * MODULE_SHAPE[0]), self._noise(k, m)
+                if photons is None:
+                    frame[rows] = self._words(k, stage, self.constants.pedestal[stage, rows], noise)
+                else:
+                    frame[rows] = self._light(k, rows, noise, photons[rows])
+            self._spoil(frame, stage)
         return frames
 
-    def _render_light(self, k: int, frame: np.ndarray) -> None:
-        energy = self._draw_photons(k).astype("f4") * np.float32(PHOTON_ENERGY_KEV)
-        frame[...] = self._word(0, energy, k)
+    def _light(self, k: int, place, noise: np.ndarray, photons: np.ndarray) -> np.ndarray:
+        """Return raw words of a place of rendered frame `k` where `photons` came, in the stages they need."""
+        pedestal, gain = self.constants.pedestal, self.constants.gain
+        energy = photons * np.float32(PHOTON_ENERGY_KEV)
+        words = self._words(k, 0, pedestal[0][place], noise, gain[0][place] * energy)
         for stage, limit in ((1, G0_LIMIT_KEV), (2, G1_LIMIT_KEV)):
-            where = np.nonzero(energy >= limit)
-            frame[where] = self._word(stage, energy[where], k, where)
+            bright = energy >= limit
+            signal = gain[stage][place][bright] * energy[bright]
+            words[bright] = self._words(k, stage, pedestal[stage][place][bright], noise[bright], signal)
+        return words
 
-    def _word(self, stage: int, energy: np.ndarray | np.float32, k: int, where=None) -> np.ndarray:
-        """Return raw words: pedestal, dithered so that its mean is exact, plus signal and noise."""
-        place = ... if where is None else where
-        level = self.constants.pedestal[stage][place] + np.float32((k + 0.5) / self._n_rendered - 0.5)
-        level += self._noise(stage, k, where)
-        if np.ndim(energy):
-            level += self.constants.gain[stage][place] * energy
-        adc = np.clip(np.rint(level, out=level), 0, _ADC).astype("u2")
-        return adc | np.uint16(STAGE_CODES[stage] << 14)
+    def _words(
+        self, k: int, stage: int, pedestal: np.ndarray, noise: np.ndarray, signal: np.ndarray | float = 0.0
+    ) -> np.ndarray:
+        """Return raw words: pedestal, dithered so that its mean is exact, noise in whole ADU, and signal."""
+        dither = np.float32((k + 0.5) / self._n_rendered - 0.5)
+        adc = np.rint(noise * np.float32(NOISE[stage])) + dither + pedestal + signal
+        return np.clip(np.rint(adc), 0, _ADC).astype("u2") | np.uint16(STAGE_CODES[stage] << 14)
 
-    def _noise(self, stage: int, k: int, where=None) -> np.ndarray:
-        """Whole ADU; frames 2i and 2i + 1 have opposite noise, so that a full ring has none in its mean."""
-        one = self._noise_of_module(stage, k // 2) * np.float32(1 if k % 2 else -1)
-        if where is None:
-            return np.concatenate([np.roll(one, 13 * m, 1) for m in range(self.n_modules)])
-        module, y = np.divmod(where[0], MODULE_SHAPE[0])
-        return one[y, (where[1] - 13 * module) % MODULE_SHAPE[1]]
-
-    def _draw_noise(self, stage: int, pair: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, 77, stage, pair])
-        return np.rint(rng.standard_normal(MODULE_SHAPE, dtype="f4") * np.float32(NOISE[stage]))
+    def _noise(self, k: int, module: int) -> np.ndarray:
+        """Return normal noise: opposite in frames 2i and 2i + 1, so that a full ring has none in its mean."""
+        return np.roll(self._draw_noise(k // 2), 13 * module, 1) * np.float32(1 if k % 2 else -1)
 
     def _spoil(self, frame: np.ndarray, stage: int) -> None:
         mask = self.constants.mask
