@@ -13,6 +13,8 @@ from sfdaq_ophyd.calibration.geometry import TABLE, make_layout
 from .conftest import plain
 
 FLAT = [name for name, row in TABLE.items() if not row.strip]
+DIFFERENT = {TABLE[name]: name for name in FLAT}.values()
+"""One detector of each geometry; that of the others is the same row of the table."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,8 @@ def test_pixels_when_marked_then_both_engines_have_them_where_the_facility_does(
         for i, (module, row, column, _, _) in enumerate(marks, 1):
             raw[512 * module + row, column] = i
         words = JungfrauCalibration(full_name(name), conversion=False, gap_pixels=gap)
-        engines = ["numba", "numpy"] if n <= 16 else []  # larger ones are laid out as their smaller sisters
+        small = n <= 16 and name in DIFFERENT  # larger ones are laid out as their smaller sisters
+        engines = ["numba", "numpy"] if small else []
         calibrations = [plain(full_name(name), n, gap_pixels=gap, engine=engine) for engine in engines]
         for calibration in (words, *calibrations[:1]):
             image = calibration(raw)  # and the other engine has all pixels where this one has them
@@ -127,7 +130,7 @@ def test_detector_when_it_is_in_no_table_then_stacked_plainly_and_says_so(caplog
     assert (y[512, 0], x[1023, 1023]) == (514, 1029)
 
 
-@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_coordinates_when_pixels_are_marked_then_facility_and_image_have_them_there(points, name):
     x, y, z = pixel_coordinates(full_name(name))
     assert x.shape == y.shape == z.shape == (512 * len(TABLE[name].origins), 1024) and not z.any()
@@ -137,6 +140,8 @@ def test_coordinates_when_pixels_are_marked_then_facility_and_image_have_them_th
         moved = abs(y[at] - image_y) + abs(x[at] - image_x)
         assert moved == 0.5 * sum(double), (module, row, column)
     n = len(TABLE[name].origins)
+    if n > 16:  # as its smaller sisters
+        return
     marks = np.arange(1, 512 * 1024 * n + 1, dtype="i4").reshape(-1, 1024)
     image = JungfrauCalibration(full_name(name), conversion=False, engine="numpy")(marks)
     whole = (x % 1 == 0) & (y % 1 == 0)

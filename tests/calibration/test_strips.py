@@ -47,18 +47,18 @@ def test_image_when_made_then_has_the_shape_of_the_contract(golden_dir, name):
     assert calibration.pixel_mask.shape == calibration.pixel_mask_reasons.shape == calibration.shape
 
 
-@pytest.mark.parametrize("engine", ["numba", "numpy"])
 @pytest.mark.parametrize("name", ["JF05T01", "JF11T04", "JF12T04"])
-def test_pixels_when_calibrated_then_lie_where_the_rule_says(name, engine):
+def test_pixels_when_calibrated_then_lie_where_the_rule_says(name):
     n = len(TABLE[name].origins)
     raw = np.random.default_rng(n).integers(1, 2**14, (512 * n, 1024), dtype=np.uint16)
-    calibration = plain(full_name(name), n, engine=engine)
-    expected = np.zeros(calibration.shape)
+    numba, numpy = (plain(full_name(name), n, engine=engine) for engine in ("numba", "numpy"))
+    expected = np.zeros(numba.shape)
     for module, (y, x) in enumerate(TABLE[name].origins):
         expected[y : y + 84, x : x + 3090] = by_the_rule(raw[512 * module : 512 * (module + 1)])
-    image = calibration(raw)
-    np.testing.assert_array_equal(image, expected.astype("f4"))
-    np.testing.assert_array_equal(calibration(raw[None])[0], image)
+    for calibration in (numba, numpy):
+        image = calibration(raw)
+        np.testing.assert_array_equal(image, expected.astype("f4"))
+        np.testing.assert_array_equal(calibration(raw[None])[0], image)
     assert image.sum() == pytest.approx(sum(raw[512 * k : 512 * k + 252].sum(dtype="i8") for k in range(n)))
 
 
