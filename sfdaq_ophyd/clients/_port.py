@@ -117,21 +117,11 @@ class Port:
 
 
 class Layout:
-    """The image that a module header tells of.
+    """The image that a module header, of any block, tells of.
 
-    Parameters
-    ----------
-    header : ModuleHeader
-        Of any block.
-    shape : (int, int), optional
-        Rows and columns of the detector's modules one above the other, in the order of their numbers: down a
-        column of the detector first. Its blocks are laid out so, whatever columns the header tells of.
-        Default is an image of rows and columns of blocks, as in the header.
-
-    Raises
-    ------
-    Foreign
-        The header is not of a detector of that shape.
+    Without a `shape` it is one of rows and columns of blocks, as in the header. `shape` is that of a
+    detector's modules one above the other, in the order of their numbers: down a column of the detector first.
+    Its blocks are laid out so, whatever columns the header tells of; `Foreign` if the header is not of it.
     """
 
     def __init__(self, header: ModuleHeader, shape: tuple[int, int] | None):

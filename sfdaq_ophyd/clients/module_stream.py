@@ -162,13 +162,7 @@ class Assembler(PixelIntake):
         return len(self._pending)
 
     def announce(self, message: Message) -> bool:
-        """Read a header and take note of it; end messages have no pixels.
-
-        Raises
-        ------
-        WireError
-            It is none, or the frame is not of this detector.
-        """
+        """Read a header and take note of it; end messages have no pixels."""
         header = ModuleHeader.decode(message.header)
         if not header.data or len(message.parts) == 1:
             self.end(message.port)
@@ -192,13 +186,7 @@ class Assembler(PixelIntake):
         return True
 
     def place(self, message: Message) -> np.ndarray | None:
-        """Return where to put the pixels of a frame; None if they are not wanted.
-
-        Raises
-        ------
-        Full
-            There is no buffer as yet; call again.
-        """
+        """Return where to put the pixels of a frame; None if they are not wanted."""
         pending = self._pending.get(message.key)
         if pending is None:
             pending = self._open(message.key, message.arrival, message.now)

@@ -159,16 +159,9 @@ def give_freed_memory_back() -> None:
 
 
 class Memory:
-    """Bytes of messages that somebody looks at.
+    """Bytes of messages that somebody looks at: so many at the most, but one message is always taken.
 
-    Parameters
-    ----------
-    n_bytes : int
-        How many there may be; one message is always taken.
-    max_hold : float
-        s for which there may be no room.
-    on_free : callable
-        Called, from any thread, when there is room again after there was none.
+    There may be no room for `max_hold` s; `on_free` is called, from any thread, when there is some again.
     """
 
     def __init__(self, n_bytes: int, max_hold: float, on_free: Callable[[], object]):
@@ -181,10 +174,7 @@ class Memory:
     def admit(self, message: np.ndarray) -> bool:
         """Count a message until every view of it is gone; False if there was no room for `max_hold`.
 
-        Raises
-        ------
-        Full
-            There is no room as yet.
+        Before that, `Full` is raised while there is none.
         """
         while self._returned:
             self._n_used -= self._returned.popleft()

@@ -37,19 +37,8 @@ NO_PULSE_ID = -1
 class PointStore(ABC):
     """Rows after the last saved point, and whose turn it is.
 
-    Parameters
-    ----------
-    name : str
-        Of the device: start of data keys.
-    frame_format : FrameFormat
-        What every frame looks like.
-    frames_per_point : int
-        Frames that belong to one event.
-
-    Attributes
-    ----------
-    has_streams : bool
-        Whether the RunEngine asked for a description since stage.
+    `name` is the device's, with which data keys begin; `has_streams` tells whether the RunEngine asked for a
+    description since stage.
     """
 
     def __init__(self, name: str, frame_format: FrameFormat, frames_per_point: int):
@@ -319,12 +308,10 @@ SYNC_PERIOD = 5.0
 class FrameStore(PointStore):
     """Write frames, and take back what was not saved.
 
+    Files are made in `directory`, one per stream and run, none without a frame.
+
     Parameters
     ----------
-    directory : Path
-        Files are made here, one per stream and run, none without a frame.
-    name, frame_format, frames_per_point
-        See `PointStore`.
     threads : int
         Frames compressed at the same time.
     sync_period : float

@@ -205,8 +205,6 @@ class StageSettings:
 
     Attributes
     ----------
-    process : Processing
-        Makes a device's frame of a stream's.
     frame_step : int
         Frame numbers grow by so much from frame to frame, a jump is a loss; 0: jumps mean nothing, and only
         what was dropped here is lost.
@@ -225,23 +223,10 @@ class StageSettings:
 class StreamSource:
     """Frames of a stream that were taken after they were asked for.
 
-    Parameters
-    ----------
-    name : str
-        For messages.
-    stream : FrameStream
-        Open while staged.
-    pulse_id : PulseId, optional
-        Tells the machine's pulse of the moment; then only later ones count, of the point's `PulseWindow`, and
-        no frame that carries none before the first of those. Without it, only frames sent after they were
-        asked for, as the stream can tell (`FrameStream.flush`).
-    control : HardwareControl, optional
-        Has the detector send frames while staged.
-
-    Attributes
-    ----------
-    window : PulseWindow or None
-        Of the point; without one, that of this device alone.
+    `pulse_id` tells the machine's pulse of the moment; then only later ones count, of the point's `window` or,
+    without one, that of this device alone, and no frame that carries none before the first of those. Without
+    a `pulse_id`, only frames sent after they were asked for, as the stream can tell (`FrameStream.flush`).
+    `control` has the detector send frames while staged.
     """
 
     def __init__(
@@ -264,10 +249,7 @@ class StreamSource:
     def open(self, settings: StageSettings) -> FrameFormat:
         """Connect; from now on frames are read, so that none lies about when one is asked for.
 
-        Raises
-        ------
-        DetectorStateError
-            The stream carries something else.
+        DetectorStateError if the stream carries something else.
         """
         self._settings, self._newest = settings, -1
         if self._control is not None:
@@ -321,13 +303,7 @@ class StreamSource:
         return self.window
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | None]:
-        """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost.
-
-        Raises
-        ------
-        DetectorStateError
-            The stream is not open.
-        """
+        """Yield frames of pulses after this call, and a `MissingFrame` for each that was lost."""
         settings = self._settings
         if settings is None:
             raise DetectorStateError(f"{self._name}: frames, but the stream is not open")
