@@ -119,9 +119,9 @@ class Port:
 class Layout:
     """The image that a module header, of any block, tells of.
 
-    Without a `shape` it is one of rows and columns of blocks, as in the header. `shape` is that of a
-    detector's modules one above the other, in the order of their numbers: down a column of the detector first.
-    Its blocks are laid out so, whatever columns the header tells of; `Foreign` if the header is not of it.
+    Without a `shape` it is one of rows and columns of blocks, as in the header. A `shape` is that of a
+    detector's modules one above the other, in the order of their numbers: down a column of it first. Blocks
+    are laid out so, whatever columns the header tells of; `Foreign` if the header is not of that detector.
     """
 
     def __init__(self, header: ModuleHeader, shape: tuple[int, int] | None):

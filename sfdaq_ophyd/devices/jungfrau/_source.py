@@ -223,9 +223,10 @@ class StageSettings:
 class StreamSource:
     """Frames of a stream that were taken after they were asked for.
 
-    `pulse_id` tells the machine's pulse of the moment; then only later ones count, of the point's `window` or,
-    without one, that of this device alone, and no frame that carries none before the first of those. Without
-    a `pulse_id`, only frames sent after they were asked for, as the stream can tell (`FrameStream.flush`).
+    `pulse_id` tells the machine's pulse of the moment; then only later ones count, of the point's `window`
+    or, without one, that of this device alone, and no frame that carries none before the first of those.
+    Without a `pulse_id`, only frames sent after they were asked for, as the stream can tell
+    (`FrameStream.flush`).
     `control` has the detector send frames while staged.
     """
 
