@@ -122,10 +122,9 @@ def make_writer(part, tmp_path):
         return made[-1]
 
     yield make
-    client = made[-1].client
-    client.command("filewriter", "initialize")
-    client.command("filewriter", "clear")
     for eiger in made:
+        eiger.client.command("filewriter", "initialize")
+        eiger.client.command("filewriter", "clear")
         eiger.client.close()
 
 

@@ -20,7 +20,6 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from ..run_engine_driver import check_run, streams
 from .conftest import SHAPE, stamp_of
 from .files_bench import LEGACY, check_here, check_writer_as_found, run_of, take
-from .test_modes import edges
 
 
 def check_stamps(stream, n_points, frames_per_point=1, image="image"):
@@ -99,33 +98,6 @@ def test_scan_when_two_thresholds_are_enabled_then_in_the_format_with_both_and_w
     times = np.asarray(stream["eiger_timestamp"].read())
     assert before - 1 < times[0] < times[-1] < time.time() and np.all(np.diff(times) > 0)
     check_writer_as_found(eiger.client, format=LEGACY)
-
-
-def test_external_when_edges_come_then_points_are_files(part, make_writer, tmp_path):
-    eiger = make_writer(mode="external")
-    with edges(part):
-        run = run_of(eiger, lambda: fly([eiger], 4, period=0.01))
-    check_run(run, 4, stamp_of=stamp_of)
-    check_here(run, tmp_path / "here")
-    check_writer_as_found(eiger.client)
-
-
-def test_external_when_no_edge_comes_then_the_point_fails_and_says_so(part, make_writer):
-    eiger = make_writer(mode="external")
-    eiger.timeout.put(0.3)
-    run = run_of(eiger)
-    assert "eiger: 0 of 1 frames came" in run.stop["reason"]
-    assert "detector 'ready', filewriter 'acquire'" in run.stop["reason"]
-    check_writer_as_found(eiger.client)
-
-
-def test_inte_when_chosen_then_every_frame_has_its_own_trigger(part, make_writer):
-    eiger = make_writer()
-    eiger.trigger_mode.put("inte")
-    eiger.frames_per_trigger.put(2)
-    run = run_of(eiger, lambda: bp.count([eiger], 2))
-    eiger.trigger_mode.put("ints")
-    check_run(run, 2, stamp_of=stamp_of)
 
 
 @pytest.mark.parametrize(("flying", "served"), [(False, True), (True, True), (True, False)])

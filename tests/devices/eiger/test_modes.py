@@ -57,21 +57,54 @@ def test_external_when_edges_come_then_each_point_is_one_and_no_trigger_is_sent(
     check_as_found(part, eiger.client)
 
 
-def test_external_when_flying_then_edges_make_the_points(part, tmp_path):
-    eiger = make_eiger(part, tmp_path, mode="external")
+NO_EDGE = {
+    "monitor": "state 'ready'",
+    "stream": "no trigger came",
+    "filewriter": "detector 'ready', filewriter 'acquire'",
+}
+
+
+@pytest.fixture(params=list(NO_EDGE))
+def make_any(request, part, tmp_path, make_writer, monkeypatch):
+    """Make a device of each readout."""
+    monkeypatch.setattr("sfdaq_ophyd.devices.eiger._stream.LONGEST_REST", 2.0)
+    options = {
+        "monitor": {"directory": tmp_path},
+        "stream": {"directory": tmp_path, "readout": "stream", "stream": part.stream_endpoint},
+    }.get(request.param)
+    if options is None:
+        return make_writer
+    return lambda **more: make_eiger(part, **options, **more)
+
+
+def test_external_when_edges_come_then_they_make_the_points_of_any_readout(part, make_any):
+    eiger = make_any(mode="external")
     with edges(part):
-        run = drive(interruptible(), lambda: fly([eiger], 4, period=0.01))
-    check_run(run, 4, stamp_of=stamp_of)
+        for plan, n in ((lambda: bp.count([eiger], 2), 2), (lambda: fly([eiger], 4, period=0.01), 4)):
+            check_run(drive(interruptible(), plan), n, stamp_of=stamp_of)
     check_as_found(part, eiger.client)
 
 
-def test_external_when_no_edge_comes_then_the_point_fails_and_says_so(part, tmp_path):
-    eiger = make_eiger(part, tmp_path, mode="external")
+def test_external_when_no_edge_comes_then_the_point_of_any_readout_fails_and_says_so(part, make_any, request):
+    eiger = make_any(mode="external")
     eiger.timeout.put(0.3)
     run = drive(interruptible(), lambda: bp.count([eiger]))
-    assert run.stop["exit_status"] == "fail"
-    assert "eiger: 0 of 1 frames came" in run.stop["reason"] and "state 'ready'" in run.stop["reason"]
+    assert run.stop["exit_status"] == "fail" and "eiger: 0 of 1 frames came" in run.stop["reason"]
+    assert NO_EDGE[request.node.callspec.params["make_any"]] in run.stop["reason"]
     check_as_found(part, eiger.client)
+
+
+def test_inte_when_chosen_then_every_frame_of_any_readout_has_its_own_trigger(part, make_any):
+    eiger = make_any()
+    eiger.trigger_mode.put("inte")
+    eiger.frames_per_trigger.put(2)
+    part.requests.clear()
+    try:
+        check_run(drive(interruptible(), lambda: bp.count([eiger], 2)), 2, stamp_of=stamp_of)
+    finally:
+        eiger.trigger_mode.put("ints")
+    bodies = [entry.body for entry in part.requests.entries() if entry.path.endswith("command/trigger")]
+    assert len(bodies) == 4 and all(b"value" in body for body in bodies)
 
 
 @pytest.mark.parametrize("plan", ["count", "fly"])
@@ -103,18 +136,6 @@ def test_monitor_when_paused_then_the_points_are_right_and_the_detector_runs_on(
             assert eiger.client.state() is DetectorState.ACQUIRE
     finally:
         operator.stop()
-
-
-def test_inte_when_chosen_then_every_frame_has_its_own_trigger(part, tmp_path):
-    eiger = make_eiger(part, tmp_path)
-    eiger.trigger_mode.put("inte")
-    eiger.frames_per_trigger.put(2)
-    part.requests.clear()
-    run = drive(interruptible(), lambda: bp.count([eiger], 2))
-    check_run(run, 2, stamp_of=stamp_of)
-    bodies = [entry.body for entry in part.requests.entries() if entry.path.endswith("command/trigger")]
-    assert len(bodies) == 4 and all(b"value" in body for body in bodies)
-    eiger.trigger_mode.put("ints")
 
 
 def test_monitor_when_somebody_else_runs_the_detector_then_nothing_is_commanded(part, tmp_path):

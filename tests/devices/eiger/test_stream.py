@@ -19,7 +19,6 @@ from ..run_engine_driver import check_files, check_run, drive, interruptible, st
 from ..suspended import scan_suspended
 from .conftest import SHAPE, check_as_found, dark_and_primary, make_eiger, stamp_of
 from .stream_line import rows_of
-from .test_modes import edges
 
 motor = SynAxis(name="motor")
 
@@ -192,15 +191,6 @@ def test_stage_when_the_stream_was_in_use_then_it_is_found_and_put_back(part, ei
         client.put("stream", "mode", "disabled")
 
 
-def test_external_when_edges_come_then_each_point_is_its_own(part, tmp_path):
-    eiger = make_streamed(part, tmp_path, mode="external")
-    with edges(part):
-        for plan in (lambda: bp.count([eiger], 2), lambda: fly([eiger], 4, period=0.01)):
-            run = drive(interruptible(), plan)
-            check_run(run, len(rows_of(run)), stamp_of=stamp_of)
-    check_stream_as_found(part, eiger.client)
-
-
 def test_stream_when_not_staged_then_no_connection_takes_frames_from_others(part, eiger):
     check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
     assert eiger.source.stream.connected == [False]
@@ -236,16 +226,6 @@ def test_step_when_the_process_was_suspended_then_no_limit_is_reached_and_no_fra
     series = ids[0].split("_")[0]
     assert ids == [f"{series}_{k}" for k in range(3)]
     SimplonClient(part.url).initialize()
-
-
-def test_inte_when_streamed_then_every_frame_has_its_own_trigger(part, eiger):
-    eiger.trigger_mode.put("inte")
-    eiger.frames_per_trigger.put(2)
-    try:
-        run = drive(interruptible(), lambda: bp.count([eiger], 2))
-    finally:
-        eiger.trigger_mode.put("ints")
-    check_run(run, 2, stamp_of=stamp_of)
 
 
 def test_dark_and_primary_when_in_one_run_then_both_files_have_the_tables(part, eiger):

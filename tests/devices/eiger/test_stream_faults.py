@@ -135,15 +135,6 @@ def test_point_when_nothing_comes_then_the_reason_is_told(part, line, eiger, set
     check_as_found(part, eiger.client)
 
 
-def test_point_when_no_trigger_comes_from_outside_then_that_is_the_reason(part, line, eiger):
-    eiger.mode.put("external")
-    eiger.timeout.put(0.3)
-    run = drive(interruptible(), lambda: bp.count([eiger]))
-    assert run.stop["exit_status"] == "fail" and "no trigger came" in run.stop["reason"]
-    assert "state 'ready'" in run.stop["reason"]
-    check_as_found(part, eiger.client)
-
-
 def captured(part, catalog, folder, tmp_path, monkeypatch, *, series, uid, n_images, period):
     """Return the primary stream of a flight whose messages are those of a folder, byte for byte.
 
