@@ -10,10 +10,11 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 APT := export DEBIAN_FRONTEND=noninteractive; $(SUDO) apt-get update -q && $(SUDO) apt-get install -q -y
 PINNED := $(CURDIR)/constraints.txt
 PIN := $(if $(LATEST),,PIP_CONSTRAINT=$(PINNED) PIP_BUILD_CONSTRAINT=$(PINNED))
-# pip compiles one file after the other; so many on all processors, without tests of what is installed
+# pip compiles one file after the other; so many on all processors, without tests of what is installed. And ours: where
+# Python is told to write no byte code, each process of the tests would compile what it imports.
 define INSTALL
 $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -e '.[$(1)]'
-@$(BIN)/python -m compileall -q -j 0 -x /tests/ $(VENV)/lib >/dev/null 2>&1 || true
+@$(BIN)/python -m compileall -q -j 0 -x /tests/ $(VENV)/lib sfdaq_ophyd >/dev/null 2>&1 || true
 @touch $@
 endef
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable

@@ -101,6 +101,15 @@ def wait_for():
     return wait
 
 
+@pytest.fixture(scope="session")
+def catalog(tmp_path_factory):
+    """One catalog for all tests that only add runs to it: a start takes seconds."""
+    from sfdaq_ophyd.catalog import embedded_catalog
+
+    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as catalog:
+        yield catalog
+
+
 @pytest.fixture
 def closed_port():
     """A port where nobody answers, held so that nobody can."""
@@ -111,9 +120,8 @@ def closed_port():
 
 LONG = {
     "test_docs.py": 220,
-    "a catalog/": 190,  # devices with one
+    "a catalog/": 300,  # and what else has one
     "stock/": 125,
-    "catalog/": 115,
     "web/": 110,
     "sim/std_daq/test_recordings.py": 90,
     "plans/test_broker_plans.py": 85,
@@ -140,7 +148,7 @@ def pytest_collection_modifyitems(items):
     kinds = {kind: [] for kind in (*LONG, *SHORT, "")}
     for item in items:
         name = item.nodeid.removeprefix("tests/")
-        if name.startswith("devices/") and {"catalog", "tiled_server"} & set(item.fixturenames):
+        if name.startswith("catalog/") or {"catalog", "tiled_server"} & set(item.fixturenames):
             name = "a catalog/"
         kinds[next(kind for kind in kinds if name.startswith(kind))].append(item)
     first, seconds = [[] for _ in range(n)], [0] * n

@@ -42,7 +42,7 @@ def ipython(profile, code, config=None, **more):
 
 
 SCAN = (
-    "uid, = RE(scan([eiger, jf, pulse_id], motor, 0, 1, 2))\n"
+    "uid, = RE(scan([*{}, pulse_id], motor, 0, 1, 2))\n"
     "image = catalog[uid]['primary']['eiger_image'].read()\n"
     "import json; print('RESULT', json.dumps([catalog[uid].start['scan_id'], len(image), "
     "catalog[uid].start['facility'], sorted(catalog[uid])]), flush=True)\n"
@@ -68,14 +68,22 @@ FAILING = {
 def simulated(tmp_path_factory):
     """Two simulated sessions in one folder, as (output, errors), and the log: a start takes seconds.
 
-    The first scans, waits for the shutter, and scans again; the second scans, and then all fails.
+    The first scans, waits for the shutter, and scans again; the second scans, and then all fails. This one
+    has only the simulators that it scans; its other devices do not answer.
     """
     folder = tmp_path_factory.mktemp("simulated")
+    text = (PROFILE / "sim.yaml").read_text().replace("{port+6}", "{port+1}")
+    small = folder / "small.yaml"
+    small.write_text(text.replace("eiger_model: 1M", "eiger_model: 500K\n  only: [pvs, eiger]"))
     path, log = profile_in(folder), folder / "sfdaq.log"
     failing = "import sys\nfacility.eiger.fail_next('drop', count=9)\n"
     for name, cell in FAILING.items():
         failing += f"print('BEGIN {name}', file=sys.stderr, flush=True)\nget_ipython().run_cell({cell!r})\n"
-    return [ipython(path, SCAN + more, "sim", SFDAQ_LOG=str(log)) for more in (SUSPENDED, failing)], log
+    sessions = (("sim", "[eiger, jf]", SUSPENDED), (small, "[eiger]", failing))
+    return [
+        ipython(path, SCAN.format(scanned) + more, config, SFDAQ_LOG=str(log))
+        for config, scanned, more in sessions
+    ], log
 
 
 def test_session_when_sim_then_scans_are_in_the_catalog_and_scan_id_goes_on(simulated):

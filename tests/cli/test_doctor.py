@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from typer.testing import CliRunner
 
+from sfdaq_ophyd.cli.app import app
 from sfdaq_ophyd.devices.debts import Debts, keep_in
+from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.sim import Facility
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
@@ -23,6 +27,13 @@ def doctor(*words, home):
         text=True,
         env={**os.environ, "HOME": str(home), "COLUMNS": "300"},
     )
+
+
+@pytest.fixture(scope="module")
+def facility(tmp_path_factory):
+    options = {"eiger_model": "500K", "pvs_prefix": "SLAAR21-LTIM01-EVR0:"}
+    with Facility("auto", tmp_path_factory.mktemp("facility"), **options) as facility:
+        yield facility
 
 
 def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
@@ -39,31 +50,30 @@ def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
     assert "counts at" in by_name["pulse_id"]["found"]
 
 
-def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(tmp_path):
+def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(facility, tmp_path):
     """The shipped example with addresses of running services in it, as a controls engineer makes it."""
     text = (PROFILE / "facility.example.yaml").read_text()
-    with Facility("auto", tmp_path, eiger_model="500K", pvs_prefix="SLAAR21-LTIM01-EVR0:") as facility:
-        constants = facility.jungfrau.scene.write_constants(tmp_path / "constants")
-        addresses = {
-            "SARES20-MF1:MOT_1": facility.pvs["motor"],
-            "SAROP21-OSHU131:SHUTTER": facility.pvs["shutter"],
-            "SAR-EVPO-010:DELTA-RATE": facility.pvs["beam_rate"],
-            "http://eiger-dcu": facility.eiger.url,
-            "http://std-daq:5000": facility.std_daq.url,
-            "redis://std-daq:6379": facility.std_daq.redis_url,
-            "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}",
-            "/sf/jungfrau/config/gainMaps/JF01T03V01/gains.h5": constants.gain,
-            "/sf/jungfrau/data/pedestal/JF01T03V01/20260101_000000.h5": constants.pedestal,
-            **{f"tcp://sf-daqsync-05:3000{i}": each for i, each in enumerate(facility.jungfrau.endpoints)},
-            "/sf/bernina/applications/sfdaq": tmp_path / "sfdaq",
-            "/sf/bernina/data/p12345/work/eiger": tmp_path / "work" / "eiger",
-            "/gpfs/sf/std-daq": tmp_path,
-        }
-        for example, real in addresses.items():
-            assert example in text, example
-            text = text.replace(example, str(real))
-        (tmp_path / "sfdaq.yaml").write_text(text)
-        done = doctor("--config", str(tmp_path / "sfdaq.yaml"), "--json", home=tmp_path)
+    constants = facility.jungfrau.scene.write_constants(tmp_path / "constants")
+    addresses = {
+        "SARES20-MF1:MOT_1": facility.pvs["motor"],
+        "SAROP21-OSHU131:SHUTTER": facility.pvs["shutter"],
+        "SAR-EVPO-010:DELTA-RATE": facility.pvs["beam_rate"],
+        "http://eiger-dcu": facility.eiger.url,
+        "http://std-daq:5000": facility.std_daq.url,
+        "redis://std-daq:6379": facility.std_daq.redis_url,
+        "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}",
+        "/sf/jungfrau/config/gainMaps/JF01T03V01/gains.h5": constants.gain,
+        "/sf/jungfrau/data/pedestal/JF01T03V01/20260101_000000.h5": constants.pedestal,
+        **{f"tcp://sf-daqsync-05:3000{i}": each for i, each in enumerate(facility.jungfrau.endpoints)},
+        "/sf/bernina/applications/sfdaq": tmp_path / "sfdaq",
+        "/sf/bernina/data/p12345/work/eiger": tmp_path / "work" / "eiger",
+        "/gpfs/sf/std-daq": tmp_path,
+    }
+    for example, real in addresses.items():
+        assert example in text, example
+        text = text.replace(example, str(real))
+    (tmp_path / "sfdaq.yaml").write_text(text)
+    done = doctor("--config", str(tmp_path / "sfdaq.yaml"), "--json", home=tmp_path)
     found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
     assert [each for each in found.values() if not each["ok"]] == [] and done.returncode == 0, done.stderr
     for name in ("eiger", "writer", "sfdaq", "pulse_id"):
@@ -72,31 +82,32 @@ def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(tmp_path):
     assert found["directory"]["found"].endswith(" GiB free")
 
 
-def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tmp_path, closed_port):
+def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(
+    facility, tmp_path, closed_port
+):
     dead = f"http://127.0.0.1:{closed_port}"
-    with Facility(only=["pvs", "eiger"], eiger_model="500K") as facility:
-        devices = {
-            "pulse_id": {"class": "PulseId", "pv": facility.pvs["pulse_id"]},
-            "lost": {"class": "Motor", "pv": "NO:SUCH:PV"},
-            "eiger": {"class": "Eiger", "url": facility.eiger.url},
-            "eiger2": {"class": "Eiger", "url": dead},
-            "jf": {
-                "class": "Jungfrau",
-                "detector_name": "JF01T01V01",
-                "endpoints": [dead.replace("http", "tcp")],
-                "constants": {"gain_file": "/none/gains.h5", "pedestal_file": "/none/p.h5"},
-            },
-            "writer": {"class": "StdDaqWriter", "url": dead, "redis_url": dead.replace("http", "redis")},
-            "sfdaq": {"class": "SfDaqBroker", "url": dead},
-        }
-        path = tmp_path / "sfdaq.yaml"
-        path.write_text(
-            yaml.safe_dump({"directory": str(tmp_path), "control_layer": "caproto", "devices": devices})
-        )
-        keep_in(tmp_path / "debts")
-        Debts("eiger", facility.eiger.url, tmp_path).owe("nimages", left=1, back=7, reason="no network")
-        keep_in(None)
-        done = doctor("--config", str(path), home=tmp_path)
+    devices = {
+        "pulse_id": {"class": "PulseId", "pv": facility.pvs["pulse_id"]},
+        "lost": {"class": "Motor", "pv": "NO:SUCH:PV"},
+        "eiger": {"class": "Eiger", "url": facility.eiger.url},
+        "eiger2": {"class": "Eiger", "url": dead},
+        "jf": {
+            "class": "Jungfrau",
+            "detector_name": "JF01T01V01",
+            "endpoints": [dead.replace("http", "tcp")],
+            "constants": {"gain_file": "/none/gains.h5", "pedestal_file": "/none/p.h5"},
+        },
+        "writer": {"class": "StdDaqWriter", "url": dead, "redis_url": dead.replace("http", "redis")},
+        "sfdaq": {"class": "SfDaqBroker", "url": dead},
+    }
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(
+        yaml.safe_dump({"directory": str(tmp_path), "control_layer": "caproto", "devices": devices})
+    )
+    keep_in(tmp_path / "debts")
+    Debts("eiger", facility.eiger.url, tmp_path).owe("nimages", left=1, back=7, reason="no network")
+    keep_in(None)
+    done = doctor("--config", str(path), home=tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     state = {line[17:].split()[0]: line.split()[0] for line in reversed(lines[:-1])}
@@ -115,6 +126,7 @@ def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tm
 def test_doctor_when_the_file_is_wrong_then_one_line_and_code_1(tmp_path):
     path = tmp_path / "sfdaq.yaml"
     path.write_text("devices:\n  eiger: {class: Eiger}\n")
-    done = doctor("--config", str(path), home=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"sfdaq: {path}:2: devices.eiger.url: missing\n"
+    done = CliRunner().invoke(app, ["doctor", "--config", str(path)])
+    assert (done.exit_code, done.output) == (1, "")
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == f"{path}:2: devices.eiger.url: missing"

@@ -14,8 +14,14 @@ import pytest
 
 SCREEN = 12
 
-HOOK = """
+SMALL = """
+from functools import partialmethod
 from sfdaq_ophyd.sim import Facility
+Facility.__init__ = partialmethod(Facility.__init__, jungfrau_name="JF03T01V02")
+"""
+"""A facility with one module, for those who do not look at its images."""
+
+HOOK = """
 enter = Facility.__enter__
 def entered(self):
     facility = enter(self)
@@ -52,26 +58,7 @@ def command(injected, *words):
     return [sys.executable, "-c", code, *map(str, words)]
 
 
-@pytest.fixture
-def sfdaq(tmp_path):
-    log = tmp_path / "sfdaq.log"
-
-    def run(injected, *words):
-        done = subprocess.run(
-            command(injected, *words),
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, "SFDAQ_LOG": str(log), "HOME": str(tmp_path)},
-        )
-        done.screen = (done.stdout + done.stderr).splitlines()
-        done.log = log.read_text() if log.exists() else ""
-        return done
-
-    return run
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def taken_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -127,14 +114,19 @@ BROKEN = {
 }
 
 
+TAKEN = {"sim": ["--only", "eiger", "--port-base"], "watch": ["--config", "sfdaq.yaml", "--port"]}
+"""Commands that serve, and the option with their port."""
+
+
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory):
+def failed(tmp_path_factory, taken_port):
     """The screen and the exit code of each of the commands that fail, and the log of all."""
     folder = tmp_path_factory.mktemp("failing")
     (folder / "sfdaq.yaml").write_text(CONFIG)
     (folder / "raw").mkdir()
     cases = [(name, {target: fault}, words) for name, (target, fault, words, _) in FAILING.items()]
     cases.append(("many", BROKEN, ["convert", "raw", "out"]))
+    cases += [(f"{name} taken", {}, [name, *options, str(taken_port)]) for name, options in TAKEN.items()]
     done = subprocess.run(
         [sys.executable, "-c", ALL_OF_THEM],
         input=json.dumps(cases),
@@ -170,24 +162,30 @@ def test_command_when_it_fails_then_one_screen_and_the_traceback_in_the_log(fail
     assert "Traceback (most recent call last)" in logged
 
 
-@pytest.mark.parametrize("name", ["sim", "watch"])
-def test_server_when_its_port_is_taken_then_one_screen_with_the_address(sfdaq, tmp_path, taken_port, name):
-    (tmp_path / "sfdaq.yaml").write_text(CONFIG)
-    options = {"sim": ["--only", "eiger", "--port-base"], "watch": ["--port"]}
-    done = sfdaq("", name, *options[name], taken_port)
-    assert done.returncode == 1 and len(done.screen) <= SCREEN, done.screen
-    assert f"sfdaq {name} failed:" in done.screen
-    assert any(str(taken_port) in line and "in use" in line for line in done.screen), done.screen
+@pytest.mark.parametrize("name", TAKEN)
+def test_server_when_its_port_is_taken_then_one_screen_with_the_address(failed, taken_port, name):
+    screen, codes = failed[0][f"{name} taken"]
+    assert codes == ["1", "1"] and len(screen) <= SCREEN, screen
+    assert f"sfdaq {name} failed:" in screen
+    assert any(str(taken_port) in line and "in use" in line for line in screen), screen
 
 
-def test_demo_when_a_detector_fails_then_the_device_and_its_last_words(sfdaq):
-    fault = HOOK.format(fault="facility.eiger.fail_next('drop', count=9)")
-    done = sfdaq(fault, "demo", "--points", "2", "--eiger-model", "500K")
-    assert done.returncode == 1 and len(done.screen) <= SCREEN, done.screen
-    assert any("sfdaq demo failed while scanning motor with" in line for line in done.screen), done.screen
-    assert any(line.startswith("  eiger: 0 of 1 frames came") for line in done.screen), done.screen
-    assert any(line.startswith("  What to do: ") for line in done.screen), done.screen
-    assert "FailedStatus" in done.log
+def test_demo_when_a_detector_fails_then_the_device_and_its_last_words(tmp_path):
+    log = tmp_path / "sfdaq.log"
+    fault = SMALL + HOOK.format(fault="facility.eiger.fail_next('drop', count=9)")
+    done = subprocess.run(
+        command(fault, "demo", "--points", "2", "--eiger-model", "500K"),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "SFDAQ_LOG": str(log), "HOME": str(tmp_path)},
+    )
+    screen = (done.stdout + done.stderr).splitlines()
+    assert done.returncode == 1 and len(screen) <= SCREEN, screen
+    assert any("sfdaq demo failed while scanning motor with" in line for line in screen), screen
+    assert any(line.startswith("  eiger: 0 of 1 frames came") for line in screen), screen
+    assert any(line.startswith("  What to do: ") for line in screen), screen
+    assert "FailedStatus" in log.read_text()
 
 
 def test_convert_when_every_file_is_broken_then_some_are_named_and_all_are_in_the_log(failed):
@@ -208,7 +206,7 @@ def press(process, ended, repeats):
 
 @pytest.mark.parametrize(("seen", "repeats"), [("Starting the simulated", False), ("Scanning motor", True)])
 def test_demo_when_ctrl_c_then_it_ends_in_order_on_one_screen(tmp_path, seen, repeats):
-    words = command("", "demo", "--points", "30", "--eiger-model", "500K")
+    words = command(SMALL, "demo", "--points", "30", "--eiger-model", "500K")
     env = {**os.environ, "SFDAQ_LOG": str(tmp_path / "log"), "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(words, **pipes, text=True, cwd=tmp_path, env=env) as process:

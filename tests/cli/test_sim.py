@@ -108,37 +108,15 @@ def test_sim_when_json_then_one_line_with_the_addresses_that_another_process_can
     assert child.end(signal.SIGTERM) == (0, "")
 
 
-def test_sim_when_port_base_is_given_then_served_there(sim):
+def test_sim_when_options_are_given_then_they_hold_and_speed_auto_says_once_the_rate_of_the_pulse_clock(sim):
     (base,) = free_ports(1)
-    child = sim("--only", "pvs", "--json", "--port-base", str(base))
+    options = ["--port-base", str(base), "--option", "pvs_prefix=MY:", "--speed", "auto"]
+    child = sim("--only", "pvs", "--json", *options)
     addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
-    assert addresses["pvs"]["ca"] == f"127.0.0.1:{base}"
-    assert child.end(signal.SIGINT)[0] == 0
-
-
-def test_sim_when_options_are_given_then_they_reach_their_part(sim):
-    child = sim("--only", "pvs", "--json", "--option", "pvs_prefix=MY:")
-    addresses = json.loads(child.wait_line(lambda line: line.startswith("{")))
-    assert addresses["pvs"]["motor"] == "MY:M1"
-    assert child.end(signal.SIGINT)[0] == 0
-
-
-def test_sim_when_speed_is_auto_then_says_once_at_which_rate_the_pulse_clock_runs(sim):
-    child = sim("--only", "pvs", "--json", "--speed", "auto")
-    child.wait_line(lambda line: line.startswith("{"))
+    assert (addresses["pvs"]["ca"], addresses["pvs"]["motor"]) == (f"127.0.0.1:{base}", "MY:M1")
     said = child.process.stderr.readline()
     assert said.startswith("The pulse clock runs at ") and " Hz" in said
     assert child.end(signal.SIGINT)[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--speed", "quick"], "'quick' is neither a number nor auto"), (["--speed", "0"], "a number above 0")],
-)
-def test_sim_when_the_speed_is_wrong_then_said_before_anything_starts(sim, words, message):
-    child = sim(*words)
-    assert child.process.wait(timeout=60) != 0
-    assert message in child.process.stderr.read() and child.lines == []
 
 
 def test_sim_when_interrupted_while_it_starts_then_ends_at_once_and_leaves_nothing(

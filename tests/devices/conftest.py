@@ -1,4 +1,4 @@
-"""One simulated broker per file of tests; one catalog and one Tiled server for all."""
+"""One simulated broker per file of tests; one Tiled server for all."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import warnings
 
 import pytest
 
-from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.devices.debts import keep_in
 
 from .broker_bench import BrokerBench
 from .fake import FakeDetector
 from .run_engine_driver import interruptible
-
-
-@pytest.fixture(scope="session")
-def catalog(tmp_path_factory):
-    """One catalog for all devices: it takes longer to start than most of what is asked of it."""
-    with embedded_catalog(tmp_path_factory.mktemp("catalog")) as catalog:
-        yield catalog
 
 
 @pytest.fixture(scope="session")
