@@ -72,17 +72,23 @@ def run(catalog, request):
     return catalog[run.uid]
 
 
+@pytest.fixture(scope="module")
+def read(run):
+    """All of it, read once."""
+    return run["primary"].read()
+
+
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if case[2] is not None])
-def test_scalar_when_odd_then_exact_or_missing_and_the_others_as_they_were(run, key):
-    found = run["primary"].read()[key].values
+def test_scalar_when_odd_then_exact_or_missing_and_the_others_as_they_were(read, key):
+    found = read[key].values
     expected = CASES[key][2]
     assert len(found) == 4
     assert all(map(same, found.tolist(), expected)), (found, expected)
 
 
 @pytest.mark.parametrize("key", [key for key, case in CASES.items() if case[2] is None])
-def test_array_when_its_shape_or_type_changes_then_every_row_is_there_and_padded(run, key):
-    found = run["primary"].read()[key].values
+def test_array_when_its_shape_or_type_changes_then_every_row_is_there_and_padded(read, key):
+    found = read[key].values
     assert len(found) == 4
     ndim = found.ndim - 1
     for row, value in zip(found, CASES[key][1]):
