@@ -83,10 +83,8 @@ def scalar_keys(run, stream: str) -> list[str]:
 
 
 def _title(run, stream: str) -> str:
-    start, stop = run.start, run.metadata.get("stop") or {}
-    plan = start.get("plan_name", "run")
-    number = f" {start['scan_id']}" if "scan_id" in start else ""
-    return f"{plan}{number} ({start['uid'][:8]}), {stream}: {stop.get('exit_status', 'no stop document')}"
+    stop = run.metadata.get("stop") or {}
+    return f"{_name(run)}, {stream}: {stop.get('exit_status', 'no stop document')}"
 
 
 def _shown(key: str, value) -> str:

@@ -31,9 +31,13 @@ Positive = Annotated[Number, Field(gt=0)]
 Whole = Annotated[int, Field(strict=True)]
 
 
-class _Device(BaseModel):
+class Block(BaseModel):
+    """A block of the file; a key it does not know is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+
+class _Device(Block):
     labels: list[str] = Field([], description="groups for %wa and %ct, beside that of the class")
     set: dict[str, Any] = Field(
         {}, description="signals to their values at the start; only settings kept here"
@@ -96,10 +100,8 @@ class EigerConfig(FileDetectorConfig):
         return self.stream or stream_of(self.url)
 
 
-class ConstantsConfig(BaseModel):
+class ConstantsConfig(Block):
     """Files and options of a Jungfrau's calibration, read when the detector is first staged."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     gain_file: UserPath | list[UserPath] = Field(
         description="HDF5 file, or one binary file per module; relative to the file's `directory`"
@@ -111,10 +113,8 @@ class ConstantsConfig(BaseModel):
     options: dict[str, Any] = Field({}, description="of JungfrauCalibration, e.g. gap_pixels: false")
 
 
-class ControlConfig(BaseModel):
+class ControlConfig(Block):
     """What a broker does to a Jungfrau while it is staged; set back at unstage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     broker: str = Field(description="name of a SfDaqBroker of `devices`")
     settings: dict[str, Any] = Field({}, description="any of exptime, delay (s), detector_mode, gain_mode")
@@ -252,12 +252,6 @@ else:
     Beamline = Literal["", *BEAMLINES]
 
 DeviceName = Annotated[Name, AfterValidator(_free)]
-
-
-class Block(BaseModel):
-    """A block of the file; a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MetadataConfig(Block):
