@@ -79,16 +79,12 @@ def next_line(
     lines : queue
         What a thread reads from the child's standard output, line by line without the newline; None at its
         end.
-    pid : int
-        The child.
     what : str
         What is waited for, as a message names it: ``"start of the simulated jungfrau"``.
     timeout : float
         s without a step, not counting those in which we or the child had no CPU.
-    said : callable
-        Returns what else the child said, for the message.
-    hint : str
-        What a person does about it.
+    said, hint : callable, str
+        Returns what else the child said, for the message; what a person does about it.
     on_step : callable, optional
         Called with every step, and again while the child waits for a CPU: hand on to a parent of one's own
         with `report_step`.
@@ -135,18 +131,12 @@ class Child:
 
     Parameters
     ----------
-    module : str
-        What to run.
-    *arguments : str
-        Its command line.
     timeout : float
         s without a step before READY, and for every reply; those in which it had no CPU do not count.
     env : dict, optional
         Its environment; default is ours.
-    title : str, optional
-        What messages call it; default is `module`.
-    hint : str
-        What a person does about one that does not start.
+    title, hint : str, optional
+        What messages call it, default is `module`; what a person does about one that does not start.
     on_line : callable, optional
         Called with every line after READY, in a thread of this object: for a child that replies to nothing.
     on_step : callable, optional
