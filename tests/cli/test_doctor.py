@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -29,13 +28,6 @@ def doctor(*words, home):
     )
 
 
-@pytest.fixture(scope="module")
-def facility(tmp_path_factory):
-    options = {"eiger_model": "500K", "pvs_prefix": "SLAAR21-LTIM01-EVR0:"}
-    with Facility("auto", tmp_path_factory.mktemp("facility"), **options) as facility:
-        yield facility
-
-
 def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
     done = doctor("--config", "sim", "--json", home=tmp_path)
     findings = [json.loads(line) for line in done.stdout.splitlines()]
@@ -50,30 +42,31 @@ def test_doctor_when_sim_then_a_line_per_address_and_pv_and_all_well(tmp_path):
     assert "counts at" in by_name["pulse_id"]["found"]
 
 
-def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(facility, tmp_path):
+def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(tmp_path):
     """The shipped example with addresses of running services in it, as a controls engineer makes it."""
     text = (PROFILE / "facility.example.yaml").read_text()
-    constants = facility.jungfrau.scene.write_constants(tmp_path / "constants")
-    addresses = {
-        "SARES20-MF1:MOT_1": facility.pvs["motor"],
-        "SAROP21-OSHU131:SHUTTER": facility.pvs["shutter"],
-        "SAR-EVPO-010:DELTA-RATE": facility.pvs["beam_rate"],
-        "http://eiger-dcu": facility.eiger.url,
-        "http://std-daq:5000": facility.std_daq.url,
-        "redis://std-daq:6379": facility.std_daq.redis_url,
-        "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}",
-        "/sf/jungfrau/config/gainMaps/JF01T03V01/gains.h5": constants.gain,
-        "/sf/jungfrau/data/pedestal/JF01T03V01/20260101_000000.h5": constants.pedestal,
-        **{f"tcp://sf-daqsync-05:3000{i}": each for i, each in enumerate(facility.jungfrau.endpoints)},
-        "/sf/bernina/applications/sfdaq": tmp_path / "sfdaq",
-        "/sf/bernina/data/p12345/work/eiger": tmp_path / "work" / "eiger",
-        "/gpfs/sf/std-daq": tmp_path,
-    }
-    for example, real in addresses.items():
-        assert example in text, example
-        text = text.replace(example, str(real))
-    (tmp_path / "sfdaq.yaml").write_text(text)
-    done = doctor("--config", str(tmp_path / "sfdaq.yaml"), "--json", home=tmp_path)
+    with Facility("auto", tmp_path, eiger_model="500K", pvs_prefix="SLAAR21-LTIM01-EVR0:") as facility:
+        constants = facility.jungfrau.scene.write_constants(tmp_path / "constants")
+        addresses = {
+            "SARES20-MF1:MOT_1": facility.pvs["motor"],
+            "SAROP21-OSHU131:SHUTTER": facility.pvs["shutter"],
+            "SAR-EVPO-010:DELTA-RATE": facility.pvs["beam_rate"],
+            "http://eiger-dcu": facility.eiger.url,
+            "http://std-daq:5000": facility.std_daq.url,
+            "redis://std-daq:6379": facility.std_daq.redis_url,
+            "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}",
+            "/sf/jungfrau/config/gainMaps/JF01T03V01/gains.h5": constants.gain,
+            "/sf/jungfrau/data/pedestal/JF01T03V01/20260101_000000.h5": constants.pedestal,
+            **{f"tcp://sf-daqsync-05:3000{i}": each for i, each in enumerate(facility.jungfrau.endpoints)},
+            "/sf/bernina/applications/sfdaq": tmp_path / "sfdaq",
+            "/sf/bernina/data/p12345/work/eiger": tmp_path / "work" / "eiger",
+            "/gpfs/sf/std-daq": tmp_path,
+        }
+        for example, real in addresses.items():
+            assert example in text, example
+            text = text.replace(example, str(real))
+        (tmp_path / "sfdaq.yaml").write_text(text)
+        done = doctor("--config", str(tmp_path / "sfdaq.yaml"), "--json", home=tmp_path)
     found = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
     assert [each for each in found.values() if not each["ok"]] == [] and done.returncode == 0, done.stderr
     for name in ("eiger", "writer", "sfdaq", "pulse_id"):
@@ -82,32 +75,31 @@ def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(facility, tmp_path
     assert found["directory"]["found"].endswith(" GiB free")
 
 
-def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(
-    facility, tmp_path, closed_port
-):
+def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tmp_path, closed_port):
     dead = f"http://127.0.0.1:{closed_port}"
-    devices = {
-        "pulse_id": {"class": "PulseId", "pv": facility.pvs["pulse_id"]},
-        "lost": {"class": "Motor", "pv": "NO:SUCH:PV"},
-        "eiger": {"class": "Eiger", "url": facility.eiger.url},
-        "eiger2": {"class": "Eiger", "url": dead},
-        "jf": {
-            "class": "Jungfrau",
-            "detector_name": "JF01T01V01",
-            "endpoints": [dead.replace("http", "tcp")],
-            "constants": {"gain_file": "/none/gains.h5", "pedestal_file": "/none/p.h5"},
-        },
-        "writer": {"class": "StdDaqWriter", "url": dead, "redis_url": dead.replace("http", "redis")},
-        "sfdaq": {"class": "SfDaqBroker", "url": dead},
-    }
-    path = tmp_path / "sfdaq.yaml"
-    path.write_text(
-        yaml.safe_dump({"directory": str(tmp_path), "control_layer": "caproto", "devices": devices})
-    )
-    keep_in(tmp_path / "debts")
-    Debts("eiger", facility.eiger.url, tmp_path).owe("nimages", left=1, back=7, reason="no network")
-    keep_in(None)
-    done = doctor("--config", str(path), home=tmp_path)
+    with Facility(only=["pvs", "eiger"], eiger_model="500K") as facility:
+        devices = {
+            "pulse_id": {"class": "PulseId", "pv": facility.pvs["pulse_id"]},
+            "lost": {"class": "Motor", "pv": "NO:SUCH:PV"},
+            "eiger": {"class": "Eiger", "url": facility.eiger.url},
+            "eiger2": {"class": "Eiger", "url": dead},
+            "jf": {
+                "class": "Jungfrau",
+                "detector_name": "JF01T01V01",
+                "endpoints": [dead.replace("http", "tcp")],
+                "constants": {"gain_file": "/none/gains.h5", "pedestal_file": "/none/p.h5"},
+            },
+            "writer": {"class": "StdDaqWriter", "url": dead, "redis_url": dead.replace("http", "redis")},
+            "sfdaq": {"class": "SfDaqBroker", "url": dead},
+        }
+        path = tmp_path / "sfdaq.yaml"
+        path.write_text(
+            yaml.safe_dump({"directory": str(tmp_path), "control_layer": "caproto", "devices": devices})
+        )
+        keep_in(tmp_path / "debts")
+        Debts("eiger", facility.eiger.url, tmp_path).owe("nimages", left=1, back=7, reason="no network")
+        keep_in(None)
+        done = doctor("--config", str(path), home=tmp_path)
     lines = done.stdout.splitlines()
     assert done.returncode == 1
     state = {line[17:].split()[0]: line.split()[0] for line in reversed(lines[:-1])}
