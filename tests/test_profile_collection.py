@@ -72,10 +72,12 @@ def simulated(tmp_path_factory):
     has only the simulators that it scans; its other devices do not answer.
     """
     folder = tmp_path_factory.mktemp("simulated")
-    text = (PROFILE / "sim.yaml").read_text().replace("{port+6}", "{port+1}")
-    small = folder / "small.yaml"
-    small.write_text(text.replace("eiger_model: 1M", "eiger_model: 500K\n  only: [pvs, eiger]"))
     path, log = profile_in(folder), folder / "sfdaq.log"
+    text = (PROFILE / "sim.yaml").read_text().replace("eiger_model: 1M", "eiger_model: 500K")
+    (path / "sim.yaml").unlink()
+    (path / "sim.yaml").write_text(text.replace("500K", "500K\n    jungfrau_rate_multiplicator: 10"))
+    small = folder / "small.yaml"
+    small.write_text(text.replace("500K", "500K\n  only: [pvs, eiger]").replace("{port+6}", "{port+1}"))
     failing = "import sys\nfacility.eiger.fail_next('drop', count=9)\n"
     for name, cell in FAILING.items():
         failing += f"print('BEGIN {name}', file=sys.stderr, flush=True)\nget_ipython().run_cell({cell!r})\n"
