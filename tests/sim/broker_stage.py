@@ -9,10 +9,10 @@ import threading
 from urllib.parse import urlsplit
 
 from sfdaq_ophyd.sim.broker import BrokerPart
-from sfdaq_ophyd.sim.broker.beamline import POWER_ON_STEP
 from sfdaq_ophyd.sim.broker.detector_calls import dap_file
 from sfdaq_ophyd.sim.broker.hardware import MODES, beamline_with
 from sfdaq_ophyd.sim.broker.run_calls import config_file
+from sfdaq_ophyd.sim.broker.site import POWER_ON_STEP
 from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.facility import World
 from sfdaq_ophyd.wire.broker import BEAMLINES

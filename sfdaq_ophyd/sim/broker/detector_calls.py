@@ -14,18 +14,25 @@ from typing import Any
 from ...wire.broker import PEDESTAL_FRAMES, PEDESTALS
 from ...wire.broker_parameters import HARDWARE_SETTINGS
 from ...wire.pulse_id import PULSE_RATE
-from .beamline import DETECTOR_MODE, MODULE_POWER, TriggerError, ValidationError, required
 from .hardware import (
     BUFFER,
     CONTROL_BOXES,
     MODES,
     DetectorEntry,
     DetectorHardware,
-    check_belongs,
-    detectors_of,
 )
 from .run_calls import PGroup, make_directory, stamp
-from .site import Caller, Site
+from .site import (
+    DETECTOR_MODE,
+    MODULE_POWER,
+    Caller,
+    Site,
+    TriggerError,
+    ValidationError,
+    check_belongs,
+    detectors_of,
+    required,
+)
 
 NO_NAME = "no detector name in the request"
 
@@ -35,7 +42,7 @@ def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: s
     if site.dialect == "documented" and not request.get(key):
         raise ValidationError(NO_NAME)
     required(request, *others, key)
-    check_belongs(site.table, caller.beamline, request[key])
+    check_belongs(site, caller.beamline, request[key])
     return request[key]
 
 
@@ -198,14 +205,14 @@ def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     if site.dialect == "current":  # the 2023 server asks for the pgroup last
         required(request, "pgroup", "detectors")
     beamline = caller.beamline
-    detectors_of(site.table, beamline)
+    detectors_of(site, beamline)
     rate = request.get("rate_multiplicator", 1)
     required(request, "detectors", documented="no detectors defined")
     detectors = request["detectors"]
     names = list(detectors) if site.dialect == "current" else list(detectors.keys())
     if not names:
         raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
-    check_belongs(site.table, beamline, *names)
+    check_belongs(site, beamline, *names)
     required(request, "pgroup")
     pgroup = PGroup(site.tree, beamline, request["pgroup"])
     directory = pgroup.raw + PEDESTALS
@@ -306,7 +313,7 @@ def get_running_detectors(site: Site, request: Any, caller: Caller) -> dict[str,
 
 def _entries(site: Site, caller: Caller) -> tuple[DetectorEntry, ...]:
     try:
-        return detectors_of(site.table, caller.beamline)
+        return detectors_of(site, caller.beamline)
     except ValidationError:
         return ()  # only the documented dialect raises it here: a stranger gets empty lists
 

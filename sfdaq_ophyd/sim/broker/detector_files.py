@@ -24,9 +24,8 @@ from ...wire.detector_name import STAGE_CODES, DaqRec
 from ...wire.pulse_id import PULSE_RATE
 from ..clock import View
 from ..jungfrau.scene import Constants, Scene
-from .beamline import EVALUATION
 from .hardware import BUFFER
-from .site import Site
+from .site import EVALUATION, Site
 from .writers import MAX_FRAMES, RunLog, WriterError
 
 Frame = Callable[[int, np.ndarray], int]
@@ -121,6 +120,7 @@ class PedestalEvaluation:
         pulse_ids = list(range(first, first + 3 * self._n_frames * rate, rate))
 
         def fill(pulse_id: int, image: np.ndarray) -> int:
+            self._site.delays.wait(0.0)  # leaves with the simulator
             stage = (pulse_id - first) // rate // self._n_frames
             scene.dark(stage, pulse_id, image)
             return DaqRec(forced_stage=stage, dark_shot=True).encode()
@@ -250,6 +250,7 @@ class DetectorWriter:
         path, started = self._site.tree.local(raw), time.time()
 
         def fill(pulse_id: int, image: np.ndarray) -> int:
+            self._site.delays.wait(0.0)  # leaves with the simulator
             scene.raw(pulse_id, image)
             return scene.daq_rec(pulse_id)
 

@@ -5,16 +5,12 @@ The tables are those of the wire reference sf-daq-broker, section 2.3.
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ...wire.broker import Dialect
 from ...wire.broker_parameters import DETECTOR_MODES, GAIN_MODES
 from ...wire.detector_name import DetectorName
-from .beamline import Tree, ValidationError
 
 BUFFER = "/gpfs/photonics/swissfel/buffer"
 FRESH = 30.0
@@ -126,42 +122,6 @@ class DetectorHardware:
 MODES = {"detector_mode": DETECTOR_MODES, "gain_mode": GAIN_MODES}
 
 
-class Hardware:
-    """All detectors, and the buffer they write into."""
-
-    def __init__(self, tree: Tree):
-        self._tree = tree
-        self._detectors: dict[str, DetectorHardware] = {}
-
-    def __getitem__(self, name: str) -> DetectorHardware:
-        return self._detectors.setdefault(name, DetectorHardware(name))
-
-    def write_latest(self, name: str, module: int, age: float = 0.0) -> None:
-        """Make a module's LATEST file look `age` s old: by it the servers tell whether the module writes."""
-        local = self._latest(name, module)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        local.touch()
-        then = time.time() - age
-        os.utime(local, (then, then))
-
-    def refresh(self, name: str, triggered: bool) -> None:
-        """Let the modules that take frames write into the buffer."""
-        detector = self._detectors.get(name)
-        if detector is None or not (detector.configured and triggered):
-            return
-        for number, module in enumerate(detector.modules):
-            if module.state == "running" and module.reachable and module.powered:
-                self.write_latest(name, number)
-
-    def writing(self, name: str) -> list[bool]:
-        """Say for each module whether it wrote in the last 30 s; the future counts."""
-        files = [self._latest(name, number) for number in range(DetectorName.parse(name).n_modules)]
-        return [file.exists() and time.time() - file.stat().st_mtime < FRESH for file in files]
-
-    def _latest(self, name: str, module: int) -> Path:
-        return self._tree.local(f"{BUFFER}/{name}/M{module:02d}/LATEST")
-
-
 @dataclass(frozen=True, slots=True)
 class DetectorEntry:
     """One line of the server's table."""
@@ -254,21 +214,3 @@ def table_of(dialect: Dialect) -> Table:
 def beamline_with(table: Table, detector_name: str) -> str | None:
     """Return the beamline a detector belongs to, None if it is in no table."""
     return next((bl for bl, entries in table.items() if detector_name in [e.name for e in entries]), None)
-
-
-def detectors_of(table: Table, beamline: str) -> tuple[DetectorEntry, ...]:
-    """Return a beamline's detectors; RuntimeError if it has none."""
-    if beamline not in table:
-        raise RuntimeError(f"no detectors configured for beamline {beamline}")
-    return table[beamline]
-
-
-def check_belongs(table: Table, beamline: str, *detectors: str) -> None:
-    """Refuse detectors of other beamlines, in order."""
-    allowed = [entry.name for entry in detectors_of(table, beamline)]
-    for name in detectors:
-        if name not in allowed:
-            raise ValidationError(
-                f"detector {name} does not belong to beamline {beamline}",
-                f"{name} not belongs to the {beamline}",
-            )

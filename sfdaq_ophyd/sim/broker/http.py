@@ -14,15 +14,26 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import bottle
 
 from ...errors import ServiceUnreachable
-from ...wire.broker import Service, raw_directory
+from ...wire.broker import Dialect, Service, raw_directory
 from ...wire.broker_operations import OPERATIONS
 from ..http import STATUS, refusal
 from . import detector_calls, run_calls
-from .beamline import Stopped, ValidationError, envelope
 from .run_calls import PGroup
-from .site import Caller, Handler, LoggedRequest, Site
+from .site import Caller, Handler, LoggedRequest, NothingToDo, Site, Stopped, ValidationError
 
 logger = logging.getLogger(__name__)
+
+
+def envelope(exc: Exception, dialect: Dialect) -> dict[str, Any]:
+    """Return the reply that reports `exc`."""
+    if dialect == "current":
+        name = "RuntimeError" if isinstance(exc, NothingToDo) else type(exc).__name__
+        return {"status": "error", "message": str(exc), "exception": name}
+    if isinstance(exc, NothingToDo):
+        return {"status": "pass", "message": "everything fine but no request to write any data"}
+    if isinstance(exc, ValidationError):
+        return {"status": "failed", "message": exc.documented}
+    return {"state": "error", "status": str(exc)}
 
 
 def before(site: Site, endpoint: str) -> None:

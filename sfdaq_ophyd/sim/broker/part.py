@@ -14,14 +14,13 @@ from ..facility import World
 from ..faults import Faults, check
 from ..jungfrau.part import JungfrauPart
 from ..pvs.part import PvsPart
-from .beamline import DATA_BUFFERS, DETECTOR_BUFFER, Delays
 from .detector_calls import DAP_CONFIG, SCRIPTS, dap_file
 from .detector_files import CENTRAL, DetectorWriter, PedestalEvaluation, Scenes, stream_config
 from .hardware import DetectorEntry, beamline_with, table_of
 from .http import HttpService, bind_pair
 from .run_calls import config_file
-from .site import LoggedRequest, Message, Site, Worker
-from .writers import EPICS_WORDS, ControlWriter, DataWriter, write_cameras, write_channels, write_pvs
+from .site import DATA_BUFFERS, DETECTOR_BUFFER, Delays, LoggedRequest, Message, Site
+from .writers import EPICS_WORDS, ControlWriter, DataWriter, Worker, write_cameras, write_channels, write_pvs
 
 FAULTS = {
     "latency": "the reply takes `seconds` more",

@@ -11,9 +11,7 @@ from typing import Any
 from ...wire.broker import BEAMLINES, Dialect, acquisition, clean_tag, padded, raw_directory, run_directory
 from ...wire.broker_request import SOURCES, STEP_KEYS
 from ...wire.pulse_id import MAX_PULSE_DISTANCE, RATE_MULTIPLICATORS
-from .beamline import NothingToDo, Tree, ValidationError, required
-from .hardware import check_belongs
-from .site import Caller, Site
+from .site import Caller, NothingToDo, Site, Tree, ValidationError, check_belongs, required
 
 _DUMMY = {
     "scan_name": "dummy",
@@ -254,7 +252,7 @@ def _check_sources(site: Site, request: dict, beamline: str) -> None:
             f"{detectors} is not dictionary",
         )
     if detectors:
-        check_belongs(site.table, beamline, *detectors)
+        check_belongs(site, beamline, *detectors)
 
 
 def _acquisition_number(site: Site, directory: str) -> int:

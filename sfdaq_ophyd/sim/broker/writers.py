@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 import time
 import traceback
 import zlib
@@ -18,9 +19,10 @@ import numpy as np
 from ...wire.broker import PEDESTAL_FRAMES, error_file
 from ...wire.broker_parameters import GAIN_MODES
 from ..stamp import write_stamp
-from .beamline import POWER_ON_STEP, Stopped
 from .hardware import POWER_ON_DELAY, DetectorHardware
-from .site import Message, Site
+from .site import POWER_ON_STEP, Message, Site, Stopped
+
+logger = logging.getLogger(__name__)
 
 STAGE_TIME = 10.0
 PEDESTALMODE_TIME = 200.0
@@ -36,6 +38,36 @@ MAX_CHANNEL_ROWS, MAX_FRAMES = 100_000, 2000
 """Longer requests are refused: a simulator's disk is small."""
 
 CAMERA_SHAPE = (48, 64)
+
+
+class Worker:
+    """One writer process: calls `handle` with one request of its queue at a time."""
+
+    def __init__(self, site: Site, name: str, handle: Callable[[Message], None]):
+        self._queue, self._stopped = site.messages.consume(name), site.delays.stopped
+        self._handle = handle
+        self._thread = threading.Thread(target=self._run, name=f"writer {name}", daemon=True)
+
+    def start(self) -> None:
+        """Take requests from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wait until the present request is done or given up; the delays are stopped by then."""
+        if self._thread.is_alive():
+            self._queue.put({})
+            self._thread.join(60)
+
+    def _run(self) -> None:
+        while (request := self._queue.get()) and not self._stopped.is_set():
+            try:
+                self._handle(request)
+            except Stopped:
+                return
+            except Exception:
+                logger.exception("writer failed: %s", request["body"].get("output_file"))
+            finally:
+                self._queue.task_done()
 
 
 class WriterError(RuntimeError):
