@@ -305,7 +305,7 @@ class EigerModel(DetectorConfig):
         loop = asyncio.get_running_loop()
         period = series.frame_time if count_time is None else count_time
         start, start_ns = loop.time() + series.delay, time.time_ns() + round(series.delay * 1e9)
-        held_last = self.faults.take("late_last") is not None
+        held_last = bool(self.faults.take("late_last"))
         for i in range(series.frames_per_trigger):
             await asyncio.sleep(start + (i + 1) * period - loop.time())
             if self._patient:

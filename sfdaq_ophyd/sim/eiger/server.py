@@ -138,15 +138,15 @@ class _Server:
     async def misbehave(self, request: web.Request) -> web.Response | None:
         """Do what was asked for with this request, whatever it is; None if it is to be answered."""
         faults, path = self._detector.faults, request.path
-        if (fault := faults.take("delay", path=path)) is not None:
+        if fault := faults.take("delay", path=path):
             await asyncio.sleep(fault.get("seconds", 1.0))
-        if faults.take("hang", path=path) is not None:
+        if faults.take("hang", path=path):
             await _forever()
-        if faults.take("restart", path=path) is not None:
+        if faults.take("restart", path=path):
             self._detector.restart()
-        if faults.take("cut", path=path) is not None:
+        if faults.take("cut", path=path):
             await _hang_up(request)
-        if (fault := faults.take("error", path=path)) is not None:
+        if fault := faults.take("error", path=path):
             return text(fault.get("code", 500), fault.get("text", "internal failure"))
         return None
 
@@ -224,7 +224,7 @@ class _Server:
     async def next_image(self, request: web.Request) -> web.StreamResponse:
         self._module(request)
         given, wait = request.query.get("timeout"), DEFAULT_WAIT
-        if self._detector.faults.take("no_image") is None:
+        if not self._detector.faults.take("no_image"):
             try:
                 wait = wait if given is None else min(max(float(given) / 1000, 0.0), LONGEST_WAIT)
             except ValueError:
@@ -247,15 +247,15 @@ class _Server:
     async def _send_frame(self, request: web.Request, frame: StoredFrame) -> web.StreamResponse:
         kind = "image/tiff" if self._detector.version == "1.8.0" else "application/tiff"
         faults = self._detector.faults
-        if (fault := faults.take("content_type")) is not None:
+        if fault := faults.take("content_type"):
             kind = fault.get("content_type", "text/html")
             return web.Response(body=b"<html><body>Dectris web interface</body></html>", content_type=kind)
-        if (fault := faults.take("body")) is not None:
+        if fault := faults.take("body"):
             return web.Response(body=fault["body"], content_type=kind)
         n_bytes, stop_at = frame.n_bytes, None
-        if (fault := faults.take("truncate")) is not None:
+        if fault := faults.take("truncate"):
             n_bytes = min(n_bytes, int(fault.get("keep", n_bytes // 2)))
-        if faults.take("cut_body") is not None:
+        if faults.take("cut_body"):
             stop_at = n_bytes // 2
         return await _send(request, {"Content-Type": kind}, frame.pieces, n_bytes, stop_at)
 
@@ -274,10 +274,10 @@ class _Server:
             raise web.HTTPMethodNotAllowed(request.method, ("GET", "HEAD", "DELETE"))
         content = await asyncio.to_thread(files.reader(name))
         getting = request.method == "GET"
-        if getting and (fault := faults.take("short_file")) is not None:
+        if getting and (fault := faults.take("short_file")):
             content = content[: int(fault.get("keep", len(content) // 2))]
         part, code = _part(request, len(content))
-        if code == 206 and faults.take("no_range") is not None:
+        if code == 206 and faults.take("no_range"):
             part, code = range(len(content)), 200
         headers = {"Accept-Ranges": "bytes", "Content-Type": HDF5}
         if code != 200:
@@ -286,7 +286,7 @@ class _Server:
         if code == 416:
             return web.Response(status=416, headers=headers)
         stop_at = None
-        if getting and (fault := faults.take("cut_file")) is not None:
+        if getting and (fault := faults.take("cut_file")):
             stop_at = min(len(part), int(fault.get("after", len(part) // 2)))
         pieces = (content[part.start : part.stop],)
         return await _send(request, headers, pieces, len(part), stop_at, code=code)

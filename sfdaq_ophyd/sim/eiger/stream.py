@@ -38,7 +38,6 @@ MEMORY = 2 << 30
 LINGER_MS = 2000
 """How long what was sent may still be on its way when the detector is switched off."""
 
-
 _UNKNOWN_TAG = bytes.fromhex("d9fde8")  # 65000, which means nothing
 _HUGE = 1 << 40
 
@@ -111,40 +110,40 @@ class FaultySeries:
 
     def __init__(self, series: CborSeries | LegacySeries | RecordedSeries, faults: Faults):
         self._series, self._faults = series, faults
-        self._untagged = faults.take("no_self_described") is not None
+        self._untagged = bool(faults.take("no_self_described"))
         self._early = faults.take("early_end")
         self._held: list[Parts] = []
         self._ended = False
-        if (offset := faults.take("clock_offset")) is not None:
+        if offset := faults.take("clock_offset"):
             series.offset_ns = round(offset.get("seconds", 1.0) * 1e9)
 
     def start(self) -> list[Parts]:
         """Return the messages with which the series begins."""
-        if self._faults.take("lost_start") is not None:
+        if self._faults.take("lost_start"):
             return []
         return self._encoded(self._series.start(), _IN_START)
 
     def image(self, image_id: int, time_ns: int, count_time: float | None) -> list[Parts]:
         """Return the messages that follow an exposure; parameters as for `StreamSeries.times`."""
         series, said = self._series, []
-        if self._takes("new_unique_id", image_id) is not None and not isinstance(series, LegacySeries):
+        if self._takes("new_unique_id", image_id) and not isinstance(series, LegacySeries):
             series.unique_id = make_ulid(time_ns, 0)
             said = self._encoded(series.start())
         if not (message := series.image(image_id, time_ns, count_time)):
             return said
-        if self._takes("unknown_type", image_id) is not None and isinstance(end := series.end(), dict):
+        if self._takes("unknown_type", image_id) and isinstance(end := series.end(), dict):
             said += self._encoded({**end, "type": "calibration"})
         (parts,) = self._encoded(message, _IN_IMAGE, image_id)
-        if (fault := self._takes("cut_message", image_id)) is not None:
+        if fault := self._takes("cut_message", image_id):
             parts = [parts[0][: int(fault.get("keep", len(parts[0]) // 2))], *parts[1:]]
-        if self._takes("extra_part", image_id) is not None:
+        if self._takes("extra_part", image_id):
             parts = [*parts, b"{}"]
         n_before_the_end = series.number_of_images - image_id
         if self._early is not None and n_before_the_end <= int(self._early.get("before", 1)):
             said += self.end()
-        n_times = 1 - (self._takes("lost_image", image_id) is not None)
-        said += [parts] * (n_times + (self._takes("duplicate", image_id) is not None))
-        if self._takes("swapped", image_id) is not None:
+        said += [] if self._takes("lost_image", image_id) else [parts]
+        said += [parts] if self._takes("duplicate", image_id) else []
+        if self._takes("swapped", image_id):
             self._held += said
             return []
         said, self._held = said + self._held, []
@@ -153,7 +152,7 @@ class FaultySeries:
     def end(self) -> list[Parts]:
         """Return the messages with which the series ends; none if they were sent."""
         said, self._held = self._held, []
-        if not self._ended and self._faults.take("lost_end") is None:
+        if not self._ended and not self._faults.take("lost_end"):
             said += self._encoded(self._series.end())
         self._ended = True
         return said
@@ -168,7 +167,7 @@ class FaultySeries:
         if not isinstance(message, dict):
             return [message] if message else []
         for what, spoil in (wrong or {}).items():
-            if (fault := self._takes(what, image_id)) is not None:
+            if fault := self._takes(what, image_id):
                 message = spoil(message, fault)
         data = encode_message(message)
         if "unknown_tag" in message:
@@ -315,7 +314,7 @@ class StreamOutput(Module):
         """Begin a series, if the stream is enabled: its start message goes out at once."""
         self.end()
         self.acquiring, self.n_dropped = True, 0
-        if not self.enabled or not config.channels() or self._faults.take("silent") is not None:
+        if not self.enabled or not config.channels() or self._faults.take("silent"):
             return
         name, scenes = self["format"], dict[str, PackedScene]()
         kind: type[CborSeries | LegacySeries | RecordedSeries] = LegacySeries
