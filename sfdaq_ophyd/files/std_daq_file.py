@@ -202,13 +202,14 @@ def write_joined(
     image_id, status = np.zeros(n_images, "u8"), np.zeros(n_images, "u8")
     found: list[Piece] = []
     for data, part in parts:
-        places = data.places(n_images)
-        if n := len(places):
-            mine = slice(places.start, places.stop, places.step)
-            image_id[mine], status[mine] = part.image_id[:n], part.status[:n]
-            with h5py.File(part.path, "r") as file:
-                images = Images(part.path.name, part.dataset, len(file[part.dataset]))
-            found.append(Piece(images, 0, places))
+        with h5py.File(part.path, "r") as file:
+            images = Images(part.path.name, part.dataset, len(file[part.dataset]))
+        row = 0
+        for places in filter(None, data.places(n_images)):
+            theirs, ours = slice(row, row + len(places)), slice(places.start, places.stop, places.step)
+            image_id[ours], status[ours] = part.image_id[theirs], part.status[theirs]
+            found.append(Piece(images, row, places))
+            row += len(places)
     columns = {layout.column("image_id")[0]: image_id, layout.column("status")[0]: status}
     join_images(path, layout.images, found, (n_images, *shape), dtype, columns)
     return StdDaqFile(path, layout.images, image_id, status)
@@ -257,7 +258,7 @@ def join_again(path: Path) -> bool:
     parts = []
     for k, part in enumerate(paths):
         data = DataFile(str(part), layout, k, len(paths))
-        n = len(data.places(n_images))
+        n = data.share(n_images)
         found = read_std_daq_file(part, layout, n_written=n, shape=shape, dtype=dtype, timeout=0.0)
         parts.append((data, found))
     if n_images:

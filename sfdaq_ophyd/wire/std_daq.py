@@ -325,16 +325,26 @@ class DataFile:
     layout : FileLayout
     index, n_files : int
         Of the files that share the images, which one this is.
+    block : int
+        Images that follow each other in one file before the next file has its turn.
     """
 
     path: str
     layout: FileLayout
     index: int = 0
     n_files: int = 1
+    block: int = 1
 
-    def places(self, n_images: int) -> range:
+    def share(self, n_images: int) -> int:
+        """Return how many of the first `n_images` images of the acquisition are in this file."""
+        return sum(map(len, self.places(n_images)))
+
+    def places(self, n_images: int) -> list[range]:
         """Return which of the first `n_images` images of the acquisition are in this file, in its order."""
-        return range(self.index, n_images, self.n_files)
+        if 1 in (self.block, self.n_files):
+            return [range(self.index, n_images, self.n_files)]
+        begins = range(self.index * self.block, n_images, self.n_files * self.block)
+        return [range(begin, min(begin + self.block, n_images)) for begin in begins]
 
 
 def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:

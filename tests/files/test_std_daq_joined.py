@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 
 import h5py
 import numpy as np
@@ -17,14 +18,14 @@ SHAPE = (2, 3)
 LAYOUT = FileLayout("det", compound=True)
 
 
-def written(folder, n_images, n_files, codes=(1,)):
+def written(folder, n_images, n_files, block=1, codes=(1,)):
     """Write the files of an acquisition as the real writers leave them; return what they hold."""
     parts = []
     for k in range(n_files):
-        data = DataFile(str(folder / f"x_{k}.h5"), LAYOUT, k, n_files)
-        places = np.arange(n_images)[k::n_files]
+        data = DataFile(str(folder / f"x_{k}.h5"), LAYOUT, k, n_files, block)
+        places = np.flatnonzero(np.arange(n_images) // block % n_files == k)
         n = len(places)
-        assert places.tolist() == list(data.places(n_images))
+        assert places.tolist() == list(itertools.chain(*data.places(n_images)))
         images = np.zeros((64 if n == 1 else n, *SHAPE), "u2")
         images[:n] = places[:, None, None]
         metadata = np.zeros(4096 if n == 1 else n, [("image_id", "u8"), ("status", "u8")])
@@ -35,17 +36,20 @@ def written(folder, n_images, n_files, codes=(1,)):
     return parts
 
 
+@pytest.mark.parametrize("block", [1, 3])
 @pytest.mark.parametrize("n_files", [1, 2, 5])
 @pytest.mark.parametrize("n_images", [1, 2, 7, 25])
-def test_joined_when_images_are_dealt_to_files_then_all_are_there_in_order(tmp_path, n_images, n_files):
-    parts = written(tmp_path, n_images, n_files)
+def test_joined_when_images_are_dealt_to_files_then_all_are_there_in_order(
+    tmp_path, n_images, n_files, block
+):
+    parts = written(tmp_path, n_images, n_files, block)
     assert sum(count_std_daq_images(part.path, LAYOUT, 10**6) for _, part in parts) == n_images
     layout = FileLayout("det")
     write_joined(tmp_path / "x.h5", layout, parts, n_images, shape=SHAPE, dtype="uint16")
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["det/image_id"][:].tolist() == list(range(100, 100 + n_images))
         assert not file["det/status"][:].any()
-        n_used = min(n_images, n_files)
+        n_used = sum(data.share(n_images) > 0 for data, _ in parts)
         assert file["det/data"].is_virtual == (n_used > 1 or n_images == 1), "one whole file keeps its chunks"
         assert file["det/data"].shape == (n_images, *SHAPE), "no padding"
         assert file["det/data"][:, 0, 0].tolist() == list(range(n_images))

@@ -175,7 +175,7 @@ class DaqFile:
         n = 0
         for data, path in zip(self._files, self._paths):
             with self._told(data, path, "images"):
-                n += count_std_daq_images(path, data.layout, len(data.places(self.write.n_images)))
+                n += count_std_daq_images(path, data.layout, data.share(self.write.n_images))
         return n
 
     def closed(self, n: int) -> StdDaqFile:
@@ -213,7 +213,7 @@ class DaqFile:
 
     def _read(self, data: DataFile, path: Path, n: int) -> StdDaqFile:
         shape, dtype = self._config.image_shape, self._config.dtype
-        n_here = len(data.places(n))
+        n_here = data.share(n)
         with self._told(data, path, f"{n_here} images"):
             file = read_std_daq_file(path, data.layout, n_written=n_here, shape=shape, dtype=dtype)
         if not file.image_id[1:].all():  # 0 can be the number of a first frame only
