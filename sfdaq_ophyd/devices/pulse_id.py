@@ -69,7 +69,8 @@ class PulseId(Device):
         The PV, e.g. ``"SLAAR21-LTIM01-EVR0:RX-PULSEID"``.
     name : str
     timeout : float
-        How long the PV may stand still before a wait fails, s.
+        How long the PV may stand still before a wait fails, s. A simulated clock that waits for slower parts
+        stands now and then.
 
     Examples
     --------
@@ -82,7 +83,7 @@ class PulseId(Device):
 
     value = Cpt(PulseIdSignal, "", kind="hinted")
 
-    def __init__(self, prefix: str = "", *, name: str, timeout: float = 2.0, **kwargs):
+    def __init__(self, prefix: str = "", *, name: str, timeout: float = 10.0, **kwargs):
         if not timeout > 0 or not math.isfinite(timeout):
             raise RequestError("timeout", timeout, "a number of s above 0")
         super().__init__(prefix, name=name, **kwargs)
