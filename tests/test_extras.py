@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from sfdaq_ophyd.sim.facility import NEEDS
 
 MOST_DISTRIBUTIONS = 40
 """What somebody who wants the devices gets, this package included."""
@@ -125,3 +129,16 @@ def test_plain_installation_when_a_module_is_imported_then_it_works(said, name):
 def test_feature_when_its_extra_is_absent_then_says_which_one(said, code, extra):
     assert said[code].startswith("ExtraMissing: ")
     assert said[code].endswith(f"Install with: pip install 'sfdaq-ophyd[{extra}]'")
+
+
+def test_requirement_when_named_in_the_code_then_the_whole_installation_has_it():
+    calls = [
+        call
+        for path in (Path(__file__).parents[1] / "sfdaq_ophyd").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "require"
+    ]
+    named = {name.value for call in calls for name in call.args[2:] if isinstance(name, ast.Constant)}
+    named |= {name for names in NEEDS.values() for name in names}
+    assert len(named) > 10
+    assert not [name for name in sorted(named) if importlib.util.find_spec(name) is None]

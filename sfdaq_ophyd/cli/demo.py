@@ -148,7 +148,7 @@ def demo(
 
     Example: sfdaq demo --directory demo-output --points 7 --eiger-model 4M
     """
-    require("all", "the demo", "aiohttp", "bottle", "duckdb", "flask", "jinja2", "matplotlib", "tiled")
+    require("all", "the demo", "aiohttp", "bottle", "duckdb", "jinja2", "matplotlib", "tiled")
     os.environ.setdefault("OPHYD_CONTROL_LAYER", "caproto")  # before ophyd is imported
     with without_collection(ours=True):
         from bluesky import RunEngine
