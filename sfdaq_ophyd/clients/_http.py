@@ -188,7 +188,8 @@ class HttpClient:
             Returns a buffer of so many bytes for the body of status 200.
         receive : callable, optional
             Given code and headers of a reply, returns what takes its body piece by piece, of any size: then
-            `timeout` is for each piece. What that raises is raised as it is. None: the body is read whole.
+            `timeout` is for each piece. What either raises ends the call as a lost reply does, and is the
+            cause of its error. None: the body is read whole.
         read : callable, optional
             Makes of the `Reply` what is returned; its WireError counts as a reply that was lost.
 
