@@ -88,7 +88,7 @@ def test_download_when_parts_are_not_served_then_all_is_fetched(part, client, tm
         told.append(n_bytes)
 
     assert client.files.download(NAME, tmp_path, on_progress=no_parts).read_bytes() == content
-    assert told[0] == 9000 and told[-1] == len(content)
+    assert 9000 in told and told[-1] == len(content)
 
 
 def test_download_when_the_size_is_wrong_then_refused_by_name_and_not_renamed(part, client, tmp_path):
