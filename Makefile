@@ -18,8 +18,8 @@ $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile 
 @touch $@
 endef
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
-# Three workers: tests wait for half of their time. Each takes tests that lie together, then what others have left.
-PYTEST_ARGS ?= -n 3 --dist worksteal
+# Four workers, whatever there is of processors: tests wait for half of their time. Each takes tests that lie together, then what others have left.
+PYTEST_ARGS ?= -n 4 --dist worksteal
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
