@@ -18,7 +18,8 @@ $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile 
 @touch $@
 endef
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
-# Four workers, whatever there is of processors: tests wait for half of their time. Each takes tests that lie together, then what others have left.
+# Four workers, however many processors there are: tests wait for half of their time. Each takes tests that lie
+# together, then what others have left.
 PYTEST_ARGS ?= -n 4 --dist worksteal
 
 demo: $(VENV)/.installed
