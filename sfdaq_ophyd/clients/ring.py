@@ -67,8 +67,7 @@ class Ring:
         if isinstance(n_images, bool) or not isinstance(n_images, int) or n_images < 2:
             raise RequestError("n_images", n_images, "an integer of at least 2")
         self.n_images = n_images
-        self._memory = np.empty((n_images, *self.shape), self.dtype)
-        self._bytes = [memoryview(image).cast("B") for image in self._memory]
+        self._buffers: list[np.ndarray | None] = [None] * n_images
         self._slots = _Slots(n_images, on_free)
         self._full: Limit | None = None
 
@@ -82,8 +81,11 @@ class Ring:
         if slot is None:
             return None
         self._full = None
+        buffer = self._buffers[slot]
+        if buffer is None:
+            buffer = self._buffers[slot] = np.empty(self.shape, self.dtype)
         # A fresh array per use; numpy keeps it as the base of all views, so its end is the end of them all.
-        base = np.frombuffer(self._bytes[slot], self.dtype)
+        base = np.frombuffer(buffer.data.cast("B"), self.dtype)
         self._slots.lend(slot, base)
         return base.reshape(self.shape)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import resource
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.clients._simplon_images import ImageFetcher
-from sfdaq_ophyd.clients.ring import keep_freed_memory
+from sfdaq_ophyd.clients.ring import Ring, keep_freed_memory
 from sfdaq_ophyd.wire import tiff
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
@@ -40,6 +41,19 @@ def test_buffer_when_an_image_of_it_is_held_then_it_is_left_alone():
     other = take(len(data))
     other[:] = bytes(len(data))
     assert row.tolist() == list(range(16, 24))
+
+
+def test_ring_when_few_images_are_held_then_it_takes_memory_for_no_more():
+    ring = Ring((100, 1000), "u1", 8)
+    tracemalloc.start()
+    try:
+        held = [ring.take() for _ in range(2)]
+        del held[0]
+        held.append(ring.take())
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 200_000 <= now < 300_000
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=30))
