@@ -196,7 +196,7 @@ JSON = {
     "wire.simplon.parse_image_list": (parsed(simplon.parse_image_list), [[1, [1, 2]], [2, []]]),
     "wire.simplon.parse_keys": (parsed(simplon.parse_keys), ["count_time"]),
     "wire.simplon.parse_sequence_id": (simplon.parse_sequence_id, {"sequence id": 5}),
-    "wire.std_daq.Acquisition.from_dict": (parsed(std_daq.Acquisition.from_dict), ACQUISITION),
+    "wire.std_daq.AcquisitionRecord.from_dict": (parsed(std_daq.AcquisitionRecord.from_dict), ACQUISITION),
     "wire.std_daq.DaqStatus.from_dict": (
         parsed(lambda v: str(std_daq.DaqStatus.from_dict(v))),
         {"state": "READY", "acquisition": ACQUISITION},

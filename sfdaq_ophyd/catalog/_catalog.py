@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
-from .journal import Feed, Journal
+from .journal import CatalogCallback, Journal
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Catalog(ABC):
         self._journal = Journal(documents, now_at)
         self._client = self._connect()
         self._write_client = self._connect().include_data_sources()
-        self._feed = Feed(self._open_writer, self._journal)
+        self._feed = CatalogCallback(self._open_writer, self._journal)
         self._write_client.context.http_client.event_hooks["response"].append(self._feed.went_on)
         atexit.register(self.close)
         if waiting := self.waiting:

@@ -230,7 +230,7 @@ class Routes:
 HINT = "The documents are on disk too; catalog.replay() brings in what the catalog lacks"
 
 
-class Feed:
+class CatalogCallback:
     """Callback for any number of RunEngines; costs them a line in the journal and a place in a queue.
 
     A run whose writing fails goes on in the journal alone; the failure is logged once, and other

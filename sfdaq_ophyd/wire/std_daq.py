@@ -123,7 +123,7 @@ class WriteRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Acquisition:
+class AcquisitionRecord:
     """What the service says about its newest acquisition.
 
     Attributes
@@ -151,7 +151,7 @@ class Acquisition:
         return self.run_id == request.run_id and self.output_file == request.output_file
 
     @classmethod
-    def from_dict(cls, record: object) -> Acquisition | None:
+    def from_dict(cls, record: object) -> AcquisitionRecord | None:
         """Read an acquisition object; None where there was none yet (null, or without file and run id)."""
         if record is None:
             return None
@@ -177,7 +177,7 @@ class DaqStatus:
     """Writer state and newest acquisition, alike for both dialects."""
 
     state: WriterState
-    acquisition: Acquisition | None
+    acquisition: AcquisitionRecord | None
 
     @classmethod
     def from_dict(cls, status: object) -> DaqStatus:
@@ -186,7 +186,7 @@ class DaqStatus:
             raise WireError(f"status: expected an object, got {status!r:.200}")
         return cls(
             state=_state(WriterState, status, "state"),
-            acquisition=Acquisition.from_dict(status.get("acquisition")),
+            acquisition=AcquisitionRecord.from_dict(status.get("acquisition")),
         )
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import RequestError, WireError
-from .std_daq import Acquisition, as_integer
+from .std_daq import AcquisitionRecord, as_integer
 
 DETECTOR_TYPES = ("eiger", "jungfrau", "gigafrost", "bsread")
 BIT_DEPTHS = (8, 16, 32)
@@ -226,7 +226,7 @@ class LogEntry:
     """
 
     log_id: str | None
-    acquisition: Acquisition
+    acquisition: AcquisitionRecord
 
     @classmethod
     def list_from(cls, logs: object) -> list[LogEntry]:
@@ -237,5 +237,5 @@ class LogEntry:
             records = [(None, record) for record in logs]
         else:
             raise WireError(f"logs: expected a list or an object, got {logs!r:.200}")
-        entries = [(log_id, Acquisition.from_dict(record)) for log_id, record in records]
+        entries = [(log_id, AcquisitionRecord.from_dict(record)) for log_id, record in records]
         return [cls(log_id, acquisition) for log_id, acquisition in entries if acquisition is not None]

@@ -109,7 +109,7 @@ class _Server(WSGIServer):
         super().server_bind()
 
 
-class HttpService:
+class SiteServer:
     """Serve one of the two services on loopback."""
 
     def __init__(self, site: Site, service: Service):
@@ -206,7 +206,7 @@ def _refuse_foreign_pages() -> None:
         raise bottle.HTTPError(STATUS, why)
 
 
-def bind_pair(first: HttpService, second: HttpService, port: int = 0) -> None:
+def bind_pair(first: SiteServer, second: SiteServer, port: int = 0) -> None:
     """Bind two services to neighbouring ports: the slow broker is one above the broker; 0 takes any pair."""
     for attempt in range(100):
         first.bind(port)

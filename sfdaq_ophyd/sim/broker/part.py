@@ -17,7 +17,7 @@ from ..pvs.part import PvsPart
 from .detector_calls import DAP_CONFIG, SCRIPTS, dap_file
 from .detector_files import CENTRAL, DetectorWriter, PedestalEvaluation, Scenes, stream_config
 from .hardware import DetectorEntry, beamline_with, table_of
-from .http import HttpService, bind_pair
+from .http import SiteServer, bind_pair
 from .run_calls import config_file
 from .site import DATA_BUFFERS, DETECTOR_BUFFER, Delays, LoggedRequest, Message, Site
 from .writers import EPICS_WORDS, ControlWriter, DataWriter, Worker, write_cameras, write_channels, write_pvs
@@ -129,7 +129,7 @@ class BrokerPart:
         self._pvs = pvs
         self._scenes = Scenes(world.seed, world.clock.view, scene)
         self._workers = self._make_workers(pedestal_frames) if writers else []
-        self._broker, self._slow = self._services = HttpService(site, "broker"), HttpService(site, "slow")
+        self._broker, self._slow = self._services = SiteServer(site, "broker"), SiteServer(site, "slow")
 
     def _make_workers(self, pedestal_frames: int) -> list[Worker]:
         site = self.site

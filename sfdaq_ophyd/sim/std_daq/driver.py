@@ -20,7 +20,7 @@ from ...limits import Limit
 from ..faults import Faults
 from .image_source import Image, Overrun
 from .settings import ServiceError, Timing
-from .writer import Patience, WriterProcess
+from .writer import OwedAnswers, WriterProcess
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Driver:
         self._local_path, self._publish, self._log = local_path, publish, log
         self._state = DaqState(null_acquisition=null_acquisition)
         self._changed = threading.Condition()
-        self._patience = Patience(writer, timing)
+        self._owed = OwedAnswers(writer, timing)
         self._opened: tuple[int, dict] = (0, {})
         self._inbox: queue.Queue[Callable[[], None]] = queue.Queue()
         self._subscribed, self._n_subscriptions = False, 0
@@ -221,14 +221,14 @@ class Driver:
                 overrun=Overrun.of(info["n_images"], **overrun) if overrun else None,
             )
             if order.can_be_encoded:
-                self._patience.started(slow=delay >= self._timing.give_up)
+                self._owed.started(slow=delay >= self._timing.give_up)
         self._inbox.put(partial(self._start_writer, order))
         return order
 
     def stop(self) -> dict:
         """Stop or reset; return the status once it is READY, whoever's it is."""
         self._subscribed = False
-        self._patience.stopped(blocked=self._outstanding >= MAX_OUTSTANDING)
+        self._owed.stopped(blocked=self._outstanding >= MAX_OUTSTANDING)
         self._inbox.put(self._stop_writer)
         return self._poll(READY)
 
@@ -246,16 +246,16 @@ class Driver:
 
     def _poll(self, wanted: str, order: Order | None = None, n_opened: int | None = None) -> dict:
         """Look until the state is the wanted one; of a start also if it was, and is over by now."""
-        over = self._patience.over()
+        over = self._owed.over()
         while not over() and not self._closing.wait(self._timing.poll):
             with self._changed:
                 if order is not None and order.ghost is not None:
                     raise ServiceError(order.ghost)
-                if self._state.state == wanted and not (wanted == READY and self._patience.stop_is_due):
+                if self._state.state == wanted and not (wanted == READY and self._owed.stop_is_due):
                     return self._state.snapshot()
                 if n_opened is not None and self._opened[0] > n_opened:
                     return self._opened[1]
-                if order is not None and self._state.error is not None and not self._patience.lags():
+                if order is not None and self._state.error is not None and not self._owed.lags():
                     raise ServiceError(self._state.error)
         with self._changed:
             self._state.unknown()
@@ -272,7 +272,7 @@ class Driver:
     def behind(self) -> bool:
         """Whether images wait for a writer that takes them; never for one that is gone."""
         too_many = self._inbox.qsize() > MAX_OUTSTANDING
-        return self._subscribed and too_many and self.overrun is None and not self._patience.in_vain
+        return self._subscribed and too_many and self.overrun is None and not self._owed.in_vain
 
     def image(self, image: Image) -> None:
         """Take an image of the detector; dropped unless an acquisition has subscribed."""
@@ -286,7 +286,7 @@ class Driver:
         """Take an event of the writer into the status."""
         what, publish, logged = event["event"], True, False
         with self._changed:
-            self._patience.answered(what)
+            self._owed.answered(what)
             if what == "opened":
                 self._state.opened(event["info"])
                 self._opened = (self._opened[0] + 1, self._state.snapshot())
@@ -331,11 +331,11 @@ class Driver:
         n_opened, path = self._opened[0], self._local_path(order.info["output_file"])
         command = {"path": path, "info": order.info, "delay": order.delay, "error": order.error}
         self._writer.send({"do": "start", **command})
-        over = self._patience.over()
+        over = self._owed.over()
         while not over() and not self._closing.wait(self._timing.poll):
             with self._changed:
                 opened, error = self._opened[0] > n_opened, self._state.error
-            if order.ghost is not None or error is not None and not self._patience.lags():
+            if order.ghost is not None or error is not None and not self._owed.lags():
                 return
             if opened:
                 self._closing.wait(order.late)

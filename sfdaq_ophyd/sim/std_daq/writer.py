@@ -33,8 +33,8 @@ LONGEST_CREATION = 1e6
 """s; no file takes longer to create."""
 
 
-class Patience:
-    """How long the service waits for its writer: 5 s, divided by the speed, and longer where CPU is short.
+class OwedAnswers:
+    """What the writer owes the service: it waits 5 s, divided by the speed, and longer where CPU is short.
 
     A sped-up service gives up after a fraction of a second. A writer that is alive and would have answered
     by then on a quiet machine is given the real 5 s, so that no client sees a refusal for want of CPU. So

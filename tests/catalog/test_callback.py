@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sfdaq_ophyd.catalog.journal import Feed, Journal
+from sfdaq_ophyd.catalog.journal import CatalogCallback, Journal
 from sfdaq_ophyd.errors import ServiceTimeout
 
 from .composed import Composed, scalar, simple_run
@@ -42,7 +42,7 @@ def make_feed(tmp_path):
     feeds = []
 
     def make(store, **options):
-        feed = Feed(store.open, Journal(tmp_path / "documents"), **options)
+        feed = CatalogCallback(store.open, Journal(tmp_path / "documents"), **options)
         feeds.append((feed, store))
         return feed
 
