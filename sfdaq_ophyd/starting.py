@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 STEP = "STEP "
 """What the line of a step begins with."""
 
+END_TIMEOUT = 5.0
+"""s that a child has to end in order before it is killed."""
+
 
 @contextlib.contextmanager
 def without_collection(*, ours: bool = False) -> Iterator[None]:
@@ -95,27 +98,58 @@ def next_line(
         With the step, and how long all has taken.
     """
     begun, step = counted_time(), "starting Python, importing"
-    limit, starved = Limit(timeout), time_without_cpu(pid)
+    limit = ChildLimit(timeout, pid)
     while True:
         try:
             line = lines.get(timeout=limit.step())
         except queue.Empty:
-            if not limit.reached():
-                continue
-            lately = time_without_cpu(pid) - starved
-            if lately < BEAT:
+            if limit.reached():
                 took = f"step {step!r}, {counted_time() - begun:.0f} s after the beginning"
                 raise ServiceTimeout(what, timeout, "; ".join(filter(None, [took, said()])), hint) from None
-            limit, starved = Limit(lately), starved + lately
+            if not limit.is_longer:
+                continue
             step_now = f"{step}, waiting for a CPU"
         else:
             if line is None or not line.startswith(STEP):
                 return line
             step = step_now = line.removeprefix(STEP)
-            limit, starved = Limit(timeout), time_without_cpu(pid)
+            limit = ChildLimit(timeout, pid)
         logger.info("%s: %s", what, step_now)
         if on_step is not None:
             on_step(step_now)
+
+
+class ChildLimit(Limit):
+    """A limit for what a child process does: the time in which that had no CPU does not count either.
+
+    Parameters
+    ----------
+    seconds : float
+        The time that the child has.
+    pid : int
+        Of the child.
+
+    Attributes
+    ----------
+    is_longer : bool
+        Whether the last look found that it lasts longer than was to be seen before.
+    """
+
+    def __init__(self, seconds: float, pid: int):
+        super().__init__(seconds)
+        self._pid, self._starved, self.is_longer = pid, time_without_cpu(pid), False
+
+    def reached(self) -> bool:
+        """Whether the child has had its time; call it after each look."""
+        self.is_longer = False
+        if not super().reached():
+            return False
+        lately = time_without_cpu(self._pid) - self._starved
+        if lately < BEAT:
+            return True
+        self.is_longer, self._starved, self.seconds = True, self._starved + lately, lately
+        self.restart()
+        return False
 
 
 def time_without_cpu(pid: int) -> float:
@@ -263,9 +297,11 @@ class Child:
             process.stdin.close()
         except OSError:
             pass  # it was gone already
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
+        limit = ChildLimit(END_TIMEOUT, process.pid)
+        while process.poll() is None and not limit.reached():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(limit.step())
+        if process.poll() is None:
             process.kill()
             process.wait()
         for thread in self._threads:

@@ -1,5 +1,6 @@
 """A child takes as long as it reports, or waits for a CPU; else its start fails and says at which step."""
 
+import itertools
 import os
 import queue
 import signal
@@ -102,6 +103,28 @@ def test_next_line_when_steps_come_then_handed_on_and_the_answer_returned():
     assert starting.next_line(lines, 1, what="child", timeout=1, on_step=seen.append) == "READY"
     assert starting.next_line(lines, 1, what="child", timeout=1) is None
     assert seen == ["one", "two"]
+
+
+def test_stop_when_the_child_had_no_cpu_then_it_is_not_killed_for_that(child_of, monkeypatch, tmp_path):
+    child = child_of(
+        f"{SERVE}time.sleep(1.5)\nopen({str(tmp_path / 'ended')!r}, 'w')".replace(
+            "import queue", "import queue, time"
+        )
+    )
+    child.start()
+    waited = itertools.count(0.0, 0.5)
+    monkeypatch.setattr(starting, "time_without_cpu", lambda pid: next(waited))
+    monkeypatch.setattr(starting, "END_TIMEOUT", 0.1)
+    child.stop()
+    assert (tmp_path / "ended").exists()
+
+
+def test_stop_when_the_child_does_not_end_then_it_is_killed(child_of, monkeypatch):
+    child = child_of("import time\nprint('READY', flush=True)\ntime.sleep(600)")
+    child.start()
+    monkeypatch.setattr(starting, "END_TIMEOUT", 0.1)
+    child.stop()
+    assert not starting.Path(f"/proc/{child.pid}").exists()
 
 
 def test_time_without_cpu_when_there_is_no_such_process_then_zero():
