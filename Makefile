@@ -1,6 +1,7 @@
 # `make demo` and `make test` start from a machine with Python 3.11 or newer, make, and a network. They install
 # the versions of constraints.txt; with LATEST=1 the newest ones, beside the others, and say what differs.
-.PHONY: installed demo test bench lint docs screenshots wheel constraints differs clean redis-server chromium
+.PHONY: installed demo test bench lint docs screenshots wheel wheel-plain wheel-whole constraints differs clean \
+    redis-server chromium
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
     command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -18,9 +19,9 @@ $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile 
 @touch $@
 endef
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
-# Four workers, however many processors there are: tests wait for half of their time. Each takes tests that lie
+# Five workers, however many processors there are: tests wait for half of their time. Each takes tests that lie
 # together, then what others have left.
-PYTEST_ARGS ?= -n 4 --dist worksteal
+PYTEST_ARGS ?= -n 5 --dist worksteal
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
@@ -46,9 +47,20 @@ SCREENSHOTS ?= docs/_static
 screenshots: $(VENV)/.installed-test chromium
 	$(BIN)/python -m docs.screenshots $(SCREENSHOTS)
 
-# Built, installed into a fresh environment of each Python there is, and run in an empty folder.
-wheel: $(VENV)/.installed
-	$(PIN) .ci/wheel $(VENV)
+# Built, installed into a fresh environment of each Python there is, and run in an empty folder; then with everything.
+wheel: wheel-plain wheel-whole
+
+dist/.built: setup.cfg pyproject.toml README.md $(shell git ls-files sfdaq_ophyd) | $(VENV)/pyvenv.cfg
+	rm -rf build dist
+	$(PIN) $(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps -w dist .
+	rm -rf build
+	@touch $@
+
+wheel-plain: dist/.built
+	$(PIN) .ci/wheel plain $(VENV)
+
+wheel-whole: dist/.built $(VENV)/.installed
+	$(PIN) .ci/wheel whole $(VENV)
 
 constraints:
 	rm -rf .venv-latest build/backend
@@ -79,12 +91,12 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyve
 $(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	$(call INSTALL,dev)
 
-# The Redis tests run against a real server beside the embedded one.
-redis-server:
+# The Redis tests run against a real server beside the embedded one. What uses apt goes one after the other.
+redis-server: | $(VENV)/pyvenv.cfg
 	@command -v redis-server >/dev/null || { $(APT) redis-server; }
 
 # The live page is tested in a browser without a screen.
-chromium:
+chromium: | redis-server
 	@command -v chromium >/dev/null || { $(APT) chromium; }
 
 # All that any target needs, before several run at once: two pips in one environment spoil it.
