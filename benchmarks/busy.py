@@ -3,7 +3,8 @@
 Beside 0, 2, 4 and 8 processes that spin, again and again, each in a fresh process and a fresh folder: the
 demo's scan (5 points, all devices), the README's ten lines, a fly scan of 1000 Jungfrau frames. Every job
 reads its run back from the catalog and proves by ids and stamps that no frame is lost. No job is ended by a
-time limit; one that takes long is reported, and Ctrl-C ends everything.
+time limit; one that takes long is reported, and Ctrl-C ends everything. With ``--together`` the jobs of a
+round run beside each other too, which is harder and takes half as long.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -143,20 +145,20 @@ def run(name: str) -> dict:
     return {"well": well, "took": took, "lost": lost, "said": words[-8:], "folder": folder}
 
 
-def measure(names: list[str], loads: list[int], repeat: int) -> list[dict]:
-    """Run every job beside every load, in turns; return a row per job and load."""
+def measure(names: list[str], loads: list[int], repeat: int, *, together: bool = False) -> list[dict]:
+    """Run every job beside every load, a round in turns or together; return a row per job and load."""
     results = {(name, load): [] for load in (0, *loads) for name in names}
-    for (name, load), rounds in results.items():
+    for load in (0, *loads):
         for i in range(min(repeat, QUIET_ROUNDS) if load == 0 else repeat):
-            with spinning(load):
-                rounds.append(run(name))
-            last = rounds[-1]
-            words = (
-                "ended well"
-                if last["well"]
-                else f"FAILED, see {last['folder']}\n    " + "\n    ".join(last["said"])
-            )
-            print(f"{name} beside {load}, {i + 1}: {last['took']:.1f} s, {words}", flush=True)
+            with spinning(load), ThreadPoolExecutor(len(names) if together and load else 1) as pool:
+                for name, last in zip(names, pool.map(run, names)):
+                    results[name, load].append(last)
+                    words = (
+                        "ended well"
+                        if last["well"]
+                        else f"FAILED, see {last['folder']}\n    " + "\n    ".join(last["said"])
+                    )
+                    print(f"{name} beside {load}, {i + 1}: {last['took']:.1f} s, {words}", flush=True)
     quiet = {name: statistics.median(each["took"] for each in results[name, 0]) for name in names}
     return [_row(name, load, rounds, quiet[name]) for (name, load), rounds in results.items()]
 
@@ -184,8 +186,9 @@ def main(words: list[str]) -> int:
         "--load", type=int, nargs="+", default=[2, 4, 8], help="numbers of spinning processes"
     )
     parser.add_argument("--only", choices=JOBS, nargs="+", default=list(JOBS), help="jobs; default all")
+    parser.add_argument("--together", action="store_true", help="the jobs of a round beside each other too")
     options = parser.parse_args(words)
-    rows = measure(options.only, options.load, options.repeat)
+    rows = measure(options.only, options.load, options.repeat, together=options.together)
     table = Table("job", "beside", "ended well", "time / quiet", "quiet", "frames lost")
     for row in rows:
         well = f"{row['well']} of {row['runs']}"
