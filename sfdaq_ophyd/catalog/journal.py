@@ -40,6 +40,7 @@ class Journal:
 
     A file left in `directory` itself belongs to a run the catalog does not hold whole: the server failed, or
     this process was killed. What was written can be read up to the last whole line.
+    An empty file ``.broken`` beside it says that documents could not be written: the catalog may have more.
     """
 
     def __init__(
@@ -66,20 +67,34 @@ class Journal:
             try:
                 line = _line(name, doc)
                 if uid not in self._open:
+                    if name == "start":
+                        self._mark(uid).unlink(missing_ok=True)
                     mode = "w" if name == "start" else "a"
                     self._open[uid] = open(self.path(uid), mode, buffering=1, encoding="utf-8")
                 self._open[uid].write(line)
+                if name == "stop":
+                    self._open.pop(uid).close()
             except (OSError, TypeError, ValueError) as exc:
-                self._broken.add(uid)
+                self._break(uid)
                 logger.error("documents of run %s are not backed up from %s on: %s", uid, name, exc)
                 return False
-            if name == "stop":
-                self._open.pop(uid).close()
             return True
+
+    def _break(self, uid: str) -> None:
+        """Note that the file of a run breaks off: in this process, and for those after it."""
+        self._broken.add(uid)
+        with contextlib.suppress(OSError):
+            self._mark(uid).touch()
+        if (file := self._open.pop(uid, None)) is not None:
+            with contextlib.suppress(OSError):
+                file.close()  # what it holds cannot be written
+
+    def _mark(self, uid: str) -> Path:
+        return self.directory / f"{self.path(uid).stem}.broken"
 
     def broken(self, uid: str) -> bool:
         """Tell whether some documents of this run could not be written."""
-        return uid in self._broken
+        return uid in self._broken or self._mark(uid).exists()
 
     def find(self, uid: str) -> Path | None:
         """Return the file with the documents of a run, for `read`; None if there is none."""
@@ -88,16 +103,23 @@ class Journal:
     def keep(self, uid: str) -> None:
         """Pack the file of a run away; the catalog holds the run. One that lacks documents is removed."""
         self.close(uid)
-        path = self.path(uid)
-        if uid in self._broken:
-            self._broken.discard(uid)
-        else:
+        if not self.broken(uid):
             try:
-                with open(path, "rb") as lines:
+                with open(self.path(uid), "rb") as lines:
                     self._pack(uid, lines)
             except OSError as exc:
                 logger.warning("documents of run %s are not kept beside the catalog: %s", uid, exc)
-        path.unlink(missing_ok=True)
+        self.discard(uid)
+
+    def discard(self, uid: str) -> None:
+        """Remove the file of a run; the catalog holds the run."""
+        self.close(uid)
+        self._broken.discard(uid)
+        try:
+            for path in (self.path(uid), self._mark(uid)):
+                path.unlink(missing_ok=True)
+        except OSError as exc:
+            logger.warning("documents of run %s cannot be removed: %s", uid, exc)
 
     def extend(self, uid: str, documents: Sequence[tuple[str, dict]]) -> None:
         """Put documents that came late in front of the stop document."""
@@ -138,8 +160,13 @@ class Journal:
         """Close the file of a run, or all files; they stay on disk."""
         with self._lock:
             for key in [uid] if uid is not None else list(self._open):
-                if (file := self._open.pop(key, None)) is not None:
+                if (file := self._open.pop(key, None)) is None:
+                    continue
+                try:
                     file.close()
+                except OSError as exc:
+                    self._break(key)
+                    logger.error("not all documents of run %s are backed up: %s", key, exc)
 
     def waiting(self, *, but: Set[str] = frozenset()) -> dict[str, Path]:
         """Files left behind by run uid, oldest run first; runs in `but` are left out."""
@@ -365,7 +392,10 @@ class CatalogCallback:
         if name == "stop":
             touched.pop(uid, None)
             if self._writers.pop(uid, None) is not None:
-                self._journal.keep(uid)
+                try:
+                    self._journal.keep(uid)
+                except Exception:  # of a disk, or what lies on it: the runs after this one go on
+                    logger.exception("documents of run %s are not kept beside the catalog", uid)
             self._forget(uid)
 
     def _try(self, uid: str, action: Callable[[], object]) -> bool:

@@ -116,3 +116,35 @@ def test_kept_when_more_than_there_is_room_for_then_the_oldest_go(tmp_path):
     kept = [n for n in range(9) if journal.find(f"u{n}")]
     assert 0 < len(kept) < 9 and kept == list(range(9))[-len(kept) :]
     assert sum(path.stat().st_size for path in (tmp_path / "kept").iterdir()) <= 400
+
+
+def test_disk_when_full_until_the_end_then_the_run_is_kept_or_closed_without_an_error(tmp_path, caplog):
+    journal = Journal(tmp_path)
+    for uid in ("kept", "closed"):
+        journal.path(uid).symlink_to("/dev/full")
+        assert not journal.write(uid, "start", {"uid": uid})
+        assert not journal.write(uid, "stop", {"run_start": uid})
+    journal.keep("kept")
+    journal.close()
+    assert journal.broken("closed") and not journal.broken("kept")
+    assert journal.find("kept") is None
+
+
+def test_journal_when_it_broke_then_the_next_process_knows_and_does_not_keep_it(tmp_path):
+    journal = Journal(tmp_path)
+    journal.write("u", "start", {"uid": "u"})
+    assert not journal.write("u", "event", {"data": object()})
+    journal.close()
+    journal = Journal(tmp_path)
+    assert journal.broken("u") and list(journal.waiting()) == ["u"]
+    journal.keep("u")
+    assert [path.name for path in tmp_path.rglob("*")] == []
+
+
+def test_run_when_it_is_sent_again_then_what_broke_before_is_forgotten(tmp_path):
+    broken = Journal(tmp_path)
+    broken.write("u", "start", {"uid": "u", "value": object()})
+    journal = Journal(tmp_path)
+    journal.write("u", "start", {"uid": "u"})
+    assert not journal.broken("u")
+    journal.close()
