@@ -6,7 +6,8 @@ import atexit
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
@@ -86,8 +87,10 @@ class Catalog(ABC):
     def replay(self) -> list[str]:
         """Bring in the runs that wait in the directory's ``documents``; starts the server if it is gone.
 
-        What the catalog has of such a run is replaced. A run that fails again stays where it is and
-        does not keep the others from coming in.
+        What the catalog has of such a run is replaced, unless that is more. Where it has the whole run, the
+        file goes; where documents could not be written to disk and the catalog has as many points as are
+        there, both stay, and the log names the run. A run that fails again stays where it is and does not
+        keep the others from coming in.
 
         Returns
         -------
@@ -105,6 +108,21 @@ class Catalog(ABC):
         for uid, path in self._journal.waiting(but=self._feed.open_runs).items():
             try:
                 if uid in self._write_client:
+                    run, (points, is_whole) = self._write_client[uid], _points_of(self._journal.read(path))
+                    if run.metadata.get("stop") and not is_whole:
+                        logger.info("run %s is whole in the catalog, its documents in %s are not", uid, path)
+                        self._journal.discard(uid)
+                        done.append(uid)
+                        continue
+                    if self._journal.broken(uid) and not _is_more(points, _points_in(run)):
+                        logger.error(
+                            "run %s is left as it is: its documents in %s break off, and the catalog has as "
+                            "many points; catalog.client[%r] is what there is",
+                            uid,
+                            path,
+                            uid,
+                        )
+                        continue
                     self._write_client.delete_contents(uid, recursive=True, external_only=False)
                 writer = self._open_writer()
                 for name, doc in self._journal.read(path):
@@ -241,6 +259,46 @@ class Catalog(ABC):
             self.flush(timeout)
         except ServiceTimeout as exc:
             logger.warning("%s; reading what is there", exc)
+
+
+def _points_of(documents: Iterable[tuple[str, dict]]) -> tuple[Counter[str], bool]:
+    """Count the points of each stream; tell whether there is a stop document."""
+    streams: dict[str, str] = {}  # by descriptor
+    keys: dict[str, str] = {}  # by stream resource
+    events: Counter[str] = Counter()
+    in_files: Counter[tuple[str, str]] = Counter()  # by stream and key
+    name = ""
+    for name, doc in documents:
+        if name == "descriptor":
+            streams[doc["uid"]] = doc["name"]
+        elif name == "stream_resource":
+            keys[doc["uid"]] = doc["data_key"]
+        elif name == "event":
+            events[streams[doc["descriptor"]]] += 1
+        elif name == "event_page":
+            events[streams[doc["descriptor"]]] += len(doc["seq_num"])
+        elif name == "stream_datum":
+            key = streams[doc["descriptor"]], keys[doc["stream_resource"]]
+            in_files[key] += doc["indices"]["stop"] - doc["indices"]["start"]
+    for (stream, _), n in in_files.items():
+        events[stream] = max(events[stream], n)
+    return events, name == "stop"
+
+
+def _points_in(run) -> Counter[str]:
+    """Count the points of each stream of a run in the catalog; of one in files alone, at least as many."""
+    found: Counter[str] = Counter()
+    for name in run:
+        stream = run[name]
+        structures = [item["attributes"]["structure"] for item in stream.get_contents().values()]
+        found[name] = max((each["shape"][0] for each in structures if each.get("shape")), default=0)
+        if "seq_num" in stream:
+            found[name] = max(found[name], len(stream["seq_num"].read()))
+    return found
+
+
+def _is_more(points: Mapping[str, int], before: Mapping[str, int]) -> bool:
+    return points != before and all(points.get(stream, 0) >= n for stream, n in before.items())
 
 
 def remote_catalog(uri: str, documents: str | Path, *, api_key: str | None = None) -> RemoteCatalog:

@@ -21,7 +21,7 @@ from sfdaq_ophyd.catalog import embedded_catalog
 from sfdaq_ophyd.catalog._embedded import ServerProcess
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
 
-from .composed import Composed, frames_of, image_key, simple_run, write_frames
+from .composed import Composed, frames_of, image_key, scalar, simple_run, write_frames
 
 VICTIM = """
 import sys
@@ -201,6 +201,76 @@ def test_replay_when_one_run_cannot_be_written_then_the_others_come_in(catalog, 
     assert "run bad cannot be brought in" in caplog.text
     catalog._journal.keep("bad")
     assert list(catalog[uid]["primary"]["x"].read()) == [0.0, 0.5, 1.0]
+
+
+def broken_journal(catalog, uid, documents):
+    """Write the documents of a run, and one that cannot be written, into the journal alone."""
+    for name, doc in documents:
+        assert catalog._journal.write(uid, name, doc)
+    assert not catalog._journal.write(uid, "event", {"data": object()})
+    catalog._journal._broken.clear()  # as in the next process
+
+
+def half_run(catalog, n):
+    """A run without an end, with `n` points in the catalog and none in the journal; returns its documents."""
+    documents, writer = [], catalog._open_writer()
+
+    def send(name, doc):
+        documents.append((name, doc))
+        writer(name, doc)
+
+    half = Composed(send)
+    stream = half.stream("primary", {"x": scalar("number")})
+    for i in range(n):
+        stream.event(x=float(i))
+    writer.flush()
+    return half.uid, documents
+
+
+def test_disk_when_full_in_a_run_then_the_runs_after_it_come_in(catalog):
+    full = Composed(lambda name, doc: None)
+    catalog._journal.path(full.uid).symlink_to("/dev/full")
+    full.send = catalog
+    catalog("start", full._bundle.start_doc)
+    full.stop()
+    after = simple_run(catalog)
+    assert catalog[full.uid].stop["exit_status"] == "success"
+    assert len(catalog[after]["primary"]["x"].read()) == 3
+    assert catalog.waiting == [] and not catalog._feed.open_runs
+
+
+def test_replay_when_the_journal_broke_and_the_catalog_has_the_whole_run_then_that_stays(catalog):
+    documents = []
+    whole = simple_run(lambda name, doc: (documents.append((name, doc)), catalog(name, doc)))
+    catalog.flush()
+    catalog._journal._kept(whole).unlink()
+    broken_journal(catalog, whole, documents[:3])
+    assert catalog.waiting == [whole]
+    assert catalog.replay() == [whole]
+    assert catalog.waiting == [] and not catalog._journal.broken(whole)
+    assert list(catalog[whole]["primary"]["x"].read()) == [0.0, 0.5, 1.0]
+    assert catalog[whole].stop["exit_status"] == "success"
+
+
+def test_replay_when_the_journal_broke_before_the_server_then_refused_by_name(catalog, caplog):
+    uid, documents = half_run(catalog, 5)
+    broken_journal(catalog, uid, documents[:4])
+    assert catalog.replay() == []
+    assert catalog.waiting == [uid]
+    assert f"run {uid} is left as it is" in caplog.text
+    assert len(catalog.client[uid]["primary"]["x"].read()) == 5
+    catalog._journal.discard(uid)
+
+
+def test_replay_when_the_journal_broke_after_the_server_then_it_brings_more_and_is_not_kept(catalog):
+    uid, documents = half_run(catalog, 2)
+    more = [(name, doc) for name, doc in documents]
+    for seq_num in (3, 4):
+        more.append(("event", {**documents[-1][1], "uid": f"more-{seq_num}", "seq_num": seq_num}))
+    broken_journal(catalog, uid, more)
+    assert catalog.replay() == [uid]
+    assert len(catalog[uid]["primary"]["x"].read()) == 4
+    assert catalog._journal.find(uid) is None and catalog.waiting == []
 
 
 def test_documents_when_the_writer_refuses_one_then_only_that_run_waits(catalog):
