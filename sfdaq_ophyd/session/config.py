@@ -6,6 +6,7 @@ import builtins
 import keyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -17,12 +18,29 @@ from pydantic import (
     model_validator,
 )
 
+from ..errors import shown_url
 from ..wire.broker import BEAMLINES
 from ..wire.detector_name import DetectorName
 
-Http = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+")]
-HttpOrSocket = Annotated[str, StringConstraints(pattern=r"^(https?|wss?)://[^/\s]+")]
-Tcp = Annotated[str, StringConstraints(pattern=r"^tcp://[^:\s]+:\d+$")]
+
+def _address(url: str) -> str:
+    """Refuse an address whose host or port cannot be read."""
+    scheme = url.partition(":")[0]
+    try:
+        parts = urlsplit(url)
+        is_one = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise ValueError(f"{shown_url(url)!r}: expected {scheme}://host:port")
+    return url
+
+
+Http = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+"), AfterValidator(_address)]
+HttpOrSocket = Annotated[
+    str, StringConstraints(pattern=r"^(https?|wss?)://[^/\s]+"), AfterValidator(_address)
+]
+Tcp = Annotated[str, StringConstraints(pattern=r"^tcp://[^:\s]+:\d+$"), AfterValidator(_address)]
 Pv = Annotated[str, StringConstraints(pattern=r"^[^\s{}]+$", max_length=100)]
 Pgroup = Annotated[str, StringConstraints(pattern=r"^p\d{5}$")]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -285,6 +303,8 @@ class CatalogConfig(Block):
     def _one_place(self) -> CatalogConfig:
         if self.uri and "embedded" in self.model_fields_set:
             raise ValueError("expected embedded or uri, not both")
+        if self.uri:
+            _address(self.uri)
         if not self.uri and self.api_key_file:
             raise ValueError("api_key_file goes with uri")
         return self

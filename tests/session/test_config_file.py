@@ -39,6 +39,26 @@ def write(tmp_path, text):
             ":4: devices.eiger.url: String should match",
         ),
         ("devices:\n  eiger:\n    class: Eiger\n", ":2: devices.eiger.url: missing"),
+        (
+            "devices:\n  s: {class: SfDaqBroker, url: 'http://sf-daq:1000l'}\n",
+            ":2: devices.s.url: 'http://sf-daq:1000l': expected http://host:port",
+        ),
+        (
+            "devices:\n  s: {class: SfDaqBroker, url: 'https://sf-daq:99999'}\n",
+            ":2: devices.s.url: 'https://sf-daq:99999': expected https://host:port",
+        ),
+        (
+            "devices:\n  w: {class: StdDaqWriter, url: 'ws://:8080'}\n",
+            ":2: devices.w.url: 'ws://:8080': expected ws://host:port",
+        ),
+        (
+            "devices:\n  e: {class: Eiger, url: 'http://x', stream: 'tcp://x:99999'}\n",
+            ":2: devices.e.stream: 'tcp://x:99999': expected tcp://host:port",
+        ),
+        (
+            "catalog: {uri: 'http://tiled:8OOO'}\n",
+            ":1: catalog: 'http://tiled:8OOO': expected http://host:port",
+        ),
         ("devices:\n  eiger: {class: Eigr, url: 'http://x'}\n", ":2: devices.eiger: Input tag 'Eigr'"),
         ("devices:\n  eiger: {url: 'http://x'}\n", ":2: devices.eiger: Unable to extract tag using"),
         ("devices:\n  2nd: {class: Motor, pv: A}\n", ":2: devices.2nd"),
