@@ -283,7 +283,7 @@ def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
             else f"{len(dead)} of {n} endpoints do not answer: {', '.join(dead)}"
         )
     if block.pull:
-        return "", "not asked: its images are shared out among those who listen"
+        return "", blocks.SHARED_OUT
     if block.stream == "modules":
         stream: ModuleStream | ImageStream = ModuleStream(
             block.endpoints, detector_name=block.detector_name, timeout=FIRST_IMAGE

@@ -118,6 +118,10 @@ class EigerConfig(FileDetectorConfig):
         return self.stream or stream_of(self.url)
 
 
+SHARED_OUT = "not asked: its images are shared out among those who listen"
+"""What is said of an assembled stream that pushes: each of its images goes to one listener."""
+
+
 class ConstantsConfig(Block):
     """Files and options of a Jungfrau's calibration, read when the detector is first staged."""
 

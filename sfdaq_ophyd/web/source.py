@@ -206,11 +206,30 @@ class DetectorSource(Source):
         return {**super().state(), **about, "loss_name": self.loss_name}
 
 
-LIMIT = 1.0
-"""s for an answer of a PV."""
-
 SELDOM = 5.0
 """s between two looks at what is disturbed by them."""
+
+
+class UnaskedSource(DetectorSource):
+    """A detector that is named, and never connected to: `note` says why."""
+
+    def __init__(self, name: str, kind: str, address: str, note: str):
+        super().__init__(name, kind, address, SELDOM)
+        self._note = note
+
+    def take(self) -> tuple[None, dict[str, Any]]:
+        """Return the note."""
+        return None, {"state": "not shown", "level": "", "note": self._note}
+
+    def n_lost(self, counters: Mapping[str, int]) -> None:
+        """Return None: nobody knows."""
+
+    def rest(self) -> None:
+        """Do nothing."""
+
+
+LIMIT = 1.0
+"""s for an answer of a PV."""
 
 
 class WriterSource(Source):

@@ -18,7 +18,15 @@ from .eiger import EigerSource
 from .jungfrau import JungfrauSource
 from .live_frame import LiveFrame
 from .runs import Curve, FolderRuns, RemoteRuns, RunsSource
-from .source import BrokerSource, DetectorSource, PulseIdSource, PvSource, Source, WriterSource
+from .source import (
+    BrokerSource,
+    DetectorSource,
+    PulseIdSource,
+    PvSource,
+    Source,
+    UnaskedSource,
+    WriterSource,
+)
 
 GROUPS = ("detectors", "pulse_ids", "pvs", "writers", "brokers", "runs")
 LIFETIME = 0.1
@@ -149,6 +157,10 @@ def _sources(config: SfdaqConfig, period: float) -> Iterator[Source]:
     for name, block in config.devices.items():
         if isinstance(block, blocks.EigerConfig):
             yield EigerSource(name, block.url, block.api_version, period, block.readout == "stream")
+        elif isinstance(block, blocks.JungfrauConfig) and block.pull:
+            yield UnaskedSource(
+                name, f"Jungfrau {block.detector_name}", block.endpoints[0], blocks.SHARED_OUT
+            )
         elif isinstance(block, blocks.JungfrauConfig):
             from ..session.devices import calibration_loader  # imports ophyd
 

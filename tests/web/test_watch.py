@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import time
 from collections import Counter
 
@@ -12,6 +13,7 @@ from websockets.sync.client import connect
 
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.limits import Limit
+from sfdaq_ophyd.session.config import SfdaqConfig
 from sfdaq_ophyd.web import Watch, config_of, picture
 from sfdaq_ophyd.web.jungfrau import JungfrauSource
 from sfdaq_ophyd.web.source import Rate, Source
@@ -180,6 +182,32 @@ def test_eiger_when_its_image_was_there_before_the_page_then_no_age_is_made_up(
         eiger.arm()
         eiger.trigger(0.2)
         wait_for(lambda: watch.detector("eiger").frame_age()["age"] is not None, "a frame that came since")
+
+
+def test_jungfrau_when_its_stream_is_shared_out_then_said_and_never_connected_to(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as sender:
+        sender.settimeout(0.0)
+        config = SfdaqConfig.model_validate(
+            {
+                "directory": tmp_path,
+                "devices": {
+                    "jf": {
+                        "class": "Jungfrau",
+                        "detector_name": "JF01T03V01",
+                        "stream": "assembled",
+                        "pull": True,
+                        "endpoints": [f"tcp://127.0.0.1:{sender.getsockname()[1]}"],
+                    }
+                },
+            }
+        )
+        watch = watch_of(config)
+        source = watch.detector("jf")
+        seen = source.look()
+        with pytest.raises(BlockingIOError):
+            sender.accept()
+    assert seen["note"] == "not asked: its images are shared out among those who listen"
+    assert (seen["level"], source.kind) == ("", "Jungfrau JF01T03V01")
 
 
 def test_watch_when_stopped_twice_or_started_again_then_well(wait_for):
