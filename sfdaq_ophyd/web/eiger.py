@@ -59,11 +59,18 @@ class EigerSource(DetectorSource):
 
     def take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
         """Ask for the newest image: as fast as allowed while the detector runs, seldom when it does not."""
+        try:
+            return self._take()
+        except Exception:
+            self._arrivals_are_known = False  # what is found at the next look came during the outage
+            raise
+
+    def _take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
         now = time.monotonic()
         if now >= self._state_due:
             self._state = self._client.state()
             self._state_due = now + STATE_PERIOD
-            rate = self._rate.value if self._state in RUNNING else None
+            rate = self._rate.value if self._state in RUNNING and not self._is_overdue() else None
             level = "bad" if self._state is DetectorState.ERROR else "good"
             counters = self._counters()
             self._about = {"state": self._state.value, "counters": counters, "rate": rate, "level": level}
@@ -85,12 +92,17 @@ class EigerSource(DetectorSource):
         if self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
             self._read_settings()
             self._settings_due = now + 10
-        if self._ids is None or ids[0] != self._ids[0]:
+        if self._ids is None or ids[0] != self._ids[0] or not known:
             self._rate = Rate()
         self._ids = ids
         if found.image_id is not None:
             self._about = {**self._about, "rate": self._rate.update(found.image_id)}
         return self._frame(found, now if known else None), self._about
+
+    def _is_overdue(self) -> bool:
+        """Tell whether the frames have stopped, or nothing is known of when they came."""
+        age, old_after = self.frame_age().values()
+        return age is None or old_after is None or age > old_after
 
     def n_lost(self, counters: Mapping[str, int]) -> int | None:
         """Return what the monitor dropped, if the detector says so."""

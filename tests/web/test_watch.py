@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections import Counter
 
@@ -15,6 +16,7 @@ from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.limits import Limit
 from sfdaq_ophyd.session.config import SfdaqConfig
 from sfdaq_ophyd.web import Watch, config_of, picture
+from sfdaq_ophyd.web.eiger import EigerSource
 from sfdaq_ophyd.web.jungfrau import JungfrauSource
 from sfdaq_ophyd.web.source import Rate, Source
 from sfdaq_ophyd.web.sources import watch_of
@@ -182,6 +184,65 @@ def test_eiger_when_its_image_was_there_before_the_page_then_no_age_is_made_up(
         eiger.arm()
         eiger.trigger(0.2)
         wait_for(lambda: watch.detector("eiger").frame_age()["age"] is not None, "a frame that came since")
+
+
+def eiger_source(facility):
+    return EigerSource("eiger", facility.eiger.url, period=0.01)
+
+
+def test_eiger_when_no_frame_comes_any_more_then_no_rate_is_shown(facility, eiger, wait_for):
+    """It is armed for a second trigger, so its state does not tell."""
+    eiger.put("detector", "ntrigger", 2)
+    eiger.put("detector", "nimages", 120)
+    source = eiger_source(facility)
+    source.look()
+    eiger.arm()
+    thread = threading.Thread(target=eiger.trigger, args=(60.0,))
+    thread.start()
+    try:
+        wait_for(lambda: source.look()["rate"], "a rate")
+        thread.join(60)
+        seen = wait_for(lambda: (seen := source.look())["rate"] is None and seen, "no rate any more")
+    finally:
+        eiger.abort()
+        thread.join(60)
+        eiger.put("detector", "ntrigger", 1)
+        source.rest()
+    assert seen["state"] == "ready"
+
+
+def test_eiger_when_its_image_came_during_an_outage_then_no_age_is_made_up(
+    facility, eiger, wait_for, monkeypatch
+):
+    eiger.put("detector", "nimages", 2)
+    source = eiger_source(facility)
+
+    def take_two():
+        before = source.n_taken
+        eiger.arm()
+        eiger.trigger(10.0)
+        wait_for(lambda: source.look() and source.n_taken > before, "a frame")
+
+    source.look()
+    take_two()
+    assert source.frame_age()["age"] is not None
+    with monkeypatch.context() as outage:
+        outage.setattr(source._client, "newest_image", _no_answer)
+        source._image_due = 0.0
+        with pytest.raises(ConnectionError):
+            source.look()
+        eiger.arm()
+        eiger.trigger(10.0)
+    source._image_due = 0.0
+    seen = source.look()
+    assert source.frame_age()["age"] is None and seen["rate"] is None
+    take_two()
+    assert source.frame_age()["age"] is not None
+    source.rest()
+
+
+def _no_answer(*args, **kwargs):
+    raise ConnectionError("no answer")
 
 
 def test_jungfrau_when_its_stream_is_shared_out_then_said_and_never_connected_to(tmp_path):
