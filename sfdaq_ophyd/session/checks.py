@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import tempfile
 import time
@@ -14,8 +15,9 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from ..devices.debts import all_debts
 from ..errors import (
@@ -33,6 +35,7 @@ from ..wire.std_daq_socket import NOT_SHOWN
 from . import config as blocks
 from .config import SfdaqConfig
 from .devices import constant_files, debts_of
+from .publish import api_key
 
 if TYPE_CHECKING:
     from ..devices import PulseId
@@ -52,6 +55,9 @@ CLOCK_RESOLUTION = 0.5
 
 LEAST_SPACE = 1.0
 """GiB; a folder with less is full for a detector."""
+
+KAFKA_PORT = 9092
+"""Of a broker that is given without one, as its client has it."""
 
 
 def probe_tcp(address: str) -> tuple[str, str]:
@@ -115,13 +121,35 @@ def probe_redis(url: str) -> tuple[str, str]:
             return "", "answers"  # an embedded one has no INFO
 
 
-def probe_catalog(uri: str) -> tuple[str, str]:
-    """Ask a Tiled server about itself."""
-    parts = urlsplit(uri)
-    with urlopen(f"{parts.scheme}://{parts.netloc}/api/v1/", timeout=ANSWER_LIMIT) as reply:
-        about = load_json(reply.read(2**20))
+def probe_catalog(uri: str, key: Callable[[], str]) -> tuple[str, str]:
+    """Ask a Tiled server about itself, and for the container of the runs, with the key."""
+    secret, parts = key(), urlsplit(uri)
+    api = f"{parts.scheme}://{parts.netloc}/api/v1/"
+    with urlopen(api, timeout=ANSWER_LIMIT) as reply:  # this it tells everybody
+        about, there = load_json(reply.read(2**20)), urlsplit(reply.url)
+    if there.hostname != parts.hostname:
+        there = parts  # the key is for the configured host alone; from http to https it may be sent on
     version = about.get("library_version", "") if isinstance(about, dict) else ""
-    return str(version), f"answers{http_clock(uri)}"
+    path = parts.path if "/metadata" in parts.path else "/api/v1/metadata/"
+    container = Request(f"{there.scheme}://{there.netloc}{path}")
+    container.add_unredirected_header("Authorization", f"Apikey {secret}")
+    try:
+        urlopen(container, timeout=ANSWER_LIMIT).close()
+    except HTTPError as exc:
+        with exc:
+            said = exc.read(500).decode(errors="replace")
+        raise ServiceRefused("GET with the key", url=container.full_url, said=said, code=exc.code) from exc
+    return str(version), f"answers, takes the key{http_clock(uri)}"
+
+
+def probe_zmq(address: str) -> tuple[str, str]:
+    """Open and close a connection to a 0MQ proxy."""
+    if not address.startswith("ipc://"):
+        return probe_tcp(address)
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.settimeout(ANSWER_LIMIT)
+        opened.connect(re.sub("^@", "\0", address.removeprefix("ipc://")))
+    return "", "accepts connections"
 
 
 def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:
@@ -401,10 +429,19 @@ def _own_checks(config: SfdaqConfig) -> Iterator[Check]:
     if url := config.metadata.redis:
         yield Check("metadata", url, partial(probe_redis, url), "Start Redis, or use metadata.file")
     if uri := config.catalog.uri:
-        advice = "Start the Tiled server, or leave catalog.uri out"
-        yield Check("catalog", uri, partial(probe_catalog, uri), advice)
+        advice = "Start the Tiled server, give its key, or leave catalog.uri out"
+        yield Check("catalog", uri, partial(probe_catalog, uri, partial(api_key, config)), advice)
+        yield _folder_check("documents", config.directory / config.catalog.documents)
     else:
         yield _folder_check("catalog", config.directory / config.catalog.embedded)
+    for block in config.publish:
+        if block.zmq:
+            address = block.zmq if "://" in block.zmq else f"tcp://{block.zmq}"
+            yield Check("publish zmq", address, partial(probe_zmq, address), "Start bluesky-0MQ-proxy")
+        for broker in filter(None, block.kafka.split(",")):
+            address = f"tcp://{broker}" if ":" in broker else f"tcp://{broker}:{KAFKA_PORT}"
+            advice = "Is this broker up, and its port open to this machine?"
+            yield Check("publish kafka", address, partial(probe_tcp, address), advice)
 
 
 def _folder_check(name: str, folder: Path, writes: bool = True) -> Check:

@@ -22,6 +22,7 @@ from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 from ..clients.stream_peers import Publisher
+from ..tiled_server import API_KEY, stock_catalog
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
 
@@ -40,15 +41,17 @@ def test_doctor_pulse_id_when_checked_then_every_check_asks_the_address_it_shows
         "probe_file",
         "probe_folder",
         "probe_catalog",
+        "probe_zmq",
     ):
         monkeypatch.setattr(checks, name, lambda address, *more: (asked.append(str(address)), ("", ""))[1])
     for name in ("_eiger", "_eiger_stream", "_std_daq", "_broker", "_jungfrau", "_pgroup"):
         monkeypatch.setattr(checks, name, lambda block, *more: ("", ""))
     text = (PROFILE / "facility.example.yaml").read_text()
     text = text.replace("    detectors:\n", f"{extra}    detectors:\n").replace(
-        "  directory: catalog\n", "  uri: http://tiled:8000\n"
+        "  embedded: catalog\n", "  uri: http://tiled:8000\n"
     )
     path = tmp_path / "sfdaq.yaml"
+    text += "publish:\n  - {zmq: 'proxy:5577'}\n  - {kafka: 'kafka1', topic: documents}\n"
     path.write_text(text.replace("  file: metadata.json\n", "  redis: redis://somewhere/0\n"))
     found = {}
     for check in checks_of(load_config(path)):
@@ -57,6 +60,10 @@ def test_doctor_pulse_id_when_checked_then_every_check_asks_the_address_it_shows
         found[check.name] = (check.address, asked[before:])
     assert found["sfdaq pulse_id"] == ("SLAAR21-LTIM01-EVR0:RX-PULSEID", ["SLAAR21-LTIM01-EVR0:RX-PULSEID"])
     assert ("sfdaq event_code" in found) == bool(extra)
+    assert found["publish zmq"][0] == "tcp://proxy:5577"
+    assert found["publish kafka"][0] == "tcp://kafka1:9092"
+    assert found["catalog"][0] == "http://tiled:8000"
+    assert found["documents"][0].endswith("/documents")
     for name, (shown, of) in found.items():
         assert of == [shown] or name in {"eiger", "jf", "writer", "sfdaq", "sfdaq pgroup"} and of == [], name
 
@@ -268,3 +275,49 @@ def test_jungfrau_when_a_port_joins_in_later_then_its_image_is_not_called_incomp
             ended.set()
             sender.join()
     assert found.startswith("2 of 2 endpoints answer, frame ") and found.endswith(", whole")
+
+
+def findings_of(tmp_path, text):
+    (tmp_path / "sfdaq.yaml").write_text(text)
+    return [*run_checks(checks_of(load_config(tmp_path / "sfdaq.yaml")))]
+
+
+def test_doctor_when_nobody_listens_where_documents_go_then_each_address_is_told(tmp_path, closed_port):
+    dead, path = f"127.0.0.1:{closed_port}", tmp_path / "proxy"
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.socket(socket.AF_UNIX) as pipe:
+        pipe.bind(str(path))
+        pipe.listen()
+        well = f"127.0.0.1:{there.getsockname()[1]}"
+        found = findings_of(
+            tmp_path,
+            f"publish:\n  - {{zmq: '{well}'}}\n  - {{zmq: 'tcp://{dead}'}}\n  - {{zmq: 'ipc://{path}'}}\n"
+            f"  - {{kafka: '{well},{dead}', topic: documents}}\n",
+        )
+    told = [(each.name, each.address, each.ok) for each in found if each.name.startswith("publish")]
+    assert told == [
+        ("publish zmq", f"tcp://{well}", True),
+        ("publish zmq", f"tcp://{dead}", False),
+        ("publish zmq", f"ipc://{path}", True),
+        ("publish kafka", f"tcp://{well}", True),
+        ("publish kafka", f"tcp://{dead}", False),
+    ]
+
+
+def test_doctor_when_the_key_of_the_catalog_is_missing_or_refused_then_said(tmp_path, monkeypatch):
+    with stock_catalog(tmp_path / "tiled") as server:
+        (tmp_path / "key").write_text("")
+        for key, uri, ok, said in (
+            (API_KEY, server.uri, True, "answers, takes the key"),
+            (API_KEY, f"{server.uri}/metadata/none", False, "answered with 404"),
+            ("wrong", server.uri, False, "answered with 401"),
+            (None, server.uri, False, "set the environment variable TILED_API_KEY"),
+            ("", server.uri, False, "put its API key into "),
+        ):
+            monkeypatch.delenv("TILED_API_KEY", raising=False)
+            if key:
+                monkeypatch.setenv("TILED_API_KEY", key)
+            more = ", api_key_file: key" if key == "" else ""
+            found = {each.name: each for each in findings_of(tmp_path, f"catalog: {{uri: '{uri}'{more}}}\n")}
+            assert (found["catalog"].ok, said in found["catalog"].found) == (ok, True), found["catalog"]
+            assert key is None or key == "" or key not in str(found["catalog"])
+            assert found["documents"].ok
