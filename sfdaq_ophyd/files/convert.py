@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..wire import compression
 from ..wire.broker import PEDESTALS
+from ..wire.detector_name import MODULE_SHAPE
 from ..wire.json_text import load_json
 from ._hdf5 import h5py, hdf5plugin, opened
 from .constants import load_calibration
@@ -128,9 +129,11 @@ def _convert(job: Conversion) -> int:
             if not len(rows):
                 found = f"{len(source)} frames, none of them to be kept"
                 raise FileFormatError(job.source, source.group_name, found=found, expected="good frames")
-            calibration = _calibration(job, source.highgain, source.module_map)
+            options = CalibrationOptions.from_json(job.options).with_(highgain=source.highgain)
+            module_map, blocks = _modules(source, options.module_map)
+            calibration = _calibration(job, options.with_(module_map=module_map))
             with ProcessedFile(part, calibration, len(rows), threads=job.threads) as target:
-                _copy(source, rows, target)
+                _copy(source, rows, blocks, target)
         os.replace(part, job.target)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -138,7 +141,8 @@ def _convert(job: Conversion) -> int:
     return len(rows)
 
 
-def _copy(source: SwissfelFile, rows: np.ndarray, target: ProcessedFile) -> None:
+def _copy(source: SwissfelFile, rows: np.ndarray, blocks: list[int] | None, target: ProcessedFile) -> None:
+    """Write some rows, and of their images only these blocks, in this order; None: all."""
     target.write_columns(
         pulse_id=source.pulse_id[rows, None],
         daq_rec=source.daq_rec[rows],
@@ -148,13 +152,40 @@ def _copy(source: SwissfelFile, rows: np.ndarray, target: ProcessedFile) -> None
     for first in range(0, len(rows), step):
         wanted = rows[first : first + step]
         images = source.images(slice(int(wanted[0]), int(wanted[-1]) + 1))
-        target.write(first, images if len(images) == len(wanted) else images[wanted - wanted[0]])
+        images = images if len(images) == len(wanted) else images[wanted - wanted[0]]
+        if blocks is not None:
+            modules = images.reshape(len(images), -1, *MODULE_SHAPE)
+            images = modules[:, blocks].reshape(len(images), -1, MODULE_SHAPE[1])
+        target.write(first, images)
 
 
-def _calibration(job: Conversion, highgain: bool, module_map: tuple[int, ...] | None) -> JungfrauCalibration:
-    options = CalibrationOptions.from_json(job.options).with_(highgain=highgain)
-    if options.module_map is None:
-        options = options.with_(module_map=module_map)
+def _modules(
+    source: SwissfelFile, asked: tuple[int, ...] | None
+) -> tuple[tuple[int, ...] | None, list[int] | None]:
+    """Return the module map of what is converted, and which blocks of the images that is; None: all.
+
+    Where the file says which modules its images hold, that holds, and those that are off in the `asked` map
+    are left out. FileFormatError if it speaks of other modules than its images have.
+    """
+    theirs = source.module_map
+    if theirs is None or asked is None:
+        return (asked if theirs is None else theirs), None
+    n_blocks, n_held = source.shape[0] // MODULE_SHAPE[0], sum(place >= 0 for place in theirs)
+    whole = n_blocks == len(asked)
+    if len(theirs) != len(asked) or not (whole or n_blocks == n_held > max(theirs)):
+        raise FileFormatError(
+            source.path,
+            f"data/{source.group_name}/module_map",
+            found=f"{theirs}, and images of {n_blocks} modules",
+            expected=f"{len(asked)} values, with a place for each module of the images",
+        )
+    held = [place if wanted >= 0 else -1 for place, wanted in zip(theirs, asked)]
+    blocks = sorted(place for place in held if place >= 0)
+    module_map = tuple(-1 if place < 0 else blocks.index(place) for place in held)
+    return module_map, None if whole else blocks
+
+
+def _calibration(job: Conversion, options: CalibrationOptions) -> JungfrauCalibration:
     name = job.detector.partition(":")[0]
     with _LOADING:
         return _cached_calibration(name, job.gain_file, job.pedestal_file, options.to_json(), job.threads)

@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sfdaq_ophyd.cli import app
+from sfdaq_ophyd.files.gain_file import write_gain
+from sfdaq_ophyd.files.pedestal_file import Pedestal, write_pedestal
 from sfdaq_ophyd.files.swissfel_file import SwissfelFile
 from tests.files.jungfrau_files import DETECTOR, PULSE, write_constants, write_raw
 from tests.jungfrau_recordings import golden_folder
@@ -215,3 +217,44 @@ def test_scheduler_when_a_cluster_is_given_then_its_workers_convert(run):
         result = run("--scheduler", cluster.scheduler_address)
     assert result.exit_code == 0, result.output
     assert names(run.out) == names(run.data)
+
+
+def test_disabled_modules_when_the_file_lacks_another_then_each_module_has_its_own_constants(tmp_path):
+    """JF01T03 without its module 1: every module's pixels are its number, by its own gain."""
+    name = "JF01T03V01"
+    of_module = np.repeat([1.0, 2.0, 3.0], 512)[:, None] * np.ones(1024)
+    signs = (10, -1, -0.1, 25, -1, -0.1)
+    write_gain(tmp_path / "gains.h5", np.stack([gain * of_module for gain in signs]))
+    dark = tmp_path / f"20240101_000000.{name}.res.h5"
+    write_pedestal(dark, Pedestal(np.full((3, 1536, 1024), 2000.0), None, None))
+    raw = (2000 + 10 * of_module**2).astype("u2")
+    without_1 = np.delete(raw, np.s_[512:1024], axis=0)
+    sources = {
+        "acq1": {"images": [without_1] * 2, "module_map": [0, -1, 1]},
+        "acq2": {"images": [raw] * 2, "module_map": [0, 1, 2]},
+        "acq3": {"images": [raw] * 2},
+        "acq4": {"images": [without_1] * 2},
+        "acq5": {"images": [without_1] * 2, "module_map": [0, 1, 2]},
+    }
+    for source, more in sources.items():
+        images = more.pop("images")
+        write_raw(tmp_path / "raw" / f"{source}.{name}.h5", images, detector=name, **more)
+
+    def converted(source, off):
+        path, out = tmp_path / "raw" / f"{source}.{name}.h5", tmp_path / f"out{source}{off}"
+        words = ["convert", path, out, "--gain", tmp_path / "gains.h5", "--pedestal", dark, "--no-mask"]
+        words += ["--no-gap-pixels", "--no-geometry", *(["--disabled-modules", off] if off else [])]
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exit_code:
+            return result.stderr
+        with SwissfelFile(out / path.name) as file:
+            blocks = file.images(1).reshape(-1, 512, 1024)
+            assert all((block == block[0, 0]).all() for block in blocks)
+            return [round(float(block[0, 0])) for block in blocks], file.module_map
+
+    assert converted("acq1", "") == converted("acq1", "1") == ([1, 3], (0, -1, 1))
+    assert converted("acq1", "0") == ([3], (-1, -1, 0))
+    assert converted("acq2", "0") == converted("acq3", "0") == ([2, 3], (-1, 0, 1))
+    assert converted("acq4", "1") == ([1, 3], (0, -1, 1))  # nothing else tells
+    assert "module_map': found (0, 1, 2), and images of 2 modules" in converted("acq5", "1")
+    assert "at least one place" in converted("acq1", "0,2")
