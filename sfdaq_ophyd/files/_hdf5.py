@@ -192,13 +192,18 @@ def check_pedestal(path: str | Path, dataset: str, pedestal: np.ndarray) -> None
 
 def _warn_of_nothing(path: str | Path, dataset: str, planes: np.ndarray) -> None:
     for k, plane in enumerate(planes):
-        empty = float(np.mean(~np.isfinite(plane) | (plane == 0)))
-        if empty > 0.5:
-            logger.warning(
-                "%s: dataset %r: %s holds nothing (0 or NaN) for %.0f %% of the pixels; range %s. "
-                "Pixels that switch to it come out wrong, unless they are masked",
-                path, dataset, STAGES[k], 100 * empty, _range(plane),
-            )  # fmt: skip
+        then = "Pixels that switch to it come out wrong, unless they are masked"
+        warn_of_nothing(path, dataset, k, plane, then)
+
+
+def warn_of_nothing(path: str | Path, dataset: str, stage: int, plane: np.ndarray, then: str) -> None:
+    """Warn where a stage, as in `STAGES`, has no values for most pixels, and say what comes of it `then`."""
+    empty = float(np.mean(~np.isfinite(plane) | (plane == 0)))
+    if empty > 0.5:
+        logger.warning(
+            "%s: dataset %r: %s holds nothing (0 or NaN) for %.0f %% of the pixels; range %s. %s",
+            path, dataset, STAGES[stage], 100 * empty, _range(plane), then,
+        )  # fmt: skip
 
 
 def _wrong(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError, RequestError
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
-from ._hdf5 import check_detector, check_pedestal, dataset, h5py, opened, read, read_planes
+from ._hdf5 import check_detector, check_pedestal, dataset, h5py, opened, read, read_planes, warn_of_nothing
 
 OM_GAIN_BITS = {"int16": (0, 16384, -16384), "uint16": (0, 16384, 49152)}
 """What OM's darks of G0, G1, G2 hold above the ADU: as from its ZMQ stream, and as from files."""
@@ -85,6 +85,8 @@ def write_pedestal(path: str | Path, pedestal: Pedestal) -> None:
 def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str = "auto") -> Pedestal:
     """Return the pedestals in OM's dark files, one per module, with OM's gain bits taken out.
 
+    Pixels that a stage has no value for are masked; where these are most of a module, that is warned of.
+
     Parameters
     ----------
     paths : sequence of path
@@ -123,5 +125,6 @@ def _read_om_dark(path: str | Path, words: str) -> npt.NDArray[np.floating]:
                     found=f"{low:g} to {high:g} ADU as {words} words",
                     expected="0 to 16383 ADU",
                 )
+            warn_of_nothing(path, f"gain{stage}", stage, adu, "These pixels are masked, whatever their stage")
             planes.append(adu)
     return np.stack(planes)

@@ -104,6 +104,17 @@ def test_om_darks_when_converted_then_same_pedestals(tmp_path):
         read_om_darks(files.om_darks * 2, "JF03T01V02")
 
 
+def test_om_darks_when_a_stage_holds_nothing_then_warned_that_the_pixels_are_masked(tmp_path, caplog):
+    files = Scene("JF03T01V02", seed=4).write_constants(tmp_path)
+    read_om_darks(files.om_darks, "JF03T01V02")
+    assert not caplog.text
+    with h5py.File(files.om_darks[0], "a") as file:
+        file["gain2"][...] = 0
+    assert read_om_darks(files.om_darks, "JF03T01V02").pixel_mask.all()
+    assert f"{files.om_darks[0]}: dataset 'gain2': G2 holds nothing" in caplog.text
+    assert "These pixels are masked" in caplog.text
+
+
 def test_pedestal_run_when_evaluated_and_written_then_calibrates(tmp_path):
     scene = Scene("JF03T01V02", seed=1)
     gain = scene.write_constants(tmp_path / "true").gain
