@@ -148,7 +148,7 @@ class StreamFrame(Frame):
     acquisition : int
         Counted by this client from 0; grows when the numbering starts anew.
     n_dropped : int
-        Images of an assembled stream that were dropped here since the last one.
+        Images that were dropped here since the last one.
     received : float
         ``time.monotonic()`` when the last byte had been read.
     extra : Mapping
@@ -328,6 +328,7 @@ class PixelIntake(Intake):
         self._deliver, self._keeps_bad = deliver, incomplete == "mark"
         self._n_images, self._max_hold, self._on_free = n_images, max_hold, on_free
         self._ids = EventIds()
+        self._n_told = 0
 
     def _new_ring(self, shape: tuple[int, int], dtype: np.dtype | str) -> None:
         self.ring = Ring(shape, dtype, self._n_images, self._on_free)
@@ -338,6 +339,11 @@ class PixelIntake(Intake):
         wanted = whole or self._keeps_bad
         self.counters["dropped"] += not wanted
         return wanted
+
+    def _dropped_since(self) -> int:
+        """Return how many images were dropped here since this was asked last."""
+        before, self._n_told = self._n_told, self.counters["dropped"]
+        return self._n_told - before
 
     @property
     def hold_left(self) -> float:

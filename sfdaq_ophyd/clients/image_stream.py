@@ -97,7 +97,6 @@ class ImageIntake(PixelIntake):
         super().__init__(endpoints, deliver, COUNTERS, **options)
         self._family = family
         self._last_id: tuple[int, int | None] | None = None
-        self._n_told = 0
         self._n_announced, self._n_old = 0, 0
         self._clock, self._pulse_id = Clock(), 0
 
@@ -171,7 +170,6 @@ class ImageIntake(PixelIntake):
             raise Foreign(f"image header: detector_name={head.detector_name!r}, expected {self._family}")
 
     def _frame(self, head: ImageHeader, image, arrival: float) -> StreamFrame:
-        n_dropped, self._n_told = self.counters["dropped"] - self._n_told, self.counters["dropped"]
         return StreamFrame(
             image=image,
             timestamp=arrival,
@@ -180,7 +178,7 @@ class ImageIntake(PixelIntake):
             is_good=head.is_good,
             frame_number=head.frame_number,
             daq_rec=head.daq_rec,
-            n_dropped=n_dropped,
+            n_dropped=self._dropped_since(),
             received=time.monotonic(),
             extra={
                 **head.extra,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -337,7 +338,8 @@ class Assembler(PixelIntake):
         frame = self._frame(key, pending)
         self.counters["mismatched"] += frame.lacks.startswith(MISMATCH)
         if self._is_wanted(not (frame.missing or frame.incomplete)):
-            self._deliver(frame)
+            n_dropped = self._dropped_since()
+            self._deliver(replace(frame, n_dropped=n_dropped) if n_dropped else frame)
 
     def _is_complete(self, header: ModuleHeader) -> bool:
         return header.complete or header.n_packets == self._n_packets

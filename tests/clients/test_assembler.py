@@ -57,6 +57,18 @@ def test_missing_module_when_told_to_drop_then_the_image_is_only_counted():
     assert driver.counters["incomplete"] == 1 and driver.counters["dropped"] == 1
 
 
+def test_image_when_others_were_dropped_before_it_then_says_how_many():
+    driver = Driver(2, incomplete="drop")
+    driver.both(1)
+    driver.send(0, 2)
+    driver.both(3)
+    for number in (4, 5):
+        driver.send(0, number)
+    driver.both(*range(6, 16))
+    assert driver.numbers == [1, 3, *range(6, 16)]
+    assert [frame.n_dropped for frame in driver.frames] == [0, 1, 2] + [0] * 9
+
+
 def test_late_module_frame_when_its_image_has_gone_then_is_counted():
     driver = Driver(2)
     driver.send(0, 1)

@@ -135,3 +135,16 @@ def test_image_when_it_is_not_whole_and_tolerant_then_is_recorded_and_marked(
     assert [row["jf_is_good"] for row in engine.rows] == [True, False, True]
     assert [row["jf_n_missing"] for row in engine.rows] == [0, 0, 0]
     assert engine.rows[-1]["jf_n_mismatched"] == (lacking == "another pulse")
+
+
+@pytest.mark.parametrize("lacking", ["dead", "filler"])
+def test_image_when_dropped_and_its_number_means_nothing_then_it_is_lost_all_the_same(
+    engine, halves, tmp_path, lacking
+):
+    points = [["good", lacking, "good", "good"]]
+    options = {"stream_options": {"max_age": 0.2, "incomplete": "drop"}, "frame_step": 0}
+    jungfrau = half_fed(halves, tmp_path, points, **options)
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 4))
+    assert [row["jf_frame_number"] for row in engine.rows] == [1, 0, 3, 4]
+    assert [row["jf_n_missing"] for row in engine.rows] == [0, 1, 0, 0]
