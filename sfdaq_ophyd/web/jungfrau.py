@@ -11,6 +11,7 @@ import numpy as np
 from ..calibration import JungfrauCalibration
 from ..calibration.raw_pixels import ADC_BITS, LOST, PACKET_WORDS, saturated_word
 from ..clients import ImageStream, ModuleStream, StreamFrame
+from ..clients.frame_numbers import FrameNumbers
 from ..limits import Limit
 from ..wire.detector_name import DaqRec
 from .live_frame import LiveFrame
@@ -62,7 +63,7 @@ class JungfrauSource(DetectorSource):
         self._stream.subscribe(self._keep)
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._by_frame, self._n_jumped = by_frame, 0
-        self._before: tuple[int, int] | None = None  # acquisition and number of the last frame
+        self._numbers: FrameNumbers | None = None
         self._load, self._note = load, ""
         self._calibrations: dict[tuple, JungfrauCalibration] = {}  # by high gain or not, and module map
         self._newest: StreamFrame | None = None
@@ -95,15 +96,16 @@ class JungfrauSource(DetectorSource):
         """End the subscription: the detector sends nothing here."""
         if self._is_open:
             self._stream.close()
-        self._is_open, self._newest, self._before, self._rate = False, None, None, Rate()
+        self._is_open, self._newest, self._numbers, self._rate = False, None, None, Rate()
 
     def _keep(self, frame: StreamFrame | None) -> None:
         if frame is None:
             return
         self._newest = frame
-        last, self._before = self._before, (frame.acquisition, frame.frame_number)
-        if last is not None and self._frame_step and last[0] == frame.acquisition:
-            self._n_jumped += max(0, (frame.frame_number - last[1]) // self._frame_step - 1)
+        if self._frame_step:
+            self._numbers = self._numbers or FrameNumbers(self._frame_step)
+            lost = self._numbers.lost_before(frame)
+            self._n_jumped += max(0, (lost.stop - lost.start) // lost.step)  # too many for len(), perhaps
 
     def n_lost(self, counters: Mapping[str, int]) -> int:
         """Return how many frames came in parts or, by their numbers, not at all."""

@@ -75,3 +75,11 @@ def test_picture_when_an_image_is_of_another_detector_then_it_is_counted_and_not
             assert source.take()[0] is None
         finally:
             source.rest()
+
+
+def test_lost_frames_when_an_image_has_no_number_then_it_is_no_jump():
+    source = JungfrauSource("jf", NAME, ["tcp://127.0.0.1:1"], stream="assembled", frame_step=1)
+    for number in (5_000_000, 0, 5_000_002, 5_000_004):
+        fields = {"pulse_id": number or None, "is_good": number > 0}
+        source._keep(StreamFrame(image=None, timestamp=0.0, event_id="1", frame_number=number, **fields))
+    assert source.n_lost({}) == 1

@@ -12,6 +12,7 @@ import numpy as np
 from ...calibration import JungfrauCalibration
 from ...calibration.raw_pixels import ADC_BITS, CODE_SHIFT, LOST, WordCounts, count_words
 from ...clients import StreamFrame
+from ...clients.frame_numbers import FrameNumbers
 from ...clients.ring import Ring
 from ...clients.stream import FrameQueue, FrameStream
 from ...errors import DetectorStateError, FramesMissing, ServiceTimeout, SfdaqError
@@ -320,6 +321,7 @@ class StreamSource:
             take = 0 if window is None else window.attempt(self._name, self._newest)
             yield None
             last: StreamFrame | None = None
+            numbers = FrameNumbers(settings.frame_step or 1)
             n_frames, whole = 0, True
             for frame in queue:
                 self._look_at_others(window, take, request, n_frames)
@@ -328,7 +330,8 @@ class StreamSource:
                     if not window.is_open:
                         yield Progress(0, "other devices of the point are not triggered yet")
                     continue
-                for missing in _left_out(window, last, frame, settings.frame_step):
+                lost = numbers.lost_before(frame)
+                for missing in _left_out(window, last, frame, lost, settings.frame_step):
                     whole = False  # it may be taken again
                     yield missing
                 last, made = frame, settings.process(frame)
@@ -376,7 +379,11 @@ def _is_in(window: PulseWindow, frame: StreamFrame, last: StreamFrame | None) ->
 
 
 def _left_out(
-    window: PulseWindow | None, last: StreamFrame | None, frame: StreamFrame, step: int
+    window: PulseWindow | None,
+    last: StreamFrame | None,
+    frame: StreamFrame,
+    lost: range,
+    step: int,
 ) -> Iterator[MissingFrame]:
     """Yield what was lost before a frame: by its number or pulse, else what was dropped here."""
     if last is None:
@@ -385,7 +392,7 @@ def _left_out(
     elif last.acquisition != frame.acquisition:
         return
     elif step:
-        for number in range(last.frame_number + step, frame.frame_number, step):
+        for number in lost:
             yield MissingFrame(f"frame number {number}")
     else:
         for _ in range(frame.n_dropped):

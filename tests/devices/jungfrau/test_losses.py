@@ -258,3 +258,22 @@ def test_total_when_pixels_are_in_all_gains_then_sums_their_adu_without_gain_bit
     raw[3:7] = 0xFFFF
     done = RawImages(raw.shape)(frame(raw))
     assert done.scalars["total"] == (raw[raw != 0xFFFF].astype("i8") & 0x3FFF).sum()
+
+
+HIGH = DaqRec(high_gain=True).encode()
+
+
+def test_image_when_no_module_was_complete_then_its_number_0_is_no_jump(engine, sender, tmp_path):
+    def publish(*numbers):
+        for number in numbers:
+            fields = {"pulse_id": number or None, "daq_rec": HIGH if number else 0, "is_good": number > 0}
+            header = ImageHeader(frame_number=number, shape=(512, 1024), **fields)
+            sender.send(0, header.encode(), sender.image)
+
+    sender.publish = publish
+    jungfrau = hand_fed(sender, tmp_path, [[5_000_000, 5_000_001, 0, 5_000_003, 5_000_005]])
+    jungfrau.loss_policy.put("tolerant")
+    engine(fly([jungfrau], 6))
+    rows = engine.rows
+    assert [row["jf_frame_number"] for row in rows] == [5_000_000, 5_000_001, 0, 5_000_003, 0, 5_000_005]
+    assert [row["jf_n_missing"] for row in rows] == [0, 0, 0, 0, 1, 0]
