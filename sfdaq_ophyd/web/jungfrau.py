@@ -132,7 +132,7 @@ class JungfrauSource(DetectorSource):
         if load is None:
             return
         try:
-            calibration = load().with_options(mask_lost_packets=True)
+            calibration = load().with_options(mask_lost_packets=True, roi=None, downsample=None)
             self._calibrations = {(calibration.options.highgain, calibration.module_map): calibration}
         except Exception as exc:  # files of any kind and state
             self._note = f"raw, since the constants cannot be read: {exc}"

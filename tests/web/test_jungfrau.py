@@ -77,6 +77,17 @@ def test_picture_when_an_image_is_of_another_detector_then_it_is_counted_and_not
             source.rest()
 
 
+@pytest.mark.parametrize(
+    "options", [{"roi": (10, 50, 20, 90)}, {"downsample": (2, 2)}], ids=["roi", "blocks"]
+)
+def test_picture_when_the_calibration_is_for_less_than_the_image_then_is_whole_all_the_same(options):
+    raw = np.full((512 * N, 1024), 2000 + 41 * 5, np.uint16)
+    whole, _ = facts(raw)
+    good = np.zeros(raw.shape, np.int64)
+    found, _ = facts(raw, lambda: constants(pixel_mask=good, **options))
+    assert (found["shape"], found["mean"]) == (whole["shape"], whole["mean"])
+
+
 def test_lost_frames_when_an_image_has_no_number_then_it_is_no_jump():
     source = JungfrauSource("jf", NAME, ["tcp://127.0.0.1:1"], stream="assembled", frame_step=1)
     for number in (5_000_000, 0, 5_000_002, 5_000_004):
