@@ -13,7 +13,7 @@ from ..calibration.raw_pixels import ADC_BITS, LOST, PACKET_WORDS, saturated_wor
 from ..clients import ImageStream, ModuleStream, StreamFrame
 from ..clients.frame_numbers import FrameNumbers
 from ..limits import Limit
-from ..wire.detector_name import DaqRec
+from ..wire.detector_name import GainMode
 from .live_frame import LiveFrame
 from .source import DetectorSource, Rate
 
@@ -66,6 +66,7 @@ class JungfrauSource(DetectorSource):
         self._numbers: FrameNumbers | None = None
         self._load, self._note = load, ""
         self._calibrations: dict[tuple, JungfrauCalibration] = {}  # by high gain or not, and module map
+        self._mode = GainMode()
         self._newest: StreamFrame | None = None
         self._rate = Rate()
         self._is_open = False
@@ -134,6 +135,7 @@ class JungfrauSource(DetectorSource):
         try:
             calibration = load().with_options(mask_lost_packets=True, roi=None, downsample=None)
             self._calibrations = {(calibration.options.highgain, calibration.module_map): calibration}
+            self._mode = GainMode(calibration.options.highgain)
         except Exception as exc:  # files of any kind and state
             self._note = f"raw, since the constants cannot be read: {exc}"
 
@@ -154,7 +156,7 @@ class JungfrauSource(DetectorSource):
         self.n_taken += 1
         assert found.image is not None, "frames of a stream have their pixels"
         raw = found.words if found.image.dtype == np.uint16 else found.image
-        high_gain = found.daq_rec is not None and DaqRec.decode(found.daq_rec).high_gain
+        high_gain = self._mode.of(found.daq_rec)
         if self._calibrations and raw.dtype == np.uint16:
             calibration = self._calibration(high_gain, found.extra.get("module_map"))
             image = calibration(raw)

@@ -128,3 +128,28 @@ class DaqRec:
         ):
             word |= bit if flag else 0
         return word
+
+
+class GainMode:
+    """Whether frames were taken in high gain; one that does not say it was taken like the last that did.
+
+    Parameters
+    ----------
+    high_gain : bool
+        What holds until the first one says it.
+
+    Examples
+    --------
+    >>> mode = GainMode()
+    >>> [mode.of(word) for word in (None, 3873, None, 3872, None)]
+    [False, True, True, False, False]
+    """
+
+    def __init__(self, high_gain: bool = False):
+        self._high_gain = high_gain
+
+    def of(self, daq_rec: int | None) -> bool:
+        """Return it for the next frame, which says `daq_rec`; None if it does not say."""
+        if daq_rec is not None:
+            self._high_gain = DaqRec.decode(daq_rec).high_gain
+        return self._high_gain

@@ -59,7 +59,7 @@ class ImageHeader:
     pulse_id : int or None
         None where the header has none, or 0.
     daq_rec : int or None
-        How the frame was taken; None where unknown.
+        How the frame was taken; None where unknown, as where no module was complete.
     detector_name, gain_file, pedestal_file : str
         Empty where unknown; the files are names on the DAQ's file system.
     extra : Mapping
@@ -114,15 +114,18 @@ class ImageHeader:
             raise read.wrong("type", name, f"one of {', '.join(_DTYPES)}")
         if (htype := read.text("htype", "array-1.0")) != "array-1.0":
             raise read.wrong("htype", htype, "'array-1.0'")
-        known = "daq_rec" in read.fields
         rows, columns = read.integers("shape", 2)
+        frame_number, pulse_id = read.integer("frame"), read.integer("pulse_id", 0)
+        daq_rec = read.integer("daq_rec", 0, bits=32) if "daq_rec" in read.fields else None
+        if not (frame_number or pulse_id or daq_rec):  # no module was complete
+            daq_rec = None
         header = cls(
-            frame_number=read.integer("frame"),
+            frame_number=frame_number,
             shape=(rows, columns),
             dtype=np.dtype(name).newbyteorder("<"),
             is_good=bool(read.integer("is_good_frame", 1, bits=1)),
-            pulse_id=read.integer("pulse_id", 0) or None,
-            daq_rec=read.integer("daq_rec", 0, bits=32) if known else None,
+            pulse_id=pulse_id or None,
+            daq_rec=daq_rec,
             detector_name=read.text("detector_name"),
             gain_file=read.text("gain_file"),
             pedestal_file=read.text("pedestal_file"),

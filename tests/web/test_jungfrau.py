@@ -77,6 +77,13 @@ def test_picture_when_an_image_is_of_another_detector_then_it_is_counted_and_not
             source.rest()
 
 
+def test_picture_when_the_mode_is_not_known_then_is_that_of_the_calibration():
+    raw = np.full((512 * N, 1024), 2500, np.uint16)
+    high, _ = facts(raw, lambda: constants(highgain=True), daq_rec=None)
+    low, _ = facts(raw, daq_rec=None)
+    assert high["mean"] == pytest.approx(5) and low["mean"] == pytest.approx(500 / 41, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "options", [{"roi": (10, 50, 20, 90)}, {"downsample": (2, 2)}], ids=["roi", "blocks"]
 )

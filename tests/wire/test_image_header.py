@@ -37,6 +37,8 @@ def test_decode_when_no_module_was_complete_then_there_is_no_pulse_id(records):
     headers = [ImageHeader.decode(record["header"].encode()) for record in records]
     empty = [header for header in headers if header.frame_number == 0]
     assert empty and all(header.pulse_id is None and not header.is_good for header in empty)
+    assert all(header.daq_rec is None for header in empty)
+    assert all(header.daq_rec is not None for header in headers[:-2] if header.frame_number)
 
 
 def test_decode_when_analysis_added_fields_then_all_are_carried_untouched(records):

@@ -17,7 +17,7 @@ from ...clients.ring import Ring
 from ...clients.stream import FrameQueue, FrameStream
 from ...errors import DetectorStateError, FramesMissing, ServiceTimeout, SfdaqError
 from ...limits import Limit
-from ...wire.detector_name import MODULE_SHAPE, DaqRec
+from ...wire.detector_name import MODULE_SHAPE, GainMode
 from ...wire.frame import Frame, FrameFormat, MissingFrame
 from .._pulse_window import PulseWindow
 from .._source import Progress, Request
@@ -54,10 +54,11 @@ class RawImages(Processing):
     def __init__(self, shape: tuple[int, int]):
         self.unit = "ADU"
         self.frame_format = FrameFormat(shape, np.uint16, has_pulse_id=True, scalars=_RAW | _COUNTS)
+        self._mode = GainMode()
 
     def __call__(self, frame: StreamFrame) -> Frame:
         raw = _words(frame)
-        words = count_words(raw)
+        words = count_words(raw, highgain=self._mode.of(frame.daq_rec))
         total = float(_sum_of_adu(raw, words))
         return _frame(frame, _pixels(frame), total, _counts(words), lacks=_lacks(frame, raw))
 
@@ -77,9 +78,10 @@ class ConvertedImages(Processing):
 class CalibratedImages(Processing):
     """Calibrate every frame, with the constants of the gain mode it was taken in.
 
-    Lost pixels count as masked, whatever the calibration's options say. With a `photon_energy`, keV, pixels
-    are photons. With a `raw_shape` the raw image is handed on too, as ``raw``. `total` is in the unit of the
-    calibrated pixels.
+    A frame that does not say its mode counts as taken in that of the last one that did, and the first ones
+    in the calibration's own. Lost pixels count as masked, whatever the calibration's options say. With a
+    `photon_energy`, keV, pixels are photons. With a `raw_shape` the raw image is handed on too, as ``raw``.
+    `total` is in the unit of the calibrated pixels.
     """
 
     def __init__(
@@ -99,12 +101,12 @@ class CalibratedImages(Processing):
             more_images={} if raw_shape is None else {"raw": (raw_shape, np.dtype("u2"))},
         )
         self._calibrations = {calibration.options.highgain: calibration}
-        self._first = calibration
+        self._first, self._mode = calibration, GainMode(calibration.options.highgain)
         self._ring = Ring(calibration.shape, calibration.dtype)
 
     def __call__(self, frame: StreamFrame) -> Frame:
         raw = _words(frame)
-        high_gain = frame.daq_rec is not None and DaqRec.decode(frame.daq_rec).high_gain
+        high_gain = self._mode.of(frame.daq_rec)
         if high_gain not in self._calibrations:
             self._calibrations[high_gain] = self._first.with_options(highgain=high_gain)
         image = self._calibrations[high_gain](raw, out=self._ring.take())

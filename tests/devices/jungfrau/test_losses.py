@@ -260,7 +260,40 @@ def test_total_when_pixels_are_in_all_gains_then_sums_their_adu_without_gain_bit
     assert done.scalars["total"] == (raw[raw != 0xFFFF].astype("i8") & 0x3FFF).sum()
 
 
+def calibration_of(name, n_modules, **options):
+    planes = (40.0, -1.4, -0.1, 100.0, -1.4, -0.1)
+    gain = np.stack([np.full((512 * n_modules, 1024), value) for value in planes])
+    pedestal = np.full((3, 512 * n_modules, 1024), 2000.0)
+    return JungfrauCalibration(name, gain, pedestal, gap_pixels=False, geometry=False, **options)
+
+
 HIGH = DaqRec(high_gain=True).encode()
+
+
+def test_calibrated_image_when_its_mode_is_not_known_then_is_that_of_the_last_or_of_the_calibration():
+    raw = np.full((512, 1024), 2400, "u2")
+    for own, first in ((False, 10), (True, 4)):
+        process = CalibratedImages(calibration_of(NAME, 1, highgain=own))
+        words = [None, HIGH, None, 0, None]
+        kev = [process(frame(raw, daq_rec=word)).image[5, 5] for word in words]
+        assert kev == pytest.approx([first, 4, 4, 10, 10])
+
+
+def test_calibrated_image_when_constants_of_the_other_mode_are_unusable_then_they_are_not_asked_for():
+    gain, pedestal = np.full((6, 512, 1024), 100.0), np.full((3, 512, 1024), 2000.0)
+    gain[:3] = 0
+    process = CalibratedImages(JungfrauCalibration(NAME, gain, pedestal, gap_pixels=False, highgain=True))
+    raw = np.full((512, 1024), 2400, "u2")
+    assert process(frame(raw, daq_rec=None, is_good=False)).image[5, 5] == pytest.approx(4)
+
+
+def test_saturated_pixels_of_a_raw_image_when_taken_in_high_gain_then_are_by_its_word():
+    raw = np.full((512, 1024), 2400, "u2")
+    raw[0, :3], raw[1, :5] = 0x3FFF, 0xC000
+    process = RawImages(raw.shape)
+    words = [None, 0, HIGH, None, 0]
+    found = [process(frame(raw, daq_rec=word)).scalars["n_saturated"] for word in words]
+    assert found == [5, 5, 3, 3, 5]
 
 
 def test_image_when_no_module_was_complete_then_its_number_0_is_no_jump(engine, sender, tmp_path):
@@ -277,3 +310,4 @@ def test_image_when_no_module_was_complete_then_its_number_0_is_no_jump(engine, 
     rows = engine.rows
     assert [row["jf_frame_number"] for row in rows] == [5_000_000, 5_000_001, 0, 5_000_003, 0, 5_000_005]
     assert [row["jf_n_missing"] for row in rows] == [0, 0, 0, 0, 1, 0]
+    assert [row["jf_daq_rec"] for row in rows[:4]] == [HIGH, HIGH, -1, HIGH]
