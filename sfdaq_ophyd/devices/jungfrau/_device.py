@@ -298,7 +298,7 @@ class Jungfrau(Detector):
                 )
             return ConvertedImages(self._converted_shape)
         if image == "raw":
-            return RawImages(self._raw_shape)
+            return RawImages(self._raw_shape, self._module_map)
         if image not in ("calibrated", "both"):
             raise RequestError(f"{self.name}.image_kind", image, "'raw', 'calibrated' or 'both'")
         if self._constants is None:

@@ -49,15 +49,18 @@ class Processing(ABC):
 
 
 class RawImages(Processing):
-    """Hand raw words, shape (y, x), on as they are; `total` is in ADU without gain bits and lost pixels."""
+    """Hand raw words, shape (y, x), on as they are; `total` is in ADU without gain bits and lost pixels.
 
-    def __init__(self, shape: tuple[int, int]):
+    With a `module_map`, images of modules in other places are refused.
+    """
+
+    def __init__(self, shape: tuple[int, int], module_map: tuple[int, ...] | None = None):
         self.unit = "ADU"
         self.frame_format = FrameFormat(shape, np.uint16, has_pulse_id=True, scalars=_RAW | _COUNTS)
-        self._mode = GainMode()
+        self._module_map, self._mode = module_map, GainMode()
 
     def __call__(self, frame: StreamFrame) -> Frame:
-        raw = _words(frame)
+        raw = _words(frame, self._module_map)
         words = count_words(raw, highgain=self._mode.of(frame.daq_rec))
         total = float(_sum_of_adu(raw, words))
         return _frame(frame, _pixels(frame), total, _counts(words), lacks=_lacks(frame, raw))
@@ -105,7 +108,7 @@ class CalibratedImages(Processing):
         self._ring = Ring(calibration.shape, calibration.dtype)
 
     def __call__(self, frame: StreamFrame) -> Frame:
-        raw = _words(frame)
+        raw = _words(frame, self._first.module_map)
         high_gain = self._mode.of(frame.daq_rec)
         if high_gain not in self._calibrations:
             self._calibrations[high_gain] = self._first.with_options(highgain=high_gain)
@@ -127,12 +130,21 @@ def _pixels(frame: StreamFrame) -> np.ndarray:
     return frame.image
 
 
-def _words(frame: StreamFrame) -> np.ndarray:
-    """Return the raw words, in which lost packets are 0xFFFF wherever the frame came from."""
+def _words(frame: StreamFrame, module_map: tuple[int, ...] | None) -> np.ndarray:
+    """Return the raw words, in which lost packets are 0xFFFF wherever the frame came from.
+
+    An image that does not have all modules, and says that it has others than those of the `module_map`, is
+    refused: each module would get the constants of another.
+    """
     image = _pixels(frame)
     if image.dtype != np.uint16:
         found = f"frame number {frame.frame_number} is {image.dtype}"
         raise DetectorStateError(f"{found}, expected raw uint16: is the stream converted already?")
+    said = frame.extra.get("module_map")
+    if module_map is not None and isinstance(said, list) and tuple(said) != module_map:
+        if len(image) != MODULE_SHAPE[0] * len(module_map):  # else each lies in its own place
+            found = f"frame number {frame.frame_number} has the module_map {tuple(said)}"
+            raise DetectorStateError(f"{found}, expected {module_map}: see disabled_modules")
     return frame.words
 
 

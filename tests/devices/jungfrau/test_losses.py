@@ -296,6 +296,19 @@ def test_saturated_pixels_of_a_raw_image_when_taken_in_high_gain_then_are_by_its
     assert found == [5, 5, 3, 3, 5]
 
 
+@pytest.mark.parametrize("kind", ["raw", "calibrated"])
+def test_image_when_it_says_that_it_is_of_other_modules_then_fails(kind):
+    ours, whole = (0, -1, 1), np.full((1536, 1024), 2400, "u2")
+    process = RawImages((1024, 1024), ours)
+    if kind == "calibrated":
+        process = CalibratedImages(calibration_of("JF01T03V01", 3, module_map=ours, engine="numpy"))
+    for extra in ({}, {"module_map": list(ours)}, {"module_map": "of a user"}):
+        assert process(frame(whole[:1024], extra=extra)).scalars["n_lost_pixels"] == 0
+    assert process(frame(whole, extra={"module_map": [0, 1, 2]})).scalars["n_lost_pixels"] == 0
+    with pytest.raises(DetectorStateError, match=r"module_map \(-1, 0, 1\), expected \(0, -1, 1\)"):
+        process(frame(whole[:1024], extra={"module_map": [-1, 0, 1]}))
+
+
 def test_image_when_no_module_was_complete_then_its_number_0_is_no_jump(engine, sender, tmp_path):
     def publish(*numbers):
         for number in numbers:
