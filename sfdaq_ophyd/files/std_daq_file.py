@@ -231,7 +231,7 @@ def join_again(path: Path) -> bool:
     Parameters
     ----------
     path : Path
-        ``NAME.h5``, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on.
+        ``NAME.h5``, or of another extension, beside ``NAME_0.h5``, ``NAME_1.h5`` and so on.
 
     Returns
     -------
@@ -245,7 +245,7 @@ def join_again(path: Path) -> bool:
     OSError
         One is still written, or the file cannot be.
     """
-    numbered = (path.with_name(f"{path.stem}_{k}{path.suffix}") for k in itertools.count())
+    numbered = (path.with_name(f"{path.stem}_{k}.h5") for k in itertools.count())
     paths = list(itertools.takewhile(Path.is_file, numbered))
     if not paths:
         return False

@@ -94,11 +94,12 @@ def test_part_when_its_columns_are_others_then_it_is_refused(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("n_images", [1, 2, 7])
+@pytest.mark.parametrize("name", ["x.h5", "x.nxs"])
 def test_repair_when_the_device_was_killed_before_it_joined_the_files_then_they_are_joined(
-    tmp_path, n_images
+    tmp_path, n_images, name
 ):
     written(tmp_path, n_images, 3)
-    path = tmp_path / "x.h5"
+    path = tmp_path / name
     path.touch()
     assert repair(path) and not repair(path)
     with h5py.File(path) as file:
