@@ -250,7 +250,8 @@ class StandardDaq(ABC):
             before, changes = self._compared(daq_config)
             if not (changes or again or self.restarts_always):
                 return before
-            body = self._config_to_send(before, {**daq_config, **changes})
+            wanted = {key: changes.get(key, before.get(key)) for key in daq_config}
+            body = self._config_to_send(before, wanted)
             if expected := self._why_not_now():
                 raise RequestError("daq_config", daq_config, expected)
             stored = self._store(body, changes)
@@ -269,7 +270,8 @@ class StandardDaq(ABC):
         except SfdaqError:
             self._check(given)  # a mistake is named also where nobody answers
             raise
-        return stored, self._check({k: v for k, v in given.items() if k not in stored or stored[k] != v})
+        changes = {k: v for k, v in given.items() if k not in stored or _differ(stored[k], v)}
+        return stored, self._check(changes)
 
     def _store(self, body: dict, changes: dict) -> dict:
         """Send it once; return what is stored afterwards, which has all changes."""
@@ -328,6 +330,14 @@ class StandardDaq(ABC):
 def _holds(stored: dict | None, changes: dict) -> bool:
     """Tell whether `stored` has all of `changes`; the content of submodule_info is lost in D1 and D2."""
     return stored is not None and all(
+def _differ(stored: object, given: object) -> bool:
+    """Tell whether two values do; so does one in which there is an array of several numbers."""
+    try:
+        return bool(stored != given)
+    except ValueError:
+        return True
+
+
         stored.get(key) == value for key, value in changes.items() if key != "submodule_info"
     )
 

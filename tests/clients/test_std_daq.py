@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import requests
 
 from sfdaq_ophyd import clients
 from sfdaq_ophyd.clients import StdDaqClient, std_daq, std_daq_service
-from sfdaq_ophyd.errors import SfdaqError, WireError
+from sfdaq_ophyd.errors import SfdaqError, UnknownOutcome, WireError
 from sfdaq_ophyd.wire.std_daq import WriterState
 
 from ..http_peer import reply_with, serving
@@ -298,6 +300,24 @@ def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopp
     assert (status.state, status.acquisition.run_id) == (WriterState.WRITING, 4)
     client.stop_writer()
     writer_back()
+
+
+def test_set_config_when_a_number_equal_to_the_stored_one_is_of_numpy_then_the_stored_one_is_sent(
+    client, monkeypatch
+):
+    before, sent = client.get_config(), []
+    monkeypatch.setattr(
+        client, "_send_config", lambda body: sent.append(json.dumps(body)) or {**before, **body}
+    )
+    client.set_config({"bit_depth": np.int64(before["bit_depth"]), "start_udp_port": 2345}, wait=False)
+    (body,) = map(json.loads, sent)
+    assert (body["bit_depth"], body["start_udp_port"]) == (before["bit_depth"], 2345)
+
+
+def test_set_config_when_positions_are_arrays_then_that_is_named(answering):
+    _, url = answering(b'{"status": "ok", "config": {"module_positions": {"0": [0, 15, 15, 0]}}}')
+    with pytest.raises(clients.StdDaqRequestError, match=r"module_positions\[0\].*expected 4 integers"):
+        StdDaqClient(url, dialect="flask").set_config({"module_positions": {"0": np.array([0, 15, 15, 0])}})
 
 
 @pytest.mark.parametrize("text", [b"<html>", b"", b"[1]"])
