@@ -302,6 +302,23 @@ def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopp
     writer_back()
 
 
+@pytest.mark.parametrize("daq", ["fastapi"], indirect=True)
+def test_set_config_when_only_what_cannot_be_compared_is_refused_then_that_is_no_success(client):
+    with pytest.raises(clients.StdDaqInvalid, match="submodule_info"):
+        client.set_config({"submodule_info": [1, 2]})
+
+
+def test_set_config_when_nothing_differs_and_the_reply_is_lost_then_the_outcome_is_unknown(
+    client, monkeypatch
+):
+    def lose(body):
+        raise UnknownOutcome("POST /daq/config", url=client.url, reason="closed", hint="")
+
+    monkeypatch.setattr(client, "_send_config", lose)
+    with pytest.raises(clients.StdDaqUnknownOutcome, match="closed"):
+        client.set_config({"bit_depth": client.get_config()["bit_depth"]}, wait=False)
+
+
 def test_set_config_when_a_number_equal_to_the_stored_one_is_of_numpy_then_the_stored_one_is_sent(
     client, monkeypatch
 ):
