@@ -330,9 +330,6 @@ class StandardDaq(ABC):
         """Return why the writer may not start yet; empty once it may."""
 
 
-def _holds(stored: dict | None, changes: dict) -> bool:
-    """Tell whether `stored` has all of `changes`; the content of submodule_info is lost in D1 and D2."""
-    return stored is not None and all(
 def _differ(stored: object, given: object) -> bool:
     """Tell whether two values do; so does one in which there is an array of several numbers."""
     try:
@@ -341,6 +338,9 @@ def _differ(stored: object, given: object) -> bool:
         return True
 
 
+def _holds(stored: dict | None, changes: dict) -> bool:
+    """Tell whether `stored` has all of `changes`; the content of submodule_info is lost in D1 and D2."""
+    return stored is not None and all(
         stored.get(key) == value for key, value in changes.items() if key != "submodule_info"
     )
 

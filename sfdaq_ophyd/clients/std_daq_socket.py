@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, urlsplit
 
 from ..errors import (
@@ -401,11 +401,13 @@ class StdDaqWriterSocket(StandardDaq):
         _content(reply, "POST /api/config/set", self.config_url)
         return self.get_config()
 
-    def _stored_all_the_same(self, exc: ServiceRefused | UnknownOutcome) -> None:
+    def _stored_all_the_same(self, exc: ServiceRefused | UnknownOutcome) -> NoReturn:
+        """Raise: what is read back is the first server's, which stores it before it tells the others."""
         if isinstance(exc, ServiceRefused):
             said = f"{exc.said}; the configuration is changed all the same, not on all servers"
             raise StdDaqRefused(exc.what, url=self.config_url, said=said, code=exc.code) from exc
-        super()._stored_all_the_same(exc)
+        hint = "The first server has the change, of the others nobody knows: send it again."
+        raise UnknownOutcome(exc.what, url=self.config_url, reason=exc.reason, hint=hint) from exc
 
     def _why_not_back(self) -> str:
         """Return what the driver does, or why it is not there; empty while it is idle."""

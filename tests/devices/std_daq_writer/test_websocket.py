@@ -7,7 +7,13 @@ from pathlib import Path
 import h5py
 import pytest
 
-from sfdaq_ophyd.clients import StdDaqOtherGeneration, StdDaqRefused, StdDaqTimeout, std_daq_socket
+from sfdaq_ophyd.clients import (
+    StdDaqOtherGeneration,
+    StdDaqRefused,
+    StdDaqTimeout,
+    StdDaqUnknownOutcome,
+    std_daq_socket,
+)
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.errors import DetectorStateError, RequestError
 from sfdaq_ophyd.sim.stamp import read_stamp
@@ -204,12 +210,19 @@ def test_config_when_a_key_is_changed_then_all_others_are_sent_too_and_the_daq_i
     assert daq.config == before
 
 
-def test_config_when_a_server_missed_it_then_every_stage_says_so_until_it_is_given_again(
-    daq, writer, tmp_path, caplog, wait_for, monkeypatch
+@pytest.mark.parametrize(
+    ("fault", "path", "words"),
+    [
+        ("secondary_down", {}, "not on all servers"),
+        ("lost_reply", {"path": "/api/config/set"}, "of the others nobody knows"),
+    ],
+)
+def test_config_when_a_server_missed_it_or_may_have_then_every_stage_says_so_until_it_is_given_again(
+    daq, writer, tmp_path, caplog, wait_for, monkeypatch, fault, path, words
 ):
     port = daq.config["start_udp_port"]
-    daq.fail_next("secondary_down")
-    with pytest.raises(StdDaqRefused, match="not on all servers"):
+    daq.fail_next(fault, **path)
+    with pytest.raises((StdDaqRefused, StdDaqUnknownOutcome), match=words):
         writer.daq_config.set({"start_udp_port": 2346}, timeout=60).wait(60)
     wait_for(lambda: daq.alive()["driver"], "the end of the restart")
     for device in (writer, websocket_device(daq, tmp_path)):  # also in the next session
@@ -217,7 +230,7 @@ def test_config_when_a_server_missed_it_then_every_stage_says_so_until_it_is_giv
         device.stage()
         device.unstage()
         assert f"start_udp_port was left at 2346, not put back to {port}" in caplog.text
-        assert "not on all servers" in caplog.text and "give either value to configure_daq" in caplog.text
+        assert words in caplog.text and "give either value to configure_daq" in caplog.text
     send, sent = writer.client._send_config, []
     monkeypatch.setattr(writer.client, "_send_config", lambda body: sent.append(body) or send(body))
     writer.daq_config.set({"start_udp_port": 2346}, timeout=60).wait(60)
