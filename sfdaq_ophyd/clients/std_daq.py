@@ -16,11 +16,11 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import RequestError, ServiceTimeout, SfdaqError, WireError
+from ..errors import RequestError, ServiceTimeout, ServiceUnreachable, SfdaqError, WireError
 from ..limits import Limit
 from ..wire.std_daq import SLOW_CREATION_IMAGES, DaqStatus, WriteRequest, WriterState, as_integer
 from ..wire.std_daq_config import KEYS, DaqConfig, DaqStats, Deployment, LogEntry, check_config
-from ._http import Reply
+from ._http import AWAY, Reply
 from .std_daq_service import (
     PERIOD,
     REST_DIALECTS,
@@ -362,6 +362,11 @@ class StdDaqClient(StandardDaq):
             content = reply.json()
             detail = content.get("detail", content) if isinstance(content, dict) else content
             raise StdDaqInvalid(what, url=self.url, detail=detail)
+        if reply.code in AWAY:
+            said = f"{reply.code}: {reply.text[:200]!r}"
+            if what.startswith("GET "):
+                raise ServiceUnreachable(what, url=self.url, reason=said)
+            raise WireError(said)  # of a gateway: the service may have carried it out
         if reply.code == 404:
             self._refuse_other(what, ("websocket",))
         raise StdDaqRefused(what, url=self.url, said=reply.text, code=reply.code)

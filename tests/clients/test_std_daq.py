@@ -337,6 +337,15 @@ def test_set_config_when_positions_are_arrays_then_that_is_named(answering):
         StdDaqClient(url, dialect="flask").set_config({"module_positions": {"0": np.array([0, 15, 15, 0])}})
 
 
+@pytest.mark.parametrize("code", [502, 503, 504])
+def test_get_when_a_gateway_says_that_the_service_is_away_then_it_is_unreachable(code):
+    with serving(reply_with(code, b"Bad Gateway", "text/html")) as url:
+        with pytest.raises(clients.StdDaqUnreachable, match=f"{code}: 'Bad Gateway'"):
+            StdDaqClient(url).get_status()
+        with pytest.raises(clients.StdDaqUnknownOutcome, match=f"{code}: 'Bad Gateway'.*Read the status"):
+            StdDaqClient(url).stop_writer()
+
+
 @pytest.mark.parametrize("text", [b"<html>", b"", b"[1]"])
 def test_reply_when_it_is_not_json_then_it_is_caught_as_the_published_clients_error(answering, text):
     _, url = answering(text)

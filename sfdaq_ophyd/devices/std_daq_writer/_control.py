@@ -20,6 +20,7 @@ from ...errors import (
     ServiceTimeout,
     ServiceUnreachable,
     SfdaqError,
+    WireError,
     shown_url,
 )
 from ...limits import Limit
@@ -124,7 +125,7 @@ class WriterControl(ABC, Generic[Client]):
 
     writer: Client
     takes_images_from: str
-    gone: tuple[type[SfdaqError], ...] = (ServiceUnreachable, ServiceTimeout)
+    gone: tuple[type[SfdaqError], ...] = (ServiceUnreachable, ServiceTimeout, WireError)
 
     def __init__(self, name: str, writer: Client, dialect: str, on_status: Callable[[Writing], None]):
         self._name, self.writer, self.dialect, self._on_status = name, writer, dialect, on_status

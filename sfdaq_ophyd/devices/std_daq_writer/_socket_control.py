@@ -17,7 +17,6 @@ from ...errors import (
     ServiceTimeout,
     ServiceUnreachable,
     UnknownOutcome,
-    WireError,
 )
 from ...limits import Limit
 from ...wire.std_daq import DataFile, WriteRequest, Writing, WritingState
@@ -55,7 +54,6 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
     """A DAQ with control by websocket."""
 
     takes_images_from = "a moment after waiting_for_first_image on"
-    gone = (ServiceUnreachable, ServiceTimeout, WireError)
 
     def __init__(
         self, name: str, writer: StdDaqWriterSocket, dialect: str, on_status: Callable[[Writing], None]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...errors import DetectorStateError, Discarded, ServiceTimeout, ServiceUnreachable, SfdaqError
+from ...errors import DetectorStateError, Discarded, SfdaqError
 from ...files.joined_images import of_points
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest, Writing
@@ -223,7 +223,7 @@ class StdDaqSource:
             return
         try:
             control.leave_ready()
-        except (ServiceUnreachable, ServiceTimeout) as exc:
+        except control.gone as exc:
             logger.error("%s: could not be left READY: %s", self.name, exc)
         finally:
             self._end_growing()

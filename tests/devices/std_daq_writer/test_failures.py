@@ -11,11 +11,14 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.clients import StdDaqAdminException
+from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer import _control, _rest_control
-from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._control import DoubleStart, WriterFailed, WriterNotReady
+from sfdaq_ophyd.devices.std_daq_writer._rest_control import RestControl
 from sfdaq_ophyd.errors import ServiceUnreachable
-from sfdaq_ophyd.wire.std_daq import WriterState
+from sfdaq_ophyd.wire.std_daq import DaqStatus, WriteRequest, WriterState
 
+from ...http_peer import relay
 from .documents import both_controls, both_dialects, images_of, run
 
 
@@ -295,3 +298,54 @@ def test_point_when_the_service_is_away_then_it_goes_on_or_is_told_once_that_too
     else:
         assert "the DAQ is gone while" in str(error)
         monkeypatch.setattr(writer.client, "status", read)
+
+
+@pytest.fixture
+def gateway(daq):
+    """A gateway before the DAQ: its address, and its answers to come in place of those to the status."""
+    answers = []
+
+    def hook(path, forward):
+        return answers.pop(0) if path == "/writer/status" and answers else forward()
+
+    with relay(daq.url, hook) as url:
+        yield url, answers
+
+
+NO_ANSWERS = [(502, "text/html", b"Bad Gateway"), (200, "application/json", b'{"status": "o')]
+
+
+@pytest.mark.parametrize("answer", NO_ANSWERS, ids=["502", "half"])
+def test_point_when_a_gateway_has_no_answer_for_a_moment_then_it_goes_on(
+    rest_writer, tmp_path, gateway, answer, monkeypatch
+):
+    monkeypatch.setattr(_control, "AWAY_LIMIT", 30.0)
+    url, answers = gateway
+    device = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
+    device.timeout.put(30.0)
+    device.frames_per_trigger.put(50)
+    out = iter([[answer] * 4])
+    device.n_completed.subscribe(lambda value, **_: value and answers.extend(next(out, [])), run=False)
+    documents, error = run(bp.count([device], 1))
+    assert error is None and len(images_of(documents)) == 50 and next(out, None) is None and not answers
+
+
+@pytest.mark.parametrize("answer", NO_ANSWERS, ids=["502", "half"])
+def test_unstage_when_a_gateway_has_no_answer_then_that_is_logged_and_the_next_one_stops_what_is_ours(
+    daq, rest_writer, tmp_path, gateway, answer, monkeypatch, wait_for, caplog
+):
+    monkeypatch.setattr(_control, "AWAY_LIMIT", 0.1)
+    url, answers = gateway
+    device = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
+    device.frames_per_trigger.put(10_000)
+    device.stage()
+    status = device.trigger()
+    wait_for(lambda: device.n_completed.get() > 0, "images")
+    answers.extend([answer] * 1000)
+    wait_for(lambda: status.done, "the end")
+    assert "the DAQ is gone while" in str(status)
+    device.unstage()
+    assert "could not be left READY" in caplog.text
+    answers.clear()
+    device.unstage()
+    assert daq.service.status()["state"] == "READY"
