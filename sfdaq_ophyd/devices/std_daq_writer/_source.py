@@ -68,7 +68,8 @@ class StdDaqSource:
     on_config : callable
         Called with the configuration.
     on_armed : callable
-        Called once the writer takes images, in the source's thread; with whether it is a fly scan.
+        Called once the writer takes images, in the source's thread; with whether it is a fly scan, and the
+        event that gives it up.
     on_lag : callable
         Called with the images by which the writer was behind, when that grows.
     on_unused : callable
@@ -92,7 +93,7 @@ class StdDaqSource:
         *,
         on_request: Callable[[WriteRequest, str], None],
         on_config: Callable[[DaqConfig], None],
-        on_armed: Callable[[bool], None],
+        on_armed: Callable[[bool, threading.Event], None],
         on_lag: Callable[[float], None],
         on_unused: Callable[[str], None],
         wait_for_others: Callable[[threading.Event], None],
@@ -267,7 +268,7 @@ class StdDaqSource:
         for writing in self.control.watch(file.write, given_up, settings.timeout, began.why_silent):
             if not told and began.takes_images(writing):
                 told = True
-                self._on_armed(flying)
+                self._on_armed(flying, given_up)
                 yield None
             if (lost := file.look_at_ring(writing, self._on_lag)) is not None:
                 if not settings.tolerant:

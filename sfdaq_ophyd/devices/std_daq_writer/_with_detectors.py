@@ -100,18 +100,7 @@ class DetectorGroup:
 
     def wait(self, timeout: float, given_up: threading.Event) -> None:
         """Wait until all are done, `timeout` s from step to step; raise what failed, or `Discarded`."""
-        limit, seen = Limit(timeout), ""
-        for detector, status in zip(self.detectors, self._statuses):
-            while not status.done:
-                if given_up.wait(LOOK):
-                    raise Discarded(f"{detector.name}: given up with the writer around it")
-                before, seen = seen, str(status)
-                if seen != before:
-                    limit.restart()
-                elif limit.reached():
-                    raise ServiceTimeout(f"{detector.name}, inside an open writer", timeout, seen)
-            if not status.success:
-                raise status.exception()
+        self._wait_for(self._statuses, timeout, given_up)
 
     # ---- fly scans ----------------------------------------------------------------------------------
 
@@ -122,15 +111,30 @@ class DetectorGroup:
                 raise RequestError("detectors", detector.name, "detectors of this package, for a fly scan")
             detector.prepare(n_points)
 
-    def fly(self, timeout: float) -> None:
-        """Kick off all, or let them go on after a pause; returns once they are armed."""
+    def fly(self, timeout: float, given_up: threading.Event) -> None:
+        """Kick off all, or let them go on after a pause; returns once they are armed, raises as `wait`."""
         if self._flying:
             self.each("resume")
             return
         started = [detector.kickoff() for detector in self.detectors]
         self._statuses, self._flying = [detector.complete() for detector in self.detectors], True
-        for status in started:
-            status.wait(timeout)
+        self._wait_for(started, timeout, given_up)
+
+    # ---- inside -------------------------------------------------------------------------------------
+
+    def _wait_for(self, statuses: Sequence, timeout: float, given_up: threading.Event) -> None:
+        limit, seen = Limit(timeout), ""
+        for detector, status in zip(self.detectors, statuses):
+            while not status.done:
+                if given_up.wait(LOOK):
+                    raise Discarded(f"{detector.name}: given up with the writer around it")
+                before, seen = seen, str(status)
+                if seen != before:
+                    limit.restart()
+                elif limit.reached():
+                    raise ServiceTimeout(f"{detector.name}, inside an open writer", timeout, seen)
+            if not status.success:
+                raise status.exception()
 
 
 class ArmedSignal(Signal):

@@ -340,9 +340,9 @@ class StdDaqWriter(WithDetectors):
             del columns["is_good"]
         return columns
 
-    def _armed(self, flying: bool) -> None:
+    def _armed(self, flying: bool, given_up: threading.Event) -> None:
         if flying:
-            self._detectors.fly(START_LIMIT)
+            self._detectors.fly(START_LIMIT, given_up)
         else:
             self._detectors.trigger()
         self.opening.end()

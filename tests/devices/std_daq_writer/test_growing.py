@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -14,7 +16,8 @@ import pytest
 
 from sfdaq_ophyd.devices.std_daq_writer import _daq_file
 from sfdaq_ophyd.devices.std_daq_writer._control import PointsLost
-from sfdaq_ophyd.errors import FileFormatError
+from sfdaq_ophyd.devices.std_daq_writer._with_detectors import DetectorGroup
+from sfdaq_ophyd.errors import Discarded, FileFormatError, ServiceTimeout
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -249,3 +252,16 @@ def test_mode_when_it_is_no_mode_then_it_is_refused(writer):
     writer.mode.put("nosuch")
     with pytest.raises(Exception, match="mode='nosuch'"):
         writer.stage()
+
+
+def test_fly_when_a_detector_inside_is_never_armed_then_it_is_told_or_given_up_with_errors_of_ours():
+    status = SimpleNamespace(done=False)
+    detector = SimpleNamespace(name="camera", kickoff=lambda: status, complete=lambda: status)
+    group = DetectorGroup([detector])
+    with pytest.raises(ServiceTimeout, match="camera, inside an open writer: not done after 0.1 s"):
+        group.fly(0.1, threading.Event())
+    group.forget()
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(Discarded, match="camera: given up with the writer around it"):
+        group.fly(40.0, given_up)
