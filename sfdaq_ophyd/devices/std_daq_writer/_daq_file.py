@@ -77,7 +77,8 @@ class DaqFile:
         self._parts: list[tuple[DataFile, StdDaqFile]] = []
         self._n_joined = 0
         self._to_local = local
-        self._name_it(joined=grows or len(files) > 1)
+        # the writers of D3 do not cut a file of a single image: no reader would know which one is ours
+        self._name_it(joined=grows or files[0].layout.compound)
         self.ring, self.n_handed, self.overrun = ring, 0, False
 
     def _name_it(self, *, joined: bool) -> None:

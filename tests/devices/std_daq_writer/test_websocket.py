@@ -59,6 +59,17 @@ def test_scan_when_there_are_several_writers_then_every_image_is_in_its_place(da
     assert not list(writer.directory.glob("*.h5.*")), "nothing half is left"
 
 
+def test_point_when_it_is_a_single_image_then_the_file_that_is_named_has_no_padding(daq_of_writers, tmp_path):
+    """The DAQ's own file of it has a whole chunk of images."""
+    documents, error = run(in_mode(websocket_device(daq_of_writers, tmp_path), "point", 2, 1))
+    assert error is None
+    for resource in documents["stream_resource"]:
+        path = Path(path_of(resource))
+        with h5py.File(path) as file, h5py.File(path.with_name(f"{path.stem}_0.h5")) as theirs:
+            assert len(file[resource["parameters"]["dataset"]]) == 1
+            assert len(theirs[resource["parameters"]["dataset"]]) > 1
+
+
 def test_catalog_when_there_are_several_writers_then_a_run_is_one_array(daq_of_writers, catalog, tmp_path):
     writer = websocket_device(daq_of_writers, tmp_path)
     for mode in ("run", "fly"):
