@@ -174,19 +174,28 @@ class AcquisitionRecord:
 
 @dataclass(frozen=True, slots=True)
 class DaqStatus:
-    """Writer state and newest acquisition, alike for both dialects."""
+    """Writer state and newest acquisition, alike for both dialects.
+
+    Attributes
+    ----------
+    message : str
+        The service's last word, also where it is of no acquisition that has a file.
+    """
 
     state: WriterState
     acquisition: AcquisitionRecord | None
+    message: str = ""
 
     @classmethod
     def from_dict(cls, status: object) -> DaqStatus:
         """Read a status object; WireError if it is none."""
         if not isinstance(status, Mapping):
             raise WireError(f"status: expected an object, got {status!r:.200}")
+        record = status.get("acquisition")
         return cls(
             state=_state(WriterState, status, "state"),
-            acquisition=AcquisitionRecord.from_dict(status.get("acquisition")),
+            acquisition=AcquisitionRecord.from_dict(record),
+            message=str(record.get("message") or "") if isinstance(record, Mapping) else "",
         )
 
     def __str__(self) -> str:

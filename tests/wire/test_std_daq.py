@@ -91,6 +91,14 @@ def test_views_when_the_service_just_booted_then_nothing_is_there_in_both_dialec
     assert DaqConfig.from_dict(None) is None and DaqStats.from_dict(None) is None
 
 
+def test_status_when_the_first_start_failed_then_its_message_is_there_though_it_is_of_no_file():
+    failed = {"state": "FAILED", "message": "ERROR: x", "info": {"n_images": 0}, "stats": {}}
+    status = DaqStatus.from_dict({"state": "READY", "acquisition": failed})
+    assert (status.acquisition, status.message) == (None, "ERROR: x")
+    for none_yet in (None, {**failed, "message": None}):
+        assert DaqStatus.from_dict({"state": "READY", "acquisition": none_yet}).message == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -91,8 +91,7 @@ class RestControl(WriterControl[StdDaqClient]):
         ours = self._is_ours_writing(status)
         if status.state is WriterState.WRITING and not ours:
             raise self._occupied(_found(status))
-        stale = status.acquisition is not None and status.acquisition.message.startswith(ERROR)
-        if ours or stale or status.state is WriterState.UNKNOWN:
+        if ours or status.message.startswith(ERROR) or status.state is WriterState.UNKNOWN:
             self._stop()
         self._known_ready = True
 
@@ -111,7 +110,7 @@ class RestControl(WriterControl[StdDaqClient]):
         status = self._status()
         if self._is_ours_writing(status) or status.state is WriterState.UNKNOWN:
             self._stop()
-        elif status.state is WriterState.WRITING:  # somebody else's; ours may still come up behind it
+        elif not _answers(status, self._ours):  # ours may still come up, also behind somebody else's
             return
         self._ours = None
 
@@ -176,7 +175,10 @@ class RestControl(WriterControl[StdDaqClient]):
         if refused.said.startswith(ERROR):
             if running:
                 logger.warning("%s: ghost start: %s; stopped, starting again", self._name, refused.said)
-                self._stop()
+            status = self._status()
+            if status.state is WriterState.WRITING and not _answers(status, request):
+                return False
+            self._stop()  # ends a start that still creates its file, too, and what is said of an earlier one
             return running
         if not refused.said.startswith(CANNOT_REACH):
             return False
@@ -197,6 +199,11 @@ class RestControl(WriterControl[StdDaqClient]):
 
     def _hint(self, said: str) -> str:
         """Return what a refusal of this generation can mean beside what it says; empty where nothing."""
+        if said.startswith(ERROR):
+            return (
+                "; it may say so of an earlier start, while this one takes long to create its file: it is "
+                "stopped then"
+            )
         if said.startswith(NO_FOLDER):  # as whom the service looks, and since when
             if self.dialect == "flask":
                 return (

@@ -126,6 +126,72 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     writer.unstage()
 
 
+@both_dialects
+def test_trigger_when_a_ghost_start_is_slower_than_it_is_watched_then_it_is_ended_all_the_same(
+    daq, writer, tmp_path, monkeypatch, wait_for
+):
+    monkeypatch.setattr(_rest_control, "SETTLE", 0.05)
+    writer.frames_per_trigger.put(50)
+    writer.stage()
+    writer.trigger().wait(60)
+    daq.fail_next("creation_error")
+    with pytest.raises(StdDaqAdminException):
+        writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
+    daq.fail_next("slow_creation", seconds=0.45)
+    with pytest.raises(WriterFailed, match="Cannot create output file.*of an earlier start"):
+        writer.trigger().wait(60)
+
+    def ended():
+        status = daq.service.status()
+        ours = str(status["acquisition"]["info"]["run_id"]) == writer.run_id.get()
+        return ours and status["state"] == "READY"
+
+    wait_for(ended, "the end of what was created late")
+    assert daq.service.status()["acquisition"]["message"] == "Interrupted."
+    writer.trigger().wait(60)
+    writer.unstage()
+
+
+def test_unstage_when_a_start_comes_up_after_it_was_looked_for_then_the_next_one_stops_it():
+    """As after an error about another start, or a reply that was lost."""
+    ours, sent = WriteRequest("/data/x.h5", 5, 7), []
+    theirs = {"state": "FINISHED", "message": "Completed.", "stats": {}}
+    theirs["info"] = {"n_images": 1, "output_file": "/data/theirs.h5", "run_id": 1}
+    running = {**theirs, "state": "WAITING_IMAGES", "message": "", "info": ours.to_dict()}
+    stopped = {**running, "state": "FINISHED", "message": "Interrupted."}
+    shown = [("READY", theirs), ("WRITING", running)]
+
+    class Client:
+        def status(self):
+            state, acquisition = shown.pop(0)
+            return DaqStatus.from_dict({"state": state, "acquisition": acquisition})
+
+        def stop(self):
+            sent.append("stop")
+            return DaqStatus.from_dict({"state": "READY", "acquisition": stopped})
+
+    control = RestControl("writer", Client(), "flask", lambda writing: None)
+    control._ours = ours
+    for n_stops in (0, 1, 1):
+        control.leave_ready()
+        assert len(sent) == n_stops
+
+
+def test_stage_when_the_first_start_since_the_boot_failed_then_its_error_is_cleared(
+    daq, writer, tmp_path, stops, caplog
+):
+    daq.fail_next("rest_restarts")
+    writer.client.stop_writer()
+    daq.fail_next("creation_error")
+    with pytest.raises(StdDaqAdminException):
+        writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
+    del stops[:]
+    daq.fail_next("slow_creation", seconds=0.4)
+    writer.frames_per_trigger.put(50)
+    _, error = run(bp.count([writer], 1))
+    assert error is None and len(stops) == 1 and "ghost start" not in caplog.text
+
+
 def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothing_running(
     daq, writer, tmp_path, wait_for, monkeypatch
 ):
