@@ -354,7 +354,7 @@ class FilesSource(SeriesSource):
     ) -> Items:
         """Yield a file with images in their places, and their frames; `files` go if these are not kept."""
         series, series_id = self._series, self._series_id
-        ours = all(path != file.path for file in files)
+        ours = all(place is None or path != place[0].path for place in places)
 
         def drop() -> None:
             if ours:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices import Eiger
+from sfdaq_ophyd.devices._source import Request
 from sfdaq_ophyd.devices.eiger import _files
 from sfdaq_ophyd.errors import RequestError
+from sfdaq_ophyd.files.eiger_file import EigerDataFile
 from sfdaq_ophyd.files.storage import refused
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
@@ -181,3 +183,31 @@ def test_files_when_to_be_deleted_then_gone_on_the_unit_and_here(part, make_writ
 def test_eiger_when_options_do_not_fit_then_refused(tmp_path, options, what):
     with pytest.raises(RequestError, match=what):
         Eiger("http://nowhere", name="eiger", directory=tmp_path, **{"readout": "filewriter"} | options)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_unit_s_file_when_named_and_its_points_are_not_kept_then_it_stays_as_it_is(
+    part, make_writer, tmp_path, monkeypatch, whole
+):
+    """On a mounted folder, where no file can be made beside it, and it holds more images than are wanted."""
+
+    def refuse(path, *args, **options):
+        raise refused(path, errno.EROFS)
+
+    monkeypatch.setattr(_files, "join_eiger_images", refuse)
+    path = tmp_path / "unit_data_000001.h5"
+    path.write_bytes(b"of the unit")
+    eiger = make_writer(files=tmp_path)
+    eiger.stage()
+    try:
+        source, n = eiger.source, 4
+        source._begin_series(7)
+        file = EigerDataFile(path, n, None, np.arange(1, n + 1), 1, n, np.full(n, np.nan))
+        source._held = {source._first_number + k: (file, k) for k in range(n)}
+        announced, *_ = source._frames(n if whole else n - 1, Request(n), last=True)
+        assert announced.path == path
+        announced.keep(1)
+        announced.drop()
+    finally:
+        eiger.unstage()
+    assert path.read_bytes() == b"of the unit"
