@@ -216,8 +216,11 @@ class MonitorSource(OrderedSource):
             if self._settings.legacy_ids is LegacyIds.REFUSE:
                 raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
             timestamp = frame.received_ns / 1e9
-        good = frame.private.get("n_lost_pixels", 0) == 0
-        return Frame(frame.image, timestamp, name, is_good=good, scalars=scalars)
+        n_lost = frame.private.get("n_lost_pixels", 0)
+        lacks = f"{n_lost} pixels lost in transmission" if n_lost else ""
+        if lacks:
+            logger.warning("%s: frame %s lacks %s", self.name, name, lacks)
+        return Frame(frame.image, timestamp, name, is_good=not lacks, lacks=lacks, scalars=scalars)
 
     def _drop_old(self) -> None:
         """Empty the monitor's buffer, counting what was in it."""

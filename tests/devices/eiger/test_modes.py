@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import FramesMissing
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire.simplon import DetectorState
 
+from ...http_peer import relay
 from ..run_engine_driver import check_run, drive, interruptible
 from ..suspended import scan_suspended
 from .conftest import Operator, check_as_found, make_eiger, stamp_of
@@ -264,6 +266,43 @@ def test_internal_when_a_frame_is_lost_then_the_policy_holds(part, eiger, fault,
         n_good = [sum(row["eiger_is_good"]) for row in rows_of(run)]
         assert n_good == ([3, 3] if policy == "retake" else [2, 3])
 
+
+class LostPixels:
+    """Has the detector say of its next image that three pixels of it were lost."""
+
+    def __init__(self):
+        self.n = 0
+
+    def __call__(self, path, forward):
+        answer = forward()
+        if "/images/next" not in path or answer[0] != 200:
+            return answer
+        self.n += 1
+        code, content_type, body = answer
+        tag = b"\x12\0\x04\0\x01\0\0\0"  # LostPixelCount, one LONG
+        assert tag in body[:200]
+        return code, content_type, body.replace(tag + bytes(4), tag + b"\3\0\0\0", 1) if self.n == 1 else body
+
+
+@pytest.mark.parametrize("mode", ["internal", "monitor"])
+@pytest.mark.parametrize("policy", ["strict", "retake", "tolerant"])
+def test_frame_when_pixels_of_it_were_lost_on_the_way_then_it_is_not_whole_and_the_policy_holds(
+    part, tmp_path, mode, policy
+):
+    make_eiger(part, tmp_path)  # short exposures
+    with contextlib.ExitStack() as stack:
+        if mode == "monitor":
+            stack.callback(Operator(part).stop)
+        url = stack.enter_context(relay(part.url, LostPixels()))
+        eiger = Eiger(url, name="eiger", directory=tmp_path, mode=mode, timeout=60)
+        eiger.loss_policy.put(policy)
+        run = drive(interruptible(), lambda: bp.count([eiger], 2))
+    if policy == "strict":
+        assert run.stop["exit_status"] == "fail"
+        assert "lacks 3 pixels lost in transmission" in run.stop["reason"]
+    else:
+        check_run(run, 2, stamp_of=stamp_of)
+        assert [row["eiger_is_good"] for row in rows_of(run)] == [policy == "retake", True]
 
 def test_strict_when_a_frame_is_dropped_then_the_reason_names_it(part, eiger):
     eiger.frames_per_trigger.put(3)
