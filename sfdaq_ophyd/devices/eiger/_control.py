@@ -31,6 +31,16 @@ DIFFERENCE = "difference"
 """What the stream calls the difference of two thresholds."""
 
 
+FIRST = ("roi_mode", "photon_energy", "wavelength", "threshold_energy", "count_time", "frame_time")
+"""Of the detector's config, in the order in which they are set: each sets some of those after it anew."""
+
+
+def rank_of(path: str) -> int:
+    """Return when ``"<module>/config/<name>"`` is to be set, among others; those of no rank come last."""
+    name = path.removeprefix("detector/config/")
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
 class Times(NamedTuple):
     """How long things take, s; 0 where the detector does not say."""
 
@@ -45,8 +55,8 @@ class Times(NamedTuple):
 class EigerControl:
     """Configure, arm and disarm one detector, and leave it as it was found. Safe from several threads.
 
-    `session` is what this session set through the device, ``"<module>/config/<name>"`` to value, in that
-    order: a detector that was reset gets it again. What could not be put back is in `debts`.
+    `session` is what this session set through the device, ``"<module>/config/<name>"`` to value: a detector
+    that was reset gets it again, in the order of `FIRST`. What could not be put back is in `debts`.
     """
 
     def __init__(self, client: SimplonClient, name: str, debts: Debts):
@@ -139,7 +149,7 @@ class EigerControl:
         return self.session | {name: left for name, (_, left) in self._found.items()}
 
     def _set_again(self) -> None:
-        settings = self._settings
+        settings = dict(sorted(self._settings.items(), key=lambda item: rank_of(item[0])))
         if settings:
             told = ", ".join(f"{name} {value!r}" for name, value in settings.items())
             logger.warning("%s: the detector was reset; set again as it was set here: %s", self.name, told)

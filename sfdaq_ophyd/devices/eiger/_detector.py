@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from .._source import Request
 from .._status import ActionStatus, Setting, naming, whole_number
 from .._store import PointStore, WrittenFileStore
 from ..debts import Debts
-from ._control import EigerControl
+from ._control import EigerControl, rank_of
 from ._file_folder import FileFolder, MountedFolder
 from ._files import FilesSource
 from ._monitor import MonitorSource
@@ -32,6 +33,10 @@ from ._series import EigerSettings, LegacyIds, Mode, Readout
 from ._signals import EigerSignals, SimplonSignal
 from ._source import SeriesSource, differs
 from ._stream import StreamSource
+
+
+SAME_ENERGY = 1e-9
+"""Two energies, or wavelengths, that differ by less of themselves are one: servers convert between them."""
 
 
 class Eiger(EigerSignals, Detector):
@@ -182,7 +187,7 @@ class Eiger(EigerSignals, Detector):
         ----------
         value : int or Mapping
             Number of points; or ``{"n_points": 100, "exposure_time": 0.01, ...}``: with any signal of this
-            device that can be written to the detector.
+            device that can be written to the detector, in any order.
 
         Returns
         -------
@@ -198,13 +203,33 @@ class Eiger(EigerSignals, Detector):
                     f"{self.name}.prepare", name, "n_points, or a signal of the detector's config"
                 )
             signal.check_value(writes[name])
+        names = self._in_order(writes)
         done = super().prepare(n_points)
         if not writes:
             return done
         status = ActionStatus(self, "prepare", 2 * SLOW_PUT_TIMEOUT * len(writes), unit="steps")
         return self.write_aside(
-            status, lambda: [getattr(self, n).put(wanted) for n, wanted in writes.items()]
+            status, lambda: [getattr(self, n).put(writes[n]) for n in names]
         )
+
+    def configure(self, d: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Set configuration signals, in an order in which none undoes what was set before it.
+
+        Parameters
+        ----------
+        d : dict
+            Value by name of the signal, in any order.
+
+        Returns
+        -------
+        tuple of dict
+            The configuration before and after.
+        """
+        return super().configure({name: d[name] for name in self._in_order(d)})
+
+    def _in_order(self, names: Iterable[str]) -> list[str]:
+        """Return names of signals in the order in which they are to be written."""
+        return sorted(names, key=lambda name: rank_of(getattr(getattr(self, name, None), "path", "")))
 
     def initialize(self) -> None:
         """Initialize the detector: up to 2 min; its configuration returns to defaults.
@@ -226,7 +251,8 @@ class Eiger(EigerSignals, Detector):
         """Write one parameter; read back every one the server says has changed, and return their names.
 
         A new exposure time also brings the frame time to the shortest that holds it; set `frame_time`
-        afterwards for a longer one.
+        afterwards for a longer one. An energy that is what it was is not sent: it would set thresholds and flat
+        field anew.
 
         Parameters
         ----------
@@ -246,6 +272,11 @@ class Eiger(EigerSignals, Detector):
             Images would not be any more what a run under way says they are; the old value is there again.
         """
         with self._write_lock:
+            if signal in (self.photon_energy, self.wavelength, self.threshold_energy):
+                if math.isclose(signal.get(), value, rel_tol=SAME_ENERGY):
+                    self.source.control.note_set(signal.module, [signal.parameter], [])
+                    self.changed_parameters.put(())
+                    return []
             before = (
                 self._times() if self.is_staged and signal in (self.exposure_time, self.frame_time) else {}
             )

@@ -131,6 +131,18 @@ def test_scan_when_the_detector_restarted_before_it_then_it_is_set_again_and_tha
     assert one["eiger_series_uid"] != other["eiger_series_uid"]
 
 
+def test_scan_when_the_detector_restarted_then_a_threshold_set_before_the_energy_is_there_again(
+    fresh, tmp_path
+):
+    eiger = make_eiger(fresh, tmp_path, exposure_time=0.02)
+    SimplonClient(fresh.url).put("detector", "photon_energy", 9000.0)
+    eiger.threshold_energy.put(6000.0)
+    eiger.photon_energy.put(9000.0)  # as it is: not sent, and set by this session all the same
+    restart(fresh)
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+    assert (eiger.photon_energy.get(), eiger.threshold_energy.get()) == (9000.0, 6000.0)
+
+
 def test_scan_when_somebody_else_initialized_the_detector_then_it_is_set_again(fresh, tmp_path, caplog):
     """eiger-restart-settings"""
     eiger = make_eiger(fresh, tmp_path, exposure_time=0.02)

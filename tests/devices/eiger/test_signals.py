@@ -64,6 +64,26 @@ def test_put_when_the_energy_changes_then_threshold_and_wavelength_follow(part, 
     assert eiger.wavelength.get() == pytest.approx(0.97625, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["photon_energy", "wavelength", "threshold_energy"])
+def test_energy_when_put_as_it_is_then_it_is_not_sent_and_a_threshold_set_by_hand_stays(part, eiger, name):
+    eiger.photon_energy.put(9000)
+    eiger.threshold_energy.put(6000)
+    part.requests.clear()
+    interruptible()(bps.mv(getattr(eiger, name), getattr(eiger, name).get()))
+    assert eiger.threshold_energy.get() == 6000.0 and eiger.changed_parameters.get() == ()
+    assert not [entry for entry in part.requests.entries() if "/config/" in entry.path and entry.method == "PUT"]
+    eiger.photon_energy.put(9001)
+    assert eiger.threshold_energy.get() == 4500.5
+
+
+@pytest.mark.parametrize("wavelength", [0.97625, 1.0, 1.3])
+def test_wavelength_when_put_again_then_what_the_server_made_of_it_is_the_same(part, eiger, wavelength):
+    eiger.wavelength.put(wavelength)
+    eiger.threshold_energy.put(6000)
+    eiger.wavelength.put(wavelength)
+    assert eiger.threshold_energy.get() == 6000.0
+
+
 def test_put_when_the_detector_was_never_initialized_then_it_is_first(make_part, tmp_path):
     part = make_part()
     eiger = Eiger(part.url, name="eiger", directory=tmp_path)
@@ -138,6 +158,27 @@ def test_prepare_when_given_signals_then_they_are_written_before_the_flight(part
     assert (eiger.n_points.get(), eiger.exposure_time.get()) == (7, 0.004)
     eiger.prepare(3).wait(60)
     assert eiger.n_points.get() == 3
+
+
+SEVERAL = {
+    "frame_time": 0.03,
+    "exposure_time": 0.02,
+    "threshold_energy": 6000.0,
+    "photon_energy": 9000.0,
+    "detector_distance": 0.2,
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("verb", ["prepare", "configure"])
+def test_several_settings_when_in_any_order_then_none_undoes_another(part, eiger, verb, turned):
+    eiger.photon_energy.put(8000.0)
+    settings = dict(reversed(SEVERAL.items())) if turned else SEVERAL
+    if verb == "prepare":
+        eiger.prepare(settings).wait(60)
+    else:
+        eiger.configure(settings)
+    assert {name: getattr(eiger, name).get() for name in SEVERAL} == pytest.approx(SEVERAL)
 
 
 @pytest.mark.parametrize(
