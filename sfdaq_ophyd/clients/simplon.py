@@ -259,13 +259,14 @@ class SimplonClient:
             self.command("detector", "trigger", count_time, timeout=duration + margin)
         except UnknownOutcome as lost:
             try:
+                exposing = self.state() == DetectorState.ACQUIRE  # then it was this trigger
                 state = self.wait_while(
                     {DetectorState.ACQUIRE}, duration + margin, "the end of a triggered exposure"
                 )
             except ServiceUnreachable as exc:
                 raise lost from exc
-            took = time.monotonic() - started
-            if state not in (DetectorState.READY, DetectorState.IDLE) or took < duration:
+            exposed = exposing or time.monotonic() - started >= duration
+            if state not in (DetectorState.READY, DetectorState.IDLE) or not exposed:
                 raise
         if count_time is not None:
             if time.monotonic() - started < count_time:

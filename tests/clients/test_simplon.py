@@ -169,6 +169,17 @@ def test_trigger_when_the_server_drops_a_long_connection_then_the_exposure_is_wa
     assert len([entry for entry in part.requests.entries() if entry.path.endswith("command/trigger")]) == 1
 
 
+def test_trigger_when_the_exposure_is_over_sooner_than_told_and_was_watched_then_that_is_no_error(
+    client, part, monkeypatch
+):
+    """The last image of a series ends with its count time, not with the frame time it was told by."""
+    client.put("detector", "frame_time", 1.5)
+    client.arm()
+    monkeypatch.setattr(part, "command_limit", 0.1)
+    client.trigger(30.0)
+    assert client.state() is DetectorState.IDLE and client.next_image().image_id == 0
+
+
 def test_trigger_when_the_reply_is_lost_and_nothing_was_exposed_then_unknown_outcome(client, part):
     client.arm()
     part.fail_next("cut", path="command/trigger")
