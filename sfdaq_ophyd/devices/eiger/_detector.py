@@ -285,6 +285,8 @@ class Eiger(EigerSignals, Detector):
                 changed += self._shorten_frame_time(value)
             if before:
                 self._check_images(signal, value, before)
+            elif self.is_staged and signal is self.trigger_start_delay:
+                self.source.read_times()
             also = ["frame_time"] if signal is self.exposure_time else []
             self.source.control.note_set(signal.module, [signal.parameter, *also], changed)
             mirrors = {
@@ -336,7 +338,7 @@ class Eiger(EigerSignals, Detector):
         """Give the source time to arm, and to say itself what went wrong."""
         arming = 0.0 if self.source.armed else ARM_TIMEOUT
         rules = super()._rules()
-        timeout = rules.timeout + arming + 10.0 + self.source.rest_time
+        timeout = rules.timeout + self.source.trigger_delay + arming + 10.0 + self.source.rest_time
         return replace(rules, timeout=timeout, frame_time=self.source.frame_time)
 
     def wait_for_connection(self, all_signals: bool = False, timeout: float | None = 2.0) -> None:

@@ -198,14 +198,23 @@ class SeriesSource(ABC):
         return self._times.frame_time
 
     @property
+    def trigger_delay(self) -> float:
+        """Time from trigger to exposure as read last, s; 0 where the detector does not say."""
+        return self._times.delay
+
+    @property
     def rest_time(self) -> float:
         """Time for which what is late is waited for once a series is over, s."""
         return 0.0
 
+    def read_times(self) -> None:
+        """Read again how long an exposure takes."""
+        self._times = self.control.times()
+
     def read_format(self) -> FrameFormat:
         """Say what frames look like, as the detector is set now."""
         shape, bits = self._size()
-        self._times = self.control.times()
+        self.read_times()
         dtype = f"u{bits // 8}"
         return FrameFormat(shape, f"<{dtype}", scalars=self._scalars(dtype), frame_time=self.frame_time)
 
@@ -355,7 +364,7 @@ class SeriesSource(ABC):
         if self._look_again:
             now, self._look_again = self.read_format(), False
         else:
-            self._times = self.control.times()
+            self.read_times()
             shape, bits = self._size()
             now = replace(before, shape=shape, dtype=np.dtype(f"<u{bits // 8}"))
         if problem := differs(now, before):

@@ -153,6 +153,24 @@ def test_exposure_when_scanned_to_long_times_then_deadlines_follow(part, eiger):
     check_run(run, 2, stamp_of=stamp_of)
 
 
+@pytest.mark.parametrize("staged", [False, True], ids=["before staging", "staged"])
+def test_trigger_delay_when_it_is_long_then_every_limit_of_a_point_is_longer_by_that(part, eiger, staged):
+    try:
+        eiger.stage()
+        usual = eiger._rules()
+        if not staged:
+            eiger.unstage()
+        eiger.trigger_start_delay.put(30.0)
+        if not staged:
+            eiger.stage()
+        rules = eiger._rules()
+        assert rules.limit == pytest.approx(usual.limit + 30.0)
+        assert rules.longest(1) >= usual.longest(1) + 30.0
+    finally:
+        eiger.unstage()
+        eiger.trigger_start_delay.put(0.0)
+
+
 def test_prepare_when_given_signals_then_they_are_written_before_the_flight(part, eiger):
     eiger.prepare({"n_points": 7, "exposure_time": 0.004}).wait(60)
     assert (eiger.n_points.get(), eiger.exposure_time.get()) == (7, 0.004)
