@@ -205,6 +205,8 @@ class Parameter:
         if "w" not in self.access_mode:
             raise RequestError(name, value, "nothing: the parameter is read-only")
         kind, words = _CHECKS.get(self.value_type, (object, ""))
+        if self.value_type == "bool" and (isinstance(self.value, str) or value in self.allowed_values):
+            kind = (bool, str)  # API 1.6 calls modes bool that take "enabled" and "disabled"
         wrong = not isinstance(value, kind) or (isinstance(value, bool) and self.value_type != "bool")
         wrong = wrong or (isinstance(value, float) and not math.isfinite(value))
         if wrong or (self.value_type == "uint" and value < 0):

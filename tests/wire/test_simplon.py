@@ -89,6 +89,9 @@ def test_parameter_when_the_reply_is_no_envelope_then_wire_error(reply):
         (TRIGGER_MODE, "now", "one of exts, ints"),
         ({"value": 1, "value_type": "uint"}, -1, "0 or more"),
         ({"value": True, "value_type": "bool"}, 1, "true or false"),
+        ({"value": True, "value_type": "bool"}, "enabled", "true or false"),
+        ({"value": "disabled", "value_type": "bool"}, 1, "true or false"),
+        ({"value": "disabled", "value_type": "bool", "allowed_values": ["disabled", "enabled"]}, "on", "one of"),
         ({"value": 1, "value_type": "uint", "access_mode": "r"}, 2, "read-only"),
     ],
 )
@@ -102,6 +105,18 @@ def test_check_when_the_server_would_refuse_then_the_error_names_field_value_and
 
 def test_check_when_an_integer_is_given_for_a_float_then_it_passes():
     Parameter.from_json(COUNT_TIME).check("count_time", 2)
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        {"value": "disabled", "value_type": "bool", "access_mode": "rw"},
+        {"value": None, "value_type": "bool", "allowed_values": ["disabled", "enabled"]},
+    ],
+)
+def test_check_when_the_first_generation_calls_a_mode_bool_then_its_words_pass(envelope):
+    for value in ("enabled", "disabled"):
+        Parameter.from_json(envelope).check("mode", value)
 
 
 @pytest.mark.parametrize(

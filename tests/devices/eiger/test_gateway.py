@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 
@@ -15,7 +16,7 @@ from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.simplon import DetectorState
 from sfdaq_ophyd.wire.tiff_write import TiffTags, encode
 
-from ...http_peer import forward, reply_with, serving
+from ...http_peer import forward, relay, reply_with, serving
 from ..run_engine_driver import check_run, drive, interruptible, streams
 from .conftest import make_eiger, stamp_of
 from .stream_line import rows_of
@@ -162,6 +163,21 @@ def test_legacy_detector_when_frames_are_counted_here_then_the_ids_say_so(make_p
     ids = [row["eiger_event_id"] for row in rows_of(run)]
     assert ids == ["local_1_0", "local_1_1", "local_1_2"]
     check_run(run, 3, stamp_of=lambda name: stamp_of(name.removeprefix("local_")))
+
+
+def test_legacy_detector_when_it_calls_the_monitors_mode_bool_then_it_is_enabled(make_part, tmp_path):
+    def hook(path, ask):
+        code, kind, body = ask()
+        if path.endswith("monitor/api/1.6.0/config/mode") and body.startswith(b"{"):
+            told = json.loads(body)
+            body = json.dumps({"access_mode": "rw", "value": told["value"], "value_type": "bool"}).encode()
+        return code, kind, body
+
+    part = make_part(api_version="1.6.0")
+    make_eiger(part, tmp_path)  # short exposures
+    with relay(part.url, hook) as url:
+        run = drive(interruptible(), lambda: bp.count([make(url, tmp_path, legacy_ids="status")], 2))
+    check_run(run, 2, stamp_of=stamp_of)
 
 
 def test_legacy_ids_when_the_choice_is_unknown_then_request_error(part, tmp_path):
