@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ._control import EigerControl, rank_of
 from ._file_folder import FileFolder, MountedFolder
 from ._files import FilesSource
 from ._monitor import MonitorSource
-from ._series import EigerSettings, LegacyIds, Mode, Readout
+from ._series import EigerSettings, LegacyIds, Mode, Readout, TimestampSource
 from ._signals import EigerSignals, SimplonSignal
 from ._source import SeriesSource, differs
 from ._stream import StreamSource
@@ -98,7 +99,12 @@ class Eiger(EigerSignals, Detector):
     )
     exclude_masked = Cpt(Setting, value=True, kind="config", doc="keep masked pixels out of total and max")
     legacy_ids = Cpt(Setting, value=LegacyIds.REFUSE.value, kind="config")
-    timestamp_source = Cpt(Setting, value="detector", kind="config", doc="detector or host")
+    timestamp_source = Cpt(
+        Setting,
+        value=TimestampSource.DETECTOR.value,
+        kind="config",
+        doc="which time `NAME_timestamp` is: detector (its own), or host (of receipt)",
+    )
     n_stale = Cpt(Signal, value=0, kind="normal", doc="frames dropped because they were not of this exposure")
     changed_parameters = Cpt(Signal, value=(), kind="omitted", doc="what the last write changed")
 
@@ -142,8 +148,8 @@ class Eiger(EigerSignals, Detector):
         default = Mode.AUTO if "/monitor/api/" in url else Mode.INTERNAL
         self.mode.put(str(mode or default.value))
         self.legacy_ids.put(str(legacy_ids))
-        if legacy_ids != LegacyIds.REFUSE:
-            self.timestamp_source.put("host")
+        if legacy_ids != LegacyIds.REFUSE and readout == Readout.MONITOR:
+            self.timestamp_source.put(TimestampSource.HOST.value)
         if readout == Readout.FILEWRITER:
             self.hinted = ()
         self.show_signals_of(readout)
@@ -167,8 +173,14 @@ class Eiger(EigerSignals, Detector):
 
     def settings(self) -> EigerSettings:
         """Return what the source needs at stage."""
-        if self.mode.get() not in list(Mode):
-            raise RequestError(f"{self.name}.mode", self.mode.get(), f"one of {', '.join(Mode)}")
+        kinds: dict[str, type[StrEnum]] = {
+            "mode": Mode,
+            "legacy_ids": LegacyIds,
+            "timestamp_source": TimestampSource,
+        }
+        for name, kind in kinds.items():
+            if (value := getattr(self, name).get()) not in list(kind):
+                raise RequestError(f"{self.name}.{name}", value, f"one of {', '.join(kind)}")
         return EigerSettings(
             mode=Mode(self.mode.get()),
             n_triggers=whole_number(f"{self.name}.n_triggers", self.n_triggers.get(), 1),
@@ -178,6 +190,7 @@ class Eiger(EigerSignals, Detector):
             legacy_ids=LegacyIds(self.legacy_ids.get()),
             loss_policy=LossPolicy(self.loss_policy.get()),
             statistics_every=whole_number(f"{self.name}.statistics_every", self.statistics_every.get(), 0),
+            timestamp_source=TimestampSource(self.timestamp_source.get()),
         )
 
     def prepare(self, value: Any) -> ActionStatus:

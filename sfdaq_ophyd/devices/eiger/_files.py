@@ -18,6 +18,7 @@ from ...errors import (
     DetectorStateError,
     FileFormatError,
     FramesMissing,
+    RequestError,
     ServiceRefused,
     ServiceTimeout,
     ServiceUnreachable,
@@ -43,7 +44,7 @@ from .._source import Progress, Request, WrittenFile
 from ._control import UID_LENGTH, EigerControl
 from ._file_folder import WAIT, FileFolder, data_file, master_file
 from ._order import Ending
-from ._series import EigerSettings
+from ._series import EigerSettings, TimestampSource
 from ._source import SeriesSource, SoftwareTriggers
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,9 @@ class FilesSource(SeriesSource):
 
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it and its filewriter, and say what its frames look like."""
+        if settings.timestamp_source is TimestampSource.HOST:
+            expected = "'detector' where frames come from the filewriter, which does not hand them on one by one"
+            raise RequestError(f"{self.name}.timestamp_source", settings.timestamp_source.value, expected)
         self._folder.check()
         self._series = ""
         return super().open(settings)

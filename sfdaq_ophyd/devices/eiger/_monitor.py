@@ -211,11 +211,14 @@ class MonitorSource(OrderedSource):
             "receive_time": frame.received_ns / 1e9,
             "series_uid": frame.series_uid or self._own_uid,
         }
-        timestamp = frame.timestamp
-        if timestamp is None:
-            if self._settings.legacy_ids is LegacyIds.REFUSE:
+        timestamp = frame.received_ns / 1e9
+        if self._wants_detector_time:
+            if frame.timestamp is not None:
+                timestamp = frame.timestamp
+            elif self._settings.legacy_ids is LegacyIds.REFUSE:
                 raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
-            timestamp = frame.received_ns / 1e9
+            else:
+                self._tell_arrival(name.rpartition("_")[0])
         n_lost = frame.private.get("n_lost_pixels", 0)
         lacks = f"{n_lost} pixels lost in transmission" if n_lost else ""
         if lacks:

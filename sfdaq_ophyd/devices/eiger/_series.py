@@ -45,6 +45,15 @@ class LegacyIds(StrEnum):
     """Counted here, and marked so: ``local_<series>_<n>``."""
 
 
+class TimestampSource(StrEnum):
+    """Which time the timestamp of a frame is."""
+
+    DETECTOR = "detector"
+    """What the detector tells; of a frame that carries none, the time of receipt, and the log says so."""
+    HOST = "host"
+    """The time of receipt."""
+
+
 TRIGGER_MODES = {
     Mode.INTERNAL: SOFTWARE_TRIGGERED,
     Mode.EXTERNAL: frozenset(TriggerMode) - SOFTWARE_TRIGGERED,
@@ -66,6 +75,7 @@ class EigerSettings:
     legacy_ids: LegacyIds = LegacyIds.REFUSE
     loss_policy: LossPolicy = LossPolicy.STRICT
     statistics_every: int = 10
+    timestamp_source: TimestampSource = TimestampSource.DETECTOR
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,14 @@ from ...wire.simplon import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, Trigge
 from .._source import Progress, Request, WrittenFile
 from .._worker import Worker, ends_within
 from ._control import EigerControl, Times
-from ._series import DEFAULT_TRIGGER_MODE, TRIGGER_MODES, EigerSettings, Mode, plan_series
+from ._series import (
+    DEFAULT_TRIGGER_MODE,
+    TRIGGER_MODES,
+    EigerSettings,
+    Mode,
+    TimestampSource,
+    plan_series,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +139,7 @@ class SeriesSource(ABC):
         self._n_triggers_left = 0
         self._own_uid = ""
         self._look_again = False
+        self._told_arrival = ""  # the series of which that was said
 
     # what the interface brings
 
@@ -174,7 +182,7 @@ class SeriesSource(ABC):
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it, and say what its frames look like."""
         self._settings, self._armed_for = settings, None
-        self._look_again, self._own_uid = False, ""
+        self._look_again, self._own_uid, self._told_arrival = False, "", ""
         if settings.mode not in self.modes:
             expected = f"{' or '.join(sorted(self.modes))} where frames come from the {self.interface}"
             raise RequestError(f"{self.name}.mode", settings.mode.value, expected)
@@ -261,6 +269,17 @@ class SeriesSource(ABC):
         """End the open series, before a parameter is written; what follows from it is read again."""
         self._look_again = True
         self._end_series()
+
+    @property
+    def _wants_detector_time(self) -> bool:
+        return self._settings.timestamp_source is TimestampSource.DETECTOR
+
+    def _tell_arrival(self, series: str) -> None:
+        """Say, once per series, that the time of receipt stands for the detector's."""
+        if series != self._told_arrival:
+            self._told_arrival = series
+            told = "%s: frames of series %s carry no time of the detector: theirs is the time of receipt"
+            logger.warning(told, self.name, series)
 
     def _count_stale(self, n: int) -> None:
         self.n_stale += n

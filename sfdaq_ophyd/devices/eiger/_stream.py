@@ -265,12 +265,13 @@ class StreamSource(OrderedSource):
         """Return a frame as files and events have it, without wrong images; raise if none is left."""
         form = self.frame_format
         assert form is not None  # `open` said it
-        self._look_at_time(frame)
+        if self._wants_detector_time:
+            self._look_at_time(frame)
         scalars: dict[str, float | str] = dict.fromkeys(self._statistics.names, math.nan)
         scalars |= {"receive_time": frame.received, "real_time": frame.real_time}
         made = Frame(
             image=None,
-            timestamp=frame.timestamp,
+            timestamp=frame.timestamp if self._wants_detector_time else frame.received,
             event_id=frame.event_id,
             is_good=frame.is_good,
             lacks=frame.lacks,
@@ -293,7 +294,7 @@ class StreamSource(OrderedSource):
     def _look_at_time(self, frame: EigerFrame) -> None:
         """Warn, once per series, if times do not grow."""
         if not frame.has_detector_time:
-            return  # the time of arrival is of another clock
+            return self._tell_arrival(frame.series_uid)  # which is of another clock
         if self._last_time < math.inf and not frame.timestamp > self._last_time:
             told = (self.name, frame.event_id, frame.timestamp, self._last_time)
             logger.warning("%s: frame %s is of %.6f s, not after the one before, of %.6f s", *told)

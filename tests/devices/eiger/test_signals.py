@@ -103,6 +103,7 @@ def test_put_when_the_detector_was_never_initialized_then_it_is_first(make_part,
         ("trigger_mode", "now", "one of eies"),
         ("buffer_size", 2.5, "a whole number"),
         ("buffer_size", 0, "1 to"),
+        ("images_per_file", float("inf"), "type integer"),
         ("pixel_mask_applied", 1, "true or false"),
     ],
 )
@@ -208,7 +209,16 @@ def test_prepare_when_something_is_wrong_then_request_error(eiger, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("mode", "automatic"), ("n_triggers", 0), ("frames_per_trigger", 0), ("timeout", -1)]
+    ("name", "value"),
+    [
+        ("mode", "automatic"),
+        ("n_triggers", 0),
+        ("frames_per_trigger", 0),
+        ("timeout", -1),
+        ("legacy_ids", "guess"),
+        ("timestamp_source", "banana"),
+        ("timestamp_source", None),
+    ],
 )
 def test_stage_when_a_setting_makes_no_sense_then_request_error_names_it(eiger, name, value):
     getattr(eiger, name).put(value)
