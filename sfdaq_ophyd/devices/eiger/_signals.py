@@ -160,7 +160,7 @@ class SimplonSignal(Signal):
     def _converted(self, value):
         try:
             number = _TYPES[self._dtype](value) if self._dtype in ("number", "integer") else value
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise RequestError(self.name, value, f"a value of type {self._dtype}") from None
         self.parent.prepare_write(self)
         if self._dtype == "integer" and number != value:
