@@ -91,7 +91,11 @@ def test_parameter_when_the_reply_is_no_envelope_then_wire_error(reply):
         ({"value": True, "value_type": "bool"}, 1, "true or false"),
         ({"value": True, "value_type": "bool"}, "enabled", "true or false"),
         ({"value": "disabled", "value_type": "bool"}, 1, "true or false"),
-        ({"value": "disabled", "value_type": "bool", "allowed_values": ["disabled", "enabled"]}, "on", "one of"),
+        (
+            {"value": "disabled", "value_type": "bool", "allowed_values": ["disabled", "enabled"]},
+            "on",
+            "one of",
+        ),
         ({"value": 1, "value_type": "uint", "access_mode": "r"}, 2, "read-only"),
     ],
 )

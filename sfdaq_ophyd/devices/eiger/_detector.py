@@ -35,7 +35,6 @@ from ._signals import EigerSignals, SimplonSignal
 from ._source import SeriesSource, differs
 from ._stream import StreamSource
 
-
 SAME_ENERGY = 1e-9
 """Two energies, or wavelengths, that differ by less of themselves are one: servers convert between them."""
 
@@ -221,9 +220,7 @@ class Eiger(EigerSignals, Detector):
         if not writes:
             return done
         status = ActionStatus(self, "prepare", 2 * SLOW_PUT_TIMEOUT * len(writes), unit="steps")
-        return self.write_aside(
-            status, lambda: [getattr(self, n).put(writes[n]) for n in names]
-        )
+        return self.write_aside(status, lambda: [getattr(self, n).put(writes[n]) for n in names])
 
     def configure(self, d: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Set configuration signals, in an order in which none undoes what was set before it.
@@ -264,8 +261,8 @@ class Eiger(EigerSignals, Detector):
         """Write one parameter; read back every one the server says has changed, and return their names.
 
         A new exposure time also brings the frame time to the shortest that holds it; set `frame_time`
-        afterwards for a longer one. An energy that is what it was is not sent: it would set thresholds and flat
-        field anew.
+        afterwards for a longer one. An energy that is what it was is not sent: the server would set
+        thresholds and flat field anew.
 
         Parameters
         ----------

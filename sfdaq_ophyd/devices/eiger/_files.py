@@ -97,7 +97,9 @@ class FilesSource(SeriesSource):
     def open(self, settings: EigerSettings) -> FrameFormat:
         """Find the detector as it is, configure it and its filewriter, and say what its frames look like."""
         if settings.timestamp_source is TimestampSource.HOST:
-            expected = "'detector' where frames come from the filewriter, which does not hand them on one by one"
+            expected = (
+                "'detector' where frames come from the filewriter, which does not hand them on one by one"
+            )
             raise RequestError(f"{self.name}.timestamp_source", settings.timestamp_source.value, expected)
         self._folder.check()
         self._series = ""

@@ -71,7 +71,9 @@ def test_energy_when_put_as_it_is_then_it_is_not_sent_and_a_threshold_set_by_han
     part.requests.clear()
     interruptible()(bps.mv(getattr(eiger, name), getattr(eiger, name).get()))
     assert eiger.threshold_energy.get() == 6000.0 and eiger.changed_parameters.get() == ()
-    assert not [entry for entry in part.requests.entries() if "/config/" in entry.path and entry.method == "PUT"]
+    assert not [
+        entry for entry in part.requests.entries() if "/config/" in entry.path and entry.method == "PUT"
+    ]
     eiger.photon_energy.put(9001)
     assert eiger.threshold_energy.get() == 4500.5
 

@@ -56,9 +56,7 @@ def test_timestamp_when_the_detectors_is_wanted_and_there_is_none_then_told_once
     assert caplog.text.count("eiger: frames of series 1 carry no time of the detector") == 1
 
 
-def test_timestamp_when_a_message_of_the_stream_has_no_date_then_told_once_per_series(
-    part, tmp_path, caplog
-):
+def test_timestamp_when_a_message_of_the_stream_has_no_date_then_told_once_per_series(part, tmp_path, caplog):
     eiger = make_eiger(part, tmp_path, **readout_of(part, "stream"))
     for image_id in (1, 2):
         part.fail_next("missing_field", image_id=image_id)
