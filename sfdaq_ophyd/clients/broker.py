@@ -17,9 +17,9 @@ from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
 from ..wire.broker_operations import Operation, Parameters, Reply
 from ..wire.broker_parameters import check_pgroup
 from ..wire.broker_reply import CopiedFiles, Retrieval, copied_files
-from ..wire.broker_request import RetrieveRequest
+from ..wire.broker_request import REQUEST_ID, RetrieveRequest
 from ..wire.pulse_id import PULSE_RATE, check_rate_multiplicator
-from .broker_transport import REQUEST_ID, BrokerTransport, find_retrieval
+from .broker_transport import BrokerTransport, find_retrieval
 
 
 class BrokerTrap(UserWarning):

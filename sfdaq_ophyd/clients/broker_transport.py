@@ -17,7 +17,7 @@ from ..wire.broker import DIALECTS, SF, Dialect, acquisition, dialect_of, padded
 from ..wire.broker_operations import Operation, set_detector_settings
 from ..wire.broker_parameters import check_pgroup
 from ..wire.broker_reply import Refusal, Retrieval, number, read_reply
-from ..wire.broker_request import encode_body
+from ..wire.broker_request import REQUEST_ID, encode_body
 from ..wire.json_text import load_json
 from ._http import HttpClient, Reply, check_url
 
@@ -178,9 +178,6 @@ def _nothing_done(operation: Operation[..., Any], answer: Refusal, code: int) ->
     too_early = any(words in answer.message for words in _BEFORE_ANYTHING)
     return too_early or answer.reply.get("status") in ("failed", "pass")
 
-
-REQUEST_ID = "client_request_id"
-"""Field of a request, stored in ``meta/acqNNNN.json``, that tells it from all others."""
 
 _NUMBERS = ("run_number", "acquisition_number", "unique_acquisition_run_number")
 

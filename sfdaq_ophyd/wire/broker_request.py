@@ -36,6 +36,10 @@ SERVER_KEYS = (
 )
 """Keys of ``meta/acqNNNN.json`` that the server adds to a request."""
 
+REQUEST_ID = "client_request_id"
+"""Field of a request, stored in ``meta/acqNNNN.json``, that tells it from all others: each request that is
+sent has a new one."""
+
 _SENT_WHEN_EMPTY = ("run_number", "user_tag", "scan_info")
 
 
@@ -150,14 +154,15 @@ class RetrieveRequest:
     def from_wire(cls, body: Mapping[str, Any]) -> RetrieveRequest:
         """Read a request, or the ``meta/acqNNNN.json`` the broker made of one, and check it.
 
-        What the server added is dropped; fields it only stores become `extra`.
+        What the server added is dropped, and so is the id of the old request; fields it only stores become
+        `extra`.
         """
         if not isinstance(body, Mapping):
             raise RequestError("request", body, "a JSON object")
         missing = [key for key in ("pgroup", "start_pulseid", "stop_pulseid") if key not in body]
         if missing:
             raise RequestError("request", sorted(body), f"the keys {', '.join(missing)}")
-        extra = {key: body[key] for key in body if key not in (*_WIRE_KEYS, *SERVER_KEYS)}
+        extra = {key: body[key] for key in body if key not in (*_WIRE_KEYS, *SERVER_KEYS, REQUEST_ID)}
         given = {name: body[wire] for name, wire in _WIRE_NAMES.items() if wire in body}
         return cls(pulses=PulseRange(body["start_pulseid"], body["stop_pulseid"]), extra=extra, **given)
 

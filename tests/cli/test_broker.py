@@ -141,6 +141,23 @@ def test_retrieve_when_reply_is_lost_then_found_below_sf_root(facility, sfdaq):
     assert json.loads(out)["recovered"]
 
 
+def test_retrieve_when_a_saved_request_is_sent_again_and_gets_lost_then_the_old_one_is_no_proof(
+    facility, sfdaq, tmp_path
+):
+    now, root = facility.clock.now(), facility.broker.root
+    body = {"pgroup": "p12345", "start_pulseid": now - 9, "stop_pulseid": now, "pv_list": ["A"]}
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(body))
+    command = "retrieve-from-buffers", "--sf-root", str(root), "--json", "--request"
+    _, out, err = sfdaq(*command, str(path))
+    (file,) = json.loads(out)["files"]
+    run = root.joinpath(*file.split("/")[2:-2])
+    facility.broker.fail_next("drop_before", endpoint="retrieve_from_buffers")
+    code, out, err = sfdaq(*command, str(run / "meta" / "acq0001.json"))
+    assert code == 1 and not out
+    assert "client_request_id" in err
+
+
 def test_retrieve_when_compression_stands_alone_then_warns_on_standard_error(facility, sfdaq):
     now = str(facility.clock.now())
     code, _, err = sfdaq(

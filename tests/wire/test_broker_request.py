@@ -131,6 +131,7 @@ def test_from_wire_when_read_from_meta_then_same_request_without_the_servers_fie
         "unique_acquisition_run_number": 9,
         "request_time": "2026-11-20 20:04:04.822271",
         "appended_directory_suffix": "x",
+        "client_request_id": "of the request that was stored",
     }
     assert RetrieveRequest.from_wire(stored) == made
 

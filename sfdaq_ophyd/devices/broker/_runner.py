@@ -244,10 +244,9 @@ class BrokerRunner:
         old = RetrieveRequest.from_wire(saved | dict(changes or {}))
         run = self.run_in_use(point, check, old.run_number)
         origin = {"rerun_of": f"run{padded(old.run_number or 0)}/{file.stem}"}
-        extra = {key: value for key, value in old.extra.items() if key != "client_request_id"}
         labels = request_labels(run.uid, **origin)
         request = dataclasses.replace(
-            old, run_number=run.number, pgroup=run.pgroup, extra={**extra, **labels}
+            old, run_number=run.number, pgroup=run.pgroup, extra={**old.extra, **labels}
         )
         return self._send(run, request)
 
