@@ -11,6 +11,7 @@ import pytest
 from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 
+from sfdaq_ophyd.devices.broker import Cancel, Job
 from sfdaq_ophyd.devices.broker._follower import FileFollower
 from sfdaq_ophyd.devices.broker._run import RunTable
 from sfdaq_ophyd.errors import (
@@ -285,6 +286,36 @@ def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes
     status.wait(60)
     device.unstage()
     assert bench.last_run() == 1 and not bench.acquisitions()
+
+
+@pytest.mark.parametrize("verb", ["retrieve", "retrieve_again"])
+def test_retrieval_when_given_up_while_it_is_sent_then_the_run_has_it_all_the_same(bench, monkeypatch, verb):
+    device, now = bench.device(), bench.facility.clock.now()
+    given = {"start_pulse_id": now - 9, "stop_pulse_id": now - 1}
+    if verb == "retrieve_again":
+        assert run(sf_count([device], 1)).error is None
+        given = {"path": device.runner.saved_requests(1)[0], "changes": {"run_number": 2}}
+    device.runner.take_run_number()
+    device.runner.name_run("a run")
+    sending, answered, send = threading.Event(), threading.Event(), device.client.retrieve_from_buffers
+
+    def slow(request):
+        sending.set()
+        answered.wait(60)
+        return send(request)
+
+    monkeypatch.setattr(device.client, "retrieve_from_buffers", slow)
+    job, streams = Job(getattr(device, verb), given, waits=True), []
+    status = device.service.set(job)
+    assert sending.wait(60)
+    device.service.set(Cancel((job.id,)))
+    assert not status.done
+    end = threading.Thread(target=lambda: streams.extend(device.streams("a run")), daemon=True)
+    end.start()
+    answered.set()
+    end.join(60)
+    assert [name for name, _ in streams] == ["sfdaq_unused"]
+    device.runner.end_run()
 
 
 def test_reason_when_the_end_of_the_run_fails_too_then_it_is_the_points_own(bench, caplog, monkeypatch):

@@ -74,6 +74,7 @@ class BrokerVerbs(BrokerSettings, Flying):
     next_window = Cpt(NextWindow, kind="omitted")
 
     _acquisition: JobStatus | None = None
+    _retrieval: JobStatus | None = None
     _taken: tuple[str | None, AcceptedAcquisition] | None = None
     _paused = _ready = _was_read = False
     _n_points: int | None = None
@@ -145,14 +146,18 @@ class BrokerVerbs(BrokerSettings, Flying):
 
         Returns what goes into the event, as `read` does.
         """
+        self._retrieval, same_run = status, self.runner.same_run()
         pulses = PulseRange(start_pulse_id, stop_pulse_id)
         status.wait_for(self.runner.pulse_id.wait_past(pulses.last))
-        run = self.runner.run_in_use(self.next_point.current, status.check)
+        status.commit()
+        run = self.runner.run_in_use(self.next_point.current, same_run)
         return self._took(self.runner.acquire(pulses, None, run, pulse_ids))
 
     def retrieve_again(self, status: JobStatus, **saved: Any) -> dict[str, Any]:
         """Get data of an old run once more, as `BrokerRunner.acquire_again` does; else as `retrieve`."""
-        return self._took(self.runner.acquire_again(self.next_point.current, status.check, **saved))
+        self._retrieval, same_run = status, self.runner.same_run()
+        status.commit()
+        return self._took(self.runner.acquire_again(self.next_point.current, same_run, **saved))
 
     def _took(self, accepted: AcceptedAcquisition, token: str | None = None) -> dict[str, Any]:
         self._taken, self._ready, self._was_read = (token, accepted), True, False
@@ -352,6 +357,8 @@ class BrokerVerbs(BrokerSettings, Flying):
     def stop(self, *, success: bool = False) -> None:
         """Give up what was not asked for yet. Safe at any time, and twice; `success` is of no use."""
         self._give_up()
+        if self._retrieval is not None:
+            self._retrieval.give_up(4 * float(self.timeout.get()))
         self._end_flight()
 
     def _give_up(self) -> None:
@@ -360,7 +367,7 @@ class BrokerVerbs(BrokerSettings, Flying):
             acquisition.give_up(4 * float(self.timeout.get()))
 
     def _forget(self) -> None:
-        self._acquisition, self._taken = None, None
+        self._acquisition = self._retrieval = self._taken = None
         self._paused = self._ready = self._was_read = False
         self._is_declared, self.n_collected = False, 0
         self.next_point.current = None
