@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileFormatError
-from ..wire.broker import error_file, log_file
+from ..wire.broker import error_file, log_file, raw_file
 from ._hdf5 import h5py
 
 PVDATA, BSDATA, CAMERAS = "PVDATA", "BSDATA", "CAMERAS"
@@ -285,14 +285,24 @@ def last_words(path: Path) -> str:
 
 
 def _look_at_nothing(path: Path, log: Path) -> Look:
+    raw = _raw_seen(path)
     try:
         written = log.stat().st_mtime
     except FileNotFoundError:
-        return Look(seen="not begun: neither file nor log")
+        return Look(seen=f"not begun: neither file nor log{raw}")
     tail = _tail(log) if time.time() - written > SETTLED else []
     if CLOSING in _last(tail) and not path.exists():  # it may have come since the first look
         return Look(failure=f"the writer says it is done, and there is no file; its log: {tail[-2:]}")
-    return Look(seen=f"begun, no file yet; its log: {_last_time(written)}")
+    return Look(seen=f"begun, no file yet; its log: {_last_time(written)}{raw}")
+
+
+def _raw_seen(path: Path) -> str:
+    """Return what is seen of the raw file that a converted file is made of: it is read for minutes before."""
+    try:
+        stat = Path(raw_file(str(path))).stat()
+    except OSError:
+        return ""
+    return f"; its raw file: {stat.st_size} bytes, {_last_time(stat.st_mtime)}"
 
 
 def _last_time(written: float) -> str:

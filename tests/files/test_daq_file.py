@@ -215,3 +215,18 @@ def test_look_when_there_is_an_error_file_then_quotes_the_log(run):
     (run / "data" / f"acq0001.{DETECTOR}.h5.err").write_text("{}")
     (run / "logs" / f"acq0001.{DETECTOR}.log").write_text("start\nRuntimeError: buffer is empty\n")
     assert look_at(path, DETECTOR).failure == "the writer failed: RuntimeError: buffer is empty"
+
+
+def test_look_when_the_raw_file_of_a_converted_one_grows_then_that_is_something_new(run):
+    path, log = run / "data" / f"acq0001.{DETECTOR}.h5", run / "logs" / f"acq0001.{DETECTOR}.log"
+    raw = run / "raw_data" / path.name
+    raw.parent.mkdir()
+    seen = [look_at(path, DETECTOR).seen]
+    log.write_text("retrieving\n")
+    for size in (0, 8):
+        raw.write_bytes(bytes(size))
+        seen.append(look_at(path, DETECTOR).seen)
+    aged(raw, -1)
+    seen += [look_at(path, DETECTOR).seen, look_at(path, DETECTOR).seen]
+    assert len(set(seen)) == 4 and seen[-1] == seen[-2]
+    assert "begun, no file yet" in seen[-1] and "its raw file: 8 bytes" in seen[-1]
