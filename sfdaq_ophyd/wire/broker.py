@@ -149,9 +149,24 @@ def raw_directory(beamline: str, pgroup: str) -> str:
     return f"{SF}/{beamline}/data/{pgroup}/raw/"
 
 
+RAW_DATA = "raw_data"
+"""Folder in a run for the raw files behind converted ones."""
+
+
 def error_file(path: str) -> str:
-    """Return where a writer reports that it could not write `path`."""
-    return f"{path}.err"
+    """Return where a writer reports that it could not write `path`.
+
+    That is beside the file that was announced, in ``data/``, also where only its raw file is expected.
+
+    Examples
+    --------
+    >>> error_file("/sf/bernina/data/p12345/raw/run0001/raw_data/acq0001.JF01T03V01.h5")
+    '/sf/bernina/data/p12345/raw/run0001/data/acq0001.JF01T03V01.h5.err'
+    """
+    file = PurePosixPath(path)
+    if file.parent.name == RAW_DATA:
+        file = file.parent.parent / "data" / file.name
+    return f"{file}.err"
 
 
 def log_file(path: str) -> str:
@@ -169,7 +184,7 @@ def log_file(path: str) -> str:
 def raw_file(path: str) -> str:
     """Return where the raw file behind a converted file in ``data/`` lies."""
     data = PurePosixPath(path)
-    return str(data.parent.parent / "raw_data" / data.name)
+    return str(data.parent.parent / RAW_DATA / data.name)
 
 
 def local_path(path: str, sf_root: str | Path = SF) -> Path:

@@ -230,3 +230,13 @@ def test_look_when_the_raw_file_of_a_converted_one_grows_then_that_is_something_
     seen += [look_at(path, DETECTOR).seen, look_at(path, DETECTOR).seen]
     assert len(set(seen)) == 4 and seen[-1] == seen[-2]
     assert "begun, no file yet" in seen[-1] and "its raw file: 8 bytes" in seen[-1]
+
+
+def test_look_when_only_the_raw_file_is_expected_then_the_error_file_is_that_of_the_announced_one(run):
+    path = run / "raw_data" / f"acq0001.{DETECTOR}.h5"
+    path.parent.mkdir()
+    detector_file(path, [10])
+    aged(path, 60)
+    (run / "data" / f"{path.name}.err").write_text("{}")
+    (run / "logs" / f"acq0001.{DETECTOR}.log").write_text("start\nRuntimeError: buffer is empty\n")
+    assert look_at(path, DETECTOR).failure == "the writer failed: RuntimeError: buffer is empty"
