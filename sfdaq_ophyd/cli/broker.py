@@ -299,8 +299,12 @@ def upload_custom_dap_script(
     return {"uploaded": file.stem}
 
 
+TEXTS = ("custom_script", "threshold_value")
+"""Settings that are texts also where they look like a number."""
+
+
 def _settings(texts: list[str]) -> dict:
-    """Read NAME=VALUE arguments; what is not JSON is a text."""
+    """Read NAME=VALUE arguments; what is not JSON is a text, and so is every value of `TEXTS`."""
     settings = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -309,6 +313,8 @@ def _settings(texts: list[str]) -> dict:
         try:
             settings[name] = parsed_json(name, value)
         except RequestError:
+            settings[name] = value
+        if name in TEXTS and not isinstance(settings[name], str):
             settings[name] = value
     return settings
 
