@@ -234,8 +234,9 @@ _TAIL = 4096
 class Look:
     """What one look at an announced file showed.
 
-    That is what is in it, once it is whole; or the `failure` for which it will not come; and what was `seen`,
-    for the message of a timeout.
+    That is what is in it, once it is whole: nothing where no frame passed the filters of the writer, which
+    makes no file then; or the `failure` for which it will not come; and what was `seen`, for the message of a
+    timeout.
     """
 
     found: list[FoundData] | None = None
@@ -244,7 +245,13 @@ class Look:
 
 
 def look_at(
-    path: Path, source: str, *, names: Sequence[str] = (), finished: bool = False, still: float = 0.0
+    path: Path,
+    source: str,
+    *,
+    names: Sequence[str] = (),
+    finished: bool = False,
+    still: float = 0.0,
+    filtered: bool = False,
 ) -> Look:
     """Look once, without waiting.
 
@@ -258,6 +265,8 @@ def look_at(
         Its writer was heard to be done.
     still : float
         s for which looks have shown nothing new: the times of files may be by a clock that is ahead of ours.
+    filtered : bool
+        Its writer was told to leave out frames of a detector, and keeps the raw file if that leaves none.
     """
     log = Path(log_file(str(path)))
     if os.path.exists(error_file(str(path))):
@@ -265,7 +274,7 @@ def look_at(
     try:
         stat = path.stat()
     except FileNotFoundError:
-        return _look_at_nothing(path, log)
+        return _look_at_nothing(path, log, filtered)
     age, words = max(still, time.time() - stat.st_mtime), _tail(log)
     closed = finished or CLOSING in _last(words)
     without_log = SETTLED_PVS if source == PVDATA else SETTLED
@@ -284,7 +293,7 @@ def last_words(path: Path) -> str:
     return _last(_tail(Path(log_file(str(path))))) or "it has no log"
 
 
-def _look_at_nothing(path: Path, log: Path) -> Look:
+def _look_at_nothing(path: Path, log: Path, filtered: bool) -> Look:
     raw = _raw_seen(path)
     try:
         written = log.stat().st_mtime
@@ -292,6 +301,8 @@ def _look_at_nothing(path: Path, log: Path) -> Look:
         return Look(seen=f"not begun: neither file nor log{raw}")
     tail = _tail(log) if time.time() - written > SETTLED else []
     if CLOSING in _last(tail) and not path.exists():  # it may have come since the first look
+        if filtered and raw:
+            return Look(found=[], seen="no frame passed the filters")
         return Look(failure=f"the writer says it is done, and there is no file; its log: {tail[-2:]}")
     return Look(seen=f"begun, no file yet; its log: {_last_time(written)}{raw}")
 

@@ -296,7 +296,7 @@ def is_processed(parameters: Mapping[str, Any], *, selected_pulse_ids: bool = Fa
 
 
 def traps(detectors: Mapping[str, Mapping[str, Any]], *, selected_pulse_ids: bool = False) -> list[str]:
-    """Return one sentence for each legal combination of parameters that does not do what it seems to.
+    """Return one sentence for each legal choice of parameters that does not do what it seems to.
 
     Examples
     --------
@@ -312,6 +312,11 @@ def traps(detectors: Mapping[str, Mapping[str, Any]], *, selected_pulse_ids: boo
                 f"{name}: compression or roi without adc_to_energy, disabled_modules, "
                 "save_ppicker_events_only or selected_pulse_ids: the announced file in data/ never appears; "
                 f"the raw file goes to {where}, uncompressed and uncut"
+            )
+        if parameters.get("save_ppicker_events_only"):
+            found.append(
+                f"{name}: save_ppicker_events_only: where the pulse picker was open for no pulse of an "
+                "acquisition, the announced file in data/ never appears; only the raw file is kept"
             )
         idle = [key for key in ONLY_WHEN_PROCESSED if parameters.get(key)]
         if idle and not is_processed(parameters, **selected):

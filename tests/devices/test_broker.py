@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import traceback
 from pathlib import Path
@@ -29,7 +30,9 @@ from sfdaq_ophyd.errors import (
     ServiceTimeout,
     ServiceUnreachable,
 )
+from sfdaq_ophyd.files import daq_file
 from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
+from sfdaq_ophyd.sim.broker import detector_files
 from sfdaq_ophyd.wire.broker import local_path
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 
@@ -226,6 +229,33 @@ def test_missing_pulse_when_tolerated_then_gap_is_marked_and_rows_stay_aligned(b
                 image = file[images][k]
                 assert (image == 0).all() if image.dtype.kind == "u" else (image != image).all()
     assert gaps == [[0], []]
+
+
+@pytest.mark.filterwarnings("ignore:.*save_ppicker_events_only")
+@pytest.mark.parametrize("empty", [(1,), (0, 1)])
+def test_filtered_detector_when_no_frame_passes_then_the_run_goes_on_and_it_is_told(
+    bench, monkeypatch, caplog, empty
+):
+    monkeypatch.setattr(daq_file, "SETTLED", 0.0)
+    rows_of, asked = detector_files._rows, itertools.count()
+    monkeypatch.setattr(
+        detector_files, "_rows", lambda *args: rows_of(*args)[: 0 if next(asked) in empty else None]
+    )
+    device = bench.device(detectors={DETECTOR: {"save_ppicker_events_only": True}})
+    result = run(sf_count([device], 2))
+    assert result.error is None
+    streams = streams_of(result)
+    if len(empty) == 2:
+        rows, _ = streams["sfdaq_unused"]
+        assert {row["sfdaq_state"] for row in rows} == {"complete"} and "sfdaq_data" not in streams
+        assert f"{DETECTOR} has no frame that passed the filters" in rows[0]["sfdaq_detail"]
+    else:
+        rows, parts = streams["sfdaq_data"]
+        assert [row[f"sfdaq_{DETECTOR}_n_frames"] for row in rows] == [2, 0]
+        path, dataset = parts[f"sfdaq_{DETECTOR}_pulse_id"][1]
+        with h5py.File(path) as file:
+            assert not file[dataset][()].any()
+    assert "has no frame that passed the filters; the run goes on without" in caplog.text
 
 
 def test_converted_file_when_pulses_are_selected_by_rate_then_channels_are_aligned_by_pulse(bench):

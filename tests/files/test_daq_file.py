@@ -240,3 +240,17 @@ def test_look_when_only_the_raw_file_is_expected_then_the_error_file_is_that_of_
     (run / "data" / f"{path.name}.err").write_text("{}")
     (run / "logs" / f"acq0001.{DETECTOR}.log").write_text("start\nRuntimeError: buffer is empty\n")
     assert look_at(path, DETECTOR).failure == "the writer failed: RuntimeError: buffer is empty"
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_look_when_no_frame_passed_the_filters_then_that_is_no_failure_where_frames_are_left_out(
+    run, filtered
+):
+    path, log = run / "data" / f"acq0001.{DETECTOR}.h5", run / "logs" / f"acq0001.{DETECTOR}.log"
+    log.write_text("retrieving\nprocessing request took 1.2 seconds\n")
+    aged(log, 60)
+    assert look_at(path, DETECTOR, filtered=filtered).failure  # nor is there a raw file
+    (run / "raw_data").mkdir()
+    detector_file(run / "raw_data" / path.name, [10])
+    look = look_at(path, DETECTOR, filtered=filtered)
+    assert (look.found, bool(look.failure)) == (([], False) if filtered else (None, True))

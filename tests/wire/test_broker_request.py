@@ -181,6 +181,7 @@ def test_request_when_written_and_read_then_the_same(first, length, rate, run_nu
         ({"compression": True}, ["never appears", "raw_data/"]),
         ({"roi": {"a": [0, 2, 0, 2]}}, ["never appears"]),
         ({"compression": True, "remove_raw_files": True}, ["never appears", "temporary storage"]),
+        ({"save_ppicker_events_only": True}, ["open for no pulse", "never appears"]),
         ({"geometry": True}, ["geometry without adc_to_energy: ignored"]),
     ],
 )
@@ -217,7 +218,7 @@ def test_traps_when_only_a_raw_file_is_written_then_says_what_is_ignored():
     assert traps({JF: {"downsample": [2, 2], "adc_to_energy": True}}) == []
 
 
-@pytest.mark.parametrize("rescue", ["adc_to_energy", "save_ppicker_events_only", "disabled_modules"])
+@pytest.mark.parametrize("rescue", ["adc_to_energy", "disabled_modules"])
 def test_traps_when_a_processed_file_is_made_then_none(rescue):
     value = [1] if rescue == "disabled_modules" else True
     assert traps({JF: {"compression": True, "roi": {"a": [0, 2, 0, 2]}, rescue: value}}) == []

@@ -96,9 +96,10 @@ def data_streams(name: str, table: RunTable, taken: Container[str] = ()) -> list
     that the run has already are `taken`: further ones get the next number.
     """
     rows = [row for row in table.rows() if not row["registered"] and "files" in row]
-    good = [row for row in rows if row.is_good]
+    groups = [group for group in _grouped(row for row in rows if row.is_good) if _holds_data(group)]
+    good = [row for group in groups for row in group]
     streams = []
-    for stream, group in zip(_names(f"{name}_data", taken), _grouped(good)):
+    for stream, group in zip(_names(f"{name}_data", taken), groups):
         streams.append((stream, FlownRows(stream, *_with_data(name, group), table)))
     if unused := [row for row in rows if row not in good]:
         stream = next(_names(f"{name}_unused", taken))
@@ -212,25 +213,43 @@ def _without_data(device: str, rows: Sequence[TableRow]) -> tuple[dict, list[Bat
 
 def _detail(row: TableRow) -> str:
     failures = [f"{path}: {reason}" for path, reason in row.get("failures", {}).items()]
+    absent = [f"{source} {why}" for source, why in row.frameless.items()]
     lost = [
         f"{found['key']}: {found['n_got']} of {found['n_asked']} frames"
         for found in row.arrays
         if found["n_got"] < found["n_asked"]
     ]
-    return "; ".join([*failures, *lost]) or row.get("reason", "")
+    return "; ".join([*failures, *absent, *lost]) or row.get("reason", "")
 
 
 _FORM = ("n_asked", "shape", "dtype", "dataset", "ids", "ids_shape", "ids_dtype")
 
 
 def _grouped(rows: Iterable[TableRow]) -> list[list[TableRow]]:
-    """Return the acquisitions that go into one stream: the same was asked for, detectors have one form."""
+    """Return the acquisitions that go into one stream: the same was asked for, detectors have one form.
+
+    One of which a detector has no frame goes to those that have the form of its other detectors.
+    """
     groups: dict[str, list[TableRow]] = {}
-    for row in rows:
-        detectors = [(one["key"], _form(one)) for one in row.arrays if one["source"] not in CHANNELS]
-        same = detectors, row.get("names", {}), len(row.pulses)
-        groups.setdefault(repr(same), []).append(row)
-    return list(groups.values())
+    for row in sorted(rows, key=lambda row: len(row.frameless)):
+        gone, first = row.frameless, row
+        if gone:
+            fitting = (group[0] for group in groups.values() if _same(group[0], gone) == _same(row, gone))
+            first = next(fitting, row)
+        groups.setdefault(_same(first), []).append(row)
+    in_order = (sorted(group, key=lambda row: row["index"]) for group in groups.values())
+    return sorted(in_order, key=lambda group: group[0]["index"])
+
+
+def _same(row: TableRow, without: Container[str] = ()) -> str:
+    """Return what acquisitions of one stream have in common, but for some detectors."""
+    arrays = [one for one in row.arrays if one["source"] not in CHANNELS and one["source"] not in without]
+    return repr(([(one["key"], _form(one)) for one in arrays], row.get("names", {}), len(row.pulses)))
+
+
+def _holds_data(group: Iterable[TableRow]) -> bool:
+    """Say whether anything but numbers is in a stream of these acquisitions."""
+    return any(row.arrays or row.get("names") for row in group)
 
 
 def _forms_of(rows: Iterable[TableRow]) -> dict[str, Facts]:
@@ -253,7 +272,7 @@ def _filled(row: TableRow, forms: dict[str, Facts]) -> TableRow:
     there = {one["key"]: one for one in row["found"]}
     complete, missing = [], []
     for key, form in forms.items():
-        one = there.get(key, {"absent": _why(row, form["source"])})
+        one = there.get(key, {"absent": row.frameless.get(form["source"]) or _why(row, form["source"])})
         if "absent" not in one and _form(one) != _form(form):
             one = {"absent": f"has {_words(one)} per pulse, not {_words(form)} as before"}
         if "absent" in one:

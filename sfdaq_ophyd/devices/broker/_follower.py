@@ -17,7 +17,7 @@ from ...files.daq_file import BSDATA, CAMERAS, PVDATA, TEXT, FoundData, Look, la
 from ...files.held_values import write_aligned, write_held
 from ...limits import Limit, counted_time
 from ...wire.broker_status import FileState, StatusBoard
-from ._run import COMPLETE, FAILED, RunTable, TableRow
+from ._run import CHANNELS, COMPLETE, FAILED, RunTable, TableRow
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class FileFollower:
                 del announced.files[source]
 
     def _tell(self, announced: Announced, path: Path, rows: list[dict[str, Any]]) -> None:
-        """Warn of channels that cannot be had, once per run."""
+        """Warn of channels and frames that cannot be had, once per run."""
         for row in rows:
             what = announced.aligned, row["key"], row.get("absent")
             if row.get("absent") and what not in self._told:
@@ -229,15 +229,16 @@ class FileFollower:
     def _look_at(self, announced: Announced, source: str, path: Path) -> Look:
         now = counted_time()
         still = now - announced.since.get(source, now)
-        strict = source in (BSDATA, CAMERAS) and not announced.gaps.get(source, False)
-        names = announced.names.get(source, ()) if strict else ()
+        gaps, channels = announced.gaps.get(source, False), source in (BSDATA, CAMERAS)
+        names = announced.names.get(source, ()) if channels and not gaps else ()
+        filtered = gaps and source not in CHANNELS
         if self._board is None:
-            return look_at(path, source, names=names, still=still)
+            return look_at(path, source, names=names, still=still, filtered=filtered)
         state, message = self._board.state(announced.heard_as[source])
         if state is FileState.FAILED:
             return Look(failure=f"the writer failed: {message}")
         finished = state is FileState.FINISHED
-        return look_at(path, source, names=names, finished=finished, still=still)
+        return look_at(path, source, names=names, finished=finished, still=still, filtered=filtered)
 
     def _finish(self, announced: Announced) -> None:
         try:
@@ -261,8 +262,11 @@ def _found_rows(
     """Return the facts about each dataset of a file.
 
     Rows that are not the pulses asked for, one by one, are shown by a small file in ``announced.aligned``;
-    so are PVs. Of a channel that was asked for and cannot be had, the fact is why: ``absent``.
+    so are PVs. Of a channel that was asked for and cannot be had, and of a detector that has no frame, the
+    fact is why: ``absent``.
     """
+    if source not in CHANNELS and not found:
+        return [_absent(source, source, "has no frame that passed the filters")]
     names = announced.names.get(source, ())
     if source == PVDATA:  # a name that is a channel too is the channel's
         channels = {name for kind in (BSDATA, CAMERAS) for name in announced.names.get(kind, ())}
@@ -274,7 +278,7 @@ def _found_rows(
 
 
 def _absent(source: str, key: str, why: str) -> dict[str, Any]:
-    """Return the fact that a channel cannot be had."""
+    """Return the fact that data cannot be had."""
     return {"source": source, "key": key, "absent": why}
 
 

@@ -54,6 +54,15 @@ class TableRow(dict[str, Any]):
         )
 
     @property
+    def frameless(self) -> dict[str, str]:
+        """Detectors that have no frame, as none passed the filters, and why."""
+        return {
+            one["source"]: one["absent"]
+            for one in self.get("found", ())
+            if "absent" in one and one["source"] not in CHANNELS
+        }
+
+    @property
     def is_gap_free(self) -> bool:
         """Whether every file holds every frame asked for, or may leave some out."""
         return all(found.get("n_got") == found.get("n_asked") or found["filtered"] for found in self.arrays)
