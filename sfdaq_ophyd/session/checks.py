@@ -491,9 +491,10 @@ def _broker_checks(name: str, block: blocks.SfDaqBrokerConfig, config: SfdaqConf
     if not block.pulse_id and config.beamline:
         pv = BEAMLINES[config.beamline].pulse_id_pv
         yield Check(f"{name} pulse_id", pv, partial(probe_pulse_id, pv), _PV)
-    for role in ("beam_rate", "event_code"):
-        if pv := getattr(block, role):
-            yield Check(f"{name} {role}", pv, partial(probe_pv, pv), _PV)
+    trigger = BEAMLINES[config.beamline].event_code_pv if config.beamline else None
+    for role, given in (("beam_rate", block.beam_rate), ("event_code", block.event_code or trigger)):
+        if given:
+            yield Check(f"{name} {role}", given, partial(probe_pv, given), _PV)
 
 
 def _next_port(url: str) -> str:

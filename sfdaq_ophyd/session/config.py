@@ -223,7 +223,7 @@ class SfDaqBrokerConfig(_Device):
     n_pulses: Whole = Field(1, ge=1, description="per acquisition")
     rate_multiplicator: Whole = Field(1, ge=1, description="100 Hz / detector rate")
     beam_rate: Pv | None = Field(None, description="PV of the repetition rate, for the check before a run")
-    event_code: Pv | None = Field(None, description="PV of the beamline's trigger")
+    event_code: Pv | None = Field(None, description="PV of the beamline's trigger; default: the beamline's")
     sf_root: UserPath = Field(Path("/sf"), description="where the DAQ's /sf is mounted here")
     directory: UserPath = Field(Path("runs"), description="run tables; relative to the file's `directory`")
     register_files: Literal["run", "late"] = Field("run", description="when files are registered")

@@ -102,6 +102,7 @@ class BrokerBench:
             "detectors": [DETECTOR],
             "pulse_id": self.pulse_id,
             "beamline": "bernina",
+            "event_code": "",  # here is no IOC
             "sf_root": self.part.root,
             "directory": self.directory / "runs",
             "n_pulses": 2,

@@ -42,6 +42,21 @@ from .run_engine_driver import drive, interruptible
 pytestmark = pytest.mark.usefixtures("no_faults")
 
 
+@pytest.mark.parametrize(
+    ("options", "pv"),
+    [
+        ({}, None),
+        ({"beamline": "bernina"}, "SAR-CVME-TIFALL5-EVG0:SoftEvt-EvtCode-SP"),
+        ({"beamline": "bernina", "event_code": "MY:CODE"}, "MY:CODE"),
+        ({"beamline": "bernina", "event_code": ""}, None),
+    ],
+)
+def test_trigger_pv_when_the_beamline_is_known_then_it_is_that_of_the_beamline(options, pv):
+    device = SfDaqBroker("http://127.0.0.1:1", name="sfdaq", pgroup="p12345", **options)
+    assert (device.event_code and device.event_code.pvname) == pv
+    assert device.hardware.trigger.runs() is None
+
+
 def test_device_when_made_then_contacts_nothing_and_has_the_verbs():
     device = SfDaqBroker("http://127.0.0.1:9", name="sfdaq", pgroup="p12345", detectors=[DETECTOR])
     for protocol in (Readable, Triggerable, Stageable, Pausable, Flyable, Collectable):

@@ -59,11 +59,12 @@ def test_doctor_pulse_id_when_checked_then_every_check_asks_the_address_it_shows
         check.probe()
         found[check.name] = (check.address, asked[before:])
     assert found["sfdaq pulse_id"] == ("SLAAR21-LTIM01-EVR0:RX-PULSEID", ["SLAAR21-LTIM01-EVR0:RX-PULSEID"])
-    assert ("sfdaq event_code" in found) == bool(extra)
     assert found["publish zmq"][0] == "tcp://proxy:5577"
     assert found["publish kafka"][0] == "tcp://kafka1:9092"
     assert found["catalog"][0] == "http://tiled:8000"
     assert found["documents"][0].endswith("/documents")
+    trigger = "SOME:EVENT-CODE" if extra else "SAR-CVME-TIFALL5-EVG0:SoftEvt-EvtCode-SP"
+    assert found["sfdaq event_code"] == (trigger, [trigger])
     for name, (shown, of) in found.items():
         assert of == [shown] or name in {"eiger", "jf", "writer", "sfdaq", "sfdaq pgroup"} and of == [], name
 

@@ -42,7 +42,7 @@ class SfDaqBroker(BrokerVerbs):
     pulse_id : str or PulseId, optional
         The PV; default is that of `beamline`. Without one, nothing is acquired.
     beamline : str
-        Goes into the start document, and chooses the PV.
+        Goes into the start document, and chooses the PVs.
     detectors : mapping or sequence of str
         Names to parameters, or names.
     channels, cameras, pvs : sequence of str
@@ -60,7 +60,8 @@ class SfDaqBroker(BrokerVerbs):
     beam_rate : str, optional
         PV of the beam's repetition rate, for the pre-flight check.
     event_code : str, optional
-        PV of the beamline's trigger, to tell its state when a change of settings fails.
+        PV of the beamline's trigger, to tell its state when a change of settings fails, or a detector is
+        restarted. Default is that of `beamline`; "" is none.
     status_exchange : str, optional
         RabbitMQ of the DAQ, e.g. ``amqp://sf-daq:5672``: failures of writers are heard at once. Needs the
         extra ``rabbitmq``.
@@ -130,6 +131,8 @@ class SfDaqBroker(BrokerVerbs):
             pulse_id = PulseId(pulse_id, name=f"{name}_pulse_id")
         self.pulse_id = pulse_id
         self.beam_rate = EpicsSignalRO(beam_rate, name=f"{name}_beam_rate") if beam_rate else None
+        if event_code is None and beamline:
+            event_code = BEAMLINES[beamline].event_code_pv
         self.event_code = EpicsSignalRO(event_code, name=f"{name}_event_code") if event_code else None
         listener = None if status_exchange is None else StatusListener(status_exchange)
         folder = Path(directory)

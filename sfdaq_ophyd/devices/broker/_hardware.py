@@ -46,6 +46,10 @@ MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 """s on top of what the server announces, where nothing but time can tell that a pedestal is done."""
 
 
+CONNECTING, CONNECTED = 2.0, 0.05
+"""s for the trigger PV to connect, when it is read first and later: one that is not there is waited for once."""
+
+
 class Trigger:
     """What the trigger PV of a beamline shows, and the start of a trigger that was left stopped.
 
@@ -54,6 +58,7 @@ class Trigger:
 
     def __init__(self, name: str, client: BrokerClient, pv: EpicsSignalRO | None, directory: Path):
         self._client, self._pv = client, pv
+        self._patience = CONNECTING
         self._debts = Debts(name, f"{shown_url(client.url)} trigger", directory)
 
     def runs(self) -> bool | None:
@@ -95,8 +100,11 @@ class Trigger:
         self._client.set_detector_settings(detector, times)
 
     def _event_code(self) -> int | None:
+        if self._pv is None:
+            return None
+        patience, self._patience = self._patience, CONNECTED
         try:
-            return None if self._pv is None else int(self._pv.get(timeout=2, connection_timeout=2))
+            return int(self._pv.get(timeout=2, connection_timeout=patience))
         except (TimeoutError, ValueError, TypeError):
             return None
 
