@@ -140,18 +140,21 @@ def power_on(
     detector : str
         E.g. ``JF01T03V01``.
     start_timeout : float
-        s until all modules are in state running.
+        s until the restart is over: all modules are in state running, and the trigger runs again if its PV is
+        known. A detector that ran before has to be seen to stop.
     data_timeout : float
         s from there until all modules write; the buffer's own look-back is 30 s.
     """
     hardware = broker.hardware
     yield from _step(broker, hardware.check_reachable, detector=detector)
-    yield from _step(broker, broker.client.power_on_detector, detector_name=detector)
-    for wait, limit in (
-        (hardware.wait_until_running, start_timeout),
-        (hardware.wait_until_writing, data_timeout),
+    restart = yield from _step(broker, hardware.power_on_detector, detector=detector)
+    started: dict[str, Any] = {"limit": start_timeout, "restart": restart}
+    for wait, given in (
+        (hardware.wait_until_running, started),
+        (hardware.wait_until_writing, {"limit": data_timeout}),
     ):
-        yield from _step(broker, wait, timeout=limit + 60, waits=True, detector=detector, limit=limit)
+        timeout = given["limit"] + 60
+        yield from _step(broker, wait, timeout=timeout, waits=True, detector=detector, **given)
 
 
 @plan

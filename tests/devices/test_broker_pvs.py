@@ -7,7 +7,7 @@ import pytest
 
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.errors import PreflightFailed, ServiceTimeout
-from sfdaq_ophyd.plans import run_number_wrapper, set_detector_settings, sf_count
+from sfdaq_ophyd.plans import power_on, run_number_wrapper, set_detector_settings, sf_count
 from sfdaq_ophyd.sim import Facility
 
 from .broker_bench import DETECTOR
@@ -138,6 +138,18 @@ def test_settings_when_the_trigger_stood_before_then_it_is_left_so(facility, mak
         assert "started again" not in notes(result) and "255: NOT running" in notes(result)
     finally:
         facility.pvs.write("event_code", 254)
+
+
+def test_power_on_when_the_detector_runs_then_done_when_it_is_restarted_and_the_trigger_is_back(
+    facility, make
+):
+    device = make("p21008", event_code=facility.pvs["event_code"])
+    (module,) = facility.broker.site.hardware[DETECTOR].modules
+    for _ in range(2):
+        module.exptime = 1e-3
+        result = drive(interruptible(), lambda: power_on(device, DETECTOR))
+        assert result.error is None and module.exptime == 5e-6
+        assert facility.pvs.read("event_code") == 254
 
 
 def test_acquisition_when_the_ioc_dies_meanwhile_then_one_message_and_nothing_is_asked_for(facility, make):

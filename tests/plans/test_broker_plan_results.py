@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
@@ -155,6 +157,19 @@ def test_power_on_when_it_fails_then_ends_with_the_last_state(bench):
     finally:
         hardware.set_state("running")
     assert "idle" in str(result.error)
+
+
+def test_power_on_when_the_restart_of_a_running_detector_does_not_begin_then_it_is_not_taken_for_done(
+    bench, monkeypatch
+):
+    device, delays = bench.device(), bench.part.site.delays
+    go_on, wait = threading.Event(), delays.wait
+    monkeypatch.setattr(delays, "wait", lambda seconds: (go_on.wait(60), wait(seconds)))
+    try:
+        result = drive(interruptible(), lambda: plans.power_on(device, DETECTOR, start_timeout=0.5))
+    finally:
+        go_on.set()
+    assert "running" in str(result.error) and "was not seen to begin" in str(result.error)
 
 
 def test_update_pv_list_when_nothing_changes_then_nothing_is_written(bench):

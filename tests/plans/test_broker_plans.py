@@ -29,6 +29,14 @@ def past(bench, device, n=4):
     return {"start_pulse_id": now - n, "stop_pulse_id": now - 1}
 
 
+OFF = "JF04T01V01"
+"""A detector that does not run before it is powered on."""
+
+
+def switched_off(bench, device):
+    bench.part.site.hardware[OFF].configured = False
+
+
 MOTOR = SynAxis(name="motor")
 RETRIEVE = ("advance_run_number", "retrieve_from_buffers")
 CASES = [
@@ -45,7 +53,7 @@ CASES = [
         first_run,
     ),
     Case("pedestal", lambda b, d: plans.take_pedestal(d, shutter=b.shutter), ("take_pedestal",)),
-    Case("power_on", lambda b, d: plans.power_on(d, DETECTOR), ("power_on_detector",)),
+    Case("power_on", lambda b, d: plans.power_on(d, OFF), ("power_on_detector",), switched_off),
     Case(
         "set_detector_settings",
         lambda b, d: plans.set_detector_settings(d, DETECTOR, {"exptime": 1e-5}),

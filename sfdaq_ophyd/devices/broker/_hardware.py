@@ -47,7 +47,7 @@ MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 
 
 CONNECTING, CONNECTED = 2.0, 0.05
-"""s for the trigger PV to connect, when it is read first and later: one that is not there is waited for once."""
+"""s for the trigger PV to connect, when it is read first and later: an absent one is waited for once."""
 
 
 class Trigger:
@@ -59,12 +59,26 @@ class Trigger:
     def __init__(self, name: str, client: BrokerClient, pv: EpicsSignalRO | None, directory: Path):
         self._client, self._pv = client, pv
         self._patience = CONNECTING
+        self._n_stops, self._is_watched = 0, False
+        self._told: object = None
         self._debts = Debts(name, f"{shown_url(client.url)} trigger", directory)
 
     def runs(self) -> bool | None:
         """Whether the trigger runs; None if that is not known."""
         code = self._event_code()
         return code == TRIGGER_RUNNING if code in (TRIGGER_RUNNING, TRIGGER_STOPPED) else None
+
+    def n_stops(self) -> int:
+        """Return how often the trigger was seen to be stopped, which is counted from the first call on."""
+        if self._pv is not None and not self._is_watched:
+            self._is_watched = True
+            self._pv.subscribe(self._changed, run=False)
+            self._event_code()  # the IOC has the subscription before it answers
+        return self._n_stops
+
+    def _changed(self, value: object = None, **_: object) -> None:
+        before, self._told = self._told, value
+        self._n_stops += before == TRIGGER_RUNNING and value == TRIGGER_STOPPED
 
     def description(self) -> str:
         """Return what the PV shows, for a person."""
@@ -117,6 +131,14 @@ class QueuedPedestal:
     seconds: float
 
 
+@dataclass(frozen=True)
+class QueuedRestart:
+    """A restart of a detector that was queued: whether it ran before, and stops of the trigger until then."""
+
+    was_running: bool
+    n_stops: int
+
+
 class Hardware:
     """Calls for hardware, pedestals, recorded PVs and user files; their limits are in s.
 
@@ -158,21 +180,49 @@ class Hardware:
             )
         return list(pings.responding)
 
-    def wait_until_running(self, status: JobStatus, detector: str, limit: float) -> None:
-        """Wait until every module is in state running; a refusal meanwhile is normal.
+    def power_on_detector(self, detector: str) -> QueuedRestart:
+        """Queue a restart of a detector; a refusal to tell its states is one that is not configured."""
+        n_stops = self.trigger.n_stops()
+        try:
+            was_running = set(self._client.get_detector_status(detector)) == {"running"}
+        except BrokerRefused:
+            was_running = False
+        self._client.power_on_detector(detector)
+        return QueuedRestart(was_running, n_stops)
+
+    def wait_until_running(
+        self, status: JobStatus, detector: str, limit: float, restart: QueuedRestart
+    ) -> None:
+        """Wait until a restart is over and every module is in state running; a refusal meanwhile is normal.
+
+        A detector that ran before is in state running until its restart begins, which may be queued for long:
+        it has to be seen in another state, or the trigger to be stopped. Where the trigger can be seen, it
+        has to run again.
 
         Raises
         ------
         ServiceTimeout
-            Some are not; with the states seen last.
+            Some are not, or the restart was not seen to begin; with what was seen last.
         """
+        begun = not restart.was_running
 
         def look() -> tuple[int, str]:
+            nonlocal begun
+            begun = begun or self.trigger.n_stops() > restart.n_stops
+            stands = self.trigger.runs() is False  # asked after the stops were counted, and before the states
             try:
                 states = self._client.get_detector_status(detector)
             except BrokerRefused as exc:
+                begun = True
                 return 0, exc.said
-            return int(set(states) == {"running"}), str(states)
+            if set(states) != {"running"}:
+                begun = True
+                return 0, str(states)
+            if not begun:
+                return 0, f"{states} as before: the restart was not seen to begin"
+            if stands:
+                return 0, f"{states}, but the trigger of the beamline is stopped"
+            return 1, str(states)
 
         hint = "Failures show on the status exchange, and in the log of the writer."
         self._poll(status, look, f"{detector} running", limit, hint)
