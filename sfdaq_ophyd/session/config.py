@@ -163,6 +163,7 @@ class JungfrauConfig(FileDetectorConfig):
     frame_step: Whole | None = Field(
         None, ge=0, description="frame numbers grow by this, a jump is a lost frame; 0: jumps mean nothing"
     )
+    rate_multiplicator: Whole = Field(1, ge=1, description="100 Hz / detector rate")
     disabled_modules: list[Whole] = Field([], description="modules that the assembled stream leaves out")
     converted_shape: tuple[Whole, Whole] | None = Field(
         None, description="rows and columns of an assembled stream that carries keV"

@@ -187,6 +187,16 @@ def test_count_when_two_streams_are_live_then_both_and_the_broker_have_the_same_
     assert [row["a_pulse_id"] for row in rows] == [row["b_pulse_id"] for row in rows]
 
 
+def test_count_when_a_live_stream_is_slower_then_each_point_begins_at_a_pulse_of_both(live):
+    every = 2 * RATE
+    a, b = live("a"), live("b", rate_multiplicator=every)
+    rows = rows_of(drive(interruptible(), lambda: same_pulses(bp.count([a, b], 5))))
+    assert [row["a_pulse_id"] for row in rows] == [row["b_pulse_id"] for row in rows]
+    assert not any(row["a_pulse_id"] % every for row in rows)
+    rows = rows_of(drive(interruptible(), lambda: bp.count([b], 5)))
+    assert not any(row["b_pulse_id"] % every for row in rows)
+
+
 def losing_on_the_way(jf):
     """Have a frame of a point, neither its first nor its last, be lost before the device sees it."""
     subscribe, lost = jf.source.stream.subscribe, []

@@ -15,6 +15,7 @@ from ...clients import ImageStream, ModuleStream, StreamFrame
 from ...clients.stream import FrameStream
 from ...errors import DetectorStateError, RequestError
 from ...wire.detector_name import MODULE_SHAPE, DetectorName
+from ...wire.pulse_id import check_rate_multiplicator
 from .._detector import Detector
 from .._pulse_window import NextWindow, PulseWindow
 from .._status import ActionStatus, Setting
@@ -96,6 +97,8 @@ class Jungfrau(Detector):
     frame_step : int, optional
         Frame numbers grow by so much from frame to frame, a jump is a lost frame; 0: jumps mean nothing.
         Default 1 for modules; 0 for the assembled stream, whose sender may leave images out.
+    rate_multiplicator : int
+        100 Hz over the detector's rate: a point that is counted by pulses begins with a multiple of it.
     event_id : {"pulse", "frame"}
         What ``NAME_event_id`` is: the pulse id, where the stream has one, or the frame number.
     control : HardwareControl, optional
@@ -114,6 +117,7 @@ class Jungfrau(Detector):
     connect_timeout = Cpt(
         Setting, value=CONNECT_TIMEOUT, kind="config", doc="s for all endpoints to answer, and send, at stage"
     )
+    rate_multiplicator = Cpt(Setting, value=1, kind="config", doc="100 Hz / detector rate")
     detector_name = Cpt(SignalRO, value="", kind="config")
     stream = Cpt(SignalRO, value="", kind="config")
     endpoints = Cpt(SignalRO, value="", kind="config", doc="JSON list")
@@ -153,6 +157,7 @@ class Jungfrau(Detector):
         converted_shape: tuple[int, int] | None = None,
         pull: bool = False,
         frame_step: int | None = None,
+        rate_multiplicator: int = 1,
         event_id: str = "pulse",
         control: HardwareControl | None = None,
         stream_options: Mapping[str, Any] | None = None,
@@ -189,8 +194,10 @@ class Jungfrau(Detector):
             self._converted_shape = height, width
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._constants: JungfrauCalibration | None = None
+        rate = check_rate_multiplicator(rate_multiplicator)
         source = StreamSource(name, frames, pulse_id, control)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
+        self.rate_multiplicator.put(rate)
         self._say("detector_name", str(self._detector))
         self._say("stream", stream)
         self._say("event_ids", event_id)
@@ -287,7 +294,8 @@ class Jungfrau(Detector):
         process = self._processing()
         self._say("image_unit", process.unit)
         timeout, by_frame = float(self.connect_timeout.get()), self.event_ids.get() == "frame"
-        return StageSettings(process, self._frame_step, timeout, by_frame)
+        every = check_rate_multiplicator(self.rate_multiplicator.get())
+        return StageSettings(process, self._frame_step, timeout, by_frame, every)
 
     def _processing(self) -> Processing:
         image = self.image_kind.get()

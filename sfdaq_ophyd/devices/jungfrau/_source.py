@@ -227,12 +227,15 @@ class StageSettings:
         For every endpoint to answer, s.
     by_frame : bool
         Event ids are frame numbers, also where the pulse is known.
+    every : int
+        A window of pulses begins with a multiple of it.
     """
 
     process: Processing
     frame_step: int = 1
     connect_timeout: float = CONNECT_TIMEOUT
     by_frame: bool = False
+    every: int = 1
 
 
 class StreamSource:
@@ -308,14 +311,20 @@ class StreamSource:
 
     def join(self, window: PulseWindow) -> PulseWindow | None:
         """Be one of the live devices of a window; None if no pulses are counted."""
-        return None if self._pulse_id is None else window.join(self._name, self._pulse_id, live=True)
+        if self._pulse_id is None:
+            return None
+        return window.join(self._name, self._pulse_id, every=self._every, live=True)
+
+    @property
+    def _every(self) -> int:
+        return 1 if self._settings is None else self._settings.every
 
     def _new_window(self, request: Request) -> PulseWindow | None:
         """Return the window of one attempt; None if no pulses are counted."""
         if self._pulse_id is None:
             return None
         if self.window is None or request.flying:
-            return PulseWindow.of_one(self._name, self._pulse_id)
+            return PulseWindow.of_one(self._name, self._pulse_id, self._every)
         return self.window
 
     def frames(self, request: Request) -> Iterator[Frame | MissingFrame | Progress | None]:

@@ -284,6 +284,7 @@ def test_raw_and_assembled_devices_when_flown_together_then_the_same_pulse_has_t
         ({"detector_name": "JF1"}, "detector_name"),
         ({"stream": "assembled", "disabled_modules": (1,)}, "disabled_modules"),
         ({"stream_options": {"patience": 3}}, "stream_options"),
+        ({"rate_multiplicator": 3}, "rate_multiplicator"),
         ({"stream": "assembled", "stream_options": {"n_packets": 64}}, "stream_options"),
         ({"stream_options": {"incomplete": "maybe"}}, "incomplete"),
         ({"endpoints": []}, "endpoints"),
