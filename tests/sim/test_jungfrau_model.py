@@ -244,6 +244,22 @@ def test_assembled_when_packets_are_lost_then_they_are_zero_and_the_image_is_bad
     assert not header.is_good and not pixels[512:516].any() and pixels[516].any()
 
 
+@pytest.mark.parametrize("lost", [["lose_module_frame", "lose_packets"], ["lose_packets"] * 2])
+def test_assembled_when_no_module_is_complete_then_its_numbers_are_zero(lost):
+    model = detector()
+    assembled = AssembledModel(model)
+    for module, fault in enumerate(lost):
+        model.faults.add(fault, {"module": module})
+    model.take(START)
+    header, _ = assembled.image()
+    sent = ImageHeader.decode(header.encode())
+    assert (sent.frame_number, sent.pulse_id, sent.daq_rec, sent.is_good) == (0, None, 0, False)
+    model.faults.add("lose_module_frame", {"module": 0})
+    model.take(START + 1)
+    header, _ = assembled.image()
+    assert (header.frame_number, header.pulse_id, header.is_good) == (2, START + 1, False)
+
+
 def test_assembled_when_faults_are_armed_then_images_are_bad_empty_or_left_out():
     model = detector()
     assembled = AssembledModel(model)

@@ -388,7 +388,7 @@ class AssembledModel:
             good = False
             if self._before is not None:
                 modules[0] = self._before.reshape(modules.shape)[0]
-        none = detector.faults.take("zero_pulse_id") is not None
+        none = detector.faults.take("zero_pulse_id") is not None or all(detector.lost.values())
         self._before = pixels
         header = ImageHeader(
             frame_number=0 if none else detector.frame_number,
