@@ -365,6 +365,9 @@ class DetectorModel:
 
 _NOTHING = bytes(8)
 
+RING_SLOTS = 1000
+"""Slots of the assembled stream's ring: a slot holds the frame of so many pulses ago until it is written."""
+
 
 class AssembledModel:
     """Messages of the assembled stream, made from what the detector took."""
@@ -372,24 +375,28 @@ class AssembledModel:
     def __init__(self, detector: DetectorModel):
         self._detector = detector
         self._random = random.Random(detector.settings.seed)
-        self._before: np.ndarray | None = None
 
     def image(self) -> tuple[ImageHeader, np.ndarray]:
-        """Return header and pixels of the frame just taken: lost packets are 0, an old module is kept."""
+        """Return header and pixels of the frame just taken.
+
+        Lost packets are 0. Of a module that is missing its slot of the ring shows what it held before.
+        """
         detector, settings, scene = self._detector, self._detector.settings, self._detector.scene
         pulse_id = detector.pulse_id
         pixels = scene.raw(pulse_id)
         modules = pixels.reshape(-1, *MODULE_SHAPE)
         good = not any(detector.lost.values())
-        for module, packets in detector.lost.items():
-            for packet in packets:
+        missing = {module for module, packets in detector.lost.items() if len(packets) == PACKETS}
+        for module in detector.lost.keys() - missing:
+            for packet in detector.lost[module]:
                 modules[module, 4 * packet : 4 * packet + 4] = 0
         if detector.faults.take("bad_image") is not None:
             good = False
-            if self._before is not None:
-                modules[0] = self._before.reshape(modules.shape)[0]
+            missing.add(0)
+        if missing:
+            before = scene.raw(pulse_id - RING_SLOTS).reshape(modules.shape)
+            modules[list(missing)] = before[list(missing)]
         none = detector.faults.take("zero_pulse_id") is not None or all(detector.lost.values())
-        self._before = pixels
         header = ImageHeader(
             frame_number=0 if none else detector.frame_number,
             shape=scene.shape,
