@@ -43,7 +43,7 @@ class Module:
     unlisted : frozenset
         Names that can be read but are not in `keys`.
     acquiring : bool
-        Of stream and filewriter: whether a series is open.
+        Of stream and filewriter: whether a series is open for which they were enabled.
     """
 
     commands: dict[str, Callable[..., Any]] = {}
@@ -112,7 +112,7 @@ class Module:
 
     def _output_state(self) -> Parameter:
         """Return the status ``state`` of stream and filewriter."""
-        return measured("disabled" if not self.enabled else "acquire" if self.acquiring else "ready")
+        return measured("acquire" if self.acquiring else "ready" if self.enabled else "disabled")
 
 
 class DetectorConfig(Module):

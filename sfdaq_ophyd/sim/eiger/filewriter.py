@@ -175,7 +175,7 @@ class FileWriter(Module):
     def open(self, maker: FrameMaker, begun_ns: int, n_images: int) -> None:
         """Begin a series of `n_images`, if the filewriter is enabled: its master file is there at once."""
         self.close()
-        self.acquiring = True
+        self.acquiring = self.enabled
         if not self.enabled:
             return
         most = max(1, MOST_BYTES // maker.n_bytes)

@@ -313,7 +313,7 @@ class StreamOutput(Module):
     async def open(self, maker: FrameMaker, config: DetectorConfig, number_of_images: int) -> None:
         """Begin a series, if the stream is enabled: its start message goes out at once."""
         self.end()
-        self.acquiring, self.n_dropped = True, 0
+        self.acquiring, self.n_dropped = self.enabled, 0
         if not self.enabled or not config.channels() or self._faults.take("silent"):
             return
         name, scenes = self["format"], dict[str, PackedScene]()

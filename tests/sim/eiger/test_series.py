@@ -190,6 +190,19 @@ def test_outputs_when_enabled_then_state_and_counters_do_not_lie(rest):
         assert reply.status_code == 404
 
 
+@pytest.mark.parametrize("output", ["filewriter", "stream"])
+def test_output_when_its_mode_changes_in_a_series_then_the_state_changes_at_its_end(rest, output):
+    rest.set(f"{output}/config/mode", "enabled")
+    arm(rest)
+    rest.set(f"{output}/config/mode", "disabled")
+    assert rest.value(f"{output}/status/state") == "acquire"
+    rest.command("detector/command/disarm")
+    assert rest.value(f"{output}/status/state") == "disabled"
+    arm(rest)
+    rest.set(f"{output}/config/mode", "enabled")
+    assert rest.value(f"{output}/status/state") == "ready"
+
+
 def test_first_generation_when_chosen_then_it_has_its_own_names_and_no_new_ones(make_part):
     rest = Rest(make_part(initialized=True, api_version="1.6.0"), "1.6.0")
     assert rest.value("detector/config/bit_depth_readout") == 12
