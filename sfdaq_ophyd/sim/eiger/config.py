@@ -133,16 +133,25 @@ class DetectorConfig(Module):
     def __init__(self, geometry: Geometry, version: str, serial: str, seed: int):
         self._full, self._serial, self._seed = geometry, serial, seed
         self.mask_version = 0
+        self._armed_mask: np.ndarray | None = None
         super().__init__(version)
 
     def _defaults(self) -> dict[str, Parameter]:
         return table.detector_config(self._full, self.version, self._serial)
 
     def reset(self) -> None:
-        """Return to the defaults, as ``initialize`` does."""
+        """Return to the defaults, as ``initialize`` does, but for the pixel mask: the one last kept stays."""
         super().reset()
         self.geometry = self._full
         self._restore("pixel_mask", "flatfield")
+        if self._armed_mask is not None:
+            self.force("pixel_mask", self._armed_mask)
+            self._count_masked()
+
+    def keep_mask(self) -> None:
+        """Keep the pixel mask for after a reset, as ``arm`` does; not one of a region of interest."""
+        if (mask := self["pixel_mask"]).shape == self._full.shape:
+            self._armed_mask = mask
 
     def put(self, name: str, value: Any) -> list[str]:
         """Set one parameter and what depends on it; return the names that changed or may have."""

@@ -190,6 +190,7 @@ class EigerModel(DetectorConfig):
         self.series_unique_id = make_ulid(now, self._random.getrandbits(80))
         offset = round(time.localtime().tm_gmtoff / 60)
         self.force("data_collection_date", format_time_ns(now, offset_minutes=offset))
+        self.keep_mask()
         self.series = await self._open_series(now, offset)
         n_images = self.series.frames_per_trigger * self.series.n_triggers
         self.files.open(self.series.maker, now, n_images)

@@ -207,6 +207,28 @@ def test_pixel_mask_when_written_then_frames_show_it_and_delete_restores_it(rest
     assert rest.put("detector/config/pixel_mask", encode_darray(mask[:4])).status_code == 400
 
 
+@pytest.mark.parametrize("again", ["initialize", "restart"])
+def test_pixel_mask_when_armed_then_it_is_kept_until_it_is_deleted(rest, again):
+    def begin_again():
+        if again == "restart":
+            rest.part.restart()
+        rest.command("detector/command/initialize")
+        return decode_darray(rest.value("detector/config/pixel_mask"))
+
+    default = decode_darray(rest.value("detector/config/pixel_mask"))
+    armed, unarmed = default.copy(), default.copy()
+    armed[20, 30], unarmed[21, 31] = 16, 16
+    rest.set("detector/config/pixel_mask", encode_darray(armed))
+    arm(rest)
+    rest.set("detector/config/pixel_mask", encode_darray(unarmed))
+    np.testing.assert_array_equal(begin_again(), armed)
+    assert rest.value("detector/config/number_of_excluded_pixels") == np.count_nonzero(armed)
+    assert rest.session.delete(rest.url("detector/config/pixel_mask"), timeout=60).status_code == 200
+    np.testing.assert_array_equal(decode_darray(rest.value("detector/config/pixel_mask")), default)
+    arm(rest)
+    np.testing.assert_array_equal(begin_again(), default)
+
+
 def test_commands_of_the_vendors_clients_when_sent_then_taken(rest):
     """sim-simplon-commands: what DECTRIS' client and ADEiger send."""
     rest.set("stream/config/mode", "enabled")
