@@ -55,6 +55,7 @@ class Series:
     n_triggered: int = 0
     n_frames: int = 0
     n_gates: int = 0
+    cancelled: bool = False
     last_edge: float | None = None
     kept_back: list[tuple[float, StoredFrame]] = field(default_factory=list)
     """Frames that come late, and the image after which; those after `math.inf` only when the series ends."""
@@ -230,11 +231,17 @@ class EigerModel(DetectorConfig):
         self._expose(series, width or None)
 
     async def _end(self, command: str) -> int:
-        """End the series at once; but for abort, what was exposed comes out."""
-        after = self._allow(command)
+        """End the series, cancel after the present image; but for abort, what was exposed comes out."""
+        after, series = self._allow(command), self.series
+        if series is not None and self._exposure is not None and command == "cancel":
+            series.cancelled = True
+            await asyncio.wait([self._exposure])
+            if self.series is not series:  # somebody else was faster
+                return self.series_id
+            after = self._allow(command)
         self._drop_exposure()
-        if self.series is not None and command != "abort":
-            await self._hand_out(self.series, math.inf)
+        if series is not None and command != "abort":
+            await self._hand_out(series, math.inf)
         self.series = None
         self.files.close()
         self.stream.end()
@@ -317,6 +324,8 @@ class EigerModel(DetectorConfig):
                     start, start_ns = start + late, start_ns + round(late * 1e9)
             held = held_last and i == series.frames_per_trigger - 1
             await self._make_frame(series, start_ns + round(i * period * 1e9), count_time, held)
+            if series.cancelled:
+                return
         await self._hand_out(series, sys.maxsize)
         series.n_triggered += 1
         if series.n_triggered < series.n_triggers:

@@ -69,6 +69,32 @@ def test_trigger_when_blocking_then_other_requests_are_served_and_abort_ends_it(
     assert rest.get("monitor/images").json() == []
 
 
+def test_cancel_when_an_image_is_exposed_then_it_comes_out_before_the_series_ends(rest, wait_for):
+    rest.set("detector/config/frame_time", 0.5)
+    series_id = arm(rest, nimages=1000, ntrigger=2)
+    with ThreadPoolExecutor(1) as pool:
+        triggered = pool.submit(Rest(rest.part).command, "detector/command/trigger")
+        wait_for(lambda: rest.state() == "acquire", "acquire")
+        assert rest.command("detector/command/cancel") == series_id
+        assert rest.state() == "idle" and triggered.result(60) == series_id
+    ((series, ids),) = rest.get("monitor/images").json()
+    assert series == series_id and ids == list(range(len(ids))) and len(ids) < 1000
+    assert arm(rest) == series_id + 1
+
+
+def test_cancel_when_the_series_is_aborted_meanwhile_then_it_ends_at_once(rest, wait_for):
+    rest.set("detector/config/frame_time", 100.0)
+    arm(rest, nimages=10)
+    with ThreadPoolExecutor(2) as pool:
+        triggered = pool.submit(Rest(rest.part).command, "detector/command/trigger")
+        wait_for(lambda: rest.state() == "acquire", "acquire")
+        cancelled = pool.submit(Rest(rest.part).command, "detector/command/cancel")
+        wait_for(lambda: rest.part.detector.series.cancelled, "cancel waits for the image")
+        rest.command("detector/command/abort")
+        assert cancelled.result(60) == triggered.result(60) == 1
+    assert rest.state() == "idle" and rest.get("monitor/images").json() == []
+
+
 @pytest.mark.parametrize("command", ["disarm", "cancel", "abort"])
 def test_end_of_series_when_idle_already_then_harmless(rest, command):
     assert rest.put(f"detector/command/{command}").status_code == 200
