@@ -57,8 +57,8 @@ class Series:
     n_gates: int = 0
     cancelled: bool = False
     last_edge: float | None = None
-    kept_back: list[tuple[float, StoredFrame]] = field(default_factory=list)
-    """Frames that come late, and the image after which; those after `math.inf` only when the series ends."""
+    kept_back: list[tuple[float, list[StoredFrame]]] = field(default_factory=list)
+    """Exposures that come late, and the image after which; those after `math.inf` when the series ends."""
 
 
 class EigerModel(DetectorConfig):
@@ -347,19 +347,19 @@ class EigerModel(DetectorConfig):
             return
         fault = self.faults.take("out_of_order")
         late = math.inf if held else image_id + int(fault.get("after", 1)) if fault is not None else None
-        for frame in series.maker.frames(image_id, time_ns, count_time):
-            if late is None:
-                await self.monitor.store(frame)
-            else:
-                series.kept_back.append((late, frame))
+        frames = list(series.maker.frames(image_id, time_ns, count_time))
+        if late is None:
+            await self.monitor.store(*frames)
+        else:
+            series.kept_back.append((late, frames))
         await self._hand_out(series, image_id)
 
     async def _hand_out(self, series: Series, image_id: float) -> None:
-        """Hand out the frames that were kept back until an image."""
-        due = [frame for after, frame in series.kept_back if after <= image_id]
+        """Hand out the exposures that were kept back until an image."""
+        due = [frames for after, frames in series.kept_back if after <= image_id]
         series.kept_back = [each for each in series.kept_back if each[0] > image_id]
-        for frame in due:
-            await self.monitor.store(frame)
+        for frames in due:
+            await self.monitor.store(*frames)
 
     def _drop_exposure(self) -> None:
         if self._exposure is not None:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from ...limits import counted_time
@@ -19,8 +20,8 @@ from .parameters import SWITCH, count, flag, measured, text
 MEMORY = 16 * 2**30
 """Bytes the simulated buffer may hold, whatever `buffer_size` says."""
 
-MOST_FRAMES = 100_000
-"""Frames it may hold, however small they are."""
+MOST_EXPOSURES = 100_000
+"""Exposures it may hold, however small they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +43,16 @@ class StoredFrame:
 
 
 class MonitorBuffer(Module):
-    """``monitor``: frames on offer to ``images/...``.
+    """``monitor``: frames on offer to ``images/...``, one per threshold of an exposure; it counts exposures.
 
     Attributes
     ----------
     n_dropped : int
-        New frames refused plus old ones evicted, since `clear`. The state is ``overflow`` if there are any.
+        New exposures refused plus old ones evicted since `clear`; with any, the state is ``overflow``.
     """
 
     def __init__(self, version: str):
-        self._frames: deque[StoredFrame] = deque()
+        self._exposures: deque[deque[StoredFrame]] = deque()  # none of them is empty
         self._changed = asyncio.Condition()
         self._asked_at: float | None = None
         self.commands = {"clear": self.clear, "initialize": self.reset}
@@ -81,43 +82,45 @@ class MonitorBuffer(Module):
 
     def clear(self) -> None:
         """Empty the buffer and the counter; the newest frame stays readable."""
-        self._frames.clear()
+        self._exposures.clear()
         self._n_bytes = self.n_dropped = 0
 
     def put(self, name: str, value: Any) -> list[str]:
         """Set mode, size or drop rule.
 
-        Frames beyond the size go, the newest first with `discard_new`, else the oldest.
+        Exposures beyond the size go, the newest first with `discard_new`, else the oldest.
         """
         changed = super().put(name, value)
-        while len(self._frames) > self["buffer_size"]:
-            self._take_out(newest=self._discards_new)
-            self.n_dropped += 1
+        while len(self._exposures) > self["buffer_size"]:
+            self._drop(newest=self._discards_new)
         return changed
 
-    async def store(self, frame: StoredFrame) -> None:
-        """Take in a new frame by the drop rules; a disabled monitor ignores it."""
-        if not self.enabled:
+    async def store(self, *frames: StoredFrame) -> None:
+        """Take in the frames of one exposure by the drop rules; a disabled monitor ignores them."""
+        if not self.enabled or not frames:
             return
-        self._newest = frame
-        if self._discards_new and not self._has_room(frame):
+        self._newest = frames[-1]
+        n_bytes = sum(frame.n_bytes for frame in frames)
+        if self._discards_new and not self._has_room(n_bytes):
             self.n_dropped += 1
         else:
-            while self._frames and not self._has_room(frame):
-                self._take_out()
-                self.n_dropped += 1
-            self._frames.append(frame)
-            self._n_bytes += frame.n_bytes
+            while self._exposures and not self._has_room(n_bytes):
+                self._drop()
+            self._exposures.append(deque(frames))
+            self._n_bytes += n_bytes
         await self._notify()
 
     async def next(self, timeout: float) -> StoredFrame | None:
         """Take out the oldest frame; None if none came within `timeout` s."""
         self._asked_at = counted_time()
-        await self._wait(lambda: bool(self._frames), timeout)
+        await self._wait(lambda: bool(self._exposures), timeout)
         self._asked_at = counted_time()
-        if not self._frames:
+        if not self._exposures:
             return None
-        frame = self._take_out()
+        frame = self._exposures[0].popleft()
+        self._n_bytes -= frame.n_bytes
+        if not self._exposures[0]:
+            self._exposures.popleft()
         await self._notify()
         return self._note_fetched("next", frame)
 
@@ -128,25 +131,28 @@ class MonitorBuffer(Module):
 
     async def wait_for_room(self, patience: float) -> None:
         """Wait while the buffer is full, if somebody asked for the next frame in the last `patience` s."""
-        while self.enabled and len(self._frames) >= self._most and self._asked_at is not None:
+        while self.enabled and len(self) >= self._most and self._asked_at is not None:
             if counted_time() - self._asked_at > patience:
                 return
-            await self._wait(lambda: len(self._frames) < self._most, 0.5)
+            await self._wait(lambda: len(self) < self._most, 0.5)
 
-    def find(self, series_id: int, image_id: int, threshold_id: int = 1) -> StoredFrame | None:
-        """Return a buffered frame by its ids."""
-        wanted = (series_id, image_id, threshold_id)
-        return next((f for f in self._frames if (f.series_id, f.image_id, f.threshold_id) == wanted), None)
+    def find(self, series_id: int, image_id: int, threshold_id: int | None = None) -> StoredFrame | None:
+        """Return a buffered frame by its ids, that of the lowest threshold there is unless one is named."""
+        for frame in chain.from_iterable(self._exposures):
+            if (frame.series_id, frame.image_id) == (series_id, image_id):
+                if threshold_id in (None, frame.threshold_id):
+                    return frame
+        return None
 
     def listing(self) -> list[list]:
         """Return ``[[series, [id, ...]], ...]``."""
         ids: dict[int, dict[int, None]] = {}
-        for frame in self._frames:
+        for frame in chain.from_iterable(self._exposures):
             ids.setdefault(frame.series_id, {})[frame.image_id] = None
         return [[series, list(images)] for series, images in ids.items()]
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._exposures)
 
     @property
     def n_bytes_free(self) -> int:
@@ -159,15 +165,16 @@ class MonitorBuffer(Module):
 
     @property
     def _most(self) -> int:
-        return min(self["buffer_size"], MOST_FRAMES)
+        return min(self["buffer_size"], MOST_EXPOSURES)
 
-    def _has_room(self, frame: StoredFrame) -> bool:
-        return len(self._frames) < self._most and self.n_bytes_free >= frame.n_bytes
+    def _has_room(self, n_bytes: int) -> bool:
+        return len(self) < self._most and self.n_bytes_free >= n_bytes
 
-    def _take_out(self, *, newest: bool = False) -> StoredFrame:
-        frame = self._frames.pop() if newest else self._frames.popleft()
-        self._n_bytes -= frame.n_bytes
-        return frame
+    def _drop(self, *, newest: bool = False) -> None:
+        """Drop all that is left of the oldest exposure, or of the newest."""
+        exposure = self._exposures.pop() if newest else self._exposures.popleft()
+        self._n_bytes -= sum(frame.n_bytes for frame in exposure)
+        self.n_dropped += 1
 
     def _note_fetched(self, name: str, frame: StoredFrame) -> StoredFrame:
         """Remember which frame `next` or `monitor` gave last (a status of API 1.6)."""

@@ -238,8 +238,10 @@ class _Server:
     async def image(self, request: web.Request) -> web.StreamResponse:
         self._module(request)
         wanted = request.match_info
-        threshold = wanted["threshold"].removeprefix("/") or 1
-        frame = self._detector.monitor.find(int(wanted["series"]), int(wanted["image"]), int(threshold))
+        threshold = wanted["threshold"].removeprefix("/")
+        frame = self._detector.monitor.find(
+            int(wanted["series"]), int(wanted["image"]), int(threshold) if threshold else None
+        )
         if frame is None:
             raise web.HTTPNotFound
         return await self._send_frame(request, frame)

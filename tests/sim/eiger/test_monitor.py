@@ -10,8 +10,12 @@ from sfdaq_ophyd.sim.eiger import monitor
 from sfdaq_ophyd.sim.eiger.monitor import MonitorBuffer, StoredFrame
 
 
-def frame(k, series=1):
-    return StoredFrame(series, k, 1, (b"x" * 100,))
+def frame(k, series=1, threshold=1):
+    return StoredFrame(series, k, threshold, (b"x" * 100,))
+
+
+def exposure(k, thresholds=(1, 2)):
+    return [frame(k, threshold=threshold) for threshold in thresholds]
 
 
 def enabled(**config):
@@ -40,6 +44,52 @@ def test_buffer_when_full_or_shrunk_then_the_drop_rule_says_which_go(discard_new
     assert (buffer.n_dropped, buffer.read("status", "state").value) == (2, "overflow")
     buffer.put("buffer_size", 1)
     assert (buffer.listing(), buffer.n_dropped) == ([[1, kept_of_shrunk]], 4)
+
+
+@pytest.mark.parametrize(
+    ("discard_new", "kept", "kept_of_shrunk"), [(True, [0, 1, 2], [0]), (False, [2, 3, 4], [4])]
+)
+def test_buffer_when_two_thresholds_are_enabled_then_it_counts_exposures(discard_new, kept, kept_of_shrunk):
+    async def run():
+        buffer = enabled(buffer_size=3, discard_new=discard_new)
+        for k in range(5):
+            await buffer.store(*exposure(k))
+        assert buffer.listing() == [[1, kept]] and buffer.n_dropped == 2
+        assert buffer.read("status", "buffer_fill_level").value == [3, 3]
+        assert all(buffer.find(1, k, threshold) for k in kept for threshold in (1, 2))
+        buffer.put("buffer_size", 1)
+        assert buffer.listing() == [[1, kept_of_shrunk]] and buffer.n_dropped == 4
+        taken = [await buffer.next(0) for _ in range(2)]
+        assert [(frame.image_id, frame.threshold_id) for frame in taken] == [
+            (kept_of_shrunk[0], threshold) for threshold in (1, 2)
+        ]
+        assert await buffer.next(0) is None and len(buffer) == 0
+        return buffer.n_bytes_free
+
+    assert asyncio.run(run()) == monitor.MEMORY
+
+
+def test_buffer_when_there_is_memory_for_half_an_exposure_then_all_of_it_is_refused(monkeypatch):
+    monkeypatch.setattr(monitor, "MEMORY", 350)
+
+    async def run():
+        buffer = enabled()
+        for k in range(2):
+            await buffer.store(*exposure(k))
+        return buffer
+
+    buffer = asyncio.run(run())
+    assert buffer.listing() == [[1, [0]]] and (buffer.n_dropped, buffer.n_bytes_free) == (1, 150)
+
+
+def test_find_when_no_threshold_is_named_then_the_first_there_is():
+    async def run():
+        buffer = enabled()
+        await buffer.store(*exposure(0, [2]))
+        await buffer.store(*exposure(1))
+        return [buffer.find(1, 0), buffer.find(1, 1), buffer.find(1, 0, 1), buffer.find(1, 1, 2)]
+
+    assert [found and found.threshold_id for found in asyncio.run(run())] == [2, 1, None, 2]
 
 
 def test_newest_when_the_frame_was_refused_then_it_is_still_given_and_not_taken():
@@ -97,7 +147,7 @@ def test_next_when_nothing_comes_then_none_and_a_cancelled_wait_takes_nothing():
 
 
 def test_buffer_when_its_size_is_beyond_all_bounds_then_it_holds_no_more_than_it_may(monkeypatch):
-    monkeypatch.setattr(monitor, "MOST_FRAMES", 5)
+    monkeypatch.setattr(monitor, "MOST_EXPOSURES", 5)
     buffer = filled(7, size=2_000_000_000, discard_new=False)
     assert buffer.listing() == [[1, [2, 3, 4, 5, 6]]] and buffer.n_dropped == 2
     monkeypatch.setattr(monitor, "MEMORY", 450)

@@ -173,7 +173,17 @@ def test_images_when_asked_by_id_then_given_and_not_removed(rest):
 def test_thresholds_when_both_enabled_then_one_image_each_lowest_first(rest):
     rest.set("detector/config/threshold/2/mode", "enabled")
     take(rest)
+    assert rest.value("monitor/status/buffer_fill_level") == [1, 100]
     assert [frame.private["threshold_id"] for frame in images(rest, 2)] == [1, 2]
+
+
+def test_image_when_only_the_second_threshold_is_enabled_then_it_is_found_without_its_name(rest):
+    rest.set("detector/config/threshold/2/mode", "enabled")
+    rest.set("detector/config/threshold/1/mode", "disabled")
+    series_id = take(rest)
+    reply = rest.get(f"monitor/images/{series_id}/0")
+    assert reply.status_code == 200 and tiff.decode(reply.content).private["threshold_id"] == 2
+    assert rest.get(f"monitor/images/{series_id}/0/1").status_code == 404
 
 
 def test_scene_when_drawn_then_gaps_are_flagged_the_beam_stop_is_dark_and_noise_differs(make_part):
