@@ -18,6 +18,7 @@ from typing import Any
 
 from ...errors import DetectorStateError, RequestError
 from ...wire.simplon import (
+    ARMED,
     COMMANDS,
     MANY_PER_TRIGGER,
     SOFTWARE_TRIGGERED,
@@ -54,9 +55,10 @@ class Series:
     maker: FrameMaker
     n_triggered: int = 0
     n_frames: int = 0
-    n_gates: int = 0
+    n_gates: int = 0  # or edges, in eies
     cancelled: bool = False
-    last_edge: float | None = None
+    last_edge: int | None = None
+    """Time of the last edge in eies, ns since the epoch."""
     kept_back: list[tuple[float, list[StoredFrame]]] = field(default_factory=list)
     """Exposures that come late, and the image after which; those after `math.inf` when the series ends."""
 
@@ -217,18 +219,31 @@ class EigerModel(DetectorConfig):
     def edge(self, width: float = 0.0) -> None:
         """Take one electrical edge, or one gate of `width` s; ignored unless armed for it."""
         series = self.series
-        if self.state != DetectorState.READY or series is None or series.mode in SOFTWARE_TRIGGERED:
+        if series is None or series.mode in SOFTWARE_TRIGGERED:
             return
         if series.mode == TriggerMode.EIES:
-            last, series.last_edge = series.last_edge, time.time()
-            width = 0.0 if last is None else series.last_edge - last
-            if last is None:
-                return
-        elif series.mode == TriggerMode.EXTG:
+            if self.state in ARMED:
+                self._end_and_start(series)
+            return
+        if self.state != DetectorState.READY:
+            return
+        if series.mode == TriggerMode.EXTG:
             series.n_gates += 1
             if series.n_gates % series.gates_per_frame:
                 return
         self._expose(series, width or None)
+
+    def _end_and_start(self, series: Series) -> None:
+        """Take an edge of eies: the frame since the last one ends, and the next starts."""
+        if series.n_gates > series.n_triggers:
+            return  # the last frame has ended already
+        start_ns, series.last_edge = series.last_edge, time.time_ns()
+        series.n_gates += 1
+        self.state = DetectorState.ACQUIRE
+        if start_ns is not None:
+            count_time = (series.last_edge - start_ns) / 1e9
+            make = self._make_ended_frame(series, start_ns, count_time, self._exposure)
+            self._exposure = asyncio.create_task(make)
 
     async def _end(self, command: str) -> int:
         """End the series, cancel after the present image; but for abort, what was exposed comes out."""
@@ -326,10 +341,28 @@ class EigerModel(DetectorConfig):
             await self._make_frame(series, start_ns + round(i * period * 1e9), count_time, held)
             if series.cancelled:
                 return
+        await self._finish_trigger(series)
+
+    async def _make_ended_frame(
+        self, series: Series, start_ns: int, count_time: float, before: asyncio.Task[None] | None
+    ) -> None:
+        """Make the frame that an edge of eies has ended, after the one before."""
+        if before is not None:
+            await before
+        if self._patient:
+            await self.monitor.wait_for_room(PATIENCE)
+            await self.stream.wait_for_room(PATIENCE)
+        held = bool(self.faults.take("late_last"))
+        await self._make_frame(series, start_ns, count_time, held)
+        await self._finish_trigger(series)
+
+    async def _finish_trigger(self, series: Series) -> None:
+        """Be ready for the next trigger, or end the series after the last; in eies a frame has begun."""
         await self._hand_out(series, sys.maxsize)
         series.n_triggered += 1
         if series.n_triggered < series.n_triggers:
-            self.state = DetectorState.READY
+            if series.mode != TriggerMode.EIES:
+                self.state = DetectorState.READY
         else:
             self.files.close()
             if self._patient:

@@ -175,6 +175,40 @@ def test_channels_when_both_thresholds_and_the_difference_are_enabled_then_in_on
     assert start["channels"] == list(frame["data"]) == ["threshold_2"]
 
 
+def test_eies_when_edges_come_at_a_steady_period_then_each_ends_a_frame_and_starts_the_next(
+    rest, pull, wait_for
+):
+    arm(rest, nimages=7, ntrigger=5, mode="eies")
+    rest.part.edge()
+    wait_for(lambda: rest.state() == "acquire", "the first frame")
+    for _ in range(5):
+        rest.part.edge()
+    start, *frames, _ = pull.series()
+    assert start["number_of_images"] == 4 and [frame["image_id"] for frame in frames] == [0, 1, 2, 3]
+    for frame, following in zip(frames, frames[1:]):  # ticks, each rounded
+        assert abs(frame["stop_time"][0] - following["start_time"][0]) <= 2
+        assert frame["real_time"][0] == frame["stop_time"][0] - frame["start_time"][0]
+    wait_for(lambda: rest.state() == "idle", "idle")
+    assert [frame.image_id for frame in images(rest, 4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("command", ["disarm", "cancel", "abort"])
+def test_eies_when_the_series_is_ended_between_two_edges_then_no_more_frames(rest, pull, wait_for, command):
+    series_id = arm(rest, ntrigger=5, mode="eies")
+    for _ in range(3):
+        rest.part.edge()
+    assert [pull.message()["type"] for _ in range(3)] == ["start", "image", "image"]
+    assert rest.state() == "acquire"
+    rest.command(f"detector/command/{command}")
+    rest.part.edge()
+    assert pull.message()["type"] == "end" and rest.state() == "idle"
+    assert arm(rest, ntrigger=2, mode="eies") == series_id + 1
+    for _ in range(2):
+        rest.part.edge()
+    assert [message["type"] for message in pull.series()] == ["start", "image", "end"]
+    wait_for(lambda: rest.state() == "idle", "idle")
+
+
 def test_start_when_armed_then_sent_before_any_trigger(rest, pull):
     series_id = arm(rest)
     start = pull.message()
