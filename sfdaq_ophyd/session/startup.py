@@ -136,7 +136,8 @@ class Session:
     suspenders : dict
         By name; installed.
     facts : dict
-        The start document of the newest run, for file names: scan_id, pgroup, run_number and all else.
+        The start document of the newest run, for file names: scan_id, pgroup and all else; and what the
+        sf-daq broker says of the run, as ``run_number``.
     """
 
     def __init__(self, path: str | Path):
@@ -219,8 +220,11 @@ class Session:
         return engine, data
 
     def _remember(self, name: str, start: dict) -> None:
+        from ..plans.run_number import START_KEY
+
+        of_broker = start.get(START_KEY)
         self.facts.clear()
-        self.facts.update(start)
+        self.facts.update({**(of_broker if isinstance(of_broker, dict) else {}), **start})
 
     def _ready_first(self, plan):
         self.ready()

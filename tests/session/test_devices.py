@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
 import pytest
 import zmq
+from bluesky import RunEngine
 from ophyd import Kind
 
 from sfdaq_ophyd.clients import StdDaqWriterSocket
@@ -61,6 +64,36 @@ def test_writer_when_a_session_makes_it_then_file_names_know_the_run(tmp_path):
     session._remember("start", {"pgroup": "p12345", "scan_id": 7})
     name = writer.settings().paths.next(name="writer", point=0, run_id=1)
     assert name.endswith("/p12345/00007_0.h5")
+
+
+def test_writer_when_a_broker_numbers_the_run_then_file_names_know_the_number(tmp_path):
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(
+        "pgroup: p12345\n"
+        "directory: data\n"
+        "devices:\n"
+        "  sfdaq: {class: SfDaqBroker, url: http://127.0.0.1:9}\n"
+        "  writer:\n"
+        "    class: StdDaqWriter\n"
+        "    url: http://127.0.0.1:9\n"
+        '    template: "{pgroup}/run{run_number:04d}/{scan_id:05d}_{point:04d}.h5"\n'
+    )
+    session = Session(path)
+    devices = session.devices
+    broker, paths = devices["sfdaq"], devices["writer"].settings().paths
+    broker.client.advance_run_number = lambda pgroup: 7
+    names = []
+
+    def note_name():
+        names.append(paths.next(name="writer", point=0, run_id=1))
+        yield from bps.null()
+
+    engine = RunEngine()
+    engine.subscribe(session._remember, "start")
+    engine(run_number_wrapper(bpp.run_wrapper(note_name()), broker))
+    assert names[0].endswith("/p12345/run0007/00001_0000.h5")
+    session._remember("start", {"pgroup": "p12345", "scan_id": 2, "sf_daq": {"pgroup": "p99999"}})
+    assert session.facts["pgroup"] == "p12345" and "run_number" not in session.facts
 
 
 @pytest.mark.parametrize(
