@@ -34,10 +34,11 @@ from ..errors import (
 )
 from ..wire import compression
 from ..wire.broker import PEDESTALS
-from ..wire.detector_name import MODULE_SHAPE
+from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.json_text import load_json
 from ._hdf5 import h5py, hdf5plugin, opened
 from .constants import load_calibration
+from .daq_file import BSDATA, CAMERAS, PVDATA
 from .storage import leave_open, make_folder, write_whole, writing
 from .swissfel_file import SwissfelFile, groups_of
 
@@ -56,11 +57,11 @@ class Conversion:
     source, target : str
         Raw file, and the file to make; the target appears whole or not at all.
     detector : str
-        Group in the source.
+        Group in the source; empty where it cannot be read, and its name does not tell.
     gain_file : tuple of str
         One HDF5 file, or a binary file per module.
     pedestal_file : str
-        ``.res.h5`` file.
+        ``.res.h5`` file, or a folder of them, from which the nearest in time is taken.
     options : str
         JSON text of `CalibrationOptions`; gain mode and module map come from the file.
     all_frames : bool
@@ -186,9 +187,11 @@ def _modules(
 
 
 def _calibration(job: Conversion, options: CalibrationOptions) -> JungfrauCalibration:
-    name = job.detector.partition(":")[0]
+    name, pedestal = job.detector.partition(":")[0], job.pedestal_file
+    if Path(pedestal).is_dir():
+        pedestal = str(nearest_pedestal(job.source, job.detector, pedestal))
     with _LOADING:
-        return _cached_calibration(name, job.gain_file, job.pedestal_file, options.to_json(), job.threads)
+        return _cached_calibration(name, job.gain_file, pedestal, options.to_json(), job.threads)
 
 
 @lru_cache(maxsize=4)
@@ -202,13 +205,14 @@ def _cached_calibration(
 
 
 def raw_detectors(path: str | Path) -> list[str]:
-    """Return the groups of a file that hold raw Jungfrau images; none for files of other kinds."""
-    try:
-        with opened(path) as file:
-            data = {name: file["data"][name] for name in groups_of(file)}
-            return [name for name, group in data.items() if "data" in group and "meta" not in group]
-    except FileFormatError:
-        return []
+    """Return the groups of a file that are for raw Jungfrau images; none for files of other kinds.
+
+    FileFormatError if it cannot be read.
+    """
+    with opened(path) as file:
+        if not isinstance(file.get("data"), h5py.Group):
+            return []
+        return [name for name in groups_of(file) if "meta" not in file["data"][name]]
 
 
 def nearest_pedestal(source: str | Path, detector: str, folder: str | Path) -> Path:
@@ -242,6 +246,8 @@ def plan(
     threads: int = 1,
 ) -> list[Conversion]:
     """Return a conversion for each raw Jungfrau detector in each file below `source`, folders mirrored.
+
+    A file that cannot be read gets one too, which fails and says why.
 
     Parameters
     ----------
@@ -278,7 +284,7 @@ def plan(
                 target=str(target / name),
                 detector=detector,
                 gain_file=gains,
-                pedestal_file=str(_pedestal_for(path, detector, pedestal)),
+                pedestal_file=str(_pedestals_for(path, pedestal)),
                 options=_without(disabled_modules, detector, options).to_json(),
                 all_frames=all_frames,
                 overwrite=overwrite,
@@ -302,9 +308,12 @@ def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str,
     """Yield (raw file, detector, name of its output below the target)."""
     inside = target.resolve()
     for path in sorted(source.rglob("*.h5")) if source.is_dir() else [source]:
-        if inside in path.resolve().parents or PEDESTALS in path.parts:
+        if inside in path.resolve().parents or PEDESTALS in path.parts or os.path.isdir(path):
             continue
-        detectors = raw_detectors(path)
+        try:
+            detectors = raw_detectors(path)
+        except FileFormatError:  # which converting it will say
+            detectors = _detectors_by_name(path)
         for detector in detectors:
             relative = path.relative_to(top)
             if len(detectors) > 1:
@@ -312,16 +321,30 @@ def _sources(source: Path, top: Path, target: Path) -> Iterator[tuple[Path, str,
             yield path, detector, relative
 
 
+def _detectors_by_name(path: Path) -> list[str]:
+    """Return the detector that ``acqNNNN.<detector>.h5`` is of; one without a name where it says nothing."""
+    word = path.stem.rpartition(".")[2]
+    if word in (PVDATA, BSDATA, CAMERAS):
+        return []
+    try:
+        DetectorName.parse(word)
+    except RequestError:
+        return [""]
+    return [word]
+
+
 def _without(modules: tuple[int, ...], detector: str, options: CalibrationOptions) -> CalibrationOptions:
     name = detector.partition(":")[0]
+    if not name:
+        return options
     return options.with_(module_map=disabled_to_map(name, modules)) if modules else options
 
 
-def _pedestal_for(path: Path, detector: str, given: Path | None) -> Path:
+def _pedestals_for(path: Path, given: Path | None) -> Path:
     folder = given or next((f / PEDESTALS for f in path.resolve().parents if (f / PEDESTALS).is_dir()), None)
     if folder is None:
         raise RequestError("pedestal", None, f"a file or folder: no {PEDESTALS} lies beside or above {path}")
-    return nearest_pedestal(path, detector, folder) if folder.is_dir() else folder
+    return folder
 
 
 def _check_record(record: Path, settings: dict, overwrite: bool) -> None:

@@ -154,6 +154,39 @@ def test_file_when_broken_or_of_bad_frames_then_named_and_the_others_converted(r
     assert names(run.out) == [f"acq0002.{DETECTOR}.h5"]
 
 
+@pytest.mark.parametrize("name", [f"acq0003.{DETECTOR}.h5", "acq0003.h5"])
+@pytest.mark.parametrize("content", [b"", b"# no HDF5"])
+def test_file_when_it_cannot_be_opened_then_named_and_the_others_converted(run, name, content):
+    (run.data / name).write_bytes(content)
+    for other in ("BSDATA", "PVDATA", "CAMERAS"):
+        (run.data / f"acq0003.{other}.h5").write_bytes(content)
+    (run.data / "folder.h5").mkdir()
+    with h5py.File(run.data / "of-another-kind.h5", "w") as file:
+        file["entry/data"] = [1]
+    result = run("--disabled-modules", "")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert f"{run.data / name}: " in line and "no readable HDF5" in line
+    assert names(run.out) == [f"acq000{k}.{DETECTOR}.h5" for k in (1, 2)]
+
+
+def test_file_when_it_is_truncated_and_is_all_there_is_then_named(run):
+    path = run.data / f"acq0001.{DETECTOR}.h5"
+    path.write_bytes(path.read_bytes()[:3000])
+    result = run(source=path)
+    assert result.exit_code == 1
+    assert f"sfdaq: {path}: " in result.stderr
+
+
+def test_file_when_its_group_has_no_images_then_named(run):
+    with h5py.File(run.data / f"acq0001.{DETECTOR}.h5", "a") as file:
+        del file[f"data/{DETECTOR}/data"]
+    result = run()
+    assert result.exit_code == 1
+    assert f"acq0001.{DETECTOR}.h5" in result.stderr
+    assert names(run.out) == [f"acq0002.{DETECTOR}.h5"]
+
+
 def test_high_gain_file_when_converted_then_its_own_constants(run, golden):
     path = run.data / f"acq0003.{DETECTOR}.h5"
     write_raw(path, [golden["given"]["raw_hg"]], daq_rec=3873)
@@ -176,6 +209,15 @@ def test_pedestal_when_a_folder_then_nearest_in_time(run, golden, tmp_path):
     with SwissfelFile(run.out / f"acq0001.{DETECTOR}.h5") as file:
         g0 = golden["given"]["raw"] < 0x4000
         assert np.all(file.images(0)[g0] < golden["expected"]["conv"][g0])
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_pedestal_when_a_detector_has_none_then_named_and_the_others_converted(run, golden, tmp_path, given):
+    path = write_raw(run.data / "acq0001.JF07T01V01.h5", [golden["given"]["raw"]], detector="JF07T01V01")
+    result = run(*(["--pedestal", tmp_path / "raw" / "JF_pedestals"] if given else []))
+    assert result.exit_code == 1
+    assert f"sfdaq: {path}: " in result.stderr and "*.JF07T01V01.res.h5" in result.stderr
+    assert names(run.out) == [f"acq000{k}.{DETECTOR}.h5" for k in (1, 2)]
 
 
 @pytest.mark.parametrize(
