@@ -15,7 +15,7 @@ import numpy as np
 from ..calibration import CalibrationOptions, JungfrauCalibration
 from ..calibration.raw_pixels import with_lost_packets
 from ..errors import ConstantsMissing, RequestError, require
-from ..files.constants import files_of, load_calibration
+from ..files.constants import files_of, load_calibration, stamps_of
 from ..wire.detector_name import DaqRec
 from ..wire.simplon import invalid_pixels
 
@@ -387,7 +387,9 @@ def _recorded(settings, device) -> JungfrauCalibration:
     names = [settings.get(name, "") for name in ("detector_name", "gain_file", "pedestal_file")]
     if not all(names):
         raise ConstantsMissing(f"{device}: the run names no gain and pedestal files; pass a calibration")
-    calibration = _loaded(*names, settings.get("pixel_mask_file", ""), settings.get("calibration") or "{}")
+    mask = settings.get("pixel_mask_file", "")
+    stamps = stamps_of(files_of(names[1]), files_of(names[2]), mask)
+    calibration = _loaded(*names, mask, settings.get("calibration") or "{}", stamps)
     then = settings.get("constants_hash", "")
     if then and then != calibration.constants_hash:
         raise ConstantsMissing(
@@ -398,7 +400,7 @@ def _recorded(settings, device) -> JungfrauCalibration:
 
 
 @lru_cache(maxsize=2)
-def _loaded(detector_name, gain_file, pedestal_file, pixel_mask_file, options):
+def _loaded(detector_name, gain_file, pedestal_file, pixel_mask_file, options, stamps):
     files = (files_of(gain_file), files_of(pedestal_file), pixel_mask_file or None)
     return load_calibration(detector_name, *files, **CalibrationOptions.from_json(options).as_dict())
 

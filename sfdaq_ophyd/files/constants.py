@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from .gain_file import read_gain
 from .pedestal_file import read_om_darks, read_pedestal, read_pixel_mask
 
 Files = str | Path | Sequence[str | Path]
+
+Stamps = tuple[tuple[int, int] | None, ...]
+"""Of files: time in ns, and size."""
 
 
 def load_calibration(
@@ -97,6 +101,20 @@ def files_of(names: str) -> Files:
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         raise RequestError("constants", names, "a file name, or a JSON list of file names")
     return files
+
+
+def stamps_of(*files: Files) -> Stamps:
+    """Return time and size of each file, by which it is seen that one has changed; None where it is not."""
+    names = [name for each in files for name in ((each,) if isinstance(each, (str, Path)) else each)]
+    return tuple(map(_stamp, names))
+
+
+def _stamp(path: str | Path) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):  # what is wrong with it, reading it will say
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _in_its_file(exc: BadConstant, files: Files) -> FileFormatError:

@@ -37,7 +37,7 @@ from ..wire.broker import PEDESTALS
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
 from ..wire.json_text import load_json
 from ._hdf5 import h5py, hdf5plugin, opened
-from .constants import load_calibration
+from .constants import Stamps, load_calibration, stamps_of
 from .daq_file import BSDATA, CAMERAS, PVDATA
 from .storage import leave_open, make_folder, write_whole, writing
 from .swissfel_file import SwissfelFile, groups_of
@@ -191,14 +191,15 @@ def _calibration(job: Conversion, options: CalibrationOptions) -> JungfrauCalibr
     if Path(pedestal).is_dir():
         pedestal = str(nearest_pedestal(job.source, job.detector, pedestal))
     with _LOADING:
-        return _cached_calibration(name, job.gain_file, pedestal, options.to_json(), job.threads)
+        stamps = stamps_of(job.gain_file, pedestal)
+        return _cached_calibration(name, job.gain_file, pedestal, options.to_json(), job.threads, stamps)
 
 
 @lru_cache(maxsize=4)
 def _cached_calibration(
-    name: str, gain_file: tuple[str, ...], pedestal_file: str, options: str, threads: int
+    name: str, gain_file: tuple[str, ...], pedestal_file: str, options: str, threads: int, _: Stamps
 ) -> JungfrauCalibration:
-    """Load constants once per process, not once per file."""
+    """Load constants once per process, not once per file; anew when one of their files has changed."""
     gain = gain_file[0] if len(gain_file) == 1 else gain_file
     chosen = CalibrationOptions.from_json(options).as_dict()
     return load_calibration(name, gain, pedestal_file, n_threads=threads, **chosen)

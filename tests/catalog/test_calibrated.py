@@ -113,6 +113,20 @@ def test_constants_when_they_changed_since_the_run_then_refused(catalog, tmp_pat
     assert calibrated_images(catalog[uid], "jf", calibration=calibration).shape == (1, 514, 1030)
 
 
+def test_constants_when_they_are_made_anew_under_the_same_names_then_the_new_ones(catalog, tmp_path, golden):
+    gain, pedestal = write_constants(tmp_path / "constants", golden)
+    uid = record(catalog, tmp_path, (gain, pedestal), golden["raw"][None], [3872])
+    calibrated_images(catalog[uid], "jf")
+    with h5py.File(pedestal, "a") as file:
+        file["gains"][0] += 8
+    with pytest.raises(ConstantsMissing, match="have changed since the run"):
+        calibrated_images(catalog[uid], "jf")
+    later = record(catalog, tmp_path, (gain, pedestal), golden["raw"][None], [3872])
+    image = calibrated_images(catalog[later], "jf").compute()[0]
+    now = load_calibration(DETECTOR, gain, pedestal, mask_lost_packets=True)
+    np.testing.assert_array_equal(image, now(golden["raw"]))
+
+
 def test_constants_when_files_are_per_module_and_the_mask_apart_then_the_run_finds_them_again(
     catalog, tmp_path, constants, golden
 ):

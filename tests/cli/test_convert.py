@@ -244,6 +244,19 @@ def test_source_when_absent_or_empty_or_target_then_refused(run, tmp_path):
         assert "expected" in str(result.exception)
 
 
+def test_constants_when_they_are_made_anew_under_the_same_names_then_the_new_ones(run, golden):
+    assert run("--no-gap-pixels", "--no-mask").exit_code == 0
+    (pedestal,) = (run.data.parents[1] / "JF_pedestals").glob("*.res.h5")
+    with SwissfelFile(run.out / f"acq0001.{DETECTOR}.h5") as file:
+        before = file.images(0)
+    with h5py.File(pedestal, "a") as file:
+        file["gains"][0] += 8
+    assert run("--no-gap-pixels", "--no-mask", "--overwrite").exit_code == 0
+    with SwissfelFile(run.out / f"acq0001.{DETECTOR}.h5") as file:
+        g0 = golden["given"]["raw"] < 0x4000
+        assert np.all(file.images(0)[g0] < before[g0])
+
+
 def test_pipe_when_output_is_no_terminal_then_no_progress_bar(run):
     result = run()
     assert "━" not in result.output
