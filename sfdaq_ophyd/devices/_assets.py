@@ -157,7 +157,7 @@ def external_key(data_key: dict) -> dict:
     if "external" in data_key:
         return data_key
     dtype = np.dtype(data_key["dtype_numpy"])
-    in_file = np.dtype(f"S{MAX_ID_BYTES}") if dtype.kind == "U" else dtype
+    in_file = np.dtype(f"S{dtype.itemsize // 4}") if dtype.kind == "U" else dtype  # as `kinds_of` keeps it
     return {**data_key, "dtype_numpy": in_file.str, "external": "STREAM:"}
 
 

@@ -35,6 +35,10 @@ def check_eiger(stream, n, facility):
     images = stream["eiger_image"].read().reshape(n, 32, 48)
     assert [read_stamp(image) for image in images] == [stamp_of(each) for each in ids]
     assert len(set(ids)) == n
+    uids = np.asarray(stream["eiger_series_uid"].read()).astype(str)
+    assert uids.shape == (n,) and all(uids)
+    whole = stream.read()  # which fails as a whole if one column is not as it was described
+    assert whole["eiger_series_uid"].values.astype(str).tolist() == uids.tolist()
 
 
 def check_jungfrau(stream, n, facility):
