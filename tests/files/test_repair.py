@@ -130,6 +130,27 @@ def test_repair_when_the_file_is_of_an_old_format_then_there_is_nothing_to_do(tm
     assert not repair(tmp_path / "old.h5")
 
 
+def test_repair_when_the_file_is_somebody_else_s_then_only_its_mark_is_changed(tmp_path):
+    """Of whose columns nobody here knows which go with the images."""
+    path = tmp_path / "theirs.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["entry/data/data"] = np.ones((3, 4, 5), "u2")
+        file["entry/start_time"] = "2026-11-26T12:00:00"
+        file["entry/data/axis"] = np.arange(7.0)
+        file.create_dataset("entry/data/table", data=np.arange(9), maxshape=(None,), chunks=(4,))
+    content = bytearray(path.read_bytes())
+    content[11] |= 5
+    content[44:48] = lookup3(bytes(content[:44])).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert not opens_plainly(path)
+    assert repair(path)
+    with h5py.File(path, "r") as file:
+        assert file["entry/start_time"].asstr()[()] == "2026-11-26T12:00:00"
+        assert file["entry/data/axis"][()].tolist() == list(range(7))
+        assert file["entry/data/table"][()].tolist() == list(range(9))
+        assert len(file["entry/data/data"]) == 3
+
+
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory):
     path = tmp_path_factory.mktemp("closed") / "frames.h5"
