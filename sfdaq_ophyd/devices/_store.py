@@ -467,6 +467,7 @@ class FrameStore(PointStore):
         }
         self._file, self._n_saved, self._homeless = file, 0, []
         self._assets = FileAssets(file.path, keys)
+        self._not_synced.add(file.path)  # one that takes over points has rows before any is appended
         return file
 
     def _close_file(self) -> None:

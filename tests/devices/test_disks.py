@@ -109,3 +109,20 @@ def test_frames_when_the_sync_period_passes_then_files_are_synced(engine, tmp_pa
         drive(engine, lambda det=det: bp.count([det], 3))
         assert len(synced) >= at_least and len(synced[0]) == 1
         assert (len(synced) == 1) == (period > 1), "at the end of the staging in any case"
+
+
+def test_points_when_moved_into_a_new_file_then_that_is_synced_too(engine, tmp_path, monkeypatch):
+    """The second stream's only point came before anybody knew whose it is."""
+    synced = set()
+    monkeypatch.setattr("sfdaq_ophyd.devices._store.sync", synced.update)
+    det = FakeDetector(name="det", directory=tmp_path, sync_period=1e9)
+
+    @bpp.stage_decorator([det])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([det], "dark")
+        yield from bps.trigger_and_read([det], "primary")
+
+    check_run(drive(engine, plan), 1)
+    files = set(tmp_path.glob("*.h5"))
+    assert synced == files and len(files) == 2
