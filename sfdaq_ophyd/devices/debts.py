@@ -22,7 +22,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,7 @@ class Debts:
         self._device, self.address, self._directory = device, address, Path(directory)
         self._advice = advice
         self._unsaved: dict[str, Debt] = {}  # what no disk took
+        self._unreadable = False  # the file, when it was read last
 
     @property
     def path(self) -> Path:
@@ -227,12 +230,16 @@ class Debts:
         self.forget(*owed)
 
     def _read(self) -> dict[str, Debt]:
-        address, owed = _load(self.path)
+        found = _load(self.path)
+        self._unreadable = found is None
+        address, owed = found or ("", {})
         return (owed if address == self.address else {}) | self._unsaved
 
     def _write(self, owed: dict[str, Debt]) -> None:
         path, self._unsaved = self.path, {}
         try:
+            if self._unreadable:
+                _set_aside(path)
             if not owed:
                 path.unlink(missing_ok=True)
                 return
@@ -249,7 +256,7 @@ def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
     """Yield address and debt of everything owed, by the files of a folder; nothing that is staged."""
     for path in sorted(Path(folder).glob("*.json")):
         with _lock:
-            address, owed = _load(path)
+            address, owed = _load(path) or ("", {})
         yield from ((address, debt) for debt in owed.values() if not debt.held)
 
 
@@ -266,8 +273,16 @@ def _process(pid: int | str) -> str:
     return "" if status[0] in "ZX" else f"{socket.gethostname()} {pid} {status[19]}"
 
 
-def _load(path: Path) -> tuple[str, dict[str, Debt]]:
-    """Return the address of a file and what is owed to it; one that holds something else is told and left."""
+def _set_aside(path: Path) -> None:
+    """Give a file that could not be read another name, for a person to look into: it may tell of debts."""
+    aside = path.with_name(f"{path.name}.unreadable-{datetime.now():%Y%m%d_%H%M%S_%f}")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        logger.error("%s could not be read, and is kept as %s: what it owes is not put back", path, aside)
+
+
+def _load(path: Path) -> tuple[str, dict[str, Debt]] | None:
+    """Return the address of a file and what is owed to it; None, and it is told, if it cannot be read."""
     try:
         with path.open() as file:
             content = json.loads(file.read(MAX_BYTES))
@@ -281,4 +296,4 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]]:
         return "", {}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         logger.error("%s: not a file of debts: %r", path, exc)
-        return "", {}
+        return None

@@ -148,6 +148,23 @@ def test_debts_when_their_file_holds_something_else_then_it_is_told_and_the_devi
     assert "not a file of debts" in caplog.text
     owe(debts)
     assert list(debts.owed()) == ["nimages"]
+    (aside,) = debts.path.parent.glob("*.unreadable-*")
+    assert aside.read_text() == content and f"kept as {aside}" in caplog.text
+    assert [address for address, _ in all_debts(debts.path.parent)] == ["http://dcu"]
+
+
+def test_debts_when_their_file_cannot_be_read_once_then_what_it_says_is_not_lost(debts, monkeypatch):
+    owe(debts, "ntrigger", 1, 3)
+    before = debts.path.read_text()
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
+        owe(debts)
+    assert list(debts.owed()) == ["nimages"]
+    assert [path.read_text() for path in debts.path.parent.glob("*.unreadable-*")] == [before]
 
 
 def test_debts_when_two_devices_owe_to_one_address_then_both_are_kept(debts, tmp_path):
