@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from .run_number import Policy, run_number_wrapper
 
 MAX_SELECTED = 6000
 """Pulse ids in one request; about 7800 reach the server's limit."""
+
+SLEEP = 1.0
+"""s that `sf_record` sleeps at once: so much longer at the most it records if it is paused."""
 
 
 @plan
@@ -159,6 +163,8 @@ def _parts(start: int | None, stop: int | None, pulse_ids: Sequence[int] | None,
 def sf_record(broker: SfDaqBroker, duration: float, *, md: dict[str, Any] | None = None) -> MsgGenerator[str]:
     """Record everything for `duration`, under one run number; a pause does not stop the recording.
 
+    The time of a pause counts; if `duration` is over before the plan is resumed, it ends then.
+
     Parameters
     ----------
     broker : SfDaqBroker
@@ -181,8 +187,11 @@ def sf_record(broker: SfDaqBroker, duration: float, *, md: dict[str, Any] | None
     def inner() -> MsgGenerator[None]:
         yield from bps.declare_stream(flyer, name="primary", collect=True)
         yield from bps.kickoff(flyer, wait=True)
-        yield from bps.checkpoint()
-        yield from bps.sleep(duration)
+        end, slept = time.monotonic() + duration, 0.0
+        while slept < duration and (left := end - time.monotonic()) > 0:  # in a dry run no time passes
+            yield from bps.checkpoint()  # a pause replays what follows, however long it was
+            yield from bps.sleep(step := min(left, SLEEP))
+            slept += step
         yield from collect_while_completing(flyer, "primary")
 
     return (yield from run_number_wrapper(inner(), broker))

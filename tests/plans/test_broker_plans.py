@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from bluesky.simulators import RunEngineSimulator
@@ -118,6 +120,32 @@ def test_plan_when_simulated_then_has_the_messages_of_a_dry_run(bench, case):
     jobs = [msg.args[0].name for msg in messages if msg.command == "set" and msg.obj is device.service]
     assert len(sent(bench)) == before
     assert jobs == EXPECTED_JOBS[case.name]
+
+
+@pytest.mark.parametrize(
+    ("duration", "paused", "slept"), [(10, 0, 10), (10, 4.5, 5.5), (0.5, 0, 0.5), (3, 60, 1)]
+)
+def test_record_when_paused_then_the_time_of_the_pause_counts(bench, monkeypatch, duration, paused, slept):
+    """The pause is in the first sleep; what it replays is that sleep alone."""
+    now, sleeps = [100.0], []
+
+    def sleep(msg):
+        (step,) = msg.args
+        now[0] += step if sleeps else step + paused
+        sleeps.append(step)
+
+    monkeypatch.setattr("sfdaq_ophyd.plans.retrieve.time", SimpleNamespace(monotonic=lambda: now[0]))
+    simulator = RunEngineSimulator()
+    simulator.add_handler("sleep", sleep)
+    messages = simulator.simulate_plan(plans.sf_record(bench.device(), duration))
+    assert sum(sleeps) == slept and max(sleeps) <= 1
+    before = [earlier.command for earlier, msg in itertools.pairwise(messages) if msg.command == "sleep"]
+    assert set(before) == {"checkpoint"}
+
+
+def test_record_when_simulated_and_no_time_passes_then_it_sleeps_as_long_as_it_would(bench):
+    messages = RunEngineSimulator().simulate_plan(plans.sf_record(bench.device(), 600))
+    assert sum(msg.args[0] for msg in messages if msg.command == "sleep") == pytest.approx(600, rel=0.1)
 
 
 _RUN = ["take_run_number", "name_run", "wait_for_files", "streams", "demand_data"]
