@@ -20,7 +20,7 @@ from bluesky.utils import (
     short_uid,
 )
 
-from ..devices import FlyGroup, SfDaqBroker, Told
+from ..devices import FlyGroup, SfDaqBroker, StdDaqWriter, Told
 from ..devices.broker import Point, Service
 from ..errors import RequestError
 from .broker import call_broker
@@ -111,7 +111,7 @@ class _RunNumbers:
                 return (yield from self._close_run(msg))
             case "close_run" if self._opened is not None and msg.run == self._opened.run:
                 self._opened = None
-            case "set" if not isinstance(msg.obj, Told | Service):
+            case "set" if not _is_told(msg.obj):
                 self._moved[msg.obj.name] = (msg.obj, msg.args[0] if msg.args else None)
             case "trigger" if self._concerns(msg.obj):
                 yield from self._prepare(msg, msg.obj)
@@ -228,6 +228,13 @@ class _RunNumbers:
 
 
 _NO_RUN = object()
+
+
+def _is_told(device: Any) -> bool:
+    """Whether plans of this package set it to speak with a device: nothing is moved."""
+    parent = getattr(device, "parent", None)
+    is_armed = isinstance(parent, StdDaqWriter) and device is parent.armed
+    return is_armed or isinstance(device, Told | Service)
 
 
 def _tell(broker: SfDaqBroker, point: Point | None) -> MsgGenerator[None]:

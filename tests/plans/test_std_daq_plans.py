@@ -7,9 +7,10 @@ import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import pytest
 from bluesky.simulators import RunEngineSimulator
+from ophyd.sim import SynAxis
 
-from sfdaq_ophyd.devices import StdDaqWriter
-from sfdaq_ophyd.plans import configure_daq, fly, std_daq_wrapper, write_images
+from sfdaq_ophyd.devices import SfDaqBroker, StdDaqWriter
+from sfdaq_ophyd.plans import configure_daq, fly, run_number_wrapper, std_daq_wrapper, write_images
 
 from ..devices.fake import FakeDetector
 
@@ -87,6 +88,20 @@ def test_wrapper_when_a_detector_flies_then_the_run_closes_after_the_writers_fil
         "unstage writer",
     )
     assert last == len(messages) - 1
+
+
+def test_wrapper_when_a_broker_takes_the_points_then_only_the_motor_is_an_axis(writer, camera, tmp_path):
+    broker = SfDaqBroker(
+        "http://127.0.0.1:9", name="sfdaq", pgroup="p20001", directory=tmp_path, pulse_id=object()
+    )
+    for plan, axes in (
+        (bp.scan([broker, camera], SynAxis(name="motor"), 0, 1, 3), ["motor"]),
+        (bp.count([broker], 3), []),
+    ):
+        plan = run_number_wrapper(std_daq_wrapper(plan, writer), broker)
+        messages = RunEngineSimulator().simulate_plan(plan)
+        points = [msg.args[0] for msg in messages if msg.command == "set" and msg.obj is broker.next_point]
+        assert [list(point.values) for point in points if point] == [axes] * 3
 
 
 def test_write_images_when_it_runs_then_frames_per_trigger_is_put_back(writer):
