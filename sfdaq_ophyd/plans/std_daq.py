@@ -7,6 +7,7 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import numpy as np
 from bluesky.utils import Msg, MsgGenerator, short_uid
 
 from ..devices import FlyGroup
@@ -93,7 +94,7 @@ class _Around:
         self._writer, self._flyer = writer, FlyGroup([writer])
         self._triggered = self._flying = False
         self._declared: set = set()
-        self._n_points: Any = None
+        self._n_points: int | None = None
 
     def around(self, msg: Msg) -> MsgGenerator:
         """Yield `msg` and what belongs around it; return its response."""
@@ -110,7 +111,7 @@ class _Around:
                 self._triggered = False
             case "prepare":
                 (value, *_) = msg.args
-                self._n_points = value.get("n_points") if isinstance(value, Mapping) else value
+                self._n_points = _n_points_of(value) or self._n_points
             case "kickoff" if not self._flying:
                 self._flying = True
                 yield from self._kick_off(msg)
@@ -143,3 +144,11 @@ class _Around:
         if self._n_points is not None:
             yield from bps.prepare(writer, self._n_points, wait=True)
         yield from bps.kickoff(self._flyer, wait=True)
+
+
+def _n_points_of(prepared: object) -> int | None:
+    """Return the points that a device is prepared for; None where the value says nothing of points."""
+    n_points = prepared.get("n_points") if isinstance(prepared, Mapping) else prepared
+    if isinstance(n_points, bool) or not isinstance(n_points, int | float | np.integer):
+        return None
+    return int(n_points) if n_points % 1 == 0 else None

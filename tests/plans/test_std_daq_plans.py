@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
+import numpy as np
 import pytest
 from bluesky.simulators import RunEngineSimulator
 from ophyd.sim import SynAxis
@@ -13,6 +16,15 @@ from sfdaq_ophyd.devices import SfDaqBroker, StdDaqWriter
 from sfdaq_ophyd.plans import configure_daq, fly, run_number_wrapper, std_daq_wrapper, write_images
 
 from ..devices.fake import FakeDetector
+
+
+@dataclass
+class FlyMotorInfo:
+    """With which a motor of ophyd-async is prepared."""
+
+    start_position: float
+    end_position: float
+    time_for_move: float
 
 
 @pytest.fixture
@@ -102,6 +114,29 @@ def test_wrapper_when_a_broker_takes_the_points_then_only_the_motor_is_an_axis(w
         messages = RunEngineSimulator().simulate_plan(plan)
         points = [msg.args[0] for msg in messages if msg.command == "set" and msg.obj is broker.next_point]
         assert [list(point.values) for point in points if point] == [axes] * 3
+
+
+@pytest.mark.parametrize(
+    "other", [{"exposure_time": 0.01}, FlyMotorInfo(start_position=0, end_position=1, time_for_move=1), 0.5]
+)
+def test_wrapper_when_other_devices_are_prepared_too_then_it_takes_the_points_of_the_detector(
+    writer, camera, tmp_path, other
+):
+    device = FakeDetector(name="device", directory=tmp_path)
+
+    @bpp.run_decorator()
+    def plan(prepared):
+        for obj, value in prepared:
+            yield from bps.prepare(obj, value, wait=True)
+        yield from bps.kickoff(camera, wait=True)
+
+    for n_points in (100, {"n_points": 100}, 100.0, np.int64(100)):
+        for prepared in ([(camera, n_points), (device, other)], [(device, other), (camera, n_points)]):
+            messages = RunEngineSimulator().simulate_plan(std_daq_wrapper(plan(prepared), writer))
+            told = [msg.args for msg in messages if msg.command == "prepare" and msg.obj is writer]
+            assert told == [(100,)]
+    messages = said(std_daq_wrapper(plan([(device, other)]), writer))
+    assert "prepare writer" not in messages and "kickoff writer" in messages
 
 
 def test_write_images_when_it_runs_then_frames_per_trigger_is_put_back(writer):
