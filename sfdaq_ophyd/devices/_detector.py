@@ -33,13 +33,11 @@ logged, and noted on it.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 from ophyd import Component as Cpt
 from ophyd import Signal
@@ -53,11 +51,6 @@ from ._pulse_window import PulseWindow
 from ._source import FrameSource, Request
 from ._status import GRACE, ActionStatus, Setting, naming, whole_number
 from ._store import SYNC_PERIOD, FrameStore, PointStore, WrittenFileStore
-
-logger = logging.getLogger(__name__)
-
-_together: WeakSet[Detector] = WeakSet()
-"""Detectors that are staged, and those that were together with one of them."""
 
 
 class Detector(Flying):
@@ -134,10 +127,7 @@ class Detector(Flying):
         """Open the source and make ready; the hardware is as found if this fails."""
         self._check_signals()
         staged = super().stage()
-        self.failure = None
-        if not any(detector.is_staged for detector in _together):
-            _together.clear()
-        _together.add(self)
+        self._join_together()
         try:
             frame_format = self.source.open(self.settings())
             self._store = self._new_store(frame_format, int(self.frames_per_trigger.get()))
@@ -168,11 +158,7 @@ class Detector(Flying):
                 problems.append(exc)
         unstaged = super().unstage()
         if problems:
-            before = [detector.failure for detector in (self, *_together) if detector.failure is not None]
-            if not before or not isinstance(problems[0], Exception):
-                raise problems[0]
-            logger.error("%s: while it was unstaged: %s", self.name, problems[0])
-            before[0].add_note(f"{self.name}: and while it was unstaged: {problems[0]}")
+            self._unstage_failed(problems[0])
         return unstaged
 
     def _close_store(self) -> None:

@@ -8,20 +8,24 @@ the ids and numbers as rows of events: `describe_flown`, `collect_flown` and `fl
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from ophyd import Device
 from ophyd.status import StatusBase
 from ophyd.utils import InvalidState
 
-from ..errors import DetectorStateError, RequestError
+from ..errors import DetectorStateError, Discarded, RequestError
 from ._source import Request
 from ._status import ActionStatus
+
+logger = logging.getLogger(__name__)
 
 OUR_PLAN = "sfdaq_ophyd.plans.fly does all of it"
 
@@ -50,11 +54,48 @@ class FrameFlight(Flight):
     ended: bool = False
 
 
-class Flying(Device, ABC):
-    """A device that flies; where its points come from and go to, it says itself."""
+_together: WeakSet[Flying] = WeakSet()
+"""Devices that are staged, and those that were together with one of them."""
 
+
+class Flying(Device, ABC):
+    """A device that flies; where its points come from and go to, it says itself.
+
+    Attributes
+    ----------
+    failure : Exception or None
+        Of the staging, or of a point since then.
+    """
+
+    failure: Exception | None = None
     _flight: Flight | None = None
     _page: dict | None = None
+
+    @property
+    @abstractmethod
+    def is_staged(self) -> bool:
+        """Whether the device is staged: settings of the run are fixed."""
+
+    def _join_together(self) -> None:
+        """As it is staged: forget the failure of before, and be one of those that are staged together."""
+        self.failure = None
+        if not any(device.is_staged for device in _together):
+            _together.clear()
+        _together.add(self)
+
+    def _note_failure(self, status: StatusBase) -> None:
+        """Remember what a point failed of; a callback, to be added before the RunEngine has the status."""
+        exc = status.exception(timeout=0)
+        if exc is not None and not isinstance(exc, Discarded):
+            self.failure = exc
+
+    def _unstage_failed(self, problem: BaseException) -> None:
+        """Raise what failed in unstage; if staging or a point failed before, log it and note it on that."""
+        before = [device.failure for device in (self, *_together) if device.failure is not None]
+        if not before or not isinstance(problem, Exception):
+            raise problem
+        logger.error("%s: while it was unstaged: %s", self.name, problem)
+        before[0].add_note(f"{self.name}: and while it was unstaged: {problem}")
 
     @property
     def flying(self) -> bool:

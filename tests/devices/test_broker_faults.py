@@ -18,14 +18,18 @@ from sfdaq_ophyd.errors import (
     FilesMissing,
     FramesMissing,
     RequestError,
+    ServiceRefused,
     ServiceUnreachable,
+    StorageError,
 )
-from sfdaq_ophyd.plans import run_number_wrapper, sf_count
+from sfdaq_ophyd.plans import fly, run_number_wrapper, sf_count
 from sfdaq_ophyd.wire.broker_status import StatusBoard, read_status
 
 from .broker_bench import DETECTOR, BrokerBench, cause, run, streams_of
+from .fake import FakeDetector
 from .run_engine_driver import drive, interruptible
 from .std_daq_writer.documents import points_dropped
+from .test_failures import failing
 
 pytestmark = pytest.mark.usefixtures("no_faults")
 
@@ -352,3 +356,44 @@ def test_run_number_when_last_run_was_set_back_then_told_that_the_run_has_data_a
     assert run(sf_count([device], 2)).error is None
     told = f"gave out run number 1 of {device.pgroup.get()} as new, but its first acquisition is number 2"
     assert caplog.text.count(told) == int(set_back)
+
+
+@pytest.mark.parametrize("broken", ["stage", "trigger", "fly scan"])
+def test_point_when_the_broker_fails_and_unstage_of_a_detector_too_then_the_point_is_told(
+    bench, tmp_path, broken, caplog
+):
+    device, camera = bench.device(), FakeDetector(name="camera", directory=tmp_path)
+    failing(camera, "close", ServiceRefused("put back", url="http://elsewhere", said="never"))
+    fail_of_broker(bench, device, broken)
+    both = [camera, device]
+    result = run(fly(both, 2) if broken == "fly scan" else sf_count(both, 1))
+    exc = cause(result)
+    assert "the pgroup is gone" in str(exc) and "never" not in str(exc)
+    assert any("camera: and while" in note for note in exc.__notes__) and "camera: while" in caplog.text
+
+
+def fail_of_broker(bench, device, what):
+    def fail(*args, **more):
+        raise ServiceRefused("retrieve", url="http://broker", said="the pgroup is gone")
+
+    if what == "stage":
+        device.pass_preflight = fail
+    else:
+        device.runner.acquire = fail
+
+
+def test_point_when_a_detector_fails_and_unstage_of_the_broker_too_then_the_point_is_told(
+    bench, tmp_path, caplog
+):
+    device, camera = bench.device(), FakeDetector(name="camera", directory=tmp_path)
+    failing(camera, "frames", ServiceRefused("frames", url="http://elsewhere", said="no more"))
+
+    def end_run():
+        raise StorageError(tmp_path, what="writing", reason="No space left", hint="Make room")
+
+    device.runner.end_run = end_run
+    result = run(bpp.stage_wrapper(bpp.run_wrapper(bps.trigger_and_read([camera])), [camera, device]))
+    exc = cause(result)
+    assert "no more" in str(exc)
+    assert any("sfdaq: and while" in note and "No space left" in note for note in exc.__notes__)
+    assert "sfdaq: while" in caplog.text

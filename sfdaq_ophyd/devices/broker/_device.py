@@ -163,24 +163,35 @@ class SfDaqBroker(BrokerVerbs):
             A signal is wrong.
         PreflightFailed
         """
-        self.check_settings()
-        self.hardware.trigger.pay()
-        if self.check:
-            self.pass_preflight()
-        self._forget()
-        return super().stage()
+        self._join_together()
+        try:
+            self.check_settings()
+            self.hardware.trigger.pay()
+            if self.check:
+                self.pass_preflight()
+            self._forget()
+            return super().stage()
+        except Exception as exc:
+            self.failure = exc
+            raise
 
     def unstage(self) -> list[object]:
-        """Give up what was not asked for yet; files asked for are still followed. Safe twice."""
-        try:
-            self.stop()
-            self.service.give_up()
-        finally:
-            self.runner.end_run()
-            self.workers.end()
-            self._forget()
-            self._n_points = None
-            unstaged = super().unstage()
+        """Give up what was not asked for yet; files asked for are still followed. Safe twice.
+
+        Everything is tried; the first failure is raised, unless the staging or a point failed before, here or
+        at a detector staged together with this one: then it is logged, and noted on that.
+        """
+        problems: list[BaseException] = []
+        for step in (self.stop, self.service.give_up, self.runner.end_run, self.workers.end):
+            try:
+                step()
+            except BaseException as exc:
+                problems.append(exc)
+        self._forget()
+        self._n_points = None
+        unstaged = super().unstage()
+        if problems:
+            self._unstage_failed(problems[0])
         return unstaged
 
     def preflight(self) -> list[Check]:

@@ -131,6 +131,7 @@ class BrokerVerbs(BrokerSettings, Flying):
             self._took(self.runner.acquire(pulses, point, run), token)
 
         self._acquisition = status
+        status.add_callback(self._note_failure)
         status.begin(self.workers, acquire)
         return status
 
@@ -227,6 +228,7 @@ class BrokerVerbs(BrokerSettings, Flying):
         first = (self.runner.pulse_id.get() // rate + 1) * rate
         completed = JobStatus(self, "fly scan", 30 * float(self.timeout.get()) + GRACE, unit="pulses")
         completed.hold()  # until it is to be completed, nobody is late
+        completed.add_callback(self._note_failure)
         self._flight = PulseFlight(
             ActionStatus.done_at_once(self, "kickoff"),
             completed=completed,
