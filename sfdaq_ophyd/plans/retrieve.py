@@ -68,6 +68,7 @@ def retrieve_from_buffers(
             yield from call_broker(broker, broker.retrieve, timeout=_limit(broker), waits=True, **part)
             yield from _event(broker)
 
+    yield from call_broker(broker, broker.check_settings)  # before a run number is used up
     return (yield from run_number_wrapper(inner(), broker))
 
 
@@ -118,6 +119,7 @@ def re_retrieve(
             broker.runner.saved_requests,
             run_number=run_number,
             acquisition_number=acquisition_number,
+            changes=changes,
         )
 
         @bpp.run_decorator(md=_md)

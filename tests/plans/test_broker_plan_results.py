@@ -13,7 +13,7 @@ from sfdaq_ophyd import plans
 from sfdaq_ophyd.errors import DetectorStateError, PreflightFailed, RequestError, SfdaqError
 from sfdaq_ophyd.plans import run_number_decorator, run_number_wrapper, sf_count
 
-from ..devices.broker_bench import DETECTOR, Shutter, first_run, sent
+from ..devices.broker_bench import DETECTOR, Shutter, cause, first_run, sent
 from ..devices.run_engine_driver import drive, interruptible, streams
 
 MOTOR = SynAxis(name="motor")
@@ -52,6 +52,26 @@ def test_retrieve_when_range_is_in_the_future_then_waits_until_it_is_over(bench)
     result = drive(interruptible(), lambda: plans.retrieve_from_buffers(device, now + 5, now + 30))
     assert result.error is None
     assert bench.facility.clock.now() > now + 30
+
+
+def test_retrieve_when_a_signal_is_wrong_then_no_number_is_used_up(bench):
+    device = bench.device(cameras=["SARES20-CAM"])
+    now = bench.facility.clock.now()
+    result = drive(interruptible(), lambda: plans.retrieve_from_buffers(device, now - 9, now - 2))
+    assert isinstance(cause(result), RequestError) and "sfdaq.cameras" in str(cause(result))
+    assert not result.documents
+    assert bench.last_run() == 0
+
+
+@pytest.mark.parametrize("same_run", [False, True])
+def test_re_retrieve_when_a_change_is_wrong_then_no_number_is_used_up(bench, same_run):
+    device = bench.device()
+    first_run(bench, device)
+    changes = {"camera_list": ["SARES20-CAM"]}
+    result = drive(interruptible(), lambda: plans.re_retrieve(device, 1, same_run=same_run, changes=changes))
+    assert isinstance(cause(result), RequestError)
+    assert not result.documents
+    assert bench.last_run() == 1 and len(bench.acquisitions(1)) == 1
 
 
 def test_re_retrieve_when_same_run_then_it_becomes_a_further_acquisition(bench):

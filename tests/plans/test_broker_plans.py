@@ -152,7 +152,7 @@ _RUN = ["take_run_number", "name_run", "wait_for_files", "streams", "demand_data
 EXPECTED_JOBS = {
     **dict.fromkeys(("sf_count", "sf_scan", "sf_list_scan", "sf_grid_scan"), _RUN),
     "sf_record": _RUN,
-    "retrieve": [*_RUN[:2], "retrieve", *_RUN[2:]],
+    "retrieve": ["check_settings", *_RUN[:2], "retrieve", *_RUN[2:]],
     "re_retrieve": ["saved_requests", *_RUN],
     "pedestal": ["begin_pedestal", "wait_for_pedestal"],
     "power_on": ["check_reachable", "power_on_detector", "wait_until_running", "wait_until_writing"],

@@ -238,10 +238,7 @@ class BrokerRunner:
 
         `point` and `check` are as for `run_in_use`.
         """
-        file = Path(path)
-        if not (saved := read_json(file)):
-            raise RequestError("path", path, f"a file with a JSON object, of at most {MAX_JSON} bytes")
-        old = RetrieveRequest.from_wire(saved | dict(changes or {}))
+        file, old = Path(path), _saved_request(path, changes)
         run = self.run_in_use(point, check, old.run_number)
         origin = {"rerun_of": f"run{padded(old.run_number or 0)}/{file.stem}"}
         labels = request_labels(run.uid, **origin)
@@ -250,8 +247,16 @@ class BrokerRunner:
         )
         return self._send(run, request)
 
-    def saved_requests(self, run_number: int, acquisition_number: int | None = None) -> list[str]:
-        """Return the paths of ``meta/acqNNNN.json`` of a run, or of one acquisition; RequestError if none."""
+    def saved_requests(
+        self,
+        run_number: int,
+        acquisition_number: int | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Return the paths of ``meta/acqNNNN.json`` of a run, or of one acquisition.
+
+        RequestError if there is none, or if one is not to be sent with these `changes`.
+        """
         pgroup, root = self._settings().pgroup, self.client.sf_root
         runs = f"*/data/{pgroup}/raw/run{padded(run_number)}"
         name = "acq*.json" if acquisition_number is None else f"acq{padded(acquisition_number)}.json"
@@ -260,7 +265,10 @@ class BrokerRunner:
         )
         if not found:
             raise RequestError("run_number", run_number, f"a run of {pgroup} with data, below {root}")
-        return sorted(map(str, found))
+        paths = sorted(map(str, found))
+        for path in paths:
+            _saved_request(path, changes)
+        return paths
 
     def leave_out(self, run: BrokerRun | None, first: int, last: int | None) -> None:
         """Say in the log, and in the table of a run if there is one, that pulses were not asked for.
@@ -414,3 +422,9 @@ def _asked(request: RetrieveRequest) -> dict[str, list[int]]:
     inner = request.pulses.aligned(request.rate_multiplicator) if request.detectors else request.pulses
     step = request.rate_multiplicator
     return {"range": [-(-inner.first // step) * step, inner.last + 1, step]}
+
+
+def _saved_request(path: str, changes: Mapping[str, Any] | None) -> RetrieveRequest:
+    if not (saved := read_json(Path(path))):
+        raise RequestError("path", path, f"a file with a JSON object, of at most {MAX_JSON} bytes")
+    return RetrieveRequest.from_wire(saved | dict(changes or {}))
