@@ -206,6 +206,8 @@ class ArrayBytes:
     def check(self) -> None:
         """Raise WireError unless the bytes say of themselves what they should; quick, whatever their size."""
         algorithm, data, n_bytes, item = self.algorithm, self.data, self.n_bytes, self.dtype.itemsize
+        if n_bytes > MAX_ARRAY:
+            raise WireError(f"an array of {n_bytes} bytes, expected at most {MAX_ARRAY}")
         if algorithm == "none":
             if len(data) != n_bytes:
                 raise WireError(f"{len(data)} bytes, expected {n_bytes}")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -31,6 +31,9 @@ _START_DTYPES: Final = _DTYPES | {"int8": "i1", "int16": "<i2", "int32": "<i4"}
 """The signed ones are of others that send this format."""
 _ZONED: Final = re.compile(r"([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 """How a date ends that can be told apart from one of any other zone."""
+
+_CHANNEL: Final = re.compile(r"\w[\w.-]{0,63}")
+"""Name of a channel whose tables are kept: it is part of a path in files."""
 
 
 class UnknownMessage(WireError):
@@ -275,7 +278,7 @@ def _start(fields: dict[str, object]) -> SeriesStart:
         for name, array in _by_channel(table, rest.pop(table, None))
     }
     lookup = rest.pop("countrate_correction_lookup_table", None)
-    if isinstance(lookup, ArrayBytes):
+    if _is_table(lookup):
         tables["countrate_correction_lookup_table"] = lookup
     n_images = fields.get("number_of_images")
     return SeriesStart(
@@ -292,8 +295,21 @@ def _start(fields: dict[str, object]) -> SeriesStart:
 
 
 def _by_channel(table: str, arrays: object) -> list[tuple[str, ArrayBytes]]:
-    items = arrays.items() if isinstance(arrays, dict) else ()
-    return [(f"{table}/{channel}", array) for channel, array in items if isinstance(array, ArrayBytes)]
+    items = arrays.items() if isinstance(arrays, dict) and len(arrays) <= MAX_CHANNELS else ()
+    return [
+        (f"{table}/{channel}", array)
+        for channel, array in items
+        if _CHANNEL.fullmatch(channel) and _is_table(array)
+    ]
+
+
+def _is_table(array: object) -> TypeGuard[ArrayBytes]:
+    """Whether it is an array that holds something, and not too much."""
+    if not isinstance(array, ArrayBytes):
+        return False
+    if array.shape == (-1,):  # compressed and without rows: its prefix tells
+        return 0 < int.from_bytes(array.data[:8], "big") <= MAX_ARRAY
+    return 0 < min(array.shape) and array.n_bytes <= MAX_ARRAY
 
 
 def encode_message(fields: Mapping[str, object]) -> bytes:

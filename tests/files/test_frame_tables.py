@@ -9,6 +9,7 @@ import numpy as np
 from sfdaq_ophyd.devices._store import FrameStore
 from sfdaq_ophyd.files.frame_file import FrameFile
 from sfdaq_ophyd.wire.compression import ArrayBytes, compress_bslz4
+from sfdaq_ophyd.wire.eiger_stream import decode_message, encode_message
 from sfdaq_ophyd.wire.frame import Frame, FrameFormat, Tables
 
 FORMAT = FrameFormat((4, 6), "u2")
@@ -98,3 +99,24 @@ def test_store_when_tables_come_between_points_then_the_file_of_those_not_saved_
     with h5py.File(path, "r", swmr=True) as file:
         assert file["entry/data/event_id"][:].tolist() == [b"1_0", b"1_1"]
     store.close()
+
+
+def test_file_when_a_series_begins_with_odd_tables_then_its_frames_are_kept_with_the_good_ones(tmp_path):
+    mask = np.ones((4, 6), "<u4")
+    start = decode_message(
+        encode_message(
+            {"type": "start", "series_id": 1, "series_unique_id": "A", "channels": ["threshold_1"]}
+            | {
+                "image_size_x": 6,
+                "image_size_y": 4,
+                "pixel_mask": dict.fromkeys(("threshold_1", "a\0"), mask),
+            }
+            | {"flatfield": {"": mask, "threshold_1": packed(np.full((4, 6), 0.5, "<f4"), "bslz4")}}
+            | {"countrate_correction_lookup_table": np.zeros(0, "<u4")}
+        )
+    )
+    file = FrameFile(tmp_path / "a.h5", FORMAT, tables=Tables("A", start.tables))
+    file.append(frame(0))
+    file.flush()
+    assert told(file.path) == (["A"], {"pixel_mask": [1], "flatfield": [0.5]})
+    file.close()

@@ -109,6 +109,46 @@ def test_decode_when_start_is_not_as_a_detector_sends_it_then_read(folder, name)
     assert start.tables == {}
 
 
+def matrix(shape, algorithm, data):
+    return compression.ArrayBytes(shape, np.dtype("<u4"), algorithm, 0, memoryview(data))
+
+
+TERABYTE = compression.prefix(1 << 42, 1 << 30) + bytes(4 << 12)
+"""What LZ4 says that is decompressed into 4 TiB, and its blocks are all there."""
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"countrate_correction_lookup_table": np.zeros(0, "<u4")},
+        {"countrate_correction_lookup_table": matrix((-1,), "lz4", compression.prefix(0, 1 << 20))},
+        {"pixel_mask": {"threshold_1": np.zeros(0, "<u4")}},
+        {"pixel_mask": {"threshold_1": matrix((1 << 20, 1 << 20), "lz4", TERABYTE)}},
+        *({"pixel_mask": {name: np.ones((4, 6), "<u4")}} for name in ("", "a\0", "a/b", ".", "..", "/")),
+        {"flatfield": {f"threshold_{k}": np.ones((4, 6), "<f4") for k in range(200)}},
+    ],
+)
+def test_decode_when_a_table_of_the_start_has_no_place_in_a_file_then_left_out_and_the_others_stay(
+    folder, tables
+):
+    fields = cbor.decode(message(folder, "made/start.cbor"))
+    good = {
+        "pixel_mask": {"threshold_1": np.ones((4, 6), "<u4")},
+        "flatfield": {"t-2.x": np.ones((4, 6), "<f4")},
+    }
+    start = decode_message(encode_message(fields | good | tables))
+    assert set(start.tables) == {
+        f"{table}/{channel}" for table in good.keys() - tables.keys() for channel in good[table]
+    }
+
+
+def test_check_when_an_array_is_larger_than_any_then_refused_before_memory_is_taken():
+    array = matrix((1 << 20, 1 << 20), "lz4", TERABYTE)
+    for checked in (array.check, array.unpack):
+        with pytest.raises(WireError, match=f"an array of {1 << 42} bytes, expected at most"):
+            checked()
+
+
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
