@@ -81,11 +81,16 @@ class Catalog(ABC):
 
     @property
     def waiting(self) -> list[str]:
-        """Uids of runs whose documents are on disk and not, or not all, in the catalog; oldest first."""
+        """Uids of runs whose documents are on disk and not, or not all, in the catalog; oldest first.
+
+        Runs that go on, here or in another session with the same folder for documents, are none of them.
+        """
         return list(self._journal.waiting(but=self._feed.open_runs))
 
     def replay(self) -> list[str]:
         """Bring in the runs that wait in the directory's ``documents``; starts the server if it is gone.
+
+        Runs that another session is taking, or bringing in, are left to it.
 
         What the catalog has of such a run is replaced, unless that is more. Where it has the whole run, the
         file goes; where documents could not be written to disk and the catalog has as many points as are
@@ -106,36 +111,39 @@ class Catalog(ABC):
         self._ensure_server()
         done = []
         for uid, path in self._journal.waiting(but=self._feed.open_runs).items():
-            try:
-                if uid in self._write_client:
-                    run, (points, is_whole) = self._write_client[uid], _points_of(self._journal.read(path))
-                    if run.metadata.get("stop") and not is_whole:
-                        logger.info("run %s is whole in the catalog, its documents in %s are not", uid, path)
-                        self._journal.discard(uid)
-                        done.append(uid)
-                        continue
-                    if self._journal.broken(uid) and not _is_more(points, _points_in(run)):
-                        logger.error(
-                            "run %s is left as it is: its documents in %s break off, and the catalog has as "
-                            "many points; catalog.client[%r] is what there is",
-                            uid,
-                            path,
-                            uid,
-                        )
-                        continue
-                    self._write_client.delete_contents(uid, recursive=True, external_only=False)
-                writer = self._open_writer()
-                for name, doc in self._journal.read(path):
-                    writer(name, doc)
-                writer.flush()
-            except Exception as exc:
-                logger.error(
-                    "run %s cannot be brought in from %s: %s: %s", uid, path, type(exc).__name__, exc
-                )
-                continue
-            self._journal.keep(uid)
-            done.append(uid)
+            with self._journal.taken(uid, path) as is_ours:
+                if is_ours and self._bring_in(uid, path):
+                    done.append(uid)
         return done
+
+    def _bring_in(self, uid: str, path: Path) -> bool:
+        """Write a run that waits; False if it has to go on waiting."""
+        try:
+            if uid in self._write_client:
+                run, (points, is_whole) = self._write_client[uid], _points_of(self._journal.read(path))
+                if run.metadata.get("stop") and not is_whole:
+                    logger.info("run %s is whole in the catalog, its documents in %s are not", uid, path)
+                    self._journal.discard(uid)
+                    return True
+                if self._journal.broken(uid) and not _is_more(points, _points_in(run)):
+                    logger.error(
+                        "run %s is left as it is: its documents in %s break off, and the catalog has as "
+                        "many points; catalog.client[%r] is what there is",
+                        uid,
+                        path,
+                        uid,
+                    )
+                    return False
+                self._write_client.delete_contents(uid, recursive=True, external_only=False)
+            writer = self._open_writer()
+            for name, doc in self._journal.read(path):
+                writer(name, doc)
+            writer.flush()
+        except Exception as exc:
+            logger.error("run %s cannot be brought in from %s: %s: %s", uid, path, type(exc).__name__, exc)
+            return False
+        self._journal.keep(uid)
+        return True
 
     def extend(self, uid: str, documents: Iterable[tuple[str, dict]]) -> None:
         """Add streams to a run that is closed already, such as files that came late.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import fcntl
 import gzip
 import json
 import logging
@@ -39,7 +40,8 @@ class Journal:
     """Write documents as they come; once the run is in the catalog, its file is packed away, below ``kept``.
 
     A file left in `directory` itself belongs to a run the catalog does not hold whole: the server failed, or
-    this process was killed. What was written can be read up to the last whole line.
+    this process was killed. What was written can be read up to the last whole line. The file of a run that
+    goes on is locked, so that other processes on the same directory leave it alone.
     An empty file ``.broken`` beside it says that documents could not be written: the catalog may have more.
     """
 
@@ -52,6 +54,7 @@ class Journal:
         self.directory, self._now_at, self._most_kept = directory, now_at, most_kept
         directory.mkdir(parents=True, exist_ok=True)
         self._open: dict[str, IO[str]] = {}
+        self._held: dict[str, int] = {}  # file descriptors with a lock, until the run is done with
         self._broken: set[str] = set()
         self._lock = threading.Lock()
 
@@ -71,6 +74,7 @@ class Journal:
                         self._mark(uid).unlink(missing_ok=True)
                     mode = "w" if name == "start" else "a"
                     self._open[uid] = open(self.path(uid), mode, buffering=1, encoding="utf-8")
+                    self._hold(uid)
                 self._open[uid].write(line)
                 if name == "stop":
                     self._open.pop(uid).close()
@@ -79,6 +83,46 @@ class Journal:
                 logger.error("documents of run %s are not backed up from %s on: %s", uid, name, exc)
                 return False
             return True
+
+    def _hold(self, uid: str) -> None:
+        """Lock the file of a run before its first line, as far as its file system has locks."""
+        if uid not in self._held:
+            with contextlib.suppress(OSError):
+                self._held[uid] = os.open(self.path(uid), os.O_RDWR)
+                fcntl.flock(self._held[uid], fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _release(self, uid: str) -> None:
+        if (held := self._held.pop(uid, None)) is not None:
+            os.close(held)
+
+    def _is_of_others(self, uid: str, path: Path) -> bool:
+        """Tell whether another process is at this file, or has just put it away."""
+        if uid in self._held:
+            return False
+        try:
+            with open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except (BlockingIOError, FileNotFoundError):
+            return True
+        except OSError:
+            pass  # no locks here
+        return False
+
+    @contextlib.contextmanager
+    def taken(self, uid: str, path: Path) -> Iterator[bool]:
+        """Keep other processes from a file that waits; False if one of them is at it, or put it away."""
+        with contextlib.ExitStack() as stack:
+            is_ours = True
+            if uid not in self._held:
+                try:
+                    file = stack.enter_context(open(path, "r+b"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    is_ours = path.exists()
+                except (BlockingIOError, FileNotFoundError):
+                    is_ours = False
+                except OSError as exc:
+                    logger.info("%s cannot be locked: %s", path, exc)
+            yield is_ours
 
     def _break(self, uid: str) -> None:
         """Note that the file of a run breaks off: in this process, and for those after it."""
@@ -102,7 +146,7 @@ class Journal:
 
     def keep(self, uid: str) -> None:
         """Pack the file of a run away; the catalog holds the run. One that lacks documents is removed."""
-        self.close(uid)
+        self._close_file(uid)
         if not self.broken(uid):
             try:
                 with open(self.path(uid), "rb") as lines:
@@ -113,13 +157,14 @@ class Journal:
 
     def discard(self, uid: str) -> None:
         """Remove the file of a run; the catalog holds the run."""
-        self.close(uid)
+        self._close_file(uid)
         self._broken.discard(uid)
         try:
             for path in (self.path(uid), self._mark(uid)):
                 path.unlink(missing_ok=True)
         except OSError as exc:
             logger.warning("documents of run %s cannot be removed: %s", uid, exc)
+        self.close(uid)
 
     def extend(self, uid: str, documents: Sequence[tuple[str, dict]]) -> None:
         """Put documents that came late in front of the stop document."""
@@ -157,23 +202,33 @@ class Journal:
             excess -= stat.st_size
 
     def close(self, uid: str | None = None) -> None:
-        """Close the file of a run, or all files; they stay on disk."""
+        """Close the file of a run, or all files; they stay on disk, and other processes may have them."""
+        for key in [uid] if uid is not None else [*self._open, *self._held]:
+            self._close_file(key)
+            with self._lock:
+                self._release(key)
+
+    def _close_file(self, uid: str) -> None:
         with self._lock:
-            for key in [uid] if uid is not None else list(self._open):
-                if (file := self._open.pop(key, None)) is None:
-                    continue
-                try:
-                    file.close()
-                except OSError as exc:
-                    self._break(key)
-                    logger.error("not all documents of run %s are backed up: %s", key, exc)
+            if (file := self._open.pop(uid, None)) is None:
+                return
+            try:
+                file.close()
+            except OSError as exc:
+                self._break(uid)
+                logger.error("not all documents of run %s are backed up: %s", uid, exc)
 
     def waiting(self, *, but: Set[str] = frozenset()) -> dict[str, Path]:
-        """Files left behind by run uid, oldest run first; runs in `but` are left out."""
+        """Files left behind by run uid, oldest run first; without runs in `but` and those others write."""
         found = []
         for path in self.directory.glob("*.jsonl"):
-            first = next(self.read(path), None)
-            if first is not None and first[1]["uid"] not in but:
+            try:
+                first = next(self.read(path), None)
+            except FileNotFoundError:
+                continue  # another process has just put it away
+            if first is None or (uid := first[1]["uid"]) in but:
+                continue
+            if not self._is_of_others(uid, path):
                 found.append((first[1].get("time", 0.0), first[1]["uid"], path))
         return {uid: path for _, uid, path in sorted(found)}
 
@@ -424,5 +479,6 @@ class CatalogCallback:
             )
 
     def _forget(self, uid: str) -> None:
+        self._journal.close(uid)
         self._lost.discard(uid)
         self.open_runs.discard(uid)

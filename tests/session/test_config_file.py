@@ -121,6 +121,18 @@ def write(tmp_path, text):
         ),
         ("metadata:\n  constant:\n    deep: [1, {x: -.inf}]\n", ":3: -.inf: expected a finite number"),
         ("metadata: {constant: {x: !!binary aGVsbG8=}}\n", ":1: 'aGVsbG8=': expected text, a number"),
+        ('pgroup: "\\U00110000"\n', ": not YAML: "),
+        ('pgroup: "\\UFFFFFFFF"\n', ": not YAML: "),
+        (f"%YAML {'1' * 5000}.1\n--- {{}}\n", ": not YAML: "),
+        ("beamline: bernina\npgroup: !!bool maybe\n", ":2: 'maybe': cannot be read as !!bool"),
+        ('pgroup: !!int ""\n', ":1: '': cannot be read as !!int"),
+        ('pgroup: !!float ""\n', ":1: '': cannot be read as !!float"),
+        ("pgroup: !!timestamp soon\n", ":1: 'soon': cannot be read as !!timestamp"),
+        (f"sim: {{}}\npgroup: '{{port+{'9' * 5000}}}'\n", ":2: pgroup: String should match"),
+        (
+            "beamline: bernina\ndirectory: ~nobody-of-this-name/x\n",
+            ":2: directory: '~nobody-of-this-name/x': there is no such user",
+        ),
         ("- a\n", ":1: expected a mapping"),
         ("devices: !!python/object/apply:os.system [id]\n", ":1: "),
     ],
@@ -189,6 +201,9 @@ def test_load_when_several_things_are_wrong_then_a_line_each(tmp_path):
 def test_load_when_missing_or_too_large_then_said(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+    for none in ("~nobody-of-this-name/sfdaq.yaml", "a\0.yaml"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(none)
     with pytest.raises(ConfigError, match="larger than"):
         load_config(write(tmp_path, "#" * (2**20 + 1)))
 
