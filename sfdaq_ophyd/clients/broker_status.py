@@ -70,8 +70,8 @@ class StatusListener(Listener):
             pika = _import_pika()
             try:
                 parameters = pika.URLParameters(self._address)
-            except Exception as exc:
-                raise RequestError("url", self.url, "an address like amqp://host:5672") from exc
+            except Exception:  # its text may show the password
+                raise RequestError("url", self.url, "an address like amqp://host:5672") from None
             if getattr(parameters, "heartbeat", None) is None:
                 parameters.heartbeat = HEARTBEAT
             parameters.socket_timeout = parameters.blocked_connection_timeout = 5

@@ -25,6 +25,7 @@ from ..errors import (
     UnknownOutcome,
     WireError,
     require,
+    shown_url,
 )
 from ..limits import Limit, counted_time
 from ..wire.std_daq_config import WEBSOCKET_KEYS, DaqConfig, check_config
@@ -432,7 +433,7 @@ def addresses(url: str, config_url: str | None) -> tuple[str, str]:
         secure = "s" if scheme == "https" else ""
         return f"ws{secure}://{host}:{CONTROL_PORT}", check_url(config_url or url)
     if scheme not in ("ws", "wss") or not host or parts.username is not None:
-        raise RequestError("url", url, "an address such as ws://host:8080")
+        raise RequestError("url", shown_url(url), "an address such as ws://host:8080")
     control = f"{scheme}://{host}:{port or CONTROL_PORT}{parts.path}"
     return control, check_url(config_url or f"http://{host}:{CONFIG_PORT}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown_url
 from .config import SfdaqConfig
 
 LIMIT = 2**20
@@ -156,10 +156,23 @@ def _sentence(path: Path, lines: Mapping[tuple, int], error: Mapping[str, Any]) 
         said = "missing"
     elif error["type"].startswith("union_tag"):
         said = said.replace("'cls'", "class")
-    shown = "" if error["type"] in ("missing", "value_error") else f", not {error['input']!r:.80}"
+    shown = "" if error["type"] in ("missing", "value_error") else f", not {_hidden(error['input'])!r:.80}"
     if error["type"] in ("extra_forbidden", "union_tag_invalid", "union_tag_not_found"):
         shown = ""
     return f"{path}:{lines.get(known, 1)}: {_dotted(key) or 'file'}: {said}{shown}"
+
+
+def _hidden(value: Any) -> Any:
+    """Return what a file gave as it may be shown; all of a text is looked at before it is cut."""
+    if isinstance(value, Mapping):
+        return {key: _hidden(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_hidden(each) for each in value]
+    return shown_url(value[:_SHOWN]) if isinstance(value, str) else value
+
+
+_SHOWN = 4000
+"""Characters of a text that are looked at for a password, at the most."""
 
 
 def _dotted(key: tuple) -> str:

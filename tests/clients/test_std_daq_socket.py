@@ -90,10 +90,13 @@ def test_addresses_when_one_is_given_then_the_other_is_at_its_usual_port(url, co
     assert (client.url, client.config_url) == expected
 
 
-@pytest.mark.parametrize("url", ["", "ftp://h", 5, "ws://", "ws://h:x", None, "ws://user:secret@h"])
-def test_addresses_when_they_are_none_then_they_are_refused(url):
-    with pytest.raises(StdDaqRequestError, match="url"):
+@pytest.mark.parametrize(
+    "url", ["", "ftp://h", 5, "ws://", "ws://h:x", None, "ws://user:secret@h", "user:secret@h:8080"]
+)
+def test_addresses_when_they_are_none_then_they_are_refused_and_no_password_is_shown(url):
+    with pytest.raises(StdDaqRequestError, match="url") as info:
         StdDaqWriterSocket(url)
+    assert "secret" not in str(info.value)
 
 
 def test_status_when_nobody_answers_then_it_is_unreachable():

@@ -268,3 +268,20 @@ devices:
     with pytest.raises(ConfigError) as info:
         load_config(write(tmp_path, text.replace('127.0.0.1:9"}', '127.0.0.1:port", n: 1}')))
     assert "s3cret" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "devices:\n  w: {class: StdDaqWriter, url: 'http://x', redis_url: ':s3cret@host:6379'}\n",
+        "metadata: {redis: 'user:s3cret@host/0'}\n",
+        "devices:\n  e: {class: Eiger, url: '//me:s3cret" + "x" * 100 + "@host'}\n",
+        "metadata: {redis: {url: 'user:s3cret@host/0'}}\n",
+        "metadata: {redis: ['//user:s3cret@host/0']}\n",
+    ],
+)
+def test_load_when_a_wrong_address_has_a_password_then_it_is_not_shown(tmp_path, text):
+    """Found as `password-in-messages`."""
+    with pytest.raises(ConfigError, match="not .*@host") as info:
+        load_config(write(tmp_path, text))
+    assert "s3cret" not in str(info.value)
