@@ -35,6 +35,7 @@ from ..wire.std_daq_socket import NOT_SHOWN
 from . import config as blocks
 from .config import SfdaqConfig
 from .devices import constant_files, debts_of
+from .metadata import redis_client
 from .publish import api_key
 
 if TYPE_CHECKING:
@@ -108,9 +109,7 @@ def probe_redis(url: str) -> tuple[str, str]:
     """Ask a Redis for its version."""
     import redis
 
-    with redis.Redis.from_url(
-        url, socket_timeout=ANSWER_LIMIT, socket_connect_timeout=ANSWER_LIMIT
-    ) as client:
+    with redis_client(url, answer=ANSWER_LIMIT, connect=ANSWER_LIMIT) as client:
         before = time.time()
         client.ping()
         try:

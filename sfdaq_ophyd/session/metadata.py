@@ -10,10 +10,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ..errors import ConfigError, RequestError, ServiceUnreachable, require
+from ..errors import ConfigError, RequestError, ServiceUnreachable, WireError, require, shown_url
 from ..files.storage import make_folder, write_whole, writing
+from ..wire.json_text import load_json
+
+if TYPE_CHECKING:
+    import redis
 
 
 class Store(Protocol):
@@ -49,17 +53,42 @@ class FileStore:
 
     def _read(self) -> dict:
         try:
-            content = json.loads(self.path.read_bytes())
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return {}
-        except ValueError as exc:
-            raise ConfigError(f"{self.path}: not JSON ({exc}). {_REPAIR}") from exc
-        if not isinstance(content, dict):
-            raise ConfigError(f"{self.path}: not a JSON object. {_REPAIR}")
-        return content
+        return _document(data, str(self.path))
+
+
+def _document(data: bytes | str, where: str) -> dict:
+    """Return what a store holds; ConfigError if that is no JSON object."""
+    try:
+        content = load_json(data)
+    except WireError as exc:
+        raise ConfigError(f"{where}: not JSON ({exc.__cause__ or exc}). {_REPAIR}") from exc
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: not a JSON object. {_REPAIR}")
+    return content
 
 
 _REPAIR = "Mend it, or move it away and set RE.md['scan_id'] to the last scan_id in the catalog"
+
+
+def redis_client(url: str, *, answer: float, connect: float) -> redis.Redis:
+    """Return a client that is not connected yet; RequestError if the address is none.
+
+    Parameters
+    ----------
+    url : str
+        ``redis://host:6379/0``.
+    answer, connect : float
+        Limits, s.
+    """
+    import redis
+
+    try:
+        return redis.Redis.from_url(url, socket_timeout=answer, socket_connect_timeout=connect)
+    except ValueError:  # its text may show the password
+        raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from None
 
 
 class RedisStore:
@@ -74,20 +103,18 @@ class RedisStore:
 
     def __init__(self, url: str, key: str):
         require("redis", "metadata in Redis", "redis")
-        import redis
-
         self._url, self._key = url, key
-        self._client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2)
+        self._client = redis_client(url, answer=5, connect=2)
 
     def update(self, change: Callable[[dict], None]) -> dict:
-        """Change the document in a transaction; ServiceUnreachable without Redis."""
+        """Change the document in a transaction; ServiceUnreachable without Redis, ConfigError if damaged."""
         import redis
 
         content: dict = {}
 
         def transaction(pipe) -> None:
             nonlocal content
-            content = json.loads(pipe.get(self._key) or b"{}")
+            content = _document(pipe.get(self._key) or b"{}", f"{shown_url(self._url)}: {self._key}")
             change(content)
             pipe.multi()
             pipe.set(self._key, json.dumps(content))
@@ -195,9 +222,20 @@ class PersistentMetadata(MutableMapping):
         return repr(self._content())
 
     def increment(self, key: str) -> int:
-        """Count up a number, also against other processes on the same store; return it."""
+        """Count up a number, also against other processes on the same store; return it.
+
+        ConfigError if what is stored is no number.
+        """
+
+        def count_up(content: dict) -> None:
+            try:
+                content[key] = int(content.get(key, 0)) + 1
+            except (TypeError, ValueError, OverflowError) as exc:
+                stored = f"metadata {key}: {content[key]!r:.80}, expected a whole number"
+                raise ConfigError(f"{stored}. Set RE.md[{key!r}] to the last one in the catalog") from exc
+
         with self._lock:
-            now = self._change(lambda content: content.__setitem__(key, int(content.get(key, 0)) + 1))
+            now = self._change(count_up)
             self._counted[key] = now[key]
             return now[key]
 
@@ -210,7 +248,8 @@ def next_scan_id(md: PersistentMetadata) -> int:
 def as_json(key: str, value: Any) -> Any:
     """Return `value` as JSON gives it back; RequestError if JSON cannot hold it."""
     try:
-        return json.loads(json.dumps(value, default=_plain, allow_nan=False))
+        document = load_json(json.dumps({key: value}, default=_plain, allow_nan=False))
+        return cast(dict, document)[key]
     except (TypeError, ValueError, RecursionError) as exc:
         raise RequestError(f"metadata {key}", value, f"something JSON can hold ({exc})") from exc
 

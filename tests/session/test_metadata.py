@@ -15,6 +15,7 @@ import pytest
 
 from sfdaq_ophyd.errors import ConfigError, RequestError, ServiceUnreachable
 from sfdaq_ophyd.session import FileStore, PersistentMetadata, RedisStore, next_scan_id
+from sfdaq_ophyd.session.checks import probe_redis
 
 from ..ports import free_ports, listens
 
@@ -199,7 +200,67 @@ def test_metadata_when_json_cannot_hold_it_then_refused_and_nothing_written(tmp_
     assert json.loads((tmp_path / "md.json").read_text()) == {"kept": 1}
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1]"])
+def deep(n):
+    return {"x": deep(n - 1)} if n else {}
+
+
+@pytest.mark.parametrize("n", [98, 99, 500])
+def test_metadata_when_nested_deeply_then_refused_or_read_back(open_md, n):
+    md = open_md()
+    md.clear()
+    if n > 98:
+        with pytest.raises(RequestError, match="nested deeper than"):
+            md["d"] = deep(n)
+    else:
+        md["d"] = deep(n)
+        assert open_md()["d"] == deep(n)
+    assert dict(open_md()) == dict(md)
+
+
+DAMAGED = [
+    "{",
+    "x",
+    "[1]",
+    "[" * 100_000,
+    '{"a":' * 200 + "1" + "}" * 200,
+    f'{{"a": {"9" * 5000}}}',
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=range(len(DAMAGED)))
+def test_metadata_when_redis_holds_something_else_then_said_and_not_started_anew(redis_url, damage):
+    import redis
+
+    damage = damage.encode(errors="surrogateescape")
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("damaged", damage)
+        with pytest.raises(ConfigError, match=f"{redis_url}: damaged: not "):
+            PersistentMetadata(RedisStore(redis_url, "damaged"))["x"]
+        assert client.get("damaged") == damage
+
+
+@pytest.mark.parametrize("stored", ["null", '"abc"', "Infinity", "NaN", "[]"])
+def test_scan_id_when_what_is_stored_is_no_number_then_said_and_left(tmp_path, stored):
+    path = tmp_path / "md.json"
+    path.write_text(f'{{"scan_id": {stored}}}')
+    md = PersistentMetadata(FileStore(path))
+    with pytest.raises(ConfigError, match="metadata scan_id: .*, expected a whole number"):
+        next_scan_id(md)
+    assert path.read_text() == f'{{"scan_id": {stored}}}'
+    md["scan_id"] = 5
+    assert next_scan_id(md) == 6
+
+
+@pytest.mark.parametrize("use", [lambda url: RedisStore(url, "x"), probe_redis])
+@pytest.mark.parametrize("url", ["redis://:s3/cret@host:6379/0", "http://me:s3cret@host", ":s3cret@host"])
+def test_redis_when_the_address_is_none_then_said_without_its_password(use, url):
+    with pytest.raises(RequestError, match="expected an address such as redis://host:6379") as info:
+        use(url)
+    assert "s3" not in str(info.value) and info.value.__suppress_context__
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[1]", "[" * 100_000])
 def test_metadata_when_the_file_is_damaged_then_said_and_not_started_anew(tmp_path, damage):
     (tmp_path / "md.json").write_text(damage)
     with pytest.raises(ConfigError, match="md.json"):
