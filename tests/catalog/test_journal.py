@@ -148,3 +148,41 @@ def test_run_when_it_is_sent_again_then_what_broke_before_is_forgotten(tmp_path)
     journal.write("u", "start", {"uid": "u"})
     assert not journal.broken("u")
     journal.close()
+
+
+def test_run_when_another_process_takes_it_then_it_waits_for_nobody_until_that_has_ended(tmp_path):
+    taking, other = Journal(tmp_path), Journal(tmp_path)
+    taking.write("u", "start", {"uid": "u"})
+    assert list(other.waiting()) == []
+    taking.write("u", "stop", {"run_start": "u"})  # what the catalog lacks is still to come
+    assert list(other.waiting()) == []
+    with other.taken("u", other.path("u")) as is_ours:
+        assert not is_ours
+    taking.close()
+    assert list(other.waiting()) == ["u"]
+
+
+def test_run_when_two_processes_bring_it_in_then_one_does(tmp_path):
+    killed = Journal(tmp_path)
+    killed.write("u", "start", {"uid": "u"})
+    killed.close()
+    one, other = Journal(tmp_path), Journal(tmp_path)
+    (path,) = one.waiting().values()
+    with one.taken("u", path) as is_ours:
+        assert is_ours and list(other.waiting()) == []
+        with other.taken("u", path) as is_theirs:
+            assert not is_theirs
+        one.keep("u")
+    with other.taken("u", path) as is_theirs:
+        assert not is_theirs
+
+
+def test_run_when_it_is_kept_then_its_file_is_let_go(tmp_path):
+    journal = Journal(tmp_path)
+    for uid in "abc":
+        journal.write(uid, "start", {"uid": uid})
+    journal.keep("a")
+    journal.discard("b")
+    assert list(journal._held) == ["c"]
+    journal.close()
+    assert not journal._held

@@ -299,3 +299,18 @@ def test_server_when_it_is_not_there_or_refuses_the_key_then_said(server, tmp_pa
     with pytest.raises(ServiceUnreachable, match="401|Invalid API key") as info:
         remote_catalog(server.uri, tmp_path, api_key="wrong")
     assert "wrong" not in str(info.value)
+
+
+def test_run_when_another_session_takes_it_then_replay_leaves_it_alone(server, remote):
+    with remote_catalog(server.uri, remote._journal.directory, api_key=server.api_key) as other:
+        run = Composed(remote)
+        stream = run.stream("primary", {"x": scalar("number")})
+        stream.event(x=1.0)
+        remote.flush()
+        assert other.waiting == [] and other.replay() == []
+        assert other[run.uid]["primary"]["x"].read().tolist() == [1]
+        stream.event(x=2.0)
+        run.stop()
+        remote.flush()
+        assert remote[run.uid]["primary"]["x"].read().tolist() == [1, 2]
+        assert remote.waiting == [] and other.waiting == []
