@@ -36,6 +36,13 @@ def _address(url: str) -> str:
     return url
 
 
+def _of_user(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as exc:
+        raise ValueError(f"{str(path)!r:.80}: there is no such user") from exc
+
+
 Http = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+"), AfterValidator(_address)]
 HttpOrSocket = Annotated[
     str, StringConstraints(pattern=r"^(https?|wss?)://[^/\s]+"), AfterValidator(_address)
@@ -43,7 +50,7 @@ HttpOrSocket = Annotated[
 Tcp = Annotated[str, StringConstraints(pattern=r"^tcp://[^:\s]+:\d+$"), AfterValidator(_address)]
 Pv = Annotated[str, StringConstraints(pattern=r"^[^\s{}]+$", max_length=100)]
 Pgroup = Annotated[str, StringConstraints(pattern=r"^p\d{5}$")]
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+UserPath = Annotated[Path, AfterValidator(_of_user)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 Whole = Annotated[int, Field(strict=True)]

@@ -22,7 +22,7 @@ LIMIT = 2**20
 MOST_VALUES, DEEPEST, LONGEST_NUMBER = 50_000, 50, 100
 """Values of a file, aliases written out; lists and mappings within each other; characters of a number."""
 
-_PLACE = re.compile(r"\{(prefix|port(?:\+(\d+))?)\}")
+_PLACE = re.compile(r"\{(prefix|port(?:\+(\d{1,5}))?)\}")
 
 
 def load_config(path: str | Path, *, port: int = 0, prefix: str = "") -> SfdaqConfig:
@@ -39,7 +39,7 @@ def load_config(path: str | Path, *, port: int = 0, prefix: str = "") -> SfdaqCo
     ConfigError
         One line per mistake: ``sfdaq.yaml:12: devices.eiger.url: expected ...``.
     """
-    path = Path(os.path.abspath(Path(path).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(path)))
     root = _compose(path)
     lines: dict[tuple, int] = {}
     raw = _Reader(path, lines).plain(root, ()) if root is not None else {}
@@ -57,17 +57,22 @@ def load_config(path: str | Path, *, port: int = 0, prefix: str = "") -> SfdaqCo
 
 def _compose(path: Path) -> yaml.Node | None:
     try:
-        if path.stat().st_size > LIMIT:
-            raise ConfigError(f"{path}: larger than {LIMIT} bytes; expected a configuration file")
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError) as exc:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= LIMIT else ""
+    except (OSError, ValueError) as exc:  # its name may be none, and its bytes no text
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
+    if size > LIMIT:
+        raise ConfigError(f"{path}: larger than {LIMIT} bytes; expected a configuration file")
+    try:
+        return yaml.compose(text, Loader=_Loader)
     except RecursionError:
         raise ConfigError(f"{path}: {_TOO_DEEP}") from None
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML: {getattr(exc, 'problem', None) or exc}") from exc
+    except (ValueError, OverflowError) as exc:  # an escape or a version beyond what there is
+        raise ConfigError(f"{path}: not YAML: {exc}") from exc
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,6 +120,9 @@ class _Reader:
             value = yaml.SafeLoader("").construct_object(node)
         except (yaml.YAMLError, ValueError) as exc:
             raise self._wrong(node, getattr(exc, "problem", None) or str(exc)) from exc
+        except (LookupError, AttributeError, TypeError, OverflowError) as exc:  # of a tag that does not fit
+            kind = node.tag.rpartition(":")[2]
+            raise self._wrong(node, f"{node.value!r:.40}: cannot be read as !!{kind}") from exc
         if isinstance(value, float) and not math.isfinite(value):
             raise self._wrong(node, f"{node.value}: expected a finite number")
         if isinstance(value, datetime.date):
