@@ -117,9 +117,11 @@ def read_texts(path: str | Path, found: FoundData) -> list[str]:
 def texts_of(data: h5py.Dataset) -> list[str]:
     """Return the texts of a dataset: see `read_texts`."""
     texts: list[str] = []
-    size = 0
-    for first in range(0, len(data), 256):
-        for one in data[first : first + 256].reshape(-1):
+    size, width = 0, data.dtype.itemsize
+    check_length(data, width // 4)  # bytes of one text, or of where it is; a character has up to four
+    step = min(256, max(1, MAX_TEXT // max(1, width)))
+    for first in range(0, len(data), step):
+        for one in data[first : first + step].reshape(-1):
             texts.append(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one))
             size += len(texts[-1])
         check_length(data, size)

@@ -19,6 +19,9 @@ MAX_ROWS = 10_000_000
 
 MAX_MODULES = 1000
 
+MAX_VALUES = 50_000_000
+"""Of what is read with one value per frame and module: 32 modules for more than four hours."""
+
 _IMAGES = (
     f"(frames, y, x), at most {MAX_ROWS} frames",
     lambda shape: len(shape) == 3 and shape[0] <= MAX_ROWS,
@@ -105,13 +108,17 @@ class SwissfelFile:
             expected = f"1 to {most} modules of {MODULE_SHAPE} stacked in y, for {self.detector_name}"
             raise FileFormatError(self.path, self._images.name, found=found, expected=expected)
 
-    def _column(self, name: str, kinds: str) -> np.ndarray:
+    def _column(self, name: str, kinds: str, *, first: bool = False) -> np.ndarray:
+        """Read what there is for each frame, of shape (N, n); only the `first` of each, where others are."""
         n = len(self)
 
         def fits(shape: Shape) -> bool:
+            if len(shape) == 2 and not first and math.prod(shape) > MAX_VALUES:
+                return False
             return shape == (n,) or (len(shape) == 2 and shape[0] == n and 0 < shape[1] <= MAX_MODULES)
 
-        values = read(self._dataset(name, kinds, f"({n}, 1)", fits))
+        found = self._dataset(name, kinds, f"({n}, 1)", fits)
+        values = read(found, np.s_[:, :1] if first and found.ndim == 2 else ())
         return values if values.ndim == 2 else values[:, None]
 
     def __len__(self) -> int:
@@ -157,7 +164,7 @@ class SwissfelFile:
     @cached_property
     def pulse_id(self) -> np.ndarray:
         """Pulse id of each row, uint64, shape (N,); 0 where nothing arrived."""
-        return self._column("pulse_id", "ui")[:, 0].astype(np.uint64)
+        return self._column("pulse_id", "ui", first=True)[:, 0].astype(np.uint64)
 
     @cached_property
     def is_good_frame(self) -> np.ndarray:
@@ -170,7 +177,7 @@ class SwissfelFile:
         """Detector frame number of each row, uint64, shape (N,); None in processed files."""
         if "frame_index" not in self._group:
             return None
-        return self._column("frame_index", "ui")[:, 0].astype(np.uint64)
+        return self._column("frame_index", "ui", first=True)[:, 0].astype(np.uint64)
 
     @cached_property
     def daq_rec(self) -> np.ndarray:
@@ -188,11 +195,12 @@ class SwissfelFile:
         """For each module its place in the data, -1 = switched off; None where the file has no map."""
         for name in ("module_map", "meta/module_map"):
             if name in self._group:
-                values = read(self._dataset(name, "iu", "(modules,) or (frames, modules)", self._is_map))
-                if values.ndim == 2:
-                    good = np.flatnonzero(self.is_good_frame)
-                    values = values[good[0] if good.size else 0] if len(values) else values.ravel()
-                return tuple(int(v) for v in values) or None
+                found = self._dataset(name, "iu", "(modules,) or (frames, modules)", self._is_map)
+                if 0 in found.shape:
+                    return None
+                good = np.flatnonzero(self.is_good_frame)
+                values = read(found, () if found.ndim == 1 else int(good[0]) if good.size else 0)
+                return tuple(int(v) for v in values)
         return None
 
     def _is_map(self, shape: tuple[int, ...]) -> bool:

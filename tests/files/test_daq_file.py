@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sfdaq_ophyd.errors import FileFormatError
-from sfdaq_ophyd.files.daq_file import look_at, read_daq_file
+from sfdaq_ophyd.files.daq_file import look_at, read_daq_file, read_texts
 from sfdaq_ophyd.files.held_values import write_aligned
 
 DETECTOR = "JF03T01V02"
@@ -128,6 +129,23 @@ def test_channel_when_it_is_odd_then_costs_itself_and_is_named(tmp_path, source,
     assert found["ODD"].problem
     with pytest.raises(FileFormatError, match="ODD"):
         read_daq_file(path, source, names=["GOOD", "ODD"])
+
+
+def test_texts_when_they_are_as_wide_as_can_be_then_few_are_read_at_a_time_and_wider_ones_refused(tmp_path):
+    path = tmp_path / "acq0001.BSDATA.h5"
+    with h5py.File(path, "w") as file:
+        for name, width in ("WIDE", 1 << 20), ("WIDER", 1 << 26):
+            file.create_dataset(f"{name}/data", (256,), f"S{width}", chunks=(1,))
+            file[f"{name}/pulse_id"] = np.arange(256)
+    found = {one.key: one for one in read_daq_file(path, "BSDATA")}
+    tracemalloc.start()
+    try:
+        assert read_texts(path, found["WIDE"]) == [""] * 256
+        with pytest.raises(FileFormatError, match="WIDER/data.*longer texts"):
+            read_texts(path, found["WIDER"])
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_channels_when_none_is_in_the_file_then_none_but_an_empty_file_is_no_such_file(tmp_path):

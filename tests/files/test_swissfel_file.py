@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -126,6 +127,43 @@ def test_file_when_a_dataset_is_missing_or_wrong_then_named_before_the_first_fra
     with pytest.raises(FileFormatError, match=re.escape(words)) as caught:
         SwissfelFile(raw_file)
     assert caught.value.path == str(raw_file)
+
+
+@pytest.fixture
+def long_file(tmp_path):
+    """60 000 frames, of which nothing takes place on the disk."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, shape, dtype in [
+            ("data", (60_000, 512, 1024), "u2"),
+            ("pulse_id", (60_000, 1000), "u8"),
+            ("frame_index", (60_000, 1000), "u8"),
+            ("module_map", (60_000, 1000), "i8"),
+            ("is_good_frame", (60_000, 1), "u1"),
+            ("daq_rec", (60_000, 1), "u4"),
+        ]:
+            file.create_dataset(f"data/{DETECTOR}/{name}", shape, dtype, chunks=(1, *shape[1:]))
+    return tmp_path / "a.h5"
+
+
+def test_file_when_a_column_is_as_wide_as_can_be_then_only_what_is_needed_is_read(long_file):
+    tracemalloc.start()
+    try:
+        with SwissfelFile(long_file) as file:
+            assert file.module_map == (0,) * 1000 and file.pulse_id.shape == file.frame_index.shape == (
+                60_000,
+            )
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["is_good_frame", "daq_rec"])
+def test_file_when_a_column_is_too_large_to_be_read_then_refused(long_file, name):
+    with h5py.File(long_file, "a") as file:
+        del file[f"data/{DETECTOR}/{name}"]
+        file.create_dataset(f"data/{DETECTOR}/{name}", (60_000, 1000), "u4", chunks=(1, 1000))
+    with pytest.raises(FileFormatError, match=re.escape(f"{name}': found uint32 (60000, 1000), expected")):
+        SwissfelFile(long_file)
 
 
 def test_file_when_not_a_data_file_then_named(tmp_path):
