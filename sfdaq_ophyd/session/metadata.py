@@ -194,7 +194,7 @@ class PersistentMetadata(MutableMapping):
         if not isinstance(key, str):
             raise RequestError("metadata key", key, "a string")
         plain = as_json(key, value)
-        if key in self._counted and self._counted[key] == plain:
+        if self._counted.pop(key, None) == plain:
             return  # the scan_id that `increment` gave: by now another session may be further
         self._change(lambda content: content.__setitem__(key, plain))
 
@@ -207,6 +207,7 @@ class PersistentMetadata(MutableMapping):
     def __delitem__(self, key: str) -> None:
         if key not in self._content():
             raise KeyError(key)
+        self._counted.pop(key, None)
         self._change(lambda content: content.pop(key, None))
 
     def __iter__(self) -> Iterator[str]:

@@ -289,3 +289,20 @@ def test_file_when_the_writer_is_killed_at_any_moment_then_whole(tmp_path):
         child.stdout.close()
         numbers = PersistentMetadata(FileStore(path))["i"]
         assert len(set(numbers)) == 1 and len(numbers) == 2000
+
+
+def test_scan_id_when_set_back_or_restored_then_it_is_what_was_set(tmp_path):
+    md = PersistentMetadata(FileStore(tmp_path / "md.json"))
+    md["scan_id"] = 6
+    md["scan_id"] = next_scan_id(md)  # as the RunEngine does
+    md["scan_id"] = 1000
+    md["scan_id"] = 7
+    assert md["scan_id"] == 7
+    md["scan_id"] = next_scan_id(md)
+    saved = dict(md)
+    md.clear()
+    md.update(saved)
+    assert md["scan_id"] == 8 and next_scan_id(md) == 9
+    del md["scan_id"]
+    md["scan_id"] = 9
+    assert md["scan_id"] == 9
