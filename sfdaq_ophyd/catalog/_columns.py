@@ -7,12 +7,15 @@ own column at the most: never the other columns, never the run.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import pyarrow
+
+from .journal import plain
 
 INT64, UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
 """The smallest and the largest integer."""
@@ -24,11 +27,15 @@ EXACT = 2**53
 class ScalarColumn:
     """One value per event, of the type that its data key declares; first values that contradict it hold.
 
-    It is `odd` where it is text for want of a type that holds all values.
+    It is `odd` where it is text for want of a type that holds all values; `unsigned` says whether 64 bits
+    without a sign are such a type.
     """
 
-    def __init__(self, spec: dict, values: Sequence[Any]):
+    def __init__(self, spec: dict, values: Sequence[Any], unsigned: bool = True):
         self.type = _type_of(spec, values)
+        if self.type == pyarrow.uint64() and not unsigned:
+            there = [int(value) for value in values if value is not None]
+            self.type = pyarrow.int64() if max(there) <= INT64[1] else pyarrow.string()
         self.odd = self.type == pyarrow.string() != _type_of(spec, [])
         self.misfits: list = []
 
@@ -43,6 +50,33 @@ class ScalarColumn:
                 self.misfits = [value]
                 found.append(math.nan if self.type == pyarrow.float64() else None)
         return pyarrow.array(found, self.type)
+
+
+_NAME, _NO_NAME = re.compile(r"[A-Za-z_].*"), re.compile(r"""['"`;\\%()=+]|--|/\*|\*/""")
+LONGEST_NAME = 63
+"""Bytes of the name of a column."""
+
+
+def no_columns(names: Sequence[str]) -> set[str]:
+    """Return those of `names` that a table of the server does not take, as it keeps them in SQL.
+
+    Of those that differ in case only, the first is taken.
+    """
+    refused, taken = set(), set()
+    for name in names:
+        fits = _NAME.fullmatch(name) and not _NO_NAME.search(name) and len(name.encode()) <= LONGEST_NAME
+        if fits and name.lower() not in taken:
+            taken.add(name.lower())
+        else:
+            refused.add(name)
+    return refused
+
+
+def as_numpy(column: pyarrow.Array) -> np.ndarray:
+    """Return a column as an array; text is empty where nothing is."""
+    if column.type == pyarrow.string():
+        return np.array(["" if value is None else value for value in column.to_pylist()], "U")
+    return column.to_numpy(zero_copy_only=False)
 
 
 def _type_of(spec: dict, values: Sequence[Any]) -> pyarrow.DataType:
@@ -193,9 +227,27 @@ def plain_values(column) -> list:
     return [None if missing else value for value, missing in zip(column.tolist(), column.isna())]
 
 
-def _exact_configuration(descriptor: dict) -> dict:
+def _exact_descriptor(descriptor: dict) -> dict:
     descriptor["configuration"] = exact_metadata(descriptor.get("configuration", {}))
+    descriptor["data_keys"] = {key: _exact_key(spec) for key, spec in descriptor["data_keys"].items()}
     return descriptor
+
+
+def _exact_key(spec: dict) -> dict:
+    """Leave what makes the array, a structure of tuples among it, and have limits that are numbers."""
+    exact = {
+        word: exact_metadata(value) for word, value in spec.items() if word not in ("dtype_numpy", "shape")
+    }
+    if "limits" in spec:
+        exact["limits"] = _limits(spec["limits"])
+    return {word: exact.get(word, value) for word, value in spec.items()}
+
+
+def _limits(value):
+    """Return limits with None for infinite ones, which are none."""
+    if isinstance(value, dict):
+        return {key: _limits(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def _text_paths(resource: dict) -> dict:
@@ -204,20 +256,25 @@ def _text_paths(resource: dict) -> dict:
 
 
 def exact_metadata(value):
-    """Return `value` with every integer beyond 2**53 as text, at any depth; shared parts are not changed."""
+    """Return `value` with numbers of 2**53 or more, and inf, as text, at any depth; arrays are lists.
+
+    Shared parts are not changed.
+    """
+    if isinstance(value, np.ndarray | np.generic | bytes):
+        value = plain(value)
     if isinstance(value, dict):
         return {key: exact_metadata(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return [exact_metadata(item) for item in value]
-    if isinstance(value, int | np.integer) and not -EXACT < value < EXACT:
-        return str(value)
+    if isinstance(value, int | float) and abs(value) >= EXACT:
+        return repr(value)
     return value
 
 
 PATCHES = {
     "start": exact_metadata,
     "stop": exact_metadata,
-    "descriptor": _exact_configuration,
+    "descriptor": _exact_descriptor,
     "resource": _text_paths,
 }
 """How documents are changed before they are written, by their name."""

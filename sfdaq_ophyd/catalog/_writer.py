@@ -28,7 +28,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
 from tiled.client.utils import handle_error, retry_context
 from tiled.utils import safe_json_dump
 
-from ._columns import PATCHES, ScalarColumn, cast, plain_values, stacked
+from ._columns import PATCHES, ScalarColumn, as_numpy, cast, no_columns, plain_values, stacked
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class _FlushableWriter(_RunWriter):
         self._columns: dict[str, dict[str, ScalarColumn]] = {}  # by stream and key
         self._schemas: dict[str, tuple[str, pyarrow.Schema]] = {}  # with the stream, by name of the table
         self._rewritten: set[str] = set()  # arrays whose rows have changed before
+        self._unsigned = True  # whether tables take integers of 64 bits without a sign
 
     def _write_internal_data(self, data_cache, desc_node) -> None:
         stream = desc_node.item["id"]
@@ -95,24 +96,36 @@ class _FlushableWriter(_RunWriter):
             self._write_array(stream, key, desc_node, [row.get(key) for row in data_cache])
         columns = self._columns.setdefault(stream, {})
         table = {"seq_num": pyarrow.array([row["seq_num"] for row in data_cache], pyarrow.int64())}
-        for key in ["time", *(key for key in keys if key not in arrays)]:
+        scalars = ["time", *(key for key in keys if key not in arrays)]
+        apart = no_columns(["seq_num", *scalars])
+        for key in scalars:
             values = [row.get(key) for row in data_cache]
             spec = self.data_keys.get(key, {"dtype": "number"})
             if key not in columns:
-                columns[key] = ScalarColumn(spec, values)
+                columns[key] = ScalarColumn(spec, values, self._unsigned)
             table[key] = columns[key].array(values)
             if columns[key].misfits:  # the type that all values so far would have had from the first
-                columns[key] = ScalarColumn(spec, [*self._earlier(stream, key), *values])
+                columns[key] = ScalarColumn(spec, [*self._earlier(stream, key), *values], self._unsigned)
                 table[key] = columns[key].array(values)
             for misfit in columns[key].misfits:
                 self._tell(stream, key, misfit)
             columns[key].misfits = []
             if columns[key].odd:
                 self._note(f"{key} of stream {stream}: not every value fits {spec['dtype']}; it is text")
+            if key in apart:
+                self._write_apart(stream, key, desc_node, table.pop(key))
         self._append(stream, pyarrow.table(table), desc_node)
+
+    def _write_apart(self, stream: str, key: str, desc_node, column: pyarrow.Array) -> None:
+        """Append to an array of its own what has no place in a table."""
+        if key in self.data_keys:
+            self._note(f"{key} of stream {stream}: no table takes a column of this name; it is an array")
+        self._put_rows(stream, key, desc_node, as_numpy(column))
 
     def _earlier(self, stream: str, key: str) -> list:
         """Return the values of a column that are in the catalog."""
+        if (node := self._internal_arrays.get(f"{stream}/{key}")) is not None:
+            return node.read().tolist()
         for name, (of, schema) in self._schemas.items():
             if of == stream and key in schema.names:
                 return plain_values(self._internal_tables[name].read([key])[key])
@@ -128,15 +141,46 @@ class _FlushableWriter(_RunWriter):
                 part = self._with_earlier_rows(stream, self._internal_tables.pop(name).read(), part)
                 desc_node.delete_contents(f"internal{suffix}", external_only=False)
             if name not in self._internal_tables:
-                named = {key: spec for key, spec in self.data_keys.items() if key in part.column_names}
-                self._internal_tables[name] = desc_node.create_appendable_table(
-                    schema=part.schema,
-                    key=f"internal{suffix}",
-                    metadata=truncate_json_overflow(named),
-                    access_tags=self.access_tags,
-                )
+                part = self._new_table(stream, name, f"internal{suffix}", part, desc_node)
                 self._schemas[name] = stream, part.schema
             self._append_with_retry(self._internal_tables[name], part, stream)
+
+    def _new_table(self, stream: str, name: str, key: str, part: pyarrow.Table, desc_node) -> pyarrow.Table:
+        """Make the table of a part; return the part with the types that the server takes."""
+        named = {key: spec for key, spec in self.data_keys.items() if key in part.column_names}
+
+        def make(schema: pyarrow.Schema) -> None:
+            self._internal_tables[name] = desc_node.create_appendable_table(
+                schema=schema,
+                key=key,
+                metadata=truncate_json_overflow(named),
+                access_tags=self.access_tags,
+            )
+
+        try:
+            make(part.schema)
+        except Exception:  # of SQLite and PostgreSQL there is no type for them
+            if not (signed := self._signed(stream, part)):
+                raise
+            part, columns = signed
+            make(part.schema)
+            self._columns[stream].update(columns)
+            self._unsigned = False
+        return part
+
+    def _signed(
+        self, stream: str, part: pyarrow.Table
+    ) -> tuple[pyarrow.Table, dict[str, ScalarColumn]] | None:
+        """Return `part` and its columns without unsigned ones; None if there are none."""
+        columns = {}
+        for i, name in enumerate(part.column_names):
+            if part.schema.types[i] == pyarrow.uint64():
+                values, spec = part[name].to_pylist(), self.data_keys[name]
+                column = columns[name] = ScalarColumn(spec, values, unsigned=False)
+                part = part.set_column(i, name, column.array(values))
+                if column.odd:
+                    self._note(f"{name} of stream {stream}: not every value fits {spec['dtype']}; it is text")
+        return (part, columns) if columns else None
 
     def _with_earlier_rows(self, stream: str, before, part: pyarrow.Table) -> pyarrow.Table:
         """Return the rows of a table whose columns got other types, and the new ones."""
@@ -153,13 +197,20 @@ class _FlushableWriter(_RunWriter):
             self._tell(stream, key, misfit)
         if padded or node is not None and block.shape[1:] != node.shape[1:]:
             self._note(f"{key} of stream {stream} changes its length; short ones are padded")
-        metadata = truncate_json_overflow(self.data_keys[key])
+        self._put_rows(stream, key, desc_node, block)
+
+    def _put_rows(self, stream: str, key: str, desc_node, block: np.ndarray) -> None:
+        node = self._internal_arrays.get(f"{stream}/{key}")
+        metadata = truncate_json_overflow(self.data_keys.get(key, {}))
         if node is not None:
             fitting = cast(block, node.dtype) if block.shape[1:] == node.shape[1:] else None
             if fitting is not None:
                 node.patch(fitting, offset=node.shape[:1], extend=True)
                 return
-            block = self._with_earlier(stream, key, node.read(), block)
+            if block.ndim == 1:
+                block = self._one_type(node.read(), block)
+            else:
+                block = self._with_earlier(stream, key, node.read(), block)
             desc_node.delete_contents(key, external_only=False)
         elif (declared := cast(block, metadata.get("dtype_numpy") or None)) is not None:
             block = declared
@@ -170,6 +221,14 @@ class _FlushableWriter(_RunWriter):
             dims=self._internal_dims(stream, block.shape),
             access_tags=self.access_tags,
         )
+
+    @staticmethod
+    def _one_type(before: np.ndarray, block: np.ndarray) -> np.ndarray:
+        """Join the rows of a column of its own."""
+        both = before, block
+        if any(each.dtype.kind == "U" for each in both):
+            return np.concatenate([each.astype("U") if each.dtype.kind != "U" else each for each in both])
+        return np.concatenate(both)
 
     def _with_earlier(self, stream: str, key: str, before: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Join the rows of an array that changed; if that goes on, leave room for more."""

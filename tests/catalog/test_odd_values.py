@@ -9,8 +9,9 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiled.adapters.sql import COLUMN_NAME_PATTERN, is_safe_identifier
 
-from sfdaq_ophyd.catalog._columns import ScalarColumn, cast, stacked
+from sfdaq_ophyd.catalog._columns import ScalarColumn, cast, no_columns, stacked
 
 from .composed import Composed, scalar
 
@@ -125,6 +126,55 @@ def test_columns_when_more_than_a_table_may_have_then_all_are_read(catalog):
     assert list(found["c0"]) == list(found["c599"]) == [0.0, 1.0]
 
 
+NO_COLUMNS = [
+    "theta",
+    "Theta",
+    "THETA",
+    "2theta",
+    "δ",
+    "a;b",
+    "x(1)",
+    "it's",
+    "a--b",
+    "a=b+c",
+    "50%",
+    "l" * 70,
+]
+
+
+def test_keys_when_no_table_takes_them_then_arrays_of_their_own_and_the_run_is_whole(catalog):
+    check_no_columns(catalog)
+
+
+def check_no_columns(catalog):
+    run = Composed(catalog)
+    keys = {name: scalar("number") for name in NO_COLUMNS} | {"Time": scalar("integer")}
+    stream = run.stream("primary", {**keys, "1text": scalar("string"), "1n": scalar("integer")})
+    for i in range(4):
+        values = {name: i + n / 2 for n, name in enumerate(NO_COLUMNS)}
+        stream.event(**values, Time=2**60 + i, **{"1text": "long" * i, "1n": 2**70 if i == 3 else i})
+        if i == 1:
+            catalog.flush()
+    run.stop()
+    catalog.flush()
+    assert catalog.waiting == []
+    found = catalog[run.uid]["primary"].read()
+    for n, name in enumerate(NO_COLUMNS):
+        assert found[name].values.tolist() == [i + n / 2 for i in range(4)], name
+    assert found["Time"].values.tolist() == [2**60 + i for i in range(4)]
+    assert found["1text"].values.tolist() == ["long" * i for i in range(4)]
+    assert found["1n"].values.tolist() == ["0", "1", "2", str(2**70)]
+    notes = catalog[run.uid].metadata["notes"]
+    assert sum("no table takes a column of this name" in note for note in notes) == len(NO_COLUMNS) + 2
+
+
+@given(st.text(max_size=6) | st.text("aA_1;'-/*(", max_size=6) | st.integers(55, 70).map("é".__mul__))
+@settings(deadline=None, max_examples=300)
+def test_key_when_it_is_to_be_a_column_then_the_server_takes_it(name):
+    if not no_columns([name]):
+        is_safe_identifier(name, COLUMN_NAME_PATTERN, allow_reserved_words=True)
+
+
 ANY = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5),
     st.just({}), st.lists(st.floats(), max_size=3), st.complex_numbers(),
@@ -182,3 +232,27 @@ def test_warnings_when_a_column_is_odd_then_one_each(catalog, caplog):
         run.stop()
         catalog.flush()
     assert caplog.text.count("x of stream primary: a value does not fit number") == 1
+
+
+def test_metadata_when_numbers_are_beyond_those_of_json_then_text_and_arrays_are_lists(catalog):
+    given = {
+        "flux": 1e16,
+        "low": float("-inf"),
+        "m": np.array(3.0),
+        "v": np.arange(2),
+        "raw": b"ab",
+        "x": 0.5,
+    }
+    run = Composed(catalog, **given, nested=[{"n": np.float32(2**60)}, np.uint64(2**63)])
+    spec = {**scalar("number", "<f8"), "limits": {"control": {"low": 0.0, "high": float("inf")}}}
+    stream = run.stream("primary", {"x": spec})
+    stream.event(x=1.0)
+    run.stop()
+    catalog.flush()
+    assert catalog.waiting == []
+    run = catalog[run.uid]
+    start = run.metadata["start"]
+    expected = {"flux": "1e+16", "low": "-inf", "m": 3.0, "v": [0, 1], "raw": "ab", "x": 0.5}
+    assert {key: start[key] for key in given} == expected
+    assert start["nested"] == [{"n": repr(float(2**60))}, str(2**63)]
+    assert run["primary"].metadata["data_keys"]["x"]["limits"]["control"] == {"low": 0.0, "high": None}

@@ -26,6 +26,7 @@ from sfdaq_ophyd.errors import RequestError, ServiceUnreachable
 from ..ports import free_ports
 from ..tiled_server import API_KEY, TiledServer, stock_catalog
 from .composed import DATASET, Composed, frames_of, image_key, scalar, simple_run, write_frames
+from .test_odd_values import check_no_columns
 
 POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -314,3 +315,26 @@ def test_run_when_another_session_takes_it_then_replay_leaves_it_alone(server, r
         remote.flush()
         assert remote[run.uid]["primary"]["x"].read().tolist() == [1, 2]
         assert remote.waiting == [] and other.waiting == []
+
+
+def test_integers_without_a_sign_when_tables_have_no_such_type_then_exact_and_the_run_is_whole(remote):
+    run = Composed(remote)
+    keys = {"small": scalar("integer", "<u8"), "big": scalar("integer", "<u8"), "x": scalar("number")}
+    stream = run.stream("primary", {**keys, "later": scalar("integer")})
+    big = [2**64 - 1, 5, 6]
+    later = [1, 2, 2**63]
+    for i in range(3):
+        stream.event(small=i, big=big[i], x=i / 2, later=later[i])
+        remote.flush()
+    run.stop()
+    remote.flush()
+    assert remote.waiting == []
+    primary = remote[run.uid]["primary"]
+    assert primary["small"].read().tolist() == [0, 1, 2]
+    assert primary["x"].read().tolist() == [0, 0.5, 1]
+    assert [str(value) for value in primary["big"].read()] == [str(value) for value in big]
+    assert [str(value) for value in primary["later"].read()] == [str(value) for value in later]
+
+
+def test_keys_when_no_table_of_sqlite_takes_them_then_the_run_is_whole(remote):
+    check_no_columns(remote)
