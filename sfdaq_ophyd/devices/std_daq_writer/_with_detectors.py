@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ophyd import Component as Cpt
@@ -85,13 +86,19 @@ class DetectorGroup:
 
     def trigger(self) -> None:
         """Trigger all; what is left of an earlier attempt is given up before."""
-        if not all(status.done for status in self._statuses):
-            self.each("pause")
-        self._statuses = [detector.trigger() for detector in self.detectors]
+        self._give_up_rest()
+        self._statuses = []
+        for detector in self.detectors:  # one by one: of those before one that refuses, the statuses are known
+            self._statuses.append(detector.trigger())
 
     def forget(self) -> None:
-        """Wait for none of them any more."""
+        """Wait for none of them any more; what is left of an earlier attempt is given up."""
+        self._give_up_rest()
         self._statuses, self._flying = [], False
+
+    def _give_up_rest(self) -> None:
+        if not all(status.done for status in self._statuses):
+            self.each("pause")
 
     @property
     def done(self) -> bool | None:
@@ -207,8 +214,7 @@ class WithDetectors(FileDetector):
 
     def pause(self) -> None:
         """Give up the point in flight, at the detectors too."""
-        self._detectors.each("pause")
-        super().pause()
+        self._at_detectors_too("pause", super().pause)
 
     def resume(self) -> None:
         """Go on with a fly scan; the detectors follow once the writer is open again."""
@@ -218,8 +224,20 @@ class WithDetectors(FileDetector):
 
     def stop(self, *, success: bool = False) -> None:
         """Give up what is in flight, at the detectors too. Safe at any time, and twice."""
-        self._detectors.each("stop")
-        super().stop(success=success)
+        self._at_detectors_too("stop", partial(super().stop, success=success))
+
+    def _at_detectors_too(self, verb: str, own: Callable[[], None]) -> None:
+        """Call a verb of the detectors, the writer's own, and that of the detectors again.
+
+        A writer that is opening triggers them until its thread has ended.
+        """
+        try:
+            self._detectors.each(verb)
+        finally:
+            try:
+                own()
+            finally:
+                self._detectors.each(verb)
 
     # ---- fly scans ----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from ophyd import Signal
 from ...clients.std_daq import StdDaqClient
 from ...clients.std_daq_redis import StdDaqRedis
 from ...clients.std_daq_socket import StdDaqWriterSocket
-from ...errors import DetectorStateError, RequestError, SfdaqError
+from ...errors import DetectorStateError, Discarded, RequestError, SfdaqError
 from ...wire.frame import FrameFormat
 from ...wire.std_daq import WriteRequest, Writing
 from ...wire.std_daq_config import INTEGERS, DaqConfig, DaqStats
@@ -341,6 +341,8 @@ class StdDaqWriter(WithDetectors):
         return columns
 
     def _armed(self, flying: bool, given_up: threading.Event) -> None:
+        if given_up.is_set():  # while the DAQ was asked
+            raise Discarded(f"{self.name}: given up before the detectors inside were triggered")
         if flying:
             self._detectors.fly(START_LIMIT, given_up)
         else:

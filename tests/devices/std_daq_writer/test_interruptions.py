@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import bluesky.plans as bp
 import h5py
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices.std_daq_writer._rates import Beginning
+from sfdaq_ophyd.devices.std_daq_writer._with_detectors import DetectorGroup
+from sfdaq_ophyd.errors import Discarded
 from sfdaq_ophyd.files.joined_images import OF_POINTS
 from sfdaq_ophyd.plans import fly, std_daq_wrapper
 
@@ -180,3 +184,74 @@ def test_scan_when_a_camera_is_interrupted_too_then_rows_and_files_agree(bench, 
     kinds = [*COMING_BACK, *ENDING] if plan in (flown_inside, flown_wrapped) else ENDING
     for at, interruption in zip(itertools.count(3, 4), kinds):
         bench.interrupted(plan, interruption, at)
+
+
+def given_up_late(monkeypatch, place, device):
+    """Have what is done at a place wait until the writer is given up; return what is set once it is there."""
+    reached = threading.Event()
+    owner, name = place
+    do = getattr(owner, name)
+
+    def late(*args):
+        result = do(*args) if name == "takes_images" else True
+        if result and not reached.is_set():
+            reached.set()
+            assert device.source._given_up.wait(30)
+        return result if name == "takes_images" else do(*args)
+
+    monkeypatch.setattr(owner, name, late)
+    return reached
+
+
+@pytest.fixture
+def with_camera(daq, tmp_path):
+    """A staged writer, and the detector inside it."""
+    camera = FakeDetector(name="camera", directory=tmp_path, source=FakeSource(period=0.02))
+    camera.frames_per_trigger.put(20)
+    device = StdDaqWriter(daq.url, name="w", directory=tmp_path / "raw", detectors=[camera])
+    device.stage()
+    yield device, camera
+    device.unstage()
+
+
+@pytest.mark.parametrize("verb", ["pause", "stop"])
+@pytest.mark.parametrize("place", [(Beginning, "takes_images"), (DetectorGroup, "trigger")])
+def test_writer_when_given_up_while_it_opens_then_no_detector_inside_goes_on(
+    with_camera, monkeypatch, place, verb
+):
+    device, camera = with_camera
+    reached = given_up_late(monkeypatch, place, device)
+    status = device.trigger()
+    assert reached.wait(30)
+    getattr(device, verb)()
+    assert not camera._is_acquiring
+    assert isinstance(status.exception(30), Discarded if verb == "stop" else type(None))
+    device.resume()
+    device.trigger().wait(60)
+    assert len(camera.read()["camera_event_id"]["value"]) == 20
+
+
+def test_trigger_when_the_writer_failed_before_its_detectors_then_they_are_given_up_first(
+    daq, with_camera, wait_for
+):
+    device, camera = with_camera
+    camera.source.faults[1] = "hang"
+    failed = device.trigger()
+    wait_for(lambda: camera.source.armed.is_set(), "the detector inside")
+    daq.service.stop()
+    assert failed.exception(60) is not None
+    device.trigger().wait(60)
+
+
+def test_fly_when_paused_while_it_opens_then_detectors_inside_wait_for_the_writer(with_camera, monkeypatch):
+    device, camera = with_camera
+    reached = given_up_late(monkeypatch, (DetectorGroup, "fly"), device)
+    device.prepare(2).wait(30)
+    device.kickoff()
+    completed = device.complete()
+    assert reached.wait(30)
+    device.pause()
+    assert not camera._is_acquiring
+    device.resume()
+    completed.wait(60)
+    assert camera.get_index() == device.get_index() == 2
