@@ -13,14 +13,21 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BEAT = 0.1
 """s between two beats of the heartbeat."""
 
 LONGEST_GAP = 0.3
 """s that a single beat counts for at the most; what is beyond was not ours to wait in."""
+
+
+NO_GAP = 0.01
+"""s by which two clocks that are read one after the other may differ."""
 
 
 class _Heartbeat:
@@ -164,3 +171,20 @@ class Limit:
     def wait(self, event: threading.Event, longest: float = 0.5) -> bool:
         """Block on `event` for one step; return whether it is set."""
         return event.wait(self.step(longest))
+
+
+def asked_again(ask: Callable[[], T], seconds: float | None) -> T:
+    """Return the answer to a question whose TimeoutError is measured by others, by the clock on the wall.
+
+    It is asked again where this process could not look while it waited, until `seconds` of counted time have
+    passed. Nobody who could look waits any longer than `ask` does.
+    """
+    limit = Limit(seconds)
+    while True:
+        begun, counted = time.monotonic(), counted_time()
+        try:
+            return ask()
+        except TimeoutError:
+            in_time = counted_time() - counted > time.monotonic() - begun - NO_GAP
+            if in_time or limit.reached():
+                raise

@@ -4,7 +4,9 @@ import subprocess
 import sys
 import threading
 
-from sfdaq_ophyd.limits import Alarm, Limit, counted_time
+import pytest
+
+from sfdaq_ophyd.limits import Alarm, Limit, asked_again, counted_time
 
 from .devices.suspended import suspended
 
@@ -83,3 +85,45 @@ def test_alarm_when_its_function_fails_then_the_others_still_go_off(caplog):
 def test_counted_time_when_read_often_then_never_goes_back():
     times = [counted_time() for _ in range(1000)]
     assert times == sorted(times)
+
+
+@pytest.fixture
+def late(monkeypatch):
+    """Makes questions that time out in a time in which this process cannot look, `n` times or for ever."""
+
+    def question(n):
+        def ask():
+            ask.n += 1
+            if ask.n <= n:
+                threading.Event().wait(0.05)
+                raise TimeoutError("late by the clock on the wall")
+            return "answer"
+
+        ask.n = 0
+        return ask
+
+    monkeypatch.setattr("sfdaq_ophyd.limits.counted_time", lambda: 0.0)
+    return question
+
+
+def test_question_when_this_process_could_not_look_then_it_is_asked_again(late):
+    assert asked_again(late(2), 1.0) == "answer"
+
+
+def test_question_when_this_process_could_look_then_it_is_asked_once():
+    asked = []
+
+    def ask():
+        asked.append(1)
+        raise TimeoutError("no such PV")
+
+    with pytest.raises(TimeoutError):
+        asked_again(ask, 1.0)
+    assert len(asked) == 1
+
+
+def test_question_when_its_time_has_passed_then_it_is_asked_once_more(late):
+    ask = late(100)
+    with pytest.raises(TimeoutError):
+        asked_again(ask, 0.0)
+    assert ask.n == 2

@@ -12,7 +12,7 @@ from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignalRO
 
 from ..errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
-from ..limits import Alarm, Limit
+from ..limits import Alarm, Limit, asked_again
 from ._status import GRACE, ActionStatus
 
 
@@ -45,7 +45,9 @@ class PulseIdSignal(EpicsSignalRO):
         limits = {"timeout": self.timeout, "connection_timeout": self.connection_timeout}
         form = {"count": None, "as_string": False, "form": "time", "use_monitor": False}
         try:
-            answer = self._get_with_timeout(self._read_pv, **limits, **form)
+            answer = asked_again(
+                lambda: self._get_with_timeout(self._read_pv, **limits, **form), self.timeout
+            )
         except TimeoutError as exc:
             raise ServiceUnreachable(f"{self.name}: pulse id", url=self.pvname, reason=exc) from exc
         return _checked(self.pvname, answer["value"]), answer["timestamp"]

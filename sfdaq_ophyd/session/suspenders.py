@@ -13,6 +13,7 @@ from bluesky.utils import Msg, single_gen
 from ophyd import EpicsSignalRO
 
 from ..errors import ConfigError
+from ..limits import asked_again
 from .config import SuspenderConfig
 
 logger = logging.getLogger(__name__)
@@ -83,8 +84,9 @@ def look_now(plan, suspenders: Mapping[str, SuspenderBase]):
     """
     futures = []
     for name, suspender in suspenders.items():
+        get = functools.partial(suspender._sig.get, timeout=LIMIT, connection_timeout=LIMIT)  # noqa: SLF001
         try:
-            suspender(suspender._sig.get(timeout=LIMIT, connection_timeout=LIMIT))  # noqa: SLF001
+            suspender(asked_again(get, LIMIT))
         except TimeoutError as exc:
             logger.warning("suspender %s holds nothing: %s", name, exc)
         futures += suspender.get_futures()[0]

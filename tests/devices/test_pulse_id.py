@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -7,12 +8,17 @@ import bluesky.preprocessors as bpp
 import pytest
 from bluesky import RunEngine
 from bluesky.protocols import Readable, Triggerable
+from bluesky.suspenders import SuspendFloor
 from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
+from ophyd import EpicsSignalRO
 
 from sfdaq_ophyd.devices import PulseId
+from sfdaq_ophyd.devices.broker._hardware import Trigger
+from sfdaq_ophyd.devices.pulse_id import PulseIdSignal
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
 from sfdaq_ophyd.limits import counted_time
+from sfdaq_ophyd.session.suspenders import look_now
 from sfdaq_ophyd.sim import Facility
 
 
@@ -52,6 +58,44 @@ def test_device_when_asked_then_follows_the_protocols(pulse_id):
 
 def test_get_when_clock_stands_then_exactly_its_integer(pulse_id, paused):
     assert pulse_id.get() == paused and type(pulse_id.get()) is int
+
+
+def late_by_the_wall(monkeypatch, owner, name):
+    """Have a signal's first get time out while this process could not look."""
+    get, asked = getattr(owner, name), []
+
+    def late(*args, **kwargs):
+        asked.append(1)
+        if len(asked) == 1:
+            threading.Event().wait(0.05)
+            raise TimeoutError("late by the clock on the wall")
+        return get(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, late)
+    monkeypatch.setattr("sfdaq_ophyd.limits.counted_time", lambda: 0.0)
+
+
+def test_get_when_this_process_could_not_look_then_it_asks_again(pulse_id, paused, monkeypatch):
+    late_by_the_wall(monkeypatch, PulseIdSignal, "_get_with_timeout")
+    assert pulse_id.get() == paused
+
+
+def test_trigger_pv_when_this_process_could_not_look_then_it_is_read_again(facility, monkeypatch, tmp_path):
+    pv = EpicsSignalRO(facility.pvs["event_code"], name="event_code")
+    pv.wait_for_connection(timeout=60)
+    trigger = Trigger("sfdaq", SimpleNamespace(url="http://broker"), pv, tmp_path)
+    late_by_the_wall(monkeypatch, pv, "get")
+    assert trigger.runs() is True
+    pv.destroy()
+
+
+def test_suspender_when_this_process_could_not_look_then_its_pv_is_read_again(facility, monkeypatch, caplog):
+    pv = EpicsSignalRO(facility.pvs["event_code"], name="event_code")
+    pv.wait_for_connection(timeout=60)
+    late_by_the_wall(monkeypatch, pv, "get")
+    list(look_now([], {"beam": SuspendFloor(pv, 100)}))
+    assert "holds nothing" not in caplog.text
+    pv.destroy()
 
 
 def test_read_when_described_then_same_key_integer_and_the_pulse_s_own_time(pulse_id, facility):

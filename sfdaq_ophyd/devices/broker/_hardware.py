@@ -25,7 +25,7 @@ from ...errors import (
 )
 from ...files.daq_file import CLOSING
 from ...files.storage import write_whole
-from ...limits import Limit
+from ...limits import Limit, asked_again
 from ...wire.broker import PEDESTALS, TRIGGER_RUNNING, TRIGGER_STOPPED
 from ...wire.detector_name import DetectorName
 from ..debts import Debts
@@ -48,6 +48,9 @@ MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 
 CONNECTING, CONNECTED = 2.0, 0.05
 """s for the trigger PV to connect, when it is read first and later: an absent one is waited for once."""
+
+READING = 2.0
+"""s for the trigger PV to tell its value."""
 
 
 class Trigger:
@@ -114,11 +117,13 @@ class Trigger:
         self._client.set_detector_settings(detector, times)
 
     def _event_code(self) -> int | None:
-        if self._pv is None:
+        if (pv := self._pv) is None:
             return None
         patience, self._patience = self._patience, CONNECTED
         try:
-            return int(self._pv.get(timeout=2, connection_timeout=patience))
+            return int(
+                asked_again(lambda: pv.get(timeout=READING, connection_timeout=patience), READING + patience)
+            )
         except (TimeoutError, ValueError, TypeError):
             return None
 
