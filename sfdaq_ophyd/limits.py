@@ -59,8 +59,9 @@ class _Heartbeat:
     def _start(self) -> None:
         if self._thread is None:
             self._last = time.monotonic()
-            self._thread = threading.Thread(target=self._run, name="heartbeat of limits", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="heartbeat of limits", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _beat(self) -> list[Alarm]:
         with self._lock:

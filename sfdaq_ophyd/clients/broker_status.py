@@ -78,10 +78,11 @@ class StatusListener(Listener):
             parameters.connection_attempts = 1
             self._stop.clear()
             self._fell_silent("not connected yet")
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(pika, parameters), name="broker status", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread
         return self._hears.wait(timeout) if timeout else self.connected
 
     def close(self) -> None:

@@ -111,8 +111,9 @@ class StdDaqRedis(Listener):
     def start(self) -> StdDaqRedis:
         """Begin to follow, from the newest entry on. Returns at once, also where no Redis answers."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"follow {self.url}", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=f"follow {self.url}", daemon=True)
+            thread.start()
+            self._thread = thread
         return self
 
     def wait_connected(self, timeout: float) -> bool:

@@ -53,19 +53,30 @@ class Worker:
         with self._lock:
             self._jobs.put((job, ended))
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._jobs,), name=self.name, daemon=True
-                )
-                self._thread.start()
+                self._start()
         return ended
+
+    def _start(self) -> None:
+        """Start the thread; if that fails, or is interrupted, there is none, and the job is not for the next."""
+        try:
+            self._thread = threading.Thread(
+                target=self._run, args=(self._jobs,), name=self.name, daemon=True
+            )
+            self._thread.start()
+        except BaseException:
+            self._let_go()
+            raise
 
     def leave(self) -> threading.Thread | None:
         """Let the thread go once its job ends, if that ever happens; the next job gets a new one."""
         with self._lock:
-            thread, self._thread = self._thread, None
-            if thread is not None:
-                self._jobs.put(None)
-                self._jobs = queue.SimpleQueue()
+            return self._let_go()
+
+    def _let_go(self) -> threading.Thread | None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            self._jobs = queue.SimpleQueue()
         return thread
 
     def end(self, seconds: float = JOIN_TIMEOUT) -> None:

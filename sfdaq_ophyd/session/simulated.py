@@ -46,8 +46,8 @@ class SimulatedFacility:
             config.speed, directory, config.only, config.seed, start_timeout=config.start_timeout, **options
         )
         thread = threading.Thread(target=self._run, args=(facility,), name="simulated facility", daemon=True)
-        self._started = facility, thread
         thread.start()
+        self._started = facility, thread
         atexit.register(self.close)
 
     @property

@@ -52,10 +52,9 @@ class Source(ABC):
     def start(self, watched: threading.Event) -> None:
         """Look, whenever `watched` is set."""
         self._stop.clear()
-        self._thread = threading.Thread(
-            target=self._run, args=(watched,), name=f"watch {self.name}", daemon=True
-        )
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(watched,), name=f"watch {self.name}", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def end(self) -> None:
         """Tell the thread to end; `stop` waits for it."""

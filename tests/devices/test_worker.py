@@ -6,7 +6,11 @@ import threading
 
 import pytest
 
+from sfdaq_ophyd.clients.broker_status import StatusListener
+from sfdaq_ophyd.clients.std_daq_redis import StdDaqRedis
 from sfdaq_ophyd.devices._worker import Worker, Workers, ends_within
+from sfdaq_ophyd.devices.broker._follower import Announced, FileFollower
+from sfdaq_ophyd.limits import _Heartbeat
 
 
 @pytest.fixture
@@ -111,3 +115,55 @@ def test_workers_when_jobs_block_each_other_then_each_has_a_thread():
         workers.do(meet)
     all_there.wait(30)
     over.set()
+
+
+@pytest.fixture
+def refused(monkeypatch):
+    """Whether threads are refused, by the system or by an interrupt in the middle of the start."""
+    start, problems = threading.Thread.start, []
+
+    def refuse(thread):
+        if problems:
+            raise problems.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    return problems
+
+
+@pytest.mark.parametrize("problem", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_worker_when_its_thread_cannot_be_started_then_the_next_job_gets_one(worker, refused, problem):
+    refused.append(problem)
+    with pytest.raises(type(problem)):
+        worker.do(lambda: None)
+    assert ends_within(worker.do(lambda: None), 10)
+
+
+def test_limits_when_their_heartbeat_cannot_be_started_then_the_next_one_starts_it(refused):
+    heartbeat = _Heartbeat()
+    refused.append(RuntimeError("can't start new thread"))
+    with pytest.raises(RuntimeError):
+        heartbeat.now()
+    heartbeat.now()
+    assert heartbeat._thread.is_alive()
+
+
+def test_followers_when_their_thread_cannot_be_started_then_the_next_call_starts_it(refused, tmp_path):
+    redis = StdDaqRedis("redis://127.0.0.1:9", ["status"])
+    listener = StatusListener("amqp://127.0.0.1:9")
+    files = FileFollower("sfdaq")
+    nothing = Announced(0, {}, [], 10, tmp_path, lambda found, failures: None)
+    for follower, start in (
+        (redis, redis.start),
+        (listener, listener.start),
+        (files, lambda: files.follow(nothing)),
+    ):
+        refused.append(RuntimeError("can't start new thread"))
+        with pytest.raises(RuntimeError):
+            start()
+        assert follower._thread is None
+        start()
+        assert follower._thread.is_alive()
+    redis.close()
+    listener.close()
+    files.end_run()

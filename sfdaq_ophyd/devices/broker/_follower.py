@@ -131,8 +131,9 @@ class FileFollower:
             self._is_over = False
             self._changed.notify_all()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"{self._name} files", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"{self._name} files", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def end_run(self) -> None:
         """Let the thread go once it has found what is awaited. Safe at any time, and twice."""
