@@ -367,3 +367,25 @@ def test_window_when_another_machine_counts_then_it_is_not_shared():
     w = window()
     assert w.join("far", SimpleNamespace(prefix="OTHER", get=lambda: 5)) is not w
     assert w.join("near", SimpleNamespace(prefix="PV")) is w
+
+
+def test_stage_when_the_run_before_was_aborted_then_no_other_device_of_that_run_is_waited_for(
+    facility, live, sfdaq, tmp_path
+):
+    jf, other, window = live(), live("other"), PulseWindow()
+    jf.stage()
+    jf.next_window.set(window)
+    other.next_window.set(window)
+    jf.trigger()
+    jf.unstage()
+    writer = StdDaqWriter(facility.std_daq.url, name="writer", directory=tmp_path, detectors=[jf])
+    for device in (jf, sfdaq, writer):
+        device.next_window.set(window)
+    for device in (sfdaq, writer):  # which stages the live one
+        device.stage()
+    try:
+        assert [device.next_window.current for device in (jf, sfdaq, writer)] == [None] * 3
+        jf.trigger().wait(60)
+    finally:
+        for device in (sfdaq, writer):
+            device.unstage()

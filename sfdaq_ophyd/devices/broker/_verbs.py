@@ -372,4 +372,4 @@ class BrokerVerbs(BrokerSettings, Flying):
         self._acquisition = self._retrieval = self._taken = None
         self._paused = self._ready = self._was_read = False
         self._is_declared, self.n_collected = False, 0
-        self.next_point.current = None
+        self.next_point.current = self.next_window.current = None

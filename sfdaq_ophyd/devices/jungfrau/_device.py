@@ -246,6 +246,7 @@ class Jungfrau(Detector):
 
     def stage(self) -> list[object]:
         """Open the streams and set the detector; both are as found if this fails."""
+        self.source.window = self.next_window.current = None  # of a point that was given up
         staged = super().stage()
         self._say("hardware", json.dumps(self._control.in_force) if self._control else "")
         return staged

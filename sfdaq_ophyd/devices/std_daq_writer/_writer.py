@@ -254,6 +254,7 @@ class StdDaqWriter(WithDetectors):
     def stage(self) -> list[object]:
         """Read the configuration, make the writer READY, follow Redis; stage the detectors."""
         self.unused.put("")
+        self.next_window.current = None  # of a point that was given up
         try:
             staged = super().stage()
         except SfdaqError as exc:
