@@ -71,11 +71,11 @@ class DetectorGroup:
 
     def each(self, verb: str) -> None:
         """Call a verb of all that have it; all are called, then the first problem is raised."""
-        problems = []
+        problems: list[BaseException] = []
         for detector in self.detectors:
             try:
                 getattr(detector, verb, lambda: None)()
-            except Exception as exc:
+            except BaseException as exc:
                 problems.append(exc)
         if problems:
             raise problems[0]

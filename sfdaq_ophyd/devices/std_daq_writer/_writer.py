@@ -286,12 +286,16 @@ class StdDaqWriter(WithDetectors):
     def unstage(self) -> list[object]:
         """Leave the writer READY if what it does is ours, or say who must restart it. Safe twice."""
         rates, self._rates, self.source.stats = self._rates, None, None
-        try:
-            if rates is not None:
-                rates.close()
-            self._detectors.each("unstage")
-        finally:
-            unstaged = super().unstage()
+        problems: list[BaseException] = []
+        unstaged: list[object] = []
+        close_rates = rates.close if rates is not None else lambda: None
+        for step in (close_rates, partial(self._detectors.each, "unstage"), super().unstage):
+            try:
+                unstaged = step() or unstaged
+            except BaseException as exc:
+                problems.append(exc)
+        if problems:
+            raise problems[0]
         return unstaged
 
     def trigger(self) -> ActionStatus:

@@ -255,3 +255,20 @@ def test_fly_when_paused_while_it_opens_then_detectors_inside_wait_for_the_write
     device.resume()
     completed.wait(60)
     assert camera.get_index() == device.get_index() == 2
+
+
+def test_unstage_when_it_is_interrupted_then_detectors_inside_and_the_writer_are_unstaged_all_the_same(
+    daq, tmp_path, monkeypatch
+):
+    cameras = [FakeDetector(name=name, directory=tmp_path) for name in ("first", "second")]
+    device = StdDaqWriter(daq.url, name="w", directory=tmp_path / "raw", detectors=cameras)
+    device.stage()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cameras[0].source, "close", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        device.unstage()
+    assert not any(one.is_staged for one in (*cameras, device))
+    assert cameras[1].source.hardware == "as found"
