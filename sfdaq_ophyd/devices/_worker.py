@@ -57,11 +57,9 @@ class Worker:
         return ended
 
     def _start(self) -> None:
-        """Start the thread; if that fails, or is interrupted, there is none, and the job is not for the next."""
+        """Start the thread; if that fails, or is interrupted, the next job gets another."""
         try:
-            self._thread = threading.Thread(
-                target=self._run, args=(self._jobs,), name=self.name, daemon=True
-            )
+            self._thread = threading.Thread(target=self._run, args=(self._jobs,), name=self.name, daemon=True)
             self._thread.start()
         except BaseException:
             self._let_go()

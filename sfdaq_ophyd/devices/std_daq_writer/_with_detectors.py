@@ -88,7 +88,7 @@ class DetectorGroup:
         """Trigger all; what is left of an earlier attempt is given up before."""
         self._give_up_rest()
         self._statuses = []
-        for detector in self.detectors:  # one by one: of those before one that refuses, the statuses are known
+        for detector in self.detectors:  # if one refuses, those before it are known
             self._statuses.append(detector.trigger())
 
     def forget(self) -> None:
