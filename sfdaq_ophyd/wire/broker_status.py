@@ -18,6 +18,9 @@ from .json_text import load_json
 EXCHANGE = "status"
 """Fanout, not durable."""
 
+MAX_PATH, MAX_WORDS = 4096, 1000
+"""Characters of a file's path, as far as a system knows longer ones, and of why it failed: both are kept."""
+
 
 class FileState(IntEnum):
     """What is known of a file; a later one wins, in whatever order the messages come."""
@@ -82,8 +85,8 @@ def read_status(
         action,
         str(headers.get("source", "")),
         _STATES[action],
-        file if isinstance(file, str) else None,
-        None if message is None else str(message),
+        file if isinstance(file, str) and len(file) <= MAX_PATH else None,
+        None if message is None else str(message)[:MAX_WORDS],
         correlation_id,
         request,
     )

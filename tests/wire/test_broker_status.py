@@ -49,6 +49,14 @@ def test_board_when_messages_overtake_the_reply_then_watching_later_still_knows(
     assert board.state(FILE)[0] is FileState.UNKNOWN
 
 
+def test_board_when_paths_and_words_are_longer_than_any_then_not_kept():
+    board = StatusBoard()
+    board.receive(message("write_start", file="/" * 4097))
+    assert not board._states
+    board.receive(message("write_rejected", file="/" * 4096, text="x" * 10**6))
+    assert board.state("/" * 4096) == (FileState.FAILED, "x" * 1000)
+
+
 def test_board_when_much_is_heard_then_memory_stays_bounded_and_watched_files_stay():
     board = StatusBoard(limit=50)
     board.watch([FILE])
