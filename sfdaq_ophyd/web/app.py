@@ -76,13 +76,18 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not self._token and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            name, page = urlsplit(f"//{host}").hostname or "", urlsplit(origin or "").netloc
+        except ValueError:
+            return await _refuse(
+                scope, receive, send, 400, f"Host {host!r}, Origin {origin!r}: expected addresses"
+            )
+        if not self._token and not is_loopback(name):
             return await _refuse(
                 scope, receive, send, 400, f"Host {host!r}: expected this machine's own name"
             )
-        origin = headers.get("origin")
-        if scope["type"] == "websocket" and origin is not None and urlsplit(origin).netloc != host:
+        if scope["type"] == "websocket" and origin is not None and page != host:
             return await _refuse(scope, receive, send, 403, f"Origin {origin!r}: expected this page")
         asked = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if self._token and not self._knows(headers, asked):

@@ -68,6 +68,16 @@ def test_request_when_it_names_another_host_then_refused(local, host):
     assert local.get("/api/state", headers={"Host": host}).status_code == 400
 
 
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Host": "[::1"}, {"Origin": "http://["}])
+def test_request_when_its_host_or_origin_is_no_address_then_refused(local, guarded, headers):
+    for client in (local, guarded):
+        assert client.get("/", headers=headers).status_code == 400
+    if "Origin" in headers:
+        with pytest.raises((InvalidStatus, ConnectionClosed)) as info:
+            guarded.first_message(**headers)
+        assert "500" not in str(info.value)
+
+
 def test_socket_when_opened_by_another_page_then_refused(local):
     with pytest.raises((InvalidStatus, ConnectionClosed)):
         local.first_message(Origin="http://evil.example")
