@@ -42,7 +42,7 @@ def serving(answer, context=None):
             self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             answer(self)
 
-        do_POST = do_PUT = do_GET  # noqa: N815
+        do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
         def log_message(self, *args):
             pass

@@ -52,7 +52,7 @@ class FileFetcher:
         if reply.code == 404:
             return None
         length = reply.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdecimal():
+        if not length.isascii() or not length.isdecimal() or len(length) > 18:
             raise WireError(f"HEAD {_path_of(name)}: no Content-Length (from {self._http.url})")
         return int(length)
 

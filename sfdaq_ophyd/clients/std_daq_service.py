@@ -91,7 +91,8 @@ class StdDaqOtherGeneration(StdDaqRefused):
 def _one_mistake(item: object) -> str:
     if not isinstance(item, dict):
         return str(item)
-    where = ".".join(str(part) for part in item.get("loc", ()))
+    loc = item.get("loc")
+    where = ".".join(map(str, loc)) if isinstance(loc, list) else str(loc or "")
     given = f" (got {item['input']!r:.100})" if "input" in item else ""
     return f"{where}: {item.get('msg', item)}{given}"
 

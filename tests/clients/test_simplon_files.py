@@ -13,6 +13,8 @@ from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.errors import Discarded, RequestError, ServiceRefused, ServiceUnreachable, WireError
 from sfdaq_ophyd.sim import Facility
 
+from ..http_peer import serving
+
 
 @pytest.fixture(scope="module")
 def part():
@@ -169,3 +171,15 @@ def test_download_when_there_is_no_such_file_or_one_is_here_then_refused(part, c
     with pytest.raises(RequestError, match="no file is replaced"):
         client.files.download(NAME, tmp_path)
     assert (tmp_path / NAME).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("length", ["9" * 4301, "9" * 19, "-5", "x", "²"])
+def test_size_when_the_unit_tells_no_length_that_can_be_then_an_error_of_ours(length):
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", length)
+        handler.end_headers()
+
+    with serving(answer) as url, contextlib.closing(SimplonClient(url)) as client:
+        with pytest.raises(WireError, match="no Content-Length"):
+            client.files.size(NAME)

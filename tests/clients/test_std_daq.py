@@ -153,6 +153,13 @@ def test_validation_when_the_service_finds_mistakes_then_the_detail_is_there(daq
     assert isinstance(caught.value, RuntimeError)
 
 
+@pytest.mark.parametrize("loc", [None, 5, {}, "body", [], ["body", None]])
+def test_validation_when_it_does_not_say_where_then_its_words(loc):
+    body = json.dumps({"detail": [{"loc": loc, "msg": "no good"}]}).encode()
+    with serving(reply_with(422, body)) as url, pytest.raises(clients.StdDaqInvalid, match="no good"):
+        StdDaqClient(url)._post_start("/writer/write_async", {}, hint="")
+
+
 def test_transport_when_nothing_listens_then_it_is_a_connection_error_of_requests():
     with pytest.raises(requests.exceptions.ConnectionError) as caught:
         StdDaqClient("http://127.0.0.1:9").get_status()
