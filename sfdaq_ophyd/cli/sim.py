@@ -98,7 +98,7 @@ def _options(words: list[str]) -> dict:
             raise RequestError("--option", word, "NAME=VALUE, e.g. eiger_model=1M")
         try:
             parsed = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, brackets too deep
+        except Exception:  # of a date that is none, brackets too deep, a tag that does not fit
             raise RequestError("--option", word, "NAME=VALUE with a value in YAML") from None
         options[name] = value if isinstance(parsed, dict) else parsed  # "SIM:" is a prefix, no mapping
     return options

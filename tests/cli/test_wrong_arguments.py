@@ -118,6 +118,9 @@ def here(tmp_path_factory):
 @example(words=["sim", "--option", "eiger_model={"])
 @example(words=["sim", "--option", "eiger_model=2026-13-45"])
 @example(words=["sim", "--option", "eiger_model=" + "[" * 5000])
+@example(words=["sim", "--option", "eiger_model=!!bool maybe"])
+@example(words=["sim", "--option", "eiger_model=!!timestamp soon"])
+@example(words=["sim", "--option", 'eiger_model="\\UFFFFFFFF"'])
 def test_sfdaq_when_given_any_arguments_then_a_usage_error_or_a_sentence_of_ours(here, words):
     result = CliRunner().invoke(app, words)
     if not isinstance(result.exception, SystemExit | SfdaqError | None):
