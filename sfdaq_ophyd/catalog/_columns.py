@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from .journal import plain
-
 INT64, UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
 """The smallest and the largest integer."""
 
@@ -260,8 +258,10 @@ def exact_metadata(value):
 
     Shared parts are not changed.
     """
-    if isinstance(value, np.ndarray | np.generic | bytes):
-        value = plain(value)
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        return _as_text(value)
     if isinstance(value, dict):
         return {key: exact_metadata(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
