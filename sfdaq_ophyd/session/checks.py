@@ -9,11 +9,12 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -301,7 +302,10 @@ def _pgroup(block: blocks.SfDaqBrokerConfig, pgroup: str) -> tuple[str, str]:
 def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
     from ..clients import ImageStream, ModuleStream
 
-    dead = [endpoint for endpoint in block.endpoints if not _accepts(endpoint)]
+    asked = run_checks(
+        [Check("", each, partial(probe_tcp, each), "") for each in block.endpoints], ANSWER_LIMIT
+    )
+    dead = [endpoint for endpoint, finding in zip(block.endpoints, asked) if not finding.ok]
     if dead:
         n = len(block.endpoints)
         raise DetectorStateError(
@@ -323,14 +327,6 @@ def _jungfrau(block: blocks.JungfrauConfig) -> tuple[str, str]:
         state = "whole" if frame.is_good else "incomplete"
         n = len(block.endpoints)
         return "", f"{n} of {n} endpoints answer, frame {frame.frame_number}, {state}"
-
-
-def _accepts(endpoint: str) -> bool:
-    try:
-        probe_tcp(endpoint)
-    except ServiceUnreachable:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,19 +387,30 @@ def checks_of(config: SfdaqConfig) -> list[Check]:
 
 
 def run_checks(checks: list[Check], limit: float = LIMIT) -> Iterator[Finding]:
-    """Run checks side by side and yield their findings in order; a check that hangs costs `limit` s."""
-    pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="doctor")
-    left = Limit(limit)
-    futures = [(check, pool.submit(_timed, check)) for check in checks]
-    for check, future in futures:
-        while not wait([future], left.step()).done and not left.reached():
+    """Run checks side by side and yield their findings in order; a check that hangs costs `limit` s.
+
+    Each has a thread of its own, so that none waits for another; one that hangs ends with the process.
+    """
+    begun = []
+    for check in checks:
+        found = Future[Finding]()
+        Thread(target=_run, args=(check, found), name=f"doctor {check.name}", daemon=True).start()
+        begun.append((check, found, Limit(limit)))
+    for check, found, left in begun:
+        while not wait([found], left.step()).done and not left.reached():
             pass
-        if future.done():
-            yield future.result()
+        if found.done():
+            yield found.result()
         else:
-            found = f"no answer in {limit:g} s"
-            yield Finding(check.name, check.address, False, None, "", found, check.advice)
-    pool.shutdown(wait=False, cancel_futures=True)
+            said = f"no answer in {limit:g} s"
+            yield Finding(check.name, check.address, False, None, "", said, check.advice)
+
+
+def _run(check: Check, found: Future[Finding]) -> None:
+    try:
+        found.set_result(_timed(check))
+    except BaseException as exc:  # for whoever asked for it, not for the thread
+        found.set_exception(exc)
 
 
 def _timed(check: Check) -> Finding:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from sfdaq_ophyd.clients import EigerStream, SimplonClient
-from sfdaq_ophyd.errors import DetectorStateError, ServiceRefused, ServiceTimeout
+from sfdaq_ophyd.errors import DetectorStateError, ServiceRefused, ServiceTimeout, ServiceUnreachable
 from sfdaq_ophyd.session import checks, load_config
 from sfdaq_ophyd.session.checks import Check, Finding, _offset, checks_of, clock_words, run_checks
 from sfdaq_ophyd.sim import Facility
@@ -117,6 +119,39 @@ def test_doctor_when_a_check_hangs_then_said_and_the_others_shown(wait_for):
     done.set()
     assert [(each.name, each.ok) for each in found] == [("a", False), ("b", True)]
     assert isinstance(found[0], Finding) and found[0].found == "no answer in 2 s"
+
+
+def test_doctor_when_many_checks_hang_then_one_behind_them_is_asked_all_the_same():
+    done = threading.Event()
+    hang = [Check(f"jf {i}", "here", lambda: done.wait(60), "Kick it") for i in range(40)]
+    found = list(run_checks([*hang, Check("b", "there", lambda: ("1", "fine"), "")], limit=2.0))
+    done.set()
+    assert [each.found for each in found] == ["no answer in 2 s"] * 40 + ["fine"]
+
+
+def test_doctor_when_a_check_never_ends_then_the_process_does():
+    code = (
+        "import threading; from sfdaq_ophyd.session.checks import Check, run_checks\n"
+        "hangs = Check('a', 'here', lambda: threading.Event().wait(), 'Kick it')\n"
+        "print([each.ok for each in run_checks([hangs], limit=0.5)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[False]\n", "")
+
+
+def test_jungfrau_when_no_endpoint_answers_then_all_are_asked_side_by_side(monkeypatch):
+    asked = threading.Barrier(32, timeout=60)
+
+    def silent(endpoint):
+        asked.wait()
+        raise ServiceUnreachable("connect", url=endpoint, reason="timed out")
+
+    monkeypatch.setattr(checks, "probe_tcp", silent)
+    monkeypatch.setattr(checks, "ANSWER_LIMIT", 90.0)
+    block = SimpleNamespace(endpoints=[f"tcp://10.0.0.1:{30000 + i}" for i in range(32)])
+    with pytest.raises(DetectorStateError, match="^none of 32 endpoints answers$"):
+        checks._jungfrau(block)
+    assert not asked.broken
 
 
 def test_broker_when_a_detector_does_not_run_then_said_in_these_words(monkeypatch):
