@@ -54,7 +54,8 @@ def test_doctor_when_a_real_beamline_is_well_then_exit_code_0(tmp_path):
             "http://eiger-dcu": facility.eiger.url,
             "http://std-daq:5000": facility.std_daq.url,
             "redis://std-daq:6379": facility.std_daq.redis_url,
-            "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}",
+            "http://sf-daq:10002": f"{facility.broker.url}\n    slow_url: {facility.broker.slow_url}"
+            f"\n    event_code: {facility.pvs['event_code']}",
             "/sf/jungfrau/config/gainMaps/JF01T03V01/gains.h5": constants.gain,
             "/sf/jungfrau/data/pedestal/JF01T03V01/20260101_000000.h5": constants.pedestal,
             **{f"tcp://sf-daqsync-05:3000{i}": each for i, each in enumerate(facility.jungfrau.endpoints)},
