@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..clients.std_daq import STATUS_PERIOD, StdDaqClient
+from ..clients.std_daq import START_TIMEOUT, STATUS_PERIOD, StdDaqClient
 from ..clients.std_daq_service import StdDaqOtherGeneration, StdDaqRefused, StdDaqUnknownOutcome
 from ..clients.std_daq_socket import CREATION_LIMIT, Pushes, StdDaqWriterSocket
 from ..errors import DetectorStateError, RequestError, ServiceTimeout, SfdaqError, shown_url
@@ -226,12 +226,43 @@ def _write(
             if show is not None:
                 show(_n_written(client, request["run_id"]))
     except KeyboardInterrupt:
-        status = client.status()
-        a = status.acquisition
-        if status.state is WriterState.WRITING and a is not None and a.run_id == request["run_id"]:
-            client.stop()
+        with _may_be_recording():
+            _stop_own(client, request["run_id"], done)
         raise
     return done.result()
+
+
+def _stop_own(client: StdDaqClient, run_id: int, done: Future[dict]) -> None:
+    """Stop a start that was sent, once the status shows it or UNKNOWN; until its file is there it shows neither.
+
+    Raises
+    ------
+    ServiceTimeout
+        It showed nothing of it within the limit of a start.
+    """
+    limit = Limit(START_TIMEOUT)
+    while True:
+        is_answered = done.done()  # a start that failed may have left UNKNOWN: one more look
+        status = client.status()
+        a = status.acquisition
+        is_own = status.state is WriterState.WRITING and a is not None and a.run_id == run_id
+        if is_own or status.state is WriterState.UNKNOWN:
+            client.stop()
+            return
+        if is_answered:
+            return
+        if limit.reached():
+            raise ServiceTimeout("start of the standard DAQ", limit.seconds, str(status))
+        wait([done], limit.step(STATUS_PERIOD))
+
+
+@contextmanager
+def _may_be_recording() -> Iterator[None]:
+    """Say on standard error, in place of an error, that the stop after a Ctrl-C failed."""
+    try:
+        yield
+    except SfdaqError as exc:
+        typer.echo(f"sfdaq: {exc}. The DAQ may be recording: sfdaq std-daq stop", err=True)
 
 
 def _n_written(client: StdDaqClient, run_id: int) -> int | None:
@@ -319,9 +350,9 @@ class SocketCalls:
         _refuse_to_overwrite(Path(folder), prefix)
         if not (status := self.client.settled_status()).is_idle:
             raise DetectorStateError(f"somebody else is writing: {status}. Wait for its end, or stop it")
-        number, pushes = self.client.send(command), self.client.connect()
         tracker, limit = Tracker(request["n_images"]), Limit(CREATION_LIMIT)
         try:
+            number, pushes = self.client.send(command), self.client.connect()
             while True:
                 seen, number = pushes.since(number)
                 for status in seen:
@@ -338,7 +369,8 @@ class SocketCalls:
                 self.client.news.clear()
         except KeyboardInterrupt:
             if not tracker.ended:
-                self.client.stop()
+                with _may_be_recording():
+                    self.client.stop()
             raise
 
     def _check(self, pushes: Pushes, tracker: Tracker, limit: Limit, *, taken: bool) -> None:

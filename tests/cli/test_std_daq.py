@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 
 import h5py
 import pytest
 
 from sfdaq_ophyd.cli import main
-from sfdaq_ophyd.cli.std_daq import SocketCalls
-from sfdaq_ophyd.clients import StdDaqWriterSocket
+from sfdaq_ophyd.cli.std_daq import SocketCalls, _write
+from sfdaq_ophyd.clients import StdDaqClient, StdDaqWriterSocket
+from sfdaq_ophyd.errors import ServiceUnreachable
 
 from ..std_daq import simulated_daq, simulated_websocket_daq
 
@@ -75,6 +77,96 @@ def test_write_sync_when_interrupted_then_the_writer_is_stopped(daq, tmp_path):
             SocketCalls(client).start_writer_sync(request, pressed)
         assert client.status().is_idle
     finally:
+        client.close()
+
+
+def test_write_sync_when_interrupted_while_the_start_is_sent_then_the_writer_is_stopped(
+    daq, tmp_path, monkeypatch
+):
+    client = StdDaqWriterSocket(daq.ws_url, daq.url)
+    send, commands = client.send, []
+
+    def pressed(command):
+        commands.append(command)
+        number = send(command)
+        if len(commands) == 1:
+            pushes = client.connect()
+            with pytest.raises(SystemExit):
+                while True:
+                    if any(not status.is_idle for status in pushes.since(number)[0]):
+                        raise SystemExit
+                    client.news.wait(0.1)
+            raise KeyboardInterrupt
+        return number
+
+    monkeypatch.setattr(client, "send", pressed)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            SocketCalls(client).start_writer_sync(
+                {"output_file": str(tmp_path / "x.h5"), "n_images": 100_000}
+            )
+        assert client.status().is_idle and len(commands) > 1
+    finally:
+        client.close()
+
+
+class Pressed:
+    """A client of REST: Ctrl-C is pressed at the first look at the status after a start was sent."""
+
+    def __init__(self, client, failing=()):
+        self.client, self.failing, self.sent = client, list(failing), threading.Event()
+        self.looks = self.stops = 0
+
+    def start_writer_sync(self, request):
+        self.sent.set()
+        return self.client.start_writer_sync(request)
+
+    def status(self):
+        self.looks += 1
+        if self.looks == 1:
+            assert self.sent.wait(60)
+            raise KeyboardInterrupt
+        if self.failing:
+            raise self.failing.pop()
+        return self.client.status()
+
+    def stop(self):
+        self.stops += 1
+        return self.client.stop()
+
+
+@pytest.mark.parametrize("dialect", ["flask", "fastapi"])
+@pytest.mark.parametrize("seconds", [0.2, 0.8])
+def test_write_sync_when_interrupted_before_rest_shows_it_then_it_is_stopped_once_it_does(
+    tmp_path, wait_for, dialect, seconds
+):
+    """The file is slow: it is WRITING in the end, or the service gives up and is UNKNOWN."""
+    with simulated_daq(dialect=dialect) as daq:
+        client = StdDaqClient(daq.url)
+        wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=60)
+        client.stop_writer()
+        daq.fail_next("slow_creation", seconds=seconds)
+        request = {"output_file": str(tmp_path / "x.h5"), "n_images": 5_000}
+        pressed = Pressed(client)
+        with pytest.raises(KeyboardInterrupt):
+            _write(pressed, request, lambda count: None)
+        assert pressed.looks > 2 and pressed.stops == 1
+        wait_for(lambda: client.status().state != "WRITING", "an end")
+        client.close()
+
+
+def test_write_sync_when_interrupted_and_the_status_fails_then_said_that_it_may_be_recording(
+    tmp_path, capsys, wait_for
+):
+    with simulated_daq() as daq:
+        client = StdDaqClient(daq.url)
+        wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=60)
+        client.stop_writer()
+        lost = ServiceUnreachable("GET /writer/status", url=daq.url, reason="no network")
+        with pytest.raises(KeyboardInterrupt):
+            request = {"output_file": str(tmp_path / "x.h5"), "n_images": 5_000}
+            _write(Pressed(client, [lost]), request, lambda count: None)
+        assert "(no network). The DAQ may be recording: sfdaq std-daq stop" in capsys.readouterr().err
         client.close()
 
 
