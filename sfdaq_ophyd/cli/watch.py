@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import webbrowser
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +53,8 @@ def watch(
             webbrowser.open(url)
 
     with ExitStack() as stack:
+        # the server raises the signal again once it has ended; what was made here is then taken away
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)))
         found = _load(config, port_base, prefix, stack)
         if found.control_layer:
             os.environ["OPHYD_CONTROL_LAYER"] = found.control_layer

@@ -40,6 +40,20 @@ def test_command_when_started_then_ready_and_ended_by_ctrl_c(config, host, has_t
         assert process.wait(60) in (0, 130, -signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_command_when_sim_is_ended_by_a_signal_then_its_folder_is_gone(tmp_path, number):
+    words = [*COMMAND, "--config", "sim", "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout.readline().startswith("READY ")
+            assert list(tmp_path.iterdir())
+        finally:
+            process.send_signal(number)
+        assert process.wait(60) in ((0,) if number is signal.SIGTERM else (0, 130))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
