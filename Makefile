@@ -48,9 +48,12 @@ screenshots: $(VENV)/.installed-test chromium
 	$(BIN)/python -m docs.screenshots $(SCREENSHOTS)
 
 # Built, installed into a fresh environment of each Python there is, and run in an empty folder; then with everything.
-wheel: wheel-plain wheel-whole
+wheel:
+	rm -rf dist
+	$(MAKE) wheel-plain wheel-whole
 
-dist/.built: setup.cfg pyproject.toml README.md $(shell git ls-files sfdaq_ophyd) | $(VENV)/pyvenv.cfg
+# Made once, for both that follow: whoever wants it anew removes dist.
+dist/.built: | $(VENV)/pyvenv.cfg
 	rm -rf build dist
 	$(PIN) $(BIN)/python -m pip --disable-pip-version-check wheel -q --no-deps -w dist .
 	rm -rf build

@@ -99,6 +99,8 @@ class Replay(Approach):
                     old.append(acquisition)
         for acquisition in sorted(old, key=lambda a: a["stats"]["stop_time"]):
             self.perform(acquisition)
+        if old:
+            self.wait_logged()
 
     def prime_config(self):
         """Store the configuration the scenario began with; a user that a note puts in comes with the note."""

@@ -110,6 +110,17 @@ class Scene:
 
         return self.wait_for(newest, "log entry of the last acquisition")
 
+    def wait_logged(self) -> None:
+        """Wait until the log has what ended last; all that has begun comes there."""
+
+        def there() -> bool:
+            ended, entries = self.status()["acquisition"], self.server.service.logs(1)
+            if ended is None or ended["stats"]["start_time"] is None:
+                return True
+            return bool(entries) and entries[0][1]["stats"] == ended["stats"]
+
+        self.wait_for(there, "log entry of the last acquisition")
+
     # ---- acquisitions -------------------------------------------------------------------------------
 
     def begin(self, acquisition: dict):

@@ -69,15 +69,7 @@ class Recorder(Scene):
         self.wait_for(there, "images")
 
     def logs(self, n: int = 3) -> dict:
-        """Ask for the log, once what ended last is there: all that has begun is."""
-
-        def there() -> bool:
-            ended, entries = self.status()["acquisition"], self.server.service.logs(1)
-            if ended is None or ended["stats"]["start_time"] is None:
-                return True
-            return bool(entries) and entries[0][1]["stats"] == ended["stats"]
-
-        self.wait_for(there, "log entry of the last acquisition")
+        self.wait_logged()
         return self.ask("GET", f"/daq/logs/{n}")
 
 
