@@ -232,7 +232,7 @@ class Session:
             return plan
         from .suspenders import look_now
 
-        return look_now(plan, self.suspenders)
+        return look_now(plan, self.suspenders, self.RE)
 
 
 def open_session(folder: str | Path, given: str | None = None) -> Session:

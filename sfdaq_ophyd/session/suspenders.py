@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bluesky.preprocessors as bpp
 from bluesky.suspenders import SuspendCeil, SuspenderBase, SuspendFloor
@@ -16,13 +16,49 @@ from ..errors import ConfigError
 from ..limits import asked_again
 from .config import SuspenderConfig
 
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+
 logger = logging.getLogger(__name__)
 
 LIMIT = 2.0
 """s for a suspender's PV to answer before a plan."""
 
 
-class SuspendUnless(SuspenderBase):
+class _LeavesTheStartToUs(SuspenderBase):
+    """A suspender for which the RunEngine holds no plan at its start: `look_now` does, and knows for which.
+
+    Attributes
+    ----------
+    is_away : bool
+        A plan has taken it out and not put it back yet; after ``RE.halt()`` it never does.
+    """
+
+    is_away = False
+
+    def install(self, RE, *, event_type=None):  # noqa: N803
+        """Install the callback on the signal."""
+        self.is_away = False
+        super().install(RE, event_type=event_type)
+
+    def get_futures(self):
+        """Name nothing to wait for."""
+        return [], ""
+
+    def held_by(self) -> tuple[list[Callable], str]:
+        """Return what to wait for, and why."""
+        return super().get_futures()
+
+
+class SuspendBelow(_LeavesTheStartToUs, SuspendFloor):
+    """Suspend while a PV is below a value."""
+
+
+class SuspendAbove(_LeavesTheStartToUs, SuspendCeil):
+    """Suspend while a PV is above a value."""
+
+
+class SuspendUnless(_LeavesTheStartToUs):
     """Suspend while a PV is not at one value.
 
     Unlike Bluesky's `SuspendWhenChanged` it knows the value the PV has at the start, and enums by their text.
@@ -55,7 +91,7 @@ class SuspendUnless(SuspenderBase):
 
 def make_suspenders(
     blocks: Mapping[str, SuspenderConfig], devices: Mapping[str, Any]
-) -> dict[str, SuspenderBase]:
+) -> dict[str, _LeavesTheStartToUs]:
     """Make the suspenders of the file; installing them is ``RE.install_suspender``.
 
     Raises
@@ -66,39 +102,82 @@ def make_suspenders(
     return {name: _make(name, block, devices.get(block.device)) for name, block in blocks.items()}
 
 
-def _make(name: str, block: SuspenderConfig, signal: Any) -> SuspenderBase:
+def _make(name: str, block: SuspenderConfig, signal: Any) -> _LeavesTheStartToUs:
     if signal is None or not hasattr(signal, "pvname"):
         raise ConfigError(f"suspenders.{name}.device: {block.device!r}: expected a Signal or ReadOnly device")
     options = {"sleep": block.sleep, "tripped_message": block.message or f"{name} ({signal.pvname})"}
     if block.unless is not None:
         own = EpicsSignalRO(signal.pvname, name=signal.name)
         return SuspendUnless(own, block.unless, **options)
-    cls, threshold = (SuspendFloor, block.below) if block.below is not None else (SuspendCeil, block.above)
-    return cls(signal, threshold, resume_thresh=block.resume, **options)
+    if block.below is not None:
+        return SuspendBelow(signal, block.below, resume_thresh=block.resume, **options)
+    return SuspendAbove(signal, block.above, resume_thresh=block.resume, **options)
 
 
-def look_now(plan, suspenders: Mapping[str, SuspenderBase]):
+def look_now(plan, suspenders: Mapping[str, _LeavesTheStartToUs], run_engine: RunEngine):
     """Preprocessor: tell every suspender the value of this moment, and hold the plan if one says so.
 
-    One whose PV does not answer holds nothing; that is logged.
+    One that the plan takes out at its beginning does not hold it, and is put back when something more is to
+    be measured, or with the next plan. One whose PV does not answer holds nothing; that is logged.
     """
-    futures = []
     for name, suspender in suspenders.items():
-        get = functools.partial(suspender._sig.get, timeout=LIMIT, connection_timeout=LIMIT)  # noqa: SLF001
-        try:
-            suspender(asked_again(get, LIMIT))
-        except TimeoutError as exc:
-            logger.warning("suspender %s holds nothing: %s", name, exc)
-        futures += suspender.get_futures()[0]
-    if futures:
-        plan = bpp.pchain(single_gen(Msg("wait_for", None, futures)), plan)
-    return plan
+        if suspender.is_away:
+            logger.info("suspender %s is put back", name)
+            run_engine.install_suspender(suspender)
+
+    def tell():
+        for name, suspender in suspenders.items():
+            get = functools.partial(suspender._sig.get, timeout=LIMIT, connection_timeout=LIMIT)  # noqa: SLF001
+            try:
+                suspender(asked_again(get, LIMIT))
+            except TimeoutError as exc:
+                logger.warning("suspender %s holds nothing: %s", name, exc)
+
+    tell()
+    ours = list(suspenders.values())
+    back: list[_LeavesTheStartToUs] = []
+    own: list[Msg] = []
+    looked = False
+
+    def hold(msg):
+        found = [suspender.held_by() for suspender in ours]
+        if futures := [future for those, _ in found for future in those]:
+            logger.warning(
+                "the plan goes on when this is over: %s", "; ".join(why for _, why in found if why)
+            )
+            yield Msg("wait_for", None, futures)
+        return (yield msg)
+
+    def put_back(msg):
+        own[:] = [Msg("install_suspender", None, suspender) for suspender in back]
+        back.clear()
+        yield from own
+        tell()
+        return (yield from hold(msg))
+
+    def look(msg):
+        nonlocal looked
+        if msg.command == "remove_suspender":
+            if msg.args[0] in back:
+                back.remove(msg.args[0])
+        elif not looked:
+            looked = True
+            return hold(msg), None
+        elif msg.command == "install_suspender" and msg.args[0] in ours:
+            if not any(msg is each for each in own):
+                back.append(msg.args[0])
+                return single_gen(Msg("null")), None
+        elif back and msg.command in ("kickoff", "open_run", "stage", "trigger"):
+            return put_back(msg), None
+        return None, None
+
+    return bpp.plan_mutator(plan, look)
 
 
 def except_plans(
     plans: Mapping[str, Callable],
     blocks: Mapping[str, SuspenderConfig],
-    suspenders: Mapping[str, SuspenderBase],
+    suspenders: Mapping[str, _LeavesTheStartToUs],
 ) -> dict[str, Callable]:
     """Return, by name, those of `plans` that some suspender is not to hold, wrapped accordingly.
 
@@ -113,16 +192,19 @@ def except_plans(
     return wrapped
 
 
-def _without(plan: Callable, suspenders: list[SuspenderBase]) -> Callable:
+def _without(plan: Callable, suspenders: list[_LeavesTheStartToUs]) -> Callable:
     @functools.wraps(plan)
     def free(*args, **kwargs):
+        installed = [suspender for suspender in suspenders if suspender.RE is not None]
+
         def inner():
-            for suspender in suspenders:
+            for suspender in installed:
+                suspender.is_away = True
                 yield Msg("remove_suspender", None, suspender)
             return (yield from plan(*args, **kwargs))
 
         def put_back():
-            for suspender in suspenders:
+            for suspender in installed:
                 yield Msg("install_suspender", None, suspender)
 
         return (yield from bpp.finalize_wrapper(inner(), put_back))
