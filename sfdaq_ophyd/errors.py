@@ -50,10 +50,11 @@ def shown_url(url: object) -> str:
     >>> shown_url("redis://:secret@host:6379")
     'redis://***@host:6379'
     """
-    return _without_secrets(_BARE_LOGIN.sub("***@", str(url)))
+    return without_secrets(_BARE_LOGIN.sub("***@", str(url)))
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """Return a text without the users, passwords and keys of the addresses in it."""
     return _SECRET.sub(r"\1***", _LOGIN.sub("//***@", text))
 
 
@@ -71,7 +72,7 @@ class SfdaqError(Exception):
     __str__ = Exception.__str__  # the sentence as it is, of a KeyError and an OSError too
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(_without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(without_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class WireError(SfdaqError, ValueError):

@@ -233,7 +233,7 @@ def _write(
 
 
 def _stop_own(client: StdDaqClient, run_id: int, done: Future[dict]) -> None:
-    """Stop a start that was sent, once the status shows it or UNKNOWN; until its file is there it shows neither.
+    """Stop a start that was sent, once the status shows it or UNKNOWN, neither while its file is made.
 
     Raises
     ------

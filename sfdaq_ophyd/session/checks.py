@@ -28,6 +28,7 @@ from ..errors import (
     ServiceUnreachable,
     SfdaqError,
     shown_url,
+    without_secrets,
 )
 from ..limits import Limit
 from ..wire.broker import BEAMLINES
@@ -124,14 +125,15 @@ def probe_redis(url: str) -> tuple[str, str]:
 def probe_catalog(uri: str, key: Callable[[], str]) -> tuple[str, str]:
     """Ask a Tiled server about itself, and for the container of the runs, with the key."""
     secret, parts = key(), urlsplit(uri)
-    api = f"{parts.scheme}://{parts.netloc}/api/v1/"
-    with urlopen(api, timeout=ANSWER_LIMIT) as reply:  # this it tells everybody
+    api, node = _api_of(parts.path)
+    with urlopen(
+        f"{parts.scheme}://{parts.netloc}{api}/", timeout=ANSWER_LIMIT
+    ) as reply:  # this it tells everybody
         about, there = load_json(reply.read(2**20)), urlsplit(reply.url)
     if there.hostname != parts.hostname:
         there = parts  # the key is for the configured host alone; from http to https it may be sent on
     version = about.get("library_version", "") if isinstance(about, dict) else ""
-    path = parts.path if "/metadata" in parts.path else "/api/v1/metadata/"
-    container = Request(f"{there.scheme}://{there.netloc}{path}")
+    container = Request(f"{there.scheme}://{there.netloc}{api}/metadata{node or '/'}")
     container.add_unredirected_header("Authorization", f"Apikey {secret}")
     try:
         urlopen(container, timeout=ANSWER_LIMIT).close()
@@ -140,6 +142,15 @@ def probe_catalog(uri: str, key: Callable[[], str]) -> tuple[str, str]:
             said = exc.read(500).decode(errors="replace")
         raise ServiceRefused("GET with the key", url=container.full_url, said=said, code=exc.code) from exc
     return str(version), f"answers, takes the key{http_clock(uri)}"
+
+
+def _api_of(path: str) -> tuple[str, str]:
+    """Return the path of a Tiled server's API and that of the container in it, found as its client does."""
+    api, _, node = path.partition("/metadata")
+    if api == path:
+        api = path.rstrip("/")
+        api += "/api/v1" if "/api" not in api else "/v1" if "/v1" not in api else ""
+    return api, node
 
 
 def probe_zmq(address: str) -> tuple[str, str]:
@@ -157,8 +168,11 @@ def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:
     from ophyd import EpicsSignalRO
 
     signal = EpicsSignalRO(pv, name="doctor", string=string)
-    signal.wait_for_connection(timeout=ANSWER_LIMIT)
-    return "Channel Access", f"{signal.get(timeout=ANSWER_LIMIT)!s:.40}"
+    try:
+        signal.wait_for_connection(timeout=ANSWER_LIMIT)
+        return "Channel Access", f"{signal.get(timeout=ANSWER_LIMIT)!s:.40}"
+    finally:
+        signal.destroy()
 
 
 def probe_pulse_id(pv: str) -> tuple[str, str]:
@@ -166,6 +180,13 @@ def probe_pulse_id(pv: str) -> tuple[str, str]:
     from ..devices import PulseId
 
     pulse_id = PulseId(pv, name="doctor", timeout=ANSWER_LIMIT)
+    try:
+        return _asked(pulse_id)
+    finally:
+        pulse_id.destroy()
+
+
+def _asked(pulse_id: PulseId) -> tuple[str, str]:
     pulse_id.wait_for_connection(timeout=ANSWER_LIMIT)
     rate = pulse_id.check(timeout=ANSWER_LIMIT)
     value, offset = _read_pulse_id(pulse_id)
@@ -419,12 +440,11 @@ def _timed(check: Check) -> Finding:
         version, found = check.probe()
     except (SfdaqError, OSError, ValueError, TimeoutError) as exc:
         hint = getattr(exc, "hint", "")
-        found = str(exc).removesuffix(hint)
+        found = without_secrets(str(exc)).removesuffix(hint)
         return Finding(check.name, check.address, False, None, "", found, hint or check.advice)
     except Exception as exc:  # redis, tiled and EPICS have roots of their own
-        return Finding(
-            check.name, check.address, False, None, "", f"{type(exc).__name__}: {exc}", check.advice
-        )
+        found = without_secrets(f"{type(exc).__name__}: {exc}")
+        return Finding(check.name, check.address, False, None, "", found, check.advice)
     return Finding(check.name, check.address, True, time.perf_counter() - begin, version, found, "")
 
 
@@ -488,12 +508,20 @@ def _device_checks(name: str, block: blocks.DeviceConfig, config: SfdaqConfig) -
         yield from _broker_checks(name, block, config)
 
 
+def _slow(block: blocks.SfDaqBrokerConfig) -> tuple[str, str]:
+    from ..clients.broker_transport import next_port
+
+    return probe_tcp(block.slow_url or next_port(block.url))
+
+
 def _broker_checks(name: str, block: blocks.SfDaqBrokerConfig, config: SfdaqConfig) -> Iterator[Check]:
+    from ..clients.broker_transport import next_port
+
     pgroup = block.pgroup or config.pgroup
     advice = "Does the broker answer? Then: is the pgroup right, there, and still open?"
     yield Check(f"{name} pgroup", pgroup or "none", partial(_pgroup, block, pgroup), advice)
-    slow = block.slow_url or _next_port(block.url)
-    yield Check(f"{name} slow", slow, partial(probe_tcp, slow), "Start the slow broker, or mend slow_url")
+    slow = block.slow_url or (next_port(block.url) if urlsplit(block.url).port else block.url)
+    yield Check(f"{name} slow", slow, partial(_slow, block), "Start the slow broker, or mend slow_url")
     if not block.pulse_id and config.beamline:
         pv = BEAMLINES[config.beamline].pulse_id_pv
         yield Check(f"{name} pulse_id", pv, partial(probe_pulse_id, pv), _PV)
@@ -501,11 +529,6 @@ def _broker_checks(name: str, block: blocks.SfDaqBrokerConfig, config: SfdaqConf
     for role, given in (("beam_rate", block.beam_rate), ("event_code", block.event_code or trigger)):
         if given:
             yield Check(f"{name} {role}", given, partial(probe_pv, given), _PV)
-
-
-def _next_port(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{(parts.port or 80) + 1}"
 
 
 _PV = "Is its IOC up, and EPICS_CA_ADDR_LIST right? caget from this machine tells"

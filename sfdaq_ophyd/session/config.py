@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import keyword
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -317,6 +317,8 @@ class CatalogConfig(Block):
             raise ValueError("expected embedded or uri, not both")
         if self.uri:
             _address(self.uri)
+            if "@" in urlsplit(self.uri).netloc:
+                raise ValueError("uri: expected no login in it; its key goes into api_key_file or a variable")
         if not self.uri and self.api_key_file:
             raise ValueError("api_key_file goes with uri")
         return self
@@ -371,6 +373,20 @@ class SuspenderConfig(Block):
         return self
 
 
+SimPart = Literal["pvs", "jungfrau", "eiger", "std_daq", "broker"]
+
+
+def _of_part(name: str) -> str:
+    """Refuse an option that is none of a part of the facility, or that the session sets."""
+    if not name.startswith(tuple(f"{part}_" for part in get_args(SimPart))) or name == "pvs_prefix":
+        expected = f"a name that starts with one of {', '.join(get_args(SimPart))} and _"
+        raise ValueError(f"{name}: expected {expected}; the session itself sets pvs_prefix")
+    return name
+
+
+SimOption = Annotated[Name, AfterValidator(_of_part)]
+
+
 class SimConfig(Block):
     """Start the simulated facility; ``{port+3}`` and ``{prefix}`` elsewhere in the file are its."""
 
@@ -379,10 +395,8 @@ class SimConfig(Block):
     )
     start_timeout: Positive = Field(60.0, description="s without a sign of progress of a simulator")
     seed: Whole = Field(0, description="seed of all random numbers")
-    only: list[Literal["pvs", "jungfrau", "eiger", "std_daq", "broker"]] | None = Field(
-        None, description="parts to start; default: all"
-    )
-    options: dict[Name, Any] = Field({}, description="options of parts, e.g. eiger_model: 1M")
+    only: list[SimPart] | None = Field(None, description="parts to start; default: all")
+    options: dict[SimOption, Any] = Field({}, description="options of parts, e.g. eiger_model: 1M")
 
 
 class SfdaqConfig(Block):

@@ -17,13 +17,20 @@ from types import SimpleNamespace
 import pytest
 
 from sfdaq_ophyd.clients import EigerStream, SimplonClient
-from sfdaq_ophyd.errors import DetectorStateError, ServiceRefused, ServiceTimeout, ServiceUnreachable
+from sfdaq_ophyd.errors import (
+    DetectorStateError,
+    RequestError,
+    ServiceRefused,
+    ServiceTimeout,
+    ServiceUnreachable,
+)
 from sfdaq_ophyd.session import checks, load_config
 from sfdaq_ophyd.session.checks import Check, Finding, _offset, checks_of, clock_words, run_checks
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 from ..clients.stream_peers import Publisher
+from ..http_peer import reply_with, serving
 from ..tiled_server import API_KEY, stock_catalog
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
@@ -344,6 +351,7 @@ def test_doctor_when_the_key_of_the_catalog_is_missing_or_refused_then_said(tmp_
         (tmp_path / "key").write_text("")
         for key, uri, ok, said in (
             (API_KEY, server.uri, True, "answers, takes the key"),
+            (API_KEY, server.uri.removesuffix("/api/v1"), True, "answers, takes the key"),
             (API_KEY, f"{server.uri}/metadata/none", False, "answered with 404"),
             ("wrong", server.uri, False, "answered with 401"),
             (None, server.uri, False, "set the environment variable TILED_API_KEY"),
@@ -357,3 +365,78 @@ def test_doctor_when_the_key_of_the_catalog_is_missing_or_refused_then_said(tmp_
             assert (found["catalog"].ok, said in found["catalog"].found) == (ok, True), found["catalog"]
             assert key is None or key == "" or key not in str(found["catalog"])
             assert found["documents"].ok
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("", "/api/v1/ /api/v1/metadata/"),
+        ("/", "/api/v1/ /api/v1/metadata/"),
+        ("/api/v1", "/api/v1/ /api/v1/metadata/"),
+        ("/tiled", "/tiled/api/v1/ /tiled/api/v1/metadata/"),
+        ("/tiled/api", "/tiled/api/v1/ /tiled/api/v1/metadata/"),
+        ("/tiled/api/v1/metadata/raw", "/tiled/api/v1/ /tiled/api/v1/metadata/raw"),
+    ],
+)
+def test_catalog_when_its_server_is_below_a_path_then_asked_there(given, asked):
+    paths = []
+
+    def answer(handler):
+        paths.append(handler.path)
+        reply_with(200, b"{}", "application/json")(handler)
+
+    with serving(answer) as url:
+        checks.probe_catalog(f"{url}{given}", lambda: "key")
+    assert paths[:2] == asked.split()
+
+
+def test_doctor_when_what_went_wrong_names_an_address_then_without_its_password():
+    def fails(kind):
+        raise kind("cannot reach https://me:s3cret@host/x")
+
+    for kind in (ValueError, KeyError):
+        (finding,) = run_checks([Check("catalog", "here", lambda kind=kind: fails(kind), "")])
+        assert "https://***@host/x" in finding.found and "s3cret" not in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("url", "slow"),
+    [
+        ("http://[::1]:10002", "http://[::1]:10003"),
+        ("http://sf-daq:10002", "http://sf-daq:10003"),
+        ("http://sf-daq", "http://sf-daq"),
+    ],
+)
+def test_slow_broker_when_it_has_no_address_of_its_own_then_the_next_port(tmp_path, url, slow):
+    path = tmp_path / "sfdaq.yaml"
+    path.write_text(f"devices:\n  sfdaq: {{class: SfDaqBroker, url: '{url}'}}\n")
+    (check,) = [check for check in checks_of(load_config(path)) if check.name == "sfdaq slow"]
+    assert check.address == slow
+    if slow == url:
+        with pytest.raises(RequestError, match="a port, or slow_url"):
+            check.probe()
+
+
+def test_pv_when_it_was_asked_then_its_signal_is_gone(monkeypatch):
+    import ophyd
+
+    from sfdaq_ophyd import devices
+
+    gone = []
+
+    class Silent:
+        def __init__(self, pv, **options):
+            self.pv = pv
+
+        def wait_for_connection(self, timeout):
+            raise TimeoutError(self.pv)
+
+        def destroy(self):
+            gone.append(self.pv)
+
+    monkeypatch.setattr(ophyd, "EpicsSignalRO", Silent)
+    monkeypatch.setattr(devices, "PulseId", Silent)
+    for probe in (checks.probe_pv, checks.probe_pulse_id):
+        with pytest.raises(TimeoutError):
+            probe(f"NO:{probe.__name__}")
+    assert gone == ["NO:probe_pv", "NO:probe_pulse_id"]

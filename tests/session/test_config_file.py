@@ -59,6 +59,15 @@ def write(tmp_path, text):
             "catalog: {uri: 'http://tiled:8OOO'}\n",
             ":1: catalog: 'http://tiled:8OOO': expected http://host:port",
         ),
+        (
+            "catalog: {uri: 'https://me:s3cret@tiled.psi.ch'}\n",
+            ":1: catalog: uri: expected no login in it; its key goes into api_key_file or a variable",
+        ),
+        (
+            "sim: {options: {seed: 3}}\n",
+            ":1: sim.options.seed: seed: expected a name that starts with one of pvs",
+        ),
+        ("sim: {options: {pvs_prefix: 'A:'}}\n", "the session itself sets pvs_prefix"),
         ("devices:\n  eiger: {class: Eigr, url: 'http://x'}\n", ":2: devices.eiger: Input tag 'Eigr'"),
         ("devices:\n  eiger: {url: 'http://x'}\n", ":2: devices.eiger: Unable to extract tag using"),
         ("devices:\n  2nd: {class: Motor, pv: A}\n", ":2: devices.2nd"),
