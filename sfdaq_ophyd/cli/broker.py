@@ -209,28 +209,37 @@ def retrieve_from_buffers(
 
     Example: sfdaq broker retrieve-from-buffers p12345 --first 21000000000 --last 21000000099 --pv SAR:X
     """
-    body = parsed_json("request", read_text("request", request)) if request else {}
-    if request is None:
-        given = {
-            "pgroup": pgroup,
-            "start_pulseid": first,
-            "stop_pulseid": last,
-            "run_number": run_number,
-            "rate_multiplicator": rate,
-            "user_tag": tag,
-            "append_user_tag_to_data_dir": tag_in_directory,
-            "detectors": dict(_detector_option(text) for text in detector or ()),
-            "channels_list": channel,
-            "camera_list": camera,
-            "pv_list": pv,
-        }
-        body = {key: value for key, value in given.items() if value is not None}
+    given = {
+        "pgroup": pgroup,
+        "start_pulseid": first,
+        "stop_pulseid": last,
+        "run_number": run_number,
+        "rate_multiplicator": rate,
+        "user_tag": tag,
+        "append_user_tag_to_data_dir": tag_in_directory,
+        "detectors": _detectors(detector or ()),
+        "channels_list": channel,
+        "camera_list": camera,
+        "pv_list": pv,
+    }
+    body = {key: value for key, value in given.items() if value is not None}
+    if request is not None:
+        untouched = {"rate_multiplicator": 1, "append_user_tag_to_data_dir": False, "detectors": {}}
+        beside = [key for key, value in body.items() if untouched.get(key) != value and value != []]
+        if beside:
+            raise RequestError("request", str(request), f"no {', '.join(beside)} beside it: the file has all")
+        body = parsed_json("request", read_text("request", request))
     return client.retrieve_from_buffers(RetrieveRequest.from_wire(body))
 
 
-def _detector_option(text: str) -> tuple[str, dict]:
-    name, _, parameters = text.partition("=")
-    return name, parsed_json("detector", parameters) if parameters else {}
+def _detectors(texts: Iterable[str]) -> dict[str, Any]:
+    detectors: dict[str, Any] = {}
+    for text in texts:
+        name, _, parameters = text.partition("=")
+        if name in detectors:
+            raise RequestError("detector", text, f"{name} once")
+        detectors[name] = parsed_json("detector", parameters) if parameters else {}
+    return detectors
 
 
 @call(lines)
@@ -244,6 +253,8 @@ def set_pvlist(
 
     Example: sfdaq broker set-pvlist --file pvs.txt
     """
+    if file and pvs:
+        raise RequestError("file", str(file), f"no {', '.join(pvs)} beside it: it has the whole list")
     names = (
         [line.strip() for line in read_text("file", file).splitlines() if line.strip()] if file else pvs or []
     )
@@ -263,7 +274,7 @@ def close_pgroup_writing(
     Example: sfdaq broker close-pgroup-writing p12345 --confirm p12345
     """
     if confirm is None:
-        confirm = typer.prompt(f"This cannot be undone. Type {pgroup} once more")
+        confirm = typer.prompt(f"This cannot be undone. Type {pgroup} once more", err=True)
     client.close_pgroup_writing(pgroup, confirm=confirm)
     return {"closed": pgroup}
 

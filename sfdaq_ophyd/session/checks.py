@@ -126,9 +126,8 @@ def probe_catalog(uri: str, key: Callable[[], str]) -> tuple[str, str]:
     """Ask a Tiled server about itself, and for the container of the runs, with the key."""
     secret, parts = key(), urlsplit(uri)
     api, node = _api_of(parts.path)
-    with urlopen(
-        f"{parts.scheme}://{parts.netloc}{api}/", timeout=ANSWER_LIMIT
-    ) as reply:  # this it tells everybody
+    about_it = f"{parts.scheme}://{parts.netloc}{api}/"
+    with urlopen(about_it, timeout=ANSWER_LIMIT) as reply:  # this it tells everybody
         about, there = load_json(reply.read(2**20)), urlsplit(reply.url)
     if there.hostname != parts.hostname:
         there = parts  # the key is for the configured host alone; from http to https it may be sent on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 
@@ -33,6 +34,9 @@ SHOWN = [
     (["set-pvlist", "A:B", "C:D"], ["A:B", "C:D"]),
     (["take-pedestal", "p12345", "JF01T03V01", "--rate", "2"], ["wait_at_least_s: 70.0"]),
 ]
+
+
+RETRIEVE = "retrieve-from-buffers"
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +185,21 @@ def test_retrieve_when_compression_stands_alone_then_warns_on_standard_error(fac
         (["set-detector-settings", "JF01T03V01", "gain_mode=bogus"], "one of dynamic, fixed_gain1"),
         (["retrieve-from-buffers", "p12345", "--first", "1"], "stop_pulseid"),
         (["retrieve-from-buffers", "--request", "/no/such/file"], "a readable text file"),
+        (["retrieve-from-buffers", "p12345", "--request", "f"], "expected no pgroup beside it"),
+        (
+            [RETRIEVE, "--request", "f", "--last", "9", "--pv", "A"],
+            "no stop_pulseid, pv_list beside",
+        ),
+        (
+            ["retrieve-from-buffers", "--request", "f", "--rate", "2", "--detector", "J"],
+            "no rate_multiplicator, det",
+        ),
+        (
+            ["retrieve-from-buffers", "--detector", "J", "--detector", "J={}"],
+            "detector='J={}': expected J once",
+        ),
         (["set-pvlist"], "--erase"),
+        (["set-pvlist", "A:B", "--file", "f"], "expected no A:B beside it"),
         (["close-pgroup-writing", "p12345", "--confirm", "p12346"], "cannot be undone"),
         (["copy-user-files", "p12345", "1", "/sf/none"], "does not exist"),
         (["get-pvlist", "--dialect", "old"], "dialect='old'"),
@@ -200,6 +218,14 @@ def test_close_when_confirmed_then_closed_for_ever(facility, sfdaq):
     code, out, _ = sfdaq("close-pgroup-writing", "p54321", "--confirm", "p54321")
     assert (code, out) == (0, "closed: p54321\n")
     assert sfdaq("get-current-run-number", "p54321")[0] == 1
+
+
+def test_close_when_asked_for_the_pgroup_then_not_on_standard_output(facility, sfdaq, monkeypatch):
+    facility.broker.make_pgroup("p54322")
+    monkeypatch.setattr("sys.stdin", io.StringIO("p54322\n"))
+    code, out, err = sfdaq("close-pgroup-writing", "p54322", "--json")
+    assert (code, json.loads(out)) == (0, {"closed": "p54322"})
+    assert "Type p54322 once more" in err
 
 
 def test_upload_and_copy_when_good_then_reported(facility, sfdaq, tmp_path):
