@@ -183,11 +183,11 @@ def _use(handler: logging.Handler) -> None:
 
 def _writable() -> Path:
     """Return a file that can be appended to."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    for path in (os.environ.get("SFDAQ_LOG"), Path(state) / "sfdaq" / "sfdaq.log"):
-        if path:
-            path = Path(path).expanduser().absolute()
-            with contextlib.suppress(OSError):
+    state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state")
+    for place in (os.environ.get("SFDAQ_LOG"), Path(state) / "sfdaq" / "sfdaq.log"):
+        if place:
+            with contextlib.suppress(OSError, RuntimeError):  # a user without a home, or that is none
+                path = Path(place).expanduser().absolute()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if path.is_file() and path.stat().st_size > MAX_LOG:
                     path.replace(path.with_name(f"{path.name}.1"))

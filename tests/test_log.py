@@ -67,6 +67,24 @@ def test_log_when_its_place_cannot_be_written_then_another(tmp_path, place):
     assert said == [] and Path(path.strip()).parent.parent == tmp_path
 
 
+@pytest.mark.parametrize("place", ["SFDAQ_LOG", "XDG_STATE_HOME"])
+def test_log_when_its_place_is_in_the_home_of_nobody_then_another(tmp_path, place):
+    env = {"SFDAQ_LOG": "", "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    path, said = in_a_process("print(keep_log())", **{**env, place: "~nobody-of-this-name/x"})
+    assert said == [] and Path(path.strip()).is_relative_to(tmp_path)
+
+
+def test_log_when_there_is_no_home_then_the_place_given_is_taken(tmp_path):
+    code = (
+        "import pathlib\n"
+        "def none(*_): raise RuntimeError('no home')\n"
+        "pathlib.Path.home = none\n"
+        "print(keep_log())"
+    )
+    path, said = in_a_process(code, SFDAQ_LOG=str(tmp_path / "log"))
+    assert (path.strip(), said) == (str(tmp_path / "log"), [])
+
+
 def test_log_when_it_is_long_then_begun_anew_and_the_old_one_kept(tmp_path):
     path = tmp_path / "log"
     path.write_bytes(b"x" * (MAX_LOG + 1))
