@@ -32,6 +32,10 @@ def _numbers(text: str, n: int, name: str) -> list[int]:
     return values
 
 
+def _modules(text: str) -> tuple[int, ...]:
+    return tuple(_numbers(text, text.count(",") + 1, "--disabled-modules"))
+
+
 def _downsample(text: str) -> tuple[int, int]:
     y, x = _numbers(text, 2, "--downsample")
     return y, x
@@ -99,7 +103,7 @@ def convert(
         gain_files=tuple(map(str, gain or ())),
         pedestal=pedestal,
         options=options,
-        disabled_modules=tuple(int(m) for m in disabled_modules.split(",")) if disabled_modules else (),
+        disabled_modules=_modules(disabled_modules) if disabled_modules else (),
         all_frames=all_frames,
         overwrite=overwrite,
         threads=max(1, len(os.sched_getaffinity(0)) // workers),

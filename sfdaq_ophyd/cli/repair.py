@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,12 @@ import typer
 
 from ..errors import SfdaqError
 from ..files.repair import repair as repair_file
+from ..log import keep_log
+
+MOST_SHOWN = 8
+"""Failed files that are shown; all are in the log."""
+
+logger = logging.getLogger(__name__)
 
 
 def repair(
@@ -29,8 +36,12 @@ def repair(
             done = repair_file(file)
         except SfdaqError as exc:
             failed += 1
-            print(f"sfdaq: {exc}", file=sys.stderr)
+            logger.info("%s", exc)
+            if failed <= MOST_SHOWN:
+                print(f"sfdaq: {exc!s:.700}", file=sys.stderr)
         else:
             typer.echo(f"{file}: {'repaired' if done else 'nothing to do'}")
+    if failed > MOST_SHOWN:
+        print(f"sfdaq: {failed} of {len(files)} files failed; all are in {keep_log()}", file=sys.stderr)
     if failed:
         raise typer.Exit(1)

@@ -21,6 +21,7 @@ from ..clients.std_daq_service import StdDaqOtherGeneration, StdDaqRefused, StdD
 from ..clients.std_daq_socket import CREATION_LIMIT, Pushes, StdDaqWriterSocket
 from ..errors import DetectorStateError, RequestError, ServiceTimeout, SfdaqError, shown_url
 from ..limits import Limit
+from ..wire.json_text import load_json
 from ..wire.std_daq import WriterState, WritingState
 from ..wire.std_daq_socket import PushedStatus, Tracker, split_name, start_command
 
@@ -103,7 +104,7 @@ def set_config(
     Example: sfdaq std-daq set-config config.json
     """
     try:
-        changes = json.loads(config_file.read_text())
+        changes: Any = load_json(config_file.read_text())  # the client looks at what it is
     except (OSError, ValueError) as exc:
         raise RequestError("config_file", str(config_file), f"a readable JSON file ({exc})") from exc
     done = call(

@@ -226,6 +226,7 @@ def test_pedestal_when_a_detector_has_none_then_named_and_the_others_converted(r
         (["--downsample", "2"], "--downsample='2': expected 2 integers"),
         (["--roi", "a=1,2,3"], "--roi='1,2,3': expected 4 integers"),
         (["--double-pixels", "no"], "double_pixels='no': expected one of"),
+        (["--disabled-modules", "0,x"], "--disabled-modules='0,x': expected 2 integers"),
         (["--disabled-modules", "4"], "disabled_modules=(4,): expected modules from 0 to 0"),
     ],
 )

@@ -225,6 +225,12 @@ def test_config_when_its_address_is_given_then_keys_of_this_generation_alone_are
     assert code == 0 and said == daq.config, error
 
 
+def test_config_when_its_file_is_nested_too_deep_then_said_and_nothing_is_sent(sfdaq, tmp_path):
+    (tmp_path / "c.json").write_text("[" * 100_000)
+    code, _, error = sfdaq("set-config", tmp_path / "c.json")
+    assert code == 1 and "a readable JSON file" in error and len(error.splitlines()) < 6
+
+
 @pytest.mark.parametrize("command", ["stats", "logs", "deploy-status"])
 def test_call_when_this_generation_has_none_then_said_by_name_with_those_it_has(sfdaq, daq, command):
     for address in (daq.ws_url, daq.url):
