@@ -440,6 +440,30 @@ class Detector(Flying):
         for status in (flight.kicked_off, flight.completed):
             status.hold()
 
+    @property
+    def n_flown(self) -> int | None:
+        """Points of a fly scan that is paused, or over; None if there is none, if it goes on, or failed."""
+        flight = self._flight
+        if flight is None or not (flight.paused or flight.ended):
+            return None
+        if flight.completed.done and not flight.completed.success:
+            return None
+        n_frames = flight.request.n_frames if flight.ended else flight.n_done
+        return n_frames // flight.request.frames_per_trigger
+
+    def go_back(self, n_points: int) -> None:
+        """Keep so many of the points that `n_flown` tells; the others are taken at resume."""
+        flight, n_flown = self._flight, self.n_flown
+        if flight is None or n_flown is None or n_flown <= n_points:
+            return
+        self._need_stage("pause").take_back_last(n_flown - n_points)
+        flight.n_done = n_points * flight.request.frames_per_trigger
+        flight.paused, flight.ended = True, False
+        if flight.completed.done:
+            limit, n_frames = flight.completed.timeout, flight.request.n_frames
+            flight.completed = ActionStatus(self, "fly scan", limit, target=n_frames)
+        flight.completed.hold()
+
     def resume(self) -> None:
         """Go on with a fly scan."""
         flight = self._flight

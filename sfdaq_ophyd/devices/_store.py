@@ -69,6 +69,10 @@ class PointStore(ABC):
         """Forget the frames that do not make a whole point; return how many those were."""
 
     @abstractmethod
+    def take_back_last(self, n_points: int) -> None:
+        """Forget so many whole points, the last ones, none of which was handed out."""
+
+    @abstractmethod
     def flush(self) -> None:
         """Bring every frame to where readers see it."""
 
@@ -245,6 +249,21 @@ class WrittenFileStore(PointStore):
                 self._files.pop().file.drop()
             return n_frames
 
+    def take_back_last(self, n_points: int) -> None:
+        """Forget the last points; drop files without any other."""
+        with self._lock:
+            self.settle()
+            n_frames = n_points * self.frames_per_point
+            while n_frames:
+                last = self._files[-1]
+                n_of_file = min(n_frames, last.n_frames)
+                for _ in range(n_of_file):
+                    self._rows.pop()
+                last.n_frames -= n_of_file
+                n_frames -= n_of_file
+                if not last.n_frames:
+                    self._files.pop().file.drop()
+
     def flush(self) -> None:
         """Nothing waits here."""
 
@@ -376,12 +395,21 @@ class FrameStore(PointStore):
         """Forget the frames that do not make a whole point; return how many those were."""
         with self._lock:
             n_frames = len(self._rows) % self.frames_per_point
-            for _ in range(n_frames):
-                self._rows.pop()
-            if n_frames:
-                assert self._file is not None  # rows are of the open file
-                self._file.truncate(self._n_saved * self.frames_per_point + len(self._rows))
+            self._take_back(n_frames)
             return n_frames
+
+    def take_back_last(self, n_points: int) -> None:
+        """Forget the last points, and cut them off the file."""
+        with self._lock:
+            self.settle()
+            self._take_back(n_points * self.frames_per_point)
+
+    def _take_back(self, n_frames: int) -> None:
+        for _ in range(n_frames):
+            self._rows.pop()
+        if n_frames:
+            assert self._file is not None  # rows are of the open file
+            self._file.truncate(self._n_saved * self.frames_per_point + len(self._rows))
 
     def flush(self) -> None:
         """Bring every frame to the system, and to the disk itself if `sync_period` has passed."""

@@ -122,6 +122,7 @@ class DetectorGroup:
         """Kick off all, or let them go on after a pause; returns once they are armed, raises as `wait`."""
         if self._flying:
             self.each("resume")
+            self._statuses = [detector.complete() for detector in self.detectors]
             return
         started = [detector.kickoff() for detector in self.detectors]
         self._statuses, self._flying = [detector.complete() for detector in self.detectors], True
@@ -213,8 +214,16 @@ class WithDetectors(FileDetector):
                     yield from detector.collect_asset_docs()
 
     def pause(self) -> None:
-        """Give up the point in flight, at the detectors too."""
+        """Give up the point in flight, at the detectors too.
+
+        A fly scan goes on with the first point that one of them does not have: row k is point k of all.
+        """
         self._at_detectors_too("pause", super().pause)
+        flying = [self, *(d for d in self._detectors.detectors if isinstance(d, Detector))]
+        n_flown = [n for n in (detector.n_flown for detector in flying) if n is not None]
+        if len(n_flown) == len(flying):
+            for detector in flying:
+                detector.go_back(min(n_flown))
 
     def resume(self) -> None:
         """Go on with a fly scan; the detectors follow once the writer is open again."""

@@ -6,10 +6,11 @@ import itertools
 import threading
 
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import h5py
 import pytest
 
-from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices import FileDetector, StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer._rates import Beginning
 from sfdaq_ophyd.devices.std_daq_writer._with_detectors import DetectorGroup
 from sfdaq_ophyd.errors import Discarded
@@ -272,3 +273,36 @@ def test_unstage_when_it_is_interrupted_then_detectors_inside_and_the_writer_are
         device.unstage()
     assert not any(one.is_staged for one in (*cameras, device))
     assert cameras[1].source.hardware == "as found"
+
+
+@pytest.mark.parametrize(("faster", "period", "images"), [("writer", 0.02, 1), ("camera", 0.0, 10)])
+@pytest.mark.parametrize("daq", GENERATIONS, indirect=True)
+def test_fly_when_paused_with_other_counts_inside_then_all_go_on_from_the_same_point(
+    bench, wait_for, faster, period, images
+):
+    n = 100
+    bench.begin()
+    camera = bench.camera()
+    camera.source.period = period
+    device = bench.writer(camera)
+    device.frames_per_trigger.put(images)
+
+    def they_differ():
+        written, taken = FileDetector.get_index(device), camera.get_index()
+        return 0 < taken < written if faster == "writer" else 0 < written < taken
+
+    looked = []
+
+    def look(msg):
+        if msg.command == "collect" and not looked:
+            looked.append(msg)
+            wait_for(they_differ, "points of both, of one more")
+        return msg
+
+    def plan():
+        return bpp.msg_mutator(fly([device], n, period=0.02), look)
+
+    run = drive(interruptible(True), plan, "pause", ("collect", 0))
+    check_run(run, n, stamp_of=bench.stamp)
+    assert run.n_pauses == 1
+    assert device.n_images.get() == images * camera.source.requests[-1].n_frames < images * n
