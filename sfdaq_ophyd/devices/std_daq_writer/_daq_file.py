@@ -77,8 +77,9 @@ class DaqFile:
         self._parts: list[tuple[DataFile, StdDaqFile]] = []
         self._n_joined = 0
         self._to_local = local
-        # the writers of D3 do not cut a file of a single image: no reader would know which one is ours
-        self._name_it(joined=grows or files[0].layout.compound)
+        # D3 does not cut a file of a single image: no reader would know which one is ours
+        uncut = files[0].layout.compound and write.n_images == 1
+        self._name_it(joined=grows or len(files) > 1 or uncut)
         self.ring, self.n_handed, self.overrun = ring, 0, False
 
     def _name_it(self, *, joined: bool) -> None:
@@ -92,9 +93,14 @@ class DaqFile:
     def reserve(self) -> None:
         """Take the name of the file of ours, before anything is started.
 
-        Of one file of the DAQ that has its ids in datasets of their own, documents name the file itself where
-        none can be made beside it: then only a catalog of ours knows where its points end. DetectorStateError
-        if it must be made and cannot, or if the DAQ would overwrite a file.
+        Of one file of the DAQ, documents name the file itself where none can be made beside it: then only a
+        catalog of ours knows where its points end. They cannot where they name the ids too, and these are no
+        dataset of their own.
+
+        Raises
+        ------
+        DetectorStateError
+            It must be made and cannot, or the DAQ would overwrite a file.
         """
         for path in self._paths:
             if os.path.lexists(path):
@@ -102,9 +108,11 @@ class DaqFile:
         if not self._joined:
             return
         first, path = self._files[0], self._paths[0]
-        alone = len(self._files) == 1 and not first.layout.compound
+        alone = len(self._files) == 1 and not (self._grows and first.layout.compound)
         try:
-            if alone:  # whatever becomes of this process, who reads it sees the DAQ's file
+            if (
+                alone and not first.layout.compound
+            ):  # whatever becomes of this process, who reads it sees the DAQ's file
                 link_columns(self._local, self._layout, path)
             else:  # no HDF5 yet: whoever reads it is told so
                 self._local.touch(exist_ok=False)
@@ -113,10 +121,12 @@ class DaqFile:
                 logger.info("%s: no file can be made beside %s: %s", self._name, first.path, exc)
                 self._name_it(joined=False)
                 return
+            theirs = f"the DAQ writes {len(self._files)} files, and {self._local}, which joins them,"
+            if len(self._files) == 1:
+                theirs = f"{self._local}, which has the ids of the images in {first.path} for readers,"
             raise DetectorStateError(
-                f"{self._name}: the DAQ writes {len(self._files)} files, and {self._local}, which joins "
-                f"them, cannot be made here ({exc}). If this machine sees the folder under another name, "
-                "tell it with mounted={...}"
+                f"{self._name}: {theirs} cannot be made here ({exc}). If this machine sees the folder under "
+                "another name, tell it with mounted={...}"
             ) from exc
 
     def release(self) -> list[str]:

@@ -70,6 +70,44 @@ def test_point_when_it_is_a_single_image_then_the_file_that_is_named_has_no_padd
             assert len(theirs[resource["parameters"]["dataset"]]) > 1
 
 
+@pytest.mark.parametrize("frames_per_point", [1, 3])
+def test_point_of_one_writer_when_no_file_can_be_made_beside_its_own_then_it_is_taken_all_the_same(
+    tmp_path, monkeypatch, caplog, frames_per_point
+):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "not yours")
+
+    caplog.set_level("INFO")
+    with simulated_websocket_daq(n_writers=1) as daq:
+        writer = websocket_device(daq, tmp_path)
+        monkeypatch.setattr(Path, "touch", refuse)
+        documents, error = run(in_mode(writer, "point", 1, frames_per_point))
+    assert error is None
+    (resource,) = documents["stream_resource"]
+    assert path_of(resource).endswith("_0.h5")
+    assert len(images_of(documents)) == frames_per_point
+    assert ("no file can be made beside" in caplog.text) == (frames_per_point == 1)
+
+
+def test_point_when_it_is_several_images_of_one_writer_then_the_daq_s_own_file_is_named(tmp_path):
+    with simulated_websocket_daq(n_writers=1) as daq:
+        documents, error = run(in_mode(websocket_device(daq, tmp_path), "point", 1, 3))
+    assert error is None
+    assert path_of(documents["stream_resource"][0]).endswith("_0.h5")
+
+
+def test_file_that_grows_of_one_writer_when_none_can_be_made_beside_it_then_the_message_is_of_one_file(
+    tmp_path, monkeypatch
+):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "not yours")
+
+    with simulated_websocket_daq(n_writers=1) as daq:
+        monkeypatch.setattr(Path, "touch", refuse)
+        _, error = run(in_mode(websocket_device(daq, tmp_path), "run", 2, 1))
+    assert "which has the ids of the images in" in str(error) and "cannot be made here" in str(error)
+
+
 def test_catalog_when_there_are_several_writers_then_a_run_is_one_array(daq_of_writers, catalog, tmp_path):
     writer = websocket_device(daq_of_writers, tmp_path)
     for mode in ("run", "fly"):
