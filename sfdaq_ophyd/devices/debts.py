@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class Debts:
         self._device, self.address, self._directory = device, address, Path(directory)
         self._advice = advice
         self._unsaved: dict[str, Debt] = {}  # what no disk took
-        self._unreadable = False  # the file, when it was read last
+        self._unreadable = False  # what the file says, when it was read last
+        self._closed: OSError | None = None  # why it could not be opened then, though it may be whole
 
     @property
     def path(self) -> Path:
@@ -230,14 +231,26 @@ class Debts:
         self.forget(*owed)
 
     def _read(self) -> dict[str, Debt]:
-        found = _load(self.path)
-        self._unreadable = found is None
+        self._closed, found = None, None
+        try:
+            found = _load(self.path)
+            self._unreadable = found is None
+        except OSError as exc:
+            self._closed, self._unreadable = exc, False
+            logger.error("%s: debts could not be read from %s: %s", self._device, self.path, exc)
         address, owed = found or ("", {})
-        return (owed if address == self.address else {}) | self._unsaved
+        noted = owed if address == self.address else {}
+        unsaved = {
+            what: replace(debt, back=noted[what].back) if what in noted else debt
+            for what, debt in self._unsaved.items()
+        }
+        return noted | unsaved
 
     def _write(self, owed: dict[str, Debt]) -> None:
         path, self._unsaved = self.path, {}
         try:
+            if self._closed is not None:  # what it says would be lost
+                raise self._closed
             if self._unreadable:
                 _set_aside(path)
             if not owed:
@@ -256,7 +269,11 @@ def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
     """Yield address and debt of everything owed, by the files of a folder; nothing that is staged."""
     for path in sorted(Path(folder).glob("*.json")):
         with _lock:
-            address, owed = _load(path) or ("", {})
+            try:
+                address, owed = _load(path) or ("", {})
+            except OSError as exc:
+                logger.error("%s could not be read, and may tell of debts: %s", path, exc)
+                continue
         yield from ((address, debt) for debt in owed.values() if not debt.held)
 
 
@@ -282,7 +299,10 @@ def _set_aside(path: Path) -> None:
 
 
 def _load(path: Path) -> tuple[str, dict[str, Debt]] | None:
-    """Return the address of a file and what is owed to it; None, and it is told, if it cannot be read."""
+    """Return the address of a file and what is owed to it; None, and it is told, if it says something else.
+
+    OSError if it is there and cannot be read now.
+    """
     try:
         with path.open() as file:
             content = json.loads(file.read(MAX_BYTES))
@@ -294,6 +314,6 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]] | None:
         return str(content["address"]), {str(debt.what): debt for debt in owed}
     except FileNotFoundError:
         return "", {}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         logger.error("%s: not a file of debts: %r", path, exc)
         return None

@@ -153,9 +153,9 @@ def test_debts_when_their_file_holds_something_else_then_it_is_told_and_the_devi
     assert [address for address, _ in all_debts(debts.path.parent)] == ["http://dcu"]
 
 
-def test_debts_when_their_file_cannot_be_read_once_then_what_it_says_is_not_lost(debts, monkeypatch):
+def test_debts_when_their_file_cannot_be_read_once_then_all_are_paid_once_it_can(debts, monkeypatch, caplog):
     owe(debts, "ntrigger", 1, 3)
-    before = debts.path.read_text()
+    owe(debts, "mode", "ints", "exts")
 
     def fail(path):
         raise OSError(5, "Input/output error")
@@ -163,8 +163,14 @@ def test_debts_when_their_file_cannot_be_read_once_then_what_it_says_is_not_lost
     with monkeypatch.context() as patch:
         patch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
         owe(debts)
-    assert list(debts.owed()) == ["nimages"]
-    assert [path.read_text() for path in debts.path.parent.glob("*.unreadable-*")] == [before]
+        owe(debts, "mode", "inte", "ints")
+        assert not list(all_debts(debts.path.parent))
+    assert "debts could not be read from" in caplog.text and "could not be kept in" in caplog.text
+    assert "may tell of debts" in caplog.text
+    values, how = hardware(ntrigger=1, nimages=1, mode="inte")
+    debts.pay(**how)
+    assert values == {"ntrigger": 3, "nimages": 7, "mode": "exts"}, "the first value noted is put back"
+    assert not list(debts.path.parent.iterdir())
 
 
 def test_debts_when_two_devices_owe_to_one_address_then_both_are_kept(debts, tmp_path):
