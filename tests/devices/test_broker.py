@@ -273,6 +273,17 @@ def test_filtered_detector_when_no_frame_passes_then_the_run_goes_on_and_it_is_t
     assert "has no frame that passed the filters; the run goes on without" in caplog.text
 
 
+def test_converted_file_when_it_is_not_made_and_only_missing_frames_are_tolerated_then_the_run_fails(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(daq_file, "SETTLED", 0.0)
+    monkeypatch.setattr(detector_files, "_rows", lambda *args: [])
+    device = bench.device(detectors={DETECTOR: {"adc_to_energy": True}})
+    device.tolerate_missing.put(True)
+    result = run(sf_count([device], 1))
+    assert "the writer says it is done, and there is no file" in str(result.error)
+
+
 def test_converted_file_when_pulses_are_selected_by_rate_then_channels_are_aligned_by_pulse(bench):
     device = bench.device(n_pulses=3, rate_multiplicator=4, channels=["CH:A"])
     result = run(sf_count([device], 1))

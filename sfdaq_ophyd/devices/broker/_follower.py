@@ -50,13 +50,16 @@ class Announced:
     aligned : Path
         Folder for aligned views.
     gaps : dict of str to bool
-        Source to whether pulses without a frame are expected (the writer was told to filter).
+        Source to whether pulses without a frame are expected or tolerated.
     names : dict of str to sequence of str
         Source to what its file must hold: channels, cameras, PVs.
     on_done : callable
         Called once, with the data found (see `found_rows`), and with failures by file.
     heard_as : dict of str to str
         Source to what the file is called on the status exchange.
+    filtered : sequence of str
+        Sources whose writer was told to filter, and whose files may lack frames: where no frame is left it
+        makes no file.
     """
 
     index: int
@@ -68,6 +71,7 @@ class Announced:
     gaps: dict[str, bool] = field(default_factory=dict)
     names: dict[str, Sequence[str]] = field(default_factory=dict)
     heard_as: dict[str, str] = field(default_factory=dict)
+    filtered: Sequence[str] = ()
     found: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     seen: dict[str, str] = field(default_factory=dict)
@@ -95,6 +99,7 @@ def announced(
         row["gaps"],
         row.get("names", {}),
         dict(heard_as or {}),
+        row.get("filtered", ()),
     )
 
 
@@ -232,7 +237,7 @@ class FileFollower:
         still = now - announced.since.get(source, now)
         gaps, channels = announced.gaps.get(source, False), source in (BSDATA, CAMERAS)
         names = announced.names.get(source, ()) if channels and not gaps else ()
-        filtered = gaps and source not in CHANNELS
+        filtered = source in announced.filtered and source not in CHANNELS
         if self._board is None:
             return look_at(path, source, names=names, still=still, filtered=filtered)
         state, message = self._board.state(announced.heard_as[source])

@@ -311,11 +311,12 @@ class BrokerRunner:
     def _follow(self, accepted: AcceptedAcquisition, request: RetrieveRequest) -> None:
         """Note what was accepted, with all that is needed to follow its files, and follow them."""
         index, run, settings = accepted.index, accepted.run, self._settings()
-        files, gaps = self._expected(request, accepted.retrieval, settings)
+        files, gaps, filtered = self._expected(request, accepted.retrieval, settings)
         asked = {PVDATA: request.pvs, BSDATA: request.channels, CAMERAS: request.cameras}
         facts = {
             "expected": {source: str(path) for source, path in files.items()},
             "gaps": gaps,
+            "filtered": filtered,
             "names": {source: list(given) for source, given in asked.items() if source in files},
             "aligned": str(self.directory / run.pgroup / f"run{padded(run.number)}-aligned"),
             "asked": _asked(request),
@@ -327,10 +328,12 @@ class BrokerRunner:
 
     def _expected(
         self, request: RetrieveRequest, retrieval: Retrieval, settings: Settings
-    ) -> tuple[dict[str, Path], dict[str, bool]]:
-        """Return where each source's file will be here, and whether it may lack frames."""
+    ) -> tuple[dict[str, Path], dict[str, bool], list[str]]:
+        """Return where each source's file will be, whether it may lack frames, and the filtered detectors."""
         selected = bool(request.selected_pulse_ids)
-        files, gaps = {}, {}
+        files: dict[str, Path] = {}
+        gaps: dict[str, bool] = {}
+        filtered = []
         for file in retrieval.files:
             source = file.rsplit(".", 2)[1]
             parameters = request.detectors.get(source, {})
@@ -339,8 +342,11 @@ class BrokerRunner:
             ):
                 file = raw_file(file)  # what is announced never appears
             files[source] = self.client.local_path(file)
-            gaps[source] = settings.tolerates(source) or bool(parameters.get("save_ppicker_events_only"))
-        return files, gaps
+            picked = bool(parameters.get("save_ppicker_events_only"))
+            gaps[source] = settings.tolerates(source) or picked
+            if gaps[source] and (picked or selected):  # selected pulses without a frame are a loss, else
+                filtered.append(source)
+        return files, gaps, filtered
 
     # the end of a run
 
