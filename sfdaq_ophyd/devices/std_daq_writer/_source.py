@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...errors import DetectorStateError, Discarded, SfdaqError
+from ...errors import DetectorStateError, Discarded, SfdaqError, UnknownOutcome
 from ...files.joined_images import of_points
 from ...wire.frame import Frame, FrameFormat
 from ...wire.std_daq import WriteRequest, Writing
@@ -222,9 +222,11 @@ class StdDaqSource:
         self.discard()
         if (control := self._control) is None:
             return
+        # what is ours is remembered, and stopped the next time
+        lost: tuple[type[SfdaqError], ...] = (*control.gone, UnknownOutcome)
         try:
             control.leave_ready()
-        except control.gone as exc:
+        except lost as exc:
             logger.error("%s: could not be left READY: %s", self.name, exc)
         finally:
             self._end_growing()

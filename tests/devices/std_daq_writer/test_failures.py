@@ -396,6 +396,30 @@ def test_point_when_a_gateway_has_no_answer_for_a_moment_then_it_goes_on(
     assert error is None and len(images_of(documents)) == 50 and next(out, None) is None and not answers
 
 
+@pytest.mark.parametrize("answer", [*NO_ANSWERS, None], ids=["502", "half", "hung up"])
+def test_unstage_when_the_reply_to_the_stop_is_lost_then_that_is_logged_and_the_next_one_stops_what_is_ours(
+    daq, rest_writer, tmp_path, answer, wait_for, caplog
+):
+    lost = threading.Event()
+
+    def hook(path, forward):
+        return answer if path == "/writer/stop" and lost.is_set() else forward()
+
+    with relay(daq.url, hook) as url:
+        device = StdDaqWriter(url, name="writer", directory=tmp_path / "raw")
+        device.frames_per_trigger.put(10_000)
+        device.stage()
+        device.trigger()
+        wait_for(lambda: device.n_completed.get() > 0, "images")
+        lost.set()
+        device.unstage()
+        assert "writer: could not be left READY: " in caplog.text
+        assert daq.service.status()["state"] == "WRITING"
+        lost.clear()
+        device.unstage()
+        assert daq.service.status()["state"] == "READY"
+
+
 @pytest.mark.parametrize("answer", NO_ANSWERS, ids=["502", "half"])
 def test_unstage_when_a_gateway_has_no_answer_then_that_is_logged_and_the_next_one_stops_what_is_ours(
     daq, rest_writer, tmp_path, gateway, answer, monkeypatch, wait_for, caplog
