@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import Request, urlopen
 
 from ..devices.debts import all_debts
@@ -129,8 +129,11 @@ def probe_catalog(uri: str, key: Callable[[], str]) -> tuple[str, str]:
     about_it = f"{parts.scheme}://{parts.netloc}{api}/"
     with urlopen(about_it, timeout=ANSWER_LIMIT) as reply:  # this it tells everybody
         about, there = load_json(reply.read(2**20)), urlsplit(reply.url)
-    if there.hostname != parts.hostname:
-        there = parts  # the key is for the configured host alone; from http to https it may be sent on
+    if _origin(there) != _origin(parts) and (_origin(parts), _origin(there)) != (
+        ("http", parts.hostname, 80),
+        ("https", parts.hostname, 443),
+    ):
+        there = parts  # the key is for the configured server alone; from http to https it may be sent on
     version = about.get("library_version", "") if isinstance(about, dict) else ""
     container = Request(f"{there.scheme}://{there.netloc}{api}/metadata{node or '/'}")
     container.add_unredirected_header("Authorization", f"Apikey {secret}")
@@ -150,6 +153,11 @@ def _api_of(path: str) -> tuple[str, str]:
         api = path.rstrip("/")
         api += "/api/v1" if "/api" not in api else "/v1" if "/v1" not in api else ""
     return api, node
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port of an address."""
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
 def probe_zmq(address: str) -> tuple[str, str]:

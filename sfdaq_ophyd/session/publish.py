@@ -91,7 +91,7 @@ def api_key(config: SfdaqConfig) -> str:
     Raises
     ------
     ConfigError
-        Its file or environment variable is not there, or empty.
+        Its file or environment variable is not there, or empty, or holds something else than a key.
     """
     block = config.catalog
     if block.api_key_file is None:
@@ -106,6 +106,10 @@ def api_key(config: SfdaqConfig) -> str:
             raise ConfigError(f"catalog {block.uri}: {wanted} ({exc})") from exc
     if not key:
         raise ConfigError(f"catalog {block.uri}: {wanted}")
+    if (
+        not (key.isascii() and key.isprintable()) or " " in key
+    ):  # a header takes nothing else, and would show it
+        raise ConfigError(f"catalog {block.uri}: {wanted}: one word of ASCII characters, and nothing else")
     return key
 
 

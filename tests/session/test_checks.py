@@ -5,6 +5,7 @@ Found faults: doctor-pulse-id.
 
 from __future__ import annotations
 
+import io
 import itertools
 import socket
 import subprocess
@@ -440,3 +441,65 @@ def test_pv_when_it_was_asked_then_its_signal_is_gone(monkeypatch):
         with pytest.raises(TimeoutError):
             probe(f"NO:{probe.__name__}")
     assert gone == ["NO:probe_pv", "NO:probe_pulse_id"]
+
+
+@pytest.mark.parametrize("key", ["s3cret\nmore", "s3cret more", "s3cret\x01", "s3cr\u00e9t"])
+def test_doctor_when_the_file_of_the_key_holds_something_else_then_it_is_said_without_the_key(tmp_path, key):
+    (tmp_path / "key").write_text(key, encoding="utf-8")
+    with serving(reply_with(200, b"{}")) as url:
+        found = findings_of(tmp_path, f"catalog: {{uri: '{url}', api_key_file: '{tmp_path}/key'}}\n")
+    (catalog,) = (each for each in found if each.name == "catalog")
+    assert not catalog.ok and "one word of ASCII characters" in catalog.found
+    assert "s3cr" not in str(found)
+
+
+def test_doctor_when_the_catalog_sends_on_to_another_port_then_the_key_does_not_go_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TILED_API_KEY", "s3cret")
+    asked = []
+
+    def elsewhere(handler):
+        asked.append(("elsewhere", handler.headers.get("Authorization")))
+        reply_with(200, b"{}")(handler)
+
+    with serving(elsewhere) as other:
+
+        def answer(handler):
+            asked.append(("there", handler.headers.get("Authorization")))
+            handler.send_response(302)
+            handler.send_header("Location", other + handler.path)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+        with serving(answer) as url:
+            findings_of(tmp_path, f"catalog: {{uri: '{url}'}}\n")
+    assert ("there", "Apikey s3cret") in asked
+    assert {key for where, key in asked if where == "elsewhere"} == {None}
+
+
+@pytest.mark.parametrize(
+    ("configured", "sent_to", "gets_key"),
+    [
+        ("http://tiled", "https://tiled/api/v1/", "https://tiled"),
+        ("https://tiled", "http://tiled/api/v1/", "https://tiled"),
+        ("https://tiled", "https://tiled:8443/api/v1/", "https://tiled"),
+        ("http://tiled:8000", "https://tiled/api/v1/", "http://tiled:8000"),
+        ("http://tiled", "https://other/api/v1/", "http://tiled"),
+    ],
+)
+def test_doctor_when_the_catalog_sends_on_then_the_key_goes_on_from_http_to_https_alone(
+    monkeypatch, configured, sent_to, gets_key
+):
+    asked = []
+
+    def urlopen(what, timeout):
+        asked.append(what)
+        reply = io.BytesIO(b"{}")
+        reply.url = sent_to
+        return reply
+
+    monkeypatch.setattr(checks, "urlopen", urlopen)
+    monkeypatch.setattr(checks, "http_clock", lambda uri: "")
+    checks.probe_catalog(configured, lambda: "s3cret")
+    assert asked[1].full_url == f"{gets_key}/api/v1/metadata/"
