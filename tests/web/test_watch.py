@@ -191,19 +191,26 @@ def eiger_source(facility):
 
 
 def test_eiger_when_no_frame_comes_any_more_then_no_rate_is_shown(facility, eiger, wait_for):
-    """It is armed for a second trigger, so its state does not tell."""
-    eiger.put("detector", "ntrigger", 2)
-    eiger.put("detector", "nimages", 120)
-    source = eiger_source(facility)
+    """It is armed for further triggers, so its state does not tell."""
+    eiger.put("detector", "ntrigger", 1_000_000)
+    eiger.put("detector", "nimages", 20)
+    source, rate_seen = eiger_source(facility), threading.Event()
     source.look()
     eiger.arm()
-    thread = threading.Thread(target=eiger.trigger, args=(60.0,))
+
+    def trigger_on():
+        while not rate_seen.is_set():
+            eiger.trigger(60.0)
+
+    thread = threading.Thread(target=trigger_on)
     thread.start()
     try:
         wait_for(lambda: source.look()["rate"], "a rate")
+        rate_seen.set()
         thread.join(60)
         seen = wait_for(lambda: (seen := source.look())["rate"] is None and seen, "no rate any more")
     finally:
+        rate_seen.set()
         eiger.abort()
         thread.join(60)
         eiger.put("detector", "ntrigger", 1)
