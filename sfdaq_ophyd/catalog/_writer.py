@@ -228,7 +228,9 @@ class _FlushableWriter(_RunWriter):
         both = before, block
         if any(each.dtype.kind == "U" for each in both):
             return np.concatenate([each.astype("U") if each.dtype.kind != "U" else each for each in both])
-        return np.concatenate(both)
+        if all(each.dtype.kind in "iu" for each in both):  # the type of the block was chosen for all rows
+            before = before.astype(block.dtype)
+        return np.concatenate([before, block])
 
     def _with_earlier(self, stream: str, key: str, before: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Join the rows of an array that changed; if that goes on, leave room for more."""

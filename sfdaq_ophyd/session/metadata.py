@@ -194,7 +194,7 @@ class PersistentMetadata(MutableMapping):
         if not isinstance(key, str):
             raise RequestError("metadata key", key, "a string")
         plain = as_json(key, value)
-        if self._counted.pop(key, None) == plain:
+        if key in self._counted and self._counted.pop(key) == plain:
             return  # the scan_id that `increment` gave: by now another session may be further
         self._change(lambda content: content.__setitem__(key, plain))
 

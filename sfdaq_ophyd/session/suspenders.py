@@ -32,14 +32,21 @@ class _LeavesTheStartToUs(SuspenderBase):
     ----------
     is_away : bool
         A plan has taken it out and not put it back yet; after ``RE.halt()`` it never does.
+    waits : bool
+        The plan has put it back, and it is installed once something is to be measured.
     """
 
-    is_away = False
+    is_away = waits = False
 
     def install(self, RE, *, event_type=None):  # noqa: N803
         """Install the callback on the signal."""
-        self.is_away = False
+        self.is_away = self.waits = False
         super().install(RE, event_type=event_type)
+
+    def remove(self):
+        """Take the callback from the signal."""
+        self.is_away = self.waits = False
+        super().remove()
 
     def get_futures(self):
         """Name nothing to wait for."""
@@ -166,6 +173,8 @@ def look_now(plan, suspenders: Mapping[str, _LeavesTheStartToUs], run_engine: Ru
         elif msg.command == "install_suspender" and msg.args[0] in ours:
             if not any(msg is each for each in own):
                 back.append(msg.args[0])
+                msg.args[0].waits = True
+                run_engine._suspenders.add(msg.args[0])  # noqa: SLF001 - a user sees it, and can remove it
                 return single_gen(Msg("null")), None
         elif back and msg.command in ("kickoff", "open_run", "stage", "trigger"):
             return put_back(msg), None
@@ -195,12 +204,14 @@ def except_plans(
 def _without(plan: Callable, suspenders: list[_LeavesTheStartToUs]) -> Callable:
     @functools.wraps(plan)
     def free(*args, **kwargs):
-        installed = [suspender for suspender in suspenders if suspender.RE is not None]
+        installed = [suspender for suspender in suspenders if suspender.RE is not None or suspender.waits]
 
         def inner():
             for suspender in installed:
-                suspender.is_away = True
-                yield Msg("remove_suspender", None, suspender)
+                try:
+                    yield Msg("remove_suspender", None, suspender)
+                finally:
+                    suspender.is_away = suspender.RE is None
             return (yield from plan(*args, **kwargs))
 
         def put_back():

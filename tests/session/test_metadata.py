@@ -152,6 +152,14 @@ def test_metadata_when_another_session_changed_it_then_setting_it_back_is_stored
     assert open_md()["sample"] == "a"
 
 
+def test_metadata_when_set_to_none_then_none(open_md):
+    md = open_md()
+    md["sample"] = "A"
+    md["sample"] = None
+    md.update(new=None)
+    assert dict(md) == {"sample": None, "new": None} and md.setdefault("more") is None
+
+
 def test_versions_when_a_run_engine_is_made_then_recorded(open_md):
     import bluesky
     from bluesky import RunEngine

@@ -28,7 +28,7 @@ class Shutter:
     def plan(self, what, *messages):
         yield from bps.checkpoint()
         self.said.append((what, self.signal.get()))
-        yield from messages
+        yield from (message for message in messages)  # a generator: answers are sent to it
         yield from bps.null()
 
     def open_when(self, is_held, wait_for):
@@ -97,6 +97,23 @@ def test_suspender_when_an_excepted_plan_is_halted_then_it_holds_the_next_one(cl
     closed.RE(closed.plan("scan"))
     thread.join()
     assert closed.said[-1] == ("scan", "Open") and closed.suspender in closed.RE.suspenders
+
+
+def test_excepted_plans_when_one_follows_the_other_in_a_plan_then_both_run_to_their_end(closed):
+    def both():
+        for what in ("pedestal", "again"):
+            yield from closed.free(what, *bps.open_run(), *bps.close_run())
+
+    closed.RE(both())
+    assert closed.said == [("pedestal", "Closed"), ("again", "Closed")]
+
+
+def test_suspender_when_a_user_removes_it_behind_an_excepted_plan_then_it_stays_removed(closed):
+    closed.RE(closed.free("pedestal"))
+    assert closed.suspender in closed.RE.suspenders
+    closed.RE.clear_suspenders()
+    closed.RE(closed.plan("scan"))
+    assert closed.said == [("pedestal", "Closed"), ("scan", "Closed")] and not closed.RE.suspenders
 
 
 def test_suspender_when_a_user_has_removed_it_then_it_stays_removed(closed):

@@ -91,6 +91,11 @@ class DetectorGroup:
         for detector in self.detectors:  # if one refuses, those before it are known
             self._statuses.append(detector.trigger())
 
+    @property
+    def flying(self) -> bool:
+        """Whether they were kicked off for the fly scan that is under way."""
+        return self._flying
+
     def forget(self) -> None:
         """Wait for none of them any more; what is left of an earlier attempt is given up."""
         self._give_up_rest()
@@ -221,7 +226,7 @@ class WithDetectors(FileDetector):
         self._at_detectors_too("pause", super().pause)
         flying = [self, *(d for d in self._detectors.detectors if isinstance(d, Detector))]
         n_flown = [n for n in (detector.n_flown for detector in flying) if n is not None]
-        if len(n_flown) == len(flying):
+        if self._detectors.flying and len(n_flown) == len(flying):
             for detector in flying:
                 detector.go_back(min(n_flown))
 

@@ -258,6 +258,24 @@ def test_fly_when_paused_while_it_opens_then_detectors_inside_wait_for_the_write
     assert camera.get_index() == device.get_index() == 2
 
 
+def test_fly_when_the_second_is_paused_while_it_opens_then_the_points_of_the_first_stay(
+    with_camera, monkeypatch
+):
+    device, camera = with_camera
+    device.prepare(2).wait(30)
+    device.kickoff()
+    device.complete().wait(60)
+    reached = given_up_late(monkeypatch, (Beginning, "takes_images"), device)
+    device.kickoff()
+    completed = device.complete()
+    assert reached.wait(30)
+    device.pause()
+    assert camera.n_flown == 2
+    device.resume()
+    completed.wait(60)
+    assert camera.get_index() == device.get_index() == 2
+
+
 def test_unstage_when_it_is_interrupted_then_detectors_inside_and_the_writer_are_unstaged_all_the_same(
     daq, tmp_path, monkeypatch
 ):
