@@ -8,7 +8,6 @@ import bluesky.preprocessors as bpp
 import pytest
 from bluesky import RunEngine
 from bluesky.protocols import Readable, Triggerable
-from bluesky.suspenders import SuspendFloor
 from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
 from ophyd import EpicsSignalRO
@@ -18,7 +17,7 @@ from sfdaq_ophyd.devices.broker._hardware import Trigger
 from sfdaq_ophyd.devices.pulse_id import PulseIdSignal
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable, WireError
 from sfdaq_ophyd.limits import counted_time
-from sfdaq_ophyd.session.suspenders import look_now
+from sfdaq_ophyd.session.suspenders import SuspendBelow, look_now
 from sfdaq_ophyd.sim import Facility
 
 
@@ -93,7 +92,7 @@ def test_suspender_when_this_process_could_not_look_then_its_pv_is_read_again(fa
     pv = EpicsSignalRO(facility.pvs["event_code"], name="event_code")
     pv.wait_for_connection(timeout=60)
     late_by_the_wall(monkeypatch, pv, "get")
-    list(look_now([], {"beam": SuspendFloor(pv, 100)}))
+    list(look_now([], {"beam": SuspendBelow(pv, 100)}, RunEngine()))
     assert "holds nothing" not in caplog.text
     pv.destroy()
 
