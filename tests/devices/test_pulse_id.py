@@ -92,7 +92,7 @@ def test_suspender_when_this_process_could_not_look_then_its_pv_is_read_again(fa
     pv = EpicsSignalRO(facility.pvs["event_code"], name="event_code")
     pv.wait_for_connection(timeout=60)
     late_by_the_wall(monkeypatch, pv, "get")
-    list(look_now([], {"beam": SuspendBelow(pv, 100)}, RunEngine()))
+    list(look_now(bps.null(), {"beam": SuspendBelow(pv, 100)}, RunEngine()))
     assert "holds nothing" not in caplog.text
     pv.destroy()
 
