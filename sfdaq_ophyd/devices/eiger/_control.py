@@ -275,7 +275,7 @@ class EigerControl:
                 self._found[path] = found, value
             if parameter.value != value:
                 parameter.check(f"{self.name}: {path}", value)
-                changes[path] = parameter.value, value
+                changes[path] = found, value
         self.debts.hold(changes)
         self._put_all({path: value for path, (_, value) in changes.items()})
 

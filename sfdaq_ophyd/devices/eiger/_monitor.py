@@ -67,10 +67,16 @@ class MonitorSource(OrderedSource):
     def _interface_settings(self) -> dict[str, object]:
         if len(enabled := self.control.thresholds()) > 1:
             raise DetectorStateError(f"{self.name}: thresholds {enabled} are enabled; {ONE_THRESHOLD}")
-        return {
-            "monitor/config/discard_new": self.mode is not Mode.MONITOR,
-            "monitor/config/mode": "enabled",
-        }
+        return self._enabled()
+
+    def _enabled(self, room: int = 0) -> dict[str, object]:
+        """Return what the monitor is to be set to; its buffer too, where it holds fewer than `room` frames."""
+        settings: dict[str, object] = {"monitor/config/discard_new": self.mode is not Mode.MONITOR}
+        if room:
+            buffer_size = self.control.read("monitor/config/buffer_size")
+            if buffer_size is not None and (typed(buffer_size.value, "integer") or 0) < room:
+                settings["monitor/config/buffer_size"] = room
+        return settings | {"monitor/config/mode": "enabled"}
 
     def _scalars(self, dtype: str) -> dict[str, str]:
         self._statistics = make_statistics(self.control, dtype, self._settings.exclude_masked)
@@ -92,11 +98,8 @@ class MonitorSource(OrderedSource):
         return (height, width), 8 * frame.image.itemsize
 
     def _room_for(self, n_frames: int) -> dict[str, object]:
-        room = min(max(n_frames, 100), LARGEST_BUFFER)
-        buffer_size = self.control.read("monitor/config/buffer_size")
-        if buffer_size is None or (typed(buffer_size.value, "integer") or 0) >= room:
-            return {}
-        return {"monitor/config/buffer_size": room}
+        """Return all of the monitor's settings: an initialize by somebody else has disabled it."""
+        return self._enabled(min(max(n_frames, 100), LARGEST_BUFFER))
 
     def _begin_series(self, series_id: int) -> None:
         self._order.start(series_id)
@@ -241,4 +244,8 @@ class MonitorSource(OrderedSource):
             dropped = f"monitor dropped {self.client.get('monitor', 'status', 'dropped').value}"
         except SfdaqError:
             dropped = "monitor counters not readable"
+        with contextlib.suppress(SfdaqError):
+            mode = self.control.value("monitor/config/mode")
+            if mode not in ("enabled", True, None):  # True: a word of 1.6, where it is a bool
+                dropped += f"; the monitor is not enabled, its mode is {mode!r:.100}"
         return f"{self._unreadable}{dropped}"

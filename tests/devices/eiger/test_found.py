@@ -204,6 +204,37 @@ def test_external_when_somebody_else_initialized_the_detector_in_a_scan_then_the
         eiger.unstage()
 
 
+@pytest.mark.parametrize("mode", ["disabled", "enabled"])
+def test_scan_when_somebody_else_initialized_the_monitor_in_it_then_the_next_series_has_it_enabled(
+    fresh, tmp_path, mode
+):
+    other = SimplonClient(fresh.url)
+    other.put("monitor", "mode", mode)
+    eiger = make_eiger(fresh, tmp_path)
+    eiger.stage()
+    try:
+        other.command("monitor", "initialize")
+        other.put("monitor", "discard_new", False)
+        eiger.trigger().wait(60)
+        found = {name: other.get("monitor", "config", name).value for name in ("mode", "discard_new")}
+        assert found == {"mode": "enabled", "discard_new": True}
+        held = {debt.what: debt.back for debt in eiger.source.control.debts._read().values()}
+        assert held.get("monitor/config/mode", mode) == mode
+    finally:
+        eiger.unstage()
+    assert other.get("monitor", "config", "mode").value == mode
+
+
+def test_point_when_the_monitor_was_disabled_in_its_series_then_the_reason_says_so(fresh, tmp_path):
+    eiger = make_eiger(fresh, tmp_path)
+    eiger.n_triggers.put(2)
+    engine = interruptible()
+    engine.subscribe(lambda *_: SimplonClient(fresh.url).command("monitor", "initialize"), "event")
+    run = drive(engine, lambda: bp.count([eiger], 2))
+    assert len(rows_of(run)) == 1
+    assert "the monitor is not enabled, its mode is 'disabled'" in run.stop["reason"]
+
+
 def test_point_when_the_detector_restarts_in_a_scan_then_it_is_refused_by_name(fresh, tmp_path):
     """eiger-restart-settings"""
     eiger = make_eiger(fresh, tmp_path)
