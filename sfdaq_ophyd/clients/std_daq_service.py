@@ -221,8 +221,10 @@ class StandardDaq(ABC):
         Parameters
         ----------
         daq_config : dict
-            Keys to change; the others keep their values, in all generations. What is given back as it is
-            stored is not checked.
+            Keys to change; the others keep their values, in all generations, but for ``submodule_info``: by
+            REST the service loses its content with any change. Where there is some, the older dialect's
+            client says so in the log, and the newer one's refuses, unless ``submodule_info`` is given too.
+            What is given back as it is stored is not checked.
         wait : bool
             Return only after all servers reported, the restart is over and the writer may start again.
         timeout : float

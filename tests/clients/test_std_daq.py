@@ -254,6 +254,27 @@ def test_set_config_when_positions_cannot_be_stored_then_nothing_is_sent(daq, cl
         assert client.config() == before
 
 
+def test_set_config_when_the_service_would_lose_submodule_info_then_that_is_said_or_refused(
+    daq, client, caplog, writer_back
+):
+    client.set_config({"bit_depth": 16, "module_positions": {}})
+    writer_back()
+    lost = "loses the submodule_info that is stored: {'a': 1}"
+    daq.service.set_config({**client.get_config(), "submodule_info": {"a": 1}})
+    before = client.config()
+    if daq.settings.dialect == "flask":
+        client.set_config({"start_udp_port": 2345}, wait=False)
+    else:
+        with pytest.raises(clients.StdDaqRequestError, match="submodule_info.*would lose it"):
+            client.set_config({"start_udp_port": 2345}, wait=False)
+        assert client.config() == before and "loses" not in caplog.text
+        client.set_config({"start_udp_port": 2345, "submodule_info": {}}, wait=False)
+    assert caplog.text.count(lost) == 1
+    assert client.get_config()["start_udp_port"] == 2345 and not client.get_config().get("submodule_info")
+    client.set_config({"start_udp_port": before.start_udp_port})
+    assert caplog.text.count("submodule_info") == 1
+
+
 def test_set_config_when_somebody_writes_then_it_is_refused(daq, client, tmp_path):
     client.start_writer_async(body(tmp_path, n_images=1000))
     with pytest.raises(clients.StdDaqRequestError, match="not writing"):
