@@ -70,7 +70,7 @@ class MonitorSource(OrderedSource):
         return self._enabled()
 
     def _enabled(self, room: int = 0) -> dict[str, object]:
-        """Return what the monitor is to be set to; its buffer too, where it holds fewer than `room` frames."""
+        """Return what the monitor is to be set to; its buffer too, if it holds fewer than `room` frames."""
         settings: dict[str, object] = {"monitor/config/discard_new": self.mode is not Mode.MONITOR}
         if room:
             buffer_size = self.control.read("monitor/config/buffer_size")
@@ -229,14 +229,22 @@ class MonitorSource(OrderedSource):
         return Frame(frame.image, timestamp, name, is_good=not lacks, lacks=lacks, scalars=scalars)
 
     def _drop_old(self) -> None:
-        """Empty the monitor's buffer, counting what was in it."""
+        """Empty the monitor's buffer, counting what was in it; for a series of our own its counters too.
+
+        Of somebody else's series only what was in it goes: more may come meanwhile, and is of the point.
+        """
         self.client.wait_out_images()
-        try:
+        n_buffered = 0
+        with contextlib.suppress(ServiceRefused):  # no list: stale frames are told by their ids
             n_buffered = len(self.client.image_list())
-        except ServiceRefused:
-            return  # no list: stale frames are told by their ids
-        if n_buffered:
+        if self.mode is Mode.MONITOR and not n_buffered:
+            return
+        try:
             self.client.clear_monitor()
+        except ServiceRefused:
+            if n_buffered:
+                raise
+        else:
             self._count_stale(n_buffered)
 
     def _explanation(self) -> str:

@@ -320,6 +320,31 @@ def test_strict_when_a_frame_is_dropped_then_the_reason_names_it(part, eiger):
     assert f"missing ids {series_id}_0" in run.stop["reason"]
 
 
+def test_strict_when_the_monitor_dropped_frames_of_an_earlier_series_then_the_reason_counts_none(part, eiger):
+    client = SimplonClient(part.url)
+    client.put("monitor", "buffer_size", 2)
+    operator = Operator(part, nimages=7)
+    operator._thread.join(60)
+    operator.client.put("monitor", "buffer_size", 100)
+    while client.next_image(0) is not None:
+        pass  # none of them waits any more
+    assert client.get("monitor", "status", "dropped").value == 5
+    part.fail_next("drop")
+    run = drive(interruptible(), lambda: bp.count([eiger]))
+    assert run.stop["exit_status"] == "fail" and "monitor dropped 0" in run.stop["reason"]
+    operator.stop()
+
+
+def test_internal_when_the_server_cannot_clear_its_monitor_then_the_points_are_right(part, tmp_path):
+    def without_clear(path, forward):
+        return (404, "text/plain", b"") if path.endswith("monitor/api/1.8.0/command/clear") else forward()
+
+    with relay(part.url, without_clear) as url:
+        make_eiger(part, tmp_path)  # short exposures
+        eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=60)
+        check_run(drive(interruptible(), lambda: bp.count([eiger], 2)), 2, stamp_of=stamp_of)
+
+
 def test_last_image_when_it_comes_only_after_disarm_then_the_point_is_whole(part, eiger):
     part.fail_next("late_last")
     eiger.frames_per_trigger.put(2)
