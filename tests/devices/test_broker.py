@@ -31,7 +31,7 @@ from sfdaq_ophyd.errors import (
     ServiceUnreachable,
 )
 from sfdaq_ophyd.files import daq_file
-from sfdaq_ophyd.plans import run_number_wrapper, sf_count, sf_scan
+from sfdaq_ophyd.plans import fly, retrieve_from_buffers, run_number_wrapper, sf_count, sf_scan
 from sfdaq_ophyd.sim.broker import detector_files
 from sfdaq_ophyd.wire.broker import local_path
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
@@ -166,6 +166,23 @@ def test_trigger_when_rate_multiplicator_given_then_exactly_n_frames(bench, rate
     assert data["sfdaq_stop_pulse_id"] - data["sfdaq_start_pulse_id"] == (n - 1) * rate
     page = result.named("event_page")[0]["data"]
     assert page[f"sfdaq_{DETECTOR}_n_frames"] == [n]
+
+
+@pytest.mark.parametrize(
+    ("rate", "pvs", "more"), [(4, ["SIM:PRESSURE"], 1), (4, [], 0), (1, ["SIM:PRESSURE"], 0)]
+)
+def test_requests_when_pvs_come_at_a_lower_rate_then_they_wait_for_the_pulse_that_the_server_adds(
+    bench, monkeypatch, rate, pvs, more
+):
+    device, waits = bench.device(rate_multiplicator=rate, pvs=pvs, check=False), []
+    wait_past = bench.pulse_id.wait_past
+    monkeypatch.setattr(bench.pulse_id, "wait_past", lambda last: (waits.append(last), wait_past(last))[1])
+    last = bench.facility.clock.now() // rate * rate
+    assert run(sf_count([device], 1)).error is None
+    assert run(fly([device], 2)).error is None
+    assert run(retrieve_from_buffers(device, last - 2 * rate, last)).error is None
+    asked = [request["stop_pulseid"] for k in (1, 2, 3) for request in bench.acquisitions(k)]
+    assert waits == [stop + more for stop in asked]
 
 
 def test_trigger_when_watched_then_counts_pulses(bench):
