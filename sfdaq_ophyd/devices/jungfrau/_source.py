@@ -167,7 +167,7 @@ def _lacks(frame: StreamFrame, raw: np.ndarray | None) -> str:
     """Return what of an image is not there at all; the assembled stream says only that it is not good."""
     if frame.is_good or frame.lacks or frame.missing or frame.incomplete:
         return frame.lacks
-    if raw is None:
+    if raw is None or raw.shape[1:] != MODULE_SHAPE[1:] or len(raw) % MODULE_SHAPE[0]:
         return "what the stream does not say"
     lost = [bool((block == LOST).all()) for block in raw.reshape(-1, *MODULE_SHAPE)]
     if any(lost):

@@ -9,7 +9,7 @@ from sfdaq_ophyd.calibration import JungfrauCalibration
 from sfdaq_ophyd.clients import StreamFrame
 from sfdaq_ophyd.devices import Jungfrau
 from sfdaq_ophyd.devices.jungfrau._source import CalibratedImages, RawImages
-from sfdaq_ophyd.errors import DetectorStateError
+from sfdaq_ophyd.errors import DetectorStateError, SfdaqError
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.wire.detector_name import DaqRec
 from sfdaq_ophyd.wire.image_header import ImageHeader
@@ -258,6 +258,14 @@ def test_total_when_pixels_are_in_all_gains_then_sums_their_adu_without_gain_bit
     raw[3:7] = 0xFFFF
     done = RawImages(raw.shape)(frame(raw))
     assert done.scalars["total"] == (raw[raw != 0xFFFF].astype("i8") & 0x3FFF).sum()
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+@pytest.mark.parametrize("kind", ["raw", "calibrated"])
+def test_image_when_it_is_of_another_shape_then_refused_whether_good_or_not(kind, is_good, calibration):
+    process = RawImages((512, 1024)) if kind == "raw" else CalibratedImages(calibration)
+    with pytest.raises(SfdaqError, match=r"514, 1030"):
+        process.frame_format.check(process(frame(np.full((514, 1030), 7, "u2"), is_good=is_good)))
 
 
 def calibration_of(name, n_modules, **options):
