@@ -15,7 +15,7 @@ from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutc
 from ..wire import broker_operations as ops
 from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
 from ..wire.broker_operations import Operation, Parameters, Reply
-from ..wire.broker_parameters import check_pgroup
+from ..wire.broker_parameters import check_hardware_settings, check_pgroup
 from ..wire.broker_reply import CopiedFiles, Retrieval, copied_files
 from ..wire.broker_request import REQUEST_ID, RetrieveRequest
 from ..wire.pulse_id import PULSE_RATE, check_rate_multiplicator
@@ -220,7 +220,8 @@ class BrokerClient(BrokerTransport):
         ----------
         detector_name : str
         parameters : mapping
-            Any of ``exptime``, ``delay`` (s), ``detector_mode``, ``gain_mode``; all checked before.
+            Any of ``exptime``, ``delay`` (s), ``detector_mode``, ``gain_mode``; all checked before. The
+            documented dialect knows one gain mode for all modules only, and no delay of 0.
 
         Returns
         -------
@@ -236,7 +237,9 @@ class BrokerClient(BrokerTransport):
         """
         body = ops.set_detector_settings.request(detector_name, parameters) or {}
         if self.dialect == "documented":
-            body |= body["parameters"]  # the 2023 server reads them here, the document shows them there
+            body |= check_hardware_settings(
+                detector_name, body["parameters"], documented=True
+            )  # the 2023 server reads them here, the document shows them there
         return self.call(ops.set_detector_settings, body)
 
     def copy_user_files(self, pgroup: str, run_number: int, files: Iterable[str]) -> CopiedFiles:

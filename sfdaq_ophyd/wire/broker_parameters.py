@@ -347,6 +347,8 @@ def _gain_mode(value: Any, field: str, detector: str) -> Any:
     mode_of = one_of(*GAIN_MODES)
     if not isinstance(value, Mapping):
         return mode_of(value, field, detector)
+    if not value:
+        raise RequestError(field, value, "a mode, or {mode: [modules]}")
     return {
         mode_of(mode, field, detector): check_modules(modules, detector, f"{field}.{mode}")
         for mode, modules in value.items()
@@ -410,8 +412,17 @@ DAP_SETTINGS: dict[str, Check] = {
 """Every setting of the online analysis, with its check."""
 
 
-def check_hardware_settings(detector_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def check_hardware_settings(
+    detector_name: str, parameters: Mapping[str, Any], *, documented: bool = False
+) -> dict[str, Any]:
     """Return hardware settings as sent: ``exptime`` and ``delay`` in s, ``detector_mode``, ``gain_mode``.
+
+    Parameters
+    ----------
+    detector_name : str
+    parameters : mapping
+    documented : bool
+        For a server of the documented dialect: refuse also what that one passes over, and calls "ok".
 
     Raises
     ------
@@ -419,7 +430,12 @@ def check_hardware_settings(detector_name: str, parameters: Mapping[str, Any]) -
         An unknown name, a wrong value, or nothing to set: even an empty call stops the trigger for 8 s.
     """
     some = f"at least one of {', '.join(HARDWARE_SETTINGS)}"
-    return _checked(HARDWARE_SETTINGS, detector_name, parameters, some)
+    checked = _checked(HARDWARE_SETTINGS, detector_name, parameters, some)
+    if documented and checked.get("delay") == 0:
+        raise RequestError("delay", checked["delay"], "above 0: the documented dialect passes 0 over")
+    if documented and isinstance(mode := checked.get("gain_mode"), Mapping):
+        raise RequestError("gain_mode", mode, "one mode for all modules in the documented dialect")
+    return checked
 
 
 def check_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,6 +186,22 @@ def test_settings_when_wrong_then_not_sent_and_trigger_runs_on(facility, client)
     assert facility.broker.trigger.running
 
 
+@pytest.mark.parametrize("parameters", [{"delay": 0}, {"gain_mode": {"dynamic": [0], "fixed_gain1": [1, 2]}}])
+def test_settings_when_the_documented_server_passes_them_over_then_refused_there_and_set_elsewhere(
+    facility, client, parameters
+):
+    (name,), before = parameters, len(facility.broker.requests())
+    if client.dialect == "documented":
+        with pytest.raises(RequestError, match=f"{name}.*documented dialect"):
+            client.set_detector_settings(JF, {"exptime": 1e-5, **parameters})
+        assert len(facility.broker.requests()) == before
+        return
+    old = client.get_detector_settings(JF)
+    client.set_detector_settings(JF, parameters)
+    assert client.get_detector_settings(JF)[name] == parameters[name]
+    client.set_detector_settings(JF, {name: old[name]})
+
+
 def test_dap_when_merged_then_changes_and_settings(client):
     client.set_dap_settings(JF, {"detector_distance": 0.1})
     assert client.set_dap_settings(JF, {"detector_distance": 0.2, "laser_on": True}) == {

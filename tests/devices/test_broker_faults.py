@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
@@ -13,6 +14,7 @@ from bluesky.utils import FailedStatus
 
 from sfdaq_ophyd.devices.broker import Cancel, Job
 from sfdaq_ophyd.devices.broker._follower import FileFollower
+from sfdaq_ophyd.devices.broker._hardware import Trigger
 from sfdaq_ophyd.devices.broker._run import RunTable
 from sfdaq_ophyd.errors import (
     FilesMissing,
@@ -397,3 +399,12 @@ def test_point_when_a_detector_fails_and_unstage_of_the_broker_too_then_the_poin
     assert "no more" in str(exc)
     assert any("sfdaq: and while" in note and "No space left" in note for note in exc.__notes__)
     assert "sfdaq: while" in caplog.text
+
+
+def test_trigger_when_the_delay_is_zero_then_it_is_started_by_the_exposure_time_alone(tmp_path):
+    """The 2023 server passes a delay of 0 over, and a client of it refuses one."""
+    sent, times = [], {"delay": 0.0, "exptime": 1e-5}
+    client = SimpleNamespace(url="http://sf-daq:10002", get_detector_settings=lambda _: times)
+    client.set_detector_settings = lambda _, parameters: sent.append(parameters)
+    assert "has been started again" in Trigger("sfdaq", client, None, tmp_path).start(DETECTOR)
+    assert sent == [{"exptime": 1e-5}]

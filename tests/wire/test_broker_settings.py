@@ -38,6 +38,7 @@ def test_hardware_when_right_then_unchanged(parameters):
         ({"delay": -1}, "delay=-1"),
         ({"gain_mode": "bogus"}, "one of dynamic, fixed_gain1, fixed_gain2"),
         ({"gain_mode": {"bogus": [0]}}, "one of dynamic"),
+        ({"gain_mode": {}}, "a mode, or {mode: [modules]}"),
         ({"gain_mode": {"dynamic": [3]}}, "0 to 2"),
         ({"detector_mode": "unknown"}, "one of normal, low_noise"),
     ],

@@ -111,9 +111,14 @@ class Trigger:
         self._start(next(iter(detectors)))
 
     def _start(self, detector: str) -> None:
-        """Set times to what they are: a call that goes well starts the trigger, whatever it changes."""
+        """Set times to what they are: a call that goes well starts the trigger, whatever it changes.
+
+        A delay of 0 stays out: not every server takes one.
+        """
         now = self._client.get_detector_settings(detector)
-        times = {key: now[key] for key in ("delay", "exptime") if isinstance(now.get(key), int | float)}
+        times = {key: time for key in ("delay", "exptime") if isinstance(time := now.get(key), int | float)}
+        if times.get("delay") == 0:
+            del times["delay"]
         self._client.set_detector_settings(detector, times)
 
     def _event_code(self) -> int | None:

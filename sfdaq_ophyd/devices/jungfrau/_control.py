@@ -181,7 +181,8 @@ class BrokerControl:
 
     def _restorable(self, name: str, value: Any) -> Any:
         try:
-            return check_hardware_settings(self.detector_name, {name: value})[name]
+            documented = self._broker.client.dialect == "documented"
+            return check_hardware_settings(self.detector_name, {name: value}, documented=documented)[name]
         except RequestError as exc:
             raise DetectorStateError(
                 f"{self.detector_name}: {name} reads {value!r}, which cannot be set back at unstage; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -191,3 +192,11 @@ def test_control_when_of_another_detector_then_refused(sfdaq, tmp_path):
     control = BrokerControl(sfdaq, "JF04T01V01")
     with pytest.raises(RequestError, match="control='JF04T01V01': expected one of JF03T01V02"):
         Jungfrau(["tcp://a:1"], name="jf", directory=tmp_path, detector_name=NAME, control=control)
+
+
+def test_setting_when_the_documented_server_would_not_set_it_back_then_refused(tmp_path):
+    client = SimpleNamespace(url="http://sf-daq:10002", dialect="documented")
+    control = BrokerControl(SimpleNamespace(client=client, runner=SimpleNamespace(directory=tmp_path)), NAME)
+    assert control._restorable("delay", 0.00089) == 0.00089
+    with pytest.raises(DetectorStateError, match=r"delay reads 0.0, which cannot be set back"):
+        control._restorable("delay", 0.0)
