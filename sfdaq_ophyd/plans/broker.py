@@ -13,7 +13,7 @@ from ..clients import pedestal_time
 from ..devices import SfDaqBroker
 from ..devices.broker import CALL_TIMEOUT, Cancel, Job
 from ..errors import RequestError
-from ..wire.broker_parameters import check_dap_settings, check_hardware_settings, check_names
+from ..wire.broker_parameters import check_dap_settings, check_hardware_settings, check_names, check_texts
 from ..wire.detector_name import DetectorName
 
 MOST_TRIES = 300
@@ -212,8 +212,9 @@ def update_pv_list(
     ----------
     broker : SfDaqBroker
     add, remove : sequence of str
+        What is recorded by mistake, as a camera is, can be taken out too.
     """
-    add, remove = check_names(add, "add"), check_names(remove, "remove")
+    add, remove = check_names(add, "add"), check_texts(remove, "remove")
     return (yield from _step(broker, broker.hardware.update_pv_list, add=add, remove=remove))
 
 

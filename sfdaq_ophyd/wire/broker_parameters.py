@@ -130,6 +130,12 @@ def check_names(value: Any, field: str, *, cameras: bool = False) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def check_texts(value: Any, field: str) -> list[str]:
+    """Return texts as they are, of which some may be no names that the DAQ takes: each once, order kept."""
+    texts = check_items(value, field, "a list of texts")
+    return list(dict.fromkeys(_text(text, field, "") for text in texts))
+
+
 Check = Callable[[Any, str, str], Any]
 """(value, field, detector name) to the value as sent."""
 

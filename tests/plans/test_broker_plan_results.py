@@ -211,6 +211,17 @@ def test_update_pv_list_when_pvs_come_and_go_then_the_others_stay_in_order(bench
     assert "each PV in one of them" in str(result.error)
 
 
+def test_update_pv_list_when_a_camera_is_recorded_by_mistake_then_it_can_be_taken_out(bench, monkeypatch):
+    device = bench.device()
+    stored = iter([["A:1", "X:FPICTURE", " A:2"]])
+    device.client.set_pvlist(["A:1"])
+    monkeypatch.setattr(device.client, "get_pvlist", lambda: next(stored))
+    plan = plans.update_pv_list(device, add=["A:3"], remove=["X:FPICTURE", " A:2"])
+    assert drive(interruptible(), lambda: plan).error is None
+    monkeypatch.undo()
+    assert device.client.get_pvlist() == ["A:1", "A:3"]
+
+
 @pytest.mark.parametrize(
     "make",
     [
