@@ -323,7 +323,7 @@ def test_jungfrau_when_a_port_joins_in_later_then_its_image_is_not_called_incomp
 
 def findings_of(tmp_path, text):
     (tmp_path / "sfdaq.yaml").write_text(text)
-    return [*run_checks(checks_of(load_config(tmp_path / "sfdaq.yaml")))]
+    return [*run_checks(checks_of(load_config(tmp_path / "sfdaq.yaml")), limit=300)]
 
 
 def test_doctor_when_nobody_listens_where_documents_go_then_each_address_is_told(tmp_path, closed_port):
@@ -348,6 +348,7 @@ def test_doctor_when_nobody_listens_where_documents_go_then_each_address_is_told
 
 
 def test_doctor_when_the_key_of_the_catalog_is_missing_or_refused_then_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "ANSWER_LIMIT", 120.0)
     with stock_catalog(tmp_path / "tiled") as server:
         (tmp_path / "key").write_text("")
         for key, uri, ok, said in (

@@ -45,6 +45,7 @@ def block_of(**keys):
 def looks_at(daq, monkeypatch):
     """Return doctor and page, each given the control's address or found out from the configuration's."""
     monkeypatch.setattr("sfdaq_ophyd.clients.std_daq_socket.CONTROL_PORT", daq.ws_url.rsplit(":")[-1])
+    monkeypatch.setattr(checks, "ANSWER_LIMIT", 120.0)
     blocks = [block_of(**address_of_daq(daq)), block_of(url=daq.url)]
     config = SfdaqConfig.model_validate({"devices": {f"w{i}": block for i, block in enumerate(blocks)}})
     pages = [source for source in watch_of(config).sources if source.group == "writers"]
