@@ -134,20 +134,21 @@ def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monke
         assert client.connect() is not first and client.status().state is PushedState.IDLE
 
 
-def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_again(monkeypatch):
+def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_again(monkeypatch, wait_for):
     """As when something between is restarted, or the driver."""
     with pushing(IDLE) as url:
         client = StdDaqWriterSocket(url)
         first, port = client.connect(), int(url.rpartition(":")[2])
-    tried, sleep = threading.Event(), time.sleep
+    wait_for(lambda: first.lost, "the loss")
+    tried, sleep, found = threading.Event(), time.sleep, []
+    again = threading.Thread(target=lambda: found.append(client.connect()))
 
     def pause(seconds):
-        tried.set()
+        if threading.current_thread() is again:
+            tried.set()
         sleep(seconds)
 
     monkeypatch.setattr(std_daq_socket.time, "sleep", pause)
-    found = []
-    again = threading.Thread(target=lambda: found.append(client.connect()))
     again.start()
     assert tried.wait(30) and not found
     with pushing(IDLE, port=port), contextlib.closing(client):
