@@ -156,11 +156,12 @@ def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_agai
         assert found and found[0] is not first and found[0] is client.connect()
 
 
-def test_connection_when_it_stays_away_then_it_is_unreachable_and_not_waited_for_twice(monkeypatch):
+def test_connection_when_it_stays_away_then_it_is_unreachable_and_not_waited_for_twice(monkeypatch, wait_for):
     monkeypatch.setattr(std_daq_socket, "AWAY_LIMIT", 0.1)
     with pushing(IDLE) as url:
         client = StdDaqWriterSocket(url)
-        client.connect()
+        first = client.connect()
+    wait_for(lambda: first.lost, "the loss")
     for _ in range(2):
         with pytest.raises(StdDaqUnreachable):
             client.connect()
