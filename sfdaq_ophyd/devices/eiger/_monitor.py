@@ -215,15 +215,18 @@ class MonitorSource(OrderedSource):
             "series_uid": frame.series_uid or self._own_uid,
         }
         timestamp = frame.received_ns / 1e9
+        n_lost = frame.private.get("n_lost_pixels", 0)
+        lacks = f"{n_lost} pixels lost in transmission" if n_lost else ""
         if self._wants_detector_time:
             if frame.timestamp is not None:
                 timestamp = frame.timestamp
-            elif self._settings.legacy_ids is LegacyIds.REFUSE:
+            elif self._settings.legacy_ids is not LegacyIds.REFUSE:
+                self._tell_arrival(name.rpartition("_")[0])
+            elif self._settings.loss_policy is LossPolicy.STRICT:
                 raise WireError(f"{self.name}: frame {name} carries no time (private tag ImageDateTime)")
             else:
-                self._tell_arrival(name.rpartition("_")[0])
-        n_lost = frame.private.get("n_lost_pixels", 0)
-        lacks = f"{n_lost} pixels lost in transmission" if n_lost else ""
+                no_time = "its time (private tag ImageDateTime): that of its receipt stands there"
+                lacks = f"{lacks}; {no_time}" if lacks else no_time
         if lacks:
             logger.warning("%s: frame %s lacks %s", self.name, name, lacks)
         return Frame(frame.image, timestamp, name, is_good=not lacks, lacks=lacks, scalars=scalars)

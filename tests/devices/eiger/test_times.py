@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import bluesky.plans as bp
 import pytest
+from bluesky.utils import FailedStatus
 
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.eiger import frames
+from sfdaq_ophyd.wire.tiff_write import frame_around
 
 from ..run_engine_driver import check_run, drive, interruptible
 from .conftest import make_eiger, stamp_of
@@ -54,6 +59,30 @@ def test_timestamp_when_the_detectors_is_wanted_and_there_is_none_then_told_once
     check_run(run, 3, stamp_of=stamp_of)
     assert is_of_receipt(run) == [True] * 3
     assert caplog.text.count("eiger: frames of series 1 carry no time of the detector") == 1
+
+
+@pytest.mark.parametrize("policy", ["strict", "tolerant"])
+def test_timestamp_when_that_of_one_image_is_unreadable_then_the_image_is_marked_or_the_point_fails(
+    part, tmp_path, monkeypatch, policy
+):
+    def around(shape, bits, profile, tags):
+        before, after = frame_around(shape, bits, profile, tags)
+        spoil = re.compile(rb"\d{4}(-\d\d-\d\dT)")
+        if tags.image_id == 1:
+            before, after = (spoil.sub(rb"\0\0\0\0\1", bytes(part_of_it)) for part_of_it in (before, after))
+        return before, after
+
+    monkeypatch.setattr(frames, "frame_around", around)
+    eiger = make_eiger(part, tmp_path)
+    eiger.loss_policy.put(policy)
+    if policy == "strict":
+        with pytest.raises(FailedStatus, match=r"frame \d+_1 carries no time"):
+            drive(interruptible(), lambda: bp.count([eiger], 3))
+        return
+    run = drive(interruptible(), lambda: bp.count([eiger], 3))
+    check_run(run, 3, stamp_of=stamp_of)
+    assert is_of_receipt(run) == [False, True, False]
+    assert [bool(row["eiger_is_good"]) for row in rows_of(run)] == [True, False, True]
 
 
 def test_timestamp_when_a_message_of_the_stream_has_no_date_then_told_once_per_series(part, tmp_path, caplog):
