@@ -28,6 +28,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..files.storage import write_whole
 
 logger = logging.getLogger(__name__)
@@ -257,7 +259,9 @@ class Debts:
                 path.unlink(missing_ok=True)
                 return
             text = json.dumps(
-                {"address": self.address, "owed": [asdict(debt) for debt in owed.values()]}, indent=1
+                {"address": self.address, "owed": [asdict(debt) for debt in owed.values()]},
+                indent=1,
+                default=_plain,
             )
             write_whole(path, text)
         except (OSError, TypeError, ValueError) as exc:
@@ -275,6 +279,13 @@ def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
                 logger.error("%s could not be read, and may tell of debts: %s", path, exc)
                 continue
         yield from ((address, debt) for debt in owed.values() if not debt.held)
+
+
+def _plain(value: object) -> object:
+    """Return a number or an array of numpy as JSON can have it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{value!r} of type {type(value).__name__} is not fit for JSON")
 
 
 def _now() -> str:

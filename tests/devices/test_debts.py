@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices.debts import Debts, _process, all_debts, keep_in
@@ -30,6 +31,12 @@ def test_debt_when_noted_then_another_process_knows_it_and_a_person_too(debts, t
     assert (debt.left, debt.back) == (1, 7)
     assert [address for address, _ in all_debts(debts.path.parent)] == ["http://dcu"]
     assert not Debts("eiger", "http://other", tmp_path).owed()
+
+
+def test_debt_when_its_values_are_of_numpy_then_another_process_knows_it(debts, tmp_path):
+    owe(debts, left=np.float32(1.5), back=np.arange(2))
+    (debt,) = Debts("eiger", "http://dcu", tmp_path).owed().values()
+    assert (debt.left, debt.back) == (1.5, [0, 1])
 
 
 def test_debts_when_paid_then_put_back_in_order_once_and_the_file_goes(debts):
