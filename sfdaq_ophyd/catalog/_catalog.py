@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..errors import RequestError, RunNotFound, ServiceTimeout, ServiceUnreachable, require
 from .journal import CatalogCallback, Journal
@@ -358,8 +359,10 @@ class RemoteCatalog(Catalog):
     """
 
     def __init__(self, uri: str, documents: str | Path, *, api_key: str | None = None):
-        if not uri.startswith(("http://", "https://")) or "api_key=" in uri:
-            raise RequestError("uri", uri.partition("?")[0], "http://... or https://..., the key not in it")
+        address = urlsplit(uri)
+        if address.scheme not in ("http", "https") or "api_key=" in uri or "@" in address.netloc:
+            shown = uri.partition("?")[0].replace(address.netloc, address.netloc.rpartition("@")[2])
+            raise RequestError("uri", shown, "http://... or https://..., neither key nor login in it")
         self.uri, self._key = uri, api_key
         super().__init__(Path(documents).expanduser(), uri)
 
