@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfdaq_ophyd.wire.cbor import ArrayBytes
+from sfdaq_ophyd.wire.compression import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import decode_message
 
 from .eiger_sender import image, version_2

@@ -241,7 +241,7 @@ def everything_together() -> list[dict]:
                 shutil.rmtree(data)
             seconds = time.perf_counter() - begin
         sent = part.status()
-        bound = Ring(part.scene.shape)._memory.nbytes + 3 * HIGH_WATER * FRAME_BYTES
+        bound = Ring(part.scene.shape).n_bytes + 3 * HIGH_WATER * FRAME_BYTES
     n_there, n_asked = sum(number > 0 for number in numbers), ROUNDS * n_frames
     name = f"three modules at {rate:g} Hz for {ROUNDS * FILE_SECONDS:g} s beside RunEngine, Tiled and writer"
     return [

@@ -17,7 +17,8 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from sfdaq_ophyd.wire import compression
-from sfdaq_ophyd.wire.cbor import ArrayBytes, Date
+from sfdaq_ophyd.wire.cbor import Date
+from sfdaq_ophyd.wire.compression import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import TICKS, encode_message
 from sfdaq_ophyd.wire.tiff import format_time_ns
 

@@ -90,6 +90,11 @@ class Ring:
         return base.reshape(self.shape)
 
     @property
+    def n_bytes(self) -> int:
+        """How much memory it takes at most, when every buffer has been in use."""
+        return self.n_images * self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    @property
     def left(self) -> float:
         """What is left of the time that `full_for` was asked for, s; infinity where it was not."""
         return float("inf") if self._full is None else self._full.left

@@ -56,6 +56,13 @@ def test_ring_when_few_images_are_held_then_it_takes_memory_for_no_more():
     assert 200_000 <= now < 300_000
 
 
+def test_ring_when_every_buffer_has_been_in_use_then_n_bytes_is_the_memory_it_takes():
+    ring = Ring((100, 1000), "u2", 8)
+    held = [ring.take() for _ in range(8)]
+    assert ring.take() is None
+    assert ring.n_bytes == sum(image.nbytes for image in held)
+
+
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=30))
 def test_buffers_when_some_are_held_then_none_of_them_is_given_twice(steps):
     take, held = buffers(), []
