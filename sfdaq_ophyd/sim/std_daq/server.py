@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,7 +13,9 @@ from typing import Any, Self
 
 import uvicorn
 
+from ...errors import ServiceTimeout, ServiceUnreachable
 from ...limits import Limit
+from ..child import HINT
 from ..clock import PulseClock
 from ..faults import Faults, check
 from ..http import STATUS, refusal
@@ -173,8 +176,17 @@ class DaqServer(ABC):
         thread.start()
 
     def _serve(self, app: Any, **options: Any) -> None:
-        """Serve an ASGI application in a thread; `options` are uvicorn's."""
-        self._on_step("starting the REST service")
+        """Serve an ASGI application in a thread, and return once it does; `options` are uvicorn's.
+
+        Raises
+        ------
+        ServiceUnreachable
+            Its port is taken, or it ended by itself.
+        ServiceTimeout
+            It did not begin to serve.
+        """
+        step, what = "starting the REST service", "start of the simulated standard DAQ"
+        self._on_step(step)
         config = uvicorn.Config(
             Gate(app, self._faults, self._closing),
             host=HOST,
@@ -184,21 +196,40 @@ class DaqServer(ABC):
             timeout_graceful_shutdown=1,
             **options,
         )
-        server, socket = uvicorn.Server(config), config.bind_socket()
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [socket]}, name="std-daq REST", daemon=True
-        )
+        server, listening = uvicorn.Server(config), socket.socket()
+        self._running.callback(listening.close)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HOST, self._port))
+        except OSError as exc:
+            raise ServiceUnreachable(what, url=f"http://{HOST}:{self._port}", reason=exc) from exc
+        self.url = f"http://{HOST}:{listening.getsockname()[1]}"
+        reason: BaseException | str = "it ended by itself"
+
+        def run() -> None:
+            nonlocal reason
+            try:
+                server.run(sockets=[listening])
+            except (Exception, SystemExit) as exc:
+                if server.started:
+                    raise
+                reason = exc
+
+        thread = threading.Thread(target=run, name="std-daq REST", daemon=True)
 
         def end() -> None:
             server.should_exit = True
             thread.join(10)
-            socket.close()
             for other in self._others:
                 other.join(10)
 
         self._running.callback(end)
         thread.start()
         limit = Limit(self.settings.start_timeout)
-        while not server.started and thread.is_alive() and not limit.reached():
+        while not server.started:
+            if not thread.is_alive():
+                raise ServiceUnreachable(what, url=self.url, reason=reason)
+            if limit.reached():
+                took = f"step {step!r}, {limit.elapsed:.0f} s after its beginning"
+                raise ServiceTimeout(what, limit.seconds, took, HINT)
             self._closing.wait(0.005)
-        self.url = f"http://{HOST}:{socket.getsockname()[1]}"

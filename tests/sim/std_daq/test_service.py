@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 import redis
 import requests
+import uvicorn
+
+from sfdaq_ophyd.errors import ServiceTimeout, ServiceUnreachable
+from sfdaq_ophyd.sim.clock import PulseClock
+from sfdaq_ophyd.sim.std_daq.server import DaqServer
+from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 
 from ...std_daq import simulated_daq
 
@@ -156,3 +162,62 @@ def test_start_when_the_writer_lacks_cpu_then_the_service_does_not_give_up_on_it
         patch.setattr(writer, "send", lambda command: (time.sleep(1.0), send(command)))
         assert start(server, tmp_path / "x.h5")["status"] == "ok"
     end(server, wait_for)
+
+
+class Service(DaqServer):
+    """A DAQ that is a REST service alone."""
+
+    def _start(self):
+        self._serve(lambda scope, receive, send: None)
+
+    def addresses(self):
+        return {"url": self.url}
+
+    _at_once = {}
+
+
+@pytest.fixture
+def service_of():
+    """Return a function that makes a service on a port that fails after `timeout` s."""
+    clock = PulseClock()
+    yield lambda timeout, port=0: Service(StdDaqSettings(start_timeout=timeout), clock, port=port)
+    clock.close()
+
+
+def test_start_when_the_service_does_nothing_more_then_its_limit_fails_with_step_time_and_what_to_do(
+    service_of, monkeypatch
+):
+    def hang(server, sockets):
+        while not server.should_exit:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(uvicorn.Server, "run", hang)
+    expected = r"DAQ: not done after 0\.1 s; last state step 'starting the REST service', \d+ s after"
+    with pytest.raises(ServiceTimeout, match=expected) as caught:
+        service_of(0.1).start()
+    assert "start_timeout" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [(None, "it ended by itself"), (OSError("no more files"), "no more files"), (SystemExit(3), "3")],
+)
+def test_start_when_the_service_ends_by_itself_then_fails_at_once_and_says_why(
+    service_of, monkeypatch, raised, reason
+):
+    def end(server, sockets):
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(uvicorn.Server, "run", end)
+    service = service_of(600)
+    with pytest.raises(ServiceUnreachable, match="start of the simulated standard DAQ: ") as caught:
+        service.start()
+    assert caught.value.reason == reason and caught.value.url == service.url
+
+
+def test_start_when_its_port_is_taken_then_fails_with_the_address(service_of):
+    with service_of(60) as first:
+        port = int(first.url.rpartition(":")[2])
+        with pytest.raises(ServiceUnreachable, match=f"{first.url} is not reachable .*in use"):
+            service_of(60, port).start()
