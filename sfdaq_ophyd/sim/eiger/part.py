@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import Field
 
 from ...errors import ServiceTimeout, ServiceUnreachable
-from ...limits import Limit
+from ...limits import Limit, counted_time
 from ..child import HINT
 from ..facility import World
 from ..faults import Faults
@@ -138,12 +138,14 @@ class EigerPart:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._problem: Exception | None = None
+        self._step, self._begun = "", 0.0
         self.url = self.stream_endpoint = self.stream_legacy_endpoint = ""
 
     def launch(self) -> None:
         """Begin to serve."""
         self._ready.clear()
         self._problem = None
+        self._step, self._begun = "starting its thread", counted_time()
         self._thread = threading.Thread(target=self._run, name="simulated Eiger", daemon=True)
         self._thread.start()
 
@@ -151,10 +153,14 @@ class EigerPart:
         """Return once the port is open."""
         if self._thread is None:
             self.launch()
-        limit = Limit(self._start_timeout)
+        step, limit = self._step, Limit(self._start_timeout)
         while not limit.wait(self._ready):
-            if limit.reached():
-                raise ServiceTimeout("start of the simulated Eiger", self._start_timeout, hint=HINT)
+            if step != self._step:
+                step = self._step
+                limit.restart()
+            elif limit.reached():
+                took = f"step {step!r}, {counted_time() - self._begun:.0f} s after the beginning"
+                raise ServiceTimeout("start of the simulated Eiger", self._start_timeout, took, HINT)
         if self._problem is not None:
             self.stop()
             raise self._problem
@@ -217,9 +223,12 @@ class EigerPart:
 
     async def _serve(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        self._step = "switching the detector on"
         self.detector.restart()
         if self._initialized:
+            self._step = "initializing the detector"
             await self.detector.initialize()
+        self._step = "setting up the service"
         runner = web.AppRunner(
             make_app(self.detector, self.requests, lambda: self.command_limit, self._version_request),
             access_log=None,
@@ -228,9 +237,11 @@ class EigerPart:
         )
         await runner.setup()
         try:
+            self._step = "opening the stream's ports"
             self.detector.stream.bind()
             self.stream_endpoint = self.detector.stream.endpoint("cbor")
             self.stream_legacy_endpoint = self.detector.stream.endpoint("legacy")
+            self._step = "opening the service's port"
             site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
