@@ -25,7 +25,11 @@ MAX_LOG = 10 * 2**20
 START_TIMEOUT = 60.0
 """s without a sign of progress after which a start has failed."""
 
-HINT = "A slow machine needs more: embedded_catalog(start_timeout=...), catalog.start_timeout in sfdaq.yaml"
+HINT = (
+    "A slow machine needs more: sfdaq demo --start-timeout, catalog.start_timeout in sfdaq.yaml, "
+    "embedded_catalog(start_timeout=...)"
+)
+"""What a person does about a server that does not start in time."""
 
 
 class ServerProcess(Child):

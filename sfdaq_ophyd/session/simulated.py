@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ServiceUnreachable
+from ..errors import ServiceUnreachable, SfdaqError
 from ..sim import Facility
 from .config import SfdaqConfig, SimConfig, StdDaqWriterConfig
 from .config_file import load_config
@@ -66,11 +66,15 @@ class SimulatedFacility:
 
         Raises
         ------
+        SfdaqError
+            It did not start: what the simulator that failed raised, such as ServiceTimeout.
         ServiceUnreachable
-            It did not start, with the reason.
+            It did not start for a reason that was not foreseen.
         """
         facility, thread = self._parts()
         thread.join()
+        if isinstance(self._problem, SfdaqError):
+            raise self._problem  # with its own words, and what a person does about it
         if self._problem is not None:
             raise ServiceUnreachable(
                 "simulated facility", url="this process", reason=self._problem

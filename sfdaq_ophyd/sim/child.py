@@ -20,14 +20,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from ..errors import RequestError
+from ..errors import RequestError, ServiceUnreachable
 from ..starting import Child
 from .clock import PulseClock
 from .facility import World
 
 logger = logging.getLogger(__name__)
 
-HINT = "A slow machine needs more: Facility(start_timeout=...), sfdaq sim --start-timeout"
+HINT = (
+    "A slow machine needs more: sfdaq demo or sim --start-timeout, sim.start_timeout in sfdaq.yaml, "
+    "Facility(start_timeout=...)"
+)
+"""What a person does about a simulator that does not start in time."""
+
+ENDED = "Its own words tell; is everything installed that it needs, and are its ports free?"
+"""What a person does about a simulator that ends while it starts."""
 
 
 class ChildPart(ABC):
@@ -56,7 +63,12 @@ class ChildPart(ABC):
         if self._child is None:
             self.launch()
         assert self._child is not None
-        self._take_addresses(self._child.wait())
+        try:
+            said = self._child.wait()
+        except ServiceUnreachable as exc:
+            exc.advice = ENDED
+            raise
+        self._take_addresses(said)
 
     def stop(self) -> None:
         """End the child. Safe twice."""

@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-from sfdaq_ophyd.errors import RequestError, ServiceTimeout
-from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
+from sfdaq_ophyd.sim import Facility, child
 from sfdaq_ophyd.sim import facility as facility_module
 from sfdaq_ophyd.sim.facility import World
 
@@ -215,3 +215,11 @@ def test_enter_when_a_child_does_nothing_more_then_fails_at_the_limit_with_its_s
     with pytest.raises(ServiceTimeout, match=expected) as caught:
         facility.__enter__()
     assert "start_timeout" in str(caught.value) and not facility.directory.exists()
+
+
+def test_enter_when_a_child_ends_then_what_to_do_is_about_a_simulator(tmp_path, monkeypatch):
+    (tmp_path / "caproto.py").write_text("raise SystemExit('no such library')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    with pytest.raises(ServiceUnreachable, match="its last words: .*no such library") as caught:
+        Facility(only="pvs").__enter__()
+    assert caught.value.advice == child.ENDED
