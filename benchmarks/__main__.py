@@ -1,17 +1,22 @@
-"""Run benchmarks and write ``results.json``: ``python -m benchmarks [area...]``.
+"""Run benchmarks and write ``results.json``: ``python -m benchmarks [area...] [--repeat N] [--load N]``.
 
 ``python -m benchmarks busy`` is another thing: see `benchmarks.busy`.
 Each ``bench_<area>.py`` lists functions in ``BENCHMARKS``; each returns a dict, or a list of dicts, with the
 keys below. A ratio is to a baseline measured in the same run. Where the machine's memory sets a limit, that
 was measured beside it too: "met" is "yes", "no" or "at its limit". Exit code 1 if any is "no".
+
+With ``--repeat`` all of that is done again and again, and a row is met if it was met each time; with
+``--load`` it is done beside so many processes that spin.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
 import traceback
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +25,9 @@ from rich.table import Table
 from . import busy
 
 HERE = Path(__file__).parent
-KEYS = ("name", "ratio", "bar", "limit", "met", "baseline", "note")
+KEYS = ("name", "ratio", "bar", "limit", "met", "load", "baseline", "note")
+MET = ("yes", "at its limit", "no")
+"""From the best to the worst."""
 
 
 def areas() -> list[str]:
@@ -45,6 +52,28 @@ def measure(area: str) -> list[dict]:
     return results
 
 
+def in_all(runs: list[list[dict]]) -> list[dict]:
+    """Return a row for each name: of the runs that met its bar worst, the middle one; and how all were."""
+    if len(runs) == 1:
+        return runs[0]
+    rows: dict[str, list[dict]] = {}
+    for result in (result for run in runs for result in run):
+        rows.setdefault(result["name"], []).append(result)
+    return [_in_all(each, len(runs)) for each in rows.values()]
+
+
+def _in_all(rows: list[dict], n_runs: int) -> dict:
+    met = Counter(row["met"] for row in rows)
+    worst = next(word for word in reversed(MET) if met[word])
+    like_it = [row for row in rows if row["met"] == worst]
+    shown = sorted(like_it, key=lambda row: row["ratio"] or 0)[len(like_it) // 2]
+    ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
+    spread = f"{min(ratios):.3g} to {max(ratios):.3g} in " if ratios else ""
+    words = ", ".join(f"{met[word]} {word}" for word in MET if met[word])
+    note = f"{spread}{len(rows)} of {n_runs} runs: {words}; {shown['note']}"
+    return shown | {"met": worst if len(rows) == n_runs else "no", "note": note}
+
+
 def show(results: list[dict]) -> None:
     """Print a table."""
     table = Table(*KEYS)
@@ -55,22 +84,36 @@ def show(results: list[dict]) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def main(wanted: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Measure the areas wanted, or all; of what is not measured, the file keeps the last result."""
-    if wanted[:1] == ["busy"]:
-        return busy.main(wanted[1:])
-    unknown = [name for name in wanted if name not in areas()]
+    if words[:1] == ["busy"]:
+        return busy.main(words[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", epilog="python -m benchmarks busy --help: whether scans end well"
+    )
+    parser.add_argument("area", nargs="*", help=f"of {', '.join(areas())}; default all")
+    parser.add_argument("--repeat", type=int, default=1, help="how often; a row is met if it is each time")
+    parser.add_argument("--load", type=int, default=0, help="number of processes that spin beside")
+    options = parser.parse_args(words)
+    unknown = [name for name in options.area if name not in areas()]
     if unknown:
-        print(f"no benchmark {', '.join(unknown)}; there are {', '.join(areas())}", file=sys.stderr)
-        return 2
-    results = [result for area in wanted or areas() for result in measure(area)]
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(areas())}")
+    if options.repeat < 1 or options.load < 0:
+        parser.error("--repeat is 1 or more, --load 0 or more")
+    with busy.spinning(options.load):
+        runs = [
+            [result for area in options.area or areas() for result in measure(area)]
+            for _ in range(options.repeat)
+        ]
+    results = [result | {"load": options.load} for result in in_all(runs)]
     path = HERE / "results.json"
-    names = {result["name"] for result in results}
-    earlier = json.loads(path.read_text()) if wanted and path.exists() else []
-    kept = [result for result in earlier if result["name"] not in names]
+    measured = {(result["name"], result["load"]) for result in results}
+    earlier = json.loads(path.read_text()) if (options.area or options.load) and path.exists() else []
+    kept = [result for result in earlier if (result["name"], result.get("load", 0)) not in measured]
     path.write_text(json.dumps(kept + results, indent=2, default=float) + "\n")
     show(results)
     return 1 if any(result["met"] == "no" for result in results) else 0
 
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,14 @@
-"""What all benchmarks share: functions measured pair by pair."""
+"""What all benchmarks share: functions measured pair by pair, again and again, beside other work."""
+
+import contextlib
+import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import __main__ as command
+from benchmarks import busy
 from benchmarks.pairs import Ratio, interleave, result
 
 
@@ -35,3 +42,74 @@ def test_result_when_the_bar_is_an_upper_or_a_lower_limit_then_it_says_whether_i
     assert result("x", ratio, baseline="y", least=1.9, limit=Ratio([1.8], [1.0]))["met"] is True
     with pytest.raises(TypeError, match="either"):
         result("x", ratio, baseline="y")
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Make a function that runs the command over an area of one row; returns exit code and rows."""
+
+    def run(rows, *words):
+        left = iter(rows)
+
+        def benchmark():
+            row = next(left)
+            run.calls.append("row")
+            if isinstance(row, Exception):
+                raise row
+            return {"name": "row", "bar": "<= 1", "baseline": "b", "note": "n"} | row
+
+        module = SimpleNamespace(BENCHMARKS=[benchmark])
+        monkeypatch.setitem(sys.modules, "benchmarks.bench_fake", module)
+        monkeypatch.setattr(command, "areas", lambda: ["fake"])
+        monkeypatch.setattr(command, "HERE", tmp_path)
+        code = command.main(["fake", *words])
+        assert next(left, None) is None
+        return code, json.loads((tmp_path / "results.json").read_text())
+
+    run.calls = []
+    return run
+
+
+def test_benchmarks_when_a_row_is_met_in_all_runs_then_it_is_met_and_the_spread_is_shown(measured):
+    rows = [{"ratio": ratio, "met": True} for ratio in (0.9, 0.7, 0.8)]
+    code, (row,) = measured(rows, "--repeat", "3")
+    assert code == 0
+    assert (row["ratio"], row["met"], row["note"]) == (0.8, "yes", "0.7 to 0.9 in 3 of 3 runs: 3 yes; n")
+
+
+def test_benchmarks_when_a_row_is_missed_in_one_run_then_it_is_not_met_and_that_run_is_shown(measured):
+    rows = [{"ratio": 0.9, "met": True}, {"ratio": 1.2, "met": False}, {"ratio": 1.1, "met": "at its limit"}]
+    code, (row,) = measured(rows, "--repeat", "3")
+    assert code == 1
+    assert (row["ratio"], row["met"]) == (1.2, "no")
+    assert row["note"] == "0.9 to 1.2 in 3 of 3 runs: 1 yes, 1 at its limit, 1 no; n"
+
+
+def test_benchmarks_when_one_run_fails_then_the_row_is_not_met(measured):
+    code, (row, failed) = measured([{"ratio": 0.9, "met": True}, ValueError("no room")], "--repeat", "2")
+    assert code == 1
+    assert (row["met"], row["note"]) == ("no", "0.9 to 0.9 in 1 of 2 runs: 1 yes; n")
+    assert (failed["met"], failed["note"]) == ("no", "1 of 2 runs: 1 no; failed: no room")
+
+
+def test_benchmarks_when_there_is_a_load_then_it_spins_meanwhile_and_quiet_results_stay(
+    measured, monkeypatch
+):
+    @contextlib.contextmanager
+    def spinning(n):
+        measured.calls.append(n)
+        yield
+        measured.calls.append("over")
+
+    monkeypatch.setattr(busy, "spinning", spinning)
+    measured([{"ratio": 0.9, "met": True}])
+    _, rows = measured([{"ratio": 1.0, "met": True}], "--load", "2")
+    assert [(row["load"], row["ratio"]) for row in rows] == [(0, 0.9), (2, 1.0)]
+    assert measured.calls == [0, "row", "over", 2, "row", "over"]
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["--repeat", "0"], ["--load", "-1"]])
+def test_benchmarks_when_the_words_are_wrong_then_nothing_is_measured(measured, words):
+    with pytest.raises(SystemExit) as stopped:
+        measured([], *words)
+    assert stopped.value.code == 2
