@@ -16,14 +16,14 @@ NAME = "JF03T01V02"
 """One module: small files."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stock_server(tmp_path_factory):
     """``tiled serve catalog``, SQLite, in a process of its own; has ``uri`` and ``api_key``."""
     with stock_catalog(tmp_path_factory.mktemp("stock")) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stock_client(stock_server):
     """A stock client of it, as ``tiled.client.from_uri`` makes it."""
     with warnings.catch_warnings():
@@ -35,7 +35,7 @@ def stock_client(stock_server):
     client.context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def facility(tmp_path_factory):
     folder = tmp_path_factory.mktemp("facility")
     only = ["eiger", "jungfrau", "std_daq", "broker"]

@@ -8,23 +8,23 @@ from ...std_daq import simulated_daq, simulated_websocket_daq
 from .documents import websocket_device
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def flask_daq():
-    """A running DAQ of the first generation with REST, one per session; a test leaves it READY."""
+    """A running DAQ of the first generation with REST, one for these tests; a test leaves it READY."""
     with simulated_daq(dialect="flask") as server:
         server.service.stop()
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fastapi_daq():
-    """A running DAQ of the second generation with REST, one per session; a test leaves it READY."""
+    """A running DAQ of the second generation with REST, one for these tests; a test leaves it READY."""
     with simulated_daq(dialect="fastapi") as server:
         server.service.stop()
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def daq(request):
     """The DAQ of the generation that a test is parametrized with; else the first one."""
     return request.getfixturevalue(f"{getattr(request, 'param', 'flask')}_daq")
@@ -53,9 +53,9 @@ def rest_writer(daq, tmp_path, wait_for):
         raise
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def websocket_daq():
-    """A running DAQ of the websocket generation, with two writers, one per session."""
+    """A running DAQ of the websocket generation, with two writers, one for these tests."""
     with simulated_websocket_daq() as server:
         yield server
 
