@@ -17,9 +17,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ..errors import require
+from ..errors import ServiceTimeout, require
+from ..limits import Limit
 from ..log import attempt
 from ..sim import Facility
+from ..sim.child import HINT
 from ..starting import without_collection
 from .sim import SPEED, START_TIMEOUT, say_rate
 
@@ -29,6 +31,9 @@ FRAMES_PER_FILE = 20
 SCAN = -1.0, 3.0
 """mm; the sample is in the middle."""
 
+LOOK = 0.1
+"""s that a look at a device takes at the least."""
+
 PULSES_PER_POINT = 10
 """Machine pulses the broker retrieves per point."""
 
@@ -36,7 +41,13 @@ PULSES_PER_POINT = 10
 class Beamline:
     """Devices of the simulated facility."""
 
-    def __init__(self, facility: Facility, folder: Path, eiger_readout: str = "monitor"):
+    def __init__(
+        self,
+        facility: Facility,
+        folder: Path,
+        eiger_readout: str = "monitor",
+        start_timeout: float = 60.0,
+    ):
         from ophyd import EpicsMotor, EpicsSignal
 
         from ..devices import Eiger, PulseId, SfDaqBroker
@@ -68,7 +79,7 @@ class Beamline:
             directory=self._made("sf-daq"),
         )
         for device in (self.motor, self.shutter, self.pulse_id, self.eiger, self.sfdaq):
-            device.wait_for_connection(timeout=60)
+            _connect(device, start_timeout)
 
     def scanned(self, pedestal: str) -> list:
         """Return the detectors of a scan; the writer brings the Jungfrau, calibrated by a pedestal's file."""
@@ -101,6 +112,19 @@ class Beamline:
         path = self._folder / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _connect(device: Any, timeout: float) -> None:
+    """Return once a device is connected; ServiceTimeout with what is not, if it was not in `timeout` s."""
+    limit = Limit(timeout)
+    while True:
+        try:
+            device.wait_for_connection(timeout=max(limit.step(), LOOK))
+            return
+        except TimeoutError as exc:  # measured by others, by the clock on the wall
+            if limit.reached():
+                seen = exc.last_seen if isinstance(exc, ServiceTimeout) else str(exc)
+                raise ServiceTimeout(f"{device.name}: connection", timeout, seen, HINT) from exc
 
 
 class EigerReadout(Enum):
@@ -178,7 +202,7 @@ def demo(
             catalog = stack.enter_context(
                 embedded_catalog(directory / "catalog", start_timeout=start_timeout)
             )
-            beamline = Beamline(facility, directory / "frames", eiger_readout.value)
+            beamline = Beamline(facility, directory / "frames", eiger_readout.value, start_timeout)
             if ctrl_c.is_set():
                 raise KeyboardInterrupt
         run_engine = RunEngine()

@@ -30,7 +30,7 @@ from ..errors import (
     shown_url,
     without_secrets,
 )
-from ..limits import Limit
+from ..limits import Limit, asked_again
 from ..wire.broker import BEAMLINES
 from ..wire.json_text import load_json
 from ..wire.std_daq_socket import NOT_SHOWN
@@ -176,8 +176,9 @@ def probe_pv(pv: str, string: bool = False) -> tuple[str, str]:
 
     signal = EpicsSignalRO(pv, name="doctor", string=string)
     try:
-        signal.wait_for_connection(timeout=ANSWER_LIMIT)
-        return "Channel Access", f"{signal.get(timeout=ANSWER_LIMIT)!s:.40}"
+        asked_again(lambda: signal.wait_for_connection(timeout=ANSWER_LIMIT), ANSWER_LIMIT)
+        value = asked_again(lambda: signal.get(timeout=ANSWER_LIMIT), ANSWER_LIMIT)
+        return "Channel Access", f"{value!s:.40}"
     finally:
         signal.destroy()
 
@@ -194,7 +195,7 @@ def probe_pulse_id(pv: str) -> tuple[str, str]:
 
 
 def _asked(pulse_id: PulseId) -> tuple[str, str]:
-    pulse_id.wait_for_connection(timeout=ANSWER_LIMIT)
+    asked_again(lambda: pulse_id.wait_for_connection(timeout=ANSWER_LIMIT), ANSWER_LIMIT)
     rate = pulse_id.check(timeout=ANSWER_LIMIT)
     value, offset = _read_pulse_id(pulse_id)
     for _ in range(5):

@@ -3,12 +3,16 @@
 import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from sfdaq_ophyd.cli.app import COMMANDS
+from sfdaq_ophyd.cli.demo import Beamline, _connect
+from sfdaq_ophyd.errors import ServiceTimeout
 
 CODE = "from sfdaq_ophyd.cli import main; main()"
 
@@ -114,3 +118,40 @@ def test_report_when_written_then_all_links_lead_to_files_and_all_rows_are_in_it
     for row in rows(said, "sf_scan") + rows(said, "take_pedestal"):
         assert set(row) <= set(page.cells)
     assert any(cell.startswith("jf_total peaks at") for cell in page.cells)
+
+
+class Device:
+    """A device that connects, by the clock on the wall too late, at the look number `at`."""
+
+    name = "motor"
+
+    def __init__(self, at, lasts=0.0):
+        self.at, self.lasts, self.looks = at, lasts, 0
+
+    def wait_for_connection(self, timeout):
+        self.looks += 1
+        time.sleep(min(timeout, self.lasts))
+        if self.looks < self.at:
+            raise TimeoutError("Failed to connect to all signals: motor.user_setpoint (SIM:MOTOR)")
+
+
+def test_connect_when_the_limit_has_passed_then_it_is_looked_at_once_more():
+    device = Device(at=2, lasts=0.1)
+    _connect(device, 0.05)
+    assert device.looks == 2
+
+
+def test_beamline_when_a_pv_is_not_served_then_its_limit_fails_with_the_pv_and_what_to_do(
+    tmp_path, closed_port
+):
+    address = f"http://127.0.0.1:{closed_port}"
+    facility = SimpleNamespace(
+        pvs={role: f"NO:SUCH:{role}" for role in ("motor", "shutter", "pulse_id")},
+        eiger=SimpleNamespace(url=address, stream_endpoint="tcp://127.0.0.1:9"),
+        broker=SimpleNamespace(url=address, beamline="bernina", root=tmp_path),
+        jungfrau=SimpleNamespace(detector_name="JF01T03V01"),
+    )
+    expected = r"^motor: connection: not done after 0\.3 s; last state Failed to connect.*NO:SUCH:motor\.VAL"
+    with pytest.raises(ServiceTimeout, match=expected) as caught:
+        Beamline(facility, tmp_path, start_timeout=0.3)
+    assert "sfdaq demo or sim --start-timeout" in caught.value.hint

@@ -504,3 +504,36 @@ def test_doctor_when_the_catalog_sends_on_then_the_key_goes_on_from_http_to_http
     monkeypatch.setattr(checks, "http_clock", lambda uri: "")
     checks.probe_catalog(configured, lambda: "s3cret")
     assert asked[1].full_url == f"{gets_key}/api/v1/metadata/"
+
+
+def test_pv_when_this_process_could_not_look_while_it_was_asked_then_it_is_asked_again(monkeypatch):
+    import ophyd
+
+    from sfdaq_ophyd import limits
+
+    monkeypatch.setattr(limits, "counted_time", lambda: 0.0)
+
+    class Signal:
+        n = 0
+
+        def __init__(self, *args, **options):
+            pass
+
+        def wait_for_connection(self, timeout):
+            self._late("connection")
+
+        def get(self, timeout):
+            self._late("reading")
+            return 4.5
+
+        def _late(self, what):
+            self.n += 1
+            if self.n % 2:
+                threading.Event().wait(0.05)
+                raise TimeoutError(what)
+
+        def destroy(self):
+            pass
+
+    monkeypatch.setattr(ophyd, "EpicsSignalRO", Signal)
+    assert checks.probe_pv("SIM:DIODE") == ("Channel Access", "4.5")
