@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+from ...clients import BrokerClient
 from ...errors import BrokerRefused, DetectorStateError, RequestError, SfdaqError, shown_url
 from ...wire.broker_parameters import check_hardware_settings, check_modules
 from ..debts import Debts
-
-if TYPE_CHECKING:
-    from ..broker import SfDaqBroker
-
 
 POWER = "power"
 
@@ -35,6 +33,31 @@ class HardwareControl(Protocol):
 
     def restore(self) -> None:
         """Leave the detector as `prepare` found it. Safe twice, and without `prepare`."""
+
+
+class _Hardware(Protocol):
+    def set_detector_settings(self, detector: str, parameters: Mapping[str, Any]) -> object:
+        """Change settings; a failure says what the trigger shows, if the device was told its PV."""
+
+
+class _Runner(Protocol):
+    @property
+    def directory(self) -> Path:
+        """Where what is to be remembered is kept."""
+
+
+class Broker(Protocol):
+    """What `BrokerControl` uses of an `SfDaqBroker`, which the session or the user hands in."""
+
+    client: BrokerClient
+
+    @property
+    def hardware(self) -> _Hardware:
+        """Changes that stop the trigger of the beamline."""
+
+    @property
+    def runner(self) -> _Runner:
+        """Knows the folder of the beamline's runs."""
 
 
 class BrokerControl:
@@ -68,7 +91,7 @@ class BrokerControl:
 
     def __init__(
         self,
-        broker: SfDaqBroker,
+        broker: Broker,
         detector_name: str,
         settings: Mapping[str, Any] | None = None,
         *,
