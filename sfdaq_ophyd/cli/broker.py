@@ -359,49 +359,65 @@ ARGUMENTS = {
 }
 """By the names that the table of operations has."""
 
-TABLES: dict[str, Callable[[Any], None]] = {
-    "get_allowed_detectors": detector_table,
-    "get_running_detectors": running_table,
-    "get_detector_settings": settings_table,
-    "set_detector_settings": changes_table,
-    "get_detector_temperatures": module_table,
-    "get_jfctrl_monitor": settings_table,
-    "get_dap_settings": settings_table,
-    "set_dap_settings": changes_table,
-}
-"""What shows the reply of a call; of all others it is shown line by line."""
 
-VALUES = {
-    "power_on_detector": "message",
-    "advance_run_number": "run_number",
-    "get_current_run_number": "run_number",
-    "take_pedestal": "wait_at_least_s",
-    "get_pvlist": "pv_list",
-    "power_on_modules": "powered_on",
-    "power_off_modules": "powered_off",
-}
-"""What a reply is that is one value; where there is none, that many modules were switched."""
+class Command(NamedTuple):
+    """A call of the broker as a subcommand, and how its reply is shown.
 
-EXAMPLES = {
-    "set_detector_settings": "JF01T03V01 exptime=5e-6 gain_mode=dynamic",
-    "set_dap_settings": "JF01T03V01 detector_distance=0.092 laser_on=true",
-    "get_jfctrl_monitor": "JF07T32V02",
-    "get_jfstats": "JF07T32V02",
-}
-"""Where those of the arguments do not do."""
+    Attributes
+    ----------
+    value : str
+        What a reply is that is one value; where there is none, that many modules were switched.
+    example : str
+        Where the examples of the arguments do not do.
+    """
+
+    method: Callable[..., Any]
+    show: Callable[[Any], None] = lines
+    value: str = ""
+    example: str = ""
 
 
-def _made(name: str) -> Callable[..., Any]:
-    """Return the command that makes a call, with the arguments that the table of operations says."""
-    operation, method = OPERATIONS[name], getattr(BrokerClient, name)
+COMMANDS = (
+    Command(BrokerClient.get_allowed_detectors, detector_table),
+    Command(BrokerClient.get_running_detectors, running_table),
+    Command(BrokerClient.power_on_detector, value="message"),
+    Command(BrokerClient.advance_run_number, value="run_number"),
+    Command(BrokerClient.get_current_run_number, value="run_number"),
+    Command(BrokerClient.take_pedestal, value="wait_at_least_s"),
+    Command(BrokerClient.get_pvlist, value="pv_list"),
+    Command(BrokerClient.get_detector_settings, settings_table),
+    Command(
+        BrokerClient.set_detector_settings, changes_table, example="JF01T03V01 exptime=5e-6 gain_mode=dynamic"
+    ),
+    Command(BrokerClient.get_detector_status),
+    Command(BrokerClient.get_detector_temperatures, module_table),
+    Command(BrokerClient.get_detector_pings),
+    Command(BrokerClient.get_jfctrl_monitor, settings_table, example="JF07T32V02"),
+    Command(BrokerClient.get_jfstats, example="JF07T32V02"),
+    Command(BrokerClient.power_on_modules, value="powered_on"),
+    Command(BrokerClient.power_off_modules, value="powered_off"),
+    Command(BrokerClient.get_dap_settings, settings_table),
+    Command(
+        BrokerClient.set_dap_settings,
+        changes_table,
+        example="JF01T03V01 detector_distance=0.092 laser_on=true",
+    ),
+)
+"""Those that are made of the table of operations; the others are above."""
+
+
+def _command(row: Command) -> Callable[..., Any]:
+    """Return the function that makes a call, with the arguments that the table of operations says."""
+    name = row.method.__name__
+    operation = OPERATIONS[name]
     wanted = inspect.signature(operation.request).parameters.values()
     own = {one.name: (ARGUMENTS[one.name], one.default) for one in wanted if one.name in ARGUMENTS}
 
     def command(client: BrokerClient, **given: Any) -> Any:
         arguments = {key: argument.read(given[argument.name]) for key, (argument, _) in own.items()}
-        reply = method(client, **arguments)
-        if name in VALUES:
-            return {VALUES[name]: arguments["modules"] if reply is None else reply}
+        reply = row.method(client, **arguments)
+        if row.value:
+            return {row.value: arguments["modules"] if reply is None else reply}
         return {} if reply is None else reply
 
     first = inspect.Parameter("client", inspect.Parameter.POSITIONAL_ONLY)
@@ -409,7 +425,7 @@ def _made(name: str) -> Callable[..., Any]:
         inspect.Parameter(argument.name, inspect.Parameter.KEYWORD_ONLY, default=default)
         for argument, default in own.values()
     ]
-    example = EXAMPLES.get(name) or " ".join(argument.example for argument, _ in own.values()).strip()
+    example = row.example or " ".join(argument.example for argument, _ in own.values()).strip()
     command.__name__ = name
     said = (inspect.getdoc(operation.request) or "").partition("\n\nParameters\n")[0].replace("`", "")
     command.__doc__ = f"{escape(said)}\n\nExample: sfdaq broker {name.replace('_', '-')} {example}"
@@ -418,6 +434,5 @@ def _made(name: str) -> Callable[..., Any]:
     return command
 
 
-_by_hand = {command.callback.__name__ for command in app.registered_commands if command.callback}
-for _name in [name for name in OPERATIONS if name not in _by_hand]:
-    call(TABLES.get(_name, lines))(_made(_name))
+for _row in COMMANDS:
+    call(_row.show)(_command(_row))

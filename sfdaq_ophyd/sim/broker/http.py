@@ -78,8 +78,31 @@ def _drop() -> None:
     bottle.request.environ["sfdaq.connection"].shutdown(socket.SHUT_RDWR)
 
 
-_ALL = vars(run_calls) | vars(detector_calls)
-HANDLERS: dict[str, Handler] = {name: _ALL[name] for name in OPERATIONS}
+HANDLERS: dict[str, Handler] = {
+    "get_allowed_detectors": detector_calls.get_allowed_detectors,
+    "get_running_detectors": detector_calls.get_running_detectors,
+    "power_on_detector": detector_calls.power_on_detector,
+    "advance_run_number": run_calls.advance_run_number,
+    "get_current_run_number": run_calls.get_current_run_number,
+    "retrieve_from_buffers": run_calls.retrieve_from_buffers,
+    "take_pedestal": detector_calls.take_pedestal,
+    "get_pvlist": run_calls.get_pvlist,
+    "set_pvlist": run_calls.set_pvlist,
+    "close_pgroup_writing": run_calls.close_pgroup_writing,
+    "get_detector_settings": detector_calls.get_detector_settings,
+    "set_detector_settings": detector_calls.set_detector_settings,
+    "get_detector_status": detector_calls.get_detector_status,
+    "get_detector_temperatures": detector_calls.get_detector_temperatures,
+    "get_detector_pings": detector_calls.get_detector_pings,
+    "get_jfctrl_monitor": detector_calls.get_jfctrl_monitor,
+    "get_jfstats": detector_calls.get_jfstats,
+    "power_on_modules": detector_calls.power_on_modules,
+    "power_off_modules": detector_calls.power_off_modules,
+    "copy_user_files": run_calls.copy_user_files,
+    "get_dap_settings": detector_calls.get_dap_settings,
+    "set_dap_settings": detector_calls.set_dap_settings,
+    "upload_custom_dap_script": detector_calls.upload_custom_dap_script,
+}
 """What answers each call."""
 
 
