@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ophyd
-from ophyd import EpicsMotor, EpicsSignal, EpicsSignalRO
+from ophyd import Device, EpicsMotor, EpicsSignal, EpicsSignalRO
 from ophyd.signal import EpicsSignalBase
 
 from ..calibration import JungfrauCalibration
@@ -18,6 +21,7 @@ from ..devices import Eiger, Jungfrau, PulseId, SfDaqBroker, StdDaqWriter
 from ..devices.debts import keep_in
 from ..devices.jungfrau import BrokerControl
 from ..errors import ConfigError, shown_url
+from ..limits import asked_again
 from . import config as blocks
 from .config import DeviceConfig, SfdaqConfig
 
@@ -102,9 +106,53 @@ def leave_quietly() -> None:
 
 
 def be_patient() -> None:
-    """Have PVs wait longer than ophyd's 1 s to connect and 2 s to read: this machine may be busy."""
+    """Have PVs wait longer than ophyd's 1 s to connect and 2 s to read: this machine may be busy.
+
+    Whoever makes them: what no answer came to while this process was suspended or starved is asked again.
+    """
     with contextlib.suppress(RuntimeError):  # somebody's PV is there already, and has what they chose
         EpicsSignalBase.set_defaults(timeout=PV_TIMEOUT, connection_timeout=PV_TIMEOUT)
+    _count_what_we_could_see()
+
+
+@functools.cache
+def _count_what_we_could_see() -> None:
+    """Have ophyd ask again, in this process, what timed out only by the clock on the wall."""
+    reading = {"timeout": "timeout", "connection_timeout": "connection_timeout"}
+    connecting = {"timeout": "connection_timeout"}
+    for cls, name, limits in (
+        (EpicsSignalBase, "get", reading),
+        (EpicsSignal, "get_setpoint", reading),
+        (EpicsSignalBase, "wait_for_connection", connecting),
+        (EpicsSignal, "wait_for_connection", connecting),
+        (Device, "wait_for_connection", connecting),
+    ):
+        setattr(cls, name, _asking_again(getattr(cls, name), limits))
+
+
+def _asking_again(method: Callable[..., Any], limits: dict[str, str]) -> Callable[..., Any]:
+    """Return a method whose TimeoutError counts what this process could see.
+
+    Parameters
+    ----------
+    method : callable
+    limits : dict
+        Its arguments that are limits in s, and for each the attribute that is its default.
+    """
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def ask(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        seconds = 0.0
+        for argument, default in limits.items():
+            limit = given.get(argument, ...)
+            if limit is not None and not isinstance(limit, int | float):
+                limit = getattr(self, default)  # which ophyd's own sentinel stands for
+            seconds += math.inf if limit is None else limit
+        return asked_again(functools.partial(method, self, *args, **kwargs), seconds)
+
+    return ask
 
 
 def address_of(block: DeviceConfig) -> str:

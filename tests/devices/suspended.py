@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 
 SCAN = """
@@ -21,7 +23,7 @@ RE(bp.count([det], {n_points}), {{"event": lambda name, doc: print(doc["data"]["
 
 
 @contextlib.contextmanager
-def suspended(process: subprocess.Popen, seconds: float):
+def suspended(process: subprocess.Popen | psutil.Process, seconds: float):
     """Suspend a process for so long; what the body does then, it finds when it goes on."""
     process.send_signal(signal.SIGSTOP)
     try:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+import threading
+import types
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import pytest
 import zmq
 from bluesky import RunEngine
-from ophyd import Kind
+from ophyd import Component, Device, EpicsSignal, EpicsSignalRO, Kind
 
 from sfdaq_ophyd.clients import StdDaqWriterSocket
 from sfdaq_ophyd.devices import Eiger, Jungfrau, SfDaqBroker, StdDaqWriter
@@ -18,7 +22,7 @@ from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.plans import run_number_wrapper, save_once
 from sfdaq_ophyd.session import config as blocks
 from sfdaq_ophyd.session import load_config
-from sfdaq_ophyd.session.devices import make_devices
+from sfdaq_ophyd.session.devices import be_patient, make_devices
 from sfdaq_ophyd.session.startup import Session
 
 TEXT = """
@@ -180,3 +184,104 @@ def test_eiger_when_the_file_says_its_readout_then_made_so_and_else_refused(tmp_
     path.write_text(wanted.replace("readout: stream", "readout: streem"))
     with pytest.raises(ConfigError, match="readout: .*'monitor', 'stream' or 'filewriter', not 'streem'"):
         load_config(path)
+
+
+class Late:
+    """Stands in for a method of Channel Access: `n` times it has no answer, after `outcome` says so."""
+
+    def __init__(self, n, no_answer, answer):
+        self.n_asked, self._n, self._no_answer, self._answer = 0, n, no_answer, answer
+
+    def __call__(self, *args, **kwargs):
+        self.n_asked += 1
+        if self.n_asked > self._n:
+            return self._answer
+        threading.Event().wait(0.05)  # by the clock on the wall
+        return self._no_answer()
+
+
+class Pair(Device):
+    one = Component(EpicsSignalRO, "ONE")
+
+
+@pytest.fixture
+def suspended(monkeypatch):
+    """A process that can look at nothing, with the signals that a user of a session makes in it."""
+    be_patient()
+    monkeypatch.setattr("sfdaq_ophyd.limits.counted_time", lambda: 0.0)
+    made = {"plain": EpicsSignalRO, "both": EpicsSignal, "pair": Pair}
+    made = {name: cls("NOBODY", name=name) for name, cls in made.items()}
+    yield made
+    for each in made.values():
+        each.destroy()
+
+
+def refuse():
+    raise TimeoutError("late by the clock on the wall")
+
+
+@pytest.mark.parametrize("name, ask", [("plain", "get"), ("both", "get"), ("both", "get_setpoint")])
+def test_signal_when_no_answer_came_while_this_process_was_suspended_then_it_is_asked_again(
+    suspended, monkeypatch, name, ask
+):
+    signal = suspended[name]
+    late = Late(1, lambda: None, {"value": 3.0, "timestamp": 1.0})
+    monkeypatch.setattr(signal, "_ensure_connected", lambda *pvs, timeout: None)
+    monkeypatch.setattr(signal._read_pv, "get_with_metadata", late)
+    assert getattr(signal, ask)(timeout=0.05) == 3.0 and late.n_asked == 2
+
+
+@pytest.mark.parametrize("name", ["plain", "both"])
+def test_signal_when_it_could_not_connect_while_this_process_was_suspended_then_is_waited_for_again(
+    suspended, monkeypatch, name
+):
+    late = Late(1, refuse, None)
+    monkeypatch.setattr(suspended[name], "_ensure_connected", late)
+    suspended[name].wait_for_connection(0.05)
+    assert late.n_asked == 2
+
+
+def test_device_when_it_could_not_connect_while_this_process_was_suspended_then_is_waited_for_again(
+    suspended, monkeypatch
+):
+    now = [0.0]
+
+    def sleep(seconds):
+        threading.Event().wait(0.05)
+        now[0] += 15.0
+
+    monkeypatch.setattr("ophyd.device.ttime", types.SimpleNamespace(time=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(EpicsSignalRO, "connected", property(lambda self: now[0] > 0))
+    suspended["pair"].wait_for_connection(timeout=10)
+
+
+def test_signal_when_this_process_could_look_then_it_is_asked_once_and_no_longer_than_its_limit(monkeypatch):
+    be_patient()
+    signal, late = EpicsSignalRO("NOBODY", name="plain"), Late(9, lambda: None, None)
+    try:
+        monkeypatch.setattr(signal, "_ensure_connected", lambda *pvs, timeout: None)
+        monkeypatch.setattr(signal._read_pv, "get_with_metadata", late)
+        monkeypatch.setattr("sfdaq_ophyd.limits.NO_GAP", 10.0)  # however busy this machine is
+        with pytest.raises(TimeoutError, match="Failed to read NOBODY within 0.05 sec"):
+            signal.get(timeout=0.05)
+        assert late.n_asked == 1
+    finally:
+        signal.destroy()
+
+
+OWN = """
+import ophyd.signal, ophyd.device
+def methods():
+    return [
+        (cls.__name__, name, vars(cls).get(name))
+        for cls in (ophyd.device.Device, ophyd.signal.EpicsSignalBase, ophyd.signal.EpicsSignal)
+        for name in ("get", "get_setpoint", "wait_for_connection")
+    ]
+before = methods()
+import sfdaq_ophyd, sfdaq_ophyd.devices, sfdaq_ophyd.plans, sfdaq_ophyd.session.devices
+assert methods() == before
+"""
+
+
+def test_ophyd_when_the_devices_are_imported_then_it_is_as_it_was():
+    subprocess.run([sys.executable, "-c", OWN], check=True, timeout=300)
