@@ -121,10 +121,13 @@ class WriterControl(ABC, Generic[Client]):
         Whether the writer did not answer when it was used last, which was told.
     takes_images_from : str
         The moment from which images are in the files, in its own words.
+    ready : str
+        What it calls a writer that may start.
     """
 
     writer: Client
     takes_images_from: str
+    ready: str
     gone: tuple[type[SfdaqError], ...] = (ServiceUnreachable, ServiceTimeout, WireError)
 
     def __init__(self, name: str, writer: Client, dialect: str, on_status: Callable[[Writing], None]):
@@ -257,7 +260,7 @@ class WriterControl(ABC, Generic[Client]):
             )
         why = why_silent(writing)
         try:
-            self._stop()
+            self._stop_while_it_reacts()
         except WriterNotReady as exc:
             self.dead = True
             raise WriterDead(f"{came}; then {exc}") from exc
@@ -280,8 +283,8 @@ class WriterControl(ABC, Generic[Client]):
             f"{self._name}: started {started}, but {shown}: somebody else started at the same moment"
         )
 
-    def _not_back(self, ready: str, said: str) -> WriterNotReady:
-        return WriterNotReady(f"{self._name}: the writer did not become {ready}: {said!r}. {DAQ_TEAM}")
+    def _not_back(self, said: str) -> WriterNotReady:
+        return WriterNotReady(f"{self._name}: the writer did not become {self.ready}: {said!r}. {DAQ_TEAM}")
 
     # ---- aside --------------------------------------------------------------------------------------
 
@@ -302,6 +305,33 @@ class WriterControl(ABC, Generic[Client]):
         if self._aside_is_over.is_set():
             self._aside_is_over = self._aside.do(partial(self._quietly, self._stop))
         return self._aside_is_over
+
+    def _stop_while_it_reacts(self) -> None:
+        """Stop; `WriterNotReady`, and a thread goes on, where that is not answered for `REACTION` s."""
+        problems: list[Exception] = []
+        left = threading.Event()
+
+        def stop() -> None:
+            try:
+                self._stop()
+            except Exception as exc:
+                problems.append(exc)
+                if left.is_set():
+                    logger.error("%s", exc)
+
+        over = self._aside_is_over = self._aside.do(stop)
+        try:
+            reacts = self._reacts(over)
+        finally:
+            left.set()  # from now on nobody raises what goes wrong
+        if not (reacts or problems):
+            raise self._not_back(f"the stop was not answered within {REACTION:g} s")
+        if problems:
+            raise problems[0]
+
+    def _reacts(self, over: threading.Event) -> bool:
+        """Wait until a stop is over; return False if the DAQ does not react to it."""
+        return ends_within(over, REACTION)
 
     def _wait_for_aside(self, seconds: float) -> None:
         if not ends_within(self._aside_is_over, seconds):

@@ -51,6 +51,7 @@ class RestControl(WriterControl[StdDaqClient]):
     """A DAQ with REST control: "flask", D1 of spring 2023, or "fastapi", D2 of 2023 to 2024."""
 
     takes_images_from = "a moment after WRITING on (0.1 s, more on a busy host)"
+    ready = "READY"
     _known_ready = False
     _had_acquisition = True
 
@@ -118,7 +119,7 @@ class RestControl(WriterControl[StdDaqClient]):
         try:
             status = self.writer.stop()
         except StdDaqRefused as exc:
-            raise self._not_back("READY", exc.said) from exc
+            raise self._not_back(exc.said) from exc
         self._on_status(writing_of(status))
 
     def _is_ours_writing(self, status: DaqStatus) -> bool:

@@ -54,6 +54,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
     """A DAQ with control by websocket."""
 
     takes_images_from = "a moment after waiting_for_first_image on"
+    ready = "idle"
 
     def __init__(
         self, name: str, writer: StdDaqWriterSocket, dialect: str, on_status: Callable[[Writing], None]
@@ -104,27 +105,35 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         if self._ours is None or self.dead:
             return
         if self._is_ours_running():
-            self._stop_while_it_reacts()
+            self._stop_what_goes_on()
         if self._is_ours_running():
-            raise self._not_back("idle", str(self._status()))
+            raise self._not_back(str(self._status()))
         self._ours = None
 
-    def _stop_while_it_reacts(self) -> None:
+    def _stop_what_goes_on(self) -> None:
         """Return once it is stopped, or was not; sooner where it creates files, or was given up before."""
-        over, before, limit = self._stop_aside(), "", Limit(_control.REACTION)
+        self._follow(self._stop_aside(), lambda: self._hangs or self._tracker.state is WritingState.STARTING)
+
+    def _reacts(self, over: threading.Event) -> bool:
+        return self._follow(over, lambda: True)
+
+    def _follow(self, over: threading.Event, may_hang: Callable[[], bool]) -> bool:
+        """Wait until a stop is over; return False if it `may_hang` and nothing changes for `REACTION` s."""
+        before, limit = "", Limit(_control.REACTION)
         while not over.wait(PERIOD):
             if (now := self._look().words) != before:
                 before = now
                 limit.restart()
-            elif (self._hangs or self._tracker.state is WritingState.STARTING) and limit.reached():
-                return
+            elif may_hang() and limit.reached():
+                return False
+        return True
 
     def _stop(self) -> None:
         try:
             self.writer.stop()
         except ServiceTimeout as exc:
             self._hangs = True
-            raise self._not_back("idle", exc.last_seen) from exc
+            raise self._not_back(exc.last_seen) from exc
         self._look()
 
     def _is_ours_running(self) -> bool:

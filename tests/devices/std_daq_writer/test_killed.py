@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import threading
 
 import bluesky.plans as bp
 import psutil
+import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices.std_daq_writer import _control
 from sfdaq_ophyd.devices.std_daq_writer._control import Configuring
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 
@@ -80,10 +83,9 @@ def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq,
     writer.unstage()
 
 
-def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_service_gives_up(
-    daq, writer, caplog, wait_for
-):
-    """The service waits for a dead writer before it says so; the scan does not wait for the service."""
+@contextlib.contextmanager
+def stop_held_back(daq):
+    """Have the service take for ever over a stop, for as long; yields what tells that one was answered."""
     stop, stopped, go_on = daq.service.stop, threading.Event(), threading.Event()
 
     def slow_stop():
@@ -93,22 +95,35 @@ def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_serv
 
     daq.service.stop = slow_stop
     try:
-        writer.timeout.put(2.0)
-        writer.frames_per_trigger.put(1000)
-        daq.fail_next("dies_writing", after=3)
-        documents, error = run(bp.count([writer], 1))
+        yield stopped
     finally:
         daq.service.stop = stop
-    assert not stopped.is_set(), "the run ended before the stop of the writer did"
+        go_on.set()
+
+
+def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_service_gives_up(
+    daq, writer, caplog, wait_for
+):
+    """The service waits for a dead writer before it says so; the scan does not wait for the service."""
+    writer.timeout.put(2.0)
+    writer.frames_per_trigger.put(1000)
+    daq.fail_next("dies_writing", after=3)
+    with stop_held_back(daq) as stopped:
+        documents, error = run(bp.count([writer], 1))
+        assert not stopped.is_set(), "the run ended before the stop of the writer did"
     assert "does not acknowledge the images it was given" in documents["stop"][0]["reason"]
     assert "does not acknowledge the images it was given" in str(error), "not what unstage found afterwards"
-    go_on.set()
     wait_for(lambda: "did not become READY" in caplog.text, "the outcome of the stop")
     daq.service.restart()
     daq.service.restart_writer()
 
 
-def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq, writer):
+@pytest.mark.parametrize("held_back", [True, False])
+def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so_before_the_service_gives_up(
+    daq, writer, caplog, wait_for, monkeypatch, held_back
+):
+    """Only the stop tells it apart from a detector that is silent."""
+    monkeypatch.setattr(_control, "REACTION", 0.1 if held_back else 60.0)
     daq.service.source.silence()
     writer.timeout.put(2.0)
 
@@ -118,11 +133,16 @@ def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so(daq,
 
     try:
         writer.writer_state.subscribe(die, run=False)
-        documents, error = run(bp.count([writer], 1))
+        with stop_held_back(daq) if held_back else contextlib.nullcontext(threading.Event()) as stopped:
+            documents, error = run(bp.count([writer], 1))
+            assert not stopped.is_set(), "the run ended before the stop of the writer did"
         assert "0 of 1 frames came; no image written" in str(error)
         assert "the writer did not become READY" in str(error) and "the DAQ team must restart it" in str(
             error
         )
+        assert ("the stop was not answered within 0.1 s" in str(error)) is held_back
+        if held_back:
+            wait_for(lambda: "the writer did not become READY" in caplog.text, "the outcome of the stop")
     finally:
         daq.service.source.follow_clock()
         daq.service.restart()

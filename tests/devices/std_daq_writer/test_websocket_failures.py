@@ -136,6 +136,21 @@ def test_point_when_a_writer_dies_then_it_is_said_who_must_help(daq, writer, mon
     daq.restart_driver()
 
 
+def test_point_when_a_writer_dies_then_the_stop_is_waited_for_only_while_the_daq_reacts(
+    daq, writer, monkeypatch, caplog
+):
+    monkeypatch.setattr(_control, "REACTION", 0.2)
+    monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", math.inf)
+    writer.timeout.put(1.0)
+    daq.fail_next("dies_writing", after=3)
+    _, error = run(in_mode(writer, "point", 1, 50))
+    assert "the writer did not become idle: 'the stop was not answered within 0.2 s'" in str(error)
+    assert "the DAQ team must restart it" in str(error)
+    daq.restart_driver()
+    daq.restart_writer()
+    writer.unstage()
+
+
 @pytest.mark.parametrize("verb", ["stop", "pause", "unstage"])
 def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it_begins(
     daq, writer, monkeypatch, wait_for, caplog, verb
