@@ -20,10 +20,11 @@ from bluesky import RunEngine
 from sfdaq_ophyd.clients import StdDaqClient
 from sfdaq_ophyd.devices import StdDaqWriter
 
-from .pairs import interleave
+from .pairs import Ratio, interleave, result
 
 N_STARTS = 15
 N_POINTS = 500
+STATUS_PERIOD = 0.5
 
 
 @contextmanager
@@ -81,16 +82,14 @@ def start_overhead():
             return took
 
         ours, theirs = interleave([device, bare], rounds=N_STARTS)
-    low, extra, high = np.percentile(ours - theirs, (25, 50, 75))
-    return {
-        "name": "std_daq start overhead",
-        "ratio": round(float(extra) / 0.005, 3),
-        "bar": "<= 1 (5 ms)",
-        "met": bool(extra <= 0.005),
-        "baseline": f"bare start_writer_async, {median(theirs) * 1000:.1f} ms with the service's own poll",
-        "note": f"trigger to WRITING takes {extra * 1000:.1f} ms longer, half of {N_STARTS} pairs "
-        f"{low * 1000:.1f} to {high * 1000:.1f} ms",
-    }
+    extra = ours - theirs
+    return result(
+        "std_daq start overhead",
+        Ratio(extra, np.full(N_STARTS, 0.005)),
+        most=1.0,
+        baseline=f"5 ms; bare start_writer_async, {np.median(theirs) * 1000:.1f} ms with the service's poll",
+        note=f"trigger to WRITING takes {np.median(extra) * 1000:.1f} ms longer",
+    )
 
 
 def end_noticed():
@@ -101,14 +100,13 @@ def end_noticed():
         for _ in range(N_STARTS):
             writer.trigger().wait(10)
             late.append(time.time() - client.status().acquisition.stop_time)
-    return {
-        "name": "std_daq end noticed",
-        "ratio": round(median(late) / 0.5, 3),
-        "bar": "<= 1 (one status period)",
-        "met": median(late) <= 0.5,
-        "baseline": "0.5 s, the period of the DAQ's published statuses",
-        "note": f"{median(late) * 1000:.0f} ms after the DAQ closed the file (median of {N_STARTS})",
-    }
+    return result(
+        "std_daq end noticed",
+        Ratio(late, [STATUS_PERIOD] * N_STARTS),
+        most=1.0,
+        baseline="0.5 s, the period of the DAQ's published statuses",
+        note=f"{median(late) * 1000:.0f} ms after the DAQ closed the file",
+    )
 
 
 def long_scan():
