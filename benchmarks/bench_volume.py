@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from sfdaq_ophyd.devices import Eiger, Jungfrau, PulseId, StdDaqWriter
 from sfdaq_ophyd.plans import sf_count, sf_scan
 
 from .bench_broker import broker, device_for, simulated
-from .pairs import Ratio, result
+from .pairs import Ratio, interleave, result
 
 CASES = (("channels", 200, 5, 10.0), ("pvs", 500, 10, 20.0))
 """What, how many, points, and s from the end of the run."""
 
+ROUNDS = 3
 N_PULSES = 10
 
 JUNGFRAU = "JF03T01V02"
@@ -30,10 +32,11 @@ JUNGFRAU = "JF03T01V02"
 
 N_POINTS = 3000
 N_COMPARED = N_POINTS // 10
+N_PAIRS = 10
 WARM_UP = N_POINTS // 30
 KEPT = 16384
-"""Points of the long scan; of those compared at either end; of those before, which fill buffers. Bytes that a
-point of the second half may add: what an allocator gives and takes is some MB."""
+"""Points of the long scan; of those compared at either end, and in how many pairs; of those before, which
+fill buffers. Bytes that a point of the second half may add: what an allocator gives and takes is some MB."""
 
 
 def cpu_of(pid: int) -> float:
@@ -43,37 +46,44 @@ def cpu_of(pid: int) -> float:
 
 
 def volume() -> list[dict]:
-    """One run each; beside the clock, what a busy machine does not change: CPU time and requests."""
-    return [one_run(*case) for case in CASES]
-
-
-def one_run(kind: str, n: int, n_points: int, bar: float) -> dict:
-    """Run, and wait until the catalog has all."""
-    names = [f"SIM:{kind.upper()}{i:03d}" for i in range(n)]
+    """Runs of both kinds, in turns; beside the clock, what no other work changes: CPU time and requests."""
     with broker() as (addresses, folder), embedded_catalog(folder / "catalog") as store:
-        device = device_for(addresses, folder, n_pulses=N_PULSES, **{kind: names})
-        engine = RunEngine(context_managers=[])
-        store.subscribe(engine)
-        requests, documents = Counter(), Counter()
-        store._write_client.context.http_client.event_hooks["request"].append(
-            lambda request: requests.update([request.method])
+        notes: dict[str, str] = {}
+        runs = [partial(one_run, addresses, folder, store, notes, *case) for case in CASES]
+        figures = interleave(runs, rounds=ROUNDS, warm_up=0)
+    return [
+        result(
+            f"volume: {n} {kind} in {n_points} points complete in the catalog",
+            Ratio(late, np.full(ROUNDS, bar)),
+            most=1.0,
+            baseline=f"{bar:g} s after the end of the run",
+            note=f"{np.median(late):.1f} s; {notes[kind]}",
         )
-        engine.subscribe(lambda name, _: documents.update([name]))
-        before = cpu_of(store.server.pid)
-        (uid,) = engine(sf_count([device], n_points))
-        ended = time.perf_counter()
-        store.flush(600)
-        late, spent = time.perf_counter() - ended, cpu_of(store.server.pid) - before
-        array = store[uid]["sfdaq_data"][f"sfdaq_{names[-1]}"].read()
-        assert array.shape == (n_points, N_PULSES)
-    return result(
-        f"volume: {n} {kind} in {n_points} points complete in the catalog",
-        Ratio([late], [bar]),
-        most=1.0,
-        baseline=f"{bar:g} s after the end of the run",
-        note=f"{late:.1f} s; server's CPU {spent:.1f} s; {sum(requests.values())} requests, "
-        f"{sum(documents.values())} documents",
-    )
+        for late, (kind, n, n_points, bar) in zip(figures, CASES)
+    ]
+
+
+def one_run(addresses, folder, store, notes: dict[str, str], kind: str, n: int, n_points: int, _bar) -> float:
+    """Run, and wait until the catalog has all; return how long that took after the end, s."""
+    names = [f"SIM:{kind.upper()}{i:03d}" for i in range(n)]
+    device = device_for(addresses, folder, n_pulses=N_PULSES, **{kind: names})
+    engine = RunEngine(context_managers=[])
+    store.subscribe(engine)
+    requests, documents = Counter(), Counter()
+    hooks = store._write_client.context.http_client.event_hooks["request"]
+    hooks.append(lambda request: requests.update([request.method]))
+    engine.subscribe(lambda name, _: documents.update([name]))
+    before = cpu_of(store.server.pid)
+    (uid,) = engine(sf_count([device], n_points))
+    ended = time.perf_counter()
+    store.flush(600)
+    late, spent = time.perf_counter() - ended, cpu_of(store.server.pid) - before
+    hooks.pop()
+    array = store[uid]["sfdaq_data"][f"sfdaq_{names[-1]}"].read()
+    assert array.shape == (n_points, N_PULSES)
+    notes[kind] = f"server's CPU {spent:.1f} s; {sum(requests.values())} requests, "
+    notes[kind] += f"{sum(documents.values())} documents"
+    return late
 
 
 def resident(pid: int) -> int:
@@ -139,18 +149,19 @@ def points_of(addresses: dict, store, folder: Path, writable: str) -> tuple[np.n
 
 def compared(seen: np.ndarray, late: float) -> list[dict]:
     """Return the rows of time and of memory, each of us and of the server."""
-    ends = seen[WARM_UP : WARM_UP + N_COMPARED], seen[-N_COMPARED:]
-    first, last = ((part[-1] - part[0]) / (len(part) - 1) for part in ends)
+    step = N_COMPARED // N_PAIRS
+    ends = seen[WARM_UP : WARM_UP + N_COMPARED + 1 : step], seen[-N_COMPARED - 1 :: step]
+    first, last = (np.diff(part, axis=0) / step for part in ends)
     added = (seen[-1] - seen[len(seen) // 2]) / (len(seen) // 2)
     rows = []
     for k, who in enumerate(("devices and engine", "catalog's server")):
         rows.append(
             result(
                 f"volume: CPU of a point, last of {N_POINTS}, {who}",
-                Ratio([last[2 * k]], [first[2 * k]]),
+                Ratio(last[:, 2 * k], first[:, 2 * k]),
                 most=1.2,
-                baseline=f"the first {N_COMPARED}: {1000 * first[2 * k]:.1f} ms",
-                note=f"last: {1000 * last[2 * k]:.1f} ms; complete {late:.1f} s after the run",
+                baseline=f"the first {N_COMPARED}: {1000 * first[:, 2 * k].mean():.1f} ms",
+                note=f"last: {1000 * last[:, 2 * k].mean():.1f} ms; complete {late:.1f} s after the run",
             )
         )
         rows.append(
@@ -159,7 +170,7 @@ def compared(seen: np.ndarray, late: float) -> list[dict]:
                 Ratio([max(added[2 * k + 1], 1)], [KEPT]),
                 most=1.0,
                 baseline=f"{KEPT} bytes",
-                note=f"{added[2 * k + 1]:.0f} bytes, at first {first[2 * k + 1]:.0f}; "
+                note=f"{added[2 * k + 1]:.0f} bytes, at first {first[:, 2 * k + 1].mean():.0f}; "
                 f"at the end {seen[-1, 2 * k + 1] / 2**20:.0f} MiB",
             )
         )

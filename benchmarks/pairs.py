@@ -108,7 +108,9 @@ def result(
     met = ratio.value <= most if least is None else ratio.value >= least
     if not met and limit is not None:
         met = "at its limit" if 1 / NEAR <= ratio.value / limit.value <= NEAR else False
-    spread = f"{ratio.low:.3g} to {ratio.high:.3g} (half of {ratio.n} pairs)"
+    spread = "one figure"
+    if ratio.n > 1:
+        spread = f"{ratio.low:.3g} to {ratio.high:.3g} (half of {ratio.n} pairs)"
     return {
         "name": name,
         "ratio": round(ratio.value, 3),

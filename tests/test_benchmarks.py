@@ -35,6 +35,7 @@ def test_result_when_the_bar_is_an_upper_or_a_lower_limit_then_it_says_whether_i
     assert row["note"] == "1.5 to 2.5 (half of 3 pairs); z"
     assert result("x", ratio, baseline="y", least=1.9)["met"]
     assert row["limit"] is None
+    assert result("x", Ratio([1.0], [2.0]), baseline="y", most=1)["note"] == "one figure"
     for limit, met in ((1.85, "at its limit"), (1.5, False)):
         row = result("x", ratio, baseline="y", most=1.9, limit=Ratio([limit], [1.0]))
         assert (row["limit"], row["met"]) == (limit, met)
