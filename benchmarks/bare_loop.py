@@ -3,18 +3,28 @@
 ``python -m benchmarks.bare_loop bare|copy|ours ENDPOINT...`` receives until every port has ended, and prints
 module frames per second, from the first to the last: received and dropped; copied into one buffer, which is
 what the memory of two cores allows at the most; or matched and handed on in whole images.
+
+``python -m benchmarks.bare_loop write FOLDER N_IMAGES ENDPOINT...`` receives so many images, has two threads
+compress each module's, and writes that to a plain file on the disk itself: the least that a recording has to
+do. It prints images per second, and the share of the images that came.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import zmq
 
 from sfdaq_ophyd.clients import ModuleStream
+from sfdaq_ophyd.wire.compression import compress_bslz4
+from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 
 def bare(endpoints: list[str], into: np.ndarray | None = None) -> float:
@@ -43,6 +53,37 @@ def bare(endpoints: list[str], into: np.ndarray | None = None) -> float:
 
 def copy(endpoints: list[str]) -> float:
     return bare(endpoints, np.zeros((4, 512 * 1024), "u2"))
+
+
+def write(folder: str, n_images: int, endpoints: list[str]) -> tuple[float, float]:
+    context, poller = zmq.Context(), zmq.Poller()
+    for endpoint in endpoints:
+        socket = context.socket(zmq.SUB)
+        socket.connect(endpoint)
+        socket.subscribe(b"")
+        poller.register(socket, zmq.POLLIN)
+    first = begin = None
+    n, over, pending = 0, set(), deque[Future]()
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file, ThreadPoolExecutor(2) as pool:
+        while len(over) < len(endpoints):
+            for socket, _ in poller.poll(10_000):
+                parts = socket.recv_multipart(copy=False)
+                if len(parts) == 1:
+                    continue
+                number = ModuleHeader.decode(parts[0].buffer).frame_number
+                first, begin = (number, time.perf_counter()) if first is None else (first, begin)
+                if first <= number < first + n_images:
+                    n += 1
+                    pending.append(pool.submit(compress_bslz4, np.frombuffer(parts[1], "u2")))
+                if number >= first + n_images - 1:
+                    over.add(socket)
+            while pending and (pending[0].done() or len(pending) > 8 or len(over) == len(endpoints)):
+                file.write(pending.popleft().result())
+        os.fsync(file.fileno())
+    n /= len(endpoints)
+    rate = n / (time.perf_counter() - begin)
+    context.destroy(linger=0)
+    return rate, n / n_images
 
 
 def ours(endpoints: list[str]) -> float:
@@ -75,4 +116,8 @@ def ours(endpoints: list[str]) -> float:
 
 if __name__ == "__main__":
     which, *endpoints = sys.argv[1:]
-    print({"bare": bare, "copy": copy, "ours": ours}[which](endpoints))
+    if which == "write":
+        folder, n_images, *endpoints = endpoints
+        print(*write(folder, int(n_images), endpoints))
+    else:
+        print({"bare": bare, "copy": copy, "ours": ours}[which](endpoints))
