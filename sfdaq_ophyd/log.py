@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import sys
@@ -19,14 +20,17 @@ from .errors import ConfigError, RequestError, SfdaqError
 
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)-7s %(name)s: %(message)s"
 
-LINES = 8
-"""Most lines of a failure on the screen; with warnings and a command's own words it is one screen of 12."""
+SCREEN = 12
+"""Most lines that are shown where a command fails: its own words, warnings, and the failure."""
+
+LINES, LEAST = 8, 4
+"""Most lines of a failure on the screen, and how many it has where others have taken theirs."""
 
 LONGEST = 700
 """Most characters of a sentence on the screen; the middle of a longer one is left out."""
 
 WARNINGS, PER = 2, 60.0
-"""Most warnings on the screen within so many s; the others are in the log."""
+"""Most warnings on the screen within so many s; the others are in the log. A command that ends shows one."""
 
 MAX_LOG = 10 * 2**20
 """Bytes of the log at which the next start moves it aside."""
@@ -34,6 +38,7 @@ MAX_LOG = 10 * 2**20
 logger = logging.getLogger(__name__)
 _handler: logging.Handler | None = None
 _log: logging.FileHandler | None = None
+_n_shown = 0
 
 
 def config_sfdaq_logging(level: int | str = "INFO", file: str | Path | None = None) -> logging.Handler:
@@ -60,11 +65,17 @@ def config_sfdaq_logging(level: int | str = "INFO", file: str | Path | None = No
     return handler
 
 
-def keep_log() -> Path:
+def keep_log(serves: bool = True) -> Path:
     """Send every record of the process to the log; this package's warnings, a line each, to standard error.
 
     Commands and sessions call this: what they show of a failure ends with this path. A second call changes
     nothing.
+
+    Parameters
+    ----------
+    serves : bool
+        This process goes on until somebody ends it, and shows warnings again after a while. One that ends by
+        itself has a single screen.
 
     Returns
     -------
@@ -80,7 +91,7 @@ def keep_log() -> Path:
         logging.captureWarnings(True)
         threading.excepthook, sys.unraisablehook = _log_thread, _log_unraisable
         setattr(SfdaqError, "_render_traceback_", _rendered)  # noqa: B010 (IPython asks for this method)
-        _use(_Screen())
+        _use(_Screen(WARNINGS, PER) if serves else _Screen(1, math.inf))
         logging.getLogger("sfdaq_ophyd").setLevel("INFO")
     return Path(_log.baseFilename)
 
@@ -89,6 +100,41 @@ def _log_unraisable(unraisable) -> None:
     """Keep off the screen what a destructor raised, such as a Ctrl-C that came while it ran."""
     error = unraisable.exc_type, unraisable.exc_value, unraisable.exc_traceback
     logging.getLogger(__name__).debug("%s: %r", unraisable.err_msg, unraisable.object, exc_info=error)
+
+
+def count_lines(text: str) -> None:
+    """Take note that a command has shown this, so that a failure fits on the same screen."""
+    global _n_shown
+    _n_shown += _height(text)
+
+
+def room() -> int:
+    """Return how many lines of the screen are left."""
+    warnings = _handler.height if isinstance(_handler, _Screen) else 0
+    return SCREEN - _n_shown - warnings
+
+
+def in_lines(text: str, most: int, indent: str = "") -> list[str]:
+    """Break a text for a terminal, elsewhere leave it in one line; no more than `most` lines.
+
+    What is left out of a text that is too long is its middle, of a single line its end.
+    """
+    text = " ".join(text.split())
+    width = _width()
+    longest = LONGEST if most < 2 else min(LONGEST, int(0.9 * most * (width - len(indent))))
+    text = text if len(text) <= longest else f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent="  ", max_lines=most, placeholder=" ..."
+    )
+
+
+def _width() -> int:
+    return max(shutil.get_terminal_size().columns, 40) if sys.stderr.isatty() else 2000
+
+
+def _height(text: str) -> int:
+    """Return how many lines a text has on the screen."""
+    return sum(max(1, math.ceil(len(line) / _width())) for line in text.splitlines())
 
 
 @contextlib.contextmanager
@@ -114,25 +160,40 @@ def failure(exc: BaseException, what: str) -> str:
     Returns
     -------
     str
-        `LINES` lines at the most: what was attempted, what happened with the last state seen, what to do, and
-        where the traceback is. Mistakes in arguments and files need one sentence only.
+        `LINES` lines at the most, fewer where the screen has others: what was attempted, what happened with
+        the last state seen, what to do, and where the traceback is. Mistakes in arguments and files need one
+        sentence only.
     """
+    most = max(LEAST, min(LINES, room()))
     chain = list(_chain(exc))
     told = next((each for each in chain if isinstance(each, SfdaqError)), chain[-1])
     notes = [note for each in chain for note in getattr(each, "__notes__", ())]
     attempts = [note for note in notes if note.startswith("while ")]
     if isinstance(told, RequestError | ConfigError) and not attempts:
         lines = f"sfdaq: {told}".splitlines()
-        more = len(lines) - LINES + 1
-        return "\n".join(lines if more < 2 else [*lines[: LINES - 1], f"and {more} more"])
+        return "\n".join(lines if _height("\n".join(lines)) <= most else _first(lines, most))
     path = keep_log()
     logger.error("%s failed: %s", what, told, exc_info=exc)
     sentence, advice = _sentence(told)
-    words = [f"{what} failed{''.join(f' {each}' for each in attempts[:1])}:"]
-    words += _wrapped(sentence, LINES - 4)
-    words += _wrapped("; ".join(note for note in notes if note not in attempts), 1)
-    words += _wrapped(f"What to do: {advice}" if advice else "", 1)
-    return "\n".join([*words, f"  Traceback: {path}"])
+    first, last = f"{what} failed{''.join(f' {each}' for each in attempts[:1])}:", f"  Traceback: {path}"
+    more = "; ".join(note for note in notes if note not in attempts)
+    spare = most - 1 - _height(last) - bool(advice)
+    happened = in_lines(sentence, max(1, min(LINES - 4, spare - bool(more))), "  ")
+    spare -= len(happened)
+    noted = in_lines(more, 1, "  ") if spare > 0 else []
+    spare -= len(noted)
+    to_do = in_lines(f"What to do: {advice}" if advice else "", 2 if spare > 0 else 1, "  ")
+    return "\n".join([*in_lines(first, 1), *happened, *noted, *to_do, last])
+
+
+def _first(lines: list[str], most: int) -> list[str]:
+    """Return the first of many lines, and how many more there are, in `most` lines of the screen."""
+    shown = in_lines(lines[0], max(1, most - 1)) if _height(lines[0]) >= most else lines[:1]
+    n = 1
+    while n < len(lines) and _height("\n".join([*shown, lines[n]])) < most:
+        shown.append(lines[n])
+        n += 1
+    return [*shown, f"and {len(lines) - n} more"] if n < len(lines) else shown
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:
@@ -157,16 +218,6 @@ def _sentence(exc: BaseException) -> tuple[str, str]:
         "Look at this path, the rights to it and its disk"
         if known
         else "This was not foreseen; the traceback tells where it comes from",
-    )
-
-
-def _wrapped(text: str, most: int) -> list[str]:
-    """Break a text for a terminal, elsewhere leave it in one line; indented, no more than `most` lines."""
-    text = " ".join(text.split())
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 2000
-    return textwrap.wrap(
-        text, max(width, 40), initial_indent="  ", subsequent_indent="  ", max_lines=most, placeholder=" ..."
     )
 
 
@@ -215,22 +266,28 @@ def _log_thread(args: threading.ExceptHookArgs) -> None:
 class _Screen(logging.StreamHandler):
     """Warnings of this package, one line each and a few at a time; the log has them whole."""
 
-    def __init__(self):
+    def __init__(self, most: int, per: float):
         super().__init__()
         self.setLevel(logging.WARNING)
-        self._shown: list[float] = []
+        self._most, self._per = most, per
+        self._shown: list[tuple[float, int]] = []  # when, and of how many lines
+
+    @property
+    def height(self) -> int:
+        """How many lines of the screen have warnings."""
+        return sum(lines for at, lines in self._shown if time.monotonic() - at < self._per)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a warning, and in place of the first too many where the others are."""
         now = time.monotonic()
-        self._shown = [at for at in self._shown if now - at < PER]
+        self._shown = [each for each in self._shown if now - each[0] < self._per]
         if record.name != __name__ or record.levelno < logging.ERROR:  # what `failure` logs, it also returns
-            if len(self._shown) <= WARNINGS:
+            if len(self._shown) <= self._most:
                 super().emit(record)
-                self._shown.append(now)
+                self._shown.append((now, _height(self.format(record))))
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        if len(self._shown) == WARNINGS:
+        if len(self._shown) == self._most:
             return f"more warnings are in {keep_log()}"
-        return _wrapped(f"{record.levelname.lower()}: {record.getMessage()}", 1)[0].strip()
+        return in_lines(f"{record.levelname.lower()}: {record.getMessage()}", 1)[0]

@@ -27,6 +27,10 @@ COMMANDS = {
 """Name to the line shown by ``sfdaq --help``. Command ``a-b`` lives in ``sfdaq_ophyd.cli.a_b``."""
 
 
+SERVE = {"sim", "session", "watch"}
+"""Commands that go on until somebody ends them."""
+
+
 def _module(name: str) -> str:
     return f"{__package__}.{name.replace('-', '_')}"
 
@@ -88,7 +92,7 @@ def main() -> None:
     """Run the command line; a failure is one screen, exit code 1, and its traceback is in the log."""
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     if command:
-        keep_log()
+        keep_log(command in SERVE)
     try:
         app()
     except Exception as exc:

@@ -19,11 +19,11 @@ from rich.console import Console
 
 from ..errors import ServiceTimeout, require
 from ..limits import Limit
-from ..log import attempt
+from ..log import attempt, count_lines, in_lines
 from ..sim import Facility
 from ..sim.child import HINT
 from ..starting import without_collection
-from .sim import SPEED, START_TIMEOUT, say_rate
+from .sim import SPEED, START_TIMEOUT
 
 FRAMES_PER_FILE = 20
 """Images per file of the standard DAQ: as a rule, the frame that the live Jungfrau shows is among them."""
@@ -188,7 +188,7 @@ def demo(
     parts = Facility(
         speed,
         directory / "facility",
-        on_rate=say_rate,
+        on_rate=_say_rate,
         start_timeout=start_timeout,
         eiger_model=eiger_model,
         std_daq_dialect=std_daq.value,
@@ -196,7 +196,7 @@ def demo(
     )
     with ExitStack() as stack:
         ctrl_c = stack.enter_context(_remembered_ctrl_c())
-        console.print("Starting the simulated facility and the catalog ...")
+        _say(console, "Starting the simulated facility and the catalog ...")
         with attempt("starting the simulated facility and the catalog"):
             facility = stack.enter_context(parts)
             catalog = stack.enter_context(
@@ -211,14 +211,14 @@ def demo(
             run_engine.waiting_hook = ProgressBarManager()  # type: ignore[assignment] # bluesky gives it no type
             # ophyd's own bar divides by zero where the motor already stands at its target
             warnings.filterwarnings("ignore", "invalid value", RuntimeWarning, "ophyd.status")
-        console.print("Taking a pedestal: shutter closed, three gain stages ...")
+        _say(console, "Taking a pedestal: shutter closed, three gain stages ...")
         with attempt("taking a pedestal"):
             dark = _run(run_engine, take_pedestal(beamline.sfdaq, shutter=beamline.shutter), ctrl_c)
             pedestal = calibrating_file(catalog[dark])
-            console.print(f"Pedestal: {short(pedestal, 80)}", soft_wrap=True)
+            _say(console, f"Pedestal: {short(pedestal, 69)}")
             detectors = beamline.scanned(pedestal)
-        names = "pulse_id, eiger, jf, writer (standard DAQ) and sfdaq (broker)"
-        console.print(f"Scanning {beamline.motor.name} with {names} ...")
+        names = "pulse_id, eiger, jf, writer (standard DAQ), sfdaq (broker)"
+        _say(console, f"Scanning {beamline.motor.name}: {names} ...")
         with attempt(f"scanning {beamline.motor.name} with {names}"):
             light = _run(run_engine, sf_scan(detectors, beamline.motor, *SCAN, points), ctrl_c)
         with attempt("showing what the catalog has"):
@@ -231,6 +231,19 @@ def demo(
     console.print("\nNext:")
     for words, what in NEXT:
         console.print(f"  {_program()} {words:20}  # {what}", soft_wrap=True)
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a line that a failure leaves room for."""
+    console.print(text, soft_wrap=True)
+    count_lines(text)
+
+
+def _say_rate(text: str) -> None:
+    """Print at which rate the pulse clock runs, in one line."""
+    (line,) = in_lines(text, 1)
+    print(line, file=sys.stderr, flush=True)
+    count_lines(line)
 
 
 def _program() -> str:
