@@ -147,6 +147,8 @@ class FileFormatError(SfdaqError, ValueError):
         What is there, and what should be.
     """
 
+    advice = "Is it the right file, and whole? `sfdaq repair` opens one whose writer was killed"
+
     def __init__(self, path: object, dataset: str, *, found: str, expected: str):
         self.path, self.dataset, self.found, self.expected = str(path), dataset, found, expected
         super().__init__(f"{path}: dataset {dataset!r}: found {found}, expected {expected}")

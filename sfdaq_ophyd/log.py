@@ -102,6 +102,12 @@ def _log_unraisable(unraisable) -> None:
     logging.getLogger(__name__).debug("%s: %r", unraisable.err_msg, unraisable.object, exc_info=error)
 
 
+def new_screen() -> None:
+    """Begin a command: nothing of it is shown yet."""
+    global _n_shown
+    _n_shown = 0
+
+
 def count_lines(text: str) -> None:
     """Take note that a command has shown this, so that a failure fits on the same screen."""
     global _n_shown
@@ -204,21 +210,23 @@ def _chain(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__)
 
 
+def advice_of(exc: BaseException) -> str:
+    """Return what a person does about an exception; empty where its sentence says all."""
+    if isinstance(exc, SfdaqError):
+        return getattr(exc, "hint", "") or exc.advice
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return "Look at this path, the rights to it and its disk"
+    return "This was not foreseen; the traceback tells where it comes from"
+
+
 def _sentence(exc: BaseException) -> tuple[str, str]:
     """Return what happened, and what a person does."""
-    text = str(exc)
+    text, advice = str(exc), advice_of(exc)
     if isinstance(exc, SfdaqError):
-        hint = getattr(exc, "hint", "") or exc.advice
-        return text.removesuffix(hint).rstrip(), hint
-    known = isinstance(exc, OSError) and exc.filename is not None
+        return text.removesuffix(advice).rstrip(), advice
     frames = traceback.extract_tb(exc.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return (
-        f"{type(exc).__name__}: {text}{where}",
-        "Look at this path, the rights to it and its disk"
-        if known
-        else "This was not foreseen; the traceback tells where it comes from",
-    )
+    return f"{type(exc).__name__}: {text}{where}", advice
 
 
 def _use(handler: logging.Handler) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from ..log import config_sfdaq_logging, failure, keep_log
+from ..log import config_sfdaq_logging, failure, keep_log, new_screen
 
 COMMANDS = {
     "demo": "Run a whole scan against the simulated facility, and show what the catalog has of it.",
@@ -79,6 +79,7 @@ def sfdaq(
 
     Example: sfdaq demo
     """
+    new_screen()
     if version:
         from .. import __version__
 

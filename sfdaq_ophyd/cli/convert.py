@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from pathlib import Path
@@ -14,12 +13,10 @@ import typer
 from ..calibration import CalibrationOptions
 from ..errors import RequestError
 from ..files.convert import plan, run
-from ..log import keep_log
+from .failed_files import FailedFiles
 
-MOST_SHOWN = 8
-"""Failed files that are shown; all are in the log."""
-
-logger = logging.getLogger(__name__)
+SHOWN = "source", "target", "n_frames", "state", "message"
+"""What ``--json`` tells of a file."""
 
 
 def _numbers(text: str, n: int, name: str) -> list[int]:
@@ -108,32 +105,29 @@ def convert(
         overwrite=overwrite,
         threads=max(1, len(os.sched_getaffinity(0)) // workers),
     )
-    results = list(_shown(run(jobs, scheduler=scheduler, workers=workers), len(jobs), as_json))
+    failed = FailedFiles()
+    results = list(_shown(run(jobs, scheduler=scheduler, workers=workers), len(jobs), as_json, failed))
     if as_json:
-        typer.echo(json.dumps([{name: getattr(r, name) for name in r.__slots__} for r in results], indent=2))
-    n_failed = sum(r.state == "failed" for r in results)
-    if n_failed > MOST_SHOWN:
-        print(f"sfdaq: {n_failed} of {len(results)} files failed; all are in {keep_log()}", file=sys.stderr)
-    if n_failed:
+        typer.echo(json.dumps([{name: getattr(r, name) for name in SHOWN} for r in results], indent=2))
+    failed.end(len(results))
+    if failed.n:
         raise typer.Exit(1)
 
 
-def _shown(results, n_jobs, as_json):
+def _shown(results, n_jobs, as_json, failed):
     """Pass results on; a bar on a terminal, and a line per file; of those that failed, the first ones."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
-    n_failed = 0
     with Progress(console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("convert", total=n_jobs)
         for result in results:
             progress.advance(task)
             if result.state == "failed":
-                logger.info("%s: %s", result.source, result.message)
-                n_failed += 1
-                if n_failed <= MOST_SHOWN:
-                    print(f"sfdaq: {result.source}: {result.message:.700}", file=sys.stderr)
+                named = result.message.startswith(result.source)
+                text = result.message if named else f"{result.source}: {result.message}"
+                failed.add(text, result.advice, result.traceback)
             elif not as_json:
                 frames = f", {result.n_frames} frames" if result.state == "converted" else ""
                 typer.echo(f"{result.target}: {result.state}{frames}")

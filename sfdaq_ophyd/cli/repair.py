@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import SfdaqError
+from ..errors import FileFormatError, SfdaqError
 from ..files.repair import repair as repair_file
-from ..log import keep_log
-
-MOST_SHOWN = 8
-"""Failed files that are shown; all are in the log."""
-
-logger = logging.getLogger(__name__)
+from ..log import advice_of
+from .failed_files import FailedFiles
 
 
 def repair(
@@ -30,18 +25,15 @@ def repair(
 
     Example: sfdaq repair data/eiger_20261126_120000_0a1b2c3d.h5
     """
-    failed = 0
+    failed = FailedFiles()
     for file in files:
         try:
             done = repair_file(file)
         except SfdaqError as exc:
-            failed += 1
-            logger.info("%s", exc)
-            if failed <= MOST_SHOWN:
-                print(f"sfdaq: {exc!s:.700}", file=sys.stderr)
+            advice = "" if isinstance(exc, FileFormatError) else advice_of(exc)  # that tells of this command
+            failed.add(str(exc), advice, "".join(traceback.format_exception(exc)))
         else:
             typer.echo(f"{file}: {'repaired' if done else 'nothing to do'}")
-    if failed > MOST_SHOWN:
-        print(f"sfdaq: {failed} of {len(files)} files failed; all are in {keep_log()}", file=sys.stderr)
-    if failed:
+    failed.end(len(files))
+    if failed.n:
         raise typer.Exit(1)

@@ -10,10 +10,11 @@ import math
 import os
 import queue
 import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ..errors import (
     WireError,
     require,
 )
+from ..log import advice_of
 from ..wire import compression
 from ..wire.broker import PEDESTALS
 from ..wire.detector_name import MODULE_SHAPE, DetectorName
@@ -95,8 +97,8 @@ class Converted:
         Frames in the target; 0 where none was made.
     state : {"converted", "present", "failed"}
         "present": the target was there and stays.
-    message : str
-        Why it failed.
+    message, advice, traceback : str
+        Why it failed; what a person does, and where it comes from.
     """
 
     source: str
@@ -104,6 +106,8 @@ class Converted:
     n_frames: int
     state: str
     message: str = ""
+    advice: str = field(default="", repr=False, compare=False)
+    traceback: str = field(default="", repr=False, compare=False)
 
 
 def convert(job: Conversion) -> Converted:
@@ -113,7 +117,8 @@ def convert(job: Conversion) -> Converted:
     try:
         return Converted(job.source, job.target, _convert(job), "converted")
     except (SfdaqError, OSError) as exc:
-        return Converted(job.source, job.target, 0, "failed", str(exc))
+        where = "".join(traceback.format_exception(exc))  # as text, for it may come from another machine
+        return Converted(job.source, job.target, 0, "failed", str(exc), advice_of(exc), where)
 
 
 def _convert(job: Conversion) -> int:

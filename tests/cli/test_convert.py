@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sfdaq_ophyd.cli import app
+from sfdaq_ophyd.errors import FileFormatError
 from sfdaq_ophyd.files.gain_file import write_gain
 from sfdaq_ophyd.files.pedestal_file import Pedestal, write_pedestal
 from sfdaq_ophyd.files.swissfel_file import SwissfelFile
@@ -144,13 +145,16 @@ def without_a_good_frame(group):
 
 
 @pytest.mark.parametrize("spoil", [without_ids, without_a_good_frame])
-def test_file_when_broken_or_of_bad_frames_then_named_and_the_others_converted(run, spoil):
+def test_file_when_broken_or_of_bad_frames_then_named_and_the_others_converted(run, spoil, caplog):
+    caplog.set_level("INFO", logger="sfdaq_ophyd")
     with h5py.File(run.data / f"acq0001.{DETECTOR}.h5", "a") as file:
         word = spoil(file[f"data/{DETECTOR}"])
     result = run()
     assert result.exit_code == 1
     assert f"acq0001.{DETECTOR}.h5" in result.stderr
     assert word in result.stderr
+    (message,) = [each for each in caplog.messages if "Traceback (most recent call last)" in each]
+    assert word in message and "in _convert" in message
     assert names(run.out) == [f"acq0002.{DETECTOR}.h5"]
 
 
@@ -165,8 +169,10 @@ def test_file_when_it_cannot_be_opened_then_named_and_the_others_converted(run, 
         file["entry/data"] = [1]
     result = run("--disabled-modules", "")
     assert result.exit_code == 1
-    (line,) = result.stderr.splitlines()
-    assert f"{run.data / name}: " in line and "no readable HDF5" in line
+    line, to_do, last = result.stderr.splitlines()
+    assert line.count(f"{run.data / name}: ") == 1 and "no readable HDF5" in line
+    assert to_do == f"  What to do: {FileFormatError.advice}"
+    assert last.startswith("sfdaq: 1 of 3 files failed; all are in ")
     assert names(run.out) == [f"acq000{k}.{DETECTOR}.h5" for k in (1, 2)]
 
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from sfdaq_ophyd import log
 from sfdaq_ophyd.catalog import _embedded
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout, ServiceUnreachable
-from sfdaq_ophyd.log import failure
 from sfdaq_ophyd.session import simulated
 from sfdaq_ophyd.session.config import SimConfig
 from sfdaq_ophyd.sim import child
@@ -33,7 +33,7 @@ class Failing:
 @pytest.fixture
 def screen_of(tmp_path, monkeypatch):
     """Return what a person sees where the simulated facility does not start, and the exception."""
-    monkeypatch.setenv("SFDAQ_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr(log, "keep_log", lambda: tmp_path / "log")
     for name in ("EPICS_CA_ADDR_LIST", "EPICS_CA_AUTO_ADDR_LIST"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.setattr(simulated, "Facility", Failing)
@@ -45,7 +45,7 @@ def screen_of(tmp_path, monkeypatch):
         with pytest.raises(type(error) if isinstance(error, RequestError) else Exception) as caught:
             sim.wait()
         assert not sim.is_ready
-        return failure(caught.value, "sfdaq doctor").splitlines(), caught.value
+        return log.failure(caught.value, "sfdaq doctor").splitlines(), caught.value
 
     return screen
 
