@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -64,13 +65,12 @@ class FrameQueue(Generic[F]):
         return frame
 
     def clear(self) -> None:
-        """Forget what is waiting."""
-        while True:
-            try:
+        """Forget what is waiting now, however fast more comes."""
+        with contextlib.suppress(queue.Empty):
+            for _ in range(self._frames.qsize()):
                 if self._frames.get_nowait() is None:
-                    return self._frames.put(None)
-            except queue.Empty:
-                return None
+                    self._frames.put(None)
+                    return
 
     def close(self) -> None:
         """Take no more frames; wakes whoever waits. Safe twice."""

@@ -116,6 +116,9 @@ def api_key(config: SfdaqConfig) -> str:
 PATIENCE_MS = 3000
 """How long a publisher waits at its opening for somebody who listens."""
 
+SUBSCRIPTIONS = 100
+"""Subscriptions, and ends of some, that are taken in before a document is sent; the others wait."""
+
 KAFKA_PATIENCE_MS = 30_000
 """How long a message waits for a Kafka broker."""
 
@@ -187,8 +190,10 @@ def _zmq(config: PublishConfig, pack):
     prefix = config.prefix.encode()
 
     def send(name: str, doc: dict) -> None:
-        while socket.poll(0):
-            socket.recv()  # a subscription
+        for _ in range(SUBSCRIPTIONS):
+            if not socket.poll(0):
+                break
+            socket.recv()
         socket.send(b" ".join([prefix, name.encode(), pack(doc)]))
 
     return send, socket.close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import time
 
 import zmq
@@ -10,6 +11,22 @@ from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 SHAPE = (4, 8)
 PIXELS = bytes(64)
+
+
+class Refilled(queue.SimpleQueue):
+    """A queue in which the next item lies whenever one is taken: what fills it is faster than we are."""
+
+    n_taken = 0
+
+    def get(self, block=True, timeout=None):
+        item = super().get(block, timeout)
+        self.n_taken += 1
+        assert self.n_taken < 1000, "it is read until it is empty, which it never is"
+        self.put(item)
+        return item
+
+    def get_nowait(self):
+        return self.get(block=False)
 
 
 class Publisher:

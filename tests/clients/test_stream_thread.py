@@ -11,7 +11,7 @@ from sfdaq_ophyd.clients import ImageStream, ModuleStream
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
 from sfdaq_ophyd.wire.image_header import ImageHeader
 
-from .stream_peers import PIXELS, SHAPE, Publisher, collect, send_small
+from .stream_peers import PIXELS, SHAPE, Publisher, Refilled, collect, send_small
 
 
 def test_port_when_it_floods_then_the_others_are_served_all_the_same():
@@ -33,6 +33,24 @@ def test_port_when_it_floods_then_the_others_are_served_all_the_same():
         finally:
             taken.set()
             flooding.join(60)
+
+
+def test_clear_when_frames_come_faster_than_they_are_forgotten_then_those_that_waited_are():
+    frames = ModuleStream(["tcp://127.0.0.1:1"]).frames()
+    frames._frames = Refilled()
+    for number in range(5):
+        frames._frames.put(number)
+    frames.clear()
+    assert frames._frames.n_taken == 5
+
+
+def test_clear_when_the_stream_is_closed_then_the_iterator_ends_all_the_same():
+    frames = ModuleStream(["tcp://127.0.0.1:1"]).frames()
+    frames._frames.put(1)
+    frames.close()
+    for _ in range(2):
+        frames.clear()
+    assert list(frames) == []
 
 
 @pytest.mark.parametrize("kind", ["modules", "images"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import types
 
 import bluesky.plans as bp
 import msgpack
@@ -66,6 +67,35 @@ def test_run_when_published_then_the_same_documents_come_out_of_the_proxy(proxy,
     emitted, got = published(proxy, PublishConfig(zmq=address, format=kind, prefix="here"), wait_for)
     assert json.loads(json.dumps(emitted, default=plain)) == json.loads(json.dumps(got))
     assert [name for name, _ in got] == ["start", "descriptor", "event", "event", "event", "stop"]
+
+
+def test_document_when_subscriptions_never_end_then_it_is_sent_all_the_same(monkeypatch):
+    class Socket:
+        n_taken, sent = 0, ()
+
+        def connect(self, address):
+            pass
+
+        def poll(self, timeout=None):
+            return 1
+
+        def recv(self):
+            self.n_taken += 1
+            assert self.n_taken < 10_000, "it is read until it is empty, which it never is"
+            return b"\1"
+
+        def send(self, message):
+            self.sent += (message,)
+
+        def close(self):
+            pass
+
+    socket = Socket()
+    monkeypatch.setattr("zmq.Context.instance", lambda: types.SimpleNamespace(socket=lambda kind: socket))
+    send = publisher(PublishConfig(zmq="127.0.0.1:9", format="json", prefix="here"))
+    send("stop", {"uid": "x"})
+    send.close()
+    assert socket.sent == (b'here stop {"uid": "x"}',)
 
 
 def test_document_when_it_cannot_be_packed_then_logged_once_and_the_run_goes_on(caplog):

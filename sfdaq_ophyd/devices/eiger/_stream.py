@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -175,10 +176,11 @@ class StreamSource(OrderedSource):
             raise ServiceTimeout(what, self._settings.timeout, "no answer", hint) from exc
 
     def _drain(self) -> None:
-        """Drop what waits, counting frames."""
+        """Drop what waits now, however fast more comes, counting frames."""
         n_frames = 0
-        while not self._events.empty():
-            n_frames += isinstance(self._events.get(), EigerFrame)
+        with contextlib.suppress(queue.Empty):
+            for _ in range(self._events.qsize()):
+                n_frames += isinstance(self._events.get_nowait(), EigerFrame)
         if n_frames:
             self._count_stale(n_frames)
 

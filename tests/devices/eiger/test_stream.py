@@ -15,6 +15,7 @@ from sfdaq_ophyd.clients import EigerStream, SimplonClient
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
+from ...clients.stream_peers import Refilled
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
 from ..suspended import scan_suspended
 from .conftest import SHAPE, check_as_found, dark_and_primary, make_eiger, stamp_of
@@ -72,6 +73,15 @@ def test_plan_when_streamed_then_every_frame_is_in_its_place_and_all_is_as_found
     times = np.ravel([row["eiger_timestamp"] for row in rows])
     assert (np.diff(times) > 0).all()
     assert len({str(uid) for row in rows for uid in np.ravel(row["eiger_series_uid"])}) == 1
+
+
+def test_old_frames_when_more_come_than_are_dropped_then_those_that_waited_are(eiger):
+    source = eiger.source
+    source._events = Refilled()
+    for event in (None, None, None):
+        source._events.put(event)
+    source._drain()
+    assert source._events.n_taken == 3
 
 
 def files_of(run):
