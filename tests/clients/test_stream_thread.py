@@ -8,31 +8,54 @@ import pytest
 import zmq
 
 from sfdaq_ophyd.clients import ImageStream, ModuleStream
+from sfdaq_ophyd.clients._receiver import _BATCH
 from sfdaq_ophyd.errors import RequestError, ServiceTimeout
 from sfdaq_ophyd.wire.image_header import ImageHeader
 
 from .stream_peers import PIXELS, SHAPE, Publisher, Refilled, collect, send_small
 
 
-def test_port_when_it_floods_then_the_others_are_served_all_the_same():
-    taken = threading.Event()
+def test_port_when_it_floods_then_the_others_are_served_all_the_same(monkeypatch, wait_for):
+    """It sends faster than we receive, so that nothing but the size of a batch ends its turn."""
+    n_sent, turns, over, poll = [0], [0], threading.Event(), zmq.Poller.poll
+
+    def look(poller, timeout=None):
+        if threading.current_thread().name.startswith("frames of"):
+            turns.append(0)
+        return poll(poller, timeout)
+
+    monkeypatch.setattr(zmq.Poller, "poll", look)
     with Publisher(2, high_water=100) as peer, ModuleStream(peer.endpoints) as stream:
+        queue, put = stream.frames(), stream._intake.put
 
         def flood():
-            while not taken.is_set():
+            while not over.wait(1e-4):
                 send_small(peer, 1, ports=[0])
+                n_sent[0] += 1
 
-        queue = stream.frames()
+        def slow(message):
+            if message.port == 0:
+                turns[-1] += 1
+                if turns[-1] > 50 * _BATCH:
+                    over.set()
+                until = n_sent[0] + 3
+                while n_sent[0] < until and not over.wait(1e-4):
+                    pass
+            put(message)
+
+        stream._intake.put = slow
         stream.wait_connected(60)
         peer.wait_subscribed()
         flooding = threading.Thread(target=flood)
         flooding.start()
         try:
+            wait_for(lambda: max(turns) >= _BATCH, "a whole batch")
             send_small(peer, 1, ports=[1])
             assert collect(queue, 1)[0].is_good
         finally:
-            taken.set()
+            over.set()
             flooding.join(60)
+    assert max(turns) <= 2 * _BATCH, "the second where the first ended with a message that was held"
 
 
 def test_clear_when_frames_come_faster_than_they_are_forgotten_then_those_that_waited_are():
