@@ -262,7 +262,8 @@ from tests.devices.fake import FakeDetector, FakeSource
 det = FakeDetector(name="det", directory={str(tmp_path)!r}, source=FakeSource(period=0.4))
 det.timeout.put(0.5)
 """
-    assert scan_suspended(make, 3, seconds=2.0) == ["1", "2", "3"]
+    exposes = 'det.source.calls["frames"] == 2 and det.source.armed.is_set()'
+    assert scan_suspended(make, 3, seconds=2.0, under_way=exposes) == ["1", "2", "3"]
 
 
 # one failure after another

@@ -68,6 +68,11 @@ def eiger(part, tmp_path):
     return make_eiger(part, tmp_path)
 
 
+LOOKS = "from sfdaq_ophyd.clients import SimplonClient; looks = SimplonClient(det.client.url)"
+EXPOSES = 'looks.state().value == "acquire"'
+"""For `scan_suspended`: what it makes besides `det`, and what tells that this exposes."""
+
+
 class Operator:
     """Somebody else who runs the detector: a series of short frames until stopped."""
 

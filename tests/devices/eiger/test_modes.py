@@ -23,7 +23,7 @@ from sfdaq_ophyd.wire.simplon import DetectorState
 from ...http_peer import relay
 from ..run_engine_driver import check_run, drive, interruptible
 from ..suspended import scan_suspended
-from .conftest import Operator, check_as_found, make_eiger, stamp_of
+from .conftest import EXPOSES, LOOKS, Operator, check_as_found, make_eiger, stamp_of
 from .stream_line import rows_of
 
 
@@ -404,10 +404,11 @@ from sfdaq_ophyd.devices import Eiger
 det = Eiger({part.url!r}, name="det", directory={str(tmp_path)!r}, timeout=3.0)
 det.exposure_time.put(0.4)
 det.timeout.put(3.0)
+{LOOKS}
 """
     client = SimplonClient(part.url)
     client.initialize()  # series count from 1
-    assert scan_suspended(make, 3, seconds=5.0) == ["1_0", "1_1", "1_2"]
+    assert scan_suspended(make, 3, seconds=5.0, under_way=EXPOSES) == ["1_0", "1_1", "1_2"]
     client.initialize()
 
 

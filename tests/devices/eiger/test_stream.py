@@ -18,7 +18,7 @@ from sfdaq_ophyd.sim.stamp import read_stamp
 from ...clients.stream_peers import Refilled
 from ..run_engine_driver import check_files, check_run, drive, interruptible, streams
 from ..suspended import scan_suspended
-from .conftest import SHAPE, check_as_found, dark_and_primary, make_eiger, stamp_of
+from .conftest import EXPOSES, LOOKS, SHAPE, check_as_found, dark_and_primary, make_eiger, stamp_of
 from .stream_line import rows_of
 
 motor = SynAxis(name="motor")
@@ -230,9 +230,9 @@ def test_step_when_the_process_was_suspended_then_no_limit_is_reached_and_no_fra
         f"det = Eiger({part.url!r}, name='det', directory={str(tmp_path)!r}, readout='stream', "
         f"stream={part.stream_endpoint!r})\n"
         "det.exposure_time.put(0.3)\n"
-        "det.timeout.put(1.0)"
+        f"det.timeout.put(1.0)\n{LOOKS}"
     )
-    ids = scan_suspended(make, 3, seconds=4.0)
+    ids = scan_suspended(make, 3, seconds=4.0, under_way=EXPOSES)
     series = ids[0].split("_")[0]
     assert ids == [f"{series}_{k}" for k in range(3)]
     SimplonClient(part.url).initialize()
