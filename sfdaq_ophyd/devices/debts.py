@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import StorageError
 from ..files.storage import write_whole
 
 logger = logging.getLogger(__name__)
@@ -125,10 +126,16 @@ class Debts:
         digest = hashlib.sha256(self.address.encode()).hexdigest()[:8]
         return (_folder or self._directory / "debts") / f"{slug}_{digest}.json"
 
-    def owed(self) -> dict[str, Debt]:
-        """Return what is owed, in the order in which it is to be put back; nothing that is staged."""
+    def owed(self, *, surely: bool = False) -> dict[str, Debt]:
+        """Return what is owed, in the order in which it is to be put back; nothing that is staged.
+
+        With `surely` StorageError if the file, which may tell of more, cannot be read now.
+        """
         with _lock:
-            return {what: debt for what, debt in self._read().items() if not debt.held}
+            noted = self._read()
+            if surely and self._closed is not None:
+                raise _not_read(self.path, self._closed)
+        return {what: debt for what, debt in noted.items() if not debt.held}
 
     def hold(self, changes: Mapping[str, tuple[Any, Any]]) -> None:
         """Note what is about to be changed, should this process not live to put it back; see `release`.
@@ -198,7 +205,7 @@ class Debts:
         reset: bool = False,
         same: Callable[[Any, Any], bool] = operator.eq,
     ) -> None:
-        """Put back what is owed.
+        """Put back what is owed; StorageError, and nothing is written, if the file cannot be read now.
 
         Parameters
         ----------
@@ -212,7 +219,7 @@ class Debts:
         same : callable
             Whether two values are.
         """
-        owed = {what: debt for what, debt in self.owed().items() if what.startswith(only)}
+        owed = {what: debt for what, debt in self.owed(surely=True).items() if what.startswith(only)}
         now = {what: read(what) for what in owed}
         due = {
             what: debt.back
@@ -270,15 +277,30 @@ class Debts:
 
 
 def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
-    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged."""
+    """Yield address and debt of everything owed, by the files of a folder; nothing that is staged.
+
+    StorageError, after all others, of a file that cannot be read now.
+    """
+    closed = None
     for path in sorted(Path(folder).glob("*.json")):
         with _lock:
             try:
                 address, owed = _load(path) or ("", {})
             except OSError as exc:
-                logger.error("%s could not be read, and may tell of debts: %s", path, exc)
+                closed = closed or _not_read(path, exc)
                 continue
         yield from ((address, debt) for debt in owed.values() if not debt.held)
+    if closed is not None:
+        raise closed
+
+
+def _not_read(path: Path, exc: OSError) -> StorageError:
+    hint = (
+        "It may tell of values that are to be put back on the hardware: make it readable, or put them back "
+        "by hand and move it away"
+    )
+    reason = exc.strerror or str(exc)
+    return StorageError(path, what="reading the debts in", reason=reason, hint=hint, number=exc.errno)
 
 
 def _plain(value: object) -> object:
@@ -323,7 +345,7 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]] | None:
         ]
         owed = [Debt(**{name: entry[name] for name in names}) for entry in entries]
         return str(content["address"]), {str(debt.what): debt for debt in owed}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "", {}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         logger.error("%s: not a file of debts: %r", path, exc)

@@ -27,6 +27,7 @@ from ..errors import (
     ServiceRefused,
     ServiceUnreachable,
     SfdaqError,
+    StorageError,
     shown_url,
     without_secrets,
 )
@@ -75,7 +76,12 @@ def probe_tcp(address: str) -> tuple[str, str]:
 
 def probe_debts(folder: Path) -> tuple[str, str]:
     """See whether devices could not put something back on the hardware."""
-    owed = [str(debt) for _, debt in all_debts(folder)]
+    owed = []
+    try:
+        for _, debt in all_debts(folder):
+            owed.append(str(debt))
+    except StorageError as exc:
+        owed.append(str(exc))
     if owed:
         raise DetectorStateError("; ".join(owed))
     return "", "nothing is owed to the hardware"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices.debts import Debts, _process, all_debts, keep_in
+from sfdaq_ophyd.errors import StorageError
 
 
 @pytest.fixture
@@ -171,13 +172,51 @@ def test_debts_when_their_file_cannot_be_read_once_then_all_are_paid_once_it_can
         patch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
         owe(debts)
         owe(debts, "mode", "inte", "ints")
-        assert not list(all_debts(debts.path.parent))
+        with pytest.raises(StorageError, match="It may tell of values that are to be put back"):
+            list(all_debts(debts.path.parent))
     assert "debts could not be read from" in caplog.text and "could not be kept in" in caplog.text
-    assert "may tell of debts" in caplog.text
     values, how = hardware(ntrigger=1, nimages=1, mode="inte")
     debts.pay(**how)
     assert values == {"ntrigger": 3, "nimages": 7, "mode": "exts"}, "the first value noted is put back"
     assert not list(debts.path.parent.iterdir())
+
+
+def test_debts_when_their_file_cannot_be_read_then_nothing_is_paid_and_the_file_is_named(debts, monkeypatch):
+    owe(debts)
+    asked = []
+
+    def fail(path):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
+        with pytest.raises(StorageError, match="Stale file handle") as error:
+            debts.pay(asked.append, asked.append)
+    assert error.value.path == str(debts.path) and error.value.errno == 116 and not asked
+    values, how = hardware(nimages=1)
+    debts.pay(**how)
+    assert values == {"nimages": 7}
+
+
+def test_folder_of_debts_when_one_file_cannot_be_read_then_the_others_are_told_first(
+    debts, tmp_path, monkeypatch
+):
+    owe(debts)
+    other = Debts("watcher", "http://a", tmp_path)
+    owe(other)
+    opened = type(tmp_path).open
+
+    def fail(path, *mode):
+        if path == other.path:
+            raise OSError(13, "Permission denied")
+        return opened(path, *mode)
+
+    monkeypatch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
+    told = []
+    with pytest.raises(StorageError, match="Permission denied") as error:
+        for address, _ in all_debts(debts.path.parent):
+            told.append(address)
+    assert told == ["http://dcu"] and error.value.path == str(other.path)
 
 
 def test_debts_when_two_devices_owe_to_one_address_then_both_are_kept(debts, tmp_path):

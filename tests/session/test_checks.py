@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 
 from sfdaq_ophyd.clients import EigerStream, SimplonClient
+from sfdaq_ophyd.devices.debts import Debts, _load
 from sfdaq_ophyd.errors import (
     DetectorStateError,
     RequestError,
@@ -35,6 +36,25 @@ from ..http_peer import reply_with, serving
 from ..tiled_server import API_KEY, stock_catalog
 
 PROFILE = Path(__file__).parents[2] / "profile_collection"
+
+
+def test_doctor_when_a_file_of_debts_cannot_be_read_then_it_is_named_beside_what_is_owed(
+    tmp_path, monkeypatch
+):
+    owing, closed = Debts("eiger", "http://a", tmp_path), Debts("eiger", "http://b", tmp_path)
+    for debts in (owing, closed):
+        debts.owe("nimages", left=1, back=7, reason="no network")
+    load = _load
+
+    def fail(path):
+        if path == closed.path:
+            raise OSError(5, "Input/output error")
+        return load(path)
+
+    monkeypatch.setattr("sfdaq_ophyd.devices.debts._load", fail)
+    with pytest.raises(DetectorStateError, match="nimages was left at 1, .*Input/output error") as error:
+        checks.probe_debts(closed.path.parent)
+    assert str(closed.path) in str(error.value)
 
 
 @pytest.mark.parametrize("extra", ["", "    event_code: SOME:EVENT-CODE\n"])

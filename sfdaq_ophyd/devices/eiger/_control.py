@@ -98,6 +98,7 @@ class EigerControl:
 
     def initialize(self) -> None:
         """Initialize a detector that started anew; set what this session had set, and pay what is owed."""
+        self.debts.owed(surely=True)  # what was left there is gone with the reset: only now it can be refused
         logger.info("%s: initializing the detector", self.name)
         self.client.initialize()
         self._last_series = 0

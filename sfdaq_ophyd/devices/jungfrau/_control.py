@@ -123,10 +123,13 @@ class BrokerControl:
         ------
         DetectorStateError
             Modules do not run, or a setting could not be set back later; nothing was set.
+        StorageError
+            It cannot be read what is owed; nothing was set.
         BrokerRefused, UnknownOutcome
             The change failed half-way; `restore` sets back what it did, and starts the trigger.
         """
-        self.restore()  # pays what is owed
+        self.restore()
+        self._pay(surely=True)
         client = self._broker.client
         if self._modules:
             self._powered = True
@@ -172,9 +175,9 @@ class BrokerControl:
                 self.debts.owe(POWER, left=list(self._modules), back=[], reason=exc)
         self.debts.release()
 
-    def _pay(self) -> None:
-        """Set back what an earlier staging could not."""
-        owed = self.debts.owed()
+    def _pay(self, *, surely: bool = False) -> None:
+        """Set back what an earlier staging could not; with `surely` StorageError if that is not known."""
+        owed = self.debts.owed(surely=surely)
         if not owed:
             return
         now = {}

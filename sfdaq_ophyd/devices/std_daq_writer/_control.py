@@ -359,7 +359,7 @@ class Configuring:
         """
         if not isinstance(changes, Mapping):
             raise RequestError("daq_config", changes, "a dictionary")
-        stored, owed = control.config(), self._debts.owed()
+        stored, owed = control.config(), self._debts.owed(surely=True)
         before = {key: stored.raw.get(key) if stored else None for key in changes}
         self._debts.hold({key: (before[key], changes[key]) for key in changes if key not in owed})
         try:

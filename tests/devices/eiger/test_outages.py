@@ -11,6 +11,7 @@ import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.devices.debts import all_debts
+from sfdaq_ophyd.errors import StorageError
 
 from ...http_peer import relay
 from ..run_engine_driver import check_run, drive, interruptible
@@ -117,6 +118,40 @@ def test_stage_when_the_session_before_was_killed_in_mid_scan_then_the_next_one_
         client.put("detector", "trigger_mode", "ints")
         client.put("detector", "nimages", 1)
     check_as_found(part, client)
+
+
+@pytest.mark.parametrize("verb", ["stage", "initialize"])
+def test_verb_when_it_cannot_be_read_what_is_owed_then_refused_before_anything_is_set(
+    part, outage, tmp_path, monkeypatch, verb
+):
+    """A debt that was not read is not paid: what it left would be taken for what was found."""
+    away, url = outage
+    client = SimplonClient(part.url)
+    client.put("detector", "nimages", 7)
+    make = type(make_eiger(part, tmp_path, exposure_time=0.02))
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.frames_per_trigger.put(3)
+    eiger.stage()
+    away.set()
+    eiger.unstage()
+    away.clear()
+    path = eiger.source.control.debts.path
+    eiger = make(url, name="eiger", directory=tmp_path, timeout=10.0)  # another process
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sfdaq_ophyd.devices.debts._load", fail)
+        with pytest.raises(StorageError, match=f"reading the debts in {path}: Input/output error"):
+            getattr(eiger, verb)()
+    eiger.unstage()
+    assert client.get("detector", "config", "nimages").value == 3
+    getattr(eiger, verb)()
+    eiger.unstage()
+    assert client.get("detector", "config", "nimages").value == 7
+    assert not eiger.source.control.debts.owed()
+    client.put("detector", "nimages", 1)
 
 
 def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_path):

@@ -12,7 +12,13 @@ import pytest
 
 from sfdaq_ophyd.devices import Jungfrau, SfDaqBroker
 from sfdaq_ophyd.devices.jungfrau import BrokerControl
-from sfdaq_ophyd.errors import BrokerRefused, DetectorStateError, RequestError, ServiceUnreachable
+from sfdaq_ophyd.errors import (
+    BrokerRefused,
+    DetectorStateError,
+    RequestError,
+    ServiceUnreachable,
+    StorageError,
+)
 from sfdaq_ophyd.sim import Facility
 
 NAME = "JF03T01V02"
@@ -158,6 +164,31 @@ def test_unstage_when_the_broker_is_away_then_it_is_owed_and_the_next_verb_sets_
     jungfrau.unstage()
     assert hardware.gain_mode == "dynamic" and not hardware.powered
     assert not jungfrau._control.debts.owed()
+
+
+def test_stage_when_it_cannot_be_read_what_is_owed_then_refused_before_anything_is_set(
+    facility, hardware, make, sfdaq, monkeypatch
+):
+    jungfrau = make(SETTINGS)
+    jungfrau.stage()
+    with monkeypatch.context() as away:
+        away.setattr(sfdaq.hardware, "set_detector_settings", unreachable)
+        jungfrau.unstage()
+    jungfrau = make(SETTINGS | {"gain_mode": "fixed_gain2"})  # another process
+    before = changes(facility)
+    with monkeypatch.context() as closed:
+        closed.setattr("sfdaq_ophyd.devices.debts._load", not_read)
+        with pytest.raises(StorageError, match="reading the debts in .*: Stale file handle"):
+            jungfrau.stage()
+    assert changes(facility) == before and hardware.gain_mode == "fixed_gain1"
+    jungfrau.stage()
+    jungfrau.unstage()
+    assert (hardware.gain_mode, hardware.exptime) == ("dynamic", 5e-6)
+    assert not jungfrau._control.debts.owed()
+
+
+def not_read(path):
+    raise OSError(116, "Stale file handle")
 
 
 def unreachable(*arguments, **more):

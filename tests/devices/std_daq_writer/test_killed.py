@@ -16,6 +16,7 @@ import pytest
 from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer import _control
 from sfdaq_ophyd.devices.std_daq_writer._control import Configuring
+from sfdaq_ophyd.errors import StorageError
 from sfdaq_ophyd.wire.std_daq_config import DaqConfig
 
 from .documents import run
@@ -150,7 +151,9 @@ def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so_befo
         daq.service.stop()
 
 
-def test_config_when_the_session_is_killed_while_it_changes_then_the_next_one_knows(tmp_path, caplog):
+def test_config_when_the_session_is_killed_while_it_changes_then_the_next_one_knows(
+    tmp_path, caplog, monkeypatch
+):
     """What is on the disk meanwhile is all that a killed process leaves."""
     (tmp_path / "debts").mkdir()
 
@@ -174,6 +177,15 @@ def test_config_when_the_session_is_killed_while_it_changes_then_the_next_one_kn
     assert "bit_depth was left at 32, not put back to 16" in after.unfinished
     after.compare(control.config())
     assert "give either value to configure_daq" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr("sfdaq_ophyd.devices.debts._load", not_read)
+        with pytest.raises(StorageError, match="Stale file handle"):
+            Configuring("w", "http://h", tmp_path).change(control, {"bit_depth": 8}, 1.0)
+    assert control.now == 32 and after.unfinished, "what was not known to be owed is not taken for done"
     control.now = 16
     after.compare(control.config())
     assert not after.unfinished
+
+
+def not_read(path):
+    raise OSError(116, "Stale file handle")
