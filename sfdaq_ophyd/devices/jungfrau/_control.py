@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...clients import BrokerClient
-from ...errors import BrokerRefused, DetectorStateError, RequestError, SfdaqError, shown_url
+from ...errors import (
+    BrokerRefused,
+    DetectorStateError,
+    RequestError,
+    ServiceUnreachable,
+    SfdaqError,
+    shown_url,
+)
 from ...wire.broker_parameters import check_hardware_settings, check_modules
 from ..debts import Debts
 
@@ -125,6 +132,8 @@ class BrokerControl:
             Modules do not run, or a setting could not be set back later; nothing was set.
         StorageError
             It cannot be read what is owed; nothing was set.
+        RequestError, ServiceUnreachable
+            The broker's dialect does not know a setting, or the broker is away; nothing was sent.
         BrokerRefused, UnknownOutcome
             The change failed half-way; `restore` sets back what it did, and starts the trigger.
         """
@@ -145,6 +154,9 @@ class BrokerControl:
             self.debts.hold({name: (before[name], value) for name, value in wanted.items()})
             try:
                 self._set(wanted)
+            except (RequestError, ServiceUnreachable):  # nothing was sent
+                self._found = {}
+                raise
             except BrokerRefused as exc:
                 if exc.nothing_done:
                     self._found = {}

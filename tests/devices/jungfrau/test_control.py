@@ -130,6 +130,48 @@ def test_stage_when_the_streams_do_not_answer_then_the_settings_are_set_back(har
     assert (hardware.gain_mode, hardware.exptime) == ("dynamic", 5e-6) and control.in_force == {}
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestError("delay", 0.0, "above 0: the documented dialect passes 0 over"),
+        ServiceUnreachable("set", url="http://away", reason="refused"),
+    ],
+)
+def test_stage_when_the_change_was_not_sent_then_nothing_is_set_back_either(
+    facility, hardware, make, sfdaq, monkeypatch, error
+):
+    """Each setting back stops the trigger of the whole beamline."""
+    sent = sfdaq.client.set_detector_settings
+
+    def fails_once(*arguments):
+        monkeypatch.setattr(sfdaq.client, "set_detector_settings", sent)
+        raise error
+
+    monkeypatch.setattr(sfdaq.client, "set_detector_settings", fails_once)
+    jungfrau, before = make(SETTINGS), changes(facility)
+    with pytest.raises(type(error)):
+        jungfrau.stage()
+    jungfrau.unstage()
+    assert changes(facility) == before and not jungfrau._control.debts.owed()
+
+
+def test_stage_when_the_documented_server_does_not_take_a_setting_then_the_trigger_runs_on(tmp_path):
+    with Facility(only=["broker"], broker_dialect="documented", broker_delays=0.0) as facility:
+        pulse_id = type("Never", (), {"name": "pulse_id", "parent": None})()
+        options = {"beamline": "bernina", "pulse_id": pulse_id, "directory": tmp_path}
+        url, name = facility.broker.url, "JF01T03V01"
+        sfdaq = SfDaqBroker(url, name="sfdaq", pgroup="p20001", dialect="documented", **options)
+        control = BrokerControl(sfdaq, name, {"delay": 0, "exptime": 1e-5})
+        with pytest.raises(RequestError, match="delay.*the documented dialect passes 0 over"):
+            control.prepare()
+        control.restore()
+        assert not changes(facility) and not control.debts.owed()
+        control.settings = {"exptime": 1e-5}
+        control.prepare()
+        control.restore()
+        assert changes(facility) == 2
+
+
 def test_plan_when_it_fails_then_the_settings_are_set_back(hardware, make, engine):
     jungfrau, seen = make(SETTINGS), []
 
