@@ -113,11 +113,11 @@ class Trigger:
     def _start(self, detector: str) -> None:
         """Set times to what they are: a call that goes well starts the trigger, whatever it changes.
 
-        A delay of 0 stays out: not every server takes one.
+        A delay of 0 stays out where the documented dialect would pass it over.
         """
         now = self._client.get_detector_settings(detector)
         times = {key: time for key in ("delay", "exptime") if isinstance(time := now.get(key), int | float)}
-        if times.get("delay") == 0:
+        if times.get("delay") == 0 and self._client.dialect == "documented":
             del times["delay"]
         self._client.set_detector_settings(detector, times)
 
