@@ -14,6 +14,7 @@ import pytest
 
 from sfdaq_ophyd.devices.broker import _follower
 from sfdaq_ophyd.devices.broker._follower import Announced, FileFollower
+from sfdaq_ophyd.devices.broker._run import TableRow
 from sfdaq_ophyd.wire.broker import log_file
 
 
@@ -61,6 +62,17 @@ def test_channel_when_gaps_are_tolerated_then_the_others_are_taken_and_it_is_tol
         ("CH:B", "is not in the file"),
     ]
     assert "CH:B is not in the file; the run goes on without" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("noted", "filtered"),
+    [({"filtered": ["JF01T03V01"]}, ["JF01T03V01"]), ({"filtered": []}, []), ({}, ["JF01T03V01"])],
+)
+def test_row_when_written_before_filters_were_noted_then_gaps_that_are_tolerated_say_it(noted, filtered):
+    """Then a file that no frame made was no failure where gaps were tolerated."""
+    facts = {"index": 0, "expected": {}, "aligned": "", "gaps": {"JF01T03V01": True, "BSDATA": False}}
+    row = TableRow(facts | noted)
+    assert _follower.announced(None, row, 1.0).filtered == filtered
 
 
 def test_file_when_its_times_are_an_hour_ahead_then_taken_once_it_stands_still(tmp_path, wait_for):
