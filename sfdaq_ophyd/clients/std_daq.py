@@ -276,10 +276,7 @@ class StdDaqClient(StandardDaq):
 
     def _config_to_send(self, stored: dict, wanted: dict) -> dict:
         """Return what one dialect merges over what is stored, and the other puts in its place."""
-        lost = stored.get("submodule_info")
         if self.dialect != "fastapi":
-            if lost and self.dialect == "flask":
-                self._tell_lost(lost)
             return {key: value for key, value in wanted.items() if key in KEYS}
         whole = {key: wanted.get(key, stored.get(key)) for key in KEYS}
         whole["module_positions"] = whole["module_positions"] or {}
@@ -290,23 +287,27 @@ class StdDaqClient(StandardDaq):
                 "only be changed by the DAQ team"
             )
             raise RequestError("module_positions", whole["module_positions"], expected)
-        if lost and "submodule_info" not in wanted:
+        if info := whole["submodule_info"]:
             expected = (
                 "{}: this generation of the service stores no content of it, so any change would lose it; "
                 "give submodule_info={} too, to let it go"
             )
-            raise RequestError("submodule_info", lost, expected)
+            raise RequestError("submodule_info", info, expected)
         if missing := [key for key, value in whole.items() if value is None]:
             expected = f"also {', '.join(missing)}: nothing is stored to take it from"
             raise RequestError("daq_config", wanted, expected)
-        if lost:
-            self._tell_lost(lost)
         return whole
 
-    def _tell_lost(self, info: object) -> None:
-        """Say that a change takes away what is stored as ``submodule_info``."""
-        told = "%s: a change of the configuration loses the submodule_info that is stored: %r"
-        logger.warning(told, self.url, info)
+    def _tell_lost(self, stored: dict, wanted: dict) -> None:
+        """Both dialects lose ``submodule_info``."""
+        if self.dialect not in REST_DIALECTS:
+            return
+        lost, given = stored.get("submodule_info"), wanted.get("submodule_info")
+        told = "%s: a change of the configuration loses the submodule_info that is %s: %r"
+        if lost:
+            logger.warning(told, self.url, "stored", lost)
+        if given and given != lost:
+            logger.warning(told, self.url, "given", given)
 
     def _why_not_now(self) -> str:
         status = self.status()

@@ -222,9 +222,9 @@ class StandardDaq(ABC):
         ----------
         daq_config : dict
             Keys to change; the others keep their values, in all generations, but for ``submodule_info``: by
-            REST the service loses its content with any change. Where there is some, the older dialect's
-            client says so in the log, and the newer one's refuses, unless ``submodule_info`` is given too.
-            What is given back as it is stored is not checked.
+            REST the service loses its content with any change. Where some is stored, or given, the older
+            dialect's client says so in the log, and the newer one's refuses; there ``submodule_info={}`` lets
+            it go. What is given back as it is stored is not checked.
         wait : bool
             Return only after all servers reported, the restart is over and the writer may start again.
         timeout : float
@@ -260,6 +260,7 @@ class StandardDaq(ABC):
             body = self._config_to_send(before, wanted)
             if expected := self._why_not_now():
                 raise RequestError("daq_config", daq_config, expected)
+            self._tell_lost(before, wanted)
             stored = self._store(body, changes)
             if wait:
                 self._wait_until_back(limit)
@@ -319,6 +320,10 @@ class StandardDaq(ABC):
     @abstractmethod
     def _config_to_send(self, stored: dict, wanted: dict) -> dict:
         """Return what is to be sent; RequestError if this generation cannot store it."""
+
+    def _tell_lost(self, stored: dict, wanted: dict) -> None:
+        """Say in the log what is stored, or wanted, and will not be stored after the change."""
+        return None
 
     @abstractmethod
     def _why_not_now(self) -> str:

@@ -42,6 +42,14 @@ def client(daq, writer_back):
     client.close()
 
 
+@pytest.fixture
+def submodules(client, monkeypatch):
+    """Content of submodule_info that the service tells to be stored."""
+    stored = {**client.get_config(), "module_positions": {}, "submodule_info": {"a": 1}}
+    monkeypatch.setattr(client, "get_config", lambda: stored)
+    return stored["submodule_info"]
+
+
 def body(tmp_path, **more):
     return {"output_file": str(tmp_path / "x.h5"), "n_images": 5, **more}
 
@@ -267,6 +275,10 @@ def test_set_config_when_the_service_would_lose_submodule_info_then_that_is_said
     else:
         with pytest.raises(clients.StdDaqRequestError, match="submodule_info.*would lose it"):
             client.set_config({"start_udp_port": 2345}, wait=False)
+        given_back = {**client.get_config(), "start_udp_port": 2345}
+        for given in (given_back, {"start_udp_port": 2345, "submodule_info": {"b": 2}}):
+            with pytest.raises(clients.StdDaqRequestError, match="submodule_info.*would lose it"):
+                client.set_config(given, wait=False)
         assert client.config() == before and "loses" not in caplog.text
         client.set_config({"start_udp_port": 2345, "submodule_info": {}}, wait=False)
     assert caplog.text.count(lost) == 1
@@ -275,10 +287,28 @@ def test_set_config_when_the_service_would_lose_submodule_info_then_that_is_said
     assert caplog.text.count("submodule_info") == 1
 
 
-def test_set_config_when_somebody_writes_then_it_is_refused(daq, client, tmp_path):
+def test_set_config_when_the_service_does_not_take_submodule_info_then_that_is_said_or_refused(
+    daq, client, caplog, writer_back
+):
+    client.set_config({"bit_depth": 16, "module_positions": {}, "submodule_info": {}})
+    writer_back()
+    before = client.config()
+    if daq.settings.dialect == "flask":
+        client.set_config({"submodule_info": {"a": 1}}, wait=False)
+        assert caplog.text.count("loses the submodule_info that is given: {'a': 1}") == 1
+        writer_back()
+    else:
+        with pytest.raises(clients.StdDaqRequestError, match="submodule_info.*would lose it"):
+            client.set_config({"submodule_info": {"a": 1}}, wait=False)
+        assert client.config() == before
+    assert not client.get_config().get("submodule_info") and "is stored" not in caplog.text
+
+
+def test_set_config_when_somebody_writes_then_it_is_refused(client, tmp_path, submodules, caplog):
     client.start_writer_async(body(tmp_path, n_images=1000))
     with pytest.raises(clients.StdDaqRequestError, match="not writing"):
-        client.set_config({"bit_depth": 16})
+        client.set_config({"bit_depth": 16, "module_positions": {}, "submodule_info": {}})
+    assert "submodule_info" not in caplog.text, "nothing was sent, so nothing is lost"
     client.stop_writer()
 
 
@@ -330,10 +360,15 @@ def test_set_config_when_somebody_starts_after_the_restart_then_nothing_is_stopp
     writer_back()
 
 
-@pytest.mark.parametrize("daq", ["fastapi"], indirect=True)
-def test_set_config_when_only_what_cannot_be_compared_is_refused_then_that_is_no_success(client):
-    with pytest.raises(clients.StdDaqInvalid, match="submodule_info"):
-        client.set_config({"submodule_info": [1, 2]})
+def test_set_config_when_only_what_cannot_be_compared_is_refused_then_that_is_no_success(
+    client, submodules, monkeypatch
+):
+    def refuse(body):
+        raise clients.StdDaqRefused("POST /daq/config", url=client.url, said="no")
+
+    monkeypatch.setattr(client, "_send_config", refuse)
+    with pytest.raises(clients.StdDaqRefused, match="no"):
+        client.set_config({"submodule_info": {}})
 
 
 def test_set_config_when_nothing_differs_and_the_reply_is_lost_then_the_outcome_is_unknown(
