@@ -31,17 +31,26 @@ class _LeavesTheStartToUs(SuspenderBase):
     Attributes
     ----------
     is_away : bool
-        A plan has taken it out and not put it back yet; after ``RE.halt()`` it never does.
+        A plan has taken it out and not put it back yet; after ``RE.halt()`` it never does. The RunEngine
+        shows it nevertheless: a user can remove it.
     waits : bool
         The plan has put it back, and it is installed once something is to be measured.
     """
 
     is_away = waits = False
+    _engine: RunEngine | None = None
 
     def install(self, RE, *, event_type=None):  # noqa: N803
         """Install the callback on the signal."""
         self.is_away = self.waits = False
+        self._engine = RE
         super().install(RE, event_type=event_type)
+
+    def taken_out(self):
+        """Note that a plan has taken it out, if it has."""
+        self.is_away = self.RE is None
+        if self.is_away and self._engine is not None:
+            self._engine._suspenders.add(self)  # noqa: SLF001 - a user sees it, and can remove it
 
     def remove(self):
         """Take the callback from the signal."""
@@ -156,7 +165,7 @@ def look_now(plan, suspenders: Mapping[str, _LeavesTheStartToUs], run_engine: Ru
         return (yield msg)
 
     def put_back(msg):
-        own[:] = [Msg("install_suspender", None, suspender) for suspender in back]
+        own[:] = [Msg("install_suspender", None, suspender) for suspender in back if suspender.waits]
         back.clear()
         yield from own
         tell()
@@ -211,12 +220,13 @@ def _without(plan: Callable, suspenders: list[_LeavesTheStartToUs]) -> Callable:
                 try:
                     yield Msg("remove_suspender", None, suspender)
                 finally:
-                    suspender.is_away = suspender.RE is None
+                    suspender.taken_out()
             return (yield from plan(*args, **kwargs))
 
         def put_back():
             for suspender in installed:
-                yield Msg("install_suspender", None, suspender)
+                if suspender.is_away:  # else a user has removed it, or it was not taken out
+                    yield Msg("install_suspender", None, suspender)
 
         return (yield from bpp.finalize_wrapper(inner(), put_back))
 

@@ -116,6 +116,37 @@ def test_suspender_when_a_user_removes_it_behind_an_excepted_plan_then_it_stays_
     assert closed.said == [("pedestal", "Closed"), ("scan", "Closed")] and not closed.RE.suspenders
 
 
+def test_suspender_when_a_user_removes_it_in_a_pause_before_the_run_then_the_run_is_not_held(closed):
+    def both():
+        yield from closed.free("pedestal")
+        yield from bps.checkpoint()
+        yield from bps.pause()
+        yield from closed.plan("scan", *bps.open_run(), *bps.close_run())
+
+    with pytest.raises(RunEngineInterrupted):
+        closed.RE(both())
+    closed.RE.remove_suspender(closed.suspender)
+    closed.RE.resume()
+    assert closed.said == [("pedestal", "Closed"), ("scan", "Closed")] and not closed.RE.suspenders
+
+
+@pytest.mark.parametrize("then", ["halt", "resume"])
+def test_suspender_when_a_user_removes_it_where_an_excepted_plan_is_paused_then_it_stays_removed(
+    closed, then
+):
+    with pytest.raises(RunEngineInterrupted):
+        closed.RE(closed.free("pedestal", *bps.pause()))
+    assert closed.suspender in closed.RE.suspenders
+    if then == "halt":
+        closed.RE.halt()
+        closed.RE.clear_suspenders()
+    else:
+        closed.RE.clear_suspenders()
+        closed.RE.resume()
+    closed.RE(closed.plan("scan"))
+    assert closed.said[-1] == ("scan", "Closed") and not closed.RE.suspenders
+
+
 def test_suspender_when_a_user_has_removed_it_then_it_stays_removed(closed):
     closed.RE.remove_suspender(closed.suspender)
     closed.RE(closed.free("pedestal"))
