@@ -34,17 +34,21 @@ def doctor(
         if sim is not None:
             stack.callback(sim.close)
             sim.wait()
-        from ..session.checks import checks_of, run_checks  # ophyd goes with it, and reads its environment
+        from ..session.checks import (  # ophyd goes with it, and reads its environment
+            checks_of,
+            run_checks,
+            told,
+        )
         from ..session.devices import leave_quietly
 
         leave_quietly()
-        failed = 0
-        for finding in run_checks(checks_of(loaded), limit):
-            failed += not finding.ok
-            if as_json:
+        all_well, findings = True, run_checks(checks_of(loaded), limit)
+        if as_json:
+            for finding in findings:
+                all_well &= finding.ok
                 print(json.dumps(dataclasses.asdict(finding)), flush=True)
-            else:
-                console.print(str(finding), style="green" if finding.ok else "red")
-    if not as_json:
-        print(f"{failed} failed" if failed else "all well", flush=True)
-    raise typer.Exit(1 if failed else 0)
+        else:
+            for line, well in told(findings):
+                all_well &= well
+                console.print(line, style="green" if well else "red")
+    raise typer.Exit(0 if all_well else 1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import os
 import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -32,6 +34,7 @@ from ..errors import (
     without_secrets,
 )
 from ..limits import Limit, asked_again
+from ..log import keep_log
 from ..wire.broker import BEAMLINES
 from ..wire.json_text import load_json
 from ..wire.std_daq_socket import NOT_SHOWN
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
     from ..devices import PulseId
 
 
+logger = logging.getLogger(__name__)
+
 LIMIT = 20.0
 """s after which a check that hangs has failed; each has shorter limits of its own."""
 
@@ -56,6 +61,9 @@ FIRST_IMAGE = 10.0
 
 CLOCK_RESOLUTION = 0.5
 """s by which a clock may be off."""
+
+ADVISED, LONGEST = 8, 300
+"""Failed checks, the first ones, that say what to do; characters of what failed. The log has all."""
 
 LEAST_SPACE = 1.0
 """GiB; a folder with less is full for a detector."""
@@ -393,11 +401,34 @@ class Finding:
     advice: str
 
     def __str__(self) -> str:
+        return self.line()
+
+    def line(self, *, advised: bool = True, longest: int | None = None) -> str:
+        """Return the line, with or without what to do; of a longer text what was found without its middle."""
+        found = " ".join(self.found.split())
+        if longest is not None and len(found) > longest:
+            found = f"{found[: longest // 2]} ... {found[-longest // 2 :]}"
         mark = "ok    " if self.ok else "FAILED"
         took = "     -" if self.latency is None else f"{self.latency * 1e3:6.1f}"
         version = f" [{self.version}]" if self.version else ""
-        text = f"{mark} {took} ms  {self.name:18} {self.address}{version}  {' '.join(self.found.split())}"
-        return text if self.ok else f"{text.rstrip('. ')}. {self.advice}"
+        text = f"{mark} {took} ms  {self.name:18} {self.address}{version}  {found}"
+        return text if self.ok or not advised else f"{text.rstrip('. ')}. {self.advice}"
+
+
+def told(findings: Iterable[Finding]) -> Iterator[tuple[str, bool]]:
+    """Yield a line per finding and a last one, each with whether it is good news.
+
+    All lines of what is well are whole. Of the failed ones the first `ADVISED` say what to do, and the last
+    line says where all of it is, with tracebacks.
+    """
+    n = 0
+    for finding in findings:
+        n += not finding.ok
+        yield str(finding) if finding.ok else finding.line(advised=n <= ADVISED, longest=LONGEST), finding.ok
+    if n:
+        yield f"{n} failed; their tracebacks, and what to do, are in {keep_log()}", False
+    else:
+        yield "all well", True
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,8 +468,7 @@ def run_checks(checks: list[Check], limit: float = LIMIT) -> Iterator[Finding]:
         if found.done():
             yield found.result()
         else:
-            said = f"no answer in {limit:g} s"
-            yield Finding(check.name, check.address, False, None, "", said, check.advice)
+            yield _failed(check, f"no answer in {limit:g} s", check.advice)
 
 
 def _run(check: Check, found: Future[Finding]) -> None:
@@ -455,11 +485,19 @@ def _timed(check: Check) -> Finding:
     except (SfdaqError, OSError, ValueError, TimeoutError) as exc:
         hint = getattr(exc, "hint", "")
         found = without_secrets(str(exc)).removesuffix(hint)
-        return Finding(check.name, check.address, False, None, "", found, hint or check.advice)
+        return _failed(check, found, hint or check.advice, exc)
     except Exception as exc:  # redis, tiled and EPICS have roots of their own
         found = without_secrets(f"{type(exc).__name__}: {exc}")
-        return Finding(check.name, check.address, False, None, "", found, check.advice)
+        return _failed(check, found, check.advice, exc)
     return Finding(check.name, check.address, True, time.perf_counter() - begin, version, found, "")
+
+
+def _failed(check: Check, found: str, advice: str, exc: BaseException | None = None) -> Finding:
+    """Return what a check that failed found, and put it in the log."""
+    finding = Finding(check.name, check.address, False, None, "", found, advice)
+    where = "" if exc is None else without_secrets("".join(traceback.format_exception(exc)))
+    logger.info("%s\n%s", finding, where)
+    return finding
 
 
 def _own_checks(config: SfdaqConfig) -> Iterator[Check]:

@@ -66,10 +66,10 @@ def _wait_for_simulators(session: Any, cell: str) -> None:
 
 def _doctor(session: Any) -> None:
     """Check every address and PV of this session."""
-    from .checks import checks_of, run_checks
+    from .checks import checks_of, run_checks, told
 
-    for finding in run_checks(checks_of(session.config)):
-        _say(str(finding))
+    for line, _ in told(run_checks(checks_of(session.config))):
+        _say(line)
 
 
 def _say(text: str, stderr: bool = False) -> None:

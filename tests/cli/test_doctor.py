@@ -24,7 +24,7 @@ def doctor(*words, home):
         [sys.executable, "-c", "from sfdaq_ophyd.cli import main; main()", "doctor", "--limit", "90", *words],
         capture_output=True,
         text=True,
-        env={**os.environ, "HOME": str(home), "COLUMNS": "300"},
+        env={**os.environ, "HOME": str(home), "COLUMNS": "300", "SFDAQ_LOG": str(home / "log")},
     )
 
 
@@ -112,8 +112,12 @@ def test_doctor_when_half_the_facility_is_dead_then_says_which_and_what_to_do(tm
     (line,) = [line for line in lines if " debts " in line]
     assert "eiger: nimages was left at 1, not put back to 7" in line and "by hand" in line
     assert any(" jf " in line and "none of 1 endpoints answers" in line for line in lines), lines
-    assert lines[-1] == f"{sum(line.startswith('FAILED') for line in lines)} failed"
+    n_failed = sum(line.startswith("FAILED") for line in lines)
+    assert lines[-1] == f"{n_failed} failed; their tracebacks, and what to do, are in {tmp_path / 'log'}"
     assert "Traceback" not in done.stdout + done.stderr
+    log = (tmp_path / "log").read_text()
+    assert "Connection refused. Is the detector control unit on" in " ".join(log.split()).replace(")", "")
+    assert "Traceback (most recent call last)" in log and "sfdaq_ophyd.errors.ServiceUnreachable: " in log
 
 
 def test_doctor_when_the_file_is_wrong_then_one_line_and_code_1(tmp_path):

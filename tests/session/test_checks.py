@@ -27,7 +27,7 @@ from sfdaq_ophyd.errors import (
     ServiceUnreachable,
 )
 from sfdaq_ophyd.session import checks, load_config
-from sfdaq_ophyd.session.checks import Check, Finding, _offset, checks_of, clock_words, run_checks
+from sfdaq_ophyd.session.checks import Check, Finding, _offset, checks_of, clock_words, run_checks, told
 from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
@@ -557,3 +557,26 @@ def test_pv_when_this_process_could_not_look_while_it_was_asked_then_it_is_asked
 
     monkeypatch.setattr(ophyd, "EpicsSignalRO", Signal)
     assert checks.probe_pv("SIM:DIODE") == ("Channel Access", "4.5")
+
+
+def test_doctor_when_many_checks_fail_then_a_line_each_some_advice_and_where_the_rest_is(monkeypatch, caplog):
+    def fails():
+        raise ServiceUnreachable("connect", url="http://a:secret@b", reason="endless words " * 200)
+
+    caplog.set_level("INFO", logger="sfdaq_ophyd")
+    monkeypatch.setattr(checks, "keep_log", lambda: "/home/me/sfdaq.log")
+    asked = [Check(f"jf {i}", "here", fails, f"Kick number {i}") for i in range(20)]
+    well = Check("b", "there", lambda: ("1", "fine " * 100), "")
+    lines, good = zip(*told(run_checks([*asked, well])))
+    assert good == (False,) * 20 + (True, False) and lines[-2].count("fine") == 100
+    assert ["Kick" in line for line in lines] == [i < checks.ADVISED for i in range(22)]
+    assert all(line.startswith("FAILED") and len(line) < 500 for line in lines[:20])
+    assert lines[-1] == "20 failed; their tracebacks, and what to do, are in /home/me/sfdaq.log"
+    for i in range(20):
+        (logged,) = [each for each in caplog.messages if f"Kick number {i}\n" in each]
+        assert logged.count("endless words") >= 400 and "Traceback (most recent call last)" in logged
+    assert "secret" not in caplog.text
+
+
+def test_doctor_when_nothing_fails_then_all_well():
+    assert [*told(run_checks([Check("b", "there", lambda: ("1", "fine"), "")]))][-1] == ("all well", True)
