@@ -15,15 +15,16 @@ from statistics import median
 
 import bluesky.plans as bp
 import numpy as np
-from bluesky import RunEngine
 
 from sfdaq_ophyd.clients import StdDaqClient
 from sfdaq_ophyd.devices import StdDaqWriter
 
+from .aged import LongScan
 from .pairs import Ratio, interleave, result
 
 N_STARTS = 15
 N_POINTS = 500
+PAIRS, ROUND_POINTS = 7, 20
 STATUS_PERIOD = 0.5
 
 
@@ -110,24 +111,33 @@ def end_noticed():
 
 
 def long_scan():
-    """Time per point at the end of a long scan, against its beginning."""
-    times = []
-    engine = RunEngine(context_managers=[])
-    engine.subscribe(lambda name, doc: times.append(time.perf_counter()) if name == "event" else None)
-    with simulated(speed=10.0) as url, tempfile.TemporaryDirectory() as folder:
-        writer = StdDaqWriter(url, name="writer", directory=folder)
-        writer.frames_per_trigger.put(3)
-        engine(bp.count([writer], N_POINTS))
-    steps = [b - a for a, b in zip(times, times[1:])]
-    first, last = median(steps[:100]), median(steps[-100:])
-    return {
-        "name": "std_daq 500 points",
-        "ratio": round(last / first, 3),
-        "bar": "<= 1.2",
-        "met": last / first <= 1.2,
-        "baseline": f"first 100 points, {first * 1000:.0f} ms each",
-        "note": f"last 100 of {N_POINTS} points: {last * 1000:.0f} ms each, one file per point",
-    }
+    """Time per point at the end of a long scan, in turns with short scans of another DAQ."""
+    with (
+        simulated(speed=10.0) as url,
+        simulated(speed=10.0) as other,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        writers = [StdDaqWriter(each, name="writer", directory=folder) for each in (url, other)]
+        for writer in writers:
+            writer.frames_per_trigger.put(3)
+        scan = LongScan(bp.count(writers[:1], N_POINTS))
+
+        def short() -> float:
+            beginning = LongScan(bp.count(writers[1:], ROUND_POINTS))
+            took = median(beginning.go_on(ROUND_POINTS)[1:, 0])
+            beginning.finish()
+            return took
+
+        scan.go_on(N_POINTS - (1 + PAIRS) * ROUND_POINTS)
+        late, early = interleave([lambda: median(scan.go_on(ROUND_POINTS)[1:, 0]), short], rounds=PAIRS)
+        scan.finish()
+    return result(
+        f"std_daq {N_POINTS} points",
+        Ratio(late, early),
+        most=1.2,
+        baseline=f"points of short scans, {np.median(early) * 1000:.0f} ms each",
+        note=f"last {PAIRS * ROUND_POINTS} of {N_POINTS} points: {np.median(late) * 1000:.0f} ms each",
+    )
 
 
 BENCHMARKS = [start_overhead, end_noticed, long_scan]
