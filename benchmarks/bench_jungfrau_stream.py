@@ -30,7 +30,8 @@ FILE_SECONDS = min(SECONDS, 20.0)
 """Length of the real-time case with a file: 300 MB of frames per second."""
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 1))
-"""Scans in a row with a file; the files of one are gone before the next begins. 30 take ten minutes."""
+"""Scans in a row with a file; the files of one are gone before the next begins. 30 take twenty minutes,
+half of that for their limit."""
 
 RATE_MULTIPLICATOR = int(os.environ.get("BENCH_RATE_MULTIPLICATOR", 1))
 """Every so many pulses a frame, in the case with everything."""
