@@ -265,7 +265,7 @@ class Intake(ABC):
     @property
     @abstractmethod
     def hold_left(self) -> float:
-        """S for which messages may still be left with the sender for want of room; `put` takes them then."""
+        """Time for which messages may stay with the sender for want of room, s; `put` takes them then."""
 
     def settle(self, now: float, unread: Collection[int]) -> float:
         """Do what time demands; return the s after which there is something to do even if nothing comes.
@@ -347,7 +347,7 @@ class PixelIntake(Intake):
 
     @property
     def hold_left(self) -> float:
-        """S for which messages may still be left with the sender while all buffers are in use."""
+        """Time for which messages may still be left with the sender while all buffers are in use, s."""
         return float("inf") if self.ring is None else self.ring.left
 
     def release(self) -> None:

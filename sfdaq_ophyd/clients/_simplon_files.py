@@ -47,7 +47,22 @@ class FileFetcher:
         return simplon.parse_keys(self._asked("GET", self._list_path()).json())
 
     def size(self, name: str) -> int | None:
-        """Return the bytes of a file; None if it is not there."""
+        """Return the bytes of a file; None if it is not there.
+
+        Parameters
+        ----------
+        name : str
+            As in `names`.
+
+        Raises
+        ------
+        WireError
+            The unit does not tell the size.
+        RequestError
+            The name is not that of a file; nothing was sent.
+        ServiceRefused, ServiceUnreachable, ServiceTimeout
+            The unit says no, or does not answer.
+        """
         reply = self._asked("HEAD", _path_of(name), missing=True)
         if reply.code == 404:
             return None
@@ -57,7 +72,20 @@ class FileFetcher:
         return int(length)
 
     def delete(self, name: str) -> None:
-        """Remove a file on the unit; one that is gone already is no error."""
+        """Remove a file on the unit; one that is gone already is no error.
+
+        Parameters
+        ----------
+        name : str
+            As in `names`.
+
+        Raises
+        ------
+        RequestError
+            The name is not that of a file; nothing was sent.
+        ServiceRefused, ServiceUnreachable, ServiceTimeout
+            The unit says no, or does not answer; the file may be gone all the same where no reply came.
+        """
         self._asked("DELETE", _path_of(name), missing=True)
 
     def part_of(self, name: str, folder: str | Path) -> Path:

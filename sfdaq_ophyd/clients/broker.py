@@ -27,7 +27,29 @@ class BrokerTrap(UserWarning):
 
 
 def pedestal_time(rate_multiplicator: int, pedestalmode: bool = False) -> float:
-    """Return the least time of a pedestal, s: the server announces the same, except for pedestalmode."""
+    """Return the least time of a pedestal: the server announces the same, except for pedestalmode.
+
+    Parameters
+    ----------
+    rate_multiplicator : int
+        100 Hz divided by the detector's rate: 1, 2, 4, 8, 10, 20, 40, 50 or 100.
+    pedestalmode : bool
+        The detector switches its gains itself, which takes 200 s at 100 Hz.
+
+    Returns
+    -------
+    float
+        s, at least.
+
+    Raises
+    ------
+    RequestError
+        The broker does not know this rate.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 8.
+    """
     r = check_rate_multiplicator(rate_multiplicator)
     manual = PEDESTAL_FRAMES / PULSE_RATE * r + 10
     return max(manual, 200.0 * r) if pedestalmode else manual
@@ -175,6 +197,12 @@ class BrokerClient(BrokerTransport):
 
         Parameters
         ----------
+        pgroup : str
+            E.g. ``"p12345"``; the pedestal is written for it.
+        detectors : sequence of str
+            At least one, e.g. ``["JF01T03V01"]``.
+        rate_multiplicator : int
+            100 Hz divided by the detectors' rate.
         pedestalmode : bool
             The detector switches gains itself: 200 s times `rate_multiplicator`.
         extra : mapping, optional
@@ -184,6 +212,19 @@ class BrokerClient(BrokerTransport):
         -------
         float
             The server's announcement (a promise, not a fact), or 200 s per `rate_multiplicator` if longer.
+
+        Raises
+        ------
+        RequestError
+            An argument is wrong, or `extra` has a key that the broker uses itself; nothing was sent.
+        BrokerRefused
+            The broker did not take the request, e.g. because the pgroup is closed.
+        UnknownOutcome
+            The reply was lost: the pedestal may run or be queued.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 8.
         """
         body = ops.take_pedestal.request(
             pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
@@ -196,8 +237,23 @@ class BrokerClient(BrokerTransport):
 
         Parameters
         ----------
+        pgroup : str
+            E.g. ``"p12345"``.
         confirm : str
             The pgroup once more.
+
+        Raises
+        ------
+        RequestError
+            `confirm` is another pgroup, or `pgroup` is none; nothing was sent.
+        BrokerRefused
+            The pgroup has no folder at this beamline, or was closed before.
+        UnknownOutcome
+            The reply was lost twice. Closing again is harmless.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 3.10.
         """
         if confirm != check_pgroup(pgroup):
             raise RequestError("confirm", confirm, f"{pgroup!r} once more: closing cannot be undone")
@@ -272,5 +328,22 @@ class BrokerClient(BrokerTransport):
         return result
 
     def local_path(self, path: str) -> Path:
-        """Return where a path of a reply lies on this machine; see `sf_root`."""
+        """Return where a path of a reply lies on this machine.
+
+        Parameters
+        ----------
+        path : str
+            Absolute and below ``/sf``, as the broker writes it.
+
+        Returns
+        -------
+        Path
+            The same file below the client's `sf_root`, which is ``/sf`` where it was not given. It need not
+            exist.
+
+        Raises
+        ------
+        RequestError
+            `path` is not below ``/sf``, or climbs out of it.
+        """
         return local_path(path, SF if self.sf_root is None else self.sf_root)

@@ -65,7 +65,29 @@ class StatusListener(Listener):
         return self._hears.is_set()
 
     def start(self, timeout: float | None = None) -> bool:
-        """Listen from now on; wait up to `timeout` s until connected, and return whether it is."""
+        """Listen from now on; wait up to `timeout` s until connected, and return whether it is.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Longest wait, s. None or 0 returns at once; the connection then comes up in the background.
+
+        Returns
+        -------
+        bool
+            Whether messages would arrive now. False is no failure: it goes on trying until `close`.
+
+        Raises
+        ------
+        ExtraMissing
+            pika is not installed; the extra ``rabbitmq`` brings it.
+        RequestError
+            The address has the right scheme, but is none that pika can read.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 11.
+        """
         if self._thread is None:
             pika = _import_pika()
             try:

@@ -200,7 +200,7 @@ class Messages(Intake):
 
     @property
     def hold_left(self) -> float:
-        """S for which messages may still be left with the sender for want of room."""
+        """Time for which messages may still be left with the sender for want of room, s."""
         return self._memory.left
 
     def announce(self, message: Message) -> bool:
@@ -291,7 +291,7 @@ class Messages(Intake):
         return True
 
     def taken(self, message: Message) -> float | None:
-        """Nothing: the detector's clock need not be ours; series tell what is old."""
+        """Return None: the detector's clock need not be ours, and series tell what is old."""
         return None
 
     def begin_mark(self) -> None:

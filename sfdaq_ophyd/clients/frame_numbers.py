@@ -19,7 +19,18 @@ class FrameNumbers:
         self._last: int | None = None
 
     def lost_before(self, frame: StreamFrame) -> range:
-        """Return the numbers between the frame before and this one; none where the numbering starts anew."""
+        """Return the numbers between the frame before and this one; none where the numbering starts anew.
+
+        Parameters
+        ----------
+        frame : StreamFrame
+            The next one that came; ask once for each, in their order.
+
+        Returns
+        -------
+        range
+            The numbers of the frames that were lost; empty where there are none.
+        """
         if frame.acquisition != self._acquisition:
             self._acquisition, self._last = frame.acquisition, None
         last = self._last

@@ -100,7 +100,18 @@ class ModuleStream(FrameStream[StreamFrame]):
         return "; ".join([super().describe_state(), *map(str, self._assembler.ports)])
 
     def is_early(self, frame: StreamFrame | None) -> bool:
-        """Whether a port sent nothing yet when a frame was taken, though others did."""
+        """Whether a port sent nothing yet when a frame was taken, though others did.
+
+        Parameters
+        ----------
+        frame : StreamFrame or None
+            A frame of this stream. None asks for all that came since the stream was opened, delivered or not.
+
+        Returns
+        -------
+        bool
+            True for a frame that is older than the first one of the port that came last.
+        """
         return self._assembler.is_early(None if frame is None else (frame.acquisition, frame.frame_number))
 
     def _new_intake(self, on_free: Callable[[], object]) -> Assembler:

@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -112,10 +112,27 @@ class SimplonClient:
     def discover_version(self, timeout: float | None = None) -> str | None:
         """Ask the server for its API version; None where it does not know the request.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Limit of each request, s; that of the client unless given.
+
+        Returns
+        -------
+        str or None
+            ``"1.8.0"`` or ``"1.6.0"``. Some simulators do not know the request, and neither does a server
+            that is no detector.
+
         Raises
         ------
         RequestError
             It is a version we do not speak.
+        ServiceRefused, ServiceUnreachable, ServiceTimeout, WireError
+            There is no SIMPLON server at the address, or it does not answer.
+
+        Notes
+        -----
+        See wire reference eiger, section 1.
         """
         for path in ("/detector/api/version", "/detector/api/version/"):
             reply = self._asked("GET", path, missing=True, timeout=timeout)
@@ -129,15 +146,90 @@ class SimplonClient:
         return found
 
     def keys(self, module: str, task: str) -> list[str]:
-        """Return the names a module lists; a few more exist."""
+        """Return the names a module lists; a few more exist.
+
+        Parameters
+        ----------
+        module : str
+            ``"detector"``, ``"monitor"``, ``"filewriter"``, ``"stream"`` or ``"system"``.
+        task : str
+            ``"config"``, ``"status"`` or ``"command"``.
+
+        Raises
+        ------
+        RequestError
+            There is no such module, or the API version must be given by hand.
+        ServiceRefused
+            The server does not have the list; its own words are quoted.
+        ServiceUnreachable, ServiceTimeout, WireError
+            There was no reply, none in time, or none that is a list of names.
+
+        Notes
+        -----
+        See wire reference eiger, section 1.
+        """
         return simplon.parse_keys(self._asked("GET", self._uri(module, task, "keys")).json())
 
     def get(self, module: str, task: str, name: str, timeout: float | None = None) -> Parameter:
-        """Read one parameter of ``config`` or ``status``."""
+        """Read one parameter of ``config`` or ``status``.
+
+        Parameters
+        ----------
+        module : str
+            ``"detector"``, ``"monitor"``, ``"filewriter"``, ``"stream"`` or ``"system"``.
+        task : str
+            ``"config"`` or ``"status"``.
+        name : str
+            May hold slashes, as in ``"threshold/1/energy"``.
+        timeout : float, optional
+            Limit of the call, s; that of the client unless given.
+
+        Returns
+        -------
+        Parameter
+            With the value in the vendor's unit, and whatever the server says of its type and its limits.
+
+        Raises
+        ------
+        RequestError
+            There is no such module, or the API version must be given by hand.
+        ServiceRefused
+            The server does not know the parameter; before `initialize` it may know none of ``config``. Its
+            own words are quoted.
+        ServiceUnreachable, ServiceTimeout, WireError
+            There was no reply, none in time, or none that is a parameter.
+
+        Notes
+        -----
+        See wire reference eiger, sections 3.1 and 4.
+        """
         return Parameter.from_json(self._asked("GET", self._uri(module, task, name), timeout=timeout).json())
 
     def get_array(self, name: str) -> np.ndarray:
-        """Read ``pixel_mask`` (uint32) or ``flatfield`` (float32) of the detector, shape (y, x)."""
+        """Read ``pixel_mask`` (uint32) or ``flatfield`` (float32) of the detector, shape (y, x).
+
+        Parameters
+        ----------
+        name : str
+            ``"pixel_mask"``, ``"flatfield"``, or that of one threshold, as in ``"threshold/1/pixel_mask"``.
+
+        Returns
+        -------
+        ndarray of uint32 or float32, shape (y, x)
+            Empty where the server has none. It is asked for as TIFF and, where that is refused or makes no
+            sense, as JSON.
+
+        Raises
+        ------
+        ServiceRefused, WireError
+            The server gives no array in either form.
+        ServiceUnreachable, ServiceTimeout
+            There was no reply, or no whole one within 60 s.
+
+        Notes
+        -----
+        See wire reference eiger, section 3.1.
+        """
 
         def read(form: str) -> np.ndarray:
             path, headers = self._uri("detector", "config", name), {"Accept": form}
@@ -152,10 +244,36 @@ class SimplonClient:
     def put(self, module: str, name: str, value, *, timeout: float = SLOW_PUT_TIMEOUT) -> list[str]:
         """Set one ``config`` parameter; return the names that changed or may have changed, `name` among them.
 
+        Parameters
+        ----------
+        module : str
+            ``"detector"``, ``"monitor"``, ``"filewriter"``, ``"stream"`` or ``"system"``.
+        name : str
+            May hold slashes, as in ``"threshold/1/energy"``.
+        value : bool, int, float, str or list
+            In the vendor's unit, of the type that the server wants; it is not checked here.
+        timeout : float
+            Limit of the call, s: a change of the energy takes about 10 s on a 16M.
+
+        Returns
+        -------
+        list of str
+            Parameters of the same module that are to be read again.
+
         Raises
         ------
+        RequestError
+            There is no such module, the value is no JSON, such as NaN, or the API version must be given by
+            hand; nothing was sent.
         ServiceRefused
             The server does not take the value, or does not know the name; its own words are quoted.
+        ServiceUnreachable, ServiceTimeout, WireError
+            There was no reply, none in time, or none that makes sense. It may have been sent twice, which is
+            harmless, and the value may be set: read it back.
+
+        Notes
+        -----
+        See wire reference eiger, section 3.2.
         """
         path = self._uri(module, "config", name)
         reply = self._asked("PUT", path, payload={"value": value}, timeout=timeout)
@@ -164,10 +282,38 @@ class SimplonClient:
     def command(self, module: str, name: str, argument=None, *, timeout: float | None = None) -> int | None:
         """Send one command, once; return the series number in the reply, if there is one.
 
+        Parameters
+        ----------
+        module : str
+            ``"detector"``, ``"monitor"``, ``"filewriter"``, ``"stream"`` or ``"system"``.
+        name : str
+            E.g. ``"arm"``; names and states are in `wire.simplon.COMMANDS`.
+        argument : float, optional
+            Only of the few commands that take one: s of exposure for ``trigger`` in the mode ``inte``. Any
+            other command is refused with an argument.
+        timeout : float, optional
+            Limit of the call, s; that of the client unless given. The reply comes when the command is done.
+
+        Returns
+        -------
+        int or None
+            The number of the series, which images and files have too.
+
         Raises
         ------
+        RequestError
+            There is no such module, the argument is no JSON, or the API version must be given by hand;
+            nothing was sent.
+        ServiceRefused
+            The server does not know the command, or the state does not allow it; its own words are quoted.
+        ServiceUnreachable
+            The command was not sent.
         UnknownOutcome
             The reply was lost; the command may have been carried out.
+
+        Notes
+        -----
+        See wire reference eiger, section 4.3.
         """
         path = self._uri(module, "command", name)
         return self._http.request(
@@ -183,12 +329,19 @@ class SimplonClient:
     def probe(self, timeout: float | None = None) -> DetectorState | None:
         """Return the state of the detector that answers; None where only a monitor does.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Limit of each request, s; that of the client unless given.
+
         Raises
         ------
         RequestError
             The API version must be given by hand.
         ServiceRefused, ServiceUnreachable, ServiceTimeout, WireError
             There is no SIMPLON server of this version at the address.
+        DetectorStateError
+            The detector is in a state that we do not know.
         """
         if self._version is None:
             self._version = self._asked_version(timeout)
@@ -201,20 +354,48 @@ class SimplonClient:
         return None
 
     def state(self, timeout: float | None = None) -> DetectorState:
-        """Return the detector's state."""
+        """Return the detector's state.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Limit of the call, s; that of the client unless given.
+
+        Raises
+        ------
+        DetectorStateError
+            The server names a state that we do not know.
+        ServiceRefused, ServiceUnreachable, ServiceTimeout, WireError
+            The state could not be read, as of `get`.
+
+        Notes
+        -----
+        See wire reference eiger, section 4.3.
+        """
         value = self.get("detector", "status", "state", timeout).value
         try:
             return DetectorState(value)
         except ValueError:
             raise DetectorStateError(f"{self.url}: unknown detector state {value!r:.100}") from None
 
-    def wait_while(self, states, timeout: float, what: str) -> DetectorState:
+    def wait_while(self, states: Container[DetectorState], timeout: float, what: str) -> DetectorState:
         """Wait until the detector is in none of `states`; return the state it is in then.
+
+        Parameters
+        ----------
+        states : container of DetectorState
+            Those that are waited out, e.g. ``{DetectorState.ACQUIRE}``.
+        timeout : float
+            Longest wait, s; the state is looked at five times a second.
+        what : str
+            What is waited for, for the message of the timeout.
 
         Raises
         ------
         ServiceTimeout
             With the last state seen.
+        DetectorStateError, ServiceRefused, ServiceUnreachable, WireError
+            The state could not be read, as of `state`.
         """
         limit = Limit(timeout)
         while (state := self.state()) in states:
@@ -287,15 +468,79 @@ class SimplonClient:
         """Take the oldest image out of the buffer; None if none came within `wait` s.
 
         Taking is final, and shared with every other client: a reply lost on the way is a frame lost.
+
+        Parameters
+        ----------
+        wait : float
+            How long the server waits for an image, s. Its transfer may take the client's `timeout` beyond
+            that.
+
+        Returns
+        -------
+        MonitorFrame or None
+            `image` is uint8, uint16 or uint32, shape (y, x), and nobody else uses its memory.
+
+        Raises
+        ------
+        WireError
+            The body is not the TIFF of an image, is cut short, or larger than 256 MiB. The frame is lost.
+        ServiceUnreachable, ServiceTimeout
+            There was no reply, or `interrupt` broke it off. It is not asked again, and a frame may be lost.
+        ServiceRefused
+            The server answered with another code than those for "no image"; its own words are quoted.
+
+        Notes
+        -----
+        See wire reference eiger, sections 5.2 and 6.
         """
         return self._images.fetch(self._waiting("next", wait), wait)
 
     def newest_image(self, wait: float = 0.5) -> MonitorFrame | None:
-        """Return the image that came last, without taking it: the same one again and again."""
+        """Return the image that came last, without taking it: the same one again and again.
+
+        Parameters
+        ----------
+        wait : float
+            How long the server waits for a first image, s.
+
+        Returns
+        -------
+        MonitorFrame or None
+            As of `next_image`; None if there was no image at all within `wait` s.
+
+        Raises
+        ------
+        WireError, ServiceUnreachable, ServiceTimeout, ServiceRefused
+            As of `next_image`, but no frame is lost.
+
+        Notes
+        -----
+        See wire reference eiger, section 5.2.
+        """
         return self._images.fetch(self._waiting("monitor", wait), wait)
 
     def image(self, series_id: int, image_id: int) -> MonitorFrame | None:
-        """Return one image of the buffer, without taking it; None if it is not there."""
+        """Return one image of the buffer, without taking it; None if it is not there.
+
+        Parameters
+        ----------
+        series_id, image_id : int
+            As in `image_list`.
+
+        Returns
+        -------
+        MonitorFrame or None
+            As of `next_image`.
+
+        Raises
+        ------
+        WireError, ServiceUnreachable, ServiceTimeout, ServiceRefused
+            As of `next_image`, but no frame is lost.
+
+        Notes
+        -----
+        See wire reference eiger, section 5.2.
+        """
         try:
             return self._images.fetch(self._uri("monitor", "images", f"{series_id}/{image_id}"))
         except ServiceRefused as exc:
@@ -314,6 +559,29 @@ class SimplonClient:
 
         A server that does not answer, or says that it is away (5xx), is tried again with growing pauses, for
         `give_up_after` s at the most; what is read at last is raised.
+
+        Parameters
+        ----------
+        stop : threading.Event
+            Ends it, once the request under way is over; `interrupt` breaks that off.
+        wait : float
+            How long the server waits for each image, s.
+        give_up_after : float
+            How long a server may be away without a break, s.
+
+        Yields
+        ------
+        MonitorFrame or None
+            As of `next_image`: images are taken.
+
+        Raises
+        ------
+        ServiceUnreachable, ServiceTimeout
+            The server was away for `give_up_after` s.
+        ServiceRefused
+            It said no with a code below 500; or it has said 5xx for `give_up_after` s.
+        WireError
+            A body was no image, as of `next_image`; at once.
         """
         pause, lost = 0.1, None
         while not stop.is_set():

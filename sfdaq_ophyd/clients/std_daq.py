@@ -130,7 +130,31 @@ class StdDaqClient(StandardDaq):
         return self._get("/daq/stats", "stats")
 
     def get_logs(self, n_last_logs: int = 1) -> list | dict:
-        """Return the newest finished acquisitions: a list or, from the newer dialect, a dict by log id."""
+        """Return the newest finished acquisitions: a list or, from the newer dialect, a dict by log id.
+
+        Parameters
+        ----------
+        n_last_logs : int
+            How many at the most, 1 or more.
+
+        Returns
+        -------
+        list of dict, or dict of str to dict
+            As the service sent them; `logs` makes typed values of them.
+
+        Raises
+        ------
+        StdDaqRequestError
+            `n_last_logs` is no whole number above 0; nothing was sent.
+        StdDaqRefused
+            The service said no.
+        StdDaqUnreachable, StdDaqTimeout, StdDaqBadReply
+            There was no reply, none in time, or none that makes sense.
+
+        Notes
+        -----
+        See wire reference std-daq, sections 3 and 7.
+        """
         with translated():
             count = as_integer("n_last_logs", n_last_logs, 1, 2**63 - 1)
         return self._get(f"/daq/logs/{count}", "logs")
@@ -172,7 +196,29 @@ class StdDaqClient(StandardDaq):
     def start_writer_sync(self, write_request: dict) -> dict:
         """Start writing and return when it ended, 60 s at the most; then the service reports an error.
 
-        Takes and raises what `start_writer_async` does.
+        Parameters
+        ----------
+        write_request : dict
+            As for `start_writer_async`.
+
+        Returns
+        -------
+        dict
+            The status object.
+
+        Raises
+        ------
+        StdDaqRequestError, StdDaqUnreachable
+            Nothing was sent.
+        StdDaqRefused, StdDaqInvalid
+            The service said no, or the acquisition was not over after 60 s: it goes on.
+        StdDaqUnknownOutcome
+            There was no reply within 70 s, or it was lost; the acquisition may be running. Unlike
+            `start_writer_async` this does not look at the status.
+
+        Notes
+        -----
+        See wire reference std-daq, sections 3 and 4.
         """
         request = self._checked(write_request)
         return self._post("/writer/write_sync", request.to_dict(), "writer", SYNC_TIMEOUT, MAYBE_RUNNING)
@@ -208,7 +254,23 @@ class StdDaqClient(StandardDaq):
         return DaqStats.from_dict(self.get_stats())
 
     def logs(self, n_last_logs: int = 1) -> list[LogEntry]:
-        """Return the newest finished acquisitions, newest first."""
+        """Return the newest finished acquisitions, newest first.
+
+        Parameters
+        ----------
+        n_last_logs : int
+            How many at the most, 1 or more.
+
+        Returns
+        -------
+        list of LogEntry
+            Failed acquisitions are not in the log, and a stop of a writer that is READY doubles an entry.
+
+        Raises
+        ------
+        WireError
+            An entry makes no sense. Otherwise as of `get_logs`.
+        """
         return LogEntry.list_from(self.get_logs(n_last_logs))
 
     def deployment(self) -> Deployment:
@@ -216,7 +278,24 @@ class StdDaqClient(StandardDaq):
         return Deployment.from_dict(self.get_deployment_status())
 
     def start(self, request: WriteRequest) -> DaqStatus:
-        """Start an acquisition, as `start_writer_async`."""
+        """Start an acquisition, and return once the writer is WRITING.
+
+        Parameters
+        ----------
+        request : WriteRequest
+            File, number of images and run id.
+
+        Returns
+        -------
+        DaqStatus
+            What `start_writer_async` returns, as a typed value.
+
+        Raises
+        ------
+        WireError
+            The acquisition was started, but the status in the reply makes no sense. Otherwise as of
+            `start_writer_async`.
+        """
         return DaqStatus.from_dict(self.start_writer_async(request.to_dict()))
 
     def stop(self) -> DaqStatus:

@@ -117,11 +117,40 @@ class StdDaqRedis(Listener):
         return self
 
     def wait_connected(self, timeout: float) -> bool:
-        """Wait until entries to come will be seen; call it before the start whose entries matter."""
+        """Wait until entries to come will be seen; call it before the start whose entries matter.
+
+        Parameters
+        ----------
+        timeout : float
+            Longest wait, s.
+
+        Returns
+        -------
+        bool
+            False where Redis was not reached in time, or the follower was not started; it goes on trying.
+        """
         return self._hears.wait(timeout)
 
     def subscribe(self, stream: str, callback: Callable[[Message], None]) -> None:
-        """Call back with each message, in the follower's thread."""
+        """Have `callback` called with each message of a stream that comes from now on.
+
+        Parameters
+        ----------
+        stream : str
+            One of those that are followed.
+        callback : callable
+            Given a `Message`, in the follower's thread, for as long as that runs. What it raises is logged
+            and stops nothing.
+
+        Raises
+        ------
+        KeyError
+            The stream is not followed.
+
+        Notes
+        -----
+        What the entries hold is in wire reference std-daq, section 8.
+        """
         self._callbacks[stream].append(callback)
 
     def close(self) -> None:

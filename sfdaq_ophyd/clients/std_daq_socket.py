@@ -385,7 +385,7 @@ class StdDaqWriterSocket(StandardDaq):
         return {**stored, **wanted}
 
     def _why_not_now(self) -> str:
-        """Of a driver that is gone nothing: another configuration may help it."""
+        """Return what should be there instead; empty where the driver is gone, which a change may help."""
         try:
             status = self.status()
         except ServiceUnreachable as exc:

@@ -212,13 +212,31 @@ class FrameStream(ABC, Generic[F]):
             raise ServiceTimeout(what, CLOSE_TIMEOUT, f"its thread is in {stuck!r}")
 
     def frames(self, timeout: float | None = None) -> FrameQueue[F]:
-        """Return an iterator over the frames from now on; it ends when the stream is closed."""
+        """Return an iterator over the frames from now on; it ends when the stream is closed.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Longest wait of the iterator for a frame, s. None takes the stream's own, which may be without
+            limit.
+
+        Returns
+        -------
+        FrameQueue
+            It keeps all frames that come, until they are taken. `close` it, or use it as a context manager,
+            to end the subscription. A frame that does not come in time is a `ServiceTimeout` of the iterator,
+            which can be asked again.
+        """
         return FrameQueue(self, self._default_timeout if timeout is None else timeout)
 
     def subscribe(self, callback: Callable[[F | None], None]) -> Callable[[], None]:
         """Have `callback` called with every frame, and with None when the stream closes.
 
-        It runs in the receiving thread and must be quick. What it raises is logged and stops nothing.
+        Parameters
+        ----------
+        callback : callable
+            Runs in the receiving thread and must be quick. What it raises is logged and stops nothing. It
+            must not close the stream.
 
         Returns
         -------
@@ -235,8 +253,15 @@ class FrameStream(ABC, Generic[F]):
         Costs one look at the sockets, however much lies in them: what is older is dropped as it comes, and so
         are images that have begun with it. Queues of consumers are theirs to clear.
 
+        Parameters
+        ----------
+        timeout : float
+            Longest wait for that look, s.
+
         Raises
         ------
+        RequestError
+            The stream is not open.
         ServiceTimeout
             The receiving thread did not come back from a consumer.
         """
@@ -250,10 +275,15 @@ class FrameStream(ABC, Generic[F]):
     def wait_connected(self, timeout: float = 5.0) -> None:
         """Wait until every endpoint has answered.
 
+        Parameters
+        ----------
+        timeout : float
+            Longest wait, s.
+
         Raises
         ------
         ServiceTimeout
-            Names the endpoints that have not.
+            Names the endpoints that have not; all of them where the stream was not opened.
         """
         limit = Limit(timeout)
         while not all(self.connected):
@@ -266,7 +296,15 @@ class FrameStream(ABC, Generic[F]):
     def is_early(self, frame: F | None) -> bool:
         """Whether a port sent nothing yet when a frame was taken, though others did; never of a single port.
 
-        None asks for what came since the stream was opened, delivered or not.
+        Parameters
+        ----------
+        frame : Frame or None
+            A frame of this stream. None asks for what came since the stream was opened, delivered or not.
+
+        Returns
+        -------
+        bool
+            True where the connection of a port may have come up too late for this frame.
         """
         return False
 

@@ -82,7 +82,13 @@ class Operation(Generic[Parameters, Reply]):
         return bool(inspect.signature(self.request).parameters)
 
     def method(self, dialect: Dialect) -> str:
-        """Return the HTTP method; RequestError if the dialect lacks the call."""
+        """Return the HTTP method of the call in a dialect.
+
+        Raises
+        ------
+        RequestError
+            The dialect lacks the call.
+        """
         method = self.current if dialect == "current" else self.documented
         if method is None:
             raise RequestError("dialect", dialect, f"one that knows {self.name!r}")
@@ -141,6 +147,28 @@ def power_on_detector(detector_name: str) -> Body:
     Takes seconds to minutes; all detectors of the beamline miss frames meanwhile. Poll `get_detector_status`
     until running, then `get_running_detectors`. Failure is visible only on the status exchange. Never
     repeated: each call queues another restart.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    str
+        The reply's message. It says that the restart was queued, not that it was done.
+
+    Raises
+    ------
+    UnknownOutcome
+        The reply was lost: the restart may run or be queued. Look at `get_detector_status` before asking
+        again.
+    BrokerRefused
+        The detector is not of this beamline, or the broker could not queue the restart.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, sections 3.3 and 9.
     """
     return _detector(detector_name)
 
@@ -152,14 +180,26 @@ def advance_run_number(pgroup: str, *, extra: Mapping[str, Any] | None = None) -
     Parameters
     ----------
     pgroup : str
+        E.g. ``"p12345"``.
     extra : mapping, optional
         Further fields for the server's log, such as the uid of the run.
+
+    Returns
+    -------
+    int
+        The number, which is the caller's alone.
 
     Raises
     ------
     UnknownOutcome
         The reply was lost. Never repeated by itself: each executed call uses up a number. Take another, gaps
         are harmless.
+    BrokerRefused
+        The pgroup has no folder at this beamline, or it is closed.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, sections 3.4 and 7.
     """
     return {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
 
@@ -169,6 +209,25 @@ def get_current_run_number(pgroup: str) -> Body:
     """Return the last number given out, 0 if none; with several clients not necessarily one's own.
 
     A closed pgroup is refused.
+
+    Parameters
+    ----------
+    pgroup : str
+        E.g. ``"p12345"``.
+
+    Returns
+    -------
+    int
+        The number that `advance_run_number` gave last, to whomever.
+
+    Raises
+    ------
+    BrokerRefused
+        The pgroup has no folder at this beamline, or it is closed.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 3.5.
     """
     return {"pgroup": check_pgroup(pgroup)}
 
@@ -217,6 +276,26 @@ def set_pvlist(pvs: Iterable[str]) -> Body:
 
     The epics buffer restarts: a short gap in all PVs. Two clients can overwrite each other: read, merge,
     compare, and write only a changed list. An empty list erases it.
+
+    Parameters
+    ----------
+    pvs : iterable of str
+        Names of PVs. Each is sent once, in the order given.
+
+    Returns
+    -------
+    list of str
+        The list that the server stored.
+
+    Raises
+    ------
+    RequestError
+        `pvs` is a single text, or one of the names is empty, has blanks around it, or is that of a camera's
+        images (``:FPICTURE``). Nothing was sent.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 3.9.
     """
     return {"pv_list": check_names(pvs, "pv_list")}
 
@@ -233,6 +312,25 @@ def get_detector_settings(detector_name: str) -> Body:
 
     Where modules differ, times are lists and the gain mode is ``{mode: [modules]}``; modes may read
     ``"unknown"``.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    dict
+        Those of the four settings that the reply has, by name.
+
+    Raises
+    ------
+    BrokerRefused
+        The detector is not of this beamline, or was never configured on the server.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, sections 5.3 and 10.
     """
     return _detector(detector_name)
 
@@ -252,43 +350,194 @@ def get_detector_status(detector_name: str) -> Body:
 
     States: idle, error, waiting, run_finished, transmitting, running, stopped. While a detector is being
     powered on, the call can be refused with "No modules added".
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    dict of str to list of int
+        The numbers of the modules that are in each state.
+
+    Raises
+    ------
+    RequestError
+        The server speaks the documented dialect, which lacks the call.
+    BrokerRefused
+        The detector is not of this beamline, or it has no modules on the server (yet).
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, sections 9 and 10.
     """
     return _detector(detector_name)
 
 
 @_operation("slow", "GET", None, reply.temperatures)
 def get_detector_temperatures(detector_name: str) -> Body:
-    """Return ``TEMPERATURE_ADC``, ``_FPGA`` and ``_THRESHOLDS``, each a list over modules, degC."""
+    """Return ``TEMPERATURE_ADC``, ``_FPGA`` and ``_THRESHOLDS``, each a list over modules, degC.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    dict of str to list of float
+        The temperatures in degC, one per module, under the full names ``TEMPERATURE_ADC``,
+        ``TEMPERATURE_FPGA`` and ``TEMPERATURE_THRESHOLDS``.
+
+    Raises
+    ------
+    RequestError
+        The server speaks the documented dialect, which lacks the call.
+    BrokerRefused
+        The detector is not of this beamline, or was never configured on the server.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 10.
+    """
     return _detector(detector_name)
 
 
 @_operation("slow", "GET", None, reply.pings)
 def get_detector_pings(detector_name: str) -> Body:
-    """Return which modules answer on the network; works for detectors that were never configured."""
+    """Return which modules answer on the network; works for detectors that were never configured.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    Pings
+        Module numbers: `responding`, and `unreachable`, which means the network or the power cable.
+
+    Raises
+    ------
+    RequestError
+        The server speaks the documented dialect, which lacks the call.
+    BrokerRefused
+        The detector is not of this beamline.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, sections 9 and 10.
+    """
     return _detector(detector_name)
 
 
 @_operation("slow", "GET", None, reply.control_box)
 def get_jfctrl_monitor(detector_name: str) -> Body:
-    """Return ``{"name [unit]": number}`` from the power control box; few detectors have one."""
+    """Return ``{"name [unit]": number}`` from the power control box; few detectors have one.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF07T32V02"``: only the installations 2, 6, 7, 15 and 17 have a control box.
+
+    Returns
+    -------
+    dict of str to float
+        Each value under its name, which ends with its unit.
+
+    Raises
+    ------
+    RequestError
+        The server speaks the documented dialect, which lacks the call.
+    BrokerRefused
+        The detector is not of this beamline, or it has no control box.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 10.
+    """
     return _detector(detector_name)
 
 
 @_operation("slow", "GET", None, reply.jfstats)
 def get_jfstats(detector_name: str) -> Body:
-    """Return temperatures and, where there is a control box, its values and whether data are written."""
+    """Return temperatures and, where there is a control box, its values and whether data are written.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    JfStats
+        `temperatures` as of `get_detector_temperatures`; `parameters` and `writing` are None without a
+        control box.
+
+    Raises
+    ------
+    RequestError
+        The server speaks the documented dialect, which lacks the call.
+    BrokerRefused
+        The detector is not of this beamline, or was never configured on the server.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 10.
+    """
     return {"det": check_detector(detector_name)}
 
 
 @_operation("slow", "POST", None, reply.nothing)
 def power_on_modules(detector_name: str, modules: Iterable[int]) -> Body:
-    """Switch chip power and high voltage (120 V) of single modules on; 1 s."""
+    """Switch chip power and high voltage (120 V) of single modules on; 1 s.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+    modules : iterable of int
+        Their numbers, at least one, counted from 0.
+
+    Raises
+    ------
+    RequestError
+        The detector has no such module, none was given, or the server speaks the documented dialect, which
+        lacks the call. Nothing was sent.
+    BrokerRefused
+        The detector is not of this beamline, or was never configured on the server.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 10.
+    """
     return _modules(detector_name, modules)
 
 
 @_operation("slow", "POST", None, reply.nothing)
 def power_off_modules(detector_name: str, modules: Iterable[int]) -> Body:
-    """Switch chip power and high voltage of single modules off."""
+    """Switch chip power and high voltage of single modules off.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+    modules : iterable of int
+        Their numbers, at least one, counted from 0.
+
+    Raises
+    ------
+    RequestError
+        The detector has no such module, none was given, or the server speaks the documented dialect, which
+        lacks the call. Nothing was sent.
+    BrokerRefused
+        The detector is not of this beamline, or was never configured on the server.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 10.
+    """
     return _modules(detector_name, modules)
 
 
@@ -308,7 +557,27 @@ def copy_user_files(pgroup: str, run_number: int, files: Iterable[str]) -> Body:
 
 @_operation("slow", "GET", "POST", reply.dap_settings)
 def get_dap_settings(detector_name: str) -> Body:
-    """Return the settings of a detector's online analysis."""
+    """Return the settings of a detector's online analysis.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+
+    Returns
+    -------
+    dict
+        All settings that the server has stored, by name.
+
+    Raises
+    ------
+    BrokerRefused
+        The detector is not of this beamline, or has no settings there.
+
+    Notes
+    -----
+    The names and their types are in wire reference sf-daq-broker, section 5.2.
+    """
     return _detector(detector_name)
 
 
@@ -317,6 +586,30 @@ def set_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> Body:
     """Merge settings into a detector's online analysis and return what changed, ``{name: (old, new)}``.
 
     Of two clients, the last writer wins per setting.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``, a detector of this beamline.
+    parameters : mapping
+        At least one setting, by name. The four lists of regions (``roi_x1``, ``roi_x2``, ``roi_y1``,
+        ``roi_y2``) are of one length.
+
+    Returns
+    -------
+    dict of str to (old, new)
+        Only the settings that had another value before.
+
+    Raises
+    ------
+    RequestError
+        A name is unknown, or a value is of the wrong type; nothing was sent. The server checks neither.
+    BrokerRefused
+        The detector is not of this beamline; or, in the documented dialect, has no settings there.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, sections 5.2 (names and types) and 10.3.
     """
     return {"detector_name": detector_name, "parameters": check_dap_settings(detector_name, parameters)}
 
@@ -333,6 +626,21 @@ def upload_custom_dap_script(name: str, code: str) -> Body:
         File name without directory; ``.py`` is added.
     code : str
         Defines ``proc(meta, image, mask)`` or a function named like the file. Parsed here, not run.
+
+    Raises
+    ------
+    RequestError
+        The name is no identifier, the code is no Python or lacks the function, the request is larger than the
+        server reads (`MAX_BODY`), or the dialect is the documented one, which lacks the call. Nothing was
+        sent.
+    BrokerRefused
+        The server did not take the script.
+    UnknownOutcome
+        The reply was lost; uploading the same script again is harmless.
+
+    Notes
+    -----
+    See wire reference sf-daq-broker, section 10.4.
     """
     return {"name": check_script(name, code), "code": code}
 
@@ -349,9 +657,25 @@ def _modules(detector_name: str, modules: Iterable[int]) -> dict[str, Any]:
 
 
 def check_script(name: str, code: str) -> str:
-    """Return the file name of a custom analysis script; RequestError if the server could not use it.
+    """Return the file name of a custom analysis script, which is parsed and never run.
 
-    The code is parsed, never run.
+    Parameters
+    ----------
+    name : str
+        A Python identifier, with or without ``.py``.
+    code : str
+        The script.
+
+    Returns
+    -------
+    str
+        `name` with ``.py``.
+
+    Raises
+    ------
+    RequestError
+        The server could not use it: the name is no identifier, or the code is no Python, or it defines
+        neither ``proc`` nor a function named like the file.
     """
     stem = name.removesuffix(".py") if isinstance(name, str) else name
     if not isinstance(stem, str) or not stem.isidentifier():

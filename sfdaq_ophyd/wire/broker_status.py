@@ -110,7 +110,7 @@ class StatusBoard:
             self._watched.update(files)
 
     def forget(self, files: Iterable[str]) -> None:
-        """Drop these."""
+        """Keep the state of these files no longer."""
         with self._lock:
             for file in files:
                 self._watched.discard(file)
