@@ -57,6 +57,16 @@ class Catalog(ABC):
 
         Nothing else is installed, and a second call changes nothing: :func:`sfdaq_ophyd.setup` does this and
         what our devices need of a RunEngine beside it.
+
+        Parameters
+        ----------
+        run_engine : RunEngine
+            May be one of several; `close` leaves them all.
+
+        Returns
+        -------
+        int
+            The token. That of a second call replaces the one before.
         """
         for engine, token in list(self._subscriptions):
             if engine is run_engine:
@@ -72,6 +82,13 @@ class Catalog(ABC):
 
     def flush(self, timeout: float = PATIENCE) -> None:
         """Wait until everything subscribed engines have emitted is written.
+
+        A run that failed counts as written: its documents are in the journal, and `waiting` names it.
+
+        Parameters
+        ----------
+        timeout : float
+            Longest wait without any progress, s; how long it takes in all is not limited.
 
         Raises
         ------
@@ -172,9 +189,21 @@ class Catalog(ABC):
         self._journal.extend(uid, documents)
 
     def runs_at(self, time: float, at_most: int = 20) -> list[str]:
-        """Return the uids of runs that were open at `time` (s since the epoch), the latest first.
+        """Return the uids of runs that were open at a time, the latest first.
 
-        A run without an end counts as open. Of the runs begun before, the last `at_most` are looked at.
+        A run without an end counts as open.
+
+        Parameters
+        ----------
+        time : float
+            s since the epoch, by the clock of the RunEngine's host.
+        at_most : int
+            How many of the runs begun before then are looked at, from the last one on.
+
+        Returns
+        -------
+        list of str
+            Whole uids.
         """
         from tiled.queries import Key
 
@@ -226,7 +255,14 @@ class Catalog(ABC):
         return uid in self.client
 
     def close(self, timeout: float = PATIENCE) -> None:
-        """Write what is left, leave the RunEngines, end the connection. Safe twice."""
+        """Write what is left, leave the RunEngines, end the connection. Safe twice.
+
+        Parameters
+        ----------
+        timeout : float
+            Longest wait without any progress, s. What is not written by then is on disk and comes in by
+            `replay`, and the log says so.
+        """
         if self._closed:
             return
         self._closed = True

@@ -165,7 +165,14 @@ class EmbeddedCatalog(Catalog):
         return f"{self.server.url}/api/v1?api_key={self.server.api_key}"
 
     def close(self, timeout: float = PATIENCE) -> None:
-        """Write what is left, leave the RunEngines, end the server. Safe twice."""
+        """Write what is left, leave the RunEngines, end the server. Safe twice.
+
+        Parameters
+        ----------
+        timeout : float
+            Longest wait without any progress, s. What is not written by then is on disk and comes in by
+            `replay`, and the log says so.
+        """
         super().close(timeout)
         self.server.stop()
 

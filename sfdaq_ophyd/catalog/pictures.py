@@ -74,7 +74,20 @@ def run_table(run, stream: str = "primary", *, columns: Sequence[str] | None = N
 
 
 def scalar_keys(run, stream: str) -> list[str]:
-    """Return the data keys of a stream that hold one value per event, the scanned ones first."""
+    """Return the data keys of a stream that hold one value per event, the scanned ones first.
+
+    Parameters
+    ----------
+    run : bluesky_tiled_plugins BlueskyRun
+        From ``catalog[uid]``.
+    stream : str
+        Name of the event stream.
+
+    Raises
+    ------
+    KeyError
+        The run has no such stream.
+    """
     data_keys = run[stream].metadata["data_keys"]
     scalars = [key for key, spec in data_keys.items() if not spec.get("external") and not spec.get("shape")]
     dimensions = run.start.get("hints", {}).get("dimensions", [])
@@ -188,9 +201,27 @@ def draw(
     unit: str = "",
     scale: tuple[float, float] | None = None,
 ) -> None:
-    """Write one frame (y, x) as PNG. Draws without a display and leaves matplotlib's settings alone.
+    """Write one frame as PNG. Draws without a display and leaves matplotlib's settings alone.
 
-    `unit` names the colour bar, `scale` are the ends of it; default is what `limits` says.
+    Parameters
+    ----------
+    frame : ndarray, shape (y, x)
+        Pixels without a measurement are grey; see `good_pixels`.
+    path : Path
+        Its folder must exist; a file of that name is replaced.
+    title : str
+        Stands above it, in several lines if it has them.
+    unit : str
+        Names the colour bar.
+    scale : (float, float), optional
+        The ends of the colour bar, which is logarithmic, so above 0. Default is what `limits` says.
+
+    Raises
+    ------
+    ExtraMissing
+        matplotlib is not installed.
+    OSError
+        The file cannot be written.
     """
     require("catalog", "a picture", "matplotlib")
     import matplotlib
@@ -225,6 +256,24 @@ def good_pixels(frame: np.ndarray) -> np.ndarray:
 
     Not measured are: in unsigned frames SIMPLON's sentinels, the two largest values of the dtype; in
     signed frames negative ones; in floating point what is not finite.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (..., y, x)
+        Not changed.
+
+    Returns
+    -------
+    ndarray of float32, shape like `frame`
+
+    Raises
+    ------
+    ShapeError
+        It is unsigned, but of neither 8, 16 nor 32 bits.
+
+    Notes
+    -----
+    See wire reference eiger, section 6.5.
     """
     values = frame.astype("f4")
     if frame.dtype.kind == "u":
@@ -243,7 +292,18 @@ def _points(points: Sequence[int] | None, most: int, n: int) -> list[int]:
 
 
 def limits(picture: np.ndarray) -> tuple[float, float]:
-    """Return the colour limits: percentiles 1 and 99.9 of the positive pixels, at least a factor 2 apart."""
+    """Return the colour limits: percentiles 1 and 99.9 of the positive pixels, at least a factor 2 apart.
+
+    Parameters
+    ----------
+    picture : ndarray of float
+        Of any shape, NaN where a pixel was not measured.
+
+    Returns
+    -------
+    low, high : float
+        Above 0; 1 and 2 where no pixel is positive.
+    """
     positive = picture[picture > 0]
     if positive.size == 0:
         return 1.0, 2.0

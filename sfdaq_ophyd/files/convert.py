@@ -111,7 +111,24 @@ class Converted:
 
 
 def convert(job: Conversion) -> Converted:
-    """Do it; an error becomes a `Converted` of state "failed", so one bad file does not stop a folder."""
+    """Make the calibrated file of a raw one; an error becomes a `Converted` of state "failed".
+
+    One bad file does not stop a folder.
+
+    Parameters
+    ----------
+    job : Conversion
+        Which file, with which constants and options; `plan` makes them.
+
+    Returns
+    -------
+    Converted
+        The target appears under its name once it is whole. What is there stays, unless `job.overwrite`.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 8.5.
+    """
     if Path(job.target).exists() and not job.overwrite:
         return Converted(job.source, job.target, 0, "present")
     try:
@@ -213,7 +230,20 @@ def _cached_calibration(
 def raw_detectors(path: str | Path) -> list[str]:
     """Return the groups of a file that are for raw Jungfrau images; none for files of other kinds.
 
-    FileFormatError if it cannot be read.
+    Parameters
+    ----------
+    path : str or Path
+        An HDF5 file.
+
+    Returns
+    -------
+    list of str
+        E.g. ``["JF01T03V01"]``.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read.
     """
     with opened(path) as file:
         if not isinstance(file.get("data"), h5py.Group):
@@ -222,7 +252,29 @@ def raw_detectors(path: str | Path) -> list[str]:
 
 
 def nearest_pedestal(source: str | Path, detector: str, folder: str | Path) -> Path:
-    """Return the detector's ``.res.h5`` file in `folder` that is nearest in time to the data file."""
+    """Return the detector's ``.res.h5`` file in `folder` that is nearest in time to the data file.
+
+    Parameters
+    ----------
+    source : str or Path
+        The data file.
+    detector : str
+        E.g. ``"JF01T03V01"``, as in the names of the pedestals.
+    folder : str or Path
+        Such as the pgroup's ``JF_pedestals``.
+
+    Returns
+    -------
+    Path
+        Times are those when the files were last written.
+
+    Raises
+    ------
+    FileFormatError
+        The folder has no pedestal of this detector.
+    OSError
+        The data file is not there.
+    """
     found = sorted(Path(folder).glob(f"*.{detector}.res.h5"))
     if not found:
         raise FileFormatError(
@@ -507,7 +559,22 @@ class ProcessedFile:
                     images.parent[name] = values
 
     def write(self, first_row: int, raw: np.ndarray) -> None:
-        """Calibrate a stack of raw images, shape (frames, y, 1024); write them from row `first_row` on."""
+        """Calibrate a stack of raw images, and write them from row `first_row` on.
+
+        Parameters
+        ----------
+        first_row : int
+            Where the first of them goes, from 0.
+        raw : ndarray of uint16, shape (frames, y, 1024)
+            Modules stacked in y, as the calibration takes them.
+
+        Raises
+        ------
+        ShapeError
+            The images are not of the calibration's detector.
+        StorageError
+            The disk did not take them.
+        """
         parts: dict[str | None, npt.NDArray[Any]] = {}
         if self._calibration.options.roi is None:
             parts[None] = self._calibration(raw)

@@ -55,9 +55,29 @@ def _read_hdf5(path: str | Path, detector_name: str) -> np.ndarray:
 
 
 def read_gain_binary(path: str | Path) -> np.ndarray:
-    """Return the six maps of one module, float32, shape (6, 512, 1024).
+    """Return the six maps of one module, from PSI's binary file of them.
 
     Older files hold three maps, then high gain equals normal gain, or four, then HG1 and HG2 equal G1 and G2.
+
+    Parameters
+    ----------
+    path : str or Path
+        Maps of 512 x 1024 float64, little-endian, one after the other.
+
+    Returns
+    -------
+    ndarray of float32, shape (6, 512, 1024)
+        G0, G1, G2, HG0, HG1, HG2 in ADU/keV.
+
+    Raises
+    ------
+    FileFormatError
+        There is no such file, its length is that of no 3, 4 or 6 maps, or the gains are of the wrong sign or
+        inverted.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 8.1.
     """
     path = Path(path)
     with looking_into(path, "gain maps"):
@@ -75,7 +95,26 @@ def read_gain_binary(path: str | Path) -> np.ndarray:
 
 
 def write_gain(path: str | Path, gain: np.ndarray, *, input_files: Sequence[str] = ()) -> None:
-    """Write gain maps, shape (4 or 6, 512 n, 1024), as the facility's HDF5 file; `path` must not exist."""
+    """Write gain maps as the facility's HDF5 file, which `read_gain` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        It must not exist; its folder must.
+    gain : ndarray, shape (4 or 6, 512 n, 1024)
+        ADU/keV; stored as float64. Shape and signs are not checked.
+    input_files : sequence of str
+        Names of the files the maps come from, kept as an attribute.
+
+    Raises
+    ------
+    OSError
+        The file is there already, or cannot be written.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 8.1.
+    """
     with h5py.File(path, "x") as file:
         gains = file.create_dataset("gains", data=np.asarray(gain, dtype=np.float64))
         gains.attrs["creator"] = "sfdaq_ophyd"

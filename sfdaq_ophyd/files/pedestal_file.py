@@ -38,11 +38,29 @@ class Pedestal(NamedTuple):
 def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
     """Read ``/gains``, ``/gainsRMS`` and ``/pixel_mask``; the last two may be missing.
 
+    Parameters
+    ----------
+    path : str or Path
+        The facility's ``.res.h5``. Its name, or that of its folder, may say whose it is.
+    detector_name : str
+        E.g. ``"JF01T03V01"``; says how many modules there must be.
+
+    Returns
+    -------
+    Pedestal
+        `rms` and `pixel_mask` are None where the file has none.
+
     Raises
     ------
     FileFormatError
         Missing pedestals, wrong shape or dtype, another detector's file; pedestals that no ADC can give, as
         with gain bits left in them. A stage without values is warned of.
+    RequestError
+        `detector_name` is no name of a detector.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 8.2.
     """
     check_detector(path, "gains", detector_name)
     with opened(path) as file:
@@ -54,7 +72,31 @@ def read_pedestal(path: str | Path, detector_name: str) -> Pedestal:
 
 
 def read_pixel_mask(path: str | Path, detector_name: str) -> npt.NDArray[np.int64]:
-    """Read ``/pixel_mask`` alone, e.g. the facility's permanent mask; int64, non-zero is bad."""
+    """Read ``/pixel_mask`` alone, e.g. the facility's permanent mask.
+
+    Parameters
+    ----------
+    path : str or Path
+        An HDF5 file. Its name, or that of its folder, may say whose it is.
+    detector_name : str
+        E.g. ``"JF01T03V01"``; says how many modules there must be.
+
+    Returns
+    -------
+    ndarray of int64, shape (512 n, 1024)
+        Non-zero is bad.
+
+    Raises
+    ------
+    FileFormatError
+        Missing mask, wrong shape or dtype, or another detector's file.
+    RequestError
+        `detector_name` is no name of a detector.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 8.2.
+    """
     check_detector(path, "pixel_mask", detector_name)
     with opened(path) as file:
         return _read_mask(file, detector_name)
@@ -73,7 +115,21 @@ def _read_mask(file: h5py.File, detector_name: str) -> npt.NDArray[np.int64]:
 
 
 def write_pedestal(path: str | Path, pedestal: Pedestal) -> None:
-    """Write a pedestal file; `path` must not exist."""
+    """Write a pedestal file as the facility has them, which `read_pedestal` reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        It must not exist; its folder must.
+    pedestal : Pedestal
+        Mean and rms are stored as float64, the mask as int64; what is None is left out. Shapes are not
+        checked.
+
+    Raises
+    ------
+    OSError
+        The file is there already, or cannot be written.
+    """
     with h5py.File(path, "x") as file:
         file["gains"] = np.asarray(pedestal.mean, dtype=np.float64)
         if pedestal.rms is not None:
@@ -91,9 +147,28 @@ def read_om_darks(paths: Sequence[str | Path], detector_name: str, *, words: str
     ----------
     paths : sequence of path
         In the order of the modules.
+    detector_name : str
+        E.g. ``"JF01T03V01"``; says how many modules there must be.
     words : {"auto", "int16", "uint16"}
         How the raw words were read: from OM's ZMQ stream as int16, from files as uint16. They differ by 65536
         in G2, and the ADC's range is 0 to 16383: "auto" looks at the sign, the wrong choice is refused.
+
+    Returns
+    -------
+    Pedestal
+        `mean` has the stages G0, G1 and G2; `rms` is None; `pixel_mask` is 1 where a stage has no value.
+
+    Raises
+    ------
+    FileFormatError
+        Missing dataset, wrong shape or dtype, or values outside the ADC's range, as with the wrong `words`.
+    RequestError
+        `words` is none of the three, there is not one file per module, or `detector_name` is no name of a
+        detector.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 7.2.
     """
     if words not in (*OM_GAIN_BITS, "auto"):
         raise RequestError("words", words, "'auto', 'int16' or 'uint16'")

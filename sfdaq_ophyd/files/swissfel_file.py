@@ -136,7 +136,7 @@ class SwissfelFile:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the images as they are stored."""
+        """Type of the images as they are stored."""
         return self._images.dtype
 
     @cached_property
@@ -146,7 +146,7 @@ class SwissfelFile:
 
     @cached_property
     def unit(self) -> str:
-        """Of the images that `frames` gives: "keV", or "ADU" for raw words, in a processed file too."""
+        """Unit of the images that `frames` gives: "keV", or "ADU" for raw words, in a processed file too."""
         converted = self.processed and (
             "meta/conversion" not in self._group
             or bool(read(self._dataset("meta/conversion", "biu", "()", lambda shape: shape == ())))
@@ -207,15 +207,45 @@ class SwissfelFile:
         return len(shape) in (1, 2) and shape[-1] <= MAX_MODULES and shape[:-1] in ((), (len(self),))
 
     def images(self, rows: slice | int | np.ndarray) -> np.ndarray:
-        """Read images as they are stored: (y, x) for one row, else (rows, y, x)."""
+        """Read images as they are stored: (y, x) for one row, else (rows, y, x).
+
+        Parameters
+        ----------
+        rows : slice, int, or ndarray of int or bool
+            An array of numbers must ascend, without doubles. All the rows are in memory at once.
+
+        Returns
+        -------
+        ndarray, shape (y, x) or (rows, y, x)
+            Of `dtype`: uint16 words in a raw file; in a processed one counts of `conversion_factor` keV, or
+            keV.
+
+        Raises
+        ------
+        FileFormatError
+            The file is cut short or damaged there, or there is no such row.
+        """
         return read(self._images, rows)
 
     def frames(self, *, good_only: bool = True) -> Iterator[Frame]:
-        """Yield the frames in the order of the file.
+        """Yield the frames in the order of the file, one in memory at a time.
 
-        The image of a raw file is raw words; that of a processed one is keV, float32, unless it was written
-        without conversion (see `unit`). A file knows no time,
-        so the timestamp is NaN. The event id is the pulse id, or the frame index where nothing arrived.
+        Parameters
+        ----------
+        good_only : bool
+            False yields the rows too in which packets or whole modules are missing; their `is_good` is False.
+
+        Yields
+        ------
+        Frame
+            The image of a raw file is raw words; that of a processed one is keV, float32, unless it was
+            written without conversion (see `unit`). A file knows no time, so the timestamp is NaN. The event
+            id is the pulse id, or the frame index where nothing arrived.
+
+        Raises
+        ------
+        FileFormatError
+            The file is cut short or damaged at a frame.
         """
         for row in range(len(self)):
             good = bool(self.is_good_frame[row])
@@ -235,7 +265,23 @@ class SwissfelFile:
 
 
 def groups_of(file: h5py.File) -> list[str]:
-    """Return the names below ``/data`` that hold Jungfrau images, regions of interest among them."""
+    """Return the names below ``/data`` that hold Jungfrau images, regions of interest among them.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for reading.
+
+    Returns
+    -------
+    list of str
+        E.g. ``["JF01T03V01", "JF01T03V01:ROI_spot"]``.
+
+    Raises
+    ------
+    FileFormatError
+        The file has no group ``/data``.
+    """
     data = file.get("data")
     if not isinstance(data, h5py.Group):
         raise FileFormatError(file.filename, "/data", found="nothing", expected="a group per detector")
