@@ -278,12 +278,12 @@ class Child:
 
     @property
     def listening(self) -> bool:
-        """It runs, and has said READY."""
+        """Whether it runs, and has said READY."""
         return self.running and self._ready.is_set()
 
     @property
     def running(self) -> bool:
-        """It was started, and neither stopped nor ended by itself."""
+        """Whether it was started, and has neither been stopped nor ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self, kill: bool = False) -> None:

@@ -82,7 +82,7 @@ class PulseWindow:
         return window
 
     def join(self, name: str, pulse_id: Any, *, every: int = 1, live: bool = False) -> PulseWindow:
-        """Be one of its devices, before it is triggered; if it was, the point is taken again.
+        """Make a device one of the window's, before that is triggered; if it was, the point is taken again.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class PulseWindow:
         return self
 
     def hold(self, name: str) -> None:
-        """Be a device that has live ones take its points again: it calls `settle` when its own is done."""
+        """Note a device that has live ones take its points again: it calls `settle` when its own is done."""
         with self._lock:
             self._around[name] = False
 
@@ -123,7 +123,7 @@ class PulseWindow:
             return name in self._live and not self._is_settled
 
     def trigger(self) -> ActionStatus:
-        """All devices of the point were triggered: the pulses may be chosen. Done at once."""
+        """Note that all devices of the point were triggered: its pulses may be chosen. Done at once."""
         with self._lock:
             self._triggered = True
             if self._live and self.is_open:

@@ -136,7 +136,17 @@ class ActionStatus(StatusBase):
 
     @classmethod
     def done_at_once(cls, device: HasName, what: str, unit: str = "frames") -> ActionStatus:
-        """Return the status of an action that is over already."""
+        """Return the status of an action that is over already.
+
+        Parameters
+        ----------
+        device : HasName
+            Whose action.
+        what : str
+            The action, e.g. ``"setting"``.
+        unit : str
+            Of the one that was done, for a progress bar.
+        """
         status = cls(device, what, GRACE, unit=unit)
         status.succeed()
         return status
@@ -201,7 +211,20 @@ class Setting(Signal):
 
 
 def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
-    """Raise DetectorStateError where a value would contradict what the run has recorded of a signal."""
+    """Refuse a value that would contradict what the run has recorded of a signal.
+
+    Parameters
+    ----------
+    signal : Signal
+        Of a device that knows whether it is staged.
+    value, now : object
+        What it is to be, and what it is.
+
+    Raises
+    ------
+    DetectorStateError
+        The device is staged, and the two differ.
+    """
     if signal.parent.is_staged and value != now:
         raise DetectorStateError(
             f"{signal.name}={value!r}: it is {now!r} while {signal.parent.name} is staged, and the run says "
@@ -210,9 +233,21 @@ def refuse_while_staged(signal: Signal, value: object, now: object) -> None:
 
 
 def whole_number(field: str, value: object, least: int) -> int:
-    """Return a whole number of `least` or more as an int; else RequestError, which names the `field`.
+    """Return a whole number of `least` or more as an int.
 
-    ``3`` and ``3.0`` are whole numbers, ``True`` and ``"3"`` are not.
+    Parameters
+    ----------
+    field : str
+        What the number is of, for the message.
+    value : object
+        ``3`` and ``3.0`` are whole numbers, ``True`` and ``"3"`` are not.
+    least : int
+        The smallest that is right.
+
+    Raises
+    ------
+    RequestError
+        It is none, or smaller.
     """
     try:
         if isinstance(value, SupportsInt) and not isinstance(value, bool) and int(value) == value:

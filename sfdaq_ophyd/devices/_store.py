@@ -265,7 +265,7 @@ class WrittenFileStore(PointStore):
                     self._files.pop().file.drop()
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: no frame waits here to be written."""
 
     @property
     def n_ready(self) -> int:

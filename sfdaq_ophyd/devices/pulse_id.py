@@ -22,6 +22,16 @@ class PulseIdSignal(EpicsSignalRO):
     def get(self, **kwargs) -> int:
         """Ask the IOC for the value of this moment.
 
+        Parameters
+        ----------
+        **kwargs
+            Of ``EpicsSignalRO.get``; passed over, for the value is always asked for anew.
+
+        Returns
+        -------
+        int
+            The pulse id.
+
         Raises
         ------
         ServiceUnreachable
@@ -94,7 +104,23 @@ class PulseId(Device):
         self._monitors: dict[Callable, int] = {}
 
     def get(self, **kwargs) -> int:
-        """Ask for the pulse id of this moment; errors are those of `PulseIdSignal.get`."""
+        """Ask for the pulse id of this moment.
+
+        Parameters
+        ----------
+        **kwargs
+            Of ``Device.get``; passed over.
+
+        Returns
+        -------
+        int
+            The pulse id.
+
+        Raises
+        ------
+        ServiceUnreachable, WireError
+            As of `PulseIdSignal.get`.
+        """
         return self.value.get()
 
     def trigger(self) -> ActionStatus:

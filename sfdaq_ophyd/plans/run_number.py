@@ -165,7 +165,7 @@ class _RunNumbers:
         yield from call_broker(self._broker, self._broker.runner.name_run, uid=self._run)
 
     def _prepare(self, msg: Msg, broker: SfDaqBroker) -> MsgGenerator[None]:
-        """Before the broker is triggered or kicked off in a run."""
+        """Adopt the open run, and announce the point, before the broker is triggered or kicked off in it."""
         if self._ours is _NO_RUN and self._opened is not None:
             self._broker = broker
             yield from self._adopt(self._opened)

@@ -18,10 +18,20 @@ def same_pulses(plan: MsgGenerator) -> MsgGenerator[Any]:
     `SfDaqBroker` with all its detectors, cameras and channels. `run_number_wrapper` includes it. Without it,
     each device takes the pulses after its own trigger.
 
+    Parameters
+    ----------
+    plan : generator
+        Any plan; one that triggers no such device is passed on as it is.
+
     Yields
     ------
     Msg
         Those of `plan`; one more before each 'trigger' of such a device, and one after the last of a group.
+
+    Returns
+    -------
+    object
+        What `plan` returns.
     """
     return (yield from forwarded(plan, _Triggers().around))
 
@@ -58,6 +68,19 @@ def forwarded(
     """Pass a plan on, each message through `around`, which yields it and what belongs to it.
 
     Unlike ``bpp.plan_mutator`` it keeps no message gone by, which a long scan has 26 of per point.
+
+    Parameters
+    ----------
+    plan : generator
+        Any plan.
+    around : callable
+        Takes a message and is itself a plan. What it returns is the response to that message, and what it
+        raises is thrown into `plan`.
+
+    Returns
+    -------
+    object
+        What `plan` returns.
     """
     plan = iter(plan) if not hasattr(plan, "send") else plan
     response, exception = None, None
@@ -84,6 +107,21 @@ def save_once(plan: MsgGenerator) -> MsgGenerator:
     After the last point of a run it is worse: the run is closed by then, and the replay fails.
 
     Install it once, ``RE.preprocessors.append(save_once)``; it changes nothing else.
+
+    Parameters
+    ----------
+    plan : generator
+        Any plan.
+
+    Yields
+    ------
+    Msg
+        Those of `plan`; around each 'save' those that switch rewinding off and on.
+
+    Returns
+    -------
+    object
+        What `plan` returns.
     """
 
     def around(msg: Msg) -> MsgGenerator:

@@ -119,7 +119,7 @@ class EigerConfig(FileDetectorConfig):
 
     @property
     def stream_endpoint(self) -> str:
-        """Where the stream is."""
+        """Address of the stream: the one that is given, else port 31001 of the host of `url`."""
         from ..clients.eiger_stream import stream_of
 
         return self.stream or stream_of(self.url)

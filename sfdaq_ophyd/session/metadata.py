@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Store(Protocol):
-    """Where the document is."""
+    """What keeps the document of the metadata: a file, or Redis."""
 
     def update(self, change: Callable[[dict], None]) -> dict:
         """Read, change and write as one step, also against other processes; return the result."""
@@ -199,7 +199,28 @@ class PersistentMetadata(MutableMapping):
         self._change(lambda content: content.__setitem__(key, plain))
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value, set to `default` if there was none."""
+        """Return the value of a key, set to `default` if there was none.
+
+        Parameters
+        ----------
+        key : str
+        default : object
+            What JSON can hold, None included.
+
+        Returns
+        -------
+        object
+            A dict or a list stores what is done to it.
+
+        Raises
+        ------
+        RequestError
+            `key` is no string, or JSON cannot hold `default`; nothing was stored.
+        ConfigError
+            What is stored is damaged.
+        StorageError, ServiceUnreachable
+            The file cannot be written, or Redis cannot be reached.
+        """
         if key not in self:
             self[key] = default
         return self[key]
@@ -225,7 +246,22 @@ class PersistentMetadata(MutableMapping):
     def increment(self, key: str) -> int:
         """Count up a number, also against other processes on the same store; return it.
 
-        ConfigError if what is stored is no number.
+        Parameters
+        ----------
+        key : str
+            Counts from 0 if it is not there.
+
+        Returns
+        -------
+        int
+            The number after it, which nobody else gets.
+
+        Raises
+        ------
+        ConfigError
+            What is stored is no number, or is damaged altogether.
+        StorageError, ServiceUnreachable
+            The file cannot be written, or Redis cannot be reached.
         """
 
         def count_up(content: dict) -> None:
@@ -242,12 +278,41 @@ class PersistentMetadata(MutableMapping):
 
 
 def next_scan_id(md: PersistentMetadata) -> int:
-    """Return the next scan_id; for ``RunEngine(scan_id_source=...)``. No two sessions get the same."""
+    """Return the next scan_id; for ``RunEngine(scan_id_source=...)``. No two sessions get the same.
+
+    Parameters
+    ----------
+    md : PersistentMetadata
+        That of the RunEngine, which calls this with it as a run opens.
+
+    Returns
+    -------
+    int
+        The last one in the store plus 1.
+
+    Raises
+    ------
+    ConfigError, StorageError, ServiceUnreachable
+        As of `PersistentMetadata.increment`.
+    """
     return md.increment("scan_id")
 
 
 def as_json(key: str, value: Any) -> Any:
-    """Return `value` as JSON gives it back; RequestError if JSON cannot hold it."""
+    """Return a value as JSON gives it back.
+
+    Parameters
+    ----------
+    key : str
+        Where it is to go, for the message.
+    value : object
+        Numpy scalars and arrays become numbers and lists, and paths texts.
+
+    Raises
+    ------
+    RequestError
+        JSON cannot hold it: it is NaN or infinite, of another type, or nested in itself.
+    """
     try:
         document = load_json(json.dumps({key: value}, default=_plain, allow_nan=False))
         return cast(dict, document)[key]

@@ -169,7 +169,24 @@ class Session:
         return {entry.name: entry.device for entry in self.entries if entry.device is not None}
 
     def install_suspenders(self, plans: dict[str, Any]) -> dict[str, Any]:
-        """Install the suspenders of the file; return, wrapped, those of `plans` that some do not hold."""
+        """Install the suspenders of the file; return, wrapped, those of `plans` that some do not hold.
+
+        Parameters
+        ----------
+        plans : dict of str to callable
+            All plans that the user has, by name.
+
+        Returns
+        -------
+        dict of str to callable
+            To be put in the place of those of the same name; signatures and docstrings are kept.
+
+        Raises
+        ------
+        ConfigError
+            A suspender names a device that is no signal or could not be made, or a plan that is not in
+            `plans`.
+        """
         from .suspenders import except_plans, make_suspenders
 
         self.suspenders = make_suspenders(self.config.suspenders, self.devices)
@@ -236,12 +253,28 @@ class Session:
 
 
 def open_session(folder: str | Path, given: str | None = None) -> Session:
-    """Open the session of a profile folder; see `config_path`.
+    """Open the session of a profile folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The profile, which may hold a ``sfdaq.yaml``.
+    given : str, optional
+        ``"sim"`` or the path of a configuration file; see `config_path` for what is used without one.
+
+    Returns
+    -------
+    Session
+        With its RunEngine, and with the simulators starting where the file asks for them. Its devices are
+        made when they are asked for.
 
     Raises
     ------
     ConfigError
-        With a line per mistake: file, line, key.
+        The file is not there, or it has mistakes: a line for each, with file, line and key. Also where the
+        stored metadata are damaged.
+    StorageError, ServiceUnreachable
+        The file of the metadata cannot be written, or their Redis cannot be reached.
     """
     keep_log()
     path = config_path(Path(folder), given)

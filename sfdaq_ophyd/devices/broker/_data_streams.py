@@ -333,9 +333,28 @@ def register_late(
 ) -> dict[str, list[str]]:
     """Check what was not checked, and add the streams to the runs in the catalog, by the tables on disk.
 
-    Returns the streams added, by the uid of the run; runs that are not in the catalog are left for later.
-    Files that nobody has followed to their end have `file_timeout` s from now, everything `timeout` s: then
-    ServiceTimeout, and what is whole stays to be registered by the next call.
+    Parameters
+    ----------
+    name : str
+        Of the broker device.
+    tables : iterable of RunTable
+        Of runs that are closed; those that are registered already are passed over.
+    catalog : Catalog
+        Runs that are not in it are left for later.
+    file_timeout : float
+        How long files that nobody has followed to their end are awaited, s from now.
+    timeout : float
+        Longest wait in all, s.
+
+    Returns
+    -------
+    dict of str to list of str
+        The streams added, by the uid of the run.
+
+    Raises
+    ------
+    ServiceTimeout
+        Files were still awaited after `timeout` s. What is whole stays to be registered by the next call.
     """
     done: dict[str, list[str]] = {}
     follower = FileFollower(f"{name} late")

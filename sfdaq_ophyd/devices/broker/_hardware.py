@@ -181,7 +181,23 @@ class Hardware:
     # detectors
 
     def check_reachable(self, detector: str) -> list[int]:
-        """Return the modules, all of which answer on the network; DetectorStateError if one does not."""
+        """Return the modules of a detector, all of which answer on the network.
+
+        Parameters
+        ----------
+        detector : str
+            E.g. ``"JF01T03V01"``.
+
+        Returns
+        -------
+        list of int
+            Their numbers.
+
+        Raises
+        ------
+        DetectorStateError
+            Some do not answer; the message has their numbers.
+        """
         pings = self._client.get_detector_pings(detector)
         if pings.unreachable:
             modules = ", ".join(map(str, pings.unreachable))
@@ -191,7 +207,23 @@ class Hardware:
         return list(pings.responding)
 
     def power_on_detector(self, detector: str) -> QueuedRestart:
-        """Queue a restart of a detector; a refusal to tell its states is one that is not configured."""
+        """Queue a restart of a detector; a refusal to tell its states is one that is not configured.
+
+        Parameters
+        ----------
+        detector : str
+            E.g. ``"JF01T03V01"``.
+
+        Returns
+        -------
+        QueuedRestart
+            For `wait_until_running`.
+
+        Raises
+        ------
+        BrokerRefused, UnknownOutcome
+            As of `BrokerClient.power_on_detector`.
+        """
         n_stops = self.trigger.n_stops()
         try:
             was_running = set(self._client.get_detector_status(detector)) == {"running"}
@@ -209,10 +241,25 @@ class Hardware:
         it has to be seen in another state, or the trigger to be stopped. Where the trigger can be seen, it
         has to run again.
 
+        Parameters
+        ----------
+        status : JobStatus
+            Is shown what is seen, and can be given up.
+        detector : str
+            E.g. ``"JF01T03V01"``.
+        limit : float
+            Longest wait, s.
+        restart : QueuedRestart
+            What `power_on_detector` returned.
+
         Raises
         ------
         ServiceTimeout
             Some are not, or the restart was not seen to begin; with what was seen last.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 9.
         """
         begun = not restart.was_running
 
@@ -238,7 +285,22 @@ class Hardware:
         self._poll(status, look, f"{detector} running", limit, hint)
 
     def wait_until_writing(self, status: JobStatus, detector: str, limit: float) -> None:
-        """Wait until every module writes into the buffer; ServiceTimeout if some do not."""
+        """Wait until every module of a detector writes into the buffer.
+
+        Parameters
+        ----------
+        status : JobStatus
+            Is shown what is seen, and can be given up.
+        detector : str
+            E.g. ``"JF01T03V01"``.
+        limit : float
+            Longest wait, s. The broker's answer may be 30 s old.
+
+        Raises
+        ------
+        ServiceTimeout
+            Some do not; the message tells which, and where to look.
+        """
 
         def look() -> tuple[int, str]:
             running = self._client.get_running_detectors()
@@ -289,7 +351,27 @@ class Hardware:
     def begin_pedestal(
         self, detectors: Sequence[str], pedestalmode: bool = False, run_uid: str = ""
     ) -> QueuedPedestal:
-        """Queue a pedestal; `pedestalmode` lets the detector switch gains itself."""
+        """Queue a pedestal.
+
+        Parameters
+        ----------
+        detectors : sequence of str
+            E.g. ``["JF01T03V01"]``. The beam must be off them.
+        pedestalmode : bool
+            The detectors switch their gains themselves.
+        run_uid : str
+            Of Bluesky's run, stored with the request; empty outside of one.
+
+        Returns
+        -------
+        QueuedPedestal
+            For `wait_for_pedestal`.
+
+        Raises
+        ------
+        RequestError, BrokerRefused, UnknownOutcome
+            As of `BrokerClient.take_pedestal`.
+        """
         settings, labels = self._settings(), request_labels(run_uid)
         seconds = self._client.take_pedestal(
             settings.pgroup,
@@ -310,6 +392,21 @@ class Hardware:
     ) -> dict[str, Any]:
         """Wait until the log of each detector says that it is done: the best evidence there is.
 
+        Where ``/sf`` is not mounted here, this waits for the announced time and a margin, which is a guess.
+
+        Parameters
+        ----------
+        status : JobStatus
+            Is shown what is seen, and can be given up.
+        pedestal : QueuedPedestal
+            What `begin_pedestal` returned.
+        detectors : sequence of str
+            The same as there.
+        limit : float
+            Longest wait, s.
+        run_uid : str
+            Noted with the pedestals, by which later runs name those in use.
+
         Returns
         -------
         dict
@@ -320,6 +417,11 @@ class Hardware:
         FilesMissing
             A writer failed; with its own words.
         ServiceTimeout
+            Not all are done after `limit` s; with what was seen last.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 8.
         """
         root = self._client.sf_root
         if root is None or not root.is_dir():
@@ -386,12 +488,26 @@ class Hardware:
     def update_pv_list(self, add: Sequence[str] = (), remove: Sequence[str] = ()) -> dict[str, list[str]]:
         """Read the list of recorded PVs, merge, write it only if it changes; return ``added``, ``removed``.
 
+        Parameters
+        ----------
+        add, remove : sequence of str
+            Names of PVs; those in the list already, or not in it, change nothing.
+
+        Returns
+        -------
+        dict of str to list of str
+            What has really changed, under ``added`` and ``removed``.
+
         Raises
         ------
         RequestError
             A PV is in both.
         DetectorStateError
             Another list was stored.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 3.9.
         """
         both = sorted(set(add) & set(remove))
         if both:
@@ -406,9 +522,28 @@ class Hardware:
         return {"added": added, "removed": removed}
 
     def copy_user_files(self, run_number: int, files: Sequence[str]) -> dict[str, str]:
-        """Copy files, by absolute paths that the server can read, into ``aux/`` of a run.
+        """Copy files into ``aux/`` of a run.
 
-        Returns source to destination; DetectorStateError names those that were not copied.
+        Parameters
+        ----------
+        run_number : int
+            A run of the pgroup that has data already.
+        files : sequence of str
+            Absolute paths that the server can read.
+
+        Returns
+        -------
+        dict of str to str
+            Source to destination.
+
+        Raises
+        ------
+        DetectorStateError
+            Some were not copied; the message has them with the server's reasons. The others are copied.
+
+        Notes
+        -----
+        See wire reference sf-daq-broker, section 10.2.
         """
         result = self._client.copy_user_files(self._settings().pgroup, run_number, files)
         if result.failed:

@@ -217,7 +217,31 @@ class BrokerRunner:
     def acquire(
         self, pulses: PulseRange, point: Point | None, run: BrokerRun, pulse_ids: Sequence[int] = ()
     ) -> AcceptedAcquisition:
-        """Send the request for pulses that are over: all of them, or only `pulse_ids`."""
+        """Send the request for pulses that are over: all of them, or only `pulse_ids`.
+
+        Parameters
+        ----------
+        pulses : PulseRange
+            They must be in the buffers already; this does not wait.
+        point : Point or None
+            Of a scan; goes into the request's ``scan_info``.
+        run : BrokerRun
+            As of `run_in_use`.
+        pulse_ids : sequence of int
+            Of those in `pulses`; empty for all.
+
+        Returns
+        -------
+        AcceptedAcquisition
+            What goes into the event. Its files are followed from now on.
+
+        Raises
+        ------
+        RequestError
+            The broker takes no such request; nothing was sent.
+        BrokerRefused, RunNumberMismatch, UnknownOutcome, ServiceUnreachable
+            As of `BrokerClient.retrieve_from_buffers`; how it ended is in the run's table as well.
+        """
         request = self._settings().request(
             pulses,
             run_number=run.number,
@@ -236,7 +260,28 @@ class BrokerRunner:
     ) -> AcceptedAcquisition:
         """Ask once more for what a ``meta/acqNNNN.json`` says, with changes of its fields.
 
-        `point` and `check` are as for `run_in_use`.
+        Parameters
+        ----------
+        point : Point or None
+            As for `run_in_use`.
+        check : callable
+            As for `run_in_use`.
+        path : str
+            One of `saved_requests`.
+        changes : mapping, optional
+            Fields of the request to others.
+
+        Returns
+        -------
+        AcceptedAcquisition
+            In the run in use or, where there is none, in the old one.
+
+        Raises
+        ------
+        RequestError
+            The file holds no request, or it is not to be sent with these changes; nothing was sent.
+        BrokerRefused, RunNumberMismatch, UnknownOutcome, ServiceUnreachable
+            As of `acquire`.
         """
         file, old = Path(path), _saved_request(path, changes)
         run = self.run_in_use(point, check, old.run_number)
@@ -255,7 +300,25 @@ class BrokerRunner:
     ) -> list[str]:
         """Return the paths of ``meta/acqNNNN.json`` of a run, or of one acquisition.
 
-        RequestError if there is none, or if one is not to be sent with these `changes`.
+        Parameters
+        ----------
+        run_number : int
+            Of the pgroup in use.
+        acquisition_number : int, optional
+            Only this one.
+        changes : mapping, optional
+            Fields of the requests that are to be changed, as for `acquire_again`.
+
+        Returns
+        -------
+        list of str
+            On this machine, sorted.
+
+        Raises
+        ------
+        RequestError
+            There is none, as where ``/sf`` is not mounted here; or one is not to be sent with these
+            `changes`.
         """
         pgroup, root = self._settings().pgroup, self.client.sf_root
         runs = f"*/data/{pgroup}/raw/run{padded(run_number)}"
@@ -273,7 +336,14 @@ class BrokerRunner:
     def leave_out(self, run: BrokerRun | None, first: int, last: int | None) -> None:
         """Say in the log, and in the table of a run if there is one, that pulses were not asked for.
 
-        `last` is included; None if it is not known how far they go.
+        Parameters
+        ----------
+        run : BrokerRun or None
+            Whose they are.
+        first : int
+            The first such pulse.
+        last : int or None
+            The last one, included; None if it is not known how far they go.
         """
         span = "on" if last is None else f"to {last}"
         reason = (

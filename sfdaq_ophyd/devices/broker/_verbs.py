@@ -136,7 +136,23 @@ class BrokerVerbs(BrokerSettings, Flying):
         return status
 
     def join_window(self, window: PulseWindow) -> PulseWindow:
-        """Ask for the pulses of a window with the next trigger; of a new one if that counts other pulses."""
+        """Ask for the pulses of a window with the next trigger; of a new one if that counts other pulses.
+
+        Parameters
+        ----------
+        window : PulseWindow
+            That of all devices of the point.
+
+        Returns
+        -------
+        PulseWindow
+            This one, or the new one.
+
+        Raises
+        ------
+        DetectorStateError
+            The broker has no PV for pulse ids.
+        """
         every = int(self.rate_multiplicator.get())
         return window.join(self.name, self.runner.pulse_id, every=every)
 
@@ -145,7 +161,32 @@ class BrokerVerbs(BrokerSettings, Flying):
     ) -> dict[str, Any]:
         """Get data of a range of pulses, or of `pulse_ids` in it, once it is over, for the run in use.
 
-        Returns what goes into the event, as `read` does.
+        Blocks until the broker has taken the request; the files come later.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with; it can be given up until the request is sent.
+        start_pulse_id, stop_pulse_id : int
+            Both are included.
+        pulse_ids : sequence of int
+            Only these; empty for all.
+
+        Returns
+        -------
+        dict
+            What goes into the event, as `read` has it, without the device's name in the keys.
+
+        Raises
+        ------
+        RequestError
+            The pulses, or the settings of the device, are none that the broker takes; nothing was sent.
+        Discarded
+            It was given up, or the run ended meanwhile; nothing was sent.
+        DetectorStateError, ServiceTimeout
+            There is no PV for pulse ids, or it stands still before the last pulse.
+        BrokerRefused, RunNumberMismatch, UnknownOutcome, ServiceUnreachable
+            As of `BrokerClient.retrieve_from_buffers`; the run's table tells which.
         """
         self._retrieval, same_run = status, self.runner.same_run()
         pulses = PulseRange(start_pulse_id, stop_pulse_id)
@@ -155,7 +196,25 @@ class BrokerVerbs(BrokerSettings, Flying):
         return self._took(self.runner.acquire(pulses, None, run, pulse_ids))
 
     def retrieve_again(self, status: JobStatus, **saved: Any) -> dict[str, Any]:
-        """Get data of an old run once more, as `BrokerRunner.acquire_again` does; else as `retrieve`."""
+        """Get data of an old run once more, as `BrokerRunner.acquire_again` does; else as `retrieve`.
+
+        Parameters
+        ----------
+        status : JobStatus
+            To wait with; it can be given up until the request is sent.
+        **saved
+            `path` and `changes` of `BrokerRunner.acquire_again`.
+
+        Returns
+        -------
+        dict
+            What goes into the event, as `read` has it, without the device's name in the keys.
+
+        Raises
+        ------
+        RequestError, Discarded, BrokerRefused, RunNumberMismatch, UnknownOutcome, ServiceUnreachable
+            As of `retrieve`.
+        """
         self._retrieval, same_run = status, self.runner.same_run()
         status.commit()
         return self._took(self.runner.acquire_again(self.next_point.current, same_run, **saved))
@@ -362,7 +421,7 @@ class BrokerVerbs(BrokerSettings, Flying):
         self._give_up()
 
     def resume(self) -> None:
-        """Nothing to do: the RunEngine triggers again."""
+        """Do nothing: the RunEngine triggers again."""
 
     def stop(self, *, success: bool = False) -> None:
         """Give up what was not asked for yet. Safe at any time, and twice; `success` is of no use."""

@@ -310,7 +310,7 @@ class StreamSource:
                     return
 
     def join(self, window: PulseWindow) -> PulseWindow | None:
-        """Be one of the live devices of a window; None if no pulses are counted."""
+        """Join a window as one of its live devices; return what was joined, None if no pulses are counted."""
         if self._pulse_id is None:
             return None
         return window.join(self._name, self._pulse_id, every=self._every, live=True)
