@@ -8,6 +8,7 @@ code that runs unseen; ``<!-- not run: reason -->`` before a block leaves it out
 
 import ast
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -249,6 +250,16 @@ def test_blocks_when_a_page_has_all_kinds_then_in_order_with_their_lines(tmp_pat
         "```{code-block} python\nc = b\n```\n```text\nno\n```\n"
     )
     assert blocks(page) == [(str(page), 1, "a = 1\n"), (str(page), 5, "b = a\n"), (str(page), 12, "c = b\n")]
+
+
+def test_bare_when_a_docstring_cites_a_section_without_its_page_then_it_is_found(monkeypatch):
+    pytest.importorskip("sphinx")
+    monkeypatch.syspath_prepend(str(REPO / "docs" / "_ext"))
+    bare = importlib.import_module("wire_reference").bare
+    whole = "As in wire reference std-daq, sections 4 (request), 5\n    and 12.1 (states)."
+    assert bare(f'"""{whole}"""\nx = "section 3"  # section 4\n') == []
+    assert bare(f'"""{whole}"""\ndef f():\n    """Said in\n    section 8.2."""\n') == ["section 8.2"]
+    assert bare('x = 1\n"""A limit (sections 3 and 4)."""\n') == ["sections 3"]
 
 
 STEP = re.compile(r"^\| \d+ \| `(?P<file>[\w/]+\.py)` \| `(?P<name>[\w.]+)` \|", re.MULTILINE)

@@ -3,7 +3,7 @@
 A module is turned once, by its own quarter turns and those of the whole detector together, and its upper left
 corner is worked out here (wire reference jungfrau, sections 6.4 and 6.6); nothing downstream ever turns an
 image. In the facility's table origins are in units of gap-expanded pixels, turns are counter-clockwise
-quarters; source is the ``geometry_table.json`` that section 6.6 names.
+quarters; source is the ``geometry_table.json`` that wire reference jungfrau, section 6.6, names.
 """
 
 from __future__ import annotations

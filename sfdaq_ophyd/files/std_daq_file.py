@@ -4,7 +4,8 @@ Source: wire reference std-daq, section 9. Image ids are never cut by the writer
 so only the count the writer acknowledged says what a file holds.
 
 As one: a virtual dataset with the images of points, in order. Nothing is copied but ids and statuses. The
-DAQ's own interleaved file is never used: it lacks the last frame of each file (section 12).
+DAQ's own interleaved file is never used: it lacks the last frame of each file (wire reference std-daq,
+section 12.3).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The two services: dialects, paths and limits (wire reference sf-daq-broker, sections 1 to 3).
 
-The broker answers on port 10002, the slow broker (section 10) one port above. *current* is what production
-runs; *documented* is what the API document says, with the behaviour of the 2023 server where it is silent.
-The calls are in `broker_operations`.
+The broker answers on port 10002, the slow broker (wire reference sf-daq-broker, section 10) one port above.
+*current* is what production runs; *documented* is what the API document says, with the behaviour of the 2023
+server where it is silent. The calls are in `broker_operations`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files of detectors: raw as the buffer's reader writes them, converted, pedestals and their active copies.
 
-As in the wire references jungfrau, sections 8.4 and 8.5, and sf-daq-broker, sections 5.1 and 8.
+As in wire reference jungfrau, sections 8.4 and 8.5, and wire reference sf-daq-broker, sections 5.1 and 8.
 """
 
 from __future__ import annotations
