@@ -174,7 +174,18 @@ def find_row(detector_name: str) -> Row:
 
 
 def is_known(detector_name: str) -> bool:
-    """Whether the detector is in the geometry table."""
+    """Whether a detector is in the geometry table.
+
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``; where this version is not in it, any entry of the detector will do.
+
+    Raises
+    ------
+    RequestError
+        It is no name of a detector.
+    """
     name = DetectorName.parse(detector_name)
     return str(name) in TABLE or name.family in TABLE
 
@@ -185,7 +196,22 @@ def is_strip(detector_name: str) -> bool:
 
 
 def module_shape(gap_pixels: bool) -> tuple[int, int]:
-    """Rows and columns of one module, with or without the pixels between its chips."""
+    """Return the shape of one module in the processed image.
+
+    Parameters
+    ----------
+    gap_pixels : bool
+        Whether chips stand `GAP` pixels apart.
+
+    Returns
+    -------
+    rows, columns : int
+        514 and 1030 with gap pixels, 512 and 1024 without.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 6.4.
+    """
     rows, columns = MODULE_SHAPE
     if gap_pixels:
         return rows + GAP * (rows // CHIP - 1), columns + GAP * (columns // CHIP - 1)
@@ -195,8 +221,30 @@ def module_shape(gap_pixels: bool) -> tuple[int, int]:
 def make_layout(detector_name: str, modules: Sequence[int], *, gap_pixels: bool, geometry: bool) -> Layout:
     """Lay out the modules that are switched on, in the order in which they are stacked.
 
-    Without `geometry` they are stacked in y without holes. With it, every module keeps its place, switched on
-    or not, and what no module covers stays empty; RequestError for a detector that is in no table.
+    Parameters
+    ----------
+    detector_name : str
+        E.g. ``"JF01T03V01"``.
+    modules : sequence of int
+        Those that are switched on.
+    gap_pixels : bool
+        Whether chips stand `GAP` pixels apart.
+    geometry : bool
+        Every module keeps its place, switched on or not, and what no module covers stays empty. False: they
+        are stacked in y without holes.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    RequestError
+        With `geometry`, the detector is in no table.
+
+    Notes
+    -----
+    See wire reference jungfrau, section 6.6.
     """
     height, width = module_shape(gap_pixels)
     if not geometry:

@@ -71,7 +71,18 @@ class WordCounts:
 
 
 def saturated_word(highgain: bool) -> int:
-    """Return the one raw word that means saturated."""
+    """Return the one raw word that means saturated.
+
+    Parameters
+    ----------
+    highgain : bool
+        The detector runs in high gain.
+
+    Returns
+    -------
+    int
+        0x3FFF in high gain, else 0xC000.
+    """
     return 0x3FFF if highgain else 0xC000
 
 

@@ -101,14 +101,28 @@ class BrokerTransport:
     def call(self, operation: Operation[..., Value], body: Mapping[str, Any] | None = None) -> Value:
         """Make one call, with a body where it takes parameters, and return what its reply says: a success.
 
+        Parameters
+        ----------
+        operation : Operation
+            One of `wire.broker_operations.OPERATIONS`.
+        body : mapping, optional
+            What the operation's `request` returned.
+
+        Returns
+        -------
+        object
+            What the operation's `read` makes of the reply.
+
         Raises
         ------
         BrokerRefused
             The broker said no.
         ServiceUnreachable, ServiceTimeout, WireError
-            No answer, or none that makes sense, to a call that may be repeated and was.
+            No answer, or none that makes sense, to a call that may be repeated and was. ServiceUnreachable of
+            any call too: it was not sent.
         UnknownOutcome
-            The same for a call that must not be repeated: it may have been, or still be, carried out.
+            No answer, or none that makes sense, to a call that must not be repeated: it may have been, or
+            still be, carried out.
         RequestError
             The body is too large or not JSON, or the dialect lacks the call; nothing was sent.
         """

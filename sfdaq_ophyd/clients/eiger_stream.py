@@ -162,12 +162,29 @@ class Series:
             self.refused[image_id] = reason
 
     def has(self, image_id: int) -> bool:
-        """Whether an image came, and is good."""
+        """Whether an image came, and is good.
+
+        Parameters
+        ----------
+        image_id : int
+            Counted from 0 in the series.
+        """
         k = bisect(self._firsts, image_id)
         return k > 0 and image_id <= self._lasts[k - 1]
 
     def missing(self, n_images: int) -> list[int]:
-        """Return the ids below `n_images` that did not come, up to `MOST_TOLD` of them."""
+        """Return the ids of images that did not come, or are not good.
+
+        Parameters
+        ----------
+        n_images : int
+            How many the series has, so ids below it are looked for.
+
+        Returns
+        -------
+        list of int
+            Ascending, `MOST_TOLD` of them at the most.
+        """
         gaps = zip([0, *(last + 1 for last in self._lasts)], [*self._firsts, n_images])
         return list(islice((k for a, b in gaps for k in range(a, min(b, n_images))), MOST_TOLD))
 
@@ -358,7 +375,22 @@ def _frame(head: SeriesImage, images: Mapping[str, ArrayBytes], lacks: str, arri
 
 
 def stream_of(url: str) -> str:
-    """Return the endpoint of the stream of the detector control unit at `url`, ``"http://dcu:80"``."""
+    """Return the endpoint of the stream of a detector control unit.
+
+    Parameters
+    ----------
+    url : str
+        Of its REST interface, ``"http://dcu:80"``.
+
+    Returns
+    -------
+    str
+        ``"tcp://dcu:31001"``.
+
+    Notes
+    -----
+    See wire reference eiger, section 7.
+    """
     host = urlsplit(url).hostname or ""
     return f"tcp://{f'[{host}]' if ':' in host else host}:{PORT}"
 

@@ -43,6 +43,11 @@ class FrameQueue(Generic[F]):
     def get(self, timeout: float | None = None) -> F:
         """Return the next frame.
 
+        Parameters
+        ----------
+        timeout : float, optional
+            Longest wait, s; None waits until the stream or the queue is closed.
+
         Raises
         ------
         ServiceTimeout

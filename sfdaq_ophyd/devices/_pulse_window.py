@@ -118,7 +118,13 @@ class PulseWindow:
             self._around[name] = False
 
     def awaits(self, name: str) -> bool:
-        """Say whether a live device may still take frames out of it."""
+        """Say whether a live device may still take frames out of it.
+
+        Parameters
+        ----------
+        name : str
+            Of the device; False for one that is none of the window's.
+        """
         with self._lock:
             return name in self._live and not self._is_settled
 
@@ -177,10 +183,24 @@ class PulseWindow:
         return take == self._n_takes
 
     def wait_for_others(self, name: str, take: int, timeout: float) -> bool:
-        """Wait, `timeout` s at the most, until every live device has its last frame; whether that is over.
+        """Wait until every live device has its last frame; whether that is over.
 
         For a device that has its own last frame, and keeps it back. It is over too where one of the others
-        takes the point again: see `goes_on`, and `attempt` for `take`.
+        takes the point again: see `goes_on`.
+
+        Parameters
+        ----------
+        name : str
+            Of the device that calls.
+        take : int
+            What `attempt` returned.
+        timeout : float
+            Longest wait, s.
+
+        Returns
+        -------
+        bool
+            False where `timeout` s went by: call it again.
         """
         with self._lock:
             if take == self._n_takes:
@@ -193,7 +213,13 @@ class PulseWindow:
         return all(done or name in self._complete for name, done in self._live.items())
 
     def admits(self, pulse_id: int) -> bool:
-        """Say of the pulse of each frame of a live device, as it comes, whether it is in the window."""
+        """Say of the pulse of each frame of a live device, as it comes, whether it is in the window.
+
+        Parameters
+        ----------
+        pulse_id : int
+            In the order in which the frames come: the first that is admitted fixes where the window begins.
+        """
         with self._lock:
             admitted = self.is_open and pulse_id >= self._chosen()
             if admitted and not self._fixed:
@@ -230,7 +256,12 @@ class PulseWindow:
     def settled(self, device: Any, timeout: float) -> ActionStatus:
         """Return a status of who waits: done when no live device takes frames any more; it counts those.
 
-        It fails after `timeout` s without one.
+        Parameters
+        ----------
+        device : HasName
+            Which waits.
+        timeout : float
+            s without a frame after which it fails, with ServiceTimeout.
         """
         status = ActionStatus(device, "live frames of the same pulses", timeout, target=0)
         with self._lock:
@@ -239,7 +270,25 @@ class PulseWindow:
         return status
 
     def pulses(self, n_frames: int, every: int) -> PulseRange:
-        """Return the pulses of a point whose frames come `every` so many; chosen now if they were not."""
+        """Return the pulses of a point; its first pulse is chosen now if it was not.
+
+        Parameters
+        ----------
+        n_frames : int
+            Of the point.
+        every : int
+            Pulses from one frame to the next.
+
+        Returns
+        -------
+        PulseRange
+            Both ends are frames.
+
+        Raises
+        ------
+        ServiceUnreachable, WireError
+            The pulse id had to be asked for, and could not be read.
+        """
         first = self.first
         return PulseRange(first, first + (n_frames - 1) * every)
 

@@ -178,14 +178,44 @@ def join_eiger_images(
 
 
 def count_images(path: str | Path) -> int:
-    """Return the images of a data file as it is now; FileFormatError if it cannot be read, or has none."""
+    """Return the images of a data file as it is now.
+
+    Parameters
+    ----------
+    path : str or Path
+        A data file of the filewriter, not its master file.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read, or has none.
+
+    Notes
+    -----
+    See wire reference eiger, section 8.
+    """
     with opened(path) as file:
         expected = "(n, y, x) or (n, channel, y, x)"
         return dataset(file, IMAGES, kinds="u", shape=expected, fits=lambda s: len(s) in (3, 4)).shape[0]
 
 
 def read_eiger_master_file(path: str | Path) -> EigerMasterFile:
-    """Return what a master file tells of the times of the images; FileFormatError if it cannot be read."""
+    """Return what a master file tells of the times of the images.
+
+    Parameters
+    ----------
+    path : str or Path
+        The filewriter's master file.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read.
+
+    Notes
+    -----
+    See wire reference eiger, section 8.
+    """
     with opened(path) as file:
         begun, times = own(file, "/entry/start_time"), own(file, START_TIME)
         text = begun[()] if isinstance(begun, h5py.Dataset) and begun.shape == () else ""

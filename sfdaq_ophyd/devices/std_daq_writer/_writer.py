@@ -49,7 +49,20 @@ class ConfigSignal(Signal):
     """``set`` changes the DAQ's configuration, all keys or some, and is done when the DAQ is back."""
 
     def set(self, value, *, timeout: float = 60.0, **kwargs):
-        """Return the status of the change; `timeout` in s."""
+        """Change the DAQ's configuration.
+
+        Parameters
+        ----------
+        value : mapping
+            The keys to be changed, all or some; the others stay.
+        timeout : float
+            Longest time until the DAQ is back, s.
+
+        Returns
+        -------
+        ActionStatus
+            Done when the change is stored and the DAQ is back; see `StdDaqWriter.change_config`.
+        """
         return self.parent.change_config(value, timeout)
 
 
