@@ -5,10 +5,14 @@ import json
 import sys
 from types import SimpleNamespace
 
+import bluesky.plans as bp
+import numpy as np
 import pytest
+from ophyd.sim import SynSignal
 
 from benchmarks import __main__ as command
 from benchmarks import busy
+from benchmarks.aged import LongScan
 from benchmarks.pairs import Ratio, interleave, result
 
 
@@ -114,3 +118,16 @@ def test_benchmarks_when_the_words_are_wrong_then_nothing_is_measured(measured, 
     with pytest.raises(SystemExit) as stopped:
         measured([], *words)
     assert stopped.value.code == 2
+
+
+def test_long_scan_when_it_is_told_to_go_on_then_it_takes_so_many_points_and_stands_still():
+    triggered = []
+    detector = SynSignal(name="det", func=lambda: triggered.append(1) or len(triggered))
+    triggered.clear()
+    scan = LongScan(bp.count([detector], 7))
+    for n, total in ((3, 3), (2, 5), (2, 7)):
+        assert np.shape(scan.go_on(n)) == (n, 2)
+        assert len(triggered) == len(scan.steps) == total
+    scan.finish()
+    with pytest.raises(RuntimeError, match="has ended"):
+        scan.go_on(1)
