@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from http.client import HTTPMessage, HTTPResponse
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..errors import (
@@ -23,6 +23,11 @@ from ..errors import (
 )
 from ..wire.json_text import load_json
 from ._http_call import Call, Connections, NotConnected
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Value = TypeVar("Value", default="Reply")
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""
@@ -102,6 +107,10 @@ class Reply:
         return load_json(self.body)
 
 
+def _as_it_is(reply: Reply) -> Reply:
+    return reply
+
+
 class HttpClient:
     """One HTTP service: connections that are used again, one total limit on every call, errors of ours.
 
@@ -163,8 +172,8 @@ class HttpClient:
         max_reply: int = MAX_REPLY,
         take: Callable[[int], memoryview] | None = None,
         receive: Receive | None = None,
-        read: Callable[[Reply], Any] = lambda reply: reply,
-    ) -> Any:
+        read: Callable[[Reply], Value] = _as_it_is,  # type: ignore[assignment] # then `Value` is Reply
+    ) -> Value:
         """Send one request and return its reply, whatever the status code.
 
         Parameters

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
+from typing import Any, Protocol
 
+from bluesky.protocols import HasName
 from ophyd import Device
 
 from ..errors import DetectorStateError
@@ -46,6 +47,13 @@ class NextWindow(Told):
         return window
 
 
+class PulseCounter(Protocol):
+    """What devices count pulses by: a `PulseId`, or what else tells the pulse of this moment."""
+
+    def get(self) -> int:
+        """Return the pulse id of this moment."""
+
+
 class PulseWindow:
     """The pulses of one point, from the first on which all its devices can agree.
 
@@ -65,7 +73,7 @@ class PulseWindow:
         self._triggered, self._fixed = False, False
         self._first: int | None = None
         self._seen, self._every, self._n_admitted = -1, 1, 0
-        self._pulse_id: Any = None
+        self._pulse_id: PulseCounter | None = None
         self._live: dict[str, bool] = {}  # by name, whether it has its frames
         self._around: dict[str, bool] = {}  # the same of devices around live ones
         self._tried: set[str] = set()
@@ -74,14 +82,14 @@ class PulseWindow:
         self._waiting: list[ActionStatus] = []
 
     @classmethod
-    def of_one(cls, name: str, pulse_id: Any, every: int = 1) -> PulseWindow:
+    def of_one(cls, name: str, pulse_id: PulseCounter, every: int = 1) -> PulseWindow:
         """Return the window, triggered already, of a device that shares its pulses with no other."""
         window = cls()
         window.join(name, pulse_id, every=every)
         window.trigger()
         return window
 
-    def join(self, name: str, pulse_id: Any, *, every: int = 1, live: bool = False) -> PulseWindow:
+    def join(self, name: str, pulse_id: PulseCounter, *, every: int = 1, live: bool = False) -> PulseWindow:
         """Make a device one of the window's, before that is triggered; if it was, the point is taken again.
 
         Parameters
@@ -105,7 +113,7 @@ class PulseWindow:
                 self._begin()
             if self._pulse_id is not None and _key(self._pulse_id) != _key(pulse_id):
                 return self.of_one(name, pulse_id, every)
-            self._pulse_id = self._pulse_id or pulse_id
+            self._pulse_id = pulse_id if self._pulse_id is None else self._pulse_id
             self._every = math.lcm(self._every, every)
             if live:
                 self._has_live, self._live[name] = True, False
@@ -253,7 +261,7 @@ class PulseWindow:
             self._lock.notify_all()
             self._tell()
 
-    def settled(self, device: Any, timeout: float) -> ActionStatus:
+    def settled(self, device: HasName, timeout: float) -> ActionStatus:
         """Return a status of who waits: done when no live device takes frames any more; it counts those.
 
         Parameters
@@ -294,6 +302,7 @@ class PulseWindow:
 
     def _chosen(self) -> int:
         if self._first is None:
+            assert self._pulse_id is not None  # each device that joins brings one
             past = max(self._pulse_id.get(), self._seen)
             self._first = (past // self._every + 1) * self._every
         return self._first
@@ -309,5 +318,5 @@ class PulseWindow:
                 status.succeed()
 
 
-def _key(pulse_id: Any) -> object:
+def _key(pulse_id: PulseCounter) -> object:
     return getattr(pulse_id, "prefix", "") or id(pulse_id)

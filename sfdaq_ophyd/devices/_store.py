@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 from ..errors import DetectorStateError, RequestError, ShapeError
 from ..files.frame_file import FrameFile, dataset_of, dataset_of_column
@@ -33,8 +33,11 @@ from ._source import WrittenFile
 NO_PULSE_ID = -1
 """`NAME_pulse_id` of a frame that did not come, or whose source did not know its pulse."""
 
+Item = TypeVar("Item")
+"""What a store takes: frames, and what its source yields beside them."""
 
-class PointStore(ABC):
+
+class PointStore(ABC, Generic[Item]):
     """Rows after the last saved point, and whose turn it is.
 
     `name` is the device's, with which data keys begin; `has_streams` tells whether the RunEngine asked for a
@@ -61,7 +64,7 @@ class PointStore(ABC):
     # from the thread that acquires
 
     @abstractmethod
-    def append(self, item: Any) -> None:
+    def append(self, item: Item) -> None:
         """Take one more frame, or what else the source yields beside frames; may block for a bounded time."""
 
     @abstractmethod
@@ -206,7 +209,7 @@ class _Entry:
         self.n_frames = self.n_saved = 0
 
 
-class WrittenFileStore(PointStore):
+class WrittenFileStore(PointStore[Frame | MissingFrame | WrittenFile]):
     """Rows of frames, and the files that hold their images.
 
     The source yields a `WrittenFile`, then a `Frame` without an image for every image of it; a row belongs to
@@ -324,7 +327,7 @@ SYNC_PERIOD = 5.0
 """s after which frames are on the disk itself, at the latest when the next point is."""
 
 
-class FrameStore(PointStore):
+class FrameStore(PointStore[Frame | MissingFrame | Tables | FrameFormat]):
     """Write frames, and take back what was not saved.
 
     Files are made in `directory`, one per stream and run, none without a frame.

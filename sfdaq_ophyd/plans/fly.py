@@ -92,7 +92,7 @@ def fly(
 
 @plan
 def collect_while_completing(
-    flyer: Any, stream_name: str = "primary", period: float = 0.5
+    flyer: FlyGroup | Detector, stream_name: str = "primary", period: float = 0.5
 ) -> MsgGenerator[None]:
     """Collect from a flyer until it is complete, in a loop that a pause finds right at any message.
 
@@ -123,12 +123,12 @@ def collect_while_completing(
         yield from collect_once(flyer, stream_name)
 
 
-def collect_once(flyer: Any, stream_name: str) -> MsgGenerator[Any]:
+def collect_once(flyer: FlyGroup | Detector, stream_name: str) -> MsgGenerator[Any]:
     """Collect, and let no pause replay it: it waits for nothing, and what it emitted is emitted."""
     return (yield from bpp.rewindable_wrapper(single_gen(Msg("collect", flyer, name=stream_name)), False))
 
 
-def collect_the_rest(flyer: Any, stream_name: str) -> MsgGenerator[None]:
+def collect_the_rest(flyer: FlyGroup | Detector, stream_name: str) -> MsgGenerator[None]:
     """Collect file by file after a failure, which is thrown in once for every 'complete' asked for."""
     while True:
         try:

@@ -87,7 +87,7 @@ class _RunNumbers:
 
     def __init__(self, broker: SfDaqBroker | None, policy: Policy):
         self._given, self._policy = broker, policy
-        self._broker: Any = broker
+        self._broker: SfDaqBroker | None = broker
         self._staged = False
         self._ours: Any = _NO_RUN
         self._opened: Msg | None = None
@@ -132,7 +132,7 @@ class _RunNumbers:
     def _end_event(self, acquisitions: set[int]) -> None:
         """Put the acquisition of the event under way, if it has one, with others that ended so."""
         has_broker, self._bundle = self._bundle, None
-        if has_broker and (taken := self._broker.acquisition) is not None:
+        if has_broker and self._broker is not None and (taken := self._broker.acquisition) is not None:
             acquisitions.add(taken.index)
 
     def _concerns(self, device: Any) -> TypeGuard[SfDaqBroker]:
@@ -144,36 +144,34 @@ class _RunNumbers:
         if START_KEY in msg.kwargs:  # a wrapper inside this one has numbered it
             return (yield msg)
         facts, broker = None, self._broker
-        if self._policy == "open_run" or (self._policy == "staged" and self._staged):
-            facts = (yield from call_broker(broker, broker.runner.take_run_number)) or self._facts()
-        elif self._policy == "first_acquisition" and broker is not None:
-            facts = (yield from call_broker(broker, broker.runner.run_facts)) or self._facts()
+        if broker is not None:
+            if self._policy == "open_run" or (self._policy == "staged" and self._staged):
+                facts = (yield from call_broker(broker, broker.runner.take_run_number)) or _facts_of(broker)
+            elif self._policy == "first_acquisition":
+                facts = (yield from call_broker(broker, broker.runner.run_facts)) or _facts_of(broker)
         self._opened = msg
-        if facts is None:
+        if broker is None or facts is None:
             self._run = (yield msg) or short_uid("run")
             return self._run
         self._run = (yield msg._replace(kwargs={**msg.kwargs, START_KEY: facts})) or short_uid("run")
-        yield from self._adopt(msg)
+        yield from self._adopt(msg, broker)
         return self._run
 
-    def _facts(self) -> dict[str, Any]:
-        return {"pgroup": self._broker.pgroup.get(), "beamline": self._broker.beamline}
-
-    def _adopt(self, opened: Msg) -> MsgGenerator[None]:
+    def _adopt(self, opened: Msg, broker: SfDaqBroker) -> MsgGenerator[None]:
         """Be the one that numbers the run just opened."""
         self._ours = opened.run
-        yield from call_broker(self._broker, self._broker.runner.name_run, uid=self._run)
+        yield from call_broker(broker, broker.runner.name_run, uid=self._run)
 
     def _prepare(self, msg: Msg, broker: SfDaqBroker) -> MsgGenerator[None]:
         """Adopt the open run, and announce the point, before the broker is triggered or kicked off in it."""
         if self._ours is _NO_RUN and self._opened is not None:
             self._broker = broker
-            yield from self._adopt(self._opened)
+            yield from self._adopt(self._opened, broker)
         if self._opened is not None and self._ours is not _NO_RUN and msg.command == "trigger":
             if msg.obj is self._broker:
-                yield from self._announce_point(self._opened.kwargs)
+                yield from self._announce_point(broker, self._opened.kwargs)
 
-    def _announce_point(self, md: Mapping[str, Any]) -> MsgGenerator[None]:
+    def _announce_point(self, broker: SfDaqBroker, md: Mapping[str, Any]) -> MsgGenerator[None]:
         self._n_points += 1
         readings = {}
         for name, (device, _) in self._moved.items():
@@ -181,10 +179,11 @@ class _RunNumbers:
         name, total = str(md.get("scan_name") or md.get("plan_name") or "scan"), md.get("num_points")
         total = total if isinstance(total, int) else None
         point = Point(self._n_points, dict(self._moved), readings, name, self._run, total)
-        yield from _tell(self._broker, point)
+        yield from _tell(broker, point)
 
     def _close_run(self, msg: Msg) -> MsgGenerator[Any]:
         broker, uid = self._broker, self._run
+        assert broker is not None  # the one by which the run is ours
         self._ours, self._opened = _NO_RUN, None
         early = (msg.kwargs.get("exit_status") or "success") != "success"
         if self._bundle is not None:  # the plan ended within an event, where no stream can be registered
@@ -228,6 +227,11 @@ class _RunNumbers:
 
 
 _NO_RUN = object()
+
+
+def _facts_of(broker: SfDaqBroker) -> dict[str, Any]:
+    """Return what goes into the start document of a run that nobody numbers, as in a dry run."""
+    return {"pgroup": broker.pgroup.get(), "beamline": broker.beamline}
 
 
 def _is_told(device: Any) -> bool:

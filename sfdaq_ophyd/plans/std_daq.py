@@ -10,12 +10,12 @@ import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.utils import Msg, MsgGenerator, short_uid
 
-from ..devices import FlyGroup
+from ..devices import FlyGroup, StdDaqWriter
 from .fly import collect_once, collect_while_completing
 from .same_pulses import forwarded
 
 
-def configure_daq(writer, **changes: Any) -> MsgGenerator:
+def configure_daq(writer: StdDaqWriter, **changes: Any) -> MsgGenerator:
     """Change the DAQ's configuration and wait until it is back; a stub.
 
     Parameters
@@ -32,7 +32,7 @@ def configure_daq(writer, **changes: Any) -> MsgGenerator:
     yield from bps.abs_set(writer.daq_config, changes, wait=True)
 
 
-def write_images(writer, n_images: int, *, stream: str = "primary") -> MsgGenerator:
+def write_images(writer: StdDaqWriter, n_images: int, *, stream: str = "primary") -> MsgGenerator:
     """Write one file of `n_images` images as one event; a stub, for use in an open run.
 
     Parameters
@@ -60,7 +60,7 @@ def write_images(writer, n_images: int, *, stream: str = "primary") -> MsgGenera
     return (yield from bpp.finalize_wrapper(inner(), put_back))
 
 
-def std_daq_wrapper(plan: MsgGenerator, writer) -> MsgGenerator:
+def std_daq_wrapper(plan: MsgGenerator, writer: StdDaqWriter) -> MsgGenerator:
     """Write every point of a plan with the standard DAQ as well; a preprocessor.
 
     In steps, the writer is open before the first detector of a point is triggered, and the point waits for
@@ -90,7 +90,7 @@ std_daq_decorator = bpp.make_decorator(std_daq_wrapper)
 class _Around:
     """What is put before and after the messages of others; one per plan."""
 
-    def __init__(self, writer):
+    def __init__(self, writer: StdDaqWriter):
         self._writer, self._flyer = writer, FlyGroup([writer])
         self._triggered = self._flying = False
         self._declared: set = set()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..log import failure
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from .simulated import SimulatedFacility
+    from .startup import Session
 
 _ONE_SCREEN = {"bluesky", "ophyd", "sfdaq_ophyd", "tiled"}
 """Packages whose failures a user need not see line by line."""
 
 
-def register_magics(shell: Any, session: Any) -> None:
+def register_magics(shell: InteractiveShell, session: Session) -> None:
     """Register ``%mov %movr %ct %wa`` of Bluesky, ``%devices`` and ``%doctor``; nothing without IPython.
 
     With simulators, a cell that names a device, and a script, wait until they serve. A failure of a plan or a
@@ -26,22 +32,23 @@ def register_magics(shell: Any, session: Any) -> None:
     )
     for name in ("ct", "mov", "movr", "wa"):
         shell.magics_manager.register_lazy(name, __name__)
-    shell.register_magic_function(lambda line: _say(session.report()), "line", "devices")
-    shell.register_magic_function(lambda line: _doctor(session), "line", "doctor")
-    if session.sim is not None:
+    ours = {"devices": lambda line: _say(session.report()), "doctor": lambda line: _doctor(session)}
+    for name, function in ours.items():
+        shell.register_magic_function(function, "line", name)  # type: ignore[arg-type] # IPython counts self
+    if (sim := session.sim) is not None:
         if getattr(shell.parent, "file_to_run", ""):
-            session.sim.wait()
-        shell.events.register("pre_run_cell", lambda info: _wait_for_simulators(session, info.raw_cell))
+            sim.wait()
+        shell.events.register("pre_run_cell", lambda info: _wait_for_simulators(session, sim, info.raw_cell))
 
 
-def load_ipython_extension(shell: Any) -> None:
+def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register Bluesky's magics; IPython calls this at the first use of one of them."""
     from bluesky.magics import BlueskyMagics
 
     shell.register_magics(BlueskyMagics)
 
 
-def _show_failure(shell: Any, session: Any, exc: BaseException) -> None:
+def _show_failure(shell: InteractiveShell, session: Session, exc: BaseException) -> None:
     """Show what comes out of a plan or a device on one screen, and a mistake in a cell as IPython does."""
     from bluesky.utils import RunEngineInterrupted
 
@@ -59,12 +66,12 @@ def _show_failure(shell: Any, session: Any, exc: BaseException) -> None:
         _say(failure(exc, what), stderr=True)
 
 
-def _wait_for_simulators(session: Any, cell: str) -> None:
-    if not session.sim.is_ready and (cell.startswith("%") or any(name in cell for name in session.devices)):
-        session.sim.wait()
+def _wait_for_simulators(session: Session, sim: SimulatedFacility, cell: str) -> None:
+    if not sim.is_ready and (cell.startswith("%") or any(name in cell for name in session.devices)):
+        sim.wait()
 
 
-def _doctor(session: Any) -> None:
+def _doctor(session: Session) -> None:
     """Check every address and PV of this session."""
     from .checks import checks_of, run_checks, told
 

@@ -9,12 +9,15 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ServiceUnreachable, SfdaqError
 from ..sim import Facility
 from .config import SfdaqConfig, SimConfig, StdDaqWriterConfig
 from .config_file import load_config
+
+if TYPE_CHECKING:
+    from ..sim.std_daq.part import StdDaqPart
 
 N_PORTS = 44
 """Ports kept free for one facility; `sim.yaml` says which server has which."""
@@ -142,7 +145,7 @@ def config_of(facility: Facility, directory: str | Path, *, pgroup: str = "p1234
     return SfdaqConfig.model_validate({"directory": directory, "pgroup": pgroup, "devices": devices})
 
 
-def address_of_daq(part: Any) -> dict[str, Any]:
+def address_of_daq(part: StdDaqPart) -> dict[str, Any]:
     """Return the addresses by which `StdDaqWriter` is made of the simulated standard DAQ."""
     return {"url": part.ws_url, "config_url": part.url} if part.ws_url else {"url": part.url}
 

@@ -143,7 +143,7 @@ def compiled_walk() -> Any:
     data = types.Array(types.uint8, 1, "C", readonly=True)
 
     @njit(types.int64(data, types.int64, types.int64), nogil=True, cache=True)
-    def walk(data, at, n_blocks):  # type: ignore[no-untyped-def]
+    def walk(data, at, n_blocks):  # type: ignore[no-untyped-def] # numba has them
         for _ in range(n_blocks):
             if at + 4 > len(data):
                 return at + 4

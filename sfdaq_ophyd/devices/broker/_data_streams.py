@@ -324,7 +324,7 @@ class Catalog(Protocol):
     def runs_at(self, time: float) -> list[str]:
         """Return the uids of runs that were open at a time, s since the epoch; the latest first."""
 
-    def extend(self, uid: str, documents: Any) -> None:
+    def extend(self, uid: str, documents: Iterable[tuple[str, dict]]) -> None:
         """Add documents, as pairs of name and document, to a run that is closed already."""
 
 

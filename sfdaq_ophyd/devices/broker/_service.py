@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from bluesky.protocols import HasName
 from ophyd import Device
 
 from ...errors import Discarded
@@ -64,7 +65,7 @@ class Cancel:
 class JobStatus(ActionStatus):
     """Status of a job in a worker's thread, which waits with it and tells how far it is; can be given up."""
 
-    def __init__(self, device: Any, what: str, timeout: float, *, target: float = 1, unit: str = "steps"):
+    def __init__(self, device: HasName, what: str, timeout: float, *, target: float = 1, unit: str = "steps"):
         self._over = threading.Event()
         self._ended: threading.Event | None = None
         self._committing, self._is_committed = threading.Lock(), False

@@ -43,7 +43,11 @@ ONE_THRESHOLD = (
 )
 
 
-class MonitorSource(OrderedSource):
+NamedFrame = tuple[MonitorFrame, str]
+"""A frame and its event id."""
+
+
+class MonitorSource(OrderedSource[NamedFrame]):
     """Frames of one Eiger out of its monitor, one HTTP request each."""
 
     interface = "monitor"
@@ -105,7 +109,7 @@ class MonitorSource(OrderedSource):
         self._order.start(series_id)
         self._unreadable, self._n_local = "", 0
 
-    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival] | None]:
+    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival[NamedFrame]] | None]:
         for frame in self._images(stop):
             if isinstance(frame, WireError):
                 self._unreadable = f"{frame}; "  # its number shows as a gap in the ids
@@ -131,7 +135,7 @@ class MonitorSource(OrderedSource):
             return series, image, f"local_{event_id(series, image)}"
         return -1, -1, frame.event_id  # which says what is missing, and what to do
 
-    def _made(self, name: str, frame: tuple[MonitorFrame, str]) -> Iterator[Frame]:
+    def _made(self, name: str, frame: NamedFrame) -> Iterator[Frame]:
         yield self._finished(*frame)
 
     def _check_threshold(self, frame: MonitorFrame) -> None:

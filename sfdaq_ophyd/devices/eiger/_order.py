@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from ...limits import Limit
 from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
@@ -23,8 +23,14 @@ WINDOW = 8
 WINDOW_BYTES = 512 * 2**20
 """The same in bytes; at least two frames."""
 
+RawFrame = TypeVar("RawFrame")
+"""A frame as it came from the interface."""
 
-class SeriesOrder:
+Passed = tuple[str, RawFrame | str | None]
+"""Event id and frame; text says why it cannot be taken, None that it is lost."""
+
+
+class SeriesOrder(Generic[RawFrame]):
     """Let only the frames of one series pass, each once and in order, and say which are missing.
 
     The monitor may hand out a frame before an earlier one. It waits for that: until it comes, until more than
@@ -42,7 +48,7 @@ class SeriesOrder:
         self.uid = ""
         self._first = first
         self._next: int | None = None
-        self._waiting: dict[int, Any] = {}
+        self._waiting: dict[int, RawFrame | str] = {}
         self._past: set[str] = set()
 
     def fit(self, frame_bytes: int) -> None:
@@ -60,8 +66,8 @@ class SeriesOrder:
         return uid in self._past
 
     def accept(
-        self, series_id: int | None, image_id: int, frame: Any, *, uid: str = "", n_wanted: int = 1
-    ) -> list[tuple[str, Any]] | None:
+        self, series_id: int | None, image_id: int, frame: RawFrame | str, *, uid: str = "", n_wanted: int = 1
+    ) -> list[Passed[RawFrame]] | None:
         """Take a frame that came; return event id and frame of what can go on now, in order.
 
         No more than `n_wanted` go on; a lost one is None. All of it is None if the frame is stale.
@@ -80,7 +86,7 @@ class SeriesOrder:
             self._next = self._first = min(self._waiting)
         return self._in_order(n_wanted, keep=self.window)
 
-    def end(self, n_wanted: int) -> list[tuple[str, Any]]:
+    def end(self, n_wanted: int) -> list[Passed[RawFrame]]:
         """Return what waits, and what is missing between; nothing more comes of this series."""
         if self._next is None and self._waiting:
             self._next = self._first = min(self._waiting)
@@ -93,9 +99,9 @@ class SeriesOrder:
             return [""] * n
         return [event_id(self.series_id, start + k) for k in range(n)]
 
-    def _in_order(self, n: int, keep: int) -> list[tuple[str, Any]]:
+    def _in_order(self, n: int, keep: int) -> list[Passed[RawFrame]]:
         """Return the next `n` frames at the most, lost ones among them if more than `keep` wait for them."""
-        passed: list[tuple[str, Any]] = []
+        passed: list[Passed[RawFrame]] = []
         while (
             self._waiting and len(passed) < n and (self._next in self._waiting or len(self._waiting) > keep)
         ):
@@ -105,14 +111,14 @@ class SeriesOrder:
         return passed
 
 
-class Arrival(NamedTuple):
+class Arrival(NamedTuple, Generic[RawFrame]):
     """A frame that came, with its numbers."""
 
     series_id: int | None
     image_id: int
     uid: str
     """Unique id of the series; empty if it is not told."""
-    frame: Any
+    frame: RawFrame | str
     """The frame; text says why it cannot be taken."""
 
 
@@ -138,7 +144,7 @@ class Ending:
                 limit.restart()
 
 
-class OrderedSource(SeriesSource):
+class OrderedSource(SeriesSource, Generic[RawFrame]):
     """A source whose frames come one by one, each with its numbers; `first` as `SeriesOrder` has it."""
 
     grace = 0.0
@@ -146,17 +152,17 @@ class OrderedSource(SeriesSource):
 
     def __init__(self, control: EigerControl, first: int | None = None):
         super().__init__(control)
-        self._order = SeriesOrder(first)
+        self._order = SeriesOrder[RawFrame](first)
         self._explained = False
 
     # what the interface brings
 
     @abstractmethod
-    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival] | None]:
+    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival[RawFrame]] | None]:
         """Yield what comes, and None whenever nothing has for a moment, until `stop` is set."""
 
     @abstractmethod
-    def _made(self, name: str, frame: Any) -> Iterator[Frame | MissingFrame | FrameFormat]:
+    def _made(self, name: str, frame: RawFrame) -> Iterator[Frame | MissingFrame | FrameFormat]:
         """Yield a frame that came, of this event id, as files and events have it."""
 
     @abstractmethod
@@ -186,7 +192,7 @@ class OrderedSource(SeriesSource):
                 if self._is_over(triggers, end):
                     break
                 continue
-            passed: list[tuple[str, Any]] = []
+            passed: list[Passed[RawFrame]] = []
             for arrival in came:
                 passed += self._accepted(arrival, n_left - len(passed))
             if passed:
@@ -198,7 +204,7 @@ class OrderedSource(SeriesSource):
         if not stop.is_set():
             yield from self._rest(n_left, end)
 
-    def _accepted(self, arrival: Arrival, n_wanted: int) -> list[tuple[str, Any]]:
+    def _accepted(self, arrival: Arrival[RawFrame], n_wanted: int) -> list[Passed[RawFrame]]:
         passed = self._order.accept(
             arrival.series_id, arrival.image_id, arrival.frame, uid=arrival.uid, n_wanted=n_wanted
         )
@@ -207,7 +213,7 @@ class OrderedSource(SeriesSource):
         return passed or []
 
     def _in_order(
-        self, passed: Iterable[tuple[str, Any]], why: str = ""
+        self, passed: Iterable[Passed[RawFrame]], why: str = ""
     ) -> Iterator[Frame | MissingFrame | FrameFormat]:
         for name, frame in passed:
             if frame is not None and not isinstance(frame, str):

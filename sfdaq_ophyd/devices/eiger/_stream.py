@@ -52,7 +52,7 @@ EXPECTED = {"mode": "enabled", "format": "cbor"}
 """Of the stream's config."""
 
 
-class StreamSource(OrderedSource):
+class StreamSource(OrderedSource[EigerFrame]):
     """Frames of one Eiger out of its stream, version 2; one connection, open while the device is staged."""
 
     interface = "stream"
@@ -211,14 +211,14 @@ class StreamSource(OrderedSource):
                 return series
         return None
 
-    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival] | None]:
+    def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival[EigerFrame]] | None]:
         pace, self._n_made = Limit(WAIT), 0
         while not stop.is_set():
             try:
                 event = self._events.get(timeout=WAIT)
             except queue.Empty:
                 event = None
-            came = []
+            came: list[Arrival[EigerFrame]] = []
             if isinstance(event, EigerFrame):
                 came.append(Arrival(event.series_id, event.image_id, event.series_uid, event))
             if (series := self._ours()) is not None and len(series.refused) > self._n_refused:

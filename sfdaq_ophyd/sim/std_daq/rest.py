@@ -49,10 +49,10 @@ def endpoints(service: Service, dialect: "FlaskDialect", closing: threading.Even
         status = service.status()
         return ok(f"Writer is {status['state']}", writer=dialect.writer(status))
 
-    def write_async(body: dialect.WriteRequest):  # type: ignore[name-defined]
+    def write_async(body: dialect.WriteRequest):  # type: ignore[name-defined] # a class of this object
         return ok("Writing started.", writer=dialect.writer(service.write(dialect.asked(body))))
 
-    def write_sync(body: dialect.WriteRequest):  # type: ignore[name-defined]
+    def write_sync(body: dialect.WriteRequest):  # type: ignore[name-defined] # a class of this object
         service.write(dialect.asked(body))
         return ok("Writing finished.", writer=dialect.writer(service.wait_while_writing()))
 
@@ -65,7 +65,7 @@ def endpoints(service: Service, dialect: "FlaskDialect", closing: threading.Even
         words = "No config set yet." if config is None else f"DAQ configured for bit_depth={depth}."
         return ok(words, config=config, config_id=config_id)
 
-    def set_config(body: dialect.DaqConfig):  # type: ignore[name-defined]
+    def set_config(body: dialect.DaqConfig):  # type: ignore[name-defined] # a class of this object
         return ok("Setting new daq config.", **dialect.set_config(body))
 
     def logs(n_logs: int):
