@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import ServiceTimeout
 from ..limits import Limit
+from ..wire.json_text import plain_array
 
 if TYPE_CHECKING:  # tiled is imported when a catalog is opened
     from ._writer import RunWriter
@@ -267,10 +266,6 @@ def _line(name: str, doc: dict) -> str:
 
 def plain(value: object):
     """Turn what documents hold beside JSON's own types into these."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, PurePath | datetime.date | datetime.time):
@@ -279,7 +274,7 @@ def plain(value: object):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, set | frozenset):
         return sorted(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    return plain_array(value, f"{type(value).__name__} cannot be written as JSON")
 
 
 class Routes:

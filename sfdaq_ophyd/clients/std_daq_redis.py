@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ..errors import RequestError, WireError, require, shown_url
 from ..wire.json_text import load_json
 from ._listener import Listener
+from .redis_client import redis_client
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,6 @@ class StdDaqRedis(Listener):
 
     def __init__(self, url: str, streams=tuple(KEYS), *, block: float = 0.5, timeout: float = 2.0):
         require("redis", "following a standard DAQ's Redis", "redis")
-        import redis
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
@@ -87,15 +87,8 @@ class StdDaqRedis(Listener):
         for name in names:
             if name not in KEYS:
                 raise RequestError("streams", name, f"names out of {', '.join(KEYS)}")
-        try:
-            self._redis = redis.Redis.from_url(
-                url,
-                socket_connect_timeout=timeout,
-                socket_timeout=timeout + block,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError:  # its text may show the password
-            raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from None
+        retry = Retry(NoBackoff(), 0)
+        self._redis = redis_client(url, answer=timeout + block, connect=timeout, retry=retry)
         self.url = shown_url(url)
         self._names = {KEYS[name].encode(): name for name in names}
         self._block_ms = max(1, int(block * 1000))

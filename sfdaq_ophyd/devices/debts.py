@@ -28,10 +28,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import StorageError
 from ..files.storage import write_whole
+from ..wire.json_text import plain_array
 
 logger = logging.getLogger(__name__)
 
@@ -304,10 +303,7 @@ def _not_read(path: Path, exc: OSError) -> StorageError:
 
 
 def _plain(value: object) -> object:
-    """Return a number or an array of numpy as JSON can have it."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    raise TypeError(f"{value!r} of type {type(value).__name__} is not fit for JSON")
+    return plain_array(value, f"{value!r} of type {type(value).__name__} is not fit for JSON")
 
 
 def _now() -> str:

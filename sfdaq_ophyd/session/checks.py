@@ -41,7 +41,6 @@ from ..wire.std_daq_socket import NOT_SHOWN
 from . import config as blocks
 from .config import SfdaqConfig
 from .devices import constant_files, debts_of
-from .metadata import redis_client
 from .publish import api_key
 
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ def probe_folder(path: Path, writes: bool = True) -> tuple[str, str]:
 def probe_redis(url: str) -> tuple[str, str]:
     """Ask a Redis for its version."""
     import redis
+
+    from ..clients.redis_client import redis_client
 
     with redis_client(url, answer=ANSWER_LIMIT, connect=ANSWER_LIMIT) as client:
         before = time.time()

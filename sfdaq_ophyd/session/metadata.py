@@ -10,14 +10,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 from ..errors import ConfigError, RequestError, ServiceUnreachable, WireError, require, shown_url
 from ..files.storage import make_folder, write_whole, writing
-from ..wire.json_text import load_json
-
-if TYPE_CHECKING:
-    import redis
+from ..wire.json_text import load_json, plain_array
 
 
 class Store(Protocol):
@@ -73,24 +70,6 @@ def _document(data: bytes | str, where: str) -> dict:
 _REPAIR = "Mend it, or move it away and set RE.md['scan_id'] to the last scan_id in the catalog"
 
 
-def redis_client(url: str, *, answer: float, connect: float) -> redis.Redis:
-    """Return a client that is not connected yet; RequestError if the address is none.
-
-    Parameters
-    ----------
-    url : str
-        ``redis://host:6379/0``.
-    answer, connect : float
-        Limits, s.
-    """
-    import redis
-
-    try:
-        return redis.Redis.from_url(url, socket_timeout=answer, socket_connect_timeout=connect)
-    except ValueError:  # its text may show the password
-        raise RequestError("url", shown_url(url), "an address such as redis://host:6379") from None
-
-
 class RedisStore:
     """One string in Redis.
 
@@ -104,6 +83,8 @@ class RedisStore:
     def __init__(self, url: str, key: str):
         require("redis", "metadata in Redis", "redis")
         self._url, self._key = url, key
+        from ..clients.redis_client import redis_client  # with all clients: only where it is needed
+
         self._client = redis_client(url, answer=5, connect=2)
 
     def update(self, change: Callable[[dict], None]) -> dict:
@@ -330,12 +311,10 @@ def _at(content: Any, path: tuple) -> Any:
     return content
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
+def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    return plain_array(value, f"{type(value).__name__} is not JSON")
 
 
 def observed(value: Any, root: PersistentMetadata, path: tuple) -> Any:

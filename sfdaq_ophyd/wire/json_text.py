@@ -54,6 +54,20 @@ def _children(node: object) -> Iterable[object]:
     return node if isinstance(node, list) else ()
 
 
+def plain_array(value: object, refusal: str) -> object:
+    """Return an array as lists and a number of numpy as one of Python, for the encoders of JSON.
+
+    Raises
+    ------
+    TypeError
+        `value` is neither; its text is `refusal`.
+    """
+    to_list = getattr(value, "tolist", None)
+    if to_list is None:
+        raise TypeError(refusal)
+    return to_list()
+
+
 MAX_HEADER_BYTES = 1 << 20
 """Longest header that is looked at; region lists and spots of sf-daq headers are far below."""
 
