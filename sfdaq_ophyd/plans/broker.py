@@ -143,7 +143,8 @@ def power_on(
         s until the restart is over: all modules are in state running, and the trigger runs again if its PV is
         known. A detector that ran before has to be seen to stop.
     data_timeout : float
-        s from there until all modules write; the buffer's own look-back is 30 s.
+        s from there until all modules write. The server says so for 30 s after a module has stopped, so that
+        long is waited from the begin of the restart on, if the detector wrote before.
     """
     hardware = broker.hardware
     yield from _step(broker, hardware.check_reachable, detector=detector)
@@ -151,7 +152,7 @@ def power_on(
     started: dict[str, Any] = {"limit": start_timeout, "restart": restart}
     for wait, given in (
         (hardware.wait_until_running, started),
-        (hardware.wait_until_writing, {"limit": data_timeout}),
+        (hardware.wait_until_writing, {"limit": data_timeout, "restart": restart}),
     ):
         timeout = given["limit"] + 60
         yield from _step(broker, wait, timeout=timeout, waits=True, detector=detector, **given)

@@ -14,13 +14,14 @@ from bluesky.utils import FailedStatus
 
 from sfdaq_ophyd.devices.broker import Cancel, Job
 from sfdaq_ophyd.devices.broker._follower import FileFollower
-from sfdaq_ophyd.devices.broker._hardware import Trigger
+from sfdaq_ophyd.devices.broker._hardware import Hardware, Trigger
 from sfdaq_ophyd.devices.broker._run import RunTable
 from sfdaq_ophyd.errors import (
     FilesMissing,
     FramesMissing,
     RequestError,
     ServiceRefused,
+    ServiceTimeout,
     ServiceUnreachable,
     StorageError,
 )
@@ -399,6 +400,69 @@ def test_point_when_a_detector_fails_and_unstage_of_the_broker_too_then_the_poin
     assert "no more" in str(exc)
     assert any("sfdaq: and while" in note and "No space left" in note for note in exc.__notes__)
     assert "sfdaq: while" in caplog.text
+
+
+class Restarted:
+    """A broker's client and a job's status: states and who writes, look by look; the last for ever."""
+
+    url, dialect = "http://sf-daq:10002", "current"
+
+    def __init__(self, states, writing):
+        self.states, self.writing, self.seen = list(states), list(writing), []
+
+    def power_on_detector(self, detector):
+        """Queue it."""
+
+    def get_detector_status(self, detector):
+        return {self.states.pop(0) if len(self.states) > 1 else self.states[0]: [0]}
+
+    def get_running_detectors(self):
+        now = self.writing.pop(0) if len(self.writing) > 1 else self.writing[0]
+        limping = {DETECTOR: SimpleNamespace(missing_modules=[1])} if now == "some" else {}
+        return SimpleNamespace(running=[DETECTOR] if now == "all" else [], limping=limping)
+
+    def show(self, n_done, target, seen):
+        self.seen.append(seen)
+
+    def pause(self, seconds):
+        """Look again at once."""
+
+    def power_on(self, tmp_path, limit):
+        """Restart; return what was seen when it was waited for data."""
+        hardware = Hardware("sfdaq", self, lambda: None, None, tmp_path)
+        restart = hardware.power_on_detector(DETECTOR)
+        hardware.wait_until_running(self, DETECTOR, 60, restart)
+        self.seen.clear()
+        hardware.wait_until_writing(self, DETECTOR, limit, restart)
+        return self.seen
+
+
+AS_BEFORE = "writes, as before: the server looks 30 s back"
+
+
+@pytest.mark.parametrize(
+    ("states", "writing", "seen"),
+    [
+        (["running", "idle", "running"], ["all", "all", "none", "all"], [AS_BEFORE, "does not write"]),
+        (["running", "idle", "running"], ["none", "all"], []),
+        (["idle", "idle", "running"], ["some", "all", "none", "all"], [AS_BEFORE, "does not write"]),
+        (["idle", "running"], ["none", "none", "all"], ["does not write"]),
+    ],
+)
+def test_power_on_when_the_detector_wrote_before_then_it_writes_once_it_was_seen_not_to(
+    tmp_path, states, writing, seen
+):
+    assert Restarted(states, writing).power_on(tmp_path, 60) == [*seen, "writes"]
+
+
+@pytest.mark.parametrize("states", [["running", "idle", "running"], ["idle", "running"]])
+def test_power_on_when_the_detector_wrote_before_then_that_is_no_evidence_while_the_server_looks_back(
+    tmp_path, monkeypatch, states
+):
+    with pytest.raises(ServiceTimeout, match=AS_BEFORE):
+        Restarted(states, ["all"]).power_on(tmp_path, 0.05)
+    monkeypatch.setattr("sfdaq_ophyd.devices.broker._hardware.LOOK_BACK", 0.1)
+    assert Restarted(states, ["all"]).power_on(tmp_path, 60)[-1] == "writes"
 
 
 @pytest.mark.parametrize(

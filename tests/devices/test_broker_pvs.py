@@ -141,8 +141,9 @@ def test_settings_when_the_trigger_stood_before_then_it_is_left_so(facility, mak
 
 
 def test_power_on_when_the_detector_runs_then_done_when_it_is_restarted_and_the_trigger_is_back(
-    facility, make
+    facility, make, monkeypatch
 ):
+    monkeypatch.setattr("sfdaq_ophyd.devices.broker._hardware.LOOK_BACK", 0.1)
     device = make("p21008", event_code=facility.pvs["event_code"])
     (module,) = facility.broker.site.hardware[DETECTOR].modules
     for _ in range(2):

@@ -21,3 +21,4 @@ def quick(monkeypatch):
     for module in (_follower, _runner, _hardware):
         monkeypatch.setattr(module, "PERIOD", 0.01)
     monkeypatch.setattr(_hardware, "FILE_PERIOD", 0.01)
+    monkeypatch.setattr(_hardware, "LOOK_BACK", 0.1)

@@ -25,7 +25,7 @@ from ...errors import (
 )
 from ...files.daq_file import CLOSING
 from ...files.storage import write_whole
-from ...limits import Limit, asked_again
+from ...limits import Limit, asked_again, counted_time
 from ...wire.broker import PEDESTALS, TRIGGER_RUNNING, TRIGGER_STOPPED
 from ...wire.detector_name import DetectorName
 from ..debts import Debts
@@ -45,6 +45,9 @@ FILE_PERIOD = 0.2
 MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 """s on top of what the server announces, where nothing but time can tell that a pedestal is done."""
 
+
+LOOK_BACK = 30.0
+"""s for which the server says that a module writes into the buffer after it has stopped."""
 
 CONNECTING, CONNECTED = 2.0, 0.05
 """s for the trigger PV to connect, when it is read first and later: an absent one is waited for once."""
@@ -141,12 +144,24 @@ class QueuedPedestal:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class QueuedRestart:
-    """A restart of a detector that was queued: whether it ran before, and stops of the trigger until then."""
+    """A restart of a detector that was queued.
+
+    Attributes
+    ----------
+    was_running, was_writing : bool
+        Whether all modules were in state running before, and any wrote into the buffer.
+    n_stops : int
+        Stops of the trigger until then.
+    begun : float, optional
+        When the restart was seen to have begun, s of counted time.
+    """
 
     was_running: bool
+    was_writing: bool
     n_stops: int
+    begun: float | None = None
 
 
 class Hardware:
@@ -217,7 +232,7 @@ class Hardware:
         Returns
         -------
         QueuedRestart
-            For `wait_until_running`.
+            For `wait_until_running` and `wait_until_writing`.
 
         Raises
         ------
@@ -229,8 +244,10 @@ class Hardware:
             was_running = set(self._client.get_detector_status(detector)) == {"running"}
         except BrokerRefused:
             was_running = False
+        running = self._client.get_running_detectors()
+        was_writing = detector in (*running.running, *(running.limping or ()))
         self._client.power_on_detector(detector)
-        return QueuedRestart(was_running, n_stops)
+        return QueuedRestart(was_running, was_writing, n_stops)
 
     def wait_until_running(
         self, status: JobStatus, detector: str, limit: float, restart: QueuedRestart
@@ -261,21 +278,24 @@ class Hardware:
         -----
         See wire reference sf-daq-broker, section 9.
         """
-        begun = not restart.was_running
+
+        def note_begun(sign: bool) -> None:
+            if sign and restart.begun is None:
+                restart.begun = counted_time()
 
         def look() -> tuple[int, str]:
-            nonlocal begun
-            begun = begun or self.trigger.n_stops() > restart.n_stops
+            note_begun(self.trigger.n_stops() > restart.n_stops)
             stands = self.trigger.runs() is False  # asked after the stops were counted, and before the states
             try:
                 states = self._client.get_detector_status(detector)
             except BrokerRefused as exc:
-                begun = True
+                note_begun(restart.was_running)
                 return 0, exc.said
             if set(states) != {"running"}:
-                begun = True
+                note_begun(restart.was_running)
                 return 0, str(states)
-            if not begun:
+            note_begun(not restart.was_running)
+            if restart.begun is None:
                 return 0, f"{states} as before: the restart was not seen to begin"
             if stands:
                 return 0, f"{states}, but the trigger of the beamline is stopped"
@@ -284,8 +304,13 @@ class Hardware:
         hint = "Failures show on the status exchange, and in the log of the writer."
         self._poll(status, look, f"{detector} running", limit, hint)
 
-    def wait_until_writing(self, status: JobStatus, detector: str, limit: float) -> None:
+    def wait_until_writing(
+        self, status: JobStatus, detector: str, limit: float, restart: QueuedRestart
+    ) -> None:
         """Wait until every module of a detector writes into the buffer.
+
+        Of a detector that wrote before its restart the server says so for 30 s after it has stopped: it is to
+        be seen not to write, or that time has to be over.
 
         Parameters
         ----------
@@ -294,21 +319,31 @@ class Hardware:
         detector : str
             E.g. ``"JF01T03V01"``.
         limit : float
-            Longest wait, s. The broker's answer may be 30 s old.
+            Longest wait, s.
+        restart : QueuedRestart
+            What `power_on_detector` returned, after `wait_until_running`.
 
         Raises
         ------
         ServiceTimeout
             Some do not; the message tells which, and where to look.
         """
+        has_stopped = not restart.was_writing
+        begun = counted_time() if restart.begun is None else restart.begun
 
         def look() -> tuple[int, str]:
+            nonlocal has_stopped
+            has_stopped = has_stopped or counted_time() - begun >= LOOK_BACK
             running = self._client.get_running_detectors()
             limping = (running.limping or {}).get(detector)
             if limping is not None:
                 return 0, f"limping: modules {list(limping.missing_modules)} do not write"
-            writes = detector in running.running
-            return int(writes), "writes" if writes else "does not write"
+            if detector not in running.running:
+                has_stopped = True
+                return 0, "does not write"
+            if not has_stopped:
+                return 0, f"writes, as before: the server looks {LOOK_BACK:g} s back"
+            return 1, "writes"
 
         hint = "Limping: check the fibres of these modules. No data at all: is the trigger running?"
         self._poll(status, look, f"{detector} writing into the buffer", limit, hint)
