@@ -265,8 +265,11 @@ def test_bare_when_a_docstring_cites_a_section_without_its_page_then_it_is_found
 STEP = re.compile(r"^\| \d+ \| `(?P<file>[\w/]+\.py)` \| `(?P<name>[\w.]+)` \|", re.MULTILINE)
 
 
+MAP = REPO / "docs" / "explanations" / "architecture.md"
+
+
 def test_map_when_it_names_files_and_functions_then_they_are_there():
-    steps = list(STEP.finditer((REPO / "docs" / "explanations" / "architecture.md").read_text()))
+    steps = list(STEP.finditer(MAP.read_text()))
     assert len(steps) > 25
     for step in steps:
         body = ast.parse((REPO / "sfdaq_ophyd" / step["file"]).read_text()).body
@@ -274,3 +277,31 @@ def test_map_when_it_names_files_and_functions_then_they_are_there():
             found = [node for node in body if getattr(node, "name", None) == part]
             assert found, step[0]
             body = getattr(found[0], "body", [])
+
+
+QUOTED = re.compile(r"`([\w/.*]+)`")
+
+
+def test_rooms_when_they_name_files_and_folders_then_they_are_there():
+    rooms = re.findall(r"^\| `(\w+)` \| (.* \|.*\|.*\|.*) \|$", MAP.read_text(), re.MULTILINE)
+    named = [(floor, name) for floor, row in rooms for name in QUOTED.findall(row)]
+    assert len(named) > 30
+    for floor, name in named:
+        here = REPO / "sfdaq_ophyd" / floor
+        assert list(here.glob(f"{name}.py")) or (here / name).is_dir(), f"{floor}: {name}"
+
+
+WHERE = re.compile(r"`(?P<name>[\w.]+)` (?:in|of) `(?P<path>\w[\w.]*/[\w/.]*)`")
+
+
+def test_map_when_it_names_a_path_then_it_is_there_and_has_the_name_before_it():
+    text, places = MAP.read_text(), (REPO, REPO / "sfdaq_ophyd")
+    paths = {quoted for quoted in QUOTED.findall(text) if re.match(r"\w+/\w", quoted) and "*" not in quoted}
+    lost = {path for path in paths if not any((place / path).exists() for place in places)}
+    assert len(paths) > 30 and not lost
+    said = list(WHERE.finditer(text))
+    assert len(said) > 10
+    for each in said:
+        there = REPO / "sfdaq_ophyd" / each["path"]
+        code = "".join(path.read_text() for path in (there.rglob("*.py") if there.is_dir() else [there]))
+        assert re.search(rf"\b{each['name'].rpartition('.')[2]}\b", code), each[0]
