@@ -360,7 +360,7 @@ ARGUMENTS = {
 """By the names that the table of operations has."""
 
 
-class Command(NamedTuple):
+class Subcommand(NamedTuple):
     """A call of the broker as a subcommand, and how its reply is shown.
 
     Attributes
@@ -378,26 +378,26 @@ class Command(NamedTuple):
 
 
 COMMANDS = (
-    Command(BrokerClient.get_allowed_detectors, detector_table),
-    Command(BrokerClient.get_running_detectors, running_table),
-    Command(BrokerClient.power_on_detector, value="message"),
-    Command(BrokerClient.advance_run_number, value="run_number"),
-    Command(BrokerClient.get_current_run_number, value="run_number"),
-    Command(BrokerClient.take_pedestal, value="wait_at_least_s"),
-    Command(BrokerClient.get_pvlist, value="pv_list"),
-    Command(BrokerClient.get_detector_settings, settings_table),
-    Command(
+    Subcommand(BrokerClient.get_allowed_detectors, detector_table),
+    Subcommand(BrokerClient.get_running_detectors, running_table),
+    Subcommand(BrokerClient.power_on_detector, value="message"),
+    Subcommand(BrokerClient.advance_run_number, value="run_number"),
+    Subcommand(BrokerClient.get_current_run_number, value="run_number"),
+    Subcommand(BrokerClient.take_pedestal, value="wait_at_least_s"),
+    Subcommand(BrokerClient.get_pvlist, value="pv_list"),
+    Subcommand(BrokerClient.get_detector_settings, settings_table),
+    Subcommand(
         BrokerClient.set_detector_settings, changes_table, example="JF01T03V01 exptime=5e-6 gain_mode=dynamic"
     ),
-    Command(BrokerClient.get_detector_status),
-    Command(BrokerClient.get_detector_temperatures, module_table),
-    Command(BrokerClient.get_detector_pings),
-    Command(BrokerClient.get_jfctrl_monitor, settings_table, example="JF07T32V02"),
-    Command(BrokerClient.get_jfstats, example="JF07T32V02"),
-    Command(BrokerClient.power_on_modules, value="powered_on"),
-    Command(BrokerClient.power_off_modules, value="powered_off"),
-    Command(BrokerClient.get_dap_settings, settings_table),
-    Command(
+    Subcommand(BrokerClient.get_detector_status),
+    Subcommand(BrokerClient.get_detector_temperatures, module_table),
+    Subcommand(BrokerClient.get_detector_pings),
+    Subcommand(BrokerClient.get_jfctrl_monitor, settings_table, example="JF07T32V02"),
+    Subcommand(BrokerClient.get_jfstats, example="JF07T32V02"),
+    Subcommand(BrokerClient.power_on_modules, value="powered_on"),
+    Subcommand(BrokerClient.power_off_modules, value="powered_off"),
+    Subcommand(BrokerClient.get_dap_settings, settings_table),
+    Subcommand(
         BrokerClient.set_dap_settings,
         changes_table,
         example="JF01T03V01 detector_distance=0.092 laser_on=true",
@@ -406,7 +406,7 @@ COMMANDS = (
 """Those that are made of the table of operations; the others are above."""
 
 
-def _command(row: Command) -> Callable[..., Any]:
+def _command(row: Subcommand) -> Callable[..., Any]:
     """Return the function that makes a call, with the arguments that the table of operations says."""
     name = row.method.__name__
     operation = OPERATIONS[name]

@@ -281,7 +281,7 @@ class HttpClient:
         late, timeout = call.ended == Call.LATE, call.limit.seconds
         if isinstance(exc, NotConnected):
             return ServiceUnreachable(what, url=self.url, reason=exc)
-        reason = f"none within {timeout:g} s" if late else call.ended or _words(exc)
+        reason = f"none within {timeout:g} s" if late else call.ended or _reason(exc)
         if not idempotent:
             return UnknownOutcome(what, url=self.url, reason=reason, hint=hint)
         if late:
@@ -308,7 +308,7 @@ def _joined(address: str, location: str) -> str | None:
     return there if location and same else None
 
 
-def _words(exc: Exception) -> str:
+def _reason(exc: Exception) -> str:
     if isinstance(exc, http.client.HTTPException) and not isinstance(exc, ConnectionError):
         return f"broken reply: {exc!r:.200}"
     return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__

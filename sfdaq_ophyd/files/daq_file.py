@@ -139,7 +139,7 @@ def _detector(file: h5py.File, name: str) -> Iterator[FoundData]:
     data = _item(file, "data", h5py.Group)
     for key in data or ():
         if key == name or key.startswith(f"{name}:"):
-            found = _found(file, key, _item(data, key, h5py.Group, needed=True))
+            found = _data_of(file, key, _item(data, key, h5py.Group, needed=True))
             if found.dtype == TEXT:
                 raise FileFormatError(file.filename, found.dataset, found="texts", expected="numbers")
             good = _item(file, f"data/{key}/is_good_frame", h5py.Dataset)
@@ -155,7 +155,7 @@ def _channels(file: h5py.File) -> Iterator[FoundData]:
                 group = _item(parent, key, h5py.Group)
                 if group is None or not {"data", "pulse_id"} <= set(group):
                     continue
-                found = _found(file, key, group)
+                found = _data_of(file, key, group)
                 connected = _item(group, "connected", h5py.Dataset)  # of PVs
                 if connected is not None:
                     _column(connected, len(found.pulse_ids))
@@ -164,7 +164,7 @@ def _channels(file: h5py.File) -> Iterator[FoundData]:
             yield found
 
 
-def _found(file: h5py.File, key: str, group: h5py.Group) -> FoundData:
+def _data_of(file: h5py.File, key: str, group: h5py.Group) -> FoundData:
     data, ids = (_item(group, name, h5py.Dataset, needed=True) for name in ("data", "pulse_id"))
     n_rows = len(ids) if ids.ndim else 0
     if not data.ndim or len(data) != n_rows:

@@ -93,7 +93,7 @@ class ChildPart(ABC):
         start = self._world.clock.start_pulse_id
         return ["--start-pulse-id", start, "--settings", json.dumps(options), *words]
 
-    def _ask(self, what: str, /, **command) -> Any:
+    def _command(self, what: str, /, **command) -> Any:
         if self._child is None:
             raise RequestError(self.name, what, "a part that was started")
         return self._child.ask({"do": what, **command})

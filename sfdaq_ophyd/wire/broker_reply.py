@@ -224,7 +224,7 @@ def _number(reply: Reply, key: str) -> int:
     return number(reply.get(key), key)
 
 
-def _words(reply: Reply, key: str) -> str:
+def _text(reply: Reply, key: str) -> str:
     return str(reply.get(key, ""))
 
 
@@ -237,7 +237,7 @@ def _modules(reply: Reply, key: str) -> dict[str, list[int]]:
     return {state: list(integers(states, state)) for state in states}
 
 
-message = under(_words, "message")
+message = under(_text, "message")
 run_number = under(_number, "run_number", "message")
 pv_list = under(_names, "pv_list")
 stored_pv_list = under(_names, "pv_list", "message")

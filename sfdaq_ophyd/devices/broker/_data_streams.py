@@ -274,7 +274,7 @@ def _filled(row: TableRow, forms: dict[str, Facts]) -> TableRow:
     for key, form in forms.items():
         one = there.get(key, {"absent": row.frameless.get(form["source"]) or _why(row, form["source"])})
         if "absent" not in one and _form(one) != _form(form):
-            one = {"absent": f"has {_words(one)} per pulse, not {_words(form)} as before"}
+            one = {"absent": f"has {_form_text(one)} per pulse, not {_form_text(form)} as before"}
         if "absent" in one:
             missing.append(f"{key} {one['absent']}")
             one = _empty(row, form)
@@ -292,7 +292,7 @@ def _form(one: Facts) -> tuple:
     return tuple(one.get(name) for name in _FORM)
 
 
-def _words(one: Facts) -> str:
+def _form_text(one: Facts) -> str:
     return "a text" if one["dtype"] == TEXT else f"{one['dtype']} {tuple(one['shape'])}"
 
 

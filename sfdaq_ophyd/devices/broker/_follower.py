@@ -198,7 +198,7 @@ class FileFollower:
                     limit.restart()
                     announced.since[source] = counted_time()
                 if look.found is not None:
-                    rows = _found_rows(announced, source, path, look.found)
+                    rows = _facts_of_file(announced, source, path, look.found)
                     announced.found += rows
                     self._tell(announced, path, rows)
                     self._note_progress(announced, source)
@@ -263,7 +263,7 @@ class FileFollower:
 MISSING_SHOWN = 100
 
 
-def _found_rows(
+def _facts_of_file(
     announced: Announced, source: str, path: Path, found: Sequence[FoundData]
 ) -> list[dict[str, Any]]:
     """Return the facts about each dataset of a file.

@@ -63,7 +63,7 @@ class EigerControl:
         self.client, self.name, self.debts = client, name, debts
         self.session: dict[str, object] = {}
         self._last_series, self._uid_before = 0, ""
-        self._found: dict[str, tuple[object, object]] = {}  # what was there, what was set
+        self._changed: dict[str, tuple[object, object]] = {}  # what was there, what was set
         self._lock = threading.RLock()
         self._touched = False
 
@@ -147,7 +147,7 @@ class EigerControl:
     @property
     def _settings(self) -> dict[str, object]:
         """What was set by this session, then by this staging."""
-        return self.session | {name: left for name, (_, left) in self._found.items()}
+        return self.session | {name: left for name, (_, left) in self._changed.items()}
 
     def _set_again(self) -> None:
         settings = dict(sorted(self._settings.items(), key=lambda item: rank_of(item[0])))
@@ -272,8 +272,8 @@ class EigerControl:
             if parameter is None:
                 continue
             with self._lock:
-                found, _ = self._found.get(path, (parameter.value, None))
-                self._found[path] = found, value
+                found, _ = self._changed.get(path, (parameter.value, None))
+                self._changed[path] = found, value
             if parameter.value != value:
                 parameter.check(f"{self.name}: {path}", value)
                 changes[path] = found, value
@@ -283,8 +283,8 @@ class EigerControl:
     def found(self, path: str) -> object:
         """Return the value of ``"<module>/config/<name>"`` that was found, and will be put back."""
         with self._lock:
-            if path in self._found:
-                return self._found[path][0]
+            if path in self._changed:
+                return self._changed[path][0]
         return self.value(path)
 
     def arm(self) -> int:
@@ -340,7 +340,7 @@ class EigerControl:
             self.debts.forget(OPEN_SERIES)
             read_on()
         with self._lock:
-            found, self._found = self._found, {}
+            found, self._changed = self._changed, {}
         for path, (before, left) in reversed(found.items()):
             if before == left:
                 continue

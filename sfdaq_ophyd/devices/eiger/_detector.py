@@ -33,7 +33,7 @@ from ._monitor import MonitorSource
 from ._series import EigerSettings, LegacyIds, Mode, Readout, TimestampSource
 from ._signals import EigerSignals, SimplonSignal
 from ._source import SeriesSource, differs
-from ._stream import StreamSource
+from ._stream import EigerStreamSource
 
 SAME_ENERGY = 1e-9
 """Two energies, or wavelengths, that differ by less of themselves are one: servers convert between them."""
@@ -160,7 +160,7 @@ class Eiger(EigerSignals, Detector):
         if readout == Readout.MONITOR:
             return MonitorSource(control)
         if readout == Readout.STREAM:
-            return StreamSource(control, stream or stream_of(self.client.url))
+            return EigerStreamSource(control, stream or stream_of(self.client.url))
         if readout == Readout.FILEWRITER:
             return FilesSource(control, files, delete_files)
         raise RequestError("readout", readout, f"one of {', '.join(Readout)}")

@@ -90,14 +90,14 @@ class SimplonSignal(Signal):
     def get(self, **kwargs):
         """Read the parameter from the server; unknown if this one cannot be read, and others can."""
         try:
-            value = self._ask()
+            value = self._fetch()
         except SfdaqError as exc:
             naming(exc, self.name)
             raise
         known = typed(value, self._dtype)
         return self._keep(_UNKNOWN[self._dtype] if known is None else known)
 
-    def _ask(self):
+    def _fetch(self):
         client = self.parent.client
         try:
             return client.get(self.module, self.task, self.parameter).value

@@ -113,7 +113,7 @@ def differs(now: FrameFormat, before: FrameFormat) -> str:
 class SeriesSource(ABC):
     """Series of one Eiger: it is found, set, armed, triggered, and left as it was.
 
-    Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `StreamSource`,
+    Where its frames come from is the subclass', one per `Readout`: `MonitorSource`, `EigerStreamSource`,
     `FilesSource`. `on_stale` is called with the number of frames dropped so far because they were not of the
     exposure; `is_described` returns whether somebody was told already what frames look like, or has one.
     """

@@ -52,7 +52,7 @@ EXPECTED = {"mode": "enabled", "format": "cbor"}
 """Of the stream's config."""
 
 
-class StreamSource(OrderedSource[EigerFrame]):
+class EigerStreamSource(OrderedSource[EigerFrame]):
     """Frames of one Eiger out of its stream, version 2; one connection, open while the device is staged."""
 
     interface = "stream"

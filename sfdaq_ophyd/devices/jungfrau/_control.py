@@ -109,7 +109,7 @@ class BrokerControl:
         self.settings = settings or {}
         self.in_force: dict[str, Any] = {}
         self._set_here: dict[str, Any] = {}
-        self._found: dict[str, Any] = {}  # what is to be set back
+        self._originals: dict[str, Any] = {}  # what is to be set back
         self._powered = False
         address = f"{shown_url(broker.client.url)} {detector_name}"
         self.debts = Debts(detector_name, address, broker.runner.directory)
@@ -150,16 +150,16 @@ class BrokerControl:
         wanted = {name: value for name, value in self._settings.items() if not _same(found.get(name), value)}
         before = {name: self._restorable(name, found.get(name)) for name in wanted}
         if wanted:
-            self._set_here, self._found = wanted, before
+            self._set_here, self._originals = wanted, before
             self.debts.hold({name: (before[name], value) for name, value in wanted.items()})
             try:
                 self._set(wanted)
             except (RequestError, ServiceUnreachable):  # nothing was sent
-                self._found = {}
+                self._originals = {}
                 raise
             except BrokerRefused as exc:
                 if exc.nothing_done:
-                    self._found = {}
+                    self._originals = {}
                 raise
         self.in_force = found | wanted
 
@@ -169,7 +169,7 @@ class BrokerControl:
         What cannot be set back is owed; what was owed before is set back if nothing else is.
         """
         self.in_force = {}
-        found, self._found = self._found, {}
+        found, self._originals = self._originals, {}
         powered, self._powered = self._powered, False
         if not found and not powered:
             self.debts.release()

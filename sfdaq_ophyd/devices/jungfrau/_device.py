@@ -25,10 +25,10 @@ from ._source import (
     CONNECT_TIMEOUT,
     CalibratedImages,
     ConvertedImages,
+    JungfrauStreamSource,
     Processing,
     RawImages,
     StageSettings,
-    StreamSource,
 )
 
 
@@ -139,7 +139,7 @@ class Jungfrau(Detector):
     n_foreign = _counter("foreign", "messages of another detector or shape")
     n_unparsable = _counter("unparsable", "messages that were not understood")
 
-    source: StreamSource
+    source: JungfrauStreamSource
     hinted = ("total",)
 
     def __init__(
@@ -195,7 +195,7 @@ class Jungfrau(Detector):
         self._frame_step = int(stream == "modules") if frame_step is None else frame_step
         self._constants: JungfrauCalibration | None = None
         rate = check_rate_multiplicator(rate_multiplicator)
-        source = StreamSource(name, frames, pulse_id, control)
+        source = JungfrauStreamSource(name, frames, pulse_id, control)
         super().__init__(source=source, name=name, directory=directory, **kwargs)
         self.rate_multiplicator.put(rate)
         self._say("detector_name", str(self._detector))

@@ -60,7 +60,7 @@ class RawImages(Processing):
         self._module_map, self._mode = module_map, GainMode()
 
     def __call__(self, frame: StreamFrame) -> Frame:
-        raw = _words(frame, self._module_map)
+        raw = _raw_image(frame, self._module_map)
         words = count_words(raw, highgain=self._mode.of(frame.daq_rec))
         total = float(_sum_of_adu(raw, words))
         return _frame(frame, _pixels(frame), total, _counts(words), lacks=_lacks(frame, raw))
@@ -108,7 +108,7 @@ class CalibratedImages(Processing):
         self._ring = Ring(calibration.shape, calibration.dtype)
 
     def __call__(self, frame: StreamFrame) -> Frame:
-        raw = _words(frame, self._first.module_map)
+        raw = _raw_image(frame, self._first.module_map)
         high_gain = self._mode.of(frame.daq_rec)
         if high_gain not in self._calibrations:
             self._calibrations[high_gain] = self._first.with_options(highgain=high_gain)
@@ -130,7 +130,7 @@ def _pixels(frame: StreamFrame) -> np.ndarray:
     return frame.image
 
 
-def _words(frame: StreamFrame, module_map: tuple[int, ...] | None) -> np.ndarray:
+def _raw_image(frame: StreamFrame, module_map: tuple[int, ...] | None) -> np.ndarray:
     """Return the raw words, in which lost packets are 0xFFFF wherever the frame came from.
 
     An image that does not have all modules, and says that it has others than those of the `module_map`, is
@@ -238,7 +238,7 @@ class StageSettings:
     every: int = 1
 
 
-class StreamSource:
+class JungfrauStreamSource:
     """Frames of a stream that were taken after they were asked for.
 
     `pulse_id` tells the machine's pulse of the moment; then only later ones count, of the point's `window`

@@ -91,7 +91,7 @@ class RestControl(WriterControl[StdDaqClient]):
         status = self._status()
         ours = self._is_ours_writing(status)
         if status.state is WriterState.WRITING and not ours:
-            raise self._occupied(_found(status))
+            raise self._occupied(_status_text(status))
         if ours or status.message.startswith(ERROR) or status.state is WriterState.UNKNOWN:
             self._stop()
         self._known_ready = True
@@ -165,7 +165,7 @@ class RestControl(WriterControl[StdDaqClient]):
             if self._began_all_the_same(request):
                 self._stop()
             started = f"{request.output_file} (run_id {request.run_id})"
-            raise self._double_start(started, f"the reply shows {_found(status)}")
+            raise self._double_start(started, f"the reply shows {_status_text(status)}")
 
     def _explain(self, request: WriteRequest, refused: StdDaqRefused) -> bool:
         """Find out what a refused start left behind; return whether to start once more."""
@@ -235,11 +235,12 @@ class RestControl(WriterControl[StdDaqClient]):
         if status.state is WriterState.WRITING:
             raise DoubleStart(
                 f"{self._name}: somebody else started while {request.output_file} was written: "
-                f"{_found(status)}"
+                f"{_status_text(status)}"
             )
         raise LostRecord(
             f"{self._name}: the DAQ lost the acquisition of {request.output_file} (run_id {request.run_id}); "
-            f"it shows {_found(status)}. The service or its writer was restarted; the file may be unreadable"
+            f"it shows {_status_text(status)}. The service or its writer was restarted; the file may be "
+            "unreadable"
         )
 
     def _note_end(self, writing: Writing) -> bool:
@@ -252,7 +253,7 @@ def _answers(status: DaqStatus, request: WriteRequest | None) -> bool:
     return a is not None and request is not None and a.is_answer_to(request)
 
 
-def _found(status: DaqStatus) -> str:
+def _status_text(status: DaqStatus) -> str:
     """Say what a status shows, with the ids that tell whose it is."""
     a = status.acquisition
     whose = "" if a is None else f", run_id {a.run_id}, file {a.output_file}"

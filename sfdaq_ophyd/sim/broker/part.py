@@ -20,7 +20,15 @@ from .hardware import DetectorEntry, beamline_with, table_of
 from .http import SiteServer, bind_pair
 from .run_calls import config_file
 from .site import DATA_BUFFERS, DETECTOR_BUFFER, Delays, LoggedRequest, Message, Site
-from .writers import EPICS_WORDS, ControlWriter, DataWriter, Worker, write_cameras, write_channels, write_pvs
+from .writers import (
+    EPICS_WORDS,
+    Consumer,
+    ControlWriter,
+    DataWriter,
+    write_cameras,
+    write_channels,
+    write_pvs,
+)
 
 FAULTS = {
     "latency": "the reply takes `seconds` more",
@@ -131,7 +139,7 @@ class BrokerPart:
         self._workers = self._make_workers(pedestal_frames) if writers else []
         self._broker, self._slow = self._services = SiteServer(site, "broker"), SiteServer(site, "slow")
 
-    def _make_workers(self, pedestal_frames: int) -> list[Worker]:
+    def _make_workers(self, pedestal_frames: int) -> list[Consumer]:
         site = self.site
         frames = DetectorWriter(site, self._scenes, PedestalEvaluation(site, self._scenes, pedestal_frames))
         handlers: dict[str, Callable[[Message], None]] = {
@@ -141,7 +149,7 @@ class BrokerPart:
             "detector.retrieve": DataWriter(site, frames, DETECTOR_BUFFER),
             "detector.pedestal": ControlWriter(site),
         }
-        return [Worker(site, name, handle) for name, handle in handlers.items()]
+        return [Consumer(site, name, handle) for name, handle in handlers.items()]
 
     def launch(self) -> None:
         """Begin nothing: it needs what the others have started."""

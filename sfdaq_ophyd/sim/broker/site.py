@@ -328,7 +328,7 @@ class Site:
     ):
         self.dialect, self.home, self.table, self.delays, self.faults = dialect, home, table, delays, faults
         self.clock, self.tree = world.clock, Tree(world.directory / "broker")
-        self.hardware, self.messages = Hardware(self.tree), Messages(dialect, delays, faults)
+        self.hardware, self.messages = Hardware(self.tree), MessageBus(dialect, delays, faults)
         self.requests: BoundedLog[LoggedRequest] = BoundedLog()
         self._triggers: dict[str, Trigger] = {}
 
@@ -375,7 +375,7 @@ Handler = Callable[[Site, Any, Caller], dict[str, Any]]
 """One endpoint: returns the reply without ``status``, or with it where it is not "ok"."""
 
 
-class Messages:
+class MessageBus:
     """Carry requests from the services to the writers, and status messages to whoever listens.
 
     Attributes

@@ -40,7 +40,7 @@ MAX_CHANNEL_ROWS, MAX_FRAMES = 100_000, 2000
 CAMERA_SHAPE = (48, 64)
 
 
-class Worker:
+class Consumer:
     """One writer process: calls `handle` with one request of its queue at a time."""
 
     def __init__(self, site: Site, name: str, handle: Callable[[Message], None]):

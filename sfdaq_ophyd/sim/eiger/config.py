@@ -30,7 +30,7 @@ EV_ANGSTROM = 12398.42
 CUTOFF_PER_S = 5_000_000
 
 
-class Module:
+class Subsystem:
     """One module of the control unit.
 
     Attributes
@@ -115,7 +115,7 @@ class Module:
         return measured("acquire" if self.acquiring else "ready" if self.enabled else "disabled")
 
 
-class DetectorConfig(Module):
+class DetectorConfig(Subsystem):
     """What ``detector/config`` holds: parameters that stay consistent with one another.
 
     The values of ``pixel_mask`` (uint32) and ``flatfield`` (float32) are arrays of shape (y, x).

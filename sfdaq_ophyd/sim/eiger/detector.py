@@ -30,9 +30,9 @@ from ...wire.simplon import (
 from ...wire.tiff import format_time_ns
 from ...wire.ulid import make_ulid
 from ..faults import Faults
-from .config import DetectorConfig, Module
+from .config import DetectorConfig, Subsystem
 from .filewriter import FileWriter
-from .frames import FrameMaker, Scene
+from .frames import EigerScene, FrameMaker
 from .monitor import MonitorBuffer, StoredFrame
 from .parameters import Geometry, measured
 from .stream import StreamOutput
@@ -86,7 +86,7 @@ class EigerModel(DetectorConfig):
         The open series.
     series_id : int
         Number of the last series; 0 after initialize.
-    monitor, files, stream, system : Module
+    monitor, files, stream, system : Subsystem
     faults : Faults
     """
 
@@ -106,12 +106,12 @@ class EigerModel(DetectorConfig):
         super().__init__(geometry, version, serial, seed)
         self.faults, self.monitor, self.files = Faults(FAULTS), MonitorBuffer(version), FileWriter(version)
         self.stream = StreamOutput(version, self.faults, math.prod(geometry.shape), stream)
-        self.system = Module(version)
+        self.system = Subsystem(version)
         self.system.commands = {"restart": self.restart}
         self._profile, self._dwell, self._patient, self._sample = profile, dwell, patient, sample
         self._random = random.Random(seed)
         self._exposure: asyncio.Task[None] | None = None
-        self._scenes: dict[Scene, tuple] = {}
+        self._scenes: dict[EigerScene, tuple] = {}
         self.commands = {
             "initialize": self.initialize,
             "arm": self.arm,
@@ -279,7 +279,7 @@ class EigerModel(DetectorConfig):
         x, y = self["beam_center_x"], self["beam_center_y"]
         shape = self.geometry.shape
         far_corner = math.hypot(*shape) / 2 * self["x_pixel_size"]
-        scene = Scene(
+        scene = EigerScene(
             shape=shape,
             bit_depth=self["bit_depth_image"],
             count_time=self["count_time"],

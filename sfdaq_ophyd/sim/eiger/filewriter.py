@@ -16,7 +16,7 @@ import hdf5plugin
 
 from ...wire.simplon import Parameter
 from ...wire.tiff import format_time_ns
-from .config import Module
+from .config import Subsystem
 from .frames import FrameMaker
 from .parameters import SWITCH, count, flag, measured, text
 
@@ -139,7 +139,7 @@ class SeriesFiles:
             data.create_virtual_dataset(dataset, layout)
 
 
-class FileWriter(Module):
+class FileWriter(Subsystem):
     """``filewriter``: files of the last series."""
 
     def __init__(self, version: str):

@@ -33,7 +33,7 @@ _ROWS = 256
 
 
 @dataclass(frozen=True)
-class Scene:
+class EigerScene:
     """What decides the look of a frame; equal scenes look alike."""
 
     shape: tuple[int, int]  # (y, x)
@@ -139,8 +139,8 @@ class FrameMaker:
     values: dict[str, Any]  # of the configuration, by name
     thresholds: list[tuple[int, float]]  # number and energy in eV of those enabled
     images: list[np.ndarray]  # of the scene: frame i shows image i modulo their number
-    reflection: tuple[slice, slice, np.ndarray]  # of the scene: `Scene.reflection`
-    most: int  # of the scene: `Scene.most`
+    reflection: tuple[slice, slice, np.ndarray]  # of the scene: `EigerScene.reflection`
+    most: int  # of the scene: `EigerScene.most`
     sample: Callable[[], float]  # how much of the sample is in the light now
     series_id: int
     unique_id: str

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...limits import counted_time
 from ...wire.simplon import Parameter
-from .config import Module
+from .config import Subsystem
 from .parameters import SWITCH, count, flag, measured, text
 
 MEMORY = 16 * 2**30
@@ -42,7 +42,7 @@ class StoredFrame:
         return sum(len(piece) for piece in self.pieces)
 
 
-class MonitorBuffer(Module):
+class MonitorBuffer(Subsystem):
     """``monitor``: frames on offer to ``images/...``, one per threshold of an exposure; it counts exposures.
 
     Attributes

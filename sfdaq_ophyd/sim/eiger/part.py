@@ -20,7 +20,7 @@ from ..http import ENTRY, BoundedLog
 from .detector import EigerModel
 from .frames import stamp_of
 from .parameters import make_geometry
-from .server import Request, VersionRequest, make_app
+from .server import LoggedRequest, VersionRequest, make_app
 from .stream_series import Recording, StreamOptions
 
 STOP_TIMEOUT = 20.0
@@ -78,7 +78,7 @@ class EigerPart:
         Address of the detector control unit, ``http://127.0.0.1:<port>``.
     stream_endpoint, stream_legacy_endpoint : str
         Addresses of the stream's versions 2 and 1, ``tcp://127.0.0.1:<port>``.
-    requests : BoundedLog of Request
+    requests : BoundedLog of LoggedRequest
         The last 10 000 requests answered: ``entries()``, ``clear()``.
     detector : EigerModel
         The model behind the server.
@@ -133,7 +133,7 @@ class EigerPart:
             patient=world.clock.patient,
             sample=lambda: world.clock.view(world.clock.now() + 1).sample,  # the clock may stand
         )
-        self.requests: BoundedLog[Request] = BoundedLog(LOG_ENTRIES * ENTRY)
+        self.requests: BoundedLog[LoggedRequest] = BoundedLog(LOG_ENTRIES * ENTRY)
         self._start_timeout, self._ready = world.start_timeout, threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -23,7 +23,7 @@ from ...wire import tiff
 from ...wire.simplon import Parameter, decode_darray, encode_darray
 from ...wire.tiff_write import encode
 from ..http import STATUS, BoundedLog, refusal
-from .config import Module
+from .config import Subsystem
 from .detector import EigerModel
 from .monitor import StoredFrame
 
@@ -47,7 +47,7 @@ LONGEST_WAIT = 3600.0
 
 
 @dataclass(frozen=True)
-class Request:
+class LoggedRequest:
     """One request the server has answered; of a long body its beginning."""
 
     method: str
@@ -58,7 +58,7 @@ class Request:
 
 def make_app(
     detector: EigerModel,
-    log: BoundedLog[Request],
+    log: BoundedLog[LoggedRequest],
     command_limit: Callable[[], float],
     version_request: VersionRequest,
 ) -> web.Application:
@@ -76,9 +76,9 @@ def make_app(
             body = await request.read()
             reply = await server.misbehave(request) or await _answer(handler, request)
         except asyncio.CancelledError:
-            log.append(Request(request.method, request.path_qs, b"", 0))
+            log.append(LoggedRequest(request.method, request.path_qs, b"", 0))
             raise
-        log.append(Request(request.method, request.path_qs, body[:LOG_BODY], reply.status))
+        log.append(LoggedRequest(request.method, request.path_qs, body[:LOG_BODY], reply.status))
         return reply
 
     app = web.Application(middlewares=[around], client_max_size=2**20 + 8 * detector.stream.n_pixels)
@@ -127,7 +127,7 @@ class _Server:
 
     def __init__(self, detector: EigerModel, command_limit: Callable[[], float]):
         self._detector, self._command_limit = detector, command_limit
-        self._modules: dict[str, Module] = {
+        self._modules: dict[str, Subsystem] = {
             "detector": detector,
             "monitor": detector.monitor,
             "stream": detector.stream,
@@ -178,13 +178,13 @@ class _Server:
             return text(200, "")
         raise web.HTTPNotFound
 
-    def _module(self, request: web.Request) -> Module:
+    def _module(self, request: web.Request) -> Subsystem:
         module = self._modules.get(request.match_info["module"])
         if module is None or request.match_info["version"] != self._detector.version:
             raise web.HTTPNotFound
         return module
 
-    async def _put(self, request: web.Request, module: Module, name: str) -> list[str]:
+    async def _put(self, request: web.Request, module: Subsystem, name: str) -> list[str]:
         body = await request.read()
         if "tiff" in request.content_type:
             if not isinstance(module.read("config", name).value, np.ndarray):
@@ -198,7 +198,7 @@ class _Server:
             changed += module.put(key, value)
         return list(dict.fromkeys(changed))
 
-    async def _command(self, request: web.Request, module: Module, name: str) -> web.Response:
+    async def _command(self, request: web.Request, module: Subsystem, name: str) -> web.Response:
         if (command := module.commands.get(name)) is None:
             raise web.HTTPNotFound
         sent, arguments = {}, []

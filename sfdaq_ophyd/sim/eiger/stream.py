@@ -24,7 +24,7 @@ from ...wire.eiger_stream import encode_message
 from ...wire.simplon import Parameter
 from ...wire.ulid import make_ulid
 from ..faults import Fault, Faults
-from .config import DetectorConfig, Module
+from .config import DetectorConfig, Subsystem
 from .frames import FrameMaker, PackedScene, compress
 from .parameters import SWITCH, measured, text
 from .stream_series import CborSeries, Fields, LegacySeries, Parts, RecordedSeries, StreamOptions
@@ -231,7 +231,7 @@ _IN_IMAGE: dict[str, Spoil] = {
 """What may be wrong with an image."""
 
 
-class StreamOutput(Module):
+class StreamOutput(Subsystem):
     """``stream``: what it is told, and what it sends. Its appendices take any JSON.
 
     Attributes

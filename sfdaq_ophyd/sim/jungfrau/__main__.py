@@ -30,7 +30,7 @@ with without_collection(ours=__name__ == "__main__"):
     from ...errors import RequestError
     from ...limits import Limit
     from ..clock import LOOK, PulseClock
-    from .model import AssembledModel, DetectorModel, JungfrauSettings, Message
+    from .model import AssembledModel, DetectorModel, JungfrauSettings, PortMessage
     from .scene import Scene
 
 logger = logging.getLogger(__name__)
@@ -277,7 +277,7 @@ class Sender:
                 if wanted:
                     messages.append((0.0, self.assembled.parts(header, pixels, rate)))
 
-    def _post(self, messages: list[Message]) -> None:
+    def _post(self, messages: list[PortMessage]) -> None:
         now = time.monotonic()
         for message in messages:
             queued = self._outbox[message.port][1]

@@ -163,7 +163,7 @@ PACKETS = 128
 _PADDING = 0xFFFF
 
 
-class Message(NamedTuple):
+class PortMessage(NamedTuple):
     """One message of one port, `delay` seconds after the frame was taken."""
 
     port: int
@@ -237,14 +237,14 @@ class DetectorModel:
         self._first_taken = None
         self._first_caught.clear()
 
-    def stop(self) -> list[Message]:
+    def stop(self) -> list[PortMessage]:
         """End the acquisition: one message per port. Harmless when idle: then they are sent again."""
         self.running = False
         ports = range(self.settings.n_ports)
         keep = [
             p for p in ports if self.faults.take("lose_end", module=p // self.settings.interfaces) is None
         ]
-        return [Message(p, self.settings.skew[p], [self._end()]) for p in keep]
+        return [PortMessage(p, self.settings.skew[p], [self._end()]) for p in keep]
 
     def take(self, pulse_id: int) -> bool:
         """Take the frame of one pulse; False if the detector does not take this one, or stays silent."""
@@ -260,7 +260,7 @@ class DetectorModel:
         self.lost = {module: self._lost_packets(module) for module in range(self.settings.n_modules)}
         return self.faults.take("silence") is None
 
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[PortMessage]:
         """Return what the receivers send of the frame just taken."""
         self._image = self.scene.raw(self.pulse_id)  # a fresh one: the messages hold it, none copies it
         pulse_id = 0 if self.faults.take("no_pulse_id") is not None else self.pulse_id
@@ -280,7 +280,7 @@ class DetectorModel:
     def _end(self) -> bytes:
         return ModuleHeader.end(self.settings.json_version).encode(old_names=self.settings.old_names)
 
-    def _module(self, module: int, pulse_id: int, ticks: int) -> list[Message]:
+    def _module(self, module: int, pulse_id: int, ticks: int) -> list[PortMessage]:
         take, settings = self.faults.take, self.settings
         rows = MODULE_SHAPE[0] // settings.interfaces
         lost = self.lost[module]
@@ -307,14 +307,14 @@ class DetectorModel:
             if mine[-1] in lost:  # the receiver waits for the last packet until the next frame begins
                 delay += settings.rate_multiplicator * PULSE_PERIOD
             if early:
-                messages.append(Message(port, delay, [self._end()]))
+                messages.append(PortMessage(port, delay, [self._end()]))
             if parts is not None:
                 block = pixels[interface * rows : (interface + 1) * rows]
                 parts.append(block.data.cast("B"))
                 for what, spoiled in SPOILED.items():
                     if take(what, module=module) is not None:
                         parts = spoiled(*parts)
-                messages += [Message(port, delay, parts)] * (1 if twice is None else 2)
+                messages += [PortMessage(port, delay, parts)] * (1 if twice is None else 2)
         return messages
 
     def _lost_packets(self, module: int) -> set[int]:

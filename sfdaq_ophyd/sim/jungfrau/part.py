@@ -71,28 +71,28 @@ class JungfrauPart(ChildPart):
     def fail_next(self, what: str, **details) -> None:
         """Misbehave: names, meanings and details are in `model.FAULTS`."""
         check(FAULTS, what, details)
-        self._ask("fail", what=what, details=details)
+        self._command("fail", what=what, details=details)
 
     def clear_faults(self) -> None:
         """Forget faults that have not happened yet."""
-        self._ask("clear_faults")
+        self._command("clear_faults")
 
     def configure(self, **changes) -> None:
         """Change `JungfrauSettings` while running."""
         self._settings = self._settings.changed(**changes)
-        self._ask("configure", changes=changes)
+        self._command("configure", changes=changes)
 
     def start_acquisition(self, first_frame_number: int | None = None) -> None:
         """Begin an acquisition: frame numbers go on unless told otherwise, the module clock starts anew."""
-        self._ask("start", first_frame_number=first_frame_number)
+        self._command("start", first_frame_number=first_frame_number)
 
     def stop_acquisition(self) -> None:
         """End the acquisition with an end message on every port; again, if it has ended already."""
-        self._ask("stop")
+        self._command("stop")
 
     def status(self) -> dict[str, Any]:
         """Return running, frame_number, pulse_id, who listens (subscribed per port), and n_left_out."""
-        return self._ask("status")
+        return self._command("status")
 
     @property
     def forced_stage(self) -> int | None:
@@ -103,5 +103,5 @@ class JungfrauPart(ChildPart):
     def forced_stage(self, stage: int | None) -> None:
         if stage not in (None, 0, 1, 2):
             raise RequestError("forced_stage", stage, "None, 0, 1 or 2")
-        self._ask("force_stage", stage=stage)
+        self._command("force_stage", stage=stage)
         self.scene.forced_stage = stage

@@ -274,7 +274,7 @@ class Scene:
             for m in range(self.n_modules):
                 rows, noise = slice(m * MODULE_SHAPE[0], (m + 1) * MODULE_SHAPE[0]), self._noise(k, m)
                 if photons is None:
-                    frame[rows] = self._words(k, stage, self.constants.pedestal[stage, rows], noise)
+                    frame[rows] = self._digitized(k, stage, self.constants.pedestal[stage, rows], noise)
                 else:
                     frame[rows] = self._light(k, rows, noise, photons[rows])
             self._spoil(frame, stage)
@@ -284,14 +284,14 @@ class Scene:
         """Return raw words of a place of rendered frame `k` where `photons` came, in the stages they need."""
         pedestal, gain = self.constants.pedestal, self.constants.gain
         energy = photons * np.float32(PHOTON_ENERGY_KEV)
-        words = self._words(k, 0, pedestal[0][place], noise, gain[0][place] * energy)
+        words = self._digitized(k, 0, pedestal[0][place], noise, gain[0][place] * energy)
         for stage, limit in ((1, G0_LIMIT_KEV), (2, G1_LIMIT_KEV)):
             bright = energy >= limit
             signal = gain[stage][place][bright] * energy[bright]
-            words[bright] = self._words(k, stage, pedestal[stage][place][bright], noise[bright], signal)
+            words[bright] = self._digitized(k, stage, pedestal[stage][place][bright], noise[bright], signal)
         return words
 
-    def _words(
+    def _digitized(
         self, k: int, stage: int, pedestal: np.ndarray, noise: np.ndarray, signal: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """Return raw words: pedestal, dithered so that its mean is exact, noise in whole ADU, and signal."""

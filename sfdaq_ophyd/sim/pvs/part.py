@@ -198,14 +198,14 @@ class PvsPart(ChildPart, Mapping[str, str]):
 
     def read(self, role: str):
         """Return the present value of a role's PV, as the IOC holds it; of a motor, its readback."""
-        return self._ask("read", role=self._check_role(role))
+        return self._command("read", role=self._check_role(role))
 
     def write(self, role: str, value) -> None:
         """Change a PV from inside, without Channel Access and at once; a motor jumps there.
 
         What the beam gives (pulse_id, beam_intensity, diode) cannot be written: RequestError.
         """
-        self._ask("write", role=self._check_role(role), value=value)
+        self._command("write", role=self._check_role(role), value=value)
 
     def fail_next(self, what: str, **details: Any) -> None:
         """Misbehave once: names and details are in `FAULTS`."""
@@ -219,13 +219,13 @@ class PvsPart(ChildPart, Mapping[str, str]):
                 self._back.daemon = True
                 self._back.start()
         elif what == "stall_pulse_id":
-            self._ask("fail", what=what, seconds=details.get("seconds", 2.0))
+            self._command("fail", what=what, seconds=details.get("seconds", 2.0))
         else:
             allowed = ("event_code", "shutter") if what == "refuse_put" else ("motor", "motor2")
             role = details.get("role", allowed[0])
             if role not in allowed:
                 raise RequestError("role", role, f"one of {', '.join(allowed)}")
-            self._ask("fail", what=what, role=role)
+            self._command("fail", what=what, role=role)
 
     def reconnect(self) -> None:
         """Bring the IOC back after ``fail_next("disconnect")``, with every value as after a reboot."""

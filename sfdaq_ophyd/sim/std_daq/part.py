@@ -73,24 +73,24 @@ class StdDaqPart(ChildPart):
     def fail_next(self, what: str, **details) -> None:
         """Misbehave: names and details are in `settings.FAULTS`, for those that the dialect can have."""
         check(faults_of(self._settings.dialect), what, details)
-        self._ask("fail", what=what, details=details)
+        self._command("fail", what=what, details=details)
 
     def burst(self, n: int, rate: float, first_id: int | None = None) -> None:
         """Let the detector send `n` images at `rate` Hz in place of following the clock."""
-        self._ask("burst", n=n, rate=rate, first_id=first_id)
+        self._command("burst", n=n, rate=rate, first_id=first_id)
 
     def follow_clock(self) -> None:
         """Let the detector follow the pulse clock."""
-        self._ask("follow_clock")
+        self._command("follow_clock")
 
     def silence(self) -> None:
         """Let the detector send nothing."""
-        self._ask("silence")
+        self._command("silence")
 
     def restart_writer(self) -> None:
         """Start the writer process anew, or those that are dead."""
-        self._ask("restart_writer")
+        self._command("restart_writer")
 
     def restart_driver(self) -> None:
         """Start anew what drives the writers; they go on."""
-        self._ask("restart_driver")
+        self._command("restart_driver")

@@ -29,7 +29,7 @@ from starlette.routing import Route
 from .files import check_path
 from .image_source import Image, ImageSource
 from .redis_streams import grey_picture
-from .service import Service
+from .service import StdDaqService
 from .settings import INTEGERS, ServiceError
 
 Endpoints = dict[tuple[str, str], Callable[..., dict[str, Any] | Response]]
@@ -41,7 +41,7 @@ def ok(message: str, **payload: Any) -> dict[str, Any]:
     return {"status": "ok", "message": message, **payload}
 
 
-def endpoints(service: Service, dialect: "FlaskDialect", closing: threading.Event) -> Endpoints:
+def endpoints(service: StdDaqService, dialect: "FlaskDialect", closing: threading.Event) -> Endpoints:
     """Return the endpoints of both generations; `closing` ends the live stream."""
     simulator = UdpSimulator(service.settings.simulation, service.source)
 
@@ -117,7 +117,7 @@ class FlaskDialect:
     NO_SIMULATOR: dict[str, None] = {}
     """What a reply without a simulator has more."""
 
-    def __init__(self, service: Service):
+    def __init__(self, service: StdDaqService):
         self._service = service
         self.WriteRequest: Any = Any  # what the bodies of a start and of a configuration are
         self.DaqConfig: Any = Any
@@ -195,7 +195,7 @@ SERVED = {"headers": [("access-control-allow-origin", "*"), ("connection", "clos
 """Options of uvicorn: headers of every reply."""
 
 
-def make_app(service: Service, closing: threading.Event) -> Starlette:
+def make_app(service: StdDaqService, closing: threading.Event) -> Starlette:
     """Build the application of D1; `closing` ends its streams."""
     table = {("GET", "/"): page, **endpoints(service, FlaskDialect(service), closing)}
     routes = [
@@ -266,7 +266,7 @@ def _no_data() -> bytes:
     return jpeg(picture)
 
 
-def live_parts(service: Service, closing: threading.Event) -> Iterator[bytes]:
+def live_parts(service: StdDaqService, closing: threading.Event) -> Iterator[bytes]:
     """Yield the parts of a multipart stream: one per image, "No data" where none come."""
     images: queue.Queue[Image] = queue.Queue(maxsize=2)
 

@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 from .files import check_path, is_below
 from .redis_streams import grey_picture
 from .rest import FlaskDialect, endpoints, jpeg, ok, page
-from .service import Service
+from .service import StdDaqService
 from .settings import INTEGERS, ServiceError
 
 IN_REPLIES = (
@@ -37,7 +37,7 @@ SERVED: dict[str, Any] = {}
 """Options of uvicorn."""
 
 
-def make_app(service: Service, closing: threading.Event) -> FastAPI:
+def make_app(service: StdDaqService, closing: threading.Event) -> FastAPI:
     """Build the application of D2; `closing` ends its streams."""
     pydantic = service.settings.pydantic
     app = FastAPI(title="Standard DAQ (simulated)", strict_content_type=False)
@@ -68,7 +68,7 @@ class FastApiDialect(FlaskDialect):
 
     NO_SIMULATOR = {"simulator": None}
 
-    def __init__(self, service: Service):
+    def __init__(self, service: StdDaqService):
         super().__init__(service)
         self.WriteRequest, self.DaqConfig = bodies(service.settings.pydantic)
 
@@ -117,7 +117,7 @@ def _acquisition(record: dict[str, Any], reports: list | None) -> dict[str, Any]
     return {**shown, "stats": record["stats"], "reports": reports}
 
 
-def file_endpoints(service: Service):
+def file_endpoints(service: StdDaqService):
     """Return the endpoints that look into the files of the log; ``live`` is what the detector shows now."""
 
     def opened(log_id: str) -> tuple[str, h5py.File]:

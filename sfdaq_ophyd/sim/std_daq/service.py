@@ -23,7 +23,7 @@ from .settings import ServiceError, StdDaqSettings, Timing
 from .writer import WriterProcess
 
 
-class Service:
+class StdDaqService:
     """One DAQ: driver, writer process, image source, servers, Redis streams.
 
     `start_pulse_id` is that of frame 1; `on_step` is called with every step of the writer's start.
@@ -238,11 +238,11 @@ class StdDaqServer(DaqServer):
     ----------
     redis_url : str
         Address of Redis, once started.
-    service : Service
+    service : StdDaqService
         What stands behind the REST interface, once started.
     """
 
-    service: Service
+    service: StdDaqService
 
     def __init__(self, settings: StdDaqSettings, clock: PulseClock, *, redis_port: int = 0, **options: Any):
         super().__init__(settings, clock, **options)
@@ -259,7 +259,7 @@ class StdDaqServer(DaqServer):
             self._embedded.start()
             self.redis_url = self._embedded.url
         self._on_step("starting the writer")
-        self.service = Service(
+        self.service = StdDaqService(
             *(self.settings, self._clock, self.redis_url, self._start_pulse_id, self._faults),
             self._on_step,
         )

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from sfdaq_ophyd.sim import Facility
-from sfdaq_ophyd.sim.eiger.frames import Scene
+from sfdaq_ophyd.sim.eiger.frames import EigerScene
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire import tiff
 from sfdaq_ophyd.wire.simplon import decode_darray
@@ -318,7 +318,7 @@ def test_series_when_the_facility_is_patient_then_no_frame_is_dropped_for_a_slow
 @pytest.fixture(scope="module")
 def scene():
     options = {"energy_ev": 8047.78, "distance": 0.05, "masked_value": 65535, "mask_version": 1, "seed": 3}
-    return Scene((600, 700), 16, 0.5, 5000, beam_center=(350.0, 300.0), **options)
+    return EigerScene((600, 700), 16, 0.5, 5000, beam_center=(350.0, 300.0), **options)
 
 
 @pytest.fixture(scope="module")
