@@ -128,7 +128,20 @@ class Debts:
     def owed(self, *, surely: bool = False) -> dict[str, Debt]:
         """Return what is owed, in the order in which it is to be put back; nothing that is staged.
 
-        With `surely` StorageError if the file, which may tell of more, cannot be read now.
+        Parameters
+        ----------
+        surely : bool
+            Raise if the file, which may tell of more, cannot be read now; else that is only logged.
+
+        Returns
+        -------
+        dict of str to Debt
+            By the name of the value.
+
+        Raises
+        ------
+        StorageError
+            The file cannot be read, and `surely` was asked for.
         """
         with _lock:
             noted = self._read()
@@ -204,7 +217,7 @@ class Debts:
         reset: bool = False,
         same: Callable[[Any, Any], bool] = operator.eq,
     ) -> None:
-        """Put back what is owed; StorageError, and nothing is written, if the file cannot be read now.
+        """Put back what is owed.
 
         Parameters
         ----------
@@ -217,6 +230,11 @@ class Debts:
             The hardware was reset, so that the value left there is gone.
         same : callable
             Whether two values are.
+
+        Raises
+        ------
+        StorageError
+            The file cannot be read now; the hardware was not asked for anything.
         """
         owed = {what: debt for what, debt in self.owed(surely=True).items() if what.startswith(only)}
         now = {what: read(what) for what in owed}
