@@ -174,18 +174,28 @@ class Limit:
         return event.wait(self.step(longest))
 
 
+_asking = threading.local()
+"""Whether this thread is in `asked_again`, as ``now``."""
+
+
 def asked_again(ask: Callable[[], T], seconds: float | None) -> T:
     """Return the answer to a question whose TimeoutError is measured by others, by the clock on the wall.
 
     It is asked again where this process could not look while it waited, until `seconds` of counted time have
-    passed. Nobody who could look waits any longer than `ask` does.
+    passed. Nobody who could look waits any longer than `ask` does. A question within a question is asked
+    once: the outer one is asked again.
     """
-    limit = Limit(seconds)
-    while True:
-        begun, counted = time.monotonic(), counted_time()
-        try:
-            return ask()
-        except TimeoutError:
-            in_time = counted_time() - counted > time.monotonic() - begun - NO_GAP
-            if in_time or limit.reached():
-                raise
+    if getattr(_asking, "now", False):
+        return ask()
+    limit, _asking.now = Limit(seconds), True
+    try:
+        while True:
+            begun, counted = time.monotonic(), counted_time()
+            try:
+                return ask()
+            except TimeoutError:
+                in_time = counted_time() - counted > time.monotonic() - begun - NO_GAP
+                if in_time or limit.reached():
+                    raise
+    finally:
+        _asking.now = False

@@ -122,6 +122,18 @@ def test_question_when_this_process_could_look_then_it_is_asked_once():
     assert len(asked) == 1
 
 
+def test_question_within_a_question_when_this_process_could_not_look_then_the_outer_one_is_asked_again(late):
+    asked, ask = [], late(9)
+
+    def inner():
+        asked.append(1)
+        return asked_again(ask, 1.0)
+
+    assert asked_again(inner, 1.0) == "answer"
+    assert len(asked) == 10, "each time the inner question was asked once"
+    assert asked_again(late(2), 1.0) == "answer", "and later ones by themselves again"
+
+
 def test_question_when_its_time_has_passed_then_it_is_asked_once_more(late):
     ask = late(100)
     with pytest.raises(TimeoutError):
