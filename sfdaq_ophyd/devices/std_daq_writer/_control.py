@@ -260,10 +260,13 @@ class WriterControl(ABC, Generic[Client]):
             )
         why = why_silent(writing)
         try:
-            self._stop_while_it_reacts()
+            answered = self._stop_while_it_reacts()
         except WriterNotReady as exc:
             self.dead = True
             raise WriterDead(f"{came}; then {exc}") from exc
+        if not answered:  # a slow one is not told from one that died: nobody waits for it here
+            self.dead = True
+            why = f"{why}; its stop was not answered within {REACTION:g} s: it may be dead. {DAQ_TEAM}"
         raise Stalled(
             self._name,
             asked=request.n_images,
@@ -306,8 +309,8 @@ class WriterControl(ABC, Generic[Client]):
             self._aside_is_over = self._aside.do(partial(self._quietly, self._stop))
         return self._aside_is_over
 
-    def _stop_while_it_reacts(self) -> None:
-        """Stop; `WriterNotReady`, and a thread goes on, where that is not answered for `REACTION` s."""
+    def _stop_while_it_reacts(self) -> bool:
+        """Stop; return False, and a thread goes on, where that is not answered for `REACTION` s."""
         problems: list[Exception] = []
         left = threading.Event()
 
@@ -324,10 +327,9 @@ class WriterControl(ABC, Generic[Client]):
             reacts = self._reacts(over)
         finally:
             left.set()  # from now on nobody raises what goes wrong
-        if not (reacts or problems):
-            raise self._not_back(f"the stop was not answered within {REACTION:g} s")
         if problems:
             raise problems[0]
+        return reacts
 
     def _reacts(self, over: threading.Event) -> bool:
         """Wait until a stop is over; return False if the DAQ does not react to it."""

@@ -137,11 +137,9 @@ def test_scan_when_the_writer_dies_before_any_image_then_the_reason_says_so_befo
         with stop_held_back(daq) if held_back else contextlib.nullcontext(threading.Event()) as stopped:
             documents, error = run(bp.count([writer], 1))
             assert not stopped.is_set(), "the run ended before the stop of the writer did"
-        assert "0 of 1 frames came; no image written" in str(error)
-        assert "the writer did not become READY" in str(error) and "the DAQ team must restart it" in str(
-            error
-        )
-        assert ("the stop was not answered within 0.1 s" in str(error)) is held_back
+        assert "no image written" in str(error) and "the DAQ team must restart it" in str(error)
+        why = "stop was not answered within 0.1 s" if held_back else "the writer did not become READY"
+        assert why in str(error)
         if held_back:
             wait_for(lambda: "the writer did not become READY" in caplog.text, "the outcome of the stop")
     finally:
