@@ -216,6 +216,7 @@ class Debts:
         only: str = "",
         reset: bool = False,
         same: Callable[[Any, Any], bool] = operator.eq,
+        surely: bool = True,
     ) -> None:
         """Put back what is owed.
 
@@ -230,13 +231,15 @@ class Debts:
             The hardware was reset, so that the value left there is gone.
         same : callable
             Whether two values are.
+        surely : bool
+            Pay nothing where the file, which may tell of more, cannot be read now; else what is known.
 
         Raises
         ------
         StorageError
-            The file cannot be read now; the hardware was not asked for anything.
+            Only with `surely`: the file cannot be read now; the hardware was not asked for anything.
         """
-        owed = {what: debt for what, debt in self.owed(surely=True).items() if what.startswith(only)}
+        owed = {what: debt for what, debt in self.owed(surely=surely).items() if what.startswith(only)}
         now = {what: read(what) for what in owed}
         due = {
             what: debt.back
@@ -298,8 +301,14 @@ def all_debts(folder: str | Path) -> Iterator[tuple[str, Debt]]:
 
     StorageError, after all others, of a file that cannot be read now.
     """
-    closed = None
-    for path in sorted(Path(folder).glob("*.json")):
+    closed, names = None, []
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+    except (FileNotFoundError, NotADirectoryError):  # nothing was ever owed
+        pass
+    except OSError as exc:
+        closed = _not_read(Path(folder), exc)
+    for path in (Path(folder, name) for name in names):
         with _lock:
             try:
                 address, owed = _load(path) or ("", {})

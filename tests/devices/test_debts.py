@@ -219,6 +219,30 @@ def test_folder_of_debts_when_one_file_cannot_be_read_then_the_others_are_told_f
     assert told == ["http://dcu"] and error.value.path == str(other.path)
 
 
+def test_folder_of_debts_when_it_cannot_be_listed_then_nobody_says_that_nothing_is_owed(debts, monkeypatch):
+    assert not list(all_debts(debts.path.parent))
+
+    def fail(folder):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("sfdaq_ophyd.devices.debts.os.listdir", fail)
+    with pytest.raises(StorageError, match="Permission denied"):
+        list(all_debts(debts.path.parent))
+
+
+def test_debts_when_what_is_known_is_enough_then_it_is_paid_though_the_file_cannot_be_read(
+    debts, monkeypatch
+):
+    def fail(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
+    owe(debts)
+    values, how = hardware(nimages=1)
+    debts.pay(**how, surely=False)
+    assert values == {"nimages": 7}
+
+
 def test_debts_when_two_devices_owe_to_one_address_then_both_are_kept(debts, tmp_path):
     owe(debts)
     Debts("watcher", "http://dcu", tmp_path).owe("mode", left="on", back="off", reason="away")

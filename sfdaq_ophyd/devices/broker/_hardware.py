@@ -107,7 +107,7 @@ class Trigger:
 
     def pay(self) -> None:
         """Start the trigger if it is owed, and stands."""
-        if self._debts.owed():
+        if self._debts.owed(surely=True):
             self._debts.pay(lambda what: RUNNING if self.runs() else STOPPED, self._start_all)
 
     def _start_all(self, detectors: dict) -> None:

@@ -246,6 +246,7 @@ class Eiger(EigerSignals, Detector):
 
         What this session had set is set no more; what an earlier scan could not put back is put back.
         """
+        self.source.control.debts.owed(surely=True)  # refused before anything is forgotten
         self.source.control.session.clear()
         self.source.control.initialize()
 

@@ -206,7 +206,7 @@ class BrokerControl:
             if POWER in values:
                 self._broker.client.power_off_modules(self.detector_name, owed[POWER].left)
 
-        self.debts.pay(read, write, same=_same)
+        self.debts.pay(read, write, same=_same, surely=surely)
 
     def _check_running(self, states: Mapping[str, list[int]]) -> None:
         if set(states) != {"running"}:

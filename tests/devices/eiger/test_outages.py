@@ -171,6 +171,24 @@ def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_pat
     client.put("detector", "nimages", 1)
 
 
+def test_initialize_when_what_is_owed_cannot_be_read_then_what_the_session_had_set_is_kept(
+    part, tmp_path, monkeypatch
+):
+    eiger = make_eiger(part, tmp_path)
+    eiger.exposure_time.set(0.005).wait(60)
+
+    def not_read(path):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as closed:
+        closed.setattr("sfdaq_ophyd.devices.debts._load", not_read)
+        with pytest.raises(StorageError, match="Stale file handle"):
+            eiger.initialize()
+    eiger.source.control.initialize()
+    assert eiger.exposure_time.get() == 0.005
+    eiger.initialize()
+
+
 def test_pause_when_the_network_is_away_then_the_scan_goes_on_once_it_is_back(part, outage, tmp_path):
     """eiger-unstage-outage"""
     away, url = outage
