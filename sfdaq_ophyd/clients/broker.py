@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Concatenate
 
-from ..errors import BrokerRefused, RequestError, RunNumberMismatch, UnknownOutcome
+from ..errors import BrokerRefused, RequestError, RunNumberMismatch, ServiceUnreachable, UnknownOutcome
 from ..wire import broker_operations as ops
 from ..wire.broker import PEDESTAL_FRAMES, SF, local_path
 from ..wire.broker_operations import Operation, Parameters, Reply
@@ -249,7 +249,8 @@ class BrokerClient(BrokerTransport):
         BrokerRefused
             The pgroup has no folder at this beamline, or was closed before.
         UnknownOutcome
-            The reply was lost twice. Closing again is harmless.
+            The reply was lost, and that of asking once more too, or nobody could be asked. Closing again is
+            harmless.
 
         Notes
         -----
@@ -260,9 +261,11 @@ class BrokerClient(BrokerTransport):
         body = ops.close_pgroup_writing.request(pgroup)
         try:
             self.call(ops.close_pgroup_writing, body)
-        except UnknownOutcome:
+        except UnknownOutcome as lost:
             try:
                 self.call(ops.close_pgroup_writing, body)
+            except ServiceUnreachable as exc:  # only the second one was not sent
+                raise lost from exc
             except BrokerRefused as exc:
                 if "already closed" not in exc.said:
                     raise

@@ -313,6 +313,23 @@ def test_close_when_reply_is_lost_then_asked_again_and_already_closed_is_success
     assert (broker.root / f"bernina/data/{pgroup}/raw/run_info/CLOSED").exists()
 
 
+def test_close_when_reply_is_lost_and_nobody_can_be_asked_again_then_its_outcome_is_unknown(
+    client, monkeypatch
+):
+    answers = iter(
+        [UnknownOutcome("close_pgroup_writing", url="http://broker", reason="cut", hint=""), "no connection"]
+    )
+
+    def call(operation, body):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        raise ServiceUnreachable("sf-daq broker", url="http://broker", reason=answer)
+
+    monkeypatch.setattr(client, "call", call)
+    with pytest.raises(UnknownOutcome):
+        client.close_pgroup_writing("p12345", confirm="p12345")
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
