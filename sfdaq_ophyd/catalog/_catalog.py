@@ -395,9 +395,13 @@ class RemoteCatalog(Catalog):
     """
 
     def __init__(self, uri: str, documents: str | Path, *, api_key: str | None = None):
-        address = urlsplit(uri)
-        if address.scheme not in ("http", "https") or "api_key=" in uri or "@" in address.netloc:
-            shown = uri.partition("?")[0].replace(address.netloc, address.netloc.rpartition("@")[2])
+        try:
+            address = urlsplit(uri)
+            fits = address.scheme in ("http", "https") and "@" not in address.netloc
+        except ValueError:
+            fits = False
+        if not fits or "api_key=" in uri:
+            shown = uri.partition("?")[0].rpartition("@")[2]
             raise RequestError("uri", shown, "http://... or https://..., neither key nor login in it")
         self.uri, self._key = uri, api_key
         super().__init__(Path(documents).expanduser(), uri)

@@ -286,7 +286,16 @@ def test_run_when_the_server_keeps_it_in_postgresql_then_everything_reads_back(t
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("uri", ["tiled:8000", "http://tiled:8000?api_key=secret", "https://me:secret@tiled"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "tiled:8000",
+        "http://tiled:8000?api_key=secret",
+        "https://me:secret@tiled",
+        "me:secret@tiled:8000",
+        "http://[::1:8000",
+    ],
+)
 def test_uri_when_no_address_or_with_a_key_or_login_then_refused_without_it(tmp_path, uri):
     with pytest.raises(RequestError) as info:
         remote_catalog(uri, tmp_path)
