@@ -106,6 +106,8 @@ def new_screen() -> None:
     """Begin a command: nothing of it is shown yet."""
     global _n_shown
     _n_shown = 0
+    if isinstance(_handler, _Screen):
+        _handler.clear()
 
 
 def count_lines(text: str) -> None:
@@ -279,6 +281,10 @@ class _Screen(logging.StreamHandler):
         self.setLevel(logging.WARNING)
         self._most, self._per = most, per
         self._shown: list[tuple[float, int]] = []  # when, and of how many lines
+
+    def clear(self) -> None:
+        """Begin with an empty screen."""
+        self._shown = []
 
     @property
     def height(self) -> int:

@@ -116,15 +116,16 @@ class Beamline:
 
 def _connect(device: Any, timeout: float) -> None:
     """Return once a device is connected; ServiceTimeout with what is not, if it was not in `timeout` s."""
-    limit = Limit(timeout)
+    limit, longest = Limit(timeout), 0.5
     while True:
         try:
-            device.wait_for_connection(timeout=max(limit.step(), LOOK))
+            device.wait_for_connection(timeout=max(limit.step(longest), LOOK))
             return
         except TimeoutError as exc:  # measured by others, by the clock on the wall
             if limit.reached():
                 seen = exc.last_seen if isinstance(exc, ServiceTimeout) else str(exc)
                 raise ServiceTimeout(f"{device.name}: connection", timeout, seen, HINT) from exc
+            longest *= 2  # a slow answer comes too: the Eiger has this much for each request
 
 
 class EigerReadout(Enum):

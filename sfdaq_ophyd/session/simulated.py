@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ServiceUnreachable, SfdaqError
@@ -34,6 +35,7 @@ class SimulatedFacility:
         self.prefix = f"SIM-{self.port}:"
         self._started: tuple[Facility, threading.Thread] | None = None
         self._problem: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._ended = threading.Event()
         # pyepics reads this once, when the first PV is made; that is before the IOC serves
         os.environ["EPICS_CA_ADDR_LIST"] = f"127.0.0.1:{self.port}"
@@ -77,7 +79,8 @@ class SimulatedFacility:
         facility, thread = self._parts()
         thread.join()
         if isinstance(self._problem, SfdaqError):
-            raise self._problem  # with its own words, and what a person does about it
+            # with its own words, and what a person does about it; each time with the traceback it came with
+            raise self._problem.with_traceback(self._traceback)
         if self._problem is not None:
             raise ServiceUnreachable(
                 "simulated facility", url="this process", reason=self._problem
@@ -105,7 +108,7 @@ class SimulatedFacility:
             if facility.jungfrau is not None:
                 facility.jungfrau.scene.write_constants(facility.directory / "constants")
         except BaseException as exc:
-            self._problem = exc
+            self._problem, self._traceback = exc, exc.__traceback__
 
 
 PVS = {"motor": "Motor", "motor2": "Motor", "shutter": "Signal", "beam_rate": "ReadOnly", "diode": "ReadOnly"}
