@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from http.client import HTTPMessage, HTTPResponse
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from ..errors import (
@@ -24,10 +24,7 @@ from ..errors import (
 from ..wire.json_text import load_json
 from ._http_call import Call, Connections, NotConnected
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    Value = TypeVar("Value", default="Reply")
+Value = TypeVar("Value")
 
 MAX_REPLY = 64 * 2**20
 """Largest body of a JSON reply, bytes."""

@@ -226,7 +226,7 @@ class FileFetcher:
             raise WireError(f"GET {path}: {came} (from {self._http.url})")
 
     def _asked(self, method: str, path: str, *, missing: bool = False) -> Reply:
-        reply = self._http.request(method, path, idempotent=True, attempts=2)
+        reply: Reply = self._http.request(method, path, idempotent=True, attempts=2)
         if reply.code not in (200, 204) and not (missing and reply.code == 404):
             raise ServiceRefused(f"{method} {path}", url=self._http.url, said=reply.text, code=reply.code)
         return reply

@@ -80,7 +80,9 @@ class BrokerTransport:
         """What the server speaks; "auto" finds out once, by the call that is safe in both; else WireError."""
         with self._lock:
             if self._dialect is None:
-                reply = self._services["broker"].request("GET", "/get_allowed_detectors", idempotent=True)
+                reply: Reply = self._services["broker"].request(
+                    "GET", "/get_allowed_detectors", idempotent=True
+                )
                 self._dialect = dialect_of(reply.json())
                 if self._dialect is None:
                     raise WireError(f"{self.url}: no broker of a known dialect: {reply.text[:200]!r}")

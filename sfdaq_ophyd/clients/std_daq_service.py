@@ -194,10 +194,10 @@ class StandardDaq(ABC):
             The service is something else; the message says what, where it is known.
         """
         with translated():
-            openapi = self._http.request("GET", "/openapi.json", idempotent=True)
+            openapi: Reply = self._http.request("GET", "/openapi.json", idempotent=True)
             if found := _dialect_of(openapi):
                 return found
-            config = self._http.request("GET", "/api/config/get?user=sfdaq", idempotent=True)
+            config: Reply = self._http.request("GET", "/api/config/get?user=sfdaq", idempotent=True)
             if _is_config_of_websocket(config):
                 return "websocket"
             said = f"GET /openapi.json gave {openapi.code} {openapi.text[:200]!r}"

@@ -361,7 +361,9 @@ class StdDaqWriterSocket(StandardDaq):
     def get_config(self) -> dict:
         """Return the stored configuration as it is."""
         with translated():
-            reply = self._http.request("GET", f"/api/config/get?user={quote(self._user)}", idempotent=True)
+            reply: Reply = self._http.request(
+                "GET", f"/api/config/get?user={quote(self._user)}", idempotent=True
+            )
             if "Not Found" in reply.text[:100]:  # as generations with REST answer to an unknown path
                 self._refuse_other("GET /api/config/get", REST_DIALECTS)
             return _content(reply, "GET /api/config/get", self.config_url)
@@ -398,7 +400,7 @@ class StdDaqWriterSocket(StandardDaq):
     def _send_config(self, body: dict) -> dict:
         hint = "Read the configuration before sending it again."
         path = f"/api/config/set?user={quote(self._user)}"
-        reply = self._http.request("POST", path, payload=body, hint=hint)
+        reply: Reply = self._http.request("POST", path, payload=body, hint=hint)
         _content(reply, "POST /api/config/set", self.config_url)
         return self.get_config()
 
