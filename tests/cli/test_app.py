@@ -85,7 +85,7 @@ def test_sfdaq_when_told_nonsense_then_one_clear_line_and_exit_code(
     monkeypatch.setattr(sys, "argv", ["sfdaq", *words])
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(signal, "signal", lambda *args: None)
-    monkeypatch.setitem(main.__globals__, "keep_log", lambda: None)
+    monkeypatch.setitem(main.__globals__, "keep_log", lambda *serves: None)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == code

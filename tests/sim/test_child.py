@@ -44,9 +44,9 @@ def child_of(tmp_path):
 
 def test_start_when_a_child_needs_three_times_its_limit_but_reports_steps_then_starts(child_of):
     script = (
-        "import time\nfor i in range(6):\n    print('STEP', i, flush=True)\n    time.sleep(0.3)\n" + SERVE
+        "import time\nfor i in range(60):\n    print('STEP', i, flush=True)\n    time.sleep(0.1)\n" + SERVE
     )
-    child = child_of(script, timeout=0.6)
+    child = child_of(script, timeout=2.0)
     assert child.start() == "here"
     assert child.running
 
