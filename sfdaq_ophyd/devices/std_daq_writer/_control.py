@@ -59,6 +59,10 @@ class WriterDead(DetectorStateError):
     """The writer was given images and acknowledges none of them any more."""
 
 
+class StopUnanswered(DetectorStateError):
+    """No image was written for too long, and nobody knows yet whether the writer is slow or dead."""
+
+
 class DoubleStart(DetectorStateError):
     """Somebody else's start and ours came within milliseconds; only one acquisition runs."""
 
@@ -264,9 +268,11 @@ class WriterControl(ABC, Generic[Client]):
         except WriterNotReady as exc:
             self.dead = True
             raise WriterDead(f"{came}; then {exc}") from exc
-        if not answered:  # a slow one is not told from one that died: nobody waits for it here
+        if not answered:  # nobody waits for it here, and nothing is taken again
             self.dead = True
-            why = f"{why}; its stop was not answered within {REACTION:g} s: it may be dead. {DAQ_TEAM}"
+            raise StopUnanswered(
+                f"{came}: {why}; its stop was not answered within {REACTION:g} s: it may be dead. {DAQ_TEAM}"
+            )
         raise Stalled(
             self._name,
             asked=request.n_images,

@@ -155,7 +155,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         try:
             with self._lock:
                 self._tracker, self._is_closed = Tracker(request.n_images), is_closed
-                self._ours, self._hangs, self._doubt = request, False, None
+                self._ours, self._hangs, self._doubt, self.dead = request, False, None, False
                 self._pushes = self.writer.connect()
                 self._seen = self.writer.send(command)
             self._follow_start(request, given_up)
