@@ -216,7 +216,7 @@ class Debts:
         only: str = "",
         reset: bool = False,
         same: Callable[[Any, Any], bool] = operator.eq,
-        surely: bool = True,
+        owed: Mapping[str, Debt] | None = None,
     ) -> None:
         """Put back what is owed.
 
@@ -231,15 +231,17 @@ class Debts:
             The hardware was reset, so that the value left there is gone.
         same : callable
             Whether two values are.
-        surely : bool
-            Pay nothing where the file, which may tell of more, cannot be read now; else what is known.
+        owed : mapping of str to Debt, optional
+            What is owed, as `owed` said before; default: what it says now, surely.
 
         Raises
         ------
         StorageError
-            Only with `surely`: the file cannot be read now; the hardware was not asked for anything.
+            Without `owed`: the file cannot be read now; the hardware was not asked for anything.
         """
-        owed = {what: debt for what, debt in self.owed(surely=surely).items() if what.startswith(only)}
+        if owed is None:
+            owed = self.owed(surely=True)
+        owed = {what: debt for what, debt in owed.items() if what.startswith(only)}
         now = {what: read(what) for what in owed}
         due = {
             what: debt.back

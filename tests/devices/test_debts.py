@@ -239,7 +239,7 @@ def test_debts_when_what_is_known_is_enough_then_it_is_paid_though_the_file_cann
     monkeypatch.setattr("sfdaq_ophyd.devices.debts.Path.open", fail)
     owe(debts)
     values, how = hardware(nimages=1)
-    debts.pay(**how, surely=False)
+    debts.pay(**how, owed=debts.owed())
     assert values == {"nimages": 7}
 
 

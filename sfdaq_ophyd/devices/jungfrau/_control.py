@@ -137,6 +137,7 @@ class BrokerControl:
         BrokerRefused, UnknownOutcome
             The change failed half-way; `restore` sets back what it did, and starts the trigger.
         """
+        self.debts.owed(surely=True)  # before `restore` sets anything
         self.restore()
         self._pay(surely=True)
         client = self._broker.client
@@ -206,7 +207,7 @@ class BrokerControl:
             if POWER in values:
                 self._broker.client.power_off_modules(self.detector_name, owed[POWER].left)
 
-        self.debts.pay(read, write, same=_same, surely=surely)
+        self.debts.pay(read, write, same=_same, owed=owed)
 
     def _check_running(self, states: Mapping[str, list[int]]) -> None:
         if set(states) != {"running"}:
