@@ -46,8 +46,9 @@ MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 """s on top of what the server announces, where nothing but time can tell that a pedestal is done."""
 
 
-LOOK_BACK = 30.0
-"""s for which the server says that a module writes into the buffer after it has stopped."""
+LOOK_BACK = 35.0
+"""s after a restart began in which the server may tell what was written before it: it looks 30 s back, and
+modules stop up to 4 s after the trigger."""
 
 CONNECTING, CONNECTED = 2.0, 0.05
 """s for the trigger PV to connect, when it is read first and later: an absent one is waited for once."""
@@ -342,7 +343,7 @@ class Hardware:
                 has_stopped = True
                 return 0, "does not write"
             if not has_stopped:
-                return 0, f"writes, as before: the server looks {LOOK_BACK:g} s back"
+                return 0, "writes, as before: the server looks 30 s back"
             return 1, "writes"
 
         hint = "Limping: check the fibres of these modules. No data at all: is the trigger running?"
