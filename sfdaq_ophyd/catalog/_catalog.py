@@ -396,12 +396,11 @@ class RemoteCatalog(Catalog):
 
     def __init__(self, uri: str, documents: str | Path, *, api_key: str | None = None):
         try:
-            address = urlsplit(uri)
-            fits = address.scheme in ("http", "https") and "@" not in address.netloc
+            scheme = urlsplit(uri).scheme
         except ValueError:
-            fits = False
-        if not fits or "api_key=" in uri:
-            shown = uri.partition("?")[0].rpartition("@")[2]
+            scheme = ""
+        if scheme not in ("http", "https") or "@" in uri or "api_key=" in uri:
+            shown = uri.rpartition("@")[2].partition("api_key=")[0].partition("?")[0]
             raise RequestError("uri", shown, "http://... or https://..., neither key nor login in it")
         self.uri, self._key = uri, api_key
         super().__init__(Path(documents).expanduser(), uri)

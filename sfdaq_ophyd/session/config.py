@@ -317,7 +317,7 @@ class CatalogConfig(Block):
             raise ValueError("expected embedded or uri, not both")
         if self.uri:
             _address(self.uri)
-            if "@" in urlsplit(self.uri).netloc:
+            if "@" in self.uri:
                 raise ValueError("uri: expected no login in it; its key goes into api_key_file or a variable")
         if not self.uri and self.api_key_file:
             raise ValueError("api_key_file goes with uri")

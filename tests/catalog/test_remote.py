@@ -293,6 +293,9 @@ def test_run_when_the_server_keeps_it_in_postgresql_then_everything_reads_back(t
         "http://tiled:8000?api_key=secret",
         "https://me:secret@tiled",
         "me:secret@tiled:8000",
+        "https://me:se/secret@tiled",
+        "ftp://me:secret?@tiled",
+        "http://tiled/&api_key=secret",
         "http://[::1:8000",
     ],
 )

@@ -54,7 +54,7 @@ class Announced:
     names : dict of str to sequence of str
         Source to what its file must hold: channels, cameras, PVs.
     on_done : callable
-        Called once, with the data found (see `found_rows`), and with failures by file.
+        Called once, with the data found (see `_facts_of_file`), and with failures by file.
     heard_as : dict of str to str
         Source to what the file is called on the status exchange.
     filtered : sequence of str
