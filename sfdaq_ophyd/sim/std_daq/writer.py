@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import ServiceUnreachable
 from ...limits import Limit
-from ...starting import Child, report_step, without_collection
+from ...starting import Child, ChildLimit, report_step, without_collection
 from ..child import HINT, commands, make_parser, running_clock, say_ready, tell
 
 with without_collection(ours=__name__ == "__main__"):
@@ -27,7 +27,7 @@ with without_collection(ours=__name__ == "__main__"):
 logger = logging.getLogger(__name__)
 
 LONGEST = 5.0
-"""Counted s for which a writer that lags is waited for, at any speed."""
+"""Counted s for which a writer that lags, and has CPU, is waited for, at any speed."""
 
 LONGEST_CREATION = 1e6
 """s; no file takes longer to create."""
@@ -37,8 +37,8 @@ class OwedAnswers:
     """What the writer owes the service: it waits 5 s, divided by the speed, and longer where CPU is short.
 
     A sped-up service gives up after a fraction of a second. A writer that is alive and would have answered
-    by then on a quiet machine is given the real 5 s, so that no client sees a refusal for want of CPU. So
-    what the writer owes is counted here.
+    by then on a quiet machine is given the real 5 s of its own, so that no client sees a refusal for want of
+    CPU. So what the writer owes is counted here.
     """
 
     def __init__(self, writer: WriterProcess, timing: Timing):
@@ -90,7 +90,7 @@ class OwedAnswers:
 
     def over(self) -> Callable[[], bool]:
         """Return what tells, look by look, whether the service gives up."""
-        limit, longest = Limit(self._timing.give_up), Limit(LONGEST)
+        limit, longest = Limit(self._timing.give_up), ChildLimit(LONGEST, self._writer.pid)
         return lambda: limit.reached() and not (self.lags() and not longest.reached())
 
 
@@ -127,6 +127,12 @@ class WriterProcess:
         """Whether the process runs."""
         child = self._child
         return child is not None and child.running
+
+    @property
+    def pid(self) -> int:
+        """Of the process; 0 where there is none."""
+        child = self._child
+        return 0 if child is None else child.pid
 
     def start(self, config: dict) -> None:
         """Start the process with a configuration, in place of one that runs; wait until it listens.

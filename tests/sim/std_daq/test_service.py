@@ -164,6 +164,22 @@ def test_start_when_the_writer_lacks_cpu_then_the_service_does_not_give_up_on_it
     end(server, wait_for)
 
 
+@pytest.mark.parametrize("starved", [True, False])
+def test_start_when_the_writer_had_no_cpu_for_longer_than_the_service_waits_then_that_does_not_count(
+    server, tmp_path, wait_for, monkeypatch, starved
+):
+    server.service.stop()
+    writer = server.service.writer
+    send = writer.send
+    with monkeypatch.context() as patch:
+        patch.setattr("sfdaq_ophyd.sim.std_daq.writer.LONGEST", 0.6)
+        patch.setattr("sfdaq_ophyd.starting.time_without_cpu", lambda pid: starved and time.monotonic())
+        patch.setattr(writer, "send", lambda command: (time.sleep(3.0), send(command)))
+        assert start(server, tmp_path / "x.h5")["status"] == ("ok" if starved else "error")
+    wait_for(lambda: server.service.status()["state"] == "WRITING", "the start that came late")
+    end(server, wait_for)
+
+
 class Service(DaqServer):
     """A DAQ that is a REST service alone."""
 
