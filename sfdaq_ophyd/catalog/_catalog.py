@@ -400,7 +400,7 @@ class RemoteCatalog(Catalog):
         except ValueError:
             scheme = ""
         if scheme not in ("http", "https") or "@" in uri or "api_key=" in uri:
-            shown = uri.rpartition("@")[2].partition("api_key=")[0].partition("?")[0]
+            shown = uri.partition("api_key=")[0].rpartition("@")[2].partition("?")[0]
             raise RequestError("uri", shown, "http://... or https://..., neither key nor login in it")
         self.uri, self._key = uri, api_key
         super().__init__(Path(documents).expanduser(), uri)

@@ -296,6 +296,7 @@ def test_run_when_the_server_keeps_it_in_postgresql_then_everything_reads_back(t
         "https://me:se/secret@tiled",
         "ftp://me:secret?@tiled",
         "http://tiled/&api_key=secret",
+        "http://tiled:8000?api_key=a@secret",
         "http://[::1:8000",
     ],
 )
