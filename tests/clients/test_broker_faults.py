@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,13 +149,12 @@ def test_call_when_server_is_down_then_unreachable_after_trying_again(pgroup, en
             CALLS[endpoint](client, pgroup)
 
 
-def test_advance_when_server_is_just_restarting_then_tried_again_because_it_was_never_sent():
+def test_advance_when_server_is_just_restarting_then_tried_again_because_it_was_never_sent(monkeypatch):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # refuses connections until it listens
         served = []
 
-        def restart():
-            listener.listen()
+        def answer():
             connection, _ = listener.accept()
             with connection:
                 received = b""
@@ -165,8 +165,14 @@ def test_advance_when_server_is_just_restarting_then_tried_again_because_it_was_
                 connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + reply)
 
         client = BrokerClient(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        thread = threading.Timer(0.1, restart)
-        thread.start()
+        thread = threading.Thread(target=answer)
+
+        def pause(seconds):
+            if thread.ident is None:
+                listener.listen()
+                thread.start()
+
+        monkeypatch.setattr("sfdaq_ophyd.clients._http.time", SimpleNamespace(sleep=pause))
         assert client.advance_run_number("p12345") == 8
         thread.join()
     assert len(served) == 1

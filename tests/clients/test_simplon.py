@@ -173,7 +173,7 @@ def test_trigger_when_the_exposure_is_over_sooner_than_told_and_was_watched_then
     client, part, monkeypatch
 ):
     """The last image of a series ends with its count time, not with the frame time it was told by."""
-    client.put("detector", "frame_time", 1.5)
+    client.put("detector", "frame_time", 5.0)
     client.arm()
     monkeypatch.setattr(part, "command_limit", 0.1)
     client.trigger(30.0)

@@ -85,7 +85,7 @@ def test_count_when_several_frames_per_trigger_then_ids_are_arrays(engine, det, 
     ],
 )
 def test_strict_when_a_frame_is_lost_then_reason_says_so(engine, det, tmp_path, fault, text):
-    det.timeout.put(1.0)
+    det.timeout.put(1.0 if fault == "hang" else 30.0)
     det.source.faults = {2: fault}
     run = drive(engine, count(det))
     assert run.stop["exit_status"] == "fail"
@@ -93,6 +93,7 @@ def test_strict_when_a_frame_is_lost_then_reason_says_so(engine, det, tmp_path, 
     assert [row["det_event_id"] for row in streams(run)["primary"].rows] == ["1"]
     check_run(run)
     check_files(run, tmp_path)
+    det.timeout.put(30.0)
     check_run(drive(engine, count(det)), 3)
 
 

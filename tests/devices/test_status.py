@@ -68,9 +68,9 @@ def test_status_when_there_is_progress_then_its_time_begins_anew(wait_for):
 
 
 def test_status_when_held_then_its_clock_stands_until_released(wait_for):
-    status = action(timeout=0.05)
+    status = action(timeout=1.0)
     status.hold()
-    other = action(timeout=0.2)
+    other = action(timeout=2.0)
     wait_for(lambda: other.done, "the other status to time out")
     assert not status.done
     status.release()

@@ -208,9 +208,9 @@ def test_enter_when_a_child_does_nothing_more_then_fails_at_the_limit_with_its_s
     hanging = "import time\nprint('STEP hanging', flush=True)\ntime.sleep(600)\n"
     (tmp_path / "caproto.py").write_text(hanging)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    facility = Facility(only="pvs", start_timeout=2.0)
+    facility = Facility(only="pvs", start_timeout=6.0)
     expected = (
-        r"start of sfdaq_ophyd\.sim\.pvs: not done after 2 s; last state step 'hanging', \d+ s after the"
+        r"start of sfdaq_ophyd\.sim\.pvs: not done after 6 s; last state step 'hanging', \d+ s after the"
     )
     with pytest.raises(ServiceTimeout, match=expected) as caught:
         facility.__enter__()

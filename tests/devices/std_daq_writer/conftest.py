@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices.std_daq_writer import _control
 
 from ...std_daq import simulated_daq, simulated_websocket_daq
 from .documents import websocket_device
@@ -34,6 +35,12 @@ def daq(request):
 def writer(request, daq):
     """A writer of the DAQ, which is READY, or idle, before and after."""
     return request.getfixturevalue("websocket_writer" if hasattr(daq, "ws_url") else "rest_writer")
+
+
+@pytest.fixture
+def stops_are_answered(monkeypatch):
+    """However long a living DAQ takes to answer to a stop, it is not taken for dead."""
+    monkeypatch.setattr(_control, "REACTION", 60.0)
 
 
 @pytest.fixture

@@ -63,8 +63,9 @@ def test_catalog_when_a_fly_scan_runs_then_points_are_there_and_the_file_is_said
     check(catalog[uid], catalog[uid]["primary"]["writer_image"].shape[0])
 
 
+@pytest.mark.usefixtures("stops_are_answered")
 def test_catalog_when_two_files_hold_more_than_their_points_then_the_points_are_read(daq, writer, catalog):
-    writer.timeout.put(2.0)
+    writer.timeout.put(4.0)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(2)
     daq.fail_next("stall", after=7)

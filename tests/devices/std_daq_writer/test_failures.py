@@ -111,9 +111,10 @@ def test_stage_when_the_last_error_is_still_shown_then_it_is_cleared_once(daq, w
 
 @both_dialects
 def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
-    daq, writer, tmp_path, stops, caplog
+    daq, writer, tmp_path, stops, caplog, monkeypatch
 ):
-    writer.frames_per_trigger.put(50)  # a single image may be over before the service looks: a missed start
+    monkeypatch.setattr(_rest_control, "SETTLE", 30.0)  # it is watched for as long as a busy machine takes
+    writer.frames_per_trigger.put(200)  # a single image may be over before the service looks: a missed start
     writer.stage()
     writer.trigger().wait(60)
     daq.fail_next("creation_error")
@@ -122,7 +123,7 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
     daq.fail_next("slow_creation", seconds=0.4)
     writer.trigger().wait(60)
     assert "ghost start: ERROR: Cannot create output file." in caplog.text
-    assert writer.read()["writer_n_completed"]["value"] == 50 and len(stops) == 1
+    assert writer.read()["writer_n_completed"]["value"] == 200 and len(stops) == 1
     writer.unstage()
 
 
@@ -130,7 +131,6 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
 def test_trigger_when_a_ghost_start_is_slower_than_it_is_watched_then_it_is_ended_all_the_same(
     daq, writer, tmp_path, monkeypatch, wait_for
 ):
-    monkeypatch.setattr(_rest_control, "SETTLE", 0.05)
     writer.frames_per_trigger.put(50)
     writer.stage()
     writer.trigger().wait(60)
@@ -138,8 +138,10 @@ def test_trigger_when_a_ghost_start_is_slower_than_it_is_watched_then_it_is_ende
     with pytest.raises(StdDaqAdminException):
         writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
     daq.fail_next("slow_creation", seconds=0.45)
-    with pytest.raises(WriterFailed, match="Cannot create output file.*of an earlier start"):
-        writer.trigger().wait(60)
+    with monkeypatch.context() as patch:
+        patch.setattr(RestControl, "_began_all_the_same", lambda control, request: False)
+        with pytest.raises(WriterFailed, match="Cannot create output file.*of an earlier start"):
+            writer.trigger().wait(60)
 
     def ended():
         status = daq.service.status()
@@ -247,7 +249,8 @@ def test_trigger_when_somebody_else_starts_meanwhile_then_it_is_told_and_left_al
 
 
 @both_dialects
-def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, writer):
+def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, writer, monkeypatch):
+    monkeypatch.setattr(_rest_control, "SETTLE", 30.0)
     daq.fail_next("slow_creation", seconds=1.0)
     _, error = run(bp.count([writer], 1))
     assert "took longer than the service waits" in str(error)
@@ -257,19 +260,20 @@ def test_trigger_when_the_start_is_missed_then_it_is_named_and_repeated_once(
     daq, writer, caplog, monkeypatch
 ):
     monkeypatch.setattr(_rest_control, "SETTLE", 0.1)
-    daq.fail_next("missed_writing", seconds=0.2)
+    daq.fail_next("missed_writing", seconds=60)  # ends as soon as all is over
     documents, error = run(bp.count([writer], 1))
     assert error is None and len(documents["event"]) == 1
     assert "ended before the service looked" in caplog.text
     for _ in range(2):
-        daq.fail_next("missed_writing", seconds=0.2)
+        daq.fail_next("missed_writing", seconds=60)
     _, error = run(bp.count([writer], 1))
     assert "ended before the service looked" in str(error)
 
 
 @both_controls
+@pytest.mark.usefixtures("stops_are_answered")
 def test_retake_when_images_stall_then_the_point_is_taken_again(daq, writer):
-    writer.timeout.put(2.0)
+    writer.timeout.put(4.0)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(4)
     daq.fail_next("stall", after=2)

@@ -76,8 +76,9 @@ def test_fly_when_somebody_stops_it_then_the_points_written_are_registered_and_t
 
 
 @both_controls
+@pytest.mark.usefixtures("stops_are_answered")
 def test_fly_when_images_are_retaken_then_a_second_file_goes_on(daq, writer):
-    writer.timeout.put(2.0)
+    writer.timeout.put(4.0)
     writer.loss_policy.put("retake")
     daq.fail_next("stall", after=7)
     documents, error = run(fly([writer], 20, period=0.05))

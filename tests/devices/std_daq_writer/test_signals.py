@@ -55,8 +55,9 @@ def test_times_when_a_point_is_written_then_they_are_those_of_its_file(daq, writ
     assert math.isnan(data["writer_timestamp"]), "nothing of the DAQ tells the time of a frame"
 
 
+@pytest.mark.usefixtures("stops_are_answered")
 def test_unused_when_a_point_is_taken_again_then_the_event_names_the_file_left_behind(daq, writer):
-    writer.timeout.put(2.0)
+    writer.timeout.put(4.0)
     writer.loss_policy.put("retake")
     writer.frames_per_trigger.put(4)
     daq.fail_next("stall", after=2)

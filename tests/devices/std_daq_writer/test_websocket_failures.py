@@ -120,6 +120,7 @@ def test_point_when_a_writer_is_dead_then_it_is_named_and_what_comes_late_is_sto
     assert "one of its writers does not answer, and will write it when it is back" in str(error)
     daq.restart_writer()
     wait_for(lambda: daq.driver.shown == "recording", "the acquisition that is carried out late")
+    monkeypatch.setattr(_socket_control, "CREATION_LIMIT", 60.0)
     documents, error = run(in_mode(writer, "point", 1, 2))
     assert error is None and images_of(documents) == ids_of(documents)
 

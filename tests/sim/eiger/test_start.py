@@ -15,10 +15,11 @@ from sfdaq_ophyd.sim.facility import World
 
 
 @pytest.fixture
-def part(tmp_path):
-    """A part that was not started, with a limit of 0.6 s; ended after the test."""
+def part(tmp_path, request):
+    """A part that was not started, with a limit of 0.6 s, or the one asked for; ended after the test."""
     clock = PulseClock()
-    part = EigerPart(World(clock, tmp_path, start_timeout=0.6), shape=(32, 48), initialized=True)
+    limit = getattr(request, "param", 0.6)
+    part = EigerPart(World(clock, tmp_path, start_timeout=limit), shape=(32, 48), initialized=True)
     yield part
     part.stop()
     clock.close()
@@ -44,14 +45,15 @@ def test_start_when_it_does_nothing_more_then_fails_at_its_limit_with_step_time_
     assert "start_timeout" in caught.value.hint
 
 
+@pytest.mark.parametrize("part", [3.0], indirect=True)
 def test_start_when_all_takes_longer_than_its_limit_but_every_step_less_then_it_serves(part, monkeypatch):
     restart, bind = part.detector.restart, part.detector.stream.bind
 
     async def initialize():
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
 
     monkeypatch.setattr(part.detector, "initialize", initialize)
-    monkeypatch.setattr(part.detector, "restart", lambda: (time.sleep(0.3), restart()))
-    monkeypatch.setattr(part.detector.stream, "bind", lambda: (time.sleep(0.3), bind()))
+    monkeypatch.setattr(part.detector, "restart", lambda: (time.sleep(1.2), restart()))
+    monkeypatch.setattr(part.detector.stream, "bind", lambda: (time.sleep(1.2), bind()))
     part.start()
     assert part.url.startswith("http://")

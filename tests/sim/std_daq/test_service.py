@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 
 import h5py
@@ -174,8 +175,11 @@ def test_start_when_the_writer_had_no_cpu_for_longer_than_the_service_waits_then
     with monkeypatch.context() as patch:
         patch.setattr("sfdaq_ophyd.sim.std_daq.writer.LONGEST", 0.6)
         patch.setattr("sfdaq_ophyd.starting.time_without_cpu", lambda pid: starved and time.monotonic())
-        patch.setattr(writer, "send", lambda command: (time.sleep(3.0), send(command)))
+        answered = threading.Event()
+        late = 3.0 if starved else 60.0
+        patch.setattr(writer, "send", lambda command: (answered.wait(late), send(command)))
         assert start(server, tmp_path / "x.h5")["status"] == ("ok" if starved else "error")
+        answered.set()
     wait_for(lambda: server.service.status()["state"] == "WRITING", "the start that came late")
     end(server, wait_for)
 
