@@ -29,8 +29,8 @@ def daq(request):
 
 @pytest.fixture
 def writer_back(daq, wait_for):
-    """Wait until the writer process takes commands: on a busy machine a restart takes longer."""
-    return lambda: wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
+    """Wait until the writer has the newest configuration: on a busy machine a restart takes longer."""
+    return lambda: wait_for(lambda: daq.service.settled, "the writer process", timeout=60)
 
 
 @pytest.fixture

@@ -270,6 +270,7 @@ class Deployer:
         self._servers, self._stop_writer, self._restart = servers, stop_writer, restart
         self._closing = threading.Event()
         self._seen: str | None = None
+        self.deployed: str | None = None  # the configuration with which all is done
         self._thread = threading.Thread(target=self._run, name="std-daq deployer", daemon=True)
         self._thread.start()
 
@@ -284,6 +285,7 @@ class Deployer:
                 newest = self._store.newest(CONFIG)
                 if newest and newest[0][0] != self._seen:
                     self._deploy(*newest[0])
+                    self.deployed = self._seen
             except redis.RedisError as exc:
                 logger.debug("deployer: %s", exc)
 

@@ -87,6 +87,13 @@ class StdDaqService:
             restart=self._start_writer,
         )
 
+    @property
+    def settled(self) -> bool:
+        """Whether the newest configuration is deployed, and the writer takes commands."""
+        newest = self.store.newest(CONFIG)
+        deployed = newest[0][0] if newest else None
+        return self.writer.listening and self._deployer is not None and self._deployer.deployed == deployed
+
     def restart_writer(self) -> None:
         """Start the writer process anew with the stored configuration."""
         self._start_writer(self.config()[0] or self._config)
