@@ -27,13 +27,18 @@ from sfdaq_ophyd.wire.compression import compress_bslz4
 from sfdaq_ophyd.wire.module_header import ModuleHeader
 
 
-def bare(endpoints: list[str], into: np.ndarray | None = None) -> float:
+def subscribed(endpoints: list[str]) -> tuple[zmq.Context, zmq.Poller]:
     context, poller = zmq.Context(), zmq.Poller()
     for endpoint in endpoints:
         socket = context.socket(zmq.SUB)
         socket.connect(endpoint)
         socket.subscribe(b"")
         poller.register(socket, zmq.POLLIN)
+    return context, poller
+
+
+def bare(endpoints: list[str], into: np.ndarray | None = None) -> float:
+    context, poller = subscribed(endpoints)
     n = n_ended = 0
     begin = None
     while n_ended < len(endpoints):
@@ -56,12 +61,7 @@ def copy(endpoints: list[str]) -> float:
 
 
 def write(folder: str, n_images: int, endpoints: list[str]) -> tuple[float, float]:
-    context, poller = zmq.Context(), zmq.Poller()
-    for endpoint in endpoints:
-        socket = context.socket(zmq.SUB)
-        socket.connect(endpoint)
-        socket.subscribe(b"")
-        poller.register(socket, zmq.POLLIN)
+    context, poller = subscribed(endpoints)
     first = begin = None
     n, over, pending = 0, set(), deque[Future]()
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file, ThreadPoolExecutor(2) as pool:
