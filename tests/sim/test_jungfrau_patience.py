@@ -141,3 +141,15 @@ def test_push_when_patient_then_wanted_and_waited_for_only_while_a_client_is_the
     client.close(0)
     wait_for(sender.send, "it has gone")
     wait_for(lambda: not socket.wanted, "its going is noticed")
+
+
+@pytest.mark.parametrize("kind", [PubSocket, PushSocket])
+def test_wanted_when_clients_come_and_go_faster_than_it_looks_then_it_is_told_all_the_same(
+    context, kind, monkeypatch
+):
+    socket = kind(context, 0, 10, patient=True)
+    endless = type("Endless", (), {"poll": lambda self, timeout: 1, "recv": lambda self: b"\1"})()
+    monkeypatch.setattr(socket, "_socket" if kind is PubSocket else "_monitor", endless)
+    accepted = {"event": zmq.EVENT_ACCEPTED, "value": 7}
+    monkeypatch.setattr(sending, "recv_monitor_message", lambda socket: accepted)
+    assert socket.wanted

@@ -35,6 +35,9 @@ HIGH_WATER = 1000
 MEMORY = 2 << 30
 """Bytes that those may take if no pixel could be compressed."""
 
+EVENTS = 100
+"""Clients that come and go, at most, of which the stream is told before it sends the next message."""
+
 LINGER_MS = 2000
 """How long what was sent may still be on its way when the detector is switched off."""
 
@@ -90,7 +93,9 @@ class PushSocket:
         self._socket.close()
 
     def _connected(self) -> bool:
-        while self._events.poll(0):
+        for _ in range(EVENTS):
+            if not self._events.poll(0):
+                break
             event = parse_monitor_message(self._events.recv_multipart())
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._connections.add(event["value"])

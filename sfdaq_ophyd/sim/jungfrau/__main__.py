@@ -47,6 +47,9 @@ PATIENT_HIGH_WATER = 10
 LONGEST_TOPIC = 1024
 """Bytes that a client may subscribe to; the connection of one that sends more is cut."""
 
+EVENTS = 100
+"""Clients that come and go, at most, of which a stream is told before it sends the next message."""
+
 PATIENCE = 60.0
 """s for which a patient stream waits for a client that takes nothing; then that one loses messages."""
 
@@ -122,7 +125,9 @@ class PubSocket(_Socket):
     @property
     def wanted(self) -> bool:
         """Whether any client is subscribed."""
-        while self._socket.poll(0):  # of each topic the first subscription and the last one's end
+        for _ in range(EVENTS):  # of each topic the first subscription and the last one's end
+            if not self._socket.poll(0):
+                break
             self._n_topics += {b"\0": -1, b"\1": 1}.get(self._socket.recv()[:1], 0)
         return self._n_topics > 0
 
@@ -146,7 +151,9 @@ class PushSocket(_Socket):
         """Whether a client is connected; of an impatient one, also whether it keeps up."""
         if not self._patient:
             return bool(self._socket.poll(0, zmq.POLLOUT))
-        while self._monitor.poll(0):
+        for _ in range(EVENTS):
+            if not self._monitor.poll(0):
+                break
             event = recv_monitor_message(self._monitor)
             change = self._clients.add if event["event"] == zmq.EVENT_ACCEPTED else self._clients.discard
             change(event["value"])

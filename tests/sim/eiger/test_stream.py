@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 
 import numpy as np
 import pytest
+import zmq
 
+from sfdaq_ophyd.sim.eiger import stream
 from sfdaq_ophyd.sim.stamp import read_stamp
 from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.eiger_stream import decode_message
@@ -336,3 +339,15 @@ def test_series_when_read_with_dectris_own_decompressor_then_each_pixel_is_as_th
         pixels = message["data"]["threshold_1"]
         np.testing.assert_array_equal(pixels, seen.image)
         assert read_stamp(pixels) == rest.part.stamp_of(series_id, message["image_id"])
+
+
+def test_stream_when_clients_come_and_go_faster_than_it_looks_then_it_does_not_stand_still(monkeypatch):
+    accepted = {"event": zmq.EVENT_ACCEPTED, "value": 7}
+    monkeypatch.setattr(stream, "parse_monitor_message", lambda parts: accepted)
+    endless = type("Endless", (), {"poll": lambda self, timeout: 1, "recv_multipart": lambda self: []})()
+    with zmq.Context() as context:
+        socket = stream.PushSocket(context, 0, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "_events", endless)
+            asyncio.run(socket.wait_for_room(0.0))
+        socket.close()
