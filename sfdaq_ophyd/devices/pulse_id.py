@@ -62,6 +62,12 @@ class PulseIdSignal(EpicsSignalRO):
             raise ServiceUnreachable(f"{self.name}: pulse id", url=self.pvname, reason=exc) from exc
         return _checked(self.pvname, answer["value"]), answer["timestamp"]
 
+    def _add_callback(self, pvname, pv, cb):
+        """Begin a monitor, without ophyd's reads before it: caproto tells their value with another's time."""
+        with self._metadata_lock:
+            if not self._monitors[pvname]:
+                self._monitors[pvname] = pv.add_callback(cb, run_now=False, with_ctrlvars=False)
+
     def _read_changed(self, value=None, **kwargs):
         super()._read_changed(value=_checked(self.pvname, value), **kwargs)
 

@@ -253,6 +253,19 @@ def test_monitor_when_pulses_come_then_each_is_one_event(pulse_id, facility, pau
     assert pulse_id._monitors == {}
 
 
+def test_subscribe_when_ids_come_meanwhile_then_no_id_has_the_time_of_another(
+    pulse_id, wait_for, monkeypatch
+):
+    """A read answers with a value alone; caproto tells it with the time of the monitor's last."""
+    seen, reads = [], []
+    for read in ("get", "get_ctrlvars"):
+        monkeypatch.setattr(pulse_id.value._read_pv, read, lambda *args, **kwargs: reads.append(args))
+    pulse_id.subscribe(lambda reading: seen.append(reading["pulse_id"]["value"]), run=False)
+    wait_for(lambda: len(seen) > 5, "pulses")
+    assert seen == list(range(seen[0], seen[0] + len(seen)))
+    assert not reads
+
+
 def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paused):
     device = PulseId(facility.pvs["pulse_id"], name="pulse_id", timeout=0.2)
     device.wait_for_connection(timeout=60)
