@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import threading
@@ -19,6 +20,7 @@ from sfdaq_ophyd.errors import (
     WireError,
 )
 from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.sim.broker import http as broker_http
 from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 from sfdaq_ophyd.wire.broker_request import RetrieveRequest
 from sfdaq_ophyd.wire.pulse_id import PulseRange
@@ -127,16 +129,39 @@ def test_call_when_server_says_500_then_refused_with_its_title(broker, client, p
     assert refused.value.code == 500
 
 
-def test_read_when_it_stays_slow_then_timeout_after_all_attempts(broker, pgroup):
-    broker.fail_next("latency", endpoint="get_current_run_number", times=3, seconds=2.0)
-    with BrokerClient(broker.url, timeout=0.5) as client:
+@pytest.fixture
+def held_back(monkeypatch):
+    """Have the broker take its time over requests to an endpoint, until the end of the context."""
+    before = broker_http.before
+
+    @contextlib.contextmanager
+    def held_back(endpoint):
+        go_on = threading.Event()
+
+        def wait(site, name):
+            before(site, name)
+            assert name != endpoint or go_on.wait(600)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(broker_http, "before", wait)
+            try:
+                yield
+            finally:
+                go_on.set()
+
+    return held_back
+
+
+def test_read_when_it_stays_slow_then_timeout_after_all_attempts(broker, pgroup, held_back):
+    with held_back("get_current_run_number"), BrokerClient(broker.url, timeout=0.5) as client:
         with pytest.raises(ServiceTimeout, match="not done after 0.5 s"):
             client.get_current_run_number(pgroup)
 
 
-def test_advance_when_client_gives_up_then_executed_all_the_same(broker, client, pgroup, wait_for):
-    broker.fail_next("latency", endpoint="advance_run_number", seconds=3.0)
-    with BrokerClient(broker.url, timeout=0.5) as hasty:
+def test_advance_when_client_gives_up_then_executed_all_the_same(
+    broker, client, pgroup, wait_for, held_back
+):
+    with held_back("advance_run_number"), BrokerClient(broker.url, timeout=0.5) as hasty:
         with pytest.raises(UnknownOutcome, match="gaps are harmless"):
             hasty.advance_run_number(pgroup)
     wait_for(lambda: client.get_current_run_number(pgroup) == 1, "the number nobody got")

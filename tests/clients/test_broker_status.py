@@ -100,7 +100,7 @@ BODY = json.dumps({"output_file": FILE}).encode()
 
 def test_listener_when_messages_come_then_the_board_knows(pika, wait_for):
     with StatusListener("amqp://fake") as listener:
-        assert listener.start(5)
+        assert listener.start(60)
         pika.said.put(("write_start", BODY))
         pika.said.put(("write_finished", BODY))
         wait_for(lambda: listener.board.state(FILE)[0] is FileState.FINISHED, "finished")
@@ -131,7 +131,7 @@ def test_listener_when_the_peer_breaks_the_library_then_it_goes_on_and_says_sinc
     listener = StatusListener("amqp://me:s3cret@fake")
     assert listener.silent_since is not None and "not started" in listener.state
     with listener:
-        assert listener.start(5)
+        assert listener.start(60)
         assert listener.silent_since is None and listener.state == "listening"
         with monkeypatch.context() as away:
             away.setattr(pika, "BlockingConnection", Mock(side_effect=error))
@@ -147,7 +147,7 @@ def test_listener_when_the_peer_breaks_the_library_then_it_goes_on_and_says_sinc
 
 def test_listener_when_the_connection_is_lost_then_connects_again(pika, wait_for):
     with StatusListener("amqp://fake") as listener:
-        assert listener.start(5)
+        assert listener.start(60)
         pika.said.put(AmqpError("gone"))
         pika.said.put(("write_start", BODY))
         wait_for(lambda: listener.board.state(FILE)[0] is FileState.STARTED, "a message after the loss")
@@ -209,7 +209,7 @@ def test_listener_when_rabbitmq_is_real_then_files_are_followed_to_the_end(rabbi
     options = {"broker_delays": 0.0, "broker_running": running}
     with Facility(only=["broker"], **options) as facility, AmqpPublisher(rabbitmq, facility.broker):
         with StatusListener(rabbitmq) as listener, BrokerClient(facility.broker.url) as client:
-            assert listener.start(20)
+            assert listener.start(60)
             facility.broker.fail_next("writer_fails", source="JF01T03V01", message="no such module")
             now = facility.clock.now()
             reply = client.retrieve_from_buffers(
@@ -237,7 +237,7 @@ def test_run_when_only_rabbitmq_says_that_a_writer_failed_then_it_ends_with_its_
     with BrokerBench(tmp_path) as bench, AmqpPublisher(rabbitmq, bench.part):
         device = bench.device(status_exchange=rabbitmq)
         device.file_timeout.put(20.0)
-        assert device.runner.listener.start(20)
+        assert device.runner.listener.start(60)
         bench.part.fail_next("writer_fails", source=DETECTOR, message="no such module")
         with pytest.raises(Exception, match="no such module") as failed:
             RunEngine(context_managers=[])(sf_count([device], 1))

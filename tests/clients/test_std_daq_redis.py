@@ -116,7 +116,7 @@ def test_follow_when_an_entry_is_hostile_then_the_next_one_is_delivered(server, 
         with redis.Redis.from_url(server.url) as client:
             client.xadd("daq:status", {"json": HOSTILE[what]} if HOSTILE[what] else {b"\xff": b"\xfe"})
         add(server, "daq:status", status(1, start=5.0, n=3))
-        while n_written(contents.get(timeout=10)) != 3:
+        while n_written(contents.get(timeout=60)) != 3:
             pass
 
 

@@ -21,6 +21,7 @@ from sfdaq_ophyd.clients import (
     StdDaqWriterSocket,
     std_daq_socket,
 )
+from sfdaq_ophyd.limits import Limit, counted_time
 from sfdaq_ophyd.wire.std_daq_socket import PushedState, start_command
 
 from ..std_daq import simulated_websocket_daq
@@ -114,28 +115,42 @@ def test_status_when_the_peer_closes_at_once_then_it_is_no_daq():
         StdDaqWriterSocket(url).status()
 
 
-def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog):
+def test_status_when_only_nonsense_is_pushed_then_it_is_passed_over(caplog, monkeypatch):
+    class Stepped(Limit):
+        """Passes once all of it came."""
+
+        @property
+        def left(self):
+            return 0.0 if caplog.text.count("passed over") == 4 else super().left
+
     nonsense = ("x", "[]", '{"status": "nosuch"}', '{"status": "recording", "count": -1}', "x" * 70_000)
     with (
         pushing(*nonsense[:-1]) as url,
         pytest.raises(StdDaqTimeout, match="first status.*count: expected an unsigned integer, got -1"),
+        monkeypatch.context() as patch,
     ):
-        StdDaqWriterSocket(url, timeout=2.0).status()
+        patch.setattr(std_daq_socket, "Limit", Stepped)
+        StdDaqWriterSocket(url, timeout=60).status()
     assert caplog.text.count("passed over") == 4
     with pushing(nonsense[-1]) as url, pytest.raises(StdDaqBadReply, match="no standard DAQ"):
-        StdDaqWriterSocket(url).status()
+        StdDaqWriterSocket(url, timeout=60).status()
 
 
-def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monkeypatch, wait_for):
-    monkeypatch.setattr(std_daq_socket, "SILENT", 1.5)
-    with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
+def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monkeypatch):
+    passed = [0.0]
+    monkeypatch.setattr(std_daq_socket, "SILENT", 60.0)
+    monkeypatch.setattr(std_daq_socket, "counted_time", lambda: counted_time() + passed[0])
+    with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url, timeout=60)) as client:
         first = client.connect()
-        wait_for(lambda: "said nothing" in first.lost, "the silence")
+        assert client.connect() is first
+        passed[0] = 60.0
+        assert "said nothing for 60 s" in first.lost
         assert client.connect() is not first and client.status().state is PushedState.IDLE
 
 
 def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_again(monkeypatch, wait_for):
     """As when something between is restarted, or the driver."""
+    monkeypatch.setattr(std_daq_socket, "AWAY_LIMIT", 60.0)
     with pushing(IDLE) as url:
         client = StdDaqWriterSocket(url)
         first, port = client.connect(), int(url.rpartition(":")[2])
@@ -168,7 +183,8 @@ def test_connection_when_it_stays_away_then_it_is_unreachable_and_not_waited_for
 
 
 @pytest.mark.parametrize("over", ["file_saved", "error"])
-def test_settled_status_when_an_end_was_just_told_then_what_comes_after_it(over):
+def test_settled_status_when_an_end_was_just_told_then_what_comes_after_it(over, monkeypatch):
+    monkeypatch.setattr(std_daq_socket, "SETTLE_LIMIT", 60.0)
     gate = threading.Event()
     with pushing(json.dumps({"status": over}), gate, IDLE) as url:
         with contextlib.closing(StdDaqWriterSocket(url)) as client:

@@ -116,7 +116,7 @@ def test_frames_when_the_consumer_keeps_all_then_others_are_dropped_in_the_end_a
 
 
 def test_ports_when_one_is_ahead_of_the_other_by_more_than_the_buffers_then_all_images_are_whole():
-    with Publisher(2) as peer, ModuleStream(peer.endpoints, n_images=4, max_age=10) as stream:
+    with Publisher(2) as peer, ModuleStream(peer.endpoints, n_images=4, max_age=60) as stream:
         queue = stream.frames()
         stream.wait_connected(60)
         peer.wait_subscribed()

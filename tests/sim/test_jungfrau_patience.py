@@ -27,7 +27,7 @@ def receiver(context):
         socket = context.socket(kind)
         socket.set(zmq.RCVHWM, 1)
         socket.set(zmq.RCVBUF, 2**16)
-        socket.set(zmq.RCVTIMEO, 20_000)
+        socket.set(zmq.RCVTIMEO, 60_000)
         if kind == zmq.SUB:
             socket.set(zmq.SUBSCRIBE, b"")
         socket.connect(endpoint)

@@ -142,7 +142,7 @@ def test_mounted_folder_when_a_file_stays_short_then_named_with_both_sizes(
     part, make_writer, tmp_path, monkeypatch
 ):
     eiger = make_writer(files=tmp_path)
-    eiger.timeout.put(0.3)
+    eiger.timeout.put(5.0)  # in which the unit lists its own
     eiger.client.put("filewriter", "name_pattern", "mine")
     monkeypatch.setattr(_files.FilesSource, "_drop_old", lambda self: put_short_file(self, tmp_path))
     run = run_of(eiger)

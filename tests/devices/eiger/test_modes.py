@@ -89,8 +89,13 @@ def test_external_when_edges_come_then_they_make_the_points_of_any_readout(part,
     check_as_found(part, eiger.client)
 
 
-def test_external_when_no_edge_comes_then_the_point_of_any_readout_fails_and_says_so(part, make_any, request):
+def test_external_when_no_edge_comes_then_the_point_of_any_readout_fails_and_says_so(
+    part, make_any, request, monkeypatch
+):
     eiger = make_any(mode="external")
+    if (stream := getattr(eiger.source, "stream", None)) is not None:
+        connect = stream.wait_connected
+        monkeypatch.setattr(stream, "wait_connected", lambda limit: connect(60))
     eiger.timeout.put(0.3)
     run = drive(interruptible(), lambda: bp.count([eiger]))
     assert run.stop["exit_status"] == "fail" and "eiger: 0 of 1 frames came" in run.stop["reason"]

@@ -85,7 +85,7 @@ eiger = Eiger(sys.argv[1], name="eiger", directory=sys.argv[2])
 eiger.frames_per_trigger.put(3)
 eiger.stage()
 status = eiger.trigger()
-status.wait(30)
+status.wait(120)
 print("staged", flush=True)
 threading.Event().wait()
 """

@@ -197,44 +197,32 @@ def test_stage_when_the_first_start_since_the_boot_failed_then_its_error_is_clea
 def test_trigger_when_two_start_at_once_then_the_loser_is_told_and_leaves_nothing_running(
     daq, writer, tmp_path, wait_for, monkeypatch
 ):
-    """Both are told ok; whose start is second cannot be steered from outside, so until ours is first."""
+    """Both find the DAQ READY, ours is carried out first, and both are told ok."""
     theirs = {"output_file": str(tmp_path / "theirs.h5"), "n_images": 10_000, "run_id": 4711}
-    errors, start = [], writer.source.control.writer.start
+    told, both_asked, ours_asked = [], threading.Barrier(2), threading.Event()
+    carry_out = daq.service._driver.force_start
 
-    def lost() -> bool:
-        writer.unstage()
-        writer.client.stop_writer()
-        writer.stage()
-        gate = threading.Barrier(2)
+    def start(info):
+        both_asked.wait(60)
+        if info["run_id"] == 4711:
+            assert ours_asked.wait(60)
+            return carry_out(info)
+        order = carry_out(info)
+        ours_asked.set()
+        wait_for(lambda: daq.service.status()["acquisition"]["info"].get("run_id") == 4711, "their start")
+        return order
 
-        def ours(request):
-            gate.wait(30)
-            return start(request)
-
-        monkeypatch.setattr(writer.source.control.writer, "start", ours)
-
-        def other():
-            gate.wait(30)
-            with contextlib.suppress(StdDaqAdminException):
-                writer.client.start_writer_async(theirs)
-
-        thread = threading.Thread(target=other)
-        thread.start()
-        status = writer.trigger()
-        wait_for(lambda: status.done, "the end of our acquisition")
-        thread.join()
-        if status.success:
-            return False
-        errors.append(status.exception())
-        return isinstance(status.exception(), DoubleStart)
-
+    monkeypatch.setattr(daq.service._driver, "force_start", start)
     monkeypatch.setattr(_rest_control, "SETTLE", 0.3)
-    wait_for(lost, "a double start that we lose", timeout=30)
-    assert "somebody else started" in str(errors[-1]) and "run_id 4711" in str(errors[-1])
-    assert all(isinstance(exc, DoubleStart | WriterNotReady) for exc in errors)
+    writer.stage()
+    other = threading.Thread(target=lambda: told.append(writer.client.start_writer_async(theirs)))
+    other.start()
+    with pytest.raises(DoubleStart, match="somebody else started at the same moment") as caught:
+        writer.trigger().wait(60)
+    other.join()
+    assert "run_id 4711" in str(caught.value) and told[0]["state"] == "WRITING"
     writer.unstage()
-    status = writer.client.status()
-    assert status.state != "WRITING" or status.acquisition.run_id == 4711, "nothing of ours is left running"
+    assert writer.client.status().acquisition.run_id == 4711, "nothing of ours is left running"
     writer.client.stop_writer()
 
 
