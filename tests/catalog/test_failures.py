@@ -140,7 +140,7 @@ json.loads(sys.stdin.readline())
 STEPS = """
 for i in range(12):
     print("STEP number", i, flush=True)
-    select.select([sys.stdin], [], [], 0.1)  # or until nobody waits for it
+    select.select([sys.stdin], [], [], 0.55)  # or until nobody waits for it
 """
 
 
@@ -158,14 +158,14 @@ def child(tmp_path, monkeypatch):
 
 
 def test_start_when_slower_than_three_limits_but_going_on_then_it_starts(child):
-    server = child(f"{STEPS}\nprint('READY 7', flush=True)\nsys.stdin.read()", 0.4)
+    server = child(f"{STEPS}\nprint('READY 7', flush=True)\nsys.stdin.read()", 2.0)
     server.start()
     assert (server.port, server.running) == (7, True)
     server.stop()
 
 
 def test_start_when_it_stands_still_then_the_step_and_what_to_do(child):
-    server = child(f"{STEPS}\nprint('words', file=sys.stderr, flush=True)\nsys.stdin.read()", 0.4)
+    server = child(f"{STEPS}\nprint('words', file=sys.stderr, flush=True)\nsys.stdin.read()", 2.0)
     with pytest.raises(
         ServiceTimeout, match=r"step 'number 11', \d+ s after .*'words'.*start_timeout"
     ) as raised:

@@ -158,9 +158,7 @@ def test_read_when_it_stays_slow_then_timeout_after_all_attempts(broker, pgroup,
             client.get_current_run_number(pgroup)
 
 
-def test_advance_when_client_gives_up_then_executed_all_the_same(
-    broker, client, pgroup, wait_for, held_back
-):
+def test_advance_when_client_gives_up_then_executed_all_the_same(broker, client, pgroup, wait_for, held_back):
     with held_back("advance_run_number"), BrokerClient(broker.url, timeout=0.5) as hasty:
         with pytest.raises(UnknownOutcome, match="gaps are harmless"):
             hasty.advance_run_number(pgroup)

@@ -168,8 +168,17 @@ def test_waits_when_many_have_ended_then_no_subscription_is_left(pulse_id):
     assert not pulse_id.value._callbacks["value"]
 
 
-def test_check_when_it_counts_then_about_100_hz(pulse_id):
-    assert 50 < pulse_id.check(n_pulses=200, timeout=60) < 200
+def test_check_when_it_counts_then_its_rate_is_that_of_the_pulses(facility, pulse_id, paused, monkeypatch):
+    wait, times = pulse_id.wait_past, iter([1000.0, 1002.0])
+
+    def wait_and_step(*args):
+        status = wait(*args)
+        facility.clock.step(200)
+        return status
+
+    monkeypatch.setattr(pulse_id, "wait_past", wait_and_step)
+    monkeypatch.setattr("sfdaq_ophyd.devices.pulse_id.time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert pulse_id.check(n_pulses=200, timeout=60) == 100.0
 
 
 def test_check_when_it_stands_then_says_so(pulse_id, paused):

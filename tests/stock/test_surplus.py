@@ -214,12 +214,12 @@ def test_fly_when_several_are_aborted_then_stock_parts_read_what_was_saved(facil
     pause = threading.Thread(target=engine.request_pause)
     engine.subscribe(lambda *_: pause.ident or pause.start(), "stream_datum")
     with contextlib.suppress(RunEngineInterrupted):
-        engine(fly(flying, 200, period=0.05))
+        engine(fly(flying, 2000, period=0.05))
     assert engine.state == "paused", "no run is over so soon"
     engine.abort()
     pause.join()
     for run in written_by(["plugins"], documents, stock_client):
         n = len(run["primary"]["eiger_event_id"].read())
-        assert 0 < n < 200
+        assert 0 < n < 2000
         for check in CHECKS:
             check(run["primary"], n, facility)

@@ -407,13 +407,13 @@ def test_scan_when_our_process_is_suspended_in_mid_exposure_then_no_point_is_los
     make = f"""
 from sfdaq_ophyd.devices import Eiger
 det = Eiger({part.url!r}, name="det", directory={str(tmp_path)!r}, timeout=3.0)
-det.exposure_time.put(0.4)
+det.exposure_time.put(1.2)
 det.timeout.put(3.0)
 {LOOKS}
 """
     client = SimplonClient(part.url)
     client.initialize()  # series count from 1
-    assert scan_suspended(make, 3, seconds=5.0, under_way=EXPOSES) == ["1_0", "1_1", "1_2"]
+    assert scan_suspended(make, 3, seconds=6.0, under_way=EXPOSES) == ["1_0", "1_1", "1_2"]
     client.initialize()
 
 

@@ -229,7 +229,7 @@ def test_step_when_the_process_was_suspended_then_no_limit_is_reached_and_no_fra
         "from sfdaq_ophyd.devices import Eiger\n"
         f"det = Eiger({part.url!r}, name='det', directory={str(tmp_path)!r}, readout='stream', "
         f"stream={part.stream_endpoint!r})\n"
-        "det.exposure_time.put(0.3)\n"
+        "det.exposure_time.put(1.2)\n"
         f"det.timeout.put(1.0)\n{LOOKS}"
     )
     ids = scan_suspended(make, 3, seconds=4.0, under_way=EXPOSES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import bluesky.plans as bp
 import pytest
 
@@ -47,7 +49,7 @@ def camera(daq, tmp_path):
 def writer_around(daq, tmp_path):
     def make(*detectors, **signals):
         device = StdDaqWriter(daq.url, name="w", directory=tmp_path / "raw", detectors=detectors)
-        for name, value in {"frames_per_trigger": N, "timeout": 4.0, **signals}.items():
+        for name, value in {"frames_per_trigger": N, "timeout": 30.0, **signals}.items():
             getattr(device, name).put(value)
         return device
 
@@ -64,8 +66,9 @@ def plan_of(how, writer_around, camera, **signals):
 
 @pytest.mark.parametrize("how", ["inside", "wrapped"])
 def test_others_when_images_flow_and_the_driver_is_late_then_they_wait_until_it_takes_them(
-    daq, writer_around, camera, how, wait_for
+    daq, writer_around, camera, how, wait_for, monkeypatch
 ):
+    monkeypatch.setattr(_rates, "QUIET", 60.0)  # the machine may be too busy to send any for a while
     wait_for(lambda: (stats := daq.service.stats()) and stats["detector"]["images_per_second"] > 0, "images")
     daq.fail_next("late_subscription", seconds=0.6)
     _, plan = plan_of(how, writer_around, camera, settle_time=0.05)
@@ -80,10 +83,28 @@ def test_others_when_they_make_the_images_then_they_wait_for_the_settle_time_and
 ):
     camera.source.act = triggered
     daq.fail_next("late_subscription", seconds=0.1)
-    _, plan = plan_of(how, writer_around, camera)
+    _, plan = plan_of(how, writer_around, camera, settle_time=3.0)
     documents, error = run(plan)
     assert error is None and camera.source.n_taken == [0]
     assert images_of(documents, "w_image") == [str(1000 + k) for k in range(N)]
+
+
+class SubscribesWhen(threading.Event):
+    """In place of what closes a driver: it subscribes to the images once a condition is met."""
+
+    LATE = 600.0
+
+    def __init__(self, closing, condition):
+        super().__init__()
+        self._closing, self._condition = closing, condition
+        self.set, self.is_set = closing.set, closing.is_set
+
+    def wait(self, timeout=None):
+        if timeout != self.LATE:
+            return self._closing.wait(timeout)
+        while not self._condition() and not self._closing.wait(0.01):
+            pass
+        return self.is_set()
 
 
 @pytest.mark.parametrize("how", ["inside", "wrapped"])
@@ -94,7 +115,10 @@ def test_stall_when_the_first_images_were_lost_then_it_says_so_and_what_to_do(
     monkeypatch.setattr(_rates, "QUIET", 0.0)
     slowly = lambda: daq.service.source.burst(N, rate=8.0)  # noqa: E731  some come after the subscription
     camera.source.act = triggered if n_lost == "all" else slowly
-    daq.fail_next("late_subscription", seconds=1.6)
+    driver, sent = daq.service._driver, daq.service.source.n_images + (N if n_lost == "all" else N // 2)
+    late = SubscribesWhen(driver._closing, lambda: daq.service.source.n_images >= sent)
+    monkeypatch.setattr(driver, "_closing", late)
+    daq.fail_next("late_subscription", seconds=late.LATE)
     _, plan = plan_of(how, writer_around, camera, settle_time=0.0, timeout=3.0)
     documents, error = run(plan)
     assert "raise w.settle_time, 0 s" in str(error) and "0.1 s, more on a busy host" in str(error)

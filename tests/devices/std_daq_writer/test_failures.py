@@ -42,7 +42,7 @@ def test_stage_when_somebody_else_writes_then_it_is_refused_and_left_alone(daq, 
 
 @both_dialects
 def test_trigger_when_the_detector_sends_too_few_then_the_status_says_so_and_the_writer_is_ready(daq, writer):
-    writer.timeout.put(2.0)
+    writer.timeout.put(4.0)
     writer.frames_per_trigger.put(5)
     daq.fail_next("fewer_images", n=2)
     documents, error = run(bp.count([writer], 1))
@@ -238,6 +238,14 @@ def test_trigger_when_somebody_else_starts_meanwhile_then_it_is_told_and_left_al
 
 @both_dialects
 def test_trigger_when_creation_is_slow_then_it_is_named_and_nothing_runs(daq, writer, monkeypatch):
+    given_up, send, explain = threading.Event(), daq.service.writer.send, RestControl._explain
+
+    def late(command):
+        assert command["do"] != "start" or given_up.wait(60)
+        send(command)
+
+    monkeypatch.setattr(daq.service.writer, "send", late)
+    monkeypatch.setattr(RestControl, "_explain", lambda *args: given_up.set() or explain(*args))
     monkeypatch.setattr(_rest_control, "SETTLE", 30.0)
     daq.fail_next("slow_creation", seconds=1.0)
     _, error = run(bp.count([writer], 1))

@@ -106,7 +106,7 @@ def test_scan_when_the_writer_dies_then_it_ends_with_that_reason_before_the_serv
     daq, writer, caplog, wait_for
 ):
     """The service waits for a dead writer before it says so; the scan does not wait for the service."""
-    writer.timeout.put(2.0)
+    writer.timeout.put(4.0)
     writer.frames_per_trigger.put(1000)
     daq.fail_next("dies_writing", after=3)
     with stop_held_back(daq) as stopped:

@@ -127,7 +127,7 @@ def test_point_when_a_writer_is_dead_then_it_is_named_and_what_comes_late_is_sto
 
 def test_point_when_a_writer_dies_then_it_is_said_who_must_help(daq, writer, monkeypatch, caplog):
     monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", 0.5)
-    writer.timeout.put(1.0)
+    writer.timeout.put(3.0)
     daq.fail_next("dies_writing", after=3)
     _, error = run(in_mode(writer, "point", 1, 50))
     assert "frames came; no image written" in str(error) and "the DAQ team must restart it" in str(error)
@@ -142,7 +142,7 @@ def test_point_when_a_writer_dies_then_the_stop_is_waited_for_only_while_the_daq
 ):
     monkeypatch.setattr(_control, "REACTION", 0.2)
     monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", math.inf)
-    writer.timeout.put(1.0)
+    writer.timeout.put(3.0)
     daq.fail_next("dies_writing", after=3)
     _, error = run(in_mode(writer, "point", 1, 50))
     assert "its stop was not answered within 0.2 s: it may be dead" in str(error)
@@ -196,6 +196,14 @@ def test_point_when_the_driver_dies_then_the_daq_is_gone(daq, writer, monkeypatc
     assert "the DAQ is gone while" in str(error)
 
 
+@pytest.fixture
+def any_absence_is_short(monkeypatch):
+    """However long a busy machine takes for a new connection, the DAQ is not taken for gone."""
+    monkeypatch.setattr(std_daq_socket, "AWAY_LIMIT", 60.0)
+    monkeypatch.setattr(_control, "AWAY_LIMIT", 60.0)
+
+
+@pytest.mark.usefixtures("any_absence_is_short")
 def test_run_mode_when_the_connection_breaks_then_the_file_goes_on(daq, writer, caplog):
     writer.frames_per_trigger.put(2)
     writer.mode.put("run")
@@ -210,6 +218,7 @@ def test_run_mode_when_the_connection_breaks_then_the_file_goes_on(daq, writer, 
     assert "connected to the DAQ again" in caplog.text
 
 
+@pytest.mark.usefixtures("any_absence_is_short")
 @pytest.mark.parametrize("mode", ["point", "run"])
 def test_file_when_another_one_is_recorded_while_we_were_away_then_that_is_known_and_left_alone(
     daq, writer, tmp_path, mode

@@ -220,12 +220,12 @@ def test_file_when_it_exists_then_it_is_overwritten(session, tmp_path):
 
 
 def test_image_when_it_is_larger_than_a_block_then_error_comes_at_once(tmp_path):
-    with simulated_websocket_daq(block_size=64, speed=1.0) as server, Session(server) as session:
+    with simulated_websocket_daq(block_size=64, speed=0.1) as server, Session(server) as session:
         session.start(tmp_path, 4)
         n = 0
         while session.next()["status"] != "error":
             n += 1
-        assert n < 25, "half of what a missing folder takes, at 0.1 s each"
+        assert n < 25, "half of what a missing folder takes, at 1 s each"
 
 
 VALUES = st.recursive(
