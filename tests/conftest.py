@@ -86,9 +86,9 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Wait for a condition with a deadline: ``wait_for(lambda: ..., "what", timeout=60)``."""
+    """Wait for a condition with a deadline: ``wait_for(lambda: ..., "what")``."""
 
-    def wait(condition, what="condition", timeout=60.0, period=0.005):
+    def wait(condition, what="condition", timeout=300.0, period=0.005):
         deadline = time.monotonic() + timeout
         while True:
             value = condition()

@@ -106,7 +106,7 @@ def test_process_when_killed_then_the_server_goes_and_the_directory_opens_again(
     watchdog.cancel()
     victim.kill()
     victim.communicate()
-    wait_for(lambda: not running(int(server)), "server gone", timeout=60)
+    wait_for(lambda: not running(int(server)), "server gone")
     with embedded_catalog(tmp_path / "catalog") as catalog:
         assert list(catalog[whole]["primary"]["x"].read()) == [0.0, 0.5, 1.0]
         assert catalog.waiting == [half]

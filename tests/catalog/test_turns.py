@@ -32,7 +32,7 @@ def test_table_when_read_by_many_while_it_grows_then_no_request_fails_and_no_row
     try:
         for row in rows[1:]:
             table.append_partition(0, row)
-        wait_for(lambda: failures or len(n_reads) > N_READERS, "all have read", timeout=60)
+        wait_for(lambda: failures or len(n_reads) > N_READERS, "all have read")
     finally:
         done.set()
         for reader in readers:

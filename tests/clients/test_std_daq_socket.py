@@ -53,11 +53,11 @@ def pushing(*messages, then="wait", port=0):
     def talk(connection):
         for message in messages:
             if isinstance(message, threading.Event):
-                message.wait(30)
+                message.wait(120)
             else:
                 connection.send(message)
         if then == "wait":
-            end.wait(30)
+            end.wait(120)
         elif then == "die":
             connection.recv()
             connection.socket.close()
@@ -165,9 +165,9 @@ def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_agai
 
     monkeypatch.setattr(std_daq_socket.time, "sleep", pause)
     again.start()
-    assert tried.wait(30) and not found
+    assert tried.wait(120) and not found
     with pushing(IDLE, port=port), contextlib.closing(client):
-        again.join(30)
+        again.join(120)
         assert found and found[0] is not first and found[0] is client.connect()
 
 

@@ -64,7 +64,7 @@ class FakeSource:
                 if isinstance(fault, Exception):
                     raise fault
                 if fault == "hang":
-                    gone.wait(30)
+                    gone.wait(120)
                     return
                 self.number += 1
                 if fault == "lose" and k == min(1, request.n_frames - 1):

@@ -199,7 +199,7 @@ def test_unstage_when_called_twice_mid_acquisition_then_nothing_is_asked_for(ben
     status = device.trigger()
     device.unstage()
     device.unstage()
-    status.wait(30)
+    status.wait(120)
     assert not bench.acquisitions()
 
 
@@ -285,7 +285,7 @@ def test_acquisition_when_its_run_ends_meanwhile_then_asks_for_nothing_and_takes
     device = bench.device(check=False)
     device.stage()
     device.runner.take_run_number()
-    device.kickoff().wait(30)
+    device.kickoff().wait(120)
     clock.pause()
     status = getattr(device, verb)()
     device.runner.end_run()

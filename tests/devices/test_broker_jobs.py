@@ -32,8 +32,8 @@ def test_job_when_given_up_while_it_waits_then_done_and_nothing_is_sent(workers)
     job.begin(workers, action)
     job.give_up(30)
     job.give_up(30)
-    job.wait(30)
-    pulses.wait(30)
+    job.wait(120)
+    pulses.wait(120)
     assert not sent and not job.running and not workers.n_open
 
 
@@ -43,15 +43,15 @@ def test_job_when_its_request_is_out_then_giving_up_waits_for_the_reply(workers)
     def action():
         job.commit()
         out.set()
-        got.append(reply.wait(30))
+        got.append(reply.wait(120))
 
     job.begin(workers, action)
-    assert out.wait(30)
+    assert out.wait(120)
     job.give_up()
     assert job.running
     reply.set()
     job.give_up(30)
-    job.wait(30)
+    job.wait(120)
     assert got == [True] and not job.running
 
 
@@ -60,5 +60,5 @@ def test_job_when_what_it_waits_for_fails_then_fails_with_its_words(workers):
     job.begin(workers, lambda: job.wait_for(pulses, lambda *told: seen.append(told)))
     pulses.progress(2, "pulse 2")
     pulses.fail(ZeroDivisionError("no pulses"))
-    assert isinstance(job.exception(30), ZeroDivisionError)
+    assert isinstance(job.exception(120), ZeroDivisionError)
     assert seen[-1] == (2, 4, "pulse 2")

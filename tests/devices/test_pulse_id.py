@@ -107,7 +107,7 @@ def test_read_when_described_then_same_key_integer_and_the_pulse_s_own_time(puls
 
 def test_trigger_when_done_then_the_id_was_counted_after_the_call(pulse_id):
     before = pulse_id.get()
-    pulse_id.trigger().wait(30)
+    pulse_id.trigger().wait(120)
     assert pulse_id.get() > before
 
 
@@ -126,12 +126,12 @@ def test_wait_past_when_stepped_then_done_after_the_target_and_not_at_it(
 
 
 def test_wait_past_when_already_past_then_done_at_once(pulse_id):
-    pulse_id.wait_past(pulse_id.get() - 100).wait(30)
+    pulse_id.wait_past(pulse_id.get() - 100).wait(120)
 
 
 def test_wait_past_when_the_pv_stands_then_fails_with_the_last_id_seen(pulse_id, paused):
     with pytest.raises(ServiceTimeout) as caught:
-        pulse_id.wait_past(paused + 5, timeout=0.2).wait(30)
+        pulse_id.wait_past(paused + 5, timeout=0.2).wait(120)
     assert f"last state {paused}" in str(caught.value) and "does the timing receiver count?" in str(
         caught.value
     )
@@ -164,7 +164,7 @@ def test_wait_past_when_the_clock_counts_slowly_then_waits_on(facility, paused, 
 
 def test_waits_when_many_have_ended_then_no_subscription_is_left(pulse_id):
     for _ in range(5):
-        pulse_id.trigger().wait(30)
+        pulse_id.trigger().wait(120)
     assert not pulse_id.value._callbacks["value"]
 
 
@@ -201,7 +201,7 @@ def test_get_when_the_ioc_has_gone_then_no_remembered_value():
     with Facility(only=["pvs"]) as facility:
         device = PulseId(facility.pvs["pulse_id"], name="gone")
         device.wait_for_connection(timeout=60)
-        device.trigger().wait(30)  # it has a subscription, and values in memory
+        device.trigger().wait(120)  # it has a subscription, and values in memory
         facility.pvs.fail_next("disconnect")
         with pytest.raises(ServiceUnreachable, match="gone: pulse id"):
             device.get()
@@ -288,11 +288,11 @@ def test_count_when_the_pv_stands_then_the_stop_document_says_why(facility, paus
 
 
 def test_waits_when_there_are_many_then_they_share_their_threads(pulse_id, monkeypatch):
-    pulse_id.trigger().wait(30)
+    pulse_id.trigger().wait(120)
     started, start = [], threading.Thread.start
     monkeypatch.setattr(
         threading.Thread, "start", lambda thread: (started.append(thread.name), start(thread))
     )
     for _ in range(5):
-        pulse_id.trigger().wait(30)
+        pulse_id.trigger().wait(120)
     assert started == []

@@ -28,7 +28,7 @@ def test_worker_when_made_then_no_thread_yet_and_one_for_all_jobs(worker):
     assert not alive()
     seen = []
     ended = [worker.do(lambda k=k: seen.append((k, threading.get_ident()))) for k in range(5)]
-    assert ends_within(ended[-1], 10)
+    assert ends_within(ended[-1], 60)
     assert [k for k, _ in seen] == list(range(5)) and len({ident for _, ident in seen}) == 1
     assert len(alive()) == 1
 
@@ -38,7 +38,7 @@ def test_worker_when_ended_then_its_thread_has_gone_and_the_next_job_gets_anothe
     worker.end()
     worker.end()
     assert not alive()
-    assert ends_within(worker.do(lambda: None), 10)
+    assert ends_within(worker.do(lambda: None), 60)
 
 
 def test_worker_when_idle_for_long_then_its_thread_goes_and_the_next_job_gets_another(
@@ -47,7 +47,7 @@ def test_worker_when_idle_for_long_then_its_thread_goes_and_the_next_job_gets_an
     monkeypatch.setattr("sfdaq_ophyd.devices._worker.IDLE", 0.01)
     worker.do(lambda: None)
     wait_for(lambda: not alive(), "the idle thread to go")
-    assert ends_within(worker.do(lambda: None), 10)
+    assert ends_within(worker.do(lambda: None), 60)
 
 
 def test_worker_when_it_is_to_stay_then_its_thread_outlives_long_idle_times_until_it_is_not(
@@ -65,24 +65,24 @@ def test_worker_when_it_is_to_stay_then_its_thread_outlives_long_idle_times_unti
 
 
 def test_worker_when_a_job_raises_then_it_is_told_and_the_next_one_is_done(worker, caplog):
-    assert ends_within(worker.do(lambda: 1 / 0), 10)
-    assert ends_within(worker.do(lambda: None), 10)
+    assert ends_within(worker.do(lambda: 1 / 0), 60)
+    assert ends_within(worker.do(lambda: None), 60)
     assert "test worker: a job failed" in caplog.text
 
 
 def test_worker_when_a_job_hangs_and_is_left_then_the_next_one_does_not_wait_for_it(worker, wait_for):
     gate = threading.Event()
-    stuck = worker.do(lambda: gate.wait(30))
+    stuck = worker.do(lambda: gate.wait(120))
     assert not ends_within(stuck, 0.05)
     worker.leave()
-    assert ends_within(worker.do(lambda: None), 10)
+    assert ends_within(worker.do(lambda: None), 60)
     gate.set()
-    assert ends_within(stuck, 10)
+    assert ends_within(stuck, 60)
     wait_for(lambda: len(alive()) == 1, "the thread that hung to go")
 
 
 def test_worker_when_ended_by_its_own_job_then_nothing_waits_for_itself(worker):
-    assert ends_within(worker.do(worker.end), 10)
+    assert ends_within(worker.do(worker.end), 60)
 
 
 def test_workers_when_the_end_of_the_job_before_is_told_then_its_thread_takes_the_next():
@@ -95,7 +95,7 @@ def test_workers_when_the_end_of_the_job_before_is_told_then_its_thread_takes_th
             return told.set
 
         workers.do(job)
-        assert told.wait(30)
+        assert told.wait(120)
     assert len(seen) == 50 and len(set(seen)) == 1
     workers.end()
     workers.end()
@@ -107,13 +107,13 @@ def test_workers_when_jobs_block_each_other_then_each_has_a_thread():
     all_there, over = threading.Barrier(n + 1), threading.Event()
 
     def meet():
-        all_there.wait(30)
-        over.wait(30)
+        all_there.wait(120)
+        over.wait(120)
         return over.set
 
     for _ in range(n):
         workers.do(meet)
-    all_there.wait(30)
+    all_there.wait(120)
     over.set()
 
 
@@ -136,7 +136,7 @@ def test_worker_when_its_thread_cannot_be_started_then_the_next_job_gets_one(wor
     refused.append(problem)
     with pytest.raises(type(problem)):
         worker.do(lambda: None)
-    assert ends_within(worker.do(lambda: None), 10)
+    assert ends_within(worker.do(lambda: None), 60)
 
 
 def test_limits_when_their_heartbeat_cannot_be_started_then_the_next_one_starts_it(refused):

@@ -195,7 +195,7 @@ def test_scan_id_when_two_sessions_take_turns_then_none_twice(open_md):
 
     threads = [threading.Thread(target=work, args=(md,)) for md in sessions]
     [thread.start() for thread in threads]
-    [thread.join(30) for thread in threads]
+    [thread.join(120) for thread in threads]
     assert sorted(taken) == list(range(1, 61))
 
 

@@ -83,7 +83,7 @@ def test_power_on_when_it_fails_then_rejected_and_the_trigger_runs_again(broker,
         broker.site.hardware["JF04T01V01"].modules[0].reachable = False
     before = len(actions(broker, "detector_power_on"))
     post(broker.url, "power_on_detector", {"detector_name": "JF04T01V01"})
-    wait_for(lambda: len(actions(broker, "detector_power_on")) == before + 3, "the end", timeout=60)
+    wait_for(lambda: len(actions(broker, "detector_power_on")) == before + 3, "the end")
     rejected = [m for m in broker.messages() if (m["headers"] or {}).get("action") == "write_rejected"][-1]
     assert ("no power" if how == "fault" else "could not apply config") in rejected["headers"]["message"]
     assert broker.trigger.value == 254

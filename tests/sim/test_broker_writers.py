@@ -49,7 +49,7 @@ def retrieve(facility, wait_for):
             ]
             return {file for file, action in said if action.endswith(ENDS)}
 
-        wait_for(lambda: ends() >= set(reply["files"]), "writers", timeout=60)
+        wait_for(lambda: ends() >= set(reply["files"]), "writers")
         return [broker.site.tree.local(file) for file in reply["files"]], (last - n + 1, last)
 
     yield run

@@ -76,7 +76,7 @@ def test_receiver_when_it_takes_nothing_then_the_clock_stands_and_no_frame_is_lo
 
 def test_live_stream_when_its_receiver_takes_nothing_then_no_image_is_left_out(facility, receiver, wait_for):
     live = receiver(facility.jungfrau.live_endpoint, zmq.PULL)
-    wait_for(lambda: facility.clock.status()["held_by"] == "jungfrau", "the clock stands", 30)
+    wait_for(lambda: facility.clock.status()["held_by"] == "jungfrau", "the clock stands")
     numbers = [json.loads(live.recv_multipart()[0])["frame"] for _ in range(60)]
     assert numbers == list(range(numbers[0], numbers[0] + 60))
     live.close(0)

@@ -87,14 +87,14 @@ def test_motor_when_told_to_stay_then_done_again(connect):
 
 def test_motor_when_stopped_then_was_seen_moving_and_stands_short_of_the_target(facility, connect, wait_for):
     motor = connect(EpicsMotor, "motor2", timeout=60)
-    motor.velocity.set(0.05).wait(30)
+    motor.velocity.set(0.05).wait(120)
     status = motor.set(40)
     wait_for(lambda: motor.position > 0, "it seen on its way")
     motor.stop()
     wait_for(lambda: status.done, "end of the move")
     assert 0 < facility.pvs.read("motor2") < 40
     wait_for(lambda: motor.user_setpoint.get() == facility.pvs.read("motor2"), "setpoint at the readback")
-    motor.velocity.set(10).wait(30)
+    motor.velocity.set(10).wait(120)
 
 
 def test_motor_when_sent_elsewhere_on_the_way_then_ends_there(facility, connect, wait_for):

@@ -62,7 +62,7 @@ def source(facility):
 def look(source, wait_for, is_there):
     """Look until something is seen; return that."""
     seen = []
-    wait_for(lambda: seen.append(source.look()) or is_there(seen[-1]), "what is to be seen", timeout=60)
+    wait_for(lambda: seen.append(source.look()) or is_there(seen[-1]), "what is to be seen")
     return seen[-1]
 
 

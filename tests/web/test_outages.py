@@ -93,7 +93,7 @@ def services(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(services, wait_for):
     browser = Browser()
-    wait_for(lambda: answers(services), "the page's server", timeout=60)
+    wait_for(lambda: answers(services), "the page's server")
     browser.open(services.url)
     yield browser
     browser.close()
@@ -135,7 +135,7 @@ def gone(page):
 def test_services_when_paused_or_killed_then_said_and_after_their_return_well(services, page, wait_for):
     """The Eiger is out while the others are well, and the other way round."""
     others = ["jf", "writer", "sfdaq", "pulse_id"]
-    wait_for(lambda: all(is_well(page, name) for name in ["eiger", *others]), "all well", timeout=60)
+    wait_for(lambda: all(is_well(page, name) for name in ["eiger", *others]), "all well")
     for stop, back in (
         (signal.SIGSTOP, lambda *names: services.send(signal.SIGCONT, *names)),
         (signal.SIGKILL, services.start),
@@ -144,7 +144,7 @@ def test_services_when_paused_or_killed_then_said_and_after_their_return_well(se
             services.send(stop, *out)
             said = {}
             for name in out:
-                said[name] = wait_for(lambda name=name: is_out(page, name), f"{name} out", timeout=30)
+                said[name] = wait_for(lambda name=name: is_out(page, name), f"{name} out")
             assert "none of 1 streams" in said.get("jf", {"text": "none of 1 streams"})["text"]
             assert "does not answer" in said.get("pulse_id", {"text": "does not answer"})["text"]
             if "pulse_id" in said:
@@ -152,16 +152,16 @@ def test_services_when_paused_or_killed_then_said_and_after_their_return_well(se
             assert all(is_well(page, name) for name in well)
             back(*out)
             for name in out:
-                wait_for(lambda name=name: is_well(page, name), f"the return of {name}", timeout=60)
+                wait_for(lambda name=name: is_well(page, name), f"the return of {name}")
             wait_for(lambda: page.text("#pvs .aged:not(.old)"), "the motor")
     assert gone(page) == ""
 
 
 def test_page_when_its_server_is_paused_or_killed_then_says_so_and_recovers(services, page, wait_for):
-    wait_for(lambda: is_well(page, "eiger"), "all well", timeout=60)
+    wait_for(lambda: is_well(page, "eiger"), "all well")
     for number in (signal.SIGSTOP, signal.SIGKILL):
         services.send(number, "page")
-        words = wait_for(lambda: gone(page), "the words", timeout=30)
+        words = wait_for(lambda: gone(page), "the words")
         assert words.startswith("The page's server does not answer since")
         assert page.run("document.body.className") == "gone"
         assert not page.violations()  # what is old can be read
@@ -169,4 +169,4 @@ def test_page_when_its_server_is_paused_or_killed_then_says_so_and_recovers(serv
             services.send(signal.SIGCONT, "page")
         else:
             services.start("page")
-        wait_for(lambda: gone(page) == "" and is_well(page, "eiger"), "its return", timeout=60)
+        wait_for(lambda: gone(page) == "" and is_well(page, "eiger"), "its return")

@@ -37,9 +37,9 @@ def data(page, card, name):
 
 @pytest.mark.parametrize("card", ["eiger", "jf"])
 def test_frames_when_the_detector_runs_then_move(facility, series, page, wait_for, card):
-    first = wait_for(lambda: data(page, card, "eventId"), "a picture", timeout=30)
+    first = wait_for(lambda: data(page, card, "eventId"), "a picture")
     before = page.run(PICTURE.format(card))
-    wait_for(lambda: data(page, card, "eventId") not in ("", first), "another picture", timeout=60)
+    wait_for(lambda: data(page, card, "eventId") not in ("", first), "another picture")
     wait_for(lambda: page.run(PICTURE.format(card)) != before, "other pixels")
 
 
@@ -47,7 +47,7 @@ def test_pixel_when_under_the_cursor_then_the_value_of_the_detector(facility, ei
     eiger.put("detector", "nimages", 2)
     series_id = eiger.arm()
     eiger.trigger(0.1)
-    wait_for(lambda: data(page, "eiger", "eventId") == f"{series_id}_1", "the last picture", timeout=60)
+    wait_for(lambda: data(page, "eiger", "eventId") == f"{series_id}_1", "the last picture")
     image = eiger.newest_image().image
     box = page.run(
         "JSON.stringify(document.querySelector('[data-name=eiger] .view canvas').getBoundingClientRect())"
@@ -66,13 +66,13 @@ def test_pixel_when_under_the_cursor_then_the_value_of_the_detector(facility, ei
 
 def test_rings_when_the_geometry_is_set_then_shown_and_else_not(facility, series, page, wait_for):
     rings = "document.querySelector('[data-name={}] .rings').hidden"
-    wait_for(lambda: data(page, "eiger", "eventId") and data(page, "jf", "eventId"), "pictures", timeout=60)
+    wait_for(lambda: data(page, "eiger", "eventId") and data(page, "jf", "eventId"), "pictures")
     assert page.run(rings.format("eiger")) is False
     assert page.run(rings.format("jf")) is True
 
 
 def test_wheel_when_turned_on_the_image_then_a_part_at_full_resolution(facility, series, page, wait_for):
-    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=60)
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture")
     before, whole = page.run(PICTURE.format("eiger")), data(page, "eiger", "region")
 
     def part():
@@ -85,8 +85,8 @@ def test_wheel_when_turned_on_the_image_then_a_part_at_full_resolution(facility,
         x0, y0, x1, y1 = map(int, region.split(","))
         return (x1 - x0, y1 - y0) == (192, 160)
 
-    wait_for(part, "the part", timeout=60)
-    wait_for(lambda: page.run(PICTURE.format("eiger")) != before, "other pixels", timeout=60)
+    wait_for(part, "the part")
+    wait_for(lambda: page.run(PICTURE.format("eiger")) != before, "other pixels")
 
 
 def test_numbers_when_the_clock_stands_then_the_pulse_id_of_the_machine(facility, page, wait_for):
@@ -102,7 +102,7 @@ def test_writer_when_it_writes_then_its_progress_and_its_end(facility, page, wai
     client = StdDaqClient(facility.std_daq.url)
     client.stop_writer()  # as after every start of the DAQ
     client.start_writer_async({"output_file": str(path), "n_images": 5})
-    wait_for(lambda: page.fact("writer", "images") == "5 of 5", "all images", timeout=60)
+    wait_for(lambda: page.fact("writer", "images") == "5 of 5", "all images")
     wait_for(lambda: page.fact("writer", "state") == "READY", "READY")
     assert page.fact("writer", "file") == str(path)
 
@@ -110,14 +110,14 @@ def test_writer_when_it_writes_then_its_progress_and_its_end(facility, page, wai
 def test_broker_when_a_run_number_is_taken_then_shown(facility, page, wait_for):
     with BrokerClient(facility.broker.url, facility.broker.slow_url) as client:
         number = client.advance_run_number("p12345")
-    wait_for(lambda: page.fact("sfdaq", "last run number") == str(number), "the number", timeout=60)
+    wait_for(lambda: page.fact("sfdaq", "last run number") == str(number), "the number")
     assert page.fact("sfdaq", "running detectors") == facility.jungfrau.detector_name
 
 
 def test_pvs_when_changed_at_the_ioc_then_on_the_page(facility, page, wait_for):
     facility.pvs.write("beam_rate", 25)
     try:
-        wait_for(lambda: "beam_rate25 Hz" in page.text("#pvs table"), "the rate", timeout=60)
+        wait_for(lambda: "beam_rate25 Hz" in page.text("#pvs table"), "the rate")
     finally:
         facility.pvs.write("beam_rate", 100)
 
@@ -147,7 +147,7 @@ NUMBERS = """(() => {
 
 def test_numbers_when_frames_move_then_those_of_the_picture(facility, series, page, wait_for):
     """One message brings both: at any moment all ids on a card are the same."""
-    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=60)
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture")
     press(page, "eiger", ".mark")
     wait_for(lambda: page.run("document.querySelectorAll('[data-name=eiger] .regions td').length"), "sums")
     seen = set()
@@ -162,7 +162,7 @@ def test_numbers_when_frames_move_then_those_of_the_picture(facility, series, pa
         seen.add(number)
         return len(seen) > 3
 
-    wait_for(look, "four frames", timeout=60)
+    wait_for(look, "four frames")
 
 
 def press(page, card, selector):
@@ -177,7 +177,7 @@ def key(page, name, text=""):
 
 
 def test_keyboard_when_used_alone_then_zoom_colours_scale_and_limits(facility, series, page, wait_for):
-    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=60)
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture")
     focused = "document.activeElement.tagName + document.activeElement.className"
     for _ in range(10):  # Tab alone leads there
         if page.run(focused) == "CANVAS":
@@ -212,11 +212,11 @@ def test_keyboard_when_used_alone_then_zoom_colours_scale_and_limits(facility, s
     page.run(limits.format("document.querySelector(`[data-name=eiger] input.${end}`)", change))
     wait_for(lambda: "less than high" in page.text('[data-name="eiger"] .note'), "what is wrong with them")
     number = data(page, "eiger", "frame")
-    wait_for(lambda: data(page, "eiger", "frame") != number, "frames go on", timeout=60)
+    wait_for(lambda: data(page, "eiger", "frame") != number, "frames go on")
 
 
 def test_line_and_limits_when_dragged_then_profile_and_colours(facility, series, page, wait_for):
-    wait_for(lambda: data(page, "eiger", "eventId"), "a picture", timeout=60)
+    wait_for(lambda: data(page, "eiger", "eventId"), "a picture")
     page.run("document.querySelector('[data-name=eiger] .drag').value = 'line'")
     x, y, width, height = box(page, "[data-name=eiger] .view canvas")
     drag(page, (x + width / 4, y + height / 4), (x + width / 2, y + height / 3))

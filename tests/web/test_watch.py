@@ -55,7 +55,7 @@ def test_detector_when_watched_by_many_then_no_more_is_taken_and_drawn_than_for_
         wait_for(lambda: source.n_taken > 0, "a first frame")
         facility.eiger.requests.clear()
         begin, first = time.monotonic(), source.n_taken
-        wait_for(lambda: source.n_taken >= first + 8, "eight more frames", timeout=60)
+        wait_for(lambda: source.n_taken >= first + 8, "eight more frames")
         for socket in sockets:  # every viewer sees the frames
             while state_of(socket, "detectors", "eiger")["n_taken"] < first + 8:
                 pass
@@ -70,7 +70,7 @@ def test_detectors_when_the_last_viewer_leaves_then_not_asked_any_more(
     facility, series, watch, url, wait_for
 ):
     with viewers(url, 1):
-        wait_for(lambda: all(watch.frame(name) is not None for name in ("eiger", "jf")), "frames", timeout=60)
+        wait_for(lambda: all(watch.frame(name) is not None for name in ("eiger", "jf")), "frames")
         assert facility.jungfrau.status()["subscribed"] == [1]
     wait_for(lambda: facility.jungfrau.status()["subscribed"] == [0], "the end of the subscription")
     wait_for(lambda: watch.n_viewers == 0, "nobody")
@@ -92,7 +92,7 @@ def test_monitor_when_watched_then_nothing_is_taken_out_of_it(facility, eiger, w
 
 def test_jungfrau_when_watched_then_the_pixels_of_its_pulse(facility, watch, wait_for):
     with watch, watch.viewer():
-        frame = wait_for(lambda: watch.frame("jf"), "a frame", timeout=60)
+        frame = wait_for(lambda: watch.frame("jf"), "a frame")
     assert frame.unit == "keV" and frame.event_id == str(frame.pulse_id)
     photons = facility.jungfrau.scene.photons(frame.pulse_id)
     y, x = np.unravel_index(np.argmax(np.where(photons < 25, photons, 0)), photons.shape)

@@ -41,7 +41,7 @@ def test_incomplete_frame_when_it_comes_then_the_row_says_it_is_not_good(engine,
 
 
 def test_pulse_id_when_the_source_has_none_then_the_frame_number_is_the_event_id(engine, part, make):
-    arm(engine, part, 0, "no_pulse_id", n=200)
+    arm(engine, part, 0, "no_pulse_id", n=2000)
     engine(bp.count([make()], 3))
     row = engine.rows[-1]
     assert row["jf_pulse_id"] == -1 and row["jf_event_id"] == str(row["jf_frame_number"])

@@ -46,7 +46,7 @@ def stops_are_answered(monkeypatch):
 @pytest.fixture
 def rest_writer(daq, tmp_path, wait_for):
     """A writer of a DAQ with control by REST, READY before and after."""
-    wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
+    wait_for(lambda: daq.service.writer.listening, "the writer process")
     device = StdDaqWriter(daq.url, name="writer", directory=tmp_path / "raw", restart_time=4.0)
     device.timeout.put(30.0)
     yield device

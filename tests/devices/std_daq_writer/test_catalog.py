@@ -51,8 +51,8 @@ def test_catalog_when_a_fly_scan_runs_then_points_are_there_and_the_file_is_said
         wait_for(lambda: writer.n_ready >= 5, "points")
         yield from bps.collect(writer, name="primary")
         run = catalog[-1]
-        wait_for(lambda: "primary" in run and "writer_image" in run["primary"], "the stream", timeout=60)
-        wait_for(lambda: run["primary"]["writer_image"].shape[0] >= 5, "points", timeout=60)
+        wait_for(lambda: "primary" in run and "writer_image" in run["primary"], "the stream")
+        wait_for(lambda: run["primary"]["writer_image"].shape[0] >= 5, "points")
         with pytest.raises(ClientError, match="409: .*is not readable now: its writer has it open") as caught:
             run["primary"]["writer_image"].read()
         seen.append(str(caught.value))

@@ -310,7 +310,7 @@ def test_start_when_it_hangs_and_is_given_up_then_it_ends_and_is_stopped_once_it
     writer.frames_per_trigger.put(10_000)
     writer.stage()
     status = writer.trigger()
-    assert asked.wait(30)
+    assert asked.wait(120)
     with contextlib.suppress(WriterNotReady):
         getattr(writer, verb)()
     assert status.done, "what hangs is given up without waiting for its end"

@@ -197,7 +197,7 @@ def given_up_late(monkeypatch, place, device):
         result = do(*args) if name == "takes_images" else True
         if result and not reached.is_set():
             reached.set()
-            assert device.source._given_up.wait(30)
+            assert device.source._given_up.wait(120)
         return result if name == "takes_images" else do(*args)
 
     monkeypatch.setattr(owner, name, late)
@@ -223,10 +223,10 @@ def test_writer_when_given_up_while_it_opens_then_no_detector_inside_goes_on(
     device, camera = with_camera
     reached = given_up_late(monkeypatch, place, device)
     status = device.trigger()
-    assert reached.wait(30)
+    assert reached.wait(120)
     getattr(device, verb)()
     assert not camera._is_acquiring
-    assert isinstance(status.exception(30), Discarded if verb == "stop" else type(None))
+    assert isinstance(status.exception(120), Discarded if verb == "stop" else type(None))
     device.resume()
     device.trigger().wait(60)
     assert len(camera.read()["camera_event_id"]["value"]) == 20
@@ -247,10 +247,10 @@ def test_trigger_when_the_writer_failed_before_its_detectors_then_they_are_given
 def test_fly_when_paused_while_it_opens_then_detectors_inside_wait_for_the_writer(with_camera, monkeypatch):
     device, camera = with_camera
     reached = given_up_late(monkeypatch, (DetectorGroup, "fly"), device)
-    device.prepare(2).wait(30)
+    device.prepare(2).wait(120)
     device.kickoff()
     completed = device.complete()
-    assert reached.wait(30)
+    assert reached.wait(120)
     device.pause()
     assert not camera._is_acquiring
     device.resume()
@@ -262,13 +262,13 @@ def test_fly_when_the_second_is_paused_while_it_opens_then_the_points_of_the_fir
     with_camera, monkeypatch
 ):
     device, camera = with_camera
-    device.prepare(2).wait(30)
+    device.prepare(2).wait(120)
     device.kickoff()
     device.complete().wait(60)
     reached = given_up_late(monkeypatch, (Beginning, "takes_images"), device)
     device.kickoff()
     completed = device.complete()
-    assert reached.wait(30)
+    assert reached.wait(120)
     device.pause()
     assert camera.n_flown == 2
     device.resume()

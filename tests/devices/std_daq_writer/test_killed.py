@@ -74,7 +74,7 @@ def test_unstage_when_the_writer_process_is_dead_then_a_person_is_asked_for(daq,
     status = writer.trigger()
     wait_for(lambda: writer.n_completed.get() > 0, "images")
     daq.fail_next("writer_dies")
-    wait_for(lambda: status.done, "failure", timeout=60)
+    wait_for(lambda: status.done, "failure")
     assert "does not acknowledge" in str(status) and "the DAQ team must restart it" in str(status)
     writer.unstage()  # what the point's failure told is not told again
     writer.unstage()

@@ -156,7 +156,7 @@ def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writ
     @bpp.run_decorator()
     def plan():
         yield from configure_daq(writer, bit_depth=32, module_positions={})
-        wait_for(lambda: daq.service.writer.listening, "the writer process", timeout=30)
+        wait_for(lambda: daq.service.writer.listening, "the writer process")
         yield from write_images(writer, 4)
         yield from configure_daq(writer, bit_depth=16)
 

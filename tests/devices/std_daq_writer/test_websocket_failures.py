@@ -293,7 +293,7 @@ def test_start_when_it_is_rejected_after_states_of_somebody_else_then_it_is_know
         connection.send(json.dumps({"status": "idle"}))
         command = json.loads(connection.recv())
         connection.send(json.dumps({"status": "waiting_for_first_image"}))
-        asked.wait(30)
+        asked.wait(120)
         connection.send(json.dumps({"status": "rejected", "reason": "driver is busy!"}))
         told.extend([command, *connection])
 

@@ -136,7 +136,7 @@ class Replay(Approach):
             self.created.set()
             self.deployed.set()
             for _, thread in self.pending:
-                thread.join(30)
+                thread.join(120)
             self.tell()
 
     def play(self, row, i: int) -> None:
@@ -200,12 +200,12 @@ class Replay(Approach):
         if path_of(row) == START[1] and (row.get("reply") or {}).get("status") == "ok":
             thread = self.in_background(row)
             self.help_sync(acquisition_of(row["reply"]))
-            thread.join(30)
+            thread.join(120)
             return
         for end, thread in self.pending:
             if end < row["t"]:
                 self.created.set()
-                thread.join(30)
+                thread.join(120)
         started = path_of(row) == START[0] and (row.get("reply") or {}).get("status") == "ok"
         held = started and self.flows
         if held:
@@ -230,7 +230,7 @@ class Replay(Approach):
         deployed.clear()
 
         def wait(*args):
-            deployed.wait(30)
+            deployed.wait(120)
             deploy(deployer, *args)
 
         deployer._deploy = wait
@@ -260,7 +260,7 @@ class Replay(Approach):
         if last:
             self.created.set()
             for thread in self.held:
-                thread.join(30)
+                thread.join(120)
             self.held.clear()
 
     def while_creating(self, row) -> threading.Thread:
@@ -271,14 +271,14 @@ class Replay(Approach):
         def hold(command: dict):
             if command["do"] == "start":
                 asked.set()
-                created.wait(30)
+                created.wait(120)
                 writer.send = send
             send(command)
 
         created.clear()
         writer.send = hold
         thread = self.in_background(row)
-        assert asked.wait(30), "the start did not reach the writer"
+        assert asked.wait(120), "the start did not reach the writer"
         return thread
 
     def in_background(self, row) -> threading.Thread:

@@ -47,14 +47,14 @@ def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for
     n_starts = daq.service.writer.n_starts
     monkeypatch.setattr(sys, "argv", ["std_cli_set_config", str(tmp_path / "c.json"), "-b", daq.url])
     published_tools.set_config()
-    wait_for(lambda: daq.service.writer.n_starts > n_starts, "restart", timeout=60)
-    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=60)
+    wait_for(lambda: daq.service.writer.n_starts > n_starts, "restart")
+    wait_for(lambda: daq.service.writer.listening, "end of the restart")
     words = ["sfdaq", "std-daq", "set-config", str(tmp_path / "c.json"), "--restart-time", "1.5"]
     monkeypatch.setattr(sys, "argv", [*words, "-b", daq.url])
     with contextlib.suppress(SystemExit):
         main()
-    wait_for(lambda: daq.service.writer.n_starts > n_starts + 1, "second restart", timeout=60)
-    wait_for(lambda: daq.service.writer.listening, "end of the restart", timeout=60)
+    wait_for(lambda: daq.service.writer.n_starts > n_starts + 1, "second restart")
+    wait_for(lambda: daq.service.writer.listening, "end of the restart")
 
 
 @pytest.mark.parametrize(
