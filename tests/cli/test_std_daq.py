@@ -138,7 +138,7 @@ class Pressed:
 @pytest.mark.parametrize("dialect", ["flask", "fastapi"])
 @pytest.mark.parametrize("seconds", [0.2, 0.8])
 def test_write_sync_when_interrupted_before_rest_shows_it_then_it_is_stopped_once_it_does(
-    tmp_path, wait_for, dialect, seconds
+    tmp_path, wait_for, monkeypatch, dialect, seconds
 ):
     """The file is slow: it is WRITING in the end, or the service gives up and is UNKNOWN."""
     with simulated_daq(dialect=dialect) as daq:
@@ -147,7 +147,14 @@ def test_write_sync_when_interrupted_before_rest_shows_it_then_it_is_stopped_onc
         client.stop_writer()
         daq.fail_next("slow_creation", seconds=seconds)
         request = {"output_file": str(tmp_path / "x.h5"), "n_images": 5_000}
-        pressed = Pressed(client)
+        pressed, send = Pressed(client), daq.service.writer.send
+
+        def late(command):
+            if command["do"] == "start":
+                wait_for(lambda: pressed.looks > 2, "looks at the status before")
+            send(command)
+
+        monkeypatch.setattr(daq.service.writer, "send", late)
         with pytest.raises(KeyboardInterrupt):
             _write(pressed, request, lambda count: None)
         assert pressed.looks > 2 and pressed.stops == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import re
+import threading
 from dataclasses import replace
 
 import bluesky.plans as bp
@@ -15,6 +16,7 @@ from ophyd.sim import SynAxis
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.plans import fly
+from sfdaq_ophyd.sim.eiger.stream import PushSocket
 from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.compression import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
@@ -203,16 +205,30 @@ def test_captured_16m_image_when_sent_into_the_device_then_in_the_catalog_as_its
     assert image[1020, 3189] == 6504 == image[valid].max()
 
 
-def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(make_part, tmp_path):
+def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(
+    make_part, tmp_path, wait_for, monkeypatch
+):
+    """The unit sends the start and one frame, and the others once it knows that nobody is there."""
     part = make_part(initialized=True)
     line = Line(part.stream_endpoint)
     eiger = make_eiger(part, tmp_path, readout="stream", stream=line.endpoint, exposure_time=0.02)
 
+    sent, unplugged, push = [], threading.Event(), PushSocket.send
+
+    def send(socket, parts):
+        sent.append(parts)
+        if len(sent) > 2:
+            assert unplugged.wait(60)
+            wait_for(lambda: not socket._connected(), "the end of the connection")
+        return push(socket, parts)
+
     def unplug(message, data):
         if isinstance(message, SeriesImage):
             line.unplug()
+            unplugged.set()
         return [data]
 
+    monkeypatch.setattr(PushSocket, "send", send)
     line.change = unplug
     try:
         run = drive(interruptible(), fly_scan(eiger, 100))

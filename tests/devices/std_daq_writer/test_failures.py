@@ -131,7 +131,7 @@ def test_trigger_when_a_start_is_a_ghost_then_it_is_stopped_and_started_again(
 def test_trigger_when_a_ghost_start_is_slower_than_it_is_watched_then_it_is_ended_all_the_same(
     daq, writer, tmp_path, monkeypatch, wait_for
 ):
-    writer.frames_per_trigger.put(50)
+    writer.frames_per_trigger.put(200)
     writer.stage()
     writer.trigger().wait(60)
     daq.fail_next("creation_error")
@@ -188,7 +188,7 @@ def test_stage_when_the_first_start_since_the_boot_failed_then_its_error_is_clea
     with pytest.raises(StdDaqAdminException):
         writer.client.start_writer_async({"output_file": str(tmp_path / "theirs.h5"), "n_images": 1})
     del stops[:]
-    daq.fail_next("slow_creation", seconds=0.4)
+    daq.fail_next("slow_creation", seconds=0.1)
     writer.frames_per_trigger.put(50)
     _, error = run(bp.count([writer], 1))
     assert error is None and len(stops) == 1 and "ghost start" not in caplog.text
