@@ -27,7 +27,7 @@ from ..errors import (
     require,
     shown_url,
 )
-from ..limits import Limit, counted_time
+from ..limits import Limit, asked_again, counted_time
 from ..wire.std_daq_config import WEBSOCKET_KEYS, DaqConfig, check_config
 from ..wire.std_daq_socket import MAX_MESSAGE, STOP_COMMAND, PushedState, PushedStatus
 from ._http import Reply, check_url
@@ -182,14 +182,17 @@ def _opened(url: str, timeout: float) -> ClientConnection:
     from websockets.sync.client import connect
 
     try:
-        return connect(
-            url,
-            open_timeout=timeout,
-            close_timeout=1.0,
-            ping_interval=None,
-            max_size=MAX_MESSAGE,
-            compression=None,
-            proxy=None,
+        return asked_again(
+            lambda: connect(
+                url,
+                open_timeout=timeout,
+                close_timeout=1.0,
+                ping_interval=None,
+                max_size=MAX_MESSAGE,
+                compression=None,
+                proxy=None,
+            ),
+            timeout,
         )
     except OSError as exc:
         raise ServiceUnreachable("control of the standard DAQ", url=url, reason=exc) from exc

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import websockets.sync.client
 from websockets.sync.server import serve
 
 from sfdaq_ophyd.clients import (
@@ -146,6 +147,23 @@ def test_status_when_the_driver_falls_silent_then_a_new_connection_is_made(monke
         passed[0] = 60.0
         assert "said nothing for 60 s" in first.lost
         assert client.connect() is not first and client.status().state is PushedState.IDLE
+
+
+def test_connection_when_this_process_could_not_look_while_it_was_made_then_it_is_made_again(monkeypatch):
+    asked, connect = [], websockets.sync.client.connect
+
+    def late(*args, **kwargs):
+        asked.append(args)
+        if len(asked) == 1:
+            threading.Event().wait(0.05)
+            raise TimeoutError("late by the clock on the wall")
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(websockets.sync.client, "connect", late)
+    monkeypatch.setattr("sfdaq_ophyd.limits.counted_time", lambda: 0.0)
+    with pushing(IDLE) as url, contextlib.closing(StdDaqWriterSocket(url)) as client:
+        assert client.status().state is PushedState.IDLE
+    assert len(asked) == 2
 
 
 def test_connection_when_it_is_lost_and_refused_for_a_moment_then_it_is_had_again(monkeypatch, wait_for):
