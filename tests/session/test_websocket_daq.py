@@ -31,7 +31,7 @@ def daq():
 @pytest.fixture
 def untold(daq, tmp_path, wait_for):
     """An acquisition that is over, its end told to nobody yet."""
-    with connect(daq.ws_url) as client:
+    with connect(daq.ws_url, open_timeout=120) as client:
         client.send(json.dumps({"command": "start", "path": str(tmp_path), "n_image": 5}))
         while json.loads(client.recv(timeout=60))["status"] not in ("recording", "saving_file"):
             pass
@@ -69,7 +69,7 @@ def test_looks_when_an_end_is_not_told_yet_then_it_is_told_to_the_next_client(da
             assert page.period == 5.0, "seldom"
     for page in pages:
         page.rest()
-    with connect(daq.ws_url) as client:
+    with connect(daq.ws_url, open_timeout=120) as client:
         assert json.loads(client.recv(timeout=60))["status"] == "file_saved"
 
 
@@ -79,7 +79,7 @@ def test_doctor_when_the_configuration_is_given_then_the_dialect_is_found_out(da
 
 
 def test_doctor_when_the_driver_is_gone_then_the_check_fails_with_its_address(daq, wait_for):
-    with connect(daq.ws_url) as client:
+    with connect(daq.ws_url, open_timeout=120) as client:
         client.recv(timeout=60)
         client.send("[]")  # which kills it
         wait_for(lambda: not daq.alive()["driver"], "its death")

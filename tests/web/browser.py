@@ -43,9 +43,10 @@ class Browser:
 
     def _connect(self) -> None:
         port = self._port()
-        pages = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=60).json()
+        pages = requests.get(f"http://127.0.0.1:{port}/json/list", timeout=300).json()
         address = next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")
-        self._socket = self._stack.enter_context(connect(address, max_size=2**26, origin=None))
+        options = {"max_size": 2**26, "origin": None, "open_timeout": 300}
+        self._socket = self._stack.enter_context(connect(address, **options))
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
 
@@ -63,7 +64,7 @@ class Browser:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=300))
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]

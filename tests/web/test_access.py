@@ -28,7 +28,8 @@ class Client(requests.Session):
         """Open the socket with the cookies of this session; return what comes first."""
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         headers |= {"Cookie": cookies} if cookies else {}
-        with connect(self.url.replace("http", "ws") + "/api/live", additional_headers=headers) as socket:
+        options = {"additional_headers": headers, "open_timeout": 120}
+        with connect(self.url.replace("http", "ws") + "/api/live", **options) as socket:
             return socket.recv(timeout=60)
 
 

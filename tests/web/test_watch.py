@@ -27,7 +27,8 @@ RATE = 10  # as in the fixture `watch`
 @contextlib.contextmanager
 def viewers(url, n):
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(connect(url.replace("http", "ws") + "/api/live")) for _ in range(n)]
+        address = url.replace("http", "ws") + "/api/live"
+        yield [stack.enter_context(connect(address, open_timeout=120)) for _ in range(n)]
 
 
 def state_of(socket, group, name):

@@ -42,7 +42,7 @@ def writer(websocket_writer):
 def started_by_somebody(daq, folder, n_images=10_000):
     """Have another client start an acquisition, and stop it at the end."""
     command = {"command": "start", "path": str(folder), "file_prefix": "t", "n_image": n_images}
-    with connect(daq.ws_url, proxy=None, max_queue=None) as other:  # which need not be read
+    with connect(daq.ws_url, proxy=None, max_queue=None, open_timeout=120) as other:  # which need not be read
         other.send(json.dumps(command))
         while json.loads(other.recv())["status"] not in ("waiting_for_first_image", "recording"):
             pass

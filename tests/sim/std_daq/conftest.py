@@ -72,7 +72,7 @@ class Session:
     """A client: the statuses as they come, repeated ones once."""
 
     def __init__(self, server):
-        self._connection = connect(server.ws_url, close_timeout=1)
+        self._connection = connect(server.ws_url, open_timeout=120, close_timeout=1)
         self.seen: list[dict] = []
 
     def __enter__(self):

@@ -259,8 +259,8 @@ def test_command_when_it_is_anything_then_it_is_answered_obeyed_or_the_end_of_th
 
 
 def test_connection_when_a_page_of_another_host_asks_then_it_is_refused(ws):
-    with pytest.raises(InvalidStatus) as caught, connect(ws.ws_url, origin="http://example.org"):
-        pass
+    with pytest.raises(InvalidStatus) as caught:
+        connect(ws.ws_url, origin="http://example.org", open_timeout=120)
     assert caught.value.response.status_code == 403
 
 

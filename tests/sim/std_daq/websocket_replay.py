@@ -30,7 +30,7 @@ class Client:
     def __init__(self, url: str):
         self.seen: list[dict] = []
         self.closed: str | None = None
-        self._connection = connect(url, close_timeout=1)
+        self._connection = connect(url, open_timeout=120, close_timeout=1)
         self.socket = self._connection.__enter__()
         threading.Thread(target=self._listen, daemon=True).start()
 
