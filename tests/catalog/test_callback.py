@@ -49,7 +49,7 @@ def make_feed(tmp_path):
     yield make
     for feed, store in feeds:
         store.gate.set()
-        feed.close(5)
+        feed.close(60)
         assert not feed._thread.is_alive()
 
 
@@ -61,7 +61,7 @@ def test_documents_when_fed_then_written_in_order_and_the_journal_is_empty(make_
     store = Store()
     feed = make_feed(store)
     simple_run(feed, n=20)
-    feed.flush(5)
+    feed.flush(60)
     assert names(store.runs[0]) == ["start", "descriptor", *["event"] * 20, "stop"]
     assert [doc["seq_num"] for name, doc in store.runs[0] if name == "event"] == list(range(1, 21))
     assert list(feed._journal.directory.glob("*.jsonl")) == []
@@ -77,7 +77,7 @@ def test_runs_when_interleaved_then_each_writer_sees_its_own(make_feed):
         streams[i % 3].event(x=float(i))
     for run in reversed(runs):
         run.stop()
-    feed.flush(5)
+    feed.flush(60)
     for k, documents in enumerate(store.runs):
         assert [doc["data"]["x"] for name, doc in documents if name == "event"] == [k, k + 3, k + 6]
 
@@ -86,12 +86,12 @@ def test_events_when_they_come_faster_than_the_period_then_flushed_together(make
     store = Store()
     feed = make_feed(store, period=60.0)
     run = Composed(feed)
-    feed.flush(5)
+    feed.flush(60)
     before = store.flushes
     stream = run.stream("primary", {"x": scalar("number")})
     for i in range(200):
         stream.event(x=float(i))
-    feed.flush(5)
+    feed.flush(60)
     assert store.flushes == before + 1
     run.stop()
 
@@ -115,7 +115,7 @@ def test_run_when_its_writer_fails_then_journalled_whole_and_logged_once(make_fe
         feed(name, doc)
 
     uid = simple_run(send)
-    feed.flush(5)
+    feed.flush(60)
     (path,) = feed._journal.waiting().values()
     assert list(feed._journal.read(path)) == received
     said = [r for r in caplog.records if uid in r.getMessage()]
@@ -125,7 +125,7 @@ def test_run_when_its_writer_fails_then_journalled_whole_and_logged_once(make_fe
     bad.clear()
     store.fail = lambda name, doc: None
     simple_run(feed)
-    feed.flush(5)
+    feed.flush(60)
     assert names(store.runs[-1])[-1] == "stop"
     assert list(feed._journal.waiting()) == [uid]
 
@@ -136,7 +136,7 @@ def test_queue_when_full_then_the_engine_goes_on_and_the_journal_has_all(make_fe
     store.gate.clear()
     uid = simple_run(feed, n=50)
     store.gate.set()
-    feed.flush(5)
+    feed.flush(60)
     (path,) = feed._journal.waiting().values()
     assert names(feed._journal.read(path)) == ["start", "descriptor", *["event"] * 50, "stop"]
     assert [uid in r.getMessage() for r in caplog.records].count(True) == 1
@@ -162,12 +162,12 @@ def test_document_when_it_belongs_to_no_run_then_left_out_with_a_warning(make_fe
 def test_close_when_a_run_is_open_then_its_documents_stay_in_the_journal(make_feed):
     feed = make_feed(Store())
     run = Composed(feed)
-    feed.close(5)
+    feed.close(60)
     assert list(feed._journal.waiting()) == [run.uid]
 
 
 def test_flush_when_longer_than_two_limits_but_going_on_then_it_ends(make_feed):
-    feed = make_feed(Store(fail=lambda name, doc: threading.Event().wait(0.1)))
+    feed = make_feed(Store(fail=lambda name, doc: threading.Event().wait(0.4)))
     simple_run(feed, n=10)
-    feed.flush(0.6)
+    feed.flush(2.0)
     assert feed._queue.empty()

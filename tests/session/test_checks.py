@@ -255,7 +255,7 @@ def eiger_findings(tmp_path, **block):
     path = tmp_path / "sfdaq.yaml"
     path.write_text(f"directory: new\ndevices:\n  eiger: {{class: Eiger{keys}}}\n")
     checks = [check for check in checks_of(load_config(path)) if check.name.startswith("eiger")]
-    return {finding.name: finding for finding in run_checks(checks)}
+    return {finding.name: finding for finding in run_checks(checks, limit=300)}
 
 
 def test_doctor_when_an_eiger_streams_then_no_message_of_the_series_is_taken(tmp_path):
@@ -267,20 +267,20 @@ def test_doctor_when_an_eiger_streams_then_no_message_of_the_series_is_taken(tmp
             ("stream", "mode", "enabled"),
             ("detector", "count_time", 0.005),
             ("detector", "frame_time", 0.01),
-            ("detector", "nimages", 200),
+            ("detector", "nimages", 1000),
         ):
             client.put(module, name, value)
         with EigerStream(endpoint, timeout=60) as stream, stream.frames() as frames:
             stream.wait_connected(60)
             client.arm()
-            trigger = threading.Thread(target=client.trigger, args=(2.0,))
+            trigger = threading.Thread(target=client.trigger, args=(10.0,))
             trigger.start()
             ids = [next(frames).image_id]
             found = eiger_findings(tmp_path, url=url, readout="stream", stream=endpoint)["eiger stream"]
-            ids += [frame.image_id for _, frame in zip(range(199), frames)]
+            ids += [frame.image_id for _, frame in zip(range(999), frames)]
             trigger.join(60)
         client.close()
-    assert ids == list(range(200))
+    assert ids == list(range(1000))
     assert found.ok and found.address == endpoint, found
     assert "mode enabled, format cbor, state acquire, 0 dropped" in found.found
 
