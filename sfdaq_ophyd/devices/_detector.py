@@ -144,22 +144,8 @@ class Detector(Flying):
         kind = (self.name, frame_format, frames_per_point)
         return FrameStore(self.directory, *kind, self._threads, self._sync_period)
 
-    def unstage(self) -> list[object]:
-        """Give up what is in flight, keep what was saved, leave the hardware as found. Safe twice.
-
-        Everything is tried; the first failure is raised, unless the staging or a point failed before, here or
-        at a detector staged together with this one: then it is logged, and noted on that.
-        """
-        problems: list[BaseException] = []
-        for step in (self._give_up, self.source.close, self._close_store, self._crew.end):
-            try:
-                step()
-            except BaseException as exc:
-                problems.append(exc)
-        unstaged = super().unstage()
-        if problems:
-            self._unstage_failed(problems[0])
-        return unstaged
+    def _ending(self) -> tuple[Callable[[], object], ...]:
+        return self._give_up, self.source.close, self._close_store, self._crew.end
 
     def _close_store(self) -> None:
         store, self._store = self._store, None

@@ -89,6 +89,27 @@ class Flying(Device, ABC):
         if exc is not None and not isinstance(exc, Discarded):
             self.failure = exc
 
+    def unstage(self) -> list[object]:
+        """Give up what is in flight, keep what was saved or asked for, leave all as it was found. Safe twice.
+
+        Everything is tried; the first failure is raised, unless the staging or a point failed before, here or
+        at a detector staged together with this one: then it is logged, and noted on that.
+        """
+        problems: list[BaseException] = []
+        for step in self._ending():
+            try:
+                step()
+            except BaseException as exc:
+                problems.append(exc)
+        unstaged = super().unstage()
+        if problems:
+            self._unstage_failed(problems[0])
+        return unstaged
+
+    @abstractmethod
+    def _ending(self) -> tuple[Callable[[], object], ...]:
+        """Return what `unstage` does, in this order, whatever becomes of a step before."""
+
     def _unstage_failed(self, problem: BaseException) -> None:
         """Raise what failed in unstage; if staging or a point failed before, log it and note it on that."""
         before = [device.failure for device in (self, *_together) if device.failure is not None]

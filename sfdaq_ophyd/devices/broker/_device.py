@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,30 +169,14 @@ class SfDaqBroker(BrokerVerbs):
             self.hardware.trigger.pay()
             if self.check:
                 self.pass_preflight()
-            self._forget()
+            self._forget(self._n_points)
             return super().stage()
         except Exception as exc:
             self.failure = exc
             raise
 
-    def unstage(self) -> list[object]:
-        """Give up what was not asked for yet; files asked for are still followed. Safe twice.
-
-        Everything is tried; the first failure is raised, unless the staging or a point failed before, here or
-        at a detector staged together with this one: then it is logged, and noted on that.
-        """
-        problems: list[BaseException] = []
-        for step in (self.stop, self.service.give_up, self.runner.end_run, self.workers.end):
-            try:
-                step()
-            except BaseException as exc:
-                problems.append(exc)
-        self._forget()
-        self._n_points = None
-        unstaged = super().unstage()
-        if problems:
-            self._unstage_failed(problems[0])
-        return unstaged
+    def _ending(self) -> tuple[Callable[[], object], ...]:
+        return self.stop, self.service.give_up, self.runner.end_run, self.workers.end, self._forget
 
     def preflight(self) -> list[Check]:
         """Check broker, pgroup, detectors, tag, pulse id, rate and pedestals; only reads."""

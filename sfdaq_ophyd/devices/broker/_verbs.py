@@ -435,8 +435,9 @@ class BrokerVerbs(BrokerSettings, Flying):
         if acquisition is not None:
             acquisition.give_up(4 * float(self.timeout.get()))
 
-    def _forget(self) -> None:
+    def _forget(self, n_points: int | None = None) -> None:
         self._acquisition = self._retrieval = self._taken = None
+        self._n_points = n_points
         self._paused = self._ready = self._was_read = False
         self._is_declared, self.n_collected = False, 0
         self.next_point.current = self.next_window.current = None
