@@ -1,15 +1,15 @@
 """Every call of both services: its request and reply, where it goes, and whether it may be repeated.
 
-The client's methods and the shell's commands are made of this table, and the simulator serves it. A function
-here checks the arguments of a call and returns the body of the request, None without one; its docstring is
-that of the client's method. The slow broker (port 10003) has detector settings and state, user files and
-online analysis. What may be repeated is in the wire reference sf-daq-broker, section 15.
+The client's methods and the shell's commands are made of this table. The simulator serves it, and refuses a
+body without a key that a call needs, as today's server does; what the 2023 server demands, it knows itself.
+A function here checks the arguments of a call and returns the body of the request, None without one; its
+docstring is that of the client's method. The slow broker (port 10003) has detector settings and state, user
+files and online analysis. What may be repeated is in the wire reference sf-daq-broker, section 15.
 """
 
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -53,6 +53,8 @@ class Operation(Generic[Parameters, Reply]):
         Whether it may be sent again after its reply was lost.
     hint : str
         What to do when the outcome is unknown.
+    needs : str
+        Keys, with blanks between, that today's server demands of a body, in its order; none without a body.
     expected : str, optional
         Key that marks success in a reply without status (documented dialect).
     """
@@ -64,6 +66,7 @@ class Operation(Generic[Parameters, Reply]):
     read: Callable[[dict[str, Any], Dialect], Reply]
     repeat: bool = True
     hint: str = ""
+    needs: str = ""
     expected: str | None = None
 
     @property
@@ -75,11 +78,6 @@ class Operation(Generic[Parameters, Reply]):
     def only_reads(self) -> bool:
         """Whether the call changes nothing."""
         return self.current == "GET"
-
-    @property
-    def has_body(self) -> bool:
-        """Whether the call takes parameters."""
-        return bool(inspect.signature(self.request).parameters)
 
     def method(self, dialect: Dialect) -> str:
         """Return the HTTP method of the call in a dialect.
@@ -106,10 +104,11 @@ def _operation(
     read: Callable[[dict[str, Any], Dialect], Reply],
     repeat: bool = True,
     hint: str = "",
+    needs: str = "",
     expected: str | None = None,
 ) -> Callable[[Callable[Parameters, Body]], Operation[Parameters, Reply]]:
     def add(request: Callable[Parameters, Body]) -> Operation[Parameters, Reply]:
-        made = Operation(request, service, current, documented, read, repeat, hint, expected)
+        made = Operation(request, service, current, documented, read, repeat, hint, needs, expected)
         OPERATIONS[made.name] = made
         return made
 
@@ -140,7 +139,7 @@ def get_running_detectors() -> Body:
     return None
 
 
-@_operation("broker", "POST", "POST", reply.message, False, _QUEUED)
+@_operation("broker", "POST", "POST", reply.message, False, _QUEUED, "detector_name")
 def power_on_detector(detector_name: str) -> Body:
     """Queue a full restart of a detector and of the beamline's trigger; return the broker's words.
 
@@ -173,7 +172,7 @@ def power_on_detector(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("broker", "POST", "GET", reply.run_number, False, _BURNED)
+@_operation("broker", "POST", "GET", reply.run_number, False, _BURNED, "pgroup")
 def advance_run_number(pgroup: str, *, extra: Mapping[str, Any] | None = None) -> Body:
     """Take a new run number.
 
@@ -204,7 +203,7 @@ def advance_run_number(pgroup: str, *, extra: Mapping[str, Any] | None = None) -
     return {**check_extra(extra), "pgroup": check_pgroup(pgroup)}
 
 
-@_operation("broker", "GET", "GET", reply.run_number)
+@_operation("broker", "GET", "GET", reply.run_number, needs="pgroup")
 def get_current_run_number(pgroup: str) -> Body:
     """Return the last number given out, 0 if none; with several clients not necessarily one's own.
 
@@ -232,13 +231,13 @@ def get_current_run_number(pgroup: str) -> Body:
     return {"pgroup": check_pgroup(pgroup)}
 
 
-@_operation("broker", "POST", "POST", reply.retrieval, False, _REQUESTED)
+@_operation("broker", "POST", "POST", reply.retrieval, False, _REQUESTED, "pgroup start_pulseid stop_pulseid")
 def retrieve_from_buffers(request: RetrieveRequest) -> Body:
     """Ask for the data of past pulses: one acquisition of a run."""
     return request.to_wire()
 
 
-@_operation("broker", "POST", "POST", reply.nothing, False, _QUEUED)
+@_operation("broker", "POST", "POST", reply.nothing, False, _QUEUED, "pgroup detectors")
 def take_pedestal(
     pgroup: str,
     detectors: Sequence[str],
@@ -270,7 +269,7 @@ def get_pvlist() -> Body:
     return None
 
 
-@_operation("broker", "POST", "POST", reply.stored_pv_list)
+@_operation("broker", "POST", "POST", reply.stored_pv_list, needs="pv_list")
 def set_pvlist(pvs: Iterable[str]) -> Body:
     """Replace the whole list of recorded PVs, and return what was stored.
 
@@ -300,13 +299,13 @@ def set_pvlist(pvs: Iterable[str]) -> Body:
     return {"pv_list": check_names(pvs, "pv_list")}
 
 
-@_operation("broker", "POST", "POST", reply.nothing, False, "Closing again is harmless.")
+@_operation("broker", "POST", "POST", reply.nothing, False, "Closing again is harmless.", "pgroup")
 def close_pgroup_writing(pgroup: str) -> Body:
     """Close a pgroup for ever: no more runs, pedestals or copies; archiving starts."""
     return {"pgroup": check_pgroup(pgroup)}
 
 
-@_operation("slow", "GET", "POST", reply.detector_settings)
+@_operation("slow", "GET", "POST", reply.detector_settings, needs="detector_name")
 def get_detector_settings(detector_name: str) -> Body:
     """Return ``exptime`` and ``delay`` (s), ``detector_mode`` and ``gain_mode``.
 
@@ -335,7 +334,7 @@ def get_detector_settings(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("slow", "POST", "POST", reply.changed_settings, False, _READ_BACK)
+@_operation("slow", "POST", "POST", reply.changed_settings, False, _READ_BACK, "parameters detector_name")
 def set_detector_settings(detector_name: str, parameters: Mapping[str, Any]) -> Body:
     """Change hardware settings; stops the trigger of the whole beamline for 8 to 9 s, also for no change."""
     return {
@@ -344,7 +343,7 @@ def set_detector_settings(detector_name: str, parameters: Mapping[str, Any]) -> 
     }
 
 
-@_operation("slow", "GET", None, reply.detector_status)
+@_operation("slow", "GET", None, reply.detector_status, needs="detector_name")
 def get_detector_status(detector_name: str) -> Body:
     """Return ``{state: [modules]}``.
 
@@ -375,7 +374,7 @@ def get_detector_status(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("slow", "GET", None, reply.temperatures)
+@_operation("slow", "GET", None, reply.temperatures, needs="detector_name")
 def get_detector_temperatures(detector_name: str) -> Body:
     """Return ``TEMPERATURE_ADC``, ``_FPGA`` and ``_THRESHOLDS``, each a list over modules, degC.
 
@@ -404,7 +403,7 @@ def get_detector_temperatures(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("slow", "GET", None, reply.pings)
+@_operation("slow", "GET", None, reply.pings, needs="detector_name")
 def get_detector_pings(detector_name: str) -> Body:
     """Return which modules answer on the network; works for detectors that were never configured.
 
@@ -432,7 +431,7 @@ def get_detector_pings(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("slow", "GET", None, reply.control_box)
+@_operation("slow", "GET", None, reply.control_box, needs="detector_name")
 def get_jfctrl_monitor(detector_name: str) -> Body:
     """Return ``{"name [unit]": number}`` from the power control box; few detectors have one.
 
@@ -460,7 +459,7 @@ def get_jfctrl_monitor(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("slow", "GET", None, reply.jfstats)
+@_operation("slow", "GET", None, reply.jfstats, needs="det")
 def get_jfstats(detector_name: str) -> Body:
     """Return temperatures and, where there is a control box, its values and whether data are written.
 
@@ -489,7 +488,7 @@ def get_jfstats(detector_name: str) -> Body:
     return {"det": check_detector(detector_name)}
 
 
-@_operation("slow", "POST", None, reply.nothing)
+@_operation("slow", "POST", None, reply.nothing, needs="modules detector_name")
 def power_on_modules(detector_name: str, modules: Iterable[int]) -> Body:
     """Switch chip power and high voltage (120 V) of single modules on; 1 s.
 
@@ -515,7 +514,7 @@ def power_on_modules(detector_name: str, modules: Iterable[int]) -> Body:
     return _modules(detector_name, modules)
 
 
-@_operation("slow", "POST", None, reply.nothing)
+@_operation("slow", "POST", None, reply.nothing, needs="modules detector_name")
 def power_off_modules(detector_name: str, modules: Iterable[int]) -> Body:
     """Switch chip power and high voltage of single modules off.
 
@@ -541,7 +540,7 @@ def power_off_modules(detector_name: str, modules: Iterable[int]) -> Body:
     return _modules(detector_name, modules)
 
 
-@_operation("slow", "POST", "POST", reply.copied_files)
+@_operation("slow", "POST", "POST", reply.copied_files, needs="pgroup run_number")
 def copy_user_files(pgroup: str, run_number: int, files: Iterable[str]) -> Body:
     """Copy files into ``aux/`` of a run; what is there under the same name is overwritten."""
     files = [str(file) for file in check_items(files, "files", "a list of absolute paths")]
@@ -555,7 +554,7 @@ def copy_user_files(pgroup: str, run_number: int, files: Iterable[str]) -> Body:
     return {"pgroup": check_pgroup(pgroup), "run_number": check_int(run_number, "run_number"), "files": files}
 
 
-@_operation("slow", "GET", "POST", reply.dap_settings)
+@_operation("slow", "GET", "POST", reply.dap_settings, needs="detector_name")
 def get_dap_settings(detector_name: str) -> Body:
     """Return the settings of a detector's online analysis.
 
@@ -581,7 +580,7 @@ def get_dap_settings(detector_name: str) -> Body:
     return _detector(detector_name)
 
 
-@_operation("slow", "POST", "POST", reply.changed_dap_settings)
+@_operation("slow", "POST", "POST", reply.changed_dap_settings, needs="parameters detector_name")
 def set_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> Body:
     """Merge settings into a detector's online analysis and return what changed, ``{name: (old, new)}``.
 
@@ -614,7 +613,9 @@ def set_dap_settings(detector_name: str, parameters: Mapping[str, Any]) -> Body:
     return {"detector_name": detector_name, "parameters": check_dap_settings(detector_name, parameters)}
 
 
-@_operation("slow", "POST", None, reply.nothing, False, "Uploading the same script again is harmless.")
+@_operation(
+    "slow", "POST", None, reply.nothing, False, "Uploading the same script again is harmless.", "name code"
+)
 def upload_custom_dap_script(name: str, code: str) -> Body:
     """Upload an analysis script for this beamline.
 

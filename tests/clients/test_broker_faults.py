@@ -95,6 +95,16 @@ def test_calls_when_listed_then_all_endpoints_but_close():
     assert set(OPERATIONS) - set(CALLS) == {"close_pgroup_writing"}
 
 
+@pytest.mark.parametrize("endpoint", CALLS)
+def test_call_when_made_then_its_request_has_the_keys_that_the_table_demands(
+    broker, client, pgroup, endpoint
+):
+    CALLS[endpoint](client, pgroup)
+    needs, request = OPERATIONS[endpoint].needs.split(), broker.requests(endpoint)[-1].request
+    assert needs == [key for key in needs if key in (request or {})]
+    assert bool(needs) == bool(request)
+
+
 @pytest.mark.parametrize("fault", ["drop_before", "drop_after"])
 @pytest.mark.parametrize("endpoint", CALLS)
 def test_call_when_its_reply_is_lost_then_repeated_only_where_the_contract_allows(

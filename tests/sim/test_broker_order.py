@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sfdaq_ophyd.sim import Facility
+from sfdaq_ophyd.wire.broker_operations import OPERATIONS
 
-from .broker_http import get, post
+from .broker_http import ask, get, post
 
 JF, OFF = "JF01T03V01", "JF03T01V02"
 STRANGER, DIAVOLEZZA = "10.20.30.40", "129.129.245.7"
@@ -64,6 +65,17 @@ def test_slow_call_when_all_is_missing_then_the_detector_is_asked_for_last(curre
     assert reply["message"] == f'no "{missing}" provided in the request parameters'
     reply = post(current.slow_url, endpoint, {missing: []}, address=STRANGER)
     assert reply["message"] == 'no "detector_name" provided in the request parameters'
+
+
+@pytest.mark.parametrize(
+    "operation", [one for one in OPERATIONS.values() if one.needs], ids=lambda one: one.name
+)
+def test_call_when_a_key_of_the_table_is_missing_then_refused_in_its_order(current, operation):
+    url, body = current.url if operation.service == "broker" else current.slow_url, {"x": 1}
+    for key in operation.needs.split():
+        reply = ask(operation.current, url, operation.name, body, address=STRANGER)
+        assert reply["message"] == f'no "{key}" provided in the request parameters'
+        body[key] = []
 
 
 def test_settings_when_modules_differ_in_detector_mode_then_an_error(current):

@@ -37,18 +37,17 @@ from .site import (
 NO_NAME = "no detector name in the request"
 
 
-def detector_name(site: Site, request: Any, caller: Caller, *others: str, key: str = "detector_name") -> str:
+def detector_name(site: Site, request: Any, caller: Caller, key: str = "detector_name") -> str:
     """Return the detector of a request, which must be of the caller's beamline."""
     if site.dialect == "documented" and not request.get(key):
         raise ValidationError(NO_NAME)
-    required(request, *others, key)
     check_belongs(site, caller.beamline, request[key])
     return request[key]
 
 
 def configured(site: Site, request: Any, caller: Caller, key: str = "detector_name") -> DetectorHardware:
     """Return the detector of a request, which the server must know."""
-    detector = site.hardware[detector_name(site, request, caller, key=key)]
+    detector = site.hardware[detector_name(site, request, caller, key)]
     detector.check_configured()
     return detector
 
@@ -69,7 +68,7 @@ def set_detector_settings(site: Site, request: Any, caller: Caller) -> dict[str,
     """Stop the trigger, set what differs, start it: what raises in between leaves it stopped."""
     if site.dialect == "documented":
         return _set_documented(site, request, caller)
-    name = detector_name(site, request, caller, "parameters")
+    name = detector_name(site, request, caller)
     wanted = {setting: request["parameters"].get(setting) for setting in HARDWARE_SETTINGS}
     trigger, detector = site.trigger(caller.beamline), site.hardware[name]
     trigger.stop()
@@ -164,7 +163,7 @@ def power_off_modules(site: Site, request: Any, caller: Caller) -> dict[str, Any
 
 
 def _power(site: Site, request: Any, caller: Caller, on: bool) -> dict[str, Any]:
-    detector = site.hardware[detector_name(site, request, caller, "modules")]
+    detector = site.hardware[detector_name(site, request, caller)]
     modules = request["modules"]
     for number in modules:
         if not 0 <= number < len(detector.modules):
@@ -202,8 +201,6 @@ STAMP = "%Y%m%d_%H%M%S"
 
 def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Queue a pedestal; the reply's time is a promise."""
-    if site.dialect == "current":  # the 2023 server asks for the pgroup last
-        required(request, "pgroup", "detectors")
     beamline = caller.beamline
     detectors_of(site, beamline)
     rate = request.get("rate_multiplicator", 1)
@@ -213,7 +210,7 @@ def take_pedestal(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     if not names:
         raise ValidationError('no "detectors" provided in the request parameters', "no detectors defined")
     check_belongs(site, beamline, *names)
-    required(request, "pgroup")
+    required(request, "pgroup")  # the 2023 server asks for it last
     pgroup = PGroup(site.tree, beamline, request["pgroup"])
     directory = pgroup.raw + PEDESTALS
     make_directory(site.tree, directory)
@@ -340,7 +337,7 @@ def get_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]
 def set_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Merge settings; nothing is deleted and no type checked."""
     current = site.dialect == "current"
-    name = detector_name(site, request, caller, *(["parameters"] if current else []))
+    name = detector_name(site, request, caller)
     path = dap_file(name)
     if current and not site.tree.exists(path):
         site.tree.make(DAP_CONFIG)
@@ -362,7 +359,6 @@ def set_dap_settings(site: Site, request: Any, caller: Caller) -> dict[str, Any]
 
 def upload_custom_dap_script(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Check and store a script. It is read, never run: long sleeps and endless loops count as too slow."""
-    required(request, "name", "code")
     beamline, name, code = caller.beamline, request["name"], request["code"]
     directory = posixpath.dirname(name)
     if directory:

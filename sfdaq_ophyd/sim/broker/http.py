@@ -19,7 +19,7 @@ from ...wire.broker_operations import OPERATIONS
 from ..http import STATUS, refusal
 from . import detector_calls, run_calls
 from .run_calls import PGroup
-from .site import Caller, Handler, LoggedRequest, NothingToDo, Site, Stopped, ValidationError
+from .site import Caller, Handler, LoggedRequest, NothingToDo, Site, Stopped, ValidationError, required
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +209,8 @@ class SiteServer:
             site.requests.append(LoggedRequest(name, request, address or "", reply, started), size)
 
     def _handle(self, name: str, request: Any, caller: Caller) -> dict[str, Any]:
-        if not OPERATIONS[name].has_body:
+        needs = OPERATIONS[name].needs.split()
+        if not needs:
             if request and self._site.dialect == "current":
                 raise ValidationError(
                     f"this endpoint does not accept request parameters but received {request}"
@@ -218,6 +219,8 @@ class SiteServer:
             raise ValidationError("no request parameters provided", "request parameters are empty")
         elif self._site.dialect == "documented":
             _ = caller.beamline  # a stranger is refused before the request is looked at
+        else:
+            required(request, *needs)
         reply = {"status": "ok", **HANDLERS[name](self._site, request, caller)}
         return {key: value for key, value in reply.items() if not (key == "status" and value is None)}
 

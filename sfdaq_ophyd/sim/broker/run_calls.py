@@ -367,8 +367,6 @@ def get_pvlist(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
 
 def set_pvlist(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
     """Replace the list; types are not checked."""
-    if site.dialect == "current":
-        required(request, "pv_list")
     beamline = caller.beamline
     path = _existing_config(site, beamline)
     pvs = list(dict.fromkeys(request["pv_list"] if site.dialect == "current" else request.get("pv_list", [])))
@@ -430,7 +428,6 @@ def copy_user_files(site: Site, request: Any, caller: Caller) -> dict[str, Any]:
 
 def _open_pgroup(site: Site, request: Any, caller: Caller) -> str:
     """Return the pgroup's ``raw/``; its ``run_info/`` is made where there is none."""
-    required(request, "pgroup", "run_number")
     pgroup = PGroup(site.tree, caller.beamline, request["pgroup"])
     pgroup.make_run_info()
     pgroup.check_open("already ")
