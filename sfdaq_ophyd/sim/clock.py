@@ -70,7 +70,7 @@ _LAYOUT = np.dtype(
         ("patient", "?"),
         ("followers", np.dtype([("name", "S32"), ("pid", "i8"), ("finished", "i8")]), 32),  # pid 0: free
         ("anchors", _history(2**16, steady="f8", host="f8", running="?")),
-        ("views", _history(2**14, light="?", sample="f8")),
+        ("views", _history(2**14, light="?", sample="f8", triggered="?")),
     ],
     align=True,
 )
@@ -94,10 +94,13 @@ class View(NamedTuple):
         Whether light reaches the sample: the beam is there and the shutter open.
     sample : float
         How much of the sample is in the light, 0 to 1.
+    triggered : bool
+        Whether the beamline's trigger runs: without it detectors take no frame.
     """
 
     light: bool
     sample: float
+    triggered: bool = True
 
 
 class _History:

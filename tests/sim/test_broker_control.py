@@ -217,6 +217,8 @@ def test_trigger_when_there_are_pvs_then_it_is_the_pv():
         assert pvs.read("event_code") == 254
         post(broker.slow_url, "set_detector_settings", body)
         assert pvs.read("event_code") == 255
+        stopped = facility.clock.now() + 1
+        assert not facility.clock.view(stopped).triggered and broker.trigger.missed([stopped]) == {stopped}
         pvs.write("event_code", 254)
         assert broker.trigger.running
 

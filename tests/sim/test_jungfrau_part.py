@@ -103,6 +103,24 @@ def test_acquisition_when_stopped_then_ports_end_and_the_next_one_matches_again(
         assert stream.counters["incomplete"] == incomplete
 
 
+def test_trigger_when_stopped_then_no_frames_and_the_numbers_stand(facility, part, wait_for):
+    with ModuleStream(part.endpoints) as stream:
+        queue = stream.frames()
+        last, frame = take_joined(queue, 2)
+        incomplete = stream.counters["incomplete"]
+        facility.clock.show(triggered=False)
+        try:
+            stopped = facility.clock.now()
+            wait_for(lambda: part.status()["pulse_id"] > stopped + 40, "ten frames that are not taken")
+        finally:
+            facility.clock.show(triggered=True)
+        while facility.clock.view(frame.pulse_id - 4).triggered:
+            last, frame = frame, queue.get(60)
+        assert frame.pulse_id - last.pulse_id > 32 and frame.frame_number == last.frame_number + 1
+        assert all(facility.clock.view(each.pulse_id).triggered for each in (last, frame, *take(queue, 3)))
+        assert stream.counters["incomplete"] == incomplete
+
+
 @pytest.mark.parametrize("encoding", [{"pulse_id_as_double": True}, {"json_version": 4, "old_names": True}])
 def test_encoding_when_changed_while_running_then_frames_go_on(part, encoding):
     part.configure(**encoding)

@@ -152,7 +152,9 @@ def test_fail_next_refuse_put_when_put_then_code_is_unchanged(facility, connect)
     assert code.get(use_monitor=False) == 254
     code.put(255)
     assert code.get(use_monitor=False) == 255
+    assert not facility.clock.view(facility.clock.now() + 1).triggered, "detectors see it"
     facility.pvs.write("event_code", 254)
+    assert facility.clock.view(facility.clock.now() + 1).triggered
 
 
 def test_fail_next_motor_limit_when_moved_then_the_move_fails(facility, connect):
@@ -194,11 +196,13 @@ def test_fail_next_disconnect_when_reconnected_then_the_same_pv_is_back(connect)
     with Facility(only=["pvs"]) as other:
         pulse_id = EpicsSignalRO(other.pvs["pulse_id"], name="other")
         pulse_id.wait_for_connection(timeout=60)
+        other.pvs.write("event_code", 255)
         other.pvs.fail_next("disconnect")
         with pytest.raises(ServiceUnreachable, match="not running"):
             other.pvs.read("pulse_id")
         other.pvs.reconnect()
         assert other.pvs.read("event_code") == 254
+        assert other.clock.view(other.clock.now() + 1).triggered
         pulse_id.wait_for_connection(timeout=60)
         assert pulse_id.get() > 0
         pulse_id.destroy()

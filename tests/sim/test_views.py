@@ -34,6 +34,15 @@ def test_view_when_it_changes_then_from_the_next_pulse_on_and_the_past_stays(clo
     other.close()
 
 
+def test_view_when_the_trigger_stops_then_from_the_next_pulse_on_until_it_starts(clock):
+    first = clock.now()
+    clock.show(triggered=False)
+    last = clock.step(5)
+    clock.show(triggered=True)
+    triggered = [clock.view(pulse_id).triggered for pulse_id in range(first, last + 2)]
+    assert triggered == [True, *[False] * 5, True]
+
+
 def test_view_when_it_changed_more_often_than_is_kept_then_the_oldest_known(clock):
     first = clock.now()
     for k in range(1, 2**14 + 100):

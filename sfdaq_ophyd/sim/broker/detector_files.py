@@ -285,7 +285,7 @@ class DetectorWriter:
     def _arrived(self, detector: str, pulse_ids: list[int], beamline: str) -> set[int]:
         """Return the pulses that have a good frame.
 
-        There is none in the future, none while the services had the trigger stopped, and none of a
+        There is none in the future, none while the trigger was stopped, and none of a
         detector that does not run with all its modules now.
         """
         if not self._site.hardware[detector].running:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -182,17 +181,22 @@ _STILL = 2**63 - 1
 class Trigger:
     """One beamline's trigger; its event code is kept here unless it is that of a PV.
 
+    Parameters
+    ----------
+    live : bool
+        Whether it is that of the live detectors, which the clock tells of it.
+
     Attributes
     ----------
     stuck : int
         How many of the next writes are lost.
     """
 
-    def __init__(self, delays: Delays, clock: PulseClock):
-        self._delays, self._clock = delays, clock
+    def __init__(self, delays: Delays, clock: PulseClock, live: bool):
+        self._delays, self._clock, self._live = delays, clock, live
         self._stops: deque[list[int]] = deque(maxlen=1000)  # [first pulse missed, last]
         self.stuck, self._value = 0, TRIGGER_RUNNING
-        self.use_pv(lambda: self._value, partial(setattr, self, "_value"))
+        self.use_pv(lambda: self._value, self._keep)
 
     def use_pv(self, read: Callable[[], float], write: Callable[[int], object]) -> None:
         """Read and write the event code by these from now on."""
@@ -221,9 +225,16 @@ class Trigger:
             self._stops[-1][1] = self._clock.now()
 
     def missed(self, pulse_ids: Iterable[int]) -> set[int]:
-        """Return the pulses during which the services had it stopped."""
+        """Return the pulses without trigger: as the live detectors saw it, or as the services had it."""
+        if self._live:
+            return {pulse for pulse in pulse_ids if not self._clock.view(pulse).triggered}
         stops = list(self._stops)
         return {pulse for pulse in pulse_ids if any(first <= pulse <= last for first, last in stops)}
+
+    def _keep(self, value: int) -> None:
+        self._value = value
+        if self._live:
+            self._clock.show(triggered=value == TRIGGER_RUNNING)
 
     def _set(self, value: int, action: str) -> None:
         for _ in range(2):
@@ -334,7 +345,7 @@ class Site:
 
     def trigger(self, beamline: str) -> Trigger:
         """Return a beamline's trigger."""
-        return self._triggers.setdefault(beamline, Trigger(self.delays, self.clock))
+        return self._triggers.setdefault(beamline, Trigger(self.delays, self.clock, beamline == self.home))
 
     def sends_current(self, current: dict[str, Any], documented: dict[str, Any]) -> dict[str, Any]:
         """Choose the reply of the dialect."""

@@ -268,6 +268,9 @@ class Sender:
             self._flush()
 
     def _take(self, pulse_id: int) -> None:
+        if not self._clock.view(pulse_id).triggered:
+            self.detector.miss(pulse_id)
+            return
         if not self.detector.take(pulse_id):
             return
         listening = [socket.wanted for socket in self.modules]

@@ -200,7 +200,8 @@ class DetectorModel:
     Parameters
     ----------
     start_pulse_id : int
-        Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1.
+        Frame numbers count from here: (pulse_id - start) // rate_multiplicator + 1, less those of pulses
+        without trigger.
     time_of : callable
         Time of a pulse, s: the modules' clocks go by it, also where pulses come slower than at 100 Hz.
     """
@@ -259,6 +260,12 @@ class DetectorModel:
             self._first_taken = self.frame_number
         self.lost = {module: self._lost_packets(module) for module in range(self.settings.n_modules)}
         return self.faults.take("silence") is None
+
+    def miss(self, pulse_id: int) -> None:
+        """Let a pulse without trigger go by: frame numbers count triggers, and stand."""
+        rate = self.settings.rate_multiplicator
+        if pulse_id % rate == 0:
+            self._first_pulse += rate
 
     def messages(self) -> list[PortMessage]:
         """Return what the receivers send of the frame just taken."""

@@ -213,7 +213,7 @@ class BeamlineIOC(PVGroup):
     RX-PULSEID (double)
         The machine's pulse id, +1 every 10 ms, stamped with the time of the pulse.
     SoftEvt-EvtCode-SP (long)
-        Trigger of the detectors: 254 running, 255 stopped.
+        Trigger of the detectors: 254 running, 255 stopped; without it they take no frame.
     SHUTTER (enum)
         Closed or Open; a put completes when the shutter has travelled.
     M1, M2 (motor)
@@ -262,7 +262,7 @@ class BeamlineIOC(PVGroup):
             await item.place(float(value))
         elif role in ("event_code", "shutter", "beam_rate"):
             await item.write(value, verify_value=False)
-            self._clock.light = self.shutter.value == "Open" and self.beam_rate.value > 0
+            self._show()
         else:
             raise ValueError(f"{role} is what the beam gives; it cannot be written")
 
@@ -271,6 +271,7 @@ class BeamlineIOC(PVGroup):
         await self.motor.prepare()
         await self.motor2.prepare()
         self.motor.on_place(self.motor.dial)
+        self._show()  # an IOC that rebooted has forgotten what was closed or stopped
         await self.pulse_id.write(float(self._clock.now()))
         await self._shine()
 
@@ -291,6 +292,7 @@ class BeamlineIOC(PVGroup):
     async def _put_event_code(self, instance, value):
         """Take the code, unless told to refuse."""
         self._check_refused("event_code")
+        self._clock.show(triggered=value == TRIGGER_RUNNING)
 
     async def _put_shutter(self, instance, value):
         """Travel, unless told to refuse."""
@@ -314,6 +316,10 @@ class BeamlineIOC(PVGroup):
         if role in self.refuse:
             self.refuse.discard(role)
             raise RuntimeError(f"{role}: put refused on request")
+
+    def _show(self) -> None:
+        light = self.shutter.value == "Open" and self.beam_rate.value > 0
+        self._clock.show(light=light, triggered=self.event_code.value == TRIGGER_RUNNING)
 
     async def _shine(self) -> None:
         pulse_energy = 500 * self._random.gauss(1, 0.05) if self.beam_rate.value > 0 else 0.0

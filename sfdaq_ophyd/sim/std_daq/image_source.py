@@ -59,8 +59,8 @@ class ImageSource:
     """Images of a detector, one after the other.
 
     Image ids are frame numbers: with the clock ``(pulse_id - start_pulse_id) // rate_multiplicator + 1``, so
-    that they agree with the live stream of the same detector. A patient clock waits for the images, and for a
-    writer that is behind.
+    that they agree with the live stream of the same detector. Pulses without trigger have no image, and
+    do not count. A patient clock waits for the images, and for a writer that is behind.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class ImageSource:
         self._acquisition = self._n_in_acquisition = 0
         self._quiet_until = 0.0
         self._flood: threading.Thread | None = None
-        self._next_id = 1
+        self._next_id, self._untriggered = 1, 0
         self.n_images = 0
         self._thread = threading.Thread(target=self._run, name="std-daq images", daemon=True)
         self._thread.start()
@@ -152,7 +152,10 @@ class ImageSource:
                 behind = (clock.now() - pulse_id) // every
                 if behind > 100 and not clock.patient:  # a clock stepped far ahead, not a late thread
                     pulse_id += behind * every
-                yield Image((pulse_id - self._start) // every + 1, pulse_id)
+                if not clock.view(pulse_id).triggered:
+                    self._untriggered += 1
+                    continue
+                yield Image((pulse_id - self._start) // every + 1 - self._untriggered, pulse_id)
                 while clock.patient and self._driver().behind and not self._wake.is_set():
                     self._closing.wait(LOOK)
 

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,6 +17,8 @@ import uvicorn
 
 from sfdaq_ophyd.errors import ServiceTimeout, ServiceUnreachable
 from sfdaq_ophyd.sim.clock import PulseClock
+from sfdaq_ophyd.sim.faults import Faults
+from sfdaq_ophyd.sim.std_daq.image_source import Image, ImageSource
 from sfdaq_ophyd.sim.std_daq.server import DaqServer
 from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
 
@@ -127,6 +130,27 @@ def test_log_when_redis_is_away_for_long_then_it_ends_until_the_service_restarts
         service.stop()
         start(server, tmp_path / "z.h5")
         wait_for(lambda: len(service.logs(5)) == 1, "log entry")
+
+
+def test_images_when_the_trigger_stops_then_none_come_and_their_ids_stand(wait_for):
+    clock, images = PulseClock(), []
+    clock.pause()
+    driver = SimpleNamespace(accepting=0, overrun=None, behind=False, image=images.append)
+    source = ImageSource(clock, clock.now() + 1, 1, lambda: driver, Faults({}))
+    try:
+        source.follow_clock()
+        wait_for(lambda: clock.step() and images, "it follows the clock")
+        last = clock.now()
+        clock.show(triggered=False)
+        clock.step(5)
+        clock.show(triggered=True)
+        clock.step(2)
+        wait_for(lambda: images[-1].pulse_id == last + 7, "images with the trigger on")
+        pulse_ids = [*range(images[0].pulse_id, last + 1), last + 6, last + 7]
+        assert images == [Image(n, pulse) for n, pulse in enumerate(pulse_ids, images[0].image_id)]
+    finally:
+        source.close()
+        clock.close()
 
 
 def test_images_when_the_writer_is_slow_then_a_patient_clock_waits_and_none_is_lost(
