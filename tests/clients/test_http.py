@@ -272,8 +272,8 @@ def test_request_when_its_process_was_suspended_longer_than_the_limit_then_the_r
 def test_request_when_a_call_that_must_not_be_repeated_times_out_then_it_was_sent_once(serve):
     hang = threading.Event()
     server = serve(hang, OK)
-    service = HttpClient(server.url, name="svc", timeout=0.5)
-    with pytest.raises(UnknownOutcome, match="none within 0.5 s"):
+    service = HttpClient(server.url, name="svc", timeout=2.0)
+    with pytest.raises(UnknownOutcome, match="none within 2 s"):
         service.request("POST", "/x", payload={}, attempts=3, backoff=0.0)
     hang.set()
     assert service.request("GET", "/after", idempotent=True, timeout=60).code == 200

@@ -221,7 +221,7 @@ def test_next_image_when_the_body_is_wrong_then_wire_error_and_the_next_one_is_r
 
 
 def test_next_image_when_the_server_hangs_then_timeout_in_time(part):
-    client = SimplonClient(part.url, "1.8.0", timeout=0.3)
+    client = SimplonClient(part.url, "1.8.0", timeout=2.0)
     part.fail_next("hang", path="images/next")
     with pytest.raises(ServiceTimeout, match="images/next"):
         client.next_image(0.1)
