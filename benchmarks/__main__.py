@@ -12,6 +12,7 @@ With ``--repeat`` all of that is done again and again, and a row is met if it wa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -35,10 +36,9 @@ def areas() -> list[str]:
     return sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
 
 
-def measure(area: str) -> list[dict]:
-    """Run one area; a benchmark that fails is a result that is not met."""
+def measure(area: str, results: list[dict]) -> None:
+    """Run one area and append its rows; a benchmark that fails is a result that is not met."""
     module = importlib.import_module(f"benchmarks.bench_{area}")
-    results = []
     for function in module.BENCHMARKS:
         print(f"{area}: {function.__name__} ...", flush=True)
         try:
@@ -49,7 +49,6 @@ def measure(area: str) -> list[dict]:
         for result in measured if isinstance(measured, list) else [measured]:
             met = result["met"] if isinstance(result["met"], str) else "yes" if result["met"] else "no"
             results.append({key: result.get(key) for key in KEYS} | {"met": met})
-    return results
 
 
 def in_all(runs: list[list[dict]]) -> list[dict]:
@@ -100,20 +99,29 @@ def main(words: list[str]) -> int:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(areas())}")
     if options.repeat < 1 or options.load < 0:
         parser.error("--repeat is 1 or more, --load 0 or more")
-    with busy.spinning(options.load):
-        runs = [
-            [result for area in options.area or areas() for result in measure(area)]
-            for _ in range(options.repeat)
-        ]
-    results = [result | {"load": options.load} for result in in_all(runs)]
+    runs: list[list[dict]] = []
+    with busy.spinning(options.load), contextlib.suppress(KeyboardInterrupt):
+        for _ in range(options.repeat):
+            runs.append([])
+            for area in options.area or areas():
+                measure(area, runs[-1])
+        runs.append([])
+    whole = len(runs) > options.repeat
+    if not whole and len(runs) > 1:
+        runs.pop()  # the areas that it lacks would count as missed
+    results = [result | {"load": options.load} for result in in_all([run for run in runs if run])]
     path = HERE / "results.json"
     measured = {(result["name"], result["load"]) for result in results}
     earlier = json.loads(path.read_text()) if (options.area or options.load) and path.exists() else []
     kept = [result for result in earlier if (result["name"], result.get("load", 0)) not in measured]
     path.write_text(json.dumps(kept + results, indent=2, default=float) + "\n")
     show(results)
+    if not whole:
+        print("stopped before the end", flush=True)
+        return 130
     return 1 if any(result["met"] == "no" for result in results) else 0
 
 
 if __name__ == "__main__":
+    busy.heed_signals()
     sys.exit(main(sys.argv[1:]))

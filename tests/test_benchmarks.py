@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -131,3 +134,54 @@ def test_long_scan_when_it_is_told_to_go_on_then_it_takes_so_many_points_and_sta
     scan.finish()
     with pytest.raises(RuntimeError, match="has ended"):
         scan.go_on(1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_busy_when_it_is_stopped_in_the_background_then_jobs_end_and_what_was_measured_is_shown(
+    number, tmp_path
+):
+    code = (
+        "import signal, sys, time; from pathlib import Path; from benchmarks import busy\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background\n"
+        "busy.spinning = lambda n: __import__('contextlib').nullcontext()\n"
+        "before = busy.subprocess.Popen\n"
+        "def job(command, **options):\n"
+        "    words = 'print(0)' if command[-1] == 'demo' else 'import time; time.sleep(600)'\n"
+        "    child = before([sys.executable, '-c', words], **options)\n"
+        "    print('JOB', child.pid, flush=True)\n"
+        "    return child\n"
+        "busy.subprocess.Popen = job\n"
+        "sys.exit(busy.main(['--only', 'demo', 'fly', '--repeat', '1', '--load', '2']))\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(busy.ROOT), "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as child:
+        try:
+            jobs = [line for line in (child.stdout.readline() for _ in range(3)) if line.startswith("JOB")]
+            assert len(jobs) == 2
+            child.send_signal(number)
+            said, _ = child.communicate(timeout=120)
+        finally:
+            child.kill()
+    assert child.returncode == 130
+    assert "1 of 1" in said and "fly" not in said and said.endswith("stopped before the end\n")
+    for line in jobs:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(line.split()[1]), 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_benchmarks_when_they_are_stopped_then_what_was_measured_is_kept(measured, monkeypatch, capsys):
+    rows = iter([{"ratio": 0.9, "met": True}])
+
+    def benchmark():
+        for row in rows:
+            return {"name": "row", "bar": "<= 1", "baseline": "b", "note": "n"} | row
+        raise KeyboardInterrupt
+
+    measured([{"ratio": 0.5, "met": True}])
+    monkeypatch.setattr(sys.modules["benchmarks.bench_fake"], "BENCHMARKS", [benchmark, benchmark])
+    assert command.main(["fake", "--repeat", "3"]) == 130
+    (row,) = json.loads((command.HERE / "results.json").read_text())
+    assert row["ratio"] == 0.9
+    assert "stopped before the end" in capsys.readouterr().out
