@@ -4,6 +4,9 @@
 message to when the last frame is done. WAY is bare (a pyzmq loop that drops messages), plain (one that writes
 them into a plain file), store (ours, into a frame file), decode (ours, decompressed), or libertem
 (libertem-dectris, decompressed; it reads version 1). What is written is on the disk itself then.
+
+``python -m benchmarks.eiger_receivers flown ENDPOINT FOLDER URL N_FRAMES HZ`` has a detector make a series at
+its own pace, writes what comes into a plain file, and prints the share of the frames that came.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
+from benchmarks.bench_simulators import putter
 from sfdaq_ophyd.clients import EigerStream
 from sfdaq_ophyd.clients.eiger_stream import EigerFrame, Series
 from sfdaq_ophyd.files.frame_file import FrameFile
@@ -41,6 +45,36 @@ def bare(endpoint: str, folder: str = "") -> float:
         if folder:
             os.fsync(file.fileno())
         return n_frames / (time.perf_counter() - begun)
+
+
+def flown(endpoint: str, folder: str, url: str, n_frames: str, rate: str) -> float:
+    n, n_asked, frame_time = 0, int(n_frames), 1 / float(rate)
+    put = putter(url)
+    put("stream/api/1.8.0/config/format", "cbor")
+    put("stream/api/1.8.0/config/mode", "enabled")
+    put("detector/api/1.8.0/config/nimages", n_asked)
+    put("detector/api/1.8.0/config/count_time", 0.9 * frame_time)
+    put("detector/api/1.8.0/config/frame_time", frame_time)
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.PULL) as socket,
+        tempfile.TemporaryFile(dir=folder, buffering=0) as file,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        socket.connect(endpoint)
+        put("detector/api/1.8.0/command/arm")
+        while not socket.poll(100):  # its start came before it was connected
+            put("detector/api/1.8.0/command/arm")
+        done = pool.submit(put, "detector/api/1.8.0/command/trigger")
+        while n < n_asked and (socket.poll(500) or not done.done()):
+            while n < n_asked and socket.poll(0):
+                message = socket.recv(copy=False)
+                if len(message) > 10_000:  # not a start, nor an end
+                    n += 1
+                    file.write(message.buffer)
+        done.result()
+        os.fsync(file.fileno())
+    return n / n_asked
 
 
 class Ours:
@@ -129,6 +163,5 @@ def libertem(endpoint: str) -> float:
 
 if __name__ == "__main__":
     way, *arguments = sys.argv[1:]
-    print(
-        {"bare": bare, "plain": bare, "store": store, "decode": decode, "libertem": libertem}[way](*arguments)
-    )
+    ways = {"bare": bare, "plain": bare, "flown": flown, "store": store, "decode": decode}
+    print((ways | {"libertem": libertem})[way](*arguments))
