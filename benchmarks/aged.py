@@ -13,14 +13,15 @@ class LongScan:
     """A scan in a thread of its own that goes on by so many points as it is told.
 
     Between two calls it stands still in the callback of an event. ``steps`` has two figures of each point,
-    counted from the one before: s of the clock, and of this process on a CPU.
+    counted from the one before: s of the clock, and of this process on a CPU. An `engine` that is given has
+    its subscribers.
     """
 
-    def __init__(self, plan):
+    def __init__(self, plan, engine: RunEngine | None = None):
         self.steps: list[np.ndarray] = []
         self._before = np.zeros(2)
         self._go, self._stands, self._left = threading.Semaphore(0), threading.Semaphore(0), 0
-        self._engine = RunEngine(context_managers=[])
+        self._engine = engine or RunEngine(context_managers=[])
         self._engine.subscribe(self._point, "event")
         self._thread = threading.Thread(target=self._run, args=[plan], daemon=True)
         self._thread.start()
