@@ -157,6 +157,13 @@ def test_fail_next_refuse_put_when_put_then_code_is_unchanged(facility, connect)
     assert facility.clock.view(facility.clock.now() + 1).triggered
 
 
+def test_beam_rate_when_a_client_puts_0_then_the_light_goes_until_it_is_back(facility, connect):
+    rate = connect(EpicsSignal, "beam_rate")
+    for value, light in ((0.0, False), (100.0, True)):
+        rate.put(value, wait=True, timeout=60)
+        assert facility.clock.light == light
+
+
 def test_fail_next_motor_limit_when_moved_then_the_move_fails(facility, connect):
     motor = connect(EpicsMotor, "motor")
     facility.pvs.fail_next("motor_limit")

@@ -303,6 +303,10 @@ class BeamlineIOC(PVGroup):
         self._clock.light = state == "Open" and self.beam_rate.value > 0
         return state
 
+    async def _put_beam_rate(self, instance, value):
+        """Lose the beam, or get it back."""
+        self._clock.light = self.shutter.value == "Open" and value > 0
+
     async def _measure(self, instance, async_lib):
         """Measure the beam."""
         await self._shine()
@@ -310,6 +314,7 @@ class BeamlineIOC(PVGroup):
     pulse_id.startup(_publish_pulse_ids)
     event_code.putter(_put_event_code)
     shutter.putter(_put_shutter)
+    beam_rate.putter(_put_beam_rate)
     beam_intensity.scan(period=0.1)(_measure)
 
     def _check_refused(self, role: str) -> None:
