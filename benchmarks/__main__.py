@@ -30,6 +30,21 @@ KEYS = ("name", "ratio", "bar", "limit", "met", "load", "baseline", "note")
 MET = ("yes", "at its limit", "no")
 """From the best to the worst."""
 
+COLUMNS = """\
+Measure, print a table and write benchmarks/results.json. What a row means:
+
+  name      what is measured; the docstring of its function in benchmarks/bench_<area>.py says how
+  ratio     the figure over that of the baseline: the median, where there are several
+  bar       what the ratio should be, at most (<=) or at least (>=)
+  limit     the ratio that this machine allows, measured in turns with it; the note or the docstring says how
+  met       yes; no; or at its limit: it misses the bar, and is within a tenth of its limit
+  load      number of processes that spun beside
+  baseline  what is compared with, measured in turns with it, or a figure that is given
+  note      the spread first (the middle half of the ratios), then the figures themselves
+
+Exit code 1 if a row is not met, 130 after Ctrl-C or SIGTERM: the table has what was measured until then.
+"""
+
 
 def areas() -> list[str]:
     """Name every area there is."""
@@ -88,7 +103,10 @@ def main(words: list[str]) -> int:
     if words[:1] == ["busy"]:
         return busy.main(words[1:])
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", epilog="python -m benchmarks busy --help: whether scans end well"
+        prog="python -m benchmarks",
+        description=COLUMNS,
+        epilog="python -m benchmarks busy --help: whether scans end well",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("area", nargs="*", help=f"of {', '.join(areas())}; default all")
     parser.add_argument("--repeat", type=int, default=1, help="how often; a row is met if it is each time")

@@ -185,3 +185,10 @@ def test_benchmarks_when_they_are_stopped_then_what_was_measured_is_kept(measure
     (row,) = json.loads((command.HERE / "results.json").read_text())
     assert row["ratio"] == 0.9
     assert "stopped before the end" in capsys.readouterr().out
+
+
+def test_benchmarks_help_when_it_is_read_then_every_column_is_explained(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    begun = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert begun >= set(command.KEYS)
