@@ -290,7 +290,7 @@ class _Viewer:
                 same = before is not None and (before[0], before[1].view) == (frame, wishes.view)
                 async with self._drawing:
                     message: str | bytes = await run_in_threadpool(
-                        frame_message, frame, source.frame_age(), wishes, with_picture=not same
+                        frame_message, frame, source.frame_age(frame), wishes, with_picture=not same
                     )
             except RequestError as exc:  # limits the wrong way round; a frame smaller than the part wished
                 message = json.dumps({"refused": str(exc), "detector": name})

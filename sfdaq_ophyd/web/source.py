@@ -185,13 +185,20 @@ class DetectorSource(Source):
     def n_lost(self, counters: Mapping[str, int]) -> int | None:
         """Return how many frames were lost, whole or in part, since the page looks; None if not known."""
 
-    def frame_age(self) -> dict[str, float | None]:
-        """Return the age of the newest frame, s, and from which on it is old.
+    def frame_age(self, frame: LiveFrame | None = None) -> dict[str, float | None]:
+        """Return the age of a frame, s, and from which on it is old.
 
         None if the frame was there before the page looked. A frame is old when the next one is overdue, by
         the time between the last two.
+
+        Parameters
+        ----------
+        frame : LiveFrame, optional
+            One taken from this detector; the newest one if not given.
         """
-        frame = self.frame
+        return self._age_of(self.frame if frame is None else frame)
+
+    def _age_of(self, frame: LiveFrame | None) -> dict[str, float | None]:
         arrived = None if frame is None else frame.arrived
         age = None if arrived is None else round(time.monotonic() - arrived, 2)
         period = min(max(self.period, 1.5 * self._frame_period), LONGEST_FRAME_PERIOD)
@@ -201,7 +208,7 @@ class DetectorSource(Source):
         """Return the frame's facts beside the rest."""
         frame = self.frame
         facts = frame.facts if frame else None
-        about = {"n_taken": self.n_taken, "frame": facts, "frame_age": self.frame_age()}
+        about = {"n_taken": self.n_taken, "frame": facts, "frame_age": self._age_of(frame)}
         return {**super().state(), **about, "loss_name": self.loss_name}
 
 

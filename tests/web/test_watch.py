@@ -1,5 +1,6 @@
 """What the page asks of detectors and services: little, and nothing while nobody watches."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -16,8 +17,10 @@ from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.limits import Limit
 from sfdaq_ophyd.session.config import SfdaqConfig
 from sfdaq_ophyd.web import Watch, config_of, picture
+from sfdaq_ophyd.web.app import _Viewer
 from sfdaq_ophyd.web.eiger import EigerSource
 from sfdaq_ophyd.web.jungfrau import JungfrauSource
+from sfdaq_ophyd.web.live_frame import LiveFrame
 from sfdaq_ophyd.web.source import Rate, Source
 from sfdaq_ophyd.web.sources import watch_of
 
@@ -288,6 +291,56 @@ def test_watch_when_stopped_twice_or_started_again_then_well(wait_for):
             wait_for(lambda: source.n_looks, "a look")
         watch.stop()
         watch.stop()
+
+
+class Replaced(LiveFrame):
+    """A frame after which the next one comes as soon as the page reads its facts."""
+
+    @property
+    def facts(self):
+        self.results["next"]()
+        return {"number": self.number}
+
+
+def live_frame(number, arrived, kind=LiveFrame, **options):
+    good = np.zeros((4, 5), bool)
+    return kind(number, np.ones((4, 5), "u2"), good, good, "counts", f"1_{number}", arrived=arrived, **options)
+
+
+def test_state_when_the_next_frame_comes_meanwhile_then_the_age_is_that_of_the_frame_it_tells_of():
+    source = EigerSource("eiger", "http://127.0.0.1:1")
+
+    def come():
+        source.frame = live_frame(2, time.monotonic())
+
+    source.frame = live_frame(1, time.monotonic() - 100, Replaced, results={"next": come})
+    state = source.state()
+    assert state["frame"]["number"] == 1 and state["frame_age"]["age"] >= 100
+    assert source.frame_age()["age"] < 100  # of the newest
+
+
+def test_viewer_when_the_next_frame_comes_before_its_picture_is_drawn_then_the_age_is_the_drawn_one_s():
+    source = EigerSource("eiger", "http://127.0.0.1:1")
+    source.frame = live_frame(1, time.monotonic() - 100)
+    sent = []
+
+    class Socket:
+        async def send_bytes(self, message):
+            sent.append(json.loads(message[4 : 4 + int.from_bytes(message[:4], "big")]))
+
+    async def view():
+        drawing = asyncio.Semaphore(0)
+        viewer = _Viewer(Watch([source]), Socket(), drawing)
+        viewer._wishes["eiger"] = picture.Wishes(detector="eiger")
+        sending = asyncio.ensure_future(viewer._send_frames())
+        await asyncio.sleep(0)  # it waits for its turn to draw
+        assert drawing.locked() and "eiger" in viewer._sent
+        source.frame = live_frame(2, time.monotonic())
+        drawing.release()
+        await sending
+
+    asyncio.run(view())
+    assert [head["facts"]["number"] for head in sent] == [1] and sent[0]["frame_age"]["age"] >= 100
 
 
 def test_rate_when_counted_over_a_second_then_per_second_and_anew_after_a_reset():
