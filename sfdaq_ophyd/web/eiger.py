@@ -68,6 +68,8 @@ class EigerSource(DetectorSource):
     def _take(self) -> tuple[LiveFrame | None, dict[str, Any]]:
         now = time.monotonic()
         if now >= self._state_due:
+            if self._state not in RUNNING:  # it may have been configured since the last look
+                self._settings_due = now
             self._state = self._client.state()
             self._state_due = now + STATE_PERIOD
             rate = self._rate.value if self._state in RUNNING and not self._is_overdue() else None
@@ -89,7 +91,10 @@ class EigerSource(DetectorSource):
         ids = (found.series_id, found.image_id, found.time_ns)
         if self._is_known(found):
             return None, self._about
-        if self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
+        if not known:  # nobody knows what the detector was set to when it took this
+            self._cutoff = self._mask = self._geometry = None
+            self._settings_due = now
+        elif self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
             self._read_settings()
             self._settings_due = now + 10
         if self._ids is None or ids[0] != self._ids[0] or not known:

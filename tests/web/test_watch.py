@@ -13,9 +13,11 @@ import pytest
 import requests
 from websockets.sync.client import connect
 
+from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.errors import RequestError
 from sfdaq_ophyd.limits import Limit
 from sfdaq_ophyd.session.config import SfdaqConfig
+from sfdaq_ophyd.sim import Facility
 from sfdaq_ophyd.web import Watch, config_of, picture
 from sfdaq_ophyd.web.app import _Viewer
 from sfdaq_ophyd.web.eiger import EigerSource
@@ -252,6 +254,51 @@ def test_eiger_when_its_image_came_during_an_outage_then_no_age_is_made_up(
     source.rest()
 
 
+@pytest.mark.parametrize("version", ["1.8.0", "1.6.0"])
+def test_eiger_when_it_is_set_anew_then_each_image_has_the_numbers_of_its_own_series_or_none(
+    version, tmp_path
+):
+    options = {"eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_api_version": version}
+    with contextlib.ExitStack() as stack:
+        facility = stack.enter_context(Facility(only=["eiger"], directory=tmp_path, **options))
+        client = stack.enter_context(contextlib.closing(SimplonClient(facility.eiger.url, version)))
+        client.initialize()
+        client.put("monitor", "mode", "enabled")
+        settings = {"count_time": 0.004, "frame_time": 0.005, "detector_distance": 0.1, "ntrigger": 2}
+        for name, value in settings.items():
+            client.put("detector", name, value)
+        source = EigerSource("eiger", facility.eiger.url, version, period=0.01)
+        stack.callback(source.rest)
+
+        def set_centre(x):
+            client.put("detector", "beam_center_x", x)
+
+        def shown_centre(is_new=True):
+            source._state_due = source._image_due = 0.0
+            before = source.n_taken
+            source.look()
+            assert source.n_taken == before + is_new
+            return source.frame.geometry and source.frame.geometry.centre[0]
+
+        set_centre(1)
+        client.arm()
+        client.trigger(10.0)
+        client.abort()
+        set_centre(2)
+        assert shown_centre() is None  # it was there before the page looked
+        client.arm()
+        client.trigger(10.0)
+        assert shown_centre() == 2
+        client.trigger(10.0)  # the last one of its series
+        set_centre(3)
+        assert (source._client.state(), shown_centre()) == ("idle", 2)
+        assert shown_centre(is_new=False) == 2
+        client.arm()
+        client.trigger(10.0)
+        assert shown_centre() == 3
+        client.abort()
+
+
 def _no_answer(*args, **kwargs):
     raise ConnectionError("no answer")
 
@@ -304,7 +351,9 @@ class Replaced(LiveFrame):
 
 def live_frame(number, arrived, kind=LiveFrame, **options):
     good = np.zeros((4, 5), bool)
-    return kind(number, np.ones((4, 5), "u2"), good, good, "counts", f"1_{number}", arrived=arrived, **options)
+    return kind(
+        number, np.ones((4, 5), "u2"), good, good, "counts", f"1_{number}", arrived=arrived, **options
+    )
 
 
 def test_state_when_the_next_frame_comes_meanwhile_then_the_age_is_that_of_the_frame_it_tells_of():
