@@ -266,7 +266,7 @@ class PulseClock:
     def pause(self) -> int:
         """Stop counting; return the pulse id the clock now stands at."""
         with self._writing():
-            pulse_id = self.now()
+            pulse_id = self._hold() if self.running else self.now()
             self._anchors.add(pulse_id, _steady_time(), self.time_of(pulse_id), False)
         return pulse_id
 
@@ -284,8 +284,7 @@ class PulseClock:
         with self._writing():
             pulse_id, _, _, running = self._anchors.newest()
             if not running:
-                if self.patient:
-                    self._memory["ceiling"] = pulse_id + LEAD
+                self._memory["ceiling"] = pulse_id + LEAD if self.patient else _NO_CEILING
                 self._anchors.add(pulse_id, _steady_time(), time.time(), True)
 
     def wait_for(self, pulse_id: int, timeout: float, stop: threading.Event | None = None) -> bool:
@@ -405,6 +404,15 @@ class PulseClock:
         if counted > now < ceiling:  # it stood, and the next pulse is now
             self._anchors.add(now + 1, steady, host, True)
         self._memory["ceiling"] = ceiling
+
+    def _hold(self) -> int:
+        """Return a pulse id beyond which nobody has counted, or will; others count on until they see it."""
+        limit = int(self._memory["ceiling"][0])
+        while True:
+            last = min(self._count(_steady_time())[0] + 1, limit)
+            self._memory["ceiling"] = last
+            if last == limit or self._count(_steady_time())[0] <= last:
+                return last
 
     # ---- the memory -----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sfdaq_ophyd.sim import clock as clock_module
 from sfdaq_ophyd.sim.clock import LEAD, PULSE_PERIOD, PulseClock
 
 
@@ -30,6 +31,23 @@ def test_pause_when_paused_then_stands_and_steps_exactly(clock):
     stood = clock.pause()
     assert not clock.running and clock.now() == stood
     assert clock.step(3) == clock.now() == stood + 3
+
+
+def test_pause_when_this_process_is_held_up_in_it_then_nobody_has_counted_further(clock, monkeypatch):
+    steady, seen = clock_module._steady_time, []
+
+    def late():
+        """The others' clocks go on while this one has no CPU: 50 ms before each of its first looks."""
+        now = steady() + 0.05 * min(len(seen), 3)
+        seen.append(clock._count(now)[1])
+        return now
+
+    monkeypatch.setattr(clock_module, "_steady_time", late)
+    stood = clock.pause()
+    assert len(seen) > 1 and clock.now() == stood >= max(seen)
+    assert stood <= max(seen) + 1
+    clock.resume()
+    assert clock.now() >= stood
 
 
 def test_resume_when_paused_then_counts_on_without_a_jump(clock, wait_for):

@@ -81,6 +81,7 @@ class DaqFile:
         uncut = files[0].layout.compound and write.n_images == 1
         self._name_it(joined=grows or len(files) > 1 or uncut)
         self.ring, self.n_handed, self.overrun = ring, 0, False
+        self._n_at_lag = 0  # images written when the largest lag was seen
 
     def _name_it(self, *, joined: bool) -> None:
         """Say which file the documents name: one of ours, or that of the DAQ."""
@@ -140,11 +141,16 @@ class DaqFile:
         return is_cut(self._paths[0], self._files[0].layout)
 
     def look_at_ring(self, writing: Writing, on_lag: Callable[[float], None]) -> RingOverrun | None:
-        """Tell `on_lag` that the writer is further behind; return, once, what to say if that is too far."""
+        """Tell `on_lag` that the writer is further behind; return, once, what to say if that is too far.
+
+        Of a writer that writes nothing more, its own limit tells: it may be dead.
+        """
         before, lag = self.ring.lag, self.ring.look(writing)
         if lag > before:
+            self._n_at_lag = writing.n_completed
             on_lag(lag)
-        if lag < RING_SLOTS or self.overrun:
+        stands = writing.stop_time is None and writing.n_completed == self._n_at_lag
+        if lag < RING_SLOTS or self.overrun or stands:
             return None
         self.overrun = True
         return RingOverrun(

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices import StdDaqWriter
+from sfdaq_ophyd.devices.std_daq_writer._control import RingOverrun
+from sfdaq_ophyd.devices.std_daq_writer._daq_file import DaqFile
 from sfdaq_ophyd.devices.std_daq_writer._rates import RingLag, StreamedStats
 from sfdaq_ophyd.plans import fly
 
@@ -91,6 +93,34 @@ def test_fly_scan_when_the_ring_was_overrun_then_it_fails(daq, writer):
     documents, error = run(fly([writer], N, period=0.05))
     assert "images or more behind the detector, of a ring of 100" in str(error)
     assert len(events_of(documents)) < N
+
+
+def test_overrun_when_the_writer_stands_then_told_once_it_writes_on_or_has_ended():
+    """Of a writer that is dead the limit for images without an answer tells, not the ring."""
+    lags = []
+    file = DaqFile.__new__(DaqFile)
+    file._name, file.write, file.overrun, file._n_at_lag = (
+        "w",
+        SimpleNamespace(n_images=1000, output_file="f"),
+        False,
+        0,
+    )
+    file.ring = SimpleNamespace(lag=0.0, look=lambda writing: file.ring.lag)
+
+    def look(n_completed, lag, stop_time=None):
+        before, file.ring.look = file.ring.lag, lambda writing: vars(file.ring).update(lag=lag) or lag
+        assert before <= lag
+        return file.look_at_ring(SimpleNamespace(n_completed=n_completed, stop_time=stop_time), lags.append)
+
+    assert look(3, 80.0) is None
+    assert look(3, 180.0) is None and look(3, 180.0) is None and look(3, 280.0) is None
+    assert lags == [80.0, 180.0, 280.0] and not file.overrun
+    told = look(4, 280.0)
+    assert isinstance(told, RingOverrun) and "280 images or more behind" in str(told)
+    assert look(5, 380.0) is None, "once"
+    file.overrun = False
+    assert look(5, 380.0) is None
+    assert isinstance(look(5, 380.0, stop_time=1.0), RingOverrun)
 
 
 # ---- what the stats tell ------------------------------------------------------------------------------
