@@ -122,12 +122,13 @@ def _make(name: str, block: SuspenderConfig, signal: Any) -> _LeavesTheStartToUs
     if signal is None or not hasattr(signal, "pvname"):
         raise ConfigError(f"suspenders.{name}.device: {block.device!r}: expected a Signal or ReadOnly device")
     options = {"sleep": block.sleep, "tripped_message": block.message or f"{name} ({signal.pvname})"}
+    # with a subscription, ophyd's read() tells a value with the time of another: the device has none from us
+    own = EpicsSignalRO(signal.pvname, name=signal.name)
     if block.unless is not None:
-        own = EpicsSignalRO(signal.pvname, name=signal.name)
         return SuspendUnless(own, block.unless, **options)
     if block.below is not None:
-        return SuspendBelow(signal, block.below, resume_thresh=block.resume, **options)
-    return SuspendAbove(signal, block.above, resume_thresh=block.resume, **options)
+        return SuspendBelow(own, block.below, resume_thresh=block.resume, **options)
+    return SuspendAbove(own, block.above, resume_thresh=block.resume, **options)
 
 
 def look_now(plan, suspenders: Mapping[str, _LeavesTheStartToUs], run_engine: RunEngine):

@@ -8,9 +8,10 @@ import bluesky.plan_stubs as bps
 import pytest
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
-from ophyd import Signal
+from ophyd import EpicsSignalRO, Signal
 
-from sfdaq_ophyd.session.suspenders import SuspendUnless, _without, look_now
+from sfdaq_ophyd.session.config import SuspenderConfig
+from sfdaq_ophyd.session.suspenders import SuspendUnless, _without, look_now, make_suspenders
 
 
 class Shutter:
@@ -152,3 +153,17 @@ def test_suspender_when_a_user_has_removed_it_then_it_stays_removed(closed):
     closed.RE(closed.free("pedestal"))
     closed.RE(closed.plan("scan"))
     assert closed.said == [("pedestal", "Closed"), ("scan", "Closed")] and not closed.RE.suspenders
+
+
+@pytest.mark.parametrize("condition", [{"below": 10}, {"above": 10}, {"unless": "Open"}])
+def test_suspender_when_installed_then_the_user_s_device_has_no_subscription(condition):
+    """With one, ophyd tells the value of one event with the time of another."""
+    device, engine = EpicsSignalRO("NO:SUCH-PV", name="beam"), RunEngine()
+    blocks = {"beam": SuspenderConfig(device="beam", **condition)}
+    made = make_suspenders(blocks, {"beam": device})["beam"]
+    engine.install_suspender(made)
+    assert made._sig.pvname == device.pvname and made._sig._monitors["NO:SUCH-PV"] is not None
+    assert device._monitors["NO:SUCH-PV"] is None
+    engine.clear_suspenders()
+    made._sig.destroy()
+    device.destroy()
