@@ -61,6 +61,10 @@ class _LeavesTheStartToUs(SuspenderBase):
         """Name nothing to wait for."""
         return [], ""
 
+    def verdict(self, value: Any) -> tuple[bool, bool]:
+        """Return whether `value` would suspend, and whether it would resume."""
+        return bool(self._should_suspend(value)), bool(self._should_resume(value))
+
     def held_by(self) -> tuple[list[Callable], str]:
         """Return what to wait for, and why."""
         return super().get_futures()
@@ -146,7 +150,11 @@ def look_now(plan, suspenders: Mapping[str, _LeavesTheStartToUs], run_engine: Ru
         for name, suspender in suspenders.items():
             get = functools.partial(suspender._sig.get, timeout=LIMIT, connection_timeout=LIMIT)  # noqa: SLF001
             try:
-                suspender(asked_again(get, LIMIT))
+                told = None
+                # what was read may be older than what the monitor has told meanwhile: read again
+                while (verdict := suspender.verdict(value := asked_again(get, LIMIT))) != told:
+                    suspender(value)
+                    told = verdict
             except TimeoutError as exc:
                 logger.warning("suspender %s holds nothing: %s", name, exc)
 

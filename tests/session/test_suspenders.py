@@ -155,6 +155,27 @@ def test_suspender_when_a_user_has_removed_it_then_it_stays_removed(closed):
     assert closed.said == [("pedestal", "Closed"), ("scan", "Closed")] and not closed.RE.suspenders
 
 
+class ReadLate(Signal):
+    """A signal that closes while its first answer is on the way."""
+
+    n_reads = 0
+
+    def get(self, **kwargs):
+        value = super().get(**kwargs)
+        self.n_reads += 1
+        if self.n_reads == 1:
+            self.put("Closed")
+        return value
+
+
+def test_suspender_when_the_signal_changes_while_it_is_read_then_the_older_value_does_not_stay():
+    suspender, engine = SuspendUnless(ReadLate(name="shutter", value="Open"), "Open"), RunEngine()
+    engine.install_suspender(suspender)
+    suspender._sig.n_reads = 0
+    look_now(bps.null(), {"shutter": suspender}, engine)
+    assert suspender.tripped and suspender.held_by()[0]
+
+
 @pytest.mark.parametrize("condition", [{"below": 10}, {"above": 10}, {"unless": "Open"}])
 def test_suspender_when_installed_then_the_user_s_device_has_no_subscription(condition):
     """With one, ophyd tells the value of one event with the time of another."""
