@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import queue
@@ -68,6 +69,7 @@ class EigerStreamSource(OrderedSource[EigerFrame]):
         self._energies: tuple = ()
         self._tables_of: tuple | None = None  # energies for which they came
         self._n_refused = self._n_odd = 0
+        self._newest = -1  # image id of the series that was taken
         self._unfinished = False
         self._n_made = 0  # of one exposure
         self._last_time = -math.inf
@@ -162,7 +164,7 @@ class EigerStreamSource(OrderedSource[EigerFrame]):
         self._order.start(series_id)
         uid = self.control.told_uid()
         self._order.uid = "" if self._order.is_past(uid) else uid
-        self._n_refused, self._unfinished = 0, True
+        self._n_refused, self._newest, self._unfinished = 0, -1, True
         self._last_time = -math.inf
         self._n_odd = self.stream.counters["unparsable"]
 
@@ -219,18 +221,27 @@ class EigerStreamSource(OrderedSource[EigerFrame]):
             except queue.Empty:
                 event = None
             came: list[Arrival[EigerFrame]] = []
+            series = self._ours()
             if isinstance(event, EigerFrame):
                 came.append(Arrival(event.series_id, event.image_id, event.series_uid, event))
-            if (series := self._ours()) is not None and len(series.refused) > self._n_refused:
-                refused = list(series.refused.items())[self._n_refused :]
-                self._n_refused += len(refused)
-                number = self._order.series_id
-                came += [Arrival(number, image_id, series.unique_id, why) for image_id, why in refused]
+                if series is not None and event.series_uid == series.unique_id:
+                    self._newest = max(self._newest, event.image_id)
+            if series is not None:
+                came += self._refused_of(series)
             if came:
                 yield came
             if event is None or (not came and pace.left == 0):
                 pace.restart()
                 yield None
+
+    def _refused_of(self, series: Series) -> list[Arrival[EigerFrame]]:
+        """Return what could not be taken and is due: not before frames that came before it and still wait."""
+        refused = list(series.refused.items())[self._n_refused :]
+        all_due = self._events.empty()  # looked at after it was known what is refused
+        due = list(itertools.takewhile(lambda item: all_due or item[0] <= self._newest, refused))
+        self._n_refused += len(due)
+        number = self._order.series_id
+        return [Arrival(number, image_id, series.unique_id, why) for image_id, why in due]
 
     def _new_tables(self) -> Iterator[Tables]:
         """Yield what came with the beginning of the series, once."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import lzma
+import queue
 import re
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import bluesky.plans as bp
 import h5py
@@ -15,6 +17,9 @@ from ophyd.sim import SynAxis
 
 from sfdaq_ophyd import setup
 from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.clients.eiger_stream import EigerFrame, Series
+from sfdaq_ophyd.devices.eiger._order import SeriesOrder
+from sfdaq_ophyd.devices.eiger._stream import EigerStreamSource
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.eiger.stream import PushSocket
 from sfdaq_ophyd.wire import cbor
@@ -358,3 +363,58 @@ def test_difference_when_signed_then_a_point_is_described_so_and_a_flight_told_a
     run = drive(interruptible(), fly_scan(eiger))
     assert run.stop["exit_status"] == "success", run.error
     assert streams(run)["primary"].data_keys["eiger_image_3"]["dtype_numpy"] == "<u2"
+
+
+class Backlog(EigerStreamSource):
+    """A source whose frames wait in memory, and whose last ones found no room there."""
+
+    _longest = 60.0
+
+    def __init__(self, n_frames, n_refused):
+        self._events, self._order, self._armed_for = queue.SimpleQueue(), SeriesOrder(0), 1
+        self._order.start(1)
+        self._n_refused, self._newest, self.n_stale = 0, -1, 0
+        series = Series(1, "U")
+        self.stream = SimpleNamespace(series={"U": series})
+        for k in range(n_frames - n_refused):
+            self._events.put(
+                EigerFrame(
+                    image=None,
+                    packed={},
+                    is_good=True,
+                    lacks="",
+                    timestamp=0.0,
+                    event_id=f"1_{k}",
+                    image_id=k,
+                    series_id=1,
+                    series_uid="U",
+                    has_detector_time=True,
+                    received=0.0,
+                    real_time=0.0,
+                    user_data=None,
+                )
+            )
+        for k in range(n_frames - n_refused, n_frames):
+            series.refuse(k, "there was no room for it here")
+
+    def _made(self, name, frame):
+        yield name
+
+    def _new_tables(self):
+        yield from ()
+
+    def _count_stale(self, n):
+        self.n_stale += n
+
+
+@pytest.mark.parametrize("n_refused", [1, 9, 40])
+def test_backlog_when_its_last_frames_were_refused_then_those_before_are_taken(n_refused):
+    """More are refused than frames may be out of order: what lies in memory is not lost for that."""
+    source = Backlog(100, n_refused)
+    taken = list(source._take_series(SimpleNamespace(n_frames=100), None, threading.Event()))
+    n_good = 100 - n_refused
+    assert taken[:n_good] == [f"1_{k}" for k in range(n_good)]
+    assert [item.what for item in taken[n_good:]] == [
+        f"1_{k} (there was no room for it here)" for k in range(n_good, 100)
+    ]
+    assert source.n_stale == 0
