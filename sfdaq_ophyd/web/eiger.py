@@ -91,10 +91,7 @@ class EigerSource(DetectorSource):
         ids = (found.series_id, found.image_id, found.time_ns)
         if self._is_known(found):
             return None, self._about
-        if not known:  # nobody knows what the detector was set to when it took this
-            self._cutoff = self._mask = self._geometry = None
-            self._settings_due = now
-        elif self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
+        if self._ids is None or ids[0] != self._ids[0] or now >= self._settings_due:
             self._read_settings()
             self._settings_due = now + 10
         if self._ids is None or ids[0] != self._ids[0] or not known:

@@ -255,9 +255,7 @@ def test_eiger_when_its_image_came_during_an_outage_then_no_age_is_made_up(
 
 
 @pytest.mark.parametrize("version", ["1.8.0", "1.6.0"])
-def test_eiger_when_it_is_set_anew_then_each_image_has_the_numbers_of_its_own_series_or_none(
-    version, tmp_path
-):
+def test_eiger_when_it_is_set_anew_then_each_image_has_the_numbers_of_its_own_series(version, tmp_path):
     options = {"eiger_shape": (32, 48), "eiger_dwell": 0, "eiger_api_version": version}
     with contextlib.ExitStack() as stack:
         facility = stack.enter_context(Facility(only=["eiger"], directory=tmp_path, **options))
@@ -280,12 +278,7 @@ def test_eiger_when_it_is_set_anew_then_each_image_has_the_numbers_of_its_own_se
             assert source.n_taken == before + is_new
             return source.frame.geometry and source.frame.geometry.centre[0]
 
-        set_centre(1)
-        client.arm()
-        client.trigger(10.0)
-        client.abort()
         set_centre(2)
-        assert shown_centre() is None  # it was there before the page looked
         client.arm()
         client.trigger(10.0)
         assert shown_centre() == 2
