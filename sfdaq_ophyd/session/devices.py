@@ -96,13 +96,18 @@ def leave_quietly() -> None:
     """Have Channel Access end before the interpreter does.
 
     caproto's threads go on while the interpreter shuts down, and complain about PVs that just then connect.
+    ophyd's would be waited for, each time for as long as a PV may take to connect, and none does any more.
     """
     if ophyd.cl.name == "caproto":
         from caproto.threading.pyepics_compat import PV
 
+        def leave() -> None:
+            PV.default_context().disconnect(wait=False)
+            if (dispatcher := ophyd.cl.get_dispatcher()) is not None:
+                dispatcher.stop = dispatcher.stop_event.set  # its threads are daemons
+
         # the one hook that runs before thread pools refuse work; atexit comes after
-        register = threading._register_atexit  # type: ignore[attr-defined] # noqa: SLF001 - not in typeshed
-        register(lambda: PV.default_context().disconnect(wait=False))
+        threading._register_atexit(leave)  # type: ignore[attr-defined] # noqa: SLF001 - not in typeshed
 
 
 def be_patient() -> None:

@@ -10,6 +10,7 @@ import types
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import ophyd
 import pytest
 import zmq
 from bluesky import RunEngine
@@ -22,7 +23,7 @@ from sfdaq_ophyd.errors import ConfigError
 from sfdaq_ophyd.plans import run_number_wrapper, save_once
 from sfdaq_ophyd.session import config as blocks
 from sfdaq_ophyd.session import load_config
-from sfdaq_ophyd.session.devices import be_patient, make_devices
+from sfdaq_ophyd.session.devices import be_patient, leave_quietly, make_devices
 from sfdaq_ophyd.session.startup import Session
 
 TEXT = """
@@ -285,3 +286,21 @@ assert methods() == before
 
 def test_ophyd_when_the_devices_are_imported_then_it_is_as_it_was():
     subprocess.run([sys.executable, "-c", OWN], check=True, timeout=300)
+
+
+def test_session_when_it_ends_while_pvs_connect_then_ophyd_s_threads_are_not_waited_for(monkeypatch):
+    """They wait for PVs that nobody connects any more, each for as long as that may take."""
+    hooks, stopping, going_on = [], threading.Event(), threading.Event()
+    thread = threading.Thread(target=going_on.wait, daemon=True)
+    thread.start()
+    dispatcher = types.SimpleNamespace(stop_event=stopping, stop=thread.join)
+    context = types.SimpleNamespace(disconnect=lambda wait: None)
+    monkeypatch.setattr(threading, "_register_atexit", hooks.append)
+    monkeypatch.setattr("caproto.threading.pyepics_compat.PV.default_context", lambda: context)
+    monkeypatch.setattr(ophyd, "cl", types.SimpleNamespace(name="caproto", get_dispatcher=lambda: dispatcher))
+    leave_quietly()
+    (leave,) = hooks
+    leave()
+    dispatcher.stop()  # as ophyd does it at the end
+    assert stopping.is_set() and thread.is_alive()
+    going_on.set()
