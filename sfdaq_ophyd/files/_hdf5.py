@@ -8,8 +8,10 @@ Medians of a stage are looked at, and shares of its pixels: single bad pixels ar
 
 from __future__ import annotations
 
+import atexit
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -45,6 +47,20 @@ if TYPE_CHECKING:
 else:
     h5py = _LazyModule("h5py", "hdf5plugin")  # which registers the filters of compressed files
     hdf5plugin = _LazyModule("hdf5plugin")
+
+
+def _leave_hdf5() -> None:
+    """Let the interpreter end: a daemon thread that is in HDF5 then would keep h5py's lock, and this process.
+
+    Registered before all that closes what it has at the end, and so done after it.
+    """
+    if "h5py" in sys.modules:
+        from h5py._objects import phil  # noqa: PLC2701 - h5py has no public name for its lock
+
+        phil.acquire()
+
+
+atexit.register(_leave_hdf5)
 
 Shape = tuple[int, ...]
 

@@ -6,7 +6,6 @@ import atexit
 import os
 import random
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,11 +95,6 @@ class SimulatedFacility:
         facility, thread = self._started
         if not thread.is_alive():
             facility.close()
-        elif "h5py" in sys.modules:
-            from h5py._objects import phil  # noqa: PLC2701 - h5py has no public name for its lock
-
-            # the thread that starts it may be in HDF5, would end with the lock, and this process never
-            phil.acquire()
 
     def _parts(self) -> tuple[Facility, threading.Thread]:
         """Return the facility and the thread that starts it."""

@@ -283,3 +283,25 @@ def test_append_line_when_the_disk_takes_a_part_then_it_is_told_and_the_next_lin
         signal.signal(signal.SIGXFSZ, handler)
     storage.append_line(path, "c")
     assert path.read_text().split("\n")[1::2] == ["a" * 90, "c"]
+
+
+LEAVING = """
+import threading
+from sfdaq_ophyd.files._hdf5 import h5py
+
+def write(begun):
+    while True:
+        with h5py.File("kept", "w", driver="core", backing_store=False) as file:
+            for name in range(50):
+                file[str(name)] = range(1000)
+        begun.set()
+
+begun = threading.Event()
+threading.Thread(target=write, args=[begun], daemon=True).start()
+begun.wait()
+"""
+
+
+def test_process_when_it_ends_while_a_thread_is_in_hdf5_then_it_ends():
+    """A daemon thread, as where a session is left while its simulators start, would end with h5py's lock."""
+    subprocess.run([sys.executable, "-c", LEAVING], check=True, timeout=300)

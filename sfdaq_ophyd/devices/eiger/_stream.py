@@ -226,7 +226,7 @@ class EigerStreamSource(OrderedSource[EigerFrame]):
                 came.append(Arrival(event.series_id, event.image_id, event.series_uid, event))
                 if series is not None and event.series_uid == series.unique_id:
                     self._newest = max(self._newest, event.image_id)
-            if series is not None:
+            if series is not None and len(series.refused) > self._n_refused:
                 came += self._refused_of(series)
             if came:
                 yield came
