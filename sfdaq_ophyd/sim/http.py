@@ -1,4 +1,4 @@
-"""What all HTTP services share: who may ask, and a log of requests that ends somewhere."""
+"""What all services share: a port that is taken, who may ask, and a log of requests that ends somewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
+from ..errors import ServiceUnreachable
+
 STATUS = 403
 """HTTP status of a refusal."""
+
+
+def not_opened(what: str, url: str, reason: object) -> ServiceUnreachable:
+    """Return the error for a port that cannot be opened, with what a person does about it."""
+    error = ServiceUnreachable(f"start of the simulated {what}", url=url, reason=reason)
+    error.advice = "Does another program have this port? End it, or choose other ports: `--port-base`"
+    return error
 
 
 def refusal(method: str, headers: Mapping[str, str]) -> str | None:

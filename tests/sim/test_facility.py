@@ -1,4 +1,5 @@
 import os
+import socket
 import sys
 import types
 
@@ -223,3 +224,13 @@ def test_enter_when_a_child_ends_then_what_to_do_is_about_a_simulator(tmp_path, 
     with pytest.raises(ServiceUnreachable, match="its last words: .*no such library") as caught:
         Facility(only="pvs").__enter__()
     assert caught.value.advice == child.ENDED
+
+
+@pytest.mark.parametrize("part", ["eiger", "broker"])
+def test_facility_when_the_port_of_a_service_is_taken_then_its_address_is_named(part):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        address = rf"start of the simulated {part}: http://127\.0\.0\.1:{port} is not reachable .*in use"
+        with pytest.raises(ServiceUnreachable, match=f"(?i){address}") as failed:
+            Facility(only=[part], port_base=port).__enter__()
+    assert "--port-base" in failed.value.advice

@@ -16,7 +16,7 @@ import bottle
 from ...errors import ServiceUnreachable
 from ...wire.broker import Dialect, Service, raw_directory
 from ...wire.broker_operations import OPERATIONS
-from ..http import STATUS, refusal
+from ..http import STATUS, not_opened, refusal
 from . import detector_calls, run_calls
 from .run_calls import PGroup
 from .site import Caller, Handler, LoggedRequest, NothingToDo, Site, Stopped, ValidationError, required
@@ -233,13 +233,18 @@ def _refuse_foreign_pages() -> None:
 
 
 def bind_pair(first: SiteServer, second: SiteServer, port: int = 0) -> None:
-    """Bind two services to neighbouring ports: the slow broker is one above the broker; 0 takes any pair."""
+    """Bind two services to neighbouring ports: the slow broker is one above the broker; 0 takes any pair.
+
+    ServiceUnreachable if a port that is asked for is taken.
+    """
     for attempt in range(100):
-        first.bind(port)
+        address = f"http://127.0.0.1:{port}"
         try:
+            first.bind(port)
+            address = f"http://127.0.0.1:{first.port + 1}"
             second.bind(first.port + 1)
             return
-        except OSError:
+        except OSError as exc:
             first.stop()
             if port or attempt == 99:
-                raise
+                raise not_opened("broker", address, exc) from exc

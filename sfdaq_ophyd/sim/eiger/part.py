@@ -16,7 +16,7 @@ from ...limits import Limit, counted_time
 from ..child import HINT
 from ..facility import World
 from ..faults import Faults
-from ..http import ENTRY, BoundedLog
+from ..http import ENTRY, BoundedLog, not_opened
 from .detector import EigerModel
 from .frames import stamp_of
 from .parameters import make_geometry
@@ -243,7 +243,10 @@ class EigerPart:
             self.stream_legacy_endpoint = self.detector.stream.endpoint("legacy")
             self._step = "opening the service's port"
             site = web.TCPSite(runner, "127.0.0.1", self._port, backlog=256)
-            await site.start()
+            try:
+                await site.start()
+            except OSError as exc:
+                raise not_opened("Eiger", f"http://127.0.0.1:{self._port}", exc) from exc
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
             self._ready.set()
             await self._stopping.wait()

@@ -24,6 +24,7 @@ from ...wire.eiger_stream import encode_message
 from ...wire.simplon import Parameter
 from ...wire.ulid import make_ulid
 from ..faults import Fault, Faults
+from ..http import not_opened
 from .config import DetectorConfig, Subsystem
 from .frames import FrameMaker, PackedScene, compress
 from .parameters import SWITCH, measured, text
@@ -62,7 +63,8 @@ class PushSocket:
             self._socket.bind(f"tcp://127.0.0.1:{port or '*'}")
         except zmq.ZMQError as exc:
             self.close()
-            raise OSError(exc.errno, f"port {port} for the Eiger's stream: {exc.strerror}") from exc
+            reason = f"port {port} for the Eiger's stream: {exc.strerror}"
+            raise not_opened("Eiger", f"tcp://127.0.0.1:{port}", reason) from exc
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
 
     def send(self, parts: Parts) -> bool:

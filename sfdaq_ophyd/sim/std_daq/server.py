@@ -18,7 +18,7 @@ from ...limits import Limit
 from ..child import HINT
 from ..clock import PulseClock
 from ..faults import Faults, check
-from ..http import STATUS, refusal
+from ..http import STATUS, not_opened, refusal
 from .image_source import ImageSource
 from .settings import StdDaqSettings, faults_of
 
@@ -202,7 +202,7 @@ class DaqServer(ABC):
         try:
             listening.bind((HOST, self._port))
         except OSError as exc:
-            raise ServiceUnreachable(what, url=f"http://{HOST}:{self._port}", reason=exc) from exc
+            raise not_opened("standard DAQ", f"http://{HOST}:{self._port}", exc) from exc
         self.url = f"http://{HOST}:{listening.getsockname()[1]}"
         reason: BaseException | str = "it ended by itself"
 
