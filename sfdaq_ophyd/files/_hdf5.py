@@ -36,6 +36,8 @@ class _LazyModule:
 
     def __getattr__(self, name: str) -> object:
         module, *_ = [import_module(each) for each in self._names]
+        if self._names[0] == "h5py":  # without its lock, in the middle of what others do: see `_leave_hdf5`
+            atexit.unregister(module._unregister_converters)  # noqa: SLF001 - no public name
         value = getattr(module, name)
         setattr(self, name, value)  # not asked for again
         return value
@@ -58,6 +60,7 @@ def _leave_hdf5() -> None:
         from h5py._objects import phil  # noqa: PLC2701 - h5py has no public name for its lock
 
         phil.acquire()
+        sys.modules["h5py"]._unregister_converters()  # noqa: SLF001 - twice does no harm
 
 
 atexit.register(_leave_hdf5)

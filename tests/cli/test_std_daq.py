@@ -143,7 +143,7 @@ def test_write_sync_when_interrupted_before_rest_shows_it_then_it_is_stopped_onc
     """The file is slow: it is WRITING in the end, or the service gives up and is UNKNOWN."""
     with simulated_daq(dialect=dialect) as daq:
         client = StdDaqClient(daq.url)
-        wait_for(lambda: daq.service.writer.listening, "the writer process")
+        wait_for(lambda: daq.service.settled, "the writer process")
         client.stop_writer()
         daq.fail_next("slow_creation", seconds=seconds)
         request = {"output_file": str(tmp_path / "x.h5"), "n_images": 5_000}
@@ -167,7 +167,7 @@ def test_write_sync_when_interrupted_and_the_status_fails_then_said_that_it_may_
 ):
     with simulated_daq() as daq:
         client = StdDaqClient(daq.url)
-        wait_for(lambda: daq.service.writer.listening, "the writer process")
+        wait_for(lambda: daq.service.settled, "the writer process")
         client.stop_writer()
         lost = ServiceUnreachable("GET /writer/status", url=daq.url, reason="no network")
         with pytest.raises(KeyboardInterrupt):

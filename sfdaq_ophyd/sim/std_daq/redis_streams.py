@@ -253,7 +253,8 @@ def validate(store: Store, log_id: str, path: str) -> None:
 class Deployer:
     """The simulated servers of the DAQ: each reports, then the writer goes away for a while.
 
-    Then `stop_writer` is called, and ``restart(config)`` once it has been away long enough.
+    Then `stop_writer` is called, and ``restart(config)`` once it has been away long enough; not for
+    `running`, the id of the configuration that the writer runs with, which is reported alone.
     """
 
     def __init__(
@@ -263,11 +264,13 @@ class Deployer:
         faults: Faults,
         *,
         servers: Sequence[str],
+        running: str | None,
         stop_writer: Callable[[], None],
         restart: Callable[[dict], None],
     ):
         self._store, self._timing, self._faults = store, timing, faults
-        self._servers, self._stop_writer, self._restart = servers, stop_writer, restart
+        self._servers, self._running = servers, running
+        self._stop_writer, self._restart = stop_writer, restart
         self._closing = threading.Event()
         self._seen: str | None = None
         self.deployed: str | None = None  # the configuration with which all is done
@@ -290,7 +293,7 @@ class Deployer:
                 logger.debug("deployer: %s", exc)
 
     def _deploy(self, config_id: str, config: dict) -> None:
-        first, self._seen = self._seen is None, config_id
+        self._seen = config_id
         for server in self._servers:
             self._closing.wait(random.random() * self._timing.deployer_poll / len(self._servers))
             self._store.report(config_id, server, "Deploying")
@@ -298,8 +301,8 @@ class Deployer:
             self._store.report(config_id, server, fault.get("text", "Error") if fault else "Done")
             if fault:
                 return
-        if first:
-            return  # what was there at the start is what the writer runs with
+        if config_id == self._running:
+            return
         self._stop_writer()
         if not self._closing.wait(self._timing.restart):
             self._restart(config)

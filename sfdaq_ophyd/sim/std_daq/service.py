@@ -83,6 +83,7 @@ class StdDaqService:
             self.timing,
             self.faults,
             servers=servers,
+            running=self.config()[1],
             stop_writer=self.writer.kill,
             restart=self._start_writer,
         )

@@ -56,7 +56,7 @@ def ring_is_large(request, monkeypatch):
 @pytest.fixture
 def rest_writer(daq, tmp_path, wait_for):
     """A writer of a DAQ with control by REST, READY before and after."""
-    wait_for(lambda: daq.service.writer.listening, "the writer process")
+    wait_for(lambda: daq.service.settled, "the writer process")
     device = StdDaqWriter(daq.url, name="writer", directory=tmp_path / "raw", restart_time=4.0)
     device.timeout.put(30.0)
     yield device

@@ -154,11 +154,11 @@ def test_configure_when_a_plan_changes_the_bit_depth_then_files_follow(daq, writ
     from sfdaq_ophyd.plans import configure_daq, write_images
 
     @bpp.run_decorator()
+    @bpp.finalize_decorator(lambda: configure_daq(writer, bit_depth=16))
     def plan():
         yield from configure_daq(writer, bit_depth=32, module_positions={})
-        wait_for(lambda: daq.service.writer.listening, "the writer process")
+        wait_for(lambda: daq.service.settled, "the writer process")
         yield from write_images(writer, 4)
-        yield from configure_daq(writer, bit_depth=16)
 
     documents, error = run(plan())
     assert error is None

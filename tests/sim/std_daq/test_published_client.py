@@ -48,13 +48,13 @@ def test_set_config_tools_when_called_then_both_store_it(daq, tmp_path, wait_for
     monkeypatch.setattr(sys, "argv", ["std_cli_set_config", str(tmp_path / "c.json"), "-b", daq.url])
     published_tools.set_config()
     wait_for(lambda: daq.service.writer.n_starts > n_starts, "restart")
-    wait_for(lambda: daq.service.writer.listening, "end of the restart")
+    wait_for(lambda: daq.service.settled, "end of the restart")
     words = ["sfdaq", "std-daq", "set-config", str(tmp_path / "c.json"), "--restart-time", "1.5"]
     monkeypatch.setattr(sys, "argv", [*words, "-b", daq.url])
     with contextlib.suppress(SystemExit):
         main()
     wait_for(lambda: daq.service.writer.n_starts > n_starts + 1, "second restart")
-    wait_for(lambda: daq.service.writer.listening, "end of the restart")
+    wait_for(lambda: daq.service.settled, "end of the restart")
 
 
 @pytest.mark.parametrize(
