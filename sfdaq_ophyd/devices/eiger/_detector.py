@@ -73,8 +73,8 @@ class Eiger(EigerSignals, Detector):
         Delete the filewriter's files on the unit once they are here and whole. The unit keeps them in memory.
     legacy_ids : str
         Where ids come from if the images have none (API 1.6): ``"refuse"`` (an error), ``"status"`` (asked of
-        the server after each frame), ``"local"`` (counted here, ids are marked ``local_...``). Their
-        `NAME_timestamp` is then the time of receipt.
+        the server after each frame: no other client may take images meanwhile), ``"local"`` (counted here,
+        ids are marked ``local_...``). Their `NAME_timestamp` is then the time of receipt.
     timeout : float
         s of an HTTP call; the signal `timeout` is the one for frames.
     **kwargs

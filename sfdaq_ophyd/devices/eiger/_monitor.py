@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ...clients.simplon import MonitorFrame
 from ...errors import DetectorStateError, FramesMissing, ServiceRefused, SfdaqError, WireError
@@ -16,7 +16,7 @@ from .._acquisition import LossPolicy
 from .._source import Request
 from ._control import EigerControl
 from ._numbers import FrameStatistics, make_statistics
-from ._order import Arrival, OrderedSource
+from ._order import Arrival, OrderedSource, Passed
 from ._series import EigerSettings, LegacyIds, Mode
 from ._source import Items
 
@@ -41,6 +41,10 @@ ONE_THRESHOLD = (
     "the monitor gives an image for each threshold, under one number: leave one enabled "
     "(detector/config/threshold/<n>/mode, threshold/difference/mode)"
 )
+
+
+UNSURE = "images before it are missing; if another client took them, these pixels may be of one of those"
+"""Why a frame whose ids were asked for after it came is not taken."""
 
 
 NamedFrame = tuple[MonitorFrame, str]
@@ -113,6 +117,8 @@ class MonitorSource(OrderedSource[NamedFrame]):
         for frame in self._images(stop):
             if isinstance(frame, WireError):
                 self._unreadable = f"{frame}; "  # its number shows as a gap in the ids
+                if self._settings.legacy_ids is LegacyIds.STATUS:  # where a gap costs the next frame too
+                    yield from self._refused(str(frame))
             elif frame is None:
                 yield None
             else:
@@ -120,6 +126,14 @@ class MonitorSource(OrderedSource[NamedFrame]):
                 if series_id == self._order.series_id:
                     self._check_threshold(frame)
                 yield [Arrival(series_id, image_id, frame.series_uid, (frame, name))]
+
+    def _refused(self, why: str) -> Iterator[list[Arrival[NamedFrame]]]:
+        """Yield an image that came and is unreadable, if the server tells its number."""
+        try:
+            series, image = self.client.last_taken()
+        except SfdaqError:
+            return
+        yield [Arrival(series, image, "", why)]
 
     def _ids_of(self, frame: MonitorFrame) -> tuple[int, int, str]:
         """Return series, image and event id; WireError if the frame has none, and is refused then."""
@@ -134,6 +148,20 @@ class MonitorSource(OrderedSource[NamedFrame]):
             self._n_local += 1
             return series, image, f"local_{event_id(series, image)}"
         return -1, -1, frame.event_id  # which says what is missing, and what to do
+
+    def _in_order(
+        self, passed: Iterable[Passed[NamedFrame]], why: str = ""
+    ) -> Iterator[Frame | MissingFrame | FrameFormat]:
+        yield from super()._in_order(self._sure(passed), why)
+
+    def _sure(self, passed: Iterable[Passed[NamedFrame]]) -> Iterator[Passed[NamedFrame]]:
+        """Yield what passed; a frame after a gap is missing too if its ids came by a request of their own."""
+        after_gap = False
+        for name, frame in passed:
+            asked = isinstance(frame, tuple) and None in (frame[0].series_id, frame[0].image_id)
+            unsure = after_gap and asked and self._settings.legacy_ids is LegacyIds.STATUS
+            yield name, UNSURE if unsure else frame
+            after_gap = frame is None
 
     def _made(self, name: str, frame: NamedFrame) -> Iterator[Frame]:
         yield self._finished(*frame)

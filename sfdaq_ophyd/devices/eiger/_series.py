@@ -40,7 +40,7 @@ class LegacyIds(StrEnum):
     REFUSE = "refuse"
     """Such a frame is an error."""
     STATUS = "status"
-    """From ``monitor/status/next_image_number``, read after each frame."""
+    """From ``monitor/status/next_image_number``, read after each frame: nobody else may take images."""
     LOCAL = "local"
     """Counted here, and marked so: ``local_<series>_<n>``."""
 

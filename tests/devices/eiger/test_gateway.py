@@ -10,6 +10,7 @@ import bluesky.plans as bp
 import numpy as np
 import pytest
 
+from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.errors import RequestError, ServiceRefused, ServiceTimeout
 from sfdaq_ophyd.plans import fly
@@ -154,6 +155,61 @@ def test_legacy_detector_when_ids_come_from_the_status_then_they_are_true(make_p
     assert all(row["eiger_timestamp"] == row["eiger_receive_time"] for row in rows_of(run))
     data = run.named("descriptor")[0]["configuration"]["eiger"]["data"]
     assert (data["eiger_timestamp_source"], data["eiger_legacy_ids"]) == ("host", "status")
+
+
+@pytest.mark.parametrize("policy", ["strict", "tolerant"])
+def test_legacy_detector_when_another_client_takes_an_image_then_ours_has_not_its_id(
+    make_part, tmp_path, policy
+):
+    """The ids are asked for after the image, and are then those of the other client's."""
+    part = make_part(api_version="1.6.0")
+    other, n_asked = SimplonClient(part.url), 0
+
+    def hook(path, ask):
+        nonlocal n_asked
+        if path.endswith("monitor/api/1.6.0/status/next_image_number"):
+            n_asked += 1
+            if n_asked == 3:
+                assert other.next_image(10.0) is not None
+        return ask()
+
+    make_eiger(part, tmp_path)  # short exposures
+    with relay(part.url, hook) as url:
+        eiger = make(url, tmp_path, legacy_ids="status")
+        eiger.loss_policy.put(policy)
+        run = drive(interruptible(), lambda: fly([eiger], 6, period=0.01))
+    other.close()
+    if policy == "strict":
+        assert run.stop["exit_status"] == "fail" and "1_2" in run.stop["reason"]
+        return
+    check_run(run, 6, stamp_of=stamp_of)
+    assert [bool(row["eiger_is_good"]) for row in rows_of(run)] == [True, True, False, False, True, True]
+
+
+@pytest.mark.parametrize("ids_are_told", [True, False])
+def test_legacy_detector_when_an_image_is_unreadable_then_that_one_is_missing(
+    make_part, tmp_path, ids_are_told
+):
+    part, n_images = make_part(api_version="1.6.0"), 0
+
+    def hook(path, ask):
+        nonlocal n_images
+        code, kind, body = ask()
+        if "/images/next" in path and code == 200:
+            n_images += 1
+            body = b"no TIFF" if n_images == 3 else body
+        if path.endswith("status/next_image_number") and n_images == 3 and not ids_are_told:
+            return 404, "text/plain", b"404 Not Found"
+        return code, kind, body
+
+    make_eiger(part, tmp_path)  # short exposures
+    with relay(part.url, hook) as url:
+        eiger = make(url, tmp_path, legacy_ids="status")
+        eiger.loss_policy.put("tolerant")
+        run = drive(interruptible(), lambda: fly([eiger], 6, period=0.01))
+    check_run(run, 6, stamp_of=stamp_of)
+    good = [bool(row["eiger_is_good"]) for row in rows_of(run)]
+    assert good == [True, True, False, ids_are_told, True, True]
 
 
 def test_legacy_detector_when_frames_are_counted_here_then_the_ids_say_so(make_part, tmp_path):
