@@ -3,8 +3,9 @@
 A device that changes hardware for a while owes it what was there before. It notes that, with both values, in
 a file before it changes anything, and forgets it once all is put back. If that cannot be done (the network is
 away), or the process is killed before, the next stage, or ``initialize``, pays the debt. A value that
-somebody changed meanwhile is left alone: the debt is forgotten. What a process that lives has staged is
-nobody else's to put back.
+somebody changed meanwhile is left alone: the debt is forgotten. Where we reset the hardware ourselves, no
+other value tells of somebody: that is noted with the debt. What a process that lives has staged is nobody
+else's to put back.
 
 The files lie in one folder per session (`keep_in`), without a session in the folder ``debts`` of the device's
 own directory.
@@ -22,13 +23,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import StorageError
+from ..errors import ServiceUnreachable, StorageError
 from ..files.storage import write_whole
 from ..wire.json_text import plain_array
 
@@ -71,6 +72,8 @@ class Debt:
         The process that has the device staged, and puts it back if it lives to; empty if none will.
     advice : str
         Who puts it back, and how.
+    is_reset : bool
+        Whether the hardware was reset since, for all that is known: the value left there may be gone.
     """
 
     device: str
@@ -81,6 +84,7 @@ class Debt:
     reason: str
     holder: str = ""
     advice: str = BY_STAGE
+    is_reset: bool = False
 
     @property
     def held(self) -> bool:
@@ -165,7 +169,7 @@ class Debts:
             new = {}
             for what, (back, left) in reversed(tuple(changes.items())):
                 before = noted.get(what)
-                if before is None or (before.left, before.holder) != (left, holder):
+                if before is None or (before.left, before.holder, before.is_reset) != (left, holder, False):
                     back = back if before is None else before.back
                     why = "the session that had it staged ended"
                     new[what] = Debt(self._device, what, left, back, _now(), why, holder, self._advice)
@@ -191,11 +195,37 @@ class Debts:
         """
         with _lock:
             owed = self._read()
-            back = owed[what].back if what in owed else back
             debt = Debt(self._device, what, left, back, _now(), str(reason), advice=self._advice)
+            if (before := owed.get(what)) is not None:
+                debt = replace(debt, back=before.back, is_reset=before.is_reset)
             owed[what] = debt
             self._write(owed)
         logger.error("not left as found: %s", debt)
+
+    @contextmanager
+    def reset(self) -> Iterator[None]:
+        """Note, before the hardware is reset, that what was left there is gone, whoever left it.
+
+        It stays noted until that is put back, or set and held again; unless the hardware was not reached.
+        """
+        with _lock:
+            before = self._read()
+        self._mark(dict.fromkeys(before, True))
+        try:
+            yield
+        except ServiceUnreachable:  # nothing was sent
+            self._mark({what: debt.is_reset for what, debt in before.items()})
+            raise
+
+    def _mark(self, is_reset: Mapping[str, bool]) -> None:
+        with _lock:
+            noted = self._read()
+            now = {
+                what: replace(debt, is_reset=is_reset.get(what, debt.is_reset))
+                for what, debt in noted.items()
+            }
+            if now != noted:
+                self._write(now)
 
     def forget(self, *names: str) -> None:
         """Owe these no more."""
@@ -214,7 +244,6 @@ class Debts:
         write: Callable[[dict[str, Any]], object],
         *,
         only: str = "",
-        reset: bool = False,
         same: Callable[[Any, Any], bool] = operator.eq,
         owed: Mapping[str, Debt] | None = None,
     ) -> None:
@@ -223,12 +252,10 @@ class Debts:
         Parameters
         ----------
         read, write : callable
-            Of the hardware: the value of a name; what sets values, by name, in their order. If one raises,
-            all is still owed.
+            Of the hardware: the value of a name, None where there is no such one; what sets values, by name,
+            in their order. If one raises, all is still owed.
         only : str
             Pay just those whose name begins so.
-        reset : bool
-            The hardware was reset, so that the value left there is gone.
         same : callable
             Whether two values are.
         owed : mapping of str to Debt, optional
@@ -246,7 +273,8 @@ class Debts:
         due = {
             what: debt.back
             for what, debt in owed.items()
-            if not same(now[what], debt.back) and (reset or same(now[what], debt.left))
+            if not same(now[what], debt.back)
+            and ((debt.is_reset and now[what] is not None) or same(now[what], debt.left))
         }
         if due:
             write(due)
@@ -366,7 +394,8 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]] | None:
             content = json.loads(file.read(MAX_BYTES))
         names = [field.name for field in fields(Debt)]
         entries = [
-            {"advice": BY_STAGE, **entry, "holder": str(entry.get("holder", ""))} for entry in content["owed"]
+            {"advice": BY_STAGE, "is_reset": False, **entry, "holder": str(entry.get("holder", ""))}
+            for entry in content["owed"]
         ]
         owed = [Debt(**{name: entry[name] for name in names}) for entry in entries]
         return str(content["address"]), {str(debt.what): debt for debt in owed}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfdaq_ophyd.devices.debts import Debts, _process, all_debts, keep_in
-from sfdaq_ophyd.errors import StorageError
+from sfdaq_ophyd.errors import ServiceUnreachable, StorageError, UnknownOutcome
 
 
 @pytest.fixture
@@ -63,9 +63,69 @@ def test_debts_when_noted_again_then_the_first_value_is_put_back(debts):
 def test_debts_when_somebody_set_the_value_since_then_it_stays_unless_a_reset_did(debts, reset, after):
     owe(debts)
     values, how = hardware(nimages=3)
-    debts.pay(**how, reset=reset)
+    if reset:
+        with debts.reset():
+            pass
+    debts.pay(**how)
     assert values == {"nimages": after}
     assert not debts.owed()
+
+
+@pytest.mark.parametrize(
+    ("error", "after"), [(UnknownOutcome("reset", url="http://dcu", reason="", hint=""), 7),
+                         (ServiceUnreachable("reset", url="http://dcu", reason=""), 3)]
+)  # fmt: skip
+def test_debts_when_a_reset_fails_then_they_are_known_to_be_reset_unless_it_was_not_sent(
+    debts, tmp_path, error, after
+):
+    owe(debts)
+    with pytest.raises(type(error)), debts.reset():
+        raise error
+    values, how = hardware(nimages=3)
+    Debts("eiger", "http://dcu", tmp_path).pay(**how)  # another process
+    assert values == {"nimages": after}
+
+
+def test_debts_when_paying_fails_after_a_reset_then_all_are_paid_the_next_time(debts, tmp_path):
+    owe(debts, "ntrigger", 1, 3)
+    owe(debts, left=1, back=7)
+    with debts.reset():
+        values, how = hardware(ntrigger=0, nimages=0)
+    owe(debts, left=2, back=1)  # noted again
+
+    def refuse(settings):
+        values.update(ntrigger=3)
+        raise ConnectionError("away again")
+
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            debts.pay(values.get, refuse)
+    Debts("eiger", "http://dcu", tmp_path).pay(**how)  # another process
+    assert values == {"ntrigger": 3, "nimages": 7}
+
+
+def test_debts_when_the_hardware_has_no_such_value_after_a_reset_then_it_is_not_written(debts):
+    owe(debts)
+    with debts.reset():
+        pass
+    values, how = hardware()
+    debts.pay(**how)
+    assert not values and not debts.owed()
+
+
+def test_changes_when_reset_while_staged_then_owed_after_a_kill_and_not_once_they_are_held_again(
+    debts, tmp_path, monkeypatch
+):
+    debts.hold({"mode": ("exts", "ints"), "nimages": (7, 1)})
+    with debts.reset():
+        pass
+    debts.hold({"nimages": (7, 1)})  # set again; the mode not yet
+    monkeypatch.setattr(
+        "sfdaq_ophyd.devices.debts._process", lambda pid: (now := _process(pid)) and f"{now} of another start"
+    )
+    values, how = hardware(mode="inte", nimages=3)
+    Debts("eiger", "http://dcu", tmp_path).pay(**how)
+    assert values == {"mode": "exts", "nimages": 3}, "somebody set the second, not the first"
 
 
 def test_debts_when_paying_fails_then_all_is_still_owed(debts):

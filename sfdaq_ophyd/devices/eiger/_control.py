@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ...clients.simplon import ARM_TIMEOUT, SimplonClient
-from ...errors import DetectorStateError, RequestError, ServiceRefused, SfdaqError
+from ...errors import DetectorStateError, RequestError, ServiceRefused, ServiceUnreachable, SfdaqError
 from ...wire.eiger_stream import MAX_SIDE
 from ...wire.simplon import ARMED, BIT_DEPTHS, BUSY, DetectorState, Parameter, typed
 from ..debts import Debts
@@ -56,7 +56,8 @@ class EigerControl:
     """Configure, arm and disarm one detector, and leave it as it was found. Safe from several threads.
 
     `session` is what this session set through the device, ``"<module>/config/<name>"`` to value: a detector
-    that was reset gets it again, in the order of `FIRST`. What could not be put back is in `debts`.
+    that was reset gets it again, in the order of `FIRST`; if that fails, before it is used next. What could
+    not be put back is in `debts`.
     """
 
     def __init__(self, client: SimplonClient, name: str, debts: Debts):
@@ -66,6 +67,7 @@ class EigerControl:
         self._changed: dict[str, tuple[object, object]] = {}  # what was there, what was set
         self._lock = threading.RLock()
         self._touched = False
+        self._is_reset = False  # and not all is set again
 
     def check_version(self) -> None:
         """Raise RequestError if the server speaks another API version than we do."""
@@ -95,30 +97,42 @@ class EigerControl:
             state = self.client.state()
         if state != DetectorState.IDLE:
             raise self.state_error(state)
+        if self._is_reset:
+            self._set_again()
 
     def initialize(self) -> None:
         """Initialize a detector that started anew; set what this session had set, and pay what is owed."""
         self.debts.owed(surely=True)  # what was left there is gone with the reset: only now it can be refused
         logger.info("%s: initializing the detector", self.name)
-        self.client.initialize()
+        was_reset, self._is_reset = self._is_reset, True
+        try:
+            with self.debts.reset():
+                self.client.initialize()
+        except ServiceUnreachable:  # nothing was sent
+            self._is_reset = was_reset
+            raise
         self._last_series = 0
         self._set_again()
-        self.pay(reset=True)
+        self.pay()
 
-    def pay(self, only: str = "", *, reset: bool = False) -> None:
+    def pay(self, only: str = "") -> None:
         """Put back what an earlier staging could not; no series is open."""
         if not only:
             self.debts.forget(OPEN_SERIES)
-        self.debts.pay(self.value, self._put_all, only=only, reset=reset)
+        self.debts.pay(self.value, self._put_all, only=only)
 
     def note_set(self, module: str, parameters: Iterable[str], changed: Iterable[str]) -> None:
         """Note that this session set parameters, last of all; a detector that was reset gets them again.
 
-        What `changed` with them is noted as it is now, if the session had set it before.
+        What `changed` with them is noted as it is now, if the session had set it before. What an earlier
+        staging owed of them is owed no more.
         """
+        owed = self.debts.owed()
         for name in (f"{module}/config/{parameter}" for parameter in parameters):
             self.session.pop(name, None)
             self.session[name] = None
+            if name in owed:
+                self.debts.forget(name)
         names = {f"{module}/config/{parameter}" for parameter in (*parameters, *changed)}
         self.session |= {name: self.value(name) for name in self.session if name in names}
 
@@ -129,8 +143,13 @@ class EigerControl:
         somebody else armed it in between, and left it otherwise than it was set here, that is told.
         """
         last, self._last_series = self._last_series, series_id
+        if self._is_reset:
+            self.abort()
+            self._set_again()
+            return True
         if not last or series_id == last + 1:
             return False
+        self._is_reset = series_id <= last
         wanted = self._settings
         others = {name: now for name, value in wanted.items() if (now := self.value(name)) != value}
         if series_id > last and others:
@@ -139,6 +158,7 @@ class EigerControl:
             )
             logger.warning("%s: somebody else used the detector, or restarted it: %s", self.name, told)
         if series_id > last or not others:
+            self._is_reset = False
             return False
         self.abort()
         self._set_again()
@@ -157,6 +177,10 @@ class EigerControl:
         for name, value in settings.items():
             if self.value(name) != value:  # an energy takes 10 s, and sets thresholds anew
                 self._put(name, value)
+        with self._lock:
+            changed = {path: values for path, values in self._changed.items() if values[0] != values[1]}
+        self.debts.hold(changed)
+        self._is_reset = False
 
     def _put_all(self, settings: dict[str, object]) -> None:
         for name, value in settings.items():

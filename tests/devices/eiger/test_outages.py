@@ -10,8 +10,9 @@ import bluesky.plans as bp
 import pytest
 
 from sfdaq_ophyd.clients import SimplonClient
+from sfdaq_ophyd.devices import Eiger
 from sfdaq_ophyd.devices.debts import all_debts
-from sfdaq_ophyd.errors import StorageError
+from sfdaq_ophyd.errors import StorageError, UnknownOutcome
 
 from ...http_peer import relay
 from ..run_engine_driver import check_run, drive, interruptible
@@ -169,6 +170,117 @@ def test_initialize_when_something_is_owed_then_it_is_paid(part, outage, tmp_pat
     assert client.get("detector", "config", "nimages").value == 7
     assert not eiger.source.control.debts.owed()
     client.put("detector", "nimages", 1)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("lost", ["initialize", "trigger_mode", "nimages"])
+def test_stage_when_paying_failed_after_a_reset_then_the_next_ones_pay(make_part, tmp_path, lost, restarted):
+    """Whatever request the network goes with; in the same process and in another one."""
+    part, gone = make_part(initialized=True), []
+
+    def hook(path, forward):
+        if gone and path.endswith(gone[0]):
+            if path.endswith("initialize"):
+                forward()
+            return None
+        return forward()
+
+    client = SimplonClient(part.url)
+    client.put("detector", "trigger_mode", "exts")
+    client.put("detector", "nimages", 7)
+    with relay(part.url, hook) as url:
+
+        def another():
+            return Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)
+
+        eiger = another()
+        eiger.exposure_time.put(0.02)
+        eiger.frames_per_trigger.put(3)
+        eiger.stage()
+        gone.append("")
+        eiger.unstage()
+        client.command("system", "restart")
+        gone[0] = lost
+        for _ in range(2):
+            with pytest.raises((ConnectionError, UnknownOutcome)):
+                eiger.stage()
+            eiger.unstage()
+            assert eiger.source.control.debts.owed()
+            eiger = another() if restarted else eiger
+            if lost == "initialize":
+                break
+        gone.clear()
+        eiger.stage()
+        eiger.unstage()
+        found = [client.get("detector", "config", name).value for name in ("nimages", "trigger_mode")]
+        assert found == [7, "exts"] and not eiger.source.control.debts.owed()
+        if not restarted:
+            assert client.get("detector", "config", "count_time").value == 0.02
+
+
+def test_signal_when_put_while_its_value_is_owed_then_what_was_put_stays(make_part, tmp_path):
+    part, away = make_part(initialized=True), threading.Event()
+    client = SimplonClient(part.url)
+    client.put("detector", "trigger_mode", "exts")
+    with relay(part.url, lambda path, forward: None if away.is_set() else forward()) as url:
+        eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)
+        eiger.stage()
+        away.set()
+        eiger.unstage()
+        away.clear()
+        with eiger.source.control.debts.reset():
+            client.initialize()
+        eiger.trigger_mode.put("inte")
+        eiger.stage()
+        eiger.unstage()
+        assert client.get("detector", "config", "trigger_mode").value == "inte"
+
+
+def test_scan_when_setting_again_failed_after_a_reset_then_the_next_one_is_set_as_before(make_part, tmp_path):
+    part, away = make_part(initialized=True), threading.Event()
+
+    def hook(path, forward):
+        return None if away.is_set() and path.endswith("config/count_time") else forward()
+
+    with relay(part.url, hook) as url:
+        eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)
+        eiger.exposure_time.put(0.02)
+        eiger.stage()
+        SimplonClient(part.url).command("system", "restart")
+        eiger.unstage()
+        away.set()
+        with pytest.raises(ConnectionError):
+            eiger.stage()
+        away.clear()
+        check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+        assert eiger.exposure_time.get() == 0.02
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_point_when_setting_again_failed_before_it_then_the_next_one_is_set_as_before(make_part, tmp_path, n):
+    """Whether the value cannot be read, or not be set: from the `n`th request on after arming."""
+    part, sent = make_part(initialized=True), []
+
+    def hook(path, forward):
+        if path.endswith("command/arm") or (sent and path.endswith("config/count_time")):
+            sent.append(path)
+        return None if len(sent) > n and path == sent[-1] else forward()
+
+    with relay(part.url, hook) as url:
+        eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)
+        eiger.exposure_time.put(0.02)
+        eiger.n_triggers.put(1)
+        eiger.stage()
+        eiger.trigger().wait(60)
+        client = SimplonClient(part.url)
+        client.initialize()
+        sent.clear()
+        with pytest.raises((ConnectionError, UnknownOutcome)):
+            eiger.trigger().wait(60)
+        n = 1000
+        eiger.trigger().wait(60)
+        assert client.get("detector", "config", "count_time").value == 0.02
+        eiger.unstage()
 
 
 def test_initialize_when_what_is_owed_cannot_be_read_then_what_the_session_had_set_is_kept(
