@@ -117,8 +117,8 @@ class MonitorSource(OrderedSource[NamedFrame]):
         for frame in self._images(stop):
             if isinstance(frame, WireError):
                 self._unreadable = f"{frame}; "  # its number shows as a gap in the ids
-                if self._settings.legacy_ids is LegacyIds.STATUS:  # where a gap costs the next frame too
-                    yield from self._refused(str(frame))
+                ids_are_asked = self._settings.legacy_ids is LegacyIds.STATUS
+                yield self._refused(str(frame)) if ids_are_asked else []  # a gap would cost the next one too
             elif frame is None:
                 yield None
             else:
@@ -127,13 +127,13 @@ class MonitorSource(OrderedSource[NamedFrame]):
                     self._check_threshold(frame)
                 yield [Arrival(series_id, image_id, frame.series_uid, (frame, name))]
 
-    def _refused(self, why: str) -> Iterator[list[Arrival[NamedFrame]]]:
-        """Yield an image that came and is unreadable, if the server tells its number."""
+    def _refused(self, why: str) -> list[Arrival[NamedFrame]]:
+        """Return an image that came and is unreadable, if the server tells its number."""
         try:
             series, image = self.client.last_taken()
         except SfdaqError:
-            return
-        yield [Arrival(series, image, "", why)]
+            return []
+        return [Arrival(series, image, "", why)]
 
     def _ids_of(self, frame: MonitorFrame) -> tuple[int, int, str]:
         """Return series, image and event id; WireError if the frame has none, and is refused then."""
@@ -226,6 +226,9 @@ class MonitorSource(OrderedSource[NamedFrame]):
                     continue
                 if (series_id, image_id) == last:
                     self._count_stale(1)
+                    if limit.reached():
+                        yield self._nothing_came()
+                        return
                     continue
                 last, n_left = (series_id, image_id), n_left - 1
                 limit.restart()
@@ -234,11 +237,14 @@ class MonitorSource(OrderedSource[NamedFrame]):
                 n_left -= 1
                 yield MissingFrame(str(frame))
             elif limit.reached():
-                waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
-                yield MissingFrame(f"{waited} ({self._explanation()})")
+                yield self._nothing_came()
                 return
             if n_left == 0:
                 return
+
+    def _nothing_came(self) -> MissingFrame:
+        waited = f"no image for {self._settings.timeout:g} s; is the detector running?"
+        return MissingFrame(f"{waited} ({self._explanation()})")
 
     def _finished(self, frame: MonitorFrame, name: str) -> Frame:
         scalars: dict[str, float | str] = {

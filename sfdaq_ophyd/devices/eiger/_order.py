@@ -159,7 +159,7 @@ class OrderedSource(SeriesSource, Generic[RawFrame]):
 
     @abstractmethod
     def _arrivals(self, stop: threading.Event) -> Iterator[list[Arrival[RawFrame]] | None]:
-        """Yield what comes, and None whenever nothing has for a moment, until `stop` is set."""
+        """Yield what comes, of any series, and None if nothing has for a moment, until `stop` is set."""
 
     @abstractmethod
     def _made(self, name: str, frame: RawFrame) -> Iterator[Frame | MissingFrame | FrameFormat]:
@@ -197,6 +197,8 @@ class OrderedSource(SeriesSource, Generic[RawFrame]):
                 passed += self._accepted(arrival, n_left - len(passed))
             if passed:
                 end.restart()
+            elif end.limit.left == 0 and self._is_over(triggers, end):  # others come, and may do so for ever
+                break
             n_left -= len(passed)
             yield from self._in_order(passed)
             if not n_left:
@@ -225,7 +227,7 @@ class OrderedSource(SeriesSource, Generic[RawFrame]):
             yield MissingFrame(f"{name} ({reason})".strip() if reason else name)
 
     def _is_over(self, triggers: SoftwareTriggers | None, end: Ending) -> bool:
-        """Find out whether anything more can come, now that nothing has for a moment."""
+        """Find out whether anything more can come, now that nothing of ours has for a moment."""
         if not end.told and self._is_told_over():
             end.told, end.rest = True, Limit(END_GRACE)
             end.why = end.why or f"the detector ended the series; {self._explanation()}"

@@ -11,6 +11,7 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filter
 import numpy as np
 import pytest
+import requests
 
 from sfdaq_ophyd.clients import SimplonClient
 from sfdaq_ophyd.devices import Eiger
@@ -255,6 +256,45 @@ def test_internal_when_a_frame_of_another_series_comes_then_it_is_dropped_and_co
     row = rows_of(run)[0]
     assert row["eiger_n_stale"] == 1 and row["eiger_n_missing"] == 1
     assert row["eiger_is_good"].count(False) == 1
+
+
+@pytest.mark.parametrize("what", ["foreign", "no image"])
+def test_internal_when_only_others_come_and_fast_then_the_point_ends_in_its_time(part, tmp_path, what):
+    """Nothing is quiet, and nothing comes."""
+    operator = Operator(part, nimages=1)
+    operator._thread.join(60)
+    old = requests.get(f"{part.url}/monitor/api/1.8.0/images/next", timeout=60).content
+    operator.stop()
+
+    def flood(path, ask):
+        if "/images/next" in path:
+            return 200, "image/tiff", old if what == "foreign" else b"no TIFF"
+        return ask()
+
+    make_eiger(part, tmp_path)  # short exposures
+    with relay(part.url, flood) as url:
+        eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=60)
+        eiger.timeout.put(1.0)
+        eiger.loss_policy.put("tolerant")
+        run = drive(interruptible(), lambda: bp.count([eiger]))
+    check_run(run, 1, stamp_of=stamp_of)
+    (row,) = rows_of(run)
+    assert row["eiger_n_missing"] == 1 and (row["eiger_n_stale"] > 1) == (what == "foreign")
+
+
+def test_monitor_when_the_same_image_comes_again_and_again_then_the_point_ends_in_its_time(part, tmp_path):
+    operator = Operator(part, nimages=1)
+    operator._thread.join(60)
+    old = requests.get(f"{part.url}/monitor/api/1.8.0/images/next", timeout=60).content
+    operator.stop()
+    with relay(part.url, lambda path, ask: (200, "", old) if "/images/next" in path else ask()) as url:
+        eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=60, mode="monitor")
+        eiger.timeout.put(1.0)
+        eiger.loss_policy.put("tolerant")
+        eiger.frames_per_trigger.put(2)
+        run = drive(interruptible(), lambda: bp.count([eiger]))
+    check_run(run, 1, stamp_of=stamp_of)
+    assert rows_of(run)[0]["eiger_is_good"] == [True, False]
 
 
 @pytest.mark.parametrize("fault", ["drop", "truncate", "content_type"])

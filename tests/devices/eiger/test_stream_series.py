@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import bluesky.plans as bp
 import h5py
 import numpy as np
@@ -71,6 +73,31 @@ def test_point_when_an_image_of_another_series_comes_between_then_dropped_and_co
     run = drive(interruptible(), lambda: bp.count([eiger], 2))
     check_run(run, 2, stamp_of=stamp_of)
     assert [row["eiger_n_stale"] for row in rows_of(run)] == [1, 1]
+
+
+def test_point_when_only_images_of_another_series_come_and_fast_then_it_ends_in_its_time(part, line, eiger):
+    """Nothing is quiet, and nothing comes."""
+    kept, over = [], threading.Event()
+    eiger.source.stream.subscribe(kept.append)
+    check_run(drive(interruptible(), lambda: bp.count([eiger])), 1, stamp_of=stamp_of)
+
+    def flood():
+        while not over.wait(0.02):
+            eiger.source._events.put(kept[0])
+
+    others = threading.Thread(target=flood, daemon=True)
+    others.start()
+    line.change = Lost(0)
+    eiger.timeout.put(1.0)
+    eiger.loss_policy.put("tolerant")
+    try:
+        run = drive(interruptible(), lambda: bp.count([eiger]))
+    finally:
+        over.set()
+        others.join()
+    check_run(run, 1, stamp_of=stamp_of)
+    (row,) = rows_of(run)
+    assert row["eiger_n_missing"] == 1 and row["eiger_n_stale"] > 1
 
 
 def test_fly_when_the_unit_restarts_in_between_then_told_and_the_next_run_is_right(part, line, eiger):
