@@ -13,7 +13,7 @@ import numpy as np
 
 from ..calibration.raw_pixels import LOST
 from ..errors import RequestError
-from ..wire.detector_name import DetectorName
+from ..wire.detector_name import DetectorName, mode_bits
 from ..wire.module_header import CLOCK_PERIOD, MAX_PORTS, ModuleHeader
 from ._intake import Clocks, Foreign, Message, PixelIntake, StreamFrame
 from ._port import Key, Layout, Numberings, Pending, Port
@@ -123,10 +123,11 @@ COUNTERS = tuple(
     "received complete incomplete mismatched late duplicate dropped foreign unparsable flushed".split()
 )
 """``received``, ``late``, ``duplicate``, ``foreign`` (of another detector or shape) and ``unparsable`` count
-messages, the others images; ``mismatched`` those whose modules do not agree on the pulse."""
+messages, the others images; ``mismatched`` those whose modules do not agree on the pulse, or on how they took
+it."""
 
-MISMATCH = "a common pulse"
-"""What an image lacks whose modules do not agree."""
+MISMATCH = "a common "
+"""How it begins what an image lacks whose modules do not agree."""
 
 REORDER = 4
 """A port that is this many frames ahead will not deliver an older one."""
@@ -369,19 +370,24 @@ class Assembler(PixelIntake):
         first = headers[0] if headers else None
         pulse_id, daq_rec = (first.pulse_id, first.daq_rec) if first else (None, None)
         pulse_ids = dict.fromkeys(header.pulse_id for header in headers)
+        words = {mode_bits(header.daq_rec): header.daq_rec for header in reversed(headers)}
         lacking = {block for block in incomplete if not blocks[block].n_packets}.union(missing)  # or filler
         lacks = ""
         if lacking:
             lacks = f"block {', '.join(map(str, sorted(lacking)))} of {n_blocks}"
         elif len(pulse_ids) > 1:
-            lacks = f"{MISMATCH}: {', '.join(map(str, pulse_ids))}"
+            lacks = f"{MISMATCH}pulse: {', '.join(map(str, pulse_ids))}"
+        elif len(words) > 1:  # pixels of one would get the constants of another
+            lacks = (
+                f"{MISMATCH}gain mode and storage cell: daq_rec {', '.join(map(str, sorted(words.values())))}"
+            )
         taken = self._clocks.of(key).time(first.ticks * CLOCK_PERIOD) if first and first.ticks else None
         return StreamFrame(
             image=pending.image,
             timestamp=pending.arrival if taken is None else taken,
             event_id=self._ids.next(key[1], pulse_id, daq_rec),
             pulse_id=pulse_id,
-            is_good=len(pulse_ids) == 1 and len(headers) == n_wanted,
+            is_good=len(pulse_ids) == len(words) == 1 and len(headers) == n_wanted,
             lacks=lacks,
             frame_number=key[1],
             daq_rec=daq_rec,

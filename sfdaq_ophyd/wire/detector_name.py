@@ -71,6 +71,15 @@ def storage_cell(word: int) -> int:
     return word >> 8 & 15
 
 
+_MODE = 0x3F17
+"""High gain, fixed gain, comparator in reset, storage cell, forced switching."""
+
+
+def mode_bits(word: int) -> int:
+    """Return what of daq_rec all modules of an image have in common: gain mode and storage cell."""
+    return word & _MODE
+
+
 @dataclass(frozen=True, slots=True)
 class DaqRec:
     """The fields of daq_rec that change from frame to frame.

@@ -234,6 +234,28 @@ def test_image_when_modules_disagree_on_the_pulse_then_is_counted_by_name_and_la
 
 
 @pytest.mark.parametrize(
+    ("word", "alike"),
+    [
+        (3872, True),
+        (3840, True),
+        (3872 | 1 << 18, True),
+        (3873, False),
+        (3872 | 1 << 12, False),
+        (0x720, False),
+    ],
+)
+def test_image_when_modules_were_taken_in_other_modes_then_lacks_a_common_one(word, alike):
+    """A module that was started anew has forgotten its gain mode; chip version and event code are no mode."""
+    driver = Driver(2)
+    driver.send(0, 1, pulse_id=100, daq_rec=3872)
+    driver.send(1, 1, pulse_id=100, daq_rec=word)
+    (frame,) = driver.frames
+    assert frame.is_good == alike and driver.counters.get("mismatched", 0) == (not alike)
+    words = ", ".join(map(str, sorted([3872, word])))
+    assert frame.lacks == ("" if alike else f"a common gain mode and storage cell: daq_rec {words}")
+
+
+@pytest.mark.parametrize(
     ("block_1", "lacks"),
     [
         ({}, ""),

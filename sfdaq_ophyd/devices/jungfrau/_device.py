@@ -132,7 +132,7 @@ class Jungfrau(Detector):
     n_received = _counter("received", "messages with data")
     n_complete = _counter("complete", "images with all modules and packets")
     n_incomplete = _counter("incomplete", "images with modules or packets missing")
-    n_mismatched = _counter("mismatched", "complete images whose modules do not agree on the pulse")
+    n_mismatched = _counter("mismatched", "complete images whose modules do not agree on pulse or mode")
     n_late = _counter("late", "module frames whose image had gone")
     n_duplicate = _counter("duplicate", "messages that came twice")
     n_dropped = _counter("dropped", "images lost because all buffers were in use, or dropped as told")
