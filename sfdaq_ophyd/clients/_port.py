@@ -95,7 +95,8 @@ class Port:
         elif number < self.last:
             return False  # late: says nothing about where the port is now
         self.first = self.first or (self.numbering, number)
-        opened = restarted or self._ended or 0 < header.ticks < self._ticks
+        another = header.file_index != self._file_index  # its end message may have been dropped
+        opened = restarted or self._ended or another or 0 < header.ticks < self._ticks
         self.last = number if restarted else max(self.last, number)
         self._ended = False
         self._ticks = header.ticks or (0 if opened else self._ticks)
