@@ -149,9 +149,9 @@ class StdDaqRedis(Listener):
     def close(self) -> None:
         """Stop following. Safe twice."""
         self._closing.set()
-        self._fell_silent("closed")
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(self._join)
+        self._fell_silent("closed")
         self._redis.close()
 
     __enter__ = start
@@ -169,7 +169,8 @@ class StdDaqRedis(Listener):
                 self._hears.set()
                 while not self._closing.is_set():
                     self._read()
-                    self.silent_since, pause = None, 0.1
+                    if not self._closing.is_set():
+                        self.silent_since, pause = None, 0.1
             except Exception as exc:  # a peer may break the library in any way: the thread goes on
                 self._fell_silent(exc)
                 logger.warning("%s: %s; next try in %.1f s", self.url, self._why, pause)

@@ -169,6 +169,14 @@ def test_follow_when_redis_restarts_then_it_goes_on(server, wait_for, empty):
         assert contents.get(timeout=60)["acquisition"]["info"]["run_id"] == 2
 
 
+def test_state_when_it_was_closed_then_it_hears_nothing(server):
+    with following(server) as (follower, contents):
+        add(server, "daq:status", status(1))
+        contents.get(timeout=60)
+    assert follower.state.startswith("hears nothing since ") and follower.state.endswith("closed")
+    assert not follower.wait_connected(0)
+
+
 def test_close_when_nothing_answers_then_it_is_quick_and_nothing_is_left(wait_for):
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
