@@ -28,8 +28,9 @@ from ..errors import (
     shown_url,
 )
 from ..limits import Limit, asked_again, counted_time
+from ..wire.std_daq import MAX_IMAGES
 from ..wire.std_daq_config import WEBSOCKET_KEYS, DaqConfig, check_config
-from ..wire.std_daq_socket import MAX_MESSAGE, STOP_COMMAND, PushedState, PushedStatus
+from ..wire.std_daq_socket import MAX_MESSAGE, STOP_COMMAND, PushedState, PushedStatus, Tracker
 from ._http import Reply, check_url
 from .std_daq_service import REST_DIALECTS, StandardDaq, StdDaqRefused, translated
 
@@ -135,7 +136,7 @@ class Pushes:
         with self._lock:
             self._last = counted_time()
             before = self._runs[-1] if self._runs else None
-            if before == status:
+            if before == status and status.state is not PushedState.REJECTED:  # which answers one command
                 return
             if (
                 before is not None
@@ -329,24 +330,37 @@ class StdDaqWriterSocket(StandardDaq):
         return number
 
     def stop(self) -> PushedStatus:
-        """Stop what is recorded, whosever it is, and return the status once the driver is idle.
+        """Stop what is recorded, whosever it is, and return the status once that is over.
+
+        What somebody starts right afterwards is not stopped, even if the driver was idle for a moment only.
 
         Returns
         -------
         PushedStatus
+            Idle, or of what was started since.
 
         Raises
         ------
         StdDaqTimeout
-            It does not become idle.
+            It does not come to its end.
         """
         with translated():
             limit, again = Limit(STOP_TIMEOUT), Limit(1.0)
-            if self.status().is_idle:
-                return self.status()
+            pushes = self.connect()
+            (*_, seen), number = pushes.since(0)
+            if seen.is_idle:
+                return seen
             self.send(STOP_COMMAND)
-            before = None
-            while not (seen := self.status()).is_idle:
+            stopped, before = Tracker(MAX_IMAGES), None
+            while True:
+                if (now := self.connect()) is not pushes:  # what was pushed meanwhile nobody knows
+                    pushes, number = now, 0
+                statuses, number = pushes.since(number)
+                for seen in statuses:
+                    if seen.state is not PushedState.REJECTED:  # an answer to whoever asked
+                        stopped.see(seen)
+                    if seen.is_idle or stopped.ended:
+                        return seen
                 if seen != before:
                     before = seen
                     limit.restart()
@@ -357,7 +371,6 @@ class StdDaqWriterSocket(StandardDaq):
                     self.send(STOP_COMMAND)
                 limit.wait(self.news, PERIOD)
                 self.news.clear()
-            return seen
 
     # ---- configuration ------------------------------------------------------------------------------
 

@@ -111,6 +111,16 @@ def test_status_when_something_else_answers_then_it_is_named(daq):
         StdDaqWriterSocket(daq.url.replace("http", "ws")).status()
 
 
+def test_statuses_when_two_commands_are_rejected_alike_then_each_has_its_answer(monkeypatch, wait_for):
+    monkeypatch.setattr(std_daq_socket, "SILENT", 1e9)
+    rejected = json.dumps({"status": "rejected", "reason": "driver is busy!"})
+    with pushing(IDLE, IDLE, rejected, rejected) as url:
+        with contextlib.closing(StdDaqWriterSocket(url)) as client:
+            pushes = client.connect()
+            wait_for(lambda: pushes.next_number() == 3, "both answers")
+            assert [status.state for status in pushes.since(0)[0]] == ["idle", "rejected", "rejected"]
+
+
 def test_status_when_the_peer_closes_at_once_then_it_is_no_daq():
     with pushing(then="close") as url, pytest.raises(StdDaqBadReply, match="is no standard DAQ"):
         StdDaqWriterSocket(url).status()
@@ -231,6 +241,47 @@ def test_stop_when_nothing_is_recorded_then_nothing_is_sent(client, monkeypatch)
     sent = []
     monkeypatch.setattr(client, "send", sent.append)
     assert client.stop().is_idle and sent == []
+
+
+@pytest.mark.parametrize(
+    ("after", "found"),
+    [
+        ((("saving_file", 7), ("file_saved", None), ("idle", None), ("recording", 8)), "file_saved"),
+        ((("saving_file", 7), ("recording", 8)), "recording"),  # what is shorter than a wake-up is skipped
+        ((("recording", 0),), "recording"),
+    ],
+)
+def test_stop_when_somebody_else_starts_right_after_the_end_then_theirs_is_not_stopped(
+    after, found, monkeypatch, wait_for
+):
+    monkeypatch.setattr(std_daq_socket, "STOP_TIMEOUT", 2.5)
+    monkeypatch.setattr(std_daq_socket, "SILENT", 1e9)
+    stops, end = [], threading.Event()
+
+    def talk(connection):
+        connection.send(json.dumps({"status": "recording", "count": 7}))
+        for text in connection:
+            stops.append(text)
+            for state, count in after:
+                connection.send(json.dumps({"status": state, "count": count}))
+        end.set()
+
+    def send_and_wait(command):
+        number, pushes = send(command), client.connect()
+        wait_for(lambda: pushes.next_number() > len(after), "all of it", 120)
+        return number
+
+    with serve(talk, "127.0.0.1", 0, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        client = StdDaqWriterSocket(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        with contextlib.closing(client):
+            send = client.send
+            monkeypatch.setattr(client, "send", send_and_wait)  # all of it is there at the next look
+            assert client.stop().state == found
+        assert end.wait(120) and len(stops) == 1
+        server.shutdown()
+        thread.join()
 
 
 def test_acquisition_when_it_is_started_and_stopped_then_its_states_follow_each_other(
