@@ -469,7 +469,8 @@ class BrokerRunner:
             raise FilesMissing(f"{self.name}: run {run.number}", reasons)
         for row in rows:
             if row["state"] == COMPLETE and row["read"] and not row.is_gap_free:
-                worst = min(row.arrays, key=lambda found: found["n_got"])
+                lacking = (found for found in row.arrays if not found["filtered"])
+                worst = min(lacking, key=lambda found: found["n_got"])
                 where = f"run {run.number}, acquisition {row['acquisition_number']}, {worst['key']}"
                 raise FramesMissing(
                     f"{self.name}: {where}",
