@@ -153,7 +153,11 @@ class _RunNumbers:
         if broker is None or facts is None:
             self._run = (yield msg) or short_uid("run")
             return self._run
-        self._run = (yield msg._replace(kwargs={**msg.kwargs, START_KEY: facts})) or short_uid("run")
+        try:
+            self._run = (yield msg._replace(kwargs={**msg.kwargs, START_KEY: facts})) or short_uid("run")
+        except Exception:  # the number is of no run, and must not become that of another one
+            yield from call_broker(broker, broker.runner.end_run)
+            raise
         yield from self._adopt(msg, broker)
         return self._run
 

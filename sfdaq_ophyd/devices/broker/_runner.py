@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -121,6 +123,7 @@ class BrokerRunner:
         self.run: BrokerRun | None = None
         self._ended: BrokerRun | None = None
         self._n_ended = 0
+        self._changing = threading.Lock()
         self._uid, self._warns_alone = "", warns_alone
 
     @property
@@ -179,10 +182,16 @@ class BrokerRunner:
             ask for data of another run, or cost a second number.
         number : int, optional
             To go on with, in place of a new one.
+
+        Raises
+        ------
+        RequestError
+            The device's pgroup is not that of the run in use any more.
         """
-        check()
-        self._uid = self._uid or (point.run if point is not None else "")
-        run = self.run or self.run_of(self._uid)  # unstaged and staged again within Bluesky's run
+        with self._changing:
+            check()
+            self._uid = self._uid or (point.run if point is not None else "")
+            run = self.run or self.run_of(self._uid)  # unstaged and staged again within Bluesky's run
         if run is None:
             if self._warns_alone and not self._uid:
                 self._warns_alone = False
@@ -190,8 +199,15 @@ class BrokerRunner:
             self._listen()
             pgroup, new = self._settings().pgroup, number is None
             number = self.client.advance_run_number(pgroup) if number is None else number
+            check()
             run = self._new_run(pgroup, number, new=new)
-        self.run = run
+        pgroup = self._settings().pgroup
+        if run.pgroup != pgroup:  # whose run of this number is another one
+            expected = f"{run.pgroup}, of which run {run.number} is; end that run first"
+            raise RequestError(f"{self.name}.pgroup", pgroup, expected)
+        with self._changing:  # it may have ended while the broker was asked: nobody goes on with it then
+            check()
+            self.run = run
         return run
 
     def _listen(self) -> None:
@@ -481,9 +497,10 @@ class BrokerRunner:
 
     def end_run(self) -> None:
         """Use the number no more; its files are still followed. Safe twice."""
-        self._n_ended += 1
-        self._ended = self.run or self._ended
-        self.run, self._uid = None, ""
+        with self._changing:
+            self._n_ended += 1
+            self._ended = self.run or self._ended
+            self.run, self._uid = None, ""
         self.follower.end_run()
 
     def closed_tables(self) -> list[RunTable]:
