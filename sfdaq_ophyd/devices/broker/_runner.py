@@ -518,7 +518,23 @@ def _asked(request: RetrieveRequest) -> dict[str, list[int]]:
     return {"range": [-(-inner.first // step) * step, inner.last + 1, step]}
 
 
+_RUN_FOLDER = re.compile(r"run(-?\d{1,18})(-.*)?", re.ASCII)
+
+
 def _saved_request(path: str, changes: Mapping[str, Any] | None) -> RetrieveRequest:
+    """Return the request in a ``meta/acqNNNN.json``, with some changes; RequestError if it is none.
+
+    Its number is that of the run that it lies in: data of one run never go into another because a file says
+    so.
+    """
     if not (saved := read_json(Path(path))):
         raise RequestError("path", path, f"a file with a JSON object, of at most {MAX_JSON} bytes")
-    return RetrieveRequest.from_wire(saved | dict(changes or {}))
+    changes = dict(changes or {})
+    if "run_number" in changes:
+        raise RequestError("changes", "run_number", "other fields: same_run tells whose number is used")
+    old = RetrieveRequest.from_wire(saved | changes)
+    run = Path(path).parent.parent.name
+    folder = _RUN_FOLDER.fullmatch(run)
+    if folder is None or old.run_number not in (None, int(folder[1])):
+        raise RequestError("run_number", old.run_number, f"a request of {run}, in whose folder it is")
+    return dataclasses.replace(old, run_number=int(folder[1]))
