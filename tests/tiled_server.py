@@ -15,6 +15,36 @@ from .ports import free_ports
 
 API_KEY = "stock"
 
+TILED = """
+import functools, gc, sys
+gc.disable()
+import tiled.catalog, tiled.server.app
+from fastapi.dependencies import utils
+from tiled.commandline import _catalog, main
+
+analyse, known = utils.get_dependant, {}
+
+@functools.wraps(analyse)
+def once(**given):
+    key = tuple((name, repr(value) if name.endswith("scopes") else value) for name, value in given.items())
+    if key not in known:
+        known[key] = analyse(**given)
+    return known[key]
+
+utils.get_dependant = once
+if "--init" in sys.argv:
+    sys.argv.remove("--init")
+    _catalog.init(sys.argv[sys.argv.index("catalog") + 1], if_not_exists=True)
+gc.collect(), gc.freeze(), gc.enable()
+main.main()
+"""
+"""What ``python -m tiled`` does, with less than half of the work at a start, and two thirds at a request.
+
+The collector does not look at what is being imported. With ``--init``, the function of ``tiled catalog init``
+makes the database, not a second process that imports Tiled for that. And what FastAPI finds out about the
+parameters of Tiled's functions, anew at each request, is kept.
+"""
+
 
 class TiledServer:
     """``tiled serve ...``, on a free port.
@@ -41,7 +71,7 @@ class TiledServer:
 
     def start(self) -> None:
         """Start it, again at the same port."""
-        command = [sys.executable, "-m", "tiled", "serve", *self._arguments, "--port", str(self.port)]
+        command = [sys.executable, "-c", TILED, "serve", *self._arguments, "--port", str(self.port)]
         self.process = subprocess.Popen(
             command,
             cwd=self.directory,
@@ -54,7 +84,7 @@ class TiledServer:
         address: queue.SimpleQueue = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, args=(address.put,), daemon=True)
         self._reader.start()
-        if address.get(timeout=170) is None:  # a server that ended has told so; this one is slow
+        if address.get(timeout=600) is None:  # a server that ended has told so; this one is slow
             raise AssertionError((self.directory / "server.txt").read_text()[-2000:])
 
     def _read(self, tell) -> None:
