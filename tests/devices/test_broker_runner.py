@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -114,3 +115,13 @@ def test_acquire_again_when_there_is_no_other_run_then_the_old_one_goes_on(
     ((run, request),) = sent
     assert run.number == request.run_number == 5 and runner.client.last == 0
     assert request.extra["rerun_of"] == "run0005/acq0001"
+
+
+def test_acquire_again_when_the_file_is_a_copy_elsewhere_then_its_own_number_counts(
+    runner, saved, tmp_path, monkeypatch
+):
+    sent = []
+    monkeypatch.setattr(runner, "_send", lambda run, request: sent.append(request))
+    copy = shutil.copy(saved(run_number=5), tmp_path)
+    runner.acquire_again(None, runner.same_run(), copy)
+    assert [request.run_number for request in sent] == [5]

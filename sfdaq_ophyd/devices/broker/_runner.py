@@ -524,8 +524,8 @@ _RUN_FOLDER = re.compile(r"run(-?\d{1,18})(-.*)?", re.ASCII)
 def _saved_request(path: str, changes: Mapping[str, Any] | None) -> RetrieveRequest:
     """Return the request in a ``meta/acqNNNN.json``, with some changes; RequestError if it is none.
 
-    Its number is that of the run that it lies in: data of one run never go into another because a file says
-    so.
+    Its number is that of the run in whose folder it lies: data of one run never go into another because a
+    file says so.
     """
     if not (saved := read_json(Path(path))):
         raise RequestError("path", path, f"a file with a JSON object, of at most {MAX_JSON} bytes")
@@ -535,6 +535,8 @@ def _saved_request(path: str, changes: Mapping[str, Any] | None) -> RetrieveRequ
     old = RetrieveRequest.from_wire(saved | changes)
     run = Path(path).parent.parent.name
     folder = _RUN_FOLDER.fullmatch(run)
-    if folder is None or old.run_number not in (None, int(folder[1])):
+    if folder is None:  # a copy somewhere else
+        return old
+    if old.run_number not in (None, int(folder[1])):
         raise RequestError("run_number", old.run_number, f"a request of {run}, in whose folder it is")
     return dataclasses.replace(old, run_number=int(folder[1]))
