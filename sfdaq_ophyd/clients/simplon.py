@@ -378,6 +378,21 @@ class SimplonClient:
         except ValueError:
             raise DetectorStateError(f"{self.url}: unknown detector state {value!r:.100}") from None
 
+    def update_status(self) -> None:
+        """Have temperature and humidity measured anew where that is to be asked for: API 1.6, detector idle.
+
+        Raises
+        ------
+        DetectorStateError, ServiceRefused, ServiceUnreachable, ServiceTimeout, WireError, UnknownOutcome
+            The state could not be read, as of `state`, or the command not be sent, as of `command`.
+
+        Notes
+        -----
+        See wire reference eiger, section 4.2.
+        """
+        if self.version == "1.6.0" and self.state() == DetectorState.IDLE:
+            self.command("detector", "status_update")
+
     def wait_while(self, states: Container[DetectorState], timeout: float, what: str) -> DetectorState:
         """Wait until the detector is in none of `states`; return the state it is in then.
 

@@ -52,6 +52,15 @@ class Times(NamedTuple):
     """From trigger to exposure."""
 
 
+def measure(client: SimplonClient) -> SfdaqError | None:
+    """Have temperature and humidity measured anew, where that is to be asked for; return why they are not."""
+    try:
+        client.update_status()
+    except SfdaqError as exc:
+        return exc
+    return None
+
+
 class EigerControl:
     """Configure, arm and disarm one detector, and leave it as it was found. Safe from several threads.
 

@@ -16,6 +16,7 @@ from ...clients.simplon import SLOW_PUT_TIMEOUT, SimplonClient
 from ...errors import RequestError, ServiceRefused, SfdaqError, WireError
 from ...wire.simplon import DetectorState, typed
 from .._status import ActionStatus, naming, refuse_while_staged
+from ._control import measure
 from ._series import Readout
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,9 @@ class SimplonSignal(Signal):
         What to set instead.
     fixed : bool
         True refuses `put` while the device is staged.
+    measured : bool
+        True has the detector measure it before it is read, where that is to be asked for: API 1.6, and only
+        while the detector is idle. Else the value is of before the series.
     """
 
     parent: ParameterOwner
@@ -79,11 +83,12 @@ class SimplonSignal(Signal):
         writable: bool = False,
         hint: str = "",
         fixed: bool = False,
+        measured: bool = False,
         **kwargs,
     ):
         self.module, self.task, self.parameter = path.split("/", 2)
         self.path, self._dtype, self._units = path, dtype, units
-        self._writable, self._hint, self._fixed = writable, hint, fixed
+        self._writable, self._hint, self._fixed, self._measured = writable, hint, fixed, measured
         super().__init__(**kwargs)
         self._metadata["write_access"] = writable
 
@@ -98,9 +103,14 @@ class SimplonSignal(Signal):
         return self._keep(_UNKNOWN[self._dtype] if known is None else known)
 
     def _fetch(self):
-        client = self.parent.client
+        client, old = self.parent.client, None
         try:
-            return client.get(self.module, self.task, self.parameter).value
+            if self._measured:
+                old = measure(client)
+            value = client.get(self.module, self.task, self.parameter).value
+            if old is not None:
+                logger.warning("%s: the value may be an old one: %s", self.name, old)
+            return value
         except (ServiceRefused, WireError) as exc:
             if client.probe() == DetectorState.NA and self.module == "detector":
                 raise
@@ -217,8 +227,8 @@ class EigerSignals(Device):
     firmware = _config("eiger_fw_version", "string")
 
     state = _mirror("detector/status/state", "string")
-    temperature = _mirror("detector/status/temperature", units="degree C")
-    humidity = _mirror("detector/status/humidity", units="%")
+    temperature = _mirror("detector/status/temperature", units="degree C", measured=True)
+    humidity = _mirror("detector/status/humidity", units="%", measured=True)
     high_voltage = _mirror("detector/status/high_voltage/state", "string")
     monitor_mode = _mirror("monitor/config/mode", "string")
     monitor_state = _mirror("monitor/status/state", "string")

@@ -22,7 +22,7 @@ from ...wire.frame import Frame, FrameFormat, MissingFrame, Tables
 from ...wire.simplon import ARMED, BUSY, MANY_PER_TRIGGER, DetectorState, TriggerMode
 from .._source import Progress, Request, WrittenFile
 from .._worker import Worker, ends_within
-from ._control import EigerControl, Times
+from ._control import EigerControl, Times, measure
 from ._series import (
     DEFAULT_TRIGGER_MODE,
     TRIGGER_MODES,
@@ -194,6 +194,7 @@ class SeriesSource(ABC):
         else:
             self.control.make_idle()
             self.control.pay()
+            measure(self.client)  # what a run tells of it is read while a series is open
         interface = self._interface_settings()
         wanted = {} if self.mode is Mode.MONITOR else self._detector_settings(settings.frames_per_trigger)
         self.control.set(wanted | interface)

@@ -121,13 +121,14 @@ class EigerModel(DetectorConfig):
             "check_connections": lambda: None,
         }
         if version == "1.6.0":
-            self.commands["status_update"] = lambda: None
+            self.commands["status_update"] = self.update_status
         self.restart()
 
     def restart(self) -> None:
         """Be as after power-up: not initialized, monitor disabled, every frame, file and series lost."""
         self._drop_exposure()
         self.state = DetectorState.NA
+        self.update_status()
         self.series: Series | None = None
         self.series_id, self.series_unique_id = 0, ""
         for module in (self.monitor, self.files, self.stream):
@@ -140,10 +141,18 @@ class EigerModel(DetectorConfig):
             raise KeyError(name)
         return super().read(task, name)
 
-    def _status(self) -> dict[str, Parameter]:
+    def update_status(self) -> None:
+        """Measure temperature and humidity, unless the detector acquires."""
+        if self.state != DetectorState.ACQUIRE:
+            self._climate = self._measure()
+
+    @staticmethod
+    def _measure() -> tuple[Parameter, Parameter]:
         drift = 0.2 * math.sin(time.time() / 60)
-        warm = measured(round(24.5 + drift, 2), "float", "C")
-        damp = measured(round(4.0 - drift, 2), "float", "%")
+        return measured(round(24.5 + drift, 2), "float", "C"), measured(round(4.0 - drift, 2), "float", "%")
+
+    def _status(self) -> dict[str, Parameter]:
+        warm, damp = self._climate if self.version == "1.6.0" else self._measure()
         status = {
             "state": measured(self.state.value, "string", "", *DetectorState),
             "error": measured([], "string[]"),

@@ -141,6 +141,47 @@ def test_missing_parameters_when_read_on_the_first_generation_then_they_are_unkn
     eiger.read_configuration()
 
 
+@pytest.mark.parametrize("name", ["temperature", "humidity"])
+def test_temperature_when_read_on_the_first_generation_then_it_is_measured_for_that_while_idle(
+    make_part, tmp_path, name
+):
+    eiger = make_eiger(make_part(api_version="1.6.0"), tmp_path, legacy_ids="status")
+    signal, client = getattr(eiger, name), eiger.client
+
+    def measured():
+        return client.get("detector", "status", name).time
+
+    before = measured()
+    assert measured() == before, "by itself nothing is measured"
+    signal.get()
+    when_read = measured()
+    assert when_read > before
+    eiger.stage()
+    when_staged = measured()
+    assert when_staged > when_read
+    eiger.trigger().wait(60)
+    assert client.state() == "ready"
+    signal.get()
+    assert measured() == when_staged, "a series is open"
+    eiger.unstage()
+
+
+def test_temperature_when_it_cannot_be_measured_anew_then_the_last_one_is_read_and_that_is_said(
+    make_part, tmp_path, caplog
+):
+    part = make_part(api_version="1.6.0")
+    eiger = make_eiger(part, tmp_path)
+    part.fail_next("error", path="status_update", code=404)
+    assert 20 < eiger.temperature.get() < 30
+    assert "eiger_temperature: the value may be an old one" in caplog.text
+
+
+def test_temperature_when_read_on_the_second_generation_then_nothing_is_sent_before(part, eiger):
+    eiger.temperature.get()
+    assert [entry.path.rsplit("/", 1)[1] for entry in part.requests.entries()][-1] == "temperature"
+    assert not [entry for entry in part.requests.entries() if "/command/" in entry.path]
+
+
 def test_energy_when_scanned_then_the_series_is_ended_before_each_write(part, eiger):
     energies = [9000.0, 10000.0, 11000.0]
     run = drive(interruptible(), lambda: bp.list_scan([eiger], eiger.photon_energy, energies))
