@@ -72,8 +72,9 @@ class Debt:
         The process that has the device staged, and puts it back if it lives to; empty if none will.
     advice : str
         Who puts it back, and how.
-    is_reset : bool
-        Whether the hardware was reset since, for all that is known: the value left there may be gone.
+    is_unsure : bool
+        Whether another value may be there though nobody set it: for all that is known, the hardware was reset
+        since, or did not take the one that is said to be left.
     """
 
     device: str
@@ -84,7 +85,7 @@ class Debt:
     reason: str
     holder: str = ""
     advice: str = BY_STAGE
-    is_reset: bool = False
+    is_unsure: bool = False
 
     @property
     def held(self) -> bool:
@@ -169,7 +170,7 @@ class Debts:
             new = {}
             for what, (back, left) in reversed(tuple(changes.items())):
                 before = noted.get(what)
-                if before is None or (before.left, before.holder, before.is_reset) != (left, holder, False):
+                if before is None or (before.left, before.holder, before.is_unsure) != (left, holder, False):
                     back = back if before is None else before.back
                     why = "the session that had it staged ended"
                     new[what] = Debt(self._device, what, left, back, _now(), why, holder, self._advice)
@@ -181,7 +182,7 @@ class Debts:
         mine = self._device, _process(os.getpid())
         self._keep(lambda debt: not debt.holder or (debt.device, debt.holder) != mine)
 
-    def owe(self, what: str, *, left: Any, back: Any, reason: object) -> None:
+    def owe(self, what: str, *, left: Any, back: Any, reason: object, unsure: bool = False) -> None:
         """Note a debt, on disk and in the log; one noted before keeps the value to put back.
 
         Parameters
@@ -192,12 +193,16 @@ class Debts:
             The value left there, and that to put back; fit for JSON.
         reason : object
             Why it could not be put back.
+        unsure : bool
+            Setting it to `left` failed: what was there before may be there still.
         """
         with _lock:
             owed = self._read()
-            debt = Debt(self._device, what, left, back, _now(), str(reason), advice=self._advice)
+            debt = Debt(
+                self._device, what, left, back, _now(), str(reason), advice=self._advice, is_unsure=unsure
+            )
             if (before := owed.get(what)) is not None:
-                debt = replace(debt, back=before.back, is_reset=before.is_reset)
+                debt = replace(debt, back=before.back, is_unsure=unsure or before.is_unsure)
             owed[what] = debt
             self._write(owed)
         logger.error("not left as found: %s", debt)
@@ -214,14 +219,14 @@ class Debts:
         try:
             yield
         except ServiceUnreachable:  # nothing was sent
-            self._mark({what: debt.is_reset for what, debt in before.items()})
+            self._mark({what: debt.is_unsure for what, debt in before.items()})
             raise
 
-    def _mark(self, is_reset: Mapping[str, bool]) -> None:
+    def _mark(self, is_unsure: Mapping[str, bool]) -> None:
         with _lock:
             noted = self._read()
             now = {
-                what: replace(debt, is_reset=is_reset.get(what, debt.is_reset))
+                what: replace(debt, is_unsure=is_unsure.get(what, debt.is_unsure))
                 for what, debt in noted.items()
             }
             if now != noted:
@@ -274,7 +279,7 @@ class Debts:
             what: debt.back
             for what, debt in owed.items()
             if not same(now[what], debt.back)
-            and ((debt.is_reset and now[what] is not None) or same(now[what], debt.left))
+            and ((debt.is_unsure and now[what] is not None) or same(now[what], debt.left))
         }
         if due:
             write(due)
@@ -394,7 +399,7 @@ def _load(path: Path) -> tuple[str, dict[str, Debt]] | None:
             content = json.loads(file.read(MAX_BYTES))
         names = [field.name for field in fields(Debt)]
         entries = [
-            {"advice": BY_STAGE, "is_reset": False, **entry, "holder": str(entry.get("holder", ""))}
+            {"advice": BY_STAGE, "is_unsure": False, **entry, "holder": str(entry.get("holder", ""))}
             for entry in content["owed"]
         ]
         owed = [Debt(**{name: entry[name] for name in names}) for entry in entries]

@@ -74,6 +74,7 @@ class EigerControl:
         self.session: dict[str, object] = {}
         self._last_series, self._uid_before = 0, ""
         self._changed: dict[str, tuple[object, object]] = {}  # what was there, what was set
+        self._unset: set[str] = set()  # of these, what may be as it was set before
         self._lock = threading.RLock()
         self._touched = False
         self._is_reset = False  # and not all is set again
@@ -310,8 +311,14 @@ class EigerControl:
             if parameter.value != value:
                 parameter.check(f"{self.name}: {path}", value)
                 changes[path] = found, value
+                if parameter.value != found:  # a value of ours, which stays if this fails
+                    with self._lock:
+                        self._unset.add(path)
         self.debts.hold(changes)
-        self._put_all({path: value for path, (_, value) in changes.items()})
+        for path, (_, value) in changes.items():
+            self._put(path, value)
+            with self._lock:
+                self._unset.discard(path)
 
     def found(self, path: str) -> object:
         """Return the value of ``"<module>/config/<name>"`` that was found, and will be put back."""
@@ -374,8 +381,9 @@ class EigerControl:
             read_on()
         with self._lock:
             found, self._changed = self._changed, {}
+            unset, self._unset = self._unset, set()
         for path, (before, left) in reversed(found.items()):
-            if before == left:
+            if before == left and path not in unset:
                 continue
             try:
                 if isinstance(problem, ConnectionError | TimeoutError):  # it is away: tried once
@@ -385,5 +393,5 @@ class EigerControl:
                     self._put(path, before)
             except SfdaqError as exc:
                 problem = exc
-                self.debts.owe(path, left=left, back=before, reason=exc)
+                self.debts.owe(path, left=left, back=before, reason=exc, unsure=path in unset)
         self.debts.release()

@@ -58,6 +58,34 @@ def test_unstage_when_the_network_is_away_then_the_next_stage_puts_back_what_was
     client.put("detector", "nimages", 1)
 
 
+@pytest.mark.parametrize("value", [5, 7])
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_unstage_when_the_network_went_with_a_setting_then_what_was_found_is_put_back(
+    part, outage, tmp_path, value, comes_back
+):
+    """What was to be set last is not there: a value of before is."""
+    away, url = outage
+    client = SimplonClient(part.url)
+    client.put("detector", "nimages", 7)
+    eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)
+    eiger.stage()
+    control = eiger.source.control
+    hold = control.debts.hold
+    control.debts.hold = lambda changes: (hold(changes), away.set())
+    with pytest.raises((ConnectionError, UnknownOutcome)):
+        control.set({"detector/config/nimages": value})
+    if comes_back:
+        away.clear()
+    eiger.unstage()
+    assert client.get("detector", "config", "nimages").value == (7 if comes_back else 1)
+    away.clear()
+    eiger = Eiger(url, name="eiger", directory=tmp_path, timeout=10.0)  # another process
+    eiger.stage()
+    eiger.unstage()
+    assert client.get("detector", "config", "nimages").value == 7
+    client.put("detector", "nimages", 1)
+
+
 def test_point_when_the_network_goes_then_its_failure_is_told_and_the_detector_is_put_right_later(
     part, outage, tmp_path
 ):
