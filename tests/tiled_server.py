@@ -16,33 +16,21 @@ from .ports import free_ports
 API_KEY = "stock"
 
 TILED = """
-import functools, gc, sys
+import gc, sys
 gc.disable()
 import tiled.catalog, tiled.server.app
-from fastapi.dependencies import utils
 from tiled.commandline import _catalog, main
 
-analyse, known = utils.get_dependant, {}
-
-@functools.wraps(analyse)
-def once(**given):
-    key = tuple((name, repr(value) if name.endswith("scopes") else value) for name, value in given.items())
-    if key not in known:
-        known[key] = analyse(**given)
-    return known[key]
-
-utils.get_dependant = once
 if "--init" in sys.argv:
     sys.argv.remove("--init")
     _catalog.init(sys.argv[sys.argv.index("catalog") + 1], if_not_exists=True)
 gc.collect(), gc.freeze(), gc.enable()
 main.main()
 """
-"""What ``python -m tiled`` does, with less than half of the work at a start, and two thirds at a request.
+"""What ``python -m tiled`` does, with less than half of the work at a start.
 
 The collector does not look at what is being imported. With ``--init``, the function of ``tiled catalog init``
-makes the database, not a second process that imports Tiled for that. And what FastAPI finds out about the
-parameters of Tiled's functions, anew at each request, is kept.
+makes the database, not a second process that imports Tiled for that.
 """
 
 
