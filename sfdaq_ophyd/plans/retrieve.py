@@ -95,7 +95,8 @@ def re_retrieve(
     same_run : bool
         The data become further acquisitions of that run; else a new run number is taken.
     changes : dict, optional
-        Fields of the request that shall be different, as on the wire, e.g. ``{"detectors": {...}}``.
+        Fields of the request that shall be different, as on the wire, e.g. ``{"detectors": {...}}``; not
+        ``run_number``, which `same_run` decides.
     md : dict, optional
         Metadata of the run.
 

@@ -285,7 +285,7 @@ class BrokerRunner:
         path : str
             One of `saved_requests`.
         changes : mapping, optional
-            Fields of the request to others.
+            Fields of the request to others; not ``run_number``.
 
         Returns
         -------
