@@ -19,9 +19,9 @@ $(PIN) $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile 
 @touch $@
 endef
 FREEZE = -m pip --disable-pip-version-check freeze --exclude-editable
-# Five workers, however many processors there are: tests wait for half of their time. Each takes tests that lie
+# Six workers, however many processors there are: tests wait for half of their time. Each takes tests that lie
 # together, then what others have left.
-PYTEST_ARGS ?= -n 5 --dist worksteal
+PYTEST_ARGS ?= -n 6 --dist worksteal
 
 demo: $(VENV)/.installed
 	$(BIN)/sfdaq demo --directory demo-output
@@ -60,7 +60,7 @@ dist/.built: | $(VENV)/pyvenv.cfg
 	@touch $@
 
 wheel-plain: dist/.built
-	$(PIN) .ci/wheel plain $(VENV)
+	$(PIN) nice .ci/wheel plain $(VENV)
 
 wheel-whole: dist/.built $(VENV)/.installed
 	$(PIN) .ci/wheel whole $(VENV)

@@ -117,7 +117,7 @@ def test_repository_when_listed_then_has_what_a_project_needs():
 def test_gate_when_read_then_calls_everything():
     text = (REPO / ".ci" / "run").read_text()
     for target in ("test", "lint", "docs", "demo", "wheel"):
-        assert re.search(rf"^(nice )?make .*\b{target}\b", text, re.M)
+        assert re.search(rf"^(nice -n 19 )?make .*\b{target}\b", text, re.M)
     lint = (REPO / "Makefile").read_text()
     assert "ruff check" in lint and "lint-imports" in lint and "sphinx-build -W" in lint
 
