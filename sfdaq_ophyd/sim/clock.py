@@ -418,7 +418,8 @@ class PulseClock:
 
     def _following(self) -> list[tuple[int, int, bytes, int]]:
         """Return pulse finished, process id, name and slot of all followers, the slowest first."""
-        slots = enumerate(self._followers.tolist())
+        taken = [number for number, pid in enumerate(self._followers["pid"].tolist()) if pid]
+        slots = ((number, self._followers[number].item()) for number in taken)
         return sorted((finished, pid, name, number) for number, (name, pid, finished) in slots if pid)
 
     def _count(self, steady_now: float) -> tuple[int, int]:

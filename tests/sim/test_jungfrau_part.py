@@ -157,6 +157,12 @@ def test_losses_when_armed_then_images_are_marked_and_the_stream_goes_on(part, w
         assert take(queue, 5)[-1].is_good
 
 
+def test_status_when_nobody_listens_then_of_the_pulse_in_which_it_is_asked_for(facility, part):
+    for _ in range(20):
+        now = facility.clock.now()
+        assert part.status()["pulse_id"] >= now
+
+
 def test_pedestal_stage_when_forced_then_frames_and_daq_rec_show_it(part, wait_for):
     with ModuleStream(part.endpoints) as stream:
         queue = stream.frames()

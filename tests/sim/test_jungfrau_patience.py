@@ -148,7 +148,7 @@ def test_wanted_when_clients_come_and_go_faster_than_it_looks_then_it_is_told_al
     context, kind, monkeypatch
 ):
     socket = kind(context, 0, 10, patient=True)
-    endless = type("Endless", (), {"poll": lambda self, timeout: 1, "recv": lambda self: b"\1"})()
+    endless = type("Endless", (), {"get": lambda self, option: zmq.POLLIN, "recv": lambda self: b"\1"})()
     monkeypatch.setattr(socket, "_socket" if kind is PubSocket else "_monitor", endless)
     accepted = {"event": zmq.EVENT_ACCEPTED, "value": 7}
     monkeypatch.setattr(sending, "recv_monitor_message", lambda socket: accepted)

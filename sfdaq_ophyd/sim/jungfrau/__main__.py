@@ -126,7 +126,7 @@ class PubSocket(_Socket):
     def wanted(self) -> bool:
         """Whether any client is subscribed."""
         for _ in range(EVENTS):  # of each topic the first subscription and the last one's end
-            if not self._socket.poll(0):
+            if not self._socket.get(zmq.EVENTS) & zmq.POLLIN:
                 break
             self._n_topics += {b"\0": -1, b"\1": 1}.get(self._socket.recv()[:1], 0)
         return self._n_topics > 0
@@ -150,9 +150,9 @@ class PushSocket(_Socket):
     def wanted(self) -> bool:
         """Whether a client is connected; of an impatient one, also whether it keeps up."""
         if not self._patient:
-            return bool(self._socket.poll(0, zmq.POLLOUT))
+            return bool(self._socket.get(zmq.EVENTS) & zmq.POLLOUT)
         for _ in range(EVENTS):
-            if not self._monitor.poll(0):
+            if not self._monitor.get(zmq.EVENTS) & zmq.POLLIN:
                 break
             event = recv_monitor_message(self._monitor)
             change = self._clients.add if event["event"] == zmq.EVENT_ACCEPTED else self._clients.discard
@@ -164,6 +164,9 @@ class PushSocket(_Socket):
         if patient:
             self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 
+
+QUIET = 4
+"""Pulses from one look to the next while nobody listens: a core that sleeps is dear to wake."""
 
 MAX_BEHIND = 50
 """Pulses that are made up for after a stall of a strict clock; more are left out."""
@@ -194,6 +197,7 @@ class Sender:
             (socket, deque()) for socket in (*self.modules, self.streamvis, self._live)
         ]
         self._stuck = False  # a patient stream waits for its client
+        self._heard = False  # somebody listened at the last look
         self._n_left_out = 0
         self._last = clock.now()
 
@@ -219,6 +223,7 @@ class Sender:
                     continue
                 if command is None:
                     return
+                self._send_due()  # what came before it
                 reply(partial(self.answer, command))
 
     def answer(self, command: dict[str, Any]) -> Any:
@@ -262,21 +267,22 @@ class Sender:
             self._n_left_out += now - self._last - MAX_BEHIND
             self._last = now - MAX_BEHIND
         self._flush()
+        known = self._heard or not self._clock.running  # else what is not of this moment would come late
+        self._heard = any(socket.wanted for socket, _ in self._outbox)
         while self._last < now and not self._stuck:
             self._last += 1
-            self._take(self._last)
+            self._take(self._last, known or self._last == now)
             self._flush()
 
-    def _take(self, pulse_id: int) -> None:
+    def _take(self, pulse_id: int, send: bool) -> None:
         if not self._clock.view(pulse_id).triggered:
             self.detector.miss(pulse_id)
             return
-        if not self.detector.take(pulse_id):
+        if not (self.detector.take(pulse_id) and send):
             return
-        listening = [socket.wanted for socket in self.modules]
+        *listening, whole, live = (socket.wanted for socket, _ in self._outbox)
         if any(listening):
             self._post([message for message in self.detector.messages() if listening[message.port]])
-        whole, live = self.streamvis.wanted, self._live.wanted
         if whole or live:
             header, pixels = self.assembled.image()
             settings = self.detector.settings
@@ -310,7 +316,7 @@ class Sender:
             return LOOK
         now = time.monotonic()
         due = [queued[0][0] - now for _, queued in self._outbox if queued]
-        return max(0.0, min([self._clock.due_in(self._last + 1), *due]))
+        return max(0.0, min([self._clock.due_in(self._last + (1 if self._heard else QUIET)), *due]))
 
 
 def main() -> None:

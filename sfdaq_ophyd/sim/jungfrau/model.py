@@ -6,6 +6,7 @@ acquisitions, lost packets padded with 0xFFFF, three discard policies (wire refe
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -136,7 +137,7 @@ class JungfrauSettings:
             if not good:
                 raise RequestError(field, getattr(self, field), expected)
 
-    @property
+    @functools.cached_property
     def n_modules(self) -> int:
         """Modules of the detector."""
         return DetectorName.parse(self.detector_name).n_modules

@@ -284,7 +284,9 @@ class BeamlineIOC(PVGroup):
                 if time.monotonic() >= self.stall_until:
                     for pulse_id in range(max(last + 1, now - MAX_BURST + 1), now + 1):
                         stamp = clock.time_of(pulse_id) if clock.running else time.time()
-                        await instance.write(float(pulse_id), timestamp=stamp)
+                        await instance.write(
+                            float(pulse_id), timestamp=stamp, verify_value=False, update_fields=False
+                        )  # no limits, no fields: half of the work
                     last = max(last, now)
                 follower.finished(now)
                 await asyncio.sleep(min(max(clock.due_in(now + 1), 0.001), PULSE_PERIOD))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 
 from fakeredis import FakeServer, TcpFakeServer
+
+vars(sys.modules[TcpFakeServer.__module__])["_POLL_INTERVAL"] = 0.1
+"""s between two looks of each connection whether the server ends: as it comes, 100 times a second."""
 
 
 class _Server(TcpFakeServer):
