@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...clients import SimplonClient
-from ...errors import Discarded, FileFormatError, RequestError
+from ...errors import Discarded, FileFormatError, RequestError, SfdaqError
 from ...files.eiger_file import count_images
 from ...files.storage import check_folder, writing
 from ...limits import Limit
@@ -50,6 +50,13 @@ class FileFolder:
     def is_ready(self, name: str, n_images: int) -> bool:
         """Whether the unit has a file: it is there once it is whole, with its `n_images`."""
         return self._client.files.size(name) is not None
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there, whole or not; True as well where that is not known."""
+        try:
+            return self._client.files.size(name) is not None
+        except SfdaqError:
+            return True
 
     def fetch(self, name: str, **how: Any) -> Path:
         """Download a file that is ready, `how` as `FileFetcher.download` says; return its path."""
@@ -144,6 +151,10 @@ class MountedFolder(FileFolder):
             return False
         self.why = f"{path} grows" if grows else f"{path} holds {n_found} images of {n_images}"
         return not grows and n_found >= n_images
+
+    def has(self, name: str) -> bool:
+        """Whether it is in the folder, as large as it may be."""
+        return (self.path / name).exists()
 
     def fetch(self, name: str, **how: Any) -> Path:
         """Return the path of a file."""

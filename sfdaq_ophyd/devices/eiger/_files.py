@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from ...errors import (
     ServiceUnreachable,
     SfdaqError,
     StorageError,
+    WireError,
 )
 from ...files.eiger_file import (
     IMAGES,
@@ -62,7 +63,13 @@ GRACE = 2.0
 """s after an exposure for a file to come, before the series is ended, which closes the last one."""
 
 Items = Iterator[Frame | MissingFrame | Progress | WrittenFile]
-Places = Sequence[tuple[EigerDataFile, int] | None]
+Place = tuple[EigerDataFile, int] | None
+"""Where an image is: file, and row in it; None where it is lost."""
+
+Places = Sequence[Place]
+
+UNREADABLE = (FileFormatError, WireError, ServiceRefused)
+"""What is raised where one file is wrong, and not the unit or the disk."""
 
 
 class Seen(NamedTuple):
@@ -90,7 +97,7 @@ class FilesSource(SeriesSource):
         self._master: Path | None = None
         self._told = EigerMasterFile()
         self._n_channels: int | None = None  # as in `EigerDataFile`
-        self._held: dict[int, tuple[EigerDataFile, int]] = {}  # images without a point as yet, by number
+        self._held: dict[int, Place] = {}  # images without a point as yet, by number
 
     # hooks of the base
 
@@ -180,22 +187,38 @@ class FilesSource(SeriesSource):
                 return
             if why:
                 if not tolerant:
-                    raise self._missing(request, n_left, why)
-                logger.warning("%s: no more images come: %s", self.name, why)
-                yield from self._frames(n_left, request, last=True)
-                return
-            path = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
-            if path is None:
-                return
-            yield from self._fetch_master(stop)  # some may write it later than others
-            file = self._read(path)
-            why = self._lost_before(file)
-            if why and not tolerant:
-                raise self._missing(request, n_left, why)
-            if self._delete:
-                self._delete_on_unit(name)
-            self._n_files += 1
-            n = max(0, min(self._hold(file), n_left))
+                    raise self._missing(request, n_left, why, self._ids_not_there(n_left))
+                n_absent = next(self._later(n_left), 0)
+                if not n_absent:
+                    logger.warning("%s: no more images come: %s", self.name, why)
+                    yield from self._frames(n_left, request, last=True)
+                    return
+                told = (self.name, n_absent, name, why)
+                logger.warning("%s: the images of %d files are lost, from %s on: %s", *told)
+                self._pass_over(n_absent, n_left)
+                continue
+            try:
+                path = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
+                if path is None:
+                    return
+                yield from self._fetch_master(stop)  # some may write it later than others
+                file = self._read(path)
+            except UNREADABLE as exc:
+                if not tolerant:
+                    raise self._missing(
+                        request, n_left, str(exc), self._ids(self._images_in(1, n_left))
+                    ) from exc
+                logger.warning("%s: the images of %s are lost: %s", self.name, name, exc)
+                n_past = self._pass_over(1, n_left)
+            else:
+                why = self._lost_before(file)
+                if why and not tolerant:
+                    raise self._missing(request, n_left, why, self._ids_lacking(file, n_left))
+                if self._delete:
+                    self._delete_on_unit(name)
+                self._n_files += 1
+                n_past = self._hold(file)
+            n = max(0, min(n_past, n_left))
             n_whole = n - n % request.frames_per_trigger  # a point may go on in the next file
             n_left -= n_whole
             yield from self._frames(n_whole, request, last=not n_left)  # closed at the last one
@@ -267,7 +290,13 @@ class FilesSource(SeriesSource):
         name = master_file(self._series)
         if not self._folder.is_ready(name, 0):
             return
-        self._master = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
+        try:
+            self._master = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
+        except UNREADABLE as exc:
+            if self._settings.loss_policy is not LossPolicy.TOLERANT:
+                raise
+            logger.warning("%s: %s", self.name, exc)
+            return
         if self._master is not None:
             try:
                 self._told = read_eiger_master_file(self._master)
@@ -298,6 +327,44 @@ class FilesSource(SeriesSource):
             f"{file.path} holds {n} images, of the numbers {file.first_number} to {file.last_number}, "
             f"expected {first} to {first + n - 1}: the filewriter lost some"
         )
+
+    def _later(self, n_left: int) -> Iterator[int]:
+        """Yield, for each file after the next one that is there, how many come before it from that one on."""
+        n_images = n_left - (self._next_in_file - self._next_number)
+        for n in range(1, -(-n_images // self._per_file)):
+            if self._stop.is_set():
+                return
+            if self._folder.has(data_file(self._series, self._n_files + 1 + n)):
+                yield n
+
+    def _images_in(self, n_files: int, n_left: int) -> range:
+        """Return the numbers of the images that belong into the next files."""
+        first, end = self._next_in_file, self._next_number + n_left
+        return range(first, max(first, min(first + n_files * self._per_file, end)))
+
+    def _pass_over(self, n_files: int, n_left: int) -> int:
+        """Take the images of the next files as lost; return how many numbers are past."""
+        self._held |= dict.fromkeys(self._images_in(n_files, n_left))
+        self._n_files += n_files
+        return self._next_in_file - self._next_number
+
+    def _ids(self, numbers: Iterable[int]) -> list[str]:
+        return [event_id(self._series_id, number - self._first_number) for number in numbers]
+
+    def _ids_not_there(self, n_left: int) -> list[str]:
+        """Return the ids of the images in the files that are not there, from the next one on."""
+        there, numbers = set(self._later(n_left)), self._images_in(n_left, n_left)
+        return self._ids(number for k, number in enumerate(numbers) if k // self._per_file not in there)
+
+    def _ids_lacking(self, file: EigerDataFile, n_left: int) -> list[str]:
+        """Return the ids that a file passes over; none where it does not tell which these are."""
+        numbers, first, last = file.numbers, file.first_number, file.last_number
+        if numbers is None or first is None or last is None:
+            return []
+        if np.any(numbers < 0) and last - first != file.n_images - 1:
+            return []
+        end = min(last + 1, self._next_number + n_left)
+        return self._ids(sorted({*range(self._next_in_file, end)} - {*numbers.tolist()}))
 
     def _hold(self, file: EigerDataFile) -> int:
         """Keep the images of a file for the points that they belong to; return how many numbers are past."""
@@ -400,10 +467,10 @@ class FilesSource(SeriesSource):
         """What it calls the first image of the next file."""
         return max([*self._held, self._next_number - 1]) + 1
 
-    def _missing(self, request: Request, n_left: int, why: str) -> FramesMissing:
+    def _missing(self, request: Request, n_left: int, why: str, ids: Sequence[str]) -> FramesMissing:
         self._armed_for = None
         got = request.n_frames - n_left
-        return FramesMissing(self.name, asked=request.n_frames, got=got, detail=why)
+        return FramesMissing(self.name, asked=request.n_frames, got=got, missing=ids, detail=why)
 
     def _delete_on_unit(self, name: str) -> None:
         try:

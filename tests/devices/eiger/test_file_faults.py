@@ -129,6 +129,96 @@ def test_fly_when_losses_are_tolerated_then_points_go_on_in_the_next_file(losing
     check_gaps(stream, [k not in lost | unknown for k in range(12)])
 
 
+@pytest.fixture(params=["missing", "unreadable"])
+def without(part, monkeypatch, request):
+    """Have the unit not serve data files of these numbers, or serve what is no HDF5 file."""
+
+    def without(*numbers):
+        names = [f"_data_{n:06d}.h5" for n in numbers]
+        if request.param == "missing":
+            for name in names:
+                part.fail_next("error", path=name, code=404, count=1000)
+            return
+        files = part.detector.files
+        reader = files.reader
+
+        def broken(name):
+            read = reader(name)
+            return (lambda: memoryview(bytes(read())[::-1])) if name.endswith(tuple(names)) else read
+
+        monkeypatch.setattr(files, "reader", broken)
+
+    yield without
+    part.faults.clear()
+
+
+@pytest.mark.parametrize("file_format", [LEGACY, V2024])
+@pytest.mark.parametrize("numbers", [(1,), (2, 3), (2, 4), (5,)])
+def test_fly_when_whole_files_are_lost_then_the_images_of_the_others_stay(
+    losing, without, catalog, file_format, numbers
+):
+    eiger = losing(file_format, (), 2)
+    eiger.images_per_file.put(4)
+    without(*numbers)
+    stream, _ = take(catalog, fly([eiger], 10, period=0.01))
+    check_gaps(stream, [k // 4 + 1 not in numbers for k in range(20)])
+    times = np.asarray(stream["eiger_timestamp"].read()).reshape(-1)
+    good = np.asarray(stream["eiger_is_good"].read()).reshape(-1)
+    assert np.isfinite(times).tolist() == [bool(there and file_format == V2024) for there in good]
+    assert np.all(np.diff(times[np.isfinite(times)]) > 0)
+    check_writer_as_found(eiger.client, format=file_format, nimages_per_file=4)
+
+
+def test_step_when_its_file_is_lost_then_that_point_is_marked_alone(losing, without, catalog):
+    eiger = losing(LEGACY, (), 2)
+    without(2)
+    stream, _ = take(catalog, bp.count([eiger], 2))
+    check_gaps(stream, [True, True, False, False])
+
+
+@pytest.mark.parametrize("policy", ["strict", "retake"])
+def test_fly_when_whole_files_are_lost_and_not_tolerated_then_their_images_are_named(
+    part, make_writer, without, monkeypatch, tmp_path, policy
+):
+    monkeypatch.setattr(_files, "GRACE", 0.1)
+    eiger = make_writer()
+    eiger.loss_policy.put(policy)
+    eiger.max_retakes.put(0)
+    eiger.images_per_file.put(2)
+    without(2)
+    run = run_of(eiger, lambda: fly([eiger], 6, period=0.01))
+    rows = streams(run)["primary"].rows
+    assert run.stop["exit_status"] == "fail" and len(rows) == 2
+    series = rows[0]["eiger_event_id"].partition("_")[0]
+    assert f"missing ids {series}_2, {series}_3; " in run.stop["reason"]
+    check_run(run, stamp_of=stamp_of)
+
+
+def test_fly_when_a_whole_file_is_lost_then_the_points_from_it_on_are_taken_again(
+    part, make_writer, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(_files, "GRACE", 0.1)
+    eiger = make_writer()
+    eiger.loss_policy.put("retake")
+    eiger.images_per_file.put(2)
+    files, lost = part.detector.files, []
+    finish = files._finish_file
+
+    def finish_but_one(series):
+        finish(series)
+        if not lost and files.names()[-1].endswith("_data_000002.h5"):
+            lost.append(files.names()[-1])
+            files.remove(lost[0])
+
+    monkeypatch.setattr(files, "_finish_file", finish_but_one)
+    run = run_of(eiger, lambda: fly([eiger], 6, period=0.01))
+    check_run(run, 6, stamp_of=stamp_of)
+    ids = [row["eiger_event_id"].split("_") for row in streams(run)["primary"].rows]
+    assert lost and [int(image) for _, image in ids] == [0, 1, 0, 1, 2, 3]
+    assert len({series for series, _ in ids}) == 2
+    check_here(run, tmp_path / "here")
+
+
 def test_point_with_a_gap_when_not_saved_then_no_file_of_it_stays(losing, tmp_path):
     eiger = losing(V2024, [1], 3)
     eiger.stage()
