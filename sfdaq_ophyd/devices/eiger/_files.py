@@ -178,7 +178,7 @@ class FilesSource(SeriesSource):
     def _take_series(
         self, request: Request, triggers: SoftwareTriggers | None, stop: threading.Event
     ) -> Items:
-        n_left, tolerant = request.n_frames, self._settings.loss_policy is LossPolicy.TOLERANT
+        n_left, tolerant = request.n_frames, self._is_tolerant
         yield from self._fetch_master(stop)
         while n_left and not stop.is_set():
             name = data_file(self._series, self._n_files + 1)
@@ -197,11 +197,11 @@ class FilesSource(SeriesSource):
                 logger.warning("%s: the images of %d files are lost, from %s on: %s", *told)
                 self._pass_over(n_absent, n_left)
                 continue
+            yield from self._fetch_master(stop)  # some may write it later than others
             try:
                 path = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
                 if path is None:
                     return
-                yield from self._fetch_master(stop)  # some may write it later than others
                 file = self._read(path)
             except UNREADABLE as exc:
                 if not tolerant:
@@ -238,7 +238,7 @@ class FilesSource(SeriesSource):
             if exposing:
                 end.grace.restart()
             try:
-                if self._folder.is_ready(name, n_images if end.rest is None else 1):
+                if self._is_ready(name, n_images if end.rest is None else 1):
                     return ""
                 if looked.left == 0:
                     looked.restart()
@@ -256,6 +256,21 @@ class FilesSource(SeriesSource):
             stop.wait(WAIT if exposing else pause)
             pause = min(WAIT, pause * (1 if exposing else 2))
         return ""
+
+    @property
+    def _is_tolerant(self) -> bool:
+        return self._settings.loss_policy is LossPolicy.TOLERANT
+
+    def _is_ready(self, name: str, n_images: int) -> bool:
+        """Ask whether a file is ready; where losses are tolerated, one that the unit refuses is not there."""
+        self._folder.why = ""
+        try:
+            return self._folder.is_ready(name, n_images)
+        except ServiceRefused as exc:
+            if not self._is_tolerant:
+                raise
+            self._folder.why = str(exc)
+            return False
 
     def _look(self) -> Seen:
         """Ask for the states of detector and filewriter."""
@@ -288,12 +303,12 @@ class FilesSource(SeriesSource):
         if self._master is not None and self._master.exists():
             return
         name = master_file(self._series)
-        if not self._folder.is_ready(name, 0):
+        if not self._is_ready(name, 0):
             return
         try:
             self._master = yield from self._folder.bring(name, self._series, stop, self._settings.timeout)
         except UNREADABLE as exc:
-            if self._settings.loss_policy is not LossPolicy.TOLERANT:
+            if not self._is_tolerant:
                 raise
             logger.warning("%s: %s", self.name, exc)
             return

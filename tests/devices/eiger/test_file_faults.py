@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from bluesky.utils import RunEngineInterrupted
 
+from sfdaq_ophyd.clients._simplon_files import FileFetcher
 from sfdaq_ophyd.devices.eiger import _files
+from sfdaq_ophyd.errors import ServiceRefused
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
@@ -129,15 +131,15 @@ def test_fly_when_losses_are_tolerated_then_points_go_on_in_the_next_file(losing
     check_gaps(stream, [k not in lost | unknown for k in range(12)])
 
 
-@pytest.fixture(params=["missing", "unreadable"])
+@pytest.fixture(params=["missing", "refused", "unreadable"])
 def without(part, monkeypatch, request):
-    """Have the unit not serve data files of these numbers, or serve what is no HDF5 file."""
+    """Have the unit not serve data files of these numbers, or fail at it, or serve what is no HDF5 file."""
 
     def without(*numbers):
         names = [f"_data_{n:06d}.h5" for n in numbers]
-        if request.param == "missing":
+        if request.param != "unreadable":
             for name in names:
-                part.fail_next("error", path=name, code=404, count=1000)
+                part.fail_next("error", path=name, code={"missing": 404}.get(request.param, 500), count=1000)
             return
         files = part.detector.files
         reader = files.reader
@@ -153,7 +155,7 @@ def without(part, monkeypatch, request):
 
 
 @pytest.mark.parametrize("file_format", [LEGACY, V2024])
-@pytest.mark.parametrize("numbers", [(1,), (2, 3), (2, 4), (5,)])
+@pytest.mark.parametrize("numbers", [(1, 2), (2, 5)])
 def test_fly_when_whole_files_are_lost_then_the_images_of_the_others_stay(
     losing, without, catalog, file_format, numbers
 ):
@@ -176,6 +178,23 @@ def test_step_when_its_file_is_lost_then_that_point_is_marked_alone(losing, with
     check_gaps(stream, [True, True, False, False])
 
 
+def test_fly_when_the_unit_tells_of_a_file_but_refuses_it_then_the_others_stay(losing, catalog, monkeypatch):
+    eiger = losing(LEGACY, (), 1)
+    eiger.images_per_file.put(4)
+    eiger.timeout.put(0.5)
+    go_on = FileFetcher._go_on
+
+    def refuse(self, name, *args):
+        if name.endswith("_data_000002.h5"):
+            raise ServiceRefused(f"GET {name}", url=eiger.client.url, said="disk", code=500)
+        go_on(self, name, *args)
+
+    monkeypatch.setattr(FileFetcher, "_go_on", refuse)
+    stream, _ = take(catalog, fly([eiger], 12, period=0.01))
+    check_gaps(stream, [k // 4 != 1 for k in range(12)])
+
+
+@pytest.mark.parametrize("without", ["missing", "unreadable"], indirect=True)
 @pytest.mark.parametrize("policy", ["strict", "retake"])
 def test_fly_when_whole_files_are_lost_and_not_tolerated_then_their_images_are_named(
     part, make_writer, without, monkeypatch, tmp_path, policy
