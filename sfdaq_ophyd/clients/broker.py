@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +22,14 @@ from ..wire.broker_reply import CopiedFiles, Retrieval, copied_files
 from ..wire.broker_request import REQUEST_ID, RetrieveRequest
 from ..wire.pulse_id import PULSE_RATE, check_rate_multiplicator
 from .broker_transport import BrokerTransport, find_retrieval
+
+PEDESTALS_APART = 1.05
+"""s from the reply to one pedestal to the next request: the server names their files by the second."""
+
+_pedestals_asked: dict[tuple[str, str], float] = {}
+"""When this process last had a reply, by address and pgroup, or none in time."""
+
+_asking_for_pedestal = threading.Lock()
 
 
 class BrokerTrap(UserWarning):
@@ -193,7 +203,8 @@ class BrokerClient(BrokerTransport):
 
         The beam must be off the detectors. The reply says only that it was queued: done is when each
         ``<stamp>.<DET>.log`` in ``JF_pedestals/`` has its closing line. ``run_log_level`` is always sent:
-        today's writer fails without. Never repeated.
+        today's writer fails without. Never repeated. Two of one second would share their files: a second one
+        of this process waits until that second is over.
 
         Parameters
         ----------
@@ -229,7 +240,14 @@ class BrokerClient(BrokerTransport):
         body = ops.take_pedestal.request(
             pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
         )
-        self.call(ops.take_pedestal, body)
+        of = self.url, pgroup
+        with _asking_for_pedestal:
+            if of in _pedestals_asked:
+                time.sleep(max(0.0, _pedestals_asked[of] + PEDESTALS_APART - time.monotonic()))
+            try:
+                self.call(ops.take_pedestal, body)
+            finally:
+                _pedestals_asked[of] = time.monotonic()
         return pedestal_time(rate_multiplicator, pedestalmode)
 
     def close_pgroup_writing(self, pgroup: str, *, confirm: str) -> None:

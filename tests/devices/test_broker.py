@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
+import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from bluesky.protocols import Collectable, Flyable, Pausable, Readable, Stageabl
 from ophyd.sim import SynAxis
 
 import sfdaq_ophyd
+from sfdaq_ophyd.clients import BrokerClient
 from sfdaq_ophyd.clients._http import HttpClient
 from sfdaq_ophyd.devices import SfDaqBroker
 from sfdaq_ophyd.devices.broker import _follower, _runner
@@ -25,6 +28,7 @@ from sfdaq_ophyd.devices.broker._hardware import Hardware, QueuedPedestal
 from sfdaq_ophyd.devices.broker._run import RunTable
 from sfdaq_ophyd.errors import (
     DetectorStateError,
+    FilesMissing,
     PreflightFailed,
     RequestError,
     ServiceTimeout,
@@ -423,6 +427,55 @@ def test_scan_when_interrupted_at_any_message_then_every_point_is_taken_and_save
         assert len(bench.acquisitions()) == 2, where
         rows, _ = streams_of(result)["sfdaq_data"]
         assert [row["sfdaq_acquisition_number"] for row in rows] == numbers, where
+
+
+def shown(show=lambda *seen: None):
+    """A status that waits in no hurry."""
+    return SimpleNamespace(show=show, pause=time.sleep)
+
+
+def test_pedestals_when_one_follows_at_once_then_its_files_are_of_another_second(bench):
+    hardware = bench.device().hardware
+    begun = [hardware.begin_pedestal([DETECTOR]) for _ in range(2)]
+    files = [hardware.wait_for_pedestal(shown(), each, [DETECTOR], 60)["files"][DETECTOR] for each in begun]
+    assert len(set(files)) == 2
+    for each, file in zip(begun, files):
+        (request,) = bench.raw.glob(f"JF_pedestals/{Path(file).name.partition('.')[0]}.json")
+        assert json.loads(request.read_text())["client_request_id"] == each.request_id
+
+
+def test_pedestal_when_one_of_the_same_second_is_done_then_that_is_not_taken_for_it(bench, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr(bench.part.site.delays, "wall_clock", lambda: now)
+    hardware = bench.device().hardware
+    first = hardware.begin_pedestal([DETECTOR])
+    assert hardware.wait_for_pedestal(shown(), first, [DETECTOR], 60)["files"]
+    second = hardware.begin_pedestal([DETECTOR])
+    with pytest.raises(FilesMissing, match="another pedestal was asked for within the same second"):
+        hardware.wait_for_pedestal(shown(), second, [DETECTOR], 60)
+
+
+@pytest.mark.parametrize("extra", [{}, {"client_request_id": "of another client"}])
+def test_pedestal_when_another_of_its_second_takes_its_place_then_an_error_that_says_so(
+    bench, monkeypatch, extra
+):
+    delays, now = bench.part.site.delays, time.time()
+    monkeypatch.setattr(delays, "wall_clock", lambda: now)
+    device = bench.device()
+    factor, others = delays.factor, BrokerClient(bench.part.url)
+
+    def show(*_):
+        if delays.factor != factor:  # the first look
+            others.take_pedestal(device.pgroup.get(), [DETECTOR], extra=extra)
+            delays.factor = factor
+
+    delays.factor = 0.1
+    try:
+        pedestal = device.hardware.begin_pedestal([DETECTOR])
+        with pytest.raises(FilesMissing, match="another pedestal was asked for within the same second"):
+            device.hardware.wait_for_pedestal(shown(show), pedestal, [DETECTOR], 60)
+    finally:
+        delays.factor = factor
 
 
 def test_pedestal_when_only_time_can_tell_then_every_module_is_given_some(tmp_path):

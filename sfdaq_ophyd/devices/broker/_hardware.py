@@ -42,6 +42,9 @@ PERIOD = 1.0
 FILE_PERIOD = 0.2
 """s between two looks at the logs of a pedestal."""
 
+BEGUN = "request for writer type pedestal"
+"""In the first line of the log of a pedestal."""
+
 MARGIN, MARGIN_PER_MODULE = 10.0, 5.0
 """s on top of what the server announces, where nothing but time can tell that a pedestal is done."""
 
@@ -451,7 +454,8 @@ class Hardware:
         Raises
         ------
         FilesMissing
-            A writer failed; with its own words.
+            A writer failed; with its own words. Or another pedestal was asked for within the same second, and
+            both have the same files.
         ServiceTimeout
             Not all are done after `limit` s; with what was seen last.
 
@@ -475,7 +479,7 @@ class Hardware:
         def look() -> tuple[int, str]:
             nonlocal stem
             stem = stem or self._own_stem(root, pedestal.request_id)
-            seen = self._look_at_pedestal(stem, detectors, done)
+            seen = self._look_at_pedestal(stem, pedestal.request_id, detectors, done)
             return len(done), seen
 
         self._poll(status, look, "pedestal", limit, target=len(detectors), period=FILE_PERIOD)
@@ -498,13 +502,23 @@ class Hardware:
                 return path.with_suffix("")
         return None
 
-    def _look_at_pedestal(self, stem: Path | None, detectors: Sequence[str], done: dict[str, str]) -> str:
-        """Put the files of detectors that are done into `done`, and return what is seen of the others."""
+    def _look_at_pedestal(
+        self, stem: Path | None, request_id: str, detectors: Sequence[str], done: dict[str, str]
+    ) -> str:
+        """Put the files of detectors that are done into `done`, and return what is seen of the others.
+
+        They are evaluated once the request has its pulse ids; what lies there before is of another pedestal.
+        """
         if stem is None:
             return "queued, not begun"
+        request = read_json(stem.with_name(f"{stem.name}.json"))  # of one being written, nothing
+        is_ours = not request or request.get("client_request_id") == request_id
         common = _lines(stem.with_name(f"{stem.name}.log"))
+        if not is_ours or sum(BEGUN in line for line in common) > 1:
+            reason = "another pedestal was asked for within the same second and writes the same files"
+            raise FilesMissing(self.name, {f"{stem}.*": reason})
         seen = [common[-1] if common else "queued"]
-        for name in detectors:
+        for name in detectors if "start_pulseid" in request else ():
             raw = stem.with_name(f"{stem.name}.{name}.h5")
             lines = _lines(stem.with_name(f"{stem.name}.{name}.log"))
             if raw.with_name(f"{raw.name}.err").exists():

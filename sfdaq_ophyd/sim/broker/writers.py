@@ -75,13 +75,13 @@ class WriterError(RuntimeError):
 
 
 class RunLog:
-    """The log of one request; no `path` for a writer without a log."""
+    """The log of a request, behind that of others of the same file; no `path` for a writer without a log."""
 
     def __init__(self, site: Site, path: str):
         self._tree, self._path = site.tree, path
         if path:
             site.tree.make(path.rsplit("/", 1)[0])
-            site.tree.write_text(path, "")
+            site.tree.append_text(path, "")
 
     def write(self, line: str) -> None:
         """Append one line."""
