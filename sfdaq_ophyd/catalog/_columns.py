@@ -155,8 +155,12 @@ _FITS = {
 }
 
 
-def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray, Any, bool]:
+def stacked(
+    values: Sequence[Any], ndim: int | None = None, text: bool = False
+) -> tuple[np.ndarray, Any, bool, bool]:
     """Make one array of the values of several events; short ones are padded with NaN, text with nothing.
+
+    It is text too where floating point numbers, which alone have NaN, would change an integer.
 
     Parameters
     ----------
@@ -164,6 +168,8 @@ def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray,
         One array, list or None per event.
     ndim : int, optional
         Axes of one value; default is what most have.
+    text : bool
+        Whether it is to be text in any case.
 
     Returns
     -------
@@ -173,6 +179,8 @@ def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray,
         The last value that is no such array and counts as missing, or None.
     padded : bool
         Whether some arrays are shorter than others.
+    is_text : bool
+        Whether there are numbers among them, and they are text.
     """
     arrays, misfit = [], None
     for value in values:
@@ -191,22 +199,67 @@ def stacked(values: Sequence[Any], ndim: int | None = None) -> tuple[np.ndarray,
     dtype = np.result_type(*kept) if kept else np.dtype("f8")
     if dtype.kind != "U" and any(array is None or array.shape != shape for array in arrays):
         dtype = np.result_type(dtype, np.float64)
+    if text or dtype.kind == "U" or not all(_holds(dtype, array) for array in kept):
+        arrays = [None if array is None else as_text(array) for array in arrays]
+        dtype = np.result_type("U1", *(array for array in arrays if array is not None))
     out = np.full(
         (len(arrays), *shape), "" if dtype.kind == "U" else np.nan if dtype.kind == "f" else 0, dtype
     )
     for row, array in zip(out, arrays):
         if array is not None:
             row[tuple(slice(n) for n in array.shape)] = array
-    return out, misfit, any(array.shape != shape for array in kept)
+    is_text = dtype.kind == "U" and any(
+        np.asarray(value).dtype.kind not in "US" for value, array in zip(values, arrays) if array is not None
+    )
+    return out, misfit, any(array.shape != shape for array in kept), is_text
 
 
 def _array(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "backslashreplace")
+    elif array is not value and (array.dtype.kind == "O" or _is_large(array)):  # numpy chose the type
+        array = _as_listed(np.asarray(value, object), array)
     if array.dtype.kind not in "biufU" or array.ndim == 0:
         raise ValueError(value)
     return array
+
+
+def _is_large(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and bool((np.abs(array) >= EXACT).any())
+
+
+def _as_listed(items: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Return `array`, or text where it has not every integer of `items` exactly, as of more than 64 bits."""
+    numbers = items.ravel().tolist()
+    if not all(isinstance(number, int | float | np.number) for number in numbers):
+        return array
+    if array.dtype.kind == "f":
+        whole = [int(number) for number in numbers if isinstance(number, int | np.integer)]
+        if all(float(number) == number for number in whole):
+            return array
+    return items.astype("U")
+
+
+def as_text(array: np.ndarray) -> np.ndarray:
+    """Return an array as text: nothing for NaN, and whole numbers without a point."""
+    if array.dtype.kind != "f":
+        return array.astype("U")
+    return np.array([_number_text(value) for value in array.ravel().tolist()], "U").reshape(array.shape)
+
+
+def _number_text(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if value.is_integer() and abs(value) <= UINT64[1] else repr(value)
+
+
+def _holds(dtype: np.dtype, array: np.ndarray) -> bool:
+    """Tell whether a type has every integer of an array exactly, if it is of floating point numbers."""
+    if dtype.kind != "f" or array.dtype.kind not in "iu":
+        return True
+    large = array[np.abs(array.astype(float)) >= EXACT]
+    return all(float(value) == value for value in large.tolist())
 
 
 def cast(block: np.ndarray, dtype: Any) -> np.ndarray | None:
@@ -215,6 +268,7 @@ def cast(block: np.ndarray, dtype: Any) -> np.ndarray | None:
         with np.errstate(all="ignore"):
             made = block.astype(dtype)
             same = np.array_equal(made, block, equal_nan=made.dtype.kind == block.dtype.kind == "f")
+            same = same and _holds(made.dtype, block)  # integers and numbers are compared as numbers
     except (TypeError, ValueError, OverflowError):
         return None
     return made if same else None

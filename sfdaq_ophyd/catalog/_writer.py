@@ -37,6 +37,9 @@ HDF5 = "application/x-hdf5"
 ROUTE = "/custom/arrays"
 """Of the embedded server: see `sfdaq_ophyd.catalog.plugin`."""
 
+TYPES = ("dtype_numpy", "dtype_str", "dtype_descr")
+"""Where a data key may tell the type of its numbers; upstream takes those of other arrays for float."""
+
 MANY = 16
 """External keys of a stream from which on its arrays are registered together, as many as have changed."""
 
@@ -60,6 +63,9 @@ class RunWriter:
         self._normalizer.subscribe(self._writer)
 
     def __call__(self, name: str, doc: dict) -> None:
+        if name == "descriptor":
+            keys = doc["data_keys"].items()
+            self._writer.undeclared |= {key for key, spec in keys if not any(map(spec.get, TYPES))}
         self._normalizer(name, doc)
 
     def go_on(self, run) -> None:
@@ -86,6 +92,7 @@ class _FlushableWriter(_RunWriter):
         self._columns: dict[str, dict[str, ScalarColumn]] = {}  # by stream and key
         self._schemas: dict[str, tuple[str, pyarrow.Schema]] = {}  # with the stream, by name of the table
         self._rewritten: set[str] = set()  # arrays whose rows have changed before
+        self.undeclared: set[str] = set()  # keys that do not tell the type of their values
         self._unsigned = True  # whether tables take integers of 64 bits without a sign
 
     def _write_internal_data(self, data_cache, desc_node) -> None:
@@ -192,9 +199,12 @@ class _FlushableWriter(_RunWriter):
     def _write_array(self, stream: str, key: str, desc_node, values: list) -> None:
         """Append one row per event; where these have another shape or type, write all rows anew."""
         node = self._internal_arrays.get(f"{stream}/{key}")
-        block, misfit, padded = stacked(values, None if node is None else len(node.shape) - 1)
+        ndim, text = (None, False) if node is None else (len(node.shape) - 1, node.dtype.kind == "U")
+        block, misfit, padded, is_text = stacked(values, ndim, text)
         if misfit is not None:
             self._tell(stream, key, misfit)
+        if is_text:
+            self._tell_text(stream, key)
         if padded or node is not None and block.shape[1:] != node.shape[1:]:
             self._note(f"{key} of stream {stream} changes its length; short ones are padded")
         self._put_rows(stream, key, desc_node, block)
@@ -212,8 +222,9 @@ class _FlushableWriter(_RunWriter):
             else:
                 block = self._with_earlier(stream, key, node.read(), block)
             desc_node.delete_contents(key, external_only=False)
-        elif (declared := cast(block, metadata.get("dtype_numpy") or None)) is not None:
-            block = declared
+        elif block.ndim == 1 or key not in self.undeclared:  # an array has the type that comes
+            declared = cast(block, metadata.get("dtype_numpy") or None)
+            block = block if declared is None else declared
         self._internal_arrays[f"{stream}/{key}"] = desc_node.write_array(
             block,
             key=key,
@@ -235,18 +246,22 @@ class _FlushableWriter(_RunWriter):
     def _with_earlier(self, stream: str, key: str, before: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Join the rows of an array that changed; if that goes on, leave room for more."""
         name, last = f"{stream}/{key}", block.shape[-1]
+        rows, _, _, is_text = stacked([*before, *block], before.ndim - 1)
+        if is_text:
+            self._tell_text(stream, key)
         if name in self._rewritten and last > before.shape[-1]:
-            room = [(0, 0)] * (block.ndim - 1) + [(0, (1 << (last - 1).bit_length()) - last)]
-            fill = "" if block.dtype.kind == "U" else np.nan
-            wide = block if block.dtype.kind in "fU" else block.astype(float)
-            block = np.pad(wide, room, constant_values=fill)
+            room = [(0, 0)] * (rows.ndim - 1) + [(0, (1 << (last - 1).bit_length()) - last)]
+            rows = np.pad(rows, room, constant_values="" if rows.dtype.kind == "U" else np.nan)
         self._rewritten.add(name)
-        return stacked([*before, *block], before.ndim - 1)[0]
+        return rows
 
     def _tell(self, stream: str, key: str, misfit: object) -> None:
         spec = self.data_keys.get(key, {})
         self._note(f"{key} of stream {stream}: a value does not fit {spec.get('dtype')} and is missing there")
         logger.info("%s of stream %s: %.200r does not fit", key, stream, misfit)
+
+    def _tell_text(self, stream: str, key: str) -> None:
+        self._note(f"{key} of stream {stream}: no type of numbers holds all its values exactly; it is text")
 
     def _note(self, what: str) -> None:
         if what not in self.notes:
