@@ -97,7 +97,16 @@ def _type_of(spec: dict, values: Sequence[Any]) -> pyarrow.DataType:
         if lowest < low or highest > high:
             return pyarrow.string()
         return pyarrow.uint64() if wide else pyarrow.int64()
-    return pyarrow.float64() if declared == "number" else pyarrow.string()
+    is_float = declared == "number" and not any(map(_loses_digits, values))
+    return pyarrow.float64() if is_float else pyarrow.string()
+
+
+def _loses_digits(value: Any) -> bool:
+    """Tell whether this is an integer that no floating point number is equal to."""
+    try:
+        return isinstance(value, int | np.integer) and float(value) != int(value)
+    except OverflowError:
+        return True
 
 
 def _is_real(value: Any) -> bool:
@@ -120,6 +129,8 @@ def _is_bool(value: Any) -> bool:
 
 
 def _as_float(value: Any) -> float:
+    if _loses_digits(value):
+        raise ValueError(value)
     return math.nan if value is None else float(value)
 
 
@@ -234,10 +245,8 @@ def _as_listed(items: np.ndarray, array: np.ndarray) -> np.ndarray:
     numbers = items.ravel().tolist()
     if not all(isinstance(number, int | float | np.number) for number in numbers):
         return array
-    if array.dtype.kind == "f":
-        whole = [int(number) for number in numbers if isinstance(number, int | np.integer)]
-        if all(float(number) == number for number in whole):
-            return array
+    if array.dtype.kind == "f" and not any(map(_loses_digits, numbers)):
+        return array
     return items.astype("U")
 
 
@@ -259,7 +268,7 @@ def _holds(dtype: np.dtype, array: np.ndarray) -> bool:
     if dtype.kind != "f" or array.dtype.kind not in "iu":
         return True
     large = array[np.abs(array.astype(float)) >= EXACT]
-    return all(float(value) == value for value in large.tolist())
+    return not any(map(_loses_digits, large.tolist()))
 
 
 def cast(block: np.ndarray, dtype: Any) -> np.ndarray | None:

@@ -39,6 +39,17 @@ CASES = {
     "offline": (scalar("number"), [None, 1.0, None, 2.0], [NAN, 1, NAN, 2]),
     "offline_later": (scalar("integer"), [5, 6, None, 7], [5, 6, NAN, 7]),
     "offline_big": (scalar("integer", "<u8"), [2**64 - 1, None, 3, 4], [str(2**64 - 1), "<NA>", "3", "4"]),
+    "offline_then_big": (
+        scalar("integer"),
+        [None, 2**53 + 1, 3, None],
+        ["<NA>", str(2**53 + 1), "3", "<NA>"],
+    ),
+    "number_big": (
+        scalar("number"),
+        [1.5, 2**53 + 1, np.int64(2), 2**60],
+        ["1.5", str(2**53 + 1), "2", str(2**60)],
+    ),
+    "number_exact": (scalar("number"), [1.5, 2**60, None, 3], [1.5, 2.0**60, NAN, 3]),
     "offline_int": (scalar("integer"), [None, None, 5, 6], [NAN, NAN, 5, 6]),
     "text_in_number": (scalar("number"), [1.0, "OFF", 2.0, b"x"], [1, NAN, 2, NAN]),
     "flag": (scalar("boolean"), [True, False, np.True_, 1], [True, False, True, True]),
@@ -152,7 +163,7 @@ def test_run_when_values_do_not_fit_then_it_says_so_once_per_column(run, catalog
         assert (
             sum(note.startswith(f"{key} of stream primary: a value does not fit") for note in notes) == 1
         ), key
-    for key in ("huge", "flag_odd", "offline_big"):
+    for key in ("huge", "flag_odd", "offline_big", "offline_then_big", "number_big"):
         assert sum(note.startswith(f"{key} of stream primary: not every value fits") for note in notes) == 1
     assert sum(note.startswith("wave of stream primary changes its length") for note in notes) == 1
     for key in CASES:
