@@ -211,6 +211,7 @@ class FilesSource(SeriesSource):
                 logger.warning("%s: the images of %s are lost: %s", self.name, name, exc)
                 n_past = self._pass_over(1, n_left)
             else:
+                self._check_series(path)
                 why = self._lost_before(file)
                 if why and not tolerant:
                     raise self._missing(request, n_left, why, self._ids_lacking(file, n_left))
@@ -317,6 +318,31 @@ class FilesSource(SeriesSource):
                 self._told = read_eiger_master_file(self._master)
             except FileFormatError as exc:
                 logger.warning("%s: %s", self.name, exc)
+
+    def _check_series(self, path: Path) -> None:
+        """Raise if the detector has begun anew since it was armed: another series may have this file name.
+
+        What somebody else arms has a master file from then on, of our pattern and its own number. Where
+        these are higher than ours alone, it came after our series, and leaves its files as they are.
+        """
+        uid = self.control.told_uid()
+        if not self._uid or uid in ("", self._uid):
+            return
+        if self.control.value("filewriter/config/name_pattern") != self._pattern:
+            return
+        before, _, after = self._pattern.partition("$id")
+        ids = [
+            name.removeprefix(before).removesuffix(f"{after}_master.h5")
+            for name in self.client.files.names()
+            if name.startswith(before) and name.endswith(f"{after}_master.h5")
+        ]
+        others = {int(one) for one in ids if one.isascii() and one.isdecimal()} - {self._series_id}
+        if others and min(others) > self._series_id:
+            return
+        raise DetectorStateError(
+            f"{self.name}: {path} may be of the series {uid!r}, expected {self._uid!r}: the detector was "
+            f"initialized and armed by somebody else, and numbers of series begin anew with that"
+        )
 
     def _read(self, path: Path) -> EigerDataFile:
         """Return what a file tells; raise unless it is whole, with images as they were said at stage."""

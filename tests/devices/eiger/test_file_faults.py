@@ -303,3 +303,41 @@ def test_scan_when_a_download_hangs_and_it_is_aborted_then_it_ends(part, make_wr
         engine(bp.count([eiger]))
     assert not list((tmp_path / "here").glob("*.h5*"))
     check_writer_as_found(eiger.client)
+
+
+def test_point_when_a_series_of_somebody_else_has_its_number_and_file_names_then_not_taken(
+    part, make_writer, monkeypatch
+):
+    """Numbers begin anew with the detector, and the filewriter goes on under the name that it was given."""
+    eiger = make_writer()
+    client = eiger.client
+    client.initialize()  # so that the next series is the first
+    begin = _files.FilesSource._begin_series
+
+    def begin_and_be_disturbed(source, series_id):
+        begin(source, series_id)
+        times = {name: client.get("detector", "config", name).value for name in ("count_time", "frame_time")}
+        client.initialize()
+        for name, value in times.items():
+            client.put("detector", name, value)
+        assert client.arm() == series_id == 1
+
+    monkeypatch.setattr(_files.FilesSource, "_begin_series", begin_and_be_disturbed)
+    run = run_of(eiger)
+    assert run.stop["exit_status"] == "fail" and not streams(run)
+    reason, uid = run.stop["reason"], client.get("detector", "status", "series_unique_id").value
+    assert f"_1_data_000001.h5 may be of the series '{uid}', expected '" in reason
+
+
+def test_point_when_somebody_else_armed_the_next_series_meanwhile_then_its_file_is_taken(
+    part, make_writer, monkeypatch
+):
+    eiger = make_writer()
+    check = _files.FilesSource._check_series
+
+    def arm_and_check(source, path):
+        eiger.client.arm()
+        check(source, path)
+
+    monkeypatch.setattr(_files.FilesSource, "_check_series", arm_and_check)
+    check_run(run_of(eiger), 1, stamp_of=stamp_of)
