@@ -15,6 +15,7 @@ from ophyd import Signal
 
 from ...errors import Discarded, RequestError, ServiceTimeout
 from ...limits import Limit
+from .._acquisition import LossPolicy
 from .._detector import Detector, FileDetector
 from .._flying import joined_page
 from .._pulse_window import NextWindow, PulseWindow
@@ -256,10 +257,25 @@ class WithDetectors(FileDetector):
     # ---- fly scans ----------------------------------------------------------------------------------
 
     def prepare(self, value: Any) -> ActionStatus:
-        """Say what the next fly scan will be, to the detectors too; see `Detector.prepare`."""
+        """Say what the next fly scan will be, to the detectors too; see `Detector.prepare`.
+
+        RequestError also if one of them, or the writer, would take points again by itself.
+        """
+        self._check_policies()
         prepared = super().prepare(value)
         self._detectors.prepare(self.n_points.get())
         return prepared
+
+    def _check_policies(self) -> None:
+        """Refuse that one takes points of a fly scan again: the others count on, and rows mix points."""
+        inside = [d for d in self._detectors.detectors if isinstance(d, Detector)]
+        for device in [self, *inside] if inside else []:
+            if device.loss_policy.get() == LossPolicy.RETAKE:
+                expected = (
+                    f"'{LossPolicy.STRICT}' or '{LossPolicy.TOLERANT}' in a fly scan of {self.name} with "
+                    f"{', '.join(d.name for d in inside)} inside: the others do not take those points again"
+                )
+                raise RequestError(f"{device.name}.loss_policy", device.loss_policy.get(), expected)
 
     def describe_collect(self) -> dict:
         """Return the data keys of a point, all external, and those of the detectors."""

@@ -333,7 +333,13 @@ class StdDaqWriter(WithDetectors):
         -------
         ActionStatus
             Done when all are armed.
+
+        Raises
+        ------
+        RequestError
+            One of several has the `loss_policy` "retake"; nothing was started.
         """
+        self._check_policies()
         self._detectors.forget()
         return super().kickoff()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +14,15 @@ import bluesky.preprocessors as bpp
 import h5py
 import pytest
 
+from sfdaq_ophyd.devices import StdDaqWriter
 from sfdaq_ophyd.devices.std_daq_writer import _daq_file
 from sfdaq_ophyd.devices.std_daq_writer._control import PointsLost
 from sfdaq_ophyd.devices.std_daq_writer._with_detectors import DetectorGroup
-from sfdaq_ophyd.errors import Discarded, FileFormatError, ServiceTimeout
+from sfdaq_ophyd.errors import Discarded, FileFormatError, RequestError, ServiceTimeout
 from sfdaq_ophyd.plans import fly
 from sfdaq_ophyd.sim.stamp import read_stamp
 
+from ..fake import FakeDetector, FakeSource
 from .documents import (
     both_controls,
     data_of,
@@ -90,8 +92,27 @@ def test_fly_when_images_are_retaken_then_a_second_file_goes_on(daq, writer):
     assert images_of(documents) == ids and len(set(ids)) == 20
 
 
+@pytest.mark.parametrize("which", ["w", "camera"])
+def test_fly_when_one_of_several_would_take_points_again_alone_then_it_is_refused_before_any_starts(
+    tmp_path, which
+):
+    camera = FakeDetector(name="camera", directory=tmp_path, source=FakeSource())
+    device = StdDaqWriter("http://127.0.0.1:9", name="w", directory=tmp_path, detectors=[camera])
+    {"w": device, "camera": camera}[which].loss_policy.put("retake")
+    for start in (partial(device.prepare, 4), device.kickoff):
+        with pytest.raises(RequestError, match=f"{which}.loss_policy='retake'.*'strict' or 'tolerant'"):
+            start()
+    assert device.n_points.get() != 4 and camera.n_points.get() != 4 and not camera.source.requests
+
+
+def test_fly_when_the_writer_is_alone_then_it_may_take_points_again(tmp_path):
+    device = StdDaqWriter("http://127.0.0.1:9", name="w", directory=tmp_path)
+    device.loss_policy.put("retake")
+    device.prepare(4).wait(60)
+
+
 def test_fly_when_the_file_is_lost_then_the_failure_says_what_is_registered(daq, writer, monkeypatch):
-    read = functools.partial(_daq_file.read_std_daq_file, timeout=0.2)
+    read = partial(_daq_file.read_std_daq_file, timeout=0.2)
     monkeypatch.setattr(_daq_file, "read_std_daq_file", read)
     documents = {}
 
