@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -140,6 +141,7 @@ class WriterControl(ABC, Generic[Client]):
         self._ours: WriteRequest | None = None
         self._aside, self._aside_is_over = Worker(f"{name} aside"), threading.Event()
         self._aside_is_over.set()
+        self._looks, self._shown, self._showing = itertools.count(1), 0, threading.RLock()
         self.news, self.dead = threading.Event(), False
 
     def config(self) -> DaqConfig | None:
@@ -194,6 +196,16 @@ class WriterControl(ABC, Generic[Client]):
     @abstractmethod
     def close(self) -> None:
         """Close connections, unless they are needed still. Safe twice; the next call opens new ones."""
+
+    def _show(self, look: int, writing: Writing) -> None:
+        """Pass on what a look saw, whose number of `_looks` was taken when it began.
+
+        Several threads may look at once: what one saw that began later stays.
+        """
+        with self._showing:
+            if look > self._shown:
+                self._shown = look
+                self._on_status(writing)
 
     # ---- until the end ------------------------------------------------------------------------------
 

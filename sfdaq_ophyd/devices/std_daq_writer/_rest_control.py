@@ -56,10 +56,15 @@ class RestControl(WriterControl[StdDaqClient]):
     _had_acquisition = True
 
     def _status(self) -> DaqStatus:
+        look = next(self._looks)
         status = self.writer.status()
         self._had_acquisition = status.acquisition is not None
-        self._on_status(writing_of(status))
+        self._show(look, writing_of(status))
         return status
+
+    def _show_reply(self, status: DaqStatus) -> None:
+        """Show what a start or stop came to: the service looks at the end of it, not when it is asked."""
+        self._show(next(self._looks), writing_of(status))
 
     def stats(self) -> PolledStats:
         """Return the throughput of the last whole second, as the service is asked for it."""
@@ -120,7 +125,7 @@ class RestControl(WriterControl[StdDaqClient]):
             status = self.writer.stop()
         except StdDaqRefused as exc:
             raise self._not_back(exc.said) from exc
-        self._on_status(writing_of(status))
+        self._show_reply(status)
 
     def _is_ours_writing(self, status: DaqStatus) -> bool:
         return status.state is WriterState.WRITING and _answers(status, self._ours)
@@ -160,7 +165,7 @@ class RestControl(WriterControl[StdDaqClient]):
                     f"{self._hint(refused.said)}"
                 ) from refused
             status = self.writer.start(request)
-        self._on_status(writing_of(status))
+        self._show_reply(status)
         if not _answers(status, request):
             if self._began_all_the_same(request):
                 self._stop()

@@ -217,6 +217,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
         """Take in what was pushed since the last look; return how far our acquisition is."""
         with self._lock:
             pushes, tracker, ours = self.writer.connect(), self._tracker, self._ours
+            look = next(self._looks)
             newest = pushes.since(0)[0][-1]
             if pushes is not self._pushes:
                 self._pushes, self._seen, tracker.followed = pushes, 0, False
@@ -226,7 +227,7 @@ class SocketControl(WriterControl[StdDaqWriterSocket]):
                 for status in statuses:
                     tracker.see(status)
             writing = tracker.writing(newest, None if ours is None else ours.run_id)
-        self._on_status(writing)
+        self._show(look, writing)
         return writing
 
     def _is_doubtful(self, ours: WriteRequest, newest: PushedStatus, doubt: Limit) -> bool:

@@ -179,6 +179,47 @@ def test_unstage_when_a_start_comes_up_after_it_was_looked_for_then_the_next_one
         assert len(sent) == n_stops
 
 
+def test_looks_when_an_older_answer_comes_last_then_the_newer_one_stays():
+    """A poll of one thread whose answer is late, and looks, or a stop, of another meanwhile."""
+    shown, late = [], []
+    old, new = ({"state": state, "acquisition": None} for state in ("WRITING", "READY"))
+
+    class Client:
+        def status(self):
+            if late:
+                late.pop()()  # another thread looks, and has its answer first
+                return DaqStatus.from_dict(old)
+            return DaqStatus.from_dict(new)
+
+        def stop(self):
+            return DaqStatus.from_dict(new)
+
+    control = RestControl("writer", Client(), "flask", lambda writing: shown.append(writing.writer_state))
+    for meanwhile in (control._status, control._stop):
+        shown.clear()
+        late.append(meanwhile)
+        control._status()
+        assert shown == ["READY"]
+    control._status()
+    assert shown == ["READY", "READY"], "one asked for later is shown"
+
+
+def test_stop_when_a_look_of_meanwhile_was_answered_first_then_what_it_came_to_is_shown():
+    shown = []
+
+    class Client:
+        def status(self):
+            return DaqStatus.from_dict({"state": "WRITING", "acquisition": None})
+
+        def stop(self):
+            control._status()
+            return DaqStatus.from_dict({"state": "READY", "acquisition": None})
+
+    control = RestControl("writer", Client(), "flask", lambda writing: shown.append(writing.writer_state))
+    control._stop()
+    assert shown == ["WRITING", "READY"]
+
+
 def test_stage_when_the_first_start_since_the_boot_failed_then_its_error_is_cleared(
     daq, writer, tmp_path, stops, caplog
 ):
