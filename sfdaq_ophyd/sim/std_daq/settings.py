@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ...errors import RequestError, SfdaqError
 from ...wire.detector_name import DetectorName
@@ -39,7 +39,7 @@ class StdDaqSettings:
     pydantic : int
         Words of the fastapi dialect's validation errors: 2 or 1.
     speed : float
-        Divides the service's own delays; never the detector's rate.
+        Divides the service's own delays; never the detector's rate, nor the second over which it is counted.
     detector_name : str
         A Jungfrau's frames are those of its `Scene`; any other name gets stamped ramps.
     image_shape : tuple of int
@@ -167,6 +167,8 @@ class Timing:
     """Delays in s, by the names in `SECONDS`, all divided by `speed`."""
 
     speed: float = 1.0
+    stats_period: ClassVar[float] = 1.0
+    """s over which throughput is counted: of images, whose rate has nothing to do with `speed`."""
 
     def __getattr__(self, name: str) -> float:
         try:
@@ -184,7 +186,6 @@ SECONDS = {
     "give_up": 5.0,  # after this long without the wanted state the writer is UNKNOWN
     "sync_limit": 60.0,  # the end of the patience of write_sync
     "status_period": 0.5,  # between two published statuses while images are acknowledged
-    "stats_period": 1.0,  # over which throughput is counted
     "deployer_poll": 0.5,  # between two looks of a server at the configuration
     "restart": 10.0,  # for which the writer is away after a deployment, and the websocket's driver
     "redis_patience": 4.0,  # for which a call to an absent Redis is tried again

@@ -45,10 +45,7 @@ def stops_are_answered(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def ring_is_large(request, monkeypatch):
-    """The DAQ of these tests is ten times as fast, and so its stats tell a tenth of a second for a whole one.
-
-    A writer that had no CPU for a moment is then ten times as far behind as it is. Its pixels are right.
-    """
+    """A simulated writer that had no CPU for a second is behind by a whole ring; its pixels are right."""
     if request.module.__name__.rpartition(".")[2] not in ("test_ring_overrun", "test_killed"):
         monkeypatch.setattr(_daq_file, "RING_SLOTS", 10_000)
 

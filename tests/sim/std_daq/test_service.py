@@ -20,7 +20,7 @@ from sfdaq_ophyd.sim.clock import PulseClock
 from sfdaq_ophyd.sim.faults import Faults
 from sfdaq_ophyd.sim.std_daq.image_source import Image, ImageSource
 from sfdaq_ophyd.sim.std_daq.server import DaqServer
-from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings
+from sfdaq_ophyd.sim.std_daq.settings import StdDaqSettings, Timing
 
 from ...std_daq import simulated_daq
 
@@ -60,6 +60,12 @@ def test_throughput_when_images_are_written_then_it_counts_what_the_statuses_say
         wait_for(lambda: counted("detector") > 40, "all images of the detector counted")
         assert counted("writer") == pytest.approx(40, rel=0.25)
         assert counted("detector") == pytest.approx(45, rel=0.25)
+
+
+@pytest.mark.parametrize("speed", [0.1, 1.0, 40.0])
+def test_throughput_when_the_simulator_has_another_speed_then_it_is_still_that_of_a_whole_second(speed):
+    """Images come at the detector's rate at any speed, and who reads a figure counts it for a second."""
+    assert Timing(speed).stats_period == 1.0 and Timing(speed).poll == pytest.approx(0.1 / speed)
 
 
 @pytest.mark.parametrize(("dialect", "at_once"), [("flask", False), ("fastapi", True)])
