@@ -38,7 +38,7 @@ PULSES_PER_POINT = 10
 """Machine pulses the broker retrieves per point."""
 
 
-class Beamline:
+class DemoDevices:
     """Devices of the simulated facility."""
 
     def __init__(
@@ -203,7 +203,7 @@ def demo(
             catalog = stack.enter_context(
                 embedded_catalog(directory / "catalog", start_timeout=start_timeout)
             )
-            beamline = Beamline(facility, directory / "frames", eiger_readout.value, start_timeout)
+            beamline = DemoDevices(facility, directory / "frames", eiger_readout.value, start_timeout)
             if ctrl_c.is_set():
                 raise KeyboardInterrupt
         run_engine = RunEngine()

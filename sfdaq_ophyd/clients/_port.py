@@ -117,7 +117,7 @@ class Port:
         return number < self.last and (first or self.numbering < self._numberings.newest)
 
 
-class Layout:
+class PortLayout:
     """The image that a module header, of any block, tells of.
 
     Without a `shape` it is one of rows and columns of blocks, as in the header. A `shape` is that of a
@@ -170,7 +170,7 @@ class Pending:
 
     __slots__ = ("image", "layout", "blocks", "arrival", "created", "last")
 
-    def __init__(self, image: np.ndarray, layout: Layout, arrival: float, now: float):
+    def __init__(self, image: np.ndarray, layout: PortLayout, arrival: float, now: float):
         self.image, self.layout = image, layout
         self.arrival, self.created, self.last = arrival, now, 0.0
         self.blocks: dict[int, ModuleHeader] = {}

@@ -16,7 +16,7 @@ from ..errors import RequestError
 from ..wire.detector_name import DetectorName, mode_bits
 from ..wire.module_header import CLOCK_PERIOD, MAX_PORTS, ModuleHeader
 from ._intake import Clocks, Foreign, Message, PixelIntake, StreamFrame
-from ._port import Key, Layout, Numberings, Pending, Port
+from ._port import Key, Numberings, Pending, Port, PortLayout
 from .ring import MAX_HOLD, Full
 from .stream import FrameStream
 
@@ -141,9 +141,9 @@ _REMEMBERED = 4096
 class Assembler(PixelIntake):
     """Match module frames by number, and hand each finished `StreamFrame` on; no sockets here.
 
-    Parameters are those of `ModuleStream`, with the `shape` that a `Layout` takes. An image is complete when
-    every port has delivered its block. One that cannot become complete, because each missing port has gone
-    on, fell silent or took too long, is handed on marked, or dropped, as configured.
+    Parameters are those of `ModuleStream`, with the `shape` that a `PortLayout` takes. An image is complete
+    when every port has delivered its block. One that cannot become complete, because each missing port has
+    gone on, fell silent or took too long, is handed on marked, or dropped, as configured.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Assembler(PixelIntake):
         self._numberings = Numberings(max_age)
         self.ports = [Port(endpoint, self._numberings) for endpoint in endpoints]
         self._max_age, self._shape, self._n_packets = max_age, shape, n_packets
-        self._layout: Layout | None = None
+        self._layout: PortLayout | None = None
         self._n_misfits = 0
         self._heard = 0.0
         self._pending: dict[Key, Pending] = {}
@@ -277,9 +277,9 @@ class Assembler(PixelIntake):
             self._block_of_port[port] = block
         return block
 
-    def _lay_out(self, header: ModuleHeader) -> Layout:
+    def _lay_out(self, header: ModuleHeader) -> PortLayout:
         """Take the layout of the first frame; or another, if many say so and no image was complete yet."""
-        layout = Layout(header, self._shape)
+        layout = PortLayout(header, self._shape)
         if self._layout is not None:
             self._n_misfits += 1
             if self.counters["complete"] or self._n_misfits < MISFITS * len(self.ports):

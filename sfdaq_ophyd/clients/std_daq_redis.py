@@ -31,7 +31,7 @@ AHEAD = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class StreamEntry:
     """One entry of a stream.
 
     Attributes
@@ -96,7 +96,7 @@ class StdDaqRedis(Listener):
         self._ids: dict[bytes, bytes] = {}
         self._previous = b""
         self._newest_time = 0.0
-        self._callbacks: dict[str, list[Callable[[Message], None]]] = {name: [] for name in names}
+        self._callbacks: dict[str, list[Callable[[StreamEntry], None]]] = {name: [] for name in names}
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.counts: Counter[str] = Counter()
@@ -124,7 +124,7 @@ class StdDaqRedis(Listener):
         """
         return self._hears.wait(timeout)
 
-    def subscribe(self, stream: str, callback: Callable[[Message], None]) -> None:
+    def subscribe(self, stream: str, callback: Callable[[StreamEntry], None]) -> None:
         """Have `callback` called with each message of a stream that comes from now on.
 
         Parameters
@@ -132,8 +132,8 @@ class StdDaqRedis(Listener):
         stream : str
             One of those that are followed.
         callback : callable
-            Given a `Message`, in the follower's thread, for as long as that runs. What it raises is logged
-            and stops nothing.
+            Given a `StreamEntry`, in the follower's thread, for as long as that runs. What it raises is
+            logged and stops nothing.
 
         Raises
         ------
@@ -211,7 +211,7 @@ class StdDaqRedis(Listener):
             except Exception:
                 logger.exception("callback of stream %s failed", name)
 
-    def _parse(self, name: str, entry_id, fields) -> Message | None:
+    def _parse(self, name: str, entry_id, fields) -> StreamEntry | None:
         """Return the message of an entry, None if it has no new one.
 
         Whatever is wrong with it, the next one is looked at.
@@ -229,7 +229,7 @@ class StdDaqRedis(Listener):
                     self.counts["replayed"] += 1
                     return None
                 self._previous = raw
-            return Message(name, _as_bytes(entry_id).decode(), content)
+            return StreamEntry(name, _as_bytes(entry_id).decode(), content)
         except Exception:
             self.counts["invalid"] += 1
             logger.debug("%s: entry %s of stream %s", self.url, entry_id, name, exc_info=True)

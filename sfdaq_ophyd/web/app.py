@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 
 from ..errors import RequestError, ServiceUnreachable
 from .live_frame import LiveFrame
-from .picture import View, Wishes, draw, frame_message
+from .picture import PictureView, Wishes, draw, frame_message
 from .sources import Watch
 
 COOKIE = "sfdaq_watch"
@@ -171,7 +171,7 @@ def make_app(watch: Watch, token: str = "") -> FastAPI:
         high: float | None = None,
     ):
         frame = _newest(watch, name)
-        view = View(_region(region), side, colour_map, scale, low, high)
+        view = PictureView(_region(region), side, colour_map, scale, low, high)
         async with drawing:
             drawn = await run_in_threadpool(draw, frame, view)
         seen = {"X-Frame": str(frame.number), "X-Event-Id": frame.event_id}

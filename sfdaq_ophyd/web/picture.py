@@ -24,7 +24,7 @@ SATURATED_COLOUR, BAD_COLOUR = (255, 45, 110), (58, 63, 75)
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class PictureView:
     """What a viewer wants to see.
 
     Parameters
@@ -71,7 +71,7 @@ class Picture:
     high: float
 
 
-def draw(frame: LiveFrame, view: View) -> Picture:
+def draw(frame: LiveFrame, view: PictureView) -> Picture:
     """Return a picture of the frame; drawn once for everybody who wants the same.
 
     Raises
@@ -82,7 +82,7 @@ def draw(frame: LiveFrame, view: View) -> Picture:
     return frame.once(view, lambda: _draw(frame, view))
 
 
-def coloured(frame: LiveFrame, view: View) -> tuple[np.ndarray, float, float]:
+def coloured(frame: LiveFrame, view: PictureView) -> tuple[np.ndarray, float, float]:
     """Return the palette index of each pixel of the picture, uint8, and the limits of the colours.
 
     A block of pixels shows its largest good one; saturated if one of them is; bad if all are.
@@ -105,7 +105,7 @@ def coloured(frame: LiveFrame, view: View) -> tuple[np.ndarray, float, float]:
     return index, low, high
 
 
-def _limits(values: np.ndarray, view: View) -> tuple[float, float]:
+def _limits(values: np.ndarray, view: PictureView) -> tuple[float, float]:
     low, high = limits(values)
     if view.scale == "linear":
         low = 0.0
@@ -122,7 +122,7 @@ def _largest(values: np.ndarray, step: int) -> np.ndarray:
     return values
 
 
-def _draw(frame: LiveFrame, view: View) -> Picture:
+def _draw(frame: LiveFrame, view: PictureView) -> Picture:
     from PIL import Image
 
     index, low, high = coloured(frame, view)
@@ -158,7 +158,7 @@ class Wishes(BaseModel):
     Parameters
     ----------
     region, side, colour_map, scale, low, high
-        How it is drawn: see `View`.
+        How it is drawn: see `PictureView`.
     regions : tuple of (x0, y0, x1, y1)
         Whose sums are asked for.
     line : (x0, y0, x1, y1) or None
@@ -181,9 +181,9 @@ class Wishes(BaseModel):
     cursor: tuple[Pixel, Pixel] | None = None
 
     @property
-    def view(self) -> View:
+    def view(self) -> PictureView:
         """How to draw it; RequestError if that makes no sense."""
-        return View(self.region, self.side, self.colour_map, self.scale, self.low, self.high)
+        return PictureView(self.region, self.side, self.colour_map, self.scale, self.low, self.high)
 
     @classmethod
     def read(cls, text: str) -> Wishes:
@@ -238,7 +238,7 @@ def _profile(frame: LiveFrame, line: Rectangle) -> dict[str, Any]:
 
 def _region(frame: LiveFrame, rectangle: Rectangle) -> dict[str, Any] | None:
     try:
-        part = View(rectangle).within(frame.image.shape)
+        part = PictureView(rectangle).within(frame.image.shape)
     except RequestError:
         return None  # it lies outside of this frame
     return frame.once(("region", rectangle), lambda: region(frame, part))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sfdaq_ophyd.cli.app import COMMANDS
-from sfdaq_ophyd.cli.demo import Beamline, _connect
+from sfdaq_ophyd.cli.demo import DemoDevices, _connect
 from sfdaq_ophyd.errors import ServiceTimeout
 
 CODE = "from sfdaq_ophyd.cli import main; main()"
@@ -153,5 +153,5 @@ def test_beamline_when_a_pv_is_not_served_then_its_limit_fails_with_the_pv_and_w
     )
     expected = r"^motor: connection: not done after 0\.3 s; last state Failed to connect.*NO:SUCH:motor\.VAL"
     with pytest.raises(ServiceTimeout, match=expected) as caught:
-        Beamline(facility, tmp_path, start_timeout=0.3)
+        DemoDevices(facility, tmp_path, start_timeout=0.3)
     assert "sfdaq demo or sim --start-timeout" in caught.value.hint

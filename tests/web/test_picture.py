@@ -15,7 +15,7 @@ from sfdaq_ophyd.web.picture import (
     N_COLOURS,
     SATURATED,
     SATURATED_COLOUR,
-    View,
+    PictureView,
     coloured,
     draw,
 )
@@ -29,13 +29,15 @@ def frame_of(image, bad=None, saturated=None):
 
 def test_colours_when_values_grow_tenfold_then_equal_steps_on_the_log_scale():
     frame = frame_of(np.array([[1, 10, 100, 1000]], "u4"))
-    index = coloured(frame, View(low=1, high=1000))[0].astype(int)
+    index = coloured(frame, PictureView(low=1, high=1000))[0].astype(int)
     assert index[0, 0] == 0 and index[0, -1] == N_COLOURS - 1
     assert np.ptp(np.diff(index[0])) <= 1
 
 
 def test_colours_when_linear_then_in_proportion():
-    index, *_ = coloured(frame_of(np.array([[0, 50, 100]], "u2")), View(scale="linear", low=0, high=100))
+    index, *_ = coloured(
+        frame_of(np.array([[0, 50, 100]], "u2")), PictureView(scale="linear", low=0, high=100)
+    )
     assert index.tolist() == [[0, (N_COLOURS - 1) // 2, N_COLOURS - 1]]
 
 
@@ -46,7 +48,7 @@ def test_block_when_shrunk_then_shows_its_largest_good_pixel_or_what_is_wrong(dt
     bad, saturated = np.zeros((2, 256, 512), bool)
     bad[0, 0] = bad[2:4, 0:2] = True  # one of a block; all of a block
     saturated[0, 3] = True
-    index, *_ = coloured(frame_of(image, bad, saturated), View(side=256, low=1, high=100))
+    index, *_ = coloured(frame_of(image, bad, saturated), PictureView(side=256, low=1, high=100))
     assert index.shape == (128, 256)
     assert index[0, 0] == N_COLOURS - 1
     assert index[0, 1] == SATURATED
@@ -64,7 +66,7 @@ def test_block_when_shrunk_then_shows_its_largest_good_pixel_or_what_is_wrong(dt
 )
 def test_picture_when_any_region_is_asked_then_a_png_or_a_request_error(height, width, region, kind, log):
     image = (np.arange(height * width).reshape(height, width) - 5).astype(f"{kind}4")
-    view = View(region, scale="log" if log else "linear")
+    view = PictureView(region, scale="log" if log else "linear")
     x0, y0, x1, y1 = max(0, region[0]), max(0, region[1]), min(width, region[2]), min(height, region[3])
     if x0 >= x1 or y0 >= y1:
         with pytest.raises(RequestError, match="region"):
@@ -76,12 +78,12 @@ def test_picture_when_any_region_is_asked_then_a_png_or_a_request_error(height, 
 
 def test_picture_when_all_pixels_are_bad_or_nan_then_drawn():
     image = np.full((4, 4), np.nan, "f4")
-    assert (coloured(frame_of(image, np.isnan(image)), View())[0] == BAD).all()
+    assert (coloured(frame_of(image, np.isnan(image)), PictureView())[0] == BAD).all()
 
 
 def test_picture_when_decoded_then_saturated_pixels_have_their_colour():
     saturated = np.eye(16, dtype=bool)
-    png = draw(frame_of(np.ones((16, 16), "u2"), saturated=saturated), View()).png
+    png = draw(frame_of(np.ones((16, 16), "u2"), saturated=saturated), PictureView()).png
     with Image.open(io.BytesIO(png)) as drawn:
         colours = np.asarray(drawn.convert("RGB"))
     assert ((colours == SATURATED_COLOUR).all(-1) == saturated).all()
@@ -89,9 +91,9 @@ def test_picture_when_decoded_then_saturated_pixels_have_their_colour():
 
 def test_picture_when_asked_again_then_not_drawn_again():
     frame = frame_of(np.ones((16, 16), "u2"))
-    assert draw(frame, View(side=300)) is draw(frame, View(side=380))
+    assert draw(frame, PictureView(side=300)) is draw(frame, PictureView(side=380))
     for i in range(KEPT + 5):
-        draw(frame, View(low=1, high=2 + i))
+        draw(frame, PictureView(low=1, high=2 + i))
     assert len(frame.results) == KEPT
 
 
@@ -101,7 +103,7 @@ def test_picture_when_asked_again_then_not_drawn_again():
 )
 def test_view_when_wrong_then_the_field_is_named(wrong, field):
     with pytest.raises(RequestError, match=field):
-        View(**wrong)
+        PictureView(**wrong)
 
 
 def test_facts_when_some_pixels_do_not_count_then_left_out_of_mean_and_largest():

@@ -312,7 +312,7 @@ def _empty(row: TableRow, form: Facts) -> Facts:
     return form | {"path": str(path), "n_got": 0, **texts}
 
 
-class Catalog(Protocol):
+class RunCatalog(Protocol):
     """What this needs of an `EmbeddedCatalog`."""
 
     def __contains__(self, uid: object) -> bool:
@@ -329,7 +329,7 @@ class Catalog(Protocol):
 
 
 def register_late(
-    name: str, tables: Iterable[RunTable], catalog: Catalog, *, file_timeout: float, timeout: float
+    name: str, tables: Iterable[RunTable], catalog: RunCatalog, *, file_timeout: float, timeout: float
 ) -> dict[str, list[str]]:
     """Check what was not checked, and add the streams to the runs in the catalog, by the tables on disk.
 
@@ -388,7 +388,7 @@ def register_late(
     return done
 
 
-def _uid_of(name: str, table: RunTable, catalog: Catalog) -> str | None:
+def _uid_of(name: str, table: RunTable, catalog: RunCatalog) -> str | None:
     """Return the uid of a table's run: it is in the table, or the run is the one with these pulses."""
     uid = table.run_facts().get("run_uid")
     if uid is not None:

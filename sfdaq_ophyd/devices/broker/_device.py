@@ -14,9 +14,9 @@ from ...errors import PreflightFailed, RequestError
 from ...wire.broker import BEAMLINES, Dialect
 from .._worker import Workers
 from ..pulse_id import PulseId
-from ._data_streams import Catalog, register_late
+from ._data_streams import RunCatalog, register_late
 from ._hardware import Hardware
-from ._preflight import Check, checks_of, table
+from ._preflight import PreflightCheck, checks_of, table
 from ._runner import BrokerRunner
 from ._service import Service
 from ._verbs import BrokerVerbs
@@ -178,7 +178,7 @@ class SfDaqBroker(BrokerVerbs):
     def _ending(self) -> tuple[Callable[[], object], ...]:
         return self.stop, self.service.give_up, self.runner.end_run, self.workers.end, self._forget
 
-    def preflight(self) -> list[Check]:
+    def preflight(self) -> list[PreflightCheck]:
         """Check broker, pgroup, detectors, tag, pulse id, rate and pedestals; only reads."""
 
         def pulse_rate() -> float:
@@ -214,7 +214,7 @@ class SfDaqBroker(BrokerVerbs):
         self.stop()
         return self.runner.streams(uid)
 
-    def register_late(self, catalog: Catalog, timeout: float = 600.0) -> dict[str, list[str]]:
+    def register_late(self, catalog: RunCatalog, timeout: float = 600.0) -> dict[str, list[str]]:
         """Register files of closed runs in `catalog`, also those of an earlier session that crashed.
 
         Parameters

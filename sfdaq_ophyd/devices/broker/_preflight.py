@@ -18,7 +18,7 @@ from ...wire.pulse_id import PULSE_RATE
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class PreflightCheck:
     """One line of the table; `ok` is None if it cannot be told, which fails nothing."""
 
     what: str
@@ -27,7 +27,7 @@ class Check:
     fix: str = ""
 
 
-def table(checks: list[Check]) -> str:
+def table(checks: list[PreflightCheck]) -> str:
     """Return the checks as text, one line each."""
     width = max((len(check.what) for check in checks), default=0)
     marks = {True: "ok", False: "FAILED", None: "?"}
@@ -40,7 +40,7 @@ def checks_of(
     pulse_rate: Callable[[], float],
     beam_rate: Callable[[], float] | None,
     max_pedestal_age: float,
-) -> list[Check]:
+) -> list[PreflightCheck]:
     """Check everything a run with this request needs; only reads, and never raises SfdaqError.
 
     `pulse_rate` measures that the pulse-id PV counts, in Hz, or raises SfdaqError; `beam_rate` returns that
@@ -51,70 +51,70 @@ def checks_of(
     if not unreachable and request.detectors:
         checks += _detectors(client, request)
     checks += [*_tag(request), _pulse_id(pulse_rate), *_rate(beam_rate, request)]
-    checks += [Check("parameters", trap, None) for trap in request.traps()]
+    checks += [PreflightCheck("parameters", trap, None) for trap in request.traps()]
     checks += [_pedestal(client, name, request.pgroup, max_pedestal_age) for name in request.detectors]
     return checks
 
 
-def _pgroup(client: BrokerClient, pgroup: str) -> Check:
+def _pgroup(client: BrokerClient, pgroup: str) -> PreflightCheck:
     try:
         number = client.get_current_run_number(pgroup)
     except SfdaqError as exc:
-        return Check(
+        return PreflightCheck(
             f"pgroup {pgroup}", str(exc), False, "Is the broker up, the pgroup there and still open?"
         )
-    return Check(f"pgroup {pgroup}", f"open, last run number {number}")
+    return PreflightCheck(f"pgroup {pgroup}", f"open, last run number {number}")
 
 
-def _detectors(client: BrokerClient, request: RetrieveRequest) -> Iterator[Check]:
+def _detectors(client: BrokerClient, request: RetrieveRequest) -> Iterator[PreflightCheck]:
     try:
         allowed = client.get_allowed_detectors().names
         running = client.get_running_detectors()
     except SfdaqError as exc:
-        yield Check("detectors", str(exc), False, "Does this beamline have detectors?")
+        yield PreflightCheck("detectors", str(exc), False, "Does this beamline have detectors?")
         return
     for name in request.detectors:
         what, limping = f"detector {name}", (running.limping or {}).get(name)
         if name not in allowed:
-            yield Check(what, "not of this beamline", False, f"Choose out of {', '.join(allowed)}.")
+            yield PreflightCheck(what, "not of this beamline", False, f"Choose out of {', '.join(allowed)}.")
         elif name in running.running:
-            yield Check(what, "running")
+            yield PreflightCheck(what, "running")
         elif limping is not None:
             missing = ", ".join(map(str, limping.missing_modules))
             found = f"limping: modules {missing} do not write"
-            yield Check(what, found, False, "Check their fibres, or leave them out.")
+            yield PreflightCheck(what, found, False, "Check their fibres, or leave them out.")
         else:
-            yield Check(what, "does not write into the buffer", False, "Power it on with power_on.")
+            yield PreflightCheck(what, "does not write into the buffer", False, "Power it on with power_on.")
 
 
-def _tag(request: RetrieveRequest) -> Iterator[Check]:
+def _tag(request: RetrieveRequest) -> Iterator[PreflightCheck]:
     tag = request.directory_tag
     if tag is not None:
         cleaned = clean_tag(tag)
         found = repr(tag) if cleaned == tag else f"{tag!r} would become {cleaned!r} in the directory"
         fix = "Use at most 50 letters, digits, _ - + . and end with a letter or digit."
-        yield Check("user tag", found, cleaned == tag, fix)
+        yield PreflightCheck("user tag", found, cleaned == tag, fix)
 
 
-def _pulse_id(pulse_rate: Callable[[], float]) -> Check:
+def _pulse_id(pulse_rate: Callable[[], float]) -> PreflightCheck:
     try:
         rate = pulse_rate()
     except SfdaqError as exc:
-        return Check("pulse id", str(exc), False, "Without its PV nothing is acquired.")
-    return Check("pulse id", f"counts at {rate:.0f} Hz")
+        return PreflightCheck("pulse id", str(exc), False, "Without its PV nothing is acquired.")
+    return PreflightCheck("pulse id", f"counts at {rate:.0f} Hz")
 
 
-def _rate(beam_rate: Callable[[], float] | None, request: RetrieveRequest) -> Iterator[Check]:
+def _rate(beam_rate: Callable[[], float] | None, request: RetrieveRequest) -> Iterator[PreflightCheck]:
     if beam_rate is None:
         return
     factor = request.rate_multiplicator
     try:
         rate = float(beam_rate())
     except (SfdaqError, TimeoutError, ValueError) as exc:
-        yield Check("rate multiplicator", f"{factor}; beam rate unknown ({exc})", None)
+        yield PreflightCheck("rate multiplicator", f"{factor}; beam rate unknown ({exc})", None)
         return
     expected = round(PULSE_RATE / rate) if rate > 0 else 0
-    yield Check(
+    yield PreflightCheck(
         "rate multiplicator",
         f"{factor}; the beam comes at {rate:g} Hz",
         factor == expected if expected else None,
@@ -122,15 +122,15 @@ def _rate(beam_rate: Callable[[], float] | None, request: RetrieveRequest) -> It
     )
 
 
-def _pedestal(client: BrokerClient, name: str, pgroup: str, limit: float) -> Check:
+def _pedestal(client: BrokerClient, name: str, pgroup: str, limit: float) -> PreflightCheck:
     what, required = f"pedestal {name}", limit > 0
     newest = newest_pedestal(client.sf_root, pgroup, name)
     if newest is None:
         found = "none in this pgroup" if client.sf_root else "unknown: /sf is not mounted here"
-        return Check(what, found, False if required else None, "Take one with take_pedestal.")
+        return PreflightCheck(what, found, False if required else None, "Take one with take_pedestal.")
     path, age = newest
     found = f"{age / 3600:.1f} h old, {path.name}"
-    return Check(what, found, not required or age <= limit, "Take a new one with take_pedestal.")
+    return PreflightCheck(what, found, not required or age <= limit, "Take a new one with take_pedestal.")
 
 
 def newest_pedestal(sf_root: Path | None, pgroup: str, detector: str) -> tuple[Path, float] | None:

@@ -144,7 +144,7 @@ INTEGERS = (
 """Keys of an acquisition that are whole numbers."""
 
 
-class PulseClock(Protocol):
+class PulseSource(Protocol):
     """What tells the pulse of the moment: a `PulseId`, which is never computed."""
 
     def get(self) -> int:

@@ -47,7 +47,7 @@ from ._run import (
     UNKNOWN,
     AcceptedAcquisition,
     BrokerRun,
-    PulseClock,
+    PulseSource,
     RunTable,
     Settings,
     TableRow,
@@ -110,7 +110,7 @@ class BrokerRunner:
         name: str,
         client: BrokerClient,
         settings: Callable[[], Settings],
-        pulse_id: PulseClock | None,
+        pulse_id: PulseSource | None,
         directory: Path,
         *,
         beamline: str = "",
@@ -127,7 +127,7 @@ class BrokerRunner:
         self._uid, self._warns_alone = "", warns_alone
 
     @property
-    def pulse_id(self) -> PulseClock:
+    def pulse_id(self) -> PulseSource:
         """The pulse clock; DetectorStateError if there is none."""
         if self._pulse_id is None:
             raise DetectorStateError(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...clients.std_daq_redis import Message, StdDaqRedis
+from ...clients.std_daq_redis import StdDaqRedis, StreamEntry
 from ...errors import SfdaqError
 from ...limits import Limit, counted_time
 from ...wire.std_daq import Writing
@@ -67,7 +67,7 @@ class RatesFollower:
                 self._show(stats)
 
 
-class Entry(NamedTuple):
+class RateInterval(NamedTuple):
     """Images between two moments, s, on the clock of whoever knows; `rate` is the writer's, in images/s."""
 
     begin: float
@@ -87,7 +87,7 @@ class Stats(ABC):
     """
 
     def __init__(self) -> None:
-        self.entries: deque[Entry] = deque(maxlen=100)
+        self.entries: deque[RateInterval] = deque(maxlen=100)
 
     @abstractmethod
     def __call__(self) -> DaqStats | None:
@@ -103,7 +103,7 @@ class Stats(ABC):
 
     def _add(self, stats: DaqStats, begin: float, end: float, seconds: float) -> None:
         sent, written = stats.detector_images_per_second, stats.writer_images_per_second
-        self.entries.append(Entry(begin, end, sent * seconds, written * seconds, written))
+        self.entries.append(RateInterval(begin, end, sent * seconds, written * seconds, written))
 
 
 class StreamedStats(Stats):
@@ -120,7 +120,7 @@ class StreamedStats(Stats):
         self._follower.close()
         super().close()
 
-    def _came(self, message: Message) -> None:
+    def _came(self, message: StreamEntry) -> None:
         try:
             stats = DaqStats.from_dict(message.content)
         except SfdaqError as exc:
@@ -193,7 +193,7 @@ class RingLag:
     def __init__(self, stats: Callable[[], Stats | None]):
         self._stats, self._begun = stats, time.monotonic()
         self._first: float | None = None
-        self._known: tuple[Entry, ...] = ()
+        self._known: tuple[RateInterval, ...] = ()
         self._last = self._ahead = self._least = self._most = self._rate = 0.0
         self.lag = 0.0
 
@@ -212,7 +212,7 @@ class RingLag:
                 self._take(entry)
         return self.lag
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: RateInterval) -> None:
         if entry.begin != self._last:  # seconds are missing between: from here on again
             self._ahead = self._least = self._most = 0.0
         self._last = entry.end

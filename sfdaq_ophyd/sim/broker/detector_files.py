@@ -105,7 +105,7 @@ def permanent_mask(detector: str) -> str:
     return f"/sf/jungfrau/config/pixel_mask/{detector}/pixel_mask.h5"
 
 
-class PedestalEvaluation:
+class PedestalFiles:
     """Write the files of one detector's pedestal, `n_frames` per gain stage, and switch its stream to it."""
 
     def __init__(self, site: Site, scenes: Scenes, n_frames: int):
@@ -219,7 +219,7 @@ COMMAND = "/home/svcusr-sfdaq/bin/sf_writer"
 class DetectorWriter:
     """Write the frames of one detector and one request: which there are, raw or converted, or a pedestal."""
 
-    def __init__(self, site: Site, scenes: Scenes, evaluation: PedestalEvaluation):
+    def __init__(self, site: Site, scenes: Scenes, evaluation: PedestalFiles):
         self._site, self._scenes, self._evaluation = site, scenes, evaluation
         self._calibrated: tuple[object, JungfrauCalibration] | None = None
 

@@ -19,7 +19,7 @@ from ...wire.broker_operations import OPERATIONS
 from ..http import STATUS, not_opened, refusal
 from . import detector_calls, run_calls
 from .run_calls import PGroup
-from .site import Caller, Handler, LoggedRequest, NothingToDo, Site, Stopped, ValidationError, required
+from .site import Caller, Handler, NothingToDo, ServiceCall, Site, Stopped, ValidationError, required
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class _RequestHandler(WSGIRequestHandler):
         return self.client_address[0]
 
 
-class _Server(WSGIServer):
+class _SiteServer(WSGIServer):
     request_queue_size = 128  # callers of all beamlines wait here
 
     def handle_error(self, request, client_address):
@@ -137,7 +137,7 @@ class SiteServer:
 
     def __init__(self, site: Site, service: Service):
         self._site, self._service = site, service
-        self._server: _Server | None = None
+        self._server: _SiteServer | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
@@ -161,7 +161,7 @@ class SiteServer:
             method = getattr(operation, self._site.dialect)
             if operation.service == self._service and method is not None:
                 app.route(f"/{operation.name}", method, partial(self._answer, operation.name))
-        self._server = _Server(("127.0.0.1", port), _RequestHandler)
+        self._server = _SiteServer(("127.0.0.1", port), _RequestHandler)
         self._server.set_app(app)
 
     def start(self) -> None:
@@ -206,7 +206,7 @@ class SiteServer:
             return after(site, name, reply)
         finally:
             size = 2 * max(0, bottle.request.content_length)  # replies repeat what was asked
-            site.requests.append(LoggedRequest(name, request, address or "", reply, started), size)
+            site.requests.append(ServiceCall(name, request, address or "", reply, started), size)
 
     def _handle(self, name: str, request: Any, caller: Caller) -> dict[str, Any]:
         needs = OPERATIONS[name].needs.split()

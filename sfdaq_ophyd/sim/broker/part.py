@@ -15,11 +15,11 @@ from ..faults import Faults, check
 from ..jungfrau.part import JungfrauPart
 from ..pvs.part import PvsPart
 from .detector_calls import DAP_CONFIG, SCRIPTS, dap_file
-from .detector_files import CENTRAL, DetectorWriter, PedestalEvaluation, Scenes, stream_config
+from .detector_files import CENTRAL, DetectorWriter, PedestalFiles, Scenes, stream_config
 from .hardware import DetectorEntry, beamline_with, table_of
 from .http import SiteServer, bind_pair
 from .run_calls import config_file
-from .site import DATA_BUFFERS, DETECTOR_BUFFER, Delays, LoggedRequest, Message, Site
+from .site import DATA_BUFFERS, DETECTOR_BUFFER, Delays, Message, ServiceCall, Site
 from .writers import (
     EPICS_WORDS,
     Consumer,
@@ -141,7 +141,7 @@ class BrokerPart:
 
     def _make_workers(self, pedestal_frames: int) -> list[Consumer]:
         site = self.site
-        frames = DetectorWriter(site, self._scenes, PedestalEvaluation(site, self._scenes, pedestal_frames))
+        frames = DetectorWriter(site, self._scenes, PedestalFiles(site, self._scenes, pedestal_frames))
         handlers: dict[str, Callable[[Message], None]] = {
             "epics": DataWriter(site, write_pvs, words=EPICS_WORDS),
             "data3buffer": DataWriter(site, write_channels, DATA_BUFFERS),
@@ -226,7 +226,7 @@ class BrokerPart:
         """Make a pgroup with an empty ``raw/``, and return where that lies."""
         return self.site.tree.make(raw_directory(beamline or self.beamline, pgroup))
 
-    def requests(self, endpoint: str | None = None) -> list[LoggedRequest]:
+    def requests(self, endpoint: str | None = None) -> list[ServiceCall]:
         """Return the requests so far, of one endpoint or all, in order of arrival."""
         logged = [entry for entry in self.site.requests if endpoint in (None, entry.endpoint)]
         return sorted(logged, key=lambda entry: entry.started)

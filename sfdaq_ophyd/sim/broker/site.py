@@ -178,7 +178,7 @@ class Tree:
 _STILL = 2**63 - 1
 
 
-class Trigger:
+class SimulatedTrigger:
     """One beamline's trigger; its event code is kept here unless it is that of a PV.
 
     Parameters
@@ -273,7 +273,7 @@ def beamline_of(address: str, dialect: Dialect) -> str:
     return beamline.name
 
 
-class Hardware:
+class SimulatedHardware:
     """All detectors, and the buffer they write into."""
 
     def __init__(self, tree: Tree):
@@ -313,7 +313,7 @@ Message = dict[str, Any]
 """Exchange, routing_key, correlation_id, timestamp, headers, body: what a listener of RabbitMQ sees."""
 
 
-class LoggedRequest(NamedTuple):
+class ServiceCall(NamedTuple):
     """One request to a service, for tests."""
 
     endpoint: str
@@ -339,13 +339,15 @@ class Site:
     ):
         self.dialect, self.home, self.table, self.delays, self.faults = dialect, home, table, delays, faults
         self.clock, self.tree = world.clock, Tree(world.directory / "broker")
-        self.hardware, self.messages = Hardware(self.tree), MessageBus(dialect, delays, faults)
-        self.requests: BoundedLog[LoggedRequest] = BoundedLog()
-        self._triggers: dict[str, Trigger] = {}
+        self.hardware, self.messages = SimulatedHardware(self.tree), MessageBus(dialect, delays, faults)
+        self.requests: BoundedLog[ServiceCall] = BoundedLog()
+        self._triggers: dict[str, SimulatedTrigger] = {}
 
-    def trigger(self, beamline: str) -> Trigger:
+    def trigger(self, beamline: str) -> SimulatedTrigger:
         """Return a beamline's trigger."""
-        return self._triggers.setdefault(beamline, Trigger(self.delays, self.clock, beamline == self.home))
+        return self._triggers.setdefault(
+            beamline, SimulatedTrigger(self.delays, self.clock, beamline == self.home)
+        )
 
     def sends_current(self, current: dict[str, Any], documented: dict[str, Any]) -> dict[str, Any]:
         """Choose the reply of the dialect."""

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import RequestError
 from ...wire.simplon import Parameter
 from . import parameters as table
-from .parameters import Geometry, default_mask, measured
+from .parameters import DetectorGeometry, default_mask, measured
 
 ARRAYS = {
     f"{prefix}{array}": array
@@ -130,7 +130,7 @@ class DetectorConfig(Subsystem):
 
     unlisted = frozenset({"wavelength", "error", "detector_translation", *ARRAYS})
 
-    def __init__(self, geometry: Geometry, version: str, serial: str, seed: int):
+    def __init__(self, geometry: DetectorGeometry, version: str, serial: str, seed: int):
         self._full, self._serial, self._seed = geometry, serial, seed
         self.mask_version = 0
         self._armed_mask: np.ndarray | None = None

@@ -34,7 +34,7 @@ from .config import DetectorConfig, Subsystem
 from .filewriter import FileWriter
 from .frames import EigerScene, FrameMaker
 from .monitor import MonitorBuffer, StoredFrame
-from .parameters import Geometry, measured
+from .parameters import DetectorGeometry, measured
 from .stream import StreamOutput
 from .stream_series import StreamOptions
 
@@ -43,7 +43,7 @@ PATIENCE = 60.0
 
 
 @dataclass
-class Series:
+class SimulatedSeries:
     """What arm uploaded, and how far the series has come."""
 
     mode: TriggerMode
@@ -92,7 +92,7 @@ class EigerModel(DetectorConfig):
 
     def __init__(
         self,
-        geometry: Geometry,
+        geometry: DetectorGeometry,
         version: str,
         serial: str,
         seed: int,
@@ -129,7 +129,7 @@ class EigerModel(DetectorConfig):
         self._drop_exposure()
         self.state = DetectorState.NA
         self.update_status()
-        self.series: Series | None = None
+        self.series: SimulatedSeries | None = None
         self.series_id, self.series_unique_id = 0, ""
         for module in (self.monitor, self.files, self.stream):
             module.reset()
@@ -242,7 +242,7 @@ class EigerModel(DetectorConfig):
                 return
         self._expose(series, width or None)
 
-    def _end_and_start(self, series: Series) -> None:
+    def _end_and_start(self, series: SimulatedSeries) -> None:
         """Take an edge of eies: the frame since the last one ends, and the next starts."""
         if series.n_gates > series.n_triggers:
             return  # the last frame has ended already
@@ -282,7 +282,7 @@ class EigerModel(DetectorConfig):
         self.state = state
         await asyncio.sleep(self._dwell)
 
-    async def _open_series(self, now: int, offset: int) -> Series:
+    async def _open_series(self, now: int, offset: int) -> SimulatedSeries:
         second = "trigger_start_delay" in self.config
         mode = TriggerMode(self["trigger_mode"])
         x, y = self["beam_center_x"], self["beam_center_y"]
@@ -318,7 +318,7 @@ class EigerModel(DetectorConfig):
             series_time_ns=now if self.faults.take("same_time") else None,
             faults=self.faults,
         )
-        return Series(
+        return SimulatedSeries(
             mode=mode,
             frames_per_trigger=frames_of(mode, self["nimages"]),
             n_triggers=self["ntrigger"] - (mode == TriggerMode.EIES),
@@ -328,12 +328,12 @@ class EigerModel(DetectorConfig):
             maker=maker,
         )
 
-    def _expose(self, series: Series, count_time: float | None) -> asyncio.Task[None]:
+    def _expose(self, series: SimulatedSeries, count_time: float | None) -> asyncio.Task[None]:
         self.state = DetectorState.ACQUIRE
         self._exposure = asyncio.create_task(self._run_trigger(series, count_time))
         return self._exposure
 
-    async def _run_trigger(self, series: Series, count_time: float | None) -> None:
+    async def _run_trigger(self, series: SimulatedSeries, count_time: float | None) -> None:
         loop = asyncio.get_running_loop()
         period = series.frame_time if count_time is None else count_time
         start, start_ns = loop.time() + series.delay, time.time_ns() + round(series.delay * 1e9)
@@ -353,7 +353,7 @@ class EigerModel(DetectorConfig):
         await self._finish_trigger(series)
 
     async def _make_ended_frame(
-        self, series: Series, start_ns: int, count_time: float, before: asyncio.Task[None] | None
+        self, series: SimulatedSeries, start_ns: int, count_time: float, before: asyncio.Task[None] | None
     ) -> None:
         """Make the frame that an edge of eies has ended, after the one before."""
         if before is not None:
@@ -365,7 +365,7 @@ class EigerModel(DetectorConfig):
         await self._make_frame(series, start_ns, count_time, held)
         await self._finish_trigger(series)
 
-    async def _finish_trigger(self, series: Series) -> None:
+    async def _finish_trigger(self, series: SimulatedSeries) -> None:
         """Be ready for the next trigger, or end the series after the last; in eies a frame has begun."""
         await self._hand_out(series, sys.maxsize)
         series.n_triggered += 1
@@ -379,7 +379,9 @@ class EigerModel(DetectorConfig):
             self.stream.end()
             self.state = DetectorState.READY if series.kept_back else DetectorState.IDLE
 
-    async def _make_frame(self, series: Series, time_ns: int, count_time: float | None, held: bool) -> None:
+    async def _make_frame(
+        self, series: SimulatedSeries, time_ns: int, count_time: float | None, held: bool
+    ) -> None:
         image_id, series.n_frames = series.n_frames, series.n_frames + 1
         series.maker.look(image_id)
         if not self.faults.take("lost_in_file", image=image_id):
@@ -396,7 +398,7 @@ class EigerModel(DetectorConfig):
             series.kept_back.append((late, frames))
         await self._hand_out(series, image_id)
 
-    async def _hand_out(self, series: Series, image_id: float) -> None:
+    async def _hand_out(self, series: SimulatedSeries, image_id: float) -> None:
         """Hand out the exposures that were kept back until an image."""
         due = [frames for after, frames in series.kept_back if after <= image_id]
         series.kept_back = [each for each in series.kept_back if each[0] > image_id]

@@ -77,7 +77,7 @@ def measured(value: Any, value_type: str = "string", unit: str = "", *allowed: s
     return Parameter(value, value_type, "r", unit, allowed_values=allowed, state="normal", time=now)
 
 
-def detector_config(geometry: Geometry, version: str, serial: str) -> dict[str, Parameter]:
+def detector_config(geometry: DetectorGeometry, version: str, serial: str) -> dict[str, Parameter]:
     """Return the detector's config parameters."""
     second = version == "1.8.0"
     maker = f"Dectris EIGER2 Si {geometry.model}" if second else f"Dectris Eiger {geometry.model}"
@@ -175,7 +175,7 @@ _BAD_PIXELS = 2250 / (32 * 512 * 1028)
 
 
 @dataclass(frozen=True)
-class Geometry:
+class DetectorGeometry:
     """One detector: its name, size, gaps and fastest 16-bit frame."""
 
     model: str
@@ -184,14 +184,14 @@ class Geometry:
     module: tuple[int, int]
     gap: tuple[int, int]
 
-    def with_roi(self, roi_mode: str) -> Geometry:
+    def with_roi(self, roi_mode: str) -> DetectorGeometry:
         """Return the size read out in a region of interest: a 16M's ``4M-L``, ``4M-R`` or ``4M``."""
         if roi_mode in ("", "disabled"):
             return self
         return replace(_of_model("4M", self.module, self.gap), model=self.model)
 
 
-def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None) -> Geometry:
+def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None) -> DetectorGeometry:
     """Return the geometry of a model, or one of any `shape` (y, x) of at least 4 x 8 pixels."""
     if model not in tuple(MODELS):
         raise RequestError("model", model, f"one of {', '.join(MODELS)}")
@@ -203,10 +203,10 @@ def make_geometry(model: str, version: str, shape: tuple[int, int] | None = None
     half = (shape[0] // 2 - 1, shape[1])
     small = shape[0] <= module[0] and shape[1] <= module[1]
     module, gap = (half, (2, 0)) if small and shape[0] >= 16 else (module, gap)
-    return Geometry("custom", (int(shape[0]), int(shape[1])), 0.0005, module, gap)
+    return DetectorGeometry("custom", (int(shape[0]), int(shape[1])), 0.0005, module, gap)
 
 
-def default_mask(geometry: Geometry, seed: int) -> np.ndarray:
+def default_mask(geometry: DetectorGeometry, seed: int) -> np.ndarray:
     """Return the pixel mask, uint32 (y, x): 1 in the gaps, 2 and 16 at seeded dead and noisy pixels."""
     mask = np.zeros(geometry.shape, "u4")
     gaps = [_in_gap(*each) for each in zip(geometry.shape, geometry.module, geometry.gap)]
@@ -221,10 +221,10 @@ def default_mask(geometry: Geometry, seed: int) -> np.ndarray:
     return mask
 
 
-def _of_model(model: str, module: tuple[int, int], gap: tuple[int, int]) -> Geometry:
+def _of_model(model: str, module: tuple[int, int], gap: tuple[int, int]) -> DetectorGeometry:
     *numbers, rate = MODELS[model]
     y, x = (int(n) * (m + g) - g for n, m, g in zip(numbers, module, gap))
-    return Geometry(model, (y, x), 1 / rate, module, gap)
+    return DetectorGeometry(model, (y, x), 1 / rate, module, gap)
 
 
 def _in_gap(n: int, module: int, gap: int) -> np.ndarray:

@@ -46,7 +46,7 @@ _UNKNOWN_TAG = bytes.fromhex("d9fde8")  # 65000, which means nothing
 _HUGE = 1 << 40
 
 
-class PushSocket:
+class SeriesSocket:
     """A bound PUSH socket that never waits, and knows whether somebody is connected."""
 
     def __init__(self, context: zmq.Context, port: int, high_water: int):
@@ -257,10 +257,10 @@ class StreamOutput(Subsystem):
         self._faults, self._options, self.n_pixels = faults, options, n_pixels
         self._high_water = options.high_water or min(HIGH_WATER, max(4, MEMORY // (4 * n_pixels)))
         self._context: zmq.Context | None = None
-        self._sockets: dict[str, PushSocket] = {}
+        self._sockets: dict[str, SeriesSocket] = {}
         self._packed: tuple[object, object, dict[str, PackedScene]] = ([], (), {})
         self._series: FaultySeries | None = None
-        self._socket: PushSocket | None = None
+        self._socket: SeriesSocket | None = None
         self.initialized_ns = self.n_dropped = 0
         self.commands = {"initialize": self.reset}
         super().__init__(version)
@@ -302,7 +302,7 @@ class StreamOutput(Subsystem):
         """Open the ports; they are open whether or not the stream is enabled."""
         self._context = zmq.Context()
         for name, port in (("cbor", self._options.port), ("legacy", self._options.legacy_port)):
-            self._sockets[name] = PushSocket(self._context, port, self._high_water)
+            self._sockets[name] = SeriesSocket(self._context, port, self._high_water)
 
     def close(self) -> None:
         """Close the ports. Safe twice."""

@@ -13,7 +13,7 @@ vars(sys.modules[TcpFakeServer.__module__])["_POLL_INTERVAL"] = 0.1
 """s between two looks of each connection whether the server ends: as it comes, 100 times a second."""
 
 
-class _Server(TcpFakeServer):
+class _RedisServer(TcpFakeServer):
     """Connections can be cut, as they are when a real server stops."""
 
     block_on_close = False
@@ -48,7 +48,7 @@ class EmbeddedRedis:
 
     def __init__(self, port: int = 0):
         self._port = port
-        self._server: _Server | None = None
+        self._server: _RedisServer | None = None
         self._contents: FakeServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -59,7 +59,7 @@ class EmbeddedRedis:
 
     def start(self) -> None:
         """Serve."""
-        server = self._server = _Server(self._port)
+        server = self._server = _RedisServer(self._port)
         self._port = server.server_address[1]
         if self._contents is None:
             self._contents = server.fake_server

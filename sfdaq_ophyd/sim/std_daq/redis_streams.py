@@ -30,7 +30,7 @@ STATUS, CONFIG, LOG, STAT = "daq:status", "daq:config", "daq:log", "daq:stat"
 ATTEMPTS = 10
 
 
-class Store:
+class RedisStreams:
     """Streams on one Redis server. Nothing is ever trimmed unless `maxlen` says so.
 
     Every method raises redis.RedisError, whose text is what the service replies.
@@ -111,14 +111,14 @@ LASTING = 5
 """So many times the patience of one call with an absent Redis, and the service stops to log."""
 
 
-class Publisher:
+class StatusPublisher:
     """Statuses and log entries, in order, in a thread; waits out an absent Redis.
 
     Two parts of the real service write the status. The second one sleeps until the first detector image and
     then catches up, so old statuses appear after newer ones. A lasting outage ends the log for good.
     """
 
-    def __init__(self, store: Store, timing: Timing, on_log: Callable[[str, dict], None]):
+    def __init__(self, store: RedisStreams, timing: Timing, on_log: Callable[[str, dict], None]):
         self._store, self._timing, self._on_log = store, timing, on_log
         self._log_ended = False
         self._outbox: queue.Queue[tuple[str, dict] | None] = queue.Queue()
@@ -185,7 +185,7 @@ class Publisher:
 class StatsCounter:
     """Images and bytes per second of detector and writer, once per period, until Redis is away too long."""
 
-    def __init__(self, store: Store, timing: Timing, counts: Callable[[], tuple[int, int, int]]):
+    def __init__(self, store: RedisStreams, timing: Timing, counts: Callable[[], tuple[int, int, int]]):
         self._store, self._timing, self._counts = store, timing, counts
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="std-daq stats", daemon=True)
@@ -225,7 +225,7 @@ def grey_picture(frame: np.ndarray) -> Image.Image:
     return Image.fromarray(scaled.astype("u1"))
 
 
-def validate(store: Store, log_id: str, path: str) -> None:
+def validate(store: RedisStreams, log_id: str, path: str) -> None:
     """Read the file, append the report to ``daq:log:<log_id>`` and store the GIF."""
     gif = b""
     try:
@@ -259,7 +259,7 @@ class Deployer:
 
     def __init__(
         self,
-        store: Store,
+        store: RedisStreams,
         timing: Timing,
         faults: Faults,
         *,

@@ -17,7 +17,7 @@ from .driver import Driver
 from .embedded_redis import EmbeddedRedis
 from .files import MISSING, Folders, Pictures
 from .image_source import ImageSource
-from .redis_streams import CONFIG, LOG, STAT, Deployer, Publisher, StatsCounter, Store, validate
+from .redis_streams import CONFIG, LOG, STAT, Deployer, RedisStreams, StatsCounter, StatusPublisher, validate
 from .server import DaqServer
 from .settings import ServiceError, StdDaqSettings, Timing
 from .writer import WriterProcess
@@ -39,7 +39,7 @@ class StdDaqService:
         on_step: Callable[[str], object],
     ):
         self.settings, self.timing, self.faults = settings, Timing(settings.speed), faults
-        self.store = Store(redis_url, self.timing, settings.maxlen)
+        self.store = RedisStreams(redis_url, self.timing, settings.maxlen)
         self.folders = Folders(settings.folders, settings.writable)
         self.writer = WriterProcess(self._writer_event, settings, self.folders.writable, clock.path, on_step)
         self._n_written = self._n_published = self._n_of_acquisition = 0
@@ -179,7 +179,7 @@ class StdDaqService:
 
     def _begin(self) -> None:
         """Begin the service: its driver, and what it puts into Redis."""
-        self._publisher = Publisher(self.store, self.timing, self._logged)
+        self._publisher = StatusPublisher(self.store, self.timing, self._logged)
         self._driver = Driver(
             *(self.writer, self.timing, self.faults),
             null_acquisition=self.settings.dialect == "fastapi",

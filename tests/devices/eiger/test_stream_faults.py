@@ -21,7 +21,7 @@ from sfdaq_ophyd.clients.eiger_stream import EigerFrame, Series
 from sfdaq_ophyd.devices.eiger._order import SeriesOrder
 from sfdaq_ophyd.devices.eiger._stream import EigerStreamSource
 from sfdaq_ophyd.plans import fly
-from sfdaq_ophyd.sim.eiger.stream import PushSocket
+from sfdaq_ophyd.sim.eiger.stream import SeriesSocket
 from sfdaq_ophyd.wire import cbor
 from sfdaq_ophyd.wire.compression import ArrayBytes
 from sfdaq_ophyd.wire.eiger_stream import SeriesEnd, SeriesImage, SeriesStart
@@ -218,7 +218,7 @@ def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(
     line = Line(part.stream_endpoint)
     eiger = make_eiger(part, tmp_path, readout="stream", stream=line.endpoint, exposure_time=0.02)
 
-    sent, unplugged, push = [], threading.Event(), PushSocket.send
+    sent, unplugged, push = [], threading.Event(), SeriesSocket.send
 
     def send(socket, parts):
         sent.append(parts)
@@ -233,7 +233,7 @@ def test_fly_when_nobody_takes_the_frames_then_what_the_unit_dropped_is_told(
             unplugged.set()
         return [data]
 
-    monkeypatch.setattr(PushSocket, "send", send)
+    monkeypatch.setattr(SeriesSocket, "send", send)
     line.change = unplug
     try:
         run = drive(interruptible(), fly_scan(eiger, 100))

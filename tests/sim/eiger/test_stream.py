@@ -346,7 +346,7 @@ def test_stream_when_clients_come_and_go_faster_than_it_looks_then_it_does_not_s
     monkeypatch.setattr(stream, "parse_monitor_message", lambda parts: accepted)
     endless = type("Endless", (), {"poll": lambda self, timeout: 1, "recv_multipart": lambda self: []})()
     with zmq.Context() as context:
-        socket = stream.PushSocket(context, 0, 10)
+        socket = stream.SeriesSocket(context, 0, 10)
         with monkeypatch.context() as patch:
             patch.setattr(socket, "_events", endless)
             asyncio.run(socket.wait_for_room(0.0))
