@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def test_busy_when_it_is_stopped_in_the_background_then_jobs_end_and_what_was_me
         "def job(command, **options):\n"
         "    words = 'print(0)' if command[-1] == 'demo' else 'import time; time.sleep(600)'\n"
         "    child = before([sys.executable, '-c', words], **options)\n"
-        "    print('JOB', child.pid, flush=True)\n"
+        "    sys.stdout.write(f'JOB {child.pid}\\n'), sys.stdout.flush()\n"
         "    return child\n"
         "busy.subprocess.Popen = job\n"
         "sys.exit(busy.main(['--only', 'demo', 'fly', '--repeat', '1', '--load', '2']))\n"
@@ -157,17 +158,22 @@ def test_busy_when_it_is_stopped_in_the_background_then_jobs_end_and_what_was_me
     words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=env) as child:
         try:
-            jobs = [line for line in (child.stdout.readline() for _ in range(3)) if line.startswith("JOB")]
-            assert len(jobs) == 2
+            # the second job begins while the first one's result is shown, in its line too
+            before, jobs = "", []
+            while len(jobs) < 2 or "demo" not in before:
+                before += (line := child.stdout.readline())
+                assert line, before
+                jobs = re.findall(r"JOB (\d+)\n", before)
+            assert "ended well" in before, before
             child.send_signal(number)
             said, _ = child.communicate(timeout=120)
         finally:
             child.kill()
     assert child.returncode == 130
     assert "1 of 1" in said and "fly" not in said and said.endswith("stopped before the end\n")
-    for line in jobs:
+    for job in jobs:
         with pytest.raises(ProcessLookupError):
-            os.kill(int(line.split()[1]), 0)
+            os.kill(int(job), 0)
     assert list(tmp_path.iterdir()) == []
 
 
