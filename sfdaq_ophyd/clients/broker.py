@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import threading
 import time
 import uuid
@@ -26,10 +27,16 @@ from .broker_transport import BrokerTransport, find_retrieval
 PEDESTALS_APART = 1.05
 """s from the reply to one pedestal to the next request: the server names their files by the second."""
 
-_pedestals_asked: dict[tuple[str, str], float] = {}
-"""When this process last had a reply, by address and pgroup, or none in time."""
 
-_asking_for_pedestal = threading.Lock()
+class _Turns:
+    """The pedestals of one pgroup at one broker, for which this process asks one after the other."""
+
+    def __init__(self):
+        self.lock, self.replied = threading.Lock(), -math.inf  # when there was a reply, or none in time
+
+
+_pedestals: dict[tuple[str, str], _Turns] = {}
+"""By address and pgroup."""
 
 
 class BrokerTrap(UserWarning):
@@ -240,14 +247,13 @@ class BrokerClient(BrokerTransport):
         body = ops.take_pedestal.request(
             pgroup, detectors, rate_multiplicator=rate_multiplicator, pedestalmode=pedestalmode, extra=extra
         )
-        of = self.url, pgroup
-        with _asking_for_pedestal:
-            if of in _pedestals_asked:
-                time.sleep(max(0.0, _pedestals_asked[of] + PEDESTALS_APART - time.monotonic()))
+        turns = _pedestals.setdefault((self.url, pgroup), _Turns())
+        with turns.lock:
+            time.sleep(max(0.0, turns.replied + PEDESTALS_APART - time.monotonic()))
             try:
                 self.call(ops.take_pedestal, body)
             finally:
-                _pedestals_asked[of] = time.monotonic()
+                turns.replied = time.monotonic()
         return pedestal_time(rate_multiplicator, pedestalmode)
 
     def close_pgroup_writing(self, pgroup: str, *, confirm: str) -> None:
